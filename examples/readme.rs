@@ -1,0 +1,31 @@
+//! The example of the README, word for word. A test keeps the two equal.
+
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Backbone {
+    fc: nn::Linear,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl nn::Module for Backbone {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.fc).relu()
+    }
+}
+
+fn main() {
+    let mut vs = nn::VarStore::new(Device::Cpu);
+    let fc = nn::linear(vs.root(), 64, 16, Default::default());
+    vs.freeze();
+    let torchcache = TorchCache::default();
+    let backbone = Backbone { fc, torchcache };
+
+    let xs = Tensor::rand([256, 64], (Kind::Float, Device::Cpu));
+    let computed = xs.apply(&backbone);
+    assert_eq!(computed, xs.apply(&backbone)); // nothing is computed here
+    println!("{}", backbone.torchcache.stats());
+}

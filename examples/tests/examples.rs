@@ -1,0 +1,224 @@
+//! Every example is run as its users run it, and does what its header promises.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The built example, which cargo puts beside the folder of this test's executable.
+fn example(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a running test has an executable");
+    let profile = test.parent().and_then(Path::parent);
+    let path = profile
+        .expect("target/<profile>/deps")
+        .join("examples")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: `cargo build --examples`",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    command
+        .env_remove("TORCHCACHE_DISABLE")
+        .env_remove("TORCHCACHE_DIR");
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("examples print text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What the example prints, after it went well.
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().expect("the example starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}\n{}",
+        output.status,
+        stdout(&output),
+        stderr(&output)
+    );
+    stdout(&output)
+}
+
+/// The numbers in the line of the demo's table that begins with `name`, one per run.
+fn cells(table: &str, name: &str) -> Vec<String> {
+    let line = table.lines().rev().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("no line {name} in\n{table}"));
+    line[name.len()..]
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_example_of_the_readme_computes_each_row_once() {
+    let table = succeeds(&mut example("readme"));
+    assert!(table.contains("computed          256    50.0 %"), "{table}");
+    assert!(table.contains("memory            256    50.0 %"), "{table}");
+}
+
+#[test]
+fn quickstart_computes_each_row_once_in_all_three_ways() {
+    let output = succeeds(&mut example("quickstart"));
+    let count = |text: &str| output.matches(text).count();
+    assert_eq!(count("Backbone::forward computes 6 rows"), 1, "{output}");
+    assert_eq!(count("Backbone::forward computes 3 rows"), 1, "{output}");
+    assert_eq!(
+        count("embed computes 4 rows"),
+        2,
+        "once per scale: {output}"
+    );
+    assert!(
+        output.contains("6 rows computed, 6 from memory"),
+        "{output}"
+    );
+    assert!(output.contains("saved "), "{output}");
+}
+
+#[test]
+fn overrides_gives_each_instance_its_own_options() {
+    let output = succeeds(&mut example("overrides"));
+    let lines: Vec<_> = output.lines().collect();
+    let [left, right, off] = lines[..] else {
+        panic!("{output}");
+    };
+    assert!(
+        left.contains("enabled true, memory bound 100000000, stored as None"),
+        "{left}"
+    );
+    assert!(
+        right.contains("memory bound 2000000, stored as Some(Half)"),
+        "{right}"
+    );
+    assert!(off.contains("enabled false"), "{off}");
+    for line in lines {
+        assert!(line.ends_with("10 computed, 10 from memory"), "{line}");
+    }
+}
+
+#[test]
+fn torchscript_is_cached_in_both_ways() {
+    let output = succeeds(&mut example("torchscript"));
+    assert_eq!(output.matches("20 rows computed").count(), 2, "{output}");
+}
+
+#[test]
+fn invalidation_says_what_changed_and_finds_the_old_rows_again() {
+    let output = succeeds(&mut example("invalidation"));
+    let reason = "the weights of `fc.ws` changed; code, fields and options did not";
+    assert!(output.contains(reason), "{output}");
+    for line in [
+        "a new cache: 10 rows computed, 0 hits",
+        "the same rows: 0 rows computed, 10 hits",
+        "an edited weight: 10 rows computed, 0 hits",
+        "the old weight: 0 rows computed, 10 hits",
+    ] {
+        assert!(output.contains(line), "{output}");
+    }
+}
+
+#[test]
+fn transfer_learning_computes_each_image_once_over_all_processes() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut demo = example("transfer_learning");
+        let demo = demo.args(["--quick", "--cache-dir"]).arg(directory.path());
+        succeeds(demo)
+    };
+    let output = run();
+    assert_eq!(cells(&output, "computed"), ["-", "120", "0"], "{output}");
+    assert_eq!(cells(&output, "from disk"), ["-", "0", "120"], "{output}");
+    assert_eq!(cells(&output, "from memory"), ["-", "96", "96"], "{output}");
+    assert!(!output.contains("FAIL"), "{output}");
+    assert!(
+        output.contains("faster with the cache (expected 20 x)"),
+        "{output}"
+    );
+    let output = run();
+    assert_eq!(cells(&output, "computed"), ["-", "0", "0"], "{output}");
+}
+
+#[test]
+fn transfer_learning_takes_weights_and_a_folder_in_mnist_format() {
+    let directory = tempfile::tempdir().unwrap();
+    write_mnist(directory.path(), "train", 0..24);
+    write_mnist(directory.path(), "t10k", 24..32);
+    let weights = directory.path().join("resnet18.safetensors");
+    let vs = tch::nn::VarStore::new(tch::Device::Cpu);
+    let _resnet = tch::vision::resnet::resnet18_no_final_layer(&vs.root());
+    vs.save(&weights).unwrap();
+
+    let mut demo = example("transfer_learning");
+    demo.arg("--quick").arg("--data").arg(directory.path());
+    let output = succeeds(demo.arg("--weights").arg(&weights));
+    assert!(
+        output.contains("24 images to train on and 8 to test on"),
+        "{output}"
+    );
+    assert!(
+        output.contains(&format!("the weights of {}", weights.display())),
+        "{output}"
+    );
+    assert_eq!(cells(&output, "computed"), ["-", "32", "0"], "{output}");
+}
+
+/// 28 x 28 images that all differ, not compressed, as MNIST is once unpacked.
+fn write_mnist(directory: &Path, set: &str, images: std::ops::Range<u32>) {
+    let write = |name: &str, shape: &[u32], data: Vec<u8>| {
+        let mut file = std::fs::File::create(directory.join(name)).unwrap();
+        file.write_all(&[0, 0, 8, shape.len() as u8]).unwrap();
+        for extent in shape {
+            file.write_all(&extent.to_be_bytes()).unwrap();
+        }
+        file.write_all(&data).unwrap();
+    };
+    let count = images.len() as u32;
+    let pixels = images.start * 784..images.end * 784;
+    let pixels = pixels.map(|pixel| (pixel * 31 % 251) as u8);
+    let name = format!("{set}-images-idx3-ubyte");
+    write(&name, &[count, 28, 28], pixels.collect());
+    let labels = images.map(|image| (image % 10) as u8);
+    write(
+        &format!("{set}-labels-idx1-ubyte"),
+        &[count],
+        labels.collect(),
+    );
+}
+
+#[test]
+fn transfer_learning_names_what_it_does_not_understand() {
+    for (arguments, code, message) in [
+        (&["--epoch", "3"][..], 2, "there is no argument --epoch"),
+        (
+            &["--epochs", "1"],
+            2,
+            "--epochs 1: expected a whole number, at least 2",
+        ),
+        (&["--batch"], 2, "--batch wants a value"),
+        (
+            &["--data", "no-such-folder"],
+            1,
+            "cannot read no-such-folder",
+        ),
+        (
+            &["--quick", "--weights", "no-such-file.ot"],
+            1,
+            "no-such-file.ot",
+        ),
+    ] {
+        let output = example("transfer_learning")
+            .args(arguments)
+            .output()
+            .unwrap();
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(message), "{arguments:?}: {stderr}");
+    }
+    let help = succeeds(example("transfer_learning").arg("--help"));
+    assert!(help.contains("--weights FILE"), "{help}");
+}

@@ -1,0 +1,158 @@
+//! An ordinary training loop. That features come from a cache is not to be seen here.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tch::nn::{ModuleT, OptimizerConfig};
+use tch::{Device, Kind, TchError, Tensor, nn};
+use torchcache::Stats;
+
+use crate::SEED;
+use crate::args::Args;
+use crate::backbone::Backbone;
+use crate::data::{Data, Images};
+use crate::report::{self, Summary};
+
+/// What a training run showed.
+pub(crate) struct Run {
+    pub(crate) epochs: Vec<Duration>,
+    pub(crate) accuracy: f64,
+    pub(crate) stats: Stats,
+    /// The features as the first epoch got them, in the order of the images.
+    pub(crate) first_features: Tensor,
+    /// Rows of later epochs that were not bit for bit those of the first.
+    pub(crate) changed_rows: i64,
+}
+
+impl Run {
+    /// Trains a fresh head on the backbone's features. Seeded: every run has the same head at its
+    /// start and sees the same batches.
+    ///
+    /// # Errors
+    ///
+    /// What libtorch says.
+    pub(crate) fn train(
+        name: &str,
+        backbone: &Backbone,
+        data: &Data,
+        args: &Args,
+    ) -> Result<Self, TchError> {
+        tch::manual_seed(SEED);
+        let vs = nn::VarStore::new(backbone.device());
+        let head = nn::seq_t()
+            .add(nn::batch_norm1d(
+                vs.root() / "norm",
+                512,
+                Default::default(),
+            ))
+            .add(nn::linear(
+                vs.root() / "linear",
+                512,
+                10,
+                Default::default(),
+            ));
+        let mut optimizer = nn::Adam::default().build(&vs, 1e-3)?;
+        let labels = data.train.labels.to_device(backbone.device());
+
+        let mut epochs = Vec::new();
+        let mut first_features = Tensor::zeros([data.train.len(), 512], (Kind::Float, Device::Cpu));
+        let mut changed_rows = 0;
+        for epoch in 1..=args.epochs {
+            let progress = Progress::new(name, epoch, data.train.len());
+            let mut seen = Vec::new();
+            let start = Instant::now();
+            let order = Tensor::randperm(data.train.len(), (Kind::Int64, Device::Cpu));
+            for batch in order.split(args.batch, 0) {
+                let images = data.train.pixels.index_select(0, &batch);
+                let features = backbone.forward_t(&images, false);
+                let labels = labels.index_select(0, &batch.to_device(labels.device()));
+                let loss = head
+                    .forward_t(&features, true)
+                    .cross_entropy_for_logits(&labels);
+                optimizer.backward_step(&loss);
+                progress.advance(batch.size()[0]);
+                seen.push((batch, features));
+            }
+            let time = start.elapsed();
+            progress.finish(time);
+            epochs.push(time);
+
+            for (batch, features) in seen {
+                let features = features.to_device(Device::Cpu);
+                if epoch == 1 {
+                    let _ = first_features.index_copy_(0, &batch, &features);
+                } else {
+                    let first = first_features.index_select(0, &batch);
+                    changed_rows += report::rows_that_differ(&features, &first);
+                }
+            }
+        }
+        Ok(Run {
+            epochs,
+            accuracy: accuracy(&head, backbone, &data.test, args.batch),
+            stats: backbone.torchcache.stats(),
+            first_features,
+            changed_rows,
+        })
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            epochs: self.epochs.iter().map(Duration::as_secs_f64).collect(),
+            accuracy: self.accuracy,
+            from_memory: self.stats.memory_hits,
+            from_disk: self.stats.disk_hits,
+            repeated: self.stats.duplicates,
+            computed: self.stats.misses,
+            changed_rows: self.changed_rows,
+        }
+    }
+}
+
+/// The share of the images whose class the head finds.
+fn accuracy(head: &impl ModuleT, backbone: &Backbone, images: &Images, batch: i64) -> f64 {
+    let mut right = 0;
+    for (pixels, labels) in images
+        .pixels
+        .split(batch, 0)
+        .into_iter()
+        .zip(images.labels.split(batch, 0))
+    {
+        let features = backbone.forward_t(&pixels, false);
+        let found = tch::no_grad(|| head.forward_t(&features, false)).argmax(-1, false);
+        let hits = found.to_device(Device::Cpu).eq_tensor(&labels);
+        right += hits.sum(Kind::Int64).int64_value(&[]);
+    }
+    right as f64 / images.len() as f64
+}
+
+/// A bar where someone is watching, else a line per epoch.
+struct Progress {
+    bar: ProgressBar,
+    name: String,
+}
+
+impl Progress {
+    fn new(name: &str, epoch: u32, images: i64) -> Self {
+        let name = format!("{name:<18}  epoch {epoch}");
+        // Without a terminal the bar draws nothing.
+        let style = ProgressStyle::with_template("{msg}  {bar:30}  {pos}/{len} images")
+            .expect("the template is right");
+        let bar = ProgressBar::new(images as u64).with_style(style);
+        bar.set_message(name.clone());
+        Progress { bar, name }
+    }
+
+    fn advance(&self, images: i64) {
+        self.bar.inc(images as u64);
+    }
+
+    fn finish(self, time: Duration) {
+        let message = format!("{}  {}", self.name, report::seconds(time.as_secs_f64()));
+        if std::io::stderr().is_terminal() {
+            self.bar.finish_and_clear();
+        }
+        eprintln!("{message}");
+    }
+}

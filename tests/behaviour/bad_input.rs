@@ -1,0 +1,292 @@
+//! Bad input gets a clear message and loses nothing: after each, what was cached is still there.
+
+use std::cell::Cell;
+
+use tch::nn::Module;
+use tch::{Kind, Tensor};
+use torchcache::{Error, Problem, TorchCache, torchcache};
+
+use crate::support::{Ran, Scale, device, logged, panic_of, random, same};
+use crate::unknown_kind;
+
+#[torchcache]
+fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
+    Ok(xs
+        .or(ys)
+        .map_or_else(|| Tensor::zeros([1], (Kind::Float, device())), |xs| xs * 2))
+}
+
+#[test]
+fn no_tensor_is_an_error_with_what_to_do() {
+    let error = fallible(None, None).unwrap_err();
+    assert!(matches!(error.problem(), Problem::NoTensor));
+    assert!(
+        error
+            .to_string()
+            .contains("bad_input::fallible: no tensor argument"),
+        "{error}"
+    );
+}
+
+#[test]
+fn batch_sizes_that_differ_are_named() {
+    let (xs, ys) = (random(&[3, 2]), random(&[4, 2]));
+    let error = fallible(Some(&xs), Some(&ys)).unwrap_err().to_string();
+    assert!(
+        error.contains("argument `xs` has 3 rows, argument `ys` has 4"),
+        "{error}"
+    );
+    assert!(fallible(Some(&xs), None).is_ok());
+}
+
+#[test]
+fn a_tensor_without_a_batch_is_an_error() {
+    let error = fallible(Some(&Tensor::from(1.0f32)), None)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("argument `xs` is a 0-d tensor"), "{error}");
+    let message = panic_of(|| Scale::by(1.0).forward(&Tensor::from(1.0f32)));
+    assert!(
+        message.contains("support::Scale: argument `xs` is a 0-d tensor"),
+        "{message}"
+    );
+}
+
+#[torchcache]
+fn summed(xs: &Tensor) -> Tensor {
+    xs.sum(Kind::Float)
+}
+
+#[torchcache]
+fn halved(xs: &Tensor) -> (Tensor, Tensor) {
+    (xs.shallow_clone(), xs.narrow(0, 0, xs.size()[0] / 2))
+}
+
+#[torchcache]
+fn nothing(xs: &Tensor) -> Vec<Tensor> {
+    assert!(xs.defined());
+    Vec::new()
+}
+
+#[test]
+fn an_output_that_is_not_a_row_per_row_is_an_error() {
+    let xs = random(&[4, 2]);
+    let message = panic_of(|| summed(&xs));
+    assert!(
+        message.contains(
+            "output 0 has shape []; expected its first dimension to be the batch of 4 rows"
+        ),
+        "{message}"
+    );
+    let message = panic_of(|| halved(&xs));
+    assert!(message.contains("output 1 has shape [2, 2]"), "{message}");
+    let message = panic_of(|| nothing(&xs));
+    assert!(message.contains("the output holds no tensor"), "{message}");
+    assert_eq!(
+        summed::cache().stats().stored + halved::cache().stats().stored,
+        0
+    );
+}
+
+/// Cuts each batch to its longest row, as tokenizers pad to it.
+#[torchcache]
+#[derive(Debug)]
+struct Trimmed {
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Trimmed {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        let longest = xs
+            .ne(0.0)
+            .sum_dim_intlist(1, false, Kind::Int64)
+            .max()
+            .int64_value(&[]);
+        xs.narrow(1, 0, longest)
+    }
+}
+
+#[test]
+fn rows_whose_shape_changes_with_the_batch_go_through_whole_and_it_is_told_once() {
+    let model = Trimmed {
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let row = |length: i64| {
+        Tensor::cat(
+            &[
+                random(&[1, length]).abs() + 1.0,
+                Tensor::zeros([1, 8 - length], (Kind::Float, device())),
+            ],
+            1,
+        )
+    };
+    let (short, long) = (row(3), row(6));
+    assert_eq!(model.forward(&short).size(), [1, 3]);
+    assert_eq!(model.ran.take(), (1, 1));
+    let both = Tensor::cat(&[&short, &long], 0);
+    let (outputs, lines) = logged(|| [model.forward(&both), model.forward(&both)]);
+    for output in outputs {
+        assert!(same(&output, &both.narrow(1, 0, 6)));
+    }
+    assert_eq!(
+        lines
+            .iter()
+            .filter(|line| line.contains("changes with the batch"))
+            .count(),
+        1,
+        "{lines:?}"
+    );
+    assert_eq!(model.torchcache.stats().bypassed, 2);
+    model.ran.take();
+    assert_eq!(model.forward(&short).size(), [1, 3]);
+    assert_eq!(model.ran.take(), (0, 0), "what was cached still is");
+}
+
+#[torchcache]
+fn dense(xs: &Tensor) -> Tensor {
+    if xs.is_sparse() {
+        xs.to_dense(Kind::Float, false)
+    } else {
+        xs.dequantize()
+    }
+}
+
+#[torchcache]
+fn sparse(xs: &Tensor) -> Tensor {
+    xs.to_sparse(None::<tch::Layout>, None::<&[i64]>, None)
+}
+
+#[test]
+fn sparse_and_quantized_tensors_go_past_the_cache_and_are_told_once() {
+    let xs = random(&[4, 3]).to_device(tch::Device::Cpu);
+    let quantized = xs.quantize_per_tensor(0.1, 0, Kind::QInt8);
+    let (_, lines) = logged(|| {
+        for _ in 0..2 {
+            assert!(same(
+                &dense(&xs.to_sparse(None::<tch::Layout>, None::<&[i64]>, None)),
+                &xs
+            ));
+            assert!(same(&dense(&quantized), &quantized.dequantize()));
+            assert!(same(&sparse(&xs).to_dense(Kind::Float, false), &xs));
+        }
+    });
+    assert_eq!(dense::cache().stats().bypassed, 4);
+    assert_eq!(sparse::cache().stats().bypassed, 2);
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with("WARN")).count(),
+        2,
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn compressed_sparse_layouts_go_past_the_cache() {
+    let xs = random(&[4, 3]).to_device(tch::Device::Cpu);
+    let rows = Tensor::from_slice(&[0i64, 1, 1, 2, 2]);
+    let columns = Tensor::from_slice(&[2i64, 0]);
+    let values = Tensor::from_slice(&[1.0f32, 2.0]);
+    let csr = Tensor::internal_sparse_csr_tensor_unsafe(
+        &rows,
+        &columns,
+        &values,
+        [4, 3],
+        (Kind::Float, tch::Device::Cpu),
+    );
+    let model = Scale::by(1.0);
+    assert_eq!(model.forward(&csr).size(), xs.size());
+    assert_eq!(model.cache.stats().bypassed, 1);
+}
+
+#[test]
+fn a_kind_that_tch_does_not_know_goes_past_the_cache() {
+    let unknown = unknown_kind::tensor();
+    assert!(unknown.f_kind().is_err());
+    let model = Trace {
+        seen: Cell::new(0),
+        torchcache: TorchCache::default(),
+    };
+    model.forward(&unknown);
+    model.forward(&unknown);
+    assert_eq!(model.seen.get(), 2);
+    assert_eq!(model.torchcache.stats().bypassed, 2);
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Trace {
+    #[torchcache(skip)]
+    seen: Cell<usize>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Trace {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.seen.set(self.seen.get() + 1);
+        xs.shallow_clone()
+    }
+}
+
+#[torchcache]
+fn sometimes(xs: &Tensor, fail: bool) -> Result<Tensor, Box<dyn std::error::Error + Send + Sync>> {
+    if fail {
+        Err("the forward failed".into())
+    } else {
+        Ok(xs * 2)
+    }
+}
+
+#[test]
+fn an_error_of_the_forward_is_passed_on_and_not_cached() {
+    let xs = random(&[4, 2]);
+    for _ in 0..2 {
+        assert_eq!(
+            sometimes(&xs, true).unwrap_err().to_string(),
+            "the forward failed"
+        );
+    }
+    assert_eq!(sometimes::cache().stats().stored, 0);
+    assert!(same(&sometimes(&xs, false).unwrap(), &(&xs * 2)));
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Panics {
+    #[torchcache(skip)]
+    armed: Cell<bool>,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Panics {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        assert!(!self.armed.get(), "the forward panicked");
+        xs * 2
+    }
+}
+
+#[test]
+fn a_panic_in_the_forward_leaves_nothing_behind() {
+    let model = Panics {
+        armed: Cell::new(false),
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[4, 2]);
+    model.forward(&xs.narrow(0, 0, 2));
+    model.armed.set(true);
+    assert_eq!(panic_of(|| model.forward(&xs)), "the forward panicked");
+    model.armed.set(false);
+    assert_eq!(model.torchcache.stats().stored, 2);
+    model.ran.take();
+    assert!(same(&model.forward(&xs), &(&xs * 2)));
+    assert_eq!(model.ran.take(), (1, 2));
+}

@@ -1,0 +1,205 @@
+//! The ways in, as users write them: whatever surrounds the attribute, the code compiles without a
+//! warning and caches.
+
+#![deny(warnings)]
+
+use tch::{Kind, Tensor};
+
+use crate::support::{device, random, same};
+
+/// Nothing of the prelude, user types with its names, and a renamed import.
+mod without_a_prelude {
+    #![no_implicit_prelude]
+
+    use ::tch::Tensor;
+    use ::tch::nn::Module;
+    use ::torchcache::TorchCache;
+    use ::torchcache::torchcache as remember;
+
+    #[derive(::std::fmt::Debug)]
+    pub(super) struct Result;
+    #[derive(::std::fmt::Debug)]
+    pub(super) struct Option;
+    #[expect(dead_code, reason = "stands in the way of the prelude's")]
+    pub(super) struct Vec;
+    #[expect(dead_code, reason = "stands in the way of the prelude's")]
+    pub(super) struct String;
+
+    #[remember(enabled = true)]
+    #[derive(::std::fmt::Debug)]
+    pub(super) struct Plain {
+        #[torchcache(skip)]
+        pub(super) result: Result,
+        #[torchcache(skip)]
+        pub(super) option: Option,
+        pub(super) torchcache: TorchCache,
+    }
+
+    #[remember]
+    impl Module for Plain {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs.f_mul_scalar(2).unwrap()
+        }
+    }
+
+    /// A documented function.
+    #[remember]
+    pub(super) fn doubled(xs: &Tensor) -> Tensor {
+        xs.f_mul_scalar(2).unwrap()
+    }
+}
+
+#[test]
+fn generated_code_needs_no_prelude_and_no_names() {
+    use tch::nn::Module;
+    let model = without_a_prelude::Plain {
+        result: without_a_prelude::Result,
+        option: without_a_prelude::Option,
+        torchcache: torchcache::TorchCache::default(),
+    };
+    let _ = (&model.result, &model.option);
+    let xs = random(&[2, 3]);
+    for _ in 0..2 {
+        assert!(same(&model.forward(&xs), &(&xs * 2)));
+        assert!(same(&without_a_prelude::doubled(&xs), &(&xs * 2)));
+    }
+    assert_eq!(model.torchcache.stats().memory_hits, 2);
+    assert_eq!(without_a_prelude::doubled::cache().stats().memory_hits, 2);
+}
+
+mod inherent {
+    use tch::Tensor;
+    use torchcache::{TorchCache, torchcache};
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub(super) struct Attention<'a> {
+        pub(super) heads: &'a str,
+        pub(super) cache: TorchCache,
+    }
+
+    #[torchcache]
+    impl Attention<'_> {
+        const FACTOR: f64 = 0.5;
+
+        /// Several tensors, plain arguments of many types, patterns, `return` and `?`.
+        pub(super) fn forward(
+            &self,
+            query: &Tensor,
+            mut key: Tensor,
+            mask: Option<&Tensor>,
+            (low, high): (f64, f64),
+            sizes: &[i64],
+            _name: &str,
+        ) -> Result<(Tensor, Vec<Tensor>), anyhow::Failure> {
+            if sizes.is_empty() {
+                return Err(anyhow::Failure("no sizes".into()));
+            }
+            let length: i64 = "3"
+                .parse()
+                .map_err(|_| anyhow::Failure("unreachable".into()))?;
+            key = key + low;
+            let mixed = query * high * Self::FACTOR + key;
+            let masked = match mask {
+                Some(mask) => &mixed * mask,
+                None => mixed.shallow_clone(),
+            };
+            Ok((mixed, vec![masked.narrow(1, 0, length)]))
+        }
+
+        pub(super) fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+            if train {
+                xs.shallow_clone()
+            } else {
+                xs * self.untouched()
+            }
+        }
+
+        pub(super) fn untouched(&self) -> f64 {
+            self.heads.len() as f64
+        }
+    }
+
+    pub(super) mod anyhow {
+        #[derive(Debug)]
+        pub(crate) struct Failure(pub(crate) String);
+
+        impl From<torchcache::Error> for Failure {
+            fn from(error: torchcache::Error) -> Self {
+                Failure(error.to_string())
+            }
+        }
+    }
+}
+
+#[test]
+fn inherent_methods_take_many_arguments_and_others_are_left_alone() {
+    let model = inherent::Attention {
+        heads: "four",
+        cache: torchcache::TorchCache::default(),
+    };
+    let (query, key) = (random(&[5, 3]), random(&[5, 3]));
+    let run = |mask: Option<&Tensor>, low| {
+        let (mixed, parts) = model
+            .forward(&query, key.shallow_clone(), mask, (low, 2.0), &[1, 2], "n")
+            .unwrap();
+        (mixed, parts.into_iter().next().unwrap())
+    };
+    let (mixed, part) = run(None, 0.0);
+    assert!(same(&mixed, &(&query * 2.0 * 0.5 + &key)) && same(&part, &mixed));
+    let (again, _) = run(None, 0.0);
+    assert!(same(&again, &mixed));
+    assert_eq!(model.cache.stats().misses, 5);
+    let _ = run(Some(&query), 0.0);
+    let _ = run(None, 1.0);
+    assert_eq!(model.cache.stats().misses, 15);
+    let failed = model
+        .forward(&query, key.shallow_clone(), None, (0.0, 2.0), &[], "n")
+        .unwrap_err();
+    assert_eq!(failed.0, "no sizes");
+    let odd = model
+        .forward(&query, random(&[4, 3]), None, (0.0, 2.0), &[1], "n")
+        .unwrap_err();
+    assert!(odd.0.contains("batch sizes differ"), "{}", odd.0);
+    for _ in 0..2 {
+        assert!(same(&model.forward_t(&query, false), &(&query * 4.0)));
+        assert!(same(&model.forward_t(&query, true), &query));
+    }
+    assert!((model.untouched() - 4.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn functions_nested_in_functions_have_caches_of_their_own() {
+    use torchcache::torchcache;
+
+    #[torchcache]
+    fn inner(xs: &Tensor, kind: Kind) -> Tensor {
+        xs.to_kind(kind)
+    }
+
+    let xs = random(&[2, 2]);
+    assert_eq!(inner(&xs, Kind::Half).kind(), Kind::Half);
+    assert_eq!(inner(&xs, Kind::Double).kind(), Kind::Double);
+    assert_eq!(inner(&xs, Kind::Half).device(), device());
+    assert_eq!(
+        (
+            inner::cache().stats().misses,
+            inner::cache().stats().memory_hits
+        ),
+        (4, 2)
+    );
+    assert_eq!(
+        inner::cache().module_hash().map(|hash| hash.len()),
+        Some(64)
+    );
+}
+
+#[test]
+fn a_function_knows_its_hash_before_its_first_call() {
+    assert_eq!(
+        without_a_prelude::doubled::cache()
+            .module_hash()
+            .map(|hash| hash.len()),
+        Some(64)
+    );
+}

@@ -1,0 +1,162 @@
+//! No silent loss of gradients.
+
+use tch::nn::{Module, ModuleT};
+use tch::{Tensor, nn};
+use torchcache::{Error, Problem, TorchCache, torchcache};
+
+use crate::support::{Ran, Scale, device, logged, panic_of, random, same};
+
+#[torchcache]
+#[derive(Debug)]
+struct Net {
+    fc: nn::Linear,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Net {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs.apply(&self.fc)
+    }
+}
+
+fn net() -> (nn::VarStore, Net) {
+    let vs = nn::VarStore::new(device());
+    let fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
+    (
+        vs,
+        Net {
+            fc,
+            ran: Ran::default(),
+            torchcache: TorchCache::default(),
+        },
+    )
+}
+
+#[test]
+fn a_trainable_parameter_is_refused_by_name_with_the_way_out() {
+    let (mut vs, net) = net();
+    let xs = random(&[4, 3]);
+    let message = panic_of(|| net.forward(&xs));
+    assert!(
+        message.contains("gradients::Net: parameter `fc.ws` requires grad"),
+        "{message}"
+    );
+    assert!(
+        message.contains("vs.freeze()") && message.contains("tch::no_grad"),
+        "{message}"
+    );
+    assert_eq!(net.ran.take(), (0, 0));
+
+    vs.freeze();
+    assert!(same(&net.forward(&xs), &xs.apply(&net.fc)));
+    vs.unfreeze();
+    panic_of(|| net.forward(&xs));
+    let _guard = tch::no_grad_guard();
+    assert!(
+        same(&net.forward(&xs), &xs.apply(&net.fc)),
+        "the frozen rows are still right"
+    );
+    assert_eq!(net.ran.take(), (1, 4));
+}
+
+#[test]
+fn an_input_that_requires_grad_goes_past_the_cache_and_is_told_once() {
+    let model = Scale::by(2.0);
+    let xs = random(&[4, 3]).set_requires_grad(true);
+    let (_, lines) = logged(|| {
+        for _ in 0..3 {
+            model.forward(&xs).sum(tch::Kind::Float).backward();
+        }
+    });
+    assert_eq!(xs.grad().double_value(&[0, 0]), 6.0, "gradients flow");
+    assert_eq!(model.ran.take(), (3, 12));
+    assert_eq!(model.cache.stats().bypassed, 3);
+    let warnings: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("WARN"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{lines:?}");
+    assert!(
+        warnings[0].contains("argument `xs` requires grad"),
+        "{warnings:?}"
+    );
+
+    // Without gradients to record, the same input is cached.
+    let _guard = tch::no_grad_guard();
+    model.forward(&xs);
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (1, 4));
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Hidden {
+    #[torchcache(skip)]
+    layers: nn::Sequential,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Hidden {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor, Error> {
+        Ok(xs.apply(&self.layers))
+    }
+}
+
+#[test]
+fn trainable_weights_in_a_skipped_field_are_found_in_the_output() {
+    let vs = nn::VarStore::new(device());
+    let layers = nn::seq().add(nn::linear(vs.root(), 3, 2, Default::default()));
+    let model = Hidden {
+        layers,
+        torchcache: TorchCache::default(),
+    };
+    let error = model.forward(&random(&[4, 3])).unwrap_err();
+    assert!(
+        matches!(error.problem(), Problem::OutputRequiresGrad),
+        "{error}"
+    );
+    tch::no_grad(|| model.forward(&random(&[4, 3])).unwrap());
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Dropout {
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl ModuleT for Dropout {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        self.ran.note(xs);
+        xs.dropout(0.5, train)
+    }
+}
+
+#[test]
+fn training_goes_past_the_cache() {
+    let model = Dropout {
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[40, 30]);
+    assert!(!same(
+        &model.forward_t(&xs, true),
+        &model.forward_t(&xs, true)
+    ));
+    assert_eq!(model.ran.take(), (2, 80));
+    assert!(same(&model.forward_t(&xs, false), &xs));
+    assert!(same(&model.forward_t(&xs, false), &xs));
+    assert_eq!(model.ran.take(), (1, 40));
+    assert!(
+        !same(&model.forward_t(&xs, true), &xs),
+        "training does not get cached rows"
+    );
+    assert_eq!(model.torchcache.stats().bypassed, 3);
+}

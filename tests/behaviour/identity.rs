@@ -1,0 +1,491 @@
+//! When a cache is valid: code, fields, weights and options, and going back to what was.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tch::nn::Module;
+use tch::{CModule, Kind, Tensor, nn};
+use torchcache::{Fingerprint, Options, TorchCache, torchcache};
+
+use crate::support::{Ran, Scale, device, logged, random, same};
+
+#[torchcache]
+#[derive(Debug)]
+struct Layers {
+    conv: nn::Conv2D,
+    norm: nn::BatchNorm,
+    layer_norm: nn::LayerNorm,
+    group_norm: nn::GroupNorm,
+    up: nn::ConvTranspose2D,
+    fc: nn::Linear,
+    #[torchcache(skip)]
+    ran: Ran,
+    #[torchcache(skip)]
+    label: &'static str,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Layers {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs.apply(&self.conv)
+            .apply_t(&self.norm, false)
+            .apply(&self.layer_norm)
+            .apply(&self.group_norm)
+            .apply(&self.up)
+            .flat_view()
+            .apply(&self.fc)
+    }
+}
+
+fn layers(stride: i64) -> (nn::VarStore, Layers) {
+    tch::manual_seed(7);
+    let mut vs = nn::VarStore::new(device());
+    let root = vs.root();
+    let conv = nn::ConvConfig {
+        stride,
+        padding: 1,
+        ..Default::default()
+    };
+    let side = if stride == 1 { 6 } else { 3 };
+    let layers = Layers {
+        conv: nn::conv2d(&root / "conv", 2, 4, 3, conv),
+        norm: nn::batch_norm2d(&root / "norm", 4, Default::default()),
+        layer_norm: nn::layer_norm(&root / "layer_norm", vec![side, side], Default::default()),
+        group_norm: nn::group_norm(&root / "group_norm", 2, 4, Default::default()),
+        up: nn::conv_transpose2d(&root / "up", 4, 2, 1, Default::default()),
+        fc: nn::linear(&root / "fc", 2 * side * side, 3, Default::default()),
+        ran: Ran::default(),
+        label: "first",
+        torchcache: TorchCache::default(),
+    };
+    vs.freeze();
+    (vs, layers)
+}
+
+/// The output as the layers give it now, past the cache.
+fn uncached(layers: &Layers, xs: &Tensor) -> Tensor {
+    xs.apply(&layers.conv)
+        .apply_t(&layers.norm, false)
+        .apply(&layers.layer_norm)
+        .apply(&layers.group_norm)
+        .apply(&layers.up)
+        .flat_view()
+        .apply(&layers.fc)
+}
+
+#[test]
+fn an_edit_of_any_weight_or_buffer_is_noticed_and_undoing_it_brings_the_rows_back() {
+    let (vs, model) = layers(1);
+    let xs = random(&[3, 2, 6, 6]);
+    let first = model.forward(&xs);
+    let hash = model.torchcache.module_hash().unwrap();
+    assert_eq!(hash.len(), 64);
+    assert_eq!(model.ran.take(), (1, 3));
+    let mut variables: Vec<_> = vs.variables().into_iter().collect();
+    variables.sort_by(|left, right| left.0.cmp(&right.0));
+    assert_eq!(variables.len(), 14, "weights and running statistics");
+    for (name, mut variable) in variables {
+        let before = variable.copy();
+        let _ = variable.g_add_scalar_(0.5);
+        let edited = model.forward(&xs);
+        assert_eq!(model.ran.take(), (1, 3), "{name}");
+        assert!(same(&edited, &uncached(&model, &xs)), "{name}");
+        assert_ne!(model.torchcache.module_hash().unwrap(), hash, "{name}");
+        variable.copy_(&before);
+        assert!(same(&model.forward(&xs), &first), "{name}");
+        assert_eq!(model.ran.take(), (0, 0), "{name}: old rows are valid again");
+        assert_eq!(model.torchcache.module_hash().unwrap(), hash, "{name}");
+    }
+}
+
+#[test]
+fn weights_swapped_under_the_same_version_are_noticed() {
+    let (mut vs, model) = layers(1);
+    let xs = random(&[3, 2, 6, 6]);
+    model.forward(&xs);
+    let hash = model.torchcache.module_hash();
+    model.ran.take();
+    // Rounds every weight, and leaves version, kind, shape and perhaps the address as they were.
+    vs.half();
+    vs.float();
+    let rounded = model.forward(&xs);
+    assert_eq!(model.ran.take(), (1, 3));
+    assert!(same(&rounded, &uncached(&model, &xs)));
+    assert_ne!(model.torchcache.module_hash(), hash);
+}
+
+#[test]
+fn equal_weights_of_another_instance_make_the_same_identity_and_share_the_cache() {
+    let ((_, first), (_, mut second)) = (layers(1), layers(1));
+    let xs = random(&[3, 2, 6, 6]);
+    first.forward(&xs);
+    second.label = "another label, which is skipped";
+    second.forward(&xs);
+    assert_eq!(second.ran.take(), (0, 0));
+    assert_eq!(
+        first.torchcache.module_hash(),
+        second.torchcache.module_hash()
+    );
+}
+
+#[test]
+fn a_layers_configuration_counts() {
+    let ((_, one), (_, two)) = (layers(1), layers(2));
+    let hash = |model: &Layers| {
+        model.forward(&random(&[1, 2, 6, 6]));
+        model.torchcache.module_hash()
+    };
+    assert_ne!(hash(&one), hash(&two));
+    // Same weights, another epsilon: only the private configuration differs.
+    #[torchcache]
+    #[derive(Debug)]
+    struct Norm {
+        norm: nn::LayerNorm,
+        torchcache: TorchCache,
+    }
+    #[torchcache]
+    impl Module for Norm {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs.apply(&self.norm)
+        }
+    }
+    let norm = |eps, elementwise_affine| {
+        let mut vs = nn::VarStore::new(device());
+        let config = nn::LayerNormConfig {
+            eps,
+            elementwise_affine,
+            ..Default::default()
+        };
+        let norm = nn::layer_norm(vs.root(), vec![4], config);
+        vs.freeze();
+        Norm {
+            norm,
+            torchcache: TorchCache::default(),
+        }
+    };
+    let xs = random(&[2, 4]);
+    for affine in [true, false] {
+        let (mut model, other) = (norm(1e-5, affine), norm(10.0, affine));
+        model.forward(&xs);
+        assert!(same(&other.forward(&xs), &xs.apply(&other.norm)));
+        // The whole layer replaced in place.
+        model.norm = other.norm;
+        assert!(
+            same(&model.forward(&xs), &xs.apply(&model.norm)),
+            "affine: {affine}"
+        );
+    }
+}
+
+#[test]
+fn a_plain_field_counts_and_two_instances_do_not_mix() {
+    let (two, three) = (Scale::by(2.0), Scale::by(3.0));
+    let xs = random(&[4, 2]);
+    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+    assert!(same(&three.forward(&xs), &(&xs * 3.0)));
+    let mut changed = two;
+    changed.factor = 5.0;
+    assert!(
+        same(&changed.forward(&xs), &(&xs * 5.0)),
+        "read at every call"
+    );
+    changed.factor = 2.0;
+    changed.ran.take();
+    assert!(same(&changed.forward(&xs), &(&xs * 2.0)));
+    assert_eq!(changed.ran.take(), (0, 0));
+}
+
+#[derive(Debug, Clone, Copy, Fingerprint)]
+enum Activation {
+    Relu,
+    Leaky { slope: f64 },
+}
+
+#[derive(Debug, Fingerprint)]
+struct Config {
+    activation: Activation,
+    scales: Vec<f64>,
+    names: HashMap<String, Option<u8>>,
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Configured {
+    config: Config,
+    vs: nn::VarStore,
+    #[torchcache(skip)]
+    layers: nn::Sequential,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Configured {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let ys = xs.apply(&self.layers) * self.config.scales[0];
+        match self.config.activation {
+            Activation::Relu => ys.relu(),
+            Activation::Leaky { slope } => ys.maximum(&(&ys * slope)),
+        }
+    }
+}
+
+#[test]
+fn derived_configurations_and_var_stores_count() {
+    let mut vs = nn::VarStore::new(device());
+    let layers = nn::seq().add(nn::linear(vs.root() / "a", 3, 3, Default::default()));
+    vs.freeze();
+    let config = Config {
+        activation: Activation::Relu,
+        scales: vec![1.0],
+        names: HashMap::new(),
+    };
+    let mut model = Configured {
+        config,
+        vs,
+        layers,
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 3]);
+    let mut seen = Vec::new();
+    let mut hash = |model: &Configured| {
+        let ys = model.forward(&xs);
+        assert!(same(&ys, &model.forward(&xs)));
+        let hash = model.torchcache.module_hash().unwrap();
+        assert!(!seen.contains(&hash));
+        seen.push(hash);
+    };
+    hash(&model);
+    model.config.activation = Activation::Leaky { slope: 0.1 };
+    hash(&model);
+    model.config.activation = Activation::Leaky { slope: 0.2 };
+    hash(&model);
+    model.config.scales.push(2.0);
+    hash(&model);
+    model.config.names.insert("a".into(), Some(1));
+    hash(&model);
+    let _ = model.vs.variables()["a.weight"].shallow_clone().fill_(0.5);
+    hash(&model);
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Wrapper<M> {
+    inner: M,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl<M: Module> Module for Wrapper<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + 1.0
+    }
+}
+
+#[test]
+fn generic_modules_differ_by_their_type_and_by_the_modules_they_hold() {
+    let wrap = |factor| Wrapper {
+        inner: Scale::by(factor),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 3]);
+    let (two, three) = (wrap(2.0), wrap(3.0));
+    assert!(same(&two.forward(&xs), &(&xs * 2.0 + 1.0)));
+    assert!(same(&three.forward(&xs), &(&xs * 3.0 + 1.0)));
+    let mut vs = nn::VarStore::new(device());
+    let linear = nn::linear(vs.root(), 3, 3, Default::default());
+    vs.freeze();
+    let linear = Wrapper {
+        inner: linear,
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&linear.forward(&xs), &(xs.apply(&linear.inner) + 1.0)));
+    let nested = Wrapper {
+        inner: wrap(2.0),
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&nested.forward(&xs), &(&xs * 2.0 + 2.0)));
+}
+
+/// The digests of the manifest of a module's identity, by category and path.
+fn manifest(root: &Path, hash: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root.join(hash).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let parts = manifest["parts"].as_array().unwrap();
+    parts
+        .iter()
+        .map(|part| {
+            (
+                part["category"].as_str().unwrap().into(),
+                part["path"].as_str().unwrap().into(),
+            )
+        })
+        .collect()
+}
+
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Recorded {
+    outer: Wrapper<Scale>,
+    torchcache_persistent_cache_dir: String,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Recorded {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.outer.forward(xs)
+    }
+}
+
+#[test]
+fn the_code_of_modules_held_inside_is_part_of_the_identity() {
+    let root = tempfile::tempdir().unwrap();
+    let outer = Wrapper {
+        inner: Scale::by(2.0),
+        torchcache: TorchCache::default(),
+    };
+    let directory = root.path().to_str().unwrap().to_owned();
+    let model = Recorded {
+        outer,
+        torchcache_persistent_cache_dir: directory,
+        torchcache: TorchCache::default(),
+    };
+    model.forward(&random(&[1, 2]));
+    let parts = manifest(root.path(), &model.torchcache.module_hash().unwrap());
+    for path in ["forward", "outer.forward", "outer.inner.forward"] {
+        let code = ("code".to_owned(), path.to_owned());
+        assert_eq!(
+            parts.iter().filter(|part| **part == code).count(),
+            1,
+            "{path}: {parts:?}"
+        );
+    }
+    assert!(
+        parts.contains(&("field".into(), "outer.inner.factor".into())),
+        "{parts:?}"
+    );
+}
+
+#[test]
+fn a_new_identity_is_explained_by_what_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().to_str().unwrap().to_owned();
+    let build = |factor| Recorded {
+        outer: Wrapper {
+            inner: Scale::by(factor),
+            torchcache: TorchCache::default(),
+        },
+        torchcache_persistent_cache_dir: directory.clone(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[1, 2]);
+    build(2.0).forward(&xs);
+    let (_, lines) = logged(|| build(3.0).forward(&xs));
+    let wanted = "the field `outer.inner.factor` changed; code, weights and options did not";
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
+        "{lines:#?}"
+    );
+    // In one instance, too.
+    let mut model = build(4.0);
+    model.forward(&xs);
+    model.outer.inner.factor = 5.0;
+    let (_, lines) = logged(|| model.forward(&xs));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn refresh_computes_the_identity_anew_without_losing_rows() {
+    let (_, model) = layers(1);
+    let xs = random(&[3, 2, 6, 6]);
+    model.forward(&xs);
+    model.ran.take();
+    model.torchcache.refresh();
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (0, 0));
+}
+
+fn traced(factor: f64, path: &Path) -> CModule {
+    let mut double = |inputs: &[Tensor]| vec![&inputs[0] * factor];
+    let example = random(&[1, 2]);
+    let module = CModule::create_by_tracing("M", "forward", &[example], &mut double).unwrap();
+    module.save(path).unwrap();
+    CModule::load_on_device(path, device()).unwrap()
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Script {
+    module: CModule,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Script {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        self.module.forward(xs)
+    }
+}
+
+#[test]
+fn torchscript_modules_are_known_by_their_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let build = |factor, name| Script {
+        module: traced(factor, &directory.path().join(name)),
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[4, 2]);
+    let two = build(2.0, "two.pt");
+    let again = Script {
+        module: CModule::load_on_device(directory.path().join("two.pt"), device()).unwrap(),
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+    assert!(same(&again.forward(&xs), &(&xs * 2.0)));
+    assert_eq!(again.ran.take(), (0, 0), "the same file, loaded twice");
+    assert!(same(&build(3.0, "three.pt").forward(&xs), &(&xs * 3.0)));
+}
+
+#[test]
+fn a_hash_given_by_name_is_the_identity() {
+    #[torchcache(persistent_module_hash = "by-name")]
+    #[derive(Debug)]
+    struct Named {
+        factor: f64,
+        torchcache: TorchCache,
+    }
+    #[torchcache]
+    impl Named {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * self.factor
+        }
+    }
+    let named = |factor| Named {
+        factor,
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 2]);
+    let first = named(2.0);
+    first.forward(&xs);
+    assert_eq!(first.torchcache.module_hash().as_deref(), Some("by-name"));
+    assert!(
+        same(&named(3.0).forward(&xs), &(&xs * 2.0)),
+        "whoever names it vouches for it"
+    );
+    assert_eq!(Options::new().persistent_module_hash, None);
+    assert_eq!(xs.kind(), Kind::Float);
+}

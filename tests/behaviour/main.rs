@@ -1,0 +1,26 @@
+//! What torchcache promises, tested from the outside: one module per promise or part.
+//!
+//! Every test says how often the forward ran and on how many rows, so that a hit is known to be
+//! one. The suite runs on the CPU, and with `TORCHCACHE_TEST_DEVICE=cuda` on the first GPU.
+
+#![expect(
+    unused_must_use,
+    reason = "many a call is made for what it does to the cache"
+)]
+
+mod bad_input;
+mod cached;
+mod forms;
+mod gradients;
+mod identity;
+mod options;
+mod ownership;
+mod per_sample;
+mod persistence;
+mod processes;
+mod property;
+mod python;
+mod reentrancy;
+mod reports;
+mod support;
+mod unknown_kind;

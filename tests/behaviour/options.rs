@@ -1,0 +1,232 @@
+//! Options: by attribute, by field, by builder, and their precedence.
+
+use tch::nn::Module;
+use tch::{Device, Kind, Tensor};
+use torchcache::{Cached, Eviction, Options, Problem, TorchCache, torchcache};
+
+use crate::support::{Ran, panic_of, random, same};
+
+#[torchcache(
+    enabled = true,
+    memory_cache_device = Device::Cpu,
+    max_memory_cache_size = "3 MB",
+    eviction = "mru",
+    subsample_count = 100,
+    persistent = true,
+    persistent_cache_dir = std::env::temp_dir().join(format!("torchcache-options-{}", std::process::id())),
+    max_persistent_cache_size = 5e9,
+    zstd_compression = true,
+    zstd_compression_level = 7,
+    zstd_compression_threads = 2,
+    cache_dtype = Kind::BFloat16,
+    use_mmap_on_load = true,
+    version = "two",
+)]
+fn everything(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+#[test]
+fn every_option_is_an_attribute_argument() {
+    let options = everything::cache().config();
+    let directory = options.persistent_cache_dir.clone().unwrap();
+    let expected = Options::new()
+        .memory_cache_device(Device::Cpu)
+        .max_memory_cache_size(3_000_000)
+        .eviction(Eviction::Mru)
+        .subsample_count(100)
+        .persistent(true)
+        .persistent_cache_dir(&directory)
+        .max_persistent_cache_size(5_000_000_000)
+        .zstd_compression(true)
+        .zstd_compression_level(7)
+        .zstd_compression_threads(2)
+        .cache_dtype(Kind::BFloat16)
+        .use_mmap_on_load(true)
+        .version("two");
+    assert_eq!(options, expected);
+    everything(&random(&[2, 2]));
+    assert!(everything::cache().flush());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[torchcache(max_memory_cache_size = "1 GB", version = "attribute")]
+#[derive(Debug)]
+struct Overridden {
+    torchcache_enabled: Option<bool>,
+    torchcache_memory_cache_device: Option<Option<Device>>,
+    torchcache_max_memory_cache_size: u64,
+    torchcache_eviction: Eviction,
+    torchcache_subsample_count: Option<usize>,
+    torchcache_persistent: bool,
+    torchcache_persistent_cache_dir: Option<std::path::PathBuf>,
+    torchcache_persistent_module_hash: Option<String>,
+    torchcache_max_persistent_cache_size: &'static str,
+    torchcache_zstd_compression: bool,
+    torchcache_zstd_compression_level: i32,
+    torchcache_zstd_compression_threads: Option<u32>,
+    torchcache_cache_dtype: Option<Kind>,
+    torchcache_use_mmap_on_load: bool,
+    torchcache_version: Option<String>,
+    #[torchcache(skip)]
+    ran: Ran,
+    handle: TorchCache,
+}
+
+#[torchcache]
+impl Module for Overridden {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs * 2
+    }
+}
+
+fn overridden() -> Overridden {
+    Overridden {
+        torchcache_enabled: None,
+        torchcache_memory_cache_device: Some(None),
+        torchcache_max_memory_cache_size: 1_000_000,
+        torchcache_eviction: Eviction::Mru,
+        torchcache_subsample_count: None,
+        torchcache_persistent: false,
+        torchcache_persistent_cache_dir: None,
+        torchcache_persistent_module_hash: None,
+        torchcache_max_persistent_cache_size: "2 GB",
+        torchcache_zstd_compression: false,
+        torchcache_zstd_compression_level: 9,
+        torchcache_zstd_compression_threads: Some(0),
+        torchcache_cache_dtype: None,
+        torchcache_use_mmap_on_load: true,
+        torchcache_version: None,
+        ran: Ran::default(),
+        handle: TorchCache::default(),
+    }
+}
+
+#[test]
+fn every_option_is_a_field_that_overrides_the_attribute() {
+    let mut model = overridden();
+    model.forward(&random(&[2, 2]));
+    let expected = Options::new()
+        .memory_cache_device(None)
+        .max_memory_cache_size(1_000_000)
+        .eviction(Eviction::Mru)
+        .max_persistent_cache_size("2 GB")
+        .zstd_compression_level(9)
+        .zstd_compression_threads(0)
+        .use_mmap_on_load(true)
+        .version("attribute");
+    assert_eq!(model.handle.config(), expected);
+    model.torchcache_version = Some("field".into());
+    model.torchcache_subsample_count = Some(5);
+    model.torchcache_cache_dtype = Some(Kind::Half);
+    model.forward(&random(&[2, 2]));
+    assert_eq!(
+        model.handle.config(),
+        expected
+            .version("field")
+            .subsample_count(5)
+            .cache_dtype(Kind::Half)
+    );
+}
+
+#[test]
+fn a_field_changed_between_calls_holds_from_the_next_one() {
+    let mut model = overridden();
+    let xs = random(&[3, 2]);
+    model.forward(&xs);
+    model.torchcache_enabled = Some(false);
+    model.forward(&xs);
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (3, 9));
+    model.torchcache_enabled = Some(true);
+    model.forward(&xs);
+    assert_eq!(
+        model.ran.take(),
+        (0, 0),
+        "what was cached before it was off still is"
+    );
+    // A smaller bound drops rows; a version is another identity, and going back finds the rows.
+    model.torchcache_version = Some("other".into());
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (1, 3));
+    model.torchcache_version = None;
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (0, 0));
+    model.torchcache_max_memory_cache_size = 0;
+    model.forward(&xs);
+    model.forward(&xs);
+    assert_eq!(model.ran.take(), (2, 6));
+    assert_eq!(model.handle.stats().memory_bytes, 0);
+}
+
+#[test]
+fn options_out_of_range_at_run_time_are_refused_and_mended_ones_go_on() {
+    let mut model = overridden();
+    let xs = random(&[3, 2]);
+    model.torchcache_zstd_compression_level = 99;
+    let message = panic_of(|| model.forward(&xs));
+    assert!(
+        message.contains(
+            "options::Overridden: option `zstd_compression_level`: got 99; expected -7 to 22"
+        ),
+        "{message}"
+    );
+    model.torchcache_zstd_compression_level = 3;
+    model.torchcache_zstd_compression = true;
+    let message = panic_of(|| model.forward(&xs));
+    assert!(
+        message.contains("zstd_compression") && message.contains("persistent = true"),
+        "{message}"
+    );
+    model.torchcache_zstd_compression = false;
+    for hash in ["a/b", "..", "nul\0", &"x".repeat(300)] {
+        model.torchcache_persistent_module_hash = Some(hash.into());
+        let message = panic_of(|| model.forward(&xs));
+        assert!(
+            message.contains("option `persistent_module_hash`: got"),
+            "{message}"
+        );
+    }
+    model.torchcache_persistent_module_hash = None;
+    assert_eq!(model.ran.take(), (0, 0));
+    assert!(same(&model.forward(&xs), &(&xs * 2)));
+}
+
+#[test]
+fn the_builder_of_a_wrapped_module_refuses_what_is_out_of_range() {
+    let module = tch::nn::func(|xs| xs * 2);
+    let error = Cached::new(module, (), Options::new().subsample_count(0)).unwrap_err();
+    assert!(matches!(
+        error.problem(),
+        Problem::Option {
+            name: "subsample_count",
+            ..
+        }
+    ));
+    assert!(error.to_string().contains("Func"), "{error}");
+}
+
+#[test]
+fn the_memory_bound_holds_and_lru_lets_the_oldest_go() {
+    let mut model = overridden();
+    model.torchcache_eviction = Eviction::Lru;
+    model.torchcache_max_memory_cache_size = 100_000;
+    model.torchcache_memory_cache_device = None;
+    let xs = random(&[100, 1000]);
+    for row in 0..100 {
+        model.forward(&xs.narrow(0, row, 1));
+        assert!(model.handle.stats().memory_bytes <= 100_000);
+    }
+    let held = model.handle.stats().memory_rows as i64;
+    assert_eq!(held, 100_000 / (4000 + 160), "as many as fit");
+    model.ran.take();
+    model.forward(&xs.narrow(0, 100 - held, held));
+    assert_eq!(model.ran.take(), (0, 0), "the newest are there");
+    model.forward(&xs.narrow(0, 0, 1));
+    assert_eq!(model.ran.take(), (1, 1), "the oldest is not");
+    assert_eq!(
+        model.handle.stats().evicted_from_memory,
+        100 - held as u64 + 1
+    );
+}

@@ -1,0 +1,121 @@
+//! The caller owns the result: writing into it reaches neither the cache nor the input.
+
+use tch::nn::Module;
+use tch::{Kind, Tensor};
+use torchcache::{TorchCache, torchcache};
+
+use crate::support::{Ran, Scale, device, random, same};
+
+#[test]
+fn writing_into_a_result_never_reaches_the_cache() {
+    let model = Scale::by(2.0);
+    let xs = random(&[4, 3]);
+    let expected = &xs * 2.0;
+    // The computed output, an all-hit output, a mixed one and one with repeated rows.
+    let _ = model.forward(&xs).fill_(7.0);
+    let _ = model.forward(&xs).fill_(8.0);
+    let _ = model
+        .forward(&Tensor::cat(&[&xs, &random(&[1, 3])], 0))
+        .fill_(9.0);
+    let _ = model.forward(&Tensor::cat(&[&xs, &xs], 0)).fill_(10.0);
+    assert!(same(&model.forward(&xs), &expected));
+}
+
+#[torchcache]
+fn same_tensor(xs: &Tensor) -> Tensor {
+    xs.shallow_clone()
+}
+
+#[torchcache]
+fn part_of_it(xs: &Tensor) -> Tensor {
+    xs.narrow(1, 0, 1)
+}
+
+#[torchcache]
+fn last_rows_view(xs: &Tensor) -> (Tensor, Tensor) {
+    (xs.view_as(xs), xs.detach())
+}
+
+#[test]
+fn writing_into_a_result_never_reaches_the_input() {
+    let xs = random(&[4, 1]);
+    let before = xs.copy();
+    let _ = same_tensor(&xs).fill_(7.0);
+    let _ = part_of_it(&xs).fill_(7.0);
+    let (mut a, mut b) = last_rows_view(&xs);
+    let _ = (a.fill_(7.0), b.fill_(8.0));
+    assert!(same(&xs, &before));
+    assert!(same(&same_tensor(&xs), &before));
+    let (a, b) = last_rows_view(&xs);
+    assert!(same(&a, &before) && same(&b, &before));
+}
+
+#[torchcache]
+fn transposed(xs: &Tensor) -> Tensor {
+    xs.transpose(1, 2)
+}
+
+#[test]
+fn results_are_contiguous_detached_and_in_the_forwards_kind_and_device() {
+    let xs = random(&[3, 2, 5]);
+    for _ in 0..2 {
+        let ys = transposed(&xs);
+        assert!(ys.is_contiguous() && !ys.requires_grad());
+        assert_eq!((ys.kind(), ys.device()), (Kind::Float, device()));
+        assert!(same(&ys, &xs.transpose(1, 2).contiguous()));
+    }
+}
+
+#[torchcache(cache_dtype = Kind::Half)]
+fn rounded(xs: &Tensor) -> (Tensor, Tensor) {
+    (xs * 1.0, xs.to_kind(Kind::Int64))
+}
+
+#[test]
+fn what_the_computing_call_returns_is_what_hits_return() {
+    let xs = random(&[64, 3]) * 1000.0;
+    let (floats, ints) = rounded(&xs);
+    assert_eq!(floats.kind(), Kind::Float);
+    assert!(
+        same(&floats, &xs.to_kind(Kind::Half).to_kind(Kind::Float)),
+        "rounded on the miss as well"
+    );
+    assert!(
+        same(&ints, &xs.to_kind(Kind::Int64)),
+        "only floats are rounded"
+    );
+    let (again, ints_again) = rounded(&xs);
+    assert!(same(&again, &floats) && same(&ints_again, &ints));
+    assert_eq!(rounded::cache().stats().misses, 64);
+}
+
+/// Adds noise: each forward gives another value.
+#[torchcache]
+#[derive(Debug)]
+struct Noise {
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Noise {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs + xs.rand_like()
+    }
+}
+
+#[test]
+fn a_row_has_one_value_even_where_the_forward_would_not() {
+    let model = Noise {
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[5, 2]);
+    let doubled = model.forward(&Tensor::cat(&[&xs, &xs], 0));
+    assert!(same(&doubled.narrow(0, 0, 5), &doubled.narrow(0, 5, 5)));
+    let more = model.forward(&Tensor::cat(&[&random(&[1, 2]), &xs], 0));
+    assert!(same(&more.narrow(0, 1, 5), &doubled.narrow(0, 0, 5)));
+    assert_eq!(model.ran.take(), (2, 6));
+}

@@ -1,0 +1,212 @@
+//! What only shows between processes: reopening, exit in every way, a kill in the middle of
+//! writing, a full disk, and the environment variables.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn child(directory: Option<&Path>, words: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command
+        .args(words)
+        .env_remove("TORCHCACHE_DIR")
+        .env_remove("TORCHCACHE_DISABLE");
+    if let Some(directory) = directory {
+        command.env("TORCHCACHE_DIR", directory);
+    }
+    command
+}
+
+/// The `child` program: where cargo put it, or beside this test where both were moved.
+fn program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_child"));
+    if built.exists() {
+        return built;
+    }
+    std::env::current_exe()
+        .expect("a path to this test")
+        .with_file_name("child")
+}
+
+fn run(mut command: Command) -> (String, Output) {
+    let output = command.output().expect("the child starts");
+    (
+        String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        output,
+    )
+}
+
+fn succeed(command: Command) -> String {
+    let (stdout, output) = run(command);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    stdout
+}
+
+#[test]
+fn a_process_finds_what_another_stored_however_that_one_ended() {
+    for (ending, succeeds) in [("store", true), ("exit", true), ("panic", false)] {
+        let root = tempfile::tempdir().unwrap();
+        let (stdout, output) = run(child(Some(root.path()), &[ending, "0", "100"]));
+        assert_eq!(stdout, "hits 0 misses 100 faults []", "{ending}");
+        assert_eq!(output.status.success(), succeeds, "{ending}");
+        let again = succeed(child(Some(root.path()), &["store", "50", "100"]));
+        assert_eq!(
+            again, "hits 50 misses 50 faults []",
+            "{ending}: nothing stored was lost"
+        );
+        let both = succeed(child(Some(root.path()), &["store", "0", "150"]));
+        assert_eq!(both, "hits 150 misses 0 faults []", "{ending}");
+    }
+}
+
+#[test]
+fn a_process_killed_in_the_middle_of_writing_loses_no_completed_segment() {
+    for round in 0..8u64 {
+        let root = tempfile::tempdir().unwrap();
+        let mut child = child(Some(root.path()), &["stream", "3"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut flushed = 0;
+        for _ in 0..=round {
+            let line = lines
+                .next()
+                .expect("the child streams until it is killed")
+                .unwrap();
+            flushed = line.strip_prefix("flushed ").unwrap().parse().unwrap();
+        }
+        // In mid-stream: it has gone on to the next rows, some of them perhaps in half a file.
+        std::thread::sleep(std::time::Duration::from_millis(round * 3));
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "killed, not ended");
+        // Whatever it still said before the kill was flushed as well.
+        for line in lines.map_while(Result::ok) {
+            flushed = line
+                .strip_prefix("flushed ")
+                .unwrap()
+                .parse::<u64>()
+                .unwrap();
+        }
+        let count = flushed.to_string();
+        // The child checks every row against its input.
+        let found = succeed(self::child(Some(root.path()), &["store", "0", &count]));
+        assert_eq!(
+            found,
+            format!("hits {flushed} misses 0 faults []"),
+            "round {round}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_is_survived_and_told() {
+    let root = tempfile::tempdir().unwrap();
+    // A limit on the size of files stands for the full disk: writes past it fail.
+    let shell = format!(
+        "ulimit -f 8; trap '' XFSZ; exec {} store-on-disk 0 500",
+        program().display()
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &shell])
+        .env("TORCHCACHE_DIR", root.path());
+    let (stdout, output) = run(command);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        stdout.starts_with("hits 0 misses 500 faults [("),
+        "{stdout}"
+    );
+    // With room again, the rows are computed and kept.
+    let again = succeed(child(Some(root.path()), &["store-on-disk", "0", "500"]));
+    assert!(again.starts_with("hits 0 misses 500"), "{again}");
+    let again = succeed(child(Some(root.path()), &["store-on-disk", "0", "500"]));
+    assert_eq!(again, "hits 500 misses 0 faults []");
+}
+
+#[test]
+fn several_processes_write_beside_each_other() {
+    let root = tempfile::tempdir().unwrap();
+    let children: Vec<_> = (0..4)
+        .map(|number| {
+            let from = (number * 50).to_string();
+            child(Some(root.path()), &["store", &from, "100"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    let found = succeed(child(Some(root.path()), &["store", "0", "250"]));
+    assert_eq!(found, "hits 250 misses 0 faults []");
+}
+
+#[test]
+fn private_directories_go_with_their_process_and_those_of_killed_ones_with_the_next() {
+    let temporary = tempfile::tempdir().unwrap();
+    let left = || fs::read_dir(temporary.path()).unwrap().count();
+    let private = |words: &[&str]| {
+        let mut command = child(None, words);
+        command.env("TMPDIR", temporary.path());
+        command
+    };
+    assert_eq!(
+        succeed(private(&["store", "0", "10"])),
+        "hits 0 misses 10 faults []"
+    );
+    assert_eq!(left(), 0, "removed at exit");
+    let mut killed = private(&["stream", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    BufReader::new(killed.stdout.take().unwrap())
+        .lines()
+        .next()
+        .unwrap()
+        .unwrap();
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(left(), 1, "left behind by the kill");
+    succeed(private(&["store", "0", "10"]));
+    assert_eq!(left(), 0, "reaped by the next process");
+}
+
+#[test]
+fn the_environment_directory_must_be_an_absolute_path() {
+    for value in ["", "relative/path"] {
+        let (_, output) = run(child(Some(Path::new(value)), &["store", "0", "1"]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        let wanted = format!("TORCHCACHE_DIR is {value:?}; expected an absolute path");
+        assert!(stderr.contains(&wanted), "{stderr}");
+        assert!(stderr.contains("child::double"), "{stderr}");
+    }
+}
+
+#[test]
+fn one_variable_switches_every_cache_off() {
+    let root = tempfile::tempdir().unwrap();
+    for (value, calls) in [("1", "calls 0 hash None"), ("0", "calls 1 hash Some")] {
+        let mut command = child(Some(root.path()), &["disabled", "0", "10"]);
+        let stdout = succeed({
+            command.env("TORCHCACHE_DISABLE", value);
+            command
+        });
+        assert!(stdout.starts_with(calls), "{stdout}");
+        assert_eq!(
+            fs::read_dir(root.path()).unwrap().count() == 0,
+            value == "1"
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! Random modules, kinds, shapes, layouts, batches with repetitions, and options: every output is
+//! what the forward gives for that row, from memory, from disk, and after reopening.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use tch::{Kind, Tensor};
+use torchcache::{Eviction, TorchCache, torchcache};
+
+use crate::support::{device, same};
+
+/// Row by row the same whatever the batch: sums of integers are exact.
+#[torchcache]
+#[derive(Debug)]
+struct Random {
+    scale: i64,
+    weight: Tensor,
+    #[torchcache(skip)]
+    computed: Cell<i64>,
+    torchcache_persistent: bool,
+    torchcache_persistent_cache_dir: PathBuf,
+    torchcache_zstd_compression: bool,
+    torchcache_use_mmap_on_load: bool,
+    torchcache_max_memory_cache_size: u64,
+    torchcache_eviction: Eviction,
+    torchcache_cache_dtype: Option<Kind>,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Random {
+    fn forward(&self, xs: &Tensor, extra: Option<&Tensor>, offset: i64) -> (Tensor, Vec<Tensor>) {
+        self.computed.set(self.computed.get() + xs.size()[0]);
+        outputs(self, xs, extra, offset)
+    }
+}
+
+/// What the forward gives, past the cache and with the options' rounding.
+fn outputs(
+    model: &Random,
+    xs: &Tensor,
+    extra: Option<&Tensor>,
+    offset: i64,
+) -> (Tensor, Vec<Tensor>) {
+    let rows = xs.size()[0];
+    let flat = xs.reshape([rows, -1]).to_kind(Kind::Double);
+    let sums = flat.sum_dim_intlist(1, true, Kind::Double) * model.scale as f64 + offset as f64;
+    let wide = &sums * &model.weight;
+    let wide = match extra {
+        Some(extra) => {
+            wide + extra
+                .reshape([rows, -1])
+                .to_kind(Kind::Double)
+                .narrow(1, 0, 1)
+        }
+        None => wide,
+    };
+    (
+        wide.to_kind(Kind::Float),
+        vec![sums.to_kind(Kind::Int64), xs.shallow_clone()],
+    )
+}
+
+fn rounded(tensor: &Tensor, dtype: Option<Kind>) -> Tensor {
+    match dtype {
+        Some(dtype) if tensor.is_floating_point() => tensor.to_kind(dtype).to_kind(tensor.kind()),
+        _ => tensor.contiguous(),
+    }
+}
+
+const KINDS: [Kind; 9] = [
+    Kind::Uint8,
+    Kind::Int8,
+    Kind::Int16,
+    Kind::Int,
+    Kind::Int64,
+    Kind::Half,
+    Kind::BFloat16,
+    Kind::Float,
+    Kind::Double,
+];
+
+#[derive(Debug, Clone)]
+struct Case {
+    kind: usize,
+    shape: Vec<i64>,
+    batches: Vec<Vec<i64>>,
+    transposed: bool,
+    extra: bool,
+    offset: i64,
+    scale: i64,
+    persistent: bool,
+    zstd: bool,
+    mmap: bool,
+    memory: u64,
+    mru: bool,
+    dtype: Option<usize>,
+    edits: Vec<usize>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let shape = prop::collection::vec(0i64..4, 0..3);
+    let batches = prop::collection::vec(prop::collection::vec(0i64..12, 1..10), 2..6);
+    let memory = prop_oneof![Just(0u64), Just(700), Just(3_000), Just(1_000_000)];
+    (
+        (
+            0..KINDS.len(),
+            shape,
+            batches,
+            any::<bool>(),
+            any::<bool>(),
+            -2i64..2,
+            1i64..3,
+        ),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            memory,
+            any::<bool>(),
+        ),
+        (
+            prop::option::of(5usize..7),
+            prop::collection::vec(0usize..6, 0..2),
+        ),
+    )
+        .prop_map(|(input, tiers, (dtype, edits))| {
+            let (kind, shape, batches, transposed, extra, offset, scale) = input;
+            let (persistent, zstd, mmap, memory, mru) = tiers;
+            Case {
+                kind,
+                shape,
+                batches,
+                transposed,
+                extra,
+                offset,
+                scale,
+                persistent,
+                zstd: zstd && persistent,
+                mmap,
+                memory,
+                mru,
+                dtype,
+                edits,
+            }
+        })
+}
+
+fn build(case: &Case, directory: &std::path::Path) -> Random {
+    Random {
+        scale: case.scale,
+        weight: Tensor::from_slice(&[1.0f64, 0.5, -3.0]).to_device(device()),
+        computed: Cell::new(0),
+        torchcache_persistent: case.persistent,
+        torchcache_persistent_cache_dir: directory.to_owned(),
+        torchcache_zstd_compression: case.zstd,
+        torchcache_use_mmap_on_load: case.mmap,
+        torchcache_max_memory_cache_size: case.memory,
+        torchcache_eviction: if case.mru {
+            Eviction::Mru
+        } else {
+            Eviction::Lru
+        },
+        torchcache_cache_dtype: case.dtype.map(|kind| KINDS[kind]),
+        cache: TorchCache::default(),
+    }
+}
+
+/// Twelve rows to draw from; values are small, so that every kind holds them and rows collide in
+/// any hash that is not exact.
+fn pool(case: &Case) -> Tensor {
+    let shape: Vec<i64> = std::iter::once(12)
+        .chain(case.shape.iter().copied())
+        .collect();
+    let pool = Tensor::randint_low(0, 3, &shape, (Kind::Int64, device()));
+    pool.to_kind(KINDS[case.kind])
+}
+
+fn check(model: &Random, case: &Case, pool: &Tensor, batch: &[i64]) -> Result<(), TestCaseError> {
+    let index = Tensor::from_slice(batch).to_device(device());
+    let mut xs = pool.index_select(0, &index);
+    if case.transposed && xs.dim() >= 3 {
+        xs = xs.transpose(1, 2).contiguous().transpose(1, 2);
+    }
+    let extra = case.extra.then(|| index.unsqueeze(1));
+    let (wide, rest) = model.forward(&xs, extra.as_ref(), case.offset);
+    let (expected_wide, expected_rest) = outputs(model, &xs, extra.as_ref(), case.offset);
+    let dtype = model.torchcache_cache_dtype;
+    prop_assert!(same(&wide, &rounded(&expected_wide, dtype)));
+    prop_assert_eq!(rest.len(), 2);
+    for (part, expected) in rest.iter().zip(&expected_rest) {
+        prop_assert!(same(part, &rounded(expected, dtype)));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_output_is_what_the_forward_gives_for_that_row(case in cases()) {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = pool(&case);
+        let mut model = build(&case, directory.path());
+        for (number, batch) in case.batches.iter().enumerate() {
+            if case.edits.contains(&number) {
+                let _ = model.weight.g_add_scalar_(1.0);
+            }
+            check(&model, &case, &pool, batch)?;
+        }
+        let roomy = case.memory == 1_000_000 || case.persistent;
+        if roomy {
+            model.computed.set(0);
+            for batch in &case.batches {
+                check(&model, &case, &pool, batch)?;
+            }
+            if case.edits.is_empty() {
+                prop_assert_eq!(model.computed.get(), 0, "all of it is there");
+            }
+        }
+        if case.persistent {
+            // A reopened cache, of weights edited alike.
+            let weight = model.weight.copy();
+            drop(model);
+            let reopened = Random { weight, ..build(&case, directory.path()) };
+            for batch in &case.batches {
+                check(&reopened, &case, &pool, batch)?;
+            }
+            if case.edits.is_empty() {
+                prop_assert_eq!(reopened.computed.get(), 0, "from disk");
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What the tests share: a module that counts, tensors to feed it, and a log that can be read.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+/// The device under test.
+pub(crate) fn device() -> Device {
+    match std::env::var("TORCHCACHE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => {
+            assert!(
+                tch::Cuda::is_available(),
+                "TORCHCACHE_TEST_DEVICE=cuda, but there is no GPU"
+            );
+            Device::Cuda(0)
+        }
+        Ok(other) => panic!("TORCHCACHE_TEST_DEVICE is {other:?}; expected cuda or nothing"),
+        Err(_) => Device::Cpu,
+    }
+}
+
+/// Random floats on the device under test.
+pub(crate) fn random(shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, device()))
+}
+
+/// Whether two tensors have the same kind, shape and bits.
+pub(crate) fn same(left: &Tensor, right: &Tensor) -> bool {
+    if left.kind() != right.kind() || left.size() != right.size() {
+        return false;
+    }
+    let bytes = |tensor: &Tensor| {
+        let tensor = tensor.to_device(Device::Cpu).contiguous().view(-1);
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        bytes
+    };
+    bytes(left) == bytes(right)
+}
+
+/// How often a forward ran, and on how many rows in all.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    times: Cell<usize>,
+    rows: Cell<i64>,
+}
+
+impl Ran {
+    pub(crate) fn note(&self, xs: &Tensor) {
+        self.times.set(self.times.get() + 1);
+        self.rows.set(self.rows.get() + xs.size()[0]);
+    }
+
+    /// `(times, rows)` since the last time this was asked.
+    pub(crate) fn take(&self) -> (usize, i64) {
+        (self.times.take(), self.rows.take())
+    }
+}
+
+/// `x * factor`, counted.
+#[torchcache]
+#[derive(Debug)]
+pub(crate) struct Scale {
+    pub(crate) factor: f64,
+    #[torchcache(skip)]
+    pub(crate) ran: Ran,
+    pub(crate) cache: TorchCache,
+}
+
+impl Scale {
+    pub(crate) fn by(factor: f64) -> Self {
+        Scale {
+            factor,
+            ran: Ran::default(),
+            cache: TorchCache::default(),
+        }
+    }
+}
+
+#[torchcache]
+impl nn::Module for Scale {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs * self.factor
+    }
+}
+
+/// The lines logged while `run` runs.
+pub(crate) fn logged<R>(run: impl FnOnce() -> R) -> (R, Vec<String>) {
+    let log = Log::default();
+    let result = tracing::subscriber::with_default(log.clone(), run);
+    let lines = log.0.lock().unwrap().clone();
+    (result, lines)
+}
+
+/// A subscriber that keeps each event as `LEVEL message field=value …`.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("torchcache")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                match field.name() {
+                    "message" => self.0.push_str(&format!(" {value:?}")),
+                    name => self.0.push_str(&format!(" {name}={value:?}")),
+                }
+            }
+        }
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+}
+
+/// The message of the panic that `run` ends in.
+pub(crate) fn panic_of<R>(run: impl FnOnce() -> R) -> String {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let payload = result.err().expect("expected a panic");
+    let mut text = String::new();
+    match (
+        payload.downcast_ref::<String>(),
+        payload.downcast_ref::<&str>(),
+    ) {
+        (Some(message), _) => text.push_str(message),
+        (_, Some(message)) => text.push_str(message),
+        _ => write!(text, "a panic without a message").unwrap(),
+    }
+    text
+}
+
+/// The 1,797 digits as floats, `[1797, 64]`, from the folder where the example keeps them.
+pub(crate) fn digits(folder: &Path) -> Tensor {
+    let part = |name: &str| {
+        let file = std::fs::File::open(folder.join(name)).expect("the example's data");
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(file)
+            .read_to_end(&mut bytes)
+            .unwrap();
+        // The idx format: a header of 16 bytes for three dimensions, then the pixels.
+        Tensor::from_slice(&bytes[16..]).view([-1, 64])
+    };
+    let parts = ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"].map(part);
+    Tensor::cat(&parts, 0).to_kind(Kind::Float)
+}

@@ -1,0 +1,103 @@
+//! A process of its own for the tests that need one. `child COMMAND …` does one thing and tells
+//! what it saw on its standard output.
+
+use std::io::Write;
+
+use tch::{Device, Kind, Tensor};
+use torchcache::torchcache;
+
+/// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
+#[torchcache(persistent = true)]
+fn double(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+/// The same without memory, so that every hit is from disk.
+#[torchcache(persistent = true, max_memory_cache_size = 0)]
+fn double_on_disk(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+/// Rows that every process can make again: row `number` is `number` in each of its 256 elements.
+fn rows(from: i64, count: i64) -> Tensor {
+    let numbers = Tensor::arange_start(from, from + count, (Kind::Float, Device::Cpu));
+    numbers.view([-1, 1]).repeat([1, 256])
+}
+
+/// A call, checked: the output must be twice the input, wherever it comes from.
+fn checked(cached: fn(&Tensor) -> Tensor, xs: &Tensor) {
+    assert!(cached(xs).equal(&(xs * 2)), "a wrong row");
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        // Stores rows and ends as processes end: by returning from main, without a flush.
+        ["store", from, count] => {
+            checked(double, &rows(number(from), number(count)));
+            report();
+        }
+        ["exit", from, count] => {
+            checked(double, &rows(number(from), number(count)));
+            report();
+            std::process::exit(0);
+        }
+        ["panic", from, count] => {
+            checked(double, &rows(number(from), number(count)));
+            report();
+            panic!("as asked");
+        }
+        // Stores rows for ever, flushing now and then and telling what must be there since.
+        ["stream", flush_every] => {
+            let mut next = 0;
+            loop {
+                for _ in 0..number(flush_every) {
+                    checked(double, &rows(next, 8));
+                    next += 8;
+                }
+                assert!(double::cache().flush());
+                println!("flushed {next}");
+                std::io::stdout().flush().expect("a reader");
+            }
+        }
+        // Reads through the other function of the same name and body: its identity is its own.
+        ["store-on-disk", from, count] => {
+            checked(double_on_disk, &rows(number(from), number(count)));
+            double_on_disk::cache().flush();
+            let stats = double_on_disk::cache().stats();
+            println!(
+                "hits {} misses {} faults {:?}",
+                stats.hits(),
+                stats.misses,
+                stats.faults
+            );
+        }
+        ["disabled", from, count] => {
+            checked(double, &rows(number(from), number(count)));
+            println!(
+                "calls {} hash {:?}",
+                double::cache().stats().calls,
+                double::cache().module_hash()
+            );
+        }
+        _ => {
+            eprintln!("child: unknown command {words:?}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn number(text: &str) -> i64 {
+    text.parse().expect("a number")
+}
+
+fn report() {
+    let stats = double::cache().stats();
+    println!(
+        "hits {} misses {} faults {:?}",
+        stats.hits(),
+        stats.misses,
+        stats.faults
+    );
+}

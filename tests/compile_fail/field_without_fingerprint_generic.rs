@@ -1,0 +1,24 @@
+//! The parameter of a generic module has no fingerprint: said where it is used.
+
+use tch::{Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+#[torchcache]
+#[derive(Debug)]
+struct Residual<M> {
+    inner: M,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl<M: nn::Module> nn::Module for Residual<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs + self.inner.forward(xs)
+    }
+}
+
+fn features(module: &Residual<nn::Sequential>, xs: &Tensor) -> Tensor {
+    nn::Module::forward(module, xs)
+}
+
+fn main() {}

@@ -1,0 +1,26 @@
+//! Both `nn::Module` and an inherent impl are annotated, though a struct has one cache.
+
+use tch::{Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+#[torchcache]
+#[derive(Debug)]
+struct Backbone {
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl nn::Module for Backbone {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.relu()
+    }
+}
+
+#[torchcache]
+impl Backbone {
+    fn forward(&self, xs: &Tensor, scale: f64) -> Tensor {
+        xs * scale
+    }
+}
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! The impl is annotated and its struct is not.
+
+use tch::{Tensor, nn};
+use torchcache::torchcache;
+
+#[derive(Debug)]
+struct Backbone {
+    fc: nn::Linear,
+}
+
+#[torchcache]
+impl nn::Module for Backbone {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.fc)
+    }
+}
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! What is returned is not made of rows.
+
+use tch::Tensor;
+use torchcache::torchcache;
+
+#[torchcache]
+fn norm(xs: &Tensor) -> f64 {
+    xs.norm().double_value(&[])
+}
+
+fn main() {}

@@ -1,0 +1,20 @@
+//! An override field is misspelt.
+
+use tch::{Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+#[torchcache]
+#[derive(Debug)]
+struct Backbone {
+    torchcache_enabeld: bool,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl nn::Module for Backbone {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.relu()
+    }
+}
+
+fn main() {}

@@ -1,0 +1,125 @@
+//! The text of a function that goes into the identity. Apart, because it is hash input: it must
+//! not change with white space, comments, or the compiler's way of printing tokens, so nothing
+//! here uses `TokenStream`'s `Display`.
+
+use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
+
+/// The operators of more than one character. Characters that form none of these are written
+/// apart even where the source has them side by side: `[a,-b]` and `[a, -b]` are the same code.
+const OPERATORS: [&str; 24] = [
+    "==", "!=", "<=", ">=", "&&", "||", "+=", "-=", "*=", "/=", "%=", "^=", "&=", "|=", "<<", ">>",
+    "<<=", ">>=", "..", "...", "..=", "::", "->", "=>",
+];
+
+/// The canonical text of `tokens`: one space between tokens, without documentation and without
+/// the last comma of a list, which `rustfmt` adds and removes with the line breaks.
+///
+/// Other attributes inside a body stay: `#[cfg]` decides what is computed.
+pub(crate) fn canonical(tokens: TokenStream) -> String {
+    let mut text = String::new();
+    write(&mut text, tokens);
+    text
+}
+
+fn write(text: &mut String, tokens: TokenStream) {
+    // The operator that the next punctuation character may lengthen.
+    let mut open = String::new();
+    // Whether a parenthesis that comes now holds arguments, not a tuple.
+    let mut callee = false;
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        if let TokenTree::Punct(punct) = &token {
+            if punct.as_char() == '#' {
+                open.clear();
+                let inner = tokens
+                    .next_if(|next| matches!(next, TokenTree::Punct(p) if p.as_char() == '!'));
+                if tokens.next_if(is_documentation).is_some() {
+                    continue;
+                }
+                push(text, "#");
+                if inner.is_some() {
+                    push(text, "!");
+                }
+                continue;
+            }
+            callee = false;
+            open.push(punct.as_char());
+            if open.len() > 1 && OPERATORS.contains(&open.as_str()) {
+                text.push(punct.as_char());
+            } else {
+                open = punct.as_char().to_string();
+                push(text, &open);
+            }
+            if punct.spacing() == Spacing::Alone {
+                open.clear();
+            }
+            continue;
+        }
+        let lifetime = open == "'";
+        open.clear();
+        let called = std::mem::replace(&mut callee, is_name(&token));
+        match token {
+            TokenTree::Ident(ident) if lifetime => text.push_str(&ident.to_string()),
+            TokenTree::Ident(ident) => push(text, &ident.to_string()),
+            TokenTree::Literal(literal) => push(text, &literal.to_string()),
+            TokenTree::Group(group) => {
+                let (left, right) = match group.delimiter() {
+                    Delimiter::Parenthesis => ("(", ")"),
+                    Delimiter::Brace => ("{", "}"),
+                    Delimiter::Bracket => ("[", "]"),
+                    // What a `macro_rules!` variable stood for. It binds like parentheses, so
+                    // leaving the mark out would give `1 + 2 * 3` and `(1 + 2) * 3` one text.
+                    Delimiter::None => ("«", "»"),
+                };
+                // `(a,)` is a tuple, and an invisible group's content is not known.
+                let list = match group.delimiter() {
+                    Delimiter::Brace | Delimiter::Bracket => true,
+                    Delimiter::Parenthesis => called,
+                    Delimiter::None => false,
+                };
+                push(text, left);
+                write(
+                    text,
+                    if list {
+                        without_last_comma(group.stream())
+                    } else {
+                        group.stream()
+                    },
+                );
+                push(text, right);
+            }
+            TokenTree::Punct(_) => unreachable!("punctuation was written above"),
+        }
+    }
+}
+
+fn push(text: &mut String, token: &str) {
+    if !text.is_empty() {
+        text.push(' ');
+    }
+    text.push_str(token);
+}
+
+/// Whether a token is an identifier and no keyword: `f` in `f(a,)`, but not `return (a,)`.
+fn is_name(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Ident(_)) && syn::parse2::<Ident>(token.clone().into()).is_ok()
+}
+
+fn without_last_comma(tokens: TokenStream) -> TokenStream {
+    let mut tokens: Vec<_> = tokens.into_iter().collect();
+    tokens.pop_if(|last| matches!(last, TokenTree::Punct(last) if last.as_char() == ','));
+    tokens.into_iter().collect()
+}
+
+/// `[doc = "…"]`, which is what a doc comment becomes.
+fn is_documentation(token: &TokenTree) -> bool {
+    let TokenTree::Group(group) = token else {
+        return false;
+    };
+    group.delimiter() == Delimiter::Bracket
+        && group
+            .stream()
+            .into_iter()
+            .next()
+            .is_some_and(|first| matches!(first, TokenTree::Ident(ident) if ident == "doc"))
+}

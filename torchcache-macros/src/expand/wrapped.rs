@@ -1,0 +1,75 @@
+//! The call that replaces a body, and the constant that describes the function. Apart, because
+//! methods and free functions are wrapped alike.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::Pat;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+
+use crate::parse::{Argument, Wrapped};
+
+impl Wrapped {
+    /// `Arguments::new().with(&xs)`: what the call needs to make the keys.
+    pub(crate) fn arguments(&self) -> TokenStream {
+        let with = self.arguments.iter().map(|argument| {
+            let name = &argument.name;
+            quote_spanned!(generated(argument)=> .with(&#name))
+        });
+        quote!(::torchcache::__private::Arguments::new() #(#with)*)
+    }
+
+    /// The body as a closure over the rows that must be computed.
+    pub(crate) fn closure(&self) -> TokenStream {
+        // Hygienic: the body may have a `rows` of its own.
+        let rows = Ident::new("rows", Span::mixed_site());
+        let bindings = self
+            .arguments
+            .iter()
+            .enumerate()
+            .map(|(position, argument)| {
+                let Argument { name, pattern, .. } = argument;
+                quote_spanned!(generated(argument)=>
+                let #pattern = #rows.argument(&#name, #position);)
+            });
+        let train = self
+            .train
+            .as_ref()
+            .and_then(|Argument { name, pattern, .. }| {
+                let unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
+                (!unchanged).then(|| quote!(let #pattern = #name;))
+            });
+        let Self { output, block, .. } = self;
+        // One block with the user's braces: a block inside a block is a lint on the user's code.
+        let statements = &block.stmts;
+        let mut body = Group::new(
+            Delimiter::Brace,
+            quote!(#(#bindings)* #train #(#statements)*),
+        );
+        body.set_span(block.brace_token.span.join());
+        quote!(|#rows| -> #output #body)
+    }
+
+    /// The value of type `Function`.
+    pub(crate) fn constant(&self) -> TokenStream {
+        let name = self.signature.ident.unraw().to_string();
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|argument| argument.name.unraw().to_string());
+        let code = &self.code;
+        quote! {
+            ::torchcache::__private::Function {
+                name: #name,
+                arguments: &[#(#arguments),*],
+                code: #code,
+            }
+        }
+    }
+}
+
+/// Where the argument's type is, so that an error about the type points at it; but with the
+/// names of generated code.
+fn generated(argument: &Argument) -> Span {
+    Span::mixed_site().located_at(argument.ty.span())
+}

@@ -1,0 +1,124 @@
+//! A field that is part of the identity, and `#[torchcache(skip)]` for one that is not. Apart,
+//! because the attribute and the derive read fields alike.
+
+use std::collections::HashSet;
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Generics, Member, Meta, Token, Type, parse_quote};
+
+use crate::errors::Errors;
+use crate::parse::conditions;
+use crate::suggest;
+
+/// A field that counts.
+pub(crate) struct Field {
+    /// Its `#[cfg]`s.
+    pub(crate) conditions: Vec<Attribute>,
+    pub(crate) member: Member,
+    pub(crate) ty: Type,
+}
+
+impl Field {
+    pub(crate) fn new(field: &syn::Field, member: Member) -> Self {
+        Self {
+            conditions: conditions(&field.attrs),
+            member,
+            ty: field.ty.clone(),
+        }
+    }
+
+    /// The name that goes into the identity.
+    pub(crate) fn name(&self) -> String {
+        match &self.member {
+            Member::Named(name) => name.unraw().to_string(),
+            Member::Unnamed(index) => index.index.to_string(),
+        }
+    }
+}
+
+/// Takes the `#[torchcache(…)]` attributes off a field; the word `skip`, if they say it.
+pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Option<Meta> {
+    let ours = |attribute: &mut Attribute| {
+        attribute
+            .path()
+            .segments
+            .last()
+            .is_some_and(|last| last.ident == "torchcache")
+    };
+    let mut skip = None;
+    for attribute in attributes.extract_if(.., ours) {
+        if matches!(attribute.meta, Meta::Path(_)) {
+            errors.report(
+                &attribute,
+                "write `#[torchcache(skip)]` to leave a field out",
+            );
+            continue;
+        }
+        let words = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
+        match words {
+            Ok(words) if words.is_empty() => {
+                errors.report(
+                    &attribute,
+                    "write `#[torchcache(skip)]` to leave a field out",
+                );
+            }
+            Ok(words) => {
+                for word in words {
+                    if matches!(&word, Meta::Path(path) if path.is_ident("skip")) {
+                        skip = Some(word);
+                    } else {
+                        let name = word.path().to_token_stream().to_string();
+                        let hint = match name.as_str() {
+                            "skip" => "; write `skip` alone".to_owned(),
+                            name => suggest::hint(name, &["skip"], ""),
+                        };
+                        errors.report(
+                            word.path(),
+                            format!("unknown field attribute `{name}`{hint}"),
+                        );
+                    }
+                }
+            }
+            Err(error) => errors.include(error),
+        }
+    }
+    skip
+}
+
+/// `generics` with `Field: Fingerprint` for each field type that depends on a parameter.
+///
+/// A type that names its own struct is left out: the bound would ask for itself without end.
+pub(crate) fn fingerprint_bounds<'a>(
+    name: &syn::Ident,
+    generics: &Generics,
+    fields: impl Iterator<Item = &'a Field>,
+) -> Generics {
+    let mut bounded = generics.clone();
+    let parameters: HashSet<String> = generics
+        .type_params()
+        .map(|parameter| parameter.ident.to_string())
+        .collect();
+    let own = HashSet::from([name.to_string(), "Self".to_owned()]);
+    let mut seen = HashSet::new();
+    for Field { ty, .. } in fields {
+        let tokens = ty.to_token_stream();
+        if mentions(&tokens, &parameters) && !mentions(&tokens, &own) && seen.insert(ty.clone()) {
+            bounded
+                .make_where_clause()
+                .predicates
+                .push(parse_quote!(#ty: ::torchcache::__private::Fingerprint));
+        }
+    }
+    bounded
+}
+
+fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => names.contains(&ident.to_string()),
+        TokenTree::Group(group) => mentions(&group.stream(), names),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}

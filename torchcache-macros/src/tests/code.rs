@@ -1,0 +1,103 @@
+//! The text of a function in the identity: what changes it and what does not.
+
+use super::tokens;
+use crate::code::canonical;
+
+/// As the attribute does: what was parsed, not what was written.
+fn code(source: &str) -> String {
+    let item: syn::ItemFn = syn::parse2(tokens(source)).unwrap();
+    let (signature, block) = (item.sig, item.block);
+    canonical(quote::quote!(#signature #block))
+}
+
+#[test]
+fn the_text_is_fixed() {
+    // Hash input: a change here makes every cache on every disk invalid.
+    assert_eq!(
+        code(
+            "/// Docs.\n#[inline] pub fn f<'a>(&self, x: &'a T) -> T { x.y(|z| -1.5e3 << 2)?; !b && c }"
+        ),
+        "fn f < ' a > ( & self , x : & ' a T ) -> T { x . y ( | z | - 1.5e3 << 2 ) ? ; ! b && c }"
+            .replace("' a", "'a"),
+    );
+}
+
+#[test]
+fn white_space_and_comments_do_not_count() {
+    let tight = "fn f(x:&T)->Vec<Vec<T>>{if a&&-b>= -1{vec![1,-2]}else{g::<Vec<T>>(..=2)}}";
+    let loose = "
+        // A comment.
+        fn f( x : & T ) -> Vec< Vec<T> > {
+            /* another */
+            if a && - b >= -1 {
+                vec! [ 1, -2 ] // one more
+            } else {
+                /// Documentation of an expression.
+                g::< Vec<T> >( ..= 2 )
+            }
+        }";
+    assert_eq!(code(tight), code(loose));
+}
+
+#[test]
+fn the_commas_that_line_breaks_bring_do_not_count() {
+    let short = "fn f(a: &T, b: T) -> T { g(a).h([a, b], S { a, b }); match a { _ => b } }";
+    let long = "
+        fn f(
+            a: &T,
+            b: T,
+        ) -> T {
+            g(
+                a,
+            )
+            .h(
+                [
+                    a,
+                    b,
+                ],
+                S {
+                    a,
+                    b,
+                },
+            );
+            match a {
+                _ => b,
+            }
+        }";
+    assert_eq!(code(short), code(long));
+}
+
+#[test]
+fn what_the_code_does_counts() {
+    let different = [
+        "fn f(x: &T) -> T { x * 2 }",
+        "fn f(x: &T) -> T { x * 3 }",
+        "fn f(x: &T) -> T { x * 2.0 }",
+        "fn g(x: &T) -> T { x * 2 }",
+        "fn f(x: &U) -> T { x * 2 }",
+        "fn f(x: &T) -> T { (x * 2) }",
+        "fn f(x: &T) -> T { x * \"2\" }",
+        "fn f(x: &T) -> T { #[cfg(a)] return y; x * 2 }",
+        "fn f(x: &T) -> T { #[cfg(b)] return y; x * 2 }",
+        "fn f(x: &T) -> T { return (x) }",
+        "fn f(x: &T) -> T { return (x,) }",
+        "fn f(x: &T) -> T { g((x)) }",
+        "fn f(x: &T) -> T { g((x,)) }",
+        "fn f(x: &T) -> T { x && y }",
+        "fn f(x: &T) -> T { x & &y }",
+        "fn f(x: &T) -> T { m!(x && y) }",
+        "fn f(x: &T) -> T { m!(x & &y) }",
+        "fn f(x: &T) -> T { m!('a') }",
+        "fn f(x: &T) -> T { m!('a) }",
+    ];
+    let texts: std::collections::HashSet<String> =
+        different.iter().map(|source| code(source)).collect();
+    assert_eq!(texts.len(), different.len());
+}
+
+#[test]
+fn what_a_macro_variable_stood_for_stays_together() {
+    use proc_macro2::{Delimiter, Group};
+    let sum = Group::new(Delimiter::None, tokens("1 + 2"));
+    assert_eq!(canonical(quote::quote!(#sum * 3)), "« 1 + 2 » * 3");
+}

@@ -1,0 +1,144 @@
+//! Each form's expansion, as a person reads it: one call and one constant.
+
+use insta::assert_snapshot;
+use proc_macro2::TokenStream;
+
+use super::tokens;
+
+fn attribute(arguments: &str, item: &str) -> String {
+    pretty(crate::attribute(tokens(arguments), tokens(item)))
+}
+
+fn derive(item: &str) -> String {
+    pretty(crate::derive(tokens(item)))
+}
+
+fn pretty(expansion: TokenStream) -> String {
+    let file =
+        syn::parse2(expansion.clone()).unwrap_or_else(|error| panic!("{error}: {expansion}"));
+    prettyplease::unparse(&file)
+}
+
+#[test]
+fn a_struct() {
+    assert_snapshot!(attribute(
+        r#"persistent = true, max_memory_cache_size = 5_000_000_000, eviction = "mru""#,
+        r#"
+        /// A frozen backbone.
+        #[derive(Debug)]
+        pub struct Backbone {
+            conv: nn::Conv2D,
+            pub fc: nn::Linear,
+            #[torchcache(skip)]
+            label: String,
+            torchcache_enabled: bool,
+            torchcache: TorchCache,
+        }
+        "#,
+    ));
+}
+
+#[test]
+fn a_tuple_struct() {
+    assert_snapshot!(attribute("", "struct Scale(f64, torchcache::TorchCache);"));
+}
+
+#[test]
+fn a_generic_struct() {
+    assert_snapshot!(attribute(
+        "",
+        "struct Residual<'a, M: nn::Module, const N: usize> {
+            inner: [M; N],
+            name: &'a str,
+            cache: TorchCache,
+        }",
+    ));
+}
+
+#[test]
+fn a_module() {
+    assert_snapshot!(attribute(
+        "",
+        "impl nn::Module for Backbone {
+            fn forward(&self, xs: &Tensor) -> Tensor {
+                // The comment is no part of the identity.
+                xs.apply(&self.conv).relu().apply(&self.fc)
+            }
+        }",
+    ));
+}
+
+#[test]
+fn a_module_t() {
+    assert_snapshot!(attribute(
+        "",
+        "impl nn::ModuleT for Backbone {
+            fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+                xs.apply(&self.fc).dropout(0.5, train)
+            }
+        }",
+    ));
+}
+
+#[test]
+fn a_generic_module() {
+    assert_snapshot!(attribute(
+        "",
+        "impl<M: nn::Module> nn::Module for Residual<'_, M, 2> {
+            fn forward(&self, xs: &Tensor) -> Tensor {
+                xs + self.inner[0].forward(xs)
+            }
+        }",
+    ));
+}
+
+#[test]
+fn an_inherent_impl() {
+    assert_snapshot!(attribute(
+        "",
+        "impl Attention {
+            const HEADS: i64 = 8;
+
+            /// Attends.
+            #[must_use]
+            pub fn forward(
+                &self,
+                mut query: Tensor,
+                (low, high): (f64, f64),
+                _: Option<&Tensor>,
+            ) -> Result<(Tensor, Tensor), Error> {
+                query = self.project(&query)?;
+                Ok((query.clamp(low, high), query))
+            }
+
+            fn project(&self, xs: &Tensor) -> Result<Tensor, Error> {
+                xs.f_mul_scalar(Self::HEADS)
+            }
+        }",
+    ));
+}
+
+#[test]
+fn a_function() {
+    assert_snapshot!(attribute(
+        "cache_dtype = Kind::Half",
+        "/// Embeds tokens.
+        pub(crate) fn embed(tokens: &Tensor, scale: f64) -> Tensor {
+            tokens.to_kind(Kind::Float) * scale
+        }",
+    ));
+}
+
+#[test]
+fn the_derive_of_a_struct() {
+    assert_snapshot!(derive(
+        "struct Config<T> { rate: f64, #[torchcache(skip)] label: String, extra: Option<T> }"
+    ));
+}
+
+#[test]
+fn the_derive_of_an_enum() {
+    assert_snapshot!(derive(
+        "enum Pooling { Mean, Power(f64), Window { size: i64, #[torchcache(skip)] label: String } }"
+    ));
+}

@@ -1,0 +1,39 @@
+//! The derive on types that hold themselves or nothing.
+
+use super::*;
+use torchcache_macros::Fingerprint;
+
+#[derive(Fingerprint)]
+enum Never {}
+
+#[derive(Fingerprint)]
+struct Node<T> {
+    value: T,
+    next: Option<Box<Node<T>>>,
+}
+
+#[test]
+fn a_type_may_hold_itself() {
+    let last = Node {
+        value: 2.0,
+        next: None,
+    };
+    let first = Node {
+        value: 1.0,
+        next: Some(Box::new(last)),
+    };
+    assert_eq!(
+        identity(&first),
+        [
+            "derived::Node<f64>",
+            "value",
+            "1.0",
+            "next",
+            "derived::Node<f64>",
+            "value",
+            "2.0",
+            "next"
+        ]
+    );
+    assert!(identity(&None::<Never>).is_empty());
+}

@@ -1,0 +1,73 @@
+//! Expansions compile and run against a stand-in for the runtime, under every lint and without
+//! the prelude; so this crate is tested without libtorch.
+#![deny(warnings)]
+
+extern crate self as torchcache;
+
+#[expect(missing_docs, reason = "it stands for a hidden module")]
+#[path = "private.rs"]
+pub mod __private;
+
+#[no_implicit_prelude]
+pub mod bare;
+mod derived;
+mod function;
+mod generic;
+mod inherent;
+mod module;
+mod module_t;
+
+use __private::seen;
+
+/// What `tch::nn` has.
+pub mod nn {
+    use crate::__private::Tensor;
+
+    /// As in tch.
+    pub trait Module {
+        /// As in tch.
+        fn forward(&self, xs: &Tensor) -> Tensor;
+    }
+
+    /// As in tch.
+    pub trait ModuleT {
+        /// As in tch.
+        fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor;
+    }
+}
+
+fn identity<T: __private::Fingerprint>(value: &T) -> Vec<String> {
+    let mut parts = Vec::new();
+    value.fingerprint(&mut __private::Fingerprinter(&mut parts));
+    parts
+}
+
+#[test]
+fn generated_code_needs_no_prelude() {
+    use nn::Module;
+    let module = bare::Backbone {
+        by: 3.0,
+        torchcache_enabled: true,
+        torchcache: Default::default(),
+    };
+    let one = __private::Tensor(vec![1.0]);
+    assert_eq!(module.forward(&one).0, [3.0]);
+    assert_eq!(bare::embed(&one).0, [1.0]);
+}
+
+#[test]
+fn the_derive_counts_the_variant_and_its_fields() {
+    use bare::Mode;
+    assert_eq!(identity(&Mode::Plain), ["bare::Mode", "::Plain"]);
+    assert_eq!(
+        identity(&Mode::Scaled(2.0, bare::Function)),
+        ["bare::Mode", "::Scaled", "0", "2.0"]
+    );
+    assert_eq!(
+        identity(&Mode::Named {
+            r#type: 3,
+            label: bare::Option
+        }),
+        ["bare::Mode", "::Named", "type", "3"]
+    );
+}

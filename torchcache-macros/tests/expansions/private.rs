@@ -1,0 +1,266 @@
+//! What generated code names, without libtorch: the same names and types as the real
+//! `torchcache::__private`, and a cache that remembers nothing but counts calls. It proves that
+//! expansions compile and reach the runtime with the right arguments.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+pub use core::{concat, module_path};
+
+/// A row of numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor(pub Vec<f64>);
+
+thread_local! {
+    /// What the last call passed on, as text.
+    pub static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes what was passed on since the last time.
+pub fn seen() -> Vec<String> {
+    SEEN.take()
+}
+
+#[derive(Debug, Default)]
+pub struct TorchCache(());
+
+impl TorchCache {
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Device {
+    Cpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Half,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Eviction {
+    Lru,
+    Mru,
+}
+
+#[derive(Debug, Default)]
+pub struct Options(pub Vec<String>);
+
+pub trait Size: std::fmt::Debug {}
+impl Size for u64 {}
+impl Size for f64 {}
+impl Size for &str {}
+
+macro_rules! options {
+    ($($name:ident: $ty:ty),* $(,)?) => {
+        impl Options {
+            pub fn new() -> Self {
+                Self::default()
+            }
+            $(pub fn $name(mut self, value: $ty) -> Self {
+                self.0.push(format!(concat!(stringify!($name), " {:?}"), value));
+                self
+            })*
+        }
+        impl Overrides<'_> {
+            $(pub fn $name<T: std::fmt::Debug>(&mut self, value: &T) {
+                self.0.push(format!(concat!(stringify!($name), " {:?}"), value));
+            })*
+        }
+    };
+}
+
+options! {
+    enabled: bool,
+    memory_cache_device: impl Into<Option<Device>> + std::fmt::Debug,
+    max_memory_cache_size: impl Size,
+    eviction: Eviction,
+    subsample_count: impl Into<Option<usize>> + std::fmt::Debug,
+    persistent: bool,
+    persistent_cache_dir: impl Into<PathBuf> + std::fmt::Debug,
+    persistent_module_hash: &str,
+    max_persistent_cache_size: impl Size,
+    zstd_compression: bool,
+    zstd_compression_level: i32,
+    zstd_compression_threads: u32,
+    cache_dtype: impl Into<Option<Kind>> + std::fmt::Debug,
+    use_mmap_on_load: bool,
+    version: &str,
+}
+
+pub struct Overrides<'a>(pub &'a mut Vec<String>);
+
+pub trait Fingerprint {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>);
+}
+
+pub struct Fingerprinter<'a>(pub &'a mut Vec<String>);
+
+impl Fingerprinter<'_> {
+    pub fn field<T: Fingerprint + ?Sized>(&mut self, name: &str, value: &T) {
+        self.0.push(name.to_owned());
+        value.fingerprint(&mut Fingerprinter(self.0));
+    }
+    pub fn functions(&mut self, functions: &[Function]) {
+        self.0.extend(
+            functions
+                .iter()
+                .map(|function| format!("fn {}", function.name)),
+        );
+    }
+    pub fn variant(&mut self, name: &str) {
+        self.0.push(format!("::{name}"));
+    }
+}
+
+pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
+    let name = std::any::type_name::<T>();
+    f.0.push(name.replace("expansions::", ""));
+}
+
+macro_rules! plain {
+    ($($ty:ty),*) => {$(
+        impl Fingerprint for $ty {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                f.0.push(format!("{self:?}"));
+            }
+        }
+        impl Argument<'_> for $ty {}
+    )*};
+}
+plain!(bool, i64, f64, usize, String, Tensor);
+
+impl<T: Fingerprint> Fingerprint for Option<T> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        if let Some(value) = self {
+            value.fingerprint(f);
+        }
+    }
+}
+
+impl<T: Fingerprint + ?Sized> Fingerprint for &T {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        T::fingerprint(self, f);
+    }
+}
+
+impl<T: Fingerprint, const N: usize> Fingerprint for [T; N] {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        self.iter().for_each(|value| value.fingerprint(f));
+    }
+}
+
+impl<T: Fingerprint + ?Sized> Fingerprint for Box<T> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        T::fingerprint(self, f);
+    }
+}
+
+pub struct Function {
+    pub name: &'static str,
+    pub arguments: &'static [&'static str],
+    pub code: &'static str,
+}
+
+#[diagnostic::on_unimplemented(message = "`{Self}` lacks `#[torchcache]` on its struct")]
+pub trait CachedStruct {
+    const NAME: &'static str;
+    fn options() -> Options;
+    fn cache(&self) -> &TorchCache;
+    fn overrides(&self, overrides: &mut Overrides<'_>);
+    fn fields(&self, f: &mut Fingerprinter<'_>);
+}
+
+#[diagnostic::on_unimplemented(message = "`{Self}` lacks `#[torchcache]` on its impl")]
+pub trait CachedForward: CachedStruct {
+    const FUNCTIONS: &'static [Function];
+    fn identity(&self, f: &mut Fingerprinter<'_>) {
+        f.functions(Self::FUNCTIONS);
+        self.fields(f);
+    }
+}
+
+pub trait CachedFunction {
+    const NAME: &'static str;
+    const FUNCTION: Function;
+    fn options() -> Options;
+    fn cache() -> &'static TorchCache;
+}
+
+pub trait Argument<'r>: Clone + std::fmt::Debug {}
+impl<'r> Argument<'r> for &'r Tensor {}
+impl<'r> Argument<'r> for Option<&'r Tensor> {}
+impl Argument<'_> for &str {}
+impl Argument<'_> for &[i64] {}
+impl Argument<'_> for (f64, f64) {}
+
+#[derive(Default)]
+pub struct Arguments(Vec<String>);
+
+impl Arguments {
+    pub fn new() -> Self {
+        Self::default()
+    }
+    pub fn with<'r, A: Argument<'r>>(mut self, argument: &A) -> Self {
+        self.0.push(format!("{argument:?}"));
+        self
+    }
+}
+
+pub struct Rows(());
+
+impl Rows {
+    pub fn argument<'r, A: Argument<'r>>(&'r self, argument: &A, position: usize) -> A {
+        SEEN.with_borrow_mut(|seen| seen.push(format!("row argument {position}")));
+        argument.clone()
+    }
+}
+
+pub trait Output {}
+impl<T: Any> Output for T {}
+
+fn call<O>(function: &Function, name: &str, arguments: Arguments, body: impl Fn(&Rows) -> O) -> O {
+    SEEN.with_borrow_mut(|seen| {
+        seen.push(format!("{name} {}", function.name));
+        for (name, value) in function.arguments.iter().zip(arguments.0) {
+            seen.push(format!("{name} = {value}"));
+        }
+    });
+    body(&Rows(()))
+}
+
+pub fn call_method<T: CachedForward, O: Output>(
+    module: &T,
+    function: usize,
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    let _: &TorchCache = module.cache();
+    call(&T::FUNCTIONS[function], T::NAME, arguments, body)
+}
+
+pub fn call_method_t<T: CachedForward, O: Output>(
+    module: &T,
+    function: usize,
+    train: bool,
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    SEEN.with_borrow_mut(|seen| seen.push(format!("train {train}")));
+    call_method(module, function, arguments, body)
+}
+
+pub fn call_function<F: CachedFunction, O: Output>(
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    call(&F::FUNCTION, F::NAME, arguments, body)
+}
+
+pub fn handle<F: CachedFunction>() -> &'static TorchCache {
+    F::cache()
+}

@@ -1,0 +1,268 @@
+//! Which segments there are and which row is where. It joins the index with the set of
+//! segments and keeps both in step with the directory.
+//!
+//! Locks, in the order in which they may be taken: `scan` (all changes of the set of
+//! segments, so that no two threads adopt one file), then the queue's, then `segments`,
+//! then a part of the index. `scan` may be held over file operations and is never needed by
+//! a lookup; the others are held for memory operations only.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Instant, SystemTime};
+
+use hashbrown::HashMap;
+
+use crate::batch::Key;
+use crate::fault::{Fault, FaultLog};
+use crate::found::Found;
+use crate::index::{Index, Inserted};
+use crate::segment::{FinishedSegment, Footer, Row};
+use crate::tracked::Tracked;
+
+/// The segments of one directory and the index over their rows.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    pub(crate) dir: PathBuf,
+    pub(crate) faults: FaultLog,
+    pub(super) index: Index,
+    segments: RwLock<HashMap<u32, Arc<Tracked>>>,
+    scan: Mutex<Scan>,
+    /// About how many entries of the index belong to dropped segments.
+    dead: AtomicU64,
+}
+
+/// What is known of the directory's files.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) names: HashMap<OsString, u32>,
+    pub(crate) skipped: HashMap<OsString, Skipped>,
+    /// The directory's time when it was last listed; `None` if a change could hide in it.
+    pub(crate) seen: Option<SystemTime>,
+    pub(crate) checked: Instant,
+}
+
+/// A segment that could not be read and will not get better.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Skipped {
+    pub(crate) fault: Fault,
+    pub(crate) bytes: u64,
+}
+
+type Segments = HashMap<u32, Arc<Tracked>>;
+
+impl Catalog {
+    /// An empty catalog; the first [`refresh`](Self::refresh) fills it.
+    pub(crate) fn new(dir: PathBuf) -> Catalog {
+        Catalog {
+            dir,
+            faults: FaultLog::default(),
+            index: Index::new(),
+            segments: RwLock::default(),
+            scan: Mutex::new(Scan {
+                names: HashMap::new(),
+                skipped: HashMap::new(),
+                seen: None,
+                checked: Instant::now(),
+            }),
+            dead: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn scan(&self) -> MutexGuard<'_, Scan> {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The scan lock if nobody holds it: a lookup would rather miss than wait for a disk.
+    pub(crate) fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
+        self.scan.try_lock().ok()
+    }
+
+    fn segments(&self) -> RwLockReadGuard<'_, Segments> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_segments<T>(&self, change: impl FnOnce(&mut Segments) -> T) -> T {
+        change(
+            &mut self
+                .segments
+                .write()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Fills the empty slots whose keys are on disk. Returns whether any is still empty.
+    pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Found>]) -> bool {
+        let segments = self.segments();
+        let mut missing = false;
+        for (key, slot) in keys.iter().zip(slots) {
+            if slot.is_none() {
+                *slot = self
+                    .index
+                    .get(key)
+                    .and_then(|(id, row)| Found::on_disk(segments.get(&id)?, row));
+                missing |= slot.is_none();
+            }
+        }
+        missing
+    }
+
+    /// For each key, whether it is on disk.
+    pub(crate) fn contains(&self, keys: &[Key]) -> Vec<bool> {
+        let segments = self.segments();
+        let live = |key| {
+            self.index
+                .get(key)
+                .is_some_and(|(id, _)| segments.contains_key(&id))
+        };
+        keys.iter().map(live).collect()
+    }
+
+    /// Drops one row whose record turned out to be bad.
+    pub(crate) fn forget_row(&self, segment: &Tracked, key: &Key) {
+        if self.index.remove(key, segment.id) {
+            segment.indexed.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Every segment, in no order.
+    pub(crate) fn tracked(&self) -> Vec<Arc<Tracked>> {
+        self.segments().values().cloned().collect()
+    }
+
+    /// Takes a segment into the set and its rows into the index. Entries of the segments in
+    /// `leaving` are overwritten, so that their rows are never absent in between.
+    pub(crate) fn adopt(
+        &self,
+        scan: &mut Scan,
+        segment: Tracked,
+        footer: &Footer,
+        leaving: &HashSet<u32>,
+    ) -> Arc<Tracked> {
+        let segment = Arc::new(segment);
+        if let Some(name) = segment.path.file_name() {
+            scan.names.insert(name.to_owned(), segment.id);
+        }
+        self.change_segments(|segments| segments.insert(segment.id, segment.clone()));
+        self.index_rows(&segment, footer.rows(), leaving);
+        segment
+    }
+
+    /// Points the index at those rows of a segment that it has nowhere else.
+    pub(crate) fn index_rows(
+        &self,
+        segment: &Tracked,
+        rows: impl Iterator<Item = Row>,
+        leaving: &HashSet<u32>,
+    ) {
+        let segments = self.segments();
+        let live = |id: u32| segments.contains_key(&id) && !leaving.contains(&id);
+        let Inserted { added, revived } = self.index.insert(rows, segment.id, live);
+        segment
+            .indexed
+            .fetch_add(added + revived, Ordering::Relaxed);
+        let _ = self
+            .dead
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |dead| {
+                Some(dead.saturating_sub(revived))
+            });
+    }
+
+    /// Takes segments out of the set. Their files are the caller's matter; their entries in
+    /// the index are dead from now on.
+    pub(crate) fn abandon(&self, scan: &mut Scan, ids: &HashSet<u32>) {
+        let gone: Vec<_> = self
+            .change_segments(|segments| ids.iter().filter_map(|id| segments.remove(id)).collect());
+        scan.names.retain(|_, id| !ids.contains(id));
+        let dead: u64 = gone
+            .iter()
+            .map(|segment| segment.indexed.load(Ordering::Relaxed))
+            .sum();
+        let dead = self.dead.fetch_add(dead, Ordering::Relaxed) + dead;
+        // Sweeping looks at every entry, so wait until an eighth of them is worth it.
+        if dead > 1024 && dead > self.index.len() as u64 / 8 {
+            self.sweep();
+        }
+    }
+
+    pub(crate) fn sweep(&self) {
+        let live: HashSet<u32> = self.segments().keys().copied().collect();
+        self.index.sweep(|id| live.contains(&id));
+        self.dead.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives a finished segment its name and takes it in, in place of `merged`. `wanted` is
+    /// asked under the lock that `clear` holds, so that nothing cleared comes back; if it
+    /// says no, the file is removed and `None` returned.
+    pub(crate) fn publish(
+        &self,
+        finished: FinishedSegment,
+        merged: &[Arc<Tracked>],
+        wanted: impl Fn() -> bool,
+    ) -> io::Result<Option<Arc<Tracked>>> {
+        let mut scan = self.scan();
+        if !wanted() {
+            return Ok(None);
+        }
+        let bytes = finished.bytes();
+        // A merge says how old its rows are. New rows are as new as can be: the file's own
+        // time is that of a coarse clock, and would put them before what was just read.
+        let read = match merged {
+            [] => SystemTime::now(),
+            _ => finished.file().metadata()?.modified()?,
+        };
+        let (path, footer) = finished.publish_footer()?;
+        // Another process may have cleared the directory, or merged the same segments and
+        // removed them, between our reading and our renaming. Then its work stands. (It
+        // looks for new files again after removing, so one of us sees the other.)
+        if !merged.iter().all(|source| source.path.exists()) {
+            self.remove_file(&path);
+            return Ok(None);
+        }
+        let leaving: HashSet<u32> = merged.iter().map(|source| source.id).collect();
+        let segment = Tracked::new(path, bytes, read, &footer);
+        let segment = self.adopt(&mut scan, segment, &footer, &leaving);
+        self.abandon(&mut scan, &leaving);
+        // Still under the lock, or a refresh would take the old files in again.
+        for source in merged {
+            self.retire(source);
+        }
+        drop(scan);
+        self.sync_dir();
+        Ok(Some(segment))
+    }
+
+    /// Removes the file of a segment that is no longer in the set.
+    pub(crate) fn retire(&self, segment: &Tracked) {
+        segment.retired.store(true, Ordering::Relaxed);
+        self.remove_file(&segment.path);
+    }
+
+    /// Removes a segment's file; that it is gone already is no trouble.
+    pub(crate) fn remove_file(&self, path: &Path) {
+        if let Err(error) = std::fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            self.faults.note(
+                Fault::Write,
+                path,
+                format_args!("cannot remove it: {error}"),
+            );
+        }
+    }
+
+    /// Makes names durable. Without it a power cut may lose a whole segment, never half of
+    /// one, so that a failure is only counted.
+    fn sync_dir(&self) {
+        if let Err(error) = std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()) {
+            self.faults.note(
+                Fault::of_write(&error),
+                &self.dir,
+                format_args!("cannot sync: {error}"),
+            );
+        }
+    }
+}

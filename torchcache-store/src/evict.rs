@@ -1,0 +1,73 @@
+//! Keeping the directory within its limit: whole segments go, least recently read first.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use crate::catalog::{Catalog, Scan};
+use crate::fault::Fault;
+use crate::store::Inner;
+
+/// Whether the segments that are known exceed the limit.
+pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
+    total(catalog, &catalog.scan()) > max_bytes
+}
+
+/// The bytes that count against the limit: every segment file, but for those of a newer
+/// torchcache, which keeps its own account.
+fn total(catalog: &Catalog, scan: &Scan) -> u64 {
+    let tracked: u64 = catalog.tracked().iter().map(|segment| segment.bytes).sum();
+    let skipped = scan
+        .skipped
+        .values()
+        .filter(|file| file.fault != Fault::FutureVersion);
+    tracked + skipped.map(|file| file.bytes).sum::<u64>()
+}
+
+/// Drops segments until `incoming` more bytes fit. Runs on the writer thread.
+pub(crate) fn make_room(inner: &Inner, incoming: u64) {
+    let catalog = &inner.catalog;
+    catalog.refresh(); // others fill the directory as well
+    let limit = inner.config().max_bytes.saturating_sub(incoming);
+    let mut scan = catalog.scan();
+    let mut over = total(catalog, &scan).saturating_sub(limit);
+    if over == 0 {
+        return;
+    }
+    drop_unreadable(catalog, &mut scan, &mut over);
+
+    let mut segments = catalog.tracked();
+    for segment in &segments {
+        if let Ok(modified) = std::fs::metadata(&segment.path).and_then(|file| file.modified()) {
+            segment.read_elsewhere(modified);
+        }
+    }
+    segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
+    segments.retain(|segment| {
+        let goes = over > 0;
+        over = over.saturating_sub(segment.bytes);
+        goes
+    });
+    let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
+    inner
+        .counters
+        .evicted_rows
+        .fetch_add(rows, Ordering::Relaxed);
+    let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
+    catalog.leave(&mut scan, &ids);
+    // Still under the lock, or a refresh would take them in again.
+    for segment in &segments {
+        catalog.retire(segment);
+    }
+}
+
+/// What cannot be read is of use to nobody, so it goes first.
+fn drop_unreadable(catalog: &Catalog, scan: &mut Scan, over: &mut u64) {
+    scan.skipped.retain(|name, file| {
+        let goes = *over > 0 && file.fault != Fault::FutureVersion;
+        if goes {
+            *over = over.saturating_sub(file.bytes);
+            catalog.remove_file(&catalog.dir.join(name));
+        }
+        !goes
+    });
+}

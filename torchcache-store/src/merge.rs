@@ -1,0 +1,118 @@
+//! Merging small segments, so that a trickle of rows does not become a heap of files.
+//!
+//! Segments are merged eight at a time with others of about their size (within a factor of
+//! eight), so that each row is copied once for each such step and not for every new row.
+//! Records are copied as they are stored, each one checked. A source's file goes only after
+//! the merged segment has its name, so that a row is at every moment in some file.
+
+use std::collections::HashSet;
+use std::fs::FileTimes;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::segment::{SegmentFile, SegmentWriter, Unreadable};
+use crate::store::Inner;
+use crate::tracked::Tracked;
+
+/// How many segments of about one size are too many.
+const TOO_MANY: usize = 8;
+
+/// A segment of this share of the target is large enough.
+const LARGE_ENOUGH: u64 = 4;
+
+/// Merges until there is nothing to merge.
+pub(crate) fn merge_small(inner: &Inner) {
+    while let Some(group) = next_group(inner) {
+        match merge(inner, &group) {
+            Ok(Some(())) => {
+                let merged = group.len() as u64;
+                inner
+                    .counters
+                    .merged_segments
+                    .fetch_add(merged, Ordering::Relaxed);
+                continue;
+            }
+            // Somebody else merged or cleared them; what is there now, the next upkeep sees.
+            Ok(None) => return,
+            Err(error) => inner
+                .catalog
+                .faults
+                .note(error.fault(), &inner.catalog.dir, error),
+        }
+        for segment in &group {
+            segment.unmergeable.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Segments of about one size that together are no larger than a segment should be.
+fn next_group(inner: &Inner) -> Option<Vec<Arc<Tracked>>> {
+    let target = inner.config().segment_target();
+    let mut small = inner.catalog.tracked();
+    small.retain(|segment| {
+        segment.bytes < target / LARGE_ENOUGH && !segment.unmergeable.load(Ordering::Relaxed)
+    });
+    small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
+    let class = small.chunk_by(|a, b| size_class(a) == size_class(b));
+    let mut group = class
+        .into_iter()
+        .find(|class| class.len() >= TOO_MANY)?
+        .to_vec();
+    let mut room = target;
+    group.retain(|segment| {
+        let fits = segment.bytes <= room;
+        room -= if fits { segment.bytes } else { 0 };
+        fits
+    });
+    Some(group)
+}
+
+/// Numbers sizes so that each class reaches eight times as far as the one before.
+fn size_class(segment: &Tracked) -> u32 {
+    segment.bytes.max(1).ilog2() / 3
+}
+
+/// Merges a group into one segment; `None` if it was no longer wanted.
+fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Unreadable> {
+    let epoch = inner.queue.epoch();
+    let mut writer = SegmentWriter::create(&inner.catalog.dir)?;
+    let mut seen = HashSet::new();
+    for source in group {
+        copy(inner, source, &mut writer, &mut seen)?;
+    }
+    let finished = writer.finish()?;
+    // Merging is not reading: the result is as old as the newest of its parts.
+    if let Some(read) = group.iter().map(|segment| segment.last_read()).max() {
+        finished
+            .file()
+            .set_times(FileTimes::new().set_modified(read))?;
+    }
+    let current = || inner.queue.epoch() == epoch;
+    Ok(inner.catalog.publish(finished, group, current)?.map(|_| ()))
+}
+
+/// Copies the sound records of a segment whose keys were not copied before.
+fn copy(
+    inner: &Inner,
+    source: &Tracked,
+    writer: &mut SegmentWriter,
+    seen: &mut HashSet<[u8; 32]>,
+) -> Result<(), Unreadable> {
+    let file = SegmentFile::open(&source.path, false)?;
+    let mut records = file.records();
+    while let Some((row, class, stored)) = records.next() {
+        match stored {
+            Ok(stored) => {
+                if seen.insert(row.key) {
+                    writer.push(&row.key, &class.schema, class.raw_len, row.storage, stored)?;
+                }
+            }
+            Err(error @ Unreadable::Io(_)) => return Err(error),
+            Err(error) => inner
+                .catalog
+                .faults
+                .note(error.fault(), &source.path, error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The bytes of a segment file, version 1. Every offset is written here and in
+//! `docs/format.md`; a golden file pins them. Apart from the writer and the reader so that
+//! both speak of one layout.
+//!
+//! ```text
+//! header    16            magic, version
+//! records   …             each: stored bytes, then 8 bytes checksum; no gaps
+//! classes   …             each: raw_len u32, schema_len u32, schema bytes
+//! rows      40 each       key, stored_len, class, storage; in the order of the records
+//! trailer   48            where the footer is, how much it holds, its checksum, magic
+//! ```
+//!
+//! Positions of records are not stored: each begins where the one before ends. So rows can
+//! neither overlap nor leave holes. All numbers are little-endian and of fixed width.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::batch::Key;
+
+/// The version that this build writes, and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// The longest schema, in bytes.
+pub const MAX_SCHEMA: usize = 4096;
+
+/// First bytes of a segment. As in PNG, a byte that is not text and both line ends, so that
+/// a transfer that mangles text is noticed.
+pub(crate) const MAGIC: [u8; 8] = *b"\x89TCSEG\r\n";
+
+/// Last bytes of a segment: if they are missing, so is the rest.
+pub(crate) const END_MAGIC: [u8; 8] = *b"TCSEGEND";
+
+pub(crate) const HEADER_LEN: usize = 16;
+pub(crate) const CLASS_HEAD_LEN: usize = 8;
+pub(crate) const ROW_LEN: usize = 40;
+pub(crate) const CHECKSUM_LEN: usize = 8;
+pub(crate) const TRAILER_LEN: usize = 48;
+
+/// Record positions must fit the 40 bits that the index gives them.
+pub(crate) const MAX_DATA: u64 = 1 << 40;
+
+/// Class numbers are 16 bits wide.
+pub(crate) const MAX_CLASSES: usize = 1 << 16;
+
+/// zstd needs at least four bytes for each block of 128 KiB that it describes, so a row
+/// that claims to grow more than this lies about its length.
+const MAX_EXPANSION: u64 = 1 << 16;
+
+/// How the bytes of a record are to be read. New ways get new numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Storage {
+    /// The value itself.
+    Raw = 0,
+    /// One zstd frame that holds the value, shorter than the value.
+    Zstd = 1,
+}
+
+impl Storage {
+    pub(crate) fn from_byte(byte: u8) -> Option<Storage> {
+        match byte {
+            0 => Some(Storage::Raw),
+            1 => Some(Storage::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// What rows of one kind share: a schema and the length of the value.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// The schema that the rows were stored with.
+    pub schema: Arc<[u8]>,
+    /// The length of each row's value.
+    pub raw_len: u32,
+    digest: u64,
+}
+
+impl Class {
+    pub(crate) fn new(schema: Arc<[u8]>, raw_len: u32) -> Class {
+        Class {
+            digest: xxh3_64(&schema),
+            schema,
+            raw_len,
+        }
+    }
+
+    /// Whether a value of this class can be stored so, in so many bytes.
+    pub(crate) fn allows(&self, storage: Storage, stored_len: u32) -> bool {
+        match storage {
+            Storage::Raw => stored_len == self.raw_len,
+            Storage::Zstd => {
+                stored_len < self.raw_len
+                    && u64::from(self.raw_len) <= u64::from(stored_len) * MAX_EXPANSION
+            }
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.raw_len.to_le_bytes()); // 0..4
+        out.extend((self.schema.len() as u32).to_le_bytes()); // 4..8
+        out.extend(&*self.schema); // 8..
+    }
+}
+
+/// One entry of the row table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The key of the row.
+    pub key: Key,
+    /// Where the record begins; implied by the records before it, not stored.
+    pub offset: u64,
+    /// Length of the stored bytes, without the checksum behind them.
+    pub stored_len: u32,
+    /// Number of the row's class within the segment.
+    pub class: u16,
+    /// How the bytes are stored.
+    pub storage: Storage,
+}
+
+impl Row {
+    /// Where the next record begins. Does not overflow: a record is below 2^33 bytes and
+    /// begins below 2^40.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + u64::from(self.stored_len) + CHECKSUM_LEN as u64
+    }
+
+    pub(crate) fn encode(&self) -> [u8; ROW_LEN] {
+        let mut out = [0; ROW_LEN];
+        out[0..32].copy_from_slice(&self.key);
+        out[32..36].copy_from_slice(&self.stored_len.to_le_bytes());
+        out[36..38].copy_from_slice(&self.class.to_le_bytes());
+        out[38] = self.storage as u8;
+        out // 39 is zero
+    }
+
+    /// `None` if the entry has a storage number or a padding byte that version 1 does not.
+    pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64) -> Option<Row> {
+        let [key @ .., a, b, c, d, e, f, storage, 0] = *bytes else {
+            return None;
+        };
+        Some(Row {
+            key,
+            offset,
+            stored_len: u32::from_le_bytes([a, b, c, d]),
+            class: u16::from_le_bytes([e, f]),
+            storage: Storage::from_byte(storage)?,
+        })
+    }
+}
+
+/// The checksum behind a record. It covers the whole key, the schema, both lengths and the
+/// way of storing besides the bytes, so that a sound record under the wrong entry does not
+/// pass. It does not cover the class number: a merge may give another one.
+pub(crate) fn record_checksum(key: &Key, class: &Class, storage: Storage, stored: &[u8]) -> u64 {
+    let mut head = [0; 56];
+    head[0..32].copy_from_slice(key);
+    head[32..40].copy_from_slice(&class.digest.to_le_bytes());
+    head[40..44].copy_from_slice(&class.raw_len.to_le_bytes());
+    head[44..48].copy_from_slice(&(stored.len() as u32).to_le_bytes());
+    head[48] = storage as u8; // 49..56 are zero
+    xxh3_64_with_seed(stored, xxh3_64(&head))
+}
+
+/// The first 16 bytes: magic 0..8, version 8..12, zero 12..16.
+pub(crate) fn header() -> [u8; HEADER_LEN] {
+    let mut out = [0; HEADER_LEN];
+    out[0..8].copy_from_slice(&MAGIC);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out
+}
+
+/// The last 48 bytes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) footer_offset: u64,
+    pub(crate) footer_len: u64,
+    pub(crate) rows: u32,
+    pub(crate) classes: u32,
+}
+
+impl Trailer {
+    /// Bytes that the checksum covers besides the footer.
+    const SUMMED: usize = 32;
+
+    pub(crate) fn encode(&self, footer: &[u8]) -> [u8; TRAILER_LEN] {
+        let mut out = [0; TRAILER_LEN];
+        out[0..8].copy_from_slice(&self.footer_offset.to_le_bytes());
+        out[8..16].copy_from_slice(&self.footer_len.to_le_bytes());
+        out[16..20].copy_from_slice(&self.rows.to_le_bytes());
+        out[20..24].copy_from_slice(&self.classes.to_le_bytes());
+        out[24..28].copy_from_slice(&VERSION.to_le_bytes()); // 28..32 are zero
+        let sum = xxh3_64_with_seed(footer, xxh3_64(&out[..Self::SUMMED]));
+        out[32..40].copy_from_slice(&sum.to_le_bytes());
+        out[40..48].copy_from_slice(&END_MAGIC);
+        out
+    }
+
+    /// Reads the fields; the caller checks them against the file before it trusts them, and
+    /// then compares the whole trailer with what [`encode`](Self::encode) gives.
+    pub(crate) fn decode(bytes: &[u8; TRAILER_LEN]) -> Trailer {
+        let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Trailer {
+            footer_offset: u64_at(0),
+            footer_len: u64_at(8),
+            rows: u32_at(16),
+            classes: u32_at(20),
+        }
+    }
+}

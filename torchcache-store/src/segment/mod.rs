@@ -1,0 +1,33 @@
+//! Segment files: how they are written and read, without any knowledge of a store. A
+//! command line or a fuzzer uses this module alone.
+//!
+//! ```
+//! use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let mut writer = SegmentWriter::create(dir.path())?;
+//! writer.push(&[1; 32], &b"schema"[..].into(), 5, Storage::Raw, b"value")?;
+//! let path = writer.finish()?.publish()?;
+//!
+//! let segment = SegmentFile::open(&path, false)?;
+//! let row = segment.footer().rows().next().expect("one row was written");
+//! let mut value = vec![0; 5];
+//! segment.read(&row, &mut value)?;
+//! assert_eq!(value, b"value");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod footer;
+mod format;
+mod reader;
+mod records;
+mod source;
+mod writer;
+
+pub use footer::Footer;
+pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
+pub use reader::{SegmentFile, Unreadable};
+pub use writer::{FinishedSegment, SegmentWriter};
+
+pub(crate) use source::{Source, Want};
+pub(crate) use writer::{is_segment, is_temp};

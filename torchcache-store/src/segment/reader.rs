@@ -1,0 +1,187 @@
+//! Opening a segment file: from untrusted bytes to a checked footer. It never repairs and
+//! never writes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::footer::Footer;
+use super::format::{END_MAGIC, HEADER_LEN, MAGIC, Row, TRAILER_LEN, Trailer, VERSION, header};
+use super::source::{Source, Want};
+use crate::fault::Fault;
+
+/// Why a segment, or a row of it, cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// The operating system said so.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The file is shorter than it was written.
+    #[error("the segment is cut short: {0}")]
+    Truncated(String),
+    /// The bytes contradict themselves or their checksum.
+    #[error("the segment is corrupt: {0}")]
+    Corrupt(String),
+    /// A newer torchcache wrote the file.
+    #[error(
+        "the segment is of format version {0}, this build reads up to {VERSION}; it is left alone"
+    )]
+    FutureVersion(u32),
+}
+
+impl Unreadable {
+    /// Under which kind this is counted.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Unreadable::Io(_) => Fault::Read,
+            Unreadable::Truncated(_) => Fault::Truncated,
+            Unreadable::Corrupt(_) => Fault::Corrupt,
+            Unreadable::FutureVersion(_) => Fault::FutureVersion,
+        }
+    }
+}
+
+/// An open segment file with its footer.
+#[derive(Debug)]
+pub struct SegmentFile {
+    source: Source,
+    footer: Footer,
+    bytes: u64,
+}
+
+impl SegmentFile {
+    /// Opens and checks a segment; with `mmap`, rows are read through a memory map.
+    ///
+    /// # Errors
+    /// [`Unreadable`] for whatever is wrong with the file.
+    pub fn open(path: &Path, mmap: bool) -> Result<SegmentFile, Unreadable> {
+        let source = Source::open(path, mmap)?;
+        let bytes = source.file().metadata()?.len();
+        let footer = read_footer(source.file(), bytes)?;
+        Ok(SegmentFile {
+            source,
+            footer,
+            bytes,
+        })
+    }
+
+    /// What the segment holds.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// The size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn modified(&self) -> io::Result<SystemTime> {
+        self.source.file().metadata()?.modified()
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Where the records end, which is where the footer begins.
+    pub(super) fn records_end(&self) -> u64 {
+        self.bytes - (TRAILER_LEN + self.footer.bytes().len()) as u64
+    }
+
+    /// Reads the value of one of this segment's rows. After an error the content of `out`
+    /// is unspecified.
+    ///
+    /// # Errors
+    /// [`Unreadable`] if the file fails, the checksum is wrong, or `out` is not as long as
+    /// the value.
+    pub fn read(&self, row: &Row, out: &mut [u8]) -> Result<(), Unreadable> {
+        let Some(class) = self.footer.classes().get(usize::from(row.class)) else {
+            return Err(Unreadable::Corrupt(format!(
+                "no class {} in this segment",
+                row.class
+            )));
+        };
+        if row.end() > self.bytes || out.len() != class.raw_len as usize {
+            return Err(Unreadable::Corrupt(format!(
+                "a row of {} bytes cannot be read into {} bytes",
+                class.raw_len,
+                out.len()
+            )));
+        }
+        let mut want = [Want {
+            slot: 0,
+            row: *row,
+            class,
+            out,
+            outcome: Ok(()),
+        }];
+        self.source.fetch(&mut want);
+        let [want] = want;
+        want.outcome
+    }
+}
+
+/// Reads and checks header, trailer and footer of a file of `bytes` bytes. The only
+/// allocation is the footer's, which is no longer than the file.
+fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
+    let mut head = [0; HEADER_LEN];
+    let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
+    let Some(body) = body else {
+        return Err(Unreadable::Truncated(format!("it has {bytes} bytes")));
+    };
+    read_at(file, &mut head, 0)?;
+    check_header(&head)?;
+
+    let mut tail = [0; TRAILER_LEN];
+    read_at(file, &mut tail, bytes - TRAILER_LEN as u64)?;
+    if !tail.ends_with(&END_MAGIC) {
+        return Err(Unreadable::Truncated("the end mark is missing".into()));
+    }
+    let trailer = Trailer::decode(&tail);
+    let begins = trailer.footer_offset.checked_sub(HEADER_LEN as u64);
+    if begins.and_then(|begins| begins.checked_add(trailer.footer_len)) != Some(body) {
+        return Err(Unreadable::Corrupt(
+            "the trailer does not fit the size of the file".into(),
+        ));
+    }
+    let footer_len = usize::try_from(trailer.footer_len)
+        .map_err(|_| Unreadable::Corrupt("the footer does not fit into memory".into()))?;
+
+    let mut footer = vec![0; footer_len];
+    read_at(file, &mut footer, trailer.footer_offset)?;
+    if trailer.encode(&footer) != tail {
+        return Err(Unreadable::Corrupt("the footer's checksum is wrong".into()));
+    }
+    Footer::parse(footer, &trailer)
+}
+
+fn check_header(head: &[u8; HEADER_LEN]) -> Result<(), Unreadable> {
+    let [magic @ .., a, b, c, d, _, _, _, _] = *head;
+    if magic != MAGIC {
+        return Err(Unreadable::Corrupt(
+            "it does not begin like a segment".into(),
+        ));
+    }
+    let version = u32::from_le_bytes([a, b, c, d]);
+    if version > VERSION {
+        return Err(Unreadable::FutureVersion(version));
+    }
+    if *head != header() {
+        return Err(Unreadable::Corrupt("the header is malformed".into()));
+    }
+    Ok(())
+}
+
+/// `read_exact_at` that calls an early end by its name.
+pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> Result<(), Unreadable> {
+    file.read_exact_at(out, offset)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Unreadable::Truncated(format!("nothing to read at {}", offset + out.len() as u64))
+            }
+            _ => Unreadable::Io(error),
+        })
+}

@@ -1,0 +1,244 @@
+//! Writing a segment: under a temporary name, synced, then renamed into place. A segment
+//! that is not finished leaves nothing behind but, after a kill, its temporary file.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::footer::Footer;
+use super::format::{
+    CHECKSUM_LEN, CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_DATA, ROW_LEN, Row, Storage,
+    TRAILER_LEN, header, record_checksum,
+};
+use crate::batch::Key;
+
+/// Begins the name of a file that is still being written.
+const TEMP_PREFIX: &str = ".tmp-";
+
+/// Ends the name of a segment.
+const SUFFIX: &str = ".tcs";
+
+/// Whether a file of a cache directory is a segment by its name.
+pub(crate) fn is_segment(name: &str) -> bool {
+    name.ends_with(SUFFIX) && !name.starts_with('.')
+}
+
+/// Whether a file of a cache directory is an unfinished segment by its name.
+pub(crate) fn is_temp(name: &str) -> bool {
+    name.starts_with(TEMP_PREFIX) && name.ends_with(SUFFIX)
+}
+
+/// A segment in the making. Dropping it removes its file.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    out: BufWriter<File>,
+    temp: Temp,
+    classes: Vec<Class>,
+    numbers: HashMap<(Arc<[u8]>, u32), u16>,
+    entries: Vec<u8>,
+    offset: u64,
+    footer_len: u64,
+}
+
+impl SegmentWriter {
+    /// Begins a segment in `dir`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn create(dir: &Path) -> io::Result<SegmentWriter> {
+        let temp = Temp::new(dir);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temp.path)?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        out.write_all(&header())?;
+        Ok(SegmentWriter {
+            out,
+            temp,
+            classes: Vec::new(),
+            numbers: HashMap::new(),
+            entries: Vec::new(),
+            offset: HEADER_LEN as u64,
+            footer_len: 0,
+        })
+    }
+
+    /// The size of the file if it were finished now.
+    pub fn bytes(&self) -> u64 {
+        self.offset + self.footer_len + TRAILER_LEN as u64
+    }
+
+    /// Whether one more row of this kind fits the numbers of the format.
+    pub(crate) fn has_room(&self, stored_len: usize) -> bool {
+        self.classes.len() < MAX_CLASSES && self.offset + (stored_len as u64) < MAX_DATA / 2
+    }
+
+    /// Appends a row whose value of `raw_len` bytes is stored as `stored`.
+    ///
+    /// # Errors
+    /// What the operating system says, or that a raw value has another length than it
+    /// states, or a compressed one is not shorter; afterwards the segment is of no use.
+    pub fn push(
+        &mut self,
+        key: &Key,
+        schema: &Arc<[u8]>,
+        raw_len: u32,
+        storage: Storage,
+        stored: &[u8],
+    ) -> io::Result<()> {
+        let number = self.class_number(schema, raw_len)?;
+        let stored_len = u32::try_from(stored.len()).map_err(io::Error::other)?;
+        if !self.classes[usize::from(number)].allows(storage, stored_len) {
+            let what = format!(
+                "a value of {raw_len} bytes is not stored as {stored_len} bytes of {storage:?}"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let row = Row {
+            key: *key,
+            offset: self.offset,
+            stored_len,
+            class: number,
+            storage,
+        };
+        let sum = record_checksum(key, &self.classes[usize::from(number)], storage, stored);
+        self.out.write_all(stored)?;
+        self.out.write_all(&sum.to_le_bytes())?;
+        self.entries.extend(row.encode());
+        self.offset += stored.len() as u64 + CHECKSUM_LEN as u64;
+        self.footer_len += ROW_LEN as u64;
+        Ok(())
+    }
+
+    fn class_number(&mut self, schema: &Arc<[u8]>, raw_len: u32) -> io::Result<u16> {
+        // Rows of one batch follow each other, so the newest class is most often the one.
+        if let Some(last) = self.classes.last()
+            && last.raw_len == raw_len
+            && last.schema == *schema
+        {
+            return Ok((self.classes.len() - 1) as u16);
+        }
+        if let Some(number) = self.numbers.get(&(schema.clone(), raw_len)) {
+            return Ok(*number);
+        }
+        let number = u16::try_from(self.classes.len()).map_err(io::Error::other)?;
+        self.numbers.insert((schema.clone(), raw_len), number);
+        self.classes.push(Class::new(schema.clone(), raw_len));
+        self.footer_len += (CLASS_HEAD_LEN + schema.len()) as u64;
+        Ok(number)
+    }
+
+    /// Writes the footer and waits until all of it is on the medium.
+    ///
+    /// # Errors
+    /// What the operating system says; the file is removed.
+    pub fn finish(mut self) -> io::Result<FinishedSegment> {
+        let bytes = self.bytes();
+        let (footer, trailer) = Footer::from_parts(self.classes, &self.entries);
+        self.out.write_all(footer.bytes())?;
+        self.out.write_all(&trailer.encode(footer.bytes()))?;
+        let file = self.out.into_inner().map_err(|error| error.into_error())?;
+        file.sync_data()?;
+        Ok(FinishedSegment {
+            temp: self.temp,
+            file,
+            footer,
+            bytes,
+        })
+    }
+}
+
+/// A complete segment that has no name yet. Dropping it removes its file.
+#[derive(Debug)]
+pub struct FinishedSegment {
+    temp: Temp,
+    file: File,
+    footer: Footer,
+    bytes: u64,
+}
+
+impl FinishedSegment {
+    /// The size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What the segment holds.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the segment its name. An existing file is never replaced. The directory is not
+    /// synced; that is the caller's, who may hold a lock here.
+    ///
+    /// # Errors
+    /// What the operating system says; the file is removed.
+    pub fn publish(self) -> io::Result<PathBuf> {
+        self.publish_footer().map(|(path, _)| path)
+    }
+
+    pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
+        Ok((self.temp.publish()?, self.footer))
+    }
+}
+
+/// The file under its temporary name; removed when dropped, unless it was published.
+#[derive(Debug)]
+struct Temp {
+    path: PathBuf,
+    published: PathBuf,
+}
+
+impl Temp {
+    /// A name that nobody else chooses: the time (so that names sort by age), the process,
+    /// and 64 random bits for those who share the directory from another machine.
+    fn new(dir: &Path) -> Temp {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos() as u64;
+        let random = RandomState::new().hash_one(now);
+        let stamp = format!("{now:016x}-{:x}-{random:016x}{SUFFIX}", std::process::id());
+        Temp {
+            path: dir.join(format!("{TEMP_PREFIX}{stamp}")),
+            published: dir.join(stamp),
+        }
+    }
+
+    fn publish(&self) -> io::Result<PathBuf> {
+        match renameat_with(
+            CWD,
+            &self.path,
+            CWD,
+            &self.published,
+            RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => {}
+            // Some file systems cannot refuse to replace; the name is unique all the same.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !self.published.exists() => {
+                std::fs::rename(&self.path, &self.published)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.published.clone())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // After publishing there is no such file; after a failure there is nobody to tell.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

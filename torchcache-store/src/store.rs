@@ -1,0 +1,335 @@
+//! The face of the crate: a handle on the one store that a process has for a directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use crate::batch::{Key, RowBatch};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::exit;
+use crate::fault::{Fault, FaultCounts, StoreError};
+use crate::found::Found;
+use crate::queue::{Pace, Queue};
+use crate::segment::SegmentWriter;
+use crate::{evict, read, writer};
+
+/// Rows of one directory, shared by everyone in this process who opens it.
+///
+/// Cloning is cheap and gives the same store. Dropping the last clone writes what is
+/// queued. The end of the process does so too, for stores in statics as well.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Handle>);
+
+/// What all clones share, and only they: the writer thread has the inside, so that the
+/// thread does not keep the store alive.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) inner: Arc<Inner>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The store without its handle.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) catalog: Catalog,
+    pub(crate) queue: Queue,
+    pub(crate) counters: Counters,
+    config: RwLock<Arc<Config>>,
+}
+
+/// What this process did, for the statistics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) stored_rows: AtomicU64,
+    pub(crate) evicted_rows: AtomicU64,
+    pub(crate) refused_rows: AtomicU64,
+    pub(crate) merged_segments: AtomicU64,
+    pub(crate) lost_rows: AtomicU64,
+    /// Lost rows that no `flush` has told of.
+    pub(crate) lost_untold: AtomicU64,
+}
+
+/// What a store holds and what happened to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Rows on disk that this store can find.
+    pub rows: u64,
+    /// Bytes of the segment files that this store reads from, whoever wrote them.
+    pub bytes: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Rows that are queued.
+    pub pending_rows: u64,
+    /// Memory that queued rows take.
+    pub pending_bytes: u64,
+    /// Rows that this process wrote.
+    pub stored_rows: u64,
+    /// Rows that this process evicted.
+    pub evicted_rows: u64,
+    /// Rows that were not kept since they exceed the size limit by themselves.
+    pub refused_rows: u64,
+    /// Rows that were given up since writing failed.
+    pub lost_rows: u64,
+    /// Small segments that this process merged into larger ones.
+    pub merged_segments: u64,
+    /// Faults by kind.
+    pub faults: FaultCounts,
+}
+
+impl Store {
+    /// Opens the store of a directory, which is made if need be. If this process has the
+    /// directory open already, the same store is returned and takes the new `config`.
+    ///
+    /// Files that are not segments are ignored. Segments that cannot be read are counted as
+    /// faults and left alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Directory`] if the directory cannot be made or written to.
+    pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Store, StoreError> {
+        let dir = dir.as_ref();
+        let usable = usable_dir(dir);
+        let path = usable.map_err(|reason| StoreError::Directory {
+            path: dir.to_owned(),
+            reason,
+        })?;
+        let store = Store(exit::shared(path, |path| Handle::start(path, &config)));
+        store.reconfigure(config);
+        Ok(store)
+    }
+
+    /// The directory, with symbolic links resolved.
+    pub fn dir(&self) -> &Path {
+        &self.inner().catalog.dir
+    }
+
+    /// The present configuration.
+    pub fn config(&self) -> Config {
+        (*self.inner().config()).clone()
+    }
+
+    /// Takes a new configuration, for everyone who shares the store. A lower size limit is
+    /// met soon, in the background.
+    pub fn reconfigure(&self, config: Config) {
+        if *self.inner().config() == config {
+            return;
+        }
+        *self
+            .inner()
+            .config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.inner().queue.nudge();
+        self.0.keep_within_limit();
+    }
+
+    /// Finds rows: one slot for each key. Queued rows are found as well.
+    pub fn locate(&self, keys: &[Key]) -> Vec<Option<Found>> {
+        let mut slots = vec![None; keys.len()];
+        let Inner { queue, catalog, .. } = self.inner();
+        // The queue first: a row is in the index before it leaves the queue.
+        queue.locate(keys, &mut slots);
+        if catalog.locate(keys, &mut slots) && catalog.refresh_after_miss() {
+            catalog.locate(keys, &mut slots);
+        }
+        slots
+    }
+
+    /// Reads located rows, each into a destination of exactly `found.len` bytes. `false`
+    /// means that a fault made the row a miss; its destination then holds anything.
+    ///
+    /// # Panics
+    /// If there are not as many destinations as rows, or one has another length.
+    pub fn read(&self, found: &[Found], out: &mut [&mut [u8]]) -> Vec<bool> {
+        assert_eq!(
+            found.len(),
+            out.len(),
+            "as many destinations as rows are needed"
+        );
+        for (found, out) in found.iter().zip(&*out) {
+            assert_eq!(
+                found.len,
+                out.len(),
+                "a destination must be as long as its row"
+            );
+        }
+        let again = |found: &Found| self.locate(&[found.key]).pop().flatten();
+        read::read(
+            &self.inner().catalog,
+            again,
+            found,
+            out,
+            self.inner().config().mmap,
+        )
+    }
+
+    /// Hands rows to the writer and returns; waits only while the queue is full. Rows that
+    /// are present or queued already are skipped: the first one wins.
+    pub fn put(&self, rows: RowBatch) {
+        let inner = self.inner();
+        let config = inner.config();
+        let bytes = (rows.rows() * rows.row_len()) as u64;
+        if bytes > config.max_bytes {
+            inner
+                .counters
+                .refused_rows
+                .fetch_add(rows.rows() as u64, Ordering::Relaxed);
+            return;
+        }
+        if rows.rows() == 0 || !self.0.ensure_writer() {
+            inner.lose(rows.rows());
+            return;
+        }
+        inner
+            .queue
+            .put(rows, |keys| inner.catalog.contains(keys), pace(&config));
+    }
+
+    /// Waits until everything queued before is on disk, with the eviction and the merging
+    /// that came of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] if rows could not be written since the last flush.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.inner().queue.flush();
+        match self.inner().counters.lost_untold.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            rows => Err(StoreError::Lost { rows }),
+        }
+    }
+
+    /// Drops every row of the directory, queued ones too.
+    pub fn clear(&self) {
+        self.inner().catalog.clear(|| self.inner().queue.drop_all());
+    }
+
+    /// Looks for what other processes changed. A miss does so by itself, now and then.
+    pub fn refresh(&self) {
+        self.inner().catalog.refresh();
+    }
+
+    /// What the store holds and what happened to it.
+    pub fn stats(&self) -> StoreStats {
+        let Inner {
+            catalog,
+            queue,
+            counters,
+            ..
+        } = self.inner();
+        let tracked = catalog.tracked();
+        let (pending_rows, pending_bytes) = queue.pending();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StoreStats {
+            rows: tracked.iter().map(|segment| count(&segment.indexed)).sum(),
+            bytes: tracked.iter().map(|segment| segment.bytes).sum(),
+            segments: tracked.len() as u64,
+            pending_rows,
+            pending_bytes,
+            stored_rows: count(&counters.stored_rows),
+            evicted_rows: count(&counters.evicted_rows),
+            refused_rows: count(&counters.refused_rows),
+            lost_rows: count(&counters.lost_rows),
+            merged_segments: count(&counters.merged_segments),
+            faults: catalog.faults.counts(),
+        }
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.0.inner
+    }
+}
+
+impl Inner {
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Counts rows that could not be written.
+    pub(crate) fn lose(&self, rows: usize) {
+        self.counters
+            .lost_rows
+            .fetch_add(rows as u64, Ordering::Relaxed);
+        self.counters
+            .lost_untold
+            .fetch_add(rows as u64, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn pace(config: &Config) -> Pace {
+    Pace {
+        target: config.segment_target(),
+        linger: config.linger,
+        bound: config.queue_bytes,
+    }
+}
+
+impl Handle {
+    fn start(dir: PathBuf, config: &Config) -> Arc<Handle> {
+        let inner = Inner {
+            catalog: Catalog::new(dir),
+            queue: Queue::default(),
+            counters: Counters::default(),
+            config: RwLock::new(Arc::new(config.clone())),
+        };
+        inner.catalog.remove_stale_temps();
+        inner.catalog.refresh();
+        let handle = Handle {
+            inner: Arc::new(inner),
+            writer: Mutex::new(None),
+        };
+        handle.keep_within_limit();
+        Arc::new(handle)
+    }
+
+    /// Starts the writer thread unless it runs. Returns whether there is one.
+    fn ensure_writer(&self) -> bool {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.is_none() {
+            match writer::spawn(&self.inner) {
+                Ok(thread) => *writer = Some(thread),
+                Err(error) => {
+                    let reason = format_args!("cannot start the writer thread: {error}");
+                    self.inner
+                        .catalog
+                        .faults
+                        .note(Fault::Write, &self.inner.catalog.dir, reason);
+                }
+            }
+        }
+        writer.is_some()
+    }
+
+    fn keep_within_limit(&self) {
+        if evict::is_over(&self.inner.catalog, self.inner.config().max_bytes)
+            && self.ensure_writer()
+        {
+            self.inner.queue.ask_upkeep();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let writer = self
+            .writer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = writer {
+            self.inner.queue.close();
+            // Its panics are caught where they happen.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Makes the directory, tries whether it can be written to, and resolves its name.
+fn usable_dir(dir: &Path) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(dir)?;
+    drop(SegmentWriter::create(dir)?);
+    dir.canonicalize()
+}

@@ -1,0 +1,103 @@
+//! A segment as the store knows it: where it is, what its rows share, when it was last
+//! read. Row tables stay on disk; the index has what is needed of them.
+
+use std::fs::FileTimes;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::open_files;
+use crate::segment::{Class, Footer, Source};
+
+/// How often at most a read is told to other processes, through the file's time.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// Numbers segments across all stores of the process, since open files are shared by them.
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// A segment that a store reads from.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) id: u32,
+    pub(crate) path: PathBuf,
+    /// The size of the file.
+    pub(crate) bytes: u64,
+    /// Rows in the file.
+    pub(crate) rows: u64,
+    pub(crate) classes: Vec<Class>,
+    /// How many entries of the index point here. Fewer than `rows` if another segment holds
+    /// some of the rows as well.
+    pub(crate) indexed: AtomicU64,
+    /// Set once a merge failed over this segment, so that it is not tried for ever.
+    pub(crate) unmergeable: AtomicBool,
+    /// Set before this process removes the file. A read that comes too late is then a plain
+    /// miss and no fault.
+    pub(crate) retired: AtomicBool,
+    /// Nanoseconds since 1970.
+    last_read: AtomicU64,
+    /// The last time that the file's own time was set.
+    touched: AtomicU64,
+}
+
+impl Tracked {
+    pub(crate) fn new(path: PathBuf, bytes: u64, modified: SystemTime, footer: &Footer) -> Tracked {
+        let read = nanos(modified);
+        Tracked {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            path,
+            bytes,
+            rows: footer.row_count() as u64,
+            classes: footer.classes().to_vec(),
+            indexed: AtomicU64::new(0),
+            unmergeable: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            last_read: AtomicU64::new(read),
+            touched: AtomicU64::new(read),
+        }
+    }
+
+    /// When this segment was last read, as far as this process knows.
+    pub(crate) fn last_read(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
+    }
+
+    /// Takes over what another process says, if that is later.
+    pub(crate) fn read_elsewhere(&self, modified: SystemTime) {
+        self.last_read.fetch_max(nanos(modified), Ordering::Relaxed);
+    }
+
+    /// Remembers that the segment was read, and now and then tells other processes.
+    pub(crate) fn note_read(&self, source: &Source) {
+        let now = SystemTime::now();
+        let stamp = nanos(now);
+        self.last_read.fetch_max(stamp, Ordering::Relaxed);
+        let touched = self.touched.load(Ordering::Relaxed);
+        if stamp.saturating_sub(touched) > TOUCH_EVERY.as_nanos() as u64
+            && self
+                .touched
+                .compare_exchange(touched, stamp, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            // A colleague's read-only segment cannot be touched; then its owner's reads count.
+            let _ = source.file().set_times(FileTimes::new().set_modified(now));
+        }
+    }
+
+    /// The open file.
+    pub(crate) fn source(&self, mmap: bool) -> std::io::Result<Arc<Source>> {
+        open_files::source(self.id, &self.path, mmap)
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        open_files::forget(self.id);
+    }
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos() as u64
+}

@@ -1,0 +1,179 @@
+//! The thread that writes: it takes rows from the queue, makes segments of them, and keeps
+//! the directory within its limit and free of crumbs.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, JoinHandle};
+
+use crate::batch::RowBatch;
+use crate::catalog::Catalog;
+use crate::compress::pack;
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::queue::{Cut, Work};
+use crate::segment::SegmentWriter;
+use crate::store::{Inner, pace};
+use crate::{evict, merge};
+
+/// Values are compressed in windows of about this size, to bound the memory for frames.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Starts the thread, which ends after [`Queue::close`](crate::queue::Queue::close).
+pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
+    let inner = inner.clone();
+    Builder::new()
+        .name("torchcache-store".into())
+        .spawn(move || run(&inner))
+}
+
+fn run(inner: &Inner) {
+    loop {
+        match inner.queue.next(|| pace(&inner.config())) {
+            Work::Write(cut) => {
+                guarded(inner, || write(inner, &cut));
+                inner.queue.forget(&cut);
+            }
+            Work::Upkeep => {}
+            Work::Stop => return,
+        }
+        guarded(inner, || upkeep(inner));
+        inner.queue.finish();
+    }
+}
+
+/// A bug must not hang the callers who wait for this thread: it becomes a fault.
+fn guarded(inner: &Inner, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        let Catalog { faults, dir, .. } = &inner.catalog;
+        // It may have been the user's log that panicked, and it may do so again.
+        let _ = catch_unwind(|| faults.note(Fault::Panic, dir, "the writer thread panicked"));
+    }
+}
+
+fn upkeep(inner: &Inner) {
+    evict::make_room(inner, 0);
+    merge::merge_small(inner);
+}
+
+/// A row of a cut.
+type Item<'a> = (&'a RowBatch, u32);
+
+/// Counts what of a cut is not on disk yet, so that a failure or a panic at any place gives
+/// up exactly the rest.
+struct Unwritten<'a> {
+    inner: &'a Inner,
+    rows: usize,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        if self.rows > 0 {
+            self.inner.lose(self.rows);
+        }
+    }
+}
+
+fn write(inner: &Inner, cut: &Cut) {
+    let items: Vec<Item<'_>> = cut
+        .rows
+        .iter()
+        .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
+        .collect();
+    let mut unwritten = Unwritten {
+        inner,
+        rows: items.len(),
+    };
+    if let Err(error) = write_items(inner, cut.epoch, &items, &mut unwritten.rows) {
+        inner
+            .catalog
+            .faults
+            .note(Fault::of_write(&error), &inner.catalog.dir, error);
+    }
+}
+
+fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) -> io::Result<()> {
+    let config = inner.config();
+    let mut segment: Option<SegmentWriter> = None;
+    for window in windows(items) {
+        let values: Vec<&[u8]> = window
+            .iter()
+            .map(|(batch, row)| batch.value(*row))
+            .collect();
+        let packed = pack(&values, config.compression)?;
+        for ((batch, row), (storage, stored)) in window.iter().zip(packed.rows(&values)) {
+            if let Some(full) = segment.take_if(|open| {
+                open.bytes() >= config.segment_target() || !open.has_room(stored.len())
+            }) {
+                publish(inner, epoch, &config, full, left)?;
+            }
+            let open = match &mut segment {
+                Some(open) => open,
+                None => segment.insert(create(inner)?),
+            };
+            let raw_len = batch.row_len() as u32; // a batch has no longer rows
+            open.push(batch.key(*row), batch.schema(), raw_len, storage, stored)?;
+        }
+    }
+    segment.map_or(Ok(()), |last| publish(inner, epoch, &config, last, left))
+}
+
+/// Begins a segment, in a new directory if somebody removed it.
+fn create(inner: &Inner) -> io::Result<SegmentWriter> {
+    let dir = &inner.catalog.dir;
+    match SegmentWriter::create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(dir)?;
+            SegmentWriter::create(dir)
+        }
+        created => created,
+    }
+}
+
+fn publish(
+    inner: &Inner,
+    epoch: u64,
+    config: &Config,
+    segment: SegmentWriter,
+    left: &mut usize,
+) -> io::Result<()> {
+    let finished = segment.finish()?;
+    let rows = finished.footer().row_count();
+    let counters = &inner.counters;
+    if finished.bytes() > config.max_bytes {
+        counters
+            .refused_rows
+            .fetch_add(rows as u64, Ordering::Relaxed);
+    } else {
+        evict::make_room(inner, finished.bytes());
+        let current = || inner.queue.epoch() == epoch;
+        if inner.catalog.publish(finished, &[], current)?.is_some() {
+            counters
+                .stored_rows
+                .fetch_add(rows as u64, Ordering::Relaxed);
+        }
+    }
+    *left -= rows;
+    Ok(())
+}
+
+/// Cuts rows into pieces of about [`WINDOW_BYTES`], at least one row each.
+fn windows<'s, 'a>(mut items: &'s [Item<'a>]) -> impl Iterator<Item = &'s [Item<'a>]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |(batch, _): &&Item<'_>| {
+            bytes += batch.row_len();
+            bytes <= WINDOW_BYTES
+        };
+        let len = items
+            .iter()
+            .take_while(fits)
+            .count()
+            .max(1)
+            .min(items.len());
+        let (window, rest) = items.split_at(len);
+        items = rest;
+        (!window.is_empty()).then_some(window)
+    })
+}

@@ -1,0 +1,269 @@
+//! A fault is a miss: whatever happens to the files, rows come back right or not at all,
+//! and it is counted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps};
+use torchcache_store::{Compression, Config, Fault, Store};
+
+const LEN: usize = 24;
+
+/// A small segment of raw and compressed rows, as a path and its bytes.
+fn small_segment(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let store = Store::open(dir, patient()).expect("it opens");
+    store.put(batch(&keys(0..3), "raw", LEN));
+    store.flush().expect("it is written");
+    drop(store);
+    let path = segments(dir).pop().expect("one segment");
+    let bytes = fs::read(&path).expect("it can be read");
+    (path, bytes)
+}
+
+/// Opens the directory and fetches all rows; returns how many were right, and the faults.
+fn look(dir: &Path, mmap: bool, len: usize) -> (usize, u64) {
+    let store = Store::open(dir, Config { mmap, ..patient() }).expect("it opens");
+    let right = count_right(&store, &keys(0..3), len);
+    (right, store.stats().faults.total())
+}
+
+#[test]
+fn every_flipped_bit_is_a_counted_miss() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, sound) = small_segment(dir.path());
+    assert_eq!(look(dir.path(), false, LEN), (3, 0));
+    for at in 0..sound.len() {
+        for bit in [0x01, 0x80, 0xFF] {
+            let mut bytes = sound.clone();
+            bytes[at] ^= bit;
+            fs::write(&path, &bytes).expect("it can be written");
+            let (right, faults) = look(dir.path(), at % 2 == 0, LEN);
+            assert!(
+                right < 3 && faults > 0,
+                "byte {at} flipped by {bit:02x}: {right} right, {faults} faults"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_compressed_segment_is_a_counted_miss() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = Config {
+        compression: Some(Compression {
+            level: 3,
+            threads: 1,
+        }),
+        ..patient()
+    };
+    let store = Store::open(dir.path(), config).expect("it opens");
+    store.put(batch(&keys(0..3), "zstd", 200));
+    store.flush().expect("it is written");
+    drop(store);
+    let path = segments(dir.path()).pop().expect("one segment");
+    let sound = fs::read(&path).expect("it can be read");
+    assert_eq!(look(dir.path(), false, 200), (3, 0));
+    for at in 0..sound.len() {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).expect("it can be written");
+        let (right, faults) = look(dir.path(), at % 2 == 0, 200);
+        assert!(
+            right < 3 && faults > 0,
+            "byte {at}: {right} right, {faults} faults"
+        );
+    }
+}
+
+#[test]
+fn every_truncation_is_a_counted_miss_and_the_file_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, sound) = small_segment(dir.path());
+    for len in 0..sound.len() {
+        fs::write(&path, &sound[..len]).expect("it can be written");
+        let store = Store::open(dir.path(), patient()).expect("it opens");
+        assert_eq!(count_right(&store, &keys(0..3), LEN), 0);
+        assert_eq!(
+            store.stats().faults.get(Fault::Truncated),
+            1,
+            "cut to {len} bytes"
+        );
+        assert_eq!(store.stats().faults.total(), 1);
+        assert_eq!(fs::read(&path).expect("it is there"), &sound[..len]);
+    }
+}
+
+#[test]
+fn a_segment_cut_short_while_it_is_open_costs_only_the_rows_behind_the_cut() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, sound) = small_segment(dir.path());
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let found: Vec<_> = store.locate(&keys(0..3)).into_iter().flatten().collect();
+    fs::write(&path, &sound[..16 + 32 + 32 + 5]).expect("it can be written");
+    let mut rows = vec![vec![0; LEN]; 3];
+    let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+    assert_eq!(store.read(&found, &mut out), [true, true, false]);
+    assert_eq!(store.stats().faults.get(Fault::Truncated), 1);
+    assert!(
+        store.locate(&[key(2)])[0].is_none(),
+        "a bad row is a miss from then on"
+    );
+    store.put(batch(&[key(2)], "raw", LEN));
+    assert_eq!(
+        count_right(&store, &keys(0..3), LEN),
+        3,
+        "and can be stored again"
+    );
+}
+
+#[test]
+fn foreign_and_future_files_are_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, sound) = small_segment(dir.path());
+    let files = [
+        ("manifest.json", b"{}".to_vec()),
+        ("notes.txt", b"mine".to_vec()),
+        ("empty.tcs", Vec::new()),
+        (
+            "text.tcs",
+            b"this is no segment, but it is longer than a header and a trailer".to_vec(),
+        ),
+        ("future.tcs", {
+            let mut bytes = sound.clone();
+            bytes[8] = 2;
+            bytes
+        }),
+    ];
+    for (name, bytes) in &files {
+        fs::write(dir.path().join(name), bytes).expect("it can be written");
+    }
+    fs::create_dir(dir.path().join("folder.tcs")).expect("it can be made");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
+    store.refresh();
+    let faults = store.stats().faults;
+    assert_eq!(
+        faults.get(Fault::FutureVersion),
+        1,
+        "counted once, however often it is seen"
+    );
+    assert_eq!(faults.get(Fault::Truncated), 1);
+    assert_eq!(faults.get(Fault::Corrupt), 1);
+    assert_eq!(faults.total(), 3);
+    store.put(batch(&keys(3..6), "raw", LEN));
+    store.flush().expect("it is written");
+    assert_eq!(count_right(&store, &keys(0..6), LEN), 6);
+    for (name, bytes) in &files {
+        assert_eq!(
+            fs::read(dir.path().join(name)).expect("it is there"),
+            *bytes,
+            "{name}"
+        );
+    }
+    assert!(path.exists());
+}
+
+#[test]
+fn a_record_under_the_wrong_key_does_not_pass() {
+    // A sound record of another key, put where this one's is: only a checksum over the key
+    // can tell. Both rows have one length, so swapping their records keeps the layout.
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, mut bytes) = small_segment(dir.path());
+    let (first, second) = bytes[16..16 + 2 * (LEN + 8)].split_at_mut(LEN + 8);
+    first.swap_with_slice(second);
+    fs::write(&path, &bytes).expect("it can be written");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert_eq!(fetch(&store, &key(0)), None);
+    assert_eq!(fetch(&store, &key(1)), None);
+    assert!(fetch(&store, &key(2)).is_some());
+    assert_eq!(store.stats().faults.get(Fault::Corrupt), 2);
+}
+
+#[test]
+fn keys_that_share_eight_bytes_are_a_miss_for_each_other() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let one = key(1);
+    let mut two = one;
+    two[31] ^= 1;
+    store.put(batch(&[one], "raw", LEN));
+    store.flush().expect("it is written");
+    assert_eq!(fetch(&store, &two), None, "never the other key's row");
+    assert_eq!(store.stats().faults.get(Fault::Corrupt), 1);
+}
+
+#[test]
+fn a_vanished_segment_is_a_counted_miss() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, _) = small_segment(dir.path());
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    fs::remove_file(&path).expect("it can be removed");
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 0);
+    assert_eq!(store.stats().faults.get(Fault::Vanished), 3);
+    assert_eq!(store.stats().rows, 0);
+}
+
+#[test]
+fn a_directory_deleted_underneath_is_made_again() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("cache");
+    let store = Store::open(&dir, patient()).expect("it opens");
+    store.put(batch(&keys(0..3), "raw", LEN));
+    store.flush().expect("it is written");
+    fs::remove_dir_all(&dir).expect("it can be removed");
+    store.put(batch(&keys(3..6), "raw", LEN));
+    store.flush().expect("it is written into a new directory");
+    assert_eq!(count_right(&store, &keys(0..6), LEN), 3);
+    assert_eq!(segments(&dir).len(), 1);
+}
+
+#[test]
+fn rows_that_cannot_be_written_are_given_up_and_the_next_ones_tried() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("cache");
+    let store = Store::open(&dir, patient()).expect("it opens");
+    fs::remove_dir_all(&dir).expect("it can be removed");
+    fs::write(&dir, "in the way").expect("it can be written");
+    store.put(batch(&keys(0..3), "raw", LEN));
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 3, "still queued");
+    let error = store.flush().expect_err("the rows are lost").to_string();
+    assert!(error.contains("3 rows"), "{error}");
+    assert_eq!(
+        count_right(&store, &keys(0..3), LEN),
+        0,
+        "misses, not errors"
+    );
+    assert!(store.stats().faults.get(Fault::Write) >= 1);
+    assert_eq!(
+        (store.stats().lost_rows, store.stats().pending_bytes),
+        (3, 0)
+    );
+
+    fs::remove_file(&dir).expect("it can be removed");
+    store.put(batch(&keys(0..3), "raw", LEN));
+    store.flush().expect("the trouble is over");
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
+}
+
+#[test]
+fn only_old_temporary_files_of_dead_writers_are_removed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let age = |name: &str, hours: u64| {
+        let path = dir.path().join(name);
+        let file = fs::File::create(&path).expect("it can be made");
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+        file.set_modified(time).expect("the time can be set");
+    };
+    age(".tmp-0001-2-0003.tcs", 2);
+    age(".tmp-0004-5-0006.tcs", 0);
+    age(".tmp-somebody-elses", 2);
+    Store::open(dir.path(), patient()).expect("it opens");
+    let left: Vec<_> = temps(dir.path());
+    assert_eq!(
+        left,
+        [
+            dir.path().join(".tmp-0004-5-0006.tcs"),
+            dir.path().join(".tmp-somebody-elses")
+        ]
+    );
+}

@@ -1,0 +1,173 @@
+//! Segments whose checksums are right and whose contents lie. They are built by hand after
+//! `docs/format.md`, so that the document is tested too.
+
+use std::fs;
+use std::path::PathBuf;
+
+use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage, Unreadable};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::common::key;
+
+/// The parts of a segment with one raw row of four bytes.
+#[derive(Clone)]
+struct Parts {
+    records: Vec<u8>,
+    /// raw_len, schema_len, schema.
+    classes: Vec<u8>,
+    /// key, stored_len, class, storage, zero.
+    row: [u8; 40],
+    row_count: u32,
+    class_count: u32,
+    footer_offset: Option<u64>,
+    footer_len: Option<u64>,
+    version: u32,
+}
+
+fn sound() -> Parts {
+    let mut row = [0; 40];
+    row[..32].copy_from_slice(&key(1));
+    row[32] = 4;
+    Parts {
+        records: [b"four".as_slice(), &[0; 8]].concat(),
+        classes: [&4u32.to_le_bytes(), &3u32.to_le_bytes(), b"abc".as_slice()].concat(),
+        row,
+        row_count: 1,
+        class_count: 1,
+        footer_offset: None,
+        footer_len: None,
+        version: 1,
+    }
+}
+
+impl Parts {
+    fn bytes(&self) -> Vec<u8> {
+        let mut file = [b"\x89TCSEG\r\n".as_slice(), &1u32.to_le_bytes(), &[0; 4]].concat();
+        file.extend(&self.records);
+        let footer = [&*self.classes, &self.row].concat();
+        let offset = self.footer_offset.unwrap_or(file.len() as u64);
+        file.extend(&footer);
+        let mut trailer = offset.to_le_bytes().to_vec();
+        trailer.extend(self.footer_len.unwrap_or(footer.len() as u64).to_le_bytes());
+        trailer.extend(self.row_count.to_le_bytes());
+        trailer.extend(self.class_count.to_le_bytes());
+        trailer.extend(self.version.to_le_bytes());
+        trailer.extend([0; 4]);
+        let sum = xxh3_64_with_seed(&footer, xxh3_64(&trailer));
+        trailer.extend(sum.to_le_bytes());
+        file.extend(trailer);
+        file.extend(b"TCSEGEND");
+        file
+    }
+
+    fn open(&self) -> Result<SegmentFile, Unreadable> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path: PathBuf = dir.path().join("lie.tcs");
+        fs::write(&path, self.bytes()).expect("it can be written");
+        SegmentFile::open(&path, false)
+    }
+}
+
+#[test]
+fn a_segment_built_after_the_document_is_read() {
+    let mut parts = sound();
+    let mut head = [0; 56];
+    head[..32].copy_from_slice(&key(1));
+    head[32..40].copy_from_slice(&xxh3_64(b"abc").to_le_bytes());
+    head[40] = 4; // raw_len
+    head[44] = 4; // stored_len
+    let sum = xxh3_64_with_seed(b"four", xxh3_64(&head));
+    parts.records[4..].copy_from_slice(&sum.to_le_bytes());
+    let file = parts.open().expect("it is sound");
+    let row = file.footer().rows().next().expect("one row");
+    let mut value = [0; 4];
+    file.read(&row, &mut value).expect("it is sound");
+    assert_eq!(
+        (row.key, &value, row.storage),
+        (key(1), b"four", Storage::Raw)
+    );
+}
+
+#[test]
+fn every_lie_is_refused_before_anything_is_allocated_for_it() {
+    type Lie = (&'static str, fn(&mut Parts));
+    let lies: [Lie; 20] = [
+        ("four billion rows", |parts| parts.row_count = u32::MAX),
+        ("no rows", |parts| parts.row_count = 0),
+        ("four billion classes", |parts| parts.class_count = u32::MAX),
+        ("no classes", |parts| parts.class_count = 0),
+        ("two classes", |parts| parts.class_count = 2),
+        ("a schema of four gigabytes", |parts| {
+            parts.classes[4..8].fill(0xFF)
+        }),
+        ("a schema of 4097 bytes", |parts| {
+            parts.classes[4..8].copy_from_slice(&4097u32.to_le_bytes())
+        }),
+        ("a longer value", |parts| parts.classes[0] = 5),
+        ("a value of four gigabytes", |parts| {
+            parts.classes[..4].fill(0xFF)
+        }),
+        ("a longer record", |parts| parts.row[32] = 5),
+        ("a shorter record", |parts| parts.row[32] = 3),
+        ("a record and a value of four gigabytes", |parts| {
+            parts.row[32..36].fill(0xFF);
+            parts.classes[..4].fill(0xFF);
+        }),
+        ("another class", |parts| parts.row[36] = 1),
+        ("an unknown storage", |parts| parts.row[38] = 2),
+        ("a frame that is as long as its value", |parts| {
+            parts.row[38] = 1
+        }),
+        ("a frame that grows a billion times", |parts| {
+            parts.row[38] = 1;
+            parts.classes[..4].fill(0xFF);
+        }),
+        ("padding", |parts| parts.row[39] = 1),
+        ("a hole before the footer", |parts| parts.records.push(0)),
+        ("a footer beyond the end", |parts| {
+            parts.footer_offset = Some(u64::MAX)
+        }),
+        ("a footer that wraps around", |parts| {
+            parts.footer_offset = Some(u64::MAX - 8);
+            parts.footer_len = Some(80);
+        }),
+    ];
+    for (what, lie) in lies {
+        let mut parts = sound();
+        lie(&mut parts);
+        let error = parts.open().expect_err(what);
+        assert!(matches!(error, Unreadable::Corrupt(_)), "{what}: {error}");
+    }
+    assert!(
+        Parts {
+            version: 2,
+            ..sound()
+        }
+        .open()
+        .is_err()
+    );
+}
+
+#[test]
+fn the_writer_refuses_to_lie() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for (raw_len, storage) in [
+        (5, Storage::Raw),
+        (4, Storage::Zstd),
+        (u32::MAX, Storage::Zstd),
+    ] {
+        let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
+        let error = writer.push(&key(1), &b"abc"[..].into(), raw_len, storage, b"four");
+        assert!(
+            error
+                .expect_err("misuse")
+                .to_string()
+                .contains("is not stored as 4 bytes")
+        );
+    }
+    assert_eq!(
+        fs::read_dir(dir.path()).expect("it is there").count(),
+        0,
+        "nothing is left behind"
+    );
+}

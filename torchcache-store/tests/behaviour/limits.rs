@@ -1,0 +1,371 @@
+//! Bounds: of the directory (eviction), of the number of files (merging), of the queue.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::common::{batch, count_right, key, keys, patient, segments};
+use torchcache_store::{Config, Store};
+
+/// Rows of this length make a segment each: it is above every target used here.
+const LEN: usize = 9_000;
+
+fn tight(max_bytes: u64) -> Config {
+    Config {
+        max_bytes,
+        segment_bytes: 4096,
+        ..patient()
+    }
+}
+
+fn bytes(dir: &Path) -> u64 {
+    segments(dir)
+        .iter()
+        .map(|path| path.metadata().expect("it exists").len())
+        .sum()
+}
+
+/// Puts single rows, each into a segment of its own.
+fn put_each(store: &Store, range: std::ops::Range<u64>) {
+    for n in range {
+        store.put(batch(&[key(n)], "a", LEN));
+        store.flush().expect("it is written");
+    }
+}
+
+#[test]
+fn the_least_recently_read_segments_go_first() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(10 * 9_500)).expect("it opens");
+    put_each(&store, 0..10);
+    assert_eq!(count_right(&store, &keys(0..10), LEN), 10);
+    assert_eq!(
+        count_right(&store, &keys(0..3), LEN),
+        3,
+        "0, 1 and 2 are the last read"
+    );
+    put_each(&store, 10..15);
+    assert!(bytes(dir.path()) <= 10 * 9_500);
+    let stats = store.stats();
+    assert_eq!(
+        (stats.segments, stats.rows, stats.evicted_rows),
+        (10, 10, 5)
+    );
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
+    assert_eq!(count_right(&store, &keys(3..8), LEN), 0);
+    assert_eq!(count_right(&store, &keys(8..15), LEN), 7);
+    assert_eq!(stats.faults.total(), 0, "eviction is no fault");
+}
+
+#[test]
+fn the_limit_counts_what_earlier_runs_left() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
+    put_each(&store, 0..10);
+    drop(store);
+    // As if read by another process: its time tells.
+    let oldest = segments(dir.path()).remove(0);
+    let file = fs::File::options()
+        .append(true)
+        .open(&oldest)
+        .expect("it opens");
+    file.set_modified(SystemTime::now() + Duration::from_secs(5))
+        .expect("the time can be set");
+
+    let store = Store::open(dir.path(), tight(4 * 9_500)).expect("it opens");
+    store.flush().expect("eviction is waited for");
+    assert!(bytes(dir.path()) <= 4 * 9_500);
+    assert_eq!(store.stats().segments, 4);
+    assert_eq!(
+        count_right(&store, &[key(0)], LEN),
+        1,
+        "the one read elsewhere stays"
+    );
+    assert_eq!(count_right(&store, &keys(1..7), LEN), 0);
+}
+
+#[test]
+fn reading_is_told_to_other_processes_by_the_file_s_time() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    put_each(&store, 0..1);
+    drop(store);
+    let path = segments(dir.path()).remove(0);
+    let modified = || {
+        path.metadata()
+            .and_then(|meta| meta.modified())
+            .expect("it has a time")
+    };
+    let file = fs::File::options()
+        .append(true)
+        .open(&path)
+        .expect("it opens");
+    let long_ago = SystemTime::now() - Duration::from_secs(7200);
+    file.set_modified(long_ago).expect("the time can be set");
+
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert_eq!(modified(), long_ago, "opening is not reading");
+    assert_eq!(count_right(&store, &[key(0)], LEN), 1);
+    let first = modified();
+    assert!(
+        first
+            .elapsed()
+            .is_ok_and(|age| age < Duration::from_secs(60))
+    );
+    assert_eq!(count_right(&store, &[key(0)], LEN), 1);
+    assert_eq!(modified(), first, "told at most once a minute");
+}
+
+#[test]
+fn a_lower_limit_holds_soon_after_it_is_set() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
+    put_each(&store, 0..10);
+    store.reconfigure(tight(3 * 9_500));
+    store.flush().expect("eviction is waited for");
+    assert!(bytes(dir.path()) <= 3 * 9_500);
+    store.reconfigure(tight(0));
+    store.put(batch(&keys(20..21), "a", LEN));
+    store.flush().expect("nothing is kept");
+    assert_eq!((bytes(dir.path()), store.stats().refused_rows), (0, 1));
+}
+
+#[test]
+fn a_batch_larger_than_the_limit_is_not_kept_and_evicts_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(5 * 9_500)).expect("it opens");
+    put_each(&store, 0..3);
+    store.put(batch(&keys(100..110), "a", LEN));
+    store.flush().expect("nothing to write");
+    let stats = store.stats();
+    assert_eq!(
+        (stats.refused_rows, stats.evicted_rows, stats.rows),
+        (10, 0, 3)
+    );
+    assert_eq!(stats.faults.total(), 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_evicted_first_and_a_future_version_never() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
+    put_each(&store, 0..4);
+    drop(store);
+    let paths = segments(dir.path());
+    let mut future = fs::read(&paths[0]).expect("it can be read");
+    future[8] = 2;
+    fs::write(&paths[0], future).expect("it can be written");
+    fs::write(&paths[3], vec![0; 9_000]).expect("it can be written");
+    let store = Store::open(dir.path(), tight(2 * 9_500)).expect("it opens");
+    store.flush().expect("eviction is waited for");
+    assert_eq!(segments(dir.path()), paths[..3]);
+    assert_eq!(count_right(&store, &keys(1..3), LEN), 2);
+}
+
+#[test]
+fn a_trickle_of_rows_does_not_become_a_heap_of_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    for n in 0..200 {
+        store.put(batch(&[key(n)], "a", 100));
+        store.flush().expect("it is written");
+    }
+    let stats = store.stats();
+    assert!(stats.segments <= 24, "{stats:?}");
+    assert!(stats.merged_segments >= 150, "{stats:?}");
+    assert_eq!(segments(dir.path()).len() as u64, stats.segments);
+    assert_eq!((stats.rows, stats.faults.total()), (200, 0));
+    assert_eq!(count_right(&store, &keys(0..200), 100), 200);
+    drop(store);
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert_eq!(count_right(&store, &keys(0..200), 100), 200);
+}
+
+#[test]
+fn merging_drops_a_corrupt_record_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    for n in 0..7 {
+        store.put(batch(&keys(2 * n..2 * n + 2), "a", 100));
+        store.flush().expect("it is written");
+    }
+    let path = segments(dir.path()).remove(3);
+    let mut bytes = fs::read(&path).expect("it can be read");
+    bytes[20] ^= 1;
+    fs::write(&path, bytes).expect("it can be written");
+    store.put(batch(&keys(14..16), "a", 100));
+    store.flush().expect("it is written");
+    assert_eq!(store.stats().merged_segments, 8);
+    assert_eq!(store.stats().faults.total(), 1);
+    assert_eq!(count_right(&store, &keys(0..16), 100), 15);
+}
+
+#[test]
+fn rows_located_before_a_merge_by_another_process_are_still_read() {
+    // The other process is a second directory here: its merged file is moved over, as the
+    // rename of a merge would do, and the sources removed.
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..5), "a", 100));
+    store.flush().expect("it is written");
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(0..20), "a", 100));
+    drop(other);
+    let source = segments(here.path()).remove(0);
+    let merged = segments(there.path()).remove(0);
+
+    let found: Vec<_> = store.locate(&keys(0..5)).into_iter().flatten().collect();
+    fs::copy(
+        &merged,
+        here.path().join(merged.file_name().expect("a name")),
+    )
+    .expect("it is copied");
+    fs::remove_file(source).expect("it is removed");
+    let mut rows = vec![vec![0; 100]; 5];
+    let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+    assert_eq!(store.read(&found, &mut out), [true; 5]);
+    assert_eq!(count_right(&store, &keys(0..20), 100), 20);
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..5), "a", 100));
+    store.flush().expect("it is written");
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(0..5), "a", 100));
+    drop(other);
+    let first = segments(here.path()).remove(0);
+    let second = segments(there.path()).remove(0);
+    fs::copy(
+        &second,
+        here.path().join(second.file_name().expect("a name")),
+    )
+    .expect("it is copied");
+    store.refresh();
+    assert_eq!(
+        (store.stats().segments, store.stats().rows),
+        (2, 5),
+        "each row counts once"
+    );
+    fs::remove_file(first).expect("it is removed");
+    store.refresh();
+    assert_eq!((store.stats().segments, store.stats().rows), (1, 5));
+    assert_eq!(count_right(&store, &keys(0..5), 100), 5);
+}
+
+#[test]
+fn a_full_queue_makes_the_caller_wait_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = Config {
+        queue_bytes: 64 << 10,
+        ..patient()
+    };
+    let store = Store::open(dir.path(), config).expect("it opens");
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..40 {
+                    let first = caller * 1000 + n * 8;
+                    store.put(batch(&keys(first..first + 8), "a", 2000));
+                    let pending = store.stats().pending_bytes;
+                    assert!(pending <= 64 << 10, "{pending} bytes are queued");
+                }
+            });
+        }
+    });
+    store.flush().expect("it is written");
+    for caller in 0..4 {
+        assert_eq!(
+            count_right(&store, &keys(caller * 1000..caller * 1000 + 320), 2000),
+            320
+        );
+    }
+    store.put(batch(&keys(9000..9100), "a", 2000));
+    store
+        .flush()
+        .expect("a batch larger than the queue passes when the queue is empty");
+    assert_eq!(count_right(&store, &keys(9000..9100), 2000), 100);
+}
+
+#[test]
+fn clear_drops_rows_on_disk_and_queued_and_being_written() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    fs::write(dir.path().join("manifest.json"), "{}").expect("it can be written");
+    thread::scope(|scope| {
+        // A thread that flushes keeps the writer in the middle of something.
+        let flusher = scope.spawn(|| {
+            for _ in 0..200 {
+                let _ = store.flush();
+            }
+        });
+        for round in 0..50 {
+            let rows = keys(round * 100..round * 100 + 100);
+            store.put(batch(&rows, "a", 1000));
+            store.clear();
+            assert_eq!(count_right(&store, &rows, 1000), 0, "round {round}");
+        }
+        flusher.join().expect("it does not panic");
+    });
+    store.flush().expect("nothing is left");
+    assert_eq!(store.stats().pending_bytes, 0);
+    assert_eq!(segments(dir.path()).len(), 0, "nothing cleared comes back");
+    assert!(dir.path().join("manifest.json").exists());
+    store.put(batch(&keys(0..10), "a", 1000));
+    store.flush().expect("it is written");
+    assert_eq!(count_right(&store, &keys(0..10), 1000), 10);
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = Config {
+        max_bytes: 400_000,
+        linger: Duration::from_millis(1),
+        ..patient()
+    };
+    let store = Store::open(dir.path(), config).expect("it opens");
+    let hits: Vec<usize> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..4u64)
+            .map(|caller| {
+                let store = &store;
+                scope.spawn(move || {
+                    let mut hits = 0;
+                    for round in 0..300 {
+                        // The callers' ranges overlap, and wander so that old rows go.
+                        let first = round * 3 + caller * 10;
+                        let rows = keys(first..first + 24);
+                        hits += count_right(store, &rows, 1000);
+                        store.put(batch(&rows, "a", 1000));
+                        if round == 50 && caller == 0 {
+                            store.clear();
+                        }
+                    }
+                    hits
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().expect("no panic"))
+            .collect()
+    });
+    store.flush().expect("it is written");
+    assert!(hits.iter().all(|hits| *hits > 1000), "{hits:?}");
+    let stats = store.stats();
+    assert!(
+        stats.evicted_rows > 0 && stats.merged_segments > 0,
+        "{stats:?}"
+    );
+    assert_eq!(stats.faults.total(), 0, "{stats:?}");
+    assert!(bytes(dir.path()) <= 400_000);
+    assert_eq!(segments(dir.path()).len() as u64, stats.segments);
+}

@@ -1,0 +1,13 @@
+//! The behaviour of the store as a caller sees it. One test program, since some of its tests
+//! start it again as another process.
+
+mod common;
+mod faults;
+mod golden;
+mod lies;
+mod limits;
+mod model;
+mod private_dir;
+mod processes;
+mod round_trip;
+mod scale;

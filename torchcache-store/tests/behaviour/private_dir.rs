@@ -1,0 +1,66 @@
+//! Private directories: nobody else may look inside, and none outlives its process for long.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use torchcache_store::{Store, TempCache};
+
+use crate::common::{batch, keys, patient};
+
+#[test]
+fn a_private_directory_is_private_and_goes_with_its_owner() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let cache = TempCache::new_in(parent.path()).expect("it is made");
+    let path = cache.path().to_owned();
+    let mode = fs::metadata(&path)
+        .expect("it is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let store = Store::open(path.join("hash"), patient()).expect("it opens");
+    store.put(batch(&keys(0..3), "a", 10));
+    drop(store);
+    assert!(path.join("hash").is_dir());
+    drop(cache);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_living_the_foreign_and_the_linked_are_not_reaped() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let living = TempCache::new_in(parent.path()).expect("it is made");
+    let foreign = parent.path().join("torchcache-checkout");
+    fs::create_dir(&foreign).expect("it is made");
+    fs::write(foreign.join("README"), "mine").expect("it is written");
+    // A dead one, but only reached through a link.
+    let elsewhere = tempfile::tempdir().expect("a temporary directory");
+    fs::write(elsewhere.path().join(".torchcache-private.lock"), "").expect("it is written");
+    symlink(elsewhere.path(), parent.path().join("torchcache-link")).expect("it is linked");
+    // And one whose lock is a link.
+    let lured = parent.path().join("torchcache-lured");
+    fs::create_dir(&lured).expect("it is made");
+    let target = elsewhere.path().join(".torchcache-private.lock");
+    symlink(&target, lured.join(".torchcache-private.lock")).expect("it is linked");
+
+    let other = TempCache::new_in(parent.path()).expect("it is made");
+    assert!(living.path().is_dir() && other.path().is_dir());
+    assert!(foreign.join("README").exists() && target.exists() && lured.exists());
+}
+
+#[test]
+fn a_dead_process_s_directory_is_reaped_with_all_that_is_in_it() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let dead = parent.path().join("torchcache-dead");
+    fs::create_dir_all(dead.join("hash")).expect("it is made");
+    fs::write(dead.join("hash/1.tcs"), "rows").expect("it is written");
+    fs::write(dead.join(".torchcache-private.lock"), "").expect("it is written");
+    // A link inside is removed, what it points to is not.
+    let kept = parent.path().join("kept");
+    fs::create_dir(&kept).expect("it is made");
+    fs::write(kept.join("file"), "mine").expect("it is written");
+    symlink(&kept, dead.join("link")).expect("it is linked");
+
+    let _cache = TempCache::new_in(parent.path()).expect("it is made");
+    assert!(!dead.exists());
+    assert!(kept.join("file").exists());
+}

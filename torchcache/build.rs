@@ -1,0 +1,25 @@
+//! How the tests, examples and doc tests of this package find libtorch when they run.
+//!
+//! `cargo:rustc-link-arg` reaches the binaries of the package that prints it and no others, so
+//! `examples/`, `tests/` and `benches/` have a build script too; theirs is this file.
+
+use std::env;
+
+pub(crate) fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=TORCHCACHE_LINK_CUDA");
+
+    // torch-sys tells where it found libtorch, but only to the packages that depend on it. It is
+    // silent when it was built for documentation alone.
+    let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {
+        return;
+    };
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+
+    // No symbol of libtorch_cuda is named by us, so the linker drops the library and torch then
+    // says that there is no GPU. It is loaded on request only: without a GPU it costs every
+    // process a second and a gigabyte, and the small installation lacks the libraries it needs.
+    if env::var("TORCHCACHE_LINK_CUDA").is_ok_and(|value| value == "1") {
+        println!("cargo:rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
+    }
+}

@@ -1,0 +1,70 @@
+//! What generated code names, and nothing else. No part of it is public interface.
+
+use std::any::type_name;
+use std::marker::PhantomData;
+
+pub use core::{concat, module_path};
+
+pub use crate::argument::{Arguments, Rows};
+pub use crate::function::Function;
+pub use crate::overrides::Overrides;
+pub use crate::subject::{CachedForward, CachedFunction, CachedStruct};
+pub use crate::{Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
+
+use crate::bypass::{self, Reason};
+use crate::call;
+use crate::subject::{Free, Method, Subject};
+
+/// A call of a cached method.
+#[track_caller]
+pub fn call_method<T: CachedForward, O: Output>(
+    module: &T,
+    function: usize,
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    call::call(&Method(module), &T::FUNCTIONS[function], &arguments, &body)
+}
+
+/// A call of a cached method that knows of training.
+#[track_caller]
+pub fn call_method_t<T: CachedForward, O: Output>(
+    module: &T,
+    function: usize,
+    train: bool,
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    if train {
+        return bypass::past_the_cache(&Method(module), Reason::Training, &arguments, &body);
+    }
+    call_method(module, function, arguments, body)
+}
+
+/// A call of a cached function.
+#[track_caller]
+pub fn call_function<F: CachedFunction, O: Output>(
+    arguments: Arguments,
+    body: impl Fn(&Rows) -> O,
+) -> O {
+    call::call(&Free::<F>(PhantomData), &F::FUNCTION, &arguments, &body)
+}
+
+/// The type of a value that others are made of. Two types may have the same fields, or none, and
+/// still compute different things.
+pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
+    let name = type_name::<T>();
+    f.content("type", || (name.into(), name.to_owned()));
+}
+
+/// The handle of a cached function, attached if it can be: a function has no weights to wait for.
+pub fn handle<F: CachedFunction>() -> &'static TorchCache {
+    let function = Free::<F>(PhantomData);
+    let cache = F::cache();
+    if !bypass::switched_off()
+        && let Err(error) = cache.attach(&function)
+    {
+        tracing::debug!(module = function.name(), %error, "not attached before the first call");
+    }
+    cache
+}

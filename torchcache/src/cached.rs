@@ -1,0 +1,260 @@
+//! [`Cached`]: a cache around a module that cannot be annotated.
+
+use std::any::type_name;
+use std::panic::Location;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tch::{Tensor, nn};
+
+use crate::argument::Arguments;
+use crate::bypass::{self, Reason};
+use crate::call;
+use crate::error::{Error, Problem};
+use crate::function::Function;
+use crate::handle::TorchCache;
+use crate::identity::{Fingerprint, Fingerprinter, layers};
+use crate::options::Options;
+use crate::subject::Subject;
+
+/// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
+///
+/// Its identity is the type's name, the weights given beside it, the place in the source where it
+/// is made, and, since its code cannot be seen, the running executable: after a rebuild its rows
+/// are computed anew. A `version` of your own takes the executable's place. What a closure
+/// captures is not seen either: put it into `version` as well.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor, nn};
+/// use torchcache::{Cached, Options};
+///
+/// let mut vs = nn::VarStore::new(Device::Cpu);
+/// let net = nn::seq().add(nn::linear(vs.root(), 4, 2, Default::default())).add_fn(|x| x.relu());
+/// vs.freeze();
+/// let net = Cached::new(net, &vs, Options::new().version("relu"))?;
+///
+/// let xs = Tensor::randn([8, 4], (Kind::Float, Device::Cpu));
+/// assert_eq!(net.forward(&xs), net.forward(&xs));
+/// assert_eq!(net.cache().stats().memory_hits, 8);
+/// # Ok::<(), torchcache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Cached<M> {
+    module: M,
+    weights: Weights,
+    options: Options,
+    made_at: &'static Location<'static>,
+    cache: TorchCache,
+}
+
+/// The weights that stand for a module in its identity.
+#[derive(Debug, Clone)]
+pub struct Weights(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    None,
+    Variables(Arc<Mutex<nn::Variables>>),
+    File(PathBuf),
+    Digest([u8; 32]),
+}
+
+impl From<&nn::VarStore> for Weights {
+    /// The variables of a store, watched at every call.
+    fn from(vs: &nn::VarStore) -> Self {
+        Weights(Source::Variables(vs.variables_.clone()))
+    }
+}
+
+impl From<&Path> for Weights {
+    /// The bytes that a file has when the cache is made: for a `CModule`, the file it was loaded
+    /// from.
+    fn from(path: &Path) -> Self {
+        Weights(Source::File(path.to_owned()))
+    }
+}
+
+impl From<&PathBuf> for Weights {
+    fn from(path: &PathBuf) -> Self {
+        Weights::from(path.as_path())
+    }
+}
+
+impl From<()> for Weights {
+    /// No weights at all.
+    fn from((): ()) -> Self {
+        Weights(Source::None)
+    }
+}
+
+const FORWARD: Function = Function {
+    name: "forward",
+    arguments: &["xs"],
+    code: "",
+};
+
+impl<M> Cached<M> {
+    /// Puts a cache around `module`, whose output depends on `weights`: a `&VarStore`, the path of
+    /// a file, or `()`.
+    ///
+    /// # Errors
+    ///
+    /// Options out of range, and a file that cannot be read.
+    #[track_caller]
+    pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
+        let made_at = Location::caller();
+        let failed = |problem| Error::new(type_name::<M>(), problem);
+        options.check().map_err(failed)?;
+        let weights = weights.into().loaded().map_err(failed)?;
+        Ok(Cached {
+            module,
+            weights,
+            options,
+            made_at,
+            cache: TorchCache::new(),
+        })
+    }
+
+    /// The cache's handle.
+    pub fn cache(&self) -> &TorchCache {
+        &self.cache
+    }
+
+    /// The module itself, past the cache.
+    pub fn module(&self) -> &M {
+        &self.module
+    }
+
+    /// The module without its cache.
+    pub fn into_inner(self) -> M {
+        self.module
+    }
+}
+
+impl<M: nn::ModuleT> Cached<M> {
+    /// The module's output for a batch, outside training. `[B, …]` in, whatever the module makes
+    /// of each row out.
+    ///
+    /// # Panics
+    ///
+    /// On misuse, with a message that says what to do: see [`Problem`].
+    #[track_caller]
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let arguments = Arguments::new().with(&xs);
+        call::call(self, &FORWARD, &arguments, &|rows| {
+            self.module.forward_t(rows.argument(&xs, 0), false)
+        })
+    }
+
+    /// The same as an [`nn::Module`], for `apply` and `nn::Sequential::add`.
+    pub fn eval(self) -> Eval<M> {
+        Eval(self)
+    }
+}
+
+/// With `train == true` the cache is bypassed.
+impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        if train {
+            bypass::count(self, &Reason::Training);
+            return self.module.forward_t(xs, true);
+        }
+        self.forward(xs)
+    }
+}
+
+/// A [`Cached`] module outside training, as an [`nn::Module`].
+#[derive(Debug)]
+pub struct Eval<M>(Cached<M>);
+
+impl<M> Eval<M> {
+    /// The cache's handle.
+    pub fn cache(&self) -> &TorchCache {
+        self.0.cache()
+    }
+}
+
+impl<M: nn::ModuleT> nn::Module for Eval<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.0.forward(xs)
+    }
+}
+
+impl<M> Subject for Cached<M> {
+    fn name(&self) -> String {
+        format!("Cached<{}>", type_name::<M>())
+    }
+
+    fn options(&self) -> Options {
+        self.options.clone()
+    }
+
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        Fingerprint::fingerprint(self, f);
+    }
+
+    fn handle(&self) -> &TorchCache {
+        &self.cache
+    }
+}
+
+/// So that an annotated module can hold a cached one.
+impl<M> Fingerprint for Cached<M> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.content("type", || {
+            (type_name::<M>().into(), type_name::<M>().into())
+        });
+        f.content("made at", || {
+            // Line numbers move with every edit, which `version` is there to be independent of.
+            let place = match self.options.version.as_str() {
+                "" => self.made_at.to_string(),
+                _ => self.made_at.file().to_owned(),
+            };
+            (place.clone().into_bytes(), place)
+        });
+        if self.options.version.is_empty() {
+            f.content("executable", || {
+                (executable().to_vec(), "the running executable".into())
+            });
+        }
+        match &self.weights.0 {
+            Source::None | Source::File(_) => {}
+            Source::Variables(variables) => layers::variables(variables, f),
+            Source::Digest(digest) => f.content("weights", || (digest.to_vec(), "a file".into())),
+        }
+    }
+}
+
+impl Weights {
+    /// A file's bytes are read when the cache is made: later edits do not reach the loaded module.
+    fn loaded(self) -> Result<Self, Problem> {
+        let Source::File(path) = self.0 else {
+            return Ok(self);
+        };
+        match hash_file(&path) {
+            Ok(digest) => Ok(Weights(Source::Digest(digest))),
+            Err(error) => Err(Problem::Weights {
+                path,
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
+fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// The digest of the running executable: it stands for code that cannot be seen.
+fn executable() -> [u8; 32] {
+    static DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
+    *DIGEST.get_or_init(|| {
+        // On Linux this link leads to the running file even where another took its place.
+        let running = Path::new("/proc/self/exe");
+        hash_file(running)
+            .or_else(|_| hash_file(&std::env::current_exe()?))
+            .unwrap_or_else(|_| layers::unique())
+    })
+}

@@ -1,0 +1,368 @@
+//! The path of a call: keys of the rows → memory → disk → forward the misses → store → assemble.
+//!
+//! [`Call::through_the_cache`] is that sentence; each step is a method below it, in that order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tch::{Device, TchError, Tensor};
+use torchcache_store::RowBatch;
+
+use crate::argument::{Arguments, Rows};
+use crate::batch::{Batch, Unreadable};
+use crate::bypass::{self, Reason};
+use crate::bytes;
+use crate::error::{Error, Problem};
+use crate::function::Function;
+use crate::handle::Cache;
+use crate::keys::{Context, Key};
+use crate::memory::Memory;
+use crate::options::Options;
+use crate::output::{Batched, Output, structure};
+use crate::plain;
+use crate::schema::Schema;
+use crate::stats::Counters;
+use crate::subject::Subject;
+
+/// Calls `body` through the cache of `subject`: only for rows that were never computed.
+///
+/// # Panics
+///
+/// On misuse, where the output is no `Result` that could hold the error.
+#[track_caller]
+pub(crate) fn call<O: Output>(
+    subject: &dyn Subject,
+    function: &Function,
+    arguments: &Arguments,
+    body: &dyn Fn(&Rows) -> O,
+) -> O {
+    match cached(subject, function, arguments, body) {
+        Ok(output) | Err(Stop::Return(output)) => output,
+        Err(Stop::Past(reason)) => bypass::past_the_cache(subject, reason, arguments, body),
+        Err(Stop::Misuse(error)) => O::fail(error.in_module(&subject.name())),
+    }
+}
+
+/// Why a call ends before its output is assembled.
+enum Stop<O> {
+    /// The output is there: nothing to cache, or the forward failed.
+    Return(O),
+    /// The cache cannot serve this call: the body runs on all of it.
+    Past(Reason),
+    Misuse(Error),
+}
+
+impl<O> From<Problem> for Stop<O> {
+    fn from(problem: Problem) -> Self {
+        Stop::Misuse(problem.into())
+    }
+}
+
+fn cached<O: Output>(
+    subject: &dyn Subject,
+    function: &Function,
+    arguments: &Arguments,
+    body: &dyn Fn(&Rows) -> O,
+) -> Result<O, Stop<O>> {
+    if bypass::switched_off() {
+        return Ok(body(&Rows::all(arguments)));
+    }
+    let attached = subject.handle().attach(subject).map_err(Stop::Misuse)?;
+    let Some(cache) = attached.in_use() else {
+        return Ok(body(&Rows::all(arguments)));
+    };
+    let counters = &subject.handle().counters;
+    Counters::add(&counters.calls, 1);
+    let rows = arguments.rows(function)?;
+    bypass::check(function, arguments, rows).map_err(Stop::Past)?;
+    let input_device = arguments.tensors[0].tensor.device();
+    let options = &attached.options;
+    Call {
+        subject,
+        function,
+        arguments,
+        options,
+        cache,
+        counters,
+        input_device,
+    }
+    .through_the_cache(body)
+}
+
+/// One call that the cache may serve.
+struct Call<'a> {
+    subject: &'a dyn Subject,
+    function: &'a Function,
+    arguments: &'a Arguments,
+    options: &'a Options,
+    cache: &'a Cache,
+    counters: &'a Counters,
+    input_device: Device,
+}
+
+/// What the forward gave for the missing rows.
+struct Computed {
+    schema: Arc<Schema>,
+    packed: Tensor,
+}
+
+impl Call<'_> {
+    fn through_the_cache<O: Output>(&self, body: &dyn Fn(&Rows) -> O) -> Result<O, Stop<O>> {
+        let mut batch = Batch::new(self.keys_of_the_rows::<O>()?);
+        self.take_from_memory(&mut batch)?;
+        self.take_from_disk(&mut batch)?;
+        if batch.has_missing() {
+            let computed = self.forward_the_misses(&batch, body)?;
+            self.store(&mut batch, computed)?;
+        }
+        self.assemble(batch)
+    }
+
+    fn keys_of_the_rows<O: Output>(&self) -> Result<Vec<Key>, Stop<O>> {
+        let start = Instant::now();
+        let output = structure::<O>();
+        let context = Context {
+            module_hash: &self.cache.identity.hash,
+            options: self.options,
+            function: self.function.name,
+            output: &output,
+        };
+        let keys = context.keys(self.arguments);
+        Counters::time(&self.counters.hashing, start);
+        keys.map_err(|error| {
+            Counters::add(&self.counters.hashing_faults, 1);
+            Stop::Past(Reason::Unreadable(error))
+        })
+    }
+
+    fn take_from_memory<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
+        let start = Instant::now();
+        let taken = batch.take_from_memory(&mut self.cache.tiers.memory(), self.input_device);
+        Counters::time(&self.counters.loading, start);
+        taken.unwrap_or_else(|error| self.memory_fault(&error));
+        one_schema(batch)
+    }
+
+    fn take_from_disk<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
+        let Some(store) = self
+            .cache
+            .tiers
+            .store
+            .as_ref()
+            .filter(|_| batch.has_missing())
+        else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        match batch.take_from_disk(store) {
+            Ok(None) => {}
+            Ok(Some(read)) => {
+                let mut memory = self.cache.tiers.memory();
+                self.keep(&mut memory, &read.keys, &read.schema, &read.packed);
+            }
+            Err(Unreadable::Tensor(error)) => self.memory_fault(&error),
+            Err(Unreadable::Layout) => {
+                Counters::add(&self.counters.layout_faults, 1);
+                bypass::tell_once(self.subject, &Reason::ForeignRows);
+            }
+        }
+        Counters::time(&self.counters.loading, start);
+        one_schema(batch)
+    }
+
+    /// Runs the body once, on all missing rows together. No lock is held.
+    fn forward_the_misses<O: Output>(
+        &self,
+        batch: &Batch,
+        body: &dyn Fn(&Rows) -> O,
+    ) -> Result<Computed, Stop<O>> {
+        let rows = if batch.misses_whole() {
+            Rows::all(self.arguments)
+        } else {
+            Rows::selected(self.arguments, &batch.missing_rows())
+                .map_err(|error| Stop::Past(Reason::Unreadable(error)))?
+        };
+        let start = Instant::now();
+        let output = body(&rows);
+        Counters::time(&self.counters.forward, start);
+        let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
+        output
+            .value()
+            .map_err(Stop::Return)?
+            .take_apart(&mut tensors, &mut lengths);
+        check_output(&tensors, rows.count())?;
+        self.computed(&rows, &tensors, &lengths).map_err(|reason| {
+            if !batch.misses_whole() {
+                return Stop::Past(reason);
+            }
+            // The body has run on the whole batch already: its output is the answer.
+            bypass::count(self.subject, &reason);
+            let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
+            let value = O::Value::put_together(&mut tensors, &mut lengths);
+            Stop::Return(O::of(value.expect("parts fit where they were taken from")))
+        })
+    }
+
+    fn computed(
+        &self,
+        rows: &Rows,
+        tensors: &[Tensor],
+        lengths: &[u32],
+    ) -> Result<Computed, Reason> {
+        if !tensors.iter().all(plain::is_plain) {
+            return Err(Reason::OutputLayout);
+        }
+        let schema = || -> Result<_, TchError> {
+            let owned = tensors
+                .iter()
+                .map(|tensor| owned(tensor, rows))
+                .collect::<Result<Vec<_>, _>>()?;
+            let schema = Schema::of(
+                &owned,
+                lengths.to_vec(),
+                self.options.cache_dtype,
+                self.input_device,
+            )?;
+            let packed = schema.pack(&owned)?;
+            Ok(Computed {
+                schema: Arc::new(schema),
+                packed,
+            })
+        };
+        let computed = schema().map_err(Reason::Unreadable)?;
+        if computed.schema.fits() {
+            Ok(computed)
+        } else {
+            Err(Reason::OutputLayout)
+        }
+    }
+
+    /// Hands the computed rows to both tiers and to the batch.
+    fn store<O>(&self, batch: &mut Batch, computed: Computed) -> Result<(), Stop<O>> {
+        let Computed { schema, mut packed } = computed;
+        if !batch.admits(&schema) {
+            return Err(Stop::Past(Reason::ChangingShape));
+        }
+        let start = Instant::now();
+        let keys = batch.missing_keys();
+        {
+            let mut memory = self.cache.tiers.memory();
+            // Where another thread was faster, its rows are the value from now on.
+            match memory.replace_with_held(&keys, &schema, &packed) {
+                Ok(Some(held)) => packed = held,
+                Ok(None) => {}
+                Err(error) => self.memory_fault(&error),
+            }
+            self.keep(&mut memory, &keys, &schema, &packed);
+        }
+        if let Some(store) = &self.cache.tiers.store {
+            match row_batch(&keys, &schema, &packed) {
+                Ok(rows) => store.put(rows),
+                Err(error) => self.memory_fault(&error),
+            }
+        }
+        Counters::add(&self.counters.stored, keys.len());
+        Counters::time(&self.counters.storing, start);
+        batch.take_computed(schema, packed);
+        Ok(())
+    }
+
+    fn assemble<O: Output>(&self, batch: Batch) -> Result<O, Stop<O>> {
+        let start = Instant::now();
+        let tally = batch.tally();
+        let assembled = batch.assemble(self.input_device);
+        Counters::time(&self.counters.loading, start);
+        let (schema, tensors) = assembled.map_err(|error| Stop::Past(Reason::Unreadable(error)))?;
+        self.counters.tally(tally);
+        let (memory, disk, computed) = (tally.memory, tally.disk, tally.computed);
+        tracing::debug!(
+            module = self.subject.name(),
+            memory,
+            disk,
+            computed,
+            "{} rows",
+            tally.rows
+        );
+        let mut lengths = schema.lengths().iter().copied();
+        let value = O::Value::put_together(&mut tensors.into_iter(), &mut lengths);
+        // Keys hold the structure of the output, so only a forged row gets here without one.
+        value.map(O::of).ok_or(Stop::Past(Reason::ForeignRows))
+    }
+
+    fn keep(&self, memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
+        let device = self.options.memory_cache_device.unwrap_or(packed.device());
+        if let Err(error) = memory.insert(keys, schema, packed, device) {
+            self.memory_fault(&error);
+        }
+    }
+
+    /// A fault is a miss: what could not be held or copied is computed again.
+    fn memory_fault(&self, error: &TchError) {
+        Counters::add(&self.counters.memory_faults, 1);
+        bypass::tell_once(self.subject, &Reason::MemoryTier(error.to_string()));
+    }
+}
+
+fn one_schema<O>(batch: &Batch) -> Result<(), Stop<O>> {
+    if batch.is_mixed() {
+        Err(Stop::Past(Reason::ChangingShape))
+    } else {
+        Ok(())
+    }
+}
+
+fn check_output<O>(tensors: &[Tensor], rows: i64) -> Result<(), Stop<O>> {
+    if tensors.is_empty() {
+        return Err(Problem::NoOutput.into());
+    }
+    for (part, tensor) in tensors.iter().enumerate() {
+        let got = if tensor.defined() {
+            tensor.size()
+        } else {
+            Vec::new()
+        };
+        if got.first() != Some(&rows) {
+            return Err(Problem::OutputRows { part, got, rows }.into());
+        }
+        if plain::records_gradients(tensor) {
+            return Err(Problem::OutputRequiresGrad.into());
+        }
+    }
+    Ok(())
+}
+
+/// The tensor in memory that no input shares: a forward may return its input, and writing into
+/// the output must not reach it.
+fn owned(tensor: &Tensor, rows: &Rows) -> Result<Tensor, TchError> {
+    let own = plain::materialised(tensor)?;
+    let start = own.data_ptr() as usize;
+    let within = |input: &Tensor| {
+        plain::is_plain(input) && {
+            let first = input.data_ptr() as usize;
+            let extent: i64 = input
+                .size()
+                .iter()
+                .zip(input.stride())
+                .map(|(size, stride)| (size - 1) * stride)
+                .sum();
+            let bytes = (extent.max(0) as usize + 1) * input.kind().elt_size_in_bytes();
+            (first..first + bytes).contains(&start)
+        }
+    };
+    if rows.tensors().any(within) {
+        own.f_detach_copy()
+    } else {
+        Ok(own)
+    }
+}
+
+fn row_batch(keys: &[Key], schema: &Schema, packed: &Tensor) -> Result<RowBatch, TchError> {
+    let values = bytes::read(&plain::on_cpu(packed)?, <[u8]>::to_vec)?;
+    RowBatch::new(
+        keys.to_vec(),
+        schema.encode().into(),
+        values,
+        schema.row_bytes(),
+    )
+    .map_err(|error| TchError::Shape(error.to_string()))
+}

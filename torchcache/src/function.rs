@@ -1,0 +1,23 @@
+//! What the attribute knows of a cached function at compile time: its one constant.
+
+/// A cached function, as the attribute saw it.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub struct Function {
+    /// Its name.
+    pub name: &'static str,
+    /// The names of its arguments, in order, without `self` and `train`.
+    pub arguments: &'static [&'static str],
+    /// The tokens of its signature and body, without comments.
+    pub code: &'static str,
+}
+
+impl Function {
+    /// The name of the argument at `position`, for messages.
+    pub(crate) fn argument(&self, position: usize) -> String {
+        match self.arguments.get(position) {
+            Some(name) => (*name).to_owned(),
+            None => format!("#{position}"),
+        }
+    }
+}

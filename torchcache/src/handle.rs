@@ -1,0 +1,301 @@
+//! [`TorchCache`]: the handle of one cache, and how it stays attached to the right tiers.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Problem};
+use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
+use crate::options::Options;
+use crate::overrides::Overrides;
+use crate::stats::{Counters, Stats};
+use crate::subject::Subject;
+use crate::tiers::{Tiers, lock};
+
+/// The cache of one module instance or function.
+///
+/// A module holds it in a field (`torchcache: TorchCache`, made with `TorchCache::default()`); a
+/// function's is `name::cache()`. The handle is inert until the first call: only then are options,
+/// identity and directory known. Dropping it waits until its rows are on disk, and so does the
+/// process at exit for handles in statics.
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::torchcache;
+///
+/// #[torchcache]
+/// fn double(xs: &Tensor) -> Tensor {
+///     xs * 2
+/// }
+///
+/// let xs = Tensor::from_slice(&[1.0f32, 2.0]);
+/// assert_eq!(double(&xs), double(&xs));
+/// let stats = double::cache().stats();
+/// assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+/// ```
+pub struct TorchCache {
+    state: Mutex<State>,
+    pub(crate) counters: Counters,
+}
+
+struct State {
+    attached: Option<Arc<Attached>>,
+    watchers: Watchers,
+}
+
+struct Watchers {
+    overrides: Watcher,
+    fields: Watcher,
+}
+
+/// What a handle is attached to: resolved options, identity, tiers.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) options: Options,
+    /// `None` where the cache was never switched on: nothing is hashed or opened then. Switched
+    /// off, it stays as it was, so that its rows are there when it is switched on again.
+    cache: Option<Arc<Cache>>,
+}
+
+impl Attached {
+    /// The cache, while it is switched on.
+    pub(crate) fn in_use(&self) -> Option<&Cache> {
+        self.cache.as_deref().filter(|_| self.options.enabled)
+    }
+}
+
+/// An identity and where its rows are.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    pub(crate) identity: Identity,
+    pub(crate) tiers: Tiers,
+}
+
+impl Default for TorchCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TorchCache {
+    /// An inert handle.
+    pub const fn new() -> Self {
+        TorchCache {
+            state: Mutex::new(State {
+                attached: None,
+                watchers: Watchers {
+                    overrides: Watcher::new(),
+                    fields: Watcher::new(),
+                },
+            }),
+            counters: Counters::new(),
+        }
+    }
+
+    /// The identity that rows are kept under: 64 hexadecimal digits, or what
+    /// `persistent_module_hash` says. It names the directory. `None` before the first call.
+    pub fn module_hash(&self) -> Option<String> {
+        self.with_cache(|cache| cache.identity.hash.clone())
+    }
+
+    /// What the cache did and holds. Calls, rows and times are this handle's; what the tiers hold
+    /// is shared by all handles of this identity.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.counters.snapshot();
+        self.with_cache(|cache| stats.add_tiers(&cache.tiers));
+        stats
+    }
+
+    /// Waits until every row stored so far is on disk.
+    ///
+    /// Returns whether all of them are: `false` where some were given up because of a fault, which
+    /// is counted in [`stats`](Self::stats). Without a disk tier it is `true` at once.
+    pub fn flush(&self) -> bool {
+        // The store is flushed outside the handle's lock: this may take as long as the disk does.
+        let store = self.with_cache(|cache| cache.tiers.store.clone()).flatten();
+        store.is_none_or(|store| store.flush().is_ok())
+    }
+
+    /// Drops every row of the present identity, in memory and on disk. Other identities keep
+    /// theirs. Before the first call there is nothing to drop: which rows are this module's is
+    /// known only then.
+    pub fn clear(&self) {
+        let tiers = self.with_cache(|cache| cache.tiers.clone());
+        if let Some(tiers) = tiers {
+            tiers.memory().clear();
+            if let Some(store) = &tiers.store {
+                store.clear();
+            }
+        }
+    }
+
+    /// The options in force: defaults, attribute and fields. The defaults before the first call.
+    pub fn config(&self) -> Options {
+        let state = lock(&self.state);
+        state
+            .attached
+            .as_ref()
+            .map_or_else(Options::default, |attached| attached.options.clone())
+    }
+
+    /// Computes the identity anew at the next call. For changes that cannot be watched: weights
+    /// written through a raw pointer, buffers of a TorchScript module.
+    pub fn refresh(&self) {
+        lock(&self.state).watchers.fields.forget();
+    }
+
+    fn with_cache<R>(&self, read: impl FnOnce(&Cache) -> R) -> Option<R> {
+        let attached = lock(&self.state).attached.clone()?;
+        attached.cache.as_deref().map(read)
+    }
+
+    /// The cache that `subject` uses at this call, after noticing what changed since the last one.
+    ///
+    /// # Errors
+    ///
+    /// Options out of range, a parameter that requires grad, a directory that cannot be used.
+    pub(crate) fn attach(&self, subject: &dyn Subject) -> Result<Arc<Attached>, Error> {
+        let (before, mut watchers) = {
+            let mut state = lock(&self.state);
+            let unused = Watchers {
+                overrides: Watcher::new(),
+                fields: Watcher::new(),
+            };
+            (
+                state.attached.clone(),
+                std::mem::replace(&mut state.watchers, unused),
+            )
+        };
+        // `Fingerprint` may be the user's own: the watchers are out of the lock while it runs.
+        let after = watchers.attach(subject, before.as_ref());
+        let mut state = lock(&self.state);
+        state.watchers = watchers;
+        match after {
+            Ok(attached) => {
+                state.attached = Some(attached.clone());
+                Ok(attached)
+            }
+            Err(problem) => {
+                state.watchers.fields.forget();
+                drop(state);
+                Err(Error::new(subject.name(), problem))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for TorchCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TorchCache")
+            .field("module_hash", &self.module_hash())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watchers {
+    fn attach(
+        &mut self,
+        subject: &dyn Subject,
+        before: Option<&Arc<Attached>>,
+    ) -> Result<Arc<Attached>, Problem> {
+        let new_options = self.options(subject, before)?;
+        let same_options = new_options.is_none();
+        let options = match (new_options, before) {
+            (Some(options), _) => options,
+            (None, Some(before)) if !before.options.enabled => return Ok(before.clone()),
+            (None, Some(before)) => before.options.clone(),
+            (None, None) => unreachable!("without a state before, options are resolved anew"),
+        };
+        if !options.enabled {
+            let cache = before.and_then(|before| before.cache.clone());
+            return Ok(Arc::new(Attached { options, cache }));
+        }
+        let changed = self.fields(subject)?;
+        let before_cache = before.and_then(|before| before.cache.as_deref());
+        if let Some(before) = before
+            && before_cache.is_some()
+            && same_options
+            && !changed
+        {
+            return Ok(before.clone());
+        }
+        let name = subject.name();
+        let identity = Identity::compute(&name, &options, |f| subject.fingerprint(f));
+        let previous = before_cache.map(|cache| &cache.tiers);
+        let tiers = Tiers::of(&identity, &options, previous)?;
+        announce(&name, before_cache, &identity, &tiers);
+        Ok(Arc::new(Attached {
+            options,
+            cache: Some(Arc::new(Cache { identity, tiers })),
+        }))
+    }
+
+    /// The options, where they are not those of `before`.
+    fn options(
+        &mut self,
+        subject: &dyn Subject,
+        before: Option<&Arc<Attached>>,
+    ) -> Result<Option<Options>, Problem> {
+        self.overrides.compare();
+        subject.overrides(&mut Overrides::watch(&mut self.overrides));
+        if before.is_some() && !self.overrides.finish().changed {
+            return Ok(None);
+        }
+        let mut options = subject.options();
+        subject.overrides(&mut Overrides::apply(&mut options));
+        options.check()?;
+        self.overrides.record();
+        subject.overrides(&mut Overrides::watch(&mut self.overrides));
+        Ok(Some(options))
+    }
+
+    /// Whether what the output depends on changed. A parameter that requires grad is refused.
+    fn fields(&mut self, subject: &dyn Subject) -> Result<bool, Problem> {
+        self.fields.compare();
+        subject.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
+        let mut seen = self.fields.finish();
+        if seen.changed {
+            // A comparison stops at the first difference, which is no reason to miss a parameter.
+            self.record(subject);
+            seen.trainable = self.fields.finish().trainable;
+        }
+        if seen.trainable {
+            let mut parameter = None;
+            subject.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
+            let parameter = parameter.unwrap_or_default();
+            return Err(Problem::RequiresGrad { parameter });
+        }
+        Ok(seen.changed)
+    }
+
+    fn record(&mut self, subject: &dyn Subject) {
+        self.fields.record();
+        subject.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
+    }
+}
+
+/// Tells which cache is used from now on, and why it is another one than before: in this handle,
+/// or in the directory.
+fn announce(module: &str, before: Option<&Cache>, identity: &Identity, tiers: &Tiers) {
+    let hash = identity.hash.as_str();
+    let directory = tiers.directory();
+    let reason = match before.filter(|before| before.identity.hash != hash) {
+        Some(before) => Some(manifest::difference_of(
+            &before.identity.parts,
+            &identity.parts,
+        )),
+        None => directory
+            .and_then(Path::parent)
+            .and_then(|root| manifest::explain(root, module, identity)),
+    };
+    if let Some(reason) = reason {
+        tracing::info!(module, hash, "another identity than before: {reason}");
+    }
+    let Some(directory) = directory else {
+        tracing::info!(module, hash, "cache attached, in memory only");
+        return;
+    };
+    tracing::info!(module, hash, directory = %directory.display(), "cache attached");
+    if let Err(error) = manifest::write(directory, module, identity) {
+        tracing::debug!(module, %error, "the manifest could not be written");
+    }
+}

@@ -1,0 +1,198 @@
+//! [`Fingerprint`]: how a value takes part in a module's identity.
+//!
+//! One walk over the fields serves three purposes, told apart by the [`Fingerprinter`]'s mode:
+//! the cheap comparison on every call, the full hash when something changed, and the search for
+//! the name of a parameter that requires grad. So a type says once what it consists of.
+
+use tch::Tensor;
+
+use super::parts::{Collector, Part};
+use super::watch::Watcher;
+use crate::function::Function;
+
+/// A value that can be part of a module's identity.
+///
+/// Implemented for plain types, collections, `tch::nn` layers, `Tensor`, `VarStore` and
+/// `CModule`; derived for your own structs and enums with `#[derive(Fingerprint)]`. Fields that
+/// do not change what `forward` computes are left out with `#[torchcache(skip)]`.
+///
+/// ```
+/// use torchcache::{Fingerprint, Fingerprinter};
+///
+/// struct Celsius(f64);
+///
+/// impl Fingerprint for Celsius {
+///     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+///         f.field("degrees", &self.0);
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be part of a module's identity",
+    label = "this type does not implement `torchcache::Fingerprint`",
+    note = "where it does not change what `forward` computes, or its weights are given by a `VarStore` field, mark the field `#[torchcache(skip)]`",
+    note = "where it does, derive it: `#[derive(torchcache::Fingerprint)]`"
+)]
+pub trait Fingerprint {
+    /// Tells `f` everything that this value contributes to what `forward` computes.
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>);
+}
+
+/// Receives what a value consists of. See [`Fingerprint`].
+#[derive(Debug)]
+pub struct Fingerprinter<'a> {
+    mode: Mode<'a>,
+    path: String,
+}
+
+#[derive(Debug)]
+enum Mode<'a> {
+    /// Compare with what was seen at the last call.
+    Watch(&'a mut Watcher),
+    /// Hash everything, and keep readable parts for the manifest.
+    Hash(&'a mut Collector),
+    /// Find the first tensor that requires grad.
+    Trainable(&'a mut Option<String>),
+}
+
+impl<'a> Fingerprinter<'a> {
+    pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
+        Fingerprinter {
+            mode: Mode::Watch(watcher),
+            path: String::new(),
+        }
+    }
+
+    pub(crate) fn hash(collector: &'a mut Collector) -> Self {
+        Fingerprinter {
+            mode: Mode::Hash(collector),
+            path: String::new(),
+        }
+    }
+
+    pub(crate) fn trainable(found: &'a mut Option<String>) -> Self {
+        Fingerprinter {
+            mode: Mode::Trainable(found),
+            path: String::new(),
+        }
+    }
+
+    /// A named component: a field, an element, a layer.
+    pub fn field<T: Fingerprint + ?Sized>(&mut self, name: &str, value: &T) {
+        if self.compares() {
+            // Positions tell fields apart; building paths on every call would only cost.
+            return value.fingerprint(self);
+        }
+        let parent = self.path.len();
+        if parent > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+        value.fingerprint(self);
+        self.path.truncate(parent);
+    }
+
+    /// An element of a sequence, by its position.
+    pub(crate) fn element<T: Fingerprint + ?Sized>(&mut self, position: usize, value: &T) {
+        if self.compares() {
+            return value.fingerprint(self);
+        }
+        self.field(&position.to_string(), value);
+    }
+
+    /// The variant of an enum, before its fields.
+    pub fn variant(&mut self, name: &str) {
+        self.plain("variant", name.as_bytes(), &name);
+    }
+
+    /// A plain value: its type's name, its exact bytes, and how people read it.
+    pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn std::fmt::Debug) {
+        match &mut self.mode {
+            Mode::Watch(watcher) => watcher.bytes(bytes),
+            Mode::Hash(collector) => {
+                collector.add(Part::plain(
+                    &self.path,
+                    type_name,
+                    bytes,
+                    &format!("{readable:?}"),
+                ));
+            }
+            Mode::Trainable(_) => {}
+        }
+    }
+
+    /// A tensor: its kind, shape and every byte of its elements.
+    pub fn tensor(&mut self, tensor: &Tensor) {
+        match &mut self.mode {
+            Mode::Watch(watcher) => watcher.tensor(tensor),
+            Mode::Hash(collector) => collector.add(Part::tensor(&self.path, tensor)),
+            Mode::Trainable(found) => {
+                if found.is_none() && tensor.defined() && tensor.requires_grad() {
+                    **found = Some(self.path.clone());
+                }
+            }
+        }
+    }
+
+    /// Whether this walk only compares with the last one.
+    pub(crate) fn compares(&self) -> bool {
+        matches!(self.mode, Mode::Watch(_))
+    }
+
+    /// A configuration that shows itself only through `Debug` and cannot change while `pinned`
+    /// tensors stay the same ones, so that it is formatted only when the hash is computed.
+    pub(crate) fn configuration(&mut self, value: &dyn std::fmt::Debug, pinned: bool) {
+        match &mut self.mode {
+            Mode::Watch(_) if pinned => {}
+            Mode::Watch(watcher) => watcher.bytes(format!("{value:?}").as_bytes()),
+            Mode::Hash(collector) => {
+                let text = format!("{value:?}");
+                collector.add(Part::plain(
+                    &self.path,
+                    "configuration",
+                    text.as_bytes(),
+                    &text,
+                ));
+            }
+            Mode::Trainable(_) => {}
+        }
+    }
+
+    /// Bytes that are too dear to make on every call: `make` runs only when the hash is computed.
+    pub(crate) fn content(&mut self, type_name: &str, make: impl FnOnce() -> (Vec<u8>, String)) {
+        if let Mode::Hash(collector) = &mut self.mode {
+            let (bytes, readable) = make();
+            collector.add(Part::plain(&self.path, type_name, &bytes, &readable));
+        }
+    }
+
+    /// A component whose elements have no order: each is hashed alone, and they are taken in the
+    /// order of their digests.
+    pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
+        if !matches!(self.mode, Mode::Hash(_)) {
+            values.for_each(|value| value.fingerprint(self));
+            return;
+        }
+        let mut values: Vec<_> = values
+            .map(|value| {
+                let mut alone = Collector::default();
+                value.fingerprint(&mut Fingerprinter::hash(&mut alone));
+                (alone.digest(), value)
+            })
+            .collect();
+        values.sort_by_key(|(digest, _)| *digest);
+        for (position, (_, value)) in values.iter().enumerate() {
+            self.field(&format!("{{{position}}}"), value);
+        }
+    }
+
+    /// The code of cached functions. Called by generated code.
+    #[doc(hidden)]
+    pub fn functions(&mut self, functions: &'static [Function]) {
+        if let Mode::Hash(collector) = &mut self.mode {
+            for function in functions {
+                collector.add(Part::code(&self.path, function));
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! [`Fingerprint`] for what tch models are made of.
+//!
+//! Conv, norm and embedding layers keep their configuration private, but their derived `Debug`
+//! shows it. It cannot change while their tensors are the same ones: there is no other way to
+//! build such a layer than around new tensors. LSTM, GRU, `Sequential` and `Func` hide their
+//! weights as well: they have no implementation, and the compile error says what to do.
+
+use std::fmt::Debug;
+
+use tch::{CModule, Tensor, nn};
+
+use super::fingerprint::{Fingerprint, Fingerprinter};
+
+impl Fingerprint for Tensor {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.tensor(self);
+    }
+}
+
+impl Fingerprint for nn::Linear {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+    }
+}
+
+impl<ND: Debug> Fingerprint for nn::Conv<ND> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, true);
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+    }
+}
+
+impl<ND: Debug> Fingerprint for nn::ConvTransposeND<ND> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, true);
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+    }
+}
+
+impl Fingerprint for nn::BatchNorm {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, true);
+        f.field("running_mean", &self.running_mean);
+        f.field("running_var", &self.running_var);
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+        f.field("nd", &self.nd);
+    }
+}
+
+impl Fingerprint for nn::LayerNorm {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, self.ws.is_some());
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+        f.field("normalized_shape", &self.normalized_shape);
+    }
+}
+
+impl Fingerprint for nn::GroupNorm {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, self.ws.is_some());
+        f.field("ws", &self.ws);
+        f.field("bs", &self.bs);
+        f.field("num_groups", &self.num_groups);
+        f.field("num_channels", &self.num_channels);
+    }
+}
+
+impl Fingerprint for nn::Embedding {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.configuration(self, true);
+        f.field("ws", &self.ws);
+    }
+}
+
+impl Fingerprint for nn::VarStore {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        variables(&self.variables_, f);
+    }
+}
+
+/// The variables of a store. When hashed, in the order of their names; when compared, in the order
+/// of the map, which holds still as long as the map does.
+pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
+    let variables = variables
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if f.compares() {
+        variables
+            .named_variables
+            .values()
+            .for_each(|tensor| f.tensor(tensor));
+        return;
+    }
+    let mut named: Vec<_> = variables.named_variables.iter().collect();
+    named.sort_by_key(|(name, _)| *name);
+    for (name, tensor) in named {
+        f.field(name, tensor);
+    }
+}
+
+/// By its file: the code, parameters, buffers and attributes that `save` writes. Between calls
+/// only the parameters are watched; after a change of a buffer call `refresh()`.
+impl Fingerprint for CModule {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.content("CModule", || match saved(self) {
+            Ok(bytes) => {
+                let readable = format!("TorchScript of {} bytes", bytes.len());
+                (bytes, readable)
+            }
+            // What cannot be seen must not be taken for something else: it is nobody's equal.
+            Err(reason) => (unique().to_vec(), format!("not saved: {reason}")),
+        });
+        for (name, tensor) in self.named_parameters().unwrap_or_default() {
+            f.field(&name, &tensor);
+        }
+    }
+}
+
+fn saved(module: &CModule) -> Result<Vec<u8>, String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    // The archive holds the name of its file, so that must be the same every time.
+    let path = directory.path().join("module.pt");
+    module.save(&path).map_err(|error| error.to_string())?;
+    std::fs::read(&path).map_err(|error| error.to_string())
+}
+
+/// Bytes that no other call in any process returns: what cannot be seen equals nothing.
+pub(crate) fn unique() -> [u8; 32] {
+    use std::hash::{BuildHasher, RandomState};
+    let random = [(); 4].map(|()| RandomState::new().hash_one(std::time::SystemTime::now()));
+    *blake3::hash(&random.map(u64::to_le_bytes).concat()).as_bytes()
+}

@@ -1,0 +1,102 @@
+//! When a cache is valid: the identity of a module and the ways to notice that it changed.
+//!
+//! `fingerprint` is the trait and the walk, `values` and `layers` its implementations, `watch`
+//! the cheap comparison on each call, `parts` what was hashed, `manifest` the readable record.
+
+mod fingerprint;
+pub(crate) mod layers;
+pub(crate) mod manifest;
+mod parts;
+mod values;
+mod watch;
+
+pub use fingerprint::{Fingerprint, Fingerprinter};
+pub(crate) use parts::{Category, Collector, Part};
+pub(crate) use watch::Watcher;
+
+use crate::options::Options;
+
+/// Bumped whenever the same module would hash to something else: older directories then stay
+/// untouched and are simply not looked at.
+const FORMAT: u32 = 1;
+
+/// A computed identity: the hash, and the parts that explain it.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// 64 hexadecimal digits, or the name given by `persistent_module_hash`.
+    pub(crate) hash: String,
+    pub(crate) parts: Vec<Part>,
+}
+
+impl Identity {
+    /// The identity of what `walk` tells, under a module's `name` and its `options`.
+    pub(crate) fn compute(
+        name: &str,
+        options: &Options,
+        walk: impl FnOnce(&mut Fingerprinter<'_>),
+    ) -> Identity {
+        if let Some(hash) = &options.persistent_module_hash {
+            return Identity {
+                hash: hash.clone(),
+                parts: option_parts(options),
+            };
+        }
+        let mut collector = Collector {
+            parts: option_parts(options),
+        };
+        walk(&mut Fingerprinter::hash(&mut collector));
+        let mut hasher = blake3::Hasher::new_derive_key("torchcache module identity");
+        hasher.update(&FORMAT.to_le_bytes());
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(&collector.digest());
+        Identity {
+            hash: hasher.finalize().to_hex().to_string(),
+            parts: collector.parts,
+        }
+    }
+}
+
+/// The options that are part of the identity, those of section "Options" in the documentation.
+fn option_parts(options: &Options) -> Vec<Part> {
+    vec![
+        Part::option("cache_dtype", &format!("{:?}", options.cache_dtype)),
+        Part::option("subsample_count", &format!("{:?}", options.subsample_count)),
+        Part::option("version", &options.version),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_fixed_from_release_to_release() {
+        let identity = Identity::compute("demo::Module", &Options::new(), |f| {
+            f.field("scale", &2.5f64);
+            f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
+        });
+        // A golden value: when it changes, FORMAT must have changed, and with it old caches expire.
+        assert_eq!(
+            identity.hash,
+            "2203c685ae8283a06b71fc5d48b4fe4037d02a072aad9d1101019aa767379a48",
+        );
+    }
+
+    #[test]
+    fn each_identity_option_counts_and_no_other_does() {
+        let hash = |options: Options| Identity::compute("m", &options, |_| ()).hash;
+        let plain = hash(Options::new());
+        for options in [
+            Options::new().version("2"),
+            Options::new().subsample_count(10),
+            Options::new().cache_dtype(tch::Kind::Half),
+        ] {
+            assert_ne!(hash(options), plain);
+        }
+        assert_eq!(
+            hash(Options::new().persistent(true).max_memory_cache_size(1)),
+            plain
+        );
+    }
+}

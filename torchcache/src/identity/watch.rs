@@ -1,0 +1,220 @@
+//! Noticing change cheaply: on each call the state of every watched value is compared, word by
+//! word, with what was seen when the hash was computed.
+//!
+//! For a tensor the state is its version counter, data pointer, kind, device, shape and strides.
+//! The pointer is needed because `set_data` (behind `VarStore::half` and `set_device`) swaps the
+//! storage under the same version; an alias of every watched storage is held, so that a freed
+//! pointer cannot come back and pass for the old one.
+
+use tch::{Device, Tensor};
+
+use crate::plain;
+
+/// The state of every watched value, and whether the present walk differs from it.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    words: Vec<u64>,
+    aliases: Vec<Tensor>,
+    recording: bool,
+    cursor: usize,
+    changed: bool,
+    trainable: bool,
+    gradients: Option<bool>,
+}
+
+/// What a walk saw.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// Something differs from the recorded state.
+    pub(crate) changed: bool,
+    /// Some tensor requires grad while grad mode is on.
+    pub(crate) trainable: bool,
+}
+
+impl Watcher {
+    pub(crate) const fn new() -> Self {
+        Watcher {
+            words: Vec::new(),
+            aliases: Vec::new(),
+            recording: false,
+            cursor: 0,
+            changed: false,
+            trainable: false,
+            gradients: None,
+        }
+    }
+
+    /// Starts a walk that compares with the recorded state.
+    pub(crate) fn compare(&mut self) {
+        self.start(false);
+    }
+
+    /// Starts a walk that records the state anew.
+    pub(crate) fn record(&mut self) {
+        self.words.clear();
+        self.aliases.clear();
+        self.start(true);
+    }
+
+    /// Makes the next comparison find a change.
+    pub(crate) fn forget(&mut self) {
+        self.words.clear();
+        // A module without a single watched word must differ as well.
+        self.words.push(u64::MAX);
+    }
+
+    fn start(&mut self, recording: bool) {
+        self.recording = recording;
+        self.cursor = 0;
+        self.changed = false;
+        self.trainable = false;
+        self.gradients = None;
+    }
+
+    /// Ends a walk.
+    pub(crate) fn finish(&self) -> Seen {
+        let shorter = !self.recording && self.cursor != self.words.len();
+        Seen {
+            changed: self.changed || shorter,
+            trainable: self.trainable,
+        }
+    }
+
+    fn word(&mut self, word: u64) {
+        if self.recording {
+            self.words.push(word);
+        } else if !self.changed {
+            self.changed = self.words.get(self.cursor) != Some(&word);
+            self.cursor += 1;
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.word(bytes.len() as u64);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(u64::from_le_bytes(word));
+        }
+    }
+
+    pub(crate) fn tensor(&mut self, tensor: &Tensor) {
+        if !tensor.defined() {
+            return self.word(u64::MAX);
+        }
+        // Inference tensors keep no version; they cannot change outside inference mode either.
+        self.word(
+            tensor
+                .f_internal_version()
+                .map_or(0, |version| version as u64),
+        );
+        let plain = plain::is_plain(tensor);
+        // Packed layouts have no one data pointer: for them the version has to do.
+        self.word(if plain { tensor.data_ptr() as u64 } else { 0 });
+        self.word(tensor.f_kind().map_or(u64::MAX, |kind| kind as u64));
+        self.word(match tensor.device() {
+            Device::Cpu => 0,
+            Device::Mps => 1,
+            Device::Vulkan => 2,
+            Device::Cuda(index) => 3 + index as u64,
+        });
+        let shape = tensor.size();
+        self.word(shape.len() as u64);
+        shape.iter().for_each(|&extent| self.word(extent as u64));
+        if plain {
+            tensor
+                .stride()
+                .iter()
+                .for_each(|&stride| self.word(stride as u64));
+        }
+        if self.recording {
+            self.aliases.extend(tensor.f_detach());
+        }
+        if !self.trainable && tensor.requires_grad() {
+            // Grad mode is one for the whole walk: it is asked once.
+            let gradients = *self
+                .gradients
+                .get_or_insert_with(|| plain::records_gradients(tensor));
+            self.trainable = gradients;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::fingerprint::{Fingerprint, Fingerprinter};
+
+    fn changed<T: Fingerprint>(watcher: &mut Watcher, value: &T) -> bool {
+        watcher.compare();
+        value.fingerprint(&mut Fingerprinter::watch(watcher));
+        watcher.finish().changed
+    }
+
+    fn record<T: Fingerprint>(watcher: &mut Watcher, value: &T) {
+        watcher.record();
+        value.fingerprint(&mut Fingerprinter::watch(watcher));
+    }
+
+    #[test]
+    fn nothing_recorded_differs_even_from_nothing() {
+        let mut watcher = Watcher::new();
+        watcher.forget();
+        assert!(changed(&mut watcher, &()));
+        record(&mut watcher, &());
+        assert!(!changed(&mut watcher, &()));
+    }
+
+    #[test]
+    fn an_edit_in_place_is_noticed() {
+        let mut watcher = Watcher::new();
+        let mut tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU);
+        record(&mut watcher, &tensor);
+        assert!(!changed(&mut watcher, &tensor));
+        let _ = tensor.fill_(1.0);
+        assert!(changed(&mut watcher, &tensor));
+    }
+
+    #[test]
+    fn data_swapped_back_and_forth_is_noticed() {
+        let mut watcher = Watcher::new();
+        let mut tensor = Tensor::from_slice(&[1.000_1f32; 4096]);
+        record(&mut watcher, &tensor);
+        // Rounds the weights, keeps version, kind and shape, and frees the first storage on the way.
+        let half = tensor.to_kind(tch::Kind::Half);
+        tensor.set_data(&half);
+        let float = tensor.to_kind(tch::Kind::Float);
+        tensor.set_data(&float);
+        drop((half, float));
+        assert!(changed(&mut watcher, &tensor));
+    }
+
+    #[test]
+    fn a_transposed_square_is_noticed() {
+        let mut watcher = Watcher::new();
+        let tensor = Tensor::rand([3, 3], tch::kind::FLOAT_CPU);
+        record(&mut watcher, &tensor);
+        assert!(changed(&mut watcher, &tensor.tr()));
+    }
+
+    #[test]
+    fn plain_values_are_watched() {
+        let mut watcher = Watcher::new();
+        record(&mut watcher, &(1u8, "ab".to_owned()));
+        assert!(!changed(&mut watcher, &(1u8, "ab".to_owned())));
+        assert!(changed(&mut watcher, &(1u8, "ac".to_owned())));
+        assert!(changed(&mut watcher, &(2u8, "ab".to_owned())));
+    }
+
+    #[test]
+    fn a_trainable_tensor_is_seen_only_while_gradients_are_recorded() {
+        let mut watcher = Watcher::new();
+        let tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
+        record(&mut watcher, &tensor);
+        assert!(watcher.finish().trainable);
+        let _guard = tch::no_grad_guard();
+        watcher.compare();
+        watcher.tensor(&tensor);
+        assert!(!watcher.finish().trainable);
+    }
+}

@@ -1,0 +1,245 @@
+//! The key of each row: exact, and independent of the batch it came in.
+//!
+//! A row of a tensor has a plain BLAKE3 digest of its bytes. A key is BLAKE3 over a prefix that is
+//! the same for the whole call (identity, options, function, output type, plain arguments, and the
+//! kind and row shape of every tensor) and then those digests, one per tensor argument. The two
+//! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
+//! The layout is written down in `docs/format.md`; changing it bumps `FORMAT`.
+
+use rayon::prelude::*;
+use tch::{TchError, Tensor};
+
+use crate::argument::Arguments;
+use crate::options::Options;
+use crate::{bytes, plain};
+
+pub(crate) use torchcache_store::Key;
+
+/// Bumped whenever the same call would give other keys.
+const FORMAT: u32 = 1;
+
+/// Rows are hashed on several cores from this many bytes on; below, starting them costs more.
+const PARALLEL_BYTES: usize = 128 * 1024;
+
+/// What is the same for every row of a call, beside its arguments.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) module_hash: &'a str,
+    pub(crate) options: &'a Options,
+    pub(crate) function: &'a str,
+    /// The structure of the output type.
+    pub(crate) output: &'a str,
+}
+
+impl Context<'_> {
+    /// The keys of the rows of `arguments`, whose tensors are plain and share their first
+    /// dimension.
+    ///
+    /// # Errors
+    ///
+    /// Whatever libtorch says when a tensor cannot be read.
+    pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
+        let prefix = self.prefix(arguments)?;
+        let digests = arguments
+            .tensors
+            .iter()
+            .map(|argument| row_digests(&argument.tensor, self.options.subsample_count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let rows = digests.first().map_or(0, Vec::len);
+        let key = |row: usize| {
+            let mut hasher = blake3::Hasher::new_keyed(&prefix);
+            for digests in &digests {
+                hasher.update(&digests[row]);
+            }
+            *hasher.finalize().as_bytes()
+        };
+        Ok((0..rows).map(key).collect())
+    }
+
+    fn prefix(&self, arguments: &Arguments) -> Result<[u8; 32], TchError> {
+        let mut hasher = blake3::Hasher::new_derive_key("torchcache row key");
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        add(&FORMAT.to_le_bytes());
+        add(self.module_hash.as_bytes());
+        // These are in a computed hash already, but not in one given by name.
+        add(format!("{:?}", self.options.cache_dtype).as_bytes());
+        add(format!("{:?}", self.options.subsample_count).as_bytes());
+        add(self.options.version.as_bytes());
+        add(self.function.as_bytes());
+        add(self.output.as_bytes());
+        for (position, digest) in &arguments.plain {
+            add(&(*position as u64).to_le_bytes());
+            add(digest);
+        }
+        for argument in &arguments.tensors {
+            add(&(argument.position as u64).to_le_bytes());
+            add(&[plain::kind_code(argument.tensor.f_kind()?)]);
+            let shape = argument.tensor.size();
+            add(&shape[1..]
+                .iter()
+                .flat_map(|extent| extent.to_le_bytes())
+                .collect::<Vec<_>>());
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+}
+
+/// BLAKE3 of each row's bytes.
+fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, TchError> {
+    let rows = tensor.size()[0] as usize;
+    let tensor = match subsample {
+        Some(count) => plain::on_cpu(&subsampled(tensor, count)?)?,
+        None => plain::on_cpu(tensor)?,
+    };
+    bytes::read(&tensor, |bytes| {
+        if bytes.is_empty() {
+            return vec![*blake3::hash(&[]).as_bytes(); rows];
+        }
+        let digest = |row: &[u8]| *blake3::hash(row).as_bytes();
+        let row_bytes = bytes.len() / rows;
+        if bytes.len() < PARALLEL_BYTES {
+            bytes.chunks_exact(row_bytes).map(digest).collect()
+        } else {
+            bytes.par_chunks_exact(row_bytes).map(digest).collect()
+        }
+    })
+}
+
+/// `count` evenly spaced elements of each row, the first among them.
+fn subsampled(tensor: &Tensor, count: usize) -> Result<Tensor, TchError> {
+    let rows = tensor.f_reshape([tensor.size()[0], -1])?;
+    let elements = rows.size()[1] as usize;
+    if elements <= count {
+        return Ok(rows);
+    }
+    let positions: Vec<i64> = (0..count)
+        .map(|sample| (sample as u128 * elements as u128 / count as u128) as i64)
+        .collect();
+    rows.f_index_select(
+        1,
+        &Tensor::from_slice(&positions).f_to_device(tensor.device())?,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
+        let context = Context {
+            module_hash: "m",
+            options,
+            function: "forward",
+            output: "T",
+        };
+        context.keys(&arguments).unwrap()
+    }
+
+    fn keys_of(tensor: &Tensor) -> Vec<Key> {
+        keys(&Options::new(), Arguments::new().with(&tensor))
+    }
+
+    #[test]
+    fn a_row_has_one_key_in_every_batch_and_layout() {
+        let batch = Tensor::randn([6, 3, 4], tch::kind::FLOAT_CPU);
+        let keys = keys_of(&batch);
+        assert_eq!(keys_of(&batch.narrow(0, 2, 2)), keys[2..4]);
+        assert_eq!(
+            keys_of(&batch.flip([0])),
+            keys.iter().rev().copied().collect::<Vec<_>>()
+        );
+        let strided = batch.transpose(1, 2).contiguous().transpose(1, 2);
+        assert!(!strided.is_contiguous());
+        assert_eq!(keys_of(&strided), keys);
+    }
+
+    #[test]
+    fn every_bit_counts() {
+        let mut seen = std::collections::HashSet::new();
+        for row in [
+            Tensor::from_slice(&[0.0f32]),
+            Tensor::from_slice(&[-0.0f32]),
+            Tensor::from_slice(&[f32::NAN]),
+            Tensor::from_slice(&[f32::from_bits(0x7fc0_0001)]),
+            Tensor::from_slice(&[0i32]),
+            Tensor::from_slice(&[0i64]),
+            Tensor::from_slice(&[0.0f32]).view([1, 1]),
+            Tensor::zeros([1, 0], tch::kind::FLOAT_CPU),
+            Tensor::zeros([1, 0, 2], tch::kind::FLOAT_CPU),
+        ] {
+            assert!(seen.insert(keys_of(&row)[0]), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_conjugated_view_does_not_key_like_what_it_views() {
+        let tensor = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
+        assert_ne!(keys_of(&tensor.conj()), keys_of(&tensor));
+        assert_eq!(
+            keys_of(&tensor.conj()),
+            keys_of(&tensor.conj().resolve_conj())
+        );
+    }
+
+    #[test]
+    fn arguments_count_with_their_position_and_type() {
+        let x = &Tensor::from_slice(&[1f32, 2.0]);
+        let y = &Tensor::from_slice(&[3f32, 4.0]);
+        let plain = Options::new();
+        let mut seen = std::collections::HashSet::new();
+        for arguments in [
+            Arguments::new().with(&x).with(&2.0f64).with(&3.0f64),
+            Arguments::new().with(&x).with(&3.0f64).with(&2.0f64),
+            Arguments::new().with(&x).with(&1i64).with(&1i64),
+            Arguments::new().with(&x).with(&2i64).with(&2i64),
+            Arguments::new().with(&x).with(&1i32).with(&1i64),
+            Arguments::new().with(&x).with(&1i64),
+            Arguments::new().with(&1i64).with(&x),
+            Arguments::new().with(&x).with(&y),
+            Arguments::new().with(&y).with(&x),
+            Arguments::new().with(&x).with(&None::<&Tensor>),
+            Arguments::new().with(&x).with(&Some(x)),
+            Arguments::new().with(&x).with(&"ab").with(&"c"),
+            Arguments::new().with(&x).with(&"a").with(&"bc"),
+            Arguments::new().with(&x).with(&[1u8, 2].as_slice()),
+            Arguments::new().with(&x).with(&Kind::Half),
+            Arguments::new().with(&x).with(&Device::Cpu),
+        ] {
+            let keys = keys(&plain, arguments);
+            assert_ne!(keys[0], keys[1]);
+            assert!(seen.insert(keys[0]));
+        }
+    }
+
+    #[test]
+    fn subsampling_looks_only_at_the_samples() {
+        let options = Options::new().subsample_count(2);
+        let row = |values: [f32; 4]| {
+            let tensor = Tensor::from_slice(&values).view([1, 4]);
+            keys(&options, Arguments::new().with(&&tensor))[0]
+        };
+        assert_eq!(row([1.0, 2.0, 3.0, 4.0]), row([1.0, 9.0, 3.0, 9.0]));
+        assert_ne!(row([1.0, 2.0, 3.0, 4.0]), row([1.0, 2.0, 9.0, 4.0]));
+    }
+
+    #[test]
+    fn small_and_large_batches_key_alike() {
+        let batch = Tensor::randn([64, 4096], tch::kind::FLOAT_CPU);
+        assert!(batch.numel() * 4 >= PARALLEL_BYTES);
+        assert_eq!(keys_of(&batch)[7], keys_of(&batch.narrow(0, 7, 1))[0]);
+    }
+
+    #[test]
+    fn keys_are_fixed_from_release_to_release() {
+        let keys = keys_of(&Tensor::from_slice(&[1.5f32]));
+        // A golden value: when it changes, FORMAT must have changed, and with it old rows expire.
+        assert_eq!(
+            blake3::Hash::from_bytes(keys[0]).to_hex().as_str(),
+            "24ec3fc27de43d77ec0e6533456e651204db507afe0af49dc8c334da3594b9f1"
+        );
+    }
+}

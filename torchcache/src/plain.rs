@@ -1,0 +1,108 @@
+//! Plain tensors: strided memory of a known kind, which is all that rows can be cut from.
+
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Whether the tensor is strided memory of a kind this crate knows: not sparse, not quantized,
+/// not in an opaque layout.
+pub(crate) fn is_plain(tensor: &Tensor) -> bool {
+    tensor.defined()
+        && matches!(tensor.f_kind(), Ok(kind) if !matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32))
+        && !tensor.is_sparse()
+        && !tensor.is_mkldnn()
+        // The compressed layouts (CSR and its kin) are not `is_sparse`, but have sparse dimensions.
+        && !matches!(tensor.f_sparse_dim(), Ok(dimensions) if dimensions > 0)
+}
+
+/// The same elements as contiguous memory of the tensor's own device, without a pending
+/// conjugation or negation: those are views whose bytes are not their values.
+pub(crate) fn materialised(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let resolved = if tensor.is_conj() || tensor.is_neg() {
+        tensor.f_resolve_conj()?.f_resolve_neg()?
+    } else {
+        tensor.f_detach()?
+    };
+    if tensor.internal_is_zerotensor() {
+        return resolved.f_zeros_like();
+    }
+    if resolved.is_contiguous() {
+        Ok(resolved)
+    } else {
+        resolved.f_contiguous()
+    }
+}
+
+/// The same elements as contiguous memory on the CPU.
+pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let tensor = materialised(tensor)?;
+    if tensor.device() == Device::Cpu {
+        Ok(tensor)
+    } else {
+        tensor.f_to_device(Device::Cpu)
+    }
+}
+
+/// Whether gradients are recorded for `tensor`: it requires grad, and grad mode is on.
+///
+/// tch has no way to ask for the grad mode, so an operation is asked whether it was recorded. A
+/// view would not tell: views of a leaf say that they require grad in either mode.
+pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
+    let recorded = || {
+        let little = if tensor.dim() == 0 {
+            tensor.shallow_clone()
+        } else {
+            tensor.f_narrow(0, 0, 0)?
+        };
+        little.f_mul_scalar(1)
+    };
+    tensor.requires_grad() && recorded().is_ok_and(|product| product.requires_grad())
+}
+
+/// The stable code of a kind in keys and schemas. Never reuse one.
+pub(crate) fn kind_code(kind: Kind) -> u8 {
+    match kind {
+        Kind::Uint8 => 0,
+        Kind::Int8 => 1,
+        Kind::Int16 => 2,
+        Kind::Int => 3,
+        Kind::Int64 => 4,
+        Kind::Half => 5,
+        Kind::Float => 6,
+        Kind::Double => 7,
+        Kind::ComplexHalf => 8,
+        Kind::ComplexFloat => 9,
+        Kind::ComplexDouble => 10,
+        Kind::Bool => 11,
+        Kind::QInt8 => 12,
+        Kind::QUInt8 => 13,
+        Kind::QInt32 => 14,
+        Kind::BFloat16 => 15,
+        Kind::Float8e5m2 => 23,
+        Kind::Float8e4m3fn => 24,
+        Kind::Float8e5m2fnuz => 25,
+        Kind::Float8e4m3fnuz => 26,
+    }
+}
+
+/// The kind of a code; `None` for codes of a later version and for kinds that rows never have.
+pub(crate) fn kind_of(code: u8) -> Option<Kind> {
+    const KINDS: [Kind; 17] = [
+        Kind::Uint8,
+        Kind::Int8,
+        Kind::Int16,
+        Kind::Int,
+        Kind::Int64,
+        Kind::Half,
+        Kind::Float,
+        Kind::Double,
+        Kind::ComplexHalf,
+        Kind::ComplexFloat,
+        Kind::ComplexDouble,
+        Kind::Bool,
+        Kind::BFloat16,
+        Kind::Float8e5m2,
+        Kind::Float8e4m3fn,
+        Kind::Float8e5m2fnuz,
+        Kind::Float8e4m3fnuz,
+    ];
+    KINDS.into_iter().find(|&kind| kind_code(kind) == code)
+}

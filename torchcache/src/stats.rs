@@ -1,0 +1,269 @@
+//! Counting what a cache does, and showing it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::batch::Tally;
+use crate::size::human;
+use crate::tiers::Tiers;
+
+/// Declares the counters of a handle, all of them zero at first.
+macro_rules! counters {
+    ($($name:ident)*) => {
+        #[derive(Debug)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+            /// One bit per thing that is said once.
+            said: AtomicU64,
+        }
+
+        impl Counters {
+            pub(crate) const fn new() -> Self {
+                Counters { $($name: AtomicU64::new(0),)* said: AtomicU64::new(0) }
+            }
+        }
+    };
+}
+
+counters! {
+    calls rows memory_hits disk_hits misses duplicates bypassed stored
+    hashing loading forward storing
+    memory_faults layout_faults hashing_faults
+}
+
+/// What a cache did and holds. Printed with `{}` it is a table.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Calls of the cached function while the cache was enabled.
+    pub calls: u64,
+    /// Rows in those calls that went through the cache.
+    pub rows: u64,
+    /// Rows that came from memory.
+    pub memory_hits: u64,
+    /// Rows that came from disk, or from the queue on its way there.
+    pub disk_hits: u64,
+    /// Rows that were computed.
+    pub misses: u64,
+    /// Rows that were in their batch before.
+    pub duplicates: u64,
+    /// Calls that went past the cache: training, gradients, layouts it cannot hold, no rows.
+    pub bypassed: u64,
+    /// Computed rows that were given to the tiers.
+    pub stored: u64,
+    /// Rows dropped from memory to make room.
+    pub evicted_from_memory: u64,
+    /// Rows dropped from disk to make room, by this process.
+    pub evicted_from_disk: u64,
+    /// Rows in memory now.
+    pub memory_rows: u64,
+    /// Bytes allocated in memory now, keys and bookkeeping included.
+    pub memory_bytes: u64,
+    /// Rows on disk now, as far as this process knows.
+    pub disk_rows: u64,
+    /// Bytes on disk now, as far as this process knows.
+    pub disk_bytes: u64,
+    /// Faults that were survived, by kind. Kinds that did not occur are left out.
+    pub faults: Vec<(&'static str, u64)>,
+    /// Time spent making keys.
+    pub hashing: Duration,
+    /// Time spent looking up and copying hits.
+    pub loading: Duration,
+    /// Time spent in the forward.
+    pub forward: Duration,
+    /// Time spent handing computed rows to the tiers.
+    pub storing: Duration,
+}
+
+impl Stats {
+    /// Rows that did not have to be computed.
+    pub fn hits(&self) -> u64 {
+        self.memory_hits + self.disk_hits + self.duplicates
+    }
+
+    /// An estimate of the time saved: what the rows not computed would have taken at the mean
+    /// speed of those that were, less the time spent in the cache. Zero where it cost more than it
+    /// saved; `None` where nothing was computed to estimate from.
+    pub fn time_saved(&self) -> Option<Duration> {
+        if self.misses == 0 {
+            return None;
+        }
+        let spared = self.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
+        let spent = (self.hashing + self.loading + self.storing).as_secs_f64();
+        Some(Duration::from_secs_f64((spared - spent).max(0.0)))
+    }
+
+    pub(crate) fn add_tiers(&mut self, tiers: &Tiers) {
+        let memory = tiers.memory().usage();
+        (self.memory_rows, self.memory_bytes) = (memory.rows, memory.bytes);
+        self.evicted_from_memory = memory.evicted;
+        if let Some(store) = tiers.store.as_ref().map(torchcache_store::Store::stats) {
+            (self.disk_rows, self.disk_bytes) = (store.rows, store.bytes);
+            self.evicted_from_disk = store.evicted_rows;
+            let faults = store.faults.iter().filter(|(_, count)| *count > 0);
+            self.faults
+                .extend(faults.map(|(fault, count)| (fault.name(), count)));
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, amount: usize) {
+        counter.fetch_add(amount as u64, Relaxed);
+    }
+
+    /// Adds a call's rows.
+    pub(crate) fn tally(&self, tally: Tally) {
+        for (counter, rows) in [
+            (&self.rows, tally.rows),
+            (&self.memory_hits, tally.memory),
+            (&self.disk_hits, tally.disk),
+            (&self.duplicates, tally.repeated),
+            (&self.misses, tally.computed),
+        ] {
+            Counters::add(counter, rows);
+        }
+    }
+
+    /// Adds the time since `start`.
+    pub(crate) fn time(counter: &AtomicU64, start: std::time::Instant) {
+        counter.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+    }
+
+    /// Whether `bit` has not been said yet; it counts as said from now on.
+    pub(crate) fn first(&self, bit: u32) -> bool {
+        self.said.fetch_or(1 << bit, Relaxed) & (1 << bit) == 0
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
+        let faults = [
+            ("memory tier", count(&self.memory_faults)),
+            ("row layout", count(&self.layout_faults)),
+            ("hashing", count(&self.hashing_faults)),
+        ];
+        Stats {
+            calls: count(&self.calls),
+            rows: count(&self.rows),
+            memory_hits: count(&self.memory_hits),
+            disk_hits: count(&self.disk_hits),
+            misses: count(&self.misses),
+            duplicates: count(&self.duplicates),
+            bypassed: count(&self.bypassed),
+            stored: count(&self.stored),
+            evicted_from_memory: 0,
+            evicted_from_disk: 0,
+            memory_rows: 0,
+            memory_bytes: 0,
+            disk_rows: 0,
+            disk_bytes: 0,
+            faults: faults.into_iter().filter(|(_, count)| *count > 0).collect(),
+            hashing: time(&self.hashing),
+            loading: time(&self.loading),
+            forward: time(&self.forward),
+            storing: time(&self.storing),
+        }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |rows: u64| match self.rows {
+            0 => String::new(),
+            all => format!("{:5.1} %", rows as f64 / all as f64 * 100.0),
+        };
+        writeln!(
+            f,
+            "calls      {:>12}   {} past the cache",
+            self.calls, self.bypassed
+        )?;
+        writeln!(f, "rows       {:>12}", self.rows)?;
+        for (name, rows) in [
+            ("  memory   ", self.memory_hits),
+            ("  disk     ", self.disk_hits),
+            ("  repeated ", self.duplicates),
+            ("  computed ", self.misses),
+        ] {
+            writeln!(f, "{name}{rows:>12}   {}", share(rows))?;
+        }
+        writeln!(
+            f,
+            "in memory  {:>12}   {}, {} rows evicted",
+            self.memory_rows,
+            human(self.memory_bytes),
+            self.evicted_from_memory
+        )?;
+        writeln!(
+            f,
+            "on disk    {:>12}   {}, {} rows evicted",
+            self.disk_rows,
+            human(self.disk_bytes),
+            self.evicted_from_disk
+        )?;
+        for (name, time) in [
+            ("hashing    ", self.hashing),
+            ("loading    ", self.loading),
+            ("forward    ", self.forward),
+            ("storing    ", self.storing),
+        ] {
+            writeln!(f, "{name}{:>12}", seconds(time))?;
+        }
+        for (fault, count) in &self.faults {
+            writeln!(f, "fault      {count:>12}   {fault}")?;
+        }
+        match self.time_saved() {
+            Some(time) => write!(f, "saved      {:>12}   estimated", seconds(time)),
+            None => write!(
+                f,
+                "saved      {:>12}   nothing was computed to estimate from",
+                "-"
+            ),
+        }
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{:.2} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_saved_is_what_the_hits_would_have_taken_less_the_overhead() {
+        let counters = Counters::new();
+        assert_eq!(counters.snapshot().time_saved(), None);
+        Counters::add(&counters.misses, 10);
+        Counters::add(&counters.memory_hits, 30);
+        Counters::add(&counters.forward, 1_000_000_000);
+        Counters::add(&counters.hashing, 500_000_000);
+        assert_eq!(
+            counters.snapshot().time_saved(),
+            Some(Duration::from_millis(2500))
+        );
+        Counters::add(&counters.hashing, 10_000_000_000);
+        assert_eq!(counters.snapshot().time_saved(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_table_shows_rows_by_where_they_came_from() {
+        let counters = Counters::new();
+        Counters::add(&counters.calls, 2);
+        Counters::add(&counters.rows, 8);
+        Counters::add(&counters.memory_hits, 4);
+        Counters::add(&counters.misses, 4);
+        Counters::add(&counters.memory_faults, 1);
+        let table = counters.snapshot().to_string();
+        assert!(table.contains("memory              4    50.0 %"), "{table}");
+        assert!(
+            table.contains("fault                 1   memory tier"),
+            "{table}"
+        );
+    }
+}

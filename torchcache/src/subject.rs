@@ -1,0 +1,125 @@
+//! What is cached: a module, a function, or a wrapped module, seen alike by the call path.
+
+use std::any::type_name;
+
+use crate::function::Function;
+use crate::handle::TorchCache;
+use crate::identity::Fingerprinter;
+use crate::options::Options;
+use crate::overrides::Overrides;
+
+/// Everything the call path needs to know of whose output it caches.
+pub(crate) trait Subject {
+    /// The path and name, for keys, messages and the manifest.
+    fn name(&self) -> String;
+    /// The options before any overrides.
+    fn options(&self) -> Options;
+    /// The override fields of this instance.
+    fn overrides(&self, _: &mut Overrides<'_>) {}
+    /// What its output depends on.
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>);
+    fn handle(&self) -> &TorchCache;
+}
+
+/// Implemented by `#[torchcache]` on a struct.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "the struct `{Self}` is not annotated with `#[torchcache]`",
+    label = "its forward is",
+    note = "put `#[torchcache]` on the struct as well: its options, its cache field and what its identity consists of are found there"
+)]
+pub trait CachedStruct {
+    /// The module path and name.
+    const NAME: &'static str;
+    /// The options of the attribute.
+    fn options() -> Options;
+    /// The cache field.
+    fn cache(&self) -> &TorchCache;
+    /// Passes on the `torchcache_*` fields.
+    fn overrides(&self, overrides: &mut Overrides<'_>);
+    /// Passes on the fields that are part of the identity.
+    fn fields(&self, f: &mut Fingerprinter<'_>);
+}
+
+/// Implemented by `#[torchcache]` on the impl that holds `forward`.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "no impl of `{Self}` is annotated with `#[torchcache]`",
+    label = "this struct is, but nothing is cached without the impl",
+    note = "put `#[torchcache]` on the impl that holds `forward`: `#[torchcache] impl nn::Module for …`"
+)]
+pub trait CachedForward: CachedStruct {
+    /// The cached functions of the impl.
+    const FUNCTIONS: &'static [Function];
+
+    /// What the output depends on: the code of the functions, then the fields. It is the
+    /// module's `Fingerprint` as well, so that a module that holds this one notices a change of
+    /// its code.
+    fn identity(&self, f: &mut Fingerprinter<'_>) {
+        f.functions(Self::FUNCTIONS);
+        self.fields(f);
+    }
+}
+
+/// Implemented by `#[torchcache]` on a function, for the marker type beside it.
+#[doc(hidden)]
+pub trait CachedFunction {
+    /// The module path and name.
+    const NAME: &'static str;
+    /// The function.
+    const FUNCTION: Function;
+    /// The options of the attribute.
+    fn options() -> Options;
+    /// The function's cache, in a static.
+    fn cache() -> &'static TorchCache;
+}
+
+/// A module with the attribute.
+pub(crate) struct Method<'a, T>(pub(crate) &'a T);
+
+impl<T: CachedForward> Subject for Method<'_, T> {
+    fn name(&self) -> String {
+        // Instances of a generic struct may compute different things by their type alone.
+        let generics = type_name::<T>()
+            .find('<')
+            .map_or("", |at| &type_name::<T>()[at..]);
+        format!("{}{generics}", T::NAME)
+    }
+
+    fn options(&self) -> Options {
+        T::options()
+    }
+
+    fn overrides(&self, overrides: &mut Overrides<'_>) {
+        self.0.overrides(overrides);
+    }
+
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        self.0.identity(f);
+    }
+
+    fn handle(&self) -> &TorchCache {
+        self.0.cache()
+    }
+}
+
+/// A free function with the attribute.
+pub(crate) struct Free<F>(pub(crate) std::marker::PhantomData<F>);
+
+impl<F: CachedFunction> Subject for Free<F> {
+    fn name(&self) -> String {
+        F::NAME.to_owned()
+    }
+
+    fn options(&self) -> Options {
+        F::options()
+    }
+
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.functions(const { &[F::FUNCTION] });
+    }
+
+    fn handle(&self) -> &TorchCache {
+        F::cache()
+    }
+}

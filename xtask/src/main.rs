@@ -1,0 +1,47 @@
+//! The command line: what was asked for, who does it, and the exit code. Everything that knows
+//! about libtorch, cargo or files lives in the modules.
+
+mod cargo;
+mod command;
+mod cuda_bundle;
+mod error;
+mod executable;
+mod install;
+mod libtorch;
+mod mirror;
+mod progress;
+mod python;
+mod release;
+mod release_jobs;
+mod test;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use command::Command;
+use error::Result;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            error.exit_code()
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask/ lies in the root");
+    match Command::parse(env::args_os().skip(1))? {
+        Command::Help => command::print_help(),
+        Command::Setup(release) => libtorch::prepare(root, release).map(|_| ()),
+        Command::Demo(args) => release_jobs::demo(root, &args),
+        Command::Bench(args) => release_jobs::bench(root, &args),
+        Command::Test(release, args) => test::run(root, release, &args),
+        Command::CudaBundle => cuda_bundle::run(root),
+    }
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask test`: every test of the workspace with one tch release.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::error::Result;
+use crate::libtorch;
+use crate::mirror;
+use crate::release::Release;
+
+pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
+    let libtorch = libtorch::prepare(root, release)?;
+    let cargo = match release.is_default() {
+        true => libtorch.cargo(root),
+        false => mirror::prepare(root, release, &libtorch)?,
+    };
+
+    // The doc tests come first, so that the last line is the count of the main run. nextest does
+    // not run doc tests, and `cargo test` alone would end with the few of the last crate.
+    if args.is_empty() {
+        cargo.run(["test", "--workspace", "--doc"])?;
+    }
+    let runner: &[&str] = match cargo.has("nextest") {
+        true => &["nextest", "run", "--workspace"],
+        false => &[
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+        ],
+    };
+    cargo.run(
+        runner
+            .iter()
+            .map(OsStr::new)
+            .chain(args.iter().map(OsString::as_os_str)),
+    )
+}
