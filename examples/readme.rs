@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{TorchCache, torchcache};
 
-#[torchcache(persistent = true)]
+#[torchcache(persistent = true, persistent_cache_dir = "target/features")]
 #[derive(Debug)]
 struct Backbone {
     fc: nn::Linear,
@@ -18,6 +18,7 @@ impl nn::Module for Backbone {
 }
 
 fn main() {
+    tch::manual_seed(0); // the same weights in each run, as if loaded from a file
     let mut vs = nn::VarStore::new(Device::Cpu);
     let fc = nn::linear(vs.root(), 64, 16, Default::default());
     vs.freeze();

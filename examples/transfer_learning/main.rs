@@ -82,10 +82,13 @@ fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
     backbone.torchcache_persistent_cache_dir = cache_dir.to_owned();
     let cached = Run::train("with the cache", &backbone, &data, args)?;
 
-    println!("\nwhat the cache of this process says:\n{}", cached.stats);
     if !backbone.torchcache.flush() {
         return Err("not every feature could be written to disk".into());
     }
+    println!(
+        "\nwhat the cache of this process says:\n{}",
+        backbone.torchcache.stats()
+    );
     drop(backbone);
     let again = again::start(args, cache_dir, &cached.first_features)?;
 

@@ -52,7 +52,7 @@ impl Run {
                 10,
                 Default::default(),
             ));
-        let mut optimizer = nn::Adam::default().build(&vs, 1e-3)?;
+        let mut optimizer = nn::Adam::default().build(&vs, 1e-2)?;
         let labels = data.train.labels.to_device(backbone.device());
 
         let mut epochs = Vec::new();

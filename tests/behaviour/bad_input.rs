@@ -150,7 +150,7 @@ fn rows_whose_shape_changes_with_the_batch_go_through_whole_and_it_is_told_once(
 #[torchcache]
 fn dense(xs: &Tensor) -> Tensor {
     if xs.is_sparse() {
-        xs.to_dense(Kind::Float, false)
+        xs.to_dense(None, false)
     } else {
         xs.dequantize()
     }
@@ -172,7 +172,7 @@ fn sparse_and_quantized_tensors_go_past_the_cache_and_are_told_once() {
                 &xs
             ));
             assert!(same(&dense(&quantized), &quantized.dequantize()));
-            assert!(same(&sparse(&xs).to_dense(Kind::Float, false), &xs));
+            assert!(same(&sparse(&xs).to_dense(None, false), &xs));
         }
     });
     assert_eq!(dense::cache().stats().bypassed, 4);

@@ -94,6 +94,40 @@ fn an_input_that_requires_grad_goes_past_the_cache_and_is_told_once() {
 
 #[torchcache]
 #[derive(Debug)]
+struct Versioned {
+    weight: Tensor,
+    torchcache_version: Option<String>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Versioned {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * &self.weight
+    }
+}
+
+#[test]
+fn an_option_changed_along_with_a_refused_call_holds_from_the_next_one() {
+    let mut model = Versioned {
+        weight: random(&[3]),
+        torchcache_version: None,
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[4, 3]);
+    let _ = model.forward(&xs);
+    let hash = model.torchcache.module_hash();
+    model.torchcache_version = Some("2".into());
+    model.weight = model.weight.set_requires_grad(true);
+    panic_of(|| model.forward(&xs));
+    model.weight = model.weight.set_requires_grad(false);
+    let _ = model.forward(&xs);
+    assert_eq!(model.torchcache.config().version, "2");
+    assert_ne!(model.torchcache.module_hash(), hash);
+}
+
+#[torchcache]
+#[derive(Debug)]
 struct Hidden {
     #[torchcache(skip)]
     layers: nn::Sequential,

@@ -489,3 +489,38 @@ fn a_hash_given_by_name_is_the_identity() {
     assert_eq!(Options::new().persistent_module_hash, None);
     assert_eq!(xs.kind(), Kind::Float);
 }
+
+#[test]
+fn a_handle_moved_to_another_module_follows_it() {
+    #[torchcache]
+    #[derive(Debug)]
+    struct Double {
+        torchcache: TorchCache,
+    }
+    #[torchcache]
+    impl Module for Double {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+    #[torchcache]
+    #[derive(Debug)]
+    struct Triple {
+        torchcache: TorchCache,
+    }
+    #[torchcache]
+    impl Module for Triple {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 3
+        }
+    }
+    let xs = random(&[2, 2]);
+    let double = Double {
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&double.forward(&xs), &(&xs * 2)));
+    let triple = Triple {
+        torchcache: double.torchcache,
+    };
+    assert!(same(&triple.forward(&xs), &(&xs * 3)));
+}

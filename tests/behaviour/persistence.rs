@@ -301,7 +301,11 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("a file");
     fs::write(&file, "").unwrap();
-    for path in [file.clone(), file.join("below")] {
+    for path in [
+        file.clone(),
+        file.join("below"),
+        PathBuf::from("/proc/a file"),
+    ] {
         let error = kept(&path).forward(&random(&[1, 2])).unwrap_err();
         assert!(
             matches!(error.problem(), Problem::Directory { .. }),

@@ -1,9 +1,9 @@
 //! Rounding is for floating point.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use torchcache::torchcache;
 
-#[torchcache(cache_dtype = Kind::Int64)]
+#[torchcache(cache_dtype = tch::Kind::Int64)]
 fn embed(tokens: &Tensor) -> Tensor {
     tokens.relu()
 }

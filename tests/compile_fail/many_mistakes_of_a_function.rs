@@ -5,6 +5,7 @@ use torchcache::torchcache;
 
 #[torchcache(max_memory_cache_size = "5 GX", verson = "1", persistent)]
 unsafe fn embed<T>(tokens: &mut Tensor, scale: impl Into<f64>) -> &Tensor {
+    *tokens *= scale.into();
     tokens
 }
 

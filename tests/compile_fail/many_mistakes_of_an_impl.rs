@@ -11,7 +11,7 @@ struct Backbone {
 
 #[torchcache(enabled = true)]
 impl Backbone {
-    async fn forward(&mut self, scale: f64) {}
+    async fn forward(&mut self, _scale: f64) {}
 
     fn forward_t(self, xs: &mut Tensor) -> Tensor {
         xs.relu_()

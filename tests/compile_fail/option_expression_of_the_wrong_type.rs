@@ -6,7 +6,7 @@ use torchcache::torchcache;
 const LEVEL: f64 = 3.0;
 const SIZE: char = '5';
 
-#[torchcache(persistent = LEVEL, max_memory_cache_size = SIZE, cache_dtype = LEVEL)]
+#[torchcache(persistent = LEVEL, max_memory_cache_size = SIZE)]
 fn embed(tokens: &Tensor) -> Tensor {
     tokens.relu()
 }

@@ -54,7 +54,11 @@ impl Options {
                     Some(_) => Some(input.parse()?),
                     None if input.is_empty() || input.peek(Token![,]) => None,
                     None => {
-                        return Err(input.error(format!("expected `=`: write `{name} = value`")));
+                        let known = find(&name.unraw().to_string());
+                        let example = known.map_or("value", Value::example);
+                        let message =
+                            format!("expected `=` after `{name}`: write `{name} = {example}`");
+                        return Err(syn::Error::new(name.span(), message));
                     }
                 };
                 given.push(Given { name, value });

@@ -53,9 +53,11 @@ impl Value {
             Self::Flag => "`true` or `false`",
             Self::Device => "a device such as `Device::Cpu`, or `None`",
             Self::Size { least: 0 } => {
-                "a size in bytes such as `5_000_000_000`, `5e9` or `\"5 GB\"`"
+                "a size from 0 B to below 16 EiB, such as `5_000_000_000`, `5e9` or `\"5 GB\"`"
             }
-            Self::Size { .. } => "a size above 0 in bytes such as `5_000_000_000` or `\"5 GB\"`",
+            Self::Size { .. } => {
+                "a size above 0 B and below 16 EiB, such as `5_000_000_000`, `5e9` or `\"5 GB\"`"
+            }
             Self::Eviction => "`\"lru\"` or `\"mru\"`",
             Self::Count => "a whole number of at least 1, or `None`",
             Self::Directory => "a path such as `\"features\"`",

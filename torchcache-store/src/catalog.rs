@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::{Instant, SystemTime};
 
 use hashbrown::HashMap;
@@ -78,7 +78,11 @@ impl Catalog {
 
     /// The scan lock if nobody holds it: a lookup would rather miss than wait for a disk.
     pub(crate) fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
-        self.scan.try_lock().ok()
+        match self.scan.try_lock() {
+            Ok(scan) => Some(scan),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn segments(&self) -> RwLockReadGuard<'_, Segments> {

@@ -51,10 +51,11 @@ pub fn call_function<F: CachedFunction, O: Output>(
 }
 
 /// The type of a value that others are made of. Two types may have the same fields, or none, and
-/// still compute different things.
+/// still compute different things; behind a `Box<dyn …>` one may even take the other's place
+/// between two calls.
 pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
     let name = type_name::<T>();
-    f.content("type", || (name.into(), name.to_owned()));
+    f.plain("type", name.as_bytes(), &name);
 }
 
 /// The handle of a cached function, attached if it can be: a function has no weights to wait for.

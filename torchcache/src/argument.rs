@@ -62,6 +62,7 @@ macro_rules! plain_tuples {
 
 plain_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) }
 
+#[diagnostic::do_not_recommend]
 impl<'r, T: PlainArgument> Argument<'r> for T {
     fn describe(&self, arguments: &mut Arguments) {
         arguments.plain(self);

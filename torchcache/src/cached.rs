@@ -13,7 +13,7 @@ use crate::call;
 use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::handle::TorchCache;
-use crate::identity::{Fingerprint, Fingerprinter, layers};
+use crate::identity::{Fingerprint, Fingerprinter, layers, unique};
 use crate::options::Options;
 use crate::subject::Subject;
 
@@ -185,6 +185,10 @@ impl<M> Subject for Cached<M> {
         format!("Cached<{}>", type_name::<M>())
     }
 
+    fn type_name(&self) -> &'static str {
+        type_name::<M>()
+    }
+
     fn options(&self) -> Options {
         self.options.clone()
     }
@@ -255,6 +259,6 @@ fn executable() -> [u8; 32] {
         let running = Path::new("/proc/self/exe");
         hash_file(running)
             .or_else(|_| hash_file(&std::env::current_exe()?))
-            .unwrap_or_else(|_| layers::unique())
+            .unwrap_or_else(|_| unique())
     })
 }

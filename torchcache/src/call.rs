@@ -290,7 +290,8 @@ impl Call<'_> {
     }
 
     fn keep(&self, memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
-        let device = self.options.memory_cache_device.unwrap_or(packed.device());
+        let own = schema.device(self.input_device);
+        let device = self.options.memory_cache_device.unwrap_or(own);
         if let Err(error) = memory.insert(keys, schema, packed, device) {
             self.memory_fault(&error);
         }

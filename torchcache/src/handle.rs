@@ -175,6 +175,8 @@ impl TorchCache {
                 Ok(attached)
             }
             Err(problem) => {
+                // Nothing that this call saw was taken on: the next one looks at everything again.
+                state.watchers.overrides.forget();
                 state.watchers.fields.forget();
                 drop(state);
                 Err(Error::new(subject.name(), problem))
@@ -251,7 +253,7 @@ impl Watchers {
     /// Whether what the output depends on changed. A parameter that requires grad is refused.
     fn fields(&mut self, subject: &dyn Subject) -> Result<bool, Problem> {
         self.fields.compare();
-        subject.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
+        self.watch_fields(subject);
         let mut seen = self.fields.finish();
         if seen.changed {
             // A comparison stops at the first difference, which is no reason to miss a parameter.
@@ -269,6 +271,12 @@ impl Watchers {
 
     fn record(&mut self, subject: &dyn Subject) {
         self.fields.record();
+        self.watch_fields(subject);
+    }
+
+    /// A handle may be moved to another module, whose fields may look the same: the type counts.
+    fn watch_fields(&mut self, subject: &dyn Subject) {
+        self.fields.bytes(subject.type_name().as_bytes());
         subject.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
     }
 }

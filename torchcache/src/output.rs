@@ -30,7 +30,7 @@ pub trait Batched: Sized {
 /// What a cached function may return. See [`Batched`].
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
-    label = "not made of batched tensors",
+    label = "neither batched tensors nor a `Result` of them that can hold a `torchcache::Error`",
     note = "return `Tensor`, a tuple or `Vec` of such, or a `Result` of these whose error implements `From<torchcache::Error>`"
 )]
 pub trait Output: Sized {

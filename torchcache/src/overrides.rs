@@ -13,8 +13,9 @@ use crate::size::Size;
 /// The option's own type, whatever converts to it without loss, and `Option` of these, where
 /// `None` leaves the attribute's value.
 #[diagnostic::on_unimplemented(
-    message = "a field of type `{Self}` cannot override this option",
-    label = "expected the option's own type, or `Option` of it"
+    message = "a field of type `{Self}` cannot override an option of type `{T}`",
+    label = "expected `{T}`, or an `Option` of it",
+    note = "a size may also be `u64`, `usize`, `f64`, `&'static str` or `String`; text and paths may be `&'static str` or `String`"
 )]
 pub trait Setting<T> {
     /// The value to use, if any.

@@ -41,7 +41,9 @@ impl From<&String> for Size {
 
 fn from_float(bytes: f64) -> Option<u64> {
     // Every f64 below 2^64 converts without saturating.
-    (bytes >= 0.0 && bytes < 18_446_744_073_709_551_616.0).then_some(bytes as u64)
+    (0.0..18_446_744_073_709_551_616.0)
+        .contains(&bytes)
+        .then_some(bytes as u64)
 }
 
 fn parse(text: &str) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 use std::any::type_name;
 
+use crate::__private::type_of;
 use crate::function::Function;
 use crate::handle::TorchCache;
 use crate::identity::Fingerprinter;
@@ -12,6 +13,8 @@ use crate::overrides::Overrides;
 pub(crate) trait Subject {
     /// The path and name, for keys, messages and the manifest.
     fn name(&self) -> String;
+    /// The type in full, told apart from every other within the process.
+    fn type_name(&self) -> &'static str;
     /// The options before any overrides.
     fn options(&self) -> Options;
     /// The override fields of this instance.
@@ -52,12 +55,25 @@ pub trait CachedForward: CachedStruct {
     /// The cached functions of the impl.
     const FUNCTIONS: &'static [Function];
 
-    /// What the output depends on: the code of the functions, then the fields. It is the
-    /// module's `Fingerprint` as well, so that a module that holds this one notices a change of
-    /// its code.
+    /// What the output depends on: the code of the functions, then the fields.
     fn identity(&self, f: &mut Fingerprinter<'_>) {
         f.functions(Self::FUNCTIONS);
         self.fields(f);
+    }
+
+    /// The module as a part of another one, its `Fingerprint`. The outer module's rows came
+    /// through this one's cache, so what makes that one valid counts for them too: the type, the
+    /// options that are part of an identity, the code and the fields.
+    fn nested(&self, f: &mut Fingerprinter<'_>) {
+        type_of(self, f);
+        let mut options = Self::options();
+        self.overrides(&mut Overrides::apply(&mut options));
+        // A cache that is switched off does not round.
+        let rounding = options.cache_dtype.filter(|_| options.enabled);
+        f.field("torchcache_cache_dtype", &rounding);
+        f.field("torchcache_subsample_count", &options.subsample_count);
+        f.field("torchcache_version", &options.version);
+        self.identity(f);
     }
 }
 
@@ -86,6 +102,10 @@ impl<T: CachedForward> Subject for Method<'_, T> {
         format!("{}{generics}", T::NAME)
     }
 
+    fn type_name(&self) -> &'static str {
+        type_name::<T>()
+    }
+
     fn options(&self) -> Options {
         T::options()
     }
@@ -111,6 +131,10 @@ impl<F: CachedFunction> Subject for Free<F> {
         F::NAME.to_owned()
     }
 
+    fn type_name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
     fn options(&self) -> Options {
         F::options()
     }
@@ -121,5 +145,80 @@ impl<F: CachedFunction> Subject for Free<F> {
 
     fn handle(&self) -> &TorchCache {
         F::cache()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Collector, Fingerprint};
+
+    struct Inner {
+        scale: f64,
+        version: Option<&'static str>,
+        cache: TorchCache,
+    }
+
+    impl CachedStruct for Inner {
+        const NAME: &'static str = "Inner";
+
+        fn options() -> Options {
+            Options::new().version("1")
+        }
+
+        fn cache(&self) -> &TorchCache {
+            &self.cache
+        }
+
+        fn overrides(&self, overrides: &mut Overrides<'_>) {
+            overrides.version(&self.version);
+        }
+
+        fn fields(&self, f: &mut Fingerprinter<'_>) {
+            f.field("scale", &self.scale);
+        }
+    }
+
+    impl CachedForward for Inner {
+        const FUNCTIONS: &'static [Function] = &[Function {
+            name: "forward",
+            arguments: &["xs"],
+            code: "fn forward(&self, xs: &Tensor) -> Tensor { xs * self.scale }",
+        }];
+    }
+
+    impl Fingerprint for Inner {
+        fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+            self.nested(f);
+        }
+    }
+
+    fn parts(scale: f64, version: Option<&'static str>) -> Collector {
+        let cache = TorchCache::new();
+        let inner = Inner {
+            scale,
+            version,
+            cache,
+        };
+        let mut collector = Collector::default();
+        Fingerprinter::hash(&mut collector).field("inner", &inner);
+        collector
+    }
+
+    #[test]
+    fn what_a_nested_modules_cache_depends_on_counts_for_the_outer_one() {
+        let before = parts(2.0, None);
+        let paths: Vec<_> = before.parts.iter().map(|part| part.path.as_str()).collect();
+        for path in [
+            "inner",
+            "inner.forward",
+            "inner.scale",
+            "inner.torchcache_version",
+        ] {
+            assert!(paths.contains(&path), "{path} is not in {paths:?}");
+        }
+        assert_eq!(before.digest(), parts(2.0, Some("1")).digest());
+        assert_ne!(before.digest(), parts(3.0, None).digest());
+        assert_ne!(before.digest(), parts(2.0, Some("2")).digest());
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// What cargo would do with an executable.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Test,
     Bench,
@@ -44,9 +44,12 @@ pub(crate) fn parse(messages: &str) -> Vec<Executable> {
 
 /// Libraries and build scripts are artifacts as well, but name no executable.
 fn executable(message: &Value) -> Option<Executable> {
+    let test = message["profile"]["test"] == true;
     let kind = match message["target"]["kind"][0].as_str()? {
         "bench" => Kind::Bench,
-        _ if message["profile"]["test"] == true => Kind::Test,
+        // `cargo bench` builds unit tests of programs that say they have none.
+        "bin" if test => return None,
+        _ if test => Kind::Test,
         _ => Kind::Bin,
     };
     Some(Executable {
@@ -89,12 +92,13 @@ a line of a program
                 "profile": { "test": test },
                 "executable": "/t/x",
             });
-            parse(&message.to_string())[0].kind
+            parse(&message.to_string()).first().map(|found| found.kind)
         };
-        assert_eq!(kind("lib", true), Kind::Test);
-        assert_eq!(kind("bin", false), Kind::Bin);
+        assert_eq!(kind("lib", true), Some(Kind::Test));
+        assert_eq!(kind("bin", false), Some(Kind::Bin));
+        assert_eq!(kind("bin", true), None);
         // With a harness of its own or with the standard one, a benchmark is one.
-        assert_eq!(kind("bench", false), Kind::Bench);
-        assert_eq!(kind("bench", true), Kind::Bench);
+        assert_eq!(kind("bench", false), Some(Kind::Bench));
+        assert_eq!(kind("bench", true), Some(Kind::Bench));
     }
 }

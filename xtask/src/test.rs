@@ -20,21 +20,13 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
     if args.is_empty() {
         cargo.run(["test", "--workspace", "--doc"])?;
     }
-    let runner: &[&str] = match cargo.has("nextest") {
-        true => &["nextest", "run", "--workspace"],
-        false => &[
-            "test",
-            "--workspace",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--examples",
-        ],
+    let runner: &[&str] = if cargo.has("nextest") {
+        &["nextest", "run", "--workspace"]
+    } else {
+        // Unlike nextest, cargo does not build the examples, which tests start, for `--tests`.
+        cargo.run(["build", "--workspace", "--examples"])?;
+        &["test", "--workspace", "--tests", "--no-fail-fast"]
     };
-    cargo.run(
-        runner
-            .iter()
-            .map(OsStr::new)
-            .chain(args.iter().map(OsString::as_os_str)),
-    )
+    let runner = runner.iter().map(OsStr::new);
+    cargo.run(runner.chain(args.iter().map(OsString::as_os_str)))
 }

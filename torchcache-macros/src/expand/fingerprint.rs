@@ -1,31 +1,41 @@
 //! The calls that take a field into the identity, and `#[derive(Fingerprint)]`.
 
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use crate::parse::{self, Field, Fingerprint, Shape, Variant};
 
 impl Field {
-    /// Where the field's type is, so that an error about the type points at it; but with the
-    /// names of generated code.
-    pub(crate) fn generated_span(&self) -> Span {
-        Span::call_site().located_at(self.ty.span())
+    /// `&self.conv`, as if it stood where the field's type begins and ends: an error about the
+    /// type then shows the whole of it. The names are still those of generated code.
+    pub(crate) fn reference(&self) -> TokenStream {
+        let last = self.ty.to_token_stream().into_iter().last();
+        let end = last.map_or_else(Span::call_site, |last| match last {
+            TokenTree::Group(group) => group.span_close(),
+            last => last.span(),
+        });
+        let begin = Span::call_site().located_at(self.ty.span());
+        let end = Span::call_site().located_at(end);
+        let mut member = self.member.clone();
+        match &mut member {
+            Member::Named(name) => name.set_span(end),
+            Member::Unnamed(index) => index.span = end,
+        }
+        quote_spanned!(begin=> &self.#member)
     }
 
     fn count(&self, value: &TokenStream) -> TokenStream {
         let (conditions, name) = (&self.conditions, self.name());
-        quote_spanned!(self.generated_span()=> #(#conditions)* f.field(#name, #value);)
+        quote!(#(#conditions)* f.field(#name, #value);)
     }
 }
 
 /// `f.field("conv", &self.conv);` for each of `fields`.
 pub(crate) fn fields(fields: &[Field]) -> TokenStream {
-    let calls = fields.iter().map(|field| {
-        let member = &field.member;
-        field.count(&quote_spanned!(field.generated_span()=> &self.#member))
-    });
+    let calls = fields.iter().map(|field| field.count(&field.reference()));
     quote!(#(#calls)*)
 }
 

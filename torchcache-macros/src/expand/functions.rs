@@ -24,13 +24,13 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
         function.closure(),
         function.constant(),
     );
-    let options = options.expand();
+    let (options, output) = (options.expand(), &function.output);
     let module = module(item, &quote!(::torchcache::__private::handle::<Cached>()));
     let path = name.unraw().to_string();
     quote! {
         #(#outer)*
         #vis #signature {
-            ::torchcache::__private::call_function::<#name::Cached, _>(#arguments, #closure)
+            ::torchcache::__private::call_function::<#name::Cached, #output>(#arguments, #closure)
         }
         #module
         #(#conditions)*

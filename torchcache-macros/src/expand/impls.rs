@@ -40,15 +40,15 @@ fn wrap(item: &mut ImplItem, method: &Method, index: usize) {
         original.attrs.iter().cloned().map(parse::outer),
         &original.vis,
     );
-    let signature = &method.function.signature;
+    let (signature, output) = (&method.function.signature, &method.function.output);
     let arguments = method.function.arguments();
     let closure = method.function.closure();
     let call = match &method.function.train {
         Some(train) => {
             let train = &train.name;
-            quote!(call_method_t(self, #index, #train, #arguments, #closure))
+            quote!(call_method_t::<_, #output>(self, #index, #train, #arguments, #closure))
         }
-        None => quote!(call_method(self, #index, #arguments, #closure)),
+        None => quote!(call_method::<_, #output>(self, #index, #arguments, #closure)),
     };
     *item = ImplItem::Verbatim(quote! {
         #(#outer)*

@@ -37,10 +37,9 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
         quote!(overrides)
     };
     let overrides = overrides.iter().map(|over| {
-        let (option, member, conditions) =
-            (&over.option, &over.field.member, &over.field.conditions);
-        let span = over.field.generated_span();
-        quote_spanned!(span=> #(#conditions)* overrides.#option(&self.#member);)
+        let (field, conditions) = (over.field.reference(), &over.field.conditions);
+        let option = Ident::new(&over.option.to_string(), Span::call_site());
+        quote!(#(#conditions)* overrides.#option(#field);)
     });
     let paired = paired(item, true);
     quote! {
@@ -103,9 +102,9 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
     }
 }
 
-/// The struct's part in the identity of another one: its type and what counts for its own cache,
-/// so its code too. Without a cached impl there is no such thing: for a generic struct it depends on the
-/// parameters whether there is one, for another the compiler finds out here.
+/// The struct's part in the identity of another one: what counts for its own cache, so its code
+/// too. Without a cached impl there is no such thing: a generic struct's parameters decide
+/// whether there is one, for any other struct the compiler finds out here.
 fn fingerprint(item: &ItemStruct) -> TokenStream {
     let name = &item.ident;
     let mut generics = item.generics.clone();
@@ -116,16 +115,15 @@ fn fingerprint(item: &ItemStruct) -> TokenStream {
     let conditions = parse::conditions(&item.attrs);
     let (generics, arguments, bounds) = generics.split_for_impl();
     let span = Span::call_site().located_at(name.span());
-    let identity = quote_spanned! {span=>
-        ::torchcache::__private::type_of(self, f);
-        <Self as ::torchcache::__private::CachedForward>::identity(self, f)
+    let nested = quote_spanned! {span=>
+        <Self as ::torchcache::__private::CachedForward>::nested(self, f)
     };
     quote! {
         #(#conditions)*
         #[automatically_derived]
         impl #generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
             fn fingerprint(&self, f: &mut ::torchcache::__private::Fingerprinter<'_>) {
-                #identity
+                #nested
             }
         }
     }

@@ -3,9 +3,9 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::Pat;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
+use syn::{Pat, Type};
 
 use crate::parse::{Argument, Wrapped};
 
@@ -68,8 +68,16 @@ impl Wrapped {
     }
 }
 
-/// Where the argument's type is, so that an error about the type points at it; but with the
-/// names of generated code.
+/// A token that tells of the argument's type, so that an error about the type points at it: the
+/// type's name, or else the argument's. But with the names of generated code.
 fn generated(argument: &Argument) -> Span {
-    Span::mixed_site().located_at(argument.ty.span())
+    let mut ty = &argument.ty;
+    while let Type::Reference(reference) = ty {
+        ty = &reference.elem;
+    }
+    let name = match ty {
+        Type::Path(path) => path.path.segments.last().map(|last| last.ident.span()),
+        _ => None,
+    };
+    Span::mixed_site().located_at(name.unwrap_or_else(|| argument.pattern.span()))
 }

@@ -12,6 +12,19 @@ struct Node<T> {
     next: Option<Box<Node<T>>>,
 }
 
+#[derive(Fingerprint)]
+struct Mean;
+
+#[derive(Fingerprint)]
+struct Max;
+
+/// Pooling by `Max` where it was by `Mean` once gave the old rows: neither has a field.
+#[test]
+fn types_without_fields_are_told_apart() {
+    assert_eq!(identity(&Mean), ["derived::Mean"]);
+    assert_ne!(identity(&Mean), identity(&Max));
+}
+
 #[test]
 fn a_type_may_hold_itself() {
     let last = Node {

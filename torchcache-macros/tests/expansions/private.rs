@@ -182,6 +182,10 @@ pub trait CachedForward: CachedStruct {
         f.functions(Self::FUNCTIONS);
         self.fields(f);
     }
+    fn nested(&self, f: &mut Fingerprinter<'_>) {
+        type_of(self, f);
+        self.identity(f);
+    }
 }
 
 pub trait CachedFunction {

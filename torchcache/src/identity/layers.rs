@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use tch::{CModule, Tensor, nn};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
+use super::parts::unique;
 
 impl Fingerprint for Tensor {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
@@ -127,11 +128,4 @@ fn saved(module: &CModule) -> Result<Vec<u8>, String> {
     let path = directory.path().join("module.pt");
     module.save(&path).map_err(|error| error.to_string())?;
     std::fs::read(&path).map_err(|error| error.to_string())
-}
-
-/// Bytes that no other call in any process returns: what cannot be seen equals nothing.
-pub(crate) fn unique() -> [u8; 32] {
-    use std::hash::{BuildHasher, RandomState};
-    let random = [(); 4].map(|()| RandomState::new().hash_one(std::time::SystemTime::now()));
-    *blake3::hash(&random.map(u64::to_le_bytes).concat()).as_bytes()
 }

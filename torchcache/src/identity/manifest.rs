@@ -69,11 +69,7 @@ pub(crate) fn explain(root: &Path, module: &str, identity: &Identity) -> Option<
         .filter(|(_, manifest)| manifest.module == module)
         .max_by_key(|(written, _)| *written)?
         .1;
-    let before: Vec<_> = newest
-        .parts
-        .iter()
-        .map(|entry| Fact::from_entry(entry))
-        .collect();
+    let before: Vec<_> = newest.parts.iter().map(Fact::from_entry).collect();
     Some(difference(&before, &facts(&identity.parts)))
 }
 

@@ -11,7 +11,7 @@ mod values;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter};
-pub(crate) use parts::{Category, Collector, Part};
+pub(crate) use parts::{Category, Collector, Part, unique};
 pub(crate) use watch::Watcher;
 
 use crate::options::Options;

@@ -1,6 +1,6 @@
 //! The parts of an identity: what was hashed, in the order of the walk, with readable values.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use crate::function::Function;
 use crate::{bytes, plain};
@@ -118,14 +118,9 @@ fn tensor_digest(tensor: &Tensor) -> (String, blake3::Hash) {
     let value = describe(tensor);
     hasher.update(&(value.len() as u64).to_le_bytes());
     hasher.update(value.as_bytes());
-    for elements in elements(tensor) {
-        // What cannot be read as plain memory on the CPU stands for itself by its printed value.
-        let hashed = plain::on_cpu(&elements).and_then(|elements| {
-            bytes::read(&elements, |bytes| hasher.update_rayon(bytes).count())
-        });
-        if hashed.is_err() {
-            hasher.update(elements.to_string(80).unwrap_or_default().as_bytes());
-        }
+    // What cannot be read must not be taken for something else: it is nobody's equal.
+    if hash_elements(tensor, &mut hasher).is_err() {
+        hasher.update(&unique());
     }
     let digest = hasher.finalize();
     (format!("{value} {}", &digest.to_hex()[..16]), digest)
@@ -138,19 +133,61 @@ fn describe(tensor: &Tensor) -> String {
     }
 }
 
-/// The tensors whose memory holds the elements: itself, or for packed layouts what they unpack to.
-fn elements(tensor: &Tensor) -> Vec<Tensor> {
-    if plain::is_plain(tensor) {
-        return vec![tensor.detach()];
+fn hash_elements(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
+    for elements in elements(tensor)? {
+        let elements = plain::on_cpu(&elements)?;
+        bytes::read(&elements, |bytes| hasher.update_rayon(bytes).count())?;
     }
-    match tensor.f_kind() {
-        Ok(Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) => {
-            [tensor.f_int_repr(), tensor.f_dequantize()]
-                .into_iter()
-                .flatten()
-                .collect()
+    Ok(())
+}
+
+/// The tensors whose memory holds the elements: itself, or for packed layouts what they unpack to.
+fn elements(tensor: &Tensor) -> Result<Vec<Tensor>, TchError> {
+    if plain::is_plain(tensor) {
+        return Ok(vec![tensor.f_detach()?]);
+    }
+    match tensor.f_kind()? {
+        Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => {
+            Ok(vec![tensor.f_int_repr()?, tensor.f_dequantize()?])
         }
-        Ok(kind) => tensor.f_to_dense(kind, false).into_iter().collect(),
-        Err(_) => vec![tensor.shallow_clone()],
+        _ => Ok(vec![tensor.f_detach()?.f_to_dense(None, false)?]),
+    }
+}
+
+/// Bytes that no other call in any process returns.
+pub(crate) fn unique() -> [u8; 32] {
+    use std::hash::{BuildHasher, RandomState};
+    let random = [(); 4].map(|()| RandomState::new().hash_one(std::time::SystemTime::now()));
+    *blake3::hash(&random.map(u64::to_le_bytes).concat()).as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn digest_of(tensor: &Tensor) -> [u8; 32] {
+        Part::tensor("", tensor).digest
+    }
+
+    #[test]
+    fn packed_weights_are_known_by_their_elements() {
+        let dense = |value: f32| Tensor::from_slice(&[0.0, value, 0.0, 2.0]).view([2, 2]);
+        let sparse = |value: f32| dense(value).to_sparse(None, None::<&[i64]>, None);
+        let quantized = |value: f32| dense(value).quantize_per_tensor(0.5, 0, Kind::QInt8);
+        assert_eq!(digest_of(&sparse(1.0)), digest_of(&sparse(1.0)));
+        assert_ne!(digest_of(&sparse(1.0)), digest_of(&sparse(3.0)));
+        assert_eq!(digest_of(&quantized(1.0)), digest_of(&quantized(1.0)));
+        assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
+    }
+
+    #[test]
+    fn kind_shape_and_layout_are_told_apart_as_they_should() {
+        let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+        let strided = tensor.tr().contiguous().tr();
+        assert_eq!(digest_of(&tensor), digest_of(&strided));
+        assert_ne!(digest_of(&tensor), digest_of(&tensor.view([3, 2])));
+        assert_ne!(digest_of(&tensor), digest_of(&tensor.view_dtype(Kind::Int)));
+        assert_ne!(digest_of(&Tensor::new()), digest_of(&tensor));
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::cargo::Cargo;
 use crate::error::{Error, Result};
-use crate::executable::{self, Executable, Kind};
+use crate::executable::{self, Executable};
 use crate::libtorch;
 use crate::mirror;
 use crate::release::BUNDLED;
@@ -51,27 +51,23 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The optimised tests, with the programs they start, and the benchmarks.
+/// The optimised tests, with the programs they start, and the benchmarks. They are built by one
+/// command, since what cargo selects together decides the features of what they all need.
 fn build(cargo: &Cargo) -> Result<Vec<Executable>> {
-    const FORM: [&str; 3] = ["--no-run", "--message-format", "json-render-diagnostics"];
-    let tests = [
-        "test",
-        "--release",
-        "--tests",
+    let targets = ["bench", "--no-run", "--tests", "--benches"];
+    let packages = [
         "-p",
         "torchcache",
         "-p",
         "torchcache-tests",
+        "-p",
+        "torchcache-benches",
     ];
-    let mut programs = executable::parse(&cargo.output(tests.iter().chain(&FORM))?);
-    let benches = ["bench", "--benches", "-p", "torchcache-benches"];
-    let benches = executable::parse(&cargo.output(benches.iter().chain(&FORM))?);
-    // `--benches` builds the unit tests of libraries and programs, too.
-    programs.extend(
-        benches
-            .into_iter()
-            .filter(|program| program.kind == Kind::Bench),
-    );
+    let form = ["--message-format", "json-render-diagnostics"];
+    let messages = cargo.output(targets.iter().chain(&packages).chain(&form))?;
+    let mut programs = executable::parse(&messages);
+    // Cargo reports them as they are done; they are to run tests first.
+    programs.sort_by_key(|program| (program.kind, program.target.clone()));
     programs.retain(|program| !NEED_CARGO.contains(&program.target.as_str()));
     programs
         .iter()

@@ -78,12 +78,8 @@ run() {
     lines+=("$(printf '%-6s %-40s %4d passed %4d failed' "$kind" "$package/$target" "$good" "$bad")")
 }
 
-# Programs that tests start: the tests ask for them under the names that cargo gives.
 while read -r kind package target file; do
-    [[ $kind == bin ]] && export "CARGO_BIN_EXE_$target=$here/bin/$file"
-done <"$here/programs"
-
-while read -r kind package target file; do
+    # Programs that tests start; they find them beside themselves.
     [[ $kind == bin ]] && continue
     [[ $kind == bench && $bench == no ]] && continue
     if [[ ${#only[@]} -gt 0 ]]; then

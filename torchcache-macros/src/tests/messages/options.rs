@@ -54,11 +54,11 @@ fn an_option_needs_a_value_of_its_kind() {
 fn sizes_out_of_range_are_refused() {
     options(
         "max_memory_cache_size = -1",
-        &[("-1", "takes a size in bytes")],
+        &[("-1", "takes a size from 0 B to below 16 EiB")],
     );
     options(
         "max_memory_cache_size = 1e20",
-        &[("1e20", "takes a size in bytes")],
+        &[("1e20", "takes a size from 0 B to below 16 EiB")],
     );
     options(
         "max_memory_cache_size = 18446744073709551616",
@@ -66,7 +66,7 @@ fn sizes_out_of_range_are_refused() {
     );
     options(
         "max_memory_cache_size = true",
-        &[("true", "takes a size in bytes")],
+        &[("true", "takes a size from 0 B to below 16 EiB")],
     );
     options(
         r#"max_memory_cache_size = "5 XB""#,
@@ -190,10 +190,16 @@ fn what_is_no_option_list_is_refused_where_it_stops_making_sense() {
     options("persistent = ", &[("", "expected an expression")]);
     options(
         "persistent true, enabled = 3",
-        &[("true", "expected `=`: write `persistent = value`")],
+        &[(
+            "persistent",
+            "expected `=` after `persistent`: write `persistent = true`",
+        )],
     );
     options(
         "enabled = 3, persistent(true)",
-        &[("(", "expected `=`"), ("3", "takes `true` or `false`")],
+        &[
+            ("persistent", "expected `=`"),
+            ("3", "takes `true` or `false`"),
+        ],
     );
 }
