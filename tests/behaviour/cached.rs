@@ -7,7 +7,6 @@ use torchcache::{Cached, Options, Problem};
 use crate::support::{device, random, same};
 
 fn resnet() -> (nn::VarStore, Cached<nn::FuncT<'static>>) {
-    tch::manual_seed(1);
     let mut vs = nn::VarStore::new(device());
     let net = tch::vision::resnet::resnet18_no_final_layer(&vs.root());
     vs.freeze();

@@ -98,7 +98,7 @@ mod inherent {
             let length: i64 = "3"
                 .parse()
                 .map_err(|_| anyhow::Failure("unreachable".into()))?;
-            key = key + low;
+            key = key.g_add_scalar(low);
             let mixed = query * high * Self::FACTOR + key;
             let masked = match mask {
                 Some(mask) => &mixed * mask,

@@ -5,9 +5,11 @@ use torchcache::TorchCache;
 
 use crate::support::{Scale, logged, random};
 
+// Each test has factors of its own: what the tiers hold is shared by equal identities.
+
 #[test]
 fn a_call_tells_its_hits_and_misses_at_debug_and_its_identity_at_info() {
-    let model = Scale::by(2.0);
+    let model = Scale::by(101.0);
     let xs = random(&[4, 2]);
     let (_, lines) = logged(|| {
         model.forward(&xs.narrow(0, 0, 3));
@@ -36,7 +38,7 @@ fn a_call_tells_its_hits_and_misses_at_debug_and_its_identity_at_info() {
 
 #[test]
 fn statistics_add_up_and_print_as_a_table() {
-    let model = Scale::by(2.0);
+    let model = Scale::by(102.0);
     let xs = random(&[10, 2]);
     model.forward(&xs);
     model.forward(&tch::Tensor::cat(&[&xs, &xs], 0));
@@ -84,7 +86,7 @@ fn an_inert_handle_answers() {
 
 #[test]
 fn clear_drops_the_rows_of_this_identity_only() {
-    let (two, three) = (Scale::by(2.0), Scale::by(3.0));
+    let (two, three) = (Scale::by(103.0), Scale::by(104.0));
     let xs = random(&[4, 2]);
     two.forward(&xs);
     three.forward(&xs);

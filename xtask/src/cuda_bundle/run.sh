@@ -43,7 +43,7 @@ if [[ -z ${gpu-} ]]; then
     gpu="none, on the CPU"
 else
     # For tests that would rather fail than quietly do without.
-    export TORCHCACHE_EXPECT_CUDA=1
+    export TORCHCACHE_TEST_DEVICE=cuda
 fi
 export LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 echo "torch $version, GPU: $gpu"
