@@ -17,12 +17,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Item;
 
-/// Caches what a module or a function computes, row by row.
-///
-/// On a struct it takes the options and gives the cache its identity; on the struct's impl of
-/// `nn::Module` or `nn::ModuleT`, or on its inherent impl, it wraps `forward` or `forward_t`; on a
-/// free function it takes the options and wraps the function. The documentation of the
-/// `torchcache` crate has examples and the table of options.
+/// See the documentation of the attribute in the `torchcache` crate.
 #[proc_macro_attribute]
 pub fn torchcache(
     arguments: proc_macro::TokenStream,

@@ -116,6 +116,13 @@ impl FaultLog {
         }
     }
 
+    /// Warns once more of the kinds met more than once, with their counts: the store is closed.
+    pub(crate) fn tell_totals(&self, dir: &Path) {
+        for (fault, count) in self.counts().iter().filter(|(_, count)| *count > 1) {
+            tracing::warn!(fault = fault.name(), dir = %dir.display(), count, "cache faults in all");
+        }
+    }
+
     pub(crate) fn counts(&self) -> FaultCounts {
         FaultCounts(std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed)))
     }

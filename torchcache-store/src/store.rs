@@ -324,6 +324,7 @@ impl Drop for Handle {
             // Its panics are caught where they happen.
             let _ = writer.join();
         }
+        self.inner.catalog.faults.tell_totals(&self.inner.catalog.dir);
     }
 }
 

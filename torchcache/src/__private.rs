@@ -1,6 +1,5 @@
 //! What generated code names, and nothing else. No part of it is public interface.
 
-use std::any::type_name;
 use std::marker::PhantomData;
 
 pub use core::{concat, module_path};
@@ -54,8 +53,7 @@ pub fn call_function<F: CachedFunction, O: Output>(
 /// still compute different things; behind a `Box<dyn …>` one may even take the other's place
 /// between two calls.
 pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
-    let name = type_name::<T>();
-    f.plain("type", name.as_bytes(), &name);
+    f.field("type", &PhantomData::<T>);
 }
 
 /// The handle of a cached function, attached if it can be: a function has no weights to wait for.

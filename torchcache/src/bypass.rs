@@ -22,6 +22,8 @@ pub(crate) enum Reason {
     Gradient(String),
     /// The named argument cannot be cut into rows.
     ArgumentLayout(String),
+    /// The named argument is of a kind without a name in tch; what tch says of it.
+    ArgumentKind(String, TchError),
     /// The output cannot be cut into rows.
     OutputLayout,
     /// Rows of one batch have different shapes or kinds.
@@ -45,7 +47,11 @@ impl Reason {
             ),
             Reason::ArgumentLayout(argument) => (
                 1,
-                format!("argument `{argument}` is sparse, quantized or of an unknown kind and cannot be cut into rows: such calls go past the cache"),
+                format!("argument `{argument}` is sparse or quantized and cannot be cut into rows: such calls go past the cache"),
+            ),
+            Reason::ArgumentKind(argument, error) => (
+                7,
+                format!("argument `{argument}` is of a kind that tch does not know ({error}): such calls go past the cache"),
             ),
             Reason::OutputLayout => (
                 2,
@@ -78,6 +84,9 @@ impl Reason {
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
     for argument in &arguments.tensors {
         let name = || function.argument(argument.position);
+        if let Err(error) = argument.tensor.f_kind() {
+            return Err(Reason::ArgumentKind(name(), error));
+        }
         if !plain::is_plain(&argument.tensor) {
             return Err(Reason::ArgumentLayout(name()));
         }

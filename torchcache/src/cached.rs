@@ -1,6 +1,8 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
 use std::any::type_name;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,12 +18,14 @@ use crate::handle::TorchCache;
 use crate::identity::{Fingerprint, Fingerprinter, layers, unique};
 use crate::options::Options;
 use crate::subject::Subject;
+use crate::tiers::lock;
 
 /// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
 ///
 /// Its identity is the type's name, the weights given beside it, the place in the source where it
 /// is made, and, since its code cannot be seen, the running executable: after a rebuild its rows
-/// are computed anew. A `version` of your own takes the executable's place. What a closure
+/// are computed anew. A `version` of your own takes the place of the executable and of the line;
+/// two places that then have the same identity are refused, so give each its own. What a closure
 /// captures is not seen either: put it into `version` as well.
 ///
 /// ```
@@ -185,16 +189,29 @@ impl<M> Subject for Cached<M> {
         format!("Cached<{}>", type_name::<M>())
     }
 
-    fn type_name(&self) -> &'static str {
-        type_name::<M>()
-    }
-
     fn options(&self) -> Options {
         self.options.clone()
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        Fingerprint::fingerprint(self, f);
+        self.depends_on(f);
+    }
+
+    /// With a `version`, the place is not part of the identity: two places that were given the
+    /// same one would take each other's rows for their own.
+    fn claim(&self, hash: &str) -> Result<(), Problem> {
+        static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
+        if self.options.version.is_empty() || self.options.persistent_module_hash.is_some() {
+            return Ok(());
+        }
+        let first = *lock(&CLAIMS).entry(hash.to_owned()).or_insert(self.made_at);
+        if first == self.made_at {
+            return Ok(());
+        }
+        Err(Problem::SameIdentity {
+            first: first.to_string(),
+            second: self.made_at.to_string(),
+        })
     }
 
     fn handle(&self) -> &TorchCache {
@@ -202,21 +219,13 @@ impl<M> Subject for Cached<M> {
     }
 }
 
-/// So that an annotated module can hold a cached one.
-impl<M> Fingerprint for Cached<M> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.content("type", || {
-            (type_name::<M>().into(), type_name::<M>().into())
-        });
-        f.content("made at", || {
-            // Line numbers move with every edit, which `version` is there to be independent of.
-            let place = match self.options.version.as_str() {
-                "" => self.made_at.to_string(),
-                _ => self.made_at.file().to_owned(),
-            };
-            (place.clone().into_bytes(), place)
-        });
+impl<M> Cached<M> {
+    /// What the output depends on, as far as it can be seen.
+    fn depends_on(&self, f: &mut Fingerprinter<'_>) {
+        f.field("type", &PhantomData::<M>);
+        f.field("made in", self.made_at.file());
         if self.options.version.is_empty() {
+            f.field("made at", &(self.made_at.line(), self.made_at.column()));
             f.content("executable", || {
                 (executable().to_vec(), "the running executable".into())
             });
@@ -224,8 +233,24 @@ impl<M> Fingerprint for Cached<M> {
         match &self.weights.0 {
             Source::None | Source::File(_) => {}
             Source::Variables(variables) => layers::variables(variables, f),
-            Source::Digest(digest) => f.content("weights", || (digest.to_vec(), "a file".into())),
+            Source::Digest(digest) => f.field("file", digest),
         }
+    }
+}
+
+/// So that an annotated module can hold a cached one: what is in this one's identity counts for
+/// the outer rows as well.
+impl<M> Fingerprint for Cached<M> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        let options = &self.options;
+        f.field("version", &options.version);
+        f.field("subsample_count", &options.subsample_count);
+        // A cache that is switched off does not round.
+        f.field(
+            "cache_dtype",
+            &options.cache_dtype.filter(|_| options.enabled),
+        );
+        self.depends_on(f);
     }
 }
 

@@ -22,7 +22,6 @@ use std::path::PathBuf;
 #[error("torchcache: {}{problem}", match module { Some(module) => format!("{module}: "), None => String::new() })]
 pub struct Error {
     module: Option<String>,
-    #[source]
     problem: Box<Problem>,
 }
 
@@ -95,6 +94,16 @@ pub enum Problem {
         "the output requires grad although no parameter that the cache watches does: a skipped field or a captured value holds trainable weights; freeze them (`vs.freeze()`) or call inside `tch::no_grad`"
     )]
     OutputRequiresGrad,
+    /// Two wrapped modules that cannot be told apart.
+    #[error(
+        "the modules wrapped at {first} and at {second} have the same identity: type, weights and `version` are equal, and their code cannot be seen; give them different versions, or wrap the module in one place"
+    )]
+    SameIdentity {
+        /// Where the first was wrapped.
+        first: String,
+        /// Where this one was.
+        second: String,
+    },
     /// The persistent directory cannot be used.
     #[error("cannot use the cache directory {}: {reason}; name another with `persistent_cache_dir` or TORCHCACHE_DIR, or mend its permissions", path.display())]
     Directory {

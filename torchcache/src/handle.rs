@@ -1,6 +1,7 @@
 //! [`TorchCache`]: the handle of one cache, and how it stays attached to the right tiers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Problem};
@@ -14,8 +15,8 @@ use crate::tiers::{Tiers, lock};
 /// The cache of one module instance or function.
 ///
 /// A module holds it in a field (`torchcache: TorchCache`, made with `TorchCache::default()`); a
-/// function's is `name::cache()`. The handle is inert until the first call: only then are options,
-/// identity and directory known. Dropping it waits until its rows are on disk, and so does the
+/// function's is `name::cache()`. A module's handle is inert until the first call: only then are
+/// options, identity and directory known. A function's knows them at once. Dropping it waits until its rows are on disk, and so does the
 /// process at exit for handles in statics.
 ///
 /// ```
@@ -34,6 +35,8 @@ use crate::tiers::{Tiers, lock};
 /// ```
 pub struct TorchCache {
     state: Mutex<State>,
+    /// Set by `refresh`, taken by the next call.
+    refresh: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -87,12 +90,13 @@ impl TorchCache {
                     fields: Watcher::new(),
                 },
             }),
+            refresh: AtomicBool::new(false),
             counters: Counters::new(),
         }
     }
 
     /// The identity that rows are kept under: 64 hexadecimal digits, or what
-    /// `persistent_module_hash` says. It names the directory. `None` before the first call.
+    /// `persistent_module_hash` says. It names the directory. `None` before a module's first call.
     pub fn module_hash(&self) -> Option<String> {
         self.with_cache(|cache| cache.identity.hash.clone())
     }
@@ -116,7 +120,7 @@ impl TorchCache {
     }
 
     /// Drops every row of the present identity, in memory and on disk. Other identities keep
-    /// theirs. Before the first call there is nothing to drop: which rows are this module's is
+    /// theirs. Before a module's first call there is nothing to drop: which rows are its own is
     /// known only then.
     pub fn clear(&self) {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
@@ -128,7 +132,7 @@ impl TorchCache {
         }
     }
 
-    /// The options in force: defaults, attribute and fields. The defaults before the first call.
+    /// The options in force: defaults, attribute and fields. The defaults before a module's first call.
     pub fn config(&self) -> Options {
         let state = lock(&self.state);
         state
@@ -140,7 +144,7 @@ impl TorchCache {
     /// Computes the identity anew at the next call. For changes that cannot be watched: weights
     /// written through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
-        lock(&self.state).watchers.fields.forget();
+        self.refresh.store(true, Relaxed);
     }
 
     fn with_cache<R>(&self, read: impl FnOnce(&Cache) -> R) -> Option<R> {
@@ -165,6 +169,9 @@ impl TorchCache {
                 std::mem::replace(&mut state.watchers, unused),
             )
         };
+        if self.refresh.swap(false, Relaxed) {
+            watchers.fields.forget();
+        }
         // `Fingerprint` may be the user's own: the watchers are out of the lock while it runs.
         let after = watchers.attach(subject, before.as_ref());
         let mut state = lock(&self.state);
@@ -222,6 +229,7 @@ impl Watchers {
         }
         let name = subject.name();
         let identity = Identity::compute(&name, &options, |f| subject.fingerprint(f));
+        subject.claim(&identity.hash)?;
         let previous = before_cache.map(|cache| &cache.tiers);
         let tiers = Tiers::of(&identity, &options, previous)?;
         announce(&name, before_cache, &identity, &tiers);
@@ -274,9 +282,7 @@ impl Watchers {
         self.watch_fields(subject);
     }
 
-    /// A handle may be moved to another module, whose fields may look the same: the type counts.
     fn watch_fields(&mut self, subject: &dyn Subject) {
-        self.fields.bytes(subject.type_name().as_bytes());
         subject.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
     }
 }

@@ -93,7 +93,85 @@ pub use output::{Batched, Output};
 pub use overrides::Setting;
 pub use size::Size;
 pub use stats::Stats;
-pub use torchcache_macros::{Fingerprint, torchcache};
+pub use torchcache_macros::Fingerprint;
+/// The attribute that caches a module or a function, row by row.
+///
+/// # A module
+///
+/// On the struct it takes the options and gives the cache its identity, on the impl it wraps
+/// `forward`. The impl is of `nn::Module` or `nn::ModuleT` (`train == true` goes past the cache),
+/// or an inherent one whose `forward` or `forward_t` takes any number of [`Argument`]s and returns
+/// an [`Output`]. Other methods of the impl are left alone.
+///
+/// The struct has one field of type [`TorchCache`], of any name. Fields named
+/// `torchcache_<option>` override that option for their instance: the option's type or an `Option`
+/// of it, read at every call. Fields marked `#[torchcache(skip)]` are not part of the identity;
+/// the types of all others implement [`trait@Fingerprint`].
+///
+/// ```
+/// use tch::{Tensor, nn};
+/// use torchcache::{Error, TorchCache, torchcache};
+///
+/// #[torchcache(cache_dtype = tch::Kind::Half, version = "2")]
+/// struct Attention {
+///     scale: f64,
+///     #[torchcache(skip)]
+///     label: String,
+///     torchcache_enabled: bool,
+///     cache: TorchCache,
+/// }
+///
+/// #[torchcache]
+/// impl Attention {
+///     fn forward(&self, q: &Tensor, k: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, Error> {
+///         let scores = q * k * self.scale;
+///         Ok(mask.map_or_else(|| scores.shallow_clone(), |mask| &scores * mask))
+///     }
+/// }
+///
+/// let attention = Attention {
+///     scale: 0.5,
+///     label: "first".into(),
+///     torchcache_enabled: true,
+///     cache: TorchCache::default(),
+/// };
+/// let q = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
+/// attention.forward(&q, &q, None)?;
+/// attention.forward(&q.narrow(0, 1, 2), &q.narrow(0, 1, 2), None)?;
+/// assert_eq!(attention.cache.stats().memory_hits, 2);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// # A function
+///
+/// It takes the options and wraps the function; `name::cache()` is the handle.
+///
+/// ```
+/// use tch::{Kind, Tensor};
+/// use torchcache::torchcache;
+///
+/// #[torchcache(max_memory_cache_size = "2 GB")]
+/// fn embed(tokens: &Tensor, scale: f64) -> Tensor {
+///     tokens.unsqueeze(-1).to_kind(Kind::Float) * scale
+/// }
+///
+/// let tokens = Tensor::from_slice(&[5i64, 7, 5]);
+/// assert_eq!(embed(&tokens, 0.5).size(), [3, 1]);
+/// assert_eq!(embed::cache().stats().misses, 2);
+/// ```
+///
+/// # Arguments
+///
+/// Those of [`Options`], each written as `name = value`. Sizes are numbers or text such as
+/// `"2 GB"`, `eviction` is `"lru"` or `"mru"`; every other value is what the method of [`Options`]
+/// takes.
+///
+/// # Errors and panics
+///
+/// What the compiler can see does not compile. Other misuse is an `Err` where the function returns
+/// `Result<_, E>` with `E: From<torchcache::Error>`, and else a panic with the same message: see
+/// [`Problem`].
+pub use torchcache_macros::torchcache;
 
 #[doc(hidden)]
 pub mod __private;

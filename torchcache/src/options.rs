@@ -44,7 +44,8 @@ pub struct Options {
     pub enabled: bool,
     /// Where rows are kept in memory; `None` is the output's own device. Default `Device::Cpu`.
     pub memory_cache_device: Option<Device>,
-    /// Bound of the memory tier in bytes, keys and bookkeeping included. Default 1 GB.
+    /// Bound of the memory tier in bytes, keys and bookkeeping included. Caches of equal identity
+    /// share their memory, and its bound: the latest setting holds. Default 1 GB.
     pub max_memory_cache_size: u64,
     /// What a full memory tier does. Default [`Eviction::Lru`].
     pub eviction: Eviction,
@@ -60,7 +61,8 @@ pub struct Options {
     /// The identity, instead of the computed one: code and weights are then not looked at.
     /// Default `None`.
     pub persistent_module_hash: Option<String>,
-    /// Bound of the disk tier in bytes, what earlier runs left there included. Default 10 GB.
+    /// Bound in bytes of what the disk holds for this identity, what earlier runs left there
+    /// included. Other identities have subdirectories and bounds of their own. Default 10 GB.
     pub max_persistent_cache_size: u64,
     /// Whether rows are compressed on disk. Needs `persistent`. Default `false`.
     pub zstd_compression: bool,
@@ -72,7 +74,9 @@ pub struct Options {
     /// value; they are returned in the forward's own kind. Part of the identity. Default `None`:
     /// as computed.
     pub cache_dtype: Option<Kind>,
-    /// Whether segment files are read through `mmap` instead of `pread`. Default `false`.
+    /// Whether segment files are read through `mmap` instead of `pread`. A file that something
+    /// else cuts short while it is mapped ends the process (SIGBUS): leave it off where others
+    /// write to the directory, and on network file systems. Default `false`.
     pub use_mmap_on_load: bool,
     /// A salt to bump when something the identity cannot see has changed, such as a helper
     /// function. Part of the identity. Default `""`.

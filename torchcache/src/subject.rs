@@ -3,6 +3,7 @@
 use std::any::type_name;
 
 use crate::__private::type_of;
+use crate::error::Problem;
 use crate::function::Function;
 use crate::handle::TorchCache;
 use crate::identity::Fingerprinter;
@@ -13,8 +14,6 @@ use crate::overrides::Overrides;
 pub(crate) trait Subject {
     /// The path and name, for keys, messages and the manifest.
     fn name(&self) -> String;
-    /// The type in full, told apart from every other within the process.
-    fn type_name(&self) -> &'static str;
     /// The options before any overrides.
     fn options(&self) -> Options;
     /// The override fields of this instance.
@@ -22,6 +21,10 @@ pub(crate) trait Subject {
     /// What its output depends on.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
     fn handle(&self) -> &TorchCache;
+    /// Lays claim to an identity, where not everything that the output depends on is in it.
+    fn claim(&self, _hash: &str) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 /// Implemented by `#[torchcache]` on a struct.
@@ -102,10 +105,6 @@ impl<T: CachedForward> Subject for Method<'_, T> {
         format!("{}{generics}", T::NAME)
     }
 
-    fn type_name(&self) -> &'static str {
-        type_name::<T>()
-    }
-
     fn options(&self) -> Options {
         T::options()
     }
@@ -115,6 +114,9 @@ impl<T: CachedForward> Subject for Method<'_, T> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        // The name alone does not tell items of the same name in two function bodies apart. It is
+        // watched as well: a handle may be moved to another module.
+        type_of(self.0, f);
         self.0.identity(f);
     }
 
@@ -131,15 +133,15 @@ impl<F: CachedFunction> Subject for Free<F> {
         F::NAME.to_owned()
     }
 
-    fn type_name(&self) -> &'static str {
-        type_name::<F>()
-    }
-
     fn options(&self) -> Options {
         F::options()
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        // As above; but the handle of a function is its own for good.
+        f.content("type", || {
+            (type_name::<F>().into(), type_name::<F>().into())
+        });
         f.functions(const { &[F::FUNCTION] });
     }
 
@@ -210,7 +212,7 @@ mod tests {
         let before = parts(2.0, None);
         let paths: Vec<_> = before.parts.iter().map(|part| part.path.as_str()).collect();
         for path in [
-            "inner",
+            "inner.type",
             "inner.forward",
             "inner.scale",
             "inner.torchcache_version",

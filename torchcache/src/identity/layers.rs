@@ -1,8 +1,9 @@
 //! [`Fingerprint`] for what tch models are made of.
 //!
 //! Conv, norm and embedding layers keep their configuration private, but their derived `Debug`
-//! shows it. It cannot change while their tensors are the same ones: there is no other way to
-//! build such a layer than around new tensors. LSTM, GRU, `Sequential` and `Func` hide their
+//! shows it. It is not formatted on every call: a layer is built around new tensors, so while these
+//! are the same ones it is the same layer. (One that was given the tensors of another by hand, and
+//! then put in its place, needs `refresh()`.) LSTM, GRU, `Sequential` and `Func` hide their
 //! weights as well: they have no implementation, and the compile error says what to do.
 
 use std::fmt::Debug;
@@ -104,10 +105,15 @@ pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fin
     }
 }
 
-/// By its file: the code, parameters, buffers and attributes that `save` writes. Between calls
-/// only the parameters are watched; after a change of a buffer call `refresh()`.
+/// By its file: the code, parameters, buffers and attributes that `save` writes. Between calls its
+/// address and its parameters are watched; after a change of a buffer call `refresh()`.
 impl Fingerprint for CModule {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        if f.compares() {
+            // The address tells one loaded module from another, as long as both live.
+            let address = format!("{self:?}");
+            f.plain("address", address.as_bytes(), &address);
+        }
         f.content("CModule", || match saved(self) {
             Ok(bytes) => {
                 let readable = format!("TorchScript of {} bytes", bytes.len());
