@@ -61,7 +61,7 @@ fn main() {
                 std::io::stdout().flush().expect("a reader");
             }
         }
-        // Reads through the other function of the same name and body: its identity is its own.
+        // Through the function without memory, flushed so that faults of the writer are counted.
         ["store-on-disk", from, count] => {
             checked(double_on_disk, &rows(number(from), number(count)));
             double_on_disk::cache().flush();

@@ -6,8 +6,8 @@ use tch::nn::Module;
 use tch::{Kind, Tensor};
 use torchcache::{Error, Problem, TorchCache, torchcache};
 
-use crate::support::{Ran, Scale, device, logged, panic_of, random, same};
-use crate::unknown_kind;
+use crate::raw;
+use crate::support::{Ran, Scale, device, logged, panic_of, random, same, warnings};
 
 #[torchcache]
 fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
@@ -133,14 +133,7 @@ fn rows_whose_shape_changes_with_the_batch_go_through_whole_and_it_is_told_once(
     for output in outputs {
         assert!(same(&output, &both.narrow(1, 0, 6)));
     }
-    assert_eq!(
-        lines
-            .iter()
-            .filter(|line| line.contains("changes with the batch"))
-            .count(),
-        1,
-        "{lines:?}"
-    );
+    assert_eq!(warnings(&lines, "changes with the batch"), 1, "{lines:?}");
     assert_eq!(model.torchcache.stats().bypassed, 2);
     model.ran.take();
     assert_eq!(model.forward(&short).size(), [1, 3]);
@@ -177,11 +170,10 @@ fn sparse_and_quantized_tensors_go_past_the_cache_and_are_told_once() {
     });
     assert_eq!(dense::cache().stats().bypassed, 4);
     assert_eq!(sparse::cache().stats().bypassed, 2);
-    assert_eq!(
-        lines.iter().filter(|line| line.starts_with("WARN")).count(),
-        2,
-        "{lines:?}"
-    );
+    let wanted = "argument `xs` is sparse or quantized and cannot be cut into rows";
+    assert_eq!(warnings(&lines, wanted), 1, "{lines:?}");
+    assert_eq!(warnings(&lines, "the output is sparse"), 1, "{lines:?}");
+    assert_eq!(warnings(&lines, ""), 2, "{lines:?}");
 }
 
 #[test]
@@ -203,17 +195,27 @@ fn compressed_sparse_layouts_go_past_the_cache() {
 }
 
 #[test]
-fn a_kind_that_tch_does_not_know_goes_past_the_cache() {
-    let unknown = unknown_kind::tensor();
+fn a_kind_that_tch_does_not_know_goes_past_the_cache_and_is_told_once() {
+    let unknown = raw::of_unknown_kind();
     assert!(unknown.f_kind().is_err());
     let model = Trace {
         seen: Cell::new(0),
         torchcache: TorchCache::default(),
     };
-    model.forward(&unknown);
-    model.forward(&unknown);
+    let (_, lines) = logged(|| {
+        model.forward(&unknown);
+        model.forward(&unknown);
+    });
     assert_eq!(model.seen.get(), 2);
     assert_eq!(model.torchcache.stats().bypassed, 2);
+    let wanted = "argument `xs` is of a kind that tch does not know";
+    assert_eq!(warnings(&lines, wanted), 1, "{lines:?}");
+    assert_eq!(warnings(&lines, ""), 1, "{lines:?}");
+    // What tch does know is cached as ever.
+    let xs = random(&[4, 2]);
+    model.forward(&xs);
+    model.forward(&xs);
+    assert_eq!(model.seen.get(), 3);
 }
 
 #[torchcache]

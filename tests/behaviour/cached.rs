@@ -4,7 +4,7 @@ use tch::nn::{Module, ModuleT};
 use tch::{CModule, Tensor, nn};
 use torchcache::{Cached, Options, Problem};
 
-use crate::support::{device, random, same};
+use crate::support::{device, panic_of, random, same};
 
 fn resnet() -> (nn::VarStore, Cached<nn::FuncT<'static>>) {
     let mut vs = nn::VarStore::new(device());
@@ -44,9 +44,89 @@ fn closures_made_in_different_places_do_not_share() {
     let two = Cached::new(nn::func(|xs| xs * 2), (), Options::new()).unwrap();
     let three = Cached::new(nn::func(|xs| xs * 3), (), Options::new()).unwrap();
     let xs = random(&[2, 2]);
-    assert!(same(&two.forward(&xs), &(&xs * 2)));
-    assert!(same(&three.forward(&xs), &(&xs * 3)));
+    for _ in 0..2 {
+        assert!(same(&two.forward(&xs), &(&xs * 2)));
+        assert!(same(&three.forward(&xs), &(&xs * 3)));
+    }
     assert_ne!(two.cache().module_hash(), three.cache().module_hash());
+    for cache in [two.cache(), three.cache()] {
+        let stats = cache.stats();
+        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+    }
+}
+
+/// `x * 2`, wrapped in this place.
+fn here(version: &str) -> Cached<nn::Func<'static>> {
+    let options = Options::new().version(version);
+    Cached::new(nn::func(|xs| xs * 2), (), options).unwrap()
+}
+
+#[test]
+fn two_places_with_one_version_are_refused_and_named() {
+    let two = here("both");
+    let xs = random(&[2, 2]);
+    assert!(same(&two.forward(&xs), &(&xs * 2)));
+    // Nobody could tell it from the other but by its place.
+    let line = line!() + 1;
+    let there = |version| Cached::new(nn::func(|xs| xs * 3), (), Options::new().version(version));
+    let error = there("both").unwrap_err();
+    assert!(matches!(error.problem(), Problem::SameIdentity { .. }));
+    let message = error.to_string();
+    for words in [
+        "have the same identity",
+        "give them different versions",
+        &format!("{}:{line}:", file!()),
+    ] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    assert_eq!(message.matches(file!()).count(), 2, "both: {message}");
+    assert!(same(&two.forward(&xs), &(&xs * 2)), "the first goes on");
+    let three = there("its own").unwrap();
+    assert!(same(&three.forward(&xs), &(&xs * 3)));
+}
+
+#[test]
+fn two_places_that_come_to_the_same_weights_later_are_refused_at_the_call() {
+    let linear = |vs: &nn::VarStore| nn::linear(vs.root(), 3, 2, Default::default());
+    let (mut one, mut two) = (nn::VarStore::new(device()), nn::VarStore::new(device()));
+    let options = || Options::new().version("to be the same");
+    let (first, second) = (linear(&one), linear(&two));
+    one.freeze();
+    two.freeze();
+    let first = Cached::new(first, &one, options()).unwrap();
+    let second = Cached::new(second, &two, options()).unwrap();
+    let xs = random(&[2, 3]);
+    first.forward(&xs);
+    second.forward(&xs);
+    two.copy(&one).unwrap();
+    let message = panic_of(|| second.forward(&xs));
+    assert!(message.contains("have the same identity"), "{message}");
+}
+
+#[test]
+fn what_one_place_wraps_one_after_the_other_does_not_share_without_a_version() {
+    let xs = random(&[2, 2]);
+    let models = [2.0, 3.0]
+        .map(|factor| Cached::new(nn::func(move |xs| xs * factor), (), Options::new()).unwrap());
+    for _ in 0..2 {
+        assert!(same(&models[0].forward(&xs), &(&xs * 2.0)));
+        assert!(same(&models[1].forward(&xs), &(&xs * 3.0)));
+    }
+    for model in &models {
+        let stats = model.cache().stats();
+        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+    }
+}
+
+#[test]
+fn one_place_with_one_version_shares() {
+    let xs = random(&[2, 2]);
+    let (first, second) = (here("one place"), here("one place"));
+    assert!(same(&first.forward(&xs), &(&xs * 2)));
+    assert!(same(&second.forward(&xs), &(&xs * 2)));
+    assert_eq!(first.cache().module_hash(), second.cache().module_hash());
+    let stats = second.cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (0, 2));
 }
 
 #[test]
@@ -54,10 +134,17 @@ fn eval_makes_it_a_module_to_apply_and_add() {
     let mut vs = nn::VarStore::new(device());
     let linear = nn::linear(vs.root(), 3, 2, Default::default());
     vs.freeze();
+    let expected =
+        |xs: &Tensor| (xs * 2).linear(&vs.variables()["weight"], Some(&vs.variables()["bias"]));
     let cached = Cached::new(linear, &vs, Options::new()).unwrap().eval();
-    let net = nn::seq().add_fn(|xs| xs * 2).add(cached);
     let xs = random(&[4, 3]);
-    assert!(same(&xs.apply(&net), &net.forward(&xs)));
+    let ys = (&xs * 2).apply(&cached);
+    assert!(same(&ys, &expected(&xs)));
+    assert!(same(&cached.forward(&(&xs * 2)), &ys));
+    let stats = cached.cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (4, 4));
+    let net = nn::seq().add_fn(|xs| xs * 2).add(cached);
+    assert!(same(&xs.apply(&net), &ys));
 }
 
 #[test]
@@ -73,10 +160,14 @@ fn a_torchscript_file_stands_for_its_module() {
     };
     let xs = random(&[2, 2]);
     let (two, three) = (build(2.0, "two.pt"), build(3.0, "three.pt"));
-    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
-    assert!(same(&three.forward(&xs), &(&xs * 3.0)));
-    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
-    assert_eq!(two.cache().stats().memory_hits, 2);
+    for _ in 0..2 {
+        assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+        assert!(same(&three.forward(&xs), &(&xs * 3.0)));
+    }
+    for cache in [two.cache(), three.cache()] {
+        let stats = cache.stats();
+        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+    }
 }
 
 #[test]

@@ -203,3 +203,73 @@ fn a_function_knows_its_hash_before_its_first_call() {
         Some(64)
     );
 }
+
+/// Functions of one module that hold items of the same names and the same tokens. What these mean
+/// differs: `K` is another constant in each.
+mod same_names {
+    use tch::Tensor;
+    use tch::nn::Module;
+    use torchcache::{TorchCache, torchcache};
+
+    type Items = (fn(&Tensor) -> Tensor, &'static TorchCache, Box<dyn Module>);
+
+    macro_rules! function {
+        ($name:ident, $k:literal) => {
+            pub(super) fn $name() -> Items {
+                const K: f64 = $k;
+
+                #[torchcache]
+                fn scaled(xs: &Tensor) -> Tensor {
+                    xs * K
+                }
+
+                #[torchcache]
+                #[derive(Debug)]
+                struct Scaled {
+                    torchcache: TorchCache,
+                }
+
+                #[torchcache]
+                impl Module for Scaled {
+                    fn forward(&self, xs: &Tensor) -> Tensor {
+                        xs * K
+                    }
+                }
+
+                let torchcache = TorchCache::default();
+                (scaled, scaled::cache(), Box::new(Scaled { torchcache }))
+            }
+        };
+    }
+
+    function!(two, 2.0);
+    function!(three, 3.0);
+}
+
+#[test]
+fn functions_of_one_name_in_two_functions_that_see_other_constants_do_not_share() {
+    let ((two, two_cache, _), (three, three_cache, _)) = (same_names::two(), same_names::three());
+    let xs = random(&[2, 3]);
+    for _ in 0..2 {
+        assert!(same(&two(&xs), &(&xs * 2.0)));
+        assert!(same(&three(&xs), &(&xs * 3.0)));
+    }
+    assert_ne!(two_cache.module_hash(), three_cache.module_hash());
+    for cache in [two_cache, three_cache] {
+        assert_eq!((cache.stats().misses, cache.stats().memory_hits), (2, 2));
+    }
+}
+
+#[test]
+fn structs_of_one_name_in_two_functions_that_see_other_constants_do_not_share() {
+    // Both are alive at once, as they must be to share a memory.
+    let ((_, _, two), (_, _, three)) = (same_names::two(), same_names::three());
+    let xs = random(&[2, 3]);
+    for _ in 0..2 {
+        assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+        assert!(same(&three.forward(&xs), &(&xs * 3.0)));
+    }
+    for model in [two, three] {
+        assert!(format!("{model:?}").contains("module_hash: Some"));
+    }
+}

@@ -1,13 +1,12 @@
 //! When a cache is valid: code, fields, weights and options, and going back to what was.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use tch::nn::Module;
-use tch::{CModule, Kind, Tensor, nn};
-use torchcache::{Fingerprint, Options, TorchCache, torchcache};
+use tch::{Kind, Tensor, nn};
+use torchcache::{Fingerprint, TorchCache, torchcache};
 
-use crate::support::{Ran, Scale, device, logged, random, same};
+use crate::support::{Ran, Scale, device, random, same};
 
 #[torchcache]
 #[derive(Debug)]
@@ -39,7 +38,9 @@ impl Module for Layers {
     }
 }
 
-fn layers(stride: i64) -> (nn::VarStore, Layers) {
+/// The weights follow from `seed`. Each test has seeds of its own: what the tiers hold is shared by
+/// equal identities.
+fn layers(stride: i64, seed: f64) -> (nn::VarStore, Layers) {
     let mut vs = nn::VarStore::new(device());
     let root = vs.root();
     let conv = nn::ConvConfig {
@@ -60,10 +61,9 @@ fn layers(stride: i64) -> (nn::VarStore, Layers) {
         torchcache: TorchCache::default(),
     };
     vs.freeze();
-    // The same weights each time, and other random inputs: the generator is left alone.
     for mut variable in vs.variables().into_values() {
         let count = variable.numel() as i64;
-        let values = Tensor::arange(count, (Kind::Float, device())) / count as f64 + 0.1;
+        let values = Tensor::arange(count, (Kind::Float, device())) / count as f64 + seed;
         variable.copy_(&values.view(variable.size().as_slice()));
     }
     (vs, layers)
@@ -82,7 +82,7 @@ fn uncached(layers: &Layers, xs: &Tensor) -> Tensor {
 
 #[test]
 fn an_edit_of_any_weight_or_buffer_is_noticed_and_undoing_it_brings_the_rows_back() {
-    let (vs, model) = layers(1);
+    let (vs, model) = layers(1, 0.1);
     let xs = random(&[3, 2, 6, 6]);
     let first = model.forward(&xs);
     let hash = model.torchcache.module_hash().unwrap();
@@ -107,7 +107,7 @@ fn an_edit_of_any_weight_or_buffer_is_noticed_and_undoing_it_brings_the_rows_bac
 
 #[test]
 fn weights_swapped_under_the_same_version_are_noticed() {
-    let (mut vs, model) = layers(1);
+    let (mut vs, model) = layers(1, 0.2);
     let xs = random(&[3, 2, 6, 6]);
     model.forward(&xs);
     let hash = model.torchcache.module_hash();
@@ -123,7 +123,7 @@ fn weights_swapped_under_the_same_version_are_noticed() {
 
 #[test]
 fn equal_weights_of_another_instance_make_the_same_identity_and_share_the_cache() {
-    let ((_, first), (_, mut second)) = (layers(1), layers(1));
+    let ((_, first), (_, mut second)) = (layers(1, 0.3), layers(1, 0.3));
     let xs = random(&[3, 2, 6, 6]);
     first.forward(&xs);
     second.label = "another label, which is skipped";
@@ -137,7 +137,7 @@ fn equal_weights_of_another_instance_make_the_same_identity_and_share_the_cache(
 
 #[test]
 fn a_layers_configuration_counts() {
-    let ((_, one), (_, two)) = (layers(1), layers(2));
+    let ((_, one), (_, two)) = (layers(1, 0.4), layers(2, 0.4));
     let hash = |model: &Layers| {
         model.forward(&random(&[1, 2, 6, 6]));
         model.torchcache.module_hash()
@@ -274,197 +274,6 @@ fn derived_configurations_and_var_stores_count() {
     hash(&model);
 }
 
-#[torchcache]
-#[derive(Debug)]
-struct Wrapper<M> {
-    inner: M,
-    torchcache: TorchCache,
-}
-
-#[torchcache]
-impl<M: Module> Module for Wrapper<M> {
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        self.inner.forward(xs) + 1.0
-    }
-}
-
-#[test]
-fn generic_modules_differ_by_their_type_and_by_the_modules_they_hold() {
-    let wrap = |factor| Wrapper {
-        inner: Scale::by(factor),
-        torchcache: TorchCache::default(),
-    };
-    let xs = random(&[2, 3]);
-    let (two, three) = (wrap(2.0), wrap(3.0));
-    assert!(same(&two.forward(&xs), &(&xs * 2.0 + 1.0)));
-    assert!(same(&three.forward(&xs), &(&xs * 3.0 + 1.0)));
-    let mut vs = nn::VarStore::new(device());
-    let linear = nn::linear(vs.root(), 3, 3, Default::default());
-    vs.freeze();
-    let linear = Wrapper {
-        inner: linear,
-        torchcache: TorchCache::default(),
-    };
-    assert!(same(&linear.forward(&xs), &(xs.apply(&linear.inner) + 1.0)));
-    let nested = Wrapper {
-        inner: wrap(2.0),
-        torchcache: TorchCache::default(),
-    };
-    assert!(same(&nested.forward(&xs), &(&xs * 2.0 + 2.0)));
-}
-
-/// The digests of the manifest of a module's identity, by category and path.
-fn manifest(root: &Path, hash: &str) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(root.join(hash).join("manifest.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let parts = manifest["parts"].as_array().unwrap();
-    parts
-        .iter()
-        .map(|part| {
-            (
-                part["category"].as_str().unwrap().into(),
-                part["path"].as_str().unwrap().into(),
-            )
-        })
-        .collect()
-}
-
-#[torchcache(persistent = true)]
-#[derive(Debug)]
-struct Recorded {
-    outer: Wrapper<Scale>,
-    torchcache_persistent_cache_dir: String,
-    torchcache: TorchCache,
-}
-
-#[torchcache]
-impl Module for Recorded {
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        self.outer.forward(xs)
-    }
-}
-
-#[test]
-fn the_code_of_modules_held_inside_is_part_of_the_identity() {
-    let root = tempfile::tempdir().unwrap();
-    let outer = Wrapper {
-        inner: Scale::by(2.0),
-        torchcache: TorchCache::default(),
-    };
-    let directory = root.path().to_str().unwrap().to_owned();
-    let model = Recorded {
-        outer,
-        torchcache_persistent_cache_dir: directory,
-        torchcache: TorchCache::default(),
-    };
-    model.forward(&random(&[1, 2]));
-    let parts = manifest(root.path(), &model.torchcache.module_hash().unwrap());
-    for path in ["forward", "outer.forward", "outer.inner.forward"] {
-        let code = ("code".to_owned(), path.to_owned());
-        assert_eq!(
-            parts.iter().filter(|part| **part == code).count(),
-            1,
-            "{path}: {parts:?}"
-        );
-    }
-    assert!(
-        parts.contains(&("field".into(), "outer.inner.factor".into())),
-        "{parts:?}"
-    );
-}
-
-#[test]
-fn a_new_identity_is_explained_by_what_changed() {
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().to_str().unwrap().to_owned();
-    let build = |factor| Recorded {
-        outer: Wrapper {
-            inner: Scale::by(factor),
-            torchcache: TorchCache::default(),
-        },
-        torchcache_persistent_cache_dir: directory.clone(),
-        torchcache: TorchCache::default(),
-    };
-    let xs = random(&[1, 2]);
-    build(2.0).forward(&xs);
-    let (_, lines) = logged(|| build(3.0).forward(&xs));
-    let wanted = "the field `outer.inner.factor` changed; code, weights and options did not";
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
-        "{lines:#?}"
-    );
-    // In one instance, too.
-    let mut model = build(4.0);
-    model.forward(&xs);
-    model.outer.inner.factor = 5.0;
-    let (_, lines) = logged(|| model.forward(&xs));
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
-        "{lines:#?}"
-    );
-}
-
-#[test]
-fn refresh_computes_the_identity_anew_without_losing_rows() {
-    let (_, model) = layers(1);
-    let xs = random(&[3, 2, 6, 6]);
-    model.forward(&xs);
-    model.ran.take();
-    model.torchcache.refresh();
-    model.forward(&xs);
-    assert_eq!(model.ran.take(), (0, 0));
-}
-
-fn traced(factor: f64, path: &Path) -> CModule {
-    let mut double = |inputs: &[Tensor]| vec![&inputs[0] * factor];
-    let example = random(&[1, 2]);
-    let module = CModule::create_by_tracing("M", "forward", &[example], &mut double).unwrap();
-    module.save(path).unwrap();
-    CModule::load_on_device(path, device()).unwrap()
-}
-
-#[torchcache]
-#[derive(Debug)]
-struct Script {
-    module: CModule,
-    #[torchcache(skip)]
-    ran: Ran,
-    torchcache: TorchCache,
-}
-
-#[torchcache]
-impl Module for Script {
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        self.ran.note(xs);
-        self.module.forward(xs)
-    }
-}
-
-#[test]
-fn torchscript_modules_are_known_by_their_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let build = |factor, name| Script {
-        module: traced(factor, &directory.path().join(name)),
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
-    let xs = random(&[4, 2]);
-    let two = build(2.0, "two.pt");
-    let again = Script {
-        module: CModule::load_on_device(directory.path().join("two.pt"), device()).unwrap(),
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
-    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
-    assert!(same(&again.forward(&xs), &(&xs * 2.0)));
-    assert_eq!(again.ran.take(), (0, 0), "the same file, loaded twice");
-    assert!(same(&build(3.0, "three.pt").forward(&xs), &(&xs * 3.0)));
-}
-
 #[test]
 fn a_hash_given_by_name_is_the_identity() {
     #[torchcache(persistent_module_hash = "by-name")]
@@ -491,8 +300,6 @@ fn a_hash_given_by_name_is_the_identity() {
         same(&named(3.0).forward(&xs), &(&xs * 2.0)),
         "whoever names it vouches for it"
     );
-    assert_eq!(Options::new().persistent_module_hash, None);
-    assert_eq!(xs.kind(), Kind::Float);
 }
 
 #[test]

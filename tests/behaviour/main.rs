@@ -10,9 +10,12 @@
 
 mod bad_input;
 mod cached;
+mod faults;
 mod forms;
 mod gradients;
 mod identity;
+mod kept;
+mod nested;
 mod options;
 mod ownership;
 mod per_sample;
@@ -20,7 +23,10 @@ mod persistence;
 mod processes;
 mod property;
 mod python;
+mod raw;
 mod reentrancy;
+mod refresh;
 mod reports;
 mod support;
-mod unknown_kind;
+mod torchscript;
+mod watching;

@@ -1,5 +1,7 @@
 //! Options: by attribute, by field, by builder, and their precedence.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::{Cached, Eviction, Options, Problem, TorchCache, torchcache};
@@ -48,6 +50,34 @@ fn every_option_is_an_attribute_argument() {
     everything(&random(&[2, 2]));
     assert!(everything::cache().flush());
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+static RAN: AtomicUsize = AtomicUsize::new(0);
+
+#[torchcache(enabled = false, memory_cache_device = None, persistent_module_hash = "off")]
+fn switched_off(xs: &Tensor) -> Tensor {
+    RAN.fetch_add(1, SeqCst);
+    xs * 2
+}
+
+#[test]
+fn an_attribute_can_switch_a_function_off_and_unset_an_option() {
+    let expected = Options::new()
+        .enabled(false)
+        .memory_cache_device(None)
+        .persistent_module_hash("off");
+    assert_eq!(switched_off::cache().config(), expected);
+    let xs = random(&[2, 2]);
+    for _ in 0..3 {
+        assert!(same(&switched_off(&xs), &(&xs * 2)));
+    }
+    assert_eq!(RAN.load(SeqCst), 3, "computed at every call");
+    let stats = switched_off::cache().stats();
+    assert_eq!(
+        (stats.calls, stats.stored, stats.memory_rows, stats.hits()),
+        (0, 0, 0, 0)
+    );
+    assert_eq!(switched_off::cache().module_hash(), None);
 }
 
 #[torchcache(max_memory_cache_size = "1 GB", version = "attribute")]
@@ -133,6 +163,8 @@ fn every_option_is_a_field_that_overrides_the_attribute() {
 #[test]
 fn a_field_changed_between_calls_holds_from_the_next_one() {
     let mut model = overridden();
+    // An identity of its own: others would share the memory, and its bound.
+    model.torchcache_subsample_count = Some(1_000);
     let xs = random(&[3, 2]);
     model.forward(&xs);
     model.torchcache_enabled = Some(false);

@@ -89,6 +89,44 @@ fn what_the_computing_call_returns_is_what_hits_return() {
     assert_eq!(rounded::cache().stats().misses, 64);
 }
 
+/// Whether the storage ends where the tensor's elements do.
+fn owns_exactly_its_elements(tensor: &Tensor) -> bool {
+    let elements = |count: usize| tensor.f_as_strided([count as i64], [1], 0);
+    tensor.storage_offset() == 0
+        && elements(tensor.numel()).is_ok()
+        && elements(tensor.numel() + 1).is_err()
+}
+
+#[torchcache(persistent = true, max_memory_cache_size = 0)]
+fn doubled_on_disk(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+#[test]
+fn no_result_keeps_a_whole_batch_alive_for_one_row() {
+    let xs = random(&[64, 10]);
+    let row = |number| xs.narrow(0, number, 1);
+    assert!(!owns_exactly_its_elements(&row(3)), "a view does");
+    // Computed: the forward hands out a view of its input, a row of a batch.
+    assert!(owns_exactly_its_elements(&same_tensor(&row(0))));
+    let (a, b) = last_rows_view(&row(1));
+    assert!(owns_exactly_its_elements(&a) && owns_exactly_its_elements(&b));
+    // From memory, where the whole batch was stored at once.
+    let model = Scale::by(2.0);
+    model.forward(&xs);
+    assert!(owns_exactly_its_elements(&model.forward(&row(5))));
+    assert_eq!(model.cache.stats().memory_hits, 1);
+    // From the queue, and from disk.
+    doubled_on_disk(&xs);
+    assert!(owns_exactly_its_elements(&doubled_on_disk(&row(5))));
+    assert!(doubled_on_disk::cache().flush());
+    let ys = doubled_on_disk(&row(6));
+    assert!(owns_exactly_its_elements(&ys));
+    assert!(same(&ys, &(row(6) * 2)));
+    let stats = doubled_on_disk::cache().stats();
+    assert_eq!((stats.disk_hits, stats.misses), (2, 64));
+}
+
 /// Adds noise: each forward gives another value.
 #[torchcache]
 #[derive(Debug)]

@@ -182,15 +182,20 @@ fn a_batch_without_rows_goes_through() {
 }
 
 #[test]
-fn a_copy_on_another_device_keys_alike() {
+fn a_copy_elsewhere_keys_alike_in_other_memory_and_on_another_device() {
     let model = Scale::by(2.0);
     let xs = random(&[4, 3]);
     let expected = model.forward(&xs);
     model.ran.take();
-    let there = model.forward(&xs.to_device(Device::Cpu));
-    assert_eq!(there.device(), Device::Cpu, "outputs follow their input");
-    assert!(same(&there, &expected));
-    assert_eq!(model.ran.take(), (0, 0));
+    // The second copy is on another device where the suite runs with TORCHCACHE_TEST_DEVICE=cuda.
+    for copy in [xs.copy(), xs.copy().to_device(Device::Cpu)] {
+        assert_ne!(copy.data_ptr(), xs.data_ptr());
+        let there = model.forward(&copy);
+        assert_eq!(there.device(), copy.device(), "outputs follow their input");
+        assert!(same(&there, &expected));
+        assert_eq!(model.ran.take(), (0, 0));
+    }
+    assert_eq!(model.cache.stats().memory_hits, 8);
 }
 
 #[torchcache]

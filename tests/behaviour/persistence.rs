@@ -1,66 +1,14 @@
-//! The disk tier: rows that outlive an instance, its options, and what is wrong with a directory.
+//! The disk tier: rows that outlive an instance, and its options.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::nn::Module;
 use tch::{Kind, Tensor};
-use torchcache::{Error, Problem, TorchCache, torchcache};
+use torchcache::{TorchCache, torchcache};
 
-use crate::support::{Ran, device, logged, random, same};
-
-/// `x * 2` to `[rows, 8]`, kept in a directory.
-#[torchcache(persistent = true)]
-#[derive(Debug)]
-struct Kept {
-    torchcache_persistent_cache_dir: PathBuf,
-    torchcache_zstd_compression: bool,
-    torchcache_use_mmap_on_load: bool,
-    torchcache_cache_dtype: Option<Kind>,
-    torchcache_max_persistent_cache_size: u64,
-    torchcache_max_memory_cache_size: u64,
-    #[torchcache(skip)]
-    ran: Ran,
-    torchcache: TorchCache,
-}
-
-#[torchcache]
-impl Kept {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor, Error> {
-        self.ran.note(xs);
-        Ok(xs * 2.0)
-    }
-}
-
-fn kept(directory: &Path) -> Kept {
-    Kept {
-        torchcache_persistent_cache_dir: directory.to_owned(),
-        torchcache_zstd_compression: false,
-        torchcache_use_mmap_on_load: false,
-        torchcache_cache_dtype: None,
-        torchcache_max_persistent_cache_size: 1_000_000_000,
-        torchcache_max_memory_cache_size: 1_000_000_000,
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    }
-}
-
-/// The segment files below a directory.
-fn segments(root: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(root) else {
-        return Vec::new();
-    };
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .flat_map(|entry| match entry.file_type() {
-            Ok(kind) if kind.is_dir() => segments(&entry.path()),
-            _ => vec![entry.path()],
-        })
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tcs"))
-        .collect();
-    found.sort();
-    found
-}
+use crate::kept::{Kept, kept, segments};
+use crate::support::{device, logged, random, same};
 
 #[test]
 fn rows_outlive_the_instance_in_every_way_of_storing_and_reading_them() {
@@ -194,132 +142,6 @@ fn the_bound_of_the_disk_counts_what_earlier_runs_left() {
     assert!(
         model.torchcache.stats().disk_bytes > bound / 2,
         "it is used, too"
-    );
-}
-
-#[test]
-fn a_corrupt_segment_is_a_counted_miss_and_never_a_wrong_row() {
-    let xs = random(&[20, 16]);
-    for (name, damage) in [
-        (
-            "flipped",
-            (|bytes: &mut Vec<u8>| {
-                bytes
-                    .iter_mut()
-                    .skip(64)
-                    .step_by(97)
-                    .for_each(|byte| *byte ^= 0x10)
-            }) as fn(&mut Vec<u8>),
-        ),
-        ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
-        ("emptied", Vec::clear),
-        ("lengthened", |bytes| bytes.extend([7; 100])),
-        ("overwritten", |bytes| bytes.fill(0xff)),
-    ] {
-        let root = tempfile::tempdir().unwrap();
-        kept(root.path()).forward(&xs).unwrap();
-        let path = segments(root.path()).remove(0);
-        let mut bytes = fs::read(&path).unwrap();
-        damage(&mut bytes);
-        fs::write(&path, &bytes).unwrap();
-        let model = kept(root.path());
-        let (output, lines) = logged(|| model.forward(&xs).unwrap());
-        assert!(same(&output, &(&xs * 2.0)), "{name}");
-        let stats = model.torchcache.stats();
-        assert_eq!(stats.disk_hits + stats.misses, 20, "{name}");
-        assert!(stats.misses > 0, "{name}");
-        assert!(!stats.faults.is_empty(), "{name}: {stats:?}");
-        assert!(
-            lines.iter().any(|line| line.starts_with("WARN")),
-            "{name}: {lines:?}"
-        );
-        assert!(model.torchcache.flush());
-        let after = kept(root.path());
-        assert!(same(&after.forward(&xs).unwrap(), &(&xs * 2.0)), "{name}");
-        assert_eq!(after.ran.take(), (0, 0), "{name}: stored anew");
-    }
-}
-
-#[test]
-fn a_segment_of_a_future_version_is_left_alone() {
-    let root = tempfile::tempdir().unwrap();
-    let xs = random(&[5, 4]);
-    kept(root.path()).forward(&xs).unwrap();
-    let path = segments(root.path()).remove(0);
-    let directory = path.parent().unwrap();
-    let future = directory.join("00000000-future.tcs");
-    fs::write(&future, b"TCSEG\0\0\0 of a version to come").unwrap();
-    let model = kept(root.path());
-    model.forward(&xs).unwrap();
-    assert_eq!(model.ran.take(), (0, 0));
-    assert!(future.exists());
-}
-
-#[test]
-fn foreign_files_in_the_directory_are_left_alone() {
-    let root = tempfile::tempdir().unwrap();
-    fs::write(root.path().join("notes.txt"), "mine").unwrap();
-    fs::create_dir(root.path().join("photos")).unwrap();
-    fs::write(root.path().join("photos/manifest.json"), "[1, 2]").unwrap();
-    let xs = random(&[5, 4]);
-    let model = kept(root.path());
-    model.forward(&xs).unwrap();
-    let own = root.path().join(model.torchcache.module_hash().unwrap());
-    fs::write(own.join("readme.md"), "mine as well").unwrap();
-    model.torchcache.clear();
-    drop(model);
-    let model = kept(root.path());
-    model.forward(&xs).unwrap();
-    assert_eq!(model.ran.take(), (1, 5), "cleared");
-    for file in ["notes.txt", "photos/manifest.json"] {
-        assert!(root.path().join(file).exists());
-    }
-    assert!(own.join("readme.md").exists());
-}
-
-#[test]
-fn a_directory_deleted_underfoot_is_survived() {
-    let root = tempfile::tempdir().unwrap();
-    let model = Kept {
-        torchcache_max_memory_cache_size: 0,
-        ..kept(root.path())
-    };
-    let xs = random(&[5, 4]);
-    model.forward(&xs).unwrap();
-    assert!(model.torchcache.flush());
-    for entry in fs::read_dir(root.path()).unwrap().flatten() {
-        fs::remove_dir_all(entry.path()).unwrap();
-    }
-    for _ in 0..3 {
-        assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
-        model.torchcache.flush();
-    }
-}
-
-#[test]
-fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
-    let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("a file");
-    fs::write(&file, "").unwrap();
-    for path in [
-        file.clone(),
-        file.join("below"),
-        PathBuf::from("/proc/a file"),
-    ] {
-        let error = kept(&path).forward(&random(&[1, 2])).unwrap_err();
-        assert!(
-            matches!(error.problem(), Problem::Directory { .. }),
-            "{error}"
-        );
-        assert!(error.to_string().contains("a file"), "{error}");
-    }
-    let mut model = kept(&file);
-    assert!(model.forward(&random(&[1, 2])).is_err());
-    model.torchcache_persistent_cache_dir = root.path().join("deeper").join("still");
-    model.forward(&random(&[1, 2])).unwrap();
-    assert!(
-        root.path().join("deeper/still").is_dir(),
-        "parents are made"
     );
 }
 

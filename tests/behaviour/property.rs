@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torchcache::{Eviction, TorchCache, torchcache};
 
 use crate::support::{device, same};
@@ -22,6 +22,7 @@ struct Random {
     torchcache_persistent_cache_dir: PathBuf,
     torchcache_zstd_compression: bool,
     torchcache_use_mmap_on_load: bool,
+    torchcache_memory_cache_device: Option<Option<Device>>,
     torchcache_max_memory_cache_size: u64,
     torchcache_eviction: Eviction,
     torchcache_cache_dtype: Option<Kind>,
@@ -44,7 +45,12 @@ fn outputs(
     offset: i64,
 ) -> (Tensor, Vec<Tensor>) {
     let rows = xs.size()[0];
-    let flat = xs.reshape([rows, -1]).to_kind(Kind::Double);
+    let real = if xs.is_complex() {
+        xs.real() + xs.imag() * 10
+    } else {
+        xs.shallow_clone()
+    };
+    let flat = real.reshape([rows, -1]).to_kind(Kind::Double);
     let sums = flat.sum_dim_intlist(1, true, Kind::Double) * model.scale as f64 + offset as f64;
     let wide = &sums * &model.weight;
     let wide = match extra {
@@ -69,7 +75,7 @@ fn rounded(tensor: &Tensor, dtype: Option<Kind>) -> Tensor {
     }
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 12] = [
     Kind::Uint8,
     Kind::Int8,
     Kind::Int16,
@@ -79,10 +85,18 @@ const KINDS: [Kind; 9] = [
     Kind::BFloat16,
     Kind::Float,
     Kind::Double,
+    Kind::Bool,
+    Kind::ComplexFloat,
+    Kind::ComplexDouble,
 ];
 
+/// The positions of the kinds that outputs are rounded to.
+const ROUNDED: std::ops::Range<usize> = 5..7;
+
+/// Everything that a run depends on, so that a failure can be run again and shrunk.
 #[derive(Debug, Clone)]
 struct Case {
+    seed: u64,
     kind: usize,
     shape: Vec<i64>,
     batches: Vec<Vec<i64>>,
@@ -94,6 +108,7 @@ struct Case {
     zstd: bool,
     mmap: bool,
     memory: u64,
+    on_device: bool,
     mru: bool,
     dtype: Option<usize>,
     edits: Vec<usize>,
@@ -105,6 +120,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let memory = prop_oneof![Just(0u64), Just(700), Just(3_000), Just(1_000_000)];
     (
         (
+            any::<u64>(),
             0..KINDS.len(),
             shape,
             batches,
@@ -119,16 +135,18 @@ fn cases() -> impl Strategy<Value = Case> {
             any::<bool>(),
             memory,
             any::<bool>(),
+            any::<bool>(),
         ),
         (
-            prop::option::of(5usize..7),
+            prop::option::of(ROUNDED),
             prop::collection::vec(0usize..6, 0..2),
         ),
     )
         .prop_map(|(input, tiers, (dtype, edits))| {
-            let (kind, shape, batches, transposed, extra, offset, scale) = input;
-            let (persistent, zstd, mmap, memory, mru) = tiers;
+            let (seed, kind, shape, batches, transposed, extra, offset, scale) = input;
+            let (persistent, zstd, mmap, memory, on_device, mru) = tiers;
             Case {
+                seed,
                 kind,
                 shape,
                 batches,
@@ -140,6 +158,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 zstd: zstd && persistent,
                 mmap,
                 memory,
+                on_device,
                 mru,
                 dtype,
                 edits,
@@ -156,6 +175,7 @@ fn build(case: &Case, directory: &std::path::Path) -> Random {
         torchcache_persistent_cache_dir: directory.to_owned(),
         torchcache_zstd_compression: case.zstd,
         torchcache_use_mmap_on_load: case.mmap,
+        torchcache_memory_cache_device: Some((!case.on_device).then_some(Device::Cpu)),
         torchcache_max_memory_cache_size: case.memory,
         torchcache_eviction: if case.mru {
             Eviction::Mru
@@ -168,13 +188,35 @@ fn build(case: &Case, directory: &std::path::Path) -> Random {
 }
 
 /// Twelve rows to draw from; values are small, so that every kind holds them and rows collide in
-/// any hash that is not exact.
+/// any hash that is not exact. They follow from the seed alone: torch's generator is shared by
+/// every test of the process.
 fn pool(case: &Case) -> Tensor {
     let shape: Vec<i64> = std::iter::once(12)
         .chain(case.shape.iter().copied())
         .collect();
-    let pool = Tensor::randint_low(0, 3, &shape, (Kind::Int64, device()));
-    pool.to_kind(KINDS[case.kind])
+    let count: i64 = shape.iter().product();
+    let mut state = case.seed;
+    let mut values = || {
+        let values: Vec<i64> = (0..count).map(|_| below_three(&mut state)).collect();
+        Tensor::from_slice(&values)
+            .to_device(device())
+            .view(shape.as_slice())
+    };
+    let kind = KINDS[case.kind];
+    let part = match kind {
+        Kind::ComplexFloat => Kind::Float,
+        Kind::ComplexDouble => Kind::Double,
+        _ => return values().to_kind(kind),
+    };
+    Tensor::complex(&values().to_kind(part), &values().to_kind(part))
+}
+
+/// 0, 1 or 2: the high bits of a linear congruential generator with Knuth's constants.
+fn below_three(state: &mut u64) -> i64 {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    ((*state >> 33) % 3) as i64
 }
 
 fn check(model: &Random, case: &Case, pool: &Tensor, batch: &[i64]) -> Result<(), TestCaseError> {

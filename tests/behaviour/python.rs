@@ -30,7 +30,11 @@ fn the_digits_set_comes_back_right_on_the_second_pass() {
         }
     }
     let distinct = digits.unique_dim(0, true, false, false).0.size()[0] as u64;
-    assert_eq!(features::cache().stats().misses, distinct);
+    let stats = features::cache().stats();
+    assert_eq!(
+        (stats.misses, stats.hits()),
+        (distinct, 2 * 1797 - distinct)
+    );
 }
 
 /// The set as the example vendors it: 64 pixels and the label, a row a line.
@@ -51,6 +55,8 @@ fn small_features_do_not_collide() {
     let xs = random(&[2000, 16]) * 1e-3;
     assert!(same(&small_features(&xs), &(&xs * 2)));
     assert!(same(&small_features(&xs), &(&xs * 2)));
+    let stats = small_features::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (2000, 2000));
 }
 
 #[torchcache]
@@ -70,7 +76,8 @@ fn token_ids_in_give_float_embeddings_out() {
             &(tokens.unsqueeze(-1).to_kind(Kind::Float) * 0.5)
         ));
     }
-    assert_eq!(embed::cache().stats().misses, 32);
+    let stats = embed::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (32, 32));
 }
 
 #[torchcache]
@@ -87,7 +94,8 @@ fn plain_arguments_do_not_run_together() {
             assert!(same(&affine(&xs, scale, offset), &(&xs * scale + offset)));
         }
     }
-    assert_eq!(affine::cache().stats().misses, 12);
+    let stats = affine::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (12, 12));
 }
 
 /// There the second instance gets the first one's outputs.
@@ -95,8 +103,14 @@ fn plain_arguments_do_not_run_together() {
 fn a_second_instance_with_other_arguments_has_its_own_outputs() {
     let xs = random(&[3, 2]);
     let (one, two) = (Scale::by(1.0), Scale::by(2.0));
-    one.forward(&xs);
-    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+    for _ in 0..2 {
+        assert!(same(&one.forward(&xs), &xs));
+        assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+    }
+    for model in [one, two] {
+        assert_eq!(model.ran.take(), (1, 3));
+        assert_eq!(model.cache.stats().memory_hits, 3);
+    }
 }
 
 /// There updated weights are not noticed. More of this in `identity`.
@@ -119,18 +133,37 @@ fn an_updated_weight_is_noticed() {
         torchcache: Default::default(),
     };
     let xs = random(&[3, 2]);
+    let counts = |model: &Weighted| {
+        let stats = model.torchcache.stats();
+        (stats.misses, stats.memory_hits)
+    };
     model.forward(&xs);
+    model.forward(&xs);
+    assert_eq!(counts(&model), (3, 3));
     let _ = model.weight.g_mul_scalar_(3.0);
-    assert!(same(&model.forward(&xs), &(&xs * &model.weight)));
+    for _ in 0..2 {
+        assert!(same(&model.forward(&xs), &(&xs * &model.weight)));
+    }
+    assert_eq!(counts(&model), (6, 6));
+}
+
+#[torchcache]
+fn any_batch(xs: &Tensor) -> Tensor {
+    xs * 2
 }
 
 /// There an empty batch raises.
 #[test]
 fn an_empty_batch_is_a_batch() {
-    assert_eq!(
-        small_features(&Tensor::zeros([0, 64], (Kind::Float, device()))).size(),
-        [0, 64]
-    );
+    let empty = Tensor::zeros([0, 64], (Kind::Float, device()));
+    assert_eq!(any_batch(&empty).size(), [0, 64]);
+    let stats = any_batch::cache().stats();
+    assert_eq!((stats.bypassed, stats.misses, stats.stored), (1, 0, 0));
+}
+
+#[torchcache]
+fn any_layout(xs: &Tensor) -> Tensor {
+    xs * 2
 }
 
 /// There non-contiguous input gives wrong output.
@@ -138,10 +171,10 @@ fn an_empty_batch_is_a_batch() {
 fn a_strided_input_is_right() {
     let xs = random(&[6, 8]).tr();
     assert!(!xs.is_contiguous());
-    assert!(same(&small_features(&xs), &(&xs * 2).contiguous()));
-    assert!(same(&small_features(&xs), &(&xs * 2).contiguous()));
-    assert!(same(
-        &small_features(&xs.contiguous()),
-        &(&xs * 2).contiguous()
-    ));
+    let expected = (&xs * 2).contiguous();
+    assert!(same(&any_layout(&xs), &expected));
+    assert!(same(&any_layout(&xs), &expected));
+    assert!(same(&any_layout(&xs.contiguous()), &expected));
+    let stats = any_layout::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (8, 16));
 }

@@ -1,13 +1,14 @@
 //! No lock is held while user code runs: cached modules call each other and themselves, and
 //! functions are called from many threads.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use tch::Tensor;
 use tch::nn::Module;
 use torchcache::{TorchCache, torchcache};
 
-use crate::support::{Scale, random, same};
+use crate::support::{Log, Scale, random, same};
 
 #[torchcache]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
@@ -98,4 +99,38 @@ fn threads_agree_on_one_value_per_row() {
     let ran = RAN.load(SeqCst);
     run(copies());
     assert_eq!(RAN.load(SeqCst), ran);
+}
+
+#[torchcache]
+fn busy(xs: &Tensor) -> Tensor {
+    xs * 3
+}
+
+#[test]
+fn a_function_called_from_many_threads_is_attached_once() {
+    let (log, xs) = (Log::default(), random(&[4, 2]));
+    let start = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let (log, start, xs) = (log.clone(), &start, xs.copy());
+            scope.spawn(move || {
+                log.during(|| {
+                    start.wait();
+                    for _ in 0..200 {
+                        assert!(same(&busy(&xs), &(&xs * 3)));
+                    }
+                });
+            });
+        }
+    });
+    let attached: Vec<_> = log
+        .lines()
+        .into_iter()
+        .filter(|line| line.starts_with("INFO") && line.contains("cache attached"))
+        .collect();
+    assert_eq!(attached.len(), 1, "{attached:#?}");
+    let stats = busy::cache().stats();
+    assert_eq!((stats.calls, stats.rows), (1600, 6400));
+    assert_eq!(stats.misses + stats.memory_hits, 6400);
+    assert!(stats.misses <= 4 * 8, "at most each thread's first call");
 }

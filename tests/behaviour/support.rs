@@ -93,14 +93,25 @@ impl nn::Module for Scale {
 /// The lines logged while `run` runs.
 pub(crate) fn logged<R>(run: impl FnOnce() -> R) -> (R, Vec<String>) {
     let log = Log::default();
-    let result = tracing::subscriber::with_default(log.clone(), run);
-    let lines = log.0.lock().unwrap().clone();
-    (result, lines)
+    let result = log.during(run);
+    (result, log.lines())
 }
 
-/// A subscriber that keeps each event as `LEVEL message field=value …`.
+/// A subscriber that keeps each event as `LEVEL message field=value …`. A clone of it keeps them in
+/// the same place, for another thread.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Listens to this thread while `run` runs.
+    pub(crate) fn during<R>(&self, run: impl FnOnce() -> R) -> R {
+        tracing::subscriber::with_default(self.clone(), run)
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 impl tracing::Subscriber for Log {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -130,6 +141,12 @@ impl tracing::Subscriber for Log {
         event.record(&mut line);
         self.0.lock().unwrap().push(line.0);
     }
+}
+
+/// How many warnings hold these words.
+pub(crate) fn warnings(lines: &[String], words: &str) -> usize {
+    let warned = lines.iter().filter(|line| line.starts_with("WARN"));
+    warned.filter(|line| line.contains(words)).count()
 }
 
 /// The message of the panic that `run` ends in.

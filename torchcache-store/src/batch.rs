@@ -72,6 +72,12 @@ impl RowBatch {
         self.keys.len()
     }
 
+    /// Drops all rows but the first ones.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.keys.truncate(rows);
+        self.values.truncate(rows * self.row_len);
+    }
+
     pub(crate) fn keys(&self) -> &[Key] {
         &self.keys
     }

@@ -122,7 +122,12 @@ impl Queue {
 
     /// Queues the rows that are neither pending nor in `on_disk`, and waits while there is
     /// no room for them. A batch larger than the whole bound waits for an empty queue.
-    pub(crate) fn put(&self, batch: RowBatch, on_disk: impl Fn(&[Key]) -> Vec<bool>, pace: Pace) {
+    pub(crate) fn put(
+        &self,
+        batch: RowBatch,
+        on_disk: impl Fn(&[Key]) -> Vec<bool>,
+        pace: Pace,
+    ) -> usize {
         let cost = batch.memory();
         let batch = Arc::new(batch);
         let mut state = self.state();
@@ -131,7 +136,7 @@ impl Queue {
             let new = |row: &u32| !there[*row as usize] && state.find(batch.key(*row)).is_none();
             let mut numbers: Vec<u32> = (0..batch.rows() as u32).filter(new).collect();
             if numbers.is_empty() {
-                return;
+                return 0;
             }
             if state.bytes > 0 && state.bytes + cost > pace.bound {
                 state.blocked += 1;
@@ -159,6 +164,7 @@ impl Queue {
             state.next_seq += 1;
             state.bytes += cost;
             state.waiting_bytes += cost;
+            let taken = numbers.len();
             let rows = Rows { batch, numbers };
             let waiting = Waiting {
                 seq: state.next_seq,
@@ -169,7 +175,7 @@ impl Queue {
             if was_idle || state.waiting_bytes >= pace.target {
                 self.work.notify_one();
             }
-            return;
+            return taken;
         }
     }
 

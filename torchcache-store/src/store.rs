@@ -1,5 +1,6 @@
 //! The face of the crate: a handle on the one store that a process has for a directory.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,7 +13,7 @@ use crate::exit;
 use crate::fault::{Fault, FaultCounts, StoreError};
 use crate::found::Found;
 use crate::queue::{Pace, Queue};
-use crate::segment::SegmentWriter;
+use crate::segment::{SegmentWriter, rows_within};
 use crate::{evict, read, writer};
 
 /// Rows of one directory, shared by everyone in this process who opens it.
@@ -164,26 +165,27 @@ impl Store {
         )
     }
 
-    /// Hands rows to the writer and returns; waits only while the queue is full. Rows that
-    /// are present or queued already are skipped: the first one wins.
-    pub fn put(&self, rows: RowBatch) {
+    /// Hands rows to the writer and returns how many it took; waits only while the queue is
+    /// full. Rows that are present or queued already are skipped: the first one wins. Of a batch
+    /// larger than the whole bound, the first rows that fit are taken.
+    pub fn put(&self, mut rows: RowBatch) -> usize {
         let inner = self.inner();
         let config = inner.config();
-        let bytes = (rows.rows() * rows.row_len()) as u64;
-        if bytes > config.max_bytes {
-            inner
-                .counters
-                .refused_rows
-                .fetch_add(rows.rows() as u64, Ordering::Relaxed);
-            return;
+        let most = rows_within(config.max_bytes, rows.row_len(), rows.schema().len());
+        if let Some(refused) = rows.rows().checked_sub(most).filter(|&refused| refused > 0) {
+            inner.refuse(refused, &config);
+            rows.truncate(most);
         }
-        if rows.rows() == 0 || !self.0.ensure_writer() {
+        if rows.rows() == 0 {
+            return 0;
+        }
+        if !self.0.ensure_writer() {
             inner.lose(rows.rows());
-            return;
+            return 0;
         }
         inner
             .queue
-            .put(rows, |keys| inner.catalog.contains(keys), pace(&config));
+            .put(rows, |keys| inner.catalog.contains(keys), pace(&config))
     }
 
     /// Waits until everything queued before is on disk, with the eviction and the merging
@@ -246,6 +248,19 @@ impl Inner {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Counts rows that are larger than the bound allows, and warns of the first.
+    pub(crate) fn refuse(&self, rows: usize, config: &Config) {
+        let refused = &self.counters.refused_rows;
+        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                dir = %self.catalog.dir.display(),
+                rows,
+                max_bytes = config.max_bytes,
+                "more rows at once than the bound of the disk tier holds; the rest is not kept"
+            );
+        }
     }
 
     /// Counts rows that could not be written.
@@ -324,7 +339,13 @@ impl Drop for Handle {
             // Its panics are caught where they happen.
             let _ = writer.join();
         }
-        self.inner.catalog.faults.tell_totals(&self.inner.catalog.dir);
+        // A subscriber of the log that panics must not do so out of a drop.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.inner
+                .catalog
+                .faults
+                .tell_totals(&self.inner.catalog.dir);
+        }));
     }
 }
 

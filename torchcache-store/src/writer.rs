@@ -142,9 +142,7 @@ fn publish(
     let rows = finished.footer().row_count();
     let counters = &inner.counters;
     if finished.bytes() > config.max_bytes {
-        counters
-            .refused_rows
-            .fetch_add(rows as u64, Ordering::Relaxed);
+        inner.refuse(rows, config);
     } else {
         evict::make_room(inner, finished.bytes());
         let current = || inner.queue.epoch() == epoch;

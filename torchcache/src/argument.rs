@@ -251,10 +251,6 @@ impl Rows {
         argument.rows(self, position)
     }
 
-    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.tensors.iter().map(|argument| &argument.tensor)
-    }
-
     fn tensor(&self, position: usize) -> &Tensor {
         let argument = self
             .tensors

@@ -58,6 +58,8 @@ enum Source {
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) keys: Vec<Key>,
+    /// Where these keys stand among those of the batch.
+    pub(crate) positions: Vec<i64>,
     pub(crate) schema: Arc<Schema>,
     /// On the CPU.
     pub(crate) packed: Tensor,
@@ -146,7 +148,7 @@ impl Batch {
     pub(crate) fn take_from_memory(
         &mut self,
         memory: &mut Memory,
-        input_device: Device,
+        home: Device,
     ) -> Result<(), TchError> {
         let found = memory.find(&self.missing_keys());
         let hits: Vec<(usize, Row)> = self
@@ -158,13 +160,14 @@ impl Batch {
         let Some(&(_, first)) = hits.first() else {
             return Ok(());
         };
-        if !hits.iter().all(|&(_, row)| row.same_schema(first)) || !self.admit(memory.schema(first))
+        if !hits.iter().all(|&(_, row)| memory.agree(row, first))
+            || !self.admit(memory.schema(first))
         {
             self.mixed = true;
             return Ok(());
         }
         let rows: Vec<Row> = hits.iter().map(|&(_, row)| row).collect();
-        let device = memory.schema(first).device(input_device);
+        let device = memory.schema(first).device(home);
         let packed = memory.gather(&rows, device)?;
         self.place(
             Source::Memory,
@@ -188,7 +191,11 @@ impl Batch {
         };
         let schema = Arc::new(Schema::decode(&first.schema).ok_or(Unreadable::Layout)?);
         let row_bytes = schema.row_bytes();
-        if found.iter().any(|row| row.schema != first.schema) {
+        let agrees = |row: &Found| {
+            row.schema == first.schema
+                || Schema::decode(&row.schema).is_some_and(|other| other.agrees(&schema))
+        };
+        if !found.iter().all(agrees) {
             self.mixed = true;
             return Ok(None);
         }
@@ -219,6 +226,7 @@ impl Batch {
             .collect();
         let read = Read {
             keys,
+            positions: positions.iter().map(|&position| position as i64).collect(),
             schema,
             packed: packed.shallow_clone(),
         };
@@ -228,7 +236,9 @@ impl Batch {
 
     /// Whether rows of this schema can stand beside what was found.
     pub(crate) fn admits(&self, schema: &Schema) -> bool {
-        self.schema.as_ref().is_none_or(|found| **found == *schema)
+        self.schema
+            .as_ref()
+            .is_none_or(|found| found.agrees(schema))
     }
 
     /// Takes computed rows, one for each missing key and in that order, of a schema it admits.
@@ -238,14 +248,11 @@ impl Batch {
     }
 
     /// The output: every row of the call in its place, in memory of its own.
-    pub(crate) fn assemble(
-        self,
-        input_device: Device,
-    ) -> Result<(Arc<Schema>, Vec<Tensor>), TchError> {
+    pub(crate) fn assemble(self, home: Device) -> Result<(Arc<Schema>, Vec<Tensor>), TchError> {
         let schema = self
             .schema
             .expect("a call with rows found or computed some");
-        let device = schema.device(input_device);
+        let device = schema.device(home);
         let mut packed = match <[Piece; 1]>::try_from(self.pieces) {
             Ok([whole]) => whole.packed.f_to_device(device)?,
             Err(pieces) => {
@@ -267,7 +274,7 @@ impl Batch {
             packed =
                 packed.f_index_select(0, &Tensor::from_slice(key_of_row).f_to_device(device)?)?;
         }
-        let tensors = schema.unpack(&packed, input_device)?;
+        let tensors = schema.unpack(&packed, home)?;
         Ok((schema, tensors))
     }
 

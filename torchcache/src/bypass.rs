@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     Unreadable(TchError),
     /// The memory tier could not hold or copy rows.
     MemoryTier(String),
+    /// The disk tier could not be opened.
+    DiskTier(String),
 }
 
 impl Reason {
@@ -68,6 +70,10 @@ impl Reason {
             Reason::Unreadable(error) => (
                 5,
                 format!("libtorch could not copy what the cache needs, so the call went past it: {error}"),
+            ),
+            Reason::DiskTier(error) => (
+                8,
+                format!("the disk tier could not be opened, so rows are kept in memory only for now: {error}"),
             ),
             Reason::MemoryTier(error) => {
                 (6, format!("rows could not be kept in or copied from memory, and are misses: {error}"))

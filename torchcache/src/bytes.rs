@@ -9,6 +9,8 @@
 
 use tch::{Device, TchError, Tensor};
 
+use crate::plain;
+
 /// Calls `read` with the bytes of `tensor`, which must be a plain contiguous CPU tensor.
 ///
 /// # Errors
@@ -20,10 +22,11 @@ pub(crate) fn read<R>(tensor: &Tensor, read: impl FnOnce(&[u8]) -> R) -> Result<
         return Ok(read(&[]));
     }
     let pointer = non_null(tensor)?;
-    // SAFETY: the tensor is contiguous on the CPU, so `length` bytes from `pointer` are its
-    // elements, all initialised by libtorch's allocator contract for `u8` reads; `tensor` is
-    // borrowed for the whole call, so its storage outlives the slice. Concurrent writes by another
-    // thread through an alias would be a race in the caller's own code, as with any tensor read.
+    // SAFETY: the tensor is plain and contiguous on the CPU, so `length` bytes from `pointer` lie
+    // in its storage, which `tensor` keeps alive for the whole call. The storage was allocated by
+    // foreign code, so that the compiler cannot take any of it for uninitialised. A concurrent write
+    // by another thread through an alias would be a race in the caller's own code, as with any read
+    // of a tensor.
     let bytes = unsafe { std::slice::from_raw_parts(pointer, length) };
     Ok(read(bytes))
 }
@@ -42,16 +45,18 @@ pub(crate) fn write<R>(
         return Ok(write(&mut []));
     }
     let pointer = non_null(tensor)?;
-    // SAFETY: as in `read`; callers pass tensors that they have just made and not yet shared, so
-    // the slice is the only access to that storage while `write` runs.
+    // SAFETY: as in `read`; and callers pass tensors that they have just made and not yet shared,
+    // so the slice is the only access to that storage while `write` runs.
     let bytes = unsafe { std::slice::from_raw_parts_mut(pointer, length) };
     Ok(write(bytes))
 }
 
 fn checked_length(tensor: &Tensor) -> Result<usize, TchError> {
     let kind = tensor.f_kind()?;
-    if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-        return Err(TchError::Shape("expected a contiguous CPU tensor".into()));
+    if tensor.device() != Device::Cpu || !plain::is_plain(tensor) || !tensor.is_contiguous() {
+        return Err(TchError::Shape(
+            "expected a plain contiguous CPU tensor".into(),
+        ));
     }
     tensor
         .numel()

@@ -15,7 +15,7 @@ use crate::call;
 use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::handle::TorchCache;
-use crate::identity::{Fingerprint, Fingerprinter, layers, unique};
+use crate::identity::{Fingerprint, Fingerprinter, Identity, layers, unique};
 use crate::options::Options;
 use crate::subject::Subject;
 use crate::tiers::lock;
@@ -23,8 +23,8 @@ use crate::tiers::lock;
 /// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
 ///
 /// Its identity is the type's name, the weights given beside it, the place in the source where it
-/// is made, and, since its code cannot be seen, the running executable: after a rebuild its rows
-/// are computed anew. A `version` of your own takes the place of the executable and of the line;
+/// is made, how many were made there before, and, since its code cannot be seen, the running
+/// executable: after a rebuild its rows are computed anew. A `version` of your own takes the place of the executable and of the line;
 /// two places that then have the same identity are refused, so give each its own. What a closure
 /// captures is not seen either: put it into `version` as well.
 ///
@@ -48,6 +48,8 @@ pub struct Cached<M> {
     weights: Weights,
     options: Options,
     made_at: &'static Location<'static>,
+    /// How many were made there before.
+    ordinal: u64,
     cache: TorchCache,
 }
 
@@ -103,20 +105,24 @@ impl<M> Cached<M> {
     ///
     /// # Errors
     ///
-    /// Options out of range, and a file that cannot be read.
+    /// Options out of range, a file that cannot be read, and a second place in the source that
+    /// gives a module of this type and weights the same `version`.
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
         let made_at = Location::caller();
         let failed = |problem| Error::new(type_name::<M>(), problem);
         options.check().map_err(failed)?;
         let weights = weights.into().loaded().map_err(failed)?;
-        Ok(Cached {
+        let cached = Cached {
             module,
             weights,
             options,
             made_at,
+            ordinal: ordinal(made_at),
             cache: TorchCache::new(),
-        })
+        };
+        cached.claim_early().map_err(failed)?;
+        Ok(cached)
     }
 
     /// The cache's handle.
@@ -189,6 +195,10 @@ impl<M> Subject for Cached<M> {
         format!("Cached<{}>", type_name::<M>())
     }
 
+    fn watched_type(&self) -> Option<&'static str> {
+        Some(type_name::<M>())
+    }
+
     fn options(&self) -> Options {
         self.options.clone()
     }
@@ -201,7 +211,7 @@ impl<M> Subject for Cached<M> {
     /// same one would take each other's rows for their own.
     fn claim(&self, hash: &str) -> Result<(), Problem> {
         static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
-        if self.options.version.is_empty() || self.options.persistent_module_hash.is_some() {
+        if !self.needs_claim() {
             return Ok(());
         }
         let first = *lock(&CLAIMS).entry(hash.to_owned()).or_insert(self.made_at);
@@ -220,12 +230,28 @@ impl<M> Subject for Cached<M> {
 }
 
 impl<M> Cached<M> {
+    fn needs_claim(&self) -> bool {
+        !self.options.version.is_empty() && self.options.persistent_module_hash.is_none()
+    }
+
+    /// Claims the identity at once: inside another module, whose rows may be found without this
+    /// one being called, the first call would be too late.
+    fn claim_early(&self) -> Result<(), Problem> {
+        if !self.needs_claim() {
+            return Ok(());
+        }
+        let identity = Identity::compute(&self.name(), &self.options, |f| self.depends_on(f));
+        self.claim(&identity.hash)
+    }
+
     /// What the output depends on, as far as it can be seen.
     fn depends_on(&self, f: &mut Fingerprinter<'_>) {
         f.field("type", &PhantomData::<M>);
         f.field("made in", self.made_at.file());
         if self.options.version.is_empty() {
-            f.field("made at", &(self.made_at.line(), self.made_at.column()));
+            // One place may wrap many modules, in a loop or a function.
+            let place = (self.made_at.line(), self.made_at.column());
+            f.field("made at", &(place, self.ordinal));
             f.content("executable", || {
                 (executable().to_vec(), "the running executable".into())
             });
@@ -252,6 +278,15 @@ impl<M> Fingerprint for Cached<M> {
         );
         self.depends_on(f);
     }
+}
+
+/// How many modules were wrapped at `place` before this one.
+fn ordinal(place: &'static Location<'static>) -> u64 {
+    static MADE: Mutex<BTreeMap<&Location<'_>, u64>> = Mutex::new(BTreeMap::new());
+    let mut made = lock(&MADE);
+    let count = made.entry(place).or_default();
+    *count += 1;
+    *count - 1
 }
 
 impl Weights {

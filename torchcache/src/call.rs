@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tch::{Device, TchError, Tensor};
-use torchcache_store::RowBatch;
+use torchcache_store::{RowBatch, Store};
 
 use crate::argument::{Arguments, Rows};
 use crate::batch::{Batch, Unreadable};
@@ -16,7 +16,6 @@ use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::handle::Cache;
 use crate::keys::{Context, Key};
-use crate::memory::Memory;
 use crate::options::Options;
 use crate::output::{Batched, Output, structure};
 use crate::plain;
@@ -75,7 +74,9 @@ fn cached<O: Output>(
     Counters::add(&counters.calls, 1);
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows).map_err(Stop::Past)?;
-    let input_device = arguments.tensors[0].tensor.device();
+    let home = cache
+        .home
+        .unwrap_or_else(|| arguments.tensors[0].tensor.device());
     let options = &attached.options;
     Call {
         subject,
@@ -84,7 +85,7 @@ fn cached<O: Output>(
         options,
         cache,
         counters,
-        input_device,
+        home,
     }
     .through_the_cache(body)
 }
@@ -97,7 +98,8 @@ struct Call<'a> {
     options: &'a Options,
     cache: &'a Cache,
     counters: &'a Counters,
-    input_device: Device,
+    /// Where the module's outputs are at home: the device of its weights, else of its input.
+    home: Device,
 }
 
 /// What the forward gave for the missing rows.
@@ -137,7 +139,7 @@ impl Call<'_> {
 
     fn take_from_memory<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
         let start = Instant::now();
-        let taken = batch.take_from_memory(&mut self.cache.tiers.memory(), self.input_device);
+        let taken = batch.take_from_memory(&mut self.cache.tiers.memory(), self.home);
         Counters::time(&self.counters.loading, start);
         taken.unwrap_or_else(|error| self.memory_fault(&error));
         one_schema(batch)
@@ -157,8 +159,7 @@ impl Call<'_> {
         match batch.take_from_disk(store) {
             Ok(None) => {}
             Ok(Some(read)) => {
-                let mut memory = self.cache.tiers.memory();
-                self.keep(&mut memory, &read.keys, &read.schema, &read.packed);
+                self.keep(&read.keys, &read.schema, &read.packed);
             }
             Err(Unreadable::Tensor(error)) => self.memory_fault(&error),
             Err(Unreadable::Layout) => {
@@ -191,7 +192,7 @@ impl Call<'_> {
             .map_err(Stop::Return)?
             .take_apart(&mut tensors, &mut lengths);
         check_output(&tensors, rows.count())?;
-        self.computed(&rows, &tensors, &lengths).map_err(|reason| {
+        self.computed(&tensors, &lengths).map_err(|reason| {
             if !batch.misses_whole() {
                 return Stop::Past(reason);
             }
@@ -203,25 +204,17 @@ impl Call<'_> {
         })
     }
 
-    fn computed(
-        &self,
-        rows: &Rows,
-        tensors: &[Tensor],
-        lengths: &[u32],
-    ) -> Result<Computed, Reason> {
+    fn computed(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<Computed, Reason> {
         if !tensors.iter().all(plain::is_plain) {
             return Err(Reason::OutputLayout);
         }
         let schema = || -> Result<_, TchError> {
-            let owned = tensors
-                .iter()
-                .map(|tensor| owned(tensor, rows))
-                .collect::<Result<Vec<_>, _>>()?;
+            let owned = tensors.iter().map(owned).collect::<Result<Vec<_>, _>>()?;
             let schema = Schema::of(
                 &owned,
                 lengths.to_vec(),
                 self.options.cache_dtype,
-                self.input_device,
+                self.home,
             )?;
             let packed = schema.pack(&owned)?;
             Ok(Computed {
@@ -245,19 +238,12 @@ impl Call<'_> {
         }
         let start = Instant::now();
         let keys = batch.missing_keys();
-        {
-            let mut memory = self.cache.tiers.memory();
-            // Where another thread was faster, its rows are the value from now on.
-            match memory.replace_with_held(&keys, &schema, &packed) {
-                Ok(Some(held)) => packed = held,
-                Ok(None) => {}
-                Err(error) => self.memory_fault(&error),
-            }
-            self.keep(&mut memory, &keys, &schema, &packed);
-        }
+        // Where another thread was faster, its rows are the value from now on.
+        let held = self.keep(&keys, &schema, &packed);
+        packed = held.unwrap_or(packed);
         if let Some(store) = &self.cache.tiers.store {
-            match row_batch(&keys, &schema, &packed) {
-                Ok(rows) => store.put(rows),
+            match put_on_disk(store, &keys, &schema, packed.shallow_clone()) {
+                Ok(stored) => packed = stored,
                 Err(error) => self.memory_fault(&error),
             }
         }
@@ -270,7 +256,7 @@ impl Call<'_> {
     fn assemble<O: Output>(&self, batch: Batch) -> Result<O, Stop<O>> {
         let start = Instant::now();
         let tally = batch.tally();
-        let assembled = batch.assemble(self.input_device);
+        let assembled = batch.assemble(self.home);
         Counters::time(&self.counters.loading, start);
         let (schema, tensors) = assembled.map_err(|error| Stop::Past(Reason::Unreadable(error)))?;
         self.counters.tally(tally);
@@ -289,12 +275,24 @@ impl Call<'_> {
         value.map(O::of).ok_or(Stop::Past(Reason::ForeignRows))
     }
 
-    fn keep(&self, memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
-        let own = schema.device(self.input_device);
+    /// Keeps rows in memory. Where some are held already, returns the rows with those in place.
+    fn keep(&self, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) -> Option<Tensor> {
+        let own = schema.device(self.home);
         let device = self.options.memory_cache_device.unwrap_or(own);
-        if let Err(error) = memory.insert(keys, schema, packed, device) {
+        let kept = {
+            let mut memory = self.cache.tiers.memory();
+            memory
+                .replace_with_held(keys, schema, packed)
+                .and_then(|held| {
+                    memory.insert(keys, schema, held.as_ref().unwrap_or(packed), device)?;
+                    Ok(held)
+                })
+        };
+        // The lock is released: whoever listens to warnings may ask for statistics.
+        kept.unwrap_or_else(|error| {
             self.memory_fault(&error);
-        }
+            None
+        })
     }
 
     /// A fault is a miss: what could not be held or copied is computed again.
@@ -332,38 +330,42 @@ fn check_output<O>(tensors: &[Tensor], rows: i64) -> Result<(), Stop<O>> {
     Ok(())
 }
 
-/// The tensor in memory that no input shares: a forward may return its input, and writing into
-/// the output must not reach it.
-fn owned(tensor: &Tensor, rows: &Rows) -> Result<Tensor, TchError> {
+/// The tensor in memory of its own. A forward may return its input or a part of its weights, and
+/// writing into the output must reach neither.
+fn owned(tensor: &Tensor) -> Result<Tensor, TchError> {
     let own = plain::materialised(tensor)?;
-    let start = own.data_ptr() as usize;
-    let within = |input: &Tensor| {
-        plain::is_plain(input) && {
-            let first = input.data_ptr() as usize;
-            let extent: i64 = input
-                .size()
-                .iter()
-                .zip(input.stride())
-                .map(|(size, stride)| (size - 1) * stride)
-                .sum();
-            let bytes = (extent.max(0) as usize + 1) * input.kind().elt_size_in_bytes();
-            (first..first + bytes).contains(&start)
-        }
-    };
-    if rows.tensors().any(within) {
+    if own.data_ptr() == tensor.data_ptr() {
         own.f_detach_copy()
     } else {
         Ok(own)
     }
 }
 
-fn row_batch(keys: &[Key], schema: &Schema, packed: &Tensor) -> Result<RowBatch, TchError> {
-    let values = bytes::read(&plain::on_cpu(packed)?, <[u8]>::to_vec)?;
-    RowBatch::new(
+/// Queues rows for the disk. Where some are there already, their values are the rows from now on.
+fn put_on_disk(
+    store: &Store,
+    keys: &[Key],
+    schema: &Schema,
+    mut packed: Tensor,
+) -> Result<Tensor, TchError> {
+    let values = bytes::read(&plain::on_cpu(&packed)?, <[u8]>::to_vec)?;
+    let rows = RowBatch::new(
         keys.to_vec(),
         schema.encode().into(),
         values,
         schema.row_bytes(),
     )
-    .map_err(|error| TchError::Shape(error.to_string()))
+    .map_err(|error| TchError::Shape(error.to_string()))?;
+    if store.put(rows) == keys.len() {
+        return Ok(packed);
+    }
+    let mut batch = Batch::new(keys.to_vec());
+    if let Ok(Some(there)) = batch.take_from_disk(store)
+        && there.schema.agrees(schema)
+    {
+        let index = Tensor::from_slice(&there.positions).f_to_device(packed.device())?;
+        let there = there.packed.f_to_device(packed.device())?;
+        packed = packed.f_index_copy(0, &index, &there)?;
+    }
+    Ok(packed)
 }

@@ -8,12 +8,44 @@ use torchcache_store::TempCache;
 use crate::error::Problem;
 use crate::options::Options;
 
+/// Why a directory cannot be used.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// It is the wrong one: whoever named it must hear of it.
+    Misuse(Problem),
+    /// The machine cannot serve it now: the disk is full, files or memory are short, a server does
+    /// not answer.
+    Fault(String),
+}
+
+impl Unusable {
+    pub(crate) fn judge(directory: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        let wrong = matches!(
+            error.kind(),
+            Kind::NotFound
+                | Kind::PermissionDenied
+                | Kind::AlreadyExists
+                | Kind::NotADirectory
+                | Kind::ReadOnlyFilesystem
+                | Kind::InvalidInput
+                | Kind::InvalidFilename
+                | Kind::Unsupported
+        );
+        if wrong {
+            let (path, reason) = (directory.to_owned(), error.to_string());
+            return Unusable::Misuse(Problem::Directory { path, reason });
+        }
+        Unusable::Fault(format!("{}: {error}", directory.display()))
+    }
+}
+
 /// The directory that holds one subdirectory per identity; made if it is not there.
 ///
 /// # Errors
 ///
-/// [`Problem::Directory`] and [`Problem::EnvironmentDirectory`].
-pub(crate) fn root(options: &Options) -> Result<PathBuf, Problem> {
+/// [`Problem::Directory`] and [`Problem::EnvironmentDirectory`] as misuse, and faults.
+pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
     match (
         &options.persistent_cache_dir,
         std::env::var_os("TORCHCACHE_DIR"),
@@ -22,33 +54,26 @@ pub(crate) fn root(options: &Options) -> Result<PathBuf, Problem> {
         (None, Some(directory)) if Path::new(&directory).is_absolute() => {
             made(Path::new(&directory))
         }
-        (None, Some(directory)) => Err(Problem::EnvironmentDirectory {
+        (None, Some(directory)) => Err(Unusable::Misuse(Problem::EnvironmentDirectory {
             got: directory.to_string_lossy().into_owned(),
-        }),
+        })),
         (None, None) => private(),
     }
 }
 
-fn made(directory: &Path) -> Result<PathBuf, Problem> {
+fn made(directory: &Path) -> Result<PathBuf, Unusable> {
     std::fs::create_dir_all(directory)
         .and_then(|()| directory.canonicalize())
-        .map_err(|error| unusable(directory, &error))
+        .map_err(|error| Unusable::judge(directory, &error))
 }
 
 /// The process's own temporary directory, removed at exit.
-fn private() -> Result<PathBuf, Problem> {
+fn private() -> Result<PathBuf, Unusable> {
     static PRIVATE: OnceLock<TempCache> = OnceLock::new();
     if let Some(cache) = PRIVATE.get() {
         return Ok(cache.path().to_owned());
     }
-    let cache = TempCache::new().map_err(|error| unusable(&std::env::temp_dir(), &error))?;
+    let cache = TempCache::new().map_err(|error| Unusable::judge(&std::env::temp_dir(), &error))?;
     // Where another thread was faster, its directory is used and this one removed.
     Ok(PRIVATE.get_or_init(|| cache).path().to_owned())
-}
-
-fn unusable(directory: &Path, error: &std::io::Error) -> Problem {
-    Problem::Directory {
-        path: directory.to_owned(),
-        reason: error.to_string(),
-    }
 }

@@ -4,6 +4,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use tch::Device;
+
+use crate::bypass::{self, Reason};
 use crate::error::{Error, Problem};
 use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
 use crate::options::Options;
@@ -35,6 +38,7 @@ use crate::tiers::{Tiers, lock};
 /// ```
 pub struct TorchCache {
     state: Mutex<State>,
+    attaching: Mutex<()>,
     /// Set by `refresh`, taken by the next call.
     refresh: AtomicBool,
     pub(crate) counters: Counters,
@@ -71,6 +75,8 @@ impl Attached {
 pub(crate) struct Cache {
     pub(crate) identity: Identity,
     pub(crate) tiers: Tiers,
+    /// The device of its first tensor.
+    pub(crate) home: Option<Device>,
 }
 
 impl Default for TorchCache {
@@ -90,6 +96,7 @@ impl TorchCache {
                     fields: Watcher::new(),
                 },
             }),
+            attaching: Mutex::new(()),
             refresh: AtomicBool::new(false),
             counters: Counters::new(),
         }
@@ -119,8 +126,8 @@ impl TorchCache {
         store.is_none_or(|store| store.flush().is_ok())
     }
 
-    /// Drops every row of the present identity, in memory and on disk. Other identities keep
-    /// theirs. Before a module's first call there is nothing to drop: which rows are its own is
+    /// Drops every row of the present identity, on disk and in memory; rows of earlier identities
+    /// of this instance go from memory as well. Other caches keep theirs. Before a module's first call there is nothing to drop: which rows are its own is
     /// known only then.
     pub fn clear(&self) {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
@@ -152,12 +159,24 @@ impl TorchCache {
         attached.cache.as_deref().map(read)
     }
 
+    fn tell_disk_fault(&self, subject: &dyn Subject, attached: &Attached) {
+        let cache = attached.cache.as_ref();
+        if let Some(fault) = cache.and_then(|cache| cache.tiers.disk_fault.as_ref()) {
+            Counters::add(&self.counters.disk_faults, 1);
+            bypass::tell_once(subject, &Reason::DiskTier(fault.reason.clone()));
+        }
+    }
+
     /// The cache that `subject` uses at this call, after noticing what changed since the last one.
     ///
     /// # Errors
     ///
     /// Options out of range, a parameter that requires grad, a directory that cannot be used.
     pub(crate) fn attach(&self, subject: &dyn Subject) -> Result<Arc<Attached>, Error> {
+        // The first calls of a function from several threads attach it once. It has no fields, so
+        // there is nothing to notice afterwards.
+        let fixed = subject.watched_type().is_none();
+        let _first = fixed.then(|| lock(&self.attaching));
         let (before, mut watchers) = {
             let mut state = lock(&self.state);
             let unused = Watchers {
@@ -179,6 +198,10 @@ impl TorchCache {
         match after {
             Ok(attached) => {
                 state.attached = Some(attached.clone());
+                drop(state);
+                if !before.is_some_and(|before| Arc::ptr_eq(&before, &attached)) {
+                    self.tell_disk_fault(subject, &attached);
+                }
                 Ok(attached)
             }
             Err(problem) => {
@@ -224,6 +247,7 @@ impl Watchers {
             && before_cache.is_some()
             && same_options
             && !changed
+            && !before_cache.is_some_and(|cache| cache.tiers.retry_disk())
         {
             return Ok(before.clone());
         }
@@ -235,7 +259,11 @@ impl Watchers {
         announce(&name, before_cache, &identity, &tiers);
         Ok(Arc::new(Attached {
             options,
-            cache: Some(Arc::new(Cache { identity, tiers })),
+            cache: Some(Arc::new(Cache {
+                identity,
+                tiers,
+                home: self.fields.home(),
+            })),
         }))
     }
 
@@ -246,7 +274,7 @@ impl Watchers {
         before: Option<&Arc<Attached>>,
     ) -> Result<Option<Options>, Problem> {
         self.overrides.compare();
-        subject.overrides(&mut Overrides::watch(&mut self.overrides));
+        self.watch_overrides(subject);
         if before.is_some() && !self.overrides.finish().changed {
             return Ok(None);
         }
@@ -254,8 +282,16 @@ impl Watchers {
         subject.overrides(&mut Overrides::apply(&mut options));
         options.check()?;
         self.overrides.record();
-        subject.overrides(&mut Overrides::watch(&mut self.overrides));
+        self.watch_overrides(subject);
         Ok(Some(options))
+    }
+
+    /// A handle may be moved to a module of another type, whose attribute says something else.
+    fn watch_overrides(&mut self, subject: &dyn Subject) {
+        if let Some(name) = subject.watched_type() {
+            self.overrides.bytes(name.as_bytes());
+        }
+        subject.overrides(&mut Overrides::watch(&mut self.overrides));
     }
 
     /// Whether what the output depends on changed. A parameter that requires grad is refused.

@@ -28,12 +28,6 @@ pub(crate) struct Row {
     schema: u32,
 }
 
-impl Row {
-    pub(crate) fn same_schema(self, other: Row) -> bool {
-        self.schema == other.schema
-    }
-}
-
 /// What the memory tier holds now.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
@@ -88,6 +82,11 @@ impl Memory {
         &self.schemas[row.schema as usize]
     }
 
+    /// Whether two rows can stand in one batch.
+    pub(crate) fn agree(&self, left: Row, right: Row) -> bool {
+        left.schema == right.schema || self.schema(left).agrees(self.schema(right))
+    }
+
     /// The packed bytes of `rows`, which share a schema, in their order: `[rows, row_bytes]`.
     pub(crate) fn gather(&self, rows: &[Row], device: Device) -> Result<Tensor, TchError> {
         let slots: Vec<Slot> = rows.iter().map(|row| row.slot).collect();
@@ -104,7 +103,7 @@ impl Memory {
         let (positions, held): (Vec<i64>, Vec<Row>) = (0..)
             .zip(self.find(keys))
             .filter_map(|(position, row)| Some((position, row?)))
-            .filter(|&(_, row)| self.schema(row) == schema)
+            .filter(|&(_, row)| self.schema(row).agrees(schema))
             .unzip();
         if held.is_empty() {
             return Ok(None);
@@ -152,7 +151,10 @@ impl Memory {
     ) -> Result<Vec<Slot>, TchError> {
         let mut slots = Vec::with_capacity(count);
         loop {
-            self.slabs.take(row_bytes, device, count, &mut slots)?;
+            if let Err(error) = self.slabs.take(row_bytes, device, count, &mut slots) {
+                slots.into_iter().for_each(|slot| self.slabs.release(slot));
+                return Err(error);
+            }
             // Rows that this very call put in have no entry yet, so they are never the victim.
             if slots.len() == count || self.eviction == Eviction::Mru {
                 return Ok(slots);

@@ -8,7 +8,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::plain;
 
-/// What a row consists of. Rows with equal schemas can stand in one batch.
+/// What a row consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Schema {
     parts: Vec<Part>,
@@ -28,11 +28,12 @@ struct Part {
     shape: Vec<i64>,
 }
 
-/// Where the forward left its output. In terms of the input where it can be, so that a cache made
-/// on a GPU serves a run without one.
+/// Where the forward left its output. In terms of where the module is at home (the device of its
+/// weights, or where it has none, of its input) where it can be, so that a cache made on a GPU
+/// serves a run without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
-    LikeInput,
+    AtHome,
     On(Device),
 }
 
@@ -47,7 +48,7 @@ impl Schema {
         tensors: &[Tensor],
         lengths: Vec<u32>,
         cache_dtype: Option<Kind>,
-        input_device: Device,
+        home: Device,
     ) -> Result<Self, TchError> {
         let part = |tensor: &Tensor| {
             let output = tensor.f_kind()?;
@@ -55,8 +56,8 @@ impl Schema {
             Ok(Part {
                 stored: cache_dtype.filter(|_| is_float(output)).unwrap_or(output),
                 output,
-                place: if device == input_device {
-                    Place::LikeInput
+                place: if device == home {
+                    Place::AtHome
                 } else {
                     Place::On(device)
                 },
@@ -73,6 +74,16 @@ impl Schema {
         &self.lengths
     }
 
+    /// Whether rows of both can stand in one batch: where they were computed does not matter.
+    pub(crate) fn agrees(&self, other: &Schema) -> bool {
+        let same = |(left, right): (&Part, &Part)| {
+            (left.stored, left.output) == (right.stored, right.output) && left.shape == right.shape
+        };
+        self.lengths == other.lengths
+            && self.parts.len() == other.parts.len()
+            && self.parts.iter().zip(&other.parts).all(same)
+    }
+
     /// Bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
         self.parts.iter().map(Part::bytes).sum()
@@ -80,10 +91,8 @@ impl Schema {
 
     /// Where rows are returned: all parts of an output live together but in rare models, so
     /// packed rows are gathered on the device of the first.
-    pub(crate) fn device(&self, input_device: Device) -> Device {
-        self.parts
-            .first()
-            .map_or(input_device, |part| part.device(input_device))
+    pub(crate) fn device(&self, home: Device) -> Device {
+        self.parts.first().map_or(home, |part| part.device(home))
     }
 
     /// The tensors of `[rows, row_bytes]` bytes.
@@ -113,17 +122,13 @@ impl Schema {
     }
 
     /// The tensors that `packed` rows stand for, in the forward's kinds and on its devices.
-    pub(crate) fn unpack(
-        &self,
-        packed: &Tensor,
-        input_device: Device,
-    ) -> Result<Vec<Tensor>, TchError> {
+    pub(crate) fn unpack(&self, packed: &Tensor, home: Device) -> Result<Vec<Tensor>, TchError> {
         let rows = packed.size()[0];
         let mut offset = 0;
         let mut tensors = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
             let shape: Vec<i64> = [rows].iter().chain(&part.shape).copied().collect();
-            let device = part.device(input_device);
+            let device = part.device(home);
             let bytes = part.bytes() as i64;
             let tensor = if bytes == 0 {
                 Tensor::f_empty(&shape, (part.output, device))?
@@ -221,13 +226,11 @@ impl Part {
             .filter(|&bytes| bytes < isize::MAX as usize)
     }
 
-    fn device(&self, input_device: Device) -> Device {
+    fn device(&self, home: Device) -> Device {
         match self.place {
-            Place::On(Device::Cuda(index)) if tch::Cuda::device_count() <= index as i64 => {
-                input_device
-            }
+            Place::On(Device::Cuda(index)) if tch::Cuda::device_count() <= index as i64 => home,
             Place::On(device) => device,
-            Place::LikeInput => input_device,
+            Place::AtHome => home,
         }
     }
 
@@ -251,7 +254,7 @@ impl Part {
 impl Place {
     fn code(self) -> u32 {
         match self {
-            Place::LikeInput => 0,
+            Place::AtHome => 0,
             Place::On(Device::Cpu) => 1,
             Place::On(Device::Mps) => 2,
             Place::On(Device::Vulkan) => 3,
@@ -261,7 +264,7 @@ impl Place {
 
     fn of_code(code: u32) -> Option<Self> {
         Some(match code {
-            0 => Place::LikeInput,
+            0 => Place::AtHome,
             1 => Place::On(Device::Cpu),
             2 => Place::On(Device::Mps),
             3 => Place::On(Device::Vulkan),

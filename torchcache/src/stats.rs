@@ -29,7 +29,7 @@ macro_rules! counters {
 counters! {
     calls rows memory_hits disk_hits misses duplicates bypassed stored
     hashing loading forward storing
-    memory_faults layout_faults hashing_faults
+    memory_faults layout_faults hashing_faults disk_faults
 }
 
 /// What a cache did and holds. Printed with `{}` it is a table.
@@ -56,6 +56,8 @@ pub struct Stats {
     pub evicted_from_memory: u64,
     /// Rows dropped from disk to make room, by this process.
     pub evicted_from_disk: u64,
+    /// Rows that were not kept on disk because a batch was larger than its bound, by this process.
+    pub refused_by_disk: u64,
     /// Rows in memory now.
     pub memory_rows: u64,
     /// Bytes allocated in memory now, keys and bookkeeping included.
@@ -101,6 +103,7 @@ impl Stats {
         if let Some(store) = tiers.store.as_ref().map(torchcache_store::Store::stats) {
             (self.disk_rows, self.disk_bytes) = (store.rows, store.bytes);
             self.evicted_from_disk = store.evicted_rows;
+            self.refused_by_disk = store.refused_rows;
             let faults = store.faults.iter().filter(|(_, count)| *count > 0);
             self.faults
                 .extend(faults.map(|(fault, count)| (fault.name(), count)));
@@ -142,6 +145,7 @@ impl Counters {
         let faults = [
             ("memory tier", count(&self.memory_faults)),
             ("row layout", count(&self.layout_faults)),
+            ("disk tier", count(&self.disk_faults)),
             ("hashing", count(&self.hashing_faults)),
         ];
         Stats {
@@ -155,6 +159,7 @@ impl Counters {
             stored: count(&self.stored),
             evicted_from_memory: 0,
             evicted_from_disk: 0,
+            refused_by_disk: 0,
             memory_rows: 0,
             memory_bytes: 0,
             disk_rows: 0,
@@ -197,10 +202,11 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "on disk    {:>12}   {}, {} rows evicted",
+            "on disk    {:>12}   {}, {} rows evicted, {} too many at once",
             self.disk_rows,
             human(self.disk_bytes),
-            self.evicted_from_disk
+            self.evicted_from_disk,
+            self.refused_by_disk
         )?;
         for (name, time) in [
             ("hashing    ", self.hashing),

@@ -14,6 +14,9 @@ use crate::overrides::Overrides;
 pub(crate) trait Subject {
     /// The path and name, for keys, messages and the manifest.
     fn name(&self) -> String;
+    /// The type in full, where the handle could be moved to another one; `None` where it cannot,
+    /// and there are no fields to watch either.
+    fn watched_type(&self) -> Option<&'static str>;
     /// The options before any overrides.
     fn options(&self) -> Options;
     /// The override fields of this instance.
@@ -105,6 +108,10 @@ impl<T: CachedForward> Subject for Method<'_, T> {
         format!("{}{generics}", T::NAME)
     }
 
+    fn watched_type(&self) -> Option<&'static str> {
+        Some(type_name::<T>())
+    }
+
     fn options(&self) -> Options {
         T::options()
     }
@@ -131,6 +138,10 @@ pub(crate) struct Free<F>(pub(crate) std::marker::PhantomData<F>);
 impl<F: CachedFunction> Subject for Free<F> {
     fn name(&self) -> String {
         F::NAME.to_owned()
+    }
+
+    fn watched_type(&self) -> Option<&'static str> {
+        None
     }
 
     fn options(&self) -> Options {

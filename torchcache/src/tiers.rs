@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use torchcache_store::{Compression, Config, Store, StoreError};
 
-use crate::directory;
+use crate::directory::{self, Unusable};
 use crate::error::Problem;
 use crate::identity::Identity;
 use crate::memory::Memory;
@@ -17,7 +18,19 @@ use crate::options::Options;
 pub(crate) struct Tiers {
     memory: Arc<Mutex<Memory>>,
     pub(crate) store: Option<Store>,
+    /// Why there is no store although there should be one.
+    pub(crate) disk_fault: Option<DiskFault>,
 }
+
+/// A disk tier that could not be opened.
+#[derive(Debug, Clone)]
+pub(crate) struct DiskFault {
+    pub(crate) reason: String,
+    at: Instant,
+}
+
+/// How long to go on without the disk before it is tried again.
+const RETRY_DISK: Duration = Duration::from_secs(10);
 
 /// The memory tiers in use, by identity and directory.
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
@@ -37,17 +50,27 @@ impl Tiers {
         options: &Options,
         previous: Option<&Tiers>,
     ) -> Result<Self, Problem> {
-        let root = if options.persistent {
-            Some(directory::root(options)?)
-        } else {
-            None
-        };
-        let store = match &root {
-            Some(root) => Some(open(&root.join(&identity.hash), options)?),
-            None => None,
+        let (root, store, disk_fault) = match disk(identity, options) {
+            Ok(Some((root, store))) => (Some(root), Some(store), None),
+            Ok(None) => (None, None, None),
+            Err(Unusable::Misuse(problem)) => return Err(problem),
+            Err(Unusable::Fault(reason)) => {
+                let at = Instant::now();
+                (None, None, Some(DiskFault { reason, at }))
+            }
         };
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
-        Ok(Tiers { memory, store })
+        Ok(Tiers {
+            memory,
+            store,
+            disk_fault,
+        })
+    }
+
+    /// Whether it is time to try a disk tier again that could not be opened.
+    pub(crate) fn retry_disk(&self) -> bool {
+        let fault = self.disk_fault.as_ref();
+        fault.is_some_and(|fault| fault.at.elapsed() > RETRY_DISK)
     }
 
     /// The memory tier, for a moment: no user code runs under this lock.
@@ -85,17 +108,18 @@ fn shared_memory(
     memory
 }
 
-fn open(directory: &Path, options: &Options) -> Result<Store, Problem> {
-    Store::open(directory, config(options)).map_err(|error| {
-        let reason = match error {
-            StoreError::Directory { reason, .. } => reason.to_string(),
-            other => other.to_string(),
-        };
-        Problem::Directory {
-            path: directory.to_owned(),
-            reason,
-        }
-    })
+/// The root and the store of a persistent cache.
+fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store)>, Unusable> {
+    if !options.persistent {
+        return Ok(None);
+    }
+    let root = directory::root(options)?;
+    let directory = root.join(&identity.hash);
+    let store = Store::open(&directory, config(options)).map_err(|error| match error {
+        StoreError::Directory { reason, .. } => Unusable::judge(&directory, &reason),
+        other => Unusable::Fault(other.to_string()),
+    })?;
+    Ok(Some((root, store)))
 }
 
 fn config(options: &Options) -> Config {

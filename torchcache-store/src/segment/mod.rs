@@ -25,6 +25,7 @@ mod source;
 mod writer;
 
 pub use footer::Footer;
+pub(crate) use format::rows_within;
 pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
 pub use reader::{SegmentFile, Unreadable};
 pub use writer::{FinishedSegment, SegmentWriter};

@@ -105,7 +105,9 @@ proptest! {
             let files = segments(dir.path());
             let pick = |file: usize| files.get(file % files.len().max(1)).cloned();
             match harm {
-                Harm::Put { from, rows } => store.put(batch(&keys(from..from + rows), "u8", 90)),
+                Harm::Put { from, rows } => {
+                    store.put(batch(&keys(from..from + rows), "u8", 90));
+                }
                 Harm::Flush => store.flush().expect("the disk works"),
                 Harm::Reopen => {
                     drop(store);

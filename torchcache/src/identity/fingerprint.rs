@@ -4,6 +4,8 @@
 //! the cheap comparison on every call, the full hash when something changed, and the search for
 //! the name of a parameter that requires grad. So a type says once what it consists of.
 
+use std::fmt::Debug;
+
 use tch::Tensor;
 
 use super::parts::{Collector, Part};
@@ -106,7 +108,7 @@ impl<'a> Fingerprinter<'a> {
     }
 
     /// A plain value: its type's name, its exact bytes, and how people read it.
-    pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn std::fmt::Debug) {
+    pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn Debug) {
         match &mut self.mode {
             Mode::Watch(watcher) => watcher.bytes(bytes),
             Mode::Hash(collector) => {
@@ -139,12 +141,10 @@ impl<'a> Fingerprinter<'a> {
         matches!(self.mode, Mode::Watch(_))
     }
 
-    /// A configuration that shows itself only through `Debug` and cannot change while `pinned`
-    /// tensors stay the same ones, so that it is formatted only when the hash is computed.
-    pub(crate) fn configuration(&mut self, value: &dyn std::fmt::Debug, pinned: bool) {
+    /// A configuration that shows itself only through `Debug`.
+    pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.mode {
-            Mode::Watch(_) if pinned => {}
-            Mode::Watch(watcher) => watcher.bytes(format!("{value:?}").as_bytes()),
+            Mode::Watch(watcher) => watcher.text(format_args!("{value:?}")),
             Mode::Hash(collector) => {
                 let text = format!("{value:?}");
                 collector.add(Part::plain(

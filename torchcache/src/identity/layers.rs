@@ -1,9 +1,7 @@
 //! [`Fingerprint`] for what tch models are made of.
 //!
 //! Conv, norm and embedding layers keep their configuration private, but their derived `Debug`
-//! shows it. It is not formatted on every call: a layer is built around new tensors, so while these
-//! are the same ones it is the same layer. (One that was given the tensors of another by hand, and
-//! then put in its place, needs `refresh()`.) LSTM, GRU, `Sequential` and `Func` hide their
+//! shows it. LSTM, GRU, `Sequential` and `Func` hide their
 //! weights as well: they have no implementation, and the compile error says what to do.
 
 use std::fmt::Debug;
@@ -12,6 +10,7 @@ use tch::{CModule, Tensor, nn};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
+use crate::tiers::lock;
 
 impl Fingerprint for Tensor {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
@@ -28,7 +27,7 @@ impl Fingerprint for nn::Linear {
 
 impl<ND: Debug> Fingerprint for nn::Conv<ND> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, true);
+        f.configuration(self);
         f.field("ws", &self.ws);
         f.field("bs", &self.bs);
     }
@@ -36,7 +35,7 @@ impl<ND: Debug> Fingerprint for nn::Conv<ND> {
 
 impl<ND: Debug> Fingerprint for nn::ConvTransposeND<ND> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, true);
+        f.configuration(self);
         f.field("ws", &self.ws);
         f.field("bs", &self.bs);
     }
@@ -44,7 +43,7 @@ impl<ND: Debug> Fingerprint for nn::ConvTransposeND<ND> {
 
 impl Fingerprint for nn::BatchNorm {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, true);
+        f.configuration(self);
         f.field("running_mean", &self.running_mean);
         f.field("running_var", &self.running_var);
         f.field("ws", &self.ws);
@@ -55,7 +54,7 @@ impl Fingerprint for nn::BatchNorm {
 
 impl Fingerprint for nn::LayerNorm {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, self.ws.is_some());
+        f.configuration(self);
         f.field("ws", &self.ws);
         f.field("bs", &self.bs);
         f.field("normalized_shape", &self.normalized_shape);
@@ -64,7 +63,7 @@ impl Fingerprint for nn::LayerNorm {
 
 impl Fingerprint for nn::GroupNorm {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, self.ws.is_some());
+        f.configuration(self);
         f.field("ws", &self.ws);
         f.field("bs", &self.bs);
         f.field("num_groups", &self.num_groups);
@@ -74,7 +73,7 @@ impl Fingerprint for nn::GroupNorm {
 
 impl Fingerprint for nn::Embedding {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self, true);
+        f.configuration(self);
         f.field("ws", &self.ws);
     }
 }
@@ -88,19 +87,23 @@ impl Fingerprint for nn::VarStore {
 /// The variables of a store. When hashed, in the order of their names; when compared, in the order
 /// of the map, which holds still as long as the map does.
 pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
-    let variables = variables
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let locked = lock(variables);
     if f.compares() {
-        variables
+        return locked
             .named_variables
             .values()
             .for_each(|tensor| f.tensor(tensor));
-        return;
     }
-    let mut named: Vec<_> = variables.named_variables.iter().collect();
-    named.sort_by_key(|(name, _)| *name);
-    for (name, tensor) in named {
+    // Hashing goes over many threads, one of which may come back here for another module: the
+    // store must not be locked then.
+    let mut named: Vec<_> = locked
+        .named_variables
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+        .collect();
+    drop(locked);
+    named.sort_by(|(left, _), (right, _)| left.cmp(right));
+    for (name, tensor) in &named {
         f.field(name, tensor);
     }
 }

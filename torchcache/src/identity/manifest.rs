@@ -1,6 +1,9 @@
 //! `manifest.json`: what went into a directory's hash, so that an unexpected miss can be explained.
 
+use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -47,7 +50,10 @@ pub(crate) fn write(directory: &Path, module: &str, identity: &Identity) -> std:
         parts: identity.parts.iter().map(Entry::from).collect(),
     };
     let mut file = tempfile::Builder::new()
+        // The store clears away temporary files of this name that a crash left behind.
         .prefix(".tmp-manifest-")
+        .suffix(".tcs")
+        .permissions(Permissions::from_mode(0o666))
         .tempfile_in(directory)?;
     serde_json::to_writer_pretty(&mut file, &manifest)?;
     file.write_all(b"\n")?;
@@ -161,22 +167,26 @@ fn difference(before: &[Fact<'_>], after: &[Fact<'_>]) -> String {
 /// The paths of a category that are in one list only, or whose parts differ.
 fn changed_paths<'a>(category: Category, before: &[Fact<'a>], after: &[Fact<'a>]) -> Vec<&'a str> {
     // A path may hold several parts, such as a layer's configuration and an enum's variant.
-    let parts = |facts: &[Fact<'a>], path: &str| -> Vec<String> {
-        let of_path = facts
-            .iter()
-            .filter(|fact| fact.category == category && fact.path == path);
-        of_path.map(|fact| fact.digest.clone()).collect()
-    };
-    let mut paths = Vec::new();
-    for fact in after
-        .iter()
-        .chain(before)
-        .filter(|fact| fact.category == category)
-    {
-        if !paths.contains(&fact.path) && parts(before, fact.path) != parts(after, fact.path) {
-            paths.push(fact.path);
+    let by_path = |facts: &[Fact<'a>]| {
+        let mut parts: HashMap<&'a str, Vec<String>> = HashMap::new();
+        for fact in facts.iter().filter(|fact| fact.category == category) {
+            parts
+                .entry(fact.path)
+                .or_default()
+                .push(fact.digest.clone());
         }
-    }
+        parts
+    };
+    let (before, after) = (by_path(before), by_path(after));
+    let differs = |path: &&'a str| before.get(path) != after.get(path);
+    let mut paths: Vec<_> = after
+        .keys()
+        .chain(before.keys())
+        .copied()
+        .filter(differs)
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
     paths
 }
 

@@ -5,10 +5,17 @@
 //! The pointer is needed because `set_data` (behind `VarStore::half` and `set_device`) swaps the
 //! storage under the same version; an alias of every watched storage is held, so that a freed
 //! pointer cannot come back and pass for the old one.
+//!
+//! The version does not tell everything: `batch_norm` writes its running statistics, and `nn::Sgd`
+//! its parameters, without counting. So the elements count as well: all of them where the tensor is
+//! small, as statistics are, or is being trained; of large frozen ones on the CPU a sample.
+
+use std::fmt::Write;
 
 use tch::{Device, Tensor};
+use xxhash_rust::xxh3::xxh3_128;
 
-use crate::plain;
+use crate::{bytes, plain};
 
 /// The state of every watched value, and whether the present walk differs from it.
 #[derive(Debug)]
@@ -20,6 +27,31 @@ pub(crate) struct Watcher {
     changed: bool,
     trainable: bool,
     gradients: Option<bool>,
+    home: Option<Device>,
+}
+
+/// Tensors up to this size are compared whole on every call.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// Of larger ones about this many words are.
+const SAMPLES: usize = 64;
+
+/// Any odd number with many bits spreads the words.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Whether a gradient is left of a training step. Only leaves may be asked without a warning.
+fn was_trained(tensor: &Tensor) -> bool {
+    tensor.is_leaf() && tensor.grad().defined()
+}
+
+/// Feeds what is written to a watcher.
+struct Pieces<'a>(&'a mut Watcher);
+
+impl Write for Pieces<'_> {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        self.0.bytes(piece.as_bytes());
+        Ok(())
+    }
 }
 
 /// What a walk saw.
@@ -41,6 +73,7 @@ impl Watcher {
             changed: false,
             trainable: false,
             gradients: None,
+            home: None,
         }
     }
 
@@ -53,6 +86,7 @@ impl Watcher {
     pub(crate) fn record(&mut self) {
         self.words.clear();
         self.aliases.clear();
+        self.home = None;
         self.start(true);
     }
 
@@ -128,15 +162,54 @@ impl Watcher {
                 .for_each(|&stride| self.word(stride as u64));
         }
         if self.recording {
+            self.home = self.home.or(Some(tensor.device()));
             self.aliases.extend(tensor.f_detach());
         }
-        if !self.trainable && tensor.requires_grad() {
+        let requires_grad = tensor.requires_grad();
+        if plain {
+            self.elements(tensor, requires_grad);
+        }
+        if !self.trainable && requires_grad {
             // Grad mode is one for the whole walk: it is asked once.
             let gradients = *self
                 .gradients
                 .get_or_insert_with(|| plain::records_gradients(tensor));
             self.trainable = gradients;
         }
+    }
+
+    fn elements(&mut self, tensor: &Tensor, requires_grad: bool) {
+        let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
+        if bytes <= SMALL_BYTES || requires_grad || was_trained(tensor) {
+            let hashed = plain::on_cpu(tensor)
+                .and_then(|tensor| bytes::read(&tensor, |bytes| xxh3_128(bytes)));
+            // What cannot be read has its version and pointer.
+            let hash = hashed.unwrap_or(0);
+            self.word(hash as u64);
+            self.word((hash >> 64) as u64);
+        } else if tensor.device() == Device::Cpu && tensor.is_contiguous() {
+            let sampled = bytes::read(tensor, |bytes| {
+                let step = (bytes.len() / SAMPLES).next_multiple_of(8);
+                bytes.chunks(step).fold(0, |hash: u64, chunk| {
+                    let mut word = [0; 8];
+                    let length = chunk.len().min(8);
+                    word[..length].copy_from_slice(&chunk[..length]);
+                    (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
+                })
+            });
+            self.word(sampled.unwrap_or(0));
+        }
+    }
+
+    /// The device of the first tensor, where the module's outputs are at home.
+    pub(crate) fn home(&self) -> Option<Device> {
+        self.home
+    }
+
+    /// Text that is written piece by piece, without a buffer in between.
+    pub(crate) fn text(&mut self, text: std::fmt::Arguments<'_>) {
+        let written = Pieces(self).write_fmt(text);
+        self.word(u64::from(written.is_ok()));
     }
 }
 

@@ -1,0 +1,188 @@
+//! What is wrong with a directory: a fault is a miss that is counted and told, and only a directory
+//! that cannot be used at all is an error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use torchcache::Problem;
+
+use crate::kept::{Kept, kept, segments};
+use crate::support::{logged, random, same, warnings};
+
+#[test]
+fn a_corrupt_segment_is_a_counted_miss_and_never_a_wrong_row() {
+    let xs = random(&[20, 16]);
+    for (name, damage) in [
+        (
+            "flipped",
+            (|bytes: &mut Vec<u8>| {
+                bytes
+                    .iter_mut()
+                    .skip(64)
+                    .step_by(97)
+                    .for_each(|byte| *byte ^= 0x10)
+            }) as fn(&mut Vec<u8>),
+        ),
+        ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("emptied", Vec::clear),
+        ("lengthened", |bytes| bytes.extend([7; 100])),
+        ("overwritten", |bytes| bytes.fill(0xff)),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        kept(root.path()).forward(&xs).unwrap();
+        let path = segments(root.path()).remove(0);
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::write(&path, &bytes).unwrap();
+        let model = kept(root.path());
+        let (output, lines) = logged(|| model.forward(&xs).unwrap());
+        assert!(same(&output, &(&xs * 2.0)), "{name}");
+        let stats = model.torchcache.stats();
+        assert_eq!(stats.disk_hits + stats.misses, 20, "{name}");
+        assert!(stats.misses > 0, "{name}");
+        assert!(!stats.faults.is_empty(), "{name}: {stats:?}");
+        for (fault, count) in &stats.faults {
+            let told = warnings(&lines, &format!("fault={fault:?}"));
+            assert_eq!(told, 1, "{name}, {count} times {fault}: {lines:?}");
+        }
+        assert_eq!(
+            warnings(&lines, ""),
+            stats.faults.len(),
+            "{name}: {lines:?}"
+        );
+        assert!(model.torchcache.flush());
+        let after = kept(root.path());
+        assert!(same(&after.forward(&xs).unwrap(), &(&xs * 2.0)), "{name}");
+        assert_eq!(after.ran.take(), (0, 0), "{name}: stored anew");
+    }
+}
+
+#[test]
+fn a_segment_of_a_future_version_is_counted_told_and_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let xs = random(&[5, 4]);
+    kept(root.path()).forward(&xs).unwrap();
+    let sound = segments(root.path()).remove(0);
+    // As this build writes it, but for the version, which follows the magic of eight bytes.
+    let mut bytes = fs::read(&sound).unwrap();
+    assert_eq!(bytes[8..12], 1u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+    let future = sound.with_file_name("00000000-future.tcs");
+    fs::write(&future, &bytes).unwrap();
+
+    let model = kept(root.path());
+    let (output, lines) = logged(|| model.forward(&xs).unwrap());
+    assert!(same(&output, &(&xs * 2.0)));
+    assert_eq!(model.ran.take(), (0, 0), "the sound one is read");
+    let stats = model.torchcache.stats();
+    assert_eq!(stats.faults, [("future version", 1)]);
+    assert_eq!(stats.disk_rows, 5);
+    assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
+    for words in ["format version 2", "reads up to 1", "00000000-future.tcs"] {
+        assert_eq!(warnings(&lines, words), 1, "{words}: {lines:#?}");
+    }
+    drop(model);
+
+    // Alone, its rows are misses, and it is still there afterwards.
+    fs::remove_file(sound).unwrap();
+    let model = kept(root.path());
+    assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert_eq!(model.ran.take(), (1, 5));
+    assert!(model.torchcache.flush());
+    assert_eq!(model.torchcache.stats().faults, [("future version", 1)]);
+    assert_eq!(fs::read(&future).unwrap(), bytes);
+}
+
+#[test]
+fn foreign_files_in_the_directory_are_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("notes.txt"), "mine").unwrap();
+    fs::create_dir(root.path().join("photos")).unwrap();
+    fs::write(root.path().join("photos/manifest.json"), "[1, 2]").unwrap();
+    let xs = random(&[5, 4]);
+    let model = kept(root.path());
+    model.forward(&xs).unwrap();
+    let own = root.path().join(model.torchcache.module_hash().unwrap());
+    fs::write(own.join("readme.md"), "mine as well").unwrap();
+    model.torchcache.clear();
+    drop(model);
+    let model = kept(root.path());
+    model.forward(&xs).unwrap();
+    assert_eq!(model.ran.take(), (1, 5), "cleared");
+    for file in ["notes.txt", "photos/manifest.json"] {
+        assert!(root.path().join(file).exists());
+    }
+    assert!(own.join("readme.md").exists());
+}
+
+#[test]
+fn a_directory_deleted_underfoot_is_survived_and_made_again() {
+    let root = tempfile::tempdir().unwrap();
+    let model = Kept {
+        torchcache_max_memory_cache_size: 0,
+        ..kept(root.path())
+    };
+    let xs = random(&[5, 4]);
+    model.forward(&xs).unwrap();
+    assert!(model.torchcache.flush());
+    let directory = root.path().join(model.torchcache.module_hash().unwrap());
+    assert_eq!(model.ran.take(), (1, 5));
+    fs::remove_dir_all(&directory).unwrap();
+
+    let (output, lines) = logged(|| model.forward(&xs).unwrap());
+    assert!(same(&output, &(&xs * 2.0)));
+    assert_eq!(model.ran.take(), (1, 5), "lost rows are computed");
+    assert_eq!(warnings(&lines, "fault=\"vanished\""), 1, "{lines:#?}");
+    assert_eq!(model.torchcache.stats().faults, [("vanished", 5)]);
+    assert!(model.torchcache.flush(), "and stored anew");
+    assert_eq!(segments(&directory).len(), 1);
+    assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert_eq!(model.ran.take(), (0, 0), "so that hits come again");
+    assert_eq!(model.torchcache.stats().disk_hits, 5);
+    let (_, lines) = logged(|| drop(model));
+    assert_eq!(warnings(&lines, "count=5"), 1, "in all: {lines:#?}");
+    let reopened = kept(root.path());
+    assert!(same(&reopened.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert_eq!(reopened.ran.take(), (0, 0), "in the next process, too");
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_or_written_to_is_an_error_that_names_it() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("a file");
+    fs::write(&file, "").unwrap();
+    for path in [
+        file.clone(),
+        file.join("below"),
+        PathBuf::from("/proc/a file"),
+    ] {
+        let error = kept(&path).forward(&random(&[1, 2])).unwrap_err();
+        assert!(
+            matches!(error.problem(), Problem::Directory { .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("a file"), "{error}");
+    }
+    // One that is there, and that nobody can write to.
+    let error = kept(Path::new("/proc"))
+        .forward(&random(&[1, 2]))
+        .unwrap_err();
+    assert!(
+        matches!(error.problem(), Problem::Directory { .. }),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("cannot use the cache directory /proc"),
+        "{error}"
+    );
+    let mut model = kept(&file);
+    assert!(model.forward(&random(&[1, 2])).is_err());
+    model.torchcache_persistent_cache_dir = root.path().join("deeper").join("still");
+    model.forward(&random(&[1, 2])).unwrap();
+    assert!(
+        root.path().join("deeper/still").is_dir(),
+        "parents are made"
+    );
+}

@@ -1,0 +1,259 @@
+//! Modules inside modules: what is held inside counts for the outer identity, and is told apart in
+//! the manifest.
+
+use std::path::{Path, PathBuf};
+
+use tch::nn::Module;
+use tch::{Kind, Tensor, nn};
+use torchcache::{Cached, Options, Problem, TorchCache, torchcache};
+
+use crate::support::{Scale, device, logged, random, same};
+
+#[torchcache]
+#[derive(Debug)]
+struct Wrapper<M> {
+    inner: M,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl<M: Module> Module for Wrapper<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + 1.0
+    }
+}
+
+#[test]
+fn generic_modules_differ_by_their_type_and_by_the_modules_they_hold() {
+    let wrap = |factor| Wrapper {
+        inner: Scale::by(factor),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 3]);
+    let (two, three) = (wrap(2.0), wrap(3.0));
+    assert!(same(&two.forward(&xs), &(&xs * 2.0 + 1.0)));
+    assert!(same(&three.forward(&xs), &(&xs * 3.0 + 1.0)));
+    let mut vs = nn::VarStore::new(device());
+    let linear = nn::linear(vs.root(), 3, 3, Default::default());
+    vs.freeze();
+    let linear = Wrapper {
+        inner: linear,
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&linear.forward(&xs), &(xs.apply(&linear.inner) + 1.0)));
+    let nested = Wrapper {
+        inner: wrap(2.0),
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&nested.forward(&xs), &(&xs * 2.0 + 1.0 + 1.0)));
+}
+
+/// The digests of the manifest of a module's identity, by category and path.
+fn manifest(root: &Path, hash: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root.join(hash).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let parts = manifest["parts"].as_array().unwrap();
+    parts
+        .iter()
+        .map(|part| {
+            (
+                part["category"].as_str().unwrap().into(),
+                part["path"].as_str().unwrap().into(),
+            )
+        })
+        .collect()
+}
+
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Recorded {
+    outer: Wrapper<Scale>,
+    torchcache_persistent_cache_dir: String,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Recorded {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.outer.forward(xs)
+    }
+}
+
+#[test]
+fn the_code_of_modules_held_inside_is_part_of_the_identity() {
+    let root = tempfile::tempdir().unwrap();
+    let outer = Wrapper {
+        inner: Scale::by(2.0),
+        torchcache: TorchCache::default(),
+    };
+    let directory = root.path().to_str().unwrap().to_owned();
+    let model = Recorded {
+        outer,
+        torchcache_persistent_cache_dir: directory,
+        torchcache: TorchCache::default(),
+    };
+    model.forward(&random(&[1, 2]));
+    let parts = manifest(root.path(), &model.torchcache.module_hash().unwrap());
+    for path in ["forward", "outer.forward", "outer.inner.forward"] {
+        let code = ("code".to_owned(), path.to_owned());
+        assert_eq!(
+            parts.iter().filter(|part| **part == code).count(),
+            1,
+            "{path}: {parts:?}"
+        );
+    }
+    assert!(
+        parts.contains(&("field".into(), "outer.inner.factor".into())),
+        "{parts:?}"
+    );
+}
+
+#[test]
+fn a_new_identity_is_explained_by_what_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().to_str().unwrap().to_owned();
+    let build = |factor| Recorded {
+        outer: Wrapper {
+            inner: Scale::by(factor),
+            torchcache: TorchCache::default(),
+        },
+        torchcache_persistent_cache_dir: directory.clone(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[1, 2]);
+    build(2.0).forward(&xs);
+    let (_, lines) = logged(|| build(3.0).forward(&xs));
+    let wanted = "the field `outer.inner.factor` changed; code, weights and options did not";
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
+        "{lines:#?}"
+    );
+    // In one instance, too.
+    let mut model = build(4.0);
+    model.forward(&xs);
+    model.outer.inner.factor = 5.0;
+    let (_, lines) = logged(|| model.forward(&xs));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("INFO") && line.contains(wanted)),
+        "{lines:#?}"
+    );
+}
+
+/// Holds a module that cannot be annotated.
+#[torchcache]
+#[derive(Debug)]
+struct Holder {
+    inner: Cached<nn::Func<'static>>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Holder {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + 1.0
+    }
+}
+
+/// `x * factor`, always wrapped in this one place; `weights` is a file that stands for it.
+fn wrapped(factor: f64, weights: &Path, options: Options) -> Cached<nn::Func<'static>> {
+    Cached::new(nn::func(move |xs| xs * factor), weights, options).unwrap()
+}
+
+fn holder(factor: f64, weights: &Path, options: Options) -> Holder {
+    Holder {
+        inner: wrapped(factor, weights, options),
+        torchcache: TorchCache::default(),
+    }
+}
+
+/// Two files with different bytes.
+fn two_files(root: &Path) -> [PathBuf; 2] {
+    ["one", "two"].map(|name| {
+        let path = root.join(name);
+        std::fs::write(&path, name).unwrap();
+        path
+    })
+}
+
+#[test]
+fn what_makes_a_wrapped_module_valid_counts_for_the_module_that_holds_it() {
+    let root = tempfile::tempdir().unwrap();
+    let [one, two] = two_files(root.path());
+    let xs = random(&[2, 3]);
+    let plain = Options::new().version("1");
+    let hash = |weights: &Path, options: &Options| {
+        let model = holder(2.0, weights, options.clone());
+        model.forward(&xs);
+        model.torchcache.module_hash().unwrap()
+    };
+    let variants = [
+        (&one, plain.clone()),
+        (&one, Options::new().version("2")),
+        (&one, Options::new()),
+        (&one, plain.clone().cache_dtype(Kind::Half)),
+        (&one, plain.clone().cache_dtype(Kind::BFloat16)),
+        (&one, plain.clone().subsample_count(2)),
+        (&two, plain.clone()),
+    ];
+    let hashes: Vec<_> = variants
+        .iter()
+        .map(|(weights, options)| hash(weights, options))
+        .collect();
+    for (number, left) in hashes.iter().enumerate() {
+        assert!(!hashes[..number].contains(left), "{:?}", variants[number]);
+    }
+    assert_eq!(hash(&one, &plain), hashes[0], "made again, it is the same");
+    assert_eq!(
+        hash(&one, &plain.max_memory_cache_size("1 MB")),
+        hashes[0],
+        "how rows are kept does not count"
+    );
+}
+
+#[test]
+fn a_wrapped_module_replaced_in_place_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let [one, two] = two_files(root.path());
+    let xs = random(&[2, 3]);
+    let version = |version| Options::new().version(version);
+    let mut model = holder(2.0, &one, version("2"));
+    assert!(same(&model.forward(&xs), &(&xs * 2.0 + 1.0)));
+    model.inner = wrapped(3.0, &one, version("3"));
+    assert!(same(&model.forward(&xs), &(&xs * 3.0 + 1.0)), "its version");
+    model.inner = wrapped(4.0, &two, version("3"));
+    assert!(same(&model.forward(&xs), &(&xs * 4.0 + 1.0)), "its file");
+    model.inner = wrapped(4.0, &two, version("3").cache_dtype(Kind::Half));
+    let rounded = (&xs * 4.0).to_kind(Kind::Half).to_kind(Kind::Float);
+    assert!(same(&model.forward(&xs), &(rounded + 1.0)), "its rounding");
+    model.inner = Cached::new(nn::func(|xs| xs * 5.0), (), Options::new()).unwrap();
+    assert!(same(&model.forward(&xs), &(&xs * 5.0 + 1.0)), "its place");
+    model.inner = wrapped(2.0, &one, version("2"));
+    let misses = model.torchcache.stats().misses;
+    assert!(same(&model.forward(&xs), &(&xs * 2.0 + 1.0)));
+    assert_eq!(
+        model.torchcache.stats().misses,
+        misses,
+        "put back, its rows are valid again"
+    );
+}
+
+#[test]
+fn modules_cannot_hold_what_two_places_wrapped_alike() {
+    let xs = random(&[2, 3]);
+    let options = || Options::new().version("of two places");
+    let model = Holder {
+        inner: Cached::new(nn::func(|xs| xs * 2), (), options()).unwrap(),
+        torchcache: TorchCache::default(),
+    };
+    assert!(same(&model.forward(&xs), &(&xs * 2.0 + 1.0)));
+    // Another holder would find these rows before it calls what it holds: so that is not made.
+    let error = Cached::new(nn::func(|xs| xs * 3), (), options()).unwrap_err();
+    assert!(
+        matches!(error.problem(), Problem::SameIdentity { .. }),
+        "{error}"
+    );
+}

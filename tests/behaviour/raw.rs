@@ -1,0 +1,44 @@
+//! What tch itself cannot do: a tensor of a kind that it has no name for, and a write that libtorch
+//! does not see. The one file of this package with `unsafe`.
+
+#![expect(
+    unsafe_code,
+    reason = "tch has no safe way to name an unknown kind or to write past libtorch"
+)]
+
+use tch::{Device, Kind, Tensor};
+
+/// libtorch's code of unsigned 16-bit integers.
+const UINT16: i32 = 27;
+
+/// Four rows of two `uint16`s.
+pub(crate) fn of_unknown_kind() -> Tensor {
+    let data = [1u16; 8];
+    let shape = [4i64, 2];
+    // SAFETY: the element size, count and shape are those of `data`, which libtorch copies; the
+    // returned pointer is owned by nobody else.
+    let tensor = unsafe {
+        Tensor::from_ptr(torch_sys::at_tensor_of_data(
+            data.as_ptr().cast(),
+            shape.as_ptr(),
+            shape.len(),
+            size_of::<u16>(),
+            UINT16,
+        ))
+    };
+    assert!(tensor.defined());
+    tensor
+}
+
+/// Writes one float in host memory behind libtorch's back: no version counter moves.
+pub(crate) fn write(tensor: &mut Tensor, position: usize, value: f32) {
+    assert_eq!(
+        (tensor.device(), tensor.kind(), tensor.is_contiguous()),
+        (Device::Cpu, Kind::Float, true)
+    );
+    assert!(position < tensor.numel());
+    // SAFETY: the tensor is contiguous, so that its elements lie one after another from the data
+    // pointer on, and the position is within them; they are floats in host memory, and nothing
+    // else uses them during the call.
+    unsafe { tensor.data_ptr().cast::<f32>().add(position).write(value) };
+}

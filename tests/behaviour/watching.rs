@@ -1,0 +1,261 @@
+//! Changes that a version counter does not tell, and handles and closures in places where one
+//! could pass for another. Each of these once gave a wrong tensor.
+
+use tch::nn::{Module, ModuleT, OptimizerConfig};
+use tch::{Kind, Tensor, nn};
+use torchcache::{Cached, Options, TorchCache, torchcache};
+
+use crate::support::{device, random, same};
+
+#[torchcache]
+#[derive(Debug)]
+struct Normed {
+    norm: nn::BatchNorm,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl ModuleT for Normed {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        xs.apply_t(&self.norm, train)
+    }
+}
+
+/// `batch_norm` writes its running statistics without counting a version.
+#[test]
+fn statistics_that_training_moved_are_noticed() {
+    let mut vs = nn::VarStore::new(device());
+    let norm = nn::batch_norm1d(vs.root(), 4, Default::default());
+    vs.freeze();
+    let torchcache = TorchCache::default();
+    let model = Normed { norm, torchcache };
+    let xs = random(&[32, 4]) * 3.0 + 2.0;
+    let expected = || xs.apply_t(&model.norm, false);
+    assert!(same(&model.forward_t(&xs, false), &expected()));
+    model.forward_t(&xs, true);
+    assert!(
+        same(&model.forward_t(&xs, false), &expected()),
+        "trained through the module"
+    );
+    xs.apply_t(&model.norm, true);
+    assert!(
+        same(&model.forward_t(&xs, false), &expected()),
+        "trained past it"
+    );
+    // Behind a `VarStore`, where nothing says which variable is a statistic.
+    let wrapped = Cached::new(nn::func_t(|xs, _| xs * 1.0), &vs, Options::new()).unwrap();
+    wrapped.forward(&xs);
+    let hash = wrapped.cache().module_hash();
+    xs.apply_t(&model.norm, true);
+    wrapped.forward(&xs);
+    assert_ne!(wrapped.cache().module_hash(), hash);
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Net {
+    fc: nn::Linear,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Net {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.fc)
+    }
+}
+
+/// `nn::Sgd` steps without counting a version, whatever is done to the gradients afterwards.
+#[test]
+fn a_step_of_sgd_is_noticed_at_any_size_and_order() {
+    for (width, freeze) in [(4, false), (4, true), (300, false), (300, true)] {
+        let mut vs = nn::VarStore::new(device());
+        let fc = nn::linear(vs.root(), width, width, Default::default());
+        let torchcache = TorchCache::default();
+        let model = Net { fc, torchcache };
+        let mut optimizer = nn::Sgd::default().build(&vs, 0.5).unwrap();
+        let xs = random(&[8, width]);
+        for step in 0..3 {
+            if freeze {
+                vs.freeze();
+            }
+            tch::no_grad(|| {
+                let expected = xs.apply(&model.fc);
+                assert!(
+                    same(&model.forward(&xs), &expected),
+                    "width {width}, step {step}"
+                );
+                assert!(
+                    same(&model.forward(&xs), &expected),
+                    "width {width}, step {step}"
+                );
+            });
+            vs.unfreeze();
+            let loss = xs.apply(&model.fc).square().mean(Kind::Float);
+            optimizer.backward_step(&loss);
+            if step == 1 {
+                optimizer.zero_grad();
+            }
+        }
+        assert_eq!(
+            model.torchcache.stats().misses,
+            24,
+            "computed once after each step"
+        );
+    }
+}
+
+#[test]
+fn a_write_through_data_is_noticed() {
+    let mut vs = nn::VarStore::new(device());
+    let fc = nn::linear(vs.root(), 3, 3, Default::default());
+    vs.freeze();
+    let torchcache = TorchCache::default();
+    let model = Net { fc, torchcache };
+    let xs = random(&[2, 3]);
+    model.forward(&xs);
+    let _ = model.fc.ws.data().fill_(0.5);
+    assert!(same(&model.forward(&xs), &xs.apply(&model.fc)));
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Convolved {
+    conv: nn::Conv2D,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Convolved {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs.apply(&self.conv)
+    }
+}
+
+#[test]
+fn a_layer_given_the_old_weights_and_another_stride_is_noticed() {
+    let mut vs = nn::VarStore::new(device());
+    let conv = |name: &str, stride| {
+        let config = nn::ConvConfig {
+            stride,
+            ..Default::default()
+        };
+        nn::conv2d(vs.root() / name, 2, 4, 3, config)
+    };
+    let (first, mut second) = (conv("first", 1), conv("second", 2));
+    vs.freeze();
+    let torchcache = TorchCache::default();
+    let mut model = Convolved {
+        conv: first,
+        torchcache,
+    };
+    let xs = random(&[2, 2, 9, 9]);
+    assert_eq!(model.forward(&xs).size(), [2, 4, 7, 7]);
+    second.ws = model.conv.ws.shallow_clone();
+    second.bs = model.conv.bs.as_ref().map(Tensor::shallow_clone);
+    model.conv = second;
+    assert_eq!(model.forward(&xs).size(), [2, 4, 4, 4]);
+}
+
+#[torchcache(subsample_count = 1)]
+#[derive(Debug)]
+struct Coarse {
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Coarse {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Exact {
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Exact {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+}
+
+#[test]
+fn a_handle_moved_to_another_module_takes_on_its_options() {
+    let row = |last: f32| {
+        Tensor::from_slice(&[1.0, last])
+            .view([1, 2])
+            .to_device(device())
+    };
+    let coarse = Coarse {
+        cache: TorchCache::default(),
+    };
+    coarse.forward(&row(2.0));
+    let exact = Exact {
+        cache: coarse.cache,
+    };
+    for last in [2.0, 3.0] {
+        assert!(same(&exact.forward(&row(last)), &(row(last) * 2)));
+    }
+    assert_eq!(exact.cache.config().subsample_count, None);
+}
+
+#[torchcache]
+struct Wrap<F> {
+    #[torchcache(skip)]
+    function: F,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl<F: Fn(&Tensor) -> Tensor> Wrap<F> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        (self.function)(xs)
+    }
+}
+
+fn wrap<F: Fn(&Tensor) -> Tensor>(function: F) -> Wrap<F> {
+    let cache = TorchCache::default();
+    Wrap { function, cache }
+}
+
+#[test]
+fn closures_of_one_function_do_not_pass_for_each_other() {
+    let two = wrap(|xs: &Tensor| xs * 2);
+    let three = wrap(|xs: &Tensor| xs * 3);
+    let xs = random(&[2, 2]);
+    for _ in 0..2 {
+        assert!(same(&two.forward(&xs), &(&xs * 2)));
+        assert!(same(&three.forward(&xs), &(&xs * 3)));
+    }
+    assert_eq!(two.cache.stats().memory_hits, 2);
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Positions {
+    table: Tensor,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Positions {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.table.narrow(0, 0, xs.size()[0])
+    }
+}
+
+#[test]
+fn writing_into_a_result_never_reaches_the_weights() {
+    let table = random(&[10, 3]);
+    let before = table.copy();
+    let model = Positions {
+        table,
+        torchcache: TorchCache::default(),
+    };
+    let _ = model.forward(&random(&[4, 2])).fill_(9.0);
+    assert!(same(&model.table, &before));
+}
