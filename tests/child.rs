@@ -1,10 +1,12 @@
 //! A process of its own for the tests that need one. `child COMMAND …` does one thing and tells
 //! what it saw on its standard output.
 
+use std::fs::File;
 use std::io::Write;
 
+use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
-use torchcache::torchcache;
+use torchcache::{TorchCache, torchcache};
 
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
 #[torchcache(persistent = true)]
@@ -81,11 +83,50 @@ fn main() {
                 double::cache().module_hash()
             );
         }
+        // A new identity while no file can be opened: the disk tier is a fault, and the call goes on.
+        ["out-of-files"] => out_of_files(),
         _ => {
             eprintln!("child: unknown command {words:?}");
             std::process::exit(2);
         }
     }
+}
+
+/// `x * weight`.
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Weighted {
+    weight: Tensor,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Weighted {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * &self.weight
+    }
+}
+
+fn out_of_files() {
+    let mut model = Weighted {
+        weight: Tensor::from_slice(&[2.0f32]),
+        torchcache: TorchCache::default(),
+    };
+    let xs = rows(0, 10);
+    assert!(model.forward(&xs).equal(&(&xs * 2)));
+    let open: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(open.len() > 100, "the limit was reached by opening files");
+    let _ = model.weight.fill_(3.0);
+    assert!(model.forward(&xs).equal(&(&xs * 3)));
+    assert!(model.forward(&xs).equal(&(&xs * 3)));
+    drop(open);
+    let stats = model.torchcache.stats();
+    println!(
+        "hits {} misses {} faults {:?}",
+        stats.hits(),
+        stats.misses,
+        stats.faults
+    );
 }
 
 fn number(text: &str) -> i64 {

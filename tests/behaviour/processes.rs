@@ -210,3 +210,15 @@ fn one_variable_switches_every_cache_off() {
         );
     }
 }
+
+#[test]
+fn a_new_identity_without_a_disk_to_open_is_kept_in_memory() {
+    let root = tempfile::tempdir().unwrap();
+    let shell = format!("ulimit -n 1000; exec {} out-of-files", program().display());
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &shell])
+        .env("TORCHCACHE_DIR", root.path());
+    let stdout = succeed(command);
+    assert_eq!(stdout, "hits 10 misses 20 faults [(\"disk tier\", 1)]");
+}

@@ -5,10 +5,10 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use tch::Tensor;
-use tch::nn::Module;
-use torchcache::{TorchCache, torchcache};
+use tch::nn::{self, Module};
+use torchcache::{Cached, Options, TorchCache, torchcache};
 
-use crate::support::{Log, Scale, random, same};
+use crate::support::{Log, Scale, device, random, same};
 
 #[torchcache]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
@@ -133,4 +133,59 @@ fn a_function_called_from_many_threads_is_attached_once() {
     assert_eq!((stats.calls, stats.rows), (1600, 6400));
     assert_eq!(stats.misses + stats.memory_hits, 6400);
     assert!(stats.misses <= 4 * 8, "at most each thread's first call");
+}
+
+#[torchcache(persistent = true, max_memory_cache_size = 0)]
+fn noisy_on_disk(xs: &Tensor) -> Tensor {
+    xs + xs.rand_like()
+}
+
+/// Without memory, the queue and the disk decide which value of a row came first.
+#[test]
+fn threads_agree_on_one_value_per_row_without_memory_too() {
+    for _ in 0..20 {
+        let batch = random(&[64, 4]);
+        let results: Vec<Tensor> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let batch = batch.copy();
+                    scope.spawn(move || noisy_on_disk(&batch))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let stored = noisy_on_disk(&batch);
+        for result in &results {
+            assert!(
+                same(result, &stored),
+                "what a computing call returns is what hits return"
+            );
+        }
+    }
+    assert_eq!(noisy_on_disk::cache().stats().memory_hits, 0);
+}
+
+/// Hashing the weights of one spreads over the pool, whose threads may be at another.
+#[test]
+fn modules_over_one_var_store_may_be_called_from_a_thread_pool() {
+    use rayon::prelude::*;
+    let mut vs = nn::VarStore::new(device());
+    let _ = nn::linear(vs.root(), 2000, 1000, Default::default());
+    vs.freeze();
+    let wrap = |_| Cached::new(nn::func(|xs| xs * 2), &vs, Options::new()).unwrap();
+    let mut modules: Vec<_> = (0..32).map(wrap).collect();
+    let inputs: Vec<Tensor> = modules.iter().map(|_| random(&[2, 2])).collect();
+    let mut calls: Vec<_> = modules.iter_mut().zip(inputs).collect();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(8)
+        .build()
+        .unwrap();
+    pool.install(|| {
+        calls.par_iter_mut().for_each(|(module, xs)| {
+            assert!(same(&module.forward(xs), &(&*xs * 2)));
+        });
+    });
 }

@@ -243,6 +243,21 @@ mod tests {
         );
     }
 
+    /// A vocabulary, say. Compared pair by pair, these would take an hour.
+    #[test]
+    fn large_identities_are_compared() {
+        let large = |changed: usize| {
+            let values: Vec<u64> = (0..100_000)
+                .map(|i| if i == changed { 7 } else { 1 << 40 })
+                .collect();
+            identity("", |f| f.field("words", &values))
+        };
+        assert_eq!(
+            difference_of(&large(5).parts, &large(99_999).parts),
+            "the field `words.5`, `words.99999` changed; code, weights and options did not"
+        );
+    }
+
     #[test]
     fn a_foreign_manifest_is_not_read() {
         let root = tempfile::tempdir().unwrap();

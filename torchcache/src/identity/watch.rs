@@ -181,8 +181,7 @@ impl Watcher {
     fn elements(&mut self, tensor: &Tensor, requires_grad: bool) {
         let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
         if bytes <= SMALL_BYTES || requires_grad || was_trained(tensor) {
-            let hashed = plain::on_cpu(tensor)
-                .and_then(|tensor| bytes::read(&tensor, |bytes| xxh3_128(bytes)));
+            let hashed = plain::on_cpu(tensor).and_then(|tensor| bytes::read(&tensor, xxh3_128));
             // What cannot be read has its version and pointer.
             let hash = hashed.unwrap_or(0);
             self.word(hash as u64);
