@@ -89,12 +89,10 @@ fn what_the_computing_call_returns_is_what_hits_return() {
     assert_eq!(rounded::cache().stats().misses, 64);
 }
 
-/// Whether the storage ends where the tensor's elements do.
+/// Whether the storage holds the tensor's elements and no more: offsets count from its beginning.
 fn owns_exactly_its_elements(tensor: &Tensor) -> bool {
     let elements = |count: usize| tensor.f_as_strided([count as i64], [1], 0);
-    tensor.storage_offset() == 0
-        && elements(tensor.numel()).is_ok()
-        && elements(tensor.numel() + 1).is_err()
+    elements(tensor.numel()).is_ok() && elements(tensor.numel() + 1).is_err()
 }
 
 #[torchcache(persistent = true, max_memory_cache_size = 0)]
