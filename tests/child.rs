@@ -119,6 +119,7 @@ fn out_of_files() {
     let _ = model.weight.fill_(3.0);
     assert!(model.forward(&xs).equal(&(&xs * 3)));
     assert!(model.forward(&xs).equal(&(&xs * 3)));
+    assert!(!model.torchcache.flush(), "nothing of it is on disk");
     drop(open);
     let stats = model.torchcache.stats();
     println!(

@@ -13,7 +13,7 @@ use crate::compress::pack;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::queue::{Cut, Work};
-use crate::segment::SegmentWriter;
+use crate::segment::{SegmentWriter, segment_bytes};
 use crate::store::{Inner, pace};
 use crate::{evict, merge};
 
@@ -103,8 +103,12 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
             .collect();
         let packed = pack(&values, config.compression)?;
         for ((batch, row), (storage, stored)) in window.iter().zip(packed.rows(&values)) {
+            // One more row must not make a segment larger than all that may be kept.
+            let after = segment_bytes(1, stored.len(), batch.schema().len());
             if let Some(full) = segment.take_if(|open| {
-                open.bytes() >= config.segment_target() || !open.has_room(stored.len())
+                open.bytes() >= config.segment_target()
+                    || open.bytes() + after > config.max_bytes
+                    || !open.has_room(stored.len())
             }) {
                 publish(inner, epoch, &config, full, left)?;
             }

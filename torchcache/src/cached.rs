@@ -22,11 +22,12 @@ use crate::tiers::lock;
 
 /// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
 ///
-/// Its identity is the type's name, the weights given beside it, the place in the source where it
-/// is made, how many were made there before, and, since its code cannot be seen, the running
-/// executable: after a rebuild its rows are computed anew. A `version` of your own takes the place of the executable and of the line;
-/// two places that then have the same identity are refused, so give each its own. What a closure
-/// captures is not seen either: put it into `version` as well.
+/// Its code cannot be seen. So its identity is the type's name, the weights given beside it, the
+/// place in the source where it is made, how many were made there before, and the running
+/// executable: after a rebuild its rows are computed anew, and of several modules made in one place
+/// only the first is found again by the next run. A `version` of your own takes the place of all
+/// these but type and weights: give each module that differs in anything else its own, what a
+/// closure captures included. Two places that give the same one are refused.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor, nn};
@@ -237,7 +238,7 @@ impl<M> Cached<M> {
     /// Claims the identity at once: inside another module, whose rows may be found without this
     /// one being called, the first call would be too late.
     fn claim_early(&self) -> Result<(), Problem> {
-        if !self.needs_claim() {
+        if !self.needs_claim() || !self.options.enabled || bypass::switched_off() {
             return Ok(());
         }
         let identity = Identity::compute(&self.name(), &self.options, |f| self.depends_on(f));
@@ -252,6 +253,10 @@ impl<M> Cached<M> {
             // One place may wrap many modules, in a loop or a function.
             let place = (self.made_at.line(), self.made_at.column());
             f.field("made at", &(place, self.ordinal));
+            if self.ordinal > 0 {
+                // The turn says nothing about the next run.
+                f.content("run", || (this_run().to_vec(), "this run alone".into()));
+            }
             f.content("executable", || {
                 (executable().to_vec(), "the running executable".into())
             });
@@ -278,6 +283,12 @@ impl<M> Fingerprint for Cached<M> {
         );
         self.depends_on(f);
     }
+}
+
+/// Bytes that are the same throughout this process, and in no other.
+fn this_run() -> [u8; 32] {
+    static RUN: OnceLock<[u8; 32]> = OnceLock::new();
+    *RUN.get_or_init(unique)
 }
 
 /// How many modules were wrapped at `place` before this one.

@@ -238,15 +238,15 @@ impl Call<'_> {
         }
         let start = Instant::now();
         let keys = batch.missing_keys();
-        // Where another thread was faster, its rows are the value from now on.
-        let held = self.keep(&keys, &schema, &packed);
-        packed = held.unwrap_or(packed);
         if let Some(store) = &self.cache.tiers.store {
             match put_on_disk(store, &keys, &schema, packed.shallow_clone()) {
                 Ok(stored) => packed = stored,
                 Err(error) => self.memory_fault(&error),
             }
         }
+        // The disk is asked first, so that memory never holds another value than it. Where another
+        // thread was faster, its rows are the value from now on.
+        packed = self.keep(&keys, &schema, &packed).unwrap_or(packed);
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.storing, start);
         batch.take_computed(schema, packed);

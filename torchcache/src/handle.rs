@@ -19,8 +19,8 @@ use crate::tiers::{Tiers, lock};
 ///
 /// A module holds it in a field (`torchcache: TorchCache`, made with `TorchCache::default()`); a
 /// function's is `name::cache()`. A module's handle is inert until the first call: only then are
-/// options, identity and directory known. A function's knows them at once. Dropping it waits until its rows are on disk, and so does the
-/// process at exit for handles in statics.
+/// options, identity and directory known. A function's knows them at once. Dropping it waits until
+/// its rows are on disk, and so does the process at exit for handles in statics.
 ///
 /// ```
 /// use tch::Tensor;
@@ -119,15 +119,20 @@ impl TorchCache {
     /// Waits until every row stored so far is on disk.
     ///
     /// Returns whether all of them are: `false` where some were given up because of a fault, which
-    /// is counted in [`stats`](Self::stats). Without a disk tier it is `true` at once.
+    /// is counted in [`stats`](Self::stats), or where the disk tier could not be opened. Without a
+    /// disk tier it is `true` at once.
     pub fn flush(&self) -> bool {
         // The store is flushed outside the handle's lock: this may take as long as the disk does.
-        let store = self.with_cache(|cache| cache.tiers.store.clone()).flatten();
-        store.is_none_or(|store| store.flush().is_ok())
+        let tiers = self.with_cache(|cache| cache.tiers.clone());
+        tiers.is_none_or(|tiers| match &tiers.store {
+            Some(store) => store.flush().is_ok(),
+            None => tiers.has_its_disk(),
+        })
     }
 
     /// Drops every row of the present identity, on disk and in memory; rows of earlier identities
-    /// of this instance go from memory as well. Other caches keep theirs. Before a module's first call there is nothing to drop: which rows are its own is
+    /// of this instance go from memory as well. Other caches keep theirs. Before a module's first
+    /// call there is nothing to drop: which rows are its own is
     /// known only then.
     pub fn clear(&self) {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
@@ -139,7 +144,8 @@ impl TorchCache {
         }
     }
 
-    /// The options in force: defaults, attribute and fields. The defaults before a module's first call.
+    /// The options in force: defaults, attribute and fields. Before a module's first call, the
+    /// defaults.
     pub fn config(&self) -> Options {
         let state = lock(&self.state);
         state
@@ -159,9 +165,15 @@ impl TorchCache {
         attached.cache.as_deref().map(read)
     }
 
-    fn tell_disk_fault(&self, subject: &dyn Subject, attached: &Attached) {
-        let cache = attached.cache.as_ref();
-        if let Some(fault) = cache.and_then(|cache| cache.tiers.disk_fault.as_ref()) {
+    /// Tells which cache is used from now on, where it is another one than before.
+    fn announce(&self, subject: &dyn Subject, before: Option<&Attached>, after: &Attached) {
+        let before = before.and_then(|before| before.cache.as_ref());
+        let Some(after) = &after.cache else { return };
+        if before.is_some_and(|before| Arc::ptr_eq(before, after)) {
+            return;
+        }
+        after.announce(&subject.name(), before.map(|before| &**before));
+        if let Some(fault) = &after.tiers.disk_fault {
             Counters::add(&self.counters.disk_faults, 1);
             bypass::tell_once(subject, &Reason::DiskTier(fault.reason.clone()));
         }
@@ -173,10 +185,10 @@ impl TorchCache {
     ///
     /// Options out of range, a parameter that requires grad, a directory that cannot be used.
     pub(crate) fn attach(&self, subject: &dyn Subject) -> Result<Arc<Attached>, Error> {
-        // The first calls of a function from several threads attach it once. It has no fields, so
-        // there is nothing to notice afterwards.
+        // The first calls of a function from several threads attach it once.
         let fixed = subject.watched_type().is_none();
-        let _first = fixed.then(|| lock(&self.attaching));
+        let first = fixed && lock(&self.state).attached.is_none();
+        let first = first.then(|| lock(&self.attaching));
         let (before, mut watchers) = {
             let mut state = lock(&self.state);
             let unused = Watchers {
@@ -198,10 +210,9 @@ impl TorchCache {
         match after {
             Ok(attached) => {
                 state.attached = Some(attached.clone());
-                drop(state);
-                if !before.is_some_and(|before| Arc::ptr_eq(&before, &attached)) {
-                    self.tell_disk_fault(subject, &attached);
-                }
+                // Whoever listens to the log may call the function again.
+                drop((state, first));
+                self.announce(subject, before.as_deref(), &attached);
                 Ok(attached)
             }
             Err(problem) => {
@@ -252,11 +263,13 @@ impl Watchers {
             return Ok(before.clone());
         }
         let name = subject.name();
-        let identity = Identity::compute(&name, &options, |f| subject.fingerprint(f));
+        let identity = match before_cache {
+            Some(cache) if same_options && !changed => cache.identity.clone(),
+            _ => Identity::compute(&name, &options, |f| subject.fingerprint(f)),
+        };
         subject.claim(&identity.hash)?;
         let previous = before_cache.map(|cache| &cache.tiers);
         let tiers = Tiers::of(&identity, &options, previous)?;
-        announce(&name, before_cache, &identity, &tiers);
         Ok(Arc::new(Attached {
             options,
             cache: Some(Arc::new(Cache {
@@ -323,29 +336,31 @@ impl Watchers {
     }
 }
 
-/// Tells which cache is used from now on, and why it is another one than before: in this handle,
-/// or in the directory.
-fn announce(module: &str, before: Option<&Cache>, identity: &Identity, tiers: &Tiers) {
-    let hash = identity.hash.as_str();
-    let directory = tiers.directory();
-    let reason = match before.filter(|before| before.identity.hash != hash) {
-        Some(before) => Some(manifest::difference_of(
-            &before.identity.parts,
-            &identity.parts,
-        )),
-        None => directory
-            .and_then(Path::parent)
-            .and_then(|root| manifest::explain(root, module, identity)),
-    };
-    if let Some(reason) = reason {
-        tracing::info!(module, hash, "another identity than before: {reason}");
-    }
-    let Some(directory) = directory else {
-        tracing::info!(module, hash, "cache attached, in memory only");
-        return;
-    };
-    tracing::info!(module, hash, directory = %directory.display(), "cache attached");
-    if let Err(error) = manifest::write(directory, module, identity) {
-        tracing::debug!(module, %error, "the manifest could not be written");
+impl Cache {
+    /// Tells the hash and directory, and why they are others than before: in this handle, or in
+    /// the directory.
+    fn announce(&self, module: &str, before: Option<&Cache>) {
+        let hash = self.identity.hash.as_str();
+        let directory = self.tiers.directory();
+        let reason = match before.filter(|before| before.identity.hash != hash) {
+            Some(before) => Some(manifest::difference_of(
+                &before.identity.parts,
+                &self.identity.parts,
+            )),
+            None => directory
+                .and_then(Path::parent)
+                .and_then(|root| manifest::explain(root, module, &self.identity)),
+        };
+        if let Some(reason) = reason {
+            tracing::info!(module, hash, "another identity than before: {reason}");
+        }
+        let Some(directory) = directory else {
+            tracing::info!(module, hash, "cache attached, in memory only");
+            return;
+        };
+        tracing::info!(module, hash, directory = %directory.display(), "cache attached");
+        if let Err(error) = manifest::write(directory, module, &self.identity) {
+            tracing::debug!(module, %error, "the manifest could not be written");
+        }
     }
 }

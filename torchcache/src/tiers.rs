@@ -29,6 +29,17 @@ pub(crate) struct DiskFault {
     at: Instant,
 }
 
+impl DiskFault {
+    fn now(unusable: Unusable) -> Self {
+        let reason = match unusable {
+            Unusable::Misuse(problem) => problem.to_string(),
+            Unusable::Fault(reason) => reason,
+        };
+        let at = Instant::now();
+        DiskFault { reason, at }
+    }
+}
+
 /// How long to go on without the disk before it is tried again.
 const RETRY_DISK: Duration = Duration::from_secs(10);
 
@@ -53,11 +64,11 @@ impl Tiers {
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
-            Err(Unusable::Misuse(problem)) => return Err(problem),
-            Err(Unusable::Fault(reason)) => {
-                let at = Instant::now();
-                (None, None, Some(DiskFault { reason, at }))
+            // A disk that failed may come back as another mistake, read-only say: still a fault.
+            Err(Unusable::Misuse(problem)) if previous.is_none_or(Tiers::has_its_disk) => {
+                return Err(problem);
             }
+            Err(unusable) => (None, None, Some(DiskFault::now(unusable))),
         };
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
         Ok(Tiers {
@@ -65,6 +76,11 @@ impl Tiers {
             store,
             disk_fault,
         })
+    }
+
+    /// Whether there is a store, or should be none.
+    pub(crate) fn has_its_disk(&self) -> bool {
+        self.disk_fault.is_none()
     }
 
     /// Whether it is time to try a disk tier again that could not be opened.

@@ -38,13 +38,19 @@ pub(crate) const ROW_LEN: usize = 40;
 pub(crate) const CHECKSUM_LEN: usize = 8;
 pub(crate) const TRAILER_LEN: usize = 48;
 
-/// How many rows of a batch fit a segment of `max_bytes`, stored as they are.
-pub(crate) fn rows_within(max_bytes: u64, row_len: usize, schema_len: usize) -> usize {
+/// A segment of so many rows of one schema is at most so long.
+pub(crate) fn segment_bytes(rows: usize, row_len: usize, schema_len: usize) -> u64 {
     /// More than a class costs beside its schema.
     const CLASS_LEN: usize = 16;
     let once = (HEADER_LEN + TRAILER_LEN + CLASS_LEN + schema_len) as u64;
-    let each = (row_len + CHECKSUM_LEN + ROW_LEN) as u64;
-    usize::try_from(max_bytes.saturating_sub(once) / each).unwrap_or(usize::MAX)
+    once + rows as u64 * (row_len + CHECKSUM_LEN + ROW_LEN) as u64
+}
+
+/// How many rows of a batch fit a segment of `max_bytes`, stored as they are.
+pub(crate) fn rows_within(max_bytes: u64, row_len: usize, schema_len: usize) -> usize {
+    let none = segment_bytes(0, row_len, schema_len);
+    let each = segment_bytes(1, row_len, schema_len) - none;
+    usize::try_from(max_bytes.saturating_sub(none) / each).unwrap_or(usize::MAX)
 }
 
 /// Record positions must fit the 40 bits that the index gives them.

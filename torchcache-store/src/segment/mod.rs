@@ -25,8 +25,8 @@ mod source;
 mod writer;
 
 pub use footer::Footer;
-pub(crate) use format::rows_within;
 pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
+pub(crate) use format::{rows_within, segment_bytes};
 pub use reader::{SegmentFile, Unreadable};
 pub use writer::{FinishedSegment, SegmentWriter};
 

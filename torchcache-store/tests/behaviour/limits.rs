@@ -132,6 +132,20 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 }
 
 #[test]
+fn batches_that_fit_one_by_one_are_not_refused_together() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(7_000)).expect("it opens");
+    store.put(batch(&keys(0..1), "a", 3_500));
+    store.put(batch(&keys(1..2), "a", 3_600));
+    store
+        .flush()
+        .expect("both are written, one after the other");
+    let stats = store.stats();
+    assert_eq!((stats.stored_rows, stats.refused_rows), (2, 0));
+    assert!(bytes(dir.path()) <= 7_000);
+}
+
+#[test]
 fn of_a_batch_larger_than_the_limit_the_first_rows_are_kept() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), tight(5 * 9_500)).expect("it opens");

@@ -27,7 +27,25 @@ pub(crate) struct Watcher {
     changed: bool,
     trainable: bool,
     gradients: Option<bool>,
-    home: Option<Device>,
+    devices: Devices,
+}
+
+/// The devices of what was recorded. Single numbers are left out: they go with any device.
+#[derive(Debug, Clone, Copy)]
+enum Devices {
+    None,
+    One(Device),
+    Several,
+}
+
+impl Devices {
+    fn insert(&mut self, device: Device) {
+        *self = match *self {
+            Devices::None => Devices::One(device),
+            Devices::One(one) if one == device => Devices::One(one),
+            _ => Devices::Several,
+        };
+    }
 }
 
 /// Tensors up to this size are compared whole on every call.
@@ -73,7 +91,7 @@ impl Watcher {
             changed: false,
             trainable: false,
             gradients: None,
-            home: None,
+            devices: Devices::None,
         }
     }
 
@@ -86,7 +104,7 @@ impl Watcher {
     pub(crate) fn record(&mut self) {
         self.words.clear();
         self.aliases.clear();
-        self.home = None;
+        self.devices = Devices::None;
         self.start(true);
     }
 
@@ -162,7 +180,9 @@ impl Watcher {
                 .for_each(|&stride| self.word(stride as u64));
         }
         if self.recording {
-            self.home = self.home.or(Some(tensor.device()));
+            if !shape.is_empty() {
+                self.devices.insert(tensor.device());
+            }
             self.aliases.extend(tensor.f_detach());
         }
         let requires_grad = tensor.requires_grad();
@@ -179,6 +199,9 @@ impl Watcher {
     }
 
     fn elements(&mut self, tensor: &Tensor, requires_grad: bool) {
+        if self.changed {
+            return;
+        }
         let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
         if bytes <= SMALL_BYTES || requires_grad || was_trained(tensor) {
             let hashed = plain::on_cpu(tensor).and_then(|tensor| bytes::read(&tensor, xxh3_128));
@@ -200,9 +223,12 @@ impl Watcher {
         }
     }
 
-    /// The device of the first tensor, where the module's outputs are at home.
+    /// Where the module's outputs are at home: the device of its tensors, where that is one.
     pub(crate) fn home(&self) -> Option<Device> {
-        self.home
+        match self.devices {
+            Devices::One(device) => Some(device),
+            Devices::None | Devices::Several => None,
+        }
     }
 
     /// Text that is written piece by piece, without a buffer in between.
