@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::FileTimes;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -34,6 +35,9 @@ pub(crate) fn merge_small(inner: &Inner) {
             }
             // Somebody else merged or cleared them; what is there now, the next upkeep sees.
             Ok(None) => return,
+            Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return inner.catalog.refresh();
+            }
             Err(error) => inner
                 .catalog
                 .faults

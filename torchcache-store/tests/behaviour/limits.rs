@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -129,6 +130,33 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
     store.put(batch(&keys(20..21), "a", LEN));
     store.flush().expect("nothing is kept");
     assert_eq!((bytes(dir.path()), store.stats().refused_rows), (0, 1));
+}
+
+#[test]
+fn segments_that_are_cleared_while_they_are_merged_are_no_fault() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let merging = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Now and then just when the eighth segment set off a merge.
+            for round in (0..40).cycle() {
+                thread::sleep(Duration::from_micros(6_000 + 150 * round));
+                store.clear();
+                if !merging.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        for n in 0..2_000 {
+            store.put(batch(&[key(n)], "a", 100));
+            store.flush().expect("it is written or cleared");
+        }
+        merging.store(false, Ordering::Relaxed);
+    });
+    let stats = store.stats();
+    assert!(stats.merged_segments > 0, "{stats:?}");
+    assert_eq!(stats.faults.total(), 0, "{stats:?}");
 }
 
 #[test]
