@@ -6,6 +6,7 @@ pub use core::{concat, module_path};
 
 pub use crate::argument::{Arguments, Rows};
 pub use crate::function::Function;
+pub use crate::identity::type_of;
 pub use crate::overrides::Overrides;
 pub use crate::subject::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::{Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
@@ -47,13 +48,6 @@ pub fn call_function<F: CachedFunction, O: Output>(
     body: impl Fn(&Rows) -> O,
 ) -> O {
     call::call(&Free::<F>(PhantomData), &F::FUNCTION, &arguments, &body)
-}
-
-/// The type of a value that others are made of. Two types may have the same fields, or none, and
-/// still compute different things; behind a `Box<dyn …>` one may even take the other's place
-/// between two calls.
-pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
-    f.field("type", &PhantomData::<T>);
 }
 
 /// The handle of a cached function, attached if it can be: a function has no weights to wait for.

@@ -2,7 +2,6 @@
 
 use std::any::type_name;
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +14,9 @@ use crate::call;
 use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::handle::TorchCache;
-use crate::identity::{Fingerprint, Fingerprinter, Identity, layers, unique};
+use crate::identity::{
+    Fingerprint, Fingerprinter, Identity, layers, nested_options, type_of, unique,
+};
 use crate::options::Options;
 use crate::subject::Subject;
 use crate::tiers::lock;
@@ -247,7 +248,7 @@ impl<M> Cached<M> {
 
     /// What the output depends on, as far as it can be seen.
     fn depends_on(&self, f: &mut Fingerprinter<'_>) {
-        f.field("type", &PhantomData::<M>);
+        type_of(&self.module, f);
         f.field("made in", self.made_at.file());
         if self.options.version.is_empty() {
             // One place may wrap many modules, in a loop or a function.
@@ -273,14 +274,7 @@ impl<M> Cached<M> {
 /// the outer rows as well.
 impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        let options = &self.options;
-        f.field("version", &options.version);
-        f.field("subsample_count", &options.subsample_count);
-        // A cache that is switched off does not round.
-        f.field(
-            "cache_dtype",
-            &options.cache_dtype.filter(|_| options.enabled),
-        );
+        nested_options(&self.options, f);
         self.depends_on(f);
     }
 }

@@ -252,19 +252,17 @@ impl Watchers {
             let cache = before.and_then(|before| before.cache.clone());
             return Ok(Arc::new(Attached { options, cache }));
         }
-        let changed = self.fields(subject)?;
+        let unchanged = !self.fields(subject)? && same_options;
         let before_cache = before.and_then(|before| before.cache.as_deref());
-        if let Some(before) = before
-            && before_cache.is_some()
-            && same_options
-            && !changed
-            && !before_cache.is_some_and(|cache| cache.tiers.retry_disk())
+        if let (Some(before), Some(cache)) = (before, before_cache)
+            && unchanged
+            && !cache.tiers.retry_disk()
         {
             return Ok(before.clone());
         }
         let name = subject.name();
         let identity = match before_cache {
-            Some(cache) if same_options && !changed => cache.identity.clone(),
+            Some(cache) if unchanged => cache.identity.clone(),
             _ => Identity::compute(&name, &options, |f| subject.fingerprint(f)),
         };
         subject.claim(&identity.hash)?;

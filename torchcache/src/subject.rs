@@ -2,11 +2,10 @@
 
 use std::any::type_name;
 
-use crate::__private::type_of;
 use crate::error::Problem;
 use crate::function::Function;
 use crate::handle::TorchCache;
-use crate::identity::Fingerprinter;
+use crate::identity::{Fingerprinter, nested_options, type_of};
 use crate::options::Options;
 use crate::overrides::Overrides;
 
@@ -74,11 +73,7 @@ pub trait CachedForward: CachedStruct {
         type_of(self, f);
         let mut options = Self::options();
         self.overrides(&mut Overrides::apply(&mut options));
-        // A cache that is switched off does not round.
-        let rounding = options.cache_dtype.filter(|_| options.enabled);
-        f.field("torchcache_cache_dtype", &rounding);
-        f.field("torchcache_subsample_count", &options.subsample_count);
-        f.field("torchcache_version", &options.version);
+        nested_options(&options, f);
         self.identity(f);
     }
 }

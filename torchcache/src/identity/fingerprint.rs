@@ -5,6 +5,7 @@
 //! the name of a parameter that requires grad. So a type says once what it consists of.
 
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use tch::Tensor;
 
@@ -38,6 +39,14 @@ use crate::function::Function;
 pub trait Fingerprint {
     /// Tells `f` everything that this value contributes to what `forward` computes.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
+}
+
+/// The type of a value that others are made of. Two types may have the same fields, or none, and
+/// still compute different things; behind a `Box<dyn …>` one may even take the other's place
+/// between two calls. Called by generated code.
+#[doc(hidden)]
+pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
+    f.field("type", &PhantomData::<T>);
 }
 
 /// Receives what a value consists of. See [`Fingerprint`].

@@ -1,8 +1,8 @@
 //! [`Fingerprint`] for what tch models are made of.
 //!
 //! Conv, norm and embedding layers keep their configuration private, but their derived `Debug`
-//! shows it. LSTM, GRU, `Sequential` and `Func` hide their
-//! weights as well: they have no implementation, and the compile error says what to do.
+//! shows it. LSTM, GRU, `Sequential` and `Func` hide their weights as well: they have no
+//! implementation, and the compile error says what to do.
 
 use std::fmt::Debug;
 

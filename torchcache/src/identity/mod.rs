@@ -10,7 +10,7 @@ mod parts;
 mod values;
 mod watch;
 
-pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
 pub(crate) use parts::{Category, Collector, Part, unique};
 pub(crate) use watch::Watcher;
 
@@ -64,6 +64,15 @@ fn option_parts(options: &Options) -> Vec<Part> {
         Part::option("subsample_count", &format!("{:?}", options.subsample_count)),
         Part::option("version", &options.version),
     ]
+}
+
+/// The same options of a module inside another one, whose rows came through its cache.
+pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
+    // A cache that is switched off does not round.
+    let rounding = options.cache_dtype.filter(|_| options.enabled);
+    f.field("torchcache_cache_dtype", &rounding);
+    f.field("torchcache_subsample_count", &options.subsample_count);
+    f.field("torchcache_version", &options.version);
 }
 
 #[cfg(test)]
