@@ -1,189 +1,158 @@
-//! Times cached calls on three workloads, each beside its limit in the same run: reading the input
-//! once and writing the output once. Run with `cargo bench -p torchcache-benches`; `--quick` takes
-//! few batches, and `TORCHCACHE_TEST_DEVICE=cuda` runs on the first GPU.
+//! The three workloads: our cache, the Python package and the least that any cache must do, in
+//! turn, round after round, so that whatever else the machine does in between hits all alike.
 //!
-//! Each line is a workload and a way of being served: milliseconds a call, and how many times the
-//! limit that is. The forward costs next to nothing, so that what is timed is the cache.
+//! Run by `cargo xtask bench`, which has the Python package. `cargo bench -p torchcache-benches
+//! --bench workloads` does without, unless `TORCHCACHE_PEER_PYTHON` names a Python that has it.
 
-use std::path::Path;
-use std::time::Instant;
+use std::fs;
 
-use tch::{Cuda, Device, Kind, Tensor};
-use torchcache::{Cached, Options, Stats};
+use torchcache_benches::args::Args;
+use torchcache_benches::bars::summary;
+use torchcache_benches::clock;
+use torchcache_benches::figures::Figures;
+use torchcache_benches::floor::Floor;
+use torchcache_benches::ours;
+use torchcache_benches::peer::{Answers, Peer};
+use torchcache_benches::report::Report;
+use torchcache_benches::workload::{WORKLOADS, Workload};
 
-/// A workload: rows of one shape and kind, in batches.
-struct Workload {
-    name: &'static str,
-    batch: i64,
-    batches: i64,
-    shape: &'static [i64],
-    kind: Kind,
-    forward: fn(&Tensor) -> Tensor,
+/// How often everything is done: rounds over all sides, and passes within a round where a pass
+/// leaves things as they were.
+struct Effort {
+    rounds: usize,
+    passes: usize,
 }
-
-const WORKLOADS: [Workload; 3] = [
-    Workload {
-        name: "vision",
-        batch: 64,
-        batches: 8,
-        shape: &[3, 224, 224],
-        kind: Kind::Float,
-        forward: |xs| xs.flatten(1, -1).narrow(1, 0, 512) * 2,
-    },
-    Workload {
-        name: "embed",
-        batch: 256,
-        batches: 32,
-        shape: &[768],
-        kind: Kind::Float,
-        forward: |xs| xs * 2,
-    },
-    Workload {
-        name: "tokens",
-        batch: 32,
-        batches: 32,
-        shape: &[128],
-        kind: Kind::Int64,
-        forward: |xs| xs.unsqueeze(-1).to_kind(Kind::Float).repeat([1, 1, 384]),
-    },
-];
 
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick" || argument == "--test");
-    let device = match std::env::var("TORCHCACHE_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Device::Cuda(0),
-        _ => Device::Cpu,
+    let args = Args::read();
+    let effort = match args.quick {
+        true => Effort {
+            rounds: 1,
+            passes: 1,
+        },
+        false => Effort {
+            rounds: 5,
+            passes: 5,
+        },
     };
-    println!("device {device:?}, {} threads", tch::get_num_threads());
-    println!(
-        "{:<8} {:<22} {:>12} {:>10}",
-        "workload", "served", "ms a call", "x limit"
-    );
-    for workload in &WORKLOADS {
-        measure(workload, device, quick);
+    let threads = tch::get_num_threads() as usize;
+    let mut peer = Running::start(threads);
+    let versions = peer.versions();
+
+    let measured = WORKLOADS.each_ref().map(|workload| {
+        let batches = if args.quick { 2 } else { workload.batches };
+        measure(workload, batches, &effort, &mut peer)
+    });
+
+    println!("{}", introduction(&effort, threads, &versions));
+    let verdicts: Vec<_> = measured.iter().flat_map(Report::verdicts).collect();
+    println!("{}", summary(&verdicts));
+    for report in &measured {
+        println!("{}", report.markdown());
+    }
+    if let Some(file) = &args.figures {
+        let groups: Vec<_> = measured.iter().flat_map(Report::chart).collect();
+        let text = serde_json::Value::from(groups).to_string();
+        fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }
 
-fn measure(workload: &Workload, device: Device, quick: bool) {
-    let batches = if quick { 2 } else { workload.batches };
-    let data: Vec<Tensor> = (0..batches).map(|_| workload.data(device)).collect();
-    let limit = limit(workload, &data, device);
-    let row = |served: &str, milliseconds: f64| {
-        println!(
-            "{:<8} {served:<22} {milliseconds:>12.4} {:>10.2}",
+fn introduction(effort: &Effort, threads: usize, versions: &str) -> String {
+    let Effort { rounds, passes } = effort;
+    format!(
+        "{versions} Device {:?}, {threads} threads on every side.
+
+Times are of one call, averaged over a pass over all batches. The limits, torchcache and the Python
+package took turns in each of {rounds} rounds, and the fastest round counts on every side; of memory
+hits, the fastest of {passes} passes in it. The forward costs next to nothing, so that what is timed
+is the cache.
+
+* *memory hit*: every row from memory. The limit is reading one input and writing one output by
+  numpy and torch, the same ones again and again, so that most of it stays in the processor's cache;
+  in the second line, reading and writing the same batches as the calls, on one core or all,
+  whichever is faster.
+* *disk hit*: a fresh cache on a full directory, page cache warm: every row from disk, and into
+  memory. The limit is our memory hit and a `pread` of the rows.
+* *cold pass*: every row computed and kept; the time of the forward is taken off. The limit is
+  BLAKE3 of the input and one copy of the output.
+* *bytes a row*: all files, over the rows in them. The limit is the key, or with zstd the data.
+",
+        clock::device()
+    )
+}
+
+fn measure<'a>(
+    workload: &'a Workload,
+    batches: usize,
+    effort: &Effort,
+    peer: &mut Running,
+) -> Report<'a> {
+    let data = workload.data(batches, clock::device());
+    let mut report = Report {
+        workload,
+        row_bytes: data[0].output_bytes.len() as f64 / workload.batch as f64,
+        ours: Figures::default(),
+        peer: Answers::default(),
+        floor: Floor::measure(&data, effort.passes),
+    };
+    peer.turn(|peer| peer.load(workload.name, batches));
+    for round in 0..effort.rounds {
+        eprintln!(
+            "{}: round {} of {}",
             workload.name,
-            milliseconds / limit
+            round + 1,
+            effort.rounds
         );
-    };
-    row("limit", limit);
-    row(
-        "forward",
-        best(5, || per_call(&data, device, workload.forward)),
-    );
-
-    let memory = workload.cached(Options::new().max_memory_cache_size("8 GB"));
-    row(
-        "miss, memory",
-        per_call(&data, device, |xs| memory.forward(xs)),
-    );
-    row(
-        "hit, memory",
-        best(5, || per_call(&data, device, |xs| memory.forward(xs))),
-    );
-    expect(&memory.cache().stats(), |stats| {
-        stats.disk_hits == 0 && stats.memory_hits == 5 * stats.misses
-    });
-
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let disk = |memory| workload.cached(options(directory.path()).max_memory_cache_size(memory));
-    let writer = disk("8 GB");
-    row(
-        "miss, memory and disk",
-        per_call(&data, device, |xs| writer.forward(xs)),
-    );
-    assert!(writer.cache().flush());
-    drop(writer);
-    let reader = disk("0 B");
-    row(
-        "hit, disk",
-        best(5, || per_call(&data, device, |xs| reader.forward(xs))),
-    );
-    expect(&reader.cache().stats(), |stats| {
-        stats.misses == 0 && stats.memory_hits == 0
-    });
-    let stats = reader.cache().stats();
-    let row_bytes = (workload.forward)(&data[0]).numel() as i64 / workload.batch * 4;
-    let beyond = stats.disk_bytes as f64 / stats.disk_rows as f64 - row_bytes as f64;
-    println!(
-        "{:<8} {:<22} {beyond:>12.1}",
-        workload.name, "disk bytes beyond row"
-    );
+        peer.turn(|peer| peer.limit(&mut report.peer));
+        report.floor = report.floor.least(Floor::measure(&data, effort.passes));
+        ours::round(workload, &data, round, effort.passes, &mut report.ours);
+        peer.turn(|peer| peer.round(effort.passes, &mut report.peer));
+    }
+    report
 }
 
-impl Workload {
-    fn data(&self, device: Device) -> Tensor {
-        let shape: Vec<i64> = [self.batch].iter().chain(self.shape).copied().collect();
-        match self.kind {
-            Kind::Int64 => Tensor::randint(30_000, &shape, (self.kind, device)),
-            _ => Tensor::randn(&shape, (self.kind, device)),
+/// The peer for as long as it answers. Without it, everything else is still measured.
+struct Running {
+    peer: Option<Peer>,
+    /// Why there is none.
+    absent: String,
+}
+
+impl Running {
+    fn start(threads: usize) -> Self {
+        let mut running = Running {
+            peer: None,
+            absent: String::new(),
+        };
+        if clock::device() != tch::Device::Cpu {
+            running.stop("it is timed on the CPU only".into());
+            return running;
+        }
+        match Peer::start(threads) {
+            Ok(peer) => running.peer = Some(peer),
+            Err(reason) => running.stop(reason),
+        }
+        running
+    }
+
+    fn stop(&mut self, reason: String) {
+        eprintln!("the Python package is not run: {reason}");
+        self.absent = reason;
+        self.peer = None;
+    }
+
+    fn turn(&mut self, ask: impl FnOnce(&mut Peer) -> Result<(), String>) {
+        if let Some(Err(reason)) = self.peer.as_mut().map(ask) {
+            self.stop(reason);
         }
     }
 
-    fn cached(&self, options: Options) -> Cached<tch::nn::Func<'static>> {
-        Cached::new(tch::nn::func(self.forward), (), options.version(self.name))
-            .expect("good options")
+    fn versions(&mut self) -> String {
+        let mut versions = String::new();
+        self.turn(|peer| peer.versions().map(|found| versions = found));
+        match self.peer {
+            Some(_) => format!("{versions}."),
+            None => format!("The Python package was not run: {}.", self.absent),
+        }
     }
-}
-
-fn options(directory: &Path) -> Options {
-    Options::new()
-        .persistent(true)
-        .persistent_cache_dir(directory)
-}
-
-/// A figure counts only if it was measured on what its name says.
-fn expect(stats: &Stats, holds: impl Fn(&Stats) -> bool) {
-    assert!(holds(stats), "served otherwise than meant:\n{stats}");
-}
-
-/// Milliseconds a call to read every byte of an input once and write every byte of an output once,
-/// over the same batches in the same order, so that caches of the machine help both alike.
-fn limit(workload: &Workload, data: &[Tensor], device: Device) -> f64 {
-    let output = (workload.forward)(&data[0]).contiguous();
-    let mut spare: Vec<Tensor> = data.iter().map(|_| output.empty_like()).collect();
-    let mut once = || {
-        for (xs, spare) in data.iter().zip(&mut spare) {
-            let _ = xs.view(-1).view_dtype(Kind::Int64).max();
-            spare.copy_(&output);
-        }
-    };
-    best(10, || timed(device, &mut once)) / data.len() as f64
-}
-
-fn per_call(data: &[Tensor], device: Device, call: impl Fn(&Tensor) -> Tensor) -> f64 {
-    let all = || {
-        for xs in data {
-            let _ = call(xs);
-        }
-    };
-    timed(device, all) / data.len() as f64
-}
-
-fn timed<R>(device: Device, run: impl FnOnce() -> R) -> f64 {
-    let synchronize = || {
-        if let Device::Cuda(index) = device {
-            Cuda::synchronize(index as i64);
-        }
-    };
-    synchronize();
-    let start = Instant::now();
-    let result = run();
-    synchronize();
-    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-    drop(result);
-    milliseconds
-}
-
-fn best(times: usize, mut run: impl FnMut() -> f64) -> f64 {
-    (0..times).map(|_| run()).fold(f64::INFINITY, f64::min)
 }

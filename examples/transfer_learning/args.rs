@@ -14,6 +14,7 @@ Trains a linear head on a frozen ResNet-18 without the cache, with it, and in a 
   --batch N         images in a batch (default 64)
   --side N          the width that images are scaled to (default 96)
   --cache-dir DIR   keep the features there (default: a temporary directory, removed at the end)
+  --memory BYTES    the bound of the memory tier (default 2000000000): the rest comes from disk
   --quick           few and small images and two epochs, to see that it works
 ";
 
@@ -27,6 +28,7 @@ pub(crate) struct Args {
     pub(crate) batch: i64,
     pub(crate) side: i64,
     pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) memory: Option<u64>,
     /// Set by the first process for the second: the file of the features it must find.
     pub(crate) second_process: Option<PathBuf>,
 }
@@ -46,6 +48,7 @@ impl Args {
             batch: 64,
             side: 96,
             cache_dir: None,
+            memory: None,
             second_process: None,
         };
         let mut args = args;
@@ -60,6 +63,7 @@ impl Args {
                 "--batch" => parsed.batch = number(&name, value()?, 2)?,
                 "--side" => parsed.side = number(&name, value()?, 32)?,
                 "--cache-dir" => parsed.cache_dir = Some(value()?.into()),
+                "--memory" => parsed.memory = Some(number(&name, value()?, 0)?),
                 "--quick" => {
                     (parsed.limit, parsed.batch) = (Some(96), 32);
                     (parsed.side, parsed.epochs) = (32, 2);

@@ -23,6 +23,8 @@ pub(crate) struct Backbone {
     side: i64,
     pub(crate) torchcache_enabled: bool,
     pub(crate) torchcache_persistent_cache_dir: PathBuf,
+    /// In bytes; `None` leaves it at what the attribute says.
+    pub(crate) torchcache_max_memory_cache_size: Option<u64>,
     pub(crate) torchcache: TorchCache,
 }
 
@@ -61,6 +63,7 @@ impl Backbone {
             side: args.side,
             torchcache_enabled: true,
             torchcache_persistent_cache_dir: PathBuf::from("features"),
+            torchcache_max_memory_cache_size: args.memory,
             torchcache: TorchCache::default(),
         })
     }

@@ -13,15 +13,17 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 /// The longest value that is read; a compressed one may state much more than it holds.
 const MAX_VALUE: u32 = 1 << 20;
 
-fuzz_target!(|input: (u16, u32, u32, Vec<u8>)| {
-    let (records, rows, classes, body) = input;
+fuzz_target!(|input: (bool, u16, u32, u32, Vec<u8>)| {
+    let (old, records, rows, classes, body) = input;
+    let version: u8 = if old { 1 } else { 2 };
     let (records, footer) = body.split_at(body.len().min(usize::from(records)));
-    let mut file = [b"\x89TCSEG\r\n\x01\0\0\0\0\0\0\0", records, footer].concat();
+    let head = [version, 0, 0, 0, 0, 0, 0, 0];
+    let mut file = [b"\x89TCSEG\r\n".as_slice(), &head, records, footer].concat();
     let mut trailer = (16 + records.len() as u64).to_le_bytes().to_vec();
     trailer.extend((footer.len() as u64).to_le_bytes());
     trailer.extend(rows.to_le_bytes());
     trailer.extend(classes.to_le_bytes());
-    trailer.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+    trailer.extend(head);
     trailer.extend(xxh3_64_with_seed(footer, xxh3_64(&trailer)).to_le_bytes());
     file.extend(trailer);
     file.extend(b"TCSEGEND");

@@ -109,7 +109,7 @@ struct Case {
     mmap: bool,
     memory: u64,
     on_device: bool,
-    mru: bool,
+    eviction: Eviction,
     dtype: Option<usize>,
     edits: Vec<usize>,
 }
@@ -135,7 +135,7 @@ fn cases() -> impl Strategy<Value = Case> {
             any::<bool>(),
             memory,
             any::<bool>(),
-            any::<bool>(),
+            prop::sample::select(vec![Eviction::Lru, Eviction::Mru, Eviction::Auto]),
         ),
         (
             prop::option::of(ROUNDED),
@@ -144,7 +144,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
         .prop_map(|(input, tiers, (dtype, edits))| {
             let (seed, kind, shape, batches, transposed, extra, offset, scale) = input;
-            let (persistent, zstd, mmap, memory, on_device, mru) = tiers;
+            let (persistent, zstd, mmap, memory, on_device, eviction) = tiers;
             Case {
                 seed,
                 kind,
@@ -159,7 +159,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 mmap,
                 memory,
                 on_device,
-                mru,
+                eviction,
                 dtype,
                 edits,
             }
@@ -177,11 +177,7 @@ fn build(case: &Case, directory: &std::path::Path) -> Random {
         torchcache_use_mmap_on_load: case.mmap,
         torchcache_memory_cache_device: Some((!case.on_device).then_some(Device::Cpu)),
         torchcache_max_memory_cache_size: case.memory,
-        torchcache_eviction: if case.mru {
-            Eviction::Mru
-        } else {
-            Eviction::Lru
-        },
+        torchcache_eviction: case.eviction,
         torchcache_cache_dtype: case.dtype.map(|kind| KINDS[kind]),
         cache: TorchCache::default(),
     }

@@ -4,8 +4,8 @@
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use tch::Tensor;
 use tch::nn::{self, Module};
+use tch::{Kind, Tensor};
 use torchcache::{Cached, Options, TorchCache, torchcache};
 
 use crate::support::{Log, Scale, device, random, same};
@@ -186,6 +186,60 @@ fn modules_over_one_var_store_may_be_called_from_a_thread_pool() {
     pool.install(|| {
         calls.par_iter_mut().for_each(|(module, xs)| {
             assert!(same(&module.forward(xs), &(&*xs * 2)));
+        });
+    });
+}
+
+/// Large enough that keys, copies, reads and stores go over the cores.
+#[torchcache(persistent = true, max_memory_cache_size = "3 MB")]
+fn wide(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+/// Fails where `calls` does not come to an end.
+fn ends(calls: impl FnOnce() + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        calls();
+        done.send(()).unwrap();
+    });
+    let waited = ended.recv_timeout(std::time::Duration::from_secs(60));
+    waited.expect("the calls wait for each other");
+}
+
+/// Calls `wide` under the lock, with rows that are new, in memory or on disk only.
+fn wide_under(lock: &std::sync::Mutex<()>, call: u64) {
+    let xs = Tensor::arange(512 << 10, (Kind::Float, device())).view([64, -1]) + (call % 5) as f64;
+    let _held = lock.lock().unwrap();
+    assert!(same(&wide(&xs), &(&xs * 2)));
+}
+
+/// A `Tensor` is not `Sync`, so models that threads share are often in a `Mutex`. While a call waits
+/// for other cores, its thread must not begin a task of the caller's, which wants that lock.
+#[test]
+fn tasks_of_a_pool_may_hold_a_lock_while_they_call() {
+    use rayon::prelude::*;
+    ends(|| {
+        let lock = std::sync::Mutex::new(());
+        (0..64u64)
+            .into_par_iter()
+            .for_each(|call| wide_under(&lock, call));
+    });
+}
+
+/// Nor may a call wait for threads that wait for the lock its caller holds.
+#[test]
+fn a_call_does_not_need_threads_that_wait_for_its_caller() {
+    ends(|| {
+        let lock = std::sync::Mutex::new(());
+        rayon::in_place_scope(|scope| {
+            for call in 0..20 {
+                wide_under(&lock, call);
+                let lock = &lock;
+                for waiting in 0..4 {
+                    scope.spawn(move |_| wide_under(lock, call + waiting));
+                }
+            }
         });
     });
 }

@@ -11,6 +11,15 @@ use crate::{sizes, suggest};
 /// The longest name of a subdirectory that is accepted.
 const LONGEST_MODULE_HASH: usize = 128;
 
+/// What a full memory tier may do, and the variants of `Eviction`.
+const POLICIES: [(&str, &str); 3] = [("lru", "Lru"), ("mru", "Mru"), ("auto", "Auto")];
+
+/// The variant of a policy.
+fn policy_named(name: &str) -> Option<&'static str> {
+    let known = POLICIES.into_iter().find(|(known, _)| *known == name);
+    known.map(|(_, variant)| variant)
+}
+
 /// What an option takes.
 #[derive(Clone, Copy)]
 pub(crate) enum Value {
@@ -58,7 +67,7 @@ impl Value {
             Self::Size { .. } => {
                 "a size above 0 B and below 16 EiB, such as `5_000_000_000`, `5e9` or `\"5 GB\"`"
             }
-            Self::Eviction => "`\"lru\"` or `\"mru\"`",
+            Self::Eviction => "`\"lru\"`, `\"mru\"` or `\"auto\"`",
             Self::Count => "a whole number of at least 1, or `None`",
             Self::Directory => "a path such as `\"features\"`",
             Self::ModuleHash => "a name such as `\"resnet18-v1\"`",
@@ -93,10 +102,10 @@ impl Value {
             }
             (Self::Eviction, Lit::Str(text)) => {
                 let policy = text.value();
-                if policy == "lru" || policy == "mru" {
+                if policy_named(&policy).is_some() {
                     return Ok(());
                 }
-                let hint = suggest::hint(&policy, &["lru", "mru"], "");
+                let hint = suggest::hint(&policy, &POLICIES.map(|(name, _)| name), "");
                 return Err(format!("unknown eviction policy `{policy}`{hint}"));
             }
             (Self::Count, Lit::Int(number)) => !negative && whole(number, 1..=u64::MAX.into()),
@@ -117,11 +126,10 @@ impl Value {
     /// `value` for the builder. Sizes get a suffix, or `5_000_000_000` would be an `i32`; the
     /// name of a policy becomes the policy.
     pub(crate) fn expand(self, value: &Expr) -> TokenStream {
-        if let (Self::Eviction, Some((_, Lit::Str(text)))) = (self, literal(value)) {
-            let policy = Ident::new(
-                if text.value() == "mru" { "Mru" } else { "Lru" },
-                text.span(),
-            );
+        if let (Self::Eviction, Some((_, Lit::Str(text)))) = (self, literal(value))
+            && let Some(policy) = policy_named(&text.value())
+        {
+            let policy = Ident::new(policy, text.span());
             return quote!(::torchcache::__private::Eviction::#policy);
         }
         let number = match (self, literal(value)) {

@@ -2,9 +2,9 @@
 //! segments and keeps both in step with the directory.
 //!
 //! Locks, in the order in which they may be taken: `scan` (all changes of the set of
-//! segments, so that no two threads adopt one file), then the queue's, then `segments`,
-//! then a part of the index. `scan` may be held over file operations and is never needed by
-//! a lookup; the others are held for memory operations only.
+//! segments, so that no two threads adopt one file), then the queue's, then `known`. `scan`
+//! may be held over file operations and is never needed by a lookup; the others are held for
+//! memory operations only, and short ones: the index is changed part by part.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 use crate::batch::Key;
 use crate::fault::{Fault, FaultLog};
 use crate::found::Found;
-use crate::index::{Index, Inserted};
+use crate::index::{Entry, Index, Inserted, PARTS, by_part};
 use crate::segment::{FinishedSegment, Footer, Row};
 use crate::tracked::Tracked;
 
@@ -28,8 +28,7 @@ use crate::tracked::Tracked;
 pub(crate) struct Catalog {
     pub(crate) dir: PathBuf,
     pub(crate) faults: FaultLog,
-    pub(super) index: Index,
-    segments: RwLock<HashMap<u32, Arc<Tracked>>>,
+    known: RwLock<Known>,
     scan: Mutex<Scan>,
     /// About how many entries of the index belong to dropped segments.
     dead: AtomicU64,
@@ -52,7 +51,12 @@ pub(crate) struct Skipped {
     pub(crate) bytes: u64,
 }
 
-type Segments = HashMap<u32, Arc<Tracked>>;
+/// What a lookup asks.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) segments: HashMap<u32, Arc<Tracked>>,
+    pub(crate) index: Index,
+}
 
 impl Catalog {
     /// An empty catalog; the first [`refresh`](Self::refresh) fills it.
@@ -60,8 +64,10 @@ impl Catalog {
         Catalog {
             dir,
             faults: FaultLog::default(),
-            index: Index::new(),
-            segments: RwLock::default(),
+            known: RwLock::new(Known {
+                segments: HashMap::new(),
+                index: Index::new(),
+            }),
             scan: Mutex::new(Scan {
                 names: HashMap::new(),
                 skipped: HashMap::new(),
@@ -85,29 +91,36 @@ impl Catalog {
         }
     }
 
-    fn segments(&self) -> RwLockReadGuard<'_, Segments> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change_segments<T>(&self, change: impl FnOnce(&mut Segments) -> T) -> T {
-        change(
-            &mut self
-                .segments
-                .write()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    fn change_known<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what was loaded into a catalog that has no segments.
+    pub(crate) fn begin_with(&self, loaded: Known) {
+        let before = self.change_known(|known| std::mem::replace(known, loaded));
+        drop(before); // after the lock
+        self.dead.store(0, Ordering::Relaxed);
     }
 
     /// Fills the empty slots whose keys are on disk. Returns whether any is still empty.
     pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Found>]) -> bool {
-        let segments = self.segments();
+        let Known { segments, index } = &*self.known();
+        // All places first: they are independent of each other, so that the processor waits for
+        // several of them at a time. Counting references in between would make it wait for each.
+        let wanted = keys.iter().zip(&*slots);
+        let places: Vec<Option<Entry>> = wanted
+            .map(|(key, slot)| index.get(key).filter(|_| slot.is_none()).copied())
+            .collect();
         let mut missing = false;
-        for (key, slot) in keys.iter().zip(slots) {
+        for ((key, slot), place) in keys.iter().zip(slots).zip(places) {
             if slot.is_none() {
-                *slot = self
-                    .index
-                    .get(key)
-                    .and_then(|(id, row)| Found::on_disk(segments.get(&id)?, row));
+                *slot = place.and_then(|entry| {
+                    Found::on_disk(segments.get(&entry.segment)?, entry.row(key)?)
+                });
                 missing |= slot.is_none();
             }
         }
@@ -116,25 +129,23 @@ impl Catalog {
 
     /// For each key, whether it is on disk.
     pub(crate) fn contains(&self, keys: &[Key]) -> Vec<bool> {
-        let segments = self.segments();
-        let live = |key| {
-            self.index
-                .get(key)
-                .is_some_and(|(id, _)| segments.contains_key(&id))
-        };
-        keys.iter().map(live).collect()
+        let Known { segments, index } = &*self.known();
+        let live = |entry: &Entry| segments.contains_key(&entry.segment);
+        keys.iter()
+            .map(|key| index.get(key).is_some_and(live))
+            .collect()
     }
 
     /// Drops one row whose record turned out to be bad.
     pub(crate) fn forget_row(&self, segment: &Tracked, key: &Key) {
-        if self.index.remove(key, segment.id) {
+        if self.change_known(|known| known.index.remove(key, segment.id)) {
             segment.indexed.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Every segment, in no order.
     pub(crate) fn tracked(&self) -> Vec<Arc<Tracked>> {
-        self.segments().values().cloned().collect()
+        self.known().segments.values().cloned().collect()
     }
 
     /// Takes a segment into the set and its rows into the index. Entries of the segments in
@@ -150,7 +161,7 @@ impl Catalog {
         if let Some(name) = segment.path.file_name() {
             scan.names.insert(name.to_owned(), segment.id);
         }
-        self.change_segments(|segments| segments.insert(segment.id, segment.clone()));
+        self.change_known(|known| known.segments.insert(segment.id, segment.clone()));
         self.index_rows(&segment, footer.rows(), leaving);
         segment
     }
@@ -162,24 +173,26 @@ impl Catalog {
         rows: impl Iterator<Item = Row>,
         leaving: &HashSet<u32>,
     ) {
-        let segments = self.segments();
-        let live = |id: u32| segments.contains_key(&id) && !leaving.contains(&id);
-        let Inserted { added, revived } = self.index.insert(rows, segment.id, live);
-        segment
-            .indexed
-            .fetch_add(added + revived, Ordering::Relaxed);
+        let mut done = Inserted::default();
+        by_part(segment.id, rows, |number, entries| {
+            self.change_known(|Known { segments, index }| {
+                let live = |id| segments.contains_key(&id) && !leaving.contains(&id);
+                index.part(number).insert(entries, live, &mut done);
+            });
+        });
+        segment.count(&done);
+        let revived = |dead: u64| Some(dead.saturating_sub(done.revived));
         let _ = self
             .dead
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |dead| {
-                Some(dead.saturating_sub(revived))
-            });
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, revived);
     }
 
     /// Takes segments out of the set. Their files are the caller's matter; their entries in
     /// the index are dead from now on.
     pub(crate) fn abandon(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        let gone: Vec<_> = self
-            .change_segments(|segments| ids.iter().filter_map(|id| segments.remove(id)).collect());
+        let gone: Vec<_> = self.change_known(|Known { segments, .. }| {
+            ids.iter().filter_map(|id| segments.remove(id)).collect()
+        });
         scan.names.retain(|_, id| !ids.contains(id));
         let dead: u64 = gone
             .iter()
@@ -187,14 +200,17 @@ impl Catalog {
             .sum();
         let dead = self.dead.fetch_add(dead, Ordering::Relaxed) + dead;
         // Sweeping looks at every entry, so wait until an eighth of them is worth it.
-        if dead > 1024 && dead > self.index.len() as u64 / 8 {
+        if dead > 1024 && dead > self.known().index.len() as u64 / 8 {
             self.sweep();
         }
     }
 
     pub(crate) fn sweep(&self) {
-        let live: HashSet<u32> = self.segments().keys().copied().collect();
-        self.index.sweep(|id| live.contains(&id));
+        for number in 0..PARTS {
+            self.change_known(|Known { segments, index }| {
+                index.part(number).sweep(|id| segments.contains_key(&id));
+            });
+        }
         self.dead.store(0, Ordering::Relaxed);
     }
 

@@ -74,7 +74,8 @@ extern "C" fn hook() {
         for handle in live() {
             // What lies in a private directory goes with it, so it need not be written.
             if private_dir::holds(&handle.inner.catalog.dir) {
-                handle.inner.catalog.clear(|| handle.inner.queue.drop_all());
+                let inner = &handle.inner;
+                drop(inner.catalog.clear(|| inner.queue.drop_all()));
             }
             handle.inner.queue.flush();
         }

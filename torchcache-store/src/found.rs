@@ -4,18 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::batch::{Key, RowBatch};
-use crate::segment::Row;
+use crate::segment::{Class, Row};
 use crate::tracked::Tracked;
 
 /// A row that the store has. It stays readable while rows are written; if its segment is
 /// evicted in the meantime, reading it is a miss.
 #[derive(Clone)]
 pub struct Found {
-    /// The schema the row was stored with.
-    pub schema: Arc<[u8]>,
     /// The length of the value.
     pub len: usize,
-    pub(crate) key: Key,
     pub(crate) place: Place,
 }
 
@@ -24,16 +21,14 @@ pub struct Found {
 pub(crate) enum Place {
     /// Not written yet: row number `.1` of a batch in the queue.
     Queue(Arc<RowBatch>, u32),
-    /// In a segment.
+    /// In a segment, whose classes have the row's.
     Disk(Arc<Tracked>, Row),
 }
 
 impl Found {
     pub(crate) fn queued(batch: &Arc<RowBatch>, row: u32) -> Found {
         Found {
-            schema: batch.schema().clone(),
             len: batch.row_len(),
-            key: *batch.key(row),
             place: Place::Queue(batch.clone(), row),
         }
     }
@@ -41,12 +36,31 @@ impl Found {
     pub(crate) fn on_disk(segment: &Arc<Tracked>, row: Row) -> Option<Found> {
         let class = segment.classes.get(usize::from(row.class))?;
         Some(Found {
-            schema: class.schema.clone(),
             len: class.raw_len as usize,
-            key: row.key,
             place: Place::Disk(segment.clone(), row),
         })
     }
+
+    /// The schema the row was stored with. Rows of one segment that have the same schema share
+    /// its memory, so that `std::ptr::eq` tells most often that two are alike.
+    pub fn schema(&self) -> &[u8] {
+        match &self.place {
+            Place::Queue(batch, _) => batch.schema(),
+            Place::Disk(segment, row) => &class(segment, row).schema,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        match &self.place {
+            Place::Queue(batch, row) => batch.key(*row),
+            Place::Disk(_, row) => &row.key,
+        }
+    }
+}
+
+/// What a located row shares with others.
+pub(crate) fn class<'s>(segment: &'s Tracked, row: &Row) -> &'s Class {
+    &segment.classes[usize::from(row.class)]
 }
 
 impl fmt::Debug for Found {

@@ -11,14 +11,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::segment::{SegmentFile, SegmentWriter, Unreadable};
+use crate::segment::{MOST_ROWS, SegmentFile, SegmentWriter, Unreadable};
 use crate::store::Inner;
 use crate::tracked::Tracked;
 
 /// How many segments of about one size are too many.
 const TOO_MANY: usize = 8;
 
-/// A segment of this share of the target is large enough.
+/// A segment of this share of the target, or of the most rows, is large enough.
 const LARGE_ENOUGH: u64 = 4;
 
 /// Merges until there is nothing to merge.
@@ -54,7 +54,9 @@ fn next_group(inner: &Inner) -> Option<Vec<Arc<Tracked>>> {
     let target = inner.config().segment_target();
     let mut small = inner.catalog.tracked();
     small.retain(|segment| {
-        segment.bytes < target / LARGE_ENOUGH && !segment.unmergeable.load(Ordering::Relaxed)
+        segment.bytes < target / LARGE_ENOUGH
+            && segment.rows < MOST_ROWS as u64 / LARGE_ENOUGH
+            && !segment.unmergeable.load(Ordering::Relaxed)
     });
     small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
     let class = small.chunk_by(|a, b| size_class(a) == size_class(b));
@@ -62,10 +64,13 @@ fn next_group(inner: &Inner) -> Option<Vec<Arc<Tracked>>> {
         .into_iter()
         .find(|class| class.len() >= TOO_MANY)?
         .to_vec();
-    let mut room = target;
+    let (mut bytes, mut rows) = (target, MOST_ROWS as u64);
     group.retain(|segment| {
-        let fits = segment.bytes <= room;
-        room -= if fits { segment.bytes } else { 0 };
+        let fits = segment.bytes <= bytes && segment.rows <= rows;
+        if fits {
+            bytes -= segment.bytes;
+            rows -= segment.rows;
+        }
         fits
     });
     Some(group)

@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashTable;
-
 use crate::batch::{Key, RowBatch};
 use crate::found::Found;
+use crate::pending::{PendingRows, Rows};
 
 /// The queue between callers and the writer thread.
 #[derive(Debug, Default)]
@@ -24,12 +23,11 @@ pub(crate) struct Queue {
 struct State {
     waiting: VecDeque<Waiting>,
     /// Every row that waits or is being written.
-    rows: HashTable<(Arc<RowBatch>, u32)>,
+    rows: PendingRows,
     /// Memory of every batch that waits or is being written.
     bytes: u64,
     /// Memory of those that wait.
     waiting_bytes: u64,
-    next_seq: u64,
     /// While the writer works: the number of the first batch in its hands.
     busy: Option<u64>,
     /// Batches up to this number are to be written without waiting for company.
@@ -40,20 +38,14 @@ struct State {
     closing: bool,
     /// Counts the calls of `drop_all`.
     epoch: u64,
+    /// Counts the batches that left the queue for the disk.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    seq: u64,
     since: Instant,
     rows: Rows,
-}
-
-/// Those rows of a batch that are to be written; a row that was there already is left out.
-#[derive(Clone, Debug)]
-pub(crate) struct Rows {
-    pub(crate) batch: Arc<RowBatch>,
-    pub(crate) numbers: Vec<u32>,
 }
 
 /// What the writer is to do next.
@@ -65,6 +57,13 @@ pub(crate) enum Work {
     Upkeep,
     /// End the thread.
     Stop,
+}
+
+/// Rows that were queued and are not wanted any more.
+#[must_use = "drop it where no lock is held"]
+pub(crate) struct Dropped {
+    _batches: VecDeque<Option<Arc<RowBatch>>>,
+    _waiting: VecDeque<Waiting>,
 }
 
 /// Batches that are written together.
@@ -84,21 +83,13 @@ pub(crate) struct Pace {
 }
 
 impl State {
-    fn find(&self, key: &Key) -> Option<&(Arc<RowBatch>, u32)> {
-        self.rows
-            .find(hash(key), |(batch, row)| batch.key(*row) == key)
-    }
-
     /// Whether nothing up to this batch is waiting or being written.
     fn is_done(&self, seq: u64) -> bool {
+        let waits = |waiting: &Waiting| waiting.rows.seq <= seq;
         !self.upkeep
             && self.busy.is_none_or(|first| first > seq)
-            && self.waiting.front().is_none_or(|waiting| waiting.seq > seq)
+            && !self.waiting.front().is_some_and(waits)
     }
-}
-
-fn hash(key: &Key) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| key[i]))
 }
 
 impl Queue {
@@ -114,8 +105,8 @@ impl Queue {
             return;
         }
         for (key, slot) in keys.iter().zip(slots) {
-            if let Some((batch, row)) = state.find(key) {
-                *slot = Some(Found::queued(batch, *row));
+            if let Some((batch, row)) = state.rows.find(key) {
+                *slot = Some(Found::queued(batch, row));
             }
         }
     }
@@ -127,18 +118,28 @@ impl Queue {
         batch: RowBatch,
         on_disk: impl Fn(&[Key]) -> Vec<bool>,
         pace: Pace,
-    ) -> usize {
+    ) -> Vec<usize> {
         let cost = batch.memory();
         let batch = Arc::new(batch);
+        let new = || -> Vec<u32> {
+            let there = on_disk(batch.keys());
+            let numbers = 0..batch.rows() as u32;
+            numbers.filter(|row| !there[*row as usize]).collect()
+        };
+        let mut asked = self.state().forgotten;
+        let mut numbers = new();
         let mut state = self.state();
         loop {
-            let there = on_disk(batch.keys());
-            let new = |row: &u32| !there[*row as usize] && state.find(batch.key(*row)).is_none();
-            let mut numbers: Vec<u32> = (0..batch.rows() as u32).filter(new).collect();
-            if numbers.is_empty() {
-                return 0;
+            // Rows that left the queue since the disk was asked are there now.
+            if asked != state.forgotten {
+                asked = state.forgotten;
+                numbers = new();
             }
             if state.bytes > 0 && state.bytes + cost > pace.bound {
+                let queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
+                if numbers.iter().all(queued) {
+                    return (0..batch.rows()).collect();
+                }
                 state.blocked += 1;
                 self.work.notify_one();
                 state = self
@@ -148,41 +149,29 @@ impl Queue {
                 state.blocked -= 1;
                 continue;
             }
-            // A key may come twice in one batch; the first one wins.
-            numbers.retain(|row| {
-                let key = batch.key(*row);
-                let new = state.find(key).is_none();
-                if new {
-                    let rehash = |(batch, row): &(Arc<RowBatch>, u32)| hash(batch.key(*row));
-                    state
-                        .rows
-                        .insert_unique(hash(key), (batch.clone(), *row), rehash);
-                }
-                new
-            });
+            let Some(rows) = state.rows.insert(&batch, numbers) else {
+                return (0..batch.rows()).collect();
+            };
             let was_idle = state.waiting.is_empty();
-            state.next_seq += 1;
             state.bytes += cost;
             state.waiting_bytes += cost;
-            let taken = numbers.len();
-            let rows = Rows { batch, numbers };
-            let waiting = Waiting {
-                seq: state.next_seq,
-                since: Instant::now(),
-                rows,
-            };
-            state.waiting.push_back(waiting);
+            let mut taken = rows.numbers.iter().map(|&row| row as usize).peekable();
+            let present = (0..batch.rows())
+                .filter(|row| taken.next_if_eq(row).is_none())
+                .collect();
+            let since = Instant::now();
+            state.waiting.push_back(Waiting { since, rows });
             if was_idle || state.waiting_bytes >= pace.target {
                 self.work.notify_one();
             }
-            return taken;
+            return present;
         }
     }
 
     /// Waits until everything that is queued now is written or given up.
     pub(crate) fn flush(&self) {
         let mut state = self.state();
-        let seq = state.next_seq;
+        let seq = state.rows.newest();
         state.hurry_to = seq;
         self.work.notify_one();
         while !state.is_done(seq) {
@@ -211,15 +200,18 @@ impl Queue {
     }
 
     /// Forgets every row. What the writer has in its hands it will find outdated by the
-    /// epoch.
-    pub(crate) fn drop_all(&self) {
+    /// epoch. The rows are returned, to be dropped where no lock is held: dropping them may
+    /// run code of the caller who put them.
+    pub(crate) fn drop_all(&self) -> Dropped {
         let mut state = self.state();
         state.epoch += 1;
-        state.waiting.clear();
         state.bytes -= state.waiting_bytes;
         state.waiting_bytes = 0;
-        state.rows = HashTable::new();
         self.done.notify_all();
+        Dropped {
+            _batches: state.rows.clear(),
+            _waiting: std::mem::take(&mut state.waiting),
+        }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -255,9 +247,9 @@ impl Queue {
             let at_once = state.waiting_bytes >= target
                 || state.blocked > 0
                 || state.closing
-                || front.seq <= state.hurry_to;
+                || front.rows.seq <= state.hurry_to;
             if at_once || patience.is_zero() {
-                state.busy = Some(front.seq);
+                state.busy = Some(front.rows.seq);
                 return Work::Write(take_cut(&mut state, target));
             }
             let waited = self.work.wait_timeout(state, patience);
@@ -267,20 +259,12 @@ impl Queue {
 
     /// For the writer: these rows are on disk or given up, and no longer pending.
     pub(crate) fn forget(&self, cut: &Cut) {
-        for Rows { batch, numbers } in &cut.rows {
+        for rows in &cut.rows {
             // Locked for each batch anew, so that lookups come in between.
             let mut state = self.state();
-            for row in numbers {
-                let same =
-                    |other: &(Arc<RowBatch>, u32)| Arc::ptr_eq(&other.0, batch) && other.1 == *row;
-                if let Ok(entry) = state.rows.find_entry(hash(batch.key(*row)), same) {
-                    entry.remove();
-                }
-            }
-            state.bytes -= batch.memory();
-            if state.rows.is_empty() {
-                state.rows = HashTable::new(); // gives back what a burst made it grow to
-            }
+            state.rows.remove(rows);
+            state.forgotten += 1;
+            state.bytes -= rows.batch.memory();
             self.done.notify_all();
         }
     }

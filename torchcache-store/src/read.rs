@@ -1,17 +1,39 @@
-//! Reading located rows: grouped by segment, in the order of the file, each checked. What
-//! cannot be read is counted and dropped from the index, so that it is a miss from then on.
+//! Reading located rows: grouped by segment, in the order of the file, over the cores where there
+//! is enough of it, each row checked. What cannot be read is counted and dropped from the index, so
+//! that it is a miss from then on.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::Catalog;
+use crate::cores;
 use crate::fault::Fault;
-use crate::found::{Found, Place};
-use crate::segment::Want;
+use crate::found::{Found, Place, class};
+use crate::segment::{self, Source};
 use crate::tracked::Tracked;
 
 /// How often rows are followed to another segment: more than once if merges race.
 const TRIES: usize = 4;
+
+/// How many files a call reads from at a time.
+const MOST_FILES: usize = 64;
+
+/// Below this cost (about 0.1 ms) a call does not wake other threads: it is done nearly as soon as
+/// they are awake, and on a busy machine sooner.
+const SHARED_FROM: usize = 1 << 20;
+
+/// The least that is worth being a piece of its own.
+const PIECE: usize = 128 << 10;
+
+/// What a system call costs, in bytes that could be copied meanwhile.
+const SYSTEM_CALL: usize = 6 << 10;
+
+/// How many bytes can be copied while one is decompressed.
+const DECOMPRESSION: usize = 8;
+
+/// A row on disk to be read. The tag is the caller's number for it and its segment.
+type Want<'a> = segment::Want<'a, (usize, &'a Arc<Tracked>)>;
 
 /// Reads rows into destinations of their lengths. Returns for each whether it was read.
 pub(crate) fn read(
@@ -22,32 +44,30 @@ pub(crate) fn read(
     mmap: bool,
 ) -> Vec<bool> {
     let mut ok = vec![false; found.len()];
-    let mut vanished = pass(
-        catalog,
-        found.iter().enumerate().collect(),
-        out,
-        &mut ok,
-        mmap,
-    );
+    let rows = found.iter().map(Some);
+    let mut vanished = pass(catalog, rows, out, &mut ok, mmap);
     for _ in 0..TRIES {
         if vanished.is_empty() {
             return ok;
         }
         // Another process removed the segment. If it was a merge, the rows are in a new one.
         catalog.refresh();
-        let moved: Vec<_> = vanished
-            .into_iter()
-            .filter_map(|slot| {
-                let (old, new) = (&found[slot], locate(&found[slot]));
-                let new = new.filter(|new| new.len == old.len && new.schema == old.schema);
-                if new.is_none() {
-                    note_vanished(catalog, old);
-                }
-                Some((slot, new?))
-            })
-            .collect();
-        let moved = moved.iter().map(|(slot, found)| (*slot, found)).collect();
-        vanished = pass(catalog, moved, out, &mut ok, mmap);
+        let mut moved = vec![None; found.len()];
+        for slot in vanished {
+            let old = &found[slot];
+            let new = |new: &Found| new.len == old.len && new.schema() == old.schema();
+            moved[slot] = locate(old).filter(new);
+            if moved[slot].is_none() {
+                note_vanished(catalog, old);
+            }
+        }
+        vanished = pass(
+            catalog,
+            moved.iter().map(Option::as_ref),
+            out,
+            &mut ok,
+            mmap,
+        );
     }
     for slot in vanished {
         note_vanished(catalog, &found[slot]);
@@ -64,86 +84,130 @@ fn note_vanished(catalog: &Catalog, found: &Found) {
     }
 }
 
-/// Reads what can be read, and returns the slots whose segments have vanished.
-fn pass(
+/// Reads what can be read of the rows that slots have, and returns the slots whose segments have
+/// vanished.
+fn pass<'a>(
     catalog: &Catalog,
-    rows: Vec<(usize, &Found)>,
-    out: &mut [&mut [u8]],
+    rows: impl Iterator<Item = Option<&'a Found>>,
+    out: &'a mut [&mut [u8]],
     ok: &mut [bool],
     mmap: bool,
 ) -> Vec<usize> {
-    let mut on_disk = Vec::with_capacity(rows.len());
-    let mut destinations: Vec<Option<&mut [u8]>> =
-        out.iter_mut().map(|out| Some(&mut **out)).collect();
-    for (slot, found) in rows {
-        let Some(out) = destinations[slot].take() else {
-            continue;
-        };
+    let mut wants: Vec<Want<'a>> = Vec::with_capacity(ok.len());
+    for (slot, (found, out)) in rows.zip(out).enumerate() {
+        let Some(found) = found else { continue };
         match &found.place {
             Place::Queue(batch, row) => {
                 out.copy_from_slice(batch.value(*row));
                 ok[slot] = true;
             }
-            Place::Disk(segment, row) => {
-                let class = &segment.classes[usize::from(row.class)];
-                let want = Want {
-                    slot,
-                    row: *row,
-                    class,
-                    out,
-                    outcome: Ok(()),
-                };
-                on_disk.push((segment, want));
-            }
+            Place::Disk(segment, row) => wants.push(Want {
+                tag: (slot, segment),
+                row,
+                class: class(segment, row),
+                out,
+                outcome: None,
+            }),
         }
     }
-    on_disk.sort_unstable_by_key(|(segment, want)| (segment.id, want.row.offset));
-
-    let mut vanished = Vec::new();
-    let mut on_disk = on_disk.into_iter().peekable();
-    while let Some((segment, want)) = on_disk.next() {
-        let mut wants = vec![want];
-        while let Some((_, want)) = on_disk.next_if(|(next, _)| next.id == segment.id) {
-            wants.push(want);
-        }
-        let gone = read_segment(catalog, segment, &mut wants, ok, mmap);
-        if gone {
-            vanished.extend(wants.iter().map(|want| want.slot));
+    let place = |want: &Want<'_>| (want.tag.1.id, want.row.offset);
+    if !wants.is_sorted_by_key(place) {
+        wants.sort_unstable_by_key(place);
+    }
+    let vanished = fetch(catalog, &mut wants, mmap);
+    for want in wants {
+        let (slot, segment) = want.tag;
+        match want.outcome {
+            Some(Ok(())) => ok[slot] = true,
+            Some(Err(error)) => {
+                catalog.faults.note(error.fault(), &segment.path, error);
+                catalog.forget_row(segment, &want.row.key);
+            }
+            None => {}
         }
     }
     vanished
 }
 
-/// Reads rows of one segment. Returns whether its file is gone.
-fn read_segment(
-    catalog: &Catalog,
-    segment: &Tracked,
-    wants: &mut [Want<'_>],
-    ok: &mut [bool],
-    mmap: bool,
-) -> bool {
-    match segment.source(mmap) {
-        Ok(source) => {
-            segment.note_read(&source);
-            source.fetch(wants);
+/// Reads rows that are in order, and returns the slots of those whose files are gone.
+fn fetch(catalog: &Catalog, wants: &mut [Want<'_>], mmap: bool) -> Vec<usize> {
+    let mut vanished = Vec::new();
+    let mut open = Vec::new();
+    for group in wants.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
+        let segment = group[0].tag.1;
+        let mut source = segment.source(mmap);
+        // Perhaps the process has no descriptor left because this call holds so many.
+        if open.len() >= MOST_FILES || source.is_err() && !open.is_empty() {
+            fetch_from(std::mem::take(&mut open));
+            source = segment.source(mmap);
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
-        Err(error) => {
+        match source {
+            Ok(source) => {
+                segment.note_read(&source);
+                open.push((source, group));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                vanished.extend(group.iter().map(|want| want.tag.0));
+            }
             // It may pass (no descriptors left, say), so the rows stay in the index.
-            for _ in wants {
-                catalog.faults.note(Fault::Read, &segment.path, &error);
-            }
-            return false;
+            Err(error) => group
+                .iter()
+                .for_each(|_| catalog.faults.note(Fault::Read, &segment.path, &error)),
         }
     }
-    for want in wants {
-        match &want.outcome {
-            Ok(()) => ok[want.slot] = true,
-            Err(error) => {
-                catalog.faults.note(error.fault(), &segment.path, error);
-                catalog.forget_row(segment, &want.row.key);
-            }
+    fetch_from(open);
+    vanished
+}
+
+/// Reads rows of some files, over the cores if there is enough to do.
+fn fetch_from(files: Vec<(Arc<Source>, &mut [Want<'_>])>) {
+    let total: usize = files.iter().flat_map(|(_, wants)| costs(wants)).sum();
+    if total < SHARED_FROM || cores::count() < 2 {
+        for (source, wants) in files {
+            segment::fetch(&source, wants);
         }
+        return;
     }
-    false
+    let share = (total / (2 * cores::count())).max(PIECE);
+    let pieces = files
+        .into_iter()
+        .flat_map(|(source, wants)| cut(wants, share).map(move |piece| (source.clone(), piece)));
+    cores::each(cores::count(), pieces, |(source, wants)| {
+        segment::fetch(&source, wants);
+    });
+}
+
+/// What each row costs, in bytes that could be copied meanwhile.
+fn costs(wants: &[Want<'_>]) -> impl Iterator<Item = usize> {
+    let cost = |place: usize| {
+        let want = &wants[place];
+        let follows = place > 0 && wants[place - 1].is_followed_by(want);
+        let each_byte = if want.row.storage.is_raw() {
+            1
+        } else {
+            DECOMPRESSION
+        };
+        want.out.len() * each_byte + if follows { 0 } else { SYSTEM_CALL }
+    };
+    (0..wants.len()).map(cost)
+}
+
+/// Cuts rows into pieces of about this cost each.
+fn cut<'w, 'a>(
+    mut wants: &'w mut [Want<'a>],
+    share: usize,
+) -> impl Iterator<Item = &'w mut [Want<'a>]> {
+    std::iter::from_fn(move || {
+        let mut cost = 0;
+        let len = costs(wants)
+            .take_while(|next| {
+                let goes_on = cost < share;
+                cost += next;
+                goes_on
+            })
+            .count();
+        let (piece, rest) = std::mem::take(&mut wants).split_at_mut(len);
+        wants = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }

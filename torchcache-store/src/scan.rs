@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::catalog::{Catalog, Scan, Skipped};
@@ -77,10 +76,14 @@ impl Catalog {
             .filter(|(name, _)| !there.contains(name))
             .map(|(_, id)| *id);
         let gone: HashSet<u32> = gone.collect();
-        for name in &listed {
-            if !scan.names.contains_key(name) && !scan.skipped.contains_key(name) {
-                self.open_new(scan, name, &gone);
-            }
+        let is_new =
+            |name: &&OsString| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
+        let new: Vec<&OsString> = listed.iter().filter(is_new).collect();
+        if scan.names.is_empty() {
+            self.load(scan, &new);
+        } else {
+            new.into_iter()
+                .for_each(|name| self.open_new(scan, name, &gone));
         }
         self.leave(scan, &gone);
     }
@@ -92,7 +95,7 @@ impl Catalog {
         }
         self.abandon(scan, ids);
         for segment in self.tracked() {
-            if segment.indexed.load(Ordering::Relaxed) < segment.rows
+            if segment.steps_forward(ids)
                 && let Ok(file) = SegmentFile::open(&segment.path, false)
             {
                 self.index_rows(&segment, file.footer().rows(), &HashSet::new());
@@ -127,25 +130,30 @@ impl Catalog {
                 let segment = Tracked::new(path, file.bytes(), modified, file.footer());
                 self.adopt(scan, segment, file.footer(), leaving);
             }
-            // Removed since it was listed.
-            Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let fault = error.fault();
-                self.faults.note(fault, &path, &error);
-                // A read error may pass; the others are in the bytes, which never change.
-                if fault != Fault::Read {
-                    let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-                    scan.skipped.insert(name.clone(), Skipped { fault, bytes });
-                }
-            }
+            Err(error) => self.skip(scan, name, &error),
         }
     }
 
-    /// Removes every segment, `drop_pending` first. Looks again after removing: a merge in
+    /// Counts what is wrong with a segment, and remembers it.
+    pub(crate) fn skip(&self, scan: &mut Scan, name: &OsString, error: &Unreadable) {
+        let (path, fault) = (self.dir.join(name), error.fault());
+        match error {
+            // Removed since it was listed.
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => return,
+            _ => self.faults.note(fault, &path, error),
+        }
+        // A read error may pass; the others are in the bytes, which never change.
+        if fault != Fault::Read {
+            let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+            scan.skipped.insert(name.clone(), Skipped { fault, bytes });
+        }
+    }
+
+    /// Removes every segment, `drop_pending` first, and returns what that gave. Looks again after removing: a merge in
     /// another process may have given its result a name in between.
-    pub(crate) fn clear(&self, drop_pending: impl FnOnce()) {
+    pub(crate) fn clear<T>(&self, drop_pending: impl FnOnce() -> T) -> T {
         let mut scan = self.scan();
-        drop_pending();
+        let dropped = drop_pending();
         let all = self.tracked();
         self.abandon(&mut scan, &all.iter().map(|segment| segment.id).collect());
         all.iter().for_each(|segment| self.retire(segment));
@@ -166,6 +174,7 @@ impl Catalog {
                 tried.insert(name);
             }
         }
+        dropped
     }
 
     /// Removes what writers that died long ago left half written.

@@ -140,6 +140,11 @@ impl Store {
     /// Reads located rows, each into a destination of exactly `found.len` bytes. `false`
     /// means that a fault made the row a miss; its destination then holds anything.
     ///
+    /// Rows of one file are read in its order, adjacent ones with one system call. Where there is
+    /// much to read, or to decompress, the cores share it on rayon's pool: while waiting for the
+    /// others, this thread may run other tasks of the pool, so the caller should hold no lock that
+    /// such a task may want.
+    ///
     /// # Panics
     /// If there are not as many destinations as rows, or one has another length.
     pub fn read(&self, found: &[Found], out: &mut [&mut [u8]]) -> Vec<bool> {
@@ -155,7 +160,7 @@ impl Store {
                 "a destination must be as long as its row"
             );
         }
-        let again = |found: &Found| self.locate(&[found.key]).pop().flatten();
+        let again = |found: &Found| self.locate(&[*found.key()]).pop().flatten();
         read::read(
             &self.inner().catalog,
             again,
@@ -165,10 +170,15 @@ impl Store {
         )
     }
 
-    /// Hands rows to the writer and returns how many it took; waits only while the queue is
-    /// full. Rows that are present or queued already are skipped: the first one wins. Of a batch
-    /// larger than the whole bound, the first rows that fit are taken.
-    pub fn put(&self, mut rows: RowBatch) -> usize {
+    /// Hands rows to the writer; waits only while the queue is full. Of a batch larger than the
+    /// whole bound, the first rows that fit are taken.
+    ///
+    /// Rows that are present or queued already are skipped: the first one wins. Their positions in
+    /// the batch are returned, so that the caller can go by the values that are there.
+    ///
+    /// Waiting for room is waiting for queued batches to be dropped: the caller must not hold a
+    /// lock that dropping the values of one of them needs.
+    pub fn put(&self, mut rows: RowBatch) -> Vec<usize> {
         let inner = self.inner();
         let config = inner.config();
         let most = rows_within(config.max_bytes, rows.row_len(), rows.schema().len());
@@ -177,11 +187,11 @@ impl Store {
             rows.truncate(most);
         }
         if rows.rows() == 0 {
-            return 0;
+            return Vec::new();
         }
         if !self.0.ensure_writer() {
             inner.lose(rows.rows());
-            return 0;
+            return Vec::new();
         }
         inner
             .queue
@@ -203,7 +213,7 @@ impl Store {
 
     /// Drops every row of the directory, queued ones too.
     pub fn clear(&self) {
-        self.inner().catalog.clear(|| self.inner().queue.drop_all());
+        drop(self.inner().catalog.clear(|| self.inner().queue.drop_all()));
     }
 
     /// Looks for what other processes changed. A miss does so by itself, now and then.
@@ -336,8 +346,11 @@ impl Drop for Handle {
             .take();
         if let Some(writer) = writer {
             self.inner.queue.close();
-            // Its panics are caught where they happen.
-            let _ = writer.join();
+            // Rows that the writer lets go may hold the last handle: then it ends by itself.
+            if writer.thread().id() != std::thread::current().id() {
+                // Its panics are caught where they happen.
+                let _ = writer.join();
+            }
         }
         // A subscriber of the log that panics must not do so out of a drop.
         let _ = catch_unwind(AssertUnwindSafe(|| {

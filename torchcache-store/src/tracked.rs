@@ -1,12 +1,14 @@
 //! A segment as the store knows it: where it is, what its rows share, when it was last
 //! read. Row tables stay on disk; the index has what is needed of them.
 
+use std::collections::HashSet;
 use std::fs::FileTimes;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::index::Inserted;
 use crate::open_files;
 use crate::segment::{Class, Footer, Source};
 
@@ -29,6 +31,9 @@ pub(crate) struct Tracked {
     /// How many entries of the index point here. Fewer than `rows` if another segment holds
     /// some of the rows as well.
     pub(crate) indexed: AtomicU64,
+    /// Segments that hold some of this one's rows as well and are the ones to be read. When one
+    /// of them goes, its rows are looked for here.
+    pub(crate) behind: Mutex<HashSet<u32>>,
     /// Set once a merge failed over this segment, so that it is not tried for ever.
     pub(crate) unmergeable: AtomicBool,
     /// Set before this process removes the file. A read that comes too late is then a plain
@@ -50,11 +55,28 @@ impl Tracked {
             rows: footer.row_count() as u64,
             classes: footer.classes().to_vec(),
             indexed: AtomicU64::new(0),
+            behind: Mutex::default(),
             unmergeable: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             last_read: AtomicU64::new(read),
             touched: AtomicU64::new(read),
         }
+    }
+
+    /// Whether one of these segments keeps rows that are here as well; they are forgotten.
+    pub(crate) fn steps_forward(&self, gone: &HashSet<u32>) -> bool {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = behind.len();
+        behind.retain(|id| !gone.contains(id));
+        behind.len() < before
+    }
+
+    /// Takes in what putting rows of this segment into the index did to its counts.
+    pub(crate) fn count(&self, done: &Inserted) {
+        let indexed = done.added + done.revived;
+        self.indexed.fetch_add(indexed, Ordering::Relaxed);
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        behind.extend(&done.behind);
     }
 
     /// When this segment was last read, as far as this process knows.

@@ -9,11 +9,11 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::batch::RowBatch;
 use crate::catalog::Catalog;
-use crate::compress::pack;
+use crate::compress::{Value, pack};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::queue::{Cut, Work};
-use crate::segment::{SegmentWriter, segment_bytes};
+use crate::segment::{SegmentWriter, Storage, segment_bytes};
 use crate::store::{Inner, pace};
 use crate::{evict, merge};
 
@@ -34,6 +34,8 @@ fn run(inner: &Inner) {
             Work::Write(cut) => {
                 guarded(inner, || write(inner, &cut));
                 inner.queue.forget(&cut);
+                // It may run code of the caller who put the rows.
+                guarded(inner, || drop(cut));
             }
             Work::Upkeep => {}
             Work::Stop => return,
@@ -95,32 +97,87 @@ fn write(inner: &Inner, cut: &Cut) {
 
 fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) -> io::Result<()> {
     let config = inner.config();
-    let mut segment: Option<SegmentWriter> = None;
+    let mut segments = Segments {
+        inner,
+        config: &config,
+        epoch,
+        open: None,
+        left,
+    };
+    let Some(compression) = config.compression else {
+        for item in items {
+            segments.push(item, Storage::Raw, item.0.value(item.1))?;
+        }
+        return segments.finish();
+    };
     for window in windows(items) {
-        let values: Vec<&[u8]> = window
+        let values: Vec<Value<'_>> = window
             .iter()
-            .map(|(batch, row)| batch.value(*row))
+            .map(|(batch, row)| Value {
+                bytes: batch.value(*row),
+                element_bytes: batch.element_len(),
+            })
             .collect();
-        let packed = pack(&values, config.compression)?;
-        for ((batch, row), (storage, stored)) in window.iter().zip(packed.rows(&values)) {
-            // One more row must not make a segment larger than all that may be kept.
-            let after = segment_bytes(1, stored.len(), batch.schema().len());
-            if let Some(full) = segment.take_if(|open| {
-                open.bytes() >= config.segment_target()
-                    || open.bytes() + after > config.max_bytes
-                    || !open.has_room(stored.len())
-            }) {
-                publish(inner, epoch, &config, full, left)?;
-            }
-            let open = match &mut segment {
-                Some(open) => open,
-                None => segment.insert(create(inner)?),
-            };
-            let raw_len = batch.row_len() as u32; // a batch has no longer rows
-            open.push(batch.key(*row), batch.schema(), raw_len, storage, stored)?;
+        let packed = pack(&values, compression)?;
+        for (item, (storage, stored)) in window.iter().zip(packed.rows(&values)) {
+            segments.push(item, storage, stored)?;
         }
     }
-    segment.map_or(Ok(()), |last| publish(inner, epoch, &config, last, left))
+    segments.finish()
+}
+
+/// The segments that the rows of a cut go to, one after the other.
+struct Segments<'a> {
+    inner: &'a Inner,
+    config: &'a Config,
+    epoch: u64,
+    open: Option<SegmentWriter>,
+    /// Rows that are in no segment yet that is on disk.
+    left: &'a mut usize,
+}
+
+impl Segments<'_> {
+    fn push(&mut self, item: &Item<'_>, storage: Storage, stored: &[u8]) -> io::Result<()> {
+        let (batch, row) = item;
+        // One more row must not make a segment larger than all that may be kept.
+        let after = segment_bytes(1, stored.len(), batch.schema().len());
+        let full = |open: &mut SegmentWriter| {
+            open.bytes() >= self.config.segment_target()
+                || open.bytes() + after > self.config.max_bytes
+                || !open.has_room(stored.len())
+        };
+        if let Some(full) = self.open.take_if(full) {
+            self.publish(full)?;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(create(self.inner)?),
+        };
+        let raw_len = batch.row_len() as u32; // a batch has no longer rows
+        open.push(batch.key(*row), batch.schema(), raw_len, storage, stored)
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.open.take().map_or(Ok(()), |last| self.publish(last))
+    }
+
+    fn publish(&mut self, segment: SegmentWriter) -> io::Result<()> {
+        let inner = self.inner;
+        let finished = segment.finish()?;
+        let rows = finished.footer().row_count();
+        if finished.bytes() > self.config.max_bytes {
+            inner.refuse(rows, self.config);
+        } else {
+            evict::make_room(inner, finished.bytes());
+            let current = || inner.queue.epoch() == self.epoch;
+            if inner.catalog.publish(finished, &[], current)?.is_some() {
+                let stored = &inner.counters.stored_rows;
+                stored.fetch_add(rows as u64, Ordering::Relaxed);
+            }
+        }
+        *self.left -= rows;
+        Ok(())
+    }
 }
 
 /// Begins a segment, in a new directory if somebody removed it.
@@ -133,31 +190,6 @@ fn create(inner: &Inner) -> io::Result<SegmentWriter> {
         }
         created => created,
     }
-}
-
-fn publish(
-    inner: &Inner,
-    epoch: u64,
-    config: &Config,
-    segment: SegmentWriter,
-    left: &mut usize,
-) -> io::Result<()> {
-    let finished = segment.finish()?;
-    let rows = finished.footer().row_count();
-    let counters = &inner.counters;
-    if finished.bytes() > config.max_bytes {
-        inner.refuse(rows, config);
-    } else {
-        evict::make_room(inner, finished.bytes());
-        let current = || inner.queue.epoch() == epoch;
-        if inner.catalog.publish(finished, &[], current)?.is_some() {
-            counters
-                .stored_rows
-                .fetch_add(rows as u64, Ordering::Relaxed);
-        }
-    }
-    *left -= rows;
-    Ok(())
 }
 
 /// Cuts rows into pieces of about [`WINDOW_BYTES`], at least one row each.

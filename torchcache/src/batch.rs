@@ -8,9 +8,10 @@ use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::{Found, Store};
 
-use crate::bytes;
 use crate::keys::Key;
 use crate::memory::{KeyHasher, Memory, Row};
+use crate::pieces::{self, Bytes, Piece, Source};
+use crate::raw::{self, Pins};
 use crate::schema::Schema;
 
 /// Rows of a call by distinct key, each found or still missing.
@@ -28,14 +29,6 @@ pub(crate) struct Batch {
     missing: Vec<usize>,
 }
 
-/// Rows found together: their keys' positions, in rising order, and their packed bytes.
-#[derive(Debug)]
-struct Piece {
-    source: Source,
-    positions: Vec<usize>,
-    packed: Tensor,
-}
-
 /// How many rows of a call came from where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tally {
@@ -46,20 +39,10 @@ pub(crate) struct Tally {
     pub(crate) computed: usize,
 }
 
-/// Where rows came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Memory,
-    Disk,
-    Forward,
-}
-
 /// Rows read from disk, for memory to keep as well.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) keys: Vec<Key>,
-    /// Where these keys stand among those of the batch.
-    pub(crate) positions: Vec<i64>,
     pub(crate) schema: Arc<Schema>,
     /// On the CPU.
     pub(crate) packed: Tensor,
@@ -94,6 +77,15 @@ impl Batch {
             mixed: false,
             pieces: Vec::new(),
             missing,
+        }
+    }
+
+    /// Some rows of distinct keys, by their positions in rising order, as if the others were not
+    /// asked for.
+    pub(crate) fn of_some(keys: &[Key], positions: Vec<usize>) -> Self {
+        Batch {
+            missing: positions,
+            ..Batch::new(keys.to_vec())
         }
     }
 
@@ -150,12 +142,12 @@ impl Batch {
         memory: &mut Memory,
         home: Device,
     ) -> Result<(), TchError> {
-        let found = memory.find(&self.missing_keys());
+        let found = memory.find(self.missing.iter().map(|&position| &self.keys[position]));
         let hits: Vec<(usize, Row)> = self
             .missing
             .iter()
-            .zip(&found)
-            .filter_map(|(&position, row)| Some((position, (*row)?)))
+            .zip(found)
+            .filter_map(|(&position, row)| Some((position, row?)))
             .collect();
         let Some(&(_, first)) = hits.first() else {
             return Ok(());
@@ -166,14 +158,21 @@ impl Batch {
             self.mixed = true;
             return Ok(());
         }
-        let rows: Vec<Row> = hits.iter().map(|&(_, row)| row).collect();
-        let device = memory.schema(first).device(home);
-        let packed = memory.gather(&rows, device)?;
-        self.place(
-            Source::Memory,
-            hits.into_iter().map(|(position, _)| position).collect(),
-            packed,
-        );
+        let mut pins = Pins::default();
+        let (pinned, elsewhere): (Vec<_>, Vec<_>) = hits
+            .into_iter()
+            .partition(|&(_, row)| memory.pin(row, &mut pins));
+        let positions =
+            |hits: &[(usize, Row)]| hits.iter().map(|&(position, _)| position).collect();
+        if !pinned.is_empty() {
+            self.place(Source::Memory, positions(&pinned), Bytes::Pinned(pins));
+        }
+        if !elsewhere.is_empty() {
+            let rows: Vec<Row> = elsewhere.iter().map(|&(_, row)| row).collect();
+            let device = memory.schema(first).device(home);
+            let packed = memory.gather(&rows, device)?;
+            self.place(Source::Memory, positions(&elsewhere), Bytes::Packed(packed));
+        }
         Ok(())
     }
 
@@ -189,11 +188,11 @@ impl Batch {
         let Some(first) = found.first() else {
             return Ok(None);
         };
-        let schema = Arc::new(Schema::decode(&first.schema).ok_or(Unreadable::Layout)?);
+        let schema = Arc::new(Schema::decode(first.schema()).ok_or(Unreadable::Layout)?);
         let row_bytes = schema.row_bytes();
         let agrees = |row: &Found| {
-            row.schema == first.schema
-                || Schema::decode(&row.schema).is_some_and(|other| other.agrees(&schema))
+            row.schema() == first.schema()
+                || Schema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
         };
         if !found.iter().all(agrees) {
             self.mixed = true;
@@ -226,11 +225,10 @@ impl Batch {
             .collect();
         let read = Read {
             keys,
-            positions: positions.iter().map(|&position| position as i64).collect(),
             schema,
             packed: packed.shallow_clone(),
         };
-        self.place(Source::Disk, positions, packed);
+        self.place(Source::Disk, positions, Bytes::Packed(packed));
         Ok(Some(read))
     }
 
@@ -244,7 +242,34 @@ impl Batch {
     /// Takes computed rows, one for each missing key and in that order, of a schema it admits.
     pub(crate) fn take_computed(&mut self, schema: Arc<Schema>, packed: Tensor) {
         self.schema.get_or_insert(schema);
-        self.place(Source::Forward, self.missing.clone(), packed);
+        self.place(Source::Forward, self.missing.clone(), Bytes::Packed(packed));
+    }
+
+    pub(crate) fn found_none(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The positions of the rows that were found, in rising order.
+    pub(crate) fn found(&self) -> Vec<usize> {
+        let found = self.pieces.iter().flat_map(|piece| &piece.positions);
+        let mut found: Vec<usize> = found.copied().collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// `packed`, which has a row for each key, with the rows that were found in place of its own.
+    pub(crate) fn lay_over(self, packed: Tensor) -> Result<Tensor, TchError> {
+        let device = packed.device();
+        let row_bytes = packed.size()[1] as usize;
+        let mut laid = packed;
+        for piece in self.pieces {
+            laid = laid.f_index_copy(
+                0,
+                &pieces::index(&piece.positions).f_to_device(device)?,
+                &piece.bytes.packed(row_bytes)?.f_to_device(device)?,
+            )?;
+        }
+        Ok(laid)
     }
 
     /// The output: every row of the call in its place, in memory of its own.
@@ -252,29 +277,13 @@ impl Batch {
         let schema = self
             .schema
             .expect("a call with rows found or computed some");
-        let device = schema.device(home);
-        let mut packed = match <[Piece; 1]>::try_from(self.pieces) {
-            Ok([whole]) => whole.packed.f_to_device(device)?,
-            Err(pieces) => {
-                let shape = [self.keys.len() as i64, schema.row_bytes() as i64];
-                let mut packed = Tensor::f_empty(shape, (Kind::Uint8, device))?;
-                for piece in pieces {
-                    let positions: Vec<i64> = piece
-                        .positions
-                        .iter()
-                        .map(|&position| position as i64)
-                        .collect();
-                    let index = Tensor::from_slice(&positions).f_to_device(device)?;
-                    let _ = packed.f_index_copy_(0, &index, &piece.packed.f_to_device(device)?)?;
-                }
-                packed
-            }
-        };
-        if let Some(key_of_row) = &self.key_of_row {
-            packed =
-                packed.f_index_select(0, &Tensor::from_slice(key_of_row).f_to_device(device)?)?;
-        }
-        let tensors = schema.unpack(&packed, home)?;
+        let tensors = pieces::assemble(
+            &schema,
+            self.pieces,
+            self.keys.len(),
+            self.key_of_row.as_deref(),
+            home,
+        )?;
         Ok((schema, tensors))
     }
 
@@ -285,14 +294,14 @@ impl Batch {
         admits
     }
 
-    fn place(&mut self, source: Source, positions: Vec<usize>, packed: Tensor) {
+    fn place(&mut self, source: Source, positions: Vec<usize>, bytes: Bytes) {
         let mut found = positions.iter().copied().peekable();
         self.missing
             .retain(|position| found.next_if_eq(position).is_none());
         self.pieces.push(Piece {
             source,
             positions,
-            packed,
+            bytes,
         });
     }
 }
@@ -319,14 +328,12 @@ fn read_rows(
     row_bytes: usize,
 ) -> Result<(Tensor, Vec<bool>), TchError> {
     let shape = [found.len() as i64, row_bytes as i64];
-    let mut packed = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
-    let read = bytes::write(&mut packed, |bytes| {
+    raw::written(&shape, Kind::Uint8, |bytes| {
         let mut rows: Vec<&mut [u8]> = if row_bytes == 0 {
             found.iter().map(|_| Default::default()).collect()
         } else {
             bytes.chunks_exact_mut(row_bytes).collect()
         };
         store.read(found, &mut rows)
-    })?;
-    Ok((packed, read))
+    })
 }

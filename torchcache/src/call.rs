@@ -11,14 +11,15 @@ use torchcache_store::{RowBatch, Store};
 use crate::argument::{Arguments, Rows};
 use crate::batch::{Batch, Unreadable};
 use crate::bypass::{self, Reason};
-use crate::bytes;
 use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::handle::Cache;
 use crate::keys::{Context, Key};
+use crate::memory::Incoming;
 use crate::options::Options;
 use crate::output::{Batched, Output, structure};
 use crate::plain;
+use crate::raw;
 use crate::schema::Schema;
 use crate::stats::Counters;
 use crate::subject::Subject;
@@ -159,7 +160,11 @@ impl Call<'_> {
         match batch.take_from_disk(store) {
             Ok(None) => {}
             Ok(Some(read)) => {
-                self.keep(&read.keys, &read.schema, &read.packed);
+                if let Some(incoming) = self.incoming(&read.keys, &read.schema, &read.packed)
+                    && let Err(error) = incoming.publish(self.home)
+                {
+                    self.memory_fault(&error);
+                }
             }
             Err(Unreadable::Tensor(error)) => self.memory_fault(&error),
             Err(Unreadable::Layout) => {
@@ -209,14 +214,9 @@ impl Call<'_> {
             return Err(Reason::OutputLayout);
         }
         let schema = || -> Result<_, TchError> {
-            let owned = tensors.iter().map(owned).collect::<Result<Vec<_>, _>>()?;
-            let schema = Schema::of(
-                &owned,
-                lengths.to_vec(),
-                self.options.cache_dtype,
-                self.home,
-            )?;
-            let packed = schema.pack(&owned)?;
+            let lengths = lengths.to_vec();
+            let schema = Schema::of(tensors, lengths, self.options.cache_dtype, self.home)?;
+            let packed = schema.pack(tensors)?;
             Ok(Computed {
                 schema: Arc::new(schema),
                 packed,
@@ -238,15 +238,25 @@ impl Call<'_> {
         }
         let start = Instant::now();
         let keys = batch.missing_keys();
+        let mut incoming = self.incoming(&keys, &schema, &packed);
         if let Some(store) = &self.cache.tiers.store {
-            match put_on_disk(store, &keys, &schema, packed.shallow_clone()) {
-                Ok(stored) => packed = stored,
+            // The disk is asked first, so that memory never holds another value than it.
+            match put_on_disk(store, &keys, &schema, &packed, incoming.as_ref()) {
+                Ok(None) => {}
+                Ok(Some(there)) => {
+                    if let Some(incoming) = &mut incoming {
+                        incoming.withdraw(&there.found());
+                    }
+                    packed = self.lay_over(packed, there);
+                }
                 Err(error) => self.memory_fault(&error),
             }
         }
-        // The disk is asked first, so that memory never holds another value than it. Where another
-        // thread was faster, its rows are the value from now on.
-        packed = self.keep(&keys, &schema, &packed).unwrap_or(packed);
+        match incoming.map(|incoming| incoming.publish(self.home)) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(held))) => packed = self.lay_over(packed, held),
+            Some(Err(error)) => self.memory_fault(&error),
+        }
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.storing, start);
         batch.take_computed(schema, packed);
@@ -275,23 +285,30 @@ impl Call<'_> {
         value.map(O::of).ok_or(Stop::Past(Reason::ForeignRows))
     }
 
-    /// Keeps rows in memory. Where some are held already, returns the rows with those in place.
-    fn keep(&self, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) -> Option<Tensor> {
+    /// Rows that are about to be in memory; `None` where they cannot be.
+    fn incoming<'a>(
+        &'a self,
+        keys: &'a [Key],
+        schema: &'a Arc<Schema>,
+        packed: &Tensor,
+    ) -> Option<Incoming<'a>> {
         let own = schema.device(self.home);
         let device = self.options.memory_cache_device.unwrap_or(own);
-        let kept = {
-            let mut memory = self.cache.tiers.memory();
-            memory
-                .replace_with_held(keys, schema, packed)
-                .and_then(|held| {
-                    memory.insert(keys, schema, held.as_ref().unwrap_or(packed), device)?;
-                    Ok(held)
-                })
-        };
-        // The lock is released: whoever listens to warnings may ask for statistics.
-        kept.unwrap_or_else(|error| {
+        Incoming::fill(&self.cache.tiers, keys, schema, packed, device)
+            .inspect_err(|error| self.memory_fault(error))
+            .ok()
+    }
+
+    /// Computed rows, with those in place that another thread or process had first: they are the
+    /// value from now on.
+    fn lay_over(&self, packed: Tensor, there: Batch) -> Tensor {
+        if there.found_none() {
+            return packed;
+        }
+        let own = packed.shallow_clone();
+        there.lay_over(packed).unwrap_or_else(|error| {
             self.memory_fault(&error);
-            None
+            own
         })
     }
 
@@ -330,42 +347,32 @@ fn check_output<O>(tensors: &[Tensor], rows: i64) -> Result<(), Stop<O>> {
     Ok(())
 }
 
-/// The tensor in memory of its own. A forward may return its input or a part of its weights, and
-/// writing into the output must reach neither.
-fn owned(tensor: &Tensor) -> Result<Tensor, TchError> {
-    let own = plain::materialised(tensor)?;
-    if own.data_ptr() == tensor.data_ptr() {
-        own.f_detach_copy()
-    } else {
-        Ok(own)
-    }
-}
-
-/// Queues rows for the disk. Where some are there already, their values are the rows from now on.
+/// Queues rows for the disk. Those that are there already come back: their values are the rows from
+/// now on.
 fn put_on_disk(
     store: &Store,
     keys: &[Key],
     schema: &Schema,
-    mut packed: Tensor,
-) -> Result<Tensor, TchError> {
-    let values = bytes::read(&plain::on_cpu(&packed)?, <[u8]>::to_vec)?;
-    let rows = RowBatch::new(
-        keys.to_vec(),
-        schema.encode().into(),
-        values,
-        schema.row_bytes(),
-    )
-    .map_err(|error| TchError::Shape(error.to_string()))?;
-    if store.put(rows) == keys.len() {
-        return Ok(packed);
+    packed: &Tensor,
+    incoming: Option<&Incoming<'_>>,
+) -> Result<Option<Batch>, TchError> {
+    let (described, row_bytes) = (schema.encode().into(), schema.row_bytes());
+    let rows = match incoming.and_then(Incoming::values) {
+        Some(pinned) => RowBatch::shared(keys.to_vec(), described, pinned, row_bytes),
+        None => {
+            let copied = raw::view(&plain::on_cpu(packed)?)?.to_vec();
+            RowBatch::new(keys.to_vec(), described, copied, row_bytes)
+        }
+    };
+    let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
+    let rows = rows.element_bytes(schema.element_bytes());
+    let present = store.put(rows);
+    if present.is_empty() {
+        return Ok(None);
     }
-    let mut batch = Batch::new(keys.to_vec());
-    if let Ok(Some(there)) = batch.take_from_disk(store)
-        && there.schema.agrees(schema)
-    {
-        let index = Tensor::from_slice(&there.positions).f_to_device(packed.device())?;
-        let there = there.packed.f_to_device(packed.device())?;
-        packed = packed.f_index_copy(0, &index, &there)?;
+    let mut there = Batch::of_some(keys, present);
+    match there.take_from_disk(store) {
+        Ok(_) if there.admits(schema) => Ok(Some(there)),
+        _ => Ok(None),
     }
-    Ok(packed)
 }

@@ -241,15 +241,15 @@ impl Watchers {
         before: Option<&Arc<Attached>>,
     ) -> Result<Arc<Attached>, Problem> {
         let new_options = self.options(subject, before)?;
-        let same_options = new_options.is_none();
-        let options = match (new_options, before) {
-            (Some(options), _) => options,
+        let (options, same_options) = match (&new_options, before) {
+            (Some(options), _) => (options, false),
             (None, Some(before)) if !before.options.enabled => return Ok(before.clone()),
-            (None, Some(before)) => before.options.clone(),
+            (None, Some(before)) => (&before.options, true),
             (None, None) => unreachable!("without a state before, options are resolved anew"),
         };
         if !options.enabled {
             let cache = before.and_then(|before| before.cache.clone());
+            let options = options.clone();
             return Ok(Arc::new(Attached { options, cache }));
         }
         let unchanged = !self.fields(subject)? && same_options;
@@ -263,13 +263,13 @@ impl Watchers {
         let name = subject.name();
         let identity = match before_cache {
             Some(cache) if unchanged => cache.identity.clone(),
-            _ => Identity::compute(&name, &options, |f| subject.fingerprint(f)),
+            _ => Identity::compute(&name, options, |f| subject.fingerprint(f)),
         };
         subject.claim(&identity.hash)?;
         let previous = before_cache.map(|cache| &cache.tiers);
-        let tiers = Tiers::of(&identity, &options, previous)?;
+        let tiers = Tiers::of(&identity, options, previous)?;
         Ok(Arc::new(Attached {
-            options,
+            options: options.clone(),
             cache: Some(Arc::new(Cache {
                 identity,
                 tiers,

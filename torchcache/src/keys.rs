@@ -4,22 +4,22 @@
 //! the same for the whole call (identity, options, function, output type, plain arguments, and the
 //! kind and row shape of every tensor) and then those digests, one per tensor argument. The two
 //! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
+//! Both are hashed across the rows ([`lanes`](crate::lanes)); the second one fills up its last block
+//! with zeros for that, which says nothing: the prefix knows how many digests there are.
 //! The layout is written down in `docs/format.md`; changing it bumps `FORMAT`.
 
-use rayon::prelude::*;
+use blake3::BLOCK_LEN;
 use tch::{TchError, Tensor};
 
 use crate::argument::Arguments;
+use crate::lanes::hash_rows;
 use crate::options::Options;
-use crate::{bytes, plain};
+use crate::{plain, raw};
 
 pub(crate) use torchcache_store::Key;
 
 /// Bumped whenever the same call would give other keys.
-const FORMAT: u32 = 1;
-
-/// Rows are hashed on several cores from this many bytes on; below, starting them costs more.
-const PARALLEL_BYTES: usize = 128 * 1024;
+const FORMAT: u32 = 2;
 
 /// What is the same for every row of a call, beside its arguments.
 #[derive(Debug)]
@@ -46,14 +46,15 @@ impl Context<'_> {
             .map(|argument| row_digests(&argument.tensor, self.options.subsample_count))
             .collect::<Result<Vec<_>, _>>()?;
         let rows = digests.first().map_or(0, Vec::len);
-        let key = |row: usize| {
-            let mut hasher = blake3::Hasher::new_keyed(&prefix);
-            for digests in &digests {
-                hasher.update(&digests[row]);
+        let length = (digests.len() * size_of::<Key>()).next_multiple_of(BLOCK_LEN);
+        let mut messages = vec![0; rows * length];
+        for (argument, digests) in digests.iter().enumerate() {
+            let at = argument * size_of::<Key>();
+            for (message, digest) in messages.chunks_exact_mut(length).zip(digests) {
+                message[at..at + digest.len()].copy_from_slice(digest);
             }
-            *hasher.finalize().as_bytes()
-        };
-        Ok((0..rows).map(key).collect())
+        }
+        Ok(hash_rows(&messages, length, Some(&prefix)))
     }
 
     fn prefix(&self, arguments: &Arguments) -> Result<[u8; 32], TchError> {
@@ -94,18 +95,11 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
         Some(count) => plain::on_cpu(&subsampled(tensor, count)?)?,
         None => plain::on_cpu(tensor)?,
     };
-    bytes::read(&tensor, |bytes| {
-        if bytes.is_empty() {
-            return vec![*blake3::hash(&[]).as_bytes(); rows];
-        }
-        let digest = |row: &[u8]| *blake3::hash(row).as_bytes();
-        let row_bytes = bytes.len() / rows;
-        if bytes.len() < PARALLEL_BYTES {
-            bytes.chunks_exact(row_bytes).map(digest).collect()
-        } else {
-            bytes.par_chunks_exact(row_bytes).map(digest).collect()
-        }
-    })
+    let bytes = raw::view(&tensor)?;
+    if bytes.is_empty() {
+        return Ok(vec![*blake3::hash(&[]).as_bytes(); rows]);
+    }
+    Ok(hash_rows(bytes, bytes.len() / rows, None))
 }
 
 /// `count` evenly spaced elements of each row, the first among them.
@@ -229,8 +223,9 @@ mod tests {
     #[test]
     fn small_and_large_batches_key_alike() {
         let batch = Tensor::randn([64, 4096], tch::kind::FLOAT_CPU);
-        assert!(batch.numel() * 4 >= PARALLEL_BYTES);
-        assert_eq!(keys_of(&batch)[7], keys_of(&batch.narrow(0, 7, 1))[0]);
+        let keys = keys_of(&batch);
+        assert_eq!(keys[7], keys_of(&batch.narrow(0, 7, 1))[0]);
+        assert_eq!(keys[7..20], keys_of(&batch.narrow(0, 7, 13)));
     }
 
     #[test]
@@ -239,7 +234,7 @@ mod tests {
         // A golden value: when it changes, FORMAT must have changed, and with it old rows expire.
         assert_eq!(
             blake3::Hash::from_bytes(keys[0]).to_hex().as_str(),
-            "24ec3fc27de43d77ec0e6533456e651204db507afe0af49dc8c334da3594b9f1"
+            "120d18f6cd4f60ee7e950873531a3e77a3ff4d9903b9e02ab21fa8c9a36b7193"
         );
     }
 }

@@ -62,7 +62,6 @@
 mod argument;
 mod batch;
 mod bypass;
-mod bytes;
 mod cached;
 mod call;
 mod directory;
@@ -71,14 +70,17 @@ mod function;
 mod handle;
 mod identity;
 mod keys;
+mod lanes;
 mod memory;
 mod options;
 mod output;
 mod overrides;
+mod parallel;
+mod pieces;
 mod plain;
+mod raw;
 mod schema;
 mod size;
-mod slab;
 mod stats;
 mod subject;
 mod tiers;
@@ -163,7 +165,7 @@ pub use torchcache_macros::Fingerprint;
 /// # Arguments
 ///
 /// Those of [`Options`], each written as `name = value`. Sizes are numbers or text such as
-/// `"2 GB"`, `eviction` is `"lru"` or `"mru"`; every other value is what the method of [`Options`]
+/// `"2 GB"`, `eviction` is `"lru"`, `"mru"` or `"auto"`; every other value is what the method of [`Options`]
 /// takes.
 ///
 /// # Errors and panics

@@ -16,9 +16,13 @@ pub enum Eviction {
     /// The least recently used rows make room for new ones.
     #[default]
     Lru,
-    /// What is there stays; new rows are not admitted. For epochs over more data than fits, this
-    /// keeps a fixed share of hits where `lru` would have none.
+    /// What is there stays; new rows are not admitted. For epochs over more data than fits: each
+    /// epoch finds what the first one left.
     Mru,
+    /// New rows are admitted where that has led to more hits of late, or where they are asked for
+    /// clearly more often than those they replace. Measured to be close to the better of the other
+    /// two in epochs and under skewed access: see `docs/benchmarks.md`.
+    Auto,
 }
 
 /// The resolved options of a cache, and the builder that makes them.

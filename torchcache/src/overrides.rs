@@ -99,6 +99,7 @@ impl Fingerprint for Eviction {
         f.variant(match self {
             Eviction::Lru => "Lru",
             Eviction::Mru => "Mru",
+            Eviction::Auto => "Auto",
         });
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
     tensor.requires_grad() && recorded().is_ok_and(|product| product.requires_grad())
 }
 
-/// The stable code of a kind in keys and schemas. Never reuse one.
+/// The stable code of a kind in keys and schemas, which is libtorch's. Never reuse one.
 pub(crate) fn kind_code(kind: Kind) -> u8 {
     match kind {
         Kind::Uint8 => 0,
@@ -85,24 +85,38 @@ pub(crate) fn kind_code(kind: Kind) -> u8 {
 
 /// The kind of a code; `None` for codes of a later version and for kinds that rows never have.
 pub(crate) fn kind_of(code: u8) -> Option<Kind> {
-    const KINDS: [Kind; 17] = [
-        Kind::Uint8,
-        Kind::Int8,
-        Kind::Int16,
-        Kind::Int,
-        Kind::Int64,
-        Kind::Half,
-        Kind::Float,
-        Kind::Double,
-        Kind::ComplexHalf,
-        Kind::ComplexFloat,
-        Kind::ComplexDouble,
-        Kind::Bool,
-        Kind::BFloat16,
-        Kind::Float8e5m2,
-        Kind::Float8e4m3fn,
-        Kind::Float8e5m2fnuz,
-        Kind::Float8e4m3fnuz,
-    ];
-    KINDS.into_iter().find(|&kind| kind_code(kind) == code)
+    Some(match code {
+        0 => Kind::Uint8,
+        1 => Kind::Int8,
+        2 => Kind::Int16,
+        3 => Kind::Int,
+        4 => Kind::Int64,
+        5 => Kind::Half,
+        6 => Kind::Float,
+        7 => Kind::Double,
+        8 => Kind::ComplexHalf,
+        9 => Kind::ComplexFloat,
+        10 => Kind::ComplexDouble,
+        11 => Kind::Bool,
+        15 => Kind::BFloat16,
+        23 => Kind::Float8e5m2,
+        24 => Kind::Float8e4m3fn,
+        25 => Kind::Float8e5m2fnuz,
+        26 => Kind::Float8e4m3fnuz,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_comes_back_from_its_code() {
+        let kinds = (0..=u8::MAX).filter_map(|code| Some((code, kind_of(code)?)));
+        for (code, kind) in kinds.clone() {
+            assert_eq!(kind_code(kind), code);
+        }
+        assert_eq!(kinds.count(), 17);
+    }
 }

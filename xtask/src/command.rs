@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use crate::bench::Plan;
 use crate::error::{Error, Result};
 use crate::release::{self, RELEASES, Release};
 
@@ -14,7 +15,9 @@ Usage: cargo xtask <command>
                                      without the cache
   test [--tch VERSION] [-- ARGS]     every test; ARGS go to the test runner and leave out the
                                      doc tests
-  bench [-- ARGS]                    the benchmarks
+  bench [-- ARGS]                    the benchmarks, beside the Python package, into
+                                     docs/benchmarks.md; ARGS are names of its parts, --no-peer,
+                                     and --quick for a smoke run that writes nothing
   cuda-bundle                        pack tests and benchmarks into ./cuda-bundle/, to run on a
                                      machine with a GPU, torch 2.11.0 and no compiler
 
@@ -22,6 +25,8 @@ VERSION is 0.26 (with torch 2.13.0, the default) or 0.24 (with torch 2.11.0).
 
 libtorch is taken from LIBTORCH (a folder with include/ and lib/) or, with
 LIBTORCH_USE_PYTORCH=1, from Python's torch. Without either, pip installs it below target/.
+The Python package that the benchmarks run beside ours is taken from TORCHCACHE_PEER_PYTHON, or
+pip installs it below target/ as well (about 5 GB).
 On a machine with a GPU, TORCHCACHE_LINK_CUDA=0 keeps everything on the CPU.
 ";
 
@@ -31,7 +36,7 @@ pub(crate) enum Command {
     Help,
     Setup(&'static Release),
     Demo(Vec<OsString>),
-    Bench(Vec<OsString>),
+    Bench(Plan),
     Test(&'static Release, Vec<OsString>),
     CudaBundle,
 }
@@ -50,9 +55,10 @@ impl Command {
             Some("demo") => options
                 .without_tch("demo")
                 .map(|options| Self::Demo(options.passed)),
-            Some("bench") => options
-                .without_tch("bench")
-                .map(|options| Self::Bench(options.passed)),
+            Some("bench") => {
+                let options = options.without_tch("bench")?;
+                Plan::parse(&options.passed).map(Self::Bench)
+            }
             Some("test") => Ok(Self::Test(options.tch()?, options.passed)),
             Some("cuda-bundle") => {
                 options
@@ -186,7 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_a_benchmark_are_read_from_behind_the_dashes() {
+        let Command::Bench(plan) = parse("bench -- --quick stages").unwrap() else {
+            panic!("it is the bench command")
+        };
+        assert!(plan.quick && plan.has("stages") && plan.parts.len() == 1);
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
+        assert!(usage("bench -- stage").contains("stages"));
         assert!(usage("tset").contains("tset"));
         assert!(usage("test --fast").contains("--fast"));
         assert!(usage("test --tch 0.25").contains("0.26 or 0.24"));

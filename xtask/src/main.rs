@@ -1,18 +1,21 @@
 //! The command line: what was asked for, who does it, and the exit code. Everything that knows
 //! about libtorch, cargo or files lives in the modules.
 
+mod bench;
 mod cargo;
 mod command;
 mod cuda_bundle;
+mod demo;
 mod error;
 mod executable;
 mod install;
 mod libtorch;
 mod mirror;
+mod pip;
 mod progress;
 mod python;
 mod release;
-mod release_jobs;
+mod staged;
 mod test;
 
 use std::env;
@@ -39,8 +42,8 @@ fn run() -> Result<()> {
     match Command::parse(env::args_os().skip(1))? {
         Command::Help => command::print_help(),
         Command::Setup(release) => libtorch::prepare(root, release).map(|_| ()),
-        Command::Demo(args) => release_jobs::demo(root, &args),
-        Command::Bench(args) => release_jobs::bench(root, &args),
+        Command::Demo(args) => demo::run(root, &args),
+        Command::Bench(plan) => bench::run(root, &plan),
         Command::Test(release, args) => test::run(root, release, &args),
         Command::CudaBundle => cuda_bundle::run(root),
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::format::{
     CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_DATA, MAX_SCHEMA, ROW_LEN, Row, Trailer,
+    VERSION,
 };
 use super::reader::Unreadable;
 
@@ -15,6 +16,7 @@ pub struct Footer {
     /// The footer as it is in the file; rows begin at `rows_at`.
     bytes: Vec<u8>,
     rows_at: usize,
+    version: u32,
 }
 
 impl Footer {
@@ -33,7 +35,7 @@ impl Footer {
         let (entries, _) = self.bytes[self.rows_at..].as_chunks::<ROW_LEN>();
         let mut offset = HEADER_LEN as u64;
         entries.iter().map_while(move |entry| {
-            let row = Row::decode(entry, offset)?;
+            let row = Row::decode(entry, offset, self.version)?;
             offset = row.end();
             Some(row)
         })
@@ -51,6 +53,7 @@ impl Footer {
             classes,
             bytes,
             rows_at,
+            version: VERSION,
         };
         let trailer = Trailer {
             footer_offset: footer
@@ -60,6 +63,7 @@ impl Footer {
             footer_len: footer.bytes.len() as u64,
             rows: footer.row_count() as u32,
             classes: footer.classes.len() as u32,
+            version: VERSION,
         };
         (footer, trailer)
     }
@@ -101,6 +105,7 @@ impl Footer {
             classes,
             bytes,
             rows_at,
+            version: trailer.version,
         };
         footer.check_rows(trailer)?;
         Ok(footer)

@@ -1,6 +1,6 @@
-//! The bytes of a segment file, version 1. Every offset is written here and in
-//! `docs/format.md`; a golden file pins them. Apart from the writer and the reader so that
-//! both speak of one layout.
+//! The bytes of a segment file, versions 1 and 2. Every offset is written here and in
+//! `docs/format.md`; golden files pin them. Apart from the writer and the reader so that
+//! both speak of one layout. Version 2 knows more ways to store a record; all else is alike.
 //!
 //! ```text
 //! header    16            magic, version
@@ -15,12 +15,12 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 use crate::batch::Key;
 
 /// The version that this build writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest schema, in bytes.
 pub const MAX_SCHEMA: usize = 4096;
@@ -71,16 +71,55 @@ pub enum Storage {
     Raw = 0,
     /// One zstd frame that holds the value, shorter than the value.
     Zstd = 1,
+    /// The same of the value's bytes grouped as numbers of two bytes. Since version 2.
+    ZstdShuffled2 = 2,
+    /// As numbers of four bytes. Since version 2.
+    ZstdShuffled4 = 3,
+    /// As numbers of eight bytes. Since version 2.
+    ZstdShuffled8 = 4,
 }
 
 impl Storage {
-    pub(crate) fn from_byte(byte: u8) -> Option<Storage> {
+    /// The way that a number stands for in a segment of this version.
+    pub(crate) fn from_byte(byte: u8, version: u32) -> Option<Storage> {
         match byte {
             0 => Some(Storage::Raw),
             1 => Some(Storage::Zstd),
+            2..=4 if version < 2 => None,
+            2 => Some(Storage::ZstdShuffled2),
+            3 => Some(Storage::ZstdShuffled4),
+            4 => Some(Storage::ZstdShuffled8),
             _ => None,
         }
     }
+
+    /// The compressed way for numbers of so many bytes; bytes as they are for any other number.
+    pub(crate) fn shuffled(element_bytes: u8) -> Storage {
+        match element_bytes {
+            2 => Storage::ZstdShuffled2,
+            4 => Storage::ZstdShuffled4,
+            8 => Storage::ZstdShuffled8,
+            _ => Storage::Zstd,
+        }
+    }
+
+    /// The bytes of the numbers that are shuffled; 1 if nothing is.
+    pub(crate) fn element_bytes(self) -> usize {
+        match self {
+            Storage::Raw | Storage::Zstd => 1,
+            Storage::ZstdShuffled2 => 2,
+            Storage::ZstdShuffled4 => 4,
+            Storage::ZstdShuffled8 => 8,
+        }
+    }
+
+    pub(crate) fn is_raw(self) -> bool {
+        self == Storage::Raw
+    }
+}
+
+fn xxh3(seed: u64, bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(seed, bytes)
 }
 
 /// What rows of one kind share: a schema and the length of the value.
@@ -96,7 +135,7 @@ pub struct Class {
 impl Class {
     pub(crate) fn new(schema: Arc<[u8]>, raw_len: u32) -> Class {
         Class {
-            digest: xxh3_64(&schema),
+            digest: xxh3(0, &schema),
             schema,
             raw_len,
         }
@@ -104,13 +143,11 @@ impl Class {
 
     /// Whether a value of this class can be stored so, in so many bytes.
     pub(crate) fn allows(&self, storage: Storage, stored_len: u32) -> bool {
-        match storage {
-            Storage::Raw => stored_len == self.raw_len,
-            Storage::Zstd => {
-                stored_len < self.raw_len
-                    && u64::from(self.raw_len) <= u64::from(stored_len) * MAX_EXPANSION
-            }
+        if storage.is_raw() {
+            return stored_len == self.raw_len;
         }
+        stored_len < self.raw_len
+            && u64::from(self.raw_len) <= u64::from(stored_len) * MAX_EXPANSION
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -151,8 +188,8 @@ impl Row {
         out // 39 is zero
     }
 
-    /// `None` if the entry has a storage number or a padding byte that version 1 does not.
-    pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64) -> Option<Row> {
+    /// `None` if the entry has a storage number or a padding byte that the version does not.
+    pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64, version: u32) -> Option<Row> {
         let [key @ .., a, b, c, d, e, f, storage, 0] = *bytes else {
             return None;
         };
@@ -161,7 +198,7 @@ impl Row {
             offset,
             stored_len: u32::from_le_bytes([a, b, c, d]),
             class: u16::from_le_bytes([e, f]),
-            storage: Storage::from_byte(storage)?,
+            storage: Storage::from_byte(storage, version)?,
         })
     }
 }
@@ -176,14 +213,14 @@ pub(crate) fn record_checksum(key: &Key, class: &Class, storage: Storage, stored
     head[40..44].copy_from_slice(&class.raw_len.to_le_bytes());
     head[44..48].copy_from_slice(&(stored.len() as u32).to_le_bytes());
     head[48] = storage as u8; // 49..56 are zero
-    xxh3_64_with_seed(stored, xxh3_64(&head))
+    xxh3(xxh3(0, &head), stored)
 }
 
 /// The first 16 bytes: magic 0..8, version 8..12, zero 12..16.
-pub(crate) fn header() -> [u8; HEADER_LEN] {
+pub(crate) fn header(version: u32) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
     out[0..8].copy_from_slice(&MAGIC);
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..12].copy_from_slice(&version.to_le_bytes());
     out
 }
 
@@ -194,6 +231,7 @@ pub(crate) struct Trailer {
     pub(crate) footer_len: u64,
     pub(crate) rows: u32,
     pub(crate) classes: u32,
+    pub(crate) version: u32,
 }
 
 impl Trailer {
@@ -206,8 +244,8 @@ impl Trailer {
         out[8..16].copy_from_slice(&self.footer_len.to_le_bytes());
         out[16..20].copy_from_slice(&self.rows.to_le_bytes());
         out[20..24].copy_from_slice(&self.classes.to_le_bytes());
-        out[24..28].copy_from_slice(&VERSION.to_le_bytes()); // 28..32 are zero
-        let sum = xxh3_64_with_seed(footer, xxh3_64(&out[..Self::SUMMED]));
+        out[24..28].copy_from_slice(&self.version.to_le_bytes()); // 28..32 are zero
+        let sum = xxh3(xxh3(0, &out[..Self::SUMMED]), footer);
         out[32..40].copy_from_slice(&sum.to_le_bytes());
         out[40..48].copy_from_slice(&END_MAGIC);
         out
@@ -223,6 +261,7 @@ impl Trailer {
             footer_len: u64_at(8),
             rows: u32_at(16),
             classes: u32_at(20),
+            version: u32_at(24),
         }
     }
 }

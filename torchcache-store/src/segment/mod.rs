@@ -17,18 +17,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod fetch;
 mod footer;
 mod format;
 mod reader;
 mod records;
+mod shuffle;
 mod source;
 mod writer;
 
 pub use footer::Footer;
 pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
 pub(crate) use format::{rows_within, segment_bytes};
+pub(crate) use reader::rows_claimed;
 pub use reader::{SegmentFile, Unreadable};
 pub use writer::{FinishedSegment, SegmentWriter};
 
-pub(crate) use source::{Source, Want};
-pub(crate) use writer::{is_segment, is_temp};
+pub(crate) use fetch::{Want, fetch};
+pub(crate) use shuffle::shuffle;
+pub(crate) use source::Source;
+pub(crate) use writer::{MOST_ROWS, is_segment, is_temp};

@@ -7,9 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::fetch::{Want, fetch};
 use super::footer::Footer;
-use super::format::{END_MAGIC, HEADER_LEN, MAGIC, Row, TRAILER_LEN, Trailer, VERSION, header};
-use super::source::{Source, Want};
+use super::format::{
+    END_MAGIC, HEADER_LEN, MAGIC, ROW_LEN, Row, TRAILER_LEN, Trailer, VERSION, header,
+};
+use super::source::Source;
 use crate::fault::Fault;
 
 /// Why a segment, or a row of it, cannot be read.
@@ -73,6 +76,10 @@ impl SegmentFile {
         &self.footer
     }
 
+    pub(crate) fn into_footer(self) -> Footer {
+        self.footer
+    }
+
     /// The size of the file.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -111,17 +118,38 @@ impl SegmentFile {
                 out.len()
             )));
         }
-        let mut want = [Want {
-            slot: 0,
-            row: *row,
+        let mut want = Want {
+            tag: (),
+            row,
             class,
             out,
-            outcome: Ok(()),
-        }];
-        self.source.fetch(&mut want);
-        let [want] = want;
+            outcome: None,
+        };
+        fetch(&self.source, std::slice::from_mut(&mut want));
         want.outcome
+            .unwrap_or_else(|| Err(Unreadable::Corrupt("the row was not read".into())))
     }
+}
+
+/// How many rows a file says it has, no more than its footer can hold; none if it does not look
+/// like a segment. Nothing is checked beyond that.
+pub(crate) fn rows_claimed(path: &Path) -> usize {
+    let claimed = || -> io::Result<u64> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let mut tail = [0; TRAILER_LEN];
+        file.read_exact_at(&mut tail, bytes.saturating_sub(TRAILER_LEN as u64))?;
+        let trailer = Trailer::decode(&tail);
+        let ends = [trailer.footer_len, TRAILER_LEN as u64]
+            .iter()
+            .try_fold(trailer.footer_offset, |sum, len| sum.checked_add(*len));
+        Ok(if ends == Some(bytes) && tail.ends_with(&END_MAGIC) {
+            u64::from(trailer.rows).min(trailer.footer_len / ROW_LEN as u64)
+        } else {
+            0
+        })
+    };
+    claimed().map_or(0, |rows| rows as usize)
 }
 
 /// Reads and checks header, trailer and footer of a file of `bytes` bytes. The only
@@ -133,7 +161,7 @@ fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
         return Err(Unreadable::Truncated(format!("it has {bytes} bytes")));
     };
     read_at(file, &mut head, 0)?;
-    check_header(&head)?;
+    let version = check_header(&head)?;
 
     let mut tail = [0; TRAILER_LEN];
     read_at(file, &mut tail, bytes - TRAILER_LEN as u64)?;
@@ -141,6 +169,12 @@ fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
         return Err(Unreadable::Truncated("the end mark is missing".into()));
     }
     let trailer = Trailer::decode(&tail);
+    if trailer.version != version {
+        return Err(Unreadable::Corrupt(format!(
+            "it begins as version {version} and ends as version {}",
+            trailer.version
+        )));
+    }
     let begins = trailer.footer_offset.checked_sub(HEADER_LEN as u64);
     if begins.and_then(|begins| begins.checked_add(trailer.footer_len)) != Some(body) {
         return Err(Unreadable::Corrupt(
@@ -158,7 +192,8 @@ fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
     Footer::parse(footer, &trailer)
 }
 
-fn check_header(head: &[u8; HEADER_LEN]) -> Result<(), Unreadable> {
+/// The version of a segment that begins so.
+fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, Unreadable> {
     let [magic @ .., a, b, c, d, _, _, _, _] = *head;
     if magic != MAGIC {
         return Err(Unreadable::Corrupt(
@@ -169,10 +204,10 @@ fn check_header(head: &[u8; HEADER_LEN]) -> Result<(), Unreadable> {
     if version > VERSION {
         return Err(Unreadable::FutureVersion(version));
     }
-    if *head != header() {
+    if version == 0 || *head != header(version) {
         return Err(Unreadable::Corrupt("the header is malformed".into()));
     }
-    Ok(())
+    Ok(version)
 }
 
 /// `read_exact_at` that calls an early end by its name.

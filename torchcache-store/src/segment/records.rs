@@ -1,9 +1,9 @@
 //! All records of a segment, one after the other, as they are stored. For merging, which
 //! copies records without looking into them.
 
+use super::fetch::check;
 use super::format::{CHECKSUM_LEN, Class, Row};
 use super::reader::{SegmentFile, Unreadable, read_at};
-use super::source::check;
 
 /// The file is read in stretches of this size, or of one record.
 const STRETCH: u64 = 1 << 20;
@@ -48,7 +48,7 @@ impl<'f, R: Iterator<Item = Row>> Records<'f, R> {
         let record = &self.window[(row.offset - self.begin) as usize..];
         let (stored, rest) = record.split_at(row.stored_len as usize);
         let sum: [u8; CHECKSUM_LEN] = std::array::from_fn(|i| rest[i]);
-        check(row, class, stored, sum)?;
+        check(&row, class, stored, sum)?;
         Ok(stored)
     }
 

@@ -130,7 +130,7 @@ fn foreign_and_future_files_are_left_alone() {
         ),
         ("future.tcs", {
             let mut bytes = sound.clone();
-            bytes[8] = 2;
+            bytes[8] = torchcache_store::segment::VERSION as u8 + 1;
             bytes
         }),
     ];

@@ -22,6 +22,8 @@ struct Parts {
     footer_offset: Option<u64>,
     footer_len: Option<u64>,
     version: u32,
+    /// The version in the trailer, if it is another one.
+    ends_as: Option<u32>,
 }
 
 fn sound() -> Parts {
@@ -36,13 +38,23 @@ fn sound() -> Parts {
         class_count: 1,
         footer_offset: None,
         footer_len: None,
+        version: 2,
+        ends_as: None,
+    }
+}
+
+/// A sound segment of the first version.
+fn old() -> Parts {
+    Parts {
         version: 1,
+        ..sound()
     }
 }
 
 impl Parts {
     fn bytes(&self) -> Vec<u8> {
-        let mut file = [b"\x89TCSEG\r\n".as_slice(), &1u32.to_le_bytes(), &[0; 4]].concat();
+        let version = self.version.to_le_bytes();
+        let mut file = [b"\x89TCSEG\r\n".as_slice(), &version, &[0; 4]].concat();
         file.extend(&self.records);
         let footer = [&*self.classes, &self.row].concat();
         let offset = self.footer_offset.unwrap_or(file.len() as u64);
@@ -51,13 +63,29 @@ impl Parts {
         trailer.extend(self.footer_len.unwrap_or(footer.len() as u64).to_le_bytes());
         trailer.extend(self.row_count.to_le_bytes());
         trailer.extend(self.class_count.to_le_bytes());
-        trailer.extend(self.version.to_le_bytes());
+        trailer.extend(self.ends_as.unwrap_or(self.version).to_le_bytes());
         trailer.extend([0; 4]);
         let sum = xxh3_64_with_seed(&footer, xxh3_64(&trailer));
         trailer.extend(sum.to_le_bytes());
         file.extend(trailer);
         file.extend(b"TCSEGEND");
         file
+    }
+
+    /// Makes these bytes the only record.
+    fn store(&mut self, stored: &[u8], raw_len: u32, storage: u8) {
+        let stored_len = (stored.len() as u32).to_le_bytes();
+        let mut head = [0; 56];
+        head[..32].copy_from_slice(&key(1));
+        head[32..40].copy_from_slice(&xxh3_64(b"abc").to_le_bytes());
+        head[40..44].copy_from_slice(&raw_len.to_le_bytes());
+        head[44..48].copy_from_slice(&stored_len);
+        head[48] = storage;
+        let sum = xxh3_64_with_seed(stored, xxh3_64(&head));
+        self.records = [stored, &sum.to_le_bytes()].concat();
+        self.classes[..4].copy_from_slice(&raw_len.to_le_bytes());
+        self.row[32..36].copy_from_slice(&stored_len);
+        self.row[38] = storage;
     }
 
     fn open(&self) -> Result<SegmentFile, Unreadable> {
@@ -70,28 +98,58 @@ impl Parts {
 
 #[test]
 fn a_segment_built_after_the_document_is_read() {
-    let mut parts = sound();
-    let mut head = [0; 56];
-    head[..32].copy_from_slice(&key(1));
-    head[32..40].copy_from_slice(&xxh3_64(b"abc").to_le_bytes());
-    head[40] = 4; // raw_len
-    head[44] = 4; // stored_len
-    let sum = xxh3_64_with_seed(b"four", xxh3_64(&head));
-    parts.records[4..].copy_from_slice(&sum.to_le_bytes());
-    let file = parts.open().expect("it is sound");
-    let row = file.footer().rows().next().expect("one row");
-    let mut value = [0; 4];
-    file.read(&row, &mut value).expect("it is sound");
-    assert_eq!(
-        (row.key, &value, row.storage),
-        (key(1), b"four", Storage::Raw)
-    );
+    for mut parts in [old(), sound()] {
+        parts.store(b"four", 4, 0);
+        let file = parts.open().expect("it is sound");
+        let row = file.footer().rows().next().expect("one row");
+        let mut value = [0; 4];
+        file.read(&row, &mut value).expect("it is sound");
+        assert_eq!(
+            (row.key, &value, row.storage),
+            (key(1), b"four", Storage::Raw)
+        );
+    }
+}
+
+#[test]
+fn shuffled_values_built_after_the_document_are_read() {
+    let value: Vec<u8> = (0..1003u32).map(|n| (n * n % 251) as u8).collect();
+    for (storage, element) in [(2, 2), (3, 4), (4, 8)] {
+        let count = value.len() / element;
+        let mut shuffled = value.clone();
+        for (i, number) in value.chunks_exact(element).enumerate() {
+            for (p, byte) in number.iter().enumerate() {
+                shuffled[p * count + i] = *byte;
+            }
+        }
+        let frame = zstd::bulk::compress(&shuffled, 3).expect("zstd works");
+        let mut parts = sound();
+        parts.store(&frame, value.len() as u32, storage);
+        let file = parts.open().expect("it is sound");
+        let row = file.footer().rows().next().expect("one row");
+        let mut read = vec![0xEE; value.len()];
+        file.read(&row, &mut read).expect("it is sound");
+        assert!(read == value, "numbers of {element} bytes");
+        let old = Parts {
+            version: 1,
+            ..parts.clone()
+        };
+        assert!(old.open().is_err(), "version 1 knows no storage {storage}");
+        parts.row[38] = 1;
+        let file = parts.open().expect("the footer is sound");
+        let row = file.footer().rows().next().expect("one row");
+        let error = file.read(&row, &mut read).expect_err("a lie");
+        assert!(
+            error.to_string().contains("checksum"),
+            "the way of storing is covered: {error}"
+        );
+    }
 }
 
 #[test]
 fn every_lie_is_refused_before_anything_is_allocated_for_it() {
     type Lie = (&'static str, fn(&mut Parts));
-    let lies: [Lie; 20] = [
+    let lies: [Lie; 23] = [
         ("four billion rows", |parts| parts.row_count = u32::MAX),
         ("no rows", |parts| parts.row_count = 0),
         ("four billion classes", |parts| parts.class_count = u32::MAX),
@@ -114,7 +172,12 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
             parts.classes[..4].fill(0xFF);
         }),
         ("another class", |parts| parts.row[36] = 1),
-        ("an unknown storage", |parts| parts.row[38] = 2),
+        ("an unknown storage", |parts| parts.row[38] = 5),
+        ("a shuffled frame that is as long as its value", |parts| {
+            parts.row[38] = 3
+        }),
+        ("an end of another version", |parts| parts.ends_as = Some(1)),
+        ("a version before the first", |parts| parts.version = 0),
         ("a frame that is as long as its value", |parts| {
             parts.row[38] = 1
         }),
@@ -138,14 +201,17 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
         let error = parts.open().expect_err(what);
         assert!(matches!(error, Unreadable::Corrupt(_)), "{what}: {error}");
     }
+    let mut unknown = old();
+    unknown.row[38] = 2;
     assert!(
-        Parts {
-            version: 2,
-            ..sound()
-        }
-        .open()
-        .is_err()
+        unknown.open().is_err(),
+        "what a later version knows is refused in an earlier one"
     );
+    let mixed = Parts {
+        ends_as: Some(2),
+        ..old()
+    };
+    assert!(mixed.open().is_err());
 }
 
 #[test]
@@ -155,6 +221,7 @@ fn the_writer_refuses_to_lie() {
         (5, Storage::Raw),
         (4, Storage::Zstd),
         (u32::MAX, Storage::Zstd),
+        (4, Storage::ZstdShuffled2),
     ] {
         let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
         let error = writer.push(&key(1), &b"abc"[..].into(), raw_len, storage, b"four");

@@ -2,12 +2,16 @@
 //! start it again as another process.
 
 mod common;
+mod cores;
+mod duplicates;
 mod faults;
 mod golden;
 mod lies;
 mod limits;
 mod model;
+mod numbers;
 mod private_dir;
 mod processes;
 mod round_trip;
 mod scale;
+mod shared_rows;

@@ -109,7 +109,7 @@ fn schemas_and_lengths_are_kept_apart_in_one_segment() {
                 .pop()
                 .flatten()
                 .expect("a hit");
-            assert_eq!((&*found.schema, found.len), (schema.as_bytes(), *len));
+            assert_eq!((found.schema(), found.len), (schema.as_bytes(), *len));
             assert_eq!(
                 fetch(&store, &key(n as u64)),
                 Some(value(&key(n as u64), *len))

@@ -3,7 +3,7 @@
 use tch::{Kind, TchError, Tensor};
 
 use crate::function::Function;
-use crate::{bytes, plain};
+use crate::{parallel, plain, raw};
 
 /// What a part is, in the words of the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -136,7 +136,7 @@ fn describe(tensor: &Tensor) -> String {
 fn hash_elements(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
     for elements in elements(tensor)? {
         let elements = plain::on_cpu(&elements)?;
-        bytes::read(&elements, |bytes| hasher.update_rayon(bytes).count())?;
+        parallel::update(hasher, raw::view(&elements)?);
     }
     Ok(())
 }

@@ -15,15 +15,18 @@ use std::fmt::Write;
 use tch::{Device, Tensor};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{bytes, plain};
+use crate::plain;
+use crate::raw::{self, Glance};
 
 /// The state of every watched value, and whether the present walk differs from it.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     words: Vec<u64>,
-    aliases: Vec<Tensor>,
+    tensors: Vec<Watched>,
     recording: bool,
+    /// How many words and tensors the present walk has compared.
     cursor: usize,
+    tensor: usize,
     changed: bool,
     trainable: bool,
     gradients: Option<bool>,
@@ -48,11 +51,32 @@ impl Devices {
     }
 }
 
-/// Tensors up to this size are compared whole on every call.
+/// A recorded tensor.
+#[derive(Debug)]
+struct Watched {
+    /// Holds the storage.
+    _alias: Option<Tensor>,
+    elements: Elements,
+}
+
+/// The elements of a recorded tensor.
+#[derive(Debug, PartialEq)]
+enum Elements {
+    /// All of them: of small tensors, as statistics are.
+    Whole(Box<[u8]>),
+    /// A digest of all of them: of those that are being trained, or not to be had as they are.
+    Digest(u128),
+    /// Of other large ones a sample.
+    Sample(u64),
+    /// They cannot be read: version and pointer have to do.
+    Unseen,
+}
+
+/// Tensors below this size are compared whole on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
 /// Of larger ones about this many words are.
-const SAMPLES: usize = 64;
+const SAMPLES: usize = 8;
 
 /// Any odd number with many bits spreads the words.
 const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -85,9 +109,10 @@ impl Watcher {
     pub(crate) const fn new() -> Self {
         Watcher {
             words: Vec::new(),
-            aliases: Vec::new(),
+            tensors: Vec::new(),
             recording: false,
             cursor: 0,
+            tensor: 0,
             changed: false,
             trainable: false,
             gradients: None,
@@ -103,7 +128,7 @@ impl Watcher {
     /// Starts a walk that records the state anew.
     pub(crate) fn record(&mut self) {
         self.words.clear();
-        self.aliases.clear();
+        self.tensors.clear();
         self.devices = Devices::None;
         self.start(true);
     }
@@ -118,6 +143,7 @@ impl Watcher {
     fn start(&mut self, recording: bool) {
         self.recording = recording;
         self.cursor = 0;
+        self.tensor = 0;
         self.changed = false;
         self.trainable = false;
         self.gradients = None;
@@ -141,6 +167,18 @@ impl Watcher {
         }
     }
 
+    fn words(&mut self, words: &[i64]) {
+        if self.recording {
+            self.words.extend(words.iter().map(|&word| word as u64));
+        } else if !self.changed {
+            let end = self.cursor + words.len();
+            let before = self.words.get(self.cursor..end);
+            let same = |before: &[u64]| before.iter().zip(words).all(|(&a, &b)| a == b as u64);
+            self.changed = !before.is_some_and(same);
+            self.cursor = end;
+        }
+    }
+
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.word(bytes.len() as u64);
         for chunk in bytes.chunks(8) {
@@ -154,72 +192,28 @@ impl Watcher {
         if !tensor.defined() {
             return self.word(u64::MAX);
         }
-        // Inference tensors keep no version; they cannot change outside inference mode either.
-        self.word(
-            tensor
-                .f_internal_version()
-                .map_or(0, |version| version as u64),
-        );
-        let plain = plain::is_plain(tensor);
-        // Packed layouts have no one data pointer: for them the version has to do.
-        self.word(if plain { tensor.data_ptr() as u64 } else { 0 });
-        self.word(tensor.f_kind().map_or(u64::MAX, |kind| kind as u64));
-        self.word(match tensor.device() {
-            Device::Cpu => 0,
-            Device::Mps => 1,
-            Device::Vulkan => 2,
-            Device::Cuda(index) => 3 + index as u64,
-        });
-        let shape = tensor.size();
-        self.word(shape.len() as u64);
-        shape.iter().for_each(|&extent| self.word(extent as u64));
-        if plain {
-            tensor
-                .stride()
-                .iter()
-                .for_each(|&stride| self.word(stride as u64));
-        }
+        let glance = Glance::of(tensor);
+        self.words(glance.words());
         if self.recording {
-            if !shape.is_empty() {
+            if !glance.is_scalar() {
                 self.devices.insert(tensor.device());
             }
-            self.aliases.extend(tensor.f_detach());
+            self.tensors.push(Watched {
+                _alias: tensor.f_detach().ok(),
+                elements: Elements::of(tensor, &glance),
+            });
+        } else if !self.changed {
+            let before = self.tensors.get(self.tensor);
+            self.changed =
+                before.is_none_or(|before| !before.elements.are_those_of(tensor, &glance));
+            self.tensor += 1;
         }
-        let requires_grad = tensor.requires_grad();
-        if plain {
-            self.elements(tensor, requires_grad);
-        }
-        if !self.trainable && requires_grad {
+        if !self.trainable && glance.requires_grad() {
             // Grad mode is one for the whole walk: it is asked once.
             let gradients = *self
                 .gradients
                 .get_or_insert_with(|| plain::records_gradients(tensor));
             self.trainable = gradients;
-        }
-    }
-
-    fn elements(&mut self, tensor: &Tensor, requires_grad: bool) {
-        if self.changed {
-            return;
-        }
-        let bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
-        if bytes <= SMALL_BYTES || requires_grad || was_trained(tensor) {
-            let hashed = plain::on_cpu(tensor).and_then(|tensor| bytes::read(&tensor, xxh3_128));
-            // What cannot be read has its version and pointer.
-            let hash = hashed.unwrap_or(0);
-            self.word(hash as u64);
-            self.word((hash >> 64) as u64);
-        } else if tensor.device() == Device::Cpu && tensor.is_contiguous() {
-            let sampled = bytes::read(tensor, |bytes| {
-                let step = (bytes.len() / SAMPLES).next_multiple_of(8);
-                bytes.chunks(step).fold(0, |hash: u64, chunk| {
-                    let mut word = [0; 8];
-                    let length = chunk.len().min(8);
-                    word[..length].copy_from_slice(&chunk[..length]);
-                    (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
-                })
-            });
-            self.word(sampled.unwrap_or(0));
         }
     }
 
@@ -236,6 +230,52 @@ impl Watcher {
         let written = Pieces(self).write_fmt(text);
         self.word(u64::from(written.is_ok()));
     }
+}
+
+impl Elements {
+    fn of(tensor: &Tensor, glance: &Glance<'_>) -> Self {
+        let bytes = glance.bytes();
+        match bytes {
+            Some(small) if small.len() < SMALL_BYTES => Elements::Whole(small.into()),
+            Some(large) if !is_in_training(tensor, glance) => Elements::Sample(sample(large)),
+            None if !is_worth_a_digest(tensor, glance) => Elements::Unseen,
+            _ => digest(tensor).map_or(Elements::Unseen, Elements::Digest),
+        }
+    }
+
+    fn are_those_of(&self, tensor: &Tensor, glance: &Glance<'_>) -> bool {
+        match (self, glance.bytes()) {
+            // Most tensors end here, without a copy.
+            (Elements::Whole(before), Some(now)) => **before == *now,
+            _ => *self == Elements::of(tensor, glance),
+        }
+    }
+}
+
+/// Whether something may change the elements without counting: as an optimiser does.
+fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
+    glance.requires_grad() || was_trained(tensor)
+}
+
+/// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
+fn is_worth_a_digest(tensor: &Tensor, glance: &Glance<'_>) -> bool {
+    let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
+    plain::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
+}
+
+fn digest(tensor: &Tensor) -> Option<u128> {
+    let elements = plain::on_cpu(tensor).ok()?;
+    raw::view(&elements).ok().map(xxh3_128)
+}
+
+fn sample(bytes: &[u8]) -> u64 {
+    let step = (bytes.len() / SAMPLES).next_multiple_of(8);
+    bytes.chunks(step).fold(0, |hash: u64, chunk| {
+        let mut word = [0; 8];
+        let length = chunk.len().min(8);
+        word[..length].copy_from_slice(&chunk[..length]);
+        (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
+    })
 }
 
 #[cfg(test)]

@@ -128,9 +128,12 @@ fn an_unknown_eviction_policy_is_refused() {
     );
     options(
         r#"eviction = "fifo""#,
-        &[(r#""fifo""#, "; known are `lru`, `mru`")],
+        &[(r#""fifo""#, "; known are `lru`, `mru`, `auto`")],
     );
-    options("eviction = 1", &[("1", r#"takes `"lru"` or `"mru"`"#)]);
+    options(
+        "eviction = 1",
+        &[("1", r#"takes `"lru"`, `"mru"` or `"auto"`"#)],
+    );
 }
 
 #[test]

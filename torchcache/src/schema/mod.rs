@@ -1,8 +1,10 @@
-//! [`Schema`]: what the bytes of a row mean, and the way between tensors and bytes.
+//! [`Schema`]: what the bytes of a row mean. The way between tensors and bytes is in `packing.rs`.
 //!
 //! In the tiers a row is one run of bytes: the elements of each output tensor for that row, one
 //! after the other. So a batch of rows is one `[rows, row_bytes]` tensor of bytes ("packed"),
 //! whatever kinds and shapes it holds, and gathering or storing it is one call.
+
+mod packing;
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -89,63 +91,24 @@ impl Schema {
         self.parts.iter().map(Part::bytes).sum()
     }
 
+    /// Bytes of an element, where all of them are of one size; else 1.
+    pub(crate) fn element_bytes(&self) -> u8 {
+        let mut sizes = self
+            .parts
+            .iter()
+            .map(|part| part.stored.elt_size_in_bytes());
+        let first = sizes.next().unwrap_or(1);
+        if sizes.all(|size| size == first) {
+            first as u8
+        } else {
+            1
+        }
+    }
+
     /// Where rows are returned: all parts of an output live together but in rare models, so
     /// packed rows are gathered on the device of the first.
     pub(crate) fn device(&self, home: Device) -> Device {
         self.parts.first().map_or(home, |part| part.device(home))
-    }
-
-    /// The tensors of `[rows, row_bytes]` bytes.
-    pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
-        let device = tensors[0].device();
-        let packed = self
-            .parts
-            .iter()
-            .zip(tensors)
-            .map(|(part, tensor)| {
-                let rows = tensor.size()[0];
-                let tensor = plain::materialised(tensor)?.f_to_kind(part.stored)?;
-                if part.bytes() == 0 {
-                    return Tensor::f_empty([rows, 0], (Kind::Uint8, device));
-                }
-                tensor
-                    .f_view([rows, -1])?
-                    .f_view_dtype(Kind::Uint8)?
-                    .f_to_device(device)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if packed.len() == 1 {
-            Ok(packed.into_iter().next().expect("one part"))
-        } else {
-            Tensor::f_cat(&packed, 1)
-        }
-    }
-
-    /// The tensors that `packed` rows stand for, in the forward's kinds and on its devices.
-    pub(crate) fn unpack(&self, packed: &Tensor, home: Device) -> Result<Vec<Tensor>, TchError> {
-        let rows = packed.size()[0];
-        let mut offset = 0;
-        let mut tensors = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let shape: Vec<i64> = [rows].iter().chain(&part.shape).copied().collect();
-            let device = part.device(home);
-            let bytes = part.bytes() as i64;
-            let tensor = if bytes == 0 {
-                Tensor::f_empty(&shape, (part.output, device))?
-            } else {
-                let whole = self.parts.len() == 1;
-                let own = if whole {
-                    packed.shallow_clone()
-                } else {
-                    packed.f_narrow_copy(1, offset, bytes)?
-                };
-                let typed = own.f_view_dtype(part.stored)?.f_view(shape.as_slice())?;
-                typed.f_to_kind(part.output)?.f_to_device(device)?
-            };
-            offset += bytes;
-            tensors.push(tensor);
-        }
-        Ok(tensors)
     }
 
     /// The schema as bytes, as the store keeps it beside its rows. See `docs/format.md`.
@@ -298,92 +261,13 @@ fn is_float(kind: Kind) -> bool {
 mod tests {
     use super::*;
 
-    fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> Schema {
-        Schema::of(tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
-    }
-
-    fn assert_same(left: &Tensor, right: &Tensor) {
-        assert_eq!((left.kind(), left.size()), (right.kind(), right.size()));
-        let (left, right) = (left.contiguous().view(-1), right.contiguous().view(-1));
-        if left.numel() > 0 {
-            assert!(
-                left.view_dtype(Kind::Uint8)
-                    .equal(&right.view_dtype(Kind::Uint8))
-            );
-        }
-    }
-
-    #[test]
-    fn outputs_of_any_kind_and_shape_pack_and_unpack_to_the_same_bits() {
-        let float = Tensor::randn([3, 2, 5], tch::kind::FLOAT_CPU);
-        let kinds = [
-            Kind::Uint8,
-            Kind::Int8,
-            Kind::Int16,
-            Kind::Int,
-            Kind::Int64,
-            Kind::Half,
-            Kind::Float,
-            Kind::Double,
-            Kind::ComplexFloat,
-            Kind::ComplexDouble,
-            Kind::Bool,
-            Kind::BFloat16,
-            Kind::Float8e5m2,
-            Kind::Float8e4m3fn,
-        ];
-        let mut tensors: Vec<_> = kinds.iter().map(|&kind| float.to_kind(kind)).collect();
-        tensors.push(Tensor::from_slice(&[1i64, 2, 3]));
-        tensors.push(Tensor::zeros([3, 0], tch::kind::FLOAT_CPU));
-        for tensor in &tensors {
-            let one = std::slice::from_ref(tensor);
-            let schema = schema(one, None);
-            let packed = schema.pack(one).unwrap();
-            assert_eq!(packed.size(), [3, schema.row_bytes() as i64]);
-            assert_same(&schema.unpack(&packed, Device::Cpu).unwrap()[0], tensor);
-        }
-        let all = schema(&tensors, None);
-        let unpacked = all
-            .unpack(&all.pack(&tensors).unwrap(), Device::Cpu)
-            .unwrap();
-        tensors
-            .iter()
-            .zip(&unpacked)
-            .for_each(|(before, after)| assert_same(before, after));
-    }
-
-    #[test]
-    fn only_floats_are_rounded() {
-        let tensors = [
-            Tensor::from_slice(&[70_000i64]),
-            Tensor::from_slice(&[0.1f32]),
-        ];
-        let schema = schema(&tensors, Some(Kind::Half));
-        let unpacked = schema
-            .unpack(&schema.pack(&tensors).unwrap(), Device::Cpu)
-            .unwrap();
-        assert_eq!(unpacked[0].int64_value(&[0]), 70_000);
-        assert_eq!(unpacked[1].kind(), Kind::Float);
-        assert_eq!(unpacked[1].double_value(&[0]), f64::from(0.099_975_586f32));
-    }
-
-    #[test]
-    fn a_conjugated_view_packs_its_values_and_not_its_memory() {
-        let tensor = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
-        let conjugated = tensor.conj();
-        let schema = schema(std::slice::from_ref(&conjugated), None);
-        let packed = schema.pack(&[conjugated]).unwrap();
-        let imaginary = schema.unpack(&packed, Device::Cpu).unwrap()[0].imag();
-        assert_eq!(imaginary.double_value(&[0]), -2.0);
-    }
-
     #[test]
     fn schemas_come_back_from_their_bytes_and_nothing_else_does() {
         let tensors = [
             Tensor::zeros([1, 2, 3], tch::kind::FLOAT_CPU),
             Tensor::zeros([1], tch::kind::INT64_CPU),
         ];
-        let schema = schema(&tensors, Some(Kind::BFloat16));
+        let schema = Schema::of(&tensors, vec![2, 0], Some(Kind::BFloat16), Device::Cpu).unwrap();
         let bytes = schema.encode();
         assert_eq!(Schema::decode(&bytes), Some(schema));
         for end in 0..bytes.len() {

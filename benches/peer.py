@@ -1,0 +1,182 @@
+"""The Python package torchcache on the three workloads, for the Rust benchmark beside it.
+
+Reads a question a line and answers each with a line of JSON, so that whoever asks decides whose
+turn it is:
+
+    versions            of everything that matters
+    load NAME BATCHES   make the data of a workload; the other questions are about it
+    limit               read one input and write one output, the same ones again and again
+    memory PASSES       a first pass into a new cache, then passes in which every row is a hit
+    disk raw|zstd       the same with files; a fresh cache on them; one with no room in memory
+
+Times are milliseconds a call, averaged over a pass. Workloads and limit are those of
+`src/workload.rs`, and of the script that the bars were set with.
+"""
+
+import gc
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TORCHCACHE_LOG_LEVEL", "ERROR")
+
+import numpy
+import torch
+from torchcache import torchcache
+
+# Only answers go to the standard output; what a library prints joins the messages.
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+logging.disable(logging.CRITICAL)
+
+ROOM = 8_000_000_000
+
+
+class Vision(torch.nn.Module):
+    rows, shape = 64, (3, 224, 224)
+
+    def forward(self, x):
+        return x.flatten(1)[:, :512] * 2
+
+
+class Embed(torch.nn.Module):
+    rows, shape = 256, (768,)
+
+    def forward(self, x):
+        return x * 2
+
+
+class Tokens(torch.nn.Module):
+    rows, shape = 32, (128,)
+
+    def forward(self, x):
+        return x.unsqueeze(-1).to(torch.float32) * torch.ones(384)
+
+
+WORKLOADS = {"vision": Vision, "embed": Embed, "tokens": Tokens}
+
+
+def milliseconds(run):
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+class Workload:
+    """A module and its batches."""
+
+    def __init__(self, name, batches):
+        self.kind = WORKLOADS[name]
+        shape = (self.kind.rows, *self.kind.shape)
+        torch.manual_seed(0)
+        if name == "tokens":
+            self.batches = [torch.randint(0, 30_000, shape) for _ in range(batches)]
+        else:
+            self.batches = [torch.randn(shape) for _ in range(batches)]
+
+    def one_pass(self, module):
+        def run():
+            for batch in self.batches:
+                module(batch)
+
+        return milliseconds(run) / len(self.batches)
+
+    def cached(self, room=ROOM, **options):
+        kind = type("Cached", (self.kind,), {})
+        decorate = torchcache(
+            max_memory_cache_size=room, persistent_module_hash="bench", **options
+        )
+        return decorate(kind)()
+
+    def limit(self):
+        source = self.batches[0]
+        words = source.numpy().reshape(-1).view(numpy.int64)
+        output = self.kind()(source).contiguous()
+        spare = torch.empty_like(output)
+
+        def best(run):
+            return min(milliseconds(run) for _ in range(30))
+
+        read = best(lambda: numpy.bitwise_xor.reduce(words))
+        return {"limit": read + best(lambda: spare.copy_(output))}
+
+    def wrong(self, module):
+        """Rows of another kind or with other values than the plain forward gives."""
+        plain, wrong = self.kind(), 0
+        for batch in self.batches:
+            got, expected = module(batch), plain(batch)
+            if got.dtype != expected.dtype:
+                wrong += len(batch)
+            else:
+                wrong += int((got != expected).flatten(1).any(1).sum())
+        return wrong
+
+    def memory(self, passes):
+        plain, module = self.kind(), self.cached()
+        return {
+            "forward": min(self.one_pass(plain) for _ in range(passes)),
+            "miss_memory": self.one_pass(module),
+            "memory_hit": min(self.one_pass(module) for _ in range(passes)),
+            "wrong": self.wrong(module),
+            "rows": sum(map(len, self.batches)),
+        }
+
+    def disk(self, zstd):
+        suffix = "_zstd" if zstd else ""
+        with tempfile.TemporaryDirectory() as folder:
+            options = dict(
+                persistent=True, persistent_cache_dir=folder, zstd_compression=zstd
+            )
+            answer = {
+                "miss_disk" + suffix: self.one_pass(self.cached(**options)),
+                "disk_hit" + suffix: self.one_pass(self.cached(**options)),
+            }
+            if not zstd:
+                module = self.cached(room=0, **options)
+                answer["disk_only"] = min(self.one_pass(module) for _ in range(2))
+            sizes = [f.stat().st_size for f in Path(folder).rglob("*") if f.is_file()]
+            # Rows that share a key share a file, so files are what was kept.
+            answer["row_bytes" + suffix] = sum(sizes) / len(sizes)
+        return answer
+
+
+def versions():
+    found = {
+        name: importlib.metadata.version(name)
+        for name in ("torchcache", "torch", "numpy")
+    }
+    return {"python": platform.python_version(), **found}
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]))
+    loaded = None
+    for line in sys.stdin:
+        question, *rest = line.split()
+        try:
+            if question == "versions":
+                answer = versions()
+            elif question == "load":
+                loaded = None
+                loaded, answer = Workload(rest[0], int(rest[1])), {}
+            elif question == "limit":
+                answer = loaded.limit()
+            elif question == "memory":
+                answer = loaded.memory(int(rest[0]))
+            elif question == "disk":
+                answer = loaded.disk(rest[0] == "zstd")
+            else:
+                answer = {"error": f"there is no question {question}"}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        gc.collect()
+        print(json.dumps(answer), file=ANSWERS, flush=True)
+
+
+main()

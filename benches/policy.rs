@@ -1,0 +1,267 @@
+//! The hit rates of the eviction policies beside the best possible, where the cache is smaller than
+//! the data: in epochs, each in an order of its own, and where some rows are asked for more often
+//! than others. In memory and on disk, through whole calls.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{Cached, Eviction, Options, Stats};
+use torchcache_benches::args::Args;
+use torchcache_benches::table::Table;
+
+/// Elements of a row, in and out.
+const WIDTH: i64 = 16;
+/// Bytes of a row in memory, with what keeping it costs there, and on disk.
+const MEMORY_BYTES: u64 = 4 * WIDTH as u64 + 160;
+const DISK_BYTES: u64 = 4 * WIDTH as u64 + 48;
+const BATCH: usize = 64;
+/// Shares of the data that the cache holds.
+const SHARES: [f64; 4] = [0.1, 0.25, 0.5, 0.9];
+const POLICIES: [(&str, Eviction); 3] = [
+    ("lru", Eviction::Lru),
+    ("mru", Eviction::Mru),
+    ("auto", Eviction::Auto),
+];
+
+/// Rows as they are asked for, one after the other.
+struct Stream {
+    name: &'static str,
+    rows: Vec<usize>,
+    /// From here on hits are counted.
+    counted: usize,
+}
+
+fn main() {
+    let args = Args::read();
+    let (distinct, epochs) = if args.quick { (640, 3) } else { (20_000, 8) };
+    let streams = streams(distinct, epochs);
+    println!(
+        "{distinct} rows, asked for in batches of {BATCH}, of which the cache holds a share. *Epochs* \
+         ask for each row once, in a new order each time, and count from the second on; *the same \
+         order* is that of the first epoch every time. *Skewed* asks for row n in proportion to \
+         1/n^s, and counts after as many calls as there are rows in an epoch; *a shift* asks for \
+         other rows from its middle on, and counts from there. *Best possible* knows the future: \
+         what is asked for latest is not kept. Hits on rows that a batch repeats are left out of all \
+         figures.\n"
+    );
+    println!("**In memory**\n\n{}", in_memory(&streams, distinct));
+    println!(
+        "**On disk**, with no memory tier: whole segments go, least recently read first.\n\n{}",
+        on_disk(&streams, distinct)
+    );
+}
+
+fn in_memory(streams: &[Stream], distinct: usize) -> Table {
+    let mut table = Table::new(
+        1,
+        [
+            "asked for",
+            "share",
+            "best possible",
+            "lru",
+            "mru",
+            "auto",
+            "auto / better of the two",
+        ],
+    );
+    for stream in streams {
+        for share in SHARES {
+            let kept = (distinct as f64 * share) as usize;
+            let best = best_possible(stream, kept);
+            let bound = kept as u64 * MEMORY_BYTES;
+            let [lru, mru, auto] = POLICIES.map(|(_, eviction)| {
+                let options = Options::new()
+                    .max_memory_cache_size(bound)
+                    .eviction(eviction);
+                hit_rate(stream, distinct, options)
+            });
+            table.row([
+                stream.name.to_owned(),
+                percent(share),
+                percent(best),
+                percent(lru),
+                percent(mru),
+                percent(auto),
+                format!("{:.2}", auto / lru.max(mru)),
+            ]);
+        }
+    }
+    table
+}
+
+fn on_disk(streams: &[Stream], distinct: usize) -> Table {
+    let mut table = Table::new(1, ["asked for", "share", "best possible", "disk tier"]);
+    for stream in streams {
+        for share in SHARES {
+            let kept = (distinct as f64 * share) as usize;
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let rate = hit_rate(stream, distinct, disk(directory.path(), kept));
+            table.row([
+                stream.name.to_owned(),
+                percent(share),
+                percent(best_possible(stream, kept)),
+                percent(rate),
+            ]);
+        }
+    }
+    table
+}
+
+fn disk(directory: &Path, kept: usize) -> Options {
+    Options::new()
+        .max_memory_cache_size(0)
+        .persistent(true)
+        .persistent_cache_dir(directory)
+        .max_persistent_cache_size(kept as u64 * DISK_BYTES)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// The share of the counted rows that a cache with these options has.
+fn hit_rate(stream: &Stream, distinct: usize, options: Options) -> f64 {
+    let data =
+        Tensor::arange(distinct as i64 * WIDTH, (Kind::Float, Device::Cpu)).view([-1, WIDTH]);
+    let options = options.version("policy");
+    let cached = Cached::new(nn::func(|xs| xs * 2), (), options).expect("good options");
+    let mut before = cached.cache().stats();
+    for (number, batch) in stream.rows.chunks(BATCH).enumerate() {
+        if number == stream.counted / BATCH {
+            before = cached.cache().stats();
+        }
+        let rows: Vec<i64> = batch.iter().map(|&row| row as i64).collect();
+        let _ = cached.forward(&data.index_select(0, &Tensor::from_slice(&rows)));
+        if number % 16 == 0 {
+            // The calls cost nothing here, so that the disk would never keep up.
+            assert!(cached.cache().flush());
+        }
+    }
+    let after = cached.cache().stats();
+    let hits = |stats: &Stats| stats.memory_hits + stats.disk_hits;
+    let hits = hits(&after) - hits(&before);
+    let asked = hits + after.misses - before.misses;
+    hits as f64 / asked as f64
+}
+
+/// The share of hits of a cache that knows the future: of the rows it might keep, it keeps those
+/// that are asked for soonest.
+fn best_possible(stream: &Stream, kept: usize) -> f64 {
+    let batches: Vec<Vec<usize>> = stream.rows.chunks(BATCH).map(distinct_rows).collect();
+    // For each row of each batch the next batch that asks for it.
+    let mut next = vec![Vec::new(); batches.len()];
+    let mut later: HashMap<usize, usize> = HashMap::new();
+    for (number, batch) in batches.iter().enumerate().rev() {
+        next[number] = batch
+            .iter()
+            .map(|row| later.get(row).copied().unwrap_or(usize::MAX))
+            .collect();
+        later.extend(batch.iter().map(|&row| (row, number)));
+    }
+    let mut held: HashMap<usize, usize> = HashMap::new();
+    let mut order: BTreeSet<(usize, usize)> = BTreeSet::new();
+    let (mut hits, mut asked) = (0, 0);
+    for (number, batch) in batches.iter().enumerate() {
+        let counts = number >= stream.counted / BATCH;
+        for (row, &next) in batch.iter().zip(&next[number]) {
+            asked += usize::from(counts);
+            if let Some(was) = held.insert(*row, next) {
+                hits += usize::from(counts);
+                order.remove(&(was, *row));
+            }
+            order.insert((next, *row));
+        }
+        while order.len() > kept {
+            let (_, row) = order.pop_last().expect("more rows than may be kept");
+            held.remove(&row);
+        }
+    }
+    hits as f64 / asked as f64
+}
+
+fn distinct_rows(batch: &[usize]) -> Vec<usize> {
+    let mut rows = batch.to_vec();
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
+fn streams(distinct: usize, epochs: usize) -> Vec<Stream> {
+    let mut random = Random(1);
+    let first: Vec<usize> = random.order(distinct);
+    let shuffled = (0..epochs).flat_map(|_| random.order(distinct)).collect();
+    let same = (0..epochs).flat_map(|_| first.iter().copied()).collect();
+    let count = distinct * epochs;
+    let mut streams = vec![
+        Stream {
+            name: "epochs",
+            rows: shuffled,
+            counted: distinct,
+        },
+        Stream {
+            name: "epochs, the same order",
+            rows: same,
+            counted: distinct,
+        },
+    ];
+    for (name, exponent) in [
+        ("skewed, s = 0.8", 0.8),
+        ("skewed, s = 1.0", 1.0),
+        ("skewed, s = 1.2", 1.2),
+    ] {
+        let rows = random.skewed(&first, exponent, count);
+        streams.push(Stream {
+            name,
+            rows,
+            counted: distinct,
+        });
+    }
+    let mut shift = random.skewed(&first, 1.0, count / 2);
+    let others = random.order(distinct);
+    shift.extend(random.skewed(&others, 1.0, count / 2));
+    streams.push(Stream {
+        name: "skewed, s = 1.0, a shift",
+        rows: shift,
+        counted: count / 2,
+    });
+    streams
+}
+
+/// A small generator of numbers, the same in each run.
+struct Random(u64);
+
+impl Random {
+    /// Uniform in `0.0..1.0`.
+    fn next(&mut self) -> f64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// All rows, in some order.
+    fn order(&mut self, distinct: usize) -> Vec<usize> {
+        let mut rows: Vec<usize> = (0..distinct).collect();
+        rows.sort_by_cached_key(|_| self.next().to_bits());
+        rows
+    }
+
+    /// Rows of which the n-th is asked for in proportion to 1/n^s.
+    fn skewed(&mut self, rows: &[usize], exponent: f64, count: usize) -> Vec<usize> {
+        let mut total = 0.0;
+        let sums: Vec<f64> = (1..=rows.len())
+            .map(|n| {
+                total += (n as f64).powf(-exponent);
+                total
+            })
+            .collect();
+        (0..count)
+            .map(|_| {
+                let point = self.next() * total;
+                rows[sums.partition_point(|&sum| sum < point).min(rows.len() - 1)]
+            })
+            .collect()
+    }
+}

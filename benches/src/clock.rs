@@ -1,0 +1,49 @@
+//! Milliseconds of a call, averaged over a pass, and the best of several passes. One clock for
+//! everything that is compared.
+
+use std::time::Instant;
+
+use tch::{Cuda, Device, Tensor};
+
+use crate::workload::Batch;
+
+/// The device that calls run on, from `TORCHCACHE_TEST_DEVICE`.
+pub fn device() -> Device {
+    match std::env::var("TORCHCACHE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda(0),
+        _ => Device::Cpu,
+    }
+}
+
+/// Milliseconds that `run` takes, with what it started on `device`. What it returns is dropped
+/// after the clock has stopped.
+pub fn milliseconds<R>(device: Device, run: impl FnOnce() -> R) -> f64 {
+    let synchronize = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
+    };
+    synchronize();
+    let start = Instant::now();
+    let result = run();
+    synchronize();
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    drop(result);
+    milliseconds
+}
+
+/// Milliseconds a call over one pass.
+pub fn pass(data: &[Batch], call: impl Fn(&Tensor) -> Tensor) -> f64 {
+    let device = data[0].input.device();
+    let all = || {
+        for batch in data {
+            drop(std::hint::black_box(call(&batch.input)));
+        }
+    };
+    milliseconds(device, all) / data.len() as f64
+}
+
+/// The least of several passes: what disturbs a pass only ever makes it longer.
+pub fn best(passes: usize, mut pass: impl FnMut() -> f64) -> f64 {
+    (0..passes).map(|_| pass()).fold(f64::INFINITY, f64::min)
+}

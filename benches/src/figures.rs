@@ -1,0 +1,161 @@
+//! What is measured of each workload, by whom, and the best of several rounds.
+
+use std::collections::BTreeMap;
+
+/// A way of being served that is timed, or counted, on all sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Served {
+    /// The function itself, without a cache.
+    Forward,
+    /// Every row from memory.
+    MemoryHit,
+    /// A fresh cache on a full directory: every row from disk, and into memory.
+    DiskHit,
+    /// The same, compressed.
+    DiskHitZstd,
+    /// With no room in memory: every row from disk at every call.
+    DiskOnly,
+    /// The first pass, kept in memory.
+    MissMemory,
+    /// The first pass, kept in memory and on disk.
+    MissDisk,
+    /// The same, compressed.
+    MissDiskZstd,
+    /// Bytes on disk for a row, all files counted.
+    RowBytes,
+    /// The same, compressed.
+    RowBytesZstd,
+}
+
+use Served::*;
+
+/// What the tables show, in this order.
+pub const SHOWN: [Served; 9] = [
+    MemoryHit,
+    DiskHit,
+    DiskHitZstd,
+    DiskOnly,
+    MissMemory,
+    MissDisk,
+    MissDiskZstd,
+    RowBytes,
+    RowBytesZstd,
+];
+
+impl Served {
+    /// As the peer calls it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Forward => "forward",
+            MemoryHit => "memory_hit",
+            DiskHit => "disk_hit",
+            DiskHitZstd => "disk_hit_zstd",
+            DiskOnly => "disk_only",
+            MissMemory => "miss_memory",
+            MissDisk => "miss_disk",
+            MissDiskZstd => "miss_disk_zstd",
+            RowBytes => "row_bytes",
+            RowBytesZstd => "row_bytes_zstd",
+        }
+    }
+
+    /// As the tables call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Forward => "forward",
+            MemoryHit => "memory hit",
+            DiskHit => "disk hit",
+            DiskHitZstd => "disk hit, zstd",
+            DiskOnly => "disk hit, no room in memory",
+            MissMemory => "cold pass, memory",
+            MissDisk => "cold pass, persistent",
+            MissDiskZstd => "cold pass, persistent, zstd",
+            RowBytes => "bytes a row beyond the data",
+            RowBytesZstd => "bytes a row, zstd",
+        }
+    }
+
+    /// Whether it is the time beyond the forward that counts.
+    pub fn beyond_forward(self) -> bool {
+        matches!(self, MissMemory | MissDisk | MissDiskZstd)
+    }
+
+    /// Whether it is bytes, not milliseconds.
+    pub fn is_bytes(self) -> bool {
+        matches!(self, RowBytes | RowBytesZstd)
+    }
+}
+
+/// The figures of one side for one workload.
+#[derive(Debug, Default)]
+pub struct Figures {
+    rounds: BTreeMap<Served, Vec<f64>>,
+}
+
+impl Figures {
+    /// Adds what a round gave.
+    pub fn add(&mut self, served: Served, value: f64) {
+        self.rounds.entry(served).or_default().push(value);
+    }
+
+    /// The least of all rounds; for a cold pass, what is beyond the forward. `None` where it was
+    /// not measured.
+    pub fn best(&self, served: Served) -> Option<f64> {
+        let least = |served| {
+            let values: &Vec<f64> = self.rounds.get(&served)?;
+            values.iter().copied().reduce(f64::min)
+        };
+        match served.beyond_forward() {
+            true => Some((least(served)? - least(Forward)?).max(0.0)),
+            false => least(served),
+        }
+    }
+
+    /// How far the rounds lay apart: the median over all figures of the slowest round beside the
+    /// fastest. One for a machine on which nothing else runs.
+    pub fn spread(&self) -> f64 {
+        let slowest_beside_fastest = |values: &Vec<f64>| {
+            let most = values.iter().copied().fold(0.0, f64::max);
+            most / values.iter().copied().fold(f64::INFINITY, f64::min)
+        };
+        let mut spreads: Vec<_> = self.rounds.values().map(slowest_beside_fastest).collect();
+        spreads.sort_by(f64::total_cmp);
+        spreads.get(spreads.len() / 2).copied().unwrap_or(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_round_counts_and_a_cold_pass_without_its_forward() {
+        let mut figures = Figures::default();
+        for (forward, miss) in [(1.0, 9.0), (2.0, 7.0)] {
+            figures.add(Forward, forward);
+            figures.add(MissDisk, miss);
+        }
+        assert_eq!(figures.best(MissDisk), Some(6.0));
+        assert_eq!(figures.best(Forward), Some(1.0));
+        assert_eq!(figures.best(MemoryHit), None);
+    }
+
+    #[test]
+    fn the_spread_tells_a_quiet_machine_from_a_busy_one() {
+        let mut figures = Figures::default();
+        assert_eq!(figures.spread(), 1.0);
+        figures.add(MemoryHit, 2.0);
+        figures.add(MemoryHit, 3.0);
+        assert_eq!(figures.spread(), 1.5);
+    }
+
+    #[test]
+    fn every_figure_has_a_key_and_a_title_of_its_own() {
+        let distinct = |name: fn(Served) -> &'static str| {
+            let names: std::collections::BTreeSet<_> = SHOWN.into_iter().map(name).collect();
+            names.len()
+        };
+        assert_eq!(distinct(Served::key), SHOWN.len());
+        assert_eq!(distinct(Served::title), SHOWN.len());
+    }
+}

@@ -1,0 +1,126 @@
+//! Our cache on a workload: each way of being served, with the counts that prove that every row
+//! came from where its figure says.
+
+use tch::Tensor;
+use tch::nn::Func;
+use torchcache::{Cached, Options, Stats};
+
+use crate::clock::{best, pass};
+use crate::figures::{Figures, Served};
+use crate::workload::{Batch, Workload};
+
+/// Larger than any workload.
+const ROOM: &str = "8 GB";
+
+/// A cache around the workload's forward. Caches of one `version` and directory share their rows.
+pub fn cached(workload: &Workload, version: &str, options: Options) -> Cached<Func<'static>> {
+    let version = format!("{} {version}", workload.name);
+    Cached::new(
+        tch::nn::func(workload.forward),
+        (),
+        options.version(version),
+    )
+    .expect("good options")
+}
+
+/// One round: the forward, memory, and disk with and without compression, each with new rows.
+pub fn round(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: &mut Figures) {
+    let forward = |xs: &Tensor| (workload.forward)(xs);
+    to.add(Served::Forward, best(passes, || pass(data, forward)));
+    memory(workload, data, round, passes, to);
+    disk(workload, data, round, false, to);
+    disk(workload, data, round, true, to);
+}
+
+fn memory(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: &mut Figures) {
+    let options = Options::new().max_memory_cache_size(ROOM);
+    let cache = cached(workload, &format!("memory {round}"), options);
+    let call = |xs: &Tensor| cache.forward(xs);
+    to.add(Served::MissMemory, pass(data, call));
+    to.add(Served::MemoryHit, best(passes, || pass(data, call)));
+    let rows = rows(data);
+    expect(&cache.cache().stats(), |stats| {
+        (stats.misses, stats.memory_hits) == (rows, rows * passes as u64)
+    });
+}
+
+fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut Figures) {
+    let (miss, hit, bytes) = match zstd {
+        false => (Served::MissDisk, Served::DiskHit, Served::RowBytes),
+        true => (
+            Served::MissDiskZstd,
+            Served::DiskHitZstd,
+            Served::RowBytesZstd,
+        ),
+    };
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let open = |room| {
+        let options = Options::new()
+            .persistent(true)
+            .persistent_cache_dir(directory.path())
+            .zstd_compression(zstd)
+            .max_memory_cache_size(room);
+        cached(workload, &format!("disk {zstd} {round}"), options)
+    };
+    let rows = rows(data);
+
+    let writer = open(ROOM);
+    to.add(miss, pass(data, |xs| writer.forward(xs)));
+    assert!(writer.cache().flush(), "everything is written");
+    let stats = writer.cache().stats();
+    expect(&stats, |stats| {
+        stats.misses == rows && stats.disk_rows == rows
+    });
+    to.add(bytes, stats.disk_bytes as f64 / rows as f64);
+    // With the last handle the memory of this identity goes, so the next one finds the disk only.
+    drop(writer);
+
+    let fresh = open(ROOM);
+    to.add(hit, pass(data, |xs| fresh.forward(xs)));
+    expect(&fresh.cache().stats(), |stats| stats.disk_hits == rows);
+    drop(fresh);
+
+    if !zstd {
+        let bounded = open("0 B");
+        // The first pass opens the files as well. The peer has as many passes.
+        let hits = best(2, || pass(data, |xs| bounded.forward(xs)));
+        to.add(Served::DiskOnly, hits);
+        expect(&bounded.cache().stats(), |stats| {
+            stats.disk_hits == 2 * rows
+        });
+    }
+}
+
+fn rows(data: &[Batch]) -> u64 {
+    data.iter().map(|batch| batch.input.size()[0] as u64).sum()
+}
+
+/// A figure counts only if it was measured on what its name says.
+pub fn expect(stats: &Stats, holds: impl Fn(&Stats) -> bool) {
+    assert!(holds(stats), "served otherwise than meant:\n{stats}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::SHOWN;
+    use tch::Kind;
+
+    #[test]
+    fn a_round_gives_every_figure_that_is_shown() {
+        let tiny = Workload {
+            name: "tiny",
+            batch: 4,
+            batches: 2,
+            shape: &[8],
+            kind: Kind::Float,
+            forward: |xs| xs * 2,
+        };
+        let mut figures = Figures::default();
+        let data = tiny.data(tiny.batches, tch::Device::Cpu);
+        round(&tiny, &data, 0, 2, &mut figures);
+        for served in SHOWN {
+            assert!(figures.best(served).is_some(), "{served:?}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The Python package beside ours: a process of its own that is asked for a figure when it is its
+//! turn and waits in between, so that it never runs while something else is timed.
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::figures::{Figures, SHOWN, Served};
+
+/// The interpreter that has the packages: `cargo xtask bench` sets it.
+const VARIABLE: &str = "TORCHCACHE_PEER_PYTHON";
+
+const SCRIPT: &str = include_str!("../peer.py");
+
+/// The running process.
+#[derive(Debug)]
+pub struct Peer {
+    process: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// What the peer gave for one workload.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Its figures.
+    pub figures: Figures,
+    /// Milliseconds to read one input and write one output, the same ones again and again.
+    pub limit: Option<f64>,
+    /// Rows of the last pass that were not what the forward gives, and how many there were.
+    pub wrong: Option<(u64, u64)>,
+}
+
+impl Peer {
+    /// Starts it, or says why it is not run.
+    pub fn start(threads: usize) -> Result<Self, String> {
+        let python = env::var_os(VARIABLE).filter(|python| !python.is_empty());
+        let python = python.ok_or_else(|| format!("{VARIABLE} names no Python that has it"))?;
+        let mut process = Command::new(&python)
+            .args(["-c", SCRIPT, &threads.to_string()])
+            // cargo sets it for our libtorch; Python's torch brings its own.
+            .env_remove("LD_LIBRARY_PATH")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{} does not start: {error}", python.display()))?;
+        let (questions, answers) = (process.stdin.take(), process.stdout.take());
+        Ok(Peer {
+            process,
+            questions: questions.expect("it is piped"),
+            answers: BufReader::new(answers.expect("it is piped")),
+        })
+    }
+
+    /// Asks one question and waits for the answer.
+    fn ask(&mut self, question: &str) -> Result<Value, String> {
+        let mut answer = String::new();
+        writeln!(self.questions, "{question}")
+            .and_then(|()| self.questions.flush())
+            .and_then(|()| self.answers.read_line(&mut answer))
+            .map_err(|error| format!("asked for `{question}`: {error}"))?;
+        let value: Value = serde_json::from_str(&answer)
+            .map_err(|_| format!("ended when asked for `{question}`; its messages are above"))?;
+        match value["error"].as_str() {
+            Some(error) => Err(format!("asked for `{question}`: {error}")),
+            None => Ok(value),
+        }
+    }
+
+    /// `Python 3.12.1, torchcache 0.6.0, torch 2.13.0, numpy 2.4.6`.
+    pub fn versions(&mut self) -> Result<String, String> {
+        let value = self.ask("versions")?;
+        let version = |name: &str| value[name].as_str().unwrap_or("?").to_owned();
+        let names = ["python", "torchcache", "torch", "numpy"];
+        let [python, peer, torch, numpy] = names.map(version);
+        Ok(format!(
+            "Python {python}, its torchcache {peer}, its torch {torch}, numpy {numpy}"
+        ))
+    }
+
+    /// Makes the data of a workload.
+    pub fn load(&mut self, workload: &str, batches: usize) -> Result<(), String> {
+        self.ask(&format!("load {workload} {batches}")).map(drop)
+    }
+
+    /// Its limit, where it is its turn.
+    pub fn limit(&mut self, to: &mut Answers) -> Result<(), String> {
+        let limit = self.ask("limit")?["limit"].as_f64();
+        to.limit = match (to.limit, limit) {
+            (Some(before), Some(now)) => Some(before.min(now)),
+            (before, now) => now.or(before),
+        };
+        Ok(())
+    }
+
+    /// One round over the workload that is loaded.
+    pub fn round(&mut self, passes: usize, to: &mut Answers) -> Result<(), String> {
+        for question in [&format!("memory {passes}"), "disk raw", "disk zstd"] {
+            let value = self.ask(question)?;
+            for served in SHOWN.into_iter().chain([Served::Forward]) {
+                if let Some(figure) = value[served.key()].as_f64() {
+                    to.figures.add(served, figure);
+                }
+            }
+            if let (Some(wrong), Some(rows)) = (value["wrong"].as_u64(), value["rows"].as_u64()) {
+                to.wrong = Some((wrong, rows));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It ends by itself at the end of its input; a process that hangs must not outlive us.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,274 @@
+//! The figures of one workload as a table, beside the peer and the limit.
+
+use serde_json::{Value, json};
+
+use crate::bars::{BARS, Bar, Beside, KEY_BYTES};
+use crate::figures::{Figures, SHOWN, Served};
+use crate::floor::Floor;
+use crate::peer::Answers;
+use crate::table::{Table, bytes, ratio, time};
+use crate::workload::Workload;
+
+/// Everything that was measured on one workload.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// Bytes of an output row.
+    pub row_bytes: f64,
+    /// Ours.
+    pub ours: Figures,
+    /// The peer's, as far as it ran.
+    pub peer: Answers,
+    /// The least that any cache must do.
+    pub floor: Floor,
+}
+
+/// The figure that ours stands beside, and ours divided by it.
+struct Compared {
+    other: f64,
+    ratio: f64,
+}
+
+impl Report<'_> {
+    /// The table, with what it needs to be understood.
+    pub fn markdown(&self) -> String {
+        let mut table = Table::new(
+            1,
+            [
+                "served",
+                "torchcache",
+                "Python",
+                "torchcache / Python",
+                "limit",
+                "torchcache / limit",
+            ],
+        );
+        for served in SHOWN {
+            let (peer, limit) = (self.beside_peer(served), self.beside_limit(served));
+            table.row([
+                served.title().to_owned(),
+                cell(served, self.ours(served)),
+                peer.as_ref()
+                    .map_or("not run".to_owned(), |peer| cell(served, peer.other)),
+                peer.map_or(String::new(), |peer| ratio(peer.ratio)),
+                limit
+                    .as_ref()
+                    .map_or("not run".to_owned(), |limit| cell(served, limit.other)),
+                limit.map_or(String::new(), |limit| ratio(limit.ratio)),
+            ]);
+            if served == Served::MemoryHit {
+                table.row(self.memory_hit_over_all_batches());
+            }
+        }
+        let name = self.workload.name;
+        format!(
+            "#### {name}: {}\n\n{table}\n{}",
+            self.workload.describe(),
+            self.remark()
+        )
+    }
+
+    /// The same figure beside the limit over the batches that the calls see.
+    fn memory_hit_over_all_batches(&self) -> [String; 6] {
+        let (ours, limit) = (
+            self.ours(Served::MemoryHit),
+            self.floor.read + self.floor.write,
+        );
+        [
+            "memory hit, limit over all batches".to_owned(),
+            time(ours),
+            String::new(),
+            String::new(),
+            time(limit),
+            ratio(ours / limit),
+        ]
+    }
+
+    fn remark(&self) -> String {
+        let wrong = match self.peer.wrong {
+            Some((wrong, rows)) if wrong > 0 => format!(
+                "Of the peer's {rows} rows in memory, {wrong} came back with another kind or other \
+                 values than the forward gives. "
+            ),
+            _ => String::new(),
+        };
+        format!(
+            "{wrong}The forward takes {}. The slowest round was {:.2} × the fastest (median over \
+             our figures).\n",
+            time(self.ours(Served::Forward)),
+            self.ours.spread()
+        )
+    }
+
+    /// The bars of this workload with what was got; `None` where the other side was not run.
+    pub fn verdicts(&self) -> Vec<(&'static Bar, Option<f64>)> {
+        let bars = BARS.iter().filter(|bar| bar.workload == self.workload.name);
+        bars.map(|bar| {
+            let compared = match bar.beside {
+                Beside::Peer => self.beside_peer(bar.served),
+                Beside::Limit => self.beside_limit(bar.served),
+            };
+            (bar, compared.map(|compared| compared.ratio))
+        })
+        .collect()
+    }
+
+    /// What the chart shows: a group of bars for each way of being served.
+    pub fn chart(&self) -> Vec<Value> {
+        let shown = [Served::MemoryHit, Served::DiskHit, Served::MissDisk];
+        shown.map(|served| self.chart_group(served)).to_vec()
+    }
+
+    fn chart_group(&self, served: Served) -> Value {
+        let ours = self.ours(served);
+        let peer = self.peer.figures.best(served);
+        let label = match peer {
+            Some(peer) => format!("{}, {} of Python's", time(ours), ratio(ours / peer)),
+            None => time(ours),
+        };
+        let bar = |side: &str, figure: Option<f64>, label: Option<String>| {
+            json!({
+                "side": side,
+                "milliseconds": figure,
+                "label": label.or(figure.map(time)),
+            })
+        };
+        json!({
+            "workload": format!("{}, {}", self.workload.name, self.workload.describe()),
+            "served": served.title(),
+            "bars": [
+                bar("peer", peer, None),
+                bar("ours", Some(ours), Some(label)),
+                bar("limit", self.limit(served), None),
+            ],
+        })
+    }
+
+    fn ours(&self, served: Served) -> f64 {
+        let figure = self
+            .ours
+            .best(served)
+            .expect("our rounds measure everything");
+        self.beyond_data(served, figure)
+    }
+
+    fn beside_peer(&self, served: Served) -> Option<Compared> {
+        let other = self.peer.figures.best(served)?;
+        Some(self.compared(served, self.beyond_data(served, other)))
+    }
+
+    fn beside_limit(&self, served: Served) -> Option<Compared> {
+        Some(self.compared(served, self.limit(served)?))
+    }
+
+    fn compared(&self, served: Served, other: f64) -> Compared {
+        Compared {
+            other,
+            ratio: self.ours(served) / other,
+        }
+    }
+
+    /// Uncompressed, what a row costs on disk is what lies there beyond its own bytes.
+    fn beyond_data(&self, served: Served, figure: f64) -> f64 {
+        match served {
+            Served::RowBytes => figure - self.row_bytes,
+            _ => figure,
+        }
+    }
+
+    /// The least for a way of being served, in its unit.
+    fn limit(&self, served: Served) -> Option<f64> {
+        match served {
+            Served::Forward => None,
+            // As the bars were set: the same batch again and again, by numpy and torch.
+            Served::MemoryHit => self.peer.limit,
+            Served::DiskHit | Served::DiskHitZstd | Served::DiskOnly => {
+                Some(self.ours(Served::MemoryHit) + self.floor.pread)
+            }
+            Served::MissMemory | Served::MissDisk | Served::MissDiskZstd => {
+                Some(self.floor.hash + self.floor.write)
+            }
+            Served::RowBytes => Some(KEY_BYTES),
+            Served::RowBytesZstd => Some(self.row_bytes),
+        }
+    }
+}
+
+fn cell(served: Served, figure: f64) -> String {
+    match served.is_bytes() {
+        true => bytes(figure),
+        false => time(figure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::WORKLOADS;
+
+    /// Everything takes us 3 ms or bytes and the peer 12, after a forward of 1; deeds take 1 ms.
+    fn report(peer: bool) -> Report<'static> {
+        let figures = |value| {
+            let mut figures = Figures::default();
+            figures.add(Served::Forward, 1.0);
+            for served in SHOWN {
+                figures.add(served, value);
+            }
+            figures
+        };
+        let answers = Answers {
+            figures: figures(12.0),
+            limit: Some(2.0),
+            wrong: Some((86, 8192)),
+        };
+        Report {
+            workload: &WORKLOADS[1],
+            row_bytes: 1.0,
+            ours: figures(3.0),
+            peer: if peer { answers } else { Answers::default() },
+            floor: Floor {
+                read: 1.0,
+                write: 1.0,
+                hash: 1.0,
+                pread: 1.0,
+            },
+        }
+    }
+
+    fn cells(markdown: &str, served: Served) -> Vec<String> {
+        let start = format!("| {} ", served.title());
+        let row = markdown.lines().find(|line| line.starts_with(&start));
+        let cells = row.expect("a row for it").trim_matches('|').split('|');
+        cells.skip(1).map(|cell| cell.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_figure_stands_beside_the_peer_and_its_own_limit() {
+        let markdown = report(true).markdown();
+        for (served, row) in [
+            (Served::MemoryHit, ["3 ms", "12 ms", "1/4", "2 ms", "1.5 ×"]),
+            (Served::DiskHit, ["3 ms", "12 ms", "1/4", "4 ms", "1/1.33"]),
+            (Served::MissDisk, ["2 ms", "11 ms", "1/5.5", "2 ms", "1 ×"]),
+            (Served::RowBytes, ["2 B", "11 B", "1/5.5", "32 B", "1/16"]),
+        ] {
+            assert_eq!(cells(&markdown, served), row);
+        }
+        assert!(markdown.contains("Of the peer's 8192 rows in memory, 86 came back"));
+    }
+
+    #[test]
+    fn without_the_peer_its_columns_say_so_and_the_rest_is_there() {
+        let report = report(false);
+        let row = cells(&report.markdown(), Served::MemoryHit);
+        assert_eq!(row, ["3 ms", "not run", "", "not run", ""]);
+        let row = cells(&report.markdown(), Served::MissDisk);
+        assert_eq!(row, ["2 ms", "not run", "", "2 ms", "1 ×"]);
+        let run = report
+            .verdicts()
+            .into_iter()
+            .filter(|(_, got)| got.is_some());
+        assert_eq!(run.count(), 1); // bytes a row, whose limit is the key
+        assert_eq!(report.chart()[0]["bars"][0]["milliseconds"], Value::Null);
+    }
+}

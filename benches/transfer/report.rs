@@ -1,0 +1,138 @@
+//! What the runs measured, as Markdown.
+
+use serde::{Deserialize, Serialize};
+use torchcache_benches::table::{Table, bytes, ratio, time};
+
+use crate::runs::Later;
+
+/// A run without the cache.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Plain {
+    pub(crate) peak_bytes: u64,
+}
+
+/// A run with memory for all features.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Ample {
+    pub(crate) images: u64,
+    /// Images that are not the same as another one.
+    pub(crate) distinct: u64,
+    pub(crate) first_with: f64,
+    pub(crate) first_without: f64,
+    pub(crate) later: Later,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) peak_bytes: u64,
+}
+
+/// A second process with memory for a quarter of them.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Starved {
+    pub(crate) bound: u64,
+    pub(crate) first: f64,
+    pub(crate) later: Later,
+    pub(crate) from_disk: f64,
+    pub(crate) peak_bytes: u64,
+}
+
+/// The first epoch at most so many times the plain one.
+const FIRST_BAR: f64 = 1.05;
+/// Later epochs at most so many times the head and the hashing.
+const LATER_BAR: f64 = 1.1;
+
+pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> String {
+    let mut table = Table::new(
+        2,
+        [
+            "run",
+            "epoch",
+            "seconds",
+            "beside",
+            "seconds there",
+            "ratio",
+            "bar",
+        ],
+    );
+    let seconds = |seconds: f64| time(seconds * 1e3);
+    let bar = |got: f64, bar: f64| {
+        let verdict = if got <= bar { "met" } else { "missed" };
+        format!("{bar} × {verdict}")
+    };
+    let first = ample.first_with / ample.first_without;
+    table.row([
+        "memory for all".into(),
+        "first".into(),
+        seconds(ample.first_with),
+        "the plain forward and the head".into(),
+        seconds(ample.first_without),
+        ratio(first),
+        bar(first, FIRST_BAR),
+    ]);
+    let head = |later: &Later| later.head + later.hashing;
+    let later = ample.later.epoch / head(&ample.later);
+    table.row([
+        "memory for all".into(),
+        "later".into(),
+        seconds(ample.later.epoch),
+        "the head alone and the hashing".into(),
+        seconds(head(&ample.later)),
+        ratio(later),
+        bar(later, LATER_BAR),
+    ]);
+    for (epoch, took) in [("first", starved.first), ("later", starved.later.epoch)] {
+        table.row([
+            "memory for a quarter".into(),
+            epoch.into(),
+            seconds(took),
+            "the head alone and the hashing".into(),
+            seconds(head(&starved.later)),
+            ratio(took / head(&starved.later)),
+            String::new(),
+        ]);
+    }
+    let faster = ample.first_without / ample.later.epoch;
+    let mut memory = Table::new(
+        1,
+        ["run", "peak of memory", "beyond the plain run", "bound"],
+    );
+    let beyond = |peak: u64| bytes(peak as f64 - plain.peak_bytes as f64);
+    memory.row([
+        "without the cache".into(),
+        bytes(plain.peak_bytes as f64),
+        String::new(),
+        String::new(),
+    ]);
+    memory.row([
+        "memory for all".into(),
+        bytes(ample.peak_bytes as f64),
+        beyond(ample.peak_bytes),
+        format!("{} in use", bytes(ample.memory_bytes as f64)),
+    ]);
+    memory.row([
+        "memory for a quarter".into(),
+        bytes(starved.peak_bytes as f64),
+        beyond(starved.peak_bytes),
+        bytes(starved.bound as f64),
+    ]);
+    format!(
+        "A head is trained on a frozen ResNet-18 (seeded weights, images scaled to 32 x 32) and the
+{images} training images of Fashion-MNIST, {distinct} of them distinct, in batches of 64. The
+features are kept in memory and on disk ({disk}). The first epoch takes turns with the plain one
+block by block, and what is still to be written at the end of a block counts. Later epochs take
+turns with the head alone, which gets its features by an `index_select`; the fastest of each counts.
+Every feature of a later epoch is compared with that of the first. A later epoch is
+{faster:.0} times faster than one without the cache.
+
+{table}
+The second process has memory for a quarter of the features, and no image is computed in it:
+{from_disk:.0} % of its rows came from disk. The peaks include the images, libtorch, and in the
+cached runs a second copy of all features ({copy}), for the comparison.
+
+{memory}",
+        images = ample.images,
+        distinct = ample.distinct,
+        disk = bytes(ample.disk_bytes as f64),
+        from_disk = starved.from_disk * 100.0,
+        copy = bytes((ample.images * 512 * 4) as f64),
+    )
+}

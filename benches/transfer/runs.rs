@@ -1,0 +1,204 @@
+//! The runs, each for a process of its own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tch::nn::ModuleT;
+use tch::{Device, Kind, Tensor};
+
+use crate::args::Args;
+use crate::backbone::Backbone;
+use crate::data::{Data, Images};
+use crate::epoch::{Head, order, train};
+use crate::report::{Ample, Plain, Starved};
+
+pub(crate) type Run = fn(&Args, &Path) -> Result<Value, Box<dyn std::error::Error>>;
+
+/// Blocks of the first epoch, which the plain and the cached backbone take in turn.
+const BLOCKS: usize = 20;
+
+/// Later epochs, each beside one of the head alone; the fastest of each counts.
+const EPOCHS: usize = 3;
+
+pub(crate) fn named(name: &str) -> Option<Run> {
+    Some(match name {
+        "plain" => plain,
+        "ample" => ample,
+        "starved" => starved,
+        _ => return None,
+    })
+}
+
+/// Without a cache: for its peak of memory, a tenth of an epoch is enough.
+fn plain(args: &Args, _: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+    let images = Data::load(&args.data, args.limit)?.train;
+    let mut backbone = Backbone::new(args)?;
+    backbone.torchcache_enabled = false;
+    let batches = order(&images);
+    let some = &batches[..batches.len().div_ceil(10)];
+    train(&images, some, &mut Head::new()?, |_, pixels| {
+        backbone.forward_t(pixels, false)
+    });
+    Ok(serde_json::to_value(Plain {
+        peak_bytes: peak_bytes()?,
+    })?)
+}
+
+/// Memory for everything: the first epoch in turn with the plain one, later epochs in turn with the
+/// head alone.
+fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+    let images = Data::load(&args.data, args.limit)?.train;
+    let cached = cached(args, features, None)?;
+    let mut plain = Backbone::new(args)?;
+    plain.torchcache_enabled = false;
+    let (mut head, mut plain_head) = (Head::new()?, Head::new()?);
+
+    // Whatever the first batches set up is set up before the clock starts.
+    let warm = images.pixels.narrow(0, 0, 64.min(images.len()));
+    let _ = plain.forward_t(&warm, false);
+
+    let mut known = Tensor::zeros([images.len(), 512], (Kind::Float, Device::Cpu));
+    let batches = order(&images);
+    let (mut with, mut without) = (Duration::ZERO, Duration::ZERO);
+    for (number, block) in batches.chunks(batches.len().div_ceil(BLOCKS)).enumerate() {
+        let mut with_cache = || {
+            let mut seen = Vec::new();
+            with += train(&images, block, &mut head, |batch, pixels| {
+                let features = cached.forward_t(pixels, false);
+                seen.push((batch.shallow_clone(), features.shallow_clone()));
+                features
+            });
+            // What is still to be written counts as well.
+            let start = std::time::Instant::now();
+            assert!(cached.torchcache.flush(), "every feature is on disk");
+            with += start.elapsed();
+            for (batch, features) in seen {
+                let _ = known.index_copy_(0, &batch, &features);
+            }
+        };
+        let mut without_cache = || {
+            without += train(&images, block, &mut plain_head, |_, pixels| {
+                plain.forward_t(pixels, false)
+            });
+        };
+        // Each goes first as often as the other.
+        if number % 2 == 0 {
+            with_cache();
+            without_cache();
+        } else {
+            without_cache();
+            with_cache();
+        }
+    }
+    let first = cached.torchcache.stats();
+    let seen = (first.misses, first.misses + first.duplicates);
+    assert_eq!(seen.1, images.len() as u64, "the first epoch had no hit");
+
+    let later = later(&images, &cached, &known)?;
+    let stats = cached.torchcache.stats();
+    assert_eq!(stats.misses, seen.0, "later epochs compute nothing");
+    Ok(serde_json::to_value(Ample {
+        images: images.len() as u64,
+        distinct: seen.0,
+        first_with: with.as_secs_f64(),
+        first_without: without.as_secs_f64(),
+        later,
+        memory_bytes: stats.memory_bytes,
+        disk_bytes: stats.disk_bytes,
+        peak_bytes: peak_bytes()?,
+    })?)
+}
+
+/// A fresh process whose memory holds a quarter of the features: the rest comes from disk.
+fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+    let images = Data::load(&args.data, args.limit)?.train;
+    let bound = images.len() as u64 * 512 * 4 / 4;
+    let cached = cached(args, features, Some(bound))?;
+    let mut known = Tensor::zeros([images.len(), 512], (Kind::Float, Device::Cpu));
+    let mut head = Head::new()?;
+    let batches = order(&images);
+    let first = train(&images, &batches, &mut head, |batch, pixels| {
+        let features = cached.forward_t(pixels, false);
+        let _ = known.index_copy_(0, batch, &features);
+        features
+    });
+    let later = later(&images, &cached, &known)?;
+    let stats = cached.torchcache.stats();
+    assert_eq!(stats.misses, 0, "everything is there");
+    assert!(stats.memory_bytes <= bound, "the bound holds");
+    Ok(serde_json::to_value(Starved {
+        bound,
+        first: first.as_secs_f64(),
+        later,
+        from_disk: stats.disk_hits as f64 / (stats.disk_hits + stats.memory_hits) as f64,
+        peak_bytes: peak_bytes()?,
+    })?)
+}
+
+fn cached(
+    args: &Args,
+    features: &Path,
+    memory: Option<u64>,
+) -> Result<Backbone, Box<dyn std::error::Error>> {
+    let mut backbone = Backbone::new(args)?;
+    backbone.torchcache_persistent_cache_dir = features.to_owned();
+    backbone.torchcache_max_memory_cache_size = memory;
+    Ok(backbone)
+}
+
+/// Seconds of an epoch of hits, of the same epoch of the head alone, and of the hashing in it.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Later {
+    pub(crate) epoch: f64,
+    pub(crate) head: f64,
+    pub(crate) hashing: f64,
+}
+
+fn later(
+    images: &Images,
+    cached: &Backbone,
+    known: &Tensor,
+) -> Result<Later, Box<dyn std::error::Error>> {
+    let mut best = Later {
+        epoch: f64::INFINITY,
+        head: f64::INFINITY,
+        hashing: f64::INFINITY,
+    };
+    for _ in 0..EPOCHS {
+        let batches = order(images);
+        let alone = train(images, &batches, &mut Head::new()?, |batch, _| {
+            known.index_select(0, batch)
+        });
+        let before = cached.torchcache.stats().hashing;
+        let mut wrong = Vec::new();
+        let epoch = train(images, &batches, &mut Head::new()?, |batch, pixels| {
+            let features = cached.forward_t(pixels, false);
+            wrong.push((batch.shallow_clone(), features.shallow_clone()));
+            features
+        });
+        let hashing = cached.torchcache.stats().hashing - before;
+        for (batch, features) in wrong {
+            assert_eq!(
+                features,
+                known.index_select(0, &batch),
+                "a hit is what was computed"
+            );
+        }
+        best.epoch = best.epoch.min(epoch.as_secs_f64());
+        best.head = best.head.min(alone.as_secs_f64());
+        best.hashing = best.hashing.min(hashing.as_secs_f64());
+    }
+    Ok(best)
+}
+
+/// The most memory that this process ever had.
+fn peak_bytes() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .ok_or("the system does not say how much memory was used")?
+        .parse()?;
+    Ok(kilobytes * 1024)
+}

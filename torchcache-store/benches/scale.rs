@@ -1,0 +1,269 @@
+//! What grows with the number of rows, and what does not: the time of a call, the time to open, the
+//! memory, the number of files, and the cost of eviction.
+//!
+//! `cargo bench -p torchcache-store --bench scale -- 1000 100000 10000000` takes the sizes as
+//! arguments (these are the ones it takes without); `--quick` takes small ones, and `--markdown`
+//! prints the tables for `docs/benchmarks.md`. Each size is filled by one process and measured by
+//! another, so that memory is that of opening alone. `TORCHCACHE_BENCH_DIR` is where the stores lie
+//! meanwhile; 10^7 rows take 1.2 GB.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use torchcache_store::{Config, Key, RowBatch, Store};
+
+use crate::common::footers::read_footers;
+use crate::common::{Table, has, is_quick, key, micros, scratch_dir, segments, timed};
+
+mod common;
+
+/// Bytes of a value.
+const ROW_LEN: usize = 64;
+
+/// Rows of a call.
+const CALL: usize = 64;
+
+/// Rows of a `put`.
+const PUT: u64 = 1024;
+
+const SIZES: [u64; 3] = [1_000, 100_000, 10_000_000];
+const QUICK: [u64; 2] = [1_000, 20_000];
+
+/// Sizes at which rows are stored into a full directory.
+const FULL: [u64; 2] = [100_000, 1_000_000];
+const QUICK_FULL: [u64; 2] = [5_000, 20_000];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["child-fill", dir, rows] => fill(Path::new(dir), 0, number(rows), u64::MAX),
+        ["child-open", dir, rows] => println!("{}", opened(Path::new(dir), number(rows))),
+        ["child-full", dir, rows] => println!("{}", stored(Path::new(dir), number(rows))),
+        _ => report(&arguments),
+    }
+}
+
+fn report(arguments: &[String]) {
+    let (quick, markdown) = (is_quick(), has("--markdown"));
+    let mut sizes: Vec<u64> = arguments
+        .iter()
+        .filter_map(|size| size.parse().ok())
+        .collect();
+    if sizes.is_empty() {
+        sizes.extend(if quick { &QUICK[..] } else { &SIZES[..] });
+    }
+    let headings = [
+        " rows",
+        " call of 64, µs",
+        " pread of 64, µs",
+        " ratio",
+        " open, ms",
+        " read of the footers, ms",
+        " ratio",
+        " memory, B/row",
+        " at its peak",
+        " segments",
+    ];
+    let table = Table::new(&headings, markdown);
+    for rows in sizes {
+        let dir = scratch_dir();
+        child("child-fill", dir.path(), rows);
+        table.row(&cells(rows, &child("child-open", dir.path(), rows)));
+    }
+    println!();
+    let headings = [
+        " rows in the directory",
+        " stored below the limit, µs/row",
+        " at the limit, µs/row",
+        " ratio",
+        " evicted of those stored",
+    ];
+    let table = Table::new(&headings, markdown);
+    for rows in if quick { QUICK_FULL } else { FULL } {
+        let dir = scratch_dir();
+        table.row(&cells(rows, &child("child-full", dir.path(), rows)));
+    }
+}
+
+fn cells(rows: u64, figures: &str) -> Vec<String> {
+    let mut cells = vec![rows.to_string()];
+    cells.extend(figures.trim().split('|').map(str::to_owned));
+    cells
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().expect("a number")
+}
+
+/// Runs this program for one figure, in a process of its own.
+fn child(task: &str, dir: &Path, rows: u64) -> String {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program)
+        .arg(task)
+        .arg(dir)
+        .arg(rows.to_string())
+        .output()
+        .expect("it starts");
+    assert!(
+        output.status.success(),
+        "{task} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("figures")
+}
+
+fn config(max_bytes: u64) -> Config {
+    Config {
+        max_bytes,
+        linger: Duration::from_secs(3600),
+        ..Config::default()
+    }
+}
+
+fn fill(dir: &Path, first: u64, rows: u64, max_bytes: u64) {
+    let store = Store::open(dir, config(max_bytes)).expect("it opens");
+    put(&store, first, rows);
+    store.flush().expect("it is written");
+}
+
+fn put(store: &Store, first: u64, rows: u64) {
+    let mut next = first;
+    while next < first + rows {
+        let end = (next + PUT).min(first + rows);
+        let keys: Vec<Key> = (next..end).map(key).collect();
+        let values = keys
+            .iter()
+            .flat_map(|key| [*key; ROW_LEN / 32])
+            .flatten()
+            .collect();
+        let schema = b"u8[64]".as_slice().into();
+        store.put(RowBatch::new(keys, schema, values, ROW_LEN).expect("the parts fit"));
+        next = end;
+    }
+}
+
+/// Opens a filled store, and calls it.
+fn opened(dir: &Path, rows: u64) -> String {
+    let files = segments(dir);
+    let read = best(5, || read_footers(&files));
+    let before = memory("VmRSS");
+    let begin = Instant::now();
+    let store = Store::open(dir, config(u64::MAX)).expect("it opens");
+    let first_open = begin.elapsed();
+    let (after, peak) = (memory("VmRSS"), memory("VmHWM"));
+    drop(store);
+    let again = best(4, || {
+        drop(Store::open(dir, config(u64::MAX)).expect("it opens"))
+    });
+    let open = first_open.min(again);
+
+    let store = Store::open(dir, config(u64::MAX)).expect("it opens");
+    let mut random = Random(rows);
+    let (mut call, mut plain) = (Vec::new(), Vec::new());
+    let sources: Vec<File> = files
+        .iter()
+        .map(|path| File::open(path).expect("it opens"))
+        .collect();
+    for _ in 0..400 {
+        let keys: Vec<Key> = (0..CALL).map(|_| key(random.below(rows))).collect();
+        call.push(timed(|| call_store(&store, &keys)));
+        let mut buffer = [0; ROW_LEN + 8];
+        let places: Vec<_> = (0..CALL).map(|_| random.place(&sources)).collect();
+        plain.push(timed(|| {
+            for (file, at) in &places {
+                file.read_exact_at(&mut buffer, *at).expect("it is there");
+            }
+        }));
+    }
+    let (call, plain) = (median(call), median(plain));
+    let each = |bytes: u64| bytes as f64 / rows as f64;
+    format!(
+        "{:.1}|{:.1}|{:.2}|{:.1}|{:.1}|{:.1}|{:.1}|{:.1}|{}",
+        micros(call),
+        micros(plain),
+        micros(call) / micros(plain),
+        micros(open) / 1e3,
+        micros(read) / 1e3,
+        micros(open) / micros(read),
+        each(after.saturating_sub(before)),
+        each(peak.saturating_sub(before)),
+        store.stats().segments,
+    )
+}
+
+fn call_store(store: &Store, keys: &[Key]) {
+    let found: Vec<_> = store.locate(keys).into_iter().flatten().collect();
+    assert_eq!(found.len(), keys.len(), "every row is there");
+    let mut values = [0; CALL * ROW_LEN];
+    let mut out: Vec<&mut [u8]> = values.chunks_exact_mut(ROW_LEN).collect();
+    assert!(store.read(&found, &mut out).into_iter().all(|read| read));
+    for (value, key) in values.chunks_exact(ROW_LEN).zip(keys) {
+        assert_eq!(value[..32], *key);
+    }
+}
+
+/// Stores as many rows again as there are, first with room for them and then without.
+fn stored(dir: &Path, rows: u64) -> String {
+    let per_row = |dir: &Path, max_bytes| {
+        let store = Store::open(dir, config(max_bytes)).expect("it opens");
+        put(&store, 0, rows);
+        store.flush().expect("it is written");
+        let time = timed(|| {
+            put(&store, rows, 2 * rows);
+            store.flush().expect("it is written");
+        });
+        (micros(time) / (2 * rows) as f64, store.stats())
+    };
+    let (below, _) = per_row(&dir.join("below"), u64::MAX);
+    let (full, stats) = per_row(&dir.join("full"), rows * (ROW_LEN as u64 + 48));
+    format!(
+        "{below:.3}|{full:.3}|{:.2}|{:.2}",
+        full / below,
+        stats.evicted_rows as f64 / stats.stored_rows as f64
+    )
+}
+
+/// A field of this process's status, in bytes.
+fn memory(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a Linux system");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(field))
+        .expect("the field");
+    let kib = line.split_whitespace().nth(1).expect("a number");
+    number(kib) << 10
+}
+
+/// Enough randomness to visit rows in no order.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) % bound
+    }
+
+    fn place<'f>(&mut self, files: &'f [File]) -> (&'f File, u64) {
+        let file = &files[self.below(files.len() as u64) as usize];
+        let len = file.metadata().expect("it is there").len();
+        (file, self.below(len - (ROW_LEN as u64 + 8)))
+    }
+}
+
+fn best(times: usize, mut run: impl FnMut()) -> Duration {
+    (0..times)
+        .map(|_| timed(&mut run))
+        .min()
+        .expect("at least once")
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

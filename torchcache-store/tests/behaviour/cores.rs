@@ -1,0 +1,126 @@
+//! Large reads are shared among the cores: each row arrives where it belongs, from wherever the
+//! call comes, and a bad row is a miss and nothing else.
+
+use std::fs;
+use std::thread;
+
+use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments, value};
+use torchcache_store::{Compression, Config, Key, Store};
+
+/// Long enough for a call of all rows to be shared.
+const LEN: usize = 20_000;
+const ROWS: u64 = 240;
+
+/// A store whose rows lie in several segments: raw, compressed, shuffled, and some in the queue.
+fn mixed(mmap: bool) -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), Config { mmap, ..patient() }).expect("it opens");
+    let zstd = Some(Compression {
+        level: 1,
+        threads: 1,
+    });
+    for (part, compression) in [(0, None), (1, zstd), (2, zstd), (3, None)] {
+        store.reconfigure(Config {
+            compression,
+            mmap,
+            ..patient()
+        });
+        let rows = batch(&keys(part * 60..(part + 1) * 60), "f32[5000]", LEN);
+        store.put(rows.element_bytes(if part == 2 { 4 } else { 1 }));
+        if part < 3 {
+            store.flush().expect("it is written");
+        }
+    }
+    (dir, store)
+}
+
+/// All keys, in the order of storing and in none.
+fn orders() -> [Vec<Key>; 2] {
+    let stored = keys(0..ROWS);
+    let mut scattered = stored.clone();
+    scattered.sort();
+    scattered.extend_from_within(..20); // one key twice in a call
+    [stored, scattered]
+}
+
+#[test]
+fn every_row_of_a_large_read_arrives_where_it_belongs() {
+    for mmap in [false, true] {
+        let (dir, store) = mixed(mmap);
+        assert_eq!(segments(dir.path()).len(), 3);
+        for rows in orders() {
+            assert_eq!(count_right(&store, &rows, LEN), rows.len());
+        }
+        store.flush().expect("it is written");
+        for rows in orders() {
+            assert_eq!(count_right(&store, &rows, LEN), rows.len());
+        }
+        assert_eq!(store.stats().faults.total(), 0);
+    }
+}
+
+#[test]
+fn tasks_of_the_pool_read_the_same_store_at_once() {
+    let (_dir, store) = mixed(false);
+    let all = keys(0..ROWS);
+    let read = || assert_eq!(count_right(&store, &all, LEN), ROWS as usize);
+    // A task that waits for its share runs another one meanwhile, which reads as well.
+    let within = || {
+        rayon::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|_| read());
+            }
+        });
+    };
+    thread::scope(|scope| {
+        scope.spawn(within);
+        scope.spawn(read);
+        within();
+    });
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn a_bad_row_in_a_large_read_costs_itself_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..100), "u8", LEN));
+    store.flush().expect("it is written");
+    let path = segments(dir.path()).remove(0);
+    let mut bytes = fs::read(&path).expect("it can be read");
+    bytes[16 + 41 * (LEN + 8) + 7] ^= 1;
+    fs::write(&path, &bytes).expect("it can be written");
+    let rows = fetch_all(&store, &keys(0..100));
+    for (n, row) in rows.into_iter().enumerate() {
+        let right = (n != 41).then(|| value(&key(n as u64), LEN));
+        assert!(row == right, "row {n}");
+    }
+    assert_eq!(store.stats().faults.total(), 1);
+
+    // Cut short, with its footer known: what lies before the cut is there.
+    let file = fs::File::options().write(true).open(&path);
+    let end = 16 + 90 * (LEN as u64 + 8) + 5;
+    file.and_then(|file| file.set_len(end))
+        .expect("it can be cut");
+    assert_eq!(count_right(&store, &keys(0..100), LEN), 89);
+    assert_eq!(store.stats().faults.total(), 11);
+}
+
+#[test]
+fn reads_of_more_files_than_are_opened_at_once_are_complete() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // Each batch fills a segment, so that nothing is merged.
+    let config = Config {
+        segment_bytes: 4096,
+        ..patient()
+    };
+    let store = Store::open(dir.path(), config).expect("it opens");
+    for n in 0..150 {
+        store.put(batch(&keys(n * 2..n * 2 + 2), "u8", LEN));
+    }
+    store.flush().expect("it is written");
+    assert!(store.stats().segments >= 150);
+    let mut rows = keys(0..300);
+    rows.sort();
+    assert_eq!(count_right(&store, &rows, LEN), 300);
+}

@@ -1,0 +1,122 @@
+//! Rows that lie in several segments, since several processes write: one of them is read, and
+//! another takes its place when it goes.
+
+use std::fs;
+
+use crate::common::{batch, count_right, key, keys, patient, segments};
+use torchcache_store::Store;
+
+#[test]
+fn a_put_tells_which_rows_were_there_first() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert!(store.put(batch(&keys(0..5), "a", 100)).is_empty());
+    // Half of them queued, then half of them on disk.
+    assert_eq!(store.put(batch(&keys(3..8), "a", 100)), [0, 1]);
+    store.flush().expect("the disk works");
+    assert_eq!(store.put(batch(&keys(7..10), "a", 100)), [0]);
+    assert_eq!(
+        store.put(batch(&[key(20), key(20)], "a", 100)),
+        [1],
+        "twice in one batch"
+    );
+}
+
+#[test]
+fn rows_located_before_a_merge_by_another_process_are_still_read() {
+    // The other process is a second directory here: its merged file is moved over, as the
+    // rename of a merge would do, and the sources removed.
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..5), "a", 100));
+    store.flush().expect("it is written");
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(0..20), "a", 100));
+    drop(other);
+    let source = segments(here.path()).remove(0);
+    let merged = segments(there.path()).remove(0);
+
+    let found: Vec<_> = store.locate(&keys(0..5)).into_iter().flatten().collect();
+    fs::copy(
+        &merged,
+        here.path().join(merged.file_name().expect("a name")),
+    )
+    .expect("it is copied");
+    fs::remove_file(source).expect("it is removed");
+    let mut rows = vec![vec![0; 100]; 5];
+    let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+    assert_eq!(store.read(&found, &mut out), [true; 5]);
+    assert_eq!(count_right(&store, &keys(0..20), 100), 20);
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..5), "a", 100));
+    store.flush().expect("it is written");
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(0..5), "a", 100));
+    drop(other);
+    let first = segments(here.path()).remove(0);
+    let second = segments(there.path()).remove(0);
+    fs::copy(
+        &second,
+        here.path().join(second.file_name().expect("a name")),
+    )
+    .expect("it is copied");
+    store.refresh();
+    assert_eq!(
+        (store.stats().segments, store.stats().rows),
+        (2, 5),
+        "each row counts once"
+    );
+    fs::remove_file(first).expect("it is removed");
+    store.refresh();
+    assert_eq!((store.stats().segments, store.stats().rows), (1, 5));
+    assert_eq!(count_right(&store, &keys(0..5), 100), 5);
+}
+
+#[test]
+fn the_first_of_two_segments_is_read_however_the_store_is_opened() {
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    for (dir, rows) in [(&here, 0..5), (&there, 3..9)] {
+        let store = Store::open(dir.path(), patient()).expect("it opens");
+        store.put(batch(&keys(rows), "a", 100));
+    }
+    let second = segments(there.path()).remove(0);
+    let name = second.file_name().expect("a name");
+    fs::copy(&second, here.path().join(name)).expect("it is copied");
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    assert_eq!((store.stats().segments, store.stats().rows), (2, 9));
+    assert_eq!(count_right(&store, &keys(0..9), 100), 9);
+    fs::remove_file(segments(here.path()).remove(0)).expect("it is removed");
+    store.refresh();
+    assert_eq!((store.stats().segments, store.stats().rows), (1, 6));
+    assert_eq!(count_right(&store, &keys(0..9), 100), 6);
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn a_corrupt_row_does_not_come_back_when_another_segment_goes() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    for n in 0..2 {
+        store.put(batch(&keys(n * 5..n * 5 + 5), "a", 100));
+        store.flush().expect("it is written");
+    }
+    let paths = segments(dir.path());
+    let mut bytes = fs::read(&paths[0]).expect("it can be read");
+    bytes[20] ^= 1;
+    fs::write(&paths[0], bytes).expect("it can be written");
+    assert_eq!(count_right(&store, &keys(0..5), 100), 4);
+    assert!(store.locate(&[key(0)])[0].is_none(), "it is a miss now");
+    fs::remove_file(&paths[1]).expect("it is removed");
+    store.refresh();
+    assert!(store.locate(&[key(0)])[0].is_none(), "and it stays one");
+    assert_eq!(store.stats().faults.total(), 1);
+}

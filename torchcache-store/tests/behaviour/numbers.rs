@@ -1,0 +1,138 @@
+//! Rows that are numbers, of a length that the caller tells: where that is shorter they are stored
+//! shuffled, and come back as they were.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments};
+use torchcache_store::segment::{SegmentFile, Storage};
+use torchcache_store::{Compression, Config, Key, RowBatch, Store};
+
+fn zstd() -> Config {
+    Config {
+        compression: Some(Compression {
+            level: 3,
+            threads: 1,
+        }),
+        ..patient()
+    }
+}
+
+/// Features between 1 and 2: one exponent, and random digits that belong to one key only.
+fn features(key: &Key, count: usize) -> Vec<u8> {
+    let mut noise = vec![0; 4 * count];
+    blake3::Hasher::new_keyed(key)
+        .finalize_xof()
+        .fill(&mut noise);
+    let (fours, _) = noise.as_chunks::<4>();
+    let number = |four: &[u8; 4]| 1.0 + u32::from_le_bytes(*four) as f32 / u32::MAX as f32;
+    fours
+        .iter()
+        .flat_map(|four| number(four).to_le_bytes())
+        .collect()
+}
+
+fn put(store: &Store, keys: &[Key], count: usize, element_bytes: u8) {
+    let values = keys.iter().flat_map(|key| features(key, count)).collect();
+    let rows = RowBatch::new(keys.to_vec(), b"f32".as_slice().into(), values, 4 * count);
+    store.put(rows.expect("the parts fit").element_bytes(element_bytes));
+    store.flush().expect("it is written");
+}
+
+fn storages(path: &Path) -> Vec<Storage> {
+    let file = SegmentFile::open(path, false).expect("it opens");
+    file.footer().rows().map(|row| row.storage).collect()
+}
+
+#[test]
+fn numbers_take_less_space_and_come_back_as_they_were() {
+    let mut sizes = Vec::new();
+    for (element_bytes, storage) in [(1, Storage::Zstd), (4, Storage::ZstdShuffled4)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(dir.path(), zstd()).expect("it opens");
+        let rows = keys(0..100);
+        put(&store, &rows, 512, element_bytes);
+        let path = segments(dir.path()).remove(0);
+        let stored = storages(&path);
+        assert!(
+            stored
+                .iter()
+                .all(|stored| *stored == storage || *stored == Storage::Raw)
+        );
+        sizes.push(path.metadata().expect("it exists").len());
+        for mmap in [false, true] {
+            store.reconfigure(Config { mmap, ..zstd() });
+            for (key, row) in rows.iter().zip(fetch_all(&store, &rows)) {
+                assert!(row == Some(features(key, 512)));
+            }
+        }
+    }
+    assert!(sizes[1] * 100 < sizes[0] * 95, "{sizes:?}");
+}
+
+#[test]
+fn every_flipped_byte_of_a_shuffled_segment_is_a_counted_miss() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), zstd()).expect("it opens");
+    let rows = keys(0..3);
+    put(&store, &rows, 100, 4);
+    drop(store);
+    let path = segments(dir.path()).remove(0);
+    assert_eq!(storages(&path), [Storage::ZstdShuffled4; 3]);
+    let sound = fs::read(&path).expect("it can be read");
+    for at in 0..sound.len() {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, bytes).expect("it can be written");
+        let store = Store::open(dir.path(), zstd()).expect("it opens");
+        let mut misses = 0;
+        for (key, row) in rows.iter().zip(fetch_all(&store, &rows)) {
+            match row {
+                Some(row) => assert!(row == features(key, 100), "a wrong row, byte {at}"),
+                None => misses += 1,
+            }
+        }
+        let faults = store.stats().faults.total();
+        assert!(
+            misses > 0 && faults > 0,
+            "byte {at}: {misses} misses, {faults} faults"
+        );
+    }
+}
+
+#[test]
+fn segments_of_the_first_version_are_merged_with_new_ones() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1.tcs");
+    fs::copy(fixture, dir.path().join("0.tcs")).expect("it is copied");
+    let store = Store::open(dir.path(), zstd()).expect("it opens");
+    let of_the_fixture = store.locate(&keys(0..6));
+    assert_eq!(of_the_fixture.iter().flatten().count(), 5);
+    let before = fetch_all(&store, &keys(1..6));
+    for n in 0..7 {
+        put(&store, &keys(100 + n..101 + n), 100, 4);
+    }
+    assert_eq!(store.stats().merged_segments, 8);
+    let merged = segments(dir.path());
+    assert_eq!(merged.len(), 1);
+    let stored = storages(&merged[0]);
+    assert!(stored.contains(&Storage::Zstd) && stored.contains(&Storage::ZstdShuffled4));
+    assert_eq!(fetch_all(&store, &keys(1..6)), before);
+    for n in 100..107 {
+        let row = fetch_all(&store, &[key(n)]).pop().flatten();
+        assert!(row == Some(features(&key(n), 100)), "row {n}");
+    }
+    assert_eq!(store.stats().faults.total(), 0);
+}
+
+#[test]
+fn any_length_of_numbers_may_be_told() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), zstd()).expect("it opens");
+    for (n, element_bytes) in [0, 1, 2, 3, 4, 7, 8, 16, 255].into_iter().enumerate() {
+        let rows = keys(n as u64 * 10..n as u64 * 10 + 10);
+        store.put(batch(&rows, "u8", 501).element_bytes(element_bytes));
+    }
+    store.flush().expect("it is written");
+    assert_eq!(count_right(&store, &keys(0..90), 501), 90);
+}

@@ -1,0 +1,373 @@
+//! Which rows a full cache takes in: the policy `auto`. Apart from the memory tier since it knows
+//! keys only, so that it is tested without a tensor.
+//!
+//! Two rules are good at different access. *Admit all* is what `lru` does, and suits rows that come
+//! back soon. *Admit the frequent* suits epochs and skewed access: a new row must have been asked
+//! for clearly more often than the row it would replace. In epochs every row is asked for once, so
+//! nothing is replaced and each epoch finds what the last one left; under skewed access the popular
+//! rows get in. Both rules run on a small sample of the keys, all the time, and the cache follows
+//! the one that had more hits of late.
+
+use crate::keys::Key;
+
+/// How much more often a new row must have been asked for. The counts of rows that are asked for
+/// once in each epoch differ by up to two, since periods and epochs do not begin together.
+const CLEARLY: u8 = 3;
+
+/// Counts are halved whenever as many keys as this times the rows of the cache were recorded. With
+/// fewer, popular rows are told from others less well; with more, it takes longer until a data set
+/// that is no longer in use is forgotten.
+const PERIOD: usize = 8;
+
+/// The sample stands for a cache of at least this many rows (if there are so many), and of fewer
+/// than twice as many.
+const SAMPLE: usize = 256;
+
+/// Decides for a full cache. Takes 8 bytes for each row of the cache, and at most 8 KB.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// The rows of the cache when this was made.
+    rows: usize,
+    counts: Counts,
+    /// A key is in the sample if its hash has none of these bits.
+    skipped: u64,
+    /// What a cache of the sample would hold by each rule; the next to go comes first.
+    admit_all: Vec<u64>,
+    admit_frequent: Vec<u64>,
+    /// How many rows a cache of the sample holds.
+    room: usize,
+    /// By how many hits of late the first rule is ahead of the second.
+    lead: i32,
+    /// The lead at which what was frequent is given up.
+    decisive: i32,
+    /// How many rows are to be admitted without a question.
+    renewals: usize,
+}
+
+impl Admission {
+    /// For a cache that has just become full of these keys, least recently used first: both rules
+    /// start from what it holds.
+    pub(crate) fn new<'a>(held: impl ExactSizeIterator<Item = &'a Key>) -> Self {
+        let rows = held.len();
+        let rate = (rows / SAMPLE).max(1).ilog2();
+        let skipped = ((1 << rate) - 1) << 20;
+        let sampled: Vec<u64> = held.map(hash).filter(|hash| hash & skipped == 0).collect();
+        let room = (rows >> rate).max(1);
+        Admission {
+            rows,
+            counts: Counts::new(rows),
+            skipped,
+            admit_all: sampled.clone(),
+            admit_frequent: sampled,
+            room,
+            lead: 0,
+            decisive: (room / 8 + 4) as i32,
+            renewals: 0,
+        }
+    }
+
+    /// Whether it still suits a cache that holds so many rows. If not, it is time for a new one.
+    pub(crate) fn suits(&self, rows: usize) -> bool {
+        rows <= self.rows * 2 && rows >= self.rows / 2
+    }
+
+    /// Notes that a row was asked for; once for each distinct key of a call, hit or not.
+    pub(crate) fn record(&mut self, key: &Key) {
+        let hash = hash(key);
+        self.counts.record(hash);
+        if hash & self.skipped == 0 {
+            self.compare(hash);
+        }
+    }
+
+    /// Whether a new row shall replace `victim`, the least recently used one. If not, the caller makes
+    /// the victim the most recently used, so that the next new row is compared with another.
+    pub(crate) fn admits(&mut self, new: &Key, victim: &Key) -> bool {
+        if self.renewals > 0 {
+            self.renewals -= 1;
+            return true;
+        }
+        // A small lead is chance, and to admit all for a while may cost what took long to collect.
+        self.counts.favour(hash(new), hash(victim))
+    }
+
+    /// Lets both rules see a key of the sample.
+    fn compare(&mut self, hash: u64) {
+        let all = find(&mut self.admit_all, hash);
+        if !all {
+            if self.admit_all.len() >= self.room {
+                self.admit_all.remove(0);
+            }
+            self.admit_all.push(hash);
+        }
+        let frequent = find(&mut self.admit_frequent, hash);
+        if !frequent {
+            let held = &mut self.admit_frequent;
+            if held.len() < self.room {
+                held.push(hash);
+            } else {
+                let victim = held.remove(0);
+                let admits = self.counts.favour(hash, victim);
+                held.push(if admits { hash } else { victim });
+            }
+        }
+        // Bounded below, so that the first rule is soon ahead when the access changes.
+        self.lead = (self.lead + i32::from(all) - i32::from(frequent)).max(-self.decisive / 2);
+        if self.lead >= self.decisive {
+            // What was frequent no longer is: the second rule starts again from what the first holds,
+            // and the cache does so too, which takes as many rows as it holds.
+            self.counts.clear();
+            self.admit_frequent.clone_from(&self.admit_all);
+            self.renewals = self.rows;
+            self.lead = 0;
+        }
+    }
+}
+
+/// Whether a key is held; then it is the last to go.
+fn find(held: &mut [u64], hash: u64) -> bool {
+    // `contains` compares many at a time, which a search for the place does not.
+    let found = held.contains(&hash);
+    if found && let Some(place) = held.iter().rposition(|&other| other == hash) {
+        held[place..].rotate_left(1);
+    }
+    found
+}
+
+/// Keys are digests, so any eight bytes are a hash: its highest bits choose a line of counters, the
+/// lowest 20 the counters in it, and those above them the sample.
+fn hash(key: &Key) -> u64 {
+    u64::from_le_bytes(*key[8..].first_chunk().expect("a key has 32 bytes"))
+}
+
+/// About how often each key was recorded: a count-min sketch of 4-bit counters, 16 for each row of
+/// the cache. The four counters of a key lie in one cache line.
+#[derive(Debug)]
+struct Counts {
+    lines: Vec<Line>,
+    recorded: usize,
+    period: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line([u64; 8]);
+
+impl Counts {
+    fn new(rows: usize) -> Self {
+        Counts {
+            lines: vec![Line::default(); rows.div_ceil(8).max(1)],
+            recorded: 0,
+            period: PERIOD * rows.max(1),
+        }
+    }
+
+    fn record(&mut self, hash: u64) {
+        self.recorded += 1;
+        if self.recorded == self.period {
+            self.recorded = 0;
+            let words = self.lines.iter_mut().flat_map(|line| &mut line.0);
+            words.for_each(|word| *word = *word >> 1 & 0x7777_7777_7777_7777);
+        }
+        // Only the lowest counters of a key count, so that others are disturbed as little as can be.
+        let [lowest, ..] = self.counters(hash);
+        let line = self.line(hash);
+        for (word, shift) in places(hash) {
+            let word = &mut self.lines[line].0[word];
+            if lowest < 15 && (*word >> shift & 15) as u8 == lowest {
+                *word += 1 << shift;
+            }
+        }
+    }
+
+    /// Whether `new` was recorded clearly more often than `held`. Other keys make counters larger
+    /// than they should be, hence the lowest of the new key; that of the held key is passed over,
+    /// since in doubt it stays.
+    fn favour(&self, new: u64, held: u64) -> bool {
+        let ([new, ..], [_, held, ..]) = (self.counters(new), self.counters(held));
+        new >= held + CLEARLY
+    }
+
+    /// The counters of a key, in rising order.
+    fn counters(&self, hash: u64) -> [u8; 4] {
+        let line = self.lines[self.line(hash)].0;
+        let mut counters = places(hash).map(|(word, shift)| (line[word] >> shift & 15) as u8);
+        counters.sort_unstable();
+        counters
+    }
+
+    fn clear(&mut self) {
+        self.lines.fill(Line::default());
+        self.recorded = 0;
+    }
+
+    fn line(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.lines.len() as u128) >> 64) as usize
+    }
+}
+
+/// Where the four counters of a key are: one in each quarter of its line, as word and shift.
+fn places(hash: u64) -> [(usize, u32); 4] {
+    std::array::from_fn(|quarter| {
+        let counter = (hash >> (5 * quarter)) as usize & 31;
+        (2 * quarter + counter / 16, 4 * (counter % 16) as u32)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lru::LruCache;
+
+    const ROWS: u64 = 4000;
+
+    fn key(row: u64) -> Key {
+        let mut key = [0; 32];
+        let hash = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        key[8..16].copy_from_slice(&(hash ^ hash >> 32).to_le_bytes());
+        key
+    }
+
+    /// Uniform in `0.0..1.0`.
+    fn random(state: &mut u64) -> f64 {
+        *state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (*state >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// `epochs` times all `rows`, each time in another order.
+    fn epochs(rows: std::ops::Range<u64>, epochs: u64) -> Vec<u64> {
+        let order = |epoch: u64| {
+            let mut state = epoch + 1;
+            let mut rows: Vec<u64> = rows.clone().collect();
+            rows.sort_by_cached_key(|_| random(&mut state).to_bits());
+            rows
+        };
+        (0..epochs).flat_map(order).collect()
+    }
+
+    /// Row `n` is asked for in proportion to `1 / n`.
+    fn skewed(count: usize) -> Vec<u64> {
+        let mut state = 7;
+        let popular = |_| (ROWS as f64).powf(random(&mut state)) as u64;
+        (0..count).map(popular).collect()
+    }
+
+    /// The share of hits after the first `warm` of these rows.
+    fn hits(room: usize, auto: bool, rows: &[u64], warm: usize) -> f64 {
+        let mut held: LruCache<Key, ()> = LruCache::unbounded();
+        let mut admission: Option<Admission> = None;
+        let mut hits = 0;
+        for (time, &row) in rows.iter().enumerate() {
+            let key = key(row);
+            if let Some(admission) = &mut admission {
+                admission.record(&key);
+            }
+            if held.get(&key).is_some() {
+                hits += usize::from(time >= warm);
+                continue;
+            }
+            if held.len() == room {
+                let admission = admission
+                    .get_or_insert_with(|| Admission::new(held.iter().rev().map(|(key, ())| key)));
+                assert!(admission.suits(held.len()));
+                let victim = *held.peek_lru().unwrap().0;
+                if auto && !admission.admits(&key, &victim) {
+                    held.promote(&victim);
+                    continue;
+                }
+                held.pop_lru();
+            }
+            held.push(key, ());
+        }
+        hits as f64 / (rows.len() - warm) as f64
+    }
+
+    #[test]
+    fn epochs_find_as_many_rows_as_the_cache_holds() {
+        let rows = epochs(0..ROWS, 8);
+        for percent in [10, 25, 50, 90] {
+            let room = ROWS as usize * percent / 100;
+            let auto = hits(room, true, &rows, ROWS as usize);
+            assert!(auto > 0.0095 * percent as f64, "{percent} %: {auto}");
+        }
+    }
+
+    #[test]
+    fn popular_rows_get_in() {
+        let rows = skewed(40_000);
+        let (lru, auto) = (
+            hits(400, false, &rows, 10_000),
+            hits(400, true, &rows, 10_000),
+        );
+        assert!(auto > lru + 0.04, "lru {lru}, auto {auto}");
+    }
+
+    #[test]
+    fn rows_that_come_back_soon_are_held_until_then() {
+        let mut state = 3;
+        let rows: Vec<u64> = (0..40_000)
+            .map(|time| time / 4 + (random(&mut state) * 300.0) as u64)
+            .collect();
+        let (lru, auto) = (
+            hits(400, false, &rows, 10_000),
+            hits(400, true, &rows, 10_000),
+        );
+        assert!(lru > 0.7 && auto > 0.98 * lru, "lru {lru}, auto {auto}");
+    }
+
+    #[test]
+    fn another_data_set_takes_over() {
+        let mut rows = epochs(0..ROWS, 6);
+        rows.extend(epochs(ROWS..2 * ROWS, 6));
+        for percent in [25, 50, 90] {
+            let room = ROWS as usize * percent / 100;
+            let auto = hits(room, true, &rows, 9 * ROWS as usize);
+            assert!(auto > 0.0095 * percent as f64, "{percent} %: {auto}");
+        }
+    }
+
+    #[test]
+    fn small_caches_have_a_policy_too() {
+        for room in [1, 2, 7] {
+            hits(room, true, &epochs(0..20, 50), 0);
+        }
+        let mut none = Admission::new([].iter());
+        none.record(&key(0));
+        assert!(none.suits(0) && !none.suits(1));
+    }
+
+    #[test]
+    fn counts_are_never_too_low_and_go_down_with_time() {
+        let mut counts = Counts::new(1000);
+        for row in 0..500 {
+            (0..row % 20).for_each(|_| counts.record(hash(&key(row))));
+        }
+        for row in 0..500 {
+            assert!(u64::from(counts.counters(hash(&key(row)))[0]) >= (row % 20).min(15));
+        }
+        let before: Vec<[u8; 4]> = (0..500)
+            .map(|row| counts.counters(hash(&key(row))))
+            .collect();
+        for _ in counts.recorded..counts.period {
+            counts.record(hash(&key(1_000_000)));
+        }
+        let lone = counts.line(hash(&key(1_000_000)));
+        for row in (0..500).filter(|&row| counts.line(hash(&key(row))) != lone) {
+            let half = before[row as usize].map(|count| count / 2);
+            assert_eq!(counts.counters(hash(&key(row))), half);
+        }
+        counts.clear();
+        assert!((0..500).all(|row| counts.counters(hash(&key(row))) == [0; 4]));
+    }
+
+    #[test]
+    fn counts_take_eight_bytes_a_row() {
+        assert_eq!(
+            size_of::<Line>() * Counts::new(80_000).lines.len(),
+            8 * 80_000
+        );
+    }
+}

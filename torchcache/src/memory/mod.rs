@@ -1,0 +1,320 @@
+//! The memory tier: which rows are held, which go when it is full. The bytes live in [`Slabs`].
+
+mod admission;
+mod incoming;
+mod slab;
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use lru::LruCache;
+use tch::{Device, TchError, Tensor};
+
+use crate::keys::Key;
+use crate::options::Eviction;
+use crate::raw::{Pins, Shelf};
+use crate::schema::Schema;
+
+use admission::Admission;
+pub(crate) use incoming::Incoming;
+use slab::{Slabs, Slot};
+
+/// Rows by key, in slabs, within a bound of bytes.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    rows: LruCache<Key, Row, BuildHasherDefault<KeyHasher>>,
+    slabs: Slabs,
+    schemas: Vec<Arc<Schema>>,
+    eviction: Eviction,
+    admission: Option<Admission>,
+    evicted: u64,
+}
+
+/// Where a row is and how to read it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    slot: Slot,
+    schema: u32,
+}
+
+/// Room for a row that is not there yet.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// Which of the rows it was asked for.
+    pub(crate) row: usize,
+    pub(crate) slot: Slot,
+    /// Where it is to be filled; `None` on another device than the CPU.
+    pub(crate) shelf: Option<Arc<Shelf>>,
+}
+
+/// What the memory tier holds now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) evicted: u64,
+}
+
+impl Memory {
+    pub(crate) fn new(bound: u64, eviction: Eviction) -> Self {
+        Memory {
+            rows: LruCache::unbounded_with_hasher(BuildHasherDefault::default()),
+            slabs: Slabs::new(bound),
+            schemas: Vec::new(),
+            eviction,
+            admission: None,
+            evicted: 0,
+        }
+    }
+
+    /// Takes on another bound and policy; a smaller bound takes effect at once.
+    pub(crate) fn reconfigure(&mut self, bound: u64, eviction: Eviction) {
+        if self.eviction != eviction {
+            self.eviction = eviction;
+            self.admission = None;
+        }
+        self.slabs.set_bound(bound);
+        while self.slabs.over_bound() {
+            match self.rows.peek_lru().map(|(_, row)| row.slot) {
+                Some(slot) => self.drop_chunk_of(slot),
+                None => break,
+            }
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            rows: self.rows.len() as u64,
+            bytes: self.slabs.bytes(),
+            evicted: self.evicted,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.slabs.clear();
+        self.schemas.clear();
+        self.admission = None;
+    }
+
+    /// The rows that are here, most recently used from now on. To be asked once for each row of a
+    /// call: that is what the policy goes by.
+    pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
+        let find = |key| {
+            if let Some(admission) = &mut self.admission {
+                admission.record(key);
+            }
+            self.rows.get(key).copied()
+        };
+        keys.map(find).collect()
+    }
+
+    pub(crate) fn has_any(&self, keys: &[Key]) -> bool {
+        keys.iter().any(|key| self.rows.contains(key))
+    }
+
+    pub(crate) fn schema(&self, row: Row) -> &Arc<Schema> {
+        &self.schemas[row.schema as usize]
+    }
+
+    /// Whether two rows can stand in one batch.
+    pub(crate) fn agree(&self, left: Row, right: Row) -> bool {
+        left.schema == right.schema || self.schema(left).agrees(self.schema(right))
+    }
+
+    /// Pins a row beside the others; `false` where it is on another device than the CPU.
+    pub(crate) fn pin(&self, row: Row, pins: &mut Pins) -> bool {
+        let shelf = self.slabs.shelf(row.slot);
+        shelf.is_some_and(|shelf| pins.add(shelf, row.slot.index()))
+    }
+
+    /// The packed bytes of rows on another device than the CPU, which share a schema, in their
+    /// order: `[rows, row_bytes]`.
+    pub(crate) fn gather(&self, rows: &[Row], device: Device) -> Result<Tensor, TchError> {
+        let slots: Vec<Slot> = rows.iter().map(|row| row.slot).collect();
+        self.slabs.gather(&slots, device)
+    }
+
+    /// Room for those of the rows that are not here, as far as the bound and policy allow. Nobody
+    /// finds them before they are [published](Self::publish).
+    pub(crate) fn reserve(
+        &mut self,
+        keys: &[Key],
+        row_bytes: usize,
+        device: Device,
+    ) -> Result<Vec<Room>, TchError> {
+        self.slabs.reclaim();
+        let mut new: Vec<usize> = (0..keys.len())
+            .filter(|&row| !self.rows.contains(&keys[row]))
+            .collect();
+        let mut slots = Vec::with_capacity(new.len());
+        let taken = self.take(keys, row_bytes, device, &mut new, &mut slots);
+        if let Err(error) = taken {
+            slots.into_iter().for_each(|slot| self.slabs.release(slot));
+            return Err(error);
+        }
+        let room = |(row, slot)| Room {
+            row,
+            slot,
+            shelf: self.slabs.shelf(slot).cloned(),
+        };
+        Ok(new.into_iter().zip(slots).map(room).collect())
+    }
+
+    /// Slots for the new rows, first those that are free; rows that get none are no longer new.
+    fn take(
+        &mut self,
+        keys: &[Key],
+        row_bytes: usize,
+        device: Device,
+        new: &mut Vec<usize>,
+        slots: &mut Vec<Slot>,
+    ) -> Result<(), TchError> {
+        self.slabs.take(row_bytes, device, new.len(), slots)?;
+        // A victim that is being read gives no room yet. That is rare: it is the row used longest
+        // ago. Where it is not, since the queue of the disk holds most of a small tier, rows are
+        // not kept rather than looked for.
+        let mut victims = 2 * new.len() + 16;
+        let free = slots.len();
+        let mut kept = free;
+        for at in free..new.len() {
+            // Rows that this very call brings have no entry yet, so they are never the victim.
+            while slots.len() == kept
+                && victims > 0
+                && self.evict_for(&keys[new[at]], row_bytes, device)
+            {
+                victims -= 1;
+                // The victim may have made room for more: that is taken before the next one goes.
+                self.slabs
+                    .take(row_bytes, device, new.len() - (at - kept), slots)?;
+            }
+            if slots.len() > kept {
+                new[kept] = new[at];
+                kept += 1;
+            }
+        }
+        slots
+            .drain(kept..)
+            .for_each(|slot| self.slabs.release(slot));
+        new.truncate(kept);
+        Ok(())
+    }
+
+    /// Drops what the policy gives up for a new row; `false` where it gives up nothing.
+    fn evict_for(&mut self, new: &Key, row_bytes: usize, device: Device) -> bool {
+        let Some((victim, row)) = self.rows.peek_lru() else {
+            return false;
+        };
+        let (victim, slot) = (*victim, row.slot);
+        match self.eviction {
+            Eviction::Lru => {}
+            Eviction::Mru => return false,
+            Eviction::Auto => {
+                if !self.admission().admits(new, &victim) {
+                    // The next new row is compared with another.
+                    self.rows.promote(&victim);
+                    return false;
+                }
+            }
+        }
+        if self.slabs.fits(slot, row_bytes, device) {
+            self.rows.pop_lru();
+            self.slabs.release(slot);
+            self.evicted += 1;
+        } else if self.slabs.can_ever_hold(row_bytes) {
+            self.drop_chunk_of(slot);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Who decides for [`Eviction::Auto`], from the time on when the tier is full.
+    fn admission(&mut self) -> &mut Admission {
+        let rows = self.rows.len();
+        let held = self.rows.iter().rev().map(|(key, _)| key);
+        match self.admission.take().filter(|it| it.suits(rows)) {
+            Some(suits) => self.admission.insert(suits),
+            None => self.admission.insert(Admission::new(held)),
+        }
+    }
+
+    /// Copies rows of `packed` to their room on another device than the CPU.
+    pub(crate) fn scatter(&mut self, rooms: &[Room], packed: &Tensor) -> Result<(), TchError> {
+        let slots: Vec<Slot> = rooms.iter().map(|room| room.slot).collect();
+        let rows: Vec<i64> = rooms.iter().map(|room| room.row as i64).collect();
+        self.slabs.scatter(&slots, &rows, packed)
+    }
+
+    /// Makes filled rows known. Where another thread was faster, its row stays.
+    pub(crate) fn publish(&mut self, keys: &[Key], schema: &Arc<Schema>, rooms: Vec<Room>) {
+        let schema = self.intern(schema);
+        for Room { row, slot, shelf } in rooms {
+            if !self.is_valid(slot, shelf.as_ref()) {
+                continue;
+            }
+            let key = keys[row];
+            if self.rows.contains(&key) {
+                self.slabs.release(slot);
+            } else {
+                self.slabs.occupy(slot, key);
+                self.rows.put(key, Row { slot, schema });
+            }
+        }
+    }
+
+    /// Gives back room that is not needed.
+    pub(crate) fn withdraw(&mut self, rooms: Vec<Room>) {
+        for Room { slot, shelf, .. } in rooms {
+            if self.is_valid(slot, shelf.as_ref()) {
+                self.slabs.release(slot);
+            }
+        }
+    }
+
+    /// Whether the slot still means what it did when it was given out: the tier may have been
+    /// cleared since.
+    fn is_valid(&self, slot: Slot, shelf: Option<&Arc<Shelf>>) -> bool {
+        match (self.slabs.shelf(slot), shelf) {
+            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+            // Rows of devices are filled and published under one lock.
+            (now, then) => now.is_none() && then.is_none(),
+        }
+    }
+
+    /// Makes room for rows of another size: the chunk of the least recently used row goes whole.
+    fn drop_chunk_of(&mut self, slot: Slot) {
+        for key in self.slabs.drop_chunk(slot) {
+            self.rows.pop(&key);
+            self.evicted += 1;
+        }
+    }
+
+    fn intern(&mut self, schema: &Arc<Schema>) -> u32 {
+        let known = self.schemas.iter().position(|known| known == schema);
+        known.unwrap_or_else(|| {
+            self.schemas.push(schema.clone());
+            self.schemas.len() - 1
+        }) as u32
+    }
+}
+
+/// Keys are digests: their first bytes are as good a hash as any.
+#[derive(Debug, Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // The length prefix that arrays of bytes write first is replaced by the key itself.
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Hashing and copying over the cores, where it is worth waking them. No lock of this crate's may be
+//! held meanwhile.
+
+use torchcache_store::cores;
+
+/// A core more is asked for each time there are this many bytes to hash: waking a sleeping thread
+/// costs as much as half of them.
+const BYTES_PER_WORKER: usize = 128 * 1024;
+
+/// How many threads are to go through `bytes`. One does not touch the pool.
+pub(crate) fn workers(bytes: usize) -> usize {
+    match bytes / BYTES_PER_WORKER {
+        0 | 1 => 1,
+        worth => worth.min(cores::count()),
+    }
+}
+
+/// Adds bytes to a hasher, over the cores if there are enough.
+pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    let spread = workers(bytes.len()) > 1
+        && cores::spread(|| {
+            hasher.update_rayon(bytes);
+        })
+        .is_some();
+    if !spread {
+        hasher.update(bytes);
+    }
+}
+
+/// As [`workers`], for bytes that are copied: that takes a core a quarter of the time.
+pub(crate) fn copiers(bytes: usize) -> usize {
+    workers(bytes / 4)
+}
+
+/// Copies bytes.
+pub(crate) fn copy(out: &mut [u8], bytes: &[u8]) {
+    let workers = copiers(bytes.len());
+    let share = bytes.len().div_ceil(4 * workers).max(1);
+    let jobs = out.chunks_mut(share).zip(bytes.chunks(share));
+    cores::each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
+}
+
+/// Copies rows of one length one after the other into `out`, which has just room for them.
+pub(crate) fn copy_rows(out: &mut [u8], rows: &[&[u8]]) {
+    let workers = copiers(out.len());
+    let share = rows.len().div_ceil(4 * workers).max(1);
+    let row_bytes = rows.first().map_or(0, |row| row.len());
+    if row_bytes == 0 {
+        return;
+    }
+    let jobs = out.chunks_mut(share * row_bytes).zip(rows.chunks(share));
+    cores::each(workers, jobs, |(out, rows)| {
+        for (out, row) in out.chunks_exact_mut(row_bytes).zip(rows) {
+            out.copy_from_slice(row);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_whole_at_every_size() {
+        for length in [0, 1, 1000, (4 << 20) + 13] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n * 31) as u8).collect();
+            let mut out = vec![0; length];
+            copy(&mut out, &bytes);
+            assert!(out == bytes, "{length} bytes");
+            let rows: Vec<&[u8]> = bytes.chunks_exact(1000).rev().collect();
+            let mut out = vec![0; rows.len() * 1000];
+            copy_rows(&mut out, &rows);
+            assert!(out == rows.concat(), "{} rows", rows.len());
+        }
+    }
+
+    #[test]
+    fn little_work_wakes_nobody() {
+        assert_eq!(workers(0), 1);
+        assert_eq!(workers(BYTES_PER_WORKER * 2 - 1), 1);
+        assert_eq!(copiers(BYTES_PER_WORKER * 8 - 1), 1);
+    }
+}

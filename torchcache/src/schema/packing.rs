@@ -1,0 +1,223 @@
+//! From tensors to packed rows and back.
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{Part, Schema};
+use crate::parallel::{copy, copy_rows};
+use crate::{plain, raw};
+
+impl Schema {
+    /// Tensors as `[rows, row_bytes]` bytes, in memory of their own: a forward may return its input
+    /// or a part of its weights, and writing into the output must reach neither.
+    pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
+        let parts = self
+            .parts
+            .iter()
+            .zip(tensors)
+            .map(|(part, tensor)| plain::materialised(tensor)?.f_to_kind(part.stored))
+            .collect::<Result<Vec<_>, _>>()?;
+        if parts.iter().all(|part| part.device() == Device::Cpu) {
+            self.pack_on_cpu(&parts)
+        } else {
+            self.pack_on_device(&parts, tensors)
+        }
+    }
+
+    fn pack_on_cpu(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
+        let row_bytes = self.row_bytes();
+        let shape = [parts[0].size()[0], row_bytes as i64];
+        let parts = parts.iter().map(raw::view).collect::<Result<Vec<_>, _>>()?;
+        raw::tensor(&shape, Kind::Uint8, |out| match parts[..] {
+            [whole] => copy(out, whole),
+            _ => {
+                let mut offset = 0;
+                for (part, bytes) in self.parts.iter().zip(&parts) {
+                    let length = part.bytes();
+                    if length > 0 {
+                        let rows = out.chunks_exact_mut(row_bytes);
+                        for (row, part) in rows.zip(bytes.chunks_exact(length)) {
+                            row[offset..offset + length].copy_from_slice(part);
+                        }
+                    }
+                    offset += length;
+                }
+            }
+        })
+    }
+
+    fn pack_on_device(&self, parts: &[Tensor], tensors: &[Tensor]) -> Result<Tensor, TchError> {
+        let device = parts[0].device();
+        let packed = self
+            .parts
+            .iter()
+            .zip(parts)
+            .map(|(part, tensor)| {
+                let rows = tensor.size()[0];
+                if part.bytes() == 0 {
+                    return Tensor::f_empty([rows, 0], (Kind::Uint8, device));
+                }
+                tensor
+                    .f_view([rows, -1])?
+                    .f_view_dtype(Kind::Uint8)?
+                    .f_to_device(device)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        match &packed[..] {
+            [whole] if whole.data_ptr() == tensors[0].data_ptr() => whole.f_detach_copy(),
+            [whole] => Ok(whole.shallow_clone()),
+            _ => Tensor::f_cat(&packed, 1),
+        }
+    }
+
+    /// The tensors that `packed` rows stand for, in the forward's kinds and on its devices.
+    pub(crate) fn unpack(&self, packed: &Tensor, home: Device) -> Result<Vec<Tensor>, TchError> {
+        let rows = packed.size()[0];
+        let mut offset = 0;
+        let mut tensors = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let shape = part.batch_shape(rows);
+            let bytes = part.bytes() as i64;
+            let tensor = if bytes == 0 {
+                Tensor::f_empty(&shape, (part.output, part.device(home)))?
+            } else {
+                let whole = self.parts.len() == 1;
+                let own = if whole {
+                    packed.shallow_clone()
+                } else {
+                    packed.f_narrow_copy(1, offset, bytes)?
+                };
+                let typed = own.f_view_dtype(part.stored)?.f_view(shape.as_slice())?;
+                part.returned(typed, home)?
+            };
+            offset += bytes;
+            tensors.push(tensor);
+        }
+        Ok(tensors)
+    }
+
+    /// The tensors of rows that lie anywhere on the CPU, each copied once, in the forward's kinds and
+    /// on its devices.
+    pub(crate) fn gather(&self, rows: &[&[u8]], home: Device) -> Result<Vec<Tensor>, TchError> {
+        let mut offset = 0;
+        let mut part_of_rows = Vec::new();
+        let mut tensors = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let bytes = part.bytes();
+            let rows = if self.parts.len() == 1 {
+                rows
+            } else {
+                part_of_rows.clear();
+                part_of_rows.extend(rows.iter().map(|row| &row[offset..offset + bytes]));
+                &part_of_rows
+            };
+            let shape = part.batch_shape(rows.len() as i64);
+            let tensor = raw::tensor(&shape, part.stored, |out| copy_rows(out, rows))?;
+            tensors.push(part.returned(tensor, home)?);
+            offset += bytes;
+        }
+        Ok(tensors)
+    }
+}
+
+impl Part {
+    /// The shape of the tensor of `rows` rows.
+    fn batch_shape(&self, rows: i64) -> Vec<i64> {
+        [rows].iter().chain(&self.shape).copied().collect()
+    }
+
+    /// A tensor as it is stored becomes one as the forward gave it.
+    fn returned(&self, stored: Tensor, home: Device) -> Result<Tensor, TchError> {
+        let kind = match self.output == self.stored {
+            true => stored,
+            false => stored.f_to_kind(self.output)?,
+        };
+        match self.device(home) {
+            Device::Cpu if kind.device() == Device::Cpu => Ok(kind),
+            device => kind.f_to_device(device),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> Schema {
+        Schema::of(tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
+    }
+
+    fn assert_same(left: &Tensor, right: &Tensor) {
+        assert_eq!((left.kind(), left.size()), (right.kind(), right.size()));
+        let (left, right) = (left.contiguous().view(-1), right.contiguous().view(-1));
+        if left.numel() > 0 {
+            assert!(
+                left.view_dtype(Kind::Uint8)
+                    .equal(&right.view_dtype(Kind::Uint8))
+            );
+        }
+    }
+
+    #[test]
+    fn outputs_of_any_kind_and_shape_pack_and_unpack_to_the_same_bits() {
+        let float = Tensor::randn([3, 2, 5], tch::kind::FLOAT_CPU);
+        let kinds = [
+            Kind::Uint8,
+            Kind::Int8,
+            Kind::Int16,
+            Kind::Int,
+            Kind::Int64,
+            Kind::Half,
+            Kind::Float,
+            Kind::Double,
+            Kind::ComplexFloat,
+            Kind::ComplexDouble,
+            Kind::Bool,
+            Kind::BFloat16,
+            Kind::Float8e5m2,
+            Kind::Float8e4m3fn,
+        ];
+        let mut tensors: Vec<_> = kinds.iter().map(|&kind| float.to_kind(kind)).collect();
+        tensors.push(Tensor::from_slice(&[1i64, 2, 3]));
+        tensors.push(Tensor::zeros([3, 0], tch::kind::FLOAT_CPU));
+        for tensor in &tensors {
+            let one = std::slice::from_ref(tensor);
+            let schema = schema(one, None);
+            let packed = schema.pack(one).unwrap();
+            assert_eq!(packed.size(), [3, schema.row_bytes() as i64]);
+            assert_same(&schema.unpack(&packed, Device::Cpu).unwrap()[0], tensor);
+        }
+        let all = schema(&tensors, None);
+        let unpacked = all
+            .unpack(&all.pack(&tensors).unwrap(), Device::Cpu)
+            .unwrap();
+        tensors
+            .iter()
+            .zip(&unpacked)
+            .for_each(|(before, after)| assert_same(before, after));
+    }
+
+    #[test]
+    fn only_floats_are_rounded() {
+        let tensors = [
+            Tensor::from_slice(&[70_000i64]),
+            Tensor::from_slice(&[0.1f32]),
+        ];
+        let schema = schema(&tensors, Some(Kind::Half));
+        let unpacked = schema
+            .unpack(&schema.pack(&tensors).unwrap(), Device::Cpu)
+            .unwrap();
+        assert_eq!(unpacked[0].int64_value(&[0]), 70_000);
+        assert_eq!(unpacked[1].kind(), Kind::Float);
+        assert_eq!(unpacked[1].double_value(&[0]), f64::from(0.099_975_586f32));
+    }
+
+    #[test]
+    fn a_conjugated_view_packs_its_values_and_not_its_memory() {
+        let tensor = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
+        let conjugated = tensor.conj();
+        let schema = schema(std::slice::from_ref(&conjugated), None);
+        let packed = schema.pack(&[conjugated]).unwrap();
+        let imaginary = schema.unpack(&packed, Device::Cpu).unwrap()[0].imag();
+        assert_eq!(imaginary.double_value(&[0]), -2.0);
+    }
+}

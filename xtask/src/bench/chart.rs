@@ -1,0 +1,313 @@
+//! `docs/benchmarks.svg`: a bar for each side of each way of being served, on a logarithmic scale,
+//! written by hand since it is only rectangles and words. It brings its own background, so that it
+//! is readable on a light and on a dark page.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Bars that belong together: one way of being served, on one workload.
+#[derive(Debug, PartialEq)]
+struct Group {
+    workload: String,
+    served: String,
+    bars: Vec<Bar>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Bar {
+    side: String,
+    /// `None` where it was not run.
+    milliseconds: Option<f64>,
+    label: String,
+}
+
+const WIDTH: f64 = 860.0;
+/// Where bars begin, and where the longest ends: labels need the rest.
+const LEFT: f64 = 170.0;
+const RIGHT: f64 = 670.0;
+const BAR: f64 = 13.0;
+const GROUP_GAP: f64 = 12.0;
+const TITLE: f64 = 34.0;
+const TOP: f64 = 62.0;
+const BOTTOM: f64 = 34.0;
+
+/// Sides in the order of their bars, with what the legend says.
+const SIDES: [(&str, &str); 3] = [
+    ("peer", "Python torchcache 0.6.0"),
+    ("ours", "torchcache"),
+    ("limit", "limit: what any cache must do"),
+];
+
+const STYLE: &str = "\
+text { font: 13px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
+.title { font-weight: 600; font-size: 15px }
+.small { font-size: 12px; fill: #59636e }
+.page { fill: #ffffff; stroke: #d1d9e0 }
+.grid { stroke: #d1d9e0 }
+.peer { fill: #d4761c }
+.ours { fill: #2563c9 }
+.limit { fill: #8c959f }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 }
+.small { fill: #9198a1 }
+.page { fill: #0d1117; stroke: #3d444d }
+.grid { stroke: #2a3038 }
+.peer { fill: #e08a3a }
+.ours { fill: #4d8df6 }
+.limit { fill: #7d8590 }
+}";
+
+/// The chart for the figures that the workloads wrote.
+pub(crate) fn svg(figures: &str) -> Result<String> {
+    let groups = parse(figures).ok_or_else(|| {
+        Error::Failed("the figures of the chart are not what was expected".into())
+    })?;
+    Ok(draw(&groups))
+}
+
+fn parse(figures: &str) -> Option<Vec<Group>> {
+    let value: Value = serde_json::from_str(figures).ok()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let bar = |value: &Value| {
+        let milliseconds = value["milliseconds"].as_f64();
+        Some(Bar {
+            side: text(&value["side"])?,
+            milliseconds,
+            label: text(&value["label"]).unwrap_or_else(|| "not run".to_owned()),
+        })
+    };
+    let group = |value: &Value| {
+        let bars = value["bars"].as_array()?;
+        Some(Group {
+            workload: text(&value["workload"])?,
+            served: text(&value["served"])?,
+            bars: bars.iter().map(bar).collect::<Option<_>>()?,
+        })
+    };
+    let groups: Option<Vec<_>> = value.as_array()?.iter().map(group).collect();
+    groups.filter(|groups| !groups.is_empty())
+}
+
+/// Decades from the one below the least figure to the one above the greatest.
+#[derive(Debug, PartialEq)]
+struct Scale {
+    first: i32,
+    last: i32,
+}
+
+impl Scale {
+    fn of(groups: &[Group]) -> Self {
+        let bars = groups.iter().flat_map(|group| &group.bars);
+        let decades = bars
+            .filter_map(|bar| bar.milliseconds)
+            .filter(|milliseconds| *milliseconds > 0.0)
+            .map(f64::log10);
+        let (least, most) = decades.fold((0.0f64, 0.0f64), |(least, most), decade| {
+            (least.min(decade), most.max(decade))
+        });
+        // The least bar is to be seen, so it does not begin on a decade.
+        Scale {
+            first: (least - 0.1).floor() as i32,
+            last: (most.ceil() as i32).max(1),
+        }
+    }
+
+    fn x(&self, milliseconds: f64) -> f64 {
+        let decades = f64::from(self.last - self.first);
+        let share = (milliseconds.log10() - f64::from(self.first)) / decades;
+        LEFT + share.clamp(0.0, 1.0) * (RIGHT - LEFT)
+    }
+
+    fn name(decade: i32) -> String {
+        match decade {
+            3.. => format!("{} s", 10i64.pow(decade as u32 - 3)),
+            0..3 => format!("{} ms", 10i64.pow(decade as u32)),
+            -3..0 => format!("{} µs", 10i64.pow((decade + 3) as u32)),
+            _ => format!("10^{decade} ms"),
+        }
+    }
+}
+
+fn draw(groups: &[Group]) -> String {
+    let scale = Scale::of(groups);
+    let mut body = String::new();
+    let mut y = TOP;
+    for workload in groups.chunk_by(|one, next| one.workload == next.workload) {
+        y += TITLE;
+        text(
+            &mut body,
+            (16.0, y - 12.0),
+            "start",
+            "title",
+            &workload[0].workload,
+        );
+        // Behind the bars, and not behind the titles.
+        let bars: usize = workload.iter().map(|group| group.bars.len()).sum();
+        let gaps = GROUP_GAP * workload.len() as f64;
+        draw_grid(
+            &mut body,
+            &scale,
+            (y - 4.0, y + BAR * bars as f64 + gaps - 6.0),
+        );
+        for group in workload {
+            y = draw_group(&mut body, group, &scale, y);
+        }
+    }
+    let height = y + BOTTOM;
+
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
+         <title>What a call costs, beside the Python package and the limit</title>\n\
+         <style>\n{STYLE}\n</style>\n\
+         <rect class=\"page\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"6\"/>\n",
+        WIDTH - 1.0,
+        height - 1.0
+    );
+    draw_legend(&mut svg);
+    for decade in scale.first..=scale.last {
+        let x = scale.x(10f64.powi(decade));
+        text(
+            &mut svg,
+            (x, y + 14.0),
+            "middle",
+            "small",
+            &Scale::name(decade),
+        );
+    }
+    svg + &body + "</svg>\n"
+}
+
+/// A line at each decade.
+fn draw_grid(svg: &mut String, scale: &Scale, (from, to): (f64, f64)) {
+    for decade in scale.first..=scale.last {
+        let x = scale.x(10f64.powi(decade));
+        let _ = writeln!(
+            svg,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from:.1}\" y2=\"{to:.1}\"/>"
+        );
+    }
+}
+
+fn draw_legend(svg: &mut String) {
+    let heading = "What a call costs beyond the forward; less is better, logarithmic scale";
+    text(svg, (16.0, 26.0), "start", "title", heading);
+    let mut x = 16.0;
+    for (side, name) in SIDES {
+        bar(svg, side, (x, 40.0), 13.0);
+        text(svg, (x + 19.0, 51.0), "start", "small", name);
+        x += 40.0 + 6.6 * name.chars().count() as f64;
+    }
+}
+
+/// Draws a group from `y` on, and gives where the next one begins.
+fn draw_group(svg: &mut String, group: &Group, scale: &Scale, y: f64) -> f64 {
+    let height = BAR * group.bars.len() as f64;
+    let middle = y + height / 2.0 + 4.5;
+    text(svg, (LEFT - 10.0, middle), "end", "", &group.served);
+    let mut top = y;
+    for shown in &group.bars {
+        let end = shown.milliseconds.map_or(LEFT, |figure| scale.x(figure));
+        bar(svg, &shown.side, (LEFT, top), (end - LEFT).max(1.0));
+        text(
+            svg,
+            (end + 6.0, top + BAR - 2.5),
+            "start",
+            "small",
+            &shown.label,
+        );
+        top += BAR;
+    }
+    top + GROUP_GAP
+}
+
+fn bar(svg: &mut String, side: &str, (x, y): (f64, f64), width: f64) {
+    let (side, height) = (escaped(side), BAR - 1.5);
+    let _ = writeln!(
+        svg,
+        "<rect class=\"{side}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\"/>"
+    );
+}
+
+fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, class: &str, content: &str) {
+    let content = escaped(content);
+    let _ = writeln!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"
+    );
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(peer: Option<f64>) -> String {
+        let bar = |side: &str, milliseconds: Option<f64>| {
+            let label = milliseconds.map(|ms| format!("{ms} <ms>"));
+            serde_json::json!({ "side": side, "milliseconds": milliseconds, "label": label })
+        };
+        let bars = [
+            bar("peer", peer),
+            bar("ours", Some(1.0)),
+            bar("limit", Some(0.02)),
+        ];
+        let group = |served: &str| serde_json::json!({ "workload": "embed", "served": served, "bars": bars });
+        serde_json::json!([group("memory hit"), group("disk hit")]).to_string()
+    }
+
+    #[test]
+    fn every_figure_has_a_bar_and_its_label_and_a_workload_one_title() {
+        let svg = svg(&figures(Some(50.0))).unwrap();
+        // Two groups and the legend.
+        for side in ["peer", "ours", "limit"] {
+            assert_eq!(
+                svg.matches(&format!("class=\"{side}\"")).count(),
+                3,
+                "{side}"
+            );
+        }
+        assert_eq!(svg.matches(">50 &lt;ms&gt;<").count(), 2);
+        assert_eq!(svg.matches(">embed<").count(), 1);
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+        assert!(svg.contains("prefers-color-scheme: dark"));
+    }
+
+    #[test]
+    fn what_was_not_run_is_said_and_has_no_bar_worth_seeing() {
+        let svg = svg(&figures(None)).unwrap();
+        assert_eq!(svg.matches(">not run<").count(), 2);
+        assert!(
+            svg.contains("class=\"peer\" x=\"170.0\" y=\"96.0\" width=\"1.0\""),
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn a_tenth_of_the_time_is_a_decade_less_of_the_bar() {
+        let groups = parse(&figures(Some(50.0))).unwrap();
+        let scale = Scale::of(&groups);
+        assert_eq!(scale, Scale { first: -2, last: 2 });
+        let decade = scale.x(10.0) - scale.x(1.0);
+        assert!((scale.x(1.0) - scale.x(0.1) - decade).abs() < 1e-9);
+        assert_eq!((scale.x(0.01), scale.x(100.0)), (LEFT, RIGHT));
+        let names = [-3, -2, 0, 2, 3].map(Scale::name);
+        assert_eq!(names, ["1 µs", "10 µs", "1 ms", "100 ms", "1 s"]);
+    }
+
+    #[test]
+    fn figures_of_another_form_are_an_error_and_not_an_empty_chart() {
+        for text in ["", "[]", "{}", "[{\"workload\": \"embed\"}]"] {
+            assert!(svg(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the figures were measured on, in one line, for each part of the page.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use crate::release::Release;
+
+/// Date, processor, memory, system, and the versions of everything that is compiled in.
+pub(crate) fn describe(release: &Release) -> String {
+    let cpu_info = read("/proc/cpuinfo");
+    let processor = field(&cpu_info, "model name")
+        .map(str::to_owned)
+        .or_else(|| said("sysctl", &["-n", "machdep.cpu.brand_string"]))
+        .unwrap_or_else(|| "an unknown processor".to_owned());
+    let virtual_machine = match field(&cpu_info, "flags") {
+        Some(flags) if flags.split(' ').any(|flag| flag == "hypervisor") => ", virtual",
+        _ => "",
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let memory = memory(&read("/proc/meminfo")).unwrap_or_default();
+    let date = said("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "an unknown day".to_owned());
+    let system = said("uname", &["-sr"]).unwrap_or_default();
+    let rustc = said("rustc", &["--version"]).unwrap_or_default();
+    let rustc = rustc.split(' ').nth(1).unwrap_or("unknown");
+    format!(
+        "*Measured on {date}: {processor} ({cores} cores{virtual_machine}){memory}, {system}; \
+         rustc {rustc}, torchcache {}, tch {}, libtorch {}.*",
+        env!("CARGO_PKG_VERSION"),
+        release.tch_exact,
+        release.torch
+    )
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(path)).unwrap_or_default()
+}
+
+/// What a program says in one line, where there is one of that name.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// A field of `/proc/cpuinfo` or `/proc/meminfo`.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(key, _)| key.trim() == name)?;
+    Some(value.trim())
+}
+
+fn memory(mem_info: &str) -> Option<String> {
+    let kilobytes: f64 = field(mem_info, "MemTotal")?
+        .strip_suffix(" kB")?
+        .parse()
+        .ok()?;
+    Some(format!(", {:.0} GB", kilobytes * 1024.0 / 1e9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::DEFAULT;
+
+    #[test]
+    fn fields_are_found_however_they_are_aligned() {
+        let text = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu hypervisor\n";
+        assert_eq!(field(text, "model name"), Some("AMD EPYC"));
+        assert_eq!(field(text, "flags"), Some("fpu hypervisor"));
+        assert_eq!(field(text, "model"), None);
+        let memory = memory("MemTotal:       24689348 kB\nMemFree: 1 kB\n");
+        assert_eq!(memory.as_deref(), Some(", 25 GB"));
+    }
+
+    #[test]
+    fn the_description_is_one_line_with_the_versions() {
+        let text = describe(DEFAULT);
+        assert_eq!(text.lines().count(), 1);
+        for part in [
+            DEFAULT.tch_exact,
+            DEFAULT.torch,
+            "rustc 1.",
+            "*Measured on 2",
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+    }
+}
