@@ -13,7 +13,7 @@
 use std::fmt::Write;
 
 use tch::{Device, Tensor};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::plain;
 use crate::raw::{self, Glance};
@@ -62,9 +62,7 @@ struct Watched {
 /// The elements of a recorded tensor.
 #[derive(Debug, PartialEq)]
 enum Elements {
-    /// All of them: of small tensors, as statistics are.
-    Whole(Box<[u8]>),
-    /// A digest of all of them: of those that are being trained, or not to be had as they are.
+    /// A digest of all of them: of small tensors, as statistics are, and of those in training.
     Digest(u128),
     /// Of other large ones a sample.
     Sample(u64),
@@ -189,10 +187,9 @@ impl Watcher {
     }
 
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
-        if !tensor.defined() {
+        let Some(glance) = Glance::of(tensor) else {
             return self.word(u64::MAX);
-        }
-        let glance = Glance::of(tensor);
+        };
         self.words(glance.words());
         if self.recording {
             if !glance.is_scalar() {
@@ -205,7 +202,7 @@ impl Watcher {
         } else if !self.changed {
             let before = self.tensors.get(self.tensor);
             self.changed =
-                before.is_none_or(|before| !before.elements.are_those_of(tensor, &glance));
+                before.is_none_or(|before| before.elements != Elements::of(tensor, &glance));
             self.tensor += 1;
         }
         if !self.trainable && glance.requires_grad() {
@@ -234,20 +231,19 @@ impl Watcher {
 
 impl Elements {
     fn of(tensor: &Tensor, glance: &Glance<'_>) -> Self {
-        let bytes = glance.bytes();
-        match bytes {
-            Some(small) if small.len() < SMALL_BYTES => Elements::Whole(small.into()),
+        match glance.bytes() {
+            Some(small) if small.len() < SMALL_BYTES => Elements::Digest(digest(small)),
             Some(large) if !is_in_training(tensor, glance) => Elements::Sample(sample(large)),
-            None if !is_worth_a_digest(tensor, glance) => Elements::Unseen,
-            _ => digest(tensor).map_or(Elements::Unseen, Elements::Digest),
-        }
-    }
-
-    fn are_those_of(&self, tensor: &Tensor, glance: &Glance<'_>) -> bool {
-        match (self, glance.bytes()) {
-            // Most tensors end here, without a copy.
-            (Elements::Whole(before), Some(now)) => **before == *now,
-            _ => *self == Elements::of(tensor, glance),
+            Some(large) => Elements::Digest(digest(large)),
+            None if is_worth_a_copy(tensor, glance) => {
+                let copied = plain::on_cpu(tensor);
+                let bytes = copied
+                    .as_ref()
+                    .ok()
+                    .and_then(|copied| raw::view(copied).ok());
+                bytes.map_or(Elements::Unseen, |bytes| Elements::Digest(digest(bytes)))
+            }
+            None => Elements::Unseen,
         }
     }
 }
@@ -258,14 +254,13 @@ fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
 }
 
 /// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
-fn is_worth_a_digest(tensor: &Tensor, glance: &Glance<'_>) -> bool {
+fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
     plain::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
 }
 
-fn digest(tensor: &Tensor) -> Option<u128> {
-    let elements = plain::on_cpu(tensor).ok()?;
-    raw::view(&elements).ok().map(xxh3_128)
+fn digest(bytes: &[u8]) -> u128 {
+    XxHash3_128::oneshot(bytes)
 }
 
 fn sample(bytes: &[u8]) -> u64 {

@@ -124,26 +124,33 @@ const HEAD: usize = 4;
 const RANK: usize = 6;
 
 impl<'t> Glance<'t> {
-    /// Looks at a defined tensor.
-    pub(crate) fn of(tensor: &'t Tensor) -> Self {
-        // Inference tensors keep no version; they cannot change outside inference mode either.
-        let version = tensor.f_internal_version().unwrap_or(-1);
-        let mut words = [0; HEAD + 2 * RANK];
-        let mut more = Vec::new();
+    /// Looks at a tensor; `None` where it is undefined.
+    pub(crate) fn of(tensor: &'t Tensor) -> Option<Self> {
         let raw = tensor.as_ptr().cast_mut();
+        let mut glance = Glance {
+            tensor: PhantomData,
+            requires_grad: false,
+            rank: 0,
+            words: [0; HEAD + 2 * RANK],
+            more: Vec::new(),
+        };
         // SAFETY: `raw` is the live C++ tensor of `tensor`, and none of these functions changes it.
         // `at_shape` and `at_stride` write `at_dim` numbers each, for which there is room. They are
         // the functions that tch's own getters call.
-        let (rank, requires_grad) = unsafe {
-            let rank = torch_sys::at_dim(raw);
-            if rank > RANK {
-                more = vec![0; HEAD + 2 * rank];
+        unsafe {
+            if torch_sys::at_defined(raw) == 0 {
+                return None;
             }
+            glance.requires_grad = torch_sys::at_requires_grad(raw) != 0;
+            glance.rank = torch_sys::at_dim(raw);
+            let rank = glance.rank;
             let words = if rank > RANK {
-                &mut more[..]
+                glance.more = vec![0; HEAD + 2 * rank];
+                &mut glance.more[..]
             } else {
-                &mut words
+                &mut glance.words
             };
+            let version = torch_sys::c_generated::atg__version(raw);
             let pointer = torch_sys::at_data_ptr(raw);
             let pending = torch_sys::c_generated::atg_is_conj(raw)
                 | torch_sys::c_generated::atg_is_neg(raw) << 1;
@@ -156,22 +163,17 @@ impl<'t> Glance<'t> {
             );
             words[3] = rank as i64;
             torch_sys::at_shape(raw, words[HEAD..].as_mut_ptr());
-            if pointer.is_null() {
-                // Asking for it may have left an error, which the next fallible call would take
-                // for its own.
-                let _ = tensor.f_internal_version();
-            } else {
+            if !pointer.is_null() {
                 torch_sys::at_stride(raw, words[HEAD + rank..].as_mut_ptr());
             }
-            (rank, torch_sys::at_requires_grad(raw) != 0)
-        };
-        Glance {
-            tensor: PhantomData,
-            requires_grad,
-            rank,
-            words,
-            more,
+            if version == 0 || pointer.is_null() {
+                // Inference tensors keep no version (they cannot change outside inference mode
+                // either), and some layouts have no data pointer: asking left an error, which the
+                // next fallible call would take for its own.
+                let _ = tensor.f_internal_version();
+            }
         }
+        Some(glance)
     }
 
     /// Everything but whether it requires grad, as numbers. The data pointer is null, and strides

@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn glance(tensor: &Tensor) -> Glance<'_> {
+    Glance::of(tensor).unwrap()
+}
+
 #[test]
 fn bytes_are_those_of_the_elements() {
     let tensor = Tensor::from_slice(&[1i32, -1]);
@@ -31,24 +35,24 @@ fn strided_tensors_are_refused() {
 #[test]
 fn a_glance_gives_the_bytes_of_contiguous_values_and_of_nothing_else() {
     let tensor = Tensor::from_slice(&[1i16, 2, 3, 4]).view([2, 2]);
-    assert_eq!(Glance::of(&tensor).bytes(), Some(view(&tensor).unwrap()));
+    assert_eq!(glance(&tensor).bytes(), Some(view(&tensor).unwrap()));
     let second = tensor.narrow(0, 1, 1);
-    assert_eq!(Glance::of(&second).bytes(), Some([3, 0, 4, 0].as_slice()));
-    assert_eq!(Glance::of(&tensor.tr()).bytes(), None);
+    assert_eq!(glance(&second).bytes(), Some([3, 0, 4, 0].as_slice()));
+    assert_eq!(glance(&tensor.tr()).bytes(), None);
     assert_eq!(
-        Glance::of(&Tensor::zeros([0], tch::kind::FLOAT_CPU)).bytes(),
+        glance(&Tensor::zeros([0], tch::kind::FLOAT_CPU)).bytes(),
         None
     );
     let complex = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
-    assert!(Glance::of(&complex).bytes().is_some());
-    assert_eq!(Glance::of(&complex.conj()).bytes(), None);
-    assert_eq!(Glance::of(&complex.conj().imag()).bytes(), None);
+    assert!(glance(&complex).bytes().is_some());
+    assert_eq!(glance(&complex.conj()).bytes(), None);
+    assert_eq!(glance(&complex.conj().imag()).bytes(), None);
 }
 
 #[test]
 fn a_glance_at_a_sparse_tensor_leaves_no_error_behind() {
     let sparse = Tensor::eye(3, tch::kind::FLOAT_CPU).to_sparse(None, None::<i64>, None);
-    let glance = Glance::of(&sparse);
+    let glance = glance(&sparse);
     assert!(glance.bytes().is_none());
     assert!(
         Tensor::zeros([1], tch::kind::FLOAT_CPU)
@@ -58,10 +62,15 @@ fn a_glance_at_a_sparse_tensor_leaves_no_error_behind() {
 }
 
 #[test]
+fn an_undefined_tensor_is_not_to_be_seen() {
+    assert!(Glance::of(&Tensor::new()).is_none());
+}
+
+#[test]
 fn tensors_of_many_dimensions_are_glanced_at_whole() {
-    let words = |tensor: &Tensor| Glance::of(tensor).words().to_vec();
+    let words = |tensor: &Tensor| glance(tensor).words().to_vec();
     let tensor = Tensor::zeros([1, 1, 1, 1, 1, 1, 1, 2, 3], tch::kind::FLOAT_CPU);
     assert_eq!(words(&tensor).len(), 4 + 2 * 9);
     assert_ne!(words(&tensor), words(&tensor.transpose(7, 8)));
-    assert_eq!(Glance::of(&tensor).bytes().map(<[u8]>::len), Some(24));
+    assert_eq!(glance(&tensor).bytes().map(<[u8]>::len), Some(24));
 }
