@@ -1,12 +1,12 @@
 //! Which rows a full cache takes in: the policy `auto`. Apart from the memory tier since it knows
 //! keys only, so that it is tested without a tensor.
 //!
-//! Two rules are good at different access. *Admit all* is what `lru` does, and suits rows that come
-//! back soon. *Admit the frequent* suits epochs and skewed access: a new row must have been asked
-//! for clearly more often than the row it would replace. In epochs every row is asked for once, so
-//! nothing is replaced and each epoch finds what the last one left; under skewed access the popular
-//! rows get in. Both rules run on a small sample of the keys, all the time, and the cache follows
-//! the one that had more hits of late.
+//! *Admit the frequent* is the rule: a new row must have been asked for clearly more often than the
+//! row it would replace. In epochs every row is asked for once, so nothing is replaced, and each
+//! epoch finds what the last one left; under skewed access the popular rows get in. *Admit all*,
+//! which is what `lru` does, is better for rows that come back soon, and when the rows that were
+//! frequent are asked for no longer. So both run on a small sample of the keys, all the time, and
+//! where the second had clearly more hits, the cache is renewed: it admits as many rows as it holds.
 
 use crate::keys::Key;
 
@@ -23,7 +23,7 @@ const PERIOD: usize = 8;
 /// than twice as many.
 const SAMPLE: usize = 256;
 
-/// Decides for a full cache. Takes 8 bytes for each row of the cache, and at most 8 KB.
+/// Decides for a full cache. Takes 8 bytes for each of its rows, and about 8 KB.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// The rows of the cache when this was made.
@@ -36,11 +36,9 @@ pub(crate) struct Admission {
     admit_frequent: Vec<u64>,
     /// How many rows a cache of the sample holds.
     room: usize,
-    /// By how many hits of late the first rule is ahead of the second.
-    lead: i32,
-    /// The lead at which what was frequent is given up.
-    decisive: i32,
-    /// How many rows are to be admitted without a question.
+    /// By how many hits of late the first is ahead of the second.
+    lead: usize,
+    /// How many rows are still to be admitted, frequent or not.
     renewals: usize,
 }
 
@@ -61,7 +59,6 @@ impl Admission {
             admit_frequent: sampled,
             room,
             lead: 0,
-            decisive: (room / 8 + 4) as i32,
             renewals: 0,
         }
     }
@@ -87,7 +84,6 @@ impl Admission {
             self.renewals -= 1;
             return true;
         }
-        // A small lead is chance, and to admit all for a while may cost what took long to collect.
         self.counts.favour(hash(new), hash(victim))
     }
 
@@ -111,15 +107,16 @@ impl Admission {
                 held.push(if admits { hash } else { victim });
             }
         }
-        // Bounded below, so that the first rule is soon ahead when the access changes.
-        self.lead = (self.lead + i32::from(all) - i32::from(frequent)).max(-self.decisive / 2);
-        if self.lead >= self.decisive {
-            // What was frequent no longer is: the second rule starts again from what the first holds,
-            // and the cache does so too, which takes as many rows as it holds.
-            self.counts.clear();
+        match (all, frequent) {
+            (true, false) => self.lead += 1,
+            (false, true) => self.lead = self.lead.saturating_sub(1),
+            _ => {}
+        }
+        // A smaller lead may be chance.
+        if self.lead > self.room / 16 + 8 {
+            self.lead = 0;
             self.admit_frequent.clone_from(&self.admit_all);
             self.renewals = self.rows;
-            self.lead = 0;
         }
     }
 }
@@ -194,11 +191,6 @@ impl Counts {
         let mut counters = places(hash).map(|(word, shift)| (line[word] >> shift & 15) as u8);
         counters.sort_unstable();
         counters
-    }
-
-    fn clear(&mut self) {
-        self.lines.fill(Line::default());
-        self.recorded = 0;
     }
 
     fn line(&self, hash: u64) -> usize {
@@ -359,8 +351,6 @@ mod tests {
             let half = before[row as usize].map(|count| count / 2);
             assert_eq!(counts.counters(hash(&key(row))), half);
         }
-        counts.clear();
-        assert!((0..500).all(|row| counts.counters(hash(&key(row))) == [0; 4]));
     }
 
     #[test]

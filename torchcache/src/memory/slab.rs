@@ -16,8 +16,9 @@ use crate::keys::Key;
 use crate::raw::Shelf;
 
 /// What a row costs beside its bytes: its node and place in the `lru` map (up to 119 bytes at the
-/// map's lowest load), its key (33) and its state (4) in the chunk, rounded up.
-pub(crate) const ROW_OVERHEAD: u64 = 160;
+/// map's lowest load), its key (33) and its state (4) in the chunk, and what `auto` counts (8), rounded
+/// up.
+pub(crate) const ROW_OVERHEAD: u64 = 168;
 
 /// The first chunk of a slab has room for at least this many bytes, if the bound allows.
 const FIRST_CHUNK_BYTES: u64 = 64 * 1024;
