@@ -187,9 +187,10 @@ impl Watcher {
     }
 
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
-        let Some(glance) = Glance::of(tensor) else {
+        let mut glance = Glance::none();
+        if !glance.at(tensor) {
             return self.word(u64::MAX);
-        };
+        }
         self.words(glance.words());
         if self.recording {
             if !glance.is_scalar() {

@@ -124,31 +124,36 @@ const HEAD: usize = 4;
 const RANK: usize = 6;
 
 impl<'t> Glance<'t> {
-    /// Looks at a tensor; `None` where it is undefined.
-    pub(crate) fn of(tensor: &'t Tensor) -> Option<Self> {
-        let raw = tensor.as_ptr().cast_mut();
-        let mut glance = Glance {
+    /// Nothing looked at yet.
+    pub(crate) fn none() -> Self {
+        Glance {
             tensor: PhantomData,
             requires_grad: false,
             rank: 0,
             words: [0; HEAD + 2 * RANK],
             more: Vec::new(),
-        };
+        }
+    }
+
+    /// Looks at a tensor; `false` where it is undefined. Once for each glance: handing one out
+    /// instead would copy what was just written, which takes longer than to write it.
+    pub(crate) fn at(&mut self, tensor: &'t Tensor) -> bool {
+        let raw = tensor.as_ptr().cast_mut();
         // SAFETY: `raw` is the live C++ tensor of `tensor`, and none of these functions changes it.
         // `at_shape` and `at_stride` write `at_dim` numbers each, for which there is room. They are
         // the functions that tch's own getters call.
         unsafe {
             if torch_sys::at_defined(raw) == 0 {
-                return None;
+                return false;
             }
-            glance.requires_grad = torch_sys::at_requires_grad(raw) != 0;
-            glance.rank = torch_sys::at_dim(raw);
-            let rank = glance.rank;
+            self.requires_grad = torch_sys::at_requires_grad(raw) != 0;
+            self.rank = torch_sys::at_dim(raw);
+            let rank = self.rank;
             let words = if rank > RANK {
-                glance.more = vec![0; HEAD + 2 * rank];
-                &mut glance.more[..]
+                self.more = vec![0; HEAD + 2 * rank];
+                &mut self.more[..]
             } else {
-                &mut glance.words
+                &mut self.words
             };
             let version = torch_sys::c_generated::atg__version(raw);
             let pointer = torch_sys::at_data_ptr(raw);
@@ -173,7 +178,7 @@ impl<'t> Glance<'t> {
                 let _ = tensor.f_internal_version();
             }
         }
-        Some(glance)
+        true
     }
 
     /// Everything but whether it requires grad, as numbers. The data pointer is null, and strides
