@@ -243,3 +243,23 @@ fn a_call_does_not_need_threads_that_wait_for_its_caller() {
         });
     });
 }
+
+/// Its inner call gives another kind, for the same rows, and is the first to have stored them.
+#[torchcache]
+fn shifting(xs: &Tensor) -> Tensor {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    if CALLS.fetch_add(1, SeqCst) == 0 {
+        shifting(xs);
+        xs * 2
+    } else {
+        (xs * 3).to_kind(Kind::Int)
+    }
+}
+
+#[test]
+fn a_row_that_another_call_stored_as_another_kind_is_not_taken_for_this_ones() {
+    let xs = random(&[3, 2]);
+    assert!(same(&shifting(&xs), &(&xs * 2)));
+    let stats = shifting::cache().stats();
+    assert_eq!((stats.calls, stats.misses), (2, 6));
+}

@@ -245,8 +245,9 @@ impl Batch {
         self.place(Source::Forward, self.missing.clone(), Bytes::Packed(packed));
     }
 
-    pub(crate) fn found_none(&self) -> bool {
-        self.pieces.is_empty()
+    /// The batch, if rows were found that can take the place of rows of this schema.
+    pub(crate) fn agreeing(self, schema: &Schema) -> Option<Self> {
+        (!self.pieces.is_empty() && self.admits(schema)).then_some(self)
     }
 
     /// The positions of the rows that were found, in rising order.
@@ -257,19 +258,9 @@ impl Batch {
         found
     }
 
-    /// `packed`, which has a row for each key, with the rows that were found in place of its own.
-    pub(crate) fn lay_over(self, packed: Tensor) -> Result<Tensor, TchError> {
-        let device = packed.device();
-        let row_bytes = packed.size()[1] as usize;
-        let mut laid = packed;
-        for piece in self.pieces {
-            laid = laid.f_index_copy(
-                0,
-                &pieces::index(&piece.positions).f_to_device(device)?,
-                &piece.bytes.packed(row_bytes)?.f_to_device(device)?,
-            )?;
-        }
-        Ok(laid)
+    /// Puts the rows that were found in place of those of `packed`, which has a row for each key.
+    pub(crate) fn lay_over(self, packed: &mut Tensor) -> Result<(), TchError> {
+        pieces::lay_over(self.pieces, packed)
     }
 
     /// The output: every row of the call in its place, in memory of its own.

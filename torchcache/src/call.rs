@@ -247,14 +247,14 @@ impl Call<'_> {
                     if let Some(incoming) = &mut incoming {
                         incoming.withdraw(&there.found());
                     }
-                    packed = self.lay_over(packed, there);
+                    self.lay_over(&mut packed, there);
                 }
                 Err(error) => self.memory_fault(&error),
             }
         }
         match incoming.map(|incoming| incoming.publish(self.home)) {
             None | Some(Ok(None)) => {}
-            Some(Ok(Some(held))) => packed = self.lay_over(packed, held),
+            Some(Ok(Some(held))) => self.lay_over(&mut packed, held),
             Some(Err(error)) => self.memory_fault(&error),
         }
         Counters::add(&self.counters.stored, keys.len());
@@ -299,17 +299,12 @@ impl Call<'_> {
             .ok()
     }
 
-    /// Computed rows, with those in place that another thread or process had first: they are the
-    /// value from now on.
-    fn lay_over(&self, packed: Tensor, there: Batch) -> Tensor {
-        if there.found_none() {
-            return packed;
-        }
-        let own = packed.shallow_clone();
-        there.lay_over(packed).unwrap_or_else(|error| {
+    /// Puts rows that another thread or process had first in place of those just computed: they are
+    /// the value from now on.
+    fn lay_over(&self, packed: &mut Tensor, there: Batch) {
+        if let Err(error) = there.lay_over(packed) {
             self.memory_fault(&error);
-            own
-        })
+        }
     }
 
     /// A fault is a miss: what could not be held or copied is computed again.
@@ -372,7 +367,7 @@ fn put_on_disk(
     }
     let mut there = Batch::of_some(keys, present);
     match there.take_from_disk(store) {
-        Ok(_) if there.admits(schema) => Ok(Some(there)),
-        _ => Ok(None),
+        Ok(_) => Ok(there.agreeing(schema)),
+        Err(_) => Ok(None),
     }
 }

@@ -68,7 +68,7 @@ impl Piece {
 }
 
 impl Bytes {
-    pub(crate) fn packed(self, row_bytes: usize) -> Result<Tensor, TchError> {
+    fn packed(self, row_bytes: usize) -> Result<Tensor, TchError> {
         match self {
             Bytes::Packed(packed) => Ok(packed),
             Bytes::Pinned(pins) => {
@@ -121,21 +121,25 @@ fn gather_on_device(
     home: Device,
 ) -> Result<Vec<Tensor>, TchError> {
     let device = schema.device(home);
-    let row_bytes = schema.row_bytes();
-    let shape = [keys as i64, row_bytes as i64];
+    let shape = [keys as i64, schema.row_bytes() as i64];
     let mut packed = Tensor::f_empty(shape, (Kind::Uint8, device))?;
-    for piece in pieces {
-        let index = index(&piece.positions).f_to_device(device)?;
-        let rows = piece.bytes.packed(row_bytes)?.f_to_device(device)?;
-        let _ = packed.f_index_copy_(0, &index, &rows)?;
-    }
+    lay_over(pieces, &mut packed)?;
     if let Some(key_of_row) = key_of_row {
         packed = packed.f_index_select(0, &Tensor::from_slice(key_of_row).f_to_device(device)?)?;
     }
     schema.unpack(&packed, home)
 }
 
-pub(crate) fn index(positions: &[usize]) -> Tensor {
-    let positions: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
-    Tensor::from_slice(&positions)
+/// Copies rows to their places among packed ones, by libtorch's own operations: either may be on a
+/// device.
+pub(crate) fn lay_over(pieces: Vec<Piece>, packed: &mut Tensor) -> Result<(), TchError> {
+    let device = packed.device();
+    let row_bytes = packed.size()[1] as usize;
+    for piece in pieces {
+        let index: Vec<i64> = piece.positions.iter().map(|&key| key as i64).collect();
+        let index = Tensor::from_slice(&index).f_to_device(device)?;
+        let rows = piece.bytes.packed(row_bytes)?.f_to_device(device)?;
+        let _ = packed.f_index_copy_(0, &index, &rows)?;
+    }
+    Ok(())
 }

@@ -84,21 +84,20 @@ impl<'a> Incoming<'a> {
     }
 
     /// Makes the rows known. Where another thread was faster, its rows are the value from now on:
-    /// they are in the batch that comes back.
+    /// they are in the batch that comes back, if they are of the same schema.
     ///
     /// # Errors
     ///
     /// Memory that cannot be had to copy those.
     pub(crate) fn publish(self, home: Device) -> Result<Option<Batch>, TchError> {
         let mut memory = self.tiers.memory();
-        let mut held = None;
-        let mut taken = Ok(());
-        if memory.has_any(self.keys) {
-            let there = held.insert(Batch::new(self.keys.to_vec()));
-            taken = there.take_from_memory(&mut memory, home);
-        }
+        let held = memory.has_any(self.keys).then(|| {
+            let mut held = Batch::new(self.keys.to_vec());
+            held.take_from_memory(&mut memory, home).map(|()| held)
+        });
         memory.publish(self.keys, self.schema, self.rooms);
-        taken.map(|()| held)
+        let held = held.transpose()?;
+        Ok(held.and_then(|held| held.agreeing(self.schema)))
     }
 }
 
