@@ -2,39 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use tch::nn::{ModuleT, OptimizerConfig};
-use tch::{Device, Kind, TchError, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::Images;
+use crate::head::Head;
 
 /// Batches of this many images.
 const BATCH: i64 = 64;
-
-/// What is trained: as in the example, a linear layer behind a batch norm.
-pub(crate) struct Head {
-    net: nn::SequentialT,
-    optimizer: nn::Optimizer,
-}
-
-impl Head {
-    pub(crate) fn new() -> Result<Self, TchError> {
-        let vs = nn::VarStore::new(Device::Cpu);
-        let root = vs.root();
-        let net = nn::seq_t()
-            .add(nn::batch_norm1d(&root / "norm", 512, Default::default()))
-            .add(nn::linear(&root / "linear", 512, 10, Default::default()));
-        let optimizer = nn::Adam::default().build(&vs, 1e-2)?;
-        Ok(Head { net, optimizer })
-    }
-
-    fn step(&mut self, features: &Tensor, labels: &Tensor) {
-        let loss = self
-            .net
-            .forward_t(features, true)
-            .cross_entropy_for_logits(labels);
-        self.optimizer.backward_step(&loss);
-    }
-}
 
 /// The images in an order of their own, in batches.
 pub(crate) fn order(images: &Images) -> Vec<Tensor> {

@@ -2,7 +2,7 @@
 //! costs in the first epoch, what it leaves of the later ones, and what a run costs whose memory
 //! holds a quarter of the features.
 //!
-//! The backbone is that of the example `transfer_learning`. Each run is a process of its own, so
+//! Backbone and head are those of the example `transfer_learning`. Each run is a process of its own, so
 //! that its peak of memory is its own as well. `cargo xtask bench -- transfer` fetches the images;
 //! `TORCHCACHE_FASHION_MNIST` names a folder that has them.
 
@@ -16,6 +16,9 @@ mod backbone;
 #[expect(dead_code, reason = "the example also tests on images")]
 mod data;
 mod epoch;
+#[path = "../../examples/transfer_learning/head.rs"]
+#[expect(dead_code, reason = "the example also asks for classes")]
+mod head;
 mod report;
 mod runs;
 

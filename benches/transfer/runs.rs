@@ -10,7 +10,8 @@ use tch::{Device, Kind, Tensor};
 use crate::args::Args;
 use crate::backbone::Backbone;
 use crate::data::{Data, Images};
-use crate::epoch::{Head, order, train};
+use crate::epoch::{order, train};
+use crate::head::Head;
 use crate::report::{Ample, Plain, Starved};
 
 pub(crate) type Run = fn(&Args, &Path) -> Result<Value, Box<dyn std::error::Error>>;
@@ -37,7 +38,7 @@ fn plain(args: &Args, _: &Path) -> Result<Value, Box<dyn std::error::Error>> {
     backbone.torchcache_enabled = false;
     let batches = order(&images);
     let some = &batches[..batches.len().div_ceil(10)];
-    train(&images, some, &mut Head::new()?, |_, pixels| {
+    train(&images, some, &mut Head::new(Device::Cpu)?, |_, pixels| {
         backbone.forward_t(pixels, false)
     });
     Ok(serde_json::to_value(Plain {
@@ -52,7 +53,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
     let cached = cached(args, features, None)?;
     let mut plain = Backbone::new(args)?;
     plain.torchcache_enabled = false;
-    let (mut head, mut plain_head) = (Head::new()?, Head::new()?);
+    let (mut head, mut plain_head) = (Head::new(Device::Cpu)?, Head::new(Device::Cpu)?);
 
     // Whatever the first batches set up is set up before the clock starts.
     let warm = images.pixels.narrow(0, 0, 64.min(images.len()));
@@ -116,7 +117,7 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     let bound = images.len() as u64 * 512 * 4 / 4;
     let cached = cached(args, features, Some(bound))?;
     let mut known = Tensor::zeros([images.len(), 512], (Kind::Float, Device::Cpu));
-    let mut head = Head::new()?;
+    let mut head = Head::new(Device::Cpu)?;
     let batches = order(&images);
     let first = train(&images, &batches, &mut head, |batch, pixels| {
         let features = cached.forward_t(pixels, false);
@@ -167,16 +168,24 @@ fn later(
     };
     for _ in 0..EPOCHS {
         let batches = order(images);
-        let alone = train(images, &batches, &mut Head::new()?, |batch, _| {
-            known.index_select(0, batch)
-        });
+        let alone = train(
+            images,
+            &batches,
+            &mut Head::new(Device::Cpu)?,
+            |batch, _| known.index_select(0, batch),
+        );
         let before = cached.torchcache.stats().hashing;
         let mut wrong = Vec::new();
-        let epoch = train(images, &batches, &mut Head::new()?, |batch, pixels| {
-            let features = cached.forward_t(pixels, false);
-            wrong.push((batch.shallow_clone(), features.shallow_clone()));
-            features
-        });
+        let epoch = train(
+            images,
+            &batches,
+            &mut Head::new(Device::Cpu)?,
+            |batch, pixels| {
+                let features = cached.forward_t(pixels, false);
+                wrong.push((batch.shallow_clone(), features.shallow_clone()));
+                features
+            },
+        );
         let hashing = cached.torchcache.stats().hashing - before;
         for (batch, features) in wrong {
             assert_eq!(

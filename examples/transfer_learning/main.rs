@@ -16,6 +16,7 @@ mod again;
 mod args;
 mod backbone;
 mod data;
+mod head;
 mod report;
 mod train;
 

@@ -4,14 +4,15 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tch::nn::{ModuleT, OptimizerConfig};
-use tch::{Device, Kind, TchError, Tensor, nn};
+use tch::nn::ModuleT;
+use tch::{Device, Kind, TchError, Tensor};
 use torchcache::Stats;
 
 use crate::SEED;
 use crate::args::Args;
 use crate::backbone::Backbone;
 use crate::data::{Data, Images};
+use crate::head::Head;
 use crate::report::{self, Summary};
 
 /// What a training run showed.
@@ -39,20 +40,7 @@ impl Run {
         args: &Args,
     ) -> Result<Self, TchError> {
         tch::manual_seed(SEED);
-        let vs = nn::VarStore::new(backbone.device());
-        let head = nn::seq_t()
-            .add(nn::batch_norm1d(
-                vs.root() / "norm",
-                512,
-                Default::default(),
-            ))
-            .add(nn::linear(
-                vs.root() / "linear",
-                512,
-                10,
-                Default::default(),
-            ));
-        let mut optimizer = nn::Adam::default().build(&vs, 1e-2)?;
+        let mut head = Head::new(backbone.device())?;
         let labels = data.train.labels.to_device(backbone.device());
 
         let mut epochs = Vec::new();
@@ -67,10 +55,7 @@ impl Run {
                 let images = data.train.pixels.index_select(0, &batch);
                 let features = backbone.forward_t(&images, false);
                 let labels = labels.index_select(0, &batch.to_device(labels.device()));
-                let loss = head
-                    .forward_t(&features, true)
-                    .cross_entropy_for_logits(&labels);
-                optimizer.backward_step(&loss);
+                head.step(&features, &labels);
                 progress.advance(batch.size()[0]);
                 seen.push((batch, features));
             }
@@ -111,7 +96,7 @@ impl Run {
 }
 
 /// The share of the images whose class the head finds.
-fn accuracy(head: &impl ModuleT, backbone: &Backbone, images: &Images, batch: i64) -> f64 {
+fn accuracy(head: &Head, backbone: &Backbone, images: &Images, batch: i64) -> f64 {
     let mut right = 0;
     for (pixels, labels) in images
         .pixels
@@ -120,8 +105,10 @@ fn accuracy(head: &impl ModuleT, backbone: &Backbone, images: &Images, batch: i6
         .zip(images.labels.split(batch, 0))
     {
         let features = backbone.forward_t(&pixels, false);
-        let found = tch::no_grad(|| head.forward_t(&features, false)).argmax(-1, false);
-        let hits = found.to_device(Device::Cpu).eq_tensor(&labels);
+        let hits = head
+            .classes(&features)
+            .to_device(Device::Cpu)
+            .eq_tensor(&labels);
         right += hits.sum(Kind::Int64).int64_value(&[]);
     }
     right as f64 / images.len() as f64

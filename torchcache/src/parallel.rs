@@ -27,27 +27,27 @@ pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     }
 }
 
-/// As [`workers`], for bytes that are copied: that takes a core a quarter of the time.
-pub(crate) fn copiers(bytes: usize) -> usize {
-    workers(bytes / 4)
+/// How many threads are to copy `bytes`, and how many of the `count` items each takes at a time. To
+/// copy takes a core a quarter of the time that hashing does.
+pub(crate) fn copying(bytes: usize, count: usize) -> (usize, usize) {
+    let workers = workers(bytes / 4);
+    (workers, count.div_ceil(4 * workers).max(1))
 }
 
 /// Copies bytes.
 pub(crate) fn copy(out: &mut [u8], bytes: &[u8]) {
-    let workers = copiers(bytes.len());
-    let share = bytes.len().div_ceil(4 * workers).max(1);
+    let (workers, share) = copying(bytes.len(), bytes.len());
     let jobs = out.chunks_mut(share).zip(bytes.chunks(share));
     cores::each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
 }
 
 /// Copies rows of one length one after the other into `out`, which has just room for them.
 pub(crate) fn copy_rows(out: &mut [u8], rows: &[&[u8]]) {
-    let workers = copiers(out.len());
-    let share = rows.len().div_ceil(4 * workers).max(1);
     let row_bytes = rows.first().map_or(0, |row| row.len());
     if row_bytes == 0 {
         return;
     }
+    let (workers, share) = copying(out.len(), rows.len());
     let jobs = out.chunks_mut(share * row_bytes).zip(rows.chunks(share));
     cores::each(workers, jobs, |(out, rows)| {
         for (out, row) in out.chunks_exact_mut(row_bytes).zip(rows) {
@@ -78,6 +78,6 @@ mod tests {
     fn little_work_wakes_nobody() {
         assert_eq!(workers(0), 1);
         assert_eq!(workers(BYTES_PER_WORKER * 2 - 1), 1);
-        assert_eq!(copiers(BYTES_PER_WORKER * 8 - 1), 1);
+        assert_eq!(copying(BYTES_PER_WORKER * 8 - 1, 1).0, 1);
     }
 }

@@ -2,8 +2,11 @@
 //! another takes its place when it goes.
 
 use std::fs;
+use std::ops::Range;
+use std::path::Path;
 
 use crate::common::{batch, count_right, key, keys, patient, segments};
+use tempfile::TempDir;
 use torchcache_store::Store;
 
 #[test]
@@ -22,27 +25,33 @@ fn a_put_tells_which_rows_were_there_first() {
     );
 }
 
-#[test]
-fn rows_located_before_a_merge_by_another_process_are_still_read() {
-    // The other process is a second directory here: its merged file is moved over, as the
-    // rename of a merge would do, and the sources removed.
+/// A store with five rows on disk, and the directory of another process that holds `rows`.
+fn beside(rows: Range<u64>) -> (TempDir, Store, TempDir) {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
     let store = Store::open(here.path(), patient()).expect("it opens");
     store.put(batch(&keys(0..5), "a", 100));
     store.flush().expect("it is written");
     let other = Store::open(there.path(), patient()).expect("it opens");
-    other.put(batch(&keys(0..20), "a", 100));
-    drop(other);
+    other.put(batch(&keys(rows), "a", 100));
+    (here, store, there)
+}
+
+fn copy_to(dir: &TempDir, segment: &Path) {
+    let into = dir.path().join(segment.file_name().expect("a name"));
+    fs::copy(segment, into).expect("it is copied");
+}
+
+#[test]
+fn rows_located_before_a_merge_by_another_process_are_still_read() {
+    // The other process is a second directory here: its merged file is moved over, as the
+    // rename of a merge would do, and the sources removed.
+    let (here, store, there) = beside(0..20);
     let source = segments(here.path()).remove(0);
     let merged = segments(there.path()).remove(0);
 
     let found: Vec<_> = store.locate(&keys(0..5)).into_iter().flatten().collect();
-    fs::copy(
-        &merged,
-        here.path().join(merged.file_name().expect("a name")),
-    )
-    .expect("it is copied");
+    copy_to(&here, &merged);
     fs::remove_file(source).expect("it is removed");
     let mut rows = vec![vec![0; 100]; 5];
     let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
@@ -53,21 +62,10 @@ fn rows_located_before_a_merge_by_another_process_are_still_read() {
 
 #[test]
 fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
-    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
-    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
-    let store = Store::open(here.path(), patient()).expect("it opens");
-    store.put(batch(&keys(0..5), "a", 100));
-    store.flush().expect("it is written");
-    let other = Store::open(there.path(), patient()).expect("it opens");
-    other.put(batch(&keys(0..5), "a", 100));
-    drop(other);
+    let (here, store, there) = beside(0..5);
     let first = segments(here.path()).remove(0);
     let second = segments(there.path()).remove(0);
-    fs::copy(
-        &second,
-        here.path().join(second.file_name().expect("a name")),
-    )
-    .expect("it is copied");
+    copy_to(&here, &second);
     store.refresh();
     assert_eq!(
         (store.stats().segments, store.stats().rows),

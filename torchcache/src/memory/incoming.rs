@@ -102,8 +102,7 @@ impl<'a> Incoming<'a> {
 }
 
 fn copy(rows: &[u8], row_bytes: usize, rooms: &[Room]) {
-    let workers = parallel::copiers(rooms.len() * row_bytes);
-    let share = rooms.len().div_ceil(4 * workers).max(1);
+    let (workers, share) = parallel::copying(rooms.len() * row_bytes, rooms.len());
     cores::each(workers, rooms.chunks(share), |rooms| {
         for room in rooms {
             let row = &rows[room.row * row_bytes..][..row_bytes];

@@ -184,7 +184,8 @@ impl Memory {
                 && self.evict_for(&keys[new[at]], row_bytes, device)
             {
                 victims -= 1;
-                // The victim may have made room for more: that is taken before the next one goes.
+                // The victim may have made room for more: that is taken before the next one goes,
+                // one slot for each row that is left.
                 self.slabs
                     .take(row_bytes, device, new.len() - (at - kept), slots)?;
             }
@@ -193,9 +194,6 @@ impl Memory {
                 kept += 1;
             }
         }
-        slots
-            .drain(kept..)
-            .for_each(|slot| self.slabs.release(slot));
         new.truncate(kept);
         Ok(())
     }

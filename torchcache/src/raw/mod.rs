@@ -27,17 +27,19 @@ use crate::plain;
 ///
 /// A tensor that is not plain, contiguous and on the CPU, and whatever libtorch says.
 pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
-    let length = checked_length(tensor)?;
-    if length == 0 {
-        return Ok(&[]);
+    let mut glance = Glance::none();
+    if glance.at(tensor) {
+        if let Some(bytes) = glance.bytes() {
+            return Ok(bytes);
+        }
+        // Without elements there is no memory to point to.
+        if tensor.numel() == 0 && tensor.device() == Device::Cpu && plain::is_plain(tensor) {
+            return Ok(&[]);
+        }
     }
-    let pointer = non_null(tensor)?;
-    // SAFETY: the tensor is plain and contiguous on the CPU, so `length` bytes from `pointer` lie
-    // in its storage, which `tensor` keeps alive as long as the slice borrows from it. The storage
-    // was allocated by foreign code, so that the compiler cannot take any of it for uninitialised. A
-    // concurrent write by another thread through an alias would be a race in the caller's own code,
-    // as with any read of a tensor; this crate does not write to what it views.
-    Ok(unsafe { std::slice::from_raw_parts(pointer, length) })
+    Err(TchError::Shape(
+        "expected a plain contiguous CPU tensor".into(),
+    ))
 }
 
 /// A new contiguous CPU tensor whose bytes `write` gives: all of them.
@@ -50,10 +52,7 @@ pub(crate) fn tensor(
     kind: Kind,
     write: impl FnOnce(&mut [u8]),
 ) -> Result<Tensor, TchError> {
-    written(shape, kind, |bytes| {
-        write(bytes);
-    })
-    .map(|(tensor, ())| tensor)
+    written(shape, kind, write).map(|(tensor, ())| tensor)
 }
 
 /// As [`tensor`], with what `write` returns.
@@ -76,23 +75,11 @@ pub(crate) fn written<R>(
         // SAFETY: libtorch has just made the tensor, contiguous and with as many elements of this
         // size as the shape says (a product that overflows is refused by it), so `length` bytes
         // from `pointer` are its storage. Nobody else knows it yet, so the slice is the only access
-        // while `write` runs. As above, foreign memory counts as initialised.
+        // while `write` runs. The storage was allocated by foreign code, so that the compiler cannot take
+        // any of it for uninitialised.
         write(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
     };
     Ok((tensor, result))
-}
-
-fn checked_length(tensor: &Tensor) -> Result<usize, TchError> {
-    let kind = tensor.f_kind()?;
-    if tensor.device() != Device::Cpu || !plain::is_plain(tensor) || !tensor.is_contiguous() {
-        return Err(TchError::Shape(
-            "expected a plain contiguous CPU tensor".into(),
-        ));
-    }
-    tensor
-        .numel()
-        .checked_mul(kind.elt_size_in_bytes())
-        .ok_or_else(|| TchError::Shape("tensor larger than the address space".into()))
 }
 
 fn non_null(tensor: &Tensor) -> Result<*mut u8, TchError> {
@@ -217,9 +204,12 @@ impl<'t> Glance<'t> {
             elements *= extent;
         }
         let length = elements as usize * kind.elt_size_in_bytes();
-        // SAFETY: the tensor is borrowed since it was glanced at, and so alive. It has a data pointer,
-        // which only layouts of one block of memory have, on the CPU; its strides say that its
-        // `elements` elements lie there without a gap. Otherwise as in `view`.
+        // SAFETY: the tensor is borrowed since it was glanced at, so its storage is alive for as long
+        // as the slice. It has a data pointer, which only layouts of one block of memory have, on the
+        // CPU; its strides say that its `elements` elements lie there without a gap. The storage was
+        // allocated by foreign code, so that the compiler cannot take any of it for uninitialised. A
+        // concurrent write by another thread through an alias would be a race in the caller's own
+        // code, as with any read of a tensor; this crate does not write to what it views.
         Some(unsafe { std::slice::from_raw_parts(pointer as *const u8, length) })
     }
 }
