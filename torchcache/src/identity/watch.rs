@@ -13,7 +13,7 @@
 use std::fmt::Write;
 
 use tch::{Device, Tensor};
-use twox_hash::XxHash3_128;
+use twox_hash::XxHash3_64;
 
 use crate::plain;
 use crate::raw::{self, Glance};
@@ -63,7 +63,7 @@ struct Watched {
 #[derive(Debug, PartialEq)]
 enum Elements {
     /// A digest of all of them: of small tensors, as statistics are, and of those in training.
-    Digest(u128),
+    Digest(u64),
     /// Of other large ones a sample.
     Sample(u64),
     /// They cannot be read: version and pointer have to do.
@@ -260,16 +260,14 @@ fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
     plain::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
 }
 
-fn digest(bytes: &[u8]) -> u128 {
-    XxHash3_128::oneshot(bytes)
+fn digest(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
 }
 
 fn sample(bytes: &[u8]) -> u64 {
     let step = (bytes.len() / SAMPLES).next_multiple_of(8);
-    bytes.chunks(step).fold(0, |hash: u64, chunk| {
-        let mut word = [0; 8];
-        let length = chunk.len().min(8);
-        word[..length].copy_from_slice(&chunk[..length]);
+    let words = bytes.chunks(step).filter_map(|chunk| chunk.first_chunk());
+    words.fold(0, |hash: u64, &word| {
         (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
     })
 }

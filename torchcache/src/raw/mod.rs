@@ -125,14 +125,23 @@ impl<'t> Glance<'t> {
     /// Looks at a tensor; `false` where it is undefined. Once for each glance: handing one out
     /// instead would copy what was just written, which takes longer than to write it.
     pub(crate) fn at(&mut self, tensor: &'t Tensor) -> bool {
+        // Inference tensors keep no version: they cannot change outside inference mode either.
+        let version = tensor.f_internal_version().unwrap_or(0);
         let raw = tensor.as_ptr().cast_mut();
-        // SAFETY: `raw` is the live C++ tensor of `tensor`, and none of these functions changes it.
-        // `at_shape` and `at_stride` write `at_dim` numbers each, for which there is room. They are
-        // the functions that tch's own getters call.
-        unsafe {
-            if torch_sys::at_defined(raw) == 0 {
+        // SAFETY: `raw` is the live C++ tensor of `tensor`, and this does not change it. It is the
+        // function that tch's own getter calls.
+        let pointer = unsafe { torch_sys::at_data_ptr(raw) };
+        if pointer.is_null() {
+            // Asking a layout without one block of memory left an error, which the next fallible
+            // call would take for its own.
+            let _ = tensor.f_internal_version();
+            if !tensor.defined() {
                 return false;
             }
+        }
+        // SAFETY: as above. `at_shape` and `at_stride` write `at_dim` numbers each, for which there
+        // is room.
+        unsafe {
             self.requires_grad = torch_sys::at_requires_grad(raw) != 0;
             self.rank = torch_sys::at_dim(raw);
             let rank = self.rank;
@@ -142,8 +151,6 @@ impl<'t> Glance<'t> {
             } else {
                 &mut self.words
             };
-            let version = torch_sys::c_generated::atg__version(raw);
-            let pointer = torch_sys::at_data_ptr(raw);
             let pending = torch_sys::c_generated::atg_is_conj(raw)
                 | torch_sys::c_generated::atg_is_neg(raw) << 1;
             words[0] = version;
@@ -157,12 +164,6 @@ impl<'t> Glance<'t> {
             torch_sys::at_shape(raw, words[HEAD..].as_mut_ptr());
             if !pointer.is_null() {
                 torch_sys::at_stride(raw, words[HEAD + rank..].as_mut_ptr());
-            }
-            if version == 0 || pointer.is_null() {
-                // Inference tensors keep no version (they cannot change outside inference mode
-                // either), and some layouts have no data pointer: asking left an error, which the
-                // next fallible call would take for its own.
-                let _ = tensor.f_internal_version();
             }
         }
         true
