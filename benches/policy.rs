@@ -47,7 +47,9 @@ fn main() {
     );
     println!("**In memory**\n\n{}", in_memory(&streams, distinct));
     println!(
-        "**On disk**, with no memory tier: whole segments go, least recently read first.\n\n{}",
+        "**On disk**, with no memory tier. With `lru` and `auto` whole segments go, least recently \
+         read first; with `mru` the first rows stay. *Written* is rows for 100 that are asked \
+         for.\n\n{}",
         on_disk(&streams, distinct)
     );
 }
@@ -74,7 +76,7 @@ fn in_memory(streams: &[Stream], distinct: usize) -> Table {
                 let options = Options::new()
                     .max_memory_cache_size(bound)
                     .eviction(eviction);
-                hit_rate(stream, distinct, options)
+                run(stream, distinct, options).hits
             });
             table.row([
                 stream.name.to_owned(),
@@ -91,17 +93,34 @@ fn in_memory(streams: &[Stream], distinct: usize) -> Table {
 }
 
 fn on_disk(streams: &[Stream], distinct: usize) -> Table {
-    let mut table = Table::new(1, ["asked for", "share", "best possible", "disk tier"]);
+    let mut table = Table::new(
+        1,
+        [
+            "asked for",
+            "share",
+            "best possible",
+            "lru",
+            "mru",
+            "written, lru",
+            "written, mru",
+        ],
+    );
     for stream in streams {
         for share in SHARES {
             let kept = (distinct as f64 * share) as usize;
-            let directory = tempfile::tempdir().expect("a temporary directory");
-            let rate = hit_rate(stream, distinct, disk(directory.path(), kept));
+            let [lru, mru] = [Eviction::Lru, Eviction::Mru].map(|eviction| {
+                let directory = tempfile::tempdir().expect("a temporary directory");
+                let options = disk(directory.path(), kept).eviction(eviction);
+                run(stream, distinct, options)
+            });
             table.row([
                 stream.name.to_owned(),
                 percent(share),
                 percent(best_possible(stream, kept)),
-                percent(rate),
+                percent(lru.hits),
+                percent(mru.hits),
+                format!("{:.1}", lru.written * 100.0),
+                format!("{:.1}", mru.written * 100.0),
             ]);
         }
     }
@@ -120,8 +139,14 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// The share of the counted rows that a cache with these options has.
-fn hit_rate(stream: &Stream, distinct: usize, options: Options) -> f64 {
+/// What a cache did with a stream, as shares of the rows that were asked for and counted.
+struct Rates {
+    hits: f64,
+    /// To disk.
+    written: f64,
+}
+
+fn run(stream: &Stream, distinct: usize, options: Options) -> Rates {
     let data =
         Tensor::arange(distinct as i64 * WIDTH, (Kind::Float, Device::Cpu)).view([-1, WIDTH]);
     let options = options.version("policy");
@@ -139,10 +164,13 @@ fn hit_rate(stream: &Stream, distinct: usize, options: Options) -> f64 {
         }
     }
     let after = cached.cache().stats();
-    let hits = |stats: &Stats| stats.memory_hits + stats.disk_hits;
-    let hits = hits(&after) - hits(&before);
-    let asked = hits + after.misses - before.misses;
-    hits as f64 / asked as f64
+    let counted = |count: fn(&Stats) -> u64| (count(&after) - count(&before)) as f64;
+    let hits = counted(|stats| stats.memory_hits + stats.disk_hits);
+    let asked = hits + counted(|stats| stats.misses);
+    Rates {
+        hits: hits / asked,
+        written: counted(|stats| stats.disk_rows + stats.evicted_from_disk) / asked,
+    }
 }
 
 /// The share of hits of a cache that knows the future: of the rows it might keep, it keeps those

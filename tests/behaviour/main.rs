@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod cached;
+mod eviction;
 mod faults;
 mod forms;
 mod gradients;

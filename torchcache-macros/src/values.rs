@@ -11,7 +11,7 @@ use crate::{sizes, suggest};
 /// The longest name of a subdirectory that is accepted.
 const LONGEST_MODULE_HASH: usize = 128;
 
-/// What a full memory tier may do, and the variants of `Eviction`.
+/// What a full tier may do, and the variants of `Eviction`.
 const POLICIES: [(&str, &str); 3] = [("lru", "Lru"), ("mru", "Mru"), ("auto", "Auto")];
 
 /// The variant of a policy.
@@ -46,7 +46,7 @@ impl Value {
             Self::Flag => "true",
             Self::Device => "Device::Cpu",
             Self::Size { .. } => "\"5 GB\"",
-            Self::Eviction => "\"lru\"",
+            Self::Eviction => "\"auto\"",
             Self::Count => "1000",
             Self::Directory => "\"features\"",
             Self::ModuleHash => "\"resnet18-v1\"",

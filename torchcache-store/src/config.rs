@@ -20,6 +20,9 @@ use std::time::Duration;
 pub struct Config {
     /// Bound on the bytes of all segment files of the directory, whoever wrote them.
     pub max_bytes: u64,
+    /// What happens when the limit is reached: the segments that were read least recently go, or,
+    /// with `false`, what is there stays and new rows are refused.
+    pub evict: bool,
     /// How rows are compressed from now on; `None` stores them as they are.
     pub compression: Option<Compression>,
     /// Read through a memory map instead of `pread`. If another program shortens a segment
@@ -63,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             max_bytes: 10_000_000_000,
+            evict: true,
             compression: None,
             mmap: false,
             queue_bytes: 256 << 20,

@@ -23,6 +23,40 @@ fn total(catalog: &Catalog, scan: &Scan) -> u64 {
     tracked + skipped.map(|file| file.bytes).sum::<u64>()
 }
 
+/// How many bytes may be written. A directory that keeps what it has counts as full from the last
+/// hundredth on: what is left then is too little for most batches, but would be tried for each.
+pub(crate) fn room(inner: &Inner) -> u64 {
+    let config = inner.config();
+    if config.evict {
+        return u64::MAX;
+    }
+    let room = left(inner, config.max_bytes);
+    if room < config.max_bytes / 100 {
+        0
+    } else {
+        room
+    }
+}
+
+/// Whether a segment of this size may be published. Where others may go for it, they do.
+pub(crate) fn admits(inner: &Inner, bytes: u64) -> bool {
+    let config = inner.config();
+    if !config.evict {
+        return bytes <= left(inner, config.max_bytes);
+    }
+    let fits = bytes <= config.max_bytes;
+    if fits {
+        make_room(inner, bytes);
+    }
+    fits
+}
+
+fn left(inner: &Inner, max_bytes: u64) -> u64 {
+    let catalog = &inner.catalog;
+    catalog.refresh(); // others fill the directory as well
+    max_bytes.saturating_sub(total(catalog, &catalog.scan()))
+}
+
 /// Drops segments until `incoming` more bytes fit. Runs on the writer thread.
 pub(crate) fn make_room(inner: &Inner, incoming: u64) {
     let catalog = &inner.catalog;

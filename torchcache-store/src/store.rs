@@ -69,7 +69,8 @@ pub struct StoreStats {
     pub stored_rows: u64,
     /// Rows that this process evicted.
     pub evicted_rows: u64,
-    /// Rows that were not kept since they exceed the size limit by themselves.
+    /// Rows that were not kept: a batch exceeded the size limit by itself, or what was there had
+    /// to stay.
     pub refused_rows: u64,
     /// Rows that were given up since writing failed.
     pub lost_rows: u64,
@@ -141,9 +142,8 @@ impl Store {
     /// means that a fault made the row a miss; its destination then holds anything.
     ///
     /// Rows of one file are read in its order, adjacent ones with one system call. Where there is
-    /// much to read, or to decompress, the cores share it on rayon's pool: while waiting for the
-    /// others, this thread may run other tasks of the pool, so the caller should hold no lock that
-    /// such a task may want.
+    /// much to read, or to decompress, the cores share it, on threads of this crate's own that run
+    /// nothing else.
     ///
     /// # Panics
     /// If there are not as many destinations as rows, or one has another length.
@@ -260,10 +260,10 @@ impl Inner {
             .clone()
     }
 
-    /// Counts rows that are larger than the bound allows, and warns of the first.
+    /// Counts rows that are not kept, and warns of the first that are larger than the bound allows.
     pub(crate) fn refuse(&self, rows: usize, config: &Config) {
         let refused = &self.counters.refused_rows;
-        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 {
+        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 && config.evict {
             tracing::warn!(
                 dir = %self.catalog.dir.display(),
                 rows,

@@ -102,6 +102,8 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
         config: &config,
         epoch,
         open: None,
+        room: evict::room(inner),
+        is_full: false,
         left,
     };
     let Some(compression) = config.compression else {
@@ -111,6 +113,10 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
         return segments.finish();
     };
     for window in windows(items) {
+        if segments.is_full {
+            segments.refuse(window.len());
+            continue;
+        }
         let values: Vec<Value<'_>> = window
             .iter()
             .map(|(batch, row)| Value {
@@ -132,6 +138,10 @@ struct Segments<'a> {
     config: &'a Config,
     epoch: u64,
     open: Option<SegmentWriter>,
+    /// How many bytes may be written beside those that were published.
+    room: u64,
+    /// A row did not find room, and so none that follows it is tried.
+    is_full: bool,
     /// Rows that are in no segment yet that is on disk.
     left: &'a mut usize,
 }
@@ -141,6 +151,12 @@ impl Segments<'_> {
         let (batch, row) = item;
         // One more row must not make a segment larger than all that may be kept.
         let after = segment_bytes(1, stored.len(), batch.schema().len());
+        let open = self.open.as_mut().map_or(0, |open| open.bytes());
+        self.is_full |= open.saturating_add(after) > self.room;
+        if self.is_full {
+            self.refuse(1);
+            return Ok(());
+        }
         let full = |open: &mut SegmentWriter| {
             open.bytes() >= self.config.segment_target()
                 || open.bytes() + after > self.config.max_bytes
@@ -165,18 +181,23 @@ impl Segments<'_> {
         let inner = self.inner;
         let finished = segment.finish()?;
         let rows = finished.footer().row_count();
-        if finished.bytes() > self.config.max_bytes {
-            inner.refuse(rows, self.config);
-        } else {
-            evict::make_room(inner, finished.bytes());
-            let current = || inner.queue.epoch() == self.epoch;
-            if inner.catalog.publish(finished, &[], current)?.is_some() {
-                let stored = &inner.counters.stored_rows;
-                stored.fetch_add(rows as u64, Ordering::Relaxed);
-            }
+        if !evict::admits(inner, finished.bytes()) {
+            self.refuse(rows);
+            return Ok(());
+        }
+        self.room -= finished.bytes().min(self.room);
+        let current = || inner.queue.epoch() == self.epoch;
+        if inner.catalog.publish(finished, &[], current)?.is_some() {
+            let stored = &inner.counters.stored_rows;
+            stored.fetch_add(rows as u64, Ordering::Relaxed);
         }
         *self.left -= rows;
         Ok(())
+    }
+
+    fn refuse(&mut self, rows: usize) {
+        self.inner.refuse(rows, self.config);
+        *self.left -= rows;
     }
 }
 

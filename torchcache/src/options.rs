@@ -10,18 +10,20 @@ use tch::{Device, Kind};
 use crate::error::{Error, Problem};
 use crate::size::{self, Size};
 
-/// What the memory tier does when it is full.
+/// What a tier does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Eviction {
-    /// The least recently used rows make room for new ones.
-    #[default]
+    /// The least recently used rows make room for new ones; on disk, the segments that were read
+    /// least recently.
     Lru,
-    /// What is there stays; new rows are not admitted. For epochs over more data than fits: each
-    /// epoch finds what the first one left.
+    /// What is there stays; new rows are not admitted, in memory or on disk. For epochs over more
+    /// data than fits: each epoch finds what the first one left, and writes nothing.
     Mru,
-    /// New rows are admitted where that has led to more hits of late, or where they are asked for
-    /// clearly more often than those they replace. Measured to be close to the better of the other
-    /// two in epochs and under skewed access: see `docs/benchmarks.md`.
+    /// In memory, new rows are admitted where that has led to more hits of late, or where they are
+    /// asked for clearly more often than those they replace. Measured to be close to the better of
+    /// the other two in epochs and under skewed access: see `docs/benchmarks.md`. On disk as
+    /// [`Eviction::Lru`].
+    #[default]
     Auto,
 }
 
@@ -51,7 +53,7 @@ pub struct Options {
     /// Bound of the memory tier in bytes, keys and bookkeeping included. Caches of equal identity
     /// share their memory, and its bound: the latest setting holds. Default 1 GB.
     pub max_memory_cache_size: u64,
-    /// What a full memory tier does. Default [`Eviction::Lru`].
+    /// What a full tier does. Default [`Eviction::Auto`].
     pub eviction: Eviction,
     /// Elements hashed per row and tensor, evenly spaced; `None` hashes every byte. Part of the
     /// identity. Rows that differ only between the samples then share a key: leave it `None`
@@ -95,7 +97,7 @@ impl Default for Options {
             enabled: true,
             memory_cache_device: Some(Device::Cpu),
             max_memory_cache_size: 1_000_000_000,
-            eviction: Eviction::Lru,
+            eviction: Eviction::default(),
             subsample_count: None,
             persistent: false,
             persistent_cache_dir: None,

@@ -56,7 +56,8 @@ pub struct Stats {
     pub evicted_from_memory: u64,
     /// Rows dropped from disk to make room, by this process.
     pub evicted_from_disk: u64,
-    /// Rows that were not kept on disk because a batch was larger than its bound, by this process.
+    /// Rows that were not kept on disk, by this process: a batch was larger than the bound, or it was
+    /// reached and `eviction` is `"mru"`.
     pub refused_by_disk: u64,
     /// Rows in memory now.
     pub memory_rows: u64,
@@ -202,7 +203,7 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "on disk    {:>12}   {}, {} rows evicted, {} too many at once",
+            "on disk    {:>12}   {}, {} rows evicted, {} refused",
             self.disk_rows,
             human(self.disk_bytes),
             self.evicted_from_disk,

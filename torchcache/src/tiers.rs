@@ -11,7 +11,7 @@ use crate::directory::{self, Unusable};
 use crate::error::Problem;
 use crate::identity::Identity;
 use crate::memory::Memory;
-use crate::options::Options;
+use crate::options::{Eviction, Options};
 
 /// Where the rows of one identity are kept.
 #[derive(Debug, Clone)]
@@ -141,6 +141,7 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
 fn config(options: &Options) -> Config {
     Config {
         max_bytes: options.max_persistent_cache_size,
+        evict: options.eviction != Eviction::Mru,
         compression: options.zstd_compression.then_some(Compression {
             level: options.zstd_compression_level,
             threads: options.zstd_compression_threads,

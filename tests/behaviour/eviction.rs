@@ -1,0 +1,65 @@
+//! What full tiers keep, seen from the calls.
+
+use tch::{Device, Kind, Tensor};
+use torchcache::{Cached, Eviction, Options, Stats};
+
+use crate::support::{device, same};
+
+/// Rows of all epochs, and of those how many fit.
+const ROWS: i64 = 400;
+const FIT: u64 = 200;
+/// Bytes of a row in memory, with what keeping it costs.
+const ROW_BYTES: u64 = 16 * 4 + 168;
+
+/// Asks for every row once, in a new order, in batches; gives the hits.
+fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
+    let hits = |stats: Stats| stats.memory_hits + stats.disk_hits;
+    let before = hits(cached.cache().stats());
+    for batch in Tensor::randperm(ROWS, (Kind::Int64, Device::Cpu)).split(32, 0) {
+        let xs = xs.index_select(0, &batch.to_device(device()));
+        assert!(same(&cached.forward(&xs), &(&xs * 2)));
+        assert!(cached.cache().flush());
+    }
+    hits(cached.cache().stats()) - before
+}
+
+#[test]
+fn by_default_epochs_over_more_data_than_fits_find_what_fits() {
+    let xs = Tensor::rand([ROWS, 16], (Kind::Float, device()));
+    let hits = |options: Options| {
+        let options = options.max_memory_cache_size(FIT * ROW_BYTES);
+        let cached =
+            Cached::new(tch::nn::func(|xs| xs * 2), (), options.version("epochs")).unwrap();
+        (0..6).map(|_| epoch(&cached, &xs)).last().unwrap()
+    };
+    let (auto, lru) = (
+        hits(Options::new()),
+        hits(Options::new().eviction(Eviction::Lru)),
+    );
+    assert!((FIT * 19 / 20..=FIT).contains(&auto), "{auto} of {FIT}");
+    assert!(lru < FIT / 2, "{lru} of {FIT}");
+}
+
+#[test]
+fn mru_writes_to_disk_what_fits_and_nothing_after_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let xs = Tensor::rand([ROWS, 1000], (Kind::Float, device()));
+    let options = Options::new()
+        .persistent(true)
+        .persistent_cache_dir(directory.path())
+        .max_memory_cache_size(0)
+        .max_persistent_cache_size(FIT * 4_050)
+        .eviction(Eviction::Mru)
+        .version("kept");
+    let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
+    assert_eq!(epoch(&cached, &xs), 0);
+    let first = cached.cache().stats();
+    assert!((FIT * 9 / 10..=FIT).contains(&first.disk_rows), "{first}");
+    assert_eq!(first.disk_rows + first.refused_by_disk, ROWS as u64);
+    for _ in 0..2 {
+        assert_eq!(epoch(&cached, &xs), first.disk_rows, "the same rows");
+    }
+    let last = cached.cache().stats();
+    assert_eq!(last.disk_bytes, first.disk_bytes);
+    assert_eq!((last.evicted_from_disk, last.faults.len()), (0, 0));
+}
