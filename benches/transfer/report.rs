@@ -1,6 +1,7 @@
 //! What the runs measured, as Markdown.
 
 use serde::{Deserialize, Serialize};
+use torchcache_benches::bars::verdict;
 use torchcache_benches::table::{Table, bytes, ratio, time};
 
 use crate::runs::Later;
@@ -55,8 +56,7 @@ pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> Strin
     );
     let seconds = |seconds: f64| time(seconds * 1e3);
     let bar = |got: f64, bar: f64| {
-        let verdict = if got <= bar { "met" } else { "missed" };
-        format!("{bar} × {verdict}")
+        format!("{bar} × {}", verdict(got <= bar))
     };
     let first = ample.first_with / ample.first_without;
     table.row([
