@@ -9,7 +9,7 @@ use crate::support::{device, same};
 const ROWS: i64 = 400;
 const FIT: u64 = 200;
 /// Bytes of a row in memory, with what keeping it costs.
-const ROW_BYTES: u64 = 16 * 4 + 168;
+const ROW_BYTES: u64 = 16 * 4 + 176;
 
 /// Asks for every row once, in a new order, in batches; gives the hits.
 fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
@@ -62,4 +62,32 @@ fn mru_writes_to_disk_what_fits_and_nothing_after_that() {
     let last = cached.cache().stats();
     assert_eq!(last.disk_bytes, first.disk_bytes);
     assert_eq!((last.evicted_from_disk, last.faults.len()), (0, 0));
+}
+
+#[test]
+fn rows_on_their_way_to_disk_do_not_cost_memory_its_rows_or_its_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new()
+        .persistent(true)
+        .persistent_cache_dir(directory.path())
+        .eviction(Eviction::Lru)
+        .max_memory_cache_size(32 * ROW_BYTES)
+        .version("on their way");
+    let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
+    let rows = |width: i64| Tensor::rand([32, width], (Kind::Float, device()));
+    // The first rows are pinned by the queue of the disk when the second ones come.
+    cached.forward(&rows(16));
+    cached.forward(&rows(16));
+    let stats = cached.cache().stats();
+    assert_eq!((stats.memory_rows, stats.evicted_from_memory), (32, 0));
+    assert!(cached.cache().flush());
+    // Once they are written, rows of another width have all of the memory.
+    let wide = rows(40);
+    for _ in 0..3 {
+        cached.forward(&wide);
+        assert!(cached.cache().flush());
+    }
+    let stats = cached.cache().stats();
+    assert!(stats.memory_hits > 0, "{stats}");
+    assert!(stats.memory_bytes <= 32 * ROW_BYTES, "{stats}");
 }

@@ -251,7 +251,7 @@ fn the_memory_bound_holds_and_lru_lets_the_oldest_go() {
         assert!(model.handle.stats().memory_bytes <= 100_000);
     }
     let held = model.handle.stats().memory_rows as i64;
-    assert_eq!(held, 100_000 / (4000 + 168), "as many as fit");
+    assert_eq!(held, 100_000 / (4000 + 176), "as many as fit");
     model.ran.take();
     model.forward(&xs.narrow(0, 100 - held, held));
     assert_eq!(model.ran.take(), (0, 0), "the newest are there");

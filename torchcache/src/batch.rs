@@ -115,6 +115,11 @@ impl Batch {
         self.mixed
     }
 
+    /// The distinct keys of the call.
+    pub(crate) fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
     /// The keys not found so far.
     pub(crate) fn missing_keys(&self) -> Vec<Key> {
         self.missing

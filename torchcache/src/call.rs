@@ -140,7 +140,11 @@ impl Call<'_> {
 
     fn take_from_memory<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
         let start = Instant::now();
-        let taken = batch.take_from_memory(&mut self.cache.tiers.memory(), self.home);
+        let taken = {
+            let mut memory = self.cache.tiers.memory();
+            memory.note(batch.keys());
+            batch.take_from_memory(&mut memory, self.home)
+        };
         Counters::time(&self.counters.loading, start);
         taken.unwrap_or_else(|error| self.memory_fault(&error));
         one_schema(batch)

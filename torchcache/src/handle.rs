@@ -75,7 +75,7 @@ impl Attached {
 pub(crate) struct Cache {
     pub(crate) identity: Identity,
     pub(crate) tiers: Tiers,
-    /// The device of its first tensor.
+    /// The device of its tensors, where that is one.
     pub(crate) home: Option<Device>,
 }
 

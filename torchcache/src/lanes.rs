@@ -310,4 +310,28 @@ mod tests {
         assert_plain_digests(1, 3 << 20);
         assert_plain_digests(40, 200_001);
     }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_instruction_set_of_this_machine_gives_the_same_digests() {
+        let others = [Platform::sse2(), Platform::sse41(), Platform::avx2()];
+        let platforms = [Platform::Portable, Platform::detect()];
+        for platform in others.into_iter().flatten().chain(platforms) {
+            let tree = Tree {
+                platform,
+                ..Tree::new(None)
+            };
+            // Each count of blocks in a chunk, with and without a part of one more, and trees.
+            let lengths = (1..=16).flat_map(|blocks| [64 * blocks, 64 * blocks + 1]);
+            for length in lengths.chain([3072, 5000, 17 * 1024]) {
+                let bytes = rows(LANES, length);
+                let mut digests = [[0; OUT_LEN]; LANES];
+                tree.hash(&bytes, length, &mut digests);
+                for (row, digest) in bytes.chunks_exact(length).zip(&digests) {
+                    let plain = blake3::hash(row);
+                    assert_eq!(plain.as_bytes(), digest, "{platform:?}, {length} bytes");
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! [`Incoming`]: rows on their way into the memory tier. Room is reserved and made known under the
 //! tier's lock; the copying in between, which takes as long as there are bytes, is outside of it.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use tch::{Device, TchError, Tensor};
@@ -52,15 +53,31 @@ impl<'a> Incoming<'a> {
             }
             rooms
         };
-        if let Some(rows) = rows {
-            copy(rows, row_bytes, &rooms);
-        }
-        Ok(Incoming {
+        // From here on, room that is not used goes back, whatever happens.
+        let mut incoming = Incoming {
             tiers,
             keys,
             schema,
             rooms,
-        })
+        };
+        if let Some(rows) = rows {
+            incoming.copy(rows);
+        }
+        Ok(incoming)
+    }
+
+    fn copy(&mut self, rows: &[u8]) {
+        let row_bytes = self.schema.row_bytes();
+        let (workers, share) = parallel::copying(self.rooms.len() * row_bytes, self.rooms.len());
+        cores::each(workers, self.rooms.chunks_mut(share), |rooms| {
+            for room in rooms {
+                let row = &rows[room.row * row_bytes..][..row_bytes];
+                let index = room.slot.index as usize;
+                room.filled = room.shelf.as_ref().is_some_and(|it| it.fill(index, row));
+            }
+        });
+        debug_assert!(self.rooms.iter().all(|room| room.filled), "slots are empty");
+        self.rooms.retain(|room| room.filled);
     }
 
     /// The rows, pinned in memory; `None` where not all of them are there.
@@ -69,14 +86,14 @@ impl<'a> Incoming<'a> {
         let all = self.rooms.len() == self.keys.len()
             && self.rooms.iter().all(|room| {
                 let shelf = room.shelf.as_ref();
-                shelf.is_some_and(|shelf| pins.add(shelf, room.slot.index()))
+                shelf.is_some_and(|shelf| pins.add(shelf, room.slot.index))
             });
         all.then(|| Arc::new(pins) as _)
     }
 
     /// Takes back rows, by their positions in rising order: they have other values from now on.
     pub(crate) fn withdraw(&mut self, positions: &[usize]) {
-        let (gone, stays) = std::mem::take(&mut self.rooms)
+        let (gone, stays) = take(&mut self.rooms)
             .into_iter()
             .partition(|room| positions.binary_search(&room.row).is_ok());
         self.rooms = stays;
@@ -89,27 +106,23 @@ impl<'a> Incoming<'a> {
     /// # Errors
     ///
     /// Memory that cannot be had to copy those.
-    pub(crate) fn publish(self, home: Device) -> Result<Option<Batch>, TchError> {
+    pub(crate) fn publish(mut self, home: Device) -> Result<Option<Batch>, TchError> {
         let mut memory = self.tiers.memory();
         let held = memory.has_any(self.keys).then(|| {
             let mut held = Batch::new(self.keys.to_vec());
             held.take_from_memory(&mut memory, home).map(|()| held)
         });
-        memory.publish(self.keys, self.schema, self.rooms);
+        memory.publish(self.keys, self.schema, take(&mut self.rooms));
+        drop(memory);
         let held = held.transpose()?;
         Ok(held.and_then(|held| held.agreeing(self.schema)))
     }
 }
 
-fn copy(rows: &[u8], row_bytes: usize, rooms: &[Room]) {
-    let (workers, share) = parallel::copying(rooms.len() * row_bytes, rooms.len());
-    cores::each(workers, rooms.chunks(share), |rooms| {
-        for room in rooms {
-            let row = &rows[room.row * row_bytes..][..row_bytes];
-            if let Some(shelf) = &room.shelf {
-                let filled = shelf.fill(room.slot.index() as usize, row);
-                debug_assert!(filled, "reserved slots are empty");
-            }
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        if !self.rooms.is_empty() {
+            self.tiers.memory().withdraw(take(&mut self.rooms));
         }
-    });
+    }
 }

@@ -1,6 +1,7 @@
 //! The memory tier: which rows are held, which go when it is full. The bytes live in [`Slabs`].
 
 mod admission;
+mod chunk;
 mod incoming;
 mod slab;
 
@@ -16,8 +17,9 @@ use crate::raw::{Pins, Shelf};
 use crate::schema::Schema;
 
 use admission::Admission;
+use chunk::Slot;
 pub(crate) use incoming::Incoming;
-use slab::{Slabs, Slot};
+use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct Room {
     pub(crate) slot: Slot,
     /// Where it is to be filled; `None` on another device than the CPU.
     pub(crate) shelf: Option<Arc<Shelf>>,
+    /// Whether it was filled there.
+    pub(crate) filled: bool,
 }
 
 /// What the memory tier holds now.
@@ -74,11 +78,19 @@ impl Memory {
             self.admission = None;
         }
         self.slabs.set_bound(bound);
-        while self.slabs.over_bound() {
-            match self.rows.peek_lru().map(|(_, row)| row.slot) {
-                Some(slot) => self.drop_chunk_of(slot),
-                None => break,
-            }
+        self.shrink();
+    }
+
+    /// Drops chunks until the bound holds, or until no row is left.
+    fn shrink(&mut self) {
+        if self.slabs.over_bound() {
+            self.slabs.drop_unused(None);
+        }
+        while self.slabs.over_bound()
+            && let Some((_, row)) = self.rows.pop_lru()
+        {
+            self.evicted += 1;
+            self.drop_chunk_of(row.slot);
         }
     }
 
@@ -97,16 +109,16 @@ impl Memory {
         self.admission = None;
     }
 
-    /// The rows that are here, most recently used from now on. To be asked once for each row of a
-    /// call: that is what the policy goes by.
+    /// Notes what a call asks for, each row once: the policy goes by that.
+    pub(crate) fn note(&mut self, keys: &[Key]) {
+        if let Some(admission) = &mut self.admission {
+            keys.iter().for_each(|key| admission.record(key));
+        }
+    }
+
+    /// The rows that are here, most recently used from now on.
     pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
-        let find = |key| {
-            if let Some(admission) = &mut self.admission {
-                admission.record(key);
-            }
-            self.rows.get(key).copied()
-        };
-        keys.map(find).collect()
+        keys.map(|key| self.rows.get(key).copied()).collect()
     }
 
     pub(crate) fn has_any(&self, keys: &[Key]) -> bool {
@@ -125,7 +137,7 @@ impl Memory {
     /// Pins a row beside the others; `false` where it is on another device than the CPU.
     pub(crate) fn pin(&self, row: Row, pins: &mut Pins) -> bool {
         let shelf = self.slabs.shelf(row.slot);
-        shelf.is_some_and(|shelf| pins.add(shelf, row.slot.index()))
+        shelf.is_some_and(|shelf| pins.add(shelf, row.slot.index))
     }
 
     /// The packed bytes of rows on another device than the CPU, which share a schema, in their
@@ -144,6 +156,7 @@ impl Memory {
         device: Device,
     ) -> Result<Vec<Room>, TchError> {
         self.slabs.reclaim();
+        self.shrink();
         let mut new: Vec<usize> = (0..keys.len())
             .filter(|&row| !self.rows.contains(&keys[row]))
             .collect();
@@ -157,6 +170,7 @@ impl Memory {
             row,
             slot,
             shelf: self.slabs.shelf(slot).cloned(),
+            filled: false,
         };
         Ok(new.into_iter().zip(slots).map(room).collect())
     }
@@ -171,19 +185,21 @@ impl Memory {
         slots: &mut Vec<Slot>,
     ) -> Result<(), TchError> {
         self.slabs.take(row_bytes, device, new.len(), slots)?;
-        // A victim that is being read gives no room yet. That is rare: it is the row used longest
-        // ago. Where it is not, since the queue of the disk holds most of a small tier, rows are
-        // not kept rather than looked for.
-        let mut victims = 2 * new.len() + 16;
+        if slots.len() < new.len() && self.slabs.drop_unused(Some((row_bytes, device))) {
+            self.slabs.take(row_bytes, device, new.len(), slots)?;
+        }
+        // Rows that are read are no victims. They are few, being the ones used longest ago; where
+        // they are not, since the queue of the disk holds most of a small tier, new rows are not
+        // kept rather than victims looked for.
+        let mut tries = 2 * new.len() + 16;
         let free = slots.len();
         let mut kept = free;
         for at in free..new.len() {
             // Rows that this very call brings have no entry yet, so they are never the victim.
             while slots.len() == kept
-                && victims > 0
-                && self.evict_for(&keys[new[at]], row_bytes, device)
+                && tries > 0
+                && self.evict_for(&keys[new[at]], row_bytes, device, &mut tries)
             {
-                victims -= 1;
                 // The victim may have made room for more: that is taken before the next one goes,
                 // one slot for each row that is left.
                 self.slabs
@@ -198,29 +214,43 @@ impl Memory {
         Ok(())
     }
 
-    /// Drops what the policy gives up for a new row; `false` where it gives up nothing.
-    fn evict_for(&mut self, new: &Key, row_bytes: usize, device: Device) -> bool {
+    /// Tries to drop what the policy gives up for a new row; `false` where it gives up nothing.
+    fn evict_for(
+        &mut self,
+        new: &Key,
+        row_bytes: usize,
+        device: Device,
+        tries: &mut usize,
+    ) -> bool {
         let Some((victim, row)) = self.rows.peek_lru() else {
             return false;
         };
         let (victim, slot) = (*victim, row.slot);
-        match self.eviction {
-            Eviction::Lru => {}
-            Eviction::Mru => return false,
-            Eviction::Auto => {
-                if !self.admission().admits(new, &victim) {
-                    // The next new row is compared with another.
-                    self.rows.promote(&victim);
-                    return false;
-                }
-            }
+        let fits = self.slabs.fits(slot, row_bytes, device);
+        *tries -= 1;
+        if self.eviction == Eviction::Mru {
+            return false;
         }
-        if self.slabs.fits(slot, row_bytes, device) {
+        if fits && self.slabs.is_read(slot) {
+            // To drop it would make no room.
+            self.rows.promote(&victim);
+            return true;
+        }
+        if self.eviction == Eviction::Auto && !self.admission().admits(new, &victim) {
+            // The next new row is compared with another.
+            self.rows.promote(&victim);
+            return false;
+        }
+        if fits {
             self.rows.pop_lru();
             self.slabs.release(slot);
             self.evicted += 1;
         } else if self.slabs.can_ever_hold(row_bytes) {
             self.drop_chunk_of(slot);
+            if self.slabs.affordable(row_bytes) == 0 {
+                // Somebody still reads a row of it, as may be with the next one: one is enough.
+                *tries = 0;
+            }
         } else {
             return false;
         }
@@ -229,11 +259,12 @@ impl Memory {
 
     /// Who decides for [`Eviction::Auto`], from the time on when the tier is full.
     fn admission(&mut self) -> &mut Admission {
-        let rows = self.rows.len();
+        // Those that are on their way are rows as well.
+        let rows = self.slabs.taken();
         let held = self.rows.iter().rev().map(|(key, _)| key);
         match self.admission.take().filter(|it| it.suits(rows)) {
             Some(suits) => self.admission.insert(suits),
-            None => self.admission.insert(Admission::new(held)),
+            None => self.admission.insert(Admission::new(rows, held)),
         }
     }
 
@@ -247,8 +278,8 @@ impl Memory {
     /// Makes filled rows known. Where another thread was faster, its row stays.
     pub(crate) fn publish(&mut self, keys: &[Key], schema: &Arc<Schema>, rooms: Vec<Room>) {
         let schema = self.intern(schema);
-        for Room { row, slot, shelf } in rooms {
-            if !self.is_valid(slot, shelf.as_ref()) {
+        for Room { row, slot, .. } in rooms {
+            if !self.slabs.is_valid(slot) {
                 continue;
             }
             let key = keys[row];
@@ -263,21 +294,9 @@ impl Memory {
 
     /// Gives back room that is not needed.
     pub(crate) fn withdraw(&mut self, rooms: Vec<Room>) {
-        for Room { slot, shelf, .. } in rooms {
-            if self.is_valid(slot, shelf.as_ref()) {
-                self.slabs.release(slot);
-            }
-        }
-    }
-
-    /// Whether the slot still means what it did when it was given out: the tier may have been
-    /// cleared since.
-    fn is_valid(&self, slot: Slot, shelf: Option<&Arc<Shelf>>) -> bool {
-        match (self.slabs.shelf(slot), shelf) {
-            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
-            // Rows of devices are filled and published under one lock.
-            (now, then) => now.is_none() && then.is_none(),
-        }
+        rooms
+            .into_iter()
+            .for_each(|room| self.slabs.release(room.slot));
     }
 
     /// Makes room for rows of another size: the chunk of the least recently used row goes whole.

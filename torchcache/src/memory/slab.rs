@@ -5,63 +5,49 @@
 //! copied to grow, and there are few chunks. On the CPU a chunk is a [`Shelf`], whose rows are
 //! filled and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes,
 //! and a batch is gathered or scattered by a call or two. Chunks are charged to the bound when they
-//! are made, with what a row costs beside its bytes.
+//! are made, with what a row costs beside its bytes, until nobody reads them any more.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::chunk::{Chunk, Rows, Slot, by_chunk, index};
 use crate::keys::Key;
 use crate::raw::Shelf;
 
 /// What a row costs beside its bytes: its node and place in the `lru` map (up to 119 bytes at the
-/// map's lowest load), its key (33) and its state (4) in the chunk, and what `auto` counts (8), rounded
-/// up.
-pub(crate) const ROW_OVERHEAD: u64 = 168;
+/// map's lowest load), its key (33) and its state (4) in the chunk, its place in the list of free
+/// slots (12), and what `auto` counts (8).
+pub(crate) const ROW_OVERHEAD: u64 = 176;
 
 /// The first chunk of a slab has room for at least this many bytes, if the bound allows.
 const FIRST_CHUNK_BYTES: u64 = 64 * 1024;
-
-/// Where a row lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot {
-    slab: u32,
-    chunk: u32,
-    index: u32,
-}
 
 #[derive(Debug)]
 pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     by_size: HashMap<(usize, Device), u32>,
+    chunks: Vec<Option<Chunk>>,
+    /// How many chunks were ever made, which numbers them.
+    made: u32,
     /// Given back while somebody still read them.
     leaving: Vec<Slot>,
+    /// Dropped while somebody still read them, and what they cost.
+    lingering: Vec<(Weak<Shelf>, u64)>,
     bound: u64,
+    /// Of the chunks that are not dropped.
     bytes: u64,
 }
 
+/// Rows of one size on one device.
 #[derive(Debug)]
 struct Slab {
     row_bytes: usize,
     device: Device,
-    /// A dropped chunk leaves its place, so that slots keep their meaning.
-    chunks: Vec<Option<Chunk>>,
+    /// In all its chunks.
+    rows: usize,
     free: Vec<Slot>,
-}
-
-#[derive(Debug)]
-struct Chunk {
-    rows: Rows,
-    /// The key of each occupied slot.
-    keys: Vec<Option<Key>>,
-}
-
-/// The rows of a chunk.
-#[derive(Debug)]
-enum Rows {
-    Host(Arc<Shelf>),
-    Device(Tensor),
 }
 
 impl Slabs {
@@ -69,7 +55,10 @@ impl Slabs {
         Slabs {
             slabs: Vec::new(),
             by_size: HashMap::new(),
+            chunks: Vec::new(),
+            made: 0,
             leaving: Vec::new(),
+            lingering: Vec::new(),
             bound,
             bytes: 0,
         }
@@ -79,17 +68,34 @@ impl Slabs {
         self.bound = bound;
     }
 
+    /// Whether what is not dropped exceeds the bound.
     pub(crate) fn over_bound(&self) -> bool {
         self.bytes > self.bound
     }
 
     /// Bytes allocated, bookkeeping included.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        let read = self
+            .lingering
+            .iter()
+            .filter(|(shelf, _)| shelf.strong_count() > 0);
+        self.bytes + read.map(|(_, cost)| cost).sum::<u64>()
+    }
+
+    /// How many slots are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.chunks.iter().flatten().map(|chunk| chunk.taken).sum()
     }
 
     pub(crate) fn clear(&mut self) {
-        *self = Slabs::new(self.bound);
+        for place in 0..self.chunks.len() {
+            self.drop_at(place);
+        }
+        *self = Slabs {
+            made: self.made,
+            lingering: std::mem::take(&mut self.lingering),
+            ..Slabs::new(self.bound)
+        };
     }
 
     /// Whether a row of this size could be held if nothing else were.
@@ -97,17 +103,37 @@ impl Slabs {
         cost(row_bytes) <= self.bound
     }
 
+    /// How many more rows of this size the bound allows for.
+    pub(crate) fn affordable(&self, row_bytes: usize) -> u64 {
+        self.bound.saturating_sub(self.bytes()) / cost(row_bytes)
+    }
+
     /// Whether `slot`, once released, takes a row of this size.
     pub(crate) fn fits(&self, slot: Slot, row_bytes: usize, device: Device) -> bool {
-        let slab = &self.slabs[slot.slab as usize];
-        (slab.row_bytes, slab.device) == (row_bytes, device)
+        self.chunk(slot).is_some_and(|chunk| {
+            let slab = &self.slabs[chunk.slab as usize];
+            (slab.row_bytes, slab.device) == (row_bytes, device)
+        })
+    }
+
+    /// Whether the slot still means what it did when it was taken: its chunk may have been dropped
+    /// since.
+    pub(crate) fn is_valid(&self, slot: Slot) -> bool {
+        self.chunk(slot).is_some()
+    }
+
+    /// Whether somebody reads the row of a slot.
+    pub(crate) fn is_read(&self, slot: Slot) -> bool {
+        let shelf = self.shelf(slot);
+        shelf.is_some_and(|shelf| shelf.is_pinned(slot.index as usize))
     }
 
     /// Takes back what nobody reads any more.
     pub(crate) fn reclaim(&mut self) {
         for slot in std::mem::take(&mut self.leaving) {
-            self.release(slot);
+            self.free(slot);
         }
+        self.lingering.retain(|(shelf, _)| shelf.strong_count() > 0);
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
@@ -122,23 +148,58 @@ impl Slabs {
             self.slabs.push(Slab {
                 row_bytes,
                 device,
-                chunks: Vec::new(),
+                rows: 0,
                 free: Vec::new(),
             });
             self.slabs.len() as u32 - 1
         });
-        let slab = &mut self.slabs[number as usize];
+        let slab = &self.slabs[number as usize];
         let missing = count - slots.len();
-        let affordable = self.bound.saturating_sub(self.bytes) / cost(row_bytes);
-        if slab.free.len() < missing && affordable > 0 {
-            let wanted = (missing - slab.free.len()).max(slab.capacity());
-            let wanted = (wanted as u64).max(FIRST_CHUNK_BYTES / cost(row_bytes));
-            let rows = wanted.min(affordable).min(u64::from(u32::MAX));
-            slab.grow(number, rows as u32)?;
-            self.bytes += rows * cost(row_bytes);
+        if slab.free.len() < missing {
+            let wanted = (missing - slab.free.len()).max(slab.rows) as u64;
+            let wanted = wanted.max(FIRST_CHUNK_BYTES / cost(row_bytes));
+            let rows = wanted.min(self.affordable(row_bytes));
+            self.grow(number, rows.min(u64::from(u32::MAX)) as u32)?;
         }
-        let from = slab.free.len().saturating_sub(missing);
-        slots.extend(slab.free.drain(from..).rev());
+        let free = &mut self.slabs[number as usize].free;
+        let from = free.len().saturating_sub(missing);
+        for slot in free.drain(from..).rev() {
+            if let Some(chunk) = &mut self.chunks[slot.place as usize] {
+                chunk.taken += 1;
+            }
+            slots.push(slot);
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, number: u32, rows: u32) -> Result<(), TchError> {
+        if rows == 0 {
+            return Ok(());
+        }
+        let slab = &mut self.slabs[number as usize];
+        let chunk = Chunk {
+            number: self.made,
+            slab: number,
+            rows: Rows::new(rows, slab.row_bytes, slab.device)?,
+            keys: vec![None; rows as usize],
+            taken: 0,
+        };
+        let empty = self.chunks.iter().position(Option::is_none);
+        let place = empty.unwrap_or_else(|| {
+            self.chunks.push(None);
+            self.chunks.len() - 1
+        });
+        // Free slots are taken from the end; behind those of older chunks, in rising order.
+        let new = (0..rows).rev().map(|index| Slot {
+            place: place as u32,
+            chunk: chunk.number,
+            index,
+        });
+        slab.free.splice(0..0, new);
+        slab.rows += rows as usize;
+        self.bytes += u64::from(rows) * cost(slab.row_bytes);
+        self.chunks[place] = Some(chunk);
+        self.made += 1;
         Ok(())
     }
 
@@ -149,18 +210,26 @@ impl Slabs {
         }
     }
 
-    /// Gives a slot back: to the next taker, or as long as somebody reads it, to nobody.
+    /// Gives a taken slot back: to the next taker, or as long as somebody reads it, to nobody.
     pub(crate) fn release(&mut self, slot: Slot) {
-        let Some(chunk) = self.chunk_mut(slot) else {
+        if let Some(chunk) = self.chunk_mut(slot) {
+            chunk.keys[slot.index as usize] = None;
+            chunk.taken -= 1;
+            self.free(slot);
+        }
+    }
+
+    fn free(&mut self, slot: Slot) {
+        let Some(chunk) = self.chunk(slot) else {
             return;
         };
-        chunk.keys[slot.index as usize] = None;
+        let slab = chunk.slab as usize;
         let is_free = match &chunk.rows {
             Rows::Host(shelf) => shelf.empty(slot.index as usize),
             Rows::Device(_) => true,
         };
         if is_free {
-            self.slabs[slot.slab as usize].free.push(slot);
+            self.slabs[slab].free.push(slot);
         } else {
             self.leaving.push(slot);
         }
@@ -168,14 +237,42 @@ impl Slabs {
 
     /// Frees the memory of the chunk that holds `slot`, and tells whose rows went with it.
     pub(crate) fn drop_chunk(&mut self, slot: Slot) -> Vec<Key> {
-        let slab = &mut self.slabs[slot.slab as usize];
-        let Some(chunk) = slab.chunks[slot.chunk as usize].take() else {
+        match self.is_valid(slot) {
+            true => self.drop_at(slot.place as usize),
+            false => Vec::new(),
+        }
+    }
+
+    /// Frees the memory of chunks without a taken slot, but for those of one size; `false` where
+    /// there was none.
+    pub(crate) fn drop_unused(&mut self, but: Option<(usize, Device)>) -> bool {
+        let spared = but.and_then(|size| self.by_size.get(&size).copied());
+        let is_unused = |chunk: &Chunk| chunk.taken == 0 && Some(chunk.slab) != spared;
+        let unused: Vec<usize> = (0..self.chunks.len())
+            .filter(|&place| self.chunks[place].as_ref().is_some_and(is_unused))
+            .collect();
+        for &place in &unused {
+            self.drop_at(place);
+        }
+        !unused.is_empty()
+    }
+
+    fn drop_at(&mut self, place: usize) -> Vec<Key> {
+        let Some(chunk) = self.chunks[place].take() else {
             return Vec::new();
         };
-        let stays = |it: &Slot| (it.slab, it.chunk) != (slot.slab, slot.chunk);
+        let slab = &mut self.slabs[chunk.slab as usize];
+        let stays = |slot: &Slot| slot.chunk != chunk.number;
         slab.free.retain(stays);
+        slab.rows -= chunk.keys.len();
         self.leaving.retain(stays);
-        self.bytes -= chunk.keys.len() as u64 * cost(slab.row_bytes);
+        let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
+        self.bytes -= cost;
+        if let Rows::Host(shelf) = &chunk.rows
+            && Arc::strong_count(shelf) > 1
+        {
+            self.lingering.push((Arc::downgrade(shelf), cost));
+        }
         chunk.keys.into_iter().flatten().collect()
     }
 
@@ -201,9 +298,8 @@ impl Slabs {
         if let [(_, group)] = groups.as_slice() {
             return select(group);
         }
-        let row_bytes = slots
-            .first()
-            .map_or(0, |slot| self.slabs[slot.slab as usize].row_bytes);
+        let first = slots.first().and_then(|&slot| self.chunk(slot));
+        let row_bytes = first.map_or(0, |chunk| self.slabs[chunk.slab as usize].row_bytes);
         let shape = [slots.len() as i64, row_bytes as i64];
         let mut gathered = Tensor::f_empty(shape, (Kind::Uint8, device))?;
         for (_, group) in &groups {
@@ -239,161 +335,21 @@ impl Slabs {
     }
 
     fn rows(&self, slot: Slot) -> Option<&Rows> {
-        let slab = self.slabs.get(slot.slab as usize)?;
-        let chunk = slab.chunks.get(slot.chunk as usize)?.as_ref();
-        chunk.map(|chunk| &chunk.rows)
+        self.chunk(slot).map(|chunk| &chunk.rows)
     }
 
-    /// `None` where the chunk was dropped since the slot was given out.
+    /// `None` where the chunk was dropped since the slot was taken.
+    fn chunk(&self, slot: Slot) -> Option<&Chunk> {
+        let chunk = self.chunks.get(slot.place as usize)?.as_ref();
+        chunk.filter(|chunk| chunk.number == slot.chunk)
+    }
+
     fn chunk_mut(&mut self, slot: Slot) -> Option<&mut Chunk> {
-        self.slabs[slot.slab as usize].chunks[slot.chunk as usize].as_mut()
-    }
-}
-
-impl Slab {
-    fn capacity(&self) -> usize {
-        self.chunks
-            .iter()
-            .flatten()
-            .map(|chunk| chunk.keys.len())
-            .sum()
-    }
-
-    fn grow(&mut self, number: u32, rows: u32) -> Result<(), TchError> {
-        let held = if self.device == Device::Cpu {
-            Rows::Host(Arc::new(Shelf::new(rows as usize, self.row_bytes)?))
-        } else {
-            let shape = [i64::from(rows), self.row_bytes as i64];
-            Rows::Device(Tensor::f_empty(shape, (Kind::Uint8, self.device))?)
-        };
-        let chunk = self.chunks.len() as u32;
-        self.chunks.push(Some(Chunk {
-            rows: held,
-            keys: vec![None; rows as usize],
-        }));
-        // Free slots are taken from the end; behind those of older chunks, in rising order.
-        let new = (0..rows).rev().map(|index| Slot {
-            slab: number,
-            chunk,
-            index,
-        });
-        self.free.splice(0..0, new);
-        Ok(())
-    }
-}
-
-impl Slot {
-    /// The number of its row in the chunk.
-    pub(crate) fn index(self) -> u32 {
-        self.index
+        let chunk = self.chunks.get_mut(slot.place as usize)?.as_mut();
+        chunk.filter(|chunk| chunk.number == slot.chunk)
     }
 }
 
 fn cost(row_bytes: usize) -> u64 {
     row_bytes as u64 + ROW_OVERHEAD
-}
-
-/// The rows of the slots at the positions in `group`, as libtorch wants them.
-fn index(slots: &[Slot], group: &[i64]) -> Tensor {
-    let rows: Vec<i64> = group
-        .iter()
-        .map(|&slot| i64::from(slots[slot as usize].index))
-        .collect();
-    Tensor::from_slice(&rows)
-}
-
-/// The positions of `slots`, grouped by the chunk they are in.
-fn by_chunk(slots: &[Slot]) -> Vec<((u32, u32), Vec<i64>)> {
-    let mut groups: Vec<((u32, u32), Vec<i64>)> = Vec::new();
-    for (position, slot) in slots.iter().enumerate() {
-        let chunk = (slot.slab, slot.chunk);
-        match groups.iter_mut().find(|(of, _)| *of == chunk) {
-            Some((_, group)) => group.push(position as i64),
-            None => groups.push((chunk, vec![position as i64])),
-        }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use torchcache_store::RowValues;
-
-    use crate::raw::{Pins, Shelf};
-
-    #[test]
-    fn a_full_row_is_read_until_it_is_emptied() {
-        let shelf = Arc::new(Shelf::new(2, 3).unwrap());
-        assert!(!Pins::default().add(&shelf, 0), "an empty slot has no row");
-        assert!(shelf.fill(0, &[1, 2, 3]));
-        assert!(
-            !shelf.fill(0, &[4, 5, 6]),
-            "a full slot is not filled again"
-        );
-        let mut pins = Pins::default();
-        assert!(pins.add(&shelf, 0) && pins.add(&shelf, 0));
-        assert!(!shelf.empty(0), "somebody reads it");
-        assert_eq!(
-            (pins.row(0), pins.row(1)),
-            ([1, 2, 3].as_slice(), [1, 2, 3].as_slice())
-        );
-        drop(pins);
-        assert!(shelf.empty(0) && shelf.fill(0, &[4, 5, 6]));
-        let mut pins = Pins::default();
-        assert!(pins.add(&shelf, 0));
-        assert_eq!(pins.row(0), [4, 5, 6]);
-    }
-
-    #[test]
-    fn pinned_rows_outlive_what_made_them() {
-        let shelf = Arc::new(Shelf::new(1, 1).unwrap());
-        let mut pins = Pins::default();
-        assert!(shelf.fill(0, &[7]) && pins.add(&shelf, 0));
-        drop(shelf);
-        assert_eq!(pins.row(0), [7]);
-    }
-
-    #[test]
-    fn rows_without_bytes_have_slots_as_well() {
-        let shelf = Arc::new(Shelf::new(2, 0).unwrap());
-        let mut pins = Pins::default();
-        assert!(shelf.fill(1, &[]) && pins.add(&shelf, 1));
-        assert!(pins.row(0).is_empty());
-    }
-
-    #[test]
-    fn what_no_address_space_can_hold_is_an_error() {
-        assert!(Shelf::new(usize::MAX / 2, 3).is_err());
-    }
-
-    #[test]
-    fn no_reader_ever_sees_a_row_half_filled() {
-        let shelf = Arc::new(Shelf::new(1, 4096).unwrap());
-        let threads: Vec<_> = (0..4u8)
-            .map(|thread| {
-                let shelf = shelf.clone();
-                std::thread::spawn(move || {
-                    let mut seen = 0;
-                    for round in 0..4000u16 {
-                        shelf.empty(0);
-                        shelf.fill(0, &[thread ^ round as u8; 4096]);
-                        let mut pins = Pins::default();
-                        if pins.add(&shelf, 0) {
-                            let row = pins.row(0);
-                            assert!(row.iter().all(|byte| *byte == row[0]));
-                            seen += 1;
-                        }
-                    }
-                    seen
-                })
-            })
-            .collect();
-        let seen: u32 = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum();
-        assert!(seen > 0);
-    }
 }

@@ -277,8 +277,8 @@ impl Shelf {
         }
         // SAFETY: the slot lies within the mapping, which was made for `states.len()` rows. Its
         // state was just taken from empty to filling, which one thread can do; until it is full,
-        // nobody else reads or writes these bytes. The source is another allocation, since `Pins`
-        // give out full slots only.
+        // nobody else reads or writes these bytes. The source does not overlap: `Pins` give out
+        // full slots only, and this one is being filled.
         unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.slot(slot), row.len()) };
         state.store(FULL, Release);
         true
@@ -290,6 +290,11 @@ impl Shelf {
             Ok(_) => true,
             Err(state) => state == EMPTY,
         }
+    }
+
+    /// Whether somebody fills or pins the slot.
+    pub(crate) fn is_pinned(&self, slot: usize) -> bool {
+        !matches!(self.states[slot].load(Relaxed), EMPTY | FULL)
     }
 
     fn pin(&self, slot: usize) -> bool {

@@ -1,4 +1,4 @@
-//! Tensors as bytes, and what a glance at one shows.
+//! Tensors as bytes, what a glance at one shows, and rows on shelves.
 
 use super::*;
 
@@ -75,4 +75,78 @@ fn tensors_of_many_dimensions_are_glanced_at_whole() {
     assert_eq!(words(&tensor).len(), 4 + 2 * 9);
     assert_ne!(words(&tensor), words(&tensor.transpose(7, 8)));
     assert_eq!(glance(&tensor).bytes().map(<[u8]>::len), Some(24));
+}
+
+#[test]
+fn a_full_row_is_read_until_it_is_emptied() {
+    let shelf = Arc::new(Shelf::new(2, 3).unwrap());
+    assert!(!Pins::default().add(&shelf, 0), "an empty slot has no row");
+    assert!(shelf.fill(0, &[1, 2, 3]));
+    assert!(
+        !shelf.fill(0, &[4, 5, 6]),
+        "a full slot is not filled again"
+    );
+    let mut pins = Pins::default();
+    assert!(pins.add(&shelf, 0) && pins.add(&shelf, 0));
+    assert!(!shelf.empty(0), "somebody reads it");
+    assert_eq!(
+        (pins.row(0), pins.row(1)),
+        ([1, 2, 3].as_slice(), [1, 2, 3].as_slice())
+    );
+    drop(pins);
+    assert!(shelf.empty(0) && shelf.fill(0, &[4, 5, 6]));
+    let mut pins = Pins::default();
+    assert!(pins.add(&shelf, 0));
+    assert_eq!(pins.row(0), [4, 5, 6]);
+}
+
+#[test]
+fn pinned_rows_outlive_what_made_them() {
+    let shelf = Arc::new(Shelf::new(1, 1).unwrap());
+    let mut pins = Pins::default();
+    assert!(shelf.fill(0, &[7]) && pins.add(&shelf, 0));
+    drop(shelf);
+    assert_eq!(pins.row(0), [7]);
+}
+
+#[test]
+fn rows_without_bytes_have_slots_as_well() {
+    let shelf = Arc::new(Shelf::new(2, 0).unwrap());
+    let mut pins = Pins::default();
+    assert!(shelf.fill(1, &[]) && pins.add(&shelf, 1));
+    assert!(pins.row(0).is_empty());
+}
+
+#[test]
+fn what_no_address_space_can_hold_is_an_error() {
+    assert!(Shelf::new(usize::MAX / 2, 3).is_err());
+}
+
+#[test]
+fn no_reader_ever_sees_a_row_half_filled() {
+    let shelf = Arc::new(Shelf::new(1, 4096).unwrap());
+    let threads: Vec<_> = (0..4u8)
+        .map(|thread| {
+            let shelf = shelf.clone();
+            std::thread::spawn(move || {
+                let mut seen = 0;
+                for round in 0..4000u16 {
+                    shelf.empty(0);
+                    shelf.fill(0, &[thread ^ round as u8; 4096]);
+                    let mut pins = Pins::default();
+                    if pins.add(&shelf, 0) {
+                        let row = pins.row(0);
+                        assert!(row.iter().all(|byte| *byte == row[0]));
+                        seen += 1;
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    let seen: u32 = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .sum();
+    assert!(seen > 0);
 }

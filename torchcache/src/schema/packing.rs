@@ -16,10 +16,13 @@ impl Schema {
             .zip(tensors)
             .map(|(part, tensor)| plain::materialised(tensor)?.f_to_kind(part.stored))
             .collect::<Result<Vec<_>, _>>()?;
-        if parts.iter().all(|part| part.device() == Device::Cpu) {
-            self.pack_on_cpu(&parts)
-        } else {
-            self.pack_on_device(&parts, tensors)
+        match &parts[..] {
+            // Rounding it, or laying out its elements in order, has copied it already.
+            [whole] if self.row_bytes() > 0 && whole.data_ptr() != tensors[0].data_ptr() => {
+                bytes_of_rows(whole)
+            }
+            _ if parts.iter().all(|part| part.device() == Device::Cpu) => self.pack_on_cpu(&parts),
+            _ => self.pack_on_device(&parts),
         }
     }
 
@@ -45,26 +48,21 @@ impl Schema {
         })
     }
 
-    fn pack_on_device(&self, parts: &[Tensor], tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    fn pack_on_device(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
         let device = parts[0].device();
         let packed = self
             .parts
             .iter()
             .zip(parts)
             .map(|(part, tensor)| {
-                let rows = tensor.size()[0];
                 if part.bytes() == 0 {
-                    return Tensor::f_empty([rows, 0], (Kind::Uint8, device));
+                    return Tensor::f_empty([tensor.size()[0], 0], (Kind::Uint8, device));
                 }
-                tensor
-                    .f_view([rows, -1])?
-                    .f_view_dtype(Kind::Uint8)?
-                    .f_to_device(device)
+                bytes_of_rows(tensor)?.f_to_device(device)
             })
             .collect::<Result<Vec<_>, _>>()?;
         match &packed[..] {
-            [whole] if whole.data_ptr() == tensors[0].data_ptr() => whole.f_detach_copy(),
-            [whole] => Ok(whole.shallow_clone()),
+            [whole] => whole.f_detach_copy(),
             _ => Tensor::f_cat(&packed, 1),
         }
     }
@@ -117,6 +115,12 @@ impl Schema {
         }
         Ok(tensors)
     }
+}
+
+/// The elements of each row of a contiguous tensor as bytes, where they lie.
+fn bytes_of_rows(tensor: &Tensor) -> Result<Tensor, TchError> {
+    let rows = tensor.size()[0];
+    tensor.f_view([rows, -1])?.f_view_dtype(Kind::Uint8)
 }
 
 impl Part {
