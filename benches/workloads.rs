@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use serde_json::json;
 use torchcache_benches::args::Args;
 use torchcache_benches::bars::summary;
 use torchcache_benches::clock;
@@ -37,14 +38,13 @@ fn main() {
     };
     let threads = tch::get_num_threads() as usize;
     let mut peer = Running::start(threads);
-    let versions = peer.versions();
 
     let measured = WORKLOADS.each_ref().map(|workload| {
         let batches = if args.quick { 2 } else { workload.batches };
         measure(workload, batches, &effort, &mut peer)
     });
 
-    println!("{}", introduction(&effort, threads, &versions));
+    println!("{}", introduction(&effort, threads, &peer));
     let verdicts: Vec<_> = measured.iter().flat_map(Report::verdicts).collect();
     println!("{}", summary(&verdicts));
     for report in &measured {
@@ -52,15 +52,16 @@ fn main() {
     }
     if let Some(file) = &args.figures {
         let groups: Vec<_> = measured.iter().flat_map(Report::chart).collect();
-        let text = serde_json::Value::from(groups).to_string();
-        fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let figures = json!({ "without_peer": peer.peer.err(), "groups": groups });
+        fs::write(file, figures.to_string())
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }
 
-fn introduction(effort: &Effort, threads: usize, versions: &str) -> String {
+fn introduction(effort: &Effort, threads: usize, peer: &Running) -> String {
     let Effort { rounds, passes } = effort;
     format!(
-        "{versions} Device {:?}, {threads} threads on every side.
+        "{peer} Device {device:?}, {threads} threads on every side.
 
 Times are of one call, averaged over a pass over all batches. The limits, torchcache and the Python
 package took turns in each of {rounds} rounds, and the fastest round counts on every side; of memory
@@ -75,9 +76,14 @@ is the cache.
   memory. The limit is our memory hit and a `pread` of the rows.
 * *cold pass*: every row computed and kept; the time of the forward is taken off. The limit is
   BLAKE3 of the input and one copy of the output.
+* *cold pass, until it is on disk*: the same pass and a `flush()` after it. torchcache writes behind
+  the calls, which the other rows leave out, and syncs what it writes; the Python package writes
+  within the call, without syncing, so that its figure is that of its persistent pass. The limit is
+  that of a cold pass and writing the output to a file in the page cache.
 * *bytes a row*: all files, over the rows in them. The limit is the key, or with zstd the data.
 ",
-        clock::device()
+        peer = peer.describe(),
+        device = clock::device()
     )
 }
 
@@ -113,46 +119,47 @@ fn measure<'a>(
 
 /// The peer for as long as it answers. Without it, everything else is still measured.
 struct Running {
-    peer: Option<Peer>,
-    /// Why there is none.
-    absent: String,
+    /// Or why there is none, or none any more.
+    peer: Result<Peer, String>,
+    versions: String,
 }
 
 impl Running {
     fn start(threads: usize) -> Self {
-        let mut running = Running {
-            peer: None,
-            absent: String::new(),
+        let peer = match clock::device() {
+            tch::Device::Cpu => Peer::start(threads),
+            _ => Err("it is timed on the CPU only".into()),
         };
-        if clock::device() != tch::Device::Cpu {
-            running.stop("it is timed on the CPU only".into());
-            return running;
+        let mut running = Running {
+            peer,
+            versions: String::new(),
+        };
+        if let Err(reason) = &running.peer {
+            eprintln!("the Python package is not run: {reason}");
         }
-        match Peer::start(threads) {
-            Ok(peer) => running.peer = Some(peer),
-            Err(reason) => running.stop(reason),
+        let mut versions = String::new();
+        running.turn(|peer| peer.versions().map(|found| versions = found));
+        Running {
+            versions,
+            ..running
         }
-        running
-    }
-
-    fn stop(&mut self, reason: String) {
-        eprintln!("the Python package is not run: {reason}");
-        self.absent = reason;
-        self.peer = None;
     }
 
     fn turn(&mut self, ask: impl FnOnce(&mut Peer) -> Result<(), String>) {
-        if let Some(Err(reason)) = self.peer.as_mut().map(ask) {
-            self.stop(reason);
+        if let Ok(peer) = &mut self.peer
+            && let Err(reason) = ask(peer)
+        {
+            eprintln!("the Python package is run no further: {reason}");
+            self.peer = Err(reason);
         }
     }
 
-    fn versions(&mut self) -> String {
-        let mut versions = String::new();
-        self.turn(|peer| peer.versions().map(|found| versions = found));
-        match self.peer {
-            Some(_) => format!("{versions}."),
-            None => format!("The Python package was not run: {}.", self.absent),
+    fn describe(&self) -> String {
+        match &self.peer {
+            Ok(_) => format!("{}.", self.versions),
+            Err(reason) => {
+                format!("**The Python package did not run, or not to the end: {reason}.**")
+            }
         }
     }
 }

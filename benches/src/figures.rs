@@ -19,7 +19,9 @@ pub enum Served {
     MissMemory,
     /// The first pass, kept in memory and on disk.
     MissDisk,
-    /// The same, compressed.
+    /// The same, and everything that it left to be written.
+    MissWritten,
+    /// The first pass, kept in memory and, compressed, on disk.
     MissDiskZstd,
     /// Bytes on disk for a row, all files counted.
     RowBytes,
@@ -30,13 +32,14 @@ pub enum Served {
 use Served::*;
 
 /// What the tables show, in this order.
-pub const SHOWN: [Served; 9] = [
+pub const SHOWN: [Served; 10] = [
     MemoryHit,
     DiskHit,
     DiskHitZstd,
     DiskOnly,
     MissMemory,
     MissDisk,
+    MissWritten,
     MissDiskZstd,
     RowBytes,
     RowBytesZstd,
@@ -53,6 +56,7 @@ impl Served {
             DiskOnly => "disk_only",
             MissMemory => "miss_memory",
             MissDisk => "miss_disk",
+            MissWritten => "miss_written",
             MissDiskZstd => "miss_disk_zstd",
             RowBytes => "row_bytes",
             RowBytesZstd => "row_bytes_zstd",
@@ -69,6 +73,7 @@ impl Served {
             DiskOnly => "disk hit, no room in memory",
             MissMemory => "cold pass, memory",
             MissDisk => "cold pass, persistent",
+            MissWritten => "cold pass, until it is on disk",
             MissDiskZstd => "cold pass, persistent, zstd",
             RowBytes => "bytes a row beyond the data",
             RowBytesZstd => "bytes a row, zstd",
@@ -77,7 +82,7 @@ impl Served {
 
     /// Whether it is the time beyond the forward that counts.
     pub fn beyond_forward(self) -> bool {
-        matches!(self, MissMemory | MissDisk | MissDiskZstd)
+        matches!(self, MissMemory | MissDisk | MissWritten | MissDiskZstd)
     }
 
     /// Whether it is bytes, not milliseconds.

@@ -2,8 +2,11 @@
 //! turn and waits in between, so that it never runs while something else is timed.
 
 use std::env;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,12 +17,17 @@ const VARIABLE: &str = "TORCHCACHE_PEER_PYTHON";
 
 const SCRIPT: &str = include_str!("../peer.py");
 
+/// Longer than any answer takes, even on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// The running process.
 #[derive(Debug)]
 pub struct Peer {
     process: Child,
     questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    /// Lines, from a thread that reads them: reading itself cannot be given up.
+    answers: Receiver<io::Result<String>>,
+    patience: Duration,
 }
 
 /// What the peer gave for one workload.
@@ -38,29 +46,44 @@ impl Peer {
     pub fn start(threads: usize) -> Result<Self, String> {
         let python = env::var_os(VARIABLE).filter(|python| !python.is_empty());
         let python = python.ok_or_else(|| format!("{VARIABLE} names no Python that has it"))?;
-        let mut process = Command::new(&python)
+        let mut command = Command::new(&python);
+        command
             .args(["-c", SCRIPT, &threads.to_string()])
             // cargo sets it for our libtorch; Python's torch brings its own.
-            .env_remove("LD_LIBRARY_PATH")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("{} does not start: {error}", python.display()))?;
-        let (questions, answers) = (process.stdin.take(), process.stdout.take());
+            .env_remove("LD_LIBRARY_PATH");
+        Self::spawn(command, PATIENCE)
+            .map_err(|error| format!("{} does not start: {error}", python.display()))
+    }
+
+    fn spawn(mut command: Command, patience: Duration) -> io::Result<Self> {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = piped.spawn()?;
+        let questions = process.stdin.take().expect("it is piped");
+        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let (sender, answers) = channel();
+        thread::spawn(move || lines.map(|line| sender.send(line)).all(|sent| sent.is_ok()));
         Ok(Peer {
             process,
-            questions: questions.expect("it is piped"),
-            answers: BufReader::new(answers.expect("it is piped")),
+            questions,
+            answers,
+            patience,
         })
     }
 
-    /// Asks one question and waits for the answer.
+    /// Asks one question and waits for the answer. After an error it is not to be asked again.
     fn ask(&mut self, question: &str) -> Result<Value, String> {
-        let mut answer = String::new();
+        let failed = |error: io::Error| format!("asked for `{question}`: {error}");
         writeln!(self.questions, "{question}")
             .and_then(|()| self.questions.flush())
-            .and_then(|()| self.answers.read_line(&mut answer))
-            .map_err(|error| format!("asked for `{question}`: {error}"))?;
+            .map_err(failed)?;
+        let answer = match self.answers.recv_timeout(self.patience) {
+            Ok(line) => line.map_err(failed)?,
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = self.patience.as_secs();
+                return Err(format!("no answer to `{question}` in {seconds} seconds"));
+            }
+        };
         let value: Value = serde_json::from_str(&answer)
             .map_err(|_| format!("ended when asked for `{question}`; its messages are above"))?;
         match value["error"].as_str() {
@@ -117,5 +140,46 @@ impl Drop for Peer {
         // It ends by itself at the end of its input; a process that hangs must not outlive us.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn shell(script: &str, patience: Duration) -> Peer {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Peer::spawn(command, patience).unwrap()
+    }
+
+    #[test]
+    fn each_question_gets_its_own_answer() {
+        let echo = "while read -r question; do echo \"{\\\"limit\\\": $question}\"; done";
+        let mut peer = shell(echo, PATIENCE);
+        assert_eq!(peer.ask("1").unwrap()["limit"], 1);
+        assert_eq!(peer.ask("2").unwrap()["limit"], 2);
+    }
+
+    #[test]
+    fn what_goes_wrong_on_its_side_is_told_with_the_question() {
+        let mut peer = shell(
+            "read -r question; echo '{\"error\": \"no room\"}'",
+            PATIENCE,
+        );
+        assert_eq!(peer.ask("limit"), Err("asked for `limit`: no room".into()));
+        let mut peer = shell("read -r question", PATIENCE);
+        assert!(peer.ask("limit").unwrap_err().starts_with("ended when"));
+    }
+
+    #[test]
+    fn one_that_hangs_is_given_up_and_ended() {
+        let start = Instant::now();
+        let mut peer = shell("exec sleep 600", Duration::from_millis(50));
+        let reason = peer.ask("limit").unwrap_err();
+        assert!(reason.starts_with("no answer to `limit`"), "{reason}");
+        drop(peer); // waits for the process
+        assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

@@ -9,6 +9,9 @@ use crate::peer::Answers;
 use crate::table::{Table, bytes, ratio, time};
 use crate::workload::Workload;
 
+/// Rounds that lie further apart than this were not measured on a machine of our own.
+const BUSY: f64 = 1.5;
+
 /// Everything that was measured on one workload.
 #[derive(Debug)]
 pub struct Report<'a> {
@@ -93,12 +96,17 @@ impl Report<'_> {
             ),
             _ => String::new(),
         };
-        format!(
-            "{wrong}The forward takes {}. The slowest round was {:.2} × the fastest (median over \
-             our figures).\n",
-            time(self.ours(Served::Forward)),
-            self.ours.spread()
-        )
+        let spread = self.ours.spread();
+        let rounds =
+            format!("slowest round was {spread:.2} × the fastest (median over our figures)");
+        let rounds = match spread > BUSY {
+            true => format!(
+                "**The machine was busy, and these figures are not to be trusted: the {rounds}.**"
+            ),
+            false => format!("The {rounds}."),
+        };
+        let forward = time(self.ours(Served::Forward));
+        format!("{wrong}The forward takes {forward}. {rounds}\n")
     }
 
     /// The bars of this workload with what was got; `None` where the other side was not run.
@@ -189,6 +197,7 @@ impl Report<'_> {
             Served::MissMemory | Served::MissDisk | Served::MissDiskZstd => {
                 Some(self.floor.hash + self.floor.write)
             }
+            Served::MissWritten => Some(self.floor.hash + self.floor.write + self.floor.file),
             Served::RowBytes => Some(KEY_BYTES),
             Served::RowBytesZstd => Some(self.row_bytes),
         }
@@ -232,6 +241,7 @@ mod tests {
                 write: 1.0,
                 hash: 1.0,
                 pread: 1.0,
+                file: 1.0,
             },
         }
     }
@@ -250,11 +260,27 @@ mod tests {
             (Served::MemoryHit, ["3 ms", "12 ms", "1/4", "2 ms", "1.5 ×"]),
             (Served::DiskHit, ["3 ms", "12 ms", "1/4", "4 ms", "1/1.33"]),
             (Served::MissDisk, ["2 ms", "11 ms", "1/5.5", "2 ms", "1 ×"]),
+            (
+                Served::MissWritten,
+                ["2 ms", "11 ms", "1/5.5", "3 ms", "1/1.5"],
+            ),
             (Served::RowBytes, ["2 B", "11 B", "1/5.5", "32 B", "1/16"]),
         ] {
             assert_eq!(cells(&markdown, served), row);
         }
         assert!(markdown.contains("Of the peer's 8192 rows in memory, 86 came back"));
+    }
+
+    #[test]
+    fn figures_of_a_busy_machine_come_with_a_warning() {
+        let mut report = report(false);
+        assert!(!report.markdown().contains("busy"));
+        for served in SHOWN {
+            report.ours.add(served, 4.6);
+        }
+        let markdown = report.markdown();
+        assert!(markdown.contains("**The machine was busy"), "{markdown}");
+        assert!(markdown.contains("slowest round was 1.53 ×"), "{markdown}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! One epoch of training the head, wherever its features come from.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
+use torchcache_benches::clock::milliseconds;
 
 use crate::data::Images;
 use crate::head::Head;
@@ -16,18 +17,20 @@ pub(crate) fn order(images: &Images) -> Vec<Tensor> {
 }
 
 /// Trains on batches, and gives how long that took. `features` gets the numbers of the images and
-/// the images.
+/// the images, and gives features on `device`, where the head is.
 pub(crate) fn train(
     images: &Images,
     batches: &[Tensor],
+    device: Device,
     head: &mut Head,
     mut features: impl FnMut(&Tensor, &Tensor) -> Tensor,
 ) -> Duration {
-    let start = Instant::now();
-    for batch in batches {
-        let pixels = images.pixels.index_select(0, batch);
-        let features = features(batch, &pixels);
-        head.step(&features, &images.labels.index_select(0, batch));
-    }
-    start.elapsed()
+    let took = milliseconds(device, || {
+        for batch in batches {
+            let pixels = images.pixels.index_select(0, batch);
+            let labels = images.labels.index_select(0, batch).to_device(device);
+            head.step(&features(batch, &pixels), &labels);
+        }
+    });
+    Duration::from_secs_f64(took / 1e3)
 }

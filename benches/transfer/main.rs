@@ -4,13 +4,13 @@
 //!
 //! Backbone and head are those of the example `transfer_learning`. Each run is a process of its own, so
 //! that its peak of memory is its own as well. `cargo xtask bench -- transfer` fetches the images;
-//! `TORCHCACHE_FASHION_MNIST` names a folder that has them.
+//! `TORCHCACHE_FASHION_MNIST` names a folder that has them. Where nobody fetched or named any,
+//! nothing is measured: that is no mistake of whoever runs all benchmarks.
 
 #[path = "../../examples/transfer_learning/args.rs"]
 #[expect(dead_code, reason = "the example looks at more arguments")]
 mod args;
 #[path = "../../examples/transfer_learning/backbone.rs"]
-#[expect(dead_code, reason = "the example asks for its device")]
 mod backbone;
 #[path = "../../examples/transfer_learning/data.rs"]
 #[expect(dead_code, reason = "the example also tests on images")]
@@ -32,6 +32,9 @@ use report::{Ample, Plain, Starved};
 /// Of the weights, of the head and of the order of the images: all runs see the same.
 const SEED: i64 = 1;
 
+/// Names the folder of the images.
+const VARIABLE: &str = "TORCHCACHE_FASHION_MNIST";
+
 /// What was asked for, by a user or by the first process of the others.
 struct Asked {
     /// Only that many images.
@@ -42,7 +45,13 @@ struct Asked {
 
 fn main() {
     let asked = Asked::read();
-    let images = images();
+    let Some(images) = images() else {
+        eprintln!(
+            "transfer is not run: there are no images. `cargo xtask bench -- transfer` fetches \
+             them, or name their folder in {VARIABLE}"
+        );
+        return;
+    };
     match &asked.run {
         None => println!("{}", all(&asked)),
         Some((run, features)) => {
@@ -73,11 +82,15 @@ impl Asked {
     }
 }
 
-/// The folder of the images.
-fn images() -> PathBuf {
-    let named = std::env::var_os("TORCHCACHE_FASHION_MNIST").map(PathBuf::from);
-    let fetched = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/datasets/fashion-mnist");
-    named.unwrap_or_else(fetched)
+/// The folder of the images: the one that is named, which must have them, else the one that they
+/// are fetched to, if they were.
+fn images() -> Option<PathBuf> {
+    let named = std::env::var_os(VARIABLE).filter(|named| !named.is_empty());
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/datasets/fashion-mnist");
+    match named {
+        Some(named) => Some(named.into()),
+        None => fetched.is_dir().then_some(fetched),
+    }
 }
 
 /// Images as they are, a little enlarged: ResNet-18 wants 32 pixels at least.

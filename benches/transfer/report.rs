@@ -15,6 +15,7 @@ pub(crate) struct Plain {
 /// A run with memory for all features.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Ample {
+    pub(crate) device: String,
     pub(crate) images: u64,
     /// Images that are not the same as another one.
     pub(crate) distinct: u64,
@@ -55,9 +56,7 @@ pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> Strin
         ],
     );
     let seconds = |seconds: f64| time(seconds * 1e3);
-    let bar = |got: f64, bar: f64| {
-        format!("{bar} × {}", verdict(got <= bar))
-    };
+    let bar = |got: f64, bar: f64| format!("{bar} × {}", verdict(got <= bar));
     let first = ample.first_with / ample.first_without;
     table.row([
         "memory for all".into(),
@@ -116,19 +115,22 @@ pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> Strin
     ]);
     format!(
         "A head is trained on a frozen ResNet-18 (seeded weights, images scaled to 32 x 32) and the
-{images} training images of Fashion-MNIST, {distinct} of them distinct, in batches of 64. The
-features are kept in memory and on disk ({disk}). The first epoch takes turns with the plain one
-block by block, and what is still to be written at the end of a block counts. Later epochs take
-turns with the head alone, which gets its features by an `index_select`; the fastest of each counts.
-Every feature of a later epoch is compared with that of the first. A later epoch is
-{faster:.0} times faster than one without the cache.
+{images} training images of Fashion-MNIST, {distinct} of them distinct, in batches of 64, on the
+device {device}. The features are kept in memory and on disk ({disk}). The first epoch takes turns
+with the plain one block by block, and what is still to be written at the end of a block counts.
+Later epochs take turns with the head alone, which gets its features by an `index_select`; the
+fastest of each counts. The hashing beside them is what the cache's own clock says, not a
+measurement of its own. Every feature of a later epoch is compared with that of the first. A later
+epoch is {faster:.0} times faster than one without the cache.
 
 {table}
 The second process has memory for a quarter of the features, and no image is computed in it:
-{from_disk:.0} % of its rows came from disk. The peaks include the images, libtorch, and in the
-cached runs a second copy of all features ({copy}), for the comparison.
+{from_disk:.0} % of its rows came from disk. The peaks are of the host's memory. They include the
+images, libtorch, and in the cached runs two more copies of all features ({copy} each) for the
+comparison: those of the first epoch, and those of the epoch that is compared with it.
 
 {memory}",
+        device = ample.device,
         images = ample.images,
         distinct = ample.distinct,
         disk = bytes(ample.disk_bytes as f64),

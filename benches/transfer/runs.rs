@@ -38,7 +38,8 @@ fn plain(args: &Args, _: &Path) -> Result<Value, Box<dyn std::error::Error>> {
     backbone.torchcache_enabled = false;
     let batches = order(&images);
     let some = &batches[..batches.len().div_ceil(10)];
-    train(&images, some, &mut Head::new(Device::Cpu)?, |_, pixels| {
+    let mut head = Head::new(backbone.device())?;
+    train(&images, some, backbone.device(), &mut head, |_, pixels| {
         backbone.forward_t(pixels, false)
     });
     Ok(serde_json::to_value(Plain {
@@ -53,19 +54,20 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
     let cached = cached(args, features, None)?;
     let mut plain = Backbone::new(args)?;
     plain.torchcache_enabled = false;
-    let (mut head, mut plain_head) = (Head::new(Device::Cpu)?, Head::new(Device::Cpu)?);
+    let device = cached.device();
+    let (mut head, mut plain_head) = (Head::new(device)?, Head::new(device)?);
 
     // Whatever the first batches set up is set up before the clock starts.
     let warm = images.pixels.narrow(0, 0, 64.min(images.len()));
     let _ = plain.forward_t(&warm, false);
 
-    let mut known = Tensor::zeros([images.len(), 512], (Kind::Float, Device::Cpu));
+    let mut known = Known::new(&images, device);
     let batches = order(&images);
     let (mut with, mut without) = (Duration::ZERO, Duration::ZERO);
     for (number, block) in batches.chunks(batches.len().div_ceil(BLOCKS)).enumerate() {
         let mut with_cache = || {
             let mut seen = Vec::new();
-            with += train(&images, block, &mut head, |batch, pixels| {
+            with += train(&images, block, device, &mut head, |batch, pixels| {
                 let features = cached.forward_t(pixels, false);
                 seen.push((batch.shallow_clone(), features.shallow_clone()));
                 features
@@ -75,11 +77,11 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
             assert!(cached.torchcache.flush(), "every feature is on disk");
             with += start.elapsed();
             for (batch, features) in seen {
-                let _ = known.index_copy_(0, &batch, &features);
+                known.put(&batch, &features);
             }
         };
         let mut without_cache = || {
-            without += train(&images, block, &mut plain_head, |_, pixels| {
+            without += train(&images, block, device, &mut plain_head, |_, pixels| {
                 plain.forward_t(pixels, false)
             });
         };
@@ -100,6 +102,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
     let stats = cached.torchcache.stats();
     assert_eq!(stats.misses, seen.0, "later epochs compute nothing");
     Ok(serde_json::to_value(Ample {
+        device: format!("{device:?}"),
         images: images.len() as u64,
         distinct: seen.0,
         first_with: with.as_secs_f64(),
@@ -116,12 +119,13 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     let images = Data::load(&args.data, args.limit)?.train;
     let bound = images.len() as u64 * 512 * 4 / 4;
     let cached = cached(args, features, Some(bound))?;
-    let mut known = Tensor::zeros([images.len(), 512], (Kind::Float, Device::Cpu));
-    let mut head = Head::new(Device::Cpu)?;
+    let device = cached.device();
+    let mut known = Known::new(&images, device);
+    let mut head = Head::new(device)?;
     let batches = order(&images);
-    let first = train(&images, &batches, &mut head, |batch, pixels| {
+    let first = train(&images, &batches, device, &mut head, |batch, pixels| {
         let features = cached.forward_t(pixels, false);
-        let _ = known.index_copy_(0, batch, &features);
+        known.put(batch, &features);
         features
     });
     let later = later(&images, &cached, &known)?;
@@ -148,6 +152,25 @@ fn cached(
     Ok(backbone)
 }
 
+/// The features of all images, as the first epoch had them, where the head is.
+struct Known(Tensor);
+
+impl Known {
+    fn new(images: &Images, device: Device) -> Self {
+        Known(Tensor::zeros([images.len(), 512], (Kind::Float, device)))
+    }
+
+    fn put(&mut self, batch: &Tensor, features: &Tensor) {
+        let _ = self
+            .0
+            .index_copy_(0, &batch.to_device(self.0.device()), features);
+    }
+
+    fn get(&self, batch: &Tensor) -> Tensor {
+        self.0.index_select(0, &batch.to_device(self.0.device()))
+    }
+}
+
 /// Seconds of an epoch of hits, of the same epoch of the head alone, and of the hashing in it.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Later {
@@ -159,40 +182,31 @@ pub(crate) struct Later {
 fn later(
     images: &Images,
     cached: &Backbone,
-    known: &Tensor,
+    known: &Known,
 ) -> Result<Later, Box<dyn std::error::Error>> {
     let mut best = Later {
         epoch: f64::INFINITY,
         head: f64::INFINITY,
         hashing: f64::INFINITY,
     };
+    let device = cached.device();
     for _ in 0..EPOCHS {
         let batches = order(images);
-        let alone = train(
-            images,
-            &batches,
-            &mut Head::new(Device::Cpu)?,
-            |batch, _| known.index_select(0, batch),
-        );
+        let mut head = Head::new(device)?;
+        let alone = train(images, &batches, device, &mut head, |batch, _| {
+            known.get(batch)
+        });
         let before = cached.torchcache.stats().hashing;
-        let mut wrong = Vec::new();
-        let epoch = train(
-            images,
-            &batches,
-            &mut Head::new(Device::Cpu)?,
-            |batch, pixels| {
-                let features = cached.forward_t(pixels, false);
-                wrong.push((batch.shallow_clone(), features.shallow_clone()));
-                features
-            },
-        );
+        let mut seen = Vec::new();
+        let mut head = Head::new(device)?;
+        let epoch = train(images, &batches, device, &mut head, |batch, pixels| {
+            let features = cached.forward_t(pixels, false);
+            seen.push((batch.shallow_clone(), features.shallow_clone()));
+            features
+        });
         let hashing = cached.torchcache.stats().hashing - before;
-        for (batch, features) in wrong {
-            assert_eq!(
-                features,
-                known.index_select(0, &batch),
-                "a hit is what was computed"
-            );
+        for (batch, features) in seen {
+            assert_eq!(features, known.get(&batch), "a hit is what was computed");
         }
         best.epoch = best.epoch.min(epoch.as_secs_f64());
         best.head = best.head.min(alone.as_secs_f64());

@@ -16,8 +16,9 @@ Usage: cargo xtask <command>
   test [--tch VERSION] [-- ARGS]     every test; ARGS go to the test runner and leave out the
                                      doc tests
   bench [-- ARGS]                    the benchmarks, beside the Python package, into
-                                     docs/benchmarks.md; ARGS are names of its parts, --no-peer,
-                                     and --quick for a smoke run that writes nothing
+                                     docs/benchmarks.md; ARGS are names of its parts, --no-peer
+                                     to print the first part without it and leave it as it is on
+                                     the page, and --quick for a smoke run that writes nothing
   cuda-bundle                        pack tests and benchmarks into ./cuda-bundle/, to run on a
                                      machine with a GPU, torch 2.11.0 and no compiler
 

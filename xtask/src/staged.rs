@@ -50,8 +50,6 @@ impl Staged<'_> {
         accepted: &[String],
         fill: impl FnOnce(&Partial) -> Result<()>,
     ) -> Result<PathBuf> {
-        let all = self.all;
-        fs::create_dir_all(all).map_err(Error::io(format!("make {}", all.display())))?;
         let _lock = self.lock()?;
         if !self.is_complete(accepted) {
             self.replace(&accepted[0], fill)?;
@@ -59,15 +57,28 @@ impl Staged<'_> {
         Ok(self.path())
     }
 
+    /// The folder, filled anew though it looks complete.
+    pub(crate) fn renew(
+        &self,
+        stamp: &str,
+        fill: impl FnOnce(&Partial) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let _lock = self.lock()?;
+        self.replace(stamp, fill)?;
+        Ok(self.path())
+    }
+
     /// Of two commands that find it missing at the same time, one fills it and one waits. The lock
     /// goes with the process that holds it, however it ends.
     fn lock(&self) -> Result<File> {
-        let path = self.all.join("lock");
+        let all = self.all;
+        fs::create_dir_all(all).map_err(Error::io(format!("make {}", all.display())))?;
+        let path = all.join("lock");
         let file = File::create(&path).map_err(Error::io(format!("make {}", path.display())))?;
         if file.try_lock().is_err() {
             eprintln!(
                 "waiting for another `cargo xtask` that fills {}",
-                self.all.display()
+                all.display()
             );
             file.lock()
                 .map_err(Error::io(format!("lock {}", path.display())))?;
@@ -160,6 +171,21 @@ mod tests {
         }
         assert!(!staged.is_complete(&stamps(&["a"])));
         assert!(!staged.path().join("old").exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_renewed_is_filled_though_it_is_complete() {
+        let all = tempfile::tempdir().unwrap();
+        let staged = staged(all.path());
+        for content in ["first", "second"] {
+            let fill = |partial: &Partial| {
+                fs::write(partial.fresh.join("file"), content).unwrap();
+                Ok(())
+            };
+            let path = staged.renew("a", fill).unwrap();
+            assert_eq!(fs::read_to_string(path.join("file")).unwrap(), content);
+            assert!(staged.is_complete(&stamps(&["a"])));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(crate) fn describe(release: &Release) -> String {
     let memory = memory(&read("/proc/meminfo")).unwrap_or_default();
     let date = said("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "an unknown day".to_owned());
     let system = said("uname", &["-sr"]).unwrap_or_default();
+    let system = released(&system);
     let rustc = said("rustc", &["--version"]).unwrap_or_default();
     let rustc = rustc.split(' ').nth(1).unwrap_or("unknown");
     format!(
@@ -42,6 +43,11 @@ fn said(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// A kernel's release without what its builder or a virtual machine appended.
+fn released(system: &str) -> &str {
+    system.split('-').next().unwrap_or(system)
 }
 
 /// A field of `/proc/cpuinfo` or `/proc/meminfo`.
@@ -72,6 +78,12 @@ mod tests {
         assert_eq!(field(text, "model"), None);
         let memory = memory("MemTotal:       24689348 kB\nMemFree: 1 kB\n");
         assert_eq!(memory.as_deref(), Some(", 25 GB"));
+    }
+
+    #[test]
+    fn a_kernel_is_named_without_the_suffix_of_its_builder() {
+        assert_eq!(released("Linux 6.18.44-fc-v669"), "Linux 6.18.44");
+        assert_eq!(released("Darwin 23.1.0"), "Darwin 23.1.0");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! writes what they print into `docs/benchmarks.md` and the chart beside it.
 
 mod chart;
+mod figures;
 mod images;
 mod machine;
 mod page;
@@ -20,6 +21,7 @@ use crate::executable::{self, Executable, Kind};
 use crate::libtorch;
 use crate::release::DEFAULT;
 
+use figures::Figures;
 use parts::Part;
 pub(crate) use plan::Plan;
 
@@ -41,7 +43,7 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
         .collect::<Result<_>>()?;
     let mut failed = Vec::new();
     for (part, program) in plan.parts.iter().zip(&programs) {
-        match measure(&cargo, part, program, plan.quick) {
+        match measure(&cargo, part, program, plan) {
             Ok(()) => {}
             // What the others measured is no less true.
             Err(error) => {
@@ -93,7 +95,7 @@ fn build(cargo: &Cargo, part: &Part) -> Result<Executable> {
 
 /// Runs one benchmark as cargo would, shows what it prints and, unless it is a smoke run, puts it
 /// into the page.
-fn measure(cargo: &Cargo, part: &Part, program: &Executable, quick: bool) -> Result<()> {
+fn measure(cargo: &Cargo, part: &Part, program: &Executable, plan: &Plan) -> Result<()> {
     let figures = cargo.root.join("target/benchmark-figures.json");
     let charted = part.name == parts::WORKLOADS;
     let mut command = Command::new(&program.path);
@@ -102,14 +104,21 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, quick: bool) -> Res
         .envs(cargo.variables.iter().cloned())
         .stderr(Stdio::inherit())
         .args(["--bench", "--markdown"]);
-    if quick {
+    if plan.quick {
         command.arg("--quick");
     }
     if charted {
         command.arg("--figures").arg(&figures);
     }
     if part.name == parts::TRANSFER {
-        command.env(images::VARIABLE, images::folder(&cargo.root)?);
+        let Some(folder) = images::folder(&cargo.root, plan.quick)? else {
+            eprintln!(
+                "skipping {}: its images are not there, and a smoke run fetches nothing",
+                part.name
+            );
+            return Ok(());
+        };
+        command.env(images::VARIABLE, folder);
     }
     eprintln!("running {}", part.name);
     let output = command
@@ -123,7 +132,7 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, quick: bool) -> Res
     }
     let printed = String::from_utf8_lossy(&output.stdout);
     println!("{printed}");
-    if quick {
+    if plan.quick {
         return Ok(());
     }
 
@@ -132,7 +141,15 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, quick: bool) -> Res
     let mut pieces = vec![machine::describe(DEFAULT)];
     if charted {
         let figures = fs::read_to_string(&figures).map_err(Error::io("read the figures"))?;
-        write(&cargo.root.join(CHART), &chart::svg(&figures)?)?;
+        let figures = Figures::parse(&figures)?;
+        if !is_publishable(&figures, plan.peer)? {
+            eprintln!(
+                "--no-peer: {} is only printed, and {PAGE} is as it was",
+                part.name
+            );
+            return Ok(());
+        }
+        write(&cargo.root.join(CHART), &chart::svg(&figures.groups))?;
         pieces.push("![What a call costs beyond the forward](benchmarks.svg)".to_owned());
     }
     pieces.extend([part.about.to_owned(), printed.into_owned()]);
@@ -141,8 +158,40 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, quick: bool) -> Res
     write(&page, &page::with_part(before.as_deref(), part, &text)?)
 }
 
+/// Whether the workloads go into the page, where the Python package stands beside ours: not without
+/// it, and that it is not there is an error unless nobody wanted it.
+fn is_publishable(figures: &Figures, peer: bool) -> Result<bool> {
+    match &figures.without_peer {
+        None => Ok(true),
+        Some(_) if !peer => Ok(false),
+        Some(reason) => Err(Error::Failed(format!(
+            "the figures above are only printed, since the Python package did not run beside ours, \
+             or not to the end: {reason}\n(With --no-peer that is no error.)"
+        ))),
+    }
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::io(format!("write {}", path.display())))?;
     eprintln!("wrote {}", path.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workloads_are_published_only_beside_the_peer_and_its_absence_is_an_error_unless_meant() {
+        let figures = |without_peer: Option<&str>| Figures {
+            without_peer: without_peer.map(str::to_owned),
+            groups: Vec::new(),
+        };
+        assert!(is_publishable(&figures(None), true).unwrap());
+        assert!(!is_publishable(&figures(Some("not wanted")), false).unwrap());
+        let Err(Error::Failed(text)) = is_publishable(&figures(Some("it ended")), true) else {
+            panic!("it is published")
+        };
+        assert!(text.contains("it ended"), "{text}");
+    }
 }

@@ -35,17 +35,35 @@ pub(crate) fn python(root: &Path, release: &Release, quick: bool) -> Result<Path
             ))),
         };
     }
-    let all = root.join("target/peer");
+    managed(root, release, quick)
+}
+
+/// The interpreter of the environment that is ours to install.
+fn managed(root: &Path, release: &Release, quick: bool) -> Result<PathBuf> {
     let staged = Staged {
-        all: &all,
+        all: &root.join("target/peer"),
         name: release.torch,
     };
-    let accepted = [requirements(release).join("\n")];
-    if quick && !staged.is_complete(&accepted) {
-        return Err(Error::Failed("it is not installed for a smoke run".into()));
+    let stamp = requirements(release).join("\n");
+    let fill = |partial: &Partial| install(release, partial);
+    if !staged.is_complete(std::slice::from_ref(&stamp)) {
+        if quick {
+            return Err(Error::Failed("it is not installed for a smoke run".into()));
+        }
+        return Ok(interpreter(&staged.ensure(&[stamp], fill)?));
     }
-    let environment = staged.ensure(&accepted, |partial| install(release, partial))?;
-    Ok(interpreter(&environment))
+    // The environment borrows a Python of the system, which may have changed since.
+    let python = interpreter(&staged.path());
+    match check(&python, release) {
+        Ok(()) => Ok(python),
+        Err(reason) if quick => Err(Error::Failed(format!(
+            "it no longer works, and a smoke run does not install it anew: {reason}"
+        ))),
+        Err(reason) => {
+            eprintln!("the Python package is installed anew, since it no longer works: {reason}");
+            Ok(interpreter(&staged.renew(&stamp, fill)?))
+        }
+    }
 }
 
 fn requirements(release: &Release) -> [String; 3] {
@@ -132,6 +150,26 @@ fn said(command: &mut Command) -> std::result::Result<String, String> {
 mod tests {
     use super::*;
     use crate::release::DEFAULT;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_installed_environment_is_used_only_while_its_python_still_works() {
+        let root = tempfile::tempdir().unwrap();
+        let staged = Staged {
+            all: &root.path().join("target/peer"),
+            name: DEFAULT.torch,
+        };
+        assert!(managed(root.path(), DEFAULT, true).is_err());
+        let stamp = requirements(DEFAULT).join("\n");
+        let python = interpreter(&staged.renew(&stamp, |_| Ok(())).unwrap());
+        fs::create_dir(python.parent().unwrap()).unwrap();
+        for (versions, works) in [("2.13.0 0.6.0", true), ("2.13.0 0.5.0", false)] {
+            fs::write(&python, format!("#!/bin/sh\necho {versions}\n")).unwrap();
+            fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(managed(root.path(), DEFAULT, true).is_ok(), works);
+        }
+    }
 
     #[test]
     fn torch_must_be_that_of_our_libtorch_and_the_peer_the_one_measured() {
