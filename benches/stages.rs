@@ -6,17 +6,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
-use tch::{Device, Kind};
+use tch::Kind;
 use torchcache::Options;
 
-use torchcache_benches::args::Args;
+use torchcache_benches::args::{Args, PAGE_BEGINS};
 use torchcache_benches::bars::{FIXED_COST, verdict};
-use torchcache_benches::clock::{self, best, milliseconds};
+use torchcache_benches::clock;
 use torchcache_benches::fixed::Fixed;
-use torchcache_benches::floor::Floor;
+use torchcache_benches::limits::Limits;
+use torchcache_benches::micro::Micro;
 use torchcache_benches::ours::{cached, expect};
-use torchcache_benches::stages::{Profile, Stages};
+use torchcache_benches::stages::{Profile, Served, Stages};
 use torchcache_benches::table::{Table, bytes, ratio, time};
 use torchcache_benches::workload::{Batch, WORKLOADS, Workload};
 
@@ -51,47 +53,94 @@ const OTHERS: [Workload; 3] = [
 struct Measured<'a> {
     workload: &'a Workload,
     profile: Profile,
-    floor: Floor,
-    one_by_one: f64,
+    stages: Micros,
+    limits: Limits,
+}
+
+/// Milliseconds of each stage, by Criterion.
+struct Micros {
+    keys: f64,
+    memory: f64,
+    disk: f64,
+    disk_zstd: f64,
+    store: f64,
 }
 
 fn main() {
     let args = Args::read();
     let passes = if args.quick { 1 } else { 5 };
+    let mut micro = Micro::new(args.quick);
     let all: Vec<_> = WORKLOADS.iter().chain(&OTHERS).collect();
     let measured: Vec<_> = all
         .into_iter()
         .map(|workload| {
-            eprintln!("{}", workload.name);
             let batches = if args.quick { 2 } else { workload.batches };
             let data = workload.data(batches, clock::device());
+            let profile = Profile::measure(workload, &data, passes);
             Measured {
                 workload,
-                profile: Profile::measure(workload, &data, passes),
-                floor: Floor::measure(&data, passes),
-                one_by_one: one_by_one(workload, &data, passes),
+                stages: Micros::measure(&mut micro, workload, &data, &profile),
+                limits: Limits::measure(&mut micro, workload, &data),
+                profile,
             }
         })
         .collect();
+    let opening = opening(&mut micro, if args.quick { 1_000 } else { 100_000 });
+    let fixed = Fixed::measure(&mut micro, clock::device());
+    println!("{PAGE_BEGINS}");
     println!("{}", whole_calls(&measured));
     println!("{}", keys(&measured));
     println!("{}", loading(&measured));
     println!("{}", storing(&measured));
-    println!("{}", opening(if args.quick { 1_000 } else { 100_000 }));
-    println!("{}", fixed_cost(if args.quick { 2 } else { 30 }));
+    println!("{opening}");
+    println!("{}", fixed_cost(&fixed));
 }
 
-/// BLAKE3 of the rows one after another, on one core, in milliseconds a batch.
-fn one_by_one(workload: &Workload, data: &[Batch], passes: usize) -> f64 {
-    let rows = workload.batch as usize;
-    let hash = || {
-        for batch in data {
-            for row in batch.input_bytes.chunks(batch.input_bytes.len() / rows) {
-                std::hint::black_box(blake3::hash(row));
-            }
+impl Micros {
+    fn measure(micro: &mut Micro, workload: &Workload, data: &[Batch], profile: &Profile) -> Self {
+        let name = workload.name;
+        // Where the output is assembled is the cache's own affair: within the gather, or after it.
+        let loading = |stages: &Stages| (stages.load + stages.rest()) / stages.call;
+        let served = Served::from_memory(workload, data);
+        let Stages { keys, call, .. } = profile.memory;
+        let keys = micro.part(
+            &format!("keys {name}"),
+            "torchcache",
+            keys / call,
+            |calls| served.hashing(calls),
+        );
+        let group = format!("memory {name}");
+        let memory = micro.part(&group, "torchcache", loading(&profile.memory), |calls| {
+            served.but_for_hashing(calls)
+        });
+        drop(served);
+        let [disk, disk_zstd] =
+            [(&profile.disk, false), (&profile.disk_zstd, true)].map(|(stages, zstd)| {
+                let served = Served::from_disk(workload, data, zstd);
+                let title = if zstd {
+                    "torchcache, zstd"
+                } else {
+                    "torchcache"
+                };
+                let group = format!("disk {name}");
+                micro.part(&group, title, loading(stages), |calls| {
+                    served.but_for_hashing(calls)
+                })
+            });
+        let cold = Served::cold(workload, data);
+        let Stages { store, call, .. } = profile.miss;
+        let share = (store + profile.miss.rest()) / call;
+        let store = micro.part(&format!("store {name}"), "torchcache", share, |calls| {
+            cold.storing(calls)
+        });
+        Micros {
+            keys,
+            memory,
+            disk,
+            disk_zstd,
+            store,
         }
-    };
-    best(passes, || milliseconds(Device::Cpu, hash)) / data.len() as f64
+    }
 }
 
 fn whole_calls(measured: &[Measured]) -> String {
@@ -145,43 +194,38 @@ fn keys(measured: &[Measured]) -> String {
     ];
     let mut table = Table::new(2, header);
     for measured in measured {
-        let keys = measured.profile.memory.keys;
+        let keys = measured.stages.keys;
         table.row([
             measured.workload.name.to_owned(),
             measured.workload.describe(),
             time(keys),
-            time(measured.one_by_one),
-            ratio(keys / measured.one_by_one),
-            time(measured.floor.hash),
-            ratio(keys / measured.floor.hash),
+            time(measured.limits.row_by_row),
+            ratio(keys / measured.limits.row_by_row),
+            time(measured.limits.hash),
+            ratio(keys / measured.limits.hash),
         ]);
     }
     format!("#### Keys\n\n{table}")
 }
 
-/// One figure of each workload beside one limit.
-fn beside(
+/// Figures of each workload beside one limit.
+fn beside<const N: usize>(
     title: &str,
     limit_name: &str,
     measured: &[Measured],
-    stage: fn(&Profile) -> Vec<(&'static str, f64)>,
-    limit: fn(&Floor) -> f64,
+    figures: impl Fn(&Micros) -> [(&'static str, f64); N],
+    limit: fn(&Limits) -> f64,
 ) -> Table {
     let mut table = Table::new(2, ["workload", "from", title, limit_name, "ratio"]);
-    for Measured {
-        workload,
-        profile,
-        floor,
-        ..
-    } in measured
-    {
-        for (from, figure) in stage(profile) {
+    for measured in measured {
+        let limit = limit(&measured.limits);
+        for (from, figure) in figures(&measured.stages) {
             table.row([
-                workload.name.to_owned(),
+                measured.workload.name.to_owned(),
                 from.to_owned(),
                 time(figure),
-                time(limit(floor)),
-                ratio(figure / limit(floor)),
+                time(limit),
+                ratio(figure / limit),
             ]);
         }
     }
@@ -193,29 +237,19 @@ fn loading(measured: &[Measured]) -> String {
         "lookup, gather, rest",
         "copy of the output",
         measured,
-        |profile| vec![("memory", load_and_rest(&profile.memory))],
-        |floor| floor.write,
+        |stages| [("memory", stages.memory)],
+        |limits| limits.copy,
     );
     let disk = beside(
         "lookup, read, rest",
         "pread of the output",
         measured,
-        |profile| {
-            vec![
-                ("disk", load_and_rest(&profile.disk)),
-                ("disk, zstd", load_and_rest(&profile.disk_zstd)),
-            ]
-        },
-        |floor| floor.pread,
+        |stages| [("disk", stages.disk), ("disk, zstd", stages.disk_zstd)],
+        |limits| limits.pread,
     );
     format!(
         "#### Lookup and gather from memory\n\n{memory}\n#### Lookup and read from disk\n\n{disk}"
     )
-}
-
-/// Where the output is assembled is the cache's own affair: within the gather, or after it.
-fn load_and_rest(stages: &Stages) -> f64 {
-    stages.load + stages.rest()
 }
 
 fn storing(measured: &[Measured]) -> String {
@@ -223,8 +257,8 @@ fn storing(measured: &[Measured]) -> String {
         "store, rest",
         "copy of the output",
         measured,
-        |profile| vec![("cold", profile.miss.store + profile.miss.rest())],
-        |floor| floor.write,
+        |stages| [("cold", stages.store)],
+        |limits| limits.copy,
     );
     format!(
         "#### Store and assemble\n\nWhat the calling thread pays; compression and writing are \
@@ -233,7 +267,7 @@ fn storing(measured: &[Measured]) -> String {
 }
 
 /// The first call of a cache on a directory that others have filled.
-fn opening(rows: i64) -> String {
+fn opening(micro: &mut Micro, rows: i64) -> String {
     let small = Workload {
         name: "open",
         batch: 1000,
@@ -257,20 +291,22 @@ fn opening(rows: i64) -> String {
     drop(writer);
 
     let one = data[0].input.narrow(0, 0, 1);
-    let mut warm = f64::INFINITY;
-    let first = best(5, || {
-        let cache = open();
-        let call = || cache.forward(&one);
-        let first = milliseconds(clock::device(), call);
-        warm = warm.min(best(100, || milliseconds(clock::device(), call)));
-        expect(&cache.cache().stats(), |stats| stats.disk_hits == 1);
-        first
+    let first = micro.part("open", "first call", 0.5, |caches| {
+        let calls = (0..caches).map(|_| {
+            let cache = open();
+            let start = Instant::now();
+            drop(cache.forward(&one));
+            let took = start.elapsed();
+            expect(&cache.cache().stats(), |stats| stats.disk_hits == 1);
+            took
+        });
+        calls.sum()
     });
+    let cache = open();
+    let warm = micro.whole("open", "warm call", || cache.forward(&one));
     let files = files_below(folder.path());
     let size: usize = files.iter().map(Vec::len).sum();
-    let read = best(5, || {
-        milliseconds(Device::Cpu, || files_below(folder.path()))
-    });
+    let read = micro.whole("open", "read all files", || files_below(folder.path()));
     let header = [
         "rows on disk",
         "files",
@@ -306,8 +342,7 @@ fn files_below(folder: &Path) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn fixed_cost(chunks: usize) -> String {
-    let fixed = Fixed::measure(chunks, clock::device());
+fn fixed_cost(fixed: &Fixed) -> String {
     let header = [
         "weights",
         "call",
@@ -322,12 +357,12 @@ fn fixed_cost(chunks: usize) -> String {
     for ((weights, call), bar) in weights.into_iter().zip(FIXED_COST) {
         table.row([
             weights.to_owned(),
-            time(call / 1e3),
-            time(fixed.copy / 1e3),
+            time(call),
+            time(fixed.copy),
             ratio(call / fixed.copy),
             format!("≤ {}", time(bar / 1e3)),
-            ratio(call / bar),
-            verdict(call <= bar).to_owned(),
+            ratio(call / (bar / 1e3)),
+            verdict(call <= bar / 1e3).to_owned(),
         ]);
     }
     format!(

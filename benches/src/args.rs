@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+/// The line behind which a benchmark prints its part of the page, where something else, as Criterion,
+/// prints before.
+pub const PAGE_BEGINS: &str = "<!-- the page begins here -->";
+
 /// What was asked for.
 #[derive(Debug, Default, PartialEq)]
 pub struct Args {

@@ -3,10 +3,10 @@
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options};
 
-use crate::clock::{best, milliseconds};
+use crate::micro::Micro;
 use crate::ours::expect;
 
-/// Microseconds a call.
+/// Milliseconds a call.
 #[derive(Debug)]
 pub struct Fixed {
     /// With no weights to watch.
@@ -18,8 +18,8 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Times it, the best of `chunks` chunks of a thousand calls.
-    pub fn measure(chunks: usize, device: Device) -> Self {
+    /// Times it.
+    pub fn measure(micro: &mut Micro, device: Device) -> Self {
         let xs = Tensor::rand([1, 16], (Kind::Float, device));
         let mut vs = nn::VarStore::new(device);
         tch::vision::resnet::resnet50(&vs.root(), 1000);
@@ -28,22 +28,16 @@ impl Fixed {
         let version = |version| Options::new().version(version);
         let bare = Cached::new(double(), (), version("bare")).expect("good options");
         let watched = Cached::new(double(), &vs, version("watched")).expect("good options");
-        let hits = |cache: &Cached<nn::Func<'static>>| {
+        let mut hits = |name, cache: &Cached<nn::Func<'static>>| {
             drop(cache.forward(&xs));
-            let microseconds = microseconds(chunks, device, || cache.forward(&xs));
+            let took = micro.whole("fixed cost", name, || cache.forward(&xs));
             expect(&cache.cache().stats(), |stats| stats.misses == 1);
-            microseconds
+            took
         };
         Fixed {
-            bare: hits(&bare),
-            resnet50: hits(&watched),
-            copy: microseconds(chunks, device, || xs.copy()),
+            bare: hits("no weights", &bare),
+            resnet50: hits("ResNet-50", &watched),
+            copy: micro.whole("fixed cost", "copy by libtorch", || xs.copy()),
         }
     }
-}
-
-fn microseconds(chunks: usize, device: Device, call: impl Fn() -> Tensor) -> f64 {
-    const CALLS: usize = 1000;
-    let chunk = || (0..CALLS).for_each(|_| drop(std::hint::black_box(call())));
-    best(chunks, || milliseconds(device, chunk)) / CALLS as f64 * 1e3
 }

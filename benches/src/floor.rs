@@ -194,7 +194,7 @@ fn file(data: &[Batch], passes: usize) -> std::io::Result<f64> {
 }
 
 /// Bytes of each core's part, in whole cache lines.
-fn part(bytes: usize) -> usize {
+pub(crate) fn part(bytes: usize) -> usize {
     bytes
         .div_ceil(rayon::current_num_threads())
         .next_multiple_of(64)

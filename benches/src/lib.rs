@@ -9,6 +9,8 @@ pub mod clock;
 pub mod figures;
 pub mod fixed;
 pub mod floor;
+pub mod limits;
+pub mod micro;
 pub mod ours;
 pub mod peer;
 pub mod report;

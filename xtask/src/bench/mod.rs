@@ -28,6 +28,9 @@ pub(crate) use plan::Plan;
 const PAGE: &str = "docs/benchmarks.md";
 const CHART: &str = "docs/benchmarks.svg";
 
+/// What a benchmark prints before its part of the page, if it prints anything else.
+const PAGE_BEGINS: &str = "<!-- the page begins here -->";
+
 pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     let mut cargo = libtorch::prepare(root, DEFAULT)?.cargo(root);
     if plan.has(parts::WORKLOADS) {
@@ -132,6 +135,9 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, plan: &Plan) -> Res
     }
     let printed = String::from_utf8_lossy(&output.stdout);
     println!("{printed}");
+    let printed = printed
+        .split_once(PAGE_BEGINS)
+        .map_or(&*printed, |(_, page)| page);
     if plan.quick {
         return Ok(());
     }
@@ -152,7 +158,7 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, plan: &Plan) -> Res
         write(&cargo.root.join(CHART), &chart::svg(&figures.groups))?;
         pieces.push("![What a call costs beyond the forward](benchmarks.svg)".to_owned());
     }
-    pieces.extend([part.about.to_owned(), printed.into_owned()]);
+    pieces.extend([part.about.to_owned(), printed.to_owned()]);
     pieces.retain(|piece| !piece.is_empty());
     let text = pieces.join("\n\n");
     write(&page, &page::with_part(before.as_deref(), part, &text)?)
