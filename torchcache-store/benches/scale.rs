@@ -8,6 +8,7 @@
 //! meanwhile; 10^7 rows take 1.2 GB.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +28,7 @@ const ROW_LEN: usize = 64;
 const CALL: usize = 64;
 
 /// Rows of a `put`.
-const PUT: u64 = 1024;
+const PUT: usize = 1024;
 
 const SIZES: [u64; 3] = [1_000, 100_000, 10_000_000];
 const QUICK: [u64; 2] = [1_000, 20_000];
@@ -39,7 +40,7 @@ const QUICK_FULL: [u64; 2] = [5_000, 20_000];
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["child-fill", dir, rows] => fill(Path::new(dir), 0, number(rows), u64::MAX),
+        ["child-fill", dir, rows] => fill(Path::new(dir), number(rows)),
         ["child-open", dir, rows] => println!("{}", opened(Path::new(dir), number(rows))),
         ["child-full", dir, rows] => println!("{}", stored(Path::new(dir), number(rows))),
         _ => report(&arguments),
@@ -123,26 +124,31 @@ fn config(max_bytes: u64) -> Config {
     }
 }
 
-fn fill(dir: &Path, first: u64, rows: u64, max_bytes: u64) {
-    let store = Store::open(dir, config(max_bytes)).expect("it opens");
-    put(&store, first, rows);
-    store.flush().expect("it is written");
+fn fill(dir: &Path, rows: u64) {
+    let store = Store::open(dir, config(u64::MAX)).expect("it opens");
+    put(&store, batches(0..rows));
 }
 
-fn put(store: &Store, first: u64, rows: u64) {
-    let mut next = first;
-    while next < first + rows {
-        let end = (next + PUT).min(first + rows);
-        let keys: Vec<Key> = (next..end).map(key).collect();
+/// These rows, in batches that are made as they are asked for.
+fn batches(rows: Range<u64>) -> impl Iterator<Item = RowBatch> {
+    let end = rows.end;
+    rows.step_by(PUT).map(move |first| {
+        let keys: Vec<Key> = (first..end.min(first + PUT as u64)).map(key).collect();
         let values = keys
             .iter()
             .flat_map(|key| [*key; ROW_LEN / 32])
             .flatten()
             .collect();
         let schema = b"u8[64]".as_slice().into();
-        store.put(RowBatch::new(keys, schema, values, ROW_LEN).expect("the parts fit"));
-        next = end;
+        RowBatch::new(keys, schema, values, ROW_LEN).expect("the parts fit")
+    })
+}
+
+fn put(store: &Store, batches: impl IntoIterator<Item = RowBatch>) {
+    for batch in batches {
+        store.put(batch);
     }
+    store.flush().expect("it is written");
 }
 
 /// Opens a filled store, and calls it.
@@ -205,16 +211,13 @@ fn call_store(store: &Store, keys: &[Key]) {
     }
 }
 
-/// Stores as many rows again as there are, first with room for them and then without.
+/// Stores twice as many rows again as there are, first with room for them and then without.
 fn stored(dir: &Path, rows: u64) -> String {
     let per_row = |dir: &Path, max_bytes| {
         let store = Store::open(dir, config(max_bytes)).expect("it opens");
-        put(&store, 0, rows);
-        store.flush().expect("it is written");
-        let time = timed(|| {
-            put(&store, rows, 2 * rows);
-            store.flush().expect("it is written");
-        });
+        put(&store, batches(0..rows));
+        let more: Vec<RowBatch> = batches(rows..3 * rows).collect();
+        let time = timed(|| put(&store, more));
         (micros(time) / (2 * rows) as f64, store.stats())
     };
     let (below, _) = per_row(&dir.join("below"), u64::MAX);

@@ -91,7 +91,7 @@ impl Catalog {
         }
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, Known> {
+    pub(crate) fn known(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -245,7 +245,9 @@ impl Catalog {
         let leaving: HashSet<u32> = merged.iter().map(|source| source.id).collect();
         let segment = Tracked::new(path, bytes, read, &footer);
         let segment = self.adopt(&mut scan, segment, &footer, &leaving);
-        self.abandon(&mut scan, &leaving);
+        // Segments with some of the same rows are behind the merged one from now on, and have what
+        // it left out as corrupt.
+        self.leave(&mut scan, &leaving);
         // Still under the lock, or a refresh would take the old files in again.
         for source in merged {
             self.retire(source);

@@ -21,7 +21,10 @@ pub struct Config {
     /// Bound on the bytes of all segment files of the directory, whoever wrote them.
     pub max_bytes: u64,
     /// What happens when the limit is reached: the segments that were read least recently go, or,
-    /// with `false`, what is there stays and new rows are refused.
+    /// with `false`, what is there stays and new rows are refused. A lower limit holds in both
+    /// cases: when a directory is opened over its limit, or the limit is set lower, the segments
+    /// that were read least recently go. With `false`, processes that write at the same moment may
+    /// exceed the limit by a segment each; that goes when the directory is next opened.
     pub evict: bool,
     /// How rows are compressed from now on; `None` stores them as they are.
     pub compression: Option<Compression>,

@@ -15,7 +15,8 @@ use std::thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// More threads than this read no faster, and each needs memory.
+/// The most threads of [`among_threads`]: more fill an index no faster, and each is started anew.
+/// The pool has no such bound.
 const MOST_THREADS: usize = 8;
 
 /// The threads beside the caller's; `None` where it has to work alone. As many as the machine has

@@ -1,4 +1,5 @@
-//! Keeping the directory within its limit: whole segments go, least recently read first.
+//! Keeping the directory within its limit: whole segments go, least recently read first. Where what
+//! is there is to stay, they go only when the limit is set, not for what is written.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -15,22 +16,27 @@ pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
 /// The bytes that count against the limit: every segment file, but for those of a newer
 /// torchcache, which keeps its own account.
 fn total(catalog: &Catalog, scan: &Scan) -> u64 {
-    let tracked: u64 = catalog.tracked().iter().map(|segment| segment.bytes).sum();
     let skipped = scan
         .skipped
         .values()
         .filter(|file| file.fault != Fault::FutureVersion);
-    tracked + skipped.map(|file| file.bytes).sum::<u64>()
+    readable(catalog) + skipped.map(|file| file.bytes).sum::<u64>()
 }
 
-/// How many bytes may be written. A directory that keeps what it has counts as full from the last
-/// hundredth on: what is left then is too little for most batches, but would be tried for each.
+fn readable(catalog: &Catalog) -> u64 {
+    catalog.tracked().iter().map(|segment| segment.bytes).sum()
+}
+
+/// How many bytes may be written; what cannot be read makes way for them. A directory that keeps
+/// what it has counts as full from the last hundredth on: what is left then is too little for most
+/// batches, but would be tried for each.
 pub(crate) fn room(inner: &Inner) -> u64 {
     let config = inner.config();
     if config.evict {
         return u64::MAX;
     }
-    let room = left(inner, config.max_bytes);
+    inner.catalog.refresh(); // others fill the directory as well
+    let room = config.max_bytes.saturating_sub(readable(&inner.catalog));
     if room < config.max_bytes / 100 {
         0
     } else {
@@ -41,34 +47,31 @@ pub(crate) fn room(inner: &Inner) -> u64 {
 /// Whether a segment of this size may be published. Where others may go for it, they do.
 pub(crate) fn admits(inner: &Inner, bytes: u64) -> bool {
     let config = inner.config();
-    if !config.evict {
-        return bytes <= left(inner, config.max_bytes);
-    }
-    let fits = bytes <= config.max_bytes;
-    if fits {
-        make_room(inner, bytes);
-    }
-    fits
+    bytes <= config.max_bytes && make_room(inner, bytes, config.evict)
 }
 
-fn left(inner: &Inner, max_bytes: u64) -> u64 {
-    let catalog = &inner.catalog;
-    catalog.refresh(); // others fill the directory as well
-    max_bytes.saturating_sub(total(catalog, &catalog.scan()))
+/// Drops segments until the directory is within its limit, whether it keeps what it has or not.
+pub(crate) fn enforce_limit(inner: &Inner) {
+    make_room(inner, 0, true);
 }
 
-/// Drops segments until `incoming` more bytes fit. Runs on the writer thread.
-pub(crate) fn make_room(inner: &Inner, incoming: u64) {
+/// Drops what cannot be read, and with `evict` segments, until `incoming` more bytes fit. Returns
+/// whether they do. Runs on the writer thread.
+fn make_room(inner: &Inner, incoming: u64, evict: bool) -> bool {
     let catalog = &inner.catalog;
     catalog.refresh(); // others fill the directory as well
     let limit = inner.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
     let mut over = total(catalog, &scan).saturating_sub(limit);
-    if over == 0 {
-        return;
-    }
     drop_unreadable(catalog, &mut scan, &mut over);
+    if over > 0 && evict {
+        drop_least_recently_read(inner, &mut scan, &mut over);
+    }
+    over == 0
+}
 
+fn drop_least_recently_read(inner: &Inner, scan: &mut Scan, over: &mut u64) {
+    let catalog = &inner.catalog;
     let mut segments = catalog.tracked();
     for segment in &segments {
         if let Ok(modified) = std::fs::metadata(&segment.path).and_then(|file| file.modified()) {
@@ -77,8 +80,8 @@ pub(crate) fn make_room(inner: &Inner, incoming: u64) {
     }
     segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
     segments.retain(|segment| {
-        let goes = over > 0;
-        over = over.saturating_sub(segment.bytes);
+        let goes = *over > 0;
+        *over = over.saturating_sub(segment.bytes);
         goes
     });
     let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
@@ -87,7 +90,7 @@ pub(crate) fn make_room(inner: &Inner, incoming: u64) {
         .evicted_rows
         .fetch_add(rows, Ordering::Relaxed);
     let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
-    catalog.leave(&mut scan, &ids);
+    catalog.leave(scan, &ids);
     // Still under the lock, or a refresh would take them in again.
     for segment in &segments {
         catalog.retire(segment);

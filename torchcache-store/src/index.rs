@@ -108,10 +108,16 @@ impl Index {
 
     /// Makes room for about so many rows in all, if there is memory for them.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        for part in &mut self.parts {
+        for Part(table) in &mut self.parts {
+            let more = (rows / PARTS).saturating_sub(table.len());
             // Where this fails, growing row by row fails too, or the number was wrong.
-            let _ = part.0.try_reserve(rows / PARTS, |entry| entry.fingerprint);
+            let _ = table.try_reserve(more, |entry| entry.fingerprint);
         }
+    }
+
+    /// Gives back room that is far more than the rows need.
+    pub(crate) fn give_back(&mut self) {
+        self.parts.iter_mut().for_each(Part::give_back);
     }
 
     /// Adds the rows of live segments, the first segment's first, with several threads that have
@@ -168,6 +174,12 @@ impl Index {
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.0.len()).sum()
     }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        let tables = self.parts.iter().map(|part| &part.0);
+        tables.map(HashTable::allocation_size).sum()
+    }
 }
 
 impl Part {
@@ -205,6 +217,10 @@ impl Part {
     /// Drops the entries of segments that are not live, and memory that is no longer used.
     pub(crate) fn sweep(&mut self, live: impl Fn(u32) -> bool) {
         self.0.retain(|entry| live(entry.segment));
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
         if self.0.len() < self.0.capacity() / 4 {
             self.0.shrink_to_fit(|entry| entry.fingerprint);
         }
@@ -287,11 +303,7 @@ mod tests {
             insert_all(&mut index, n * 1000..(n + 1) * 1000, 1, |_| true);
             // Worst right after growing, which happens at various sizes as parts differ.
             if n > 20 {
-                let bytes: usize = index
-                    .parts
-                    .iter()
-                    .map(|part| part.0.allocation_size())
-                    .sum();
+                let bytes = index.memory();
                 let rows = (n + 1) * 1000;
                 assert!(
                     bytes as f64 / rows as f64 <= 64.0,

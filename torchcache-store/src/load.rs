@@ -15,6 +15,11 @@ use crate::tracked::Tracked;
 /// their footers to cost little memory.
 const ROWS_AT_ONCE: usize = 1 << 17;
 
+/// The index gets room for the rows that files claim to have, but for at most so many times those
+/// that were found sound. So it need not grow at every doubling, and a claim whose checksum nobody
+/// looked at costs little.
+const TRUST: usize = 64;
+
 impl Catalog {
     /// Takes in all segments of a catalog that has none; the first of two with the same row is the
     /// one to be read.
@@ -23,10 +28,10 @@ impl Catalog {
             segments: HashMap::new(),
             index: Index::new(),
         };
-        let rows = names
+        let claimed = names
             .iter()
-            .map(|name| segment::rows_claimed(&self.dir.join(name)));
-        known.index.reserve(rows.sum());
+            .map(|name| segment::rows_claimed(&self.dir.join(name)))
+            .sum();
         let mut rows = 0;
         let mut waiting = Vec::new();
         for name in names {
@@ -40,12 +45,13 @@ impl Catalog {
                 Err(error) => self.skip(scan, name, &error),
             }
             if rows >= ROWS_AT_ONCE {
-                known.take_in(&waiting);
+                known.take_in(&waiting, claimed);
                 waiting.clear();
                 rows = 0;
             }
         }
-        known.take_in(&waiting);
+        known.take_in(&waiting, claimed);
+        known.index.give_back();
         self.begin_with(known);
     }
 
@@ -58,11 +64,67 @@ impl Catalog {
 }
 
 impl Known {
-    fn take_in(&mut self, segments: &[(u32, Footer)]) {
+    /// Puts the rows of sound segments into the index, which is to hold about `claimed` rows.
+    fn take_in(&mut self, segments: &[(u32, Footer)], claimed: usize) {
+        let rows: usize = segments.iter().map(|(_, footer)| footer.row_count()).sum();
+        let sound = self.index.len() + rows;
+        self.index.reserve(claimed.min(sound * TRUST));
         for ((id, _), done) in segments.iter().zip(self.index.fill(segments)) {
             if let Some(segment) = self.segments.get(id) {
                 segment.count(&done);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::fault::Fault;
+    use crate::segment::{SegmentWriter, Storage};
+
+    /// A file of holes that claims 100,000 rows and has a wrong checksum.
+    fn claim_many_rows(path: &Path) {
+        let footer = 4_000_000u64.to_le_bytes();
+        let numbers = [100_000, 0, 2].map(u32::to_le_bytes).concat();
+        let trailer = [
+            &16u64.to_le_bytes()[..],
+            &footer,
+            &numbers,
+            &[0; 12],
+            b"TCSEGEND",
+        ];
+        let file = File::create(path).expect("it can be made");
+        file.write_all_at(b"\x89TCSEG\r\n\x02\0\0\0\0\0\0\0", 0)
+            .expect("it is written");
+        file.write_all_at(&trailer.concat(), 4_000_016)
+            .expect("it is written");
+    }
+
+    #[test]
+    fn rows_that_a_corrupt_file_claims_cost_no_memory() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for sound in [0, 1000u64] {
+            claim_many_rows(&dir.path().join("lie.tcs"));
+            let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
+            for n in 0..sound {
+                let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
+                let schema = b"".as_slice().into();
+                let pushed = writer.push(&key, &schema, 0, Storage::Raw, b"");
+                pushed.expect("it is written");
+            }
+            let finished = writer.finish().expect("it is written");
+            finished.publish().expect("it is written");
+            let catalog = Catalog::new(dir.path().to_owned());
+            catalog.refresh();
+            assert_eq!(catalog.faults.counts().get(Fault::Corrupt), 1);
+            let (rows, bytes) = (catalog.known().index.len(), catalog.known().index.memory());
+            assert_eq!(rows as u64, sound);
+            assert!(bytes <= 128 * rows, "{bytes} bytes for {rows} rows");
         }
     }
 }

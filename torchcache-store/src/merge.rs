@@ -33,7 +33,7 @@ pub(crate) fn merge_small(inner: &Inner) {
                     .fetch_add(merged, Ordering::Relaxed);
                 continue;
             }
-            // Somebody else merged or cleared them; what is there now, the next upkeep sees.
+            // Somebody else merged or cleared them; what is there now, the next merge sees.
             Ok(None) => return,
             Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return inner.catalog.refresh();

@@ -34,7 +34,8 @@ struct State {
     hurry_to: u64,
     /// Callers that wait for room.
     blocked: usize,
-    upkeep: bool,
+    /// The size limit was set, and the directory is over it.
+    over_limit: bool,
     closing: bool,
     /// Counts the calls of `drop_all`.
     epoch: u64,
@@ -53,8 +54,8 @@ struct Waiting {
 pub(crate) enum Work {
     /// Write these.
     Write(Cut),
-    /// Look after the directory.
-    Upkeep,
+    /// Bring the directory within its limit.
+    EnforceLimit,
     /// End the thread.
     Stop,
 }
@@ -86,7 +87,7 @@ impl State {
     /// Whether nothing up to this batch is waiting or being written.
     fn is_done(&self, seq: u64) -> bool {
         let waits = |waiting: &Waiting| waiting.rows.seq <= seq;
-        !self.upkeep
+        !self.over_limit
             && self.busy.is_none_or(|first| first > seq)
             && !self.waiting.front().is_some_and(waits)
     }
@@ -182,9 +183,9 @@ impl Queue {
         }
     }
 
-    /// Asks the writer to look after the directory; `flush` waits for that too.
-    pub(crate) fn ask_upkeep(&self) {
-        self.state().upkeep = true;
+    /// Asks the writer to bring the directory within its limit; `flush` waits for that too.
+    pub(crate) fn enforce_limit(&self) {
+        self.state().over_limit = true;
         self.work.notify_one();
     }
 
@@ -228,12 +229,13 @@ impl Queue {
     pub(crate) fn next(&self, pace: impl Fn() -> Pace) -> Work {
         let mut state = self.state();
         loop {
+            // First, since rows may wait for company, or come without a pause.
+            if std::mem::take(&mut state.over_limit) {
+                state.busy = Some(0);
+                return Work::EnforceLimit;
+            }
             let Pace { target, linger, .. } = pace();
             let Some(front) = state.waiting.front() else {
-                if std::mem::take(&mut state.upkeep) {
-                    state.busy = Some(0);
-                    return Work::Upkeep;
-                }
                 if state.closing {
                     return Work::Stop;
                 }

@@ -103,7 +103,8 @@ impl Catalog {
         }
     }
 
-    /// The names of all segment files: regular ones, so that opening never waits on a pipe. That the directory is gone means that there are none.
+    /// The names of all segment files: regular ones, so that opening never waits on a pipe. That
+    /// the directory is gone means that there are none.
     fn segment_names(&self) -> io::Result<Vec<OsString>> {
         let entries = match std::fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -149,8 +150,9 @@ impl Catalog {
         }
     }
 
-    /// Removes every segment, `drop_pending` first, and returns what that gave. Looks again after removing: a merge in
-    /// another process may have given its result a name in between.
+    /// Drops what is pending, removes every segment, and returns what `drop_pending` gave. Looks
+    /// again after removing: a merge in another process may have given its result a name in
+    /// between.
     pub(crate) fn clear<T>(&self, drop_pending: impl FnOnce() -> T) -> T {
         let mut scan = self.scan();
         let dropped = drop_pending();

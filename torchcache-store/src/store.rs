@@ -117,13 +117,17 @@ impl Store {
         if *self.inner().config() == config {
             return;
         }
-        *self
-            .inner()
-            .config
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        let is_lower = {
+            let present = &self.inner().config;
+            let mut present = present.write().unwrap_or_else(PoisonError::into_inner);
+            let is_lower = config.max_bytes < present.max_bytes;
+            *present = Arc::new(config);
+            is_lower
+        };
         self.inner().queue.nudge();
-        self.0.keep_within_limit();
+        if is_lower {
+            self.0.keep_within_limit();
+        }
     }
 
     /// Finds rows: one slot for each key. Queued rows are found as well.
@@ -332,7 +336,7 @@ impl Handle {
         if evict::is_over(&self.inner.catalog, self.inner.config().max_bytes)
             && self.ensure_writer()
         {
-            self.inner.queue.ask_upkeep();
+            self.inner.queue.enforce_limit();
         }
     }
 }

@@ -11,9 +11,9 @@ use memmap2::Mmap;
 pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is sound as long as nobody changes the file below it. Segments are
     // never written to after they got their name, and no code of this crate shortens one.
-    // A change from outside can at worst show other bytes (every row is checked after it is
-    // copied or while it is decompressed into a bounded buffer) or, if the file is
-    // shortened, end the process with SIGBUS; `Config::mmap` says so to whoever turns it on.
+    // A change from outside can at worst show other bytes (every row is copied out first; the
+    // copy is what is checked, and decompressed) or, if the file is shortened, end the process
+    // with SIGBUS; `Config::mmap` says so to whoever turns it on.
     unsafe { Mmap::map(file) }
 }
 

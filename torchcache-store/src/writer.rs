@@ -36,11 +36,16 @@ fn run(inner: &Inner) {
                 inner.queue.forget(&cut);
                 // It may run code of the caller who put the rows.
                 guarded(inner, || drop(cut));
+                // Others may have filled the directory meanwhile. Where it keeps what it has, that
+                // stays: what seems too much may be a merge of theirs, whose sources go next.
+                if inner.config().evict {
+                    guarded(inner, || evict::enforce_limit(inner));
+                }
             }
-            Work::Upkeep => {}
+            Work::EnforceLimit => guarded(inner, || evict::enforce_limit(inner)),
             Work::Stop => return,
         }
-        guarded(inner, || upkeep(inner));
+        guarded(inner, || merge::merge_small(inner));
         inner.queue.finish();
     }
 }
@@ -52,11 +57,6 @@ fn guarded(inner: &Inner, work: impl FnOnce()) {
         // It may have been the user's log that panicked, and it may do so again.
         let _ = catch_unwind(|| faults.note(Fault::Panic, dir, "the writer thread panicked"));
     }
-}
-
-fn upkeep(inner: &Inner) {
-    evict::make_room(inner, 0);
-    merge::merge_small(inner);
 }
 
 /// A row of a cut.

@@ -52,6 +52,8 @@ impl<T> Want<'_, T> {
 struct Tools {
     /// Bytes as they are in the file.
     stored: Vec<u8>,
+    /// A compressed row out of a map.
+    frame: Vec<u8>,
     /// Bytes that are decompressed, but still shuffled.
     shuffled: Vec<u8>,
     zstd: Option<Decompressor<'static>>,
@@ -78,7 +80,7 @@ pub(crate) fn fetch<T>(source: &Source, wants: &mut [Want<'_, T>]) {
             tools.read(source, stretch, scatter);
         }
     }
-    for scratch in [&mut tools.stored, &mut tools.shuffled] {
+    for scratch in [&mut tools.stored, &mut tools.frame, &mut tools.shuffled] {
         scratch.truncate(KEPT_SCRATCH);
         scratch.shrink_to(KEPT_SCRATCH);
     }
@@ -129,6 +131,7 @@ impl Tools {
     ) -> Result<(), Unreadable> {
         let Tools {
             stored,
+            frame,
             shuffled,
             zstd,
         } = self;
@@ -139,11 +142,18 @@ impl Tools {
             let at = (want.row.offset - begin) as usize;
             let (stored, rest) = bytes[at..].split_at(want.row.stored_len as usize);
             let sum = std::array::from_fn(|i| rest[i]);
+            // Of a map, a copy is what is checked and used: it may change under our hands.
             want.outcome = Some(if want.row.storage.is_raw() {
-                // The copy is what is checked: a map may change under our hands.
                 want.out.copy_from_slice(stored);
                 check(want.row, want.class, want.out, sum)
             } else {
+                let stored = if source.is_mapped() {
+                    frame.clear();
+                    frame.extend_from_slice(stored);
+                    &frame[..]
+                } else {
+                    stored
+                };
                 check(want.row, want.class, stored, sum).and_then(|()| {
                     decode(
                         zstd,

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::fetch::{Want, fetch};
 use super::footer::Footer;
 use super::format::{
-    END_MAGIC, HEADER_LEN, MAGIC, ROW_LEN, Row, TRAILER_LEN, Trailer, VERSION, header,
+    CHECKSUM_LEN, END_MAGIC, HEADER_LEN, MAGIC, ROW_LEN, Row, TRAILER_LEN, Trailer, VERSION, header,
 };
 use super::source::Source;
 use crate::fault::Fault;
@@ -102,8 +102,8 @@ impl SegmentFile {
     /// is unspecified.
     ///
     /// # Errors
-    /// [`Unreadable`] if the file fails, the checksum is wrong, or `out` is not as long as
-    /// the value.
+    /// [`Unreadable`] if the file fails, the checksum is wrong, `out` is not as long as the
+    /// value, or the row cannot be one of this segment's.
     pub fn read(&self, row: &Row, out: &mut [u8]) -> Result<(), Unreadable> {
         let Some(class) = self.footer.classes().get(usize::from(row.class)) else {
             return Err(Unreadable::Corrupt(format!(
@@ -111,7 +111,16 @@ impl SegmentFile {
                 row.class
             )));
         };
-        if row.end() > self.bytes || out.len() != class.raw_len as usize {
+        // Anybody can make a row of any numbers.
+        let stored_len = u64::from(row.stored_len) + CHECKSUM_LEN as u64;
+        let end = row.offset.checked_add(stored_len);
+        if !class.allows(row.storage, row.stored_len) || end.is_none_or(|end| end > self.bytes) {
+            return Err(Unreadable::Corrupt(format!(
+                "no row of {} bytes at {} in this segment",
+                row.stored_len, row.offset
+            )));
+        }
+        if out.len() != class.raw_len as usize {
             return Err(Unreadable::Corrupt(format!(
                 "a row of {} bytes cannot be read into {} bytes",
                 class.raw_len,

@@ -60,11 +60,11 @@ fn every_row_of_a_large_read_arrives_where_it_belongs() {
 }
 
 #[test]
-fn tasks_of_the_pool_read_the_same_store_at_once() {
+fn tasks_of_a_pool_and_other_threads_read_the_same_store_at_once() {
     let (_dir, store) = mixed(false);
     let all = keys(0..ROWS);
     let read = || assert_eq!(count_right(&store, &all, LEN), ROWS as usize);
-    // A task that waits for its share runs another one meanwhile, which reads as well.
+    // Tasks of the caller's pool read alone, while the thread beside them shares its read.
     let within = || {
         rayon::scope(|scope| {
             for _ in 0..16 {

@@ -118,3 +118,54 @@ fn a_corrupt_row_does_not_come_back_when_another_segment_goes() {
     assert!(store.locate(&[key(0)])[0].is_none(), "and it stays one");
     assert_eq!(store.stats().faults.total(), 1);
 }
+
+/// A store with one row, which a large segment of another process has as well.
+fn beside_a_large_segment() -> (TempDir, Store) {
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), patient()).expect("it opens");
+    store.put(batch(&keys(0..1), "a", 100));
+    store.flush().expect("it is written");
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(0..1), "a", 100));
+    other.put(batch(&keys(1000..1400), "a", 1000));
+    other.flush().expect("it is written");
+    copy_to(&here, &segments(there.path()).remove(0));
+    store.refresh();
+    assert_eq!((store.stats().segments, store.stats().rows), (2, 401));
+    (here, store)
+}
+
+/// Puts seven more rows, which are merged with the first one.
+fn merge_with_more(store: &Store) {
+    for n in 1..8 {
+        store.put(batch(&[key(n)], "a", 100));
+        store.flush().expect("it is written");
+    }
+    let stats = store.stats();
+    assert_eq!((stats.merged_segments, stats.segments), (8, 2));
+}
+
+#[test]
+fn a_duplicate_takes_over_when_the_first_one_was_merged_and_then_goes() {
+    let (here, store) = beside_a_large_segment();
+    merge_with_more(&store);
+    assert_eq!(store.stats().rows, 408);
+    let merged = segments(here.path()).remove(1);
+    fs::remove_file(merged).expect("it is removed");
+    store.refresh();
+    assert_eq!((store.stats().segments, store.stats().rows), (1, 401));
+    assert_eq!(count_right(&store, &keys(0..8), 100), 1);
+}
+
+#[test]
+fn a_sound_duplicate_takes_over_when_a_merge_drops_a_corrupt_one() {
+    let (here, store) = beside_a_large_segment();
+    let first = segments(here.path()).remove(0);
+    let mut bytes = fs::read(&first).expect("it can be read");
+    bytes[20] ^= 1;
+    fs::write(&first, bytes).expect("it can be written");
+    merge_with_more(&store);
+    assert_eq!((store.stats().faults.total(), store.stats().rows), (1, 408));
+    assert_eq!(count_right(&store, &keys(0..8), 100), 8);
+}

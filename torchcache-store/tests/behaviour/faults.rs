@@ -2,9 +2,14 @@
 //! and it is counted.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps};
+use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps, value};
+use torchcache_store::segment::{SegmentFile, Storage};
 use torchcache_store::{Compression, Config, Fault, Store};
 
 const LEN: usize = 24;
@@ -266,4 +271,51 @@ fn only_old_temporary_files_of_dead_writers_are_removed() {
             dir.path().join(".tmp-somebody-elses")
         ]
     );
+}
+
+#[test]
+fn a_mapped_file_that_changes_while_it_is_read_gives_right_rows_or_none() {
+    const LEN: usize = 200_000;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let compression = Some(Compression {
+        level: 1,
+        threads: 1,
+    });
+    let config = Config {
+        compression,
+        ..patient()
+    };
+    let store = Store::open(dir.path(), config).expect("it opens");
+    store.put(batch(&[key(0)], "zstd", LEN));
+    store.flush().expect("it is written");
+    let path = segments(dir.path()).remove(0);
+    let segment = SegmentFile::open(&path, true).expect("it is sound");
+    let row = segment.footer().rows().next().expect("one row");
+    assert_eq!(row.storage, Storage::Zstd);
+    // Random bytes of the value lie in the frame as they are, so that zstd notices nothing.
+    let at = row.offset + u64::from(row.stored_len) - 1000;
+    let mut sound = [0];
+    let file = fs::File::options().read(true).write(true).open(&path);
+    let file = file.expect("it opens");
+    file.read_exact_at(&mut sound, at).expect("it is there");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for byte in [sound[0] ^ 1, sound[0]] {
+                    file.write_all_at(&[byte], at).expect("it can be written");
+                    thread::sleep(Duration::from_micros(50));
+                }
+            }
+        });
+        let expected = value(&key(0), LEN);
+        let (mut right, mut out) = (0, vec![0; LEN]);
+        let wrong = (0..500).find(|_| {
+            let read = segment.read(&row, &mut out).is_ok();
+            right += u32::from(read);
+            read && out != expected
+        });
+        done.store(true, Ordering::Relaxed);
+        assert!(wrong.is_none() && right > 0, "{wrong:?}, {right} right");
+    });
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage, Unreadable};
+use torchcache_store::segment::{Row, SegmentFile, SegmentWriter, Storage, Unreadable};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::common::key;
@@ -212,6 +212,44 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
         ..old()
     };
     assert!(mixed.open().is_err());
+}
+
+#[test]
+fn a_row_that_is_none_of_the_segment_s_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
+    for len in [50, 60] {
+        let value = vec![7; len];
+        let schema = b"abc"[..].into();
+        let pushed = writer.push(&key(1), &schema, len as u32, Storage::Raw, &value);
+        pushed.expect("it is written");
+    }
+    let finished = writer.finish().expect("it is written");
+    let path = finished.publish().expect("it is written");
+    type Lie = fn(&mut Row);
+    let lies: [Lie; 7] = [
+        |row| row.class = 1,
+        |row| row.class = 2,
+        |row| row.stored_len = 49,
+        |row| row.stored_len = u32::MAX,
+        |row| (row.storage, row.stored_len) = (Storage::Zstd, 50),
+        |row| row.offset = u64::MAX,
+        |row| row.offset = u64::MAX - 58,
+    ];
+    for mmap in [false, true] {
+        let file = SegmentFile::open(&path, mmap).expect("it is sound");
+        let sound = file.footer().rows().next().expect("two rows");
+        for (number, lie) in lies.iter().enumerate() {
+            let mut row = sound;
+            lie(&mut row);
+            for len in [50, 60] {
+                let read = file.read(&row, &mut vec![0; len]);
+                let corrupt = matches!(read, Err(Unreadable::Corrupt(_)));
+                assert!(corrupt, "lie {number} into {len} bytes: {read:?}");
+            }
+        }
+        file.read(&sound, &mut [0; 50]).expect("it is sound");
+    }
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::common::{batch, count_right, key, keys, patient, segments};
-use torchcache_store::{Compression, Config, Store};
+use torchcache_store::{Config, Store};
 
 /// Rows of this length make a segment each: it is above every target used here.
-const LEN: usize = 9_000;
+pub(crate) const LEN: usize = 9_000;
 
-fn tight(max_bytes: u64) -> Config {
+pub(crate) fn tight(max_bytes: u64) -> Config {
     Config {
         max_bytes,
         segment_bytes: 4096,
@@ -20,7 +20,7 @@ fn tight(max_bytes: u64) -> Config {
     }
 }
 
-fn bytes(dir: &Path) -> u64 {
+pub(crate) fn bytes(dir: &Path) -> u64 {
     segments(dir)
         .iter()
         .map(|path| path.metadata().expect("it exists").len())
@@ -28,7 +28,7 @@ fn bytes(dir: &Path) -> u64 {
 }
 
 /// Puts single rows, each into a segment of its own.
-fn put_each(store: &Store, range: std::ops::Range<u64>) {
+pub(crate) fn put_each(store: &Store, range: std::ops::Range<u64>) {
     for n in range {
         store.put(batch(&[key(n)], "a", LEN));
         store.flush().expect("it is written");
@@ -171,43 +171,6 @@ fn batches_that_fit_one_by_one_are_not_refused_together() {
     let stats = store.stats();
     assert_eq!((stats.stored_rows, stats.refused_rows), (2, 0));
     assert!(bytes(dir.path()) <= 7_000);
-}
-
-#[test]
-fn a_full_directory_that_keeps_what_it_has_writes_nothing_more() {
-    let zstd = Compression {
-        level: 1,
-        threads: 1,
-    };
-    for compression in [None, Some(zstd)] {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let keeping = Config {
-            evict: false,
-            compression,
-            ..tight(20 * 9_500)
-        };
-        let store = Store::open(dir.path(), keeping).expect("it opens");
-        put_each(&store, 0..50);
-        let full = store.stats();
-        let free = (20 * 9_500u64).checked_sub(bytes(dir.path()));
-        assert!(free.is_some_and(|free| free < 9_500), "{full:?}");
-        assert_eq!((full.evicted_rows, full.lost_rows), (0, 0), "{full:?}");
-        assert_eq!(full.stored_rows + full.refused_rows, 50, "{full:?}");
-        let first = keys(0..full.rows);
-        assert_eq!(count_right(&store, &first, LEN), first.len());
-
-        // With room again it takes more.
-        store.clear();
-        put_each(&store, 50..55);
-        assert_eq!(store.stats().rows, 5);
-        // And a lower limit holds here too.
-        store.reconfigure(Config {
-            max_bytes: 2 * 9_500,
-            ..store.config()
-        });
-        store.flush().expect("eviction is waited for");
-        assert!(bytes(dir.path()) <= 2 * 9_500);
-    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod cores;
 mod duplicates;
 mod faults;
 mod golden;
+mod keeping;
 mod lies;
 mod limits;
 mod model;

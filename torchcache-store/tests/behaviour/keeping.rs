@@ -1,0 +1,130 @@
+//! Directories that keep what they have when they are full: nothing goes for what is written, only
+//! for a lower limit.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{batch, count_right, key, keys, patient, segments};
+use crate::limits::{LEN, bytes, put_each, tight};
+use torchcache_store::{Compression, Config, Store};
+
+fn keeping(max_bytes: u64) -> Config {
+    Config {
+        evict: false,
+        ..tight(max_bytes)
+    }
+}
+
+#[test]
+fn a_full_directory_that_keeps_what_it_has_writes_nothing_more() {
+    let zstd = Compression {
+        level: 1,
+        threads: 1,
+    };
+    for compression in [None, Some(zstd)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = Config {
+            compression,
+            ..keeping(20 * 9_500)
+        };
+        let store = Store::open(dir.path(), config).expect("it opens");
+        put_each(&store, 0..50);
+        let full = store.stats();
+        let free = (20 * 9_500u64).checked_sub(bytes(dir.path()));
+        assert!(free.is_some_and(|free| free < 9_500), "{full:?}");
+        assert_eq!((full.evicted_rows, full.lost_rows), (0, 0), "{full:?}");
+        assert_eq!(full.stored_rows + full.refused_rows, 50, "{full:?}");
+        let first = keys(0..full.rows);
+        assert_eq!(count_right(&store, &first, LEN), first.len());
+
+        // With room again it takes more.
+        store.clear();
+        put_each(&store, 50..55);
+        assert_eq!(store.stats().rows, 5);
+        // And a lower limit holds here too.
+        store.reconfigure(Config {
+            max_bytes: 2 * 9_500,
+            ..store.config()
+        });
+        store.flush().expect("eviction is waited for");
+        assert!(bytes(dir.path()) <= 2 * 9_500);
+    }
+}
+
+#[test]
+fn what_is_there_stays_when_another_process_exceeds_the_limit() {
+    let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
+    let (here, there) = (here.expect("a directory"), there.expect("a directory"));
+    let store = Store::open(here.path(), keeping(10 * 9_500)).expect("it opens");
+    put_each(&store, 0..10);
+    // Another process looked for room at the same moment, or is about to remove what it merged.
+    let other = Store::open(there.path(), patient()).expect("it opens");
+    other.put(batch(&keys(10..15), "a", LEN));
+    other.flush().expect("it is written");
+    let theirs = segments(there.path()).remove(0);
+    let name = theirs.file_name().expect("a name");
+    fs::copy(&theirs, here.path().join(name)).expect("it is copied");
+
+    put_each(&store, 20..21);
+    store.reconfigure(Config {
+        linger: Duration::from_secs(60),
+        ..store.config()
+    });
+    put_each(&store, 21..22);
+    let stats = store.stats();
+    assert!(stats.bytes > 10 * 9_500, "{stats:?}");
+    assert_eq!((stats.evicted_rows, stats.refused_rows), (0, 2));
+    assert_eq!(count_right(&store, &keys(0..15), LEN), 15);
+}
+
+#[test]
+fn a_directory_opened_over_its_limit_is_brought_within_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), keeping(1 << 30)).expect("it opens");
+    put_each(&store, 0..10);
+    drop(store);
+    let store = Store::open(dir.path(), keeping(4 * 9_500)).expect("it opens");
+    store.flush().expect("eviction is waited for");
+    assert!(bytes(dir.path()) <= 4 * 9_500);
+    assert_eq!(store.stats().evicted_rows, 6);
+    assert_eq!(count_right(&store, &keys(6..10), LEN), 4);
+}
+
+#[test]
+fn a_lower_limit_does_not_wait_for_rows_that_wait_for_company() {
+    for evict in [true, false] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = |max_bytes| Config {
+            evict,
+            ..tight(max_bytes)
+        };
+        let store = Store::open(dir.path(), config(1 << 30)).expect("it opens");
+        put_each(&store, 0..5);
+        store.put(batch(&[key(5)], "a", 100));
+        store.reconfigure(config(3 * 9_500));
+        let begin = Instant::now();
+        while bytes(dir.path()) > 3 * 9_500 {
+            assert!(begin.elapsed() < Duration::from_secs(10), "nothing goes");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(store.stats().pending_rows, 1);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_stays_while_there_is_room_and_then_goes() {
+    for (junk, beside) in [(50_000, 5), (95_000, 0)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("junk.tcs");
+        fs::write(&path, vec![0; junk]).expect("it can be written");
+        let store = Store::open(dir.path(), keeping(100_000)).expect("it opens");
+        put_each(&store, 0..beside);
+        assert!(path.exists(), "there is room beside {junk} bytes");
+        put_each(&store, beside..10);
+        assert!(!path.exists());
+        let stats = store.stats();
+        assert_eq!((stats.rows, stats.refused_rows), (10, 0), "{stats:?}");
+        assert_eq!(count_right(&store, &keys(0..10), LEN), 10);
+    }
+}
