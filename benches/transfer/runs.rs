@@ -17,7 +17,7 @@ use crate::report::{Ample, Plain, Starved};
 pub(crate) type Run = fn(&Args, &Path) -> Result<Value, Box<dyn std::error::Error>>;
 
 /// Blocks of the first epoch, which the plain and the cached backbone take in turn.
-const BLOCKS: usize = 20;
+const BLOCKS: usize = 10;
 
 /// Later epochs, each beside one of the head alone; the fastest of each counts.
 const EPOCHS: usize = 3;

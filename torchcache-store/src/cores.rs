@@ -62,6 +62,13 @@ pub fn each<J: Send>(
     });
 }
 
+/// Runs a job some time soon on another thread, if there is one: nothing may depend on it.
+pub fn later(job: impl FnOnce() + Send + 'static) {
+    if let Some(pool) = pool().filter(|pool| pool.current_num_threads() > 1) {
+        pool.spawn(job);
+    }
+}
+
 /// Runs `work` so that what it shares by rayon goes to the same threads.
 pub fn spread<R: Send>(work: impl FnOnce() -> R + Send) -> Option<R> {
     pool().map(|pool| pool.install(work))

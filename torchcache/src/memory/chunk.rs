@@ -25,6 +25,8 @@ pub(super) struct Chunk {
     pub(super) rows: Rows,
     /// The key of each occupied slot.
     pub(super) keys: Vec<Option<Key>>,
+    /// Rows, counted from the first, that have memory or soon will.
+    pub(super) populated: usize,
     /// Slots that were taken and not given back.
     pub(super) taken: usize,
 }

@@ -11,6 +11,7 @@
 
 use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -260,9 +261,27 @@ impl Shelf {
         })
     }
 
+    /// Has the system give memory to empty rows before they are filled, which is most of what filling
+    /// them would take. What they hold by then stays.
+    pub(crate) fn populate(&self, rows: Range<usize>) {
+        let length = rows.len() * self.row_bytes;
+        #[cfg(target_os = "linux")]
+        if length > 0 {
+            // A kernel before 5.14 does not know how: then filling does it.
+            let begin = rows.start * self.row_bytes;
+            let how = memmap2::Advice::PopulateWrite;
+            let _ = self.memory.advise_range(how, begin, length);
+        }
+    }
+
     /// How many rows there is room for.
     pub(crate) fn rows(&self) -> usize {
         self.states.len()
+    }
+
+    /// How many bytes a row has.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
     /// Copies a row into an empty slot; `false` where the slot is not empty.

@@ -150,3 +150,15 @@ fn no_reader_ever_sees_a_row_half_filled() {
         .sum();
     assert!(seen > 0);
 }
+
+#[test]
+fn rows_that_get_their_memory_early_keep_what_they_hold() {
+    let shelf = Arc::new(Shelf::new(1000, 5000).unwrap());
+    assert!(shelf.fill(3, &[7; 5000]));
+    shelf.populate(0..1000);
+    shelf.populate(999..1000);
+    shelf.populate(1000..1000);
+    let mut pins = Pins::default();
+    assert!(pins.add(&shelf, 3) && !pins.add(&shelf, 4));
+    assert_eq!(pins.row(0), [7; 5000]);
+}
