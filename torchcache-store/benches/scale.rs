@@ -114,9 +114,12 @@ fn bars(measured: &[(u64, Vec<f64>)], markdown: bool) {
         row(&format!("open {rows} rows, ms"), 200.0, figures[OPEN]);
     }
     // With fewer rows it is the process itself that is measured.
-    let many = measured.iter().filter(|(rows, _)| *rows >= 100_000);
-    let worst = many.map(|(_, figures)| figures[MEMORY]).fold(0.0, f64::max);
-    row("memory, B/row, at its worst", 64.0, worst);
+    let worst = |place: usize| {
+        let many = measured.iter().filter(|(rows, _)| *rows >= 100_000);
+        many.map(|(_, figures)| figures[place]).fold(0.0, f64::max)
+    };
+    row("memory, B/row, at its worst", 64.0, worst(MEMORY));
+    row("peak of memory, B/row, at its worst", 64.0, worst(PEAK));
     // Twice what it is beside `pread` with the fewest rows would be growth, and not noise.
     let growth = largest[CALL_RATIO] / smallest[CALL_RATIO];
     row("call / pread, most rows / fewest", 2.0, growth);
@@ -126,6 +129,7 @@ fn bars(measured: &[(u64, Vec<f64>)], markdown: bool) {
 const CALL_RATIO: usize = 2;
 const OPEN: usize = 3;
 const MEMORY: usize = 6;
+const PEAK: usize = 7;
 
 fn parse(figures: &str) -> Vec<f64> {
     let figures = figures.trim().split('|');

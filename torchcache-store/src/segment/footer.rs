@@ -1,7 +1,11 @@
 //! The footer of a segment: which rows it holds, and what they share. Kept as the bytes of
 //! the file, so that opening a store of a million rows allocates once for each segment.
 
+use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+
+use memmap2::MmapMut;
 
 use super::format::{
     CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_DATA, MAX_SCHEMA, ROW_LEN, Row, Trailer,
@@ -14,9 +18,50 @@ use super::reader::Unreadable;
 pub struct Footer {
     classes: Vec<Class>,
     /// The footer as it is in the file; rows begin at `rows_at`.
-    bytes: Vec<u8>,
+    bytes: Bytes,
     rows_at: usize,
     version: u32,
+}
+
+/// The bytes of a footer. Those of many rows lie in pages of their own, which go back to the system
+/// with them: an allocator would keep them, as much as all of a small index takes.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Heap(Vec<u8>),
+    Pages(MmapMut),
+}
+
+/// From this length on a footer has pages of its own.
+const PAGES: usize = 1 << 20;
+
+impl Bytes {
+    /// Zeros, to be read into.
+    pub(super) fn zeroed(len: usize) -> io::Result<Self> {
+        match len {
+            PAGES.. => MmapMut::map_anon(len).map(Bytes::Pages),
+            _ => Ok(Bytes::Heap(vec![0; len])),
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Heap(bytes) => bytes,
+            Bytes::Pages(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Bytes::Heap(bytes) => bytes,
+            Bytes::Pages(bytes) => bytes,
+        }
+    }
 }
 
 impl Footer {
@@ -51,7 +96,7 @@ impl Footer {
         bytes.extend_from_slice(entries);
         let footer = Footer {
             classes,
-            bytes,
+            bytes: Bytes::Heap(bytes),
             rows_at,
             version: VERSION,
         };
@@ -75,7 +120,7 @@ impl Footer {
     /// Checks the footer of a file against its trailer, whose checksum was found right.
     /// Nothing is allocated for what a length merely claims: each is first compared with
     /// the bytes that are there.
-    pub(super) fn parse(bytes: Vec<u8>, trailer: &Trailer) -> Result<Footer, Unreadable> {
+    pub(super) fn parse(bytes: Bytes, trailer: &Trailer) -> Result<Footer, Unreadable> {
         let corrupt = |what: String| Err(Unreadable::Corrupt(what));
         let count = trailer.classes as usize;
         if count > MAX_CLASSES || count.saturating_mul(CLASS_HEAD_LEN) > bytes.len() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::fetch::{Want, fetch};
-use super::footer::Footer;
+use super::footer::{Bytes, Footer};
 use super::format::{
     CHECKSUM_LEN, END_MAGIC, HEADER_LEN, MAGIC, ROW_LEN, Row, TRAILER_LEN, Trailer, VERSION, header,
 };
@@ -193,7 +193,7 @@ fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
     let footer_len = usize::try_from(trailer.footer_len)
         .map_err(|_| Unreadable::Corrupt("the footer does not fit into memory".into()))?;
 
-    let mut footer = vec![0; footer_len];
+    let mut footer = Bytes::zeroed(footer_len)?;
     read_at(file, &mut footer, trailer.footer_offset)?;
     if trailer.encode(&footer) != tail {
         return Err(Unreadable::Corrupt("the footer's checksum is wrong".into()));
