@@ -31,6 +31,7 @@ fn main() {
     let args = Args::read();
     let (distinct, epochs) = if args.quick { (640, 3) } else { (20_000, 8) };
     let streams = streams(distinct, epochs);
+    let cases = cases(&streams, distinct);
     println!(
         "{distinct} rows, asked for in batches of {BATCH}, of which the cache holds a share. *Epochs* \
          ask for each row once, in a new order each time, and count from the second on; *the same \
@@ -40,17 +41,17 @@ fn main() {
          what is asked for latest is not kept. Hits on rows that a batch repeats are left out of all \
          figures.\n"
     );
-    println!("**In memory**\n\n{}", in_memory(&streams, distinct));
+    println!("**In memory**\n\n{}", in_memory(&cases));
     println!(
         "**On disk**, with no memory tier, and with the rows of each call written before the next \
          one. With `lru` whole segments go, least recently read first; with `mru` the first rows \
          stay. `auto` has no column: on disk it does what `lru` does. *Written* is rows for 100 that \
          are asked for.\n\n{}",
-        on_disk(&streams, distinct)
+        on_disk(&cases)
     );
 }
 
-fn in_memory(streams: &[Stream], distinct: usize) -> Table {
+fn in_memory(cases: &[Case]) -> Table {
     let mut table = Table::new(
         1,
         [
@@ -63,33 +64,29 @@ fn in_memory(streams: &[Stream], distinct: usize) -> Table {
             "auto / better of the two",
         ],
     );
-    for stream in streams {
-        for share in SHARES {
-            let kept = (distinct as f64 * share) as usize;
-            let best = best_possible(stream, kept);
-            let bound = kept as u64 * MEMORY_BYTES;
-            let policies = [Eviction::Lru, Eviction::Mru, Eviction::Auto];
-            let [lru, mru, auto] = policies.map(|eviction| {
-                let options = Options::new()
-                    .max_memory_cache_size(bound)
-                    .eviction(eviction);
-                run(stream, distinct, kept, options).hits
-            });
-            table.row([
-                stream.name.to_owned(),
-                percent(share),
-                percent(best),
-                percent(lru),
-                percent(mru),
-                percent(auto),
-                format!("{:.2}", auto / lru.max(mru)),
-            ]);
-        }
+    for case in cases {
+        let bound = case.kept as u64 * MEMORY_BYTES;
+        let policies = [Eviction::Lru, Eviction::Mru, Eviction::Auto];
+        let [lru, mru, auto] = policies.map(|eviction| {
+            let options = Options::new()
+                .max_memory_cache_size(bound)
+                .eviction(eviction);
+            case.run(options).hits
+        });
+        table.row([
+            case.stream.name.to_owned(),
+            percent(case.share),
+            percent(case.best),
+            percent(lru),
+            percent(mru),
+            percent(auto),
+            format!("{:.2}", auto / lru.max(mru)),
+        ]);
     }
     table
 }
 
-fn on_disk(streams: &[Stream], distinct: usize) -> Table {
+fn on_disk(cases: &[Case]) -> Table {
     let mut table = Table::new(
         1,
         [
@@ -102,24 +99,20 @@ fn on_disk(streams: &[Stream], distinct: usize) -> Table {
             "written, mru",
         ],
     );
-    for stream in streams {
-        for share in SHARES {
-            let kept = (distinct as f64 * share) as usize;
-            let [lru, mru] = [Eviction::Lru, Eviction::Mru].map(|eviction| {
-                let directory = tempfile::tempdir().expect("a temporary directory");
-                let options = disk(directory.path(), kept).eviction(eviction);
-                run(stream, distinct, kept, options)
-            });
-            table.row([
-                stream.name.to_owned(),
-                percent(share),
-                percent(best_possible(stream, kept)),
-                percent(lru.hits),
-                percent(mru.hits),
-                format!("{:.1}", lru.written * 100.0),
-                format!("{:.1}", mru.written * 100.0),
-            ]);
-        }
+    for case in cases {
+        let [lru, mru] = [Eviction::Lru, Eviction::Mru].map(|eviction| {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            case.run(disk(directory.path(), case.kept).eviction(eviction))
+        });
+        table.row([
+            case.stream.name.to_owned(),
+            percent(case.share),
+            percent(case.best),
+            percent(lru.hits),
+            percent(mru.hits),
+            format!("{:.1}", lru.written * 100.0),
+            format!("{:.1}", mru.written * 100.0),
+        ]);
     }
     table
 }
@@ -143,38 +136,73 @@ struct Rates {
     written: f64,
 }
 
-/// Runs a stream through a cache with room for `kept` rows.
-fn run(stream: &Stream, distinct: usize, kept: usize, options: Options) -> Rates {
-    let data =
-        Tensor::arange(distinct as i64 * WIDTH, (Kind::Float, Device::Cpu)).view([-1, WIDTH]);
-    let options = options.version("policy");
-    let cached = Cached::new(nn::func(|xs| xs * 2), (), options).expect("good options");
-    let mut before = cached.cache().stats();
-    for (number, batch) in stream.rows.chunks(BATCH).enumerate() {
-        if number == stream.counted / BATCH {
-            before = cached.cache().stats();
+/// A stream, and a cache that holds a share of its rows.
+struct Case<'a> {
+    stream: &'a Stream,
+    distinct: usize,
+    share: f64,
+    /// So many rows.
+    kept: usize,
+    /// The hits of a cache of that size that knows the future.
+    best: f64,
+    /// With a batch more.
+    most: f64,
+}
+
+fn cases(streams: &[Stream], distinct: usize) -> Vec<Case<'_>> {
+    let case = |stream, share| {
+        let kept = (distinct as f64 * share) as usize;
+        Case {
+            stream,
+            distinct,
+            share,
+            kept,
+            best: best_possible(stream, kept),
+            most: best_possible(stream, kept + BATCH),
         }
-        let rows: Vec<i64> = batch.iter().map(|&row| row as i64).collect();
-        let _ = cached.forward(&data.index_select(0, &Tensor::from_slice(&rows)));
-        // The calls cost nothing here, so that the disk would never keep up, and a row that still
-        // waits for it would be a hit beyond the bound. Without a disk this does nothing.
-        assert!(cached.cache().flush());
-    }
-    let after = cached.cache().stats();
-    let counted = |count: fn(&Stats) -> u64| (count(&after) - count(&before)) as f64;
-    let hits = counted(|stats| stats.memory_hits + stats.disk_hits);
-    let asked = hits + counted(|stats| stats.misses);
-    // More than that could only come from rows that the bound does not cover, as those of a queue.
-    let most = best_possible(stream, kept + BATCH);
-    assert!(
-        hits / asked <= most,
-        "{}: {} of the rows are hits, and with {kept} rows kept and a batch at most {most} can be",
-        stream.name,
-        hits / asked
-    );
-    Rates {
-        hits: hits / asked,
-        written: counted(|stats| stats.disk_rows + stats.evicted_from_disk) / asked,
+    };
+    streams
+        .iter()
+        .flat_map(|stream| SHARES.map(|share| case(stream, share)))
+        .collect()
+}
+
+impl Case<'_> {
+    /// Runs the stream through a cache with room for the share.
+    fn run(&self, options: Options) -> Rates {
+        let Case {
+            stream, kept, most, ..
+        } = *self;
+        let count = self.distinct as i64 * WIDTH;
+        let data = Tensor::arange(count, (Kind::Float, Device::Cpu)).view([-1, WIDTH]);
+        let options = options.version("policy");
+        let cached = Cached::new(nn::func(|xs| xs * 2), (), options).expect("good options");
+        let mut before = cached.cache().stats();
+        for (number, batch) in stream.rows.chunks(BATCH).enumerate() {
+            if number == stream.counted / BATCH {
+                before = cached.cache().stats();
+            }
+            let rows: Vec<i64> = batch.iter().map(|&row| row as i64).collect();
+            let _ = cached.forward(&data.index_select(0, &Tensor::from_slice(&rows)));
+            // The calls cost nothing here, so that the disk would never keep up, and a row that still
+            // waits for it would be a hit beyond the bound. Without a disk this does nothing.
+            assert!(cached.cache().flush());
+        }
+        let after = cached.cache().stats();
+        let counted = |count: fn(&Stats) -> u64| (count(&after) - count(&before)) as f64;
+        let hits = counted(|stats| stats.memory_hits + stats.disk_hits);
+        let asked = hits + counted(|stats| stats.misses);
+        // More than that could only come from rows that the bound does not cover, as those of a queue.
+        assert!(
+            hits / asked <= most,
+            "{}: {} of the rows are hits, and with {kept} rows kept and a batch at most {most} can be",
+            stream.name,
+            hits / asked
+        );
+        Rates {
+            hits: hits / asked,
+            written: counted(|stats| stats.disk_rows + stats.evicted_from_disk) / asked,
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use torchcache_benches::clock;
 use torchcache_benches::fixed::Fixed;
 use torchcache_benches::limits::Limits;
 use torchcache_benches::micro::Micro;
-use torchcache_benches::ours::{cached, expect};
-use torchcache_benches::stages::{Profile, Served, Stages};
+use torchcache_benches::ours::{cached, expect, files_below};
+use torchcache_benches::stages::{Profile, Serving, Stages};
 use torchcache_benches::table::{Table, bytes, ratio, time};
 use torchcache_benches::workload::{Batch, WORKLOADS, Workload};
 
@@ -101,7 +101,7 @@ impl Micros {
         let name = workload.name;
         // Where the output is assembled is the cache's own affair: within the gather, or after it.
         let loading = |stages: &Stages| (stages.load + stages.rest()) / stages.call;
-        let served = Served::from_memory(workload, data);
+        let served = Serving::from_memory(workload, data);
         let Stages { keys, call, .. } = profile.memory;
         let keys = micro.part(
             &format!("keys {name}"),
@@ -116,7 +116,7 @@ impl Micros {
         drop(served);
         let [disk, disk_zstd] =
             [(&profile.disk, false), (&profile.disk_zstd, true)].map(|(stages, zstd)| {
-                let served = Served::from_disk(workload, data, zstd);
+                let served = Serving::from_disk(workload, data, zstd);
                 let title = if zstd {
                     "torchcache, zstd"
                 } else {
@@ -127,7 +127,7 @@ impl Micros {
                     served.but_for_hashing(calls)
                 })
             });
-        let cold = Served::cold(workload, data);
+        let cold = Serving::cold(workload, data);
         let Stages { store, call, .. } = profile.miss;
         let share = (store + profile.miss.rest()) / call;
         let store = micro.part(&format!("store {name}"), "torchcache", share, |calls| {
@@ -304,9 +304,9 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
     });
     let cache = open();
     let warm = micro.whole("open", "warm call", || cache.forward(&one));
-    let files = files_below(folder.path());
+    let files = read_all(folder.path());
     let size: usize = files.iter().map(Vec::len).sum();
-    let read = micro.whole("open", "read all files", || files_below(folder.path()));
+    let read = micro.whole("open", "read all files", || read_all(folder.path()));
     let header = [
         "rows on disk",
         "files",
@@ -331,15 +331,10 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
 }
 
 /// What all files below a folder hold.
-fn files_below(folder: &Path) -> Vec<Vec<u8>> {
-    let entries = fs::read_dir(folder).expect("a folder that can be read");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    paths
-        .flat_map(|path| match path.is_dir() {
-            true => files_below(&path),
-            false => vec![fs::read(path).expect("a file that can be read")],
-        })
-        .collect()
+fn read_all(folder: &Path) -> Vec<Vec<u8>> {
+    let files = files_below(folder).expect("a folder that can be read");
+    let read = |file| fs::read(file).expect("a file that can be read");
+    files.into_iter().map(read).collect()
 }
 
 fn fixed_cost(fixed: &Fixed) -> String {

@@ -31,32 +31,37 @@ pub struct Floor {
 impl Floor {
     /// Each deed, best of `passes`.
     pub fn measure(data: &[Batch], passes: usize) -> Self {
-        let read = either(
-            passes,
-            data,
-            |batch| read(&batch.input_bytes),
-            |batch| {
-                let part = part(batch.input_bytes.len());
-                batch.input_bytes.par_chunks(part).for_each(read);
-            },
-        );
-        let hash = either(
-            passes,
-            data,
-            |batch| {
-                black_box(blake3::hash(&batch.input_bytes));
-            },
-            |batch| {
-                let mut hasher = blake3::Hasher::new();
-                black_box(hasher.update_rayon(&batch.input_bytes).finalize());
-            },
-        );
-        let write = write(data, passes);
+        let bytes = |number: usize| &data[number].input_bytes[..];
+        let one_core = each(passes, data.len(), |number| read(bytes(number)));
+        let all_cores = each(passes, data.len(), |number| {
+            bytes(number)
+                .par_chunks(part(bytes(number).len()))
+                .for_each(read);
+        });
+        let read = one_core.min(all_cores);
+        let one_core = each(passes, data.len(), |number| {
+            black_box(blake3::hash(bytes(number)));
+        });
+        let all_cores = each(passes, data.len(), |number| {
+            let mut hasher = blake3::Hasher::new();
+            black_box(hasher.update_rayon(bytes(number)).finalize());
+        });
+        let hash = one_core.min(all_cores);
+        let mut copies = Copies::new(data);
+        let one_core = each(passes, data.len(), |number| copies.on_one_core(number));
+        let write = one_core.min(each(passes, data.len(), |number| {
+            copies.on_all_cores(number)
+        }));
+        let mut reads = Reads::new(data).expect("a file in the temporary folder");
+        let one_core = each(passes, data.len(), |number| reads.on_one_core(number));
+        let pread = one_core.min(each(passes, data.len(), |number| {
+            reads.on_all_cores(number)
+        }));
         let floor = Floor {
             read,
             write,
             hash,
-            pread: pread(data, passes).expect("a file in the temporary folder"),
+            pread,
             file: file(data, passes).expect("a file in the temporary folder"),
         };
         match data[0].input.device() {
@@ -98,82 +103,78 @@ impl Floor {
     }
 }
 
-/// The better of two ways to do something with each batch, in milliseconds a batch.
-fn either(
-    passes: usize,
-    data: &[Batch],
-    one_core: impl Fn(&Batch),
-    all_cores: impl Fn(&Batch),
-) -> f64 {
-    let one = best(passes, || {
-        milliseconds(Device::Cpu, || data.iter().for_each(&one_core))
-    });
-    let all = best(passes, || {
-        milliseconds(Device::Cpu, || data.iter().for_each(&all_cores))
-    });
-    one.min(all) / data.len() as f64
+/// Milliseconds a batch of doing something with each, by number.
+fn each(passes: usize, batches: usize, mut deed: impl FnMut(usize)) -> f64 {
+    let mut all = || (0..batches).for_each(&mut deed);
+    best(passes, || milliseconds(Device::Cpu, &mut all)) / batches as f64
 }
 
-fn write(data: &[Batch], passes: usize) -> f64 {
-    // A place of its own for each batch, since callers keep what they get for a while.
-    let mut spare: Vec<_> = data
-        .iter()
-        .map(|batch| batch.output_bytes.clone())
-        .collect();
-    let part = part(data[0].output_bytes.len());
-    let one = best(passes, || {
-        milliseconds(Device::Cpu, || {
-            for (batch, spare) in data.iter().zip(&mut spare) {
-                spare.copy_from_slice(&batch.output_bytes);
-                black_box(spare.as_ptr());
-            }
-        })
-    });
-    let all = best(passes, || {
-        milliseconds(Device::Cpu, || {
-            for (batch, spare) in data.iter().zip(&mut spare) {
-                let parts = spare
-                    .par_chunks_mut(part)
-                    .zip(batch.output_bytes.par_chunks(part));
-                parts.for_each(|(to, from)| to.copy_from_slice(from));
-            }
-        })
-    });
-    one.min(all) / data.len() as f64
+/// Copying outputs: to a place of its own for each batch, since callers keep what they get for a while.
+pub(crate) struct Copies<'a> {
+    data: &'a [Batch],
+    spare: Vec<Vec<u8>>,
+    part: usize,
 }
 
-fn pread(data: &[Batch], passes: usize) -> std::io::Result<f64> {
-    let mut file = tempfile::tempfile()?;
-    for batch in data {
-        file.write_all(&batch.output_bytes)?;
+impl<'a> Copies<'a> {
+    pub(crate) fn new(data: &'a [Batch]) -> Self {
+        let spare = data.iter().map(|batch| batch.output_bytes.clone());
+        Copies {
+            data,
+            spare: spare.collect(),
+            part: part(data[0].output_bytes.len()),
+        }
     }
-    let file: &File = &file;
-    let size = data[0].output_bytes.len();
-    let mut spare = vec![0; size];
-    let part = part(size);
-    let one = best(passes, || {
-        milliseconds(Device::Cpu, || {
-            for index in 0..data.len() {
-                let from = (index * size) as u64;
-                file.read_exact_at(&mut spare, from)
-                    .expect("the file is whole");
-            }
+
+    pub(crate) fn on_one_core(&mut self, number: usize) {
+        let spare = &mut self.spare[number];
+        spare.copy_from_slice(&self.data[number].output_bytes);
+        black_box(spare.as_ptr());
+    }
+
+    pub(crate) fn on_all_cores(&mut self, number: usize) {
+        let from = self.data[number].output_bytes.par_chunks(self.part);
+        let parts = self.spare[number].par_chunks_mut(self.part).zip(from);
+        parts.for_each(|(to, from)| to.copy_from_slice(from));
+    }
+}
+
+/// Reading outputs from a file in the page cache.
+pub(crate) struct Reads {
+    file: File,
+    spare: Vec<u8>,
+    part: usize,
+}
+
+impl Reads {
+    pub(crate) fn new(data: &[Batch]) -> std::io::Result<Self> {
+        let mut file = tempfile::tempfile()?;
+        for batch in data {
+            file.write_all(&batch.output_bytes)?;
+        }
+        let size = data[0].output_bytes.len();
+        Ok(Reads {
+            file,
+            spare: vec![0; size],
+            part: part(size),
         })
-    });
-    let all = best(passes, || {
-        milliseconds(Device::Cpu, || {
-            for index in 0..data.len() {
-                spare
-                    .par_chunks_mut(part)
-                    .enumerate()
-                    .for_each(|(number, to)| {
-                        let from = (index * size + number * part) as u64;
-                        file.read_exact_at(to, from).expect("the file is whole");
-                    });
-            }
-        })
-    });
-    Ok(one.min(all) / data.len() as f64)
+    }
+
+    pub(crate) fn on_one_core(&mut self, number: usize) {
+        let from = (number * self.spare.len()) as u64;
+        let read = self.file.read_exact_at(&mut self.spare, from);
+        read.expect("the file is whole");
+    }
+
+    pub(crate) fn on_all_cores(&mut self, number: usize) {
+        let (file, part) = (&self.file, self.part);
+        let from = number * self.spare.len();
+        let parts = self.spare.par_chunks_mut(part).enumerate();
+        parts.for_each(|(number, to)| {
+            let read = file.read_exact_at(to, (from + number * part) as u64);
+            read.expect("the file is whole");
+        });
+    }
 }
 
 /// On one core: writers of one file wait for each other.
@@ -194,7 +195,7 @@ fn file(data: &[Batch], passes: usize) -> std::io::Result<f64> {
 }
 
 /// Bytes of each core's part, in whole cache lines.
-pub(crate) fn part(bytes: usize) -> usize {
+fn part(bytes: usize) -> usize {
     bytes
         .div_ceil(rayon::current_num_threads())
         .next_multiple_of(64)

@@ -1,14 +1,10 @@
 //! What the stages of a call stand beside: the same bytes, hashed, copied or read by plain means.
 
-use std::fs::File;
 use std::hint::black_box;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 
-use rayon::prelude::*;
 use tch::{Device, Tensor};
 
-use crate::floor::part;
+use crate::floor::{Copies, Reads};
 use crate::micro::Micro;
 use crate::workload::{Batch, Workload};
 
@@ -55,26 +51,11 @@ impl Limits {
 }
 
 fn copy(micro: &mut Micro, group: &str, data: &[Batch]) -> f64 {
-    // A place of its own for each batch, since callers keep what they get for a while.
-    let mut spare: Vec<_> = data
-        .iter()
-        .map(|batch| batch.output_bytes.clone())
-        .collect();
-    let part = part(spare[0].len());
+    let mut copies = Copies::new(data);
     let mut turn = (0..data.len()).cycle();
     let mut next = || turn.next().expect("there are batches");
-    let one = micro.whole(group, "copy, one core", || {
-        let number = next();
-        spare[number].copy_from_slice(&data[number].output_bytes);
-        black_box(spare[number].as_ptr())
-    });
-    let all = micro.whole(group, "copy, all cores", || {
-        let number = next();
-        let from = data[number].output_bytes.par_chunks(part);
-        let parts = spare[number].par_chunks_mut(part).zip(from);
-        parts.for_each(|(to, from)| to.copy_from_slice(from));
-    });
-    one.min(all)
+    let one = micro.whole(group, "copy, one core", || copies.on_one_core(next()));
+    one.min(micro.whole(group, "copy, all cores", || copies.on_all_cores(next())))
 }
 
 fn copy_on(micro: &mut Micro, group: &str, data: &[Batch], device: Device) -> f64 {
@@ -87,28 +68,9 @@ fn copy_on(micro: &mut Micro, group: &str, data: &[Batch], device: Device) -> f6
 }
 
 fn pread(micro: &mut Micro, group: &str, data: &[Batch]) -> f64 {
-    let mut file = tempfile::tempfile().expect("a file in the temporary folder");
-    for batch in data {
-        file.write_all(&batch.output_bytes)
-            .expect("room for a pass of outputs");
-    }
-    let file: &File = &file;
-    let size = data[0].output_bytes.len();
-    let mut spare = vec![0; size];
-    let part = part(size);
+    let mut reads = Reads::new(data).expect("a file in the temporary folder");
     let mut turn = (0..data.len()).cycle();
-    let mut next = || (turn.next().expect("there are batches") * size) as u64;
-    let one = micro.whole(group, "pread, one core", || {
-        file.read_exact_at(&mut spare, next())
-            .expect("the file is whole");
-    });
-    let all = micro.whole(group, "pread, all cores", || {
-        let from = next();
-        let parts = spare.par_chunks_mut(part).enumerate();
-        parts.for_each(|(number, to)| {
-            file.read_exact_at(to, from + (number * part) as u64)
-                .expect("the file is whole");
-        });
-    });
-    one.min(all)
+    let mut next = || turn.next().expect("there are batches");
+    let one = micro.whole(group, "pread, one core", || reads.on_one_core(next()));
+    one.min(micro.whole(group, "pread, all cores", || reads.on_all_cores(next())))
 }

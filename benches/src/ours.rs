@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::nn::Func;
 use tch::{Device, Tensor};
@@ -101,16 +101,25 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
     }
 }
 
-/// The bytes of all files of a directory and of those in it: the peer's are counted like that.
-fn bytes_below(directory: &Path) -> io::Result<u64> {
-    fs::read_dir(directory)?.try_fold(0, |sum, entry| {
+/// All files of a directory and of those in it.
+pub fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let bytes = match entry.file_type()?.is_dir() {
-            true => bytes_below(&entry.path())?,
-            false => entry.metadata()?.len(),
-        };
-        Ok(sum + bytes)
-    })
+        match entry.file_type()?.is_dir() {
+            true => files.extend(files_below(&entry.path())?),
+            false => files.push(entry.path()),
+        }
+    }
+    Ok(files)
+}
+
+/// What they hold: the peer's are counted like that.
+fn bytes_below(directory: &Path) -> io::Result<u64> {
+    let files = files_below(directory)?;
+    files
+        .iter()
+        .try_fold(0, |sum, file| Ok(sum + fs::metadata(file)?.len()))
 }
 
 fn rows(data: &[Batch]) -> u64 {

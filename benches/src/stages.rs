@@ -5,12 +5,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
-use tch::Tensor;
 use tch::nn::Func;
 use tempfile::TempDir;
 use torchcache::{Cached, Options, Stats};
 
-use crate::clock::{self, pass};
+use crate::clock;
 use crate::ours::{self, expect};
 use crate::workload::{Batch, Workload};
 
@@ -52,48 +51,12 @@ pub struct Profile {
 impl Profile {
     /// Times it.
     pub fn measure(workload: &Workload, data: &[Batch], passes: usize) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let persistent = |room, zstd| {
-            Options::new()
-                .persistent(true)
-                .persistent_cache_dir(folder.path())
-                .zstd_compression(zstd)
-                .max_memory_cache_size(room)
-        };
-        let filled = |version: &str, zstd| {
-            let cache = ours::cached(workload, version, persistent("8 GB", zstd));
-            let stages = one_pass(&cache, data);
-            expect(&cache.cache().stats(), |stats| stats.misses == stats.rows);
-            assert!(cache.cache().flush(), "everything is written");
-            (cache, stages)
-        };
-        let from_disk = |version: &str, zstd| {
-            drop(filled(version, zstd));
-            let cache = ours::cached(workload, version, persistent("0 B", zstd));
-            let stages = best_of(passes + 1, || one_pass(&cache, data));
-            expect(&cache.cache().stats(), |stats| {
-                stats.disk_hits == stats.rows
-            });
-            stages
-        };
-
-        let miss = best_of(passes.min(3), || {
-            let (cache, stages) = filled("misses", false);
-            cache.cache().clear();
-            stages
-        });
-        let (cache, _) = filled("memory", false);
-        let before = cache.cache().stats();
-        let memory = best_of(passes, || one_pass(&cache, data));
-        expect(&cache.cache().stats(), |stats| {
-            stats.memory_hits == stats.rows - before.rows
-        });
-        drop(cache);
+        let of = |passes, served: Serving<'_>| best_of(passes, || served.pass());
         Profile {
-            memory,
-            disk: from_disk("raw", false),
-            disk_zstd: from_disk("zstd", true),
-            miss,
+            memory: of(passes, Serving::from_memory(workload, data)),
+            disk: of(passes + 1, Serving::from_disk(workload, data, false)),
+            disk_zstd: of(passes + 1, Serving::from_disk(workload, data, true)),
+            miss: of(passes.min(3), Serving::cold(workload, data)),
         }
     }
 }
@@ -105,71 +68,68 @@ fn best_of(passes: usize, mut pass: impl FnMut() -> Stages) -> Stages {
     fastest.expect("at least one pass")
 }
 
-fn one_pass(cache: &Cached<Func<'static>>, data: &[Batch]) -> Stages {
-    let before = cache.cache().stats();
-    let call = pass(data, |xs: &Tensor| cache.forward(xs));
-    let after = cache.cache().stats();
-    let each = |time: fn(&Stats) -> Duration| {
-        (time(&after) - time(&before)).as_secs_f64() * 1e3 / data.len() as f64
-    };
-    Stages {
-        call,
-        keys: each(|stats| stats.hashing),
-        load: each(|stats| stats.loading),
-        forward: each(|stats| stats.forward),
-        store: each(|stats| stats.storing),
-    }
-}
-
 /// A cache that serves a workload in one way, batch after batch.
-pub struct Served<'a> {
+pub struct Serving<'a> {
     cache: Cached<Func<'static>>,
     data: &'a [Batch],
     turn: Cell<usize>,
-    is_cold: bool,
+    way: Way,
     _folder: TempDir,
 }
 
-impl<'a> Served<'a> {
+/// Where every row comes from.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Memory,
+    Disk,
+    Forward,
+}
+
+impl Way {
+    /// The rows that came from there.
+    fn count(self, stats: &Stats) -> u64 {
+        match self {
+            Way::Memory => stats.memory_hits,
+            Way::Disk => stats.disk_hits,
+            Way::Forward => stats.misses,
+        }
+    }
+}
+
+impl<'a> Serving<'a> {
     /// Every row from memory.
     pub fn from_memory(workload: &Workload, data: &'a [Batch]) -> Self {
-        Self::filled(workload, data, "8 GB", false)
+        Self::filled(workload, data, Way::Memory, false)
     }
 
     /// Every row from disk, with no room in memory.
     pub fn from_disk(workload: &Workload, data: &'a [Batch], zstd: bool) -> Self {
-        let filled = Self::filled(workload, data, "8 GB", zstd);
-        let folder = filled._folder;
+        let filled = Self::filled(workload, data, Way::Disk, zstd);
+        // With the last handle the memory of this identity goes.
         drop(filled.cache);
-        let cache = persistent(workload, folder.path(), "0 B", zstd);
-        Served {
-            cache,
-            _folder: folder,
+        Serving {
+            cache: persistent(workload, filled._folder.path(), "0 B", zstd),
             ..filled
         }
     }
 
     /// Every row computed, kept in memory and on disk.
     pub fn cold(workload: &Workload, data: &'a [Batch]) -> Self {
-        let filled = Self::filled(workload, data, "8 GB", false);
-        Served {
-            is_cold: true,
-            ..filled
-        }
+        Self::filled(workload, data, Way::Forward, false)
     }
 
-    fn filled(workload: &Workload, data: &'a [Batch], room: &str, zstd: bool) -> Self {
+    fn filled(workload: &Workload, data: &'a [Batch], way: Way, zstd: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let cache = persistent(workload, folder.path(), room, zstd);
+        let cache = persistent(workload, folder.path(), "8 GB", zstd);
         for batch in data {
             drop(cache.forward(&batch.input));
         }
         assert!(cache.cache().flush(), "everything is written");
-        Served {
+        Serving {
             cache,
             data,
             turn: Cell::new(0),
-            is_cold: false,
+            way,
             _folder: folder,
         }
     }
@@ -195,40 +155,60 @@ impl<'a> Served<'a> {
         })
     }
 
+    /// The stages of a call, averaged over a pass.
+    fn pass(&self) -> Stages {
+        let calls = self.data.len();
+        let (before, after, took) = self.calls(calls);
+        let each = |time: fn(&Stats) -> Duration| {
+            milliseconds(time(&after) - time(&before)) / calls as f64
+        };
+        Stages {
+            call: milliseconds(took) / calls as f64,
+            keys: each(|stats| stats.hashing),
+            load: each(|stats| stats.loading),
+            forward: each(|stats| stats.forward),
+            store: each(|stats| stats.storing),
+        }
+    }
+
     /// What `part` gives for the statistics before and after the calls, and the time they took.
     fn time(&self, calls: u64, part: impl Fn(&Stats, &Stats, Duration) -> Duration) -> Duration {
-        let cache = self.cache.cache();
         let mut total = Duration::ZERO;
-        let mut left = calls;
+        let mut left = calls as usize;
         while left > 0 {
             // A pass at most, since after it the rows are known.
-            let count = left.min(self.data.len() as u64);
-            if self.is_cold {
-                assert!(cache.flush(), "everything is written");
-                cache.clear();
-            }
-            let before = cache.stats();
-            let took = clock::milliseconds(clock::device(), || {
-                for _ in 0..count {
-                    let turn = self.turn.replace((self.turn.get() + 1) % self.data.len());
-                    drop(black_box(self.cache.forward(&self.data[turn].input)));
-                }
-            });
-            let after = cache.stats();
-            expect(&after, |after| {
-                let computed = after.misses - before.misses;
-                computed
-                    == if self.is_cold {
-                        after.rows - before.rows
-                    } else {
-                        0
-                    }
-            });
-            total += part(&before, &after, Duration::from_secs_f64(took / 1e3));
+            let count = left.min(self.data.len());
+            let (before, after, took) = self.calls(count);
+            total += part(&before, &after, took);
             left -= count;
         }
         total
     }
+
+    /// Serves so many batches: the statistics before and after, and the time it took.
+    fn calls(&self, count: usize) -> (Stats, Stats, Duration) {
+        let cache = self.cache.cache();
+        if self.way == Way::Forward {
+            assert!(cache.flush(), "everything is written");
+            cache.clear();
+        }
+        let before = cache.stats();
+        let took = clock::milliseconds(clock::device(), || {
+            for _ in 0..count {
+                let turn = self.turn.replace((self.turn.get() + 1) % self.data.len());
+                drop(black_box(self.cache.forward(&self.data[turn].input)));
+            }
+        });
+        let after = cache.stats();
+        expect(&after, |after| {
+            self.way.count(after) - self.way.count(&before) == after.rows - before.rows
+        });
+        (before, after, Duration::from_secs_f64(took / 1e3))
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn persistent(workload: &Workload, folder: &Path, room: &str, zstd: bool) -> Cached<Func<'static>> {

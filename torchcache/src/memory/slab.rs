@@ -167,13 +167,14 @@ impl Slabs {
         }
         let free = &mut self.slabs[number as usize].free;
         let from = free.len().saturating_sub(missing);
+        let before = slots.len();
         for slot in free.drain(from..).rev() {
             if let Some(chunk) = &mut self.chunks[slot.place as usize] {
                 chunk.taken += 1;
             }
             slots.push(slot);
         }
-        self.populate_behind(slots);
+        self.populate_behind(&slots[before..]);
         Ok(())
     }
 
