@@ -20,12 +20,27 @@ use crate::{evict, merge};
 /// Values are compressed in windows of about this size, to bound the memory for frames.
 const WINDOW_BYTES: usize = 4 << 20;
 
+/// About a tenth of a core remains while everything else wants it.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
 /// Starts the thread, which ends after [`Queue::close`](crate::queue::Queue::close).
 pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
     let inner = inner.clone();
     Builder::new()
         .name("torchcache-store".into())
-        .spawn(move || run(&inner))
+        .spawn(move || {
+            give_way();
+            run(&inner);
+        })
+}
+
+/// Lets the model have the cores first, before this thread and those that it starts. Where that
+/// leaves too little, the queue fills up, and callers who wait for room leave their cores to it.
+fn give_way() {
+    // It is of one thread on Linux, and of the whole process elsewhere.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICENESS);
 }
 
 fn run(inner: &Inner) {

@@ -124,3 +124,34 @@ fn reads_of_more_files_than_are_opened_at_once_are_complete() {
     rows.sort();
     assert_eq!(count_right(&store, &rows, LEN), 300);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_thread_that_writes_gives_way_and_the_callers_do_not() {
+    // The 19th field, counted from the end of the name, which is in brackets.
+    let niceness = |task: &std::path::Path| -> i64 {
+        let stat = fs::read_to_string(task.join("stat")).expect("a task has its figures");
+        let behind_the_name = &stat[stat.rfind(')').expect("a name") + 2..];
+        let field = behind_the_name.split(' ').nth(16).expect("the field");
+        field.parse().expect("a number")
+    };
+    let (_dir, store) = mixed(false);
+    let own = niceness("/proc/thread-self".as_ref());
+    let tasks = fs::read_dir("/proc/self/task").expect("a process has tasks");
+    let writes = |task: &std::path::PathBuf| {
+        // The system keeps fifteen characters of a name.
+        fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "torchcache-stor")
+    };
+    let writers: Vec<i64> = tasks
+        .map(|task| task.expect("a task").path())
+        .filter(writes)
+        .map(|task| niceness(&task))
+        .collect();
+    assert!(!writers.is_empty(), "no thread writes");
+    let lower = (own + 10).min(19);
+    assert!(
+        writers.iter().all(|&writer| writer == lower),
+        "{writers:?} beside {own}"
+    );
+    drop(store);
+}
