@@ -10,6 +10,7 @@
 //! Public since torchcache hashes and copies on the same threads; not meant for anybody else.
 
 use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -62,10 +63,19 @@ pub fn each<J: Send>(
     });
 }
 
-/// Runs a job some time soon on another thread, if there is one: nothing may depend on it.
+/// Runs a job some time soon on another thread, if there is one, and if no other such job is under
+/// way, since whoever comes to [`each`] waits for threads that are busy here: nothing may depend on
+/// the job.
 pub fn later(job: impl FnOnce() + Send + 'static) {
-    if let Some(pool) = pool().filter(|pool| pool.current_num_threads() > 1) {
-        pool.spawn(job);
+    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+    let Some(pool) = pool().filter(|pool| pool.current_num_threads() > 1) else {
+        return;
+    };
+    if !UNDER_WAY.swap(true, Ordering::Acquire) {
+        pool.spawn(|| {
+            job();
+            UNDER_WAY.store(false, Ordering::Release);
+        });
     }
 }
 
@@ -110,7 +120,8 @@ impl<I: Iterator> Jobs<I> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
+    use std::sync::mpsc;
 
     use super::*;
 
@@ -132,6 +143,30 @@ mod tests {
         };
         check();
         rayon::join(check, check);
+    }
+
+    #[test]
+    fn a_job_for_later_is_alone_and_holds_up_nobody() {
+        if count() == 1 {
+            return; // There is no other thread to do it.
+        }
+        let (started, starts) = mpsc::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let tell = started.clone();
+        later(move || {
+            tell.send(1).expect("the test waits");
+            ends.recv().expect("the test says when");
+        });
+        assert_eq!(starts.recv(), Ok(1));
+        later(move || started.send(2).expect("nobody does this"));
+        let done = AtomicU64::new(0);
+        each(2, 0..100, |_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), 100);
+        end.send(()).expect("the first job waits");
+        // The second job is gone, and with it its end of the channel.
+        assert!(starts.recv().is_err());
     }
 
     #[test]

@@ -1,11 +1,22 @@
 //! A chunk of a slab, and the slots in it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::cores;
 
 use crate::keys::Key;
 use crate::raw::Shelf;
+
+/// Fewer bytes are not worth waking a core for.
+const WORTH_POPULATING: usize = 256 * 1024;
+
+/// No more bytes are made ready: there may be no next call.
+const MOST_POPULATED: usize = 32 << 20;
+
+/// Bytes that are made ready at once. As long as that takes, no other thread gets or gives back memory.
+const POPULATED_AT_ONCE: usize = 2 << 20;
 
 /// Where a row lies. Once its chunk is dropped it means nothing, whatever takes that chunk's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +36,7 @@ pub(super) struct Chunk {
     pub(super) rows: Rows,
     /// The key of each occupied slot.
     pub(super) keys: Vec<Option<Key>>,
-    /// Rows, counted from the first, that have memory or soon will.
+    /// Rows, counted from the first, whose memory was to be made ready.
     pub(super) populated: usize,
     /// Slots that were taken and not given back.
     pub(super) taken: usize,
@@ -36,6 +47,42 @@ pub(super) struct Chunk {
 pub(super) enum Rows {
     Host(Arc<Shelf>),
     Device(Tensor),
+}
+
+impl Chunk {
+    /// Gets memory ready on another core: for as many rows from `next` on as were just taken.
+    pub(super) fn populate_from(&mut self, next: usize, taken: usize) {
+        let Rows::Host(shelf) = &self.rows else {
+            return;
+        };
+        let row_bytes = shelf.row_bytes();
+        let rows = ahead(next, taken, self.populated, shelf.rows(), row_bytes);
+        if rows.len() * row_bytes >= WORTH_POPULATING {
+            self.populated = rows.end;
+            let shelf = Arc::downgrade(shelf);
+            cores::later(move || {
+                let count = (POPULATED_AT_ONCE / row_bytes).max(1);
+                for begin in rows.clone().step_by(count) {
+                    let Some(shelf) = shelf.upgrade() else { return };
+                    shelf.populate(begin..rows.end.min(begin + count));
+                }
+            });
+        }
+    }
+}
+
+/// The rows of a shelf to make ready where `taken` were taken before `next`, and those before
+/// `populated` were made ready already.
+fn ahead(
+    next: usize,
+    taken: usize,
+    populated: usize,
+    rows: usize,
+    row_bytes: usize,
+) -> Range<usize> {
+    let most = MOST_POPULATED / row_bytes.max(1);
+    let begin = next.max(populated);
+    begin..(next + taken.min(most)).min(rows).max(begin)
 }
 
 impl Rows {
@@ -72,4 +119,30 @@ pub(super) fn by_chunk(slots: &[Slot]) -> Vec<(u32, Vec<i64>)> {
         }
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_are_made_ready_as_were_taken_each_once_and_within_bounds() {
+        assert_eq!(ahead(64, 64, 0, 1024, 1000), 64..128);
+        assert_eq!(ahead(100, 36, 128, 1024, 1000), 128..136);
+        assert!(
+            ahead(64, 10, 128, 1024, 1000).is_empty(),
+            "slots that were taken before"
+        );
+        assert_eq!(ahead(1000, 64, 128, 1024, 1000), 1000..1024);
+        assert!(
+            ahead(1024, 64, 128, 1024, 1000).is_empty(),
+            "the end of the shelf"
+        );
+        assert_eq!(
+            ahead(500, 500, 0, 1024, 1 << 20),
+            500..532,
+            "32 MB and no more"
+        );
+        assert!(ahead(1, 1, 0, 1024, 64 << 20).is_empty());
+    }
 }

@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::cores;
 
 use super::chunk::{Chunk, Rows, Slot, by_chunk, index};
 use crate::keys::Key;
@@ -21,9 +20,6 @@ use crate::raw::Shelf;
 /// map's lowest load), its key (33) and its state (4) in the chunk, its place in the list of free
 /// slots (12), and what `auto` counts (8).
 pub(crate) const ROW_OVERHEAD: u64 = 176;
-
-/// Fewer bytes are not worth waking a core for.
-const WORTH_POPULATING: usize = 256 * 1024;
 
 /// The first chunk of a slab has room for at least this many bytes, if the bound allows.
 const FIRST_CHUNK_BYTES: u64 = 64 * 1024;
@@ -178,27 +174,12 @@ impl Slabs {
         Ok(())
     }
 
-    /// Gets memory ready for as many rows as were just taken, on another core: the next call will
-    /// likely bring as many.
+    /// Gets memory ready for as many rows as were just taken: the next call will likely bring as many.
     fn populate_behind(&mut self, slots: &[Slot]) {
         let Some(last) = slots.last() else { return };
         let taken = slots.iter().filter(|slot| slot.chunk == last.chunk).count();
-        let next = last.index as usize + 1;
-        let Some(chunk) = self.chunk_mut(*last) else {
-            return;
-        };
-        let Rows::Host(shelf) = &chunk.rows else {
-            return;
-        };
-        let rows = next.max(chunk.populated)..(next + taken).min(shelf.rows());
-        if rows.len() * shelf.row_bytes() >= WORTH_POPULATING {
-            chunk.populated = rows.end;
-            let shelf = Arc::downgrade(shelf);
-            cores::later(move || {
-                if let Some(shelf) = shelf.upgrade() {
-                    shelf.populate(rows);
-                }
-            });
+        if let Some(chunk) = self.chunk_mut(*last) {
+            chunk.populate_from(last.index as usize + 1, taken);
         }
     }
 

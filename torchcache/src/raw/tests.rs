@@ -162,3 +162,28 @@ fn rows_that_get_their_memory_early_keep_what_they_hold() {
     assert!(pins.add(&shelf, 3) && !pins.add(&shelf, 4));
     assert_eq!(pins.row(0), [7; 5000]);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn rows_get_their_memory_before_they_are_filled() {
+    let shelf = Shelf::new(64, 1 << 20).unwrap();
+    let resident = || -> usize {
+        let begin = shelf.memory.as_ptr() as usize;
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_inside = false;
+        for line in maps.lines() {
+            let range = line.split(' ').next().and_then(|it| it.split_once('-'));
+            let address = |text| usize::from_str_radix(text, 16);
+            if let Some((Ok(from), Ok(to))) = range.map(|(from, to)| (address(from), address(to))) {
+                is_inside = (from..to).contains(&begin);
+            } else if is_inside && let Some(size) = line.strip_prefix("Rss:") {
+                return size.trim().trim_end_matches(" kB").parse().unwrap();
+            }
+        }
+        panic!("the system does not know the shelf");
+    };
+    let before = resident();
+    shelf.populate(16..32);
+    let populated = resident() - before;
+    assert!((16 << 10..=20 << 10).contains(&populated), "{populated} kB");
+}
