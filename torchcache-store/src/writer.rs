@@ -36,7 +36,8 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
 }
 
 /// Lets the model have the cores first, before this thread and those that it starts. Where that
-/// leaves too little, the queue fills up, and callers who wait for room leave their cores to it.
+/// leaves too little, the queue fills up, and callers who wait for room leave it their cores. A machine
+/// whose cores are all taken by other work makes them wait longer than an equal would.
 fn give_way() {
     // It is of one thread on Linux, and of the whole process elsewhere.
     #[cfg(target_os = "linux")]

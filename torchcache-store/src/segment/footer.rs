@@ -23,8 +23,8 @@ pub struct Footer {
     version: u32,
 }
 
-/// The bytes of a footer. Those of many rows lie in pages of their own, which go back to the system
-/// with them: an allocator would keep them, as much as all of a small index takes.
+/// The bytes of a footer. Those of many rows that are read lie in pages of their own, which go back to
+/// the system with them: an allocator would keep them, as much as all of a small index takes.
 #[derive(Debug)]
 pub(super) enum Bytes {
     Heap(Vec<u8>),

@@ -43,8 +43,8 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// For a cache of so many rows that has just become full of these keys, least recently used
-    /// first: both rules start from what it holds.
+    /// For a cache of so many rows that has just become full of these keys, oldest first: both rules
+    /// start from what it holds.
     pub(crate) fn new<'a>(rows: usize, held: impl Iterator<Item = &'a Key>) -> Self {
         let rate = (rows / SAMPLE).max(1).ilog2();
         let skipped = ((1 << rate) - 1) << 20;

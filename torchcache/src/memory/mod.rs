@@ -116,7 +116,8 @@ impl Memory {
         }
     }
 
-    /// The rows that are here, most recently used from now on.
+    /// The rows that are here. Where the policy goes by the order of use, they are the most recently
+    /// used from now on.
     pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
         // To move rows in the order of their use is half of what finding them costs. `mru` needs no
         // order, and `auto` none before it is full.
