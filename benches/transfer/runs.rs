@@ -94,6 +94,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
             with_cache();
         }
     }
+    known.save(features)?;
     let first = cached.torchcache.stats();
     let seen = (first.misses, first.misses + first.duplicates);
     assert_eq!(seen.1, images.len() as u64, "the first epoch had no hit");
@@ -120,13 +121,11 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     let bound = images.len() as u64 * 512 * 4 / 4;
     let cached = cached(args, features, Some(bound))?;
     let device = cached.device();
-    let mut known = Known::new(&images, device);
+    let known = Known::load(features, device)?;
     let mut head = Head::new(device)?;
     let batches = order(&images);
-    let first = train(&images, &batches, device, &mut head, |batch, pixels| {
-        let features = cached.forward_t(pixels, false);
-        known.put(batch, &features);
-        features
+    let first = train(&images, &batches, device, &mut head, |_, pixels| {
+        cached.forward_t(pixels, false)
     });
     let later = later(&images, &cached, &known)?;
     let stats = cached.torchcache.stats();
@@ -152,12 +151,23 @@ fn cached(
     Ok(backbone)
 }
 
-/// The features of all images, as the first epoch had them, where the head is.
+/// The features of all images, as they were computed in the first epoch, where the head is.
 struct Known(Tensor);
+
+/// Their file, beside the cache's own folders.
+const KNOWN: &str = "known.pt";
 
 impl Known {
     fn new(images: &Images, device: Device) -> Self {
         Known(Tensor::zeros([images.len(), 512], (Kind::Float, device)))
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), tch::TchError> {
+        self.0.save(folder.join(KNOWN))
+    }
+
+    fn load(folder: &Path, device: Device) -> Result<Self, tch::TchError> {
+        Ok(Known(Tensor::load(folder.join(KNOWN))?.to_device(device)))
     }
 
     fn put(&mut self, batch: &Tensor, features: &Tensor) {
