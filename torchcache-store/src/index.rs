@@ -23,7 +23,7 @@ pub(crate) const PARTS: usize = 64;
 
 /// Rows are put into the parts in portions of this size: enough for each part to get many at a
 /// time, and few enough to cost no memory that matters.
-const PORTION: usize = 1 << 16;
+const PORTION: usize = 1 << 12;
 
 /// From so many rows on, several threads fill the index.
 const SHARED_FROM: usize = 1 << 15;
