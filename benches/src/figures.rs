@@ -123,10 +123,15 @@ impl Figures {
             let most = values.iter().copied().fold(0.0, f64::max);
             most / values.iter().copied().fold(f64::INFINITY, f64::min)
         };
-        let mut spreads: Vec<_> = self.rounds.values().map(slowest_beside_fastest).collect();
-        spreads.sort_by(f64::total_cmp);
-        spreads.get(spreads.len() / 2).copied().unwrap_or(1.0)
+        median(self.rounds.values().map(slowest_beside_fastest)).unwrap_or(1.0)
     }
+}
+
+/// The one in the middle, of an even number the greater one; `None` of none.
+pub fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut figures: Vec<_> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
 }
 
 #[cfg(test)]

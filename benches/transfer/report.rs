@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use torchcache_benches::bars::verdict;
+use torchcache_benches::figures::median;
 use torchcache_benches::table::{Table, bytes, ratio, time};
 
 use crate::runs::Later;
@@ -33,18 +34,12 @@ impl Ample {
     /// Others on the machine slow single blocks down.
     fn median_of_blocks(&self) -> f64 {
         let blocks = self.first_with.iter().zip(&self.first_without);
-        median(
-            &blocks
-                .map(|(with, without)| with / without)
-                .collect::<Vec<_>>(),
-        )
+        middle(blocks.map(|(with, without)| with / without))
     }
 }
 
-fn median(figures: &[f64]) -> f64 {
-    let mut figures = figures.to_vec();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+fn middle(blocks: impl Iterator<Item = f64>) -> f64 {
+    median(blocks).expect("an epoch has blocks")
 }
 
 /// A second process with memory for a quarter of them.
@@ -92,9 +87,9 @@ pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> Strin
     table.row([
         "memory for all".into(),
         "first, its median block".into(),
-        seconds(median(&ample.first_with)),
+        seconds(middle(ample.first_with.iter().copied())),
         "the same".into(),
-        seconds(median(&ample.first_without)),
+        seconds(middle(ample.first_without.iter().copied())),
         ratio(ample.median_of_blocks()),
         String::new(),
     ]);

@@ -1,11 +1,10 @@
 //! What grows with the number of rows, and what does not: the time of a call, the time to open, the
 //! memory, the number of files, and the cost of eviction.
 //!
-//! `cargo bench -p torchcache-store --bench scale -- 1000 10000000` takes the sizes as
-//! arguments; `--quick` takes small ones, and `--markdown`
-//! prints the tables for `docs/benchmarks.md`. Each size is filled by one process and measured by
-//! another, so that memory is that of opening alone. `TORCHCACHE_BENCH_DIR` is where the stores lie
-//! meanwhile; 10^7 rows take 1.2 GB.
+//! `cargo bench -p torchcache-store --bench scale -- 1000 10000000` takes the sizes as arguments;
+//! `--quick` takes small ones, and `--markdown` prints the tables for `docs/benchmarks.md`. Each size
+//! is filled by one process and measured by another, so that memory is that of opening alone.
+//! `TORCHCACHE_BENCH_DIR` is where the stores lie meanwhile; 10^7 rows take 1.2 GB.
 
 use std::fs::File;
 use std::ops::Range;
@@ -73,9 +72,9 @@ fn report(arguments: &[String]) {
     for rows in sizes {
         let dir = scratch_dir();
         child("child-fill", dir.path(), rows);
-        let figures = child("child-open", dir.path(), rows);
-        table.row(&cells(rows, &figures));
-        measured.push((rows, parse(&figures)));
+        let cells = cells(rows, &child("child-open", dir.path(), rows));
+        table.row(&cells);
+        measured.push((rows, numbers(&cells[1..])));
     }
     println!();
     bars(&measured, markdown);
@@ -138,11 +137,9 @@ const OPEN: usize = 3;
 const MEMORY: usize = 6;
 const PEAK: usize = 7;
 
-fn parse(figures: &str) -> Vec<f64> {
-    let figures = figures.trim().split('|');
-    figures
-        .map(|figure| figure.trim().parse().expect("a number"))
-        .collect()
+fn numbers(figures: &[String]) -> Vec<f64> {
+    let number = |figure: &String| figure.parse().expect("a number");
+    figures.iter().map(number).collect()
 }
 
 fn cells(rows: u64, figures: &str) -> Vec<String> {

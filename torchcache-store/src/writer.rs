@@ -20,10 +20,6 @@ use crate::{evict, merge};
 /// Values are compressed in windows of about this size, to bound the memory for frames.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// About a tenth of a core remains while everything else wants it.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
-
 /// Starts the thread, which ends after [`Queue::close`](crate::queue::Queue::close).
 pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
     let inner = inner.clone();
@@ -35,13 +31,14 @@ pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
         })
 }
 
-/// Lets the model have the cores first, before this thread and those that it starts. Where that
-/// leaves too little, the queue fills up, and callers who wait for room leave it their cores. A machine
-/// whose cores are all taken by other work makes them wait longer than an equal would.
+/// Lets the model have the cores first, before this thread and those that it starts: about a tenth of
+/// a core remains while everything else wants it. Where that is too little, the queue fills up, and
+/// callers who wait for room leave it their cores. Where other work has taken all cores, they wait
+/// longer than they would without this.
 fn give_way() {
-    // It is of one thread on Linux, and of the whole process elsewhere.
+    // Niceness is of one thread on Linux, and of the whole process elsewhere.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::nice(NICENESS);
+    let _ = rustix::process::nice(10);
 }
 
 fn run(inner: &Inner) {
