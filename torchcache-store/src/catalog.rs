@@ -7,7 +7,7 @@
 //! memory operations only, and short ones: the index is changed part by part.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +19,16 @@ use hashbrown::HashMap;
 use crate::batch::Key;
 use crate::fault::{Fault, FaultLog};
 use crate::found::Found;
+use crate::fs::{Directory, FileSystem};
 use crate::index::{Entry, Index, Inserted, PARTS, by_part};
-use crate::segment::{FinishedSegment, Footer, Row};
+use crate::segment::{FinishedSegment, Footer, Row, SegmentFile, Unreadable};
 use crate::tracked::Tracked;
+use crate::trust;
 
 /// The segments of one directory and the index over their rows.
 #[derive(Debug)]
 pub(crate) struct Catalog {
+    fs: Arc<dyn FileSystem>,
     pub(crate) dir: PathBuf,
     pub(crate) faults: FaultLog,
     known: RwLock<Known>,
@@ -51,6 +54,13 @@ pub(crate) struct Skipped {
     pub(crate) bytes: u64,
 }
 
+impl Skipped {
+    /// Whether the file is somebody else's matter: it is neither counted nor removed.
+    pub(crate) fn is_left_alone(self) -> bool {
+        matches!(self.fault, Fault::FutureVersion | Fault::Untrusted)
+    }
+}
+
 /// What a lookup asks.
 #[derive(Debug)]
 pub(crate) struct Known {
@@ -60,8 +70,9 @@ pub(crate) struct Known {
 
 impl Catalog {
     /// An empty catalog; the first [`refresh`](Self::refresh) fills it.
-    pub(crate) fn new(dir: PathBuf) -> Catalog {
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: PathBuf) -> Catalog {
         Catalog {
+            fs,
             dir,
             faults: FaultLog::default(),
             known: RwLock::new(Known {
@@ -76,6 +87,27 @@ impl Catalog {
             }),
             dead: AtomicU64::new(0),
         }
+    }
+
+    /// The directory as it is now: it may have been replaced, or opened to everybody.
+    pub(crate) fn open_dir(&self) -> io::Result<Arc<dyn Directory>> {
+        trusted(&*self.fs, &self.dir, false)
+    }
+
+    /// The same; made anew if somebody removed it.
+    pub(crate) fn make_dir(&self) -> io::Result<Arc<dyn Directory>> {
+        trusted(&*self.fs, &self.dir, true)
+    }
+
+    /// Opens a segment, if nobody else may have written it.
+    pub(crate) fn open_trusted(
+        &self,
+        dir: &dyn Directory,
+        name: &OsStr,
+    ) -> Result<SegmentFile, Unreadable> {
+        let file = SegmentFile::open_in(dir, name, false)?;
+        trust::file(file.metadata(), &dir.metadata()?).map_err(Unreadable::Untrusted)?;
+        Ok(file)
     }
 
     pub(crate) fn scan(&self) -> MutexGuard<'_, Scan> {
@@ -223,6 +255,7 @@ impl Catalog {
         merged: &[Arc<Tracked>],
         wanted: impl Fn() -> bool,
     ) -> io::Result<Option<Arc<Tracked>>> {
+        let dir = finished.dir().clone();
         let mut scan = self.scan();
         if !wanted() {
             return Ok(None);
@@ -232,15 +265,23 @@ impl Catalog {
         // time is that of a coarse clock, and would put them before what was just read.
         let read = match merged {
             [] => SystemTime::now(),
-            _ => finished.file().metadata()?.modified()?,
+            _ => finished.file().metadata()?.modified,
         };
         let (path, footer) = finished.publish_footer()?;
         // Another process may have cleared the directory, or merged the same segments and
         // removed them, between our reading and our renaming. Then its work stands. (It
         // looks for new files again after removing, so one of us sees the other.)
-        if !merged.iter().all(|source| source.path.exists()) {
-            self.remove_file(&path);
+        let is_there = |source: &Arc<Tracked>| dir.stat(source.name()).is_ok();
+        if !merged.iter().all(is_there) {
+            self.remove_from(&*dir, path.file_name().unwrap_or_default());
             return Ok(None);
+        }
+        // Names may reach the medium in any order: this one before the others go from it.
+        if !merged.is_empty()
+            && let Err(error) = dir.sync()
+        {
+            self.remove_from(&*dir, path.file_name().unwrap_or_default());
+            return Err(error);
         }
         let leaving: HashSet<u32> = merged.iter().map(|source| source.id).collect();
         let segment = Tracked::new(path, bytes, read, &footer);
@@ -249,42 +290,65 @@ impl Catalog {
         // it left out as corrupt.
         self.leave(&mut scan, &leaving);
         // Still under the lock, or a refresh would take the old files in again.
-        for source in merged {
-            self.retire(source);
-        }
+        self.retire(merged);
         drop(scan);
-        self.sync_dir();
+        if merged.is_empty() {
+            self.sync(&*dir);
+        }
         Ok(Some(segment))
     }
 
-    /// Removes the file of a segment that is no longer in the set.
-    pub(crate) fn retire(&self, segment: &Tracked) {
-        segment.retired.store(true, Ordering::Relaxed);
-        self.remove_file(&segment.path);
+    /// Removes the files of segments that are no longer in the set.
+    pub(crate) fn retire(&self, segments: &[Arc<Tracked>]) {
+        for segment in segments {
+            segment.retired.store(true, Ordering::Relaxed);
+        }
+        self.remove(segments.iter().map(|segment| segment.name()));
     }
 
-    /// Removes a segment's file; that it is gone already is no trouble.
-    pub(crate) fn remove_file(&self, path: &Path) {
-        if let Err(error) = std::fs::remove_file(path)
+    /// Removes segments' files; that they are gone already is no trouble.
+    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n OsStr>) {
+        let mut names = names.peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        match self.open_dir() {
+            Ok(dir) => names.for_each(|name| self.remove_from(&*dir, name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => names.for_each(|name| self.note_left(name, &error)),
+        }
+    }
+
+    fn remove_from(&self, dir: &dyn Directory, name: &OsStr) {
+        if let Err(error) = dir.remove(name)
             && error.kind() != io::ErrorKind::NotFound
         {
-            self.faults.note(
-                Fault::Write,
-                path,
-                format_args!("cannot remove it: {error}"),
-            );
+            self.note_left(name, &error);
         }
+    }
+
+    fn note_left(&self, name: &OsStr, error: &io::Error) {
+        let reason = format_args!("cannot remove it: {error}");
+        self.faults.note(Fault::Write, &self.dir.join(name), reason);
     }
 
     /// Makes names durable. Without it a power cut may lose a whole segment, never half of
     /// one, so that a failure is only counted.
-    fn sync_dir(&self) {
-        if let Err(error) = std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all()) {
-            self.faults.note(
-                Fault::of_write(&error),
-                &self.dir,
-                format_args!("cannot sync: {error}"),
-            );
+    pub(crate) fn sync(&self, dir: &dyn Directory) {
+        if let Err(error) = dir.sync() {
+            let reason = format_args!("cannot sync: {error}");
+            self.faults.note(Fault::of_write(&error), &self.dir, reason);
         }
     }
+}
+
+/// A directory that may hold a cache.
+pub(crate) fn trusted(
+    fs: &dyn FileSystem,
+    path: &Path,
+    create: bool,
+) -> io::Result<Arc<dyn Directory>> {
+    let dir = fs.open_dir(path, create)?;
+    trust::directory(&dir.metadata()?)?;
+    Ok(dir)
 }

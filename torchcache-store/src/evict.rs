@@ -2,10 +2,10 @@
 //! is there is to stay, they go only when the limit is set, not for what is written.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 
-use crate::catalog::{Catalog, Scan};
-use crate::fault::Fault;
+use crate::catalog::{Catalog, Scan, Skipped};
 use crate::store::Inner;
 
 /// Whether the segments that are known exceed the limit.
@@ -14,12 +14,9 @@ pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
 }
 
 /// The bytes that count against the limit: every segment file, but for those of a newer
-/// torchcache, which keeps its own account.
+/// torchcache, which keeps its own account, and of strangers.
 fn total(catalog: &Catalog, scan: &Scan) -> u64 {
-    let skipped = scan
-        .skipped
-        .values()
-        .filter(|file| file.fault != Fault::FutureVersion);
+    let skipped = scan.skipped.values().filter(|file| !file.is_left_alone());
     readable(catalog) + skipped.map(|file| file.bytes).sum::<u64>()
 }
 
@@ -73,9 +70,11 @@ fn make_room(inner: &Inner, incoming: u64, evict: bool) -> bool {
 fn drop_least_recently_read(inner: &Inner, scan: &mut Scan, over: &mut u64) {
     let catalog = &inner.catalog;
     let mut segments = catalog.tracked();
-    for segment in &segments {
-        if let Ok(modified) = std::fs::metadata(&segment.path).and_then(|file| file.modified()) {
-            segment.read_elsewhere(modified);
+    if let Ok(dir) = catalog.open_dir() {
+        for segment in &segments {
+            if let Ok(file) = dir.stat(segment.name()) {
+                segment.read_elsewhere(file.modified);
+            }
         }
     }
     segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
@@ -92,19 +91,18 @@ fn drop_least_recently_read(inner: &Inner, scan: &mut Scan, over: &mut u64) {
     let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
     catalog.leave(scan, &ids);
     // Still under the lock, or a refresh would take them in again.
-    for segment in &segments {
-        catalog.retire(segment);
-    }
+    catalog.retire(&segments);
 }
 
 /// What cannot be read is of use to nobody, so it goes first.
 fn drop_unreadable(catalog: &Catalog, scan: &mut Scan, over: &mut u64) {
-    scan.skipped.retain(|name, file| {
-        let goes = *over > 0 && file.fault != Fault::FutureVersion;
+    let goes = |_: &OsString, file: &mut Skipped| {
+        let goes = *over > 0 && !file.is_left_alone();
         if goes {
             *over = over.saturating_sub(file.bytes);
-            catalog.remove_file(&catalog.dir.join(name));
         }
-        !goes
-    });
+        goes
+    };
+    let gone: Vec<_> = scan.skipped.extract_if(goes).collect();
+    catalog.remove(gone.iter().map(|(name, _)| name.as_os_str()));
 }

@@ -23,13 +23,15 @@ pub enum Fault {
     FutureVersion,
     /// A segment was removed by another program, and its rows are nowhere else.
     Vanished,
+    /// A segment belongs to somebody else, or everybody may write to it.
+    Untrusted,
     /// The writer thread panicked over some rows: a bug of this crate.
     Panic,
 }
 
 impl Fault {
     /// Every kind, in the order in which they are counted and shown.
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::Read,
         Fault::Write,
         Fault::NoSpace,
@@ -37,6 +39,7 @@ impl Fault {
         Fault::Truncated,
         Fault::FutureVersion,
         Fault::Vanished,
+        Fault::Untrusted,
         Fault::Panic,
     ];
 
@@ -50,6 +53,7 @@ impl Fault {
             Fault::Truncated => "truncated",
             Fault::FutureVersion => "future version",
             Fault::Vanished => "vanished",
+            Fault::Untrusted => "not trusted",
             Fault::Panic => "panic",
         }
     }

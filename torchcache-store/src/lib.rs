@@ -48,6 +48,7 @@ mod evict;
 mod exit;
 mod fault;
 mod found;
+pub mod fs;
 mod index;
 mod load;
 mod merge;
@@ -61,6 +62,7 @@ pub mod segment;
 mod store;
 mod sys;
 mod tracked;
+mod trust;
 mod writer;
 
 pub use batch::{Key, RowBatch, RowValues};

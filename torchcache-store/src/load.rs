@@ -7,8 +7,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::catalog::{Catalog, Known, Scan};
+use crate::fs::Directory;
 use crate::index::Index;
-use crate::segment::{self, Footer, SegmentFile, Unreadable};
+use crate::segment::{self, Footer, Unreadable};
 use crate::tracked::Tracked;
 
 /// So many rows are taken into the index together: enough to be worth a thread, few enough for
@@ -23,26 +24,26 @@ const TRUST: usize = 64;
 impl Catalog {
     /// Takes in all segments of a catalog that has none; the first of two with the same row is the
     /// one to be read.
-    pub(crate) fn load(&self, scan: &mut Scan, names: &[&OsString]) {
+    pub(crate) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&OsString]) {
         let mut known = Known {
             segments: HashMap::new(),
             index: Index::new(),
         };
         let claimed = names
             .iter()
-            .map(|name| segment::rows_claimed(&self.dir.join(name)))
+            .map(|name| segment::rows_claimed(dir, name))
             .sum();
         let mut rows = 0;
         let mut waiting = Vec::new();
         for name in names {
-            match self.load_one(name) {
+            match self.load_one(dir, name) {
                 Ok((segment, footer)) => {
                     rows += footer.row_count();
                     waiting.push((segment.id, footer));
                     scan.names.insert((*name).clone(), segment.id);
                     known.segments.insert(segment.id, Arc::new(segment));
                 }
-                Err(error) => self.skip(scan, name, &error),
+                Err(error) => self.skip(dir, scan, name, &error),
             }
             if rows >= ROWS_AT_ONCE {
                 known.take_in(&waiting, claimed);
@@ -55,10 +56,14 @@ impl Catalog {
         self.begin_with(known);
     }
 
-    fn load_one(&self, name: &OsString) -> Result<(Tracked, Footer), Unreadable> {
-        let path = self.dir.join(name);
-        let file = SegmentFile::open(&path, false)?;
-        let segment = Tracked::new(path, file.bytes(), file.modified()?, file.footer());
+    fn load_one(
+        &self,
+        dir: &dyn Directory,
+        name: &OsString,
+    ) -> Result<(Tracked, Footer), Unreadable> {
+        let file = self.open_trusted(dir, name)?;
+        let (path, metadata) = (self.dir.join(name), file.metadata());
+        let segment = Tracked::new(path, metadata.len, metadata.modified, file.footer());
         Ok((segment, file.into_footer()))
     }
 }
@@ -85,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::fault::Fault;
+    use crate::fs::Os;
     use crate::segment::{SegmentWriter, Storage};
 
     /// A file of holes that claims 100,000 rows and has a wrong checksum.
@@ -119,7 +125,7 @@ mod tests {
             }
             let finished = writer.finish().expect("it is written");
             finished.publish().expect("it is written");
-            let catalog = Catalog::new(dir.path().to_owned());
+            let catalog = Catalog::new(Arc::new(Os), dir.path().to_owned());
             catalog.refresh();
             assert_eq!(catalog.faults.counts().get(Fault::Corrupt), 1);
             let (rows, bytes) = (catalog.known().index.len(), catalog.known().index.memory());

@@ -6,12 +6,12 @@
 //! the merged segment has its name, so that a row is at every moment in some file.
 
 use std::collections::HashSet;
-use std::fs::FileTimes;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::segment::{MOST_ROWS, SegmentFile, SegmentWriter, Unreadable};
+use crate::fs::Directory;
+use crate::segment::{MOST_ROWS, SegmentWriter, Unreadable};
 use crate::store::Inner;
 use crate::tracked::Tracked;
 
@@ -84,17 +84,16 @@ fn size_class(segment: &Tracked) -> u32 {
 /// Merges a group into one segment; `None` if it was no longer wanted.
 fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Unreadable> {
     let epoch = inner.queue.epoch();
-    let mut writer = SegmentWriter::create(&inner.catalog.dir)?;
+    let dir = inner.catalog.open_dir()?;
+    let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut seen = HashSet::new();
     for source in group {
-        copy(inner, source, &mut writer, &mut seen)?;
+        copy(inner, &*dir, source, &mut writer, &mut seen)?;
     }
     let finished = writer.finish()?;
     // Merging is not reading: the result is as old as the newest of its parts.
     if let Some(read) = group.iter().map(|segment| segment.last_read()).max() {
-        finished
-            .file()
-            .set_times(FileTimes::new().set_modified(read))?;
+        finished.file().set_modified(read)?;
     }
     let current = || inner.queue.epoch() == epoch;
     Ok(inner.catalog.publish(finished, group, current)?.map(|_| ()))
@@ -103,11 +102,12 @@ fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Unreadable
 /// Copies the sound records of a segment whose keys were not copied before.
 fn copy(
     inner: &Inner,
+    dir: &dyn Directory,
     source: &Tracked,
     writer: &mut SegmentWriter,
     seen: &mut HashSet<[u8; 32]>,
 ) -> Result<(), Unreadable> {
-    let file = SegmentFile::open(&source.path, false)?;
+    let file = inner.catalog.open_trusted(dir, source.name())?;
     let mut records = file.records();
     while let Some((row, class, stored)) = records.next() {
         match stored {

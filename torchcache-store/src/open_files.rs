@@ -2,12 +2,13 @@
 //! descriptors of a process are one resource too: a cache must not use up what the user's
 //! own code needs.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
+use crate::catalog::Catalog;
 use crate::segment::Source;
 
 /// How many files stay open between reads.
@@ -24,16 +25,22 @@ struct Pool {
 
 /// The file of a segment, opened if need be. If the process has no descriptor left, the
 /// pool gives all of its own back and tries once more.
-pub(crate) fn source(id: u32, path: &Path, mmap: bool) -> io::Result<Arc<Source>> {
+pub(crate) fn source(
+    catalog: &Catalog,
+    id: u32,
+    name: &OsStr,
+    mmap: bool,
+) -> io::Result<Arc<Source>> {
     if let Some(source) = pool().get(id)
-        && source.is_mapped() == mmap
+        && source.mmap == mmap
     {
         return Ok(source);
     }
-    let source = match Source::open(path, mmap) {
+    let open = || Source::open(&*catalog.open_dir()?, name, mmap);
+    let source = match open() {
         Err(error) if out_of_descriptors(&error) => {
             pool().open.clear();
-            Source::open(path, mmap)
+            open()
         }
         opened => opened,
     };

@@ -135,11 +135,11 @@ fn fetch(catalog: &Catalog, wants: &mut [Want<'_>], mmap: bool) -> Vec<usize> {
     let mut open = Vec::new();
     for group in wants.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
         let segment = group[0].tag.1;
-        let mut source = segment.source(mmap);
+        let mut source = segment.source(catalog, mmap);
         // Perhaps the process has no descriptor left because this call holds so many.
         if open.len() >= MOST_FILES || source.is_err() && !open.is_empty() {
             fetch_from(std::mem::take(&mut open));
-            source = segment.source(mmap);
+            source = segment.source(catalog, mmap);
         }
         match source {
             Ok(source) => {

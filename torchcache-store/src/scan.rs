@@ -2,13 +2,14 @@
 //! merged or removed, and the files that a killed writer left.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::fault::Fault;
-use crate::segment::{SegmentFile, Unreadable, is_segment, is_temp};
+use crate::fs::Directory;
+use crate::segment::{Unreadable, is_segment, is_temp};
 use crate::tracked::Tracked;
 
 /// How often at most a miss looks whether the directory changed.
@@ -18,8 +19,11 @@ const CHECK_EVERY: Duration = Duration::from_millis(200);
 /// may carry the same time.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
 
-/// A temporary file that was not written to for so long has no writer.
-const STALE_AFTER: Duration = Duration::from_secs(3600);
+/// A temporary file that was not written to for so long has no writer, if nobody has its lock.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// The same where there are no locks; and how far ahead the clock of a file server may be.
+const LONG: Duration = Duration::from_secs(3600);
 
 impl Catalog {
     /// Brings the catalog up to date.
@@ -46,26 +50,29 @@ impl Catalog {
     }
 
     fn dir_time(&self) -> Option<SystemTime> {
-        std::fs::metadata(&self.dir)
-            .and_then(|dir| dir.modified())
-            .ok()
+        let metadata = self.open_dir().and_then(|dir| dir.metadata());
+        Some(metadata.ok()?.modified)
     }
 
     fn rescan(&self, scan: &mut Scan) {
+        if let Err(error) = self.look(scan) {
+            let reason = format_args!("cannot list it: {error}");
+            self.faults.note(Fault::Read, &self.dir, reason);
+        }
+    }
+
+    fn look(&self, scan: &mut Scan) -> io::Result<()> {
         let settled = |time: &SystemTime| time.elapsed().is_ok_and(|age| age > CLOCK_STEP);
-        let time = self.dir_time().filter(settled);
-        let mut listed = match self.segment_names() {
-            Ok(names) => names,
-            Err(error) => {
-                self.faults.note(
-                    Fault::Read,
-                    &self.dir,
-                    format_args!("cannot list it: {error}"),
-                );
-                return;
-            }
+        // That the directory is gone means that there are no segments.
+        let dir = match self.open_dir() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            dir => Some(dir?),
         };
-        scan.seen = time;
+        let (time, mut listed) = match &dir {
+            Some(dir) => (dir.metadata()?.modified, segment_names(&**dir)?),
+            None => (UNIX_EPOCH, Vec::new()),
+        };
+        scan.seen = dir.is_some().then_some(time).filter(settled);
         listed.sort(); // by age, so that every process prefers the same one of two duplicates
 
         let there: HashSet<&OsString> = listed.iter().collect();
@@ -79,13 +86,15 @@ impl Catalog {
         let is_new =
             |name: &&OsString| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
         let new: Vec<&OsString> = listed.iter().filter(is_new).collect();
-        if scan.names.is_empty() {
-            self.load(scan, &new);
-        } else {
-            new.into_iter()
-                .for_each(|name| self.open_new(scan, name, &gone));
+        match &dir {
+            Some(dir) if scan.names.is_empty() => self.load(&**dir, scan, &new),
+            Some(dir) => new
+                .into_iter()
+                .for_each(|name| self.open_new(&**dir, scan, name, &gone)),
+            None => {}
         }
         self.leave(scan, &gone);
+        Ok(())
     }
 
     /// Drops segments, and finds their rows in other segments that hold them as well.
@@ -96,47 +105,41 @@ impl Catalog {
         self.abandon(scan, ids);
         for segment in self.tracked() {
             if segment.steps_forward(ids)
-                && let Ok(file) = SegmentFile::open(&segment.path, false)
+                && let Ok(dir) = self.open_dir()
+                && let Ok(file) = self.open_trusted(&*dir, segment.name())
             {
                 self.index_rows(&segment, file.footer().rows(), &HashSet::new());
             }
         }
     }
 
-    /// The names of all segment files: regular ones, so that opening never waits on a pipe. That
-    /// the directory is gone means that there are none.
-    fn segment_names(&self) -> io::Result<Vec<OsString>> {
-        let entries = match std::fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_str().is_some_and(is_segment) && entry.file_type()?.is_file() {
-                names.push(name);
-            }
-        }
-        Ok(names)
-    }
-
     /// Takes in a segment that was not known. What is wrong with it is counted once, and the
     /// file is left alone.
-    fn open_new(&self, scan: &mut Scan, name: &OsString, leaving: &HashSet<u32>) {
-        let path = self.dir.join(name);
-        let opened = SegmentFile::open(&path, false).and_then(|file| Ok((file.modified()?, file)));
-        match opened {
-            Ok((modified, file)) => {
-                let segment = Tracked::new(path, file.bytes(), modified, file.footer());
+    fn open_new(
+        &self,
+        dir: &dyn Directory,
+        scan: &mut Scan,
+        name: &OsString,
+        leaving: &HashSet<u32>,
+    ) {
+        match self.open_trusted(dir, name) {
+            Ok(file) => {
+                let (path, metadata) = (self.dir.join(name), file.metadata());
+                let segment = Tracked::new(path, metadata.len, metadata.modified, file.footer());
                 self.adopt(scan, segment, file.footer(), leaving);
             }
-            Err(error) => self.skip(scan, name, &error),
+            Err(error) => self.skip(dir, scan, name, &error),
         }
     }
 
     /// Counts what is wrong with a segment, and remembers it.
-    pub(crate) fn skip(&self, scan: &mut Scan, name: &OsString, error: &Unreadable) {
+    pub(crate) fn skip(
+        &self,
+        dir: &dyn Directory,
+        scan: &mut Scan,
+        name: &OsString,
+        error: &Unreadable,
+    ) {
         let (path, fault) = (self.dir.join(name), error.fault());
         match error {
             // Removed since it was listed.
@@ -145,7 +148,7 @@ impl Catalog {
         }
         // A read error may pass; the others are in the bytes, which never change.
         if fault != Fault::Read {
-            let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+            let bytes = dir.stat(name).map_or(0, |file| file.len);
             scan.skipped.insert(name.clone(), Skipped { fault, bytes });
         }
     }
@@ -158,40 +161,60 @@ impl Catalog {
         let dropped = drop_pending();
         let all = self.tracked();
         self.abandon(&mut scan, &all.iter().map(|segment| segment.id).collect());
-        all.iter().for_each(|segment| self.retire(segment));
+        self.retire(&all);
         self.sweep();
         scan.skipped.clear();
         scan.seen = None;
+        let Ok(dir) = self.open_dir() else {
+            return dropped;
+        };
         let mut tried = HashSet::new();
-        while let Ok(names) = self.segment_names() {
-            let fresh: Vec<_> = names
-                .into_iter()
-                .filter(|name| !tried.contains(name))
-                .collect();
-            if fresh.is_empty() {
+        while let Ok(mut names) = segment_names(&*dir) {
+            names.retain(|name| !tried.contains(name));
+            if names.is_empty() {
                 break;
             }
-            for name in fresh {
-                self.remove_file(&self.dir.join(&name));
-                tried.insert(name);
-            }
+            self.remove(names.iter().map(OsString::as_os_str));
+            tried.extend(names);
         }
+        self.sync(&*dir);
         dropped
     }
 
-    /// Removes what writers that died long ago left half written.
+    /// Removes what writers that are dead left half written.
     pub(crate) fn remove_stale_temps(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else {
+        let listed = self.open_dir().and_then(|dir| Ok((dir.list()?, dir)));
+        let Ok((entries, dir)) = listed else {
             return;
         };
-        for entry in entries.flatten() {
-            let stale = || {
-                let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-                Some(age > STALE_AFTER)
-            };
-            if entry.file_name().to_str().is_some_and(is_temp) && stale() == Some(true) {
-                self.remove_file(&entry.path());
-            }
-        }
+        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+        names.retain(|name| name.to_str().is_some_and(is_temp) && is_stale(&*dir, name));
+        self.remove(names.iter().map(OsString::as_os_str));
     }
+}
+
+/// Whether nobody writes to a file any more: it is not locked, or cannot be, and has been as it is
+/// for some time. A time that has yet to come says nothing of it, unless it is far off.
+fn is_stale(dir: &dyn Directory, name: &OsStr) -> bool {
+    let Ok(file) = dir.open(name) else {
+        return false;
+    };
+    let (Ok(metadata), locked) = (file.metadata(), file.try_lock()) else {
+        return false;
+    };
+    let longer_than = |least| match metadata.modified.elapsed() {
+        Ok(age) => age > least,
+        Err(ahead) => ahead.duration() > LONG,
+    };
+    match locked {
+        Ok(taken) => taken && longer_than(STALE_AFTER),
+        Err(_) => longer_than(LONG),
+    }
+}
+
+/// The names of all segment files.
+pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
+    let mut entries = dir.list()?;
+    entries.retain(|entry| entry.is_file && entry.name.to_str().is_some_and(is_segment));
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
 }

@@ -1,5 +1,6 @@
 //! The face of the crate: a handle on the one store that a process has for a directory.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crate::batch::{Key, RowBatch};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, trusted};
 use crate::config::Config;
 use crate::exit;
 use crate::fault::{Fault, FaultCounts, StoreError};
 use crate::found::Found;
+use crate::fs::{FileSystem, Os};
 use crate::queue::{Pace, Queue};
+use crate::scan::segment_names;
 use crate::segment::{SegmentWriter, rows_within};
 use crate::{evict, read, writer};
 
@@ -85,20 +88,61 @@ impl Store {
     /// directory open already, the same store is returned and takes the new `config`.
     ///
     /// Files that are not segments are ignored. Segments that cannot be read are counted as
-    /// faults and left alone.
+    /// faults and left alone. A directory that cannot be written to, but holds segments, is read
+    /// from: that is a fault, not an error.
     ///
     /// # Errors
-    /// [`StoreError::Directory`] if the directory cannot be made or written to.
+    /// [`StoreError::Directory`] if the directory cannot be made, is not to be trusted, or can
+    /// neither be written to nor holds anything. It is not to be trusted if everybody may write to
+    /// it, if it belongs to another user and is not shared by way of a group, or if there is a
+    /// symbolic link in its place (there may be some on the way to it).
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
-        let usable = usable_dir(dir);
-        let path = usable.map_err(|reason| StoreError::Directory {
-            path: dir.to_owned(),
-            reason,
-        })?;
-        let store = Store(exit::shared(path, |path| Handle::start(path, &config)));
+        let usable = || {
+            let unwritable = usable_dir(&Os, dir)?;
+            Ok((dir.canonicalize()?, unwritable))
+        };
+        let (path, unwritable) = usable().map_err(|reason| refused(dir, reason))?;
+        let start = |path| Handle::start(Arc::new(Os), path, &config);
+        let store = Store(exit::shared(path, start));
+        store.note_unwritable(unwritable);
         store.reconfigure(config);
         Ok(store)
+    }
+
+    /// The same on another file system, on which two stores of one directory are as strange to
+    /// each other as those of two processes. The end of the process does not wait for it: drop it,
+    /// or flush it.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use torchcache_store::{Config, Store, fs::Os};
+    /// let dir = tempfile::tempdir()?;
+    /// let store = Store::open_on(Arc::new(Os), dir.path(), Config::default())?;
+    /// assert_eq!(store.stats().rows, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        fs: Arc<dyn FileSystem>,
+        dir: impl AsRef<Path>,
+        config: Config,
+    ) -> Result<Store, StoreError> {
+        let dir = dir.as_ref();
+        let unwritable = usable_dir(&*fs, dir).map_err(|reason| refused(dir, reason))?;
+        let store = Store(Handle::start(fs, dir.to_owned(), &config));
+        store.note_unwritable(unwritable);
+        Ok(store)
+    }
+
+    fn note_unwritable(&self, error: Option<io::Error>) {
+        if let Some(error) = error {
+            let reason = format_args!("cannot be written to, only read: {error}");
+            let Catalog { faults, dir, .. } = &self.inner().catalog;
+            faults.note(Fault::of_write(&error), dir, reason);
+        }
     }
 
     /// The directory, with symbolic links resolved.
@@ -297,9 +341,9 @@ pub(crate) fn pace(config: &Config) -> Pace {
 }
 
 impl Handle {
-    fn start(dir: PathBuf, config: &Config) -> Arc<Handle> {
+    fn start(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
         let inner = Inner {
-            catalog: Catalog::new(dir),
+            catalog: Catalog::new(fs, dir),
             queue: Queue::default(),
             counters: Counters::default(),
             config: RwLock::new(Arc::new(config.clone())),
@@ -366,9 +410,24 @@ impl Drop for Handle {
     }
 }
 
-/// Makes the directory, tries whether it can be written to, and resolves its name.
-fn usable_dir(dir: &Path) -> std::io::Result<PathBuf> {
-    std::fs::create_dir_all(dir)?;
-    drop(SegmentWriter::create(dir)?);
-    dir.canonicalize()
+fn refused(path: &Path, reason: io::Error) -> StoreError {
+    let path = path.to_owned();
+    StoreError::Directory { path, reason }
+}
+
+/// Makes the directory and tries whether it can be written to. Returns why not, if there is
+/// something to read all the same, or it may pass.
+fn usable_dir(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<io::Error>> {
+    let dir = trusted(fs, dir, true)?;
+    let Err(error) = SegmentWriter::create_in(dir.clone()) else {
+        return Ok(None);
+    };
+    let may_not = matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    );
+    if may_not && segment_names(&*dir)?.is_empty() {
+        return Err(error);
+    }
+    Ok(Some(error))
 }

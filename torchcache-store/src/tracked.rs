@@ -2,12 +2,13 @@
 //! read. Row tables stay on disk; the index has what is needed of them.
 
 use std::collections::HashSet;
-use std::fs::FileTimes;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::catalog::Catalog;
 use crate::index::Inserted;
 use crate::open_files;
 use crate::segment::{Class, Footer, Source};
@@ -102,13 +103,18 @@ impl Tracked {
                 .is_ok()
         {
             // A colleague's read-only segment cannot be touched; then its owner's reads count.
-            let _ = source.file().set_times(FileTimes::new().set_modified(now));
+            let _ = source.file().set_modified(now);
         }
     }
 
+    /// What the file is called in its directory.
+    pub(crate) fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
     /// The open file.
-    pub(crate) fn source(&self, mmap: bool) -> std::io::Result<Arc<Source>> {
-        open_files::source(self.id, &self.path, mmap)
+    pub(crate) fn source(&self, catalog: &Catalog, mmap: bool) -> std::io::Result<Arc<Source>> {
+        open_files::source(catalog, self.id, self.name(), mmap)
     }
 }
 

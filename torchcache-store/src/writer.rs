@@ -216,14 +216,7 @@ impl Segments<'_> {
 
 /// Begins a segment, in a new directory if somebody removed it.
 fn create(inner: &Inner) -> io::Result<SegmentWriter> {
-    let dir = &inner.catalog.dir;
-    match SegmentWriter::create(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(dir)?;
-            SegmentWriter::create(dir)
-        }
-        created => created,
-    }
+    SegmentWriter::create_in(inner.catalog.make_dir()?)
 }
 
 /// Cuts rows into pieces of about [`WINDOW_BYTES`], at least one row each.

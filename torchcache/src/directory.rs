@@ -1,9 +1,11 @@
 //! Where the disk tier of a cache lies.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use torchcache_store::TempCache;
+use torchcache_store::fs::{FileSystem, Os};
 
 use crate::error::Problem;
 use crate::options::Options;
@@ -20,17 +22,16 @@ pub(crate) enum Unusable {
 
 impl Unusable {
     pub(crate) fn judge(directory: &Path, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind as Kind;
         let wrong = matches!(
             error.kind(),
-            Kind::NotFound
-                | Kind::PermissionDenied
-                | Kind::AlreadyExists
-                | Kind::NotADirectory
-                | Kind::ReadOnlyFilesystem
-                | Kind::InvalidInput
-                | Kind::InvalidFilename
-                | Kind::Unsupported
+            ErrorKind::NotFound
+                | ErrorKind::PermissionDenied
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotADirectory
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::InvalidInput
+                | ErrorKind::InvalidFilename
+                | ErrorKind::Unsupported
         );
         if wrong {
             let (path, reason) = (directory.to_owned(), error.to_string());
@@ -62,9 +63,13 @@ pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
 }
 
 fn made(directory: &Path) -> Result<PathBuf, Unusable> {
-    std::fs::create_dir_all(directory)
-        .and_then(|()| directory.canonicalize())
-        .map_err(|error| Unusable::judge(directory, &error))
+    let made = match directory.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Os
+            .open_dir(directory, true)
+            .and_then(|_| directory.canonicalize()),
+        there => there,
+    };
+    made.map_err(|error| Unusable::judge(directory, &error))
 }
 
 /// The process's own temporary directory, removed at exit.

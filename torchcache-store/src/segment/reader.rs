@@ -1,11 +1,9 @@
 //! Opening a segment file: from untrusted bytes to a checked footer. It never repairs and
 //! never writes.
 
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::SystemTime;
 
 use super::fetch::{Want, fetch};
 use super::footer::{Bytes, Footer};
@@ -14,6 +12,7 @@ use super::format::{
 };
 use super::source::Source;
 use crate::fault::Fault;
+use crate::fs::{Directory, File, FileSystem, Metadata, Os, read_exact};
 
 /// Why a segment, or a row of it, cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +27,9 @@ pub enum Unreadable {
     /// The bytes contradict themselves or their checksum.
     #[error("the segment is corrupt: {0}")]
     Corrupt(String),
+    /// Somebody may have written it who is not trusted with this directory.
+    #[error("the segment is not trusted: {0}; it is left alone")]
+    Untrusted(String),
     /// A newer torchcache wrote the file.
     #[error(
         "the segment is of format version {0}, this build reads up to {VERSION}; it is left alone"
@@ -42,6 +44,7 @@ impl Unreadable {
             Unreadable::Io(_) => Fault::Read,
             Unreadable::Truncated(_) => Fault::Truncated,
             Unreadable::Corrupt(_) => Fault::Corrupt,
+            Unreadable::Untrusted(_) => Fault::Untrusted,
             Unreadable::FutureVersion(_) => Fault::FutureVersion,
         }
     }
@@ -52,7 +55,7 @@ impl Unreadable {
 pub struct SegmentFile {
     source: Source,
     footer: Footer,
-    bytes: u64,
+    metadata: Metadata,
 }
 
 impl SegmentFile {
@@ -61,13 +64,30 @@ impl SegmentFile {
     /// # Errors
     /// [`Unreadable`] for whatever is wrong with the file.
     pub fn open(path: &Path, mmap: bool) -> Result<SegmentFile, Unreadable> {
-        let source = Source::open(path, mmap)?;
-        let bytes = source.file().metadata()?.len();
-        let footer = read_footer(source.file(), bytes)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
+        };
+        // "a.tcs" is in ".".
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        SegmentFile::open_in(&*Os.open_dir(parent, false)?, name, mmap)
+    }
+
+    /// The same in an open directory.
+    pub(crate) fn open_in(
+        dir: &dyn Directory,
+        name: &OsStr,
+        mmap: bool,
+    ) -> Result<SegmentFile, Unreadable> {
+        let source = Source::open(dir, name, mmap)?;
+        let metadata = source.file().metadata()?;
+        let footer = read_footer(source.file(), metadata.len)?;
         Ok(SegmentFile {
             source,
             footer,
-            bytes,
+            metadata,
         })
     }
 
@@ -82,11 +102,12 @@ impl SegmentFile {
 
     /// The size of the file.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.metadata.len
     }
 
-    pub(crate) fn modified(&self) -> io::Result<SystemTime> {
-        self.source.file().metadata()?.modified()
+    /// What was known of the file when it was opened.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     pub(crate) fn source(&self) -> &Source {
@@ -95,7 +116,7 @@ impl SegmentFile {
 
     /// Where the records end, which is where the footer begins.
     pub(super) fn records_end(&self) -> u64 {
-        self.bytes - (TRAILER_LEN + self.footer.bytes().len()) as u64
+        self.bytes() - (TRAILER_LEN + self.footer.bytes().len()) as u64
     }
 
     /// Reads the value of one of this segment's rows. After an error the content of `out`
@@ -114,7 +135,7 @@ impl SegmentFile {
         // Anybody can make a row of any numbers.
         let stored_len = u64::from(row.stored_len) + CHECKSUM_LEN as u64;
         let end = row.offset.checked_add(stored_len);
-        if !class.allows(row.storage, row.stored_len) || end.is_none_or(|end| end > self.bytes) {
+        if !class.allows(row.storage, row.stored_len) || end.is_none_or(|end| end > self.bytes()) {
             return Err(Unreadable::Corrupt(format!(
                 "no row of {} bytes at {} in this segment",
                 row.stored_len, row.offset
@@ -142,12 +163,13 @@ impl SegmentFile {
 
 /// How many rows a file says it has, no more than its footer can hold; none if it does not look
 /// like a segment. Nothing is checked beyond that.
-pub(crate) fn rows_claimed(path: &Path) -> usize {
+pub(crate) fn rows_claimed(dir: &dyn Directory, name: &OsStr) -> usize {
     let claimed = || -> io::Result<u64> {
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        let file = dir.open(name)?;
+        let bytes = file.metadata()?.len;
         let mut tail = [0; TRAILER_LEN];
-        file.read_exact_at(&mut tail, bytes.saturating_sub(TRAILER_LEN as u64))?;
+        let at = bytes.saturating_sub(TRAILER_LEN as u64);
+        read_exact(&*file, &mut tail, at)?;
         let trailer = Trailer::decode(&tail);
         let ends = [trailer.footer_len, TRAILER_LEN as u64]
             .iter()
@@ -163,7 +185,7 @@ pub(crate) fn rows_claimed(path: &Path) -> usize {
 
 /// Reads and checks header, trailer and footer of a file of `bytes` bytes. The only
 /// allocation is the footer's, which is no longer than the file.
-fn read_footer(file: &File, bytes: u64) -> Result<Footer, Unreadable> {
+fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
     let mut head = [0; HEADER_LEN];
     let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
     let Some(body) = body else {
@@ -219,13 +241,11 @@ fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, Unreadable> {
     Ok(version)
 }
 
-/// `read_exact_at` that calls an early end by its name.
-pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> Result<(), Unreadable> {
-    file.read_exact_at(out, offset)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                Unreadable::Truncated(format!("nothing to read at {}", offset + out.len() as u64))
-            }
-            _ => Unreadable::Io(error),
-        })
+/// Reads exactly as many bytes as `out` has, and calls an early end by its name.
+pub(super) fn read_at(file: &dyn File, out: &mut [u8], offset: u64) -> Result<(), Unreadable> {
+    let end = offset + out.len() as u64;
+    read_exact(file, out, offset).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Unreadable::Truncated(format!("nothing to read at {end}")),
+        _ => Unreadable::Io(error),
+    })
 }

@@ -1,36 +1,30 @@
 //! An open segment file, and stretches of its bytes by `pread` or through a map. It knows files and
 //! positions, not rows.
 
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, IoSliceMut};
-use std::path::Path;
-
-use memmap2::Mmap;
 
 use super::reader::{Unreadable, read_at};
-use crate::sys;
+use crate::fs::{Directory, File, Mapped};
 
 /// An open segment file.
-#[derive(Debug)]
 pub(crate) struct Source {
-    file: File,
-    map: Option<Mmap>,
+    file: Box<dyn File>,
+    map: Option<Mapped>,
+    /// Whether a map was asked for; not every file system has them.
+    pub(crate) mmap: bool,
 }
 
 impl Source {
-    pub(crate) fn open(path: &Path, mmap: bool) -> io::Result<Source> {
-        let file = File::open(path)?;
-        // An empty file cannot be mapped, and there is nothing in it to read.
-        let map = if mmap && file.metadata()?.len() > 0 {
-            Some(sys::map(&file)?)
-        } else {
-            None
-        };
-        Ok(Source { file, map })
+    pub(crate) fn open(dir: &dyn Directory, name: &OsStr, mmap: bool) -> io::Result<Source> {
+        let file = dir.open(name)?;
+        let map = if mmap { file.map()? } else { None };
+        Ok(Source { file, map, mmap })
     }
 
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
     }
 
     pub(crate) fn is_mapped(&self) -> bool {
@@ -49,14 +43,14 @@ impl Source {
             let end = begin.and_then(|begin| begin.checked_add(len));
             return begin
                 .zip(end)
-                .and_then(|(begin, end)| map.get(begin..end))
+                .and_then(|(begin, end)| (**map).as_ref().get(begin..end))
                 .ok_or_else(|| Unreadable::Truncated(format!("nothing to read at {offset}")));
         }
         if scratch.len() < len {
             scratch.resize(len, 0);
         }
         let scratch = &mut scratch[..len];
-        read_at(&self.file, scratch, offset)?;
+        read_at(self.file(), scratch, offset)?;
         Ok(scratch)
     }
 
@@ -70,7 +64,7 @@ impl Source {
         // Drops empty buffers at the front, so that "nothing left" is an empty slice.
         IoSliceMut::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
-            match rustix::io::preadv(&self.file, buffers, offset) {
+            match self.file.read_at(buffers, offset) {
                 Ok(0) => {
                     return Err(Unreadable::Truncated(format!(
                         "nothing to read at {offset}"
@@ -80,10 +74,19 @@ impl Source {
                     IoSliceMut::advance_slices(&mut buffers, read);
                     offset += read as u64;
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Unreadable::Io(error.into())),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Unreadable::Io(error)),
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("file", &self.file)
+            .field("is_mapped", &self.is_mapped())
+            .finish_non_exhaustive()
     }
 }

@@ -2,15 +2,12 @@
 //! that is not finished leaves nothing behind but, after a kill, its temporary file.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use super::footer::Footer;
 use super::format::{
@@ -18,6 +15,7 @@ use super::format::{
     TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::batch::Key;
+use crate::fs::{Directory, File, FileSystem, Os};
 
 /// Begins the name of a file that is still being written.
 const TEMP_PREFIX: &str = ".tmp-";
@@ -47,7 +45,7 @@ pub(crate) fn is_temp(name: &str) -> bool {
 /// A segment in the making. Dropping it removes its file.
 #[derive(Debug)]
 pub struct SegmentWriter {
-    out: BufWriter<File>,
+    out: BufWriter<Box<dyn File>>,
     temp: Temp,
     classes: Vec<Class>,
     numbers: HashMap<(Arc<[u8]>, u32), u16>,
@@ -62,11 +60,12 @@ impl SegmentWriter {
     /// # Errors
     /// What the operating system says.
     pub fn create(dir: &Path) -> io::Result<SegmentWriter> {
-        let temp = Temp::new(dir);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temp.path)?;
+        SegmentWriter::create_in(Os.open_dir(dir, false)?)
+    }
+
+    /// The same in an open directory.
+    pub(crate) fn create_in(dir: Arc<dyn Directory>) -> io::Result<SegmentWriter> {
+        let (temp, file) = Temp::create(dir)?;
         let mut out = BufWriter::with_capacity(WRITE_BYTES, file);
         out.write_all(&header(VERSION))?;
         Ok(SegmentWriter {
@@ -158,7 +157,7 @@ impl SegmentWriter {
         self.out.write_all(footer.bytes())?;
         self.out.write_all(&trailer.encode(footer.bytes()))?;
         let file = self.out.into_inner().map_err(|error| error.into_error())?;
-        file.sync_data()?;
+        file.sync()?;
         Ok(FinishedSegment {
             temp: self.temp,
             file,
@@ -172,7 +171,7 @@ impl SegmentWriter {
 #[derive(Debug)]
 pub struct FinishedSegment {
     temp: Temp,
-    file: File,
+    file: Box<dyn File>,
     footer: Footer,
     bytes: u64,
 }
@@ -188,8 +187,13 @@ impl FinishedSegment {
         &self.footer
     }
 
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    /// Where it will be.
+    pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
+        &self.temp.dir
     }
 
     /// Gives the segment its name. An existing file is never replaced. The directory is not
@@ -207,50 +211,56 @@ impl FinishedSegment {
 }
 
 /// The file under its temporary name; removed when dropped, unless it was published.
-#[derive(Debug)]
 struct Temp {
-    path: PathBuf,
-    published: PathBuf,
+    dir: Arc<dyn Directory>,
+    name: String,
+    published: String,
+    is_published: bool,
 }
 
 impl Temp {
-    /// A name that nobody else chooses: the time (so that names sort by age), the process,
-    /// and 64 random bits for those who share the directory from another machine.
-    fn new(dir: &Path) -> Temp {
+    /// Makes a file of a name that nobody else chooses: the time (so that names sort by age), the
+    /// process, and 64 random bits for those who share the directory from another machine.
+    fn create(dir: Arc<dyn Directory>) -> io::Result<(Temp, Box<dyn File>)> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_nanos() as u64;
         let random = RandomState::new().hash_one(now);
-        let stamp = format!("{now:016x}-{:x}-{random:016x}{SUFFIX}", std::process::id());
-        Temp {
-            path: dir.join(format!("{TEMP_PREFIX}{stamp}")),
-            published: dir.join(stamp),
-        }
+        let published = format!("{now:016x}-{:x}-{random:016x}{SUFFIX}", std::process::id());
+        let name = format!("{TEMP_PREFIX}{published}");
+        let file = dir.create(name.as_ref())?;
+        // Whoever finds it locked knows that its writer lives. Where there are no locks, its age
+        // has to tell.
+        let _ = file.try_lock();
+        let temp = Temp {
+            dir,
+            name,
+            published,
+            is_published: false,
+        };
+        Ok((temp, file))
     }
 
-    fn publish(&self) -> io::Result<PathBuf> {
-        match renameat_with(
-            CWD,
-            &self.path,
-            CWD,
-            &self.published,
-            RenameFlags::NOREPLACE,
-        ) {
-            Ok(()) => {}
-            // Some file systems cannot refuse to replace; the name is unique all the same.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !self.published.exists() => {
-                std::fs::rename(&self.path, &self.published)?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(self.published.clone())
+    fn publish(mut self) -> io::Result<PathBuf> {
+        self.dir
+            .rename(self.name.as_ref(), self.published.as_ref())?;
+        self.is_published = true;
+        Ok(self.dir.path().join(&self.published))
     }
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        // After publishing there is no such file; after a failure there is nobody to tell.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.is_published {
+            // There is nobody to tell of a failure.
+            let _ = self.dir.remove(self.name.as_ref());
+        }
+    }
+}
+
+impl fmt::Debug for Temp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Temp").field(&self.name).finish()
     }
 }

@@ -1,0 +1,233 @@
+//! The operating system's file system. Files are named relative to their open directory, so that a
+//! directory that is replaced meanwhile, by a symbolic link say, leads nowhere else.
+
+use std::ffi::OsStr;
+use std::fs::{FileTimes, TryLockError};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::{Directory, Entry, File, FileSystem, Mapped, Metadata};
+use crate::sys;
+
+/// The file system of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Os;
+
+/// Others may not write into directories that are made, whatever the umask says.
+const DIR_MODE: Mode = Mode::from_raw_mode(0o775);
+
+/// Nor into files.
+const FILE_MODE: Mode = Mode::from_raw_mode(0o664);
+
+impl FileSystem for Os {
+    fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
+        let fd = match open(path, OFlags::NOFOLLOW) {
+            Err(Errno::NOENT) if create => {
+                make_dir(path)?;
+                open(path, OFlags::NOFOLLOW)
+            }
+            opened => opened,
+        };
+        let path = path.to_owned();
+        let fd = fd.map_err(|errno| described(&path, errno))?;
+        Ok(Arc::new(OsDirectory { fd, path }))
+    }
+}
+
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
+}
+
+/// A link in place of a directory is told as what it is.
+fn described(path: &Path, errno: Errno) -> io::Error {
+    if matches!(errno, Errno::NOTDIR | Errno::LOOP) && path.is_symlink() {
+        let what = "it is a symbolic link, which is not followed; name what it points to";
+        return io::Error::new(io::ErrorKind::NotADirectory, what);
+    }
+    errno.into()
+}
+
+/// Makes a directory and its parents, each of them durable in the one above it.
+fn make_dir(path: &Path) -> rustix::io::Result<()> {
+    // "a/b" is in "a", "b" in ".", and "/" is there.
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    match rustix::fs::mkdir(path, DIR_MODE) {
+        Err(Errno::NOENT) => {
+            make_dir(parent)?;
+            rustix::fs::mkdir(path, DIR_MODE)
+        }
+        made => made,
+    }
+    .or_else(|errno| match errno {
+        Errno::EXIST => Ok(()), // somebody else was faster
+        errno => Err(errno),
+    })?;
+    // Some file systems cannot sync a directory, and some parents may not be read.
+    let _ = open(parent, OFlags::empty()).and_then(|parent| rustix::fs::fsync(&parent));
+    Ok(())
+}
+
+#[derive(Debug)]
+struct OsDirectory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory for OsDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        Ok(metadata(&rustix::fs::fstat(&self.fd)?))
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let is_file = match entry.file_type() {
+                FileType::Unknown => self.stat(name).is_ok_and(|file| file.is_file),
+                kind => kind == FileType::RegularFile,
+            };
+            let name = name.to_owned();
+            entries.push(Entry { name, is_file });
+        }
+        Ok(entries)
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Metadata> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(metadata(&stat))
+    }
+
+    fn open(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
+        // Without NONBLOCK, a pipe in its place would wait for somebody who writes.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = self.open_file(name, flags, Mode::empty())?;
+        if !file.metadata()?.is_file {
+            let what = "it is no regular file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        Ok(Box::new(file))
+    }
+
+    fn create(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        Ok(Box::new(self.open_file(name, flags, FILE_MODE)?))
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let fd = &self.fd;
+        match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
+            // Some file systems cannot refuse to replace.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if self.stat(to).is_err() => {
+                rustix::fs::renameat(fd, from, fd, to)?;
+            }
+            renamed => renamed?,
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(retry_on_intr(|| rustix::fs::fsync(&self.fd))?)
+    }
+}
+
+impl OsDirectory {
+    fn open_file(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OsFile> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let fd = retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, mode))?;
+        Ok(OsFile(fd.into()))
+    }
+}
+
+#[derive(Debug)]
+struct OsFile(std::fs::File);
+
+impl Write for OsFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File for OsFile {
+    fn metadata(&self) -> io::Result<Metadata> {
+        Ok(metadata(&rustix::fs::fstat(&self.0)?))
+    }
+
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::preadv(&self.0, buffers, offset)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.0.set_times(FileTimes::new().set_modified(time))
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn map(&self) -> io::Result<Option<Mapped>> {
+        // An empty file cannot be mapped, and there is nothing in it to read.
+        if self.metadata()?.len == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(sys::map(&self.0)?)))
+    }
+}
+
+#[expect(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "the types of these numbers differ among systems"
+)]
+fn metadata(stat: &Stat) -> Metadata {
+    Metadata {
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+        modified: time(i64::from(stat.st_mtime), stat.st_mtime_nsec as u64),
+        is_file: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
+        owner: stat.st_uid,
+        group: stat.st_gid,
+        mode: u32::from(stat.st_mode) & 0o777,
+    }
+}
+
+/// A time before 1970, or one that the system cannot count, is as good as 1970.
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let since = u64::try_from(seconds).unwrap_or(0);
+    let since = Duration::from_secs(since) + Duration::from_nanos(nanoseconds % 1_000_000_000);
+    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
+}
