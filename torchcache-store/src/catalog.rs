@@ -271,17 +271,14 @@ impl Catalog {
         // Another process may have cleared the directory, or merged the same segments and
         // removed them, between our reading and our renaming. Then its work stands. (It
         // looks for new files again after removing, so one of us sees the other.)
-        let is_there = |source: &Arc<Tracked>| dir.stat(source.name()).is_ok();
-        if !merged.iter().all(is_there) {
-            self.remove_from(&*dir, path.file_name().unwrap_or_default());
-            return Ok(None);
-        }
-        // Names may reach the medium in any order: this one before the others go from it.
         if !merged.is_empty()
-            && let Err(error) = dir.sync()
+            && let Err(error) = stand_for(&*dir, merged)
         {
             self.remove_from(&*dir, path.file_name().unwrap_or_default());
-            return Err(error);
+            return match error.kind() {
+                io::ErrorKind::NotFound => Ok(None),
+                _ => Err(error),
+            };
         }
         let leaving: HashSet<u32> = merged.iter().map(|source| source.id).collect();
         let segment = Tracked::new(path, bytes, read, &footer);
@@ -340,6 +337,15 @@ impl Catalog {
             self.faults.note(Fault::of_write(&error), &self.dir, reason);
         }
     }
+}
+
+/// Looks whether all that was merged is still there, and makes the merged segment's name durable:
+/// names may reach the medium in any order, and this one has to before the others go from it.
+fn stand_for(dir: &dyn Directory, merged: &[Arc<Tracked>]) -> io::Result<()> {
+    for source in merged {
+        dir.stat(source.name())?;
+    }
+    dir.sync()
 }
 
 /// A directory that may hold a cache.

@@ -56,9 +56,13 @@ impl Catalog {
 
     fn rescan(&self, scan: &mut Scan) {
         if let Err(error) = self.look(scan) {
-            let reason = format_args!("cannot list it: {error}");
-            self.faults.note(Fault::Read, &self.dir, reason);
+            self.note_unlisted(&error);
         }
+    }
+
+    fn note_unlisted(&self, error: &io::Error) {
+        let reason = format_args!("cannot list it: {error}");
+        self.faults.note(Fault::Read, &self.dir, reason);
     }
 
     fn look(&self, scan: &mut Scan) -> io::Result<()> {
@@ -184,8 +188,9 @@ impl Catalog {
     /// Removes what writers that are dead left half written.
     pub(crate) fn remove_stale_temps(&self) {
         let listed = self.open_dir().and_then(|dir| Ok((dir.list()?, dir)));
-        let Ok((entries, dir)) = listed else {
-            return;
+        let (entries, dir) = match listed {
+            Ok(listed) => listed,
+            Err(error) => return self.note_unlisted(&error),
         };
         let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
         names.retain(|name| name.to_str().is_some_and(is_temp) && is_stale(&*dir, name));

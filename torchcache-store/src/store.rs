@@ -419,7 +419,7 @@ fn refused(path: &Path, reason: io::Error) -> StoreError {
 /// something to read all the same, or it may pass.
 fn usable_dir(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<io::Error>> {
     let dir = trusted(fs, dir, true)?;
-    let Err(error) = SegmentWriter::create_in(dir.clone()) else {
+    let Err(error) = SegmentWriter::try_in(dir.clone()) else {
         return Ok(None);
     };
     let may_not = matches!(

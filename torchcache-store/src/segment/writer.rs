@@ -79,6 +79,13 @@ impl SegmentWriter {
         })
     }
 
+    /// Tries whether segments can be written in a directory.
+    pub(crate) fn try_in(dir: Arc<dyn Directory>) -> io::Result<()> {
+        let (temp, mut file) = Temp::create(dir)?;
+        file.write_all(&header(VERSION))?;
+        temp.remove()
+    }
+
     /// The size of the file if it were finished now.
     pub fn bytes(&self) -> u64 {
         self.offset + self.footer_len + TRAILER_LEN as u64
@@ -215,7 +222,8 @@ struct Temp {
     dir: Arc<dyn Directory>,
     name: String,
     published: String,
-    is_published: bool,
+    /// Whether there is no file of the temporary name any more.
+    is_gone: bool,
 }
 
 impl Temp {
@@ -237,7 +245,7 @@ impl Temp {
             dir,
             name,
             published,
-            is_published: false,
+            is_gone: false,
         };
         Ok((temp, file))
     }
@@ -245,14 +253,19 @@ impl Temp {
     fn publish(mut self) -> io::Result<PathBuf> {
         self.dir
             .rename(self.name.as_ref(), self.published.as_ref())?;
-        self.is_published = true;
+        self.is_gone = true;
         Ok(self.dir.path().join(&self.published))
+    }
+
+    fn remove(mut self) -> io::Result<()> {
+        self.is_gone = true;
+        self.dir.remove(self.name.as_ref())
     }
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if !self.is_published {
+        if !self.is_gone {
             // There is nobody to tell of a failure.
             let _ = self.dir.remove(self.name.as_ref());
         }

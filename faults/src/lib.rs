@@ -1,0 +1,18 @@
+//! Everything that can happen to a cache, caused on purpose, and every row checked afterwards.
+//!
+//! Each file of `scenarios` causes one kind of fault, many times over, and returns a [`Tally`]: how
+//! often it was caused, how often the store was as promised afterwards, how many rows were looked
+//! at, and how many of them were wrong or lost. The tests run each scenario in a short form, the
+//! program `soak` in a long one.
+
+#![deny(missing_docs)]
+
+pub mod children;
+pub mod faulty;
+pub mod rows;
+pub mod scenarios;
+pub mod sim;
+pub mod tally;
+
+pub use scenarios::{SCENARIOS, Scenario};
+pub use tally::Tally;

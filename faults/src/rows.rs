@@ -1,0 +1,59 @@
+//! Rows that every process can make again from their numbers, so that each byte can be checked.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use torchcache_store::{Config, Key, RowBatch, Store};
+
+/// What all rows say that they are.
+const SCHEMA: &[u8] = b"bytes of a row that its number gives";
+
+/// The key of a row.
+pub fn key(number: u64) -> Key {
+    *blake3::hash(&number.to_le_bytes()).as_bytes()
+}
+
+/// The keys of some rows.
+pub fn keys(numbers: Range<u64>) -> Vec<Key> {
+    numbers.map(key).collect()
+}
+
+/// The only right value of a row. Half of it can be compressed.
+pub fn value(key: &Key, len: usize) -> Vec<u8> {
+    let mut value = vec![key[0]; len];
+    let half = &mut value[len / 2..];
+    blake3::Hasher::new_keyed(key).finalize_xof().fill(half);
+    value
+}
+
+/// Some rows, to be put.
+pub fn batch(numbers: Range<u64>, len: usize) -> RowBatch {
+    let keys = keys(numbers);
+    let values = keys.iter().flat_map(|key| value(key, len)).collect();
+    RowBatch::new(keys, SCHEMA.into(), values, len).expect("the parts fit")
+}
+
+/// What a store gives for some rows: nothing for a miss.
+pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
+    let located = store.locate(keys);
+    let found: Vec<_> = located.iter().flatten().cloned().collect();
+    let mut rows: Vec<Vec<u8>> = found.iter().map(|found| vec![0xEE; found.len]).collect();
+    let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+    let read = store.read(&found, &mut out);
+    let mut read = rows
+        .into_iter()
+        .zip(read)
+        .map(|(row, ok)| ok.then_some(row));
+    let slots = located.iter();
+    slots
+        .map(|slot| slot.as_ref().and_then(|_| read.next().flatten()))
+        .collect()
+}
+
+/// Writes when told to, and not before.
+pub fn patient() -> Config {
+    Config {
+        linger: Duration::from_secs(3600),
+        ..Config::default()
+    }
+}

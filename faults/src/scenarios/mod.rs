@@ -1,0 +1,70 @@
+//! The list of all scenarios, in the order of `docs/reliability.md`.
+
+mod failing;
+mod killed;
+mod power;
+
+use std::time::Duration;
+
+use crate::tally::{Plan, Tally};
+
+/// A kind of fault, and what causes it.
+#[derive(Debug)]
+pub struct Scenario {
+    /// A short name.
+    pub name: &'static str,
+    /// What is caused, in a few words.
+    pub fault: &'static str,
+    /// Rounds of the short form and of the long one.
+    pub rounds: [u64; 2],
+    /// Causes it.
+    pub run: fn(&Plan) -> Tally,
+}
+
+impl Scenario {
+    /// What the tests run.
+    pub fn short(&self, seed: u64) -> Plan {
+        Plan {
+            rounds: self.rounds[0],
+            time: Duration::from_secs(3),
+            seed,
+        }
+    }
+
+    /// What `soak` runs.
+    pub fn long(&self, seed: u64) -> Plan {
+        Plan {
+            rounds: self.rounds[1],
+            time: Duration::from_secs(60),
+            seed,
+        }
+    }
+}
+
+/// Every scenario.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "killed",
+        fault: "killed while writing, merging, evicting or opening",
+        rounds: [50, 500],
+        run: killed::run,
+    },
+    Scenario {
+        name: "power",
+        fault: "power cut at any call, what was not synced lost or reordered",
+        rounds: [400, 20_000],
+        run: power::run,
+    },
+    Scenario {
+        name: "failing",
+        fault: "the nth call of each kind fails, once or from then on",
+        rounds: [1, 1],
+        run: failing::run,
+    },
+];
+
+/// What a child process does in its directory, told by further words.
+pub(crate) type Role = fn(&std::path::Path, &[String]);
+
+/// The roles of child processes.
+pub(crate) const ROLES: &[(&str, Role)] = &[("steady", killed::steady)];

@@ -1,0 +1,97 @@
+//! The power goes at any call. Names and bytes that were not synced are lost, kept or mixed up.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fastrand::Rng;
+use rustix::io::Errno;
+use torchcache_store::{Compression, Config, Store};
+
+use crate::faulty::{Fate, Faulty};
+use crate::rows::{batch, patient};
+use crate::sim::Sim;
+use crate::tally::{Plan, Tally, ensure};
+
+const LEN: usize = 900;
+
+/// Steps of one run, each a put and a flush: enough for merges of merges.
+const STEPS: u64 = 24;
+
+/// About as many calls as they make.
+const CALLS: u64 = 700;
+
+pub(super) fn run(plan: &Plan) -> Tally {
+    let mut tally = Tally::default();
+    let mut rng = Rng::with_seed(plan.seed);
+    for round in 0..plan.rounds {
+        let compressed = round % 3 == 0;
+        let at = rng.u64(1..CALLS);
+        let seed = rng.u64(..);
+        let name = format!("power cut at call {at}, seed {seed}");
+        tally.round(&name, |tally| cut_at(tally, at, seed, compressed));
+    }
+    tally
+}
+
+fn cut_at(tally: &mut Tally, at: u64, seed: u64, compressed: bool) -> Result<(), String> {
+    let (sim, dir) = (Sim::new(), Path::new("/cache"));
+    let mut rng = Rng::with_seed(seed);
+    let calls = Arc::new(AtomicU64::new(0));
+    let decide = {
+        let (sim, calls, mut rng) = (sim.clone(), calls.clone(), rng.fork());
+        let cut = std::sync::Mutex::new(move || sim.cut_power(&mut rng));
+        move |_, _: &_| match calls.fetch_add(1, Ordering::SeqCst) + 1 {
+            call if call < at => Fate::Done,
+            call => {
+                if call == at
+                    && let Ok(mut cut) = cut.lock()
+                {
+                    cut();
+                }
+                Fate::Fails(Errno::IO)
+            }
+        }
+    };
+    let config = Config {
+        compression: compressed.then_some(Compression {
+            level: 1,
+            threads: 1,
+        }),
+        ..patient()
+    };
+    let (mut put, mut flushed) = (0, 0);
+    let opened = Store::open_on(Arc::new(Faulty::new(sim.clone(), decide)), dir, config);
+    if let Ok(store) = opened {
+        for _ in 0..STEPS {
+            let rows = rng.u64(1..6);
+            store.put(batch(put..put + rows, LEN));
+            put += rows;
+            let is_on = || calls.load(Ordering::SeqCst) < at;
+            if store.flush().is_ok() && is_on() {
+                flushed = put;
+            }
+            if !is_on() {
+                break;
+            }
+        }
+    }
+    if calls.load(Ordering::SeqCst) < at {
+        sim.cut_power(&mut rng); // between two calls, with nothing to do
+    }
+    tally.caused += 1;
+
+    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = store.map_err(|error| format!("it cannot be opened again: {error}"))?;
+    tally.all_there(&store, 0..flushed, LEN);
+    tally.right_or_missing(&store, flushed..put, LEN);
+    let faults = store.stats().faults;
+    // A file gets its name after its bytes are synced.
+    ensure(faults.total() == 0, || {
+        format!("faults after it: {faults:?}")
+    })?;
+    store.put(batch(put..put + 3, LEN));
+    store.flush().map_err(|error| error.to_string())?;
+    tally.all_there(&store, put..put + 3, LEN);
+    Ok(())
+}

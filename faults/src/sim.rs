@@ -1,0 +1,394 @@
+//! A file system in memory that knows what a power cut leaves: what was synced, and of the rest
+//! whatever the medium happened to have taken, in any order. Stores that are opened on it share
+//! their directories as processes do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, IoSliceMut, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fastrand::Rng;
+use rustix::process::{getegid, geteuid};
+use torchcache_store::fs::{Directory, Entry, File, FileSystem, Metadata};
+
+/// Media take pages as a whole.
+const PAGE: usize = 512;
+
+/// A file system in memory. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Sim(Arc<Mutex<Medium>>);
+
+#[derive(Debug, Default)]
+struct Medium {
+    directories: HashMap<PathBuf, Names>,
+    files: Vec<Content>,
+    /// Counts power cuts: what was open before one is closed.
+    boots: u64,
+    /// Counts changes, for times that differ.
+    ticks: u64,
+    /// Bytes of all files that are allowed.
+    capacity: Option<u64>,
+}
+
+/// The names of a directory.
+#[derive(Debug, Default)]
+struct Names {
+    now: BTreeMap<OsString, usize>,
+    /// What each name meant since the directory was last synced, where that changed.
+    since: BTreeMap<OsString, Vec<Option<usize>>>,
+    modified: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+struct Content {
+    bytes: Vec<u8>,
+    /// How many of them outlast a power cut: bytes are only ever added.
+    synced: usize,
+    modified: SystemTime,
+    locked: bool,
+}
+
+impl Sim {
+    /// An empty file system.
+    pub fn new() -> Sim {
+        Sim::default()
+    }
+
+    fn medium(&self) -> MutexGuard<'_, Medium> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets all files together have so many bytes; `None` for as many as they like.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.medium().capacity = bytes;
+    }
+
+    /// Cuts the power. Each name that changed since its directory was synced means any of the
+    /// things that it meant since then; each page that was not synced holds what was written, or
+    /// zeros, or anything, or is not there. Whatever was open is closed.
+    pub fn cut_power(&self, rng: &mut Rng) {
+        let mut medium = self.medium();
+        medium.boots += 1;
+        for names in medium.directories.values_mut() {
+            for (name, meanings) in std::mem::take(&mut names.since) {
+                match rng.choice(meanings).flatten() {
+                    Some(file) => names.now.insert(name, file),
+                    None => names.now.remove(&name),
+                };
+            }
+        }
+        for file in &mut medium.files {
+            file.lose_unsynced(rng);
+        }
+    }
+
+    /// Changes the bytes of a file.
+    pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut medium = self.medium();
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return;
+        };
+        let names = medium.directories.get(dir);
+        if let Some(&file) = names.and_then(|names| names.now.get(name)) {
+            let content = &mut medium.files[file];
+            change(&mut content.bytes);
+            content.synced = content.bytes.len();
+        }
+    }
+
+    /// The paths of all files of a directory.
+    pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
+        let medium = self.medium();
+        let names = medium.directories.get(dir);
+        let names = names.into_iter().flat_map(|names| names.now.keys());
+        names.map(|name| dir.join(name)).collect()
+    }
+}
+
+impl Medium {
+    fn now(&mut self) -> SystemTime {
+        self.ticks += 1;
+        SystemTime::now() + Duration::from_nanos(self.ticks)
+    }
+
+    fn change_name(&mut self, dir: &Path, name: &OsStr, meaning: Option<usize>) {
+        let now = self.now();
+        let names = self.directories.entry(dir.to_owned()).or_default();
+        names.modified = Some(now);
+        let before = match meaning {
+            Some(file) => names.now.insert(name.to_owned(), file),
+            None => names.now.remove(name),
+        };
+        let since = names.since.entry(name.to_owned());
+        since.or_insert_with(|| vec![before]).push(meaning);
+    }
+}
+
+impl Content {
+    fn lose_unsynced(&mut self, rng: &mut Rng) {
+        self.locked = false;
+        if self.synced == self.bytes.len() {
+            return;
+        }
+        let len = match rng.u8(..3) {
+            0 => self.synced,
+            1 => self.bytes.len(),
+            _ => rng.usize(self.synced..=self.bytes.len()),
+        };
+        self.bytes.truncate(len);
+        let mut page = self.synced;
+        while page < len {
+            let end = (page + PAGE).min(len);
+            match rng.u8(..4) {
+                0 => self.bytes[page..end].fill(0),
+                1 => rng.fill(&mut self.bytes[page..end]),
+                _ => {}
+            }
+            page = end;
+        }
+        self.synced = len;
+    }
+}
+
+impl FileSystem for Sim {
+    fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
+        let mut medium = self.medium();
+        if create {
+            medium.directories.entry(path.to_owned()).or_default();
+        } else if !medium.directories.contains_key(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        Ok(Arc::new(SimDirectory {
+            sim: self.clone(),
+            path: path.to_owned(),
+            boot: medium.boots,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct SimDirectory {
+    sim: Sim,
+    path: PathBuf,
+    boot: u64,
+}
+
+impl SimDirectory {
+    fn medium(&self) -> io::Result<MutexGuard<'_, Medium>> {
+        since(&self.sim, self.boot)
+    }
+
+    fn file(&self, medium: &Medium, name: &OsStr) -> io::Result<usize> {
+        let names = medium.directories.get(&self.path);
+        let file = names.and_then(|names| names.now.get(name));
+        file.copied().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn opened(&self, file: usize) -> Box<dyn File> {
+        Box::new(SimFile {
+            sim: self.sim.clone(),
+            file,
+            boot: self.boot,
+            has_lock: false.into(),
+        })
+    }
+}
+
+/// The medium, if the power was not cut since.
+fn since(sim: &Sim, boot: u64) -> io::Result<MutexGuard<'_, Medium>> {
+    let medium = sim.medium();
+    if medium.boots == boot {
+        Ok(medium)
+    } else {
+        Err(io::Error::other("the power was cut"))
+    }
+}
+
+fn metadata(len: usize, modified: SystemTime, is_file: bool) -> Metadata {
+    Metadata {
+        len: len as u64,
+        modified,
+        is_file,
+        owner: geteuid().as_raw(),
+        group: getegid().as_raw(),
+        mode: if is_file { 0o644 } else { 0o755 },
+    }
+}
+
+impl Directory for SimDirectory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn metadata(&self) -> io::Result<Metadata> {
+        let medium = self.medium()?;
+        let names = medium.directories.get(&self.path);
+        let modified = names.and_then(|names| names.modified);
+        Ok(metadata(
+            0,
+            modified.unwrap_or(SystemTime::UNIX_EPOCH),
+            false,
+        ))
+    }
+
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        let medium = self.medium()?;
+        let names = medium.directories.get(&self.path);
+        let names = names.into_iter().flat_map(|names| names.now.keys());
+        let entry = |name: &OsString| Entry {
+            name: name.clone(),
+            is_file: true,
+        };
+        Ok(names.map(entry).collect())
+    }
+
+    fn stat(&self, name: &OsStr) -> io::Result<Metadata> {
+        let medium = self.medium()?;
+        let file = &medium.files[self.file(&medium, name)?];
+        Ok(metadata(file.bytes.len(), file.modified, true))
+    }
+
+    fn open(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
+        let medium = self.medium()?;
+        let file = self.file(&medium, name)?;
+        Ok(self.opened(file))
+    }
+
+    fn create(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
+        let mut medium = self.medium()?;
+        if !medium.directories.contains_key(&self.path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        if self.file(&medium, name).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let modified = medium.now();
+        medium.files.push(Content {
+            bytes: Vec::new(),
+            synced: 0,
+            modified,
+            locked: false,
+        });
+        let file = medium.files.len() - 1;
+        medium.change_name(&self.path, name, Some(file));
+        Ok(self.opened(file))
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        let file = self.file(&medium, from)?;
+        if self.file(&medium, to).is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        medium.change_name(&self.path, from, None);
+        medium.change_name(&self.path, to, Some(file));
+        Ok(())
+    }
+
+    fn remove(&self, name: &OsStr) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        self.file(&medium, name)?;
+        medium.change_name(&self.path, name, None);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        if let Some(names) = medium.directories.get_mut(&self.path) {
+            names.since.clear();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    sim: Sim,
+    file: usize,
+    boot: u64,
+    has_lock: std::sync::atomic::AtomicBool,
+}
+
+impl SimFile {
+    fn medium(&self) -> io::Result<MutexGuard<'_, Medium>> {
+        since(&self.sim, self.boot)
+    }
+}
+
+impl Write for SimFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut medium = self.medium()?;
+        let used: usize = medium.files.iter().map(|file| file.bytes.len()).sum();
+        let free = medium
+            .capacity
+            .map_or(usize::MAX, |all| (all as usize).saturating_sub(used));
+        if free == 0 && !bytes.is_empty() {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let taken = bytes.len().min(free);
+        let now = medium.now();
+        let file = &mut medium.files[self.file];
+        file.bytes.extend_from_slice(&bytes[..taken]);
+        file.modified = now;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn metadata(&self) -> io::Result<Metadata> {
+        let medium = self.medium()?;
+        let file = &medium.files[self.file];
+        Ok(metadata(file.bytes.len(), file.modified, true))
+    }
+
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+        let medium = self.medium()?;
+        let bytes = &medium.files[self.file].bytes;
+        let mut rest = bytes.get(offset as usize..).unwrap_or_default();
+        let mut read = 0;
+        for buffer in buffers {
+            let taken = buffer.len().min(rest.len());
+            buffer[..taken].copy_from_slice(&rest[..taken]);
+            rest = &rest[taken..];
+            read += taken;
+        }
+        Ok(read)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut medium = self.medium()?;
+        let file = &mut medium.files[self.file];
+        file.synced = file.bytes.len();
+        Ok(())
+    }
+
+    fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.medium()?.files[self.file].modified = time;
+        Ok(())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let mut medium = self.medium()?;
+        let file = &mut medium.files[self.file];
+        let taken = !std::mem::replace(&mut file.locked, true);
+        self.has_lock
+            .fetch_or(taken, std::sync::atomic::Ordering::Relaxed);
+        Ok(taken)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if *self.has_lock.get_mut()
+            && let Ok(mut medium) = self.medium()
+        {
+            medium.files[self.file].locked = false;
+        }
+    }
+}
