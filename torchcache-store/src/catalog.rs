@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::{Instant, SystemTime};
@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime};
 use hashbrown::HashMap;
 
 use crate::batch::Key;
+use crate::directory;
 use crate::fault::{Fault, FaultLog};
 use crate::found::Found;
 use crate::fs::{Directory, FileSystem};
@@ -91,12 +92,12 @@ impl Catalog {
 
     /// The directory as it is now: it may have been replaced, or opened to everybody.
     pub(crate) fn open_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        trusted(&*self.fs, &self.dir, false)
+        directory::trusted(&*self.fs, &self.dir, false)
     }
 
     /// The same; made anew if somebody removed it.
     pub(crate) fn make_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        trusted(&*self.fs, &self.dir, true)
+        directory::trusted(&*self.fs, &self.dir, true)
     }
 
     /// Opens a segment, if nobody else may have written it.
@@ -346,15 +347,4 @@ fn stand_for(dir: &dyn Directory, merged: &[Arc<Tracked>]) -> io::Result<()> {
         dir.stat(source.name())?;
     }
     dir.sync()
-}
-
-/// A directory that may hold a cache.
-pub(crate) fn trusted(
-    fs: &dyn FileSystem,
-    path: &Path,
-    create: bool,
-) -> io::Result<Arc<dyn Directory>> {
-    let dir = fs.open_dir(path, create)?;
-    trust::directory(&dir.metadata()?)?;
-    Ok(dir)
 }

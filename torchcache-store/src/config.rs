@@ -39,6 +39,10 @@ pub struct Config {
     pub segment_bytes: u64,
     /// How long queued rows wait for company before a partial segment is written.
     pub linger: Duration,
+    /// How long a caller waits for a disk that does nothing at all, be it for room in the queue, for
+    /// a flush, or for the store to close. After that, rows that find no room are given up, at once
+    /// until the disk is back; those that are queued are still written then.
+    pub patience: Duration,
 }
 
 /// How rows are compressed. A row that would not shrink is kept as it is.
@@ -75,6 +79,7 @@ impl Default for Config {
             queue_bytes: 256 << 20,
             segment_bytes: 64 << 20,
             linger: Duration::from_secs(1),
+            patience: Duration::from_secs(30),
         }
     }
 }

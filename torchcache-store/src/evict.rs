@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::{Catalog, Scan, Skipped};
-use crate::store::Inner;
+use crate::handle::Inner;
 
 /// Whether the segments that are known exceed the limit.
 pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {

@@ -7,8 +7,8 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use crate::handle::Handle;
 use crate::private_dir;
-use crate::store::Handle;
 use crate::sys;
 
 static STORES: OnceLock<Mutex<HashMap<PathBuf, Weak<Handle>>>> = OnceLock::new();
@@ -61,7 +61,7 @@ fn live() -> Vec<Arc<Handle>> {
 /// ```
 pub fn flush_all() {
     for handle in live() {
-        handle.inner.queue.flush();
+        handle.inner.flush_queue();
     }
 }
 
@@ -77,7 +77,7 @@ extern "C" fn hook() {
                 let inner = &handle.inner;
                 drop(inner.catalog.clear(|| inner.queue.drop_all()));
             }
-            handle.inner.queue.flush();
+            handle.inner.flush_queue();
         }
         private_dir::remove_all();
     });

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A kind of trouble with the disk. None of them reaches the caller as an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,13 +26,15 @@ pub enum Fault {
     Vanished,
     /// A segment belongs to somebody else, or everybody may write to it.
     Untrusted,
+    /// The disk did not answer for so long that rows were given up.
+    Stalled,
     /// The writer thread panicked over some rows: a bug of this crate.
     Panic,
 }
 
 impl Fault {
     /// Every kind, in the order in which they are counted and shown.
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::Read,
         Fault::Write,
         Fault::NoSpace,
@@ -40,6 +43,7 @@ impl Fault {
         Fault::FutureVersion,
         Fault::Vanished,
         Fault::Untrusted,
+        Fault::Stalled,
         Fault::Panic,
     ];
 
@@ -54,6 +58,7 @@ impl Fault {
             Fault::FutureVersion => "future version",
             Fault::Vanished => "vanished",
             Fault::Untrusted => "not trusted",
+            Fault::Stalled => "stalled",
             Fault::Panic => "panic",
         }
     }
@@ -157,5 +162,13 @@ pub enum StoreError {
     Lost {
         /// How many rows, since the last flush.
         rows: u64,
+    },
+    /// The disk does not answer. The rows are still queued, and written when it does.
+    #[error("the disk has not answered for {patience:?}; {rows} rows wait to be written")]
+    Stalled {
+        /// How many rows wait.
+        rows: u64,
+        /// How long was waited.
+        patience: Duration,
     },
 }

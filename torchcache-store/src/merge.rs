@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::fs::Directory;
+use crate::handle::Inner;
 use crate::segment::{MOST_ROWS, SegmentWriter, Unreadable};
-use crate::store::Inner;
 use crate::tracked::Tracked;
 
 /// How many segments of about one size are too many.
@@ -110,6 +110,7 @@ fn copy(
     let file = inner.catalog.open_trusted(dir, source.name())?;
     let mut records = file.records();
     while let Some((row, class, stored)) = records.next() {
+        inner.queue.gets_on();
         match stored {
             Ok(stored) => {
                 if seen.insert(row.key) {

@@ -2,6 +2,7 @@
 //! of its rows a hit. Nothing here touches the disk, so its one lock is never held for long.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,40 @@ pub(crate) struct Queue {
     work: Condvar,
     /// The writer has done something: there is room, or a flush is complete.
     done: Condvar,
+    progress: Progress,
 }
+
+/// When the writer last got something done. Apart from the state, since it is told of each row.
+#[derive(Debug)]
+struct Progress {
+    begin: Instant,
+    /// Milliseconds since.
+    last: AtomicU64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            begin: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Progress {
+    fn made(&self) {
+        let now = self.begin.elapsed().as_millis() as u64;
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.begin + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+/// The writer gets nothing done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stalled;
 
 #[derive(Debug, Default)]
 struct State {
@@ -37,6 +71,8 @@ struct State {
     /// The size limit was set, and the directory is over it.
     over_limit: bool,
     closing: bool,
+    /// The thread is about to end.
+    stopped: bool,
     /// Counts the calls of `drop_all`.
     epoch: u64,
     /// Counts the batches that left the queue for the disk.
@@ -81,6 +117,7 @@ pub(crate) struct Pace {
     pub(crate) target: u64,
     pub(crate) linger: Duration,
     pub(crate) bound: u64,
+    pub(crate) patience: Duration,
 }
 
 impl State {
@@ -112,14 +149,41 @@ impl Queue {
         }
     }
 
+    /// Waits until the writer has done something, or for as long as it gets nothing done.
+    fn wait<'s>(
+        &self,
+        state: MutexGuard<'s, State>,
+        since: Instant,
+        patience: Duration,
+    ) -> Result<MutexGuard<'s, State>, Stalled> {
+        // A writer that was idle has been since before there was something to do.
+        let since = match state.busy {
+            Some(_) => self.progress.last(),
+            None => since,
+        };
+        let left = patience.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return Err(Stalled);
+        }
+        let waited = self.done.wait_timeout(state, left);
+        Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Whether the writer has work in its hands and gets nothing of it done.
+    pub(crate) fn is_stalled(&self, patience: Duration) -> bool {
+        self.progress.last().elapsed() > patience && self.state().busy.is_some()
+    }
+
     /// Queues the rows that are neither pending nor in `on_disk`, and waits while there is
-    /// no room for them. A batch larger than the whole bound waits for an empty queue.
+    /// no room for them. A batch larger than the whole bound waits for an empty queue. Returns the
+    /// positions of the other rows.
     pub(crate) fn put(
         &self,
         batch: RowBatch,
         on_disk: impl Fn(&[Key]) -> Vec<bool>,
         pace: Pace,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>, Stalled> {
+        let begin = Instant::now();
         let cost = batch.memory();
         let batch = Arc::new(batch);
         let new = || -> Vec<u32> {
@@ -139,19 +203,23 @@ impl Queue {
             if state.bytes > 0 && state.bytes + cost > pace.bound {
                 let queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
                 if numbers.iter().all(queued) {
-                    return (0..batch.rows()).collect();
+                    return Ok((0..batch.rows()).collect());
                 }
                 state.blocked += 1;
                 self.work.notify_one();
-                state = self
-                    .done
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let waited = self.wait(state, begin, pace.patience);
+                state = match waited {
+                    Ok(state) => state,
+                    Err(stalled) => {
+                        self.state().blocked -= 1;
+                        return Err(stalled);
+                    }
+                };
                 state.blocked -= 1;
                 continue;
             }
             let Some(rows) = state.rows.insert(&batch, numbers) else {
-                return (0..batch.rows()).collect();
+                return Ok((0..batch.rows()).collect());
             };
             let was_idle = state.waiting.is_empty();
             state.bytes += cost;
@@ -165,22 +233,21 @@ impl Queue {
             if was_idle || state.waiting_bytes >= pace.target {
                 self.work.notify_one();
             }
-            return present;
+            return Ok(present);
         }
     }
 
     /// Waits until everything that is queued now is written or given up.
-    pub(crate) fn flush(&self) {
+    pub(crate) fn flush(&self, patience: Duration) -> Result<(), Stalled> {
+        let begin = Instant::now();
         let mut state = self.state();
         let seq = state.rows.newest();
         state.hurry_to = seq;
         self.work.notify_one();
         while !state.is_done(seq) {
-            state = self
-                .done
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, begin, patience)?;
         }
+        Ok(())
     }
 
     /// Asks the writer to bring the directory within its limit; `flush` waits for that too.
@@ -194,10 +261,16 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Ends the writer thread once the queue is empty.
-    pub(crate) fn close(&self) {
-        self.state().closing = true;
+    /// Ends the writer thread once the queue is empty, and waits for that.
+    pub(crate) fn close(&self, patience: Duration) -> Result<(), Stalled> {
+        let begin = Instant::now();
+        let mut state = self.state();
+        state.closing = true;
         self.work.notify_one();
+        while !state.stopped {
+            state = self.wait(state, begin, patience)?;
+        }
+        Ok(())
     }
 
     /// Forgets every row. What the writer has in its hands it will find outdated by the
@@ -228,15 +301,18 @@ impl Queue {
     /// For the writer: waits for something to do.
     pub(crate) fn next(&self, pace: impl Fn() -> Pace) -> Work {
         let mut state = self.state();
+        self.progress.made();
         loop {
             // First, since rows may wait for company, or come without a pause.
             if std::mem::take(&mut state.over_limit) {
-                state.busy = Some(0);
+                self.begin_with(&mut state, 0);
                 return Work::EnforceLimit;
             }
             let Pace { target, linger, .. } = pace();
             let Some(front) = state.waiting.front() else {
                 if state.closing {
+                    state.stopped = true;
+                    self.done.notify_all();
                     return Work::Stop;
                 }
                 state = self
@@ -251,12 +327,23 @@ impl Queue {
                 || state.closing
                 || front.rows.seq <= state.hurry_to;
             if at_once || patience.is_zero() {
-                state.busy = Some(front.rows.seq);
+                let first = front.rows.seq;
+                self.begin_with(&mut state, first);
                 return Work::Write(take_cut(&mut state, target));
             }
             let waited = self.work.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    fn begin_with(&self, state: &mut State, first: u64) {
+        self.progress.made();
+        state.busy = Some(first);
+    }
+
+    /// For the writer: it gets on.
+    pub(crate) fn gets_on(&self) {
+        self.progress.made();
     }
 
     /// For the writer: these rows are on disk or given up, and no longer pending.

@@ -1,23 +1,20 @@
 //! The face of the crate: a handle on the one store that a process has for a directory.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use crate::batch::{Key, RowBatch};
-use crate::catalog::{Catalog, trusted};
+use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::exit;
 use crate::fault::{Fault, FaultCounts, StoreError};
 use crate::found::Found;
 use crate::fs::{FileSystem, Os};
-use crate::queue::{Pace, Queue};
-use crate::scan::segment_names;
-use crate::segment::{SegmentWriter, rows_within};
-use crate::{evict, read, writer};
+use crate::handle::{Handle, Inner, pace};
+use crate::queue::Stalled;
+use crate::segment::rows_within;
+use crate::{directory, exit, read};
 
 /// Rows of one directory, shared by everyone in this process who opens it.
 ///
@@ -25,35 +22,6 @@ use crate::{evict, read, writer};
 /// queued. The end of the process does so too, for stores in statics as well.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Handle>);
-
-/// What all clones share, and only they: the writer thread has the inside, so that the
-/// thread does not keep the store alive.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) inner: Arc<Inner>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The store without its handle.
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) catalog: Catalog,
-    pub(crate) queue: Queue,
-    pub(crate) counters: Counters,
-    config: RwLock<Arc<Config>>,
-}
-
-/// What this process did, for the statistics.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) stored_rows: AtomicU64,
-    pub(crate) evicted_rows: AtomicU64,
-    pub(crate) refused_rows: AtomicU64,
-    pub(crate) merged_segments: AtomicU64,
-    pub(crate) lost_rows: AtomicU64,
-    /// Lost rows that no `flush` has told of.
-    pub(crate) lost_untold: AtomicU64,
-}
 
 /// What a store holds and what happened to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,11 +66,9 @@ impl Store {
     /// symbolic link in its place (there may be some on the way to it).
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
-        let usable = || {
-            let unwritable = usable_dir(&Os, dir)?;
-            Ok((dir.canonicalize()?, unwritable))
-        };
-        let (path, unwritable) = usable().map_err(|reason| refused(dir, reason))?;
+        let unwritable = directory::usable(&Os, dir)?;
+        let path = dir.canonicalize();
+        let path = path.map_err(|reason| directory::refused(dir, reason))?;
         let start = |path| Handle::start(Arc::new(Os), path, &config);
         let store = Store(exit::shared(path, start));
         store.note_unwritable(unwritable);
@@ -131,7 +97,7 @@ impl Store {
         config: Config,
     ) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
-        let unwritable = usable_dir(&*fs, dir).map_err(|reason| refused(dir, reason))?;
+        let unwritable = directory::usable(&*fs, dir)?;
         let store = Store(Handle::start(fs, dir.to_owned(), &config));
         store.note_unwritable(unwritable);
         Ok(store)
@@ -180,7 +146,9 @@ impl Store {
         let Inner { queue, catalog, .. } = self.inner();
         // The queue first: a row is in the index before it leaves the queue.
         queue.locate(keys, &mut slots);
-        if catalog.locate(keys, &mut slots) && catalog.refresh_after_miss() {
+        // A disk that does not answer is not asked what others wrote.
+        let may_look = || !queue.is_stalled(self.inner().config().patience);
+        if catalog.locate(keys, &mut slots) && may_look() && catalog.refresh_after_miss() {
             catalog.locate(keys, &mut slots);
         }
         slots
@@ -218,8 +186,9 @@ impl Store {
         )
     }
 
-    /// Hands rows to the writer; waits only while the queue is full. Of a batch larger than the
-    /// whole bound, the first rows that fit are taken.
+    /// Hands rows to the writer; waits only while the queue is full, and no longer than
+    /// [`Config::patience`] for a disk that does nothing: then the rows are given up, which is
+    /// counted. Of a batch larger than the whole bound, the first rows that fit are taken.
     ///
     /// Rows that are present or queued already are skipped: the first one wins. Their positions in
     /// the batch are returned, so that the caller can go by the values that are there.
@@ -241,18 +210,30 @@ impl Store {
             inner.lose(rows.rows());
             return Vec::new();
         }
-        inner
-            .queue
-            .put(rows, |keys| inner.catalog.contains(keys), pace(&config))
+        let count = rows.rows();
+        let on_disk = |keys: &[Key]| inner.catalog.contains(keys);
+        match inner.queue.put(rows, on_disk, pace(&config)) {
+            Ok(present) => present,
+            Err(Stalled) => {
+                inner.note_stall("rows find no room in the queue, and are given up");
+                inner.lose(count);
+                Vec::new()
+            }
+        }
     }
 
     /// Waits until everything queued before is on disk, with the eviction and the merging
-    /// that came of it.
+    /// that came of it; but no longer than [`Config::patience`] for a disk that does nothing.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if rows could not be written since the last flush.
+    /// [`StoreError::Lost`] if rows could not be written since the last flush, and
+    /// [`StoreError::Stalled`] if they still wait.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.inner().queue.flush();
+        if !self.inner().flush_queue() {
+            let (rows, _) = self.inner().queue.pending();
+            let patience = self.inner().config().patience;
+            return Err(StoreError::Stalled { rows, patience });
+        }
         match self.inner().counters.lost_untold.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
             rows => Err(StoreError::Lost { rows }),
@@ -298,136 +279,4 @@ impl Store {
     fn inner(&self) -> &Inner {
         &self.0.inner
     }
-}
-
-impl Inner {
-    pub(crate) fn config(&self) -> Arc<Config> {
-        self.config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Counts rows that are not kept, and warns of the first that are larger than the bound allows.
-    pub(crate) fn refuse(&self, rows: usize, config: &Config) {
-        let refused = &self.counters.refused_rows;
-        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 && config.evict {
-            tracing::warn!(
-                dir = %self.catalog.dir.display(),
-                rows,
-                max_bytes = config.max_bytes,
-                "more rows at once than the bound of the disk tier holds; the rest is not kept"
-            );
-        }
-    }
-
-    /// Counts rows that could not be written.
-    pub(crate) fn lose(&self, rows: usize) {
-        self.counters
-            .lost_rows
-            .fetch_add(rows as u64, Ordering::Relaxed);
-        self.counters
-            .lost_untold
-            .fetch_add(rows as u64, Ordering::Relaxed);
-    }
-}
-
-pub(crate) fn pace(config: &Config) -> Pace {
-    Pace {
-        target: config.segment_target(),
-        linger: config.linger,
-        bound: config.queue_bytes,
-    }
-}
-
-impl Handle {
-    fn start(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
-        let inner = Inner {
-            catalog: Catalog::new(fs, dir),
-            queue: Queue::default(),
-            counters: Counters::default(),
-            config: RwLock::new(Arc::new(config.clone())),
-        };
-        inner.catalog.remove_stale_temps();
-        inner.catalog.refresh();
-        let handle = Handle {
-            inner: Arc::new(inner),
-            writer: Mutex::new(None),
-        };
-        handle.keep_within_limit();
-        Arc::new(handle)
-    }
-
-    /// Starts the writer thread unless it runs. Returns whether there is one.
-    fn ensure_writer(&self) -> bool {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if writer.is_none() {
-            match writer::spawn(&self.inner) {
-                Ok(thread) => *writer = Some(thread),
-                Err(error) => {
-                    let reason = format_args!("cannot start the writer thread: {error}");
-                    self.inner
-                        .catalog
-                        .faults
-                        .note(Fault::Write, &self.inner.catalog.dir, reason);
-                }
-            }
-        }
-        writer.is_some()
-    }
-
-    fn keep_within_limit(&self) {
-        if evict::is_over(&self.inner.catalog, self.inner.config().max_bytes)
-            && self.ensure_writer()
-        {
-            self.inner.queue.enforce_limit();
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let writer = self
-            .writer
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(writer) = writer {
-            self.inner.queue.close();
-            // Rows that the writer lets go may hold the last handle: then it ends by itself.
-            if writer.thread().id() != std::thread::current().id() {
-                // Its panics are caught where they happen.
-                let _ = writer.join();
-            }
-        }
-        // A subscriber of the log that panics must not do so out of a drop.
-        let _ = catch_unwind(AssertUnwindSafe(|| {
-            self.inner
-                .catalog
-                .faults
-                .tell_totals(&self.inner.catalog.dir);
-        }));
-    }
-}
-
-fn refused(path: &Path, reason: io::Error) -> StoreError {
-    let path = path.to_owned();
-    StoreError::Directory { path, reason }
-}
-
-/// Makes the directory and tries whether it can be written to. Returns why not, if there is
-/// something to read all the same, or it may pass.
-fn usable_dir(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<io::Error>> {
-    let dir = trusted(fs, dir, true)?;
-    let Err(error) = SegmentWriter::try_in(dir.clone()) else {
-        return Ok(None);
-    };
-    let may_not = matches!(
-        error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-    );
-    if may_not && segment_names(&*dir)?.is_empty() {
-        return Err(error);
-    }
-    Ok(Some(error))
 }

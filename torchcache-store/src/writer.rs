@@ -12,9 +12,9 @@ use crate::catalog::Catalog;
 use crate::compress::{Value, pack};
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::handle::{Inner, pace};
 use crate::queue::{Cut, Work};
 use crate::segment::{SegmentWriter, Storage, segment_bytes};
-use crate::store::{Inner, pace};
 use crate::{evict, merge};
 
 /// Values are compressed in windows of about this size, to bound the memory for frames.
@@ -183,6 +183,7 @@ impl Segments<'_> {
             None => self.open.insert(create(self.inner)?),
         };
         let raw_len = batch.row_len() as u32; // a batch has no longer rows
+        self.inner.queue.gets_on();
         open.push(batch.key(*row), batch.schema(), raw_len, storage, stored)
     }
 
@@ -193,6 +194,7 @@ impl Segments<'_> {
     fn publish(&mut self, segment: SegmentWriter) -> io::Result<()> {
         let inner = self.inner;
         let finished = segment.finish()?;
+        inner.queue.gets_on();
         let rows = finished.footer().row_count();
         if !evict::admits(inner, finished.bytes()) {
             self.refuse(rows);
@@ -205,6 +207,7 @@ impl Segments<'_> {
             stored.fetch_add(rows as u64, Ordering::Relaxed);
         }
         *self.left -= rows;
+        inner.queue.gets_on();
         Ok(())
     }
 

@@ -1,0 +1,179 @@
+//! What all clones of a store share, and what the writer thread has of it: the thread has the
+//! inside, so that it does not keep the store alive.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::fault::Fault;
+use crate::fs::FileSystem;
+use crate::queue::{Pace, Queue};
+use crate::{evict, writer};
+
+/// What all clones share, and only they: the writer thread has the inside, so that the
+/// thread does not keep the store alive.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) inner: Arc<Inner>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Handle {
+    pub(crate) fn start(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
+        let inner = Inner {
+            catalog: Catalog::new(fs, dir),
+            queue: Queue::default(),
+            counters: Counters::default(),
+            config: RwLock::new(Arc::new(config.clone())),
+        };
+        inner.catalog.remove_stale_temps();
+        inner.catalog.refresh();
+        let handle = Handle {
+            inner: Arc::new(inner),
+            writer: Mutex::new(None),
+        };
+        handle.keep_within_limit();
+        Arc::new(handle)
+    }
+
+    /// Starts the writer thread unless it runs. Returns whether there is one.
+    pub(crate) fn ensure_writer(&self) -> bool {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.is_none() {
+            match writer::spawn(&self.inner) {
+                Ok(thread) => *writer = Some(thread),
+                Err(error) => {
+                    let reason = format_args!("cannot start the writer thread: {error}");
+                    self.inner
+                        .catalog
+                        .faults
+                        .note(Fault::Write, &self.inner.catalog.dir, reason);
+                }
+            }
+        }
+        writer.is_some()
+    }
+
+    pub(crate) fn keep_within_limit(&self) {
+        if evict::is_over(&self.inner.catalog, self.inner.config().max_bytes)
+            && self.ensure_writer()
+        {
+            self.inner.queue.enforce_limit();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let writer = self
+            .writer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Rows that the writer lets go may hold the last handle: then it ends by itself.
+        let is_writer =
+            |writer: &JoinHandle<()>| writer.thread().id() == std::thread::current().id();
+        if let Some(writer) = writer {
+            let patience = match is_writer(&writer) {
+                true => Duration::ZERO,
+                false => self.inner.config().patience,
+            };
+            // A thread that waits for a disk is left to it. Its panics are caught where they happen.
+            if self.inner.queue.close(patience).is_ok() {
+                let _ = writer.join();
+            } else if !is_writer(&writer) {
+                self.inner.note_stall("the store is closed all the same");
+            }
+        }
+        // A subscriber of the log that panics must not do so out of a drop.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            self.inner
+                .catalog
+                .faults
+                .tell_totals(&self.inner.catalog.dir);
+        }));
+    }
+}
+
+/// The store without its handle.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) catalog: Catalog,
+    pub(crate) queue: Queue,
+    pub(crate) counters: Counters,
+    pub(crate) config: RwLock<Arc<Config>>,
+}
+
+/// What this process did, for the statistics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) stored_rows: AtomicU64,
+    pub(crate) evicted_rows: AtomicU64,
+    pub(crate) refused_rows: AtomicU64,
+    pub(crate) merged_segments: AtomicU64,
+    pub(crate) lost_rows: AtomicU64,
+    /// Lost rows that no `flush` has told of.
+    pub(crate) lost_untold: AtomicU64,
+}
+
+impl Inner {
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Writes what is queued. Returns whether the disk let it.
+    pub(crate) fn flush_queue(&self) -> bool {
+        let flushed = self.queue.flush(self.config().patience);
+        if flushed.is_err() {
+            self.note_stall("a flush is given up");
+        }
+        flushed.is_ok()
+    }
+
+    pub(crate) fn note_stall(&self, what: &str) {
+        let reason = format_args!("nothing was written for some time; {what}");
+        self.catalog
+            .faults
+            .note(Fault::Stalled, &self.catalog.dir, reason);
+    }
+
+    /// Counts rows that are not kept, and warns of the first that are larger than the bound allows.
+    pub(crate) fn refuse(&self, rows: usize, config: &Config) {
+        let refused = &self.counters.refused_rows;
+        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 && config.evict {
+            tracing::warn!(
+                dir = %self.catalog.dir.display(),
+                rows,
+                max_bytes = config.max_bytes,
+                "more rows at once than the bound of the disk tier holds; the rest is not kept"
+            );
+        }
+    }
+
+    /// Counts rows that could not be written.
+    pub(crate) fn lose(&self, rows: usize) {
+        self.counters
+            .lost_rows
+            .fetch_add(rows as u64, Ordering::Relaxed);
+        self.counters
+            .lost_untold
+            .fetch_add(rows as u64, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn pace(config: &Config) -> Pace {
+    Pace {
+        target: config.segment_target(),
+        linger: config.linger,
+        bound: config.queue_bytes,
+        patience: config.patience,
+    }
+}
