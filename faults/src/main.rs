@@ -69,6 +69,9 @@ fn soak(wanted: &Wanted) -> ExitCode {
         };
         let tally = (scenario.run)(&plan);
         println!("{}\t{}", scenario.fault, tally.cells().join("\t"));
+        for note in &tally.notes {
+            eprintln!("{}: {note}", scenario.name);
+        }
         if let Err(failures) = tally.verdict() {
             eprintln!("{}: {failures}", scenario.name);
             is_sound = false;

@@ -84,6 +84,56 @@ impl Sim {
         }
     }
 
+    /// Another file system with the same content, all of it synced.
+    pub fn copy(&self) -> Sim {
+        let medium = self.medium();
+        let files = medium.files.iter().map(|file| Content {
+            bytes: file.bytes.clone(),
+            synced: file.bytes.len(),
+            modified: file.modified,
+            locked: false,
+        });
+        let directories = medium.directories.iter().map(|(path, names)| {
+            let names = Names {
+                now: names.now.clone(),
+                since: BTreeMap::new(),
+                modified: names.modified,
+            };
+            (path.clone(), names)
+        });
+        Sim(Arc::new(Mutex::new(Medium {
+            directories: directories.collect(),
+            files: files.collect(),
+            ..Medium::default()
+        })))
+    }
+
+    /// Puts a file into a directory.
+    pub fn add(&self, path: &Path, bytes: Vec<u8>) {
+        let mut medium = self.medium();
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return;
+        };
+        let modified = medium.now();
+        medium.files.push(Content {
+            synced: bytes.len(),
+            bytes,
+            modified,
+            locked: false,
+        });
+        let file = medium.files.len() - 1;
+        medium.change_name(dir, name, Some(file));
+    }
+
+    /// The bytes of a file; none if it is not there.
+    pub fn bytes(&self, path: &Path) -> Vec<u8> {
+        let medium = self.medium();
+        let names = path.parent().and_then(|dir| medium.directories.get(dir));
+        let file = names.zip(path.file_name());
+        let file = file.and_then(|(names, name)| names.now.get(name));
+        file.map_or_else(Vec::new, |&file| medium.files[file].bytes.clone())
+    }
+
     /// Changes the bytes of a file.
     pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut medium = self.medium();

@@ -16,7 +16,7 @@ use crate::rows::{fetch, keys, value};
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 /// Failures that are told in full.
-const TOLD: usize = 500;
+const TOLD: usize = 5;
 
 /// What a scenario saw.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,8 @@ pub struct Tally {
     pub lost: u64,
     /// What was not as promised, the first few times.
     pub failures: Vec<String>,
+    /// What could not be caused on this machine.
+    pub notes: Vec<String>,
 }
 
 impl Tally {

@@ -18,7 +18,7 @@ macro_rules! survives {
     };
 }
 
-survives! { killed power failing }
+survives! { killed power full failing damaged beside writer ending }
 
 fn survives(name: &str) {
     children::set_program(env!("CARGO_BIN_EXE_soak"));

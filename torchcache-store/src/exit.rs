@@ -1,6 +1,6 @@
 //! The stores and private directories of this process: one store for each directory, and
 //! what the end of the process does with them. Statics are never dropped, so the C
-//! library's exit hook has to.
+//! library's exit hook has to; and signals end a process without that.
 
 use std::collections::HashMap;
 use std::panic::catch_unwind;
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::handle::Handle;
 use crate::private_dir;
+use crate::signals;
 use crate::sys;
 
 static STORES: OnceLock<Mutex<HashMap<PathBuf, Weak<Handle>>>> = OnceLock::new();
@@ -31,6 +32,9 @@ pub(crate) fn arm() {
             tracing::warn!(
                 "cannot register an exit hook; drop or flush stores before the process ends"
             );
+        }
+        if let Err(error) = signals::arm(|| hook()) {
+            tracing::warn!(%error, "a signal that ends the process will lose rows that are queued");
         }
         std::process::id()
     });

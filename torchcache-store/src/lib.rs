@@ -61,6 +61,7 @@ mod queue;
 mod read;
 mod scan;
 pub mod segment;
+mod signals;
 mod store;
 mod sys;
 mod tracked;

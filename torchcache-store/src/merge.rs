@@ -6,10 +6,12 @@
 //! the merged segment has its name, so that a row is at every moment in some file.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::handle::Inner;
 use crate::segment::{MOST_ROWS, SegmentWriter, Unreadable};
@@ -35,18 +37,44 @@ pub(crate) fn merge_small(inner: &Inner) {
             }
             // Somebody else merged or cleared them; what is there now, the next merge sees.
             Ok(None) => return,
-            Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failed::Reading(Unreadable::Io(error))) if is_gone(&error) => {
                 return inner.catalog.refresh();
             }
-            Err(error) => inner
-                .catalog
-                .faults
-                .note(error.fault(), &inner.catalog.dir, error),
+            Err(Failed::Writing(error)) if is_gone(&error) => return inner.catalog.refresh(),
+            Err(Failed::Reading(error)) => note(inner, error.fault(), error),
+            Err(Failed::Writing(error)) => note(inner, Fault::of_write(&error), error),
         }
         for segment in &group {
             segment.unmergeable.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// Why segments were not merged.
+enum Failed {
+    Reading(Unreadable),
+    Writing(io::Error),
+}
+
+impl From<Unreadable> for Failed {
+    fn from(error: Unreadable) -> Self {
+        Failed::Reading(error)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Writing(error)
+    }
+}
+
+/// Somebody else merged or removed them.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+fn note(inner: &Inner, fault: Fault, error: impl Display) {
+    inner.catalog.faults.note(fault, &inner.catalog.dir, error);
 }
 
 /// Segments of about one size that together are no larger than a segment should be.
@@ -82,7 +110,7 @@ fn size_class(segment: &Tracked) -> u32 {
 }
 
 /// Merges a group into one segment; `None` if it was no longer wanted.
-fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Unreadable> {
+fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Failed> {
     let epoch = inner.queue.epoch();
     let dir = inner.catalog.open_dir()?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
@@ -106,7 +134,7 @@ fn copy(
     source: &Tracked,
     writer: &mut SegmentWriter,
     seen: &mut HashSet<[u8; 32]>,
-) -> Result<(), Unreadable> {
+) -> Result<(), Failed> {
     let file = inner.catalog.open_trusted(dir, source.name())?;
     let mut records = file.records();
     while let Some((row, class, stored)) = records.next() {
@@ -117,7 +145,7 @@ fn copy(
                     writer.push(&row.key, &class.schema, class.raw_len, row.storage, stored)?;
                 }
             }
-            Err(error @ Unreadable::Io(_)) => return Err(error),
+            Err(error @ Unreadable::Io(_)) => return Err(error.into()),
             Err(error) => inner
                 .catalog
                 .faults

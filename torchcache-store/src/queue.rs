@@ -149,18 +149,15 @@ impl Queue {
         }
     }
 
-    /// Waits until the writer has done something, or for as long as it gets nothing done.
+    /// Waits until the writer has done something; but no longer than `patience` from `since` on, or
+    /// from when it last got something done.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State>,
         since: Instant,
         patience: Duration,
     ) -> Result<MutexGuard<'s, State>, Stalled> {
-        // A writer that was idle has been since before there was something to do.
-        let since = match state.busy {
-            Some(_) => self.progress.last(),
-            None => since,
-        };
+        let since = since.max(self.progress.last());
         let left = patience.saturating_sub(since.elapsed());
         if left.is_zero() {
             return Err(Stalled);
@@ -207,7 +204,12 @@ impl Queue {
                 }
                 state.blocked += 1;
                 self.work.notify_one();
-                let waited = self.wait(state, begin, pace.patience);
+                // Nobody waits anew for a disk that others have waited for.
+                let since = match state.busy {
+                    Some(_) => self.progress.last(),
+                    None => begin,
+                };
+                let waited = self.wait(state, since, pace.patience);
                 state = match waited {
                     Ok(state) => state,
                     Err(stalled) => {

@@ -10,7 +10,8 @@ use crate::catalog::Catalog;
 use crate::cores;
 use crate::fault::Fault;
 use crate::found::{Found, Place, class};
-use crate::segment::{self, Source};
+use crate::open_files;
+use crate::segment::{self, Source, Unreadable};
 use crate::tracked::Tracked;
 
 /// How often rows are followed to another segment: more than once if merges race.
@@ -114,11 +115,15 @@ fn pass<'a>(
     if !wants.is_sorted_by_key(place) {
         wants.sort_unstable_by_key(place);
     }
-    let vanished = fetch(catalog, &mut wants, mmap);
+    let mut vanished = fetch(catalog, &mut wants, mmap);
     for want in wants {
         let (slot, segment) = want.tag;
         match want.outcome {
             Some(Ok(())) => ok[slot] = true,
+            Some(Err(Unreadable::Io(error))) if is_stale(&error) => {
+                open_files::forget(segment.id);
+                vanished.push(slot);
+            }
             Some(Err(error)) => {
                 catalog.faults.note(error.fault(), &segment.path, error);
                 catalog.forget_row(segment, &want.row.key);
@@ -127,6 +132,12 @@ fn pass<'a>(
         }
     }
     vanished
+}
+
+/// Whether a file server says so of an open file that another machine removed, or that it has
+/// forgotten. By its name the file may still be there.
+fn is_stale(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::StaleNetworkFileHandle
 }
 
 /// Reads rows that are in order, and returns the slots of those whose files are gone.

@@ -1,8 +1,13 @@
 //! The list of all scenarios, in the order of `docs/reliability.md`.
 
+mod beside;
+mod damaged;
+mod ending;
 mod failing;
+mod full;
 mod killed;
 mod power;
+mod writer;
 
 use std::time::Duration;
 
@@ -56,10 +61,40 @@ pub const SCENARIOS: &[Scenario] = &[
         run: power::run,
     },
     Scenario {
+        name: "full",
+        fault: "disk full, file size limit, short write",
+        rounds: [30, 1000],
+        run: full::run,
+    },
+    Scenario {
         name: "failing",
         fault: "the nth call of each kind fails, once or from then on",
         rounds: [1, 1],
         run: failing::run,
+    },
+    Scenario {
+        name: "damaged",
+        fault: "any bit flipped, any cut, junk behind, segments swapped",
+        rounds: [1, 1],
+        run: damaged::run,
+    },
+    Scenario {
+        name: "beside",
+        fault: "eight processes on one directory",
+        rounds: [1, 1],
+        run: beside::run,
+    },
+    Scenario {
+        name: "writer",
+        fault: "the writer panics, the disk does not answer",
+        rounds: [1, 1],
+        run: writer::run,
+    },
+    Scenario {
+        name: "ending",
+        fault: "exit, panic, SIGTERM, SIGINT, SIGHUP with rows not flushed",
+        rounds: [1, 20],
+        run: ending::run,
     },
 ];
 
@@ -67,4 +102,9 @@ pub const SCENARIOS: &[Scenario] = &[
 pub(crate) type Role = fn(&std::path::Path, &[String]);
 
 /// The roles of child processes.
-pub(crate) const ROLES: &[(&str, Role)] = &[("steady", killed::steady)];
+pub(crate) const ROLES: &[(&str, Role)] = &[
+    ("steady", killed::steady),
+    ("fill", full::fill),
+    ("beside", beside::beside),
+    ("ending", ending::ending),
+];

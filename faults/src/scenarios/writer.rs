@@ -1,0 +1,205 @@
+//! The thread that writes panics at any call, or the disk does not answer it. Whoever calls gets on.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use torchcache_store::{Config, Fault, Store, StoreError};
+
+use crate::faulty::{Call, Fate, Faulty};
+use crate::rows::{batch, patient};
+use crate::sim::Sim;
+use crate::tally::{Counter, Plan, Tally, ensure};
+
+const LEN: usize = 900;
+
+/// The name that the thread has.
+const WRITER: &str = "torchcache-store";
+
+pub(super) fn run(_: &Plan) -> Tally {
+    // Whoever looks at a panic of this scenario knows where it is from.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut tally = Tally::default();
+    for call in Call::ALL {
+        for nth in 1.. {
+            let mut was_caused = false;
+            tally.round(&format!("{call:?} number {nth} panics"), |tally| {
+                was_caused = panics_at(tally, call, nth)?;
+                Ok(())
+            });
+            tally.caused += u64::from(was_caused);
+            if !was_caused {
+                break;
+            }
+        }
+    }
+    std::panic::set_hook(hook);
+    for call in [
+        Call::Create,
+        Call::Write,
+        Call::Sync,
+        Call::Rename,
+        Call::SyncDir,
+    ] {
+        let name = format!("{call:?} does not come back");
+        tally.round(&name, |tally| hangs_at(tally, call));
+    }
+    tally
+}
+
+fn is_writer() -> bool {
+    thread::current().name() == Some(WRITER)
+}
+
+fn panics_at(tally: &mut Tally, call: Call, nth: u64) -> Result<bool, String> {
+    let caused = Arc::new(Counter::default());
+    let decide = {
+        let (caused, calls) = (caused.clone(), Counter::default());
+        move |this: Call, _: &OsStr| {
+            if this == call && is_writer() && calls.next() == nth {
+                caused.next();
+                Fate::Panics
+            } else {
+                Fate::Done
+            }
+        }
+    };
+    let sim = Sim::new();
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", patient()).map_err(|error| error.to_string())?;
+    let mut flushed = Vec::new();
+    // Enough for a merge.
+    for n in 0..10 {
+        store.put(batch(2 * n..2 * n + 2, LEN));
+        if store.flush().is_ok() {
+            flushed.push(2 * n..2 * n + 2);
+        }
+        tally.right_or_missing(&store, 0..2 * n + 2, LEN);
+    }
+    let stats = store.stats();
+    let panics = stats.faults.get(Fault::Panic);
+    ensure(panics == caused.get(), || format!("{panics} counted"))?;
+    ensure((stats.pending_rows, stats.pending_bytes) == (0, 0), || {
+        format!("{} rows are still queued", stats.pending_rows)
+    })?;
+    for rows in &flushed {
+        tally.all_there(&store, rows.clone(), LEN);
+    }
+    store.put(batch(0..20, LEN));
+    store.flush().map_err(|error| error.to_string())?;
+    tally.all_there(&store, 0..20, LEN);
+    drop(store);
+    let store = Store::open_on(Arc::new(sim), "/cache", patient());
+    let store = store.map_err(|error| error.to_string())?;
+    tally.all_there(&store, 0..20, LEN);
+    Ok(caused.get() > 0)
+}
+
+/// Where calls wait while the disk does not answer.
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let shut = self.is_shut.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = self.opened.wait_while(shut, |is_shut| *is_shut);
+        drop(passed.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set(&self, is_shut: bool) {
+        *self.is_shut.lock().unwrap_or_else(PoisonError::into_inner) = is_shut;
+        self.opened.notify_all();
+    }
+}
+
+fn hangs_at(tally: &mut Tally, call: Call) -> Result<(), String> {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    /// What a busy machine may add.
+    const GRACE: Duration = Duration::from_secs(5);
+
+    let (gate, waiting) = (Arc::new(Gate::default()), Arc::new(Counter::default()));
+    let decide = {
+        let (gate, waiting) = (gate.clone(), waiting.clone());
+        move |this: Call, _: &OsStr| {
+            if this == call && is_writer() {
+                waiting.next();
+                gate.pass();
+            }
+            Fate::Done
+        }
+    };
+    let config = Config {
+        queue_bytes: 40_000,
+        patience: PATIENCE,
+        linger: Duration::ZERO,
+        ..patient()
+    };
+    let sim = Sim::new();
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", config).map_err(|error| error.to_string())?;
+    store.put(batch(0..8, LEN));
+    store.flush().map_err(|error| error.to_string())?;
+
+    gate.set(true);
+    let before = waiting.get();
+    let begin = Instant::now();
+    let mut queued = Vec::new();
+    for n in 1..20u64 {
+        let rows = 8 * n..8 * n + 8;
+        let lost = store.stats().lost_rows;
+        store.put(batch(rows.clone(), LEN));
+        if store.stats().lost_rows == lost {
+            queued.push(rows);
+        }
+        // What is on disk or queued is a hit all the while.
+        tally.all_there(&store, 0..8, LEN);
+        for rows in &queued {
+            tally.all_there(&store, rows.clone(), LEN);
+        }
+    }
+    let took = begin.elapsed();
+    ensure(waiting.get() > before, || "the disk was never asked".into())?;
+    tally.caused += 1;
+    ensure(queued.len() < 19, || "the queue was never full".into())?;
+    // The first call that finds no room waits; those after it know.
+    ensure(took < PATIENCE + GRACE, || {
+        format!("the calls took {took:?}")
+    })?;
+    let stalled = store.stats().faults.get(Fault::Stalled);
+    ensure(stalled > 0, || "the fault was not counted".into())?;
+    let flushed = store.flush();
+    ensure(matches!(flushed, Err(StoreError::Stalled { .. })), || {
+        format!("the flush said {flushed:?}")
+    })?;
+
+    gate.set(false);
+    // The rows that were given up are told of; the queued ones are written.
+    let flushed = store.flush();
+    ensure(matches!(flushed, Err(StoreError::Lost { .. })), || {
+        format!("the flush said {flushed:?}")
+    })?;
+    store.flush().map_err(|error| error.to_string())?;
+    for rows in &queued {
+        tally.all_there(&store, rows.clone(), LEN);
+    }
+
+    // The end of a store does not wait for the disk for ever either; the thread goes on.
+    gate.set(true);
+    store.put(batch(1000..1008, LEN));
+    let begin = Instant::now();
+    drop(store);
+    let took = begin.elapsed();
+    ensure(took < PATIENCE + GRACE, || format!("the end took {took:?}"))?;
+    gate.set(false);
+    let written = crate::tally::eventually(GRACE, || {
+        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/cache"), patient());
+        store.is_ok_and(|store| tally.right_or_missing(&store, 1000..1008, LEN) == 8)
+    });
+    ensure(written, || "the thread did not go on".into())
+}

@@ -1,0 +1,74 @@
+//! The signals that ask a process to end: what is queued is written first, as at any other end. Only
+//! where nobody else handles them: a handler of the program's own, whether it comes before or later,
+//! is the only one.
+
+use std::ffi::c_int;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::sys::{self, Disposition};
+
+/// To be terminated, to be interrupted at the terminal, to have lost the terminal.
+const SIGNALS: [c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// The way from the handler to the thread that may do more than a handler may.
+static TOLD: OnceLock<OwnedFd> = OnceLock::new();
+
+/// The process that handles signals: a fork of it has no thread to do so.
+static OWNER: OnceLock<u32> = OnceLock::new();
+
+/// Whether it was asked to end already.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Has `tidy` called before a signal ends the process. To be called once.
+///
+/// # Errors
+/// What the operating system says; then signals end the process at once, as without this.
+pub(crate) fn arm(tidy: impl Fn() + Send + 'static) -> io::Result<()> {
+    let free = |signal: &&c_int| sys::disposition(**signal) == Some(Disposition::Default);
+    let signals: Vec<_> = SIGNALS.iter().filter(free).collect();
+    if signals.is_empty() {
+        return Ok(());
+    }
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut told = std::fs::File::from(told);
+    Builder::new()
+        .name("torchcache-end".into())
+        .spawn(move || {
+            let mut signal = [0];
+            if told.read_exact(&mut signal).is_ok() {
+                tidy();
+                sys::send_by_default(c_int::from(signal[0]));
+            }
+        })?;
+    if OWNER.set(std::process::id()).is_ok() && TOLD.set(tell).is_ok() {
+        for signal in signals {
+            sys::handle(*signal, on_signal);
+        }
+    }
+    Ok(())
+}
+
+/// Runs in the midst of anything: it only makes system calls that are allowed there.
+extern "C" fn on_signal(signal: c_int) {
+    // Somebody who came later handles it, and calls whom it found here.
+    if sys::disposition(signal) != Some(Disposition::Other(on_signal as *const () as usize)) {
+        return;
+    }
+    let is_owner = OWNER.get() == Some(&std::process::id());
+    // A second signal is impatient.
+    if !is_owner || ENDING.swap(true, Ordering::Relaxed) {
+        return sys::send_by_default(signal);
+    }
+    let told = TOLD
+        .get()
+        .map(|tell| rustix::io::write(tell, &[signal as u8]));
+    if told != Some(Ok(1)) {
+        sys::send_by_default(signal);
+    }
+}
