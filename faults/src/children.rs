@@ -1,13 +1,18 @@
 //! Processes of their own: this program again, told by its arguments what to be. They say on their
 //! standard output what must be there since.
 
-use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 
+use rustix::process::geteuid;
+
 use crate::scenarios;
+use crate::tally::{Tally, ensure};
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
@@ -85,8 +90,48 @@ pub(crate) fn number(line: &str, word: &str) -> Option<u64> {
     line.strip_prefix(word)?.trim().parse().ok()
 }
 
-/// Whether a name is that of a segment.
-pub(crate) fn is_segment(name: &OsStr) -> bool {
-    name.to_str()
-        .is_some_and(|name| name.ends_with(".tcs") && !name.starts_with('.'))
+/// A child to whom permissions apply: as another user, where this one may do anything. What it needs
+/// is put where that user can reach it.
+pub(crate) fn unprivileged(role: &str, dir: &Path, words: &[String]) -> Result<Running, String> {
+    /// A user that nobody is.
+    const NOBODY: u32 = 65_534;
+
+    let command = command(role, dir, words);
+    if !geteuid().is_root() {
+        return Running::start(command);
+    }
+    let mut entries = vec![dir.to_owned()];
+    entries.extend(
+        fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path()),
+    );
+    let program = dir.join("program");
+    let prepared = || {
+        for path in entries.iter().filter(|path| !path.ends_with("of another")) {
+            chown(path, Some(NOBODY), Some(NOBODY))?;
+        }
+        fs::copy(command.get_program(), &program)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+    };
+    prepared().map_err(|error: std::io::Error| error.to_string())?;
+    let mut other = Command::new(program);
+    other.args(command.get_args()).current_dir("/");
+    other.uid(NOBODY).gid(NOBODY).stdout(Stdio::piped());
+    Running::start(other)
+}
+
+/// Takes in what a child counted and said in a line.
+pub(crate) fn sums(tally: &mut Tally, mut running: Running) -> Result<(), String> {
+    let lines = running.rest();
+    let status = running.child.wait().map_err(|error| error.to_string())?;
+    ensure(status.success(), || {
+        format!("the child: {status}: {lines:?}")
+    })?;
+    let told = lines.iter().any(|line| tally.add_line(line));
+    ensure(told, || {
+        format!("the child did not tell what it saw: {lines:?}")
+    })
 }

@@ -14,5 +14,11 @@ pub mod scenarios;
 pub mod sim;
 pub mod tally;
 
+use peak_alloc::PeakAlloc;
+
+/// Every allocation of the process, counted.
+#[global_allocator]
+static ALLOCATED: PeakAlloc = PeakAlloc;
+
 pub use scenarios::{SCENARIOS, Scenario};
 pub use tally::Tally;

@@ -97,6 +97,34 @@ impl Tally {
         .map(|count| count.to_string())
     }
 
+    /// What a child process saw, for [`add_line`](Self::add_line).
+    pub(crate) fn line(&self) -> String {
+        let Tally {
+            caused,
+            rows,
+            wrong,
+            lost,
+            ..
+        } = self;
+        format!("SAW {caused} {rows} {wrong} {lost}")
+    }
+
+    /// Takes in what a child process saw, if this line says it.
+    pub(crate) fn add_line(&mut self, line: &str) -> bool {
+        let Some(counts) = line.strip_prefix("SAW ") else {
+            return false;
+        };
+        let counts: Vec<u64> = counts.split(' ').flat_map(str::parse).collect();
+        let [caused, rows, wrong, lost] = counts[..] else {
+            return false;
+        };
+        self.caused += caused;
+        self.rows += rows;
+        self.wrong += wrong;
+        self.lost += lost;
+        true
+    }
+
     /// Whether there is nothing to complain of.
     ///
     /// # Errors

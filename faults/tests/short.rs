@@ -18,7 +18,7 @@ macro_rules! survives {
     };
 }
 
-survives! { killed power full failing damaged beside writer ending }
+survives! { killed power full failing directory damaged lies versions beside writer ending hostile clocks }
 
 fn survives(name: &str) {
     children::set_program(env!("CARGO_BIN_EXE_soak"));

@@ -80,10 +80,11 @@ fn together(
             let said = lines.iter().find_map(|line| number(line, word));
             said.ok_or_else(|| format!("{part} did not say {word}: {lines:?}"))
         };
-        tally.rows += said("ROWS")?;
-        tally.wrong += said("WRONG")?;
-        ensure(said("ROWS")? > 0, || format!("{part} never found a row"))?;
-        tally.caused += said("STEPS")?;
+        let before = tally.rows;
+        let told = lines.iter().any(|line| tally.add_line(line));
+        ensure(told && tally.rows > before, || {
+            format!("{part} never found a row")
+        })?;
         let (first, flushed) = (said("FIRST")?, said("FLUSHED")?);
         ends.push(Flushed { first, flushed });
     }
@@ -118,10 +119,10 @@ pub(super) fn beside(dir: &Path, words: &[String]) {
     } else {
         0
     };
-    let (mut next, mut flushed, mut steps) = (first, first, 0);
+    let (mut next, mut flushed) = (first, first);
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(number(time)) {
-        steps += 1;
+        tally.caused += 1;
         match part.as_str() {
             "own" => {
                 store.put(batch(next..next + 16, LEN));
@@ -152,9 +153,7 @@ pub(super) fn beside(dir: &Path, words: &[String]) {
             }
         }
     }
-    say(format_args!("STEPS {steps}"));
-    say(format_args!("ROWS {}", tally.rows));
-    say(format_args!("WRONG {}", tally.wrong));
+    say(tally.line());
     say(format_args!("FIRST {first}"));
     say(format_args!("FLUSHED {flushed}"));
 }

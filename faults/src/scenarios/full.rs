@@ -8,10 +8,10 @@ use std::sync::Arc;
 use fastrand::Rng;
 use torchcache_store::{Config, Fault, Store, StoreError};
 
-use crate::children::{self, Running, number, say};
+use crate::children::{self, Running, say, sums};
 use crate::rows::{batch, patient};
 use crate::sim::Sim;
-use crate::tally::{Plan, Tally, ensure};
+use crate::tally::{Plan, Tally};
 
 const LEN: usize = 3000;
 
@@ -98,24 +98,17 @@ fn real(tally: &mut Tally, limit: &Limit) -> Result<(), String> {
     command.args(child.get_args());
     command.stdout(std::process::Stdio::piped());
     let mut running = Running::start(command)?;
-    let lines = running.rest();
-    let status = running.child.wait().map_err(|error| error.to_string())?;
-    if lines.is_empty() && matches!(limit, Limit::Tmpfs) {
+    if running.line().as_deref() != Some("STARTED") && matches!(limit, Limit::Tmpfs) {
         // Not every machine lets its users mount something.
         tally.notes.push("no tmpfs could be mounted here".into());
         return Ok(());
     }
-    ensure(status.success(), || format!("{status}: {lines:?}"))?;
-    let sum = |word| lines.iter().find_map(|line| number(line, word));
-    tally.caused += sum("CAUSED").unwrap_or(0);
-    tally.rows += sum("ROWS").unwrap_or(0);
-    tally.wrong += sum("WRONG").unwrap_or(0);
-    tally.lost += sum("LOST").unwrap_or(0);
-    Ok(())
+    sums(tally, running)
 }
 
 /// The child: fills its directory, and makes room again.
 pub(super) fn fill(dir: &Path, _: &[String]) {
+    say("STARTED");
     let mut tally = Tally::default();
     let config = Config {
         segment_bytes: 100_000,
@@ -148,8 +141,5 @@ pub(super) fn fill(dir: &Path, _: &[String]) {
     store.put(batch(2000..2020, LEN));
     store.flush().expect("there is room again");
     tally.all_there(&store, 2000..2020, LEN);
-    say(format_args!("CAUSED {}", tally.caused));
-    say(format_args!("ROWS {}", tally.rows));
-    say(format_args!("WRONG {}", tally.wrong));
-    say(format_args!("LOST {}", tally.lost));
+    say(tally.line());
 }

@@ -1,12 +1,17 @@
 //! The list of all scenarios, in the order of `docs/reliability.md`.
 
 mod beside;
+mod clocks;
 mod damaged;
+mod directory;
 mod ending;
 mod failing;
 mod full;
+mod hostile;
 mod killed;
+mod lies;
 mod power;
+mod versions;
 mod writer;
 
 use std::time::Duration;
@@ -73,10 +78,28 @@ pub const SCENARIOS: &[Scenario] = &[
         run: failing::run,
     },
     Scenario {
+        name: "directory",
+        fault: "directory read-only, without permission, deleted, replaced",
+        rounds: [2, 20],
+        run: directory::run,
+    },
+    Scenario {
         name: "damaged",
         fault: "any bit flipped, any cut, junk behind, segments swapped",
         rounds: [1, 1],
         run: damaged::run,
+    },
+    Scenario {
+        name: "lies",
+        fault: "lengths, offsets, counts and kinds that lie",
+        rounds: [4000, 400_000],
+        run: lies::run,
+    },
+    Scenario {
+        name: "versions",
+        fault: "segments of older and newer versions",
+        rounds: [1, 1],
+        run: versions::run,
     },
     Scenario {
         name: "beside",
@@ -96,6 +119,18 @@ pub const SCENARIOS: &[Scenario] = &[
         rounds: [1, 20],
         run: ending::run,
     },
+    Scenario {
+        name: "hostile",
+        fault: "links, other owners, open to everybody, odd names",
+        rounds: [2, 20],
+        run: hostile::run,
+    },
+    Scenario {
+        name: "clocks",
+        fault: "clocks set back, times to come, 100,000 files",
+        rounds: [3, 100],
+        run: clocks::run,
+    },
 ];
 
 /// What a child process does in its directory, told by further words.
@@ -107,4 +142,6 @@ pub(crate) const ROLES: &[(&str, Role)] = &[
     ("fill", full::fill),
     ("beside", beside::beside),
     ("ending", ending::ending),
+    ("permission", directory::permission),
+    ("stranger", hostile::stranger),
 ];

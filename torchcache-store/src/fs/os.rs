@@ -28,6 +28,8 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o664);
 
 impl FileSystem for Os {
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
+        // A slash at the end would follow a link.
+        let path = path.components().as_path();
         let fd = match open(path, OFlags::NOFOLLOW) {
             Err(Errno::NOENT) if create => {
                 make_dir(path)?;

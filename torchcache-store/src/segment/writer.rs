@@ -34,7 +34,8 @@ const SUFFIX: &str = ".tcs";
 
 /// Whether a file of a cache directory is a segment by its name.
 pub(crate) fn is_segment(name: &str) -> bool {
-    name.ends_with(SUFFIX) && !name.starts_with('.')
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_plain)
 }
 
 /// Whether a file of a cache directory is an unfinished segment by its name.

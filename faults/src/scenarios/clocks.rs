@@ -1,0 +1,141 @@
+//! Times that cannot be, as after a clock was set back, and directories with a hundred thousand
+//! files.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fastrand::Rng;
+use torchcache_store::{Config, Store};
+
+use crate::rows::{batch, patient};
+use crate::tally::{Plan, Tally, ensure};
+
+const LEN: usize = 9000;
+
+/// Files in the directory.
+const FILES: usize = 100_000;
+
+/// Segments among them.
+const SEGMENTS: u64 = 30;
+
+pub(super) fn run(plan: &Plan) -> Tally {
+    let mut tally = Tally::default();
+    let mut rng = Rng::with_seed(plan.seed);
+    for _ in 0..plan.rounds {
+        tally.round("odd times", |tally| odd_times(tally, &mut rng));
+    }
+    tally.round("a hundred thousand files", crowded);
+    tally
+}
+
+fn opened(dir: &Path, config: Config) -> Result<Store, String> {
+    Store::open(dir, config).map_err(|error| error.to_string())
+}
+
+/// Each row fills a segment, so that none is merged.
+fn single(max_bytes: u64) -> Config {
+    Config {
+        segment_bytes: 4096,
+        max_bytes,
+        ..patient()
+    }
+}
+
+fn put_each(store: &Store, rows: std::ops::Range<u64>) -> Result<(), String> {
+    for row in rows {
+        store.put(batch(row..row + 1, LEN));
+    }
+    store.flush().map_err(|error| error.to_string())
+}
+
+/// A time as a broken clock gives it.
+fn odd_time(rng: &mut Rng) -> SystemTime {
+    let now = SystemTime::now();
+    let years = |years: u64| Duration::from_secs(years * 365 * 86_400);
+    match rng.u8(..5) {
+        0 => UNIX_EPOCH,
+        1 => UNIX_EPOCH - years(1),
+        2 => now + years(200),
+        3 => now + Duration::from_secs(3),
+        _ => now - years(5),
+    }
+}
+
+fn odd_times(tally: &mut Tally, rng: &mut Rng) -> Result<(), String> {
+    let root = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = root.path();
+    let store = opened(dir, single(1 << 30))?;
+    put_each(&store, 0..12)?;
+    drop(store);
+    for entry in fs::read_dir(dir)
+        .map_err(|error| error.to_string())?
+        .flatten()
+    {
+        // The name has the time as well, and decides which of two equal rows is read.
+        let path = match rng.bool() {
+            true => entry.path(),
+            false => dir.join(format!("{:016x}-1-{:016x}.tcs", rng.u64(..), rng.u64(..))),
+        };
+        let moved = fs::rename(entry.path(), &path);
+        let file = moved.and_then(|()| fs::File::options().append(true).open(&path));
+        let set = file.and_then(|file| file.set_modified(odd_time(rng)));
+        set.map_err(|error| error.to_string())?;
+        tally.caused += 1;
+    }
+    // A killed writer's file, from the future, and from a moment ago.
+    let temps = [".tmp-1-2-3.tcs", ".tmp-4-5-6.tcs"].map(|name| dir.join(name));
+    for (path, age) in temps.iter().zip([-365 * 86_400i64, 0]) {
+        let time = SystemTime::now() + Duration::from_secs(age.unsigned_abs());
+        let made = fs::File::create(path).and_then(|file| file.set_modified(time));
+        made.map_err(|error| error.to_string())?;
+    }
+    let far = fs::File::open(dir).and_then(|dir| dir.set_modified(odd_time(rng)));
+    far.map_err(|error| error.to_string())?;
+
+    let store = opened(dir, single(1 << 30))?;
+    ensure(!temps[0].exists() && temps[1].exists(), || {
+        "a file of the far future has no writer, one of now may".into()
+    })?;
+    tally.all_there(&store, 0..12, LEN);
+    put_each(&store, 12..15)?;
+    tally.all_there(&store, 0..15, LEN);
+    // The bound holds, whatever the times say, and the newest rows are not those that go.
+    store.reconfigure(single(6 * 9_500));
+    put_each(&store, 15..18)?;
+    let bytes = store.stats().bytes;
+    ensure(bytes <= 6 * 9_500, || format!("{bytes} bytes are kept"))?;
+    tally.right_or_missing(&store, 0..18, LEN);
+    let faults = store.stats().faults;
+    ensure(faults.total() == 0, || format!("faults: {faults:?}"))
+}
+
+fn crowded(tally: &mut Tally) -> Result<(), String> {
+    let root = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = root.path();
+    for n in 0..FILES {
+        // Of others, of killed writers, and empty segments.
+        let name = match n % 10 {
+            0 => format!("{n:016x}-0-0.tcs"),
+            1 => format!(".tmp-{n:016x}-0-0.tcs"),
+            _ => format!("somebody's {n}"),
+        };
+        fs::File::create(dir.join(name)).map_err(|error| error.to_string())?;
+        tally.caused += 1;
+    }
+    let store = opened(dir, single(1 << 30))?;
+    put_each(&store, 0..SEGMENTS)?;
+    tally.all_there(&store, 0..SEGMENTS, LEN);
+    drop(store);
+    let store = opened(dir, single(1 << 30))?;
+    tally.all_there(&store, 0..SEGMENTS, LEN);
+    let empty = store.stats().faults.total();
+    ensure(empty == FILES as u64 / 10, || format!("{empty} faults"))?;
+    store.clear();
+    let left = fs::read_dir(dir)
+        .map_err(|error| error.to_string())?
+        .count();
+    ensure(left == FILES - FILES / 10, || {
+        format!("{left} files are left")
+    })
+}

@@ -1,0 +1,245 @@
+//! Segments whose checksums are right and whose contents lie: lengths, offsets, counts, kinds of
+//! storage, frames that claim to hold more than they do. Nothing is allocated for a claim before it
+//! is checked, and no row is made of one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use torchcache_store::{Compression, Config, Key, Store};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::ALLOCATED;
+use crate::rows::{batch, keys, patient, value};
+use crate::sim::Sim;
+use crate::tally::{Plan, Tally, ensure};
+
+const DIR: &str = "/cache";
+const ROWS: u64 = 4;
+const LEN: usize = 300;
+
+const TRAILER: usize = 48;
+const CLASS_HEAD: usize = 8;
+const ROW: usize = 40;
+
+/// A frame says at most so many bytes for each of its own.
+const EXPANSION: usize = 1 << 16;
+
+/// What opening a store costs by itself.
+const ITSELF: usize = 2 << 20;
+
+pub(super) fn run(plan: &Plan) -> Tally {
+    let mut tally = Tally::default();
+    let mut rng = Rng::with_seed(plan.seed);
+    let sound = [false, true].map(segment);
+    for round in 0..plan.rounds {
+        let (sim, path) = &sound[(round % 2) as usize];
+        let seed = rng.u64(..);
+        let name = format!("lies of seed {seed}");
+        tally.round(&name, |tally| lie(tally, &sim.copy(), path, seed));
+    }
+    tally
+}
+
+fn segment(compressed: bool) -> (Sim, PathBuf) {
+    let sim = Sim::new();
+    let compression = Compression {
+        level: 1,
+        threads: 1,
+    };
+    let config = Config {
+        compression: compressed.then_some(compression),
+        ..patient()
+    };
+    let store = Store::open_on(Arc::new(sim.clone()), DIR, config).expect("it opens");
+    store.put(batch(0..ROWS, LEN));
+    store.flush().expect("it is written");
+    let path = sim.files(Path::new(DIR)).pop().expect("one segment");
+    (sim, path)
+}
+
+fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), String> {
+    let mut rng = Rng::with_seed(seed);
+    // A forger who makes the checksums of records right as well can give any value: that nobody can
+    // tell. Even so nothing panics, and nothing is allocated for what cannot be.
+    let forged = rng.u8(..4) == 0;
+    sim.damage(path, |bytes| {
+        for _ in 0..rng.u8(1..4) {
+            tell_one(bytes, &mut rng);
+        }
+        if forged {
+            resum_records(bytes);
+        }
+        resum(bytes);
+    });
+    tally.caused += 1;
+    let len = sim.bytes(path).len();
+    ALLOCATED.reset_peak_usage();
+    let before = ALLOCATED.current_usage();
+    let store = Store::open_on(Arc::new(sim.clone()), DIR, patient());
+    let store = store.map_err(|error| error.to_string())?;
+    let cost = ALLOCATED.peak_usage().saturating_sub(before);
+    ensure(cost <= 16 * len + ITSELF, || {
+        format!("opening {len} bytes took {cost} of memory")
+    })?;
+    // Among them keys that only a liar's footer has.
+    let mut wanted = keys(0..ROWS);
+    wanted.push([0; 32]);
+    wanted.push([0xFF; 32]);
+    let found: Vec<_> = store.locate(&wanted).into_iter().flatten().collect();
+    for found in found {
+        let claimed = found.len;
+        ensure(claimed <= EXPANSION * len, || {
+            format!("a row of {claimed} bytes in {len}")
+        })?;
+        let mut out = vec![0xEE; claimed];
+        if store.read(std::slice::from_ref(&found), &mut [&mut out]) == [true] && !forged {
+            tally.rows += 1;
+            let is_right = |key: &Key| out == value(key, LEN);
+            tally.wrong += u64::from(!wanted[..ROWS as usize].iter().any(is_right));
+        }
+    }
+    // And the store works as if there were nothing.
+    store.put(batch(0..ROWS, LEN));
+    store.flush().map_err(|error| error.to_string())?;
+    tally.right_or_missing(&store, 100..104, LEN);
+    store.put(batch(100..104, LEN));
+    store.flush().map_err(|error| error.to_string())?;
+    tally.all_there(&store, 100..104, LEN);
+    Ok(())
+}
+
+/// Where the footer begins, as the trailer says, if that can be.
+fn footer_at(bytes: &[u8]) -> Option<usize> {
+    let trailer = bytes.len().checked_sub(TRAILER)?;
+    let at = u64::from_le_bytes(bytes[trailer..trailer + 8].try_into().ok()?);
+    usize::try_from(at).ok().filter(|at| *at <= trailer)
+}
+
+/// A number that somebody may not have thought of.
+fn odd(rng: &mut Rng, sound: u64) -> u64 {
+    match rng.u8(..10) {
+        0 => 0,
+        1 => 1,
+        2 => u64::MAX,
+        3 => 1 << 63,
+        4 => u64::from(u32::MAX),
+        5 => 1 << 31,
+        6 => sound.wrapping_add(1),
+        7 => sound.wrapping_sub(1),
+        8 => sound.wrapping_mul(1 << rng.u8(1..40)),
+        _ => rng.u64(..),
+    }
+}
+
+fn tell_one(bytes: &mut Vec<u8>, rng: &mut Rng) {
+    let end = bytes.len() - TRAILER;
+    let rows_at = end.saturating_sub(ROWS as usize * ROW);
+    let classes_at = footer_at(bytes).unwrap_or(16);
+    let row = rows_at + rng.usize(..ROWS as usize) * ROW;
+    // The numbers of the format: where, and of how many bytes.
+    let numbers = [
+        (end, 8),            // where the footer begins
+        (end + 8, 8),        // its length
+        (end + 16, 4),       // rows
+        (end + 20, 4),       // classes
+        (end + 24, 4),       // version
+        (end + 28, 4),       // zero
+        (classes_at, 4),     // the length of a value
+        (classes_at + 4, 4), // of a schema
+        (row + 32, 4),       // of what is stored
+        (row + 36, 2),       // the class
+        (row + 38, 1),       // how it is stored
+        (row + 39, 1),       // zero
+        (8, 4),              // the version, in the header
+    ];
+    match rng.u8(..16) {
+        0 => {
+            let cut = rng.usize(16..end);
+            bytes.drain(cut.saturating_sub(rng.usize(1..64)).max(16)..cut);
+        }
+        1 => {
+            let at = rng.usize(16..end);
+            let more = vec![rng.u8(..); rng.usize(1..200)];
+            bytes.splice(at..at, more);
+        }
+        // Rows twice, or another's key.
+        2 => {
+            let other = rows_at + rng.usize(..ROWS as usize) * ROW;
+            bytes.copy_within(other..other + ROW, row);
+        }
+        3 => bytes[row..row + 32].fill(if rng.bool() { 0 } else { 0xFF }),
+        // A frame of a record.
+        4 => {
+            let at = rng.usize(16..classes_at.clamp(17, end));
+            bytes[at] = rng.u8(..);
+        }
+        _ => {
+            let (at, width) = numbers[rng.usize(..numbers.len())];
+            let field = bytes.get_mut(at..at + width);
+            let Some(field) = field else { return };
+            let mut sound = [0; 8];
+            sound[..width].copy_from_slice(field);
+            let odd = odd(rng, u64::from_le_bytes(sound)).to_le_bytes();
+            field.copy_from_slice(&odd[..width]);
+        }
+    }
+}
+
+/// Makes the trailer's checksum right for whatever is there now.
+fn resum(bytes: &mut [u8]) {
+    let Some(footer_at) = footer_at(bytes) else {
+        return;
+    };
+    let end = bytes.len() - TRAILER;
+    let sum = xxh3_64_with_seed(&bytes[footer_at..end], xxh3_64(&bytes[end..end + 32]));
+    bytes[end + 32..end + 40].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Makes the checksums of records right for what the row table says of them. Whatever this cannot
+/// make sense of stays as it is.
+fn resum_records(bytes: &mut [u8]) {
+    let Some(class_at) = footer_at(bytes) else {
+        return;
+    };
+    let end = bytes.len() - TRAILER;
+    let number = |bytes: &[u8], at: usize| {
+        let number = bytes
+            .get(at..at + 4)
+            .and_then(|number| number.try_into().ok());
+        number.map(u32::from_le_bytes)
+    };
+    let (Some(raw_len), Some(schema_len)) = (number(bytes, class_at), number(bytes, class_at + 4))
+    else {
+        return;
+    };
+    let schema_at = class_at + CLASS_HEAD;
+    let Some(schema) = bytes.get(schema_at..schema_at.saturating_add(schema_len as usize)) else {
+        return;
+    };
+    let schema = xxh3_64(schema);
+    let mut offset = 16;
+    for row in end.saturating_sub(ROWS as usize * ROW)..end {
+        if (end - row) % ROW != 0 {
+            continue;
+        }
+        let Some(stored_len) = number(bytes, row + 32) else {
+            return;
+        };
+        let stored = offset..offset + stored_len as usize;
+        let mut head = [0; 56];
+        head[..32].copy_from_slice(&bytes[row..row + 32]);
+        head[32..40].copy_from_slice(&schema.to_le_bytes());
+        head[40..44].copy_from_slice(&raw_len.to_le_bytes());
+        head[44..48].copy_from_slice(&stored_len.to_le_bytes());
+        head[48] = bytes[row + 38];
+        let Some(value) = bytes.get(stored.clone()) else {
+            return;
+        };
+        let sum = xxh3_64_with_seed(value, xxh3_64(&head));
+        if let Some(place) = bytes.get_mut(stored.end..stored.end + 8) {
+            place.copy_from_slice(&sum.to_le_bytes());
+        }
+        offset = stored.end + 8;
+    }
+}
