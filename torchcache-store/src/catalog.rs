@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
 use hashbrown::HashMap;
@@ -23,6 +23,7 @@ use crate::found::Found;
 use crate::fs::{Directory, FileSystem};
 use crate::index::{Entry, Index, Inserted, PARTS, by_part};
 use crate::segment::{FinishedSegment, Footer, Row, SegmentFile, Unreadable};
+use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use crate::tracked::Tracked;
 use crate::trust;
 

@@ -4,8 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::catalog::Catalog;
@@ -13,6 +12,8 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::fs::FileSystem;
 use crate::queue::{Pace, Queue};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, RwLock};
 use crate::{evict, writer};
 
 /// What all clones share, and only they: the writer thread has the inside, so that the
@@ -76,8 +77,7 @@ impl Drop for Handle {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         // Rows that the writer lets go may hold the last handle: then it ends by itself.
-        let is_writer =
-            |writer: &JoinHandle<()>| writer.thread().id() == std::thread::current().id();
+        let is_writer = |writer: &JoinHandle<()>| writer.thread().id() == thread::current().id();
         if let Some(writer) = writer {
             let patience = match is_writer(&writer) {
                 true => Duration::ZERO,

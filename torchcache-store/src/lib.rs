@@ -63,6 +63,7 @@ mod scan;
 pub mod segment;
 mod signals;
 mod store;
+mod sync;
 mod sys;
 mod tracked;
 mod trust;

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Key, RowBatch};
 use crate::found::Found;
 use crate::pending::{PendingRows, Rows};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// The queue between callers and the writer thread.
 #[derive(Debug, Default)]

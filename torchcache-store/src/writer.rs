@@ -5,7 +5,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{Builder, JoinHandle};
 
 use crate::batch::RowBatch;
 use crate::catalog::Catalog;
@@ -15,6 +14,7 @@ use crate::fault::Fault;
 use crate::handle::{Inner, pace};
 use crate::queue::{Cut, Work};
 use crate::segment::{SegmentWriter, Storage, segment_bytes};
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::{evict, merge};
 
 /// Values are compressed in windows of about this size, to bound the memory for frames.

@@ -219,10 +219,7 @@ fn resum_records(bytes: &mut [u8]) {
     };
     let schema = xxh3_64(schema);
     let mut offset = 16;
-    for row in end.saturating_sub(ROWS as usize * ROW)..end {
-        if (end - row) % ROW != 0 {
-            continue;
-        }
+    for row in (end.saturating_sub(ROWS as usize * ROW)..end).step_by(ROW) {
         let Some(stored_len) = number(bytes, row + 32) else {
             return;
         };

@@ -1,0 +1,182 @@
+//! Threads of a store, interleaved in ways that a machine hardly ever takes: a model checker decides
+//! which of them goes on at each lock. Only with `--cfg shuttle`; `cargo xtask test` runs it.
+
+#![cfg(shuttle)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::thread;
+use torchcache_faults::rows::{batch, fetch, key, keys, value};
+use torchcache_faults::sim::Sim;
+use torchcache_store::{Config, Store};
+
+const LEN: usize = 40;
+
+/// How many interleavings are tried of each model; more if a variable says so.
+fn tries() -> usize {
+    let tries = std::env::var("TORCHCACHE_INTERLEAVINGS");
+    tries
+        .ok()
+        .and_then(|tries| tries.parse().ok())
+        .unwrap_or(1000)
+}
+
+/// Tries a model, with a scheduler that picks at random and one that looks for rare orders.
+fn check(model: fn()) {
+    shuttle::check_random(model, tries());
+    shuttle::check_pct(model, tries(), 3);
+}
+
+/// Time stands still in a model: nobody may wait for it.
+fn opened(sim: &Sim, queue_bytes: u64) -> Store {
+    let config = Config {
+        linger: Duration::ZERO,
+        patience: Duration::from_secs(3600),
+        queue_bytes,
+        ..Config::default()
+    };
+    Store::open_on(Arc::new(sim.clone()), "/cache", config).expect("it opens")
+}
+
+/// How many of some rows are there; none of them is wrong.
+fn right(store: &Store, numbers: std::ops::Range<u64>) -> usize {
+    let keys = keys(numbers);
+    let rows = keys.iter().zip(fetch(store, &keys));
+    rows.filter_map(|(key, row)| Some((key, row?)))
+        .inspect(|(key, row)| assert_eq!(*row, value(key, LEN)))
+        .count()
+}
+
+/// A row that was put is a hit from then on: queued, on its way, and on disk.
+#[test]
+fn a_row_that_was_put_is_never_absent() {
+    check(|| {
+        let sim = Sim::new();
+        let store = opened(&sim, 1 << 20);
+        let others: Vec<_> = [0, 2]
+            .map(|first| {
+                let store = store.clone();
+                thread::spawn(move || {
+                    store.put(batch(first..first + 4, LEN));
+                    assert_eq!(right(&store, first..first + 4), 4);
+                    assert_eq!(right(&store, first..first + 4), 4);
+                })
+            })
+            .into();
+        for other in others {
+            other.join().expect("it does not panic");
+        }
+        assert_eq!(right(&store, 0..6), 6);
+        store.flush().expect("it is written");
+        assert_eq!((right(&store, 0..6), store.stats().rows), (6, 6));
+        drop(store);
+        assert_eq!(right(&opened(&sim, 1 << 20), 0..6), 6);
+    });
+}
+
+/// Callers that wait for room get it, and nobody waits for ever.
+#[test]
+fn a_full_queue_lets_everybody_through_in_the_end() {
+    check(|| {
+        let sim = Sim::new();
+        let store = opened(&sim, 1); // room for one batch at a time
+        let others: Vec<_> = (0..3)
+            .map(|n| {
+                let store = store.clone();
+                thread::spawn(move || store.put(batch(n..n + 2, LEN)))
+            })
+            .collect();
+        store.flush().expect("it is written");
+        for other in others {
+            other.join().expect("it does not panic");
+        }
+        store.flush().expect("it is written");
+        assert_eq!((right(&store, 0..4), store.stats().stored_rows), (4, 4));
+        assert_eq!(store.stats().pending_bytes, 0);
+    });
+}
+
+/// What was cleared does not come back, whatever the writer has in its hands.
+#[test]
+fn cleared_rows_stay_away() {
+    check(|| {
+        let sim = Sim::new();
+        let store = opened(&sim, 1 << 20);
+        store.put(batch(0..3, LEN));
+        let clearing = {
+            let store = store.clone();
+            thread::spawn(move || {
+                store.clear();
+                assert_eq!(right(&store, 0..3), 0);
+            })
+        };
+        let flushing = {
+            let store = store.clone();
+            thread::spawn(move || store.flush())
+        };
+        clearing.join().expect("it does not panic");
+        let _ = flushing.join().expect("it does not panic");
+        let _ = store.flush();
+        assert_eq!(right(&store, 0..3), 0);
+        drop(store);
+        assert_eq!(right(&opened(&sim, 1 << 20), 0..3), 0);
+    });
+}
+
+/// Merging moves rows from file to file while they are looked up.
+#[test]
+fn rows_are_found_while_their_segments_are_merged() {
+    check(|| {
+        let sim = Sim::new();
+        let store = opened(&sim, 1 << 20);
+        for n in 0..7 {
+            store.put(batch(n..n + 1, LEN));
+            store.flush().expect("it is written");
+        }
+        let reading = {
+            let store = store.clone();
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    assert_eq!(right(&store, 0..7), 7);
+                }
+            })
+        };
+        store.put(batch(7..8, LEN));
+        store.flush().expect("it is written and merged");
+        reading.join().expect("it does not panic");
+        assert_eq!((right(&store, 0..8), store.stats().merged_segments), (8, 8));
+        assert_eq!(store.stats().faults.total(), 0);
+    });
+}
+
+/// Two stores of one directory are as two processes: they merge, evict and clear behind each other's
+/// back.
+#[test]
+fn two_processes_get_right_rows_or_none() {
+    check(|| {
+        let sim = Sim::new();
+        let stores = [opened(&sim, 1 << 20), opened(&sim, 1 << 20)];
+        let threads: Vec<_> = stores
+            .into_iter()
+            .zip([0, 3])
+            .map(|(store, first)| {
+                thread::spawn(move || {
+                    for n in first..first + 5 {
+                        store.put(batch(n..n + 1, LEN));
+                        store.flush().expect("it is written");
+                        assert_eq!(right(&store, n..n + 1), 1);
+                    }
+                    store.refresh();
+                    right(&store, 0..8);
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
+        let store = opened(&sim, 1 << 20);
+        assert_eq!(right(&store, 0..8), 8, "nothing is lost");
+        assert!(store.locate(&[key(100)])[0].is_none());
+    });
+}

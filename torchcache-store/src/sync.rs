@@ -1,0 +1,14 @@
+//! The locks and threads of the queue, the index and the writer: the standard library's, or those of
+//! the model checker that tries out how they may interleave (`--cfg shuttle`).
+
+#[cfg(not(shuttle))]
+pub(crate) use std::{
+    sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard},
+    thread,
+};
+
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard},
+    thread,
+};
