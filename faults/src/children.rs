@@ -11,18 +11,17 @@ use std::sync::OnceLock;
 
 use rustix::process::geteuid;
 
-use crate::scenarios;
 use crate::tally::{Tally, ensure};
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Says where the program `soak` is, which plays all roles.
+/// Says where the program is that plays all roles.
 pub fn set_program(path: impl Into<PathBuf>) {
     PROGRAM.get_or_init(|| path.into());
 }
 
 /// The command that starts a role on a directory.
-pub(crate) fn command(role: &str, dir: &Path, words: &[String]) -> Command {
+pub fn command(role: &str, dir: &Path, words: &[String]) -> Command {
     let program = PROGRAM
         .get()
         .expect("it was said which program plays roles");
@@ -32,32 +31,24 @@ pub(crate) fn command(role: &str, dir: &Path, words: &[String]) -> Command {
     command
 }
 
-/// Plays a role, in a process that [`command`] started.
-///
-/// # Panics
-/// If there is no such role, and if something is not as promised.
-pub fn play(role: &str, dir: &Path, words: &[String]) {
-    let role = scenarios::ROLES.iter().find(|(name, _)| *name == role);
-    let (_, play) = role.expect("a role that there is");
-    play(dir, words);
-}
-
 /// Tells the process that waits.
-pub(crate) fn say(line: impl std::fmt::Display) {
+pub fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     // Nobody may be listening any more.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// A child that runs, and what it says.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    pub(crate) output: BufReader<ChildStdout>,
+pub struct Running {
+    /// The process.
+    pub child: Child,
+    /// Its standard output.
+    pub output: BufReader<ChildStdout>,
 }
 
 impl Running {
     /// Starts a child.
-    pub(crate) fn start(mut command: Command) -> Result<Running, String> {
+    pub fn start(mut command: Command) -> Result<Running, String> {
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let output = child.stdout.take().map(BufReader::new);
         let output = output.ok_or("its output is not piped")?;
@@ -65,7 +56,7 @@ impl Running {
     }
 
     /// The next line; `None` at the end.
-    pub(crate) fn line(&mut self) -> Option<String> {
+    pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = self.output.read_line(&mut line).ok()?;
         // A line that was cut short by the end says nothing.
@@ -73,7 +64,7 @@ impl Running {
     }
 
     /// Everything that it still says.
-    pub(crate) fn rest(&mut self) -> Vec<String> {
+    pub fn rest(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.line()).collect()
     }
 }
@@ -86,13 +77,13 @@ impl Drop for Running {
 }
 
 /// The number behind a word in a line such as `FLUSHED 12`.
-pub(crate) fn number(line: &str, word: &str) -> Option<u64> {
+pub fn number(line: &str, word: &str) -> Option<u64> {
     line.strip_prefix(word)?.trim().parse().ok()
 }
 
 /// A child to whom permissions apply: as another user, where this one may do anything. What it needs
 /// is put where that user can reach it.
-pub(crate) fn unprivileged(role: &str, dir: &Path, words: &[String]) -> Result<Running, String> {
+pub fn unprivileged(role: &str, dir: &Path, words: &[String]) -> Result<Running, String> {
     /// A user that nobody is.
     const NOBODY: u32 = 65_534;
 
@@ -124,7 +115,7 @@ pub(crate) fn unprivileged(role: &str, dir: &Path, words: &[String]) -> Result<R
 }
 
 /// Takes in what a child counted and said in a line.
-pub(crate) fn sums(tally: &mut Tally, mut running: Running) -> Result<(), String> {
+pub fn sums(tally: &mut Tally, mut running: Running) -> Result<(), String> {
     let lines = running.rest();
     let status = running.child.wait().map_err(|error| error.to_string())?;
     ensure(status.success(), || {

@@ -98,7 +98,7 @@ impl Tally {
     }
 
     /// What a child process saw, for [`add_line`](Self::add_line).
-    pub(crate) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let Tally {
             caused,
             rows,
@@ -110,7 +110,7 @@ impl Tally {
     }
 
     /// Takes in what a child process saw, if this line says it.
-    pub(crate) fn add_line(&mut self, line: &str) -> bool {
+    pub fn add_line(&mut self, line: &str) -> bool {
         let Some(counts) = line.strip_prefix("SAW ") else {
             return false;
         };

@@ -51,8 +51,22 @@ impl Scenario {
     }
 }
 
-/// Every scenario.
-pub const SCENARIOS: &[Scenario] = &[
+/// The scenarios of the store.
+pub const STORE: Part = Part {
+    scenarios: SCENARIOS,
+    roles: ROLES,
+};
+
+/// Scenarios, and what the processes that they start do.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// The scenarios, in the order of the table.
+    pub scenarios: &'static [Scenario],
+    /// The roles of their child processes.
+    pub roles: &'static [(&'static str, Role)],
+}
+
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "killed",
         fault: "killed while writing, merging, evicting or opening",
@@ -134,10 +148,9 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// What a child process does in its directory, told by further words.
-pub(crate) type Role = fn(&std::path::Path, &[String]);
+pub type Role = fn(&std::path::Path, &[String]);
 
-/// The roles of child processes.
-pub(crate) const ROLES: &[(&str, Role)] = &[
+const ROLES: &[(&str, Role)] = &[
     ("steady", killed::steady),
     ("fill", full::fill),
     ("beside", beside::beside),
@@ -145,3 +158,17 @@ pub(crate) const ROLES: &[(&str, Role)] = &[
     ("permission", directory::permission),
     ("stranger", hostile::stranger),
 ];
+
+/// Runs the short form of a scenario, for a test.
+///
+/// # Panics
+/// If something is not as promised.
+pub fn survives(part: &Part, name: &str) {
+    let scenario = part.scenarios.iter().find(|scenario| scenario.name == name);
+    let scenario = scenario.expect("a scenario of this name");
+    let tally = (scenario.run)(&scenario.short(1));
+    println!("{name}: {}", tally.cells().join(", "));
+    if let Err(failures) = tally.verdict() {
+        panic!("{failures}");
+    }
+}

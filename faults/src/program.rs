@@ -1,0 +1,92 @@
+//! `[--short] [--seed N] [NAME…]`: runs every scenario, or those that are named, in the long form or
+//! the short one, and prints a line of the table for each, with tabs. With `child` first, it is one
+//! of the processes that scenarios start.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::children;
+use crate::scenarios::{Part, Scenario};
+
+/// The whole program, for some parts.
+pub fn main(parts: &[Part]) -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.as_slice() {
+        [child, role, dir, rest @ ..] if child == "child" => {
+            let mut roles = parts.iter().flat_map(|part| part.roles);
+            let found = roles.find(|(name, _)| name == role);
+            let (_, play) = found.expect("a role that there is");
+            play(Path::new(dir), rest);
+            ExitCode::SUCCESS
+        }
+        words => {
+            let scenarios: Vec<_> = parts.iter().flat_map(|part| part.scenarios).collect();
+            match Wanted::parse(words, &scenarios) {
+                Ok(wanted) => run(&wanted, &scenarios),
+                Err(error) => {
+                    eprintln!("{error}");
+                    ExitCode::from(2)
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Wanted {
+    short: bool,
+    seed: Option<u64>,
+    names: Vec<String>,
+}
+
+impl Wanted {
+    fn parse(words: &[String], scenarios: &[&Scenario]) -> Result<Wanted, String> {
+        let mut wanted = Wanted::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--short" => wanted.short = true,
+                "--seed" => {
+                    let seed = words.next().and_then(|seed| seed.parse().ok());
+                    wanted.seed = Some(seed.ok_or("--seed wants a number")?);
+                }
+                name if scenarios.iter().any(|scenario| scenario.name == name) => {
+                    wanted.names.push(name.to_owned());
+                }
+                name => {
+                    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name).collect();
+                    return Err(format!("got {name:?}; there are {}", names.join(", ")));
+                }
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn run(wanted: &Wanted, scenarios: &[&Scenario]) -> ExitCode {
+    children::set_program(std::env::current_exe().expect("this program has a path"));
+    let seed = wanted.seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("seed {seed}");
+    let mut is_sound = true;
+    let is_wanted =
+        |name: &str| wanted.names.is_empty() || wanted.names.iter().any(|wanted| wanted == name);
+    for scenario in scenarios.iter().filter(|scenario| is_wanted(scenario.name)) {
+        let plan = match wanted.short {
+            true => scenario.short(seed),
+            false => scenario.long(seed),
+        };
+        let tally = (scenario.run)(&plan);
+        println!("{}\t{}", scenario.fault, tally.cells().join("\t"));
+        for note in &tally.notes {
+            eprintln!("{}: {note}", scenario.name);
+        }
+        if let Err(failures) = tally.verdict() {
+            eprintln!("{}: {failures}", scenario.name);
+            is_sound = false;
+        }
+    }
+    match is_sound {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}

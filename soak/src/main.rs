@@ -1,0 +1,7 @@
+//! The program `soak`: the scenarios of the store and those of whole modules, and one table.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    torchcache_faults::main(&[torchcache_faults::STORE, torchcache_soak::MODULES])
+}
