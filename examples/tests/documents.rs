@@ -154,6 +154,8 @@ fn the_tree_in_the_architecture_page_is_the_tree() {
         "torchcache",
         "torchcache-macros",
         "torchcache-store",
+        "faults",
+        "soak",
         "xtask",
     ] {
         let folders = fs::read_dir(root().join(package).join("src")).unwrap();

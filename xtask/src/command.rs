@@ -19,6 +19,9 @@ Usage: cargo xtask <command>
                                      docs/benchmarks.md; ARGS are names of its parts, --no-peer
                                      to print the first part without it and leave it as it is on
                                      the page, and --quick for a smoke run that writes nothing
+  soak [-- ARGS]                     every fault, many times over, and the table of what was seen
+                                     into docs/reliability.md; with ARGS (names of faults, --short,
+                                     --seed N) only printed
   cuda-bundle                        pack tests and benchmarks into ./cuda-bundle/, to run on a
                                      machine with a GPU, torch 2.11.0 and no compiler
 
@@ -39,6 +42,7 @@ pub(crate) enum Command {
     Demo(Vec<OsString>),
     Bench(Plan),
     Test(&'static Release, Vec<OsString>),
+    Soak(Vec<OsString>),
     CudaBundle,
 }
 
@@ -60,6 +64,9 @@ impl Command {
                 let options = options.without_tch("bench")?;
                 Plan::parse(&options.passed).map(Self::Bench)
             }
+            Some("soak") => options
+                .without_tch("soak")
+                .map(|options| Self::Soak(options.passed)),
             Some("test") => Ok(Self::Test(options.tch()?, options.passed)),
             Some("cuda-bundle") => {
                 options

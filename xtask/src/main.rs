@@ -10,11 +10,14 @@ mod error;
 mod executable;
 mod install;
 mod libtorch;
+mod machine;
 mod mirror;
+mod page;
 mod pip;
 mod progress;
 mod python;
 mod release;
+mod soak;
 mod staged;
 mod test;
 
@@ -45,6 +48,7 @@ fn run() -> Result<()> {
         Command::Demo(args) => demo::run(root, &args),
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Test(release, args) => test::run(root, release, &args),
+        Command::Soak(args) => soak::run(root, &args),
         Command::CudaBundle => cuda_bundle::run(root),
     }
 }

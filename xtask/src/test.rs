@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use crate::cargo::Cargo;
 use crate::error::Result;
 use crate::libtorch;
 use crate::mirror;
@@ -20,6 +21,9 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
     if args.is_empty() {
         cargo.run(["test", "--workspace", "--doc"])?;
     }
+    if args.is_empty() && release.is_default() {
+        interleavings(&cargo)?;
+    }
     let runner: &[&str] = if cargo.has("nextest") {
         &["nextest", "run", "--workspace"]
     } else {
@@ -29,4 +33,19 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
     };
     let runner = runner.iter().map(OsStr::new);
     cargo.run(runner.chain(args.iter().map(OsString::as_os_str)))
+}
+
+/// The model checker's tests, for which the store is built with its locks: in a folder of their own,
+/// or everything else would be built anew. They know nothing of tch.
+fn interleavings(cargo: &Cargo) -> Result<()> {
+    let mut checker = Cargo {
+        root: cargo.root.clone(),
+        variables: cargo.variables.clone(),
+    };
+    checker
+        .variables
+        .push(("RUSTFLAGS", "--cfg shuttle".into()));
+    let target = ["--package", "torchcache-faults", "--test", "interleavings"];
+    let folder = ["--target-dir", "target/interleavings"];
+    checker.run(["test"].iter().chain(&target).chain(&folder))
 }

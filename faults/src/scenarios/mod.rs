@@ -88,7 +88,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "failing",
         fault: "the nth call of each kind fails, once or from then on",
-        rounds: [1, 1],
+        rounds: [1, 2],
         run: failing::run,
     },
     Scenario {

@@ -10,7 +10,7 @@ use crate::tally::{Plan, Tally, ensure};
 
 /// A segment of each version, as the store's tests pin them: rows 1, 2 and 5 are like all rows here,
 /// of 16 bytes.
-const VERSIONS: [&[u8]; 2] = [
+pub(super) const FIXTURES: [&[u8]; 2] = [
     include_bytes!("../../../torchcache-store/tests/fixtures/v1.tcs"),
     include_bytes!("../../../torchcache-store/tests/fixtures/v2.tcs"),
 ];
@@ -20,11 +20,11 @@ const LEN: usize = 16;
 pub(super) fn run(_: &Plan) -> Tally {
     let mut tally = Tally::default();
     assert_eq!(
-        VERSIONS.len() as u32,
+        FIXTURES.len() as u32,
         VERSION,
         "each version has its fixture"
     );
-    for (place, bytes) in VERSIONS.iter().enumerate() {
+    for (place, bytes) in FIXTURES.iter().enumerate() {
         tally.round(&format!("version {}", place + 1), |tally| {
             version(tally, bytes)
         });
@@ -66,7 +66,7 @@ fn version(tally: &mut Tally, bytes: &[u8]) -> Result<(), String> {
 fn newer(tally: &mut Tally) -> Result<(), String> {
     let root = tempfile::tempdir().map_err(|error| error.to_string())?;
     let path = root.path().join("0.tcs");
-    let mut bytes = VERSIONS[VERSIONS.len() - 1].to_vec();
+    let mut bytes = FIXTURES[FIXTURES.len() - 1].to_vec();
     bytes[8] = VERSION as u8 + 1;
     fs::write(&path, &bytes).map_err(|error| error.to_string())?;
     let tight = Config {

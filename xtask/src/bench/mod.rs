@@ -4,8 +4,6 @@
 mod chart;
 mod figures;
 mod images;
-mod machine;
-mod page;
 mod parts;
 mod peer;
 mod plan;
@@ -19,13 +17,18 @@ use crate::cargo::Cargo;
 use crate::error::{Error, Result};
 use crate::executable::{self, Executable, Kind};
 use crate::libtorch;
+use crate::machine;
+use crate::page::Page;
 use crate::release::DEFAULT;
 
 use figures::Figures;
 use parts::Part;
 pub(crate) use plan::Plan;
 
-const PAGE: &str = "docs/benchmarks.md";
+const PAGE: Page = Page {
+    path: "docs/benchmarks.md",
+    heading: "# Benchmarks\n",
+};
 const CHART: &str = "docs/benchmarks.svg";
 
 /// What a benchmark prints before its part of the page, if it prints anything else.
@@ -58,7 +61,8 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     match failed.is_empty() {
         true => Ok(()),
         false => Err(Error::Failed(format!(
-            "these benchmarks failed, and their parts of {PAGE} are as they were: {}",
+            "these benchmarks failed, and their parts of {} are as they were: {}",
+            PAGE.path,
             failed.join(", ")
         ))),
     }
@@ -142,16 +146,14 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, plan: &Plan) -> Res
         return Ok(());
     }
 
-    let page = cargo.root.join(PAGE);
-    let before = fs::read_to_string(&page).ok();
     let mut pieces = vec![machine::describe(DEFAULT)];
     if charted {
         let figures = fs::read_to_string(&figures).map_err(Error::io("read the figures"))?;
         let figures = Figures::parse(&figures)?;
         if !is_publishable(&figures, plan.peer)? {
             eprintln!(
-                "--no-peer: {} is only printed, and {PAGE} is as it was",
-                part.name
+                "--no-peer: {} is only printed, and {} is as it was",
+                part.name, PAGE.path
             );
             return Ok(());
         }
@@ -161,7 +163,7 @@ fn measure(cargo: &Cargo, part: &Part, program: &Executable, plan: &Plan) -> Res
     pieces.extend([part.about.to_owned(), printed.to_owned()]);
     pieces.retain(|piece| !piece.is_empty());
     let text = pieces.join("\n\n");
-    write(&page, &page::with_part(before.as_deref(), part, &text)?)
+    PAGE.put(&cargo.root, part.name, part.title, &text)
 }
 
 /// Whether the workloads go into the page, where the Python package stands beside ours: not without

@@ -1,0 +1,111 @@
+//! `cargo xtask soak`: every fault in its long form, and the table of what was seen into
+//! `docs/reliability.md`.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::cargo::Cargo;
+use crate::error::{Error, Result};
+use crate::executable::{self, Kind};
+use crate::libtorch;
+use crate::machine;
+use crate::page::Page;
+use crate::release::DEFAULT;
+
+const PAGE: Page = Page {
+    path: "docs/reliability.md",
+    heading: "# Reliability\n",
+};
+
+const HEADINGS: [&str; 7] = [
+    "fault",
+    "rounds",
+    "caused",
+    "survived",
+    "rows checked",
+    "wrong rows",
+    "lost rows",
+];
+
+/// What the first column takes on a terminal.
+const WIDE: usize = 68;
+
+/// What the others take.
+const NARROW: usize = 13;
+
+pub(crate) fn run(root: &Path, args: &[OsString]) -> Result<()> {
+    let cargo = libtorch::prepare(root, DEFAULT)?.cargo(root);
+    let program = build(&cargo)?;
+    let begin = Instant::now();
+    let rows = soak(&cargo, &program, args)?;
+    if !args.is_empty() {
+        return Ok(());
+    }
+    let minutes = begin.elapsed().as_secs().div_ceil(60);
+    let mut text = format!(
+        "{}\n\n{minutes} minutes.\n\n{}\n{}\n",
+        machine::describe(DEFAULT),
+        line(&HEADINGS),
+        line(&["---", "---:", "---:", "---:", "---:", "---:", "---:"])
+    );
+    for row in rows {
+        text += &line(&row.split('\t').collect::<Vec<_>>());
+        text.push('\n');
+    }
+    PAGE.put(&cargo.root, "soak", "The last soak", &text)
+}
+
+fn build(cargo: &Cargo) -> Result<PathBuf> {
+    let target = ["--release", "--package", "torchcache-soak", "--bin", "soak"];
+    let form = ["--message-format", "json-render-diagnostics"];
+    let messages = cargo.output(["build"].iter().chain(&target).chain(&form))?;
+    let mut programs = executable::parse(&messages).into_iter();
+    programs
+        .find(|program| program.kind == Kind::Bin && program.target == "soak")
+        .map(|program| program.path)
+        .ok_or_else(|| Error::Failed("cargo built no program soak".into()))
+}
+
+/// Runs it, shows each line of the table when it is there, and returns them.
+fn soak(cargo: &Cargo, program: &Path, args: &[OsString]) -> Result<Vec<String>> {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .envs(cargo.variables.iter().cloned())
+        .stdout(Stdio::piped());
+    let failed = |what: &str| Error::io(format!("{what} {}", program.display()));
+    let mut child = command.spawn().map_err(failed("start"))?;
+    show(&HEADINGS);
+    let mut rows = Vec::new();
+    for row in child
+        .stdout
+        .take()
+        .into_iter()
+        .flat_map(|out| BufReader::new(out).lines())
+    {
+        let row = row.map_err(failed("read from"))?;
+        show(&row.split('\t').collect::<Vec<_>>());
+        rows.push(row);
+    }
+    let status = child.wait().map_err(failed("wait for"))?;
+    match status.success() {
+        true => Ok(rows),
+        false => Err(Error::Failed(format!(
+            "not everything was as promised ({status}); {} is as it was",
+            PAGE.path
+        ))),
+    }
+}
+
+fn show(cells: &[&str]) {
+    let [first, rest @ ..] = cells else { return };
+    let rest: String = rest.iter().map(|cell| format!("{cell:>NARROW$}")).collect();
+    println!("{first:<WIDE$}{rest}");
+}
+
+fn line(cells: &[&str]) -> String {
+    format!("| {} |", cells.join(" | "))
+}
