@@ -7,24 +7,26 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
 use crate::tally::{Tally, ensure};
 
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+static PROGRAM: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Says where the program is that plays all roles.
+/// Says where the program is that plays the roles of what is run next.
 pub fn set_program(path: impl Into<PathBuf>) {
-    PROGRAM.get_or_init(|| path.into());
+    *PROGRAM.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.into());
 }
 
 /// The command that starts a role on a directory.
 pub fn command(role: &str, dir: &Path, words: &[String]) -> Command {
     let program = PROGRAM
-        .get()
-        .expect("it was said which program plays roles");
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let program = program.expect("it was said which program plays roles");
     let mut command = Command::new(program);
     command.args(["child", role]).arg(dir).args(words);
     command.stdout(Stdio::piped());

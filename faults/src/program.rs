@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::children;
-use crate::scenarios::{Part, Scenario};
+use crate::scenarios::Part;
 
 /// The whole program, for some parts.
 pub fn main(parts: &[Part]) -> ExitCode {
@@ -19,16 +19,13 @@ pub fn main(parts: &[Part]) -> ExitCode {
             play(Path::new(dir), rest);
             ExitCode::SUCCESS
         }
-        words => {
-            let scenarios: Vec<_> = parts.iter().flat_map(|part| part.scenarios).collect();
-            match Wanted::parse(words, &scenarios) {
-                Ok(wanted) => run(&wanted, &scenarios),
-                Err(error) => {
-                    eprintln!("{error}");
-                    ExitCode::from(2)
-                }
+        words => match Wanted::parse(words, parts) {
+            Ok(wanted) => run(&wanted, parts),
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::from(2)
             }
-        }
+        },
     }
 }
 
@@ -40,7 +37,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(words: &[String], scenarios: &[&Scenario]) -> Result<Wanted, String> {
+    fn parse(words: &[String], parts: &[Part]) -> Result<Wanted, String> {
+        let scenarios = || parts.iter().flat_map(|part| part.scenarios);
         let mut wanted = Wanted::default();
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -50,11 +48,11 @@ impl Wanted {
                     let seed = words.next().and_then(|seed| seed.parse().ok());
                     wanted.seed = Some(seed.ok_or("--seed wants a number")?);
                 }
-                name if scenarios.iter().any(|scenario| scenario.name == name) => {
+                name if scenarios().any(|scenario| scenario.name == name) => {
                     wanted.names.push(name.to_owned());
                 }
                 name => {
-                    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name).collect();
+                    let names: Vec<_> = scenarios().map(|scenario| scenario.name).collect();
                     return Err(format!("got {name:?}; there are {}", names.join(", ")));
                 }
             }
@@ -63,14 +61,18 @@ impl Wanted {
     }
 }
 
-fn run(wanted: &Wanted, scenarios: &[&Scenario]) -> ExitCode {
-    children::set_program(std::env::current_exe().expect("this program has a path"));
+fn run(wanted: &Wanted, parts: &[Part]) -> ExitCode {
+    let own = std::env::current_exe().expect("this program has a path");
     let seed = wanted.seed.unwrap_or_else(|| fastrand::u64(..));
     eprintln!("seed {seed}");
     let mut is_sound = true;
     let is_wanted =
         |name: &str| wanted.names.is_empty() || wanted.names.iter().any(|wanted| wanted == name);
-    for scenario in scenarios.iter().filter(|scenario| is_wanted(scenario.name)) {
+    let scenarios = parts
+        .iter()
+        .flat_map(|part| part.scenarios.iter().map(move |scenario| (part, scenario)));
+    for (part, scenario) in scenarios.filter(|(_, scenario)| is_wanted(scenario.name)) {
+        children::set_program(own.with_file_name(part.program));
         let plan = match wanted.short {
             true => scenario.short(seed),
             false => scenario.long(seed),

@@ -40,4 +40,5 @@ pub const MODULES: Part = Part {
         },
     ],
     roles: &[("ends", ends::child)],
+    program: "soak",
 };

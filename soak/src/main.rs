@@ -1,4 +1,5 @@
-//! The program `soak`: the scenarios of the store and those of whole modules, and one table.
+//! The program `soak`: the scenarios of the store and those of whole modules, and one table. The
+//! program `faults` must be beside it.
 
 use std::process::ExitCode;
 

@@ -58,10 +58,17 @@ pub(crate) fn run(root: &Path, args: &[OsString]) -> Result<()> {
     PAGE.put(&cargo.root, "soak", "The last soak", &text)
 }
 
+/// The program, with the one beside it that plays the roles of the store.
 fn build(cargo: &Cargo) -> Result<PathBuf> {
-    let target = ["--release", "--package", "torchcache-soak", "--bin", "soak"];
+    let packages = [
+        "--package",
+        "torchcache-soak",
+        "--package",
+        "torchcache-faults",
+    ];
     let form = ["--message-format", "json-render-diagnostics"];
-    let messages = cargo.output(["build"].iter().chain(&target).chain(&form))?;
+    let build = ["build", "--release", "--bins"];
+    let messages = cargo.output(build.iter().chain(&packages).chain(&form))?;
     let mut programs = executable::parse(&messages).into_iter();
     programs
         .find(|program| program.kind == Kind::Bin && program.target == "soak")

@@ -55,6 +55,7 @@ impl Scenario {
 pub const STORE: Part = Part {
     scenarios: SCENARIOS,
     roles: ROLES,
+    program: "faults",
 };
 
 /// Scenarios, and what the processes that they start do.
@@ -64,6 +65,9 @@ pub struct Part {
     pub scenarios: &'static [Scenario],
     /// The roles of their child processes.
     pub roles: &'static [(&'static str, Role)],
+    /// The program that plays them, beside the one that runs the scenarios. One that need not load
+    /// libtorch starts in a hundredth of the time.
+    pub program: &'static str,
 }
 
 const SCENARIOS: &[Scenario] = &[
