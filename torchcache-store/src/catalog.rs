@@ -273,12 +273,14 @@ impl Catalog {
         // Another process may have cleared the directory, or merged the same segments and
         // removed them, between our reading and our renaming. Then its work stands. (It
         // looks for new files again after removing, so one of us sees the other.)
-        if !merged.is_empty()
-            && let Err(error) = stand_for(&*dir, merged)
-        {
+        let there = merged.iter().map(|source| dir.stat(source.name()));
+        let there: io::Result<Vec<_>> = there.collect();
+        // Names may reach the medium in any order: this one has to before the merged ones go from
+        // it, and before anybody hears that its rows are flushed.
+        if let Err(error) = there.and_then(|_| dir.sync()) {
             self.remove_from(&*dir, path.file_name().unwrap_or_default());
             return match error.kind() {
-                io::ErrorKind::NotFound => Ok(None),
+                io::ErrorKind::NotFound if !merged.is_empty() => Ok(None),
                 _ => Err(error),
             };
         }
@@ -290,10 +292,6 @@ impl Catalog {
         self.leave(&mut scan, &leaving);
         // Still under the lock, or a refresh would take the old files in again.
         self.retire(merged);
-        drop(scan);
-        if merged.is_empty() {
-            self.sync(&*dir);
-        }
         Ok(Some(segment))
     }
 
@@ -330,22 +328,4 @@ impl Catalog {
         let reason = format_args!("cannot remove it: {error}");
         self.faults.note(Fault::Write, &self.dir.join(name), reason);
     }
-
-    /// Makes names durable. Without it a power cut may lose a whole segment, never half of
-    /// one, so that a failure is only counted.
-    pub(crate) fn sync(&self, dir: &dyn Directory) {
-        if let Err(error) = dir.sync() {
-            let reason = format_args!("cannot sync: {error}");
-            self.faults.note(Fault::of_write(&error), &self.dir, reason);
-        }
-    }
-}
-
-/// Looks whether all that was merged is still there, and makes the merged segment's name durable:
-/// names may reach the medium in any order, and this one has to before the others go from it.
-fn stand_for(dir: &dyn Directory, merged: &[Arc<Tracked>]) -> io::Result<()> {
-    for source in merged {
-        dir.stat(source.name())?;
-    }
-    dir.sync()
 }

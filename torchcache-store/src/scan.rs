@@ -181,7 +181,11 @@ impl Catalog {
             self.remove(names.iter().map(OsString::as_os_str));
             tried.extend(names);
         }
-        self.sync(&*dir);
+        // Or a power cut would bring rows back that somebody wanted gone.
+        if let Err(error) = dir.sync() {
+            let reason = format_args!("cannot sync: {error}");
+            self.faults.note(Fault::of_write(&error), &self.dir, reason);
+        }
         dropped
     }
 

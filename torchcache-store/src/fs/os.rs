@@ -152,7 +152,11 @@ impl Directory for OsDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(retry_on_intr(|| rustix::fs::fsync(&self.fd))?)
+        match retry_on_intr(|| rustix::fs::fsync(&self.fd)) {
+            // Some file systems have no such thing as syncing names.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+            synced => Ok(synced?),
+        }
     }
 }
 
