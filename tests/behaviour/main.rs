@@ -30,4 +30,5 @@ mod refresh;
 mod reports;
 mod support;
 mod torchscript;
+mod verify;
 mod watching;
