@@ -85,6 +85,7 @@ fn the_table_of_options_lists_every_option_with_its_default() {
         "cache_dtype" => format!("{:?}", defaults.cache_dtype),
         "use_mmap_on_load" => defaults.use_mmap_on_load.to_string(),
         "version" => format!("{:?}", defaults.version),
+        "verify" => format!("{:?}", defaults.verify),
         other => panic!("{other} is new: say its default here"),
     };
     for row in &rows {
@@ -113,6 +114,7 @@ fn the_options_said_to_be_in_the_identity_are_those_that_change_it() {
             Options::new()
                 .max_memory_cache_size("3 MB")
                 .eviction(torchcache::Eviction::Mru)
+                .verify(0.5)
         ),
         plain
     );

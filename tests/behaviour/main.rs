@@ -28,6 +28,8 @@ mod raw;
 mod reentrancy;
 mod refresh;
 mod reports;
+mod state_machine;
 mod support;
 mod torchscript;
+mod verify;
 mod watching;

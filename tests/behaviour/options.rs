@@ -23,6 +23,7 @@ use crate::support::{Ran, panic_of, random, same};
     cache_dtype = Kind::BFloat16,
     use_mmap_on_load = true,
     version = "two",
+    verify = 0.25,
 )]
 fn everything(xs: &Tensor) -> Tensor {
     xs * 2
@@ -45,7 +46,8 @@ fn every_option_is_an_attribute_argument() {
         .zstd_compression_threads(2)
         .cache_dtype(Kind::BFloat16)
         .use_mmap_on_load(true)
-        .version("two");
+        .version("two")
+        .verify(0.25);
     assert_eq!(options, expected);
     everything(&random(&[2, 2]));
     assert!(everything::cache().flush());
@@ -98,6 +100,7 @@ struct Overridden {
     torchcache_cache_dtype: Option<Kind>,
     torchcache_use_mmap_on_load: bool,
     torchcache_version: Option<String>,
+    torchcache_verify: f64,
     #[torchcache(skip)]
     ran: Ran,
     handle: TorchCache,
@@ -128,6 +131,7 @@ fn overridden() -> Overridden {
         torchcache_cache_dtype: None,
         torchcache_use_mmap_on_load: true,
         torchcache_version: None,
+        torchcache_verify: 0.0,
         ran: Ran::default(),
         handle: TorchCache::default(),
     }
@@ -145,11 +149,13 @@ fn every_option_is_a_field_that_overrides_the_attribute() {
         .zstd_compression_level(9)
         .zstd_compression_threads(0)
         .use_mmap_on_load(true)
-        .version("attribute");
+        .version("attribute")
+        .verify(0.0);
     assert_eq!(model.handle.config(), expected);
     model.torchcache_version = Some("field".into());
     model.torchcache_subsample_count = Some(5);
     model.torchcache_cache_dtype = Some(Kind::Half);
+    model.torchcache_verify = 0.5;
     model.forward(&random(&[2, 2]));
     assert_eq!(
         model.handle.config(),
@@ -157,6 +163,7 @@ fn every_option_is_a_field_that_overrides_the_attribute() {
             .version("field")
             .subsample_count(5)
             .cache_dtype(Kind::Half)
+            .verify(0.5)
     );
 }
 
@@ -221,6 +228,13 @@ fn options_out_of_range_at_run_time_are_refused_and_mended_ones_go_on() {
         );
     }
     model.torchcache_persistent_module_hash = None;
+    for (share, got) in [(-0.1, "-0.1"), (1.5, "1.5"), (f64::NAN, "NaN")] {
+        model.torchcache_verify = share;
+        let message = panic_of(|| model.forward(&xs));
+        let wanted = format!("option `verify`: got {got}; expected a share of the hits from 0.0");
+        assert!(message.contains(&wanted), "{message}");
+    }
+    model.torchcache_verify = 1.0;
     assert_eq!(model.ran.take(), (0, 0));
     assert!(same(&model.forward(&xs), &(&xs * 2)));
 }

@@ -14,7 +14,7 @@ use crate::values::{Value, literal};
 /// What an override field's name starts with.
 pub(crate) const OVERRIDE_PREFIX: &str = "torchcache_";
 
-const TABLE: [(&str, Value); 15] = [
+const TABLE: [(&str, Value); 16] = [
     ("enabled", Value::Flag),
     ("memory_cache_device", Value::Device),
     ("max_memory_cache_size", Value::Size { least: 0 }),
@@ -30,6 +30,7 @@ const TABLE: [(&str, Value); 15] = [
     ("cache_dtype", Value::Dtype),
     ("use_mmap_on_load", Value::Flag),
     ("version", Value::Text),
+    ("verify", Value::Share),
 ];
 
 /// One `name = value`.

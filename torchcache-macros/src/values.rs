@@ -37,6 +37,8 @@ pub(crate) enum Value {
     Threads,
     Dtype,
     Text,
+    /// Of rows.
+    Share,
 }
 
 impl Value {
@@ -54,6 +56,7 @@ impl Value {
             Self::Threads => "1",
             Self::Dtype => "Kind::Half",
             Self::Text => "\"1\"",
+            Self::Share => "0.01",
         }
     }
 
@@ -75,6 +78,7 @@ impl Value {
             Self::Threads => "a whole number from 0 (all cores) to 256",
             Self::Dtype => "a kind such as `Kind::Half`, or `None`",
             Self::Text => "a string such as `\"1\"`",
+            Self::Share => "a share from 0.0 (off) to 1.0, such as `0.01`",
         }
     }
 
@@ -111,6 +115,11 @@ impl Value {
             (Self::Count, Lit::Int(number)) => !negative && whole(number, 1..=u64::MAX.into()),
             (Self::Level, Lit::Int(number)) => whole(number, 0..=if negative { 7 } else { 22 }),
             (Self::Threads, Lit::Int(number)) => !negative && whole(number, 0..=256),
+            (Self::Share, Lit::Int(number)) => !negative && whole(number, 0..=1),
+            (Self::Share, Lit::Float(number)) => {
+                let share = number.base10_parse::<f64>();
+                !negative && share.is_ok_and(|share| share <= 1.0)
+            }
             (Self::Directory, Lit::Str(text)) => return directory(name, &text.value()),
             (Self::ModuleHash, Lit::Str(text)) => return module_hash(name, &text.value()),
             _ => false,
@@ -123,8 +132,8 @@ impl Value {
         Err(format!("`{name}` takes {expected}; got `{got}`"))
     }
 
-    /// `value` for the builder. Sizes get a suffix, or `5_000_000_000` would be an `i32`; the
-    /// name of a policy becomes the policy.
+    /// `value` for the builder. Sizes get a suffix, or `5_000_000_000` would be an `i32`, and so do
+    /// shares, which may be written as `1`; the name of a policy becomes the policy.
     pub(crate) fn expand(self, value: &Expr) -> TokenStream {
         if let (Self::Eviction, Some((_, Lit::Str(text)))) = (self, literal(value))
             && let Some(policy) = policy_named(&text.value())
@@ -136,7 +145,10 @@ impl Value {
             (Self::Size { .. }, Some((false, Lit::Int(number)))) => {
                 number.base10_parse().ok().map(Literal::u64_suffixed)
             }
-            (Self::Size { .. }, Some((false, Lit::Float(number)))) => {
+            (Self::Size { .. } | Self::Share, Some((false, Lit::Float(number)))) => {
+                number.base10_parse().ok().map(Literal::f64_suffixed)
+            }
+            (Self::Share, Some((false, Lit::Int(number)))) => {
                 number.base10_parse().ok().map(Literal::f64_suffixed)
             }
             _ => None,

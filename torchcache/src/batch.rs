@@ -130,10 +130,13 @@ impl Batch {
 
     /// The rows of the call to compute for them.
     pub(crate) fn missing_rows(&self) -> Vec<i64> {
-        self.missing
-            .iter()
-            .map(|&position| self.first_rows[position])
-            .collect()
+        self.rows_at(&self.missing)
+    }
+
+    /// The rows of the call at some positions.
+    pub(crate) fn rows_at(&self, positions: &[usize]) -> Vec<i64> {
+        let row = |&position: &usize| self.first_rows[position];
+        positions.iter().map(row).collect()
     }
 
     /// Whether every row of the call is to be computed, each with its own key.
@@ -263,24 +266,47 @@ impl Batch {
         found
     }
 
+    /// The positions of the rows that came from the tiers.
+    pub(crate) fn hits(&self) -> impl Iterator<Item = usize> {
+        let tiers = |piece: &&Piece| piece.source != Source::Forward;
+        let pieces = self.pieces.iter().filter(tiers);
+        pieces.flat_map(|piece| piece.positions.iter().copied())
+    }
+
     /// Puts the rows that were found in place of those of `packed`, which has a row for each key.
     pub(crate) fn lay_over(self, packed: &mut Tensor) -> Result<(), TchError> {
-        pieces::lay_over(self.pieces, packed)
+        pieces::lay_over(&self.pieces, packed)
     }
 
     /// The output: every row of the call in its place, in memory of its own.
     pub(crate) fn assemble(self, home: Device) -> Result<(Arc<Schema>, Vec<Tensor>), TchError> {
-        let schema = self
-            .schema
-            .expect("a call with rows found or computed some");
-        let tensors = pieces::assemble(
-            &schema,
-            self.pieces,
+        let tensors = self.laid_out(self.key_of_row.as_deref(), home)?;
+        Ok((self.known_schema().clone(), tensors))
+    }
+
+    /// The output of some rows that were found, by their positions.
+    pub(crate) fn outputs_at(
+        &self,
+        positions: &[usize],
+        home: Device,
+    ) -> Result<Vec<Tensor>, TchError> {
+        let positions: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
+        self.laid_out(Some(&positions), home)
+    }
+
+    fn laid_out(&self, keys: Option<&[i64]>, home: Device) -> Result<Vec<Tensor>, TchError> {
+        pieces::assemble(
+            self.known_schema(),
+            &self.pieces,
             self.keys.len(),
-            self.key_of_row.as_deref(),
+            keys,
             home,
-        )?;
-        Ok((schema, tensors))
+        )
+    }
+
+    fn known_schema(&self) -> &Arc<Schema> {
+        let schema = self.schema.as_ref();
+        schema.expect("a call with rows found or computed some")
     }
 
     /// Agrees on a schema with what was found before.

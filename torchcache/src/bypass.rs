@@ -36,6 +36,8 @@ pub(crate) enum Reason {
     MemoryTier(String),
     /// The disk tier could not be opened.
     DiskTier(String),
+    /// Rows that were computed anew differ from what the cache gave: so many, of how many, and how.
+    Mismatch(usize, usize, String),
 }
 
 impl Reason {
@@ -78,6 +80,10 @@ impl Reason {
             Reason::MemoryTier(error) => {
                 (6, format!("rows could not be kept in or copied from memory, and are misses: {error}"))
             }
+            Reason::Mismatch(rows, of, how) => (
+                9,
+                format!("{rows} of {of} rows that were computed anew do not agree with what the cache gave: {how}. Likely the module is in train mode, it has dropout, its rows depend on the rest of their batch, or code outside of the module has changed (then bump `version`)"),
+            ),
         })
     }
 }

@@ -1,6 +1,8 @@
-//! The path of a call: keys of the rows → memory → disk → forward the misses → store → assemble.
+//! The path of a call: keys of the rows → memory → disk → forward the misses → store → verify →
+//! assemble.
 //!
-//! [`Call::through_the_cache`] is that sentence; each step is a method below it, in that order.
+//! [`Call::through_the_cache`] is that sentence; each step is a method below it, in that order, but
+//! for verifying, which is off by default and in [`verify`](crate::verify).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,7 +46,7 @@ pub(crate) fn call<O: Output>(
 }
 
 /// Why a call ends before its output is assembled.
-enum Stop<O> {
+pub(crate) enum Stop<O> {
     /// The output is there: nothing to cache, or the forward failed.
     Return(O),
     /// The cache cannot serve this call: the body runs on all of it.
@@ -92,21 +94,21 @@ fn cached<O: Output>(
 }
 
 /// One call that the cache may serve.
-struct Call<'a> {
-    subject: &'a dyn Subject,
+pub(crate) struct Call<'a> {
+    pub(crate) subject: &'a dyn Subject,
     function: &'a Function,
-    arguments: &'a Arguments,
-    options: &'a Options,
+    pub(crate) arguments: &'a Arguments,
+    pub(crate) options: &'a Options,
     cache: &'a Cache,
-    counters: &'a Counters,
+    pub(crate) counters: &'a Counters,
     /// Where the module's outputs are at home: the device of its weights, else of its input.
-    home: Device,
+    pub(crate) home: Device,
 }
 
-/// What the forward gave for the missing rows.
-struct Computed {
-    schema: Arc<Schema>,
-    packed: Tensor,
+/// What the forward gave for some rows.
+pub(crate) struct Computed {
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) packed: Tensor,
 }
 
 impl Call<'_> {
@@ -117,6 +119,9 @@ impl Call<'_> {
         if batch.has_missing() {
             let computed = self.forward_the_misses(&batch, body)?;
             self.store(&mut batch, computed)?;
+        }
+        if self.options.verify > 0.0 {
+            self.verify_some(&batch, body)?;
         }
         self.assemble(batch)
     }
@@ -195,12 +200,7 @@ impl Call<'_> {
         let start = Instant::now();
         let output = body(&rows);
         Counters::time(&self.counters.forward, start);
-        let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        output
-            .value()
-            .map_err(Stop::Return)?
-            .take_apart(&mut tensors, &mut lengths);
-        check_output(&tensors, rows.count())?;
+        let (tensors, lengths) = parts(output, rows.count())?;
         self.computed(&tensors, &lengths).map_err(|reason| {
             if !batch.misses_whole() {
                 return Stop::Past(reason);
@@ -213,7 +213,8 @@ impl Call<'_> {
         })
     }
 
-    fn computed(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<Computed, Reason> {
+    /// Rows as the tiers keep them: rounded and packed.
+    pub(crate) fn computed(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<Computed, Reason> {
         if !tensors.iter().all(plain::is_plain) {
             return Err(Reason::OutputLayout);
         }
@@ -312,7 +313,7 @@ impl Call<'_> {
     }
 
     /// A fault is a miss: what could not be held or copied is computed again.
-    fn memory_fault(&self, error: &TchError) {
+    pub(crate) fn memory_fault(&self, error: &TchError) {
         Counters::add(&self.counters.memory_faults, 1);
         bypass::tell_once(self.subject, &Reason::MemoryTier(error.to_string()));
     }
@@ -326,9 +327,20 @@ fn one_schema<O>(batch: &Batch) -> Result<(), Stop<O>> {
     }
 }
 
-fn check_output<O>(tensors: &[Tensor], rows: i64) -> Result<(), Stop<O>> {
+/// The tensors of what the body gave for `rows` rows, and the lengths of its vectors.
+pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
+    let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
+    output
+        .value()
+        .map_err(Stop::Return)?
+        .take_apart(&mut tensors, &mut lengths);
+    check_output(&tensors, rows)?;
+    Ok((tensors, lengths))
+}
+
+fn check_output(tensors: &[Tensor], rows: i64) -> Result<(), Problem> {
     if tensors.is_empty() {
-        return Err(Problem::NoOutput.into());
+        return Err(Problem::NoOutput);
     }
     for (part, tensor) in tensors.iter().enumerate() {
         let got = if tensor.defined() {
@@ -337,10 +349,10 @@ fn check_output<O>(tensors: &[Tensor], rows: i64) -> Result<(), Stop<O>> {
             Vec::new()
         };
         if got.first() != Some(&rows) {
-            return Err(Problem::OutputRows { part, got, rows }.into());
+            return Err(Problem::OutputRows { part, got, rows });
         }
         if plain::records_gradients(tensor) {
-            return Err(Problem::OutputRequiresGrad.into());
+            return Err(Problem::OutputRequiresGrad);
         }
     }
     Ok(())

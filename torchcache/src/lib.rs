@@ -84,6 +84,7 @@ mod size;
 mod stats;
 mod subject;
 mod tiers;
+mod verify;
 
 pub use argument::{Argument, PlainArgument};
 pub use cached::{Cached, Eval, Weights};

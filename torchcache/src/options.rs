@@ -87,6 +87,31 @@ pub struct Options {
     /// A salt to bump when something the identity cannot see has changed, such as a helper
     /// function. Part of the identity. Default `""`.
     pub version: String,
+    /// The share of hits, from 0.0 to 1.0, that are computed anew and compared with what the cache
+    /// gave. Each is drawn at random; those of a call are computed in one forward of their own. Rows
+    /// that do not agree are counted in [`Stats::mismatched`](crate::Stats::mismatched) and warned
+    /// of; the call gives the cached ones in any case. So it shows where a row does not depend on
+    /// itself alone: a module in train mode, dropout, a mean over the batch (with a share below 1.0,
+    /// so that the batch is another one), changed code outside of the module. Default 0.0: off.
+    ///
+    /// Agreed is what differs by 1e-5 and, of the largest value of the row, 2.6e-4 for `Float`, 2e-2
+    /// for `Half` and 3.2e-2 for `BFloat16`; for `Double` by 1e-7 and 1e-7 of it; for integers and
+    /// `Bool` not at all. Complex kinds go by their parts, rounded rows by the coarser kind.
+    ///
+    /// ```
+    /// use tch::{Device, Kind, Tensor, nn};
+    /// use torchcache::{Cached, Options};
+    ///
+    /// let noisy = nn::func(|xs| xs.dropout(0.1, true));
+    /// let noisy = Cached::new(noisy, (), Options::new().verify(1.0))?;
+    /// let xs = Tensor::rand([8, 100], (Kind::Float, Device::Cpu));
+    /// noisy.forward(&xs);
+    /// noisy.forward(&xs);
+    /// let stats = noisy.cache().stats();
+    /// assert_eq!((stats.verified, stats.mismatched), (8, 8));
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    pub verify: f64,
     /// Values that could not be read, kept for `validate`.
     invalid: Vec<(&'static str, String)>,
 }
@@ -109,6 +134,7 @@ impl Default for Options {
             cache_dtype: None,
             use_mmap_on_load: false,
             version: String::new(),
+            verify: 0.0,
             invalid: Vec::new(),
         }
     }
@@ -139,6 +165,7 @@ builder! {
     cache_dtype(value: impl Into<Option<Kind>>) = value.into();
     use_mmap_on_load(value: bool) = value;
     version(value: impl Into<String>) = value.into();
+    verify(value: f64) = value;
     eviction(value: Eviction) = value;
     persistent_cache_dir(value: impl Into<PathBuf>) = Some(value.into());
     persistent_module_hash(value: impl Into<String>) = Some(value.into());
@@ -255,6 +282,13 @@ impl Options {
                 "a path without NUL",
             );
         }
+        if !(0.0..=1.0).contains(&self.verify) {
+            return wrong(
+                "verify",
+                format!("{:?}", self.verify),
+                "a share of the hits from 0.0 (off) to 1.0 (all)",
+            );
+        }
         Ok(())
     }
 }
@@ -344,6 +378,9 @@ mod tests {
                 "persistent_cache_dir",
                 Options::new().persistent_cache_dir(""),
             ),
+            ("verify", Options::new().verify(-0.01)),
+            ("verify", Options::new().verify(1.01)),
+            ("verify", Options::new().verify(f64::NAN)),
         ] {
             let error = options.validate().expect_err(name);
             assert!(

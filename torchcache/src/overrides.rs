@@ -45,6 +45,7 @@ settings! {
     bool: bool = |value| *value;
     i32: i32 = |value| *value;
     u32: u32 = |value| *value;
+    f64: f64 = |value| *value;
     Eviction: Eviction = |value| *value;
     Size: Size = |value| value.clone(),
         u64 = |value| Size::from(*value),
@@ -172,6 +173,7 @@ overrides! {
     cache_dtype: Option<Kind>
     use_mmap_on_load: bool
     version: String
+    verify: f64
 }
 
 #[cfg(test)]
@@ -189,6 +191,7 @@ mod tests {
         overrides.cache_dtype(&None::<Kind>);
         overrides.memory_cache_device(&Some(None::<Device>));
         overrides.subsample_count(&7usize);
+        overrides.verify(&Some(0.5));
         assert_eq!(
             options,
             Options::new()
@@ -198,6 +201,7 @@ mod tests {
                 .cache_dtype(Kind::Half)
                 .memory_cache_device(None)
                 .subsample_count(7)
+                .verify(0.5)
         );
     }
 

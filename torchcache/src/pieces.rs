@@ -35,7 +35,7 @@ pub(crate) enum Bytes {
 /// The output: a row for each of `key_of_row`, or for each key, in memory of its own.
 pub(crate) fn assemble(
     schema: &Schema,
-    pieces: Vec<Piece>,
+    pieces: &[Piece],
     keys: usize,
     key_of_row: Option<&[i64]>,
     home: Device,
@@ -45,14 +45,14 @@ pub(crate) fn assemble(
             bytes: Bytes::Packed(whole),
             ..
         },
-    ] = &pieces[..]
+    ] = pieces
         && key_of_row.is_none()
     {
         // All in one piece and each row once: nothing is to be moved.
         return schema.unpack(&whole.f_to_device(schema.device(home))?, home);
     }
     if pieces.iter().all(Piece::is_on_cpu) {
-        gather(schema, &pieces, keys, key_of_row, home)
+        gather(schema, pieces, keys, key_of_row, home)
     } else {
         gather_on_device(schema, pieces, keys, key_of_row, home)
     }
@@ -68,9 +68,9 @@ impl Piece {
 }
 
 impl Bytes {
-    fn packed(self, row_bytes: usize) -> Result<Tensor, TchError> {
+    fn packed(&self, row_bytes: usize) -> Result<Tensor, TchError> {
         match self {
-            Bytes::Packed(packed) => Ok(packed),
+            Bytes::Packed(packed) => Ok(packed.shallow_clone()),
             Bytes::Pinned(pins) => {
                 let rows: Vec<&[u8]> = (0..pins.len()).map(|row| pins.row(row)).collect();
                 let shape = [rows.len() as i64, row_bytes as i64];
@@ -115,7 +115,7 @@ fn gather(
 /// The same by libtorch's own operations, since some rows are on a device.
 fn gather_on_device(
     schema: &Schema,
-    pieces: Vec<Piece>,
+    pieces: &[Piece],
     keys: usize,
     key_of_row: Option<&[i64]>,
     home: Device,
@@ -132,7 +132,7 @@ fn gather_on_device(
 
 /// Copies rows to their places among packed ones, by libtorch's own operations: either may be on a
 /// device.
-pub(crate) fn lay_over(pieces: Vec<Piece>, packed: &mut Tensor) -> Result<(), TchError> {
+pub(crate) fn lay_over(pieces: &[Piece], packed: &mut Tensor) -> Result<(), TchError> {
     let device = packed.device();
     let row_bytes = packed.size()[1] as usize;
     for piece in pieces {

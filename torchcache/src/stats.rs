@@ -27,8 +27,8 @@ macro_rules! counters {
 }
 
 counters! {
-    calls rows memory_hits disk_hits misses duplicates bypassed stored
-    hashing loading forward storing
+    calls rows memory_hits disk_hits misses duplicates bypassed stored verified mismatched
+    hashing loading forward storing verifying
     memory_faults layout_faults hashing_faults disk_faults
 }
 
@@ -52,6 +52,10 @@ pub struct Stats {
     pub bypassed: u64,
     /// Computed rows that were given to the tiers.
     pub stored: u64,
+    /// Rows found that were computed anew to verify them: see [`Options::verify`](crate::Options).
+    pub verified: u64,
+    /// Of these, rows that did not agree with what the cache gave.
+    pub mismatched: u64,
     /// Rows dropped from memory to make room.
     pub evicted_from_memory: u64,
     /// Rows dropped from disk to make room, by this process.
@@ -77,6 +81,8 @@ pub struct Stats {
     pub forward: Duration,
     /// Time spent handing computed rows to the tiers.
     pub storing: Duration,
+    /// Time spent computing rows anew to verify them, and comparing.
+    pub verifying: Duration,
 }
 
 impl Stats {
@@ -93,8 +99,10 @@ impl Stats {
             return None;
         }
         let spared = self.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
-        let spent = (self.hashing + self.loading + self.storing).as_secs_f64();
-        Some(Duration::from_secs_f64((spared - spent).max(0.0)))
+        let spent = self.hashing + self.loading + self.storing + self.verifying;
+        Some(Duration::from_secs_f64(
+            (spared - spent.as_secs_f64()).max(0.0),
+        ))
     }
 
     pub(crate) fn add_tiers(&mut self, tiers: &Tiers) {
@@ -158,6 +166,8 @@ impl Counters {
             duplicates: count(&self.duplicates),
             bypassed: count(&self.bypassed),
             stored: count(&self.stored),
+            verified: count(&self.verified),
+            mismatched: count(&self.mismatched),
             evicted_from_memory: 0,
             evicted_from_disk: 0,
             refused_by_disk: 0,
@@ -170,6 +180,7 @@ impl Counters {
             loading: time(&self.loading),
             forward: time(&self.forward),
             storing: time(&self.storing),
+            verifying: time(&self.verifying),
         }
     }
 }
@@ -216,6 +227,15 @@ impl fmt::Display for Stats {
             ("storing    ", self.storing),
         ] {
             writeln!(f, "{name}{:>12}", seconds(time))?;
+        }
+        if self.verified > 0 {
+            writeln!(
+                f,
+                "verified   {:>12}   {}, {} mismatched",
+                self.verified,
+                seconds(self.verifying),
+                self.mismatched
+            )?;
         }
         for (fault, count) in &self.faults {
             writeln!(f, "fault      {count:>12}   {fault}")?;

@@ -90,6 +90,7 @@ options! {
     cache_dtype: impl Into<Option<Kind>> + std::fmt::Debug,
     use_mmap_on_load: bool,
     version: &str,
+    verify: f64,
 }
 
 pub struct Overrides<'a>(pub &'a mut Vec<String>);

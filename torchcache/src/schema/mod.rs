@@ -76,6 +76,11 @@ impl Schema {
         &self.lengths
     }
 
+    /// For each part its kind in the cache, and the one that the forward gave.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, Kind)> {
+        self.parts.iter().map(|part| (part.stored, part.output))
+    }
+
     /// Whether rows of both can stand in one batch: where they were computed does not matter.
     pub(crate) fn agrees(&self, other: &Schema) -> bool {
         let same = |(left, right): (&Part, &Part)| {

@@ -69,7 +69,7 @@ fn a_right_item_has_no_mistakes() {
         eviction = "lru", subsample_count = 1, persistent = true, persistent_cache_dir = "a/b",
         persistent_module_hash = "resnet-18_v1.0", max_persistent_cache_size = 1e12,
         zstd_compression = true, zstd_compression_level = -7, zstd_compression_threads = 0,
-        cache_dtype = tch::Kind::BFloat16, use_mmap_on_load = true, version = """#,
+        cache_dtype = tch::Kind::BFloat16, use_mmap_on_load = true, version = "", verify = 0.01"#,
         &[],
     );
     options(

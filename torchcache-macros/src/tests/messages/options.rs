@@ -45,6 +45,10 @@ fn an_option_needs_a_value_of_its_kind() {
     );
     options("version = 2", &[("2", "`version` takes a string")]);
     options(
+        r#"verify = "1 %""#,
+        &[(r#""1 %""#, "takes a share from 0.0 (off) to 1.0")],
+    );
+    options(
         "persistent_cache_dir = true",
         &[("true", "takes a path such as `\"features\"`")],
     );
@@ -115,6 +119,18 @@ fn numbers_out_of_range_are_refused() {
         "zstd_compression_threads = -1",
         &[("-1", "from 0 (all cores) to 256")],
     );
+}
+
+#[test]
+fn shares_out_of_range_are_refused() {
+    for share in ["1.01", "-0.01", "2", "-1", "1e9"] {
+        let message =
+            format!("`verify` takes a share from 0.0 (off) to 1.0, such as `0.01`; got `{share}`");
+        options(&format!("verify = {share}"), &[(share, &message)]);
+    }
+    for share in ["0", "1", "0.0", "1.0", "1e-3", "SHARE", "f64::NAN"] {
+        options(&format!("verify = {share}"), &[]);
+    }
 }
 
 #[test]

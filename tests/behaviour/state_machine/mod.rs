@@ -1,0 +1,306 @@
+//! Whatever is called, edited, set, closed, evicted and broken, in whatever order: each call gives
+//! what the forward gives for its rows with the weights and options of now, computes no row that is
+//! held, and finds none that cannot be. Which these are, the [`ledger`] says.
+//!
+//! `PROPTEST_CASES` sets how many runs there are.
+
+mod damage;
+mod ledger;
+mod machine;
+mod steps;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::test_runner::{TestRunner, contextualize_config};
+use torchcache::{Problem, Stats};
+
+use self::damage::{Damage, block, damage};
+use self::ledger::{Identity, Ledger, Roomy, Rows};
+use self::machine::{Instance, directory, rows};
+use self::steps::{Case, DIRECTORIES, POOL, Setting, Step, cases};
+use crate::support::same;
+
+/// Runs, unless the environment says how many.
+const CASES: u32 = 128;
+
+/// How often each kind of thing happened, in all runs together.
+type Seen = RefCell<BTreeMap<&'static str, u64>>;
+
+type Checked = Result<(), TestCaseError>;
+
+/// What a run works on. The instances go before their directories.
+struct World<'a> {
+    instances: Vec<Instance>,
+    ledger: Ledger,
+    roomy: Roomy,
+    /// Whether segments may be mapped at all.
+    mapped: bool,
+    damaged: bool,
+    /// What each module hash stands for.
+    hashes: BTreeMap<String, Identity>,
+    seen: &'a Seen,
+    root: tempfile::TempDir,
+}
+
+impl<'a> World<'a> {
+    fn new(case: &Case, seen: &'a Seen) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let instance = |&(module, directory): &_| {
+            let identity = Identity {
+                module,
+                ..Identity::default()
+            };
+            Instance::new(root.path(), (identity, directory), Roomy::ALL)
+        };
+        World {
+            instances: case.instances.iter().map(instance).collect(),
+            ledger: Ledger::default(),
+            roomy: Roomy::ALL,
+            mapped: case.mapped,
+            damaged: false,
+            hashes: BTreeMap::new(),
+            seen,
+            root,
+        }
+    }
+
+    fn saw(&self, what: &'static str, times: u64) {
+        *self.seen.borrow_mut().entry(what).or_default() += times;
+    }
+
+    fn step(&mut self, step: &Step) -> Checked {
+        match *step {
+            Step::Call(one, ref numbers) => self.call(one, numbers)?,
+            Step::Trickle(one) => self.trickle(one)?,
+            Step::Edit(one, number, in_place) => self.instances[one].edit(number, in_place),
+            // A file that is cut short while it is mapped ends the process, as is documented.
+            Step::Set(_, Setting::Mmap(true)) if !self.mapped => return Ok(()),
+            Step::Set(one, ref setting) => self.instances[one].set(setting, self.root.path()),
+            Step::Bound(roomy) => self.bound(roomy),
+            Step::Refresh(one) => self.instances[one].machine.cache.refresh(),
+            Step::Clear(one) => {
+                self.instances[one].machine.cache.clear();
+                self.ledger.clear(one);
+            }
+            Step::Flush(one) => self.flush(one)?,
+            Step::Reopen(one, module) => self.reopen(one, module),
+            Step::Damage(Damage::Block, number, pick) => self.block(number, pick % 2 == 0)?,
+            Step::Damage(kind, number, pick) => {
+                if !self.damage(kind, number, pick)? {
+                    return Ok(());
+                }
+            }
+        }
+        self.saw(step.name(), 1);
+        Ok(())
+    }
+
+    fn call(&mut self, one: usize, numbers: &[i64]) -> Checked {
+        let Instance {
+            ref machine,
+            identity,
+            directory,
+            ..
+        } = self.instances[one];
+        let xs = rows(numbers);
+        let before = machine.cache.stats();
+        let output = machine.forward(&xs);
+        let after = machine.cache.stats();
+        let runs = machine.runs.take();
+        let given = match output {
+            Ok(output) => output,
+            Err(error) => {
+                prop_assert!(self.ledger.is_blocked(directory), "{error}");
+                prop_assert!(
+                    matches!(error.problem(), Problem::Directory { .. }),
+                    "{error}"
+                );
+                prop_assert!(runs.is_empty());
+                self.saw("an error that names the directory", 1);
+                return Ok(());
+            }
+        };
+        let expected = self.instances[one].expected(&xs);
+        prop_assert!(
+            same(&given.0, &expected.0) && same(&given.1, &expected.1),
+            "{given:?} is not {expected:?}"
+        );
+        if !machine.torchcache_enabled {
+            prop_assert_eq!(runs, vec![numbers.to_vec()], "past the cache");
+            return Ok(());
+        }
+        let hash = machine.cache.module_hash().unwrap();
+        let known = *self.hashes.entry(hash.clone()).or_insert(identity);
+        prop_assert_eq!(known, identity, "one hash for two identities");
+        let hashes = self.hashes.values().filter(|&&known| known == identity);
+        prop_assert_eq!(hashes.count(), 1, "two hashes for one identity");
+        self.ledger
+            .attach(one, self.instances[one].place(), self.roomy);
+        if numbers.is_empty() {
+            prop_assert_eq!(runs, vec![Vec::<i64>::new()], "past the cache");
+            return Ok(());
+        }
+        let rows = numbers.iter().map(|&number| (identity, number)).collect();
+        self.compare(one, &rows, runs, &before, &after)
+    }
+
+    /// Compares which rows were computed with what the ledger says of them.
+    fn compare(
+        &mut self,
+        one: usize,
+        given: &Rows,
+        runs: Vec<Vec<i64>>,
+        before: &Stats,
+        after: &Stats,
+    ) -> Checked {
+        let more = |count: fn(&Stats) -> u64| count(after) - count(before);
+        let misses = more(|stats| stats.misses) as usize;
+        let verified = more(|stats| stats.verified) as usize;
+        // One forward for the misses, and one to verify.
+        let mut runs = runs.into_iter();
+        let mut run = |rows: usize| (rows > 0).then(|| runs.next()).flatten();
+        let (computed, again) = (run(misses).unwrap_or_default(), run(verified));
+        prop_assert_eq!(computed.len(), misses);
+        prop_assert_eq!(again.unwrap_or_default().len(), verified);
+        prop_assert_eq!(runs.next(), None, "another forward");
+        prop_assert_eq!(after.mismatched, 0);
+        let identity = self.instances[one].identity;
+        let computed: Rows = computed.iter().map(|&number| (identity, number)).collect();
+        prop_assert_eq!(computed.len(), misses, "each once");
+        let found: Rows = given.difference(&computed).copied().collect();
+        let (must, may) = self.ledger.found(one);
+        let lost: Vec<_> = computed.intersection(&must).collect();
+        prop_assert!(lost.is_empty(), "computed although held: {lost:?}; {after}");
+        let forged: Vec<_> = found.difference(&may).collect();
+        prop_assert!(
+            forged.is_empty(),
+            "found although nowhere: {forged:?}; {after}"
+        );
+        if !self.damaged {
+            prop_assert_eq!(&after.faults, &[], "without a fault none is counted");
+        }
+        let (had_to, could_not) = (given.intersection(&must), given.difference(&may));
+        for (what, times) in [
+            ("a row that had to be found", had_to.count() as u64),
+            ("a row that could not be", could_not.count() as u64),
+            ("a row from memory", more(|stats| stats.memory_hits)),
+            ("a row from disk", more(|stats| stats.disk_hits)),
+            ("a verified row", verified as u64),
+            ("a row evicted from memory", after.evicted_from_memory),
+            ("a row evicted from disk", after.evicted_from_disk),
+            ("a fault", after.faults.len() as u64),
+        ] {
+            self.saw(what, times);
+        }
+        self.ledger.gave(one, given, &computed);
+        Ok(())
+    }
+
+    fn trickle(&mut self, one: usize) -> Checked {
+        (0..POOL).try_for_each(|number| {
+            self.call(one, &[number])?;
+            self.flush(one)
+        })
+    }
+
+    fn bound(&mut self, roomy: Roomy) {
+        self.roomy = roomy;
+        self.instances.iter_mut().for_each(|one| one.bound(roomy));
+    }
+
+    fn flush(&mut self, one: usize) -> Checked {
+        let all = self.instances[one].machine.cache.flush();
+        prop_assert!(all || !self.ledger.flushes(one), "rows were given up");
+        Ok(())
+    }
+
+    fn reopen(&mut self, one: usize, module: i64) {
+        let (mut identity, directory) = self.instances[one].place();
+        identity.module = module;
+        self.instances[one] = Instance::new(self.root.path(), (identity, directory), self.roomy);
+        self.ledger.detach(one);
+    }
+
+    /// What is queued is written first, so that the same steps find the same files.
+    fn flush_all(&mut self) -> Checked {
+        (0..self.instances.len()).try_for_each(|one| self.flush(one))
+    }
+
+    /// Whether there was something to damage.
+    fn damage(&mut self, kind: Damage, number: usize, pick: usize) -> Result<bool, TestCaseError> {
+        self.flush_all()?;
+        let root = directory(self.root.path(), number);
+        let Some(hash) = damage(kind, &root, pick, self.mapped) else {
+            return Ok(false);
+        };
+        self.damaged = true;
+        // Rows of another identity do no harm to those that are there.
+        if kind != Damage::Transplant {
+            let place = (self.hashes[&hash], Some(number));
+            self.ledger.damage(place, kind == Damage::Flip);
+        }
+        Ok(true)
+    }
+
+    fn block(&mut self, number: usize, restore: bool) -> Checked {
+        self.flush_all()?;
+        self.damaged = true;
+        let blocked = block(&directory(self.root.path(), number), restore);
+        self.ledger.block(number, blocked);
+        Ok(())
+    }
+
+    /// Whatever happened, the library works: with room for everything and nothing in the way, rows
+    /// are computed once more at most, and then found in memory, and on disk by the next instance.
+    fn end(&mut self) -> Checked {
+        for number in 0..DIRECTORIES {
+            if self.ledger.is_blocked(Some(number)) {
+                self.block(number, true)?;
+            }
+        }
+        self.bound(Roomy::ALL);
+        let all: Vec<i64> = (0..POOL).collect();
+        for _ in 0..2 {
+            for one in 0..self.instances.len() {
+                self.instances[one].machine.torchcache_enabled = true;
+                self.call(one, &all)?;
+                // The first tells of what was given up before.
+                self.flush(one)?;
+                prop_assert!(self.instances[one].machine.cache.flush());
+            }
+        }
+        for one in 0..self.instances.len() {
+            self.reopen(one, self.instances[one].identity.module);
+        }
+        (0..self.instances.len()).try_for_each(|one| self.call(one, &all))
+    }
+}
+
+#[test]
+fn each_call_gives_what_the_forward_gives_and_computes_no_row_that_is_held() {
+    let config = contextualize_config(ProptestConfig {
+        cases: CASES,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let runs = config.cases;
+    let seen = Seen::default();
+    let run = |case: Case| {
+        let mut world = World::new(&case, &seen);
+        for step in &case.steps {
+            world.step(step)?;
+        }
+        world.end()
+    };
+    if let Err(failure) = TestRunner::new(config).run(&cases(), run) {
+        panic!("{failure}");
+    }
+    if runs >= CASES {
+        for kind in steps::KINDS {
+            let times = seen.borrow().get(kind).copied().unwrap_or_default();
+            assert!(times > 0, "no {kind} in {runs} runs: {seen:#?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What is done in a run of the state machine test, drawn at random.
+
+use proptest::prelude::*;
+use torchcache::Eviction;
+
+use super::damage::Damage;
+use super::ledger::{Dtype, Roomy};
+
+pub(super) const INSTANCES: usize = 3;
+pub(super) const DIRECTORIES: usize = 2;
+/// How many rows there are to call with: few, so that they meet again.
+pub(super) const POOL: i64 = 12;
+pub(super) const WEIGHTS: [[f32; 4]; 3] = [
+    [1.0, 2.0, 3.0, 4.0],
+    [1.0, 2.0, 3.0, 5.0],
+    [0.1, -0.2, 1e3, 1e-3],
+];
+
+/// What is done next.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Call(usize, Vec<i64>),
+    /// Every row by itself, each written before the next: so many segments that they are merged.
+    Trickle(usize),
+    /// The weights become those of a number: written over in place, or another tensor.
+    Edit(usize, usize, bool),
+    Set(usize, Setting),
+    Bound(Roomy),
+    Refresh(usize),
+    Clear(usize),
+    Flush(usize),
+    /// Dropped, and another instance is made in its place.
+    Reopen(usize, i64),
+    /// To a directory; the number says which segment and where.
+    Damage(Damage, usize, usize),
+}
+
+/// A field that is set.
+#[derive(Debug, Clone)]
+pub(super) enum Setting {
+    Enabled(bool),
+    Directory(Option<usize>),
+    Eviction(Eviction),
+    Compression(bool),
+    Mmap(bool),
+    Dtype(Option<Dtype>),
+    Version(usize),
+    Verify(f64),
+}
+
+impl Step {
+    /// The kind of step; all of these are seen in a run.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Step::Call(..) => "call",
+            Step::Trickle(_) => "trickle",
+            Step::Edit(_, _, true) => "edit in place",
+            Step::Edit(_, _, false) => "replace the weights",
+            Step::Set(_, setting) => match setting {
+                Setting::Enabled(_) => "enabled",
+                Setting::Directory(_) => "directory",
+                Setting::Eviction(_) => "eviction",
+                Setting::Compression(_) => "compression",
+                Setting::Mmap(_) => "mmap",
+                Setting::Dtype(_) => "cache_dtype",
+                Setting::Version(_) => "version",
+                Setting::Verify(_) => "verify",
+            },
+            Step::Bound(_) => "bound",
+            Step::Refresh(_) => "refresh",
+            Step::Clear(_) => "clear",
+            Step::Flush(_) => "flush",
+            Step::Reopen(..) => "reopen",
+            Step::Damage(damage, ..) => match damage {
+                Damage::Flip => "flip a byte",
+                Damage::Cut => "cut a segment",
+                Damage::Remove => "remove a segment",
+                Damage::RemoveDirectory => "remove a directory",
+                Damage::Transplant => "copy a segment elsewhere",
+                Damage::Block => "put a file in the way",
+            },
+        }
+    }
+}
+
+/// Everything that must have happened in some run or other: the names of steps, and what is seen of
+/// their effects.
+pub(super) const KINDS: [&str; 32] = [
+    "call",
+    "trickle",
+    "edit in place",
+    "replace the weights",
+    "enabled",
+    "directory",
+    "eviction",
+    "compression",
+    "mmap",
+    "cache_dtype",
+    "version",
+    "verify",
+    "bound",
+    "refresh",
+    "clear",
+    "flush",
+    "reopen",
+    "flip a byte",
+    "cut a segment",
+    "remove a segment",
+    "remove a directory",
+    "copy a segment elsewhere",
+    "put a file in the way",
+    "an error that names the directory",
+    "a row that had to be found",
+    "a row that could not be",
+    "a row from memory",
+    "a row from disk",
+    "a verified row",
+    "a row evicted from memory",
+    "a row evicted from disk",
+    "a fault",
+];
+
+/// How a run begins, and what happens then.
+#[derive(Debug, Clone)]
+pub(super) struct Case {
+    /// The module and the directory of each instance.
+    pub(super) instances: Vec<(i64, Option<usize>)>,
+    /// Whether segments may be mapped at all.
+    pub(super) mapped: bool,
+    pub(super) steps: Vec<Step>,
+}
+
+pub(super) fn cases() -> impl Strategy<Value = Case> {
+    let directory = || prop::option::weighted(0.8, 0..DIRECTORIES);
+    let instances = prop::collection::vec((0i64..2, directory()), INSTANCES);
+    let steps = prop::collection::vec(steps(), 1..60);
+    (instances, any::<bool>(), steps).prop_map(|(instances, mapped, steps)| Case {
+        instances,
+        mapped,
+        steps,
+    })
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let one = 0..INSTANCES;
+    let rows = prop::collection::vec(0..POOL, 0..8);
+    let damage = prop::sample::select(vec![
+        Damage::Flip,
+        Damage::Cut,
+        Damage::Remove,
+        Damage::RemoveDirectory,
+        Damage::Transplant,
+        Damage::Transplant, // twice, since it needs a second identity in the directory
+        Damage::Block,
+    ]);
+    let roomy = prop::bool::weighted(0.7);
+    prop_oneof![
+        24 => (one.clone(), rows).prop_map(|(one, rows)| Step::Call(one, rows)),
+        4 => (one.clone(), 0..WEIGHTS.len(), any::<bool>())
+            .prop_map(|(one, weight, in_place)| Step::Edit(one, weight, in_place)),
+        6 => (one.clone(), settings()).prop_map(|(one, setting)| Step::Set(one, setting)),
+        2 => (roomy, roomy).prop_map(|(memory, disk)| Step::Bound(Roomy { memory, disk })),
+        1 => one.clone().prop_map(Step::Trickle),
+        1 => one.clone().prop_map(Step::Refresh),
+        1 => one.clone().prop_map(Step::Clear),
+        2 => one.clone().prop_map(Step::Flush),
+        4 => (one, 0i64..2).prop_map(|(one, module)| Step::Reopen(one, module)),
+        4 => (damage, 0..DIRECTORIES, 0usize..1000)
+            .prop_map(|(damage, directory, pick)| Step::Damage(damage, directory, pick)),
+    ]
+}
+
+fn settings() -> impl Strategy<Value = Setting> {
+    use Setting::{Compression, Directory, Dtype, Enabled, Mmap, Verify, Version};
+    let dtypes = vec![None, Some(self::Dtype::Half), Some(self::Dtype::BFloat16)];
+    let policies = vec![Eviction::Lru, Eviction::Mru, Eviction::Auto];
+    prop_oneof![
+        prop::bool::weighted(0.7).prop_map(Enabled),
+        prop::option::of(0..DIRECTORIES).prop_map(Directory),
+        prop::sample::select(policies).prop_map(Setting::Eviction),
+        any::<bool>().prop_map(Compression),
+        any::<bool>().prop_map(Mmap),
+        prop::sample::select(dtypes).prop_map(Dtype),
+        (0usize..2).prop_map(Version),
+        prop::sample::select(vec![0.0, 0.5, 1.0]).prop_map(Verify),
+    ]
+}

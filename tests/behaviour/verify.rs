@@ -1,0 +1,385 @@
+//! Verifying a share of the hits: a faithful module is left in peace, one that breaks the promise is
+//! told of, and the caller gets the cached rows either way.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use tch::nn::{self, Module, ModuleT};
+use tch::{Kind, Tensor};
+use torchcache::{Cached, Error, Options, Problem, Stats, TorchCache, torchcache};
+
+use crate::support::{Ran, device, logged, panic_of, random, same, warnings};
+
+/// What a forward does with a row, or with its batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Does {
+    Double,
+    DropOut,
+    TakeOffTheMean,
+    TrainANorm,
+    Fail,
+    Panic,
+    LoseARow,
+    Widen,
+    Count,
+    /// By the weight, which requires grad.
+    Train,
+}
+
+/// A forward whose behaviour can be switched without the identity's knowing: so that it gives
+/// something else in the verification than it gave on the miss.
+#[torchcache]
+#[derive(Debug)]
+struct Fickle {
+    /// Sets the instances of the tests apart.
+    name: &'static str,
+    #[torchcache(skip)]
+    does: Cell<Does>,
+    #[torchcache(skip)]
+    weight: Tensor,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache_enabled: bool,
+    torchcache_verify: f64,
+    torchcache_cache_dtype: Option<Kind>,
+    torchcache_max_memory_cache_size: u64,
+    torchcache_persistent: bool,
+    torchcache_persistent_cache_dir: Option<PathBuf>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Fickle {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor, Error> {
+        self.ran.note(xs);
+        Ok(match self.does.get() {
+            Does::Double => xs * 2.0,
+            Does::DropOut => xs.dropout(0.1, true),
+            Does::TakeOffTheMean => xs - xs.mean_dim(0, true, xs.kind()),
+            Does::TrainANorm => {
+                let none = None::<&Tensor>;
+                xs.batch_norm(none, none, none, none, true, 0.1, 1e-5, false)
+            }
+            Does::Fail => return Err(Options::new().subsample_count(0).validate().unwrap_err()),
+            Does::Panic => panic!("the forward panicked"),
+            Does::LoseARow => xs.narrow(0, 0, xs.size()[0] - 1),
+            Does::Widen => Tensor::cat(&[xs, xs], 1),
+            Does::Count => (xs * 2.0).to_kind(Kind::Int64),
+            Does::Train => xs * &self.weight,
+        })
+    }
+}
+
+fn fickle(name: &'static str, does: Does, verify: f64) -> Fickle {
+    Fickle {
+        name,
+        does: Cell::new(does),
+        weight: Tensor::ones([1], (Kind::Float, device())).set_requires_grad(true),
+        ran: Ran::default(),
+        torchcache_enabled: true,
+        torchcache_verify: verify,
+        torchcache_cache_dtype: None,
+        torchcache_max_memory_cache_size: 1_000_000,
+        torchcache_persistent: false,
+        torchcache_persistent_cache_dir: None,
+        torchcache: TorchCache::default(),
+    }
+}
+
+/// Rows verified, and those of them that did not agree.
+fn verified(stats: &Stats) -> (u64, u64) {
+    (stats.verified, stats.mismatched)
+}
+
+#[test]
+fn all_hits_of_a_faithful_module_are_computed_anew_and_agree() {
+    let model = fickle("faithful", Does::Double, 1.0);
+    let xs = random(&[10, 4]);
+    model.forward(&xs.narrow(0, 0, 6)).unwrap();
+    assert_eq!(model.ran.take(), (1, 6), "a miss is not verified");
+    let twice = Tensor::cat(&[&xs, &xs], 0);
+    let (output, lines) = logged(|| model.forward(&twice).unwrap());
+    assert!(same(&output, &(&twice * 2.0)));
+    assert_eq!(
+        model.ran.take(),
+        (2, 10),
+        "the four misses, and the six hits"
+    );
+    let stats = model.torchcache.stats();
+    assert_eq!(verified(&stats), (6, 0));
+    assert_eq!(
+        (stats.memory_hits, stats.misses, stats.duplicates),
+        (6, 10, 10)
+    );
+    assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
+    assert!(stats.to_string().contains("0 mismatched"), "{stats}");
+    assert!(!stats.verifying.is_zero());
+}
+
+#[test]
+fn by_default_nothing_is_computed_anew() {
+    let model = fickle("off", Does::Double, 0.0);
+    let xs = random(&[10, 4]);
+    model.forward(&xs).unwrap();
+    model.does.set(Does::Panic);
+    for _ in 0..100 {
+        assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    }
+    let stats = model.torchcache.stats();
+    assert_eq!(verified(&stats), (0, 0));
+    assert!(stats.verifying.is_zero());
+    assert!(!stats.to_string().contains("verified"), "{stats}");
+}
+
+#[test]
+fn one_hit_in_a_hundred_is_drawn_in_batches_of_any_size() {
+    for (name, rows) in [("by ones", 1), ("by threes", 3), ("by hundreds", 100)] {
+        let model = fickle(name, Does::Double, 0.01);
+        let xs = random(&[rows, 2]);
+        model.forward(&xs).unwrap();
+        model.ran.take();
+        for _ in 0..9_999 / rows + 1 {
+            model.forward(&xs).unwrap();
+        }
+        let (drawn, mismatched) = verified(&model.torchcache.stats());
+        // Ten thousand draws: six standard deviations about a hundred.
+        assert!((40..160).contains(&drawn), "{drawn} {name}");
+        assert_eq!(mismatched, 0);
+        assert_eq!(model.ran.take().1, drawn as i64, "{name}");
+    }
+}
+
+/// Computes rows, asks for them one by one, and gives what was warned of.
+fn warned(model: &Fickle) -> Vec<String> {
+    let xs = random(&[16, 50]) + 5.0;
+    let first = model.forward(&xs).unwrap();
+    let ((), lines) = logged(|| {
+        for row in (0..16).step_by(2) {
+            let again = model.forward(&xs.narrow(0, row, 2)).unwrap();
+            assert!(same(&again, &first.narrow(0, row, 2)), "what was cached");
+        }
+    });
+    lines
+}
+
+#[test]
+fn what_breaks_the_promise_is_counted_and_warned_of_once() {
+    for (name, does) in [
+        ("dropout", Does::DropOut),
+        ("mean", Does::TakeOffTheMean),
+        ("norm", Does::TrainANorm),
+    ] {
+        let model = fickle(name, does, 1.0);
+        let lines = warned(&model);
+        assert_eq!(verified(&model.torchcache.stats()), (16, 16), "{name}");
+        assert_eq!(model.ran.take(), (9, 32), "{name}");
+        assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
+        for words in [
+            "module=\"behaviour::verify::Fickle\"",
+            "2 of 2 rows",
+            "output 0 has",
+            "train mode",
+            "dropout",
+            "the rest of their batch",
+            "bump `version`",
+        ] {
+            assert_eq!(warnings(&lines, words), 1, "{words}: {lines:#?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_the_forward_gives_the_caller_gets_the_cached_rows() {
+    let xs = random(&[6, 4]);
+    for (name, does, words) in [
+        ("fails", Does::Fail, "the forward failed"),
+        ("loses", Does::LoseARow, "another number of rows"),
+        ("widens", Does::Widen, "rows of another shape or kind"),
+        ("counts", Does::Count, "rows of another shape or kind"),
+    ] {
+        let model = fickle(name, Does::Double, 1.0);
+        let first = model.forward(&xs).unwrap();
+        model.does.set(does);
+        let (again, lines) = logged(|| model.forward(&xs).unwrap());
+        assert!(same(&again, &first), "{name}");
+        assert_eq!(model.ran.take(), (2, 12), "{name}");
+        assert_eq!(verified(&model.torchcache.stats()), (6, 6), "{name}");
+        assert_eq!(warnings(&lines, words), 1, "{name}: {lines:#?}");
+        assert_eq!(warnings(&lines, ""), 1, "{name}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_panic_of_the_forward_passes_through_and_loses_nothing() {
+    let mut model = fickle("panics", Does::Double, 1.0);
+    let xs = random(&[6, 4]);
+    model.forward(&xs).unwrap();
+    model.does.set(Does::Panic);
+    assert_eq!(panic_of(|| model.forward(&xs)), "the forward panicked");
+    model.torchcache_verify = 0.0;
+    assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert_eq!(model.ran.take(), (2, 12));
+}
+
+#[test]
+fn an_output_that_requires_grad_is_refused_as_on_a_miss() {
+    let model = fickle("gradients", Does::Train, 1.0);
+    let xs = random(&[6, 4]);
+    tch::no_grad(|| {
+        for _ in 0..2 {
+            assert!(same(&model.forward(&xs).unwrap(), &xs));
+        }
+    });
+    assert_eq!(verified(&model.torchcache.stats()), (6, 0));
+    let error = model.forward(&xs).unwrap_err();
+    assert!(
+        matches!(error.problem(), Problem::OutputRequiresGrad),
+        "{error}"
+    );
+}
+
+#[test]
+fn rounded_rows_are_compared_as_they_are_rounded() {
+    for dtype in [Kind::Half, Kind::BFloat16, Kind::Double] {
+        let mut model = fickle("rounded", Does::Double, 1.0);
+        model.torchcache_cache_dtype = Some(dtype);
+        let xs = random(&[50, 40]) * 100.0;
+        let first = model.forward(&xs).unwrap();
+        assert!(same(&model.forward(&xs).unwrap(), &first));
+        assert_eq!(verified(&model.torchcache.stats()), (50, 0), "{dtype:?}");
+    }
+}
+
+#[test]
+fn rows_from_disk_are_verified_as_those_from_memory_are() {
+    let root = tempfile::tempdir().unwrap();
+    let open = || Fickle {
+        torchcache_persistent: true,
+        torchcache_persistent_cache_dir: Some(root.path().to_owned()),
+        torchcache_max_memory_cache_size: 0,
+        ..fickle("disk", Does::Double, 1.0)
+    };
+    let xs = random(&[20, 4]);
+    let first = open().forward(&xs).unwrap();
+    for (does, mismatched) in [(Does::Double, 0), (Does::DropOut, 20)] {
+        let model = open();
+        model.does.set(does);
+        assert!(same(&model.forward(&xs).unwrap(), &first));
+        let stats = model.torchcache.stats();
+        assert_eq!((stats.disk_hits, stats.misses), (20, 0));
+        assert_eq!(verified(&stats), (20, mismatched));
+        assert_eq!(model.ran.take(), (1, 20));
+    }
+}
+
+#[test]
+fn calls_past_the_cache_are_not_verified() {
+    let mut model = fickle("past", Does::Double, 1.0);
+    let xs = random(&[4, 2]);
+    model.forward(&xs).unwrap();
+    model.forward(&xs.narrow(0, 0, 0)).unwrap();
+    let trained = xs.copy().set_requires_grad(true);
+    model.forward(&trained).unwrap();
+    model.torchcache_enabled = false;
+    model.forward(&xs).unwrap();
+    assert_eq!(model.ran.take(), (4, 12));
+    assert_eq!(verified(&model.torchcache.stats()), (0, 0));
+}
+
+/// The largest value and where it stands, then all of them; for a while by other rules.
+#[torchcache(verify = 1.0)]
+fn several(xs: &Tensor) -> (Tensor, Tensor, Vec<Tensor>) {
+    let (largest, mut at) = xs.max_dim(1, false);
+    if OFF_BY_ONE.get() {
+        at += 1;
+    }
+    (largest, at, vec![xs.gt(0.0), xs.shallow_clone()])
+}
+
+thread_local! {
+    static OFF_BY_ONE: Cell<bool> = const { Cell::new(false) };
+}
+
+#[test]
+fn every_part_of_an_output_is_compared_and_integers_are_exact() {
+    let xs = random(&[8, 5]);
+    several(&xs);
+    several(&xs);
+    assert_eq!(verified(&several::cache().stats()), (8, 0));
+    OFF_BY_ONE.set(true);
+    let ((_, at, _), lines) = logged(|| several(&xs));
+    assert!(same(&at, &xs.argmax(1, false)));
+    assert_eq!(verified(&several::cache().stats()), (16, 8));
+    assert_eq!(warnings(&lines, "output 1 has"), 1, "{lines:#?}");
+    assert_eq!(warnings(&lines, "verify::several"), 1, "{lines:#?}");
+}
+
+#[torchcache(verify = 1.0)]
+fn countdown(xs: &Tensor, steps: u32) -> Tensor {
+    if steps == 0 {
+        return xs.shallow_clone();
+    }
+    countdown(&(xs * 2), steps - 1)
+}
+
+/// Holds a cached module, which is verified within the verification of this one.
+#[torchcache(verify = 1.0)]
+#[derive(Debug)]
+struct Outer {
+    inner: Fickle,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Outer {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs).unwrap() + 1.0
+    }
+}
+
+#[test]
+fn cached_functions_that_call_themselves_and_each_other_are_verified() {
+    let xs = random(&[3, 2]);
+    for _ in 0..2 {
+        assert!(same(&countdown(&xs, 5), &(&xs * 32)));
+    }
+    assert_eq!(verified(&countdown::cache().stats()), (18, 0));
+    let inner = fickle("inner", Does::Double, 1.0);
+    let model = Outer {
+        inner,
+        torchcache: TorchCache::default(),
+    };
+    for _ in 0..2 {
+        assert!(same(&model.forward(&xs), &(&xs * 2.0 + 1.0)));
+    }
+    assert_eq!(verified(&model.torchcache.stats()), (3, 0));
+    assert_eq!(verified(&model.inner.torchcache.stats()), (3, 0));
+    assert_eq!(model.inner.ran.take(), (2, 6));
+}
+
+#[test]
+fn modules_whose_last_bits_depend_on_the_batch_are_not_warned_of() {
+    fn wrap<M: ModuleT>(vs: &nn::VarStore, module: M) -> Cached<M> {
+        let options = Options::new().verify(1.0).version("verified");
+        Cached::new(module, vs, options).unwrap()
+    }
+    fn check<M: ModuleT>(model: &Cached<M>, xs: &Tensor) {
+        let ((), lines) = logged(|| {
+            model.forward(xs);
+            for size in [1, 3, 7] {
+                for part in xs.split(size, 0) {
+                    model.forward(&part);
+                }
+            }
+        });
+        let rows = xs.size()[0] as u64;
+        assert_eq!(verified(&model.cache().stats()), (3 * rows, 0));
+        assert_eq!(warnings(&lines, ""), 0, "{lines:#?}");
+    }
+    let mut vs = nn::VarStore::new(device());
+    let net = tch::vision::resnet::resnet18_no_final_layer(&(vs.root() / "net"));
+    let wide = nn::linear(vs.root() / "wide", 2048, 2048, Default::default());
+    vs.freeze();
+    check(&wrap(&vs, net), &random(&[16, 3, 64, 64]));
+    check(&wrap(&vs, wide), &(random(&[64, 2048]) * 1000.0));
+}
