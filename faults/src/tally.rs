@@ -13,7 +13,7 @@ use torchcache_store::Store;
 use crate::rows::{fetch, keys, value};
 
 /// A round that takes so long hangs.
-const HANGS_AFTER: Duration = Duration::from_secs(30);
+const HANGS_AFTER: Duration = Duration::from_secs(180);
 
 /// Failures that are told in full.
 const TOLD: usize = 5;

@@ -1,11 +1,13 @@
 //! Reading located rows: grouped by segment, in the order of the file, over the cores where there
 //! is enough of it, each row checked. What cannot be read is counted and dropped from the index, so
-//! that it is a miss from then on.
+//! that it is a miss from then on, unless another segment holds it as well.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::batch::Key;
 use crate::catalog::Catalog;
 use crate::cores;
 use crate::fault::Fault;
@@ -46,23 +48,30 @@ pub(crate) fn read(
 ) -> Vec<bool> {
     let mut ok = vec![false; found.len()];
     let rows = found.iter().map(Some);
-    let mut vanished = pass(catalog, rows, out, &mut ok, mmap);
+    let mut elsewhere = pass(catalog, rows, out, &mut ok, mmap);
     for _ in 0..TRIES {
-        if vanished.is_empty() {
+        if elsewhere.is_empty() {
             return ok;
         }
-        // Another process removed the segment. If it was a merge, the rows are in a new one.
-        catalog.refresh();
+        if !elsewhere.vanished.is_empty() {
+            // Another process removed the segment. If it was a merge, the rows are in a new one.
+            catalog.refresh();
+        }
         let mut moved = vec![None; found.len()];
-        for slot in vanished {
-            let old = &found[slot];
+        let find = |old: &Found| {
             let new = |new: &Found| new.len == old.len && new.schema() == old.schema();
-            moved[slot] = locate(old).filter(new);
+            locate(old).filter(new)
+        };
+        for slot in elsewhere.bad {
+            moved[slot] = find(&found[slot]);
+        }
+        for slot in elsewhere.vanished {
+            moved[slot] = find(&found[slot]);
             if moved[slot].is_none() {
-                note_vanished(catalog, old);
+                note_vanished(catalog, &found[slot]);
             }
         }
-        vanished = pass(
+        elsewhere = pass(
             catalog,
             moved.iter().map(Option::as_ref),
             out,
@@ -70,10 +79,25 @@ pub(crate) fn read(
             mmap,
         );
     }
-    for slot in vanished {
+    for slot in elsewhere.vanished {
         note_vanished(catalog, &found[slot]);
     }
     ok
+}
+
+/// Slots of rows that may be in another segment as well.
+#[derive(Default)]
+struct Elsewhere {
+    /// Their segments are gone.
+    vanished: Vec<usize>,
+    /// Their records are bad, which is noted.
+    bad: Vec<usize>,
+}
+
+impl Elsewhere {
+    fn is_empty(&self) -> bool {
+        self.vanished.is_empty() && self.bad.is_empty()
+    }
 }
 
 fn note_vanished(catalog: &Catalog, found: &Found) {
@@ -85,15 +109,15 @@ fn note_vanished(catalog: &Catalog, found: &Found) {
     }
 }
 
-/// Reads what can be read of the rows that slots have, and returns the slots whose segments have
-/// vanished.
+/// Reads what can be read of the rows that slots have, and returns the slots of those that were not
+/// where they had been found.
 fn pass<'a>(
     catalog: &Catalog,
     rows: impl Iterator<Item = Option<&'a Found>>,
     out: &'a mut [&mut [u8]],
     ok: &mut [bool],
     mmap: bool,
-) -> Vec<usize> {
+) -> Elsewhere {
     let mut wants: Vec<Want<'a>> = Vec::with_capacity(ok.len());
     for (slot, (found, out)) in rows.zip(out).enumerate() {
         let Some(found) = found else { continue };
@@ -115,23 +139,33 @@ fn pass<'a>(
     if !wants.is_sorted_by_key(place) {
         wants.sort_unstable_by_key(place);
     }
-    let mut vanished = fetch(catalog, &mut wants, mmap);
+    let mut elsewhere = Elsewhere {
+        vanished: fetch(catalog, &mut wants, mmap),
+        bad: Vec::new(),
+    };
+    let mut bad: HashMap<u32, (&Tracked, HashSet<Key>)> = HashMap::new();
     for want in wants {
         let (slot, segment) = want.tag;
         match want.outcome {
             Some(Ok(())) => ok[slot] = true,
             Some(Err(Unreadable::Io(error))) if is_stale(&error) => {
                 open_files::forget(segment.id);
-                vanished.push(slot);
+                elsewhere.vanished.push(slot);
             }
             Some(Err(error)) => {
                 catalog.faults.note(error.fault(), &segment.path, error);
                 catalog.forget_row(segment, &want.row.key);
+                let (_, keys) = bad.entry(segment.id).or_insert((segment, HashSet::new()));
+                keys.insert(want.row.key);
+                elsewhere.bad.push(slot);
             }
             None => {}
         }
     }
-    vanished
+    for (segment, keys) in bad.values() {
+        catalog.look_behind(segment, keys);
+    }
+    elsewhere
 }
 
 /// Whether a file server says so of an open file that another machine removed, or that it has

@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::batch::Key;
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::fault::Fault;
 use crate::fs::Directory;
@@ -113,6 +114,21 @@ impl Catalog {
                 && let Ok(file) = self.open_trusted(&*dir, segment.name())
             {
                 self.index_rows(&segment, file.footer().rows(), &HashSet::new());
+            }
+        }
+    }
+
+    /// Finds rows whose records in a segment turned out to be bad in segments that hold them as
+    /// well.
+    pub(crate) fn look_behind(&self, bad: &Tracked, keys: &HashSet<Key>) {
+        let mut others = self.tracked();
+        others.retain(|other| other.is_behind(bad.id));
+        for other in others {
+            if let Ok(dir) = self.open_dir()
+                && let Ok(file) = self.open_trusted(&*dir, other.name())
+            {
+                let rows = file.footer().rows().filter(|row| keys.contains(&row.key));
+                self.index_rows(&other, rows, &HashSet::new());
             }
         }
     }

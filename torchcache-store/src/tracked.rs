@@ -72,6 +72,12 @@ impl Tracked {
         behind.len() < before
     }
 
+    /// Whether another segment keeps rows that are here as well.
+    pub(crate) fn is_behind(&self, other: u32) -> bool {
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        behind.contains(&other)
+    }
+
     /// Takes in what putting rows of this segment into the index did to its counts.
     pub(crate) fn count(&self, done: &Inserted) {
         let indexed = done.added + done.revived;

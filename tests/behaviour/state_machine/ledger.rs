@@ -58,9 +58,6 @@ pub(crate) type Rows = BTreeSet<(Identity, i64)>;
 struct Held {
     may: Rows,
     must: Rows,
-    /// Rows that may have a damaged copy. When the directory is opened anew, that one may be found
-    /// in place of a sound one, so they may be computed again.
-    marred: Rows,
     roomy: bool,
 }
 
@@ -68,7 +65,7 @@ impl Held {
     fn take(&mut self, rows: &Rows) {
         self.may.extend(rows);
         if self.roomy {
-            self.must.extend(rows.difference(&self.marred));
+            self.must.extend(rows);
         }
     }
 
@@ -177,17 +174,12 @@ impl Ledger {
         disk.must.clear();
         if !blocked {
             disk.may.clear();
-            disk.marred.clear();
         }
     }
 
-    /// A segment of an identity was damaged; `readable` where there still is one.
-    pub(crate) fn damage(&mut self, place: Place, readable: bool) {
-        let disk = self.disks.entry(place).or_default();
-        disk.must.clear();
-        if readable {
-            disk.marred = disk.may.clone();
-        }
+    /// A segment of an identity was damaged.
+    pub(crate) fn damage(&mut self, place: Place) {
+        self.disks.entry(place).or_default().must.clear();
     }
 
     /// A directory was taken away, or is there again.

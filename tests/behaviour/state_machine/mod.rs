@@ -239,7 +239,7 @@ impl<'a> World<'a> {
         // Rows of another identity do no harm to those that are there.
         if kind != Damage::Transplant {
             let place = (self.hashes[&hash], Some(number));
-            self.ledger.damage(place, kind == Damage::Flip);
+            self.ledger.damage(place);
         }
         Ok(true)
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::common::{batch, count_right, key, keys, patient, segments};
 use tempfile::TempDir;
-use torchcache_store::Store;
+use torchcache_store::{Fault, Store};
 
 #[test]
 fn a_put_tells_which_rows_were_there_first() {
@@ -76,6 +76,35 @@ fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
     store.refresh();
     assert_eq!((store.stats().segments, store.stats().rows), (1, 5));
     assert_eq!(count_right(&store, &keys(0..5), 100), 5);
+}
+
+/// Before, such a row was computed again and stored once more after each opening.
+#[test]
+fn a_row_whose_record_is_bad_is_read_where_it_was_stored_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = || Store::open(dir.path(), patient()).expect("it opens");
+    let store = open();
+    store.put(batch(&keys(0..5), "a", 100));
+    store.flush().expect("it is written");
+    drop(store);
+    let path = segments(dir.path()).remove(0);
+    let mut bytes = fs::read(&path).expect("it can be read");
+    bytes[20] ^= 1; // in the first row
+    fs::write(&path, bytes).expect("it can be written");
+    for opened in 0..4 {
+        let store = open();
+        let there = count_right(&store, &keys(0..5), 100);
+        assert_eq!(
+            there,
+            if opened == 0 { 4 } else { 5 },
+            "opened {opened} times"
+        );
+        assert_eq!(store.stats().faults.get(Fault::Corrupt), 1);
+        let present = store.put(batch(&keys(0..1), "a", 100));
+        assert_eq!(present.is_empty(), opened == 0, "it is stored again once");
+        store.flush().expect("it is written");
+    }
+    assert_eq!(segments(dir.path()).len(), 2);
 }
 
 #[test]
