@@ -23,9 +23,6 @@ pub(crate) enum Damage {
     Block,
 }
 
-/// Begins the name of a segment that lies where it does not belong.
-const MOVED: &str = "moved-";
-
 /// Where a segment was damaged: the name of its identity's directory. `None` where there was nothing
 /// to damage.
 ///
@@ -54,14 +51,7 @@ pub(crate) fn damage(damage: Damage, root: &Path, pick: usize, mapped: bool) -> 
         Damage::Remove => fs::remove_file(path).unwrap(),
         Damage::RemoveDirectory => fs::remove_dir_all(directory).unwrap(),
         Damage::Transplant => {
-            // Not back home, where its rows may have been cleared.
-            let name = path
-                .file_name()?
-                .to_str()
-                .filter(|name| !name.starts_with(MOVED))?;
-            let copy = others(root, directory)
-                .pop()?
-                .join(format!("{MOVED}{name}"));
+            let copy = others(root, directory).pop()?.join(path.file_name()?);
             if copy.exists() {
                 return None;
             }
