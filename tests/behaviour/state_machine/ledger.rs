@@ -58,12 +58,15 @@ pub(crate) type Rows = BTreeSet<(Identity, i64)>;
 struct Held {
     may: Rows,
     must: Rows,
+    /// All that it ever held.
+    ever: Rows,
     roomy: bool,
 }
 
 impl Held {
     fn take(&mut self, rows: &Rows) {
         self.may.extend(rows);
+        self.ever.extend(rows);
         if self.roomy {
             self.must.extend(rows);
         }
@@ -180,6 +183,18 @@ impl Ledger {
     /// A segment of an identity was damaged.
     pub(crate) fn damage(&mut self, place: Place) {
         self.disks.entry(place).or_default().must.clear();
+    }
+
+    /// A segment was copied to where it does not belong. It may hold rows that were copied from there
+    /// before, and cleared since.
+    pub(crate) fn transplant(&mut self, directory: usize) {
+        for (_, disk) in self
+            .disks
+            .iter_mut()
+            .filter(|disk| disk.0.1 == Some(directory))
+        {
+            disk.may.clone_from(&disk.ever);
+        }
     }
 
     /// A directory was taken away, or is there again.

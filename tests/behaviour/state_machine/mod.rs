@@ -236,10 +236,10 @@ impl<'a> World<'a> {
             return Ok(false);
         };
         self.damaged = true;
-        // Rows of another identity do no harm to those that are there.
-        if kind != Damage::Transplant {
-            let place = (self.hashes[&hash], Some(number));
-            self.ledger.damage(place);
+        match kind {
+            // Rows of another identity do no harm to those that are there.
+            Damage::Transplant => self.ledger.transplant(number),
+            _ => self.ledger.damage((self.hashes[&hash], Some(number))),
         }
         Ok(true)
     }
