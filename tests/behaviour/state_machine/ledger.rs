@@ -64,10 +64,11 @@ struct Held {
 }
 
 impl Held {
-    fn take(&mut self, rows: &Rows) {
+    /// Takes rows in; for `sure` if nothing is in the way.
+    fn take(&mut self, rows: &Rows, sure: bool) {
         self.may.extend(rows);
         self.ever.extend(rows);
-        if self.roomy {
+        if self.roomy && sure {
             self.must.extend(rows);
         }
     }
@@ -155,14 +156,11 @@ impl Ledger {
     /// and those on disk as well.
     pub(crate) fn gave(&mut self, instance: usize, rows: &Rows, computed: &Rows) {
         let Attached { place, memory, .. } = self.attached[&instance];
-        self.memories[memory].take(rows);
+        self.memories[memory].take(rows, true);
         let Some(directory) = place.1 else { return };
         let blocked = self.directory(directory).blocked;
         let disk = self.disks.entry(place).or_default();
-        match blocked {
-            true => disk.may.extend(computed),
-            false => disk.take(computed),
-        }
+        disk.take(computed, !blocked);
     }
 
     /// An instance cleared its cache: all of its memory, and its place on disk.
