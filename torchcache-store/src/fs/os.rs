@@ -65,19 +65,34 @@ fn make_dir(path: &Path) -> rustix::io::Result<()> {
         Some(parent) => parent,
         None => return Ok(()),
     };
-    match rustix::fs::mkdir(path, DIR_MODE) {
+    let made = match rustix::fs::mkdir(path, DIR_MODE) {
         Err(Errno::NOENT) => {
             make_dir(parent)?;
             rustix::fs::mkdir(path, DIR_MODE)
         }
         made => made,
+    };
+    match made {
+        Err(Errno::EXIST) => return Ok(()), // somebody else was faster
+        made => made?,
     }
-    .or_else(|errno| match errno {
-        Errno::EXIST => Ok(()), // somebody else was faster
-        errno => Err(errno),
-    })?;
     // Some file systems cannot sync a directory, and some parents may not be read.
-    let _ = open(parent, OFlags::empty()).and_then(|parent| rustix::fs::fsync(&parent));
+    if let Ok(parent) = open(parent, OFlags::empty()) {
+        let _ = share(path, &parent);
+        let _ = rustix::fs::fsync(&parent);
+    }
+    Ok(())
+}
+
+/// Lets a group write to a new directory that may write to its parent, whatever the umask says:
+/// whoever shares the one shares the other.
+fn share(path: &Path, parent: &OwnedFd) -> rustix::io::Result<()> {
+    let dir = open(path, OFlags::NOFOLLOW)?;
+    let (above, made) = (rustix::fs::fstat(parent)?, rustix::fs::fstat(&dir)?);
+    if Mode::from_raw_mode(above.st_mode).contains(Mode::WGRP) && above.st_gid == made.st_gid {
+        let mode = Mode::from_raw_mode(made.st_mode) | Mode::WGRP;
+        rustix::fs::fchmod(&dir, mode)?;
+    }
     Ok(())
 }
 
@@ -236,4 +251,37 @@ fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
     let since = u64::try_from(seconds).unwrap_or(0);
     let since = Duration::from_secs(since) + Duration::from_nanos(nanoseconds % 1_000_000_000);
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_group_that_shares_the_parent_shares_the_directory() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for (parent, shared) in [(0o775, true), (0o755, false), (0o2775, true)] {
+            let above = root.path().join(format!("{parent:o}"));
+            std::fs::create_dir(&above).expect("it can be made");
+            set_permissions(&above, Permissions::from_mode(parent)).expect("it is ours");
+            let made = Os.open_dir(&above.join("a/b"), true).expect("it is made");
+            let mode = made.metadata().expect("it is there").mode;
+            assert_eq!(mode & 0o020 != 0, shared, "{mode:o} in {parent:o}");
+            assert_eq!(mode & 0o002, 0, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_slash_behind_it_does_not_lead_through_a_link() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).expect("it can be made");
+        for path in [link.clone(), link.join(""), link.join(".")] {
+            let refused = Os.open_dir(&path, true).expect_err("it is a link");
+            assert!(refused.to_string().contains("symbolic link"), "{refused}");
+        }
+    }
 }
