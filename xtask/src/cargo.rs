@@ -14,6 +14,14 @@ pub(crate) struct Cargo {
 }
 
 impl Cargo {
+    /// The same with one more variable.
+    pub(crate) fn with(&self, name: &'static str, value: impl Into<OsString>) -> Cargo {
+        let mut variables = self.variables.clone();
+        variables.push((name, value.into()));
+        let root = self.root.clone();
+        Cargo { root, variables }
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command

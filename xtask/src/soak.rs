@@ -14,6 +14,7 @@ use crate::libtorch;
 use crate::machine;
 use crate::page::Page;
 use crate::release::DEFAULT;
+use crate::test;
 
 const PAGE: Page = Page {
     path: "docs/reliability.md",
@@ -40,10 +41,12 @@ pub(crate) fn run(root: &Path, args: &[OsString]) -> Result<()> {
     let cargo = libtorch::prepare(root, DEFAULT)?.cargo(root);
     let program = build(&cargo)?;
     let begin = Instant::now();
-    let rows = soak(&cargo, &program, args)?;
+    let mut rows = soak(&cargo, &program, args)?;
     if !args.is_empty() {
         return Ok(());
     }
+    rows.push(sequences(&cargo)?);
+    rows.push(interleavings(&cargo)?);
     let minutes = begin.elapsed().as_secs().div_ceil(60);
     let mut text = format!(
         "{}\n\n{minutes} minutes.\n\n{}\n{}\n",
@@ -105,6 +108,31 @@ fn soak(cargo: &Cargo, program: &Path, args: &[OsString]) -> Result<Vec<String>>
             PAGE.path
         ))),
     }
+}
+
+/// The state machine of the whole library, with more cases than a test has.
+fn sequences(cargo: &Cargo) -> Result<String> {
+    const CASES: u32 = 10_000;
+
+    let cargo = cargo.with("PROPTEST_CASES", CASES.to_string());
+    let target = ["--package", "torchcache-tests", "--test", "behaviour"];
+    let filter = ["--", "state_machine"];
+    cargo.run(["test", "--release"].iter().chain(&target).chain(&filter))?;
+    Ok(format!(
+        "any sequence of calls, edits, options and faults\t{CASES}\t\t{CASES}\t\t0\t0"
+    ))
+}
+
+/// The model checker's tests, with more tries.
+fn interleavings(cargo: &Cargo) -> Result<String> {
+    const TRIES: u32 = 10_000;
+    const SCHEDULERS: u32 = 2;
+
+    test::interleavings(cargo, Some(TRIES))?;
+    let rounds = TRIES * SCHEDULERS;
+    Ok(format!(
+        "any interleaving of threads, in each of the models\t{rounds}\t\t{rounds}\t\t0\t0"
+    ))
 }
 
 fn show(cells: &[&str]) {
