@@ -2,53 +2,24 @@
 //! whatever the medium happened to have taken, in any order. Stores that are opened on it share
 //! their directories as processes do.
 
-use std::collections::{BTreeMap, HashMap};
+mod medium;
+
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
 use torchcache_store::fs::{Directory, Entry, File, FileSystem, Metadata};
 
-/// Media take pages as a whole.
-const PAGE: usize = 512;
+use medium::{Content, Medium, Names};
 
 /// A file system in memory. Clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Sim(Arc<Mutex<Medium>>);
-
-#[derive(Debug, Default)]
-struct Medium {
-    directories: HashMap<PathBuf, Names>,
-    files: Vec<Content>,
-    /// Counts power cuts: what was open before one is closed.
-    boots: u64,
-    /// Counts changes, for times that differ.
-    ticks: u64,
-    /// Bytes of all files that are allowed.
-    capacity: Option<u64>,
-}
-
-/// The names of a directory.
-#[derive(Debug, Default)]
-struct Names {
-    now: BTreeMap<OsString, usize>,
-    /// What each name meant since the directory was last synced, where that changed.
-    since: BTreeMap<OsString, Vec<Option<usize>>>,
-    modified: Option<SystemTime>,
-}
-
-#[derive(Debug)]
-struct Content {
-    bytes: Vec<u8>,
-    /// How many of them outlast a power cut: bytes are only ever added.
-    synced: usize,
-    modified: SystemTime,
-    locked: bool,
-}
 
 impl Sim {
     /// An empty file system.
@@ -154,51 +125,6 @@ impl Sim {
         let names = medium.directories.get(dir);
         let names = names.into_iter().flat_map(|names| names.now.keys());
         names.map(|name| dir.join(name)).collect()
-    }
-}
-
-impl Medium {
-    fn now(&mut self) -> SystemTime {
-        self.ticks += 1;
-        SystemTime::now() + Duration::from_nanos(self.ticks)
-    }
-
-    fn change_name(&mut self, dir: &Path, name: &OsStr, meaning: Option<usize>) {
-        let now = self.now();
-        let names = self.directories.entry(dir.to_owned()).or_default();
-        names.modified = Some(now);
-        let before = match meaning {
-            Some(file) => names.now.insert(name.to_owned(), file),
-            None => names.now.remove(name),
-        };
-        let since = names.since.entry(name.to_owned());
-        since.or_insert_with(|| vec![before]).push(meaning);
-    }
-}
-
-impl Content {
-    fn lose_unsynced(&mut self, rng: &mut Rng) {
-        self.locked = false;
-        if self.synced == self.bytes.len() {
-            return;
-        }
-        let len = match rng.u8(..3) {
-            0 => self.synced,
-            1 => self.bytes.len(),
-            _ => rng.usize(self.synced..=self.bytes.len()),
-        };
-        self.bytes.truncate(len);
-        let mut page = self.synced;
-        while page < len {
-            let end = (page + PAGE).min(len);
-            match rng.u8(..4) {
-                0 => self.bytes[page..end].fill(0),
-                1 => rng.fill(&mut self.bytes[page..end]),
-                _ => {}
-            }
-            page = end;
-        }
-        self.synced = len;
     }
 }
 

@@ -1,0 +1,86 @@
+//! What is on the medium, and what is left of it when the power goes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fastrand::Rng;
+
+/// Media take pages as a whole.
+const PAGE: usize = 512;
+
+#[derive(Debug, Default)]
+pub(super) struct Medium {
+    pub(super) directories: HashMap<PathBuf, Names>,
+    pub(super) files: Vec<Content>,
+    /// Counts power cuts: what was open before one is closed.
+    pub(super) boots: u64,
+    /// Counts changes, for times that differ.
+    pub(super) ticks: u64,
+    /// Bytes of all files that are allowed.
+    pub(super) capacity: Option<u64>,
+}
+
+/// The names of a directory.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) now: BTreeMap<OsString, usize>,
+    /// What each name meant since the directory was last synced, where that changed.
+    pub(super) since: BTreeMap<OsString, Vec<Option<usize>>>,
+    pub(super) modified: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) bytes: Vec<u8>,
+    /// How many of them outlast a power cut: bytes are only ever added.
+    pub(super) synced: usize,
+    pub(super) modified: SystemTime,
+    pub(super) locked: bool,
+}
+
+impl Medium {
+    pub(super) fn now(&mut self) -> SystemTime {
+        self.ticks += 1;
+        SystemTime::now() + Duration::from_nanos(self.ticks)
+    }
+
+    pub(super) fn change_name(&mut self, dir: &Path, name: &OsStr, meaning: Option<usize>) {
+        let now = self.now();
+        let names = self.directories.entry(dir.to_owned()).or_default();
+        names.modified = Some(now);
+        let before = match meaning {
+            Some(file) => names.now.insert(name.to_owned(), file),
+            None => names.now.remove(name),
+        };
+        let since = names.since.entry(name.to_owned());
+        since.or_insert_with(|| vec![before]).push(meaning);
+    }
+}
+
+impl Content {
+    pub(super) fn lose_unsynced(&mut self, rng: &mut Rng) {
+        self.locked = false;
+        if self.synced == self.bytes.len() {
+            return;
+        }
+        let len = match rng.u8(..3) {
+            0 => self.synced,
+            1 => self.bytes.len(),
+            _ => rng.usize(self.synced..=self.bytes.len()),
+        };
+        self.bytes.truncate(len);
+        let mut page = self.synced;
+        while page < len {
+            let end = (page + PAGE).min(len);
+            match rng.u8(..4) {
+                0 => self.bytes[page..end].fill(0),
+                1 => rng.fill(&mut self.bytes[page..end]),
+                _ => {}
+            }
+            page = end;
+        }
+        self.synced = len;
+    }
+}
