@@ -353,3 +353,25 @@ fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
     assert!(bytes(dir.path()) <= 400_000);
     assert_eq!(segments(dir.path()).len() as u64, stats.segments);
 }
+
+#[test]
+fn rows_that_the_store_itself_removed_after_they_were_located_are_no_fault() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
+    for evict in [true, false] {
+        put_each(&store, 0..3);
+        let found: Vec<_> = store.locate(&keys(0..3)).into_iter().flatten().collect();
+        if evict {
+            store.reconfigure(tight(9_500));
+            store.flush().expect("eviction is waited for");
+            store.reconfigure(tight(1 << 30));
+        } else {
+            store.clear();
+        }
+        let mut rows = vec![vec![0; LEN]; 3];
+        let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+        let read = store.read(&found, &mut out);
+        assert!(read.iter().filter(|read| **read).count() < 3, "{read:?}");
+        assert_eq!(store.stats().faults.total(), 0, "evicted: {evict}");
+    }
+}

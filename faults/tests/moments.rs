@@ -1,0 +1,79 @@
+//! Something happens at the very moment of a call of the file system.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_faults::tally::Counter;
+use torchcache_store::Store;
+use torchcache_store::fs::Os;
+
+const LEN: usize = 100;
+
+#[test]
+fn rows_that_are_cleared_while_they_are_written_do_not_come_back() {
+    static STORES: [OnceLock<Store>; 3] = [const { OnceLock::new() }; 3];
+    for (store, call) in STORES.iter().zip([Call::Create, Call::Write, Call::Sync]) {
+        let calls = Arc::new(Counter::default());
+        let decide = {
+            let calls = calls.clone();
+            move |this: Call, _: &_| {
+                let is_writer = thread::current().name() == Some("torchcache-store");
+                if this == call && is_writer && calls.next() == 1 {
+                    store.get().expect("it is open").clear();
+                }
+                Fate::Done
+            }
+        };
+        let fs = Arc::new(Faulty::new(Sim::new(), decide));
+        let opened = Store::open_on(fs, "/cache", patient()).expect("it opens");
+        let store = store.get_or_init(|| opened);
+        store.put(batch(0..5, LEN));
+        store.flush().expect("nothing is lost that anybody wants");
+        assert!(calls.get() > 0, "{call:?} came to pass");
+        let there = fetch(store, &keys(0..5));
+        assert!(there.iter().all(Option::is_none), "cleared at {call:?}");
+        let stats = store.stats();
+        assert_eq!((stats.rows, stats.stored_rows, stats.lost_rows), (0, 0, 0));
+        store.put(batch(0..5, LEN));
+        store.flush().expect("it is written");
+        assert!(fetch(store, &keys(0..5)).iter().all(Option::is_some));
+    }
+}
+
+#[test]
+fn a_segment_that_becomes_a_link_between_listing_and_opening_is_not_followed() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let (dir, away) = (root.path().join("cache"), root.path().join("away"));
+    for place in [&dir, &away] {
+        let store = Store::open(place, patient()).expect("it opens");
+        store.put(batch(0..5, LEN));
+        store.flush().expect("it is written");
+    }
+    let segment = |dir| {
+        let mut entries = fs::read_dir(dir).expect("it is there");
+        let entry = entries.next().expect("one segment");
+        entry.expect("it can be read").path()
+    };
+    let (here, there) = (segment(&dir), segment(&away));
+    let opened = Arc::new(Counter::default());
+    let decide = {
+        let opened = opened.clone();
+        move |call: Call, _: &_| {
+            if call == Call::Open && opened.next() == 1 {
+                fs::remove_file(&here).expect("it is there");
+                symlink(&there, &here).expect("it can be made");
+            }
+            Fate::Done
+        }
+    };
+    let fs = Arc::new(Faulty::new(Os, decide));
+    let store = Store::open_on(fs, &dir, patient()).expect("it opens");
+    assert!(opened.get() > 0, "it was opened");
+    assert!(fetch(&store, &keys(0..5)).iter().all(Option::is_none));
+    assert!(store.stats().faults.total() > 0);
+}
