@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use fastrand::Rng;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, keys, patient};
 use torchcache_faults::sim::Sim;
@@ -43,6 +44,50 @@ fn rows_that_are_cleared_while_they_are_written_do_not_come_back() {
         store.flush().expect("it is written");
         assert!(fetch(store, &keys(0..5)).iter().all(Option::is_some));
     }
+}
+
+#[test]
+fn rows_that_were_cleared_do_not_come_back_when_the_power_goes() {
+    for seed in 0..50 {
+        let (sim, mut rng) = (Sim::new(), Rng::with_seed(seed));
+        let open = || Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+        let store = open();
+        store.put(batch(0..5, LEN));
+        store.flush().expect("it is written");
+        store.clear();
+        sim.cut_power(&mut rng);
+        drop(store);
+        assert!(fetch(&open(), &keys(0..5)).iter().all(Option::is_none));
+    }
+}
+
+#[test]
+fn segments_that_another_process_clears_while_they_are_merged_do_not_come_back() {
+    let sim = Sim::new();
+    let other = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+    let renamed = Arc::new(Counter::default());
+    let decide = {
+        let renamed = renamed.clone();
+        move |call: Call, _: &_| {
+            // Eight segments of a row each, and then the one that they are merged into.
+            if call == Call::Rename && renamed.next() == 9 {
+                other.clear();
+            }
+            Fate::Done
+        }
+    };
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", patient()).expect("it opens");
+    for n in 0..8 {
+        store.put(batch(n..n + 1, LEN));
+        store.flush().expect("it is written");
+    }
+    assert_eq!(renamed.get(), 9, "they were merged");
+    store.refresh();
+    assert!(fetch(&store, &keys(0..8)).iter().all(Option::is_none));
+    let anew = Store::open_on(Arc::new(sim), "/cache", patient()).expect("it opens");
+    assert!(fetch(&anew, &keys(0..8)).iter().all(Option::is_none));
+    assert_eq!(store.stats().faults.total(), 0);
 }
 
 #[test]

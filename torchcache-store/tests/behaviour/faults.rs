@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps, value};
-use torchcache_store::segment::{SegmentFile, Storage};
+use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage};
 use torchcache_store::{Compression, Config, Fault, Store};
 
 const LEN: usize = 24;
@@ -262,15 +262,28 @@ fn only_old_temporary_files_of_dead_writers_are_removed() {
     age(".tmp-0001-2-0003.tcs", 2);
     age(".tmp-0004-5-0006.tcs", 0);
     age(".tmp-somebody-elses", 2);
+    // One that has a writer, who has not written for long: its lock tells.
+    let writer = SegmentWriter::create(dir.path()).expect("it can be made");
+    let known = ["0003.tcs", "0006.tcs", "elses"];
+    let is_new = |path: &PathBuf| {
+        !known
+            .iter()
+            .any(|end| path.to_string_lossy().ends_with(end))
+    };
+    let of_the_writer = temps(dir.path()).into_iter().find(is_new);
+    let of_the_writer = of_the_writer.expect("it has a file");
+    let name = of_the_writer.file_name().and_then(|name| name.to_str());
+    age(name.expect("a name"), 2);
     Store::open(dir.path(), patient()).expect("it opens");
-    let left: Vec<_> = temps(dir.path());
-    assert_eq!(
-        left,
-        [
-            dir.path().join(".tmp-0004-5-0006.tcs"),
-            dir.path().join(".tmp-somebody-elses")
-        ]
-    );
+    let mut left = [
+        dir.path().join(".tmp-0004-5-0006.tcs"),
+        dir.path().join(".tmp-somebody-elses"),
+        of_the_writer.clone(),
+    ];
+    left.sort();
+    assert_eq!(temps(dir.path()), left);
+    drop(writer);
+    assert!(!of_the_writer.exists(), "it tidies up itself");
 }
 
 #[test]
