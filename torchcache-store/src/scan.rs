@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{Unreadable, is_segment, is_temp};
+use crate::segment::{Unreadable, is_segment};
+use crate::temp::is_temp;
 use crate::tracked::Tracked;
 
 /// How often at most a miss looks whether the directory changed.
