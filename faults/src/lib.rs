@@ -9,6 +9,7 @@
 
 pub mod children;
 pub mod faulty;
+pub mod fuzzed;
 pub mod rows;
 pub mod scenarios;
 pub mod sim;

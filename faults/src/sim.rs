@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
-use torchcache_store::fs::{Directory, Entry, File, FileSystem, Metadata};
+use torchcache_store::fs::{Directory, Entry, File, FileSystem, Mapped, Metadata};
 
 /// Media take pages as a whole.
 const PAGE: usize = 512;
@@ -430,6 +430,12 @@ impl File for SimFile {
         self.has_lock
             .fetch_or(taken, std::sync::atomic::Ordering::Relaxed);
         Ok(taken)
+    }
+
+    /// The bytes as they are now: what is damaged later does not show.
+    fn map(&self) -> io::Result<Option<Mapped>> {
+        let bytes = self.medium()?.files[self.file].bytes.clone();
+        Ok(Some(Box::new(bytes)))
     }
 }
 
