@@ -9,6 +9,7 @@
 
 pub mod children;
 pub mod faulty;
+pub mod fuzzed;
 mod program;
 pub mod rows;
 pub mod scenarios;

@@ -10,7 +10,8 @@ use crate::batch::Key;
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{Unreadable, is_segment, is_temp};
+use crate::segment::{Unreadable, is_segment};
+use crate::temp::is_temp;
 use crate::tracked::Tracked;
 
 /// How often at most a miss looks whether the directory changed.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tch::Device;
+use torchcache_store::manifest::difference;
 
 use crate::bypass::{self, Reason};
 use crate::error::{Error, Problem};
@@ -341,10 +342,7 @@ impl Cache {
         let hash = self.identity.hash.as_str();
         let directory = self.tiers.directory();
         let reason = match before.filter(|before| before.identity.hash != hash) {
-            Some(before) => Some(manifest::difference_of(
-                &before.identity.parts,
-                &self.identity.parts,
-            )),
+            Some(before) => Some(difference(&before.identity.parts, &self.identity.parts)),
             None => directory
                 .and_then(Path::parent)
                 .and_then(|root| manifest::explain(root, module, &self.identity)),

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use torchcache_store::{Compression, Config, Key, Store};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::ALLOCATED;
+use crate::fuzzed::reference::{EXPANSION, ROW, TRAILER, footer_at, seal, seal_records};
+use crate::fuzzed::{bounded, store_costs};
 use crate::rows::{batch, keys, patient, value};
 use crate::sim::Sim;
 use crate::tally::{Plan, Tally, ensure};
@@ -17,16 +17,6 @@ use crate::tally::{Plan, Tally, ensure};
 const DIR: &str = "/cache";
 const ROWS: u64 = 4;
 const LEN: usize = 300;
-
-const TRAILER: usize = 48;
-const CLASS_HEAD: usize = 8;
-const ROW: usize = 40;
-
-/// A frame says at most so many bytes for each of its own.
-const EXPANSION: usize = 1 << 16;
-
-/// What opening a store costs by itself.
-const ITSELF: usize = 2 << 20;
 
 pub(super) fn run(plan: &Plan) -> Tally {
     let mut tally = Tally::default();
@@ -68,20 +58,14 @@ fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), Strin
             tell_one(bytes, &mut rng);
         }
         if forged {
-            resum_records(bytes);
+            seal_records(bytes);
         }
-        resum(bytes);
+        seal(bytes);
     });
     tally.caused += 1;
     let len = sim.bytes(path).len();
-    ALLOCATED.reset_peak_usage();
-    let before = ALLOCATED.current_usage();
-    let store = Store::open_on(Arc::new(sim.clone()), DIR, patient());
-    let store = store.map_err(|error| error.to_string())?;
-    let cost = ALLOCATED.peak_usage().saturating_sub(before);
-    ensure(cost <= 16 * len + ITSELF, || {
-        format!("opening {len} bytes took {cost} of memory")
-    })?;
+    let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient());
+    let store = bounded(store_costs(len), open)?.map_err(|error| error.to_string())?;
     // Among them keys that only a liar's footer has.
     let mut wanted = keys(0..ROWS);
     wanted.push([0; 32]);
@@ -89,7 +73,7 @@ fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), Strin
     let found: Vec<_> = store.locate(&wanted).into_iter().flatten().collect();
     for found in found {
         let claimed = found.len;
-        ensure(claimed <= EXPANSION * len, || {
+        ensure(claimed <= EXPANSION as usize * len, || {
             format!("a row of {claimed} bytes in {len}")
         })?;
         let mut out = vec![0xEE; claimed];
@@ -107,13 +91,6 @@ fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), Strin
     store.flush().map_err(|error| error.to_string())?;
     tally.all_there(&store, 100..104, LEN);
     Ok(())
-}
-
-/// Where the footer begins, as the trailer says, if that can be.
-fn footer_at(bytes: &[u8]) -> Option<usize> {
-    let trailer = bytes.len().checked_sub(TRAILER)?;
-    let at = u64::from_le_bytes(bytes[trailer..trailer + 8].try_into().ok()?);
-    usize::try_from(at).ok().filter(|at| *at <= trailer)
 }
 
 /// A number that somebody may not have thought of.
@@ -183,60 +160,5 @@ fn tell_one(bytes: &mut Vec<u8>, rng: &mut Rng) {
             let odd = odd(rng, u64::from_le_bytes(sound)).to_le_bytes();
             field.copy_from_slice(&odd[..width]);
         }
-    }
-}
-
-/// Makes the trailer's checksum right for whatever is there now.
-fn resum(bytes: &mut [u8]) {
-    let Some(footer_at) = footer_at(bytes) else {
-        return;
-    };
-    let end = bytes.len() - TRAILER;
-    let sum = xxh3_64_with_seed(&bytes[footer_at..end], xxh3_64(&bytes[end..end + 32]));
-    bytes[end + 32..end + 40].copy_from_slice(&sum.to_le_bytes());
-}
-
-/// Makes the checksums of records right for what the row table says of them. Whatever this cannot
-/// make sense of stays as it is.
-fn resum_records(bytes: &mut [u8]) {
-    let Some(class_at) = footer_at(bytes) else {
-        return;
-    };
-    let end = bytes.len() - TRAILER;
-    let number = |bytes: &[u8], at: usize| {
-        let number = bytes
-            .get(at..at + 4)
-            .and_then(|number| number.try_into().ok());
-        number.map(u32::from_le_bytes)
-    };
-    let (Some(raw_len), Some(schema_len)) = (number(bytes, class_at), number(bytes, class_at + 4))
-    else {
-        return;
-    };
-    let schema_at = class_at + CLASS_HEAD;
-    let Some(schema) = bytes.get(schema_at..schema_at.saturating_add(schema_len as usize)) else {
-        return;
-    };
-    let schema = xxh3_64(schema);
-    let mut offset = 16;
-    for row in (end.saturating_sub(ROWS as usize * ROW)..end).step_by(ROW) {
-        let Some(stored_len) = number(bytes, row + 32) else {
-            return;
-        };
-        let stored = offset..offset + stored_len as usize;
-        let mut head = [0; 56];
-        head[..32].copy_from_slice(&bytes[row..row + 32]);
-        head[32..40].copy_from_slice(&schema.to_le_bytes());
-        head[40..44].copy_from_slice(&raw_len.to_le_bytes());
-        head[44..48].copy_from_slice(&stored_len.to_le_bytes());
-        head[48] = bytes[row + 38];
-        let Some(value) = bytes.get(stored.clone()) else {
-            return;
-        };
-        let sum = xxh3_64_with_seed(value, xxh3_64(&head));
-        if let Some(place) = bytes.get_mut(stored.end..stored.end + 8) {
-            place.copy_from_slice(&sum.to_le_bytes());
-        }
-        offset = stored.end + 8;
     }
 }

@@ -36,4 +36,4 @@ pub use writer::{FinishedSegment, SegmentWriter};
 pub(crate) use fetch::{Want, fetch};
 pub(crate) use shuffle::shuffle;
 pub(crate) use source::Source;
-pub(crate) use writer::{MOST_ROWS, is_segment, is_temp};
+pub(crate) use writer::{MOST_ROWS, is_segment};

@@ -75,8 +75,11 @@ impl SegmentFile {
         SegmentFile::open_in(&*Os.open_dir(parent, false)?, name, mmap)
     }
 
-    /// The same in an open directory.
-    pub(crate) fn open_in(
+    /// The same in an open directory, of any file system.
+    ///
+    /// # Errors
+    /// As [`SegmentFile::open`].
+    pub fn open_in(
         dir: &dyn Directory,
         name: &OsStr,
         mmap: bool,

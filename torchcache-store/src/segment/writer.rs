@@ -2,12 +2,9 @@
 //! that is not finished leaves nothing behind but, after a kill, its temporary file.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::footer::Footer;
 use super::format::{
@@ -16,9 +13,7 @@ use super::format::{
 };
 use crate::batch::Key;
 use crate::fs::{Directory, File, FileSystem, Os};
-
-/// Begins the name of a file that is still being written.
-const TEMP_PREFIX: &str = ".tmp-";
+use crate::temp::{SUFFIX, Temp};
 
 /// Rows go to the file in writes of this size, long ones too. It decides in what pieces the system
 /// caches the file, and so how fast it is read: a third as fast in the 4 KiB pieces that rows of
@@ -29,18 +24,10 @@ const WRITE_BYTES: usize = 1 << 20;
 /// memory meanwhile, which should be little beside the index of a large store.
 pub(crate) const MOST_ROWS: usize = 1 << 18;
 
-/// Ends the name of a segment.
-const SUFFIX: &str = ".tcs";
-
 /// Whether a file of a cache directory is a segment by its name.
 pub(crate) fn is_segment(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_plain)
-}
-
-/// Whether a file of a cache directory is an unfinished segment by its name.
-pub(crate) fn is_temp(name: &str) -> bool {
-    name.starts_with(TEMP_PREFIX) && name.ends_with(SUFFIX)
 }
 
 /// A segment in the making. Dropping it removes its file.
@@ -201,7 +188,7 @@ impl FinishedSegment {
 
     /// Where it will be.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
-        &self.temp.dir
+        self.temp.dir()
     }
 
     /// Gives the segment its name. An existing file is never replaced. The directory is not
@@ -214,67 +201,7 @@ impl FinishedSegment {
     }
 
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
-        Ok((self.temp.publish()?, self.footer))
-    }
-}
-
-/// The file under its temporary name; removed when dropped, unless it was published.
-struct Temp {
-    dir: Arc<dyn Directory>,
-    name: String,
-    published: String,
-    /// Whether there is no file of the temporary name any more.
-    is_gone: bool,
-}
-
-impl Temp {
-    /// Makes a file of a name that nobody else chooses: the time (so that names sort by age), the
-    /// process, and 64 random bits for those who share the directory from another machine.
-    fn create(dir: Arc<dyn Directory>) -> io::Result<(Temp, Box<dyn File>)> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos() as u64;
-        let random = RandomState::new().hash_one(now);
-        let published = format!("{now:016x}-{:x}-{random:016x}{SUFFIX}", std::process::id());
-        let name = format!("{TEMP_PREFIX}{published}");
-        let file = dir.create(name.as_ref())?;
-        // Whoever finds it locked knows that its writer lives. Where there are no locks, its age
-        // has to tell.
-        let _ = file.try_lock();
-        let temp = Temp {
-            dir,
-            name,
-            published,
-            is_gone: false,
-        };
-        Ok((temp, file))
-    }
-
-    fn publish(mut self) -> io::Result<PathBuf> {
-        self.dir
-            .rename(self.name.as_ref(), self.published.as_ref())?;
-        self.is_gone = true;
-        Ok(self.dir.path().join(&self.published))
-    }
-
-    fn remove(mut self) -> io::Result<()> {
-        self.is_gone = true;
-        self.dir.remove(self.name.as_ref())
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.is_gone {
-            // There is nobody to tell of a failure.
-            let _ = self.dir.remove(self.name.as_ref());
-        }
-    }
-}
-
-impl fmt::Debug for Temp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Temp").field(&self.name).finish()
+        let name = self.temp.unique().to_owned();
+        Ok((self.temp.publish(&name)?, self.footer))
     }
 }

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use tch::Tensor;
 
-use super::parts::{Collector, Part};
+use super::parts::{self, Collector};
 use super::watch::Watcher;
 use crate::function::Function;
 
@@ -121,7 +121,7 @@ impl<'a> Fingerprinter<'a> {
         match &mut self.mode {
             Mode::Watch(watcher) => watcher.bytes(bytes),
             Mode::Hash(collector) => {
-                collector.add(Part::plain(
+                collector.add(parts::plain(
                     &self.path,
                     type_name,
                     bytes,
@@ -136,7 +136,7 @@ impl<'a> Fingerprinter<'a> {
     pub fn tensor(&mut self, tensor: &Tensor) {
         match &mut self.mode {
             Mode::Watch(watcher) => watcher.tensor(tensor),
-            Mode::Hash(collector) => collector.add(Part::tensor(&self.path, tensor)),
+            Mode::Hash(collector) => collector.add(parts::tensor(&self.path, tensor)),
             Mode::Trainable(found) => {
                 if found.is_none() && tensor.defined() && tensor.requires_grad() {
                     **found = Some(self.path.clone());
@@ -156,7 +156,7 @@ impl<'a> Fingerprinter<'a> {
             Mode::Watch(watcher) => watcher.text(format_args!("{value:?}")),
             Mode::Hash(collector) => {
                 let text = format!("{value:?}");
-                collector.add(Part::plain(
+                collector.add(parts::plain(
                     &self.path,
                     "configuration",
                     text.as_bytes(),
@@ -171,7 +171,7 @@ impl<'a> Fingerprinter<'a> {
     pub(crate) fn content(&mut self, type_name: &str, make: impl FnOnce() -> (Vec<u8>, String)) {
         if let Mode::Hash(collector) = &mut self.mode {
             let (bytes, readable) = make();
-            collector.add(Part::plain(&self.path, type_name, &bytes, &readable));
+            collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
         }
     }
 
@@ -200,7 +200,7 @@ impl<'a> Fingerprinter<'a> {
     pub fn functions(&mut self, functions: &'static [Function]) {
         if let Mode::Hash(collector) = &mut self.mode {
             for function in functions {
-                collector.add(Part::code(&self.path, function));
+                collector.add(parts::code(&self.path, function));
             }
         }
     }

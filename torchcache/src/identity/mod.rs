@@ -11,7 +11,7 @@ mod values;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
-pub(crate) use parts::{Category, Collector, Part, unique};
+pub(crate) use parts::{Collector, Part, unique};
 pub(crate) use watch::Watcher;
 
 use crate::options::Options;
@@ -60,9 +60,9 @@ impl Identity {
 /// The options that are part of the identity, those of section "Options" in the documentation.
 fn option_parts(options: &Options) -> Vec<Part> {
     vec![
-        Part::option("cache_dtype", &format!("{:?}", options.cache_dtype)),
-        Part::option("subsample_count", &format!("{:?}", options.subsample_count)),
-        Part::option("version", &options.version),
+        parts::option("cache_dtype", &format!("{:?}", options.cache_dtype)),
+        parts::option("subsample_count", &format!("{:?}", options.subsample_count)),
+        parts::option("version", &options.version),
     ]
 }
 

@@ -1,71 +1,45 @@
 //! The parts of an identity: what was hashed, in the order of the walk, with readable values.
 
 use tch::{Kind, TchError, Tensor};
+pub(crate) use torchcache_store::manifest::{Category, Part};
 
 use crate::function::Function;
 use crate::{parallel, plain, raw};
 
-/// What a part is, in the words of the manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Category {
-    Code,
-    Field,
-    Weights,
-    Option,
+/// A part whose digest is of these pieces.
+fn of_pieces(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> Part {
+    Part::new(path, category, readable, *digest(pieces).as_bytes())
 }
 
-/// One thing that went into the hash.
-#[derive(Debug, Clone)]
-pub(crate) struct Part {
-    pub(crate) path: String,
-    pub(crate) category: Category,
-    /// A short readable value; the digest decides.
-    pub(crate) value: String,
-    pub(crate) digest: [u8; 32],
+/// A plain value.
+pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -> Part {
+    of_pieces(
+        path,
+        Category::Field,
+        readable,
+        &[type_name.as_bytes(), bytes],
+    )
 }
 
-/// Longer values are cut in the manifest: their digest says whether they changed.
-const READABLE: usize = 120;
+/// An option of the cache.
+pub(crate) fn option(name: &str, value: &str) -> Part {
+    of_pieces(name, Category::Option, value, &[value.as_bytes()])
+}
 
-impl Part {
-    fn new(path: &str, category: Category, value: String, digest: blake3::Hash) -> Self {
-        Part {
-            path: path.to_owned(),
-            category,
-            value,
-            digest: *digest.as_bytes(),
-        }
-    }
+/// The code of a function.
+pub(crate) fn code(path: &str, function: &Function) -> Part {
+    let path = match path {
+        "" => function.name.to_owned(),
+        path => format!("{path}.{}", function.name),
+    };
+    let pieces = [function.name.as_bytes(), function.code.as_bytes()];
+    of_pieces(&path, Category::Code, function.code, &pieces)
+}
 
-    pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -> Self {
-        let digest = digest(&[type_name.as_bytes(), bytes]);
-        Part::new(path, Category::Field, shortened(readable), digest)
-    }
-
-    pub(crate) fn option(name: &str, value: &str) -> Self {
-        Part::new(
-            name,
-            Category::Option,
-            shortened(value),
-            digest(&[value.as_bytes()]),
-        )
-    }
-
-    pub(crate) fn code(path: &str, function: &Function) -> Self {
-        let path = if path.is_empty() {
-            function.name.to_owned()
-        } else {
-            format!("{path}.{}", function.name)
-        };
-        let digest = digest(&[function.name.as_bytes(), function.code.as_bytes()]);
-        Part::new(&path, Category::Code, shortened(function.code), digest)
-    }
-
-    pub(crate) fn tensor(path: &str, tensor: &Tensor) -> Self {
-        let (value, digest) = tensor_digest(tensor);
-        Part::new(path, Category::Weights, value, digest)
-    }
+/// A weight or a buffer.
+pub(crate) fn tensor(path: &str, tensor: &Tensor) -> Part {
+    let (readable, digest) = tensor_digest(tensor);
+    Part::new(path, Category::Weights, &readable, *digest.as_bytes())
 }
 
 /// Collects the parts of one identity.
@@ -100,13 +74,6 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
         hasher.update(piece);
     }
     hasher.finalize()
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(READABLE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 /// The readable form and digest of a tensor: kind, shape and every byte of its elements.
@@ -167,7 +134,7 @@ mod tests {
     use tch::Device;
 
     fn digest_of(tensor: &Tensor) -> [u8; 32] {
-        Part::tensor("", tensor).digest
+        super::tensor("", tensor).digest
     }
 
     #[test]

@@ -1,0 +1,149 @@
+//! Segments that are put together from parts, each of which may lie, with checksums made right: a
+//! fuzzer gets far into the tables of a footer with few bytes.
+
+use arbitrary::Arbitrary;
+
+use super::derived;
+use super::reference::{seal, seal_records};
+use super::segment::examine;
+
+/// A number of the file: the right one, one beside it, or any.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Told {
+    Right,
+    Beside(i8),
+    Any(u64),
+}
+
+impl Told {
+    fn number(self, right: usize) -> u64 {
+        match self {
+            Told::Right => right as u64,
+            Told::Beside(step) => (right as u64).wrapping_add_signed(step.into()),
+            Told::Any(number) => number,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+struct Class {
+    /// The length of the values; right is that of the last row that names the class.
+    raw_len: Told,
+    schema_len: Told,
+    /// So many bytes of this number.
+    schema: u8,
+}
+
+/// How the bytes of a record are made: of these, so many times over.
+#[derive(Arbitrary, Debug)]
+enum Stored {
+    Bytes([u8; 9], u8),
+    Frame([u8; 5], u16),
+}
+
+#[derive(Arbitrary, Debug)]
+struct Row {
+    /// All bytes of the key but the last are the same: keys meet, wholly or in what a store knows of
+    /// them.
+    key: u8,
+    last: u8,
+    stored: Stored,
+    stored_len: Told,
+    class: u8,
+    storage: u8,
+    zero: bool,
+}
+
+/// A whole file.
+#[derive(Arbitrary, Debug)]
+struct Forged {
+    version: u8,
+    ends_as: Told,
+    records_are_summed: bool,
+    footer_at: Told,
+    footer_len: Told,
+    row_count: Told,
+    class_count: Told,
+    /// So many bytes between the records and the footer.
+    gap: u8,
+    classes: Vec<Class>,
+    rows: Vec<Row>,
+}
+
+/// Puts a segment together from parts that may lie, and reads it as [`segment`](super::segment()) does.
+///
+/// # Panics
+/// As that does.
+pub fn run(bytes: &[u8]) {
+    derived(bytes, |forged: &Forged| examine(&forged.file()));
+}
+
+impl Forged {
+    fn file(&self) -> Vec<u8> {
+        let version = u32::from(self.version % 4);
+        let mut file = b"\x89TCSEG\r\n".to_vec();
+        file.extend(version.to_le_bytes());
+        file.extend([0; 4]);
+        let mut entries = Vec::new();
+        let mut raw_lens = vec![0; self.classes.len()];
+        for row in &self.rows {
+            let (stored, raw_len) = row.stored();
+            if let Some(len) = raw_lens.get_mut(usize::from(row.class)) {
+                *len = raw_len;
+            }
+            entries.extend(row.entry(stored.len()));
+            file.extend(stored);
+            file.extend([0; 8]);
+        }
+        file.extend(vec![0; usize::from(self.gap)]);
+        let footer_at = file.len();
+        for (class, raw_len) in self.classes.iter().zip(raw_lens) {
+            file.extend((class.raw_len.number(raw_len) as u32).to_le_bytes());
+            let schema = vec![class.schema; class.schema.into()];
+            file.extend((class.schema_len.number(schema.len()) as u32).to_le_bytes());
+            file.extend(schema);
+        }
+        file.extend(entries);
+        let footer_len = file.len() - footer_at;
+        file.extend(self.footer_at.number(footer_at).to_le_bytes());
+        file.extend(self.footer_len.number(footer_len).to_le_bytes());
+        file.extend((self.row_count.number(self.rows.len()) as u32).to_le_bytes());
+        file.extend((self.class_count.number(self.classes.len()) as u32).to_le_bytes());
+        file.extend((self.ends_as.number(version as usize) as u32).to_le_bytes());
+        file.extend([0; 12]);
+        file.extend(b"TCSEGEND");
+        if self.records_are_summed {
+            seal_records(&mut file);
+        }
+        seal(&mut file);
+        file
+    }
+}
+
+impl Row {
+    /// The bytes of the record, and the length of the value that they give.
+    fn stored(&self) -> (Vec<u8>, usize) {
+        match self.stored {
+            Stored::Bytes(bytes, times) => {
+                let stored = bytes.repeat(usize::from(times % 16));
+                let len = stored.len();
+                (stored, len)
+            }
+            Stored::Frame(bytes, times) => {
+                let value = bytes.repeat(usize::from(times));
+                let frame = zstd::bulk::compress(&value, 1).expect("zstd works");
+                (frame, value.len())
+            }
+        }
+    }
+
+    fn entry(&self, stored_len: usize) -> [u8; 40] {
+        let mut entry = [self.key; 40];
+        entry[31] = self.last;
+        entry[32..36].copy_from_slice(&(self.stored_len.number(stored_len) as u32).to_le_bytes());
+        entry[36..38].copy_from_slice(&u16::from(self.class).to_le_bytes());
+        entry[38] = self.storage % 8;
+        entry[39] = self.zero.into();
+        entry
+    }
+}

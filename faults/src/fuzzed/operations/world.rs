@@ -1,0 +1,355 @@
+//! The directory, the processes that use it, and what they may count on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use torchcache_store::fs::{Directory, FileSystem};
+use torchcache_store::{Store, StoreError};
+
+use super::life::{Life, Power};
+use super::model::{KEYS, Numbers, Values};
+use super::{Harm, Operation, Rows, Rules, Settings};
+use crate::sim::Sim;
+
+pub(super) const DIR: &str = "/cache";
+
+/// What a process begins with.
+const SETTINGS: Settings = Settings {
+    is_compressed: false,
+    mmap: false,
+    evict: true,
+    limit: 31,
+    queue: 15,
+    target: 7,
+};
+
+pub(super) struct World {
+    pub(super) rules: Rules,
+    pub(super) sim: Sim,
+    pub(super) power: Arc<Power>,
+    pub(super) processes: [Process; 2],
+    pub(super) values: Values,
+    /// Rows that whoever opens the directory finds.
+    kept: Numbers,
+    /// Rows that are there even after a power cut.
+    durable: Numbers,
+    /// Rows that a damaged file may hold, and hide sound ones of.
+    tainted: Numbers,
+}
+
+/// A process that uses the directory, or did.
+pub(super) struct Process {
+    pub(super) store: Option<Store>,
+    settings: Settings,
+    pub(super) life: Arc<Life>,
+    /// Rows that it finds.
+    pub(super) known: Numbers,
+    /// Rows that it took since it last flushed.
+    pub(super) taken: Numbers,
+    /// How many it took since it opened the directory; unknown after a clear.
+    pub(super) count: Option<u64>,
+}
+
+impl World {
+    pub(super) fn new(rules: Rules) -> World {
+        let power = Arc::new(Power::default());
+        let process = || Process {
+            store: None,
+            settings: SETTINGS,
+            life: Life::new(&power),
+            known: Numbers::new(),
+            taken: Numbers::new(),
+            count: Some(0),
+        };
+        World {
+            rules,
+            sim: Sim::new(),
+            processes: [process(), process()],
+            power,
+            values: Values::default(),
+            kept: Numbers::new(),
+            durable: Numbers::new(),
+            tainted: Numbers::new(),
+        }
+    }
+
+    pub(super) fn play<'o>(mut self, operations: impl Iterator<Item = &'o Operation>) {
+        self.reopen_all();
+        for operation in operations {
+            self.step(*operation);
+            if !self.power.is_on() {
+                self.begin_anew();
+            }
+        }
+        // In the end the medium is in order, and everybody finds what was kept.
+        self.processes
+            .iter()
+            .for_each(|process| process.life.tell_to_fail(None));
+        self.reopen_all();
+        for one in self.all() {
+            self.look(one, 0..KEYS);
+        }
+        if !self.rules.is_limited && !self.rules.is_damaged {
+            let rows = Rows {
+                from: 3,
+                count: 5,
+                step: 1,
+                variant: 1,
+            };
+            self.put(0, rows);
+            self.flush(0);
+            self.processes[0].known.extend(rows.numbers());
+            self.look(0, rows.numbers().into_iter());
+        }
+    }
+
+    fn all(&self) -> std::ops::Range<usize> {
+        0..1 + usize::from(self.rules.is_shared)
+    }
+
+    fn step(&mut self, operation: Operation) {
+        let one = |second: bool| usize::from(second && self.rules.is_shared);
+        match operation {
+            Operation::Put(second, rows) => self.put(one(second), rows),
+            Operation::Flush(second) => self.flush(one(second)),
+            Operation::Look(second) => self.look(one(second), 0..KEYS),
+            Operation::Clear(second) => self.clear(one(second)),
+            Operation::Refresh(second) => self.refresh(one(second)),
+            Operation::Reopen(second, settings) => {
+                let one = one(second);
+                self.processes[one].settings = settings;
+                self.reopen(one);
+            }
+            Operation::Configure(second, settings) => {
+                let process = &mut self.processes[one(second)];
+                process.settings = settings;
+                if let Some(store) = &process.store {
+                    store.reconfigure(settings.config(self.rules));
+                }
+            }
+            Operation::Fail(second, failure) if self.rules.is_failing => {
+                self.processes[one(second)].life.tell_to_fail(Some(failure));
+            }
+            Operation::CutPower(seed) => self.power.cut(&self.sim, seed),
+            // Beyond a limit, a copy stays until something is written.
+            Operation::Double(file) if !self.rules.is_limited => self.double(file),
+            Operation::Single(file) => self.single(file),
+            Operation::Harm(file, harm) if self.rules.is_damaged => self.harm(file, harm),
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, one: usize, rows: Rows) {
+        let exact = self.is_exact();
+        let World {
+            rules,
+            processes,
+            values,
+            tainted,
+            ..
+        } = self;
+        let process = &mut processes[one];
+        let Some(store) = &process.store else { return };
+        let (numbers, variant) = (rows.numbers(), rows.variant());
+        let present = store.put(rows.batch());
+        assert!(present.is_sorted() && present.iter().all(|at| *at < numbers.len()));
+        for (at, number) in numbers.iter().enumerate() {
+            let is_present = present.contains(&at);
+            if exact {
+                assert_eq!(is_present, process.known.contains(number), "row {number}");
+            }
+            if is_present {
+                continue;
+            }
+            match exact {
+                true => values.must_be(*number, variant),
+                false => values.may_be(*number, variant),
+            }
+            process.count = process.count.map(|count| count + 1);
+            if !rules.is_limited && !tainted.contains(number) {
+                process.known.insert(*number);
+                process.taken.insert(*number);
+            }
+        }
+        self.look(one, numbers.into_iter());
+    }
+
+    fn flush(&mut self, one: usize) {
+        let process = &mut self.processes[one];
+        let Some(store) = &process.store else { return };
+        let flushed = store.flush();
+        let taken = std::mem::take(&mut process.taken);
+        if !self.power.is_on() {
+            return;
+        }
+        let is_sound = process.life.is_sound();
+        match flushed {
+            Ok(()) => self.keep(taken, is_sound),
+            Err(StoreError::Lost { rows }) if !is_sound => assert!(rows > 0),
+            Err(error) => panic!("{error}"),
+        }
+        self.check_idle(one);
+    }
+
+    /// Rows are on disk.
+    fn keep(&mut self, rows: Numbers, is_sound: bool) {
+        if is_sound {
+            self.durable.extend(&rows);
+        }
+        self.kept.extend(rows);
+    }
+
+    fn clear(&mut self, one: usize) {
+        let Some(store) = &self.processes[one].store else {
+            return;
+        };
+        store.clear();
+        self.kept.clear();
+        self.durable.clear();
+        for process in &mut self.processes {
+            process.known.clear();
+            process.taken.clear();
+            process.count = None;
+        }
+        let others = self
+            .processes
+            .iter()
+            .filter(|process| process.store.is_some())
+            .count()
+            - 1;
+        // Another process may have rows of its own to write, and open files.
+        if others == 0 && self.power.is_on() && self.processes[one].life.is_sound() {
+            self.values = Values::default();
+            self.tainted.clear();
+        }
+        self.look(one, 0..KEYS);
+    }
+
+    fn refresh(&mut self, one: usize) {
+        let Some(store) = &self.processes[one].store else {
+            return;
+        };
+        store.refresh();
+        self.processes[one].known.extend(&self.kept);
+        self.look(one, 0..KEYS);
+        if self.is_exact() {
+            self.check_files(one);
+        }
+    }
+
+    fn reopen_all(&mut self) {
+        self.all().for_each(|one| self.reopen(one));
+    }
+
+    /// Ends a process, which writes what it has, and begins it anew.
+    fn reopen(&mut self, one: usize) {
+        let process = &mut self.processes[one];
+        drop(process.store.take());
+        let taken = std::mem::take(&mut process.taken);
+        let (was_sound, left) = (process.life.is_sound(), process.life.left());
+        if was_sound && self.power.is_on() {
+            self.keep(taken, true);
+        }
+        let process = &mut self.processes[one];
+        process.life = Life::new(&self.power);
+        process.life.tell_to_fail(left);
+        let config = process.settings.config(self.rules);
+        let store = Store::open_on(process.life.on(&self.sim), DIR, config);
+        process.known = self.kept.clone();
+        process.count = Some(0);
+        match store {
+            Ok(store) => process.store = Some(store),
+            Err(error) => assert!(!process.life.is_sound() || !self.power.is_on(), "{error}"),
+        }
+        self.look(one, 0..KEYS);
+        if self.is_exact() {
+            self.check_files(one);
+        }
+    }
+
+    /// The power was cut: every process is gone, and what it had not flushed may be.
+    fn begin_anew(&mut self) {
+        for process in &mut self.processes {
+            drop(process.store.take());
+            process.taken.clear();
+            process.life.tell_to_fail(None);
+        }
+        self.power = Arc::new(Power::default());
+        self.kept = self.durable.clone();
+        for process in &mut self.processes {
+            process.life = Life::new(&self.power);
+        }
+        if self.is_exact() {
+            // What is there now is there for good.
+            let store =
+                Store::open_on(Arc::new(self.sim.clone()), DIR, SETTINGS.config(self.rules));
+            let there = self.values.look(&store.expect("it opens"), 0..KEYS);
+            assert!(there.is_superset(&self.kept), "lost with the power");
+            (self.kept, self.durable) = (there.clone(), there);
+        }
+        self.reopen_all();
+    }
+
+    fn double(&self, file: u8) {
+        if let Some(path) = pick(&self.segments(), file) {
+            self.sim.add(&twin(path), self.sim.bytes(path));
+            self.dir().sync().expect("the medium is in order");
+        }
+    }
+
+    fn single(&self, file: u8) {
+        let mut files = self.segments();
+        let all = files.clone();
+        files.retain(|path| all.contains(&twin(path)));
+        if let Some(path) = pick(&files, file) {
+            self.remove(path);
+            self.dir().sync().expect("the medium is in order");
+        }
+    }
+
+    fn dir(&self) -> Arc<dyn Directory> {
+        let dir = self.sim.open_dir(Path::new(DIR), false);
+        dir.expect("the medium is in order")
+    }
+
+    /// Removes a file, if its writer was not faster.
+    fn remove(&self, path: &Path) {
+        let _ = self.dir().remove(path.file_name().unwrap_or_default());
+    }
+
+    fn harm(&mut self, file: u8, harm: Harm) {
+        // What is being written is left alone: who removes that loses rows.
+        let files = self.segments();
+        let Some(path) = pick(&files, file) else {
+            return;
+        };
+        match harm {
+            Harm::Flip(at, by) => self.sim.damage(path, |bytes| {
+                let at = usize::from(at) % bytes.len().max(1);
+                bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= by);
+            }),
+            Harm::Cut(at) => self.sim.damage(path, |bytes| {
+                let len = bytes.len();
+                bytes.truncate(usize::from(at) % (len + 1));
+            }),
+            Harm::Remove => self.remove(path),
+        }
+        self.kept.clear();
+        self.durable.clear();
+        for process in &mut self.processes {
+            process.known.clear();
+            process.taken.clear();
+        }
+        self.tainted = (0..KEYS).collect();
+    }
+}
+
+fn pick(files: &[PathBuf], number: u8) -> Option<&PathBuf> {
+    files.get(usize::from(number) % files.len().max(1))
+}
+
+/// What a copy of a file is called.
+fn twin(path: &Path) -> PathBuf {
+    let name = path.file_stem().unwrap_or_default().display();
+    path.with_file_name(format!("{name}-again.tcs"))
+}

@@ -1,0 +1,259 @@
+//! The segment format, read a second time: from `docs/format.md` and not from the store's code, as
+//! simply as can be and however slowly. What the two readers disagree about is wrong in one of them.
+//! And the other way round: checksums made right over whatever numbers are there.
+
+use torchcache_store::{Fault, Key};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// The bytes before the records.
+pub(crate) const HEADER: usize = 16;
+/// The bytes behind the row table.
+pub(crate) const TRAILER: usize = 48;
+/// The bytes of a class beside its schema.
+pub(crate) const CLASS_HEAD: usize = 8;
+/// The bytes of an entry of the row table.
+pub(crate) const ROW: usize = 40;
+
+/// A compressed value is at most so many times longer than what is stored.
+pub(crate) const EXPANSION: u64 = 1 << 16;
+
+/// Longer values are not made: a file may claim many that are.
+pub(crate) const LONGEST: u64 = 1 << 18;
+
+/// A row of a sound segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Row<'f> {
+    /// The whole key.
+    pub(crate) key: Key,
+    /// The schema of its class.
+    pub(crate) schema: &'f [u8],
+    /// The length of the value.
+    pub(crate) len: u64,
+    storage: u8,
+    stored: &'f [u8],
+    /// The checksum behind it.
+    sum: u64,
+}
+
+/// A little-endian number of so many bytes.
+fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
+    let number = bytes.get(at..at.checked_add(width)?)?;
+    let digits = number.iter().rev();
+    Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// Where the footer begins, as the trailer says, if that can be.
+pub(crate) fn footer_at(file: &[u8]) -> Option<usize> {
+    let trailer = file.len().checked_sub(TRAILER)?;
+    let at = usize::try_from(number(file, trailer, 8)?).ok()?;
+    (at <= trailer).then_some(at)
+}
+
+/// The numbers of an entry of the row table.
+struct Entry {
+    key: Key,
+    stored_len: u64,
+    class: usize,
+    storage: u8,
+    zero: u8,
+}
+
+impl Entry {
+    fn new(entry: &[u8; ROW]) -> Entry {
+        let [key @ .., _, _, _, _, _, _, storage, zero] = *entry;
+        Entry {
+            key,
+            stored_len: number(entry, 32, 4).expect("it is there"),
+            class: number(entry, 36, 2).expect("it is there") as usize,
+            storage,
+            zero,
+        }
+    }
+
+    /// The row that it makes of the bytes from `offset` on, if there are enough of them.
+    fn row<'f>(&self, class: &Class<'f>, file: &'f [u8], offset: usize) -> Option<Row<'f>> {
+        let end = offset + self.stored_len as usize;
+        Some(Row {
+            key: self.key,
+            schema: class.schema,
+            len: class.raw_len,
+            storage: self.storage,
+            stored: file.get(offset..end)?,
+            sum: number(file, end, 8)?,
+        })
+    }
+}
+
+struct Class<'f> {
+    raw_len: u64,
+    schema: &'f [u8],
+}
+
+/// What a footer holds: as many classes as are claimed or can be made out, and whole entries behind
+/// them.
+struct Tables<'f> {
+    classes: Vec<Class<'f>>,
+    entries: &'f [[u8; ROW]],
+    /// Whether that is all there is, and as claimed.
+    fits: bool,
+}
+
+impl<'f> Tables<'f> {
+    fn new(footer: &'f [u8], class_count: u64, row_count: u64) -> Tables<'f> {
+        let mut classes = Vec::new();
+        let mut rest = footer;
+        while (classes.len() as u64) < class_count
+            && let Some(raw_len) = number(rest, 0, 4)
+            && let Some(schema_len @ ..=4096) = number(rest, 4, 4)
+            && let Some(schema) = rest[CLASS_HEAD..].get(..schema_len as usize)
+        {
+            classes.push(Class { raw_len, schema });
+            rest = &rest[CLASS_HEAD + schema.len()..];
+        }
+        let (entries, left) = rest.as_chunks::<ROW>();
+        let counts = (classes.len() as u64, entries.len() as u64);
+        Tables {
+            classes,
+            entries,
+            fits: counts == (class_count, row_count) && left.is_empty(),
+        }
+    }
+}
+
+/// The rows of a segment, in the order of the file; or what is wrong with all of it. The checks have
+/// the numbers of the section "What a reader holds true".
+///
+/// # Errors
+/// Under which kind the store is to count the file.
+pub(crate) fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
+    let ensure = |holds: bool, fault| if holds { Ok(()) } else { Err(fault) };
+    let Some(end) = file.len().checked_sub(TRAILER).filter(|end| *end >= HEADER) else {
+        return Err(Fault::Truncated);
+    };
+    let at = |at, width| number(file, at, width).expect("the file is long enough");
+
+    // 1
+    ensure(file.starts_with(b"\x89TCSEG\r\n"), Fault::Corrupt)?;
+    let version = at(8, 4);
+    ensure(version <= 2, Fault::FutureVersion)?;
+    ensure(version >= 1 && at(12, 4) == 0, Fault::Corrupt)?;
+    // 2
+    ensure(file.ends_with(b"TCSEGEND"), Fault::Truncated)?;
+    ensure(
+        at(end + 24, 4) == version && at(end + 28, 4) == 0,
+        Fault::Corrupt,
+    )?;
+    // 3
+    let begin = footer_at(file)
+        .filter(|begin| *begin >= HEADER)
+        .ok_or(Fault::Corrupt)?;
+    let footer = &file[begin..end];
+    ensure(at(end + 8, 8) == footer.len() as u64, Fault::Corrupt)?;
+    // 4
+    ensure(
+        at(end + 32, 8) == footer_sum(footer, &file[end..]),
+        Fault::Corrupt,
+    )?;
+    // 5
+    let tables = Tables::new(footer, at(end + 20, 4), at(end + 16, 4));
+    ensure(
+        tables.fits && tables.classes.len() <= 1 << 16,
+        Fault::Corrupt,
+    )?;
+    // 6
+    let mut rows = Vec::new();
+    let mut offset = HEADER;
+    for entry in tables.entries.iter().map(Entry::new) {
+        let class = tables.classes.get(entry.class).ok_or(Fault::Corrupt)?;
+        let known = if version == 1 { 0..=1 } else { 0..=4 };
+        ensure(
+            known.contains(&entry.storage) && entry.zero == 0,
+            Fault::Corrupt,
+        )?;
+        let lengths = match entry.storage {
+            0 => entry.stored_len == class.raw_len,
+            _ => entry.stored_len < class.raw_len && class.raw_len <= entry.stored_len * EXPANSION,
+        };
+        ensure(lengths, Fault::Corrupt)?;
+        // 7
+        let row = entry.row(class, &file[..begin], offset);
+        rows.push(row.ok_or(Fault::Corrupt)?);
+        offset += entry.stored_len as usize + 8;
+    }
+    ensure(offset == begin, Fault::Corrupt)?;
+    Ok(rows)
+}
+
+fn footer_sum(footer: &[u8], trailer: &[u8]) -> u64 {
+    xxh3_64_with_seed(footer, xxh3_64(&trailer[..32]))
+}
+
+impl Row<'_> {
+    /// The checksum of the record as that of a key.
+    fn sum(&self, key: &Key) -> u64 {
+        let mut head = [0; 56];
+        head[..32].copy_from_slice(key);
+        head[32..40].copy_from_slice(&xxh3_64(self.schema).to_le_bytes());
+        head[40..44].copy_from_slice(&(self.len as u32).to_le_bytes());
+        head[44..48].copy_from_slice(&(self.stored.len() as u32).to_le_bytes());
+        head[48] = self.storage;
+        xxh3_64_with_seed(self.stored, xxh3_64(&head))
+    }
+
+    /// Whether the record is sound, by its checksum.
+    pub(crate) fn is_summed(&self) -> bool {
+        self.sum == self.sum(&self.key)
+    }
+
+    /// The value, if the record is that of this key and gives one, not longer than [`LONGEST`].
+    pub(crate) fn value(&self, key: &Key) -> Option<Vec<u8>> {
+        // 8
+        if self.sum != self.sum(key) || self.len > LONGEST {
+            return None;
+        }
+        if self.storage == 0 {
+            return Some(self.stored.to_vec());
+        }
+        // 9
+        let len = self.len as usize;
+        let value = zstd::bulk::decompress(self.stored, len).ok();
+        let value = value.filter(|value| value.len() == len)?;
+        let width = [1, 2, 4, 8][usize::from(self.storage) - 1];
+        let count = len / width;
+        let place = |at: usize| match at < count * width {
+            true => at % width * count + at / width,
+            false => at,
+        };
+        Some((0..len).map(|at| value[place(at)]).collect())
+    }
+}
+
+/// Makes the trailer's checksum right for whatever is there now.
+pub(crate) fn seal(file: &mut [u8]) {
+    let Some(begin) = footer_at(file) else { return };
+    let end = file.len() - TRAILER;
+    let sum = footer_sum(&file[begin..end], &file[end..]);
+    file[end + 32..end + 40].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Makes the checksums of records right for what the row table says of them. Whatever this cannot
+/// make sense of stays as it is.
+pub(crate) fn seal_records(file: &mut [u8]) {
+    let Some(begin) = footer_at(file) else { return };
+    let (records, behind) = file.split_at_mut(begin);
+    let (footer, trailer) = behind.split_at(behind.len() - TRAILER);
+    let class_count = number(trailer, 20, 4).expect("it is there");
+    let tables = Tables::new(footer, class_count, 0);
+    let mut offset = HEADER;
+    for entry in tables.entries.iter().map(Entry::new) {
+        let Some(class) = tables.classes.get(entry.class) else {
+            return;
+        };
+        let Some(row) = entry.row(class, records, offset) else {
+            return;
+        };
+        let sum = row.sum(&entry.key).to_le_bytes();
+        offset += entry.stored_len as usize + 8;
+        records[offset - 8..offset].copy_from_slice(&sum);
+    }
+}

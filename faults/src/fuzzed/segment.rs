@@ -1,0 +1,176 @@
+//! Any bytes as a segment file. The last one says which of the checksums are made right first, or a
+//! fuzzer would hardly ever get beyond them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use torchcache_store::fs::FileSystem;
+use torchcache_store::segment::SegmentFile;
+use torchcache_store::{Fault, Key, Store};
+
+use super::bounded;
+use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
+use crate::rows::{batch, key, patient};
+use crate::sim::Sim;
+
+const DIR: &str = "/cache";
+
+/// So many segments of one size are merged.
+const COPIES: usize = 8;
+
+/// What opening a file may cost for each byte of it, and beside that: a class of eight bytes has a
+/// schema of its own in memory.
+const EACH: usize = 16;
+const ITSELF: usize = 4 << 10;
+
+/// The same for a store of files that have so many bytes in all: it tries whether it can write, and
+/// begins an index.
+pub(crate) fn store_costs(bytes: usize) -> usize {
+    EACH * bytes + (2 << 20)
+}
+
+/// Reads any bytes as a segment file, in every way there is, beside a simple reader.
+///
+/// # Panics
+/// If the two do not agree, or memory is taken for a mere claim.
+pub fn run(bytes: &[u8]) {
+    let Some((seals, file)) = bytes.split_last() else {
+        return;
+    };
+    let mut file = file.to_vec();
+    if seals & 1 != 0 && file.len() >= HEADER + TRAILER {
+        let end = file.len() - TRAILER;
+        let numbers: [u8; 8] = std::array::from_fn(|at| file[end + 8 + at]);
+        let footer_len = u64::from_le_bytes(numbers).min((end - HEADER) as u64);
+        let footer_at = end as u64 - footer_len;
+        file[end..end + 8].copy_from_slice(&footer_at.to_le_bytes());
+        file[end + 8..end + 16].copy_from_slice(&footer_len.to_le_bytes());
+    }
+    if seals & 2 != 0 {
+        seal_records(&mut file);
+    }
+    if seals & 4 != 0 {
+        seal(&mut file);
+    }
+    examine(&file);
+}
+
+/// Reads a file in every way there is, and compares with the reference.
+pub(super) fn examine(file: &[u8]) {
+    let expected = reference::read(file);
+    let sim = Sim::new();
+    let name = |n: usize| format!("{n}.tcs");
+    for n in 0..COPIES {
+        sim.add(&Path::new(DIR).join(name(n)), file.to_vec());
+    }
+    let dir = sim.open_dir(Path::new(DIR), false).expect("it is there");
+    for mmap in [false, true] {
+        let most = EACH * file.len() + ITSELF + if mmap { file.len() } else { 0 };
+        let open = || SegmentFile::open_in(&*dir, name(0).as_ref(), mmap);
+        match (bounded(most, open).expect("a file costs little"), &expected) {
+            (Ok(segment), Ok(rows)) => same_rows(&segment, rows),
+            (Err(error), Err(fault)) => assert_eq!(error.fault(), *fault, "{error}"),
+            (got, _) => panic!("{got:?}, expected {expected:?}"),
+        }
+    }
+    let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient());
+    let store = bounded(store_costs(COPIES * file.len()), open).expect("a store costs little");
+    in_a_store(&store.expect("it opens whatever it holds"), &expected);
+}
+
+fn same_rows(segment: &SegmentFile, expected: &[Row<'_>]) {
+    let footer = segment.footer();
+    assert_eq!(footer.row_count(), expected.len());
+    let rows: Vec<_> = footer.rows().collect();
+    assert_eq!(rows.len(), expected.len());
+    for (row, expected) in rows.iter().zip(expected) {
+        let class = &footer.classes()[usize::from(row.class)];
+        assert_eq!((row.key, &*class.schema), (expected.key, expected.schema));
+        assert_eq!(u64::from(class.raw_len), expected.len);
+        if expected.len <= LONGEST {
+            let mut out = vec![0xEE; expected.len as usize];
+            let read = segment.read(row, &mut out).is_ok().then_some(out);
+            assert_eq!(read, expected.value(&expected.key));
+        }
+    }
+}
+
+/// Looks for every row in a store, before and after the copies are merged.
+fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
+    let stats = store.stats();
+    let Ok(rows) = expected else {
+        assert!(
+            expected
+                .as_ref()
+                .is_err_and(|fault| stats.faults.get(*fault) == COPIES as u64)
+        );
+        assert_eq!(
+            (stats.faults.total(), stats.segments, stats.rows),
+            (COPIES as u64, 0, 0)
+        );
+        return;
+    };
+    assert_eq!((stats.faults.total(), stats.segments), (0, COPIES as u64));
+    let all: Vec<_> = rows.iter().collect();
+    let keys: BTreeSet<&Key> = rows.iter().map(|row| &row.key).collect();
+    let known = |rows: &[&Row<'_>]| -> u64 {
+        let known: BTreeSet<_> = rows.iter().map(|row| fingerprint(&row.key)).collect();
+        known.len() as u64
+    };
+    assert_eq!(stats.rows, known(&all));
+    look_for(store, &keys, &all);
+
+    let fresh = key(u64::MAX - 1);
+    if keys
+        .iter()
+        .any(|key| fingerprint(key) == fingerprint(&fresh))
+    {
+        return;
+    }
+    store.put(batch(u64::MAX - 1..u64::MAX, 8));
+    store.flush().expect("it is written and merged");
+    let stats = store.stats();
+    assert!(stats.merged_segments >= COPIES as u64, "{stats:?}");
+    // A merge copies what has the right checksum, and of two rows with one key the first.
+    let summed: Vec<_> = rows.iter().filter(|row| row.is_summed()).collect();
+    assert_eq!(stats.rows, known(&summed) + 1);
+    look_for(store, &keys, &summed);
+}
+
+/// What a store knows of a key.
+fn fingerprint(key: &Key) -> &[u8] {
+    &key[..8]
+}
+
+/// Reads rows one by one. Of those that a store cannot tell apart it knows the first; and it forgets
+/// that when it was the wrong one.
+fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&Row<'_>]) {
+    let mut forgotten = BTreeSet::new();
+    for key in keys {
+        let mut alike = rows
+            .iter()
+            .filter(|row| fingerprint(&row.key) == fingerprint(key));
+        let first = alike
+            .next()
+            .filter(|_| !forgotten.contains(fingerprint(key)));
+        let found = store.locate(&[**key]).remove(0);
+        assert_eq!(found.is_some(), first.is_some());
+        let (Some(found), Some(first)) = (found, first) else {
+            continue;
+        };
+        assert_eq!(
+            (found.schema(), found.len as u64),
+            (first.schema, first.len)
+        );
+        if first.len > LONGEST {
+            continue;
+        }
+        let mut out = vec![0xEE; found.len];
+        let was_read = store.read(&[found], &mut [&mut out]) == [true];
+        assert_eq!(was_read.then_some(out), first.value(key));
+        if !was_read {
+            forgotten.insert(fingerprint(key));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A file in the making: it is written under a name that nobody else chooses, and gets its own when
+//! it is complete. Dropped before that, it is removed; what a kill leaves is known by its name.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::fs::{Directory, File};
+
+/// Begins the name of a file that is still being written.
+const PREFIX: &str = ".tmp-";
+
+/// Ends it. The name of a segment ends so too.
+pub(crate) const SUFFIX: &str = ".tcs";
+
+/// Whether a file of a cache directory is one in the making by its name.
+pub(crate) fn is_temp(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
+/// The file under its temporary name; removed when dropped, unless it was published.
+pub(crate) struct Temp {
+    dir: Arc<dyn Directory>,
+    name: String,
+    /// Whether there is no file of the temporary name any more.
+    is_gone: bool,
+}
+
+impl Temp {
+    /// Makes a file of a name that nobody else chooses: the time (so that names sort by age), the
+    /// process, and 64 random bits for those who share the directory from another machine.
+    pub(crate) fn create(dir: Arc<dyn Directory>) -> io::Result<(Temp, Box<dyn File>)> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos() as u64;
+        let random = RandomState::new().hash_one(now);
+        let process = std::process::id();
+        let name = format!("{PREFIX}{now:016x}-{process:x}-{random:016x}{SUFFIX}");
+        let file = dir.create(name.as_ref())?;
+        // Whoever finds it locked knows that its writer lives. Where there are no locks, its age
+        // has to tell.
+        let _ = file.try_lock();
+        let temp = Temp {
+            dir,
+            name,
+            is_gone: false,
+        };
+        Ok((temp, file))
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
+        &self.dir
+    }
+
+    /// That of its name which nobody else chooses: for a file that may have any name.
+    pub(crate) fn unique(&self) -> &str {
+        &self.name[PREFIX.len()..]
+    }
+
+    /// Gives the file its own name. An existing file is never replaced.
+    pub(crate) fn publish(mut self, name: &str) -> io::Result<PathBuf> {
+        self.dir.rename(self.name.as_ref(), name.as_ref())?;
+        self.is_gone = true;
+        Ok(self.dir.path().join(name))
+    }
+
+    pub(crate) fn remove(mut self) -> io::Result<()> {
+        self.is_gone = true;
+        self.dir.remove(self.name.as_ref())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.is_gone {
+            // There is nobody to tell of a failure.
+            let _ = self.dir.remove(self.name.as_ref());
+        }
+    }
+}
+
+impl fmt::Debug for Temp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Temp").field(&self.name).finish()
+    }
+}
