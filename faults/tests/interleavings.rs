@@ -180,3 +180,21 @@ fn two_processes_get_right_rows_or_none() {
         assert!(store.locate(&[key(100)])[0].is_none());
     });
 }
+
+/// Also where it is set while a segment that was admitted before is about to get its name.
+#[test]
+fn a_limit_that_is_set_lower_is_met() {
+    check(|| {
+        let sim = Sim::new();
+        let store = opened(&sim, 1 << 20);
+        let lower = Config {
+            max_bytes: 200,
+            evict: false,
+            ..store.config()
+        };
+        store.put(batch(0..4, LEN));
+        store.reconfigure(lower);
+        store.flush().expect("it is written, or refused");
+        assert!(store.stats().bytes <= 200, "{:?}", store.stats());
+    });
+}

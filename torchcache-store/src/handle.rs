@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::fs::FileSystem;
 use crate::queue::{Pace, Queue};
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::{evict, writer};
 
 /// What all clones share, and only they: the writer thread has the inside, so that the
@@ -44,7 +44,7 @@ impl Handle {
 
     /// Starts the writer thread unless it runs. Returns whether there is one.
     pub(crate) fn ensure_writer(&self) -> bool {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer();
         if writer.is_none() {
             match writer::spawn(&self.inner) {
                 Ok(thread) => *writer = Some(thread),
@@ -60,12 +60,18 @@ impl Handle {
         writer.is_some()
     }
 
+    /// Asks the writer for it. One that runs may be about to publish what the limit of before let
+    /// through, so that it looks for itself; without one, it is started only if need be.
     pub(crate) fn keep_within_limit(&self) {
-        if evict::is_over(&self.inner.catalog, self.inner.config().max_bytes)
-            && self.ensure_writer()
-        {
+        let is_running = self.writer().is_some();
+        let is_over = || evict::is_over(&self.inner.catalog, self.inner.config().max_bytes);
+        if (is_running || is_over()) && self.ensure_writer() {
             self.inner.queue.enforce_limit();
         }
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
