@@ -292,7 +292,11 @@ impl World {
 
     fn double(&self, file: u8) {
         if let Some(path) = pick(&self.segments(), file) {
-            self.sim.add(&twin(path), self.sim.bytes(path));
+            let bytes = self.sim.bytes(path);
+            if bytes.is_empty() {
+                return; // it was merged a moment ago
+            }
+            self.sim.add(&twin(path), bytes);
             self.dir().sync().expect("the medium is in order");
         }
     }
