@@ -13,6 +13,7 @@
 //! Positions of records are not stored: each begins where the one before ends. So rows can
 //! neither overlap nor leave holes. All numbers are little-endian and of fixed width.
 
+use std::hash::Hasher;
 use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
@@ -239,15 +240,31 @@ impl Trailer {
     const SUMMED: usize = 32;
 
     pub(crate) fn encode(&self, footer: &[u8]) -> [u8; TRAILER_LEN] {
+        let mut sum = self.begin_sum();
+        sum.write(footer);
+        self.sealed(&sum)
+    }
+
+    /// The checksum before the footer's bytes were given to it.
+    pub(crate) fn begin_sum(&self) -> XxHash3_64 {
+        XxHash3_64::with_seed(xxh3(0, &self.summed()[..Self::SUMMED]))
+    }
+
+    /// The bytes of the trailer, with the sum of the whole footer.
+    pub(crate) fn sealed(&self, sum: &XxHash3_64) -> [u8; TRAILER_LEN] {
+        let mut out = self.summed();
+        out[32..40].copy_from_slice(&sum.finish().to_le_bytes());
+        out[40..48].copy_from_slice(&END_MAGIC);
+        out
+    }
+
+    fn summed(&self) -> [u8; TRAILER_LEN] {
         let mut out = [0; TRAILER_LEN];
         out[0..8].copy_from_slice(&self.footer_offset.to_le_bytes());
         out[8..16].copy_from_slice(&self.footer_len.to_le_bytes());
         out[16..20].copy_from_slice(&self.rows.to_le_bytes());
         out[20..24].copy_from_slice(&self.classes.to_le_bytes());
         out[24..28].copy_from_slice(&self.version.to_le_bytes()); // 28..32 are zero
-        let sum = xxh3(xxh3(0, &out[..Self::SUMMED]), footer);
-        out[32..40].copy_from_slice(&sum.to_le_bytes());
-        out[40..48].copy_from_slice(&END_MAGIC);
         out
     }
 

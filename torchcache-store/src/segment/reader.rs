@@ -2,6 +2,7 @@
 //! never writes.
 
 use std::ffi::OsStr;
+use std::hash::Hasher;
 use std::io;
 use std::path::Path;
 
@@ -186,8 +187,11 @@ pub(crate) fn rows_claimed(dir: &dyn Directory, name: &OsStr) -> usize {
     claimed().map_or(0, |rows| rows as usize)
 }
 
-/// Reads and checks header, trailer and footer of a file of `bytes` bytes. The only
-/// allocation is the footer's, which is no longer than the file.
+/// A longer footer gets its memory only once its checksum was found right: a file with holes is as
+/// long as somebody says.
+const PIECE: usize = 1 << 20;
+
+/// Reads and checks header, trailer and footer of a file of `bytes` bytes.
 fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
     let mut head = [0; HEADER_LEN];
     let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
@@ -218,12 +222,36 @@ fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
     let footer_len = usize::try_from(trailer.footer_len)
         .map_err(|_| Unreadable::Corrupt("the footer does not fit into memory".into()))?;
 
+    let is_right = |sealed| match sealed == tail {
+        true => Ok(()),
+        false => Err(Unreadable::Corrupt("the footer's checksum is wrong".into())),
+    };
+    if footer_len > PIECE {
+        is_right(sealed_by_pieces(file, &trailer)?)?;
+    }
     let mut footer = Bytes::zeroed(footer_len)?;
     read_at(file, &mut footer, trailer.footer_offset)?;
-    if trailer.encode(&footer) != tail {
-        return Err(Unreadable::Corrupt("the footer's checksum is wrong".into()));
-    }
+    is_right(trailer.encode(&footer))?;
     Footer::parse(footer, &trailer)
+}
+
+/// What the trailer would be with the checksum of the footer that is there. Reads the footer without
+/// holding it.
+fn sealed_by_pieces(file: &dyn File, trailer: &Trailer) -> Result<[u8; TRAILER_LEN], Unreadable> {
+    let mut sum = trailer.begin_sum();
+    let mut piece = vec![0; PIECE];
+    let (mut at, end) = (
+        trailer.footer_offset,
+        trailer.footer_offset + trailer.footer_len,
+    );
+    while at < end {
+        let len = (end - at).min(PIECE as u64);
+        let piece = &mut piece[..len as usize];
+        read_at(file, piece, at)?;
+        sum.write(piece);
+        at += len;
+    }
+    Ok(trailer.sealed(&sum))
 }
 
 /// The version of a segment that begins so.
