@@ -2,28 +2,44 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
 /// A workspace and the environment it is built in.
+#[derive(Clone)]
 pub(crate) struct Cargo {
     pub(crate) root: PathBuf,
     pub(crate) variables: Vec<(&'static str, OsString)>,
+    /// Another compiler than the one that built us, by the name that rustup knows it by.
+    pub(crate) toolchain: Option<&'static str>,
 }
 
 impl Cargo {
     /// The same with one more variable.
     pub(crate) fn with(&self, name: &'static str, value: impl Into<OsString>) -> Cargo {
-        let mut variables = self.variables.clone();
-        variables.push((name, value.into()));
-        let root = self.root.clone();
-        Cargo { root, variables }
+        let mut cargo = self.clone();
+        cargo.variables.push((name, value.into()));
+        cargo
+    }
+
+    /// The same with another compiler.
+    pub(crate) fn on(&self, toolchain: &'static str) -> Cargo {
+        let mut cargo = self.clone();
+        cargo.toolchain = Some(toolchain);
+        cargo
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut command = match self.toolchain {
+            None => Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+            Some(toolchain) => {
+                let mut rustup = Command::new("rustup");
+                rustup.args(["run", toolchain, "cargo"]);
+                rustup
+            }
+        };
         command
             .current_dir(&self.root)
             .envs(self.variables.iter().cloned());
@@ -69,6 +85,8 @@ impl Cargo {
 }
 
 fn show(command: &Command) {
-    let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    eprintln!("$ cargo {}", args.join(" "));
+    let program = Path::new(command.get_program()).file_name();
+    let words = program.into_iter().chain(command.get_args());
+    let words: Vec<_> = words.map(OsStr::to_string_lossy).collect();
+    eprintln!("$ {}", words.join(" "));
 }

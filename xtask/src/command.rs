@@ -22,6 +22,8 @@ Usage: cargo xtask <command>
   soak [-- ARGS]                     every fault, many times over, and the table of what was seen
                                      into docs/reliability.md; with ARGS (names of faults, --short,
                                      --seed N) only printed
+  sanitize                           the tests under valgrind, and under AddressSanitizer with a
+                                     nightly compiler
   cuda-bundle                        pack tests and benchmarks into ./cuda-bundle/, to run on a
                                      machine with a GPU, torch 2.11.0 and no compiler
 
@@ -43,6 +45,7 @@ pub(crate) enum Command {
     Bench(Plan),
     Test(&'static Release, Vec<OsString>),
     Soak(Vec<OsString>),
+    Sanitize,
     CudaBundle,
 }
 
@@ -68,12 +71,8 @@ impl Command {
                 .without_tch("soak")
                 .map(|options| Self::Soak(options.passed)),
             Some("test") => Ok(Self::Test(options.tch()?, options.passed)),
-            Some("cuda-bundle") => {
-                options
-                    .without_tch("cuda-bundle")?
-                    .without_passed("cuda-bundle")?;
-                Ok(Self::CudaBundle)
-            }
+            Some("sanitize") => options.bare("sanitize").map(|()| Self::Sanitize),
+            Some("cuda-bundle") => options.bare("cuda-bundle").map(|()| Self::CudaBundle),
             _ => Err(Error::Usage(format!(
                 "there is no command {}",
                 name.display()
@@ -130,6 +129,11 @@ impl Options {
             Some(_) => Err(Error::Usage(format!("{command} takes no --tch"))),
             None => Ok(self),
         }
+    }
+
+    fn bare(self, command: &str) -> Result<()> {
+        self.without_tch(command)?.without_passed(command)?;
+        Ok(())
     }
 
     fn without_passed(self, command: &str) -> Result<Self> {

@@ -22,6 +22,7 @@ pub(crate) struct Libtorch {
 impl Libtorch {
     pub(crate) fn cargo(&self, root: &Path) -> Cargo {
         Cargo {
+            toolchain: None,
             root: root.to_owned(),
             variables: self.variables.clone(),
         }

@@ -34,6 +34,12 @@ pub(crate) fn describe(release: &Release) -> String {
     )
 }
 
+/// What rustc builds for.
+pub(crate) fn host() -> Option<String> {
+    let text = said("rustc", &["-vV"])?;
+    field(&text, "host").map(str::to_owned)
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
@@ -50,7 +56,7 @@ fn released(system: &str) -> &str {
     system.split('-').next().unwrap_or(system)
 }
 
-/// A field of `/proc/cpuinfo` or `/proc/meminfo`.
+/// A field of `/proc/cpuinfo`, `/proc/meminfo` or `rustc -vV`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = fields.find(|(key, _)| key.trim() == name)?;

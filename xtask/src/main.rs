@@ -17,6 +17,7 @@ mod pip;
 mod progress;
 mod python;
 mod release;
+mod sanitize;
 mod soak;
 mod staged;
 mod test;
@@ -49,6 +50,7 @@ fn run() -> Result<()> {
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Test(release, args) => test::run(root, release, &args),
         Command::Soak(args) => soak::run(root, &args),
+        Command::Sanitize => sanitize::run(root),
         Command::CudaBundle => cuda_bundle::run(root),
     }
 }
