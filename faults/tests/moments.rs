@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use fastrand::Rng;
+use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, keys, patient};
 use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
-use torchcache_store::Store;
-use torchcache_store::fs::Os;
+use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::{Fault, Store};
 
 const LEN: usize = 100;
 
@@ -121,4 +124,47 @@ fn a_segment_that_becomes_a_link_between_listing_and_opening_is_not_followed() {
     assert!(opened.get() > 0, "it was opened");
     assert!(fetch(&store, &keys(0..5)).iter().all(Option::is_none));
     assert!(store.stats().faults.total() > 0);
+}
+
+#[test]
+fn rows_of_a_segment_that_cannot_be_opened_for_a_moment_are_found_afterwards() {
+    let sim = Sim::new();
+    let first = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+    first.put(batch(0..3, LEN));
+    first.flush().expect("it is written");
+    drop(first);
+    let dir = sim
+        .open_dir(Path::new("/cache"), false)
+        .expect("it is there");
+    let segment = sim.files(Path::new("/cache")).remove(0);
+    sim.add(&segment.with_file_name("zzz.tcs"), sim.bytes(&segment));
+
+    let (fails, failed) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Counter::default()),
+    );
+    let decide = {
+        let (fails, failed) = (fails.clone(), failed.clone());
+        move |call: Call, _: &_| match call == Call::Open && fails.swap(false, Ordering::SeqCst) {
+            true => {
+                failed.next();
+                Fate::Fails(Errno::MFILE)
+            }
+            false => Fate::Done,
+        }
+    };
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", patient()).expect("it opens");
+    assert_eq!(store.stats().segments, 2);
+    fails.store(true, Ordering::SeqCst);
+    dir.remove(segment.file_name().expect("it has a name"))
+        .expect("it can be removed");
+    store.refresh();
+    assert_eq!(
+        (failed.get(), store.stats().faults.get(Fault::Read)),
+        (1, 1)
+    );
+    assert_eq!(store.stats().rows, 0);
+    store.refresh();
+    assert!(fetch(&store, &keys(0..3)).iter().all(Option::is_some));
 }

@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime};
 use hashbrown::HashMap;
 
 use crate::batch::Key;
+use crate::clock;
 use crate::directory;
 use crate::fault::{Fault, FaultLog};
 use crate::found::Found;
@@ -266,8 +267,8 @@ impl Catalog {
         // A merge says how old its rows are. New rows are as new as can be: the file's own
         // time is that of a coarse clock, and would put them before what was just read.
         let read = match merged {
-            [] => SystemTime::now(),
-            _ => finished.file().metadata()?.modified,
+            [] => clock::now(),
+            _ => clock::found(finished.file().metadata()?.modified),
         };
         let (path, footer) = finished.publish_footer()?;
         // Another process may have cleared the directory, or merged the same segments and

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::catalog::{Catalog, Known, Scan};
+use crate::clock;
 use crate::fs::Directory;
 use crate::index::Index;
 use crate::segment::{self, Footer, Unreadable};
@@ -63,7 +64,8 @@ impl Catalog {
     ) -> Result<(Tracked, Footer), Unreadable> {
         let file = self.open_trusted(dir, name)?;
         let (path, metadata) = (self.dir.join(name), file.metadata());
-        let segment = Tracked::new(path, metadata.len, metadata.modified, file.footer());
+        let read = clock::found(metadata.modified);
+        let segment = Tracked::new(path, metadata.len, read, file.footer());
         Ok((segment, file.into_footer()))
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::handle::Inner;
@@ -121,7 +122,7 @@ fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Failed> {
     let finished = writer.finish()?;
     // Merging is not reading: the result is as old as the newest of its parts.
     if let Some(read) = group.iter().map(|segment| segment.last_read()).max() {
-        finished.file().set_modified(read)?;
+        finished.file().set_modified(clock::as_system(read))?;
     }
     let current = || inner.queue.epoch() == epoch;
     Ok(inner.catalog.publish(finished, group, current)?.map(|_| ()))

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::batch::Key;
 use crate::catalog::{Catalog, Scan, Skipped};
+use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{Unreadable, is_segment};
+use crate::segment::{SegmentFile, Unreadable, is_segment};
 use crate::temp::is_temp;
 use crate::tracked::Tracked;
 
@@ -103,18 +104,26 @@ impl Catalog {
         Ok(())
     }
 
-    /// Drops segments, and finds their rows in other segments that hold them as well.
+    /// Drops segments, and finds their rows in other segments that hold them as well, also those of
+    /// segments dropped before in others that could not be opened then.
     pub(crate) fn leave(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        if ids.is_empty() {
-            return;
+        if !ids.is_empty() {
+            self.abandon(scan, ids);
         }
-        self.abandon(scan, ids);
-        for segment in self.tracked() {
-            if segment.steps_forward(ids)
-                && let Ok(dir) = self.open_dir()
-                && let Ok(file) = self.open_trusted(&*dir, segment.name())
-            {
-                self.index_rows(&segment, file.footer().rows(), &HashSet::new());
+        let tracked = self.tracked();
+        let there = tracked.iter().map(|segment| segment.id).collect();
+        for segment in tracked {
+            if !segment.may_step_forward(&there) {
+                continue;
+            }
+            match self.open_again(&segment) {
+                Ok(file) => {
+                    segment.step_forward(&there);
+                    self.index_rows(&segment, file.footer().rows(), &HashSet::new());
+                }
+                // It may pass.
+                Err(Unreadable::Io(_)) => scan.seen = None,
+                Err(_) => segment.step_forward(&there),
             }
         }
     }
@@ -125,13 +134,24 @@ impl Catalog {
         let mut others = self.tracked();
         others.retain(|other| other.is_behind(bad.id));
         for other in others {
-            if let Ok(dir) = self.open_dir()
-                && let Ok(file) = self.open_trusted(&*dir, other.name())
-            {
+            if let Ok(file) = self.open_again(&other) {
                 let rows = file.footer().rows().filter(|row| keys.contains(&row.key));
                 self.index_rows(&other, rows, &HashSet::new());
             }
         }
+    }
+
+    /// Opens a segment for its table of rows, which is not kept. Counts what is wrong with it.
+    fn open_again(&self, segment: &Tracked) -> Result<SegmentFile, Unreadable> {
+        let opened = match self.open_dir() {
+            Ok(dir) => self.open_trusted(&*dir, segment.name()),
+            Err(error) => Err(error.into()),
+        };
+        opened.inspect_err(|error| match error {
+            // The next look at the directory finds it missing.
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => self.faults.note(error.fault(), &segment.path, error),
+        })
     }
 
     /// Takes in a segment that was not known. What is wrong with it is counted once, and the
@@ -146,7 +166,8 @@ impl Catalog {
         match self.open_trusted(dir, name) {
             Ok(file) => {
                 let (path, metadata) = (self.dir.join(name), file.metadata());
-                let segment = Tracked::new(path, metadata.len, metadata.modified, file.footer());
+                let read = clock::found(metadata.modified);
+                let segment = Tracked::new(path, metadata.len, read, file.footer());
                 self.adopt(scan, segment, file.footer(), leaving);
             }
             Err(error) => self.skip(dir, scan, name, &error),

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::catalog::Catalog;
+use crate::clock;
 use crate::index::Inserted;
 use crate::open_files;
 use crate::segment::{Class, Footer, Source};
@@ -47,8 +48,8 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    pub(crate) fn new(path: PathBuf, bytes: u64, modified: SystemTime, footer: &Footer) -> Tracked {
-        let read = nanos(modified);
+    /// A segment that was read at this time, as [`clock`] tells it.
+    pub(crate) fn new(path: PathBuf, bytes: u64, read: u64, footer: &Footer) -> Tracked {
         Tracked {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             path,
@@ -64,52 +65,57 @@ impl Tracked {
         }
     }
 
-    /// Whether one of these segments keeps rows that are here as well; they are forgotten.
-    pub(crate) fn steps_forward(&self, gone: &HashSet<u32>) -> bool {
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = behind.len();
-        behind.retain(|id| !gone.contains(id));
-        behind.len() < before
+    /// Whether a segment that kept rows which are here as well is not there any more.
+    pub(crate) fn may_step_forward(&self, there: &HashSet<u32>) -> bool {
+        !self.behind().is_subset(there)
+    }
+
+    /// Forgets those that are not there any more: their rows were looked for here.
+    pub(crate) fn step_forward(&self, there: &HashSet<u32>) {
+        self.behind().retain(|id| there.contains(id));
     }
 
     /// Whether another segment keeps rows that are here as well.
     pub(crate) fn is_behind(&self, other: u32) -> bool {
-        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        behind.contains(&other)
+        self.behind().contains(&other)
+    }
+
+    fn behind(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what putting rows of this segment into the index did to its counts.
     pub(crate) fn count(&self, done: &Inserted) {
         let indexed = done.added + done.revived;
         self.indexed.fetch_add(indexed, Ordering::Relaxed);
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        behind.extend(&done.behind);
+        self.behind().extend(&done.behind);
     }
 
     /// When this segment was last read, as far as this process knows.
-    pub(crate) fn last_read(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.last_read.load(Ordering::Relaxed))
+    pub(crate) fn last_read(&self) -> u64 {
+        self.last_read.load(Ordering::Relaxed)
     }
 
     /// Takes over what another process says, if that is later.
     pub(crate) fn read_elsewhere(&self, modified: SystemTime) {
-        self.last_read.fetch_max(nanos(modified), Ordering::Relaxed);
+        if let Some(read) = clock::past(modified) {
+            self.last_read.fetch_max(read, Ordering::Relaxed);
+        }
     }
 
     /// Remembers that the segment was read, and now and then tells other processes.
     pub(crate) fn note_read(&self, source: &Source) {
-        let now = SystemTime::now();
-        let stamp = nanos(now);
-        self.last_read.fetch_max(stamp, Ordering::Relaxed);
+        let now = clock::now();
+        self.last_read.fetch_max(now, Ordering::Relaxed);
         let touched = self.touched.load(Ordering::Relaxed);
-        if stamp.saturating_sub(touched) > TOUCH_EVERY.as_nanos() as u64
+        if now.saturating_sub(touched) > TOUCH_EVERY.as_nanos() as u64
             && self
                 .touched
-                .compare_exchange(touched, stamp, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(touched, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
             // A colleague's read-only segment cannot be touched; then its owner's reads count.
-            let _ = source.file().set_modified(now);
+            let _ = source.file().set_modified(clock::as_system(now));
         }
     }
 
@@ -128,10 +134,4 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         open_files::forget(self.id);
     }
-}
-
-fn nanos(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos() as u64
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::{batch, count_right, key, keys, patient, segments};
 use torchcache_store::{Config, Store};
@@ -136,21 +136,26 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 fn segments_that_are_cleared_while_they_are_merged_are_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
-    let merging = AtomicBool::new(true);
+    let (merging, eight) = (AtomicBool::new(true), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
             // Now and then just when the eighth segment set off a merge.
-            for round in (0..40).cycle() {
-                thread::sleep(Duration::from_micros(6_000 + 150 * round));
+            for share in (8..24).cycle() {
+                let micros = eight.load(Ordering::Relaxed) * share / 16;
+                thread::sleep(Duration::from_micros(micros));
                 store.clear();
                 if !merging.load(Ordering::Relaxed) {
                     return;
                 }
             }
         });
-        for n in 0..2_000 {
-            store.put(batch(&[key(n)], "a", 100));
-            store.flush().expect("it is written or cleared");
+        for n in 0..250 {
+            let begin = Instant::now();
+            for m in 0..8 {
+                store.put(batch(&[key(8 * n + m)], "a", 100));
+                store.flush().expect("it is written or cleared");
+            }
+            eight.store(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
         merging.store(false, Ordering::Relaxed);
     });
