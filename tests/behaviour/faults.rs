@@ -147,6 +147,45 @@ fn a_directory_deleted_underfoot_is_survived_and_made_again() {
 }
 
 #[test]
+fn a_directory_that_breaks_while_it_is_used_is_a_fault_and_no_error() {
+    let root = tempfile::tempdir().unwrap();
+    let caches = root.path().join("caches");
+    let mut model = kept(&caches);
+    let xs = random(&[5, 4]);
+    model.forward(&xs).unwrap();
+    assert!(model.torchcache.flush());
+    assert_eq!(model.ran.take(), (1, 5));
+
+    fs::rename(&caches, root.path().join("away")).unwrap();
+    fs::write(&caches, "").unwrap();
+    // An option changes, for which the store is opened anew.
+    model.torchcache_zstd_compression = true;
+    let (output, lines) = logged(|| model.forward(&xs).unwrap());
+    assert!(same(&output, &(&xs * 2.0)));
+    assert_eq!(
+        warnings(&lines, "the disk tier could not be opened"),
+        1,
+        "{lines:#?}"
+    );
+    assert_eq!(model.torchcache.stats().faults, [("disk tier", 1)]);
+    assert!(!model.torchcache.flush(), "nothing is on disk");
+    model.ran.take();
+    assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert_eq!(
+        model.ran.take(),
+        (0, 0),
+        "rows are kept in memory meanwhile"
+    );
+
+    // Whoever names such a directory anew hears of it.
+    model.torchcache_persistent_cache_dir = caches.join("below");
+    assert!(model.forward(&xs).is_err());
+    model.torchcache_persistent_cache_dir = root.path().join("away");
+    assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
+    assert!(model.torchcache.flush());
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_or_written_to_is_an_error_that_names_it() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("a file");

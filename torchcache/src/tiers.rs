@@ -17,9 +17,17 @@ use crate::options::{Eviction, Options};
 #[derive(Debug, Clone)]
 pub(crate) struct Tiers {
     memory: Arc<Mutex<Memory>>,
+    place: Place,
     pub(crate) store: Option<Store>,
     /// Why there is no store although there should be one.
     pub(crate) disk_fault: Option<DiskFault>,
+}
+
+/// What the options say of where the disk tier lies.
+#[derive(Debug, Clone, PartialEq)]
+struct Place {
+    persistent: bool,
+    directory: Option<PathBuf>,
 }
 
 /// A disk tier that could not be opened.
@@ -55,17 +63,21 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used.
+    /// A directory that cannot be used, unless it is that of `previous`: what could be used before
+    /// has failed, whatever the system calls it, read-only say.
     pub(crate) fn of(
         identity: &Identity,
         options: &Options,
         previous: Option<&Tiers>,
     ) -> Result<Self, Problem> {
+        let place = Place {
+            persistent: options.persistent,
+            directory: options.persistent_cache_dir.clone(),
+        };
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
-            // A disk that failed may come back as another mistake, read-only say: still a fault.
-            Err(Unusable::Misuse(problem)) if previous.is_none_or(Tiers::has_its_disk) => {
+            Err(Unusable::Misuse(problem)) if previous.is_none_or(|tiers| tiers.place != place) => {
                 return Err(problem);
             }
             Err(unusable) => (None, None, Some(DiskFault::now(unusable))),
@@ -73,6 +85,7 @@ impl Tiers {
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
         Ok(Tiers {
             memory,
+            place,
             store,
             disk_fault,
         })

@@ -85,6 +85,9 @@ impl Held {
 /// Where an instance was at its last call.
 #[derive(Debug, Clone, Copy)]
 struct Attached {
+    /// What its options say.
+    named: Place,
+    /// Without a directory if that could not be used when it was to be opened.
     place: Place,
     memory: usize,
     roomy: Roomy,
@@ -112,8 +115,12 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An instance makes a call. Those of equal places share a memory while one of them is there; an
     /// instance that moves on takes its memory along, if it is its own and nobody is there yet.
-    pub(crate) fn attach(&mut self, instance: usize, place: Place, roomy: Roomy) {
-        let before = self.attached.get(&instance).copied();
+    pub(crate) fn attach(&mut self, instance: usize, place: Place, away: bool, roomy: Roomy) {
+        let (before, named) = (self.attached.get(&instance).copied(), place);
+        let place = match away {
+            true => (named.0, None),
+            false => named,
+        };
         let moved = before.is_none_or(|before| before.place != place);
         let sure = moved || before.is_some_and(|before| before.roomy != roomy);
         let there = self.memory_of.get(&place).copied();
@@ -129,6 +136,7 @@ impl Ledger {
         disk.set_bound(roomy.disk, sure);
         self.memory_of.insert(place, memory);
         let attached = Attached {
+            named,
             place,
             memory,
             roomy,
@@ -208,15 +216,31 @@ impl Ledger {
         }
     }
 
+    /// Whether a directory was away at some time.
+    pub(crate) fn was_blocked(&self, directory: Option<usize>) -> bool {
+        directory.is_some_and(|directory| self.directory(directory).was_blocked)
+    }
+
     pub(crate) fn is_blocked(&self, directory: Option<usize>) -> bool {
         directory.is_some_and(|directory| self.directory(directory).blocked)
+    }
+
+    /// Whether this is the directory that an instance was last called with.
+    pub(crate) fn uses(&self, instance: usize, directory: Option<usize>) -> bool {
+        let attached = self.attached.get(&instance);
+        attached.is_some_and(|attached| attached.named.1 == directory)
+    }
+
+    /// Whether an instance goes on without the directory that its options name.
+    pub(crate) fn is_away(&self, instance: usize) -> bool {
+        let attached = self.attached.get(&instance);
+        attached.is_some_and(|attached| attached.place != attached.named)
     }
 
     /// Whether everything that an instance stored must be on disk after a flush.
     pub(crate) fn flushes(&self, instance: usize) -> bool {
         let attached = self.attached.get(&instance);
-        let directory = attached.and_then(|attached| attached.place.1);
-        directory.is_none_or(|directory| !self.directory(directory).was_blocked)
+        !self.was_blocked(attached.and_then(|attached| attached.named.1))
     }
 
     fn users(&self, memory: usize) -> usize {

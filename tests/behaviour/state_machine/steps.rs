@@ -85,7 +85,7 @@ impl Step {
 
 /// Everything that must have happened in some run or other: the names of steps, and what is seen of
 /// their effects.
-pub(super) const KINDS: [&str; 32] = [
+pub(super) const KINDS: [&str; 33] = [
     "call",
     "trickle",
     "edit in place",
@@ -110,6 +110,7 @@ pub(super) const KINDS: [&str; 32] = [
     "copy a segment elsewhere",
     "put a file in the way",
     "an error that names the directory",
+    "a call without the directory",
     "a row that had to be found",
     "a row that could not be",
     "a row from memory",
