@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::fs::{FileTimes, TryLockError};
 use std::io::{self, IoSliceMut, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,9 +42,10 @@ impl FileSystem for Os {
     }
 }
 
-fn open(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn open(path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {
     let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
+    let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
+    Ok(fd.into())
 }
 
 /// A link in place of a directory is told as what it is.
@@ -79,26 +79,29 @@ fn make_dir(path: &Path) -> rustix::io::Result<()> {
     // Some file systems cannot sync a directory, and some parents may not be read.
     if let Ok(parent) = open(parent, OFlags::empty()) {
         let _ = share(path, &parent);
-        let _ = rustix::fs::fsync(&parent);
+        let _ = parent.sync_all();
     }
     Ok(())
 }
 
-/// Lets a group write to a new directory that may write to its parent, whatever the umask says:
-/// whoever shares the one shares the other.
-fn share(path: &Path, parent: &OwnedFd) -> rustix::io::Result<()> {
+/// Lets a group write to a new directory that may write to its parent, though the umask says that it
+/// may only read: whoever shares the one shares the other.
+fn share(path: &Path, parent: &std::fs::File) -> rustix::io::Result<()> {
     let dir = open(path, OFlags::NOFOLLOW)?;
     let (above, made) = (rustix::fs::fstat(parent)?, rustix::fs::fstat(&dir)?);
-    if Mode::from_raw_mode(above.st_mode).contains(Mode::WGRP) && above.st_gid == made.st_gid {
-        let mode = Mode::from_raw_mode(made.st_mode) | Mode::WGRP;
-        rustix::fs::fchmod(&dir, mode)?;
+    let mode = Mode::from_raw_mode(made.st_mode);
+    if Mode::from_raw_mode(above.st_mode).contains(Mode::WGRP)
+        && above.st_gid == made.st_gid
+        && mode.contains(Mode::RGRP | Mode::XGRP)
+    {
+        rustix::fs::fchmod(&dir, mode | Mode::WGRP)?;
     }
     Ok(())
 }
 
 #[derive(Debug)]
 struct OsDirectory {
-    fd: OwnedFd,
+    fd: std::fs::File,
     path: PathBuf,
 }
 
@@ -154,7 +157,7 @@ impl Directory for OsDirectory {
         let fd = &self.fd;
         match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
             // Some file systems cannot refuse to replace.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if self.stat(to).is_err() => {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if self.is_absent(to) => {
                 rustix::fs::renameat(fd, from, fd, to)?;
             }
             renamed => renamed?,
@@ -167,15 +170,23 @@ impl Directory for OsDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        match retry_on_intr(|| rustix::fs::fsync(&self.fd)) {
-            // Some file systems have no such thing as syncing names.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
-            synced => Ok(synced?),
-        }
+        // The standard library knows what it takes to reach the medium.
+        self.fd
+            .sync_all()
+            .or_else(|error| match Errno::from_io_error(&error) {
+                // Some file systems have no such thing as syncing names.
+                Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+                _ => Err(error),
+            })
     }
 }
 
 impl OsDirectory {
+    fn is_absent(&self, name: &OsStr) -> bool {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_err_and(|errno| errno == Errno::NOENT)
+    }
+
     fn open_file(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OsFile> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, mode))?;

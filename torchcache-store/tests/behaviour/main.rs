@@ -16,3 +16,5 @@ mod processes;
 mod round_trip;
 mod scale;
 mod shared_rows;
+#[cfg(target_os = "linux")]
+mod syncs;

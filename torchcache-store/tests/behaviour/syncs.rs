@@ -1,0 +1,117 @@
+//! That what must be durable is synced, on the system's own file system: a filter of system calls
+//! makes a sync fail, or ends the process at it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use torchcache_store::{Fault, Store, StoreError};
+
+use crate::common::{batch, count_right, keys, patient, segments};
+
+const LEN: usize = 100;
+
+/// From now on, this call of this thread, and of those that it starts, ends so.
+fn filter(call: i64, end: SeccompAction) {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a processor with filters");
+    let rules = BTreeMap::from([(call, Vec::new())]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, end, arch);
+    let program: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .expect("the filter is sound");
+    seccompiler::apply_filter(&program).expect("filters are allowed");
+}
+
+#[test]
+fn a_flush_does_not_vouch_for_rows_when_their_file_or_its_name_cannot_be_synced() {
+    for call in [libc::SYS_fdatasync, libc::SYS_fsync] {
+        // Its thread, and the writer's, are all that the filter is for.
+        let done = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            filter(call, SeccompAction::Errno(libc::EIO as u32));
+            let store = Store::open(dir.path(), patient()).expect("it opens");
+            store.put(batch(&keys(0..10), "a", LEN));
+            let flushed = store.flush();
+            assert!(
+                matches!(flushed, Err(StoreError::Lost { rows: 10 })),
+                "{call}: {flushed:?}"
+            );
+            assert_eq!(store.stats().faults.get(Fault::Write), 1, "{call}");
+            assert!(segments(dir.path()).is_empty(), "{call}");
+        });
+        done.join().expect("it does not panic");
+    }
+}
+
+#[test]
+#[ignore = "what the tests below start as another process"]
+fn child() {
+    let Some(dir) = std::env::var_os("TORCHCACHE_TEST_SYNCED") else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    match std::env::var("TORCHCACHE_TEST_ENDS_AT").as_deref() {
+        Ok("fsync") => filter(libc::SYS_fsync, SeccompAction::KillProcess),
+        Ok("fdatasync") => filter(libc::SYS_fdatasync, SeccompAction::KillProcess),
+        _ => {}
+    }
+    let store = Store::open(dir, patient()).expect("it opens");
+    fs::write(dir.join("opened"), "").expect("it can be written");
+    store.put(batch(&keys(0..10), "a", LEN));
+    store.flush().expect("it is written");
+    fs::write(dir.join("flushed"), "").expect("it can be written");
+}
+
+/// Runs the child, which ends at this call, if it comes to it.
+fn ends_at(call: &str, dir: &Path) -> bool {
+    let program = std::env::current_exe().expect("this program has a path");
+    let ended = Command::new(program)
+        .args(["--exact", "syncs::child", "--ignored"])
+        .env("TORCHCACHE_TEST_SYNCED", dir)
+        .env("TORCHCACHE_TEST_ENDS_AT", call)
+        .stdout(Stdio::null())
+        .status()
+        .expect("the child starts");
+    use std::os::unix::process::ExitStatusExt;
+    match ended.signal() {
+        Some(signal) => {
+            assert_eq!(signal, Signal::SYS.as_raw(), "{ended}");
+            true
+        }
+        None => {
+            assert!(ended.success(), "{ended}");
+            false
+        }
+    }
+}
+
+#[test]
+fn a_file_is_synced_before_it_has_its_name_and_the_name_before_a_flush_returns() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    assert!(ends_at("fdatasync", dir.path()));
+    assert!(dir.path().join("opened").exists());
+    assert!(segments(dir.path()).is_empty(), "it has no name yet");
+    assert!(ends_at("fsync", dir.path()));
+    assert_eq!(segments(dir.path()).len(), 1, "it has its name");
+    assert!(!dir.path().join("flushed").exists());
+    assert!(!ends_at("nothing", dir.path()));
+    assert!(dir.path().join("flushed").exists());
+    let store = Store::open(dir.path(), patient()).expect("it opens");
+    assert_eq!(count_right(&store, &keys(0..10), LEN), 10);
+}
+
+#[test]
+fn a_new_directory_is_synced_in_its_parent_before_it_is_used() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let (dir, below) = (root.path().join("new"), root.path().join("new/below"));
+    assert!(ends_at("fsync", &dir));
+    assert!(dir.exists() && !dir.join("opened").exists());
+    assert!(ends_at("fsync", &below));
+    assert!(below.exists() && !below.join("opened").exists());
+    // One that is there needs none.
+    assert!(ends_at("fsync", &below));
+    assert!(below.join("opened").exists() && !below.join("flushed").exists());
+}
