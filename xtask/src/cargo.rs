@@ -58,7 +58,8 @@ impl Cargo {
         }
     }
 
-    /// Runs cargo for what it prints, while its own messages go to the terminal.
+    /// Runs cargo for what it prints, while its own messages go to the terminal. What it printed
+    /// goes there as well if it fails.
     pub(crate) fn output<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
@@ -67,9 +68,13 @@ impl Cargo {
         command.args(args).stderr(Stdio::inherit());
         show(&command);
         let output = command.output().map_err(Error::io("start cargo"))?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
         match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(Error::Reported),
+            true => Ok(said),
+            false => {
+                eprint!("{said}");
+                Err(Error::Reported)
+            }
         }
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         cargo.run(["test", "--workspace", "--doc"])?;
     }
     if args.is_empty() && release.is_default() {
-        interleavings(&cargo, None)?;
+        print!("{}", interleavings(&cargo, None)?);
     }
     let runner: &[&str] = if cargo.has("nextest") {
         &["nextest", "run", "--workspace"]
@@ -38,12 +38,14 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
 /// The model checker's tests, for which the store is built with its locks: in a folder of their own,
 /// or everything else would be built anew. They know nothing of tch. `tries` is how many interleavings
 /// of each model each of its two schedulers tries.
-pub(crate) fn interleavings(cargo: &Cargo, tries: Option<u32>) -> Result<()> {
+/// Returns what they say.
+pub(crate) fn interleavings(cargo: &Cargo, tries: Option<u32>) -> Result<String> {
     let mut checker = cargo.with("RUSTFLAGS", "--cfg shuttle");
     if let Some(tries) = tries {
         checker = checker.with("TORCHCACHE_INTERLEAVINGS", tries.to_string());
     }
     let target = ["--package", "torchcache-faults", "--test", "interleavings"];
     let folder = ["--target-dir", "target/interleavings"];
-    checker.run(["test"].iter().chain(&target).chain(&folder))
+    let show = ["--", "--nocapture"];
+    checker.output(["test"].iter().chain(&target).chain(&folder).chain(&show))
 }
