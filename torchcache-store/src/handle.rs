@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -137,11 +137,18 @@ impl Inner {
 
     /// Writes what is queued. Returns whether the disk let it.
     pub(crate) fn flush_queue(&self) -> bool {
-        let flushed = self.queue.flush(self.config().patience);
-        if flushed.is_err() {
+        let since = Instant::now();
+        self.await_written(self.queue.hurry(), since)
+    }
+
+    /// Waits until everything up to a batch is written. Returns whether the disk let it.
+    pub(crate) fn await_written(&self, seq: u64, since: Instant) -> bool {
+        let patience = self.config().patience;
+        let written = self.queue.await_written(seq, since, patience);
+        if written.is_err() {
             self.note_stall("a flush is given up");
         }
-        flushed.is_ok()
+        written.is_ok()
     }
 
     pub(crate) fn note_stall(&self, what: &str) {

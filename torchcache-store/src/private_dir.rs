@@ -72,7 +72,7 @@ impl TempCache {
             // about to go, and another one is needed.
             if lock.try_lock().is_ok() && same_file(&lock, &path) {
                 let path = dir.keep();
-                live().push(path.clone());
+                list().push(path.clone());
                 reap(&parent, lock.metadata()?.uid());
                 return Ok(TempCache { path, _lock: lock });
             }
@@ -87,30 +87,23 @@ impl TempCache {
 
 impl Drop for TempCache {
     fn drop(&mut self) {
-        live().retain(|path| *path != self.path);
+        list().retain(|path| *path != self.path);
         remove(&self.path);
     }
 }
 
-fn live() -> MutexGuard<'static, Vec<PathBuf>> {
+fn list() -> MutexGuard<'static, Vec<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a path is below a private directory of this process.
-pub(crate) fn holds(path: &Path) -> bool {
-    live().iter().any(|dir| path.starts_with(dir))
-}
-
-/// Removes all private directories of this process, at its end.
-pub(crate) fn remove_all() {
-    for path in std::mem::take(&mut *live()) {
-        remove(&path);
-    }
+/// The private directories of this process.
+pub(crate) fn live() -> Vec<PathBuf> {
+    list().clone()
 }
 
 /// Removes a directory with what is in it, the lock file last, so that a removal cut short
 /// can be taken up by the next process. Does not follow symbolic links.
-fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     let Ok(entries) = std::fs::read_dir(path) else {
         return;
     };
