@@ -67,7 +67,7 @@ pub(crate) fn shared(dir: PathBuf, start: impl FnOnce(PathBuf) -> Arc<Handle>) -
     let opening = places().entry(dir.clone()).or_default().opening.clone();
     let _first = opening.lock().unwrap_or_else(PoisonError::into_inner);
     let there = places().get(&dir).and_then(|place| place.handle.upgrade());
-    if let Some(handle) = there {
+    if let Some(handle) = there.filter(|handle| !handle.inner.is_forked()) {
         return handle;
     }
     let handle = start(dir.clone());
@@ -79,9 +79,11 @@ pub(crate) fn shared(dir: PathBuf, start: impl FnOnce(PathBuf) -> Arc<Handle>) -
     handle
 }
 
+/// The stores that this process has opened itself.
 fn live() -> Vec<Arc<Inner>> {
     let places = places();
-    places.values().filter_map(|p| p.inner.upgrade()).collect()
+    let stores = places.values().filter_map(|place| place.inner.upgrade());
+    stores.filter(|store| !store.is_forked()).collect()
 }
 
 /// Waits until every store of this process has written what is queued. The end of the
