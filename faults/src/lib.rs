@@ -14,6 +14,7 @@ mod program;
 pub mod rows;
 pub mod scenarios;
 pub mod sim;
+mod sys;
 pub mod tally;
 
 use peak_alloc::PeakAlloc;

@@ -23,13 +23,15 @@ const MOST_THREADS: usize = 8;
 /// The threads beside the caller's; `None` where it has to work alone. As many as the machine has
 /// cores, or as `RAYON_NUM_THREADS` says.
 fn pool() -> Option<&'static ThreadPool> {
-    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    static POOL: OnceLock<(u32, Option<ThreadPool>)> = OnceLock::new();
     if rayon::current_thread_index().is_some() {
         return None;
     }
     let named = |thread| format!("torchcache-{thread}");
     let build = || ThreadPoolBuilder::new().thread_name(named).build().ok();
-    POOL.get_or_init(build).as_ref()
+    let (process, pool) = POOL.get_or_init(|| (std::process::id(), build()));
+    // A fork has the pool, but none of its threads.
+    pool.as_ref().filter(|_| *process == std::process::id())
 }
 
 /// On how many cores work of this thread can be done. The pool is started if need be.

@@ -171,4 +171,13 @@ pub enum StoreError {
         /// How long was waited.
         patience: Duration,
     },
+    /// This process was forked off the one that opened the store. What was queued then is written
+    /// there.
+    #[error(
+        "{rows} rows wait to be written by the process that this one was forked off; open the store after the fork"
+    )]
+    Forked {
+        /// How many rows waited.
+        rows: u64,
+    },
 }

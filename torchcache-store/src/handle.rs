@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -31,6 +31,7 @@ impl Handle {
             queue: Queue::default(),
             counters: Counters::default(),
             config: RwLock::new(Arc::new(config.clone())),
+            process: std::process::id(),
         };
         inner.catalog.remove_stale_temps();
         inner.catalog.refresh();
@@ -44,6 +45,13 @@ impl Handle {
 
     /// Starts the writer thread unless it runs. Returns whether there is one.
     pub(crate) fn ensure_writer(&self) -> bool {
+        if self.inner.is_forked() {
+            let Catalog { faults, dir, .. } = &self.inner.catalog;
+            let reason =
+                "this process was forked off the one whose thread writes; open it after the fork";
+            faults.note(Fault::Write, dir, reason);
+            return false;
+        }
         let mut writer = self.writer();
         if writer.is_none() {
             match writer::spawn(&self.inner) {
@@ -63,6 +71,9 @@ impl Handle {
     /// Asks the writer for it. One that runs may be about to publish what the limit of before let
     /// through, so that it looks for itself; without one, it is started only if need be.
     pub(crate) fn keep_within_limit(&self) {
+        if self.inner.is_forked() {
+            return;
+        }
         let is_running = self.writer().is_some();
         let is_over = || evict::is_over(&self.inner.catalog, self.inner.config().max_bytes);
         if (is_running || is_over()) && self.ensure_writer() {
@@ -82,6 +93,10 @@ impl Drop for Handle {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        if self.inner.is_forked() {
+            // There is nobody to wait for, and what was the thread's id may be another's by now.
+            return std::mem::forget(writer);
+        }
         // Rows that the writer lets go may hold the last handle: then it ends by itself.
         let is_writer = |writer: &JoinHandle<()>| writer.thread().id() == thread::current().id();
         if let Some(writer) = writer {
@@ -113,6 +128,8 @@ pub(crate) struct Inner {
     pub(crate) queue: Queue,
     pub(crate) counters: Counters,
     pub(crate) config: RwLock<Arc<Config>>,
+    /// The one whose thread writes: a fork of it has all of this, but not the thread.
+    process: u32,
 }
 
 /// What this process did, for the statistics.
@@ -128,6 +145,12 @@ pub(crate) struct Counters {
 }
 
 impl Inner {
+    /// Whether this process is a fork of the one that opened the store. What another thread held at
+    /// the fork is held for good here, so that as few locks as can be are asked for.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     pub(crate) fn config(&self) -> Arc<Config> {
         self.config
             .read()
@@ -137,11 +160,18 @@ impl Inner {
 
     /// Writes what is queued. Returns whether the disk let it.
     pub(crate) fn flush_queue(&self) -> bool {
-        let flushed = self.queue.flush(self.config().patience);
-        if flushed.is_err() {
+        let since = Instant::now();
+        self.await_written(self.queue.hurry(), since)
+    }
+
+    /// Waits until everything up to a batch is written. Returns whether the disk let it.
+    pub(crate) fn await_written(&self, seq: u64, since: Instant) -> bool {
+        let patience = self.config().patience;
+        let written = self.queue.await_written(seq, since, patience);
+        if written.is_err() {
             self.note_stall("a flush is given up");
         }
-        flushed.is_ok()
+        written.is_ok()
     }
 
     pub(crate) fn note_stall(&self, what: &str) {

@@ -14,8 +14,8 @@ const PREFIX: &str = "torchcache-";
 /// Its name says whose it is: without it, a directory is somebody else's and left alone.
 const LOCK_FILE: &str = ".torchcache-private.lock";
 
-/// The private directories of this process, for the exit hook.
-static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The private directories, each with the process whose it is, for the exit hook.
+static LIVE: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
 
 /// A private temporary directory, below the system's one, that only this user may enter.
 /// It is removed when dropped and at the end of the process; if the process is killed, by
@@ -36,6 +36,8 @@ static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub struct TempCache {
     path: PathBuf,
+    /// A fork of it leaves the directory alone.
+    process: u32,
     /// Held while the process lives.
     _lock: File,
 }
@@ -72,9 +74,14 @@ impl TempCache {
             // about to go, and another one is needed.
             if lock.try_lock().is_ok() && same_file(&lock, &path) {
                 let path = dir.keep();
-                live().push(path.clone());
+                let process = std::process::id();
+                list().push((process, path.clone()));
                 reap(&parent, lock.metadata()?.uid());
-                return Ok(TempCache { path, _lock: lock });
+                return Ok(TempCache {
+                    path,
+                    process,
+                    _lock: lock,
+                });
             }
         }
     }
@@ -87,30 +94,29 @@ impl TempCache {
 
 impl Drop for TempCache {
     fn drop(&mut self) {
-        live().retain(|path| *path != self.path);
-        remove(&self.path);
+        if self.process == std::process::id() {
+            list().retain(|(_, path)| *path != self.path);
+            remove(&self.path);
+        }
     }
 }
 
-fn live() -> MutexGuard<'static, Vec<PathBuf>> {
+fn list() -> MutexGuard<'static, Vec<(u32, PathBuf)>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a path is below a private directory of this process.
-pub(crate) fn holds(path: &Path) -> bool {
-    live().iter().any(|dir| path.starts_with(dir))
-}
-
-/// Removes all private directories of this process, at its end.
-pub(crate) fn remove_all() {
-    for path in std::mem::take(&mut *live()) {
-        remove(&path);
-    }
+/// The private directories of this process.
+pub(crate) fn live() -> Vec<PathBuf> {
+    let list = list();
+    let own = list
+        .iter()
+        .filter(|(process, _)| *process == std::process::id());
+    own.map(|(_, path)| path.clone()).collect()
 }
 
 /// Removes a directory with what is in it, the lock file last, so that a removal cut short
 /// can be taken up by the next process. Does not follow symbolic links.
-fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     let Ok(entries) = std::fs::read_dir(path) else {
         return;
     };

@@ -240,15 +240,24 @@ impl Queue {
         }
     }
 
-    /// Waits until everything that is queued now is written or given up.
-    pub(crate) fn flush(&self, patience: Duration) -> Result<(), Stalled> {
-        let begin = Instant::now();
+    /// Has everything that is queued now written soon. Returns the number of the last batch of it.
+    pub(crate) fn hurry(&self) -> u64 {
         let mut state = self.state();
-        let seq = state.rows.newest();
-        state.hurry_to = seq;
+        state.hurry_to = state.rows.newest();
         self.work.notify_one();
+        state.hurry_to
+    }
+
+    /// Waits until everything up to a batch is written or given up.
+    pub(crate) fn await_written(
+        &self,
+        seq: u64,
+        since: Instant,
+        patience: Duration,
+    ) -> Result<(), Stalled> {
+        let mut state = self.state();
         while !state.is_done(seq) {
-            state = self.wait(state, begin, patience)?;
+            state = self.wait(state, since, patience)?;
         }
         Ok(())
     }

@@ -43,11 +43,12 @@ pub(crate) fn arm(tidy: impl Fn() + Send + 'static) -> io::Result<()> {
             let mut signal = [0];
             if told.read_exact(&mut signal).is_ok() {
                 tidy();
-                sys::send_by_default(c_int::from(signal[0]));
+                sys::end_by(c_int::from(signal[0]));
             }
         })?;
     if OWNER.set(std::process::id()).is_ok() && TOLD.set(tell).is_ok() {
         for signal in signals {
+            // Somebody may have been faster since.
             sys::handle(*signal, on_signal);
         }
     }
@@ -63,12 +64,29 @@ extern "C" fn on_signal(signal: c_int) {
     let is_owner = OWNER.get() == Some(&std::process::id());
     // A second signal is impatient.
     if !is_owner || ENDING.swap(true, Ordering::Relaxed) {
-        return sys::send_by_default(signal);
+        sys::end_by(signal);
     }
     let told = TOLD
         .get()
         .map(|tell| rustix::io::write(tell, &[signal as u8]));
     if told != Some(Ok(1)) {
-        sys::send_by_default(signal);
+        sys::end_by(signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern "C" fn of_the_program(_: c_int) {}
+
+    #[test]
+    fn a_handler_that_comes_first_stays() {
+        const SIGNAL: c_int = libc::SIGUSR1;
+        let theirs = of_the_program as *const () as usize;
+        assert!(sys::handle(SIGNAL, of_the_program));
+        assert!(!sys::handle(SIGNAL, on_signal));
+        let present = sys::disposition(SIGNAL);
+        assert_eq!(present, Some(Disposition::Other(theirs)));
     }
 }

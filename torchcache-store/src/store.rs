@@ -147,7 +147,8 @@ impl Store {
         // The queue first: a row is in the index before it leaves the queue.
         queue.locate(keys, &mut slots);
         // A disk that does not answer is not asked what others wrote.
-        let may_look = || !queue.is_stalled(self.inner().config().patience);
+        let is_stalled = || queue.is_stalled(self.inner().config().patience);
+        let may_look = || self.inner().is_forked() || !is_stalled();
         if catalog.locate(keys, &mut slots) && may_look() && catalog.refresh_after_miss() {
             catalog.locate(keys, &mut slots);
         }
@@ -226,10 +227,16 @@ impl Store {
     /// that came of it; but no longer than [`Config::patience`] for a disk that does nothing.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if rows could not be written since the last flush, and
-    /// [`StoreError::Stalled`] if they still wait.
+    /// [`StoreError::Lost`] if rows could not be written since the last flush,
+    /// [`StoreError::Stalled`] if they still wait, and [`StoreError::Forked`] at once if they wait
+    /// in another process.
     pub fn flush(&self) -> Result<(), StoreError> {
-        if !self.inner().flush_queue() {
+        if self.inner().is_forked() {
+            let (rows, _) = self.inner().queue.pending();
+            if rows > 0 {
+                return Err(StoreError::Forked { rows });
+            }
+        } else if !self.inner().flush_queue() {
             let (rows, _) = self.inner().queue.pending();
             let patience = self.inner().config().patience;
             return Err(StoreError::Stalled { rows, patience });

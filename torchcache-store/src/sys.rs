@@ -58,25 +58,40 @@ pub(crate) fn disposition(signal: c_int) -> Option<Disposition> {
     })
 }
 
-/// Has a signal handled. Interrupted system calls go on where they were.
+/// Has a signal handled that nobody handles, and leaves it to whoever does. Interrupted system calls
+/// go on where they were.
 pub(crate) fn handle(signal: c_int, handler: Handler) -> bool {
     // SAFETY: zeros are a valid action, of which the handler, which lives as long as the program
     // and has the type that goes with these flags, and the flags are set; the empty mask of
-    // `sigemptyset` is that of zeros on all systems that this crate builds on.
+    // `sigemptyset` is that of zeros on all systems that this crate builds on. What `sigaction`
+    // gave as the action before is one that it takes.
     unsafe {
-        let mut action: libc::sigaction = zeroed();
+        let (mut action, mut before): (libc::sigaction, libc::sigaction) = (zeroed(), zeroed());
         action.sa_sigaction = handler as *const () as usize;
         action.sa_flags = libc::SA_RESTART;
-        libc::sigaction(signal, &raw const action, null_mut()) == 0
+        if libc::sigaction(signal, &raw const action, &raw mut before) != 0 {
+            return false;
+        }
+        // Asking first would leave a moment in which another thread may set its own.
+        let was_free = before.sa_sigaction == libc::SIG_DFL;
+        was_free || libc::sigaction(signal, &raw const before, null_mut()) != 0
     }
 }
 
-/// Has the system do what it does by itself about a signal, and sends it to this process. Safe to
-/// call in a handler.
-pub(crate) fn send_by_default(signal: c_int) {
-    // SAFETY: all three are plain system calls on numbers, and allowed in handlers.
+/// Ends the process as the system does by itself upon a signal. Safe to call in a handler.
+pub(crate) fn end_by(signal: c_int) -> ! {
+    // SAFETY: plain system calls on numbers and on a set of signals, which `sigemptyset` fills in.
+    // All of them are allowed in handlers.
     unsafe {
+        let mut only: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
         libc::signal(signal, libc::SIG_DFL);
-        libc::kill(libc::getpid(), signal);
+        // In its own handler it is blocked. Without that it ends the process before `raise` returns.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, null_mut());
+        libc::raise(signal);
+        // The first process of a container is not ended by what it does not handle. Shells give the
+        // end by a signal this number.
+        libc::_exit(128 + signal)
     }
 }

@@ -6,6 +6,7 @@ mod damaged;
 mod directory;
 mod ending;
 mod failing;
+mod forked;
 mod full;
 mod hostile;
 mod killed;
@@ -133,7 +134,7 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "ending",
-        fault: "exit, panic, SIGTERM, SIGINT, SIGHUP with rows not flushed",
+        fault: "exit, panic, fork, SIGTERM, SIGINT, SIGHUP with rows not flushed",
         rounds: [1, 20],
         run: ending::run,
     },
