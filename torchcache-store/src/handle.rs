@@ -16,8 +16,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use crate::{evict, writer};
 
-/// What all clones share, and only they: the writer thread has the inside, so that the
-/// thread does not keep the store alive.
+/// What all clones share, and only they.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) inner: Arc<Inner>,

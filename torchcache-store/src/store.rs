@@ -67,8 +67,7 @@ impl Store {
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
         let unwritable = directory::usable(&Os, dir)?;
-        let path = dir.canonicalize();
-        let path = path.map_err(|reason| directory::refused(dir, reason))?;
+        let path = directory::resolved(dir).map_err(|reason| directory::refused(dir, reason))?;
         let start = |path| Handle::start(Arc::new(Os), path, &config);
         let store = Store(exit::shared(path, start));
         store.note_unwritable(unwritable);
