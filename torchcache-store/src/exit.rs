@@ -3,7 +3,6 @@
 //! library's exit hook has to; and signals end a process without that.
 
 use std::collections::HashMap;
-use std::mem::forget;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,14 +126,13 @@ fn end() {
         dirs.iter().any(|private| dir.starts_with(private))
     };
     let (private, kept): (Vec<_>, Vec<_>) = stores.into_iter().partition(is_private);
-    for store in &private {
-        forget(store.queue.drop_all()); // dropping rows may run code of the caller
-    }
+    let dropped: Vec<_> = private.iter().map(|store| store.queue.drop_all()).collect();
     let (done, removed) = mpsc::channel::<()>();
     if !dirs.is_empty() {
-        // Removing takes as long as the disk likes, so it is waited for from here. Without a
-        // thread it is left to the next process.
+        // Removing takes as long as the disk likes, and dropping rows as the code of whoever put
+        // them, so it is waited for from here. Without a thread it is left to the next process.
         let remove = move || {
+            drop(dropped);
             flush(&private, begin);
             dirs.iter().for_each(|dir| private_dir::remove(dir));
             drop(done);
