@@ -27,9 +27,7 @@ pub(super) fn run(plan: &Plan) -> Tally {
         tally.round("everybody may write", open_to_everybody);
         tally.round("another owner", |tally| {
             if !geteuid().is_root() {
-                tally
-                    .notes
-                    .push("only root can make files of another owner".into());
+                tally.skip("another owner, which only root can give files to");
                 return Ok(());
             }
             let root = tempfile::tempdir().map_err(|error| error.to_string())?;
