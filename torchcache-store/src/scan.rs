@@ -10,7 +10,7 @@ use crate::batch::Key;
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{Unreadable, is_segment};
+use crate::segment::{Row, Unreadable, is_segment};
 use crate::temp::is_temp;
 use crate::tracked::Tracked;
 
@@ -110,11 +110,8 @@ impl Catalog {
         }
         self.abandon(scan, ids);
         for segment in self.tracked() {
-            if segment.steps_forward(ids)
-                && let Ok(dir) = self.open_dir()
-                && let Ok(file) = self.open_trusted(&*dir, segment.name())
-            {
-                self.index_rows(&segment, file.footer().rows(), &HashSet::new());
+            if segment.steps_forward(ids) {
+                self.bring_forward(&segment, |_| true);
             }
         }
     }
@@ -125,12 +122,22 @@ impl Catalog {
         let mut others = self.tracked();
         others.retain(|other| other.is_behind(bad.id));
         for other in others {
-            if let Ok(dir) = self.open_dir()
-                && let Ok(file) = self.open_trusted(&*dir, other.name())
-            {
-                let rows = file.footer().rows().filter(|row| keys.contains(&row.key));
-                self.index_rows(&other, rows, &HashSet::new());
+            self.bring_forward(&other, |row| keys.contains(&row.key));
+        }
+    }
+
+    /// Finds rows of a segment that others were read instead of. That it cannot be read costs those
+    /// rows until the directory is opened anew.
+    fn bring_forward(&self, segment: &Tracked, is_wanted: impl Fn(&Row) -> bool) {
+        let dir = self.open_dir().map_err(Unreadable::Io);
+        match dir.and_then(|dir| self.open_trusted(&*dir, segment.name())) {
+            Ok(file) => {
+                let rows = file.footer().rows().filter(is_wanted);
+                self.index_rows(segment, rows, &HashSet::new());
             }
+            // Removed since; then its rows are somewhere else, or not wanted.
+            Err(Unreadable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.faults.note(error.fault(), &segment.path, error),
         }
     }
 
@@ -186,24 +193,30 @@ impl Catalog {
         self.sweep();
         scan.skipped.clear();
         scan.seen = None;
-        let Ok(dir) = self.open_dir() else {
-            return dropped;
-        };
+        // A power cut would bring rows back that somebody wanted gone, but for the sync.
+        let empty = |dir: &dyn Directory| self.remove_listed(dir).and(dir.sync());
+        match self.open_dir().and_then(|dir| empty(&*dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let reason = format_args!("cannot clear it: {error}");
+                self.faults.note(Fault::of_write(&error), &self.dir, reason);
+            }
+            _ => {}
+        }
+        dropped
+    }
+
+    /// Removes every segment that is there, until no new one comes.
+    fn remove_listed(&self, dir: &dyn Directory) -> io::Result<()> {
         let mut tried = HashSet::new();
-        while let Ok(mut names) = segment_names(&*dir) {
+        loop {
+            let mut names = segment_names(dir)?;
             names.retain(|name| !tried.contains(name));
             if names.is_empty() {
-                break;
+                return Ok(());
             }
             self.remove(names.iter().map(OsString::as_os_str));
             tried.extend(names);
         }
-        // Or a power cut would bring rows back that somebody wanted gone.
-        if let Err(error) = dir.sync() {
-            let reason = format_args!("cannot sync: {error}");
-            self.faults.note(Fault::of_write(&error), &self.dir, reason);
-        }
-        dropped
     }
 
     /// Removes what writers that are dead left half written.
@@ -214,28 +227,34 @@ impl Catalog {
             Err(error) => return self.note_unlisted(&error),
         };
         let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        names.retain(|name| name.to_str().is_some_and(is_temp) && is_stale(&*dir, name));
+        names.retain(|name| name.to_str().is_some_and(is_temp));
+        names.retain(|name| match is_stale(&*dir, name) {
+            Ok(is_stale) => is_stale,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    let reason = format_args!("cannot tell whether its writer lives: {error}");
+                    self.faults.note(Fault::Read, &self.dir.join(name), reason);
+                }
+                false
+            }
+        });
         self.remove(names.iter().map(OsString::as_os_str));
     }
 }
 
 /// Whether nobody writes to a file any more: it is not locked, or cannot be, and has been as it is
 /// for some time. A time that has yet to come says nothing of it, unless it is far off.
-fn is_stale(dir: &dyn Directory, name: &OsStr) -> bool {
-    let Ok(file) = dir.open(name) else {
-        return false;
-    };
-    let (Ok(metadata), locked) = (file.metadata(), file.try_lock()) else {
-        return false;
-    };
+fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+    let file = dir.open(name)?;
+    let (metadata, locked) = (file.metadata()?, file.try_lock());
     let longer_than = |least| match metadata.modified.elapsed() {
         Ok(age) => age > least,
         Err(ahead) => ahead.duration() > LONG,
     };
-    match locked {
+    Ok(match locked {
         Ok(taken) => taken && longer_than(STALE_AFTER),
         Err(_) => longer_than(LONG),
-    }
+    })
 }
 
 /// The names of all segment files.
