@@ -3,7 +3,8 @@
 
 use std::ffi::OsString;
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -76,11 +77,12 @@ impl Before {
         let _ = dir.and_then(|dir| dir.remove(&self.first));
     }
 
-    /// The files of a directory.
-    fn files(&self, dir: &str) -> Vec<String> {
-        let files = self.sim.files(dir.as_ref()).into_iter();
-        let names = files.filter_map(|file| Some(file.file_name()?.to_str()?.to_owned()));
-        names.collect()
+    /// The files of a directory that are not complete.
+    fn unfinished(&self, dir: &str) -> u64 {
+        let files = self.sim.files(dir.as_ref());
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
+        let unfinished = |path: &&PathBuf| name(path).as_bytes().starts_with(b".");
+        files.iter().filter(unfinished).count() as u64
     }
 
     /// Bytes of segments.
@@ -191,9 +193,8 @@ pub(super) fn work(
         }
         Err(_) => run.counted += 1,
     }
-    let files = [DIR, NEW].map(|dir| before.files(dir)).concat();
-    let unfinished = files.iter().filter(|name| name.starts_with('.')).count();
-    run.left.push(unfinished as u64);
+    run.left
+        .push(before.unfinished(DIR) + before.unfinished(NEW));
     Ok(run)
 }
 
@@ -204,6 +205,8 @@ fn one_directory(
     run: &mut Run,
     store: &Store,
 ) -> Result<(), String> {
+    // What the killed writer left is gone.
+    run.left.push(before.unfinished(DIR));
     // Another process, which sees later what this one does.
     let other = Store::open_on(fs.clone(), DIR, patient());
     // One of them is bad, and behind it there is a sound one.
@@ -259,7 +262,7 @@ fn one_directory(
     store.reconfigure(patient());
     run.look(tally, store, 0..20);
     store.clear();
-    run.left.push(before.files(DIR).len() as u64);
+    run.left.push(before.sim.files(DIR.as_ref()).len() as u64);
     store.put(batch(0..4, LEN));
     let _ = store.flush();
     run.look(tally, store, 0..4);
