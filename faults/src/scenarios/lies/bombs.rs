@@ -14,8 +14,12 @@ use crate::rows::{batch, key, keys, patient};
 use crate::sim::Sim;
 use crate::tally::{Tally, ensure};
 
-/// What is claimed of the frame that holds little.
-const MUCH: usize = 1 << 31;
+/// What is claimed of frames that hold little. Whoever reads a row has room for it, so that this one
+/// is only opened and merged;
+const TOO_MUCH: usize = 1 << 31;
+
+/// and this one is read.
+const MUCH: usize = 1 << 25;
 
 pub(super) struct Bomb {
     pub(super) name: &'static str,
@@ -43,7 +47,8 @@ pub(super) fn all() -> Vec<Bomb> {
         bomb("64 MB in some KB", Storage::Zstd, &large, more),
         bomb("64 MB, shuffled", Storage::ZstdShuffled8, &large, more),
         bomb("2 MB in 100 bytes", Storage::Zstd, &short, 100),
-        bomb("33 KB as 2 GB", Storage::Zstd, &frame(&noise), MUCH),
+        bomb("33 KB as 32 MB", Storage::Zstd, &frame(&noise), MUCH),
+        bomb("33 KB as 2 GB", Storage::Zstd, &frame(&noise), TOO_MUCH),
     ]
 }
 
@@ -80,7 +85,9 @@ impl Bomb {
         ensure(lengths == [self.claimed; TOO_MANY], || {
             format!("rows of {lengths:?} bytes are there")
         })?;
-        // Zeros of the system's own, which cost nothing until they are touched.
+        if self.claimed > MUCH {
+            return Ok(());
+        }
         let mut out = vec![0; self.claimed];
         for found in &found {
             let read = || store.read(from_ref(found), &mut [&mut out]);
