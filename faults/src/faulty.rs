@@ -76,6 +76,17 @@ impl Call {
     }
 }
 
+/// What a system says when it fails. Inputs of a fuzzer number them.
+pub const ERRORS: [Errno; 7] = [
+    Errno::IO,
+    Errno::INTR,
+    Errno::NOSPC,
+    Errno::DQUOT,
+    Errno::MFILE,
+    Errno::STALE,
+    Errno::ACCESS,
+];
+
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {

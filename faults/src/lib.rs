@@ -10,6 +10,7 @@
 pub mod children;
 pub mod faulty;
 pub mod fuzzed;
+mod log;
 mod program;
 pub mod rows;
 pub mod scenarios;

@@ -78,9 +78,10 @@ fn run(wanted: &Wanted, parts: &[Part]) -> ExitCode {
             false => scenario.long(seed),
         };
         let tally = (scenario.run)(&plan);
-        println!("{}\t{}", scenario.fault, tally.cells().join("\t"));
-        for note in &tally.notes {
-            eprintln!("{}: {note}", scenario.name);
+        let left_out = tally.left_out();
+        println!("{}{left_out}\t{}", scenario.fault, tally.cells().join("\t"));
+        if !left_out.is_empty() {
+            eprintln!("{}{left_out}", scenario.name);
         }
         if let Err(failures) = tally.verdict() {
             eprintln!("{}: {failures}", scenario.name);

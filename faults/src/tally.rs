@@ -1,6 +1,7 @@
 //! What a scenario saw, and the watch over it.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,9 @@ const HANGS_AFTER: Duration = Duration::from_secs(180);
 
 /// Failures that are told in full.
 const TOLD: usize = 5;
+
+/// A series that is longer has something wrong with it.
+const MOST: u64 = 10_000;
 
 /// What a scenario saw.
 #[derive(Clone, Debug, Default)]
@@ -35,23 +39,91 @@ pub struct Tally {
     pub lost: u64,
     /// What was not as promised, the first few times.
     pub failures: Vec<String>,
-    /// What could not be caused on this machine.
-    pub notes: Vec<String>,
+    /// What could not be caused on this machine, and how many rounds of it were left out.
+    pub skipped: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    /// Makes one round. What it returns as an error, or panics with, counts against it; that it
-    /// hangs ends the process.
+    /// Makes one round, in which the fault must be caused: [`caused`](Self::caused) has to grow, or
+    /// the round is [skipped](Self::skip). What it returns as an error, or panics with, counts
+    /// against it; that it hangs ends the process.
     pub fn round(&mut self, name: &str, round: impl FnOnce(&mut Tally) -> Result<(), String>) {
-        self.rounds += 1;
-        let before = (self.wrong, self.lost);
+        let before = (self.caused, self.skips());
+        if self.one(name, round) && before == (self.caused, self.skips()) {
+            self.survived -= 1;
+            self.fail(format!("{name}: the fault was not caused"));
+        }
+    }
+
+    /// Makes rounds with one number more each, until the fault was not caused in one: a whole run
+    /// passed untouched. The first has to cause it.
+    pub fn series(
+        &mut self,
+        name: &str,
+        mut round: impl FnMut(&mut Tally, u64) -> Result<(), String>,
+    ) {
+        let mut before = self.caused;
+        for nth in 1..MOST {
+            let name = format!("{name}, number {nth}");
+            let make = |tally: &mut Tally| round(tally, nth);
+            let went_well = match nth {
+                1 => {
+                    let survived = self.survived;
+                    self.round(&name, make);
+                    self.survived > survived
+                }
+                _ => self.one(&name, make),
+            };
+            // What failed once would most often fail again.
+            if !went_well || self.caused == before {
+                return;
+            }
+            before = self.caused;
+        }
+        self.fail(format!("{name}: there is no end to it"));
+    }
+
+    /// A round that may cause nothing. Returns whether all was as promised.
+    fn one(&mut self, name: &str, round: impl FnOnce(&mut Tally) -> Result<(), String>) -> bool {
+        let (before, skips) = ((self.wrong, self.lost), self.skips());
         let outcome = watched(name, || catch_unwind(AssertUnwindSafe(|| round(self))));
         let outcome = outcome.unwrap_or_else(|panic| Err(format!("it panicked: {}", text(&panic))));
+        if self.skips() > skips && outcome.is_ok() {
+            return true;
+        }
+        self.rounds += 1;
         match outcome {
-            Ok(()) if before == (self.wrong, self.lost) => self.survived += 1,
+            Ok(()) if before == (self.wrong, self.lost) => {
+                self.survived += 1;
+                return true;
+            }
             Ok(()) => self.fail(format!("{name}: a row was wrong or lost")),
             Err(failure) => self.fail(format!("{name}: {failure}")),
         }
+        false
+    }
+
+    /// Says that what the round wants cannot be caused on this machine. The round counts neither as
+    /// made nor as survived.
+    pub fn skip(&mut self, what: &str) {
+        *self.skipped.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn skips(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
+    /// What was left out, in brackets, to be read behind the fault; nothing if nothing was.
+    pub fn left_out(&self) -> String {
+        if self.skipped.is_empty() {
+            return String::new();
+        }
+        let parts: Vec<_> = self
+            .skipped
+            .iter()
+            .map(|(what, rounds)| format!("{what}: {rounds} rounds"))
+            .collect();
+        format!(" (left out: {})", parts.join("; "))
     }
 
     fn fail(&mut self, failure: String) {
@@ -128,11 +200,11 @@ impl Tally {
     /// Whether there is nothing to complain of.
     ///
     /// # Errors
-    /// What there is; among it that the fault was never caused.
+    /// What there is; among it that a round did not cause its fault, or that there was none.
     pub fn verdict(&self) -> Result<(), String> {
         if self.failures.is_empty()
             && self.survived == self.rounds
-            && self.caused >= self.rounds.min(1)
+            && self.caused > 0
             && (self.wrong, self.lost) == (0, 0)
         {
             return Ok(());
@@ -214,5 +286,58 @@ impl Counter {
     /// How many there are.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caused(tally: &mut Tally) -> Result<(), String> {
+        tally.caused += 1;
+        Ok(())
+    }
+
+    #[test]
+    fn a_round_that_does_not_cause_its_fault_is_a_failure_beside_others_that_do() {
+        let mut tally = Tally::default();
+        tally.round("caused", caused);
+        tally.verdict().expect("all is well");
+        tally.round("not caused", |_| Ok(()));
+        assert_eq!((tally.rounds, tally.survived), (2, 1));
+        let failures = tally.verdict().expect_err("one was not caused");
+        assert!(failures.contains("not caused: the fault was"), "{failures}");
+    }
+
+    #[test]
+    fn a_round_that_is_skipped_is_neither_made_nor_survived_and_is_told_of() {
+        let mut tally = Tally::default();
+        tally.round("of another", |tally| {
+            tally.skip("another owner");
+            Ok(())
+        });
+        assert_eq!((tally.rounds, tally.survived), (0, 0));
+        assert_eq!(tally.left_out(), " (left out: another owner: 1 rounds)");
+        tally
+            .verdict()
+            .expect_err("where all is skipped, nothing is shown");
+        tally.round("caused", caused);
+        tally.verdict().expect("the rest is as promised");
+    }
+
+    #[test]
+    fn a_series_ends_with_a_round_that_causes_nothing_and_begins_with_one_that_does() {
+        let up_to = |most| {
+            move |tally: &mut Tally, nth| {
+                tally.caused += u64::from(nth <= most);
+                Ok(())
+            }
+        };
+        let mut tally = Tally::default();
+        tally.series("three", up_to(3));
+        assert_eq!((tally.rounds, tally.survived, tally.caused), (4, 4, 3));
+        tally.verdict().expect("all is well");
+        tally.series("none", up_to(0));
+        tally.verdict().expect_err("it was never caused");
     }
 }

@@ -207,24 +207,30 @@ impl Catalog {
         self.sweep();
         scan.skipped.clear();
         scan.seen = None;
-        let Ok(dir) = self.open_dir() else {
-            return dropped;
-        };
+        // A power cut would bring rows back that somebody wanted gone, but for the sync.
+        let empty = |dir: &dyn Directory| self.remove_listed(dir).and(dir.sync());
+        match self.open_dir().and_then(|dir| empty(&*dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let reason = format_args!("cannot clear it: {error}");
+                self.faults.note(Fault::of_write(&error), &self.dir, reason);
+            }
+            _ => {}
+        }
+        dropped
+    }
+
+    /// Removes every segment that is there, until no new one comes.
+    fn remove_listed(&self, dir: &dyn Directory) -> io::Result<()> {
         let mut tried = HashSet::new();
-        while let Ok(mut names) = segment_names(&*dir) {
+        loop {
+            let mut names = segment_names(dir)?;
             names.retain(|name| !tried.contains(name));
             if names.is_empty() {
-                break;
+                return Ok(());
             }
             self.remove(names.iter().map(OsString::as_os_str));
             tried.extend(names);
         }
-        // Or a power cut would bring rows back that somebody wanted gone.
-        if let Err(error) = dir.sync() {
-            let reason = format_args!("cannot sync: {error}");
-            self.faults.note(Fault::of_write(&error), &self.dir, reason);
-        }
-        dropped
     }
 
     /// Removes what writers that are dead left half written.
@@ -235,28 +241,34 @@ impl Catalog {
             Err(error) => return self.note_unlisted(&error),
         };
         let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
-        names.retain(|name| name.to_str().is_some_and(is_temp) && is_stale(&*dir, name));
+        names.retain(|name| name.to_str().is_some_and(is_temp));
+        names.retain(|name| match is_stale(&*dir, name) {
+            Ok(is_stale) => is_stale,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    let reason = format_args!("cannot tell whether its writer lives: {error}");
+                    self.faults.note(Fault::Read, &self.dir.join(name), reason);
+                }
+                false
+            }
+        });
         self.remove(names.iter().map(OsString::as_os_str));
     }
 }
 
 /// Whether nobody writes to a file any more: it is not locked, or cannot be, and has been as it is
 /// for some time. A time that has yet to come says nothing of it, unless it is far off.
-fn is_stale(dir: &dyn Directory, name: &OsStr) -> bool {
-    let Ok(file) = dir.open(name) else {
-        return false;
-    };
-    let (Ok(metadata), locked) = (file.metadata(), file.try_lock()) else {
-        return false;
-    };
+fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+    let file = dir.open(name)?;
+    let (metadata, locked) = (file.metadata()?, file.try_lock());
     let longer_than = |least| match metadata.modified.elapsed() {
         Ok(age) => age > least,
         Err(ahead) => ahead.duration() > LONG,
     };
-    match locked {
+    Ok(match locked {
         Ok(taken) => taken && longer_than(STALE_AFTER),
         Err(_) => longer_than(LONG),
-    }
+    })
 }
 
 /// The names of all segment files.

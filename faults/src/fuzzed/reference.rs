@@ -200,6 +200,11 @@ impl Row<'_> {
         xxh3_64_with_seed(self.stored, xxh3_64(&head))
     }
 
+    /// The bytes that it takes between header and footer.
+    pub(crate) fn record_len(&self) -> usize {
+        self.stored.len() + 8
+    }
+
     /// Whether the record is sound, by its checksum.
     pub(crate) fn is_summed(&self) -> bool {
         self.sum == self.sum(&self.key)

@@ -1,11 +1,14 @@
 //! Eight processes on one directory: they write the same rows and different ones, evict, clear, and
 //! read, and each of them checks every byte of what it gets.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use torchcache_store::{Compression, Config, Store};
+use torchcache_store::{Compression, Config, Fault, Store};
 
 use crate::children::{Running, command, number, say};
 use crate::rows::{batch, patient};
@@ -15,6 +18,15 @@ const LEN: usize = 2500;
 
 /// The rows that all write.
 const COMMON: u64 = 3000;
+
+/// Where the cache is, beside the marks of what has come about.
+const CACHE: &str = "cache";
+
+/// For so long at most.
+const MOST: Duration = Duration::from_secs(90);
+
+/// How often the one that clears does so.
+const CLEAR_EVERY: Duration = Duration::from_millis(500);
 
 /// What each of the eight does.
 const PARTS: [&str; 8] = [
@@ -28,19 +40,34 @@ const PARTS: [&str; 8] = [
     "read-mapped",
 ];
 
+/// What they do to each other. They go on until all of it has come about.
+const DEEDS: [&str; 4] = ["EVICTED", "MERGED", "CLEARED", "GONE"];
+
 /// The same without those who take rows away.
 const KEEPERS: [&str; 6] = ["common", "common", "own", "own", "read", "read-mapped"];
 
 pub(super) fn run(plan: &Plan) -> Tally {
     let mut tally = Tally::default();
     tally.round("eight processes", |tally| {
-        together(tally, &PARTS, plan).map(drop)
+        let (_root, ends) = together(tally, &PARTS, &DEEDS, plan)?;
+        let sum = |deed: usize| ends.iter().map(|end| end.deeds[deed]).sum::<u64>();
+        for (deed, what) in DEEDS.iter().enumerate() {
+            ensure(sum(deed) > 0, || format!("nobody said {what} of anything"))?;
+            tally.caused += sum(deed);
+        }
+        Ok(())
     });
     tally.round("six processes, none of which takes rows away", |tally| {
-        let (root, ends) = together(tally, &KEEPERS, plan)?;
-        let store = Store::open(root.path(), patient()).map_err(|error| error.to_string())?;
+        let (root, ends) = together(tally, &KEEPERS, &DEEDS[1..2], plan)?;
+        let store = Store::open(root.path().join(CACHE), patient());
+        let store = store.map_err(|error| error.to_string())?;
         for end in ends {
             tally.all_there(&store, end.first..end.flushed, LEN);
+            let [evicted, merged, cleared, gone] = end.deeds;
+            ensure(evicted + cleared + gone == 0, || {
+                format!("somebody took rows away: {:?}", end.deeds)
+            })?;
+            tally.caused += merged;
         }
         let faults = store.stats().faults;
         ensure(faults.total() == 0, || format!("faults: {faults:?}"))
@@ -48,17 +75,21 @@ pub(super) fn run(plan: &Plan) -> Tally {
     tally
 }
 
-/// What a child says at its end: which rows it flushed.
-struct Flushed {
+/// What a child says at its end: which rows it flushed, and what it did to those of others.
+struct End {
     first: u64,
     flushed: u64,
+    /// Rows evicted, segments merged, how often it cleared, and rows that were there and were gone
+    /// when it looked again.
+    deeds: [u64; 4],
 }
 
 fn together(
     tally: &mut Tally,
     parts: &[&str],
+    deeds: &[&str],
     plan: &Plan,
-) -> Result<(tempfile::TempDir, Vec<Flushed>), String> {
+) -> Result<(tempfile::TempDir, Vec<End>), String> {
     let root = tempfile::tempdir().map_err(|error| error.to_string())?;
     let mut running = Vec::new();
     for (place, part) in parts.iter().enumerate() {
@@ -68,6 +99,7 @@ fn together(
             place.to_string(),
             plan.time.as_millis().to_string(),
             seed.to_string(),
+            deeds.join(" "),
         ];
         running.push(Running::start(command("beside", root.path(), &words))?);
     }
@@ -85,21 +117,32 @@ fn together(
         ensure(told && tally.rows > before, || {
             format!("{part} never found a row")
         })?;
-        let (first, flushed) = (said("FIRST")?, said("FLUSHED")?);
-        ends.push(Flushed { first, flushed });
+        // What others take away goes missing; nothing of it can be unreadable.
+        let faults = lines.iter().find(|line| line.starts_with("FAULTS"));
+        ensure(faults.is_none(), || format!("{part} met {faults:?}"))?;
+        ends.push(End {
+            first: said("FIRST")?,
+            flushed: said("FLUSHED")?,
+            deeds: [
+                said(DEEDS[0])?,
+                said(DEEDS[1])?,
+                said(DEEDS[2])?,
+                said(DEEDS[3])?,
+            ],
+        });
     }
     Ok((root, ends))
 }
 
 /// The child: does its part for its time.
-pub(super) fn beside(dir: &Path, words: &[String]) {
-    let [part, place, time, seed] = words else {
+pub(super) fn beside(root: &Path, words: &[String]) {
+    let [part, place, time, seed, deeds] = words else {
         panic!("got {words:?}");
     };
     let number = |text: &String| text.parse::<u64>().expect("a number");
     let mut rng = Rng::with_seed(number(seed));
     let mut config = Config {
-        segment_bytes: 200_000,
+        segment_bytes: 2_000_000,
         linger: Duration::from_millis(20),
         mmap: part == "read-mapped",
         compression: (number(place) % 2 == 1).then_some(Compression {
@@ -109,9 +152,9 @@ pub(super) fn beside(dir: &Path, words: &[String]) {
         ..Config::default()
     };
     if part == "evict" {
-        config.max_bytes = 2_000_000;
+        config.max_bytes = 1_500_000;
     }
-    let store = Store::open(dir, config).expect("it opens");
+    let store = Store::open(root.join(CACHE), config).expect("it opens");
     let mut tally = Tally::default();
     // Rows of its own, far from all others'.
     let first = if part == "own" {
@@ -120,9 +163,13 @@ pub(super) fn beside(dir: &Path, words: &[String]) {
         0
     };
     let (mut next, mut flushed) = (first, first);
+    let (mut cleared, mut gone, mut last_clear) = (0, 0, Instant::now());
+    let mut own = [0; 4];
+    let mut seen = BTreeMap::new();
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(number(time)) {
-        tally.caused += 1;
+    let time = Duration::from_millis(number(time));
+    let is_done = |deed: &str| root.join(deed).exists();
+    while begin.elapsed() < time || begin.elapsed() < MOST && !deeds.split(' ').all(is_done) {
         match part.as_str() {
             "own" => {
                 store.put(batch(next..next + 16, LEN));
@@ -138,22 +185,53 @@ pub(super) fn beside(dir: &Path, words: &[String]) {
                 let from = rng.u64(0..COMMON);
                 store.put(batch(from..from + rng.u64(1..20), LEN));
                 tally.right_or_missing(&store, from..from + 64, LEN);
-                if part == "clear" && rng.u8(..200) == 0 {
+                // What is cleared too often, nobody has to evict.
+                let pause = if is_done("EVICTED") { 1 } else { 8 };
+                if part == "clear" && last_clear.elapsed() > CLEAR_EVERY * pause {
                     store.clear();
+                    (last_clear, cleared) = (Instant::now(), cleared + 1);
                 }
-                if rng.u8(..50) == 0 {
+                // What is evicted all the time, nobody has to merge.
+                if part == "evict" {
+                    thread::sleep(Duration::from_millis(150));
+                }
+                // Small segments, which are merged.
+                if part == "common" {
                     store.flush().expect("the disk works");
                 }
             }
             _ => {
                 let from = rng.u64(0..COMMON);
-                tally.right_or_missing(&store, from..from + 64, LEN);
+                seen.insert(from, tally.right_or_missing(&store, from..from + 64, LEN));
+                // What was there a while ago.
+                let (&from, there) = seen.iter_mut().next().expect("one at least");
+                let before = *there;
+                *there = tally.right_or_missing(&store, from..from + 64, LEN);
+                gone += before.saturating_sub(*there);
+                if *there == 0 {
+                    seen.remove(&from);
+                }
                 let place = rng.u64(2..4) * 1_000_000 + rng.u64(0..2000);
                 tally.right_or_missing(&store, place..place + 64, LEN);
             }
         }
+        let stats = store.stats();
+        own = [stats.evicted_rows, stats.merged_segments, cleared, gone];
+        for (deed, times) in DEEDS.iter().zip(own) {
+            if times > 0 && !is_done(deed) {
+                fs::write(root.join(deed), []).expect("it can be written");
+            }
+        }
+    }
+    let faults = store.stats().faults;
+    let is_bad = |(fault, count): (Fault, u64)| count > 0 && fault != Fault::Vanished;
+    if faults.iter().any(is_bad) {
+        say(format_args!("FAULTS {faults:?}"));
     }
     say(tally.line());
     say(format_args!("FIRST {first}"));
     say(format_args!("FLUSHED {flushed}"));
+    for (deed, times) in DEEDS.iter().zip(own) {
+        say(format_args!("{deed} {times}"));
+    }
 }

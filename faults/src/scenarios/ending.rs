@@ -165,8 +165,7 @@ fn ends(tally: &mut Tally, end: &End) -> Result<(), String> {
     let root = tempfile::tempdir().map_err(|error| error.to_string())?;
     let child = command("ending", root.path(), &[end.name.to_owned()]);
     let Some(mut command) = through(end.through, child) else {
-        let missing = format!("there is no {} here", end.through.join(" "));
-        tally.notes.push(missing);
+        tally.skip(&format!("no {} here", end.through.join(" ")));
         return Ok(());
     };
     command.stderr(Stdio::null());

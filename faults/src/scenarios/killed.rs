@@ -2,12 +2,14 @@
 //! it, after it, and in the middle of a write; while it writes, merges, evicts and opens.
 
 use std::ffi::OsStr;
+use std::fs;
+use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use torchcache_store::fs::Os;
@@ -21,8 +23,18 @@ use crate::tally::{Counter, Plan, Tally, ensure};
 /// Rows of this length fill a segment each where the target is small.
 const LEN: usize = 5000;
 
-/// After so many kills another directory is begun.
+/// After so many kills other directories are begun.
 const KILLS_EACH: u64 = 10;
+
+/// Files of writers that were killed long ago, for whoever opens the directory to remove.
+const LEFT_BEHIND: u64 = 3;
+
+/// The limit where segments are evicted. Each of them has one row.
+const LIMIT: u64 = 100_000;
+
+/// So many rows are there at least once there were more, however an eviction is cut short: what
+/// fits, but for the segment that goes last and the one that comes.
+const KEPT: u64 = LIMIT / (LEN as u64 + 200) - 2;
 
 /// What a child does until it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +56,7 @@ impl Work {
         match self {
             Work::Evict => Config {
                 segment_bytes: 4096,
-                max_bytes: 100_000,
+                max_bytes: LIMIT,
                 ..patient()
             },
             _ => Config {
@@ -57,6 +69,7 @@ impl Work {
     fn rows_each(self) -> u64 {
         match self {
             Work::Merge => 1,
+            Work::Evict => 10, // more than all that may be kept would be refused
             _ => 40,
         }
     }
@@ -92,6 +105,9 @@ impl Work {
                 Call::OpenDir,
                 Call::LookDir,
                 Call::Create,
+                Call::Lock,
+                Call::Write,
+                Call::Remove,
                 Call::List,
                 Call::Open,
                 Call::Look,
@@ -115,11 +131,11 @@ fn some_point(work: Work, rng: &mut Rng) -> Point {
         fates.push(Fate::KillsHalfway);
     }
     let fate = rng.choice(fates).unwrap_or(Fate::KillsBefore);
-    // Opening makes some calls but once.
-    let nth = if work == Work::Open {
-        1
-    } else {
-        rng.u64(1..30)
+    let nth = match work {
+        // Some come but once when a directory is opened: the later ones are those of when it is
+        // opened again. Every other one is among the first, which find what killed writers left.
+        Work::Open if rng.bool() => rng.u64(1..1 + LEFT_BEHIND + 1),
+        _ => rng.u64(1..30),
     };
     Point { call, fate, nth }
 }
@@ -129,8 +145,8 @@ pub(super) fn run(plan: &Plan) -> Tally {
     let mut rng = Rng::with_seed(plan.seed);
     let mut round = 0;
     while round < plan.rounds {
-        let root = tempfile::tempdir().expect("a temporary directory");
-        let mut history = History::default();
+        // What is evicted would tell nothing of the rows that must stay.
+        let mut places = [Place::new(), Place::new()];
         for _ in 0..KILLS_EACH.min(plan.rounds - round) {
             let work = Work::ALL[(round % 4) as usize];
             // Every third kill comes at any moment, the others at a point.
@@ -141,34 +157,57 @@ pub(super) fn run(plan: &Plan) -> Tally {
                 |Point { call, fate, nth }| format!("at {call:?} number {nth}, {fate:?}"),
             );
             let name = format!("killed {at} in {work:?}");
-            let dir = root.path();
-            tally.round(&name, |tally| {
-                kill(tally, dir, &mut history, work, point, after)
-            });
+            let place = &mut places[usize::from(work == Work::Evict)];
+            tally.round(&name, |tally| kill(tally, place, work, point, after));
             round += 1;
         }
     }
     tally
 }
 
-/// What a directory holds by now.
-#[derive(Default)]
-struct History {
+/// A directory, and what it holds by now.
+struct Place {
+    root: tempfile::TempDir,
     /// Rows from the first up to this were begun.
     begun: u64,
-    /// Those of them that were flushed, and that nothing was evicted after.
-    flushed: Vec<std::ops::Range<u64>>,
+    /// Those of them that were flushed.
+    flushed: Vec<Range<u64>>,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place {
+            root: tempfile::tempdir().expect("a temporary directory"),
+            begun: 0,
+            flushed: Vec::new(),
+        }
+    }
+
+    /// Files in the making, but of long ago.
+    fn leave_behind(&self) -> std::io::Result<Vec<PathBuf>> {
+        let name = |n| format!(".tmp-{n:016x}-1-{n:016x}.tcs");
+        let paths = (0..LEFT_BEHIND).map(|n| self.root.path().join(name(n)));
+        let paths: Vec<_> = paths.collect();
+        for path in &paths {
+            let file = fs::File::create(path)?;
+            file.set_modified(SystemTime::now() - Duration::from_secs(3600))?;
+        }
+        Ok(paths)
+    }
 }
 
 fn kill(
     tally: &mut Tally,
-    dir: &Path,
-    history: &mut History,
+    place: &mut Place,
     work: Work,
     point: Option<Point>,
     after: Duration,
 ) -> Result<(), String> {
-    let first = history.begun;
+    let left_behind = match work {
+        Work::Open => place.leave_behind().map_err(|error| error.to_string())?,
+        _ => Vec::new(),
+    };
+    let (first, dir) = (place.begun, place.root.path());
     let mut words = vec![format!("{work:?}"), first.to_string()];
     if let Some(Point { call, fate, nth }) = &point {
         words.extend([format!("{call:?}"), format!("{fate:?}"), nth.to_string()]);
@@ -189,20 +228,45 @@ fn kill(
     tally.caused += 1;
 
     let last = |word| lines.iter().rev().find_map(|line| number(line, word));
-    history.begun = last("BEGUN").unwrap_or(first).max(first);
-    if work == Work::Evict {
-        history.flushed.clear();
-    } else if let Some(flushed) = last("FLUSHED") {
-        history.flushed.push(first..flushed);
+    place.begun = last("BEGUN").unwrap_or(first).max(first);
+    if let Some(flushed) = last("FLUSHED") {
+        place.flushed.push(first..flushed);
     }
     let store = Store::open(dir, patient()).map_err(|error| error.to_string())?;
-    for rows in &history.flushed {
-        tally.all_there(&store, rows.clone(), LEN);
+    if work == Work::Evict {
+        is_kept(tally, &store, place)?;
+    } else {
+        for rows in &place.flushed {
+            tally.all_there(&store, rows.clone(), LEN);
+        }
+        tally.right_or_missing(&store, 0..place.begun, LEN);
     }
-    tally.right_or_missing(&store, 0..history.begun, LEN);
+    // Killed while it removed them or before, what it left is gone now.
+    ensure(!left_behind.iter().any(|path| path.exists()), || {
+        "files of writers that are dead for long are still there".into()
+    })?;
     let faults = store.stats().faults;
     ensure(faults.total() == 0, || {
         format!("something was left unreadable: {faults:?}")
+    })
+}
+
+/// Rows go in the order in which they came, and no more of them than have to.
+fn is_kept(tally: &mut Tally, store: &Store, place: &Place) -> Result<(), String> {
+    let there = |tally: &mut Tally, row| tally.right_or_missing(store, row..row + 1, LEN) == 1;
+    let rows: Vec<u64> = (0..place.begun).filter(|row| there(tally, *row)).collect();
+    let flushed: Vec<u64> = place.flushed.iter().cloned().flatten().collect();
+    if flushed.len() as u64 <= KEPT {
+        return Ok(()); // killed before there was anything to evict
+    }
+    ensure(rows.len() as u64 >= KEPT, || {
+        format!("only {} of at least {KEPT} rows are there", rows.len())
+    })?;
+    let is_missing = |row: &&u64| **row > rows[0] && !rows.contains(row);
+    let missing = flushed.iter().filter(is_missing).count();
+    tally.lost += missing as u64;
+    ensure(missing == 0, || {
+        format!("{missing} rows went before older ones; there are {rows:?}")
     })
 }
 

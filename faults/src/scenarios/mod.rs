@@ -172,7 +172,7 @@ pub fn survives(part: &Part, name: &str) {
     let scenario = part.scenarios.iter().find(|scenario| scenario.name == name);
     let scenario = scenario.expect("a scenario of this name");
     let tally = (scenario.run)(&scenario.short(1));
-    println!("{name}: {}", tally.cells().join(", "));
+    println!("{name}{}: {}", tally.left_out(), tally.cells().join(", "));
     if let Err(failures) = tally.verdict() {
         panic!("{failures}");
     }

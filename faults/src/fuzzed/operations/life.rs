@@ -9,19 +9,8 @@ use rustix::io::Errno;
 use torchcache_store::fs::FileSystem;
 
 use super::Failure;
-use crate::faulty::{Call, Fate, Faulty};
+use crate::faulty::{Call, ERRORS, Fate, Faulty};
 use crate::sim::Sim;
-
-/// What a system says when it fails.
-const ERRORS: [Errno; 7] = [
-    Errno::IO,
-    Errno::INTR,
-    Errno::NOSPC,
-    Errno::DQUOT,
-    Errno::MFILE,
-    Errno::STALE,
-    Errno::ACCESS,
-];
 
 /// Whether there still is power: the same one for all processes.
 #[derive(Debug, Default)]

@@ -2,6 +2,8 @@
 //! storage, frames that claim to hold more than they do. Nothing is allocated for a claim before it
 //! is checked, and no row is made of one.
 
+mod bombs;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +28,31 @@ pub(super) fn run(plan: &Plan) -> Tally {
         let (sim, path) = &sound[(round % 2) as usize];
         let seed = rng.u64(..);
         let name = format!("lies of seed {seed}");
-        tally.round(&name, |tally| lie(tally, &sim.copy(), path, seed));
+        let merges = round % MERGED == 0;
+        tally.round(&name, |tally| lie(tally, &sim.copy(), path, seed, merges));
+    }
+    for bomb in bombs::all() {
+        tally.round(bomb.name, |tally| bomb.goes_off(tally));
     }
     tally
+}
+
+/// So many small segments are merged.
+const TOO_MANY: usize = 8;
+
+/// Every how many lies are told often enough to be merged.
+const MERGED: u64 = 8;
+
+/// What reading a row costs at most beside the caller's own memory: what is stored, and the value
+/// once more before its bytes are in their order.
+fn read_costs(stored: usize, claimed: usize) -> usize {
+    stored + claimed + (1 << 20)
+}
+
+/// What writing and merging cost at most: stretches of a file, and a buffer of about a megabyte for
+/// each that is written, the one in memory below included.
+fn write_costs(stored: usize) -> usize {
+    4 * stored + (8 << 20)
 }
 
 fn segment(compressed: bool) -> (Sim, PathBuf) {
@@ -48,7 +72,7 @@ fn segment(compressed: bool) -> (Sim, PathBuf) {
     (sim, path)
 }
 
-fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), String> {
+fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64, merges: bool) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     // A forger who makes the checksums of records right as well can give any value: that nobody can
     // tell. Even so nothing panics, and nothing is allocated for what cannot be.
@@ -63,7 +87,14 @@ fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), Strin
         seal(bytes);
     });
     tally.caused += 1;
-    let len = sim.bytes(path).len();
+    if merges {
+        for n in 1..TOO_MANY {
+            let copy = Path::new(DIR).join(format!("{n}.tcs"));
+            sim.add(&copy, sim.bytes(path));
+        }
+    }
+    let files = if merges { TOO_MANY } else { 1 };
+    let len = sim.bytes(path).len() * files;
     let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient());
     let store = bounded(store_costs(len), open)?.map_err(|error| error.to_string())?;
     // Among them keys that only a liar's footer has.
@@ -77,15 +108,26 @@ fn lie(tally: &mut Tally, sim: &Sim, path: &Path, seed: u64) -> Result<(), Strin
             format!("a row of {claimed} bytes in {len}")
         })?;
         let mut out = vec![0xEE; claimed];
-        if store.read(std::slice::from_ref(&found), &mut [&mut out]) == [true] && !forged {
+        let read = || store.read(std::slice::from_ref(&found), &mut [&mut out]);
+        if bounded(read_costs(len, claimed), read)? == [true] && !forged {
             tally.rows += 1;
             let is_right = |key: &Key| out == value(key, LEN);
             tally.wrong += u64::from(!wanted[..ROWS as usize].iter().any(is_right));
         }
     }
     // And the store works as if there were nothing.
-    store.put(batch(0..ROWS, LEN));
-    store.flush().map_err(|error| error.to_string())?;
+    let are_read = store.stats().segments as usize;
+    // Some that nobody has, so that something is written, and merged.
+    let puts = [200..200 + ROWS, 0..ROWS];
+    for rows in puts.into_iter().skip(usize::from(!merges)) {
+        store.put(batch(rows, LEN));
+        let flushed = bounded(write_costs(len), || store.flush())?;
+        flushed.map_err(|error| error.to_string())?;
+    }
+    let merged = store.stats().merged_segments as usize;
+    ensure(are_read < TOO_MANY || merged >= TOO_MANY, || {
+        format!("{merged} of {are_read} segments were merged")
+    })?;
     tally.right_or_missing(&store, 100..104, LEN);
     store.put(batch(100..104, LEN));
     store.flush().map_err(|error| error.to_string())?;
