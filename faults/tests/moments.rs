@@ -145,7 +145,7 @@ fn rows_of_a_segment_that_cannot_be_opened_for_a_moment_are_found_afterwards() {
     );
     let decide = {
         let (fails, failed) = (fails.clone(), failed.clone());
-        move |call: Call, _: &_| match call == Call::Open && fails.swap(false, Ordering::SeqCst) {
+        move |call: Call, _: &_| match call == Call::Open && fails.load(Ordering::SeqCst) {
             true => {
                 failed.next();
                 Fate::Fails(Errno::MFILE)
@@ -165,6 +165,15 @@ fn rows_of_a_segment_that_cannot_be_opened_for_a_moment_are_found_afterwards() {
         (1, 1)
     );
     assert_eq!(store.stats().rows, 0);
+    for _ in 0..3 {
+        store.refresh();
+    }
+    assert_eq!(
+        (failed.get(), store.stats().faults.total()),
+        (4, 1),
+        "told of once"
+    );
+    fails.store(false, Ordering::SeqCst);
     store.refresh();
     assert!(fetch(&store, &keys(0..3)).iter().all(Option::is_some));
 }

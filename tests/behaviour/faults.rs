@@ -169,6 +169,7 @@ fn a_directory_that_breaks_while_it_is_used_is_a_fault_and_no_error() {
     );
     assert_eq!(model.torchcache.stats().faults, [("disk tier", 1)]);
     assert!(!model.torchcache.flush(), "nothing is on disk");
+
     model.ran.take();
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert_eq!(
@@ -183,6 +184,34 @@ fn a_directory_that_breaks_while_it_is_used_is_a_fault_and_no_error() {
     model.torchcache_persistent_cache_dir = root.path().join("away");
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert!(model.torchcache.flush());
+}
+
+#[test]
+fn a_directory_that_is_back_is_used_again_after_some_time() {
+    let root = tempfile::tempdir().unwrap();
+    let (caches, away) = (root.path().join("caches"), root.path().join("away"));
+    let mut model = kept(&caches);
+    let xs = random(&[5, 4]);
+    model.forward(&xs).unwrap();
+    fs::rename(&caches, &away).unwrap();
+    fs::write(&caches, "").unwrap();
+    model.torchcache_zstd_compression = true;
+    model.forward(&xs).unwrap();
+    assert!(!model.torchcache.flush());
+    fs::remove_file(&caches).unwrap();
+    fs::rename(&away, &caches).unwrap();
+    // It is tried again every ten seconds, while there are calls.
+    std::thread::sleep(std::time::Duration::from_millis(10_100));
+    let others = random(&[5, 4]);
+    model.forward(&others).unwrap();
+    assert!(model.torchcache.flush(), "the disk is back");
+    let reopened = kept(&caches);
+    assert!(same(&reopened.forward(&others).unwrap(), &(&others * 2.0)));
+    assert_eq!(
+        reopened.ran.take(),
+        (0, 0),
+        "and holds what came after that"
+    );
 }
 
 #[test]

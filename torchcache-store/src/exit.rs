@@ -3,7 +3,7 @@
 //! library's exit hook has to; and signals end a process without that.
 
 use std::collections::HashMap;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -31,12 +31,13 @@ struct Place {
     opening: Arc<Mutex<()>>,
     handle: Weak<Handle>,
     /// Of a handle that is being dropped, or was while the disk did not answer, this is still there.
-    inner: Weak<Inner>,
+    inners: Vec<Weak<Inner>>,
 }
 
 impl Place {
     fn is_used(&self) -> bool {
-        self.inner.strong_count() > 0 || Arc::strong_count(&self.opening) > 1
+        let is_there = |inner: &Weak<Inner>| inner.strong_count() > 0;
+        self.inners.iter().any(is_there) || Arc::strong_count(&self.opening) > 1
     }
 }
 
@@ -74,15 +75,21 @@ pub(crate) fn shared(dir: PathBuf, start: impl FnOnce(PathBuf) -> Arc<Handle>) -
     places.retain(|_, place| place.is_used());
     let place = places.entry(dir).or_default();
     place.handle = Arc::downgrade(&handle);
-    place.inner = Arc::downgrade(&handle.inner);
+    place.inners.retain(|inner| inner.strong_count() > 0);
+    place.inners.push(Arc::downgrade(&handle.inner));
     handle
 }
 
 /// The stores that this process has opened itself.
 fn live() -> Vec<Arc<Inner>> {
-    let places = places();
-    let stores = places.values().filter_map(|place| place.inner.upgrade());
-    stores.filter(|store| !store.is_forked()).collect()
+    let mut stores: Vec<Arc<Inner>> = {
+        let places = places();
+        let inners = places.values().flat_map(|place| &place.inners);
+        inners.filter_map(Weak::upgrade).collect()
+    };
+    // Whoever drops the last of a store may run code of the user's, so that it is done here.
+    stores.retain(|store| !store.is_forked());
+    stores
 }
 
 /// Waits until every store of this process has written what is queued. The end of the
@@ -100,27 +107,26 @@ pub fn flush_all() {
 fn flush(stores: &[Arc<Inner>], since: Instant) {
     let asked: Vec<_> = stores.iter().map(|store| store.queue.hurry()).collect();
     for (store, last) in stores.iter().zip(asked) {
-        store.await_written(last, since);
+        // The user's log may panic over a disk that does not answer; the others are waited for.
+        let _ = catch_unwind(AssertUnwindSafe(|| store.await_written(last, since)));
     }
 }
 
 extern "C" fn hook() {
     if OWNER.load(Ordering::Relaxed) == std::process::id() {
         // There is nobody left to tell of a panic, and it must not reach the C library.
-        let _ = catch_unwind(end);
+        let _ = catch_unwind(|| end(live(), private_dir::live()));
     }
 }
 
-/// Writes what is queued, and removes the private directories. Nothing here waits for a disk longer
+/// Writes what is queued in stores, and removes private directories. Nothing here waits for a disk longer
 /// than the most patient store would.
-fn end() {
+fn end(stores: Vec<Arc<Inner>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();
-    let stores = live();
     let patience = stores.iter().map(|store| store.config().patience).max();
     let patience = patience.unwrap_or(Config::default().patience);
 
     // What lies in a private directory goes with it, so it need not be written.
-    let dirs = private_dir::live();
     let is_private = |store: &Arc<Inner>| {
         let dir = &store.catalog.dir;
         dirs.iter().any(|private| dir.starts_with(private))
@@ -132,10 +138,9 @@ fn end() {
         // Removing takes as long as the disk likes, and dropping rows as the code of whoever put
         // them, so it is waited for from here. Without a thread it is left to the next process.
         let remove = move || {
-            drop(dropped);
             flush(&private, begin);
             dirs.iter().for_each(|dir| private_dir::remove(dir));
-            drop(done);
+            drop((dropped, private, done));
         };
         let _ = Builder::new().name("torchcache-end".into()).spawn(remove);
     } else {
@@ -235,7 +240,7 @@ mod tests {
         let dir = other.path().to_owned();
         let took = time(move || {
             put(&open(&sound, &dir, SOON));
-            hook();
+            end(live(), Vec::new());
         });
         assert!(took < SOON, "{took:?}");
         assert!(openers.iter().all(|opener| !opener.is_finished()));
@@ -251,10 +256,28 @@ mod tests {
         let handle = open(&Arc::default(), private.path(), SOON);
         put(&handle);
         let scan = handle.inner.catalog.scan();
-        let took = time(|| hook());
+        let (stores, dirs) = (vec![handle.inner.clone()], vec![private.path().to_owned()]);
+        let took = time(|| end(stores, dirs));
         assert!(took < SOON, "{took:?}");
         drop(scan);
         assert!(!private.path().exists(), "it goes all the same");
+    }
+
+    #[test]
+    fn a_store_that_is_still_being_dropped_is_waited_for_beside_the_next_one_of_its_directory() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let slow = Arc::new(Gated::default());
+        let first = open(&slow, dir.path(), Duration::from_millis(100));
+        slow.set(true);
+        put(&first);
+        let inner = first.inner.clone();
+        drop(first); // its patience runs out
+        assert_eq!(inner.queue.pending().0, 1, "the disk does not answer");
+        let _next = open(&Arc::default(), dir.path(), SOON);
+        slow.set(false);
+        assert!(live().iter().any(|store| Arc::ptr_eq(store, &inner)));
+        flush_all();
+        assert_eq!(inner.queue.pending().0, 0, "it is written in the end");
     }
 
     #[test]
@@ -268,7 +291,9 @@ mod tests {
         dead.set(true);
         stores.iter().for_each(|store| put(store));
         put(&last);
-        let took = time(|| hook());
+        let mut inners: Vec<_> = stores.iter().map(|store| store.inner.clone()).collect();
+        inners.push(last.inner.clone());
+        let took = time(|| end(inners, Vec::new()));
         assert!(
             (PATIENCE..2 * PATIENCE + SOON / 2).contains(&took),
             "{took:?}"

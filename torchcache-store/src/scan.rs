@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::batch::Key;
@@ -27,6 +28,13 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// The same where there are no locks; and how far ahead the clock of a file server may be.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// Why a known segment could not be opened again.
+enum Failed {
+    First(Unreadable),
+    /// As the last time, which was told of.
+    Again,
+}
 
 impl Catalog {
     /// Brings the catalog up to date.
@@ -121,9 +129,10 @@ impl Catalog {
                     segment.step_forward(&there);
                     self.index_rows(&segment, file.footer().rows(), &HashSet::new());
                 }
-                // It may pass.
-                Err(Unreadable::Io(_)) => scan.seen = None,
-                Err(_) => segment.step_forward(&there),
+                // It may pass: the next miss looks again, and after that whoever finds a change.
+                Err(Failed::First(Unreadable::Io(_))) => scan.seen = None,
+                Err(Failed::Again) => {}
+                Err(Failed::First(_)) => segment.step_forward(&there),
             }
         }
     }
@@ -141,16 +150,24 @@ impl Catalog {
         }
     }
 
-    /// Opens a segment for its table of rows, which is not kept. Counts what is wrong with it.
-    fn open_again(&self, segment: &Tracked) -> Result<SegmentFile, Unreadable> {
+    /// Opens a segment for its table of rows, which is not kept. What is wrong with it is counted
+    /// once.
+    fn open_again(&self, segment: &Tracked) -> Result<SegmentFile, Failed> {
         let opened = match self.open_dir() {
             Ok(dir) => self.open_trusted(&*dir, segment.name()),
             Err(error) => Err(error.into()),
         };
-        opened.inspect_err(|error| match error {
-            // The next look at the directory finds it missing.
-            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
-            _ => self.faults.note(error.fault(), &segment.path, error),
+        let failed_before = segment.unopened.swap(opened.is_err(), Ordering::Relaxed);
+        opened.map_err(|error| {
+            if failed_before {
+                return Failed::Again;
+            }
+            match &error {
+                // The next look at the directory finds it missing.
+                Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
+                _ => self.faults.note(error.fault(), &segment.path, &error),
+            }
+            Failed::First(error)
         })
     }
 
@@ -208,7 +225,10 @@ impl Catalog {
         scan.skipped.clear();
         scan.seen = None;
         // A power cut would bring rows back that somebody wanted gone, but for the sync.
-        let empty = |dir: &dyn Directory| self.remove_listed(dir).and(dir.sync());
+        let empty = |dir: &dyn Directory| {
+            let (removed, synced) = (self.remove_listed(dir), dir.sync());
+            removed.and(synced)
+        };
         match self.open_dir().and_then(|dir| empty(&*dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let reason = format_args!("cannot clear it: {error}");
@@ -240,12 +260,15 @@ impl Catalog {
             Ok(listed) => listed,
             Err(error) => return self.note_unlisted(&error),
         };
-        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+        let files = entries.into_iter().filter(|entry| entry.is_file);
+        let mut names: Vec<_> = files.map(|entry| entry.name).collect();
         names.retain(|name| name.to_str().is_some_and(is_temp));
         names.retain(|name| match is_stale(&*dir, name) {
             Ok(is_stale) => is_stale,
             Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
+                // Removed since it was listed, or somebody else's.
+                use io::ErrorKind::{NotFound, PermissionDenied};
+                if !matches!(error.kind(), NotFound | PermissionDenied) {
                     let reason = format_args!("cannot tell whether its writer lives: {error}");
                     self.faults.note(Fault::Read, &self.dir.join(name), reason);
                 }

@@ -6,10 +6,11 @@ use std::ffi::c_int;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Builder;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys::{self, Disposition};
 
@@ -22,8 +23,12 @@ static TOLD: OnceLock<OwnedFd> = OnceLock::new();
 /// The process that handles signals: a fork of it has no thread to do so.
 static OWNER: OnceLock<u32> = OnceLock::new();
 
-/// Whether it was asked to end already.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// When it was asked to end, in milliseconds of a clock that nobody sets; 0 before that.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+/// What comes so soon after the first signal is the same request in other words: a terminal that is
+/// closed is told of by the system and by the shell.
+const SAME: u64 = 500;
 
 /// Has `tidy` called before a signal ends the process. To be called once.
 ///
@@ -61,10 +66,18 @@ extern "C" fn on_signal(signal: c_int) {
     if sys::disposition(signal) != Some(Disposition::Other(on_signal as *const () as usize)) {
         return;
     }
-    let is_owner = OWNER.get() == Some(&std::process::id());
-    // A second signal is impatient.
-    if !is_owner || ENDING.swap(true, Ordering::Relaxed) {
+    if OWNER.get() != Some(&std::process::id()) {
         sys::end_by(signal);
+    }
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000).max(1);
+    let asked = ASKED.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    if let Err(first) = asked {
+        // Whoever asks again is impatient.
+        if now > first + SAME {
+            sys::end_by(signal);
+        }
+        return;
     }
     let told = TOLD
         .get()

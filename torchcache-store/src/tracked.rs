@@ -36,6 +36,8 @@ pub(crate) struct Tracked {
     /// Segments that hold some of this one's rows as well and are the ones to be read. When one
     /// of them goes, its rows are looked for here.
     pub(crate) behind: Mutex<HashSet<u32>>,
+    /// Whether it could not be opened for its rows the last time.
+    pub(crate) unopened: AtomicBool,
     /// Set once a merge failed over this segment, so that it is not tried for ever.
     pub(crate) unmergeable: AtomicBool,
     /// Set before this process removes the file. A read that comes too late is then a plain
@@ -58,6 +60,7 @@ impl Tracked {
             classes: footer.classes().to_vec(),
             indexed: AtomicU64::new(0),
             behind: Mutex::default(),
+            unopened: AtomicBool::new(false),
             unmergeable: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             last_read: AtomicU64::new(read),

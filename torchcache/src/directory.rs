@@ -2,13 +2,14 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use torchcache_store::TempCache;
 use torchcache_store::fs::{FileSystem, Os};
 
 use crate::error::Problem;
 use crate::options::Options;
+use crate::tiers::lock;
 
 /// Why a directory cannot be used.
 #[derive(Debug)]
@@ -41,24 +42,26 @@ impl Unusable {
     }
 }
 
+/// What the options, or the environment, call the directory of caches.
+pub(crate) fn named(options: &Options) -> Option<PathBuf> {
+    let by_environment = || std::env::var_os("TORCHCACHE_DIR").map(PathBuf::from);
+    options.persistent_cache_dir.clone().or_else(by_environment)
+}
+
 /// The directory that holds one subdirectory per identity; made if it is not there.
 ///
 /// # Errors
 ///
 /// [`Problem::Directory`] and [`Problem::EnvironmentDirectory`] as misuse, and faults.
 pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
-    match (
-        &options.persistent_cache_dir,
-        std::env::var_os("TORCHCACHE_DIR"),
-    ) {
-        (Some(directory), _) => made(directory),
-        (None, Some(directory)) if Path::new(&directory).is_absolute() => {
-            made(Path::new(&directory))
+    match named(options) {
+        Some(directory) if options.persistent_cache_dir.is_some() || directory.is_absolute() => {
+            made(&directory)
         }
-        (None, Some(directory)) => Err(Unusable::Misuse(Problem::EnvironmentDirectory {
+        Some(directory) => Err(Unusable::Misuse(Problem::EnvironmentDirectory {
             got: directory.to_string_lossy().into_owned(),
         })),
-        (None, None) => private(),
+        None => private(),
     }
 }
 
@@ -72,13 +75,18 @@ fn made(directory: &Path) -> Result<PathBuf, Unusable> {
     made.map_err(|error| Unusable::judge(directory, &error))
 }
 
-/// The process's own temporary directory, removed at exit.
+/// The process's own temporary directory, removed at exit. A fork has one of its own.
 fn private() -> Result<PathBuf, Unusable> {
-    static PRIVATE: OnceLock<TempCache> = OnceLock::new();
-    if let Some(cache) = PRIVATE.get() {
+    static PRIVATE: Mutex<Option<(u32, TempCache)>> = Mutex::new(None);
+    let process = std::process::id();
+    let mut private = lock(&PRIVATE);
+    if let Some((owner, cache)) = &*private
+        && *owner == process
+    {
         return Ok(cache.path().to_owned());
     }
     let cache = TempCache::new().map_err(|error| Unusable::judge(&std::env::temp_dir(), &error))?;
-    // Where another thread was faster, its directory is used and this one removed.
-    Ok(PRIVATE.get_or_init(|| cache).path().to_owned())
+    let path = cache.path().to_owned();
+    *private = Some((process, cache));
+    Ok(path)
 }

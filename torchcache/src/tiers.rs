@@ -28,6 +28,18 @@ pub(crate) struct Tiers {
 struct Place {
     persistent: bool,
     directory: Option<PathBuf>,
+    /// The name of the directory in it, where that is not the identity's.
+    name: Option<String>,
+}
+
+impl Place {
+    fn of(options: &Options) -> Self {
+        Place {
+            persistent: options.persistent,
+            directory: directory::named(options),
+            name: options.persistent_module_hash.clone(),
+        }
+    }
 }
 
 /// A disk tier that could not be opened.
@@ -63,17 +75,14 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used, unless it is that of `previous`: what could be used before
-    /// has failed, whatever the system calls it, read-only say.
+    /// A directory that cannot be used, unless the options named it for `previous` as well: what
+    /// was no mistake then is none now, but a fault, whatever the system calls it, read-only say.
     pub(crate) fn of(
         identity: &Identity,
         options: &Options,
         previous: Option<&Tiers>,
     ) -> Result<Self, Problem> {
-        let place = Place {
-            persistent: options.persistent,
-            directory: options.persistent_cache_dir.clone(),
-        };
+        let place = Place::of(options);
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),

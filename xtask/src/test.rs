@@ -38,6 +38,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
 /// The model checker's tests, for which the store is built with its locks: in a folder of their own,
 /// or everything else would be built anew. They know nothing of tch. `tries` is how many interleavings
 /// of each model each of its two schedulers tries.
+///
 /// Returns what they say.
 pub(crate) fn interleavings(cargo: &Cargo, tries: Option<u32>) -> Result<String> {
     let mut checker = cargo.with("RUSTFLAGS", "--cfg shuttle");

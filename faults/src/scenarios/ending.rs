@@ -25,15 +25,17 @@ const ROWS: u64 = 300;
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a process that goes on after a signal has time for.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(800);
 
 /// A way to end.
 struct End {
     name: &'static str,
     /// The command that starts the process, with the words before it.
     through: &'static [&'static str],
-    /// What the process is sent once it has put its rows. It ends with the last of them.
+    /// What the process is sent once it has put its rows.
     signals: &'static [Signal],
+    /// How long after one another.
+    pause: Duration,
     how: How,
     /// Whether all of its rows must be there.
     keeps: bool,
@@ -57,6 +59,7 @@ const RETURN: End = End {
     name: "return",
     through: &[],
     signals: &[],
+    pause: PAUSE,
     how: How::Code(0),
     keeps: true,
 };
@@ -112,6 +115,13 @@ const ENDS: &[End] = &[
     },
     End {
         signals: &[Signal::HUP],
+        how: How::Signal(Signal::HUP),
+        ..WAIT
+    },
+    // A terminal that is closed says so twice.
+    End {
+        signals: &[Signal::HUP, Signal::HUP],
+        pause: Duration::from_millis(1),
         how: How::Signal(Signal::HUP),
         ..WAIT
     },
@@ -177,9 +187,9 @@ fn ends(tally: &mut Tally, end: &End) -> Result<(), String> {
     let pid = Pid::from_child(&running.child);
     for (nth, signal) in end.signals.iter().enumerate() {
         if nth > 0 {
-            thread::sleep(PAUSE);
+            thread::sleep(end.pause);
             let ended = running.child.try_wait();
-            let goes_on = matches!(ended, Ok(None));
+            let goes_on = matches!(ended, Ok(None)) || end.pause < PAUSE;
             ensure(goes_on, || format!("too early it ended with {ended:?}"))?;
         }
         kill_process(pid, *signal).map_err(|error| error.to_string())?;

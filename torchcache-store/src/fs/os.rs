@@ -175,7 +175,7 @@ impl Directory for OsDirectory {
             .sync_all()
             .or_else(|error| match Errno::from_io_error(&error) {
                 // Some file systems have no such thing as syncing names.
-                Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(()),
+                Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOTTY) => Ok(()),
                 _ => Err(error),
             })
     }

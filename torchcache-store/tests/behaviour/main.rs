@@ -16,5 +16,8 @@ mod processes;
 mod round_trip;
 mod scale;
 mod shared_rows;
-#[cfg(target_os = "linux")]
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
 mod syncs;
