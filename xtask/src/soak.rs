@@ -127,7 +127,7 @@ fn sequences(cargo: &Cargo) -> Result<String> {
 
 /// The model checker's tests, with more tries.
 fn interleavings(cargo: &Cargo) -> Result<String> {
-    const TRIES: u32 = 10_000;
+    const TRIES: u32 = 3_000;
 
     let said = test::interleavings(cargo, Some(TRIES))?;
     let [rounds, rows] = seen(&said)?;

@@ -42,11 +42,14 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
 /// Returns what they say.
 pub(crate) fn interleavings(cargo: &Cargo, tries: Option<u32>) -> Result<String> {
     let mut checker = cargo.with("RUSTFLAGS", "--cfg shuttle");
+    let mut profile = None;
     if let Some(tries) = tries {
         checker = checker.with("TORCHCACHE_INTERLEAVINGS", tries.to_string());
+        profile = Some("--release"); // many tries are worth it
     }
     let target = ["--package", "torchcache-faults", "--test", "interleavings"];
     let folder = ["--target-dir", "target/interleavings"];
     let show = ["--", "--nocapture"];
-    checker.output(["test"].iter().chain(&target).chain(&folder).chain(&show))
+    let test = ["test"].iter().chain(&profile);
+    checker.output(test.chain(&target).chain(&folder).chain(&show))
 }
