@@ -48,6 +48,8 @@ pub(crate) struct Scan {
     /// The directory's time when it was last listed; `None` if a change could hide in it.
     pub(crate) seen: Option<SystemTime>,
     pub(crate) checked: Instant,
+    /// Whether a segment that should step forward could not be opened: it is to be tried again.
+    pub(crate) is_owing: bool,
 }
 
 /// A segment that could not be read and will not get better.
@@ -83,6 +85,7 @@ impl Catalog {
                 index: Index::new(),
             }),
             scan: Mutex::new(Scan {
+                is_owing: false,
                 names: HashMap::new(),
                 skipped: HashMap::new(),
                 seen: None,

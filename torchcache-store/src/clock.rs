@@ -1,5 +1,5 @@
-//! When segments were read, in nanoseconds since 1970. The order of eviction goes by it, so that it
-//! goes on whatever is done to the system's clock.
+//! When segments were made and read, in nanoseconds since 1970. The order of eviction goes by it, so
+//! that it goes on whatever is done to the system's clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

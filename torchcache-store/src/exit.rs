@@ -119,8 +119,8 @@ extern "C" fn hook() {
     }
 }
 
-/// Writes what is queued in stores, and removes private directories. Nothing here waits for a disk longer
-/// than the most patient store would.
+/// Writes what is queued in stores, and removes private directories. Nothing here waits for a disk
+/// longer than the most patient store would.
 fn end(stores: Vec<Arc<Inner>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();
     let patience = stores.iter().map(|store| store.config().patience).max();

@@ -115,9 +115,11 @@ impl Catalog {
     /// Drops segments, and finds their rows in other segments that hold them as well, also those of
     /// segments dropped before in others that could not be opened then.
     pub(crate) fn leave(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        if !ids.is_empty() {
-            self.abandon(scan, ids);
+        if ids.is_empty() && !scan.is_owing {
+            return;
         }
+        self.abandon(scan, ids);
+        scan.is_owing = false;
         let tracked = self.tracked();
         let there = tracked.iter().map(|segment| segment.id).collect();
         for segment in tracked {
@@ -130,8 +132,10 @@ impl Catalog {
                     self.index_rows(&segment, file.footer().rows(), &HashSet::new());
                 }
                 // It may pass: the next miss looks again, and after that whoever finds a change.
-                Err(Failed::First(Unreadable::Io(_))) => scan.seen = None,
-                Err(Failed::Again) => {}
+                Err(Failed::First(Unreadable::Io(_))) => {
+                    (scan.is_owing, scan.seen) = (true, None);
+                }
+                Err(Failed::Again) => scan.is_owing = true,
                 Err(Failed::First(_)) => segment.step_forward(&there),
             }
         }

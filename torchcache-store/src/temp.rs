@@ -6,8 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use crate::fs::{Directory, File};
 
 /// Begins the name of a file that is still being written.
@@ -33,10 +33,7 @@ impl Temp {
     /// Makes a file of a name that nobody else chooses: the time (so that names sort by age), the
     /// process, and 64 random bits for those who share the directory from another machine.
     pub(crate) fn create(dir: Arc<dyn Directory>) -> io::Result<(Temp, Box<dyn File>)> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos() as u64;
+        let now = clock::now();
         let random = RandomState::new().hash_one(now);
         let process = std::process::id();
         let name = format!("{PREFIX}{now:016x}-{process:x}-{random:016x}{SUFFIX}");
