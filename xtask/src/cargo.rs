@@ -58,24 +58,39 @@ impl Cargo {
         }
     }
 
-    /// Runs cargo for what it prints, while its own messages go to the terminal. What it printed
-    /// goes there as well if it fails.
+    /// Runs cargo for what it prints, while its own messages go to the terminal.
     pub(crate) fn output<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Result<String> {
+        self.capture(args)?.map_err(|_| Error::Reported)
+    }
+
+    /// The same for tests: what they printed goes to the terminal as well if one fails.
+    pub(crate) fn test_output<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<String> {
+        self.capture(args)?.map_err(|said| {
+            eprint!("{said}");
+            Error::Reported
+        })
+    }
+
+    /// What cargo printed: `Ok` if it succeeded, `Err` if it did not.
+    fn capture<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<std::result::Result<String, String>> {
         let mut command = self.command();
         command.args(args).stderr(Stdio::inherit());
         show(&command);
         let output = command.output().map_err(Error::io("start cargo"))?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        match output.status.success() {
+        Ok(match output.status.success() {
             true => Ok(said),
-            false => {
-                eprint!("{said}");
-                Err(Error::Reported)
-            }
-        }
+            false => Err(said),
+        })
     }
 
     /// Whether cargo has this subcommand, which someone may not have installed.

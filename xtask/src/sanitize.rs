@@ -42,7 +42,9 @@ fn addresses(cargo: &Cargo, host: &str) -> Result<()> {
     let cargo = cargo
         .on(TOOLCHAIN)
         .with("RUSTFLAGS", "-Zsanitizer=address")
-        .with("ASAN_OPTIONS", "detect_stack_use_after_return=1");
+        .with("ASAN_OPTIONS", "detect_stack_use_after_return=1")
+        // Some measure what their whole process takes.
+        .with("RUST_TEST_THREADS", "1");
     // With a target named, what runs while compiling goes without the sanitizer.
     let test = ["test", "--no-fail-fast", "--target", host];
     let folder = ["--target-dir", "target/sanitize"];

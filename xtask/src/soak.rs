@@ -117,7 +117,7 @@ fn sequences(cargo: &Cargo) -> Result<String> {
     let cargo = cargo.with("PROPTEST_CASES", CASES.to_string());
     let target = ["--package", "torchcache-tests", "--test", "behaviour"];
     let filter = ["--", "state_machine", "--nocapture"];
-    let said = cargo.output(["test", "--release"].iter().chain(&target).chain(&filter))?;
+    let said = cargo.test_output(["test", "--release"].iter().chain(&target).chain(&filter))?;
     let [rounds, caused, rows] = seen(&said)?;
     Ok(passed(
         "any sequence of calls, edits, options and faults",

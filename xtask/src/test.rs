@@ -51,5 +51,5 @@ pub(crate) fn interleavings(cargo: &Cargo, tries: Option<u32>) -> Result<String>
     let folder = ["--target-dir", "target/interleavings"];
     let show = ["--", "--nocapture"];
     let test = ["test"].iter().chain(&profile);
-    checker.output(test.chain(&target).chain(&folder).chain(&show))
+    checker.test_output(test.chain(&target).chain(&folder).chain(&show))
 }
