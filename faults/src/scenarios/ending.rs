@@ -75,6 +75,9 @@ const FIRST: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--for
 /// Whoever starts a process may have told it to ignore a signal.
 const NOHUP: &[&str] = &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
+/// What threads held that a copy of a process does not have looks leaked to a sanitizer.
+const UNCOUNTED: &[&str] = &["env", "LSAN_OPTIONS=detect_leaks=0"];
+
 const ENDS: &[End] = &[
     RETURN,
     End {
@@ -97,6 +100,7 @@ const ENDS: &[End] = &[
     },
     End {
         name: "fork",
+        through: UNCOUNTED,
         ..RETURN
     },
     End {
