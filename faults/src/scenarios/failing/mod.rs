@@ -99,6 +99,12 @@ impl Failure {
             _ => false,
         }
     }
+
+    /// Whether a file looks like somebody else's. One that is half written is then left to them, and
+    /// nothing is said of it.
+    fn is_as_of_others(self) -> bool {
+        self.fate == Fate::Fails(Errno::ACCESS) && matches!(self.call, Call::Open | Call::Look)
+    }
 }
 
 /// The run that the others are compared with.
@@ -148,7 +154,7 @@ fn fails(
     let run = work::work(tally, before, &(Arc::new(faulty) as _))?;
     if caused.get() > 0 {
         tally.caused += 1;
-        let cost = run.costs(untouched);
+        let cost = run.costs(untouched, !failure.is_as_of_others());
         ensure(
             run.counted > 0 || cost.is_none() && !failure.is_felt(),
             || format!("it was not counted, and cost {cost:?}"),

@@ -129,8 +129,9 @@ impl Run {
         )
     }
 
-    /// What a failure cost: rows that were not there, or files that should have gone.
-    pub(super) fn costs(&self, untouched: &Run) -> Option<String> {
+    /// What a failure cost: rows that were not there, or files that should have gone, where they are
+    /// to be counted.
+    pub(super) fn costs(&self, untouched: &Run, with_files: bool) -> Option<String> {
         let rows = self
             .rows
             .iter()
@@ -140,7 +141,7 @@ impl Run {
             .left
             .iter()
             .zip(&untouched.left)
-            .position(|(got, none)| got > none);
+            .position(|(got, none)| with_files && got > none);
         match (rows, left) {
             _ if self.rows.len() < untouched.rows.len() => Some("a store".into()),
             (Some(place), _) => Some(format!(
