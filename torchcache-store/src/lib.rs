@@ -62,6 +62,7 @@ mod private_dir;
 mod queue;
 mod read;
 mod scan;
+pub mod schema;
 pub mod segment;
 mod signals;
 mod store;

@@ -1,0 +1,193 @@
+//! The names of an output's parts, out of its structure.
+
+use std::fmt::Display;
+
+use super::Schema;
+
+/// A name for each part of a schema: numbers where the structure does not fit the parts.
+pub(super) fn of(schema: &Schema) -> Vec<String> {
+    let parts = schema.parts.len();
+    let mut walk = Walk {
+        lengths: &schema.lengths,
+        names: Vec::new(),
+        most: parts,
+    };
+    let walked = Node::parse(&schema.structure).and_then(|root| walk.along(&root, ""));
+    match walked {
+        Some(()) if walk.names.len() == parts && walk.lengths.is_empty() => walk.names,
+        _ => (0..parts).map(|part| join("output", part)).collect(),
+    }
+}
+
+/// The structure of an output.
+enum Node<'a> {
+    Tensor,
+    Tuple(Vec<Node<'a>>),
+    Vector(Box<Node<'a>>),
+    Optional(Box<Node<'a>>),
+    Struct(Vec<(&'a str, Node<'a>)>),
+}
+
+/// A structure that is nested deeper is nobody's.
+const DEEPEST: usize = 64;
+
+impl<'a> Node<'a> {
+    /// The structure that a whole text describes.
+    fn parse(mut text: &'a str) -> Option<Self> {
+        let root = Self::take(&mut text, DEEPEST)?;
+        text.is_empty().then_some(root)
+    }
+
+    fn take(text: &mut &'a str, depth: usize) -> Option<Self> {
+        let depth = depth.checked_sub(1)?;
+        let next = text.chars().next()?;
+        *text = &text[next.len_utf8()..];
+        let take = |text: &mut &'a str| Self::take(text, depth);
+        Some(match next {
+            'T' => Node::Tensor,
+            '?' => Node::Optional(take(text)?.into()),
+            '[' => {
+                let of = take(text)?;
+                *text = text.strip_prefix(']')?;
+                Node::Vector(of.into())
+            }
+            '(' => {
+                let mut elements = Vec::new();
+                while !skip(text, ')') {
+                    elements.push(take(text)?);
+                }
+                Node::Tuple(elements)
+            }
+            '{' => {
+                let mut fields = Vec::new();
+                while !skip(text, '}') {
+                    let (name, rest) = text.split_once(':')?;
+                    *text = rest;
+                    fields.push((name, take(text)?));
+                    skip(text, ',');
+                }
+                Node::Struct(fields)
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn skip(text: &mut &str, expected: char) -> bool {
+    let rest = text.strip_prefix(expected);
+    *text = rest.unwrap_or(text);
+    rest.is_some()
+}
+
+/// A walk along the parts of one output.
+struct Walk<'a> {
+    lengths: &'a [u32],
+    names: Vec<String>,
+    /// More names than these are not wanted.
+    most: usize,
+}
+
+impl Walk<'_> {
+    fn along(&mut self, node: &Node<'_>, name: &str) -> Option<()> {
+        if self.names.len() > self.most {
+            return None;
+        }
+        match node {
+            Node::Tensor => {
+                let name = if name.is_empty() { "output" } else { name };
+                self.names.push(name.to_owned());
+            }
+            Node::Tuple(elements) => {
+                for (place, element) in elements.iter().enumerate() {
+                    self.along(element, &join(name, place))?;
+                }
+            }
+            Node::Struct(fields) => {
+                for (field, node) in fields {
+                    self.along(node, &join(name, field))?;
+                }
+            }
+            Node::Vector(of) => {
+                for place in 0..self.length()? {
+                    let left = (self.names.len(), self.lengths.len());
+                    self.along(of, &join(name, place))?;
+                    // Nobody keeps vectors of nothing, and they may say that they are long.
+                    ((self.names.len(), self.lengths.len()) != left).then_some(())?;
+                }
+            }
+            Node::Optional(of) => {
+                if self.length()? > 0 {
+                    self.along(of, name)?;
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn length(&mut self) -> Option<u32> {
+        let (first, rest) = self.lengths.split_first()?;
+        self.lengths = rest;
+        Some(*first)
+    }
+}
+
+fn join(name: &str, next: impl Display) -> String {
+    match name {
+        "" => next.to_string(),
+        name => format!("{name}.{next}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ElementKind, Part};
+    use super::*;
+
+    fn names(structure: &str, parts: usize, lengths: &[u32]) -> Vec<String> {
+        let part = Part {
+            stored: ElementKind::Float,
+            output: ElementKind::Float,
+            place: 0,
+            shape: Vec::new(),
+        };
+        of(&Schema {
+            structure: structure.into(),
+            parts: vec![part; parts],
+            lengths: lengths.to_vec(),
+        })
+    }
+
+    #[test]
+    fn parts_are_called_by_the_way_to_them() {
+        assert_eq!(names("T", 1, &[]), ["output"]);
+        assert_eq!(names("(TT)", 2, &[]), ["0", "1"]);
+        assert_eq!(names("[(TT)]", 4, &[2]), ["0.0", "0.1", "1.0", "1.1"]);
+        assert_eq!(
+            names("{a:T,inner:{b:[T],c:T}}", 4, &[2]),
+            ["a", "inner.b.0", "inner.b.1", "inner.c"]
+        );
+        assert_eq!(names("{a:?T,b:T}", 1, &[0]), ["b"]);
+        assert_eq!(names("{a:?[T],b:T}", 3, &[1, 2]), ["a.0", "a.1", "b"]);
+        assert_eq!(names("?{größe:T}", 1, &[1]), ["größe"]);
+        assert_eq!(names("[?T]", 1, &[3, 0, 1, 0]), ["1"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_parts_goes_by_number() {
+        let deep = "(".repeat(100_000);
+        for structure in ["", "TT", "(T", "T)", "{a}", "{a:T", "[T]", "x", "?", &deep] {
+            assert_eq!(
+                names(structure, 2, &[]),
+                ["output.0", "output.1"],
+                "{structure:.20}"
+            );
+        }
+        assert_eq!(
+            names("[T]", 1, &[1, 1]),
+            ["output.0"],
+            "a length is left over"
+        );
+        assert_eq!(names("[()]", 1, &[u32::MAX]), ["output.0"]);
+        assert_eq!(names("[T]", 1, &[u32::MAX]), ["output.0"]);
+    }
+}
