@@ -1,4 +1,4 @@
-//! The `#[torchcache]` attribute and `#[derive(Fingerprint)]`: parse, validate, expand, nothing
+//! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`: parse, validate, expand, nothing
 //! else. This file only finds out what kind of item it was given; everything that can be an
 //! ordinary function is one in `torchcache::__private`, the only path generated code names.
 
@@ -33,6 +33,13 @@ pub fn fingerprint(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive(input.into()).into()
 }
 
+/// Makes a struct of tensors something that a cached function may return: every field is part of the
+/// output, under its name.
+#[proc_macro_derive(Batched)]
+pub fn batched(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    derive_batched(input.into()).into()
+}
+
 fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
     match syn::parse2::<Item>(item.clone()) {
         Ok(Item::Struct(item)) => match parse::Struct::parse(arguments, item.clone()) {
@@ -55,6 +62,13 @@ fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
 fn derive(input: TokenStream) -> TokenStream {
     match syn::parse2(input).and_then(parse::Fingerprint::parse) {
         Ok(parsed) => expand::fingerprint::expand(&parsed),
+        Err(error) => error.to_compile_error(),
+    }
+}
+
+fn derive_batched(input: TokenStream) -> TokenStream {
+    match syn::parse2(input).and_then(parse::Batched::parse) {
+        Ok(parsed) => expand::batched::expand(&parsed),
         Err(error) => error.to_compile_error(),
     }
 }

@@ -2,14 +2,22 @@
 
 use std::marker::PhantomData;
 
+pub use core::default::Default;
+pub use core::iter::Iterator;
+pub use core::option::Option;
 pub use core::{concat, module_path};
+pub use std::string::String;
+pub use std::vec::Vec;
+
+pub use tch::Tensor;
 
 pub use crate::argument::{Arguments, Rows};
 pub use crate::function::Function;
 pub use crate::identity::type_of;
+pub use crate::output::{Returned, Unreturnable};
 pub use crate::overrides::Overrides;
 pub use crate::subject::{CachedForward, CachedFunction, CachedStruct};
-pub use crate::{Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
+pub use crate::{Batched, Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
 
 use crate::bypass::{self, Reason};
 use crate::call;

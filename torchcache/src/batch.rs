@@ -139,6 +139,16 @@ impl Batch {
         positions.iter().map(row).collect()
     }
 
+    /// The rows of the call whose key an earlier one has, and those earlier ones, in the same order:
+    /// `(earlier, repeated)`.
+    pub(crate) fn repeated_rows(&self) -> (Vec<i64>, Vec<i64>) {
+        let keys = self.key_of_row.iter().flatten().zip(0..);
+        let first = |&key: &i64| self.first_rows[key as usize];
+        keys.map(|(key, row)| (first(key), row))
+            .filter(|(first, row)| first != row)
+            .unzip()
+    }
+
     /// Whether every row of the call is to be computed, each with its own key.
     pub(crate) fn misses_whole(&self) -> bool {
         self.key_of_row.is_none() && self.missing.len() == self.keys.len()

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use tch::TchError;
 
-use crate::argument::{Arguments, Rows};
+use crate::argument::{Arguments, Rows, TensorArgument};
 use crate::function::Function;
 use crate::output::Output;
 use crate::plain;
@@ -94,8 +94,14 @@ impl Reason {
 ///
 /// Why not.
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
+    let name = |argument: &TensorArgument| function.argument(argument.position);
+    for argument in &arguments.shared {
+        if plain::records_gradients(&argument.tensor) {
+            return Err(Reason::Gradient(name(argument)));
+        }
+    }
     for argument in &arguments.tensors {
-        let name = || function.argument(argument.position);
+        let name = || name(argument);
         if let Err(error) = argument.tensor.f_kind() {
             return Err(Reason::ArgumentKind(name(), error));
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tch::{Tensor, nn};
 
-use crate::argument::Arguments;
+use crate::argument::{Arguments, SampleIds};
 use crate::bypass::{self, Reason};
 use crate::call;
 use crate::error::{Error, Problem};
@@ -18,6 +18,7 @@ use crate::identity::{
     Fingerprint, Fingerprinter, Identity, layers, nested_options, type_of, unique,
 };
 use crate::options::Options;
+use crate::output::structure;
 use crate::subject::Subject;
 use crate::tiers::lock;
 
@@ -97,8 +98,9 @@ impl From<()> for Weights {
 
 const FORWARD: Function = Function {
     name: "forward",
-    arguments: &["xs"],
+    arguments: &["xs", "ids"],
     code: "",
+    output: structure::<Tensor>,
 };
 
 impl<M> Cached<M> {
@@ -154,7 +156,38 @@ impl<M: nn::ModuleT> Cached<M> {
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         let arguments = Arguments::new().with(&xs);
         call::call(self, &FORWARD, &arguments, &|rows| {
-            self.module.forward_t(rows.argument(&xs, 0), false)
+            let mut nothing = Default::default();
+            let xs = rows.argument(&xs, 0, &mut nothing);
+            self.module.forward_t(xs, false)
+        })
+    }
+
+    /// The same for rows that are known by ids instead of their content: see [`SampleIds`]. The rows
+    /// of [`forward`](Self::forward) are others.
+    ///
+    /// ```
+    /// use tch::{Tensor, nn};
+    /// use torchcache::{Cached, Options};
+    ///
+    /// let double = Cached::new(nn::func(|xs| xs * 2), (), Options::new().version("double"))?;
+    /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
+    /// let ids = ["a", "b", "c"];
+    /// double.forward_by_id(&xs, ids.as_slice());
+    /// double.forward_by_id(&xs.narrow(0, 1, 2), &ids[1..]);
+    /// assert_eq!(double.cache().stats().memory_hits, 2);
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// On misuse, with a message that says what to do: see [`Problem`].
+    #[track_caller]
+    pub fn forward_by_id<'i, I: SampleIds<'i>>(&self, xs: &Tensor, ids: I) -> Tensor {
+        let arguments = Arguments::new().with(&xs).with_id(&ids);
+        call::call(self, &FORWARD, &arguments, &|rows| {
+            let mut nothing = Default::default();
+            let xs = rows.argument(&xs, 0, &mut nothing);
+            self.module.forward_t(xs, false)
         })
     }
 
@@ -228,6 +261,10 @@ impl<M> Subject for Cached<M> {
 
     fn handle(&self) -> &TorchCache {
         &self.cache
+    }
+
+    fn functions(&self) -> &'static [Function] {
+        const { &[FORWARD] }
     }
 }
 

@@ -77,9 +77,7 @@ fn cached<O: Output>(
     Counters::add(&counters.calls, 1);
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows).map_err(Stop::Past)?;
-    let home = cache
-        .home
-        .unwrap_or_else(|| arguments.tensors[0].tensor.device());
+    let home = cache.home.unwrap_or_else(|| arguments.home());
     let options = &attached.options;
     Call {
         subject,
@@ -89,6 +87,7 @@ fn cached<O: Output>(
         cache,
         counters,
         home,
+        structure: structure::<O>(),
     }
     .through_the_cache(body)
 }
@@ -103,6 +102,8 @@ pub(crate) struct Call<'a> {
     pub(crate) counters: &'a Counters,
     /// Where the module's outputs are at home: the device of its weights, else of its input.
     pub(crate) home: Device,
+    /// That of the output's type, as text.
+    structure: String,
 }
 
 /// What the forward gave for some rows.
@@ -113,7 +114,8 @@ pub(crate) struct Computed {
 
 impl Call<'_> {
     fn through_the_cache<O: Output>(&self, body: &dyn Fn(&Rows) -> O) -> Result<O, Stop<O>> {
-        let mut batch = Batch::new(self.keys_of_the_rows::<O>()?);
+        let mut batch = Batch::new(self.keys_of_the_rows()?);
+        self.refuse_ambiguous_ids(&batch)?;
         self.take_from_memory(&mut batch)?;
         self.take_from_disk(&mut batch)?;
         if batch.has_missing() {
@@ -126,14 +128,15 @@ impl Call<'_> {
         self.assemble(batch)
     }
 
-    fn keys_of_the_rows<O: Output>(&self) -> Result<Vec<Key>, Stop<O>> {
+    fn keys_of_the_rows<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
-        let output = structure::<O>();
+        let shared = self.subject.handle().digests_of(&self.arguments.shared);
         let context = Context {
             module_hash: &self.cache.identity.hash,
             options: self.options,
             function: self.function.name,
-            output: &output,
+            output: &self.structure,
+            shared: &shared,
         };
         let keys = context.keys(self.arguments);
         Counters::time(&self.counters.hashing, start);
@@ -141,6 +144,27 @@ impl Call<'_> {
             Counters::add(&self.counters.hashing_faults, 1);
             Stop::Past(Reason::Unreadable(error))
         })
+    }
+
+    /// Rows of one id are one sample: which of them should the forward get, if they differ?
+    fn refuse_ambiguous_ids<O>(&self, batch: &Batch) -> Result<(), Stop<O>> {
+        let Some(ids) = &self.arguments.ids else {
+            return Ok(());
+        };
+        let (first, second) = batch.repeated_rows();
+        if second.is_empty() {
+            return Ok(());
+        }
+        let differing = self.arguments.first_difference(&first, &second);
+        match differing.map_err(|error| Stop::Past(Reason::Unreadable(error)))? {
+            None => Ok(()),
+            Some((argument, place)) => Err(Stop::from(Problem::SameId {
+                ids: self.function.argument(ids.position),
+                first: first[place],
+                second: second[place],
+                argument: self.function.argument(argument),
+            })),
+        }
     }
 
     fn take_from_memory<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
@@ -220,7 +244,8 @@ impl Call<'_> {
         }
         let schema = || -> Result<_, TchError> {
             let lengths = lengths.to_vec();
-            let schema = Schema::of(tensors, lengths, self.options.cache_dtype, self.home)?;
+            let (structure, dtype) = (&self.structure, self.options.cache_dtype);
+            let schema = Schema::of(structure, tensors, lengths, dtype, self.home)?;
             let packed = schema.pack(tensors)?;
             Ok(Computed {
                 schema: Arc::new(schema),

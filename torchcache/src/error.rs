@@ -41,7 +41,7 @@ pub enum Problem {
     },
     /// The call has no tensor to take a batch from.
     #[error(
-        "no tensor argument: rows are cached by the first dimension of the tensors passed, and every argument was plain or `None`; pass at least one `&Tensor`"
+        "no tensor argument: rows are cached by the first dimension of the tensors passed, and every argument was plain, shared or `None`; pass at least one `&Tensor`"
     )]
     NoTensor,
     /// A tensor argument without a batch dimension.
@@ -65,6 +65,40 @@ pub enum Problem {
         second: String,
         /// Its rows.
         second_rows: i64,
+    },
+    /// Not as many ids as rows.
+    #[error(
+        "argument `{argument}` has {ids} ids for {rows} rows; expected one id for each row of the batch"
+    )]
+    IdCount {
+        /// The name of the argument that has them.
+        argument: String,
+        /// The ids given.
+        ids: i64,
+        /// The rows of the batch.
+        rows: i64,
+    },
+    /// A tensor that cannot be the ids of a batch.
+    #[error("argument `{argument}` holds ids, and is {got}; expected integers of shape [rows]")]
+    IdTensor {
+        /// The argument's name.
+        argument: String,
+        /// Its kind and shape.
+        got: String,
+    },
+    /// Rows with the same id that are not the same.
+    #[error(
+        "rows {first} and {second} have the same id in `{ids}`, but differ in argument `{argument}`; expected one id to stand for one sample: give them different ids, or leave `#[id]` out so that rows are known by their content"
+    )]
+    SameId {
+        /// The name of the argument that has the ids.
+        ids: String,
+        /// The first row.
+        first: i64,
+        /// The row that differs from it.
+        second: i64,
+        /// The argument that they differ in.
+        argument: String,
     },
     /// The forward returned a tensor whose first dimension is not the batch.
     #[error(

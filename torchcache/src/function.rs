@@ -10,6 +10,8 @@ pub struct Function {
     pub arguments: &'static [&'static str],
     /// The tokens of its signature and body, without comments.
     pub code: &'static str,
+    /// The structure of its output, as text.
+    pub output: fn() -> String,
 }
 
 impl Function {

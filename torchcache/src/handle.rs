@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tch::Device;
 use torchcache_store::manifest::difference;
 
+use crate::argument::{SharedDigests, TensorArgument};
 use crate::bypass::{self, Reason};
 use crate::error::{Error, Problem};
 use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
@@ -40,6 +41,8 @@ use crate::tiers::{Tiers, lock};
 pub struct TorchCache {
     state: Mutex<State>,
     attaching: Mutex<()>,
+    /// Of the shared tensors of the last call; out of the lock while it is in use.
+    shared: Mutex<SharedDigests>,
     /// Set by `refresh`, taken by the next call.
     refresh: AtomicBool,
     pub(crate) counters: Counters,
@@ -98,6 +101,7 @@ impl TorchCache {
                 },
             }),
             attaching: Mutex::new(()),
+            shared: Mutex::new(SharedDigests::new()),
             refresh: AtomicBool::new(false),
             counters: Counters::new(),
         }
@@ -155,10 +159,22 @@ impl TorchCache {
             .map_or_else(Options::default, |attached| attached.options.clone())
     }
 
-    /// Computes the identity anew at the next call. For changes that cannot be watched: weights
-    /// written through a raw pointer, buffers of a TorchScript module.
+    /// Computes the identity anew at the next call, and the digests of shared arguments. For changes
+    /// that cannot be watched: weights written through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.refresh.store(true, Relaxed);
+        *lock(&self.shared) = SharedDigests::new();
+    }
+
+    /// The digests of shared tensors, in their order. Those of the last call are not hashed again.
+    pub(crate) fn digests_of(&self, shared: &[TensorArgument]) -> Vec<[u8; 32]> {
+        if shared.is_empty() {
+            return Vec::new();
+        }
+        let mut digests = std::mem::take(&mut *lock(&self.shared));
+        let of_these = digests.of(shared);
+        *lock(&self.shared) = digests;
+        of_these
     }
 
     fn with_cache<R>(&self, read: impl FnOnce(&Cache) -> R) -> Option<R> {
@@ -173,7 +189,7 @@ impl TorchCache {
         if before.is_some_and(|before| Arc::ptr_eq(before, after)) {
             return;
         }
-        after.announce(&subject.name(), before.map(|before| &**before));
+        after.announce(subject, before.map(|before| &**before));
         if let Some(fault) = &after.tiers.disk_fault {
             Counters::add(&self.counters.disk_faults, 1);
             bypass::tell_once(subject, &Reason::DiskTier(fault.reason.clone()));
@@ -338,7 +354,8 @@ impl Watchers {
 impl Cache {
     /// Tells the hash and directory, and why they are others than before: in this handle, or in
     /// the directory.
-    fn announce(&self, module: &str, before: Option<&Cache>) {
+    fn announce(&self, subject: &dyn Subject, before: Option<&Cache>) {
+        let module = &*subject.name();
         let hash = self.identity.hash.as_str();
         let directory = self.tiers.directory();
         let reason = match before.filter(|before| before.identity.hash != hash) {
@@ -355,7 +372,8 @@ impl Cache {
             return;
         };
         tracing::info!(module, hash, directory = %directory.display(), "cache attached");
-        if let Err(error) = manifest::write(directory, module, &self.identity) {
+        if let Err(error) = manifest::write(directory, module, &self.identity, subject.functions())
+        {
             tracing::debug!(module, %error, "the manifest could not be written");
         }
     }

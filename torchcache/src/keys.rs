@@ -2,7 +2,8 @@
 //!
 //! A row of a tensor has a plain BLAKE3 digest of its bytes. A key is BLAKE3 over a prefix that is
 //! the same for the whole call (identity, options, function, output type, plain arguments, and the
-//! kind and row shape of every tensor) and then those digests, one per tensor argument. The two
+//! kind and row shape of every tensor) and then those digests, one per tensor argument; or, where rows
+//! have ids, what stands for the row's id. The two
 //! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
 //! Both are hashed across the rows ([`lanes`](crate::lanes)); the second one fills up its last block
 //! with zeros for that, which says nothing: the prefix knows how many digests there are.
@@ -11,7 +12,7 @@
 use blake3::BLOCK_LEN;
 use tch::{TchError, Tensor};
 
-use crate::argument::Arguments;
+use crate::argument::{Arguments, TensorArgument};
 use crate::lanes::hash_rows;
 use crate::options::Options;
 use crate::{plain, raw};
@@ -19,7 +20,7 @@ use crate::{plain, raw};
 pub(crate) use torchcache_store::Key;
 
 /// Bumped whenever the same call would give other keys.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What is the same for every row of a call, beside its arguments.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Context<'a> {
     pub(crate) function: &'a str,
     /// The structure of the output type.
     pub(crate) output: &'a str,
+    /// The digests of the shared tensors, in their order.
+    pub(crate) shared: &'a [[u8; 32]],
 }
 
 impl Context<'_> {
@@ -40,11 +43,16 @@ impl Context<'_> {
     /// Whatever libtorch says when a tensor cannot be read.
     pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
         let prefix = self.prefix(arguments)?;
-        let digests = arguments
-            .tensors
-            .iter()
-            .map(|argument| row_digests(&argument.tensor, self.options.subsample_count))
-            .collect::<Result<Vec<_>, _>>()?;
+        let hashed =
+            |argument: &TensorArgument| row_digests(&argument.tensor, self.options.subsample_count);
+        let digests = match &arguments.ids {
+            Some(argument) => vec![argument.ids.slots()?],
+            None => arguments
+                .tensors
+                .iter()
+                .map(hashed)
+                .collect::<Result<_, _>>()?,
+        };
         let rows = digests.first().map_or(0, Vec::len);
         let length = (digests.len() * size_of::<Key>()).next_multiple_of(BLOCK_LEN);
         let mut messages = vec![0; rows * length];
@@ -74,6 +82,15 @@ impl Context<'_> {
         for (position, digest) in &arguments.plain {
             add(&(*position as u64).to_le_bytes());
             add(digest);
+        }
+        for (argument, digest) in arguments.shared.iter().zip(self.shared) {
+            add(&(argument.position as u64).to_le_bytes());
+            add(b"shared");
+            add(digest);
+        }
+        if let Some(argument) = &arguments.ids {
+            add(&(argument.position as u64).to_le_bytes());
+            add(argument.ids.kind().name().as_bytes());
         }
         for argument in &arguments.tensors {
             add(&(argument.position as u64).to_le_bytes());
@@ -121,6 +138,7 @@ fn subsampled(tensor: &Tensor, count: usize) -> Result<Tensor, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::argument::SharedDigests;
     use tch::{Device, Kind};
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
@@ -129,6 +147,7 @@ mod tests {
             options,
             function: "forward",
             output: "T",
+            shared: &SharedDigests::new().of(&arguments.shared),
         };
         context.keys(&arguments).unwrap()
     }
@@ -202,11 +221,39 @@ mod tests {
             Arguments::new().with(&x).with(&[1u8, 2].as_slice()),
             Arguments::new().with(&x).with(&Kind::Half),
             Arguments::new().with(&x).with(&Device::Cpu),
+            Arguments::new().with(&[x].as_slice()),
+            Arguments::new().with(&[x, y].as_slice()),
+            Arguments::new().with(&x).with(&[y].as_slice()),
+            Arguments::new().with(&x).with(&[].as_slice() as &&[Tensor]),
+            Arguments::new().with(&x).with_shared(&x),
+            Arguments::new().with(&x).with_shared(&y),
+            Arguments::new().with(&x).with_shared(&None::<&Tensor>),
+            Arguments::new().with(&x).with_shared(&y.view([2, 1])),
+            Arguments::new().with(&x).with_id(&[1i64, 2].as_slice()),
+            Arguments::new().with(&x).with_id(&["1", "2"].as_slice()),
+            Arguments::new()
+                .with(&x.to_kind(Kind::Double))
+                .with_id(&[1i64, 2].as_slice()),
+            Arguments::new().with_id(&[1i64, 2].as_slice()),
         ] {
             let keys = keys(&plain, arguments);
             assert_ne!(keys[0], keys[1]);
             assert!(seen.insert(keys[0]));
         }
+    }
+
+    #[test]
+    fn with_ids_the_content_of_a_row_does_not_count() {
+        let by_id = |value: f64, ids: &[i64]| {
+            let xs = Tensor::full([2, 3], value, tch::kind::FLOAT_CPU);
+            keys(&Options::new(), Arguments::new().with(&xs).with_id(&ids))
+        };
+        assert_eq!(by_id(1.0, &[4, 5]), by_id(2.0, &[4, 5]));
+        assert_eq!(by_id(1.0, &[4, 5])[0], by_id(1.0, &[6, 4])[1]);
+        let tensor = Tensor::from_slice(&[4i32, 5]);
+        let xs = Tensor::zeros([2, 3], tch::kind::FLOAT_CPU);
+        let arguments = Arguments::new().with(&xs).with_id(&&tensor);
+        assert_eq!(keys(&Options::new(), arguments), by_id(1.0, &[4, 5]));
     }
 
     #[test]
@@ -234,7 +281,7 @@ mod tests {
         // A golden value: when it changes, FORMAT must have changed, and with it old rows expire.
         assert_eq!(
             blake3::Hash::from_bytes(keys[0]).to_hex().as_str(),
-            "120d18f6cd4f60ee7e950873531a3e77a3ff4d9903b9e02ab21fa8c9a36b7193"
+            "986d29a4e844c074e71f182561550311ea918d21528a38527873bf459c268480"
         );
     }
 }

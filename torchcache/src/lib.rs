@@ -44,7 +44,9 @@
 //! * [`Cached`], for modules that cannot be annotated.
 //! * [`TorchCache`], the handle: statistics, flush, clear, hash.
 //! * [`trait@Fingerprint`], how a field's type becomes part of a module's identity, and its derive.
-//! * [`Argument`] and [`Output`], what cached functions take and return.
+//! * [`Argument`] and [`Output`], what cached functions take and return; [`SampleIds`] and
+//!   [`SharedArgument`], what parameters marked `#[id]` and `#[shared]` are; [`trait@Batched`], outputs of
+//!   several tensors, and its derive.
 //! * [`Error`], what misuse looks like. Faults of the machine are misses, counted in [`Stats`].
 //!
 //! # Environment
@@ -86,7 +88,7 @@ mod subject;
 mod tiers;
 mod verify;
 
-pub use argument::{Argument, PlainArgument};
+pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument};
 pub use cached::{Cached, Eval, Weights};
 pub use error::{Error, Problem};
 pub use handle::TorchCache;
@@ -96,7 +98,6 @@ pub use output::{Batched, Output};
 pub use overrides::Setting;
 pub use size::Size;
 pub use stats::Stats;
-pub use torchcache_macros::Fingerprint;
 /// The attribute that caches a module or a function, row by row.
 ///
 /// # A module
@@ -169,12 +170,36 @@ pub use torchcache_macros::Fingerprint;
 /// `"2 GB"`, `eviction` is `"lru"`, `"mru"` or `"auto"`; every other value is what the method of [`Options`]
 /// takes.
 ///
+/// # Parameters
+///
+/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value. Two marks change that:
+///
+/// * `#[id] ids: &[i64]`: rows are known by these ids instead of their content, and nothing is hashed
+///   ([`SampleIds`]);
+/// * `#[shared] mask: &Tensor`: a tensor without a batch, passed on as it is ([`SharedArgument`]).
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::torchcache;
+///
+/// #[torchcache]
+/// fn project(images: &Tensor, #[id] ids: &[i64], #[shared] basis: &Tensor) -> Tensor {
+///     images.matmul(basis)
+/// }
+///
+/// let (images, basis) = (Tensor::rand([2, 8], tch::kind::FLOAT_CPU), Tensor::eye(8, tch::kind::FLOAT_CPU));
+/// project(&images, &[17, 4], &basis);
+/// project(&images.narrow(0, 1, 1), &[4], &basis);
+/// assert_eq!(project::cache().stats().memory_hits, 1);
+/// ```
+///
 /// # Errors and panics
 ///
 /// What the compiler can see does not compile. Other misuse is an `Err` where the function returns
 /// `Result<_, E>` with `E: From<torchcache::Error>`, and else a panic with the same message: see
 /// [`Problem`].
 pub use torchcache_macros::torchcache;
+pub use torchcache_macros::{Batched, Fingerprint};
 
 #[doc(hidden)]
 pub mod __private;

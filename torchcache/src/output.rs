@@ -1,14 +1,49 @@
-//! What a cached function may return: tensors, tuples and vectors of them, or a `Result` of these.
+//! What a cached function may return: tensors, what is built of them, or a `Result` of these.
+
+use std::marker::PhantomData;
 
 use tch::Tensor;
 
 use crate::error::Error;
 
-/// A value made of tensors whose first dimension is the batch: `Tensor`, tuples, `Vec<Tensor>`.
+/// A value made of tensors whose first dimension is the batch: `Tensor`, tuples, arrays, `Vec`, `Option`,
+/// and structs with `#[derive(Batched)]`, in any nesting.
+///
+/// Kinds and row shapes are each tensor's own. The lengths of vectors, and whether options hold
+/// something, are the same for all rows of a call; rows whose outputs differ in that do not stand in one
+/// batch.
+///
+/// ```
+/// use tch::{Kind, Tensor};
+/// use torchcache::{Batched, torchcache};
+///
+/// #[derive(Batched)]
+/// struct Encoded {
+///     tokens: Tensor,
+///     pooled: Tensor,
+///     layers: Vec<Tensor>,
+/// }
+///
+/// #[torchcache]
+/// fn encode(xs: &Tensor, layers: bool) -> Encoded {
+///     Encoded {
+///         tokens: xs * 2,
+///         pooled: xs.mean_dim(1, false, Kind::Float),
+///         layers: if layers { vec![xs + 1, xs + 2] } else { Vec::new() },
+///     }
+/// }
+///
+/// let xs = Tensor::rand([4, 3], tch::kind::FLOAT_CPU);
+/// let computed = encode(&xs, true);
+/// let cached = encode(&xs.narrow(0, 2, 2), true);
+/// assert_eq!(cached.pooled, computed.pooled.narrow(0, 2, 2));
+/// assert_eq!(cached.layers.len(), 2);
+/// assert_eq!(encode::cache().stats().memory_hits, 2);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
     label = "not made of batched tensors",
-    note = "return `Tensor`, a tuple or `Vec` of such, or a `Result` of these whose error implements `From<torchcache::Error>`"
+    note = "return `Tensor`, a tuple, array, `Vec` or `Option` of such, a struct of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`"
 )]
 pub trait Batched: Sized {
     /// Writes the structure of the type, which is part of every key.
@@ -31,7 +66,7 @@ pub trait Batched: Sized {
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
     label = "neither batched tensors nor a `Result` of them that can hold a `torchcache::Error`",
-    note = "return `Tensor`, a tuple or `Vec` of such, or a `Result` of these whose error implements `From<torchcache::Error>`"
+    note = "return `Tensor`, a tuple, array, `Vec` or `Option` of such, a struct of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`"
 )]
 pub trait Output: Sized {
     /// The value without its `Result`.
@@ -125,6 +160,55 @@ impl<T: Batched> Batched for Vec<T> {
     }
 }
 
+/// An option is a vector of no or one element, under a mark of its own.
+impl<T: Batched> Batched for Option<T> {
+    fn structure(text: &mut String) {
+        text.push('?');
+        T::structure(text);
+    }
+
+    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+        lengths.push(u32::from(self.is_some()));
+        if let Some(value) = self {
+            value.take_apart(tensors, lengths);
+        }
+    }
+
+    fn put_together(
+        tensors: &mut dyn Iterator<Item = Tensor>,
+        lengths: &mut dyn Iterator<Item = u32>,
+    ) -> Option<Self> {
+        match lengths.next()? {
+            0 => Some(None),
+            1 => T::put_together(tensors, lengths).map(Some),
+            _ => None,
+        }
+    }
+}
+
+/// An array is a tuple of elements of one type.
+impl<T: Batched, const N: usize> Batched for [T; N] {
+    fn structure(text: &mut String) {
+        text.push('(');
+        (0..N).for_each(|_| T::structure(text));
+        text.push(')');
+    }
+
+    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+        for value in self {
+            value.take_apart(tensors, lengths);
+        }
+    }
+
+    fn put_together(
+        tensors: &mut dyn Iterator<Item = Tensor>,
+        lengths: &mut dyn Iterator<Item = u32>,
+    ) -> Option<Self> {
+        let elements: Option<Vec<T>> = (0..N).map(|_| T::put_together(tensors, lengths)).collect();
+        elements?.try_into().ok()
+    }
+}
+
 macro_rules! tuples {
     ($(($($type:ident),+))*) => {$(
         impl<$($type: Batched),+> Batched for ($($type,)+) {
@@ -151,6 +235,29 @@ macro_rules! tuples {
 }
 
 tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) }
+
+/// What a function returns, for the constant that describes it.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Returned<O>(PhantomData<O>);
+
+impl<O: Output> Returned<O> {
+    /// The structure of the output.
+    pub fn structure() -> String {
+        structure::<O>()
+    }
+}
+
+/// Stands in where something cannot be returned, which the call complains of: once is enough.
+#[doc(hidden)]
+pub trait Unreturnable {
+    /// No structure.
+    fn structure() -> String {
+        String::new()
+    }
+}
+
+impl<O> Unreturnable for Returned<O> {}
 
 /// The structure of an output type as text, such as `(T[T])`.
 pub(crate) fn structure<O: Output>() -> String {
@@ -181,8 +288,29 @@ mod tests {
     }
 
     #[test]
+    fn options_and_arrays_come_apart_and_together() {
+        type Optional = (Option<Vec<Tensor>>, [Option<Tensor>; 2]);
+        let tensor = |value: i64| Tensor::from_slice(&[value]);
+        let value: Optional = (Some(vec![]), [None, Some(tensor(7))]);
+        let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
+        value.take_apart(&mut tensors, &mut lengths);
+        assert_eq!(
+            (tensors.len(), lengths.as_slice()),
+            (1, [1, 0, 0, 1].as_slice())
+        );
+        let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
+        let (vector, array) = Optional::put_together(&mut tensors, &mut lengths).unwrap();
+        assert!(vector.is_some_and(|vector| vector.is_empty()));
+        let [none, seven] = array;
+        assert!(none.is_none() && seven.unwrap().int64_value(&[0]) == 7);
+        assert_eq!(structure::<Optional>(), "(?[T](?T?T))");
+    }
+
+    #[test]
     fn parts_that_do_not_fit_are_refused() {
         let (mut none, mut lengths) = (std::iter::empty(), [3].into_iter());
         assert!(Vec::<Tensor>::put_together(&mut none, &mut lengths).is_none());
+        let (mut none, mut lengths) = (std::iter::empty(), [2].into_iter());
+        assert!(Option::<Tensor>::put_together(&mut none, &mut lengths).is_none());
     }
 }

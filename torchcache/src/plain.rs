@@ -1,6 +1,7 @@
 //! Plain tensors: strided memory of a known kind, which is all that rows can be cut from.
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::schema::ElementKind;
 
 /// Whether the tensor is strided memory of a kind this crate knows: not sparse, not quantized,
 /// not in an opaque layout.
@@ -83,28 +84,32 @@ pub(crate) fn kind_code(kind: Kind) -> u8 {
     }
 }
 
-/// The kind of a code; `None` for codes of a later version and for kinds that rows never have.
-pub(crate) fn kind_of(code: u8) -> Option<Kind> {
-    Some(match code {
-        0 => Kind::Uint8,
-        1 => Kind::Int8,
-        2 => Kind::Int16,
-        3 => Kind::Int,
-        4 => Kind::Int64,
-        5 => Kind::Half,
-        6 => Kind::Float,
-        7 => Kind::Double,
-        8 => Kind::ComplexHalf,
-        9 => Kind::ComplexFloat,
-        10 => Kind::ComplexDouble,
-        11 => Kind::Bool,
-        15 => Kind::BFloat16,
-        23 => Kind::Float8e5m2,
-        24 => Kind::Float8e4m3fn,
-        25 => Kind::Float8e5m2fnuz,
-        26 => Kind::Float8e4m3fnuz,
-        _ => return None,
-    })
+/// The kind of elements that rows may have; `None` for the quantized ones.
+pub(crate) fn element(kind: Kind) -> Option<ElementKind> {
+    ElementKind::of_code(kind_code(kind))
+}
+
+/// The same in tch's words.
+pub(crate) fn kind_of(element: ElementKind) -> Kind {
+    match element {
+        ElementKind::Uint8 => Kind::Uint8,
+        ElementKind::Int8 => Kind::Int8,
+        ElementKind::Int16 => Kind::Int16,
+        ElementKind::Int => Kind::Int,
+        ElementKind::Int64 => Kind::Int64,
+        ElementKind::Half => Kind::Half,
+        ElementKind::Float => Kind::Float,
+        ElementKind::Double => Kind::Double,
+        ElementKind::ComplexHalf => Kind::ComplexHalf,
+        ElementKind::ComplexFloat => Kind::ComplexFloat,
+        ElementKind::ComplexDouble => Kind::ComplexDouble,
+        ElementKind::Bool => Kind::Bool,
+        ElementKind::BFloat16 => Kind::BFloat16,
+        ElementKind::Float8e5m2 => Kind::Float8e5m2,
+        ElementKind::Float8e4m3fn => Kind::Float8e4m3fn,
+        ElementKind::Float8e5m2fnuz => Kind::Float8e5m2fnuz,
+        ElementKind::Float8e4m3fnuz => Kind::Float8e4m3fnuz,
+    }
 }
 
 #[cfg(test)]
@@ -112,11 +117,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_comes_back_from_its_code() {
-        let kinds = (0..=u8::MAX).filter_map(|code| Some((code, kind_of(code)?)));
-        for (code, kind) in kinds.clone() {
-            assert_eq!(kind_code(kind), code);
+    fn a_kind_comes_back_from_its_element_and_is_as_wide() {
+        for element in ElementKind::ALL {
+            let kind = kind_of(element);
+            assert_eq!(super::element(kind), Some(element));
+            assert_eq!(kind.elt_size_in_bytes(), element.size());
         }
-        assert_eq!(kinds.count(), 17);
+        assert_eq!(element(Kind::QInt8), None);
     }
 }

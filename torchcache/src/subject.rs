@@ -23,6 +23,8 @@ pub(crate) trait Subject {
     /// What its output depends on.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
     fn handle(&self) -> &TorchCache;
+    /// What is cached of it.
+    fn functions(&self) -> &'static [Function];
     /// Lays claim to an identity, where not everything that the output depends on is in it.
     fn claim(&self, _hash: &str) -> Result<(), Problem> {
         Ok(())
@@ -125,6 +127,10 @@ impl<T: CachedForward> Subject for Method<'_, T> {
     fn handle(&self) -> &TorchCache {
         self.0.cache()
     }
+
+    fn functions(&self) -> &'static [Function] {
+        T::FUNCTIONS
+    }
 }
 
 /// A free function with the attribute.
@@ -148,11 +154,15 @@ impl<F: CachedFunction> Subject for Free<F> {
         f.content("type", || {
             (type_name::<F>().into(), type_name::<F>().into())
         });
-        f.functions(const { &[F::FUNCTION] });
+        f.functions(self.functions());
     }
 
     fn handle(&self) -> &TorchCache {
         F::cache()
+    }
+
+    fn functions(&self) -> &'static [Function] {
+        const { &[F::FUNCTION] }
     }
 }
 
@@ -160,6 +170,7 @@ impl<F: CachedFunction> Subject for Free<F> {
 mod tests {
     use super::*;
     use crate::identity::{Collector, Fingerprint};
+    use crate::output::structure;
 
     struct Inner {
         scale: f64,
@@ -192,6 +203,7 @@ mod tests {
             name: "forward",
             arguments: &["xs"],
             code: "fn forward(&self, xs: &Tensor) -> Tensor { xs * self.scale }",
+            output: structure::<tch::Tensor>,
         }];
     }
 

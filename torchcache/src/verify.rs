@@ -207,7 +207,7 @@ mod tests {
     /// How many rows of one part do not agree.
     fn mismatched(given: &Tensor, again: &Tensor, cache_dtype: Option<Kind>) -> usize {
         let one = std::slice::from_ref(given);
-        let schema = Schema::of(one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
+        let schema = Schema::of("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
         let again = std::slice::from_ref(again);
         let (rows, how) = differing(&schema, one, again).unwrap();
         assert_eq!(rows == 0, how.is_empty());
@@ -304,7 +304,7 @@ mod tests {
             given[1].copy(),
             Tensor::from_slice(&[0.0f32, 1.5, 1.0]),
         ];
-        let schema = Schema::of(&given, Vec::new(), None, Device::Cpu).unwrap();
+        let schema = Schema::of("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
         assert_eq!(
             differing(&schema, &given, &again).unwrap(),
             (2, "output 0 has 3 where 5 is computed now".to_owned())

@@ -46,7 +46,7 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
         generics,
         shape,
     } = parsed;
-    let bounded = parse::fingerprint_bounds(name, generics, parsed.fields());
+    let bounded = parse::bounds("Fingerprint", name, generics, parsed.fields());
     let (generics, arguments, bounds) = bounded.split_for_impl();
     let body = match shape {
         Shape::Struct(counted) => fields(counted),

@@ -60,6 +60,8 @@ pub(crate) fn fallback(item: &ItemFn, error: &syn::Error) -> TokenStream {
         .receiver()
         .is_none()
         .then(|| module(item, &quote!(loop {})));
+    let mut item = item.clone();
+    parse::without_marks(&mut item.sig);
     quote!(#item #module #error)
 }
 

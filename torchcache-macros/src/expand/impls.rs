@@ -28,6 +28,12 @@ pub(crate) fn expand(parsed: &Impl) -> TokenStream {
 pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
     let forward = cached_forward(item, &quote!(&[]));
+    let mut item = item.clone();
+    for member in &mut item.items {
+        if let ImplItem::Fn(method) = member {
+            parse::without_marks(&mut method.sig);
+        }
+    }
     quote!(#item #forward #error)
 }
 

@@ -2,6 +2,7 @@
 //! finds mistakes; `fallback` is what comes out beside an error, so that one mistake gives one
 //! message.
 
+pub(crate) mod batched;
 pub(crate) mod fingerprint;
 pub(crate) mod functions;
 pub(crate) mod impls;

@@ -19,7 +19,7 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
         fields,
     } = parsed;
     let name = &item.ident;
-    let bounded = parse::fingerprint_bounds(name, &item.generics, fields.iter());
+    let bounded = parse::bounds("Fingerprint", name, &item.generics, fields.iter());
     let (generics, arguments, bounds) = bounded.split_for_impl();
     let conditions = parse::conditions(&item.attrs);
     let fingerprint = fingerprint(item);

@@ -7,14 +7,19 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Pat, Type};
 
-use crate::parse::{Argument, Wrapped};
+use crate::parse::{Argument, Role, Wrapped};
 
 impl Wrapped {
     /// `Arguments::new().with(&xs)`: what the call needs to make the keys.
     pub(crate) fn arguments(&self) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
-            let name = &argument.name;
-            quote_spanned!(generated(argument)=> .with(&#name))
+            let Argument { name, role, .. } = argument;
+            let span = generated(argument);
+            match role {
+                Role::Rows => quote_spanned!(span=> .with(&#name)),
+                Role::Id => quote_spanned!(span=> .with_id(&#name)),
+                Role::Shared => quote_spanned!(span=> .with_shared(&#name)),
+            }
         });
         quote!(::torchcache::__private::Arguments::new() #(#with)*)
     }
@@ -23,15 +28,26 @@ impl Wrapped {
     pub(crate) fn closure(&self) -> TokenStream {
         // Hygienic: the body may have a `rows` of its own.
         let rows = Ident::new("rows", Span::mixed_site());
-        let bindings = self
-            .arguments
-            .iter()
-            .enumerate()
-            .map(|(position, argument)| {
-                let Argument { name, pattern, .. } = argument;
-                quote_spanned!(generated(argument)=>
-                let #pattern = #rows.argument(&#name, #position);)
-            });
+        let held = Ident::new("held", Span::mixed_site());
+        let bindings = self.arguments.iter().enumerate();
+        let bindings = bindings.map(|(position, argument)| {
+            let Argument { name, pattern, .. } = argument;
+            let span = generated(argument);
+            let holds = quote_spanned! {span=>
+                let #held = &mut ::torchcache::__private::Default::default();
+            };
+            match argument.role {
+                Role::Rows => quote_spanned! {span=>
+                    #holds
+                    let #pattern = #rows.argument(&#name, #position, #held);
+                },
+                Role::Id => quote_spanned! {span=>
+                    #holds
+                    let #pattern = #rows.id(&#name, #held);
+                },
+                Role::Shared => quote_spanned!(span=> let #pattern = #rows.shared(&#name);),
+            }
+        });
         let train = self
             .train
             .as_ref()
@@ -57,12 +73,17 @@ impl Wrapped {
             .arguments
             .iter()
             .map(|argument| argument.name.unraw().to_string());
-        let code = &self.code;
+        let (code, output) = (&self.code, &self.output);
         quote! {
             ::torchcache::__private::Function {
                 name: #name,
                 arguments: &[#(#arguments),*],
                 code: #code,
+                output: {
+                    #[allow(unused_imports)]
+                    use ::torchcache::__private::Unreturnable as _;
+                    ::torchcache::__private::Returned::<#output>::structure
+                },
             }
         }
     }

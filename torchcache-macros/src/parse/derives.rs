@@ -1,4 +1,4 @@
-//! The item of `#[derive(Fingerprint)]`.
+//! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
 
 use syn::{Data, DeriveInput, Fields, Generics, Ident};
 
@@ -61,6 +61,54 @@ impl Fingerprint {
             Shape::Struct(fields) => Box::new(fields.iter()),
             Shape::Enum(variants) => Box::new(variants.iter().flat_map(|variant| &variant.fields)),
         }
+    }
+}
+
+/// A struct of tensors, without mistakes.
+pub(crate) struct Batched {
+    pub(crate) name: Ident,
+    pub(crate) generics: Generics,
+    pub(crate) fields: Vec<Field>,
+    /// Whether its fields have names.
+    pub(crate) is_named: bool,
+}
+
+impl Batched {
+    /// Checks what the compiler has read.
+    pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
+        let fields = match input.data {
+            Data::Struct(data) => data.fields,
+            Data::Enum(data) => {
+                return Err(syn::Error::new_spanned(
+                    data.enum_token,
+                    "`Batched` cannot be derived for an enum: rows of different variants do not \
+                     stand in one batch; return a struct, with `Option` for what may be absent",
+                ));
+            }
+            Data::Union(data) => {
+                return Err(syn::Error::new_spanned(
+                    data.union_token,
+                    "`Batched` cannot be derived for a union: nothing says which field holds; \
+                     return a struct",
+                ));
+            }
+        };
+        if fields.is_empty() {
+            let message = format!(
+                "`{}` has no fields, so there is nothing to cache",
+                input.ident
+            );
+            return Err(syn::Error::new_spanned(input.ident, message));
+        }
+        let members = fields.members().zip(&fields);
+        Ok(Self {
+            name: input.ident,
+            generics: input.generics,
+            is_named: matches!(fields, Fields::Named(_)),
+            fields: members
+                .map(|(member, field)| Field::new(field, member))
+                .collect(),
+        })
     }
 }
 

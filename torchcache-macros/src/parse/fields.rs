@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
@@ -88,14 +88,17 @@ pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) ->
     skip
 }
 
-/// `generics` with `Field: Fingerprint` for each field type that depends on a parameter.
+/// `generics` with a bound for each field type that depends on a parameter: the trait of ours that it
+/// must implement.
 ///
 /// A type that names its own struct is left out: the bound would ask for itself without end.
-pub(crate) fn fingerprint_bounds<'a>(
+pub(crate) fn bounds<'a>(
+    bound: &str,
     name: &syn::Ident,
     generics: &Generics,
     fields: impl Iterator<Item = &'a Field>,
 ) -> Generics {
+    let bound = Ident::new(bound, Span::call_site());
     let mut bounded = generics.clone();
     let parameters: HashSet<String> = generics
         .type_params()
@@ -109,7 +112,7 @@ pub(crate) fn fingerprint_bounds<'a>(
             bounded
                 .make_where_clause()
                 .predicates
-                .push(parse_quote!(#ty: ::torchcache::__private::Fingerprint));
+                .push(parse_quote!(#ty: ::torchcache::__private::#bound));
         }
     }
     bounded

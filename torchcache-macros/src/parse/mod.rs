@@ -8,11 +8,11 @@ mod impls;
 mod signature;
 mod structs;
 
-pub(crate) use derives::{Fingerprint, Shape, Variant};
-pub(crate) use fields::{Field, fingerprint_bounds, take_skip};
+pub(crate) use derives::{Batched, Fingerprint, Shape, Variant};
+pub(crate) use fields::{Field, bounds, take_skip};
 pub(crate) use functions::Function;
 pub(crate) use impls::{Impl, Method, has_arguments};
-pub(crate) use signature::{Argument, Wrapped};
+pub(crate) use signature::{Argument, Role, Wrapped, without_marks};
 pub(crate) use structs::Struct;
 
 use syn::{AttrStyle, Attribute, Generics, Item};

@@ -5,11 +5,13 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::visit::{self, Visit};
 use syn::{
-    Attribute, Block, FnArg, GenericParam, Ident, Pat, PatType, ReturnType, Safety, Signature, Type,
+    Attribute, Block, FnArg, GenericParam, Ident, Meta, Pat, PatType, ReturnType, Safety,
+    Signature, Type,
 };
 
 use crate::code;
 use crate::errors::Errors;
+use crate::suggest;
 
 /// Which argument says whether the module is being trained. It is no part of the key.
 #[derive(Clone, Copy, PartialEq)]
@@ -42,6 +44,18 @@ pub(crate) struct Argument {
     /// What the body knows it by.
     pub(crate) pattern: Pat,
     pub(crate) ty: Type,
+    pub(crate) role: Role,
+}
+
+/// What an argument is to the cache.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Role {
+    /// Rows, or a plain value: its type says which.
+    Rows,
+    /// `#[id]`: what rows are keyed by.
+    Id,
+    /// `#[shared]`: a tensor that is the same for all rows.
+    Shared,
 }
 
 impl Wrapped {
@@ -61,7 +75,8 @@ impl Wrapped {
             FnArg::Receiver(_) => None,
         });
         for (position, typed) in typed.enumerate() {
-            refuse_attributes(&typed.attrs, errors);
+            refuse_conditions(&typed.attrs, errors);
+            let role = take_role(&mut typed.attrs, errors);
             let is_train = match train {
                 Train::Absent => false,
                 Train::Second => position == 1,
@@ -69,14 +84,17 @@ impl Wrapped {
             };
             if !is_train {
                 refuse_type(&typed.ty, errors);
+            } else if role != Role::Rows {
+                errors.report(&typed.pat, "`train` is no part of a key; remove its mark");
             }
-            let argument = Argument::take(typed, position);
+            let argument = Argument::take(typed, position, role);
             if is_train {
                 found_train = Some(argument);
             } else {
                 arguments.push(argument);
             }
         }
+        refuse_second_id(&arguments, errors);
         if train == Train::Named && found_train.is_none() {
             errors.report(
                 &signature.ident,
@@ -84,12 +102,12 @@ impl Wrapped {
                  &Tensor, train: bool) -> Tensor`; without one, call the method `forward`",
             );
         }
-        if arguments.iter().all(|argument| is_plain(&argument.ty)) {
+        if !arguments.iter().any(Argument::has_rows) {
             errors.report(
                 &signature.ident,
                 format!(
                     "`{}` has no tensor argument, so there are no rows to cache; pass at least one \
-                     `&Tensor`",
+                     `&Tensor` that is not shared, or `#[id]`s",
                     signature.ident
                 ),
             );
@@ -110,7 +128,7 @@ impl Wrapped {
 
 impl Argument {
     /// Leaves a plain name in the signature: a pattern is matched where the body begins.
-    fn take(typed: &mut PatType, position: usize) -> Self {
+    fn take(typed: &mut PatType, position: usize, role: Role) -> Self {
         let pattern = (*typed.pat).clone();
         let name = match &pattern {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
@@ -123,7 +141,81 @@ impl Argument {
             name,
             pattern,
             ty: (*typed.ty).clone(),
+            role,
         }
+    }
+
+    /// Whether it may say how many rows there are.
+    fn has_rows(&self) -> bool {
+        match self.role {
+            Role::Rows => !is_plain(&self.ty),
+            Role::Id => true,
+            Role::Shared => false,
+        }
+    }
+}
+
+/// The marks of arguments.
+const MARKS: [(&str, Role); 2] = [("id", Role::Id), ("shared", Role::Shared)];
+
+/// Takes the marks off an argument, and what looks like one: the compiler knows none of them.
+fn take_role(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Role {
+    let mut first: Option<(String, Role)> = None;
+    for attribute in attributes.extract_if(.., |attribute| mark(attribute).is_some()) {
+        let Some(name) = mark(&attribute) else {
+            continue;
+        };
+        let Some((_, role)) = MARKS.into_iter().find(|(known, _)| name == *known) else {
+            let hint = suggest::hint(&name, &MARKS.map(|(known, _)| known), "");
+            errors.report(attribute.path(), format!("unknown mark `{name}`{hint}"));
+            continue;
+        };
+        if !matches!(attribute.meta, Meta::Path(_)) {
+            errors.report(&attribute, format!("write `#[{name}]` alone"));
+        }
+        match &first {
+            None => first = Some((name, role)),
+            Some((before, _)) => errors.report(
+                &attribute,
+                format!("this argument is `#[{before}]` already; remove one of the marks"),
+            ),
+        }
+    }
+    first.map_or(Role::Rows, |(_, role)| role)
+}
+
+/// The name of a mark, right or misspelt; `None` for what the compiler knows.
+fn mark(attribute: &Attribute) -> Option<String> {
+    const OTHERS: [&str; 8] = [
+        "allow", "cfg", "cfg_attr", "deny", "doc", "expect", "forbid", "warn",
+    ];
+    let name = attribute.path().get_ident()?.to_string();
+    (!OTHERS.contains(&name.as_str())).then_some(name)
+}
+
+/// Takes all marks off a signature that comes out as it was, beside an error.
+pub(crate) fn without_marks(signature: &mut Signature) {
+    for input in &mut signature.inputs {
+        if let FnArg::Typed(typed) = input {
+            take_role(&mut typed.attrs, &mut Errors::default());
+        }
+    }
+}
+
+fn refuse_second_id(arguments: &[Argument], errors: &mut Errors) {
+    let mut ids = arguments
+        .iter()
+        .filter(|argument| argument.role == Role::Id);
+    let Some(first) = ids.next() else { return };
+    for second in ids {
+        errors.report(
+            &second.pattern,
+            format!(
+                "rows have one id, and `{}` is it already; join the two in one text, or pass this \
+                 one without `#[id]`",
+                first.name
+            ),
+        );
     }
 }
 
@@ -185,7 +277,7 @@ fn refuse_qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-fn refuse_attributes(attributes: &[Attribute], errors: &mut Errors) {
+fn refuse_conditions(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
         if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
             errors.report(
@@ -227,7 +319,7 @@ fn refuse_type(ty: &Type, errors: &mut Errors) {
 }
 
 fn output(signature: &Signature, errors: &mut Errors) -> Option<Type> {
-    let advice = "return a `Tensor`, a tuple or `Vec` of them, or a `Result` of these";
+    let advice = "return a `Tensor`, a tuple, `Vec` or struct of them, or a `Result` of these";
     match &signature.output {
         ReturnType::Default => {
             let message = format!("`{}` returns nothing to cache; {advice}", signature.ident);

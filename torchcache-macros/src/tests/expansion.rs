@@ -142,3 +142,19 @@ fn the_derive_of_an_enum() {
         "enum Pooling { Mean, Power(f64), Window { size: i64, #[torchcache(skip)] label: String } }"
     ));
 }
+
+#[test]
+fn a_function_with_marks() {
+    assert_snapshot!(attribute(
+        "",
+        "fn attend(xs: &[Tensor], #[id] names: &[&str], #[shared] mask: &Tensor) -> Encoded {
+            encode(xs, mask)
+        }",
+    ));
+}
+
+#[test]
+fn the_derive_of_an_output() {
+    let item = "struct Encoded<T> { pooled: Tensor, inner: Option<T> }";
+    assert_snapshot!(pretty(crate::derive_batched(tokens(item))));
+}

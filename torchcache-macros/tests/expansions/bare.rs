@@ -1,6 +1,6 @@
 //! No prelude, and users' own types with the names of the prelude.
 
-use ::torchcache_macros::{Fingerprint as Identity, torchcache as cached};
+use ::torchcache_macros::{Batched as Output, Fingerprint as Identity, torchcache as cached};
 
 /// Public, so documented.
 pub struct Result;
@@ -60,4 +60,29 @@ pub enum Mode {
         #[torchcache(skip)]
         label: Option,
     },
+}
+
+/// Public, so documented.
+#[derive(Output)]
+pub struct Encoded<T> {
+    /// Public, so documented.
+    pub r#type: Tensor,
+    /// Public, so documented.
+    pub inner: T,
+}
+
+/// Public, so documented.
+#[derive(Output)]
+pub struct Pair(pub Tensor, pub ::std::option::Option<Tensor>);
+
+/// Public, so documented.
+#[cached]
+pub fn pick(xs: &Tensor, #[id] ids: &[u8], #[shared] table: &Tensor) -> Encoded<Pair> {
+    Encoded {
+        r#type: crate::__private::Tensor(::std::vec![table.0[ids[0] as usize]]),
+        inner: Pair(
+            crate::__private::Tensor(::std::vec![xs.0[0]]),
+            ::std::option::Option::None,
+        ),
+    }
 }

@@ -59,3 +59,41 @@ fn a_function_may_be_nested_in_another() {
     assert_eq!(inner(&Tensor(vec![])), Err(Local(1)));
     let _ = inner::cache();
 }
+
+#[torchcache]
+fn attend(
+    queries: &[&Tensor],
+    #[shared] mask: &Tensor,
+    #[id] names: &[&str],
+    scale: f64,
+) -> Tensor {
+    assert_eq!(
+        (queries.len(), names, mask),
+        (1, ["a", "b"].as_slice(), queries[0])
+    );
+    Tensor(vec![scale])
+}
+
+#[test]
+fn marked_arguments_are_passed_on_as_what_they_are() {
+    let mask = Tensor(vec![5.0]);
+    assert_eq!(attend(&[&mask], &mask, &["a", "b"], 2.0), Tensor(vec![2.0]));
+    assert_eq!(
+        seen(),
+        [
+            "expansions::function::attend attend",
+            "queries = [Tensor([5.0])]",
+            "mask = shared Tensor([5.0])",
+            "names = id [\"a\", \"b\"]",
+            "scale = 2.0",
+            "row argument 0",
+            "shared",
+            "ids",
+            "row argument 3",
+        ]
+    );
+    assert!(
+        attend::Cached::FUNCTION.code.contains("# [ id ]"),
+        "marks are part of the code"
+    );
+}

@@ -71,3 +71,23 @@ fn the_derive_counts_the_variant_and_its_fields() {
         ["bare::Mode", "::Named", "type", "3"]
     );
 }
+
+#[test]
+fn the_derive_takes_a_struct_apart_and_puts_it_together() {
+    use __private::{Batched, Tensor};
+    let number = |number: f64| Tensor(vec![number]);
+    let encoded = bare::pick(&number(7.0), &[1], &Tensor(vec![4.0, 5.0]));
+    let mut structure = String::new();
+    <bare::Encoded<bare::Pair>>::structure(&mut structure);
+    assert_eq!(structure, "{type:T,inner:(T?T)}");
+    let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
+    encoded.take_apart(&mut tensors, &mut lengths);
+    assert_eq!(
+        (&*tensors, &*lengths),
+        (&[number(5.0), number(7.0)][..], &[0][..])
+    );
+    let (mut parts, mut none) = (tensors.into_iter(), lengths.into_iter());
+    let again = <bare::Encoded<bare::Pair>>::put_together(&mut parts, &mut none).unwrap();
+    assert_eq!((again.r#type, again.inner.0), (number(5.0), number(7.0)));
+    assert!(bare::Pair::put_together(&mut parts, &mut none).is_none());
+}

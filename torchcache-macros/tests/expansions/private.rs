@@ -6,7 +6,12 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
+pub use core::default::Default;
+pub use core::iter::Iterator;
+pub use core::option::Option;
 pub use core::{concat, module_path};
+pub use std::string::String;
+pub use std::vec::Vec;
 
 /// A row of numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +135,9 @@ macro_rules! plain {
                 f.0.push(format!("{self:?}"));
             }
         }
-        impl Argument<'_> for $ty {}
+        impl Argument<'_> for $ty {
+            type Held = Nothing;
+        }
     )*};
 }
 plain!(bool, i64, f64, usize, String, Tensor);
@@ -165,7 +172,24 @@ pub struct Function {
     pub name: &'static str,
     pub arguments: &'static [&'static str],
     pub code: &'static str,
+    pub output: fn() -> String,
 }
+
+pub struct Returned<O>(std::marker::PhantomData<O>);
+
+impl<O: Output> Returned<O> {
+    pub fn structure() -> String {
+        std::any::type_name::<O>().to_owned()
+    }
+}
+
+pub trait Unreturnable {
+    fn structure() -> String {
+        String::new()
+    }
+}
+
+impl<O> Unreturnable for Returned<O> {}
 
 #[diagnostic::on_unimplemented(message = "`{Self}` lacks `#[torchcache]` on its struct")]
 pub trait CachedStruct {
@@ -196,12 +220,41 @@ pub trait CachedFunction {
     fn cache() -> &'static TorchCache;
 }
 
-pub trait Argument<'r>: Clone + std::fmt::Debug {}
-impl<'r> Argument<'r> for &'r Tensor {}
-impl<'r> Argument<'r> for Option<&'r Tensor> {}
-impl Argument<'_> for &str {}
-impl Argument<'_> for &[i64] {}
-impl Argument<'_> for (f64, f64) {}
+/// Rows that are not where they were may have to be held.
+#[derive(Default)]
+pub struct Nothing;
+
+pub trait Argument<'r>: Clone + std::fmt::Debug {
+    type Held: Default;
+}
+impl<'r> Argument<'r> for &'r Tensor {
+    type Held = Nothing;
+}
+impl<'r> Argument<'r> for Option<&'r Tensor> {
+    type Held = Nothing;
+}
+impl<'r> Argument<'r> for &'r [&'r Tensor] {
+    type Held = Vec<&'r Tensor>;
+}
+impl Argument<'_> for &str {
+    type Held = Nothing;
+}
+impl Argument<'_> for &[i64] {
+    type Held = Nothing;
+}
+impl Argument<'_> for (f64, f64) {
+    type Held = Nothing;
+}
+
+pub trait SampleIds<'r>: Clone + std::fmt::Debug {
+    type Held: Default;
+}
+impl<'r, T: Clone + std::fmt::Debug> SampleIds<'r> for &'r [T] {
+    type Held = Vec<T>;
+}
+
+pub trait SharedArgument: Clone + std::fmt::Debug {}
+impl SharedArgument for &Tensor {}
 
 #[derive(Default)]
 pub struct Arguments(Vec<String>);
@@ -214,14 +267,81 @@ impl Arguments {
         self.0.push(format!("{argument:?}"));
         self
     }
+    pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &A) -> Self {
+        self.0.push(format!("id {argument:?}"));
+        self
+    }
+    pub fn with_shared<A: SharedArgument>(mut self, argument: &A) -> Self {
+        self.0.push(format!("shared {argument:?}"));
+        self
+    }
 }
 
 pub struct Rows(());
 
 impl Rows {
-    pub fn argument<'r, A: Argument<'r>>(&'r self, argument: &A, position: usize) -> A {
+    pub fn argument<'r, A: Argument<'r>>(
+        &'r self,
+        argument: &A,
+        position: usize,
+        _: &'r mut A::Held,
+    ) -> A {
         SEEN.with_borrow_mut(|seen| seen.push(format!("row argument {position}")));
         argument.clone()
+    }
+    pub fn id<'r, A: SampleIds<'r>>(&'r self, argument: &A, _: &'r mut A::Held) -> A {
+        SEEN.with_borrow_mut(|seen| seen.push("ids".to_owned()));
+        argument.clone()
+    }
+    pub fn shared<A: SharedArgument>(&self, argument: &A) -> A {
+        SEEN.with_borrow_mut(|seen| seen.push("shared".to_owned()));
+        argument.clone()
+    }
+}
+
+pub trait Batched: Sized {
+    fn structure(text: &mut String);
+    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
+    fn put_together(
+        tensors: &mut dyn Iterator<Item = Tensor>,
+        lengths: &mut dyn Iterator<Item = u32>,
+    ) -> Option<Self>;
+}
+
+impl Batched for Tensor {
+    fn structure(text: &mut String) {
+        text.push('T');
+    }
+    fn take_apart(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
+        tensors.push(self);
+    }
+    fn put_together(
+        tensors: &mut dyn Iterator<Item = Tensor>,
+        _: &mut dyn Iterator<Item = u32>,
+    ) -> Option<Self> {
+        tensors.next()
+    }
+}
+
+impl<T: Batched> Batched for Option<T> {
+    fn structure(text: &mut String) {
+        text.push('?');
+        T::structure(text);
+    }
+    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+        lengths.push(u32::from(self.is_some()));
+        if let Some(value) = self {
+            value.take_apart(tensors, lengths);
+        }
+    }
+    fn put_together(
+        tensors: &mut dyn Iterator<Item = Tensor>,
+        lengths: &mut dyn Iterator<Item = u32>,
+    ) -> Option<Self> {
+        match lengths.next()? {
+            0 => Some(None),
+            _ => T::put_together(tensors, lengths).map(Some),
+        }
     }
 }
 

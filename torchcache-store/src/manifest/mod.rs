@@ -57,6 +57,18 @@ pub struct Manifest {
     pub created_by: String,
     /// What was hashed, in that order.
     pub parts: Vec<Part>,
+    /// What the rows of each cached function are made of.
+    #[serde(default)]
+    pub outputs: Vec<Output>,
+}
+
+/// What a cached function returns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name.
+    pub function: String,
+    /// How the output is built of tensors: see [`Schema`](crate::schema::Schema::structure).
+    pub structure: String,
 }
 
 /// One thing that went into the hash.
@@ -115,7 +127,15 @@ impl Manifest {
             hash: hash.to_owned(),
             created_by: concat!("torchcache ", env!("CARGO_PKG_VERSION")).to_owned(),
             parts,
+            outputs: Vec::new(),
         }
+    }
+
+    /// With what its functions return.
+    #[must_use]
+    pub fn with_outputs(mut self, outputs: Vec<Output>) -> Manifest {
+        self.outputs = outputs;
+        self
     }
 
     /// Writes it into a directory, unless one is there: then it is of the same identity.

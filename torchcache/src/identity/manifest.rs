@@ -4,18 +4,31 @@ use std::io;
 use std::path::Path;
 
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::manifest::{FILE, Manifest, difference, newest};
+use torchcache_store::manifest::{FILE, Manifest, Output, difference, newest};
 
 use super::Identity;
+use crate::function::Function;
 
-/// Writes the manifest of `identity` into its directory, unless one is there.
+/// Writes the manifest of `identity` into its directory, unless one is there: what went into it, and
+/// what the rows of each function are made of.
 ///
 /// # Errors
 ///
 /// Whatever the file system says. The cache works without its manifest.
-pub(crate) fn write(directory: &Path, module: &str, identity: &Identity) -> io::Result<()> {
+pub(crate) fn write(
+    directory: &Path,
+    module: &str,
+    identity: &Identity,
+    functions: &[Function],
+) -> io::Result<()> {
     let directory = Os.open_dir(directory, false)?;
-    Manifest::new(module, &identity.hash, identity.parts.clone()).write(&directory)
+    let output = |function: &Function| Output {
+        function: function.name.to_owned(),
+        structure: (function.output)(),
+    };
+    Manifest::new(module, &identity.hash, identity.parts.clone())
+        .with_outputs(functions.iter().map(output).collect())
+        .write(&directory)
 }
 
 /// Why `identity` is not one of the identities that `root` holds for this module, in words;
@@ -50,7 +63,7 @@ mod tests {
         );
         let directory = root.path().join(&before.hash);
         std::fs::create_dir(&directory).unwrap();
-        write(&directory, "m", &before).unwrap();
+        write(&directory, "m", &before, &[]).unwrap();
         assert_eq!(
             explain(root.path(), "m", &before),
             None,

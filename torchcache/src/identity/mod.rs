@@ -11,7 +11,7 @@ mod values;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
-pub(crate) use parts::{Collector, Part, unique};
+pub(crate) use parts::{Collector, Part, tensor_digest, unique};
 pub(crate) use watch::Watcher;
 
 use crate::options::Options;

@@ -38,7 +38,7 @@ pub(crate) fn code(path: &str, function: &Function) -> Part {
 
 /// A weight or a buffer.
 pub(crate) fn tensor(path: &str, tensor: &Tensor) -> Part {
-    let (readable, digest) = tensor_digest(tensor);
+    let (readable, digest) = described(tensor);
     Part::new(path, Category::Weights, &readable, *digest.as_bytes())
 }
 
@@ -76,8 +76,13 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The readable form and digest of a tensor: kind, shape and every byte of its elements.
-fn tensor_digest(tensor: &Tensor) -> (String, blake3::Hash) {
+/// The digest of a tensor: of its kind, its shape and every byte of its elements.
+pub(crate) fn tensor_digest(tensor: &Tensor) -> [u8; 32] {
+    *described(tensor).1.as_bytes()
+}
+
+/// The readable form of a tensor, and its digest.
+fn described(tensor: &Tensor) -> (String, blake3::Hash) {
     if !tensor.defined() {
         return ("undefined".into(), digest(&[b"undefined"]));
     }

@@ -18,7 +18,7 @@ fn rows(numbers: &[u32], elements: i64) -> (Vec<Key>, Arc<Schema>, Tensor) {
         .view([-1, 1])
         .repeat([1, elements]);
     let one = [tensor];
-    let schema = Schema::of(&one, Vec::new(), None, Device::Cpu).unwrap();
+    let schema = Schema::of("T", &one, Vec::new(), None, Device::Cpu).unwrap();
     let packed = schema.pack(&one).unwrap();
     (
         numbers.iter().map(|&number| key(number)).collect(),

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use memmap2::{MmapMut, MmapRaw};
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::RowValues;
+use torchcache_store::schema::ElementKind;
 
 use crate::plain;
 
@@ -193,7 +194,7 @@ impl<'t> Glance<'t> {
         let &[_, pointer, here, _, ref extents @ ..] = self.words() else {
             return None;
         };
-        let kind = plain::kind_of((here >> 32) as u8)?;
+        let kind = ElementKind::of_code((here >> 32) as u8)?;
         if pointer == 0 || here != layout((here >> 32) as i32, CPU, 0) {
             return None;
         }
@@ -205,7 +206,7 @@ impl<'t> Glance<'t> {
             }
             elements *= extent;
         }
-        let length = elements as usize * kind.elt_size_in_bytes();
+        let length = elements as usize * kind.size();
         // SAFETY: the tensor is borrowed since it was glanced at, so its storage is alive for as long
         // as the slice. It has a data pointer, which only layouts of one block of memory have, on the
         // CPU; its strides say that its `elements` elements lie there without a gap. The storage was

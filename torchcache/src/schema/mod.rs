@@ -1,4 +1,5 @@
-//! [`Schema`]: what the bytes of a row mean. The way between tensors and bytes is in `packing.rs`.
+//! [`Schema`]: what the bytes of a row mean, in terms of tensors. The way between tensors and bytes is
+//! in `packing.rs`, and the layout of the schema itself in `torchcache_store::schema`.
 //!
 //! In the tiers a row is one run of bytes: the elements of each output tensor for that row, one
 //! after the other. So a batch of rows is one `[rows, row_bytes]` tensor of bytes ("packed"),
@@ -7,12 +8,15 @@
 mod packing;
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::schema as described;
 
 use crate::plain;
 
 /// What a row consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Schema {
+    /// How the output is built of its parts, as text.
+    structure: String,
     parts: Vec<Part>,
     /// The lengths of the vectors in the output, in order.
     lengths: Vec<u32>,
@@ -39,14 +43,10 @@ enum Place {
     On(Device),
 }
 
-/// The version of [`Schema::encode`]'s layout.
-const VERSION: u8 = 1;
-const MAX_PARTS: usize = 256;
-const MAX_DIMENSIONS: usize = 64;
-
 impl Schema {
     /// The schema of a forward's outputs, which must be plain and have a batch dimension.
     pub(crate) fn of(
+        structure: &str,
         tensors: &[Tensor],
         lengths: Vec<u32>,
         cache_dtype: Option<Kind>,
@@ -67,6 +67,7 @@ impl Schema {
             })
         };
         Ok(Schema {
+            structure: structure.to_owned(),
             parts: tensors.iter().map(part).collect::<Result<_, TchError>>()?,
             lengths,
         })
@@ -117,81 +118,65 @@ impl Schema {
     }
 
     /// The schema as bytes, as the store keeps it beside its rows. See `docs/format.md`.
-    ///
-    /// `version u8, parts u16, { stored u8, output u8, place u32, dimensions u8, extent i64 … } …,
-    /// lengths u16, length u32 …`, little-endian.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        bytes.extend((self.parts.len() as u16).to_le_bytes());
-        for part in &self.parts {
-            bytes.push(plain::kind_code(part.stored));
-            bytes.push(plain::kind_code(part.output));
-            bytes.extend(part.place.code().to_le_bytes());
-            bytes.push(part.shape.len() as u8);
-            part.shape
-                .iter()
-                .for_each(|extent| bytes.extend(extent.to_le_bytes()));
-        }
-        bytes.extend((self.lengths.len() as u16).to_le_bytes());
-        self.lengths
-            .iter()
-            .for_each(|length| bytes.extend(length.to_le_bytes()));
-        bytes
+        self.described().encode()
     }
 
     /// Whether [`encode`](Self::encode) can write this schema: outputs of hundreds of tensors are
     /// not cached.
     pub(crate) fn fits(&self) -> bool {
-        self.parts.len() <= MAX_PARTS
-            && self.lengths.len() <= MAX_PARTS
-            && self
-                .parts
-                .iter()
-                .all(|part| part.shape.len() <= MAX_DIMENSIONS)
-            && self.encode().len() <= 4096
+        self.described().fits()
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `None` for anything else.
-    pub(crate) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let bytes = &mut bytes;
-        if take::<1>(bytes)? != [VERSION] {
-            return None;
-        }
-        let count = usize::from(u16::from_le_bytes(take(bytes)?));
-        if count > MAX_PARTS {
-            return None;
-        }
-        let parts = (0..count)
-            .map(|_| Part::decode(bytes))
-            .collect::<Option<Vec<_>>>()?;
-        let count = usize::from(u16::from_le_bytes(take(bytes)?));
-        let lengths = (0..count).map(|_| Some(u32::from_le_bytes(take(bytes)?)));
-        let schema = Schema {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let described::Schema {
+            structure,
             parts,
-            lengths: lengths.collect::<Option<Vec<_>>>()?,
-        };
-        // Sizes from disk are checked here once, so that no later product overflows.
-        let total = schema
-            .parts
-            .iter()
-            .try_fold(0usize, |sum, part| sum.checked_add(part.checked_bytes()?));
-        (bytes.is_empty() && total.is_some()).then_some(schema)
+            lengths,
+        } = described::Schema::decode(bytes)?;
+        let parts = parts.into_iter().map(Part::of).collect::<Option<_>>()?;
+        Some(Schema {
+            structure,
+            parts,
+            lengths,
+        })
+    }
+
+    /// The same where no tensor is known.
+    fn described(&self) -> described::Schema {
+        described::Schema {
+            structure: self.structure.clone(),
+            parts: self.parts.iter().map(Part::described).collect(),
+            lengths: self.lengths.clone(),
+        }
     }
 }
 
 impl Part {
     fn bytes(&self) -> usize {
-        self.checked_bytes()
-            .expect("shapes of live tensors and decoded schemas fit")
+        // Shapes of live tensors fit, and those of decoded schemas were found to.
+        let elements: usize = self.shape.iter().map(|&extent| extent as usize).product();
+        elements * self.stored.elt_size_in_bytes()
     }
 
-    fn checked_bytes(&self) -> Option<usize> {
-        let elements = self.shape.iter().try_fold(1usize, |product, &extent| {
-            product.checked_mul(usize::try_from(extent).ok()?)
-        })?;
-        elements
-            .checked_mul(self.stored.elt_size_in_bytes())
-            .filter(|&bytes| bytes < isize::MAX as usize)
+    fn described(&self) -> described::Part {
+        let element = |kind| plain::element(kind).expect("rows are cut from plain tensors");
+        described::Part {
+            stored: element(self.stored),
+            output: element(self.output),
+            place: self.place.code(),
+            shape: self.shape.clone(),
+        }
+    }
+
+    fn of(part: described::Part) -> Option<Self> {
+        Some(Part {
+            stored: plain::kind_of(part.stored),
+            output: plain::kind_of(part.output),
+            place: Place::of_code(part.place)?,
+            shape: part.shape,
+        })
     }
 
     fn device(&self, home: Device) -> Device {
@@ -200,22 +185,6 @@ impl Part {
             Place::On(device) => device,
             Place::AtHome => home,
         }
-    }
-
-    fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let [stored, output] = take(bytes)?;
-        let place = Place::of_code(u32::from_le_bytes(take(bytes)?))?;
-        let [dimensions] = take(bytes)?;
-        if usize::from(dimensions) > MAX_DIMENSIONS {
-            return None;
-        }
-        let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take(bytes)?)));
-        Some(Part {
-            stored: plain::kind_of(stored)?,
-            output: plain::kind_of(output)?,
-            place,
-            shape: shape.collect::<Option<Vec<_>>>()?,
-        })
     }
 }
 
@@ -242,12 +211,6 @@ impl Place {
     }
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, tail) = bytes.split_first_chunk()?;
-    *bytes = tail;
-    Some(*head)
-}
-
 fn is_float(kind: Kind) -> bool {
     matches!(
         kind,
@@ -267,20 +230,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_come_back_from_their_bytes_and_nothing_else_does() {
+    fn schemas_come_back_from_their_bytes() {
         let tensors = [
             Tensor::zeros([1, 2, 3], tch::kind::FLOAT_CPU),
             Tensor::zeros([1], tch::kind::INT64_CPU),
         ];
-        let schema = Schema::of(&tensors, vec![2, 0], Some(Kind::BFloat16), Device::Cpu).unwrap();
-        let bytes = schema.encode();
-        assert_eq!(Schema::decode(&bytes), Some(schema));
-        for end in 0..bytes.len() {
-            assert_eq!(Schema::decode(&bytes[..end]), None, "prefix of {end}");
-        }
-        assert_eq!(Schema::decode(&[bytes.as_slice(), &[0]].concat()), None);
-        let mut huge = bytes;
-        huge[10..18].copy_from_slice(&i64::MAX.to_le_bytes());
-        assert_eq!(Schema::decode(&huge), None);
+        let half = Some(Kind::BFloat16);
+        let schema = Schema::of("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
+        assert_eq!((schema.row_bytes(), schema.element_bytes()), (20, 1));
+        assert_eq!(Schema::decode(&schema.encode()), Some(schema));
+    }
+
+    #[test]
+    fn a_place_that_no_version_knows_is_refused() {
+        let tensors = [Tensor::zeros([1, 4], tch::kind::FLOAT_CPU)];
+        let schema = Schema::of("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
+        let mut described = schema.described();
+        described.parts[0].place = 9;
+        assert_eq!(Schema::decode(&described.encode()), None);
     }
 }

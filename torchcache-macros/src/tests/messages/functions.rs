@@ -1,6 +1,7 @@
 //! Mistakes in impls and functions.
 
 use super::{expect, method, mistakes};
+use crate::parse;
 
 #[test]
 fn options_do_not_go_on_the_impl() {
@@ -120,7 +121,7 @@ fn rows_come_from_a_tensor_argument() {
 
 #[test]
 fn a_function_returns_tensors() {
-    let advice = "return a `Tensor`, a tuple or `Vec` of them, or a `Result` of these";
+    let advice = "return a `Tensor`, a tuple, `Vec` or struct of them, or a `Result` of these";
     method("fn forward(&self, xs: &Tensor)", &[("forward", advice)]);
     method("fn forward(&self, xs: &Tensor) -> ()", &[("()", advice)]);
     method(
@@ -173,4 +174,52 @@ fn a_method_alone_cannot_be_annotated() {
         &mistakes("", "fn forward(&self, xs: &Tensor) -> Tensor { x }"),
         &[("&self", "this is a method; put `#[torchcache]` on the impl")],
     );
+}
+
+#[test]
+fn an_argument_has_one_mark_and_rows_have_one_id() {
+    method(
+        "fn forward(&self, xs: &Tensor, #[id] #[shared] a: &Tensor) -> Tensor",
+        &[("#[shared]", "is `#[id]` already")],
+    );
+    method(
+        "fn forward(&self, xs: &Tensor, #[id(1)] a: &[i64], #[id] b: &[i64]) -> Tensor",
+        &[
+            ("#[id(1)]", "write `#[id]` alone"),
+            ("b", "rows have one id, and `a` is it already"),
+        ],
+    );
+    method(
+        "fn forward_t(&self, xs: &Tensor, #[id] train: bool) -> Tensor",
+        &[("train", "`train` is no part of a key")],
+    );
+}
+
+#[test]
+fn shared_tensors_have_no_rows_and_ids_do() {
+    method(
+        "fn forward(&self, #[shared] xs: &Tensor) -> Tensor",
+        &[(
+            "forward",
+            "at least one `&Tensor` that is not shared, or `#[id]`s",
+        )],
+    );
+    method("fn forward(&self, #[id] paths: &[String]) -> Tensor", &[]);
+}
+
+#[test]
+fn only_a_struct_with_fields_is_made_of_tensors() {
+    let derived = |item: &str| {
+        super::listed(parse::Batched::parse(syn::parse2(super::tokens(item)).unwrap()).err())
+    };
+    expect(
+        &derived("enum Output { One(Tensor) }"),
+        &[("enum", "cannot be derived for an enum")],
+    );
+    expect(
+        &derived("union Output { one: u8 }"),
+        &[("union", "cannot be derived for a union")],
+    );
+    expect(&derived("struct Output;"), &[("Output", "has no fields")]);
+    expect(&derived("struct Output(Tensor);"), &[]);
 }

@@ -1,0 +1,245 @@
+//! Rows that are known by ids instead of their content.
+
+use std::cell::RefCell;
+
+use tch::{Kind, Tensor, nn};
+use torchcache::{Cached, Error, Options, Problem, TorchCache, torchcache};
+
+use crate::support::{Ran, device, panic_of, random, same};
+
+/// `xs * 2`, with everything that the body was given written down. Each test has its own: equal ones
+/// share their rows, which with ids are the same whatever they hold.
+#[torchcache]
+#[derive(Debug)]
+struct Known {
+    test: &'static str,
+    #[torchcache(skip)]
+    ran: Ran,
+    #[torchcache(skip)]
+    seen: RefCell<Vec<i64>>,
+    torchcache_verify: f64,
+    cache: TorchCache,
+}
+
+impl Known {
+    fn of(test: &'static str) -> Self {
+        Known {
+            test,
+            ran: Ran::default(),
+            seen: RefCell::default(),
+            torchcache_verify: 0.0,
+            cache: TorchCache::default(),
+        }
+    }
+}
+
+#[torchcache]
+impl Known {
+    fn forward(&self, xs: &Tensor, #[id] ids: &[i64]) -> Result<Tensor, Error> {
+        assert_eq!(xs.size()[0] as usize, ids.len());
+        self.ran.note(xs);
+        self.seen.borrow_mut().extend(ids);
+        Ok(xs * 2)
+    }
+}
+
+#[test]
+fn a_row_of_a_known_id_is_a_hit_whatever_it_holds() {
+    let model = Known::of("hit");
+    let xs = random(&[3, 4]);
+    let first = model.forward(&xs, &[10, 20, 30]).unwrap();
+    assert!(same(&first, &(&xs * 2)));
+    assert_eq!(model.ran.take(), (1, 3));
+    let other = random(&[3, 4]);
+    let second = model.forward(&other, &[30, 40, 10]).unwrap();
+    assert_eq!(model.ran.take(), (1, 1));
+    assert!(same(&second.get(0), &first.get(2)));
+    assert!(same(&second.get(1), &(other.get(1) * 2)));
+    assert!(same(&second.get(2), &first.get(0)));
+    // The body got the ids of the rows that it got.
+    assert_eq!(*model.seen.borrow(), [10, 20, 30, 40]);
+}
+
+#[test]
+fn the_shape_and_kind_of_a_row_count_beside_its_id() {
+    let model = Known::of("shape");
+    model.forward(&random(&[1, 4]), &[1]).unwrap();
+    model.forward(&random(&[1, 5]), &[1]).unwrap();
+    model
+        .forward(&random(&[1, 4]).to_kind(Kind::Double), &[1])
+        .unwrap();
+    assert_eq!(model.ran.take(), (3, 3));
+    assert_eq!(
+        model.forward(&random(&[1, 5]), &[1]).unwrap().size(),
+        [1, 5]
+    );
+    assert_eq!(model.ran.take(), (0, 0));
+}
+
+#[test]
+fn as_many_ids_as_rows_are_wanted() {
+    let model = Known::of("count");
+    for ids in [&[][..], &[1], &[1, 2, 3]] {
+        let error = model.forward(&random(&[2, 4]), ids).unwrap_err();
+        let given = ids.len() as i64;
+        assert!(
+            matches!(error.problem(), Problem::IdCount { ids, rows: 2, .. } if *ids == given),
+            "{error}"
+        );
+        assert!(error.to_string().contains("argument `ids`"), "{error}");
+    }
+    assert_eq!(model.ran.take(), (0, 0));
+    assert_eq!(model.forward(&random(&[0, 4]), &[]).unwrap().size(), [0, 4]);
+}
+
+#[test]
+fn equal_rows_may_have_an_id_twice_and_are_computed_once() {
+    let model = Known::of("twice");
+    let row = random(&[1, 4]);
+    let xs = Tensor::cat(&[&row, &random(&[1, 4]), &row], 0);
+    let ys = model.forward(&xs, &[7, 8, 7]).unwrap();
+    assert!(same(&ys, &(&xs * 2)));
+    assert_eq!(model.ran.take(), (1, 2));
+    assert_eq!(model.cache.stats().duplicates, 1);
+}
+
+#[test]
+fn different_rows_of_one_call_with_the_same_id_are_refused_by_their_numbers() {
+    let model = Known::of("different");
+    let xs = random(&[4, 4]);
+    let error = model.forward(&xs, &[7, 8, 9, 8]).unwrap_err();
+    let Problem::SameId {
+        ids,
+        first,
+        second,
+        argument,
+    } = error.problem()
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((&**ids, *first, *second, &**argument), ("ids", 1, 3, "xs"));
+    // It is refused as well where all of them are known.
+    model.forward(&xs, &[7, 8, 9, 10]).unwrap();
+    assert!(model.forward(&xs, &[7, 8, 9, 8]).is_err());
+    assert_eq!(model.ran.take(), (1, 4));
+    // Zero and minus zero are equal numbers, but not equal rows.
+    let zeros = Tensor::from_slice(&[0.0f32, -0.0]).to_device(device());
+    assert!(model.forward(&zeros, &[1, 1]).is_err());
+}
+
+#[test]
+fn an_id_that_changed_its_sample_is_found_by_verifying() {
+    let mut model = Known::of("verified");
+    model.torchcache_verify = 1.0;
+    model.forward(&random(&[2, 4]), &[1, 2]).unwrap();
+    model.forward(&random(&[2, 4]), &[1, 2]).unwrap();
+    assert_eq!(model.cache.stats().mismatched, 2);
+}
+
+#[torchcache]
+fn by_name(xs: &Tensor, #[id] names: &[&str], scale: f64) -> Tensor {
+    assert_eq!(xs.size()[0] as usize, names.len());
+    xs * scale
+}
+
+#[torchcache]
+fn by_owned_name(xs: &Tensor, #[id] names: &[String]) -> Tensor {
+    assert_eq!(xs.size()[0] as usize, names.len());
+    xs * 3
+}
+
+#[torchcache]
+fn by_vector(xs: &Tensor, #[id] names: &Vec<u32>) -> Tensor {
+    assert_eq!(xs.size()[0] as usize, names.len());
+    xs * 4
+}
+
+#[torchcache]
+fn by_tensor(xs: &Tensor, #[id] ids: &Tensor) -> Tensor {
+    assert_eq!(xs.size()[0], ids.size()[0]);
+    xs * ids.unsqueeze(1)
+}
+
+#[test]
+fn ids_are_texts_or_integers_in_any_list_or_a_tensor() {
+    let xs = random(&[3, 2]);
+    let part = xs.narrow(0, 1, 2);
+    by_name(&xs, &["a", "b", ""], 0.5);
+    by_name(&xs, &["a", "b", ""], 0.25);
+    let hit = by_name(&part, &["", "c"], 0.5);
+    assert!(same(&hit.get(0), &(xs.get(2) * 0.5)));
+    let stats = by_name::cache().stats();
+    assert_eq!((stats.memory_hits, stats.misses), (1, 7));
+
+    let names = ["a", "b", "c"].map(str::to_owned);
+    by_owned_name(&xs, &names);
+    by_owned_name(&part, &names[1..]);
+    assert_eq!(by_owned_name::cache().stats().memory_hits, 2);
+
+    by_vector(&xs, &vec![1, 2, 3]);
+    by_vector(&part, &vec![3, 9]);
+    assert_eq!(by_vector::cache().stats().memory_hits, 1);
+
+    let ids = Tensor::from_slice(&[5i64, 6, 7]).to_device(device());
+    by_tensor(&xs, &ids);
+    let ys = by_tensor(&part, &Tensor::from_slice(&[7i32, 8]));
+    assert!(same(&ys.get(0), &(xs.get(2) * 7)));
+    assert!(same(&ys.get(1), &(xs.get(2) * 8)));
+    assert_eq!(by_tensor::cache().stats().memory_hits, 1);
+}
+
+#[test]
+fn a_tensor_of_ids_is_one_dimension_of_integers() {
+    let xs = random(&[2, 2]);
+    for ids in [
+        Tensor::from_slice(&[1.0f32, 2.0]),
+        Tensor::from_slice(&[1i64, 2]).view([2, 1]),
+        Tensor::from_slice(&[true, false]),
+    ] {
+        let message = panic_of(|| by_tensor(&xs, &ids));
+        assert!(message.contains("argument `ids` holds ids"), "{message}");
+        assert!(message.contains("integers of shape [rows]"), "{message}");
+    }
+}
+
+/// Where ids say it all, the samples themselves need not be there.
+#[torchcache]
+fn read_and_embed(#[id] paths: &[&str]) -> Tensor {
+    let lengths: Vec<f32> = paths.iter().map(|path| path.len() as f32).collect();
+    Tensor::from_slice(&lengths).to_device(device())
+}
+
+#[test]
+fn a_function_of_ids_alone_reads_only_what_is_missing() {
+    let ys = read_and_embed(&["one", "three"]);
+    assert!(same(
+        &ys,
+        &Tensor::from_slice(&[3.0f32, 5.0]).to_device(device())
+    ));
+    let ys = read_and_embed(&["three", "fourteen", "three"]);
+    assert!(same(
+        &ys,
+        &Tensor::from_slice(&[5.0f32, 8.0, 5.0]).to_device(device())
+    ));
+    let stats = read_and_embed::cache().stats();
+    assert_eq!(
+        (stats.memory_hits, stats.duplicates, stats.misses),
+        (1, 1, 3)
+    );
+    assert_eq!(read_and_embed(&[]).size(), [0]);
+}
+
+#[test]
+fn a_wrapped_module_takes_ids_too_and_keeps_them_apart_from_content() {
+    let net = nn::func(|xs| xs * 2);
+    let net = Cached::new(net, (), Options::new().version("ids")).unwrap();
+    let misses = || net.cache().stats().misses;
+    let xs = random(&[2, 3]);
+    net.forward(&xs);
+    net.forward_by_id(&xs, [1i64, 2].as_slice());
+    assert_eq!(misses(), 4, "content and id are not the same");
+    let ys = net.forward_by_id(&random(&[1, 3]), &Tensor::from_slice(&[2i64]));
+    assert!(same(&ys.get(0), &(xs.get(1) * 2)));
+    assert_eq!(misses(), 4);
+    assert!(panic_of(|| net.forward_by_id(&xs, ["a"].as_slice())).contains("1 ids for 2 rows"));
+}

@@ -1,0 +1,136 @@
+//! Outputs of several tensors: structs, options, arrays, in any nesting.
+
+use std::fs;
+
+use tch::{Kind, Tensor};
+use torchcache::{Batched, TorchCache, torchcache};
+
+use crate::support::{Ran, random, same};
+
+#[derive(Batched, Debug)]
+struct Encoded {
+    pooled: Tensor,
+    states: Vec<Layer>,
+    attention: Option<Tensor>,
+}
+
+#[derive(Batched, Debug)]
+struct Layer(Tensor, [Tensor; 2]);
+
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Encoder {
+    layers: usize,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache_persistent_cache_dir: String,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Encoder {
+    fn forward(&self, xs: &Tensor, attend: bool) -> Encoded {
+        self.ran.note(xs);
+        let layer = |n: usize| {
+            let ys = xs + n as f64;
+            Layer(ys.argmax(1, false), [ys.to_kind(Kind::Half), &ys * 2])
+        };
+        Encoded {
+            pooled: xs.mean_dim(1, false, Kind::Float),
+            states: (0..self.layers).map(layer).collect(),
+            attention: attend.then(|| xs.unsqueeze(1)),
+        }
+    }
+}
+
+fn encoder(layers: usize, dir: &tempfile::TempDir) -> Encoder {
+    Encoder {
+        layers,
+        ran: Ran::default(),
+        torchcache_persistent_cache_dir: dir.path().to_str().unwrap().to_owned(),
+        cache: TorchCache::default(),
+    }
+}
+
+fn check(encoded: &Encoded, xs: &Tensor, layers: usize, attend: bool) {
+    assert!(same(&encoded.pooled, &xs.mean_dim(1, false, Kind::Float)));
+    assert_eq!(encoded.states.len(), layers);
+    for (n, Layer(first, [half, twice])) in encoded.states.iter().enumerate() {
+        let ys = xs + n as f64;
+        assert!(same(first, &ys.argmax(1, false)));
+        assert!(same(half, &ys.to_kind(Kind::Half)));
+        assert!(same(twice, &(&ys * 2)));
+    }
+    assert_eq!(encoded.attention.is_some(), attend);
+    if let Some(attention) = &encoded.attention {
+        assert!(same(attention, &xs.unsqueeze(1)));
+    }
+}
+
+#[test]
+fn a_struct_of_outputs_comes_back_from_memory_and_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let xs = random(&[5, 3]);
+    for (layers, attend) in [(2, true), (2, false), (0, false)] {
+        let model = encoder(layers, &dir);
+        check(&model.forward(&xs, attend), &xs, layers, attend);
+        assert_eq!(model.ran.take(), (1, 5));
+        let mixed = Tensor::cat(&[&xs.narrow(0, 2, 3), &random(&[1, 3])], 0);
+        check(&model.forward(&mixed, attend), &mixed, layers, attend);
+        assert_eq!(model.ran.take(), (1, 1));
+        assert!(model.cache.flush());
+    }
+    let model = encoder(2, &dir);
+    check(&model.forward(&xs, true), &xs, 2, true);
+    assert_eq!(model.ran.take(), (0, 0));
+    assert_eq!(
+        model.cache.stats().disk_hits + model.cache.stats().memory_hits,
+        5
+    );
+}
+
+#[test]
+fn the_manifest_names_the_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = encoder(1, &dir);
+    model.forward(&random(&[1, 3]), true);
+    let hash = model.cache.module_hash().unwrap();
+    let manifest = fs::read(dir.path().join(hash).join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let output = &manifest["outputs"][0];
+    assert_eq!(output["function"], "forward");
+    assert_eq!(
+        output["structure"],
+        "{pooled:T,states:[(T(TT))],attention:?T}"
+    );
+}
+
+#[derive(Batched)]
+struct Moody {
+    always: Tensor,
+    sometimes: Option<Tensor>,
+}
+
+/// Whether there is a second part is up to the whole batch, which no module should do.
+#[torchcache]
+fn moody(xs: &Tensor) -> Moody {
+    let is_positive = xs.sum(Kind::Float).double_value(&[]) > 0.0;
+    Moody {
+        always: xs * 2,
+        sometimes: is_positive.then(|| xs * 3),
+    }
+}
+
+#[test]
+fn rows_whose_outputs_are_built_otherwise_do_not_stand_in_one_batch() {
+    let (positive, negative) = (random(&[1, 2]).abs() + 1.0, -random(&[1, 2]).abs());
+    assert!(moody(&positive).sometimes.is_some());
+    assert!(moody(&negative).sometimes.is_none());
+    assert!(moody(&negative).sometimes.is_none(), "as it was computed");
+    let both = Tensor::cat(&[&positive, &negative], 0);
+    let given = moody(&both);
+    assert!(same(&given.always, &(&both * 2)));
+    assert!(same(&given.sometimes.unwrap(), &(&both * 3)));
+    let stats = moody::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (2, 1, 1));
+}

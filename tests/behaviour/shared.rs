@@ -1,0 +1,172 @@
+//! Arguments that are the same for all rows, and lists of tensors.
+
+use tch::{Kind, Tensor};
+use torchcache::{TorchCache, torchcache};
+
+use crate::support::{Ran, device, logged, random, same, warnings};
+
+/// `xs` times a matrix, plus an offset where there is one.
+#[torchcache]
+#[derive(Debug)]
+struct Project {
+    #[torchcache(skip)]
+    ran: Ran,
+    cache: TorchCache,
+}
+
+impl Project {
+    fn new() -> Self {
+        Project {
+            ran: Ran::default(),
+            cache: TorchCache::default(),
+        }
+    }
+}
+
+#[torchcache]
+impl Project {
+    fn forward(
+        &self,
+        xs: &Tensor,
+        #[shared] matrix: &Tensor,
+        #[shared] offset: Option<&Tensor>,
+    ) -> Tensor {
+        assert_eq!(matrix.size(), [4, 2], "it is passed on as it is");
+        self.ran.note(xs);
+        let ys = xs.matmul(matrix);
+        offset.map_or_else(|| ys.shallow_clone(), |offset| &ys + offset)
+    }
+}
+
+#[test]
+fn a_shared_tensor_is_passed_on_whole_and_is_part_of_every_key() {
+    let model = Project::new();
+    let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]));
+    let ys = model.forward(&xs, &matrix, None);
+    assert!(same(&ys, &xs.matmul(&matrix)));
+    let again = model.forward(&xs.narrow(0, 1, 3), &matrix.copy(), None);
+    assert!(same(&again, &ys.narrow(0, 1, 3)));
+    assert_eq!(model.ran.take(), (1, 6), "an equal one is as good");
+
+    let other = random(&[4, 2]);
+    assert!(same(&model.forward(&xs, &other, None), &xs.matmul(&other)));
+    assert_eq!(model.ran.take(), (1, 6));
+    model.forward(
+        &xs,
+        &matrix,
+        Some(&Tensor::zeros([2], (Kind::Float, device()))),
+    );
+    assert_eq!(model.ran.take(), (1, 6), "none is not zero");
+    model.forward(&xs, &matrix, None);
+    assert_eq!(model.ran.take(), (0, 0), "going back finds the old rows");
+}
+
+#[test]
+fn a_shared_tensor_that_is_edited_in_place_is_noticed() {
+    let model = Project::new();
+    let (xs, mut matrix) = (random(&[6, 4]), random(&[4, 2]));
+    model.forward(&xs, &matrix, None);
+    let _ = matrix.get(0).fill_(0.5);
+    let ys = model.forward(&xs, &matrix, None);
+    assert!(same(&ys, &xs.matmul(&matrix)));
+    assert_eq!(model.ran.take(), (2, 12));
+    matrix.set_data(&random(&[4, 2]));
+    assert!(same(
+        &model.forward(&xs, &matrix, None),
+        &xs.matmul(&matrix)
+    ));
+    assert_eq!(model.ran.take(), (1, 6));
+}
+
+#[test]
+fn a_shared_tensor_with_a_gradient_goes_past_the_cache() {
+    let model = Project::new();
+    let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]).set_requires_grad(true));
+    let (ys, lines) = logged(|| model.forward(&xs, &matrix, None));
+    assert!(ys.requires_grad());
+    assert_eq!(warnings(&lines, "argument `matrix` requires grad"), 1);
+    let _guard = tch::no_grad_guard();
+    model.forward(&xs, &matrix, None);
+    model.forward(&xs, &matrix, None);
+    assert_eq!(model.cache.stats().memory_hits, 6);
+}
+
+/// A shared sparse matrix and a list of shared ones.
+#[torchcache]
+fn mixed(
+    xs: &Tensor,
+    #[shared] graph: Tensor,
+    #[shared] all: &[Tensor],
+    #[shared] by: &[&Tensor],
+) -> Tensor {
+    assert!(graph.is_sparse());
+    let sum = all
+        .iter()
+        .chain(by.iter().copied())
+        .fold(xs + 0.0, |sum, one| sum + one);
+    sum + graph.to_dense(None::<Kind>, false).sum(Kind::Float)
+}
+
+#[test]
+fn shared_tensors_have_any_layout_and_come_in_lists() {
+    let graph = |value: f64| {
+        let dense = Tensor::full([2, 2], value, (Kind::Float, device()));
+        dense.to_sparse(None, None::<&[i64]>, None)
+    };
+    let xs = random(&[3, 1]);
+    let (a, b) = (random(&[1]), random(&[1]));
+    let all = [a.copy(), b.copy()];
+    let call = |sum: f64, all: &[Tensor], by: &[&Tensor]| mixed(&xs, graph(sum), all, by);
+    let stats = || mixed::cache().stats();
+    let ys = call(1.0, &all, &[&b]);
+    assert!(same(&ys, &(&xs + 0.0 + &a + &b + &b + 4.0)));
+    call(1.0, &all, &[&b]);
+    assert_eq!((stats().misses, stats().memory_hits), (3, 3));
+    call(2.0, &all, &[&b]);
+    call(1.0, &all[..1], &[&b, &b]);
+    call(1.0, &[b.copy(), a.copy()], &[&b]);
+    assert_eq!((stats().misses, stats().memory_hits), (12, 3));
+}
+
+/// The sum of a list of batches; the last of the others is taken as they come.
+#[torchcache]
+fn sum(xs: &[Tensor], ys: &[&Tensor]) -> Tensor {
+    let first = xs.first().or(ys.first().copied());
+    let zeros = first.map(Tensor::zeros_like).unwrap_or_default();
+    xs.iter()
+        .chain(ys.iter().copied())
+        .fold(zeros, |sum, one| sum + one)
+}
+
+#[test]
+fn lists_of_tensors_are_cut_into_rows() {
+    let [a, b, c] = [(); 3].map(|()| random(&[5, 2]));
+    let ys = sum(&[a.copy(), b.copy()], &[&c]);
+    assert!(same(&ys, &(a.zeros_like() + &a + &b + &c)));
+    // Two rows of five are new.
+    let index = Tensor::from_slice(&[4i64, 0, 2]).to_device(device());
+    let some =
+        |tensor: &Tensor| Tensor::cat(&[&tensor.index_select(0, &index), &random(&[2, 2])], 0);
+    let (a, b, c) = (some(&a), some(&b), some(&c));
+    let zs = sum(&[a.copy(), b.copy()], &[&c]);
+    assert!(same(&zs, &(a.zeros_like() + &a + &b + &c)));
+    assert!(same(&zs.narrow(0, 0, 3), &ys.index_select(0, &index)));
+    let stats = sum::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (7, 3));
+    // The same tensors in other lists are other arguments.
+    sum(&[a.copy()], &[&b, &c]);
+    sum(&[], &[&a, &b, &c]);
+    assert_eq!(sum::cache().stats().misses, 17);
+}
+
+#[test]
+#[should_panic(expected = "no tensor argument")]
+fn empty_lists_alone_have_no_rows() {
+    sum(&[], &[]);
+}
+
+#[test]
+#[should_panic(expected = "argument `xs` has 2 rows, argument `ys` has 3")]
+fn all_tensors_of_all_lists_have_one_batch() {
+    sum(&[random(&[2, 2])], &[&random(&[3, 2])]);
+}

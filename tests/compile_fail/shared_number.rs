@@ -1,0 +1,10 @@
+//! Plain arguments are the same for all rows without a mark.
+use tch::Tensor;
+use torchcache::torchcache;
+
+#[torchcache]
+fn scaled(xs: &Tensor, #[shared] factor: f64) -> Tensor {
+    xs * factor
+}
+
+fn main() {}

@@ -1,0 +1,179 @@
+//! The arguments of one call, as they go into its keys.
+
+use tch::{Device, TchError, Tensor};
+
+use super::ids::{Ids, SampleIds};
+use super::{Argument, Rows, SharedArgument};
+use crate::error::Problem;
+use crate::function::Function;
+use crate::identity::{Collector, Fingerprint, Fingerprinter};
+use crate::{plain, raw};
+
+/// The arguments of one call, in order.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// The tensors that are cut into rows.
+    pub(crate) tensors: Vec<TensorArgument>,
+    /// Those that are the same for all rows.
+    pub(crate) shared: Vec<TensorArgument>,
+    /// What rows are keyed by, where that is not their content.
+    pub(crate) ids: Option<IdArgument>,
+    /// A digest of every plain argument, with its position and type.
+    pub(crate) plain: Vec<(usize, [u8; 32])>,
+    count: usize,
+}
+
+/// A tensor and where it stands among the arguments; those of a list stand in one place.
+#[derive(Debug)]
+pub(crate) struct TensorArgument {
+    pub(crate) position: usize,
+    pub(crate) tensor: Tensor,
+}
+
+/// The ids of the rows, and where they stand among the arguments.
+#[derive(Debug)]
+pub(crate) struct IdArgument {
+    pub(crate) position: usize,
+    pub(crate) ids: Ids,
+}
+
+impl Arguments {
+    /// No arguments yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one argument more.
+    #[must_use]
+    pub fn with<'r, A: Argument<'r>>(mut self, argument: &A) -> Self {
+        argument.describe(&mut self);
+        self.count += 1;
+        self
+    }
+
+    /// With one more that is marked `#[id]`.
+    #[must_use]
+    pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &A) -> Self {
+        let (position, ids) = (self.count, argument.describe());
+        self.ids = Some(IdArgument { position, ids });
+        self.count += 1;
+        self
+    }
+
+    /// With one more that is marked `#[shared]`.
+    #[must_use]
+    pub fn with_shared<A: SharedArgument>(mut self, argument: &A) -> Self {
+        argument.describe(&mut self);
+        self.count += 1;
+        self
+    }
+
+    /// The rows of the batch that the tensors and the ids share.
+    ///
+    /// # Errors
+    ///
+    /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, ids that are none.
+    pub(crate) fn rows(&self, function: &Function) -> Result<i64, Problem> {
+        let name = |argument: &TensorArgument| function.argument(argument.position);
+        let mut first: Option<(&TensorArgument, i64)> = None;
+        for argument in &self.tensors {
+            let Some(&rows) = argument.tensor.size().first() else {
+                return Err(Problem::ZeroDimensional {
+                    argument: name(argument),
+                });
+            };
+            let (first, first_rows) = *first.get_or_insert((argument, rows));
+            if rows != first_rows {
+                return Err(Problem::BatchSizes {
+                    first: name(first),
+                    first_rows,
+                    second: name(argument),
+                    second_rows: rows,
+                });
+            }
+        }
+        let rows = first.map(|(_, rows)| rows);
+        let Some(IdArgument { position, ids }) = &self.ids else {
+            return rows.ok_or(Problem::NoTensor);
+        };
+        let argument = function.argument(*position);
+        match (ids.check(&argument)?, rows) {
+            (ids, None) => Ok(ids),
+            (ids, Some(rows)) if ids == rows => Ok(rows),
+            (ids, Some(rows)) => Err(Problem::IdCount {
+                argument,
+                ids,
+                rows,
+            }),
+        }
+    }
+
+    /// Where the outputs of a function without weights are at home: where its first tensor is.
+    pub(crate) fn home(&self) -> Device {
+        let mut tensors = self.tensors.iter().chain(&self.shared);
+        let first = tensors.next().map(|first| first.tensor.device());
+        first.unwrap_or(Device::Cpu)
+    }
+
+    /// The first argument in which a row of `one` differs from that of `other` in the same place, bit
+    /// for bit: its position, and the place.
+    pub(crate) fn first_difference(
+        &self,
+        one: &[i64],
+        other: &[i64],
+    ) -> Result<Option<(usize, usize)>, TchError> {
+        let (one, other) = (Rows::selected(self, one)?, Rows::selected(self, other)?);
+        for argument in 0..self.count {
+            for (one, other) in one.tensors(argument).iter().zip(other.tensors(argument)) {
+                let (one, other) = (plain::on_cpu(one)?, plain::on_cpu(other)?);
+                let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
+                let length = (one.len() / rows as usize).max(1);
+                let mut pairs = one.chunks(length).zip(other.chunks(length));
+                if let Some(place) = pairs.position(|(one, other)| one != other) {
+                    return Ok(Some((argument, place)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
+        let mut collector = Collector::default();
+        value.fingerprint(&mut Fingerprinter::hash(&mut collector));
+        self.plain.push((self.count, collector.digest()));
+    }
+
+    pub(super) fn tensor(&mut self, tensor: &Tensor) {
+        self.tensors.push(self.here(tensor));
+    }
+
+    pub(super) fn optional_tensor(&mut self, tensor: Option<&Tensor>) {
+        match tensor {
+            Some(tensor) => self.tensor(tensor),
+            // Told apart from a plain `None` by its position's type, which is in the identity.
+            None => self.plain(&None::<()>),
+        }
+    }
+
+    /// A list, which may be empty.
+    pub(super) fn tensors<'t>(&mut self, tensors: impl ExactSizeIterator<Item = &'t Tensor>) {
+        self.plain(&("tensors", tensors.len()));
+        tensors.for_each(|tensor| self.tensor(tensor));
+    }
+
+    pub(super) fn shared_tensors<'t>(
+        &mut self,
+        tensors: impl ExactSizeIterator<Item = &'t Tensor>,
+    ) {
+        self.plain(&("shared", tensors.len()));
+        tensors.for_each(|tensor| self.shared.push(self.here(tensor)));
+    }
+
+    fn here(&self, tensor: &Tensor) -> TensorArgument {
+        TensorArgument {
+            position: self.count,
+            tensor: tensor.shallow_clone(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a cached function may take: tensors that are cut into rows, and plain values that go into
+//! every key. `ids` and `shared` are the two marks that change what a parameter is, `arguments` are
+//! those of one call, and `rows` is what the body gets of them.
+
+mod arguments;
+mod ids;
+mod rows;
+mod shared;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::identity::Fingerprint;
+
+pub use arguments::Arguments;
+pub(crate) use arguments::TensorArgument;
+pub use ids::{SampleId, SampleIds};
+pub use rows::Rows;
+pub use shared::SharedArgument;
+pub(crate) use shared::SharedDigests;
+
+/// An argument that a cached function can take: tensors whose first dimension is the batch
+/// (`&Tensor`, `Tensor`, `Option<&Tensor>`, `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`) or a
+/// [`PlainArgument`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a cached function",
+    label = "neither a tensor nor a plain argument",
+    note = "tensors are taken as `&Tensor`, `Tensor`, `Option<&Tensor>` or `&[Tensor]`; a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`"
+)]
+pub trait Argument<'r>: Sized {
+    /// What holds the rows while the body has them, where that is more than the rows themselves.
+    #[doc(hidden)]
+    type Held: Default;
+
+    /// Adds this argument to the call's keys and tensors.
+    #[doc(hidden)]
+    fn describe(&self, arguments: &mut Arguments);
+
+    /// What the body gets in its place: the rows to compute, or the plain value.
+    #[doc(hidden)]
+    fn rows(&self, rows: &'r Rows, position: usize, held: &'r mut Self::Held) -> Self;
+}
+
+/// Nothing to hold. Not `()`, which lints take for a mistake in a `let`.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Nothing;
+
+/// An argument that is the same for all rows and part of every row's key: numbers (floats by their
+/// bits), `bool`, `char`, text, `Option`, tuples, slices, `Vec`, `Kind`, `Device`.
+///
+/// ```
+/// use torchcache::{Fingerprint, PlainArgument};
+///
+/// #[derive(Clone, Copy, Fingerprint)]
+/// enum Pooling {
+///     Mean,
+///     Max,
+/// }
+///
+/// impl PlainArgument for Pooling {}
+/// ```
+pub trait PlainArgument: Fingerprint + Clone {}
+
+macro_rules! plain_arguments {
+    ($($type:ty)*) => {$(impl PlainArgument for $type {})*};
+}
+
+plain_arguments! {
+    u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool char String Kind Device &str
+}
+
+impl PlainArgument for () {}
+impl<T: PlainArgument> PlainArgument for &T {}
+impl<T: PlainArgument> PlainArgument for &[T] {}
+impl<T: PlainArgument> PlainArgument for Option<T> {}
+impl<T: PlainArgument> PlainArgument for Vec<T> {}
+impl<T: PlainArgument, const N: usize> PlainArgument for [T; N] {}
+
+macro_rules! plain_tuples {
+    ($(($($type:ident),+))*) => {$(
+        impl<$($type: PlainArgument),+> PlainArgument for ($($type,)+) {}
+    )*};
+}
+
+plain_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) }
+
+#[diagnostic::do_not_recommend]
+impl<'r, T: PlainArgument> Argument<'r> for T {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.plain(self);
+    }
+
+    fn rows(&self, _: &'r Rows, _: usize, _: &'r mut Nothing) -> Self {
+        self.clone()
+    }
+}
+
+impl<'r> Argument<'r> for &'r Tensor {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.tensor(self);
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+        rows.tensor(position)
+    }
+}
+
+impl<'r> Argument<'r> for Tensor {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.tensor(self);
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+        rows.tensor(position).shallow_clone()
+    }
+}
+
+impl<'r> Argument<'r> for Option<&'r Tensor> {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.optional_tensor(*self);
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+        self.map(|_| rows.tensor(position))
+    }
+}
+
+impl<'r> Argument<'r> for Option<Tensor> {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.optional_tensor(self.as_ref());
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+        self.as_ref().map(|_| rows.tensor(position).shallow_clone())
+    }
+}
+
+impl<'r> Argument<'r> for &'r [Tensor] {
+    type Held = Nothing;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.tensors(self.iter());
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+        rows.tensors(position)
+    }
+}
+
+impl<'r> Argument<'r> for &'r [&'r Tensor] {
+    type Held = Vec<&'r Tensor>;
+
+    fn describe(&self, arguments: &mut Arguments) {
+        arguments.tensors(self.iter().copied());
+    }
+
+    fn rows(&self, rows: &'r Rows, position: usize, held: &'r mut Self::Held) -> Self {
+        *held = rows.tensors(position).iter().collect();
+        held
+    }
+}
