@@ -6,7 +6,7 @@ use std::io::Write;
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
-use torchcache::{TorchCache, torchcache};
+use torchcache::{Prefill, TorchCache, torchcache};
 
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
 #[torchcache(persistent = true)]
@@ -17,6 +17,13 @@ fn double(xs: &Tensor) -> Tensor {
 /// The same without memory, so that every hit is from disk.
 #[torchcache(persistent = true, max_memory_cache_size = 0)]
 fn double_on_disk(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+/// The same, ten milliseconds a batch.
+#[torchcache(persistent = true)]
+fn slow_double(xs: &Tensor) -> Tensor {
+    std::thread::sleep(std::time::Duration::from_millis(10));
     xs * 2
 }
 
@@ -74,6 +81,17 @@ fn main() {
                 stats.misses,
                 stats.faults
             );
+        }
+        // Takes four seconds, unless rows are there already.
+        ["prefill"] => {
+            let slowly = |xs: Tensor| {
+                let ys = slow_double(&xs);
+                assert!(ys.equal(&(xs * 2)), "a wrong row");
+                ys
+            };
+            let batches = (0..400).map(|batch| rows(5 * batch, 5));
+            let stats = Prefill::new(slow_double::cache()).run(batches, slowly);
+            println!("{} {}", stats.hits(), stats.misses);
         }
         ["disabled", from, count] => {
             checked(double, &rows(number(from), number(count)));

@@ -23,6 +23,7 @@ mod outputs;
 mod ownership;
 mod per_sample;
 mod persistence;
+mod prefill;
 mod processes;
 mod property;
 mod python;

@@ -19,7 +19,7 @@ fn child(directory: Option<&Path>, words: &[&str]) -> Command {
 }
 
 /// The `child` program: where cargo put it, or beside this test where both were moved.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_child"));
     if built.exists() {
         return built;

@@ -43,11 +43,19 @@
 //! * [`macro@torchcache`], the attribute; its arguments are the fields of [`Options`].
 //! * [`Cached`], for modules that cannot be annotated.
 //! * [`TorchCache`], the handle: statistics, flush, clear, hash.
+//! * [`prefill`](fn@prefill) and [`Prefill`], to fill a cache ahead of training.
 //! * [`trait@Fingerprint`], how a field's type becomes part of a module's identity, and its derive.
 //! * [`Argument`] and [`Output`], what cached functions take and return; [`SampleIds`] and
 //!   [`SharedArgument`], what parameters marked `#[id]` and `#[shared]` are; [`trait@Batched`], outputs of
 //!   several tensors, and its derive.
 //! * [`Error`], what misuse looks like. Faults of the machine are misses, counted in [`Stats`].
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! * `progress`: [`prefill`](fn@prefill) shows a bar on a terminal, by way of `indicatif`.
+//! * `doc-only`: builds without libtorch, for documentation alone.
 //!
 //! # Environment
 //!
@@ -80,6 +88,7 @@ mod overrides;
 mod parallel;
 mod pieces;
 mod plain;
+mod prefill;
 mod raw;
 mod schema;
 mod size;
@@ -96,6 +105,7 @@ pub use identity::{Fingerprint, Fingerprinter};
 pub use options::{Eviction, Options};
 pub use output::{Batched, Output};
 pub use overrides::Setting;
+pub use prefill::{HasCache, Prefill, prefill};
 pub use size::Size;
 pub use stats::Stats;
 /// The attribute that caches a module or a function, row by row.

@@ -105,6 +105,58 @@ impl Stats {
         ))
     }
 
+    /// What was done since an earlier look at the same cache. What the tiers hold is as it is now.
+    ///
+    /// ```
+    /// # use tch::Tensor;
+    /// # use torchcache::torchcache;
+    /// #[torchcache]
+    /// fn double(xs: &Tensor) -> Tensor {
+    ///     xs * 2
+    /// }
+    ///
+    /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
+    /// double(&xs);
+    /// let before = double::cache().stats();
+    /// double(&xs);
+    /// let epoch = double::cache().stats().since(&before);
+    /// assert_eq!((epoch.memory_hits, epoch.misses), (3, 0));
+    /// ```
+    pub fn since(&self, before: &Stats) -> Stats {
+        let fault = |&(kind, count): &(&'static str, u64)| {
+            let earlier = before.faults.iter().find(|(earlier, _)| *earlier == kind);
+            let new = count.saturating_sub(earlier.map_or(0, |(_, count)| *count));
+            (new > 0).then_some((kind, new))
+        };
+        let count = |of: fn(&Stats) -> u64| of(self).saturating_sub(of(before));
+        let time = |of: fn(&Stats) -> Duration| of(self).saturating_sub(of(before));
+        Stats {
+            calls: count(|stats| stats.calls),
+            rows: count(|stats| stats.rows),
+            memory_hits: count(|stats| stats.memory_hits),
+            disk_hits: count(|stats| stats.disk_hits),
+            misses: count(|stats| stats.misses),
+            duplicates: count(|stats| stats.duplicates),
+            bypassed: count(|stats| stats.bypassed),
+            stored: count(|stats| stats.stored),
+            verified: count(|stats| stats.verified),
+            mismatched: count(|stats| stats.mismatched),
+            evicted_from_memory: count(|stats| stats.evicted_from_memory),
+            evicted_from_disk: count(|stats| stats.evicted_from_disk),
+            refused_by_disk: count(|stats| stats.refused_by_disk),
+            hashing: time(|stats| stats.hashing),
+            loading: time(|stats| stats.loading),
+            forward: time(|stats| stats.forward),
+            storing: time(|stats| stats.storing),
+            verifying: time(|stats| stats.verifying),
+            faults: self.faults.iter().filter_map(fault).collect(),
+            memory_rows: self.memory_rows,
+            memory_bytes: self.memory_bytes,
+            disk_rows: self.disk_rows,
+            disk_bytes: self.disk_bytes,
+        }
+    }
+
     pub(crate) fn add_tiers(&mut self, tiers: &Tiers) {
         let memory = tiers.memory().usage();
         (self.memory_rows, self.memory_bytes) = (memory.rows, memory.bytes);
@@ -276,6 +328,24 @@ mod tests {
         );
         Counters::add(&counters.hashing, 10_000_000_000);
         assert_eq!(counters.snapshot().time_saved(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_was_done_since_is_the_difference_and_what_is_held_is_not() {
+        let counters = Counters::new();
+        Counters::add(&counters.misses, 3);
+        Counters::add(&counters.memory_faults, 1);
+        let mut before = counters.snapshot();
+        Counters::add(&counters.misses, 2);
+        Counters::add(&counters.forward, 500);
+        Counters::add(&counters.hashing_faults, 4);
+        let mut after = counters.snapshot();
+        (before.memory_rows, after.memory_rows) = (10, 7);
+        let since = after.since(&before);
+        assert_eq!((since.misses, since.memory_rows), (2, 7));
+        assert_eq!(since.forward, Duration::from_nanos(500));
+        assert_eq!(since.faults, [("hashing", 4)]);
+        assert_eq!(after.since(&after).faults, []);
     }
 
     #[test]

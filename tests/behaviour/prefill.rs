@@ -1,0 +1,154 @@
+//! Filling a cache ahead of training.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+use torchcache::{Cached, Error, HasCache, Options, Prefill, prefill, torchcache};
+
+use crate::support::{Scale, logged, panic_of, random, same, warnings};
+
+#[test]
+fn all_rows_of_all_batches_are_there_afterwards_and_are_counted() {
+    let model = Scale::by(11.0);
+    let xs = random(&[50, 4]);
+    model.cache.stats();
+    let stats = prefill(&model, xs.split(16, 0));
+    assert_eq!(model.ran.take(), (4, 50));
+    assert_eq!((stats.calls, stats.rows, stats.misses), (4, 50, 50));
+    // Of these calls alone, and by reference too.
+    let batches = [xs.narrow(0, 40, 10), random(&[2, 4])];
+    let stats = prefill(&model, &batches);
+    assert_eq!((stats.calls, stats.memory_hits, stats.misses), (2, 10, 2));
+    assert_eq!(stats.memory_rows, 52);
+    model.ran.take();
+    let ys = tch::nn::Module::forward(&model, &xs);
+    assert!(same(&ys, &(&xs * 11.0)));
+    assert_eq!(model.ran.take(), (0, 0));
+}
+
+#[test]
+fn wrapped_modules_and_functions_are_filled_alike() {
+    let net = tch::nn::func(|xs| xs * 5);
+    let net = Cached::new(net, (), Options::new().version("prefill")).unwrap();
+    assert_eq!(prefill(&net, [random(&[3, 2])]).misses, 3);
+    assert_eq!(HasCache::cache(&net).stats().memory_rows, 3);
+
+    #[torchcache]
+    fn joined(xs: &Tensor, ys: &Tensor) -> Result<Tensor, Error> {
+        Ok(xs + ys)
+    }
+    let pairs = || (0..3).map(|_| (random(&[2, 2]), random(&[2, 2])));
+    let prefill = || Prefill::new(joined::cache()).batches(3).quiet();
+    let stats = prefill()
+        .try_run(pairs(), |(xs, ys)| joined(&xs, &ys))
+        .unwrap();
+    assert_eq!(stats.misses, 6);
+    // A failure ends it, and what was computed before stays.
+    let uneven = pairs().chain([(random(&[2, 2]), random(&[3, 2]))]);
+    let failed = prefill().try_run(uneven, |(xs, ys)| joined(&xs, &ys));
+    assert!(
+        failed
+            .unwrap_err()
+            .to_string()
+            .contains("batch sizes differ")
+    );
+    assert_eq!(joined::cache().stats().memory_rows, 12);
+}
+
+#[test]
+fn a_module_that_can_be_trained_is_filled_without_gradients() {
+    let vs = tch::nn::VarStore::new(crate::support::device());
+    let net = tch::nn::seq().add(tch::nn::linear(vs.root(), 4, 2, Default::default()));
+    let net = Cached::new(net, &vs, Options::new().version("trainable")).unwrap();
+    let xs = random(&[5, 4]);
+    assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
+    assert_eq!(prefill(&net, [&xs]).misses, 5);
+    assert_eq!(tch::no_grad(|| prefill(&net, [&xs])).memory_hits, 5);
+    // Gradients are recorded again afterwards.
+    assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
+}
+
+#[test]
+fn what_keeps_training_from_finding_all_rows_is_said() {
+    #[torchcache(max_memory_cache_size = 20_000)]
+    fn small(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+    let batches = || (0..20).map(|_| random(&[8, 64]));
+    let (stats, lines) = logged(|| Prefill::new(small::cache()).run(batches(), |xs| small(&xs)));
+    assert!(stats.memory_rows < 160, "{stats}");
+    assert_eq!(
+        warnings(&lines, "more rows than memory holds"),
+        1,
+        "{lines:?}"
+    );
+
+    #[torchcache(enabled = false)]
+    fn off(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+    let (_, lines) = logged(|| Prefill::new(off::cache()).run(batches(), |xs| off(&xs)));
+    assert_eq!(warnings(&lines, "prefilled nothing"), 1, "{lines:?}");
+
+    #[torchcache]
+    fn fits(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+    let (_, lines) = logged(|| Prefill::new(fits::cache()).run(batches(), |xs| fits(&xs)));
+    assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
+}
+
+fn child(directory: &Path) -> Command {
+    let mut command = Command::new(crate::processes::program());
+    command.arg("prefill").env("TORCHCACHE_DIR", directory);
+    command
+}
+
+fn has_segments(directory: &Path) -> bool {
+    let caches = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files = caches.flat_map(|cache| fs::read_dir(cache.path()).into_iter().flatten());
+    files.any(|file| {
+        let name = file.expect("it is listed").file_name();
+        name.to_str()
+            .is_some_and(|name| name.ends_with(".tcs") && !name.starts_with('.'))
+    })
+}
+
+/// The child prefills 400 batches of 5 rows, ten milliseconds each.
+#[test]
+fn after_a_kill_it_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut killed = child(directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !has_segments(directory.path()) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "nothing is written"
+        );
+        assert_eq!(killed.try_wait().unwrap(), None, "it is not done yet");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    assert!(!killed.wait().unwrap().success());
+
+    let counts = |mut command: Command| -> Vec<u64> {
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_whitespace()
+            .map(|number| number.parse().unwrap())
+            .collect()
+    };
+    let [hits, misses] = counts(child(directory.path()))[..] else {
+        panic!("two numbers are expected");
+    };
+    assert_eq!(hits + misses, 2000);
+    assert!(hits > 0 && misses > 0, "{hits} hits, {misses} misses");
+    assert_eq!(counts(child(directory.path())), [2000, 0]);
+}

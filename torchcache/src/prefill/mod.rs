@@ -1,0 +1,203 @@
+//! Filling a cache ahead of training.
+
+mod progress;
+
+use std::borrow::Borrow;
+use std::convert::Infallible;
+
+use tch::{Tensor, nn};
+
+use crate::cached::{Cached, Eval};
+use crate::handle::TorchCache;
+use crate::output::Batched;
+use crate::stats::Stats;
+use crate::subject::CachedForward;
+use progress::Progress;
+
+/// What has a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].
+pub trait HasCache {
+    /// The handle of its cache.
+    fn cache(&self) -> &TorchCache;
+}
+
+impl<T: CachedForward> HasCache for T {
+    fn cache(&self) -> &TorchCache {
+        T::cache(self)
+    }
+}
+
+impl<M> HasCache for Cached<M> {
+    fn cache(&self) -> &TorchCache {
+        Cached::cache(self)
+    }
+}
+
+impl<M> HasCache for Eval<M> {
+    fn cache(&self) -> &TorchCache {
+        Eval::cache(self)
+    }
+}
+
+/// Computes the rows of `batches` that `module` has not computed yet, so that training finds all of
+/// them, and returns what that came to: [`Stats`] of these calls alone.
+///
+/// Each batch is `[B, …]`; none is kept longer than its call, so an iterator may read them as it goes.
+/// It runs without gradients and outside training. With a persistent cache all rows are on disk when it
+/// returns, and most of them long before: after a kill, run it again, and what is there is not computed
+/// anew. With the feature `progress` a bar on standard error shows rows per second, hits, bytes and the
+/// time that is left, if that is a terminal.
+///
+/// For functions, and for modules that take more than one tensor, there is [`Prefill`].
+///
+/// ```
+/// use tch::{Tensor, nn};
+/// use torchcache::{TorchCache, prefill, torchcache};
+///
+/// #[torchcache]
+/// #[derive(Debug)]
+/// struct Backbone {
+///     torchcache: TorchCache,
+/// }
+///
+/// #[torchcache]
+/// impl nn::Module for Backbone {
+///     fn forward(&self, xs: &Tensor) -> Tensor {
+///         xs.relu()
+///     }
+/// }
+///
+/// let backbone = Backbone { torchcache: TorchCache::default() };
+/// let images = Tensor::randn([100, 8], tch::kind::FLOAT_CPU);
+/// let stats = prefill(&backbone, images.split(32, 0));
+/// assert_eq!((stats.calls, stats.misses), (4, 100));
+/// assert_eq!(prefill(&backbone, images.split(25, 0)).memory_hits, 100);
+/// ```
+///
+/// # Panics
+///
+/// On misuse, with a message that says what to do: see [`Problem`](crate::Problem).
+pub fn prefill<M, B>(module: &M, batches: impl IntoIterator<Item = B>) -> Stats
+where
+    M: nn::ModuleT + HasCache,
+    B: Borrow<Tensor>,
+{
+    let forward = |batch: B| module.forward_t(batch.borrow(), false);
+    Prefill::new(module.cache()).run(batches, forward)
+}
+
+/// Fills a cache ahead of training, by calls that a closure makes: see [`prefill`].
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::{Prefill, torchcache};
+///
+/// #[torchcache]
+/// fn embed(tokens: &Tensor, scale: f64) -> Tensor {
+///     tokens * scale
+/// }
+///
+/// let tokens = Tensor::from_slice(&[3i64, 1, 4, 1, 5]);
+/// let stats = Prefill::new(embed::cache())
+///     .batches(3)
+///     .run(tokens.split(2, 0), |batch| embed(&batch, 0.5));
+/// assert_eq!((stats.rows, stats.misses, stats.hits()), (5, 4, 1));
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Prefill<'c> {
+    cache: &'c TorchCache,
+    batches: Option<u64>,
+    is_quiet: bool,
+}
+
+impl<'c> Prefill<'c> {
+    /// Of this cache.
+    pub fn new(cache: &'c TorchCache) -> Self {
+        Prefill {
+            cache,
+            batches: None,
+            is_quiet: false,
+        }
+    }
+
+    /// How many batches there will be, where their iterator does not know: then the time that is left
+    /// can be told.
+    pub fn batches(mut self, batches: u64) -> Self {
+        self.batches = Some(batches);
+        self
+    }
+
+    /// Without a bar.
+    pub fn quiet(mut self) -> Self {
+        self.is_quiet = true;
+        self
+    }
+
+    /// Calls `forward` with each batch, without gradients, and waits until all rows are on disk where
+    /// there is one. What `forward` returns is dropped.
+    pub fn run<B, O: Batched>(
+        self,
+        batches: impl IntoIterator<Item = B>,
+        mut forward: impl FnMut(B) -> O,
+    ) -> Stats {
+        let run = self.try_run(batches, |batch| Ok::<_, Infallible>(forward(batch)));
+        match run {
+            Ok(stats) => stats,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same for a `forward` that may fail.
+    ///
+    /// # Errors
+    ///
+    /// What `forward` returned. The rows of the batches before stay.
+    pub fn try_run<B, O: Batched, E>(
+        self,
+        batches: impl IntoIterator<Item = B>,
+        mut forward: impl FnMut(B) -> Result<O, E>,
+    ) -> Result<Stats, E> {
+        let _guard = tch::no_grad_guard();
+        let before = self.cache.stats();
+        let batches = batches.into_iter();
+        let count = self.batches.or_else(|| match batches.size_hint() {
+            (least, Some(most)) if least == most => Some(most as u64),
+            _ => None,
+        });
+        let mut progress = (!self.is_quiet).then(|| Progress::new(count));
+        for batch in batches {
+            forward(batch)?;
+            if let Some(progress) = &mut progress {
+                progress.batch(|| self.cache.stats().since(&before));
+            }
+        }
+        let is_flushed = self.cache.flush();
+        let stats = self.cache.stats().since(&before);
+        if let Some(progress) = progress {
+            progress.finish();
+        }
+        self.judge(&stats, is_flushed);
+        Ok(stats)
+    }
+
+    /// Says what keeps training from finding all rows.
+    fn judge(&self, stats: &Stats, is_flushed: bool) {
+        if stats.rows == 0 {
+            tracing::warn!(
+                "prefilled nothing: the cache is switched off, or no call went through it"
+            );
+        } else if !is_flushed {
+            tracing::warn!("prefilled, but some rows could not be written to the disk");
+        } else if !self.cache.config().persistent && stats.memory_rows < stats.misses {
+            let (computed, held) = (stats.misses, stats.memory_rows);
+            tracing::warn!(computed, held, "prefilled more rows than memory holds");
+        } else if stats.evicted_from_disk + stats.refused_by_disk > 0 {
+            let (evicted, refused) = (stats.evicted_from_disk, stats.refused_by_disk);
+            tracing::warn!(
+                evicted,
+                refused,
+                "prefilled more rows than the disk tier holds"
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! How far a prefill is, on a terminal. Apart, since it is a feature: without it there is nothing to
+//! see, and nothing is asked.
+
+use crate::stats::Stats;
+
+#[cfg(feature = "progress")]
+use {
+    crate::size::human,
+    indicatif::{HumanCount, ProgressBar, ProgressStyle},
+    std::time::{Duration, Instant},
+};
+
+/// How often what is shown beside the bar is counted anew.
+#[cfg(feature = "progress")]
+const EVERY: Duration = Duration::from_millis(200);
+
+/// A bar on standard error, which is gone at the end.
+pub(super) struct Progress {
+    #[cfg(feature = "progress")]
+    bar: ProgressBar,
+    #[cfg(feature = "progress")]
+    counted: Option<Instant>,
+}
+
+#[cfg(not(feature = "progress"))]
+impl Progress {
+    pub(super) fn new(_batches: Option<u64>) -> Self {
+        Progress {}
+    }
+
+    pub(super) fn batch(&mut self, _stats: impl FnOnce() -> Stats) {}
+
+    pub(super) fn finish(self) {}
+}
+
+#[cfg(feature = "progress")]
+impl Progress {
+    /// Of so many batches, where that is known.
+    pub(super) fn new(batches: Option<u64>) -> Self {
+        let (bar, left) = match batches {
+            Some(batches) => (
+                ProgressBar::new(batches),
+                "{bar:24} {pos}/{len} batches, {eta} left",
+            ),
+            None => (
+                ProgressBar::no_length(),
+                "{spinner} {pos} batches, {elapsed}",
+            ),
+        };
+        let style = ProgressStyle::with_template(&format!("prefill {left}  {{msg}}"));
+        bar.set_style(style.expect("the template is a right one"));
+        Progress { bar, counted: None }
+    }
+
+    /// One batch more is done.
+    pub(super) fn batch(&mut self, stats: impl FnOnce() -> Stats) {
+        self.bar.inc(1);
+        if self.bar.is_hidden()
+            || self
+                .counted
+                .is_some_and(|counted| counted.elapsed() < EVERY)
+        {
+            return;
+        }
+        self.counted = Some(Instant::now());
+        self.bar.set_message(words(&stats(), self.bar.elapsed()));
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Rows per second, hits and bytes.
+#[cfg(feature = "progress")]
+fn words(stats: &Stats, elapsed: Duration) -> String {
+    let rate = (stats.rows as f64 / elapsed.as_secs_f64().max(1e-9)) as u64;
+    let hits = stats.hits() * 100 / stats.rows.max(1);
+    let bytes = stats.disk_bytes.max(stats.memory_bytes);
+    format!(
+        "{} rows/s, {hits} % hits, {}",
+        HumanCount(rate),
+        human(bytes)
+    )
+}
+
+#[cfg(all(test, feature = "progress"))]
+mod tests {
+    use super::*;
+    use crate::stats::Counters;
+
+    #[test]
+    fn the_bar_says_rows_per_second_hits_and_bytes() {
+        let counters = Counters::new();
+        Counters::add(&counters.rows, 4000);
+        Counters::add(&counters.disk_hits, 1000);
+        let mut stats = counters.snapshot();
+        stats.disk_bytes = 2_000_000;
+        assert_eq!(
+            words(&stats, Duration::from_secs(2)),
+            format!("2,000 rows/s, 25 % hits, {}", human(2_000_000))
+        );
+        let mut progress = Progress::new(Some(2));
+        progress.batch(|| stats.clone());
+        assert_eq!(progress.bar.position(), 1);
+    }
+}
