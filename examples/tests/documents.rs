@@ -179,7 +179,10 @@ fn links_lead_to_files_that_are_there() {
     for page in [
         "README.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "docs/architecture.md",
+        "docs/guide.md",
+        "docs/reliability.md",
         "examples/data/digits/README.md",
     ] {
         let folder = root().join(page);
@@ -212,15 +215,15 @@ fn files_named_in_the_architecture_page_are_there() {
 }
 
 #[test]
-fn messages_quoted_in_the_readme_are_those_of_the_code() {
-    let readme = read("README.md").replace('\n', " ");
+fn messages_quoted_in_the_guide_are_those_of_the_code() {
+    let guide = read("docs/guide.md").replace('\n', " ");
     let code = read("torchcache/src/error.rs") + &read("torchcache/src/identity/manifest.rs");
     for quoted in [
         "requires grad while gradients are recorded",
         "the output requires grad although no parameter that the cache watches does",
         "the weights of `fc.ws` changed; code, fields and options did not",
     ] {
-        assert!(readme.contains(quoted), "README: {quoted}");
+        assert!(guide.contains(quoted), "guide: {quoted}");
         assert!(code.contains(quoted), "code: {quoted}");
     }
 }

@@ -213,3 +213,8 @@ pub use torchcache_macros::{Batched, Fingerprint};
 
 #[doc(hidden)]
 pub mod __private;
+
+/// The code of the guide, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct Guide;
