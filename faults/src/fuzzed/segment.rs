@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use torchcache_store::fs::FileSystem;
+use torchcache_store::schema::Schema;
 use torchcache_store::segment::SegmentFile;
 use torchcache_store::{Fault, Key, Store};
 
@@ -81,6 +82,10 @@ pub(super) fn examine(file: &[u8]) {
 
 fn same_rows(segment: &SegmentFile, expected: &[Row<'_>]) {
     let footer = segment.footer();
+    for class in footer.classes() {
+        let most = EACH * class.schema.len() + ITSELF;
+        describes(&class.schema, most);
+    }
     assert_eq!(footer.row_count(), expected.len());
     let rows: Vec<_> = footer.rows().collect();
     assert_eq!(rows.len(), expected.len());
@@ -94,6 +99,16 @@ fn same_rows(segment: &SegmentFile, expected: &[Row<'_>]) {
             assert_eq!(read, expected.value(&expected.key));
         }
     }
+}
+
+/// What rows mean, if that can be read, is what was written, and each of their parts has a name.
+fn describes(bytes: &[u8], most: usize) {
+    let decode = || Schema::decode(bytes);
+    let Some(schema) = bounded(most, decode).expect("a schema costs little") else {
+        return;
+    };
+    assert_eq!(schema.encode(), bytes);
+    assert_eq!(schema.names().len(), schema.parts.len());
 }
 
 /// Looks for every row in a store, before and after the copies are merged.
