@@ -72,6 +72,8 @@ is the cache.
   numpy and torch, the same ones again and again, so that most of it stays in the processor's cache;
   in the second line, reading and writing the same batches as the calls, on one core or all,
   whichever is faster.
+* *memory hit, by id*: the same where the caller gives an id for each row, so that the input is not
+  looked at. The limit is one copy of the output. The Python package has no such thing.
 * *disk hit*: a fresh cache on a full directory, page cache warm: every row from disk, and into
   memory. The limit is our memory hit and a `pread` of the rows.
 * *cold pass*: every row computed and kept; the time of the forward is taken off. The limit is

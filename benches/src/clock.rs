@@ -34,10 +34,15 @@ pub fn milliseconds<R>(device: Device, run: impl FnOnce() -> R) -> f64 {
 
 /// Milliseconds a call over one pass.
 pub fn pass(data: &[Batch], call: impl Fn(&Tensor) -> Tensor) -> f64 {
+    pass_with_ids(data, |batch| call(&batch.input))
+}
+
+/// The same for calls that want the ids of the rows.
+pub fn pass_with_ids(data: &[Batch], call: impl Fn(&Batch) -> Tensor) -> f64 {
     let device = data[0].input.device();
     let all = || {
         for batch in data {
-            drop(std::hint::black_box(call(&batch.input)));
+            drop(std::hint::black_box(call(batch)));
         }
     };
     milliseconds(device, all) / data.len() as f64

@@ -9,6 +9,8 @@ pub enum Served {
     Forward,
     /// Every row from memory.
     MemoryHit,
+    /// The same for rows that are known by their ids, which the peer has not.
+    MemoryHitById,
     /// A fresh cache on a full directory: every row from disk, and into memory.
     DiskHit,
     /// The same, compressed.
@@ -32,8 +34,9 @@ pub enum Served {
 use Served::*;
 
 /// What the tables show, in this order.
-pub const SHOWN: [Served; 10] = [
+pub const SHOWN: [Served; 11] = [
     MemoryHit,
+    MemoryHitById,
     DiskHit,
     DiskHitZstd,
     DiskOnly,
@@ -51,6 +54,7 @@ impl Served {
         match self {
             Forward => "forward",
             MemoryHit => "memory_hit",
+            MemoryHitById => "memory_hit_by_id",
             DiskHit => "disk_hit",
             DiskHitZstd => "disk_hit_zstd",
             DiskOnly => "disk_only",
@@ -68,6 +72,7 @@ impl Served {
         match self {
             Forward => "forward",
             MemoryHit => "memory hit",
+            MemoryHitById => "memory hit, by id",
             DiskHit => "disk hit",
             DiskHitZstd => "disk hit, zstd",
             DiskOnly => "disk hit, no room in memory",
@@ -78,6 +83,11 @@ impl Served {
             RowBytes => "bytes a row beyond the data",
             RowBytesZstd => "bytes a row, zstd",
         }
+    }
+
+    /// Whether the peer can do so as well.
+    pub fn has_peer(self) -> bool {
+        self != MemoryHitById
     }
 
     /// Whether it is the time beyond the forward that counts.

@@ -9,7 +9,7 @@ use tch::nn::Func;
 use tch::{Device, Tensor};
 use torchcache::{Cached, Options, Stats};
 
-use crate::clock::{best, milliseconds, pass};
+use crate::clock::{best, milliseconds, pass, pass_with_ids};
 use crate::figures::{Figures, Served};
 use crate::workload::{Batch, Workload};
 
@@ -43,6 +43,18 @@ fn memory(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: 
     to.add(Served::MissMemory, pass(data, call));
     to.add(Served::MemoryHit, best(passes, || pass(data, call)));
     let rows = rows(data);
+    expect(&cache.cache().stats(), |stats| {
+        (stats.misses, stats.memory_hits) == (rows, rows * passes as u64)
+    });
+
+    let options = Options::new().max_memory_cache_size(ROOM);
+    let cache = cached(workload, &format!("ids {round}"), options);
+    let call = |batch: &Batch| cache.forward_by_id(&batch.input, &batch.ids);
+    pass_with_ids(data, call);
+    to.add(
+        Served::MemoryHitById,
+        best(passes, || pass_with_ids(data, call)),
+    );
     expect(&cache.cache().stats(), |stats| {
         (stats.misses, stats.memory_hits) == (rows, rows * passes as u64)
     });

@@ -49,11 +49,12 @@ impl Report<'_> {
         );
         for served in SHOWN {
             let (peer, limit) = (self.beside_peer(served), self.beside_limit(served));
+            let no_peer = if served.has_peer() { "not run" } else { "" };
             table.row([
                 served.title().to_owned(),
                 cell(served, self.ours(served)),
                 peer.as_ref()
-                    .map_or("not run".to_owned(), |peer| cell(served, peer.other)),
+                    .map_or(no_peer.to_owned(), |peer| cell(served, peer.other)),
                 peer.map_or(String::new(), |peer| ratio(peer.ratio)),
                 limit
                     .as_ref()
@@ -162,7 +163,11 @@ impl Report<'_> {
     }
 
     fn beside_peer(&self, served: Served) -> Option<Compared> {
-        let other = self.peer.figures.best(served)?;
+        let other = self
+            .peer
+            .figures
+            .best(served)
+            .filter(|_| served.has_peer())?;
         Some(self.compared(served, self.beyond_data(served, other)))
     }
 
@@ -191,6 +196,7 @@ impl Report<'_> {
             Served::Forward => None,
             // As the bars were set: the same batch again and again, by numpy and torch.
             Served::MemoryHit => self.peer.limit,
+            Served::MemoryHitById => Some(self.floor.write),
             Served::DiskHit | Served::DiskHitZstd | Served::DiskOnly => {
                 Some(self.ours(Served::MemoryHit) + self.floor.pread)
             }
@@ -258,6 +264,7 @@ mod tests {
         let markdown = report(true).markdown();
         for (served, row) in [
             (Served::MemoryHit, ["3 ms", "12 ms", "1/4", "2 ms", "1.5 ×"]),
+            (Served::MemoryHitById, ["3 ms", "", "", "1 ms", "3 ×"]),
             (Served::DiskHit, ["3 ms", "12 ms", "1/4", "4 ms", "1/1.33"]),
             (Served::MissDisk, ["2 ms", "11 ms", "1/5.5", "2 ms", "1 ×"]),
             (

@@ -62,6 +62,8 @@ pub struct Batch {
     pub input_bytes: Vec<u8>,
     /// The bytes of what the forward makes of it.
     pub output_bytes: Vec<u8>,
+    /// The ids of its rows: no other row of a pass has one of them.
+    pub ids: Vec<i64>,
 }
 
 impl Workload {
@@ -69,7 +71,8 @@ impl Workload {
     pub fn data(&self, batches: usize, device: Device) -> Vec<Batch> {
         tch::manual_seed(0);
         let shape: Vec<i64> = [self.batch].iter().chain(self.shape).copied().collect();
-        let batch = |_| {
+        let batch = |number: usize| {
+            let first = number as i64 * self.batch;
             let input = match self.kind {
                 Kind::Int64 => Tensor::randint(30_000, &shape, (self.kind, Device::Cpu)),
                 _ => Tensor::randn(&shape, (self.kind, Device::Cpu)),
@@ -78,6 +81,7 @@ impl Workload {
                 input_bytes: bytes(&input),
                 output_bytes: bytes(&(self.forward)(&input)),
                 input: input.to_device(device),
+                ids: (first..first + self.batch).collect(),
             }
         };
         (0..batches).map(batch).collect()
