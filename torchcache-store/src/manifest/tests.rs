@@ -45,7 +45,12 @@ fn what_is_written_is_read_back_and_stays_as_it_is() {
 #[test]
 fn the_layout_is_that_of_format_1() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let written = manifest("demo::Head", "5eed").write(&opened(dir.path()));
+    let output = Output {
+        function: "forward".into(),
+        structure: "{logits:T}".into(),
+    };
+    let manifest = manifest("demo::Head", "5eed").with_outputs(vec![output]);
+    let written = manifest.write(&opened(dir.path()));
     written.expect("it is written");
     let text = fs::read_to_string(dir.path().join(FILE)).expect("it is text");
     let expected = format!(
@@ -61,6 +66,12 @@ fn the_layout_is_that_of_format_1() {
       "value": "a value",
       "digest": "{}"
     }}
+  ],
+  "outputs": [
+    {{
+      "function": "forward",
+      "structure": "{{logits:T}}"
+    }}
   ]
 }}
 "#,
@@ -71,7 +82,11 @@ fn the_layout_is_that_of_format_1() {
     // A field of a later build is no reason not to read the rest.
     let more = text.replacen('{', r#"{ "unknown": [[]],"#, 1);
     let read = Manifest::parse(more.as_bytes());
-    assert_eq!(read.expect("it is ours"), manifest("demo::Head", "5eed"));
+    assert_eq!(read.expect("it is ours"), manifest);
+    // An earlier build did not write what functions return.
+    let (before, _) = text.split_once(",\n  \"outputs\"").expect("it is there");
+    let read = Manifest::parse(format!("{before}}}").as_bytes());
+    assert_eq!(read.expect("it is ours").outputs, []);
 }
 
 #[test]
