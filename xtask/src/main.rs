@@ -11,6 +11,7 @@ mod executable;
 mod install;
 mod libtorch;
 mod machine;
+mod minilm;
 mod mirror;
 mod page;
 mod pip;
@@ -46,6 +47,7 @@ fn run() -> Result<()> {
     match Command::parse(env::args_os().skip(1))? {
         Command::Help => command::print_help(),
         Command::Setup(release) => libtorch::prepare(root, release).map(|_| ()),
+        Command::Minilm => minilm::run(root),
         Command::Demo(args) => demo::run(root, &args),
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Test(release, args) => test::run(root, release, &args),

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::cargo::Cargo;
 use crate::error::Result;
 use crate::libtorch;
+use crate::minilm;
 use crate::mirror;
 use crate::release::Release;
 
@@ -15,6 +16,9 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         true => libtorch.cargo(root),
         false => mirror::prepare(root, release, &libtorch)?,
     };
+    // The tests run every example, one of which needs a model. In the copy of the sources for
+    // another tch it would look for it below that copy.
+    let cargo = cargo.with(minilm::VARIABLE, minilm::folder(root)?);
 
     // The doc tests come first, so that the last line is the count of the main run. nextest does
     // not run doc tests, and `cargo test` alone would end with the few of the last crate.

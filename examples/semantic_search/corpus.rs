@@ -1,0 +1,104 @@
+//! The texts: definitions of English words, and those that take the places of some.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+use tch::Tensor;
+
+/// A word and what it means. The meaning is what is embedded.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) word: String,
+    pub(crate) text: String,
+}
+
+/// The entries of the file of this example.
+///
+/// # Errors
+///
+/// A message that names the file.
+pub(crate) fn entries() -> Result<Vec<Entry>, String> {
+    let file = data("definitions.tsv.gz");
+    let failed = |reason: String| format!("{}: {reason}", file.display());
+    let mut table = String::new();
+    File::open(&file)
+        .and_then(|zipped| GzDecoder::new(zipped).read_to_string(&mut table))
+        .map_err(|error| failed(error.to_string()))?;
+    table
+        .lines()
+        .map(|line| {
+            let (word, text) = line
+                .split_once('\t')
+                .ok_or_else(|| failed(format!("no tab in {line:?}")))?;
+            Ok(Entry {
+                word: word.to_owned(),
+                text: text.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Entries of which some were replaced.
+pub(crate) struct Edited<'a> {
+    pub(crate) entries: Vec<Entry>,
+    /// By which, in the order of their places.
+    pub(crate) new: &'a [Entry],
+    /// The places of these.
+    pub(crate) changed: Tensor,
+    /// The places of the others.
+    pub(crate) kept: Tensor,
+}
+
+/// The first `count` entries with every hundredth replaced by one of those after them.
+pub(crate) fn edited(entries: &[Entry], count: usize) -> Edited<'_> {
+    let (first, others) = entries.split_at(count);
+    let is_changed = |place: &usize| place % 100 == 99;
+    let (changed, kept): (Vec<_>, Vec<_>) = (0..count).partition(is_changed);
+    let new = &others[..changed.len()];
+    let mut edited = first.to_vec();
+    for (place, other) in changed.iter().zip(new) {
+        edited[*place].clone_from(other);
+    }
+    let tensor = |places: Vec<usize>| {
+        let places: Vec<_> = places.into_iter().map(|place| place as i64).collect();
+        Tensor::from_slice(&places)
+    };
+    Edited {
+        entries: edited,
+        new,
+        changed: tensor(changed),
+        kept: tensor(kept),
+    }
+}
+
+/// The texts on which our embeddings are compared with those of sentence-transformers, and the
+/// latter.
+///
+/// # Errors
+///
+/// A message that names the file.
+pub(crate) fn sample() -> Result<(Vec<String>, Tensor), String> {
+    let (texts, embeddings) = (data("sample.txt"), data("sample.safetensors"));
+    let text =
+        std::fs::read_to_string(&texts).map_err(|error| format!("{}: {error}", texts.display()))?;
+    let tensors = Tensor::read_safetensors(&embeddings).map_err(|error| error.to_string())?;
+    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    match &tensors[..] {
+        [(_, tensor)] if tensor.size()[0] == lines.len() as i64 => {
+            Ok((lines, tensor.shallow_clone()))
+        }
+        _ => Err(format!(
+            "{} does not hold one embedding for each line of {}",
+            embeddings.display(),
+            texts.display()
+        )),
+    }
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/wordnet")
+        .join(name)
+}

@@ -1,0 +1,59 @@
+//! Sentences to embeddings, and the only file that knows of the cache.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{TorchCache, torchcache};
+
+use crate::bert::{Bert, Config};
+use crate::weights;
+
+/// BERT, the mean over the tokens of a text, and a length of one: what sentence-transformers does
+/// for this model.
+///
+/// The code of `bert.rs` is not part of the identity, as that of any helper: its version is.
+#[torchcache(persistent = true, version = "1")]
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    bert: Bert,
+    pub(crate) torchcache_enabled: bool,
+    pub(crate) torchcache_persistent_cache_dir: PathBuf,
+    pub(crate) torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Encoder {
+    /// `[B, L]` token ids and their mask, 1 for a token and 0 for padding, to `[B, 384]`.
+    pub(crate) fn forward(&self, ids: &Tensor, mask: &Tensor) -> Tensor {
+        let device = self.bert.device();
+        let mask = mask.to_device(device);
+        let states = self.bert.forward(&ids.to_device(device), &mask);
+        let shares = mask.unsqueeze(-1).to_kind(Kind::Float);
+        let sum = (states * &shares).sum_dim_intlist(1, false, Kind::Float);
+        let mean = sum / shares.sum_dim_intlist(1, false, Kind::Float);
+        let length = mean.norm_scalaropt_dim(2.0, [-1], true);
+        // The floor of PyTorch's own `normalize`.
+        mean / length.clamp_min(1e-12)
+    }
+}
+
+impl Encoder {
+    /// The model of a folder, with its cache in another.
+    ///
+    /// # Errors
+    ///
+    /// A message that names the file.
+    pub(crate) fn load(model: &Path, cache_dir: &Path) -> Result<Self, String> {
+        let config = Config::read(&model.join("config.json"))?;
+        let mut vs = nn::VarStore::new(Device::cuda_if_available());
+        let bert = Bert::new(&vs.root(), &config);
+        weights::load(&vs, &model.join("model.safetensors"))?;
+        vs.freeze();
+        Ok(Encoder {
+            bert,
+            torchcache_enabled: true,
+            torchcache_persistent_cache_dir: cache_dir.to_owned(),
+            torchcache: TorchCache::default(),
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! Semantic search: a few thousand definitions of English words, embedded with all-MiniLM-L6-v2
+//! without the cache, with it, again, after 1 % of them changed, and in a second process.
+//!
+//! Look for the times and the hits, and for the lines below them: the embeddings are those of the
+//! Python package sentence-transformers, and a hit is bit for bit what was computed first. Then a
+//! description finds its word.
+//!
+//! Run it with `cargo xtask minilm`, which fetches the model, and
+//! `cargo run --release --example semantic_search -- "a room to cook in"`. Run it twice: the
+//! second time nothing is computed. The page beside this file has more.
+//!
+//! `encoder.rs` is where the cache is; `bert.rs` is the model, `weights.rs` fills it, `tokens.rs`
+//! makes its input, `passes.rs` embeds. `again.rs` starts the second process, `report.rs` compares.
+
+mod again;
+mod args;
+mod bert;
+mod corpus;
+mod encoder;
+mod passes;
+mod report;
+mod search;
+mod tokens;
+mod weights;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use args::Args;
+use corpus::Entry;
+use passes::Embedder;
+use report::Checks;
+use tch::Tensor;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1)) {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            print!("{}", args::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("{message}\n\n{}", args::HELP);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every embedding was the right one.
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    let all = corpus::entries()?;
+    let entries = &all[..args.texts];
+    let mut embedder = Embedder::load(args)?;
+    if let Some(expected) = &args.second_process {
+        again::second_process(&embedder, entries, expected)?;
+        return Ok(true);
+    }
+    let edited = corpus::edited(&all, args.texts);
+    println!(
+        "{} definitions, embedded with the model in {}; embeddings are kept in {}",
+        entries.len(),
+        args.model.display(),
+        args.cache_dir.display()
+    );
+
+    embedder.encoder.torchcache_enabled = false;
+    let (plain, computed) = embedder.pass("without the cache", entries)?;
+    let new_computed = embedder.embed(&passes::texts(edited.new))?;
+
+    embedder.encoder.torchcache_enabled = true;
+    let (cached, first) = embedder.pass("with the cache", entries)?;
+    let (again, repeated) = embedder.pass("again", entries)?;
+    let (changed, after) = embedder.pass("1 % changed", &edited.entries)?;
+    if !embedder.encoder.torchcache.flush() {
+        return Err("not every embedding could be written to disk".into());
+    }
+    let (second, second_differ) = again::start(args, &first)?;
+
+    let (sample, expected) = corpus::sample()?;
+    let sample: Vec<_> = sample.iter().map(String::as_str).collect();
+    let kept = |embeddings: &Tensor| embeddings.index_select(0, &edited.kept);
+    let checks = Checks {
+        sample: sample.len(),
+        agreement: report::difference(&embedder.embed(&sample)?, &expected),
+        first: report::difference(&first, &computed),
+        edited: report::difference(&after.index_select(0, &edited.changed), &new_computed),
+        changed_rows: report::rows_that_differ(&repeated, &first)
+            + report::rows_that_differ(&kept(&after), &kept(&first))
+            + second_differ,
+    };
+    let table = report::table(&[plain, cached, again, changed, second]);
+    println!("\n{table}\n{checks}");
+    for query in &args.queries {
+        let embedded = embedder.embed(&[query])?;
+        println!("\n{query}");
+        for (place, cosine) in search::nearest(&embedded, &after, 3) {
+            let Entry { word, text } = &edited.entries[place];
+            println!("  {cosine:.2}  {word}: {text}");
+        }
+    }
+    Ok(checks.hold())
+}
