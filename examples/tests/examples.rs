@@ -68,6 +68,23 @@ fn the_example_of_the_readme_computes_each_row_once_over_two_runs() {
 }
 
 #[test]
+fn prefill_computes_every_row_once_over_two_runs_and_shows_no_bar_to_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = || {
+        let output = example("prefill").current_dir(directory.path()).output();
+        let output = output.expect("the example starts");
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{}",
+            stderr(&output)
+        );
+        stdout(&output)
+    };
+    assert_eq!(run(), "256 rows: 256 computed, 0 found; 256 rows on disk\n");
+    assert_eq!(run(), "256 rows: 0 computed, 256 found; 256 rows on disk\n");
+}
+
+#[test]
 fn quickstart_computes_each_row_once_in_all_three_ways() {
     let output = succeeds(&mut example("quickstart"));
     let count = |text: &str| output.matches(text).count();
