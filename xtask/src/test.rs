@@ -7,6 +7,7 @@ use crate::cargo::Cargo;
 use crate::error::Result;
 use crate::libtorch;
 use crate::mirror;
+use crate::readback;
 use crate::release::Release;
 
 pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
@@ -15,6 +16,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         true => libtorch.cargo(root),
         false => mirror::prepare(root, release, &libtorch)?,
     };
+    let cargo = readback::prepare(root, cargo)?;
 
     // The doc tests come first, so that the last line is the count of the main run. nextest does
     // not run doc tests, and `cargo test` alone would end with the few of the last crate.
