@@ -156,6 +156,7 @@ fn the_tree_in_the_architecture_page_is_the_tree() {
         "torchcache",
         "torchcache-macros",
         "torchcache-store",
+        "torchcache-cli",
         "faults",
         "soak",
         "xtask",
@@ -180,6 +181,7 @@ fn links_lead_to_files_that_are_there() {
         "README.md",
         "CHANGELOG.md",
         "docs/architecture.md",
+        "docs/cli.md",
         "examples/data/digits/README.md",
     ] {
         let folder = root().join(page);

@@ -32,7 +32,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
                 sum.segments += cleared.segments;
                 sum.bytes += cleared.bytes;
                 if !cleared.is_directory_gone {
-                    let why = "somebody is writing to it, or keeps other files there";
+                    let why = "somebody writes to it or keeps other files there, or the one above it may not be changed";
                     output.note(format_args!("the directory {path} stays: {why}"));
                 }
             }

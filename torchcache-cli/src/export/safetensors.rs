@@ -19,7 +19,7 @@ use super::columns::{Column, Columns, Kind};
 use super::{About, Sink};
 
 /// What all tensors together hold in memory before it is written.
-const BUFFERS: usize = 4 << 20;
+const BUFFERS: usize = 1 << 20;
 
 /// The least that is worth a write.
 const LEAST: usize = 4 << 10;

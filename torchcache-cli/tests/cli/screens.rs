@@ -62,6 +62,36 @@ fn what_verifying_finds() {
 }
 
 #[test]
+fn the_page_shows_what_the_program_prints() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(here.join("../docs/cli.md")).expect("it is there");
+    let root = root();
+    for args in [
+        &["ls", "."][..],
+        &["diff", ".", &hash(1), &hash(2)],
+        &["prune", ".", "--older-than", "1d", "--dry-run"],
+        &["show", ".", &hash(1)],
+    ] {
+        let mut command = command(args);
+        let output = command
+            .current_dir(root.path())
+            .env("COLUMNS", "80")
+            .output();
+        let printed = steady(
+            &text(&output.expect("the program starts").stdout),
+            root.path(),
+        );
+        // What the page has a directory and times of its own for.
+        let lines = printed
+            .lines()
+            .filter(|line| !line.contains("ROOT") && !line.contains("TIME"));
+        for line in lines {
+            assert!(page.contains(line), "docs/cli.md lacks: {line}");
+        }
+    }
+}
+
+#[test]
 fn a_pipe_gets_every_name_in_full() {
     let root = root();
     let output = run_in(root.path(), &["ls", "."]);

@@ -19,8 +19,8 @@ pub struct Cleared {
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether the directory is gone too. It is not if somebody is writing to it, or keeps other
-    /// files there.
+    /// Whether the directory is gone too. It is not if somebody is writing to it or keeps other files
+    /// there, or if the one above it may not be changed.
     pub is_directory_gone: bool,
 }
 
@@ -97,18 +97,13 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     match Os.remove_dir(cache.path()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) => {
-            // A writer came in between, or the directory above is not ours: then the manifest is to
-            // stay as well.
+        Err(_) => {
+            // A writer came in between, or the directory above may not be changed: then the manifest
+            // is to stay as well.
             if let Some(bytes) = manifest {
                 restore(dir, &bytes)?;
             }
-            match error.kind() {
-                ErrorKind::DirectoryNotEmpty => Ok(false),
-                // Some systems say so of a directory that holds something.
-                ErrorKind::AlreadyExists => Ok(false),
-                _ => Err(error),
-            }
+            Ok(false)
         }
     }
 }

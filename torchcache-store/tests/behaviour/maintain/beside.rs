@@ -2,17 +2,21 @@
 //! from outside. No row is wrong, none that was flushed and not taken away is missing, and nothing
 //! that vanishes is an error.
 
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use torchcache_store::maintain::{CacheRows, Keep, Root, prune, repair, verify};
-use torchcache_store::{Config, Store};
+use torchcache_store::maintain::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
+use torchcache_store::segment::SegmentFile;
+use torchcache_store::{Config, Key, Store};
 
 use super::{LEN, caches};
-use crate::common::{batch, count_right, keys, value};
+use crate::common::{batch, count_right, keys, segments, value};
 
 /// A second handle on the directory, as strange to the first as another process.
 fn strange(dir: &Path, max_bytes: u64) -> Store {
@@ -162,4 +166,57 @@ fn rows_that_are_found_are_right_while_segments_are_pruned_and_evicted() {
         assert_eq!(stats.faults.get(torchcache_store::Fault::Corrupt), 0);
         assert_eq!(stats.lost_rows, 0);
     });
+}
+
+/// Spoils a record of some segment, and tells whose.
+fn spoil(dir: &Path, turn: usize) -> Option<Key> {
+    let paths = segments(dir);
+    let path = paths.get(turn % paths.len().max(1))?;
+    let file = SegmentFile::open(path, false).ok()?;
+    let row = file.footer().rows().nth(turn % 7)?;
+    let open = OpenOptions::new().write(true).open(path);
+    open.and_then(|open| open.write_all_at(b"spoilt!", row.offset))
+        .ok()?;
+    Some(row.key)
+}
+
+#[test]
+fn repair_loses_nothing_but_what_was_spoilt_while_a_store_merges() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    let stop = AtomicBool::new(false);
+    let (all, merged) = thread::scope(|scope| {
+        let repairing = scope.spawn(|| {
+            let (mut spoilt, mut rewritten, mut turn) = (HashSet::new(), 0, 0);
+            while !stop.load(Ordering::Relaxed) || rewritten == 0 {
+                spoilt.extend(spoil(&dir, turn));
+                turn += 1;
+                for report in verify(&caches(temp.path()), &()) {
+                    let repairs = repair(&report);
+                    assert!(repairs.error.is_none(), "{repairs:?}");
+                    for (_, done) in repairs.segments {
+                        let done = done.expect("nothing fails");
+                        rewritten += u64::from(matches!(done, Repaired::Rewritten { .. }));
+                    }
+                }
+            }
+            spoilt
+        });
+        let store = strange(&dir, u64::MAX);
+        let since = Instant::now();
+        let mut next = 0;
+        while since.elapsed() < Duration::from_secs(3) {
+            store.put(batch(&keys(next..next + 20), "s", LEN));
+            store.flush().expect("it is written");
+            next += 20;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let spoilt = repairing.join().expect("it does not panic");
+        let mut all = keys(0..next);
+        all.retain(|key| !spoilt.contains(key));
+        (all, store.stats().merged_segments)
+    });
+    assert!(merged > 0, "merging was under way");
+    let store = strange(&dir, u64::MAX);
+    assert_eq!(count_right(&store, &all, LEN), all.len());
 }
