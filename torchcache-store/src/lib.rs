@@ -54,6 +54,7 @@ pub mod fs;
 mod handle;
 mod index;
 mod load;
+pub mod maintain;
 pub mod manifest;
 mod merge;
 mod open_files;

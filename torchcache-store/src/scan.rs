@@ -285,7 +285,7 @@ impl Catalog {
 
 /// Whether nobody writes to a file any more: it is not locked, or cannot be, and has been as it is
 /// for some time. A time that has yet to come says nothing of it, unless it is far off.
-fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     let file = dir.open(name)?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
     let longer_than = |least| match metadata.modified.elapsed() {

@@ -219,7 +219,12 @@ impl Segments<'_> {
 
 /// Begins a segment, in a new directory if somebody removed it.
 fn create(inner: &Inner) -> io::Result<SegmentWriter> {
-    SegmentWriter::create_in(inner.catalog.make_dir()?)
+    let create = || SegmentWriter::create_in(inner.catalog.make_dir()?);
+    match create() {
+        // Removed while it was open: whoever prunes caches takes empty directories away.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(),
+        created => created,
+    }
 }
 
 /// Cuts rows into pieces of about [`WINDOW_BYTES`], at least one row each.

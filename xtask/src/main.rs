@@ -17,6 +17,7 @@ mod page;
 mod pip;
 mod progress;
 mod python;
+mod readback;
 mod release;
 mod sanitize;
 mod soak;

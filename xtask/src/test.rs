@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::libtorch;
 use crate::minilm;
 use crate::mirror;
+use crate::readback;
 use crate::release::Release;
 
 pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
@@ -19,6 +20,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
     // The tests run every example, one of which needs a model. In the copy of the sources for
     // another tch it would look for it below that copy.
     let cargo = cargo.with(minilm::VARIABLE, minilm::folder(root)?);
+    let cargo = readback::prepare(root, cargo)?;
 
     // The doc tests come first, so that the last line is the count of the main run. nextest does
     // not run doc tests, and `cargo test` alone would end with the few of the last crate.

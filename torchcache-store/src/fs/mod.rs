@@ -38,6 +38,15 @@ pub trait FileSystem: Debug + Send + Sync {
     /// # Errors
     /// What the system says; among it that there is no directory, or something else.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>>;
+
+    /// Removes a directory that holds nothing. A store never does; see [`maintain`](crate::maintain).
+    ///
+    /// # Errors
+    /// What the system says; among it that there is something in it, or that it cannot remove any.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// An open directory. It stays the same one if its path comes to mean another. Names are those of

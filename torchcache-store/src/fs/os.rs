@@ -40,6 +40,10 @@ impl FileSystem for Os {
         let fd = fd.map_err(|errno| described(&path, errno))?;
         Ok(Arc::new(OsDirectory { fd, path }))
     }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::rmdir(path)?)
+    }
 }
 
 fn open(path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {

@@ -39,7 +39,7 @@ pub const FILE: &str = "manifest.json";
 const FORMAT: u32 = 1;
 
 /// Manifests are small; a larger file is not ours.
-const MAX_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_BYTES: u64 = 16 << 20;
 
 /// Longer values are cut in the manifest: their digest says whether they changed. And so are names
 /// where they are shown.

@@ -213,7 +213,7 @@ pub(crate) fn check(
 }
 
 /// Decompresses a value, and undoes what was done to it before.
-fn decode(
+pub(super) fn decode(
     zstd: &mut Option<Decompressor<'static>>,
     shuffled: &mut Vec<u8>,
     element_bytes: usize,

@@ -122,22 +122,7 @@ impl Footer {
     /// the bytes that are there.
     pub(super) fn parse(bytes: Bytes, trailer: &Trailer) -> Result<Footer, Unreadable> {
         let corrupt = |what: String| Err(Unreadable::Corrupt(what));
-        let count = trailer.classes as usize;
-        if count > MAX_CLASSES || count.saturating_mul(CLASS_HEAD_LEN) > bytes.len() {
-            return corrupt(format!(
-                "a footer of {} bytes claims {count} classes",
-                bytes.len()
-            ));
-        }
-        let mut classes = Vec::with_capacity(count);
-        let mut rest = &bytes[..];
-        for _ in 0..count {
-            let Some((class, after)) = parse_class(rest) else {
-                return corrupt("the class table does not fit its footer".into());
-            };
-            classes.push(class);
-            rest = after;
-        }
+        let (classes, rest) = parse_classes(&bytes, trailer)?;
         if rest.len() as u64 != u64::from(trailer.rows) * ROW_LEN as u64 {
             return corrupt(format!(
                 "{} bytes of row table for {} rows",
@@ -162,29 +147,69 @@ impl Footer {
         let mut seen = 0;
         let mut end = HEADER_LEN as u64;
         for row in self.rows() {
-            let class = self.classes.get(usize::from(row.class));
-            let fits = class.is_some_and(|class| class.allows(row.storage, row.stored_len));
             end = row.end();
-            if !fits || end > trailer.footer_offset || end > MAX_DATA {
-                return Err(Unreadable::Corrupt(format!(
-                    "row {seen} does not fit its segment"
-                )));
+            if !fits(&row, &self.classes, trailer) {
+                return Err(misfit(seen));
             }
             seen += 1;
         }
         if seen != self.row_count() {
-            return Err(Unreadable::Corrupt(format!(
-                "row {seen} is stored in an unknown way"
-            )));
+            return Err(unknown_storage(seen));
         }
-        if end != trailer.footer_offset {
-            return Err(Unreadable::Corrupt(format!(
-                "records end at {end}, but the footer begins at {}",
-                trailer.footer_offset
-            )));
-        }
-        Ok(())
+        check_end(end, trailer)
     }
+}
+
+/// Whether a row has a class that is there, and its record a place before the footer.
+pub(super) fn fits(row: &Row, classes: &[Class], trailer: &Trailer) -> bool {
+    let class = classes.get(usize::from(row.class));
+    class.is_some_and(|class| class.allows(row.storage, row.stored_len))
+        && row.end() <= trailer.footer_offset
+        && row.end() <= MAX_DATA
+}
+
+pub(super) fn misfit(row: usize) -> Unreadable {
+    Unreadable::Corrupt(format!("row {row} does not fit its segment"))
+}
+
+pub(super) fn unknown_storage(row: usize) -> Unreadable {
+    Unreadable::Corrupt(format!("row {row} is stored in an unknown way"))
+}
+
+/// The records must fill the space before the footer.
+pub(super) fn check_end(end: u64, trailer: &Trailer) -> Result<(), Unreadable> {
+    if end == trailer.footer_offset {
+        return Ok(());
+    }
+    Err(Unreadable::Corrupt(format!(
+        "records end at {end}, but the footer begins at {}",
+        trailer.footer_offset
+    )))
+}
+
+/// The classes at the beginning of `bytes`, as many as the trailer says, and what follows them.
+pub(super) fn parse_classes<'b>(
+    bytes: &'b [u8],
+    trailer: &Trailer,
+) -> Result<(Vec<Class>, &'b [u8]), Unreadable> {
+    let corrupt = |what: String| Err(Unreadable::Corrupt(what));
+    let count = trailer.classes as usize;
+    if count > MAX_CLASSES || count.saturating_mul(CLASS_HEAD_LEN) > bytes.len() {
+        return corrupt(format!(
+            "a footer of {} bytes claims {count} classes",
+            bytes.len()
+        ));
+    }
+    let mut classes = Vec::with_capacity(count);
+    let mut rest = bytes;
+    for _ in 0..count {
+        let Some((class, after)) = parse_class(rest) else {
+            return corrupt("the class table does not fit its footer".into());
+        };
+        classes.push(class);
+        rest = after;
+    }
+    Ok((classes, rest))
 }
 
 fn parse_class(bytes: &[u8]) -> Option<(Class, &[u8])> {

@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod decoder;
 mod fetch;
 mod footer;
 mod format;
@@ -24,6 +25,7 @@ mod reader;
 mod records;
 mod shuffle;
 mod source;
+mod table;
 mod writer;
 
 pub use footer::Footer;
@@ -33,7 +35,9 @@ pub(crate) use reader::rows_claimed;
 pub use reader::{SegmentFile, Unreadable};
 pub use writer::{FinishedSegment, SegmentWriter};
 
+pub(crate) use decoder::Decoder;
 pub(crate) use fetch::{Want, fetch};
 pub(crate) use shuffle::shuffle;
 pub(crate) use source::Source;
+pub(crate) use table::{Chunk, Chunks, Table, claimed};
 pub(crate) use writer::{MOST_ROWS, is_segment};

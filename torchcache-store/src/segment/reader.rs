@@ -191,48 +191,72 @@ pub(crate) fn rows_claimed(dir: &dyn Directory, name: &OsStr) -> usize {
 /// long as somebody says.
 const PIECE: usize = 1 << 20;
 
+/// Both ends of a segment: what they say fits the size of the file. Whether the footer between them is
+/// right, they do not tell.
+pub(super) struct Ends {
+    pub(super) trailer: Trailer,
+    /// Its bytes, with the checksum of the footer.
+    tail: [u8; TRAILER_LEN],
+}
+
+impl Ends {
+    /// Reads header and trailer of a file of `bytes` bytes.
+    pub(super) fn read(file: &dyn File, bytes: u64) -> Result<Ends, Unreadable> {
+        let mut head = [0; HEADER_LEN];
+        let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
+        let Some(body) = body else {
+            return Err(Unreadable::Truncated(format!("it has {bytes} bytes")));
+        };
+        read_at(file, &mut head, 0)?;
+        let version = check_header(&head)?;
+
+        let mut tail = [0; TRAILER_LEN];
+        read_at(file, &mut tail, bytes - TRAILER_LEN as u64)?;
+        if !tail.ends_with(&END_MAGIC) {
+            return Err(Unreadable::Truncated("the end mark is missing".into()));
+        }
+        let trailer = Trailer::decode(&tail);
+        if trailer.version != version {
+            return Err(Unreadable::Corrupt(format!(
+                "it begins as version {version} and ends as version {}",
+                trailer.version
+            )));
+        }
+        let begins = trailer.footer_offset.checked_sub(HEADER_LEN as u64);
+        if begins.and_then(|begins| begins.checked_add(trailer.footer_len)) != Some(body) {
+            return Err(Unreadable::Corrupt(
+                "the trailer does not fit the size of the file".into(),
+            ));
+        }
+        Ok(Ends { trailer, tail })
+    }
+
+    fn agree(&self, sealed: [u8; TRAILER_LEN]) -> Result<(), Unreadable> {
+        match sealed == self.tail {
+            true => Ok(()),
+            false => Err(Unreadable::Corrupt("the footer's checksum is wrong".into())),
+        }
+    }
+
+    /// Whether the footer's checksum is right. Reads the footer without holding it.
+    pub(super) fn check_by_pieces(&self, file: &dyn File) -> Result<(), Unreadable> {
+        self.agree(sealed_by_pieces(file, &self.trailer)?)
+    }
+}
+
 /// Reads and checks header, trailer and footer of a file of `bytes` bytes.
 fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
-    let mut head = [0; HEADER_LEN];
-    let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
-    let Some(body) = body else {
-        return Err(Unreadable::Truncated(format!("it has {bytes} bytes")));
-    };
-    read_at(file, &mut head, 0)?;
-    let version = check_header(&head)?;
-
-    let mut tail = [0; TRAILER_LEN];
-    read_at(file, &mut tail, bytes - TRAILER_LEN as u64)?;
-    if !tail.ends_with(&END_MAGIC) {
-        return Err(Unreadable::Truncated("the end mark is missing".into()));
-    }
-    let trailer = Trailer::decode(&tail);
-    if trailer.version != version {
-        return Err(Unreadable::Corrupt(format!(
-            "it begins as version {version} and ends as version {}",
-            trailer.version
-        )));
-    }
-    let begins = trailer.footer_offset.checked_sub(HEADER_LEN as u64);
-    if begins.and_then(|begins| begins.checked_add(trailer.footer_len)) != Some(body) {
-        return Err(Unreadable::Corrupt(
-            "the trailer does not fit the size of the file".into(),
-        ));
-    }
+    let ends = Ends::read(file, bytes)?;
+    let trailer = &ends.trailer;
     let footer_len = usize::try_from(trailer.footer_len)
         .map_err(|_| Unreadable::Corrupt("the footer does not fit into memory".into()))?;
-
-    let is_right = |sealed| match sealed == tail {
-        true => Ok(()),
-        false => Err(Unreadable::Corrupt("the footer's checksum is wrong".into())),
-    };
     if footer_len > PIECE {
-        is_right(sealed_by_pieces(file, &trailer)?)?;
+        ends.check_by_pieces(file)?;
     }
     let mut footer = Bytes::zeroed(footer_len)?;
     read_at(file, &mut footer, trailer.footer_offset)?;
-    is_right(trailer.encode(&footer))?;
-    Footer::parse(footer, &trailer)
+    ends.agree(trailer.encode(&footer))?;
+    Footer::parse(footer, trailer)
 }
 
 /// What the trailer would be with the checksum of the footer that is there. Reads the footer without

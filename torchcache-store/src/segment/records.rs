@@ -1,17 +1,21 @@
-//! All records of a segment, one after the other, as they are stored. For merging, which
-//! copies records without looking into them.
+//! Records of a segment, one after the other, as they are stored. For merging, which copies
+//! records without looking into them, and for whoever goes through a whole segment.
 
 use super::fetch::check;
 use super::format::{CHECKSUM_LEN, Class, Row};
 use super::reader::{SegmentFile, Unreadable, read_at};
+use super::source::Source;
 
 /// The file is read in stretches of this size, or of one record.
 const STRETCH: u64 = 1 << 20;
 
-/// A walk over the records of a segment.
+/// A walk over records of a segment.
 pub(crate) struct Records<'f, R> {
-    file: &'f SegmentFile,
+    source: &'f Source,
+    classes: &'f [Class],
     rows: R,
+    /// Where the last of the records ends.
+    end: u64,
     /// Bytes of the file from `begin` on.
     window: Vec<u8>,
     begin: u64,
@@ -23,13 +27,35 @@ pub(crate) type Record<'f, 'w> = (Row, &'f Class, Result<&'w [u8], Unreadable>);
 impl SegmentFile {
     /// The records, in the order of the file.
     pub(crate) fn records(&self) -> Records<'_, impl Iterator<Item = Row>> {
-        let rows = self.footer().rows();
+        let (classes, rows) = (self.footer().classes(), self.footer().rows());
+        Records::over(self.source(), classes, rows, self.records_end(), Vec::new())
+    }
+}
+
+impl<'f, R> Records<'f, R> {
+    /// A walk over rows that lie in the order of the file, were found to fit it, and whose last record
+    /// ends at `end`. `window` is taken for its memory, and given back by
+    /// [`into_window`](Self::into_window).
+    pub(super) fn over(
+        source: &'f Source,
+        classes: &'f [Class],
+        rows: R,
+        end: u64,
+        mut window: Vec<u8>,
+    ) -> Self {
+        window.clear();
         Records {
-            file: self,
+            source,
+            classes,
             rows,
-            window: Vec::new(),
+            end,
+            window,
             begin: 0,
         }
+    }
+
+    pub(super) fn into_window(self) -> Vec<u8> {
+        self.window
     }
 }
 
@@ -37,7 +63,7 @@ impl<'f, R: Iterator<Item = Row>> Records<'f, R> {
     /// The next record. (Not an iterator, since the bytes live in this walk.)
     pub(crate) fn next(&mut self) -> Option<Record<'f, '_>> {
         let row = self.rows.next()?;
-        let class = self.file.footer().classes().get(usize::from(row.class))?;
+        let class = self.classes.get(usize::from(row.class))?;
         Some((row, class, self.load(row, class)))
     }
 
@@ -55,12 +81,10 @@ impl<'f, R: Iterator<Item = Row>> Records<'f, R> {
     /// Reads from this record on. The footer was checked against the size of the file, so
     /// nothing larger than the file is allocated.
     fn fill(&mut self, row: Row) -> Result<(), Unreadable> {
-        let end = row
-            .end()
-            .max((row.offset + STRETCH).min(self.file.records_end()));
+        let end = row.end().max((row.offset + STRETCH).min(self.end));
         self.begin = row.offset;
         self.window.resize((end - row.offset) as usize, 0);
-        read_at(self.file.source().file(), &mut self.window, row.offset)
+        read_at(self.source.file(), &mut self.window, row.offset)
             .inspect_err(|_| self.window.clear())
     }
 }

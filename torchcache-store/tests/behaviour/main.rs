@@ -9,6 +9,7 @@ mod golden;
 mod keeping;
 mod lies;
 mod limits;
+mod maintain;
 mod model;
 mod numbers;
 mod private_dir;

@@ -1,0 +1,212 @@
+//! The command line: from raw arguments to checked ones, in one step. Nothing after this looks at
+//! text again.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser, Subcommand};
+use clap_complete::Shell;
+use torchcache_store::maintain::Keep;
+
+use crate::output;
+use crate::{size, time};
+
+const AFTER: &str = "\
+DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands take \
+the directory of one cache as well. HASH is the name of a cache in it: any beginning that only one of \
+them has.
+
+Exit codes: 0 done; 1 done, and something was found: damage, differences, or nothing that HASH means; \
+2 not done.";
+
+/// Look after the caches that torchcache keeps on disk.
+#[derive(Debug, Parser)]
+#[command(name = "torchcache", version, after_help = AFTER, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Print one JSON document instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the caches, most recently read first.
+    Ls(Ls),
+    /// Show one cache: options, identity, what its rows are, segments.
+    Show(Show),
+    /// Say what changed between the identities of two caches.
+    Diff(Diff),
+    /// Read every row and check that it is what was written.
+    Verify(Verify),
+    /// Make room: remove what was read least recently.
+    Prune(Prune),
+    /// Remove a cache, or all of them.
+    Clear(Clear),
+    /// Write the rows of a cache, with their keys, into one file for Python.
+    Export(Export),
+    /// Print a completion script for a shell.
+    Completions(Completions),
+    /// Print a man page.
+    Man(Man),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+    /// Which cache; not needed where DIR has one only.
+    pub(crate) hash: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Diff {
+    /// Directory of caches.
+    pub(crate) dir: PathBuf,
+    /// The cache to compare.
+    #[arg(value_name = "HASH")]
+    pub(crate) before: String,
+    /// What to compare it with.
+    #[arg(value_name = "HASH")]
+    pub(crate) after: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+    /// Write damaged segments anew without the rows that are bad, and remove what cannot be read at
+    /// all.
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    group = ArgGroup::new("what").required(true),
+    override_usage = "torchcache prune <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR>"
+)]
+pub(crate) struct Prune {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+    /// Remove the least recently read segments until the rest is no larger: 50GB, 5e9, "512 MiB".
+    #[arg(long, group = "what", value_name = "SIZE", value_parser = size::parse)]
+    max_size: Option<u64>,
+    /// Remove segments that were not read for so long: 12h, 30d, 4w.
+    #[arg(long, group = "what", value_name = "AGE", value_parser = time::parse_age)]
+    older_than: Option<Duration>,
+    /// Keep the N most recently read caches of each type, and remove the others.
+    #[arg(long, group = "what", value_name = "N")]
+    keep_latest: Option<usize>,
+    /// Only tell what would go.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl Prune {
+    /// What is to stay: clap saw to it that exactly one was given.
+    pub(crate) fn keep(&self) -> Keep {
+        match (self.max_size, self.older_than, self.keep_latest) {
+            (Some(bytes), ..) => Keep::Bytes(bytes),
+            (_, Some(age), _) => Keep::Newer(age),
+            (.., count) => Keep::Latest(count.unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Clear {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+    /// Which cache; without it, all of them.
+    pub(crate) hash: Option<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    /// Directory of caches, or of one cache.
+    pub(crate) dir: PathBuf,
+    /// Which cache; not needed where DIR has one only.
+    pub(crate) hash: Option<String>,
+    /// The file to write: its ending, .safetensors or .npy, says which format.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Which rows, by the number that `show` gives them, where a cache has rows of several sorts.
+    #[arg(long, value_name = "N")]
+    pub(crate) schema: Option<usize>,
+    /// Replace the file if there is one.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// Which shell.
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// Of which command; without it, of the program.
+    pub(crate) command: Option<String>,
+}
+
+impl Args {
+    /// The arguments of this process. An exit code is the end: of the help, or of what was not
+    /// understood.
+    pub(crate) fn of_the_process() -> Result<Args, ExitCode> {
+        Args::try_parse().map_err(|error| output::print_usage(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn keep(line: &str) -> Result<Keep, String> {
+        let line = format!("torchcache prune DIR {line}");
+        match Args::try_parse_from(line.split(' ').filter(|word| !word.is_empty())) {
+            Ok(Args {
+                command: Command::Prune(prune),
+                ..
+            }) => Ok(prune.keep()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn prune_takes_exactly_one_criterion() {
+        assert_eq!(keep("--max-size 50GB"), Ok(Keep::Bytes(50_000_000_000)));
+        let month = Duration::from_secs(30 * 86_400);
+        assert_eq!(keep("--older-than 30d"), Ok(Keep::Newer(month)));
+        assert_eq!(keep("--keep-latest 3"), Ok(Keep::Latest(3)));
+        for line in [
+            "",
+            "--max-size 1GB --keep-latest 1",
+            "--max-size 1X",
+            "--older-than 3",
+        ] {
+            let error = keep(line).expect_err(line);
+            assert!(error.contains("--max-size") || error.contains("--older-than"));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `torchcache clear`: removing caches whole, once somebody said yes.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use serde_json::json;
+use torchcache_store::maintain::{Cache, Cleared, clear};
+
+use crate::args::Clear;
+use crate::error::Error;
+use crate::find::{self, Found};
+use crate::output::{self, BAD, Output, Printed};
+use crate::size::human;
+use crate::text::{counted, plain};
+
+pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
+    let found = find::caches(output, &args.dir)?;
+    let caches: Vec<&Cache> = match &args.hash {
+        Some(hash) => vec![found.named(Some(hash))?],
+        None => found.caches.iter().collect(),
+    };
+    if !args.yes && !caches.is_empty() && !confirmed(&found, &caches)? {
+        return Err(Error::NotDone("nothing was removed".to_owned()));
+    }
+    let cleared: Vec<_> = caches.iter().map(|cache| (*cache, clear(cache))).collect();
+
+    let mut text = String::new();
+    let mut sum = Cleared::default();
+    for (cache, cleared) in &cleared {
+        let path = plain(&cache.path().display().to_string());
+        match cleared {
+            Ok(cleared) => {
+                sum.segments += cleared.segments;
+                sum.bytes += cleared.bytes;
+                if !cleared.is_directory_gone {
+                    let why = "somebody writes to it or keeps other files there, or the one above it may not be changed";
+                    output.note(format_args!("the directory {path} stays: {why}"));
+                }
+            }
+            Err(error) => text += &format!("{BAD}not cleared{BAD:#}: {path}: {error}\n"),
+        }
+    }
+    let done = cleared
+        .iter()
+        .filter(|(_, cleared)| cleared.is_ok())
+        .count();
+    text += &format!(
+        "removed {} with {} ({})\n",
+        counted(done as u64, "cache"),
+        counted(sum.segments, "segment"),
+        human(sum.bytes)
+    );
+    let json = cleared.iter().map(|(cache, cleared)| {
+        let done = cleared.as_ref().ok();
+        json!({
+            "name": cache.name(),
+            "removed_segments": done.map(|it| it.segments),
+            "removed_bytes": done.map(|it| it.bytes),
+            "removed_whole": done.map(|it| it.is_directory_gone),
+            "error": cleared.as_ref().err().map(ToString::to_string),
+        })
+    });
+    let json = json!({
+        "caches": json.collect::<Vec<_>>(),
+        "removed_segments": sum.segments,
+        "removed_bytes": sum.bytes,
+    });
+    let code = if done == cleared.len() { 0 } else { 2 };
+    Ok(Printed { text, json, code })
+}
+
+/// Asks whether these caches are to go.
+fn confirmed(found: &Found, caches: &[&Cache]) -> Result<bool, Error> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::NotDone(
+            "there is nobody to ask whether the rows are to go; --yes says so".to_owned(),
+        ));
+    }
+    let (mut rows, mut bytes) = (0, 0);
+    let what = match caches {
+        [only] => found.title(only),
+        all => counted(all.len() as u64, "cache"),
+    };
+    for cache in caches {
+        if let Ok(summary) = cache.summary() {
+            rows += summary.rows();
+            bytes += summary.bytes();
+        }
+    }
+    let rows = counted(rows, "row");
+    output::ask(&format!(
+        "Remove {what} with {rows}, {}? [y/N]",
+        human(bytes)
+    ));
+    let mut answer = String::new();
+    let answered = io::stdin().lock().read_line(&mut answer);
+    answered.map_err(|error| Error::NotDone(format!("cannot ask: {error}")))?;
+    let answer = answer.trim().to_ascii_lowercase();
+    Ok(answer == "y" || answer == "yes")
+}

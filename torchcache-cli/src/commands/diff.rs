@@ -1,0 +1,146 @@
+//! `torchcache diff`: what changed between the identities of two caches.
+
+use serde_json::json;
+use torchcache_store::maintain::Cache;
+use torchcache_store::manifest::{Category, Manifest, Part, difference};
+
+use super::show::{category, part};
+use crate::args::Diff;
+use crate::error::Error;
+use crate::find;
+use crate::output::{Output, Printed};
+use crate::table::{Column, Table};
+use crate::text::{plain, plain_value};
+
+pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
+    let found = find::caches(output, &args.dir)?;
+    if found.root.is_cache() {
+        return Err(Error::NotDone(format!(
+            "{} is the directory of one cache; name the directory that holds both",
+            found.root.path().display()
+        )));
+    }
+    let (before, after) = (
+        found.named(Some(&args.before))?,
+        found.named(Some(&args.after))?,
+    );
+    let (was, is) = (manifest(before)?, manifest(after)?);
+    let changes = changes(&was.parts, &is.parts);
+    let same_module = was.module == is.module;
+    let differ = !changes.is_empty() || !same_module;
+    let words = difference(&was.parts, &is.parts);
+
+    let mut text = String::new();
+    if !same_module {
+        let (was, is) = (plain(&was.module), plain(&is.module));
+        text += &format!("they are of different modules, {was} and {is}\n");
+    }
+    text += &match before.name() == after.name() {
+        true => "it is one cache\n".to_owned(),
+        false => format!("{words}\n"),
+    };
+    let mut table = Table::new([
+        Column::Left("CATEGORY"),
+        Column::Long("PATH"),
+        Column::Long("BEFORE"),
+        Column::Long("AFTER"),
+    ]);
+    for change in &changes {
+        let (was, is) = change.values();
+        table.row([
+            category(change.category).to_owned(),
+            plain(change.path),
+            was,
+            is,
+        ]);
+    }
+    if !table.is_empty() {
+        text += &format!("\n{}", table.render(output.columns));
+    }
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            json!({
+                "category": category(change.category),
+                "path": change.path,
+                "before": change.before.map(part),
+                "after": change.after.map(part),
+            })
+        })
+        .collect();
+    let json = json!({
+        "before": before.name(),
+        "after": after.name(),
+        "differ": differ,
+        "modules": [was.module, is.module],
+        "words": words,
+        "changes": changes,
+    });
+    let code = u8::from(differ);
+    Ok(Printed { text, json, code })
+}
+
+fn manifest(cache: &Cache) -> Result<Manifest, Error> {
+    cache.manifest().map_err(|error| {
+        Error::NotDone(format!(
+            "the manifest of {} cannot be read, and it alone says what the identity is: {error}",
+            plain(cache.name())
+        ))
+    })
+}
+
+/// A part that is in one of two identities only, or another one in each.
+struct Change<'a> {
+    category: Category,
+    path: &'a str,
+    before: Option<&'a Part>,
+    after: Option<&'a Part>,
+}
+
+/// The parts that differ, in the order of the newer identity. A path may hold several parts: they are
+/// compared in their order.
+fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
+    let of = |parts: &'a [Part], wanted: &Part| -> Vec<&'a Part> {
+        let same = |part: &&Part| part.category == wanted.category && part.path == wanted.path;
+        parts.iter().filter(same).collect()
+    };
+    let mut changes = Vec::new();
+    let mut seen = Vec::new();
+    for part in after.iter().chain(before) {
+        let place = (part.category, part.path.as_str());
+        if seen.contains(&place) {
+            continue;
+        }
+        seen.push(place);
+        let (was, is) = (of(before, part), of(after, part));
+        for at in 0..was.len().max(is.len()) {
+            let (before, after) = (was.get(at).copied(), is.get(at).copied());
+            if before.map(|part| part.digest) != after.map(|part| part.digest) {
+                changes.push(Change {
+                    category: part.category,
+                    path: &part.path,
+                    before,
+                    after,
+                });
+            }
+        }
+    }
+    changes
+}
+
+impl Change<'_> {
+    /// What to show: where the readable values are alike, such as the shapes of weights, what tells
+    /// them apart is the digest.
+    fn values(&self) -> (String, String) {
+        let alike = self.before.map(|it| &it.value) == self.after.map(|it| &it.value);
+        let shown = |part: Option<&Part>| match part {
+            None => "-".to_owned(),
+            Some(part) if alike => {
+                let digest = hex::encode(&part.digest[..4]);
+                format!("{} #{digest}", plain_value(&part.value))
+            }
+            Some(part) => plain_value(&part.value),
+        };
+        (shown(self.before), shown(self.after))
+    }
+}

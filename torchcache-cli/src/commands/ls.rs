@@ -1,0 +1,114 @@
+//! `torchcache ls`: one line for each cache.
+
+use std::cmp::Reverse;
+use std::io::ErrorKind;
+
+use serde_json::json;
+use torchcache_store::maintain::{Cache, Summary};
+
+use crate::args::Ls;
+use crate::describe::{module, ratio};
+use crate::error::Error;
+use crate::find;
+use crate::json::{self, newer, unreadable, versions};
+use crate::output::{DIM, Output, Printed};
+use crate::size::human;
+use crate::table::{Column, Table};
+use crate::text::{count, counted, plain};
+use crate::time::ago;
+
+/// What the star means.
+pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
+
+pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
+    let found = find::caches(output, &args.dir)?;
+    let mut listed = Vec::new();
+    for cache in &found.caches {
+        match cache.summary() {
+            Ok(summary) => listed.push((cache, summary)),
+            // Removed since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = plain(&cache.path().display().to_string());
+                output.note(format_args!("{path} is left alone: {error}"));
+            }
+        }
+    }
+    // Caches without rows come last, the newest of them first.
+    let age = |(_, summary): &(&Cache, Summary)| Reverse((summary.last_read(), summary.created));
+    listed.sort_by_key(age);
+    let short = found.short_names();
+    let mut table = Table::new([
+        Column::Long("TYPE"),
+        Column::Left("HASH"),
+        Column::Right("ROWS"),
+        Column::Right("SIZE"),
+        Column::Right("RATIO"),
+        Column::Left("LAST READ"),
+        Column::Left("FORMAT"),
+    ]);
+    for (cache, summary) in &listed {
+        table.row([
+            module(summary),
+            short[cache.name()].clone(),
+            count(summary.rows()),
+            human(summary.bytes()),
+            ratio(summary).map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+            summary
+                .last_read()
+                .map_or("-".to_owned(), |read| ago(read, output.now)),
+            formats(summary),
+        ]);
+        tell_unreadable(output, args, cache, summary);
+    }
+    let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
+    let bytes = listed.iter().map(|(_, summary)| summary.bytes()).sum();
+    let mut text = match table.is_empty() {
+        true => String::new(),
+        false => table.render(output.columns),
+    };
+    if listed.iter().any(|(_, summary)| !newer(summary).is_empty()) {
+        text += &format!("{DIM}{NEWER}{DIM:#}\n");
+    }
+    let (caches, rows_words) = (counted(listed.len() as u64, "cache"), counted(rows, "row"));
+    text += &format!("{DIM}{caches}, {rows_words}, {}{DIM:#}\n", human(bytes));
+    let caches: Vec<_> = listed
+        .iter()
+        .map(|(cache, summary)| json::cache(cache, summary))
+        .collect();
+    let json = json!({
+        "path": found.root.path().to_string_lossy(),
+        "caches": caches,
+        "rows": rows,
+        "bytes": bytes,
+    });
+    Ok(Printed::good(text, json))
+}
+
+/// The versions of the segment format, with a star at those that only a newer torchcache reads.
+pub(crate) fn formats(summary: &Summary) -> String {
+    let known = versions(summary).into_iter().map(|it| it.to_string());
+    let newer = newer(summary).into_iter().map(|it| format!("{it}*"));
+    let all: Vec<_> = known.chain(newer).collect();
+    match all.is_empty() {
+        true => "-".to_owned(),
+        false => all.join(", "),
+    }
+}
+
+fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
+    let others = summary.segments.iter().filter(|segment| {
+        use torchcache_store::segment::Unreadable::FutureVersion;
+        matches!(segment.contents, Err(FutureVersion(_)))
+    });
+    let broken = unreadable(summary) - others.count();
+    if broken > 0 {
+        output.note(format_args!(
+            "{} of {} cannot be read: see `torchcache show {} {}`",
+            counted(broken as u64, "segment"),
+            plain(cache.name()),
+            args.dir.display(),
+            plain(cache.name()),
+        ));
+    }
+}

@@ -1,0 +1,223 @@
+//! `torchcache show`: all that is known of one cache.
+
+use std::io::ErrorKind;
+
+use serde_json::{Value, json};
+use torchcache_store::maintain::{Cache, Summary};
+use torchcache_store::manifest::{Category, Manifest, Part};
+use torchcache_store::segment::Unreadable;
+
+use super::ls::{NEWER, formats};
+use crate::args::Show;
+use crate::describe::{Sort, kind, module, ratio, shape};
+use crate::error::Error;
+use crate::find;
+use crate::json;
+use crate::output::{BAD, DIM, HEADER, Output, Printed};
+use crate::size::human;
+use crate::table::{Column, Table};
+use crate::text::{count, counted, plain, plain_value};
+use crate::time::{ago, rfc3339};
+
+/// Tables stand below their titles, this far to the right.
+const INDENT: usize = 2;
+
+pub(crate) fn run(output: &Output, args: &Show) -> Result<Printed, Error> {
+    let found = find::caches(output, &args.dir)?;
+    let cache = found.named(args.hash.as_deref())?;
+    let summary = cache
+        .summary()
+        .map_err(Error::io("look into", cache.path()))?;
+    let sorts = Sort::of(summary.groups());
+    let mut sections = vec![head(output, cache, &summary)];
+    if let Ok(manifest) = &summary.manifest {
+        sections.extend(options(output, manifest));
+        sections.extend(identity(output, manifest));
+    }
+    sections.extend(rows(output, &sorts));
+    sections.extend(segments(output, &summary));
+    Ok(Printed::good(
+        sections.join("\n"),
+        as_json(cache, &summary, &sorts),
+    ))
+}
+
+fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
+    let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
+    let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
+    line("hash", plain(cache.name()));
+    line("directory", plain(&cache.path().display().to_string()));
+    match &summary.manifest {
+        Ok(manifest) => line("created by", plain(&manifest.created_by)),
+        Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
+        Err(error) => line("manifest", format!("none that can be read: {error}")),
+    }
+    if let Some(created) = summary.created {
+        let ago = ago(created, output.now);
+        line("created", format!("{}, {ago}", rfc3339(created)));
+    }
+    let in_segments = counted(summary.segments.len() as u64, "segment");
+    let each = match summary.segments.len() {
+        0 | 1 => "",
+        _ => "; a row that lies in several counts in each",
+    };
+    let rows = count(summary.rows());
+    line("rows", format!("{rows} in {in_segments}{each}"));
+    line("size", human(summary.bytes()));
+    if let Some(ratio) = ratio(summary) {
+        line(
+            "ratio",
+            format!("{ratio:.2} (bytes of the values to bytes stored)"),
+        );
+    }
+    if let Some(read) = summary.last_read() {
+        let ago = ago(read, output.now);
+        line("last read", format!("{}, {ago}", rfc3339(read)));
+    }
+    line("format", formats(summary));
+    if summary.unfinished > 0 {
+        let files = counted(summary.unfinished as u64, "file");
+        line(
+            "unfinished",
+            format!("{files}, being written or left by a writer that died"),
+        );
+    }
+    lines
+}
+
+fn options(output: &Output, manifest: &Manifest) -> Option<String> {
+    let is_option = |part: &&Part| part.category == Category::Option;
+    let mut table = Table::new([Column::Long("OPTION"), Column::Long("VALUE")]).indented(INDENT);
+    for part in manifest.parts.iter().filter(is_option) {
+        table.row([plain(&part.path), plain_value(&part.value)]);
+    }
+    section(output, "Options of the identity", &table)
+}
+
+fn identity(output: &Output, manifest: &Manifest) -> Option<String> {
+    let columns = [
+        Column::Left("CATEGORY"),
+        Column::Long("PATH"),
+        Column::Long("VALUE"),
+    ];
+    let mut table = Table::new(columns).indented(INDENT);
+    for part in &manifest.parts {
+        if part.category != Category::Option {
+            table.row([
+                category(part.category).to_owned(),
+                plain(&part.path),
+                plain_value(&part.value),
+            ]);
+        }
+    }
+    section(output, "Identity", &table)
+}
+
+/// What a part is, in the word of the manifest.
+pub(crate) fn category(category: Category) -> &'static str {
+    match category {
+        Category::Code => "code",
+        Category::Field => "field",
+        Category::Weights => "weights",
+        Category::Option => "option",
+    }
+}
+
+fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
+    let columns = [
+        Column::Right("#"),
+        Column::Long("NAME"),
+        Column::Left("KIND"),
+        Column::Long("SHAPE"),
+        Column::Right("ROWS"),
+        Column::Right("BYTES EACH"),
+    ];
+    let mut table = Table::new(columns).indented(INDENT);
+    for sort in sorts {
+        let rows = count(sort.group.rows);
+        let bytes = count(sort.group.row_bytes.into());
+        let Some(schema) = &sort.schema else {
+            let (name, dash) = ("(unknown schema)".to_owned(), || "-".to_owned());
+            table.row([sort.number.to_string(), name, dash(), dash(), rows, bytes]);
+            continue;
+        };
+        let mut of_all = Some((sort.number.to_string(), rows, bytes));
+        for (name, part) in schema.names().iter().zip(&schema.parts) {
+            // What the parts share stands beside the first of them.
+            let (number, rows, bytes) = of_all.take().unwrap_or_default();
+            let (kind, shape) = (kind(part), shape(part));
+            table.row([number, plain(name), kind, shape, rows, bytes]);
+        }
+    }
+    section(output, "Rows", &table)
+}
+
+fn segments(output: &Output, summary: &Summary) -> Option<String> {
+    let columns = [
+        Column::Left("NAME"),
+        Column::Right("ROWS"),
+        Column::Right("SIZE"),
+        Column::Left("LAST READ"),
+        Column::Left("FORMAT"),
+    ];
+    let mut table = Table::new(columns).indented(INDENT);
+    let (mut broken, mut is_newer) = (String::new(), false);
+    for segment in &summary.segments {
+        let (size, read) = (human(segment.bytes), ago(segment.last_read, output.now));
+        let name = plain(&segment.name);
+        match &segment.contents {
+            Ok(contents) => {
+                let rows = count(contents.rows);
+                table.row([name, rows, size, read, contents.version.to_string()]);
+            }
+            Err(Unreadable::FutureVersion(version)) => {
+                table.row([name, "-".into(), size, read, format!("{version}*")]);
+                is_newer = true;
+            }
+            Err(error) => {
+                broken += &format!("  {BAD}{name}{BAD:#}: {}\n", plain(&error.to_string()));
+                table.styled_row(BAD, [name, "-".into(), size, read, "-".into()]);
+            }
+        }
+    }
+    let section = section(output, "Segments", &table)?;
+    let star = if is_newer {
+        format!("  {DIM}{NEWER}{DIM:#}\n")
+    } else {
+        String::new()
+    };
+    Some(section + &star + &broken)
+}
+
+fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
+    let text = || {
+        format!(
+            "{HEADER}{title}{HEADER:#}\n{}",
+            table.render(output.columns)
+        )
+    };
+    (!table.is_empty()).then(text)
+}
+
+fn as_json(cache: &Cache, summary: &Summary, sorts: &[Sort]) -> Value {
+    let mut json = json::cache(cache, summary);
+    let manifest = summary.manifest.as_ref().ok();
+    let parts = manifest.map(|manifest| manifest.parts.iter().map(part).collect::<Vec<_>>());
+    let segments: Vec<_> = summary.segments.iter().map(json::segment).collect();
+    let sorts: Vec<_> = sorts.iter().map(json::sort).collect();
+    json["created_by"] = json!(manifest.map(|manifest| &manifest.created_by));
+    json["parts"] = json!(parts);
+    json["schemas"] = json!(sorts);
+    json["segments"] = json!(segments);
+    json
+}
+
+/// A part of an identity.
+pub(crate) fn part(part: &Part) -> Value {
+    json!({
+        "category": category(part.category),
+        "path": part.path,
+        "value": part.value,
+        "digest": hex::encode(part.digest),
+    })
+}

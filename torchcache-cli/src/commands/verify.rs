@@ -1,0 +1,258 @@
+//! `torchcache verify`: whether every row is what was written, and with `--repair` taking out what is
+//! not.
+
+use serde_json::{Value, json};
+use torchcache_store::maintain::{
+    Outcome, Repaired, Repairs, SegmentReport, Verified, repair, verify,
+};
+
+use crate::args::Verify;
+use crate::error::Error;
+use crate::find;
+use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
+use crate::progress::Bar;
+use crate::size::human;
+use crate::text::{count, counted, plain};
+
+pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
+    let found = find::caches(output, &args.dir)?;
+    let bar = Bar::bytes();
+    let reports = verify(&found.caches, &bar);
+    bar.finish();
+    let repairs: Vec<_> = reports
+        .iter()
+        .map(|report| args.repair.then(|| repair(report)))
+        .collect();
+    let told: Vec<_> = reports.iter().zip(&repairs).collect();
+
+    let mut totals = Totals::default();
+    let mut text = String::new();
+    for (report, repairs) in &told {
+        totals.add(report, repairs.as_ref());
+        let lines = in_words(report, repairs.as_ref());
+        if !lines.is_empty() {
+            let title = found.title(&report.cache);
+            text += &format!("{HEADER}{title}{HEADER:#}\n  {}\n", lines.join("\n  "));
+        }
+    }
+    text += &totals.words(args.repair);
+    let caches: Vec<_> = told
+        .iter()
+        .map(|(report, repairs)| as_json(report, repairs.as_ref()))
+        .collect();
+    let json = json!({
+        "path": found.root.path().to_string_lossy(),
+        "sound": totals.bad_segments == 0 && totals.failures == 0,
+        "segments": totals.segments,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "bad_rows": totals.bad_rows,
+        "bad_segments": totals.bad_segments,
+        "not_checked": totals.not_checked,
+        "failures": totals.failures,
+        "caches": caches,
+    });
+    let code = match (totals.failures, totals.bad_segments) {
+        (0, 0) => 0,
+        (0, _) => 1,
+        _ => 2,
+    };
+    Ok(Printed { text, json, code })
+}
+
+/// What was found in all caches.
+#[derive(Debug, Default)]
+struct Totals {
+    caches: u64,
+    segments: u64,
+    rows: u64,
+    bytes: u64,
+    bad_rows: u64,
+    bad_segments: u64,
+    not_checked: u64,
+    /// What the system did not let us do.
+    failures: u64,
+}
+
+impl Totals {
+    fn add(&mut self, report: &Verified, repairs: Option<&Repairs>) {
+        self.caches += 1;
+        self.failures += u64::from(report.error.is_some());
+        for segment in &report.segments {
+            self.segments += 1;
+            self.bytes += segment.bytes;
+            self.bad_segments += u64::from(segment.outcome.is_damage());
+            self.failures += u64::from(segment.outcome.is_unknown());
+            match &segment.outcome {
+                Outcome::Sound { rows } => self.rows += rows,
+                Outcome::Damaged { rows, bad, .. } => {
+                    self.rows += rows;
+                    self.bad_rows += bad;
+                }
+                outcome => {
+                    let left = !outcome.is_damage() && !outcome.is_unknown();
+                    self.not_checked += u64::from(left);
+                }
+            }
+        }
+        if let Some(repairs) = repairs {
+            let failed = repairs.segments.iter().filter(|(_, done)| done.is_err());
+            self.failures += failed.count() as u64 + u64::from(repairs.error.is_some());
+        }
+    }
+
+    fn words(&self, repaired: bool) -> String {
+        let what = format!(
+            "{} in {} of {}, {}",
+            counted(self.rows, "row"),
+            counted(self.segments, "segment"),
+            counted(self.caches, "cache"),
+            human(self.bytes)
+        );
+        let mut text = match self.bad_segments {
+            0 => format!("{GOOD}sound{GOOD:#}: {what}\n"),
+            bad => format!(
+                "{BAD}damaged{BAD:#}: {} with {}, of {what}\n",
+                counted(bad, "segment"),
+                counted(self.bad_rows, "bad row")
+            ),
+        };
+        if self.not_checked > 0 {
+            let segments = counted(self.not_checked, "segment");
+            text += &format!(
+                "{segments} of a newer version or of strangers: left alone, not checked\n"
+            );
+        }
+        if self.failures > 0 {
+            let failures = counted(self.failures, "time");
+            text += &format!("{BAD}the system failed {failures}{BAD:#}, see above\n");
+        }
+        if self.bad_segments > 0 && !repaired {
+            text += &format!("{DIM}--repair takes out what is bad and keeps the rest{DIM:#}\n");
+        }
+        text
+    }
+}
+
+/// What there is to say of a cache; nothing if all is well.
+fn in_words(report: &Verified, repairs: Option<&Repairs>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(error) = &report.error {
+        lines.push(format!("{BAD}not checked{BAD:#}: {error}"));
+    }
+    for segment in &report.segments {
+        lines.extend(segment_words(segment));
+        if let Some(done) = done_with(segment, repairs) {
+            lines.push(done_words(done));
+        }
+    }
+    for name in &report.stale {
+        let removed = repairs.is_some_and(|repairs| repairs.stale.contains(name));
+        let done = if removed { ": removed" } else { "" };
+        lines.push(format!(
+            "{} was left by a writer that died{done}",
+            plain(name)
+        ));
+    }
+    if let Some(error) = repairs.and_then(|repairs| repairs.error.as_ref()) {
+        lines.push(format!("{BAD}not all was repaired{BAD:#}: {error}"));
+    }
+    lines
+}
+
+fn segment_words(segment: &SegmentReport) -> Option<String> {
+    let name = plain(&segment.name);
+    let what = match &segment.outcome {
+        Outcome::Sound { .. } => return None,
+        Outcome::Damaged { rows, bad, first } => format!(
+            "{BAD}{} of {} bad{BAD:#}, the first: {}",
+            count(*bad),
+            counted(*rows, "row"),
+            plain(&first.to_string())
+        ),
+        Outcome::Unreadable(error) if segment.outcome.is_damage() => {
+            format!("{BAD}unreadable{BAD:#}: {}", plain(&error.to_string()))
+        }
+        Outcome::Unreadable(error) => format!("not checked: {}", plain(&error.to_string())),
+    };
+    Some(format!("{name}: {what}"))
+}
+
+fn done_with<'r>(
+    segment: &SegmentReport,
+    repairs: Option<&'r Repairs>,
+) -> Option<&'r std::io::Result<Repaired>> {
+    let done = &repairs?.segments;
+    let done = done.iter().find(|(name, _)| *name == segment.name)?;
+    Some(&done.1)
+}
+
+fn done_words(done: &std::io::Result<Repaired>) -> String {
+    let words = match done {
+        Ok(Repaired::Rewritten { to, kept, lost }) => format!(
+            "rewritten as {}: {} kept, {} lost",
+            plain(to),
+            counted(*kept, "row"),
+            count(*lost)
+        ),
+        Ok(Repaired::Removed { lost: Some(lost) }) => {
+            format!("removed: {} lost", counted(*lost, "row"))
+        }
+        Ok(Repaired::Removed { lost: None }) => {
+            "removed: how many rows it had is not known".to_owned()
+        }
+        Ok(Repaired::Superseded) => "somebody else replaced or removed it meanwhile".to_owned(),
+        Err(error) => format!("{BAD}not repaired{BAD:#}: {error}"),
+    };
+    format!("  {words}")
+}
+
+fn as_json(report: &Verified, repairs: Option<&Repairs>) -> Value {
+    let segments: Vec<_> = report
+        .segments
+        .iter()
+        .map(|segment| segment_json(segment, done_with(segment, repairs)))
+        .collect();
+    let failed = repairs.and_then(|repairs| repairs.error.as_ref());
+    json!({
+        "name": report.cache.name(),
+        "segments": segments,
+        "stale_files": report.stale,
+        "stale_files_removed": repairs.map(|repairs| &repairs.stale),
+        "error": report.error.as_ref().or(failed).map(ToString::to_string),
+    })
+}
+
+fn segment_json(segment: &SegmentReport, done: Option<&std::io::Result<Repaired>>) -> Value {
+    let (state, rows, bad, error) = match &segment.outcome {
+        Outcome::Sound { rows } => ("sound", Some(rows), Some(0), None),
+        Outcome::Damaged { rows, bad, first } => {
+            ("damaged", Some(rows), Some(*bad), Some(first.to_string()))
+        }
+        Outcome::Unreadable(error) => {
+            let damaged = segment.outcome.is_damage();
+            let state = if damaged { "unreadable" } else { "not checked" };
+            (state, None, None, Some(error.to_string()))
+        }
+    };
+    let (repair, replaced_by, lost) = match done {
+        None => (None, None, None),
+        Some(Ok(Repaired::Rewritten { to, lost, .. })) => {
+            (Some("rewritten".to_owned()), Some(to), Some(*lost))
+        }
+        Some(Ok(Repaired::Removed { lost })) => (Some("removed".to_owned()), None, *lost),
+        Some(Ok(Repaired::Superseded)) => (Some("superseded".to_owned()), None, None),
+        Some(Err(error)) => (Some(format!("failed: {error}")), None, None),
+    };
+    json!({
+        "name": segment.name,
+        "bytes": segment.bytes,
+        "state": state,
+        "rows": rows,
+        "bad_rows": bad,
+        "error": error,
+        "repair": repair,
+        "replaced_by": replaced_by,
+        "lost_rows": lost,
+    })
+}

@@ -1,0 +1,84 @@
+//! Words for what caches hold: their types, and what the bytes of their rows mean.
+
+use torchcache_store::maintain::{RowGroup, Summary};
+use torchcache_store::schema::{Part, Schema};
+
+use crate::text::plain;
+
+/// What rows of one schema are, as far as it can be read.
+#[derive(Debug)]
+pub(crate) struct Sort {
+    /// Its number, from 1, in the order in which the segments name it.
+    pub(crate) number: usize,
+    pub(crate) group: RowGroup,
+    /// `None` if it is of another version, or not of torchcache.
+    pub(crate) schema: Option<Schema>,
+}
+
+impl Sort {
+    /// Numbers the sorts of rows.
+    pub(crate) fn of(groups: impl IntoIterator<Item = RowGroup>) -> Vec<Sort> {
+        let numbered = groups.into_iter().zip(1..);
+        let sorts = numbered.map(|(group, number)| Sort {
+            number,
+            schema: readable(&group),
+            group,
+        });
+        sorts.collect()
+    }
+
+    /// On one line: `pooled float32[384], layers.0 float32[128, 384]`.
+    pub(crate) fn words(&self) -> String {
+        let Some(schema) = &self.schema else {
+            return self.unknown();
+        };
+        let parts = schema.names().into_iter().zip(&schema.parts);
+        let parts =
+            parts.map(|(name, part)| format!("{} {}{}", plain(&name), kind(part), shape(part)));
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn unknown(&self) -> String {
+        format!(
+            "{} bytes each, of a schema that this version cannot read",
+            self.group.row_bytes
+        )
+    }
+}
+
+/// The schema of rows that are as long as it says.
+fn readable(group: &RowGroup) -> Option<Schema> {
+    let schema = Schema::decode(&group.schema)?;
+    (schema.row_bytes() == Some(group.row_bytes as usize)).then_some(schema)
+}
+
+/// The kind as it is stored, and that of hits if it is another.
+pub(crate) fn kind(part: &Part) -> String {
+    match part.stored == part.output {
+        true => part.stored.to_string(),
+        false => format!("{} → {}", part.stored, part.output),
+    }
+}
+
+/// The shape of a row.
+pub(crate) fn shape(part: &Part) -> String {
+    format!("{:?}", part.shape)
+}
+
+/// The type of a cache: its module.
+pub(crate) fn module(summary: &Summary) -> String {
+    match &summary.manifest {
+        Ok(manifest) => plain(&manifest.module),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "(no manifest)".to_owned(),
+        Err(_) => "(unreadable manifest)".to_owned(),
+    }
+}
+
+/// Value bytes to stored bytes, of all rows that can be read; `None` where there are none.
+pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
+    let groups = summary.contents().flat_map(|contents| &contents.groups);
+    let (value, stored) = groups.fold((0, 0), |(value, stored), group| {
+        (value + group.value_bytes(), stored + group.stored_bytes)
+    });
+    (stored > 0).then(|| value as f64 / stored as f64)
+}

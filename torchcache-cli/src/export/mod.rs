@@ -1,0 +1,258 @@
+//! `torchcache export`: the rows of a cache as arrays with their keys, in one file that Python reads.
+//! Rows go through one at a time. Their number stands in front of them, so that a record that turns
+//! out to be bad on the way means to begin anew without it.
+
+mod columns;
+mod npy;
+mod safetensors;
+mod target;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use torchcache_store::Key;
+use torchcache_store::maintain::{Cache, CacheRows, Distinct};
+use torchcache_store::schema::Schema;
+
+use crate::args::Export;
+use crate::describe::Sort;
+use crate::error::Error;
+use crate::find;
+use crate::output::{BAD, Output, Printed};
+use crate::progress::Bar;
+use crate::size::human;
+use crate::text::{counted, plain};
+use columns::Columns;
+use npy::Npy;
+use safetensors::Safetensors;
+use target::Target;
+
+/// Something that takes rows and makes a file of them.
+trait Sink {
+    fn row(&mut self, key: &Key, value: &[u8]) -> io::Result<()>;
+
+    /// Writes what is still in memory.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+/// The formats, by the ending of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Safetensors,
+    Npy,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Format, Error> {
+        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match ending.to_str() {
+            Some("safetensors") => Ok(Format::Safetensors),
+            Some("npy") => Ok(Format::Npy),
+            _ => Err(Error::NotDone(format!(
+                "{} ends in neither .safetensors nor .npy, and the ending says which format to write",
+                path.display()
+            ))),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::Npy => "npy",
+        }
+    }
+
+    fn columns(self, schema: &Schema) -> Result<Columns, String> {
+        match self {
+            Format::Safetensors => safetensors::columns(schema),
+            Format::Npy => npy::columns(schema),
+        }
+    }
+
+    /// Writes the header for so many rows, and gives what takes them.
+    fn begin<'f>(
+        self,
+        file: &'f File,
+        columns: &Columns,
+        about: &About,
+        rows: u64,
+    ) -> io::Result<Box<dyn Sink + 'f>> {
+        Ok(match self {
+            Format::Safetensors => Box::new(Safetensors::begin(file, columns, about, rows)?),
+            Format::Npy => Box::new(Npy::begin(file, columns, rows)?),
+        })
+    }
+}
+
+/// What a file says of where its rows are from.
+struct About {
+    module: String,
+    hash: String,
+    structure: String,
+}
+
+pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
+    let format = Format::of(&args.output)?;
+    let found = find::caches(output, &args.dir)?;
+    let cache = found.named(args.hash.as_deref())?;
+    let target = Target::create(&args.output, args.force)?;
+    raise_open_files();
+    let rows = CacheRows::open(cache).map_err(Error::io("read", cache.path()))?;
+    for (name, error) in rows.skipped() {
+        let (name, error) = (plain(name), plain(&error.to_string()));
+        output.note(format_args!("without {name}: {error}"));
+    }
+    let sorts = Sort::of(rows.groups().iter().cloned());
+    let (sort, schema) = chosen(cache, &sorts, args.schema)?;
+    let columns = format.columns(schema).map_err(Error::NotDone)?;
+    for note in &columns.notes {
+        output.note(note);
+    }
+    let mut distinct = rows
+        .distinct(sort.number - 1)
+        .map_err(Error::io("read", cache.path()))?;
+    let copies = sort.group.rows;
+    let wanted = distinct.count();
+    let about = About {
+        module: cache.manifest().map_or(String::new(), |it| it.module),
+        hash: cache.name().to_owned(),
+        structure: schema.structure.clone(),
+    };
+    let write = |file: &File| write(file, format, &columns, &about, &mut distinct);
+    target
+        .fill(write)
+        .map_err(Error::io("write", &args.output))?;
+
+    let (count, bad) = (distinct.count(), distinct.bad());
+    let skipped = rows.skipped().iter().filter(|(_, error)| is_damage(error));
+    let damaged = bad > 0 || skipped.count() > 0;
+    let bytes = args.output.metadata().map_or(0, |file| file.len());
+    let path = args.output.display();
+    let mut text = format!("{} ({}) in {path}\n", counted(count, "row"), human(bytes));
+    for column in columns.with_key() {
+        text += &format!("  {}\n", plain(&column.words(count)));
+    }
+    if bad > 0 {
+        output.note(format_args!(
+            "{BAD}{}{BAD:#} left out; {} had no sound copy",
+            counted(bad, "bad record"),
+            counted(wanted - count, "row")
+        ));
+    }
+    let json = json!({
+        "file": args.output.to_string_lossy(),
+        "format": format.name(),
+        "hash": cache.name(),
+        "rows": count,
+        "bytes": bytes,
+        "duplicate_records": copies - wanted,
+        "bad_records": bad,
+        "lost_rows": wanted - count,
+        "skipped_segments": rows.skipped().iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        "arrays": columns.with_key().map(|it| it.as_json(count)).collect::<Vec<Value>>(),
+        "notes": columns.notes,
+    });
+    let code = u8::from(damaged);
+    Ok(Printed { text, json, code })
+}
+
+fn is_damage(error: &torchcache_store::segment::Unreadable) -> bool {
+    use torchcache_store::segment::Unreadable::{Corrupt, Truncated};
+    matches!(error, Corrupt(_) | Truncated(_))
+}
+
+/// The rows that are meant, and what they are.
+fn chosen<'s>(
+    cache: &Cache,
+    sorts: &'s [Sort],
+    number: Option<usize>,
+) -> Result<(&'s Sort, &'s Schema), Error> {
+    let name = plain(cache.name());
+    let there: Vec<&Sort> = sorts.iter().filter(|sort| sort.group.rows > 0).collect();
+    let list = || -> String {
+        let lines = there.iter().map(|sort| {
+            let rows = counted(sort.group.rows, "row");
+            format!("\n  {}: {rows}, {}", sort.number, sort.words())
+        });
+        lines.collect()
+    };
+    let sort = match (number, &there[..]) {
+        (_, []) => {
+            return Err(Error::Nothing(format!(
+                "{name} holds no rows that can be read"
+            )));
+        }
+        (None, [only]) => *only,
+        (None, several) => {
+            return Err(Error::NotDone(format!(
+                "the rows of {name} are of {} sorts, and a file holds one; choose with --schema:{}",
+                several.len(),
+                list()
+            )));
+        }
+        (Some(number), _) => {
+            let named = there.iter().find(|sort| sort.number == number);
+            *named.ok_or_else(|| {
+                Error::NotDone(format!("there is no schema {number} in {name}:{}", list()))
+            })?
+        }
+    };
+    let schema = sort.schema.as_ref().ok_or_else(|| {
+        Error::NotDone(format!(
+            "the rows of {name} cannot be exported: {}; the version that wrote them reads them",
+            sort.unknown()
+        ))
+    })?;
+    Ok((sort, schema))
+}
+
+/// Writes header and rows, from the beginning for as long as some of them turn out to be bad.
+fn write(
+    file: &File,
+    format: Format,
+    columns: &Columns,
+    about: &About,
+    distinct: &mut Distinct<'_>,
+) -> io::Result<()> {
+    let bar = Bar::rows(distinct.count());
+    loop {
+        let rows = distinct.count();
+        bar.restart(rows);
+        file.set_len(0)?;
+        let mut sink = format.begin(file, columns, about, rows)?;
+        let complete = distinct.each(|key, value| {
+            bar.step();
+            sink.row(key, value)
+        })?;
+        if complete {
+            bar.finish();
+            return sink.finish();
+        }
+    }
+}
+
+/// The segments are held open, and there may be more of them than a process may usually open.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // If it may not, opening them says so.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_of_the_file_says_the_format() {
+        let format = |path: &str| Format::of(Path::new(path)).ok();
+        assert_eq!(format("a/rows.safetensors"), Some(Format::Safetensors));
+        assert_eq!(format("rows.NPY"), Some(Format::Npy));
+        for path in ["rows", "rows.npz", ".npy", "npy"] {
+            assert_eq!(format(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The safetensors format: a header in JSON, then each tensor by itself. A row therefore goes to
+//! several places of the file at once.
+//!
+//! ```text
+//! length of the header   8        little-endian
+//! header                 …        JSON, filled up with spaces to a multiple of 8
+//! tensors                …        rows × bytes each, without gaps
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use serde_json::{Map, Value, json};
+use torchcache_store::Key;
+use torchcache_store::schema::{ElementKind, Part, Schema};
+
+use super::columns::{Column, Columns, Kind};
+use super::{About, Sink};
+
+/// What all tensors together hold in memory before it is written.
+const BUFFERS: usize = 1 << 20;
+
+/// The least that is worth a write.
+const LEAST: usize = 4 << 10;
+
+const METADATA: &str = "__metadata__";
+
+/// The tensors of a schema, or why it cannot be written.
+pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
+    Columns::of(schema, "keys", "U8", &[METADATA], kind)
+}
+
+fn kind(part: &Part) -> Result<Kind, String> {
+    let word = match part.stored {
+        ElementKind::Uint8 => "U8",
+        ElementKind::Int8 => "I8",
+        ElementKind::Int16 => "I16",
+        ElementKind::Int => "I32",
+        ElementKind::Int64 => "I64",
+        ElementKind::Half => "F16",
+        ElementKind::Float => "F32",
+        ElementKind::Double => "F64",
+        ElementKind::ComplexFloat => "C64",
+        ElementKind::Bool => "BOOL",
+        ElementKind::BFloat16 => "BF16",
+        ElementKind::Float8e5m2 => "F8_E5M2",
+        ElementKind::Float8e4m3fn => "F8_E4M3",
+        ElementKind::Float8e5m2fnuz => "F8_E5M2FNUZ",
+        ElementKind::Float8e4m3fnuz => "F8_E4M3FNUZ",
+        ElementKind::ComplexHalf | ElementKind::ComplexDouble => {
+            return Err(format!(
+                "safetensors knows no {}; export to a file that ends in .npy",
+                part.stored
+            ));
+        }
+    };
+    let word = word.to_owned();
+    Ok(Kind {
+        word,
+        each: None,
+        note: None,
+    })
+}
+
+/// A file that is being filled.
+pub(super) struct Safetensors<'f> {
+    file: &'f File,
+    /// The parts in the order of a row, then the keys.
+    regions: Vec<Region>,
+}
+
+/// A tensor that is being filled.
+struct Region {
+    /// Bytes of a row.
+    bytes: usize,
+    /// Where in the file the next write goes.
+    at: u64,
+    buffer: Vec<u8>,
+    room: usize,
+}
+
+impl<'f> Safetensors<'f> {
+    pub(super) fn begin(
+        file: &'f File,
+        columns: &Columns,
+        about: &About,
+        rows: u64,
+    ) -> io::Result<Safetensors<'f>> {
+        let all: Vec<&Column> = columns.with_key().collect();
+        // The widest elements first, so that each tensor is aligned to its own.
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        order.sort_by_key(|&number| std::cmp::Reverse(all[number].element));
+        let mut header = Map::new();
+        header.insert(METADATA.to_owned(), metadata(about));
+        let mut begins = vec![0; all.len()];
+        let mut end = 0u64;
+        for number in order {
+            let column = all[number];
+            let len = (column.bytes as u64).checked_mul(rows);
+            let next = len.and_then(|len| end.checked_add(len));
+            begins[number] = end;
+            let next = next.ok_or_else(|| io::Error::other("the rows do not fit a file"))?;
+            let tensor = json!({
+                "dtype": column.kind,
+                "shape": column.full_shape(rows),
+                "data_offsets": [end, next],
+            });
+            header.insert(column.name.clone(), tensor);
+            end = next;
+        }
+        let mut header = serde_json::to_vec(&Value::Object(header))?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let len = header.len() as u64;
+        file.write_all_at(&len.to_le_bytes(), 0)?;
+        file.write_all_at(&header, 8)?;
+        file.set_len(8 + len + end)?;
+        let room = (BUFFERS / all.len()).max(LEAST);
+        let regions = all.iter().zip(begins).map(|(column, begin)| Region {
+            bytes: column.bytes,
+            at: 8 + len + begin,
+            buffer: Vec::new(),
+            room,
+        });
+        let regions = regions.collect();
+        Ok(Safetensors { file, regions })
+    }
+}
+
+fn metadata(about: &About) -> Value {
+    json!({
+        "torchcache": env!("CARGO_PKG_VERSION"),
+        "module": about.module,
+        "hash": about.hash,
+        "structure": about.structure,
+    })
+}
+
+impl Region {
+    fn push(&mut self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        if self.buffer.len() + bytes.len() > self.room {
+            self.write(file)?;
+        }
+        if bytes.len() > self.room {
+            file.write_all_at(bytes, self.at)?;
+            self.at += bytes.len() as u64;
+            return Ok(());
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write(&mut self, file: &File) -> io::Result<()> {
+        file.write_all_at(&self.buffer, self.at)?;
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Sink for Safetensors<'_> {
+    fn row(&mut self, key: &Key, mut value: &[u8]) -> io::Result<()> {
+        let Some((keys, parts)) = self.regions.split_last_mut() else {
+            return Ok(());
+        };
+        for part in parts {
+            let bytes;
+            (bytes, value) = value.split_at(part.bytes);
+            part.push(self.file, bytes)?;
+        }
+        keys.push(self.file, key)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let file = self.file;
+        self.regions
+            .iter_mut()
+            .try_for_each(|region| region.write(file))
+    }
+}

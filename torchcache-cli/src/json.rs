@@ -1,0 +1,96 @@
+//! What caches hold, for programs: numbers as numbers, names whole, times as RFC 3339 has them. The
+//! fields are listed in `docs/cli.md`.
+
+use serde_json::{Value, json};
+use torchcache_store::maintain::{Cache, SegmentInfo, Summary};
+
+use crate::describe::{Sort, ratio};
+use crate::time::rfc3339;
+
+/// What `ls` tells of a cache.
+pub(crate) fn cache(cache: &Cache, summary: &Summary) -> Value {
+    let manifest = summary.manifest.as_ref().ok();
+    json!({
+        "name": cache.name(),
+        "path": cache.path().to_string_lossy(),
+        "module": manifest.map(|manifest| &manifest.module),
+        "rows": summary.rows(),
+        "bytes": summary.bytes(),
+        "ratio": ratio(summary),
+        "last_read": summary.last_read().map(rfc3339),
+        "created": summary.created.map(rfc3339),
+        "segments": summary.segments.len(),
+        "unreadable_segments": unreadable(summary),
+        "versions": versions(summary),
+        "newer_versions": newer(summary),
+        "unfinished_files": summary.unfinished,
+    })
+}
+
+/// How many segments cannot be read.
+pub(crate) fn unreadable(summary: &Summary) -> usize {
+    summary.segments.len() - summary.contents().count()
+}
+
+/// The format versions of the segments that can be read.
+pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
+    let mut versions: Vec<_> = summary
+        .contents()
+        .map(|contents| contents.version)
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
+}
+
+/// The format versions that only a newer torchcache reads.
+pub(crate) fn newer(summary: &Summary) -> Vec<u32> {
+    use torchcache_store::segment::Unreadable::FutureVersion;
+    let contents = summary.segments.iter().map(|segment| &segment.contents);
+    let mut versions: Vec<_> = contents
+        .filter_map(|contents| match contents {
+            Err(FutureVersion(version)) => Some(*version),
+            _ => None,
+        })
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
+}
+
+/// A segment of a cache.
+pub(crate) fn segment(segment: &SegmentInfo) -> Value {
+    let contents = segment.contents.as_ref();
+    json!({
+        "name": segment.name,
+        "bytes": segment.bytes,
+        "rows": contents.ok().map(|contents| contents.rows),
+        "version": contents.ok().map(|contents| contents.version),
+        "last_read": rfc3339(segment.last_read),
+        "error": contents.err().map(ToString::to_string),
+    })
+}
+
+/// A sort of rows.
+pub(crate) fn sort(sort: &Sort) -> Value {
+    let parts = sort.schema.as_ref().map(|schema| {
+        let parts = schema.names().into_iter().zip(&schema.parts);
+        let parts = parts.map(|(name, part)| {
+            json!({
+                "name": name,
+                "stored": part.stored.to_string(),
+                "output": part.output.to_string(),
+                "shape": part.shape,
+            })
+        });
+        parts.collect::<Vec<_>>()
+    });
+    json!({
+        "number": sort.number,
+        "rows": sort.group.rows,
+        "row_bytes": sort.group.row_bytes,
+        "stored_bytes": sort.group.stored_bytes,
+        "structure": sort.schema.as_ref().map(|schema| &schema.structure),
+        "parts": parts,
+    })
+}

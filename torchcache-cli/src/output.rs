@@ -1,0 +1,188 @@
+//! What goes to the screen, to a pipe or to a program: text or one JSON document on standard output,
+//! notes and errors on standard error, and the exit code. A pipe that somebody closed is no error.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use serde_json::Value;
+use terminal_size::terminal_size_of;
+
+use crate::error::Error;
+use crate::text::width;
+
+pub(crate) const HEADER: Style = Style::new().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default();
+pub(crate) const DIM: Style = Style::new().dimmed();
+const NOTE: Style = AnsiColor::Yellow.on_default();
+
+/// Lines after the first of a long one stand so far to the right of it.
+const HANGING: usize = 2;
+
+/// What a command has to say.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    /// For people. May be styled.
+    pub(crate) text: String,
+    /// For programs.
+    pub(crate) json: Value,
+    /// Whether something was found that the exit code tells.
+    pub(crate) code: u8,
+}
+
+impl Printed {
+    /// What was done as it should be.
+    pub(crate) fn good(text: String, json: Value) -> Printed {
+        Printed {
+            text,
+            json,
+            code: 0,
+        }
+    }
+}
+
+/// How to print.
+#[derive(Debug)]
+pub(crate) struct Output {
+    json: bool,
+    /// What "ago" is counted from.
+    pub(crate) now: SystemTime,
+    /// The width that text has to fit; `None` for files and pipes.
+    pub(crate) columns: Option<usize>,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool) -> Output {
+        Output {
+            json,
+            now: SystemTime::now(),
+            columns: columns(&io::stdout()),
+        }
+    }
+
+    /// Prints what a command said.
+    pub(crate) fn print(&self, printed: Printed) -> ExitCode {
+        let text = match self.json {
+            true => format!("{:#}\n", printed.json),
+            false => wrapped(&printed.text, self.columns),
+        };
+        match write_out(text.as_bytes()) {
+            Ok(()) => ExitCode::from(printed.code),
+            // Whoever closes a pipe has read enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => self.fail(&Error::NotDone(format!("cannot print: {error}"))),
+        }
+    }
+
+    /// Prints why a command did not do what it should.
+    pub(crate) fn fail(&self, error: &Error) -> ExitCode {
+        let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
+        to_stderr(&wrapped(&text, columns(&io::stderr())));
+        ExitCode::from(error.code())
+    }
+
+    /// Says something beside the result.
+    pub(crate) fn note(&self, text: impl std::fmt::Display) {
+        let text = format!("{NOTE}note:{NOTE:#} {text}\n");
+        to_stderr(&wrapped(&text, columns(&io::stderr())));
+    }
+}
+
+/// Asks something, and leaves the cursor behind the question.
+pub(crate) fn ask(question: &str) {
+    let question = wrapped(question, columns(&io::stderr()));
+    to_stderr(&format!("{} ", question.trim_end()));
+}
+
+/// Prints what clap has to say: the help, the version, or what it did not understand.
+pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().ansi().to_string();
+    if error.use_stderr() {
+        let text = text.replacen("error:", "torchcache:", 1);
+        to_stderr(&text);
+        return ExitCode::from(2);
+    }
+    match write_out(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(2),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Writes to standard output, without colours if that is no terminal.
+fn write_out(text: &[u8]) -> io::Result<()> {
+    let mut out = AutoStream::auto(io::stdout().lock());
+    out.write_all(text)?;
+    out.flush()
+}
+
+fn to_stderr(text: &str) {
+    // There is nobody left to tell if this fails.
+    let _ = AutoStream::auto(io::stderr().lock()).write_all(text.as_bytes());
+}
+
+/// COLUMNS if somebody set it, else the width of the terminal.
+fn columns(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    let set = std::env::var("COLUMNS").ok();
+    let set = set.and_then(|columns| columns.parse().ok());
+    set.filter(|&columns| columns > 0).or_else(|| {
+        let size = stream.is_terminal().then(|| terminal_size_of(stream));
+        size.flatten().map(|(width, _)| usize::from(width.0))
+    })
+}
+
+/// The text with its long lines broken between words. A word that is longer than a line is left to the
+/// terminal, so that it can be copied.
+fn wrapped(text: &str, columns: Option<usize>) -> String {
+    let Some(columns) = columns else {
+        return text.to_owned();
+    };
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let mut broken = " ".repeat(indent);
+        let mut used = indent;
+        for (at, word) in line[indent..].split(' ').enumerate() {
+            let wide = width(&anstream::adapter::strip_str(word).to_string());
+            let next = indent + HANGING;
+            let is_over = used + 1 + wide > columns;
+            if at > 0 && wide > 0 && is_over && next + wide <= columns {
+                lines.push(broken.trim_end().to_owned());
+                used = next;
+                broken = " ".repeat(used);
+            } else if at > 0 {
+                broken.push(' ');
+                used += 1;
+            }
+            broken += word;
+            used += wide;
+            if used > columns {
+                used %= columns; // the terminal goes on below
+            }
+        }
+        lines.push(broken);
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_broken_between_words_and_others_are_as_they_were() {
+        let text = format!("  a  table   row\n  {BAD}bad{BAD:#}: one two three four\n\nlast\n");
+        let broken = wrapped(&text, Some(16));
+        let plain = anstream::adapter::strip_str(&broken).to_string();
+        let expected = "  a  table   row\n  bad: one two\n    three four\n\nlast\n";
+        assert_eq!(plain, expected);
+        assert!(broken.contains(&format!("{BAD}bad{BAD:#}")), "{broken:?}");
+        assert_eq!(wrapped(&text, None), text);
+        let hash = "0123456789".repeat(3);
+        let line = format!("at {hash} on\n");
+        assert_eq!(wrapped(&line, Some(16)), line, "the terminal breaks it");
+    }
+}

@@ -1,0 +1,70 @@
+//! Rows go only once somebody said so.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::support::{command, complained, hash, json, root, said, text};
+
+#[test]
+fn without_a_terminal_yes_must_be_given() {
+    let root = root();
+    let refused = complained(root.path(), &["clear", ".", &hash(1)[..8]], 2);
+    assert!(refused.contains("--yes"), "{refused}");
+    assert!(root.path().join(hash(1)).exists());
+    let done = json(root.path(), &["clear", ".", &hash(1)[..8], "--yes"], 0);
+    assert_eq!(done["removed_segments"], serde_json::json!(2));
+    assert!(!root.path().join(hash(1)).exists() && root.path().join(hash(2)).exists());
+    assert!(said(root.path(), &["clear", ".", "-y"], 0).starts_with("removed 4 caches"));
+    assert_eq!(fs::read_dir(root.path()).expect("it is there").count(), 0);
+    assert!(said(root.path(), &["clear", "."], 0).starts_with("removed 0 caches"));
+}
+
+#[test]
+fn on_a_terminal_it_asks_and_takes_only_yes_for_yes() {
+    for (answer, code) in [
+        ("n\n", 2),
+        ("\n", 2),
+        ("yess\n", 2),
+        ("y\n", 0),
+        ("YES\n", 0),
+    ] {
+        let root = root();
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&terminal)
+            .and_then(|()| unlockpt(&terminal))
+            .expect("it is ours");
+        let name = ptsname(&terminal, Vec::new()).expect("it has a name");
+        let name = name.to_str().expect("it is plain").to_owned();
+        let mut options = fs::OpenOptions::new();
+        let side = options
+            .read(true)
+            .write(true)
+            .open(name)
+            .expect("it is there");
+        let mut command = command(&["clear", ".", &hash(1)[..8]]);
+        let copy = side.try_clone().expect("it can be copied");
+        command
+            .current_dir(root.path())
+            .stdin(Stdio::from(OwnedFd::from(copy)));
+        command
+            .stderr(Stdio::from(OwnedFd::from(side)))
+            .stdout(Stdio::piped());
+        let child = command.spawn().expect("the program starts");
+        drop(command); // and with it our copies of the terminal's other side
+        let mut screen = fs::File::from(terminal);
+        let (mut asked, mut piece) = (Vec::new(), [0; 256]);
+        while !text(&asked).contains("[y/N]") {
+            let read = screen.read(&mut piece).expect("it asks");
+            asked.extend(&piece[..read]);
+        }
+        assert!(text(&asked).contains("1,797 rows"), "{}", text(&asked));
+        screen.write_all(answer.as_bytes()).expect("it listens");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(code), "{answer:?}");
+        assert_eq!(root.path().join(hash(1)).exists(), code != 0, "{answer:?}");
+    }
+}

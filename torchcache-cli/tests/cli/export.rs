@@ -1,0 +1,207 @@
+//! What goes into the file, byte by byte, and what is said where it cannot. That Python reads it is
+//! in `python.rs`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use torchcache_store::schema::{ElementKind, Schema};
+
+use crate::support::{
+    BACKBONE, DAY, complained, hash, json, key, manifest, root, segment, single, tensor, value,
+};
+
+/// The header and the data of a safetensors file.
+fn read(path: &Path) -> (Value, Vec<u8>) {
+    let bytes = fs::read(path).expect("it was written");
+    let (len, rest) = bytes.split_first_chunk().expect("it has a length");
+    let len = u64::from_le_bytes(*len) as usize;
+    assert_eq!(len % 8, 0, "tensors are aligned");
+    let header = serde_json::from_slice(&rest[..len]).expect("it is JSON");
+    (header, rest[len..].to_vec())
+}
+
+/// The bytes of a tensor.
+fn tensor_bytes<'d>(header: &Value, data: &'d [u8], name: &str) -> &'d [u8] {
+    let offsets = &header[name]["data_offsets"];
+    let at = |n: usize| offsets[n].as_u64().expect("a number") as usize;
+    &data[at(0)..at(1)]
+}
+
+/// A cache of segments of float rows of 100 bytes, with the keys from and up to these numbers.
+fn floats(segments: &[(u64, u64)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join(hash(1));
+    let schema = single(ElementKind::Float, &[25]).encode();
+    for (n, &(begin, end)) in segments.iter().enumerate() {
+        segment(&dir, &format!("{n}.tcs"), &schema, 100, begin..end, DAY);
+    }
+    manifest(&dir, "m::Module", Vec::new(), DAY);
+    root
+}
+
+#[test]
+fn rows_keys_and_what_they_are_come_out_as_they_went_in() {
+    let root = root();
+    let args = ["export", ".", &hash(1), "-o", "x.safetensors"];
+    let told = json(root.path(), &args, 0);
+    assert_eq!(told["rows"], json!(1797));
+    let (header, data) = read(&root.path().join("x.safetensors"));
+    assert_eq!(header["output"]["dtype"], json!("F16"));
+    assert_eq!(header["output"]["shape"], json!([1797, 512]));
+    assert_eq!(header["keys"]["shape"], json!([1797, 32]));
+    let about = &header["__metadata__"];
+    assert_eq!(
+        (&about["module"], &about["hash"]),
+        (&json!(BACKBONE), &json!(hash(1)))
+    );
+    assert_eq!(about["structure"], json!("T"));
+    let keys = tensor_bytes(&header, &data, "keys").chunks(32);
+    let rows = tensor_bytes(&header, &data, "output").chunks(1024);
+    for ((n, got), row) in (0..1797).zip(keys).zip(rows) {
+        assert_eq!(got, key(n));
+        assert!(row == value(&key(n), 1024), "row {n}");
+    }
+    assert_eq!(
+        fs::read_dir(root.path()).expect("it is there").count(),
+        6,
+        "nothing is left"
+    );
+}
+
+#[test]
+fn duplicates_come_once_and_bad_records_are_left_out_and_told() {
+    let root = floats(&[(0, 60), (40, 100)]);
+    let args = ["export", ".", "-o", "x.safetensors", "--force"];
+    let told = json(root.path(), &args, 0);
+    assert_eq!(
+        (&told["rows"], &told["duplicate_records"]),
+        (&json!(100), &json!(20))
+    );
+    // One of a row that has a second copy, and one of a row that has none.
+    let path = root.path().join(hash(1)).join("0.tcs");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("it is there");
+    for row in [50, 7] {
+        file.write_all_at(b"bad", 16 + row * 108)
+            .expect("it can be written");
+    }
+    let told = json(root.path(), &args, 1);
+    assert_eq!(told["rows"], json!(99));
+    assert_eq!(
+        (&told["bad_records"], &told["lost_rows"]),
+        (&json!(2), &json!(1))
+    );
+    let (header, data) = read(&root.path().join("x.safetensors"));
+    assert_eq!(header["output"]["shape"], json!([99, 25]));
+    assert_eq!(data.len(), 99 * 132);
+    let keys = tensor_bytes(&header, &data, "keys").chunks(32);
+    let rows = tensor_bytes(&header, &data, "output").chunks(100);
+    let got: HashMap<_, _> = keys.zip(rows).collect();
+    for n in 0..100 {
+        let expected = (n != 7).then(|| value(&key(n), 100));
+        assert_eq!(
+            got.get(&key(n)[..]).map(|row| row.to_vec()),
+            expected,
+            "row {n}"
+        );
+    }
+    let note = complained(root.path(), &args, 1);
+    assert!(
+        note.contains("2 bad records left out; 1 row had no sound copy"),
+        "{note}"
+    );
+}
+
+#[test]
+fn a_file_that_is_there_is_only_replaced_by_force() {
+    let root = floats(&[(0, 3)]);
+    let path = root.path().join("x.npy");
+    fs::write(&path, "mine").expect("it can be written");
+    let refused = complained(root.path(), &["export", ".", "-o", "x.npy"], 2);
+    assert!(refused.contains("--force"), "{refused}");
+    assert_eq!(fs::read(&path).expect("it is there"), b"mine");
+    json(root.path(), &["export", ".", "-o", "x.npy", "--force"], 0);
+    assert!(
+        fs::read(&path)
+            .expect("it is there")
+            .starts_with(b"\x93NUMPY")
+    );
+    let ending = complained(root.path(), &["export", ".", "-o", "x.npz"], 2);
+    assert!(ending.contains(".safetensors nor .npy"), "{ending}");
+    let absent = complained(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
+    assert!(absent.contains("no"), "{absent}");
+    assert_eq!(
+        fs::read_dir(root.path()).expect("it is there").count(),
+        2,
+        "nothing is left"
+    );
+}
+
+#[test]
+fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
+    let root = floats(&[(0, 3)]);
+    let dir = root.path().join(hash(1));
+    let pair = Schema {
+        structure: "(TT)".into(),
+        parts: vec![
+            tensor(ElementKind::Uint8, ElementKind::Uint8, &[3]),
+            tensor(ElementKind::Double, ElementKind::Double, &[]),
+        ],
+        lengths: Vec::new(),
+    };
+    segment(&dir, "pair.tcs", &pair.encode(), 11, 10..14, DAY);
+    segment(&dir, "unknown.tcs", b"?", 5, 20..22, DAY);
+    let args = ["export", ".", "-o", "x.safetensors", "--force"];
+    let list = complained(root.path(), &args, 2);
+    assert!(list.contains("1: 3 rows, output float32[25]"), "{list}");
+    assert!(
+        list.contains("2: 4 rows, 0 uint8[3], 1 float64[]"),
+        "{list}"
+    );
+    assert!(
+        list.contains("3: 2 rows, 5 bytes each, of a schema"),
+        "{list}"
+    );
+    let told = json(root.path(), &[&args[..], &["--schema", "2"]].concat(), 0);
+    assert_eq!(told["rows"], json!(4));
+    let (header, data) = read(&root.path().join("x.safetensors"));
+    // The wider numbers come first, so that they are aligned.
+    assert_eq!(header["1"]["data_offsets"], json!([0, 32]));
+    assert_eq!(header["0"]["data_offsets"], json!([32, 44]));
+    assert_eq!(
+        tensor_bytes(&header, &data, "0")[..3],
+        value(&key(10), 11)[..3]
+    );
+    let unknown = complained(root.path(), &[&args[..], &["--schema", "3"]].concat(), 2);
+    assert!(unknown.contains("cannot be exported"), "{unknown}");
+    let absent = complained(root.path(), &[&args[..], &["--schema", "4"]].concat(), 2);
+    assert!(absent.contains("there is no schema 4"), "{absent}");
+}
+
+#[test]
+fn what_a_format_has_no_word_for_names_the_other_one() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("x");
+    let schema = single(ElementKind::ComplexDouble, &[2]).encode();
+    segment(&dir, "a.tcs", &schema, 32, 0..3, DAY);
+    let refused = complained(root.path(), &["export", ".", "-o", "x.safetensors"], 2);
+    assert!(
+        refused.contains("complex128") && refused.contains(".npy"),
+        "{refused}"
+    );
+    json(root.path(), &["export", ".", "-o", "x.npy"], 0);
+}
+
+#[test]
+fn a_cache_without_rows_has_nothing_to_export() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    manifest(&root.path().join("x"), "m", Vec::new(), DAY);
+    let nothing = complained(root.path(), &["export", ".", "-o", "x.npy"], 1);
+    assert!(nothing.contains("holds no rows"), "{nothing}");
+    assert!(!root.path().join("x.npy").exists());
+}

@@ -1,0 +1,62 @@
+//! Which directory and which cache is meant, and what is said where none is.
+
+use crate::support::{complained, hash, json, root, said};
+
+#[test]
+fn a_cache_s_own_directory_is_taken_where_that_makes_sense() {
+    let root = root();
+    let dir = root.path().join(hash(1));
+    assert!(said(&dir, &["ls", "."], 0).contains("1,797"));
+    assert!(said(&dir, &["show", "."], 0).contains("1,797 in 2 segments"));
+    assert!(said(&dir, &["verify", "."], 0).starts_with("sound: 1,797 rows"));
+    let dry = said(&dir, &["prune", ".", "--max-size", "1MB", "--dry-run"], 0);
+    assert!(dry.contains("would remove 1 segment"), "{dry}");
+    let diff = complained(&dir, &["diff", ".", "a", "b"], 2);
+    assert!(
+        diff.contains("name the directory that holds both"),
+        "{diff}"
+    );
+    let latest = complained(&dir, &["prune", ".", "--keep-latest", "1"], 2);
+    assert!(latest.contains("name the directory above it"), "{latest}");
+}
+
+#[test]
+fn a_name_that_means_nothing_or_several_says_what_there_is() {
+    let root = root();
+    let nothing = complained(root.path(), &["show", ".", "zzz"], 1);
+    assert!(
+        nothing.contains("no cache whose name begins with \"zzz\""),
+        "{nothing}"
+    );
+    assert!(nothing.contains(&hash(1)[..8]), "{nothing}");
+    for name in ["a", "b"] {
+        std::fs::create_dir(root.path().join(format!("twin-{name}"))).expect("it can be made");
+        let path = root.path().join(format!("twin-{name}/manifest.json"));
+        std::fs::write(path, "{}").expect("it can be written");
+    }
+    let several = complained(root.path(), &["show", ".", "twin"], 2);
+    assert!(several.contains("twin-a, twin-b"), "{several}");
+    let which = complained(root.path(), &["show", "."], 2);
+    assert!(
+        which.contains("holds 7 caches; name one of them"),
+        "{which}"
+    );
+    assert_eq!(
+        json(root.path(), &["show", ".", "twin-a"], 0)["name"],
+        "twin-a"
+    );
+}
+
+#[test]
+fn a_directory_that_is_not_there_or_empty_is_told() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let absent = complained(root.path(), &["ls", "absent"], 2);
+    assert!(
+        absent.starts_with("torchcache: cannot open the directory absent"),
+        "{absent}"
+    );
+    assert!(complained(root.path(), &["ls", "."], 0).contains("holds no caches"));
+    assert!(complained(root.path(), &["show", ".", "x"], 1).contains("persistent_cache_dir"));
+    let json = json(root.path(), &["ls", "."], 0);
+    assert_eq!(json["caches"], serde_json::json!([]));
+}

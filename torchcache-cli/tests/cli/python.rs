@@ -1,0 +1,160 @@
+//! Python reads what was exported: numpy and the safetensors package, which `cargo xtask test` puts
+//! below `target/readback/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use torchcache_store::schema::{ElementKind, Schema};
+
+use crate::support::{DAY, hash, json, key, manifest, segment, tensor, text, value};
+
+/// Runs a script with the packages. Its arguments are texts.
+fn python(dir: &Path, script: &str) {
+    let (program, packages) = interpreter();
+    let output = Command::new(&program)
+        .args(["-c", script])
+        .current_dir(dir)
+        .env("PYTHONPATH", &packages)
+        .env_remove("PYTHONHOME")
+        // cargo sets it for libtorch.
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .unwrap_or_else(|error| panic!("{} does not run: {error}; {SET_UP}", program.display()));
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success(), "{said}\n{SET_UP}");
+    println!("{said}");
+}
+
+const SET_UP: &str = "run `cargo xtask test`, which puts numpy and safetensors below \
+                      target/readback/, or name a Python that has them with \
+                      TORCHCACHE_READBACK_PYTHON";
+
+/// The interpreter, and the folder with the packages where they are not its own.
+fn interpreter() -> (PathBuf, PathBuf) {
+    if let Some(named) = std::env::var_os("TORCHCACHE_READBACK_PYTHON") {
+        let packages = std::env::var_os("TORCHCACHE_READBACK").unwrap_or_default();
+        return (named.into(), packages.into());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let packages = root
+        .expect("it lies in the root")
+        .join("target/readback/packages");
+    let python = fs::read_to_string(packages.join("python"));
+    let python = python.unwrap_or_else(|error| {
+        panic!("{}: {error}; {SET_UP}", packages.display());
+    });
+    (python.trim().into(), packages)
+}
+
+/// Every kind that rows may have, a scalar and a name that is no ASCII among them.
+fn every_kind() -> Schema {
+    let names = ElementKind::ALL.map(|kind| format!("{kind}:T"));
+    let mut parts: Vec<_> = ElementKind::ALL
+        .iter()
+        .map(|&kind| tensor(kind, kind, &[3]))
+        .collect();
+    parts.push(tensor(ElementKind::Float, ElementKind::Float, &[]));
+    parts.push(tensor(ElementKind::Int, ElementKind::Int, &[2, 2]));
+    Schema {
+        structure: format!("{{{},größe:T,key:T}}", names.join(",")),
+        parts,
+        lengths: Vec::new(),
+    }
+}
+
+/// The script's half of [`value`]: what row `n` must be is in the file `expected`, 32 bytes of key and
+/// then the row.
+fn write_expected(dir: &Path, rows: u64, row_bytes: usize) {
+    let records = (0..rows).flat_map(|n| [key(n).to_vec(), value(&key(n), row_bytes)].concat());
+    fs::write(dir.join("expected"), records.collect::<Vec<_>>()).expect("it can be written");
+}
+
+#[test]
+fn numpy_reads_every_kind_bit_for_bit() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let schema = every_kind();
+    let bytes = schema.row_bytes().expect("it has a length");
+    let dir = root.path().join(hash(1));
+    segment(&dir, "a.tcs", &schema.encode(), bytes, 0..300, DAY);
+    segment(&dir, "b.tcs", &schema.encode(), bytes, 200..500, DAY);
+    json(root.path(), &["export", ".", "-o", "x.npy"], 0);
+    write_expected(root.path(), 500, bytes);
+    python(
+        root.path(),
+        "
+import numpy as np
+rows = np.load('x.npy', mmap_mode='r')
+assert rows.shape == (500,), rows.shape
+expected = open('expected', 'rb').read()
+assert rows.tobytes() == expected, 'other bytes'
+names = rows.dtype.names
+assert names[0] == 'key' or names[0] == 'key_', names
+assert 'größe' in names and rows['größe'].shape == (500,)
+assert rows['key'].shape in [(500, 32), (500, 2, 2)]
+for name, kind in [('float32', 'f4'), ('float16', 'f2'), ('int64', 'i8'), ('bool', '?'),
+                   ('complex64', 'c8'), ('complex128', 'c16'), ('bfloat16', 'u2'),
+                   ('float8_e5m2', 'u1')]:
+    assert rows[name].dtype == np.dtype(kind) and rows[name].shape == (500, 3), name
+assert rows['complex32'].shape == (500, 3, 2)
+assert rows['complex32'].dtype == np.float16
+print('numpy', np.__version__, 'read', len(rows), 'rows of', rows.dtype.itemsize, 'bytes')
+",
+    );
+}
+
+/// The kinds of 8 bits that only newer releases of safetensors know.
+const NEWER: [ElementKind; 2] = [ElementKind::Float8e5m2fnuz, ElementKind::Float8e4m3fnuz];
+
+#[test]
+fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let mut schema = every_kind();
+    let unknown = [ElementKind::ComplexHalf, ElementKind::ComplexDouble];
+    for kind in unknown.iter().chain(&NEWER) {
+        schema.parts.retain(|part| part.stored != *kind);
+        schema.structure = schema.structure.replace(&format!("{kind}:T,"), "");
+    }
+    let bytes = schema.row_bytes().expect("it has a length");
+    let dir = root.path().join(hash(1));
+    segment(&dir, "a.tcs", &schema.encode(), bytes, 0..500, DAY);
+    manifest(&dir, "m::Größe", Vec::new(), DAY);
+    json(root.path(), &["export", ".", "-o", "x.safetensors"], 0);
+    write_expected(root.path(), 500, bytes);
+    let newer = Schema {
+        structure: "(TT)".into(),
+        parts: NEWER.map(|kind| tensor(kind, kind, &[4])).to_vec(),
+        lengths: Vec::new(),
+    };
+    let dir = root.path().join("newer");
+    segment(&dir, "a.tcs", &newer.encode(), 8, 0..3, DAY);
+    let args = ["export", ".", "newer", "-o", "newer.safetensors"];
+    json(root.path(), &args, 0);
+    python(
+        root.path(),
+        "
+import numpy as np, safetensors
+from safetensors import deserialize, safe_open
+tensors = dict(deserialize(open('x.safetensors', 'rb').read()))
+expected = np.frombuffer(open('expected', 'rb').read(), np.uint8).reshape(500, -1)
+assert tensors['keys']['shape'] == [500, 32]
+def raw(name):
+    return np.frombuffer(bytes(tensors[name]['data']), np.uint8).reshape(500, -1)
+assert (raw('keys') == expected[:, :32]).all()
+order = ['uint8', 'int8', 'int16', 'int32', 'int64', 'float16', 'float32', 'float64', 'complex64',
+         'bool', 'bfloat16', 'float8_e5m2', 'float8_e4m3fn', 'größe', 'key']
+assert (np.concatenate([raw(name) for name in order], 1) == expected[:, 32:]).all()
+with safe_open('x.safetensors', 'np') as file:
+    about = file.metadata()
+    assert about['module'] == 'm::Größe', about
+    assert file.get_tensor('float32').dtype == np.float32
+    assert file.get_tensor('float32').tobytes() == raw('float32').tobytes()
+    assert file.get_tensor('größe').shape == (500,)
+    assert file.get_tensor('complex64').dtype == np.complex64
+if tuple(map(int, safetensors.__version__.split('.')[:2])) >= (0, 8):
+    newer = dict(deserialize(open('newer.safetensors', 'rb').read()))
+    assert newer['0']['dtype'] == 'F8_E5M2FNUZ' and newer['1']['shape'] == [3, 4], newer
+print('safetensors', safetensors.__version__, 'read', len(tensors), 'tensors;', about)
+",
+    );
+}

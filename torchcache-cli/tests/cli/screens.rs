@@ -1,0 +1,163 @@
+//! What people see, at the width of a small and of a large terminal. The snapshots are the text, to be
+//! looked at whenever they change.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::support::{command, hash, json, root, run_in, steady, text};
+
+/// What the program prints in so many columns.
+fn screen(root: &Path, columns: &str, args: &[&str]) -> String {
+    let mut command = command(args);
+    let output = command.current_dir(root).env("COLUMNS", columns).output();
+    let output = output.expect("the program starts");
+    let all = text(&output.stdout) + &text(&output.stderr);
+    let is_too_wide = |line: &&str| line.chars().count() > 200;
+    assert_eq!(all.lines().find(is_too_wide), None);
+    steady(&all, root)
+}
+
+fn look(name: &str, args: &[&str]) {
+    let root = root();
+    for columns in ["80", "200"] {
+        let screen = screen(root.path(), columns, args);
+        insta::assert_snapshot!(format!("{name}-{columns}"), screen);
+    }
+}
+
+#[test]
+fn the_list() {
+    look("ls", &["ls", "."]);
+}
+
+#[test]
+fn one_cache() {
+    look("show", &["show", ".", &hash(1)[..8]]);
+}
+
+#[test]
+fn a_cache_with_several_outputs_and_a_newer_segment() {
+    look("show-several", &["show", ".", &hash(3)[..8]]);
+}
+
+#[test]
+fn a_cache_that_nobody_can_explain() {
+    look("show-unknown", &["show", ".", "resnet"]);
+}
+
+#[test]
+fn a_difference() {
+    look("diff", &["diff", ".", &hash(1)[..8], &hash(2)[..8]]);
+}
+
+#[test]
+fn what_pruning_would_do() {
+    look("prune", &["prune", ".", "--older-than", "1d", "--dry-run"]);
+}
+
+#[test]
+fn what_verifying_finds() {
+    look("verify", &["verify", "."]);
+}
+
+#[test]
+fn the_page_shows_what_the_program_prints() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(here.join("../docs/cli.md")).expect("it is there");
+    let root = root();
+    for args in [
+        &["ls", "."][..],
+        &["diff", ".", &hash(1), &hash(2)],
+        &["prune", ".", "--older-than", "1d", "--dry-run"],
+        &["show", ".", &hash(1)],
+    ] {
+        let mut command = command(args);
+        let output = command
+            .current_dir(root.path())
+            .env("COLUMNS", "80")
+            .output();
+        let printed = steady(
+            &text(&output.expect("the program starts").stdout),
+            root.path(),
+        );
+        // What the page has a directory and times of its own for.
+        let lines = printed
+            .lines()
+            .filter(|line| !line.contains("ROOT") && !line.contains("TIME"));
+        for line in lines {
+            assert!(page.contains(line), "docs/cli.md lacks: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_gets_every_name_in_full() {
+    let root = root();
+    let output = run_in(root.path(), &["ls", "."]);
+    let listed = text(&output.stdout);
+    assert!(listed.contains(crate::support::BACKBONE), "{listed}");
+    assert!(
+        !listed.contains('…') && !listed.contains('\x1b'),
+        "{listed}"
+    );
+}
+
+#[test]
+fn programs_get_whole_names_and_plain_numbers() {
+    let root = root();
+    let list = json(root.path(), &["ls", "."], 0);
+    assert_eq!(
+        (&list["rows"], list["caches"].as_array().map(Vec::len)),
+        (&json!(3637), Some(5))
+    );
+    let second = &list["caches"][1];
+    assert_eq!(second["name"], json!(hash(1)));
+    assert_eq!(second["module"], json!(crate::support::BACKBONE));
+    assert_eq!(second["ratio"], json!(1.0));
+    assert_eq!(second["versions"], json!([2]));
+    assert_eq!(list["caches"][0]["newer_versions"], json!([9]));
+    let read = second["last_read"].as_str().expect("it was read");
+    assert!(read.len() == 20 && read.ends_with('Z'), "{read}");
+
+    let shown = json(root.path(), &["show", ".", &hash(3)], 0);
+    let parts = shown["schemas"][0]["parts"]
+        .as_array()
+        .expect("it is known");
+    assert_eq!(parts[1]["name"], json!("layers.0"));
+    assert_eq!(parts[1]["stored"], json!("bfloat16"));
+    assert_eq!(parts[1]["output"], json!("float32"));
+    assert_eq!(parts[1]["shape"], json!([128, 24]));
+    assert_eq!(shown["segments"][0]["rows"], json!(40));
+    assert!(shown["segments"][1]["error"].is_string());
+    let unknown = json(root.path(), &["show", ".", "resnet"], 0);
+    assert_eq!(unknown["schemas"][0]["parts"], json!(null));
+    assert_eq!(unknown["module"], json!(null));
+
+    let diff = json(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);
+    let changes = diff["changes"].as_array().expect("there are some");
+    assert_eq!(changes.len(), 4);
+    assert_eq!(changes[0]["path"], json!("version"));
+    assert_eq!(changes[0]["after"]["value"], json!("2"));
+    assert_eq!(diff["differ"], json!(true));
+    let same = json(root.path(), &["diff", ".", &hash(1), &hash(1)], 0);
+    assert_eq!(same["differ"], json!(false));
+}
+
+#[test]
+fn a_manifest_cannot_move_the_cursor() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("x");
+    let name = "evil\x1b[2J\u{202e}::Module\nrow";
+    let part = crate::support::part(torchcache_store::manifest::Category::Field, name, name);
+    crate::support::manifest(&dir, name, vec![part], 0);
+    for args in [&["ls", "."][..], &["show", "."]] {
+        let output = run_in(root.path(), args);
+        let shown = text(&output.stdout);
+        assert!(!shown.contains(['\x1b', '\u{202e}']), "{shown}");
+        assert!(
+            shown.contains("evil\\u{1b}[2J\\u{202e}::Module\\nrow"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! Pipes, colours, exit codes, and what goes where.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{command, complained, hash, json, root, run_in, said, text};
+
+#[test]
+fn a_pipe_that_is_closed_early_is_no_error() {
+    let root = root();
+    let program = env!("CARGO_BIN_EXE_torchcache");
+    for args in [
+        "ls .".to_owned(),
+        format!("show . {} --json", hash(1)),
+        "completions bash".to_owned(),
+        "--help".to_owned(),
+    ] {
+        // The reader is gone before the program writes, and says with which code that ended.
+        let script = format!("{{ sleep 0.2; {program} {args}; echo $? >&2; }} | true");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(root.path())
+            .output()
+            .expect("sh starts");
+        assert_eq!(text(&output.stderr), "0\n", "{args}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let Ok(full) = full else {
+        return; // not on every system
+    };
+    let root = root();
+    let mut command = command(&["ls", "."]);
+    let child = command
+        .current_dir(root.path())
+        .stdout(full)
+        .stderr(Stdio::piped());
+    let output = child.output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("torchcache: cannot print"));
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_insist() {
+    let root = root();
+    let coloured = |variable: Option<(&str, &str)>| {
+        let mut command = command(&["ls", "."]);
+        command.current_dir(root.path()).envs(variable);
+        let output = command.output().expect("the program starts");
+        text(&output.stdout).contains('\x1b')
+    };
+    assert!(!coloured(None));
+    assert!(coloured(Some(("CLICOLOR_FORCE", "1"))));
+    assert!(!coloured(Some(("NO_COLOR", "1"))));
+}
+
+#[test]
+fn every_command_prints_one_document_and_notes_go_elsewhere() {
+    let root = root();
+    let (one, two) = (hash(1), hash(2));
+    for (args, code) in [
+        (&["ls", "."][..], 0),
+        (&["show", ".", &one], 0),
+        (&["diff", ".", &one, &two], 1),
+        (&["verify", "."], 1),
+        (&["prune", ".", "--max-size", "1TB"], 0),
+        (&["export", ".", &one, "-o", "x.npy"], 0),
+        (&["clear", ".", &one, "--yes"], 0),
+        (&["completions", "zsh"], 0),
+        (&["man"], 0),
+    ] {
+        assert!(
+            matches!(json(root.path(), args, code), Value::Object(_)),
+            "{args:?}"
+        );
+    }
+    // The option may stand in front as well.
+    let output = run_in(root.path(), &["--json", "prune", ".", "--max-size", "1TB"]);
+    let parsed: Result<Value, _> = serde_json::from_slice(&output.stdout);
+    parsed.expect("notes are not in it");
+    assert!(text(&output.stderr).contains("format version 9"));
+}
+
+#[test]
+fn completions_and_man_pages_come_from_the_command_line_itself() {
+    let root = root();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = said(root.path(), &["completions", shell], 0);
+        assert!(script.contains("keep-latest"), "{shell}");
+    }
+    let page = said(root.path(), &["man"], 0);
+    assert!(
+        page.contains(".TH torchcache 1") && page.contains("verify"),
+        "{page}"
+    );
+    let page = said(root.path(), &["man", "prune"], 0);
+    assert!(page.contains("keep\\-latest"), "{page}");
+    assert!(complained(root.path(), &["man", "nothing"], 2).contains("prune"));
+}
+
+#[test]
+fn help_and_version_are_no_errors_and_what_is_not_understood_is() {
+    let root = root();
+    assert!(said(root.path(), &["--help"], 0).contains("Exit codes"));
+    let version = said(root.path(), &["--version"], 0);
+    assert_eq!(
+        version,
+        concat!("torchcache ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    for args in [&[][..], &["sl"], &["ls"], &["ls", ".", "--jsn"]] {
+        complained(root.path(), args, 2);
+    }
+    let typo = complained(root.path(), &["verfiy", "."], 2);
+    assert!(
+        typo.starts_with("torchcache: ") && typo.contains("verify"),
+        "{typo}"
+    );
+}

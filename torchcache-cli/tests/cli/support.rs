@@ -1,0 +1,269 @@
+//! Directories of caches as stores leave them, and the program run on them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use torchcache_store::Key;
+use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::manifest::{Category, Manifest, Part};
+use torchcache_store::schema::{ElementKind, Part as Tensor, Schema};
+use torchcache_store::segment::{SegmentWriter, Storage};
+
+pub(crate) const MINUTE: u64 = 60;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const DAY: u64 = 24 * HOUR;
+
+/// The program, to be run with these arguments: as in a pipe, whatever the tests run in.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchcache"));
+    command.args(args);
+    for variable in ["COLUMNS", "NO_COLOR", "CLICOLOR_FORCE", "CLICOLOR"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs it in a directory.
+pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
+    let output = command(args).current_dir(dir).output();
+    output.expect("the program starts")
+}
+
+/// What it printed, where it ended with this exit code.
+pub(crate) fn said(dir: &Path, args: &[&str], code: i32) -> String {
+    let output = run_in(dir, args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
+    out
+}
+
+/// What it complained of, where it ended with this exit code.
+pub(crate) fn complained(dir: &Path, args: &[&str], code: i32) -> String {
+    let output = run_in(dir, args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
+    err
+}
+
+/// The document that it printed with `--json`, where it ended with this exit code.
+pub(crate) fn json(dir: &Path, args: &[&str], code: i32) -> Value {
+    let out = said(dir, &[args, &["--json"]].concat(), code);
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("it prints text")
+}
+
+pub(crate) fn key(n: u64) -> Key {
+    *blake3::hash(&n.to_le_bytes()).as_bytes()
+}
+
+/// A value of `len` bytes that belongs to one key only.
+pub(crate) fn value(key: &Key, len: usize) -> Vec<u8> {
+    let mut value = vec![0; len];
+    blake3::Hasher::new_keyed(key)
+        .finalize_xof()
+        .fill(&mut value);
+    value
+}
+
+/// The module hash of a cache by its number.
+pub(crate) fn hash(n: u64) -> String {
+    blake3::hash(&n.to_le_bytes()).to_hex().to_string()
+}
+
+/// A tensor of an output.
+pub(crate) fn tensor(stored: ElementKind, output: ElementKind, shape: &[i64]) -> Tensor {
+    Tensor {
+        stored,
+        output,
+        place: 0,
+        shape: shape.to_vec(),
+    }
+}
+
+/// An output that is one tensor of this kind.
+pub(crate) fn single(kind: ElementKind, shape: &[i64]) -> Schema {
+    Schema {
+        structure: "T".into(),
+        parts: vec![tensor(kind, kind, shape)],
+        lengths: Vec::new(),
+    }
+}
+
+/// Writes a segment of a given name, last read so many seconds ago.
+pub(crate) fn segment(
+    dir: &Path,
+    name: &str,
+    schema: &[u8],
+    row_bytes: usize,
+    keys: impl IntoIterator<Item = u64>,
+    seconds: u64,
+) -> PathBuf {
+    let values = keys
+        .into_iter()
+        .map(|n| (key(n), value(&key(n), row_bytes)));
+    written(dir, name, schema, row_bytes, values, seconds)
+}
+
+/// The same with these values. One that is shorter than a row is stored as if it were compressed.
+pub(crate) fn written(
+    dir: &Path,
+    name: &str,
+    schema: &[u8],
+    row_bytes: usize,
+    rows: impl IntoIterator<Item = (Key, Vec<u8>)>,
+    seconds: u64,
+) -> PathBuf {
+    std::fs::create_dir_all(dir).expect("it can be made");
+    let schema = schema.into();
+    let mut writer = SegmentWriter::create(dir).expect("it can be made");
+    for (key, value) in rows {
+        let storage = match value.len() == row_bytes {
+            true => Storage::Raw,
+            false => Storage::Zstd,
+        };
+        let pushed = writer.push(&key, &schema, row_bytes as u32, storage, &value);
+        pushed.expect("it is written");
+    }
+    let published = writer.finish().and_then(|finished| finished.publish());
+    let path = dir.join(name);
+    std::fs::rename(published.expect("it is written"), &path).expect("it can be renamed");
+    set_read(&path, seconds);
+    path
+}
+
+pub(crate) fn set_read(path: &Path, seconds: u64) {
+    let read = SystemTime::now() - Duration::from_secs(seconds);
+    let file = File::open(path).and_then(|file| file.set_modified(read));
+    file.expect("its time can be set");
+}
+
+/// A part of an identity, whose digest is that of its value.
+pub(crate) fn part(category: Category, path: &str, value: &str) -> Part {
+    Part::new(
+        path,
+        category,
+        value,
+        *blake3::hash(value.as_bytes()).as_bytes(),
+    )
+}
+
+/// Gives a cache a manifest that was written so many seconds ago.
+pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<Part>, seconds: u64) {
+    let name = dir.file_name().expect("it has one").to_string_lossy();
+    let opened = Os.open_dir(dir, true).expect("it can be made");
+    let written = Manifest::new(module, &name, parts).write(&opened);
+    written.expect("it can be written");
+    set_read(&dir.join("manifest.json"), seconds);
+}
+
+/// The identity of the module that most tests look at.
+pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
+    let mut parts = vec![
+        part(Category::Option, "cache_dtype", "Some(Half)"),
+        part(Category::Option, "subsample_count", "None"),
+        part(Category::Option, "version", version),
+        part(
+            Category::Code,
+            "forward",
+            "self . stem . forward_t (xs , false) . apply (& self . layers) . flat_view ()",
+        ),
+        part(Category::Field, "label", "\"resnet18\""),
+    ];
+    for (path, shape) in [
+        ("stem.conv.ws", "Float[64, 3, 7, 7]"),
+        ("layers.0.0.conv1.ws", "Float[64, 64, 3, 3]"),
+        ("layers.0.0.bn1.running_mean", "Float[64]"),
+    ] {
+        let digest = blake3::hash(format!("{path} {weights}").as_bytes());
+        parts.push(Part::new(
+            path,
+            Category::Weights,
+            shape,
+            *digest.as_bytes(),
+        ));
+    }
+    parts
+}
+
+pub(crate) const BACKBONE: &str = "transfer_learning::models::backbone::FrozenBackbone";
+
+/// A root with caches of every sort: two of one module, one of a function with several outputs and a
+/// segment of a newer version, one that somebody named and that has no manifest, and an empty one.
+pub(crate) fn root() -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join(hash(1));
+    let mut half = single(ElementKind::Half, &[512]);
+    half.parts[0].output = ElementKind::Float;
+    let half = half.encode();
+    segment(
+        &dir,
+        "18bd1c2f9a3e4d50-a.tcs",
+        &half,
+        1024,
+        0..1500,
+        3 * DAY,
+    );
+    segment(
+        &dir,
+        "18bd1c2f9a3e4d51-b.tcs",
+        &half,
+        1024,
+        1500..1797,
+        2 * HOUR,
+    );
+    manifest(&dir, BACKBONE, backbone("", "one"), 5 * DAY);
+
+    let dir = root.path().join(hash(2));
+    // Stored in half of the bytes.
+    let rows = (0..1797).map(|n| (key(n), value(&key(n), 512)));
+    written(&dir, "18bd1c2f9a3e4d50-c.tcs", &half, 1024, rows, 12 * DAY);
+    manifest(&dir, BACKBONE, backbone("2", "two"), 12 * DAY);
+
+    let dir = root.path().join(hash(3));
+    let schema = Schema {
+        structure: "{pooled:T,layers:[T]}".into(),
+        parts: vec![
+            tensor(ElementKind::Float, ElementKind::Float, &[384]),
+            tensor(ElementKind::BFloat16, ElementKind::Float, &[128, 24]),
+            tensor(ElementKind::BFloat16, ElementKind::Float, &[128, 24]),
+        ],
+        lengths: vec![2],
+    };
+    let bytes = schema.row_bytes().expect("it has a length");
+    segment(&dir, "a.tcs", &schema.encode(), bytes, 0..40, 20 * MINUTE);
+    let future = segment(&dir, "b.tcs", &schema.encode(), bytes, 40..50, 20 * MINUTE);
+    let mut changed = std::fs::read(&future).expect("it is there");
+    changed[8] = 9;
+    std::fs::write(&future, changed).expect("it can be written");
+    set_read(&future, 30 * MINUTE);
+    let code = part(Category::Code, "embed", "encoder () . forward (tokens)");
+    manifest(&dir, "embed_corpus::embed", vec![code], DAY);
+
+    let dir = root.path().join("resnet18-of-last-spring");
+    segment(&dir, "a.tcs", b"somebody's own", 100, 0..3, 90 * DAY);
+
+    let dir = root.path().join(hash(5));
+    manifest(&dir, "embed_corpus::unused", Vec::new(), HOUR);
+    root
+}
+
+/// The text with what differs from run to run replaced: the root, and times.
+pub(crate) fn steady(text: &str, root: &Path) -> String {
+    let root = root.canonicalize().expect("it is there");
+    let text = text.replace(&*root.to_string_lossy(), "ROOT");
+    let mut steady = String::new();
+    let mut rest = &*text;
+    while let Some(at) = rest.find("Z, ") {
+        let begin = at.saturating_sub("2026-01-02T03:04:05".len());
+        steady += &rest[..begin];
+        steady += "TIME, ";
+        rest = &rest[at + 3..];
+    }
+    steady + rest
+}

@@ -1,0 +1,99 @@
+//! Damage is found, told and taken out; the exit code says so.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde_json::json;
+use torchcache_store::schema::ElementKind;
+
+use crate::support::{DAY, HOUR, hash, json, manifest, root, said, segment, single};
+
+/// A cache with a sound segment, one with two bad rows, and one that is cut short.
+fn damaged() -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join(hash(1));
+    let schema = single(ElementKind::Float, &[25]).encode();
+    segment(&dir, "a.tcs", &schema, 100, 0..50, HOUR);
+    let bad = segment(&dir, "b.tcs", &schema, 100, 50..100, HOUR);
+    let cut = segment(&dir, "c.tcs", &schema, 100, 100..150, HOUR);
+    manifest(&dir, "m::Module", Vec::new(), DAY);
+    for row in [3, 40] {
+        let file = fs::OpenOptions::new().write(true).open(&bad);
+        let written = file.and_then(|file| file.write_all_at(b"bad", 16 + row * 108));
+        written.expect("it can be written");
+    }
+    let bytes = fs::read(&cut).expect("it is there");
+    fs::write(&cut, &bytes[..1000]).expect("it can be written");
+    root
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("it is there").flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn damage_is_told_and_left_alone_without_repair() {
+    let root = damaged();
+    let dir = root.path().join(hash(1));
+    let before = names(&dir);
+    let text = said(root.path(), &["verify", "."], 1);
+    assert!(text.contains("b.tcs: 2 of 50 rows bad"), "{text}");
+    assert!(
+        text.contains("c.tcs: unreadable: the segment is cut short"),
+        "{text}"
+    );
+    assert!(text.contains("--repair"), "{text}");
+    let found = json(root.path(), &["verify", "."], 1);
+    assert_eq!(found["sound"], json!(false));
+    assert_eq!(
+        (&found["bad_rows"], &found["bad_segments"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(found["caches"][0]["segments"][1]["state"], json!("damaged"));
+    assert_eq!(names(&dir), before);
+}
+
+#[test]
+fn repair_says_what_it_did_and_what_was_lost_and_leaves_a_sound_cache() {
+    let root = damaged();
+    let done = json(root.path(), &["verify", ".", "--repair"], 1);
+    let segments = &done["caches"][0]["segments"];
+    assert_eq!(segments[0]["repair"], json!(null));
+    assert_eq!(segments[1]["repair"], json!("rewritten"));
+    assert_eq!(segments[1]["lost_rows"], json!(2));
+    assert_eq!(segments[2]["repair"], json!("removed"));
+    let new = segments[1]["replaced_by"].as_str().expect("it has a name");
+    let there = names(&root.path().join(hash(1)));
+    let mut expected = ["a.tcs", new, "manifest.json"];
+    expected.sort_unstable();
+    assert_eq!(there, expected);
+    let sound = json(root.path(), &["verify", "."], 0);
+    assert_eq!(
+        (&sound["rows"], &sound["sound"]),
+        (&json!(98), &json!(true))
+    );
+
+    let root = damaged();
+    let text = said(root.path(), &["verify", ".", "--repair"], 1);
+    assert!(text.contains("48 rows kept, 2 lost"), "{text}");
+    assert!(
+        text.contains("removed: how many rows it had is not known"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_no_damage() {
+    let root = root();
+    fs::remove_dir_all(root.path().join(hash(2))).expect("it can be removed");
+    let text = said(root.path(), &["verify", ".", "--repair"], 0);
+    assert!(text.contains("b.tcs: not checked"), "{text}");
+    assert!(text.contains("sound: 1,840 rows"), "{text}");
+    assert!(root.path().join(hash(3)).join("b.tcs").exists());
+}

@@ -1,0 +1,133 @@
+//! Removing a cache whole. What a running process adds meanwhile stays its own: a directory goes only
+//! once it is empty, and then it is made anew by whoever writes to it.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use super::root::{Cache, temp_names};
+use crate::fs::{Directory, FileSystem, Os, read_exact};
+use crate::manifest;
+use crate::scan::{is_stale, segment_names};
+use crate::temp::Temp;
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Segments, also those of a newer version.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether the directory is gone too. It is not if somebody is writing to it or keeps other files
+    /// there, or if the one above it may not be changed.
+    pub is_directory_gone: bool,
+}
+
+/// Removes every row of a cache, and then its directory.
+///
+/// # Errors
+/// What the system says, and that the directory is not to be trusted. What was removed until then is
+/// gone.
+pub fn clear(cache: &Cache) -> io::Result<Cleared> {
+    let mut cleared = Cleared::default();
+    let dir = match cache.open() {
+        // Somebody else was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(cleared),
+        dir => dir?,
+    };
+    let mut tried = HashSet::new();
+    // Until no new one comes: a merge in another process may have given its result a name meanwhile,
+    // and looks for its sources afterwards.
+    loop {
+        let mut names = segment_names(&*dir)?;
+        names.retain(|name| tried.insert(name.clone()));
+        if names.is_empty() {
+            break;
+        }
+        for name in names {
+            let bytes = dir.stat(&name).map_or(0, |file| file.len);
+            if remove(&*dir, &name)? {
+                cleared.segments += 1;
+                cleared.bytes += bytes;
+            }
+        }
+    }
+    // A power cut would bring rows back that somebody wanted gone, but for the sync.
+    dir.sync()?;
+    cleared.is_directory_gone = remove_empty(cache, &dir)?;
+    Ok(cleared)
+}
+
+/// Removes a file. `false` if it was gone already.
+pub(super) fn remove(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+    match dir.remove(name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what dead writers left half written. Returns the names.
+pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for name in temp_names(dir)? {
+        // One that cannot be looked at is somebody else's.
+        if is_stale(dir, &name).unwrap_or(false) && remove(dir, &name)? {
+            removed.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes the directory of a cache that has no segments, unless somebody is writing to it or it holds
+/// files of others. Returns whether it is gone.
+pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Result<bool> {
+    remove_stale(&**dir)?;
+    let is_ours = |name: &OsStr| name == manifest::FILE;
+    let entries = match dir.list() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries?,
+    };
+    if !entries.iter().all(|entry| is_ours(&entry.name)) {
+        return Ok(false);
+    }
+    let manifest = read_manifest(&**dir)?;
+    remove(&**dir, manifest::FILE.as_ref())?;
+    match Os.remove_dir(cache.path()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(_) => {
+            // A writer came in between, or the directory above may not be changed: then the manifest
+            // is to stay as well.
+            if let Some(bytes) = manifest {
+                restore(dir, &bytes)?;
+            }
+            Ok(false)
+        }
+    }
+}
+
+fn read_manifest(dir: &dyn Directory) -> io::Result<Option<Vec<u8>>> {
+    let file = match dir.open(manifest::FILE.as_ref()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let len = file.metadata()?.len;
+    if len > manifest::MAX_BYTES {
+        return Ok(None); // it is none
+    }
+    let mut bytes = vec![0; len as usize];
+    read_exact(&*file, &mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+fn restore(dir: &Arc<dyn Directory>, manifest: &[u8]) -> io::Result<()> {
+    let (temp, mut file) = Temp::create(dir.clone())?;
+    file.write_all(manifest)?;
+    file.sync()?;
+    match temp.publish(manifest::FILE) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}

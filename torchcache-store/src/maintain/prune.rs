@@ -1,0 +1,367 @@
+//! Making room: whole segments go, least recently read first, or whole caches. Nothing goes that was
+//! read since it was looked at, and nothing of a newer version or of strangers.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::clear::{remove, remove_empty};
+use super::root::{Cache, Root, check_trust};
+use crate::clock;
+use crate::fs::Directory;
+use crate::manifest::{self, Manifest};
+use crate::scan::segment_names;
+use crate::segment::{Unreadable, claimed, is_segment};
+
+/// How often at most it is looked again since segments vanished, merged perhaps.
+const LOOKS: usize = 8;
+
+/// What is to stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// So many bytes of all caches together: what was read last.
+    Bytes(u64),
+    /// What was read within this time.
+    Newer(Duration),
+    /// Of each module, so many caches: those that were read last. A cache whose manifest cannot be
+    /// read is of no module, and stays.
+    Latest(usize),
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Default)]
+pub struct Pruning {
+    /// The caches that it was taken from, by name.
+    pub caches: Vec<PrunedCache>,
+    /// Bytes of the segments that stay, without those that are left alone.
+    pub left: u64,
+    /// Segments that a newer version or strangers wrote, or that could not be looked at; and
+    /// directories that could not.
+    pub left_alone: Vec<(PathBuf, String)>,
+    /// What could not be removed, and why.
+    pub failed: Vec<(PathBuf, io::Error)>,
+}
+
+/// What was removed from a cache.
+#[derive(Debug)]
+pub struct PrunedCache {
+    /// Which one.
+    pub cache: Cache,
+    /// Its module, where the manifest says so.
+    pub module: Option<String>,
+    /// The segments, in the order in which they went.
+    pub segments: Vec<PrunedSegment>,
+    /// Whether nothing is left, so that the directory is gone as well.
+    pub is_gone: bool,
+}
+
+/// A segment that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrunedSegment {
+    /// What the file was called.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its rows; none if that cannot be read.
+    pub rows: Option<u64>,
+    /// When it was last read.
+    pub last_read: SystemTime,
+}
+
+impl Pruning {
+    /// Bytes of what was removed.
+    pub fn bytes(&self) -> u64 {
+        let segments = self.caches.iter().flat_map(|cache| &cache.segments);
+        segments.map(|segment| segment.bytes).sum()
+    }
+}
+
+/// Removes what is not to stay. With `dry`, only tells what would go.
+///
+/// # Errors
+/// What the system says of the root itself; all else stands in the result.
+pub fn prune(root: &Root, keep: Keep, dry: bool) -> io::Result<Pruning> {
+    let mut pruning = Pruning::default();
+    let mut all = BTreeMap::new();
+    // What vanished since it was listed was merged, perhaps, and is still there under another name.
+    for _ in 0..LOOKS {
+        pruning.left_alone.clear();
+        pruning.failed.clear();
+        let mut view = View::of(root, &mut pruning)?;
+        let going = view.choose(keep);
+        let vanished = view.carry_out(going, dry, &mut all, &mut pruning);
+        pruning.left = view.bytes();
+        if !vanished {
+            break;
+        }
+    }
+    pruning.caches = all.into_values().collect();
+    Ok(pruning)
+}
+
+/// All caches and segments as they were listed.
+struct View {
+    caches: Vec<Seen>,
+    segments: Vec<Candidate>,
+}
+
+struct Seen {
+    cache: Cache,
+    dir: Arc<dyn Directory>,
+    module: Option<String>,
+    /// When it was last read; if it has no segments, when its manifest was written.
+    used: u64,
+    /// Whether it has no segments at all.
+    is_empty: bool,
+    /// Whether it has segments that are left alone.
+    has_others: bool,
+}
+
+struct Candidate {
+    /// Whose it is.
+    cache: usize,
+    name: OsString,
+    bytes: u64,
+    rows: Option<u64>,
+    modified: SystemTime,
+    /// The same in nanoseconds since 1970; now, if that has yet to come.
+    read: u64,
+}
+
+impl View {
+    fn of(root: &Root, pruning: &mut Pruning) -> io::Result<View> {
+        let listing = root.list()?;
+        let left_alone = &mut pruning.left_alone;
+        let unopened = listing.unopened.into_iter();
+        left_alone.extend(unopened.map(|(path, error)| (path, error.to_string())));
+        let mut view = View {
+            caches: Vec::new(),
+            segments: Vec::new(),
+        };
+        for cache in listing.caches {
+            let path = cache.path().to_owned();
+            match view.add(cache, left_alone) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    left_alone.push((path, error.to_string()));
+                }
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+
+    fn add(&mut self, cache: Cache, left_alone: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
+        let dir = cache.open()?;
+        let number = self.caches.len();
+        let (mut used, mut has_others) = (None, false);
+        let names = segment_names(&*dir)?;
+        for name in names {
+            let seen = check_trust(&*dir, &name).and_then(|()| claimed(&*dir, &name));
+            let file = match dir.stat(&name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            let read = clock::found(file.modified);
+            used = used.max(Some(read));
+            let rows = match seen {
+                Ok((_, rows)) => Some(rows),
+                // What cannot be read is of use to nobody, and goes in its turn.
+                Err(Unreadable::Truncated(_) | Unreadable::Corrupt(_)) => None,
+                Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    left_alone.push((cache.path().join(&name), error.to_string()));
+                    has_others = true;
+                    continue;
+                }
+            };
+            self.segments.push(Candidate {
+                cache: number,
+                name,
+                bytes: file.len,
+                rows,
+                modified: file.modified,
+                read,
+            });
+        }
+        let written = dir.stat(manifest::FILE.as_ref()).ok();
+        let made = || written.map_or(0, |file| clock::found(file.modified));
+        let module = Manifest::read(&*dir).ok().map(|manifest| manifest.module);
+        self.caches.push(Seen {
+            cache,
+            dir,
+            module,
+            used: used.unwrap_or_else(made),
+            is_empty: used.is_none(),
+            has_others,
+        });
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// The segments that go, in their order, and the caches that go with nothing in them.
+    fn choose(&mut self, keep: Keep) -> Going {
+        let key = |segment: &Candidate| (segment.read, segment.name.clone());
+        self.segments.sort_by_cached_key(key);
+        let mut over = match keep {
+            Keep::Bytes(bytes) => self.bytes().saturating_sub(bytes),
+            _ => 0,
+        };
+        let before = before(keep);
+        let whole = match keep {
+            Keep::Latest(count) => self.beyond(count),
+            _ => HashSet::new(),
+        };
+        let goes = |segment: &mut Candidate| match keep {
+            Keep::Bytes(_) => {
+                let goes = over > 0;
+                over = over.saturating_sub(segment.bytes);
+                goes
+            }
+            Keep::Newer(_) => segment.read < before,
+            Keep::Latest(_) => whole.contains(&segment.cache),
+        };
+        let segments: Vec<_> = self.segments.extract_if(.., goes).collect();
+        let empty = self.caches.iter().enumerate().filter(|(number, seen)| {
+            seen.is_empty && (whole.contains(number) || seen.used < before)
+        });
+        let mut emptied: HashSet<usize> = empty.map(|(number, _)| number).collect();
+        emptied.extend(segments.iter().map(|segment| segment.cache));
+        for segment in &self.segments {
+            emptied.remove(&segment.cache);
+        }
+        emptied.retain(|number| !self.caches[*number].has_others);
+        Going { segments, emptied }
+    }
+
+    /// Of each module, all caches but those that were read last.
+    fn beyond(&self, count: usize) -> HashSet<usize> {
+        let mut modules: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (number, seen) in self.caches.iter().enumerate() {
+            if let Some(module) = &seen.module {
+                modules.entry(module).or_default().push(number);
+            }
+        }
+        let beyond = modules.into_values().flat_map(|mut numbers| {
+            let age = |number: &usize| std::cmp::Reverse(self.caches[*number].used);
+            numbers.sort_by_key(age);
+            numbers.into_iter().skip(count)
+        });
+        beyond.collect()
+    }
+
+    /// Removes what goes. Returns whether something vanished or was read meanwhile, so that it is worth
+    /// looking again.
+    fn carry_out(
+        &mut self,
+        going: Going,
+        dry: bool,
+        all: &mut BTreeMap<PathBuf, PrunedCache>,
+        pruning: &mut Pruning,
+    ) -> bool {
+        let mut changed = false;
+        let mut emptied = going.emptied;
+        let mut touched: HashSet<usize> = emptied.clone();
+        for segment in going.segments {
+            let seen = &self.caches[segment.cache];
+            let removed = match dry {
+                true => Ok(Some(true)),
+                false => seen.dir.stat(&segment.name).and_then(|file| {
+                    match file.modified == segment.modified {
+                        true => remove(&*seen.dir, &segment.name).map(Some),
+                        false => Ok(None),
+                    }
+                }),
+            };
+            match removed {
+                Ok(Some(true)) => {
+                    touched.insert(segment.cache);
+                    entry(all, seen).segments.push(PrunedSegment {
+                        name: segment.name.to_string_lossy().into_owned(),
+                        bytes: segment.bytes,
+                        rows: segment.rows,
+                        last_read: clock::as_system(segment.read),
+                    });
+                }
+                Ok(Some(false)) => changed = true,
+                // Read since it was listed.
+                Ok(None) => {
+                    changed = true;
+                    emptied.remove(&segment.cache);
+                    self.segments.push(segment);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => changed = true,
+                Err(error) => {
+                    let path = seen.cache.path().join(&segment.name);
+                    pruning.failed.push((path, error));
+                    emptied.remove(&segment.cache);
+                    self.segments.push(segment);
+                }
+            }
+        }
+        for number in touched {
+            let seen = &self.caches[number];
+            let is_empty = emptied.contains(&number);
+            let gone = match (dry, is_empty) {
+                (true, _) => Ok(is_empty && holds_nothing_else(&*seen.dir)),
+                // A power cut would bring back what somebody wanted gone, but for the sync.
+                (false, false) => seen.dir.sync().map(|()| false),
+                (false, true) => seen
+                    .dir
+                    .sync()
+                    .and_then(|()| remove_empty(&seen.cache, &seen.dir)),
+            };
+            match gone {
+                Ok(gone) => {
+                    if gone || all.contains_key(seen.cache.path()) {
+                        entry(all, seen).is_gone |= gone;
+                    }
+                }
+                Err(error) => pruning.failed.push((seen.cache.path().to_owned(), error)),
+            }
+        }
+        changed
+    }
+}
+
+/// What goes of a view.
+struct Going {
+    segments: Vec<Candidate>,
+    emptied: HashSet<usize>,
+}
+
+/// What was read before this time goes.
+fn before(keep: Keep) -> u64 {
+    match keep {
+        Keep::Newer(age) => {
+            let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+            clock::now().saturating_sub(age)
+        }
+        _ => 0,
+    }
+}
+
+/// Whether nobody keeps anything in a directory but segments and a manifest.
+fn holds_nothing_else(dir: &dyn Directory) -> bool {
+    let is_ours = |name: &OsStr| {
+        let is_segment = name.to_str().is_some_and(is_segment);
+        is_segment || name == manifest::FILE
+    };
+    dir.list()
+        .is_ok_and(|entries| entries.iter().all(|entry| is_ours(&entry.name)))
+}
+
+fn entry<'a>(all: &'a mut BTreeMap<PathBuf, PrunedCache>, seen: &Seen) -> &'a mut PrunedCache {
+    all.entry(seen.cache.path().to_owned())
+        .or_insert_with(|| PrunedCache {
+            cache: seen.cache.clone(),
+            module: seen.module.clone(),
+            segments: Vec::new(),
+            is_gone: false,
+        })
+}

@@ -1,0 +1,198 @@
+//! Which caches there are: a root holds one directory for each. What is only a directory beside them
+//! is not taken for one.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::directory;
+use crate::fs::{Directory, FileSystem, Os};
+use crate::manifest::{self, Manifest};
+use crate::scan::segment_names;
+use crate::segment::{Table, Unreadable};
+use crate::temp::is_temp;
+use crate::trust;
+
+/// A directory of caches, or that of one cache.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    is_cache: bool,
+}
+
+/// What a root holds.
+#[derive(Debug)]
+pub struct Listing {
+    /// The caches, by name.
+    pub caches: Vec<Cache>,
+    /// Directories that could not be looked into, and why: they may hold a cache.
+    pub unopened: Vec<(PathBuf, io::Error)>,
+}
+
+/// The directory of one cache.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    name: String,
+    path: PathBuf,
+}
+
+impl Root {
+    /// Looks at a directory, which links may lead to. One that holds segments itself, or a manifest,
+    /// is that of a single cache.
+    ///
+    /// # Errors
+    /// What the system says; among it that there is no such directory.
+    pub fn open(path: &Path) -> io::Result<Root> {
+        let path = path.canonicalize()?;
+        let dir = Os.open_dir(&path, false)?;
+        // A file of that name may be somebody else's.
+        let is_cache = !segment_names(&*dir)?.is_empty() || Manifest::read(&*dir).is_ok();
+        Ok(Root { path, is_cache })
+    }
+
+    /// Where it is, with links resolved.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is the directory of a single cache.
+    pub fn is_cache(&self) -> bool {
+        self.is_cache
+    }
+
+    /// The caches that are there now.
+    ///
+    /// # Errors
+    /// What the system says of the root itself.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing {
+            caches: Vec::new(),
+            unopened: Vec::new(),
+        };
+        if self.is_cache {
+            listing.caches.push(Cache::at(self.path.clone()));
+            return Ok(listing);
+        }
+        for entry in Os.open_dir(&self.path, false)?.list()? {
+            if entry.is_file {
+                continue;
+            }
+            let path = self.path.join(&entry.name);
+            match Os.open_dir(&path, false).and_then(|dir| holds_cache(&*dir)) {
+                Ok(true) => listing.caches.push(Cache::at(path)),
+                Ok(false) => {}
+                // Gone meanwhile, a link, a pipe.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(error) => listing.unopened.push((path, error)),
+            }
+        }
+        listing.caches.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listing)
+    }
+}
+
+/// Whether a directory is that of a cache, by the names in it.
+fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
+    let is_manifest = dir.stat(manifest::FILE.as_ref()).is_ok_and(|it| it.is_file);
+    Ok(is_manifest || !segment_names(dir)?.is_empty() || !temp_names(dir)?.is_empty())
+}
+
+/// The names of all files in the making, by whomever.
+pub(super) fn temp_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
+    let entries = dir.list()?.into_iter();
+    let temps = entries.filter(|entry| entry.is_file && entry.name.to_str().is_some_and(is_temp));
+    Ok(temps.map(|entry| entry.name).collect())
+}
+
+impl Cache {
+    fn at(path: PathBuf) -> Cache {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Cache {
+            name: name.to_string_lossy().into_owned(),
+            path,
+        }
+    }
+
+    /// The module hash that the directory is named after, or the name that somebody chose.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its manifest. The cache works without one.
+    ///
+    /// # Errors
+    /// What the system says, and what is no manifest.
+    pub fn manifest(&self) -> io::Result<Manifest> {
+        Manifest::read(&*self.open()?)
+    }
+
+    /// The directory, if nobody else may have written what it holds.
+    pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
+        directory::trusted(&Os, &self.path, false)
+    }
+}
+
+/// Refuses a segment that somebody may have written who is not trusted with the directory. Asked
+/// before anything in the file is looked at, so that what a stranger wrote is not called corrupt.
+pub(super) fn check_trust(dir: &dyn Directory, name: &std::ffi::OsStr) -> Result<(), Unreadable> {
+    trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(Unreadable::Untrusted)
+}
+
+/// Opens a segment, if nobody else may have written it.
+pub(super) fn open_trusted(
+    dir: &dyn Directory,
+    name: &std::ffi::OsStr,
+) -> Result<Table, Unreadable> {
+    check_trust(dir, name)?;
+    Table::open(dir, name)
+}
+
+/// Whether a file is gone: somebody merged, evicted or cleared it.
+pub(super) fn is_gone(error: &Unreadable) -> bool {
+    matches!(error, Unreadable::Io(error) if error.kind() == ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(root: &Path) -> Vec<String> {
+        let listing = Root::open(root).and_then(|root| root.list());
+        let caches = listing.expect("it can be listed").caches;
+        caches.into_iter().map(|cache| cache.name).collect()
+    }
+
+    #[test]
+    fn caches_are_directories_with_a_manifest_or_segments_and_nothing_else() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let root = temp.path();
+        let file = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("it can be made");
+            fs::write(path, b"?").expect("it can be written");
+        };
+        file("by-manifest/manifest.json");
+        file("by-segment/a.tcs");
+        file("unfinished/.tmp-1.tcs");
+        file("foreign/notes.txt");
+        file("manifest.json");
+        fs::create_dir(root.join("empty")).expect("it can be made");
+        symlink(root.join("by-segment"), root.join("link")).expect("it can be made");
+        assert_eq!(names(root), ["by-manifest", "by-segment", "unfinished"]);
+        // Of a cache's own directory, through a link as well, since it was named.
+        assert_eq!(names(&root.join("by-segment")), ["by-segment"]);
+        assert_eq!(names(&root.join("link")), ["by-segment"]);
+        assert!(Root::open(&root.join("absent")).is_err());
+        assert!(Root::open(&root.join("manifest.json")).is_err());
+    }
+}

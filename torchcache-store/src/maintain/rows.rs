@@ -1,0 +1,165 @@
+//! The rows of a cache as they are at one moment: its segments are held open, so that they can be read
+//! to the end although others merge, evict or clear meanwhile.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+
+use super::distinct::Distinct;
+use super::root::{Cache, is_gone, open_trusted};
+use super::summary::{Groups, RowGroup};
+use crate::fs::Directory;
+use crate::scan::segment_names;
+use crate::segment::{Table, Unreadable};
+
+/// How often at most a directory is listed that changes meanwhile.
+const LOOKS: usize = 64;
+
+/// The segments of a cache, held open.
+#[derive(Debug)]
+pub struct CacheRows {
+    pub(super) held: Vec<Held>,
+    groups: Vec<RowGroup>,
+    skipped: Vec<(String, Unreadable)>,
+}
+
+/// A segment that is held open.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) name: String,
+    pub(super) table: Table,
+    /// How many rows the segments before it have.
+    pub(super) before: u64,
+    /// The number of the group to which the rows of each class belong.
+    pub(super) groups: Vec<usize>,
+}
+
+impl CacheRows {
+    /// Opens every segment of a cache, and walks their row tables.
+    ///
+    /// # Errors
+    /// What the system says; among it that so many files cannot be open at once.
+    ///
+    /// ```
+    /// use torchcache_store::{Config, RowBatch, Store};
+    /// use torchcache_store::maintain::{CacheRows, Root};
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path(), Config::default())?;
+    /// let keys = vec![[1; 32], [2; 32]];
+    /// store.put(RowBatch::new(keys, b"u8".as_slice().into(), vec![10, 20], 1)?);
+    /// store.flush()?;
+    ///
+    /// let cache = Root::open(dir.path())?.list()?.caches.remove(0);
+    /// let rows = CacheRows::open(&cache)?;
+    /// assert_eq!(&*rows.groups()[0].schema, b"u8");
+    /// let mut distinct = rows.distinct(0)?;
+    /// let mut sum = 0;
+    /// assert!(distinct.each(|_key, value| Ok(sum += value[0]))?);
+    /// assert_eq!((distinct.count(), sum), (2, 30));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open(cache: &Cache) -> io::Result<CacheRows> {
+        let opened = open_all(&*cache.open()?)?;
+        let mut rows = CacheRows {
+            held: Vec::new(),
+            groups: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let (mut groups, mut before) = (Groups::default(), 0);
+        for (name, table) in opened {
+            let name = name.to_string_lossy().into_owned();
+            match table.and_then(|table| Ok((counted(&table, &mut groups)?, table))) {
+                Ok((groups, table)) => {
+                    let count = table.row_count();
+                    rows.held.push(Held {
+                        name,
+                        table,
+                        before,
+                        groups,
+                    });
+                    before += count;
+                }
+                Err(Unreadable::Io(error)) => return Err(named(&name, error.kind(), &error)),
+                Err(error) => rows.skipped.push((name, error)),
+            }
+        }
+        rows.groups = groups.groups;
+        Ok(rows)
+    }
+
+    /// The rows by what they mean. One that lies in several segments counts in each.
+    pub fn groups(&self) -> &[RowGroup] {
+        &self.groups
+    }
+
+    /// Segments that cannot be read, and why.
+    pub fn skipped(&self) -> &[(String, Unreadable)] {
+        &self.skipped
+    }
+
+    /// Each row of a group once, although it may lie in several segments. Takes a bit for each row and
+    /// a few MB, however many there are.
+    ///
+    /// # Errors
+    /// What the system says.
+    ///
+    /// # Panics
+    /// If there is no group of this number.
+    pub fn distinct(&self, group: usize) -> io::Result<Distinct<'_>> {
+        Distinct::of(self, group)
+    }
+
+    /// Rows of all groups.
+    pub(super) fn total(&self) -> u64 {
+        self.groups.iter().map(|group| group.rows).sum()
+    }
+}
+
+/// Counts the rows of a segment, and returns the number of each class's group. What is counted of one
+/// that turns out to be bad is taken back.
+fn counted(table: &Table, groups: &mut Groups) -> Result<Vec<usize>, Unreadable> {
+    if let Some(error) = table.rows().find_map(Result::err) {
+        return Err(error);
+    }
+    let classes = table.classes().iter();
+    let places: Vec<_> = classes
+        .map(|class| groups.place(&class.schema, class.raw_len))
+        .collect();
+    for row in table.rows() {
+        let row = row?;
+        groups.add(places[usize::from(row.class)], &row);
+    }
+    Ok(places)
+}
+
+type Opened = BTreeMap<OsString, Result<Table, Unreadable>>;
+
+/// Opens all segments that are there. While others merge, a listing may have neither a merged segment
+/// nor one of its sources; so it is listed until nothing changes, and what was open once is kept.
+fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
+    let mut opened = Opened::new();
+    for _ in 0..LOOKS {
+        let before = dir.metadata()?.modified;
+        let mut is_new = false;
+        for name in segment_names(dir)? {
+            if opened.contains_key(&name) {
+                continue;
+            }
+            is_new = true;
+            match open_trusted(dir, &name) {
+                Err(error) if is_gone(&error) => {}
+                table => drop(opened.insert(name, table)),
+            }
+        }
+        if !is_new && dir.metadata()?.modified == before {
+            break;
+        }
+    }
+    Ok(opened)
+}
+
+/// An error with the file that it is about.
+pub(super) fn named(name: &str, kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
+    io::Error::new(kind, format!("{name}: {error}"))
+}

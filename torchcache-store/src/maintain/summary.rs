@@ -1,0 +1,198 @@
+//! What is in a cache, in numbers: out of the row tables, without a look at the rows themselves.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::root::{Cache, check_trust, is_gone, temp_names};
+use crate::cores;
+use crate::fs::Directory;
+use crate::manifest::{self, Manifest};
+use crate::scan::segment_names;
+use crate::segment::{Row, Table, Unreadable};
+
+/// A cache in numbers.
+#[derive(Debug)]
+pub struct Summary {
+    /// What went into its identity; an error says why that is not known.
+    pub manifest: io::Result<Manifest>,
+    /// When the manifest was written.
+    pub created: Option<SystemTime>,
+    /// The segments, by name, and so by age.
+    pub segments: Vec<SegmentInfo>,
+    /// Files that are being written, or were when their writer died.
+    pub unfinished: usize,
+}
+
+/// A segment in numbers.
+#[derive(Debug)]
+pub struct SegmentInfo {
+    /// What the file is called.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When a row of it was last read, to the minute.
+    pub last_read: SystemTime,
+    /// What it holds, or why that cannot be read.
+    pub contents: Result<Contents, Unreadable>,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The version of the format.
+    pub version: u32,
+    /// Its rows. One that lies in several segments counts in each.
+    pub rows: u64,
+    /// The same by what they mean.
+    pub groups: Vec<RowGroup>,
+}
+
+/// Rows of one schema and length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowGroup {
+    /// What they mean: see [`Schema::decode`](crate::schema::Schema::decode).
+    pub schema: Arc<[u8]>,
+    /// Bytes of each row's value.
+    pub row_bytes: u32,
+    /// How many there are.
+    pub rows: u64,
+    /// Bytes of their values as they are stored.
+    pub stored_bytes: u64,
+}
+
+impl RowGroup {
+    /// Bytes of the values.
+    pub fn value_bytes(&self) -> u64 {
+        self.rows * u64::from(self.row_bytes)
+    }
+}
+
+/// Adds up rows by what they mean, in the order in which that first occurs.
+#[derive(Default)]
+pub(super) struct Groups {
+    places: HashMap<(Arc<[u8]>, u32), usize>,
+    pub(super) groups: Vec<RowGroup>,
+}
+
+impl Groups {
+    /// The number of a group, which is made if need be.
+    pub(super) fn place(&mut self, schema: &Arc<[u8]>, row_bytes: u32) -> usize {
+        let Groups { places, groups } = self;
+        *places
+            .entry((schema.clone(), row_bytes))
+            .or_insert_with(|| {
+                groups.push(RowGroup {
+                    schema: schema.clone(),
+                    row_bytes,
+                    rows: 0,
+                    stored_bytes: 0,
+                });
+                groups.len() - 1
+            })
+    }
+
+    pub(super) fn add(&mut self, place: usize, row: &Row) {
+        self.groups[place].rows += 1;
+        self.groups[place].stored_bytes += u64::from(row.stored_len);
+    }
+}
+
+impl Summary {
+    /// Rows of all segments that can be read. One that lies in several counts in each.
+    pub fn rows(&self) -> u64 {
+        self.contents().map(|contents| contents.rows).sum()
+    }
+
+    /// Bytes of all segments, also of those that cannot be read.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// When a row was last read; `None` where there are no segments.
+    pub fn last_read(&self) -> Option<SystemTime> {
+        self.segments.iter().map(|segment| segment.last_read).max()
+    }
+
+    /// The rows of all segments by what they mean.
+    pub fn groups(&self) -> Vec<RowGroup> {
+        let mut sums = Groups::default();
+        for group in self.contents().flat_map(|contents| &contents.groups) {
+            let place = sums.place(&group.schema, group.row_bytes);
+            sums.groups[place].rows += group.rows;
+            sums.groups[place].stored_bytes += group.stored_bytes;
+        }
+        sums.groups
+    }
+
+    /// Segments that can be read.
+    pub fn contents(&self) -> impl Iterator<Item = &Contents> {
+        let segments = self.segments.iter();
+        segments.filter_map(|segment| segment.contents.as_ref().ok())
+    }
+}
+
+impl Cache {
+    /// Sums the cache up: reads the manifest, and of each segment the row table.
+    ///
+    /// # Errors
+    /// What the system says of the directory, and that it is not to be trusted. What is wrong with a
+    /// file stands beside it.
+    pub fn summary(&self) -> io::Result<Summary> {
+        let dir = self.open()?;
+        let written = dir.stat(manifest::FILE.as_ref());
+        let names = segment_names(&*dir)?;
+        let workers = cores::count().min(names.len());
+        let segments = Mutex::new(Vec::new());
+        cores::each(workers, names.into_iter(), |name| {
+            if let Some(segment) = summed(&*dir, &name) {
+                let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
+                segments.push(segment);
+            }
+        });
+        let mut segments = segments
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        segments.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Summary {
+            manifest: Manifest::read(&*dir),
+            created: written.ok().map(|file| file.modified),
+            segments,
+            unfinished: temp_names(&*dir)?.len(),
+        })
+    }
+}
+
+/// A segment in numbers; `None` if it is gone.
+fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
+    let file = dir.stat(name).ok()?;
+    let contents = check_trust(dir, name).and_then(|()| contents(&Table::open(dir, name)?));
+    if contents.as_ref().is_err_and(is_gone) {
+        return None;
+    }
+    Some(SegmentInfo {
+        name: name.to_string_lossy().into_owned(),
+        bytes: file.len,
+        last_read: file.modified,
+        contents,
+    })
+}
+
+fn contents(table: &Table) -> Result<Contents, Unreadable> {
+    let mut sums = Groups::default();
+    let classes = table.classes().iter();
+    let places: Vec<_> = classes
+        .map(|class| sums.place(&class.schema, class.raw_len))
+        .collect();
+    for row in table.rows() {
+        let row = row?;
+        sums.add(places[usize::from(row.class)], &row);
+    }
+    Ok(Contents {
+        version: table.version(),
+        rows: table.row_count(),
+        groups: sums.groups,
+    })
+}

@@ -1,0 +1,222 @@
+//! Everything at once: stores that put, merge, evict and clear, and what looks after their directory
+//! from outside. No row is wrong, none that was flushed and not taken away is missing, and nothing
+//! that vanishes is an error.
+
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use torchcache_store::maintain::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
+use torchcache_store::segment::SegmentFile;
+use torchcache_store::{Config, Key, Store};
+
+use super::{LEN, caches};
+use crate::common::{batch, count_right, keys, segments, value};
+
+/// A second handle on the directory, as strange to the first as another process.
+fn strange(dir: &Path, max_bytes: u64) -> Store {
+    let config = Config {
+        linger: Duration::from_millis(1),
+        segment_bytes: 400_000,
+        max_bytes,
+        ..Config::default()
+    };
+    let fs = std::sync::Arc::new(torchcache_store::fs::Os);
+    Store::open_on(fs, dir, config).expect("it opens")
+}
+
+/// Looks at everything, in turns, until it is told to stop. Returns how often.
+fn look_after(root: &Path, stop: &AtomicBool) -> u64 {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) || rounds == 0 {
+        for cache in caches(root) {
+            let summary = cache.summary().expect("it can be summed up");
+            for segment in &summary.segments {
+                assert!(segment.contents.is_ok(), "{segment:?}");
+            }
+        }
+        let reports = verify(&caches(root), &());
+        for report in &reports {
+            assert!(report.is_sound(), "{report:?}");
+            let repairs = repair(report);
+            assert!(repairs.segments.is_empty() && repairs.error.is_none());
+        }
+        let opened = Root::open(root).expect("it is there");
+        let keep = Keep::Newer(Duration::from_secs(3600));
+        let pruning = prune(&opened, keep, false).expect("it can be pruned");
+        assert!(pruning.failed.is_empty(), "{pruning:?}");
+        assert!(
+            pruning.caches.is_empty(),
+            "nothing is that old: {pruning:?}"
+        );
+        rounds += 1;
+    }
+    rounds
+}
+
+#[test]
+fn nothing_is_lost_or_wrong_while_stores_write_and_merge() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    let stop = AtomicBool::new(false);
+    let flushed = Mutex::new(0);
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let store = strange(&dir, u64::MAX);
+                    let since = Instant::now();
+                    while since.elapsed() < Duration::from_secs(3) {
+                        let mut next = flushed.lock().expect("no writer panicked");
+                        store.put(batch(&keys(*next..*next + 20), "s", LEN));
+                        store.flush().expect("it is written");
+                        *next += 20;
+                    }
+                    store.stats().merged_segments
+                })
+            })
+            .collect();
+        let looking = scope.spawn(|| look_after(temp.path(), &stop));
+        let reading = scope.spawn(|| {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) || rounds == 0 {
+                let expected = *flushed.lock().expect("no writer panicked");
+                let Some(cache) = caches(temp.path()).pop() else {
+                    continue;
+                };
+                let rows = CacheRows::open(&cache).expect("they can be read");
+                assert!(rows.skipped().is_empty(), "{:?}", rows.skipped());
+                if rows.groups().is_empty() {
+                    continue;
+                }
+                let mut distinct = rows.distinct(0).expect("they can be read");
+                assert!(distinct.count() >= expected, "a flushed row is missing");
+                let complete = distinct.each(|key, bytes| {
+                    assert!(*bytes == value(key, LEN), "a wrong row");
+                    Ok(())
+                });
+                assert!(complete.expect("they can be read"));
+                rounds += 1;
+            }
+            rounds
+        });
+        let merged: u64 = writers
+            .into_iter()
+            .map(|writer| writer.join().expect("it does not panic"))
+            .sum();
+        stop.store(true, Ordering::Relaxed);
+        assert!(merged > 0, "merging was under way");
+        assert!(looking.join().expect("it does not panic") > 0);
+        assert!(reading.join().expect("it does not panic") > 0);
+    });
+    let all = *flushed.lock().expect("no writer panicked");
+    let store = strange(&dir, u64::MAX);
+    assert_eq!(count_right(&store, &keys(0..all), LEN) as u64, all);
+}
+
+#[test]
+fn rows_that_are_found_are_right_while_segments_are_pruned_and_evicted() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let store = strange(&dir, 300_000);
+            let since = Instant::now();
+            let mut next = 0;
+            let mut hits = 0;
+            while since.elapsed() < Duration::from_secs(2) {
+                store.put(batch(&keys(next..next + 20), "s", LEN));
+                store.flush().expect("it is written");
+                hits += count_right(&store, &keys(next.saturating_sub(400)..next + 20), LEN);
+                next += 20;
+            }
+            assert!(hits > 0);
+            store.stats()
+        });
+        let pruner = scope.spawn(|| {
+            let mut gone = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let root = Root::open(temp.path()).expect("it is there");
+                let pruning = prune(&root, Keep::Bytes(150_000), false);
+                let pruning = pruning.expect("it can be pruned");
+                assert!(pruning.failed.is_empty(), "{pruning:?}");
+                let caches = pruning.caches.iter();
+                gone += caches.map(|cache| cache.segments.len()).sum::<usize>();
+                thread::sleep(Duration::from_millis(5));
+            }
+            gone
+        });
+        let reports = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for report in verify(&caches(temp.path()), &()) {
+                    assert!(report.is_sound(), "{report:?}");
+                }
+            }
+        });
+        let stats = writer.join().expect("it does not panic");
+        stop.store(true, Ordering::Relaxed);
+        assert!(pruner.join().expect("it does not panic") > 0);
+        reports.join().expect("it does not panic");
+        assert_eq!(stats.faults.get(torchcache_store::Fault::Corrupt), 0);
+        assert_eq!(stats.lost_rows, 0);
+    });
+}
+
+/// Spoils a record of some segment, and tells whose.
+fn spoil(dir: &Path, turn: usize) -> Option<Key> {
+    let paths = segments(dir);
+    let path = paths.get(turn % paths.len().max(1))?;
+    let file = SegmentFile::open(path, false).ok()?;
+    let row = file.footer().rows().nth(turn % 7)?;
+    let open = OpenOptions::new().write(true).open(path);
+    open.and_then(|open| open.write_all_at(b"spoilt!", row.offset))
+        .ok()?;
+    Some(row.key)
+}
+
+#[test]
+fn repair_loses_nothing_but_what_was_spoilt_while_a_store_merges() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    let stop = AtomicBool::new(false);
+    let (all, merged) = thread::scope(|scope| {
+        let repairing = scope.spawn(|| {
+            let (mut spoilt, mut rewritten, mut turn) = (HashSet::new(), 0, 0);
+            while !stop.load(Ordering::Relaxed) || rewritten == 0 {
+                spoilt.extend(spoil(&dir, turn));
+                turn += 1;
+                for report in verify(&caches(temp.path()), &()) {
+                    let repairs = repair(&report);
+                    assert!(repairs.error.is_none(), "{repairs:?}");
+                    for (_, done) in repairs.segments {
+                        let done = done.expect("nothing fails");
+                        rewritten += u64::from(matches!(done, Repaired::Rewritten { .. }));
+                    }
+                }
+            }
+            spoilt
+        });
+        let store = strange(&dir, u64::MAX);
+        let since = Instant::now();
+        let mut next = 0;
+        while since.elapsed() < Duration::from_secs(3) {
+            store.put(batch(&keys(next..next + 20), "s", LEN));
+            store.flush().expect("it is written");
+            next += 20;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let spoilt = repairing.join().expect("it does not panic");
+        let mut all = keys(0..next);
+        all.retain(|key| !spoilt.contains(key));
+        (all, store.stats().merged_segments)
+    });
+    assert!(merged > 0, "merging was under way");
+    let store = strange(&dir, u64::MAX);
+    assert_eq!(count_right(&store, &all, LEN), all.len());
+}

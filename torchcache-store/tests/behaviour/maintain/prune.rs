@@ -1,0 +1,158 @@
+//! Nothing goes but what was asked for.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use torchcache_store::maintain::{Keep, Pruning, Root, clear, prune};
+
+use super::{LEN, caches, filled, manifest, only, segment};
+use crate::common::{batch, count_right, keys, segments};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Two caches of a module and one of another; the segments' ages in hours, and their paths.
+fn three(root: &Path) -> Vec<(u64, PathBuf)> {
+    let mut all = Vec::new();
+    for (name, module, ages) in [
+        ("a", "m::One", &[1, 9, 50][..]),
+        ("b", "m::One", &[3, 40]),
+        ("c", "m::Two", &[20]),
+    ] {
+        let dir = root.join(name);
+        manifest(&dir, module, 100);
+        for &age in ages {
+            all.push((age, segment(&dir, &keys(age..age + 10), age)));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn pruned(root: &Path, keep: Keep, dry: bool) -> Pruning {
+    let root = Root::open(root).expect("it is there");
+    let pruning = prune(&root, keep, dry).expect("it can be listed");
+    assert!(pruning.failed.is_empty(), "{pruning:?}");
+    pruning
+}
+
+fn ages(all: &[(u64, PathBuf)]) -> Vec<u64> {
+    let there = all.iter().filter(|(_, path)| path.exists());
+    there.map(|(age, _)| *age).collect()
+}
+
+#[test]
+fn the_least_recently_read_go_until_the_rest_fits() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let all = three(temp.path());
+    let each = fs::metadata(&all[0].1).expect("it is there").len();
+    for (limit, left) in [
+        (6 * each, &[1, 3, 9, 20, 40, 50][..]),
+        (6 * each - 1, &[1, 3, 9, 20, 40]),
+        (4 * each, &[1, 3, 9, 20]),
+        (3 * each, &[1, 3, 9]),
+        (each / 2, &[]),
+    ] {
+        let before = ages(&all);
+        let dry = pruned(temp.path(), Keep::Bytes(limit), true);
+        assert_eq!(ages(&all), before, "a dry run removes nothing");
+        let wet = pruned(temp.path(), Keep::Bytes(limit), false);
+        assert_eq!(ages(&all), left, "limit {limit}");
+        assert_eq!(wet.left, each * left.len() as u64);
+        assert!(wet.left <= limit);
+        let told = |pruning: &Pruning| {
+            let caches = pruning.caches.iter();
+            let told = caches.map(|it| (it.segments.clone(), it.is_gone));
+            (told.collect::<Vec<_>>(), pruning.left)
+        };
+        assert_eq!(told(&dry), told(&wet), "a dry run tells what would go");
+        let emptied = !left.contains(&20);
+        assert_eq!(temp.path().join("c").exists(), !emptied, "limit {limit}");
+    }
+    assert!(caches(temp.path()).is_empty());
+}
+
+#[test]
+fn what_was_not_read_for_long_goes() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let all = three(temp.path());
+    manifest(&temp.path().join("empty-old"), "m::Three", 30);
+    manifest(&temp.path().join("empty-new"), "m::Three", 3);
+    let pruning = pruned(temp.path(), Keep::Newer(10 * HOUR), false);
+    assert_eq!(ages(&all), [1, 3, 9]);
+    let gone = pruning.caches.iter().filter(|cache| cache.is_gone);
+    let gone: Vec<_> = gone.map(|cache| cache.cache.name()).collect();
+    assert_eq!(gone, ["c", "empty-old"]);
+    let left: Vec<_> = caches(temp.path())
+        .iter()
+        .map(|it| it.name().to_owned())
+        .collect();
+    assert_eq!(left, ["a", "b", "empty-new"]);
+}
+
+#[test]
+fn of_each_module_the_latest_stay_and_what_has_no_manifest() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let all = three(temp.path());
+    let unknown = segment(&temp.path().join("unknown"), &keys(0..3), 5000);
+    pruned(temp.path(), Keep::Latest(2), false);
+    assert_eq!(ages(&all).len(), 6);
+    let pruning = pruned(temp.path(), Keep::Latest(1), false);
+    assert_eq!(ages(&all), [1, 9, 20, 50], "a and c");
+    assert!(pruning.caches[0].is_gone && !temp.path().join("b").exists());
+    pruned(temp.path(), Keep::Latest(0), false);
+    assert_eq!(ages(&all), Vec::<u64>::new());
+    assert!(unknown.exists());
+}
+
+#[test]
+fn what_others_keep_stays_and_is_not_counted() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let (a, b) = (temp.path().join("a"), temp.path().join("b"));
+    manifest(&a, "m", 100);
+    manifest(&b, "m", 100);
+    let future = segment(&a, &keys(0..10), 100);
+    let file = fs::OpenOptions::new().write(true).open(&future);
+    let file = file.expect("it can be opened");
+    file.write_all_at(&[9], 8).expect("it can be written");
+    segment(&b, &keys(0..10), 100);
+    fs::write(b.join("notes.txt"), b"mine").expect("it can be written");
+    for dry in [true, false] {
+        let pruning = pruned(temp.path(), Keep::Bytes(0), dry);
+        assert_eq!((pruning.left, pruning.left_alone.len()), (0, 1));
+        assert!(
+            pruning.caches.iter().all(|cache| !cache.is_gone),
+            "{pruning:?}"
+        );
+    }
+    assert!(future.exists() && a.join("manifest.json").exists());
+    assert!(b.join("notes.txt").exists() && b.join("manifest.json").exists());
+    // Clearing takes segments of every version, and leaves what is somebody else's.
+    let cleared: Vec<_> = caches(temp.path()).iter().map(clear).collect();
+    let gone = |n: usize| {
+        cleared[n]
+            .as_ref()
+            .expect("it is cleared")
+            .is_directory_gone
+    };
+    assert!(gone(0) && !gone(1), "{cleared:?}");
+    assert!(!a.exists() && b.join("notes.txt").exists());
+}
+
+#[test]
+fn a_running_store_goes_on_in_a_directory_that_was_cleared() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    let store = filled(&dir, &keys(0..50));
+    manifest(&dir, "m", 0);
+    let cleared = clear(&only(temp.path())).expect("it is cleared");
+    assert!(cleared.is_directory_gone && !dir.exists());
+    assert_eq!(cleared.segments, 1);
+    store.refresh();
+    assert_eq!(count_right(&store, &keys(0..50), LEN), 0);
+    store.put(batch(&keys(0..70), "s", LEN));
+    store.flush().expect("it makes the directory anew");
+    assert_eq!(count_right(&store, &keys(0..70), LEN), 70);
+    assert_eq!(segments(&dir).len(), 1);
+}

@@ -1,0 +1,207 @@
+//! What is bad is found and taken out, and nothing else.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+
+use torchcache_store::maintain::{Outcome, Repaired, Verified, repair, verify};
+use torchcache_store::{Compression, Config, Fault, Store};
+
+use super::{LEN, filled, only, segment};
+use crate::common::{batch, count_right, keys, patient, segments, value};
+
+fn verified(dir: &Path) -> Verified {
+    verify(&[only(dir)], &()).remove(0)
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path);
+    let file = file.expect("it can be opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("it is there");
+    file.write_all_at(&[byte[0] ^ 4], at)
+        .expect("it can be written");
+}
+
+#[test]
+fn a_sound_cache_is_sound_compressed_or_not_and_of_either_version() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path();
+    let config = Config {
+        compression: Some(Compression {
+            level: 1,
+            threads: 1,
+        }),
+        ..patient()
+    };
+    let store = Store::open(dir, config).expect("it opens");
+    store.put(batch(&keys(0..200), "s", 3000).element_bytes(4));
+    store.flush().expect("it is written");
+    drop(store);
+    segment(dir, &keys(0..1000), 0);
+    segment(dir, &[], 0);
+    for version in ["v1", "v2"] {
+        let from = format!(
+            "{}/tests/fixtures/{version}.tcs",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        fs::copy(from, dir.join(format!("{version}.tcs"))).expect("it can be copied");
+    }
+    let report = verified(dir);
+    assert!(report.is_sound(), "{report:?}");
+    let rows = report.segments.iter().map(|segment| match segment.outcome {
+        Outcome::Sound { rows } => rows,
+        _ => 0,
+    });
+    let rows: u64 = rows.sum();
+    assert_eq!(rows, only(dir).summary().expect("it is there").rows());
+    assert!(rows > 1200);
+}
+
+#[test]
+fn repair_keeps_every_sound_row_and_a_running_store_finds_them() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path();
+    let all = keys(0..300);
+    let store = filled(dir, &all);
+    let path = segments(dir).remove(0);
+    // The records of rows 7 and 100.
+    for row in [7, 100] {
+        flip(&path, 16 + row * (LEN as u64 + 8) + 3);
+    }
+    let before = fs::metadata(&path).and_then(|file| file.modified());
+    let report = verified(dir);
+    let [found] = &report.segments[..] else {
+        panic!("{report:?}")
+    };
+    assert!(
+        matches!(
+            found.outcome,
+            Outcome::Damaged {
+                rows: 300,
+                bad: 2,
+                ..
+            }
+        ),
+        "{found:?}"
+    );
+    let repairs = repair(&report);
+    assert!(repairs.error.is_none(), "{repairs:?}");
+    let done = repairs.segments[0].1.as_ref().expect("it was repaired");
+    let Repaired::Rewritten { to, kept, lost } = done else {
+        panic!("{done:?}")
+    };
+    assert_eq!((*kept, *lost), (298, 2));
+    let now = segments(dir);
+    assert_eq!(now, [dir.join(to)], "the old one is gone");
+    let after = fs::metadata(&now[0]).and_then(|file| file.modified());
+    assert_eq!(
+        before.expect("it was there"),
+        after.expect("it is there"),
+        "repairing is not reading"
+    );
+    assert!(verified(dir).is_sound());
+    let sound: Vec<_> = (0..300).filter(|n| ![7, 100].contains(n)).collect();
+    let sound: Vec<_> = sound.iter().map(|&n| all[n as usize]).collect();
+    assert_eq!(count_right(&store, &sound, LEN), 298);
+    // The bad ones are missing, and can be computed and kept again.
+    store.put(batch(&[all[7], all[100]], "s", LEN));
+    store.flush().expect("it is written");
+    let again = Store::open(dir.join("."), patient()).expect("it opens");
+    assert_eq!(count_right(&again, &all, LEN), 300);
+    assert_eq!(again.stats().faults.get(Fault::Corrupt), 0);
+}
+
+#[test]
+fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path();
+    let sound = segment(dir, &keys(0..10), 0);
+    let cut = segment(dir, &keys(10..20), 0);
+    let bytes = fs::read(&cut).expect("it is there");
+    fs::write(&cut, &bytes[..bytes.len() - 1]).expect("it can be written");
+    let footer = segment(dir, &keys(20..30), 0);
+    let len = fs::metadata(&footer).expect("it is there").len();
+    flip(&footer, len - 100);
+    let all_bad = segment(dir, &keys(30..31), 0);
+    flip(&all_bad, 20);
+    let future = segment(dir, &keys(40..50), 0);
+    let file = fs::OpenOptions::new().write(true).open(&future);
+    let file = file.expect("it can be opened");
+    file.write_all_at(&[9], 8).expect("it can be written");
+    // A stranger's, and broken as well: that is the stranger's matter.
+    let open = segment(dir, &keys(50..60), 0);
+    flip(&open, 0);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).expect("it is ours");
+
+    let report = verified(dir);
+    let damaged = |report: &Verified| {
+        let damaged = report.segments.iter().filter(|it| it.outcome.is_damage());
+        damaged.count()
+    };
+    assert_eq!((report.segments.len(), damaged(&report)), (6, 3));
+    let repairs = repair(&report);
+    assert!(repairs.error.is_none(), "{repairs:?}");
+    let mut lost: Vec<_> = repairs
+        .segments
+        .iter()
+        .map(|(_, done)| match done {
+            Ok(Repaired::Removed { lost }) => *lost,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    lost.sort();
+    assert_eq!(lost, [None, None, Some(1)]);
+    let mut left = [sound, future, open];
+    left.sort();
+    let mut there = segments(dir);
+    there.sort();
+    assert_eq!(there, left);
+    assert!(verified(dir).is_sound());
+}
+
+#[test]
+fn a_record_whose_frame_holds_something_else_is_bad_although_its_checksum_is_right() {
+    use torchcache_store::segment::{SegmentWriter, Storage};
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let mut writer = SegmentWriter::create(temp.path()).expect("it can be made");
+    let schema = b"s".as_slice().into();
+    for (n, len) in [(0, LEN), (1, LEN - 1), (2, LEN)] {
+        let key = keys(n..n + 1)[0];
+        let frame = zstd::bulk::compress(&value(&key, len), 3).expect("it compresses");
+        let pushed = writer.push(&key, &schema, LEN as u32, Storage::Zstd, &frame);
+        pushed.expect("it is written");
+    }
+    let published = writer.finish().and_then(|finished| finished.publish());
+    published.expect("it is written");
+    let report = verified(temp.path());
+    assert!(!report.is_sound());
+    repair(&report);
+    assert!(verified(temp.path()).is_sound());
+    let summary = only(temp.path()).summary().expect("it is there");
+    assert_eq!(summary.rows(), 2);
+}
+
+#[test]
+fn only_temporary_files_of_dead_writers_are_removed() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path();
+    segment(dir, &keys(0..3), 0);
+    let (dead, young, locked) = (
+        dir.join(".tmp-1-dead.tcs"),
+        dir.join(".tmp-2-young.tcs"),
+        dir.join(".tmp-3-locked.tcs"),
+    );
+    for path in [&dead, &young, &locked] {
+        fs::write(path, b"half").expect("it can be written");
+    }
+    super::set_read(&dead, 2);
+    super::set_read(&locked, 2);
+    let lock = fs::File::open(&locked).expect("it is there");
+    lock.try_lock().expect("nobody else has it");
+    let report = verified(dir);
+    assert_eq!(report.stale, [".tmp-1-dead.tcs"]);
+    assert!(report.is_sound(), "it is nobody's damage");
+    assert_eq!(repair(&report).stale, [".tmp-1-dead.tcs"]);
+    assert!(!dead.exists() && young.exists() && locked.exists());
+}

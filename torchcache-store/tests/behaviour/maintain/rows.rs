@@ -1,0 +1,104 @@
+//! Every row once, and right, whichever copies are bad or go away meanwhile.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use torchcache_store::Key;
+use torchcache_store::maintain::CacheRows;
+
+use super::{LEN, filled, only, segment};
+use crate::common::{batch, keys, patient, value};
+
+/// Reads all rows of a group, each checked; and how many records were bad.
+fn read(rows: &CacheRows, group: usize) -> (HashMap<Key, usize>, u64) {
+    let mut distinct = rows.distinct(group).expect("they can be read");
+    loop {
+        let mut seen = HashMap::new();
+        let count = distinct.count();
+        let complete = distinct.each(|key, bytes| {
+            assert!(*bytes == value(key, bytes.len()), "a wrong row");
+            *seen.entry(*key).or_default() += 1;
+            Ok(())
+        });
+        if complete.expect("they can be read") {
+            assert_eq!(seen.len() as u64, count);
+            assert!(seen.values().all(|&times| times == 1));
+            return (seen, distinct.bad());
+        }
+    }
+}
+
+fn open(dir: &Path) -> CacheRows {
+    CacheRows::open(&only(dir)).expect("they can be read")
+}
+
+#[test]
+fn rows_in_several_segments_come_once_also_where_they_take_several_passes() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    // Short rows, so that more of them are compared than fit one pass.
+    let all = keys(0..130_000);
+    let store = torchcache_store::Store::open(temp.path(), patient()).expect("it opens");
+    store.put(batch(&all, "s", 4));
+    store.flush().expect("it is written");
+    drop(store);
+    let mut writer =
+        torchcache_store::segment::SegmentWriter::create(temp.path()).expect("it can be made");
+    for key in &keys(100_000..150_000) {
+        let schema = b"s".as_slice().into();
+        let storage = torchcache_store::segment::Storage::Raw;
+        let pushed = writer.push(key, &schema, 4, storage, &value(key, 4));
+        pushed.expect("it is written");
+    }
+    let published = writer.finish().and_then(|finished| finished.publish());
+    published.expect("it is written");
+    let rows = open(temp.path());
+    assert_eq!(rows.groups()[0].rows, 180_000);
+    let (seen, bad) = read(&rows, 0);
+    assert_eq!((seen.len(), bad), (150_000, 0));
+}
+
+#[test]
+fn a_bad_record_is_made_up_for_by_a_sound_copy() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let first = segment(temp.path(), &keys(0..20), 0);
+    segment(temp.path(), &keys(10..30), 0);
+    let file = fs::OpenOptions::new().write(true).open(&first);
+    let file = file.expect("it can be opened");
+    for row in [2u64, 15] {
+        let at = 16 + row * (LEN as u64 + 8);
+        file.write_all_at(b"not this", at)
+            .expect("it can be written");
+    }
+    let (seen, bad) = read(&open(temp.path()), 0);
+    assert_eq!((seen.len(), bad), (29, 2));
+    assert!(!seen.contains_key(&keys(2..3)[0]));
+}
+
+#[test]
+fn rows_of_each_meaning_are_apart_and_what_is_open_is_read_to_the_end() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let store = filled(temp.path(), &keys(0..40));
+    store.put(batch(&keys(40..50), "other", LEN));
+    store.put(batch(&keys(50..55), "s", LEN + 1));
+    store.flush().expect("it is written");
+    let rows = open(temp.path());
+    store.clear();
+    let groups: Vec<_> = rows
+        .groups()
+        .iter()
+        .map(|group| (&*group.schema, group.row_bytes as usize, group.rows))
+        .collect();
+    assert_eq!(
+        groups,
+        [
+            (&b"s"[..], LEN, 40),
+            (b"other", LEN, 10),
+            (b"s", LEN + 1, 5)
+        ]
+    );
+    for (group, count) in [(0, 40), (1, 10), (2, 5)] {
+        assert_eq!(read(&rows, group).0.len(), count);
+    }
+}
