@@ -49,7 +49,7 @@ fn memory(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: 
 
     let options = Options::new().max_memory_cache_size(ROOM);
     let cache = cached(workload, &format!("ids {round}"), options);
-    let call = |batch: &Batch| cache.forward_by_id(&batch.input, &batch.ids);
+    let call = |batch: &Batch| cache.forward_by_id(&batch.input, batch.ids.as_slice());
     pass_with_ids(data, call);
     to.add(
         Served::MemoryHitById,

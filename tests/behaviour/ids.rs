@@ -149,8 +149,8 @@ fn by_owned_name(xs: &Tensor, #[id] names: &[String]) -> Tensor {
 }
 
 #[torchcache]
-fn by_vector(xs: &Tensor, #[id] names: &Vec<u32>) -> Tensor {
-    assert_eq!(xs.size()[0] as usize, names.len());
+fn by_number(xs: &Tensor, #[id] numbers: &[u32]) -> Tensor {
+    assert_eq!(xs.size()[0] as usize, numbers.len());
     xs * 4
 }
 
@@ -176,9 +176,9 @@ fn ids_are_texts_or_integers_in_any_list_or_a_tensor() {
     by_owned_name(&part, &names[1..]);
     assert_eq!(by_owned_name::cache().stats().memory_hits, 2);
 
-    by_vector(&xs, &vec![1, 2, 3]);
-    by_vector(&part, &vec![3, 9]);
-    assert_eq!(by_vector::cache().stats().memory_hits, 1);
+    by_number(&xs, &[1, 2, 3]);
+    by_number(&part, &[3, 9]);
+    assert_eq!(by_number::cache().stats().memory_hits, 1);
 
     let ids = Tensor::from_slice(&[5i64, 6, 7]).to_device(device());
     by_tensor(&xs, &ids);
@@ -242,4 +242,83 @@ fn a_wrapped_module_takes_ids_too_and_keeps_them_apart_from_content() {
     assert!(same(&ys.get(0), &(xs.get(1) * 2)));
     assert_eq!(misses(), 4);
     assert!(panic_of(|| net.forward_by_id(&xs, ["a"].as_slice())).contains("1 ids for 2 rows"));
+}
+
+/// A module that may be trained, and switched off, and keeps its rows.
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Kept {
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache_enabled: bool,
+    torchcache_persistent_cache_dir: std::path::PathBuf,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Kept {
+    fn forward_t(
+        &self,
+        xs: &Tensor,
+        #[id] ids: &[&str],
+        #[shared] add: &Tensor,
+        train: bool,
+    ) -> Tensor {
+        assert!(!ids.is_empty());
+        self.ran.note(xs);
+        if train { xs.neg() } else { xs + add }
+    }
+}
+
+#[test]
+fn rows_by_id_outlast_their_process_and_do_not_matter_in_training_or_when_switched_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |enabled| Kept {
+        ran: Ran::default(),
+        torchcache_enabled: enabled,
+        torchcache_persistent_cache_dir: dir.path().to_owned(),
+        cache: TorchCache::default(),
+    };
+    let (xs, one) = (random(&[2, 3]), random(&[3]));
+    let first = open(true);
+    let ys = first.forward_t(&xs, &["a", "b"], &one, false);
+    assert!(first.cache.flush());
+    drop(first);
+
+    let again = open(true);
+    let other = random(&[2, 3]);
+    let hit = again.forward_t(&other, &["b", "a"], &one, false);
+    assert_eq!(again.ran.take(), (0, 0));
+    assert_eq!(again.cache.stats().disk_hits, 2);
+    assert!(same(&hit.get(0), &ys.get(1)) && same(&hit.get(1), &ys.get(0)));
+    // Another shared tensor, another row.
+    let shifted = again.forward_t(&other, &["a", "b"], &(&one + 1.0), false);
+    assert!(same(&shifted, &(&other + (&one + 1.0))));
+    assert_eq!(again.ran.take(), (1, 2));
+
+    for _ in 0..2 {
+        assert!(same(
+            &again.forward_t(&other, &["a", "b"], &one, true),
+            &other.neg()
+        ));
+    }
+    assert_eq!(again.ran.take(), (2, 4), "training goes past the cache");
+    let off = open(false);
+    assert!(same(
+        &off.forward_t(&other, &["a", "b"], &one, false),
+        &(&other + &one)
+    ));
+    assert_eq!(off.ran.take(), (1, 2));
+
+    let grad = random(&[2, 3]).set_requires_grad(true);
+    assert!(
+        again
+            .forward_t(&grad, &["a", "b"], &one, false)
+            .requires_grad()
+    );
+    assert_eq!(
+        again.ran.take(),
+        (1, 2),
+        "an input that requires grad goes past it as well"
+    );
 }

@@ -85,6 +85,11 @@ fn what_keeps_training_from_finding_all_rows_is_said() {
         1,
         "{lines:?}"
     );
+    // Now most of memory is taken by what was there before.
+    let few = || (0..4).map(|_| random(&[8, 64]));
+    let (stats, lines) = logged(|| Prefill::new(small::cache()).run(few(), |xs| small(&xs)));
+    assert!(stats.memory_rows > stats.misses, "{stats}");
+    assert_eq!(warnings(&lines, "more rows than memory holds"), 1);
 
     #[torchcache(enabled = false)]
     fn off(xs: &Tensor) -> Tensor {

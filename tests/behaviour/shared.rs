@@ -1,6 +1,7 @@
 //! Arguments that are the same for all rows, and lists of tensors.
 
-use tch::{Kind, Tensor};
+use tch::nn::OptimizerConfig;
+use tch::{Device, Kind, Tensor, nn};
 use torchcache::{TorchCache, torchcache};
 
 use crate::support::{Ran, device, logged, random, same, warnings};
@@ -91,6 +92,83 @@ fn a_shared_tensor_with_a_gradient_goes_past_the_cache() {
     assert_eq!(model.cache.stats().memory_hits, 6);
 }
 
+/// `nn::Sgd` writes parameters through aliases that do not count.
+#[test]
+fn a_large_shared_table_that_an_optimiser_writes_to_is_noticed() {
+    #[torchcache]
+    fn look_up(xs: &Tensor, #[shared] table: &Tensor) -> Tensor {
+        table.index_select(0, xs)
+    }
+    let vs = nn::VarStore::new(device());
+    let weights = vs.root().randn_standard("table", &[10_000, 16]);
+    let table = weights.detach();
+    let mut sgd = nn::Sgd::default().build(&vs, 1.0).unwrap();
+    let xs = Tensor::from_slice(&[7i64, 9_999]).to_device(device());
+    let before = look_up(&xs, &table);
+    assert!(same(&look_up(&xs, &table), &before));
+    assert_eq!(look_up::cache().stats().memory_hits, 2);
+    sgd.backward_step(&weights.index_select(0, &xs).sum(Kind::Float));
+    if device() != Device::Cpu {
+        look_up::cache().refresh(); // only memory of the CPU is read at each call
+    }
+    let after = look_up(&xs, &table);
+    assert!(same(&after, &table.index_select(0, &xs)));
+    assert!(!same(&after, &before));
+}
+
+/// Degrees of a graph: what is stored counts, zeros too.
+#[test]
+fn sparse_tensors_that_are_equal_when_dense_are_told_apart() {
+    #[torchcache]
+    fn stored(xs: &Tensor, #[shared] graph: &Tensor) -> Tensor {
+        let stored = if graph.is_sparse() {
+            graph.internal_nnz()
+        } else {
+            -1
+        };
+        xs.zeros_like() + stored
+    }
+    let xs = random(&[2, 2]);
+    let options = (Kind::Float, device());
+    let graph = |columns: &[i64], values: &[f32]| {
+        let rows = vec![0; columns.len()];
+        let index = Tensor::from_slice(&[rows.as_slice(), columns].concat()).view([2, -1]);
+        let (index, values) = (
+            index.to_device(device()),
+            Tensor::from_slice(values).to_device(device()),
+        );
+        Tensor::sparse_coo_tensor_indices_size(&index, &values, [2, 2], options, false)
+    };
+    let (two, one) = (graph(&[0, 1], &[1.0, 0.0]), graph(&[0], &[1.0]));
+    let dense = one.to_dense(None::<Kind>, false);
+    for _ in 0..2 {
+        for (graph, stored_values) in [(&two, 2.0), (&one, 1.0), (&dense, -1.0)] {
+            assert_eq!(stored(&xs, graph).double_value(&[0, 0]), stored_values);
+        }
+    }
+    let stats = stored::cache().stats();
+    assert_eq!((stats.misses, stats.memory_hits), (6, 6));
+}
+
+#[test]
+fn a_sparse_shared_tensor_that_requires_grad_goes_past_the_cache() {
+    #[torchcache]
+    fn multiplied(xs: &Tensor, #[shared] graph: &Tensor) -> Tensor {
+        graph.mm(xs)
+    }
+    let xs = random(&[2, 2]);
+    let leaf = Tensor::eye(2, (Kind::Float, device())).set_requires_grad(true);
+    let graph = leaf.to_sparse(None, None::<&[i64]>, None);
+    tch::no_grad(|| multiplied(&xs, &graph));
+    assert_eq!(multiplied::cache().stats().misses, 2);
+    assert!(
+        multiplied(&xs, &graph).requires_grad(),
+        "no gradient is lost in silence"
+    );
+    tch::no_grad(|| multiplied(&xs, &graph));
+    assert_eq!(multiplied::cache().stats().memory_hits, 2);
+}
+
 /// A shared sparse matrix and a list of shared ones.
 #[torchcache]
 fn mixed(
@@ -166,7 +244,7 @@ fn empty_lists_alone_have_no_rows() {
 }
 
 #[test]
-#[should_panic(expected = "argument `xs` has 2 rows, argument `ys` has 3")]
+#[should_panic(expected = "argument `xs[0]` has 2 rows, argument `xs[1]` has 3")]
 fn all_tensors_of_all_lists_have_one_batch() {
-    sum(&[random(&[2, 2])], &[&random(&[3, 2])]);
+    sum(&[random(&[2, 2]), random(&[3, 2])], &[&random(&[2, 2])]);
 }

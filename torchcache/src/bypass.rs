@@ -26,6 +26,8 @@ pub(crate) enum Reason {
     ArgumentKind(String, TchError),
     /// The output cannot be cut into rows.
     OutputLayout,
+    /// There is nothing in it.
+    NoTensors,
     /// Rows of one batch have different shapes or kinds.
     ChangingShape,
     /// The cache holds rows that this version cannot read.
@@ -61,6 +63,7 @@ impl Reason {
                 2,
                 "the output is sparse, quantized, of an unknown kind or has too many parts to be cut into rows: it is not cached".into(),
             ),
+            Reason::NoTensors => (10, "the output holds no tensor: it is not cached".into()),
             Reason::ChangingShape => (
                 3,
                 "the shape or kind of an output row changes with the batch it is computed in: batches that mix such rows go past the cache; pad to a fixed length to cache them".into(),
@@ -101,7 +104,7 @@ pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Re
         }
     }
     for argument in &arguments.tensors {
-        let name = || name(argument);
+        let name = || arguments.name(function, argument);
         if let Err(error) = argument.tensor.f_kind() {
             return Err(Reason::ArgumentKind(name(), error));
         }

@@ -20,6 +20,7 @@ use crate::keys::{Context, Key};
 use crate::memory::Incoming;
 use crate::options::Options;
 use crate::output::{Batched, Output, structure};
+use crate::parts::parts;
 use crate::plain;
 use crate::raw;
 use crate::schema::Schema;
@@ -96,7 +97,7 @@ fn cached<O: Output>(
 pub(crate) struct Call<'a> {
     pub(crate) subject: &'a dyn Subject,
     function: &'a Function,
-    pub(crate) arguments: &'a Arguments,
+    pub(crate) arguments: &'a Arguments<'a>,
     pub(crate) options: &'a Options,
     cache: &'a Cache,
     pub(crate) counters: &'a Counters,
@@ -131,14 +132,16 @@ impl Call<'_> {
     fn keys_of_the_rows<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
         let shared = self.subject.handle().digests_of(&self.arguments.shared);
-        let context = Context {
-            module_hash: &self.cache.identity.hash,
-            options: self.options,
-            function: self.function.name,
-            output: &self.structure,
-            shared: &shared,
-        };
-        let keys = context.keys(self.arguments);
+        let keys = shared.and_then(|shared| {
+            let context = Context {
+                module_hash: &self.cache.identity.hash,
+                options: self.options,
+                function: self.function.name,
+                output: &self.structure,
+                shared: &shared,
+            };
+            context.keys(self.arguments)
+        });
         Counters::time(&self.counters.hashing, start);
         keys.map_err(|error| {
             Counters::add(&self.counters.hashing_faults, 1);
@@ -239,6 +242,9 @@ impl Call<'_> {
 
     /// Rows as the tiers keep them: rounded and packed.
     pub(crate) fn computed(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<Computed, Reason> {
+        if tensors.is_empty() {
+            return Err(Reason::NoTensors);
+        }
         if !tensors.iter().all(plain::is_plain) {
             return Err(Reason::OutputLayout);
         }
@@ -350,37 +356,6 @@ fn one_schema<O>(batch: &Batch) -> Result<(), Stop<O>> {
     } else {
         Ok(())
     }
-}
-
-/// The tensors of what the body gave for `rows` rows, and the lengths of its vectors.
-pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
-    let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-    output
-        .value()
-        .map_err(Stop::Return)?
-        .take_apart(&mut tensors, &mut lengths);
-    check_output(&tensors, rows)?;
-    Ok((tensors, lengths))
-}
-
-fn check_output(tensors: &[Tensor], rows: i64) -> Result<(), Problem> {
-    if tensors.is_empty() {
-        return Err(Problem::NoOutput);
-    }
-    for (part, tensor) in tensors.iter().enumerate() {
-        let got = if tensor.defined() {
-            tensor.size()
-        } else {
-            Vec::new()
-        };
-        if got.first() != Some(&rows) {
-            return Err(Problem::OutputRows { part, got, rows });
-        }
-        if plain::records_gradients(tensor) {
-            return Err(Problem::OutputRequiresGrad);
-        }
-    }
-    Ok(())
 }
 
 /// Queues rows for the disk. Those that are there already come back: their values are the rows from

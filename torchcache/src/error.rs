@@ -102,19 +102,16 @@ pub enum Problem {
     },
     /// The forward returned a tensor whose first dimension is not the batch.
     #[error(
-        "output {part} has shape {got:?}; expected its first dimension to be the batch of {rows} rows: return one row of output per row of input, or leave this function uncached"
+        "output `{part}` has shape {got:?}; expected its first dimension to be the batch of {rows} rows: return one row of output per row of input, or leave this function uncached"
     )]
     OutputRows {
-        /// Which tensor of the output, from 0.
-        part: usize,
+        /// Which tensor of the output: by the fields and places on the way to it, or `output`.
+        part: String,
         /// The shape it had.
         got: Vec<i64>,
         /// The rows the forward was given.
         rows: i64,
     },
-    /// The forward returned no tensor at all.
-    #[error("the output holds no tensor; expected at least one with a row per row of input")]
-    NoOutput,
     /// A parameter that requires grad while gradients are recorded.
     #[error(
         "parameter `{parameter}` requires grad while gradients are recorded, and a cached output has none; freeze it (`vs.freeze()`), call inside `tch::no_grad`, or switch this cache off with `enabled = false`"

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use tch::Device;
+use tch::{Device, TchError};
 use torchcache_store::manifest::difference;
 
 use crate::argument::{SharedDigests, TensorArgument};
@@ -41,8 +41,8 @@ use crate::tiers::{Tiers, lock};
 pub struct TorchCache {
     state: Mutex<State>,
     attaching: Mutex<()>,
-    /// Of the shared tensors of the last call; out of the lock while it is in use.
-    shared: Mutex<SharedDigests>,
+    /// Of shared tensors, out of the lock while they are in use; and how often they were given up.
+    shared: Mutex<(u64, SharedDigests)>,
     /// Set by `refresh`, taken by the next call.
     refresh: AtomicBool,
     pub(crate) counters: Counters,
@@ -101,7 +101,7 @@ impl TorchCache {
                 },
             }),
             attaching: Mutex::new(()),
-            shared: Mutex::new(SharedDigests::new()),
+            shared: Mutex::new((0, SharedDigests::new())),
             refresh: AtomicBool::new(false),
             counters: Counters::new(),
         }
@@ -163,17 +163,24 @@ impl TorchCache {
     /// that cannot be watched: weights written through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.refresh.store(true, Relaxed);
-        *lock(&self.shared) = SharedDigests::new();
+        let mut shared = lock(&self.shared);
+        *shared = (shared.0 + 1, SharedDigests::new());
     }
 
-    /// The digests of shared tensors, in their order. Those of the last call are not hashed again.
-    pub(crate) fn digests_of(&self, shared: &[TensorArgument]) -> Vec<[u8; 32]> {
+    /// The digests of shared tensors, in their order. Those of the last calls are not hashed again.
+    pub(crate) fn digests_of(&self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
         if shared.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let mut digests = std::mem::take(&mut *lock(&self.shared));
+        let (age, mut digests) = {
+            let mut kept = lock(&self.shared);
+            (kept.0, std::mem::take(&mut kept.1))
+        };
         let of_these = digests.of(shared);
-        *lock(&self.shared) = digests;
+        let mut kept = lock(&self.shared);
+        if kept.0 == age {
+            kept.1 = digests;
+        }
         of_these
     }
 

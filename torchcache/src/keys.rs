@@ -147,7 +147,7 @@ mod tests {
             options,
             function: "forward",
             output: "T",
-            shared: &SharedDigests::new().of(&arguments.shared),
+            shared: &SharedDigests::new().of(&arguments.shared).unwrap(),
         };
         context.keys(&arguments).unwrap()
     }
@@ -252,7 +252,8 @@ mod tests {
         assert_eq!(by_id(1.0, &[4, 5])[0], by_id(1.0, &[6, 4])[1]);
         let tensor = Tensor::from_slice(&[4i32, 5]);
         let xs = Tensor::zeros([2, 3], tch::kind::FLOAT_CPU);
-        let arguments = Arguments::new().with(&xs).with_id(&&tensor);
+        let ids = &tensor;
+        let arguments = Arguments::new().with(&xs).with_id(&ids);
         assert_eq!(keys(&Options::new(), arguments), by_id(1.0, &[4, 5]));
     }
 

@@ -86,6 +86,7 @@ mod options;
 mod output;
 mod overrides;
 mod parallel;
+mod parts;
 mod pieces;
 mod plain;
 mod prefill;

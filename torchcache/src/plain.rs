@@ -55,7 +55,17 @@ pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
         };
         little.f_mul_scalar(1)
     };
-    tensor.requires_grad() && recorded().is_ok_and(|product| product.requires_grad())
+    if !tensor.requires_grad() {
+        return false;
+    }
+    match recorded() {
+        Ok(product) => product.requires_grad(),
+        // A layout that cannot be narrowed. Grad mode is one for all tensors.
+        Err(_) => Tensor::from_slice(&[0.0f32])
+            .f_set_requires_grad(true)
+            .and_then(|leaf| leaf.f_mul_scalar(1))
+            .map_or(true, |product| product.requires_grad()),
+    }
 }
 
 /// The stable code of a kind in keys and schemas, which is libtorch's. Never reuse one.

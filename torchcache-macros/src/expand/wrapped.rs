@@ -5,7 +5,8 @@ use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Pat, Type};
+use syn::visit_mut::VisitMut;
+use syn::{Lifetime, Pat, Type};
 
 use crate::parse::{Argument, Role, Wrapped};
 
@@ -66,6 +67,24 @@ impl Wrapped {
         quote!(|#rows| -> #output #body)
     }
 
+    /// The type of the output outside of the function, where its lifetimes have no name: what it is
+    /// made of does not depend on them.
+    fn output_for_good(&self) -> Type {
+        struct Forget<'a>(Vec<&'a Lifetime>);
+        impl VisitMut for Forget<'_> {
+            fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+                if self.0.contains(&&*lifetime) {
+                    *lifetime = Lifetime::new("'static", lifetime.span());
+                }
+            }
+        }
+        let generics = self.signature.generics.lifetimes();
+        let own = generics.map(|parameter| &parameter.lifetime).collect();
+        let mut output = self.output.clone();
+        Forget(own).visit_type_mut(&mut output);
+        output
+    }
+
     /// The value of type `Function`.
     pub(crate) fn constant(&self) -> TokenStream {
         let name = self.signature.ident.unraw().to_string();
@@ -73,7 +92,7 @@ impl Wrapped {
             .arguments
             .iter()
             .map(|argument| argument.name.unraw().to_string());
-        let (code, output) = (&self.code, &self.output);
+        let (code, output) = (&self.code, self.output_for_good());
         quote! {
             ::torchcache::__private::Function {
                 name: #name,

@@ -1,9 +1,12 @@
 //! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
 
+use std::collections::HashSet;
+
+use quote::ToTokens;
 use syn::{Data, DeriveInput, Fields, Generics, Ident};
 
 use crate::errors::Errors;
-use crate::parse::fields::{Field, take_skip};
+use crate::parse::fields::{Field, mentions, take_skip};
 
 /// A struct or an enum without mistakes.
 pub(crate) struct Fingerprint {
@@ -100,14 +103,25 @@ impl Batched {
             );
             return Err(syn::Error::new_spanned(input.ident, message));
         }
+        let mut errors = Errors::default();
+        let own = HashSet::from([input.ident.to_string(), "Self".to_owned()]);
+        for field in &fields {
+            if mentions(&field.ty.to_token_stream(), &own) {
+                let message = format!(
+                    "`{}` is made of itself, so nobody could say how many tensors it has; give the \
+                     inner one a type of its own",
+                    input.ident
+                );
+                errors.report(&field.ty, message);
+            }
+        }
         let members = fields.members().zip(&fields);
-        Ok(Self {
+        let members = members.map(|(member, field)| Field::new(field, member));
+        errors.finish(Self {
             name: input.ident,
             generics: input.generics,
             is_named: matches!(fields, Fields::Named(_)),
-            fields: members
-                .map(|(member, field)| Field::new(field, member))
-                .collect(),
+            fields: members.collect(),
         })
     }
 }

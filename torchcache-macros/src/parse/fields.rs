@@ -118,7 +118,7 @@ pub(crate) fn bounds<'a>(
     bounded
 }
 
-fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {
+pub(super) fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {
     tokens.clone().into_iter().any(|token| match token {
         TokenTree::Ident(ident) => names.contains(&ident.to_string()),
         TokenTree::Group(group) => mentions(&group.stream(), names),

@@ -97,3 +97,22 @@ fn marked_arguments_are_passed_on_as_what_they_are() {
         "marks are part of the code"
     );
 }
+
+#[derive(Debug, PartialEq)]
+struct Named<'a>(&'a str);
+
+#[torchcache]
+fn named<'a>(xs: &Tensor, name: &'a str) -> Result<Tensor, Named<'a>> {
+    if xs.0.is_empty() {
+        Err(Named(name))
+    } else {
+        Ok(xs.clone())
+    }
+}
+
+/// The constant that describes the function has no name for them.
+#[test]
+fn an_output_may_have_lifetimes_of_the_signature() {
+    assert_eq!(named(&Tensor(vec![]), "empty"), Err(Named("empty")));
+    assert!((named::Cached::FUNCTION.output)().contains("Named"));
+}

@@ -2,7 +2,6 @@
 //! `torchcache::__private`, and a cache that remembers nothing but counts calls. It proves that
 //! expansions compile and reach the runtime with the right arguments.
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
@@ -346,7 +345,7 @@ impl<T: Batched> Batched for Option<T> {
 }
 
 pub trait Output {}
-impl<T: Any> Output for T {}
+impl<T> Output for T {}
 
 fn call<O>(function: &Function, name: &str, arguments: Arguments, body: impl Fn(&Rows) -> O) -> O {
     SEEN.with_borrow_mut(|seen| {

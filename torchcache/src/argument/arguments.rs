@@ -12,13 +12,13 @@ use crate::{plain, raw};
 /// The arguments of one call, in order.
 #[doc(hidden)]
 #[derive(Debug, Default)]
-pub struct Arguments {
+pub struct Arguments<'a> {
     /// The tensors that are cut into rows.
     pub(crate) tensors: Vec<TensorArgument>,
     /// Those that are the same for all rows.
     pub(crate) shared: Vec<TensorArgument>,
     /// What rows are keyed by, where that is not their content.
-    pub(crate) ids: Option<IdArgument>,
+    pub(crate) ids: Option<IdArgument<'a>>,
     /// A digest of every plain argument, with its position and type.
     pub(crate) plain: Vec<(usize, [u8; 32])>,
     count: usize,
@@ -33,12 +33,12 @@ pub(crate) struct TensorArgument {
 
 /// The ids of the rows, and where they stand among the arguments.
 #[derive(Debug)]
-pub(crate) struct IdArgument {
+pub(crate) struct IdArgument<'a> {
     pub(crate) position: usize,
-    pub(crate) ids: Ids,
+    pub(crate) ids: Ids<'a>,
 }
 
-impl Arguments {
+impl<'a> Arguments<'a> {
     /// No arguments yet.
     pub fn new() -> Self {
         Self::default()
@@ -54,7 +54,7 @@ impl Arguments {
 
     /// With one more that is marked `#[id]`.
     #[must_use]
-    pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &A) -> Self {
+    pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &'a A) -> Self {
         let (position, ids) = (self.count, argument.describe());
         self.ids = Some(IdArgument { position, ids });
         self.count += 1;
@@ -75,7 +75,7 @@ impl Arguments {
     ///
     /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, ids that are none.
     pub(crate) fn rows(&self, function: &Function) -> Result<i64, Problem> {
-        let name = |argument: &TensorArgument| function.argument(argument.position);
+        let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
         for argument in &self.tensors {
             let Some(&rows) = argument.tensor.size().first() else {
@@ -111,9 +111,24 @@ impl Arguments {
 
     /// Where the outputs of a function without weights are at home: where its first tensor is.
     pub(crate) fn home(&self) -> Device {
-        let mut tensors = self.tensors.iter().chain(&self.shared);
-        let first = tensors.next().map(|first| first.tensor.device());
+        let tensors = self.tensors.iter().chain(&self.shared);
+        let mut defined = tensors.filter(|argument| argument.tensor.defined());
+        let first = defined.next().map(|first| first.tensor.device());
         first.unwrap_or(Device::Cpu)
+    }
+
+    /// What a tensor that is cut into rows is called in messages: `xs`, or `xs[2]` in a list.
+    pub(crate) fn name(&self, function: &Function, argument: &TensorArgument) -> String {
+        let name = function.argument(argument.position);
+        let is_beside = |other: &&TensorArgument| other.position == argument.position;
+        let mut list = self.tensors.iter().filter(is_beside);
+        match list.clone().count() {
+            0 | 1 => name,
+            _ => {
+                let place = list.position(|other| std::ptr::eq(other, argument));
+                format!("{name}[{}]", place.unwrap_or_default())
+            }
+        }
     }
 
     /// The first argument in which a row of `one` differs from that of `other` in the same place, bit

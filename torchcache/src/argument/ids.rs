@@ -8,13 +8,17 @@ use crate::error::Problem;
 use crate::keys::Key;
 use crate::{plain, raw};
 
-/// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers),
-/// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
+/// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers), or
+/// `&[T]` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
 ///
-/// Rows are then keyed by id, and no tensor is hashed. One id stands for one sample, for as long as the
-/// identity stays: what a sample holds must not change without its id. Integers are equal whatever
-/// their type is, text and integers never are. The kinds and row shapes of tensors still count, and so
-/// do plain and shared arguments: a sample at two resolutions has two rows.
+/// Rows are then keyed by id, and what they hold is not looked at. So **the id is your word for it**: one
+/// id stands for one sample, in every call, every run and every program that has this cache, or the
+/// wrong row comes back. Numbers within a data set are no such ids where there are two: row 0 of the
+/// training set is not row 0 of the test set. Join the name of the set to them, or pass it as a plain
+/// argument. The option `verify` finds ids that are used twice.
+///
+/// Integers are equal whatever their type is, text and integers never are. The kinds and row shapes of
+/// tensors still count, and so do plain and shared arguments: a sample at two resolutions has two rows.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -38,25 +42,27 @@ use crate::{plain, raw};
 /// # Misuse
 ///
 /// As many ids as rows are wanted. Rows of one call with the same id must be equal, bit for bit: the
-/// forward would else have to choose. (Across calls nobody can tell; the option `verify` does.)
+/// forward would else have to choose. Both are looked at where the cache is asked: not in training, and
+/// not while it is switched off.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
-    note = "a parameter marked `#[id]` is `&Tensor`, or `&[T]` or `&Vec<T>` of integers, `&str` or `String`"
+    note = "a parameter marked `#[id]` is `&Tensor`, or `&[T]` of integers, `&str` or `String`"
 )]
 pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]
     type Held: Default;
 
     #[doc(hidden)]
-    fn describe(&self) -> Ids;
+    fn describe<'a>(&'a self) -> Ids<'a>;
 
     /// What the body gets: the ids of the rows to compute.
     #[doc(hidden)]
     fn rows(&self, rows: &'r Rows, held: &'r mut Self::Held) -> Self;
 }
 
-/// What tells a sample from every other one: an integer of any size, `&str` or `String`.
+/// What tells a sample from every other one: an integer of any size, `&str` or `String`. Other types are
+/// to be written as one of these; it is implemented for no more.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the id of a sample",
     label = "neither an integer nor text",
@@ -89,21 +95,46 @@ impl IdKind {
     }
 }
 
-/// The ids of a call.
+/// The ids of a call, not looked at yet.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Ids(Given);
-
-#[derive(Debug)]
-enum Given {
-    Slots(IdKind, Vec<Key>),
+pub enum Ids<'a> {
+    List(&'a dyn List),
     Tensor(Tensor),
 }
 
-impl Ids {
+/// A list of ids, whatever they are.
+#[doc(hidden)]
+pub trait List {
+    fn count(&self) -> usize;
+    fn kind(&self) -> IdKind;
+    fn slots(&self) -> Vec<[u8; 32]>;
+}
+
+impl<T: SampleId> List for &[T] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn kind(&self) -> IdKind {
+        T::KIND
+    }
+
+    fn slots(&self) -> Vec<[u8; 32]> {
+        self.iter().map(T::slot).collect()
+    }
+}
+
+impl std::fmt::Debug for dyn List + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ids", self.count())
+    }
+}
+
+impl Ids<'_> {
     /// How many there are, unless they are none.
     pub(super) fn check(&self, argument: &str) -> Result<i64, Problem> {
-        if let Given::Tensor(tensor) = &self.0 {
+        if let Ids::Tensor(tensor) = self {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
             let shape = tensor.size();
             let kind = tensor.f_kind();
@@ -119,31 +150,31 @@ impl Ids {
     }
 
     pub(super) fn count(&self) -> i64 {
-        match &self.0 {
-            Given::Slots(_, slots) => slots.len() as i64,
-            Given::Tensor(tensor) => tensor.size().first().copied().unwrap_or(0),
+        match self {
+            Ids::List(list) => list.count() as i64,
+            Ids::Tensor(tensor) => tensor.size().first().copied().unwrap_or(0),
         }
     }
 
     pub(super) fn tensor(&self) -> Option<&Tensor> {
-        match &self.0 {
-            Given::Slots(..) => None,
-            Given::Tensor(tensor) => Some(tensor),
+        match self {
+            Ids::List(_) => None,
+            Ids::Tensor(tensor) => Some(tensor),
         }
     }
 
     pub(crate) fn kind(&self) -> IdKind {
-        match &self.0 {
-            Given::Slots(kind, _) => *kind,
-            Given::Tensor(_) => IdKind::Integer,
+        match self {
+            Ids::List(list) => list.kind(),
+            Ids::Tensor(_) => IdKind::Integer,
         }
     }
 
     /// For each row 32 bytes that stand for its id.
     pub(crate) fn slots(&self) -> Result<Vec<Key>, TchError> {
-        match &self.0 {
-            Given::Slots(_, slots) => Ok(slots.clone()),
-            Given::Tensor(tensor) => {
+        match self {
+            Ids::List(list) => Ok(list.slots()),
+            Ids::Tensor(tensor) => {
                 let tensor = plain::on_cpu(&tensor.f_to_kind(Kind::Int64)?)?;
                 let (integers, _) = raw::view(&tensor)?.as_chunks();
                 let slot = |&integer: &[u8; 8]| i64::from_le_bytes(integer).slot();
@@ -151,17 +182,13 @@ impl Ids {
             }
         }
     }
-
-    fn of<T: SampleId>(ids: &[T]) -> Ids {
-        Ids(Given::Slots(T::KIND, ids.iter().map(T::slot).collect()))
-    }
 }
 
 impl<'r> SampleIds<'r> for &'r Tensor {
     type Held = Nothing;
 
-    fn describe(&self) -> Ids {
-        Ids(Given::Tensor(self.shallow_clone()))
+    fn describe<'a>(&'a self) -> Ids<'a> {
+        Ids::Tensor(self.shallow_clone())
     }
 
     fn rows(&self, rows: &'r Rows, _: &'r mut Nothing) -> Self {
@@ -172,42 +199,19 @@ impl<'r> SampleIds<'r> for &'r Tensor {
 impl<'r, T: SampleId> SampleIds<'r> for &'r [T] {
     type Held = Vec<T>;
 
-    fn describe(&self) -> Ids {
-        Ids::of(self)
+    fn describe<'a>(&'a self) -> Ids<'a> {
+        Ids::List(self)
     }
 
     fn rows(&self, rows: &'r Rows, held: &'r mut Vec<T>) -> Self {
-        match chosen(self, rows) {
+        match rows.chosen() {
             None => self,
             Some(chosen) => {
-                *held = chosen;
+                held.extend(chosen.iter().map(|&row| self[row as usize].clone()));
                 held
             }
         }
     }
-}
-
-impl<'r, T: SampleId> SampleIds<'r> for &'r Vec<T> {
-    type Held = Vec<T>;
-
-    fn describe(&self) -> Ids {
-        Ids::of(self)
-    }
-
-    fn rows(&self, rows: &'r Rows, held: &'r mut Vec<T>) -> Self {
-        match chosen(self, rows) {
-            None => self,
-            Some(chosen) => {
-                *held = chosen;
-                held
-            }
-        }
-    }
-}
-
-fn chosen<T: SampleId>(ids: &[T], rows: &Rows) -> Option<Vec<T>> {
-    let chosen = rows.chosen()?.iter();
-    Some(chosen.map(|&row| ids[row as usize].clone()).collect())
 }
 
 macro_rules! integers {

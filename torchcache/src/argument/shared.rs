@@ -1,18 +1,23 @@
 //! Parameters marked `#[shared]`: tensors without a batch, which are the same for all rows.
 
-use tch::Tensor;
+use tch::{Device, TchError, Tensor};
+use twox_hash::XxHash3_64;
 
 use super::{Arguments, TensorArgument};
-use crate::identity::{Watcher, tensor_digest};
+use crate::identity::tensor_digest;
 use crate::plain;
+use crate::raw::Glance;
 
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
 /// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape, kind and layout.
 ///
-/// It is not cut into rows but given to the body as it is, and all of it goes into the key of every row.
-/// It is hashed once, and again when it is another one or has changed; a write through a raw pointer is
-/// not seen, and wants [`refresh`](crate::TorchCache::refresh). Until the next call the cache holds on
-/// to its memory.
+/// It is not cut into rows but given to the body as it is, and all of it goes into the key of every row:
+/// of a sparse one, what it stores. It is hashed when it is another one or has changed, which every call
+/// looks for: on the CPU by reading all of it, elsewhere by its version and address. A write that libtorch
+/// does not count (through a raw pointer, `Tensor::data()`, or by `nn::Sgd`) is not seen there, and wants
+/// [`refresh`](crate::TorchCache::refresh). What is not contiguous on the CPU, and what is sparse or
+/// quantized, is hashed at every call. The cache holds on to the memory of the last four tensors of a
+/// parameter.
 ///
 /// ```
 /// use tch::Tensor;
@@ -106,15 +111,23 @@ impl SharedArgument for &[&Tensor] {
     }
 }
 
-/// The digests of the shared tensors of the last call.
+/// The digests of shared tensors, for the last calls.
 #[derive(Debug, Default)]
-pub(crate) struct SharedDigests(Vec<Option<Remembered>>);
+pub(crate) struct SharedDigests(Vec<Vec<Remembered>>);
 
+/// So many tensors are remembered for each place, the last one at the end: masks of training and of evaluation take turns.
+const REMEMBERED: usize = 4;
+
+/// A tensor and its digest.
 #[derive(Debug)]
 struct Remembered {
-    /// Of the tensor whose digest it is. It holds on to the storage, so that no other tensor can have
-    /// that address meanwhile.
-    watcher: Watcher,
+    /// Holds on to the storage, so that no other tensor can have that address meanwhile.
+    _alias: Tensor,
+    /// Version, data pointer, layout, shape and strides.
+    words: Vec<i64>,
+    /// Of its elements, where they are bytes on the CPU. The version does not tell everything: an
+    /// optimiser writes parameters without counting.
+    elements: Option<u64>,
     digest: [u8; 32],
 }
 
@@ -124,42 +137,53 @@ impl SharedDigests {
         SharedDigests(Vec::new())
     }
 
-    /// The digest of each tensor, in order: of its kind, its shape and every byte of its elements.
-    pub(crate) fn of(&mut self, shared: &[TensorArgument]) -> Vec<[u8; 32]> {
-        self.0.resize_with(shared.len(), || None);
-        let digest = |(argument, place): (&TensorArgument, &mut Option<Remembered>)| {
-            let tensor = &argument.tensor;
-            // Parts of a packed layout may change without it.
-            if !plain::is_plain(tensor) {
-                *place = None;
-                return tensor_digest(tensor);
-            }
-            if place.as_mut().is_none_or(|before| !before.is_of(tensor)) {
-                *place = None; // the old memory goes first
-            }
-            place.get_or_insert_with(|| Remembered::new(tensor)).digest
-        };
-        shared.iter().zip(&mut self.0).map(digest).collect()
+    /// The digest of each tensor, in order: of its layout, kind, shape and every byte that it stores.
+    ///
+    /// # Errors
+    ///
+    /// Whatever libtorch says when a tensor cannot be read.
+    pub(crate) fn of(&mut self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
+        self.0.resize_with(shared.len(), Vec::new);
+        let places = shared.iter().zip(&mut self.0);
+        places
+            .map(|(argument, remembered)| digest(&argument.tensor, remembered))
+            .collect()
     }
 }
 
-impl Remembered {
-    fn new(tensor: &Tensor) -> Self {
-        let mut watcher = Watcher::new();
-        // First, so that a change while it is hashed is noticed at the next call.
-        watcher.record();
-        watcher.tensor(tensor);
-        Remembered {
-            watcher,
-            digest: tensor_digest(tensor),
+fn digest(tensor: &Tensor, remembered: &mut Vec<Remembered>) -> Result<[u8; 32], TchError> {
+    let mut glance = Glance::none();
+    // The parts of a packed layout may change without it, and so may what lies on the CPU in another
+    // order than that of its elements.
+    if !plain::is_plain(tensor)
+        || !glance.at(tensor)
+        || (glance.bytes().is_none() && tensor.device() == Device::Cpu)
+    {
+        return tensor_digest(tensor);
+    }
+    let elements = || glance.bytes().map(XxHash3_64::oneshot);
+    let same = |before: &Remembered| before.words == glance.words();
+    if let Some(place) = remembered.iter().position(same) {
+        let before = remembered.remove(place);
+        if before.elements == elements() {
+            let digest = before.digest;
+            remembered.push(before);
+            return Ok(digest);
         }
     }
-
-    fn is_of(&mut self, tensor: &Tensor) -> bool {
-        self.watcher.compare();
-        self.watcher.tensor(tensor);
-        !self.watcher.finish().changed
+    if remembered.len() == REMEMBERED {
+        remembered.remove(0);
     }
+    // Before it is hashed, so that a change meanwhile is noticed at the next call.
+    let (words, elements) = (glance.words().to_vec(), elements());
+    let digest = tensor_digest(tensor)?;
+    remembered.push(Remembered {
+        _alias: tensor.f_detach()?,
+        words,
+        elements,
+        digest,
+    });
+    Ok(digest)
 }
 
 #[cfg(test)]
@@ -168,22 +192,53 @@ mod tests {
 
     fn digests(memo: &mut SharedDigests, tensors: &[&Tensor]) -> Vec<[u8; 32]> {
         memo.of(&Arguments::new().with_shared(&tensors).shared)
+            .unwrap()
     }
 
     #[test]
-    fn a_digest_is_kept_until_its_tensor_is_another_one_or_changes() {
+    fn a_digest_is_kept_until_its_tensor_changes() {
         let mut memo = SharedDigests::new();
         let mut ones = Tensor::ones([300, 300], tch::kind::FLOAT_CPU);
         let twos = &ones * 2;
         let first = digests(&mut memo, &[&ones, &twos]);
-        memo.0[1].as_mut().unwrap().digest = [7; 32];
+        memo.0[1][0].digest = [7; 32];
         assert_eq!(digests(&mut memo, &[&ones, &twos]), [first[0], [7; 32]]);
-        assert_eq!(digests(&mut memo, &[&ones.view([90_000])]).len(), 1);
+        assert_ne!(digests(&mut memo, &[&ones.view([90_000])])[0], first[0]);
         assert_eq!(digests(&mut memo, &[&ones, &twos]), first);
         let _ = ones.fill_(2.0);
         assert_eq!(digests(&mut memo, &[&ones]), [first[1]]);
         let sparse = twos.to_sparse(None, None::<&[i64]>, None);
         assert_eq!(digests(&mut memo, &[&sparse, &twos])[1], first[1]);
+    }
+
+    #[test]
+    fn tensors_that_take_turns_are_hashed_once_and_of_many_the_last_are_kept() {
+        let mut memo = SharedDigests::new();
+        let of = |value: i64| Tensor::from_slice(&[value]);
+        let tensors: Vec<_> = (0..6).map(of).collect();
+        let first = digests(&mut memo, &[&tensors[0]]);
+        digests(&mut memo, &[&tensors[1]]);
+        memo.0[0][0].digest = [7; 32];
+        assert_eq!(digests(&mut memo, &[&tensors[0]]), [[7; 32]]);
+        for tensor in &tensors[1..] {
+            digests(&mut memo, &[tensor]);
+        }
+        assert_eq!(memo.0[0].len(), REMEMBERED);
+        assert_eq!(digests(&mut memo, &[&tensors[0]]), first);
+    }
+
+    /// As `nn::Sgd` does it: a parameter is written through an alias that does not count.
+    #[test]
+    fn one_element_of_many_that_is_written_without_counting_is_noticed() {
+        let mut memo = SharedDigests::new();
+        let table = Tensor::zeros([1 << 20], tch::kind::FLOAT_CPU);
+        let before = digests(&mut memo, &[&table]);
+        let (version, mut alias) = (table.internal_version(), table.data());
+        let _ = alias.get(777_777).fill_(1.0);
+        assert_eq!(table.internal_version(), version);
+        assert_ne!(digests(&mut memo, &[&table]), before);
+        let _ = alias.zero_();
+        assert_eq!(digests(&mut memo, &[&table]), before);
     }
 
     #[test]

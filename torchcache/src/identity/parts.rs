@@ -39,7 +39,7 @@ pub(crate) fn code(path: &str, function: &Function) -> Part {
 /// A weight or a buffer.
 pub(crate) fn tensor(path: &str, tensor: &Tensor) -> Part {
     let (readable, digest) = described(tensor);
-    Part::new(path, Category::Weights, &readable, *digest.as_bytes())
+    Part::new(path, Category::Weights, &readable, digest)
 }
 
 /// Collects the parts of one identity.
@@ -76,26 +76,34 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The digest of a tensor: of its kind, its shape and every byte of its elements.
-pub(crate) fn tensor_digest(tensor: &Tensor) -> [u8; 32] {
-    *described(tensor).1.as_bytes()
+/// The digest of a tensor: of its layout, kind, shape and every byte that it stores.
+///
+/// # Errors
+///
+/// Whatever libtorch says when it cannot be read.
+pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
+    let mut hasher = begun(tensor);
+    hash_elements(tensor, &mut hasher)?;
+    Ok(*hasher.finalize().as_bytes())
 }
 
-/// The readable form of a tensor, and its digest.
-fn described(tensor: &Tensor) -> (String, blake3::Hash) {
+/// The readable form of a tensor, and its digest. What cannot be read must not be taken for
+/// something else: it is nobody's equal.
+fn described(tensor: &Tensor) -> (String, [u8; 32]) {
     if !tensor.defined() {
-        return ("undefined".into(), digest(&[b"undefined"]));
+        return ("undefined".into(), *digest(&[b"undefined"]).as_bytes());
     }
+    let digest = tensor_digest(tensor).unwrap_or_else(|_| unique());
+    let shown = blake3::Hash::from_bytes(digest).to_hex();
+    (format!("{} {}", describe(tensor), &shown[..16]), digest)
+}
+
+fn begun(tensor: &Tensor) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     let value = describe(tensor);
     hasher.update(&(value.len() as u64).to_le_bytes());
     hasher.update(value.as_bytes());
-    // What cannot be read must not be taken for something else: it is nobody's equal.
-    if hash_elements(tensor, &mut hasher).is_err() {
-        hasher.update(&unique());
-    }
-    let digest = hasher.finalize();
-    (format!("{value} {}", &digest.to_hex()[..16]), digest)
+    hasher
 }
 
 fn describe(tensor: &Tensor) -> String {
@@ -106,24 +114,50 @@ fn describe(tensor: &Tensor) -> String {
 }
 
 fn hash_elements(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
-    for elements in elements(tensor)? {
-        let elements = plain::on_cpu(&elements)?;
-        parallel::update(hasher, raw::view(&elements)?);
+    if plain::is_plain(tensor) {
+        return hash_plain(&tensor.f_detach()?, hasher);
+    }
+    // What is stored counts, a zero as well: there are operations that see the difference.
+    let (layout, pieces) = stored(&tensor.f_detach()?)?;
+    hasher.update(&(layout.len() as u64).to_le_bytes());
+    hasher.update(layout.as_bytes());
+    for piece in pieces {
+        let shape = describe(&piece);
+        hasher.update(&(shape.len() as u64).to_le_bytes());
+        hasher.update(shape.as_bytes());
+        hash_plain(&piece, hasher)?;
     }
     Ok(())
 }
 
-/// The tensors whose memory holds the elements: itself, or for packed layouts what they unpack to.
-fn elements(tensor: &Tensor) -> Result<Vec<Tensor>, TchError> {
-    if plain::is_plain(tensor) {
-        return Ok(vec![tensor.f_detach()?]);
+fn hash_plain(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
+    let elements = plain::on_cpu(tensor)?;
+    parallel::update(hasher, raw::view(&elements)?);
+    Ok(())
+}
+
+/// What a packed layout is called, and the plain tensors that it is made of.
+fn stored(tensor: &Tensor) -> Result<(String, Vec<Tensor>), TchError> {
+    if matches!(tensor.f_kind()?, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
+        // One scale for all, or else one for each channel, which the values show.
+        let scale = tensor.f_q_scale().map(f64::to_bits);
+        let pieces = vec![tensor.f_int_repr()?, tensor.f_dequantize()?];
+        return Ok((format!("quantized {:?}", scale.ok()), pieces));
     }
-    match tensor.f_kind()? {
-        Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => {
-            Ok(vec![tensor.f_int_repr()?, tensor.f_dequantize()?])
-        }
-        _ => Ok(vec![tensor.f_detach()?.f_to_dense(None, false)?]),
+    if tensor.is_sparse() {
+        let coalesced = tensor.f_is_coalesced()?;
+        let pieces = vec![tensor.f_internal_indices()?, tensor.f_internal_values()?];
+        return Ok((format!("sparse {coalesced}"), pieces));
     }
+    if let Ok(rows) = tensor.f_crow_indices() {
+        let pieces = vec![rows, tensor.f_col_indices()?, tensor.f_values()?];
+        return Ok(("compressed rows".into(), pieces));
+    }
+    if let Ok(columns) = tensor.f_ccol_indices() {
+        let pieces = vec![columns, tensor.f_row_indices()?, tensor.f_values()?];
+        return Ok(("compressed columns".into(), pieces));
+    }
+    Ok(("opaque".into(), vec![tensor.f_to_dense(None, false)?]))
 }
 
 /// Bytes that no other call in any process returns.
@@ -151,6 +185,53 @@ mod tests {
         assert_ne!(digest_of(&sparse(1.0)), digest_of(&sparse(3.0)));
         assert_eq!(digest_of(&quantized(1.0)), digest_of(&quantized(1.0)));
         assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
+        let scaled = |scale| {
+            dense(0.0)
+                .zeros_like()
+                .quantize_per_tensor(scale, 0, Kind::QInt8)
+        };
+        assert_ne!(digest_of(&scaled(0.5)), digest_of(&scaled(0.25)));
+    }
+
+    /// There are operations that see a stored zero: a sparse softmax gives it a share.
+    #[test]
+    fn what_a_sparse_tensor_stores_counts_and_so_does_its_layout() {
+        let index = |columns: &[i64]| {
+            let rows = vec![0; columns.len()];
+            Tensor::from_slice(&[rows.as_slice(), columns].concat()).view([2, -1])
+        };
+        let coo = |columns: &[i64], values: &[f32]| {
+            let values = Tensor::from_slice(values);
+            let options = (Kind::Float, Device::Cpu);
+            Tensor::sparse_coo_tensor_indices_size(&index(columns), &values, [1, 2], options, false)
+        };
+        let one = coo(&[0], &[1.0]);
+        let dense = one.to_dense(None::<Kind>, false);
+        let distinct = [
+            coo(&[0, 1], &[1.0, 0.0]),
+            coo(&[0, 0], &[0.5, 0.5]),
+            one.to_sparse_csr(None),
+            one.to_sparse_csc(None),
+            one.coalesce(),
+            one,
+            dense,
+        ];
+        let digests: std::collections::HashSet<_> = distinct.iter().map(digest_of).collect();
+        assert_eq!(digests.len(), distinct.len());
+        assert_eq!(digest_of(&coo(&[0], &[1.0])), digest_of(&distinct[5]));
+        let huge = Tensor::from_slice(&[7i64, 7]).view([2, 1]);
+        let huge = |value: f32| {
+            let values = Tensor::from_slice(&[value]);
+            let options = (Kind::Float, Device::Cpu);
+            let size = [1_000_000, 1_000_000];
+            Tensor::sparse_coo_tensor_indices_size(&huge, &values, size, options, false)
+        };
+        assert_eq!(
+            digest_of(&huge(1.0)),
+            digest_of(&huge(1.0)),
+            "it is not made dense"
+        );
+        assert_ne!(digest_of(&huge(1.0)), digest_of(&huge(2.0)));
     }
 
     #[test]

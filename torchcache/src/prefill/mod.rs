@@ -157,38 +157,44 @@ impl<'c> Prefill<'c> {
         batches: impl IntoIterator<Item = B>,
         mut forward: impl FnMut(B) -> Result<O, E>,
     ) -> Result<Stats, E> {
-        let _guard = tch::no_grad_guard();
         let before = self.cache.stats();
-        let batches = batches.into_iter();
-        let count = self.batches.or_else(|| match batches.size_hint() {
-            (least, Some(most)) if least == most => Some(most as u64),
-            _ => None,
-        });
-        let mut progress = (!self.is_quiet).then(|| Progress::new(count));
-        for batch in batches {
-            forward(batch)?;
-            if let Some(progress) = &mut progress {
-                progress.batch(|| self.cache.stats().since(&before));
+        {
+            let _guard = tch::no_grad_guard();
+            let batches = batches.into_iter();
+            let mut progress = (!self.is_quiet).then(|| Progress::new(self.count(&batches)));
+            for batch in batches {
+                forward(batch)?;
+                if let Some(progress) = &mut progress {
+                    progress.batch(|| self.cache.stats().since(&before));
+                }
             }
         }
         let is_flushed = self.cache.flush();
-        let stats = self.cache.stats().since(&before);
-        if let Some(progress) = progress {
-            progress.finish();
-        }
-        self.judge(&stats, is_flushed);
+        let after = self.cache.stats();
+        let stats = after.since(&before);
+        // Each computed row is one more that is held, or something had to go or was not let in.
+        let is_whole = after.memory_rows >= before.memory_rows + stats.misses;
+        self.judge(&stats, is_flushed, is_whole);
         Ok(stats)
     }
 
+    /// How many batches there will be, if that is known.
+    fn count<B>(&self, batches: &impl Iterator<Item = B>) -> Option<u64> {
+        self.batches.or_else(|| match batches.size_hint() {
+            (least, Some(most)) if least == most => Some(most as u64),
+            _ => None,
+        })
+    }
+
     /// Says what keeps training from finding all rows.
-    fn judge(&self, stats: &Stats, is_flushed: bool) {
+    fn judge(&self, stats: &Stats, is_flushed: bool, is_in_memory: bool) {
         if stats.rows == 0 {
             tracing::warn!(
                 "prefilled nothing: the cache is switched off, or no call went through it"
             );
         } else if !is_flushed {
             tracing::warn!("prefilled, but some rows could not be written to the disk");
-        } else if !self.cache.config().persistent && stats.memory_rows < stats.misses {
+        } else if !self.cache.config().persistent && !is_in_memory {
             let (computed, held) = (stats.misses, stats.memory_rows);
             tracing::warn!(computed, held, "prefilled more rows than memory holds");
         } else if stats.evicted_from_disk + stats.refused_by_disk > 0 {

@@ -6,7 +6,7 @@ use crate::stats::Stats;
 #[cfg(feature = "progress")]
 use {
     crate::size::human,
-    indicatif::{HumanCount, ProgressBar, ProgressStyle},
+    indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle},
     std::time::{Duration, Instant},
 };
 
@@ -29,14 +29,16 @@ impl Progress {
     }
 
     pub(super) fn batch(&mut self, _stats: impl FnOnce() -> Stats) {}
-
-    pub(super) fn finish(self) {}
 }
 
 #[cfg(feature = "progress")]
 impl Progress {
     /// Of so many batches, where that is known.
     pub(super) fn new(batches: Option<u64>) -> Self {
+        Progress::on(ProgressDrawTarget::stderr(), batches)
+    }
+
+    fn on(target: ProgressDrawTarget, batches: Option<u64>) -> Self {
         let (bar, left) = match batches {
             Some(batches) => (
                 ProgressBar::new(batches),
@@ -49,6 +51,7 @@ impl Progress {
         };
         let style = ProgressStyle::with_template(&format!("prefill {left}  {{msg}}"));
         bar.set_style(style.expect("the template is a right one"));
+        bar.set_draw_target(target);
         Progress { bar, counted: None }
     }
 
@@ -65,9 +68,12 @@ impl Progress {
         self.counted = Some(Instant::now());
         self.bar.set_message(words(&stats(), self.bar.elapsed()));
     }
+}
 
-    /// Takes the bar away.
-    pub(super) fn finish(self) {
+/// Also where a forward fails or panics: the terminal is as it was.
+#[cfg(feature = "progress")]
+impl Drop for Progress {
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
@@ -87,6 +93,8 @@ fn words(stats: &Stats, elapsed: Duration) -> String {
 
 #[cfg(all(test, feature = "progress"))]
 mod tests {
+    use indicatif::InMemoryTerm;
+
     use super::*;
     use crate::stats::Counters;
 
@@ -101,8 +109,23 @@ mod tests {
             words(&stats, Duration::from_secs(2)),
             format!("2,000 rows/s, 25 % hits, {}", human(2_000_000))
         );
-        let mut progress = Progress::new(Some(2));
+
+        let term = InMemoryTerm::new(10, 120);
+        let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+        let mut progress = Progress::on(target, Some(4));
         progress.batch(|| stats.clone());
-        assert_eq!(progress.bar.position(), 1);
+        progress.bar.tick();
+        let shown = term.contents();
+        assert!(shown.starts_with("prefill "), "{shown}");
+        for part in [
+            "1/4 batches",
+            " left",
+            "rows/s, 25 % hits",
+            &human(2_000_000),
+        ] {
+            assert!(shown.contains(part), "no {part:?} in {shown:?}");
+        }
+        drop(progress);
+        assert_eq!(term.contents(), "", "it is gone at the end");
     }
 }
