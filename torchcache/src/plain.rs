@@ -8,10 +8,14 @@ use torchcache_store::schema::ElementKind;
 pub(crate) fn is_plain(tensor: &Tensor) -> bool {
     tensor.defined()
         && matches!(tensor.f_kind(), Ok(kind) if !matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32))
-        && !tensor.is_sparse()
         && !tensor.is_mkldnn()
-        // The compressed layouts (CSR and its kin) are not `is_sparse`, but have sparse dimensions.
-        && !matches!(tensor.f_sparse_dim(), Ok(dimensions) if dimensions > 0)
+        && !is_sparse(tensor)
+}
+
+/// Whether a tensor that is defined stores some of its elements only, in tensors of its own.
+pub(crate) fn is_sparse(tensor: &Tensor) -> bool {
+    // The compressed layouts (CSR and its kin) are not `is_sparse`, but have sparse dimensions.
+    tensor.is_sparse() || matches!(tensor.f_sparse_dim(), Ok(dimensions) if dimensions > 0)
 }
 
 /// The same elements as contiguous memory of the tensor's own device, without a pending

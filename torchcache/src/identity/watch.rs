@@ -15,6 +15,7 @@ use std::fmt::Write;
 use tch::{Device, Tensor};
 use twox_hash::XxHash3_64;
 
+use super::parts::tensor_digest;
 use crate::plain;
 use crate::raw::{self, Glance};
 
@@ -244,6 +245,11 @@ impl Elements {
                     .and_then(|copied| raw::view(copied).ok());
                 bytes.map_or(Elements::Unseen, |bytes| Elements::Digest(digest(bytes)))
             }
+            // Its version does not count what is written to the tensors that it is made of.
+            None if plain::is_sparse(tensor) => match tensor_digest(tensor) {
+                Ok(digested) => Elements::Digest(digest(&digested)),
+                Err(_) => Elements::Unseen,
+            },
             None => Elements::Unseen,
         }
     }
@@ -319,6 +325,21 @@ mod tests {
         tensor.set_data(&float);
         drop((half, float));
         assert!(changed(&mut watcher, &tensor));
+    }
+
+    #[test]
+    fn an_edit_of_what_a_sparse_tensor_stores_is_noticed() {
+        let mut watcher = Watcher::new();
+        let dense = Tensor::from_slice(&[0.0f32, 1.0, 2.0, 0.0]).view([2, 2]);
+        for sparse in [
+            dense.to_sparse(None, None::<&[i64]>, None).coalesce(),
+            dense.to_sparse_csr(None),
+        ] {
+            record(&mut watcher, &sparse);
+            assert!(!changed(&mut watcher, &sparse));
+            let _ = sparse.values().fill_(5.0);
+            assert!(changed(&mut watcher, &sparse), "{sparse:?}");
+        }
     }
 
     #[test]
