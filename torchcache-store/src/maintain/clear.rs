@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use super::root::{Cache, temp_names};
-use crate::fs::{Directory, FileSystem, Os, read_exact};
+use crate::fs::{Directory, read_exact};
 use crate::manifest;
 use crate::scan::{is_stale, segment_names};
 use crate::temp::Temp;
@@ -94,7 +94,7 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     }
     let manifest = read_manifest(&**dir)?;
     remove(&**dir, manifest::FILE.as_ref())?;
-    match Os.remove_dir(cache.path()) {
+    match cache.remove_dir() {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(_) => {

@@ -31,6 +31,7 @@
 mod bits;
 mod clear;
 mod distinct;
+mod listed;
 mod prune;
 mod repair;
 mod root;

@@ -1,0 +1,120 @@
+//! Something happens at the very moment at which a cache is looked after from outside.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_faults::tally::Counter;
+use torchcache_store::Store;
+use torchcache_store::fs::FileSystem;
+use torchcache_store::maintain::{Keep, Root, prune};
+
+const LEN: usize = 100;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A root on a medium, which holds the cache `c`.
+fn root() -> Sim {
+    let sim = Sim::new();
+    sim.open_dir(Path::new("/root"), true)
+        .expect("it can be made");
+    sim
+}
+
+/// A store on a cache of the root.
+fn store(fs: impl FileSystem + 'static, cache: &str) -> Store {
+    Store::open_on(Arc::new(fs), Path::new("/root").join(cache), patient()).expect("it opens")
+}
+
+/// Puts rows on disk, as one segment.
+fn put(store: &Store, numbers: std::ops::Range<u64>) {
+    store.put(batch(numbers, LEN));
+    store.flush().expect("it is written");
+}
+
+fn is_there(sim: &Sim, cache: &str, numbers: std::ops::Range<u64>) -> bool {
+    let store = store(sim.clone(), cache);
+    fetch(&store, &keys(numbers)).iter().all(Option::is_some)
+}
+
+/// Makes all segments of a cache look as if they were last read so long ago.
+fn age(sim: &Sim, cache: &str, age: Duration) {
+    let path = Path::new("/root").join(cache);
+    let dir = sim.open_dir(&path, false).expect("it is there");
+    for file in sim.files(&path) {
+        let file = dir.open(file.file_name().expect("it has one"));
+        let set = file.and_then(|file| file.set_modified(SystemTime::now() - age));
+        set.expect("its time can be set");
+    }
+}
+
+fn opened(fs: impl FileSystem + 'static) -> Root {
+    Root::open_on(Arc::new(fs), Path::new("/root")).expect("it is there")
+}
+
+fn bytes(sim: &Sim, cache: &str) -> u64 {
+    let files = sim.files(&Path::new("/root").join(cache));
+    files.iter().map(|path| sim.bytes(path).len() as u64).sum()
+}
+
+#[test]
+fn a_merge_under_way_does_not_count_twice() {
+    let sim = root();
+    put(&store(sim.clone(), "old"), 100..110);
+    age(&sim, "old", HOUR);
+    let (renamed, is_merging, looks) = (
+        Arc::new(Counter::default()),
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Counter::default()),
+    );
+    let decide = {
+        let (is_merging, looks) = (is_merging.clone(), looks.clone());
+        move |call: Call, _: &_| {
+            if call == Call::Rename {
+                renamed.next();
+            }
+            // Eight segments, and then the one that they are merged into: all nine are there.
+            if call == Call::SyncDir && renamed.get() == 9 {
+                is_merging.store(true, Ordering::SeqCst);
+                while looks.get() < 2 {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            Fate::Done
+        }
+    };
+    let merging = store(Faulty::new(sim.clone(), decide), "c");
+    for n in 0..7 {
+        put(&merging, n..n + 1);
+    }
+    let limit = bytes(&sim, "old") + bytes(&sim, "c") / 7 * 8;
+    thread::scope(|scope| {
+        let pruned = scope.spawn(|| {
+            while !is_merging.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            let count = {
+                let looks = looks.clone();
+                move |call: Call, _: &_| {
+                    if call == Call::List {
+                        looks.next();
+                    }
+                    Fate::Done
+                }
+            };
+            let root = opened(Faulty::new(sim.clone(), count));
+            prune(&root, Keep::Bytes(limit), false).expect("it can be pruned")
+        });
+        put(&merging, 7..8);
+        let pruned = pruned.join().expect("it does not panic");
+        assert!(pruned.caches.is_empty(), "{pruned:?}");
+    });
+    assert!(merging.stats().merged_segments > 0);
+    assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
+}
