@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, keys, patient};
 use torchcache_faults::sim::Sim;
@@ -117,4 +118,35 @@ fn a_merge_under_way_does_not_count_twice() {
     });
     assert!(merging.stats().merged_segments > 0);
     assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
+}
+
+#[test]
+fn nothing_of_a_cache_that_cannot_be_looked_through_is_taken_for_another_s() {
+    let sim = root();
+    let stores = [store(sim.clone(), "c"), store(sim.clone(), "d")];
+    for store in &stores {
+        put(store, 0..3);
+        put(store, 3..6);
+    }
+    // The last that is listed of the first cache.
+    let fails = sim.files(Path::new("/root/c")).remove(1);
+    let decide = move |call: Call, name: &_| match (call, fails.file_name()) {
+        (Call::Stat, Some(fails)) if *fails == *name => Fate::Fails(Errno::IO),
+        _ => Fate::Done,
+    };
+    for caches in [&["c", "d"][..], &["c"]] {
+        if caches.len() == 1 {
+            let dir = sim.open_dir(Path::new("/root/d"), false).expect("there");
+            for file in sim.files(Path::new("/root/d")) {
+                dir.remove(file.file_name().expect("it has one"))
+                    .expect("it is there");
+            }
+        }
+        age(&sim, "c", HOUR);
+        let root = opened(Faulty::new(sim.clone(), decide.clone()));
+        let pruned = prune(&root, Keep::Newer(HOUR / 2), false).expect("it can be pruned");
+        assert!(pruned.caches.is_empty(), "{pruned:?}");
+        assert_eq!(pruned.left_alone[0].0, Path::new("/root/c"));
+        assert!(is_there(&sim, "c", 0..6));
+    }
 }

@@ -107,7 +107,8 @@ impl View {
 
     fn add(&mut self, cache: Cache, left_alone: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         let dir = cache.open()?;
-        let number = self.caches.len();
+        // Taken in only once the directory was looked through: their number is that of its cache.
+        let (number, mut segments) = (self.caches.len(), Vec::new());
         let (mut used, mut has_others) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
@@ -129,7 +130,7 @@ impl View {
                     continue;
                 }
             };
-            self.segments.push(Candidate {
+            segments.push(Candidate {
                 cache: number,
                 name,
                 bytes: file.len,
@@ -142,6 +143,7 @@ impl View {
         let written = dir.stat(manifest::FILE.as_ref()).ok();
         let made = || written.map_or(0, |file| clock::found(file.modified));
         let module = Manifest::read(&*dir).ok().map(|manifest| manifest.module);
+        self.segments.append(&mut segments);
         self.caches.push(Seen {
             cache,
             dir,
