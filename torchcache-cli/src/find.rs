@@ -45,7 +45,7 @@ impl Found {
             return match &self.caches[..] {
                 [only] => Ok(only),
                 [] => Err(self.nothing()),
-                all => Err(Error::NotDone(format!(
+                all => Err(Error::not_done(format!(
                     "{dir} holds {} caches; name one of them: {}",
                     all.len(),
                     self.some(all.iter())
@@ -60,12 +60,12 @@ impl Found {
         match &matching[..] {
             [only] => Ok(only),
             [] if self.caches.is_empty() => Err(self.nothing()),
-            [] => Err(Error::Nothing(format!(
+            [] => Err(Error::nothing(format!(
                 "{dir} holds no cache whose name begins with {:?}; it holds {}",
                 hash,
                 self.some(self.caches.iter())
             ))),
-            several => Err(Error::NotDone(format!(
+            several => Err(Error::not_done(format!(
                 "{:?} is the beginning of {} caches: {}; write more of the one that you mean",
                 hash,
                 several.len(),
@@ -76,7 +76,7 @@ impl Found {
 
     fn nothing(&self) -> Error {
         let dir = self.root.path().display();
-        Error::Nothing(format!(
+        Error::nothing(format!(
             "{dir} holds no caches; name the directory that was given to persistent_cache_dir or \
              TORCHCACHE_DIR"
         ))

@@ -19,7 +19,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
         None => found.caches.iter().collect(),
     };
     if !args.yes && !caches.is_empty() && !confirmed(&found, &caches)? {
-        return Err(Error::NotDone("nothing was removed".to_owned()));
+        return Err(Error::not_done("nothing was removed".to_owned()));
     }
     let cleared: Vec<_> = caches.iter().map(|cache| (*cache, clear(cache))).collect();
 
@@ -36,7 +36,12 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
                     output.note(format_args!("the directory {path} stays: {why}"));
                 }
             }
-            Err(error) => text += &format!("{BAD}not cleared{BAD:#}: {path}: {error}\n"),
+            Err(error) => {
+                text += &format!(
+                    "{BAD}not cleared{BAD:#}: {path}: {}\n",
+                    plain(&error.to_string())
+                )
+            }
         }
     }
     let done = cleared
@@ -65,13 +70,13 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
         "removed_bytes": sum.bytes,
     });
     let code = if done == cleared.len() { 0 } else { 2 };
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 /// Asks whether these caches are to go.
 fn confirmed(found: &Found, caches: &[&Cache]) -> Result<bool, Error> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Error::NotDone(
+        return Err(Error::not_done(
             "there is nobody to ask whether the rows are to go; --yes says so".to_owned(),
         ));
     }
@@ -93,7 +98,7 @@ fn confirmed(found: &Found, caches: &[&Cache]) -> Result<bool, Error> {
     ));
     let mut answer = String::new();
     let answered = io::stdin().lock().read_line(&mut answer);
-    answered.map_err(|error| Error::NotDone(format!("cannot ask: {error}")))?;
+    answered.map_err(|error| Error::not_done(format!("cannot ask: {error}")))?;
     let answer = answer.trim().to_ascii_lowercase();
     Ok(answer == "y" || answer == "yes")
 }

@@ -15,7 +15,7 @@ use crate::text::{plain, plain_value};
 pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
     if found.root.is_cache() {
-        return Err(Error::NotDone(format!(
+        return Err(Error::not_done(format!(
             "{} is the directory of one cache; name the directory that holds both",
             found.root.path().display()
         )));
@@ -77,12 +77,12 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
         "changes": changes,
     });
     let code = u8::from(differ);
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 fn manifest(cache: &Cache) -> Result<Manifest, Error> {
     cache.manifest().map_err(|error| {
-        Error::NotDone(format!(
+        Error::not_done(format!(
             "the manifest of {} cannot be read, and it alone says what the identity is: {error}",
             plain(cache.name())
         ))

@@ -16,7 +16,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
     let keep = args.keep();
     if found.root.is_cache() && matches!(keep, Keep::Latest(_)) {
-        return Err(Error::NotDone(format!(
+        return Err(Error::not_done(format!(
             "{} is the directory of one cache, and --keep-latest chooses among several; name the \
              directory above it",
             found.root.path().display()
@@ -62,11 +62,14 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     text += &in_words(&pruning, args.dry_run);
     for (path, error) in &pruning.failed {
         let path = plain(&path.display().to_string());
-        text += &format!("{BAD}not removed{BAD:#}: {path}: {error}\n");
+        text += &format!(
+            "{BAD}not removed{BAD:#}: {path}: {}\n",
+            plain(&error.to_string())
+        );
     }
     let code = if pruning.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&pruning, args.dry_run);
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {

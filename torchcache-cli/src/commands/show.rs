@@ -50,7 +50,10 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
-        Err(error) => line("manifest", format!("none that can be read: {error}")),
+        Err(error) => line(
+            "manifest",
+            format!("none that can be read: {}", plain(&error.to_string())),
+        ),
     }
     if let Some(created) = summary.created {
         let ago = ago(created, output.now);

@@ -57,7 +57,7 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         (0, _) => 1,
         _ => 2,
     };
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 /// What was found in all caches.
@@ -138,7 +138,10 @@ impl Totals {
 fn in_words(report: &Verified, repairs: Option<&Repairs>) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(error) = &report.error {
-        lines.push(format!("{BAD}not checked{BAD:#}: {error}"));
+        lines.push(format!(
+            "{BAD}not checked{BAD:#}: {}",
+            plain(&error.to_string())
+        ));
     }
     for segment in &report.segments {
         lines.extend(segment_words(segment));
@@ -155,7 +158,10 @@ fn in_words(report: &Verified, repairs: Option<&Repairs>) -> Vec<String> {
         ));
     }
     if let Some(error) = repairs.and_then(|repairs| repairs.error.as_ref()) {
-        lines.push(format!("{BAD}not all was repaired{BAD:#}: {error}"));
+        lines.push(format!(
+            "{BAD}not all was repaired{BAD:#}: {}",
+            plain(&error.to_string())
+        ));
     }
     lines
 }
@@ -202,7 +208,7 @@ fn done_words(done: &std::io::Result<Repaired>) -> String {
             "removed: how many rows it had is not known".to_owned()
         }
         Ok(Repaired::Superseded) => "somebody else replaced or removed it meanwhile".to_owned(),
-        Err(error) => format!("{BAD}not repaired{BAD:#}: {error}"),
+        Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(&error.to_string())),
     };
     format!("  {words}")
 }

@@ -21,7 +21,7 @@ impl Target {
     /// Begins a file. Only with `force` may there be one of that name.
     pub(super) fn create(path: &Path, force: bool) -> Result<Target, Error> {
         if !force && path.symlink_metadata().is_ok() {
-            return Err(Error::NotDone(format!(
+            return Err(Error::not_done(format!(
                 "{} is there already; --force replaces it",
                 path.display()
             )));
