@@ -13,7 +13,7 @@ use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
 use torchcache_store::Store;
 use torchcache_store::fs::FileSystem;
-use torchcache_store::maintain::{Keep, Root, prune};
+use torchcache_store::maintain::{Cache, Keep, Root, prune, verify};
 
 const LEN: usize = 100;
 
@@ -56,6 +56,15 @@ fn age(sim: &Sim, cache: &str, age: Duration) {
 
 fn opened(fs: impl FileSystem + 'static) -> Root {
     Root::open_on(Arc::new(fs), Path::new("/root")).expect("it is there")
+}
+
+/// The one cache of a root.
+fn only(fs: impl FileSystem + 'static) -> Cache {
+    let listing = opened(fs).list().expect("it can be listed");
+    let [cache] = &listing.caches[..] else {
+        panic!("{listing:?}")
+    };
+    cache.clone()
 }
 
 fn bytes(sim: &Sim, cache: &str) -> u64 {
@@ -148,5 +157,30 @@ fn nothing_of_a_cache_that_cannot_be_looked_through_is_taken_for_another_s() {
         assert!(pruned.caches.is_empty(), "{pruned:?}");
         assert_eq!(pruned.left_alone[0].0, Path::new("/root/c"));
         assert!(is_there(&sim, "c", 0..6));
+    }
+}
+
+#[test]
+fn a_segment_that_the_system_will_not_tell_of_is_not_taken_for_gone() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    for (errno, known) in [(Errno::IO, 1), (Errno::NOENT, 0)] {
+        let decide = move |call: Call, name: &std::ffi::OsStr| {
+            let is_segment = name.to_string_lossy().ends_with(".tcs");
+            match call == Call::Stat && is_segment {
+                true => Fate::Fails(errno),
+                false => Fate::Done,
+            }
+        };
+        let cache = only(Faulty::new(sim.clone(), decide));
+        let report = verify(std::slice::from_ref(&cache), &()).remove(0);
+        let unknown = |segment: &torchcache_store::maintain::SegmentReport| {
+            segment.outcome.is_unknown() && !segment.outcome.is_damage()
+        };
+        assert_eq!(report.segments.len(), known, "{errno}");
+        assert!(report.segments.iter().all(unknown), "{report:?}");
+        let summary = cache.summary().expect("its directory can be listed");
+        assert_eq!(summary.segments.len(), known, "{errno}");
+        assert!(summary.segments.iter().all(|it| it.contents.is_err()));
     }
 }

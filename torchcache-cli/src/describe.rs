@@ -78,7 +78,8 @@ pub(crate) fn module(summary: &Summary) -> String {
 pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     let groups = summary.contents().flat_map(|contents| &contents.groups);
     let (value, stored) = groups.fold((0, 0), |(value, stored), group| {
-        (value + group.value_bytes(), stored + group.stored_bytes)
+        let value = u64::saturating_add(value, group.value_bytes());
+        (value, u64::saturating_add(stored, group.stored_bytes))
     });
     (stored > 0).then(|| value as f64 / stored as f64)
 }

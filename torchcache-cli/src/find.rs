@@ -1,7 +1,7 @@
 //! Which cache is meant: by any beginning of its name that no other has.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use torchcache_store::maintain::{Cache, Root};
 
@@ -20,21 +20,31 @@ const NAME: usize = 16;
 pub(crate) struct Found {
     pub(crate) root: Root,
     pub(crate) caches: Vec<Cache>,
+    /// What may be caches, but could not be looked into, and why.
+    pub(crate) unopened: Vec<(PathBuf, String)>,
 }
 
 /// Looks at a directory, and says which of those in it could not be looked into.
 pub(crate) fn caches(output: &Output, dir: &Path) -> Result<Found, Error> {
     let root = Root::open(dir).map_err(Error::io("open the directory", dir))?;
     let listing = root.list().map_err(Error::io("list the directory", dir))?;
-    for (path, error) in &listing.unopened {
-        let path = plain(&path.display().to_string());
-        output.note(format_args!("{path} may be a cache, but: {error}"));
+    let unopened = listing.unopened.into_iter();
+    let unopened: Vec<_> = unopened
+        .map(|(path, why)| (path, why.to_string()))
+        .collect();
+    for (path, why) in &unopened {
+        let path = path.display();
+        output.note(format_args!("{path} may be a cache, but: {why}"));
     }
     let caches = listing.caches;
-    if caches.is_empty() {
+    if caches.is_empty() && unopened.is_empty() {
         output.note(format_args!("{} holds no caches", root.path().display()));
     }
-    Ok(Found { root, caches })
+    Ok(Found {
+        root,
+        caches,
+        unopened,
+    })
 }
 
 impl Found {

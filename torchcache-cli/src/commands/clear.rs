@@ -8,6 +8,7 @@ use torchcache_store::maintain::{Cache, Cleared, clear};
 use crate::args::Clear;
 use crate::error::Error;
 use crate::find::{self, Found};
+use crate::json;
 use crate::output::{self, BAD, Output, Printed};
 use crate::size::human;
 use crate::text::{counted, plain};
@@ -30,7 +31,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
         match cleared {
             Ok(cleared) => {
                 sum.segments += cleared.segments;
-                sum.bytes += cleared.bytes;
+                sum.bytes = sum.bytes.saturating_add(cleared.bytes);
                 if !cleared.is_directory_gone {
                     let why = "somebody writes to it or keeps other files there, or the one above it may not be changed";
                     output.note(format_args!("the directory {path} stays: {why}"));
@@ -54,6 +55,15 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
         counted(sum.segments, "segment"),
         human(sum.bytes)
     );
+    // Nobody knows what is in these, and somebody wanted all of it gone.
+    let unopened = match args.hash {
+        Some(_) => &[],
+        None => &found.unopened[..],
+    };
+    for (path, why) in unopened {
+        let (path, why) = (plain(&path.display().to_string()), plain(why));
+        text += &format!("{BAD}not cleared{BAD:#}: {path}: {why}\n");
+    }
     let json = cleared.iter().map(|(cache, cleared)| {
         let done = cleared.as_ref().ok();
         json!({
@@ -64,12 +74,15 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
             "error": cleared.as_ref().err().map(ToString::to_string),
         })
     });
+    let failures = cleared.len() - done + unopened.len();
     let json = json!({
         "caches": json.collect::<Vec<_>>(),
         "removed_segments": sum.segments,
         "removed_bytes": sum.bytes,
+        "failures": failures,
+        "left_alone": json::left_alone(&found.unopened),
     });
-    let code = if done == cleared.len() { 0 } else { 2 };
+    let code = if failures == 0 { 0 } else { 2 };
     Ok(Printed::found(text, json, code))
 }
 
@@ -88,7 +101,7 @@ fn confirmed(found: &Found, caches: &[&Cache]) -> Result<bool, Error> {
     for cache in caches {
         if let Ok(summary) = cache.summary() {
             rows += summary.rows();
-            bytes += summary.bytes();
+            bytes = u64::saturating_add(bytes, summary.bytes());
         }
     }
     let rows = counted(rows, "row");

@@ -8,6 +8,7 @@ use super::show::{category, part};
 use crate::args::Diff;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{plain, plain_value};
@@ -75,6 +76,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
         "modules": [was.module, is.module],
         "words": words,
         "changes": changes,
+        "left_alone": json::left_alone(&found.unopened),
     });
     let code = u8::from(differ);
     Ok(Printed::found(text, json, code))

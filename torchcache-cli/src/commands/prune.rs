@@ -6,8 +6,9 @@ use torchcache_store::maintain::{Keep, PrunedCache, Pruning, prune};
 use crate::args::Prune;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{BAD, Output, Printed};
-use crate::size::human;
+use crate::size::{human, sum};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
@@ -48,7 +49,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
             short.get(name).cloned().unwrap_or_else(|| plain(name)),
             count(pruned.segments.len() as u64),
             count(rows(pruned)),
-            human(pruned.segments.iter().map(|segment| segment.bytes).sum()),
+            human(sum(pruned.segments.iter().map(|segment| segment.bytes))),
             newest
                 .max()
                 .map_or("-".to_owned(), |read| ago(read, output.now)),
@@ -125,9 +126,6 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
             "removed_whole": pruned.is_gone,
         })
     };
-    let left_alone = pruning.left_alone.iter();
-    let left_alone =
-        left_alone.map(|(path, why)| json!({"path": path.to_string_lossy(), "why": why}));
     let failed = pruning
         .failed
         .iter()
@@ -139,7 +137,7 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
         "removed_rows": pruning.caches.iter().map(rows).sum::<u64>(),
         "removed_bytes": pruning.bytes(),
         "left_bytes": pruning.left,
-        "left_alone": left_alone.collect::<Vec<_>>(),
+        "left_alone": json::left_alone(&pruning.left_alone),
         "failed": failed.collect::<Vec<_>>(),
     })
 }

@@ -9,6 +9,7 @@ use torchcache_store::maintain::{
 use crate::args::Verify;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
 use crate::progress::Bar;
 use crate::size::human;
@@ -25,7 +26,10 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         .collect();
     let told: Vec<_> = reports.iter().zip(&repairs).collect();
 
-    let mut totals = Totals::default();
+    let mut totals = Totals {
+        failures: found.unopened.len() as u64,
+        ..Totals::default()
+    };
     let mut text = String::new();
     for (report, repairs) in &told {
         totals.add(report, repairs.as_ref());
@@ -40,6 +44,11 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         .iter()
         .map(|(report, repairs)| as_json(report, repairs.as_ref()))
         .collect();
+    let mut left_alone = found.unopened.clone();
+    for report in &reports {
+        let path = report.cache.path().to_owned();
+        left_alone.extend(report.error.as_ref().map(|error| (path, error.to_string())));
+    }
     let json = json!({
         "path": found.root.path().to_string_lossy(),
         "sound": totals.bad_segments == 0 && totals.failures == 0,
@@ -51,6 +60,7 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         "not_checked": totals.not_checked,
         "failures": totals.failures,
         "caches": caches,
+        "left_alone": json::left_alone(&left_alone),
     });
     let code = match (totals.failures, totals.bad_segments) {
         (0, 0) => 0,
@@ -80,7 +90,7 @@ impl Totals {
         self.failures += u64::from(report.error.is_some());
         for segment in &report.segments {
             self.segments += 1;
-            self.bytes += segment.bytes;
+            self.bytes = self.bytes.saturating_add(segment.bytes);
             self.bad_segments += u64::from(segment.outcome.is_damage());
             self.failures += u64::from(segment.outcome.is_unknown());
             match &segment.outcome {
@@ -110,6 +120,7 @@ impl Totals {
             human(self.bytes)
         );
         let mut text = match self.bad_segments {
+            0 if self.failures > 0 => format!("{BAD}not all could be checked{BAD:#}: {what}\n"),
             0 => format!("{GOOD}sound{GOOD:#}: {what}\n"),
             bad => format!(
                 "{BAD}damaged{BAD:#}: {} with {}, of {what}\n",

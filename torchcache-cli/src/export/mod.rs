@@ -20,6 +20,7 @@ use crate::args::Export;
 use crate::describe::Sort;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{Output, Printed};
 use crate::progress::Bar;
 use crate::size::human;
@@ -153,6 +154,7 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
         "skipped_segments": rows.skipped().iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "arrays": columns.with_key().map(|it| it.as_json(count)).collect::<Vec<Value>>(),
         "notes": columns.notes,
+        "left_alone": json::left_alone(&found.unopened),
     });
     let code = u8::from(damaged);
     Ok(Printed::found(text, json, code))

@@ -49,7 +49,7 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
             let bytes = dir.stat(&name).map_or(0, |file| file.len);
             if remove(&*dir, &name)? {
                 cleared.segments += 1;
-                cleared.bytes += bytes;
+                cleared.bytes = cleared.bytes.saturating_add(bytes);
             }
         }
     }

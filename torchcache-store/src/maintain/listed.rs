@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::root::{Cache, Root, check_trust};
+use super::sum;
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
@@ -157,6 +158,6 @@ impl View {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes).sum()
+        sum(self.segments.iter().map(|segment| segment.bytes))
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::clear::{remove, remove_empty};
 use super::listed::{Candidate, Seen, View};
 use super::root::{Cache, Root};
+use super::sum;
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest;
@@ -74,7 +75,7 @@ impl Pruning {
     /// Bytes of what was removed.
     pub fn bytes(&self) -> u64 {
         let segments = self.caches.iter().flat_map(|cache| &cache.segments);
-        segments.map(|segment| segment.bytes).sum()
+        sum(segments.map(|segment| segment.bytes))
     }
 }
 
