@@ -218,6 +218,11 @@ fn done_words(done: &std::io::Result<Repaired>) -> String {
         Ok(Repaired::Removed { lost: None }) => {
             "removed: how many rows it had is not known".to_owned()
         }
+        Ok(Repaired::Recent) => {
+            "left alone: it was written to less than a minute ago, and somebody \
+                                 may be copying it here"
+                .to_owned()
+        }
         Ok(Repaired::Superseded) => "somebody else replaced or removed it meanwhile".to_owned(),
         Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(&error.to_string())),
     };
@@ -258,6 +263,7 @@ fn segment_json(segment: &SegmentReport, done: Option<&std::io::Result<Repaired>
             (Some("rewritten".to_owned()), Some(to), Some(*lost))
         }
         Some(Ok(Repaired::Removed { lost })) => (Some("removed".to_owned()), None, *lost),
+        Some(Ok(Repaired::Recent)) => (Some("recent".to_owned()), None, None),
         Some(Ok(Repaired::Superseded)) => (Some("superseded".to_owned()), None, None),
         Some(Err(error)) => (Some(format!("failed: {error}")), None, None),
     };
