@@ -8,7 +8,7 @@ use crate::text::plain;
 /// What rows of one schema are, as far as it can be read.
 #[derive(Debug)]
 pub(crate) struct Sort {
-    /// Its number, from 1, in the order in which the segments name it.
+    /// Its number, from 1, in an order that only what the rows are decides.
     pub(crate) number: usize,
     pub(crate) group: RowGroup,
     /// `None` if it is of another version, or not of torchcache.

@@ -205,3 +205,30 @@ fn a_cache_without_rows_has_nothing_to_export() {
     assert!(nothing.contains("holds no rows"), "{nothing}");
     assert!(!root.path().join("x.npy").exists());
 }
+
+#[test]
+fn a_schema_keeps_its_number_whatever_its_segments_are_called() {
+    let numbers = |names: [&str; 3]| {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let dir = root.path().join(hash(1));
+        for (n, name) in names.iter().enumerate() {
+            let schema = single(ElementKind::Uint8, &[n as i64 + 1]).encode();
+            let first = 10 * n as u64;
+            segment(&dir, name, &schema, n + 1, first..first + 2, DAY);
+        }
+        let shown = json(root.path(), &["show", "."], 0);
+        let schemas = shown["schemas"].as_array().expect("a list").clone();
+        let lengths: Vec<_> = schemas.iter().map(|it| it["row_bytes"].clone()).collect();
+        let args = ["export", ".", "-o", "x.npy", "--schema", "2"];
+        let exported = json(root.path(), &args, 0);
+        (lengths, exported["arrays"].clone())
+    };
+    assert_eq!(
+        numbers(["a.tcs", "b.tcs", "c.tcs"]),
+        numbers(["c.tcs", "b.tcs", "a.tcs"])
+    );
+    assert_eq!(
+        numbers(["a.tcs", "b.tcs", "c.tcs"]),
+        numbers(["b.tcs", "c.tcs", "a.tcs"])
+    );
+}

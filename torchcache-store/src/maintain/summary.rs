@@ -95,6 +95,22 @@ impl Groups {
             })
     }
 
+    /// The groups in an order that depends on what they are and not on which segment names them first,
+    /// since a merge changes that; and for each number that it had, its new one.
+    pub(super) fn sorted(self) -> (Vec<RowGroup>, Vec<usize>) {
+        let mut numbered: Vec<_> = self.groups.into_iter().enumerate().collect();
+        numbered.sort_by(|(_, a), (_, b)| {
+            let key = |group: &RowGroup| (group.schema.clone(), group.row_bytes);
+            key(a).cmp(&key(b))
+        });
+        let mut places = vec![0; numbered.len()];
+        for (now, (before, _)) in numbered.iter().enumerate() {
+            places[*before] = now;
+        }
+        let groups = numbered.into_iter().map(|(_, group)| group).collect();
+        (groups, places)
+    }
+
     pub(super) fn add(&mut self, place: usize, row: &Row) {
         self.groups[place].rows += 1;
         self.groups[place].stored_bytes += u64::from(row.stored_len);
@@ -118,7 +134,7 @@ impl Summary {
         segments.filter_map(|segment| segment.last_read).max()
     }
 
-    /// The rows of all segments by what they mean.
+    /// The rows of all segments by what they mean, in an order that only that decides.
     pub fn groups(&self) -> Vec<RowGroup> {
         let mut sums = Groups::default();
         for group in self.contents().flat_map(|contents| &contents.groups) {
@@ -126,7 +142,7 @@ impl Summary {
             sums.groups[place].rows += group.rows;
             sums.groups[place].stored_bytes += group.stored_bytes;
         }
-        sums.groups
+        sums.sorted().0
     }
 
     /// Segments that can be read.
