@@ -48,6 +48,11 @@ pub(crate) fn caches(output: &Output, dir: &Path) -> Result<Found, Error> {
 }
 
 impl Found {
+    /// Whether DIR is the directory of a cache, and there is no other in it.
+    pub(crate) fn is_one_cache(&self) -> bool {
+        self.root.is_cache() && self.caches.len() == 1
+    }
+
     /// The one cache that is meant. Without a name, the only one that there is.
     pub(crate) fn named(&self, hash: Option<&str>) -> Result<&Cache, Error> {
         let dir = self.root.path().display();

@@ -15,7 +15,7 @@ use crate::text::{plain, plain_value};
 
 pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
-    if found.root.is_cache() {
+    if found.is_one_cache() {
         return Err(Error::not_done(format!(
             "{} is the directory of one cache; name the directory that holds both",
             found.root.path().display()

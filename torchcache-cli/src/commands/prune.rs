@@ -16,7 +16,7 @@ use crate::time::{ago, rfc3339};
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
     let keep = args.keep();
-    if found.root.is_cache() && matches!(keep, Keep::Latest(_)) {
+    if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
         return Err(Error::not_done(format!(
             "{} is the directory of one cache, and --keep-latest chooses among several; name the \
              directory above it",

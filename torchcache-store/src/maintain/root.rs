@@ -15,7 +15,7 @@ use crate::segment::{Table, Unreadable};
 use crate::temp::is_temp;
 use crate::trust;
 
-/// A directory of caches, or that of one cache.
+/// A directory of caches, or that of one cache, or both.
 #[derive(Debug)]
 pub struct Root {
     fs: Arc<dyn FileSystem>,
@@ -42,7 +42,7 @@ pub struct Cache {
 
 impl Root {
     /// Looks at a directory, which links may lead to. One that holds segments itself, or a manifest,
-    /// is that of a single cache.
+    /// is that of a cache.
     ///
     /// # Errors
     /// What the system says; among it that there is no such directory.
@@ -77,12 +77,14 @@ impl Root {
         &self.path
     }
 
-    /// Whether it is the directory of a single cache.
+    /// Whether it is the directory of a cache. There may be others in it all the same: a segment or a
+    /// manifest that somebody copied to the wrong place makes any directory one.
     pub fn is_cache(&self) -> bool {
         self.is_cache
     }
 
-    /// The caches that are there now.
+    /// The caches that are there now. Where there are others in the directory of a cache, that itself
+    /// comes first, and is called `.`.
     ///
     /// # Errors
     /// What the system says of the root itself.
@@ -91,10 +93,6 @@ impl Root {
             caches: Vec::new(),
             unopened: Vec::new(),
         };
-        if self.is_cache {
-            listing.caches.push(self.cache(self.path.clone()));
-            return Ok(listing);
-        }
         for entry in self.fs.open_dir(&self.path, false)?.list()? {
             if entry.is_file {
                 continue;
@@ -111,6 +109,14 @@ impl Root {
             }
         }
         listing.caches.sort_by(|a, b| a.path.cmp(&b.path));
+        if self.is_cache {
+            let mut itself = self.cache(self.path.clone());
+            // What lies in it has names that are relative to it.
+            if !listing.caches.is_empty() {
+                itself.name = ".".to_owned();
+            }
+            listing.caches.insert(0, itself);
+        }
         Ok(listing)
     }
 
@@ -227,6 +233,10 @@ mod tests {
         assert_eq!(names(&root.join("by-segment")), ["by-segment"]);
         assert_eq!(names(&root.join("link")), ["by-segment"]);
         assert!(Root::open(&root.join("absent")).is_err());
+        // A stray segment hides none of them.
+        file("stray.tcs");
+        let all = names(root);
+        assert_eq!(all, [".", "by-manifest", "by-segment", "unfinished"]);
         assert!(Root::open(&root.join("manifest.json")).is_err());
     }
 }
