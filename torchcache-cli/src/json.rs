@@ -36,6 +36,13 @@ pub(crate) fn left_alone(all: &[(PathBuf, String)]) -> Value {
         .collect()
 }
 
+/// What could not be removed, and why.
+pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
+    let all = all.iter();
+    all.map(|(path, error)| json!({ "path": path.to_string_lossy(), "error": error.to_string() }))
+        .collect()
+}
+
 /// How many segments cannot be read.
 pub(crate) fn unreadable(summary: &Summary) -> usize {
     summary.segments.len() - summary.contents().count()

@@ -301,3 +301,24 @@ fn a_store_whose_directory_goes_while_it_begins_a_segment_makes_it_anew() {
     );
     assert!(is_there(&sim, "c", 0..3));
 }
+
+#[test]
+fn a_segment_that_cannot_be_removed_stays_alone_and_the_others_are_counted() {
+    let sim = root();
+    for n in 0..3 {
+        put(&store(sim.clone(), "c"), n..n + 1);
+    }
+    let stuck = segments(&sim).remove(0);
+    let decide = {
+        let stuck = stuck.clone();
+        move |call: Call, removed: &OsStr| match call == Call::Remove && removed == name(&stuck) {
+            true => Fate::Fails(Errno::ACCESS),
+            false => Fate::Done,
+        }
+    };
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide))).expect("it can be listed");
+    assert_eq!((cleared.segments, cleared.is_directory_gone), (2, false));
+    assert_eq!(cleared.failed.len(), 1);
+    assert_eq!(cleared.failed[0].0, stuck);
+    assert_eq!(segments(&sim), [stuck]);
+}

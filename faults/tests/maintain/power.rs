@@ -108,7 +108,10 @@ fn what_was_cleared_does_not_come_back() {
         let listing = root.and_then(|root| root.list()).ok()?;
         listing.caches.into_iter().next()
     };
-    let deed = |fs: Faulty| cache(fs).is_some_and(|cache| clear(&cache).is_ok());
+    let deed = |fs: Faulty| {
+        let cleared = cache(fs).map(|cache| clear(&cache));
+        cleared.is_some_and(|cleared| cleared.is_ok_and(|it| it.failed.is_empty()))
+    };
     at_every_call(&medium, deed, |sim, done| {
         let left = there(sim, "c", 0..8);
         assert!(!done || left.is_empty(), "{left:?} came back");

@@ -32,7 +32,12 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
             Ok(cleared) => {
                 sum.segments += cleared.segments;
                 sum.bytes = sum.bytes.saturating_add(cleared.bytes);
-                if !cleared.is_directory_gone {
+                for (path, error) in &cleared.failed {
+                    let path = plain(&path.display().to_string());
+                    let error = plain(&error.to_string());
+                    text += &format!("{BAD}not removed{BAD:#}: {path}: {error}\n");
+                }
+                if !cleared.is_directory_gone && cleared.failed.is_empty() {
                     let why = "somebody writes to it or keeps other files there, or the one above it may not be changed";
                     output.note(format_args!("the directory {path} stays: {why}"));
                 }
@@ -47,7 +52,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
     }
     let done = cleared
         .iter()
-        .filter(|(_, cleared)| cleared.is_ok())
+        .filter(|(_, cleared)| cleared.as_ref().is_ok_and(|it| it.failed.is_empty()))
         .count();
     text += &format!(
         "removed {} with {} ({})\n",
@@ -70,6 +75,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
             "name": cache.name(),
             "removed_segments": done.map(|it| it.segments),
             "removed_bytes": done.map(|it| it.bytes),
+            "failed": done.map(|it| json::failed(&it.failed)),
             "removed_whole": done.map(|it| it.is_directory_gone),
             "error": cleared.as_ref().err().map(ToString::to_string),
         })

@@ -126,10 +126,6 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
             "removed_whole": pruned.is_gone,
         })
     };
-    let failed = pruning
-        .failed
-        .iter()
-        .map(|(path, error)| json!({"path": path.to_string_lossy(), "error": error.to_string()}));
     json!({
         "dry_run": dry,
         "caches": pruning.caches.iter().map(cache).collect::<Vec<_>>(),
@@ -138,6 +134,6 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
         "removed_bytes": pruning.bytes(),
         "left_bytes": pruning.left,
         "left_alone": json::left_alone(&pruning.left_alone),
-        "failed": failed.collect::<Vec<_>>(),
+        "failed": json::failed(&pruning.failed),
     })
 }

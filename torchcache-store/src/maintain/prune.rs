@@ -2,19 +2,19 @@
 //! read since it was looked at, and nothing of a newer version or of strangers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::clear::{remove, remove_empty};
+use super::clear::{is_manifest, remove, remove_empty};
 use super::listed::{Candidate, Seen, View};
 use super::root::{Cache, Root};
 use super::sum;
 use crate::clock;
-use crate::fs::Directory;
-use crate::manifest;
+use crate::fs::{Directory, Entry};
+use crate::scan::is_stale;
 use crate::segment::is_segment;
+use crate::temp::is_temp;
 
 /// How often at most it is looked again since segments vanished, merged perhaps.
 const LOOKS: usize = 8;
@@ -245,14 +245,15 @@ fn before(keep: Keep) -> u64 {
     }
 }
 
-/// Whether nobody keeps anything in a directory but segments and a manifest.
+/// Whether nobody keeps anything in a directory but segments and a manifest, and what a dead writer
+/// left.
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
-    let is_ours = |name: &OsStr| {
-        let is_segment = name.to_str().is_some_and(is_segment);
-        is_segment || name == manifest::FILE
+    let is_ours = |entry: &Entry| match entry.name.to_str() {
+        Some(name) if entry.is_file && is_segment(name) => true,
+        Some(name) if entry.is_file && is_temp(name) => is_stale(dir, &entry.name).unwrap_or(false),
+        _ => is_manifest(entry),
     };
-    dir.list()
-        .is_ok_and(|entries| entries.iter().all(|entry| is_ours(&entry.name)))
+    dir.list().is_ok_and(|entries| entries.iter().all(is_ours))
 }
 
 fn entry<'a>(all: &'a mut BTreeMap<PathBuf, PrunedCache>, seen: &Seen) -> &'a mut PrunedCache {
