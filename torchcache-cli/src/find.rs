@@ -110,13 +110,16 @@ impl Found {
         text
     }
 
-    /// A cache as people know it: its module, and as much of its name as tells it from the others.
-    pub(crate) fn title(&self, cache: &Cache) -> String {
-        let short = self.short_names().remove(cache.name());
-        let short = short.unwrap_or_else(|| plain(cache.name()));
-        match cache.manifest() {
-            Ok(manifest) => format!("{} {short}", plain(&manifest.module)),
-            Err(_) => short,
+    /// Caches as people know them: the module, and as much of the name as tells it from the others.
+    pub(crate) fn titles(&self) -> impl Fn(&Cache) -> String {
+        let short = self.short_names();
+        move |cache| {
+            let short = short.get(cache.name()).cloned();
+            let short = short.unwrap_or_else(|| plain(cache.name()));
+            match cache.manifest() {
+                Ok(manifest) => format!("{} {short}", plain(&manifest.module)),
+                Err(_) => short,
+            }
         }
     }
 

@@ -101,7 +101,7 @@ fn confirmed(found: &Found, caches: &[&Cache]) -> Result<bool, Error> {
     }
     let (mut rows, mut bytes) = (0, 0);
     let what = match caches {
-        [only] => found.title(only),
+        [only] => found.titles()(only),
         all => counted(all.len() as u64, "cache"),
     };
     for cache in caches {

@@ -29,7 +29,10 @@ pub(crate) fn man(_: &Output, args: &Man) -> Result<Printed, Error> {
                 let names = names.join(", ");
                 Error::not_done(format!("there is no command {name:?}; there are {names}"))
             })?;
-            Page::new(command.clone()).title(format!("{NAME}-{name}"))
+            // Only the program has a version, and the pages of its commands stand beside its own.
+            let version = program.get_version().unwrap_or_default().to_owned();
+            let page = Page::new(command.clone()).title(format!("{NAME}-{name}"));
+            page.source(format!("{NAME} {version}"))
         }
     };
     let mut roff = Vec::new();

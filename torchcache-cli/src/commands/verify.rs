@@ -31,11 +31,12 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         ..Totals::default()
     };
     let mut text = String::new();
+    let titles = found.titles();
     for (report, repairs) in &told {
         totals.add(report, repairs.as_ref());
         let lines = in_words(report, repairs.as_ref());
         if !lines.is_empty() {
-            let title = found.title(&report.cache);
+            let title = titles(&report.cache);
             text += &format!("{HEADER}{title}{HEADER:#}\n  {}\n", lines.join("\n  "));
         }
     }
@@ -199,9 +200,10 @@ fn done_with<'r>(
     segment: &SegmentReport,
     repairs: Option<&'r Repairs>,
 ) -> Option<&'r std::io::Result<Repaired>> {
+    // They are in the order of the segments, which is that of their names.
     let done = &repairs?.segments;
-    let done = done.iter().find(|(name, _)| *name == segment.name)?;
-    Some(&done.1)
+    let at = done.binary_search_by(|(name, _)| name.cmp(&segment.name));
+    Some(&done[at.ok()?].1)
 }
 
 fn done_words(done: &std::io::Result<Repaired>) -> String {

@@ -26,6 +26,12 @@ impl Target {
                 path.display()
             )));
         }
+        if path.is_dir() {
+            return Err(Error::not_done(format!(
+                "{} is a directory; name a file in it",
+                path.display()
+            )));
+        }
         // "rows.npy" is in ".".
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

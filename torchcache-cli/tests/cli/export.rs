@@ -133,6 +133,11 @@ fn a_file_that_is_there_is_only_replaced_by_force() {
     );
     let ending = complained(root.path(), &["export", ".", "-o", "x.npz"], 2);
     assert!(ending.contains(".safetensors nor .npy"), "{ending}");
+    fs::create_dir(root.path().join("d.npy")).expect("it can be made");
+    let args = ["export", ".", "-o", "d.npy", "--force"];
+    let directory = complained(root.path(), &args, 2);
+    assert!(directory.contains("d.npy is a directory"), "{directory}");
+    fs::remove_dir(root.path().join("d.npy")).expect("it is empty");
     let absent = complained(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
     assert!(absent.contains("no"), "{absent}");
     assert_eq!(

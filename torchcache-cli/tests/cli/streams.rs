@@ -99,6 +99,12 @@ fn completions_and_man_pages_come_from_the_command_line_itself() {
     );
     let page = said(root.path(), &["man", "prune"], 0);
     assert!(page.contains("keep\\-latest"), "{page}");
+    let source = concat!("\"torchcache ", env!("CARGO_PKG_VERSION"), "\"");
+    let title = page.lines().find(|line| line.starts_with(".TH"));
+    assert!(
+        title.is_some_and(|title| title.contains(source)),
+        "{title:?}"
+    );
     assert!(complained(root.path(), &["man", "nothing"], 2).contains("prune"));
 }
 
