@@ -237,3 +237,19 @@ fn a_schema_keeps_its_number_whatever_its_segments_are_called() {
         numbers(["b.tcs", "c.tcs", "a.tcs"])
     );
 }
+
+#[test]
+fn what_a_killed_export_left_goes_with_the_next_one_into_that_folder() {
+    let root = floats(&[(0, 3)]);
+    let file = |name: &str, seconds| {
+        let path = root.path().join(format!(".torchcache-export-{name}"));
+        fs::write(&path, "half").expect("it can be written");
+        crate::support::set_read(&path, seconds);
+        path
+    };
+    let (left, young, running) = (file("left", 90), file("young", 5), file("running", 90));
+    let lock = fs::File::open(&running).expect("it is there");
+    lock.try_lock().expect("nobody else has it");
+    json(root.path(), &["export", ".", "-o", "x.npy"], 0);
+    assert!(!left.exists() && young.exists() && running.exists());
+}
