@@ -47,10 +47,12 @@ pub enum Call {
     Lock,
     /// A file is mapped.
     Map,
+    /// An empty directory is removed. A store never does: only what looks after caches from outside.
+    RemoveDir,
 }
 
 impl Call {
-    /// Every call.
+    /// Every call of a store.
     pub const ALL: [Call; 16] = [
         Call::OpenDir,
         Call::LookDir,
@@ -163,6 +165,13 @@ impl FileSystem for Faulty {
         })?;
         let decide = self.decide.clone();
         Ok(Arc::new(FaultyDirectory { inner, decide }))
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        run(&self.decide, Call::RemoveDir, name, || {
+            self.inner.remove_dir(path)
+        })
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Verify {
 #[derive(Debug, clap::Args)]
 #[command(
     group = ArgGroup::new("what").required(true),
-    override_usage = "torchcache prune <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR>"
+    override_usage = "torchcache prune [OPTIONS] <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR>"
 )]
 pub(crate) struct Prune {
     /// Directory of caches, or of one cache.
@@ -104,11 +104,20 @@ pub(crate) struct Prune {
     #[arg(long, group = "what", value_name = "AGE", value_parser = time::parse_age)]
     older_than: Option<Duration>,
     /// Keep the N most recently read caches of each type, and remove the others.
-    #[arg(long, group = "what", value_name = "N")]
+    #[arg(long, group = "what", value_name = "N", value_parser = at_least_one)]
     keep_latest: Option<usize>,
     /// Only tell what would go.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// None at all is not what is read last, and would take every cache that has a manifest.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it keeps at least 1; `torchcache clear` removes all".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a whole number".to_owned()),
+    }
 }
 
 impl Prune {
@@ -204,9 +213,12 @@ mod tests {
             "--max-size 1GB --keep-latest 1",
             "--max-size 1X",
             "--older-than 3",
+            "--keep-latest -1",
         ] {
             let error = keep(line).expect_err(line);
             assert!(error.contains("--max-size") || error.contains("--older-than"));
         }
+        let none = keep("--keep-latest 0").expect_err("it would remove everything");
+        assert!(none.contains("`torchcache clear` removes all"), "{none}");
     }
 }

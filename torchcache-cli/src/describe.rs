@@ -8,7 +8,7 @@ use crate::text::plain;
 /// What rows of one schema are, as far as it can be read.
 #[derive(Debug)]
 pub(crate) struct Sort {
-    /// Its number, from 1, in the order in which the segments name it.
+    /// Its number, from 1, in an order that only what the rows are decides.
     pub(crate) number: usize,
     pub(crate) group: RowGroup,
     /// `None` if it is of another version, or not of torchcache.
@@ -78,7 +78,8 @@ pub(crate) fn module(summary: &Summary) -> String {
 pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     let groups = summary.contents().flat_map(|contents| &contents.groups);
     let (value, stored) = groups.fold((0, 0), |(value, stored), group| {
-        (value + group.value_bytes(), stored + group.stored_bytes)
+        let value = u64::saturating_add(value, group.value_bytes());
+        (value, u64::saturating_add(stored, group.stored_bytes))
     });
     (stored > 0).then(|| value as f64 / stored as f64)
 }

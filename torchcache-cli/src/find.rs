@@ -1,7 +1,7 @@
 //! Which cache is meant: by any beginning of its name that no other has.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use torchcache_store::maintain::{Cache, Root};
 
@@ -20,24 +20,39 @@ const NAME: usize = 16;
 pub(crate) struct Found {
     pub(crate) root: Root,
     pub(crate) caches: Vec<Cache>,
+    /// What may be caches, but could not be looked into, and why.
+    pub(crate) unopened: Vec<(PathBuf, String)>,
 }
 
 /// Looks at a directory, and says which of those in it could not be looked into.
 pub(crate) fn caches(output: &Output, dir: &Path) -> Result<Found, Error> {
     let root = Root::open(dir).map_err(Error::io("open the directory", dir))?;
     let listing = root.list().map_err(Error::io("list the directory", dir))?;
-    for (path, error) in &listing.unopened {
-        let path = plain(&path.display().to_string());
-        output.note(format_args!("{path} may be a cache, but: {error}"));
+    let unopened = listing.unopened.into_iter();
+    let unopened: Vec<_> = unopened
+        .map(|(path, why)| (path, why.to_string()))
+        .collect();
+    for (path, why) in &unopened {
+        let path = path.display();
+        output.note(format_args!("{path} may be a cache, but: {why}"));
     }
     let caches = listing.caches;
-    if caches.is_empty() {
+    if caches.is_empty() && unopened.is_empty() {
         output.note(format_args!("{} holds no caches", root.path().display()));
     }
-    Ok(Found { root, caches })
+    Ok(Found {
+        root,
+        caches,
+        unopened,
+    })
 }
 
 impl Found {
+    /// Whether DIR is the directory of a cache, and there is no other in it.
+    pub(crate) fn is_one_cache(&self) -> bool {
+        self.root.is_cache() && self.caches.len() == 1
+    }
+
     /// The one cache that is meant. Without a name, the only one that there is.
     pub(crate) fn named(&self, hash: Option<&str>) -> Result<&Cache, Error> {
         let dir = self.root.path().display();
@@ -45,7 +60,7 @@ impl Found {
             return match &self.caches[..] {
                 [only] => Ok(only),
                 [] => Err(self.nothing()),
-                all => Err(Error::NotDone(format!(
+                all => Err(Error::not_done(format!(
                     "{dir} holds {} caches; name one of them: {}",
                     all.len(),
                     self.some(all.iter())
@@ -60,12 +75,12 @@ impl Found {
         match &matching[..] {
             [only] => Ok(only),
             [] if self.caches.is_empty() => Err(self.nothing()),
-            [] => Err(Error::Nothing(format!(
+            [] => Err(Error::nothing(format!(
                 "{dir} holds no cache whose name begins with {:?}; it holds {}",
                 hash,
                 self.some(self.caches.iter())
             ))),
-            several => Err(Error::NotDone(format!(
+            several => Err(Error::not_done(format!(
                 "{:?} is the beginning of {} caches: {}; write more of the one that you mean",
                 hash,
                 several.len(),
@@ -76,7 +91,7 @@ impl Found {
 
     fn nothing(&self) -> Error {
         let dir = self.root.path().display();
-        Error::Nothing(format!(
+        Error::nothing(format!(
             "{dir} holds no caches; name the directory that was given to persistent_cache_dir or \
              TORCHCACHE_DIR"
         ))
@@ -95,13 +110,16 @@ impl Found {
         text
     }
 
-    /// A cache as people know it: its module, and as much of its name as tells it from the others.
-    pub(crate) fn title(&self, cache: &Cache) -> String {
-        let short = self.short_names().remove(cache.name());
-        let short = short.unwrap_or_else(|| plain(cache.name()));
-        match cache.manifest() {
-            Ok(manifest) => format!("{} {short}", plain(&manifest.module)),
-            Err(_) => short,
+    /// Caches as people know them: the module, and as much of the name as tells it from the others.
+    pub(crate) fn titles(&self) -> impl Fn(&Cache) -> String {
+        let short = self.short_names();
+        move |cache| {
+            let short = short.get(cache.name()).cloned();
+            let short = short.unwrap_or_else(|| plain(cache.name()));
+            match cache.manifest() {
+                Ok(manifest) => format!("{} {short}", plain(&manifest.module)),
+                Err(_) => short,
+            }
         }
     }
 

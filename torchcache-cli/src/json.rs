@@ -1,6 +1,8 @@
 //! What caches hold, for programs: numbers as numbers, names whole, times as RFC 3339 has them. The
 //! fields are listed in `docs/cli.md`.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use torchcache_store::maintain::{Cache, SegmentInfo, Summary};
 
@@ -25,6 +27,20 @@ pub(crate) fn cache(cache: &Cache, summary: &Summary) -> Value {
         "newer_versions": newer(summary),
         "unfinished_files": summary.unfinished,
     })
+}
+
+/// What was left alone, and why.
+pub(crate) fn left_alone(all: &[(PathBuf, String)]) -> Value {
+    let all = all.iter();
+    all.map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why }))
+        .collect()
+}
+
+/// What could not be removed, and why.
+pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
+    let all = all.iter();
+    all.map(|(path, error)| json!({ "path": path.to_string_lossy(), "error": error.to_string() }))
+        .collect()
 }
 
 /// How many segments cannot be read.
@@ -66,7 +82,7 @@ pub(crate) fn segment(segment: &SegmentInfo) -> Value {
         "bytes": segment.bytes,
         "rows": contents.ok().map(|contents| contents.rows),
         "version": contents.ok().map(|contents| contents.version),
-        "last_read": rfc3339(segment.last_read),
+        "last_read": segment.last_read.map(rfc3339),
         "error": contents.err().map(ToString::to_string),
     })
 }

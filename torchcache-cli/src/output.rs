@@ -12,7 +12,7 @@ use serde_json::Value;
 use terminal_size::terminal_size_of;
 
 use crate::error::Error;
-use crate::text::width;
+use crate::text::{escaped, harmless, plain, width};
 
 pub(crate) const HEADER: Style = Style::new().bold();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -27,20 +27,36 @@ const HANGING: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Printed {
     /// For people. May be styled.
-    pub(crate) text: String,
+    text: String,
     /// For programs.
-    pub(crate) json: Value,
+    json: Value,
     /// Whether something was found that the exit code tells.
-    pub(crate) code: u8,
+    code: u8,
+    /// Whether the text is for programs as well, and so goes out as it is.
+    is_source: bool,
 }
 
 impl Printed {
     /// What was done as it should be.
     pub(crate) fn good(text: String, json: Value) -> Printed {
+        Printed::found(text, json, 0)
+    }
+
+    /// What was found, and the exit code that tells it.
+    pub(crate) fn found(text: String, json: Value, code: u8) -> Printed {
         Printed {
             text,
             json,
-            code: 0,
+            code,
+            is_source: false,
+        }
+    }
+
+    /// A text that shells and other programs read.
+    pub(crate) fn source(text: String, json: Value) -> Printed {
+        Printed {
+            is_source: true,
+            ..Printed::good(text, json)
         }
     }
 }
@@ -66,15 +82,20 @@ impl Output {
 
     /// Prints what a command said.
     pub(crate) fn print(&self, printed: Printed) -> ExitCode {
-        let text = match self.json {
-            true => format!("{:#}\n", printed.json),
-            false => wrapped(&printed.text, self.columns),
+        let written = match (self.json, printed.is_source) {
+            (true, _) => {
+                let document = format!("{:#}\n", printed.json);
+                write_as_is(escaped(&document).as_bytes())
+            }
+            (false, true) => write_as_is(printed.text.as_bytes()),
+            (false, false) => write_out(&wrapped(&printed.text, self.columns)),
         };
-        match write_out(text.as_bytes()) {
-            Ok(()) => ExitCode::from(printed.code),
-            // Whoever closes a pipe has read enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => self.fail(&Error::NotDone(format!("cannot print: {error}"))),
+        match written {
+            // Whoever closes a pipe has read enough. What was found is still so.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                self.fail(&Error::not_done(format!("cannot print: {error}")))
+            }
+            _ => ExitCode::from(printed.code),
         }
     }
 
@@ -85,8 +106,9 @@ impl Output {
         ExitCode::from(error.code())
     }
 
-    /// Says something beside the result.
+    /// Says something beside the result: plain text on one line.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
+        let text = plain(&text.to_string());
         let text = format!("{NOTE}note:{NOTE:#} {text}\n");
         to_stderr(&wrapped(&text, columns(&io::stderr())));
     }
@@ -100,28 +122,46 @@ pub(crate) fn ask(question: &str) {
 
 /// Prints what clap has to say: the help, the version, or what it did not understand.
 pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
-    let text = error.render().ansi().to_string();
+    // It repeats arguments, which may be names out of a directory that anybody may have written.
+    let is_plain = |arg: std::ffi::OsString| {
+        let arg = arg.to_string_lossy();
+        plain(&arg) == arg
+    };
+    let text = match std::env::args_os().all(is_plain) {
+        true => error.render().ansi().to_string(),
+        false => {
+            let lines = error.render().to_string();
+            lines.lines().map(|line| plain(line) + "\n").collect()
+        }
+    };
     if error.use_stderr() {
         let text = text.replacen("error:", "torchcache:", 1);
         to_stderr(&text);
         return ExitCode::from(2);
     }
-    match write_out(text.as_bytes()) {
+    match write_out(&text) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     }
 }
 
 /// Writes to standard output, without colours if that is no terminal.
-fn write_out(text: &[u8]) -> io::Result<()> {
+fn write_out(text: &str) -> io::Result<()> {
     let mut out = AutoStream::auto(io::stdout().lock());
+    out.write_all(harmless(text).as_bytes())?;
+    out.flush()
+}
+
+/// The same for programs: taking colours away would take letters out of names.
+fn write_as_is(text: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     out.write_all(text)?;
     out.flush()
 }
 
 fn to_stderr(text: &str) {
     // There is nobody left to tell if this fails.
-    let _ = AutoStream::auto(io::stderr().lock()).write_all(text.as_bytes());
+    let _ = AutoStream::auto(io::stderr().lock()).write_all(harmless(text).as_bytes());
 }
 
 /// COLUMNS if somebody set it, else the width of the terminal.

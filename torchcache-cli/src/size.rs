@@ -56,6 +56,11 @@ fn unit_start(text: &str) -> usize {
         .map_or(text.len(), |(at, _)| at)
 }
 
+/// A sum that ends where no more can be counted: a sparse file says that it has any length.
+pub(crate) fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 /// Bytes for people: `1.5 GB`.
 pub(crate) fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];

@@ -288,14 +288,22 @@ impl Catalog {
 pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     let file = dir.open(name)?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
-    let longer_than = |least| match metadata.modified.elapsed() {
+    Ok(match locked {
+        Ok(taken) => taken && is_older(metadata.modified, STALE_AFTER),
+        Err(_) => is_older(metadata.modified, LONG),
+    })
+}
+
+/// Whether a file was written to a moment ago, perhaps by somebody who goes on.
+pub(crate) fn is_recent(modified: SystemTime) -> bool {
+    !is_older(modified, STALE_AFTER)
+}
+
+fn is_older(modified: SystemTime, least: Duration) -> bool {
+    match modified.elapsed() {
         Ok(age) => age > least,
         Err(ahead) => ahead.duration() > LONG,
-    };
-    Ok(match locked {
-        Ok(taken) => taken && longer_than(STALE_AFTER),
-        Err(_) => longer_than(LONG),
-    })
+    }
 }
 
 /// The names of all segment files.

@@ -13,6 +13,8 @@ const PAGE: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Medium {
     pub(super) directories: HashMap<PathBuf, Names>,
+    /// Directories that were removed: nobody syncs the one above, so a power cut may bring them back.
+    pub(super) removed: HashMap<PathBuf, Names>,
     pub(super) files: Vec<Content>,
     /// Counts power cuts: what was open before one is closed.
     pub(super) boots: u64,

@@ -5,7 +5,7 @@
 mod medium;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,11 @@ impl Sim {
     pub fn cut_power(&self, rng: &mut Rng) {
         let mut medium = self.medium();
         medium.boots += 1;
+        for (path, names) in std::mem::take(&mut medium.removed) {
+            if rng.bool() {
+                medium.directories.entry(path).or_insert(names);
+            }
+        }
         for names in medium.directories.values_mut() {
             for (name, meanings) in std::mem::take(&mut names.since) {
                 match rng.choice(meanings).flatten() {
@@ -142,6 +147,21 @@ impl FileSystem for Sim {
             boot: medium.boots,
         }))
     }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut medium = self.medium();
+        match medium.directories.get(path) {
+            None => return Err(ErrorKind::NotFound.into()),
+            Some(names) if !names.now.is_empty() => {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            Some(_) => {}
+        }
+        if let Some(names) = medium.directories.remove(path) {
+            medium.removed.insert(path.to_owned(), names);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -213,11 +233,15 @@ impl Directory for SimDirectory {
         let medium = self.medium()?;
         let names = medium.directories.get(&self.path);
         let names = names.into_iter().flat_map(|names| names.now.keys());
-        let entry = |name: &OsString| Entry {
-            name: name.clone(),
-            is_file: true,
+        let entry = |name: &OsStr, is_file| Entry {
+            name: name.to_owned(),
+            is_file,
         };
-        Ok(names.map(entry).collect())
+        let files = names.map(|name| entry(name, true));
+        let within = medium.directories.keys();
+        let within = within.filter(|path| path.parent() == Some(&*self.path));
+        let within = within.filter_map(|path| Some(entry(path.file_name()?, false)));
+        Ok(files.chain(within).collect())
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {

@@ -1,5 +1,7 @@
 //! `torchcache diff`: what changed between the identities of two caches.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 use torchcache_store::maintain::Cache;
 use torchcache_store::manifest::{Category, Manifest, Part, difference};
@@ -8,14 +10,15 @@ use super::show::{category, part};
 use crate::args::Diff;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{plain, plain_value};
 
 pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
-    if found.root.is_cache() {
-        return Err(Error::NotDone(format!(
+    if found.is_one_cache() {
+        return Err(Error::not_done(format!(
             "{} is the directory of one cache; name the directory that holds both",
             found.root.path().display()
         )));
@@ -75,14 +78,15 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
         "modules": [was.module, is.module],
         "words": words,
         "changes": changes,
+        "left_alone": json::left_alone(&found.unopened),
     });
     let code = u8::from(differ);
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 fn manifest(cache: &Cache) -> Result<Manifest, Error> {
     cache.manifest().map_err(|error| {
-        Error::NotDone(format!(
+        Error::not_done(format!(
             "the manifest of {} cannot be read, and it alone says what the identity is: {error}",
             plain(cache.name())
         ))
@@ -100,19 +104,13 @@ struct Change<'a> {
 /// The parts that differ, in the order of the newer identity. A path may hold several parts: they are
 /// compared in their order.
 fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
-    let of = |parts: &'a [Part], wanted: &Part| -> Vec<&'a Part> {
-        let same = |part: &&Part| part.category == wanted.category && part.path == wanted.path;
-        parts.iter().filter(same).collect()
-    };
+    // A manifest may be large, and a stranger's: each part is looked at a fixed number of times.
+    let (mut was_at, mut is_at) = (by_place(before), by_place(after));
     let mut changes = Vec::new();
-    let mut seen = Vec::new();
     for part in after.iter().chain(before) {
-        let place = (part.category, part.path.as_str());
-        if seen.contains(&place) {
-            continue;
-        }
-        seen.push(place);
-        let (was, is) = (of(before, part), of(after, part));
+        let place = (part.category as u8, part.path.as_str());
+        let was = was_at.remove(&place).unwrap_or_default();
+        let is = is_at.remove(&place).unwrap_or_default();
         for at in 0..was.len().max(is.len()) {
             let (before, after) = (was.get(at).copied(), is.get(at).copied());
             if before.map(|part| part.digest) != after.map(|part| part.digest) {
@@ -126,6 +124,16 @@ fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
         }
     }
     changes
+}
+
+/// The parts of each category and path, in their order.
+fn by_place(parts: &[Part]) -> HashMap<(u8, &str), Vec<&Part>> {
+    let mut places: HashMap<_, Vec<&Part>> = HashMap::new();
+    for part in parts {
+        let place = (part.category as u8, part.path.as_str());
+        places.entry(place).or_default().push(part);
+    }
+    places
 }
 
 impl Change<'_> {

@@ -15,7 +15,7 @@ pub(crate) fn completions(_: &Output, args: &Completions) -> Result<Printed, Err
     clap_complete::generate(args.shell, &mut Args::command(), NAME, &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
     let json = json!({ "shell": args.shell.to_string(), "text": script });
-    Ok(Printed::good(script, json))
+    Ok(Printed::source(script, json))
 }
 
 pub(crate) fn man(_: &Output, args: &Man) -> Result<Printed, Error> {
@@ -27,15 +27,18 @@ pub(crate) fn man(_: &Output, args: &Man) -> Result<Printed, Error> {
             let command = program.find_subcommand(name).ok_or_else(|| {
                 let names: Vec<_> = program.get_subcommands().map(|it| it.get_name()).collect();
                 let names = names.join(", ");
-                Error::NotDone(format!("there is no command {name:?}; there are {names}"))
+                Error::not_done(format!("there is no command {name:?}; there are {names}"))
             })?;
-            Page::new(command.clone()).title(format!("{NAME}-{name}"))
+            // Only the program has a version, and the pages of its commands stand beside its own.
+            let version = program.get_version().unwrap_or_default().to_owned();
+            let page = Page::new(command.clone()).title(format!("{NAME}-{name}"));
+            page.source(format!("{NAME} {version}"))
         }
     };
     let mut roff = Vec::new();
     page.render(&mut roff)
-        .map_err(|error| Error::NotDone(format!("cannot write the page: {error}")))?;
+        .map_err(|error| Error::not_done(format!("cannot write the page: {error}")))?;
     let roff = String::from_utf8_lossy(&roff).into_owned();
     let json = json!({ "text": roff });
-    Ok(Printed::good(roff, json))
+    Ok(Printed::source(roff, json))
 }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::find;
 use crate::json::{self, newer, unreadable, versions};
 use crate::output::{DIM, Output, Printed};
-use crate::size::human;
+use crate::size::{human, sum};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::ago;
@@ -22,15 +22,16 @@ pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
 
 pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
-    let mut listed = Vec::new();
+    let (mut listed, mut left_alone) = (Vec::new(), found.unopened.clone());
     for cache in &found.caches {
         match cache.summary() {
             Ok(summary) => listed.push((cache, summary)),
             // Removed since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
-                let path = plain(&cache.path().display().to_string());
-                output.note(format_args!("{path} is left alone: {error}"));
+                let path = cache.path();
+                output.note(format_args!("{} is left alone: {error}", path.display()));
+                left_alone.push((path.to_owned(), error.to_string()));
             }
         }
     }
@@ -62,7 +63,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
         tell_unreadable(output, args, cache, summary);
     }
     let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
-    let bytes = listed.iter().map(|(_, summary)| summary.bytes()).sum();
+    let bytes = sum(listed.iter().map(|(_, summary)| summary.bytes()));
     let mut text = match table.is_empty() {
         true => String::new(),
         false => table.render(output.columns),
@@ -79,6 +80,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
     let json = json!({
         "path": found.root.path().to_string_lossy(),
         "caches": caches,
+        "left_alone": json::left_alone(&left_alone),
         "rows": rows,
         "bytes": bytes,
     });

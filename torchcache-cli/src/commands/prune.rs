@@ -6,8 +6,9 @@ use torchcache_store::maintain::{Keep, PrunedCache, Pruning, prune};
 use crate::args::Prune;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{BAD, Output, Printed};
-use crate::size::human;
+use crate::size::{human, sum};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
@@ -15,8 +16,8 @@ use crate::time::{ago, rfc3339};
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;
     let keep = args.keep();
-    if found.root.is_cache() && matches!(keep, Keep::Latest(_)) {
-        return Err(Error::NotDone(format!(
+    if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
+        return Err(Error::not_done(format!(
             "{} is the directory of one cache, and --keep-latest chooses among several; name the \
              directory above it",
             found.root.path().display()
@@ -48,7 +49,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
             short.get(name).cloned().unwrap_or_else(|| plain(name)),
             count(pruned.segments.len() as u64),
             count(rows(pruned)),
-            human(pruned.segments.iter().map(|segment| segment.bytes).sum()),
+            human(sum(pruned.segments.iter().map(|segment| segment.bytes))),
             newest
                 .max()
                 .map_or("-".to_owned(), |read| ago(read, output.now)),
@@ -62,11 +63,14 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     text += &in_words(&pruning, args.dry_run);
     for (path, error) in &pruning.failed {
         let path = plain(&path.display().to_string());
-        text += &format!("{BAD}not removed{BAD:#}: {path}: {error}\n");
+        text += &format!(
+            "{BAD}not removed{BAD:#}: {path}: {}\n",
+            plain(&error.to_string())
+        );
     }
     let code = if pruning.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&pruning, args.dry_run);
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {
@@ -122,13 +126,6 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
             "removed_whole": pruned.is_gone,
         })
     };
-    let left_alone = pruning.left_alone.iter();
-    let left_alone =
-        left_alone.map(|(path, why)| json!({"path": path.to_string_lossy(), "why": why}));
-    let failed = pruning
-        .failed
-        .iter()
-        .map(|(path, error)| json!({"path": path.to_string_lossy(), "error": error.to_string()}));
     json!({
         "dry_run": dry,
         "caches": pruning.caches.iter().map(cache).collect::<Vec<_>>(),
@@ -136,7 +133,7 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
         "removed_rows": pruning.caches.iter().map(rows).sum::<u64>(),
         "removed_bytes": pruning.bytes(),
         "left_bytes": pruning.left,
-        "left_alone": left_alone.collect::<Vec<_>>(),
-        "failed": failed.collect::<Vec<_>>(),
+        "left_alone": json::left_alone(&pruning.left_alone),
+        "failed": json::failed(&pruning.failed),
     })
 }

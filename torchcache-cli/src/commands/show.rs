@@ -36,10 +36,9 @@ pub(crate) fn run(output: &Output, args: &Show) -> Result<Printed, Error> {
     }
     sections.extend(rows(output, &sorts));
     sections.extend(segments(output, &summary));
-    Ok(Printed::good(
-        sections.join("\n"),
-        as_json(cache, &summary, &sorts),
-    ))
+    let mut json = as_json(cache, &summary, &sorts);
+    json["left_alone"] = json::left_alone(&found.unopened);
+    Ok(Printed::good(sections.join("\n"), json))
 }
 
 fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
@@ -50,7 +49,10 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
-        Err(error) => line("manifest", format!("none that can be read: {error}")),
+        Err(error) => line(
+            "manifest",
+            format!("none that can be read: {}", plain(&error.to_string())),
+        ),
     }
     if let Some(created) = summary.created {
         let ago = ago(created, output.now);
@@ -163,7 +165,8 @@ fn segments(output: &Output, summary: &Summary) -> Option<String> {
     let mut table = Table::new(columns).indented(INDENT);
     let (mut broken, mut is_newer) = (String::new(), false);
     for segment in &summary.segments {
-        let (size, read) = (human(segment.bytes), ago(segment.last_read, output.now));
+        let read = segment.last_read.map(|read| ago(read, output.now));
+        let (size, read) = (human(segment.bytes), read.unwrap_or("-".to_owned()));
         let name = plain(&segment.name);
         match &segment.contents {
             Ok(contents) => {

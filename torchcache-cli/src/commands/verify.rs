@@ -9,6 +9,7 @@ use torchcache_store::maintain::{
 use crate::args::Verify;
 use crate::error::Error;
 use crate::find;
+use crate::json;
 use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
 use crate::progress::Bar;
 use crate::size::human;
@@ -25,13 +26,17 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         .collect();
     let told: Vec<_> = reports.iter().zip(&repairs).collect();
 
-    let mut totals = Totals::default();
+    let mut totals = Totals {
+        failures: found.unopened.len() as u64,
+        ..Totals::default()
+    };
     let mut text = String::new();
+    let titles = found.titles();
     for (report, repairs) in &told {
         totals.add(report, repairs.as_ref());
         let lines = in_words(report, repairs.as_ref());
         if !lines.is_empty() {
-            let title = found.title(&report.cache);
+            let title = titles(&report.cache);
             text += &format!("{HEADER}{title}{HEADER:#}\n  {}\n", lines.join("\n  "));
         }
     }
@@ -40,6 +45,11 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         .iter()
         .map(|(report, repairs)| as_json(report, repairs.as_ref()))
         .collect();
+    let mut left_alone = found.unopened.clone();
+    for report in &reports {
+        let path = report.cache.path().to_owned();
+        left_alone.extend(report.error.as_ref().map(|error| (path, error.to_string())));
+    }
     let json = json!({
         "path": found.root.path().to_string_lossy(),
         "sound": totals.bad_segments == 0 && totals.failures == 0,
@@ -51,13 +61,14 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         "not_checked": totals.not_checked,
         "failures": totals.failures,
         "caches": caches,
+        "left_alone": json::left_alone(&left_alone),
     });
     let code = match (totals.failures, totals.bad_segments) {
         (0, 0) => 0,
         (0, _) => 1,
         _ => 2,
     };
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 /// What was found in all caches.
@@ -80,7 +91,7 @@ impl Totals {
         self.failures += u64::from(report.error.is_some());
         for segment in &report.segments {
             self.segments += 1;
-            self.bytes += segment.bytes;
+            self.bytes = self.bytes.saturating_add(segment.bytes);
             self.bad_segments += u64::from(segment.outcome.is_damage());
             self.failures += u64::from(segment.outcome.is_unknown());
             match &segment.outcome {
@@ -110,6 +121,7 @@ impl Totals {
             human(self.bytes)
         );
         let mut text = match self.bad_segments {
+            0 if self.failures > 0 => format!("{BAD}not all could be checked{BAD:#}: {what}\n"),
             0 => format!("{GOOD}sound{GOOD:#}: {what}\n"),
             bad => format!(
                 "{BAD}damaged{BAD:#}: {} with {}, of {what}\n",
@@ -138,7 +150,10 @@ impl Totals {
 fn in_words(report: &Verified, repairs: Option<&Repairs>) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(error) = &report.error {
-        lines.push(format!("{BAD}not checked{BAD:#}: {error}"));
+        lines.push(format!(
+            "{BAD}not checked{BAD:#}: {}",
+            plain(&error.to_string())
+        ));
     }
     for segment in &report.segments {
         lines.extend(segment_words(segment));
@@ -155,7 +170,10 @@ fn in_words(report: &Verified, repairs: Option<&Repairs>) -> Vec<String> {
         ));
     }
     if let Some(error) = repairs.and_then(|repairs| repairs.error.as_ref()) {
-        lines.push(format!("{BAD}not all was repaired{BAD:#}: {error}"));
+        lines.push(format!(
+            "{BAD}not all was repaired{BAD:#}: {}",
+            plain(&error.to_string())
+        ));
     }
     lines
 }
@@ -182,9 +200,10 @@ fn done_with<'r>(
     segment: &SegmentReport,
     repairs: Option<&'r Repairs>,
 ) -> Option<&'r std::io::Result<Repaired>> {
+    // They are in the order of the segments, which is that of their names.
     let done = &repairs?.segments;
-    let done = done.iter().find(|(name, _)| *name == segment.name)?;
-    Some(&done.1)
+    let at = done.binary_search_by(|(name, _)| name.cmp(&segment.name));
+    Some(&done[at.ok()?].1)
 }
 
 fn done_words(done: &std::io::Result<Repaired>) -> String {
@@ -201,8 +220,13 @@ fn done_words(done: &std::io::Result<Repaired>) -> String {
         Ok(Repaired::Removed { lost: None }) => {
             "removed: how many rows it had is not known".to_owned()
         }
+        Ok(Repaired::Recent) => {
+            "left alone: it was written to less than a minute ago, and somebody \
+                                 may be copying it here"
+                .to_owned()
+        }
         Ok(Repaired::Superseded) => "somebody else replaced or removed it meanwhile".to_owned(),
-        Err(error) => format!("{BAD}not repaired{BAD:#}: {error}"),
+        Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(&error.to_string())),
     };
     format!("  {words}")
 }
@@ -241,6 +265,7 @@ fn segment_json(segment: &SegmentReport, done: Option<&std::io::Result<Repaired>
             (Some("rewritten".to_owned()), Some(to), Some(*lost))
         }
         Some(Ok(Repaired::Removed { lost })) => (Some("removed".to_owned()), None, *lost),
+        Some(Ok(Repaired::Recent)) => (Some("recent".to_owned()), None, None),
         Some(Ok(Repaired::Superseded)) => (Some("superseded".to_owned()), None, None),
         Some(Err(error)) => (Some(format!("failed: {error}")), None, None),
     };

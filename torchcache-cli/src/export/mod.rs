@@ -20,7 +20,8 @@ use crate::args::Export;
 use crate::describe::Sort;
 use crate::error::Error;
 use crate::find;
-use crate::output::{BAD, Output, Printed};
+use crate::json;
+use crate::output::{Output, Printed};
 use crate::progress::Bar;
 use crate::size::human;
 use crate::text::{counted, plain};
@@ -50,7 +51,7 @@ impl Format {
         match ending.to_str() {
             Some("safetensors") => Ok(Format::Safetensors),
             Some("npy") => Ok(Format::Npy),
-            _ => Err(Error::NotDone(format!(
+            _ => Err(Error::not_done(format!(
                 "{} ends in neither .safetensors nor .npy, and the ending says which format to write",
                 path.display()
             ))),
@@ -106,7 +107,7 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
     }
     let sorts = Sort::of(rows.groups().iter().cloned());
     let (sort, schema) = chosen(cache, &sorts, args.schema)?;
-    let columns = format.columns(schema).map_err(Error::NotDone)?;
+    let columns = format.columns(schema).map_err(Error::not_done)?;
     for note in &columns.notes {
         output.note(note);
     }
@@ -129,14 +130,14 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
     let skipped = rows.skipped().iter().filter(|(_, error)| is_damage(error));
     let damaged = bad > 0 || skipped.count() > 0;
     let bytes = args.output.metadata().map_or(0, |file| file.len());
-    let path = args.output.display();
+    let path = plain(&args.output.display().to_string());
     let mut text = format!("{} ({}) in {path}\n", counted(count, "row"), human(bytes));
     for column in columns.with_key() {
         text += &format!("  {}\n", plain(&column.words(count)));
     }
     if bad > 0 {
         output.note(format_args!(
-            "{BAD}{}{BAD:#} left out; {} had no sound copy",
+            "{} left out; {} had no sound copy",
             counted(bad, "bad record"),
             counted(wanted - count, "row")
         ));
@@ -153,9 +154,10 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
         "skipped_segments": rows.skipped().iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "arrays": columns.with_key().map(|it| it.as_json(count)).collect::<Vec<Value>>(),
         "notes": columns.notes,
+        "left_alone": json::left_alone(&found.unopened),
     });
     let code = u8::from(damaged);
-    Ok(Printed { text, json, code })
+    Ok(Printed::found(text, json, code))
 }
 
 fn is_damage(error: &torchcache_store::segment::Unreadable) -> bool {
@@ -171,36 +173,33 @@ fn chosen<'s>(
 ) -> Result<(&'s Sort, &'s Schema), Error> {
     let name = plain(cache.name());
     let there: Vec<&Sort> = sorts.iter().filter(|sort| sort.group.rows > 0).collect();
-    let list = || -> String {
-        let lines = there.iter().map(|sort| {
-            let rows = counted(sort.group.rows, "row");
-            format!("\n  {}: {rows}, {}", sort.number, sort.words())
-        });
-        lines.collect()
-    };
+    let lines = there.iter().map(|sort| {
+        let rows = counted(sort.group.rows, "row");
+        format!("{}: {rows}, {}", sort.number, sort.words())
+    });
     let sort = match (number, &there[..]) {
         (_, []) => {
-            return Err(Error::Nothing(format!(
+            return Err(Error::nothing(format!(
                 "{name} holds no rows that can be read"
             )));
         }
         (None, [only]) => *only,
         (None, several) => {
-            return Err(Error::NotDone(format!(
-                "the rows of {name} are of {} sorts, and a file holds one; choose with --schema:{}",
-                several.len(),
-                list()
-            )));
+            return Err(Error::not_done(format!(
+                "the rows of {name} are of {} sorts, and a file holds one; choose with --schema",
+                several.len()
+            ))
+            .listing(lines));
         }
         (Some(number), _) => {
             let named = there.iter().find(|sort| sort.number == number);
             *named.ok_or_else(|| {
-                Error::NotDone(format!("there is no schema {number} in {name}:{}", list()))
+                Error::not_done(format!("there is no schema {number} in {name}")).listing(lines)
             })?
         }
     };
     let schema = sort.schema.as_ref().ok_or_else(|| {
-        Error::NotDone(format!(
+        Error::not_done(format!(
             "the rows of {name} cannot be exported: {}; the version that wrote them reads them",
             sort.unknown()
         ))

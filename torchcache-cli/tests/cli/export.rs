@@ -133,6 +133,11 @@ fn a_file_that_is_there_is_only_replaced_by_force() {
     );
     let ending = complained(root.path(), &["export", ".", "-o", "x.npz"], 2);
     assert!(ending.contains(".safetensors nor .npy"), "{ending}");
+    fs::create_dir(root.path().join("d.npy")).expect("it can be made");
+    let args = ["export", ".", "-o", "d.npy", "--force"];
+    let directory = complained(root.path(), &args, 2);
+    assert!(directory.contains("d.npy is a directory"), "{directory}");
+    fs::remove_dir(root.path().join("d.npy")).expect("it is empty");
     let absent = complained(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
     assert!(absent.contains("no"), "{absent}");
     assert_eq!(
@@ -204,4 +209,47 @@ fn a_cache_without_rows_has_nothing_to_export() {
     let nothing = complained(root.path(), &["export", ".", "-o", "x.npy"], 1);
     assert!(nothing.contains("holds no rows"), "{nothing}");
     assert!(!root.path().join("x.npy").exists());
+}
+
+#[test]
+fn a_schema_keeps_its_number_whatever_its_segments_are_called() {
+    let numbers = |names: [&str; 3]| {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let dir = root.path().join(hash(1));
+        for (n, name) in names.iter().enumerate() {
+            let schema = single(ElementKind::Uint8, &[n as i64 + 1]).encode();
+            let first = 10 * n as u64;
+            segment(&dir, name, &schema, n + 1, first..first + 2, DAY);
+        }
+        let shown = json(root.path(), &["show", "."], 0);
+        let schemas = shown["schemas"].as_array().expect("a list").clone();
+        let lengths: Vec<_> = schemas.iter().map(|it| it["row_bytes"].clone()).collect();
+        let args = ["export", ".", "-o", "x.npy", "--schema", "2"];
+        let exported = json(root.path(), &args, 0);
+        (lengths, exported["arrays"].clone())
+    };
+    assert_eq!(
+        numbers(["a.tcs", "b.tcs", "c.tcs"]),
+        numbers(["c.tcs", "b.tcs", "a.tcs"])
+    );
+    assert_eq!(
+        numbers(["a.tcs", "b.tcs", "c.tcs"]),
+        numbers(["b.tcs", "c.tcs", "a.tcs"])
+    );
+}
+
+#[test]
+fn what_a_killed_export_left_goes_with_the_next_one_into_that_folder() {
+    let root = floats(&[(0, 3)]);
+    let file = |name: &str, seconds| {
+        let path = root.path().join(format!(".torchcache-export-{name}"));
+        fs::write(&path, "half").expect("it can be written");
+        crate::support::set_read(&path, seconds);
+        path
+    };
+    let (left, young, running) = (file("left", 90), file("young", 5), file("running", 90));
+    let lock = fs::File::open(&running).expect("it is there");
+    lock.try_lock().expect("nobody else has it");
+    json(root.path(), &["export", ".", "-o", "x.npy"], 0);
+    assert!(!left.exists() && young.exists() && running.exists());
 }

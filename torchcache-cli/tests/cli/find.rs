@@ -1,6 +1,6 @@
 //! Which directory and which cache is meant, and what is said where none is.
 
-use crate::support::{complained, hash, json, root, said};
+use crate::support::{DAY, complained, hash, json, manifest, root, said, segment};
 
 #[test]
 fn a_cache_s_own_directory_is_taken_where_that_makes_sense() {
@@ -59,4 +59,26 @@ fn a_directory_that_is_not_there_or_empty_is_told() {
     assert!(complained(root.path(), &["show", ".", "x"], 1).contains("persistent_cache_dir"));
     let json = json(root.path(), &["ls", "."], 0);
     assert_eq!(json["caches"], serde_json::json!([]));
+}
+
+#[test]
+fn a_stray_segment_or_manifest_beside_caches_hides_none_of_them() {
+    let stray = |root: &std::path::Path, what: &str| match what {
+        "segment" => drop(segment(root, "stray.tcs", b"s", 10, 0..2, DAY)),
+        _ => manifest(root, "m::Stray", Vec::new(), DAY),
+    };
+    for what in ["segment", "manifest"] {
+        let root = root();
+        stray(root.path(), what);
+        let list = json(root.path(), &["ls", "."], 0);
+        let caches = list["caches"].as_array().expect("a list");
+        assert_eq!(caches.len(), 6, "{list}");
+        assert!(caches.iter().any(|cache| cache["name"] == "."), "{list}");
+        let found = json(root.path(), &["verify", "."], 1);
+        assert_eq!(found["caches"].as_array().map(Vec::len), Some(6));
+        said(root.path(), &["show", ".", "."], 0);
+        said(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);
+        said(root.path(), &["clear", ".", "--yes"], 0);
+        assert!(!root.path().join(hash(1)).exists());
+    }
 }

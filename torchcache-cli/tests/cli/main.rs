@@ -10,4 +10,5 @@ mod python;
 mod screens;
 mod streams;
 mod support;
+mod unreadable;
 mod verify;

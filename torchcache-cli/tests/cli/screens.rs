@@ -5,7 +5,11 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::{command, hash, json, root, run_in, steady, text};
+use torchcache_store::schema::{ElementKind, Schema};
+
+use crate::support::{
+    DAY, command, hash, json, manifest, root, run_in, segment, set_read, steady, tensor, text,
+};
 
 /// What the program prints in so many columns.
 fn screen(root: &Path, columns: &str, args: &[&str]) -> String {
@@ -159,5 +163,71 @@ fn a_manifest_cannot_move_the_cursor() {
             shown.contains("evil\\u{1b}[2J\\u{202e}::Module\\nrow"),
             "{shown}"
         );
+    }
+}
+
+#[test]
+fn no_name_of_anything_can_move_the_cursor() {
+    let evil = "evil\x1b[2J\x7f\u{9b}\u{61c}\u{202e}";
+    let outer = tempfile::tempdir().expect("a temporary directory");
+    let root = outer.path().join(evil);
+    let cache = root.join(format!("{evil}1"));
+    let schema = Schema {
+        structure: format!("{{{evil}:T,{evil}:T}}"),
+        parts: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[1]); 2],
+        lengths: Vec::new(),
+    };
+    segment(&cache, "a.tcs", &schema.encode(), 2, 0..3, DAY);
+    let open = segment(&cache, &format!("{evil}.tcs"), b"s", 10, 0..3, DAY);
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(open, everybody).expect("it is ours");
+    let broken = cache.join(format!("{evil}2.tcs"));
+    std::fs::write(&broken, "broken").expect("it can be written");
+    set_read(&broken, DAY);
+    for other in ["2", "3"] {
+        let dir = root.join(format!("{evil}{other}"));
+        manifest(&dir, evil, Vec::new(), DAY);
+    }
+    let untrusted = root.join(format!("{evil}4"));
+    manifest(&untrusted, evil, Vec::new(), DAY);
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(untrusted, everybody).expect("it is ours");
+    std::fs::create_dir(outer.path().join("empty\x1b[2J")).expect("it can be made");
+    let target = format!("{evil}.npy");
+    let name = format!("{evil}1");
+    for args in [
+        &["ls", evil][..],
+        &["ls", "empty\x1b[2J"],
+        &["ls", "absent\x1b[2J"],
+        &["ls", "a", "b\x1b[2J"],
+        &["show", evil],
+        &["show", evil, &name],
+        &["show", evil, "zzz\x1b[2J"],
+        &["diff", evil, &name, &name],
+        &["diff", &format!("{evil}/{name}"), "a", "b"],
+        &["verify", evil],
+        &["prune", evil, "--max-size", "1TB"],
+        &["prune", &format!("{evil}/{name}"), "--keep-latest", "1"],
+        &["export", evil, &name, "-o", &target],
+        &["export", evil, &name, "-o", &target],
+        &["export", evil, &name, "-o", "x\x1b[2J"],
+        &["export", evil, &name, "-o", "no\x1b[2J/x.npy"],
+        &["man", "x\x1b[2J"],
+        &["clear", evil],
+        &["verify", evil, "--repair"],
+        &["clear", evil, "--yes"],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            if json.len() == 1 && args[0] == "clear" {
+                continue;
+            }
+            let output = run_in(outer.path(), &[args, json].concat());
+            let shown = text(&output.stdout) + &text(&output.stderr);
+            let moves = |letter: &char| {
+                letter.is_control() && *letter != '\n' || "\u{61c}\u{202e}".contains(*letter)
+            };
+            assert_eq!(shown.chars().find(moves), None, "{args:?}: {shown:?}");
+            assert!(!shown.is_empty(), "{args:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{command, complained, hash, json, root, run_in, said, text};
+use crate::support::{command, complained, hash, json, manifest, root, run_in, said, text};
 
 #[test]
 fn a_pipe_that_is_closed_early_is_no_error() {
@@ -99,6 +99,12 @@ fn completions_and_man_pages_come_from_the_command_line_itself() {
     );
     let page = said(root.path(), &["man", "prune"], 0);
     assert!(page.contains("keep\\-latest"), "{page}");
+    let source = concat!("\"torchcache ", env!("CARGO_PKG_VERSION"), "\"");
+    let title = page.lines().find(|line| line.starts_with(".TH"));
+    assert!(
+        title.is_some_and(|title| title.contains(source)),
+        "{title:?}"
+    );
     assert!(complained(root.path(), &["man", "nothing"], 2).contains("prune"));
 }
 
@@ -118,5 +124,56 @@ fn help_and_version_are_no_errors_and_what_is_not_understood_is() {
     assert!(
         typo.starts_with("torchcache: ") && typo.contains("verify"),
         "{typo}"
+    );
+}
+
+#[test]
+fn a_pipe_that_is_closed_early_leaves_the_exit_code_as_it_is() {
+    let root = root();
+    let cut = root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs");
+    std::fs::write(&cut, "cut").expect("it can be written");
+    let program = env!("CARGO_BIN_EXE_torchcache");
+    for args in ["verify .", "verify . --json"] {
+        let script = format!("{{ sleep 0.2; {program} {args}; echo $? >&2; }} | true");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(root.path())
+            .output()
+            .expect("sh starts");
+        assert!(text(&output.stderr).ends_with("1\n"), "{args}");
+    }
+}
+
+#[test]
+fn generated_text_is_as_it_is_whatever_the_width() {
+    let root = root();
+    for args in [
+        &["completions", "bash"][..],
+        &["completions", "fish"],
+        &["man"],
+    ] {
+        let plain = run_in(root.path(), args).stdout;
+        let mut narrow = command(args);
+        narrow.current_dir(root.path()).env("COLUMNS", "80");
+        narrow.env("CLICOLOR_FORCE", "1");
+        let narrow = narrow.output().expect("the program starts").stdout;
+        assert!(plain == narrow, "{args:?}");
+    }
+}
+
+#[test]
+fn a_document_keeps_every_letter_of_a_name() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let name = "a\u{7f}b\u{85}c\u{61c}\u{202e}";
+    manifest(&root.path().join(name), name, Vec::new(), 0);
+    let output = run_in(root.path(), &["ls", ".", "--json"]);
+    let document = text(&output.stdout);
+    let read: Value = serde_json::from_str(&document).expect("it is JSON");
+    assert_eq!(read["caches"][0]["name"], Value::from(name));
+    assert_eq!(read["caches"][0]["module"], Value::from(name));
+    assert!(document.is_ascii(), "{document}");
+    assert!(
+        document.contains("a\\u007fb\\u0085c\\u061c\\u202e"),
+        "{document}"
     );
 }

@@ -25,6 +25,7 @@ fn damaged() -> tempfile::TempDir {
     }
     let bytes = fs::read(&cut).expect("it is there");
     fs::write(&cut, &bytes[..1000]).expect("it can be written");
+    crate::support::set_read(&cut, HOUR);
     root
 }
 
@@ -96,4 +97,19 @@ fn what_a_newer_version_wrote_is_no_damage() {
     assert!(text.contains("b.tcs: not checked"), "{text}");
     assert!(text.contains("sound: 1,840 rows"), "{text}");
     assert!(root.path().join(hash(3)).join("b.tcs").exists());
+}
+
+#[test]
+fn a_segment_that_somebody_may_be_copying_in_is_left_to_grow() {
+    let root = damaged();
+    let cut = root.path().join(hash(1)).join("c.tcs");
+    crate::support::set_read(&cut, 20);
+    let done = json(root.path(), &["verify", ".", "--repair"], 1);
+    assert_eq!(done["caches"][0]["segments"][2]["repair"], json!("recent"));
+    assert!(cut.exists());
+    let text = said(root.path(), &["verify", ".", "--repair"], 1);
+    assert!(text.contains("less than a minute ago"), "{text}");
+    crate::support::set_read(&cut, 70);
+    said(root.path(), &["verify", ".", "--repair"], 1);
+    assert!(!cut.exists());
 }

@@ -4,16 +4,17 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::root::{Cache, temp_names};
-use crate::fs::{Directory, FileSystem, Os, read_exact};
+use crate::fs::{Directory, Entry, read_exact};
 use crate::manifest;
 use crate::scan::{is_stale, segment_names};
 use crate::temp::Temp;
 
 /// What was removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Cleared {
     /// Segments, also those of a newer version.
     pub segments: u64,
@@ -22,13 +23,14 @@ pub struct Cleared {
     /// Whether the directory is gone too. It is not if somebody is writing to it or keeps other files
     /// there, or if the one above it may not be changed.
     pub is_directory_gone: bool,
+    /// What could not be removed, and why.
+    pub failed: Vec<(PathBuf, io::Error)>,
 }
 
 /// Removes every row of a cache, and then its directory.
 ///
 /// # Errors
-/// What the system says, and that the directory is not to be trusted. What was removed until then is
-/// gone.
+/// What the system says of the directory, and that it is not to be trusted: then nothing was removed.
 pub fn clear(cache: &Cache) -> io::Result<Cleared> {
     let mut cleared = Cleared::default();
     let dir = match cache.open() {
@@ -40,22 +42,35 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
     // Until no new one comes: a merge in another process may have given its result a name meanwhile,
     // and looks for its sources afterwards.
     loop {
-        let mut names = segment_names(&*dir)?;
+        let mut names = match segment_names(&*dir) {
+            Err(error) if tried.is_empty() => return Err(error),
+            Err(error) => {
+                cleared.failed.push((cache.path().to_owned(), error));
+                break;
+            }
+            Ok(names) => names,
+        };
         names.retain(|name| tried.insert(name.clone()));
         if names.is_empty() {
             break;
         }
         for name in names {
             let bytes = dir.stat(&name).map_or(0, |file| file.len);
-            if remove(&*dir, &name)? {
-                cleared.segments += 1;
-                cleared.bytes += bytes;
+            match remove(&*dir, &name) {
+                Ok(true) => {
+                    cleared.segments += 1;
+                    cleared.bytes = cleared.bytes.saturating_add(bytes);
+                }
+                Ok(false) => {}
+                Err(error) => cleared.failed.push((cache.path().join(name), error)),
             }
         }
     }
     // A power cut would bring rows back that somebody wanted gone, but for the sync.
-    dir.sync()?;
-    cleared.is_directory_gone = remove_empty(cache, &dir)?;
+    match dir.sync().and_then(|()| remove_empty(cache, &dir)) {
+        Ok(gone) => cleared.is_directory_gone = gone,
+        Err(error) => cleared.failed.push((cache.path().to_owned(), error)),
+    }
     Ok(cleared)
 }
 
@@ -84,17 +99,16 @@ pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
 /// files of others. Returns whether it is gone.
 pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Result<bool> {
     remove_stale(&**dir)?;
-    let is_ours = |name: &OsStr| name == manifest::FILE;
     let entries = match dir.list() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         entries => entries?,
     };
-    if !entries.iter().all(|entry| is_ours(&entry.name)) {
+    if !entries.iter().all(is_manifest) {
         return Ok(false);
     }
     let manifest = read_manifest(&**dir)?;
     remove(&**dir, manifest::FILE.as_ref())?;
-    match Os.remove_dir(cache.path()) {
+    match cache.remove_dir() {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(_) => {
@@ -106,6 +120,11 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
             Ok(false)
         }
     }
+}
+
+/// Whether an entry is the manifest, and not something else of its name.
+pub(super) fn is_manifest(entry: &Entry) -> bool {
+    entry.is_file && entry.name == manifest::FILE
 }
 
 fn read_manifest(dir: &dyn Directory) -> io::Result<Option<Vec<u8>>> {

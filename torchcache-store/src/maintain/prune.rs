@@ -2,19 +2,19 @@
 //! read since it was looked at, and nothing of a newer version or of strangers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::clear::{remove, remove_empty};
-use super::root::{Cache, Root, check_trust};
+use super::clear::{is_manifest, remove, remove_empty};
+use super::listed::{Candidate, Seen, View};
+use super::root::{Cache, Root};
+use super::sum;
 use crate::clock;
-use crate::fs::Directory;
-use crate::manifest::{self, Manifest};
-use crate::scan::segment_names;
-use crate::segment::{Unreadable, claimed, is_segment};
+use crate::fs::{Directory, Entry};
+use crate::scan::is_stale;
+use crate::segment::is_segment;
+use crate::temp::is_temp;
 
 /// How often at most it is looked again since segments vanished, merged perhaps.
 const LOOKS: usize = 8;
@@ -75,7 +75,7 @@ impl Pruning {
     /// Bytes of what was removed.
     pub fn bytes(&self) -> u64 {
         let segments = self.caches.iter().flat_map(|cache| &cache.segments);
-        segments.map(|segment| segment.bytes).sum()
+        sum(segments.map(|segment| segment.bytes))
     }
 }
 
@@ -90,11 +90,14 @@ pub fn prune(root: &Root, keep: Keep, dry: bool) -> io::Result<Pruning> {
     for _ in 0..LOOKS {
         pruning.left_alone.clear();
         pruning.failed.clear();
-        let mut view = View::of(root, &mut pruning)?;
-        let going = view.choose(keep);
-        let vanished = view.carry_out(going, dry, &mut all, &mut pruning);
+        let (mut view, over) = match keep {
+            Keep::Bytes(limit) => View::over(root, limit, &mut pruning.left_alone)?,
+            _ => (View::of(root, &mut pruning.left_alone)?, 0),
+        };
+        let going = view.choose(keep, over);
+        let changed = view.carry_out(going, dry, &mut all, &mut pruning);
         pruning.left = view.bytes();
-        if !vanished {
+        if !changed {
             break;
         }
     }
@@ -102,116 +105,12 @@ pub fn prune(root: &Root, keep: Keep, dry: bool) -> io::Result<Pruning> {
     Ok(pruning)
 }
 
-/// All caches and segments as they were listed.
-struct View {
-    caches: Vec<Seen>,
-    segments: Vec<Candidate>,
-}
-
-struct Seen {
-    cache: Cache,
-    dir: Arc<dyn Directory>,
-    module: Option<String>,
-    /// When it was last read; if it has no segments, when its manifest was written.
-    used: u64,
-    /// Whether it has no segments at all.
-    is_empty: bool,
-    /// Whether it has segments that are left alone.
-    has_others: bool,
-}
-
-struct Candidate {
-    /// Whose it is.
-    cache: usize,
-    name: OsString,
-    bytes: u64,
-    rows: Option<u64>,
-    modified: SystemTime,
-    /// The same in nanoseconds since 1970; now, if that has yet to come.
-    read: u64,
-}
-
 impl View {
-    fn of(root: &Root, pruning: &mut Pruning) -> io::Result<View> {
-        let listing = root.list()?;
-        let left_alone = &mut pruning.left_alone;
-        let unopened = listing.unopened.into_iter();
-        left_alone.extend(unopened.map(|(path, error)| (path, error.to_string())));
-        let mut view = View {
-            caches: Vec::new(),
-            segments: Vec::new(),
-        };
-        for cache in listing.caches {
-            let path = cache.path().to_owned();
-            match view.add(cache, left_alone) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    left_alone.push((path, error.to_string()));
-                }
-                _ => {}
-            }
-        }
-        Ok(view)
-    }
-
-    fn add(&mut self, cache: Cache, left_alone: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
-        let dir = cache.open()?;
-        let number = self.caches.len();
-        let (mut used, mut has_others) = (None, false);
-        let names = segment_names(&*dir)?;
-        for name in names {
-            let seen = check_trust(&*dir, &name).and_then(|()| claimed(&*dir, &name));
-            let file = match dir.stat(&name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                file => file?,
-            };
-            let read = clock::found(file.modified);
-            used = used.max(Some(read));
-            let rows = match seen {
-                Ok((_, rows)) => Some(rows),
-                // What cannot be read is of use to nobody, and goes in its turn.
-                Err(Unreadable::Truncated(_) | Unreadable::Corrupt(_)) => None,
-                Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => {
-                    left_alone.push((cache.path().join(&name), error.to_string()));
-                    has_others = true;
-                    continue;
-                }
-            };
-            self.segments.push(Candidate {
-                cache: number,
-                name,
-                bytes: file.len,
-                rows,
-                modified: file.modified,
-                read,
-            });
-        }
-        let written = dir.stat(manifest::FILE.as_ref()).ok();
-        let made = || written.map_or(0, |file| clock::found(file.modified));
-        let module = Manifest::read(&*dir).ok().map(|manifest| manifest.module);
-        self.caches.push(Seen {
-            cache,
-            dir,
-            module,
-            used: used.unwrap_or_else(made),
-            is_empty: used.is_none(),
-            has_others,
-        });
-        Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes).sum()
-    }
-
-    /// The segments that go, in their order, and the caches that go with nothing in them.
-    fn choose(&mut self, keep: Keep) -> Going {
+    /// The segments that go, in their order, and the caches that go with nothing in them. `over` are
+    /// the bytes that are too many.
+    fn choose(&mut self, keep: Keep, mut over: u64) -> Going {
         let key = |segment: &Candidate| (segment.read, segment.name.clone());
         self.segments.sort_by_cached_key(key);
-        let mut over = match keep {
-            Keep::Bytes(bytes) => self.bytes().saturating_sub(bytes),
-            _ => 0,
-        };
         let before = before(keep);
         let whole = match keep {
             Keep::Latest(count) => self.beyond(count),
@@ -346,14 +245,15 @@ fn before(keep: Keep) -> u64 {
     }
 }
 
-/// Whether nobody keeps anything in a directory but segments and a manifest.
+/// Whether nobody keeps anything in a directory but segments and a manifest, and what a dead writer
+/// left.
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
-    let is_ours = |name: &OsStr| {
-        let is_segment = name.to_str().is_some_and(is_segment);
-        is_segment || name == manifest::FILE
+    let is_ours = |entry: &Entry| match entry.name.to_str() {
+        Some(name) if entry.is_file && is_segment(name) => true,
+        Some(name) if entry.is_file && is_temp(name) => is_stale(dir, &entry.name).unwrap_or(false),
+        _ => is_manifest(entry),
     };
-    dir.list()
-        .is_ok_and(|entries| entries.iter().all(|entry| is_ours(&entry.name)))
+    dir.list().is_ok_and(|entries| entries.iter().all(is_ours))
 }
 
 fn entry<'a>(all: &'a mut BTreeMap<PathBuf, PrunedCache>, seen: &Seen) -> &'a mut PrunedCache {

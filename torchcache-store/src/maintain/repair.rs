@@ -10,6 +10,7 @@ use super::root::{is_gone, open_trusted};
 use super::verify::{Outcome, SegmentReport, Verified};
 use crate::clock;
 use crate::fs::Directory;
+use crate::scan::is_recent;
 use crate::segment::{Decoder, FinishedSegment, SegmentWriter, Unreadable};
 
 /// What was done about one cache.
@@ -40,6 +41,9 @@ pub enum Repaired {
         /// Rows that are lost, where that is known.
         lost: Option<u64>,
     },
+    /// It cannot be read, but was written to within the last minute: somebody may be copying it here,
+    /// so it was left alone.
+    Recent,
     /// Others removed or replaced it meanwhile, or it is sound after all.
     Superseded,
 }
@@ -76,9 +80,12 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
         Ok(rewriting) => replace(&**dir, &name, rewriting),
         Err(Failed::Source(error)) if is_gone(&error) => Ok(Repaired::Superseded),
         Err(Failed::Source(Unreadable::Truncated(_) | Unreadable::Corrupt(_))) => {
-            // As long as it was when it was found bad: nobody is copying it here right now.
-            if dir.stat(&name).is_ok_and(|file| file.len != segment.bytes) {
-                return Ok(Repaired::Superseded);
+            match dir.stat(&name) {
+                // Perhaps somebody is copying it here right now.
+                Ok(file) if is_recent(file.modified) => return Ok(Repaired::Recent),
+                // It is not the one that was found bad.
+                Ok(file) if file.len != segment.bytes => return Ok(Repaired::Superseded),
+                _ => {}
             }
             let lost = match &segment.outcome {
                 Outcome::Damaged { rows, .. } => Some(*rows),

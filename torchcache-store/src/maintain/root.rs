@@ -2,6 +2,7 @@
 //! is not taken for one.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use crate::segment::{Table, Unreadable};
 use crate::temp::is_temp;
 use crate::trust;
 
-/// A directory of caches, or that of one cache.
+/// A directory of caches, or that of one cache, or both.
 #[derive(Debug)]
 pub struct Root {
+    fs: Arc<dyn FileSystem>,
     path: PathBuf,
     is_cache: bool,
 }
@@ -31,24 +33,43 @@ pub struct Listing {
 }
 
 /// The directory of one cache.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cache {
+    fs: Arc<dyn FileSystem>,
     name: String,
     path: PathBuf,
 }
 
 impl Root {
     /// Looks at a directory, which links may lead to. One that holds segments itself, or a manifest,
-    /// is that of a single cache.
+    /// is that of a cache.
     ///
     /// # Errors
     /// What the system says; among it that there is no such directory.
     pub fn open(path: &Path) -> io::Result<Root> {
-        let path = path.canonicalize()?;
-        let dir = Os.open_dir(&path, false)?;
+        Root::open_on(Arc::new(Os), &path.canonicalize()?)
+    }
+
+    /// The same on another file system, whose links are not followed: see [`fs`](crate::fs).
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use torchcache_store::fs::Os;
+    /// use torchcache_store::maintain::Root;
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// assert!(!Root::open_on(Arc::new(Os), dir.path())?.is_cache());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn open_on(fs: Arc<dyn FileSystem>, path: &Path) -> io::Result<Root> {
+        let dir = fs.open_dir(path, false)?;
         // A file of that name may be somebody else's.
         let is_cache = !segment_names(&*dir)?.is_empty() || Manifest::read(&*dir).is_ok();
-        Ok(Root { path, is_cache })
+        let path = path.to_owned();
+        Ok(Root { fs, path, is_cache })
     }
 
     /// Where it is, with links resolved.
@@ -56,12 +77,14 @@ impl Root {
         &self.path
     }
 
-    /// Whether it is the directory of a single cache.
+    /// Whether it is the directory of a cache. There may be others in it all the same: a segment or a
+    /// manifest that somebody copied to the wrong place makes any directory one.
     pub fn is_cache(&self) -> bool {
         self.is_cache
     }
 
-    /// The caches that are there now.
+    /// The caches that are there now. Where there are others in the directory of a cache, that itself
+    /// comes first, and is called `.`.
     ///
     /// # Errors
     /// What the system says of the root itself.
@@ -70,17 +93,14 @@ impl Root {
             caches: Vec::new(),
             unopened: Vec::new(),
         };
-        if self.is_cache {
-            listing.caches.push(Cache::at(self.path.clone()));
-            return Ok(listing);
-        }
-        for entry in Os.open_dir(&self.path, false)?.list()? {
+        for entry in self.fs.open_dir(&self.path, false)?.list()? {
             if entry.is_file {
                 continue;
             }
             let path = self.path.join(&entry.name);
-            match Os.open_dir(&path, false).and_then(|dir| holds_cache(&*dir)) {
-                Ok(true) => listing.caches.push(Cache::at(path)),
+            let dir = self.fs.open_dir(&path, false);
+            match dir.and_then(|dir| holds_cache(&*dir)) {
+                Ok(true) => listing.caches.push(self.cache(path)),
                 Ok(false) => {}
                 // Gone meanwhile, a link, a pipe.
                 Err(error)
@@ -89,7 +109,24 @@ impl Root {
             }
         }
         listing.caches.sort_by(|a, b| a.path.cmp(&b.path));
+        if self.is_cache {
+            let mut itself = self.cache(self.path.clone());
+            // What lies in it has names that are relative to it.
+            if !listing.caches.is_empty() {
+                itself.name = ".".to_owned();
+            }
+            listing.caches.insert(0, itself);
+        }
         Ok(listing)
+    }
+
+    fn cache(&self, path: PathBuf) -> Cache {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        Cache {
+            fs: self.fs.clone(),
+            name: name.to_string_lossy().into_owned(),
+            path,
+        }
     }
 }
 
@@ -107,14 +144,6 @@ pub(super) fn temp_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
 }
 
 impl Cache {
-    fn at(path: PathBuf) -> Cache {
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        Cache {
-            name: name.to_string_lossy().into_owned(),
-            path,
-        }
-    }
-
     /// The module hash that the directory is named after, or the name that somebody chose.
     pub fn name(&self) -> &str {
         &self.name
@@ -135,7 +164,18 @@ impl Cache {
 
     /// The directory, if nobody else may have written what it holds.
     pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::trusted(&Os, &self.path, false)
+        directory::trusted(&*self.fs, &self.path, false)
+    }
+
+    /// Removes the directory, which has to be empty.
+    pub(super) fn remove_dir(&self) -> io::Result<()> {
+        self.fs.remove_dir(&self.path)
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cache").field(&self.path).finish()
     }
 }
 
@@ -193,6 +233,10 @@ mod tests {
         assert_eq!(names(&root.join("by-segment")), ["by-segment"]);
         assert_eq!(names(&root.join("link")), ["by-segment"]);
         assert!(Root::open(&root.join("absent")).is_err());
+        // A stray segment hides none of them.
+        file("stray.tcs");
+        let all = names(root);
+        assert_eq!(all, [".", "by-manifest", "by-segment", "unfinished"]);
         assert!(Root::open(&root.join("manifest.json")).is_err());
     }
 }

@@ -84,11 +84,17 @@ impl CacheRows {
                 Err(error) => rows.skipped.push((name, error)),
             }
         }
-        rows.groups = groups.groups;
+        let (groups, places) = groups.sorted();
+        for held in &mut rows.held {
+            for group in &mut held.groups {
+                *group = places[*group];
+            }
+        }
+        rows.groups = groups;
         Ok(rows)
     }
 
-    /// The rows by what they mean. One that lies in several segments counts in each.
+    /// The rows by what they mean, in an order that only that decides. One that lies in several segments counts in each.
     pub fn groups(&self) -> &[RowGroup] {
         &self.groups
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::root::{Cache, check_trust, is_gone, temp_names};
+use super::sum;
 use crate::cores;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
@@ -31,10 +32,10 @@ pub struct Summary {
 pub struct SegmentInfo {
     /// What the file is called.
     pub name: String,
-    /// Its size.
+    /// Its size; none where the system does not say.
     pub bytes: u64,
-    /// When a row of it was last read, to the minute.
-    pub last_read: SystemTime,
+    /// When a row of it was last read, to the minute, where the system says so.
+    pub last_read: Option<SystemTime>,
     /// What it holds, or why that cannot be read.
     pub contents: Result<Contents, Unreadable>,
 }
@@ -66,7 +67,7 @@ pub struct RowGroup {
 impl RowGroup {
     /// Bytes of the values.
     pub fn value_bytes(&self) -> u64 {
-        self.rows * u64::from(self.row_bytes)
+        self.rows.saturating_mul(u64::from(self.row_bytes))
     }
 }
 
@@ -94,6 +95,22 @@ impl Groups {
             })
     }
 
+    /// The groups in an order that depends on what they are and not on which segment names them first,
+    /// since a merge changes that; and for each number that it had, its new one.
+    pub(super) fn sorted(self) -> (Vec<RowGroup>, Vec<usize>) {
+        let mut numbered: Vec<_> = self.groups.into_iter().enumerate().collect();
+        numbered.sort_by(|(_, a), (_, b)| {
+            let key = |group: &RowGroup| (group.schema.clone(), group.row_bytes);
+            key(a).cmp(&key(b))
+        });
+        let mut places = vec![0; numbered.len()];
+        for (now, (before, _)) in numbered.iter().enumerate() {
+            places[*before] = now;
+        }
+        let groups = numbered.into_iter().map(|(_, group)| group).collect();
+        (groups, places)
+    }
+
     pub(super) fn add(&mut self, place: usize, row: &Row) {
         self.groups[place].rows += 1;
         self.groups[place].stored_bytes += u64::from(row.stored_len);
@@ -108,15 +125,16 @@ impl Summary {
 
     /// Bytes of all segments, also of those that cannot be read.
     pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes).sum()
+        sum(self.segments.iter().map(|segment| segment.bytes))
     }
 
     /// When a row was last read; `None` where there are no segments.
     pub fn last_read(&self) -> Option<SystemTime> {
-        self.segments.iter().map(|segment| segment.last_read).max()
+        let segments = self.segments.iter();
+        segments.filter_map(|segment| segment.last_read).max()
     }
 
-    /// The rows of all segments by what they mean.
+    /// The rows of all segments by what they mean, in an order that only that decides.
     pub fn groups(&self) -> Vec<RowGroup> {
         let mut sums = Groups::default();
         for group in self.contents().flat_map(|contents| &contents.groups) {
@@ -124,7 +142,7 @@ impl Summary {
             sums.groups[place].rows += group.rows;
             sums.groups[place].stored_bytes += group.stored_bytes;
         }
-        sums.groups
+        sums.sorted().0
     }
 
     /// Segments that can be read.
@@ -167,15 +185,20 @@ impl Cache {
 
 /// A segment in numbers; `None` if it is gone.
 fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
-    let file = dir.stat(name).ok()?;
-    let contents = check_trust(dir, name).and_then(|()| contents(&Table::open(dir, name)?));
+    let file = dir.stat(name).map_err(Unreadable::Io);
+    let (bytes, last_read) = match &file {
+        Ok(file) => (file.len, Some(file.modified)),
+        Err(_) => (0, None),
+    };
+    let trusted = file.and_then(|_| check_trust(dir, name));
+    let contents = trusted.and_then(|()| contents(&Table::open(dir, name)?));
     if contents.as_ref().is_err_and(is_gone) {
         return None;
     }
     Some(SegmentInfo {
         name: name.to_string_lossy().into_owned(),
-        bytes: file.len,
-        last_read: file.modified,
+        bytes,
+        last_read,
         contents,
     })
 }

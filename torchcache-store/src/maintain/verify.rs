@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::root::{Cache, is_gone, open_trusted, temp_names};
+use super::sum;
 use crate::cores;
 use crate::fs::Directory;
 use crate::scan::{is_stale, segment_names};
@@ -48,7 +49,7 @@ pub struct Verified {
 pub struct SegmentReport {
     /// What the file is called.
     pub name: String,
-    /// Its size.
+    /// Its size; none where the system does not say.
     pub bytes: u64,
     /// How it is.
     pub outcome: Outcome,
@@ -153,11 +154,21 @@ fn check_all(
     names: Vec<OsString>,
     progress: &dyn Progress,
 ) -> Vec<SegmentReport> {
-    let files: Vec<_> = names
-        .into_iter()
-        .filter_map(|name| Some((dir.stat(&name).ok()?.len, name)))
-        .collect();
-    progress.expect(files.iter().map(|(bytes, _)| bytes).sum());
+    let mut files = Vec::new();
+    let mut unknown = Vec::new();
+    for name in names {
+        match dir.stat(&name) {
+            Ok(file) => files.push((file.len, name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It is there, and nobody knows how it is.
+            Err(error) => unknown.push(SegmentReport {
+                name: name.to_string_lossy().into_owned(),
+                bytes: 0,
+                outcome: Outcome::Unreadable(Unreadable::Io(error)),
+            }),
+        }
+    }
+    progress.expect(sum(files.iter().map(|(bytes, _)| *bytes)));
     let slots: Vec<Slot> = files.iter().map(|_| Slot::default()).collect();
     let jobs = Jobs {
         dir,
@@ -175,16 +186,15 @@ fn check_all(
     });
     let outcomes = slots.into_iter().map(Slot::into_outcome);
     let reports = files.into_iter().zip(outcomes);
-    reports
-        .filter_map(|((bytes, name), outcome)| {
-            let name = name.to_string_lossy().into_owned();
-            outcome.map(|outcome| SegmentReport {
-                name,
-                bytes,
-                outcome,
-            })
+    let reports = reports.filter_map(|((bytes, name), outcome)| {
+        let name = name.to_string_lossy().into_owned();
+        outcome.map(|outcome| SegmentReport {
+            name,
+            bytes,
+            outcome,
         })
-        .collect()
+    });
+    reports.chain(unknown).collect()
 }
 
 /// How a segment is, as far as it was looked at; nothing before it was opened, and if it is gone.

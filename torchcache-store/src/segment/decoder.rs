@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use zstd::bulk::Decompressor;
 
-use super::fetch::decode;
+use super::fetch::{decode, undecodable};
 use super::format::{Class, Row};
 use super::reader::Unreadable;
 
@@ -67,7 +67,7 @@ impl Decoder {
                 "a row of {expected} bytes decompresses to {}{len}",
                 if len > expected { "at least " } else { "" }
             )),
-            Err(error) => corrupt(format!("a row does not decompress: {error}")),
+            Err(error) => Err(undecodable(error)),
         }
     }
 }
@@ -104,7 +104,16 @@ mod tests {
                 assert!(decoder.check(&row, &class, &stored).is_err(), "{claimed}");
             }
             let cut = &stored[..stored.len() - 1];
-            assert!(decoder.check(&row, &class, cut).is_err(), "{len} cut short");
+            let bad = decoder.check(&row, &class, cut);
+            assert!(matches!(bad, Err(Unreadable::Corrupt(_))), "{len}: {bad:?}");
         }
+    }
+
+    #[test]
+    fn that_memory_is_short_is_no_damage() {
+        let short = undecodable(io::ErrorKind::OutOfMemory.into());
+        assert!(matches!(short, Unreadable::Io(_)), "{short}");
+        let cut = undecodable(io::ErrorKind::UnexpectedEof.into());
+        assert!(matches!(cut, Unreadable::Corrupt(_)), "{cut}");
     }
 }

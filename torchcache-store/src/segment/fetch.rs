@@ -2,9 +2,10 @@
 //! call, each checked, and decompressed straight into its destination.
 
 use std::cell::Cell;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 
 use zstd::bulk::Decompressor;
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
 use super::format::{CHECKSUM_LEN, Class, Row, record_checksum};
 use super::reader::Unreadable;
@@ -248,8 +249,18 @@ fn decompress(
             "a row of {} bytes decompresses to {len}",
             out.len()
         ))),
-        Err(error) => Err(Unreadable::Corrupt(format!(
-            "a row does not decompress: {error}"
-        ))),
+        Err(error) => Err(undecodable(error)),
     }
+}
+
+/// Why a row does not decompress. That memory is short says nothing of it: the next time there may be
+/// some, and a repair must not take the row out.
+pub(super) fn undecodable(error: io::Error) -> Unreadable {
+    let inner = error.get_ref();
+    let zstd = inner.and_then(|inner| inner.downcast_ref::<zstd::Error>());
+    let is_short = |error: &zstd::Error| error.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation);
+    if error.kind() == io::ErrorKind::OutOfMemory || zstd.is_some_and(is_short) {
+        return Unreadable::Io(io::ErrorKind::OutOfMemory.into());
+    }
+    Unreadable::Corrupt(format!("a row does not decompress: {error}"))
 }

@@ -6,7 +6,9 @@ use std::ffi::OsStr;
 use std::ops::Deref;
 
 use super::footer::{check_end, fits, misfit, parse_classes, unknown_storage};
-use super::format::{Class, HEADER_LEN, ROW_LEN, Row, Trailer};
+use super::format::{
+    CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_SCHEMA, ROW_LEN, Row, Trailer,
+};
 use super::reader::{Ends, Unreadable, read_at};
 use super::records::{Record, Records};
 use super::source::Source;
@@ -61,11 +63,14 @@ impl Table {
         let trailer = ends.trailer;
         let table_len = u64::from(trailer.rows) * ROW_LEN as u64;
         let classes_len = trailer.footer_len.checked_sub(table_len);
+        // No more is held than so many classes can take.
+        let most = (trailer.classes as usize).min(MAX_CLASSES) * (CLASS_HEAD_LEN + MAX_SCHEMA);
         let classes_len = classes_len.and_then(|len| usize::try_from(len).ok());
+        let classes_len = classes_len.filter(|len| *len <= most);
         let Some(classes_len) = classes_len else {
             return Err(Unreadable::Corrupt(format!(
-                "a footer of {} bytes cannot hold {} rows",
-                trailer.footer_len, trailer.rows
+                "a footer of {} bytes cannot hold {} rows of {} classes, and nothing else",
+                trailer.footer_len, trailer.rows, trailer.classes
             )));
         };
         let mut bytes = vec![0; classes_len];

@@ -156,3 +156,29 @@ fn a_running_store_goes_on_in_a_directory_that_was_cleared() {
     assert_eq!(count_right(&store, &keys(0..70), LEN), 70);
     assert_eq!(segments(&dir).len(), 1);
 }
+
+#[test]
+fn a_directory_in_the_manifest_s_place_stays_and_what_was_removed_is_told() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    segment(&dir, &keys(0..3), 1);
+    fs::create_dir(dir.join("manifest.json")).expect("it can be made");
+    let cleared = clear(&only(temp.path())).expect("it is cleared");
+    assert_eq!((cleared.segments, cleared.is_directory_gone), (1, false));
+    assert!(cleared.failed.is_empty(), "{cleared:?}");
+}
+
+#[test]
+fn a_dry_run_knows_that_what_a_dead_writer_left_goes_too() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    segment(&dir, &keys(0..3), 9);
+    let left = dir.join(".tmp-1-dead.tcs");
+    fs::write(&left, b"half").expect("it can be written");
+    super::set_read(&left, 2);
+    for dry in [true, false] {
+        let pruning = pruned(temp.path(), Keep::Newer(5 * HOUR), dry);
+        assert!(pruning.caches[0].is_gone, "dry: {dry}");
+    }
+    assert!(!dir.exists());
+}

@@ -134,6 +134,9 @@ fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
     flip(&open, 0);
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).expect("it is ours");
 
+    for path in [&cut, &footer, &all_bad] {
+        super::set_read(path, 1);
+    }
     let report = verified(dir);
     let damaged = |report: &Verified| {
         let damaged = report.segments.iter().filter(|it| it.outcome.is_damage());

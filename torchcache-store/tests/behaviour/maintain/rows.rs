@@ -93,12 +93,12 @@ fn rows_of_each_meaning_are_apart_and_what_is_open_is_read_to_the_end() {
     assert_eq!(
         groups,
         [
-            (&b"s"[..], LEN, 40),
-            (b"other", LEN, 10),
+            (&b"other"[..], LEN, 10),
+            (b"s", LEN, 40),
             (b"s", LEN + 1, 5)
         ]
     );
-    for (group, count) in [(0, 40), (1, 10), (2, 5)] {
+    for (group, count) in [(0, 10), (1, 40), (2, 5)] {
         assert_eq!(read(&rows, group).0.len(), count);
     }
 }
