@@ -17,11 +17,16 @@ pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
 /// torchcache, which keeps its own account, and of strangers.
 fn total(catalog: &Catalog, scan: &Scan) -> u64 {
     let skipped = scan.skipped.values().filter(|file| !file.is_left_alone());
-    readable(catalog) + skipped.map(|file| file.bytes).sum::<u64>()
+    added(skipped.map(|file| file.bytes).chain([readable(catalog)]))
 }
 
 fn readable(catalog: &Catalog) -> u64 {
-    catalog.tracked().iter().map(|segment| segment.bytes).sum()
+    added(catalog.tracked().iter().map(|segment| segment.bytes))
+}
+
+/// Files with holes are as long as somebody says: together, longer than a number may be.
+fn added(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// How many bytes may be written; what cannot be read makes way for them. A directory that keeps
@@ -105,4 +110,16 @@ fn drop_unreadable(catalog: &Catalog, scan: &mut Scan, over: &mut u64) {
     };
     let gone: Vec<_> = scan.skipped.extract_if(goes).collect();
     catalog.remove(gone.iter().map(|(name, _)| name.as_os_str()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_any_length_are_too_much_and_no_more_than_that() {
+        assert_eq!(added([1, 2, 3].into_iter()), 6);
+        let longest = i64::MAX as u64;
+        assert_eq!(added([longest, longest, longest].into_iter()), u64::MAX);
+    }
 }
