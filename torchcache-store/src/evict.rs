@@ -17,15 +17,15 @@ pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
 /// torchcache, which keeps its own account, and of strangers.
 fn total(catalog: &Catalog, scan: &Scan) -> u64 {
     let skipped = scan.skipped.values().filter(|file| !file.is_left_alone());
-    added(skipped.map(|file| file.bytes).chain([readable(catalog)]))
+    sum(skipped.map(|file| file.bytes).chain([readable(catalog)]))
 }
 
 fn readable(catalog: &Catalog) -> u64 {
-    added(catalog.tracked().iter().map(|segment| segment.bytes))
+    sum(catalog.tracked().iter().map(|segment| segment.bytes))
 }
 
-/// Files with holes are as long as somebody says: together, longer than a number may be.
-fn added(bytes: impl Iterator<Item = u64>) -> u64 {
+/// A sum that ends where no more can be counted: files with holes are as long as somebody says.
+pub(crate) fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
     bytes.fold(0, u64::saturating_add)
 }
 
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn files_of_any_length_are_too_much_and_no_more_than_that() {
-        assert_eq!(added([1, 2, 3].into_iter()), 6);
+        assert_eq!(sum([1, 2, 3].into_iter()), 6);
         let longest = i64::MAX as u64;
-        assert_eq!(added([longest, longest, longest].into_iter()), u64::MAX);
+        assert_eq!(sum([longest, longest, longest].into_iter()), u64::MAX);
     }
 }

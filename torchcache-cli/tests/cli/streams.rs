@@ -1,29 +1,34 @@
 //! Pipes, colours, exit codes, and what goes where.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::support::{command, complained, hash, json, manifest, root, run_in, said, text};
 
+/// What is complained of, and then the exit code: the reader is gone before the program writes.
+fn into_a_closed_pipe(dir: &Path, args: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_torchcache");
+    let script = format!("{{ sleep 0.2; {program} {args}; echo $? >&2; }} | true");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(dir)
+        .output()
+        .expect("sh starts");
+    text(&output.stderr)
+}
+
 #[test]
 fn a_pipe_that_is_closed_early_is_no_error() {
     let root = root();
-    let program = env!("CARGO_BIN_EXE_torchcache");
     for args in [
         "ls .".to_owned(),
         format!("show . {} --json", hash(1)),
         "completions bash".to_owned(),
         "--help".to_owned(),
     ] {
-        // The reader is gone before the program writes, and says with which code that ended.
-        let script = format!("{{ sleep 0.2; {program} {args}; echo $? >&2; }} | true");
-        let output = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .current_dir(root.path())
-            .output()
-            .expect("sh starts");
-        assert_eq!(text(&output.stderr), "0\n", "{args}");
+        assert_eq!(into_a_closed_pipe(root.path(), &args), "0\n", "{args}");
     }
 }
 
@@ -132,15 +137,11 @@ fn a_pipe_that_is_closed_early_leaves_the_exit_code_as_it_is() {
     let root = root();
     let cut = root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs");
     std::fs::write(&cut, "cut").expect("it can be written");
-    let program = env!("CARGO_BIN_EXE_torchcache");
     for args in ["verify .", "verify . --json"] {
-        let script = format!("{{ sleep 0.2; {program} {args}; echo $? >&2; }} | true");
-        let output = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .current_dir(root.path())
-            .output()
-            .expect("sh starts");
-        assert!(text(&output.stderr).ends_with("1\n"), "{args}");
+        assert!(
+            into_a_closed_pipe(root.path(), args).ends_with("1\n"),
+            "{args}"
+        );
     }
 }
 

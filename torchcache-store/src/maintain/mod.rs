@@ -48,7 +48,4 @@ pub use rows::CacheRows;
 pub use summary::{Contents, RowGroup, SegmentInfo, Summary};
 pub use verify::{Outcome, Progress, SegmentReport, Verified, verify};
 
-/// A sum that ends where no more can be counted: a sparse file says that it has any length.
-fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
-    numbers.fold(0, u64::saturating_add)
-}
+use crate::evict::sum;
