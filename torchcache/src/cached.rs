@@ -154,12 +154,7 @@ impl<M: nn::ModuleT> Cached<M> {
     /// On misuse, with a message that says what to do: see [`Problem`].
     #[track_caller]
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        let arguments = Arguments::new().with(&xs);
-        call::call(self, &FORWARD, &arguments, &|rows| {
-            let mut nothing = Default::default();
-            let xs = rows.argument(&xs, 0, &mut nothing);
-            self.module.forward_t(xs, false)
-        })
+        self.call(xs, &Arguments::new().with(&xs))
     }
 
     /// The same for rows that are known by ids instead of their content: see [`SampleIds`]. The rows
@@ -183,8 +178,12 @@ impl<M: nn::ModuleT> Cached<M> {
     /// On misuse, with a message that says what to do: see [`Problem`].
     #[track_caller]
     pub fn forward_by_id<'i, I: SampleIds<'i>>(&self, xs: &Tensor, ids: I) -> Tensor {
-        let arguments = Arguments::new().with(&xs).with_id(&ids);
-        call::call(self, &FORWARD, &arguments, &|rows| {
+        self.call(xs, &Arguments::new().with(&xs).with_id(&ids))
+    }
+
+    #[track_caller]
+    fn call(&self, xs: &Tensor, arguments: &Arguments<'_>) -> Tensor {
+        call::call(self, &FORWARD, arguments, &|rows| {
             let mut nothing = Default::default();
             let xs = rows.argument(&xs, 0, &mut nothing);
             self.module.forward_t(xs, false)
