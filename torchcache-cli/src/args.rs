@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::{ArgGroup, Parser, Subcommand};
 use clap_complete::Shell;
 use torchcache_store::maintain::Keep;
+use torchcache_store::size;
 
 use crate::output;
-use crate::{size, time};
+use crate::time;
 
 const AFTER: &str = "\
 DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands take \

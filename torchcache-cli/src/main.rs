@@ -11,7 +11,6 @@ mod find;
 mod json;
 mod output;
 mod progress;
-mod size;
 mod table;
 mod text;
 mod time;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::catalog::{Catalog, Scan, Skipped};
 use crate::handle::Inner;
+use crate::size::sum;
 
 /// Whether the segments that are known exceed the limit.
 pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
@@ -22,11 +23,6 @@ fn total(catalog: &Catalog, scan: &Scan) -> u64 {
 
 fn readable(catalog: &Catalog) -> u64 {
     sum(catalog.tracked().iter().map(|segment| segment.bytes))
-}
-
-/// A sum that ends where no more can be counted: files with holes are as long as somebody says.
-pub(crate) fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
-    bytes.fold(0, u64::saturating_add)
 }
 
 /// How many bytes may be written; what cannot be read makes way for them. A directory that keeps
@@ -110,16 +106,4 @@ fn drop_unreadable(catalog: &Catalog, scan: &mut Scan, over: &mut u64) {
     };
     let gone: Vec<_> = scan.skipped.extract_if(goes).collect();
     catalog.remove(gone.iter().map(|(name, _)| name.as_os_str()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_of_any_length_are_too_much_and_no_more_than_that() {
-        assert_eq!(sum([1, 2, 3].into_iter()), 6);
-        let longest = i64::MAX as u64;
-        assert_eq!(sum([longest, longest, longest].into_iter()), u64::MAX);
-    }
 }

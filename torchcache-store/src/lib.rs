@@ -66,6 +66,7 @@ mod scan;
 pub mod schema;
 pub mod segment;
 mod signals;
+pub mod size;
 mod store;
 mod sync;
 mod sys;

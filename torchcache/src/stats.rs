@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use torchcache_store::size::human;
+
 use crate::batch::Tally;
-use crate::size::human;
 use crate::tiers::Tiers;
 
 /// Declares the counters of a handle, all of them zero at first.

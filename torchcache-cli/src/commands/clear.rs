@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::find::{self, Found};
 use crate::json;
 use crate::output::{self, BAD, Output, Printed};
-use crate::size::human;
 use crate::text::{counted, plain};
+use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;

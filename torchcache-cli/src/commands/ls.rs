@@ -12,10 +12,10 @@ use crate::error::Error;
 use crate::find;
 use crate::json::{self, newer, unreadable, versions};
 use crate::output::{DIM, Output, Printed};
-use crate::size::{human, sum};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::ago;
+use torchcache_store::size::{human, sum};
 
 /// What the star means.
 pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";

@@ -8,10 +8,10 @@ use crate::error::Error;
 use crate::find;
 use crate::json;
 use crate::output::{BAD, Output, Printed};
-use crate::size::{human, sum};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
+use torchcache_store::size::{human, sum};
 
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;

@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::find;
 use crate::json;
 use crate::output::{BAD, DIM, HEADER, Output, Printed};
-use crate::size::human;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, plain_value};
 use crate::time::{ago, rfc3339};
+use torchcache_store::size::human;
 
 /// Tables stand below their titles, this far to the right.
 const INDENT: usize = 2;

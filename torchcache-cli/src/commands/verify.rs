@@ -12,8 +12,8 @@ use crate::find;
 use crate::json;
 use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
 use crate::progress::Bar;
-use crate::size::human;
 use crate::text::{count, counted, plain};
+use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
     let found = find::caches(output, &args.dir)?;

@@ -23,12 +23,12 @@ use crate::find;
 use crate::json;
 use crate::output::{Output, Printed};
 use crate::progress::Bar;
-use crate::size::human;
 use crate::text::{counted, plain};
 use columns::Columns;
 use npy::Npy;
 use safetensors::Safetensors;
 use target::Target;
+use torchcache_store::size::human;
 
 /// Something that takes rows and makes a file of them.
 trait Sink {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::root::{Cache, Root, check_trust};
-use super::sum;
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
 use crate::scan::segment_names;
 use crate::segment::{Unreadable, claimed};
+use crate::size::sum;
 
 /// A directory in which no name changed for so long is not being merged in: a merge syncs the
 /// directory between giving its result a name and removing the sources.

@@ -47,5 +47,3 @@ pub use root::{Cache, Listing, Root};
 pub use rows::CacheRows;
 pub use summary::{Contents, RowGroup, SegmentInfo, Summary};
 pub use verify::{Outcome, Progress, SegmentReport, Verified, verify};
-
-use crate::evict::sum;

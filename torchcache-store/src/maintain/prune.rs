@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use super::clear::{is_manifest, remove, remove_empty};
 use super::listed::{Candidate, Seen, View};
 use super::root::{Cache, Root};
-use super::sum;
 use crate::clock;
 use crate::fs::{Directory, Entry};
 use crate::scan::is_stale;
 use crate::segment::is_segment;
+use crate::size::sum;
 use crate::temp::is_temp;
 
 /// How often at most it is looked again since segments vanished, merged perhaps.

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::root::{Cache, check_trust, is_gone, temp_names};
-use super::sum;
 use crate::cores;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
 use crate::scan::segment_names;
 use crate::segment::{Row, Table, Unreadable};
+use crate::size::sum;
 
 /// A cache in numbers.
 #[derive(Debug)]

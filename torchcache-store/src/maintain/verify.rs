@@ -7,11 +7,11 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::root::{Cache, is_gone, open_trusted, temp_names};
-use super::sum;
 use crate::cores;
 use crate::fs::Directory;
 use crate::scan::{is_stale, segment_names};
 use crate::segment::{Chunk, Chunks, Decoder, Table, Unreadable};
+use crate::size::sum;
 
 /// How often at most a directory is listed again whose segments vanish under the eyes.
 const LOOKS: usize = 16;

@@ -5,9 +5,9 @@ use crate::stats::Stats;
 
 #[cfg(feature = "progress")]
 use {
-    crate::size::human,
     indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle},
     std::time::{Duration, Instant},
+    torchcache_store::size::human,
 };
 
 /// How often what is shown beside the bar is counted anew.

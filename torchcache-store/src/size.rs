@@ -1,4 +1,11 @@
-//! Sizes in bytes, as people write and read them: those of the options of torchcache.
+//! Sizes in bytes, as people write and read them: in the options of torchcache and on its command line.
+//!
+//! ```
+//! use torchcache_store::size;
+//!
+//! assert_eq!(size::parse("1.5 GB"), Ok(1_500_000_000));
+//! assert_eq!(size::human(1_500_000_000), "1.5 GB");
+//! ```
 
 /// The units of a size, and the bytes in each.
 const UNITS: [(&str, u64); 9] = [
@@ -13,8 +20,11 @@ const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
 ];
 
-/// The bytes that a size such as `5 GB` means.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+/// The bytes that a size such as `5 GB`, `512 MiB` or `5e9` means.
+///
+/// # Errors
+/// What of the text is no size, and what would be.
+pub fn parse(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let end = unit_start(text);
     let (number, unit) = (text[..end].trim_end(), &text[end..]);
@@ -33,12 +43,13 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         .replace('_', "")
         .parse()
         .map_err(|_| "write a number and a unit, as in `5 GB`")?;
-    let bytes = number * *factor as f64;
+    whole(number * *factor as f64).ok_or_else(|| "it must be from 0 B to below 16 EiB".to_owned())
+}
+
+/// A number of bytes without its fraction, if it is one that fits.
+pub fn whole(bytes: f64) -> Option<u64> {
     // 2^64 itself is the first that does not fit; `u64::MAX as f64` rounds up to it.
-    match bytes >= 0.0 && bytes < u64::MAX as f64 {
-        true => Ok(bytes as u64),
-        false => Err("it must be from 0 B to below 16 EiB".to_owned()),
-    }
+    (bytes >= 0.0 && bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
 /// Where the unit begins. The `e` of `1.5e9` belongs to the number.
@@ -56,13 +67,13 @@ fn unit_start(text: &str) -> usize {
         .map_or(text.len(), |(at, _)| at)
 }
 
-/// A sum that ends where no more can be counted: a sparse file says that it has any length.
-pub(crate) fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
+/// A sum that ends where no more can be counted: files with holes are as long as somebody says.
+pub fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
 /// Bytes for people: `1.5 GB`.
-pub(crate) fn human(bytes: u64) -> String {
+pub fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -93,6 +104,8 @@ mod tests {
             ("5_000", 5_000),
             ("0", 0),
             ("2 TiB", 2 << 40),
+            ("1.5 kb", 1500),
+            ("7 B", 7),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
@@ -101,10 +114,14 @@ mod tests {
     #[test]
     fn what_is_no_size_is_refused() {
         for text in [
-            "", "GB", "five GB", "5 XB", "-5 GB", "1e30", "5 GB 3", "NaN", "inf",
+            "", "GB", "five GB", "5 XB", "-5 GB", "1e30", "5 GB 3", "NaN", "inf", "5 G B",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(whole(-1.0), None);
+        assert_eq!(whole(f64::NAN), None);
+        assert_eq!(whole(18_446_744_073_709_551_616.0), None);
+        assert_eq!(whole(7.9), Some(7));
     }
 
     #[test]
@@ -114,5 +131,12 @@ mod tests {
         assert_eq!(human(999_970), "1.0 MB");
         assert_eq!(human(1_500_000_000), "1.5 GB");
         assert_eq!(human(5_000_000_000_000_000), "5000.0 TB");
+    }
+
+    #[test]
+    fn a_sum_ends_at_the_most_that_can_be_counted() {
+        assert_eq!(sum([1, 2, 3].into_iter()), 6);
+        let longest = u64::MAX / 2;
+        assert_eq!(sum([longest, longest, longest].into_iter()), u64::MAX);
     }
 }
