@@ -82,10 +82,25 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
 ///
 /// Whatever libtorch says when it cannot be read.
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
-    let mut hasher = begun(tensor);
-    hash_elements(tensor, &mut hasher)?;
+    let mut hasher = blake3::Hasher::new();
+    let detached = tensor.f_detach()?;
+    if plain::is_plain(tensor) {
+        hash_plain(&detached, &mut hasher)?;
+    } else {
+        // What is stored counts, a zero as well: there are operations that see the difference.
+        let (layout, pieces) = stored(&detached)?;
+        hasher.update(&PACKED.to_le_bytes());
+        hash_text(&describe(&detached)?, &mut hasher);
+        hash_text(&layout, &mut hasher);
+        for piece in pieces {
+            hash_plain(&piece, &mut hasher)?;
+        }
+    }
     Ok(*hasher.finalize().as_bytes())
 }
+
+/// Begins the digest of a packed layout: the description of a plain tensor is never so long.
+const PACKED: u64 = u64::MAX;
 
 /// The readable form of a tensor, and its digest. What cannot be read must not be taken for
 /// something else: it is nobody's equal.
@@ -95,42 +110,21 @@ fn described(tensor: &Tensor) -> (String, [u8; 32]) {
     }
     let digest = tensor_digest(tensor).unwrap_or_else(|_| unique());
     let shown = blake3::Hash::from_bytes(digest).to_hex();
-    (format!("{} {}", describe(tensor), &shown[..16]), digest)
+    let described = describe(tensor).unwrap_or_else(|_| "unreadable".into());
+    (format!("{described} {}", &shown[..16]), digest)
 }
 
-fn begun(tensor: &Tensor) -> blake3::Hasher {
-    let mut hasher = blake3::Hasher::new();
-    let value = describe(tensor);
-    hasher.update(&(value.len() as u64).to_le_bytes());
-    hasher.update(value.as_bytes());
-    hasher
+fn describe(tensor: &Tensor) -> Result<String, TchError> {
+    Ok(format!("{:?}{:?}", tensor.f_kind()?, tensor.size()))
 }
 
-fn describe(tensor: &Tensor) -> String {
-    match tensor.f_kind() {
-        Ok(kind) => format!("{kind:?}{:?}", tensor.size()),
-        Err(error) => format!("{error}{:?}", tensor.size()),
-    }
-}
-
-fn hash_elements(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
-    if plain::is_plain(tensor) {
-        return hash_plain(&tensor.f_detach()?, hasher);
-    }
-    // What is stored counts, a zero as well: there are operations that see the difference.
-    let (layout, pieces) = stored(&tensor.f_detach()?)?;
-    hasher.update(&(layout.len() as u64).to_le_bytes());
-    hasher.update(layout.as_bytes());
-    for piece in pieces {
-        let shape = describe(&piece);
-        hasher.update(&(shape.len() as u64).to_le_bytes());
-        hasher.update(shape.as_bytes());
-        hash_plain(&piece, hasher)?;
-    }
-    Ok(())
+fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
 }
 
 fn hash_plain(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
+    hash_text(&describe(tensor)?, hasher);
     let elements = plain::on_cpu(tensor)?;
     parallel::update(hasher, raw::view(&elements)?);
     Ok(())
@@ -139,10 +133,19 @@ fn hash_plain(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchErr
 /// What a packed layout is called, and the plain tensors that it is made of.
 fn stored(tensor: &Tensor) -> Result<(String, Vec<Tensor>), TchError> {
     if matches!(tensor.f_kind()?, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
-        // One scale for all, or else one for each channel, which the values show.
-        let scale = tensor.f_q_scale().map(f64::to_bits);
-        let pieces = vec![tensor.f_int_repr()?, tensor.f_dequantize()?];
-        return Ok((format!("quantized {:?}", scale.ok()), pieces));
+        let integers = tensor.f_int_repr()?;
+        return Ok(match tensor.f_q_per_channel_axis() {
+            Ok(axis) => {
+                let scales = tensor.f_q_per_channel_scales()?;
+                let zeros = tensor.f_q_per_channel_zero_points()?;
+                let layout = format!("quantized by channels of dimension {axis}");
+                (layout, vec![integers, scales, zeros])
+            }
+            Err(_) => {
+                let (scale, zero) = (tensor.f_q_scale()?.to_bits(), tensor.f_q_zero_point()?);
+                (format!("quantized {scale} {zero}"), vec![integers])
+            }
+        });
     }
     if tensor.is_sparse() {
         let coalesced = tensor.f_is_coalesced()?;
@@ -185,12 +188,66 @@ mod tests {
         assert_ne!(digest_of(&sparse(1.0)), digest_of(&sparse(3.0)));
         assert_eq!(digest_of(&quantized(1.0)), digest_of(&quantized(1.0)));
         assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
-        let scaled = |scale| {
-            dense(0.0)
-                .zeros_like()
-                .quantize_per_tensor(scale, 0, Kind::QInt8)
+    }
+
+    /// There are operations that see scale, zero point and axis where no value shows them.
+    #[test]
+    fn all_that_makes_a_tensor_quantized_counts() {
+        let zeros = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
+        let one = |scale, zero| zeros.quantize_per_tensor(scale, zero, Kind::QInt8);
+        let channels = |scales: [f64; 2], zero: [i64; 2], axis| {
+            let (scales, zero) = (Tensor::from_slice(&scales), Tensor::from_slice(&zero));
+            zeros.quantize_per_channel(&scales, &zero, axis, Kind::QInt8)
         };
-        assert_ne!(digest_of(&scaled(0.5)), digest_of(&scaled(0.25)));
+        let distinct = [
+            one(0.5, 0),
+            one(0.25, 0),
+            one(0.5, 1),
+            zeros
+                .narrow(0, 0, 0)
+                .quantize_per_tensor(0.5, 0, Kind::QInt8),
+            zeros
+                .narrow(0, 0, 0)
+                .quantize_per_tensor(0.5, 1, Kind::QInt8),
+            channels([0.5, 0.5], [0, 0], 0),
+            channels([0.5, 0.25], [0, 0], 0),
+            channels([0.5, 0.5], [0, 1], 0),
+            channels([0.5, 0.5], [0, 0], 1),
+        ];
+        let digests: std::collections::HashSet<_> = distinct.iter().map(digest_of).collect();
+        assert_eq!(digests.len(), distinct.len());
+        assert_eq!(
+            digest_of(&channels([0.5, 0.25], [0, 0], 0)),
+            digest_of(&distinct[6])
+        );
+    }
+
+    #[test]
+    fn a_plain_tensor_of_the_bytes_of_a_packed_one_is_another() {
+        let ten = Tensor::arange(44, (Kind::Float, Device::Cpu))
+            .lt(10)
+            .to_kind(Kind::Float);
+        let sparse = ten.to_sparse(None, None::<&[i64]>, None).coalesce();
+        let (layout, pieces) = stored(&sparse).unwrap();
+        let mut bytes = Vec::new();
+        let text = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        };
+        text(&mut bytes, &layout);
+        for piece in &pieces {
+            text(&mut bytes, &describe(piece).unwrap());
+            bytes.extend(raw::view(piece).unwrap());
+        }
+        let (floats, rest) = bytes.as_chunks();
+        assert!(rest.is_empty());
+        let floats: Vec<f32> = floats
+            .iter()
+            .map(|&float| f32::from_le_bytes(float))
+            .collect();
+        let plain = Tensor::from_slice(&floats);
+        assert_eq!(describe(&plain).unwrap(), describe(&sparse).unwrap());
+        assert_ne!(digest_of(&plain), digest_of(&sparse));
     }
 
     /// There are operations that see a stored zero: a sparse softmax gives it a share.
