@@ -114,6 +114,13 @@ fn a_large_shared_table_that_an_optimiser_writes_to_is_noticed() {
     let after = look_up(&xs, &table);
     assert!(same(&after, &table.index_select(0, &xs)));
     assert!(!same(&after, &before));
+    // The parameter itself, where gradients are not recorded.
+    let _guard = tch::no_grad_guard();
+    let before = look_up(&xs, &weights);
+    tch::with_grad(|| sgd.backward_step(&weights.index_select(0, &xs).sum(Kind::Float)));
+    let after = look_up(&xs, &weights);
+    assert!(same(&after, &weights.index_select(0, &xs)));
+    assert!(!same(&after, &before));
 }
 
 /// Degrees of a graph: what is stored counts, zeros too.

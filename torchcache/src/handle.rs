@@ -140,6 +140,7 @@ impl TorchCache {
     /// call there is nothing to drop: which rows are its own is
     /// known only then.
     pub fn clear(&self) {
+        self.forget_shared();
         let tiers = self.with_cache(|cache| cache.tiers.clone());
         if let Some(tiers) = tiers {
             tiers.memory().clear();
@@ -163,6 +164,10 @@ impl TorchCache {
     /// that cannot be watched: weights written through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.refresh.store(true, Relaxed);
+        self.forget_shared();
+    }
+
+    fn forget_shared(&self) {
         let mut shared = lock(&self.shared);
         *shared = (shared.0 + 1, SharedDigests::new());
     }

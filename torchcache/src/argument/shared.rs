@@ -4,20 +4,21 @@ use tch::{Device, TchError, Tensor};
 use twox_hash::XxHash3_64;
 
 use super::{Arguments, TensorArgument};
-use crate::identity::tensor_digest;
+use crate::identity::{is_worth_a_copy, tensor_digest};
 use crate::plain;
 use crate::raw::Glance;
 
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
-/// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape, kind and layout.
+/// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape and kind; dense, sparse or quantized.
 ///
 /// It is not cut into rows but given to the body as it is, and all of it goes into the key of every row:
 /// of a sparse one, what it stores. It is hashed when it is another one or has changed, which every call
-/// looks for: on the CPU by reading all of it, elsewhere by its version and address. A write that libtorch
-/// does not count (through a raw pointer, `Tensor::data()`, or by `nn::Sgd`) is not seen there, and wants
-/// [`refresh`](crate::TorchCache::refresh). What is not contiguous on the CPU, and what is sparse or
-/// quantized, is hashed at every call. The cache holds on to the memory of the last four tensors of a
-/// parameter.
+/// looks for: on the CPU by reading all of it, elsewhere by its version and address. What is not contiguous
+/// on the CPU, what is sparse or quantized, and on another device what is smaller than 64 KiB, requires grad
+/// or has a gradient, is hashed at every call. Anything else on another device may be written so that libtorch
+/// does not count it (through a raw pointer, `Tensor::data()`, or by `nn::Sgd` under a detached alias): that
+/// is not seen, and wants [`refresh`](crate::TorchCache::refresh). There the cache also holds on to the memory
+/// of the last four tensors of a parameter, beyond its bound, until [`clear`](crate::TorchCache::clear).
 ///
 /// ```
 /// use tch::Tensor;
@@ -121,14 +122,25 @@ const REMEMBERED: usize = 4;
 /// A tensor and its digest.
 #[derive(Debug)]
 struct Remembered {
-    /// Holds on to the storage, so that no other tensor can have that address meanwhile.
-    _alias: Tensor,
+    /// Holds on to the storage, so that no other tensor can have that address meanwhile. Not needed
+    /// where the elements are known.
+    alias: Option<Tensor>,
     /// Version, data pointer, layout, shape and strides.
     words: Vec<i64>,
     /// Of its elements, where they are bytes on the CPU. The version does not tell everything: an
     /// optimiser writes parameters without counting.
     elements: Option<u64>,
     digest: [u8; 32],
+}
+
+impl Remembered {
+    /// Whether this is the tensor that was looked at, as far as can be told without its elements. One
+    /// that was resized has let go of its address.
+    fn is(&self, glance: &Glance<'_>) -> bool {
+        let alias = self.alias.as_ref();
+        self.words == glance.words()
+            && alias.is_none_or(|alias| alias.data_ptr() as i64 == glance.pointer())
+    }
 }
 
 impl SharedDigests {
@@ -157,13 +169,13 @@ fn digest(tensor: &Tensor, remembered: &mut Vec<Remembered>) -> Result<[u8; 32],
     // order than that of its elements.
     if !plain::is_plain(tensor)
         || !glance.at(tensor)
-        || (glance.bytes().is_none() && tensor.device() == Device::Cpu)
+        || (glance.bytes().is_none()
+            && (tensor.device() == Device::Cpu || is_worth_a_copy(tensor, &glance)))
     {
         return tensor_digest(tensor);
     }
     let elements = || glance.bytes().map(XxHash3_64::oneshot);
-    let same = |before: &Remembered| before.words == glance.words();
-    if let Some(place) = remembered.iter().position(same) {
+    if let Some(place) = remembered.iter().position(|before| before.is(&glance)) {
         let before = remembered.remove(place);
         if before.elements == elements() {
             let digest = before.digest;
@@ -177,8 +189,9 @@ fn digest(tensor: &Tensor, remembered: &mut Vec<Remembered>) -> Result<[u8; 32],
     // Before it is hashed, so that a change meanwhile is noticed at the next call.
     let (words, elements) = (glance.words().to_vec(), elements());
     let digest = tensor_digest(tensor)?;
+    let alias = elements.is_none().then(|| tensor.f_detach()).transpose()?;
     remembered.push(Remembered {
-        _alias: tensor.f_detach()?,
+        alias,
         words,
         elements,
         digest,
@@ -255,6 +268,14 @@ mod tests {
             .collect();
         let distinct: std::collections::HashSet<_> = seen.iter().collect();
         assert_eq!(distinct.len(), 20);
+    }
+
+    /// Every byte of it is compared, so another tensor at its address is noticed without.
+    #[test]
+    fn no_memory_of_the_cpu_is_held() {
+        let mut memo = SharedDigests::new();
+        digests(&mut memo, &[&Tensor::zeros([4], tch::kind::FLOAT_CPU)]);
+        assert!(memo.0[0][0].alias.is_none());
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
 pub(crate) use parts::{Collector, Part, tensor_digest, unique};
-pub(crate) use watch::Watcher;
+pub(crate) use watch::{Watcher, is_worth_a_copy};
 
 use crate::options::Options;
 

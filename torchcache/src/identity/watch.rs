@@ -261,7 +261,7 @@ fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
 }
 
 /// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
-fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
+pub(crate) fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
     plain::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
 }

@@ -180,6 +180,11 @@ impl<'t> Glance<'t> {
         }
     }
 
+    /// Where the data is.
+    pub(crate) fn pointer(&self) -> i64 {
+        self.words()[1]
+    }
+
     pub(crate) fn requires_grad(&self) -> bool {
         self.requires_grad
     }
