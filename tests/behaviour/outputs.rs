@@ -159,3 +159,29 @@ fn an_output_without_a_tensor_is_returned_and_not_kept() {
     let stats = picky::cache().stats();
     assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (1, 1, 6));
 }
+
+/// The compiler is content with the two, since vectors end.
+#[derive(Batched)]
+struct Node {
+    value: Tensor,
+    edges: Vec<Edge>,
+}
+
+#[derive(Batched)]
+struct Edge {
+    weight: Tensor,
+    to: Node,
+}
+
+#[test]
+#[should_panic(expected = "is made of itself, by way of other types")]
+fn structs_that_are_made_of_each_other_are_refused_in_words() {
+    #[torchcache]
+    fn graph(xs: &Tensor) -> Node {
+        Node {
+            value: xs + 1,
+            edges: Vec::new(),
+        }
+    }
+    graph(&random(&[2, 2]));
+}

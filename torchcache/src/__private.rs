@@ -14,7 +14,7 @@ pub use tch::Tensor;
 pub use crate::argument::{Arguments, Rows};
 pub use crate::function::Function;
 pub use crate::identity::type_of;
-pub use crate::output::{Returned, Unreturnable};
+pub use crate::output::{Returned, Unreturnable, nested};
 pub use crate::overrides::Overrides;
 pub use crate::subject::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::{Batched, Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};

@@ -1,5 +1,6 @@
 //! What a cached function may return: tensors, what is built of them, or a `Result` of these.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 use tch::Tensor;
@@ -60,6 +61,34 @@ pub trait Batched: Sized {
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self>;
+}
+
+/// Structs in structs that are nested deeper are made of themselves.
+const DEEPEST: u32 = 64;
+
+/// Writes the structure of a struct, which the derive has found not to name itself: but two may name
+/// each other.
+///
+/// # Panics
+///
+/// Where that has no end.
+#[doc(hidden)]
+pub fn nested(name: &str, text: &mut String, fields: impl FnOnce(&mut String)) {
+    thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
+    struct Within;
+    impl Drop for Within {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _within = Within;
+    assert!(
+        DEPTH.get() <= DEEPEST,
+        "torchcache: `{name}` is made of itself, by way of other types, so nobody could say how many \
+         tensors it has; give the inner one a type of its own"
+    );
+    fields(text);
 }
 
 /// What a cached function may return. See [`Batched`].

@@ -1,12 +1,9 @@
 //! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
 
-use std::collections::HashSet;
-
-use quote::ToTokens;
 use syn::{Data, DeriveInput, Fields, Generics, Ident};
 
 use crate::errors::Errors;
-use crate::parse::fields::{Field, mentions, take_skip};
+use crate::parse::fields::{Field, names, take_skip};
 
 /// A struct or an enum without mistakes.
 pub(crate) struct Fingerprint {
@@ -104,9 +101,8 @@ impl Batched {
             return Err(syn::Error::new_spanned(input.ident, message));
         }
         let mut errors = Errors::default();
-        let own = HashSet::from([input.ident.to_string(), "Self".to_owned()]);
         for field in &fields {
-            if mentions(&field.ty.to_token_stream(), &own) {
+            if names(&field.ty, &input.ident) {
                 let message = format!(
                     "`{}` is made of itself, so nobody could say how many tensors it has; give the \
                      inner one a type of its own",

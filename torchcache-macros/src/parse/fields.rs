@@ -7,7 +7,8 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Generics, Member, Meta, Token, Type, parse_quote};
+use syn::visit::{self, Visit};
+use syn::{Attribute, Generics, Member, Meta, Token, Type, TypePath, parse_quote};
 
 use crate::errors::Errors;
 use crate::parse::conditions;
@@ -104,11 +105,10 @@ pub(crate) fn bounds<'a>(
         .type_params()
         .map(|parameter| parameter.ident.to_string())
         .collect();
-    let own = HashSet::from([name.to_string(), "Self".to_owned()]);
     let mut seen = HashSet::new();
     for Field { ty, .. } in fields {
         let tokens = ty.to_token_stream();
-        if mentions(&tokens, &parameters) && !mentions(&tokens, &own) && seen.insert(ty.clone()) {
+        if mentions(&tokens, &parameters) && !names(ty, name) && seen.insert(ty.clone()) {
             bounded
                 .make_where_clause()
                 .predicates
@@ -118,7 +118,28 @@ pub(crate) fn bounds<'a>(
     bounded
 }
 
-pub(super) fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {
+/// Whether a type is written in terms of the type of this name. A path that leads elsewhere and ends in
+/// the same name is another one.
+pub(super) fn names(ty: &Type, name: &Ident) -> bool {
+    struct Search<'a>(&'a Ident, bool);
+    impl<'ast> Visit<'ast> for Search<'_> {
+        fn visit_type_path(&mut self, path: &'ast TypePath) {
+            if path.qself.is_none()
+                && path.path.leading_colon.is_none()
+                && path.path.segments.len() == 1
+            {
+                let only = &path.path.segments[0].ident;
+                self.1 |= only == self.0 || only == "Self";
+            }
+            visit::visit_type_path(self, path);
+        }
+    }
+    let mut search = Search(name, false);
+    search.visit_type(ty);
+    search.1
+}
+
+fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {
     tokens.clone().into_iter().any(|token| match token {
         TokenTree::Ident(ident) => names.contains(&ident.to_string()),
         TokenTree::Group(group) => mentions(&group.stream(), names),

@@ -344,6 +344,10 @@ impl<T: Batched> Batched for Option<T> {
     }
 }
 
+pub fn nested(_: &str, text: &mut String, fields: impl FnOnce(&mut String)) {
+    fields(text);
+}
+
 pub trait Output {}
 impl<T> Output for T {}
 

@@ -229,4 +229,8 @@ fn only_a_struct_with_fields_is_made_of_tensors() {
             ("Option<Box<Self>>", "made of itself"),
         ],
     );
+    expect(
+        &derived("struct Output { encoder: encoder::Output, rest: Vec<super::Output> }"),
+        &[],
+    );
 }
