@@ -77,19 +77,39 @@ fn what_keeps_training_from_finding_all_rows_is_said() {
     fn small(xs: &Tensor) -> Tensor {
         xs * 2
     }
-    let batches = || (0..20).map(|_| random(&[8, 64]));
-    let (stats, lines) = logged(|| Prefill::new(small::cache()).run(batches(), |xs| small(&xs)));
-    assert!(stats.memory_rows < 160, "{stats}");
-    assert_eq!(
-        warnings(&lines, "more rows than memory holds"),
-        1,
-        "{lines:?}"
-    );
-    // Now most of memory is taken by what was there before.
-    let few = || (0..4).map(|_| random(&[8, 64]));
-    let (stats, lines) = logged(|| Prefill::new(small::cache()).run(few(), |xs| small(&xs)));
-    assert!(stats.memory_rows > stats.misses, "{stats}");
-    assert_eq!(warnings(&lines, "more rows than memory holds"), 1);
+    let made = |batches: usize| (0..batches).map(|_| random(&[8, 64])).collect::<Vec<_>>();
+    let batches = || made(20);
+    let filled = |batches: &[Tensor]| {
+        let prefill = Prefill::new(small::cache());
+        let (_, lines) = logged(|| prefill.run(batches, small));
+        let before = small::cache().stats();
+        batches.iter().for_each(|xs| drop(small(xs)));
+        let found = small::cache().stats().since(&before).memory_hits;
+        (found, warnings(&lines, "more rows than memory holds"))
+    };
+    let (found, warned) = filled(&batches());
+    assert!(found < 160, "{found}");
+    assert_eq!(warned, 1);
+    // Now most of memory is taken by what was there before, and used more often.
+    let (found, warned) = filled(&made(4));
+    assert!(found < 32, "{found}");
+    assert_eq!(warned, 1);
+
+    // What has to go is not of these.
+    #[torchcache(max_memory_cache_size = 40_000, eviction = "lru")]
+    fn full(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+    for batch in batches() {
+        full(&batch);
+    }
+    assert!(full::cache().stats().evicted_from_memory > 0);
+    let few = made(4);
+    let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&few, full));
+    assert!(stats.evicted_from_memory > 0, "{stats}");
+    assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
+    let again = Prefill::new(full::cache()).run(&few, full);
+    assert_eq!(again.memory_hits, 32);
 
     #[torchcache(enabled = false)]
     fn off(xs: &Tensor) -> Tensor {

@@ -59,6 +59,8 @@ pub struct Stats {
     pub mismatched: u64,
     /// Rows dropped from memory to make room.
     pub evicted_from_memory: u64,
+    /// Rows that were not kept in memory: they found no room, or others were worth more.
+    pub refused_by_memory: u64,
     /// Rows dropped from disk to make room, by this process.
     pub evicted_from_disk: u64,
     /// Rows that were not kept on disk, by this process: a batch was larger than the bound, or it was
@@ -143,6 +145,7 @@ impl Stats {
             verified: count(|stats| stats.verified),
             mismatched: count(|stats| stats.mismatched),
             evicted_from_memory: count(|stats| stats.evicted_from_memory),
+            refused_by_memory: count(|stats| stats.refused_by_memory),
             evicted_from_disk: count(|stats| stats.evicted_from_disk),
             refused_by_disk: count(|stats| stats.refused_by_disk),
             hashing: time(|stats| stats.hashing),
@@ -162,6 +165,7 @@ impl Stats {
         let memory = tiers.memory().usage();
         (self.memory_rows, self.memory_bytes) = (memory.rows, memory.bytes);
         self.evicted_from_memory = memory.evicted;
+        self.refused_by_memory = memory.refused;
         if let Some(store) = tiers.store.as_ref().map(torchcache_store::Store::stats) {
             (self.disk_rows, self.disk_bytes) = (store.rows, store.bytes);
             self.evicted_from_disk = store.evicted_rows;
@@ -222,6 +226,7 @@ impl Counters {
             verified: count(&self.verified),
             mismatched: count(&self.mismatched),
             evicted_from_memory: 0,
+            refused_by_memory: 0,
             evicted_from_disk: 0,
             refused_by_disk: 0,
             memory_rows: 0,
@@ -260,10 +265,11 @@ impl fmt::Display for Stats {
         }
         writeln!(
             f,
-            "in memory  {:>12}   {}, {} rows evicted",
+            "in memory  {:>12}   {}, {} rows evicted, {} refused",
             self.memory_rows,
             human(self.memory_bytes),
-            self.evicted_from_memory
+            self.evicted_from_memory,
+            self.refused_by_memory
         )?;
         writeln!(
             f,

@@ -30,6 +30,7 @@ pub(crate) struct Memory {
     eviction: Eviction,
     admission: Option<Admission>,
     evicted: u64,
+    refused: u64,
 }
 
 /// Where a row is and how to read it.
@@ -57,6 +58,7 @@ pub(crate) struct Usage {
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) evicted: u64,
+    pub(crate) refused: u64,
 }
 
 impl Memory {
@@ -68,6 +70,7 @@ impl Memory {
             eviction,
             admission: None,
             evicted: 0,
+            refused: 0,
         }
     }
 
@@ -99,6 +102,7 @@ impl Memory {
             rows: self.rows.len() as u64,
             bytes: self.slabs.bytes(),
             evicted: self.evicted,
+            refused: self.refused,
         }
     }
 
@@ -169,11 +173,13 @@ impl Memory {
             .filter(|&row| !self.rows.contains(&keys[row]))
             .collect();
         let mut slots = Vec::with_capacity(new.len());
+        let wanted = new.len();
         let taken = self.take(keys, row_bytes, device, &mut new, &mut slots);
         if let Err(error) = taken {
             slots.into_iter().for_each(|slot| self.slabs.release(slot));
             return Err(error);
         }
+        self.refused += (wanted - slots.len()) as u64;
         let room = |(row, slot)| Room {
             row,
             slot,

@@ -170,11 +170,8 @@ impl<'c> Prefill<'c> {
             }
         }
         let is_flushed = self.cache.flush();
-        let after = self.cache.stats();
-        let stats = after.since(&before);
-        // Each computed row is one more that is held, or something had to go or was not let in.
-        let is_whole = after.memory_rows >= before.memory_rows + stats.misses;
-        self.judge(&stats, is_flushed, is_whole);
+        let stats = self.cache.stats().since(&before);
+        self.judge(&stats, is_flushed);
         Ok(stats)
     }
 
@@ -187,14 +184,17 @@ impl<'c> Prefill<'c> {
     }
 
     /// Says what keeps training from finding all rows.
-    fn judge(&self, stats: &Stats, is_flushed: bool, is_in_memory: bool) {
+    fn judge(&self, stats: &Stats, is_flushed: bool) {
+        // What was evicted may be what was there before.
+        let evicted_own = stats.evicted_from_memory > 0 && stats.misses > stats.memory_rows;
+        let lacks_memory = stats.refused_by_memory > 0 || evicted_own;
         if stats.rows == 0 {
             tracing::warn!(
                 "prefilled nothing: the cache is switched off, or no call went through it"
             );
         } else if !is_flushed {
             tracing::warn!("prefilled, but some rows could not be written to the disk");
-        } else if !self.cache.config().persistent && !is_in_memory {
+        } else if !self.cache.config().persistent && lacks_memory {
             let (computed, held) = (stats.misses, stats.memory_rows);
             tracing::warn!(computed, held, "prefilled more rows than memory holds");
         } else if stats.evicted_from_disk + stats.refused_by_disk > 0 {
