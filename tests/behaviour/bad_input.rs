@@ -68,7 +68,7 @@ fn an_output_that_is_not_a_row_per_row_is_an_error() {
     let message = panic_of(|| summed(&xs));
     assert!(
         message.contains(
-            "output `output` has shape []; expected its first dimension to be the batch of 4 rows"
+            "the output has shape []; expected its first dimension to be the batch of 4 rows"
         ),
         "{message}"
     );
@@ -200,7 +200,7 @@ fn a_kind_that_tch_does_not_know_goes_past_the_cache_and_is_told_once() {
     });
     assert_eq!(model.seen.get(), 2);
     assert_eq!(model.torchcache.stats().bypassed, 2);
-    let wanted = "argument `xs` is of a kind that tch does not know";
+    let wanted = "argument `xs` is undefined or of a kind that tch does not know";
     assert_eq!(warnings(&lines, wanted), 1, "{lines:?}");
     assert_eq!(warnings(&lines, ""), 1, "{lines:?}");
     // What tch does know is cached as ever.

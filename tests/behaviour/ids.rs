@@ -128,6 +128,18 @@ fn different_rows_of_one_call_with_the_same_id_are_refused_by_their_numbers() {
 }
 
 #[test]
+fn the_tensor_of_a_list_in_which_such_rows_differ_is_named() {
+    #[torchcache]
+    fn both(xs: &[Tensor], #[id] ids: &[i64]) -> Tensor {
+        assert_eq!(xs[0].size()[0] as usize, ids.len());
+        &xs[0] + &xs[1]
+    }
+    let equal = random(&[1, 4]).repeat([2, 1]);
+    let message = panic_of(|| both(&[equal, random(&[2, 4])], &[7, 7]));
+    assert!(message.contains("differ in argument `xs[1]`"), "{message}");
+}
+
+#[test]
 fn an_id_that_changed_its_sample_is_found_by_verifying() {
     let mut model = Known::of("verified");
     model.torchcache_verify = 1.0;
@@ -195,6 +207,7 @@ fn a_tensor_of_ids_is_one_dimension_of_integers() {
         Tensor::from_slice(&[1.0f32, 2.0]),
         Tensor::from_slice(&[1i64, 2]).view([2, 1]),
         Tensor::from_slice(&[true, false]),
+        Tensor::from_slice(&[1i64, 2]).to_sparse(None, None::<&[i64]>, None),
     ] {
         let message = panic_of(|| by_tensor(&xs, &ids));
         assert!(message.contains("argument `ids` holds ids"), "{message}");

@@ -176,6 +176,28 @@ fn a_sparse_shared_tensor_that_requires_grad_goes_past_the_cache() {
     assert_eq!(multiplied::cache().stats().memory_hits, 2);
 }
 
+#[test]
+fn an_undefined_shared_tensor_goes_past_the_cache_and_is_named_in_one_line() {
+    #[torchcache]
+    fn ignored(xs: &Tensor, #[shared] mask: &Tensor) -> Tensor {
+        assert!(!mask.defined());
+        xs * 2
+    }
+    let xs = random(&[2, 2]);
+    let (ys, lines) = logged(|| ignored(&xs, &Tensor::new()));
+    assert!(same(&ys, &(&xs * 2)));
+    assert_eq!(
+        warnings(&lines, "argument `mask` is undefined or of a kind"),
+        1
+    );
+    assert!(
+        lines.iter().all(|line| line.lines().count() == 1),
+        "{lines:?}"
+    );
+    let stats = ignored::cache().stats();
+    assert_eq!((stats.bypassed, stats.faults), (1, Vec::new()));
+}
+
 /// A shared sparse matrix and a list of shared ones.
 #[torchcache]
 fn mixed(

@@ -177,7 +177,7 @@ fn what_breaks_the_promise_is_counted_and_warned_of_once() {
         for words in [
             "module=\"behaviour::verify::Fickle\"",
             "2 of 2 rows",
-            "output 0 has",
+            "the output has",
             "train mode",
             "dropout",
             "the rest of their batch",
@@ -310,7 +310,7 @@ fn every_part_of_an_output_is_compared_and_integers_are_exact() {
     let ((_, at, _), lines) = logged(|| several(&xs));
     assert!(same(&at, &xs.argmax(1, false)));
     assert_eq!(verified(&several::cache().stats()), (16, 8));
-    assert_eq!(warnings(&lines, "output 1 has"), 1, "{lines:#?}");
+    assert_eq!(warnings(&lines, "output `1` has"), 1, "{lines:#?}");
     assert_eq!(warnings(&lines, "verify::several"), 1, "{lines:#?}");
 }
 

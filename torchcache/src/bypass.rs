@@ -22,7 +22,7 @@ pub(crate) enum Reason {
     Gradient(String),
     /// The named argument cannot be cut into rows.
     ArgumentLayout(String),
-    /// The named argument is of a kind without a name in tch; what tch says of it.
+    /// The named argument is undefined, or of a kind without a name in tch; what tch says of it.
     ArgumentKind(String, TchError),
     /// The output cannot be cut into rows.
     OutputLayout,
@@ -57,7 +57,7 @@ impl Reason {
             ),
             Reason::ArgumentKind(argument, error) => (
                 7,
-                format!("argument `{argument}` is of a kind that tch does not know ({error}): such calls go past the cache"),
+                format!("argument `{argument}` is undefined or of a kind that tch does not know ({}): such calls go past the cache", brief(error)),
             ),
             Reason::OutputLayout => (
                 2,
@@ -74,7 +74,7 @@ impl Reason {
             ),
             Reason::Unreadable(error) => (
                 5,
-                format!("libtorch could not copy what the cache needs, so the call went past it: {error}"),
+                format!("libtorch could not copy what the cache needs, so the call went past it: {}", brief(error)),
             ),
             Reason::DiskTier(error) => (
                 8,
@@ -91,6 +91,12 @@ impl Reason {
     }
 }
 
+/// What libtorch says of an error, without where in its own code that was.
+pub(crate) fn brief(error: &TchError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 /// Whether a call with these arguments can be served by a cache.
 ///
 /// # Errors
@@ -99,6 +105,9 @@ impl Reason {
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
     let name = |argument: &TensorArgument| function.argument(argument.position);
     for argument in &arguments.shared {
+        if let Err(error) = argument.tensor.f_kind() {
+            return Err(Reason::ArgumentKind(name(argument), error));
+        }
         if plain::records_gradients(&argument.tensor) {
             return Err(Reason::Gradient(name(argument)));
         }

@@ -165,7 +165,7 @@ impl Call<'_> {
                 ids: self.function.argument(ids.position),
                 first: first[place],
                 second: second[place],
-                argument: self.function.argument(argument),
+                argument: self.arguments.name(self.function, argument),
             })),
         }
     }
@@ -346,7 +346,7 @@ impl Call<'_> {
     /// A fault is a miss: what could not be held or copied is computed again.
     pub(crate) fn memory_fault(&self, error: &TchError) {
         Counters::add(&self.counters.memory_faults, 1);
-        bypass::tell_once(self.subject, &Reason::MemoryTier(error.to_string()));
+        bypass::tell_once(self.subject, &Reason::MemoryTier(bypass::brief(error)));
     }
 }
 

@@ -25,6 +25,14 @@ pub struct Error {
     problem: Box<Problem>,
 }
 
+/// What a part of an output is called in messages.
+pub(crate) fn output(part: &str) -> String {
+    match part {
+        "output" => "the output".to_owned(),
+        part => format!("output `{part}`"),
+    }
+}
+
 /// What exactly was wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,7 +49,7 @@ pub enum Problem {
     },
     /// The call has no tensor to take a batch from.
     #[error(
-        "no tensor argument: rows are cached by the first dimension of the tensors passed, and every argument was plain, shared or `None`; pass at least one `&Tensor`"
+        "no tensor argument: rows are cached by the first dimension of the tensors passed, and every argument was plain, shared, `None` or an empty list; pass at least one `&Tensor`, or ids that are marked `#[id]`"
     )]
     NoTensor,
     /// A tensor argument without a batch dimension.
@@ -102,7 +110,8 @@ pub enum Problem {
     },
     /// The forward returned a tensor whose first dimension is not the batch.
     #[error(
-        "output `{part}` has shape {got:?}; expected its first dimension to be the batch of {rows} rows: return one row of output per row of input, or leave this function uncached"
+        "{} has shape {got:?}; expected its first dimension to be the batch of {rows} rows: return one row of output per row of input, or leave this function uncached",
+        output(part)
     )]
     OutputRows {
         /// Which tensor of the output: by the fields and places on the way to it, or `output`.

@@ -185,7 +185,7 @@ pub use stats::Stats;
 ///
 /// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value. Two marks change that:
 ///
-/// * `#[id] ids: &[i64]`: rows are known by these ids instead of their content, and nothing is hashed
+/// * `#[id] ids: &[i64]`: rows are known by these ids instead of their content, and not hashed
 ///   ([`SampleIds`]);
 /// * `#[shared] mask: &Tensor`: a tensor without a batch, passed on as it is ([`SharedArgument`]).
 ///

@@ -2,7 +2,7 @@
 //! it goes anywhere.
 
 use tch::Tensor;
-use torchcache_store::schema::{ElementKind, Part, Schema};
+use torchcache_store::schema::names;
 
 use crate::call::Stop;
 use crate::error::Problem;
@@ -23,7 +23,7 @@ pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec
             Vec::new()
         };
         if got.first() != Some(&rows) {
-            let part = name(structure::<O>(), tensors.len(), &lengths, place);
+            let part = names(&structure::<O>(), &lengths, tensors.len()).swap_remove(place);
             return Err(Problem::OutputRows { part, got, rows }.into());
         }
         if plain::records_gradients(tensor) {
@@ -31,33 +31,4 @@ pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec
         }
     }
     Ok((tensors, lengths))
-}
-
-/// What one of so many parts is called: `output`, or by the fields on the way to it.
-fn name(structure: String, parts: usize, lengths: &[u32], place: usize) -> String {
-    let part = Part {
-        stored: ElementKind::Float,
-        output: ElementKind::Float,
-        place: 0,
-        shape: Vec::new(),
-    };
-    let schema = Schema {
-        structure,
-        parts: vec![part; parts],
-        lengths: lengths.to_vec(),
-    };
-    schema.names().swap_remove(place)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_part_is_called_by_its_fields() {
-        let named = |structure: &str, place| name(structure.into(), 3, &[2], place);
-        assert_eq!(named("{a:T,b:[T]}", 0), "a");
-        assert_eq!(named("{a:T,b:[T]}", 2), "b.1");
-        assert_eq!(name("T".into(), 1, &[], 0), "output");
-    }
 }

@@ -10,7 +10,7 @@ use crate::argument::Rows;
 use crate::batch::Batch;
 use crate::bypass::{self, Reason};
 use crate::call::{Call, Stop};
-use crate::error::Problem;
+use crate::error::{Problem, output};
 use crate::output::Output;
 use crate::parts::parts;
 use crate::plain;
@@ -96,7 +96,8 @@ fn differing(
     again: &[Tensor],
 ) -> Result<(usize, String), TchError> {
     let (mut rows, mut how) = (Vec::new(), String::new());
-    for (part, (kinds, (given, again))) in schema.kinds().zip(given.iter().zip(again)).enumerate() {
+    let parts = schema.kinds().zip(schema.names());
+    for ((kinds, name), (given, again)) in parts.zip(given.iter().zip(again)) {
         let count = given.size()[0] as usize;
         rows.resize(count, false);
         let (given, again) = (numbers(given)?, numbers(again)?);
@@ -112,7 +113,10 @@ fn differing(
             };
             *differs = true;
             if how.is_empty() {
-                how = format!("output {part} has {given} where {again} is computed now");
+                how = format!(
+                    "{} has {given} where {again} is computed now",
+                    output(&name)
+                );
             }
         }
     }
@@ -308,7 +312,7 @@ mod tests {
         let schema = Schema::of("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
         assert_eq!(
             differing(&schema, &given, &again).unwrap(),
-            (2, "output 0 has 3 where 5 is computed now".to_owned())
+            (2, "output `0` has 3 where 5 is computed now".to_owned())
         );
     }
 

@@ -25,6 +25,7 @@ mod kind;
 mod names;
 
 pub use kind::ElementKind;
+pub use names::names;
 
 /// The version of the layout.
 const VERSION: u8 = 2;
@@ -76,10 +77,9 @@ impl Schema {
             .try_fold(0usize, |sum, part| sum.checked_add(part.bytes()?))
     }
 
-    /// A name for each part: of the fields on the way to it, with the places in tuples and vectors
-    /// as numbers (`layers.0`). An output that is one tensor is called `output`.
+    /// A name for each part: see [`names`].
     pub fn names(&self) -> Vec<String> {
-        names::of(self)
+        names(&self.structure, &self.lengths, self.parts.len())
     }
 
     /// The schema as bytes, as segments keep it.

@@ -2,17 +2,23 @@
 
 use std::fmt::Display;
 
-use super::Schema;
-
-/// A name for each part of a schema: numbers where the structure does not fit the parts.
-pub(super) fn of(schema: &Schema) -> Vec<String> {
-    let parts = schema.parts.len();
+/// A name for each of so many parts of an output, out of its structure and the lengths of its vectors:
+/// the fields on the way to it, with the places in tuples and vectors as numbers (`layers.0`). An output
+/// that is one tensor is called `output`. Where the structure does not fit the parts, they are numbered.
+///
+/// ```
+/// use torchcache_store::schema::names;
+///
+/// assert_eq!(names("{pooled:T,layers:[T]}", &[2], 3), ["pooled", "layers.0", "layers.1"]);
+/// assert_eq!(names("T", &[], 1), ["output"]);
+/// ```
+pub fn names(structure: &str, lengths: &[u32], parts: usize) -> Vec<String> {
     let mut walk = Walk {
-        lengths: &schema.lengths,
+        lengths,
         names: Vec::new(),
         most: parts,
     };
-    let walked = Node::parse(&schema.structure).and_then(|root| walk.along(&root, ""));
+    let walked = Node::parse(structure).and_then(|root| walk.along(&root, ""));
     match walked {
         Some(()) if walk.names.len() == parts && walk.lengths.is_empty() => walk.names,
         _ => (0..parts).map(|part| join("output", part)).collect(),
@@ -140,36 +146,21 @@ fn join(name: &str, next: impl Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ElementKind, Part};
     use super::*;
-
-    fn names(structure: &str, parts: usize, lengths: &[u32]) -> Vec<String> {
-        let part = Part {
-            stored: ElementKind::Float,
-            output: ElementKind::Float,
-            place: 0,
-            shape: Vec::new(),
-        };
-        of(&Schema {
-            structure: structure.into(),
-            parts: vec![part; parts],
-            lengths: lengths.to_vec(),
-        })
-    }
 
     #[test]
     fn parts_are_called_by_the_way_to_them() {
-        assert_eq!(names("T", 1, &[]), ["output"]);
-        assert_eq!(names("(TT)", 2, &[]), ["0", "1"]);
-        assert_eq!(names("[(TT)]", 4, &[2]), ["0.0", "0.1", "1.0", "1.1"]);
+        assert_eq!(names("T", &[], 1), ["output"]);
+        assert_eq!(names("(TT)", &[], 2), ["0", "1"]);
+        assert_eq!(names("[(TT)]", &[2], 4), ["0.0", "0.1", "1.0", "1.1"]);
         assert_eq!(
-            names("{a:T,inner:{b:[T],c:T}}", 4, &[2]),
+            names("{a:T,inner:{b:[T],c:T}}", &[2], 4),
             ["a", "inner.b.0", "inner.b.1", "inner.c"]
         );
-        assert_eq!(names("{a:?T,b:T}", 1, &[0]), ["b"]);
-        assert_eq!(names("{a:?[T],b:T}", 3, &[1, 2]), ["a.0", "a.1", "b"]);
-        assert_eq!(names("?{größe:T}", 1, &[1]), ["größe"]);
-        assert_eq!(names("[?T]", 1, &[3, 0, 1, 0]), ["1"]);
+        assert_eq!(names("{a:?T,b:T}", &[0], 1), ["b"]);
+        assert_eq!(names("{a:?[T],b:T}", &[1, 2], 3), ["a.0", "a.1", "b"]);
+        assert_eq!(names("?{größe:T}", &[1], 1), ["größe"]);
+        assert_eq!(names("[?T]", &[3, 0, 1, 0], 1), ["1"]);
     }
 
     #[test]
@@ -177,17 +168,17 @@ mod tests {
         let deep = "(".repeat(100_000);
         for structure in ["", "TT", "(T", "T)", "{a}", "{a:T", "[T]", "x", "?", &deep] {
             assert_eq!(
-                names(structure, 2, &[]),
+                names(structure, &[], 2),
                 ["output.0", "output.1"],
                 "{structure:.20}"
             );
         }
         assert_eq!(
-            names("[T]", 1, &[1, 1]),
+            names("[T]", &[1, 1], 1),
             ["output.0"],
             "a length is left over"
         );
-        assert_eq!(names("[()]", 1, &[u32::MAX]), ["output.0"]);
-        assert_eq!(names("[T]", 1, &[u32::MAX]), ["output.0"]);
+        assert_eq!(names("[()]", &[u32::MAX], 1), ["output.0"]);
+        assert_eq!(names("[T]", &[u32::MAX], 1), ["output.0"]);
     }
 }

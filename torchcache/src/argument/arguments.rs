@@ -131,23 +131,25 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// The first argument in which a row of `one` differs from that of `other` in the same place, bit
-    /// for bit: its position, and the place.
+    /// The first tensor in which a row of `one` differs from that of `other` in the same place, bit for
+    /// bit, and the place.
     pub(crate) fn first_difference(
         &self,
         one: &[i64],
         other: &[i64],
-    ) -> Result<Option<(usize, usize)>, TchError> {
+    ) -> Result<Option<(&TensorArgument, usize)>, TchError> {
         let (one, other) = (Rows::selected(self, one)?, Rows::selected(self, other)?);
-        for argument in 0..self.count {
-            for (one, other) in one.tensors(argument).iter().zip(other.tensors(argument)) {
-                let (one, other) = (plain::on_cpu(one)?, plain::on_cpu(other)?);
-                let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
-                let length = (one.len() / rows as usize).max(1);
-                let mut pairs = one.chunks(length).zip(other.chunks(length));
-                if let Some(place) = pairs.position(|(one, other)| one != other) {
-                    return Ok(Some((argument, place)));
-                }
+        for (argument, (one, other)) in self
+            .tensors
+            .iter()
+            .zip(one.all_tensors().zip(other.all_tensors()))
+        {
+            let (one, other) = (plain::on_cpu(one)?, plain::on_cpu(other)?);
+            let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
+            let length = (one.len() / rows as usize).max(1);
+            let mut pairs = one.chunks(length).zip(other.chunks(length));
+            if let Some(place) = pairs.position(|(one, other)| one != other) {
+                return Ok(Some((argument, place)));
             }
         }
         Ok(None)

@@ -138,11 +138,20 @@ impl Ids<'_> {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
             let shape = tensor.size();
             let kind = tensor.f_kind();
-            if shape.len() != 1 || !matches!(kind, Ok(Uint8 | Int8 | Int16 | Int | Int64)) {
+            let is_dense = plain::is_plain(tensor);
+            if shape.len() != 1
+                || !is_dense
+                || !matches!(kind, Ok(Uint8 | Int8 | Int16 | Int | Int64))
+            {
+                let layout = if tensor.defined() && !is_dense {
+                    "sparse or quantized "
+                } else {
+                    ""
+                };
                 let kind = kind.map_or_else(|error| error.to_string(), |kind| format!("{kind:?}"));
                 return Err(Problem::IdTensor {
                     argument: argument.to_owned(),
-                    got: format!("{kind} of shape {shape:?}"),
+                    got: format!("{layout}{kind} of shape {shape:?}"),
                 });
             }
         }

@@ -90,6 +90,11 @@ impl Rows {
         first.expect("generated code asks for the arguments it gave")
     }
 
+    /// All that are cut into rows, in the order of the arguments.
+    pub(super) fn all_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter()
+    }
+
     /// The tensors of a list.
     pub(super) fn tensors(&self, position: usize) -> &[Tensor] {
         let begin = self.positions.partition_point(|&at| at < position);

@@ -77,6 +77,11 @@ impl Schema {
         &self.lengths
     }
 
+    /// A name for each part.
+    pub(crate) fn names(&self) -> Vec<String> {
+        described::names(&self.structure, &self.lengths, self.parts.len())
+    }
+
     /// For each part its kind in the cache, and the one that the forward gave.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, Kind)> {
         self.parts.iter().map(|part| (part.stored, part.output))
