@@ -95,9 +95,12 @@ fn main() {
         }
         ["disabled", from, count] => {
             checked(double, &rows(number(from), number(count)));
+            let config = double::cache().config();
             println!(
-                "calls {} hash {:?}",
+                "calls {} enabled {} persistent {} hash {:?}",
                 double::cache().stats().calls,
+                config.enabled,
+                config.persistent,
                 double::cache().module_hash()
             );
         }

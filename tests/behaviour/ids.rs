@@ -154,6 +154,13 @@ fn by_name(xs: &Tensor, #[id] names: &[&str], scale: f64) -> Tensor {
     xs * scale
 }
 
+/// As somebody may write it.
+#[torchcache]
+fn by_vector(xs: &Tensor, #[id] names: &Vec<String>) -> Tensor {
+    assert_eq!(xs.size()[0] as usize, names.len());
+    xs * 3
+}
+
 #[torchcache]
 fn by_owned_name(xs: &Tensor, #[id] names: &[String]) -> Tensor {
     assert_eq!(xs.size()[0] as usize, names.len());
@@ -175,6 +182,10 @@ fn by_tensor(xs: &Tensor, #[id] ids: &Tensor) -> Tensor {
 #[test]
 fn ids_are_texts_or_integers_in_any_list_or_a_tensor() {
     let xs = random(&[3, 2]);
+    let vector = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+    by_vector(&xs.narrow(0, 0, 2), &vector[..2].to_vec());
+    by_vector(&xs, &vector);
+    assert_eq!(by_vector::cache().stats().memory_hits, 2);
     let part = xs.narrow(0, 1, 2);
     by_name(&xs, &["a", "b", ""], 0.5);
     by_name(&xs, &["a", "b", ""], 0.25);
@@ -254,7 +265,11 @@ fn a_wrapped_module_takes_ids_too_and_keeps_them_apart_from_content() {
     let ys = net.forward_by_id(&random(&[1, 3]), &Tensor::from_slice(&[2i64]));
     assert!(same(&ys.get(0), &(xs.get(1) * 2)));
     assert_eq!(misses(), 4);
-    assert!(panic_of(|| net.forward_by_id(&xs, ["a"].as_slice())).contains("1 ids for 2 rows"));
+    net.forward_by_id(&xs, &vec![2u8, 3]);
+    assert_eq!(misses(), 5);
+    assert!(
+        panic_of(|| net.forward_by_id(&xs, ["a"].as_slice())).contains("1 ids for a batch of 2")
+    );
 }
 
 /// A module that may be trained, and switched off, and keeps its rows.

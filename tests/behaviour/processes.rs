@@ -197,7 +197,10 @@ fn the_environment_directory_must_be_an_absolute_path() {
 #[test]
 fn one_variable_switches_every_cache_off() {
     let root = tempfile::tempdir().unwrap();
-    for (value, calls) in [("1", "calls 0 hash None"), ("0", "calls 1 hash Some")] {
+    for (value, calls) in [
+        ("1", "calls 0 enabled false persistent true hash None"),
+        ("0", "calls 1 enabled true persistent true hash Some"),
+    ] {
         let mut command = child(Some(root.path()), &["disabled", "0", "10"]);
         let stdout = succeed({
             command.env("TORCHCACHE_DISABLE", value);

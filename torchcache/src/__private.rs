@@ -62,9 +62,7 @@ pub fn call_function<F: CachedFunction, O: Output>(
 pub fn handle<F: CachedFunction>() -> &'static TorchCache {
     let function = Free::<F>(PhantomData);
     let cache = F::cache();
-    if !bypass::switched_off()
-        && let Err(error) = cache.attach(&function)
-    {
+    if let Err(error) = cache.attach(&function) {
         tracing::debug!(module = function.name(), %error, "not attached before the first call");
     }
     cache

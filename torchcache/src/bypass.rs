@@ -161,8 +161,14 @@ pub(crate) fn tell_once(subject: &dyn Subject, reason: &Reason) {
 /// nothing, `0` or `false`.
 pub(crate) fn switched_off() -> bool {
     static OFF: OnceLock<bool> = OnceLock::new();
-    *OFF.get_or_init(|| {
-        std::env::var_os("TORCHCACHE_DISABLE")
-            .is_some_and(|value| !["", "0", "false"].iter().any(|off| value == *off))
-    })
+    if let Some(off) = OFF.get() {
+        return *off;
+    }
+    let off = std::env::var_os("TORCHCACHE_DISABLE")
+        .is_some_and(|value| !["", "0", "false"].iter().any(|off| value == *off));
+    // Whoever listens to the log may call a cached function.
+    if OFF.set(off).is_ok() && off {
+        tracing::info!("TORCHCACHE_DISABLE is set: every cache is switched off");
+    }
+    off
 }

@@ -27,9 +27,11 @@ use crate::tiers::lock;
 /// Its code cannot be seen. So its identity is the type's name, the weights given beside it, the
 /// place in the source where it is made, how many were made there before, and the running
 /// executable: after a rebuild its rows are computed anew, and of several modules made in one place
-/// only the first is found again by the next run. A `version` of your own takes the place of all
-/// these but type and weights: give each module that differs in anything else its own, what a
-/// closure captures included. Two places that give the same one are refused.
+/// only the first is found again by the next run. With a `version` of your own the type, the weights, the
+/// version and the source file count (of a dependency its whole path): give each module that differs in
+/// anything else its own, what a closure captures included. Two places in a file that give the same one
+/// are refused. Programs that are to share rows wrap the module in one function that all of them call, or
+/// give it a name by [`persistent_module_hash`](Options::persistent_module_hash).
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor, nn};
@@ -86,6 +88,13 @@ impl From<&Path> for Weights {
 impl From<&PathBuf> for Weights {
     fn from(path: &PathBuf) -> Self {
         Weights::from(path.as_path())
+    }
+}
+
+impl From<&str> for Weights {
+    /// The path of a file.
+    fn from(path: &str) -> Self {
+        Weights::from(Path::new(path))
     }
 }
 
@@ -166,8 +175,8 @@ impl<M: nn::ModuleT> Cached<M> {
     ///
     /// let double = Cached::new(nn::func(|xs| xs * 2), (), Options::new().version("double"))?;
     /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
-    /// let ids = ["a", "b", "c"];
-    /// double.forward_by_id(&xs, ids.as_slice());
+    /// let ids = vec!["a", "b", "c"];
+    /// double.forward_by_id(&xs, &ids);
     /// double.forward_by_id(&xs.narrow(0, 1, 2), &ids[1..]);
     /// assert_eq!(double.cache().stats().memory_hits, 2);
     /// # Ok::<(), torchcache::Error>(())
@@ -241,8 +250,8 @@ impl<M> Subject for Cached<M> {
         self.depends_on(f);
     }
 
-    /// With a `version`, the place is not part of the identity: two places that were given the
-    /// same one would take each other's rows for their own.
+    /// With a `version`, the place within the file is not part of the identity: two places that were
+    /// given the same one would take each other's rows for their own.
     fn claim(&self, hash: &str) -> Result<(), Problem> {
         static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
         if !self.needs_claim() {

@@ -76,7 +76,7 @@ pub enum Problem {
     },
     /// Not as many ids as rows.
     #[error(
-        "argument `{argument}` has {ids} ids for {rows} rows; expected one id for each row of the batch"
+        "argument `{argument}` has {ids} ids for a batch of {rows}; expected one for each of its rows"
     )]
     IdCount {
         /// The name of the argument that has them.
@@ -145,7 +145,7 @@ pub enum Problem {
         second: String,
     },
     /// The persistent directory cannot be used.
-    #[error("cannot use the cache directory {}: {reason}; name another with `persistent_cache_dir` or TORCHCACHE_DIR, or mend its permissions", path.display())]
+    #[error("cannot use the cache directory {}: {reason}; name another with `persistent_cache_dir` or TORCHCACHE_DIR, or mend this one", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,

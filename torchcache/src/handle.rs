@@ -151,13 +151,13 @@ impl TorchCache {
     }
 
     /// The options in force: defaults, attribute and fields. Before a module's first call, the
-    /// defaults.
+    /// defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false.
     pub fn config(&self) -> Options {
-        let state = lock(&self.state);
-        state
-            .attached
-            .as_ref()
-            .map_or_else(Options::default, |attached| attached.options.clone())
+        let attached = lock(&self.state).attached.clone();
+        let mut options =
+            attached.map_or_else(Options::default, |attached| attached.options.clone());
+        options.enabled &= !bypass::switched_off();
+        options
     }
 
     /// Computes the identity anew at the next call, and the digests of shared arguments. For changes
@@ -276,7 +276,7 @@ impl Watchers {
             (None, Some(before)) => (&before.options, true),
             (None, None) => unreachable!("without a state before, options are resolved anew"),
         };
-        if !options.enabled {
+        if !options.enabled || bypass::switched_off() {
             let cache = before.and_then(|before| before.cache.clone());
             let options = options.clone();
             return Ok(Arc::new(Attached { options, cache }));

@@ -59,12 +59,13 @@
 //!
 //! # Environment
 //!
-//! `TORCHCACHE_DISABLE=1` switches every cache off. `TORCHCACHE_DIR` is the directory of
+//! `TORCHCACHE_DISABLE=1` switches every cache off (as does anything but `0`, `false` or nothing);
+//! `TORCHCACHE_DIR` is the directory of
 //! persistent caches that name none; it must be an absolute path.
 //!
 //! # Logging
 //!
-//! Through `tracing`: the module's hash and directory at INFO, the hits and misses of each call at
+//! Through `tracing`, or where it has no subscriber, through `log`: the module's hash and directory at INFO, the hits and misses of each call at
 //! DEBUG, and what went wrong at WARN, each thing once.
 
 #![deny(missing_docs)]
@@ -120,8 +121,9 @@ pub use stats::Stats;
 ///
 /// The struct has one field of type [`TorchCache`], of any name. Fields named
 /// `torchcache_<option>` override that option for their instance: the option's type or an `Option`
-/// of it, read at every call. Fields marked `#[torchcache(skip)]` are not part of the identity;
-/// the types of all others implement [`trait@Fingerprint`].
+/// of it, read at every call. Fields marked `#[torchcache(skip)]` are not part of the identity, and
+/// instances that differ in these alone share their rows: so never what holds weights, unless their
+/// `VarStore` is in another field. The types of all others implement [`trait@Fingerprint`].
 ///
 /// ```
 /// use tch::{Tensor, nn};

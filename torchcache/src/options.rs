@@ -279,7 +279,7 @@ impl Options {
             return wrong(
                 "persistent_cache_dir",
                 format!("{directory:?}"),
-                "a path without NUL",
+                "a path that is not empty, without NUL",
             );
         }
         if !(0.0..=1.0).contains(&self.verify) {

@@ -1,6 +1,8 @@
 //! Parameters marked `#[id]`: rows are keyed by the ids that the caller gives them, and their content
 //! is not looked at.
 
+use std::ops::Deref;
+
 use tch::{Kind, TchError, Tensor};
 
 use super::{Nothing, Rows};
@@ -47,7 +49,7 @@ use crate::{plain, raw};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
-    note = "a parameter marked `#[id]` is `&Tensor`, or `&[T]` of integers, `&str` or `String`"
+    note = "ids are a `&Tensor`, or a `&[T]` of integers, `&str` or `String`, which of an array is its `.as_slice()`"
 )]
 pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]
@@ -111,7 +113,7 @@ pub trait List {
     fn slots(&self) -> Vec<[u8; 32]>;
 }
 
-impl<T: SampleId> List for &[T] {
+impl<T: SampleId, L: Deref<Target = [T]>> List for L {
     fn count(&self) -> usize {
         self.len()
     }
@@ -213,14 +215,27 @@ impl<'r, T: SampleId> SampleIds<'r> for &'r [T] {
     }
 
     fn rows(&self, rows: &'r Rows, held: &'r mut Vec<T>) -> Self {
-        match rows.chosen() {
-            None => self,
-            Some(chosen) => {
-                held.extend(chosen.iter().map(|&row| self[row as usize].clone()));
-                held
-            }
-        }
+        chosen(self, rows, held).map_or(self, Vec::as_slice)
     }
+}
+
+impl<'r, T: SampleId> SampleIds<'r> for &'r Vec<T> {
+    type Held = Vec<T>;
+
+    fn describe<'a>(&'a self) -> Ids<'a> {
+        Ids::List(*self)
+    }
+
+    fn rows(&self, rows: &'r Rows, held: &'r mut Vec<T>) -> Self {
+        chosen(self, rows, held).unwrap_or(self)
+    }
+}
+
+/// The ids of the rows to compute, where those are not all.
+fn chosen<'r, T: Clone>(all: &[T], rows: &Rows, held: &'r mut Vec<T>) -> Option<&'r Vec<T>> {
+    let chosen = rows.chosen()?.iter();
+    held.extend(chosen.map(|&row| all[row as usize].clone()));
+    Some(held)
 }
 
 macro_rules! integers {

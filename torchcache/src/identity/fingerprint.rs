@@ -33,8 +33,9 @@ use crate::function::Function;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a module's identity",
     label = "this type does not implement `torchcache::Fingerprint`",
-    note = "where it does not change what `forward` computes, or its weights are given by a `VarStore` field, mark the field `#[torchcache(skip)]`",
-    note = "where it does, derive it: `#[derive(torchcache::Fingerprint)]`"
+    note = "where it does not change what `forward` computes, mark the field `#[torchcache(skip)]`",
+    note = "where it hides its weights, as `nn::Sequential`, `nn::FuncT`, LSTM and GRU do, keep their `VarStore` in a field beside it and mark it so, or wrap it in `torchcache::Cached`: skipped alone, two of them would be taken for one",
+    note = "where it is yours, derive it: `#[derive(torchcache::Fingerprint)]`"
 )]
 pub trait Fingerprint {
     /// Tells `f` everything that this value contributes to what `forward` computes.

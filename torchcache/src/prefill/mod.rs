@@ -196,13 +196,17 @@ impl<'c> Prefill<'c> {
             tracing::warn!("prefilled, but some rows could not be written to the disk");
         } else if !self.cache.config().persistent && lacks_memory {
             let (computed, held) = (stats.misses, stats.memory_rows);
-            tracing::warn!(computed, held, "prefilled more rows than memory holds");
+            tracing::warn!(
+                computed,
+                held,
+                "prefilled more rows than memory holds: raise `max_memory_cache_size`, or set `persistent`"
+            );
         } else if stats.evicted_from_disk + stats.refused_by_disk > 0 {
             let (evicted, refused) = (stats.evicted_from_disk, stats.refused_by_disk);
             tracing::warn!(
                 evicted,
                 refused,
-                "prefilled more rows than the disk tier holds"
+                "prefilled more rows than the disk tier holds: raise `max_persistent_cache_size`"
             );
         }
     }
