@@ -2,6 +2,7 @@
 //! themselves are in `fuzz/`; a test runs what they found worth keeping through the same functions.
 
 mod footer;
+mod maintained;
 mod manifest;
 mod operations;
 pub(crate) mod reference;

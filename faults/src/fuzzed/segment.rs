@@ -11,6 +11,7 @@ use torchcache_store::segment::SegmentFile;
 use torchcache_store::{Fault, Key, Store};
 
 use super::bounded;
+use super::maintained::look_after;
 use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
 use crate::rows::{batch, key, patient};
 use crate::sim::Sim;
@@ -78,6 +79,7 @@ pub(super) fn examine(file: &[u8]) {
     let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient());
     let store = bounded(store_costs(COPIES * file.len()), open).expect("a store costs little");
     in_a_store(&store.expect("it opens whatever it holds"), &expected);
+    look_after(file, &expected);
 }
 
 fn same_rows(segment: &SegmentFile, expected: &[Row<'_>]) {
