@@ -10,7 +10,7 @@ use crate::args::Ls;
 use crate::describe::{module, ratio};
 use crate::error::Error;
 use crate::find;
-use crate::json::{self, newer, unreadable, versions};
+use crate::json::{self, newer, versions};
 use crate::output::{DIM, Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
@@ -99,11 +99,11 @@ pub(crate) fn formats(summary: &Summary) -> String {
 }
 
 fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
-    let others = summary.segments.iter().filter(|segment| {
-        use torchcache_store::segment::Unreadable::FutureVersion;
-        matches!(segment.contents, Err(FutureVersion(_)))
-    });
-    let broken = unreadable(summary) - others.count();
+    let segments = summary.segments.iter();
+    let errors = segments.filter_map(|segment| segment.contents.as_ref().err());
+    let broken = errors
+        .filter(|error| error.newer_version().is_none())
+        .count();
     if broken > 0 {
         output.note(format_args!(
             "{} of {} cannot be read: see `torchcache show {} {}`",

@@ -127,8 +127,7 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
         .map_err(Error::io("write", &args.output))?;
 
     let (count, bad) = (distinct.count(), distinct.bad());
-    let skipped = rows.skipped().iter().filter(|(_, error)| is_damage(error));
-    let damaged = bad > 0 || skipped.count() > 0;
+    let damaged = bad > 0 || rows.skipped().iter().any(|(_, error)| error.is_damage());
     let bytes = args.output.metadata().map_or(0, |file| file.len());
     let path = plain(&args.output.display().to_string());
     let mut text = format!("{} ({}) in {path}\n", counted(count, "row"), human(bytes));
@@ -158,11 +157,6 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
     });
     let code = u8::from(damaged);
     Ok(Printed::found(text, json, code))
-}
-
-fn is_damage(error: &torchcache_store::segment::Unreadable) -> bool {
-    use torchcache_store::segment::Unreadable::{Corrupt, Truncated};
-    matches!(error, Corrupt(_) | Truncated(_))
 }
 
 /// The rows that are meant, and what they are.

@@ -123,7 +123,7 @@ impl View {
             let rows = match seen {
                 Ok((_, rows)) => Some(rows),
                 // What cannot be read is of use to nobody, and goes in its turn.
-                Err(Unreadable::Truncated(_) | Unreadable::Corrupt(_)) => None,
+                Err(error) if error.is_damage() => None,
                 Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     left_alone.push((cache.path().join(&name), error.to_string()));

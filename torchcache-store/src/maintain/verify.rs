@@ -82,9 +82,7 @@ impl Outcome {
         match self {
             Outcome::Sound { .. } => false,
             Outcome::Damaged { .. } => true,
-            Outcome::Unreadable(error) => {
-                matches!(error, Unreadable::Truncated(_) | Unreadable::Corrupt(_))
-            }
+            Outcome::Unreadable(error) => error.is_damage(),
         }
     }
 
