@@ -1,5 +1,7 @@
 //! Words for what caches hold: their types, and what the bytes of their rows mean.
 
+use std::io::ErrorKind;
+
 use torchcache_store::maintain::{RowGroup, Summary};
 use torchcache_store::schema::{Part, Schema};
 
@@ -69,8 +71,15 @@ pub(crate) fn shape(part: &Part) -> String {
 pub(crate) fn module(summary: &Summary) -> String {
     match &summary.manifest {
         Ok(manifest) => plain(&manifest.module),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "(no manifest)".to_owned(),
-        Err(_) => "(unreadable manifest)".to_owned(),
+        Err(error) => no_module(error.kind()),
+    }
+}
+
+/// What stands in its place where the manifest does not say it.
+pub(crate) fn no_module(why: ErrorKind) -> String {
+    match why {
+        ErrorKind::NotFound => "(no manifest)".to_owned(),
+        _ => "(unreadable manifest)".to_owned(),
     }
 }
 

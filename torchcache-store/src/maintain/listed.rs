@@ -37,12 +37,13 @@ pub(super) struct Seen {
     pub(super) dir: Arc<dyn Directory>,
     /// When a name in it changed last, asked after it was listed.
     changed: SystemTime,
-    pub(super) module: Option<String>,
+    /// Its module, or why the manifest does not say so.
+    pub(super) module: Result<String, ErrorKind>,
     /// When it was last read; if it has no segments, when its manifest was written.
     pub(super) used: u64,
     /// Whether it has no segments at all.
     pub(super) is_empty: bool,
-    /// Whether it has segments that are left alone.
+    /// Whether it has segments that are left alone, or a manifest that may be somebody else's.
     pub(super) has_others: bool,
 }
 
@@ -143,7 +144,11 @@ impl View {
         let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
         let made = || written.map_or(0, |file| clock::found(file.modified));
-        let module = Manifest::read(&*dir).ok().map(|manifest| manifest.module);
+        let manifest = Manifest::read(&*dir).map_err(|error| error.kind());
+        let module = manifest.map(|manifest| manifest.module);
+        has_others |= module
+            .as_ref()
+            .is_err_and(|kind| *kind != ErrorKind::NotFound);
         self.segments.append(&mut segments);
         self.caches.push(Seen {
             cache,
