@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::root::{Cache, temp_names};
+use super::root::{Cache, is_foreign, temp_names};
 use crate::fs::{Directory, Entry};
 use crate::manifest::{self, Manifest};
 use crate::scan::{is_stale, segment_names};
@@ -56,6 +56,9 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
             break;
         }
         for name in names {
+            if is_foreign(&*dir, &name).unwrap_or(false) {
+                continue;
+            }
             let bytes = dir.stat(&name).map_or(0, |file| file.len);
             match remove(&*dir, &name) {
                 Ok(true) => {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::root::{Cache, Root, check_trust};
+use super::root::{Cache, Root, trusted};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
@@ -114,7 +114,7 @@ impl View {
         let (mut used, mut has_others) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
-            let seen = check_trust(&*dir, &name).and_then(|()| claimed(&*dir, &name));
+            let seen = trusted(&*dir, &name, claimed);
             let file = match dir.stat(&name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::root::{Cache, check_trust, is_gone, temp_names};
+use super::root::{Cache, is_gone, open_trusted, temp_names};
 use crate::cores;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
@@ -190,8 +190,7 @@ fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
         Ok(file) => (file.len, Some(file.modified)),
         Err(_) => (0, None),
     };
-    let trusted = file.and_then(|_| check_trust(dir, name));
-    let contents = trusted.and_then(|()| contents(&Table::open(dir, name)?));
+    let contents = file.and_then(|_| contents(&open_trusted(dir, name)?));
     if contents.as_ref().is_err_and(is_gone) {
         return None;
     }
