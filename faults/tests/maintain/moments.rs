@@ -305,6 +305,33 @@ fn rows_that_are_merged_while_they_are_verified_are_looked_at_under_their_new_na
 }
 
 #[test]
+fn rows_that_are_merged_while_they_are_counted_count_once() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    put(&store(sim.clone(), "c"), 3..6);
+    // Both, while the first of them is opened, or the second.
+    for at in 1..=2 {
+        let sim = sim.copy();
+        let opened = Counter::default();
+        let when = move |call: Call, name: &OsStr| {
+            call == Call::Open && is_segment(name) && opened.next() == at
+        };
+        let (fs, happened) = before(&sim, when, |sim| {
+            let merged = store(sim.clone(), "d");
+            put(&merged, 0..6);
+            let merged = sim.files(Path::new("/root/d")).remove(0);
+            let sources = segments(sim);
+            sim.add(Path::new("/root/c/merged.tcs"), sim.bytes(&merged));
+            for source in sources {
+                dir(sim).remove(name(&source)).expect("it is there");
+            }
+        });
+        let summary = only(fs).summary().expect("it can be listed");
+        assert_eq!((summary.rows(), happened.get()), (6, 1), "{summary:?}");
+    }
+}
+
+#[test]
 fn a_store_whose_directory_goes_while_it_begins_a_segment_makes_it_anew() {
     let sim = root();
     let failed = Arc::new(Counter::default());

@@ -15,6 +15,9 @@ use crate::segment::{MAGIC, Table, Unreadable};
 use crate::temp::{is_temp, is_unique};
 use crate::trust;
 
+/// How often at most a directory is listed that changes meanwhile.
+const LOOKS: usize = 64;
+
 /// A directory of caches, or that of one cache, or both.
 #[derive(Debug)]
 pub struct Root {
@@ -177,6 +180,22 @@ impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Cache").field(&self.path).finish()
     }
+}
+
+/// Lists the segments of a directory until a listing has nothing new, and no name changed meanwhile:
+/// while others merge, a listing may have neither a merged segment nor one of its sources. `look` gets
+/// each listing, and says whether there was something new in it.
+pub(super) fn each_listing(
+    dir: &dyn Directory,
+    mut look: impl FnMut(Vec<OsString>) -> bool,
+) -> io::Result<()> {
+    for _ in 0..LOOKS {
+        let before = dir.metadata()?.modified;
+        if !look(segment_names(dir)?) && dir.metadata()?.modified == before {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a segment, if nobody else may have written it.
