@@ -73,6 +73,7 @@ fn a_cache_that_others_may_write_to_is_told_and_nothing_is_called_sound() {
     let root = with_mode(0o777);
     for (args, code) in [
         (&["verify", "."][..], 2),
+        (&["verify", ".", "--repair"], 2),
         (&["ls", "."], 0),
         (&["prune", ".", "--max-size", "1TB"], 0),
     ] {
@@ -85,6 +86,11 @@ fn a_cache_that_others_may_write_to_is_told_and_nothing_is_called_sound() {
         let found = crate::support::json(root.path(), args, code);
         let why = found["left_alone"][0]["why"].as_str().unwrap_or_default();
         assert!(why.contains("everybody"), "{args:?}: {found}");
+        if args[0] == "verify" {
+            assert_eq!(found["failures"], json!(1), "{args:?}");
+            assert_eq!(said.matches("everybody may write").count(), 1, "{said}");
+            assert!(said.contains("1 could not be looked at"), "{said}");
+        }
     }
 }
 
