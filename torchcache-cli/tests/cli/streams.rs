@@ -39,14 +39,17 @@ fn a_full_disk_is_an_error() {
         return; // not on every system
     };
     let root = root();
-    let mut command = command(&["ls", "."]);
-    let child = command
-        .current_dir(root.path())
-        .stdout(full)
-        .stderr(Stdio::piped());
-    let output = child.output().expect("the program starts");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).starts_with("torchcache: cannot print"));
+    for args in [&["ls", "."][..], &["--help"]] {
+        let mut command = command(args);
+        let child = command
+            .current_dir(root.path())
+            .stdout(full.try_clone().expect("it can be copied"))
+            .stderr(Stdio::piped());
+        let output = child.output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(2));
+        let said = text(&output.stderr);
+        assert!(said.starts_with("torchcache: cannot print"), "{said}");
+    }
 }
 
 #[test]
