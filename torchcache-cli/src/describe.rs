@@ -35,8 +35,10 @@ impl Sort {
             return self.unknown();
         };
         let parts = schema.names().into_iter().zip(&schema.parts);
-        let parts =
-            parts.map(|(name, part)| format!("{} {}{}", plain(&name), kind(part), shape(part)));
+        let parts = parts.map(|(name, part)| {
+            let (name, kind, shape) = (plain(&name), kind(part), shape(part));
+            format!("{name} {kind}{shape}{}", on(part))
+        });
         parts.collect::<Vec<_>>().join(", ")
     }
 
@@ -60,6 +62,24 @@ pub(crate) fn kind(part: &Part) -> String {
         true => part.stored.to_string(),
         false => format!("{} → {}", part.stored, part.output),
     }
+}
+
+/// The device on which rows are returned; `None` where that is where the module is at home. The
+/// numbers are in `docs/format.md`.
+pub(crate) fn device(part: &Part) -> Option<String> {
+    Some(match part.place {
+        0 => return None,
+        1 => "CPU".to_owned(),
+        2 => "MPS".to_owned(),
+        3 => "Vulkan".to_owned(),
+        place @ 4..16 => format!("device {place}"),
+        place => format!("CUDA {}", place - 16),
+    })
+}
+
+/// The same behind a kind or shape: ` on CUDA 0`.
+pub(crate) fn on(part: &Part) -> String {
+    device(part).map_or(String::new(), |device| format!(" on {device}"))
 }
 
 /// The shape of a row.

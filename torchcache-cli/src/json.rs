@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use torchcache_store::maintain::{Cache, SegmentInfo, Summary};
 
-use crate::describe::{Sort, ratio};
+use crate::describe::{Sort, device, ratio};
 use crate::time::rfc3339;
 
 /// What `ls` tells of a cache.
@@ -93,6 +93,7 @@ pub(crate) fn sort(sort: &Sort) -> Value {
                 "stored": part.stored.to_string(),
                 "output": part.output.to_string(),
                 "shape": part.shape,
+                "device": device(part),
             })
         });
         parts.collect::<Vec<_>>()
