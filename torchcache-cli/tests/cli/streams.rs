@@ -105,6 +105,14 @@ fn completions_and_man_pages_come_from_the_command_line_itself() {
         page.contains(".TH torchcache 1") && page.contains("verify"),
         "{page}"
     );
+    // Every page that this one refers to is installed by the lines of docs/cli.md.
+    let docs = include_str!("../../../docs/cli.md");
+    let others = page.split("torchcache\\-").skip(1);
+    let others = others.filter_map(|rest| Some(rest.split_once("(1)")?.0));
+    let others: Vec<_> = others.collect();
+    assert!(docs.contains(&format!("for command in {}; do", others.join(" "))));
+    let page = said(root.path(), &["man", "export"], 0);
+    assert!(page.contains("\\-\\-output <FILE>"), "{page}");
     let page = said(root.path(), &["man", "prune"], 0);
     assert!(page.contains("keep\\-latest"), "{page}");
     let source = concat!("\"torchcache ", env!("CARGO_PKG_VERSION"), "\"");
