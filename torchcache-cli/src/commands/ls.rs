@@ -13,7 +13,7 @@ use crate::find;
 use crate::json::{self, newer, versions};
 use crate::output::{DIM, Output, Printed};
 use crate::table::{Column, Table};
-use crate::text::{count, counted, plain};
+use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
 use torchcache_store::size::{human, sum};
 
@@ -21,7 +21,7 @@ use torchcache_store::size::{human, sum};
 pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
 
 pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let (mut listed, mut left_alone) = (Vec::new(), found.unopened.clone());
     for cache in &found.caches {
         match cache.summary() {
@@ -109,8 +109,8 @@ fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary)
             "{} of {} cannot be read: see `torchcache show {} {}`",
             counted(broken as u64, "segment"),
             plain(cache.name()),
-            args.dir.display(),
-            plain(cache.name()),
+            quoted(&args.dir.display().to_string()),
+            quoted(cache.name()),
         ));
     }
 }

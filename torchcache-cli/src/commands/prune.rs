@@ -15,7 +15,7 @@ use crate::time::{ago, rfc3339};
 use torchcache_store::size::{human, sum};
 
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let keep = args.keep();
     if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
         return Err(Error::not_done(format!(

@@ -16,7 +16,7 @@ use crate::text::{count, counted, plain};
 use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let bar = Bar::bytes();
     let reports = verify(&found.caches, &bar);
     bar.finish();
