@@ -36,7 +36,8 @@ fn a_pipe_that_is_closed_early_is_no_error() {
 fn a_full_disk_is_an_error() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
     let Ok(full) = full else {
-        return; // not on every system
+        println!("nothing was tested: there is no /dev/full here");
+        return;
     };
     let root = root();
     for args in [&["ls", "."][..], &["--help"]] {
