@@ -144,6 +144,7 @@ pub(crate) struct Clear {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "torchcache export [OPTIONS] --output <FILE> <DIR> [HASH]")]
 pub(crate) struct Export {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,

@@ -1,5 +1,7 @@
 //! Words for what caches hold: their types, and what the bytes of their rows mean.
 
+use std::io::ErrorKind;
+
 use torchcache_store::maintain::{RowGroup, Summary};
 use torchcache_store::schema::{Part, Schema};
 
@@ -33,8 +35,10 @@ impl Sort {
             return self.unknown();
         };
         let parts = schema.names().into_iter().zip(&schema.parts);
-        let parts =
-            parts.map(|(name, part)| format!("{} {}{}", plain(&name), kind(part), shape(part)));
+        let parts = parts.map(|(name, part)| {
+            let (name, kind, shape) = (plain(&name), kind(part), shape(part));
+            format!("{name} {kind}{shape}{}", on(part))
+        });
         parts.collect::<Vec<_>>().join(", ")
     }
 
@@ -60,6 +64,24 @@ pub(crate) fn kind(part: &Part) -> String {
     }
 }
 
+/// The device on which rows are returned; `None` where that is where the module is at home. The
+/// numbers are in `docs/format.md`.
+pub(crate) fn device(part: &Part) -> Option<String> {
+    Some(match part.place {
+        0 => return None,
+        1 => "CPU".to_owned(),
+        2 => "MPS".to_owned(),
+        3 => "Vulkan".to_owned(),
+        place @ 4..16 => format!("device {place}"),
+        place => format!("CUDA {}", place - 16),
+    })
+}
+
+/// The same behind a kind or shape: ` on CUDA 0`.
+pub(crate) fn on(part: &Part) -> String {
+    device(part).map_or(String::new(), |device| format!(" on {device}"))
+}
+
 /// The shape of a row.
 pub(crate) fn shape(part: &Part) -> String {
     format!("{:?}", part.shape)
@@ -69,8 +91,15 @@ pub(crate) fn shape(part: &Part) -> String {
 pub(crate) fn module(summary: &Summary) -> String {
     match &summary.manifest {
         Ok(manifest) => plain(&manifest.module),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "(no manifest)".to_owned(),
-        Err(_) => "(unreadable manifest)".to_owned(),
+        Err(error) => no_module(error.kind()),
+    }
+}
+
+/// What stands in its place where the manifest does not say it.
+pub(crate) fn no_module(why: ErrorKind) -> String {
+    match why {
+        ErrorKind::NotFound => "(no manifest)".to_owned(),
+        _ => "(unreadable manifest)".to_owned(),
     }
 }
 

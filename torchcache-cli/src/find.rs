@@ -36,15 +36,23 @@ pub(crate) fn caches(output: &Output, dir: &Path) -> Result<Found, Error> {
         let path = path.display();
         output.note(format_args!("{path} may be a cache, but: {why}"));
     }
-    let caches = listing.caches;
-    if caches.is_empty() && unopened.is_empty() {
-        output.note(format_args!("{} holds no caches", root.path().display()));
-    }
     Ok(Found {
         root,
-        caches,
+        caches: listing.caches,
         unopened,
     })
+}
+
+/// The same for all of them: says if there are none.
+pub(crate) fn all(output: &Output, dir: &Path) -> Result<Found, Error> {
+    let found = caches(output, dir)?;
+    if found.caches.is_empty() && found.unopened.is_empty() {
+        output.note(format_args!(
+            "{} holds no caches",
+            found.root.path().display()
+        ));
+    }
+    Ok(found)
 }
 
 impl Found {

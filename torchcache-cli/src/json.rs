@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use torchcache_store::maintain::{Cache, SegmentInfo, Summary};
 
-use crate::describe::{Sort, ratio};
+use crate::describe::{Sort, device, ratio};
 use crate::time::rfc3339;
 
 /// What `ls` tells of a cache.
@@ -44,7 +44,7 @@ pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
 }
 
 /// How many segments cannot be read.
-pub(crate) fn unreadable(summary: &Summary) -> usize {
+fn unreadable(summary: &Summary) -> usize {
     summary.segments.len() - summary.contents().count()
 }
 
@@ -61,13 +61,9 @@ pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
 
 /// The format versions that only a newer torchcache reads.
 pub(crate) fn newer(summary: &Summary) -> Vec<u32> {
-    use torchcache_store::segment::Unreadable::FutureVersion;
-    let contents = summary.segments.iter().map(|segment| &segment.contents);
-    let mut versions: Vec<_> = contents
-        .filter_map(|contents| match contents {
-            Err(FutureVersion(version)) => Some(*version),
-            _ => None,
-        })
+    let segments = summary.segments.iter();
+    let mut versions: Vec<_> = segments
+        .filter_map(|segment| segment.contents.as_ref().err()?.newer_version())
         .collect();
     versions.sort_unstable();
     versions.dedup();
@@ -97,6 +93,7 @@ pub(crate) fn sort(sort: &Sort) -> Value {
                 "stored": part.stored.to_string(),
                 "output": part.output.to_string(),
                 "shape": part.shape,
+                "device": device(part),
             })
         });
         parts.collect::<Vec<_>>()

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let output = Output::new(args.json);
     match run(&output, args.command) {
         Ok(printed) => output.print(printed),
-        Err(error) => output.fail(&error),
+        Err(error) => output::fail(&error),
     }
 }
 

@@ -92,18 +92,9 @@ impl Output {
         };
         match written {
             // Whoever closes a pipe has read enough. What was found is still so.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                self.fail(&Error::not_done(format!("cannot print: {error}")))
-            }
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => cannot_print(&error),
             _ => ExitCode::from(printed.code),
         }
-    }
-
-    /// Prints why a command did not do what it should.
-    pub(crate) fn fail(&self, error: &Error) -> ExitCode {
-        let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
-        to_stderr(&wrapped(&text, columns(&io::stderr())));
-        ExitCode::from(error.code())
     }
 
     /// Says something beside the result: plain text on one line.
@@ -112,6 +103,17 @@ impl Output {
         let text = format!("{NOTE}note:{NOTE:#} {text}\n");
         to_stderr(&wrapped(&text, columns(&io::stderr())));
     }
+}
+
+/// Prints why a command did not do what it should.
+pub(crate) fn fail(error: &Error) -> ExitCode {
+    let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
+    to_stderr(&wrapped(&text, columns(&io::stderr())));
+    ExitCode::from(error.code())
+}
+
+fn cannot_print(error: &io::Error) -> ExitCode {
+    fail(&Error::not_done(format!("cannot print: {error}")))
 }
 
 /// Asks something, and leaves the cursor behind the question.
@@ -140,7 +142,7 @@ pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     match write_out(&text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::from(2),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => cannot_print(&error),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -78,6 +78,15 @@ pub(crate) fn plain_value(text: &str) -> String {
     }
 }
 
+/// A word for a shell to read, in quotes if it has to be.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:,+@%".contains(letter);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// The text in at most so many columns: both ends of it, since paths differ at either.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
     if width(text) <= columns {
@@ -147,6 +156,14 @@ mod tests {
         assert_eq!(harmless(styled), styled);
         assert_eq!(harmless("a\x1b[2J\rb\x1b"), "a\\u{1b}[2J\\rb\\u{1b}");
         assert_eq!(escaped("\"a\u{7f}\u{9b}ö\""), "\"a\\u007f\\u009bö\"");
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_take_them_apart() {
+        assert_eq!(quoted("a/b-1.2"), "a/b-1.2");
+        assert_eq!(quoted("my caches"), "'my caches'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

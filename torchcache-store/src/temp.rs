@@ -21,6 +21,16 @@ pub(crate) fn is_temp(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
+/// Whether a name is one that nobody else chooses: see [`Temp::unique`].
+pub(crate) fn is_unique(name: &str) -> bool {
+    let parts: Vec<&str> = name.strip_suffix(SUFFIX).unwrap_or("").split('-').collect();
+    let is_hex = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let [time, _, random] = parts[..] else {
+        return false;
+    };
+    (time.len(), random.len()) == (16, 16) && parts.iter().all(is_hex)
+}
+
 /// The file under its temporary name; removed when dropped, unless it was published.
 pub(crate) struct Temp {
     dir: Arc<dyn Directory>,

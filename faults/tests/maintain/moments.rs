@@ -13,7 +13,7 @@ use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
 use torchcache_store::fs::FileSystem;
 use torchcache_store::maintain::{Keep, Outcome, Repaired, clear, prune, repair, verify};
-use torchcache_store::manifest::Manifest;
+use torchcache_store::manifest::{self, Manifest};
 
 use crate::common::{
     HOUR, age, before, bytes, dir, is_segment, is_there, name, only, opened, put, root, segments,
@@ -250,7 +250,15 @@ fn the_manifest_stays_where_a_writer_comes_while_the_directory_goes() {
     put(&store(sim.clone(), "c"), 0..3);
     let manifest = Manifest::new("m::Module", "5eed", Vec::new());
     manifest.write(&dir(&sim)).expect("it can be written");
-    let when = |call: Call, _: &OsStr| call == Call::RemoveDir;
+    age(&sim, "c", HOUR);
+    let written = || {
+        dir(&sim)
+            .stat(manifest::FILE.as_ref())
+            .expect("it is there")
+    };
+    let before_it = written().modified;
+    let tried = Counter::default();
+    let when = move |call: Call, _: &OsStr| call == Call::RemoveDir && tried.next() == 2;
     let (fs, happened) = before(&sim, when, |sim| {
         sim.add(Path::new("/root/c/.tmp-1-new.tcs"), Vec::new());
     });
@@ -258,6 +266,24 @@ fn the_manifest_stays_where_a_writer_comes_while_the_directory_goes() {
     assert_eq!((cleared.is_directory_gone, happened.get()), (false, 1));
     let there = Manifest::read(&*dir(&sim)).expect("it is there");
     assert_eq!(there, manifest);
+    assert_eq!(written().modified, before_it, "it is as old as it was");
+}
+
+#[test]
+fn the_manifest_is_not_touched_where_the_directory_above_may_not_be_changed() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    let manifest = Manifest::new("m::Module", "5eed", Vec::new());
+    manifest.write(&dir(&sim)).expect("it can be written");
+    let decide = |call: Call, name: &OsStr| match call {
+        Call::RemoveDir => Fate::Fails(Errno::ACCESS),
+        Call::Remove if name == manifest::FILE => panic!("it was removed"),
+        _ => Fate::Done,
+    };
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide)));
+    let cleared = cleared.expect("it can be cleared");
+    assert_eq!((cleared.segments, cleared.is_directory_gone), (1, false));
+    assert!(cleared.failed.is_empty(), "{cleared:?}");
 }
 
 #[test]
@@ -276,6 +302,33 @@ fn rows_that_are_merged_while_they_are_verified_are_looked_at_under_their_new_na
         _ => 0,
     });
     assert_eq!((rows.sum::<u64>(), happened.get()), (3, 1));
+}
+
+#[test]
+fn rows_that_are_merged_while_they_are_counted_count_once() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    put(&store(sim.clone(), "c"), 3..6);
+    // Both, while the first of them is opened, or the second.
+    for at in 1..=2 {
+        let sim = sim.copy();
+        let opened = Counter::default();
+        let when = move |call: Call, name: &OsStr| {
+            call == Call::Open && is_segment(name) && opened.next() == at
+        };
+        let (fs, happened) = before(&sim, when, |sim| {
+            let merged = store(sim.clone(), "d");
+            put(&merged, 0..6);
+            let merged = sim.files(Path::new("/root/d")).remove(0);
+            let sources = segments(sim);
+            sim.add(Path::new("/root/c/merged.tcs"), sim.bytes(&merged));
+            for source in sources {
+                dir(sim).remove(name(&source)).expect("it is there");
+            }
+        });
+        let summary = only(fs).summary().expect("it can be listed");
+        assert_eq!((summary.rows(), happened.get()), (6, 1), "{summary:?}");
+    }
 }
 
 #[test]

@@ -14,7 +14,10 @@ use crate::text::{counted, plain};
 use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = match args.hash {
+        Some(_) => find::caches(output, &args.dir)?,
+        None => find::all(output, &args.dir)?,
+    };
     let caches: Vec<&Cache> = match &args.hash {
         Some(hash) => vec![found.named(Some(hash))?],
         None => found.caches.iter().collect(),

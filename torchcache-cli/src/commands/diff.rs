@@ -31,17 +31,17 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
     let changes = changes(&was.parts, &is.parts);
     let same_module = was.module == is.module;
     let differ = !changes.is_empty() || !same_module;
-    let words = difference(&was.parts, &is.parts);
+    let words = match before.name() == after.name() {
+        true => "it is one cache".to_owned(),
+        false => difference(&was.parts, &is.parts),
+    };
 
     let mut text = String::new();
     if !same_module {
         let (was, is) = (plain(&was.module), plain(&is.module));
         text += &format!("they are of different modules, {was} and {is}\n");
     }
-    text += &match before.name() == after.name() {
-        true => "it is one cache\n".to_owned(),
-        false => format!("{words}\n"),
-    };
+    text += &format!("{words}\n");
     let mut table = Table::new([
         Column::Left("CATEGORY"),
         Column::Long("PATH"),

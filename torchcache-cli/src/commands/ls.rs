@@ -10,10 +10,10 @@ use crate::args::Ls;
 use crate::describe::{module, ratio};
 use crate::error::Error;
 use crate::find;
-use crate::json::{self, newer, unreadable, versions};
+use crate::json::{self, newer, versions};
 use crate::output::{DIM, Output, Printed};
 use crate::table::{Column, Table};
-use crate::text::{count, counted, plain};
+use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
 use torchcache_store::size::{human, sum};
 
@@ -21,7 +21,7 @@ use torchcache_store::size::{human, sum};
 pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
 
 pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let (mut listed, mut left_alone) = (Vec::new(), found.unopened.clone());
     for cache in &found.caches {
         match cache.summary() {
@@ -99,18 +99,18 @@ pub(crate) fn formats(summary: &Summary) -> String {
 }
 
 fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
-    let others = summary.segments.iter().filter(|segment| {
-        use torchcache_store::segment::Unreadable::FutureVersion;
-        matches!(segment.contents, Err(FutureVersion(_)))
-    });
-    let broken = unreadable(summary) - others.count();
+    let segments = summary.segments.iter();
+    let errors = segments.filter_map(|segment| segment.contents.as_ref().err());
+    let broken = errors
+        .filter(|error| error.newer_version().is_none())
+        .count();
     if broken > 0 {
         output.note(format_args!(
             "{} of {} cannot be read: see `torchcache show {} {}`",
             counted(broken as u64, "segment"),
             plain(cache.name()),
-            args.dir.display(),
-            plain(cache.name()),
+            quoted(&args.dir.display().to_string()),
+            quoted(cache.name()),
         ));
     }
 }

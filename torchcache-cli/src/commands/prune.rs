@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use torchcache_store::maintain::{Keep, PrunedCache, Pruning, prune};
 
 use crate::args::Prune;
+use crate::describe::no_module;
 use crate::error::Error;
 use crate::find;
 use crate::json;
@@ -14,7 +15,7 @@ use crate::time::{ago, rfc3339};
 use torchcache_store::size::{human, sum};
 
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let keep = args.keep();
     if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
         return Err(Error::not_done(format!(
@@ -42,10 +43,12 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let short = found.short_names();
     for pruned in &pruning.caches {
         let name = pruned.cache.name();
-        let module = pruned.module.as_deref().unwrap_or("(no manifest)");
         let newest = pruned.segments.iter().map(|segment| segment.last_read);
         table.row([
-            plain(module),
+            match &pruned.module {
+                Ok(module) => plain(module),
+                Err(why) => no_module(*why),
+            },
             short.get(name).cloned().unwrap_or_else(|| plain(name)),
             count(pruned.segments.len() as u64),
             count(rows(pruned)),
@@ -121,7 +124,7 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
         });
         json!({
             "name": pruned.cache.name(),
-            "module": pruned.module,
+            "module": pruned.module.as_ref().ok(),
             "segments": segments.collect::<Vec<_>>(),
             "removed_whole": pruned.is_gone,
         })

@@ -9,7 +9,7 @@ use torchcache_store::segment::Unreadable;
 
 use super::ls::{NEWER, formats};
 use crate::args::Show;
-use crate::describe::{Sort, kind, module, ratio, shape};
+use crate::describe::{Sort, kind, module, on, ratio, shape};
 use crate::error::Error;
 use crate::find;
 use crate::json;
@@ -147,7 +147,7 @@ fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
         for (name, part) in schema.names().iter().zip(&schema.parts) {
             // What the parts share stands beside the first of them.
             let (number, rows, bytes) = of_all.take().unwrap_or_default();
-            let (kind, shape) = (kind(part), shape(part));
+            let (kind, shape) = (kind(part) + &on(part), shape(part));
             table.row([number, plain(name), kind, shape, rows, bytes]);
         }
     }

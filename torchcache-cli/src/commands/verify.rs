@@ -16,13 +16,13 @@ use crate::text::{count, counted, plain};
 use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+    let found = find::all(output, &args.dir)?;
     let bar = Bar::bytes();
     let reports = verify(&found.caches, &bar);
     bar.finish();
     let repairs: Vec<_> = reports
         .iter()
-        .map(|report| args.repair.then(|| repair(report)))
+        .map(|report| (args.repair && report.error.is_none()).then(|| repair(report)))
         .collect();
     let told: Vec<_> = reports.iter().zip(&repairs).collect();
 
@@ -81,7 +81,7 @@ struct Totals {
     bad_rows: u64,
     bad_segments: u64,
     not_checked: u64,
-    /// What the system did not let us do.
+    /// What could not be looked at or repaired.
     failures: u64,
 }
 
@@ -136,8 +136,13 @@ impl Totals {
             );
         }
         if self.failures > 0 {
-            let failures = counted(self.failures, "time");
-            text += &format!("{BAD}the system failed {failures}{BAD:#}, see above\n");
+            let undone = if repaired {
+                "looked at or repaired"
+            } else {
+                "looked at"
+            };
+            let failures = count(self.failures);
+            text += &format!("{BAD}{failures} could not be {undone}{BAD:#}, see above\n");
         }
         if self.bad_segments > 0 && !repaired {
             text += &format!("{DIM}--repair takes out what is bad and keeps the rest{DIM:#}\n");
@@ -182,7 +187,9 @@ fn segment_words(segment: &SegmentReport) -> Option<String> {
     let name = plain(&segment.name);
     let what = match &segment.outcome {
         Outcome::Sound { .. } => return None,
-        Outcome::Damaged { rows, bad, first } => format!(
+        Outcome::Damaged {
+            rows, bad, first, ..
+        } => format!(
             "{BAD}{} of {} bad{BAD:#}, the first: {}",
             count(*bad),
             counted(*rows, "row"),
@@ -250,9 +257,9 @@ fn as_json(report: &Verified, repairs: Option<&Repairs>) -> Value {
 fn segment_json(segment: &SegmentReport, done: Option<&std::io::Result<Repaired>>) -> Value {
     let (state, rows, bad, error) = match &segment.outcome {
         Outcome::Sound { rows } => ("sound", Some(rows), Some(0), None),
-        Outcome::Damaged { rows, bad, first } => {
-            ("damaged", Some(rows), Some(*bad), Some(first.to_string()))
-        }
+        Outcome::Damaged {
+            rows, bad, first, ..
+        } => ("damaged", Some(rows), Some(*bad), Some(first.to_string())),
         Outcome::Unreadable(error) => {
             let damaged = segment.outcome.is_damage();
             let state = if damaged { "unreadable" } else { "not checked" };

@@ -122,13 +122,13 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
         structure: schema.structure.clone(),
     };
     let write = |file: &File| write(file, format, &columns, &about, &mut distinct);
-    target
-        .fill(write)
-        .map_err(Error::io("write", &args.output))?;
+    target.fill(write).map_err(|failed| match failed {
+        Failed::Source(error) => Error::io("read", cache.path())(error),
+        Failed::Target(error) => Error::io("write", &args.output)(error),
+    })?;
 
     let (count, bad) = (distinct.count(), distinct.bad());
-    let skipped = rows.skipped().iter().filter(|(_, error)| is_damage(error));
-    let damaged = bad > 0 || skipped.count() > 0;
+    let damaged = bad > 0 || rows.skipped().iter().any(|(_, error)| error.is_damage());
     let bytes = args.output.metadata().map_or(0, |file| file.len());
     let path = plain(&args.output.display().to_string());
     let mut text = format!("{} ({}) in {path}\n", counted(count, "row"), human(bytes));
@@ -158,11 +158,6 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
     });
     let code = u8::from(damaged);
     Ok(Printed::found(text, json, code))
-}
-
-fn is_damage(error: &torchcache_store::segment::Unreadable) -> bool {
-    use torchcache_store::segment::Unreadable::{Corrupt, Truncated};
-    matches!(error, Corrupt(_) | Truncated(_))
 }
 
 /// The rows that are meant, and what they are.
@@ -207,6 +202,19 @@ fn chosen<'s>(
     Ok((sort, schema))
 }
 
+/// On which side an export failed.
+#[derive(Debug)]
+enum Failed {
+    Source(io::Error),
+    Target(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Target(error)
+    }
+}
+
 /// Writes header and rows, from the beginning for as long as some of them turn out to be bad.
 fn write(
     file: &File,
@@ -214,20 +222,25 @@ fn write(
     columns: &Columns,
     about: &About,
     distinct: &mut Distinct<'_>,
-) -> io::Result<()> {
+) -> Result<(), Failed> {
     let bar = Bar::rows(distinct.count());
     loop {
         let rows = distinct.count();
         bar.restart(rows);
         file.set_len(0)?;
         let mut sink = format.begin(file, columns, about, rows)?;
+        let mut is_target = false;
         let complete = distinct.each(|key, value| {
             bar.step();
-            sink.row(key, value)
+            sink.row(key, value).inspect_err(|_| is_target = true)
+        });
+        let complete = complete.map_err(|error| match is_target {
+            true => Failed::Target(error),
+            false => Failed::Source(error),
         })?;
         if complete {
             bar.finish();
-            return sink.finish();
+            return Ok(sink.finish()?);
         }
     }
 }
@@ -243,7 +256,64 @@ fn raise_open_files() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::io::Errno;
+    use torchcache_faults::faulty::{Call, Fate, Faulty};
+    use torchcache_faults::sim::Sim;
+    use torchcache_store::maintain::Root;
+    use torchcache_store::schema::{ElementKind, Part};
+    use torchcache_store::{Config, RowBatch, Store};
+
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_not_said_to_be_what_cannot_be_written() {
+        let schema = Schema {
+            structure: "T".into(),
+            parts: vec![Part {
+                stored: ElementKind::Uint8,
+                output: ElementKind::Uint8,
+                place: 0,
+                shape: vec![3],
+            }],
+            lengths: Vec::new(),
+        };
+        let sim = Sim::new();
+        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/c"), Config::default());
+        let store = store.expect("it opens");
+        let batch = RowBatch::new(vec![[7; 32]], schema.encode().into(), vec![1, 2, 3], 3);
+        store.put(batch.expect("the parts fit"));
+        store.flush().expect("it is written");
+
+        let broken = Arc::new(AtomicBool::new(false));
+        let decide = {
+            let broken = broken.clone();
+            move |call: Call, _: &_| match call == Call::Read && broken.load(Ordering::SeqCst) {
+                true => Fate::Fails(Errno::IO),
+                false => Fate::Done,
+            }
+        };
+        let root = Root::open_on(Arc::new(Faulty::new(sim, decide)), Path::new("/c"));
+        let cache = root.and_then(|root| root.list()).expect("it is there");
+        let rows = CacheRows::open(&cache.caches[0]).expect("it can be read");
+        let mut distinct = rows.distinct(0).expect("it can be read");
+        let columns = npy::columns(&schema).expect("it can be written");
+        let about = About {
+            module: String::new(),
+            hash: String::new(),
+            structure: String::new(),
+        };
+        let mut written = |file: &File| write(file, Format::Npy, &columns, &about, &mut distinct);
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        written(file.as_file()).expect("nothing fails");
+        let closed = written(&File::open(file.path()).expect("it is there"));
+        assert!(matches!(closed, Err(Failed::Target(_))), "{closed:?}");
+        broken.store(true, Ordering::SeqCst);
+        let unread = written(file.as_file());
+        assert!(matches!(unread, Err(Failed::Source(_))), "{unread:?}");
+    }
 
     #[test]
     fn the_ending_of_the_file_says_the_format() {

@@ -21,9 +21,18 @@ use super::columns::{Column, Columns, Kind};
 /// Bytes of a write.
 const BUFFER: usize = 1 << 20;
 
+/// A longer header numpy only reads where that is allowed to it.
+const NUMPY_READS: usize = 10_000;
+
 /// The fields of a schema, or why it cannot be written.
 pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
-    let columns = Columns::of(schema, "key", "|u1", &[], |part| Ok(kind(part)))?;
+    let mut columns = Columns::of(schema, "key", "|u1", &[], |part| Ok(kind(part)))?;
+    let longest = header(&columns, u64::MAX).len();
+    if longest > NUMPY_READS {
+        columns.notes.push(format!(
+            "the header is longer than numpy reads unasked: np.load(…, max_header_size={longest})"
+        ));
+    }
     let bytes: usize = columns.with_key().map(|column| column.bytes).sum();
     match i32::try_from(bytes) {
         Ok(_) => Ok(columns),
@@ -164,6 +173,19 @@ mod tests {
             assert_eq!(header[..6], *b"\x93NUMPY");
             assert_eq!((header[6], header.len() % 64), (version, 0));
             assert_eq!(header.last(), Some(&b'\n'));
+        }
+    }
+
+    #[test]
+    fn a_header_that_numpy_does_not_read_unasked_is_told() {
+        for (parts, notes) in [(256, 0), (300, 1)] {
+            let columns = columns(&schema(parts)).expect("it can be written");
+            assert_eq!(columns.notes.len(), notes, "{:?}", columns.notes);
+            let told = columns
+                .notes
+                .iter()
+                .all(|it| it.contains("max_header_size="));
+            assert!(told, "{:?}", columns.notes);
         }
     }
 

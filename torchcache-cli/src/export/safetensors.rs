@@ -32,6 +32,8 @@ pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
 }
 
 fn kind(part: &Part) -> Result<Kind, String> {
+    const NOT_NUMPY: &str = "safetensors.numpy knows no such kind: read it with safetensors.torch, \
+                             or export to a file that ends in .npy";
     let word = match part.stored {
         ElementKind::Uint8 => "U8",
         ElementKind::Int8 => "I8",
@@ -55,11 +57,19 @@ fn kind(part: &Part) -> Result<Kind, String> {
             ));
         }
     };
+    let note = match part.stored {
+        ElementKind::BFloat16
+        | ElementKind::Float8e5m2
+        | ElementKind::Float8e4m3fn
+        | ElementKind::Float8e5m2fnuz
+        | ElementKind::Float8e4m3fnuz => Some(NOT_NUMPY),
+        _ => None,
+    };
     let word = word.to_owned();
     Ok(Kind {
         word,
         each: None,
-        note: None,
+        note,
     })
 }
 

@@ -1,14 +1,15 @@
 //! The file that rows go to: written beside its place under another name, and renamed when it is
 //! complete. On an error nothing is left of it.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile};
 
+use super::Failed;
 use crate::error::Error;
 
 /// Begins the name of a file in the making.
@@ -47,9 +48,9 @@ impl Target {
         remove_left(folder);
         let temp = Builder::new()
             .prefix(PREFIX)
-            // As any file that a program makes: the umask takes away what others may not.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)
+            // As any file that a program makes: the umask takes away what others may not. Made here,
+            // since tempfile would name it in its errors.
+            .make_in(folder, |path| File::create_new(path))
             .map_err(Error::io("write to the directory", folder))?;
         // Whoever finds it locked knows that its export goes on.
         let _ = temp.as_file().try_lock();
@@ -61,7 +62,10 @@ impl Target {
     }
 
     /// Fills it and gives it its name.
-    pub(super) fn fill(self, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn fill(
+        self,
+        write: impl FnOnce(&File) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
         write(self.temp.as_file())?;
         // Or a power cut could leave the name without the bytes.
         self.temp.as_file().sync_all()?;
@@ -69,7 +73,7 @@ impl Target {
             true => self.temp.persist(&self.path),
             false => self.temp.persist_noclobber(&self.path),
         };
-        named.map(drop).map_err(|error| error.error)
+        named.map(drop).map_err(|error| error.error.into())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use torchcache_store::fs::Os;
 use torchcache_store::schema::ElementKind;
 use torchcache_store::{Config, RowBatch, Store};
@@ -39,13 +39,20 @@ fn put(store: &Store, keys: std::ops::Range<u64>) {
 fn look(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
     let mut exports = 0;
     while !stop.load(Ordering::Relaxed) || exports == 0 {
-        for args in [&["ls", "."][..], &["show", ".", "cache"]] {
+        for args in [
+            &["ls", ".", "--json"][..],
+            &["show", ".", "cache", "--json"],
+        ] {
+            let least = flushed.load(Ordering::SeqCst);
             let output = run_in(root, args);
             let complaint = text(&output.stderr);
             assert!(
                 output.status.success() && complaint.is_empty(),
                 "{complaint}"
             );
+            let told: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+            let rows = told["rows"].as_u64().expect("a number");
+            assert!(rows >= least, "{args:?}: {rows} of {least} flushed rows");
         }
         let sound = json(root, &["verify", ".", "--repair"], 0);
         assert_eq!(sound["sound"], json!(true));

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use torchcache_store::schema::{ElementKind, Schema};
 
 use crate::support::{
-    BACKBONE, DAY, complained, hash, json, key, manifest, root, segment, single, tensor, value,
+    BACKBONE, DAY, complained, hash, json, key, manifest, root, said, segment, single, tensor,
+    value,
 };
 
 /// The header and the data of a safetensors file.
@@ -139,7 +140,8 @@ fn a_file_that_is_there_is_only_replaced_by_force() {
     assert!(directory.contains("d.npy is a directory"), "{directory}");
     fs::remove_dir(root.path().join("d.npy")).expect("it is empty");
     let absent = complained(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
-    assert!(absent.contains("no"), "{absent}");
+    let expected = "directory no: No such file or directory (os error 2)\n";
+    assert!(absent.ends_with(expected), "{absent}");
     assert_eq!(
         fs::read_dir(root.path()).expect("it is there").count(),
         2,
@@ -186,6 +188,41 @@ fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
     assert!(unknown.contains("cannot be exported"), "{unknown}");
     let absent = complained(root.path(), &[&args[..], &["--schema", "4"]].concat(), 2);
     assert!(absent.contains("there is no schema 4"), "{absent}");
+}
+
+#[test]
+fn sorts_that_differ_only_by_the_device_are_told_apart() {
+    let root = floats(&[(0, 3)]);
+    let dir = root.path().join(hash(1));
+    for (n, place) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
+        let mut schema = single(ElementKind::Float, &[25]);
+        schema.parts[0].place = place;
+        let first = 10 * n;
+        let name = format!("on-{n}.tcs");
+        segment(&dir, &name, &schema.encode(), 100, first..first + 3, DAY);
+    }
+    let list = complained(root.path(), &["export", ".", "-o", "x.npy"], 2);
+    let shown = said(root.path(), &["show", "."], 0);
+    let told = json(root.path(), &["show", "."], 0);
+    for (n, device) in ["", "CPU", "device 7", "CUDA 0", "CUDA 2"]
+        .iter()
+        .enumerate()
+    {
+        let on = match device.is_empty() {
+            true => String::new(),
+            false => format!(" on {device}"),
+        };
+        let number = n + 1;
+        let line = format!("{number}: 3 rows, output float32[25]{on}\n");
+        assert!(list.contains(&line), "{line} {list}");
+        assert!(shown.contains(&format!("float32{on} ")), "{on} {shown}");
+        let expected = if on.is_empty() {
+            json!(null)
+        } else {
+            json!(device)
+        };
+        assert_eq!(told["schemas"][n]["parts"][0]["device"], expected);
+    }
 }
 
 #[test]

@@ -57,6 +57,14 @@ fn a_directory_that_is_not_there_or_empty_is_told() {
     );
     assert!(complained(root.path(), &["ls", "."], 0).contains("holds no caches"));
     assert!(complained(root.path(), &["show", ".", "x"], 1).contains("persistent_cache_dir"));
+    for args in [
+        &["show", "."][..],
+        &["export", ".", "-o", "x.npy"],
+        &["clear", ".", "x"],
+    ] {
+        let said = complained(root.path(), args, 1);
+        assert_eq!(said.matches("holds no caches").count(), 1, "{said}");
+    }
     let json = json(root.path(), &["ls", "."], 0);
     assert_eq!(json["caches"], serde_json::json!([]));
 }

@@ -3,6 +3,7 @@
 mod beside;
 mod clear;
 mod export;
+mod fields;
 mod find;
 mod memory;
 mod prune;

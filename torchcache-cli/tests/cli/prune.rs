@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{complained, hash, json, root, said};
+use crate::support::{DAY, complained, hash, json, root, said, segment};
 
 #[test]
 fn a_dry_run_tells_what_a_real_one_does() {
@@ -56,4 +56,18 @@ fn exactly_one_criterion_is_needed() {
         let said = complained(root.path(), args, 2);
         assert!(said.starts_with("torchcache: "), "{said}");
     }
+}
+
+#[test]
+fn a_manifest_that_is_none_of_ours_is_told_as_ls_tells_it_and_stays() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("app");
+    segment(&dir, "a.tcs", b"s", 10, 0..2, 40 * DAY);
+    std::fs::write(dir.join("manifest.json"), "{}").expect("it can be written");
+    let listed = said(root.path(), &["ls", "."], 0);
+    assert!(listed.contains("(unreadable manifest)"), "{listed}");
+    let pruned = said(root.path(), &["prune", ".", "--older-than", "30d"], 0);
+    assert!(pruned.contains("(unreadable manifest)"), "{pruned}");
+    assert!(pruned.contains("rest"), "{pruned}");
+    assert!(dir.join("manifest.json").exists());
 }

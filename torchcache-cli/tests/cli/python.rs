@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
 use torchcache_store::schema::{ElementKind, Schema};
 
 use crate::support::{DAY, hash, json, key, manifest, segment, tensor, text, value};
@@ -80,18 +81,39 @@ fn numpy_reads_every_kind_bit_for_bit() {
     segment(&dir, "b.tcs", &schema.encode(), bytes, 200..500, DAY);
     json(root.path(), &["export", ".", "-o", "x.npy"], 0);
     write_expected(root.path(), 500, bytes);
+    let wide = Schema {
+        structure: "{hidden_states_of_layers:[T]}".into(),
+        parts: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[2]); 256],
+        lengths: vec![256],
+    };
+    let dir = root.path().join("wide");
+    segment(&dir, "a.tcs", &wide.encode(), 512, 0..3, DAY);
+    let told = json(root.path(), &["export", ".", "wide", "-o", "wide.npy"], 0);
+    let note = told["notes"][0].as_str().expect("there is one");
+    let size = note.split_once("max_header_size=").expect("it names it").1;
+    fs::write(root.path().join("size"), size.trim_end_matches(')')).expect("it can be written");
     python(
         root.path(),
         "
 import numpy as np
+try:
+    np.load('wide.npy')
+except ValueError:
+    pass
+else:
+    raise AssertionError('it needs no note')
+size = int(open('size').read())
+for mode in [None, 'r']:
+    wide = np.load('wide.npy', mmap_mode=mode, max_header_size=size)
+    assert len(wide) == 3 and len(wide.dtype) == 257
 rows = np.load('x.npy', mmap_mode='r')
 assert rows.shape == (500,), rows.shape
 expected = open('expected', 'rb').read()
 assert rows.tobytes() == expected, 'other bytes'
 names = rows.dtype.names
-assert names[0] == 'key' or names[0] == 'key_', names
+assert names[0] == 'key_', 'a part is called key, so that the keys are not'
 assert 'größe' in names and rows['größe'].shape == (500,)
-assert rows['key'].shape in [(500, 32), (500, 2, 2)]
+assert rows['key_'].shape == (500, 32) and rows['key'].shape == (500, 2, 2)
 for name, kind in [('float32', 'f4'), ('float16', 'f2'), ('int64', 'i8'), ('bool', '?'),
                    ('complex64', 'c8'), ('complex128', 'c16'), ('bfloat16', 'u2'),
                    ('float8_e5m2', 'u1')]:
@@ -129,11 +151,15 @@ fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
     let dir = root.path().join("newer");
     segment(&dir, "a.tcs", &newer.encode(), 8, 0..3, DAY);
     let args = ["export", ".", "newer", "-o", "newer.safetensors"];
-    json(root.path(), &args, 0);
+    let told = json(root.path(), &args, 0);
+    let notes = told["notes"].as_array().expect("a list");
+    let is_told = |note: &Value| note.to_string().contains("safetensors.torch");
+    assert!(notes.len() == 2 && notes.iter().all(is_told), "{told}");
     python(
         root.path(),
         "
 import numpy as np, safetensors
+from safetensors.numpy import load_file
 from safetensors import deserialize, safe_open
 tensors = dict(deserialize(open('x.safetensors', 'rb').read()))
 expected = np.frombuffer(open('expected', 'rb').read(), np.uint8).reshape(500, -1)
@@ -151,6 +177,12 @@ with safe_open('x.safetensors', 'np') as file:
     assert file.get_tensor('float32').tobytes() == raw('float32').tobytes()
     assert file.get_tensor('größe').shape == (500,)
     assert file.get_tensor('complex64').dtype == np.complex64
+try:
+    load_file('x.safetensors')
+except Exception:
+    pass
+else:
+    raise AssertionError('it needs no note')
 if tuple(map(int, safetensors.__version__.split('.')[:2])) >= (0, 8):
     newer = dict(deserialize(open('newer.safetensors', 'rb').read()))
     assert newer['0']['dtype'] == 'F8_E5M2FNUZ' and newer['1']['shape'] == [3, 4], newer

@@ -146,6 +146,7 @@ fn programs_get_whole_names_and_plain_numbers() {
     assert_eq!(diff["differ"], json!(true));
     let same = json(root.path(), &["diff", ".", &hash(1), &hash(1)], 0);
     assert_eq!(same["differ"], json!(false));
+    assert_eq!(same["words"], json!("it is one cache"));
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::root::{Cache, temp_names};
-use crate::fs::{Directory, Entry, read_exact};
-use crate::manifest;
+use super::root::{Cache, is_foreign, temp_names};
+use crate::fs::{Directory, Entry};
+use crate::manifest::{self, Manifest};
 use crate::scan::{is_stale, segment_names};
 use crate::temp::Temp;
 
@@ -55,6 +56,9 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
             break;
         }
         for name in names {
+            if is_foreign(&*dir, &name).unwrap_or(false) {
+                continue;
+            }
             let bytes = dir.stat(&name).map_or(0, |file| file.len);
             match remove(&*dir, &name) {
                 Ok(true) => {
@@ -106,19 +110,34 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     if !entries.iter().all(is_manifest) {
         return Ok(false);
     }
-    let manifest = read_manifest(&**dir)?;
-    remove(&**dir, manifest::FILE.as_ref())?;
+    // Where the directory above may not be changed, the system says so before it looks what is in this
+    // one: then the manifest is to stay as well.
     match cache.remove_dir() {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(_) => {
-            // A writer came in between, or the directory above may not be changed: then the manifest
-            // is to stay as well.
-            if let Some(bytes) = manifest {
-                restore(dir, &bytes)?;
-            }
-            Ok(false)
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+        gone => return Ok(is_gone(&gone)),
+    }
+    let manifest = match Removed::read(&**dir) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(is_gone(&cache.remove_dir()));
         }
+        // A file of that name may be somebody else's.
+        Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(false),
+        read => read?,
+    };
+    remove(&**dir, manifest::FILE.as_ref())?;
+    let gone = is_gone(&cache.remove_dir());
+    if !gone {
+        // A writer came in between.
+        manifest.restore(dir)?;
+    }
+    Ok(gone)
+}
+
+fn is_gone(removed: &io::Result<()>) -> bool {
+    match removed {
+        Ok(()) => true,
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -127,26 +146,31 @@ pub(super) fn is_manifest(entry: &Entry) -> bool {
     entry.is_file && entry.name == manifest::FILE
 }
 
-fn read_manifest(dir: &dyn Directory) -> io::Result<Option<Vec<u8>>> {
-    let file = match dir.open(manifest::FILE.as_ref()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let len = file.metadata()?.len;
-    if len > manifest::MAX_BYTES {
-        return Ok(None); // it is none
-    }
-    let mut bytes = vec![0; len as usize];
-    read_exact(&*file, &mut bytes, 0)?;
-    Ok(Some(bytes))
+/// A manifest that is to be removed.
+struct Removed {
+    bytes: Vec<u8>,
+    written: SystemTime,
 }
 
-fn restore(dir: &Arc<dyn Directory>, manifest: &[u8]) -> io::Result<()> {
-    let (temp, mut file) = Temp::create(dir.clone())?;
-    file.write_all(manifest)?;
-    file.sync()?;
-    match temp.publish(manifest::FILE) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+impl Removed {
+    /// Reads it, so that it can be put back.
+    fn read(dir: &dyn Directory) -> io::Result<Removed> {
+        let file = dir.open(manifest::FILE.as_ref())?;
+        let written = file.metadata()?.modified;
+        let bytes = Manifest::bytes(&*file)?;
+        Manifest::parse(&bytes)?;
+        Ok(Removed { bytes, written })
+    }
+
+    fn restore(&self, dir: &Arc<dyn Directory>) -> io::Result<()> {
+        let (temp, mut file) = Temp::create(dir.clone())?;
+        file.write_all(&self.bytes)?;
+        // It is worth more than its age.
+        let _ = file.set_modified(self.written);
+        file.sync()?;
+        match temp.publish(manifest::FILE) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::root::{Cache, Root, check_trust};
+use super::root::{Cache, Root, trusted};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
@@ -37,12 +37,13 @@ pub(super) struct Seen {
     pub(super) dir: Arc<dyn Directory>,
     /// When a name in it changed last, asked after it was listed.
     changed: SystemTime,
-    pub(super) module: Option<String>,
+    /// Its module, or why the manifest does not say so.
+    pub(super) module: Result<String, ErrorKind>,
     /// When it was last read; if it has no segments, when its manifest was written.
     pub(super) used: u64,
     /// Whether it has no segments at all.
     pub(super) is_empty: bool,
-    /// Whether it has segments that are left alone.
+    /// Whether it has segments that are left alone, or a manifest that may be somebody else's.
     pub(super) has_others: bool,
 }
 
@@ -113,7 +114,7 @@ impl View {
         let (mut used, mut has_others) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
-            let seen = check_trust(&*dir, &name).and_then(|()| claimed(&*dir, &name));
+            let seen = trusted(&*dir, &name, claimed);
             let file = match dir.stat(&name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
@@ -123,7 +124,7 @@ impl View {
             let rows = match seen {
                 Ok((_, rows)) => Some(rows),
                 // What cannot be read is of use to nobody, and goes in its turn.
-                Err(Unreadable::Truncated(_) | Unreadable::Corrupt(_)) => None,
+                Err(error) if error.is_damage() => None,
                 Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     left_alone.push((cache.path().join(&name), error.to_string()));
@@ -143,7 +144,11 @@ impl View {
         let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
         let made = || written.map_or(0, |file| clock::found(file.modified));
-        let module = Manifest::read(&*dir).ok().map(|manifest| manifest.module);
+        let manifest = Manifest::read(&*dir).map_err(|error| error.kind());
+        let module = manifest.map(|manifest| manifest.module);
+        has_others |= module
+            .as_ref()
+            .is_err_and(|kind| *kind != ErrorKind::NotFound);
         self.segments.append(&mut segments);
         self.caches.push(Seen {
             cache,

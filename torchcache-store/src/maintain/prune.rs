@@ -50,8 +50,8 @@ pub struct Pruning {
 pub struct PrunedCache {
     /// Which one.
     pub cache: Cache,
-    /// Its module, where the manifest says so.
-    pub module: Option<String>,
+    /// Its module, or why the manifest does not say so: [`ErrorKind::NotFound`] where there is none.
+    pub module: Result<String, ErrorKind>,
     /// The segments, in the order in which they went.
     pub segments: Vec<PrunedSegment>,
     /// Whether nothing is left, so that the directory is gone as well.
@@ -142,7 +142,7 @@ impl View {
     fn beyond(&self, count: usize) -> HashSet<usize> {
         let mut modules: HashMap<&str, Vec<usize>> = HashMap::new();
         for (number, seen) in self.caches.iter().enumerate() {
-            if let Some(module) = &seen.module {
+            if let Ok(module) = &seen.module {
                 modules.entry(module).or_default().push(number);
             }
         }

@@ -79,7 +79,7 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
         }
         Ok(rewriting) => replace(&**dir, &name, rewriting),
         Err(Failed::Source(error)) if is_gone(&error) => Ok(Repaired::Superseded),
-        Err(Failed::Source(Unreadable::Truncated(_) | Unreadable::Corrupt(_))) => {
+        Err(Failed::Source(error)) if error.is_damage() => {
             match dir.stat(&name) {
                 // Perhaps somebody is copying it here right now.
                 Ok(file) if is_recent(file.modified) => return Ok(Repaired::Recent),

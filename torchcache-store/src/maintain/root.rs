@@ -1,19 +1,22 @@
 //! Which caches there are: a root holds one directory for each. What is only a directory beside them
 //! is not taken for one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::directory;
-use crate::fs::{Directory, FileSystem, Os};
+use crate::fs::{Directory, FileSystem, Os, read_exact};
 use crate::manifest::{self, Manifest};
 use crate::scan::segment_names;
-use crate::segment::{Table, Unreadable};
-use crate::temp::is_temp;
+use crate::segment::{MAGIC, Table, Unreadable};
+use crate::temp::{is_temp, is_unique};
 use crate::trust;
+
+/// How often at most a directory is listed that changes meanwhile.
+const LOOKS: usize = 64;
 
 /// A directory of caches, or that of one cache, or both.
 #[derive(Debug)]
@@ -179,19 +182,53 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Refuses a segment that somebody may have written who is not trusted with the directory. Asked
-/// before anything in the file is looked at, so that what a stranger wrote is not called corrupt.
-pub(super) fn check_trust(dir: &dyn Directory, name: &std::ffi::OsStr) -> Result<(), Unreadable> {
-    trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(Unreadable::Untrusted)
+/// Lists the segments of a directory until a listing has nothing new, and no name changed meanwhile:
+/// while others merge, a listing may have neither a merged segment nor one of its sources. `look` gets
+/// each listing, and says whether there was something new in it.
+pub(super) fn each_listing(
+    dir: &dyn Directory,
+    mut look: impl FnMut(Vec<OsString>) -> bool,
+) -> io::Result<()> {
+    for _ in 0..LOOKS {
+        let before = dir.metadata()?.modified;
+        if !look(segment_names(dir)?) && dir.metadata()?.modified == before {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a segment, if nobody else may have written it.
-pub(super) fn open_trusted(
+pub(super) fn open_trusted(dir: &dyn Directory, name: &OsStr) -> Result<Table, Unreadable> {
+    trusted(dir, name, Table::open)
+}
+
+/// Looks into a segment, if nobody else may have written it: that is asked before anything in the file
+/// is looked at, so that what a stranger wrote is not called corrupt. Nor is what only ends in `.tcs`.
+pub(super) fn trusted<T>(
     dir: &dyn Directory,
-    name: &std::ffi::OsStr,
-) -> Result<Table, Unreadable> {
-    check_trust(dir, name)?;
-    Table::open(dir, name)
+    name: &OsStr,
+    look: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, Unreadable>,
+) -> Result<T, Unreadable> {
+    trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(Unreadable::Untrusted)?;
+    let looked = look(dir, name);
+    if looked.as_ref().is_err_and(Unreadable::is_damage) && is_foreign(dir, name)? {
+        let why = "it neither has a name that torchcache gives nor begins like a segment";
+        return Err(Unreadable::Untrusted(why.to_owned()));
+    }
+    looked
+}
+
+/// Whether a file that ends in `.tcs` is of another program: torchcache gives no such name, and nothing
+/// of a segment is at its beginning, not even the zeros that a power cut leaves.
+pub(super) fn is_foreign(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+    if name.to_str().is_some_and(is_unique) {
+        return Ok(false);
+    }
+    let file = dir.open(name)?;
+    let mut begin = vec![0; MAGIC.len().min(file.metadata()?.len as usize)];
+    read_exact(&*file, &mut begin, 0)?;
+    Ok(!MAGIC.starts_with(&begin) && begin.iter().any(|&byte| byte != 0))
 }
 
 /// Whether a file is gone: somebody merged, evicted or cleared it.

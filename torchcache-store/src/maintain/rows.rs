@@ -6,14 +6,10 @@ use std::ffi::OsString;
 use std::io;
 
 use super::distinct::Distinct;
-use super::root::{Cache, is_gone, open_trusted};
+use super::root::{Cache, each_listing, is_gone, open_trusted};
 use super::summary::{Groups, RowGroup};
 use crate::fs::Directory;
-use crate::scan::segment_names;
 use crate::segment::{Table, Unreadable};
-
-/// How often at most a directory is listed that changes meanwhile.
-const LOOKS: usize = 64;
 
 /// The segments of a cache, held open.
 #[derive(Debug)]
@@ -141,14 +137,12 @@ fn counted(table: &Table, groups: &mut Groups) -> Result<Vec<usize>, Unreadable>
 
 type Opened = BTreeMap<OsString, Result<Table, Unreadable>>;
 
-/// Opens all segments that are there. While others merge, a listing may have neither a merged segment
-/// nor one of its sources; so it is listed until nothing changes, and what was open once is kept.
+/// Opens all segments that are there. What was open once is kept, although others remove it.
 fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
     let mut opened = Opened::new();
-    for _ in 0..LOOKS {
-        let before = dir.metadata()?.modified;
+    each_listing(dir, |names| {
         let mut is_new = false;
-        for name in segment_names(dir)? {
+        for name in names {
             if opened.contains_key(&name) {
                 continue;
             }
@@ -158,10 +152,8 @@ fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
                 table => drop(opened.insert(name, table)),
             }
         }
-        if !is_new && dir.metadata()?.modified == before {
-            break;
-        }
-    }
+        is_new
+    })?;
     Ok(opened)
 }
 

@@ -1,16 +1,15 @@
 //! What is in a cache, in numbers: out of the row tables, without a look at the rows themselves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::root::{Cache, check_trust, is_gone, temp_names};
+use super::root::{Cache, each_listing, is_gone, open_trusted, temp_names};
 use crate::cores;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::scan::segment_names;
 use crate::segment::{Row, Table, Unreadable};
 use crate::size::sum;
 
@@ -161,23 +160,31 @@ impl Cache {
     pub fn summary(&self) -> io::Result<Summary> {
         let dir = self.open()?;
         let written = dir.stat(manifest::FILE.as_ref());
-        let names = segment_names(&*dir)?;
-        let workers = cores::count().min(names.len());
-        let segments = Mutex::new(Vec::new());
-        cores::each(workers, names.into_iter(), |name| {
-            if let Some(segment) = summed(&*dir, &name) {
-                let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
-                segments.push(segment);
-            }
-        });
-        let mut segments = segments
+        let segments = Mutex::new(BTreeMap::new());
+        each_listing(&*dir, |names| {
+            let names: BTreeSet<_> = names.into_iter().collect();
+            let lock = || segments.lock().unwrap_or_else(PoisonError::into_inner);
+            // What was merged meanwhile is in another one, and would count twice.
+            lock().retain(|name, _| names.contains(name));
+            let new: Vec<_> = names
+                .into_iter()
+                .filter(|it| !lock().contains_key(it))
+                .collect();
+            let is_new = !new.is_empty();
+            cores::each(cores::count().min(new.len()), new.into_iter(), |name| {
+                if let Some(segment) = summed(&*dir, &name) {
+                    lock().insert(name, segment);
+                }
+            });
+            is_new
+        })?;
+        let segments = segments
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        segments.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Summary {
             manifest: Manifest::read(&*dir),
             created: written.ok().map(|file| file.modified),
-            segments,
+            segments: segments.into_values().collect(),
             unfinished: temp_names(&*dir)?.len(),
         })
     }
@@ -190,8 +197,7 @@ fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
         Ok(file) => (file.len, Some(file.modified)),
         Err(_) => (0, None),
     };
-    let trusted = file.and_then(|_| check_trust(dir, name));
-    let contents = trusted.and_then(|()| contents(&Table::open(dir, name)?));
+    let contents = file.and_then(|_| contents(&open_trusted(dir, name)?));
     if contents.as_ref().is_err_and(is_gone) {
         return None;
     }

@@ -69,7 +69,9 @@ pub enum Outcome {
         rows: u64,
         /// Those that are bad.
         bad: u64,
-        /// What is wrong with the first of them.
+        /// The place of the first of them, from 0.
+        first_at: u64,
+        /// What is wrong with it.
         first: Unreadable,
     },
     /// The file as a whole cannot be read: its rows are not known.
@@ -82,9 +84,7 @@ impl Outcome {
         match self {
             Outcome::Sound { .. } => false,
             Outcome::Damaged { .. } => true,
-            Outcome::Unreadable(error) => {
-                matches!(error, Unreadable::Truncated(_) | Unreadable::Corrupt(_))
-            }
+            Outcome::Unreadable(error) => error.is_damage(),
         }
     }
 
@@ -282,7 +282,8 @@ impl Iterator for Jobs<'_> {
 struct Tally {
     rows: u64,
     bad: u64,
-    first: Option<Unreadable>,
+    /// Which of them comes first, and what is wrong with it.
+    first: Option<(u64, Unreadable)>,
     /// What the system said where a record could not be read at all.
     failed: Option<Unreadable>,
 }
@@ -290,14 +291,14 @@ struct Tally {
 impl Tally {
     fn check(&mut self, table: &Table, chunk: &Chunk) {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
-        let read = table.read(chunk, &mut window, |_, (row, class, stored)| {
+        let read = table.read(chunk, &mut window, |place, (row, class, stored)| {
             self.rows += 1;
             match stored.and_then(|stored| decoder.check(&row, class, stored)) {
                 Ok(()) => Ok(()),
                 Err(error @ Unreadable::Io(_)) => Err(error),
                 Err(error) => {
                     self.bad += 1;
-                    self.first.get_or_insert(error);
+                    self.first.get_or_insert((place, error));
                     Ok(())
                 }
             }
@@ -309,21 +310,53 @@ impl Tally {
         if let Some(error) = self.failed {
             return Outcome::Unreadable(error);
         }
-        match (outcome, self.first) {
-            (Outcome::Sound { rows }, None) => Outcome::Sound {
-                rows: rows + self.rows,
-            },
-            (Outcome::Sound { rows }, Some(first)) => Outcome::Damaged {
-                rows: rows + self.rows,
-                bad: self.bad,
+        let (rows, bad, first) = match outcome {
+            Outcome::Sound { rows } => (rows, 0, None),
+            Outcome::Damaged {
+                rows,
+                bad,
+                first_at,
                 first,
-            },
-            (Outcome::Damaged { rows, bad, first }, _) => Outcome::Damaged {
-                rows: rows + self.rows,
+            } => (rows, bad, Some((first_at, first))),
+            unreadable => return unreadable,
+        };
+        let rows = rows + self.rows;
+        // They come in any order, from several cores.
+        let first = [first, self.first].into_iter().flatten();
+        match first.min_by_key(|(place, _)| *place) {
+            None => Outcome::Sound { rows },
+            Some((first_at, first)) => Outcome::Damaged {
+                rows,
                 bad: bad + self.bad,
+                first_at,
                 first,
             },
-            (Outcome::Unreadable(error), _) => Outcome::Unreadable(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bad_record_is_the_same_in_whatever_order_they_are_found() {
+        let tally = |place| Tally {
+            rows: 10,
+            bad: 1,
+            first: Some((place, Unreadable::Corrupt(place.to_string()))),
+            failed: None,
+        };
+        for places in [[3, 17, 20], [20, 3, 17], [17, 20, 3]] {
+            let sound = Outcome::Sound { rows: 5 };
+            let add = |outcome, place| tally(place).added_to(outcome);
+            let found = Tally::default().added_to(places.into_iter().fold(sound, add));
+            let is_first = matches!(
+                &found,
+                Outcome::Damaged { rows: 35, bad: 3, first_at: 3, first: Unreadable::Corrupt(what) }
+                    if what == "3"
+            );
+            assert!(is_first, "{found:?}");
         }
     }
 }

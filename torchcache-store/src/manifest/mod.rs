@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use difference::difference;
 
-use crate::fs::{Directory, FileSystem, Os, read_exact};
+use crate::fs::{Directory, File, FileSystem, Os, read_exact};
 use crate::temp::Temp;
 
 /// The name of the file.
@@ -39,7 +39,7 @@ pub const FILE: &str = "manifest.json";
 const FORMAT: u32 = 1;
 
 /// Manifests are small; a larger file is not ours.
-pub(crate) const MAX_BYTES: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Longer values are cut in the manifest: their digest says whether they changed. And so are names
 /// where they are shown.
@@ -162,7 +162,11 @@ impl Manifest {
     /// # Errors
     /// What the file system says, and [`ErrorKind::InvalidData`] for what is no manifest of ours.
     pub fn read(dir: &dyn Directory) -> io::Result<Manifest> {
-        let file = dir.open(FILE.as_ref())?;
+        Manifest::parse(&Manifest::bytes(&*dir.open(FILE.as_ref())?)?)
+    }
+
+    /// All bytes of a file that may be a manifest.
+    pub(crate) fn bytes(file: &dyn File) -> io::Result<Vec<u8>> {
         let len = file.metadata()?.len;
         if len > MAX_BYTES {
             return Err(foreign(format!(
@@ -170,8 +174,8 @@ impl Manifest {
             )));
         }
         let mut bytes = vec![0; len as usize];
-        read_exact(&*file, &mut bytes, 0)?;
-        Manifest::parse(&bytes)
+        read_exact(file, &mut bytes, 0)?;
+        Ok(bytes)
     }
 
     /// The manifest that a file of these bytes holds.

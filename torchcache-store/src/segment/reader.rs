@@ -39,6 +39,19 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
+    /// Whether bytes are not what was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Unreadable::Truncated(_) | Unreadable::Corrupt(_))
+    }
+
+    /// The version, where only a newer torchcache reads it.
+    pub fn newer_version(&self) -> Option<u32> {
+        match self {
+            Unreadable::FutureVersion(version) => Some(*version),
+            _ => None,
+        }
+    }
+
     /// Under which kind this is counted.
     pub fn fault(&self) -> Fault {
         match self {

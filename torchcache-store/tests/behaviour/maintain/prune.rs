@@ -1,6 +1,7 @@
 //! Nothing goes but what was asked for.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -181,4 +182,43 @@ fn a_dry_run_knows_that_what_a_dead_writer_left_goes_too() {
         assert!(pruning.caches[0].is_gone, "dry: {dry}");
     }
     assert!(!dir.exists());
+}
+
+#[test]
+fn a_manifest_that_is_none_of_ours_stays_and_its_directory_too() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let future = r#"{"format":2,"module":"m","hash":"5eed","created_by":"","parts":[]}"#;
+    let huge = " ".repeat((16 << 20) + 1);
+    let foreign = [
+        ("app", r#"{"name":"my app","icons":[]}"#),
+        ("future", future),
+        ("huge", &huge),
+    ];
+    let path = |name: &str| temp.path().join(name).join("manifest.json");
+    let reset = || {
+        for (name, text) in foreign {
+            fs::create_dir_all(temp.path().join(name)).expect("it can be made");
+            fs::write(path(name), text).expect("it can be written");
+            super::set_read(&path(name), 100);
+        }
+        segment(&temp.path().join("app"), &keys(0..3), 50);
+    };
+    reset();
+    for dry in [true, false] {
+        let pruning = pruned(temp.path(), Keep::Newer(10 * HOUR), dry);
+        let [app] = &pruning.caches[..] else {
+            panic!("{pruning:?}")
+        };
+        assert_eq!((app.segments.len(), app.is_gone), (1, false), "{pruning:?}");
+        assert_eq!(app.module, Err(io::ErrorKind::InvalidData));
+    }
+    reset();
+    for cache in caches(temp.path()) {
+        let cleared = clear(&cache).expect("it can be cleared");
+        assert!(!cleared.is_directory_gone && cleared.failed.is_empty());
+    }
+    for (name, text) in foreign {
+        let there = fs::read_to_string(path(name)).expect("it stays");
+        assert!(there == text, "{name}");
+    }
 }

@@ -3,8 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
-use torchcache_store::maintain::{Outcome, Repaired, Verified, repair, verify};
+use torchcache_store::maintain::{
+    Keep, Outcome, Repaired, Root, Verified, clear, prune, repair, verify,
+};
 use torchcache_store::{Compression, Config, Fault, Store};
 
 use super::{LEN, filled, only, segment};
@@ -207,4 +210,51 @@ fn only_temporary_files_of_dead_writers_are_removed() {
     assert!(report.is_sound(), "it is nobody's damage");
     assert_eq!(repair(&report).stale, [".tmp-1-dead.tcs"]);
     assert!(!dead.exists() && young.exists() && locked.exists());
+}
+
+#[test]
+fn what_only_ends_like_a_segment_stays() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let dir = temp.path().join("cache");
+    segment(&dir, &keys(0..3), 0);
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        fs::write(&path, bytes).expect("it can be written");
+        super::set_read(&path, 100);
+        path
+    };
+    let mine = file("machine.tcs", b"a machine's description");
+    // Ours by what is in them, or by a name that nobody else gives.
+    let name = "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs";
+    let ours = || {
+        [
+            file("empty.tcs", b""),
+            file("zeros.tcs", &[0; 100]),
+            file("begun.tcs", b"\x89TCS"),
+            file(name, b"a name of ours, and spoilt"),
+        ]
+    };
+    let all = ours();
+    let report = verified(&dir);
+    let damaged = report.segments.iter().filter(|it| it.outcome.is_damage());
+    assert_eq!(damaged.count(), all.len(), "{report:?}");
+    repair(&report);
+    assert!(verified(&dir).is_sound());
+    assert!(mine.exists() && !all.iter().any(|path| path.exists()));
+
+    let all = ours();
+    let root = Root::open(temp.path()).expect("it is there");
+    let pruning = prune(&root, Keep::Newer(Duration::from_secs(36_000)), false);
+    let pruning = pruning.expect("it can be pruned");
+    assert_eq!(pruning.caches[0].segments.len(), all.len(), "{pruning:?}");
+    assert_eq!(
+        pruning.left_alone[0].0,
+        mine.canonicalize().expect("it stays")
+    );
+
+    let all = ours();
+    let cleared = clear(&only(temp.path())).expect("it can be cleared");
+    assert_eq!(cleared.segments, all.len() as u64 + 1);
+    assert!(!cleared.is_directory_gone && cleared.failed.is_empty());
+    assert_eq!(segments(&dir), [mine]);
 }
