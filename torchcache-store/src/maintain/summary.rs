@@ -74,7 +74,7 @@ impl RowGroup {
 #[derive(Default)]
 pub(super) struct Groups {
     places: HashMap<(Arc<[u8]>, u32), usize>,
-    pub(super) groups: Vec<RowGroup>,
+    groups: Vec<RowGroup>,
 }
 
 impl Groups {
@@ -94,15 +94,17 @@ impl Groups {
             })
     }
 
-    /// The groups in an order that depends on what they are and not on which segment names them first,
-    /// since a merge changes that; and for each number that it had, its new one.
+    /// The groups that have rows, in an order that depends on what they are and not on which segment
+    /// names them first, since a merge changes that; and for each number that one had, its new one.
     pub(super) fn sorted(self) -> (Vec<RowGroup>, Vec<usize>) {
+        let mut places = vec![0; self.groups.len()];
         let mut numbered: Vec<_> = self.groups.into_iter().enumerate().collect();
+        // A segment may describe rows that it does not have.
+        numbered.retain(|(_, group)| group.rows > 0);
         numbered.sort_by(|(_, a), (_, b)| {
             let key = |group: &RowGroup| (group.schema.clone(), group.row_bytes);
             key(a).cmp(&key(b))
         });
-        let mut places = vec![0; numbered.len()];
         for (now, (before, _)) in numbered.iter().enumerate() {
             places[*before] = now;
         }
@@ -222,6 +224,6 @@ fn contents(table: &Table) -> Result<Contents, Unreadable> {
     Ok(Contents {
         version: table.version(),
         rows: table.row_count(),
-        groups: sums.groups,
+        groups: sums.sorted().0,
     })
 }
