@@ -11,13 +11,16 @@ use torchcache_store::{Fault, Key};
 use super::reference::{LONGEST, Row};
 use crate::sim::Sim;
 
+/// A file under a name that torchcache gives: what is damaged under another may be somebody else's.
+const FILE: &str = "/cache/0000000000000000-1-0000000000000000.tcs";
+
 /// Rows of one meaning: their schema and length.
 type Group<'f> = (&'f [u8], u64);
 
 /// Looks at a cache of one such segment, beside the simple reader.
 pub(super) fn look_after(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
     let sim = Sim::new();
-    sim.add(Path::new("/cache/0.tcs"), file.to_vec());
+    sim.add(Path::new(FILE), file.to_vec());
     let root = Root::open_on(Arc::new(sim), Path::new("/cache")).expect("it is there");
     let cache = root.list().expect("it can be listed").caches.remove(0);
 
