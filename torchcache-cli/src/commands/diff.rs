@@ -137,7 +137,7 @@ fn by_place(parts: &[Part]) -> HashMap<(u8, &str), Vec<&Part>> {
 }
 
 impl Change<'_> {
-    /// What to show: where the readable values are alike, such as the shapes of weights, what tells
+    /// What to show: where the readable values are alike, such as those of long code, what tells
     /// them apart is the digest.
     fn values(&self) -> (String, String) {
         let alike = self.before.map(|it| &it.value) == self.after.map(|it| &it.value);

@@ -168,6 +168,7 @@ pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
         part(Category::Option, "cache_dtype", "Some(Half)"),
         part(Category::Option, "subsample_count", "None"),
         part(Category::Option, "version", version),
+        part(Category::Field, "type", &format!("{BACKBONE:?}")),
         part(
             Category::Code,
             "forward",
@@ -181,10 +182,12 @@ pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
         ("layers.0.0.bn1.running_mean", "Float[64]"),
     ] {
         let digest = blake3::hash(format!("{path} {weights}").as_bytes());
+        // As the library writes it.
+        let value = format!("{shape} {}", &digest.to_hex()[..16]);
         parts.push(Part::new(
             path,
             Category::Weights,
-            shape,
+            &value,
             *digest.as_bytes(),
         ));
     }
