@@ -110,6 +110,14 @@ fn what_keeps_training_from_finding_all_rows_is_said() {
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
     let again = Prefill::new(full::cache()).run(&few, full);
     assert_eq!(again.memory_hits, 32);
+    // What has to go was found just before.
+    let more: Vec<_> = few.into_iter().chain(made(8)).collect();
+    let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&more, full));
+    assert!(
+        stats.memory_hits == 32 && stats.misses <= stats.memory_rows,
+        "{stats}"
+    );
+    assert_eq!(warnings(&lines, "more rows than memory holds"), 1);
 
     #[torchcache(enabled = false)]
     fn off(xs: &Tensor) -> Tensor {

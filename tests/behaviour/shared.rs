@@ -123,6 +123,34 @@ fn a_large_shared_table_that_an_optimiser_writes_to_is_noticed() {
     assert!(!same(&after, &before));
 }
 
+/// On a GPU as on the CPU: small ones are read at each call, and a resized one is another.
+#[test]
+fn a_shared_tensor_is_never_taken_for_what_it_was() {
+    #[torchcache]
+    fn scaled(xs: &Tensor, #[shared] by: &Tensor) -> Tensor {
+        xs * by.flatten(0, -1).get(0)
+    }
+    let xs = random(&[2, 3]);
+    let right = |by: &Tensor| same(&scaled(&xs, by), &(&xs * by.flatten(0, -1).get(0)));
+    let small = random(&[4]);
+    assert!(right(&small));
+    let _ = small.data().fill_(7.0);
+    assert!(right(&small));
+
+    // Large ones that come and go, and give their memory to others.
+    let large = |value: f64| Tensor::full([300, 300], value, (Kind::Float, device()));
+    let mut first = large(1.0);
+    assert!(right(&first));
+    let _ = first.resize_([600, 600]);
+    let _ = first.fill_(2.0);
+    assert!(right(&first));
+    for value in 3..20 {
+        assert!(right(&large(f64::from(value))), "{value}");
+    }
+    let _ = first.get(0).get(0).fill_(30.0);
+    assert!(right(&first));
+}
+
 /// Degrees of a graph: what is stored counts, zeros too.
 #[test]
 fn sparse_tensors_that_are_equal_when_dense_are_told_apart() {

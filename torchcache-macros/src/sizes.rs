@@ -87,4 +87,28 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn a_size_is_the_same_here_and_where_the_program_runs() {
+        for number in [
+            "5",
+            "1.5",
+            "1_000",
+            "5e9",
+            "1.5e3",
+            "-5",
+            "0",
+            "five",
+            "",
+            "1e30",
+            "18446744073709551616",
+        ] {
+            for unit in [
+                "", "B", " kb", "MB", " GB", "tb", "KiB", " mib", "GiB", " TiB", "XB", " G B",
+            ] {
+                let text = format!("{number}{unit}");
+                assert_eq!(parse(&text), torchcache_store::size::parse(&text), "{text}");
+            }
+        }
+    }
 }

@@ -151,7 +151,7 @@ impl TorchCache {
     }
 
     /// The options in force: defaults, attribute and fields. Before a module's first call, the
-    /// defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false.
+    /// defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false, and a module has no other.
     pub fn config(&self) -> Options {
         let attached = lock(&self.state).attached.clone();
         let mut options =

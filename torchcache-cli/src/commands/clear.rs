@@ -55,7 +55,12 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
     }
     let done = cleared
         .iter()
-        .filter(|(_, cleared)| cleared.as_ref().is_ok_and(|it| it.failed.is_empty()))
+        .filter(|(_, cleared)| {
+            let is_done = |it: &Cleared| it.is_directory_gone || it.segments > 0;
+            cleared
+                .as_ref()
+                .is_ok_and(|it| it.failed.is_empty() && is_done(it))
+        })
         .count();
     text += &format!(
         "removed {} with {} ({})\n",

@@ -118,19 +118,21 @@ pub(crate) fn bounds<'a>(
     bounded
 }
 
-/// Whether a type is written in terms of the type of this name. A path that leads elsewhere and ends in
-/// the same name is another one.
+/// Whether a type is written in terms of the type of this name, `Self` or `self::Name` included. A path
+/// that leads elsewhere and ends in the same name is another one.
 pub(super) fn names(ty: &Type, name: &Ident) -> bool {
     struct Search<'a>(&'a Ident, bool);
     impl<'ast> Visit<'ast> for Search<'_> {
         fn visit_type_path(&mut self, path: &'ast TypePath) {
-            if path.qself.is_none()
-                && path.path.leading_colon.is_none()
-                && path.path.segments.len() == 1
-            {
-                let only = &path.path.segments[0].ident;
-                self.1 |= only == self.0 || only == "Self";
+            let mut segments = path.path.segments.iter().map(|segment| &segment.ident);
+            let mut first = segments.next();
+            if first.is_some_and(|first| first == "self") {
+                first = segments.next();
             }
+            let is_here = path.qself.is_none() && path.path.leading_colon.is_none();
+            self.1 |= is_here
+                && segments.next().is_none()
+                && first.is_some_and(|first| first == self.0 || first == "Self");
             visit::visit_type_path(self, path);
         }
     }

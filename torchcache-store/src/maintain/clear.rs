@@ -56,8 +56,14 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
             break;
         }
         for name in names {
-            if is_foreign(&*dir, &name).unwrap_or(false) {
-                continue;
+            match is_foreign(&*dir, &name) {
+                Ok(false) => {}
+                Ok(true) => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => {
+                    cleared.failed.push((cache.path().join(name), error));
+                    continue;
+                }
             }
             let bytes = dir.stat(&name).map_or(0, |file| file.len);
             match remove(&*dir, &name) {
@@ -112,9 +118,16 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     }
     // Where the directory above may not be changed, the system says so before it looks what is in this
     // one: then the manifest is to stay as well.
-    match cache.remove_dir() {
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
-        gone => return Ok(is_gone(&gone)),
+    let gone = cache.remove_dir();
+    let is_final = |error: &io::Error| {
+        use ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+        matches!(
+            error.kind(),
+            NotFound | PermissionDenied | ReadOnlyFilesystem
+        )
+    };
+    if gone.as_ref().err().is_none_or(is_final) {
+        return Ok(is_gone(&gone));
     }
     let manifest = match Removed::read(&**dir) {
         // Somebody else was faster.

@@ -11,7 +11,7 @@ use crate::directory;
 use crate::fs::{Directory, FileSystem, Os, read_exact};
 use crate::manifest::{self, Manifest};
 use crate::scan::segment_names;
-use crate::segment::{MAGIC, Table, Unreadable};
+use crate::segment::{END_MAGIC, MAGIC, Table, Unreadable};
 use crate::temp::{is_temp, is_unique};
 use crate::trust;
 
@@ -213,22 +213,26 @@ pub(super) fn trusted<T>(
     trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(Unreadable::Untrusted)?;
     let looked = look(dir, name);
     if looked.as_ref().is_err_and(Unreadable::is_damage) && is_foreign(dir, name)? {
-        let why = "it neither has a name that torchcache gives nor begins like a segment";
+        let why = "it is a segment neither by its name nor by what is at its ends";
         return Err(Unreadable::Untrusted(why.to_owned()));
     }
     looked
 }
 
 /// Whether a file that ends in `.tcs` is of another program: torchcache gives no such name, and nothing
-/// of a segment is at its beginning, not even the zeros that a power cut leaves.
+/// of a segment is at either end of it, not even the zeros that a power cut leaves.
 pub(super) fn is_foreign(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     if name.to_str().is_some_and(is_unique) {
         return Ok(false);
     }
     let file = dir.open(name)?;
-    let mut begin = vec![0; MAGIC.len().min(file.metadata()?.len as usize)];
+    let len = file.metadata()?.len;
+    let mut begin = vec![0; len.min(MAGIC.len() as u64) as usize];
     read_exact(&*file, &mut begin, 0)?;
-    Ok(!MAGIC.starts_with(&begin) && begin.iter().any(|&byte| byte != 0))
+    let mut end = vec![0; begin.len()];
+    read_exact(&*file, &mut end, len - begin.len() as u64)?;
+    let is_blank = begin.iter().all(|&byte| byte == 0);
+    Ok(!is_blank && !MAGIC.starts_with(&begin) && end != END_MAGIC)
 }
 
 /// Whether a file is gone: somebody merged, evicted or cleared it.

@@ -30,7 +30,7 @@ mod writer;
 
 pub use footer::Footer;
 pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
-pub(crate) use format::{MAGIC, rows_within, segment_bytes};
+pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
 pub(crate) use reader::rows_claimed;
 pub use reader::{SegmentFile, Unreadable};
 pub use writer::{FinishedSegment, SegmentWriter};

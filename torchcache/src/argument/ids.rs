@@ -11,7 +11,7 @@ use crate::keys::Key;
 use crate::{plain, raw};
 
 /// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers), or
-/// `&[T]` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
+/// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
 ///
 /// Rows are then keyed by id, and what they hold is not looked at. So **the id is your word for it**: one
 /// id stands for one sample, in every call, every run and every program that has this cache, or the
@@ -49,7 +49,7 @@ use crate::{plain, raw};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
-    note = "ids are a `&Tensor`, or a `&[T]` of integers, `&str` or `String`, which of an array is its `.as_slice()`"
+    note = "ids are a `&Tensor`, or a `&[T]` or `&Vec<T>` of integers, `&str` or `String`; of an array, pass `.as_slice()`"
 )]
 pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]

@@ -185,8 +185,9 @@ impl<'c> Prefill<'c> {
 
     /// Says what keeps training from finding all rows.
     fn judge(&self, stats: &Stats, is_flushed: bool) {
-        // What was evicted may be what was there before.
-        let evicted_own = stats.evicted_from_memory > 0 && stats.misses > stats.memory_rows;
+        // What was evicted may be what nobody asked for.
+        let wanted = stats.misses + stats.memory_hits;
+        let evicted_own = stats.evicted_from_memory > 0 && wanted > stats.memory_rows;
         let lacks_memory = stats.refused_by_memory > 0 || evicted_own;
         if stats.rows == 0 {
             tracing::warn!(

@@ -223,9 +223,12 @@ fn only_a_struct_with_fields_is_made_of_tensors() {
     expect(&derived("struct Output;"), &[("Output", "has no fields")]);
     expect(&derived("struct Output(Tensor);"), &[]);
     expect(
-        &derived("struct Tree { value: Tensor, children: Vec<Tree>, parent: Option<Box<Self>> }"),
+        &derived(
+            "struct Tree { value: Tensor, children: Vec<Tree>, next: self::Tree, parent: Option<Box<Self>> }",
+        ),
         &[
             ("Vec<Tree>", "made of itself"),
+            ("self::Tree", "made of itself"),
             ("Option<Box<Self>>", "made of itself"),
         ],
     );

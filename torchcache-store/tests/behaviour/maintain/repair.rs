@@ -223,6 +223,8 @@ fn what_only_ends_like_a_segment_stays() {
         super::set_read(&path, 100);
         path
     };
+    let sound = fs::read(&segments(&dir)[0]).expect("it is there");
+    let spoilt = [b"\xFF".repeat(8), sound[8..].to_vec()].concat();
     let mine = file("machine.tcs", b"a machine's description");
     // Ours by what is in them, or by a name that nobody else gives.
     let name = "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs";
@@ -231,6 +233,7 @@ fn what_only_ends_like_a_segment_stays() {
             file("empty.tcs", b""),
             file("zeros.tcs", &[0; 100]),
             file("begun.tcs", b"\x89TCS"),
+            file("copied.tcs", &spoilt),
             file(name, b"a name of ours, and spoilt"),
         ]
     };
