@@ -53,18 +53,17 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
             }
         }
     }
-    let done = cleared
+    let whole: Vec<&Cleared> = cleared
         .iter()
-        .filter(|(_, cleared)| {
-            let is_done = |it: &Cleared| it.is_directory_gone || it.segments > 0;
-            cleared
-                .as_ref()
-                .is_ok_and(|it| it.failed.is_empty() && is_done(it))
-        })
-        .count();
+        .filter_map(|(_, cleared)| cleared.as_ref().ok().filter(|it| it.failed.is_empty()))
+        .collect();
+    // A directory in which only files of others are was none.
+    let removed = whole
+        .iter()
+        .filter(|it| it.is_directory_gone || it.segments > 0);
     text += &format!(
         "removed {} with {} ({})\n",
-        counted(done as u64, "cache"),
+        counted(removed.count() as u64, "cache"),
         counted(sum.segments, "segment"),
         human(sum.bytes)
     );
@@ -88,7 +87,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
             "error": cleared.as_ref().err().map(ToString::to_string),
         })
     });
-    let failures = cleared.len() - done + unopened.len();
+    let failures = cleared.len() - whole.len() + unopened.len();
     let json = json!({
         "caches": json.collect::<Vec<_>>(),
         "removed_segments": sum.segments,

@@ -69,5 +69,10 @@ fn a_manifest_that_is_none_of_ours_is_told_as_ls_tells_it_and_stays() {
     let pruned = said(root.path(), &["prune", ".", "--older-than", "30d"], 0);
     assert!(pruned.contains("(unreadable manifest)"), "{pruned}");
     assert!(pruned.contains("rest"), "{pruned}");
+    let cleared = said(root.path(), &["clear", ".", "--yes"], 0);
+    assert!(
+        cleared.contains("removed 0 caches with 0 segments"),
+        "{cleared}"
+    );
     assert!(dir.join("manifest.json").exists());
 }
