@@ -94,6 +94,21 @@ pub(crate) fn name(path: &Path) -> &OsStr {
     path.file_name().expect("it has one")
 }
 
+/// A file system that counts the calls of one kind.
+pub(crate) fn counting(sim: &Sim, counted: Call) -> (Faulty, Arc<Counter>) {
+    let calls = Arc::new(Counter::default());
+    let decide = {
+        let calls = calls.clone();
+        move |call: Call, _: &OsStr| {
+            if call == counted {
+                calls.next();
+            }
+            Fate::Done
+        }
+    };
+    (Faulty::new(sim.clone(), decide), calls)
+}
+
 /// A file system on which something happens once: before the first call that is `when`.
 pub(crate) fn before(
     sim: &Sim,

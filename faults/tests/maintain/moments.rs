@@ -16,8 +16,8 @@ use torchcache_store::maintain::{Keep, Outcome, Repaired, clear, prune, repair, 
 use torchcache_store::manifest::{self, Manifest};
 
 use crate::common::{
-    HOUR, age, before, bytes, dir, is_segment, is_there, name, only, opened, put, root, segments,
-    store,
+    HOUR, age, before, bytes, counting, dir, is_segment, is_there, name, only, opened, put, root,
+    segments, store,
 };
 
 #[test]
@@ -25,13 +25,10 @@ fn a_merge_under_way_does_not_count_twice() {
     let sim = root();
     put(&store(sim.clone(), "old"), 100..110);
     age(&sim, "old", HOUR);
-    let (renamed, is_merging, looks) = (
-        Arc::new(Counter::default()),
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(Counter::default()),
-    );
+    let (renamed, is_merging) = (Counter::default(), Arc::new(AtomicBool::new(false)));
+    let (looking, looks) = counting(&sim, Call::List);
     let decide = {
-        let (is_merging, looks) = (is_merging.clone(), looks.clone());
+        let is_merging = is_merging.clone();
         move |call: Call, _: &_| {
             if call == Call::Rename {
                 renamed.next();
@@ -53,21 +50,11 @@ fn a_merge_under_way_does_not_count_twice() {
     }
     let limit = bytes(&sim, "old") + bytes(&sim, "c") / 7 * 8;
     thread::scope(|scope| {
-        let pruned = scope.spawn(|| {
+        let pruned = scope.spawn(move || {
             while !is_merging.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            let count = {
-                let looks = looks.clone();
-                move |call: Call, _: &_| {
-                    if call == Call::List {
-                        looks.next();
-                    }
-                    Fate::Done
-                }
-            };
-            let root = opened(Faulty::new(sim.clone(), count));
-            prune(&root, Keep::Bytes(limit), false).expect("it can be pruned")
+            prune(&opened(looking), Keep::Bytes(limit), false).expect("it can be pruned")
         });
         put(&merging, 7..8);
         let pruned = pruned.join().expect("it does not panic");
@@ -184,17 +171,8 @@ fn a_segment_that_grew_since_it_was_found_bad_stays() {
 /// is and the removal. Returns how many caches lost something.
 fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> usize {
     let keep = Keep::Newer(HOUR / 2);
-    let stats = Arc::new(Counter::default());
-    let count = {
-        let stats = stats.clone();
-        move |call: Call, _: &_| {
-            if call == Call::Stat {
-                stats.next();
-            }
-            Fate::Done
-        }
-    };
-    let dry = prune(&opened(Faulty::new(sim.clone(), count)), keep, true);
+    let (looking, stats) = counting(sim, Call::Stat);
+    let dry = prune(&opened(looking), keep, true);
     assert_eq!(dry.expect("it can be listed").caches.len(), 1);
     // Behind all that it takes to look.
     let (looks, seen) = (stats.get(), Counter::default());
