@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use torchcache_store::Key;
 use torchcache_store::maintain::{Cache, CacheRows, Distinct};
 use torchcache_store::schema::Schema;
+use torchcache_store::size::human;
 
 use crate::args::Export;
 use crate::describe::Sort;
@@ -28,7 +29,6 @@ use columns::Columns;
 use npy::Npy;
 use safetensors::Safetensors;
 use target::Target;
-use torchcache_store::size::human;
 
 /// Something that takes rows and makes a file of them.
 trait Sink {
@@ -167,18 +167,17 @@ fn chosen<'s>(
     number: Option<usize>,
 ) -> Result<(&'s Sort, &'s Schema), Error> {
     let name = plain(cache.name());
-    let there: Vec<&Sort> = sorts.iter().filter(|sort| sort.group.rows > 0).collect();
-    let lines = there.iter().map(|sort| {
+    let lines = sorts.iter().map(|sort| {
         let rows = counted(sort.group.rows, "row");
         format!("{}: {rows}, {}", sort.number, sort.words())
     });
-    let sort = match (number, &there[..]) {
+    let sort = match (number, sorts) {
         (_, []) => {
             return Err(Error::nothing(format!(
                 "{name} holds no rows that can be read"
             )));
         }
-        (None, [only]) => *only,
+        (None, [only]) => only,
         (None, several) => {
             return Err(Error::not_done(format!(
                 "the rows of {name} are of {} sorts, and a file holds one; choose with --schema",
@@ -187,8 +186,8 @@ fn chosen<'s>(
             .listing(lines));
         }
         (Some(number), _) => {
-            let named = there.iter().find(|sort| sort.number == number);
-            *named.ok_or_else(|| {
+            let named = sorts.iter().find(|sort| sort.number == number);
+            named.ok_or_else(|| {
                 Error::not_done(format!("there is no schema {number} in {name}")).listing(lines)
             })?
         }

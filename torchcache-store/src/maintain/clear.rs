@@ -12,7 +12,6 @@ use super::root::{Cache, is_foreign, temp_names};
 use crate::fs::{Directory, Entry};
 use crate::manifest::{self, Manifest};
 use crate::scan::{is_stale, segment_names};
-use crate::temp::Temp;
 
 /// What was removed.
 #[derive(Debug, Default)]
@@ -142,7 +141,7 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     let gone = is_gone(&cache.remove_dir());
     if !gone {
         // A writer came in between.
-        manifest.restore(dir)?;
+        manifest::put(dir, &manifest.bytes, Some(manifest.written))?;
     }
     Ok(gone)
 }
@@ -173,17 +172,5 @@ impl Removed {
         let bytes = Manifest::bytes(&*file)?;
         Manifest::parse(&bytes)?;
         Ok(Removed { bytes, written })
-    }
-
-    fn restore(&self, dir: &Arc<dyn Directory>) -> io::Result<()> {
-        let (temp, mut file) = Temp::create(dir.clone())?;
-        file.write_all(&self.bytes)?;
-        // It is worth more than its age.
-        let _ = file.set_modified(self.written);
-        file.sync()?;
-        match temp.publish(manifest::FILE) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
     }
 }

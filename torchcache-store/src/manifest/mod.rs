@@ -24,6 +24,7 @@ mod difference;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -148,13 +149,7 @@ impl Manifest {
         }
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        let (temp, mut file) = Temp::create(dir.clone())?;
-        file.write_all(&json)?;
-        file.sync()?; // or a power cut could leave the name without the bytes
-        match temp.publish(FILE) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        }
+        put(dir, &json, None)
     }
 
     /// Reads the manifest of a directory.
@@ -196,6 +191,25 @@ impl Manifest {
                 "it is of format {other}, this build reads {FORMAT}"
             ))),
         }
+    }
+}
+
+/// Puts the bytes of a manifest into a directory, unless one is there; as if written at some time.
+pub(crate) fn put(
+    dir: &Arc<dyn Directory>,
+    json: &[u8],
+    written: Option<SystemTime>,
+) -> io::Result<()> {
+    let (temp, mut file) = Temp::create(dir.clone())?;
+    file.write_all(json)?;
+    if let Some(written) = written {
+        // The manifest is worth more than its age.
+        let _ = file.set_modified(written);
+    }
+    file.sync()?; // or a power cut could leave the name without the bytes
+    match temp.publish(FILE) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
