@@ -10,8 +10,7 @@ use clap_complete::Shell;
 use torchcache_store::maintain::Keep;
 use torchcache_store::size;
 
-use crate::output;
-use crate::time;
+use crate::{output, time};
 
 const AFTER: &str = "\
 DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands take \

@@ -27,11 +27,11 @@ use crate::tiers::lock;
 /// Its code cannot be seen. So its identity is the type's name, the weights given beside it, the
 /// place in the source where it is made, how many were made there before, and the running
 /// executable: after a rebuild its rows are computed anew, and of several modules made in one place
-/// only the first is found again by the next run. With a `version` of your own, what counts is the type, the
-/// weights, the version and the name of the source file (in a dependency its whole path): give each module
-/// that differs in anything else its own, what a closure captures included. Two places in a file that give the same one
-/// are refused. Programs that are to share rows wrap the module in one function that all of them call, or
-/// give it a name by [`persistent_module_hash`](Options::persistent_module_hash).
+/// only the first is found again by the next run. With a `version` of your own, what counts is the
+/// type, the weights, the version and the name of the source file (in a dependency its whole path):
+/// give each module that differs in anything else its own, what a closure captures included. Two places
+/// in a file that give the same one are refused. Programs that are to share rows wrap the module in one
+/// function that all of them call, or give it a name by [`persistent_module_hash`](Options::persistent_module_hash).
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor, nn};

@@ -59,14 +59,13 @@
 //!
 //! # Environment
 //!
-//! `TORCHCACHE_DISABLE=1` switches every cache off (as does anything but `0`, `false` or nothing);
-//! `TORCHCACHE_DIR` is the directory of
-//! persistent caches that name none; it must be an absolute path.
+//! `TORCHCACHE_DISABLE=1` switches every cache off (as does anything but `0`, `false` or nothing).
+//! `TORCHCACHE_DIR` is the directory of persistent caches that name none; it must be an absolute path.
 //!
 //! # Logging
 //!
-//! Through `tracing`, or where it has no subscriber, through `log`: the module's hash and directory at INFO, the hits and misses of each call at
-//! DEBUG, and what went wrong at WARN, each thing once.
+//! Through `tracing`, or where it has no subscriber, through `log`: the module's hash and directory at
+//! INFO, the hits and misses of each call at DEBUG, and what went wrong at WARN, each thing once.
 
 #![deny(missing_docs)]
 

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::json;
 use torchcache_store::maintain::{Cache, Cleared, clear};
+use torchcache_store::size::human;
 
 use crate::args::Clear;
 use crate::error::Error;
@@ -11,7 +12,6 @@ use crate::find::{self, Found};
 use crate::json;
 use crate::output::{self, BAD, Output, Printed};
 use crate::text::{counted, plain};
-use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
     let found = match args.hash {

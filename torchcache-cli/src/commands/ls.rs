@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use serde_json::json;
 use torchcache_store::maintain::{Cache, Summary};
+use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;
 use crate::describe::{module, ratio};
@@ -15,7 +16,6 @@ use crate::output::{DIM, Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
-use torchcache_store::size::{human, sum};
 
 /// What the star means.
 pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";

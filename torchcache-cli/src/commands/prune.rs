@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use torchcache_store::maintain::{Keep, PrunedCache, Pruning, prune};
+use torchcache_store::size::{human, sum};
 
 use crate::args::Prune;
 use crate::describe::no_module;
@@ -12,7 +13,6 @@ use crate::output::{BAD, Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
-use torchcache_store::size::{human, sum};
 
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     let found = find::all(output, &args.dir)?;

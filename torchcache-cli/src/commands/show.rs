@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use torchcache_store::maintain::{Cache, Summary};
 use torchcache_store::manifest::{Category, Manifest, Part};
 use torchcache_store::segment::Unreadable;
+use torchcache_store::size::human;
 
 use super::ls::{NEWER, formats};
 use crate::args::Show;
@@ -17,7 +18,6 @@ use crate::output::{BAD, DIM, HEADER, Output, Printed};
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, plain_value};
 use crate::time::{ago, rfc3339};
-use torchcache_store::size::human;
 
 /// Tables stand below their titles, this far to the right.
 const INDENT: usize = 2;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use torchcache_store::maintain::{
     Outcome, Repaired, Repairs, SegmentReport, Verified, repair, verify,
 };
+use torchcache_store::size::human;
 
 use crate::args::Verify;
 use crate::error::Error;
@@ -13,7 +14,6 @@ use crate::json;
 use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
 use crate::progress::Bar;
 use crate::text::{count, counted, plain};
-use torchcache_store::size::human;
 
 pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
     let found = find::all(output, &args.dir)?;

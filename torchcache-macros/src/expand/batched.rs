@@ -26,7 +26,7 @@ pub(crate) fn expand(parsed: &Batched) -> TokenStream {
         })
         .collect();
     let (begin, end) = if *is_named { ("{", "}") } else { ("(", ")") };
-    let text = name.to_string();
+    let called = name.to_string();
     let labels = fields.iter().enumerate().map(|(place, field)| match place {
         _ if !is_named => String::new(),
         0 => format!("{}:", field.name()),
@@ -36,7 +36,7 @@ pub(crate) fn expand(parsed: &Batched) -> TokenStream {
         #[automatically_derived]
         impl #generics ::torchcache::__private::Batched for #name #arguments #bounds {
             fn structure(text: &mut ::torchcache::__private::String) {
-                ::torchcache::__private::nested(#text, text, |text| {
+                ::torchcache::__private::nested(#called, text, |text| {
                     text.push_str(#begin);
                     #(text.push_str(#labels); #parts::structure(text);)*
                     text.push_str(#end);

@@ -90,7 +90,8 @@ impl CacheRows {
         Ok(rows)
     }
 
-    /// The rows by what they mean, in an order that only that decides. One that lies in several segments counts in each.
+    /// The rows by what they mean, in an order that only that decides. One that lies in several segments
+    /// counts in each.
     pub fn groups(&self) -> &[RowGroup] {
         &self.groups
     }

@@ -116,7 +116,8 @@ impl SharedArgument for &[&Tensor] {
 #[derive(Debug, Default)]
 pub(crate) struct SharedDigests(Vec<Vec<Remembered>>);
 
-/// So many tensors are remembered for each place, the last one at the end: masks of training and of evaluation take turns.
+/// So many tensors are remembered for each place, the last one at the end: masks of training and of
+/// evaluation take turns.
 const REMEMBERED: usize = 4;
 
 /// A tensor and its digest.
