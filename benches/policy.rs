@@ -44,7 +44,7 @@ fn main() {
     println!("**In memory**\n\n{}", in_memory(&cases));
     println!(
         "**On disk**, with no memory tier, and with the rows of each call written before the next \
-         one. With `lru` whole segments go, least recently read first; with `mru` the first rows \
+         one. With `lru` whole segments go, least recently read first; with `never` the first rows \
          stay. `auto` has no column: on disk it does what `lru` does. *Written* is rows for 100 that \
          are asked for.\n\n{}",
         on_disk(&cases)
@@ -59,15 +59,15 @@ fn in_memory(cases: &[Case]) -> Table {
             "share",
             "best possible",
             "lru",
-            "mru",
+            "never",
             "auto",
             "auto / better of the two",
         ],
     );
     for case in cases {
         let bound = case.kept as u64 * MEMORY_BYTES;
-        let policies = [Eviction::Lru, Eviction::Mru, Eviction::Auto];
-        let [lru, mru, auto] = policies.map(|eviction| {
+        let policies = [Eviction::Lru, Eviction::Never, Eviction::Auto];
+        let [lru, never, auto] = policies.map(|eviction| {
             let options = Options::new()
                 .max_memory_cache_size(bound)
                 .eviction(eviction);
@@ -78,9 +78,9 @@ fn in_memory(cases: &[Case]) -> Table {
             percent(case.share),
             percent(case.best),
             percent(lru),
-            percent(mru),
+            percent(never),
             percent(auto),
-            format!("{:.2}", auto / lru.max(mru)),
+            format!("{:.2}", auto / lru.max(never)),
         ]);
     }
     table
@@ -94,13 +94,13 @@ fn on_disk(cases: &[Case]) -> Table {
             "share",
             "best possible",
             "lru",
-            "mru",
+            "never",
             "written, lru",
-            "written, mru",
+            "written, never",
         ],
     );
     for case in cases {
-        let [lru, mru] = [Eviction::Lru, Eviction::Mru].map(|eviction| {
+        let [lru, never] = [Eviction::Lru, Eviction::Never].map(|eviction| {
             let directory = tempfile::tempdir().expect("a temporary directory");
             case.run(disk(directory.path(), case.kept).eviction(eviction))
         });
@@ -109,9 +109,9 @@ fn on_disk(cases: &[Case]) -> Table {
             percent(case.share),
             percent(case.best),
             percent(lru.hits),
-            percent(mru.hits),
+            percent(never.hits),
             format!("{:.1}", lru.written * 100.0),
-            format!("{:.1}", mru.written * 100.0),
+            format!("{:.1}", never.written * 100.0),
         ]);
     }
     table

@@ -113,7 +113,7 @@ fn the_options_said_to_be_in_the_identity_are_those_that_change_it() {
         hash(
             Options::new()
                 .max_memory_cache_size("3 MB")
-                .eviction(torchcache::Eviction::Mru)
+                .eviction(torchcache::Eviction::Never)
                 .verify(0.5)
         ),
         plain

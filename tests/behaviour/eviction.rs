@@ -41,7 +41,7 @@ fn by_default_epochs_over_more_data_than_fits_find_what_fits() {
 }
 
 #[test]
-fn mru_writes_to_disk_what_fits_and_nothing_after_that() {
+fn never_evicting_writes_to_disk_what_fits_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let xs = Tensor::rand([ROWS, 1000], (Kind::Float, device()));
     let options = Options::new()
@@ -49,7 +49,7 @@ fn mru_writes_to_disk_what_fits_and_nothing_after_that() {
         .persistent_cache_dir(directory.path())
         .max_memory_cache_size(0)
         .max_persistent_cache_size(FIT * 4_050)
-        .eviction(Eviction::Mru)
+        .eviction(Eviction::Never)
         .version("kept");
     let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
     assert_eq!(epoch(&cached, &xs), 0);

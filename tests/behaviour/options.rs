@@ -12,7 +12,7 @@ use crate::support::{Ran, panic_of, random, same};
     enabled = true,
     memory_cache_device = Device::Cpu,
     max_memory_cache_size = "3 MB",
-    eviction = "mru",
+    eviction = "never",
     subsample_count = 100,
     persistent = true,
     persistent_cache_dir = std::env::temp_dir().join(format!("torchcache-options-{}", std::process::id())),
@@ -36,7 +36,7 @@ fn every_option_is_an_attribute_argument() {
     let expected = Options::new()
         .memory_cache_device(Device::Cpu)
         .max_memory_cache_size(3_000_000)
-        .eviction(Eviction::Mru)
+        .eviction(Eviction::Never)
         .subsample_count(100)
         .persistent(true)
         .persistent_cache_dir(&directory)
@@ -119,7 +119,7 @@ fn overridden() -> Overridden {
         torchcache_enabled: None,
         torchcache_memory_cache_device: Some(None),
         torchcache_max_memory_cache_size: 1_000_000,
-        torchcache_eviction: Eviction::Mru,
+        torchcache_eviction: Eviction::Never,
         torchcache_subsample_count: None,
         torchcache_persistent: false,
         torchcache_persistent_cache_dir: None,
@@ -144,7 +144,7 @@ fn every_option_is_a_field_that_overrides_the_attribute() {
     let expected = Options::new()
         .memory_cache_device(None)
         .max_memory_cache_size(1_000_000)
-        .eviction(Eviction::Mru)
+        .eviction(Eviction::Never)
         .max_persistent_cache_size("2 GB")
         .zstd_compression_level(9)
         .zstd_compression_threads(0)

@@ -135,7 +135,7 @@ fn cases() -> impl Strategy<Value = Case> {
             any::<bool>(),
             memory,
             any::<bool>(),
-            prop::sample::select(vec![Eviction::Lru, Eviction::Mru, Eviction::Auto]),
+            prop::sample::select(vec![Eviction::Lru, Eviction::Never, Eviction::Auto]),
         ),
         prop::option::of(ROUNDED),
     )

@@ -12,7 +12,7 @@ use crate::{sizes, suggest};
 const LONGEST_MODULE_HASH: usize = 128;
 
 /// What a full tier may do, and the variants of `Eviction`.
-const POLICIES: [(&str, &str); 3] = [("lru", "Lru"), ("mru", "Mru"), ("auto", "Auto")];
+const POLICIES: [(&str, &str); 3] = [("lru", "Lru"), ("never", "Never"), ("auto", "Auto")];
 
 /// The variant of a policy.
 fn policy_named(name: &str) -> Option<&'static str> {
@@ -70,7 +70,7 @@ impl Value {
             Self::Size { .. } => {
                 "a size above 0 B and below 16 EiB, such as `5_000_000_000`, `5e9` or `\"5 GB\"`"
             }
-            Self::Eviction => "`\"lru\"`, `\"mru\"` or `\"auto\"`",
+            Self::Eviction => "`\"lru\"`, `\"never\"` or `\"auto\"`",
             Self::Count => "a whole number of at least 1, or `None`",
             Self::Directory => "a path such as `\"features\"`",
             Self::ModuleHash => "a name such as `\"resnet18-v1\"`",

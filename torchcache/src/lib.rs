@@ -179,7 +179,7 @@ pub use stats::Stats;
 /// # Arguments
 ///
 /// Those of [`Options`], each written as `name = value`. Sizes are numbers or text such as
-/// `"2 GB"`, `eviction` is `"lru"`, `"mru"` or `"auto"`; every other value is what the method of [`Options`]
+/// `"2 GB"`, `eviction` is `"lru"`, `"never"` or `"auto"`; every other value is what the method of [`Options`]
 /// takes.
 ///
 /// # Parameters

@@ -16,9 +16,9 @@ pub enum Eviction {
     /// The least recently used rows make room for new ones; on disk, the segments that were read
     /// least recently.
     Lru,
-    /// What is there stays; new rows are not admitted, in memory or on disk. For epochs over more
-    /// data than fits: each epoch finds what the first one left, and writes nothing.
-    Mru,
+    /// A full tier keeps its rows and admits no new ones, in memory and on disk. For epochs over
+    /// more data than fits: each epoch finds the rows that the first one stored and writes nothing.
+    Never,
     /// In memory, new rows are admitted where that has led to more hits of late, or where they are
     /// asked for clearly more often than those they replace. Measured to be close to the better of
     /// the other two in epochs and under skewed access: see `docs/benchmarks.md`. On disk as
@@ -38,7 +38,7 @@ pub enum Eviction {
 ///     .persistent(true)
 ///     .persistent_cache_dir("features")
 ///     .cache_dtype(Kind::Half)
-///     .eviction(Eviction::Mru);
+///     .eviction(Eviction::Never);
 /// assert_eq!(options.max_memory_cache_size, 2_000_000_000);
 /// options.validate()?;
 /// # Ok::<(), torchcache::Error>(())

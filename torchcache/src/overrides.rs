@@ -99,7 +99,7 @@ impl Fingerprint for Eviction {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.variant(match self {
             Eviction::Lru => "Lru",
-            Eviction::Mru => "Mru",
+            Eviction::Never => "Never",
             Eviction::Auto => "Auto",
         });
     }

@@ -64,7 +64,7 @@ pub struct Stats {
     /// Rows dropped from disk to make room, by this process.
     pub evicted_from_disk: u64,
     /// Rows that were not kept on disk, by this process: a batch was larger than the bound, or it was
-    /// reached and `eviction` is `"mru"`.
+    /// reached and `eviction` is `"never"`.
     pub refused_by_disk: u64,
     /// Rows in memory now.
     pub memory_rows: u64,

@@ -174,7 +174,7 @@ fn steps() -> impl Strategy<Value = Step> {
 fn settings() -> impl Strategy<Value = Setting> {
     use Setting::{Compression, Directory, Dtype, Enabled, Mmap, Verify, Version};
     let dtypes = vec![None, Some(self::Dtype::Half), Some(self::Dtype::BFloat16)];
-    let policies = vec![Eviction::Lru, Eviction::Mru, Eviction::Auto];
+    let policies = vec![Eviction::Lru, Eviction::Never, Eviction::Auto];
     prop_oneof![
         prop::bool::weighted(0.7).prop_map(Enabled),
         prop::option::of(0..DIRECTORIES).prop_map(Directory),

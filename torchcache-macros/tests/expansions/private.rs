@@ -48,7 +48,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Eviction {
     Lru,
-    Mru,
+    Never,
 }
 
 #[derive(Debug, Default)]

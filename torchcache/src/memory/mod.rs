@@ -123,7 +123,7 @@ impl Memory {
     /// The rows that are here. Where the policy goes by the order of use, they are the most recently
     /// used from now on.
     pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
-        // To move rows in the order of their use is half of what finding them costs. `mru` needs no
+        // To move rows in the order of their use is half of what finding them costs. `never` needs no
         // order, and `auto` none before it is full.
         let in_order = self.eviction == Eviction::Lru || self.admission.is_some();
         let find = |key| match in_order {
@@ -242,7 +242,7 @@ impl Memory {
         let (victim, slot) = (*victim, row.slot);
         let fits = self.slabs.fits(slot, row_bytes, device);
         *tries -= 1;
-        if self.eviction == Eviction::Mru {
+        if self.eviction == Eviction::Never {
             return false;
         }
         if fits && self.slabs.is_read(slot) {

@@ -101,8 +101,8 @@ fn lru_drops_the_row_used_longest_ago() {
 }
 
 #[test]
-fn mru_keeps_what_is_there() {
-    let mut memory = Memory::new(3 * COST, Eviction::Mru);
+fn never_evicting_keeps_its_rows() {
+    let mut memory = Memory::new(3 * COST, Eviction::Never);
     insert(&mut memory, &[1, 2]);
     insert(&mut memory, &[3, 4, 5]);
     assert_eq!(held(&mut memory, 1..=5), [1, 2, 3]);

@@ -44,7 +44,7 @@ than `lru` before new rows get in; `clear()` saves the wait. It is worse than `l
 holds less than one batch.
 * *`lru`* for rows that come back soon and then never again. In epochs it keeps what was just asked for, \
 which is what comes again last: of a tier that holds a tenth of the data nearly nothing is of use.
-* *`mru`* for epochs over one fixed data set. On disk it is the one that writes what fits once; the other \
+* *`never`* for epochs over one fixed data set. On disk it is the one that writes what fits once; the other \
 two write most of what does not fit again in every epoch. It never takes in other data.
 * A higher bound beats every policy: half of the data kept is half of the forward saved.";
 

@@ -144,11 +144,11 @@ fn an_unknown_eviction_policy_is_refused() {
     );
     options(
         r#"eviction = "fifo""#,
-        &[(r#""fifo""#, "; known are `lru`, `mru`, `auto`")],
+        &[(r#""fifo""#, "; known are `lru`, `never`, `auto`")],
     );
     options(
         "eviction = 1",
-        &[("1", r#"takes `"lru"`, `"mru"` or `"auto"`"#)],
+        &[("1", r#"takes `"lru"`, `"never"` or `"auto"`"#)],
     );
 }
 
