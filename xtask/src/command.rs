@@ -25,6 +25,8 @@ Usage: cargo xtask <command>
                                      --seed N) only printed
   sanitize                           the tests under valgrind, and under AddressSanitizer with a
                                      nightly compiler
+  layout                             fail on import circles between files, and on imports that
+                                     point up in the layers of a package
   cuda-bundle                        pack tests and benchmarks into ./cuda-bundle/, to run on a
                                      machine with a GPU, torch 2.11.0 and no compiler
 
@@ -50,6 +52,7 @@ pub(crate) enum Command {
     Test(&'static Release, Vec<OsString>),
     Soak(Vec<OsString>),
     Sanitize,
+    Layout,
     CudaBundle,
 }
 
@@ -76,6 +79,7 @@ impl Command {
                 .without_tch("soak")
                 .map(|options| Self::Soak(options.passed)),
             Some("test") => Ok(Self::Test(options.tch()?, options.passed)),
+            Some("layout") => options.bare("layout").map(|()| Self::Layout),
             Some("sanitize") => options.bare("sanitize").map(|()| Self::Sanitize),
             Some("cuda-bundle") => options.bare("cuda-bundle").map(|()| Self::CudaBundle),
             _ => Err(Error::Usage(format!(

@@ -9,6 +9,7 @@ mod demo;
 mod error;
 mod executable;
 mod install;
+mod layout;
 mod libtorch;
 mod machine;
 mod minilm;
@@ -54,6 +55,7 @@ fn run() -> Result<()> {
         Command::Test(release, args) => test::run(root, release, &args),
         Command::Soak(args) => soak::run(root, &args),
         Command::Sanitize => sanitize::run(root),
+        Command::Layout => layout::run(root),
         Command::CudaBundle => cuda_bundle::run(root),
     }
 }
