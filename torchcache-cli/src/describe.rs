@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use torchcache_store::maintain::{RowGroup, Summary};
+use torchcache_store::maintain::{RowGroupSummary, Summary};
 use torchcache_store::schema::{Part, Schema};
 
 use crate::text::plain;
@@ -12,14 +12,14 @@ use crate::text::plain;
 pub(crate) struct Sort {
     /// Its number, from 1, in an order that only what the rows are decides.
     pub(crate) number: usize,
-    pub(crate) group: RowGroup,
+    pub(crate) group: RowGroupSummary,
     /// `None` if it is of another version, or not of torchcache.
     pub(crate) schema: Option<Schema>,
 }
 
 impl Sort {
     /// Numbers the sorts of rows.
-    pub(crate) fn of(groups: impl IntoIterator<Item = RowGroup>) -> Vec<Sort> {
+    pub(crate) fn of(groups: impl IntoIterator<Item = RowGroupSummary>) -> Vec<Sort> {
         let numbered = groups.into_iter().zip(1..);
         let sorts = numbered.map(|(group, number)| Sort {
             number,
@@ -51,7 +51,7 @@ impl Sort {
 }
 
 /// The schema of rows that are as long as it says.
-fn readable(group: &RowGroup) -> Option<Schema> {
+fn readable(group: &RowGroupSummary) -> Option<Schema> {
     let schema = Schema::decode(&group.schema)?;
     (schema.row_bytes() == Some(group.row_bytes as usize)).then_some(schema)
 }

@@ -23,7 +23,7 @@ use crate::fault::{Fault, FaultLog};
 use crate::found::Found;
 use crate::fs::{Directory, FileSystem};
 use crate::index::{Entry, Index, Inserted, PARTS, by_part};
-use crate::segment::{FinishedSegment, Footer, Row, SegmentFile, Unreadable};
+use crate::segment::{FinishedSegment, Footer, Row, SegmentError, SegmentFile};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use crate::tracked::Tracked;
 use crate::trust;
@@ -110,9 +110,9 @@ impl Catalog {
         &self,
         dir: &dyn Directory,
         name: &OsStr,
-    ) -> Result<SegmentFile, Unreadable> {
+    ) -> Result<SegmentFile, SegmentError> {
         let file = SegmentFile::open_in(dir, name, false)?;
-        trust::file(file.metadata(), &dir.metadata()?).map_err(Unreadable::Untrusted)?;
+        trust::file(file.metadata(), &dir.metadata()?).map_err(SegmentError::Untrusted)?;
         Ok(file)
     }
 

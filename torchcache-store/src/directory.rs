@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::fault::StoreError;
 use crate::fs::{Directory, FileSystem};
-use crate::scan::segment_names;
 use crate::segment::SegmentWriter;
+use crate::segment::segment_names;
 use crate::trust;
 
 /// Opens a directory that may hold a cache.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::batch::{Key, RowBatch};
-use crate::segment::{Class, Row};
+use crate::segment::{Row, RowGroup};
 use crate::tracked::Tracked;
 
 /// A row that the store has. It stays readable while rows are written; if its segment is
@@ -21,7 +21,7 @@ pub struct Found {
 pub(crate) enum Place {
     /// Not written yet: row number `.1` of a batch in the queue.
     Queue(Arc<RowBatch>, u32),
-    /// In a segment, whose classes have the row's.
+    /// In a segment, whose groups have the row's.
     Disk(Arc<Tracked>, Row),
 }
 
@@ -34,9 +34,9 @@ impl Found {
     }
 
     pub(crate) fn on_disk(segment: &Arc<Tracked>, row: Row) -> Option<Found> {
-        let class = segment.classes.get(usize::from(row.class))?;
+        let group = segment.groups.get(usize::from(row.group))?;
         Some(Found {
-            len: class.raw_len as usize,
+            len: group.raw_len as usize,
             place: Place::Disk(segment.clone(), row),
         })
     }
@@ -46,7 +46,7 @@ impl Found {
     pub fn schema(&self) -> &[u8] {
         match &self.place {
             Place::Queue(batch, _) => batch.schema(),
-            Place::Disk(segment, row) => &class(segment, row).schema,
+            Place::Disk(segment, row) => &group(segment, row).schema,
         }
     }
 
@@ -59,8 +59,8 @@ impl Found {
 }
 
 /// What a located row shares with others.
-pub(crate) fn class<'s>(segment: &'s Tracked, row: &Row) -> &'s Class {
-    &segment.classes[usize::from(row.class)]
+pub(crate) fn group<'s>(segment: &'s Tracked, row: &Row) -> &'s RowGroup {
+    &segment.groups[usize::from(row.group)]
 }
 
 impl fmt::Debug for Found {

@@ -15,7 +15,7 @@ use hashbrown::hash_table::Entry as Slot;
 
 use crate::batch::Key;
 use crate::cores::{among_threads, threads};
-use crate::segment::{Footer, Row, Storage, VERSION};
+use crate::segment::{Encoding, Footer, Row, VERSION};
 
 /// The table is cut into parts, so that growing or sweeping ten million entries never stops a
 /// lookup for longer than a small part takes, and so that several threads can fill it.
@@ -32,7 +32,7 @@ const SHARED_FROM: usize = 1 << 15;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     fingerprint: u64,
-    /// Offset in bits 24.., class in bits 8..24, storage in bits 0..8.
+    /// Offset in bits 24.., group in bits 8..24, encoding in bits 0..8.
     packed: u64,
     pub(crate) segment: u32,
     stored_len: u32,
@@ -42,7 +42,7 @@ impl Entry {
     fn new(row: &Row, segment: u32) -> Entry {
         Entry {
             fingerprint: fingerprint(&row.key),
-            packed: row.offset << 24 | u64::from(row.class) << 8 | row.storage as u64,
+            packed: row.offset << 24 | u64::from(row.group) << 8 | row.encoding as u64,
             segment,
             stored_len: row.stored_len,
         }
@@ -54,8 +54,8 @@ impl Entry {
             key: *key,
             offset: self.packed >> 24,
             stored_len: self.stored_len,
-            class: (self.packed >> 8) as u16,
-            storage: Storage::from_byte(self.packed as u8, VERSION)?,
+            group: (self.packed >> 8) as u16,
+            encoding: Encoding::from_byte(self.packed as u8, VERSION)?,
         })
     }
 }
@@ -264,8 +264,8 @@ mod tests {
             key,
             offset: n << 5,
             stored_len: 7,
-            class: 513,
-            storage: Storage::ZstdShuffled8,
+            group: 513,
+            encoding: Encoding::ZstdShuffled8,
         }
     }
 
@@ -340,7 +340,7 @@ mod tests {
         let schema = b"".as_slice().into();
         for n in rows {
             writer
-                .push(&row(n).key, &schema, 0, Storage::Raw, b"")
+                .push(&row(n).key, &schema, 0, Encoding::Raw, b"")
                 .expect("it is written");
         }
         let path = writer.finish().and_then(|segment| segment.publish());

@@ -42,7 +42,6 @@ compile_error!("torchcache-store needs a Unix system: it relies on preadv, flock
 mod batch;
 mod catalog;
 mod clock;
-mod compress;
 mod config;
 pub mod cores;
 mod directory;

@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, Known, Scan};
 use crate::clock;
 use crate::fs::Directory;
 use crate::index::Index;
-use crate::segment::{self, Footer, Unreadable};
+use crate::segment::{self, Footer, SegmentError};
 use crate::tracked::Tracked;
 
 /// So many rows are taken into the index together: enough to be worth a thread, few enough for
@@ -61,7 +61,7 @@ impl Catalog {
         &self,
         dir: &dyn Directory,
         name: &OsString,
-    ) -> Result<(Tracked, Footer), Unreadable> {
+    ) -> Result<(Tracked, Footer), SegmentError> {
         let file = self.open_trusted(dir, name)?;
         let (path, metadata) = (self.dir.join(name), file.metadata());
         let read = clock::found(metadata.modified);
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::fault::Fault;
     use crate::fs::Os;
-    use crate::segment::{SegmentWriter, Storage};
+    use crate::segment::{Encoding, SegmentWriter};
 
     /// A file of holes that claims 100,000 rows and has a wrong checksum.
     fn claim_many_rows(path: &Path) {
@@ -122,7 +122,7 @@ mod tests {
             for n in 0..sound {
                 let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
                 let schema = b"".as_slice().into();
-                let pushed = writer.push(&key, &schema, 0, Storage::Raw, b"");
+                let pushed = writer.push(&key, &schema, 0, Encoding::Raw, b"");
                 pushed.expect("it is written");
             }
             let finished = writer.finish().expect("it is written");

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::handle::Inner;
-use crate::segment::{MOST_ROWS, SegmentWriter, Unreadable};
+use crate::segment::{MOST_ROWS, SegmentError, SegmentWriter};
 use crate::tracked::Tracked;
 
 /// How many segments of about one size are too many.
@@ -38,7 +38,7 @@ pub(crate) fn merge_small(inner: &Inner) {
             }
             // Somebody else merged or cleared them; what is there now, the next merge sees.
             Ok(None) => return,
-            Err(Failed::Reading(Unreadable::Io(error))) if is_gone(&error) => {
+            Err(Failed::Reading(SegmentError::Io(error))) if is_gone(&error) => {
                 return inner.catalog.refresh();
             }
             Err(Failed::Writing(error)) if is_gone(&error) => return inner.catalog.refresh(),
@@ -53,12 +53,12 @@ pub(crate) fn merge_small(inner: &Inner) {
 
 /// Why segments were not merged.
 enum Failed {
-    Reading(Unreadable),
+    Reading(SegmentError),
     Writing(io::Error),
 }
 
-impl From<Unreadable> for Failed {
-    fn from(error: Unreadable) -> Self {
+impl From<SegmentError> for Failed {
+    fn from(error: SegmentError) -> Self {
         Failed::Reading(error)
     }
 }
@@ -138,15 +138,15 @@ fn copy(
 ) -> Result<(), Failed> {
     let file = inner.catalog.open_trusted(dir, source.name())?;
     let mut records = file.records();
-    while let Some((row, class, stored)) = records.next() {
+    while let Some((row, group, stored)) = records.next() {
         inner.queue.gets_on();
         match stored {
             Ok(stored) => {
                 if seen.insert(row.key) {
-                    writer.push(&row.key, &class.schema, class.raw_len, row.storage, stored)?;
+                    writer.push(&row.key, &group.schema, group.raw_len, row.encoding, stored)?;
                 }
             }
-            Err(error @ Unreadable::Io(_)) => return Err(error.into()),
+            Err(error @ SegmentError::Io(_)) => return Err(error.into()),
             Err(error) => inner
                 .catalog
                 .faults

@@ -11,9 +11,9 @@ use crate::batch::Key;
 use crate::catalog::Catalog;
 use crate::cores;
 use crate::fault::Fault;
-use crate::found::{Found, Place, class};
+use crate::found::{Found, Place, group};
 use crate::open_files;
-use crate::segment::{self, Source, Unreadable};
+use crate::segment::{self, SegmentError, Source};
 use crate::tracked::Tracked;
 
 /// How often rows are followed to another segment: more than once if merges race.
@@ -129,7 +129,7 @@ fn pass<'a>(
             Place::Disk(segment, row) => wants.push(Want {
                 tag: (slot, segment),
                 row,
-                class: class(segment, row),
+                group: group(segment, row),
                 out,
                 outcome: None,
             }),
@@ -148,7 +148,7 @@ fn pass<'a>(
         let (slot, segment) = want.tag;
         match want.outcome {
             Some(Ok(())) => ok[slot] = true,
-            Some(Err(Unreadable::Io(error))) if is_stale(&error) => {
+            Some(Err(SegmentError::Io(error))) if is_stale(&error) => {
                 open_files::forget(segment.id);
                 elsewhere.vanished.push(slot);
             }
@@ -227,7 +227,7 @@ fn costs(wants: &[Want<'_>]) -> impl Iterator<Item = usize> {
     let cost = |place: usize| {
         let want = &wants[place];
         let follows = place > 0 && wants[place - 1].is_followed_by(want);
-        let each_byte = if want.row.storage.is_raw() {
+        let each_byte = if want.row.encoding.is_raw() {
             1
         } else {
             DECOMPRESSION

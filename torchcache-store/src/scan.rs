@@ -12,7 +12,7 @@ use crate::catalog::{Catalog, Scan, Skipped};
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{SegmentFile, Unreadable, is_segment};
+use crate::segment::{SegmentError, SegmentFile, segment_names};
 use crate::temp::is_temp;
 use crate::tracked::Tracked;
 
@@ -31,7 +31,7 @@ const LONG: Duration = Duration::from_secs(3600);
 
 /// Why a known segment could not be opened again.
 enum Failed {
-    First(Unreadable),
+    First(SegmentError),
     /// As the last time, which was told of.
     Again,
 }
@@ -132,7 +132,7 @@ impl Catalog {
                     self.index_rows(&segment, file.footer().rows(), &HashSet::new());
                 }
                 // It may pass: the next miss looks again, and after that whoever finds a change.
-                Err(Failed::First(Unreadable::Io(_))) => {
+                Err(Failed::First(SegmentError::Io(_))) => {
                     (scan.is_owing, scan.seen) = (true, None);
                 }
                 Err(Failed::Again) => scan.is_owing = true,
@@ -168,7 +168,7 @@ impl Catalog {
             }
             match &error {
                 // The next look at the directory finds it missing.
-                Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
+                SegmentError::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
                 _ => self.faults.note(error.fault(), &segment.path, &error),
             }
             Failed::First(error)
@@ -201,12 +201,12 @@ impl Catalog {
         dir: &dyn Directory,
         scan: &mut Scan,
         name: &OsString,
-        error: &Unreadable,
+        error: &SegmentError,
     ) {
         let (path, fault) = (self.dir.join(name), error.fault());
         match error {
             // Removed since it was listed.
-            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => return,
+            SegmentError::Io(error) if error.kind() == io::ErrorKind::NotFound => return,
             _ => self.faults.note(fault, &path, error),
         }
         // A read error may pass; the others are in the bytes, which never change.
@@ -304,11 +304,4 @@ fn is_older(modified: SystemTime, least: Duration) -> bool {
         Ok(age) => age > least,
         Err(ahead) => ahead.duration() > LONG,
     }
-}
-
-/// The names of all segment files.
-pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
-    let mut entries = dir.list()?;
-    entries.retain(|entry| entry.is_file && entry.name.to_str().is_some_and(is_segment));
-    Ok(entries.into_iter().map(|entry| entry.name).collect())
 }

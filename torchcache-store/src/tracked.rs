@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::clock;
 use crate::index::Inserted;
 use crate::open_files;
-use crate::segment::{Class, Footer, Source};
+use crate::segment::{Footer, RowGroup, Source};
 
 /// How often at most a read is told to other processes, through the file's time.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(crate) struct Tracked {
     pub(crate) bytes: u64,
     /// Rows in the file.
     pub(crate) rows: u64,
-    pub(crate) classes: Vec<Class>,
+    pub(crate) groups: Vec<RowGroup>,
     /// How many entries of the index point here. Fewer than `rows` if another segment holds
     /// some of the rows as well.
     pub(crate) indexed: AtomicU64,
@@ -57,7 +57,7 @@ impl Tracked {
             path,
             bytes,
             rows: footer.row_count() as u64,
-            classes: footer.classes().to_vec(),
+            groups: footer.groups().to_vec(),
             indexed: AtomicU64::new(0),
             behind: Mutex::default(),
             unopened: AtomicBool::new(false),

@@ -8,12 +8,11 @@ use std::sync::atomic::Ordering;
 
 use crate::batch::RowBatch;
 use crate::catalog::Catalog;
-use crate::compress::{Value, pack};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::handle::{Inner, pace};
 use crate::queue::{Cut, Work};
-use crate::segment::{SegmentWriter, Storage, segment_bytes};
+use crate::segment::{Encoding, SegmentWriter, Value, pack, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::{evict, merge};
 
@@ -121,7 +120,7 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
     };
     let Some(compression) = config.compression else {
         for item in items {
-            segments.push(item, Storage::Raw, item.0.value(item.1))?;
+            segments.push(item, Encoding::Raw, item.0.value(item.1))?;
         }
         return segments.finish();
     };
@@ -138,8 +137,8 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
             })
             .collect();
         let packed = pack(&values, compression)?;
-        for (item, (storage, stored)) in window.iter().zip(packed.rows(&values)) {
-            segments.push(item, storage, stored)?;
+        for (item, (encoding, stored)) in window.iter().zip(packed.rows(&values)) {
+            segments.push(item, encoding, stored)?;
         }
     }
     segments.finish()
@@ -160,7 +159,7 @@ struct Segments<'a> {
 }
 
 impl Segments<'_> {
-    fn push(&mut self, item: &Item<'_>, storage: Storage, stored: &[u8]) -> io::Result<()> {
+    fn push(&mut self, item: &Item<'_>, encoding: Encoding, stored: &[u8]) -> io::Result<()> {
         let (batch, row) = item;
         // One more row must not make a segment larger than all that may be kept.
         let after = segment_bytes(1, stored.len(), batch.schema().len());
@@ -184,7 +183,7 @@ impl Segments<'_> {
         };
         let raw_len = batch.row_len() as u32; // a batch has no longer rows
         self.inner.queue.gets_on();
-        open.push(batch.key(*row), batch.schema(), raw_len, storage, stored)
+        open.push(batch.key(*row), batch.schema(), raw_len, encoding, stored)
     }
 
     fn finish(mut self) -> io::Result<()> {

@@ -21,7 +21,7 @@ const DIR: &str = "/cache";
 /// So many segments of one size are merged.
 const COPIES: usize = 8;
 
-/// What opening a file may cost for each byte of it, and beside that: a class of eight bytes has a
+/// What opening a file may cost for each byte of it, and beside that: a group of eight bytes has a
 /// schema of its own in memory.
 const EACH: usize = 16;
 const ITSELF: usize = 4 << 10;
@@ -84,17 +84,17 @@ pub(super) fn examine(file: &[u8]) {
 
 fn same_rows(segment: &SegmentFile, expected: &[Row<'_>]) {
     let footer = segment.footer();
-    for class in footer.classes() {
-        let most = EACH * class.schema.len() + ITSELF;
-        describes(&class.schema, most);
+    for group in footer.groups() {
+        let most = EACH * group.schema.len() + ITSELF;
+        describes(&group.schema, most);
     }
     assert_eq!(footer.row_count(), expected.len());
     let rows: Vec<_> = footer.rows().collect();
     assert_eq!(rows.len(), expected.len());
     for (row, expected) in rows.iter().zip(expected) {
-        let class = &footer.classes()[usize::from(row.class)];
-        assert_eq!((row.key, &*class.schema), (expected.key, expected.schema));
-        assert_eq!(u64::from(class.raw_len), expected.len);
+        let group = &footer.groups()[usize::from(row.group)];
+        assert_eq!((row.key, &*group.schema), (expected.key, expected.schema));
+        assert_eq!(u64::from(group.raw_len), expected.len);
         if expected.len <= LONGEST {
             let mut out = vec![0xEE; expected.len as usize];
             let read = segment.read(row, &mut out).is_ok().then_some(out);

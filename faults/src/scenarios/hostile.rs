@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::geteuid;
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Fault, Store, StoreError};
 
 use crate::children::{say, sums, unprivileged};
@@ -73,7 +73,7 @@ fn poison_rows(dir: &Path, name: impl AsRef<OsStr>, rows: Range<u64>) -> Result<
         let mut writer = SegmentWriter::create(away.path())?;
         for number in rows {
             let schema = b"bytes of a row that its number gives".as_slice().into();
-            writer.push(&key(number), &schema, LEN as u32, Storage::Raw, &[7; LEN])?;
+            writer.push(&key(number), &schema, LEN as u32, Encoding::Raw, &[7; LEN])?;
         }
         let path = dir.join(name.as_ref());
         fs::copy(writer.finish()?.publish()?, &path)?;

@@ -110,7 +110,7 @@ fn a_segment_that_the_system_will_not_tell_of_is_not_taken_for_gone() {
         let cache = only(Faulty::new(sim.clone(), decide));
         let report = verify(std::slice::from_ref(&cache), &()).remove(0);
         let unknown = |segment: &torchcache_store::maintain::SegmentReport| {
-            segment.outcome.is_unknown() && !segment.outcome.is_damage()
+            segment.outcome.is_unknown() && !segment.outcome.is_corruption()
         };
         assert_eq!(report.segments.len(), known, "{errno}");
         assert!(report.segments.iter().all(unknown), "{report:?}");

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use serde_json::{Value, json};
 use torchcache_store::maintain::{Cache, Summary};
 use torchcache_store::manifest::{Category, Manifest, Part};
-use torchcache_store::segment::Unreadable;
+use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
 
 use super::ls::{NEWER, formats};
@@ -173,7 +173,7 @@ fn segments(output: &Output, summary: &Summary) -> Option<String> {
                 let rows = count(contents.rows);
                 table.row([name, rows, size, read, contents.version.to_string()]);
             }
-            Err(Unreadable::FutureVersion(version)) => {
+            Err(SegmentError::FutureVersion(version)) => {
                 table.row([name, "-".into(), size, read, format!("{version}*")]);
                 is_newer = true;
             }

@@ -92,7 +92,7 @@ impl Totals {
         for segment in &report.segments {
             self.segments += 1;
             self.bytes = self.bytes.saturating_add(segment.bytes);
-            self.bad_segments += u64::from(segment.outcome.is_damage());
+            self.bad_segments += u64::from(segment.outcome.is_corruption());
             self.failures += u64::from(segment.outcome.is_unknown());
             match &segment.outcome {
                 Outcome::Sound { rows } => self.rows += rows,
@@ -101,7 +101,7 @@ impl Totals {
                     self.bad_rows += bad;
                 }
                 outcome => {
-                    let left = !outcome.is_damage() && !outcome.is_unknown();
+                    let left = !outcome.is_corruption() && !outcome.is_unknown();
                     self.not_checked += u64::from(left);
                 }
             }
@@ -195,7 +195,7 @@ fn segment_words(segment: &SegmentReport) -> Option<String> {
             counted(*rows, "row"),
             plain(&first.to_string())
         ),
-        Outcome::Unreadable(error) if segment.outcome.is_damage() => {
+        Outcome::Unreadable(error) if segment.outcome.is_corruption() => {
             format!("{BAD}unreadable{BAD:#}: {}", plain(&error.to_string()))
         }
         Outcome::Unreadable(error) => format!("not checked: {}", plain(&error.to_string())),
@@ -261,7 +261,7 @@ fn segment_json(segment: &SegmentReport, done: Option<&std::io::Result<Repaired>
             rows, bad, first, ..
         } => ("damaged", Some(rows), Some(*bad), Some(first.to_string())),
         Outcome::Unreadable(error) => {
-            let damaged = segment.outcome.is_damage();
+            let damaged = segment.outcome.is_corruption();
             let state = if damaged { "unreadable" } else { "not checked" };
             (state, None, None, Some(error.to_string()))
         }

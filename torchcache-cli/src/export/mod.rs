@@ -128,7 +128,11 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Printed, Error> {
     })?;
 
     let (count, bad) = (distinct.count(), distinct.bad());
-    let damaged = bad > 0 || rows.skipped().iter().any(|(_, error)| error.is_damage());
+    let damaged = bad > 0
+        || rows
+            .skipped()
+            .iter()
+            .any(|(_, error)| error.is_corruption());
     let bytes = args.output.metadata().map_or(0, |file| file.len());
     let path = plain(&args.output.display().to_string());
     let mut text = format!("{} ({}) in {path}\n", counted(count, "row"), human(bytes));

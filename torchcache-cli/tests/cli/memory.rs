@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use torchcache_store::schema::ElementKind;
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 
 use crate::support::{command, single};
 
@@ -18,7 +18,7 @@ fn rows(dir: &Path, rows: u64) {
         let mut writer = SegmentWriter::create(dir).expect("it can be made");
         for n in begin..rows.min(begin + (1 << 18)) {
             let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
-            let pushed = writer.push(&key, &schema, 8, Storage::Raw, &n.to_le_bytes());
+            let pushed = writer.push(&key, &schema, 8, Encoding::Raw, &n.to_le_bytes());
             pushed.expect("it is written");
         }
         let published = writer.finish().and_then(|finished| finished.publish());

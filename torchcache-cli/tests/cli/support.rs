@@ -10,7 +10,7 @@ use torchcache_store::Key;
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::manifest::{Category, Manifest, Part};
 use torchcache_store::schema::{ElementKind, Part as Tensor, Schema};
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 
 pub(crate) const MINUTE: u64 = 60;
 pub(crate) const HOUR: u64 = 60 * MINUTE;
@@ -124,8 +124,8 @@ pub(crate) fn written(
     let mut writer = SegmentWriter::create(dir).expect("it can be made");
     for (key, value) in rows {
         let storage = match value.len() == row_bytes {
-            true => Storage::Raw,
-            false => Storage::Zstd,
+            true => Encoding::Raw,
+            false => Encoding::Zstd,
         };
         let pushed = writer.push(&key, &schema, row_bytes as u32, storage, &value);
         pushed.expect("it is written");

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Compression, Config, Found, Key, RowValues, Store};
 
 use crate::common::footers::read_footers;
@@ -180,7 +180,7 @@ impl Bench<'_> {
                 for (row, key) in calls[n].keys.iter().enumerate() {
                     let value = calls[n].values.row(row);
                     writer
-                        .push(key, &schema, row_len, Storage::Raw, value)
+                        .push(key, &schema, row_len, Encoding::Raw, value)
                         .expect("there is room");
                 }
             },

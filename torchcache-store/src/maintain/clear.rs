@@ -11,7 +11,8 @@ use std::time::SystemTime;
 use super::root::{Cache, is_foreign, temp_names};
 use crate::fs::{Directory, Entry};
 use crate::manifest::{self, Manifest};
-use crate::scan::{is_stale, segment_names};
+use crate::scan::is_stale;
+use crate::segment::segment_names;
 
 /// What was removed.
 #[derive(Debug, Default)]

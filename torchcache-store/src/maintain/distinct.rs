@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use super::bits::Bits;
 use super::rows::{CacheRows, Held, named};
 use crate::batch::Key;
-use crate::segment::{Decoder, Unreadable};
+use crate::segment::{Decoder, SegmentError};
 
 /// Keys in memory at a time: what a hash table of 2^17 places takes, with room for chance.
 const KEYS: u64 = 100_000;
@@ -59,7 +59,7 @@ impl<'r> Distinct<'r> {
             for held in &self.rows.held {
                 for (place, row) in (held.before..).zip(held.table.rows()) {
                     let row = row.map_err(|error| failed(held, error))?;
-                    if held.groups[usize::from(row.class)] == self.group
+                    if held.groups[usize::from(row.group)] == self.group
                         && share(&row.key, passes) == pass
                         && !self.bad.get(place)
                         && seen.insert(row.key)
@@ -95,13 +95,15 @@ impl<'r> Distinct<'r> {
                 chunk.rows = rows;
                 let mut places = places.into_iter();
                 held.table
-                    .read(&chunk, &mut window, |_, (row, class, stored)| {
+                    .read(&chunk, &mut window, |_, (row, group, stored)| {
                         let place = places.next().unwrap_or(first);
-                        match stored.and_then(|stored| decoder.value(&row, class, stored)) {
+                        match stored.and_then(|stored| decoder.value(&row, group, stored)) {
                             // Once it is known that this is in vain, only what else is bad counts.
                             Ok(value) if is_complete => take(&row.key, value),
                             Ok(_) => Ok(()),
-                            Err(Unreadable::Io(error)) => Err(failed(held, Unreadable::Io(error))),
+                            Err(SegmentError::Io(error)) => {
+                                Err(failed(held, SegmentError::Io(error)))
+                            }
                             Err(_) => {
                                 self.bad.set(place);
                                 is_complete = false;
@@ -131,9 +133,9 @@ fn share(key: &Key, passes: u64) -> u64 {
     ((u128::from(hash) * u128::from(passes)) >> 64) as u64
 }
 
-fn failed(held: &Held, error: Unreadable) -> io::Error {
+fn failed(held: &Held, error: SegmentError) -> io::Error {
     let kind = match &error {
-        Unreadable::Io(error) => error.kind(),
+        SegmentError::Io(error) => error.kind(),
         _ => io::ErrorKind::InvalidData,
     };
     named(&held.name, kind, &error)

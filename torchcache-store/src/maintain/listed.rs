@@ -11,8 +11,7 @@ use super::root::{Cache, Root, trusted};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::scan::segment_names;
-use crate::segment::{Unreadable, claimed};
+use crate::segment::{SegmentError, claimed, segment_names};
 use crate::size::sum;
 
 /// A directory in which no name changed for so long is not being merged in: a merge syncs the
@@ -124,8 +123,8 @@ impl View {
             let rows = match seen {
                 Ok((_, rows)) => Some(rows),
                 // What cannot be read is of use to nobody, and goes in its turn.
-                Err(error) if error.is_damage() => None,
-                Err(Unreadable::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if error.is_corruption() => None,
+                Err(SegmentError::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     left_alone.push((cache.path().join(&name), error.to_string()));
                     has_others = true;

@@ -45,5 +45,5 @@ pub use prune::{Keep, PrunedCache, PrunedSegment, Pruning, prune};
 pub use repair::{Repaired, Repairs, repair};
 pub use root::{Cache, Listing, Root};
 pub use rows::CacheRows;
-pub use summary::{Contents, RowGroup, SegmentInfo, Summary};
+pub use summary::{Contents, RowGroupSummary, SegmentInfo, Summary};
 pub use verify::{Outcome, Progress, SegmentReport, Verified, verify};

@@ -6,12 +6,12 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use super::clear::{remove, remove_stale};
-use super::root::{is_gone, open_trusted};
+use super::root::open_trusted;
 use super::verify::{Outcome, SegmentReport, Verified};
 use crate::clock;
 use crate::fs::Directory;
 use crate::scan::is_recent;
-use crate::segment::{Decoder, FinishedSegment, SegmentWriter, Unreadable};
+use crate::segment::{Decoder, FinishedSegment, SegmentError, SegmentWriter};
 
 /// What was done about one cache.
 #[derive(Debug)]
@@ -58,7 +58,11 @@ pub fn repair(found: &Verified) -> Repairs {
     };
     let mut all = || {
         let dir = found.cache.open()?;
-        for segment in found.segments.iter().filter(|it| it.outcome.is_damage()) {
+        for segment in found
+            .segments
+            .iter()
+            .filter(|it| it.outcome.is_corruption())
+        {
             let done = repair_one(&dir, segment);
             repairs.segments.push((segment.name.clone(), done));
         }
@@ -78,8 +82,8 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
             Ok(Repaired::Removed { lost: Some(lost) })
         }
         Ok(rewriting) => replace(&**dir, &name, rewriting),
-        Err(Failed::Source(error)) if is_gone(&error) => Ok(Repaired::Superseded),
-        Err(Failed::Source(error)) if error.is_damage() => {
+        Err(Failed::Source(error)) if error.is_not_found() => Ok(Repaired::Superseded),
+        Err(Failed::Source(error)) if error.is_corruption() => {
             match dir.stat(&name) {
                 // Perhaps somebody is copying it here right now.
                 Ok(file) if is_recent(file.modified) => return Ok(Repaired::Recent),
@@ -94,7 +98,7 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
             remove(&**dir, &name)?;
             Ok(Repaired::Removed { lost })
         }
-        Err(Failed::Source(Unreadable::Io(error)) | Failed::Target(error)) => Err(error),
+        Err(Failed::Source(SegmentError::Io(error)) | Failed::Target(error)) => Err(error),
         Err(Failed::Source(error)) => Err(io::Error::other(error)),
     }
 }
@@ -108,12 +112,12 @@ struct Rewriting {
 
 /// On which side a rewriting failed.
 enum Failed {
-    Source(Unreadable),
+    Source(SegmentError),
     Target(io::Error),
 }
 
-impl From<Unreadable> for Failed {
-    fn from(error: Unreadable) -> Self {
+impl From<SegmentError> for Failed {
+    fn from(error: SegmentError) -> Self {
         Failed::Source(error)
     }
 }
@@ -130,18 +134,18 @@ fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, Failed
     let (mut kept, mut lost) = (0, 0);
     let (mut window, mut decoder) = (Vec::new(), Decoder::default());
     for chunk in table.chunks() {
-        table.read(&chunk?, &mut window, |_, (row, class, stored)| {
+        table.read(&chunk?, &mut window, |_, (row, group, stored)| {
             let sound = stored.and_then(|stored| {
-                decoder.check(&row, class, stored)?;
+                decoder.check(&row, group, stored)?;
                 Ok(stored)
             });
             match sound {
                 Ok(stored) => {
                     kept += 1;
-                    writer.push(&row.key, &class.schema, class.raw_len, row.storage, stored)?;
+                    writer.push(&row.key, &group.schema, group.raw_len, row.encoding, stored)?;
                 }
                 // It may pass, and then the row is sound.
-                Err(error @ Unreadable::Io(_)) => return Err(Failed::from(error)),
+                Err(error @ SegmentError::Io(_)) => return Err(Failed::from(error)),
                 Err(_) => lost += 1,
             }
             Ok(())

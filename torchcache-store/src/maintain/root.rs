@@ -10,8 +10,7 @@ use std::sync::Arc;
 use crate::directory;
 use crate::fs::{Directory, FileSystem, Os, read_exact};
 use crate::manifest::{self, Manifest};
-use crate::scan::segment_names;
-use crate::segment::{END_MAGIC, MAGIC, Table, Unreadable};
+use crate::segment::{END_MAGIC, MAGIC, SegmentError, Table, segment_names};
 use crate::temp::{is_temp, is_unique};
 use crate::trust;
 
@@ -199,7 +198,7 @@ pub(super) fn each_listing(
 }
 
 /// Opens a segment, if nobody else may have written it.
-pub(super) fn open_trusted(dir: &dyn Directory, name: &OsStr) -> Result<Table, Unreadable> {
+pub(super) fn open_trusted(dir: &dyn Directory, name: &OsStr) -> Result<Table, SegmentError> {
     trusted(dir, name, Table::open)
 }
 
@@ -208,13 +207,13 @@ pub(super) fn open_trusted(dir: &dyn Directory, name: &OsStr) -> Result<Table, U
 pub(super) fn trusted<T>(
     dir: &dyn Directory,
     name: &OsStr,
-    look: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, Unreadable>,
-) -> Result<T, Unreadable> {
-    trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(Unreadable::Untrusted)?;
+    look: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, SegmentError>,
+) -> Result<T, SegmentError> {
+    trust::file(&dir.stat(name)?, &dir.metadata()?).map_err(SegmentError::Untrusted)?;
     let looked = look(dir, name);
-    if looked.as_ref().is_err_and(Unreadable::is_damage) && is_foreign(dir, name)? {
+    if looked.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
         let why = "it is a segment neither by its name nor by what is at its ends";
-        return Err(Unreadable::Untrusted(why.to_owned()));
+        return Err(SegmentError::Untrusted(why.to_owned()));
     }
     looked
 }
@@ -233,11 +232,6 @@ pub(super) fn is_foreign(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> 
     read_exact(&*file, &mut end, len - begin.len() as u64)?;
     let is_blank = begin.iter().all(|&byte| byte == 0);
     Ok(!is_blank && !MAGIC.starts_with(&begin) && end != END_MAGIC)
-}
-
-/// Whether a file is gone: somebody merged, evicted or cleared it.
-pub(super) fn is_gone(error: &Unreadable) -> bool {
-    matches!(error, Unreadable::Io(error) if error.kind() == ErrorKind::NotFound)
 }
 
 #[cfg(test)]

@@ -6,17 +6,17 @@ use std::ffi::OsString;
 use std::io;
 
 use super::distinct::Distinct;
-use super::root::{Cache, each_listing, is_gone, open_trusted};
-use super::summary::{Groups, RowGroup};
+use super::root::{Cache, each_listing, open_trusted};
+use super::summary::{Groups, RowGroupSummary};
 use crate::fs::Directory;
-use crate::segment::{Table, Unreadable};
+use crate::segment::{SegmentError, Table};
 
 /// The segments of a cache, held open.
 #[derive(Debug)]
 pub struct CacheRows {
     pub(super) held: Vec<Held>,
-    groups: Vec<RowGroup>,
-    skipped: Vec<(String, Unreadable)>,
+    groups: Vec<RowGroupSummary>,
+    skipped: Vec<(String, SegmentError)>,
 }
 
 /// A segment that is held open.
@@ -26,7 +26,7 @@ pub(super) struct Held {
     pub(super) table: Table,
     /// How many rows the segments before it have.
     pub(super) before: u64,
-    /// The number of the group to which the rows of each class belong.
+    /// The number of the group to which the rows of each of the segment's row groups belong.
     pub(super) groups: Vec<usize>,
 }
 
@@ -76,7 +76,7 @@ impl CacheRows {
                     });
                     before += count;
                 }
-                Err(Unreadable::Io(error)) => return Err(named(&name, error.kind(), &error)),
+                Err(SegmentError::Io(error)) => return Err(named(&name, error.kind(), &error)),
                 Err(error) => rows.skipped.push((name, error)),
             }
         }
@@ -92,12 +92,12 @@ impl CacheRows {
 
     /// The rows by what they mean, in an order that only that decides. One that lies in several segments
     /// counts in each.
-    pub fn groups(&self) -> &[RowGroup] {
+    pub fn groups(&self) -> &[RowGroupSummary] {
         &self.groups
     }
 
     /// Segments that cannot be read, and why.
-    pub fn skipped(&self) -> &[(String, Unreadable)] {
+    pub fn skipped(&self) -> &[(String, SegmentError)] {
         &self.skipped
     }
 
@@ -119,24 +119,24 @@ impl CacheRows {
     }
 }
 
-/// Counts the rows of a segment, and returns the number of each class's group. What is counted of one
+/// Counts the rows of a segment, and returns the number of each row group's summary. What is counted of one
 /// that turns out to be bad is taken back.
-fn counted(table: &Table, groups: &mut Groups) -> Result<Vec<usize>, Unreadable> {
+fn counted(table: &Table, groups: &mut Groups) -> Result<Vec<usize>, SegmentError> {
     if let Some(error) = table.rows().find_map(Result::err) {
         return Err(error);
     }
-    let classes = table.classes().iter();
-    let places: Vec<_> = classes
-        .map(|class| groups.place(&class.schema, class.raw_len))
+    let in_file = table.groups().iter();
+    let places: Vec<_> = in_file
+        .map(|group| groups.place(&group.schema, group.raw_len))
         .collect();
     for row in table.rows() {
         let row = row?;
-        groups.add(places[usize::from(row.class)], &row);
+        groups.add(places[usize::from(row.group)], &row);
     }
     Ok(places)
 }
 
-type Opened = BTreeMap<OsString, Result<Table, Unreadable>>;
+type Opened = BTreeMap<OsString, Result<Table, SegmentError>>;
 
 /// Opens all segments that are there. What was open once is kept, although others remove it.
 fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
@@ -149,7 +149,7 @@ fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
             }
             is_new = true;
             match open_trusted(dir, &name) {
-                Err(error) if is_gone(&error) => {}
+                Err(error) if error.is_not_found() => {}
                 table => drop(opened.insert(name, table)),
             }
         }

@@ -6,11 +6,11 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::root::{Cache, each_listing, is_gone, open_trusted, temp_names};
+use super::root::{Cache, each_listing, open_trusted, temp_names};
 use crate::cores;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::{Row, Table, Unreadable};
+use crate::segment::{Row, SegmentError, Table};
 use crate::size::sum;
 
 /// A cache in numbers.
@@ -36,7 +36,7 @@ pub struct SegmentInfo {
     /// When a row of it was last read, to the minute, where the system says so.
     pub last_read: Option<SystemTime>,
     /// What it holds, or why that cannot be read.
-    pub contents: Result<Contents, Unreadable>,
+    pub contents: Result<Contents, SegmentError>,
 }
 
 /// What a segment holds.
@@ -47,12 +47,12 @@ pub struct Contents {
     /// Its rows. One that lies in several segments counts in each.
     pub rows: u64,
     /// The same by what they mean.
-    pub groups: Vec<RowGroup>,
+    pub groups: Vec<RowGroupSummary>,
 }
 
 /// Rows of one schema and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowGroup {
+pub struct RowGroupSummary {
     /// What they mean: see [`Schema::decode`](crate::schema::Schema::decode).
     pub schema: Arc<[u8]>,
     /// Bytes of each row's value.
@@ -63,7 +63,7 @@ pub struct RowGroup {
     pub stored_bytes: u64,
 }
 
-impl RowGroup {
+impl RowGroupSummary {
     /// Bytes of the values.
     pub fn value_bytes(&self) -> u64 {
         self.rows.saturating_mul(u64::from(self.row_bytes))
@@ -74,7 +74,7 @@ impl RowGroup {
 #[derive(Default)]
 pub(super) struct Groups {
     places: HashMap<(Arc<[u8]>, u32), usize>,
-    groups: Vec<RowGroup>,
+    groups: Vec<RowGroupSummary>,
 }
 
 impl Groups {
@@ -84,7 +84,7 @@ impl Groups {
         *places
             .entry((schema.clone(), row_bytes))
             .or_insert_with(|| {
-                groups.push(RowGroup {
+                groups.push(RowGroupSummary {
                     schema: schema.clone(),
                     row_bytes,
                     rows: 0,
@@ -96,13 +96,13 @@ impl Groups {
 
     /// The groups that have rows, in an order that depends on what they are and not on which segment
     /// names them first, since a merge changes that; and for each number that one had, its new one.
-    pub(super) fn sorted(self) -> (Vec<RowGroup>, Vec<usize>) {
+    pub(super) fn sorted(self) -> (Vec<RowGroupSummary>, Vec<usize>) {
         let mut places = vec![0; self.groups.len()];
         let mut numbered: Vec<_> = self.groups.into_iter().enumerate().collect();
         // A segment may describe rows that it does not have.
         numbered.retain(|(_, group)| group.rows > 0);
         numbered.sort_by(|(_, a), (_, b)| {
-            let key = |group: &RowGroup| (group.schema.clone(), group.row_bytes);
+            let key = |group: &RowGroupSummary| (group.schema.clone(), group.row_bytes);
             key(a).cmp(&key(b))
         });
         for (now, (before, _)) in numbered.iter().enumerate() {
@@ -136,7 +136,7 @@ impl Summary {
     }
 
     /// The rows of all segments by what they mean, in an order that only that decides.
-    pub fn groups(&self) -> Vec<RowGroup> {
+    pub fn groups(&self) -> Vec<RowGroupSummary> {
         let mut sums = Groups::default();
         for group in self.contents().flat_map(|contents| &contents.groups) {
             let place = sums.place(&group.schema, group.row_bytes);
@@ -194,13 +194,13 @@ impl Cache {
 
 /// A segment in numbers; `None` if it is gone.
 fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
-    let file = dir.stat(name).map_err(Unreadable::Io);
+    let file = dir.stat(name).map_err(SegmentError::Io);
     let (bytes, last_read) = match &file {
         Ok(file) => (file.len, Some(file.modified)),
         Err(_) => (0, None),
     };
     let contents = file.and_then(|_| contents(&open_trusted(dir, name)?));
-    if contents.as_ref().is_err_and(is_gone) {
+    if contents.as_ref().is_err_and(SegmentError::is_not_found) {
         return None;
     }
     Some(SegmentInfo {
@@ -211,15 +211,15 @@ fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
     })
 }
 
-fn contents(table: &Table) -> Result<Contents, Unreadable> {
+fn contents(table: &Table) -> Result<Contents, SegmentError> {
     let mut sums = Groups::default();
-    let classes = table.classes().iter();
-    let places: Vec<_> = classes
-        .map(|class| sums.place(&class.schema, class.raw_len))
+    let groups = table.groups().iter();
+    let places: Vec<_> = groups
+        .map(|group| sums.place(&group.schema, group.raw_len))
         .collect();
     for row in table.rows() {
         let row = row?;
-        sums.add(places[usize::from(row.class)], &row);
+        sums.add(places[usize::from(row.group)], &row);
     }
     Ok(Contents {
         version: table.version(),

@@ -6,11 +6,11 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::root::{Cache, is_gone, open_trusted, temp_names};
+use super::root::{Cache, open_trusted, temp_names};
 use crate::cores;
 use crate::fs::Directory;
-use crate::scan::{is_stale, segment_names};
-use crate::segment::{Chunk, Chunks, Decoder, Table, Unreadable};
+use crate::scan::is_stale;
+use crate::segment::{Chunk, Chunks, Decoder, SegmentError, Table, segment_names};
 use crate::size::sum;
 
 /// How often at most a directory is listed again whose segments vanish under the eyes.
@@ -72,32 +72,32 @@ pub enum Outcome {
         /// The place of the first of them, from 0.
         first_at: u64,
         /// What is wrong with it.
-        first: Unreadable,
+        first: SegmentError,
     },
     /// The file as a whole cannot be read: its rows are not known.
-    Unreadable(Unreadable),
+    Unreadable(SegmentError),
 }
 
 impl Outcome {
     /// Whether bytes are not what was written.
-    pub fn is_damage(&self) -> bool {
+    pub fn is_corruption(&self) -> bool {
         match self {
             Outcome::Sound { .. } => false,
             Outcome::Damaged { .. } => true,
-            Outcome::Unreadable(error) => error.is_damage(),
+            Outcome::Unreadable(error) => error.is_corruption(),
         }
     }
 
     /// Whether the system failed, so that it is not known how the segment is.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Outcome::Unreadable(Unreadable::Io(_)))
+        matches!(self, Outcome::Unreadable(SegmentError::Io(_)))
     }
 }
 
 impl Verified {
     /// Whether everything that could be looked at is as it was written.
     pub fn is_sound(&self) -> bool {
-        let damaged = |segment: &SegmentReport| segment.outcome.is_damage();
+        let damaged = |segment: &SegmentReport| segment.outcome.is_corruption();
         self.error.is_none() && !self.segments.iter().any(damaged)
     }
 }
@@ -164,7 +164,7 @@ fn check_all(
             Err(error) => unknown.push(SegmentReport {
                 name: name.to_string_lossy().into_owned(),
                 bytes: 0,
-                outcome: Outcome::Unreadable(Unreadable::Io(error)),
+                outcome: Outcome::Unreadable(SegmentError::Io(error)),
             }),
         }
     }
@@ -268,7 +268,7 @@ impl Iterator for Jobs<'_> {
                 }
                 Err(error) => {
                     self.progress.advance(*bytes);
-                    if !is_gone(&error) {
+                    if !error.is_not_found() {
                         slot.set(Outcome::Unreadable(error));
                     }
                 }
@@ -283,19 +283,19 @@ struct Tally {
     rows: u64,
     bad: u64,
     /// Which of them comes first, and what is wrong with it.
-    first: Option<(u64, Unreadable)>,
+    first: Option<(u64, SegmentError)>,
     /// What the system said where a record could not be read at all.
-    failed: Option<Unreadable>,
+    failed: Option<SegmentError>,
 }
 
 impl Tally {
     fn check(&mut self, table: &Table, chunk: &Chunk) {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
-        let read = table.read(chunk, &mut window, |place, (row, class, stored)| {
+        let read = table.read(chunk, &mut window, |place, (row, group, stored)| {
             self.rows += 1;
-            match stored.and_then(|stored| decoder.check(&row, class, stored)) {
+            match stored.and_then(|stored| decoder.check(&row, group, stored)) {
                 Ok(()) => Ok(()),
-                Err(error @ Unreadable::Io(_)) => Err(error),
+                Err(error @ SegmentError::Io(_)) => Err(error),
                 Err(error) => {
                     self.bad += 1;
                     self.first.get_or_insert((place, error));
@@ -344,7 +344,7 @@ mod tests {
         let tally = |place| Tally {
             rows: 10,
             bad: 1,
-            first: Some((place, Unreadable::Corrupt(place.to_string()))),
+            first: Some((place, SegmentError::Corrupt(place.to_string()))),
             failed: None,
         };
         for places in [[3, 17, 20], [20, 3, 17], [17, 20, 3]] {
@@ -353,7 +353,7 @@ mod tests {
             let found = Tally::default().added_to(places.into_iter().fold(sound, add));
             let is_first = matches!(
                 &found,
-                Outcome::Damaged { rows: 35, bad: 3, first_at: 3, first: Unreadable::Corrupt(what) }
+                Outcome::Damaged { rows: 35, bad: 3, first_at: 3, first: SegmentError::Corrupt(what) }
                     if what == "3"
             );
             assert!(is_first, "{found:?}");

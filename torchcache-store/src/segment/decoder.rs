@@ -5,9 +5,9 @@ use std::io::{self, Read};
 
 use zstd::bulk::Decompressor;
 
+use super::error::SegmentError;
 use super::fetch::{decode, undecodable};
-use super::format::{Class, Row};
-use super::reader::Unreadable;
+use super::format::{Row, RowGroup};
 
 /// Longer values are not held in memory to find out whether they are sound.
 const HELD: usize = 1 << 20;
@@ -25,18 +25,18 @@ impl Decoder {
     pub(crate) fn value<'a>(
         &'a mut self,
         row: &Row,
-        class: &Class,
+        group: &RowGroup,
         stored: &'a [u8],
-    ) -> Result<&'a [u8], Unreadable> {
-        if row.storage.is_raw() {
+    ) -> Result<&'a [u8], SegmentError> {
+        if row.encoding.is_raw() {
             return Ok(stored);
         }
-        let len = class.raw_len as usize;
+        let len = group.raw_len as usize;
         if self.value.len() < len {
             self.value.resize(len, 0);
         }
         let value = &mut self.value[..len];
-        let element_bytes = row.storage.element_bytes();
+        let element_bytes = row.encoding.element_bytes();
         decode(
             &mut self.zstd,
             &mut self.shuffled,
@@ -51,14 +51,14 @@ impl Decoder {
     pub(crate) fn check(
         &mut self,
         row: &Row,
-        class: &Class,
+        group: &RowGroup,
         stored: &[u8],
-    ) -> Result<(), Unreadable> {
-        if row.storage.is_raw() || class.raw_len as usize <= HELD {
-            return self.value(row, class, stored).map(|_| ());
+    ) -> Result<(), SegmentError> {
+        if row.encoding.is_raw() || group.raw_len as usize <= HELD {
+            return self.value(row, group, stored).map(|_| ());
         }
-        let expected = u64::from(class.raw_len);
-        let corrupt = |what: String| Err(Unreadable::Corrupt(what));
+        let expected = u64::from(group.raw_len);
+        let corrupt = |what: String| Err(SegmentError::Corrupt(what));
         let frame = zstd::stream::read::Decoder::with_buffer(stored)?;
         // One byte more than there should be tells that there are more.
         match io::copy(&mut frame.take(expected + 1), &mut io::sink()) {
@@ -74,20 +74,20 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Storage;
+    use super::super::Encoding;
     use super::*;
 
-    fn record(value: &[u8], claimed: usize) -> (Row, Class, Vec<u8>) {
+    fn record(value: &[u8], claimed: usize) -> (Row, RowGroup, Vec<u8>) {
         let stored = zstd::bulk::compress(value, 1).expect("it compresses");
         let row = Row {
             key: [0; 32],
             offset: 16,
             stored_len: stored.len() as u32,
-            class: 0,
-            storage: Storage::Zstd,
+            group: 0,
+            encoding: Encoding::Zstd,
         };
-        let class = Class::new(b"".as_slice().into(), claimed as u32);
-        (row, class, stored)
+        let group = RowGroup::new(b"".as_slice().into(), claimed as u32);
+        (row, group, stored)
     }
 
     #[test]
@@ -95,25 +95,28 @@ mod tests {
         for len in [1000, HELD, HELD + 1, 3 * HELD] {
             let value: Vec<u8> = (0..len).map(|n| (n / 100) as u8).collect();
             let mut decoder = Decoder::default();
-            let (row, class, stored) = record(&value, len);
-            let decoded = decoder.value(&row, &class, &stored).expect("it is sound");
+            let (row, group, stored) = record(&value, len);
+            let decoded = decoder.value(&row, &group, &stored).expect("it is sound");
             assert!(decoded == value, "{len} bytes");
-            decoder.check(&row, &class, &stored).expect("it is sound");
+            decoder.check(&row, &group, &stored).expect("it is sound");
             for claimed in [len - 1, len + 1] {
-                let (row, class, stored) = record(&value, claimed);
-                assert!(decoder.check(&row, &class, &stored).is_err(), "{claimed}");
+                let (row, group, stored) = record(&value, claimed);
+                assert!(decoder.check(&row, &group, &stored).is_err(), "{claimed}");
             }
             let cut = &stored[..stored.len() - 1];
-            let bad = decoder.check(&row, &class, cut);
-            assert!(matches!(bad, Err(Unreadable::Corrupt(_))), "{len}: {bad:?}");
+            let bad = decoder.check(&row, &group, cut);
+            assert!(
+                matches!(bad, Err(SegmentError::Corrupt(_))),
+                "{len}: {bad:?}"
+            );
         }
     }
 
     #[test]
     fn that_memory_is_short_is_no_damage() {
         let short = undecodable(io::ErrorKind::OutOfMemory.into());
-        assert!(matches!(short, Unreadable::Io(_)), "{short}");
+        assert!(matches!(short, SegmentError::Io(_)), "{short}");
         let cut = undecodable(io::ErrorKind::UnexpectedEof.into());
-        assert!(matches!(cut, Unreadable::Corrupt(_)), "{cut}");
+        assert!(matches!(cut, SegmentError::Corrupt(_)), "{cut}");
     }
 }

@@ -7,8 +7,8 @@ use std::io::{self, IoSliceMut};
 use zstd::bulk::Decompressor;
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
-use super::format::{CHECKSUM_LEN, Class, Row, record_checksum};
-use super::reader::Unreadable;
+use super::error::SegmentError;
+use super::format::{CHECKSUM_LEN, Row, RowGroup, record_checksum};
 use super::shuffle::unshuffle;
 use super::source::Source;
 
@@ -33,11 +33,11 @@ pub(crate) struct Want<'a, T = ()> {
     /// What the caller knows it by.
     pub(crate) tag: T,
     pub(crate) row: &'a Row,
-    pub(crate) class: &'a Class,
-    /// As long as the class says.
+    pub(crate) group: &'a RowGroup,
+    /// As long as the group says.
     pub(crate) out: &'a mut [u8],
     /// `None` until it was tried.
-    pub(crate) outcome: Option<Result<(), Unreadable>>,
+    pub(crate) outcome: Option<Result<(), SegmentError>>,
 }
 
 impl<T> Want<'_, T> {
@@ -71,7 +71,7 @@ pub(crate) fn fetch<T>(source: &Source, wants: &mut [Want<'_, T>]) {
     let kept = TOOLS.try_with(Cell::take).ok().flatten();
     let mut tools = kept.unwrap_or_default();
     let scatters = |want: &Want<'_, T>| {
-        want.row.storage.is_raw() && want.out.len() >= SCATTER_FROM && !source.is_mapped()
+        want.row.encoding.is_raw() && want.out.len() >= SCATTER_FROM && !source.is_mapped()
     };
     let together =
         |a: &Want<'_, T>, b: &Want<'_, T>| a.is_followed_by(b) && scatters(a) == scatters(b);
@@ -129,7 +129,7 @@ impl Tools {
         &mut self,
         source: &Source,
         stretch: &mut [Want<'_, T>],
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), SegmentError> {
         let Tools {
             stored,
             frame,
@@ -144,9 +144,9 @@ impl Tools {
             let (stored, rest) = bytes[at..].split_at(want.row.stored_len as usize);
             let sum = std::array::from_fn(|i| rest[i]);
             // Of a map, a copy is what is checked and used: it may change under our hands.
-            want.outcome = Some(if want.row.storage.is_raw() {
+            want.outcome = Some(if want.row.encoding.is_raw() {
                 want.out.copy_from_slice(stored);
-                check(want.row, want.class, want.out, sum)
+                check(want.row, want.group, want.out, sum)
             } else {
                 let stored = if source.is_mapped() {
                     frame.clear();
@@ -155,11 +155,11 @@ impl Tools {
                 } else {
                     stored
                 };
-                check(want.row, want.class, stored, sum).and_then(|()| {
+                check(want.row, want.group, stored, sum).and_then(|()| {
                     decode(
                         zstd,
                         shuffled,
-                        want.row.storage.element_bytes(),
+                        want.row.encoding.element_bytes(),
                         stored,
                         want.out,
                     )
@@ -171,7 +171,7 @@ impl Tools {
 }
 
 /// Raw rows without a map: the kernel copies each value to its destination.
-fn scatter_all<T>(source: &Source, stretch: &mut [Want<'_, T>]) -> Result<(), Unreadable> {
+fn scatter_all<T>(source: &Source, stretch: &mut [Want<'_, T>]) -> Result<(), SegmentError> {
     let begin = stretch[0].row.offset;
     let mut sums = vec![[0; CHECKSUM_LEN]; stretch.len()];
     let mut buffers = Vec::with_capacity(2 * stretch.len());
@@ -181,33 +181,33 @@ fn scatter_all<T>(source: &Source, stretch: &mut [Want<'_, T>]) -> Result<(), Un
     }
     source.scatter(begin, &mut buffers)?;
     for (want, sum) in stretch.iter_mut().zip(sums) {
-        want.outcome = Some(check(want.row, want.class, want.out, sum));
+        want.outcome = Some(check(want.row, want.group, want.out, sum));
     }
     Ok(())
 }
 
 /// The same without an allocation, for rows that lie apart.
-fn scatter_one<T>(source: &Source, want: &mut Want<'_, T>) -> Result<(), Unreadable> {
+fn scatter_one<T>(source: &Source, want: &mut Want<'_, T>) -> Result<(), SegmentError> {
     let mut sum = [0; CHECKSUM_LEN];
     let mut buffers = [IoSliceMut::new(want.out), IoSliceMut::new(&mut sum)];
     source.scatter(want.row.offset, &mut buffers)?;
-    want.outcome = Some(check(want.row, want.class, want.out, sum));
+    want.outcome = Some(check(want.row, want.group, want.out, sum));
     Ok(())
 }
 
 /// Compares a record with its checksum.
 pub(crate) fn check(
     row: &Row,
-    class: &Class,
+    group: &RowGroup,
     stored: &[u8],
     sum: [u8; CHECKSUM_LEN],
-) -> Result<(), Unreadable> {
+) -> Result<(), SegmentError> {
     let expected = u64::from_le_bytes(sum);
-    let got = record_checksum(&row.key, class, row.storage, stored);
+    let got = record_checksum(&row.key, group, row.encoding, stored);
     if got == expected {
         return Ok(());
     }
-    Err(Unreadable::Corrupt(format!(
+    Err(SegmentError::Corrupt(format!(
         "the record at {} has checksum {got:016x}, but {expected:016x} was written",
         row.offset
     )))
@@ -220,7 +220,7 @@ pub(super) fn decode(
     element_bytes: usize,
     stored: &[u8],
     out: &mut [u8],
-) -> Result<(), Unreadable> {
+) -> Result<(), SegmentError> {
     if element_bytes == 1 {
         return decompress(zstd, stored, out);
     }
@@ -238,14 +238,14 @@ fn decompress(
     zstd: &mut Option<Decompressor<'static>>,
     stored: &[u8],
     out: &mut [u8],
-) -> Result<(), Unreadable> {
+) -> Result<(), SegmentError> {
     let decompressor = match zstd {
         Some(decompressor) => decompressor,
         None => zstd.insert(Decompressor::new()?),
     };
     match decompressor.decompress_to_buffer(stored, out) {
         Ok(len) if len == out.len() => Ok(()),
-        Ok(len) => Err(Unreadable::Corrupt(format!(
+        Ok(len) => Err(SegmentError::Corrupt(format!(
             "a row of {} bytes decompresses to {len}",
             out.len()
         ))),
@@ -255,12 +255,12 @@ fn decompress(
 
 /// Why a row does not decompress. That memory is short says nothing of it: the next time there may be
 /// some, and a repair must not take the row out.
-pub(super) fn undecodable(error: io::Error) -> Unreadable {
+pub(super) fn undecodable(error: io::Error) -> SegmentError {
     let inner = error.get_ref();
     let zstd = inner.and_then(|inner| inner.downcast_ref::<zstd::Error>());
     let is_short = |error: &zstd::Error| error.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation);
     if error.kind() == io::ErrorKind::OutOfMemory || zstd.is_some_and(is_short) {
-        return Unreadable::Io(io::ErrorKind::OutOfMemory.into());
+        return SegmentError::Io(io::ErrorKind::OutOfMemory.into());
     }
-    Unreadable::Corrupt(format!("a row does not decompress: {error}"))
+    SegmentError::Corrupt(format!("a row does not decompress: {error}"))
 }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use memmap2::MmapMut;
 
+use super::error::SegmentError;
 use super::format::{
-    CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_DATA, MAX_SCHEMA, ROW_LEN, Row, Trailer,
+    GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, MAX_SCHEMA, ROW_LEN, Row, RowGroup, Trailer,
     VERSION,
 };
-use super::reader::Unreadable;
 
 /// The table of contents of a segment, checked.
 #[derive(Debug)]
 pub struct Footer {
-    classes: Vec<Class>,
+    groups: Vec<RowGroup>,
     /// The footer as it is in the file; rows begin at `rows_at`.
     bytes: Bytes,
     rows_at: usize,
@@ -66,8 +66,8 @@ impl DerefMut for Bytes {
 
 impl Footer {
     /// The schemas and lengths that rows refer to by number.
-    pub fn classes(&self) -> &[Class] {
-        &self.classes
+    pub fn groups(&self) -> &[RowGroup] {
+        &self.groups
     }
 
     /// How many rows the segment holds.
@@ -87,15 +87,15 @@ impl Footer {
     }
 
     /// The footer of a segment that this process wrote, from the writer's own tables.
-    pub(super) fn from_parts(classes: Vec<Class>, entries: &[u8]) -> (Footer, Trailer) {
+    pub(super) fn from_parts(groups: Vec<RowGroup>, entries: &[u8]) -> (Footer, Trailer) {
         let mut bytes = Vec::with_capacity(entries.len() + 64);
-        for class in &classes {
-            class.encode(&mut bytes);
+        for group in &groups {
+            group.encode(&mut bytes);
         }
         let rows_at = bytes.len();
         bytes.extend_from_slice(entries);
         let footer = Footer {
-            classes,
+            groups,
             bytes: Bytes::Heap(bytes),
             rows_at,
             version: VERSION,
@@ -107,7 +107,7 @@ impl Footer {
                 .map_or(HEADER_LEN as u64, |row| row.end()),
             footer_len: footer.bytes.len() as u64,
             rows: footer.row_count() as u32,
-            classes: footer.classes.len() as u32,
+            groups: footer.groups.len() as u32,
             version: VERSION,
         };
         (footer, trailer)
@@ -120,9 +120,9 @@ impl Footer {
     /// Checks the footer of a file against its trailer, whose checksum was found right.
     /// Nothing is allocated for what a length merely claims: each is first compared with
     /// the bytes that are there.
-    pub(super) fn parse(bytes: Bytes, trailer: &Trailer) -> Result<Footer, Unreadable> {
-        let corrupt = |what: String| Err(Unreadable::Corrupt(what));
-        let (classes, rest) = parse_classes(&bytes, trailer)?;
+    pub(super) fn parse(bytes: Bytes, trailer: &Trailer) -> Result<Footer, SegmentError> {
+        let corrupt = |what: String| Err(SegmentError::Corrupt(what));
+        let (groups, rest) = parse_groups(&bytes, trailer)?;
         if rest.len() as u64 != u64::from(trailer.rows) * ROW_LEN as u64 {
             return corrupt(format!(
                 "{} bytes of row table for {} rows",
@@ -132,7 +132,7 @@ impl Footer {
         }
         let rows_at = bytes.len() - rest.len();
         let footer = Footer {
-            classes,
+            groups,
             bytes,
             rows_at,
             version: trailer.version,
@@ -143,12 +143,12 @@ impl Footer {
 
     /// Every entry must be well formed, and the records must fill the space between header
     /// and footer exactly.
-    fn check_rows(&self, trailer: &Trailer) -> Result<(), Unreadable> {
+    fn check_rows(&self, trailer: &Trailer) -> Result<(), SegmentError> {
         let mut seen = 0;
         let mut end = HEADER_LEN as u64;
         for row in self.rows() {
             end = row.end();
-            if !fits(&row, &self.classes, trailer) {
+            if !fits(&row, &self.groups, trailer) {
                 return Err(misfit(seen));
             }
             seen += 1;
@@ -160,60 +160,60 @@ impl Footer {
     }
 }
 
-/// Whether a row has a class that is there, and its record a place before the footer.
-pub(super) fn fits(row: &Row, classes: &[Class], trailer: &Trailer) -> bool {
-    let class = classes.get(usize::from(row.class));
-    class.is_some_and(|class| class.allows(row.storage, row.stored_len))
+/// Whether a row has a group that is there, and its record a place before the footer.
+pub(super) fn fits(row: &Row, groups: &[RowGroup], trailer: &Trailer) -> bool {
+    let group = groups.get(usize::from(row.group));
+    group.is_some_and(|group| group.allows(row.encoding, row.stored_len))
         && row.end() <= trailer.footer_offset
         && row.end() <= MAX_DATA
 }
 
-pub(super) fn misfit(row: usize) -> Unreadable {
-    Unreadable::Corrupt(format!("row {row} does not fit its segment"))
+pub(super) fn misfit(row: usize) -> SegmentError {
+    SegmentError::Corrupt(format!("row {row} does not fit its segment"))
 }
 
-pub(super) fn unknown_storage(row: usize) -> Unreadable {
-    Unreadable::Corrupt(format!("row {row} is stored in an unknown way"))
+pub(super) fn unknown_storage(row: usize) -> SegmentError {
+    SegmentError::Corrupt(format!("row {row} is stored in an unknown way"))
 }
 
 /// The records must fill the space before the footer.
-pub(super) fn check_end(end: u64, trailer: &Trailer) -> Result<(), Unreadable> {
+pub(super) fn check_end(end: u64, trailer: &Trailer) -> Result<(), SegmentError> {
     if end == trailer.footer_offset {
         return Ok(());
     }
-    Err(Unreadable::Corrupt(format!(
+    Err(SegmentError::Corrupt(format!(
         "records end at {end}, but the footer begins at {}",
         trailer.footer_offset
     )))
 }
 
-/// The classes at the beginning of `bytes`, as many as the trailer says, and what follows them.
-pub(super) fn parse_classes<'b>(
+/// The groups at the beginning of `bytes`, as many as the trailer says, and what follows them.
+pub(super) fn parse_groups<'b>(
     bytes: &'b [u8],
     trailer: &Trailer,
-) -> Result<(Vec<Class>, &'b [u8]), Unreadable> {
-    let corrupt = |what: String| Err(Unreadable::Corrupt(what));
-    let count = trailer.classes as usize;
-    if count > MAX_CLASSES || count.saturating_mul(CLASS_HEAD_LEN) > bytes.len() {
+) -> Result<(Vec<RowGroup>, &'b [u8]), SegmentError> {
+    let corrupt = |what: String| Err(SegmentError::Corrupt(what));
+    let count = trailer.groups as usize;
+    if count > MAX_GROUPS || count.saturating_mul(GROUP_HEAD_LEN) > bytes.len() {
         return corrupt(format!(
-            "a footer of {} bytes claims {count} classes",
+            "a footer of {} bytes claims {count} groups",
             bytes.len()
         ));
     }
-    let mut classes = Vec::with_capacity(count);
+    let mut groups = Vec::with_capacity(count);
     let mut rest = bytes;
     for _ in 0..count {
-        let Some((class, after)) = parse_class(rest) else {
-            return corrupt("the class table does not fit its footer".into());
+        let Some((group, after)) = parse_group(rest) else {
+            return corrupt("the group table does not fit its footer".into());
         };
-        classes.push(class);
+        groups.push(group);
         rest = after;
     }
-    Ok((classes, rest))
+    Ok((groups, rest))
 }
 
-fn parse_class(bytes: &[u8]) -> Option<(Class, &[u8])> {
-    let (head, rest) = bytes.split_first_chunk::<CLASS_HEAD_LEN>()?;
+fn parse_group(bytes: &[u8]) -> Option<(RowGroup, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<GROUP_HEAD_LEN>()?;
     let [a, b, c, d, e, f, g, h] = *head;
     let raw_len = u32::from_le_bytes([a, b, c, d]);
     let schema_len = u32::from_le_bytes([e, f, g, h]) as usize;
@@ -221,5 +221,5 @@ fn parse_class(bytes: &[u8]) -> Option<(Class, &[u8])> {
         return None;
     }
     let (schema, rest) = rest.split_at_checked(schema_len)?;
-    Some((Class::new(Arc::from(schema), raw_len), rest))
+    Some((RowGroup::new(Arc::from(schema), raw_len), rest))
 }

@@ -5,8 +5,8 @@
 //! ```text
 //! header    16            magic, version
 //! records   …             each: stored bytes, then 8 bytes checksum; no gaps
-//! classes   …             each: raw_len u32, schema_len u32, schema bytes
-//! rows      40 each       key, stored_len, class, storage; in the order of the records
+//! groups   …             each: raw_len u32, schema_len u32, schema bytes
+//! rows      40 each       key, stored_len, group, encoding; in the order of the records
 //! trailer   48            where the footer is, how much it holds, its checksum, magic
 //! ```
 //!
@@ -34,16 +34,16 @@ pub(crate) const MAGIC: [u8; 8] = *b"\x89TCSEG\r\n";
 pub(crate) const END_MAGIC: [u8; 8] = *b"TCSEGEND";
 
 pub(crate) const HEADER_LEN: usize = 16;
-pub(crate) const CLASS_HEAD_LEN: usize = 8;
+pub(crate) const GROUP_HEAD_LEN: usize = 8;
 pub(crate) const ROW_LEN: usize = 40;
 pub(crate) const CHECKSUM_LEN: usize = 8;
 pub(crate) const TRAILER_LEN: usize = 48;
 
 /// A segment of so many rows of one schema is at most so long.
 pub(crate) fn segment_bytes(rows: usize, row_len: usize, schema_len: usize) -> u64 {
-    /// More than a class costs beside its schema.
-    const CLASS_LEN: usize = 16;
-    let once = (HEADER_LEN + TRAILER_LEN + CLASS_LEN + schema_len) as u64;
+    /// More than a group costs beside its schema.
+    const GROUP_LEN: usize = 16;
+    let once = (HEADER_LEN + TRAILER_LEN + GROUP_LEN + schema_len) as u64;
     once + rows as u64 * (row_len + CHECKSUM_LEN + ROW_LEN) as u64
 }
 
@@ -57,8 +57,8 @@ pub(crate) fn rows_within(max_bytes: u64, row_len: usize, schema_len: usize) -> 
 /// Record positions must fit the 40 bits that the index gives them.
 pub(crate) const MAX_DATA: u64 = 1 << 40;
 
-/// Class numbers are 16 bits wide.
-pub(crate) const MAX_CLASSES: usize = 1 << 16;
+/// RowGroup numbers are 16 bits wide.
+pub(crate) const MAX_GROUPS: usize = 1 << 16;
 
 /// zstd needs at least four bytes for each block of 128 KiB that it describes, so a row
 /// that claims to grow more than this lies about its length.
@@ -67,7 +67,7 @@ const MAX_EXPANSION: u64 = 1 << 16;
 /// How the bytes of a record are to be read. New ways get new numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Storage {
+pub enum Encoding {
     /// The value itself.
     Raw = 0,
     /// One zstd frame that holds the value, shorter than the value.
@@ -80,42 +80,42 @@ pub enum Storage {
     ZstdShuffled8 = 4,
 }
 
-impl Storage {
+impl Encoding {
     /// The way that a number stands for in a segment of this version.
-    pub(crate) fn from_byte(byte: u8, version: u32) -> Option<Storage> {
+    pub(crate) fn from_byte(byte: u8, version: u32) -> Option<Encoding> {
         match byte {
-            0 => Some(Storage::Raw),
-            1 => Some(Storage::Zstd),
+            0 => Some(Encoding::Raw),
+            1 => Some(Encoding::Zstd),
             2..=4 if version < 2 => None,
-            2 => Some(Storage::ZstdShuffled2),
-            3 => Some(Storage::ZstdShuffled4),
-            4 => Some(Storage::ZstdShuffled8),
+            2 => Some(Encoding::ZstdShuffled2),
+            3 => Some(Encoding::ZstdShuffled4),
+            4 => Some(Encoding::ZstdShuffled8),
             _ => None,
         }
     }
 
     /// The compressed way for numbers of so many bytes; bytes as they are for any other number.
-    pub(crate) fn shuffled(element_bytes: u8) -> Storage {
+    pub(crate) fn shuffled(element_bytes: u8) -> Encoding {
         match element_bytes {
-            2 => Storage::ZstdShuffled2,
-            4 => Storage::ZstdShuffled4,
-            8 => Storage::ZstdShuffled8,
-            _ => Storage::Zstd,
+            2 => Encoding::ZstdShuffled2,
+            4 => Encoding::ZstdShuffled4,
+            8 => Encoding::ZstdShuffled8,
+            _ => Encoding::Zstd,
         }
     }
 
     /// The bytes of the numbers that are shuffled; 1 if nothing is.
     pub(crate) fn element_bytes(self) -> usize {
         match self {
-            Storage::Raw | Storage::Zstd => 1,
-            Storage::ZstdShuffled2 => 2,
-            Storage::ZstdShuffled4 => 4,
-            Storage::ZstdShuffled8 => 8,
+            Encoding::Raw | Encoding::Zstd => 1,
+            Encoding::ZstdShuffled2 => 2,
+            Encoding::ZstdShuffled4 => 4,
+            Encoding::ZstdShuffled8 => 8,
         }
     }
 
     pub(crate) fn is_raw(self) -> bool {
-        self == Storage::Raw
+        self == Encoding::Raw
     }
 }
 
@@ -125,7 +125,7 @@ fn xxh3(seed: u64, bytes: &[u8]) -> u64 {
 
 /// What rows of one kind share: a schema and the length of the value.
 #[derive(Clone, Debug)]
-pub struct Class {
+pub struct RowGroup {
     /// The schema that the rows were stored with.
     pub schema: Arc<[u8]>,
     /// The length of each row's value.
@@ -133,18 +133,18 @@ pub struct Class {
     digest: u64,
 }
 
-impl Class {
-    pub(crate) fn new(schema: Arc<[u8]>, raw_len: u32) -> Class {
-        Class {
+impl RowGroup {
+    pub(crate) fn new(schema: Arc<[u8]>, raw_len: u32) -> RowGroup {
+        RowGroup {
             digest: xxh3(0, &schema),
             schema,
             raw_len,
         }
     }
 
-    /// Whether a value of this class can be stored so, in so many bytes.
-    pub(crate) fn allows(&self, storage: Storage, stored_len: u32) -> bool {
-        if storage.is_raw() {
+    /// Whether a value of this group can be stored so, in so many bytes.
+    pub(crate) fn allows(&self, encoding: Encoding, stored_len: u32) -> bool {
+        if encoding.is_raw() {
             return stored_len == self.raw_len;
         }
         stored_len < self.raw_len
@@ -167,10 +167,10 @@ pub struct Row {
     pub offset: u64,
     /// Length of the stored bytes, without the checksum behind them.
     pub stored_len: u32,
-    /// Number of the row's class within the segment.
-    pub class: u16,
+    /// Number of the row's group within the segment.
+    pub group: u16,
     /// How the bytes are stored.
-    pub storage: Storage,
+    pub encoding: Encoding,
 }
 
 impl Row {
@@ -184,36 +184,41 @@ impl Row {
         let mut out = [0; ROW_LEN];
         out[0..32].copy_from_slice(&self.key);
         out[32..36].copy_from_slice(&self.stored_len.to_le_bytes());
-        out[36..38].copy_from_slice(&self.class.to_le_bytes());
-        out[38] = self.storage as u8;
+        out[36..38].copy_from_slice(&self.group.to_le_bytes());
+        out[38] = self.encoding as u8;
         out // 39 is zero
     }
 
-    /// `None` if the entry has a storage number or a padding byte that the version does not.
+    /// `None` if the entry has a encoding number or a padding byte that the version does not.
     pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64, version: u32) -> Option<Row> {
-        let [key @ .., a, b, c, d, e, f, storage, 0] = *bytes else {
+        let [key @ .., a, b, c, d, e, f, encoding, 0] = *bytes else {
             return None;
         };
         Some(Row {
             key,
             offset,
             stored_len: u32::from_le_bytes([a, b, c, d]),
-            class: u16::from_le_bytes([e, f]),
-            storage: Storage::from_byte(storage, version)?,
+            group: u16::from_le_bytes([e, f]),
+            encoding: Encoding::from_byte(encoding, version)?,
         })
     }
 }
 
 /// The checksum behind a record. It covers the whole key, the schema, both lengths and the
 /// way of storing besides the bytes, so that a sound record under the wrong entry does not
-/// pass. It does not cover the class number: a merge may give another one.
-pub(crate) fn record_checksum(key: &Key, class: &Class, storage: Storage, stored: &[u8]) -> u64 {
+/// pass. It does not cover the group number: a merge may give another one.
+pub(crate) fn record_checksum(
+    key: &Key,
+    group: &RowGroup,
+    encoding: Encoding,
+    stored: &[u8],
+) -> u64 {
     let mut head = [0; 56];
     head[0..32].copy_from_slice(key);
-    head[32..40].copy_from_slice(&class.digest.to_le_bytes());
-    head[40..44].copy_from_slice(&class.raw_len.to_le_bytes());
+    head[32..40].copy_from_slice(&group.digest.to_le_bytes());
+    head[40..44].copy_from_slice(&group.raw_len.to_le_bytes());
     head[44..48].copy_from_slice(&(stored.len() as u32).to_le_bytes());
-    head[48] = storage as u8; // 49..56 are zero
+    head[48] = encoding as u8; // 49..56 are zero
     xxh3(xxh3(0, &head), stored)
 }
 
@@ -231,7 +236,7 @@ pub(crate) struct Trailer {
     pub(crate) footer_offset: u64,
     pub(crate) footer_len: u64,
     pub(crate) rows: u32,
-    pub(crate) classes: u32,
+    pub(crate) groups: u32,
     pub(crate) version: u32,
 }
 
@@ -263,7 +268,7 @@ impl Trailer {
         out[0..8].copy_from_slice(&self.footer_offset.to_le_bytes());
         out[8..16].copy_from_slice(&self.footer_len.to_le_bytes());
         out[16..20].copy_from_slice(&self.rows.to_le_bytes());
-        out[20..24].copy_from_slice(&self.classes.to_le_bytes());
+        out[20..24].copy_from_slice(&self.groups.to_le_bytes());
         out[24..28].copy_from_slice(&self.version.to_le_bytes()); // 28..32 are zero
         out
     }
@@ -277,7 +282,7 @@ impl Trailer {
             footer_offset: u64_at(0),
             footer_len: u64_at(8),
             rows: u32_at(16),
-            classes: u32_at(20),
+            groups: u32_at(20),
             version: u32_at(24),
         }
     }

@@ -2,11 +2,11 @@
 //! command line or a fuzzer uses this module alone.
 //!
 //! ```
-//! use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage};
+//! use torchcache_store::segment::{SegmentFile, SegmentWriter, Encoding};
 //!
 //! let dir = tempfile::tempdir()?;
 //! let mut writer = SegmentWriter::create(dir.path())?;
-//! writer.push(&[1; 32], &b"schema"[..].into(), 5, Storage::Raw, b"value")?;
+//! writer.push(&[1; 32], &b"schema"[..].into(), 5, Encoding::Raw, b"value")?;
 //! let path = writer.finish()?.publish()?;
 //!
 //! let segment = SegmentFile::open(&path, false)?;
@@ -18,9 +18,12 @@
 //! ```
 
 mod decoder;
+mod encoder;
+mod error;
 mod fetch;
 mod footer;
 mod format;
+mod name;
 mod reader;
 mod records;
 mod shuffle;
@@ -28,16 +31,18 @@ mod source;
 mod table;
 mod writer;
 
+pub use error::SegmentError;
 pub use footer::Footer;
-pub use format::{Class, MAX_SCHEMA, Row, Storage, VERSION};
-pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
-pub(crate) use reader::rows_claimed;
-pub use reader::{SegmentFile, Unreadable};
+pub use format::{Encoding, MAX_SCHEMA, Row, RowGroup, VERSION};
+pub use reader::SegmentFile;
 pub use writer::{FinishedSegment, SegmentWriter};
 
 pub(crate) use decoder::Decoder;
+pub(crate) use encoder::{Value, pack};
 pub(crate) use fetch::{Want, fetch};
-pub(crate) use shuffle::shuffle;
+pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
+pub(crate) use name::{is_segment, segment_names};
+pub(crate) use reader::rows_claimed;
 pub(crate) use source::Source;
 pub(crate) use table::{Chunk, Chunks, Table, claimed};
-pub(crate) use writer::{MOST_ROWS, is_segment};
+pub(crate) use writer::MOST_ROWS;

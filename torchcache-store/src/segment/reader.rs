@@ -6,63 +6,14 @@ use std::hash::Hasher;
 use std::io;
 use std::path::Path;
 
+use super::error::SegmentError;
 use super::fetch::{Want, fetch};
 use super::footer::{Bytes, Footer};
 use super::format::{
     CHECKSUM_LEN, END_MAGIC, HEADER_LEN, MAGIC, ROW_LEN, Row, TRAILER_LEN, Trailer, VERSION, header,
 };
 use super::source::Source;
-use crate::fault::Fault;
 use crate::fs::{Directory, File, FileSystem, Metadata, Os, read_exact};
-
-/// Why a segment, or a row of it, cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unreadable {
-    /// The operating system said so.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The file is shorter than it was written.
-    #[error("the segment is cut short: {0}")]
-    Truncated(String),
-    /// The bytes contradict themselves or their checksum.
-    #[error("the segment is corrupt: {0}")]
-    Corrupt(String),
-    /// Somebody may have written it who is not trusted with this directory.
-    #[error("the segment is not trusted: {0}; it is left alone")]
-    Untrusted(String),
-    /// A newer torchcache wrote the file.
-    #[error(
-        "the segment is of format version {0}, this build reads up to {VERSION}; it is left alone"
-    )]
-    FutureVersion(u32),
-}
-
-impl Unreadable {
-    /// Whether bytes are not what was written.
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Unreadable::Truncated(_) | Unreadable::Corrupt(_))
-    }
-
-    /// The version, where only a newer torchcache reads it.
-    pub fn newer_version(&self) -> Option<u32> {
-        match self {
-            Unreadable::FutureVersion(version) => Some(*version),
-            _ => None,
-        }
-    }
-
-    /// Under which kind this is counted.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Unreadable::Io(_) => Fault::Read,
-            Unreadable::Truncated(_) => Fault::Truncated,
-            Unreadable::Corrupt(_) => Fault::Corrupt,
-            Unreadable::Untrusted(_) => Fault::Untrusted,
-            Unreadable::FutureVersion(_) => Fault::FutureVersion,
-        }
-    }
-}
 
 /// An open segment file with its footer.
 #[derive(Debug)]
@@ -76,8 +27,8 @@ impl SegmentFile {
     /// Opens and checks a segment; with `mmap`, rows are read through a memory map.
     ///
     /// # Errors
-    /// [`Unreadable`] for whatever is wrong with the file.
-    pub fn open(path: &Path, mmap: bool) -> Result<SegmentFile, Unreadable> {
+    /// [`SegmentError`] for whatever is wrong with the file.
+    pub fn open(path: &Path, mmap: bool) -> Result<SegmentFile, SegmentError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::from(io::ErrorKind::InvalidFilename).into());
         };
@@ -97,7 +48,7 @@ impl SegmentFile {
         dir: &dyn Directory,
         name: &OsStr,
         mmap: bool,
-    ) -> Result<SegmentFile, Unreadable> {
+    ) -> Result<SegmentFile, SegmentError> {
         let source = Source::open(dir, name, mmap)?;
         let metadata = source.file().metadata()?;
         let footer = read_footer(source.file(), metadata.len)?;
@@ -140,41 +91,41 @@ impl SegmentFile {
     /// is unspecified.
     ///
     /// # Errors
-    /// [`Unreadable`] if the file fails, the checksum is wrong, `out` is not as long as the
+    /// [`SegmentError`] if the file fails, the checksum is wrong, `out` is not as long as the
     /// value, or the row cannot be one of this segment's.
-    pub fn read(&self, row: &Row, out: &mut [u8]) -> Result<(), Unreadable> {
-        let Some(class) = self.footer.classes().get(usize::from(row.class)) else {
-            return Err(Unreadable::Corrupt(format!(
-                "no class {} in this segment",
-                row.class
+    pub fn read(&self, row: &Row, out: &mut [u8]) -> Result<(), SegmentError> {
+        let Some(group) = self.footer.groups().get(usize::from(row.group)) else {
+            return Err(SegmentError::Corrupt(format!(
+                "no group {} in this segment",
+                row.group
             )));
         };
         // Anybody can make a row of any numbers.
         let stored_len = u64::from(row.stored_len) + CHECKSUM_LEN as u64;
         let end = row.offset.checked_add(stored_len);
-        if !class.allows(row.storage, row.stored_len) || end.is_none_or(|end| end > self.bytes()) {
-            return Err(Unreadable::Corrupt(format!(
+        if !group.allows(row.encoding, row.stored_len) || end.is_none_or(|end| end > self.bytes()) {
+            return Err(SegmentError::Corrupt(format!(
                 "no row of {} bytes at {} in this segment",
                 row.stored_len, row.offset
             )));
         }
-        if out.len() != class.raw_len as usize {
-            return Err(Unreadable::Corrupt(format!(
+        if out.len() != group.raw_len as usize {
+            return Err(SegmentError::Corrupt(format!(
                 "a row of {} bytes cannot be read into {} bytes",
-                class.raw_len,
+                group.raw_len,
                 out.len()
             )));
         }
         let mut want = Want {
             tag: (),
             row,
-            class,
+            group,
             out,
             outcome: None,
         };
         fetch(&self.source, std::slice::from_mut(&mut want));
         want.outcome
-            .unwrap_or_else(|| Err(Unreadable::Corrupt("the row was not read".into())))
+            .unwrap_or_else(|| Err(SegmentError::Corrupt("the row was not read".into())))
     }
 }
 
@@ -214,11 +165,11 @@ pub(super) struct Ends {
 
 impl Ends {
     /// Reads header and trailer of a file of `bytes` bytes.
-    pub(super) fn read(file: &dyn File, bytes: u64) -> Result<Ends, Unreadable> {
+    pub(super) fn read(file: &dyn File, bytes: u64) -> Result<Ends, SegmentError> {
         let mut head = [0; HEADER_LEN];
         let body = bytes.checked_sub((HEADER_LEN + TRAILER_LEN) as u64);
         let Some(body) = body else {
-            return Err(Unreadable::Truncated(format!("it has {bytes} bytes")));
+            return Err(SegmentError::Truncated(format!("it has {bytes} bytes")));
         };
         read_at(file, &mut head, 0)?;
         let version = check_header(&head)?;
@@ -226,43 +177,45 @@ impl Ends {
         let mut tail = [0; TRAILER_LEN];
         read_at(file, &mut tail, bytes - TRAILER_LEN as u64)?;
         if !tail.ends_with(&END_MAGIC) {
-            return Err(Unreadable::Truncated("the end mark is missing".into()));
+            return Err(SegmentError::Truncated("the end mark is missing".into()));
         }
         let trailer = Trailer::decode(&tail);
         if trailer.version != version {
-            return Err(Unreadable::Corrupt(format!(
+            return Err(SegmentError::Corrupt(format!(
                 "it begins as version {version} and ends as version {}",
                 trailer.version
             )));
         }
         let begins = trailer.footer_offset.checked_sub(HEADER_LEN as u64);
         if begins.and_then(|begins| begins.checked_add(trailer.footer_len)) != Some(body) {
-            return Err(Unreadable::Corrupt(
+            return Err(SegmentError::Corrupt(
                 "the trailer does not fit the size of the file".into(),
             ));
         }
         Ok(Ends { trailer, tail })
     }
 
-    fn agree(&self, sealed: [u8; TRAILER_LEN]) -> Result<(), Unreadable> {
+    fn agree(&self, sealed: [u8; TRAILER_LEN]) -> Result<(), SegmentError> {
         match sealed == self.tail {
             true => Ok(()),
-            false => Err(Unreadable::Corrupt("the footer's checksum is wrong".into())),
+            false => Err(SegmentError::Corrupt(
+                "the footer's checksum is wrong".into(),
+            )),
         }
     }
 
     /// Whether the footer's checksum is right. Reads the footer without holding it.
-    pub(super) fn check_by_pieces(&self, file: &dyn File) -> Result<(), Unreadable> {
+    pub(super) fn check_by_pieces(&self, file: &dyn File) -> Result<(), SegmentError> {
         self.agree(sealed_by_pieces(file, &self.trailer)?)
     }
 }
 
 /// Reads and checks header, trailer and footer of a file of `bytes` bytes.
-fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
+fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, SegmentError> {
     let ends = Ends::read(file, bytes)?;
     let trailer = &ends.trailer;
     let footer_len = usize::try_from(trailer.footer_len)
-        .map_err(|_| Unreadable::Corrupt("the footer does not fit into memory".into()))?;
+        .map_err(|_| SegmentError::Corrupt("the footer does not fit into memory".into()))?;
     if footer_len > PIECE {
         ends.check_by_pieces(file)?;
     }
@@ -274,7 +227,7 @@ fn read_footer(file: &dyn File, bytes: u64) -> Result<Footer, Unreadable> {
 
 /// What the trailer would be with the checksum of the footer that is there. Reads the footer without
 /// holding it.
-fn sealed_by_pieces(file: &dyn File, trailer: &Trailer) -> Result<[u8; TRAILER_LEN], Unreadable> {
+fn sealed_by_pieces(file: &dyn File, trailer: &Trailer) -> Result<[u8; TRAILER_LEN], SegmentError> {
     let mut sum = trailer.begin_sum();
     let mut piece = vec![0; PIECE];
     let (mut at, end) = (
@@ -292,28 +245,30 @@ fn sealed_by_pieces(file: &dyn File, trailer: &Trailer) -> Result<[u8; TRAILER_L
 }
 
 /// The version of a segment that begins so.
-fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, Unreadable> {
+fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, SegmentError> {
     let [magic @ .., a, b, c, d, _, _, _, _] = *head;
     if magic != MAGIC {
-        return Err(Unreadable::Corrupt(
+        return Err(SegmentError::Corrupt(
             "it does not begin like a segment".into(),
         ));
     }
     let version = u32::from_le_bytes([a, b, c, d]);
     if version > VERSION {
-        return Err(Unreadable::FutureVersion(version));
+        return Err(SegmentError::FutureVersion(version));
     }
     if version == 0 || *head != header(version) {
-        return Err(Unreadable::Corrupt("the header is malformed".into()));
+        return Err(SegmentError::Corrupt("the header is malformed".into()));
     }
     Ok(version)
 }
 
 /// Reads exactly as many bytes as `out` has, and calls an early end by its name.
-pub(super) fn read_at(file: &dyn File, out: &mut [u8], offset: u64) -> Result<(), Unreadable> {
+pub(super) fn read_at(file: &dyn File, out: &mut [u8], offset: u64) -> Result<(), SegmentError> {
     let end = offset + out.len() as u64;
     read_exact(file, out, offset).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Unreadable::Truncated(format!("nothing to read at {end}")),
-        _ => Unreadable::Io(error),
+        io::ErrorKind::UnexpectedEof => {
+            SegmentError::Truncated(format!("nothing to read at {end}"))
+        }
+        _ => SegmentError::Io(error),
     })
 }

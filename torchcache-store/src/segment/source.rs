@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 
-use super::reader::{Unreadable, read_at};
+use super::error::SegmentError;
+use super::reader::read_at;
 use crate::fs::{Directory, File, Mapped};
 
 /// An open segment file.
@@ -37,14 +38,14 @@ impl Source {
         offset: u64,
         len: usize,
         scratch: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8], Unreadable> {
+    ) -> Result<&'a [u8], SegmentError> {
         if let Some(map) = &self.map {
             let begin = usize::try_from(offset).ok();
             let end = begin.and_then(|begin| begin.checked_add(len));
             return begin
                 .zip(end)
                 .and_then(|(begin, end)| (**map).as_ref().get(begin..end))
-                .ok_or_else(|| Unreadable::Truncated(format!("nothing to read at {offset}")));
+                .ok_or_else(|| SegmentError::Truncated(format!("nothing to read at {offset}")));
         }
         if scratch.len() < len {
             scratch.resize(len, 0);
@@ -60,13 +61,13 @@ impl Source {
         &self,
         mut offset: u64,
         mut buffers: &mut [IoSliceMut<'_>],
-    ) -> Result<(), Unreadable> {
+    ) -> Result<(), SegmentError> {
         // Drops empty buffers at the front, so that "nothing left" is an empty slice.
         IoSliceMut::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
             match self.file.read_at(buffers, offset) {
                 Ok(0) => {
-                    return Err(Unreadable::Truncated(format!(
+                    return Err(SegmentError::Truncated(format!(
                         "nothing to read at {offset}"
                     )));
                 }
@@ -75,7 +76,7 @@ impl Source {
                     offset += read as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Unreadable::Io(error)),
+                Err(error) => return Err(SegmentError::Io(error)),
             }
         }
         Ok(())

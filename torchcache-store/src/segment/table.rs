@@ -5,11 +5,12 @@
 use std::ffi::OsStr;
 use std::ops::Deref;
 
-use super::footer::{check_end, fits, misfit, parse_classes, unknown_storage};
+use super::error::SegmentError;
+use super::footer::{check_end, fits, misfit, parse_groups, unknown_storage};
 use super::format::{
-    CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_SCHEMA, ROW_LEN, Row, Trailer,
+    GROUP_HEAD_LEN, HEADER_LEN, MAX_GROUPS, MAX_SCHEMA, ROW_LEN, Row, RowGroup, Trailer,
 };
-use super::reader::{Ends, Unreadable, read_at};
+use super::reader::{Ends, read_at};
 use super::records::{Record, Records};
 use super::source::Source;
 use crate::fs::{Directory, Metadata};
@@ -27,7 +28,7 @@ pub(crate) struct Table {
     source: Source,
     metadata: Metadata,
     trailer: Trailer,
-    classes: Vec<Class>,
+    groups: Vec<RowGroup>,
 }
 
 /// Rows that follow each other in a segment.
@@ -47,7 +48,7 @@ impl Chunk {
 }
 
 /// What both ends of a segment say, unchecked: its version and how many rows it has.
-pub(crate) fn claimed(dir: &dyn Directory, name: &OsStr) -> Result<(u32, u64), Unreadable> {
+pub(crate) fn claimed(dir: &dyn Directory, name: &OsStr) -> Result<(u32, u64), SegmentError> {
     let file = dir.open(name)?;
     let ends = Ends::read(&*file, file.metadata()?.len)?;
     Ok((ends.trailer.version, ends.trailer.rows.into()))
@@ -55,30 +56,30 @@ pub(crate) fn claimed(dir: &dyn Directory, name: &OsStr) -> Result<(u32, u64), U
 
 impl Table {
     /// Opens a segment and checks its footer.
-    pub(crate) fn open(dir: &dyn Directory, name: &OsStr) -> Result<Table, Unreadable> {
+    pub(crate) fn open(dir: &dyn Directory, name: &OsStr) -> Result<Table, SegmentError> {
         let source = Source::open(dir, name, false)?;
         let metadata = source.file().metadata()?;
         let ends = Ends::read(source.file(), metadata.len)?;
         ends.check_by_pieces(source.file())?;
         let trailer = ends.trailer;
         let table_len = u64::from(trailer.rows) * ROW_LEN as u64;
-        let classes_len = trailer.footer_len.checked_sub(table_len);
-        // No more is held than so many classes can take.
-        let most = (trailer.classes as usize).min(MAX_CLASSES) * (CLASS_HEAD_LEN + MAX_SCHEMA);
-        let classes_len = classes_len.and_then(|len| usize::try_from(len).ok());
-        let classes_len = classes_len.filter(|len| *len <= most);
-        let Some(classes_len) = classes_len else {
-            return Err(Unreadable::Corrupt(format!(
-                "a footer of {} bytes cannot hold {} rows of {} classes, and nothing else",
-                trailer.footer_len, trailer.rows, trailer.classes
+        let groups_len = trailer.footer_len.checked_sub(table_len);
+        // No more is held than so many groups can take.
+        let most = (trailer.groups as usize).min(MAX_GROUPS) * (GROUP_HEAD_LEN + MAX_SCHEMA);
+        let groups_len = groups_len.and_then(|len| usize::try_from(len).ok());
+        let groups_len = groups_len.filter(|len| *len <= most);
+        let Some(groups_len) = groups_len else {
+            return Err(SegmentError::Corrupt(format!(
+                "a footer of {} bytes cannot hold {} rows of {} groups, and nothing else",
+                trailer.footer_len, trailer.rows, trailer.groups
             )));
         };
-        let mut bytes = vec![0; classes_len];
+        let mut bytes = vec![0; groups_len];
         read_at(source.file(), &mut bytes, trailer.footer_offset)?;
-        let (classes, rest) = parse_classes(&bytes, &trailer)?;
+        let (groups, rest) = parse_groups(&bytes, &trailer)?;
         if !rest.is_empty() {
-            return Err(Unreadable::Corrupt(format!(
-                "{} bytes between classes and rows",
+            return Err(SegmentError::Corrupt(format!(
+                "{} bytes between groups and rows",
                 rest.len()
             )));
         }
@@ -86,7 +87,7 @@ impl Table {
             source,
             metadata,
             trailer,
-            classes,
+            groups,
         })
     }
 
@@ -103,8 +104,8 @@ impl Table {
         self.trailer.rows.into()
     }
 
-    pub(crate) fn classes(&self) -> &[Class] {
-        &self.classes
+    pub(crate) fn groups(&self) -> &[RowGroup] {
+        &self.groups
     }
 
     /// The rows, in the order of their records; an error is the last.
@@ -122,7 +123,7 @@ impl Table {
         self.trailer.footer_offset - HEADER_LEN as u64
     }
 
-    /// Reads the records of a chunk: `each` gets the place of each row, the row, its class, and its
+    /// Reads the records of a chunk: `each` gets the place of each row, the row, its group, and its
     /// stored bytes if the checksum is right. `window` is memory to be used again.
     pub(crate) fn read<E>(
         &self,
@@ -133,7 +134,7 @@ impl Table {
         let end = chunk.rows.last().map_or(0, Row::end);
         let rows = chunk.rows.iter().copied();
         let memory = std::mem::take(window);
-        let mut records = Records::over(&self.source, &self.classes, rows, end, memory);
+        let mut records = Records::over(&self.source, &self.groups, rows, end, memory);
         let mut place = chunk.first;
         while let Some(record) = records.next() {
             each(place, record)?;
@@ -166,11 +167,11 @@ impl<T: Deref<Target = Table>> Rows<T> {
         }
     }
 
-    fn load(&mut self) -> Result<Row, Unreadable> {
+    fn load(&mut self) -> Result<Row, SegmentError> {
         let Table {
             source,
             trailer,
-            classes,
+            groups,
             ..
         } = &*self.table;
         let mut at = (self.next - self.piece_at) as usize * ROW_LEN;
@@ -187,7 +188,7 @@ impl<T: Deref<Target = Table>> Rows<T> {
         let entry = self.piece[at..].first_chunk();
         let row = entry.and_then(|entry| Row::decode(entry, self.offset, trailer.version));
         let row = row.ok_or_else(|| unknown_storage(number))?;
-        if !fits(&row, classes, trailer) {
+        if !fits(&row, groups, trailer) {
             return Err(misfit(number));
         }
         self.offset = row.end();
@@ -199,7 +200,7 @@ impl<T: Deref<Target = Table>> Rows<T> {
 }
 
 impl<T: Deref<Target = Table>> Iterator for Rows<T> {
-    type Item = Result<Row, Unreadable>;
+    type Item = Result<Row, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let rows = self.table.row_count();
@@ -237,7 +238,7 @@ impl<T: Deref<Target = Table>> Chunks<T> {
 }
 
 impl<T: Deref<Target = Table>> Iterator for Chunks<T> {
-    type Item = Result<Chunk, Unreadable>;
+    type Item = Result<Chunk, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut chunk = Chunk {
@@ -267,18 +268,18 @@ impl<T: Deref<Target = Table>> Iterator for Chunks<T> {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{SegmentFile, SegmentWriter, Storage};
+    use super::super::{Encoding, SegmentFile, SegmentWriter};
     use super::*;
     use crate::fs::{FileSystem, Os};
 
-    /// A segment of these value lengths, in two classes.
+    /// A segment of these value lengths, in two groups.
     fn written(dir: &Arc<dyn Directory>, lengths: &[usize]) -> std::ffi::OsString {
         let mut writer = SegmentWriter::create_in(dir.clone()).expect("it can be made");
         for (n, &len) in lengths.iter().enumerate() {
             let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
             let schema: Arc<[u8]> = [b'a' + (n % 2) as u8].as_slice().into();
             let value = vec![n as u8; len];
-            let pushed = writer.push(&key, &schema, len as u32, Storage::Raw, &value);
+            let pushed = writer.push(&key, &schema, len as u32, Encoding::Raw, &value);
             pushed.expect("it is written");
         }
         let path = writer.finish().and_then(|finished| finished.publish());
@@ -306,14 +307,14 @@ mod tests {
                 let chunk = chunk.expect("it is sound");
                 let least = chunk.rows.len() == 1;
                 assert!(least || chunk.bytes() <= CHUNK_BYTES, "{}", chunk.bytes());
-                let read = table.read(&chunk, &mut window, |place, (row, class, stored)| {
+                let read = table.read(&chunk, &mut window, |place, (row, group, stored)| {
                     assert_eq!((place, row), (seen, expected[seen as usize]));
-                    assert_eq!(*class.schema, [b'a' + (seen % 2) as u8]);
+                    assert_eq!(*group.schema, [b'a' + (seen % 2) as u8]);
                     let stored = stored?;
                     assert!(stored.iter().all(|&byte| byte == seen as u8));
                     assert_eq!(stored.len(), lengths[seen as usize]);
                     seen += 1;
-                    Ok::<(), Unreadable>(())
+                    Ok::<(), SegmentError>(())
                 });
                 read.expect("the records are sound");
             }

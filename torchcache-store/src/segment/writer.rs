@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::footer::Footer;
 use super::format::{
-    CHECKSUM_LEN, CLASS_HEAD_LEN, Class, HEADER_LEN, MAX_CLASSES, MAX_DATA, ROW_LEN, Row, Storage,
-    TRAILER_LEN, VERSION, header, record_checksum,
+    CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, Row,
+    RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::batch::Key;
 use crate::fs::{Directory, File, FileSystem, Os};
-use crate::temp::{SUFFIX, Temp};
+use crate::temp::Temp;
 
 /// Rows go to the file in writes of this size, long ones too. It decides in what pieces the system
 /// caches the file, and so how fast it is read: a third as fast in the 4 KiB pieces that rows of
@@ -24,18 +24,12 @@ const WRITE_BYTES: usize = 1 << 20;
 /// memory meanwhile, which should be little beside the index of a large store.
 pub(crate) const MOST_ROWS: usize = 1 << 18;
 
-/// Whether a file of a cache directory is a segment by its name.
-pub(crate) fn is_segment(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_plain)
-}
-
 /// A segment in the making. Dropping it removes its file.
 #[derive(Debug)]
 pub struct SegmentWriter {
     out: BufWriter<Box<dyn File>>,
     temp: Temp,
-    classes: Vec<Class>,
+    groups: Vec<RowGroup>,
     numbers: HashMap<(Arc<[u8]>, u32), u16>,
     entries: Vec<u8>,
     offset: u64,
@@ -59,7 +53,7 @@ impl SegmentWriter {
         Ok(SegmentWriter {
             out,
             temp,
-            classes: Vec::new(),
+            groups: Vec::new(),
             numbers: HashMap::new(),
             entries: Vec::new(),
             offset: HEADER_LEN as u64,
@@ -82,7 +76,7 @@ impl SegmentWriter {
     /// Whether one more row of this kind fits the numbers of the format, and a footer that is
     /// read at once.
     pub(crate) fn has_room(&self, stored_len: usize) -> bool {
-        self.classes.len() < MAX_CLASSES
+        self.groups.len() < MAX_GROUPS
             && self.offset + (stored_len as u64) < MAX_DATA / 2
             && self.entries.len() < MOST_ROWS * ROW_LEN
     }
@@ -97,14 +91,14 @@ impl SegmentWriter {
         key: &Key,
         schema: &Arc<[u8]>,
         raw_len: u32,
-        storage: Storage,
+        encoding: Encoding,
         stored: &[u8],
     ) -> io::Result<()> {
-        let number = self.class_number(schema, raw_len)?;
+        let number = self.group_number(schema, raw_len)?;
         let stored_len = u32::try_from(stored.len()).map_err(io::Error::other)?;
-        if !self.classes[usize::from(number)].allows(storage, stored_len) {
+        if !self.groups[usize::from(number)].allows(encoding, stored_len) {
             let what = format!(
-                "a value of {raw_len} bytes is not stored as {stored_len} bytes of {storage:?}"
+                "a value of {raw_len} bytes is not stored as {stored_len} bytes of {encoding:?}"
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
@@ -112,10 +106,10 @@ impl SegmentWriter {
             key: *key,
             offset: self.offset,
             stored_len,
-            class: number,
-            storage,
+            group: number,
+            encoding,
         };
-        let sum = record_checksum(key, &self.classes[usize::from(number)], storage, stored);
+        let sum = record_checksum(key, &self.groups[usize::from(number)], encoding, stored);
         self.out.write_all(stored)?;
         self.out.write_all(&sum.to_le_bytes())?;
         self.entries.extend(row.encode());
@@ -124,21 +118,21 @@ impl SegmentWriter {
         Ok(())
     }
 
-    fn class_number(&mut self, schema: &Arc<[u8]>, raw_len: u32) -> io::Result<u16> {
-        // Rows of one batch follow each other, so the newest class is most often the one.
-        if let Some(last) = self.classes.last()
+    fn group_number(&mut self, schema: &Arc<[u8]>, raw_len: u32) -> io::Result<u16> {
+        // Rows of one batch follow each other, so the newest group is most often the one.
+        if let Some(last) = self.groups.last()
             && last.raw_len == raw_len
             && last.schema == *schema
         {
-            return Ok((self.classes.len() - 1) as u16);
+            return Ok((self.groups.len() - 1) as u16);
         }
         if let Some(number) = self.numbers.get(&(schema.clone(), raw_len)) {
             return Ok(*number);
         }
-        let number = u16::try_from(self.classes.len()).map_err(io::Error::other)?;
+        let number = u16::try_from(self.groups.len()).map_err(io::Error::other)?;
         self.numbers.insert((schema.clone(), raw_len), number);
-        self.classes.push(Class::new(schema.clone(), raw_len));
-        self.footer_len += (CLASS_HEAD_LEN + schema.len()) as u64;
+        self.groups.push(RowGroup::new(schema.clone(), raw_len));
+        self.footer_len += (GROUP_HEAD_LEN + schema.len()) as u64;
         Ok(number)
     }
 
@@ -148,7 +142,7 @@ impl SegmentWriter {
     /// What the operating system says; the file is removed.
     pub fn finish(mut self) -> io::Result<FinishedSegment> {
         let bytes = self.bytes();
-        let (footer, trailer) = Footer::from_parts(self.classes, &self.entries);
+        let (footer, trailer) = Footer::from_parts(self.groups, &self.entries);
         self.out.write_all(footer.bytes())?;
         self.out.write_all(&trailer.encode(footer.bytes()))?;
         let file = self.out.into_inner().map_err(|error| error.into_error())?;

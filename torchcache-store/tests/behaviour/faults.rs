@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps, value};
-use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentFile, SegmentWriter};
 use torchcache_store::{Compression, Config, Fault, Store};
 
 const LEN: usize = 24;
@@ -304,7 +304,7 @@ fn a_mapped_file_that_changes_while_it_is_read_gives_right_rows_or_none() {
     let path = segments(dir.path()).remove(0);
     let segment = SegmentFile::open(&path, true).expect("it is sound");
     let row = segment.footer().rows().next().expect("one row");
-    assert_eq!(row.storage, Storage::Zstd);
+    assert_eq!(row.encoding, Encoding::Zstd);
     // Random bytes of the value lie in the frame as they are, so that zstd notices nothing.
     let at = row.offset + u64::from(row.stored_len) - 1000;
     let mut sound = [0];

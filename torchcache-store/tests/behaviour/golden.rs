@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use torchcache_store::segment::{SegmentFile, SegmentWriter, Storage, VERSION};
+use torchcache_store::segment::{Encoding, SegmentFile, SegmentWriter, VERSION};
 use torchcache_store::{Key, Store};
 
 use crate::common::{fetch, key, patient, segments, value};
@@ -12,7 +12,7 @@ use crate::common::{fetch, key, patient, segments, value};
 struct Golden {
     key: Key,
     schema: &'static str,
-    storage: Storage,
+    encoding: Encoding,
     value: Vec<u8>,
     /// What is stored, if that is not the value. Kept here since another version of zstd may make
     /// other frames, which is no change of our format.
@@ -24,7 +24,7 @@ fn rows_of_version_1() -> Vec<Golden> {
     let row = |n, schema, value| Golden {
         key: key(n),
         schema,
-        storage: Storage::Raw,
+        encoding: Encoding::Raw,
         value,
         frame: &[],
     };
@@ -33,7 +33,7 @@ fn rows_of_version_1() -> Vec<Golden> {
         row(2, "f32[4]", value(&key(2), 16)),
         row(3, "f32[0]", vec![]),
         Golden {
-            storage: Storage::Zstd,
+            encoding: Encoding::Zstd,
             frame: &[
                 0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x40, 0x45, 0x00, 0x00, 0x10, 0x07, 0x07, 0x01, 0x00,
                 0x93, 0x00, 0x16,
@@ -49,10 +49,10 @@ fn rows_of_version_2() -> Vec<Golden> {
     let two = (0..33u16).flat_map(|n| (0x3C00 + n % 3).to_le_bytes());
     let four = (0..20).flat_map(|n| (1.0 + (n % 4) as f32).to_le_bytes());
     let eight = (0..12i64).flat_map(|n| (30_000 - n % 5).to_le_bytes());
-    let row = |n, schema, storage, value, frame| Golden {
+    let row = |n, schema, encoding, value, frame| Golden {
         key: key(n),
         schema,
-        storage,
+        encoding,
         value,
         frame,
     };
@@ -61,7 +61,7 @@ fn rows_of_version_2() -> Vec<Golden> {
         row(
             6,
             "f16[33] and a byte",
-            Storage::ZstdShuffled2,
+            Encoding::ZstdShuffled2,
             two.chain([9]).collect(),
             &[
                 0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x43, 0x6d, 0x00, 0x00, 0x28, 0x00, 0x01, 0x02, 0x3c,
@@ -71,7 +71,7 @@ fn rows_of_version_2() -> Vec<Golden> {
         row(
             7,
             "f32[20]",
-            Storage::ZstdShuffled4,
+            Encoding::ZstdShuffled4,
             four.collect(),
             &[
                 0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x50, 0xa5, 0x00, 0x00, 0x50, 0x00, 0x00, 0x80, 0x00,
@@ -82,7 +82,7 @@ fn rows_of_version_2() -> Vec<Golden> {
         row(
             8,
             "i64[12]",
-            Storage::ZstdShuffled8,
+            Encoding::ZstdShuffled8,
             eight.collect(),
             &[
                 0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x60, 0x8d, 0x00, 0x00, 0x38, 0x30, 0x2f, 0x2e, 0x2d,
@@ -99,7 +99,7 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Every version with its rows and the number of its classes.
+/// Every version with its rows and the number of its groups.
 fn versions() -> [(PathBuf, Vec<Golden>, usize); 2] {
     [
         (fixture("v1.tcs"), rows_of_version_1(), 3),
@@ -112,19 +112,19 @@ fn write(dir: &Path) -> PathBuf {
     for Golden {
         key,
         schema,
-        storage,
+        encoding,
         value,
         frame,
     } in rows_of_version_2()
     {
-        let stored = if storage == Storage::Raw {
+        let stored = if encoding == Encoding::Raw {
             &value
         } else {
             frame
         };
         let schema = schema.as_bytes().into();
         writer
-            .push(&key, &schema, value.len() as u32, storage, stored)
+            .push(&key, &schema, value.len() as u32, encoding, stored)
             .expect("it is written");
     }
     let bytes = writer.bytes();
@@ -147,18 +147,18 @@ fn the_writer_gives_the_golden_bytes() {
 #[test]
 fn the_golden_files_are_read_row_by_row() {
     for mmap in [false, true] {
-        for (path, rows, classes) in versions() {
+        for (path, rows, groups) in versions() {
             let file = SegmentFile::open(&path, mmap).expect("it opens");
             assert_eq!(file.footer().row_count(), rows.len());
-            assert_eq!(file.footer().classes().len(), classes);
+            assert_eq!(file.footer().groups().len(), groups);
             for (row, golden) in file.footer().rows().zip(rows) {
                 let mut value = vec![0xEE; golden.value.len()];
                 file.read(&row, &mut value).expect("it is sound");
                 assert_eq!((row.key, value), (golden.key, golden.value));
-                let class = &file.footer().classes()[usize::from(row.class)];
+                let group = &file.footer().groups()[usize::from(row.group)];
                 assert_eq!(
-                    (&*class.schema, row.storage),
-                    (golden.schema.as_bytes(), golden.storage)
+                    (&*group.schema, row.encoding),
+                    (golden.schema.as_bytes(), golden.encoding)
                 );
                 assert!(
                     file.read(&row, &mut [0; 17]).is_err(),

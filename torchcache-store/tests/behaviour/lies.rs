@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use torchcache_store::segment::{Row, SegmentFile, SegmentWriter, Storage, Unreadable};
+use torchcache_store::segment::{Encoding, Row, SegmentError, SegmentFile, SegmentWriter};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::common::key;
@@ -14,11 +14,11 @@ use crate::common::key;
 struct Parts {
     records: Vec<u8>,
     /// raw_len, schema_len, schema.
-    classes: Vec<u8>,
-    /// key, stored_len, class, storage, zero.
+    groups: Vec<u8>,
+    /// key, stored_len, group, encoding, zero.
     row: [u8; 40],
     row_count: u32,
-    class_count: u32,
+    group_count: u32,
     footer_offset: Option<u64>,
     footer_len: Option<u64>,
     version: u32,
@@ -32,10 +32,10 @@ fn sound() -> Parts {
     row[32] = 4;
     Parts {
         records: [b"four".as_slice(), &[0; 8]].concat(),
-        classes: [&4u32.to_le_bytes(), &3u32.to_le_bytes(), b"abc".as_slice()].concat(),
+        groups: [&4u32.to_le_bytes(), &3u32.to_le_bytes(), b"abc".as_slice()].concat(),
         row,
         row_count: 1,
-        class_count: 1,
+        group_count: 1,
         footer_offset: None,
         footer_len: None,
         version: 2,
@@ -56,13 +56,13 @@ impl Parts {
         let version = self.version.to_le_bytes();
         let mut file = [b"\x89TCSEG\r\n".as_slice(), &version, &[0; 4]].concat();
         file.extend(&self.records);
-        let footer = [&*self.classes, &self.row].concat();
+        let footer = [&*self.groups, &self.row].concat();
         let offset = self.footer_offset.unwrap_or(file.len() as u64);
         file.extend(&footer);
         let mut trailer = offset.to_le_bytes().to_vec();
         trailer.extend(self.footer_len.unwrap_or(footer.len() as u64).to_le_bytes());
         trailer.extend(self.row_count.to_le_bytes());
-        trailer.extend(self.class_count.to_le_bytes());
+        trailer.extend(self.group_count.to_le_bytes());
         trailer.extend(self.ends_as.unwrap_or(self.version).to_le_bytes());
         trailer.extend([0; 4]);
         let sum = xxh3_64_with_seed(&footer, xxh3_64(&trailer));
@@ -73,22 +73,22 @@ impl Parts {
     }
 
     /// Makes these bytes the only record.
-    fn store(&mut self, stored: &[u8], raw_len: u32, storage: u8) {
+    fn store(&mut self, stored: &[u8], raw_len: u32, encoding: u8) {
         let stored_len = (stored.len() as u32).to_le_bytes();
         let mut head = [0; 56];
         head[..32].copy_from_slice(&key(1));
         head[32..40].copy_from_slice(&xxh3_64(b"abc").to_le_bytes());
         head[40..44].copy_from_slice(&raw_len.to_le_bytes());
         head[44..48].copy_from_slice(&stored_len);
-        head[48] = storage;
+        head[48] = encoding;
         let sum = xxh3_64_with_seed(stored, xxh3_64(&head));
         self.records = [stored, &sum.to_le_bytes()].concat();
-        self.classes[..4].copy_from_slice(&raw_len.to_le_bytes());
+        self.groups[..4].copy_from_slice(&raw_len.to_le_bytes());
         self.row[32..36].copy_from_slice(&stored_len);
-        self.row[38] = storage;
+        self.row[38] = encoding;
     }
 
-    fn open(&self) -> Result<SegmentFile, Unreadable> {
+    fn open(&self) -> Result<SegmentFile, SegmentError> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path: PathBuf = dir.path().join("lie.tcs");
         fs::write(&path, self.bytes()).expect("it can be written");
@@ -105,8 +105,8 @@ fn a_segment_built_after_the_document_is_read() {
         let mut value = [0; 4];
         file.read(&row, &mut value).expect("it is sound");
         assert_eq!(
-            (row.key, &value, row.storage),
-            (key(1), b"four", Storage::Raw)
+            (row.key, &value, row.encoding),
+            (key(1), b"four", Encoding::Raw)
         );
     }
 }
@@ -114,7 +114,7 @@ fn a_segment_built_after_the_document_is_read() {
 #[test]
 fn shuffled_values_built_after_the_document_are_read() {
     let value: Vec<u8> = (0..1003u32).map(|n| (n * n % 251) as u8).collect();
-    for (storage, element) in [(2, 2), (3, 4), (4, 8)] {
+    for (encoding, element) in [(2, 2), (3, 4), (4, 8)] {
         let count = value.len() / element;
         let mut shuffled = value.clone();
         for (i, number) in value.chunks_exact(element).enumerate() {
@@ -124,7 +124,7 @@ fn shuffled_values_built_after_the_document_are_read() {
         }
         let frame = zstd::bulk::compress(&shuffled, 3).expect("zstd works");
         let mut parts = sound();
-        parts.store(&frame, value.len() as u32, storage);
+        parts.store(&frame, value.len() as u32, encoding);
         let file = parts.open().expect("it is sound");
         let row = file.footer().rows().next().expect("one row");
         let mut read = vec![0xEE; value.len()];
@@ -134,7 +134,10 @@ fn shuffled_values_built_after_the_document_are_read() {
             version: 1,
             ..parts.clone()
         };
-        assert!(old.open().is_err(), "version 1 knows no storage {storage}");
+        assert!(
+            old.open().is_err(),
+            "version 1 knows no encoding {encoding}"
+        );
         parts.row[38] = 1;
         let file = parts.open().expect("the footer is sound");
         let row = file.footer().rows().next().expect("one row");
@@ -152,27 +155,27 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
     let lies: [Lie; 23] = [
         ("four billion rows", |parts| parts.row_count = u32::MAX),
         ("no rows", |parts| parts.row_count = 0),
-        ("four billion classes", |parts| parts.class_count = u32::MAX),
-        ("no classes", |parts| parts.class_count = 0),
-        ("two classes", |parts| parts.class_count = 2),
+        ("four billion groups", |parts| parts.group_count = u32::MAX),
+        ("no groups", |parts| parts.group_count = 0),
+        ("two groups", |parts| parts.group_count = 2),
         ("a schema of four gigabytes", |parts| {
-            parts.classes[4..8].fill(0xFF)
+            parts.groups[4..8].fill(0xFF)
         }),
         ("a schema of 4097 bytes", |parts| {
-            parts.classes[4..8].copy_from_slice(&4097u32.to_le_bytes())
+            parts.groups[4..8].copy_from_slice(&4097u32.to_le_bytes())
         }),
-        ("a longer value", |parts| parts.classes[0] = 5),
+        ("a longer value", |parts| parts.groups[0] = 5),
         ("a value of four gigabytes", |parts| {
-            parts.classes[..4].fill(0xFF)
+            parts.groups[..4].fill(0xFF)
         }),
         ("a longer record", |parts| parts.row[32] = 5),
         ("a shorter record", |parts| parts.row[32] = 3),
         ("a record and a value of four gigabytes", |parts| {
             parts.row[32..36].fill(0xFF);
-            parts.classes[..4].fill(0xFF);
+            parts.groups[..4].fill(0xFF);
         }),
-        ("another class", |parts| parts.row[36] = 1),
-        ("an unknown storage", |parts| parts.row[38] = 5),
+        ("another group", |parts| parts.row[36] = 1),
+        ("an unknown encoding", |parts| parts.row[38] = 5),
         ("a shuffled frame that is as long as its value", |parts| {
             parts.row[38] = 3
         }),
@@ -183,7 +186,7 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
         }),
         ("a frame that grows a billion times", |parts| {
             parts.row[38] = 1;
-            parts.classes[..4].fill(0xFF);
+            parts.groups[..4].fill(0xFF);
         }),
         ("padding", |parts| parts.row[39] = 1),
         ("a hole before the footer", |parts| parts.records.push(0)),
@@ -199,7 +202,7 @@ fn every_lie_is_refused_before_anything_is_allocated_for_it() {
         let mut parts = sound();
         lie(&mut parts);
         let error = parts.open().expect_err(what);
-        assert!(matches!(error, Unreadable::Corrupt(_)), "{what}: {error}");
+        assert!(matches!(error, SegmentError::Corrupt(_)), "{what}: {error}");
     }
     let mut unknown = old();
     unknown.row[38] = 2;
@@ -221,18 +224,18 @@ fn a_row_that_is_none_of_the_segment_s_is_refused() {
     for len in [50, 60] {
         let value = vec![7; len];
         let schema = b"abc"[..].into();
-        let pushed = writer.push(&key(1), &schema, len as u32, Storage::Raw, &value);
+        let pushed = writer.push(&key(1), &schema, len as u32, Encoding::Raw, &value);
         pushed.expect("it is written");
     }
     let finished = writer.finish().expect("it is written");
     let path = finished.publish().expect("it is written");
     type Lie = fn(&mut Row);
     let lies: [Lie; 7] = [
-        |row| row.class = 1,
-        |row| row.class = 2,
+        |row| row.group = 1,
+        |row| row.group = 2,
         |row| row.stored_len = 49,
         |row| row.stored_len = u32::MAX,
-        |row| (row.storage, row.stored_len) = (Storage::Zstd, 50),
+        |row| (row.encoding, row.stored_len) = (Encoding::Zstd, 50),
         |row| row.offset = u64::MAX,
         |row| row.offset = u64::MAX - 58,
     ];
@@ -244,7 +247,7 @@ fn a_row_that_is_none_of_the_segment_s_is_refused() {
             lie(&mut row);
             for len in [50, 60] {
                 let read = file.read(&row, &mut vec![0; len]);
-                let corrupt = matches!(read, Err(Unreadable::Corrupt(_)));
+                let corrupt = matches!(read, Err(SegmentError::Corrupt(_)));
                 assert!(corrupt, "lie {number} into {len} bytes: {read:?}");
             }
         }
@@ -255,14 +258,14 @@ fn a_row_that_is_none_of_the_segment_s_is_refused() {
 #[test]
 fn the_writer_refuses_to_lie() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    for (raw_len, storage) in [
-        (5, Storage::Raw),
-        (4, Storage::Zstd),
-        (u32::MAX, Storage::Zstd),
-        (4, Storage::ZstdShuffled2),
+    for (raw_len, encoding) in [
+        (5, Encoding::Raw),
+        (4, Encoding::Zstd),
+        (u32::MAX, Encoding::Zstd),
+        (4, Encoding::ZstdShuffled2),
     ] {
         let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
-        let error = writer.push(&key(1), &b"abc"[..].into(), raw_len, storage, b"four");
+        let error = writer.push(&key(1), &b"abc"[..].into(), raw_len, encoding, b"four");
         assert!(
             error
                 .expect_err("misuse")

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments};
-use torchcache_store::segment::{SegmentFile, Storage};
+use torchcache_store::segment::{Encoding, SegmentFile};
 use torchcache_store::{Compression, Config, Key, RowBatch, Store};
 
 fn zstd() -> Config {
@@ -39,25 +39,25 @@ fn put(store: &Store, keys: &[Key], count: usize, element_bytes: u8) {
     store.flush().expect("it is written");
 }
 
-fn storages(path: &Path) -> Vec<Storage> {
+fn encodings(path: &Path) -> Vec<Encoding> {
     let file = SegmentFile::open(path, false).expect("it opens");
-    file.footer().rows().map(|row| row.storage).collect()
+    file.footer().rows().map(|row| row.encoding).collect()
 }
 
 #[test]
 fn numbers_take_less_space_and_come_back_as_they_were() {
     let mut sizes = Vec::new();
-    for (element_bytes, storage) in [(1, Storage::Zstd), (4, Storage::ZstdShuffled4)] {
+    for (element_bytes, encoding) in [(1, Encoding::Zstd), (4, Encoding::ZstdShuffled4)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = Store::open(dir.path(), zstd()).expect("it opens");
         let rows = keys(0..100);
         put(&store, &rows, 512, element_bytes);
         let path = segments(dir.path()).remove(0);
-        let stored = storages(&path);
+        let stored = encodings(&path);
         assert!(
             stored
                 .iter()
-                .all(|stored| *stored == storage || *stored == Storage::Raw)
+                .all(|stored| *stored == encoding || *stored == Encoding::Raw)
         );
         sizes.push(path.metadata().expect("it exists").len());
         for mmap in [false, true] {
@@ -78,7 +78,7 @@ fn every_flipped_byte_of_a_shuffled_segment_is_a_counted_miss() {
     put(&store, &rows, 100, 4);
     drop(store);
     let path = segments(dir.path()).remove(0);
-    assert_eq!(storages(&path), [Storage::ZstdShuffled4; 3]);
+    assert_eq!(encodings(&path), [Encoding::ZstdShuffled4; 3]);
     let sound = fs::read(&path).expect("it can be read");
     for at in 0..sound.len() {
         let mut bytes = sound.clone();
@@ -115,8 +115,8 @@ fn segments_of_the_first_version_are_merged_with_new_ones() {
     assert_eq!(store.stats().merged_segments, 8);
     let merged = segments(dir.path());
     assert_eq!(merged.len(), 1);
-    let stored = storages(&merged[0]);
-    assert!(stored.contains(&Storage::Zstd) && stored.contains(&Storage::ZstdShuffled4));
+    let stored = encodings(&merged[0]);
+    assert!(stored.contains(&Encoding::Zstd) && stored.contains(&Encoding::ZstdShuffled4));
     assert_eq!(fetch_all(&store, &keys(1..6)), before);
     for n in 100..107 {
         let row = fetch_all(&store, &[key(n)]).pop().flatten();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::slice::from_ref;
 use std::sync::Arc;
 
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Fault, Store};
 
 use super::{DIR, TOO_MANY, read_costs, write_costs};
@@ -23,7 +23,7 @@ const MUCH: usize = 1 << 25;
 
 pub(super) struct Bomb {
     pub(super) name: &'static str,
-    storage: Storage,
+    encoding: Encoding,
     frame: Vec<u8>,
     /// How long the value is said to be.
     claimed: usize,
@@ -36,19 +36,19 @@ pub(super) fn all() -> Vec<Bomb> {
     let short = frame(&vec![0; 2 << 20]);
     let mut noise = vec![0; 33_000];
     fastrand::Rng::with_seed(1).fill(&mut noise);
-    let bomb = |name, storage, frame: &[u8], claimed| Bomb {
+    let bomb = |name, encoding, frame: &[u8], claimed| Bomb {
         name,
-        storage,
+        encoding,
         frame: frame.to_vec(),
         claimed,
     };
     let more = large.len() + 1000;
     vec![
-        bomb("64 MB in some KB", Storage::Zstd, &large, more),
-        bomb("64 MB, shuffled", Storage::ZstdShuffled8, &large, more),
-        bomb("2 MB in 100 bytes", Storage::Zstd, &short, 100),
-        bomb("33 KB as 32 MB", Storage::Zstd, &frame(&noise), MUCH),
-        bomb("33 KB as 2 GB", Storage::Zstd, &frame(&noise), TOO_MUCH),
+        bomb("64 MB in some KB", Encoding::Zstd, &large, more),
+        bomb("64 MB, shuffled", Encoding::ZstdShuffled8, &large, more),
+        bomb("2 MB in 100 bytes", Encoding::Zstd, &short, 100),
+        bomb("33 KB as 32 MB", Encoding::Zstd, &frame(&noise), MUCH),
+        bomb("33 KB as 2 GB", Encoding::Zstd, &frame(&noise), TOO_MUCH),
     ]
 }
 
@@ -111,7 +111,7 @@ impl Bomb {
                 &key,
                 &schema,
                 self.claimed as u32,
-                self.storage,
+                self.encoding,
                 &self.frame,
             )?;
             let bytes = std::fs::read(writer.finish()?.publish()?)?;

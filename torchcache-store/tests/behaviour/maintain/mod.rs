@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::maintain::{Cache, Root};
 use torchcache_store::manifest::Manifest;
-use torchcache_store::segment::{SegmentWriter, Storage};
+use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Key, Store};
 
 use crate::common::{batch, patient, value};
@@ -36,7 +36,7 @@ fn segment(dir: &Path, keys: &[Key], hours: u64) -> PathBuf {
     for key in keys {
         let value = value(key, LEN);
         let schema = b"s".as_slice().into();
-        let pushed = writer.push(key, &schema, LEN as u32, Storage::Raw, &value);
+        let pushed = writer.push(key, &schema, LEN as u32, Encoding::Raw, &value);
         pushed.expect("it is written");
     }
     let path = writer.finish().and_then(|finished| finished.publish());

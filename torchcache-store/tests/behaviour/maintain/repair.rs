@@ -142,7 +142,10 @@ fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
     }
     let report = verified(dir);
     let damaged = |report: &Verified| {
-        let damaged = report.segments.iter().filter(|it| it.outcome.is_damage());
+        let damaged = report
+            .segments
+            .iter()
+            .filter(|it| it.outcome.is_corruption());
         damaged.count()
     };
     assert_eq!((report.segments.len(), damaged(&report)), (6, 3));
@@ -168,14 +171,14 @@ fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
 
 #[test]
 fn a_record_whose_frame_holds_something_else_is_bad_although_its_checksum_is_right() {
-    use torchcache_store::segment::{SegmentWriter, Storage};
+    use torchcache_store::segment::{Encoding, SegmentWriter};
     let temp = tempfile::tempdir().expect("a temporary directory");
     let mut writer = SegmentWriter::create(temp.path()).expect("it can be made");
     let schema = b"s".as_slice().into();
     for (n, len) in [(0, LEN), (1, LEN - 1), (2, LEN)] {
         let key = keys(n..n + 1)[0];
         let frame = zstd::bulk::compress(&value(&key, len), 3).expect("it compresses");
-        let pushed = writer.push(&key, &schema, LEN as u32, Storage::Zstd, &frame);
+        let pushed = writer.push(&key, &schema, LEN as u32, Encoding::Zstd, &frame);
         pushed.expect("it is written");
     }
     let published = writer.finish().and_then(|finished| finished.publish());
@@ -239,7 +242,10 @@ fn what_only_ends_like_a_segment_stays() {
     };
     let all = ours();
     let report = verified(&dir);
-    let damaged = report.segments.iter().filter(|it| it.outcome.is_damage());
+    let damaged = report
+        .segments
+        .iter()
+        .filter(|it| it.outcome.is_corruption());
     assert_eq!(damaged.count(), all.len(), "{report:?}");
     repair(&report);
     assert!(verified(&dir).is_sound());

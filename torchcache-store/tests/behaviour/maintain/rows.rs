@@ -47,8 +47,8 @@ fn rows_in_several_segments_come_once_also_where_they_take_several_passes() {
         torchcache_store::segment::SegmentWriter::create(temp.path()).expect("it can be made");
     for key in &keys(100_000..150_000) {
         let schema = b"s".as_slice().into();
-        let storage = torchcache_store::segment::Storage::Raw;
-        let pushed = writer.push(key, &schema, 4, storage, &value(key, 4));
+        let encoding = torchcache_store::segment::Encoding::Raw;
+        let pushed = writer.push(key, &schema, 4, encoding, &value(key, 4));
         pushed.expect("it is written");
     }
     let published = writer.finish().and_then(|finished| finished.publish());

@@ -10,8 +10,9 @@ use std::thread;
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective as Directive;
 use zstd::zstd_safe::{self, CCtx, CParameter, InBuffer, OutBuffer};
 
+use super::format::Encoding;
+use super::shuffle::shuffle;
 use crate::config::Compression;
-use crate::segment::{Storage, shuffle};
 
 /// How many values of a kind are tried both ways, shuffled and not.
 const SAMPLES: usize = 4;
@@ -36,22 +37,22 @@ pub(crate) struct Packed {
 struct Part {
     buffer: Vec<u8>,
     /// Where each value's frame is in the buffer; `None` if the value is stored as it is.
-    frames: Vec<Option<(Storage, Range<usize>)>>,
+    frames: Vec<Option<(Encoding, Range<usize>)>>,
 }
 
 impl Packed {
-    /// Each value's storage and stored bytes, given the values that were packed.
+    /// Each value's encoding and stored bytes, given the values that were packed.
     pub(crate) fn rows<'a>(
         &'a self,
         values: &'a [Value<'a>],
-    ) -> impl Iterator<Item = (Storage, &'a [u8])> {
+    ) -> impl Iterator<Item = (Encoding, &'a [u8])> {
         let frames = self.parts.iter().flat_map(|part| {
             part.frames
                 .iter()
                 .map(|frame| frame.clone().map(|(way, range)| (way, &part.buffer[range])))
         });
         let stored = values.iter().zip(frames);
-        stored.map(|(value, frame)| frame.unwrap_or((Storage::Raw, value.bytes)))
+        stored.map(|(value, frame)| frame.unwrap_or((Encoding::Raw, value.bytes)))
     }
 }
 
@@ -88,7 +89,7 @@ pub(crate) fn pack(values: &[Value<'_>], compression: Compression) -> io::Result
     Ok(Packed { parts })
 }
 
-fn pack_part(work: &[(Value<'_>, Storage)], level: i32) -> io::Result<Part> {
+fn pack_part(work: &[(Value<'_>, Encoding)], level: i32) -> io::Result<Part> {
     let mut packer = Packer::new(level)?;
     let mut part = Part {
         buffer: Vec::new(),
@@ -107,15 +108,15 @@ fn pack_part(work: &[(Value<'_>, Storage)], level: i32) -> io::Result<Part> {
 
 /// For each value the way in which it is compressed. Values of one kind that follow each other,
 /// such as those of a batch, all go the way that is the shorter one for a few of them.
-fn ways(values: &[Value<'_>], level: i32) -> io::Result<Vec<Storage>> {
+fn ways(values: &[Value<'_>], level: i32) -> io::Result<Vec<Encoding>> {
     let mut ways = Vec::with_capacity(values.len());
     let kind = |value: &Value<'_>| (value.element_bytes, value.bytes.len());
     for alike in values.chunk_by(|a, b| kind(a) == kind(b)) {
-        let shuffled = Storage::shuffled(alike[0].element_bytes);
+        let shuffled = Encoding::shuffled(alike[0].element_bytes);
         let way = match shuffled {
-            Storage::Zstd => Storage::Zstd,
-            _ if total(alike, shuffled, level)? < total(alike, Storage::Zstd, level)? => shuffled,
-            _ => Storage::Zstd,
+            Encoding::Zstd => Encoding::Zstd,
+            _ if total(alike, shuffled, level)? < total(alike, Encoding::Zstd, level)? => shuffled,
+            _ => Encoding::Zstd,
         };
         ways.extend(repeat_n(way, alike.len()));
     }
@@ -123,7 +124,7 @@ fn ways(values: &[Value<'_>], level: i32) -> io::Result<Vec<Storage>> {
 }
 
 /// How many bytes samples of these values take.
-fn total(values: &[Value<'_>], way: Storage, level: i32) -> io::Result<usize> {
+fn total(values: &[Value<'_>], way: Encoding, level: i32) -> io::Result<usize> {
     let mut packer = Packer::new(level)?;
     let step = values.len().div_ceil(SAMPLES);
     let mut total = 0;
@@ -157,7 +158,7 @@ impl Packer {
     /// One frame of the value. Shuffled, each group of bytes gets blocks of its own: then the
     /// random ones among them do not spoil the statistics of the others. And only long repetitions
     /// are looked for: short ones come by chance there, and cost more to tell than they save.
-    fn frame(&mut self, value: &[u8], way: Storage) -> io::Result<&[u8]> {
+    fn frame(&mut self, value: &[u8], way: Encoding) -> io::Result<&[u8]> {
         let element_bytes = way.element_bytes();
         let mut rest = value;
         if element_bytes > 1 {
@@ -226,7 +227,7 @@ mod tests {
             .collect()
     }
 
-    fn stored(values: &[Vec<u8>], element_bytes: u8, threads: u32) -> Vec<(Storage, Vec<u8>)> {
+    fn stored(values: &[Vec<u8>], element_bytes: u8, threads: u32) -> Vec<(Encoding, Vec<u8>)> {
         let value = |bytes| Value {
             bytes,
             element_bytes,
@@ -234,7 +235,7 @@ mod tests {
         let values: Vec<Value<'_>> = values.iter().map(|bytes| value(bytes)).collect();
         let packed = pack(&values, Compression { level: 3, threads }).expect("zstd works");
         let rows = packed.rows(&values);
-        rows.map(|(storage, bytes)| (storage, bytes.to_vec()))
+        rows.map(|(encoding, bytes)| (encoding, bytes.to_vec()))
             .collect()
     }
 
@@ -255,10 +256,10 @@ mod tests {
             assert_eq!(one.len(), 20);
             assert_eq!(
                 one[0],
-                (Storage::Raw, noise.to_vec()),
+                (Encoding::Raw, noise.to_vec()),
                 "noise does not shrink"
             );
-            assert_eq!(one[1].0, Storage::Zstd);
+            assert_eq!(one[1].0, Encoding::Zstd);
             for threads in [0, 2, 7, 64] {
                 assert_eq!(
                     stored(&values, element_bytes, threads),
@@ -272,14 +273,14 @@ mod tests {
     #[test]
     fn numbers_are_shuffled_where_that_is_shorter_and_only_if_their_length_is_told() {
         let size =
-            |stored: &[(Storage, Vec<u8>)]| stored.iter().map(|row| row.1.len()).sum::<usize>();
+            |stored: &[(Encoding, Vec<u8>)]| stored.iter().map(|row| row.1.len()).sum::<usize>();
         let values: Vec<Vec<u8>> = (0..30).map(|n| features(n, 300)).collect();
         let [plain, shuffled] = [1, 4].map(|element_bytes| stored(&values, element_bytes, 1));
-        assert!(shuffled.iter().all(|row| row.0 == Storage::ZstdShuffled4));
+        assert!(shuffled.iter().all(|row| row.0 == Encoding::ZstdShuffled4));
         assert!(
             plain
                 .iter()
-                .all(|row| row.0 == Storage::Zstd || row.0 == Storage::Raw)
+                .all(|row| row.0 == Encoding::Zstd || row.0 == Encoding::Raw)
         );
         assert!(
             size(&shuffled) * 100 < size(&plain) * 95,
@@ -300,7 +301,7 @@ mod tests {
         for row in stored(&zeros, 4, 1) {
             assert_eq!(
                 row.0,
-                Storage::Zstd,
+                Encoding::Zstd,
                 "whole numbers that repeat are found as they are"
             );
         }
@@ -308,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_what_zstd_reads_back_at_every_level_and_length_around_the_element() {
-        let ways = [1, 2, 4, 8].map(Storage::shuffled);
+        let ways = [1, 2, 4, 8].map(Encoding::shuffled);
         for level in [-7, 1, 3, 9, 15, 22] {
             // One for all, as for the values of a batch.
             let mut packer = Packer::new(level).expect("zstd works");
@@ -317,7 +318,7 @@ mod tests {
                 for way in ways {
                     let frame = packer.frame(value, way).expect("zstd works");
                     let mut expected = value.to_vec();
-                    if way != Storage::Zstd {
+                    if way != Encoding::Zstd {
                         shuffle(way.element_bytes(), value, &mut expected);
                     }
                     let back = zstd::bulk::decompress(frame, len).expect("it is sound");
