@@ -23,6 +23,8 @@ Usage: cargo xtask <command>
   soak [-- ARGS]                     every fault, many times over, and the table of what was seen
                                      into docs/reliability.md; with ARGS (names of faults, --short,
                                      --seed N) only printed
+  planted [-- NAMES]                 apply each patch of tests/planted/ to a copy of the tree and
+                                     expect the tests that it names to fail
   sanitize                           the tests under valgrind, and under AddressSanitizer with a
                                      nightly compiler
   layout                             fail on import circles between files, and on imports that
@@ -51,6 +53,7 @@ pub(crate) enum Command {
     Bench(Plan),
     Test(&'static Release, Vec<OsString>),
     Soak(Vec<OsString>),
+    Planted(Vec<OsString>),
     Sanitize,
     Layout,
     CudaBundle,
@@ -78,6 +81,9 @@ impl Command {
             Some("soak") => options
                 .without_tch("soak")
                 .map(|options| Self::Soak(options.passed)),
+            Some("planted") => options
+                .without_tch("planted")
+                .map(|options| Self::Planted(options.passed)),
             Some("test") => Ok(Self::Test(options.tch()?, options.passed)),
             Some("layout") => options.bare("layout").map(|()| Self::Layout),
             Some("sanitize") => options.bare("sanitize").map(|()| Self::Sanitize),

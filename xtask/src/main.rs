@@ -16,6 +16,7 @@ mod minilm;
 mod mirror;
 mod page;
 mod pip;
+mod planted;
 mod progress;
 mod python;
 mod readback;
@@ -54,6 +55,7 @@ fn run() -> Result<()> {
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Test(release, args) => test::run(root, release, &args),
         Command::Soak(args) => soak::run(root, &args),
+        Command::Planted(names) => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),
         Command::Layout => layout::run(root),
         Command::CudaBundle => cuda_bundle::run(root),
