@@ -1,6 +1,6 @@
 //! The link arguments of `torchcache/build.rs`, for the binaries of this package.
 
-#[path = "../torchcache/build.rs"]
+#[path = "../../torchcache/build.rs"]
 mod torchcache_build;
 
 fn main() {

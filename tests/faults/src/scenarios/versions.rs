@@ -11,8 +11,8 @@ use crate::tally::{Plan, Tally, ensure};
 /// A segment of each version, as the store's tests pin them: rows 1, 2 and 5 are like all rows here,
 /// of 16 bytes.
 pub(super) const FIXTURES: [&[u8]; 2] = [
-    include_bytes!("../../../torchcache-store/tests/fixtures/v1.tcs"),
-    include_bytes!("../../../torchcache-store/tests/fixtures/v2.tcs"),
+    include_bytes!("../../../../torchcache-store/tests/fixtures/v1.tcs"),
+    include_bytes!("../../../../torchcache-store/tests/fixtures/v2.tcs"),
 ];
 
 const LEN: usize = 16;
