@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand};
 use clap_complete::Shell;
-use torchcache_store::maintain::Keep;
+use torchcache_store::admin::Keep;
 use torchcache_store::size;
 
 use crate::{output, time};

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use torchcache_store::maintain::{RowGroupSummary, Summary};
+use torchcache_store::admin::{RowGroupSummary, Summary};
 use torchcache_store::schema::{Part, Schema};
 
 use crate::text::plain;

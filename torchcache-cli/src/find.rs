@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use torchcache_store::maintain::{Cache, Root};
+use torchcache_store::admin::{Cache, Root};
 
 use crate::error::Error;
 use crate::output::Output;

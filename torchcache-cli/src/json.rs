@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use torchcache_store::maintain::{Cache, SegmentInfo, Summary};
+use torchcache_store::admin::{Cache, SegmentInfo, Summary};
 
 use crate::describe::{Sort, device, ratio};
 use crate::time::rfc3339;

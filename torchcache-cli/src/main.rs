@@ -1,6 +1,6 @@
 //! The command line of torchcache: which command was given, who does it, and how the program ends.
 //! Arguments are checked in `args`, once; what is done to directories and files is
-//! `torchcache_store::maintain`; what is printed is made in `commands`.
+//! `torchcache_store::admin`; what is printed is made in `commands`.
 
 mod args;
 mod commands;

@@ -1,7 +1,7 @@
 //! How far a long command is: a bar on standard error, if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use torchcache_store::maintain::Progress;
+use torchcache_store::admin::Progress;
 
 /// A bar over bytes.
 #[derive(Debug)]

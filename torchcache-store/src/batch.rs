@@ -4,11 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::fault::StoreError;
+use crate::error::StoreError;
+use crate::key::Key;
 use crate::segment::MAX_SCHEMA;
-
-/// The name of a row. Keys are taken to be uniformly distributed, as BLAKE3 digests are.
-pub type Key = [u8; 32];
 
 /// Where the values of a batch lie: for callers who have them in memory anyway, such as in a
 /// cache of their own, and can keep them there until they are written.

@@ -29,9 +29,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where to look: `store` is the face, `catalog` knows which row lies where, `queue` holds
-//! what is not written yet, `writer` is the thread, `segment` is the file format and knows
-//! nothing of the rest.
+//! Each folder imports only what stands below it here: `store` is the public handle; `process` has what
+//! belongs to the whole process; `engine` writes, evicts, compacts and reads; `admin` works on caches
+//! from outside; `catalog` knows which row is in which segment; `segment` and `manifest` are the file
+//! formats; `fs` is the file system.
 
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
@@ -39,45 +40,31 @@
 #[cfg(not(unix))]
 compile_error!("torchcache-store needs a Unix system: it relies on preadv, flock and rename");
 
+pub mod admin;
 mod batch;
 mod catalog;
 mod clock;
 mod config;
-pub mod cores;
-mod directory;
-mod evict;
-mod exit;
+mod engine;
+mod error;
 mod fault;
-mod found;
 pub mod fs;
-mod handle;
-mod index;
-mod load;
-pub mod maintain;
+mod key;
 pub mod manifest;
-mod merge;
-mod open_files;
-mod pending;
-mod private_dir;
-mod queue;
-mod read;
-mod scan;
+mod process;
 pub mod schema;
 pub mod segment;
-mod signals;
 pub mod size;
 mod store;
 mod sync;
 mod sys;
-mod temp;
-mod tracked;
-mod trust;
-mod writer;
+pub mod threads;
 
-pub use batch::{Key, RowBatch, RowValues};
+pub use batch::{RowBatch, RowValues};
+pub use catalog::located::Found;
 pub use config::{Compression, Config};
-pub use exit::flush_all;
-pub use fault::{Fault, FaultCounts, StoreError};
-pub use found::Found;
-pub use private_dir::TempCache;
+pub use error::StoreError;
+pub use fault::{Fault, FaultCounts};
+pub use key::Key;
+pub use process::{TempCache, flush_all};
 pub use store::{Store, StoreStats};

@@ -5,16 +5,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use crate::batch::{Key, RowBatch};
-use crate::catalog::Catalog;
+use crate::batch::RowBatch;
+use crate::catalog::located::Found;
+use crate::catalog::{Catalog, directory};
 use crate::config::Config;
-use crate::fault::{Fault, FaultCounts, StoreError};
-use crate::found::Found;
+use crate::engine::handle::Handle;
+use crate::engine::write_queue::Stalled;
+use crate::engine::{Inner, pace, read};
+use crate::error::StoreError;
+use crate::fault::{Fault, FaultCounts};
 use crate::fs::{FileSystem, Os};
-use crate::handle::{Handle, Inner, pace};
-use crate::queue::Stalled;
+use crate::key::Key;
+use crate::process::{registry, shutdown};
 use crate::segment::rows_within;
-use crate::{directory, exit, read};
 
 /// Rows of one directory, shared by everyone in this process who opens it.
 ///
@@ -68,8 +71,9 @@ impl Store {
         let dir = dir.as_ref();
         let unwritable = directory::usable(&Os, dir)?;
         let path = directory::resolved(dir).map_err(|reason| directory::refused(dir, reason))?;
+        shutdown::arm();
         let start = |path| Handle::start(Arc::new(Os), path, &config);
-        let store = Store(exit::shared(path, start));
+        let store = Store(registry::shared(path, start));
         store.note_unwritable(unwritable);
         store.reconfigure(config);
         Ok(store)

@@ -8,7 +8,7 @@
 use blake3::platform::{MAX_SIMD_DEGREE, Platform};
 use blake3::{BLOCK_LEN, CHUNK_LEN, Hasher, IncrementCounter, OUT_LEN};
 
-use torchcache_store::cores;
+use torchcache_store::threads;
 
 use crate::parallel;
 
@@ -59,7 +59,7 @@ pub(crate) fn hash_rows(bytes: &[u8], row_bytes: usize, key: Option<&Digest>) ->
     let jobs = bytes
         .chunks(group * row_bytes)
         .zip(digests.chunks_mut(group));
-    cores::each(workers, jobs, |(rows, digests)| {
+    threads::each(workers, jobs, |(rows, digests)| {
         tree.hash(rows, row_bytes, digests);
     });
     digests

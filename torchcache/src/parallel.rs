@@ -1,7 +1,7 @@
 //! Hashing and copying over the cores, where it is worth waking them. No lock of this crate's may be
 //! held meanwhile.
 
-use torchcache_store::cores;
+use torchcache_store::threads;
 
 /// A core more is asked for each time there are this many bytes to hash: waking a sleeping thread
 /// costs as much as half of them.
@@ -11,14 +11,14 @@ const BYTES_PER_WORKER: usize = 128 * 1024;
 pub(crate) fn workers(bytes: usize) -> usize {
     match bytes / BYTES_PER_WORKER {
         0 | 1 => 1,
-        worth => worth.min(cores::count()),
+        worth => worth.min(threads::count()),
     }
 }
 
 /// Adds bytes to a hasher, over the cores if there are enough.
 pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     let spread = workers(bytes.len()) > 1
-        && cores::spread(|| {
+        && threads::spread(|| {
             hasher.update_rayon(bytes);
         })
         .is_some();
@@ -38,7 +38,7 @@ pub(crate) fn copying(bytes: usize, count: usize) -> (usize, usize) {
 pub(crate) fn copy(out: &mut [u8], bytes: &[u8]) {
     let (workers, share) = copying(bytes.len(), bytes.len());
     let jobs = out.chunks_mut(share).zip(bytes.chunks(share));
-    cores::each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
+    threads::each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
 }
 
 /// Copies rows of one length one after the other into `out`, which has just room for them.
@@ -49,7 +49,7 @@ pub(crate) fn copy_rows(out: &mut [u8], rows: &[&[u8]]) {
     }
     let (workers, share) = copying(out.len(), rows.len());
     let jobs = out.chunks_mut(share * row_bytes).zip(rows.chunks(share));
-    cores::each(workers, jobs, |(out, rows)| {
+    threads::each(workers, jobs, |(out, rows)| {
         for (out, row) in out.chunks_exact_mut(row_bytes).zip(rows) {
             out.copy_from_slice(row);
         }

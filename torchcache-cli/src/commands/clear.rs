@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::json;
-use torchcache_store::maintain::{Cache, Cleared, clear};
+use torchcache_store::admin::{Cache, Cleared, clear};
 use torchcache_store::size::human;
 
 use crate::args::Clear;

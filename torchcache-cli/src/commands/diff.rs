@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::json;
-use torchcache_store::maintain::Cache;
+use torchcache_store::admin::Cache;
 use torchcache_store::manifest::{Category, Manifest, Part, difference};
 
 use super::show::{category, part};

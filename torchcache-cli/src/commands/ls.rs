@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::io::ErrorKind;
 
 use serde_json::json;
-use torchcache_store::maintain::{Cache, Summary};
+use torchcache_store::admin::{Cache, Summary};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;

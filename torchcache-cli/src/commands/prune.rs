@@ -1,7 +1,7 @@
 //! `torchcache prune`: making room, and saying what went.
 
 use serde_json::{Value, json};
-use torchcache_store::maintain::{Keep, PrunedCache, Pruning, prune};
+use torchcache_store::admin::{Keep, PrunedCache, Pruning, prune};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Prune;

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use serde_json::{Value, json};
-use torchcache_store::maintain::{Cache, Summary};
+use torchcache_store::admin::{Cache, Summary};
 use torchcache_store::manifest::{Category, Manifest, Part};
 use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;

@@ -2,7 +2,7 @@
 //! not.
 
 use serde_json::{Value, json};
-use torchcache_store::maintain::{
+use torchcache_store::admin::{
     Outcome, Repaired, Repairs, SegmentReport, Verified, repair, verify,
 };
 use torchcache_store::size::human;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use torchcache_store::Key;
-use torchcache_store::maintain::{Cache, CacheRows, Distinct};
+use torchcache_store::admin::{Cache, CacheRows, Distinct};
 use torchcache_store::schema::Schema;
 use torchcache_store::size::human;
 
@@ -265,7 +265,7 @@ mod tests {
     use rustix::io::Errno;
     use torchcache_faults::faulty::{Call, Fate, Faulty};
     use torchcache_faults::sim::Sim;
-    use torchcache_store::maintain::Root;
+    use torchcache_store::admin::Root;
     use torchcache_store::schema::{ElementKind, Part};
     use torchcache_store::{Config, RowBatch, Store};
 

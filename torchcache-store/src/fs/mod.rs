@@ -20,6 +20,8 @@
 //! ```
 
 mod os;
+pub(crate) mod permissions;
+pub(crate) mod temp_file;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
@@ -39,7 +41,7 @@ pub trait FileSystem: Debug + Send + Sync {
     /// What the system says; among it that there is no directory, or something else.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>>;
 
-    /// Removes a directory that holds nothing. A store never does; see [`maintain`](crate::maintain).
+    /// Removes a directory that holds nothing. A store never does; see [`maintain`](crate::admin).
     ///
     /// # Errors
     /// What the system says; among it that there is something in it, or that it cannot remove any.

@@ -30,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 pub use difference::difference;
 
+use crate::fs::temp_file::Temp;
 use crate::fs::{Directory, File, FileSystem, Os, read_exact};
-use crate::temp::Temp;
 
 /// The name of the file.
 pub const FILE: &str = "manifest.json";

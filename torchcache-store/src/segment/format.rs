@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use twox_hash::XxHash3_64;
 
-use crate::batch::Key;
+use crate::key::Key;
 
 /// The version that this build writes, and the newest that it reads.
 pub const VERSION: u32 = 2;

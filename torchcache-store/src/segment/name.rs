@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 
 use crate::fs::Directory;
-use crate::temp::SUFFIX;
+use crate::fs::temp_file::SUFFIX;
 
 /// Whether a file name is that of a segment: it ends in `.tcs`, does not begin with a dot, and
 /// consists of ASCII letters, digits, `-`, `_` and `.`.

@@ -11,9 +11,9 @@ use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, Row,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
-use crate::batch::Key;
+use crate::fs::temp_file::Temp;
 use crate::fs::{Directory, File, FileSystem, Os};
-use crate::temp::Temp;
+use crate::key::Key;
 
 /// Rows go to the file in writes of this size, long ones too. It decides in what pieces the system
 /// caches the file, and so how fast it is read: a third as fast in the 4 KiB pieces that rows of

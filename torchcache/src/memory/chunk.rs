@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::cores;
+use torchcache_store::threads;
 
 use crate::keys::Key;
 use crate::raw::Shelf;
@@ -60,7 +60,7 @@ impl Chunk {
         if rows.len() * row_bytes >= WORTH_POPULATING {
             self.populated = rows.end;
             let shelf = Arc::downgrade(shelf);
-            cores::later(move || {
+            threads::later(move || {
                 let count = (POPULATED_AT_ONCE / row_bytes).max(1);
                 for begin in rows.clone().step_by(count) {
                     let Some(shelf) = shelf.upgrade() else { return };

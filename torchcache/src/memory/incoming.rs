@@ -5,7 +5,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use tch::{Device, TchError, Tensor};
-use torchcache_store::{RowValues, cores};
+use torchcache_store::{RowValues, threads};
 
 use super::Room;
 use crate::batch::Batch;
@@ -69,7 +69,7 @@ impl<'a> Incoming<'a> {
     fn copy(&mut self, rows: &[u8]) {
         let row_bytes = self.schema.row_bytes();
         let (workers, share) = parallel::copying(self.rooms.len() * row_bytes, self.rooms.len());
-        cores::each(workers, self.rooms.chunks_mut(share), |rooms| {
+        threads::each(workers, self.rooms.chunks_mut(share), |rooms| {
             for room in rooms {
                 let row = &rows[room.row * row_bytes..][..row_bytes];
                 let index = room.slot.index as usize;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use torchcache_store::maintain::{Cache, CacheRows, Outcome, Root, repair, verify};
+use torchcache_store::admin::{Cache, CacheRows, Outcome, Root, repair, verify};
 use torchcache_store::{Fault, Key};
 
 use super::reference::{LONGEST, Row};

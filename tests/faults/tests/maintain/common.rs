@@ -11,8 +11,8 @@ use torchcache_faults::rows::{batch, fetch, keys, patient};
 use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
 use torchcache_store::Store;
+use torchcache_store::admin::{Cache, Root};
 use torchcache_store::fs::{Directory, FileSystem};
-use torchcache_store::maintain::{Cache, Root};
 
 pub(crate) const LEN: usize = 100;
 

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
+use torchcache_store::admin::{Keep, Outcome, Repaired, clear, prune, repair, verify};
 use torchcache_store::fs::FileSystem;
-use torchcache_store::maintain::{Keep, Outcome, Repaired, clear, prune, repair, verify};
 use torchcache_store::manifest::{self, Manifest};
 
 use crate::common::{
@@ -109,7 +109,7 @@ fn a_segment_that_the_system_will_not_tell_of_is_not_taken_for_gone() {
         };
         let cache = only(Faulty::new(sim.clone(), decide));
         let report = verify(std::slice::from_ref(&cache), &()).remove(0);
-        let unknown = |segment: &torchcache_store::maintain::SegmentReport| {
+        let unknown = |segment: &torchcache_store::admin::SegmentReport| {
             segment.outcome.is_unknown() && !segment.outcome.is_corruption()
         };
         assert_eq!(report.segments.len(), known, "{errno}");

@@ -10,7 +10,7 @@ use torchcache_faults::faulty::{Fate, Faulty};
 use torchcache_faults::rows::{fetch, keys, value};
 use torchcache_faults::sim::Sim;
 use torchcache_faults::tally::Counter;
-use torchcache_store::maintain::{Keep, clear, prune, repair, verify};
+use torchcache_store::admin::{Keep, clear, prune, repair, verify};
 use torchcache_store::manifest::Manifest;
 
 use crate::common::{HOUR, LEN, age, dir, only, opened, put, root, segments, store};
@@ -80,7 +80,7 @@ fn repairing_loses_no_sound_row() {
     put(&store(medium.clone(), "c"), 5..8);
     age(&medium, "c", HOUR);
     let deed = |fs: Faulty| {
-        let root = torchcache_store::maintain::Root::open_on(Arc::new(fs), Path::new("/root"));
+        let root = torchcache_store::admin::Root::open_on(Arc::new(fs), Path::new("/root"));
         let Ok(listing) = root.and_then(|root| root.list()) else {
             return false;
         };
@@ -104,7 +104,7 @@ fn what_was_cleared_does_not_come_back() {
     let manifest = Manifest::new("m::Module", "5eed", Vec::new());
     manifest.write(&dir(&medium)).expect("it can be written");
     let cache = |fs: Faulty| {
-        let root = torchcache_store::maintain::Root::open_on(Arc::new(fs), Path::new("/root"));
+        let root = torchcache_store::admin::Root::open_on(Arc::new(fs), Path::new("/root"));
         let listing = root.and_then(|root| root.list()).ok()?;
         listing.caches.into_iter().next()
     };
@@ -128,9 +128,8 @@ fn pruning_takes_nothing_else() {
     put(&store(medium.clone(), "c"), 5..8);
     put(&store(medium.clone(), "d"), 10..12);
     age(&medium, "d", HOUR);
-    let root = |fs: Faulty| {
-        torchcache_store::maintain::Root::open_on(Arc::new(fs), Path::new("/root")).ok()
-    };
+    let root =
+        |fs: Faulty| torchcache_store::admin::Root::open_on(Arc::new(fs), Path::new("/root")).ok();
     let deed = |fs: Faulty| {
         let pruned = root(fs).map(|root| prune(&root, Keep::Newer(HOUR / 2), false));
         pruned.is_some_and(|pruned| {

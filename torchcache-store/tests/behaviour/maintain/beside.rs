@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use torchcache_store::maintain::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
+use torchcache_store::admin::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
 use torchcache_store::segment::SegmentFile;
 use torchcache_store::{Config, Key, Store};
 

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use torchcache_store::admin::{Cache, Root};
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::maintain::{Cache, Root};
 use torchcache_store::manifest::Manifest;
 use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Key, Store};

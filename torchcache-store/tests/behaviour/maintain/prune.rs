@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use torchcache_store::maintain::{Keep, Pruning, Root, clear, prune};
+use torchcache_store::admin::{Keep, Pruning, Root, clear, prune};
 
 use super::{LEN, caches, filled, manifest, only, segment};
 use crate::common::{batch, count_right, keys, segments};

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use torchcache_store::maintain::{
+use torchcache_store::admin::{
     Keep, Outcome, Repaired, Root, Verified, clear, prune, repair, verify,
 };
 use torchcache_store::{Compression, Config, Fault, Store};

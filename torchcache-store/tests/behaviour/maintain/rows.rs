@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use torchcache_store::Key;
-use torchcache_store::maintain::CacheRows;
+use torchcache_store::admin::CacheRows;
 
 use super::{LEN, filled, only, segment};
 use crate::common::{batch, keys, patient, value};

@@ -1,0 +1,207 @@
+//! Which rows are queued: a table from keys to batches and rows, so that each of them is a hit.
+//! Apart from the queue, which knows order, time and room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
+
+use crate::batch::RowBatch;
+use crate::key::{Key, fingerprint};
+
+/// Those rows of a batch that are to be written; a row that was there already is left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    /// Numbers batches in the order in which they came, from 1.
+    pub(crate) seq: u64,
+    pub(crate) batch: Arc<RowBatch>,
+    pub(crate) numbers: Vec<u32>,
+}
+
+/// Every row that waits or is being written.
+#[derive(Debug, Default)]
+pub(crate) struct PendingRows {
+    table: HashTable<Pending>,
+    batches: Batches,
+}
+
+/// The batches of those rows, one after the other by number; `None` for one that is done.
+#[derive(Debug, Default)]
+struct Batches {
+    list: VecDeque<Option<Arc<RowBatch>>>,
+    /// How many have left the front of the list.
+    gone: u64,
+}
+
+/// A queued row. It has what growing the table needs, so that this touches no key.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    fingerprint: u64,
+    seq: u64,
+    row: u32,
+}
+
+impl Batches {
+    fn newest(&self) -> u64 {
+        self.gone + self.list.len() as u64
+    }
+
+    fn place(&self, seq: u64) -> Option<usize> {
+        usize::try_from(seq.checked_sub(self.gone + 1)?).ok()
+    }
+
+    fn get(&self, seq: u64) -> Option<&Arc<RowBatch>> {
+        self.list.get(self.place(seq)?)?.as_ref()
+    }
+
+    fn holds(&self, pending: &Pending, fingerprint: u64, key: &Key) -> bool {
+        let batch = || self.get(pending.seq);
+        pending.fingerprint == fingerprint
+            && batch().is_some_and(|batch| batch.key(pending.row) == key)
+    }
+}
+
+impl PendingRows {
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The number of the batch that came last.
+    pub(crate) fn newest(&self) -> u64 {
+        self.batches.newest()
+    }
+
+    /// The batch and row that hold the value of a key.
+    pub(crate) fn find(&self, key: &Key) -> Option<(&Arc<RowBatch>, u32)> {
+        let wanted = fingerprint(key);
+        let same = |pending: &Pending| self.batches.holds(pending, wanted, key);
+        let pending = self.table.find(wanted, same)?;
+        Some((self.batches.get(pending.seq)?, pending.row))
+    }
+
+    /// Takes in those of the numbered rows whose keys are not there, and returns them. A key may
+    /// come twice in one batch; the first one wins.
+    pub(crate) fn insert(&mut self, batch: &Arc<RowBatch>, mut numbers: Vec<u32>) -> Option<Rows> {
+        let PendingRows { table, batches } = self;
+        batches.list.push_back(Some(batch.clone()));
+        let seq = batches.newest();
+        table.reserve(numbers.len(), |pending| pending.fingerprint);
+        numbers.retain(|row| {
+            let key = batch.key(*row);
+            let fingerprint = fingerprint(key);
+            let same = |pending: &Pending| batches.holds(pending, fingerprint, key);
+            let slot = table.entry(fingerprint, same, |pending| pending.fingerprint);
+            let Slot::Vacant(slot) = slot else {
+                return false;
+            };
+            slot.insert(Pending {
+                fingerprint,
+                seq,
+                row: *row,
+            });
+            true
+        });
+        if numbers.is_empty() {
+            batches.list.pop_back();
+            return None;
+        }
+        let batch = batch.clone();
+        Some(Rows {
+            seq,
+            batch,
+            numbers,
+        })
+    }
+
+    /// Forgets rows that are on disk or given up, unless all rows were forgotten before.
+    pub(crate) fn remove(&mut self, rows: &Rows) {
+        let PendingRows { table, batches } = self;
+        let place = batches.place(rows.seq);
+        let Some(batch) = place.and_then(|place| batches.list.get_mut(place)) else {
+            return;
+        };
+        *batch = None;
+        while let Some(None) = batches.list.front() {
+            batches.list.pop_front();
+            batches.gone += 1;
+        }
+        for row in &rows.numbers {
+            let same = |pending: &Pending| pending.seq == rows.seq && pending.row == *row;
+            if let Ok(slot) = table.find_entry(fingerprint(rows.batch.key(*row)), same) {
+                slot.remove();
+            }
+        }
+        if table.is_empty() {
+            *table = HashTable::new(); // gives back what a burst made it grow to
+        }
+    }
+
+    /// Forgets all rows. Their batches are returned, to be dropped where no lock is held.
+    pub(crate) fn clear(&mut self) -> VecDeque<Option<Arc<RowBatch>>> {
+        self.table = HashTable::new();
+        self.batches.gone = self.batches.newest();
+        std::mem::take(&mut self.batches.list)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> Key {
+        *blake3::hash(&n.to_le_bytes()).as_bytes()
+    }
+
+    /// Rows whose value is the number of their batch.
+    fn insert(pending: &mut PendingRows, keys: &[u64], value: u8) -> Option<Rows> {
+        let keys: Vec<Key> = keys.iter().map(|n| key(*n)).collect();
+        let values = vec![value; keys.len()];
+        let schema = b"".as_slice().into();
+        let batch = RowBatch::new(keys, schema, values, 1).expect("the parts fit");
+        let numbers = (0..batch.rows() as u32).collect();
+        pending.insert(&Arc::new(batch), numbers)
+    }
+
+    fn value(pending: &PendingRows, n: u64) -> Option<u8> {
+        let (batch, row) = pending.find(&key(n))?;
+        Some(batch.value(row)[0])
+    }
+
+    #[test]
+    fn the_first_batch_with_a_key_has_it_until_it_is_removed() {
+        let mut pending = PendingRows::default();
+        let first = insert(&mut pending, &[1, 2, 2], 1).expect("they are new");
+        assert_eq!((first.seq, &*first.numbers), (1, [0, 1].as_slice()));
+        let second = insert(&mut pending, &[2, 3], 2).expect("one is new");
+        assert_eq!((second.seq, &*second.numbers), (2, [1].as_slice()));
+        assert!(insert(&mut pending, &[3, 1], 3).is_none(), "none is new");
+        assert_eq!((pending.newest(), pending.len()), (2, 3));
+        let values = |pending: &PendingRows| [1, 2, 3].map(|n| value(pending, n));
+        assert_eq!(values(&pending), [Some(1), Some(1), Some(2)]);
+
+        pending.remove(&second); // in whatever order
+        assert_eq!(values(&pending), [Some(1), Some(1), None]);
+        let third = insert(&mut pending, &[3], 3).expect("it is new again");
+        assert_eq!(third.seq, 3);
+        pending.remove(&first);
+        assert_eq!(values(&pending), [None, None, Some(3)]);
+        pending.remove(&third);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn what_was_cleared_is_not_removed_from_what_came_later() {
+        let mut pending = PendingRows::default();
+        let before = insert(&mut pending, &[1, 2], 1).expect("they are new");
+        assert_eq!(pending.clear().len(), 1);
+        let after = insert(&mut pending, &[1, 2], 2).expect("they are new again");
+        assert_eq!(after.seq, 2);
+        pending.remove(&before);
+        assert_eq!([1, 2].map(|n| value(&pending, n)), [Some(2); 2]);
+    }
+}

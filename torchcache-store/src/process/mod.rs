@@ -1,0 +1,10 @@
+//! What belongs to a process as a whole: its stores, its private directories, and what its end does
+//! with them.
+
+pub(crate) mod registry;
+pub(crate) mod shutdown;
+mod signals;
+mod temp_dir;
+
+pub use registry::flush_all;
+pub use temp_dir::TempCache;
