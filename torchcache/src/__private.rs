@@ -12,16 +12,16 @@ pub use std::vec::Vec;
 pub use tch::Tensor;
 
 pub use crate::argument::{Arguments, Rows};
+pub use crate::cache::overrides::Overrides;
+pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::function::Function;
 pub use crate::identity::type_of;
 pub use crate::output::{Returned, Unreturnable, nested};
-pub use crate::overrides::Overrides;
-pub use crate::subject::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::{Batched, Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
 
-use crate::bypass::{self, Reason};
+use crate::cache::target::{Free, Method, Subject};
 use crate::call;
-use crate::subject::{Free, Method, Subject};
+use crate::call::bypass::{self, Reason};
 
 /// A call of a cached method.
 #[track_caller]

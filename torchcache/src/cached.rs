@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tch::{Tensor, nn};
 
 use crate::argument::{Arguments, SampleIds};
-use crate::bypass::{self, Reason};
+use crate::cache::handle::TorchCache;
+use crate::cache::target::Subject;
 use crate::call;
+use crate::call::bypass::{self, Reason};
 use crate::error::{Error, Problem};
 use crate::function::Function;
-use crate::handle::TorchCache;
 use crate::identity::{
-    Fingerprint, Fingerprinter, Identity, layers, nested_options, type_of, unique,
+    Fingerprint, Fingerprinter, Identity, nested_options, tch_types, type_of, unique,
 };
 use crate::options::Options;
 use crate::output::structure;
-use crate::subject::Subject;
-use crate::tiers::lock;
+use crate::sync::lock;
 
 /// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
 ///
@@ -309,7 +309,7 @@ impl<M> Cached<M> {
         }
         match &self.weights.0 {
             Source::None | Source::File(_) => {}
-            Source::Variables(variables) => layers::variables(variables, f),
+            Source::Variables(variables) => tch_types::variables(variables, f),
             Source::Digest(digest) => f.field("file", digest),
         }
     }

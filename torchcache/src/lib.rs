@@ -70,45 +70,32 @@
 #![deny(missing_docs)]
 
 mod argument;
-mod batch;
-mod bypass;
+mod cache;
 mod cached;
 mod call;
-mod directory;
 mod error;
 mod function;
-mod handle;
 mod identity;
-mod keys;
-mod lanes;
+mod key;
 mod memory;
 mod options;
 mod output;
-mod overrides;
-mod parallel;
-mod parts;
-mod pieces;
-mod plain;
 mod prefill;
-mod raw;
 mod schema;
-mod size;
-mod stats;
-mod subject;
-mod tiers;
-mod verify;
+mod sync;
+mod tensor;
 
 pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument};
+pub use cache::handle::TorchCache;
+pub use cache::overrides::Setting;
+pub use cache::stats::Stats;
 pub use cached::{Cached, Eval, Weights};
 pub use error::{Error, Problem};
-pub use handle::TorchCache;
 pub use identity::{Fingerprint, Fingerprinter};
+pub use options::size::Size;
 pub use options::{Eviction, Options};
 pub use output::{Batched, Output};
-pub use overrides::Setting;
 pub use prefill::{HasCache, Prefill, prefill};
-pub use size::Size;
-pub use stats::Stats;
 /// The attribute that caches a module or a function, row by row.
 ///
 /// # A module

@@ -7,7 +7,7 @@ use super::{Argument, Rows, SharedArgument};
 use crate::error::Problem;
 use crate::function::Function;
 use crate::identity::{Collector, Fingerprint, Fingerprinter};
-use crate::{plain, raw};
+use crate::tensor::{layout, raw};
 
 /// The arguments of one call, in order.
 #[doc(hidden)]
@@ -144,7 +144,7 @@ impl<'a> Arguments<'a> {
             .iter()
             .zip(one.all_tensors().zip(other.all_tensors()))
         {
-            let (one, other) = (plain::on_cpu(one)?, plain::on_cpu(other)?);
+            let (one, other) = (layout::on_cpu(one)?, layout::on_cpu(other)?);
             let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
             let length = (one.len() / rows as usize).max(1);
             let mut pairs = one.chunks(length).zip(other.chunks(length));

@@ -7,8 +7,8 @@ use tch::{Kind, TchError, Tensor};
 
 use super::{Nothing, Rows};
 use crate::error::Problem;
-use crate::keys::Key;
-use crate::{plain, raw};
+use crate::key::Key;
+use crate::tensor::{layout, raw};
 
 /// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers), or
 /// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
@@ -140,7 +140,7 @@ impl Ids<'_> {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
             let shape = tensor.size();
             let kind = tensor.f_kind();
-            let is_dense = plain::is_plain(tensor);
+            let is_dense = layout::is_plain(tensor);
             if shape.len() != 1
                 || !is_dense
                 || !matches!(kind, Ok(Uint8 | Int8 | Int16 | Int | Int64))
@@ -186,7 +186,7 @@ impl Ids<'_> {
         match self {
             Ids::List(list) => Ok(list.slots()),
             Ids::Tensor(tensor) => {
-                let tensor = plain::on_cpu(&tensor.f_to_kind(Kind::Int64)?)?;
+                let tensor = layout::on_cpu(&tensor.f_to_kind(Kind::Int64)?)?;
                 let (integers, _) = raw::view(&tensor)?.as_chunks();
                 let slot = |&integer: &[u8; 8]| i64::from_le_bytes(integer).slot();
                 Ok(integers.iter().map(slot).collect())

@@ -5,8 +5,8 @@ use twox_hash::XxHash3_64;
 
 use super::{Arguments, TensorArgument};
 use crate::identity::{is_worth_a_copy, tensor_digest};
-use crate::plain;
-use crate::raw::Glance;
+use crate::tensor::layout;
+use crate::tensor::raw::Glance;
 
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
 /// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape and kind; dense, sparse or quantized.
@@ -168,7 +168,7 @@ fn digest(tensor: &Tensor, remembered: &mut Vec<Remembered>) -> Result<[u8; 32],
     let mut glance = Glance::none();
     // The parts of a packed layout may change without it, and so may what lies on the CPU in another
     // order than that of its elements.
-    if !plain::is_plain(tensor)
+    if !layout::is_plain(tensor)
         || !glance.at(tensor)
         || (glance.bytes().is_none()
             && (tensor.device() == Device::Cpu || is_worth_a_copy(tensor, &glance)))

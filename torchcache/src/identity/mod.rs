@@ -1,13 +1,13 @@
 //! When a cache is valid: the identity of a module and the ways to notice that it changed.
 //!
-//! `fingerprint` is the trait and the walk, `values` and `layers` its implementations, `watch`
+//! `fingerprint` is the trait and the walk, `std_types` and `tch_types` its implementations, `watch`
 //! the cheap comparison on each call, `parts` what was hashed, `manifest` the readable record.
 
 mod fingerprint;
-pub(crate) mod layers;
 pub(crate) mod manifest;
 mod parts;
-mod values;
+mod std_types;
+pub(crate) mod tch_types;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};

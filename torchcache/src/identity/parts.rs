@@ -4,7 +4,7 @@ use tch::{Kind, TchError, Tensor};
 pub(crate) use torchcache_store::manifest::{Category, Part};
 
 use crate::function::Function;
-use crate::{parallel, plain, raw};
+use crate::tensor::{layout, parallel, raw};
 
 /// A part whose digest is of these pieces.
 fn of_pieces(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> Part {
@@ -84,7 +84,7 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
     let mut hasher = blake3::Hasher::new();
     let detached = tensor.f_detach()?;
-    if plain::is_plain(tensor) {
+    if layout::is_plain(tensor) {
         hash_plain(&detached, &mut hasher)?;
     } else {
         // What is stored counts, a zero as well: there are operations that see the difference.
@@ -125,7 +125,7 @@ fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
 
 fn hash_plain(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
     hash_text(&describe(tensor)?, hasher);
-    let elements = plain::on_cpu(tensor)?;
+    let elements = layout::on_cpu(tensor)?;
     parallel::update(hasher, raw::view(&elements)?);
     Ok(())
 }

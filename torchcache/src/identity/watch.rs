@@ -16,8 +16,8 @@ use tch::{Device, Tensor};
 use twox_hash::XxHash3_64;
 
 use super::parts::tensor_digest;
-use crate::plain;
-use crate::raw::{self, Glance};
+use crate::tensor::layout;
+use crate::tensor::raw::{self, Glance};
 
 /// The state of every watched value, and whether the present walk differs from it.
 #[derive(Debug)]
@@ -211,7 +211,7 @@ impl Watcher {
             // Grad mode is one for the whole walk: it is asked once.
             let gradients = *self
                 .gradients
-                .get_or_insert_with(|| plain::records_gradients(tensor));
+                .get_or_insert_with(|| layout::records_gradients(tensor));
             self.trainable = gradients;
         }
     }
@@ -238,7 +238,7 @@ impl Elements {
             Some(large) if !is_in_training(tensor, glance) => Elements::Sample(sample(large)),
             Some(large) => Elements::Digest(digest(large)),
             None if is_worth_a_copy(tensor, glance) => {
-                let copied = plain::on_cpu(tensor);
+                let copied = layout::on_cpu(tensor);
                 let bytes = copied
                     .as_ref()
                     .ok()
@@ -246,7 +246,7 @@ impl Elements {
                 bytes.map_or(Elements::Unseen, |bytes| Elements::Digest(digest(bytes)))
             }
             // Its version does not count what is written to the tensors that it is made of.
-            None if plain::is_sparse(tensor) => match tensor_digest(tensor) {
+            None if layout::is_sparse(tensor) => match tensor_digest(tensor) {
                 Ok(digested) => Elements::Digest(digest(&digested)),
                 Err(_) => Elements::Unseen,
             },
@@ -263,7 +263,7 @@ fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
 /// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
 pub(crate) fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
-    plain::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
+    layout::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
 }
 
 fn digest(bytes: &[u8]) -> u64 {

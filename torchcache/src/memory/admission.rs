@@ -8,7 +8,7 @@
 //! frequent are asked for no longer. So both run on a small sample of the keys, all the time, and
 //! where the second had clearly more hits, the cache is renewed: it admits as many rows as it holds.
 
-use crate::keys::Key;
+use crate::key::Key;
 
 /// How much more often a new row must have been asked for. The counts of rows that are asked for
 /// once in each epoch differ by up to two, since periods and epochs do not begin together.

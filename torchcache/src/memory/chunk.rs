@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::threads;
 
-use crate::keys::Key;
-use crate::raw::Shelf;
+use super::arena::Shelf;
+use crate::key::Key;
 
 /// Fewer bytes are not worth waking a core for.
 const WORTH_POPULATING: usize = 256 * 1024;
@@ -26,7 +26,7 @@ pub(crate) struct Slot {
     /// The number of its chunk.
     pub(super) chunk: u32,
     /// The number of its row in the chunk.
-    pub(super) index: u32,
+    pub(crate) index: u32,
 }
 
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! The memory tier: which rows are held, which go when it is full. The bytes live in [`Slabs`].
 
 mod admission;
+pub(crate) mod arena;
 mod chunk;
-mod incoming;
 mod slab;
 
 use std::hash::{BuildHasherDefault, Hasher};
@@ -11,14 +11,13 @@ use std::sync::Arc;
 use lru::LruCache;
 use tch::{Device, TchError, Tensor};
 
-use crate::keys::Key;
+use crate::key::Key;
 use crate::options::Eviction;
-use crate::raw::{Pins, Shelf};
 use crate::schema::Schema;
 
 use admission::Admission;
+use arena::{Pins, Shelf};
 use chunk::Slot;
-pub(crate) use incoming::Incoming;
 use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.

@@ -12,9 +12,9 @@ use std::sync::{Arc, Weak};
 
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::arena::Shelf;
 use super::chunk::{Chunk, Rows, Slot, by_chunk, index};
-use crate::keys::Key;
-use crate::raw::Shelf;
+use crate::key::Key;
 
 /// What a row costs beside its bytes: its node and place in the `lru` map (up to 119 bytes at the
 /// map's lowest load), its key (33) and its state (4) in the chunk, its place in the list of free

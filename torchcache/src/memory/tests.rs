@@ -2,7 +2,7 @@
 
 use super::slab::ROW_OVERHEAD;
 use super::*;
-use crate::raw;
+use crate::tensor::raw;
 use torchcache_store::RowValues;
 
 const ROW: u64 = 40;

@@ -7,11 +7,11 @@ use std::convert::Infallible;
 
 use tch::{Tensor, nn};
 
+use crate::cache::handle::TorchCache;
+use crate::cache::stats::Stats;
+use crate::cache::target::CachedForward;
 use crate::cached::{Cached, Eval};
-use crate::handle::TorchCache;
 use crate::output::Batched;
-use crate::stats::Stats;
-use crate::subject::CachedForward;
 use progress::Progress;
 
 /// What has a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].

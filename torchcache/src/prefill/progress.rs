@@ -1,7 +1,7 @@
 //! How far a prefill is, on a terminal. Apart, since it is a feature: without it there is nothing to
 //! see, and nothing is asked.
 
-use crate::stats::Stats;
+use crate::cache::stats::Stats;
 
 #[cfg(feature = "progress")]
 use {
@@ -96,7 +96,7 @@ mod tests {
     use indicatif::InMemoryTerm;
 
     use super::*;
-    use crate::stats::Counters;
+    use crate::cache::stats::Counters;
 
     #[test]
     fn the_bar_says_rows_per_second_hits_and_bytes() {

@@ -10,7 +10,7 @@ mod packing;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema as described;
 
-use crate::plain;
+use crate::tensor::layout;
 
 /// What a row consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -166,7 +166,7 @@ impl Part {
     }
 
     fn described(&self) -> described::Part {
-        let element = |kind| plain::element(kind).expect("rows are cut from plain tensors");
+        let element = |kind| layout::element(kind).expect("rows are cut from plain tensors");
         described::Part {
             stored: element(self.stored),
             output: element(self.output),
@@ -177,8 +177,8 @@ impl Part {
 
     fn of(part: described::Part) -> Option<Self> {
         Some(Part {
-            stored: plain::kind_of(part.stored),
-            output: plain::kind_of(part.output),
+            stored: layout::kind_of(part.stored),
+            output: layout::kind_of(part.output),
             place: Place::of_code(part.place)?,
             shape: part.shape,
         })

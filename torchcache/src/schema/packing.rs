@@ -3,8 +3,8 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{Part, Schema};
-use crate::parallel::{copy, copy_rows};
-use crate::{plain, raw};
+use crate::tensor::parallel::{copy, copy_rows};
+use crate::tensor::{layout, raw};
 
 impl Schema {
     /// Tensors as `[rows, row_bytes]` bytes, in memory of their own: a forward may return its input
@@ -14,7 +14,7 @@ impl Schema {
             .parts
             .iter()
             .zip(tensors)
-            .map(|(part, tensor)| plain::materialised(tensor)?.f_to_kind(part.stored))
+            .map(|(part, tensor)| layout::materialised(tensor)?.f_to_kind(part.stored))
             .collect::<Result<Vec<_>, _>>()?;
         match &parts[..] {
             // Rounding it, or laying out its elements in order, has copied it already.

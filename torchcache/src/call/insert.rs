@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tch::{Device, TchError, Tensor};
 use torchcache_store::{RowValues, threads};
 
-use super::Room;
-use crate::batch::Batch;
-use crate::keys::Key;
-use crate::parallel;
-use crate::raw::{self, Pins};
+use super::lookup::Batch;
+use crate::cache::tiers::Tiers;
+use crate::key::Key;
+use crate::memory::Room;
+use crate::memory::arena::Pins;
 use crate::schema::Schema;
-use crate::tiers::Tiers;
+use crate::tensor::parallel;
+use crate::tensor::raw;
 
 /// Rows that have their room, filled, and that nobody finds yet.
 pub(crate) struct Incoming<'a> {

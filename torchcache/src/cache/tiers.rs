@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use torchcache_store::{Compression, Config, Store, StoreError};
 
-use crate::directory::{self, Unusable};
+use crate::cache::directory::{self, Unusable};
 use crate::error::Problem;
 use crate::identity::Identity;
 use crate::memory::Memory;
 use crate::options::{Eviction, Options};
+use crate::sync::lock;
 
 /// Where the rows of one identity are kept.
 #[derive(Debug, Clone)]
@@ -171,9 +172,4 @@ fn config(options: &Options) -> Config {
         mmap: options.use_mmap_on_load,
         ..Config::default()
     }
-}
-
-/// A panic under a lock leaves nothing half done that matters: both tiers check what they read.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

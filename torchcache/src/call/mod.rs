@@ -2,7 +2,14 @@
 //! assemble.
 //!
 //! [`Call::through_the_cache`] is that sentence; each step is a method below it, in that order, but
-//! for verifying, which is off by default and in [`verify`](crate::verify).
+//! for verifying, which is off by default and in [`recheck`].
+
+pub(crate) mod assemble;
+pub(crate) mod bypass;
+pub(crate) mod insert;
+pub(crate) mod lookup;
+pub(crate) mod outcome;
+pub(crate) mod recheck;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,21 +18,22 @@ use tch::{Device, TchError, Tensor};
 use torchcache_store::{RowBatch, Store};
 
 use crate::argument::{Arguments, Rows};
-use crate::batch::{Batch, Unreadable};
-use crate::bypass::{self, Reason};
+use crate::cache::handle::Cache;
+use crate::cache::stats::Counters;
+use crate::cache::target::Subject;
 use crate::error::{Error, Problem};
 use crate::function::Function;
-use crate::handle::Cache;
-use crate::keys::{Context, Key};
-use crate::memory::Incoming;
+use crate::key::{Context, Key};
 use crate::options::Options;
 use crate::output::{Batched, Output, structure};
-use crate::parts::parts;
-use crate::plain;
-use crate::raw;
 use crate::schema::Schema;
-use crate::stats::Counters;
-use crate::subject::Subject;
+use crate::tensor::layout;
+use crate::tensor::raw;
+
+use bypass::Reason;
+use insert::Incoming;
+use lookup::{Batch, Unreadable};
+use outcome::parts;
 
 /// Calls `body` through the cache of `subject`: only for rows that were never computed.
 ///
@@ -245,7 +253,7 @@ impl Call<'_> {
         if tensors.is_empty() {
             return Err(Reason::NoTensors);
         }
-        if !tensors.iter().all(plain::is_plain) {
+        if !tensors.iter().all(layout::is_plain) {
             return Err(Reason::OutputLayout);
         }
         let schema = || -> Result<_, TchError> {
@@ -371,7 +379,7 @@ fn put_on_disk(
     let rows = match incoming.and_then(Incoming::values) {
         Some(pinned) => RowBatch::shared(keys.to_vec(), described, pinned, row_bytes),
         None => {
-            let copied = raw::view(&plain::on_cpu(packed)?)?.to_vec();
+            let copied = raw::view(&layout::on_cpu(packed)?)?.to_vec();
             RowBatch::new(keys.to_vec(), described, copied, row_bytes)
         }
     };

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use torchcache_store::size::human;
 
-use crate::batch::Tally;
-use crate::tiers::Tiers;
+use crate::cache::tiers::Tiers;
+use crate::call::lookup::Tally;
 
 /// Declares the counters of a handle, all of them zero at first.
 macro_rules! counters {

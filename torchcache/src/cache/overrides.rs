@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use tch::{Device, Kind};
 
 use crate::identity::{Fingerprint, Fingerprinter, Watcher};
+use crate::options::size::Size;
 use crate::options::{Eviction, Options};
-use crate::size::Size;
 
 /// A field type that can override an option of type `T`.
 ///

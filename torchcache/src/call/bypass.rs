@@ -5,11 +5,11 @@ use std::sync::OnceLock;
 use tch::TchError;
 
 use crate::argument::{Arguments, Rows, TensorArgument};
+use crate::cache::stats::Counters;
+use crate::cache::target::Subject;
 use crate::function::Function;
 use crate::output::Output;
-use crate::plain;
-use crate::stats::Counters;
-use crate::subject::Subject;
+use crate::tensor::layout;
 
 /// Why the body runs on a whole batch, or what is worth a warning.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Re
         if let Err(error) = argument.tensor.f_kind() {
             return Err(Reason::ArgumentKind(name(argument), error));
         }
-        if plain::records_gradients(&argument.tensor) {
+        if layout::records_gradients(&argument.tensor) {
             return Err(Reason::Gradient(name(argument)));
         }
     }
@@ -117,10 +117,10 @@ pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Re
         if let Err(error) = argument.tensor.f_kind() {
             return Err(Reason::ArgumentKind(name(), error));
         }
-        if !plain::is_plain(&argument.tensor) {
+        if !layout::is_plain(&argument.tensor) {
             return Err(Reason::ArgumentLayout(name()));
         }
-        if plain::records_gradients(&argument.tensor) {
+        if layout::records_gradients(&argument.tensor) {
             return Err(Reason::Gradient(name()));
         }
     }

@@ -10,7 +10,7 @@ use blake3::{BLOCK_LEN, CHUNK_LEN, Hasher, IncrementCounter, OUT_LEN};
 
 use torchcache_store::threads;
 
-use crate::parallel;
+use crate::tensor::parallel;
 
 /// A BLAKE3 digest.
 pub(crate) type Digest = [u8; OUT_LEN];

@@ -3,9 +3,10 @@
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::RowValues;
 
-use crate::parallel::copy_rows;
-use crate::raw::{self, Pins};
+use crate::memory::arena::Pins;
 use crate::schema::Schema;
+use crate::tensor::parallel::copy_rows;
+use crate::tensor::raw;
 
 /// Rows found together: their keys' positions, in rising order, and their bytes.
 #[derive(Debug)]

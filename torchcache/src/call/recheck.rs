@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use tch::{Kind, TchError, Tensor};
 
+use super::bypass::{self, Reason};
+use super::lookup::Batch;
+use super::outcome::parts;
 use crate::argument::Rows;
-use crate::batch::Batch;
-use crate::bypass::{self, Reason};
+use crate::cache::stats::Counters;
 use crate::call::{Call, Stop};
 use crate::error::{Problem, output};
 use crate::output::Output;
-use crate::parts::parts;
-use crate::plain;
 use crate::schema::Schema;
-use crate::stats::Counters;
+use crate::tensor::layout;
 
 impl Call<'_> {
     /// Computes a share of the hits anew, in one forward of their own. No lock is held. Whatever
@@ -126,7 +126,7 @@ fn differing(
 /// The elements of a tensor in order; complex ones are two each, and so are integers of 64 bits,
 /// which have more digits than an `f64`.
 fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
-    let tensor = plain::on_cpu(tensor)?;
+    let tensor = layout::on_cpu(tensor)?;
     let real = match tensor.f_kind()? {
         Kind::ComplexHalf | Kind::ComplexFloat | Kind::ComplexDouble => tensor.f_view_as_real()?,
         Kind::Int64 => tensor.f_view_dtype(Kind::Int)?,

@@ -2,12 +2,12 @@
 
 use std::any::type_name;
 
+use crate::cache::handle::TorchCache;
+use crate::cache::overrides::Overrides;
 use crate::error::Problem;
 use crate::function::Function;
-use crate::handle::TorchCache;
 use crate::identity::{Fingerprinter, nested_options, type_of};
 use crate::options::Options;
-use crate::overrides::Overrides;
 
 /// Everything the call path needs to know of whose output it caches.
 pub(crate) trait Subject {

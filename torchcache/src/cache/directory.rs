@@ -9,7 +9,7 @@ use torchcache_store::fs::{FileSystem, Os};
 
 use crate::error::Problem;
 use crate::options::Options;
-use crate::tiers::lock;
+use crate::sync::lock;
 
 /// Why a directory cannot be used.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tch::{CModule, Tensor, nn};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
-use crate::tiers::lock;
+use crate::sync::lock;
 
 impl Fingerprint for Tensor {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {

@@ -5,7 +5,7 @@
 //! kind and row shape of every tensor) and then those digests, one per tensor argument; or, where rows
 //! have ids, what stands for the row's id. The two
 //! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
-//! Both are hashed across the rows ([`lanes`](crate::lanes)); the second one fills up its last block
+//! Both are hashed across the rows ([`lanes`](crate::tensor::blake3_batch)); the second one fills up its last block
 //! with zeros for that, which says nothing: the prefix knows how many digests there are.
 //! The layout is written down in `docs/format.md`; changing it bumps `FORMAT`.
 
@@ -13,9 +13,9 @@ use blake3::BLOCK_LEN;
 use tch::{TchError, Tensor};
 
 use crate::argument::{Arguments, TensorArgument};
-use crate::lanes::hash_rows;
 use crate::options::Options;
-use crate::{plain, raw};
+use crate::tensor::blake3_batch::hash_rows;
+use crate::tensor::{layout, raw};
 
 pub(crate) use torchcache_store::Key;
 
@@ -94,7 +94,7 @@ impl Context<'_> {
         }
         for argument in &arguments.tensors {
             add(&(argument.position as u64).to_le_bytes());
-            add(&[plain::kind_code(argument.tensor.f_kind()?)]);
+            add(&[layout::kind_code(argument.tensor.f_kind()?)]);
             let shape = argument.tensor.size();
             add(&shape[1..]
                 .iter()
@@ -109,8 +109,8 @@ impl Context<'_> {
 fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, TchError> {
     let rows = tensor.size()[0] as usize;
     let tensor = match subsample {
-        Some(count) => plain::on_cpu(&subsampled(tensor, count)?)?,
-        None => plain::on_cpu(tensor)?,
+        Some(count) => layout::on_cpu(&subsampled(tensor, count)?)?,
+        None => layout::on_cpu(tensor)?,
     };
     let bytes = raw::view(&tensor)?;
     if bytes.is_empty() {

@@ -1,14 +1,17 @@
 //! The options of a cache: their names, defaults, ranges, and the builder.
 //!
 //! Each option is at once an argument of the attribute, a `torchcache_<name>` field of the
-//! struct, and a method here. Fields are applied by [`crate::overrides`].
+//! struct, and a method here. Fields are applied by [`crate::cache::overrides`].
+
+pub(crate) mod size;
 
 use std::path::PathBuf;
 
 use tch::{Device, Kind};
 
 use crate::error::{Error, Problem};
-use crate::size::{self, Size};
+
+use size::Size;
 
 /// What a tier does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

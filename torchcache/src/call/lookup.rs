@@ -8,11 +8,12 @@ use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::{Found, Store};
 
-use crate::keys::Key;
+use super::assemble::{self, Bytes, Piece, Source};
+use crate::key::Key;
+use crate::memory::arena::Pins;
 use crate::memory::{KeyHasher, Memory, Row};
-use crate::pieces::{self, Bytes, Piece, Source};
-use crate::raw::{self, Pins};
 use crate::schema::Schema;
+use crate::tensor::raw;
 
 /// Rows of a call by distinct key, each found or still missing.
 #[derive(Debug)]
@@ -285,7 +286,7 @@ impl Batch {
 
     /// Puts the rows that were found in place of those of `packed`, which has a row for each key.
     pub(crate) fn lay_over(self, packed: &mut Tensor) -> Result<(), TchError> {
-        pieces::lay_over(&self.pieces, packed)
+        assemble::lay_over(&self.pieces, packed)
     }
 
     /// The output: every row of the call in its place, in memory of its own.
@@ -305,7 +306,7 @@ impl Batch {
     }
 
     fn laid_out(&self, keys: Option<&[i64]>, home: Device) -> Result<Vec<Tensor>, TchError> {
-        pieces::assemble(
+        assemble::assemble(
             self.known_schema(),
             &self.pieces,
             self.keys.len(),

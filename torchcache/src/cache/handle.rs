@@ -8,14 +8,15 @@ use tch::{Device, TchError};
 use torchcache_store::manifest::difference;
 
 use crate::argument::{SharedDigests, TensorArgument};
-use crate::bypass::{self, Reason};
+use crate::cache::overrides::Overrides;
+use crate::cache::stats::{Counters, Stats};
+use crate::cache::target::Subject;
+use crate::cache::tiers::Tiers;
+use crate::call::bypass::{self, Reason};
 use crate::error::{Error, Problem};
 use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
 use crate::options::Options;
-use crate::overrides::Overrides;
-use crate::stats::{Counters, Stats};
-use crate::subject::Subject;
-use crate::tiers::{Tiers, lock};
+use crate::sync::lock;
 
 /// The cache of one module instance or function.
 ///

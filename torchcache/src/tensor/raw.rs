@@ -1,27 +1,18 @@
-//! What is reached through raw pointers: the memory of tensors, what tells them apart, and the rows
-//! of the memory tier. The one file of this crate with `unsafe`.
+//! Tensors as raw memory: their bytes, and what tells one tensor from another.
 //!
-//! Everything else handles tensors through libtorch's own checked calls.
+//! Everything else handles tensors through libtorch's checked calls.
 
 #![expect(
     unsafe_code,
-    reason = "tensor memory is only reachable through a raw pointer, and rows of the memory tier \
-              are shared one by one"
+    reason = "tensor memory is only reachable through a raw pointer"
 )]
 
-use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use memmap2::{MmapMut, MmapRaw};
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::RowValues;
 use torchcache_store::schema::ElementKind;
 
-use crate::plain;
+use crate::tensor::layout;
 
 /// The bytes of `tensor`, which must be a plain contiguous CPU tensor.
 ///
@@ -35,7 +26,7 @@ pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
             return Ok(bytes);
         }
         // Without elements there is no memory to point to.
-        if tensor.numel() == 0 && tensor.device() == Device::Cpu && plain::is_plain(tensor) {
+        if tensor.numel() == 0 && tensor.device() == Device::Cpu && layout::is_plain(tensor) {
             return Ok(&[]);
         }
     }
@@ -227,173 +218,82 @@ fn layout(kind: i32, device: i32, pending: i32) -> i64 {
     i64::from(kind) << 32 | i64::from(device as u16) << 8 | i64::from(pending)
 }
 
-/// Rows of one length in memory of their own, between threads that fill, read and empty them.
-///
-/// No lock guards a row; the state of its slot does. It is empty, or one thread is filling it, or
-/// it is full and any number of [`Pins`] hold it as it is. What the state does not allow is refused
-/// and not waited for, so nobody is ever held up.
-pub(crate) struct Shelf {
-    memory: MmapRaw,
-    row_bytes: usize,
-    states: Box<[AtomicU32]>,
-}
-
-const EMPTY: u32 = 0;
-/// Each pin adds one.
-const FULL: u32 = 1;
-const FILLING: u32 = u32::MAX;
-
-/// From this size on, a shelf asks for huge pages: as many faults fewer when it is filled.
-const HUGE_PAGE: usize = 2 << 20;
-
-impl Shelf {
-    /// Room for `rows` rows. The system gives memory to those that are filled.
-    ///
-    /// # Errors
-    ///
-    /// Address space that cannot be had.
-    pub(crate) fn new(rows: usize, row_bytes: usize) -> io::Result<Self> {
-        let length = rows.checked_mul(row_bytes).ok_or(ErrorKind::OutOfMemory)?;
-        let memory = MmapMut::map_anon(length.max(1))?;
-        #[cfg(target_os = "linux")]
-        if length >= HUGE_PAGE {
-            // Without them it works as well.
-            let _ = memory.advise(memmap2::Advice::HugePage);
-        }
-        Ok(Shelf {
-            memory: memory.into(),
-            row_bytes,
-            states: (0..rows).map(|_| AtomicU32::new(EMPTY)).collect(),
-        })
-    }
-
-    /// Has the system give memory to empty rows before they are filled, which is most of what filling
-    /// them would take. What they hold by then stays.
-    pub(crate) fn populate(&self, rows: Range<usize>) {
-        let length = rows.len() * self.row_bytes;
-        #[cfg(target_os = "linux")]
-        if length > 0 {
-            // A kernel before 5.14 does not know how: then filling does it.
-            let begin = rows.start * self.row_bytes;
-            let how = memmap2::Advice::PopulateWrite;
-            let _ = self.memory.advise_range(how, begin, length);
-        }
-    }
-
-    /// How many rows there is room for.
-    pub(crate) fn rows(&self) -> usize {
-        self.states.len()
-    }
-
-    /// How many bytes a row has.
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
-    /// Copies a row into an empty slot; `false` where the slot is not empty.
-    pub(crate) fn fill(&self, slot: usize, row: &[u8]) -> bool {
-        assert_eq!(row.len(), self.row_bytes, "a row of another shelf");
-        let state = &self.states[slot];
-        if state
-            .compare_exchange(EMPTY, FILLING, Acquire, Relaxed)
-            .is_err()
-        {
-            return false;
-        }
-        // SAFETY: the slot lies within the mapping, which was made for `states.len()` rows. Its
-        // state was just taken from empty to filling, which one thread can do; until it is full,
-        // nobody else reads or writes these bytes. The source does not overlap: `Pins` give out
-        // full slots only, and this one is being filled.
-        unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.slot(slot), row.len()) };
-        state.store(FULL, Release);
-        true
-    }
-
-    /// Lets the slot be filled anew; `false` while somebody fills or pins it.
-    pub(crate) fn empty(&self, slot: usize) -> bool {
-        match self.states[slot].compare_exchange(FULL, EMPTY, AcqRel, Relaxed) {
-            Ok(_) => true,
-            Err(state) => state == EMPTY,
-        }
-    }
-
-    /// Whether somebody fills or pins the slot.
-    pub(crate) fn is_pinned(&self, slot: usize) -> bool {
-        !matches!(self.states[slot].load(Relaxed), EMPTY | FULL)
-    }
-
-    fn pin(&self, slot: usize) -> bool {
-        let more = |state: u32| (FULL..FILLING - 1).contains(&state).then(|| state + 1);
-        self.states[slot]
-            .fetch_update(Acquire, Relaxed, more)
-            .is_ok()
-    }
-
-    fn unpin(&self, slot: usize) {
-        self.states[slot].fetch_sub(1, Release);
-    }
-
-    fn slot(&self, slot: usize) -> *mut u8 {
-        self.memory.as_mut_ptr().wrapping_add(slot * self.row_bytes)
-    }
-}
-
-impl std::fmt::Debug for Shelf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shelf")
-            .field("rows", &self.rows())
-            .field("row_bytes", &self.row_bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Rows on shelves that stay as they are for as long as this lives.
-#[derive(Debug, Default)]
-pub(crate) struct Pins {
-    shelves: Vec<Arc<Shelf>>,
-    /// Which of them, and the slot there.
-    rows: Vec<(u32, u32)>,
-}
-
-impl Pins {
-    /// Pins a row beside the others; `false` where the slot holds none.
-    pub(crate) fn add(&mut self, shelf: &Arc<Shelf>, slot: u32) -> bool {
-        if !shelf.pin(slot as usize) {
-            return false;
-        }
-        // There are few shelves, and the last one is likely the same.
-        let known = self.shelves.iter().rposition(|it| Arc::ptr_eq(it, shelf));
-        let number = known.unwrap_or_else(|| {
-            self.shelves.push(shelf.clone());
-            self.shelves.len() - 1
-        });
-        self.rows.push((number as u32, slot));
-        true
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-}
-
-impl RowValues for Pins {
-    fn row(&self, row: usize) -> &[u8] {
-        let (shelf, slot) = self.rows[row];
-        let shelf = &self.shelves[shelf as usize];
-        // SAFETY: the slot lies within the mapping, which `shelf` keeps. It was full when it was
-        // pinned, and a pinned slot is neither emptied nor filled, so these bytes are initialised
-        // and do not change until `self`, which the slice borrows from, is dropped.
-        unsafe { std::slice::from_raw_parts(shelf.slot(slot as usize), shelf.row_bytes) }
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        for &(shelf, slot) in &self.rows {
-            self.shelves[shelf as usize].unpin(slot as usize);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn glance(tensor: &Tensor) -> Glance<'_> {
+        let mut glance = Glance::none();
+        assert!(glance.at(tensor));
+        glance
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_elements() {
+        let tensor = Tensor::from_slice(&[1i32, -1]);
+        assert_eq!(view(&tensor).unwrap(), [1, 0, 0, 0, 255, 255, 255, 255]);
+    }
+
+    #[test]
+    fn written_bytes_become_elements() {
+        let write = |bytes: &mut [u8]| bytes.copy_from_slice(&[0, 0, 0, 0, 7, 0, 0, 0]);
+        let made = tensor(&[2], Kind::Int, write).unwrap();
+        assert_eq!(Vec::<i32>::try_from(&made).unwrap(), [0, 7]);
+    }
+
+    #[test]
+    fn empty_tensors_have_no_bytes() {
+        let none = tensor(&[0, 3], Kind::Float, |bytes| assert!(bytes.is_empty())).unwrap();
+        assert_eq!(none.size(), [0, 3]);
+        assert!(view(&none).unwrap().is_empty());
+    }
+
+    #[test]
+    fn strided_tensors_are_refused() {
+        let tensor = Tensor::zeros([2, 3], tch::kind::FLOAT_CPU).tr();
+        assert!(view(&tensor).is_err());
+    }
+
+    #[test]
+    fn a_glance_gives_the_bytes_of_contiguous_values_and_of_nothing_else() {
+        let tensor = Tensor::from_slice(&[1i16, 2, 3, 4]).view([2, 2]);
+        assert_eq!(glance(&tensor).bytes(), Some(view(&tensor).unwrap()));
+        let second = tensor.narrow(0, 1, 1);
+        assert_eq!(glance(&second).bytes(), Some([3, 0, 4, 0].as_slice()));
+        assert_eq!(glance(&tensor.tr()).bytes(), None);
+        assert_eq!(
+            glance(&Tensor::zeros([0], tch::kind::FLOAT_CPU)).bytes(),
+            None
+        );
+        let complex = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
+        assert!(glance(&complex).bytes().is_some());
+        assert_eq!(glance(&complex.conj()).bytes(), None);
+        assert_eq!(glance(&complex.conj().imag()).bytes(), None);
+    }
+
+    #[test]
+    fn a_glance_at_a_sparse_tensor_leaves_no_error_behind() {
+        let sparse = Tensor::eye(3, tch::kind::FLOAT_CPU).to_sparse(None, None::<i64>, None);
+        let glance = glance(&sparse);
+        assert!(glance.bytes().is_none());
+        assert!(
+            Tensor::zeros([1], tch::kind::FLOAT_CPU)
+                .f_add_scalar(1)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_undefined_tensor_is_not_to_be_seen() {
+        assert!(!Glance::none().at(&Tensor::new()));
+    }
+
+    #[test]
+    fn tensors_of_many_dimensions_are_glanced_at_whole() {
+        let words = |tensor: &Tensor| glance(tensor).words().to_vec();
+        let tensor = Tensor::zeros([1, 1, 1, 1, 1, 1, 1, 2, 3], tch::kind::FLOAT_CPU);
+        assert_eq!(words(&tensor).len(), 4 + 2 * 9);
+        assert_ne!(words(&tensor), words(&tensor.transpose(7, 8)));
+        assert_eq!(glance(&tensor).bytes().map(<[u8]>::len), Some(24));
+    }
+}

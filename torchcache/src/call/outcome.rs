@@ -7,7 +7,7 @@ use torchcache_store::schema::names;
 use crate::call::Stop;
 use crate::error::Problem;
 use crate::output::{Batched, Output, structure};
-use crate::plain;
+use crate::tensor::layout;
 
 /// The tensors of what the body gave for `rows` rows, and the lengths of its vectors.
 pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
@@ -26,7 +26,7 @@ pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec
             let part = names(&structure::<O>(), &lengths, tensors.len()).swap_remove(place);
             return Err(Problem::OutputRows { part, got, rows }.into());
         }
-        if plain::records_gradients(tensor) {
+        if layout::records_gradients(tensor) {
             return Err(Problem::OutputRequiresGrad.into());
         }
     }

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Reduction};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
-use crate::plain;
+use crate::tensor::layout;
 
 macro_rules! numbers {
     ($($type:ty)*) => {$(
@@ -87,7 +87,7 @@ impl Fingerprint for () {
 
 impl Fingerprint for Kind {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Kind", &[plain::kind_code(*self)], self);
+        f.plain("Kind", &[layout::kind_code(*self)], self);
     }
 }
 

@@ -1,0 +1,8 @@
+//! The cache of one module or function: its handle, the tiers behind it, and what it counts.
+
+pub(crate) mod directory;
+pub(crate) mod handle;
+pub(crate) mod overrides;
+pub(crate) mod stats;
+pub(crate) mod target;
+pub(crate) mod tiers;

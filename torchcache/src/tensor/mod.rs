@@ -1,0 +1,7 @@
+//! Tensors as memory: which ones are strided, their bytes, and hashing and copying these over the
+//! cores.
+
+pub(crate) mod blake3_batch;
+pub(crate) mod layout;
+pub(crate) mod parallel;
+pub(crate) mod raw;
