@@ -1,18 +1,18 @@
-//! The command line: from raw arguments to checked ones, in one step. Nothing after this looks at
-//! text again.
+//! The command line: clap's definition of it, with values that are checked while they are parsed.
+//! Nothing after this reads text from the command line again.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use torchcache_store::admin::Keep;
 use torchcache_store::size;
 
-use crate::{output, time};
+use crate::export::ExportPath;
+use crate::time;
 
-const AFTER: &str = "\
+const AFTER_HELP: &str = "\
 DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands take \
 the directory of one cache as well. HASH is the name of a cache in it: any beginning that only one of \
 them has.
@@ -22,7 +22,7 @@ Exit codes: 0 done; 1 done, and something was found: damage, differences, or not
 
 /// Look after the caches that torchcache keeps on disk.
 #[derive(Debug, Parser)]
-#[command(name = "torchcache", version, after_help = AFTER, max_term_width = 100)]
+#[command(name = "torchcache", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
     /// Print one JSON document instead of text.
     #[arg(long, global = true)]
@@ -91,43 +91,51 @@ pub(crate) struct Verify {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    group = ArgGroup::new("what").required(true),
+    group = ArgGroup::new("keep").required(true),
     override_usage = "torchcache prune [OPTIONS] <--max-size SIZE|--older-than AGE|--keep-latest N> <DIR>"
 )]
 pub(crate) struct Prune {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
     /// Remove the least recently read segments until the rest is no larger: 50GB, 5e9, "512 MiB".
-    #[arg(long, group = "what", value_name = "SIZE", value_parser = size::parse)]
-    max_size: Option<u64>,
+    #[arg(long, group = "keep", value_name = "SIZE", value_parser = max_size)]
+    max_size: Option<Keep>,
     /// Remove segments that were not read for so long: 12h, 30d, 4w.
-    #[arg(long, group = "what", value_name = "AGE", value_parser = time::parse_age)]
-    older_than: Option<Duration>,
+    #[arg(long, group = "keep", value_name = "AGE", value_parser = older_than)]
+    older_than: Option<Keep>,
     /// Keep the N most recently read caches of each type, and remove the others.
-    #[arg(long, group = "what", value_name = "N", value_parser = at_least_one)]
-    keep_latest: Option<usize>,
+    #[arg(long, group = "keep", value_name = "N", value_parser = keep_latest)]
+    keep_latest: Option<Keep>,
     /// Only tell what would go.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// None at all is not what is read last, and would take every cache that has a manifest.
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("it keeps at least 1; `torchcache clear` removes all".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err("write a whole number".to_owned()),
+impl Prune {
+    /// The criterion.
+    ///
+    /// # Panics
+    /// Never: clap requires exactly one option of the group.
+    pub(crate) fn keep(&self) -> Keep {
+        let given = self.max_size.or(self.older_than).or(self.keep_latest);
+        given.expect("clap requires one option of the group")
     }
 }
 
-impl Prune {
-    /// What is to stay: clap saw to it that exactly one was given.
-    pub(crate) fn keep(&self) -> Keep {
-        match (self.max_size, self.older_than, self.keep_latest) {
-            (Some(bytes), ..) => Keep::Bytes(bytes),
-            (_, Some(age), _) => Keep::Newer(age),
-            (.., count) => Keep::Latest(count.unwrap_or(usize::MAX)),
-        }
+fn max_size(text: &str) -> Result<Keep, String> {
+    size::parse(text).map(Keep::Bytes)
+}
+
+fn older_than(text: &str) -> Result<Keep, String> {
+    time::parse_age(text).map(Keep::Newer)
+}
+
+/// None at all is not what is read last, and would take every cache that has a manifest.
+fn keep_latest(text: &str) -> Result<Keep, String> {
+    match text.parse() {
+        Ok(0) => Err("it keeps at least 1; `torchcache clear` removes all".to_owned()),
+        Ok(count) => Ok(Keep::Latest(count)),
+        Err(_) => Err("write a whole number".to_owned()),
     }
 }
 
@@ -150,8 +158,8 @@ pub(crate) struct Export {
     /// Which cache; not needed where DIR has one only.
     pub(crate) hash: Option<String>,
     /// The file to write: its ending, .safetensors or .npy, says which format.
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(long, short, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ExportPath::new))]
+    pub(crate) output: ExportPath,
     /// Which rows, by the number that `show` gives them, where a cache has rows of several sorts.
     #[arg(long, value_name = "N")]
     pub(crate) schema: Option<usize>,
@@ -169,20 +177,32 @@ pub(crate) struct Completions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
     /// Of which command; without it, of the program.
-    pub(crate) command: Option<String>,
+    #[arg(value_parser = subcommand)]
+    pub(crate) command: Option<Box<clap::Command>>,
 }
 
-impl Args {
-    /// The arguments of this process. An exit code is the end: of the help, or of what was not
-    /// understood.
-    pub(crate) fn of_the_process() -> Result<Args, ExitCode> {
-        Args::try_parse().map_err(|error| output::print_usage(&error))
-    }
+/// The definition of the whole program.
+pub(crate) fn definition() -> clap::Command {
+    let mut program = Args::command().disable_help_subcommand(true);
+    program.build();
+    program
+}
+
+fn subcommand(name: &str) -> Result<Box<clap::Command>, String> {
+    let program = definition();
+    program
+        .find_subcommand(name)
+        .cloned()
+        .map(Box::new)
+        .ok_or_else(|| {
+            let names: Vec<_> = program.get_subcommands().map(|it| it.get_name()).collect();
+            format!("there is no such command; there are {}", names.join(", "))
+        })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::time::Duration;
 
     use super::*;
 

@@ -112,3 +112,39 @@ pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     });
     (stored > 0).then(|| value as f64 / stored as f64)
 }
+
+/// What the star means.
+pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
+
+/// The format versions of the segments that can be read.
+pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
+    let mut versions: Vec<_> = summary
+        .contents()
+        .map(|contents| contents.version)
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
+}
+
+/// The format versions that only a newer torchcache reads.
+pub(crate) fn newer(summary: &Summary) -> Vec<u32> {
+    let segments = summary.segments.iter();
+    let mut versions: Vec<_> = segments
+        .filter_map(|segment| segment.contents.as_ref().err()?.newer_version())
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
+}
+
+/// The versions of the segment format, with a star at those that only a newer torchcache reads.
+pub(crate) fn formats(summary: &Summary) -> String {
+    let known = versions(summary).into_iter().map(|it| it.to_string());
+    let newer = newer(summary).into_iter().map(|it| format!("{it}*"));
+    let all: Vec<_> = known.chain(newer).collect();
+    match all.is_empty() {
+        true => "-".to_owned(),
+        false => all.join(", "),
+    }
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use torchcache_store::admin::{Cache, SegmentInfo, Summary};
 
-use crate::describe::{Sort, device, ratio};
+use crate::describe::{Sort, device, newer, ratio, versions};
 use crate::time::rfc3339;
 
 /// What `ls` tells of a cache.
@@ -46,28 +46,6 @@ pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
 /// How many segments cannot be read.
 fn unreadable(summary: &Summary) -> usize {
     summary.segments.len() - summary.contents().count()
-}
-
-/// The format versions of the segments that can be read.
-pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
-    let mut versions: Vec<_> = summary
-        .contents()
-        .map(|contents| contents.version)
-        .collect();
-    versions.sort_unstable();
-    versions.dedup();
-    versions
-}
-
-/// The format versions that only a newer torchcache reads.
-pub(crate) fn newer(summary: &Summary) -> Vec<u32> {
-    let segments = summary.segments.iter();
-    let mut versions: Vec<_> = segments
-        .filter_map(|segment| segment.contents.as_ref().err()?.newer_version())
-        .collect();
-    versions.sort_unstable();
-    versions.dedup();
-    versions
 }
 
 /// A segment of a cache.

@@ -1,16 +1,16 @@
-//! The command line of torchcache: which command was given, who does it, and how the program ends.
-//! Arguments are checked in `args`, once; what is done to directories and files is
-//! `torchcache_store::admin`; what is printed is made in `commands`.
+//! The command line of torchcache. From the top down: `commands` prints what the store's
+//! administration found or did, on what `args` has checked; `export` writes files; the other modules
+//! choose caches, and turn what they hold into text and JSON.
 
 mod args;
 mod commands;
 mod describe;
 mod error;
 mod export;
-mod find;
 mod json;
 mod output;
 mod progress;
+mod select;
 mod table;
 mod text;
 mod time;
@@ -18,31 +18,33 @@ mod time;
 use std::process::ExitCode;
 
 use args::{Args, Command};
+use clap::Parser;
+use commands::{clear, diff, export as export_command, generate, ls, prune, show, verify};
 use error::Error;
-use output::{Output, Printed};
+use output::{Output, Report};
 
 fn main() -> ExitCode {
-    let args = match Args::of_the_process() {
+    let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(code) => return code,
+        Err(usage) => return output::print_usage(&usage),
     };
     let output = Output::new(args.json);
     match run(&output, args.command) {
-        Ok(printed) => output.print(printed),
-        Err(error) => output::fail(&error),
+        Ok(report) => output.print(report),
+        Err(error) => output::print_error(&error),
     }
 }
 
-fn run(output: &Output, command: Command) -> Result<Printed, Error> {
+fn run(output: &Output, command: Command) -> Result<Report, Error> {
     match command {
-        Command::Ls(ls) => commands::ls::run(output, &ls),
-        Command::Show(show) => commands::show::run(output, &show),
-        Command::Diff(diff) => commands::diff::run(output, &diff),
-        Command::Verify(verify) => commands::verify::run(output, &verify),
-        Command::Prune(prune) => commands::prune::run(output, &prune),
-        Command::Clear(clear) => commands::clear::run(output, &clear),
-        Command::Export(export) => export::run(output, &export),
-        Command::Completions(completions) => commands::generate::completions(output, &completions),
-        Command::Man(man) => commands::generate::man(output, &man),
+        Command::Ls(args) => ls::run(output, &args),
+        Command::Show(args) => show::run(output, &args),
+        Command::Diff(args) => diff::run(output, &args),
+        Command::Verify(args) => verify::run(output, &args),
+        Command::Prune(args) => prune::run(output, &args),
+        Command::Clear(args) => clear::run(output, &args),
+        Command::Export(args) => export_command::run(output, &args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     }
 }

@@ -25,7 +25,7 @@ const HANGING: usize = 2;
 
 /// What a command has to say.
 #[derive(Debug)]
-pub(crate) struct Printed {
+pub(crate) struct Report {
     /// For people. May be styled.
     text: String,
     /// For programs.
@@ -36,15 +36,15 @@ pub(crate) struct Printed {
     is_source: bool,
 }
 
-impl Printed {
+impl Report {
     /// What was done as it should be.
-    pub(crate) fn good(text: String, json: Value) -> Printed {
-        Printed::found(text, json, 0)
+    pub(crate) fn good(text: String, json: Value) -> Report {
+        Report::found(text, json, 0)
     }
 
     /// What was found, and the exit code that tells it.
-    pub(crate) fn found(text: String, json: Value, code: u8) -> Printed {
-        Printed {
+    pub(crate) fn found(text: String, json: Value, code: u8) -> Report {
+        Report {
             text,
             json,
             code,
@@ -53,10 +53,10 @@ impl Printed {
     }
 
     /// A text that shells and other programs read.
-    pub(crate) fn source(text: String, json: Value) -> Printed {
-        Printed {
+    pub(crate) fn source(text: String, json: Value) -> Report {
+        Report {
             is_source: true,
-            ..Printed::good(text, json)
+            ..Report::good(text, json)
         }
     }
 }
@@ -81,7 +81,7 @@ impl Output {
     }
 
     /// Prints what a command said.
-    pub(crate) fn print(&self, printed: Printed) -> ExitCode {
+    pub(crate) fn print(&self, printed: Report) -> ExitCode {
         let written = match (self.json, printed.is_source) {
             (true, _) => {
                 let document = format!("{:#}\n", printed.json);
@@ -106,14 +106,14 @@ impl Output {
 }
 
 /// Prints why a command did not do what it should.
-pub(crate) fn fail(error: &Error) -> ExitCode {
+pub(crate) fn print_error(error: &Error) -> ExitCode {
     let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
     to_stderr(&wrapped(&text, columns(&io::stderr())));
     ExitCode::from(error.code())
 }
 
 fn cannot_print(error: &io::Error) -> ExitCode {
-    fail(&Error::not_done(format!("cannot print: {error}")))
+    print_error(&Error::not_done(format!("cannot print: {error}")))
 }
 
 /// Asks something, and leaves the cursor behind the question.

@@ -8,15 +8,15 @@ use torchcache_store::size::human;
 
 use crate::args::Clear;
 use crate::error::Error;
-use crate::find::{self, Found};
 use crate::json;
-use crate::output::{self, BAD, Output, Printed};
+use crate::output::{self, BAD, Output, Report};
+use crate::select::{self, Found};
 use crate::text::{counted, plain};
 
-pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
+pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
     let found = match args.hash {
-        Some(_) => find::caches(output, &args.dir)?,
-        None => find::all(output, &args.dir)?,
+        Some(_) => select::caches(output, &args.dir)?,
+        None => select::all(output, &args.dir)?,
     };
     let caches: Vec<&Cache> = match &args.hash {
         Some(hash) => vec![found.named(Some(hash))?],
@@ -96,7 +96,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Printed, Error> {
         "left_alone": json::left_alone(&found.unopened),
     });
     let code = if failures == 0 { 0 } else { 2 };
-    Ok(Printed::found(text, json, code))
+    Ok(Report::found(text, json, code))
 }
 
 /// Asks whether these caches are to go.

@@ -6,17 +6,16 @@ use serde_json::json;
 use torchcache_store::admin::Cache;
 use torchcache_store::manifest::{Category, Manifest, Part, difference};
 
-use super::show::{category, part};
 use crate::args::Diff;
 use crate::error::Error;
-use crate::find;
 use crate::json;
-use crate::output::{Output, Printed};
+use crate::output::{Output, Report};
+use crate::select;
 use crate::table::{Column, Table};
 use crate::text::{plain, plain_value};
 
-pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
+    let found = select::caches(output, &args.dir)?;
     if found.is_one_cache() {
         return Err(Error::not_done(format!(
             "{} is the directory of one cache; name the directory that holds both",
@@ -50,12 +49,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
     ]);
     for change in &changes {
         let (was, is) = change.values();
-        table.row([
-            category(change.category).to_owned(),
-            plain(change.path),
-            was,
-            is,
-        ]);
+        table.row([change.category.to_string(), plain(change.path), was, is]);
     }
     if !table.is_empty() {
         text += &format!("\n{}", table.render(output.columns));
@@ -64,10 +58,10 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
         .iter()
         .map(|change| {
             json!({
-                "category": category(change.category),
+                "category": change.category,
                 "path": change.path,
-                "before": change.before.map(part),
-                "after": change.after.map(part),
+                "before": change.before,
+                "after": change.after,
             })
         })
         .collect();
@@ -81,7 +75,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Printed, Error> {
         "left_alone": json::left_alone(&found.unopened),
     });
     let code = u8::from(differ);
-    Ok(Printed::found(text, json, code))
+    Ok(Report::found(text, json, code))
 }
 
 fn manifest(cache: &Cache) -> Result<Manifest, Error> {

@@ -8,20 +8,17 @@ use torchcache_store::admin::{Cache, Summary};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;
-use crate::describe::{module, ratio};
+use crate::describe::{NEWER, formats, module, newer, ratio};
 use crate::error::Error;
-use crate::find;
-use crate::json::{self, newer, versions};
-use crate::output::{DIM, Output, Printed};
+use crate::json;
+use crate::output::{DIM, Output, Report};
+use crate::select;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
 
-/// What the star means.
-pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
-
-pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
-    let found = find::all(output, &args.dir)?;
+pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
+    let found = select::all(output, &args.dir)?;
     let (mut listed, mut left_alone) = (Vec::new(), found.unopened.clone());
     for cache in &found.caches {
         match cache.summary() {
@@ -84,18 +81,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Printed, Error> {
         "rows": rows,
         "bytes": bytes,
     });
-    Ok(Printed::good(text, json))
-}
-
-/// The versions of the segment format, with a star at those that only a newer torchcache reads.
-pub(crate) fn formats(summary: &Summary) -> String {
-    let known = versions(summary).into_iter().map(|it| it.to_string());
-    let newer = newer(summary).into_iter().map(|it| format!("{it}*"));
-    let all: Vec<_> = known.chain(newer).collect();
-    match all.is_empty() {
-        true => "-".to_owned(),
-        false => all.join(", "),
-    }
+    Ok(Report::good(text, json))
 }
 
 fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {

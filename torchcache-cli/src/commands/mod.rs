@@ -2,6 +2,7 @@
 
 pub(crate) mod clear;
 pub(crate) mod diff;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod ls;
 pub(crate) mod prune;

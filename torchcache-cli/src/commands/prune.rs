@@ -7,15 +7,15 @@ use torchcache_store::size::{human, sum};
 use crate::args::Prune;
 use crate::describe::no_module;
 use crate::error::Error;
-use crate::find;
 use crate::json;
-use crate::output::{BAD, Output, Printed};
+use crate::output::{BAD, Output, Report};
+use crate::select;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
 
-pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
-    let found = find::all(output, &args.dir)?;
+pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
+    let found = select::all(output, &args.dir)?;
     let keep = args.keep();
     if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
         return Err(Error::not_done(format!(
@@ -73,7 +73,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Printed, Error> {
     }
     let code = if pruning.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&pruning, args.dry_run);
-    Ok(Printed::found(text, json, code))
+    Ok(Report::found(text, json, code))
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {

@@ -8,13 +8,12 @@ use torchcache_store::manifest::{Category, Manifest, Part};
 use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
 
-use super::ls::{NEWER, formats};
 use crate::args::Show;
-use crate::describe::{Sort, kind, module, on, ratio, shape};
+use crate::describe::{NEWER, Sort, formats, kind, module, on, ratio, shape};
 use crate::error::Error;
-use crate::find;
 use crate::json;
-use crate::output::{BAD, DIM, HEADER, Output, Printed};
+use crate::output::{BAD, DIM, HEADER, Output, Report};
+use crate::select;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, plain_value};
 use crate::time::{ago, rfc3339};
@@ -22,8 +21,8 @@ use crate::time::{ago, rfc3339};
 /// Tables stand below their titles, this far to the right.
 const INDENT: usize = 2;
 
-pub(crate) fn run(output: &Output, args: &Show) -> Result<Printed, Error> {
-    let found = find::caches(output, &args.dir)?;
+pub(crate) fn run(output: &Output, args: &Show) -> Result<Report, Error> {
+    let found = select::caches(output, &args.dir)?;
     let cache = found.named(args.hash.as_deref())?;
     let summary = cache
         .summary()
@@ -38,7 +37,7 @@ pub(crate) fn run(output: &Output, args: &Show) -> Result<Printed, Error> {
     sections.extend(segments(output, &summary));
     let mut json = as_json(cache, &summary, &sorts);
     json["left_alone"] = json::left_alone(&found.unopened);
-    Ok(Printed::good(sections.join("\n"), json))
+    Ok(Report::good(sections.join("\n"), json))
 }
 
 fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
@@ -106,23 +105,13 @@ fn identity(output: &Output, manifest: &Manifest) -> Option<String> {
     for part in &manifest.parts {
         if part.category != Category::Option {
             table.row([
-                category(part.category).to_owned(),
+                part.category.to_string(),
                 plain(&part.path),
                 plain_value(&part.value),
             ]);
         }
     }
     section(output, "Identity", &table)
-}
-
-/// What a part is, in the word of the manifest.
-pub(crate) fn category(category: Category) -> &'static str {
-    match category {
-        Category::Code => "code",
-        Category::Field => "field",
-        Category::Weights => "weights",
-        Category::Option => "option",
-    }
 }
 
 fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
@@ -205,22 +194,11 @@ fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
 fn as_json(cache: &Cache, summary: &Summary, sorts: &[Sort]) -> Value {
     let mut json = json::cache(cache, summary);
     let manifest = summary.manifest.as_ref().ok();
-    let parts = manifest.map(|manifest| manifest.parts.iter().map(part).collect::<Vec<_>>());
     let segments: Vec<_> = summary.segments.iter().map(json::segment).collect();
     let sorts: Vec<_> = sorts.iter().map(json::sort).collect();
     json["created_by"] = json!(manifest.map(|manifest| &manifest.created_by));
-    json["parts"] = json!(parts);
+    json["parts"] = json!(manifest.map(|manifest| &manifest.parts));
     json["schemas"] = json!(sorts);
     json["segments"] = json!(segments);
     json
-}
-
-/// A part of an identity.
-pub(crate) fn part(part: &Part) -> Value {
-    json!({
-        "category": category(part.category),
-        "path": part.path,
-        "value": part.value,
-        "digest": hex::encode(part.digest),
-    })
 }

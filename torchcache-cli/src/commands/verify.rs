@@ -9,14 +9,14 @@ use torchcache_store::size::human;
 
 use crate::args::Verify;
 use crate::error::Error;
-use crate::find;
 use crate::json;
-use crate::output::{BAD, DIM, GOOD, HEADER, Output, Printed};
+use crate::output::{BAD, DIM, GOOD, HEADER, Output, Report};
 use crate::progress::Bar;
+use crate::select;
 use crate::text::{count, counted, plain};
 
-pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
-    let found = find::all(output, &args.dir)?;
+pub(crate) fn run(output: &Output, args: &Verify) -> Result<Report, Error> {
+    let found = select::all(output, &args.dir)?;
     let bar = Bar::bytes();
     let reports = verify(&found.caches, &bar);
     bar.finish();
@@ -68,7 +68,7 @@ pub(crate) fn run(output: &Output, args: &Verify) -> Result<Printed, Error> {
         (0, _) => 1,
         _ => 2,
     };
-    Ok(Printed::found(text, json, code))
+    Ok(Report::found(text, json, code))
 }
 
 /// What was found in all caches.

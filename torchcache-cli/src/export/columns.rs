@@ -9,7 +9,7 @@ pub(super) const KEY_BYTES: usize = 32;
 
 /// An array of the file, one element or more for each row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Column {
+pub(crate) struct Column {
     pub(super) name: String,
     /// The kind of elements, in the word of the format.
     pub(super) kind: String,
@@ -23,11 +23,11 @@ pub(super) struct Column {
 
 impl Column {
     /// On one line: `pooled F32 [1797, 384]`.
-    pub(super) fn words(&self, rows: u64) -> String {
+    pub(crate) fn words(&self, rows: u64) -> String {
         format!("{} {} {:?}", self.name, self.kind, self.full_shape(rows))
     }
 
-    pub(super) fn as_json(&self, rows: u64) -> Value {
+    pub(crate) fn as_json(&self, rows: u64) -> Value {
         json!({ "name": self.name, "kind": self.kind, "shape": self.full_shape(rows) })
     }
 
@@ -39,12 +39,12 @@ impl Column {
 
 /// All arrays of a file.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub(crate) struct Columns {
     /// In the order in which a row has them.
     pub(super) parts: Vec<Column>,
     pub(super) key: Column,
     /// What whoever reads the file should know.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// A kind of elements in the words of a format.
@@ -100,7 +100,7 @@ impl Columns {
         Ok(Columns { parts, key, notes })
     }
 
-    pub(super) fn with_key(&self) -> impl Iterator<Item = &Column> {
+    pub(crate) fn with_key(&self) -> impl Iterator<Item = &Column> {
         self.parts.iter().chain([&self.key])
     }
 }

@@ -15,8 +15,8 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementKind, Part, Schema};
 
-use super::Sink;
 use super::columns::{Column, Columns, Kind};
+use super::row_writer::RowWriter;
 
 /// Bytes of a write.
 const BUFFER: usize = 1 << 20;
@@ -84,7 +84,7 @@ impl<'f> Npy<'f> {
     }
 }
 
-impl Sink for Npy<'_> {
+impl RowWriter for Npy<'_> {
     fn row(&mut self, key: &Key, value: &[u8]) -> io::Result<()> {
         self.out.write_all(key)?;
         self.out.write_all(value)

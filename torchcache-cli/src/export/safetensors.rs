@@ -16,7 +16,7 @@ use torchcache_store::Key;
 use torchcache_store::schema::{ElementKind, Part, Schema};
 
 use super::columns::{Column, Columns, Kind};
-use super::{About, Sink};
+use super::row_writer::{Origin, RowWriter};
 
 /// What all tensors together hold in memory before it is written.
 const BUFFERS: usize = 1 << 20;
@@ -94,7 +94,7 @@ impl<'f> Safetensors<'f> {
     pub(super) fn begin(
         file: &'f File,
         columns: &Columns,
-        about: &About,
+        origin: &Origin,
         rows: u64,
     ) -> io::Result<Safetensors<'f>> {
         let all: Vec<&Column> = columns.with_key().collect();
@@ -102,7 +102,7 @@ impl<'f> Safetensors<'f> {
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.sort_by_key(|&number| std::cmp::Reverse(all[number].element));
         let mut header = Map::new();
-        header.insert(METADATA.to_owned(), metadata(about));
+        header.insert(METADATA.to_owned(), metadata(origin));
         let mut begins = vec![0; all.len()];
         let mut end = 0u64;
         for number in order {
@@ -137,12 +137,12 @@ impl<'f> Safetensors<'f> {
     }
 }
 
-fn metadata(about: &About) -> Value {
+fn metadata(origin: &Origin) -> Value {
     json!({
         "torchcache": env!("CARGO_PKG_VERSION"),
-        "module": about.module,
-        "hash": about.hash,
-        "structure": about.structure,
+        "module": origin.module,
+        "hash": origin.hash,
+        "structure": origin.structure,
     })
 }
 
@@ -168,7 +168,7 @@ impl Region {
     }
 }
 
-impl Sink for Safetensors<'_> {
+impl RowWriter for Safetensors<'_> {
     fn row(&mut self, key: &Key, mut value: &[u8]) -> io::Result<()> {
         let Some((keys, parts)) = self.regions.split_last_mut() else {
             return Ok(());

@@ -21,6 +21,7 @@
 
 mod difference;
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -98,6 +99,17 @@ pub enum Category {
     Weights = 2,
     /// An option that changes what rows hold.
     Option = 3,
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Category::Code => "code",
+            Category::Field => "field",
+            Category::Weights => "weights",
+            Category::Option => "option",
+        })
+    }
 }
 
 impl Part {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile};
 
-use super::Failed;
 use crate::error::Error;
 
 /// Begins the name of a file in the making.
@@ -19,15 +18,15 @@ const PREFIX: &str = ".torchcache-export-";
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// A file in the making.
-pub(super) struct Target {
+pub(crate) struct OutputFile {
     path: PathBuf,
     force: bool,
     temp: NamedTempFile,
 }
 
-impl Target {
+impl OutputFile {
     /// Begins a file. Only with `force` may there be one of that name.
-    pub(super) fn create(path: &Path, force: bool) -> Result<Target, Error> {
+    pub(crate) fn create(path: &Path, force: bool) -> Result<OutputFile, Error> {
         if !force && path.symlink_metadata().is_ok() {
             return Err(Error::not_done(format!(
                 "{} is there already; --force replaces it",
@@ -54,7 +53,7 @@ impl Target {
             .map_err(Error::io("write to the directory", folder))?;
         // Whoever finds it locked knows that its export goes on.
         let _ = temp.as_file().try_lock();
-        Ok(Target {
+        Ok(OutputFile {
             path: path.to_owned(),
             force,
             temp,
@@ -62,10 +61,10 @@ impl Target {
     }
 
     /// Fills it and gives it its name.
-    pub(super) fn fill(
+    pub(crate) fn fill<E: From<io::Error>>(
         self,
-        write: impl FnOnce(&File) -> Result<(), Failed>,
-    ) -> Result<(), Failed> {
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), E> {
         write(self.temp.as_file())?;
         // Or a power cut could leave the name without the bytes.
         self.temp.as_file().sync_all()?;
