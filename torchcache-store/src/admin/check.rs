@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::discover::{Cache, open_trusted, temp_names};
 use crate::fs::Directory;
 use crate::fs::temp_file::is_stale;
-use crate::segment::segment_names;
-use crate::segment::{Chunk, Chunks, Decoder, SegmentError, Table};
+use crate::segment::{Chunk, Chunks, Decoder, SegmentError, SegmentReader, segment_names};
 use crate::size::sum;
 use crate::threads;
 
@@ -181,7 +180,7 @@ fn check_all(
     };
     threads::each(threads::count(), jobs, |job| {
         let mut tally = Tally::default();
-        tally.check(&job.table, &job.chunk);
+        tally.check(&job.reader, &job.chunk);
         progress.advance(job.chunk.bytes());
         slots[job.place].add(tally);
     });
@@ -220,7 +219,7 @@ impl Slot {
 /// Some records of a segment, to be checked by whoever is free.
 struct Job {
     place: usize,
-    table: Arc<Table>,
+    reader: Arc<SegmentReader>,
     chunk: Chunk,
 }
 
@@ -232,7 +231,7 @@ struct Jobs<'a> {
     progress: &'a dyn Progress,
     /// The next file to be opened.
     next: usize,
-    open: Option<(Arc<Table>, Chunks<Arc<Table>>)>,
+    open: Option<(Arc<SegmentReader>, Chunks<Arc<SegmentReader>>)>,
 }
 
 impl Iterator for Jobs<'_> {
@@ -240,14 +239,14 @@ impl Iterator for Jobs<'_> {
 
     fn next(&mut self) -> Option<Job> {
         loop {
-            if let Some((table, chunks)) = &mut self.open {
+            if let Some((reader, chunks)) = &mut self.open {
                 let place = self.next - 1;
                 match chunks.next() {
                     Some(Ok(chunk)) => {
-                        let table = table.clone();
+                        let reader = reader.clone();
                         return Some(Job {
                             place,
-                            table,
+                            reader,
                             chunk,
                         });
                     }
@@ -260,12 +259,12 @@ impl Iterator for Jobs<'_> {
             let slot = &self.slots[self.next];
             self.next += 1;
             match open_trusted(self.dir, name) {
-                Ok(table) => {
-                    let table = Arc::new(table);
+                Ok(reader) => {
+                    let reader = Arc::new(reader);
                     slot.set(Outcome::Sound { rows: 0 });
                     self.progress
-                        .advance(bytes.saturating_sub(table.record_bytes()));
-                    self.open = Some((table.clone(), Chunks::of(table)));
+                        .advance(bytes.saturating_sub(reader.record_bytes()));
+                    self.open = Some((reader.clone(), Chunks::of(reader)));
                 }
                 Err(error) => {
                     self.progress.advance(*bytes);
@@ -290,16 +289,17 @@ struct Tally {
 }
 
 impl Tally {
-    fn check(&mut self, table: &Table, chunk: &Chunk) {
+    fn check(&mut self, reader: &SegmentReader, chunk: &Chunk) {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
-        let read = table.read(chunk, &mut window, |place, (row, group, stored)| {
+        let read = reader.read_records(chunk, &mut window, |record| {
             self.rows += 1;
-            match stored.and_then(|stored| decoder.check(&row, group, stored)) {
+            let check = |stored| decoder.check(record.row, record.group, stored);
+            match record.stored.and_then(check) {
                 Ok(()) => Ok(()),
                 Err(error @ SegmentError::Io(_)) => Err(error),
                 Err(error) => {
                     self.bad += 1;
-                    self.first.get_or_insert((place, error));
+                    self.first.get_or_insert((record.number, error));
                     Ok(())
                 }
             }

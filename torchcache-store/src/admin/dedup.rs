@@ -70,7 +70,7 @@ impl<'r> Distinct<'r> {
         for pass in 0..passes {
             seen.clear();
             for held in &self.rows.held {
-                for (place, row) in (held.before..).zip(held.table.rows()) {
+                for (place, row) in (held.before..).zip(held.reader.rows()) {
                     let row = row.map_err(|error| failed(held, error))?;
                     if held.groups[usize::from(row.group)] == self.group
                         && share(&row.key, passes) == pass
@@ -99,31 +99,28 @@ impl<'r> Distinct<'r> {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
         let mut is_complete = true;
         for held in &self.rows.held {
-            for chunk in held.table.chunks() {
+            for chunk in held.reader.chunks() {
                 let mut chunk = chunk.map_err(|error| failed(held, error))?;
-                let first = held.before + chunk.first;
-                let places = (first..).zip(std::mem::take(&mut chunk.rows));
-                let wanted = places.filter(|(place, _)| self.chosen.get(*place));
-                let (places, rows): (Vec<u64>, _) = wanted.unzip();
-                chunk.rows = rows;
-                let mut places = places.into_iter();
-                held.table
-                    .read(&chunk, &mut window, |_, (row, group, stored)| {
-                        let place = places.next().unwrap_or(first);
-                        match stored.and_then(|stored| decoder.value(&row, group, stored)) {
-                            // Once it is known that this is in vain, only what else is bad counts.
-                            Ok(value) if is_complete => take(&row.key, value),
-                            Ok(_) => Ok(()),
-                            Err(SegmentError::Io(error)) => {
-                                Err(failed(held, SegmentError::Io(error)))
-                            }
-                            Err(_) => {
-                                self.bad.set(place);
-                                is_complete = false;
-                                Ok(())
-                            }
+                chunk
+                    .rows
+                    .retain(|(number, _)| self.chosen.get(held.before + number));
+                held.reader.read_records(&chunk, &mut window, |record| {
+                    let (row, group) = (record.row, record.group);
+                    match record
+                        .stored
+                        .and_then(|stored| decoder.value(row, group, stored))
+                    {
+                        // Once a record is bad, the rest is read only to find all bad ones.
+                        Ok(value) if is_complete => take(&row.key, value),
+                        Ok(_) => Ok(()),
+                        Err(SegmentError::Io(error)) => Err(failed(held, SegmentError::Io(error))),
+                        Err(_) => {
+                            self.bad.set(held.before + record.number);
+                            is_complete = false;
+                            Ok(())
                         }
-                    })?;
+                    }
+                })?;
             }
         }
         if !is_complete {

@@ -12,8 +12,7 @@ use crate::fs::permissions;
 use crate::fs::temp_file::{is_temp, is_unique};
 use crate::fs::{Directory, FileSystem, Os, read_exact};
 use crate::manifest::{self, Manifest};
-use crate::segment::segment_names;
-use crate::segment::{END_MAGIC, MAGIC, SegmentError, Table};
+use crate::segment::{END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names};
 
 /// How often at most a directory is listed that changes meanwhile.
 const LOOKS: usize = 64;
@@ -199,8 +198,13 @@ pub(super) fn each_listing(
 }
 
 /// Opens a segment, if nobody else may have written it.
-pub(super) fn open_trusted(dir: &dyn Directory, name: &OsStr) -> Result<Table, SegmentError> {
-    trusted(dir, name, Table::open)
+pub(super) fn open_trusted(
+    dir: &dyn Directory,
+    name: &OsStr,
+) -> Result<SegmentReader, SegmentError> {
+    trusted(dir, name, |dir, name| {
+        SegmentReader::open_in(dir, name, false)
+    })
 }
 
 /// Looks into a segment, if nobody else may have written it: that is asked before anything in the file

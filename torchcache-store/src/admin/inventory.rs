@@ -11,8 +11,7 @@ use super::discover::{Cache, Root, trusted};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::segment_names;
-use crate::segment::{SegmentError, claimed};
+use crate::segment::{SegmentError, claimed_rows, segment_names};
 use crate::size::sum;
 
 /// A directory in which no name changed for so long is not being merged in: a merge syncs the
@@ -114,7 +113,7 @@ impl View {
         let (mut used, mut has_others) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
-            let seen = trusted(&*dir, &name, claimed);
+            let seen = trusted(&*dir, &name, claimed_rows);
             let file = match dir.stat(&name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
@@ -122,7 +121,7 @@ impl View {
             let read = clock::found(file.modified);
             used = used.max(Some(read));
             let rows = match seen {
-                Ok((_, rows)) => Some(rows),
+                Ok(rows) => Some(rows),
                 // What cannot be read is of use to nobody, and goes in its turn.
                 Err(error) if error.is_corruption() => None,
                 Err(SegmentError::Io(error)) if error.kind() == ErrorKind::NotFound => continue,

@@ -11,7 +11,9 @@ use super::discover::open_trusted;
 use crate::clock;
 use crate::fs::Directory;
 use crate::fs::temp_file::is_recent;
-use crate::segment::{Decoder, FinishedSegment, SegmentError, SegmentWriter};
+use crate::segment::{
+    CopyError, Decoder, FinishedSegment, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
+};
 
 /// What was done about one cache.
 #[derive(Debug)]
@@ -82,8 +84,8 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
             Ok(Repaired::Removed { lost: Some(lost) })
         }
         Ok(rewriting) => replace(&**dir, &name, rewriting),
-        Err(Failed::Source(error)) if error.is_not_found() => Ok(Repaired::Superseded),
-        Err(Failed::Source(error)) if error.is_corruption() => {
+        Err(CopyError::Read(error)) if error.is_not_found() => Ok(Repaired::Superseded),
+        Err(CopyError::Read(error)) if error.is_corruption() => {
             match dir.stat(&name) {
                 // Perhaps somebody is copying it here right now.
                 Ok(file) if is_recent(file.modified) => return Ok(Repaired::Recent),
@@ -98,8 +100,8 @@ fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<R
             remove(&**dir, &name)?;
             Ok(Repaired::Removed { lost })
         }
-        Err(Failed::Source(SegmentError::Io(error)) | Failed::Target(error)) => Err(error),
-        Err(Failed::Source(error)) => Err(io::Error::other(error)),
+        Err(CopyError::Read(SegmentError::Io(error)) | CopyError::Write(error)) => Err(error),
+        Err(CopyError::Read(error)) => Err(io::Error::other(error)),
     }
 }
 
@@ -110,54 +112,24 @@ struct Rewriting {
     lost: u64,
 }
 
-/// On which side a rewriting failed.
-enum Failed {
-    Source(SegmentError),
-    Target(io::Error),
-}
-
-impl From<SegmentError> for Failed {
-    fn from(error: SegmentError) -> Self {
-        Failed::Source(error)
-    }
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Failed::Target(error)
-    }
-}
-
-fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, Failed> {
-    let table = open_trusted(&**dir, name)?;
+/// Copies the sound records of a segment into a new one.
+fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyError> {
+    let reader = open_trusted(&**dir, name)?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
-    let (mut kept, mut lost) = (0, 0);
-    let (mut window, mut decoder) = (Vec::new(), Decoder::default());
-    for chunk in table.chunks() {
-        table.read(&chunk?, &mut window, |_, (row, group, stored)| {
-            let sound = stored.and_then(|stored| {
-                decoder.check(&row, group, stored)?;
-                Ok(stored)
-            });
-            match sound {
-                Ok(stored) => {
-                    kept += 1;
-                    writer.push(&row.key, &group.schema, group.raw_len, row.encoding, stored)?;
-                }
-                // It may pass, and then the row is sound.
-                Err(error @ SegmentError::Io(_)) => return Err(Failed::from(error)),
-                Err(_) => lost += 1,
-            }
-            Ok(())
-        })?;
-    }
+    let mut decoder = Decoder::default();
+    let mut lost = 0;
+    let accept = |row: &Row, group: &RowGroup, stored: &[u8]| {
+        decoder.check(row, group, stored)?;
+        Ok(true)
+    };
+    copy_records(&reader, &mut writer, accept, |_| lost += 1)?;
     let finished = writer.finish()?;
-    // Repairing is not reading: the rows are as old as they were.
-    let read = clock::found(table.metadata().modified);
+    // Repairing is not reading: the rows keep their age.
+    let read = clock::found(reader.metadata().modified);
     finished.file().set_modified(clock::as_system(read))?;
     Ok(Rewriting {
+        kept: finished.footer().row_count() as u64,
         finished,
-        kept,
         lost,
     })
 }

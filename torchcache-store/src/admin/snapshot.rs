@@ -8,7 +8,7 @@ use std::io;
 use super::discover::{Cache, each_listing, open_trusted};
 use super::summary::{Groups, RowGroupSummary};
 use crate::fs::Directory;
-use crate::segment::{SegmentError, Table};
+use crate::segment::{SegmentError, SegmentReader};
 
 /// The segments of a cache, held open.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct CacheRows {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) name: String,
-    pub(super) table: Table,
+    pub(super) reader: SegmentReader,
     /// How many rows the segments before it have.
     pub(super) before: u64,
     /// The number of the group to which the rows of each of the segment's row groups belong.
@@ -62,14 +62,14 @@ impl CacheRows {
             skipped: Vec::new(),
         };
         let (mut groups, mut before) = (Groups::default(), 0);
-        for (name, table) in opened {
+        for (name, reader) in opened {
             let name = name.to_string_lossy().into_owned();
-            match table.and_then(|table| Ok((counted(&table, &mut groups)?, table))) {
-                Ok((groups, table)) => {
-                    let count = table.row_count();
+            match reader.and_then(|reader| Ok((counted(&reader, &mut groups)?, reader))) {
+                Ok((groups, reader)) => {
+                    let count = reader.row_count();
                     rows.held.push(Held {
                         name,
-                        table,
+                        reader,
                         before,
                         groups,
                     });
@@ -108,22 +108,22 @@ impl CacheRows {
 
 /// Counts the rows of a segment, and returns the number of each row group's summary. What is counted of one
 /// that turns out to be bad is taken back.
-fn counted(table: &Table, groups: &mut Groups) -> Result<Vec<usize>, SegmentError> {
-    if let Some(error) = table.rows().find_map(Result::err) {
+fn counted(reader: &SegmentReader, groups: &mut Groups) -> Result<Vec<usize>, SegmentError> {
+    if let Some(error) = reader.rows().find_map(Result::err) {
         return Err(error);
     }
-    let in_file = table.groups().iter();
+    let in_file = reader.groups().iter();
     let places: Vec<_> = in_file
         .map(|group| groups.place(&group.schema, group.raw_len))
         .collect();
-    for row in table.rows() {
+    for row in reader.rows() {
         let row = row?;
         groups.add(places[usize::from(row.group)], &row);
     }
     Ok(places)
 }
 
-type Opened = BTreeMap<OsString, Result<Table, SegmentError>>;
+type Opened = BTreeMap<OsString, Result<SegmentReader, SegmentError>>;
 
 /// Opens all segments that are there. What was open once is kept, although others remove it.
 fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
@@ -137,7 +137,7 @@ fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
             is_new = true;
             match open_trusted(dir, &name) {
                 Err(error) if error.is_not_found() => {}
-                table => drop(opened.insert(name, table)),
+                reader => drop(opened.insert(name, reader)),
             }
         }
         is_new

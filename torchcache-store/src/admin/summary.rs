@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::discover::{Cache, each_listing, open_trusted, temp_names};
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::{Row, SegmentError, Table};
+use crate::segment::{Row, SegmentError, SegmentReader};
 use crate::size::sum;
 use crate::threads;
 
@@ -211,19 +211,19 @@ fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
     })
 }
 
-fn contents(table: &Table) -> Result<Contents, SegmentError> {
+fn contents(reader: &SegmentReader) -> Result<Contents, SegmentError> {
     let mut sums = Groups::default();
-    let groups = table.groups().iter();
+    let groups = reader.groups().iter();
     let places: Vec<_> = groups
         .map(|group| sums.place(&group.schema, group.raw_len))
         .collect();
-    for row in table.rows() {
+    for row in reader.rows() {
         let row = row?;
         sums.add(places[usize::from(row.group)], &row);
     }
     Ok(Contents {
-        version: table.version(),
-        rows: table.row_count(),
+        version: reader.version(),
+        rows: reader.row_count(),
         groups: sums.sorted().0,
     })
 }

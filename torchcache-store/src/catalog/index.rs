@@ -252,7 +252,7 @@ pub(crate) fn by_part(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::{SegmentFile, SegmentWriter};
+    use crate::segment::SegmentWriter;
 
     fn row(n: u64) -> Row {
         let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
@@ -339,9 +339,8 @@ mod tests {
                 .push(&row(n).key, &schema, 0, Encoding::Raw, b"")
                 .expect("it is written");
         }
-        let path = writer.finish().and_then(|segment| segment.publish());
-        let file = SegmentFile::open(&path.expect("it is written"), false);
-        file.expect("it is sound").into_footer()
+        let published = writer.finish().and_then(|segment| segment.publish_footer());
+        published.expect("it is written").1
     }
 
     #[test]

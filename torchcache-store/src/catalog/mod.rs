@@ -30,9 +30,9 @@ use self::located::Found;
 use crate::clock;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::permissions;
-use crate::fs::{Directory, FileSystem};
+use crate::fs::{Directory, FileSystem, Metadata};
 use crate::key::Key;
-use crate::segment::{FinishedSegment, Footer, Row, SegmentError, SegmentFile, Source};
+use crate::segment::{FinishedSegment, Footer, Row, SegmentError, SegmentReader, Source};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The segments of one directory and the index over their rows.
@@ -112,15 +112,26 @@ impl Catalog {
         directory::trusted(&*self.fs, &self.dir, true)
     }
 
-    /// Opens a segment, if nobody else may have written it.
-    pub(crate) fn open_trusted(
+    /// Opens a segment, if only trusted users can have written it.
+    pub(crate) fn open_segment(
         &self,
         dir: &dyn Directory,
         name: &OsStr,
-    ) -> Result<SegmentFile, SegmentError> {
-        let file = SegmentFile::open_in(dir, name, false)?;
-        permissions::file(file.metadata(), &dir.metadata()?).map_err(SegmentError::Untrusted)?;
-        Ok(file)
+    ) -> Result<SegmentReader, SegmentError> {
+        let reader = SegmentReader::open_in(dir, name, false)?;
+        check_trust(dir, reader.metadata())?;
+        Ok(reader)
+    }
+
+    /// Reads the footer of a segment, if only trusted users can have written it.
+    pub(crate) fn read_footer(
+        &self,
+        dir: &dyn Directory,
+        name: &OsStr,
+    ) -> Result<(Footer, Metadata), SegmentError> {
+        let (footer, metadata) = Footer::read(dir, name)?;
+        check_trust(dir, &metadata)?;
+        Ok((footer, metadata))
     }
 
     /// The open file of a segment.
@@ -365,4 +376,8 @@ impl Catalog {
             scan.skipped.insert(name.clone(), Skipped { fault, bytes });
         }
     }
+}
+
+fn check_trust(dir: &dyn Directory, file: &Metadata) -> Result<(), SegmentError> {
+    permissions::file(file, &dir.metadata()?).map_err(SegmentError::Untrusted)
 }

@@ -11,7 +11,7 @@ use super::live_segment::Tracked;
 use super::{Catalog, Known, Scan};
 use crate::clock;
 use crate::fs::Directory;
-use crate::segment::{self, Footer, SegmentError};
+use crate::segment::{Footer, SegmentError, claimed_rows};
 
 /// So many rows are taken into the index together: enough to be worth a thread, few enough for
 /// their footers to cost little memory.
@@ -32,8 +32,8 @@ impl Catalog {
         };
         let claimed = names
             .iter()
-            .map(|name| segment::rows_claimed(dir, name))
-            .sum();
+            .filter_map(|name| claimed_rows(dir, name).ok())
+            .sum::<u64>() as usize;
         let mut rows = 0;
         let mut waiting = Vec::new();
         for name in names {
@@ -62,11 +62,10 @@ impl Catalog {
         dir: &dyn Directory,
         name: &OsString,
     ) -> Result<(Tracked, Footer), SegmentError> {
-        let file = self.open_trusted(dir, name)?;
-        let (path, metadata) = (self.dir.join(name), file.metadata());
+        let (footer, metadata) = self.read_footer(dir, name)?;
         let read = clock::found(metadata.modified);
-        let segment = Tracked::new(path, metadata.len, read, file.footer());
-        Ok((segment, file.into_footer()))
+        let segment = Tracked::new(self.dir.join(name), metadata.len, read, &footer);
+        Ok((segment, footer))
     }
 }
 

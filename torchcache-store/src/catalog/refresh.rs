@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::fs::temp_file::{is_stale, is_temp};
 use crate::key::Key;
-use crate::segment::{SegmentError, SegmentFile, segment_names};
+use crate::segment::{Footer, SegmentError, segment_names};
 
 /// How often at most a miss looks whether the directory changed.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
@@ -121,9 +121,9 @@ impl Catalog {
                 continue;
             }
             match self.open_again(&segment) {
-                Ok(file) => {
+                Ok(footer) => {
                     segment.step_forward(&there);
-                    self.index_rows(&segment, file.footer().rows(), &HashSet::new());
+                    self.index_rows(&segment, footer.rows(), &HashSet::new());
                 }
                 // It may pass: the next miss looks again, and after that whoever finds a change.
                 Err(Failed::First(SegmentError::Io(_))) => {
@@ -141,22 +141,22 @@ impl Catalog {
         let mut others = self.tracked();
         others.retain(|other| other.is_behind(bad.id));
         for other in others {
-            if let Ok(file) = self.open_again(&other) {
-                let rows = file.footer().rows().filter(|row| keys.contains(&row.key));
+            if let Ok(footer) = self.open_again(&other) {
+                let rows = footer.rows().filter(|row| keys.contains(&row.key));
                 self.index_rows(&other, rows, &HashSet::new());
             }
         }
     }
 
-    /// Opens a segment for its table of rows, which is not kept. What is wrong with it is counted
+    /// Reads the footer of a segment again, since it is not kept. What is wrong with it is counted
     /// once.
-    fn open_again(&self, segment: &Tracked) -> Result<SegmentFile, Failed> {
+    fn open_again(&self, segment: &Tracked) -> Result<Footer, Failed> {
         let opened = match self.open_dir() {
-            Ok(dir) => self.open_trusted(&*dir, segment.name()),
+            Ok(dir) => self.read_footer(&*dir, segment.name()),
             Err(error) => Err(error.into()),
         };
         let failed_before = segment.unopened.swap(opened.is_err(), Ordering::Relaxed);
-        opened.map_err(|error| {
+        opened.map(|(footer, _)| footer).map_err(|error| {
             if failed_before {
                 return Failed::Again;
             }
@@ -178,12 +178,12 @@ impl Catalog {
         name: &OsString,
         leaving: &HashSet<u32>,
     ) {
-        match self.open_trusted(dir, name) {
-            Ok(file) => {
-                let (path, metadata) = (self.dir.join(name), file.metadata());
+        match self.read_footer(dir, name) {
+            Ok((footer, metadata)) => {
+                let path = self.dir.join(name);
                 let read = clock::found(metadata.modified);
-                let segment = Tracked::new(path, metadata.len, read, file.footer());
-                self.adopt(scan, segment, file.footer(), leaving);
+                let segment = Tracked::new(path, metadata.len, read, &footer);
+                self.adopt(scan, segment, &footer, leaving);
             }
             Err(error) => self.skip(dir, scan, name, &error),
         }

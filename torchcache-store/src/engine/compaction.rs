@@ -16,7 +16,9 @@ use crate::catalog::live_segment::Tracked;
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{MOST_ROWS, SegmentError, SegmentWriter};
+use crate::segment::{
+    CopyError, MOST_ROWS, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
+};
 
 /// How many segments of about one size are too many.
 const TOO_MANY: usize = 8;
@@ -38,34 +40,16 @@ pub(crate) fn merge_small(inner: &Inner) {
             }
             // Somebody else merged or cleared them; what is there now, the next merge sees.
             Ok(None) => return,
-            Err(Failed::Reading(SegmentError::Io(error))) if is_gone(&error) => {
+            Err(CopyError::Read(SegmentError::Io(error))) if is_gone(&error) => {
                 return inner.catalog.refresh();
             }
-            Err(Failed::Writing(error)) if is_gone(&error) => return inner.catalog.refresh(),
-            Err(Failed::Reading(error)) => note(inner, error.fault(), error),
-            Err(Failed::Writing(error)) => note(inner, Fault::of_write(&error), error),
+            Err(CopyError::Write(error)) if is_gone(&error) => return inner.catalog.refresh(),
+            Err(CopyError::Read(error)) => note(inner, error.fault(), error),
+            Err(CopyError::Write(error)) => note(inner, Fault::of_write(&error), error),
         }
         for segment in &group {
             segment.unmergeable.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// Why segments were not merged.
-enum Failed {
-    Reading(SegmentError),
-    Writing(io::Error),
-}
-
-impl From<SegmentError> for Failed {
-    fn from(error: SegmentError) -> Self {
-        Failed::Reading(error)
-    }
-}
-
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Failed::Writing(error)
     }
 }
 
@@ -111,7 +95,7 @@ fn size_class(segment: &Tracked) -> u32 {
 }
 
 /// Merges a group into one segment; `None` if it was no longer wanted.
-fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, Failed> {
+fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, CopyError> {
     let epoch = inner.queue.epoch();
     let dir = inner.catalog.open_dir()?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
@@ -135,23 +119,15 @@ fn copy(
     source: &Tracked,
     writer: &mut SegmentWriter,
     seen: &mut HashSet<[u8; 32]>,
-) -> Result<(), Failed> {
-    let file = inner.catalog.open_trusted(dir, source.name())?;
-    let mut records = file.records();
-    while let Some((row, group, stored)) = records.next() {
+) -> Result<(), CopyError> {
+    let reader = inner.catalog.open_segment(dir, source.name())?;
+    let accept = |row: &Row, _: &RowGroup, _: &[u8]| {
         inner.queue.gets_on();
-        match stored {
-            Ok(stored) => {
-                if seen.insert(row.key) {
-                    writer.push(&row.key, &group.schema, group.raw_len, row.encoding, stored)?;
-                }
-            }
-            Err(error @ SegmentError::Io(_)) => return Err(error.into()),
-            Err(error) => inner
-                .catalog
-                .faults
-                .note(error.fault(), &source.path, error),
-        }
-    }
-    Ok(())
+        Ok(seen.insert(row.key))
+    };
+    copy_records(&reader, writer, accept, |error| {
+        inner.queue.gets_on();
+        let faults = &inner.catalog.faults;
+        faults.note(error.fault(), &source.path, error);
+    })
 }

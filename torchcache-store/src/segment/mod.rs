@@ -2,47 +2,48 @@
 //! command line or a fuzzer uses this module alone.
 //!
 //! ```
-//! use torchcache_store::segment::{SegmentFile, SegmentWriter, Encoding};
+//! use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
 //!
 //! let dir = tempfile::tempdir()?;
 //! let mut writer = SegmentWriter::create(dir.path())?;
 //! writer.push(&[1; 32], &b"schema"[..].into(), 5, Encoding::Raw, b"value")?;
 //! let path = writer.finish()?.publish()?;
 //!
-//! let segment = SegmentFile::open(&path, false)?;
-//! let row = segment.footer().rows().next().expect("one row was written");
+//! let segment = SegmentReader::open(&path, false)?;
+//! let row = segment.rows().next().expect("one row was written")?;
 //! let mut value = vec![0; 5];
 //! segment.read(&row, &mut value)?;
 //! assert_eq!(value, b"value");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod copy;
 mod decoder;
 mod encoder;
+mod ends;
 mod error;
 mod fetch;
 mod footer;
 mod format;
 mod name;
 mod reader;
-mod records;
 mod shuffle;
 mod source;
-mod table;
 mod writer;
 
 pub use error::SegmentError;
 pub use footer::Footer;
 pub use format::{Encoding, MAX_SCHEMA, Row, RowGroup, VERSION};
-pub use reader::SegmentFile;
+pub use reader::SegmentReader;
 pub use writer::{FinishedSegment, SegmentWriter};
 
+pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{Value, pack};
+pub(crate) use ends::claimed_rows;
 pub(crate) use fetch::{Want, fetch};
 pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
 pub(crate) use name::{is_segment, segment_names};
-pub(crate) use reader::rows_claimed;
+pub(crate) use reader::{Chunk, Chunks};
 pub(crate) use source::Source;
-pub(crate) use table::{Chunk, Chunks, Table, claimed};
 pub(crate) use writer::MOST_ROWS;

@@ -1,19 +1,18 @@
-//! An open segment file, and stretches of its bytes by `pread` or through a map. It knows files and
-//! positions, not rows.
+//! An open segment file: ranges of its bytes, by `pread` or through a memory map. It knows positions,
+//! not rows.
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 
 use super::error::SegmentError;
-use super::reader::read_at;
-use crate::fs::{Directory, File, Mapped};
+use crate::fs::{Directory, File, Mapped, read_exact};
 
 /// An open segment file.
 pub(crate) struct Source {
     file: Box<dyn File>,
     map: Option<Mapped>,
-    /// Whether a map was asked for; not every file system has them.
+    /// Whether a memory map was requested. Not every file system has them.
     pub(crate) mmap: bool,
 }
 
@@ -32,7 +31,7 @@ impl Source {
         self.map.is_some()
     }
 
-    /// The bytes of one stretch of the file, from the map or read into `scratch`.
+    /// A range of the file's bytes, from the map or read into `scratch`.
     pub(crate) fn bytes<'a>(
         &'a self,
         offset: u64,
@@ -55,8 +54,8 @@ impl Source {
         Ok(scratch)
     }
 
-    /// Reads one stretch of the file into several buffers, which together are as long as it. One
-    /// system call takes 1024 buffers at most.
+    /// Fills several buffers with consecutive bytes of the file. One system call takes at most 1024
+    /// buffers.
     pub(crate) fn scatter(
         &self,
         mut offset: u64,
@@ -81,6 +80,17 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Fills `out` with the bytes of a file from `offset` on.
+pub(super) fn read_at(file: &dyn File, out: &mut [u8], offset: u64) -> Result<(), SegmentError> {
+    let end = offset + out.len() as u64;
+    read_exact(file, out, offset).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            SegmentError::Truncated(format!("nothing to read at {end}"))
+        }
+        _ => SegmentError::Io(error),
+    })
 }
 
 impl fmt::Debug for Source {

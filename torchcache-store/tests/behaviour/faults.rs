@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps, value};
-use torchcache_store::segment::{Encoding, SegmentFile, SegmentWriter};
+use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
 use torchcache_store::{Compression, Config, Fault, Store};
 
 const LEN: usize = 24;
@@ -302,8 +302,12 @@ fn a_mapped_file_that_changes_while_it_is_read_gives_right_rows_or_none() {
     store.put(batch(&[key(0)], "zstd", LEN));
     store.flush().expect("it is written");
     let path = segments(dir.path()).remove(0);
-    let segment = SegmentFile::open(&path, true).expect("it is sound");
-    let row = segment.footer().rows().next().expect("one row");
+    let segment = SegmentReader::open(&path, true).expect("it is sound");
+    let row = segment
+        .rows()
+        .next()
+        .expect("one row")
+        .expect("it is sound");
     assert_eq!(row.encoding, Encoding::Zstd);
     // Random bytes of the value lie in the frame as they are, so that zstd notices nothing.
     let at = row.offset + u64::from(row.stored_len) - 1000;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use torchcache_store::segment::{Encoding, SegmentFile, SegmentWriter, VERSION};
+use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter, VERSION};
 use torchcache_store::{Key, Store};
 
 use crate::common::{fetch, key, patient, segments, value};
@@ -148,14 +148,15 @@ fn the_writer_gives_the_golden_bytes() {
 fn the_golden_files_are_read_row_by_row() {
     for mmap in [false, true] {
         for (path, rows, groups) in versions() {
-            let file = SegmentFile::open(&path, mmap).expect("it opens");
-            assert_eq!(file.footer().row_count(), rows.len());
-            assert_eq!(file.footer().groups().len(), groups);
-            for (row, golden) in file.footer().rows().zip(rows) {
+            let file = SegmentReader::open(&path, mmap).expect("it opens");
+            assert_eq!(file.row_count(), rows.len() as u64);
+            assert_eq!(file.groups().len(), groups);
+            for (row, golden) in file.rows().zip(rows) {
+                let row = row.expect("it is sound");
                 let mut value = vec![0xEE; golden.value.len()];
                 file.read(&row, &mut value).expect("it is sound");
                 assert_eq!((row.key, value), (golden.key, golden.value));
-                let group = &file.footer().groups()[usize::from(row.group)];
+                let group = &file.groups()[usize::from(row.group)];
                 assert_eq!(
                     (&*group.schema, row.encoding),
                     (golden.schema.as_bytes(), golden.encoding)

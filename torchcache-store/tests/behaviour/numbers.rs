@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments};
-use torchcache_store::segment::{Encoding, SegmentFile};
+use torchcache_store::segment::{Encoding, SegmentReader};
 use torchcache_store::{Compression, Config, Key, RowBatch, Store};
 
 fn zstd() -> Config {
@@ -40,8 +40,9 @@ fn put(store: &Store, keys: &[Key], count: usize, element_bytes: u8) {
 }
 
 fn encodings(path: &Path) -> Vec<Encoding> {
-    let file = SegmentFile::open(path, false).expect("it opens");
-    file.footer().rows().map(|row| row.encoding).collect()
+    let reader = SegmentReader::open(path, false).expect("it opens");
+    let rows = reader.rows().map(|row| row.expect("it is sound"));
+    rows.map(|row| row.encoding).collect()
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use torchcache_store::admin::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
-use torchcache_store::segment::SegmentFile;
+use torchcache_store::segment::SegmentReader;
 use torchcache_store::{Config, Key, Store};
 
 use super::{LEN, caches};
@@ -172,8 +172,8 @@ fn rows_that_are_found_are_right_while_segments_are_pruned_and_evicted() {
 fn spoil(dir: &Path, turn: usize) -> Option<Key> {
     let paths = segments(dir);
     let path = paths.get(turn % paths.len().max(1))?;
-    let file = SegmentFile::open(path, false).ok()?;
-    let row = file.footer().rows().nth(turn % 7)?;
+    let reader = SegmentReader::open(path, false).ok()?;
+    let row = reader.rows().nth(turn % 7)?.ok()?;
     let open = OpenOptions::new().write(true).open(path);
     open.and_then(|open| open.write_all_at(b"spoilt!", row.offset))
         .ok()?;
