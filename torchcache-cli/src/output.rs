@@ -10,9 +10,10 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
 use terminal_size::terminal_size_of;
+use textwrap::{WordSeparator, WordSplitter};
 
 use crate::error::Error;
-use crate::text::{escaped, harmless, plain, width};
+use crate::text::{escaped, harmless, plain};
 
 pub(crate) const HEADER: Style = Style::new().bold();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -20,8 +21,8 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default();
 pub(crate) const DIM: Style = Style::new().dimmed();
 const NOTE: Style = AnsiColor::Yellow.on_default();
 
-/// Lines after the first of a long one stand so far to the right of it.
-const HANGING: usize = 2;
+/// Further indents the continuation of a long line.
+const HANGING: &str = "  ";
 
 /// What a command has to say.
 #[derive(Debug)]
@@ -176,38 +177,25 @@ fn columns(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
     })
 }
 
-/// The text with its long lines broken between words. A word that is longer than a line is left to the
-/// terminal, so that it can be copied.
+/// Breaks long lines between words, and indents what follows. A word that is longer than a line is left
+/// to the terminal, so that it can be copied.
 fn wrapped(text: &str, columns: Option<usize>) -> String {
     let Some(columns) = columns else {
         return text.to_owned();
     };
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let indent = line.len() - line.trim_start_matches(' ').len();
-        let mut broken = " ".repeat(indent);
-        let mut used = indent;
-        for (at, word) in line[indent..].split(' ').enumerate() {
-            let wide = width(&anstream::adapter::strip_str(word).to_string());
-            let next = indent + HANGING;
-            let is_over = used + 1 + wide > columns;
-            if at > 0 && wide > 0 && is_over && next + wide <= columns {
-                lines.push(broken.trim_end().to_owned());
-                used = next;
-                broken = " ".repeat(used);
-            } else if at > 0 {
-                broken.push(' ');
-                used += 1;
-            }
-            broken += word;
-            used += wide;
-            if used > columns {
-                used %= columns; // the terminal goes on below
-            }
-        }
-        lines.push(broken);
-    }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    let wrap = |line: &str| {
+        let words = line.trim_start_matches(' ');
+        let indent = " ".repeat(line.len() - words.len());
+        let hanging = format!("{indent}{HANGING}");
+        let options = textwrap::Options::new(columns)
+            .initial_indent(&indent)
+            .subsequent_indent(&hanging)
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation);
+        textwrap::fill(words, options) + "\n"
+    };
+    text.lines().map(wrap).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +213,9 @@ mod tests {
         assert_eq!(wrapped(&text, None), text);
         let hash = "0123456789".repeat(3);
         let line = format!("at {hash} on\n");
-        assert_eq!(wrapped(&line, Some(16)), line, "the terminal breaks it");
+        let broken = format!("at\n  {hash}\n  on\n");
+        assert_eq!(wrapped(&line, Some(16)), broken, "the terminal breaks it");
+        let line = format!("  {hash}\n");
+        assert_eq!(wrapped(&line, Some(16)), line);
     }
 }

@@ -1,12 +1,8 @@
 //! Text for a terminal: how wide it is, how it is shortened, and what of it may be printed. Names and
 //! values come out of files that anybody may have written.
 
-use unicode_width::UnicodeWidthStr;
-
-/// The columns that a text takes.
-pub(crate) fn width(text: &str) -> usize {
-    text.width()
-}
+use indicatif::HumanCount;
+use textwrap::core::display_width;
 
 /// Marks that change the direction of what follows, and what ends a line without being a control
 /// character.
@@ -89,12 +85,12 @@ pub(crate) fn quoted(word: &str) -> String {
 
 /// The text in at most so many columns: both ends of it, since paths differ at either.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
-    if width(text) <= columns {
+    if display_width(text) <= columns {
         return text.to_owned();
     }
     let room = columns.saturating_sub(1);
     let end = taken(text.chars().rev(), room / 2);
-    let begin = taken(text.chars(), room - width(&end));
+    let begin = taken(text.chars(), room - display_width(&end));
     let end: String = end.chars().rev().collect();
     format!("{begin}…{end}")
 }
@@ -104,7 +100,7 @@ fn taken(letters: impl Iterator<Item = char>, columns: usize) -> String {
     let mut taken = String::new();
     for letter in letters {
         taken.push(letter);
-        if width(&taken) > columns {
+        if display_width(&taken) > columns {
             taken.pop();
             break;
         }
@@ -112,23 +108,15 @@ fn taken(letters: impl Iterator<Item = char>, columns: usize) -> String {
     taken
 }
 
-/// A number with its thousands apart: `1,797`.
+/// Formats a number: `1,797`.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(number).to_string()
 }
 
-/// A number of things: `1 row`, `1,797 rows`.
+/// Formats a number of things: `1 row`, `1,797 rows`.
 pub(crate) fn counted(number: u64, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    format!("{} {thing}{plural}", count(number))
+    format!("{} {thing}{plural}", HumanCount(number))
 }
 
 #[cfg(test)]
@@ -143,7 +131,7 @@ mod tests {
         // Wide letters are never cut in two.
         for columns in 1..12 {
             let short = shortened("漢字漢字漢字", columns);
-            assert!(width(&short) <= columns, "{short} in {columns}");
+            assert!(display_width(&short) <= columns, "{short} in {columns}");
         }
     }
 
@@ -164,13 +152,5 @@ mod tests {
         assert_eq!(quoted("my caches"), "'my caches'");
         assert_eq!(quoted("it's"), "'it'\\''s'");
         assert_eq!(quoted(""), "''");
-    }
-
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(count(7), "7");
-        assert_eq!(count(1_797), "1,797");
-        assert_eq!(counted(1, "row"), "1 row");
-        assert_eq!(counted(1_000_000, "row"), "1,000,000 rows");
     }
 }

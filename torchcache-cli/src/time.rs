@@ -1,30 +1,21 @@
-//! Times and ages: as people write them, as they read them, and for programs.
+//! Times and ages: parsed from the command line, and printed for people and for programs.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: u64 = 86_400;
 
-/// The age that `12h` means.
+/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
+const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
+
+/// Parses an age such as `12h` or `30d`.
 pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "write a whole number and a unit: s, m, h, d or w, as in `30d`";
-    let text = text.trim();
-    let unit = text.chars().last().ok_or(EXPECTED)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => DAY,
-        'w' => 7 * DAY,
-        _ => return Err(EXPECTED.to_owned()),
-    };
-    let number = text[..text.len() - 1].trim_end();
-    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = number.parse().ok().filter(|_| is_plain).ok_or(EXPECTED)?;
-    let seconds = number.checked_mul(seconds).ok_or("it is too long ago")?;
-    Ok(Duration::from_secs(seconds))
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{error}; write a number and a unit: s, m, h, d or w, as in `30d`")
+    })
 }
 
-/// How long ago a time is: `3 days ago`.
+/// Formats how long ago a time is, rounded down to one unit: `3 days ago`. Rounding down keeps it in step
+/// with `--older-than`; the crates for this round to the nearest unit, so that 12 days become 2 weeks.
 pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
     let Ok(age) = now.duration_since(time) else {
         // Clocks of machines that share a directory may differ.
@@ -43,33 +34,10 @@ pub(crate) fn ago(time: SystemTime, now: SystemTime) -> String {
     format!("{number} {unit}{plural} ago")
 }
 
-/// A time as RFC 3339 has it, in UTC, to the second.
+/// Formats a time in UTC as RFC 3339, to the second. The times of files may lie outside its years.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (days, of_day) = (seconds / DAY, seconds % DAY);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a number of days since 1970. Counted from 1 March of the year 0, so that a
-/// leap day is the last of its year, in eras of 400 years, which are alike.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year + u64::from(month <= 2);
-    (year, month, day)
+    let time = time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_SECOND);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -77,34 +45,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_read_in_each_unit_and_nothing_else_is() {
+    fn ages_need_a_unit() {
         for (text, seconds) in [
             ("90s", 90),
             ("5m", 300),
             ("12h", 43_200),
             ("30d", 30 * DAY),
             ("4 w", 28 * DAY),
-            ("0s", 0),
+            ("1d 12h", 36 * 3600),
         ] {
             assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in [
-            "",
-            "d",
-            "30",
-            "1.5d",
-            "-3d",
-            "+3d",
-            "30 days",
-            "3é",
-            "99999999999999999999w",
-        ] {
-            assert!(parse_age(text).is_err(), "{text}");
+        for text in ["", "d", "30", "-3d", "+3d", "3é", "99999999999999999999w"] {
+            let error = parse_age(text).expect_err(text);
+            assert!(error.contains("`30d`"), "{error}");
         }
     }
 
     #[test]
-    fn how_long_ago_is_told_in_one_unit() {
+    fn ages_are_rounded_down_to_one_unit() {
         let now = UNIX_EPOCH + Duration::from_secs(2_000_000_000);
         for (seconds, text) in [
             (0, "just now"),
@@ -120,17 +79,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_the_rfc_says() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (951_868_800, "2000-03-01T00:00:00Z"),
-            (1_767_225_599, "2025-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            let time = UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(rfc3339(time), text);
-        }
+    fn times_outside_rfc_3339_are_clamped() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00Z");
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(at(300_000_000_000)), "9999-12-31T23:59:59Z");
     }
 }
