@@ -1,16 +1,15 @@
-//! The executables that cargo says it built. Their file names hold a hash, so cargo's messages
-//! are the only honest way to find them.
+//! The executables that cargo built, from its messages: their file names contain a hash.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// What cargo would do with an executable.
+/// How an executable is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Test,
     Bench,
-    /// A program of the package, which its tests start.
+    /// A program that tests of its package start.
     Bin,
 }
 
@@ -28,13 +27,13 @@ impl Kind {
 pub(crate) struct Executable {
     pub(crate) kind: Kind,
     pub(crate) path: PathBuf,
-    /// Folder of the package, in which cargo would start it.
+    /// The folder of the package, in which cargo starts it.
     pub(crate) package: PathBuf,
-    /// Name of the target: `tests/promises.rs` is `promises`.
+    /// The name of the target.
     pub(crate) target: String,
 }
 
-/// Reads what `cargo … --message-format json` printed.
+/// Parses the output of `cargo … --message-format json`.
 pub(crate) fn parse(messages: &str) -> Vec<Executable> {
     messages
         .lines()
@@ -42,12 +41,12 @@ pub(crate) fn parse(messages: &str) -> Vec<Executable> {
         .collect()
 }
 
-/// Libraries and build scripts are artifacts as well, but name no executable.
+/// Libraries and build scripts are artifacts without an executable.
 fn executable(message: &Value) -> Option<Executable> {
     let test = message["profile"]["test"] == true;
     let kind = match message["target"]["kind"][0].as_str()? {
         "bench" => Kind::Bench,
-        // `cargo bench` builds unit tests of programs that say they have none.
+        // `cargo bench` builds unit tests even of programs with `test = false`.
         "bin" if test => return None,
         _ if test => Kind::Test,
         _ => Kind::Bin,
@@ -84,7 +83,7 @@ a line of a program
     }
 
     #[test]
-    fn unit_tests_benchmarks_and_helpers_are_told_apart() {
+    fn tests_benchmarks_and_helper_programs_are_distinguished() {
         let kind = |kind: &str, test: bool| {
             let message = serde_json::json!({
                 "manifest_path": "/w/Cargo.toml",
@@ -97,7 +96,6 @@ a line of a program
         assert_eq!(kind("lib", true), Some(Kind::Test));
         assert_eq!(kind("bin", false), Some(Kind::Bin));
         assert_eq!(kind("bin", true), None);
-        // With a harness of its own or with the standard one, a benchmark is one.
         assert_eq!(kind("bench", false), Some(Kind::Bench));
         assert_eq!(kind("bench", true), Some(Kind::Bench));
     }

@@ -1,4 +1,4 @@
-//! What the figures were measured on, in one line, for each part of the page.
+//! Describes the machine that figures were measured on.
 
 use std::fs;
 use std::path::Path;
@@ -7,23 +7,23 @@ use std::thread;
 
 use crate::release::Release;
 
-/// Date, processor, memory, system, and the versions of everything that is compiled in.
+/// One line: date, processor, memory, system, and versions.
 pub(crate) fn describe(release: &Release) -> String {
     let cpu_info = read("/proc/cpuinfo");
     let processor = field(&cpu_info, "model name")
         .map(str::to_owned)
-        .or_else(|| said("sysctl", &["-n", "machdep.cpu.brand_string"]))
-        .unwrap_or_else(|| "an unknown processor".to_owned());
+        .or_else(|| output("sysctl", &["-n", "machdep.cpu.brand_string"]))
+        .unwrap_or_else(|| "unknown processor".to_owned());
     let virtual_machine = match field(&cpu_info, "flags") {
         Some(flags) if flags.split(' ').any(|flag| flag == "hypervisor") => ", virtual",
         _ => "",
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let memory = memory(&read("/proc/meminfo")).unwrap_or_default();
-    let date = said("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "an unknown day".to_owned());
-    let system = said("uname", &["-sr"]).unwrap_or_default();
-    let system = released(&system);
-    let rustc = said("rustc", &["--version"]).unwrap_or_default();
+    let date = output("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "unknown date".to_owned());
+    let system = output("uname", &["-sr"]).unwrap_or_default();
+    let system = release_of(&system);
+    let rustc = output("rustc", &["--version"]).unwrap_or_default();
     let rustc = rustc.split(' ').nth(1).unwrap_or("unknown");
     format!(
         "*Measured on {date}: {processor} ({cores} cores{virtual_machine}){memory}, {system}; \
@@ -34,9 +34,9 @@ pub(crate) fn describe(release: &Release) -> String {
     )
 }
 
-/// What rustc builds for.
+/// The target triple of rustc.
 pub(crate) fn host() -> Option<String> {
-    let text = said("rustc", &["-vV"])?;
+    let text = output("rustc", &["-vV"])?;
     field(&text, "host").map(str::to_owned)
 }
 
@@ -44,15 +44,15 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(path)).unwrap_or_default()
 }
 
-/// What a program says in one line, where there is one of that name.
-fn said(program: &str, args: &[&str]) -> Option<String> {
+/// The output of a program, if it exists and succeeds.
+fn output(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// A kernel's release without what its builder or a virtual machine appended.
-fn released(system: &str) -> &str {
+/// The release of a kernel without the suffix of its builder.
+fn release_of(system: &str) -> &str {
     system.split('-').next().unwrap_or(system)
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use crate::release::DEFAULT;
 
     #[test]
-    fn fields_are_found_however_they_are_aligned() {
+    fn fields_are_found_whatever_their_alignment() {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu hypervisor\n";
         assert_eq!(field(text, "model name"), Some("AMD EPYC"));
         assert_eq!(field(text, "flags"), Some("fpu hypervisor"));
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn a_kernel_is_named_without_the_suffix_of_its_builder() {
-        assert_eq!(released("Linux 6.18.44-fc-v669"), "Linux 6.18.44");
-        assert_eq!(released("Darwin 23.1.0"), "Darwin 23.1.0");
+        assert_eq!(release_of("Linux 6.18.44-fc-v669"), "Linux 6.18.44");
+        assert_eq!(release_of("Darwin 23.1.0"), "Darwin 23.1.0");
     }
 
     #[test]

@@ -1,61 +1,49 @@
-//! The command line: what was asked for, who does it, and the exit code. Everything that knows
-//! about libtorch, cargo or files lives in the modules.
+//! Development tasks: `cargo xtask COMMAND`. Each command installs what it needs below `target/`.
 
-mod bench;
-mod cargo;
-mod command;
-mod cuda_bundle;
-mod demo;
-mod error;
+mod cli;
+mod commands;
 mod executable;
 mod install;
-mod layout;
-mod libtorch;
 mod machine;
-mod minilm;
 mod mirror;
 mod page;
-mod pip;
-mod planted;
-mod progress;
-mod python;
-mod readback;
 mod release;
-mod sanitize;
-mod soak;
-mod staged;
-mod test;
+mod shell;
 
-use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-use command::Command;
-use error::Result;
+use anyhow::Result;
+
+use cli::{Cli, Command};
+use commands::{bench, cuda_bundle, demo, layout, planted, sanitize, soak, test};
+use install::{libtorch, minilm};
+use shell::Reported;
 
 fn main() -> ExitCode {
-    match run() {
+    match run(Cli::read().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error.print();
-            error.exit_code()
+            if !error.is::<Reported>() {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<()> {
+fn run(command: Command) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("xtask/ lies in the root");
-    match Command::parse(env::args_os().skip(1))? {
-        Command::Help => command::print_help(),
-        Command::Setup(release) => libtorch::prepare(root, release).map(|_| ()),
-        Command::Minilm => minilm::run(root),
-        Command::Demo(args) => demo::run(root, &args),
+        .expect("xtask/ is in the root");
+    match command {
+        Command::Setup { tch } => libtorch::prepare(root, tch).map(|_| ()),
+        Command::Minilm => minilm::folder(root).map(|folder| println!("{}", folder.display())),
+        Command::Demo { args } => demo::run(root, &args),
+        Command::Test { tch, args } => test::run(root, tch, &args),
         Command::Bench(plan) => bench::run(root, &plan),
-        Command::Test(release, args) => test::run(root, release, &args),
-        Command::Soak(args) => soak::run(root, &args),
-        Command::Planted(names) => planted::run(root, &names),
+        Command::Soak { args } => soak::run(root, &args),
+        Command::Planted { names } => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),
         Command::Layout => layout::run(root),
         Command::CudaBundle => cuda_bundle::run(root),

@@ -1,97 +1,80 @@
-//! A copy of the sources below `target/tch-<version>/`, in which another tch release is locked.
-//! It has its own build folder, so that testing one release never rebuilds the other, and the
-//! lock file of the checkout stays as it is.
+//! A copy of the sources below `target/tch-<version>/`, in which another tch release is locked. It
+//! has its own build folder and lock file: testing one release never rebuilds another.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::SystemTime;
 
-use crate::cargo::Cargo;
-use crate::error::{Error, Result};
-use crate::libtorch::Libtorch;
-use crate::release::Release;
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
 
-/// Folders that are results, not sources, where git is not there to say so.
+use crate::install::libtorch::Libtorch;
+use crate::release::Release;
+use crate::shell;
+
+/// Folders of the root without sources, for a checkout without git.
 const RESULTS: [&str; 3] = ["target", ".git", "cuda-bundle"];
 
-/// The lock file of the copy is its own: cargo rewrites it there.
+/// The copy has its own: cargo changes it there.
 const LOCK: &str = "Cargo.lock";
 
-/// Brings the copy for `release` up to date and gives the cargo that builds it.
-pub(crate) fn prepare(root: &Path, release: &Release, libtorch: &Libtorch) -> Result<Cargo> {
+/// Updates the copy for `release` and returns a shell in it.
+pub(crate) fn prepare(root: &Path, release: &Release, libtorch: &Libtorch) -> Result<Shell> {
     let base = root.join(format!("target/tch-{}", release.tch));
     let copy = base.join("src");
     let files = sources(root)?;
     sync(root, &copy, &files)
-        .map_err(Error::io(format!("copy the sources to {}", copy.display())))?;
-
-    let mut cargo = libtorch.cargo(&copy);
-    cargo
-        .variables
-        .push(("CARGO_TARGET_DIR", base.join("build").into()));
-    lock(root, &base, release, &cargo)?;
-    Ok(cargo)
+        .with_context(|| format!("cannot copy the sources to {}", copy.display()))?;
+    let sh = libtorch.shell(&copy)?;
+    sh.set_var("CARGO_TARGET_DIR", base.join("build"));
+    lock(root, &base, release, &sh)?;
+    Ok(sh)
 }
 
-/// Locks `release` in the copy, unless that was done from the lock file the checkout has now.
-fn lock(root: &Path, base: &Path, release: &Release, cargo: &Cargo) -> Result<()> {
-    let failed = || format!("take over {LOCK} into {}", base.display());
-    let wanted = fs::read(root.join(LOCK)).map_err(Error::io(failed()))?;
+/// Locks `release` in the copy, unless that was done from the present lock file of the checkout.
+fn lock(root: &Path, base: &Path, release: &Release, sh: &Shell) -> Result<()> {
+    let wanted = sh.read_binary_file(root.join(LOCK))?;
     let stamp = base.join("Cargo.lock.checkout");
-    if fs::read(&stamp).is_ok_and(|done| done == wanted) && cargo.root.join(LOCK).exists() {
+    if fs::read(&stamp).is_ok_and(|done| done == wanted) && sh.path_exists(LOCK) {
         return Ok(());
     }
-    fs::write(cargo.root.join(LOCK), &wanted).map_err(Error::io(failed()))?;
+    sh.write_file(LOCK, &wanted)?;
+    let version = release.tch_exact;
     for package in ["tch", "torch-sys"] {
-        cargo.run([
-            "update",
-            "--package",
-            package,
-            "--precise",
-            release.tch_exact,
-        ])?;
+        shell::run(cmd!(
+            sh,
+            "cargo update --package {package} --precise {version}"
+        ))?;
     }
-    fs::write(stamp, wanted).map_err(Error::io(failed()))
+    Ok(sh.write_file(stamp, wanted)?)
 }
 
 /// Every source file of the checkout, relative to it: what git tracks or would track.
 pub(crate) fn sources(root: &Path) -> Result<BTreeSet<PathBuf>> {
-    let listed = Command::new("git")
-        .current_dir(root)
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .output();
+    let sh = Shell::new()?;
+    sh.change_dir(root);
+    let listed = cmd!(sh, "git ls-files -z --cached --others --exclude-standard");
     let mut files = BTreeSet::new();
-    match listed {
-        Ok(output) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            files.extend(text.split_terminator('\0').map(PathBuf::from));
-        }
+    match listed.quiet().ignore_stderr().read() {
+        Ok(text) => files.extend(text.split_terminator('\0').map(PathBuf::from)),
         // An unpacked archive, or a machine without git.
-        _ => walk(root, Path::new(""), &mut files)
-            .map_err(Error::io(format!("list the files in {}", root.display())))?,
+        Err(_) => walk(root, Path::new(""), &mut files)
+            .with_context(|| format!("cannot list the files in {}", root.display()))?,
     }
-    // A file that was deleted but not yet committed is still listed.
+    // git lists deleted files until they are committed.
     files.retain(|file| root.join(file).is_file());
     files.remove(Path::new(LOCK));
     Ok(files)
 }
 
-fn walk(root: &Path, folder: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::Result<()> {
+fn walk(root: &Path, folder: &Path, files: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(root.join(folder))? {
         let entry = entry?;
         let path = folder.join(entry.file_name());
-        let result =
-            folder.as_os_str().is_empty() && RESULTS.iter().any(|name| entry.file_name() == *name);
-        if result {
+        let is_root = folder.as_os_str().is_empty();
+        if is_root && RESULTS.iter().any(|name| entry.file_name() == *name) {
             continue;
         }
         match entry.file_type()?.is_dir() {
@@ -102,30 +85,30 @@ fn walk(root: &Path, folder: &Path, files: &mut BTreeSet<PathBuf>) -> std::io::R
     Ok(())
 }
 
-/// Makes `copy` hold exactly `files`. Files that did not change keep their time, by which cargo
-/// tells what to build again.
-fn sync(root: &Path, copy: &Path, files: &BTreeSet<PathBuf>) -> std::io::Result<()> {
+/// Makes `copy` contain exactly `files`. Unchanged files keep their time, by which cargo decides what
+/// to build again.
+fn sync(root: &Path, copy: &Path, files: &BTreeSet<PathBuf>) -> io::Result<()> {
     for file in files {
         let (from, to) = (root.join(file), copy.join(file));
         let (length, time) = state(&from)?;
         match state(&to) {
-            Ok(there) if there == (length, time) => continue,
+            Ok(copied) if copied == (length, time) => continue,
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+        fs::create_dir_all(to.parent().expect("a file is in a folder"))?;
         fs::copy(&from, &to)?;
         File::options().append(true).open(&to)?.set_modified(time)?;
     }
-    let mut there = BTreeSet::new();
-    walk(copy, Path::new(""), &mut there)?;
-    there.remove(Path::new(LOCK));
-    there
+    let mut copied = BTreeSet::new();
+    walk(copy, Path::new(""), &mut copied)?;
+    copied.remove(Path::new(LOCK));
+    copied
         .difference(files)
-        .try_for_each(|gone| fs::remove_file(copy.join(gone)))
+        .try_for_each(|deleted| fs::remove_file(copy.join(deleted)))
 }
 
-fn state(file: &Path) -> std::io::Result<(u64, SystemTime)> {
+fn state(file: &Path) -> io::Result<(u64, SystemTime)> {
     let data = fs::metadata(file)?;
     Ok((data.len(), data.modified()?))
 }
@@ -133,6 +116,7 @@ fn state(file: &Path) -> std::io::Result<(u64, SystemTime)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
     use std::time::Duration;
 
     fn checkout(files: &[&str]) -> tempfile::TempDir {
@@ -152,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_no_sources_but_folders_of_the_same_name_deeper_down_are() {
+    fn only_the_result_folders_of_the_root_are_left_out() {
         let root = checkout(&[
             "a.rs",
             "target/x",
@@ -165,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn git_leaves_out_what_it_ignores_and_takes_what_is_not_yet_committed() {
+    fn files_are_those_that_git_tracks_or_would_track() {
         let root = checkout(&["a.rs", "ignored/x", ".gitignore", "Cargo.lock"]);
         fs::write(root.path().join(".gitignore"), "/ignored\n").unwrap();
         let git = Command::new("git")
@@ -180,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_holds_the_files_with_their_times_and_its_own_lock_file() {
+    fn a_copy_has_files_with_their_times_and_its_own_lock() {
         let root = checkout(&["a.rs", "src/b.rs", "gone.rs"]);
         let copy = tempfile::tempdir().unwrap();
         sync(root.path(), copy.path(), &listed(root.path())).unwrap();
-        fs::write(copy.path().join(LOCK), "its own").unwrap();
+        fs::write(copy.path().join(LOCK), "own").unwrap();
         assert_eq!(
             state(&root.path().join("a.rs")).unwrap(),
             state(&copy.path().join("a.rs")).unwrap()
@@ -198,20 +182,17 @@ mod tests {
             fs::read_to_string(copy.path().join("src/b.rs")).unwrap(),
             "changed"
         );
-        assert_eq!(
-            fs::read_to_string(copy.path().join(LOCK)).unwrap(),
-            "its own"
-        );
+        assert_eq!(fs::read_to_string(copy.path().join(LOCK)).unwrap(), "own");
     }
 
     #[test]
-    fn a_file_that_did_not_change_is_not_written_again() {
+    fn an_unchanged_file_is_not_written_again() {
         let root = checkout(&["a.rs"]);
         let copy = tempfile::tempdir().unwrap();
         let files = listed(root.path());
         sync(root.path(), copy.path(), &files).unwrap();
         let (from, to) = (root.path().join("a.rs"), copy.path().join("a.rs"));
-        // Same length and time, other bytes: only a second copy would change them back.
+        // Same length and time, other bytes: only another copy would restore them.
         let (_, time) = state(&from).unwrap();
         fs::write(&to, "b.rs").unwrap();
         File::options()

@@ -1,5 +1,5 @@
-//! The tch releases that are built and tested here, and the torch each of them is tied to.
-//! A new pair is a line in this table; the default's torch is also named in `.cargo/config.toml`.
+//! The tch releases that are tested, each with the torch that it works with. The torch of the default
+//! release is also named in `.cargo/config.toml`.
 
 /// One tch release with the one torch it works with.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,8 +9,8 @@ pub(crate) struct Release {
     /// Version of `tch` and of `torch-sys`; they are released together.
     pub(crate) tch_exact: &'static str,
     pub(crate) torch: &'static str,
-    /// The wheels that torch's CPU library is linked to although it does not use them, in the
-    /// versions that the `cuda-toolkit` named by torch's metadata stands for.
+    /// Wheels that torch's CPU library is linked to without using them, in the versions of the
+    /// `cuda-toolkit` that torch's metadata names.
     pub(crate) cuda_runtime: &'static [&'static str],
 }
 
@@ -31,7 +31,7 @@ pub(crate) static RELEASES: [Release; 2] = [
     },
 ];
 
-/// The release that `Cargo.lock` holds and that plain `cargo test` uses.
+/// The release in `Cargo.lock`, which plain `cargo test` uses.
 pub(crate) static DEFAULT: &Release = &RELEASES[0];
 
 /// The release the CUDA bundle is built against.
@@ -44,6 +44,14 @@ impl Release {
             .find(|release| release.tch == tch || release.tch_exact == tch)
     }
 
+    /// Parses the value of `--tch`.
+    pub(crate) fn parse(tch: &str) -> Result<&'static Self, String> {
+        Self::named(tch).ok_or_else(|| {
+            let known = RELEASES.each_ref().map(|release| release.tch);
+            format!("expected {}", known.join(" or "))
+        })
+    }
+
     pub(crate) fn is_default(&self) -> bool {
         self == DEFAULT
     }
@@ -54,7 +62,7 @@ impl Release {
     }
 }
 
-/// A version without what follows the `+`: which build it is does not matter to tch.
+/// A version without the build after the `+`, which does not matter to tch.
 pub(crate) fn public_version(version: &str) -> &str {
     let version = version.trim();
     version
@@ -67,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_is_found_by_its_short_and_by_its_exact_version() {
+    fn a_release_is_found_by_its_short_or_exact_version() {
         assert_eq!(
             Release::named("0.24").map(|found| found.torch),
             Some("2.11.0")
@@ -80,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_build_of_a_torch_does_not_matter_but_its_version_does() {
+    fn torch_fits_by_version_whatever_its_build() {
         assert!(DEFAULT.fits("2.13.0+cu130"));
         assert!(DEFAULT.fits("2.13.0\n"));
         assert!(!DEFAULT.fits("2.13.1"));
@@ -103,7 +111,7 @@ mod tests {
                 .split_once(&format!("name = \"{name}\"\nversion = \""))
                 .unwrap();
             let (version, _) = rest.split_once('"').unwrap();
-            // In the copy that tests another release, the lock file holds that one.
+            // The copy of the sources for another release has that one in its lock file.
             assert!(
                 Release::named(version).is_some(),
                 "{name} {version} is not in RELEASES"

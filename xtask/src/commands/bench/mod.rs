@@ -1,0 +1,158 @@
+//! `cargo xtask bench`: runs the benchmarks one after another, next to the Python package, and writes
+//! their tables into `docs/benchmarks.md` and the chart into `docs/benchmarks.svg`.
+
+mod chart;
+mod figures;
+mod parts;
+mod plan;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::executable::{self, Executable, Kind};
+use crate::install::{fashion_mnist, libtorch, python_peer};
+use crate::machine;
+use crate::page::Page;
+use crate::release::DEFAULT;
+use crate::shell;
+
+use figures::Figures;
+use parts::Part;
+pub(crate) use plan::Plan;
+
+const PAGE: Page = Page("docs/benchmarks.md");
+const CHART: &str = "docs/benchmarks.svg";
+
+/// Follows the output of Criterion and precedes a benchmark's part of the page.
+const PAGE_BEGINS: &str = "<!-- the page begins here -->";
+
+pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
+    let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
+    if plan.parts().any(|part| part.name == parts::WORKLOADS) {
+        // Set in any case: the variable may be set, and --no-peer given.
+        sh.set_var(python_peer::VARIABLE, peer(root, plan)?.unwrap_or_default());
+    }
+    // All are built before the first one runs: nothing must compile while something is timed.
+    let programs: Vec<_> = plan
+        .parts()
+        .map(|part| Ok((part, build(&sh, part)?)))
+        .collect::<Result<_>>()?;
+    let mut failed = Vec::new();
+    for (part, program) in &programs {
+        // The other benchmarks run all the same.
+        if let Err(error) = measure(&sh, part, program, plan) {
+            eprintln!("error: {}: {error:#}", part.name);
+            failed.push(part.name);
+        }
+    }
+    ensure!(
+        failed.is_empty(),
+        "these benchmarks failed, and their parts of {} are unchanged: {}",
+        PAGE.0,
+        failed.join(", ")
+    );
+    Ok(())
+}
+
+/// The interpreter with the Python package. Without one the benchmarks still run; only one that the
+/// environment names must work.
+fn peer(root: &Path, plan: &Plan) -> Result<Option<OsString>> {
+    if plan.no_peer {
+        return Ok(None);
+    }
+    match python_peer::interpreter(root, DEFAULT, plan.quick) {
+        Ok(python) => Ok(Some(python.into())),
+        Err(reason) if python_peer::named().is_none() => {
+            eprintln!(
+                "running without the Python package: {reason:#}\n(To run it, install pip, or set {} \
+                 to a Python that has torch {}, torchcache and numpy.)",
+                python_peer::VARIABLE,
+                DEFAULT.torch
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn build(sh: &Shell, part: &Part) -> Result<Executable> {
+    let Part { package, bench, .. } = part;
+    let format = ["--message-format", "json-render-diagnostics"];
+    let build = cmd!(
+        sh,
+        "cargo bench --no-run --package {package} --bench {bench} {format...}"
+    );
+    executable::parse(&shell::read(build)?)
+        .into_iter()
+        .find(|program| program.kind == Kind::Bench && program.target == *bench)
+        .with_context(|| format!("cargo built no benchmark {bench}"))
+}
+
+/// Runs one benchmark as cargo would, shows its output and, unless `quick`, puts it into the page.
+fn measure(sh: &Shell, part: &Part, program: &Executable, plan: &Plan) -> Result<()> {
+    let root = sh.current_dir();
+    let figures = root.join("target/benchmark-figures.json");
+    let has_chart = part.name == parts::WORKLOADS;
+    let file = &program.path;
+    let mut command = cmd!(sh, "{file} --bench --markdown");
+    if plan.quick {
+        command = command.arg("--quick");
+    }
+    if has_chart {
+        command = command.arg("--figures").arg(&figures);
+    }
+    if part.name == parts::TRANSFER {
+        let Some(folder) = fashion_mnist::folder(&root, plan.quick)? else {
+            eprintln!(
+                "skipping {}: no images, and --quick fetches nothing",
+                part.name
+            );
+            return Ok(());
+        };
+        command = command.env(fashion_mnist::VARIABLE, folder);
+    }
+    eprintln!("running {}", part.name);
+    let mut command = Command::from(command);
+    let output = command
+        .current_dir(&program.package)
+        .stderr(Stdio::inherit())
+        .output();
+    let output = output.with_context(|| format!("cannot start {}", file.display()))?;
+    ensure!(output.status.success(), "ended with {}", output.status);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    println!("{printed}");
+    if plan.quick {
+        return Ok(());
+    }
+
+    if has_chart {
+        let figures: Figures = serde_json::from_str(&sh.read_file(&figures)?)?;
+        if !is_publishable(&figures, plan)? {
+            eprintln!("--no-peer: {} is unchanged", PAGE.0);
+            return Ok(());
+        }
+        sh.write_file(CHART, chart::svg(&figures.groups))?;
+    }
+    let page = printed
+        .split_once(PAGE_BEGINS)
+        .map_or(&*printed, |(_, page)| page);
+    let text = format!("{}\n\n{}", machine::describe(DEFAULT), page.trim());
+    PAGE.put(&root, part.name, &text)
+}
+
+/// Whether the workloads go into the page: only with figures of the Python package. Their absence is
+/// an error unless `--no-peer` asked for it.
+fn is_publishable(figures: &Figures, plan: &Plan) -> Result<bool> {
+    match &figures.without_peer {
+        None => Ok(true),
+        Some(_) if plan.no_peer => Ok(false),
+        Some(reason) => bail!(
+            "the figures are only printed, since the Python package did not run to the end: {reason}\n\
+             (With --no-peer this is no error.)"
+        ),
+    }
+}

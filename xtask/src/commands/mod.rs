@@ -1,0 +1,10 @@
+//! One module a command.
+
+pub(crate) mod bench;
+pub(crate) mod cuda_bundle;
+pub(crate) mod demo;
+pub(crate) mod layout;
+pub(crate) mod planted;
+pub(crate) mod sanitize;
+pub(crate) mod soak;
+pub(crate) mod test;

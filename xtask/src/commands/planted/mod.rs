@@ -1,0 +1,186 @@
+//! `cargo xtask planted`: applies each patch of `tests/planted/` to a copy of the tree and expects
+//! one of the tests that it names to fail. A patch that does not apply or does not compile is an error.
+
+mod patch;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::install::libtorch;
+use crate::mirror;
+use crate::release::DEFAULT;
+
+use patch::Patch;
+
+const PATCHES: &str = "tests/planted";
+
+/// The copy of the tree and its build. Not in the usual target folder: cargo would take its artifacts
+/// for those of the tree itself.
+const WORK: &str = "target/planted";
+
+/// A test that takes longer hangs, and so finds the fault.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Packages whose tests need libtorch.
+const WITH_LIBTORCH: [&str; 3] = ["torchcache", "torchcache-tests", "torchcache-soak"];
+
+pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
+    let patches = patch::read_all(&root.join(PATCHES), names)?;
+    let tree = root.join(WORK).join("tree");
+    copy_tree(root, &tree)?;
+    let sh = match patches.iter().any(needs_libtorch) {
+        true => libtorch::prepare(root, DEFAULT)?.shell(&tree)?,
+        false => Shell::new()?,
+    };
+    sh.change_dir(&tree);
+    let mut missed = 0;
+    for patch in &patches {
+        let begin = Instant::now();
+        let outcome = plant(patch, root, &sh);
+        let seconds = begin.elapsed().as_secs();
+        let (verdict, detail) = match outcome {
+            Ok(Outcome::Found(test)) => ("found", test),
+            Ok(Outcome::Missed) => ("MISSED", "the tests passed".to_owned()),
+            Err(error) => ("ERROR", format!("{error:#}")),
+        };
+        missed += u32::from(verdict != "found");
+        println!("{:<36} {verdict:<8} {seconds:>4} s  {detail}", patch.name);
+    }
+    ensure!(
+        missed == 0,
+        "{missed} of {} planted faults were not found; the logs are in {WORK}",
+        patches.len()
+    );
+    Ok(())
+}
+
+enum Outcome {
+    /// The first test that failed.
+    Found(String),
+    Missed,
+}
+
+fn needs_libtorch(patch: &Patch) -> bool {
+    let mut words = patch.tests.iter().flatten();
+    words.any(|word| WITH_LIBTORCH.contains(&&**word))
+}
+
+/// Applies a patch, runs its tests, and restores the files.
+fn plant(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
+    let mut changed = Vec::new();
+    let sources = sh.current_dir().join(&patch.package).join("src");
+    let applied = patch.hunks.iter().try_for_each(|hunk| {
+        let (path, text) = hunk.apply(&sources)?;
+        let before = fs::read(&path)?;
+        fs::write(&path, text)?;
+        changed.push((path, before));
+        Ok(())
+    });
+    let outcome = applied.and_then(|()| test(patch, root, sh));
+    // The last change first, since two may be in one file.
+    for (path, before) in changed.into_iter().rev() {
+        fs::write(&path, before)?;
+    }
+    outcome
+}
+
+fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
+    let work = root.join(WORK);
+    let log = work.join(&patch.name).with_extension("log");
+    let target = work.join(if patch.shuttle { "shuttle" } else { "build" });
+    let sh = sh.clone();
+    if patch.shuttle {
+        sh.set_var("RUSTFLAGS", "--cfg shuttle");
+    }
+    for words in &patch.tests {
+        let test = || cmd!(sh, "cargo test --target-dir {target}");
+        // A failure to build must not pass for a test that fails.
+        match run_logged(test().arg("--no-run").args(words).into(), &log)? {
+            Some(status) if status.success() => {}
+            _ => bail!("it does not build: see {}", log.display()),
+        }
+        match run_logged(test().args(words).into(), &log)? {
+            Some(status) if status.success() => {}
+            Some(_) => return Ok(Outcome::Found(failed_test(&log))),
+            None => return Ok(Outcome::Found("a test that hangs".into())),
+        }
+    }
+    Ok(Outcome::Missed)
+}
+
+/// Copies the sources. Unlike [`mirror::prepare`] it compares contents: a file that a patch changed and
+/// that was restored is newer than its original, as cargo must see it.
+fn copy_tree(root: &Path, tree: &Path) -> Result<()> {
+    let mut files = mirror::sources(root)?;
+    files.insert("Cargo.lock".into());
+    // A hunk would find sources that were removed.
+    for file in patch::rust_files(tree).unwrap_or_default() {
+        if let Ok(name) = file.strip_prefix(tree)
+            && !files.contains(name)
+        {
+            fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    for file in files {
+        let copy = || -> io::Result<()> {
+            let (bytes, to) = (fs::read(root.join(&file))?, tree.join(&file));
+            if fs::read(&to).is_ok_and(|copied| copied == bytes) {
+                return Ok(());
+            }
+            fs::create_dir_all(to.parent().expect("a file is in a folder"))?;
+            fs::write(&to, bytes)
+        };
+        copy().with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs a command with its output in a file. `None` if it took too long and was killed, with all
+/// processes that it had started.
+fn run_logged(mut command: Command, log: &Path) -> Result<Option<ExitStatus>> {
+    let file = File::create(log)?;
+    let again = file.try_clone()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(again)
+        .process_group(0);
+    let mut child = command.spawn()?;
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() > TIMEOUT {
+            kill_group(&mut child);
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn kill_group(child: &mut Child) {
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+    let _ = child.wait();
+}
+
+/// The first failed test in a log of the test harness.
+fn failed_test(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let failed = |line: &str| {
+        let test = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+        Some(test.to_owned())
+    };
+    let first = text.lines().find_map(failed);
+    first.unwrap_or_else(|| "the test program ended early".into())
+}

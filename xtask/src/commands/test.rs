@@ -1,0 +1,62 @@
+//! `cargo xtask test`: every test of the workspace with one tch release.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Result;
+use xshell::{Shell, cmd};
+
+use crate::install::{libtorch, minilm, readback};
+use crate::mirror;
+use crate::release::Release;
+use crate::shell;
+
+pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
+    let libtorch = libtorch::prepare(root, release)?;
+    let sh = match release.is_default() {
+        true => libtorch.shell(root)?,
+        false => mirror::prepare(root, release, &libtorch)?,
+    };
+    // Set for the copy of the sources as well, which has no `target/minilm`.
+    sh.set_var(minilm::VARIABLE, minilm::folder(root)?);
+    readback::prepare(root, &sh)?;
+
+    // nextest runs no doc tests. They come first, so that the last line is the summary of the tests.
+    if args.is_empty() {
+        shell::run(cmd!(sh, "cargo test --workspace --doc"))?;
+        if release.is_default() {
+            print!("{}", interleavings(&sh, None)?);
+        }
+    }
+    if shell::has_nextest(&sh) {
+        return shell::run(cmd!(sh, "cargo nextest run --workspace {args...}"));
+    }
+    // Tests start examples, which cargo builds for `--tests` only on request.
+    shell::run(cmd!(sh, "cargo build --workspace --examples"))?;
+    shell::run(cmd!(
+        sh,
+        "cargo test --workspace --tests --no-fail-fast {args...}"
+    ))
+}
+
+/// Runs the model checker's tests and returns their output. `tries` is the number of interleavings
+/// that each of two schedulers tries for each model.
+///
+/// The store is built with the checker's locks, in a target folder of its own, so that nothing else
+/// is built again.
+pub(crate) fn interleavings(sh: &Shell, tries: Option<u32>) -> Result<String> {
+    let checker = sh.clone();
+    checker.set_var("RUSTFLAGS", "--cfg shuttle");
+    let mut profile = None;
+    if let Some(tries) = tries {
+        checker.set_var("TORCHCACHE_INTERLEAVINGS", tries.to_string());
+        profile = Some("--release");
+    }
+    let target = ["--package", "torchcache-faults", "--test", "interleavings"];
+    let folder = ["--target-dir", "target/interleavings"];
+    let test = cmd!(
+        checker,
+        "cargo test {profile...} {target...} {folder...} -- --nocapture"
+    );
+    shell::read_tests(test)
+}
