@@ -9,6 +9,12 @@ pub(crate) fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=TORCHCACHE_LINK_CUDA");
 
+    // Code that is fast only when it is optimised gives way to other code.
+    println!("cargo:rustc-check-cfg=cfg(unoptimized)");
+    if env::var("OPT_LEVEL").is_ok_and(|level| level == "0") {
+        println!("cargo:rustc-cfg=unoptimized");
+    }
+
     // torch-sys tells where it found libtorch, but only to the packages that depend on it. It is
     // silent when it was built for documentation alone.
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {

@@ -5,7 +5,7 @@
 //! kind and row shape of every tensor) and then those digests, one per tensor argument; or, where rows
 //! have ids, what stands for the row's id. The two
 //! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
-//! Both are hashed across the rows ([`lanes`](crate::tensor::blake3_batch)); the second one fills up its last block
+//! Both are hashed across the rows ([`blake3_batch`]); the second one fills up its last block
 //! with zeros for that, which says nothing: the prefix knows how many digests there are.
 //! The layout is written down in `docs/format.md`; changing it bumps `FORMAT`.
 
@@ -14,8 +14,7 @@ use tch::{TchError, Tensor};
 
 use crate::argument::{Arguments, TensorArgument};
 use crate::options::Options;
-use crate::tensor::blake3_batch::hash_rows;
-use crate::tensor::{layout, raw};
+use crate::tensor::{blake3_batch, layout, raw};
 
 pub(crate) use torchcache_store::Key;
 
@@ -62,7 +61,7 @@ impl Context<'_> {
                 message[at..at + digest.len()].copy_from_slice(digest);
             }
         }
-        Ok(hash_rows(&messages, length, Some(&prefix)))
+        Ok(blake3_batch::row_digests(&messages, rows, Some(&prefix)))
     }
 
     fn prefix(&self, arguments: &Arguments) -> Result<[u8; 32], TchError> {
@@ -112,11 +111,7 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
         Some(count) => layout::on_cpu(&subsampled(tensor, count)?)?,
         None => layout::on_cpu(tensor)?,
     };
-    let bytes = raw::view(&tensor)?;
-    if bytes.is_empty() {
-        return Ok(vec![*blake3::hash(&[]).as_bytes(); rows]);
-    }
-    Ok(hash_rows(bytes, bytes.len() / rows, None))
+    Ok(blake3_batch::row_digests(raw::view(&tensor)?, rows, None))
 }
 
 /// `count` evenly spaced elements of each row, the first among them.
