@@ -1,5 +1,5 @@
-//! Every mistake of one item, each on its own token. Apart, because parsing goes on after a
-//! mistake and only the end decides whether there was any.
+//! The mistakes of one item, each on its own token. Parsing continues after a mistake, so that all
+//! of them are shown at once.
 
 use std::fmt::Display;
 
@@ -15,7 +15,7 @@ impl Errors {
         self.include(syn::Error::new_spanned(tokens, message));
     }
 
-    /// Adds a mistake that somebody else found.
+    /// Adds a syntax error.
     pub(crate) fn include(&mut self, error: syn::Error) {
         match &mut self.0 {
             Some(first) => first.combine(error),
@@ -23,7 +23,7 @@ impl Errors {
         }
     }
 
-    /// `value`, if there was no mistake.
+    /// `value`, or all mistakes.
     pub(crate) fn finish<T>(self, value: T) -> syn::Result<T> {
         self.0.map_or(Ok(value), Err)
     }

@@ -1,23 +1,29 @@
-//! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`: parse, validate, expand, nothing
-//! else. This file only finds out what kind of item it was given; everything that can be an
-//! ordinary function is one in `torchcache::__private`, the only path generated code names.
+//! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`.
+//!
+//! An item is parsed ([`parse`]) and checked ([`validate`]), then expanded ([`expand`]). Generated
+//! code refers to the runtime only by `torchcache::__private`, where everything is that can be an
+//! ordinary function.
 
-mod code;
+mod canonical;
 mod errors;
 mod expand;
 mod options;
 mod parse;
-mod sizes;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod values;
+mod validate;
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Item;
 
-/// See the documentation of the attribute in the `torchcache` crate.
+use crate::parse::derives::{Batched, Fingerprint};
+use crate::parse::functions::Function;
+use crate::parse::impls::Impl;
+use crate::parse::structs::Struct;
+
+/// Caches a module or a function row by row: see the `torchcache` crate.
 #[proc_macro_attribute]
 pub fn torchcache(
     arguments: proc_macro::TokenStream,
@@ -26,15 +32,14 @@ pub fn torchcache(
     attribute(arguments.into(), item.into()).into()
 }
 
-/// Makes a struct or an enum part of the identity of a cached module: every field counts, but
-/// those marked `#[torchcache(skip)]`.
+/// Implements `Fingerprint`, so that a struct or an enum can be part of a module's identity: every
+/// field without `#[torchcache(skip)]`.
 #[proc_macro_derive(Fingerprint, attributes(torchcache))]
 pub fn fingerprint(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive(input.into()).into()
 }
 
-/// Makes a struct of tensors something that a cached function may return: every field is part of the
-/// output, under its name.
+/// Implements `Batched`, so that a cached function can return a struct of tensors.
 #[proc_macro_derive(Batched)]
 pub fn batched(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive_batched(input.into()).into()
@@ -42,15 +47,15 @@ pub fn batched(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 
 fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
     match syn::parse2::<Item>(item.clone()) {
-        Ok(Item::Struct(item)) => match parse::Struct::parse(arguments, item.clone()) {
+        Ok(Item::Struct(item)) => match Struct::parse(arguments, item.clone()) {
             Ok(parsed) => expand::structs::expand(&parsed),
             Err(error) => expand::structs::fallback(item, &error),
         },
-        Ok(Item::Impl(item)) => match parse::Impl::parse(arguments, &item) {
+        Ok(Item::Impl(item)) => match Impl::parse(arguments, &item) {
             Ok(parsed) => expand::impls::expand(&parsed),
             Err(error) => expand::impls::fallback(&item, &error),
         },
-        Ok(Item::Fn(item)) => match parse::Function::parse(arguments, &item) {
+        Ok(Item::Fn(item)) => match Function::parse(arguments, &item) {
             Ok(parsed) => expand::functions::expand(&parsed),
             Err(error) => expand::functions::fallback(&item, &error),
         },
@@ -60,20 +65,20 @@ fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn derive(input: TokenStream) -> TokenStream {
-    match syn::parse2(input).and_then(parse::Fingerprint::parse) {
+    match syn::parse2(input).and_then(Fingerprint::parse) {
         Ok(parsed) => expand::fingerprint::expand(&parsed),
         Err(error) => error.to_compile_error(),
     }
 }
 
 fn derive_batched(input: TokenStream) -> TokenStream {
-    match syn::parse2(input).and_then(parse::Batched::parse) {
+    match syn::parse2(input).and_then(Batched::parse) {
         Ok(parsed) => expand::batched::expand(&parsed),
         Err(error) => error.to_compile_error(),
     }
 }
 
-/// The item as it was, and the error beside it.
+/// The item as written, and the error.
 fn keep(item: TokenStream, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
     quote!(#item #error)

@@ -1,70 +1,43 @@
-//! "Did you mean": the known word nearest to a misspelt one. Apart, because options, overrides,
-//! eviction policies and field attributes all ask for it.
+//! The known word nearest to a misspelt one, for messages about options, override fields, policies
+//! and attributes.
 
-/// `; did you mean X?` where one of `known` is near, else `; known are …` with all of them.
-/// `prefix` is shown before each known word.
+use strsim::osa_distance;
+
+/// `; did you mean X?` where one of `known` is near `word`, else all of them. `prefix` is shown
+/// before each known word.
 pub(crate) fn hint(word: &str, known: &[&str], prefix: &str) -> String {
+    let allowed = (word.chars().count() / 3).max(1);
     let near = known
         .iter()
-        .map(|candidate| (distance(word, candidate), candidate))
+        .map(|candidate| (osa_distance(word, candidate), candidate))
         .min()
-        .filter(|(distance, _)| *distance <= (word.chars().count() / 3).max(1));
+        .filter(|(distance, _)| *distance <= allowed);
     match near {
         Some((_, candidate)) => format!("; did you mean `{prefix}{candidate}`?"),
         None => {
-            let all: Vec<_> = known
-                .iter()
-                .map(|word| format!("`{prefix}{word}`"))
-                .collect();
-            format!("; known are {}", all.join(", "))
+            let all = known.iter().map(|word| format!("`{prefix}{word}`"));
+            format!("; expected one of {}", all.collect::<Vec<_>>().join(", "))
         }
     }
-}
-
-/// How many letters must be inserted, deleted, replaced, or swapped with their neighbour.
-fn distance(left: &str, right: &str) -> usize {
-    let left: Vec<char> = left.chars().collect();
-    let right: Vec<char> = right.chars().collect();
-    // rows[i][j]: from the first i letters of `left` to the first j of `right`.
-    let mut rows = vec![vec![0; right.len() + 1]; left.len() + 1];
-    for i in 0..=left.len() {
-        for j in 0..=right.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = rows[i - 1][j - 1] + usize::from(left[i - 1] != right[j - 1]);
-                let swapped =
-                    i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
-                let best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if swapped {
-                    best.min(rows[i - 2][j - 2] + 1)
-                } else {
-                    best
-                }
-            };
-        }
-    }
-    rows[left.len()][right.len()]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::hint;
 
     #[test]
-    fn a_swap_of_neighbours_counts_once() {
-        assert_eq!(distance("persitsent", "persistsent"), 1);
-        assert_eq!(distance("lur", "lru"), 1);
-        assert_eq!(distance("", "lru"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
-
-    #[test]
-    fn a_far_word_lists_all_known_ones() {
+    fn a_near_word_is_suggested_and_a_far_one_lists_all() {
+        let policies = ["lru", "never", "auto"];
+        for word in ["lfu", "lur", "llru", "lr"] {
+            assert_eq!(hint(word, &policies, ""), "; did you mean `lru`?", "{word}");
+        }
         assert_eq!(
-            hint("fifo", &["lru", "never"], ""),
-            "; known are `lru`, `never`"
+            hint("fifo", &policies, ""),
+            "; expected one of `lru`, `never`, `auto`"
         );
-        assert_eq!(hint("lfu", &["lru", "never"], ""), "; did you mean `lru`?");
+        assert_eq!(
+            hint("enabeld", &["enabled"], "torchcache_"),
+            "; did you mean `torchcache_enabled`?"
+        );
     }
 }

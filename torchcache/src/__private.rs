@@ -23,6 +23,20 @@ use crate::cache::target::{Free, Method, Subject};
 use crate::call;
 use crate::call::bypass::{self, Reason};
 
+/// A size option given as text, in bytes. Generated code evaluates it in a constant.
+///
+/// # Panics
+///
+/// While the constant is evaluated, so that the error is shown at the option.
+#[track_caller]
+pub const fn size(text: &str, least: u64) -> u64 {
+    match torchcache_store::size::parse(text) {
+        Ok(bytes) if bytes >= least => bytes,
+        Ok(_) => panic!("expected a size above 0 B"),
+        Err(error) => panic!("{}", error.message()),
+    }
+}
+
 /// A call of a cached method.
 #[track_caller]
 pub fn call_method<T: CachedForward, O: Output>(

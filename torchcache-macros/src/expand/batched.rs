@@ -1,10 +1,11 @@
-//! `#[derive(Batched)]`: a struct of tensors, taken apart and put together field by field.
+//! The expansion of `#[derive(Batched)]`: a struct of tensors, flattened and rebuilt by field.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::parse::{self, Batched};
+use crate::parse::derives::Batched;
+use crate::parse::fields::bounds;
 
 /// The expansion of the derive.
 pub(crate) fn expand(parsed: &Batched) -> TokenStream {
@@ -14,7 +15,7 @@ pub(crate) fn expand(parsed: &Batched) -> TokenStream {
         fields,
         is_named,
     } = parsed;
-    let bounded = parse::bounds("Batched", name, generics, fields.iter());
+    let bounded = bounds("Batched", name, generics, fields.iter());
     let (generics, arguments, bounds) = bounded.split_for_impl();
     let members: Vec<_> = fields.iter().map(|field| &field.member).collect();
     // An error about a type points at it.

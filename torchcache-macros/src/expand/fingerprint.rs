@@ -1,4 +1,4 @@
-//! The calls that take a field into the identity, and `#[derive(Fingerprint)]`.
+//! The calls that add a field to the identity, and the expansion of `#[derive(Fingerprint)]`.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -6,11 +6,12 @@ use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use crate::parse::{self, Field, Fingerprint, Shape, Variant};
+use crate::parse::derives::{Fingerprint, Shape, Variant};
+use crate::parse::fields::{self, Field};
 
 impl Field {
-    /// `&self.conv`, as if it stood where the field's type begins and ends: an error about the
-    /// type then shows the whole of it. The names are still those of generated code.
+    /// `&self.conv`, with the span of the field's type, so that an error about the type underlines
+    /// all of it, and with the hygiene of generated code.
     pub(crate) fn reference(&self) -> TokenStream {
         let last = self.ty.to_token_stream().into_iter().last();
         let end = last.map_or_else(Span::call_site, |last| match last {
@@ -27,15 +28,15 @@ impl Field {
         quote_spanned!(begin=> &self.#member)
     }
 
-    fn count(&self, value: &TokenStream) -> TokenStream {
-        let (conditions, name) = (&self.conditions, self.name());
-        quote!(#(#conditions)* f.field(#name, #value);)
+    fn call(&self, value: &TokenStream) -> TokenStream {
+        let (cfgs, name) = (&self.cfgs, self.name());
+        quote!(#(#cfgs)* f.field(#name, #value);)
     }
 }
 
 /// `f.field("conv", &self.conv);` for each of `fields`.
 pub(crate) fn fields(fields: &[Field]) -> TokenStream {
-    let calls = fields.iter().map(|field| field.count(&field.reference()));
+    let calls = fields.iter().map(|field| field.call(&field.reference()));
     quote!(#(#calls)*)
 }
 
@@ -46,10 +47,10 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
         generics,
         shape,
     } = parsed;
-    let bounded = parse::bounds("Fingerprint", name, generics, parsed.fields());
+    let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields());
     let (generics, arguments, bounds) = bounded.split_for_impl();
     let body = match shape {
-        Shape::Struct(counted) => fields(counted),
+        Shape::Struct(fields) => self::fields(fields),
         Shape::Enum(variants) => {
             let arms = variants.iter().map(arm);
             quote!(match *self { #(#arms)* })
@@ -77,7 +78,7 @@ fn arm(variant: &Variant) -> TokenStream {
         .fields
         .iter()
         .zip(&bound)
-        .map(|(field, bound)| field.count(&quote!(#bound)));
+        .map(|(field, bound)| field.call(&quote!(#bound)));
     quote! {
         Self::#name { #(#members: ref #bound,)* .. } => {
             f.variant(#text);

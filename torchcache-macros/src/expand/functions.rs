@@ -1,39 +1,42 @@
-//! What a function becomes: the function with its body in a call, a module of the same name with
-//! its cache, and the impl that ties them. The impl stays outside the module, where the options
-//! mean what they mean at the function.
+//! The expansion of a function: the function with its body in a call, a module of the same name
+//! with its cache, and an impl that connects them. The impl is outside the module, so that names in
+//! the options resolve as they do at the function.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::ItemFn;
 use syn::ext::IdentExt;
 
-use crate::parse::{self, Function};
+use crate::expand::options;
+use crate::parse::attributes::{cfgs, outer};
+use crate::parse::functions::Function;
+use crate::parse::signature::remove_roles;
 
-/// The expansion of a function without mistakes.
+/// The expansion of a checked function.
 pub(crate) fn expand(parsed: &Function) -> TokenStream {
     let Function {
         item,
         options,
         function,
     } = parsed;
-    let outer = item.attrs.iter().cloned().map(parse::outer);
-    let conditions = parse::conditions(&item.attrs);
+    let attributes = item.attrs.iter().cloned().map(outer);
+    let cfgs = cfgs(&item.attrs);
     let (vis, signature, name) = (&item.vis, &function.signature, &item.sig.ident);
     let (arguments, closure, constant) = (
         function.arguments(),
         function.closure(),
         function.constant(),
     );
-    let (options, output) = (options.expand(), &function.output);
+    let (options, output) = (options::expand(options), &function.output);
     let module = module(item, &quote!(::torchcache::__private::handle::<Cached>()));
     let path = name.unraw().to_string();
     quote! {
-        #(#outer)*
+        #(#attributes)*
         #vis #signature {
             ::torchcache::__private::call_function::<#name::Cached, #output>(#arguments, #closure)
         }
         #module
-        #(#conditions)*
+        #(#cfgs)*
         impl ::torchcache::__private::CachedFunction for #name::Cached {
             const NAME: &'static str = ::torchcache::__private::concat!(
                 ::torchcache::__private::module_path!(), "::", #path
@@ -51,8 +54,8 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
     }
 }
 
-/// The function as it was, the error, and the module that callers may name. A method has no
-/// place for a module.
+/// The function as written, the errors, and the module that callers may refer to. An impl cannot
+/// hold a module, so a method has none.
 pub(crate) fn fallback(item: &ItemFn, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
     let module = item
@@ -61,17 +64,17 @@ pub(crate) fn fallback(item: &ItemFn, error: &syn::Error) -> TokenStream {
         .is_none()
         .then(|| module(item, &quote!(loop {})));
     let mut item = item.clone();
-    parse::without_marks(&mut item.sig);
+    remove_roles(&mut item.sig);
     quote!(#item #module #error)
 }
 
 fn module(item: &ItemFn, handle: &TokenStream) -> TokenStream {
-    let conditions = parse::conditions(&item.attrs);
+    let cfgs = cfgs(&item.attrs);
     let (vis, name) = (&item.vis, &item.sig.ident);
     let module_doc = format!(" The cache of `{}`.", name.unraw());
     let handle_doc = format!(" The handle of the cache of `{}`.", name.unraw());
     quote! {
-        #(#conditions)*
+        #(#cfgs)*
         #[doc = #module_doc]
         #vis mod #name {
             /// The function, as a type.

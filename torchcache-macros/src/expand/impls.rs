@@ -1,19 +1,20 @@
-//! What an impl becomes: the impl with its bodies in calls, and `CachedForward`.
+//! The expansion of an impl: the impl with its bodies in calls, and `CachedForward`.
 
-use proc_macro2::{Ident, TokenStream};
-use quote::{quote, quote_spanned};
-use syn::spanned::Spanned;
+use proc_macro2::TokenStream;
+use quote::quote;
 use syn::{Generics, ImplItem, ItemImpl, parse_quote};
 
-use crate::expand::PAIRED;
-use crate::parse::{self, Impl, Method};
+use crate::expand::paired;
+use crate::parse::attributes::{cfgs, is_generic, outer};
+use crate::parse::impls::{Impl, Method, has_arguments};
+use crate::parse::signature::remove_roles;
 
-/// The expansion of an impl without mistakes.
+/// The expansion of a checked impl.
 pub(crate) fn expand(parsed: &Impl) -> TokenStream {
     let mut item = parsed.item.clone();
-    item.generics = paired(&item);
-    for (index, method) in parsed.methods.iter().enumerate() {
-        wrap(&mut item.items[method.place], method, index);
+    item.generics = with_struct_bounds(&item);
+    for (place, method) in parsed.methods.iter().enumerate() {
+        wrap(&mut item.items[method.index], method, place);
     }
     let constants = parsed
         .methods
@@ -24,40 +25,38 @@ pub(crate) fn expand(parsed: &Impl) -> TokenStream {
     quote!(#item #forward)
 }
 
-/// The impl as it was, the error, and what the struct asks for.
+/// The impl as written, the errors, and the item that the struct refers to.
 pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
     let forward = cached_forward(item, &quote!(&[]));
     let mut item = item.clone();
     for member in &mut item.items {
         if let ImplItem::Fn(method) = member {
-            parse::without_marks(&mut method.sig);
+            remove_roles(&mut method.sig);
         }
     }
     quote!(#item #forward #error)
 }
 
-/// Puts the body of a method into a call.
-fn wrap(item: &mut ImplItem, method: &Method, index: usize) {
+/// Replaces the body of a method by a call; the method is number `place` of `FUNCTIONS`.
+fn wrap(item: &mut ImplItem, method: &Method, place: usize) {
     let ImplItem::Fn(original) = item else {
         unreachable!("only functions are wrapped");
     };
-    let (outer, vis) = (
-        original.attrs.iter().cloned().map(parse::outer),
-        &original.vis,
-    );
+    let attributes = original.attrs.iter().cloned().map(outer);
+    let vis = &original.vis;
     let (signature, output) = (&method.function.signature, &method.function.output);
     let arguments = method.function.arguments();
     let closure = method.function.closure();
     let call = match &method.function.train {
         Some(train) => {
             let train = &train.name;
-            quote!(call_method_t::<_, #output>(self, #index, #train, #arguments, #closure))
+            quote!(call_method_t::<_, #output>(self, #place, #train, #arguments, #closure))
         }
-        None => quote!(call_method::<_, #output>(self, #index, #arguments, #closure)),
+        None => quote!(call_method::<_, #output>(self, #place, #arguments, #closure)),
     };
     *item = ImplItem::Verbatim(quote! {
-        #(#outer)*
+        #(#attributes)*
         #vis #signature {
             ::torchcache::__private::#call
         }
@@ -65,21 +64,21 @@ fn wrap(item: &mut ImplItem, method: &Method, index: usize) {
 }
 
 fn cached_forward(item: &ItemImpl, functions: &TokenStream) -> TokenStream {
-    let conditions = parse::conditions(&item.attrs);
+    let cfgs = cfgs(&item.attrs);
     let ty = &item.self_ty;
     let (generics, _, bounds) = item.generics.split_for_impl();
-    let pair = parse::has_arguments(ty).then(|| {
-        let paired = Ident::new(PAIRED, ty.span());
-        // `allow` makes the use count even where the struct itself is never used.
-        let attribute = quote!(#[allow(dead_code)]);
-        (attribute, quote_spanned!(ty.span()=> Self::#paired))
-    });
-    let (attribute, functions) = match pair {
-        Some((attribute, paired)) => (Some(attribute), quote!(#paired(#functions))),
-        None => (None, functions.clone()),
+    let (attribute, functions) = if has_arguments(ty) {
+        let paired = paired::path(ty);
+        // `allow` makes this a use even where the struct itself is never used.
+        (
+            Some(quote!(#[allow(dead_code)])),
+            quote!(#paired(#functions)),
+        )
+    } else {
+        (None, functions.clone())
     };
     quote! {
-        #(#conditions)*
+        #(#cfgs)*
         impl #generics ::torchcache::__private::CachedForward for #ty #bounds {
             #attribute
             const FUNCTIONS: &'static [::torchcache::__private::Function] = #functions;
@@ -87,11 +86,11 @@ fn cached_forward(item: &ItemImpl, functions: &TokenStream) -> TokenStream {
     }
 }
 
-/// The generics, with the struct's own bounds: its `CachedStruct` may ask for more than the impl.
-fn paired(item: &ItemImpl) -> Generics {
+/// The generics with the bounds of the struct's `CachedStruct`, which the impl may not have.
+fn with_struct_bounds(item: &ItemImpl) -> Generics {
     let mut generics = item.generics.clone();
-    if parse::is_generic(&generics) {
-        // Not the type by name: `Wrap<'_, M>` may stand in the header but not in a bound.
+    if is_generic(&generics) {
+        // `Self`, since `Wrap<'_, M>` is allowed in the header but not in a bound.
         let bound = parse_quote!(Self: ::torchcache::__private::CachedStruct);
         generics.make_where_clause().predicates.push(bound);
     }

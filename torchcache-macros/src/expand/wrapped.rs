@@ -1,5 +1,5 @@
-//! The call that replaces a body, and the constant that describes the function. Apart, because
-//! methods and free functions are wrapped alike.
+//! The call that replaces a body, and the constant that describes the function, alike for methods
+//! and free functions.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -8,14 +8,14 @@ use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Pat, Type};
 
-use crate::parse::{Argument, Role, Wrapped};
+use crate::parse::signature::{Argument, Role, WrappedFn};
 
-impl Wrapped {
-    /// `Arguments::new().with(&xs)`: what the call needs to make the keys.
+impl WrappedFn {
+    /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
     pub(crate) fn arguments(&self) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
             let Argument { name, role, .. } = argument;
-            let span = generated(argument);
+            let span = type_span(argument);
             match role {
                 Role::Rows => quote_spanned!(span=> .with(&#name)),
                 Role::Id => quote_spanned!(span=> .with_id(&#name)),
@@ -25,15 +25,15 @@ impl Wrapped {
         quote!(::torchcache::__private::Arguments::new() #(#with)*)
     }
 
-    /// The body as a closure over the rows that must be computed.
+    /// The body as a closure over the rows to compute.
     pub(crate) fn closure(&self) -> TokenStream {
-        // Hygienic: the body may have a `rows` of its own.
+        // Hygienic, since the body may have a variable `rows`.
         let rows = Ident::new("rows", Span::mixed_site());
         let held = Ident::new("held", Span::mixed_site());
         let bindings = self.arguments.iter().enumerate();
         let bindings = bindings.map(|(position, argument)| {
             let Argument { name, pattern, .. } = argument;
-            let span = generated(argument);
+            let span = type_span(argument);
             let holds = quote_spanned! {span=>
                 let #held = &mut ::torchcache::__private::Default::default();
             };
@@ -57,7 +57,7 @@ impl Wrapped {
                 (!unchanged).then(|| quote!(let #pattern = #name;))
             });
         let Self { output, block, .. } = self;
-        // One block with the user's braces: a block inside a block is a lint on the user's code.
+        // One block with the user's braces: a nested block would be linted as the user's code.
         let statements = &block.stmts;
         let mut body = Group::new(
             Delimiter::Brace,
@@ -67,11 +67,10 @@ impl Wrapped {
         quote!(|#rows| -> #output #body)
     }
 
-    /// The type of the output outside of the function, where its lifetimes have no name: what it is
-    /// made of does not depend on them.
-    fn output_for_good(&self) -> Type {
-        struct Forget<'a>(Vec<&'a Lifetime>);
-        impl VisitMut for Forget<'_> {
+    /// The output's type with `'static` for the function's lifetimes, for use outside the function.
+    fn static_output(&self) -> Type {
+        struct MakeStatic<'a>(Vec<&'a Lifetime>);
+        impl VisitMut for MakeStatic<'_> {
             fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
                 if self.0.contains(&&*lifetime) {
                     *lifetime = Lifetime::new("'static", lifetime.span());
@@ -81,7 +80,7 @@ impl Wrapped {
         let generics = self.signature.generics.lifetimes();
         let own = generics.map(|parameter| &parameter.lifetime).collect();
         let mut output = self.output.clone();
-        Forget(own).visit_type_mut(&mut output);
+        MakeStatic(own).visit_type_mut(&mut output);
         output
     }
 
@@ -92,7 +91,7 @@ impl Wrapped {
             .arguments
             .iter()
             .map(|argument| argument.name.unraw().to_string());
-        let (code, output) = (&self.code, self.output_for_good());
+        let (code, output) = (&self.code, self.static_output());
         quote! {
             ::torchcache::__private::Function {
                 name: #name,
@@ -108,9 +107,9 @@ impl Wrapped {
     }
 }
 
-/// A token that tells of the argument's type, so that an error about the type points at it: the
-/// type's name, or else the argument's. But with the names of generated code.
-fn generated(argument: &Argument) -> Span {
+/// The span of the name of the argument's type, or else of the argument, so that an error about the
+/// type is shown there; with the hygiene of generated code.
+fn type_span(argument: &Argument) -> Span {
     let mut ty = &argument.ty;
     while let Type::Reference(reference) = ty {
         ty = &reference.elem;

@@ -5,44 +5,44 @@ use syn::{Data, DeriveInput, Fields, Generics, Ident};
 use crate::errors::Errors;
 use crate::parse::fields::{Field, names, take_skip};
 
-/// A struct or an enum without mistakes.
+/// A checked struct or enum.
 pub(crate) struct Fingerprint {
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
     pub(crate) shape: Shape,
 }
 
-/// Where the fields are.
+/// The fields that are part of the identity.
 pub(crate) enum Shape {
     Struct(Vec<Field>),
     Enum(Vec<Variant>),
 }
 
-/// A variant of an enum, with the fields that count.
+/// A variant of an enum, with its fields that are part of the identity.
 pub(crate) struct Variant {
     pub(crate) name: Ident,
     pub(crate) fields: Vec<Field>,
 }
 
 impl Fingerprint {
-    /// Checks what the compiler has read.
+    /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let mut errors = Errors::default();
         let shape = match input.data {
-            Data::Struct(data) => Shape::Struct(counted(data.fields, &mut errors)),
+            Data::Struct(data) => Shape::Struct(identity_fields(data.fields, &mut errors)),
             Data::Enum(data) => Shape::Enum(
                 data.variants
                     .into_iter()
                     .map(|variant| Variant {
                         name: variant.ident,
-                        fields: counted(variant.fields, &mut errors),
+                        fields: identity_fields(variant.fields, &mut errors),
                     })
                     .collect(),
             ),
             Data::Union(data) => {
                 errors.report(
                     data.union_token,
-                    "`Fingerprint` cannot be derived for a union: nothing says which field holds; \
+                    "`Fingerprint` cannot be derived for a union, whose active field is unknown; \
                      implement it by hand",
                 );
                 Shape::Struct(Vec::new())
@@ -55,7 +55,7 @@ impl Fingerprint {
         })
     }
 
-    /// All fields that count.
+    /// All fields that are part of the identity.
     pub(crate) fn fields(&self) -> Box<dyn Iterator<Item = &Field> + '_> {
         match &self.shape {
             Shape::Struct(fields) => Box::new(fields.iter()),
@@ -64,7 +64,7 @@ impl Fingerprint {
     }
 }
 
-/// A struct of tensors, without mistakes.
+/// A checked struct of tensors.
 pub(crate) struct Batched {
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
@@ -74,28 +74,28 @@ pub(crate) struct Batched {
 }
 
 impl Batched {
-    /// Checks what the compiler has read.
+    /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let fields = match input.data {
             Data::Struct(data) => data.fields,
             Data::Enum(data) => {
                 return Err(syn::Error::new_spanned(
                     data.enum_token,
-                    "`Batched` cannot be derived for an enum: rows of different variants do not \
-                     stand in one batch; return a struct, with `Option` for what may be absent",
+                    "`Batched` cannot be derived for an enum, since rows of different variants \
+                     cannot be in one batch; use a struct with `Option` fields",
                 ));
             }
             Data::Union(data) => {
                 return Err(syn::Error::new_spanned(
                     data.union_token,
-                    "`Batched` cannot be derived for a union: nothing says which field holds; \
-                     return a struct",
+                    "`Batched` cannot be derived for a union, whose active field is unknown; use a \
+                     struct",
                 ));
             }
         };
         if fields.is_empty() {
             let message = format!(
-                "`{}` has no fields, so there is nothing to cache",
+                "`{}` has no fields, so there is nothing to cache; add a `Tensor`",
                 input.ident
             );
             return Err(syn::Error::new_spanned(input.ident, message));
@@ -104,8 +104,8 @@ impl Batched {
         for field in &fields {
             if names(&field.ty, &input.ident) {
                 let message = format!(
-                    "`{}` is made of itself, so nobody could say how many tensors it has; give the \
-                     inner one a type of its own",
+                    "`{}` contains itself, so its number of tensors is unknown; give the inner \
+                     value another type",
                     input.ident
                 );
                 errors.report(&field.ty, message);
@@ -122,13 +122,13 @@ impl Batched {
     }
 }
 
-fn counted(mut fields: Fields, errors: &mut Errors) -> Vec<Field> {
+fn identity_fields(mut fields: Fields, errors: &mut Errors) -> Vec<Field> {
     let members: Vec<_> = fields.members().collect();
-    let mut counted = Vec::new();
+    let mut kept = Vec::new();
     for (field, member) in fields.iter_mut().zip(members) {
         if take_skip(&mut field.attrs, errors).is_none() {
-            counted.push(Field::new(field, member));
+            kept.push(Field::new(field, member));
         }
     }
-    counted
+    kept
 }

@@ -1,5 +1,5 @@
-//! A field that is part of the identity, and `#[torchcache(skip)]` for one that is not. Apart,
-//! because the attribute and the derive read fields alike.
+//! The fields of a struct: those that are part of the identity, and `#[torchcache(skip)]` on those
+//! that are not. The attribute and the derives read fields alike.
 
 use std::collections::HashSet;
 
@@ -11,13 +11,12 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Generics, Member, Meta, Token, Type, TypePath, parse_quote};
 
 use crate::errors::Errors;
-use crate::parse::conditions;
+use crate::parse::attributes::cfgs;
 use crate::suggest;
 
-/// A field that counts.
+/// A field that is part of the identity.
 pub(crate) struct Field {
-    /// Its `#[cfg]`s.
-    pub(crate) conditions: Vec<Attribute>,
+    pub(crate) cfgs: Vec<Attribute>,
     pub(crate) member: Member,
     pub(crate) ty: Type,
 }
@@ -25,13 +24,13 @@ pub(crate) struct Field {
 impl Field {
     pub(crate) fn new(field: &syn::Field, member: Member) -> Self {
         Self {
-            conditions: conditions(&field.attrs),
+            cfgs: cfgs(&field.attrs),
             member,
             ty: field.ty.clone(),
         }
     }
 
-    /// The name that goes into the identity.
+    /// The name in the identity.
     pub(crate) fn name(&self) -> String {
         match &self.member {
             Member::Named(name) => name.unraw().to_string(),
@@ -40,8 +39,10 @@ impl Field {
     }
 }
 
-/// Takes the `#[torchcache(…)]` attributes off a field; the word `skip`, if they say it.
+/// Removes the `#[torchcache(…)]` attributes of a field and returns the word `skip` in them.
 pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Option<Meta> {
+    const EMPTY: &str = "this field attribute is empty; write `#[torchcache(skip)]` to leave the \
+                         field out of the identity, or remove it";
     let ours = |attribute: &mut Attribute| {
         attribute
             .path()
@@ -52,19 +53,13 @@ pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) ->
     let mut skip = None;
     for attribute in attributes.extract_if(.., ours) {
         if matches!(attribute.meta, Meta::Path(_)) {
-            errors.report(
-                &attribute,
-                "write `#[torchcache(skip)]` to leave a field out",
-            );
+            errors.report(&attribute, EMPTY);
             continue;
         }
         let words = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
         match words {
             Ok(words) if words.is_empty() => {
-                errors.report(
-                    &attribute,
-                    "write `#[torchcache(skip)]` to leave a field out",
-                );
+                errors.report(&attribute, EMPTY);
             }
             Ok(words) => {
                 for word in words {
@@ -72,14 +67,13 @@ pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) ->
                         skip = Some(word);
                     } else {
                         let name = word.path().to_token_stream().to_string();
-                        let hint = match name.as_str() {
-                            "skip" => "; write `skip` alone".to_owned(),
-                            name => suggest::hint(name, &["skip"], ""),
+                        let message = if name == "skip" {
+                            "`skip` takes no value; write `#[torchcache(skip)]`".to_owned()
+                        } else {
+                            let hint = suggest::hint(&name, &["skip"], "");
+                            format!("unknown field attribute `{name}`{hint}")
                         };
-                        errors.report(
-                            word.path(),
-                            format!("unknown field attribute `{name}`{hint}"),
-                        );
+                        errors.report(word.path(), message);
                     }
                 }
             }
@@ -89,10 +83,9 @@ pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) ->
     skip
 }
 
-/// `generics` with a bound for each field type that depends on a parameter: the trait of ours that it
-/// must implement.
+/// `generics` with a bound on `bound` for each field type that depends on a parameter.
 ///
-/// A type that names its own struct is left out: the bound would ask for itself without end.
+/// A type that names its own struct has none: the bound would require itself.
 pub(crate) fn bounds<'a>(
     bound: &str,
     name: &syn::Ident,
@@ -118,9 +111,9 @@ pub(crate) fn bounds<'a>(
     bounded
 }
 
-/// Whether a type is written in terms of the type of this name, `Self` or `self::Name` included. A path
-/// that leads elsewhere and ends in the same name is another one.
-pub(super) fn names(ty: &Type, name: &Ident) -> bool {
+/// Whether a type names the type `name` of its own module: `Name`, `self::Name` or `Self`. Other
+/// paths that end in the same name are other types.
+pub(crate) fn names(ty: &Type, name: &Ident) -> bool {
     struct Search<'a>(&'a Ident, bool);
     impl<'ast> Visit<'ast> for Search<'_> {
         fn visit_type_path(&mut self, path: &'ast TypePath) {

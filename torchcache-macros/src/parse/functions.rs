@@ -4,24 +4,24 @@ use proc_macro2::TokenStream;
 use syn::ItemFn;
 
 use crate::errors::Errors;
-use crate::options::Options;
-use crate::parse::signature::{Train, Wrapped};
+use crate::parse::options::Options;
+use crate::parse::signature::{Train, WrappedFn};
 
-/// An annotated function without mistakes.
+/// A checked function.
 pub(crate) struct Function {
     pub(crate) item: ItemFn,
     pub(crate) options: Options,
-    pub(crate) function: Wrapped,
+    pub(crate) function: WrappedFn,
 }
 
 impl Function {
-    /// Reads a function and checks it.
+    /// Reads and checks a function.
     pub(crate) fn parse(arguments: TokenStream, item: &ItemFn) -> syn::Result<Self> {
         let mut errors = Errors::default();
         if let Some(receiver) = item.sig.receiver() {
             errors.report(
                 receiver,
-                "this is a method; put `#[torchcache]` on the impl that holds it, and on the struct",
+                "this is a method; put `#[torchcache]` on its impl and on the struct",
             );
             return errors
                 .finish(())
@@ -29,7 +29,7 @@ impl Function {
         }
         let options = Options::parse(arguments, &mut errors);
         options.require_persistence(false, &mut errors);
-        let function = Wrapped::parse(&item.sig, &item.block, Train::Absent, &mut errors);
+        let function = WrappedFn::parse(&item.sig, &item.block, Train::Absent, &mut errors);
         let parsed = function.map(|function| Self {
             item: item.clone(),
             options,
@@ -37,6 +37,6 @@ impl Function {
         });
         errors
             .finish(parsed)
-            .map(|parsed| parsed.expect("what kept it from being read was reported"))
+            .map(|parsed| parsed.expect("a function that cannot be read was reported"))
     }
 }

@@ -1,15 +1,14 @@
-//! The attribute on an impl: which methods are wrapped.
+//! The attribute on an impl, and which methods it wraps.
 
 use proc_macro2::TokenStream;
-use syn::{
-    FnArg, GenericArgument, ImplItem, ItemImpl, PathArguments, ReceiverKind, Signature, Type,
-};
+use syn::{GenericArgument, ImplItem, ItemImpl, PathArguments, Signature, Type};
 
 use crate::errors::Errors;
-use crate::parse::conditions;
-use crate::parse::signature::{Train, Wrapped};
+use crate::parse::attributes::cfgs;
+use crate::parse::signature::{Train, WrappedFn};
+use crate::validate;
 
-/// An annotated impl without mistakes.
+/// A checked impl.
 pub(crate) struct Impl {
     pub(crate) item: ItemImpl,
     /// In the order of the impl.
@@ -18,12 +17,12 @@ pub(crate) struct Impl {
 
 /// A method that is wrapped.
 pub(crate) struct Method {
-    /// Its place among the items of the impl.
-    pub(crate) place: usize,
-    pub(crate) function: Wrapped,
+    /// Its index among the items of the impl.
+    pub(crate) index: usize,
+    pub(crate) function: WrappedFn,
 }
 
-/// What the impl is for.
+/// What an impl is of.
 #[derive(Clone, Copy)]
 enum Kind {
     Module,
@@ -32,7 +31,7 @@ enum Kind {
 }
 
 impl Impl {
-    /// Reads an impl and checks it.
+    /// Reads and checks an impl.
     pub(crate) fn parse(arguments: TokenStream, item: &ItemImpl) -> syn::Result<Self> {
         let mut errors = Errors::default();
         if !arguments.is_empty() {
@@ -44,7 +43,7 @@ impl Impl {
         let mut methods = Vec::new();
         if let Some(kind) = kind(item, &mut errors) {
             let mut found = false;
-            for (place, member) in item.items.iter().enumerate() {
+            for (index, member) in item.items.iter().enumerate() {
                 let ImplItem::Fn(method) = member else {
                     continue;
                 };
@@ -52,21 +51,21 @@ impl Impl {
                     continue;
                 };
                 found = true;
-                for condition in conditions(&method.attrs) {
+                for cfg in cfgs(&method.attrs) {
                     errors.report(
-                        condition,
-                        "a cached method cannot depend on a condition; put `#[cfg]` on the impl",
+                        cfg,
+                        "a cached method cannot have `#[cfg]`; put it on the impl",
                     );
                 }
-                check_receiver(&method.sig, &mut errors);
-                let function = Wrapped::parse(&method.sig, &method.block, train, &mut errors);
-                methods.extend(function.map(|function| Method { place, function }));
+                validate::signature::receiver(&method.sig, &mut errors);
+                let function = WrappedFn::parse(&method.sig, &method.block, train, &mut errors);
+                methods.extend(function.map(|function| Method { index, function }));
             }
             if !found && matches!(kind, Kind::Inherent) {
                 errors.report(
                     &item.self_ty,
                     "this impl has neither `forward` nor `forward_t`, so there is nothing to \
-                     cache; put the attribute on the impl that has one",
+                     cache; move the attribute to the impl that has one of them",
                 );
             }
         }
@@ -78,7 +77,7 @@ impl Impl {
 }
 
 impl Kind {
-    /// Whether a method is wrapped, and where its `train` is.
+    /// Which argument of a wrapped method is `train`; `None` for a method that is not wrapped.
     fn wraps(self, signature: &Signature) -> Option<Train> {
         match self {
             Self::Module | Self::Inherent if signature.ident == "forward" => Some(Train::Absent),
@@ -106,7 +105,7 @@ fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<Kind> {
                 path,
                 format!(
                     "`#[torchcache]` goes on an impl of `nn::Module` or `nn::ModuleT`, or on an \
-                     inherent impl with `forward` or `forward_t`; this one is of `{name}`"
+                     inherent impl with `forward` or `forward_t`; this is an impl of `{name}`"
                 ),
             );
             None
@@ -114,32 +113,7 @@ fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<Kind> {
     }
 }
 
-fn check_receiver(signature: &Signature, errors: &mut Errors) {
-    let name = &signature.ident;
-    let Some(receiver) = signature.receiver() else {
-        errors.report(
-            name,
-            format!("`{name}` takes no `self`; a cached method takes `&self`"),
-        );
-        return;
-    };
-    let shared = match &receiver.kind {
-        ReceiverKind::Reference(_, _, mutability) => mutability.is_none(),
-        ReceiverKind::Typed(_, ty) => {
-            matches!(&**ty, Type::Reference(reference) if reference.mutability.is_none())
-        }
-        _ => false,
-    };
-    if !shared {
-        errors.report(
-            FnArg::Receiver(receiver.clone()),
-            "a cached method takes `&self`: a hit does not run the body, so it can neither change \
-             nor consume the module",
-        );
-    }
-}
-
-/// Whether the type names arguments that are not lifetimes: `Backbone<M>`, `Backbone<Linear>`.
+/// Whether a type has arguments other than lifetimes: `Backbone<M>`, `Backbone<Linear>`.
 pub(crate) fn has_arguments(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path

@@ -1,23 +1,24 @@
-//! The attribute on a struct: which field is the cache, which override options, and which are
-//! the identity.
+//! The attribute on a struct: its cache field, its override fields, and the fields that are part
+//! of the identity.
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::{Ident, ItemStruct, Member, Type};
 
 use crate::errors::Errors;
-use crate::options::{self, Options};
+use crate::options::OVERRIDE_PREFIX;
 use crate::parse::fields::{Field, take_skip};
+use crate::parse::options::{Options, overridden};
 
-/// An annotated struct without mistakes.
+/// A checked struct.
 pub(crate) struct Struct {
-    /// The struct as it comes out: without `#[torchcache(skip)]`.
+    /// The struct without `#[torchcache(skip)]`.
     pub(crate) item: ItemStruct,
     pub(crate) options: Options,
     /// The field of type `TorchCache`.
     pub(crate) cache: Member,
     pub(crate) overrides: Vec<Override>,
-    /// What goes into the identity.
+    /// The fields that are part of the identity.
     pub(crate) fields: Vec<Field>,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Override {
 }
 
 impl Struct {
-    /// Reads a struct and checks it.
+    /// Reads and checks a struct.
     pub(crate) fn parse(arguments: TokenStream, mut item: ItemStruct) -> syn::Result<Self> {
         let mut errors = Errors::default();
         let options = Options::parse(arguments, &mut errors);
@@ -41,12 +42,12 @@ impl Struct {
             let override_name = field
                 .ident
                 .as_ref()
-                .filter(|name| name.to_string().starts_with(options::OVERRIDE_PREFIX));
+                .filter(|name| name.to_string().starts_with(OVERRIDE_PREFIX));
             let role = if is_cache(&field.ty) {
                 caches.push(member);
                 "the cache"
             } else if let Some(name) = override_name {
-                if let Some(option) = options::overridden(name, &mut errors) {
+                if let Some(option) = overridden(name, &mut errors) {
                     overrides.push(Override {
                         option,
                         field: Field::new(field, member),
@@ -62,7 +63,7 @@ impl Struct {
             if let Some(skip) = skip {
                 errors.report(
                     skip,
-                    format!("this field is {role}, never part of the identity; remove `skip`"),
+                    format!("this field is {role} and never part of the identity; remove `skip`"),
                 );
             }
         }
@@ -82,7 +83,7 @@ impl Struct {
     }
 }
 
-/// Whether a type is `TorchCache`, by whatever path.
+/// Whether a type is `TorchCache`, under any path.
 fn is_cache(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path
@@ -129,7 +130,7 @@ fn one_cache(item: &ItemStruct, caches: Vec<Member>, errors: &mut Errors) -> Opt
         errors.report(
             tokens,
             format!(
-                "a struct has one cache, and the field `{shown}` is it already; remove one of them"
+                "a struct has one cache, and the field `{shown}` is already it; remove one of them"
             ),
         );
     }

@@ -22,7 +22,7 @@ fn pretty(expansion: TokenStream) -> String {
 #[test]
 fn a_struct() {
     assert_snapshot!(attribute(
-        r#"persistent = true, max_memory_cache_size = 5_000_000_000, eviction = "never""#,
+        r#"persistent = true, max_memory_cache_size = "5 GB", eviction = "never""#,
         r#"
         /// A frozen backbone.
         #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What the attribute makes of source text, without a compiler behind it: expansions as
 //! snapshots, mistakes by message and place.
 
-mod code;
+mod canonical;
 mod expansion;
 mod messages;
 

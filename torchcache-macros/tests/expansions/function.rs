@@ -34,7 +34,7 @@ fn a_function_has_a_module_with_its_handle() {
     assert_eq!(
         embed::Cached::options().0,
         [
-            "max_memory_cache_size \"2 GB\"",
+            "max_memory_cache_size 4",
             "cache_dtype None",
             "memory_cache_device None"
         ]

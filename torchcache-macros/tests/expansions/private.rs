@@ -54,10 +54,15 @@ pub enum Eviction {
 #[derive(Debug, Default)]
 pub struct Options(pub Vec<String>);
 
+/// Stands for the parser of sizes: the length of the text.
+pub const fn size(text: &str, least: u64) -> u64 {
+    assert!(text.len() as u64 > least);
+    text.len() as u64
+}
+
 pub trait Size: std::fmt::Debug {}
 impl Size for u64 {}
 impl Size for f64 {}
-impl Size for &str {}
 
 macro_rules! options {
     ($($name:ident: $ty:ty),* $(,)?) => {

@@ -1,18 +1,18 @@
-//! The text of a function in the identity: what changes it and what does not.
+//! The canonical text of a function: which edits change it and which do not.
 
 use super::tokens;
-use crate::code::canonical;
+use crate::canonical;
 
-/// As the attribute does: what was parsed, not what was written.
+/// The text of a parsed function, as the attribute takes it.
 fn code(source: &str) -> String {
     let item: syn::ItemFn = syn::parse2(tokens(source)).unwrap();
     let (signature, block) = (item.sig, item.block);
-    canonical(quote::quote!(#signature #block))
+    canonical::text(quote::quote!(#signature #block))
 }
 
 #[test]
-fn the_text_is_fixed() {
-    // Hash input: a change here makes every cache on every disk invalid.
+fn the_text_does_not_change_between_versions() {
+    // A change here invalidates every cache on disk.
     assert_eq!(
         code(
             "/// Docs.\n#[inline] pub fn f<'a>(&self, x: &'a T) -> T { x.y(|z| -1.5e3 << 2)?; !b && c }"
@@ -23,7 +23,7 @@ fn the_text_is_fixed() {
 }
 
 #[test]
-fn white_space_and_comments_do_not_count() {
+fn white_space_and_comments_do_not_change_the_text() {
     let tight = "fn f(x:&T)->Vec<Vec<T>>{if a&&-b>= -1{vec![1,-2]}else{g::<Vec<T>>(..=2)}}";
     let loose = "
         // A comment.
@@ -40,7 +40,7 @@ fn white_space_and_comments_do_not_count() {
 }
 
 #[test]
-fn the_commas_that_line_breaks_bring_do_not_count() {
+fn trailing_commas_do_not_change_the_text() {
     let short = "fn f(a: &T, b: T) -> T { g(a).h([a, b], S { a, b }); match a { _ => b } }";
     let long = "
         fn f(
@@ -68,7 +68,7 @@ fn the_commas_that_line_breaks_bring_do_not_count() {
 }
 
 #[test]
-fn what_the_code_does_counts() {
+fn different_code_has_different_text() {
     let different = [
         "fn f(x: &T) -> T { x * 2 }",
         "fn f(x: &T) -> T { x * 3 }",
@@ -96,8 +96,8 @@ fn what_the_code_does_counts() {
 }
 
 #[test]
-fn what_a_macro_variable_stood_for_stays_together() {
+fn the_value_of_a_macro_variable_is_grouped() {
     use proc_macro2::{Delimiter, Group};
     let sum = Group::new(Delimiter::None, tokens("1 + 2"));
-    assert_eq!(canonical(quote::quote!(#sum * 3)), "« 1 + 2 » * 3");
+    assert_eq!(canonical::text(quote::quote!(#sum * 3)), "« 1 + 2 » * 3");
 }

@@ -1,30 +1,30 @@
-//! The text of a function that goes into the identity. Apart, because it is hash input: it must
-//! not change with white space, comments, or the compiler's way of printing tokens, so nothing
-//! here uses `TokenStream`'s `Display`.
+//! The canonical text of a function, which is hashed into the identity. It does not depend on white
+//! space, comments, or how the compiler prints tokens, so nothing here uses `TokenStream`'s
+//! `Display`. Any change of its output invalidates every cache on disk.
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 
-/// The operators of more than one character. Characters that form none of these are written
-/// apart even where the source has them side by side: `[a,-b]` and `[a, -b]` are the same code.
+/// The operators of more than one character. Other characters are separated even where the source
+/// has no space between them: `[a,-b]` and `[a, -b]` are the same code.
 const OPERATORS: [&str; 24] = [
     "==", "!=", "<=", ">=", "&&", "||", "+=", "-=", "*=", "/=", "%=", "^=", "&=", "|=", "<<", ">>",
     "<<=", ">>=", "..", "...", "..=", "::", "->", "=>",
 ];
 
-/// The canonical text of `tokens`: one space between tokens, without documentation and without
-/// the last comma of a list, which `rustfmt` adds and removes with the line breaks.
+/// The text of `tokens` with one space between tokens, without documentation and without the last
+/// comma of a list, which `rustfmt` adds and removes with the line breaks.
 ///
-/// Other attributes inside a body stay: `#[cfg]` decides what is computed.
-pub(crate) fn canonical(tokens: TokenStream) -> String {
+/// Other attributes inside a body are kept: `#[cfg]` decides what is computed.
+pub(crate) fn text(tokens: TokenStream) -> String {
     let mut text = String::new();
     write(&mut text, tokens);
     text
 }
 
 fn write(text: &mut String, tokens: TokenStream) {
-    // The operator that the next punctuation character may lengthen.
+    // The operator that the next punctuation character may extend.
     let mut open = String::new();
-    // Whether a parenthesis that comes now holds arguments, not a tuple.
+    // Whether a parenthesis that follows holds arguments rather than a tuple.
     let mut callee = false;
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -67,11 +67,11 @@ fn write(text: &mut String, tokens: TokenStream) {
                     Delimiter::Parenthesis => ("(", ")"),
                     Delimiter::Brace => ("{", "}"),
                     Delimiter::Bracket => ("[", "]"),
-                    // What a `macro_rules!` variable stood for. It binds like parentheses, so
-                    // leaving the mark out would give `1 + 2 * 3` and `(1 + 2) * 3` one text.
+                    // The value of a `macro_rules!` variable binds like parentheses: without a
+                    // mark, `1 + 2 * 3` and `(1 + 2) * 3` would have the same text.
                     Delimiter::None => ("«", "»"),
                 };
-                // `(a,)` is a tuple, and an invisible group's content is not known.
+                // `(a,)` is a tuple, and the content of an invisible group is unknown.
                 let list = match group.delimiter() {
                     Delimiter::Brace | Delimiter::Bracket => true,
                     Delimiter::Parenthesis => called,
@@ -100,7 +100,7 @@ fn push(text: &mut String, token: &str) {
     text.push_str(token);
 }
 
-/// Whether a token is an identifier and no keyword: `f` in `f(a,)`, but not `return (a,)`.
+/// Whether a token is an identifier and not a keyword: `f` in `f(a,)`, but not `return (a,)`.
 fn is_name(token: &TokenTree) -> bool {
     matches!(token, TokenTree::Ident(_)) && syn::parse2::<Ident>(token.clone().into()).is_ok()
 }
@@ -111,7 +111,7 @@ fn without_last_comma(tokens: TokenStream) -> TokenStream {
     tokens.into_iter().collect()
 }
 
-/// `[doc = "…"]`, which is what a doc comment becomes.
+/// Whether a token is `[doc = "…"]`, as in the attribute that a doc comment becomes.
 fn is_documentation(token: &TokenTree) -> bool {
     let TokenTree::Group(group) = token else {
         return false;

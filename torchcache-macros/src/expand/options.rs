@@ -1,0 +1,58 @@
+//! The options as an expression: one call of the option builder for each.
+
+use proc_macro2::{Ident, Literal, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Expr, Lit};
+
+use crate::options::{OptionKind, policy_named};
+use crate::parse::options::{Assignment, Options};
+use crate::validate::options::literal;
+
+/// The expression that builds the options.
+pub(crate) fn expand(options: &Options) -> TokenStream {
+    let calls = options
+        .assignments
+        .iter()
+        .map(|Assignment { name, value }| {
+            let span = name.span();
+            let value = value.as_ref().map(|value| {
+                OptionKind::of(&name.to_string())
+                    .and_then(|kind| converted(kind, value))
+                    .unwrap_or_else(|| value.to_token_stream())
+            });
+            quote_spanned!(span=> .#name(#value))
+        });
+    let new = quote!(::torchcache::__private::Options::new());
+    quote!(#new #(#calls)*)
+}
+
+/// A literal in the type of the builder's parameter, where it would have another one.
+fn converted(kind: OptionKind, value: &Expr) -> Option<TokenStream> {
+    let span = value.span();
+    let mut number = match (kind, literal(value)?) {
+        (OptionKind::Eviction, (_, Lit::Str(text))) => {
+            let policy = Ident::new(policy_named(&text.value())?, text.span());
+            return Some(quote!(::torchcache::__private::Eviction::#policy));
+        }
+        // A constant item is evaluated in a generic impl as well, and the error is at the literal.
+        (OptionKind::Size { least }, (false, Lit::Str(text))) => {
+            return Some(quote_spanned! {span=> {
+                const SIZE: u64 = ::torchcache::__private::size(#text, #least);
+                SIZE
+            }});
+        }
+        (OptionKind::Size { .. }, (false, Lit::Int(number))) => {
+            Literal::u64_suffixed(number.base10_parse().ok()?)
+        }
+        (OptionKind::Size { .. } | OptionKind::Share, (false, Lit::Float(number))) => {
+            Literal::f64_suffixed(number.base10_parse().ok()?)
+        }
+        (OptionKind::Share, (false, Lit::Int(number))) => {
+            Literal::f64_suffixed(number.base10_parse().ok()?)
+        }
+        _ => return None,
+    };
+    number.set_span(span);
+    Some(number.to_token_stream())
+}

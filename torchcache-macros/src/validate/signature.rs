@@ -1,0 +1,190 @@
+//! The rules for the signature of a cached function or method.
+
+use proc_macro2::TokenStream;
+use quote::ToTokens;
+use syn::visit::{self, Visit};
+use syn::{
+    Attribute, FnArg, GenericArgument, GenericParam, PathArguments, ReceiverKind, ReturnType,
+    Safety, Signature, Type,
+};
+
+use crate::errors::Errors;
+
+/// Refuses `const`, `async`, `unsafe`, `extern`, variadic and generic functions.
+pub(crate) fn qualifiers(signature: &Signature, errors: &mut Errors) {
+    let mut refuse = |tokens: TokenStream, what: &str, fix: &str| {
+        errors.report(tokens, format!("{what} cannot be cached; {fix}"));
+    };
+    if let Some(token) = signature.constness {
+        refuse(
+            token.to_token_stream(),
+            "a `const` function",
+            "remove `const`",
+        );
+    }
+    if let Some(token) = signature.asyncness {
+        refuse(
+            token.to_token_stream(),
+            "an `async` function",
+            "remove `async`, or await its inputs before the call",
+        );
+    }
+    if let Safety::Unsafe(token) = signature.safety {
+        refuse(
+            token.to_token_stream(),
+            "an `unsafe` function",
+            "remove `unsafe` and put an `unsafe` block into the body",
+        );
+    }
+    if let Some(abi) = &signature.abi {
+        refuse(
+            abi.to_token_stream(),
+            "an `extern` function",
+            "remove `extern`",
+        );
+    }
+    if let Some(variadic) = &signature.variadic {
+        refuse(
+            variadic.dots.to_token_stream(),
+            "a variadic function",
+            "take a slice",
+        );
+    }
+    for parameter in &signature.generics.params {
+        let name = match parameter {
+            GenericParam::Lifetime(_) => continue,
+            GenericParam::Type(parameter) => &parameter.ident,
+            GenericParam::Const(parameter) => &parameter.ident,
+        };
+        refuse(
+            name.to_token_stream(),
+            "a generic function",
+            "write the type out, or cache `forward` of a generic struct",
+        );
+    }
+}
+
+/// Requires `&self`.
+pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
+    let name = &signature.ident;
+    let Some(receiver) = signature.receiver() else {
+        errors.report(
+            name,
+            format!("`{name}` takes no `self`; a cached method takes `&self`"),
+        );
+        return;
+    };
+    let is_shared = match &receiver.kind {
+        ReceiverKind::Reference(_, _, mutability) => mutability.is_none(),
+        ReceiverKind::Typed(_, ty) => {
+            matches!(&**ty, Type::Reference(reference) if reference.mutability.is_none())
+        }
+        _ => false,
+    };
+    if !is_shared {
+        errors.report(
+            FnArg::Receiver(receiver.clone()),
+            "a cached method takes `&self`: a hit does not run the body, so it can neither change \
+             nor consume the module",
+        );
+    }
+}
+
+/// Refuses `#[cfg]` on an argument: all arguments are part of the key.
+pub(crate) fn argument_attributes(attributes: &[Attribute], errors: &mut Errors) {
+    for attribute in attributes {
+        if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+            errors.report(
+                attribute,
+                "an argument of a cached function cannot have `#[cfg]`; put it on the whole item",
+            );
+        }
+    }
+}
+
+/// Refuses the argument types that no key can be made of.
+pub(crate) fn argument_type(ty: &Type, errors: &mut Errors) {
+    struct Refuse<'a>(&'a mut Errors);
+    impl<'ast> Visit<'ast> for Refuse<'_> {
+        fn visit_type_reference(&mut self, ty: &'ast syn::TypeReference) {
+            if ty.mutability.is_some() {
+                let fix = if is_tensor(&ty.elem) {
+                    "take `&Tensor` and return the new tensor"
+                } else {
+                    "take `&` and return the new value"
+                };
+                self.0.report(
+                    ty,
+                    format!(
+                        "a hit does not run the body, so it cannot write through a `&mut` \
+                         argument; {fix}"
+                    ),
+                );
+            }
+            visit::visit_type_reference(self, ty);
+        }
+
+        fn visit_type_impl_trait(&mut self, ty: &'ast syn::TypeImplTrait) {
+            self.0.report(
+                ty,
+                "a generic function cannot be cached; write the type out",
+            );
+        }
+    }
+    Refuse(errors).visit_type(ty);
+}
+
+/// The return type, where it may hold tensors.
+pub(crate) fn output<'a>(signature: &'a Signature, errors: &mut Errors) -> Option<&'a Type> {
+    let fix = "return a `Tensor`, a tuple, `Vec` or struct of them, or a `Result` of these";
+    let name = &signature.ident;
+    let ty = match &signature.output {
+        ReturnType::Default => {
+            errors.report(name, format!("`{name}` returns nothing to cache; {fix}"));
+            return None;
+        }
+        ReturnType::Type(_, ty) => &**ty,
+    };
+    let what = match ty {
+        Type::Tuple(tuple) if tuple.elems.is_empty() => "returns nothing to cache",
+        Type::Never(_) => "never returns",
+        Type::ImplTrait(_) => "returns an unnamed type, which a hit cannot build",
+        Type::Reference(_) => "returns a reference, and a hit has nothing to borrow from",
+        _ => return Some(ty),
+    };
+    errors.report(ty, format!("`{name}` {what}; {fix}"));
+    None
+}
+
+/// Whether a type is known to hold no tensor. An alias may hold one, so unknown names do not count.
+pub(crate) fn has_no_tensor(ty: &Type) -> bool {
+    const PLAIN: [&str; 20] = [
+        "bool", "char", "str", "String", "Kind", "Device", "f32", "f64", "u8", "u16", "u32", "u64",
+        "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",
+    ];
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
+            let inner = match &last.arguments {
+                PathArguments::None => return PLAIN.iter().any(|plain| last.ident == plain),
+                PathArguments::AngleBracketed(inner) => inner,
+                _ => return false,
+            };
+            (last.ident == "Option" || last.ident == "Vec")
+                && inner.args.iter().all(
+                    |inner| matches!(inner, GenericArgument::Type(inner) if has_no_tensor(inner)),
+                )
+        }),
+        Type::Reference(reference) => has_no_tensor(&reference.elem),
+        Type::Slice(slice) => has_no_tensor(&slice.elem),
+        Type::Array(array) => has_no_tensor(&array.elem),
+        Type::Group(group) => has_no_tensor(&group.elem),
+        Type::Paren(paren) => has_no_tensor(&paren.elem),
+        Type::Tuple(tuple) => tuple.elems.iter().all(has_no_tensor),
+        _ => false,
+    }
+}
+
+fn is_tensor(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path)
+        if path.path.segments.last().is_some_and(|last| last.ident == "Tensor"))
+}
