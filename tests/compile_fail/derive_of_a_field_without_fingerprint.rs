@@ -1,4 +1,4 @@
-//! A derived fingerprint of something that has none.
+//! A derived fingerprint of a type whose field has none.
 
 use tch::nn;
 use torchcache::Fingerprint;

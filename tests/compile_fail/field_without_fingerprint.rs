@@ -1,4 +1,4 @@
-//! Fields whose weights and code cannot be seen, and one of a type of the user.
+//! Fields whose weights and code are opaque, and one of a type of the user.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

@@ -1,4 +1,4 @@
-//! The parameter of a generic module has no fingerprint: said where it is used.
+//! A generic module whose parameter has no fingerprint.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

@@ -1,4 +1,4 @@
-//! Numbers that are seldom equal are no ids.
+//! Floating-point numbers are not ids.
 use tch::Tensor;
 use torchcache::torchcache;
 

@@ -1,4 +1,4 @@
-//! A batch has as many ids as rows.
+//! One id for a batch.
 use tch::Tensor;
 use torchcache::torchcache;
 

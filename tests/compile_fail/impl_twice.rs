@@ -1,4 +1,4 @@
-//! Both `nn::Module` and an inherent impl are annotated, though a struct has one cache.
+//! Two annotated impls of one struct, which has one cache.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

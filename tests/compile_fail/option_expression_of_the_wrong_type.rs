@@ -1,4 +1,4 @@
-//! Expressions whose type the options do not take: only the compiler can see it.
+//! Expressions of a type that an option does not take.
 
 use tch::Tensor;
 use torchcache::torchcache;

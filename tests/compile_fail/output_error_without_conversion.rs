@@ -1,4 +1,4 @@
-//! The error type cannot hold an error of ours.
+//! An error type that a `torchcache::Error` does not convert into.
 
 use tch::Tensor;
 use torchcache::torchcache;

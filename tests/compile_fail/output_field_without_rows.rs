@@ -1,4 +1,4 @@
-//! What is the same for all rows is no part of an output.
+//! A plain value in an output.
 use tch::Tensor;
 use torchcache::Batched;
 

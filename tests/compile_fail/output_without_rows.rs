@@ -1,4 +1,4 @@
-//! What is returned is not made of rows.
+//! An output without rows.
 
 use tch::Tensor;
 use torchcache::torchcache;

@@ -1,4 +1,4 @@
-//! Override fields whose types the options do not take.
+//! Override fields of types that their options do not take.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

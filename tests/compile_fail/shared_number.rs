@@ -1,4 +1,4 @@
-//! Plain arguments are the same for all rows without a mark.
+//! A plain argument marked `#[shared]`.
 use tch::Tensor;
 use torchcache::torchcache;
 

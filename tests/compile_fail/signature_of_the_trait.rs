@@ -1,4 +1,4 @@
-//! The signature is not that of the trait.
+//! A signature that differs from that of the trait.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

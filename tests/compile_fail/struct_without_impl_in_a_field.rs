@@ -1,4 +1,4 @@
-//! The struct whose impl is not annotated is a field of a module that is complete.
+//! A module with a field whose impl is not annotated.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};

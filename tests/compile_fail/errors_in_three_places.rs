@@ -1,4 +1,4 @@
-//! A mistake in a struct, in its impl and in a function: three messages.
+//! A mistake in a struct, in its impl and in a function: three messages and no others.
 
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};
