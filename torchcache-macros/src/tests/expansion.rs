@@ -1,4 +1,4 @@
-//! Each form's expansion, as a person reads it: one call and one constant.
+//! The expansion of each kind of item, as snapshots.
 
 use insta::assert_snapshot;
 use proc_macro2::TokenStream;
@@ -61,7 +61,7 @@ fn a_module() {
         "",
         "impl nn::Module for Backbone {
             fn forward(&self, xs: &Tensor) -> Tensor {
-                // The comment is no part of the identity.
+                // The comment is not part of the identity.
                 xs.apply(&self.conv).relu().apply(&self.fc)
             }
         }",
@@ -144,7 +144,7 @@ fn the_derive_of_an_enum() {
 }
 
 #[test]
-fn a_function_with_marks() {
+fn a_function_with_argument_attributes() {
     assert_snapshot!(attribute(
         "",
         "fn attend(xs: &[Tensor], #[id] names: &[&str], #[shared] mask: &Tensor) -> Encoded {

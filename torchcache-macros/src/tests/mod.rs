@@ -1,5 +1,4 @@
-//! What the attribute makes of source text, without a compiler behind it: expansions as
-//! snapshots, mistakes by message and place.
+//! The macros on source text, without the compiler: expansions and error messages as snapshots.
 
 mod canonical;
 mod expansion;
@@ -7,7 +6,7 @@ mod messages;
 
 use proc_macro2::TokenStream;
 
-/// Source text as tokens that know where they stand.
+/// Source text as tokens with spans.
 fn tokens(source: &str) -> TokenStream {
     source
         .parse()

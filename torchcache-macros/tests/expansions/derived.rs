@@ -1,4 +1,4 @@
-//! The derive on types that hold themselves or nothing.
+//! The derive on recursive types and on types without fields.
 
 use super::*;
 use torchcache_macros::Fingerprint;
@@ -18,7 +18,7 @@ struct Mean;
 #[derive(Fingerprint)]
 struct Max;
 
-/// Pooling by `Max` where it was by `Mean` once gave the old rows: neither has a field.
+/// Neither has a field, but pooling by `Max` and by `Mean` must not share rows.
 #[test]
 fn types_without_fields_are_told_apart() {
     assert_eq!(identity(&Mean), ["derived::Mean"]);

@@ -75,7 +75,7 @@ fn attend(
 }
 
 #[test]
-fn marked_arguments_are_passed_on_as_what_they_are() {
+fn marked_arguments_are_passed_in_their_roles() {
     let mask = Tensor(vec![5.0]);
     assert_eq!(attend(&[&mask], &mask, &["a", "b"], 2.0), Tensor(vec![2.0]));
     assert_eq!(
@@ -110,7 +110,7 @@ fn named<'a>(xs: &Tensor, name: &'a str) -> Result<Tensor, Named<'a>> {
     }
 }
 
-/// The constant that describes the function has no name for them.
+/// The constant that describes the function cannot name these lifetimes.
 #[test]
 fn an_output_may_have_lifetimes_of_the_signature() {
     assert_eq!(named(&Tensor(vec![]), "empty"), Err(Named("empty")));

@@ -1,4 +1,4 @@
-//! Structs with parameters, and impls that name them in every way.
+//! Generic structs, and the ways in which their impls name them.
 
 use super::*;
 use crate::__private::{Tensor, TorchCache};
@@ -114,7 +114,7 @@ fn a_generic_struct_forwards_with_any_parameters() {
     );
 }
 
-/// Nobody uses it; the pair is complete all the same.
+/// Unused, which must not trip the lint that looks for the impl.
 #[torchcache]
 struct Unused<M> {
     inner: M,
@@ -143,8 +143,8 @@ impl nn::Module for Outer {
     }
 }
 
-/// What a change of the inner module's code alone did: the outer one's cache did not notice, and
-/// gave rows that the inner module no longer computes.
+/// Otherwise, after a change of the inner module's code, the outer cache would return rows that the
+/// inner module no longer computes.
 #[test]
 fn the_code_of_a_module_in_a_field_is_part_of_the_identity() {
     let outer = Outer {
@@ -175,7 +175,7 @@ fn the_code_of_a_module_in_a_field_is_part_of_the_identity() {
     );
 }
 
-/// A module may hold itself, where its bounds are those of its impl.
+/// A module that holds itself, whose bounds are those of its impl.
 #[torchcache]
 struct Tree<M: Module> {
     leaf: M,

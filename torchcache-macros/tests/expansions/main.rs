@@ -1,5 +1,5 @@
-//! Expansions compile and run against a stand-in for the runtime, under every lint and without
-//! the prelude; so this crate is tested without libtorch.
+//! Expansions compile and run against a stand-in for the runtime, without libtorch, with all lints
+//! denied and without the prelude.
 #![deny(warnings)]
 
 extern crate self as torchcache;
@@ -19,7 +19,7 @@ mod module_t;
 
 use __private::seen;
 
-/// What `tch::nn` has.
+/// The module traits of `tch::nn`.
 pub mod nn {
     use crate::__private::Tensor;
 
@@ -56,7 +56,7 @@ fn generated_code_needs_no_prelude() {
 }
 
 #[test]
-fn the_derive_counts_the_variant_and_its_fields() {
+fn the_derive_hashes_the_variant_and_its_fields() {
     use bare::Mode;
     assert_eq!(identity(&Mode::Plain), ["bare::Mode", "::Plain"]);
     assert_eq!(
@@ -73,7 +73,7 @@ fn the_derive_counts_the_variant_and_its_fields() {
 }
 
 #[test]
-fn the_derive_takes_a_struct_apart_and_puts_it_together() {
+fn the_derive_flattens_and_rebuilds_a_struct() {
     use __private::{Batched, Tensor};
     let number = |number: f64| Tensor(vec![number]);
     let encoded = bare::pick(&number(7.0), &[1], &Tensor(vec![4.0, 5.0]));

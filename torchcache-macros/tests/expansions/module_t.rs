@@ -1,4 +1,4 @@
-//! An impl of `nn::ModuleT`: `train` goes beside the arguments.
+//! An impl of `nn::ModuleT`: `train` is passed separately from the arguments.
 
 use super::*;
 use crate::__private::{Tensor, TorchCache as Renamed};
@@ -20,7 +20,7 @@ impl nn::ModuleT for Dropout {
 }
 
 #[test]
-fn train_is_passed_beside_the_arguments() {
+fn train_is_passed_separately_from_the_arguments() {
     use nn::ModuleT;
     let module = Dropout(TorchCache::new(), 0.5);
     assert_eq!(

@@ -1,6 +1,5 @@
-//! What generated code names, without libtorch: the same names and types as the real
-//! `torchcache::__private`, and a cache that remembers nothing but counts calls. It proves that
-//! expansions compile and reach the runtime with the right arguments.
+//! A stand-in for `torchcache::__private` with the same names and types, without libtorch. It caches
+//! nothing and records calls, which shows that expansions reach the runtime with the right arguments.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -17,11 +16,11 @@ pub use std::vec::Vec;
 pub struct Tensor(pub Vec<f64>);
 
 thread_local! {
-    /// What the last call passed on, as text.
+    /// What the last call was given, as text.
     pub static SEEN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes what was passed on since the last time.
+/// What calls were given since the last time.
 pub fn seen() -> Vec<String> {
     SEEN.take()
 }
@@ -224,7 +223,7 @@ pub trait CachedFunction {
     fn cache() -> &'static TorchCache;
 }
 
-/// Rows that are not where they were may have to be held.
+/// The place that holds the rows of an argument during a call.
 #[derive(Default)]
 pub struct Nothing;
 
