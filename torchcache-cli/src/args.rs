@@ -7,7 +7,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use torchcache_store::admin::Keep;
-use torchcache_store::size;
+use torchcache_store::size::{self, SizeError};
 
 use crate::export::ExportPath;
 use crate::time;
@@ -122,7 +122,7 @@ impl Prune {
     }
 }
 
-fn max_size(text: &str) -> Result<Keep, String> {
+fn max_size(text: &str) -> Result<Keep, SizeError> {
     size::parse(text).map(Keep::Bytes)
 }
 
