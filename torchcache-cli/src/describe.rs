@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use torchcache_store::admin::{RowGroupSummary, Summary};
-use torchcache_store::schema::{Part, Schema};
+use torchcache_store::schema::{OutputDevice, Schema, TensorSpec};
 
 use crate::text::plain;
 
@@ -34,7 +34,7 @@ impl Sort {
         let Some(schema) = &self.schema else {
             return self.unknown();
         };
-        let parts = schema.names().into_iter().zip(&schema.parts);
+        let parts = schema.names().into_iter().zip(&schema.tensors);
         let parts = parts.map(|(name, part)| {
             let (name, kind, shape) = (plain(&name), kind(part), shape(part));
             format!("{name} {kind}{shape}{}", on(part))
@@ -57,33 +57,28 @@ fn readable(group: &RowGroupSummary) -> Option<Schema> {
 }
 
 /// The kind as it is stored, and that of hits if it is another.
-pub(crate) fn kind(part: &Part) -> String {
+pub(crate) fn kind(part: &TensorSpec) -> String {
     match part.stored == part.output {
         true => part.stored.to_string(),
         false => format!("{} → {}", part.stored, part.output),
     }
 }
 
-/// The device on which rows are returned; `None` where that is where the module is at home. The
-/// numbers are in `docs/format.md`.
-pub(crate) fn device(part: &Part) -> Option<String> {
-    Some(match part.place {
-        0 => return None,
-        1 => "CPU".to_owned(),
-        2 => "MPS".to_owned(),
-        3 => "Vulkan".to_owned(),
-        place @ 4..16 => format!("device {place}"),
-        place => format!("CUDA {}", place - 16),
-    })
+/// The device that rows are returned on; `None` if that is the module's.
+pub(crate) fn device(part: &TensorSpec) -> Option<String> {
+    match part.device {
+        OutputDevice::Module => None,
+        device => Some(device.to_string()),
+    }
 }
 
 /// The same behind a kind or shape: ` on CUDA 0`.
-pub(crate) fn on(part: &Part) -> String {
+pub(crate) fn on(part: &TensorSpec) -> String {
     device(part).map_or(String::new(), |device| format!(" on {device}"))
 }
 
 /// The shape of a row.
-pub(crate) fn shape(part: &Part) -> String {
+pub(crate) fn shape(part: &TensorSpec) -> String {
     format!("{:?}", part.shape)
 }
 

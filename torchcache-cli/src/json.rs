@@ -64,7 +64,7 @@ pub(crate) fn segment(segment: &SegmentInfo) -> Value {
 /// A sort of rows.
 pub(crate) fn sort(sort: &Sort) -> Value {
     let parts = sort.schema.as_ref().map(|schema| {
-        let parts = schema.names().into_iter().zip(&schema.parts);
+        let parts = schema.names().into_iter().zip(&schema.tensors);
         let parts = parts.map(|(name, part)| {
             json!({
                 "name": name,

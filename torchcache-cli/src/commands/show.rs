@@ -133,7 +133,7 @@ fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
             continue;
         };
         let mut of_all = Some((sort.number.to_string(), rows, bytes));
-        for (name, part) in schema.names().iter().zip(&schema.parts) {
+        for (name, part) in schema.names().iter().zip(&schema.tensors) {
             // What the parts share stands beside the first of them.
             let (number, rows, bytes) = of_all.take().unwrap_or_default();
             let (kind, shape) = (kind(part) + &on(part), shape(part));

@@ -2,7 +2,7 @@
 //! in the words of its format.
 
 use serde_json::{Value, json};
-use torchcache_store::schema::{Part, Schema};
+use torchcache_store::schema::{Schema, TensorSpec};
 
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
@@ -63,12 +63,12 @@ impl Columns {
         key: &str,
         key_kind: &str,
         reserved: &[&str],
-        kind: impl Fn(&Part) -> Result<Kind, String>,
+        kind: impl Fn(&TensorSpec) -> Result<Kind, String>,
     ) -> Result<Columns, String> {
         let mut taken: Vec<String> = reserved.iter().map(|&name| name.to_owned()).collect();
         let mut notes = Vec::new();
         let mut parts = Vec::new();
-        for (name, part) in schema.names().into_iter().zip(&schema.parts) {
+        for (name, part) in schema.names().into_iter().zip(&schema.tensors) {
             let named = free(&name, &mut taken);
             if named != name {
                 notes.push(format!("the part {name:?} is called {named:?} in the file"));
@@ -117,24 +117,24 @@ fn free(name: &str, taken: &mut Vec<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use torchcache_store::schema::ElementKind;
+    use torchcache_store::schema::{ElementKind, OutputDevice};
 
     use super::*;
 
     #[test]
     fn names_that_clash_are_told_apart_and_told() {
-        let part = Part {
+        let part = TensorSpec {
             stored: ElementKind::Float,
             output: ElementKind::Float,
-            place: 0,
+            device: OutputDevice::Module,
             shape: vec![3],
         };
         let schema = Schema {
             structure: "{keys:T,a:T,a:T,__metadata__:T}".into(),
-            parts: vec![part.clone(), part.clone(), part.clone(), part],
+            tensors: vec![part.clone(), part.clone(), part.clone(), part],
             lengths: Vec::new(),
         };
-        let kind = |_: &Part| {
+        let kind = |_: &TensorSpec| {
             Ok(Kind {
                 word: "F32".into(),
                 each: None,

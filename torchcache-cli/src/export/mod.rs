@@ -138,7 +138,7 @@ mod tests {
     use torchcache_faults::faulty::{Call, Fate, Faulty};
     use torchcache_faults::sim::Sim;
     use torchcache_store::admin::{CacheRows, Root};
-    use torchcache_store::schema::{ElementKind, Part};
+    use torchcache_store::schema::{ElementKind, OutputDevice, TensorSpec};
     use torchcache_store::{Config, RowBatch, Store};
 
     use super::*;
@@ -147,10 +147,10 @@ mod tests {
     fn read_and_write_errors_are_told_apart() {
         let schema = Schema {
             structure: "T".into(),
-            parts: vec![Part {
+            tensors: vec![TensorSpec {
                 stored: ElementKind::Uint8,
                 output: ElementKind::Uint8,
-                place: 0,
+                device: OutputDevice::Module,
                 shape: vec![3],
             }],
             lengths: Vec::new(),

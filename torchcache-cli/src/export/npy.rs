@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use torchcache_store::Key;
-use torchcache_store::schema::{ElementKind, Part, Schema};
+use torchcache_store::schema::{ElementClass, Schema, TensorSpec};
 
 use super::columns::{Column, Columns, Kind};
 use super::row_writer::RowWriter;
@@ -42,31 +42,24 @@ pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
     }
 }
 
-/// What numpy has no kind for is written as the bits that it is.
-fn kind(part: &Part) -> Kind {
+/// The numpy kind of a tensor's elements. Elements that numpy has no kind for are written as bits.
+fn kind(tensor: &TensorSpec) -> Kind {
     const BITS_16: &str = "numpy knows no bfloat16; these are its bits, as uint16";
     const BITS_8: &str = "numpy knows no 8-bit floats; these are their bits, as uint8";
     const PAIRS: &str = "numpy knows no complex32; these are pairs of real and imaginary float16";
-    let (word, each, note) = match part.stored {
-        ElementKind::Uint8 => ("|u1", None, None),
-        ElementKind::Int8 => ("|i1", None, None),
-        ElementKind::Int16 => ("<i2", None, None),
-        ElementKind::Int => ("<i4", None, None),
-        ElementKind::Int64 => ("<i8", None, None),
-        ElementKind::Half => ("<f2", None, None),
-        ElementKind::Float => ("<f4", None, None),
-        ElementKind::Double => ("<f8", None, None),
-        ElementKind::ComplexHalf => ("<f2", Some(2), Some(PAIRS)),
-        ElementKind::ComplexFloat => ("<c8", None, None),
-        ElementKind::ComplexDouble => ("<c16", None, None),
-        ElementKind::Bool => ("|b1", None, None),
-        ElementKind::BFloat16 => ("<u2", None, Some(BITS_16)),
-        ElementKind::Float8e5m2
-        | ElementKind::Float8e4m3fn
-        | ElementKind::Float8e5m2fnuz
-        | ElementKind::Float8e4m3fnuz => ("|u1", None, Some(BITS_8)),
+    let size = tensor.stored.size();
+    let (letter, size, each, note) = match (tensor.stored.class(), size) {
+        (ElementClass::Bool, _) => ('b', size, None, None),
+        (ElementClass::Unsigned, _) => ('u', size, None, None),
+        (ElementClass::Signed, _) => ('i', size, None, None),
+        (ElementClass::Float, _) => ('f', size, None, None),
+        (ElementClass::Complex, 4) => ('f', 2, Some(2), Some(PAIRS)),
+        (ElementClass::Complex, _) => ('c', size, None, None),
+        (ElementClass::MlFloat, 1) => ('u', size, None, Some(BITS_8)),
+        (ElementClass::MlFloat, _) => ('u', size, None, Some(BITS_16)),
     };
-    let word = word.to_owned();
+    let order = if size == 1 { '|' } else { '<' };
+    let word = format!("{order}{letter}{size}");
     Kind { word, each, note }
 }
 
@@ -149,18 +142,20 @@ fn python_tuple(numbers: &[i64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use torchcache_store::schema::{ElementKind, OutputDevice};
+
     use super::*;
 
     fn schema(parts: usize) -> Schema {
-        let part = |shape: &[i64]| Part {
+        let tensor = |shape: &[i64]| TensorSpec {
             stored: ElementKind::Float,
             output: ElementKind::Float,
-            place: 0,
+            device: OutputDevice::Module,
             shape: shape.to_vec(),
         };
         Schema {
             structure: String::new(),
-            parts: (0..parts).map(|n| part(&[n as i64, 2])).collect(),
+            tensors: (0..parts).map(|n| tensor(&[n as i64, 2])).collect(),
             lengths: Vec::new(),
         }
     }
@@ -202,7 +197,7 @@ mod tests {
     #[test]
     fn a_record_that_numpy_cannot_have_is_refused_with_what_to_do() {
         let mut schema = schema(1);
-        schema.parts[0].shape = vec![1 << 30];
+        schema.tensors[0].shape = vec![1 << 30];
         let error = columns(&schema).expect_err("it is too long");
         assert!(error.contains(".safetensors"), "{error}");
     }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::{Map, Value, json};
 use torchcache_store::Key;
-use torchcache_store::schema::{ElementKind, Part, Schema};
+use torchcache_store::schema::{ElementClass, ElementKind, Schema, TensorSpec};
 
 use super::columns::{Column, Columns, Kind};
 use super::row_writer::{Origin, RowWriter};
@@ -31,41 +31,28 @@ pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
     Columns::of(schema, "keys", "U8", &[METADATA], kind)
 }
 
-fn kind(part: &Part) -> Result<Kind, String> {
+fn kind(tensor: &TensorSpec) -> Result<Kind, String> {
     const NOT_NUMPY: &str = "safetensors.numpy knows no such kind: read it with safetensors.torch, \
                              or export to a file that ends in .npy";
-    let word = match part.stored {
-        ElementKind::Uint8 => "U8",
-        ElementKind::Int8 => "I8",
-        ElementKind::Int16 => "I16",
-        ElementKind::Int => "I32",
-        ElementKind::Int64 => "I64",
-        ElementKind::Half => "F16",
-        ElementKind::Float => "F32",
-        ElementKind::Double => "F64",
-        ElementKind::ComplexFloat => "C64",
-        ElementKind::Bool => "BOOL",
-        ElementKind::BFloat16 => "BF16",
-        ElementKind::Float8e5m2 => "F8_E5M2",
-        ElementKind::Float8e4m3fn => "F8_E4M3",
-        ElementKind::Float8e5m2fnuz => "F8_E5M2FNUZ",
-        ElementKind::Float8e4m3fnuz => "F8_E4M3FNUZ",
-        ElementKind::ComplexHalf | ElementKind::ComplexDouble => {
+    let bits = 8 * tensor.stored.size();
+    let word = match (tensor.stored, tensor.stored.class()) {
+        (_, ElementClass::Bool) => "BOOL".to_owned(),
+        (_, ElementClass::Unsigned) => format!("U{bits}"),
+        (_, ElementClass::Signed) => format!("I{bits}"),
+        (_, ElementClass::Float) => format!("F{bits}"),
+        (ElementKind::ComplexFloat, _) => "C64".to_owned(),
+        (ElementKind::BFloat16, _) => "BF16".to_owned(),
+        (ElementKind::Float8e5m2, _) => "F8_E5M2".to_owned(),
+        (ElementKind::Float8e4m3fn, _) => "F8_E4M3".to_owned(),
+        (ElementKind::Float8e5m2fnuz, _) => "F8_E5M2FNUZ".to_owned(),
+        (ElementKind::Float8e4m3fnuz, _) => "F8_E4M3FNUZ".to_owned(),
+        (kind, ElementClass::Complex | ElementClass::MlFloat) => {
             return Err(format!(
-                "safetensors knows no {}; export to a file that ends in .npy",
-                part.stored
+                "safetensors knows no {kind}; export to a file that ends in .npy"
             ));
         }
     };
-    let note = match part.stored {
-        ElementKind::BFloat16
-        | ElementKind::Float8e5m2
-        | ElementKind::Float8e4m3fn
-        | ElementKind::Float8e5m2fnuz
-        | ElementKind::Float8e4m3fnuz => Some(NOT_NUMPY),
-        _ => None,
-    };
-    let word = word.to_owned();
+    let note = (tensor.stored.class() == ElementClass::MlFloat).then_some(NOT_NUMPY);
     Ok(Kind {
         word,
         each: None,

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use torchcache_store::schema::{ElementKind, Schema};
+use torchcache_store::schema::{ElementKind, OutputDevice, Schema};
 
 use crate::support::{
     BACKBONE, DAY, complained, hash, json, key, manifest, root, said, segment, single, tensor,
@@ -155,7 +155,7 @@ fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
     let dir = root.path().join(hash(1));
     let pair = Schema {
         structure: "(TT)".into(),
-        parts: vec![
+        tensors: vec![
             tensor(ElementKind::Uint8, ElementKind::Uint8, &[3]),
             tensor(ElementKind::Double, ElementKind::Double, &[]),
         ],
@@ -194,9 +194,9 @@ fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
 fn sorts_that_differ_only_by_the_device_are_told_apart() {
     let root = floats(&[(0, 3)]);
     let dir = root.path().join(hash(1));
-    for (n, place) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
+    for (n, code) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
         let mut schema = single(ElementKind::Float, &[25]);
-        schema.parts[0].place = place;
+        schema.tensors[0].device = OutputDevice::of_code(code);
         let first = 10 * n;
         let name = format!("on-{n}.tcs");
         segment(&dir, &name, &schema.encode(), 100, first..first + 3, DAY);

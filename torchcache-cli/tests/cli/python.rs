@@ -59,7 +59,7 @@ fn every_kind() -> Schema {
     parts.push(tensor(ElementKind::Int, ElementKind::Int, &[2, 2]));
     Schema {
         structure: format!("{{{},größe:T,key:T}}", names.join(",")),
-        parts,
+        tensors: parts,
         lengths: Vec::new(),
     }
 }
@@ -83,7 +83,7 @@ fn numpy_reads_every_kind_bit_for_bit() {
     write_expected(root.path(), 500, bytes);
     let wide = Schema {
         structure: "{hidden_states_of_layers:[T]}".into(),
-        parts: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[2]); 256],
+        tensors: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[2]); 256],
         lengths: vec![256],
     };
     let dir = root.path().join("wide");
@@ -134,7 +134,7 @@ fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
     let mut schema = every_kind();
     let unknown = [ElementKind::ComplexHalf, ElementKind::ComplexDouble];
     for kind in unknown.iter().chain(&NEWER) {
-        schema.parts.retain(|part| part.stored != *kind);
+        schema.tensors.retain(|part| part.stored != *kind);
         schema.structure = schema.structure.replace(&format!("{kind}:T,"), "");
     }
     let bytes = schema.row_bytes().expect("it has a length");
@@ -145,7 +145,7 @@ fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
     write_expected(root.path(), 500, bytes);
     let newer = Schema {
         structure: "(TT)".into(),
-        parts: NEWER.map(|kind| tensor(kind, kind, &[4])).to_vec(),
+        tensors: NEWER.map(|kind| tensor(kind, kind, &[4])).to_vec(),
         lengths: Vec::new(),
     };
     let dir = root.path().join("newer");

@@ -175,7 +175,7 @@ fn no_name_of_anything_can_move_the_cursor() {
     let cache = root.join(format!("{evil}1"));
     let schema = Schema {
         structure: format!("{{{evil}:T,{evil}:T}}"),
-        parts: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[1]); 2],
+        tensors: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[1]); 2],
         lengths: Vec::new(),
     };
     segment(&cache, "a.tcs", &schema.encode(), 2, 0..3, DAY);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use torchcache_store::Key;
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::manifest::{Category, Manifest, Part};
-use torchcache_store::schema::{ElementKind, Part as Tensor, Schema};
+use torchcache_store::schema::{ElementKind, OutputDevice, Schema, TensorSpec};
 use torchcache_store::segment::{Encoding, SegmentWriter};
 
 pub(crate) const MINUTE: u64 = 60;
@@ -77,11 +77,11 @@ pub(crate) fn hash(n: u64) -> String {
 }
 
 /// A tensor of an output.
-pub(crate) fn tensor(stored: ElementKind, output: ElementKind, shape: &[i64]) -> Tensor {
-    Tensor {
+pub(crate) fn tensor(stored: ElementKind, output: ElementKind, shape: &[i64]) -> TensorSpec {
+    TensorSpec {
         stored,
         output,
-        place: 0,
+        device: OutputDevice::Module,
         shape: shape.to_vec(),
     }
 }
@@ -90,7 +90,7 @@ pub(crate) fn tensor(stored: ElementKind, output: ElementKind, shape: &[i64]) ->
 pub(crate) fn single(kind: ElementKind, shape: &[i64]) -> Schema {
     Schema {
         structure: "T".into(),
-        parts: vec![tensor(kind, kind, shape)],
+        tensors: vec![tensor(kind, kind, shape)],
         lengths: Vec::new(),
     }
 }
@@ -202,7 +202,7 @@ pub(crate) fn root() -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join(hash(1));
     let mut half = single(ElementKind::Half, &[512]);
-    half.parts[0].output = ElementKind::Float;
+    half.tensors[0].output = ElementKind::Float;
     let half = half.encode();
     segment(
         &dir,
@@ -231,7 +231,7 @@ pub(crate) fn root() -> tempfile::TempDir {
     let dir = root.path().join(hash(3));
     let schema = Schema {
         structure: "{pooled:T,layers:[T]}".into(),
-        parts: vec![
+        tensors: vec![
             tensor(ElementKind::Float, ElementKind::Float, &[384]),
             tensor(ElementKind::BFloat16, ElementKind::Float, &[128, 24]),
             tensor(ElementKind::BFloat16, ElementKind::Float, &[128, 24]),

@@ -1,98 +1,99 @@
-//! The kinds of elements that rows have, by the numbers that libtorch gives them.
+//! The kinds of elements that rows have: one table of everything that is known about them.
 
-/// The kind of a tensor's elements. Its number is libtorch's code of the scalar type, in schemas and
-/// keys alike.
+use std::fmt;
+
+/// What the elements of a kind are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "the names say it all")]
-pub enum ElementKind {
-    Uint8 = 0,
-    Int8 = 1,
-    Int16 = 2,
-    Int = 3,
-    Int64 = 4,
-    Half = 5,
-    Float = 6,
-    Double = 7,
-    ComplexHalf = 8,
-    ComplexFloat = 9,
-    ComplexDouble = 10,
-    Bool = 11,
-    BFloat16 = 15,
-    Float8e5m2 = 23,
-    Float8e4m3fn = 24,
-    Float8e5m2fnuz = 25,
-    Float8e4m3fnuz = 26,
+pub enum ElementClass {
+    /// `true` or `false`.
+    Bool,
+    /// An integer without a sign.
+    Unsigned,
+    /// An integer with a sign.
+    Signed,
+    /// A floating-point number of IEEE 754.
+    Float,
+    /// A floating-point number of another format, as used in machine learning.
+    MlFloat,
+    /// A complex number of two IEEE 754 floating-point numbers.
+    Complex,
+}
+
+macro_rules! element_kinds {
+    ($($variant:ident = $code:literal, $size:literal, $class:ident, $name:literal;)*) => {
+        /// The kind of a tensor's elements.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum ElementKind {
+            $(#[doc = concat!("PyTorch's `", $name, "`.")] $variant = $code,)*
+        }
+
+        impl ElementKind {
+            /// Every kind, by code.
+            pub const ALL: [ElementKind; [$($code),*].len()] = [$(ElementKind::$variant),*];
+
+            /// The bytes of an element.
+            pub fn size(self) -> usize {
+                match self { $(ElementKind::$variant => $size,)* }
+            }
+
+            /// What the elements are.
+            pub fn class(self) -> ElementClass {
+                match self { $(ElementKind::$variant => ElementClass::$class,)* }
+            }
+
+            /// PyTorch's name of the kind.
+            pub fn name(self) -> &'static str {
+                match self { $(ElementKind::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+// The codes are those of libtorch's scalar types. They are in schemas and row keys, so they never
+// change. Quantized kinds (12 to 14) never reach a row.
+element_kinds! {
+    // variant     code  bytes  class     name in PyTorch
+    Uint8          =  0,  1, Unsigned, "uint8";
+    Int8           =  1,  1, Signed,   "int8";
+    Int16          =  2,  2, Signed,   "int16";
+    Int            =  3,  4, Signed,   "int32";
+    Int64          =  4,  8, Signed,   "int64";
+    Half           =  5,  2, Float,    "float16";
+    Float          =  6,  4, Float,    "float32";
+    Double         =  7,  8, Float,    "float64";
+    ComplexHalf    =  8,  4, Complex,  "complex32";
+    ComplexFloat   =  9,  8, Complex,  "complex64";
+    ComplexDouble  = 10, 16, Complex,  "complex128";
+    Bool           = 11,  1, Bool,     "bool";
+    BFloat16       = 15,  2, MlFloat,  "bfloat16";
+    Float8e5m2     = 23,  1, MlFloat,  "float8_e5m2";
+    Float8e4m3fn   = 24,  1, MlFloat,  "float8_e4m3fn";
+    Float8e5m2fnuz = 25,  1, MlFloat,  "float8_e5m2fnuz";
+    Float8e4m3fnuz = 26,  1, MlFloat,  "float8_e4m3fnuz";
 }
 
 impl ElementKind {
-    /// Every kind, by number.
-    pub const ALL: [ElementKind; 17] = [
-        ElementKind::Uint8,
-        ElementKind::Int8,
-        ElementKind::Int16,
-        ElementKind::Int,
-        ElementKind::Int64,
-        ElementKind::Half,
-        ElementKind::Float,
-        ElementKind::Double,
-        ElementKind::ComplexHalf,
-        ElementKind::ComplexFloat,
-        ElementKind::ComplexDouble,
-        ElementKind::Bool,
-        ElementKind::BFloat16,
-        ElementKind::Float8e5m2,
-        ElementKind::Float8e4m3fn,
-        ElementKind::Float8e5m2fnuz,
-        ElementKind::Float8e4m3fnuz,
-    ];
-
-    /// Its number.
+    /// The code of the kind in schemas and row keys.
     pub fn code(self) -> u8 {
         self as u8
     }
 
-    /// The kind of a number; `None` for those of a later version, and for kinds that rows never have.
+    /// The kind of a code; `None` if rows never have that kind, or only in a later version.
     pub fn of_code(code: u8) -> Option<ElementKind> {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// Bytes of an element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::Uint8 | Self::Int8 | Self::Bool => 1,
-            Self::Float8e5m2 | Self::Float8e4m3fn => 1,
-            Self::Float8e5m2fnuz | Self::Float8e4m3fnuz => 1,
-            Self::Int16 | Self::Half | Self::BFloat16 => 2,
-            Self::Int | Self::Float | Self::ComplexHalf => 4,
-            Self::Int64 | Self::Double | Self::ComplexFloat => 8,
-            Self::ComplexDouble => 16,
-        }
+    /// Whether the elements are real floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self.class(), ElementClass::Float | ElementClass::MlFloat)
     }
 }
 
-impl std::fmt::Display for ElementKind {
-    /// As PyTorch calls it: `float32`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Uint8 => "uint8",
-            Self::Int8 => "int8",
-            Self::Int16 => "int16",
-            Self::Int => "int32",
-            Self::Int64 => "int64",
-            Self::Half => "float16",
-            Self::Float => "float32",
-            Self::Double => "float64",
-            Self::ComplexHalf => "complex32",
-            Self::ComplexFloat => "complex64",
-            Self::ComplexDouble => "complex128",
-            Self::Bool => "bool",
-            Self::BFloat16 => "bfloat16",
-            Self::Float8e5m2 => "float8_e5m2",
-            Self::Float8e4m3fn => "float8_e4m3fn",
-            Self::Float8e5m2fnuz => "float8_e5m2fnuz",
-            Self::Float8e4m3fnuz => "float8_e4m3fnuz",
-        })
+impl fmt::Display for ElementKind {
+    /// PyTorch's name: `float32`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_comes_back_from_its_number() {
+    fn codes_round_trip_in_ascending_order() {
         let kinds = (0..=u8::MAX).filter_map(ElementKind::of_code);
         assert_eq!(kinds.collect::<Vec<_>>(), ElementKind::ALL);
     }

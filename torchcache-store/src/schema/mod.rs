@@ -1,104 +1,110 @@
-//! Schemas: what the bytes of a row mean, in numbers and names, so that rows are read where no
-//! tensor is known. The store does not look into them; whoever computes rows and whoever shows them
-//! does. The layout is in `docs/format.md`.
+//! Schemas: what the bytes of a row mean. The store keeps them as bytes and does not look into them;
+//! the library that computes rows and the command line that shows them do. The layout is in
+//! [`Schema::encode`] and in `docs/format.md`.
 //!
 //! ```
-//! use torchcache_store::schema::{ElementKind, Part, Schema};
+//! use torchcache_store::schema::{ElementKind, OutputDevice, Schema, TensorSpec};
 //!
-//! let part = |shape| Part {
+//! let tensor = |shape| TensorSpec {
 //!     stored: ElementKind::Half,
 //!     output: ElementKind::Float,
-//!     place: 0,
+//!     device: OutputDevice::Module,
 //!     shape,
 //! };
 //! let schema = Schema {
 //!     structure: "{pooled:T,layers:[T]}".into(),
-//!     parts: vec![part(vec![384]), part(vec![128, 384]), part(vec![128, 384])],
+//!     tensors: vec![tensor(vec![384]), tensor(vec![128, 384]), tensor(vec![128, 384])],
 //!     lengths: vec![2],
 //! };
 //! assert_eq!(schema.names(), ["pooled", "layers.0", "layers.1"]);
-//! assert_eq!(schema.parts[0].bytes(), Some(768));
+//! assert_eq!(schema.tensors[0].bytes(), Some(768));
 //! assert_eq!(Schema::decode(&schema.encode()), Some(schema));
 //! ```
 
+mod bytes;
 mod kind;
 mod names;
+mod tensor;
 
-pub use kind::ElementKind;
-pub use names::names;
+use self::bytes::{count, take};
+pub use self::kind::{ElementClass, ElementKind};
+pub use self::names::names;
+use self::tensor::MAX_DIMENSIONS;
+pub use self::tensor::{OutputDevice, TensorSpec};
+use crate::segment::MAX_SCHEMA;
 
 /// The version of the layout.
 const VERSION: u8 = 2;
-const MAX_PARTS: usize = 256;
-const MAX_DIMENSIONS: usize = 64;
 
-/// What a row consists of.
+/// The most tensors of an output, and the most vectors and options in it.
+const MAX_TENSORS: usize = 256;
+
+/// What a row consists of: the elements of each tensor for that row, contiguous, one tensor after
+/// the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Schema {
-    /// How the output is built of its parts: `T` is a tensor, `(TT)` a tuple or an array, `[T]` a
+    /// How the output is built of its tensors: `T` is a tensor, `(TT)` a tuple or an array, `[T]` a
     /// vector, `?T` an option, `{name:T,other:T}` a struct.
     pub structure: String,
-    /// The tensors of the output, in order. A row has the elements of each, one after the other.
-    pub parts: Vec<Part>,
-    /// The lengths of the vectors in the output, in order. An option counts as one of 0 or 1.
+    /// The tensors of the output, in order.
+    pub tensors: Vec<TensorSpec>,
+    /// The lengths of the vectors in the output, in order. An option counts as a vector of 0 or 1.
     pub lengths: Vec<u32>,
 }
 
-/// One tensor of the output.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Part {
-    /// The kind of its elements as they are stored.
-    pub stored: ElementKind,
-    /// The kind that the forward gave, and hits are returned in.
-    pub output: ElementKind,
-    /// Where rows are returned: 0 where the module is at home, else a device by number.
-    pub place: u32,
-    /// The shape of a row, without the batch.
-    pub shape: Vec<i64>,
-}
-
-impl Part {
-    /// The bytes of a row; `None` where the shape is none, or is too large for any memory.
-    pub fn bytes(&self) -> Option<usize> {
-        let elements = self.shape.iter().try_fold(1usize, |product, &extent| {
-            product.checked_mul(usize::try_from(extent).ok()?)
-        })?;
-        elements
-            .checked_mul(self.stored.size())
-            .filter(|&bytes| bytes < isize::MAX as usize)
-    }
-}
-
 impl Schema {
-    /// The bytes of a row; `None` where that is too large for any memory.
+    /// The bytes of a row; `None` if that is too large for any memory.
     pub fn row_bytes(&self) -> Option<usize> {
-        self.parts
+        self.tensors
             .iter()
-            .try_fold(0usize, |sum, part| sum.checked_add(part.bytes()?))
+            .try_fold(0usize, |sum, tensor| sum.checked_add(tensor.bytes()?))
     }
 
-    /// A name for each part: see [`names`].
+    /// A name for each tensor: see [`names`].
     pub fn names(&self) -> Vec<String> {
-        names(&self.structure, &self.lengths, self.parts.len())
+        names(&self.structure, &self.lengths, self.tensors.len())
     }
 
-    /// The schema as bytes, as segments keep it.
+    /// The bytes of an element, if all tensors are stored in elements of one size; else 1.
+    pub fn element_bytes(&self) -> u8 {
+        let mut sizes = self.tensors.iter().map(|tensor| tensor.stored.size());
+        let first = sizes.next().unwrap_or(1);
+        match sizes.all(|size| size == first) {
+            true => first as u8,
+            false => 1,
+        }
+    }
+
+    /// Whether rows of both can be in one batch. The device may differ.
+    pub fn agrees(&self, other: &Schema) -> bool {
+        let agree = |(left, right): (&TensorSpec, &TensorSpec)| {
+            (left.stored, left.output) == (right.stored, right.output) && left.shape == right.shape
+        };
+        self.lengths == other.lengths
+            && self.tensors.len() == other.tensors.len()
+            && self.tensors.iter().zip(&other.tensors).all(agree)
+    }
+
+    /// The schema as bytes, as segments keep it:
     ///
-    /// `version u8, structure_len u16, structure, parts u16, { stored u8, output u8, place u32,
-    /// dimensions u8, extent i64 … } …, lengths u16, length u32 …`, little-endian.
+    /// ```text
+    /// version        u8      2
+    /// structure_len  u16
+    /// structure      UTF-8
+    /// tensors        u16     how many
+    /// each tensor    stored u8, output u8, device u32, dimensions u8, extents i64 each
+    /// lengths        u16     how many
+    /// each length    u32
+    /// ```
+    ///
+    /// All numbers are little-endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         bytes.extend((self.structure.len() as u16).to_le_bytes());
         bytes.extend(self.structure.as_bytes());
-        bytes.extend((self.parts.len() as u16).to_le_bytes());
-        for part in &self.parts {
-            bytes.push(part.stored.code());
-            bytes.push(part.output.code());
-            bytes.extend(part.place.to_le_bytes());
-            bytes.push(part.shape.len() as u8);
-            for extent in &part.shape {
-                bytes.extend(extent.to_le_bytes());
-            }
+        bytes.extend((self.tensors.len() as u16).to_le_bytes());
+        for tensor in &self.tensors {
+            tensor.encode(&mut bytes);
         }
         bytes.extend((self.lengths.len() as u16).to_le_bytes());
         for length in &self.lengths {
@@ -107,19 +113,19 @@ impl Schema {
         bytes
     }
 
-    /// Whether [`encode`](Self::encode) can write this schema: outputs of hundreds of tensors are
-    /// not kept.
+    /// Whether [`encode`](Self::encode) can write this schema. Outputs of hundreds of tensors are not
+    /// cached.
     pub fn fits(&self) -> bool {
-        let dimensions = |part: &Part| part.shape.len() <= MAX_DIMENSIONS;
-        self.structure.len() <= crate::segment::MAX_SCHEMA
-            && self.parts.len() <= MAX_PARTS
-            && self.lengths.len() <= MAX_PARTS
-            && self.parts.iter().all(dimensions)
-            && self.encode().len() <= crate::segment::MAX_SCHEMA
+        let dimensions = |tensor: &TensorSpec| tensor.shape.len() <= MAX_DIMENSIONS;
+        self.structure.len() <= MAX_SCHEMA
+            && self.tensors.len() <= MAX_TENSORS
+            && self.lengths.len() <= MAX_TENSORS
+            && self.tensors.iter().all(dimensions)
+            && self.encode().len() <= MAX_SCHEMA
     }
 
-    /// Reads what [`encode`](Self::encode) wrote; `None` for anything else. Sizes are checked here, so
-    /// that no later product overflows.
+    /// Reads what [`encode`](Self::encode) wrote; `None` for anything else. Sizes are checked, so
+    /// that [`row_bytes`](Self::row_bytes) of the result is never `None`.
     pub fn decode(mut bytes: &[u8]) -> Option<Schema> {
         let bytes = &mut bytes;
         if take::<1>(bytes)? != [VERSION] {
@@ -129,46 +135,18 @@ impl Schema {
         let (structure, rest) = bytes.split_at_checked(length)?;
         *bytes = rest;
         let structure = str::from_utf8(structure).ok()?.to_owned();
-        let parts = count(bytes).filter(|&parts| parts <= MAX_PARTS)?;
-        let parts: Option<Vec<_>> = (0..parts).map(|_| Part::decode(bytes)).collect();
-        let parts = parts?;
+        let tensors = count(bytes).filter(|&tensors| tensors <= MAX_TENSORS)?;
+        let tensors: Option<Vec<_>> = (0..tensors).map(|_| TensorSpec::decode(bytes)).collect();
+        let tensors = tensors?;
         let lengths = (0..count(bytes)?).map(|_| Some(u32::from_le_bytes(take(bytes)?)));
         let lengths: Option<Vec<_>> = lengths.collect();
         let schema = Schema {
             structure,
-            parts,
+            tensors,
             lengths: lengths?,
         };
         (bytes.is_empty() && schema.row_bytes().is_some()).then_some(schema)
     }
-}
-
-impl Part {
-    fn decode(bytes: &mut &[u8]) -> Option<Part> {
-        let [stored, output] = take(bytes)?;
-        let place = u32::from_le_bytes(take(bytes)?);
-        let [dimensions] = take(bytes)?;
-        if usize::from(dimensions) > MAX_DIMENSIONS {
-            return None;
-        }
-        let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take(bytes)?)));
-        Some(Part {
-            stored: ElementKind::of_code(stored)?,
-            output: ElementKind::of_code(output)?,
-            place,
-            shape: shape.collect::<Option<Vec<_>>>()?,
-        })
-    }
-}
-
-fn count(bytes: &mut &[u8]) -> Option<usize> {
-    Some(usize::from(u16::from_le_bytes(take(bytes)?)))
-}
-
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, tail) = bytes.split_first_chunk()?;
-    *bytes = tail;
-    Some(*head)
 }
 
 #[cfg(test)]
@@ -176,24 +154,24 @@ mod tests {
     use super::*;
 
     fn schema() -> Schema {
-        let part = |stored, shape: &[i64]| Part {
+        let tensor = |stored, shape: &[i64]| TensorSpec {
             stored,
             output: ElementKind::Float,
-            place: 17,
+            device: OutputDevice::Cuda(1),
             shape: shape.to_vec(),
         };
         Schema {
             structure: "(T[T])".into(),
-            parts: vec![
-                part(ElementKind::BFloat16, &[2, 3]),
-                part(ElementKind::Int64, &[]),
+            tensors: vec![
+                tensor(ElementKind::BFloat16, &[2, 3]),
+                tensor(ElementKind::Int64, &[]),
             ],
             lengths: vec![1],
         }
     }
 
     #[test]
-    fn a_schema_is_laid_out_as_documented() {
+    fn schema_bytes_are_as_documented() {
         let bytes = [
             &[2, 6, 0][..],
             b"(T[T])",
@@ -208,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn schemas_come_back_from_their_bytes_and_nothing_else_does() {
+    fn only_encoded_schemas_decode() {
         let bytes = schema().encode();
         assert_eq!(Schema::decode(&bytes), Some(schema()));
         for end in 0..bytes.len() {
@@ -226,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_does_not_fit() {
+    fn schemas_that_cannot_be_encoded_do_not_fit() {
         assert!(schema().fits());
         for schema in [
             Schema {
@@ -234,7 +212,7 @@ mod tests {
                 ..schema()
             },
             Schema {
-                parts: vec![schema().parts[1].clone(); 257],
+                tensors: vec![schema().tensors[1].clone(); 257],
                 ..schema()
             },
             Schema {
@@ -242,7 +220,7 @@ mod tests {
                 ..schema()
             },
         ] {
-            assert!(!schema.fits(), "{} parts", schema.parts.len());
+            assert!(!schema.fits(), "{} tensors", schema.tensors.len());
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The names of an output's parts, out of its structure.
+//! Names for the tensors of an output, derived from its structure.
 
 use std::fmt::Display;
 
-/// A name for each of so many parts of an output, out of its structure and the lengths of its vectors:
-/// the fields on the way to it, with the places in tuples and vectors as numbers (`layers.0`). An output
-/// that is one tensor is called `output`. Where the structure does not fit the parts, they are numbered.
+/// A name for each of `count` tensors of an output: the path of fields to it, with positions in tuples
+/// and vectors as numbers (`layers.0`). An output that is one tensor is called `output`. If structure
+/// and lengths do not give exactly `count` tensors, they are numbered: `output.0`.
 ///
 /// ```
 /// use torchcache_store::schema::names;
@@ -12,16 +12,16 @@ use std::fmt::Display;
 /// assert_eq!(names("{pooled:T,layers:[T]}", &[2], 3), ["pooled", "layers.0", "layers.1"]);
 /// assert_eq!(names("T", &[], 1), ["output"]);
 /// ```
-pub fn names(structure: &str, lengths: &[u32], parts: usize) -> Vec<String> {
+pub fn names(structure: &str, lengths: &[u32], count: usize) -> Vec<String> {
     let mut walk = Walk {
         lengths,
         names: Vec::new(),
-        most: parts,
+        most: count,
     };
     let walked = Node::parse(structure).and_then(|root| walk.along(&root, ""));
     match walked {
-        Some(()) if walk.names.len() == parts && walk.lengths.is_empty() => walk.names,
-        _ => (0..parts).map(|part| join("output", part)).collect(),
+        Some(()) if walk.names.len() == count && walk.lengths.is_empty() => walk.names,
+        _ => (0..count).map(|number| join("output", number)).collect(),
     }
 }
 
@@ -34,11 +34,11 @@ enum Node<'a> {
     Struct(Vec<(&'a str, Node<'a>)>),
 }
 
-/// A structure that is nested deeper is nobody's.
+/// Structures that are nested deeper are not parsed: no output type is.
 const DEEPEST: usize = 64;
 
 impl<'a> Node<'a> {
-    /// The structure that a whole text describes.
+    /// Parses a whole text.
     fn parse(mut text: &'a str) -> Option<Self> {
         let root = Self::take(&mut text, DEEPEST)?;
         text.is_empty().then_some(root)
@@ -85,11 +85,11 @@ fn skip(text: &mut &str, expected: char) -> bool {
     rest.is_some()
 }
 
-/// A walk along the parts of one output.
+/// A walk along the tensors of one output.
 struct Walk<'a> {
     lengths: &'a [u32],
     names: Vec<String>,
-    /// More names than these are not wanted.
+    /// The walk stops when there are more names.
     most: usize,
 }
 
@@ -117,7 +117,7 @@ impl Walk<'_> {
                 for place in 0..self.length()? {
                     let left = (self.names.len(), self.lengths.len());
                     self.along(of, &join(name, place))?;
-                    // Nobody keeps vectors of nothing, and they may say that they are long.
+                    // An element without tensors could be repeated billions of times.
                     ((self.names.len(), self.lengths.len()) != left).then_some(())?;
                 }
             }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_called_by_the_way_to_them() {
+    fn tensors_are_named_by_their_path() {
         assert_eq!(names("T", &[], 1), ["output"]);
         assert_eq!(names("(TT)", &[], 2), ["0", "1"]);
         assert_eq!(names("[(TT)]", &[2], 4), ["0.0", "0.1", "1.0", "1.1"]);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_parts_goes_by_number() {
+    fn tensors_of_an_unfitting_structure_are_numbered() {
         let deep = "(".repeat(100_000);
         for structure in ["", "TT", "(T", "T)", "{a}", "{a:T", "[T]", "x", "?", &deep] {
             assert_eq!(

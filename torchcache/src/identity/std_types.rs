@@ -12,7 +12,7 @@ use tch::{Device, Kind, Reduction};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
-use crate::tensor::layout;
+use crate::schema::kind;
 
 macro_rules! numbers {
     ($($type:ty)*) => {$(
@@ -87,7 +87,7 @@ impl Fingerprint for () {
 
 impl Fingerprint for Kind {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Kind", &[layout::kind_code(*self)], self);
+        f.plain("Kind", &[kind::code(*self)], self);
     }
 }
 

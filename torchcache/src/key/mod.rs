@@ -14,6 +14,7 @@ use tch::{TchError, Tensor};
 
 use crate::argument::{Arguments, TensorArgument};
 use crate::options::Options;
+use crate::schema::kind;
 use crate::tensor::{blake3_batch, layout, raw};
 
 pub(crate) use torchcache_store::Key;
@@ -93,7 +94,7 @@ impl Context<'_> {
         }
         for argument in &arguments.tensors {
             add(&(argument.position as u64).to_le_bytes());
-            add(&[layout::kind_code(argument.tensor.f_kind()?)]);
+            add(&[kind::code(argument.tensor.f_kind()?)]);
             let shape = argument.tensor.size();
             add(&shape[1..]
                 .iter()

@@ -1,233 +1,135 @@
-//! [`Schema`]: what the bytes of a row mean, in terms of tensors. The way between tensors and bytes is
-//! in `packing.rs`, and the layout of the schema itself in `torchcache_store::schema`.
+//! [`Schema`]: what the bytes of a row mean, in terms of tensors. It is the schema of
+//! `torchcache_store::schema` with what only tch knows: kinds, devices, and the way between tensors and
+//! bytes (in `packing.rs`).
 //!
 //! In the tiers a row is one run of bytes: the elements of each output tensor for that row, one
 //! after the other. So a batch of rows is one `[rows, row_bytes]` tensor of bytes ("packed"),
 //! whatever kinds and shapes it holds, and gathering or storing it is one call.
 
+pub(crate) mod kind;
 mod packing;
 
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::schema as described;
+use torchcache_store::schema::{self as stored, OutputDevice, TensorSpec};
 
-use crate::tensor::layout;
-
-/// What a row consists of.
+/// What a row consists of. Its rows fit into memory, and tch knows its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Schema {
-    /// How the output is built of its parts, as text.
-    structure: String,
-    parts: Vec<Part>,
-    /// The lengths of the vectors in the output, in order.
-    lengths: Vec<u32>,
-}
-
-/// One output tensor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Part {
-    /// The kind in the cache.
-    stored: Kind,
-    /// The kind the forward gave, and hits are returned in.
-    output: Kind,
-    place: Place,
-    /// The shape of a row.
-    shape: Vec<i64>,
-}
-
-/// Where the forward left its output. In terms of where the module is at home (the device of its
-/// weights, or where it has none, of its input) where it can be, so that a cache made on a GPU
-/// serves a run without one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
-    AtHome,
-    On(Device),
-}
+pub(crate) struct Schema(stored::Schema);
 
 impl Schema {
-    /// The schema of a forward's outputs, which must be plain and have a batch dimension.
+    /// The schema of a forward's outputs, which must be strided and have a batch dimension.
     pub(crate) fn of(
         structure: &str,
         tensors: &[Tensor],
         lengths: Vec<u32>,
         cache_dtype: Option<Kind>,
-        home: Device,
+        module_device: Device,
     ) -> Result<Self, TchError> {
-        let part = |tensor: &Tensor| {
-            let output = tensor.f_kind()?;
+        let element = |kind| kind::element(kind).expect("outputs are strided, so not quantized");
+        let spec = |tensor: &Tensor| {
+            let output = element(tensor.f_kind()?);
             let device = tensor.device();
-            Ok(Part {
-                stored: cache_dtype.filter(|_| is_float(output)).unwrap_or(output),
+            Ok(TensorSpec {
+                stored: cache_dtype
+                    .filter(|_| output.is_float())
+                    .map_or(output, element),
                 output,
-                place: if device == home {
-                    Place::AtHome
-                } else {
-                    Place::On(device)
+                device: match device == module_device {
+                    true => OutputDevice::Module,
+                    false => output_device(device),
                 },
                 shape: tensor.size()[1..].to_vec(),
             })
         };
-        Ok(Schema {
+        Ok(Schema(stored::Schema {
             structure: structure.to_owned(),
-            parts: tensors.iter().map(part).collect::<Result<_, TchError>>()?,
+            tensors: tensors.iter().map(spec).collect::<Result<_, TchError>>()?,
             lengths,
-        })
+        }))
     }
 
     pub(crate) fn lengths(&self) -> &[u32] {
-        &self.lengths
+        &self.0.lengths
     }
 
-    /// A name for each part.
+    /// A name for each tensor.
     pub(crate) fn names(&self) -> Vec<String> {
-        described::names(&self.structure, &self.lengths, self.parts.len())
+        self.0.names()
     }
 
-    /// For each part its kind in the cache, and the one that the forward gave.
+    /// For each tensor the kind in the cache and the one that the forward gave.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, Kind)> {
-        self.parts.iter().map(|part| (part.stored, part.output))
+        let tensors = self.0.tensors.iter();
+        tensors.map(|spec| (kind::of_element(spec.stored), kind::of_element(spec.output)))
     }
 
-    /// Whether rows of both can stand in one batch: where they were computed does not matter.
+    /// Whether rows of both can be in one batch. The device may differ.
     pub(crate) fn agrees(&self, other: &Schema) -> bool {
-        let same = |(left, right): (&Part, &Part)| {
-            (left.stored, left.output) == (right.stored, right.output) && left.shape == right.shape
-        };
-        self.lengths == other.lengths
-            && self.parts.len() == other.parts.len()
-            && self.parts.iter().zip(&other.parts).all(same)
+        self.0.agrees(&other.0)
     }
 
-    /// Bytes of a row.
+    /// The bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.parts.iter().map(Part::bytes).sum()
+        let bytes = self.0.row_bytes();
+        bytes.expect("rows of live tensors and of decoded schemas fit into memory")
     }
 
-    /// Bytes of an element, where all of them are of one size; else 1.
+    /// The bytes of an element, if all tensors are stored in elements of one size; else 1.
     pub(crate) fn element_bytes(&self) -> u8 {
-        let mut sizes = self
-            .parts
-            .iter()
-            .map(|part| part.stored.elt_size_in_bytes());
-        let first = sizes.next().unwrap_or(1);
-        if sizes.all(|size| size == first) {
-            first as u8
-        } else {
-            1
-        }
+        self.0.element_bytes()
     }
 
-    /// Where rows are returned: all parts of an output live together but in rare models, so
-    /// packed rows are gathered on the device of the first.
-    pub(crate) fn device(&self, home: Device) -> Device {
-        self.parts.first().map_or(home, |part| part.device(home))
+    /// Where packed rows are gathered: the device of the first tensor, since all tensors of an
+    /// output are on one device in all but rare models.
+    pub(crate) fn device(&self, module_device: Device) -> Device {
+        let first = self.0.tensors.first();
+        first.map_or(module_device, |spec| device(spec, module_device))
     }
 
-    /// The schema as bytes, as the store keeps it beside its rows. See `docs/format.md`.
+    /// The schema as bytes, as the store keeps it with its rows. See `docs/format.md`.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        self.described().encode()
+        self.0.encode()
     }
 
     /// Whether [`encode`](Self::encode) can write this schema: outputs of hundreds of tensors are
     /// not cached.
     pub(crate) fn fits(&self) -> bool {
-        self.described().fits()
+        self.0.fits()
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let described::Schema {
-            structure,
-            parts,
-            lengths,
-        } = described::Schema::decode(bytes)?;
-        let parts = parts.into_iter().map(Part::of).collect::<Option<_>>()?;
-        Some(Schema {
-            structure,
-            parts,
-            lengths,
-        })
-    }
-
-    /// The same where no tensor is known.
-    fn described(&self) -> described::Schema {
-        described::Schema {
-            structure: self.structure.clone(),
-            parts: self.parts.iter().map(Part::described).collect(),
-            lengths: self.lengths.clone(),
-        }
+        let schema = stored::Schema::decode(bytes)?;
+        let is_known = |spec: &TensorSpec| !matches!(spec.device, OutputDevice::Unknown(_));
+        schema
+            .tensors
+            .iter()
+            .all(is_known)
+            .then_some(Schema(schema))
     }
 }
 
-impl Part {
-    fn bytes(&self) -> usize {
-        // Shapes of live tensors fit, and those of decoded schemas were found to.
-        let elements: usize = self.shape.iter().map(|&extent| extent as usize).product();
-        elements * self.stored.elt_size_in_bytes()
-    }
-
-    fn described(&self) -> described::Part {
-        let element = |kind| layout::element(kind).expect("rows are cut from plain tensors");
-        described::Part {
-            stored: element(self.stored),
-            output: element(self.output),
-            place: self.place.code(),
-            shape: self.shape.clone(),
-        }
-    }
-
-    fn of(part: described::Part) -> Option<Self> {
-        Some(Part {
-            stored: layout::kind_of(part.stored),
-            output: layout::kind_of(part.output),
-            place: Place::of_code(part.place)?,
-            shape: part.shape,
-        })
-    }
-
-    fn device(&self, home: Device) -> Device {
-        match self.place {
-            Place::On(Device::Cuda(index)) if tch::Cuda::device_count() <= index as i64 => home,
-            Place::On(device) => device,
-            Place::AtHome => home,
-        }
+/// The device of an output that is not on the module's.
+fn output_device(device: Device) -> OutputDevice {
+    match device {
+        Device::Cpu => OutputDevice::Cpu,
+        Device::Mps => OutputDevice::Mps,
+        Device::Vulkan => OutputDevice::Vulkan,
+        Device::Cuda(index) => OutputDevice::Cuda(index as u32),
     }
 }
 
-impl Place {
-    fn code(self) -> u32 {
-        match self {
-            Place::AtHome => 0,
-            Place::On(Device::Cpu) => 1,
-            Place::On(Device::Mps) => 2,
-            Place::On(Device::Vulkan) => 3,
-            Place::On(Device::Cuda(index)) => 16 + index as u32,
-        }
+/// Where hits of a tensor are returned. A CUDA device that this machine does not have is replaced by
+/// the module's.
+fn device(spec: &TensorSpec, module_device: Device) -> Device {
+    match spec.device {
+        OutputDevice::Module | OutputDevice::Unknown(_) => module_device,
+        OutputDevice::Cpu => Device::Cpu,
+        OutputDevice::Mps => Device::Mps,
+        OutputDevice::Vulkan => Device::Vulkan,
+        OutputDevice::Cuda(index) if tch::Cuda::device_count() <= i64::from(index) => module_device,
+        OutputDevice::Cuda(index) => Device::Cuda(index as usize),
     }
-
-    fn of_code(code: u32) -> Option<Self> {
-        Some(match code {
-            0 => Place::AtHome,
-            1 => Place::On(Device::Cpu),
-            2 => Place::On(Device::Mps),
-            3 => Place::On(Device::Vulkan),
-            16.. => Place::On(Device::Cuda((code - 16) as usize)),
-            _ => return None,
-        })
-    }
-}
-
-fn is_float(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Half
-            | Kind::BFloat16
-            | Kind::Float
-            | Kind::Double
-            | Kind::Float8e5m2
-            | Kind::Float8e4m3fn
-            | Kind::Float8e5m2fnuz
-            | Kind::Float8e4m3fnuz
-    )
 }
 
 #[cfg(test)]
@@ -235,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_come_back_from_their_bytes() {
+    fn schemas_round_trip() {
         let tensors = [
             Tensor::zeros([1, 2, 3], tch::kind::FLOAT_CPU),
             Tensor::zeros([1], tch::kind::INT64_CPU),
@@ -247,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_no_version_knows_is_refused() {
+    fn unknown_devices_are_not_decoded() {
         let tensors = [Tensor::zeros([1, 4], tch::kind::FLOAT_CPU)];
         let schema = Schema::of("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
-        let mut described = schema.described();
-        described.parts[0].place = 9;
-        assert_eq!(Schema::decode(&described.encode()), None);
+        let mut unknown = schema.0.clone();
+        unknown.tensors[0].device = OutputDevice::Unknown(9);
+        assert_eq!(Schema::decode(&unknown.encode()), None);
     }
 }

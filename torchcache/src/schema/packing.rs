@@ -1,20 +1,24 @@
 //! From tensors to packed rows and back.
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::schema::TensorSpec;
 
-use super::{Part, Schema};
+use super::{Schema, device, kind};
 use crate::tensor::parallel::{copy, copy_rows};
 use crate::tensor::{layout, raw};
 
 impl Schema {
-    /// Tensors as `[rows, row_bytes]` bytes, in memory of their own: a forward may return its input
-    /// or a part of its weights, and writing into the output must reach neither.
+    /// Tensors as `[rows, row_bytes]` bytes in new memory: a forward may return its input or a view
+    /// of its weights, and writes to the output must reach neither.
     pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
         let parts = self
-            .parts
+            .0
+            .tensors
             .iter()
             .zip(tensors)
-            .map(|(part, tensor)| layout::materialised(tensor)?.f_to_kind(part.stored))
+            .map(|(spec, tensor)| {
+                layout::materialised(tensor)?.f_to_kind(kind::of_element(spec.stored))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         match &parts[..] {
             // Rounding it, or laying out its elements in order, has copied it already.
@@ -34,8 +38,8 @@ impl Schema {
             [whole] => copy(out, whole),
             _ => {
                 let mut offset = 0;
-                for (part, bytes) in self.parts.iter().zip(&parts) {
-                    let length = part.bytes();
+                for (spec, bytes) in self.0.tensors.iter().zip(&parts) {
+                    let length = bytes_of(spec);
                     if length > 0 {
                         let rows = out.chunks_exact_mut(row_bytes);
                         for (row, part) in rows.zip(bytes.chunks_exact(length)) {
@@ -51,11 +55,12 @@ impl Schema {
     fn pack_on_device(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
         let device = parts[0].device();
         let packed = self
-            .parts
+            .0
+            .tensors
             .iter()
             .zip(parts)
-            .map(|(part, tensor)| {
-                if part.bytes() == 0 {
+            .map(|(spec, tensor)| {
+                if bytes_of(spec) == 0 {
                     return Tensor::f_empty([tensor.size()[0], 0], (Kind::Uint8, device));
                 }
                 bytes_of_rows(tensor)?.f_to_device(device)
@@ -67,25 +72,31 @@ impl Schema {
         }
     }
 
-    /// The tensors that `packed` rows stand for, in the forward's kinds and on its devices.
-    pub(crate) fn unpack(&self, packed: &Tensor, home: Device) -> Result<Vec<Tensor>, TchError> {
+    /// The tensors of `packed` rows, in the forward's kinds and on its devices.
+    pub(crate) fn unpack(
+        &self,
+        packed: &Tensor,
+        module_device: Device,
+    ) -> Result<Vec<Tensor>, TchError> {
         let rows = packed.size()[0];
+        let specs = &self.0.tensors;
         let mut offset = 0;
-        let mut tensors = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let shape = part.batch_shape(rows);
-            let bytes = part.bytes() as i64;
+        let mut tensors = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let shape = batch_shape(spec, rows);
+            let bytes = bytes_of(spec) as i64;
             let tensor = if bytes == 0 {
-                Tensor::f_empty(&shape, (part.output, part.device(home)))?
+                let device = device(spec, module_device);
+                Tensor::f_empty(&shape, (kind::of_element(spec.output), device))?
             } else {
-                let whole = self.parts.len() == 1;
+                let whole = specs.len() == 1;
                 let own = if whole {
                     packed.shallow_clone()
                 } else {
                     packed.f_narrow_copy(1, offset, bytes)?
                 };
-                let typed = own.f_view_dtype(part.stored)?.f_view(shape.as_slice())?;
-                part.returned(typed, home)?
+                let stored = own.f_view_dtype(kind::of_element(spec.stored))?;
+                returned(spec, stored.f_view(shape.as_slice())?, module_device)?
             };
             offset += bytes;
             tensors.push(tensor);
@@ -93,24 +104,30 @@ impl Schema {
         Ok(tensors)
     }
 
-    /// The tensors of rows that lie anywhere on the CPU, each copied once, in the forward's kinds and
-    /// on its devices.
-    pub(crate) fn gather(&self, rows: &[&[u8]], home: Device) -> Result<Vec<Tensor>, TchError> {
+    /// The tensors of rows in CPU memory, each copied once, in the forward's kinds and on its
+    /// devices.
+    pub(crate) fn gather(
+        &self,
+        rows: &[&[u8]],
+        module_device: Device,
+    ) -> Result<Vec<Tensor>, TchError> {
+        let specs = &self.0.tensors;
         let mut offset = 0;
         let mut part_of_rows = Vec::new();
-        let mut tensors = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let bytes = part.bytes();
-            let rows = if self.parts.len() == 1 {
+        let mut tensors = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let bytes = bytes_of(spec);
+            let rows = if specs.len() == 1 {
                 rows
             } else {
                 part_of_rows.clear();
                 part_of_rows.extend(rows.iter().map(|row| &row[offset..offset + bytes]));
                 &part_of_rows
             };
-            let shape = part.batch_shape(rows.len() as i64);
-            let tensor = raw::tensor(&shape, part.stored, |out| copy_rows(out, rows))?;
-            tensors.push(part.returned(tensor, home)?);
+            let shape = batch_shape(spec, rows.len() as i64);
+            let kind = kind::of_element(spec.stored);
+            let tensor = raw::tensor(&shape, kind, |out| copy_rows(out, rows))?;
+            tensors.push(returned(spec, tensor, module_device)?);
             offset += bytes;
         }
         Ok(tensors)
@@ -123,22 +140,26 @@ fn bytes_of_rows(tensor: &Tensor) -> Result<Tensor, TchError> {
     tensor.f_view([rows, -1])?.f_view_dtype(Kind::Uint8)
 }
 
-impl Part {
-    /// The shape of the tensor of `rows` rows.
-    fn batch_shape(&self, rows: i64) -> Vec<i64> {
-        [rows].iter().chain(&self.shape).copied().collect()
-    }
+/// The bytes of a row of a tensor.
+fn bytes_of(spec: &TensorSpec) -> usize {
+    let bytes = spec.bytes();
+    bytes.expect("rows of live tensors and of decoded schemas fit into memory")
+}
 
-    /// A tensor as it is stored becomes one as the forward gave it.
-    fn returned(&self, stored: Tensor, home: Device) -> Result<Tensor, TchError> {
-        let kind = match self.output == self.stored {
-            true => stored,
-            false => stored.f_to_kind(self.output)?,
-        };
-        match self.device(home) {
-            Device::Cpu if kind.device() == Device::Cpu => Ok(kind),
-            device => kind.f_to_device(device),
-        }
+/// The shape of the tensor of `rows` rows.
+fn batch_shape(spec: &TensorSpec, rows: i64) -> Vec<i64> {
+    [rows].iter().chain(&spec.shape).copied().collect()
+}
+
+/// Turns a tensor as it is stored into one as the forward gave it.
+fn returned(spec: &TensorSpec, stored: Tensor, module_device: Device) -> Result<Tensor, TchError> {
+    let tensor = match spec.output == spec.stored {
+        true => stored,
+        false => stored.f_to_kind(kind::of_element(spec.output))?,
+    };
+    match device(spec, module_device) {
+        Device::Cpu if tensor.device() == Device::Cpu => Ok(tensor),
+        device => tensor.f_to_device(device),
     }
 }
 
@@ -162,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_any_kind_and_shape_pack_and_unpack_to_the_same_bits() {
+    fn packing_keeps_every_bit_of_any_kind_and_shape() {
         let float = Tensor::randn([3, 2, 5], tch::kind::FLOAT_CPU);
         let kinds = [
             Kind::Uint8,
@@ -201,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn only_floats_are_rounded() {
+    fn cache_dtype_rounds_only_floats() {
         let tensors = [
             Tensor::from_slice(&[70_000i64]),
             Tensor::from_slice(&[0.1f32]),
@@ -216,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conjugated_view_packs_its_values_and_not_its_memory() {
+    fn conjugated_views_pack_their_values() {
         let tensor = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
         let conjugated = tensor.conj();
         let schema = schema(std::slice::from_ref(&conjugated), None);

@@ -125,7 +125,7 @@ fn describes(bytes: &[u8], most: usize) {
         return;
     };
     assert_eq!(schema.encode(), bytes);
-    assert_eq!(schema.names().len(), schema.parts.len());
+    assert_eq!(schema.names().len(), schema.tensors.len());
 }
 
 /// Looks for every row in a store, before and after the copies are merged.

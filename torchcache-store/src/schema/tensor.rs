@@ -1,0 +1,137 @@
+//! One tensor of an output: its element kinds, its device and the shape of a row.
+
+use std::fmt;
+
+use super::bytes::take;
+use super::kind::ElementKind;
+
+/// The most dimensions of a row.
+pub(super) const MAX_DIMENSIONS: usize = 64;
+
+/// One tensor of an output.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorSpec {
+    /// The element kind that rows are stored in.
+    pub stored: ElementKind,
+    /// The element kind that the module computed, and that hits are returned in.
+    pub output: ElementKind,
+    /// Where hits are returned.
+    pub device: OutputDevice,
+    /// The shape of a row, without the batch dimension.
+    pub shape: Vec<i64>,
+}
+
+/// The device of an output. Where it can be, it is given in terms of the module, so that a cache
+/// filled on a GPU serves a run without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputDevice {
+    /// The module's device: that of its first weight, or without weights, of its first tensor
+    /// argument.
+    Module,
+    /// The CPU.
+    Cpu,
+    /// Apple's Metal Performance Shaders.
+    Mps,
+    /// Vulkan.
+    Vulkan,
+    /// The CUDA device of this index.
+    Cuda(u32),
+    /// A device that this version does not know, by its code.
+    Unknown(u32),
+}
+
+impl OutputDevice {
+    /// The code of CUDA device 0.
+    const CUDA: u32 = 16;
+
+    /// The code of the device in schemas.
+    pub fn code(self) -> u32 {
+        match self {
+            OutputDevice::Module => 0,
+            OutputDevice::Cpu => 1,
+            OutputDevice::Mps => 2,
+            OutputDevice::Vulkan => 3,
+            OutputDevice::Cuda(index) => Self::CUDA.saturating_add(index),
+            OutputDevice::Unknown(code) => code,
+        }
+    }
+
+    /// The device of a code.
+    pub fn of_code(code: u32) -> OutputDevice {
+        match code {
+            0 => OutputDevice::Module,
+            1 => OutputDevice::Cpu,
+            2 => OutputDevice::Mps,
+            3 => OutputDevice::Vulkan,
+            Self::CUDA.. => OutputDevice::Cuda(code - Self::CUDA),
+            _ => OutputDevice::Unknown(code),
+        }
+    }
+}
+
+impl fmt::Display for OutputDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OutputDevice::Module => f.write_str("module device"),
+            OutputDevice::Cpu => f.write_str("CPU"),
+            OutputDevice::Mps => f.write_str("MPS"),
+            OutputDevice::Vulkan => f.write_str("Vulkan"),
+            OutputDevice::Cuda(index) => write!(f, "CUDA {index}"),
+            OutputDevice::Unknown(code) => write!(f, "device {code}"),
+        }
+    }
+}
+
+impl TensorSpec {
+    /// The bytes of a row of this tensor; `None` if an extent is negative, or the row is too large
+    /// for any memory.
+    pub fn bytes(&self) -> Option<usize> {
+        let elements = self.shape.iter().try_fold(1usize, |product, &extent| {
+            product.checked_mul(usize::try_from(extent).ok()?)
+        })?;
+        elements
+            .checked_mul(self.stored.size())
+            .filter(|&bytes| bytes < isize::MAX as usize)
+    }
+
+    /// `stored u8, output u8, device u32, dimensions u8, extent i64 …`
+    pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.push(self.stored.code());
+        bytes.push(self.output.code());
+        bytes.extend(self.device.code().to_le_bytes());
+        bytes.push(self.shape.len() as u8);
+        for extent in &self.shape {
+            bytes.extend(extent.to_le_bytes());
+        }
+    }
+
+    pub(super) fn decode(bytes: &mut &[u8]) -> Option<TensorSpec> {
+        let [stored, output] = take(bytes)?;
+        let device = u32::from_le_bytes(take(bytes)?);
+        let [dimensions] = take(bytes)?;
+        if usize::from(dimensions) > MAX_DIMENSIONS {
+            return None;
+        }
+        let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take(bytes)?)));
+        Some(TensorSpec {
+            stored: ElementKind::of_code(stored)?,
+            output: ElementKind::of_code(output)?,
+            device: OutputDevice::of_code(device),
+            shape: shape.collect::<Option<Vec<_>>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_codes_round_trip() {
+        for code in (0..20).chain([u32::MAX]) {
+            assert_eq!(OutputDevice::of_code(code).code(), code);
+        }
+        assert_eq!(OutputDevice::Cuda(2).code(), 18);
+        assert_eq!(OutputDevice::of_code(9), OutputDevice::Unknown(9));
+    }
+}
