@@ -287,3 +287,31 @@ impl Trailer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of another implementation. XXH3 has other code for each of these ranges of length.
+    #[test]
+    fn checksums_are_xxh3_64_at_every_length() {
+        let bytes: Vec<u8> = (0..5000u32)
+            .map(|n| (n.wrapping_mul(0x9E37_79B1) >> 24) as u8)
+            .collect();
+        for (length, unseeded, seeded) in [
+            (0, 0x2d06_8005_38d3_94c2, 0xcc1c_a35a_1b08_9c5c),
+            (3, 0xe140_90f5_54a5_ea90, 0x5e25_aa47_407a_4c1c),
+            (8, 0xcd1c_7f88_482f_caef, 0x9055_3f6a_fd4e_dd0a),
+            (16, 0x81e9_eb86_3446_0bb9, 0x55ac_4d93_458d_b93e),
+            (128, 0x75ec_a5c5_d559_4884, 0xf7c8_4632_fdd7_88ba),
+            (240, 0x5eb2_467c_8c9e_3969, 0x7141_6ad8_2f66_2391),
+            (241, 0x2d43_1e98_4c44_1f15, 0xf381_52bf_b1ca_9ce3),
+            (1024, 0xe99d_ef11_45f1_2936, 0xc5bf_3e4c_df33_e166),
+            (5000, 0xb9da_ede5_f99f_736e, 0xbde9_a2fa_c53c_6432),
+        ] {
+            assert_eq!(xxh3(0, &bytes[..length]), unseeded, "{length} bytes");
+            let seed = 0x0123_4567_89ab_cdef;
+            assert_eq!(xxh3(seed, &bytes[..length]), seeded, "{length} bytes");
+        }
+    }
+}

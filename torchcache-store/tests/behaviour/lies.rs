@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use torchcache_store::segment::{Encoding, Row, SegmentError, SegmentReader, SegmentWriter};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 use crate::common::key;
 
@@ -65,7 +65,7 @@ impl Parts {
         trailer.extend(self.group_count.to_le_bytes());
         trailer.extend(self.ends_as.unwrap_or(self.version).to_le_bytes());
         trailer.extend([0; 4]);
-        let sum = xxh3_64_with_seed(&footer, xxh3_64(&trailer));
+        let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&trailer), &footer);
         trailer.extend(sum.to_le_bytes());
         file.extend(trailer);
         file.extend(b"TCSEGEND");
@@ -77,11 +77,11 @@ impl Parts {
         let stored_len = (stored.len() as u32).to_le_bytes();
         let mut head = [0; 56];
         head[..32].copy_from_slice(&key(1));
-        head[32..40].copy_from_slice(&xxh3_64(b"abc").to_le_bytes());
+        head[32..40].copy_from_slice(&XxHash3_64::oneshot(b"abc").to_le_bytes());
         head[40..44].copy_from_slice(&raw_len.to_le_bytes());
         head[44..48].copy_from_slice(&stored_len);
         head[48] = encoding;
-        let sum = xxh3_64_with_seed(stored, xxh3_64(&head));
+        let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&head), stored);
         self.records = [stored, &sum.to_le_bytes()].concat();
         self.groups[..4].copy_from_slice(&raw_len.to_le_bytes());
         self.row[32..36].copy_from_slice(&stored_len);

@@ -3,7 +3,7 @@
 //! And the other way round: checksums made right over whatever numbers are there.
 
 use torchcache_store::{Fault, Key};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 /// The bytes before the records.
 pub(crate) const HEADER: usize = 16;
@@ -185,7 +185,7 @@ pub(crate) fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
 }
 
 fn footer_sum(footer: &[u8], trailer: &[u8]) -> u64 {
-    xxh3_64_with_seed(footer, xxh3_64(&trailer[..32]))
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&trailer[..32]), footer)
 }
 
 impl Row<'_> {
@@ -193,11 +193,11 @@ impl Row<'_> {
     fn sum(&self, key: &Key) -> u64 {
         let mut head = [0; 56];
         head[..32].copy_from_slice(key);
-        head[32..40].copy_from_slice(&xxh3_64(self.schema).to_le_bytes());
+        head[32..40].copy_from_slice(&XxHash3_64::oneshot(self.schema).to_le_bytes());
         head[40..44].copy_from_slice(&(self.len as u32).to_le_bytes());
         head[44..48].copy_from_slice(&(self.stored.len() as u32).to_le_bytes());
         head[48] = self.storage;
-        xxh3_64_with_seed(self.stored, xxh3_64(&head))
+        XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&head), self.stored)
     }
 
     /// The bytes that it takes between header and footer.
