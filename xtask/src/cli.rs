@@ -42,8 +42,11 @@ pub(crate) enum Command {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Run every test
+    /// Run the tests: the usual ones, all of them, or those that arguments name
     Test {
+        /// Run the long ones as well: compile-fail cases, long faults, interleavings
+        #[arg(long)]
+        all: bool,
         /// 0.26 (torch 2.13.0) or 0.24 (torch 2.11.0)
         #[arg(long, value_name = "VERSION", default_value = DEFAULT.tch, value_parser = Release::parse)]
         tch: &'static Release,
@@ -119,7 +122,11 @@ mod tests {
         let args = vec!["name".into()];
         assert_eq!(
             parse("test --tch=0.24 -- name").unwrap(),
-            Command::Test { tch: oldest, args }
+            Command::Test {
+                all: false,
+                tch: oldest,
+                args
+            }
         );
         assert!(
             parse("test --tch 0.25")

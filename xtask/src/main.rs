@@ -40,7 +40,7 @@ fn run(command: Command) -> Result<()> {
         Command::Setup { tch } => libtorch::prepare(root, tch).map(|_| ()),
         Command::Minilm => minilm::folder(root).map(|folder| println!("{}", folder.display())),
         Command::Demo { args } => demo::run(root, &args),
-        Command::Test { tch, args } => test::run(root, tch, &args),
+        Command::Test { all, tch, args } => test::run(root, tch, all, &args),
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Soak { args } => soak::run(root, &args),
         Command::Planted { names } => planted::run(root, &names),

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace with one tch release.
+//! `cargo xtask test`: the tests of the workspace with one tch release.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -11,7 +11,13 @@ use crate::mirror;
 use crate::release::Release;
 use crate::shell;
 
-pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
+/// The usual tests, `all` of them, or those that `args` name, wherever they belong.
+pub(crate) fn run(
+    root: &Path,
+    release: &'static Release,
+    all: bool,
+    args: &[OsString],
+) -> Result<()> {
     let libtorch = libtorch::prepare(root, release)?;
     let sh = match release.is_default() {
         true => libtorch.shell(root)?,
@@ -24,13 +30,22 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
     // nextest runs no doc tests. They come first, so that the last line is the summary of the tests.
     if args.is_empty() {
         shell::run(cmd!(sh, "cargo test --workspace --doc"))?;
-        if release.is_default() {
-            print!("{}", interleavings(&sh, None)?);
-        }
+    }
+    if all && release.is_default() {
+        print!("{}", interleavings(&sh, None)?);
     }
     if shell::has_nextest(&sh) {
-        return shell::run(cmd!(sh, "cargo nextest run --workspace {args...}"));
+        let profile = match all || !args.is_empty() {
+            true => "all",
+            false => "default",
+        };
+        let nextest = cmd!(
+            sh,
+            "cargo nextest run --workspace --profile {profile} {args...}"
+        );
+        return shell::run(nextest);
     }
+    eprintln!("cargo-nextest is not installed: running the long tests as well");
     // Tests start examples, which cargo builds for `--tests` only on request.
     shell::run(cmd!(sh, "cargo build --workspace --examples"))?;
     shell::run(cmd!(
