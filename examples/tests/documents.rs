@@ -157,8 +157,6 @@ fn the_tree_in_the_architecture_page_is_the_tree() {
         "torchcache-macros",
         "torchcache-store",
         "torchcache-cli",
-        "tests/faults",
-        "tests/soak",
         "xtask",
     ] {
         let folders = fs::read_dir(root().join(package).join("src")).unwrap();

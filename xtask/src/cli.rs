@@ -56,11 +56,11 @@ pub(crate) enum Command {
     },
     /// Run the benchmarks and write docs/benchmarks.md
     Bench(Plan),
-    /// Cause every fault many times and write the table in docs/reliability.md
+    /// Run the fault tests with many more cases and write the table in docs/reliability.md
     Soak {
-        /// Names of faults, --short, --seed N: run these and only print the table
-        #[arg(last = true)]
-        args: Vec<OsString>,
+        /// Parts of names of tests: run these and write nothing [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
     },
     /// Apply each patch of tests/planted/ to a copy of the tree and expect a test to fail
     Planted {
@@ -85,10 +85,12 @@ impl Cli {
     }
 }
 
-/// Drops the `--` of `bench -- PART` and `planted -- NAME`, which start no program of their own.
+/// Drops the `--` of `bench -- PART`, `soak -- NAME` and `planted -- NAME`, which have no arguments
+/// to pass on.
 fn without_separator(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<_> = args.into_iter().collect();
-    let is_own = |command: &OsString| command == "bench" || command == "planted";
+    let own = ["bench", "soak", "planted"];
+    let is_own = |command: &OsString| own.iter().any(|own| command == own);
     if args.get(1).is_some_and(is_own)
         && let Some(place) = args.iter().position(|arg| arg == "--")
     {

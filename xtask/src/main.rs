@@ -42,7 +42,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { args } => demo::run(root, &args),
         Command::Test { all, tch, args } => test::run(root, tch, all, &args),
         Command::Bench(plan) => bench::run(root, &plan),
-        Command::Soak { args } => soak::run(root, &args),
+        Command::Soak { names } => soak::run(root, &names),
         Command::Planted { names } => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),
         Command::Layout => layout::run(root),

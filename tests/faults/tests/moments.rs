@@ -10,9 +10,9 @@ use std::thread;
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::report::Counter;
 use torchcache_faults::rows::{batch, fetch, keys, patient};
 use torchcache_faults::sim::Sim;
-use torchcache_faults::tally::Counter;
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::{Fault, Store};
 

@@ -1,4 +1,4 @@
-//! Modules whose outputs everybody can tell from their inputs, so that each element can be checked.
+//! Modules whose outputs follow from their inputs, so that each element can be compared.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -6,53 +6,49 @@ use std::path::{Path, PathBuf};
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
-use torchcache_faults::Tally;
+use torchcache_faults::report::Report;
 
 /// Elements of a row.
-pub(crate) const WIDTH: i64 = 33;
+pub const WIDTH: i64 = 33;
 
 /// The rows of these numbers: each element says which row it is of, and which of it.
-pub(crate) fn rows(numbers: &[i64]) -> Tensor {
+pub fn rows(numbers: &[i64]) -> Tensor {
     let numbers = Tensor::from_slice(numbers).to_kind(Kind::Float);
     let places = Tensor::arange(WIDTH, (Kind::Float, Device::Cpu)) / 64.0;
     numbers.view([-1, 1]) + places
 }
 
-/// Counts the rows of an output that are right, and those that are not.
-pub(crate) fn check(tally: &mut Tally, output: &Tensor, expected: &Tensor) {
-    let rows = expected.size()[0] as u64;
-    tally.rows += rows;
-    if output.size() != expected.size() || output.kind() != expected.kind() {
-        tally.wrong += rows;
-        return;
-    }
-    if rows == 0 {
-        return;
-    }
-    let differs = output
-        .ne_tensor(expected)
-        .view([rows as i64, -1])
-        .any_dim(1, false);
-    tally.wrong += u64::try_from(differs.sum(Kind::Int64).int64_value(&[])).unwrap_or(rows);
+/// Compares every element of an output.
+#[track_caller]
+pub fn check(report: &Report, output: &Tensor, expected: &Tensor) {
+    assert_eq!(
+        (output.size(), output.kind()),
+        (expected.size(), expected.kind())
+    );
+    assert!(output.equal(expected), "{output} is not {expected}");
+    report.checked(expected.size()[0] as u64);
 }
 
-/// `x * factor + 1`, which panics when it is told to.
+/// `x * factor + 1`, which panics on demand.
 #[torchcache(persistent = true, max_memory_cache_size = "200 KB")]
 #[derive(Debug)]
-pub(crate) struct Scale {
-    pub(crate) factor: f64,
+pub struct Scale {
+    /// The factor.
+    pub factor: f64,
     /// How many rows the forward has seen.
     #[torchcache(skip)]
-    pub(crate) ran: Cell<i64>,
-    /// Whether it panics when it has seen them.
+    pub ran: Cell<i64>,
+    /// Whether the forward panics.
     #[torchcache(skip)]
-    pub(crate) panics: Cell<bool>,
+    pub panics: Cell<bool>,
     torchcache_persistent_cache_dir: PathBuf,
-    pub(crate) torchcache: TorchCache,
+    /// Its cache.
+    pub torchcache: TorchCache,
 }
 
 impl Scale {
-    pub(crate) fn by(factor: f64, dir: &Path) -> Scale {
+    /// A module with this factor and cache directory.
+    pub fn by(factor: f64, dir: &Path) -> Scale {
         Scale {
             factor,
             ran: Cell::new(0),
@@ -62,7 +58,8 @@ impl Scale {
         }
     }
 
-    pub(crate) fn expected(&self, xs: &Tensor) -> Tensor {
+    /// The right output.
+    pub fn expected(&self, xs: &Tensor) -> Tensor {
         xs * self.factor + 1.0
     }
 }
@@ -79,16 +76,20 @@ impl Module for Scale {
 /// A cached module that calls a cached module.
 #[torchcache(persistent = true, max_memory_cache_size = "200 KB")]
 #[derive(Debug)]
-pub(crate) struct Outer {
-    pub(crate) inner: Scale,
+pub struct Outer {
+    /// The module that it calls.
+    pub inner: Scale,
+    /// How many rows the forward has seen.
     #[torchcache(skip)]
-    pub(crate) ran: Cell<i64>,
+    pub ran: Cell<i64>,
     torchcache_persistent_cache_dir: PathBuf,
-    pub(crate) torchcache: TorchCache,
+    /// Its cache.
+    pub torchcache: TorchCache,
 }
 
 impl Outer {
-    pub(crate) fn over(inner: Scale, dir: &Path) -> Outer {
+    /// A module around another one, with the same kind of cache.
+    pub fn over(inner: Scale, dir: &Path) -> Outer {
         Outer {
             inner,
             ran: Cell::new(0),
@@ -97,7 +98,8 @@ impl Outer {
         }
     }
 
-    pub(crate) fn expected(&self, xs: &Tensor) -> Tensor {
+    /// The right output.
+    pub fn expected(&self, xs: &Tensor) -> Tensor {
         -self.inner.expected(xs)
     }
 }

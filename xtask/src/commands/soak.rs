@@ -1,17 +1,13 @@
-//! `cargo xtask soak`: every fault in its long form, and the table of results in
+//! `cargo xtask soak`: the fault tests with many more cases, and the table of what they did in
 //! `docs/reliability.md`.
 
-use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::commands::test;
-use crate::executable::{self, Kind};
 use crate::install::libtorch;
 use crate::machine;
 use crate::page::Page;
@@ -20,18 +16,12 @@ use crate::shell;
 
 const PAGE: Page = Page("docs/reliability.md");
 
-const HEADINGS: [&str; 7] = [
-    "fault",
-    "rounds",
-    "caused",
-    "survived",
-    "rows checked",
-    "wrong rows",
-    "lost rows",
+/// The tests that have a long form: package and test target.
+const TESTS: [(&str, &str); 3] = [
+    ("torchcache-faults", "scenarios"),
+    ("torchcache-faults", "forged"),
+    ("torchcache-soak", "modules"),
 ];
-
-/// The width of the first column on a terminal, and of the others.
-const WIDTHS: (usize, usize) = (68, 13);
 
 /// Cases of the state machine of the whole library.
 const CASES: u32 = 10_000;
@@ -39,126 +29,128 @@ const CASES: u32 = 10_000;
 /// Interleavings that each scheduler of the model checker tries.
 const INTERLEAVINGS: u32 = 3_000;
 
-pub(crate) fn run(root: &Path, args: &[OsString]) -> Result<()> {
+/// A line of the table.
+#[derive(Debug, PartialEq)]
+struct Row {
+    fault: String,
+    cases: u64,
+    caused: u64,
+    rows: u64,
+}
+
+/// With `names` only the tests whose names contain one of them, and no table.
+pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
-    let program = build(&sh)?;
     let begin = Instant::now();
-    let mut rows = soak(&sh, &program, args)?;
-    if !args.is_empty() {
+    let mut rows = Vec::new();
+    for (package, target) in TESTS {
+        let test = ["--package", package, "--test", target];
+        let flags = ["--nocapture", "--test-threads", "1"];
+        let test = cmd!(
+            sh,
+            "cargo test --release {test...} -- {flags...} {names...}"
+        );
+        for row in parse(&shell::read_tests(test.env("TORCHCACHE_SOAK", "1"))?)? {
+            println!("{}", row.line());
+            rows.push(row);
+        }
+    }
+    if !names.is_empty() {
         return Ok(());
     }
     rows.push(state_machine(&sh)?);
-    rows.push(interleavings(&sh)?);
+    let output = test::interleavings(&sh, Some(INTERLEAVINGS))?;
+    rows.push(sum(
+        "any interleaving of threads, in each of the models",
+        &output,
+    )?);
     let minutes = begin.elapsed().as_secs().div_ceil(60);
     let mut text = format!(
-        "{}\n\n{minutes} minutes.\n\n{}\n{}\n",
+        "{}\n\n{minutes} minutes. No row was wrong, and no flushed row was lost.\n\n\
+         | fault | cases | faults caused | rows compared |\n| --- | ---: | ---: | ---: |\n",
         machine::describe(DEFAULT),
-        line(&HEADINGS),
-        line(&["---", "---:", "---:", "---:", "---:", "---:", "---:"])
     );
     for row in rows {
-        text += &line(&row.split('\t').collect::<Vec<_>>());
+        text += &row.line();
         text.push('\n');
     }
     PAGE.put(root, "soak", &text)
 }
 
-/// Builds the program, and the one next to it that plays the roles of the store.
-fn build(sh: &Shell) -> Result<PathBuf> {
-    let packages = [
-        "--package",
-        "torchcache-soak",
-        "--package",
-        "torchcache-faults",
-    ];
-    let format = ["--message-format", "json-render-diagnostics"];
-    let messages = shell::read(cmd!(
-        sh,
-        "cargo build --release --bins {packages...} {format...}"
-    ))?;
-    executable::parse(&messages)
-        .into_iter()
-        .find(|program| program.kind == Kind::Bin && program.target == "soak")
-        .map(|program| program.path)
-        .context("cargo built no program soak")
-}
-
-/// Runs the program, shows each line of the table as it comes, and returns the lines.
-fn soak(sh: &Shell, program: &Path, args: &[OsString]) -> Result<Vec<String>> {
-    let mut command = Command::from(cmd!(sh, "{program} {args...}"));
-    let child = command.stdout(Stdio::piped()).spawn();
-    let mut child = child.with_context(|| format!("cannot start {}", program.display()))?;
-    show(&HEADINGS);
-    let output = child.stdout.take().expect("it is piped");
-    let mut rows = Vec::new();
-    for row in BufReader::new(output).lines() {
-        let row = row.context("cannot read the output of the soak")?;
-        show(&row.split('\t').collect::<Vec<_>>());
-        rows.push(row);
-    }
-    let status = child.wait().context("cannot wait for the soak")?;
-    ensure!(
-        status.success(),
-        "a guarantee did not hold ({status}); {} is unchanged",
-        PAGE.0
-    );
-    Ok(rows)
-}
-
 /// The state machine of the whole library, with more cases than in a test.
-fn state_machine(sh: &Shell) -> Result<String> {
+fn state_machine(sh: &Shell) -> Result<Row> {
     let test = ["--package", "torchcache-tests", "--test", "behaviour"];
     let filter = ["state_machine", "--nocapture"];
     let test = cmd!(sh, "cargo test --release {test...} -- {filter...}");
     let output = shell::read_tests(test.env("PROPTEST_CASES", CASES.to_string()))?;
-    let [rounds, caused, rows] = sums(&output)?;
-    Ok(passed(
-        "any sequence of calls, edits, options and faults",
-        [rounds, caused, rows],
-    ))
+    sum("any sequence of calls, edits, options and faults", &output)
 }
 
-/// The model checker's tests, with more tries.
-fn interleavings(sh: &Shell) -> Result<String> {
-    let [rounds, rows] = sums(&test::interleavings(sh, Some(INTERLEAVINGS))?)?;
-    Ok(passed(
-        "any interleaving of threads, in each of the models",
-        [rounds, rounds, rows],
-    ))
+/// One line for all that some tests did.
+fn sum(fault: &str, output: &str) -> Result<Row> {
+    let rows = parse(output)?;
+    let of = |count: fn(&Row) -> u64| rows.iter().map(count).sum();
+    Ok(Row {
+        fault: fault.to_owned(),
+        cases: of(|row| row.cases),
+        caused: of(|row| row.caused),
+        rows: of(|row| row.rows),
+    })
 }
 
-/// Sums the counts that tests print in lines of `seen N N …`.
-fn sums<const N: usize>(output: &str) -> Result<[u64; N]> {
-    let mut sums = [0; N];
+/// What tests print: `seen`, the cases, the faults caused, the rows compared, and what the fault is.
+fn parse(output: &str) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     for line in output.lines() {
-        // The test runner prints the name of a test before it.
-        let Some((_, counts)) = line.split_once("seen ") else {
+        // The test harness prints the name of a test in front of it.
+        let Some((_, text)) = line.split_once("seen ") else {
             continue;
         };
-        let counts: Vec<u64> = counts.split(' ').flat_map(str::parse).collect();
-        ensure!(counts.len() == N, "expected {N} counts in {line:?}");
-        for (sum, count) in sums.iter_mut().zip(counts) {
-            *sum += count;
-        }
+        let row = Row::parse(text);
+        rows.push(row.with_context(|| format!("cannot read {line:?}"))?);
     }
-    if sums.contains(&0) {
-        bail!("the tests printed no counts, or zero");
+    Ok(rows)
+}
+
+impl Row {
+    fn parse(text: &str) -> Option<Row> {
+        let mut words = text.splitn(4, ' ');
+        let mut number = || words.next()?.parse().ok();
+        Some(Row {
+            cases: number()?,
+            caused: number()?,
+            rows: number()?,
+            fault: words.next().unwrap_or_default().to_owned(),
+        })
     }
-    Ok(sums)
+
+    fn line(&self) -> String {
+        let Row {
+            fault,
+            cases,
+            caused,
+            rows,
+        } = self;
+        format!("| {fault} | {cases} | {caused} | {rows} |")
+    }
 }
 
-/// A row of the table for tests, which fail on a wrong or lost row.
-fn passed(fault: &str, [rounds, caused, rows]: [u64; 3]) -> String {
-    format!("{fault}\t{rounds}\t{caused}\t{rounds}\t{rows}\t0\t0")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn show(cells: &[&str]) {
-    let (first_width, width) = WIDTHS;
-    let [first, rest @ ..] = cells else { return };
-    let rest: String = rest.iter().map(|cell| format!("{cell:>width$}")).collect();
-    println!("{first:<first_width$}{rest}");
-}
-
-fn line(cells: &[&str]) -> String {
-    format!("| {} |", cells.join(" | "))
+    #[test]
+    fn what_tests_print_becomes_rows() {
+        let output = "running 2 tests\ntest a ... seen 2 3 4 a fault, or two\nok\nseen 5 6 7\n";
+        let row = |fault: &str, [cases, caused, rows]: [u64; 3]| Row {
+            fault: fault.to_owned(),
+            cases,
+            caused,
+            rows,
+        };
+        let expected = [row("a fault, or two", [2, 3, 4]), row("", [5, 6, 7])];
+        assert_eq!(parse(output).unwrap(), expected);
+        assert_eq!(sum("all", output).unwrap(), row("all", [7, 9, 11]));
+        assert!(parse("seen 1 2\n").is_err());
+    }
 }

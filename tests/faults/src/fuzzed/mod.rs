@@ -1,11 +1,11 @@
 //! What fuzzers call: any bytes in, and a panic if something is not as promised. The fuzzers
-//! themselves are in `fuzz/`; a test runs what they found worth keeping through the same functions.
+//! themselves are in `tests/fuzz/`; a test runs their seeds through the same functions.
 
 mod footer;
 mod maintained;
 mod manifest;
 mod operations;
-pub(crate) mod reference;
+pub mod reference;
 mod segment;
 
 use std::fmt::Debug;
@@ -15,7 +15,7 @@ pub use footer::run as footer;
 pub use manifest::run as manifest;
 pub use operations::run as operations;
 pub use segment::run as segment;
-pub(crate) use segment::store_costs;
+pub use segment::store_costs;
 
 use crate::ALLOCATED;
 
@@ -46,12 +46,18 @@ fn derived<'b, T: Arbitrary<'b> + Debug>(bytes: &'b [u8], run: impl FnOnce(&T)) 
 }
 
 /// Does something for which so many bytes of memory have to be enough.
-pub(crate) fn bounded<T>(most: usize, run: impl FnOnce() -> T) -> Result<T, String> {
+///
+/// # Panics
+/// If it takes more.
+#[track_caller]
+pub fn bounded<T>(most: usize, run: impl FnOnce() -> T) -> T {
     ALLOCATED.reset_peak_usage();
     let before = ALLOCATED.current_usage();
     let done = run();
-    match ALLOCATED.peak_usage().saturating_sub(before) {
-        cost if cost > most => Err(format!("it took {cost} bytes of memory, more than {most}")),
-        _ => Ok(done),
-    }
+    let cost = ALLOCATED.peak_usage().saturating_sub(before);
+    assert!(
+        cost <= most,
+        "it took {cost} bytes of memory, more than {most}"
+    );
+    done
 }

@@ -6,29 +6,29 @@ use torchcache_store::{Fault, Key};
 use twox_hash::XxHash3_64;
 
 /// The bytes before the records.
-pub(crate) const HEADER: usize = 16;
+pub const HEADER: usize = 16;
 /// The bytes behind the row table.
-pub(crate) const TRAILER: usize = 48;
+pub const TRAILER: usize = 48;
 /// The bytes of a class beside its schema.
-pub(crate) const CLASS_HEAD: usize = 8;
+pub const CLASS_HEAD: usize = 8;
 /// The bytes of an entry of the row table.
-pub(crate) const ROW: usize = 40;
+pub const ROW: usize = 40;
 
 /// A compressed value is at most so many times longer than what is stored.
-pub(crate) const EXPANSION: u64 = 1 << 16;
+pub const EXPANSION: u64 = 1 << 16;
 
 /// Longer values are not made: a file may claim many that are.
-pub(crate) const LONGEST: u64 = 1 << 18;
+pub const LONGEST: u64 = 1 << 18;
 
 /// A row of a sound segment.
 #[derive(Clone, Debug)]
-pub(crate) struct Row<'f> {
+pub struct Row<'f> {
     /// The whole key.
-    pub(crate) key: Key,
+    pub key: Key,
     /// The schema of its class.
-    pub(crate) schema: &'f [u8],
+    pub schema: &'f [u8],
     /// The length of the value.
-    pub(crate) len: u64,
+    pub len: u64,
     storage: u8,
     stored: &'f [u8],
     /// The checksum behind it.
@@ -43,7 +43,7 @@ fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
 }
 
 /// Where the footer begins, as the trailer says, if that can be.
-pub(crate) fn footer_at(file: &[u8]) -> Option<usize> {
+pub fn footer_at(file: &[u8]) -> Option<usize> {
     let trailer = file.len().checked_sub(TRAILER)?;
     let at = usize::try_from(number(file, trailer, 8)?).ok()?;
     (at <= trailer).then_some(at)
@@ -125,7 +125,7 @@ impl<'f> Tables<'f> {
 ///
 /// # Errors
 /// Under which kind the store is to count the file.
-pub(crate) fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
+pub fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
     let ensure = |holds: bool, fault| if holds { Ok(()) } else { Err(fault) };
     let Some(end) = file.len().checked_sub(TRAILER).filter(|end| *end >= HEADER) else {
         return Err(Fault::Truncated);
@@ -201,17 +201,17 @@ impl Row<'_> {
     }
 
     /// The bytes that it takes between header and footer.
-    pub(crate) fn record_len(&self) -> usize {
+    pub fn record_len(&self) -> usize {
         self.stored.len() + 8
     }
 
     /// Whether the record is sound, by its checksum.
-    pub(crate) fn is_summed(&self) -> bool {
+    pub fn is_summed(&self) -> bool {
         self.sum == self.sum(&self.key)
     }
 
     /// The value, if the record is that of this key and gives one, not longer than [`LONGEST`].
-    pub(crate) fn value(&self, key: &Key) -> Option<Vec<u8>> {
+    pub fn value(&self, key: &Key) -> Option<Vec<u8>> {
         // 8
         if self.sum != self.sum(key) || self.len > LONGEST {
             return None;
@@ -234,7 +234,7 @@ impl Row<'_> {
 }
 
 /// Makes the trailer's checksum right for whatever is there now.
-pub(crate) fn seal(file: &mut [u8]) {
+pub fn seal(file: &mut [u8]) {
     let Some(begin) = footer_at(file) else { return };
     let end = file.len() - TRAILER;
     let sum = footer_sum(&file[begin..end], &file[end..]);
@@ -243,7 +243,7 @@ pub(crate) fn seal(file: &mut [u8]) {
 
 /// Makes the checksums of records right for what the row table says of them. Whatever this cannot
 /// make sense of stays as it is.
-pub(crate) fn seal_records(file: &mut [u8]) {
+pub fn seal_records(file: &mut [u8]) {
     let Some(begin) = footer_at(file) else { return };
     let (records, behind) = file.split_at_mut(begin);
     let (footer, trailer) = behind.split_at(behind.len() - TRAILER);

@@ -1,0 +1,24 @@
+//! What the child processes of scenarios do, each on a directory.
+
+pub mod directory;
+pub mod fill;
+mod forked;
+pub mod neighbour;
+pub mod shutdown;
+pub mod steady;
+pub mod stranger;
+
+use std::path::Path;
+
+/// What a child process does in its directory, given further words.
+pub type Role = fn(&Path, &[String]);
+
+/// Every role, by its name.
+pub const ROLES: &[(&str, Role)] = &[
+    ("directory", directory::run),
+    ("fill", fill::run),
+    ("neighbour", neighbour::run),
+    ("shutdown", shutdown::run),
+    ("steady", steady::run),
+    ("stranger", stranger::run),
+];

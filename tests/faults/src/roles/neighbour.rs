@@ -1,0 +1,135 @@
+//! One of several processes that use a directory at the same time: it writes, evicts, clears or reads,
+//! and compares every row that it gets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use torchcache_store::{Compression, Config, Fault, Store};
+
+use crate::process::say;
+use crate::report::Report;
+use crate::rows::batch;
+
+/// The length of the rows.
+pub const LEN: usize = 2500;
+
+/// Where the cache is, next to a file for each deed that was done.
+pub const CACHE: &str = "cache";
+
+/// What the processes do to each other.
+pub const DEEDS: [&str; 4] = ["EVICTED", "CLEARED", "GONE", "MERGED"];
+
+/// The rows that all write.
+const COMMON: u64 = 3000;
+
+/// It ends after this time although not every deed was done.
+const LONGEST: Duration = Duration::from_secs(90);
+
+/// How often the process that clears does so.
+const CLEAR_EVERY: Duration = Duration::from_millis(500);
+
+/// The words: the part, its number, the milliseconds, a seed, and the deeds to wait for.
+pub fn run(root: &Path, words: &[String]) {
+    let [part, place, time, seed, deeds] = words else {
+        panic!("got {words:?}");
+    };
+    let number = |text: &String| text.parse::<u64>().unwrap();
+    let mut rng = Rng::with_seed(number(seed));
+    let mut config = Config {
+        segment_bytes: 2_000_000,
+        linger: Duration::from_millis(20),
+        mmap: part == "read-mapped",
+        compression: (number(place) % 2 == 1).then_some(Compression {
+            level: 1,
+            threads: 1,
+        }),
+        ..Config::default()
+    };
+    if part == "evict" {
+        config.max_bytes = 1_500_000;
+    }
+    let store = Store::open(root.join(CACHE), config).unwrap();
+    let report = Report::new("several processes");
+    // Rows of its own, far from all others'.
+    let first = if part == "own" {
+        1_000_000 * number(place)
+    } else {
+        0
+    };
+    let (mut next, mut flushed) = (first, first);
+    let (mut cleared, mut gone, mut last_clear) = (0, 0, Instant::now());
+    let mut own = [0; 4];
+    let mut seen = BTreeMap::new();
+    let begin = Instant::now();
+    let time = Duration::from_millis(number(time));
+    let is_done = |deed: &str| root.join(deed).exists();
+    while begin.elapsed() < time || begin.elapsed() < LONGEST && !deeds.split(' ').all(is_done) {
+        match part.as_str() {
+            "own" => {
+                store.put(batch(next..next + 16, LEN));
+                next += 16;
+                if rng.u8(..8) == 0 {
+                    store.flush().unwrap();
+                    flushed = next;
+                }
+                let back = next.saturating_sub(rng.u64(0..500)).max(first);
+                report.count_right(&store, back..next, LEN);
+            }
+            "common" | "evict" | "clear" => {
+                let from = rng.u64(0..COMMON);
+                store.put(batch(from..from + rng.u64(1..20), LEN));
+                report.count_right(&store, from..from + 64, LEN);
+                // What is cleared too often, nobody has to evict.
+                let pause = if is_done("EVICTED") { 1 } else { 8 };
+                if part == "clear" && last_clear.elapsed() > CLEAR_EVERY * pause {
+                    store.clear();
+                    (last_clear, cleared) = (Instant::now(), cleared + 1);
+                }
+                // What is evicted all the time, nobody has to merge.
+                if part == "evict" {
+                    thread::sleep(Duration::from_millis(150));
+                }
+                // Small segments, which are merged.
+                if part == "common" {
+                    store.flush().unwrap();
+                }
+            }
+            _ => {
+                let from = rng.u64(0..COMMON);
+                seen.insert(from, report.count_right(&store, from..from + 64, LEN));
+                // What was there a while ago.
+                let (&from, there) = seen.iter_mut().next().unwrap();
+                let before = *there;
+                *there = report.count_right(&store, from..from + 64, LEN);
+                gone += before.saturating_sub(*there);
+                if *there == 0 {
+                    seen.remove(&from);
+                }
+                let place = rng.u64(2..4) * 1_000_000 + rng.u64(0..2000);
+                report.count_right(&store, place..place + 64, LEN);
+            }
+        }
+        let stats = store.stats();
+        own = [stats.evicted_rows, cleared, gone, stats.merged_segments];
+        for (deed, times) in DEEDS.iter().zip(own) {
+            if times > 0 && !is_done(deed) {
+                fs::write(root.join(deed), []).unwrap();
+            }
+        }
+    }
+    let faults = store.stats().faults;
+    let is_bad = |(fault, count): (Fault, u64)| count > 0 && fault != Fault::Vanished;
+    if faults.iter().any(is_bad) {
+        say(format_args!("FAULTS {faults:?}"));
+    }
+    say(report.line());
+    say(format_args!("FIRST {first}"));
+    say(format_args!("FLUSHED {flushed}"));
+    for (deed, times) in DEEDS.iter().zip(own) {
+        say(format_args!("{deed} {times}"));
+    }
+}

@@ -1,0 +1,126 @@
+//! Puts rows that it does not flush, and ends in one of many ways.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
+use torchcache_store::{Config, RowBatch, RowValues, Store};
+
+use super::forked;
+use crate::process::say;
+use crate::report::eventually;
+use crate::rows::{batch, key, patient};
+
+/// The length of the rows.
+pub const LEN: usize = 2000;
+
+/// The rows, from 0.
+pub const ROWS: u64 = 300;
+
+/// A process that is still there so long after its end began hangs. Less than a store waits for a
+/// disk, so that a process that should not wait for one is noticed.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// What a process that goes on after a signal has time for.
+pub const PAUSE: Duration = Duration::from_millis(800);
+
+static STORE: OnceLock<Store> = OnceLock::new();
+
+/// One word: how it ends.
+pub fn run(dir: &Path, words: &[String]) {
+    let [end] = words else {
+        panic!("one end is wanted, not {words:?}");
+    };
+    let handled = Arc::new(AtomicBool::new(false));
+    let handle = || {
+        let signal = Signal::TERM.as_raw();
+        signal_hook::flag::register(signal, handled.clone()).unwrap();
+    };
+    if end == "handle-before" {
+        handle();
+    }
+    let store = STORE.get_or_init(|| Store::open(dir, patient()).unwrap());
+    if end == "handle" {
+        handle();
+    }
+    store.put(batch(0..ROWS, LEN));
+    assert_eq!(store.stats().pending_rows, ROWS, "nothing is written yet");
+    match end.as_str() {
+        // Each of them for a while; one after the other, for longer than this process may take.
+        "disks-hang" => (0..10).for_each(|n| hang(&dir.join(n.to_string()), 2)),
+        "disk-hangs" => hang(&dir.join("hangs"), 60),
+        _ => {}
+    }
+    say("PUT");
+    match end.as_str() {
+        "return" | "disks-hang" => {}
+        "exit" => std::process::exit(7),
+        "panic" => panic!("as asked"),
+        "panic-elsewhere" => {
+            let panicked = thread::spawn(|| panic!("as asked")).join();
+            assert!(panicked.is_err());
+        }
+        // Another program in between, whose end is none of ours.
+        "command" => {
+            let status = Command::new("true").status();
+            assert!(status.is_ok_and(|status| status.success()));
+        }
+        "fork" => forked::goes_on(dir),
+        "first" => {
+            assert_eq!(getpid(), Pid::INIT);
+            kill_process(getpid(), Signal::TERM).unwrap();
+            thread::sleep(ENDS_WITHIN);
+        }
+        "handle" | "handle-before" => {
+            while !handled.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Time for a handler of the library's to end the process.
+            thread::sleep(PAUSE);
+            assert_eq!(store.stats().pending_rows, ROWS, "nobody else handled it");
+        }
+        _ => thread::sleep(Duration::from_secs(60)),
+    }
+}
+
+/// A store whose thread gets nothing done, as with a disk that does not answer. It is as good as in
+/// a static: nobody drops it.
+fn hang(dir: &Path, patience: u64) {
+    let patience = Duration::from_secs(patience);
+    let config = Config {
+        patience,
+        linger: Duration::ZERO,
+        ..patient()
+    };
+    let store = Store::open(dir, config).unwrap();
+    put_endless(&store);
+    std::mem::forget(store);
+}
+
+/// Puts a row that cannot be read, and waits until somebody tries to.
+pub(crate) fn put_endless(store: &Store) {
+    struct Endless(Arc<AtomicBool>);
+
+    impl RowValues for Endless {
+        fn row(&self, _: usize) -> &[u8] {
+            self.0.store(true, Ordering::SeqCst);
+            loop {
+                thread::park();
+            }
+        }
+    }
+
+    let asked = Arc::new(AtomicBool::new(false));
+    let values = Arc::new(Endless(asked.clone()));
+    let rows = RowBatch::shared(vec![key(u64::MAX)], b"".as_slice().into(), values, 1);
+    store.put(rows.unwrap());
+    let is_asked = || asked.load(Ordering::SeqCst);
+    assert!(
+        eventually(ENDS_WITHIN, is_asked),
+        "nobody tries to write it"
+    );
+}

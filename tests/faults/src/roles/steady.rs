@@ -1,0 +1,176 @@
+//! Works until it is killed, and prints which rows it began and which it flushed.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use torchcache_store::fs::Os;
+use torchcache_store::{Config, Store};
+
+use crate::faulty::{Call, Fate, Faulty};
+use crate::process::say;
+use crate::report::Counter;
+use crate::rows::{batch, patient};
+
+/// Rows of this length fill a segment each where the target is small.
+pub const LEN: usize = 5000;
+
+/// The limit where segments are evicted. Each of them has one row.
+pub const LIMIT: u64 = 100_000;
+
+/// What the process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Segments of some rows each.
+    Write,
+    /// A segment for each row, so that segments are merged all the time.
+    Merge,
+    /// Segments beyond the limit, so that others are evicted.
+    Evict,
+    /// Opening a directory that holds segments and files of killed writers.
+    Open,
+}
+
+impl Work {
+    /// Every kind of work.
+    pub const ALL: [Work; 4] = [Work::Write, Work::Merge, Work::Evict, Work::Open];
+
+    fn config(self) -> Config {
+        match self {
+            Work::Evict => Config {
+                segment_bytes: 4096,
+                max_bytes: LIMIT,
+                ..patient()
+            },
+            _ => Config {
+                segment_bytes: 1 << 20,
+                ..patient()
+            },
+        }
+    }
+
+    fn rows_each(self) -> u64 {
+        match self {
+            Work::Merge => 1,
+            Work::Evict => 10, // a batch above the limit would be refused
+            _ => 40,
+        }
+    }
+
+    /// The calls at which it can be killed.
+    pub fn calls(self) -> &'static [Call] {
+        match self {
+            Work::Write => &[
+                Call::OpenDir,
+                Call::Create,
+                Call::Write,
+                Call::Sync,
+                Call::Rename,
+                Call::SyncDir,
+            ],
+            Work::Merge => &[
+                Call::Open,
+                Call::Read,
+                Call::Write,
+                Call::Sync,
+                Call::SetModified,
+                Call::Rename,
+                Call::Stat,
+                Call::SyncDir,
+                Call::Remove,
+            ],
+            Work::Evict => &[Call::Stat, Call::Remove, Call::Rename, Call::List],
+            Work::Open => &[
+                Call::OpenDir,
+                Call::LookDir,
+                Call::Create,
+                Call::Lock,
+                Call::Write,
+                Call::Remove,
+                Call::List,
+                Call::Open,
+                Call::Look,
+                Call::Read,
+            ],
+        }
+    }
+}
+
+/// Where the process kills itself: at which call of a kind, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Point {
+    /// The kind of call.
+    pub call: Call,
+    /// Before it, after it, or in the middle.
+    pub fate: Fate,
+    /// Which call of the kind, from 1.
+    pub nth: u64,
+}
+
+const FATES: [Fate; 3] = [Fate::KillsBefore, Fate::KillsHalfway, Fate::KillsAfter];
+
+impl Point {
+    /// The words that [`run`] reads it from.
+    pub fn words(&self) -> [String; 3] {
+        let Point { call, fate, nth } = self;
+        [format!("{call:?}"), format!("{fate:?}"), nth.to_string()]
+    }
+
+    fn parse(words: &[String]) -> Option<Point> {
+        let [call, fate, nth] = words else {
+            return None;
+        };
+        let mut calls = Call::ALL.into_iter();
+        Some(Point {
+            call: calls.find(|it| format!("{it:?}") == *call)?,
+            fate: FATES.into_iter().find(|it| format!("{it:?}") == *fate)?,
+            nth: nth.parse().ok()?,
+        })
+    }
+}
+
+/// The words: the work, the number of the first row, and the point if there is one.
+pub fn run(dir: &Path, words: &[String]) {
+    let [work, first, point @ ..] = words else {
+        panic!("got {words:?}");
+    };
+    let mut all = Work::ALL.into_iter();
+    let work = all.find(|all| format!("{all:?}") == *work).unwrap();
+    let mut put: u64 = first.parse().unwrap();
+    let is_open = Arc::new(AtomicBool::new(false));
+    let decide = kill_at(Point::parse(point), work, is_open.clone());
+    let fs = Arc::new(Faulty::new(Os, decide));
+    loop {
+        let store = Store::open_on(fs.clone(), dir, work.config()).unwrap();
+        is_open.store(true, Ordering::SeqCst);
+        for _ in 0..if work == Work::Open { 2 } else { u64::MAX } {
+            say(format_args!("BEGUN {}", put + work.rows_each()));
+            store.put(batch(put..put + work.rows_each(), LEN));
+            put += work.rows_each();
+            store.flush().unwrap();
+            say(format_args!("FLUSHED {put}"));
+        }
+        drop(store);
+        is_open.store(false, Ordering::SeqCst);
+    }
+}
+
+fn kill_at(
+    point: Option<Point>,
+    work: Work,
+    is_open: Arc<AtomicBool>,
+) -> impl Fn(Call, &OsStr) -> Fate + Send + Sync + 'static {
+    let calls = Counter::default();
+    move |call, _| match point {
+        // Points of opening are before it is done, all others after it.
+        Some(point)
+            if point.call == call
+                && is_open.load(Ordering::SeqCst) != (work == Work::Open)
+                && calls.next() == point.nth =>
+        {
+            point.fate
+        }
+        _ => Fate::Done,
+    }
+}

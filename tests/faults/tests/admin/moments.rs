@@ -1,0 +1,355 @@
+//! Something happens at the very moment at which a cache is looked after from outside.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::report::Counter;
+use torchcache_faults::sim::Sim;
+use torchcache_store::admin::{Keep, Outcome, Repaired, clear, prune, repair, verify};
+use torchcache_store::fs::FileSystem;
+use torchcache_store::manifest::{self, Manifest};
+
+use crate::common::{
+    HOUR, age, before, bytes, counting, dir, is_segment, is_there, name, only, opened, put, root,
+    segments, store,
+};
+
+#[test]
+fn a_merge_under_way_does_not_count_twice() {
+    let sim = root();
+    put(&store(sim.clone(), "old"), 100..110);
+    age(&sim, "old", HOUR);
+    let (renamed, is_merging) = (Counter::default(), Arc::new(AtomicBool::new(false)));
+    let (looking, looks) = counting(&sim, Call::List);
+    let decide = {
+        let is_merging = is_merging.clone();
+        move |call: Call, _: &_| {
+            if call == Call::Rename {
+                renamed.next();
+            }
+            // Eight segments, and then the one that they are merged into: all nine are there.
+            if call == Call::SyncDir && renamed.get() == 9 {
+                is_merging.store(true, Ordering::SeqCst);
+                while looks.get() < 2 {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            Fate::Done
+        }
+    };
+    let merging = store(Faulty::new(sim.clone(), decide), "c");
+    for n in 0..7 {
+        put(&merging, n..n + 1);
+    }
+    let limit = bytes(&sim, "old") + bytes(&sim, "c") / 7 * 8;
+    thread::scope(|scope| {
+        let pruned = scope.spawn(move || {
+            while !is_merging.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            prune(&opened(looking), Keep::Bytes(limit), false).expect("it can be pruned")
+        });
+        put(&merging, 7..8);
+        let pruned = pruned.join().expect("it does not panic");
+        assert!(pruned.caches.is_empty(), "{pruned:?}");
+    });
+    assert!(merging.stats().merged_segments > 0);
+    assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
+}
+
+#[test]
+fn nothing_of_a_cache_that_cannot_be_looked_through_is_taken_for_another_s() {
+    let sim = root();
+    let stores = [store(sim.clone(), "c"), store(sim.clone(), "d")];
+    for store in &stores {
+        put(store, 0..3);
+        put(store, 3..6);
+    }
+    // The last that is listed of the first cache.
+    let fails = sim.files(Path::new("/root/c")).remove(1);
+    let decide = move |call: Call, name: &_| match (call, fails.file_name()) {
+        (Call::Stat, Some(fails)) if *fails == *name => Fate::Fails(Errno::IO),
+        _ => Fate::Done,
+    };
+    for caches in [&["c", "d"][..], &["c"]] {
+        if caches.len() == 1 {
+            let dir = sim.open_dir(Path::new("/root/d"), false).expect("there");
+            for file in sim.files(Path::new("/root/d")) {
+                dir.remove(file.file_name().expect("it has one"))
+                    .expect("it is there");
+            }
+        }
+        age(&sim, "c", HOUR);
+        let root = opened(Faulty::new(sim.clone(), decide.clone()));
+        let pruned = prune(&root, Keep::Newer(HOUR / 2), false).expect("it can be pruned");
+        assert!(pruned.caches.is_empty(), "{pruned:?}");
+        assert_eq!(pruned.left_alone[0].0, Path::new("/root/c"));
+        assert!(is_there(&sim, "c", 0..6));
+    }
+}
+
+#[test]
+fn a_segment_that_the_system_will_not_tell_of_is_not_taken_for_gone() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    for (errno, known) in [(Errno::IO, 1), (Errno::NOENT, 0)] {
+        let decide = move |call: Call, name: &OsStr| {
+            let is_segment = name.to_string_lossy().ends_with(".tcs");
+            match call == Call::Stat && is_segment {
+                true => Fate::Fails(errno),
+                false => Fate::Done,
+            }
+        };
+        let cache = only(Faulty::new(sim.clone(), decide));
+        let report = verify(std::slice::from_ref(&cache), &()).remove(0);
+        let unknown = |segment: &torchcache_store::admin::SegmentReport| {
+            segment.outcome.is_unknown() && !segment.outcome.is_corruption()
+        };
+        assert_eq!(report.segments.len(), known, "{errno}");
+        assert!(report.segments.iter().all(unknown), "{report:?}");
+        let summary = cache.summary().expect("its directory can be listed");
+        assert_eq!(summary.segments.len(), known, "{errno}");
+        assert!(summary.segments.iter().all(|it| it.contents.is_err()));
+    }
+}
+
+/// One cache with one segment, whose record of row 2 is bad, last read an hour ago.
+fn damaged() -> Sim {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..5);
+    sim.damage(&segments(&sim)[0], |bytes| bytes[16 + 2 * 108 + 9] ^= 1);
+    age(&sim, "c", HOUR);
+    sim
+}
+
+#[test]
+fn rows_that_others_clear_while_they_are_repaired_do_not_come_back() {
+    let sim = damaged();
+    let source = segments(&sim).remove(0);
+    let renamed = Counter::default();
+    let when = {
+        let source = source.clone();
+        move |call: Call, looked: &OsStr| {
+            if call == Call::Rename {
+                renamed.next();
+            }
+            call == Call::Stat && renamed.get() > 0 && looked == name(&source)
+        }
+    };
+    let (fs, happened) = before(&sim, when, move |sim| {
+        dir(sim).remove(name(&source)).expect("it is there");
+    });
+    let report = verify(&[only(fs)], &()).remove(0);
+    let repairs = repair(&report);
+    let done = repairs.segments[0].1.as_ref().expect("nothing fails");
+    assert_eq!((done, happened.get()), (&Repaired::Superseded, 1));
+    assert_eq!(segments(&sim), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_segment_that_grew_since_it_was_found_bad_stays() {
+    let sim = damaged();
+    let path = segments(&sim).remove(0);
+    let whole = sim.bytes(&path);
+    sim.damage(&path, |bytes| bytes.truncate(100));
+    let report = verify(&[only(sim.clone())], &()).remove(0);
+    sim.damage(&path, |bytes| *bytes = whole[..200].to_vec());
+    let repairs = repair(&report);
+    let done = repairs.segments[0].1.as_ref().expect("nothing fails");
+    assert_eq!(done, &Repaired::Superseded);
+    assert_eq!(segments(&sim), [path]);
+}
+
+/// Prunes what was not read for half an hour, while something happens between the look at what there
+/// is and the removal. Returns how many caches lost something.
+fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> usize {
+    let keep = Keep::Newer(HOUR / 2);
+    let (looking, stats) = counting(sim, Call::Stat);
+    let dry = prune(&opened(looking), keep, true);
+    assert_eq!(dry.expect("it can be listed").caches.len(), 1);
+    // Behind all that it takes to look.
+    let (looks, seen) = (stats.get(), Counter::default());
+    let when = move |call: Call, _: &OsStr| call == Call::Stat && seen.next() > looks;
+    let (fs, happened) = before(sim, when, happens);
+    let pruning = prune(&opened(fs), keep, false).expect("it can be listed");
+    assert_eq!((happened.get(), pruning.failed.len()), (1, 0));
+    pruning.caches.len()
+}
+
+#[test]
+fn a_segment_that_is_read_while_it_waits_to_go_stays() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    age(&sim, "c", HOUR);
+    let pruned = pruned_while(&sim, |sim| age(sim, "c", Duration::ZERO));
+    assert_eq!(pruned, 0);
+    assert!(is_there(&sim, "c", 0..3));
+}
+
+#[test]
+fn a_segment_that_is_merged_while_it_waits_to_go_goes_under_its_new_name() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    age(&sim, "c", HOUR);
+    let pruned = pruned_while(&sim, |sim| {
+        let from = segments(sim).remove(0);
+        let renamed = dir(sim).rename(name(&from), "merged.tcs".as_ref());
+        renamed.expect("it is there");
+    });
+    assert_eq!(pruned, 1);
+    let left = sim.open_dir(Path::new("/root/c"), false);
+    assert!(left.is_err(), "nothing is left of it");
+}
+
+#[test]
+fn the_result_of_a_merge_under_way_is_cleared_too() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    let when = |call: Call, _: &OsStr| call == Call::Remove;
+    let (fs, happened) = before(&sim, when, |sim| {
+        let bytes = sim.bytes(&segments(sim)[0]);
+        sim.add(Path::new("/root/c/merged.tcs"), bytes);
+    });
+    let cleared = clear(&only(fs)).expect("it can be cleared");
+    assert_eq!((cleared.segments, happened.get()), (2, 1));
+    assert!(cleared.is_directory_gone);
+}
+
+#[test]
+fn the_manifest_stays_where_a_writer_comes_while_the_directory_goes() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    let manifest = Manifest::new("m::Module", "5eed", Vec::new());
+    manifest.write(&dir(&sim)).expect("it can be written");
+    age(&sim, "c", HOUR);
+    let written = || {
+        dir(&sim)
+            .stat(manifest::FILE.as_ref())
+            .expect("it is there")
+    };
+    let before_it = written().modified;
+    let tried = Counter::default();
+    let when = move |call: Call, _: &OsStr| call == Call::RemoveDir && tried.next() == 2;
+    let (fs, happened) = before(&sim, when, |sim| {
+        sim.add(Path::new("/root/c/.tmp-1-new.tcs"), Vec::new());
+    });
+    let cleared = clear(&only(fs)).expect("it can be cleared");
+    assert_eq!((cleared.is_directory_gone, happened.get()), (false, 1));
+    let there = Manifest::read(&*dir(&sim)).expect("it is there");
+    assert_eq!(there, manifest);
+    assert_eq!(written().modified, before_it, "it is as old as it was");
+}
+
+#[test]
+fn the_manifest_is_not_touched_where_the_directory_above_may_not_be_changed() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    let manifest = Manifest::new("m::Module", "5eed", Vec::new());
+    manifest.write(&dir(&sim)).expect("it can be written");
+    let decide = |call: Call, name: &OsStr| match call {
+        Call::RemoveDir => Fate::Fails(Errno::ACCESS),
+        Call::Remove if name == manifest::FILE => panic!("it was removed"),
+        _ => Fate::Done,
+    };
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide)));
+    let cleared = cleared.expect("it can be cleared");
+    assert_eq!((cleared.segments, cleared.is_directory_gone), (1, false));
+    assert!(cleared.failed.is_empty(), "{cleared:?}");
+}
+
+#[test]
+fn rows_that_are_merged_while_they_are_verified_are_looked_at_under_their_new_name() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    let when = |call: Call, name: &OsStr| call == Call::Open && is_segment(name);
+    let (fs, happened) = before(&sim, when, |sim| {
+        let from = segments(sim).remove(0);
+        let renamed = dir(sim).rename(name(&from), "merged.tcs".as_ref());
+        renamed.expect("it is there");
+    });
+    let report = verify(&[only(fs)], &()).remove(0);
+    let rows = report.segments.iter().map(|it| match it.outcome {
+        Outcome::Sound { rows } => rows,
+        _ => 0,
+    });
+    assert_eq!((rows.sum::<u64>(), happened.get()), (3, 1));
+}
+
+#[test]
+fn rows_that_are_merged_while_they_are_counted_count_once() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    put(&store(sim.clone(), "c"), 3..6);
+    // Both, while the first of them is opened, or the second.
+    for at in 1..=2 {
+        let sim = sim.copy();
+        let opened = Counter::default();
+        let when = move |call: Call, name: &OsStr| {
+            call == Call::Open && is_segment(name) && opened.next() == at
+        };
+        let (fs, happened) = before(&sim, when, |sim| {
+            let merged = store(sim.clone(), "d");
+            put(&merged, 0..6);
+            let merged = sim.files(Path::new("/root/d")).remove(0);
+            let sources = segments(sim);
+            sim.add(Path::new("/root/c/merged.tcs"), sim.bytes(&merged));
+            for source in sources {
+                dir(sim).remove(name(&source)).expect("it is there");
+            }
+        });
+        let summary = only(fs).summary().expect("it can be listed");
+        assert_eq!((summary.rows(), happened.get()), (6, 1), "{summary:?}");
+    }
+}
+
+#[test]
+fn a_store_whose_directory_goes_while_it_begins_a_segment_makes_it_anew() {
+    let sim = root();
+    let failed = Arc::new(Counter::default());
+    let decide = {
+        let failed = failed.clone();
+        move |call: Call, _: &_| {
+            let is_writer = thread::current().name() == Some("torchcache-store");
+            match call == Call::Create && is_writer && failed.next() == 1 {
+                true => Fate::Fails(Errno::NOENT),
+                false => Fate::Done,
+            }
+        }
+    };
+    let store = store(Faulty::new(sim.clone(), decide), "c");
+    put(&store, 0..3);
+    let stats = store.stats();
+    assert_eq!(
+        (stats.lost_rows, stats.faults.total(), failed.get()),
+        (0, 0, 2)
+    );
+    assert!(is_there(&sim, "c", 0..3));
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_stays_alone_and_the_others_are_counted() {
+    let sim = root();
+    for n in 0..3 {
+        put(&store(sim.clone(), "c"), n..n + 1);
+    }
+    let stuck = segments(&sim).remove(0);
+    let decide = {
+        let stuck = stuck.clone();
+        move |call: Call, removed: &OsStr| match call == Call::Remove && removed == name(&stuck) {
+            true => Fate::Fails(Errno::ACCESS),
+            false => Fate::Done,
+        }
+    };
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide))).expect("it can be listed");
+    assert_eq!((cleared.segments, cleared.is_directory_gone), (2, false));
+    assert_eq!(cleared.failed.len(), 1);
+    assert_eq!(cleared.failed[0].0, stuck);
+    assert_eq!(segments(&sim), [stuck]);
+}

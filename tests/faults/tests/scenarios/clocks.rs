@@ -1,0 +1,143 @@
+//! Times that cannot be, as after a clock was set back, and directories with a hundred thousand
+//! files.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fastrand::Rng;
+use proptest::prelude::*;
+use torchcache_faults::report::{Report, cases};
+use torchcache_faults::rows::{batch, patient};
+use torchcache_store::{Config, Store};
+
+const LEN: usize = 9000;
+
+/// Files in the directory.
+const FILES: usize = 100_000;
+
+/// Segments among them.
+const SEGMENTS: u64 = 30;
+
+#[test]
+fn wrong_times_cost_no_rows() {
+    let report = Report::new("clocks set back, times to come");
+    report.random(cases(3, 100), any::<u64>(), |seed| odd_times(&report, seed));
+    report.finish();
+}
+
+fn opened(dir: &Path, config: Config) -> Store {
+    Store::open(dir, config).unwrap()
+}
+
+/// Each row fills a segment, so that none is merged.
+fn single(max_bytes: u64) -> Config {
+    Config {
+        segment_bytes: 4096,
+        max_bytes,
+        ..patient()
+    }
+}
+
+fn put_each(store: &Store, rows: std::ops::Range<u64>) {
+    for row in rows {
+        store.put(batch(row..row + 1, LEN));
+    }
+    store.flush().unwrap();
+}
+
+/// A time as a broken clock gives it.
+fn odd_time(rng: &mut Rng) -> SystemTime {
+    let now = SystemTime::now();
+    let years = |years: u64| Duration::from_secs(years * 365 * 86_400);
+    match rng.u8(..5) {
+        0 => UNIX_EPOCH,
+        1 => UNIX_EPOCH - years(1),
+        2 => now + years(200),
+        3 => now + Duration::from_secs(3),
+        _ => now - years(5),
+    }
+}
+
+fn odd_times(report: &Report, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let store = opened(dir, single(1 << 30));
+    put_each(&store, 0..12);
+    drop(store);
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        // The name has the time as well, and decides which of two equal rows is read.
+        let path = match rng.bool() {
+            true => entry.path(),
+            false => dir.join(format!("{:016x}-1-{:016x}.tcs", rng.u64(..), rng.u64(..))),
+        };
+        let moved = fs::rename(entry.path(), &path);
+        let file = moved.and_then(|()| fs::File::options().append(true).open(&path));
+        let set = file.and_then(|file| file.set_modified(odd_time(&mut rng)));
+        set.unwrap();
+        report.caused(1);
+    }
+    // A killed writer's file, from the future, and from a moment ago.
+    let temps = [".tmp-1-2-3.tcs", ".tmp-4-5-6.tcs"].map(|name| dir.join(name));
+    for (path, age) in temps.iter().zip([-365 * 86_400i64, 0]) {
+        let time = SystemTime::now() + Duration::from_secs(age.unsigned_abs());
+        let made = fs::File::create(path).and_then(|file| file.set_modified(time));
+        made.unwrap();
+    }
+    let far = fs::File::open(dir).and_then(|dir| dir.set_modified(odd_time(&mut rng)));
+    far.unwrap();
+
+    let store = opened(dir, single(1 << 30));
+    assert!(
+        !temps[0].exists() && temps[1].exists(),
+        "a file of the far future has no writer, one of now may"
+    );
+    report.expect_all(&store, 0..12, LEN);
+    put_each(&store, 12..15);
+    report.expect_all(&store, 0..15, LEN);
+    // The bound holds, whatever the times say, and the newest rows are not those that go.
+    store.reconfigure(single(6 * 9_500));
+    put_each(&store, 15..18);
+    let bytes = store.stats().bytes;
+    assert!(bytes <= 6 * 9_500, "{bytes} bytes are kept");
+    report.count_right(&store, 0..15, LEN);
+    report.expect_all(&store, 15..18, LEN);
+    let faults = store.stats().faults;
+    assert!(faults.total() == 0, "faults: {faults:?}");
+}
+
+#[test]
+fn a_hundred_thousand_files_are_listed() {
+    let report = Report::new("100,000 files in the directory");
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    for n in 0..FILES {
+        // Empty segments, what others are about to write, and what is nobody's here.
+        let name = match n % 10 {
+            0 => format!("{n:016x}-0-0.tcs"),
+            1 => format!(".tmp-{n:016x}-0-0.tcs"),
+            _ => format!("somebody's {n}"),
+        };
+        let made = fs::File::create(dir.join(name));
+        // However long the others take to be made.
+        let dated = made.and_then(|file| match n % 10 {
+            1 => file.set_modified(SystemTime::now() + Duration::from_secs(1800)),
+            _ => Ok(()),
+        });
+        dated.unwrap();
+        report.caused(1);
+    }
+    let store = opened(dir, single(1 << 30));
+    put_each(&store, 0..SEGMENTS);
+    report.expect_all(&store, 0..SEGMENTS, LEN);
+    drop(store);
+    let store = opened(dir, single(1 << 30));
+    report.expect_all(&store, 0..SEGMENTS, LEN);
+    let empty = store.stats().faults.total();
+    assert!(empty == FILES as u64 / 10, "{empty} faults");
+    store.clear();
+    let left = fs::read_dir(dir).unwrap().count();
+    assert!(left == FILES - FILES / 10, "{left} files are left");
+    report.finish();
+}

@@ -1,0 +1,311 @@
+//! Bytes change on the medium: every bit of a small segment of each kind, every length that it can
+//! be cut to, anything appended, another segment's bytes under its name.
+
+use std::fmt::Arguments;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use torchcache_faults::fuzzed::reference::{self, HEADER};
+use torchcache_faults::report::Report;
+use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_store::{Config, Fault, Key, Store};
+
+use crate::versions;
+
+const DIR: &str = "/cache";
+
+const ROWS: u64 = 3;
+
+/// The length of the values of segments that are written here.
+const LEN: usize = 40;
+
+/// A small segment: each row is stored in another way, or all of them as they are.
+struct Sound {
+    bytes: Vec<u8>,
+    rows: Vec<SoundRow>,
+    /// Segments of about its size, which it is merged with.
+    neighbours: Vec<Vec<u8>>,
+}
+
+struct SoundRow {
+    key: Key,
+    value: Vec<u8>,
+    /// Where its record is.
+    at: Range<usize>,
+}
+
+/// The rows of the segments that it is merged with.
+const NEIGHBOURS: Range<u64> = 200..207;
+
+impl Sound {
+    fn new(bytes: &[u8]) -> Sound {
+        let store = opened(&holding(bytes), false);
+        let mut end = HEADER;
+        let rows = reference::read(bytes).expect("it is sound");
+        let rows = rows.iter().map(|row| {
+            let value = fetch(&store, &[row.key]).pop().flatten();
+            let begin = end;
+            end += row.record_len();
+            SoundRow {
+                key: row.key,
+                value: value.expect("it is there"),
+                at: begin..end,
+            }
+        });
+        let rows: Vec<_> = rows.collect();
+        let neighbours = NEIGHBOURS.map(|row| written(row..row + 1, neighbour_len(bytes)));
+        Sound {
+            bytes: bytes.to_vec(),
+            rows,
+            neighbours: neighbours.collect(),
+        }
+    }
+
+    /// Where the records are.
+    fn records(&self) -> Range<usize> {
+        HEADER..self.rows.last().map_or(HEADER, |last| last.at.end)
+    }
+
+    /// For each of the rows, whether a store has it; each is compared with what it was.
+    fn check(&self, report: &Report, store: &Store) -> Vec<bool> {
+        let keys: Vec<Key> = self.rows.iter().map(|row| row.key).collect();
+        let found = fetch(store, &keys).into_iter().zip(&self.rows);
+        let there = found.map(|(found, sound)| {
+            let Some(found) = found else { return false };
+            assert!(found == sound.value, "a row is wrong");
+            report.checked(1);
+            true
+        });
+        there.collect()
+    }
+
+    /// The same for a store that can tell which rows the damage hit: those are missing, and no other.
+    fn check_others(&self, report: &Report, store: &Store, hit: &Range<usize>) {
+        let there = self.check(report, store);
+        let whole = self
+            .rows
+            .iter()
+            .map(|row| row.at.end <= hit.start || hit.end <= row.at.start);
+        let whole: Vec<bool> = whole.collect();
+        assert!(
+            there == whole,
+            "rows that are whole: {whole:?}, that are there: {there:?}"
+        );
+    }
+}
+
+/// How long a value is whose segment is about as large as this one.
+fn neighbour_len(bytes: &[u8]) -> usize {
+    bytes.len() - 200
+}
+
+/// What segments are damaged: the fixtures of both versions, which have rows of each kind, and one
+/// of today.
+fn segments() -> Vec<Sound> {
+    let today = written(0..ROWS, LEN);
+    let [old, new] = versions::FIXTURES;
+    [old, new, &today].map(Sound::new).into()
+}
+
+/// A file system whose cache has this segment.
+fn holding(bytes: &[u8]) -> Sim {
+    let sim = Sim::new();
+    sim.add(&path(), bytes.to_vec());
+    sim
+}
+
+fn path() -> PathBuf {
+    Path::new(DIR).join("0.tcs")
+}
+
+fn opened(sim: &Sim, mmap: bool) -> Store {
+    let config = Config { mmap, ..patient() };
+    let store = Store::open_on(Arc::new(sim.clone()), DIR, config);
+    store.unwrap()
+}
+
+/// The bytes of a segment of some rows.
+fn written(rows: Range<u64>, len: usize) -> Vec<u8> {
+    let sim = Sim::new();
+    let store = opened(&sim, false);
+    store.put(batch(rows, len));
+    store.flush().expect("it is written");
+    let path = sim.files(Path::new(DIR)).pop().expect("one segment");
+    sim.bytes(&path)
+}
+
+#[test]
+fn corrupt_bytes_cost_only_the_rows_they_hit() {
+    let report = Report::new("any bit flipped, any cut, junk appended, segments swapped");
+    for sound in segments() {
+        let all = sound.bytes.len();
+        for bit in 0..8 * all {
+            let (byte, bit) = (bit / 8, bit % 8);
+            let damage = Damage {
+                hit: byte..byte + 1,
+                mmap: bit % 2 == 0,
+                // A bit of each byte, one or the other.
+                merges: bit == byte % 8,
+                fault: None,
+            };
+            let name = format_args!("bit {bit} of byte {byte} of {all} flipped");
+            damage.cause(&report, name, &sound, |bytes| bytes[byte] ^= 1 << bit);
+        }
+        for (len, mmap) in (0..all).flat_map(|len| [(len, false), (len, true)]) {
+            let damage = Damage {
+                hit: len..all,
+                mmap,
+                merges: false,
+                fault: Some(Fault::Truncated),
+            };
+            let name = format_args!("cut to {len}");
+            damage.cause(&report, name, &sound, |bytes| bytes.truncate(len));
+        }
+        for len in 1..200 {
+            let damage = Damage {
+                hit: all..all + len,
+                mmap: len % 2 == 0,
+                merges: false,
+                fault: None,
+            };
+            let junk: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
+                .take(len)
+                .collect();
+            let name = format_args!("{len} bytes appended");
+            damage.cause(&report, name, &sound, |bytes| bytes.extend(junk));
+        }
+    }
+    for while_open in [false, true] {
+        report.case(format_args!("swapped, open: {while_open}"), || {
+            swapped(&report, while_open);
+        });
+    }
+    report.case(format_args!("of another store"), || another_s(&report));
+    report.finish();
+}
+
+/// What is done to a segment, and how it is read then.
+struct Damage {
+    /// The bytes that are not what they were.
+    hit: Range<usize>,
+    mmap: bool,
+    /// Whether it is merged as well, if it can be read at all.
+    merges: bool,
+    /// What is counted for it, where that is one fault.
+    fault: Option<Fault>,
+}
+
+impl Damage {
+    /// Changes the bytes of a segment below a store that has it open, and opens another one.
+    fn cause(
+        self,
+        report: &Report,
+        name: Arguments<'_>,
+        sound: &Sound,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Damage {
+            hit,
+            mmap,
+            merges,
+            fault,
+        } = self;
+        report.case(name, || {
+            let sim = holding(&sound.bytes);
+            let before = opened(&sim, !mmap);
+            sim.damage(&path(), change);
+            report.caused(1);
+            let store = opened(&sim, mmap);
+            let records = sound.records();
+            let is_read = records.start <= hit.start && hit.end <= records.end;
+            if is_read {
+                sound.check_others(report, &store, &hit);
+            } else {
+                // Without what tells where the rows are, there are none.
+                let there = sound.check(report, &store);
+                assert!(there.contains(&false), "a row is missing");
+            }
+            let faults = store.stats().faults;
+            assert!(faults.total() > 0, "it was not counted");
+            if let Some(fault) = fault {
+                assert_eq!((faults.get(fault), faults.total()), (1, 1));
+            }
+            assert!(
+                !sim.bytes(&path()).is_empty() || hit.start == 0,
+                "it is left alone"
+            );
+            // A store that knew it before still knows where the rows are.
+            sound.check_others(report, &before, &hit);
+            if merges && is_read {
+                merged(report, sound, &sim, &store, &hit);
+            }
+            // The store works all the same.
+            store.put(batch(100..103, LEN));
+            store.flush().unwrap();
+            report.expect_all(&store, 100..103, LEN);
+        });
+    }
+}
+
+/// What is bad is left out of a merge, and everything else is in it.
+fn merged(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
+    for (place, bytes) in sound.neighbours.iter().enumerate() {
+        let name = format!("{}.tcs", place + 1);
+        sim.add(&Path::new(DIR).join(name), bytes.clone());
+    }
+    let len = neighbour_len(&sound.bytes);
+    store.put(batch(300..301, LEN));
+    store.flush().unwrap();
+    let merged = store.stats().merged_segments;
+    assert!(
+        merged >= 8 && sim.bytes(&path()).is_empty(),
+        "{merged} segments were merged"
+    );
+    let anew = opened(sim, false);
+    for store in [store, &anew] {
+        sound.check_others(report, store, hit);
+        report.expect_all(store, NEIGHBOURS, len);
+    }
+    let faults = anew.stats().faults;
+    assert!(
+        faults.total() == 0,
+        "the merged segment is sound: {faults:?}"
+    );
+}
+
+fn swapped(report: &Report, while_open: bool) {
+    let (one, two) = (written(0..ROWS, LEN), written(100..101 + ROWS, LEN));
+    let sim = holding(&one);
+    let other = Path::new(DIR).join("1.tcs");
+    sim.add(&other, two.clone());
+    let store = while_open.then(|| opened(&sim, false));
+    sim.damage(&path(), |bytes| *bytes = two);
+    sim.damage(&other, |bytes| *bytes = one);
+    report.caused(1);
+    let store = store.unwrap_or_else(|| opened(&sim, false));
+    for first in [0, 100] {
+        let there = report.count_right(&store, first..first + ROWS, LEN);
+        // A segment says itself what it holds.
+        assert!(while_open || there == ROWS, "{there} rows are there");
+    }
+    let noticed = store.stats().faults.total() > 0;
+    assert!(noticed == while_open, "noticed: {noticed}");
+}
+
+/// Rows belong to the keys that they were stored under, wherever their segment lies.
+fn another_s(report: &Report) {
+    let sim = holding(&written(0..ROWS, LEN));
+    sim.add(&Path::new(DIR).join("1.tcs"), written(100..103, LEN));
+    report.caused(1);
+    let store = opened(&sim, false);
+    report.expect_all(&store, 0..ROWS, LEN);
+    report.expect_all(&store, 100..103, LEN);
+    let foreign = store.locate(&keys(7..8));
+    assert!(foreign[0].is_none(), "a row that nobody stored");
+    assert!(
+        store.stats().faults.total() == 0,
+        "a sound segment is no fault"
+    );
+}

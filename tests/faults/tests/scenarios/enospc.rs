@@ -1,0 +1,94 @@
+//! No room: on a full disk, above a quota, above a limit of file sizes. What fits stays, the rest is
+//! a miss, and with room again everything is stored.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use fastrand::Rng;
+use proptest::prelude::*;
+use torchcache_faults::process::Running;
+use torchcache_faults::report::{Report, cases};
+use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_store::{Fault, Store};
+
+use crate::child;
+
+const LEN: usize = 3000;
+
+#[test]
+fn what_fits_on_a_full_disk_stays() {
+    let report = Report::new("disk full, file size limit, short write");
+    for round in 0..cases(3, 100) {
+        report.case(format_args!("tmpfs {round}"), || small_tmpfs(&report));
+        report.case(format_args!("file size {round}"), || file_size(&report));
+    }
+    let inputs = (4_000..400_000u64, any::<u64>());
+    report.random(cases(30, 1000), inputs, |(capacity, seed)| {
+        in_memory(&report, capacity, seed);
+    });
+    report.finish();
+}
+
+fn in_memory(report: &Report, capacity: u64, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let (sim, dir) = (Sim::new(), Path::new("/cache"));
+    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = store.unwrap();
+    sim.set_capacity(Some(capacity));
+    let mut flushed = Vec::new();
+    let mut put = 0;
+    while store.stats().faults.get(Fault::NoSpace) == 0 {
+        let rows = put..put + rng.u64(1..40);
+        put = rows.end;
+        store.put(batch(rows.clone(), LEN));
+        if store.flush().is_ok() {
+            flushed.push(rows);
+        }
+        report.count_right(&store, 0..put, LEN);
+    }
+    report.caused(1);
+    for rows in &flushed {
+        report.expect_all(&store, rows.clone(), LEN);
+    }
+    drop(store);
+    // It can be opened and read while the disk is full.
+    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = store.unwrap();
+    for rows in flushed {
+        report.expect_all(&store, rows, LEN);
+    }
+    sim.set_capacity(None);
+    store.put(batch(0..put, LEN));
+    store.flush().unwrap();
+    report.expect_all(&store, 0..put, LEN);
+}
+
+/// A file system of a megabyte, which the child mounts in a namespace of its own.
+fn small_tmpfs(report: &Report) {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh"]);
+    let mount = "mount -t tmpfs -o size=1m,mode=755 none \"$3\" && exec \"$@\"";
+    let root = tempfile::tempdir().unwrap();
+    let mut running = fill(command, mount, root.path());
+    match running.line().as_deref() {
+        Some("STARTED") => running.succeeds(report),
+        _ => report.skip("no tmpfs can be mounted here"),
+    }
+}
+
+fn file_size(report: &Report) {
+    // Without a handler the signal ends the process.
+    let limited = "trap '' XFSZ; ulimit -f 512; exec \"$@\"";
+    let root = tempfile::tempdir().unwrap();
+    fill(Command::new("sh"), limited, root.path()).succeeds(report);
+}
+
+fn fill(mut shell: Command, script: &str, dir: &Path) -> Running {
+    let child = child("fill", dir, &[]);
+    // After the script: its own name, the program, the role, the directory.
+    shell.args(["-c", script, "sh"]).arg(child.get_program());
+    shell.args(child.get_args()).stdout(Stdio::piped());
+    Running::start(shell)
+}

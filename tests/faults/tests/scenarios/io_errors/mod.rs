@@ -1,0 +1,157 @@
+//! Each call of each kind fails in turn: the first, the second, and so on until a whole run passes
+//! untouched. Once, or from then on until the end of the run.
+
+mod work;
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use torchcache_faults::faulty::{Call, ERRORS, Fate, Faulty};
+use torchcache_faults::report::{Counter, Report, cases};
+use torchcache_faults::rows::{batch, patient};
+use torchcache_store::Store;
+
+use work::{Before, DIR, LEN, NEW, OLD, Run};
+
+/// Those that the short form makes do with: the others are like one of them to the store.
+const SHORT: [Errno; 5] = [
+    Errno::IO,
+    Errno::INTR,
+    Errno::NOSPC,
+    Errno::MFILE,
+    Errno::STALE,
+];
+
+#[test]
+fn a_failing_call_costs_no_flushed_row() {
+    let report = Report::new("the nth call of each kind fails, once or from then on");
+    let is_short = cases(1, 2) == 1;
+    let errors = if is_short { &SHORT[..] } else { &ERRORS[..] };
+    let before = Before::new();
+    let untouched = untouched(&report, &before);
+    for call in Call::ALL {
+        let errors = errors.iter().copied().map(Fate::Fails);
+        let half = call.has_bytes().then_some(Fate::Half);
+        let fates: Vec<_> = errors.chain(half).collect();
+        let fail = |fate, nth, goes_on| {
+            let failure = Failure {
+                call,
+                fate,
+                nth,
+                goes_on,
+            };
+            fails(&report, &before.copy(), &untouched, failure);
+        };
+        for &fate in &fates {
+            report.series(format_args!("{call:?} {fate:?} once"), |nth| {
+                fail(fate, nth, false);
+            });
+            if !is_short {
+                report.series(format_args!("{call:?} {fate:?} from then on"), |nth| {
+                    fail(fate, nth, true);
+                });
+            }
+        }
+        if is_short {
+            // One after the other: a call that goes on failing is much like one that fails.
+            report.series(format_args!("{call:?} fails from then on"), |nth| {
+                fail(fates[nth as usize % fates.len()], nth, true);
+            });
+        }
+    }
+    report.finish();
+}
+
+/// Which calls fail, and how.
+#[derive(Clone, Copy)]
+struct Failure {
+    call: Call,
+    fate: Fate,
+    nth: u64,
+    goes_on: bool,
+}
+
+impl Failure {
+    /// Whether it is one that nothing makes up for: there is something left undone.
+    fn is_felt(self) -> bool {
+        let is_retried = self.fate == Fate::Half || self.fate == Fate::Fails(Errno::INTR);
+        match self.call {
+            Call::Write => !is_retried,
+            Call::List | Call::Create | Call::Sync | Call::Rename => true,
+            Call::SyncDir | Call::Remove => true,
+            // A file that cannot be opened is tried again, and a time that cannot be read is that of
+            // before. What is left undone shows: rows are missing, or files are left.
+            _ => false,
+        }
+    }
+
+    /// Whether a file looks like somebody else's. One that is half written is then left to them, and
+    /// nothing is said of it.
+    fn is_as_of_others(self) -> bool {
+        self.fate == Fate::Fails(Errno::ACCESS) && matches!(self.call, Call::Open | Call::Look)
+    }
+}
+
+/// The run that the others are compared with.
+fn untouched(report: &Report, before: &Before) -> Run {
+    let before = before.copy();
+    let run = work::work(report, &before, &(Arc::new(before.sim().clone()) as _));
+    run.expect_whole();
+    run
+}
+
+/// One run, in which calls fail if it comes to that.
+fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
+    let Failure {
+        call,
+        fate,
+        nth,
+        goes_on,
+    } = failure;
+    let caused = Arc::new(Counter::default());
+    let decide = {
+        let (caused, calls) = (caused.clone(), Counter::default());
+        // Nobody is interrupted for ever: that would have to be waited for.
+        let most = match fate {
+            Fate::Fails(Errno::INTR) => 20,
+            _ => u64::MAX,
+        };
+        move |this: Call, _: &OsStr| {
+            if this != call {
+                return Fate::Done;
+            }
+            let number = calls.next();
+            if number == nth || number > nth && goes_on && caused.get() < most {
+                caused.next();
+                fate
+            } else {
+                Fate::Done
+            }
+        }
+    };
+    let faulty = Faulty::new(before.sim().clone(), decide);
+    let run = work::work(report, before, &(Arc::new(faulty) as _));
+    if caused.get() > 0 {
+        report.caused(1);
+        let cost = run.costs(untouched, !failure.is_as_of_others());
+        assert!(
+            run.counted > 0 || cost.is_none() && !failure.is_felt(),
+            "it was not counted, and cost {cost:?}"
+        );
+    }
+
+    // The trouble is over.
+    before.take_first();
+    for dir in [DIR, NEW] {
+        let store = Store::open_on(Arc::new(before.sim().clone()), dir, patient());
+        let store = store.unwrap();
+        store.put(batch(0..20, LEN));
+        store.put(batch(OLD, LEN));
+        store.flush().unwrap();
+        report.expect_all(&store, 0..20, LEN);
+        report.expect_all(&store, OLD, LEN);
+        let faults = store.stats().faults;
+        assert!(faults.total() == 0, "faults after it: {faults:?}");
+    }
+}

@@ -1,0 +1,262 @@
+//! What is done while calls fail: everything that a store does with its directory, so that each of
+//! its calls comes up.
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use torchcache_faults::report::Report;
+use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_store::fs::FileSystem;
+use torchcache_store::{Config, Fault, Store};
+
+/// Short, since they are checked many thousands of times.
+pub(super) const LEN: usize = 64;
+
+pub(super) const DIR: &str = "/failing";
+
+/// A directory that is not there before. Below the other, so that whoever listens hears of both.
+pub(super) const NEW: &str = "/failing/new";
+
+/// Rows of two earlier processes, each of which wrote all of them. None of this may cost them.
+pub(super) const OLD: Range<u64> = 1000..1004;
+
+/// Less than what is there when it is set.
+const LIMIT: u64 = 1500;
+
+/// What is there before anything fails: the same rows in two segments, the first of which is damaged,
+/// and what a killed writer left.
+pub(super) struct Before {
+    sim: Sim,
+    /// The name of the first segment.
+    first: OsString,
+}
+
+impl Before {
+    pub(super) fn new() -> Before {
+        let sim = Sim::new();
+        let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient()).unwrap();
+        let processes = [open(), open()];
+        for process in &processes {
+            process.put(batch(OLD, LEN));
+            process.flush().unwrap();
+        }
+        drop(processes);
+        let segments = sim.files(DIR.as_ref());
+        assert_eq!(segments.len(), 2, "both wrote them");
+        sim.damage(&segments[0], |bytes| bytes[16] ^= 1); // in the first record
+        let left = ".tmp-left-by-a-killed-one.tcs";
+        sim.add(&Path::new(DIR).join(left), vec![0; 100]);
+        let dir = sim.open_dir(DIR.as_ref(), false).unwrap();
+        let file = dir.open(left.as_ref()).unwrap();
+        let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(an_hour_ago).unwrap();
+        let first = segments[0].file_name().unwrap_or_default().to_owned();
+        Before { sim, first }
+    }
+
+    /// The same once more, for a run of its own.
+    pub(super) fn copy(&self) -> Before {
+        let (sim, first) = (self.sim.copy(), self.first.clone());
+        Before { sim, first }
+    }
+
+    pub(super) fn sim(&self) -> &Sim {
+        &self.sim
+    }
+
+    /// Somebody takes the damaged segment away, if it is there.
+    pub(super) fn take_first(&self) {
+        let dir = self.sim.open_dir(DIR.as_ref(), false);
+        let _ = dir.and_then(|dir| dir.remove(&self.first));
+    }
+
+    /// The files of a directory that are not complete.
+    fn unfinished(&self, dir: &str) -> u64 {
+        let files = self.sim.files(dir.as_ref());
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_owned();
+        let unfinished = |path: &&PathBuf| name(path).as_bytes().starts_with(b".");
+        files.iter().filter(unfinished).count() as u64
+    }
+
+    /// Bytes of segments.
+    fn bytes(&self) -> u64 {
+        let files = self.sim.files(DIR.as_ref());
+        files
+            .iter()
+            .map(|file| self.sim.bytes(file).len() as u64)
+            .sum()
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// How many rows were there, each time that somebody looked.
+    rows: Vec<u64>,
+    /// How much was left that should have gone, each time.
+    left: Vec<u64>,
+    /// Faults that were counted or told to the caller, but for the damage of before.
+    pub(super) counted: u64,
+    merged: u64,
+    evicted: u64,
+}
+
+impl Run {
+    /// Whether everything came up, and went well.
+    pub(super) fn expect_whole(&self) {
+        let Run {
+            rows,
+            left,
+            counted,
+            merged,
+            evicted,
+            ..
+        } = self;
+        let (merged, evicted) = (*merged >= 8, *evicted > 0);
+        let all_well = left.iter().all(|left| *left == 0) && *counted == 0;
+        assert!(
+            all_well && merged && evicted && rows.iter().all(|rows| *rows > 0),
+            "{self:?}"
+        );
+    }
+
+    /// What a failure cost: rows that were not there, or files that should have gone, where they are
+    /// to be counted.
+    pub(super) fn costs(&self, untouched: &Run, with_files: bool) -> Option<String> {
+        let rows = self
+            .rows
+            .iter()
+            .zip(&untouched.rows)
+            .position(|(got, all)| got < all);
+        let left = self
+            .left
+            .iter()
+            .zip(&untouched.left)
+            .position(|(got, none)| with_files && got > none);
+        match (rows, left) {
+            _ if self.rows.len() < untouched.rows.len() => Some("a store".into()),
+            (Some(place), _) => Some(format!(
+                "rows at look {place}: {} of {}",
+                self.rows[place], untouched.rows[place]
+            )),
+            (_, Some(place)) => Some(format!("{} left at place {place}", self.left[place])),
+            (None, None) => None,
+        }
+    }
+
+    fn look(&mut self, report: &Report, store: &Store, numbers: Range<u64>) {
+        self.rows.push(report.count_right(store, numbers, LEN));
+    }
+
+    /// Takes in what a store met, which is all that it will meet.
+    fn close(&mut self, store: &Store) {
+        let stats = store.stats();
+        for (fault, count) in stats.faults.iter().filter(|(_, count)| *count > 0) {
+            // The damage of before is met by whoever reads it first, come what may.
+            self.counted += if fault == Fault::Corrupt { 0 } else { count };
+        }
+        self.merged += stats.merged_segments;
+        self.evicted += stats.evicted_rows;
+    }
+}
+
+/// Does all that there is to do on a file system whose calls may fail.
+///
+/// # Panics
+/// If flushed rows are missing.
+pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -> Run {
+    let mut run = Run::default();
+    // Opening may fail with an error. Then it is the caller's turn to try again.
+    match Store::open_on(fs.clone(), DIR, patient()) {
+        Ok(store) => one_directory(report, before, fs, &mut run, &store),
+        Err(_) => run.counted += 1,
+    }
+    match Store::open_on(fs.clone(), NEW, patient()) {
+        Ok(store) => {
+            store.put(batch(0..4, LEN));
+            let _ = store.flush();
+            run.look(report, &store, 0..4);
+            run.close(&store);
+        }
+        Err(_) => run.counted += 1,
+    }
+    run.left
+        .push(before.unfinished(DIR) + before.unfinished(NEW));
+    run
+}
+
+fn one_directory(
+    report: &Report,
+    before: &Before,
+    fs: &Arc<dyn FileSystem>,
+    run: &mut Run,
+    store: &Store,
+) {
+    // What the killed writer left is gone.
+    run.left.push(before.unfinished(DIR));
+    // Another process, which sees later what this one does.
+    let other = Store::open_on(fs.clone(), DIR, patient());
+    // One of them is bad, and behind it there is a sound one.
+    run.look(report, store, OLD);
+    // All of them are behind.
+    before.take_first();
+    store.refresh();
+    run.look(report, store, OLD);
+
+    // Ten small segments, of which eight of about a size are merged; and then read, in all places.
+    let mut flushed = vec![OLD];
+    for n in 0..10 {
+        let rows = 2 * n..2 * n + 2;
+        store.put(batch(rows.clone(), LEN));
+        if store.flush().is_ok() {
+            flushed.push(rows);
+        }
+    }
+    for mmap in [false, true] {
+        store.reconfigure(Config { mmap, ..patient() });
+        run.look(report, store, 0..20);
+        run.look(report, store, OLD);
+    }
+    match other {
+        Ok(other) => {
+            other.refresh();
+            run.look(report, &other, 0..20);
+            run.look(report, &other, OLD);
+            run.close(&other);
+        }
+        Err(_) => run.counted += 1,
+    }
+    // Rows that are missing are computed and stored again.
+    store.put(batch(0..20, LEN));
+    let _ = store.flush();
+    run.look(report, store, 0..20);
+
+    // Up to here nothing may be lost.
+    let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, patient());
+    let sound = sound.unwrap();
+    for rows in flushed {
+        report.expect_all(&sound, rows, LEN);
+    }
+    run.close(&sound);
+    drop(sound);
+
+    store.reconfigure(Config {
+        max_bytes: LIMIT,
+        ..patient()
+    });
+    let _ = store.flush();
+    run.left.push(before.bytes().saturating_sub(LIMIT));
+    store.reconfigure(patient());
+    run.look(report, store, 0..20);
+    store.clear();
+    run.left.push(before.sim.files(DIR.as_ref()).len() as u64);
+    store.put(batch(0..4, LEN));
+    let _ = store.flush();
+    run.look(report, store, 0..4);
+    run.close(store);
+}

@@ -1,0 +1,25 @@
+//! Everything that can happen to a directory, caused on purpose: every row that comes back is
+//! compared with what it must be. `cargo xtask soak` runs the same tests with more cases.
+
+mod clocks;
+mod corruption;
+mod directory;
+mod enospc;
+mod io_errors;
+mod killed;
+mod multi_process;
+mod permissions;
+mod power;
+mod shutdown;
+mod versions;
+mod writer;
+
+use std::path::Path;
+use std::process::Command;
+
+use torchcache_faults::process;
+
+/// The command that starts a role in a process of its own.
+fn child(role: &str, dir: &Path, words: &[String]) -> Command {
+    process::command(env!("CARGO_BIN_EXE_faults-child"), role, dir, words)
+}

@@ -1,0 +1,168 @@
+//! Others could write to the directory: links in its place or in that of a segment, pipes, odd names,
+//! directories and files that everybody may write to or that belong to another user. Every planted
+//! segment holds wrong rows under right checksums.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::process::geteuid;
+use tempfile::TempDir;
+use torchcache_faults::process::unprivileged;
+use torchcache_faults::report::{Report, cases};
+use torchcache_faults::roles::stranger::{LEN, PLANTED, nothing_planted, refused};
+use torchcache_faults::rows::key;
+use torchcache_store::Fault;
+use torchcache_store::segment::{Encoding, SegmentWriter};
+
+use crate::child;
+
+#[test]
+fn what_others_may_have_written_is_not_read() {
+    let report = Report::new("links, other owners, open to everybody, odd names");
+    for _ in 0..cases(2, 20) {
+        report.case(format_args!("links"), || links(&report));
+        report.case(format_args!("names and kinds"), || names(&report));
+        report.case(format_args!("everybody"), || open_to_everybody(&report));
+        report.case(format_args!("another owner"), || another_owner(&report));
+    }
+    report.finish();
+}
+
+fn another_owner(report: &Report) {
+    if !geteuid().is_root() {
+        return report.skip("another owner, which only root can give files to");
+    }
+    let root = tempfile::tempdir().unwrap();
+    let [victim, own] = ["of another", "own"].map(|name| root.path().join(name));
+    for dir in [&victim, &own] {
+        fs::create_dir(dir).unwrap();
+        plant(dir, "planted.tcs", PLANTED);
+        chown(dir.join("planted.tcs"), Some(STRANGER), Some(STRANGER)).unwrap();
+    }
+    chown(victim, Some(STRANGER), Some(STRANGER)).unwrap();
+    unprivileged(child("stranger", root.path(), &[]), root.path()).succeeds(report);
+}
+
+/// A user that nobody is.
+const STRANGER: u32 = 61_234;
+
+/// Writes a sound segment of some rows with values that are not theirs.
+fn plant(dir: &Path, name: impl AsRef<OsStr>, rows: Range<u64>) -> PathBuf {
+    let away = tempfile::tempdir().unwrap();
+    let mut writer = SegmentWriter::create(away.path()).unwrap();
+    for number in rows {
+        let schema = b"bytes of a row that its number gives".as_slice().into();
+        let pushed = writer.push(&key(number), &schema, LEN as u32, Encoding::Raw, &[7; LEN]);
+        pushed.unwrap();
+    }
+    let path = dir.join(name.as_ref());
+    fs::copy(writer.finish().unwrap().publish().unwrap(), &path).unwrap();
+    set_mode(&path, 0o644);
+    path
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn cache() -> (TempDir, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("cache");
+    fs::create_dir(&dir).unwrap();
+    (root, dir)
+}
+
+fn links(report: &Report) {
+    let (root, dir) = cache();
+    let victim = root.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    let planted = plant(&victim, "planted.tcs", PLANTED);
+    let link = root.path().join("link");
+    symlink(&victim, &link).unwrap();
+    refused(&link, "symbolic link");
+    refused(&link.join(""), "symbolic link"); // with a slash behind it
+    symlink("nowhere", root.path().join("dangling")).unwrap();
+    refused(&root.path().join("dangling"), "symbolic link");
+    symlink(&planted, dir.join("0.tcs")).unwrap();
+    symlink("nowhere", dir.join("1.tcs")).unwrap();
+    symlink(&victim, dir.join("2.tcs")).unwrap();
+    report.caused(6);
+    let before = fs::read(&planted).unwrap();
+    let store = nothing_planted(report, &dir);
+    store.clear();
+    let after = fs::read(&planted).unwrap();
+    assert!(before == after, "the file behind the link was changed");
+}
+
+fn names(report: &Report) {
+    let (_root, dir) = cache();
+    // As long as a name may be.
+    let long = [b"\n".repeat(251).as_slice(), b".tcs"].concat();
+    let names: [&[u8]; 11] = [
+        b"a\nb.tcs",
+        b"a\x1b[2Jb.tcs",
+        b"..tcs",
+        b".tcs",
+        b"a b.tcs",
+        b"\xff\xfe.tcs",
+        "\u{202e}sct.tcs".as_bytes(),
+        b"a\\b.tcs",
+        b"-;rm.tcs",
+        b"a.tcs~",
+        &long,
+    ];
+    for name in names {
+        plant(&dir, OsStr::from_bytes(name), PLANTED);
+    }
+    fs::create_dir(dir.join("directory.tcs")).unwrap();
+    let pipe = dir.join("pipe.tcs");
+    let made = rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o644), 0);
+    made.unwrap();
+    report.caused(names.len() as u64 + 2);
+    let store = nothing_planted(report, &dir);
+    let faults = store.stats().faults;
+    assert!(
+        faults.total() == 0,
+        "files of others are no faults: {faults:?}"
+    );
+    store.clear();
+    for name in names {
+        let is_there = dir.join(OsStr::from_bytes(name)).exists();
+        assert!(is_there, "{} was removed", name.escape_ascii());
+    }
+}
+
+fn open_to_everybody(report: &Report) {
+    let (_root, dir) = cache();
+    let planted = plant(&dir, "planted.tcs", PLANTED);
+    set_mode(&planted, 0o666);
+    let store = nothing_planted(report, &dir);
+    let faults = store.stats().faults;
+    assert!(faults.get(Fault::Untrusted) == 1, "faults: {faults:?}");
+    store.clear();
+    drop(store);
+    assert!(!planted.exists(), "clearing empties the directory");
+    for open in [0o777, 0o1777, 0o757] {
+        set_mode(&dir, open);
+        refused(&dir, "chmod o-w");
+        report.caused(1);
+    }
+    set_mode(&dir, 0o755);
+    // It is opened while a store has it.
+    let store = nothing_planted(report, &dir);
+    set_mode(&dir, 0o777);
+    // Rows that the store does not have: what it has, it would not look for.
+    plant(&dir, "planted.tcs", 100..110);
+    report.caused(2);
+    store.refresh();
+    report.expect_all(&store, 0..20, LEN);
+    let seen = report.count_right(&store, 100..110, LEN);
+    assert!(seen == 0, "{seen} planted rows were read");
+    assert!(store.stats().faults.total() > 0, "it was not noticed");
+    set_mode(&dir, 0o755);
+}

@@ -1,0 +1,223 @@
+//! A process ends, in each way that there is, with rows that it put and never flushed. They are on
+//! disk afterwards.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use torchcache_faults::process::Running;
+use torchcache_faults::report::{Report, cases, eventually};
+use torchcache_faults::roles::shutdown::{ENDS_WITHIN, LEN, PAUSE, ROWS};
+use torchcache_faults::rows::patient;
+use torchcache_store::Store;
+
+use crate::child;
+
+/// A way to end.
+struct End {
+    name: &'static str,
+    /// The command that starts the process, with the words before it.
+    through: &'static [&'static str],
+    /// What the process is sent once it has put its rows.
+    signals: &'static [Signal],
+    /// How long after one another.
+    pause: Duration,
+    how: How,
+    /// Whether all of its rows must be there.
+    keeps: bool,
+}
+
+enum How {
+    Code(i32),
+    Signal(Signal),
+}
+
+impl How {
+    fn is(&self, status: ExitStatus) -> bool {
+        match self {
+            How::Code(code) => status.code() == Some(*code),
+            How::Signal(signal) => status.signal() == Some(signal.as_raw()),
+        }
+    }
+}
+
+const RETURN: End = End {
+    name: "return",
+    through: &[],
+    signals: &[],
+    pause: PAUSE,
+    how: How::Code(0),
+    keeps: true,
+};
+
+const WAIT: End = End {
+    name: "wait",
+    ..RETURN
+};
+
+/// As the first process of a container.
+const FIRST: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--fork"];
+
+/// Whoever starts a process may have told it to ignore a signal.
+const NOHUP: &[&str] = &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
+
+/// What threads held that a copy of a process does not have looks leaked to a sanitizer.
+const UNCOUNTED: &[&str] = &["env", "LSAN_OPTIONS=detect_leaks=0"];
+
+const ENDS: &[End] = &[
+    RETURN,
+    End {
+        name: "exit",
+        how: How::Code(7),
+        ..RETURN
+    },
+    End {
+        name: "panic",
+        how: How::Code(101),
+        ..RETURN
+    },
+    End {
+        name: "panic-elsewhere",
+        ..RETURN
+    },
+    End {
+        name: "command",
+        ..RETURN
+    },
+    End {
+        name: "fork",
+        through: UNCOUNTED,
+        ..RETURN
+    },
+    End {
+        name: "disks-hang",
+        ..RETURN
+    },
+    End {
+        signals: &[Signal::TERM],
+        how: How::Signal(Signal::TERM),
+        ..WAIT
+    },
+    End {
+        signals: &[Signal::INT],
+        how: How::Signal(Signal::INT),
+        ..WAIT
+    },
+    End {
+        signals: &[Signal::HUP],
+        how: How::Signal(Signal::HUP),
+        ..WAIT
+    },
+    // A terminal that is closed says so twice.
+    End {
+        signals: &[Signal::HUP, Signal::HUP],
+        pause: Duration::from_millis(1),
+        how: How::Signal(Signal::HUP),
+        ..WAIT
+    },
+    // What it ignores, it goes on ignoring.
+    End {
+        through: NOHUP,
+        signals: &[Signal::HUP, Signal::TERM],
+        how: How::Signal(Signal::TERM),
+        ..WAIT
+    },
+    // A disk that does not answer is waited for, unless somebody asks twice.
+    End {
+        name: "disk-hangs",
+        signals: &[Signal::TERM, Signal::TERM],
+        how: How::Signal(Signal::TERM),
+        keeps: false,
+        ..RETURN
+    },
+    // The system does not end this one by a signal that it does not handle.
+    End {
+        name: "first",
+        through: FIRST,
+        how: How::Code(128 + Signal::TERM.as_raw()),
+        ..RETURN
+    },
+    // A handler of its own, which leaves the loop and returns from main. It comes later, or before.
+    End {
+        name: "handle",
+        signals: &[Signal::TERM],
+        ..RETURN
+    },
+    End {
+        name: "handle-before",
+        signals: &[Signal::TERM],
+        ..RETURN
+    },
+];
+
+#[test]
+fn the_end_of_a_process_writes_what_is_queued() {
+    let report = Report::new("exit, panic, fork, SIGTERM, SIGINT, SIGHUP with rows not flushed");
+    for _ in 0..cases(1, 20) {
+        for end in ENDS {
+            let name = format_args!("the end by {} {:?}", end.name, end.signals);
+            report.case(name, || ends(&report, end));
+        }
+    }
+    report.finish();
+}
+
+fn ends(report: &Report, end: &End) {
+    let root = tempfile::tempdir().unwrap();
+    let child = child("shutdown", root.path(), &[end.name.to_owned()]);
+    let Some(mut command) = through(end.through, child) else {
+        report.skip(&format!("no {} here", end.through.join(" ")));
+        return;
+    };
+    command.stderr(Stdio::null());
+    let mut running = Running::start(command);
+    let line = running.line();
+    assert!(line.as_deref() == Some("PUT"), "it said {line:?}");
+    let pid = Pid::from_child(&running.child);
+    for (nth, signal) in end.signals.iter().enumerate() {
+        if nth > 0 {
+            thread::sleep(end.pause);
+            let ended = running.child.try_wait();
+            let goes_on = matches!(ended, Ok(None)) || end.pause < PAUSE;
+            assert!(goes_on, "too early it ended with {ended:?}");
+        }
+        kill_process(pid, *signal).unwrap();
+    }
+    let mut status = None;
+    eventually(ENDS_WITHIN, || {
+        status = running.child.try_wait().ok().flatten();
+        status.is_some()
+    });
+    let status = status.expect("it ends");
+    assert!(end.how.is(status), "it ended with {status}");
+    report.caused(1);
+    let store = Store::open(root.path(), patient()).unwrap();
+    if end.keeps {
+        report.expect_all(&store, 0..ROWS, LEN);
+    } else {
+        report.count_right(&store, 0..ROWS, LEN);
+    }
+    let faults = store.stats().faults;
+    assert!(faults.total() == 0, "faults after it: {faults:?}");
+}
+
+/// A command that starts another one, if this machine lets it.
+fn through(words: &[&str], command: Command) -> Option<Command> {
+    let [program, words @ ..] = words else {
+        return Some(command);
+    };
+    let outer = || {
+        let mut outer = Command::new(program);
+        outer.args(words);
+        outer
+    };
+    let mut probe = outer();
+    let probed = probe.arg("true").stderr(Stdio::null()).status();
+    probed.ok().filter(ExitStatus::success)?;
+    let mut outer = outer();
+    outer.arg(command.get_program()).args(command.get_args());
+    outer.stdout(Stdio::piped());
+    Some(outer)
+}

@@ -1,0 +1,78 @@
+//! Segments of every version that there ever was, and of one that is yet to come.
+
+use std::fs;
+
+use torchcache_faults::report::Report;
+use torchcache_faults::rows::{batch, patient};
+use torchcache_store::segment::VERSION;
+use torchcache_store::{Config, Fault, Store};
+
+/// A segment of each version, as the store's tests pin them: rows 1, 2 and 5 are like all rows here,
+/// of 16 bytes.
+pub(super) const FIXTURES: [&[u8]; 2] = [
+    include_bytes!("../../../../torchcache-store/tests/fixtures/v1.tcs"),
+    include_bytes!("../../../../torchcache-store/tests/fixtures/v2.tcs"),
+];
+
+const LEN: usize = 16;
+
+#[test]
+fn older_versions_are_read_and_newer_ones_left_alone() {
+    let report = Report::new("segments of older and newer versions");
+    assert_eq!(FIXTURES.len() as u32, VERSION, "each version has a fixture");
+    for bytes in FIXTURES {
+        report.case(format_args!("an older one"), || version(&report, bytes));
+    }
+    report.case(format_args!("a newer one"), || newer(&report));
+    report.finish();
+}
+
+fn version(report: &Report, bytes: &[u8]) {
+    let root = tempfile::tempdir().unwrap();
+    let written = fs::write(root.path().join("0.tcs"), bytes);
+    written.unwrap();
+    let store = Store::open(root.path(), patient()).unwrap();
+    report.caused(1);
+    let rows = store.stats().rows;
+    let known = |store: &Store| {
+        for row in [1..3, 5..6] {
+            report.expect_all(store, row, LEN);
+        }
+    };
+    known(&store);
+    // Merged with segments of today of about its size, its rows are the same.
+    let len = bytes.len() - 200;
+    for n in 100..107 {
+        store.put(batch(n..n + 1, len));
+        store.flush().unwrap();
+    }
+    let stats = store.stats();
+    assert!(stats.merged_segments == 8, "it was not merged: {stats:?}");
+    assert!(stats.rows == rows + 7, "rows got lost: {stats:?}");
+    known(&store);
+    assert!(stats.faults.total() == 0, "faults: {stats:?}");
+}
+
+fn newer(report: &Report) {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("0.tcs");
+    let mut bytes = FIXTURES[FIXTURES.len() - 1].to_vec();
+    bytes[8] = VERSION as u8 + 1;
+    fs::write(&path, &bytes).unwrap();
+    let tight = Config {
+        max_bytes: 20_000,
+        ..patient()
+    };
+    let store = Store::open(root.path(), tight).unwrap();
+    report.caused(1);
+    for n in 0..40 {
+        store.put(batch(10 * n..10 * n + 10, 100));
+        store.flush().unwrap();
+        report.count_right(&store, 10 * n..10 * n + 10, 100);
+    }
+    let stats = store.stats();
+    assert!(stats.evicted_rows > 0, "nothing had to go: {stats:?}");
+    assert!(stats.faults.get(Fault::FutureVersion) == 1, "{stats:?}");
+    let left = fs::read(&path).unwrap();
+    assert!(left == bytes, "it was not left alone");
+}

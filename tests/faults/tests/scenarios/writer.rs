@@ -1,0 +1,248 @@
+//! The thread that writes panics at any call, or the disk does not answer it. Whoever calls gets on.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::report::{Counter, Report, eventually};
+use torchcache_faults::rows::{batch, keys, patient};
+use torchcache_faults::sim::Sim;
+use torchcache_store::{Config, Fault, Store, StoreError};
+
+const LEN: usize = 900;
+
+/// The name that the thread has.
+const WRITER: &str = "torchcache-store";
+
+#[test]
+fn a_writer_that_panics_loses_only_what_it_wrote() {
+    // The panics are expected.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        if !is_writer() {
+            eprintln!("{panic}");
+        }
+    }));
+    let report = Report::new("the writer panics at any call");
+    // It maps no file.
+    for call in Call::ALL.into_iter().filter(|call| *call != Call::Map) {
+        report.series(format_args!("{call:?} panics"), |nth| {
+            panics_at(&report, call, nth);
+        });
+    }
+    std::panic::set_hook(hook);
+    report.finish();
+}
+
+#[test]
+fn a_disk_that_does_not_answer_hangs_no_caller() {
+    let report = Report::new("the disk does not answer");
+    for call in [
+        Call::Create,
+        Call::Write,
+        Call::Sync,
+        Call::Rename,
+        Call::SyncDir,
+    ] {
+        report.case(format_args!("{call:?} hangs"), || hangs_at(&report, call));
+    }
+    report.finish();
+}
+
+fn is_writer() -> bool {
+    thread::current().name() == Some(WRITER)
+}
+
+fn panics_at(report: &Report, call: Call, nth: u64) {
+    let caused = Arc::new(Counter::default());
+    let decide = {
+        let (caused, calls) = (caused.clone(), Counter::default());
+        move |this: Call, _: &OsStr| {
+            if this == call && is_writer() && calls.next() == nth {
+                caused.next();
+                Fate::Panics
+            } else {
+                Fate::Done
+            }
+        }
+    };
+    let sim = Sim::new();
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", patient()).unwrap();
+    let mut flushed = Vec::new();
+    // Enough for a merge.
+    for n in 0..10 {
+        store.put(batch(2 * n..2 * n + 2, LEN));
+        if store.flush().is_ok() {
+            flushed.push(2 * n..2 * n + 2);
+        }
+        report.count_right(&store, 0..2 * n + 2, LEN);
+    }
+    let stats = store.stats();
+    let panics = stats.faults.get(Fault::Panic);
+    assert!(panics == caused.get(), "{panics} counted");
+    assert!(
+        (stats.pending_rows, stats.pending_bytes) == (0, 0),
+        "{} rows are still queued",
+        stats.pending_rows
+    );
+    for rows in &flushed {
+        report.expect_all(&store, rows.clone(), LEN);
+    }
+    store.put(batch(0..20, LEN));
+    store.flush().unwrap();
+    report.expect_all(&store, 0..20, LEN);
+    drop(store);
+    let store = Store::open_on(Arc::new(sim), "/cache", patient());
+    let store = store.unwrap();
+    report.expect_all(&store, 0..20, LEN);
+    report.caused(caused.get());
+}
+
+/// Where calls wait while the disk does not answer.
+#[derive(Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let shut = self.is_shut.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = self.opened.wait_while(shut, |is_shut| *is_shut);
+        drop(passed.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set(&self, is_shut: bool) {
+        *self.is_shut.lock().unwrap_or_else(PoisonError::into_inner) = is_shut;
+        self.opened.notify_all();
+    }
+}
+
+/// What a busy machine may add.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Long enough for a wait of it to be told from what a busy machine adds to a call.
+const LONG: Duration = Duration::from_secs(1);
+
+/// What a call takes at most that knows of the others' waiting. It does nothing but look at memory.
+const AT_ONCE: Duration = Duration::from_millis(400);
+
+/// For what waits as long as this says, and no longer: where nothing is to be told apart.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn hangs_at(report: &Report, call: Call) {
+    let (gate, waiting) = (Arc::new(Gate::default()), Arc::new(Counter::default()));
+    let asked = Arc::new(Counter::default());
+    let decide = {
+        let (gate, waiting, asked) = (gate.clone(), waiting.clone(), asked.clone());
+        move |this: Call, _: &OsStr| {
+            if !is_writer() {
+                asked.next();
+            } else if this == call {
+                waiting.next();
+                gate.pass();
+            }
+            Fate::Done
+        }
+    };
+    let patience = |patience| Config {
+        queue_bytes: 40_000,
+        patience,
+        linger: Duration::ZERO,
+        ..patient()
+    };
+    let sim = Sim::new();
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", patience(GRACE)).unwrap();
+    store.put(batch(0..8, LEN));
+    store.flush().unwrap();
+    report.expect_all(&store, 0..8, LEN);
+
+    store.reconfigure(patience(LONG));
+    gate.set(true);
+    let before = waiting.get();
+    let mut queued = Vec::new();
+    let mut is_known = false;
+    for n in 1..20u64 {
+        let rows = 8 * n..8 * n + 8;
+        let (lost, begin) = (store.stats().lost_rows, Instant::now());
+        store.put(batch(rows.clone(), LEN));
+        let took = begin.elapsed();
+        // The first call that finds no room waits; those after it know, and so wait for nothing.
+        let most = if is_known { AT_ONCE } else { LONG + GRACE };
+        assert!(took < most, "call {n} took {took:?}");
+        if store.stats().lost_rows == lost {
+            queued.push(rows);
+        } else {
+            is_known = true;
+            does_not_ask(&store, &asked);
+        }
+        // What is on disk or queued is a hit all the while.
+        report.expect_all(&store, 0..8, LEN);
+        for rows in &queued {
+            report.expect_all(&store, rows.clone(), LEN);
+        }
+    }
+    assert!(waiting.get() > before, "the disk was never asked");
+    report.caused(1);
+    assert!(
+        is_known && !queued.is_empty(),
+        "of 19 batches, {} were queued",
+        queued.len()
+    );
+    let stalled = store.stats().faults.get(Fault::Stalled);
+    assert!(stalled > 0, "the fault was not counted");
+    store.reconfigure(patience(SHORT));
+    let flushed = store.flush();
+    assert!(
+        matches!(flushed, Err(StoreError::Stalled { .. })),
+        "the flush said {flushed:?}"
+    );
+
+    store.reconfigure(patience(GRACE));
+    gate.set(false);
+    // The rows that were given up are told of; the queued ones are written.
+    let flushed = store.flush();
+    assert!(
+        matches!(flushed, Err(StoreError::Lost { .. })),
+        "the flush said {flushed:?}"
+    );
+    store.flush().unwrap();
+    for rows in &queued {
+        report.expect_all(&store, rows.clone(), LEN);
+    }
+
+    // The end of a store does not wait for the disk for ever either; the thread goes on.
+    store.reconfigure(patience(SHORT));
+    gate.set(true);
+    store.put(batch(1000..1008, LEN));
+    let begin = Instant::now();
+    drop(store);
+    let took = begin.elapsed();
+    assert!(took < SHORT + GRACE, "the end took {took:?}");
+    gate.set(false);
+    let written = eventually(GRACE, || {
+        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/cache"), patient());
+        store.is_ok_and(|store| report.count_right(&store, 1000..1008, LEN) == 8)
+    });
+    assert!(written, "the thread did not go on");
+}
+
+/// Looks up rows that are nowhere: a disk that is known not to answer is not asked for them.
+fn does_not_ask(store: &Store, asked: &Counter) {
+    let (before, begin) = (asked.get(), Instant::now());
+    let found = store.locate(&keys(5000..5008));
+    let (took, asked) = (begin.elapsed(), asked.get() - before);
+    assert!(
+        found.iter().all(Option::is_none),
+        "rows that nobody put were found: {found:?}"
+    );
+    assert!(
+        took < AT_ONCE && asked == 0,
+        "a lookup took {took:?}, and asked the disk {asked} times"
+    );
+}
