@@ -17,7 +17,7 @@ fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
 }
 
 #[test]
-fn no_tensor_is_an_error_with_what_to_do() {
+fn no_tensor_argument_is_an_error() {
     let error = fallible(None, None).unwrap_err();
     assert!(matches!(error.problem(), Problem::NoTensor));
     assert!(
@@ -29,7 +29,7 @@ fn no_tensor_is_an_error_with_what_to_do() {
 }
 
 #[test]
-fn batch_sizes_that_differ_are_named() {
+fn different_batch_sizes_are_an_error() {
     let (xs, ys) = (random(&[3, 2]), random(&[4, 2]));
     let error = fallible(Some(&xs), Some(&ys)).unwrap_err().to_string();
     assert!(
@@ -40,7 +40,7 @@ fn batch_sizes_that_differ_are_named() {
 }
 
 #[test]
-fn a_tensor_without_a_batch_is_an_error() {
+fn a_0d_tensor_is_an_error() {
     let error = fallible(Some(&Tensor::from(1.0f32)), None)
         .unwrap_err()
         .to_string();
@@ -63,7 +63,7 @@ fn halved(xs: &Tensor) -> (Tensor, Tensor) {
 }
 
 #[test]
-fn an_output_that_is_not_a_row_per_row_is_an_error() {
+fn an_output_without_a_row_per_input_row_is_an_error() {
     let xs = random(&[4, 2]);
     let message = panic_of(|| summed(&xs));
     assert!(
@@ -103,7 +103,7 @@ impl Module for Trimmed {
 }
 
 #[test]
-fn rows_whose_shape_changes_with_the_batch_go_through_whole_and_it_is_told_once() {
+fn batch_dependent_row_shapes_bypass_with_one_warning() {
     let model = Trimmed {
         ran: Ran::default(),
         torchcache: TorchCache::default(),
@@ -147,7 +147,7 @@ fn sparse(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn sparse_and_quantized_tensors_go_past_the_cache_and_are_told_once() {
+fn sparse_and_quantized_tensors_bypass_with_one_warning() {
     let xs = random(&[4, 3]).to_device(tch::Device::Cpu);
     let quantized = xs.quantize_per_tensor(0.1, 0, Kind::QInt8);
     let (_, lines) = logged(|| {
@@ -169,7 +169,7 @@ fn sparse_and_quantized_tensors_go_past_the_cache_and_are_told_once() {
 }
 
 #[test]
-fn compressed_sparse_layouts_go_past_the_cache() {
+fn compressed_sparse_tensors_bypass_the_cache() {
     let xs = random(&[4, 3]).to_device(tch::Device::Cpu);
     let rows = Tensor::from_slice(&[0i64, 1, 1, 2, 2]);
     let columns = Tensor::from_slice(&[2i64, 0]);
@@ -187,7 +187,7 @@ fn compressed_sparse_layouts_go_past_the_cache() {
 }
 
 #[test]
-fn a_kind_that_tch_does_not_know_goes_past_the_cache_and_is_told_once() {
+fn kinds_unknown_to_tch_bypass_with_one_warning() {
     let unknown = raw::of_unknown_kind();
     assert!(unknown.f_kind().is_err());
     let model = Trace {
@@ -236,7 +236,7 @@ fn sometimes(xs: &Tensor, fail: bool) -> Result<Tensor, Box<dyn std::error::Erro
 }
 
 #[test]
-fn an_error_of_the_forward_is_passed_on_and_not_cached() {
+fn forward_errors_are_returned_and_not_cached() {
     let xs = random(&[4, 2]);
     for _ in 0..2 {
         assert_eq!(
@@ -268,7 +268,7 @@ impl Module for Panics {
 }
 
 #[test]
-fn a_panic_in_the_forward_leaves_nothing_behind() {
+fn a_panic_in_the_forward_stores_no_rows() {
     let model = Panics {
         armed: Cell::new(false),
         ran: Ran::default(),

@@ -62,7 +62,7 @@ fn here(version: &str) -> Cached<nn::Func<'static>> {
 }
 
 #[test]
-fn two_places_with_one_version_are_refused_and_named() {
+fn two_places_with_one_version_are_refused() {
     let two = here("both");
     let xs = random(&[2, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2)));
@@ -86,7 +86,7 @@ fn two_places_with_one_version_are_refused_and_named() {
 }
 
 #[test]
-fn two_places_that_come_to_the_same_weights_later_are_refused_at_the_call() {
+fn two_places_with_equal_weights_later_fail_at_the_call() {
     let linear = |vs: &nn::VarStore| nn::linear(vs.root(), 3, 2, Default::default());
     let (mut one, mut two) = (nn::VarStore::new(device()), nn::VarStore::new(device()));
     let options = || Options::new().version("to be the same");
@@ -104,7 +104,7 @@ fn two_places_that_come_to_the_same_weights_later_are_refused_at_the_call() {
 }
 
 #[test]
-fn what_one_place_wraps_one_after_the_other_does_not_share_without_a_version() {
+fn without_a_version_wrappers_of_one_place_do_not_share() {
     let xs = random(&[2, 2]);
     let models = [2.0, 3.0]
         .map(|factor| Cached::new(nn::func(move |xs| xs * factor), (), Options::new()).unwrap());
@@ -119,7 +119,7 @@ fn what_one_place_wraps_one_after_the_other_does_not_share_without_a_version() {
 }
 
 #[test]
-fn one_place_with_one_version_shares() {
+fn wrappers_of_one_place_and_version_share_rows() {
     let xs = random(&[2, 2]);
     let (first, second) = (here("one place"), here("one place"));
     assert!(same(&first.forward(&xs), &(&xs * 2)));
@@ -130,7 +130,7 @@ fn one_place_with_one_version_shares() {
 }
 
 #[test]
-fn eval_makes_it_a_module_to_apply_and_add() {
+fn eval_returns_an_nn_module() {
     let mut vs = nn::VarStore::new(device());
     let linear = nn::linear(vs.root(), 3, 2, Default::default());
     vs.freeze();
@@ -148,7 +148,7 @@ fn eval_makes_it_a_module_to_apply_and_add() {
 }
 
 #[test]
-fn a_torchscript_file_stands_for_its_module() {
+fn a_torchscript_file_identifies_its_module() {
     let directory = tempfile::tempdir().unwrap();
     let build = |factor: f64, name: &str| {
         let path = directory.path().join(name);

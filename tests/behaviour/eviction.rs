@@ -24,7 +24,7 @@ fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
 }
 
 #[test]
-fn by_default_epochs_over_more_data_than_fits_find_what_fits() {
+fn by_default_repeated_epochs_hit_as_many_rows_as_fit() {
     let xs = Tensor::rand([ROWS, 16], (Kind::Float, device()));
     let hits = |options: Options| {
         let options = options.max_memory_cache_size(FIT * ROW_BYTES);
@@ -41,7 +41,7 @@ fn by_default_epochs_over_more_data_than_fits_find_what_fits() {
 }
 
 #[test]
-fn never_evicting_writes_to_disk_what_fits_and_no_more() {
+fn never_evicting_fills_the_disk_tier_once() {
     let directory = tempfile::tempdir().unwrap();
     let xs = Tensor::rand([ROWS, 1000], (Kind::Float, device()));
     let options = Options::new()
@@ -65,7 +65,7 @@ fn never_evicting_writes_to_disk_what_fits_and_no_more() {
 }
 
 #[test]
-fn rows_on_their_way_to_disk_do_not_cost_memory_its_rows_or_its_use() {
+fn queued_rows_do_not_reduce_the_memory_tier() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options::new()
         .persistent(true)

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use torchcache::Problem;
 
-use crate::kept::{Kept, kept, segments};
+use crate::persistent_module::{Kept, kept, segments};
 use crate::support::{logged, random, same, warnings};
 
 #[test]
-fn a_corrupt_segment_is_a_counted_miss_and_never_a_wrong_row() {
+fn a_corrupt_segment_is_a_counted_miss() {
     let xs = random(&[20, 16]);
     for (name, damage) in [
         (
@@ -58,7 +58,7 @@ fn a_corrupt_segment_is_a_counted_miss_and_never_a_wrong_row() {
 }
 
 #[test]
-fn a_segment_of_a_future_version_is_counted_told_and_left_alone() {
+fn a_segment_of_a_future_version_is_reported_and_kept() {
     let root = tempfile::tempdir().unwrap();
     let xs = random(&[5, 4]);
     kept(root.path()).forward(&xs).unwrap();
@@ -94,7 +94,7 @@ fn a_segment_of_a_future_version_is_counted_told_and_left_alone() {
 }
 
 #[test]
-fn foreign_files_in_the_directory_are_left_alone() {
+fn foreign_files_in_the_directory_are_kept() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("notes.txt"), "mine").unwrap();
     fs::create_dir(root.path().join("photos")).unwrap();
@@ -116,7 +116,7 @@ fn foreign_files_in_the_directory_are_left_alone() {
 }
 
 #[test]
-fn a_directory_deleted_underfoot_is_survived_and_made_again() {
+fn a_directory_deleted_in_use_is_created_again() {
     let root = tempfile::tempdir().unwrap();
     let model = Kept {
         torchcache_max_memory_cache_size: 0,
@@ -147,7 +147,7 @@ fn a_directory_deleted_underfoot_is_survived_and_made_again() {
 }
 
 #[test]
-fn a_directory_that_breaks_while_it_is_used_is_a_fault_and_no_error() {
+fn a_directory_that_breaks_in_use_is_a_fault() {
     let root = tempfile::tempdir().unwrap();
     let caches = root.path().join("caches");
     let mut model = kept(&caches);
@@ -187,7 +187,7 @@ fn a_directory_that_breaks_while_it_is_used_is_a_fault_and_no_error() {
 }
 
 #[test]
-fn a_directory_that_is_back_is_used_again_after_some_time() {
+fn a_restored_directory_is_used_again() {
     let root = tempfile::tempdir().unwrap();
     let (caches, away) = (root.path().join("caches"), root.path().join("away"));
     let mut model = kept(&caches);
@@ -215,7 +215,7 @@ fn a_directory_that_is_back_is_used_again_after_some_time() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_or_written_to_is_an_error_that_names_it() {
+fn an_unusable_directory_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("a file");
     fs::write(&file, "").unwrap();

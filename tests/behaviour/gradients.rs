@@ -37,7 +37,7 @@ fn net() -> (nn::VarStore, Net) {
 }
 
 #[test]
-fn a_trainable_parameter_is_refused_by_name_with_the_way_out() {
+fn a_trainable_parameter_is_an_error() {
     let (mut vs, net) = net();
     let xs = random(&[4, 3]);
     let message = panic_of(|| net.forward(&xs));
@@ -64,7 +64,7 @@ fn a_trainable_parameter_is_refused_by_name_with_the_way_out() {
 }
 
 #[test]
-fn an_input_that_requires_grad_goes_past_the_cache_and_is_told_once() {
+fn an_input_that_requires_grad_bypasses_with_one_warning() {
     let model = Scale::by(2.0);
     let xs = random(&[4, 3]).set_requires_grad(true);
     let (_, lines) = logged(|| {
@@ -108,7 +108,7 @@ impl Module for Versioned {
 }
 
 #[test]
-fn an_option_changed_along_with_a_refused_call_holds_from_the_next_one() {
+fn an_option_changed_with_a_refused_call_applies_to_the_next() {
     let mut model = Versioned {
         weight: random(&[3]),
         torchcache_version: None,
@@ -142,7 +142,7 @@ impl Hidden {
 }
 
 #[test]
-fn trainable_weights_in_a_skipped_field_are_found_in_the_output() {
+fn trainable_weights_in_a_skipped_field_are_an_error() {
     let vs = nn::VarStore::new(device());
     let layers = nn::seq().add(nn::linear(vs.root(), 3, 2, Default::default()));
     let model = Hidden {
@@ -174,7 +174,7 @@ impl ModuleT for Dropout {
 }
 
 #[test]
-fn training_goes_past_the_cache() {
+fn training_bypasses_the_cache() {
     let model = Dropout {
         ran: Ran::default(),
         torchcache: TorchCache::default(),

@@ -81,7 +81,7 @@ fn uncached(layers: &Layers, xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn an_edit_of_any_weight_or_buffer_is_noticed_and_undoing_it_brings_the_rows_back() {
+fn undoing_a_weight_edit_makes_old_rows_valid_again() {
     let (vs, model) = layers(1, 0.1);
     let xs = random(&[3, 2, 6, 6]);
     let first = model.forward(&xs);
@@ -106,7 +106,7 @@ fn an_edit_of_any_weight_or_buffer_is_noticed_and_undoing_it_brings_the_rows_bac
 }
 
 #[test]
-fn weights_swapped_under_the_same_version_are_noticed() {
+fn swapping_weights_changes_the_identity() {
     let (mut vs, model) = layers(1, 0.2);
     let xs = random(&[3, 2, 6, 6]);
     model.forward(&xs);
@@ -122,7 +122,7 @@ fn weights_swapped_under_the_same_version_are_noticed() {
 }
 
 #[test]
-fn equal_weights_of_another_instance_make_the_same_identity_and_share_the_cache() {
+fn instances_with_equal_weights_share_rows() {
     let ((_, first), (_, mut second)) = (layers(1, 0.3), layers(1, 0.3));
     let xs = random(&[3, 2, 6, 6]);
     first.forward(&xs);
@@ -136,7 +136,7 @@ fn equal_weights_of_another_instance_make_the_same_identity_and_share_the_cache(
 }
 
 #[test]
-fn a_layers_configuration_counts() {
+fn layer_configuration_is_part_of_the_identity() {
     let ((_, one), (_, two)) = (layers(1, 0.4), layers(2, 0.4));
     let hash = |model: &Layers| {
         model.forward(&random(&[1, 2, 6, 6]));
@@ -185,7 +185,7 @@ fn a_layers_configuration_counts() {
 }
 
 #[test]
-fn a_plain_field_counts_and_two_instances_do_not_mix() {
+fn plain_fields_are_part_of_the_identity() {
     let (two, three) = (Scale::by(2.0), Scale::by(3.0));
     let xs = random(&[4, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2.0)));
@@ -237,7 +237,7 @@ impl Module for Configured {
 }
 
 #[test]
-fn derived_configurations_and_var_stores_count() {
+fn fingerprint_derives_and_var_stores_are_part_of_identity() {
     let mut vs = nn::VarStore::new(device());
     let layers = nn::seq().add(nn::linear(vs.root() / "a", 3, 3, Default::default()));
     vs.freeze();
@@ -275,7 +275,7 @@ fn derived_configurations_and_var_stores_count() {
 }
 
 #[test]
-fn a_hash_given_by_name_is_the_identity() {
+fn persistent_module_hash_is_the_identity() {
     #[torchcache(persistent_module_hash = "by-name")]
     #[derive(Debug)]
     struct Named {
@@ -303,7 +303,7 @@ fn a_hash_given_by_name_is_the_identity() {
 }
 
 #[test]
-fn a_handle_moved_to_another_module_follows_it() {
+fn a_handle_moved_to_another_module_changes_identity() {
     #[torchcache]
     #[derive(Debug)]
     struct Double {

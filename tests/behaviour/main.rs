@@ -8,32 +8,32 @@
     reason = "many a call is made for what it does to the cache"
 )]
 
+mod attribute_forms;
 mod bad_input;
 mod cached;
 mod eviction;
 mod faults;
-mod forms;
 mod gradients;
 mod identity;
-mod ids;
-mod kept;
-mod nested;
+mod multi_process;
+mod nested_modules;
 mod options;
 mod outputs;
 mod ownership;
 mod per_sample;
 mod persistence;
+mod persistent_module;
 mod prefill;
-mod processes;
-mod property;
 mod python;
+mod random_inputs;
 mod raw;
 mod reentrancy;
 mod refresh;
-mod reports;
-mod shared;
+mod sample_ids;
+mod shared_arguments;
 mod state_machine;
+mod stats_and_log;
 mod support;
 mod torchscript;
 mod verify;
-mod watching;
+mod weight_changes;

@@ -63,7 +63,7 @@ fn switched_off(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn an_attribute_can_switch_a_function_off_and_unset_an_option() {
+fn enabled_false_computes_every_call() {
     let expected = Options::new()
         .enabled(false)
         .memory_cache_device(None)
@@ -138,7 +138,7 @@ fn overridden() -> Overridden {
 }
 
 #[test]
-fn every_option_is_a_field_that_overrides_the_attribute() {
+fn override_fields_replace_attribute_options() {
     let mut model = overridden();
     model.forward(&random(&[2, 2]));
     let expected = Options::new()
@@ -168,7 +168,7 @@ fn every_option_is_a_field_that_overrides_the_attribute() {
 }
 
 #[test]
-fn a_field_changed_between_calls_holds_from_the_next_one() {
+fn a_changed_override_field_applies_to_the_next_call() {
     let mut model = overridden();
     // An identity of its own: others would share the memory, and its bound.
     model.torchcache_subsample_count = Some(1_000);
@@ -200,7 +200,7 @@ fn a_field_changed_between_calls_holds_from_the_next_one() {
 }
 
 #[test]
-fn options_out_of_range_at_run_time_are_refused_and_mended_ones_go_on() {
+fn out_of_range_override_fields_panic_until_fixed() {
     let mut model = overridden();
     let xs = random(&[3, 2]);
     model.torchcache_zstd_compression_level = 99;
@@ -240,7 +240,7 @@ fn options_out_of_range_at_run_time_are_refused_and_mended_ones_go_on() {
 }
 
 #[test]
-fn the_builder_of_a_wrapped_module_refuses_what_is_out_of_range() {
+fn out_of_range_builder_options_are_an_error() {
     let module = tch::nn::func(|xs| xs * 2);
     let error = Cached::new(module, (), Options::new().subsample_count(0)).unwrap_err();
     assert!(matches!(
@@ -254,7 +254,7 @@ fn the_builder_of_a_wrapped_module_refuses_what_is_out_of_range() {
 }
 
 #[test]
-fn the_memory_bound_holds_and_lru_lets_the_oldest_go() {
+fn lru_evicts_the_oldest_rows_within_the_bound() {
     let mut model = overridden();
     model.torchcache_eviction = Eviction::Lru;
     model.torchcache_max_memory_cache_size = 100_000;

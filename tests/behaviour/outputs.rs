@@ -68,7 +68,7 @@ fn check(encoded: &Encoded, xs: &Tensor, layers: usize, attend: bool) {
 }
 
 #[test]
-fn a_struct_of_outputs_comes_back_from_memory_and_from_disk() {
+fn output_structs_return_from_memory_and_disk() {
     let dir = tempfile::tempdir().unwrap();
     let xs = random(&[5, 3]);
     for (layers, attend) in [(2, true), (2, false), (0, false)] {
@@ -87,7 +87,7 @@ fn a_struct_of_outputs_comes_back_from_memory_and_from_disk() {
 }
 
 #[test]
-fn the_manifest_names_the_fields() {
+fn the_manifest_names_the_output_fields() {
     let dir = tempfile::tempdir().unwrap();
     let model = encoder(1, &dir);
     model.forward(&random(&[1, 3]), true);
@@ -119,7 +119,7 @@ fn moody(xs: &Tensor) -> Moody {
 }
 
 #[test]
-fn rows_whose_outputs_are_built_otherwise_do_not_stand_in_one_batch() {
+fn rows_of_different_output_structure_are_not_joined() {
     let fixed = |value: f64| Tensor::full([1, 2], value, (Kind::Float, device()));
     let (positive, negative) = (fixed(10.0), fixed(-1.0));
     assert!(moody(&positive).sometimes.is_some());
@@ -144,7 +144,7 @@ fn picky(xs: &Tensor) -> Option<Vec<Tensor>> {
 }
 
 #[test]
-fn an_output_without_a_tensor_is_returned_and_not_kept() {
+fn an_output_without_a_tensor_is_not_cached() {
     let xs = |value: f64| Tensor::full([3, 1], value, (Kind::Float, device()));
     let distinct = |value: f64| xs(value) + Tensor::arange(3, (Kind::Float, device())).unsqueeze(1);
     let (_, lines) = logged(|| {
@@ -175,7 +175,7 @@ struct Edge {
 
 #[test]
 #[should_panic(expected = "is made of itself, by way of other types")]
-fn structs_that_are_made_of_each_other_are_refused_in_words() {
+fn mutually_recursive_output_structs_panic() {
     #[torchcache]
     fn graph(xs: &Tensor) -> Node {
         Node {

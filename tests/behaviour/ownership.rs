@@ -7,7 +7,7 @@ use torchcache::{TorchCache, torchcache};
 use crate::support::{Ran, Scale, device, random, same};
 
 #[test]
-fn writing_into_a_result_never_reaches_the_cache() {
+fn writing_to_a_result_leaves_the_cache_unchanged() {
     let model = Scale::by(2.0);
     let xs = random(&[4, 3]);
     let expected = &xs * 2.0;
@@ -37,7 +37,7 @@ fn last_rows_view(xs: &Tensor) -> (Tensor, Tensor) {
 }
 
 #[test]
-fn writing_into_a_result_never_reaches_the_input() {
+fn writing_to_a_result_leaves_the_input_unchanged() {
     let xs = random(&[4, 1]);
     let before = xs.copy();
     let _ = same_tensor(&xs).fill_(7.0);
@@ -56,7 +56,7 @@ fn transposed(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn results_are_contiguous_detached_and_in_the_forwards_kind_and_device() {
+fn results_are_contiguous_and_detached() {
     let xs = random(&[3, 2, 5]);
     for _ in 0..2 {
         let ys = transposed(&xs);
@@ -72,7 +72,7 @@ fn rounded(xs: &Tensor) -> (Tensor, Tensor) {
 }
 
 #[test]
-fn what_the_computing_call_returns_is_what_hits_return() {
+fn misses_return_the_same_rounded_rows_as_hits() {
     let xs = random(&[64, 3]) * 1000.0;
     let (floats, ints) = rounded(&xs);
     assert_eq!(floats.kind(), Kind::Float);
@@ -101,7 +101,7 @@ fn doubled_on_disk(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn no_result_keeps_a_whole_batch_alive_for_one_row() {
+fn a_result_owns_only_its_own_elements() {
     let xs = random(&[64, 10]);
     let row = |number| xs.narrow(0, number, 1);
     assert!(!owns_exactly_its_elements(&row(3)), "a view does");
@@ -143,7 +143,7 @@ impl Module for Noise {
 }
 
 #[test]
-fn a_row_has_one_value_even_where_the_forward_would_not() {
+fn a_nondeterministic_forward_has_one_value_per_row() {
     let model = Noise {
         ran: Ran::default(),
         torchcache: TorchCache::default(),

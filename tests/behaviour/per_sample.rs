@@ -7,7 +7,7 @@ use torchcache::torchcache;
 use crate::support::{Scale, device, random, same};
 
 #[test]
-fn the_second_pass_is_all_hits_in_any_batch_size_and_order() {
+fn a_second_pass_hits_in_any_batch_size_and_order() {
     let model = Scale::by(2.0);
     let xs = random(&[12, 5]);
     let first = model.forward(&xs);
@@ -42,7 +42,7 @@ fn a_mixed_batch_computes_only_the_misses_in_one_forward() {
 }
 
 #[test]
-fn a_row_that_stands_twice_is_computed_once() {
+fn a_repeated_row_is_computed_once() {
     let model = Scale::by(2.0);
     let xs = random(&[3, 4]);
     let index = Tensor::from_slice(&[0i64, 1, 0, 2, 2, 0]).to_device(device());
@@ -57,7 +57,7 @@ fn a_row_that_stands_twice_is_computed_once() {
 }
 
 #[test]
-fn layout_does_not_count() {
+fn memory_layout_is_not_part_of_the_key() {
     let model = Scale::by(2.0);
     let xs = random(&[4, 3, 6]);
     model.forward(&xs);
@@ -73,7 +73,7 @@ fn layout_does_not_count() {
 }
 
 #[test]
-fn every_bit_of_a_row_counts() {
+fn every_bit_of_a_row_is_part_of_the_key() {
     let model = Scale::by(111.0);
     for row in [
         0.0f32,
@@ -91,7 +91,7 @@ fn every_bit_of_a_row_counts() {
 }
 
 #[test]
-fn kinds_and_shapes_count() {
+fn kinds_and_shapes_are_part_of_the_key() {
     let model = Scale::by(112.0);
     for kind in [
         Kind::Int64,
@@ -117,7 +117,7 @@ fn identity(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn every_kind_comes_back_bit_for_bit() {
+fn every_kind_returns_bit_for_bit() {
     let floats = random(&[5, 3, 20]);
     for kind in [
         Kind::Uint8,
@@ -156,7 +156,7 @@ fn every_kind_comes_back_bit_for_bit() {
 }
 
 #[test]
-fn batches_of_one_dimension_and_rows_without_elements_work() {
+fn one_dimensional_batches_and_empty_rows_are_cached() {
     let model = Scale::by(113.0);
     let flat = random(&[6]);
     assert!(same(&model.forward(&flat), &(&flat * 113.0)));
@@ -169,7 +169,7 @@ fn batches_of_one_dimension_and_rows_without_elements_work() {
 }
 
 #[test]
-fn a_batch_without_rows_goes_through() {
+fn an_empty_batch_bypasses_the_cache() {
     let model = Scale::by(2.0);
     assert_eq!(
         model
@@ -182,7 +182,7 @@ fn a_batch_without_rows_goes_through() {
 }
 
 #[test]
-fn a_copy_elsewhere_keys_alike_in_other_memory_and_on_another_device() {
+fn copies_in_other_memory_or_devices_share_rows() {
     let model = Scale::by(2.0);
     let xs = random(&[4, 3]);
     let expected = model.forward(&xs);
@@ -216,7 +216,7 @@ fn combine(
 }
 
 #[test]
-fn several_tensors_plain_arguments_and_outputs_are_cut_and_put_together() {
+fn several_arguments_and_outputs_are_cached_per_row() {
     let (xs, ys, mask) = (random(&[6, 3]), random(&[6, 3]), random(&[6, 3]));
     let misses = || combine::cache().stats().misses;
     let run = |start: i64, rows: i64, mask: Option<&Tensor>| {

@@ -7,11 +7,11 @@ use tch::nn::Module;
 use tch::{Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
 
-use crate::kept::{Kept, kept, segments};
+use crate::persistent_module::{Kept, kept, segments};
 use crate::support::{device, logged, random, same};
 
 #[test]
-fn rows_outlive_the_instance_in_every_way_of_storing_and_reading_them() {
+fn rows_persist_under_every_storage_option() {
     let xs = Tensor::arange(300, (Kind::Float, device())).view([50, 6]) / 7.0;
     for (zstd, mmap, dtype) in [
         (false, false, None),
@@ -61,7 +61,7 @@ fn rows_outlive_the_instance_in_every_way_of_storing_and_reading_them() {
 }
 
 #[test]
-fn a_mixed_batch_takes_from_memory_disk_and_forward_at_once() {
+fn a_batch_mixes_memory_disk_and_forward() {
     let root = tempfile::tempdir().unwrap();
     let xs = random(&[30, 4]);
     kept(root.path()).forward(&xs.narrow(0, 0, 10)).unwrap();
@@ -80,7 +80,7 @@ fn a_mixed_batch_takes_from_memory_disk_and_forward_at_once() {
 }
 
 #[test]
-fn rows_on_their_way_to_disk_are_hits_without_memory() {
+fn queued_rows_are_hits_without_a_memory_tier() {
     let root = tempfile::tempdir().unwrap();
     let model = Kept {
         torchcache_max_memory_cache_size: 0,
@@ -97,7 +97,7 @@ fn rows_on_their_way_to_disk_are_hits_without_memory() {
 }
 
 #[test]
-fn a_trickle_of_rows_does_not_become_a_heap_of_files() {
+fn single_rows_are_compacted_into_few_segments() {
     let root = tempfile::tempdir().unwrap();
     let xs = random(&[60, 4]);
     for row in 0..60 {
@@ -116,7 +116,7 @@ fn a_trickle_of_rows_does_not_become_a_heap_of_files() {
 }
 
 #[test]
-fn the_bound_of_the_disk_counts_what_earlier_runs_left() {
+fn the_disk_bound_includes_rows_of_earlier_runs() {
     let root = tempfile::tempdir().unwrap();
     let bound = 2_000_000;
     for _ in 0..6 {
@@ -146,7 +146,7 @@ fn the_bound_of_the_disk_counts_what_earlier_runs_left() {
 }
 
 #[test]
-fn two_instances_in_two_directories_do_not_share() {
+fn instances_in_two_directories_do_not_share() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let xs = random(&[5, 4]);
     let (first, second) = (kept(one.path()), kept(two.path()));
@@ -177,7 +177,7 @@ impl Module for Private {
 }
 
 #[test]
-fn a_cache_without_a_directory_has_a_private_one() {
+fn a_cache_without_a_directory_gets_a_private_one() {
     use std::os::unix::fs::PermissionsExt;
     let model = Private {
         torchcache: TorchCache::default(),

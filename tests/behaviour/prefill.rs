@@ -11,7 +11,7 @@ use torchcache::{Cached, Error, HasCache, Options, Prefill, prefill, torchcache}
 use crate::support::{Scale, logged, panic_of, random, same, warnings};
 
 #[test]
-fn all_rows_of_all_batches_are_there_afterwards_and_are_counted() {
+fn prefill_stores_and_counts_every_row() {
     let model = Scale::by(11.0);
     let xs = random(&[50, 4]);
     model.cache.stats();
@@ -30,7 +30,7 @@ fn all_rows_of_all_batches_are_there_afterwards_and_are_counted() {
 }
 
 #[test]
-fn wrapped_modules_and_functions_are_filled_alike() {
+fn prefill_takes_wrapped_modules_and_closures() {
     let net = tch::nn::func(|xs| xs * 5);
     let net = Cached::new(net, (), Options::new().version("prefill")).unwrap();
     assert_eq!(prefill(&net, [random(&[3, 2])]).misses, 3);
@@ -59,7 +59,7 @@ fn wrapped_modules_and_functions_are_filled_alike() {
 }
 
 #[test]
-fn a_module_that_can_be_trained_is_filled_without_gradients() {
+fn prefill_records_no_gradients() {
     let vs = tch::nn::VarStore::new(crate::support::device());
     let net = tch::nn::seq().add(tch::nn::linear(vs.root(), 4, 2, Default::default()));
     let net = Cached::new(net, &vs, Options::new().version("trainable")).unwrap();
@@ -72,7 +72,7 @@ fn a_module_that_can_be_trained_is_filled_without_gradients() {
 }
 
 #[test]
-fn what_keeps_training_from_finding_all_rows_is_said() {
+fn prefill_warns_when_rows_do_not_fit() {
     #[torchcache(max_memory_cache_size = 20_000)]
     fn small(xs: &Tensor) -> Tensor {
         xs * 2
@@ -135,7 +135,7 @@ fn what_keeps_training_from_finding_all_rows_is_said() {
 }
 
 fn child(directory: &Path) -> Command {
-    let mut command = Command::new(crate::processes::program());
+    let mut command = Command::new(crate::multi_process::program());
     command.arg("prefill").env("TORCHCACHE_DIR", directory);
     command
 }
@@ -152,7 +152,7 @@ fn has_segments(directory: &Path) -> bool {
 
 /// The child prefills 400 batches of 5 rows, ten milliseconds each.
 #[test]
-fn after_a_kill_it_goes_on_where_it_was() {
+fn prefill_resumes_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let mut killed = child(directory.path())
         .stdout(Stdio::null())

@@ -15,7 +15,7 @@ fn features(xs: &Tensor) -> Tensor {
 
 /// There 38 of 1,797 rows come back wrong: its hash truncates floats to integers.
 #[test]
-fn the_digits_set_comes_back_right_on_the_second_pass() {
+fn the_digits_data_set_returns_right_rows() {
     let digits = digits();
     assert_eq!(digits.size(), [1797, 64]);
     let expected = &digits * 2;
@@ -66,7 +66,7 @@ fn embed(tokens: &Tensor) -> Tensor {
 
 /// There the embeddings come back as int64.
 #[test]
-fn token_ids_in_give_float_embeddings_out() {
+fn integer_inputs_return_float_outputs() {
     let tokens = Tensor::randint(30_000, [32, 16], (Kind::Int64, device()));
     for _ in 0..2 {
         let ys = embed(&tokens);
@@ -87,7 +87,7 @@ fn affine(xs: &Tensor, scale: f64, offset: f64) -> Tensor {
 
 /// There these share a key.
 #[test]
-fn plain_arguments_do_not_run_together() {
+fn plain_arguments_are_keyed_apart() {
     let xs = random(&[3, 2]);
     for _ in 0..2 {
         for (scale, offset) in [(2.0, 3.0), (3.0, 2.0), (1.0, 1.0), (2.0, 2.0)] {
@@ -100,7 +100,7 @@ fn plain_arguments_do_not_run_together() {
 
 /// There the second instance gets the first one's outputs.
 #[test]
-fn a_second_instance_with_other_arguments_has_its_own_outputs() {
+fn instances_with_other_fields_have_their_own_rows() {
     let xs = random(&[3, 2]);
     let (one, two) = (Scale::by(1.0), Scale::by(2.0));
     for _ in 0..2 {

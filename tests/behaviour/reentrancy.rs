@@ -142,7 +142,7 @@ fn noisy_on_disk(xs: &Tensor) -> Tensor {
 
 /// Without memory, the queue and the disk decide which value of a row came first.
 #[test]
-fn threads_agree_on_one_value_per_row_without_memory_too() {
+fn threads_agree_on_one_value_without_a_memory_tier() {
     for _ in 0..20 {
         let batch = random(&[64, 4]);
         let results: Vec<Tensor> = std::thread::scope(|scope| {
@@ -170,7 +170,7 @@ fn threads_agree_on_one_value_per_row_without_memory_too() {
 
 /// Hashing the weights of one spreads over the pool, whose threads may be at another.
 #[test]
-fn modules_over_one_var_store_may_be_called_from_a_thread_pool() {
+fn modules_of_one_var_store_run_in_a_thread_pool() {
     use rayon::prelude::*;
     let mut vs = nn::VarStore::new(device());
     let _ = nn::linear(vs.root(), 2000, 1000, Default::default());
@@ -229,7 +229,7 @@ fn tasks_of_a_pool_may_hold_a_lock_while_they_call() {
 
 /// Nor may a call wait for threads that wait for the lock its caller holds.
 #[test]
-fn a_call_does_not_need_threads_that_wait_for_its_caller() {
+fn a_call_needs_no_thread_that_waits_for_its_caller() {
     ends(|| {
         let lock = std::sync::Mutex::new(());
         rayon::in_place_scope(|scope| {
@@ -257,7 +257,7 @@ fn shifting(xs: &Tensor) -> Tensor {
 }
 
 #[test]
-fn a_row_that_another_call_stored_as_another_kind_is_not_taken_for_this_ones() {
+fn a_row_stored_with_another_kind_is_not_returned() {
     let xs = random(&[3, 2]);
     assert!(same(&shifting(&xs), &(&xs * 2)));
     let stats = shifting::cache().stats();

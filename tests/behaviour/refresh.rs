@@ -37,7 +37,7 @@ fn table(length: i64) -> Table {
 }
 
 #[test]
-fn a_small_weight_written_behind_libtorchs_back_is_noticed() {
+fn a_raw_write_to_a_small_weight_is_noticed() {
     let mut model = table(16_000);
     let xs = random(&[3, 2]).to_device(Device::Cpu);
     assert!(same(&model.forward(&xs), &(&xs * 2.0)));
@@ -47,7 +47,7 @@ fn a_small_weight_written_behind_libtorchs_back_is_noticed() {
 }
 
 #[test]
-fn refresh_finds_a_large_weight_written_behind_libtorchs_back() {
+fn refresh_notices_a_raw_write_to_a_large_weight() {
     let mut model = table(1 << 20);
     let xs = random(&[3, 2]).to_device(Device::Cpu);
     assert!(same(&model.forward(&xs), &(&xs * 2.0)));

@@ -35,7 +35,7 @@ impl Module for Script {
 }
 
 #[test]
-fn torchscript_modules_are_known_by_their_file() {
+fn torchscript_modules_are_identified_by_their_file() {
     let directory = tempfile::tempdir().unwrap();
     let build = |factor, name| Script {
         module: traced(factor, &directory.path().join(name)),
@@ -56,7 +56,7 @@ fn torchscript_modules_are_known_by_their_file() {
 }
 
 #[test]
-fn a_module_loaded_in_place_of_another_is_noticed() {
+fn replacing_a_torchscript_module_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let mut model = Script {

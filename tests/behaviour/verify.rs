@@ -92,7 +92,7 @@ fn verified(stats: &Stats) -> (u64, u64) {
 }
 
 #[test]
-fn all_hits_of_a_faithful_module_are_computed_anew_and_agree() {
+fn verify_1_recomputes_every_hit() {
     let model = fickle("faithful", Does::Double, 1.0);
     let xs = random(&[10, 4]);
     model.forward(&xs.narrow(0, 0, 6)).unwrap();
@@ -117,7 +117,7 @@ fn all_hits_of_a_faithful_module_are_computed_anew_and_agree() {
 }
 
 #[test]
-fn by_default_nothing_is_computed_anew() {
+fn by_default_no_hit_is_recomputed() {
     let model = fickle("off", Does::Double, 0.0);
     let xs = random(&[10, 4]);
     model.forward(&xs).unwrap();
@@ -132,7 +132,7 @@ fn by_default_nothing_is_computed_anew() {
 }
 
 #[test]
-fn one_hit_in_a_hundred_is_drawn_in_batches_of_any_size() {
+fn verify_draws_its_share_in_any_batch_size() {
     for (name, rows) in [("by ones", 1), ("by threes", 3), ("by hundreds", 100)] {
         let model = fickle(name, Does::Double, 0.01);
         let xs = random(&[rows, 2]);
@@ -163,7 +163,7 @@ fn warned(model: &Fickle) -> Vec<String> {
 }
 
 #[test]
-fn what_breaks_the_promise_is_counted_and_warned_of_once() {
+fn mismatches_are_counted_with_one_warning() {
     for (name, does) in [
         ("dropout", Does::DropOut),
         ("mean", Does::TakeOffTheMean),
@@ -189,7 +189,7 @@ fn what_breaks_the_promise_is_counted_and_warned_of_once() {
 }
 
 #[test]
-fn whatever_the_forward_gives_the_caller_gets_the_cached_rows() {
+fn the_caller_gets_cached_rows_despite_mismatches() {
     let xs = random(&[6, 4]);
     for (name, does, words) in [
         ("fails", Does::Fail, "the forward failed"),
@@ -210,7 +210,7 @@ fn whatever_the_forward_gives_the_caller_gets_the_cached_rows() {
 }
 
 #[test]
-fn a_panic_of_the_forward_passes_through_and_loses_nothing() {
+fn a_panic_while_verifying_loses_no_rows() {
     let mut model = fickle("panics", Does::Double, 1.0);
     let xs = random(&[6, 4]);
     model.forward(&xs).unwrap();
@@ -222,7 +222,7 @@ fn a_panic_of_the_forward_passes_through_and_loses_nothing() {
 }
 
 #[test]
-fn an_output_that_requires_grad_is_refused_as_on_a_miss() {
+fn verifying_refuses_an_output_that_requires_grad() {
     let model = fickle("gradients", Does::Train, 1.0);
     let xs = random(&[6, 4]);
     tch::no_grad(|| {
@@ -239,7 +239,7 @@ fn an_output_that_requires_grad_is_refused_as_on_a_miss() {
 }
 
 #[test]
-fn rounded_rows_are_compared_as_they_are_rounded() {
+fn rounded_rows_are_compared_after_rounding() {
     for dtype in [Kind::Half, Kind::BFloat16, Kind::Double] {
         let mut model = fickle("rounded", Does::Double, 1.0);
         model.torchcache_cache_dtype = Some(dtype);
@@ -251,7 +251,7 @@ fn rounded_rows_are_compared_as_they_are_rounded() {
 }
 
 #[test]
-fn rows_from_disk_are_verified_as_those_from_memory_are() {
+fn rows_from_disk_are_verified() {
     let root = tempfile::tempdir().unwrap();
     let open = || Fickle {
         torchcache_persistent: true,
@@ -273,7 +273,7 @@ fn rows_from_disk_are_verified_as_those_from_memory_are() {
 }
 
 #[test]
-fn calls_past_the_cache_are_not_verified() {
+fn bypassed_calls_are_not_verified() {
     let mut model = fickle("past", Does::Double, 1.0);
     let xs = random(&[4, 2]);
     model.forward(&xs).unwrap();
@@ -301,7 +301,7 @@ thread_local! {
 }
 
 #[test]
-fn every_part_of_an_output_is_compared_and_integers_are_exact() {
+fn every_output_is_compared_and_integers_exactly() {
     let xs = random(&[8, 5]);
     several(&xs);
     several(&xs);
@@ -338,7 +338,7 @@ impl Module for Outer {
 }
 
 #[test]
-fn cached_functions_that_call_themselves_and_each_other_are_verified() {
+fn recursive_and_nested_caches_are_verified() {
     let xs = random(&[3, 2]);
     for _ in 0..2 {
         assert!(same(&countdown(&xs, 5), &(&xs * 32)));
@@ -358,7 +358,7 @@ fn cached_functions_that_call_themselves_and_each_other_are_verified() {
 }
 
 #[test]
-fn modules_whose_last_bits_depend_on_the_batch_are_not_warned_of() {
+fn rounding_differences_of_batches_are_no_mismatch() {
     fn wrap<M: ModuleT>(vs: &nn::VarStore, module: M) -> Cached<M> {
         let options = Options::new().verify(1.0).version("verified");
         Cached::new(module, vs, options).unwrap()

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::kept::segments;
+use crate::persistent_module::segments;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -292,7 +292,7 @@ impl<'a> World<'a> {
 }
 
 #[test]
-fn each_call_gives_what_the_forward_gives_and_computes_no_row_that_is_held() {
+fn random_steps_agree_with_the_model() {
     let config = contextualize_config(ProptestConfig {
         cases: CASES,
         failure_persistence: None,

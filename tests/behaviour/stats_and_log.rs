@@ -8,7 +8,7 @@ use crate::support::{Scale, logged, random};
 // Each test has factors of its own: what the tiers hold is shared by equal identities.
 
 #[test]
-fn a_call_tells_its_hits_and_misses_at_debug_and_its_identity_at_info() {
+fn calls_log_at_debug_and_identities_at_info() {
     let model = Scale::by(101.0);
     let xs = random(&[4, 2]);
     let (_, lines) = logged(|| {
@@ -70,7 +70,7 @@ fn statistics_add_up_and_print_as_a_table() {
 }
 
 #[test]
-fn an_inert_handle_answers() {
+fn an_unattached_handle_answers() {
     let handle = TorchCache::default();
     assert_eq!(handle.module_hash(), None);
     assert_eq!(handle.stats().calls, 0);
@@ -85,7 +85,7 @@ fn an_inert_handle_answers() {
 }
 
 #[test]
-fn clear_drops_the_rows_of_this_identity_only() {
+fn clear_removes_the_rows_of_one_identity() {
     let (two, three) = (Scale::by(103.0), Scale::by(104.0));
     let xs = random(&[4, 2]);
     two.forward(&xs);

@@ -24,7 +24,7 @@ impl<M: Module> Module for Wrapper<M> {
 }
 
 #[test]
-fn generic_modules_differ_by_their_type_and_by_the_modules_they_hold() {
+fn generic_modules_differ_by_the_modules_they_hold() {
     let wrap = |factor| Wrapper {
         inner: Scale::by(factor),
         torchcache: TorchCache::default(),
@@ -80,7 +80,7 @@ impl Module for Recorded {
 }
 
 #[test]
-fn the_code_of_modules_held_inside_is_part_of_the_identity() {
+fn code_of_inner_modules_is_part_of_the_identity() {
     let root = tempfile::tempdir().unwrap();
     let outer = Wrapper {
         inner: Scale::by(2.0),
@@ -109,7 +109,7 @@ fn the_code_of_modules_held_inside_is_part_of_the_identity() {
 }
 
 #[test]
-fn a_new_identity_is_explained_by_what_changed() {
+fn the_log_says_what_changed_the_identity() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().to_str().unwrap().to_owned();
     let build = |factor| Recorded {
@@ -180,7 +180,7 @@ fn two_files(root: &Path) -> [PathBuf; 2] {
 }
 
 #[test]
-fn what_makes_a_wrapped_module_valid_counts_for_the_module_that_holds_it() {
+fn a_wrapped_field_brings_its_weights_options_and_version() {
     let root = tempfile::tempdir().unwrap();
     let [one, two] = two_files(root.path());
     let xs = random(&[2, 3]);
@@ -215,7 +215,7 @@ fn what_makes_a_wrapped_module_valid_counts_for_the_module_that_holds_it() {
 }
 
 #[test]
-fn a_wrapped_module_replaced_in_place_is_noticed() {
+fn replacing_a_wrapped_field_changes_the_identity() {
     let root = tempfile::tempdir().unwrap();
     let [one, two] = two_files(root.path());
     let xs = random(&[2, 3]);
@@ -242,7 +242,7 @@ fn a_wrapped_module_replaced_in_place_is_noticed() {
 }
 
 #[test]
-fn modules_cannot_hold_what_two_places_wrapped_alike() {
+fn two_wrapping_places_of_one_version_cannot_be_held() {
     let xs = random(&[2, 3]);
     let options = || Options::new().version("of two places");
     let model = Holder {

@@ -233,7 +233,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_output_is_what_the_forward_gives_for_that_row(case in cases()) {
+    fn every_output_equals_the_uncached_forward(case in cases()) {
         let directory = tempfile::tempdir().unwrap();
         let pool = pool(&case);
         let all = |model: &Random| {

@@ -48,7 +48,7 @@ fn succeed(command: Command) -> String {
 }
 
 #[test]
-fn a_process_finds_what_another_stored_however_that_one_ended() {
+fn rows_survive_every_way_a_process_ends() {
     for (ending, succeeds) in [("store", true), ("exit", true), ("panic", false)] {
         let root = tempfile::tempdir().unwrap();
         let (stdout, output) = run(child(Some(root.path()), &[ending, "0", "100"]));
@@ -65,7 +65,7 @@ fn a_process_finds_what_another_stored_however_that_one_ended() {
 }
 
 #[test]
-fn a_process_killed_in_the_middle_of_writing_loses_no_completed_segment() {
+fn flushed_rows_survive_a_kill_while_writing() {
     for round in 0..8u64 {
         let root = tempfile::tempdir().unwrap();
         let mut child = child(Some(root.path()), &["stream", "3"])
@@ -105,7 +105,7 @@ fn a_process_killed_in_the_middle_of_writing_loses_no_completed_segment() {
 }
 
 #[test]
-fn a_full_disk_is_survived_and_told() {
+fn a_full_disk_is_a_counted_fault() {
     let root = tempfile::tempdir().unwrap();
     // A limit on the size of files stands for the full disk: writes past it fail.
     let shell = format!(
@@ -134,7 +134,7 @@ fn a_full_disk_is_survived_and_told() {
 }
 
 #[test]
-fn several_processes_write_beside_each_other() {
+fn several_processes_write_to_one_directory() {
     let root = tempfile::tempdir().unwrap();
     let children: Vec<_> = (0..4)
         .map(|number| {
@@ -153,7 +153,7 @@ fn several_processes_write_beside_each_other() {
 }
 
 #[test]
-fn private_directories_go_with_their_process_and_those_of_killed_ones_with_the_next() {
+fn private_directories_are_removed_even_after_a_kill() {
     let temporary = tempfile::tempdir().unwrap();
     let left = || fs::read_dir(temporary.path()).unwrap().count();
     let private = |words: &[&str]| {
@@ -183,7 +183,7 @@ fn private_directories_go_with_their_process_and_those_of_killed_ones_with_the_n
 }
 
 #[test]
-fn the_environment_directory_must_be_an_absolute_path() {
+fn torchcache_dir_must_be_an_absolute_path() {
     for value in ["", "relative/path"] {
         let (_, output) = run(child(Some(Path::new(value)), &["store", "0", "1"]));
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -195,7 +195,7 @@ fn the_environment_directory_must_be_an_absolute_path() {
 }
 
 #[test]
-fn one_variable_switches_every_cache_off() {
+fn torchcache_disable_switches_every_cache_off() {
     let root = tempfile::tempdir().unwrap();
     for (value, calls) in [
         ("1", "calls 0 enabled false persistent true hash None"),
@@ -215,7 +215,7 @@ fn one_variable_switches_every_cache_off() {
 }
 
 #[test]
-fn a_new_identity_without_a_disk_to_open_is_kept_in_memory() {
+fn a_disk_tier_that_cannot_open_leaves_memory() {
     let root = tempfile::tempdir().unwrap();
     let shell = format!("ulimit -n 1000; exec {} out-of-files", program().display());
     let mut command = Command::new("sh");

@@ -40,7 +40,7 @@ impl Project {
 }
 
 #[test]
-fn a_shared_tensor_is_passed_on_whole_and_is_part_of_every_key() {
+fn a_shared_tensor_is_part_of_every_key() {
     let model = Project::new();
     let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]));
     let ys = model.forward(&xs, &matrix, None);
@@ -63,7 +63,7 @@ fn a_shared_tensor_is_passed_on_whole_and_is_part_of_every_key() {
 }
 
 #[test]
-fn a_shared_tensor_that_is_edited_in_place_is_noticed() {
+fn an_edit_of_a_shared_tensor_is_noticed() {
     let model = Project::new();
     let (xs, mut matrix) = (random(&[6, 4]), random(&[4, 2]));
     model.forward(&xs, &matrix, None);
@@ -80,7 +80,7 @@ fn a_shared_tensor_that_is_edited_in_place_is_noticed() {
 }
 
 #[test]
-fn a_shared_tensor_with_a_gradient_goes_past_the_cache() {
+fn a_shared_tensor_that_requires_grad_bypasses() {
     let model = Project::new();
     let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]).set_requires_grad(true));
     let (ys, lines) = logged(|| model.forward(&xs, &matrix, None));
@@ -94,7 +94,7 @@ fn a_shared_tensor_with_a_gradient_goes_past_the_cache() {
 
 /// `nn::Sgd` writes parameters through aliases that do not count.
 #[test]
-fn a_large_shared_table_that_an_optimiser_writes_to_is_noticed() {
+fn an_optimizer_step_on_a_shared_table_is_noticed() {
     #[torchcache]
     fn look_up(xs: &Tensor, #[shared] table: &Tensor) -> Tensor {
         table.index_select(0, xs)
@@ -125,7 +125,7 @@ fn a_large_shared_table_that_an_optimiser_writes_to_is_noticed() {
 
 /// On a GPU as on the CPU: small ones are read at each call, and a resized one is another.
 #[test]
-fn a_shared_tensor_is_never_taken_for_what_it_was() {
+fn a_resized_or_reallocated_shared_tensor_is_noticed() {
     #[torchcache]
     fn scaled(xs: &Tensor, #[shared] by: &Tensor) -> Tensor {
         xs * by.flatten(0, -1).get(0)
@@ -153,7 +153,7 @@ fn a_shared_tensor_is_never_taken_for_what_it_was() {
 
 /// Degrees of a graph: what is stored counts, zeros too.
 #[test]
-fn sparse_tensors_that_are_equal_when_dense_are_told_apart() {
+fn sparse_shared_tensors_are_keyed_by_stored_values() {
     #[torchcache]
     fn stored(xs: &Tensor, #[shared] graph: &Tensor) -> Tensor {
         let stored = if graph.is_sparse() {
@@ -186,7 +186,7 @@ fn sparse_tensors_that_are_equal_when_dense_are_told_apart() {
 }
 
 #[test]
-fn a_sparse_shared_tensor_that_requires_grad_goes_past_the_cache() {
+fn a_sparse_shared_tensor_that_requires_grad_bypasses() {
     #[torchcache]
     fn multiplied(xs: &Tensor, #[shared] graph: &Tensor) -> Tensor {
         graph.mm(xs)
@@ -205,7 +205,7 @@ fn a_sparse_shared_tensor_that_requires_grad_goes_past_the_cache() {
 }
 
 #[test]
-fn an_undefined_shared_tensor_goes_past_the_cache_and_is_named_in_one_line() {
+fn an_undefined_shared_tensor_bypasses_with_one_warning() {
     #[torchcache]
     fn ignored(xs: &Tensor, #[shared] mask: &Tensor) -> Tensor {
         assert!(!mask.defined());
@@ -243,7 +243,7 @@ fn mixed(
 }
 
 #[test]
-fn shared_tensors_have_any_layout_and_come_in_lists() {
+fn lists_of_shared_tensors_have_any_layout() {
     let graph = |value: f64| {
         let dense = Tensor::full([2, 2], value, (Kind::Float, device()));
         dense.to_sparse(None, None::<&[i64]>, None)
@@ -302,6 +302,6 @@ fn empty_lists_alone_have_no_rows() {
 
 #[test]
 #[should_panic(expected = "argument `xs[0]` has 2 rows, argument `xs[1]` has 3")]
-fn all_tensors_of_all_lists_have_one_batch() {
+fn batch_sizes_in_lists_must_be_equal() {
     sum(&[random(&[2, 2]), random(&[3, 2])], &[&random(&[2, 2])]);
 }

@@ -50,7 +50,7 @@ mod without_a_prelude {
 }
 
 #[test]
-fn generated_code_needs_no_prelude_and_no_names() {
+fn generated_code_does_not_depend_on_names_in_scope() {
     use tch::nn::Module;
     let model = without_a_prelude::Plain {
         result: without_a_prelude::Result,
@@ -133,7 +133,7 @@ mod inherent {
 }
 
 #[test]
-fn inherent_methods_take_many_arguments_and_others_are_left_alone() {
+fn inherent_forward_takes_many_arguments() {
     let model = inherent::Attention {
         heads: "four",
         cache: torchcache::TorchCache::default(),
@@ -169,7 +169,7 @@ fn inherent_methods_take_many_arguments_and_others_are_left_alone() {
 }
 
 #[test]
-fn functions_nested_in_functions_have_caches_of_their_own() {
+fn a_nested_function_has_its_own_cache() {
     use torchcache::torchcache;
 
     #[torchcache]
@@ -195,7 +195,7 @@ fn functions_nested_in_functions_have_caches_of_their_own() {
 }
 
 #[test]
-fn a_function_knows_its_hash_before_its_first_call() {
+fn a_function_has_its_hash_before_the_first_call() {
     assert_eq!(
         without_a_prelude::doubled::cache()
             .module_hash()
@@ -247,7 +247,7 @@ mod same_names {
 }
 
 #[test]
-fn functions_of_one_name_in_two_functions_that_see_other_constants_do_not_share() {
+fn equally_named_nested_functions_do_not_share() {
     let ((two, two_cache, _), (three, three_cache, _)) = (same_names::two(), same_names::three());
     let xs = random(&[2, 3]);
     for _ in 0..2 {
@@ -261,7 +261,7 @@ fn functions_of_one_name_in_two_functions_that_see_other_constants_do_not_share(
 }
 
 #[test]
-fn structs_of_one_name_in_two_functions_that_see_other_constants_do_not_share() {
+fn equally_named_nested_structs_do_not_share() {
     // Both are alive at once, as they must be to share a memory.
     let ((_, _, two), (_, _, three)) = (same_names::two(), same_names::three());
     let xs = random(&[2, 3]);

@@ -44,7 +44,7 @@ impl Known {
 }
 
 #[test]
-fn a_row_of_a_known_id_is_a_hit_whatever_it_holds() {
+fn a_known_id_is_a_hit_whatever_the_row_holds() {
     let model = Known::of("hit");
     let xs = random(&[3, 4]);
     let first = model.forward(&xs, &[10, 20, 30]).unwrap();
@@ -61,7 +61,7 @@ fn a_row_of_a_known_id_is_a_hit_whatever_it_holds() {
 }
 
 #[test]
-fn the_shape_and_kind_of_a_row_count_beside_its_id() {
+fn row_shape_and_kind_are_part_of_the_key_next_to_the_id() {
     let model = Known::of("shape");
     model.forward(&random(&[1, 4]), &[1]).unwrap();
     model.forward(&random(&[1, 5]), &[1]).unwrap();
@@ -77,7 +77,7 @@ fn the_shape_and_kind_of_a_row_count_beside_its_id() {
 }
 
 #[test]
-fn as_many_ids_as_rows_are_wanted() {
+fn the_number_of_ids_must_equal_the_rows() {
     let model = Known::of("count");
     for ids in [&[][..], &[1], &[1, 2, 3]] {
         let error = model.forward(&random(&[2, 4]), ids).unwrap_err();
@@ -93,7 +93,7 @@ fn as_many_ids_as_rows_are_wanted() {
 }
 
 #[test]
-fn equal_rows_may_have_an_id_twice_and_are_computed_once() {
+fn equal_rows_with_one_id_are_computed_once() {
     let model = Known::of("twice");
     let row = random(&[1, 4]);
     let xs = Tensor::cat(&[&row, &random(&[1, 4]), &row], 0);
@@ -104,7 +104,7 @@ fn equal_rows_may_have_an_id_twice_and_are_computed_once() {
 }
 
 #[test]
-fn different_rows_of_one_call_with_the_same_id_are_refused_by_their_numbers() {
+fn different_rows_with_one_id_are_an_error() {
     let model = Known::of("different");
     let xs = random(&[4, 4]);
     let error = model.forward(&xs, &[7, 8, 9, 8]).unwrap_err();
@@ -128,7 +128,7 @@ fn different_rows_of_one_call_with_the_same_id_are_refused_by_their_numbers() {
 }
 
 #[test]
-fn the_tensor_of_a_list_in_which_such_rows_differ_is_named() {
+fn the_error_names_the_list_element_that_differs() {
     #[torchcache]
     fn both(xs: &[Tensor], #[id] ids: &[i64]) -> Tensor {
         assert_eq!(xs[0].size()[0] as usize, ids.len());
@@ -140,7 +140,7 @@ fn the_tensor_of_a_list_in_which_such_rows_differ_is_named() {
 }
 
 #[test]
-fn an_id_that_changed_its_sample_is_found_by_verifying() {
+fn verify_finds_an_id_with_another_sample() {
     let mut model = Known::of("verified");
     model.torchcache_verify = 1.0;
     model.forward(&random(&[2, 4]), &[1, 2]).unwrap();
@@ -180,7 +180,7 @@ fn by_tensor(xs: &Tensor, #[id] ids: &Tensor) -> Tensor {
 }
 
 #[test]
-fn ids_are_texts_or_integers_in_any_list_or_a_tensor() {
+fn ids_are_strings_integers_or_a_tensor() {
     let xs = random(&[3, 2]);
     let vector = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
     by_vector(&xs.narrow(0, 0, 2), &vector[..2].to_vec());
@@ -212,7 +212,7 @@ fn ids_are_texts_or_integers_in_any_list_or_a_tensor() {
 }
 
 #[test]
-fn a_tensor_of_ids_is_one_dimension_of_integers() {
+fn an_id_tensor_must_be_one_dimension_of_integers() {
     let xs = random(&[2, 2]);
     for ids in [
         Tensor::from_slice(&[1.0f32, 2.0]),
@@ -234,7 +234,7 @@ fn read_and_embed(#[id] paths: &[&str]) -> Tensor {
 }
 
 #[test]
-fn a_function_of_ids_alone_reads_only_what_is_missing() {
+fn a_function_of_ids_alone_runs_for_missing_ids_only() {
     let ys = read_and_embed(&["one", "three"]);
     assert!(same(
         &ys,
@@ -254,7 +254,7 @@ fn a_function_of_ids_alone_reads_only_what_is_missing() {
 }
 
 #[test]
-fn a_wrapped_module_takes_ids_too_and_keeps_them_apart_from_content() {
+fn forward_by_id_does_not_share_with_forward() {
     let net = nn::func(|xs| xs * 2);
     let net = Cached::new(net, (), Options::new().version("ids")).unwrap();
     let misses = || net.cache().stats().misses;
@@ -299,7 +299,7 @@ impl Kept {
 }
 
 #[test]
-fn rows_by_id_outlast_their_process_and_do_not_matter_in_training_or_when_switched_off() {
+fn rows_by_id_persist_and_training_ignores_them() {
     let dir = tempfile::tempdir().unwrap();
     let open = |enabled| Kept {
         ran: Ran::default(),

@@ -23,7 +23,7 @@ impl ModuleT for Normed {
 
 /// `batch_norm` writes its running statistics without counting a version.
 #[test]
-fn statistics_that_training_moved_are_noticed() {
+fn running_statistics_moved_by_training_are_noticed() {
     let mut vs = nn::VarStore::new(device());
     let norm = nn::batch_norm1d(vs.root(), 4, Default::default());
     vs.freeze();
@@ -133,7 +133,7 @@ impl Module for Convolved {
 }
 
 #[test]
-fn a_layer_given_the_old_weights_and_another_stride_is_noticed() {
+fn another_stride_with_the_same_weights_is_noticed() {
     let mut vs = nn::VarStore::new(device());
     let conv = |name: &str, stride| {
         let config = nn::ConvConfig {
@@ -184,7 +184,7 @@ impl Module for Exact {
 }
 
 #[test]
-fn a_handle_moved_to_another_module_takes_on_its_options() {
+fn a_handle_moved_to_another_module_takes_its_options() {
     let row = |last: f32| {
         Tensor::from_slice(&[1.0, last])
             .view([1, 2])
@@ -223,7 +223,7 @@ fn wrap<F: Fn(&Tensor) -> Tensor>(function: F) -> Wrap<F> {
 }
 
 #[test]
-fn closures_of_one_function_do_not_pass_for_each_other() {
+fn closures_of_one_function_do_not_share() {
     let two = wrap(|xs: &Tensor| xs * 2);
     let three = wrap(|xs: &Tensor| xs * 3);
     let xs = random(&[2, 2]);
@@ -249,7 +249,7 @@ impl Module for Positions {
 }
 
 #[test]
-fn writing_into_a_result_never_reaches_the_weights() {
+fn writing_to_a_result_leaves_the_weights_unchanged() {
     let table = random(&[10, 3]);
     let before = table.copy();
     let model = Positions {
