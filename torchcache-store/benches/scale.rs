@@ -172,7 +172,7 @@ fn child(task: &str, dir: &Path, rows: u64) -> String {
 fn config(max_bytes: u64) -> Config {
     Config {
         max_bytes,
-        linger: Duration::from_secs(3600),
+        batch_delay: Duration::from_secs(3600),
         ..Config::default()
     }
 }

@@ -1,5 +1,5 @@
-//! The rows of one `put`: either one buffer for all of them, or wherever the caller has them,
-//! so that storing a batch costs neither an allocation nor a copy for each row.
+//! The rows of one `put`: in one buffer, or wherever the caller has them, so that storing a batch needs
+//! neither an allocation nor a copy for each row.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,18 +8,17 @@ use crate::error::StoreError;
 use crate::key::Key;
 use crate::segment::MAX_SCHEMA;
 
-/// Where the values of a batch lie: for callers who have them in memory anyway, such as in a
-/// cache of their own, and can keep them there until they are written.
+/// The values of a batch that the caller has in memory and keeps there until they are written.
 ///
-/// The value is dropped as soon as its rows are written, given up or refused, on whichever
-/// thread that happens, and never under a lock of the store. So dropping it may unpin what it
-/// points at.
+/// It is dropped as soon as its rows are written, lost or refused and no [`Located`](crate::Located)
+/// refers to them, on any thread, and never under a lock of the store. So dropping it may release what
+/// it points to.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use torchcache_store::{RowBatch, RowValues};
 ///
-/// /// Rows that lie scattered in a slab.
+/// /// Rows that are scattered in a slab.
 /// struct Pinned {
 ///     slab: Arc<[u8]>,
 ///     offsets: Vec<usize>,
@@ -39,8 +38,8 @@ use crate::segment::MAX_SCHEMA;
 /// # Ok::<(), torchcache_store::StoreError>(())
 /// ```
 pub trait RowValues: Send + Sync {
-    /// The value of a row, by its place in the batch: exactly `row_len` bytes, and the same
-    /// bytes for as long as this value lives.
+    /// The value of the row at this position of the batch: exactly `row_len` bytes, and the same bytes
+    /// at each call.
     fn row(&self, row: usize) -> &[u8];
 }
 
@@ -57,7 +56,7 @@ impl RowValues for Contiguous {
     }
 }
 
-/// Rows of equal length and one schema, on their way to the disk.
+/// Rows of one length and one schema, to be stored.
 ///
 /// ```
 /// use torchcache_store::RowBatch;
@@ -71,18 +70,18 @@ pub struct RowBatch {
     schema: Arc<[u8]>,
     values: Arc<dyn RowValues>,
     row_len: usize,
-    /// Rows that `values` keeps in memory, whether or not all of them are wanted.
-    held: usize,
+    /// How many rows `values` keeps in memory, those included that were truncated.
+    held_rows: usize,
     element_bytes: u8,
 }
 
 impl RowBatch {
-    /// `values` holds the rows one after the other, `row_len` bytes each, in the order of
-    /// `keys`.
+    /// Makes a batch of rows that `values` has one after the other, `row_len` bytes each, in the order
+    /// of `keys`.
     ///
     /// # Errors
-    /// [`StoreError::Batch`] if the lengths do not fit together, or the schema or a row is
-    /// longer than a segment can say.
+    /// [`StoreError::Batch`] if the lengths do not fit together, or the schema or a row is longer than
+    /// the format allows.
     pub fn new(
         keys: Vec<Key>,
         schema: Arc<[u8]>,
@@ -90,8 +89,8 @@ impl RowBatch {
         row_len: usize,
     ) -> Result<RowBatch, StoreError> {
         if keys.len().checked_mul(row_len) != Some(values.len()) {
-            return refuse(format!(
-                "got {} bytes of values for {} keys of {row_len} bytes each; pass keys × row_len bytes",
+            return batch_error(format!(
+                "got {} bytes of values for {} rows of {row_len} bytes each; pass rows × row_len bytes",
                 values.len(),
                 keys.len(),
             ));
@@ -105,11 +104,10 @@ impl RowBatch {
         )
     }
 
-    /// The same without a copy: `values` says where each row of `row_len` bytes lies, and
-    /// keeps it there until the batch is dropped.
+    /// Makes a batch without copying: `values` keeps the rows in memory until the batch is dropped.
     ///
     /// # Errors
-    /// [`StoreError::Batch`] if the schema or a row is longer than a segment can say.
+    /// [`StoreError::Batch`] if the schema or a row is longer than the format allows.
     pub fn shared(
         keys: Vec<Key>,
         schema: Arc<[u8]>,
@@ -117,19 +115,19 @@ impl RowBatch {
         row_len: usize,
     ) -> Result<RowBatch, StoreError> {
         if schema.len() > MAX_SCHEMA {
-            return refuse(format!(
-                "got a schema of {} bytes; at most {MAX_SCHEMA} fit",
+            return batch_error(format!(
+                "got a schema of {} bytes; the format allows {MAX_SCHEMA}",
                 schema.len()
             ));
         }
         if u32::try_from(row_len).is_err() || u32::try_from(keys.len()).is_err() {
-            return refuse(format!(
-                "got {} rows of {row_len} bytes; both numbers must be below 2^32",
+            return batch_error(format!(
+                "got {} rows of {row_len} bytes; the format allows less than 2^32 of both",
                 keys.len()
             ));
         }
         Ok(RowBatch {
-            held: keys.len(),
+            held_rows: keys.len(),
             keys,
             schema,
             values,
@@ -138,9 +136,9 @@ impl RowBatch {
         })
     }
 
-    /// Says that the values are numbers of so many bytes each: 2, 4 or 8. Where rows are
-    /// compressed, their bytes may then be regrouped first, which is undone on reading. Any
-    /// other number, such as the 1 of a new batch, means never.
+    /// Sets the size of the numbers that the values consist of: 2, 4 or 8 bytes. When rows are
+    /// compressed, the bytes of such numbers may be shuffled first, which reading undoes. Any other
+    /// size, such as the 1 of a new batch, means that they are not shuffled.
     #[must_use]
     pub fn element_bytes(self, element_bytes: u8) -> RowBatch {
         RowBatch {
@@ -149,12 +147,12 @@ impl RowBatch {
         }
     }
 
-    /// How many rows the batch holds.
+    /// How many rows the batch has.
     pub fn rows(&self) -> usize {
         self.keys.len()
     }
 
-    /// Drops all rows but the first ones.
+    /// Removes all rows but the first `rows`.
     pub(crate) fn truncate(&mut self, rows: usize) {
         self.keys.truncate(rows);
     }
@@ -180,26 +178,26 @@ impl RowBatch {
     }
 
     /// # Panics
-    /// If the caller's [`RowValues`] does not keep its word.
+    /// If the [`RowValues`] of the caller returns a value of another length.
     pub(crate) fn value(&self, row: u32) -> &[u8] {
         let value = self.values.row(row as usize);
         assert_eq!(
             value.len(),
             self.row_len,
-            "RowValues::row must give exactly row_len bytes"
+            "RowValues::row must return exactly row_len bytes"
         );
         value
     }
 
-    /// What the batch occupies while it waits: its values and, for each row, its key and its
-    /// place in the table of pending rows.
+    /// The memory that the batch takes while it is queued: its values and, for each row, its key and
+    /// its entry in the table of pending rows.
     pub(crate) fn memory(&self) -> u64 {
         const PER_ROW: usize = size_of::<Key>() + 64;
-        self.held as u64 * (self.row_len + PER_ROW) as u64
+        self.held_rows as u64 * (self.row_len + PER_ROW) as u64
     }
 }
 
-fn refuse(reason: String) -> Result<RowBatch, StoreError> {
+fn batch_error(reason: String) -> Result<RowBatch, StoreError> {
     Err(StoreError::Batch { reason })
 }
 

@@ -1,11 +1,11 @@
-//! When segments were made and read, in nanoseconds since 1970. The order of eviction goes by it, so
-//! that it goes on whatever is done to the system's clock.
+//! The times at which segments were made and read, in nanoseconds since 1970. They decide the order of
+//! eviction, so they never run backwards, whatever happens to the clock of the system.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The time, later at each call: where the system's clock is set back, by a nanosecond until that has
-/// caught up.
+/// The time, later at each call: if the clock of the system is set back, one nanosecond later until it
+/// has caught up.
 pub(crate) fn now() -> u64 {
     static LATEST: AtomicU64 = AtomicU64::new(0);
     let system = nanos(SystemTime::now());
@@ -16,18 +16,18 @@ pub(crate) fn now() -> u64 {
     latest.map_or(system, next)
 }
 
-/// The time of a file, unless it has yet to come, and so says nothing: the clock was set back, or
-/// another machine's is ahead.
+/// The time of a file, unless it is in the future: the clock was set back, or that of another machine
+/// is ahead.
 pub(crate) fn past(modified: SystemTime) -> Option<u64> {
     Some(nanos(modified)).filter(|time| *time <= now())
 }
 
-/// When a file that is seen for the first time was read last: now, if it does not say.
-pub(crate) fn found(modified: SystemTime) -> u64 {
+/// The time of a file, or now if it is in the future.
+pub(crate) fn past_or_now(modified: SystemTime) -> u64 {
     past(modified).unwrap_or_else(now)
 }
 
-/// A time in the terms of a file system.
+/// The same time as a [`SystemTime`].
 pub(crate) fn as_system(nanos: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanos)
 }
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_times_are_the_same() {
+    fn times_are_strictly_increasing() {
         let times: Vec<u64> = (0..10_000).map(|_| now()).collect();
         assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]
-    fn what_has_yet_to_come_is_no_time() {
+    fn times_in_the_future_are_rejected() {
         let hour = Duration::from_secs(3600);
         let earlier = SystemTime::now() - hour;
         assert_eq!(past(earlier).map(as_system), Some(earlier));

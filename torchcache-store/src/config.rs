@@ -1,11 +1,12 @@
-//! What a store may be told: bounds, compression, how to read. Apart from the store since
-//! the writer, the reader and the caller all look at it.
+//! The configuration of a store.
 
 use std::time::Duration;
 
-/// How a store behaves. Every field may change at run time with
-/// [`Store::reconfigure`](crate::Store::reconfigure); rows on disk say themselves how they
-/// are stored, so none of this decides whether an old row can be read.
+/// How a store behaves. [`Store::reconfigure`](crate::Store::reconfigure) changes any field at run
+/// time. Each row on disk records how it is stored, so the configuration never decides whether a row
+/// can be read.
+///
+/// Fill in the rest with `..Config::default()`, since later versions add fields.
 ///
 /// ```
 /// use torchcache_store::{Compression, Config};
@@ -18,51 +19,64 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bound on the bytes of all segment files of the directory, whoever wrote them.
+    /// Bound on the bytes of all segment files in the directory, those of other processes included.
+    /// Processes that write at the same time may exceed it until each has finished its batch.
     pub max_bytes: u64,
-    /// What happens when the limit is reached: the segments that were read least recently go, or,
-    /// with `false`, what is there stays and new rows are refused. A lower limit holds in both
-    /// cases: when a directory is opened over its limit, or the limit is set lower, the segments
-    /// that were read least recently go. With `false`, processes that write at the same moment may
-    /// exceed the limit by a segment each; that goes when the directory is next opened.
-    pub evict: bool,
-    /// How rows are compressed from now on; `None` stores them as they are.
+    /// What happens when `max_bytes` is reached.
+    pub eviction: Eviction,
+    /// How new rows are compressed; `None` stores them as they are.
     pub compression: Option<Compression>,
-    /// Read through a memory map instead of `pread`. If another program shortens a segment
-    /// file while it is mapped, the operating system ends this process with `SIGBUS`; the
-    /// store itself never shortens a file.
+    /// Whether to read through a memory map in place of `pread`. If another program truncates a
+    /// mapped segment file, the operating system ends this process with `SIGBUS`. The store never
+    /// truncates a file.
     pub mmap: bool,
-    /// Bound on the bytes that wait to be written. A caller waits while it is exceeded.
+    /// Bound on the bytes of queued rows. [`Store::put`](crate::Store::put) blocks while it is
+    /// exceeded.
     pub queue_bytes: u64,
-    /// The size at which a segment file is closed and the next one begun. At most a
-    /// sixteenth of `max_bytes` is used, so that eviction is not too coarse.
+    /// The size at which a segment file is closed and the next one begun. At most a sixteenth of
+    /// `max_bytes` is used, so that eviction is not too coarse.
     pub segment_bytes: u64,
-    /// How long queued rows wait for company before a partial segment is written.
-    pub linger: Duration,
-    /// How long a caller waits for a disk that does nothing at all, be it for room in the queue, for
-    /// a flush, or for the store to close. After that, rows that find no room are given up, at once
-    /// until the disk is back; those that are queued are still written then.
-    pub patience: Duration,
+    /// How long queued rows are held back to fill a segment before they are written anyway.
+    pub batch_delay: Duration,
+    /// How long a call waits for a disk that makes no progress: for room in the queue, for a flush,
+    /// or to close the store. After that, rows that find no room are dropped at once until the disk
+    /// responds again; queued rows are kept and written then.
+    pub stall_timeout: Duration,
 }
 
-/// How rows are compressed. A row that would not shrink is kept as it is.
+/// What a full directory does with new rows.
+///
+/// In both cases, a directory that exceeds its bound when it is opened, or when the bound is
+/// lowered, is brought within it by removing the segments that were read least recently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Remove the segments that were read least recently.
+    #[default]
+    LeastRecentlyRead,
+    /// Keep what is stored and reject new rows. Processes that write at the same time may exceed
+    /// the bound by a segment each, which is removed when the directory is next opened.
+    Never,
+}
+
+/// How rows are compressed. A row that would not shrink is stored as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compression {
     /// The zstd level.
     pub level: i32,
-    /// How many threads compress; 0 is one for each core.
+    /// How many threads compress; 0 means one per core.
     pub threads: u32,
 }
 
-/// Below this a segment costs more in its file than in its rows.
+/// Smaller segments spend more bytes on the file than on their rows.
 const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 
-/// With fewer segments than this in a full directory, eviction would be too coarse.
+/// With fewer segments in a full directory, eviction is too coarse.
 const MIN_SEGMENTS: u64 = 16;
 
 impl Config {
     /// The size at which a segment is closed, given the other bounds.
-    pub(crate) fn segment_target(&self) -> u64 {
+    pub(crate) fn target_segment_bytes(&self) -> u64 {
         self.segment_bytes
             .min(self.max_bytes / MIN_SEGMENTS)
             .max(MIN_SEGMENT_BYTES)
@@ -73,13 +87,13 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             max_bytes: 10_000_000_000,
-            evict: true,
+            eviction: Eviction::default(),
             compression: None,
             mmap: false,
             queue_bytes: 256 << 20,
             segment_bytes: 64 << 20,
-            linger: Duration::from_secs(1),
-            patience: Duration::from_secs(30),
+            batch_delay: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The errors of a store: misuse by the caller, and rows that could not be kept.
+//! The errors of the public API. Trouble with the disk is not among them: it is counted as a
+//! [`Fault`](crate::Fault), and the rows concerned are misses.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Misuse of a store, or rows that could not be kept.
+/// A directory or a batch that a store cannot use.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -13,38 +14,35 @@ pub enum StoreError {
     Directory {
         /// The directory that was asked for.
         path: PathBuf,
-        /// What the operating system said.
+        /// What the operating system reported, or why the permissions were rejected.
         reason: io::Error,
     },
     /// The parts of a batch do not fit together.
     #[error("the rows do not make a batch: {reason}")]
     Batch {
-        /// What was got and what was expected.
+        /// What was passed and what was expected.
         reason: String,
     },
-    /// Rows that were queued could not be written and are gone.
+}
+
+/// Rows that [`Store::flush`](crate::Store::flush) could not get to the disk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// Rows could not be written and were dropped. They will be computed again.
     #[error(
-        "{rows} rows could not be written and will be computed again; the log and the store's fault counts say why"
+        "{rows} rows could not be written and will be computed again; the log and the fault counts of the store say why"
     )]
     Lost {
-        /// How many rows, since the last flush.
+        /// How many rows were lost since the last flush.
         rows: u64,
     },
-    /// The disk does not answer. The rows are still queued, and written when it does.
-    #[error("the disk has not answered for {patience:?}; {rows} rows wait to be written")]
+    /// The disk did not respond in time. The rows are still queued, and are written once it does.
+    #[error("the disk has not responded for {waited:?}; {rows} rows are still queued")]
     Stalled {
-        /// How many rows wait.
+        /// How many rows are queued.
         rows: u64,
-        /// How long was waited.
-        patience: Duration,
-    },
-    /// This process was forked off the one that opened the store. What was queued then is written
-    /// there.
-    #[error(
-        "{rows} rows wait to be written by the process that this one was forked off; open the store after the fork"
-    )]
-    Forked {
-        /// How many rows waited.
-        rows: u64,
+        /// How long the disk did not respond: [`Config::stall_timeout`](crate::Config::stall_timeout).
+        waited: Duration,
     },
 }

@@ -1,38 +1,39 @@
-//! What can go wrong, and the rule for it: a fault is a miss that is counted, and told once
-//! for each kind. Misuse by the caller is the only thing that is an error.
+//! Faults: trouble with the disk, which makes rows misses. Each is counted, and the first of each kind
+//! is logged.
 
 use std::fmt::{self, Display};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A kind of trouble with the disk. None of them reaches the caller as an error.
+/// A kind of trouble with the disk. The rows concerned are misses; callers get no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Fault {
-    /// The operating system failed to read.
+    /// A file or directory could not be read.
     Read,
-    /// The operating system failed to write, for another reason than space.
+    /// A file or directory could not be written, for another reason than space.
     Write,
     /// The disk, the quota or the file-size limit is exhausted.
     NoSpace,
-    /// Bytes are not what their checksum says, or a segment contradicts itself.
+    /// A checksum is wrong, or a segment contradicts itself.
     Corrupt,
     /// A segment is shorter than it was written.
     Truncated,
-    /// A segment is of a format version that this build does not know.
+    /// A newer version wrote the segment in a format that this build does not know.
     FutureVersion,
-    /// A segment was removed by another program, and its rows are nowhere else.
+    /// Another program removed a segment, and its rows are in no other.
     Vanished,
-    /// A segment belongs to somebody else, or everybody may write to it.
-    Untrusted,
-    /// The disk did not answer for so long that rows were given up.
+    /// Other users may have written a segment: one of them owns it, or all may write to it.
+    PermissionRejected,
+    /// The disk made no progress for the stall timeout.
     Stalled,
-    /// The writer thread panicked over some rows: a bug of this crate.
+    /// The flusher thread panicked: a bug of this crate.
     Panic,
 }
 
 impl Fault {
-    /// Every kind, in the order in which they are counted and shown.
+    /// Every kind, in a fixed order.
     pub const ALL: [Fault; 10] = [
         Fault::Read,
         Fault::Write,
@@ -41,12 +42,12 @@ impl Fault {
         Fault::Truncated,
         Fault::FutureVersion,
         Fault::Vanished,
-        Fault::Untrusted,
+        Fault::PermissionRejected,
         Fault::Stalled,
         Fault::Panic,
     ];
 
-    /// A short name for tables and logs.
+    /// A short name, for tables and logs.
     pub fn name(self) -> &'static str {
         match self {
             Fault::Read => "read error",
@@ -56,13 +57,13 @@ impl Fault {
             Fault::Truncated => "truncated",
             Fault::FutureVersion => "future version",
             Fault::Vanished => "vanished",
-            Fault::Untrusted => "not trusted",
+            Fault::PermissionRejected => "permission rejected",
             Fault::Stalled => "stalled",
             Fault::Panic => "panic",
         }
     }
 
-    /// The kind of fault that a failed write is.
+    /// The kind of fault of a failed write.
     pub(crate) fn of_write(error: &io::Error) -> Fault {
         match error.kind() {
             io::ErrorKind::StorageFull
@@ -79,7 +80,7 @@ impl Display for Fault {
     }
 }
 
-/// How often each kind of fault was met.
+/// How often each kind of fault occurred.
 ///
 /// ```
 /// use torchcache_store::{Fault, FaultCounts};
@@ -91,23 +92,23 @@ impl Display for Fault {
 pub struct FaultCounts([u64; Fault::ALL.len()]);
 
 impl FaultCounts {
-    /// How often this kind was met.
+    /// How often this kind occurred.
     pub fn get(&self, fault: Fault) -> u64 {
         self.0[fault as usize]
     }
 
-    /// How many faults there were in all.
+    /// How many faults occurred in all.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Every kind with its count, those never met included.
+    /// Every kind with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> + '_ {
         Fault::ALL.into_iter().map(|fault| (fault, self.get(fault)))
     }
 }
 
-/// Counts the faults of one store and warns of the first of each kind.
+/// Counts the faults of one store, and logs the first of each kind.
 #[derive(Debug, Default)]
 pub(crate) struct FaultLog([AtomicU64; Fault::ALL.len()]);
 
@@ -119,15 +120,15 @@ impl FaultLog {
                 fault = fault.name(),
                 path = %path.display(),
                 count = 1,
-                "cache fault, taken as a miss: {reason}; further faults of this kind are only counted"
+                "cache fault, handled as a miss: {reason}; further faults of this kind are only counted"
             );
         }
     }
 
-    /// Warns once more of the kinds met more than once, with their counts: the store is closed.
-    pub(crate) fn tell_totals(&self, dir: &Path) {
+    /// Logs how often each kind occurred, if more than once. Called when the store is closed.
+    pub(crate) fn log_totals(&self, dir: &Path) {
         for (fault, count) in self.counts().iter().filter(|(_, count)| *count > 1) {
-            tracing::warn!(fault = fault.name(), dir = %dir.display(), count, "cache faults in all");
+            tracing::warn!(fault = fault.name(), dir = %dir.display(), count, "total cache faults");
         }
     }
 

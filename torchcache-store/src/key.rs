@@ -1,9 +1,9 @@
-//! The key of a row.
+//! Row keys.
 
-/// The name of a row. Keys are taken to be uniformly distributed, as BLAKE3 digests are.
+/// The key of a row. Keys have to be uniformly distributed, as BLAKE3 digests are.
 pub type Key = [u8; 32];
 
-/// The first eight bytes of a key, which tables keep in place of the whole.
+/// The first eight bytes of a key, which tables store in place of the whole.
 pub(crate) fn fingerprint(key: &Key) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| key[i]))
 }

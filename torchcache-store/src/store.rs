@@ -1,39 +1,40 @@
-//! The face of the crate: a handle on the one store that a process has for a directory.
+//! The public handle: the one store that a process has for a directory.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use crate::batch::RowBatch;
-use crate::catalog::located::Found;
-use crate::catalog::{Catalog, directory};
+use crate::catalog::directory;
+use crate::catalog::located::Located;
 use crate::config::Config;
 use crate::engine::handle::Handle;
 use crate::engine::write_queue::Stalled;
-use crate::engine::{Inner, pace, read};
-use crate::error::StoreError;
+use crate::engine::{Engine, read};
+use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
 use crate::fs::{FileSystem, Os};
 use crate::key::Key;
 use crate::process::{registry, shutdown};
 use crate::segment::rows_within;
 
-/// Rows of one directory, shared by everyone in this process who opens it.
+/// The rows of one directory, shared by everyone in this process who opens it.
 ///
-/// Cloning is cheap and gives the same store. Dropping the last clone writes what is
-/// queued. The end of the process does so too, for stores in statics as well.
+/// Cloning is cheap and returns the same store. Dropping the last clone writes what is queued, and so
+/// does the end of the process (by `exit` or by returning from `main`) for stores in statics.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Handle>);
 
-/// What a store holds and what happened to it.
+/// What a store has, and what happened to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreStats {
-    /// Rows on disk that this store can find.
+    /// Rows on disk that this store can locate.
     pub rows: u64,
-    /// Bytes of the segment files that this store reads from, whoever wrote them.
+    /// Bytes of the segment files that this store reads from, whichever process wrote them.
     pub bytes: u64,
-    /// Segment files.
+    /// How many segment files that are.
     pub segments: u64,
     /// Rows that are queued.
     pub pending_rows: u64,
@@ -43,45 +44,45 @@ pub struct StoreStats {
     pub stored_rows: u64,
     /// Rows that this process evicted.
     pub evicted_rows: u64,
-    /// Rows that were not kept: a batch exceeded the size limit by itself, or what was there had
-    /// to stay.
+    /// Rows that were not kept because a batch exceeds the bound by itself, or because the directory
+    /// is full and nothing is evicted.
     pub refused_rows: u64,
-    /// Rows that were given up since writing failed.
+    /// Rows that could not be written.
     pub lost_rows: u64,
-    /// Small segments that this process merged into larger ones.
-    pub merged_segments: u64,
+    /// Small segments that this process joined into larger ones.
+    pub compacted_segments: u64,
     /// Faults by kind.
     pub faults: FaultCounts,
 }
 
 impl Store {
-    /// Opens the store of a directory, which is made if need be. If this process has the
-    /// directory open already, the same store is returned and takes the new `config`.
+    /// Opens the store of a directory, which is made if it does not exist. If this process has the
+    /// directory open already, returns the same store and gives it the new `config`.
     ///
-    /// Files that are not segments are ignored. Segments that cannot be read are counted as
-    /// faults and left alone. A directory that cannot be written to, but holds segments, is read
-    /// from: that is a fault, not an error.
+    /// Files that are not segments are ignored. Segments that cannot be read are counted as faults
+    /// and left alone. A directory that cannot be written to, but has segments, is only read from:
+    /// that is a fault and not an error.
     ///
     /// # Errors
-    /// [`StoreError::Directory`] if the directory cannot be made, is not to be trusted, or can
-    /// neither be written to nor holds anything. It is not to be trusted if everybody may write to
-    /// it, if it belongs to another user and is not shared by way of a group, or if there is a
-    /// symbolic link in its place (there may be some on the way to it).
+    /// [`StoreError::Directory`] if the directory cannot be made, if it can neither be written to nor
+    /// has segments, or if its permissions are rejected: all users may write to it, it belongs to
+    /// another user and is not shared through a group, or it is a symbolic link (links on the way to
+    /// it are followed).
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
-        let unwritable = directory::usable(&Os, dir)?;
-        let path = directory::resolved(dir).map_err(|reason| directory::refused(dir, reason))?;
-        shutdown::arm();
-        let start = |path| Handle::start(Arc::new(Os), path, &config);
-        let store = Store(registry::shared(path, start));
-        store.note_unwritable(unwritable);
+        let write_error = directory::probe(&Os, dir)?;
+        let path = directory::resolve(dir)?;
+        shutdown::register_exit_hook();
+        let open = |path| Handle::open(Arc::new(Os), path, &config);
+        let store = Store(registry::shared(path, open));
+        store.note_unwritable(write_error);
         store.reconfigure(config);
         Ok(store)
     }
 
-    /// The same on another file system, on which two stores of one directory are as strange to
-    /// each other as those of two processes. The end of the process does not wait for it: drop it,
-    /// or flush it.
+    /// Opens a directory of another file system. Each call returns a store of its own; two of one
+    /// directory work like those of two processes. The end of the process does not wait for such a
+    /// store: drop or flush it.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -100,193 +101,203 @@ impl Store {
         config: Config,
     ) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
-        let unwritable = directory::usable(&*fs, dir)?;
-        let store = Store(Handle::start(fs, dir.to_owned(), &config));
-        store.note_unwritable(unwritable);
+        let write_error = directory::probe(&*fs, dir)?;
+        let store = Store(Handle::open(fs, dir.to_owned(), &config));
+        store.note_unwritable(write_error);
         Ok(store)
     }
 
     fn note_unwritable(&self, error: Option<io::Error>) {
         if let Some(error) = error {
-            let reason = format_args!("cannot be written to, only read: {error}");
-            let Catalog { faults, dir, .. } = &self.inner().catalog;
-            faults.note(Fault::of_write(&error), dir, reason);
+            let reason = format_args!("it can only be read, not written to: {error}");
+            self.engine().note(Fault::of_write(&error), reason);
         }
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
     }
 
     /// The directory, with symbolic links resolved.
     pub fn dir(&self) -> &Path {
-        &self.inner().catalog.dir
+        &self.engine().catalog.dir
     }
 
     /// The present configuration.
     pub fn config(&self) -> Config {
-        (*self.inner().config()).clone()
+        (*self.engine().config()).clone()
     }
 
-    /// Takes a new configuration, for everyone who shares the store. A lower size limit is
-    /// met soon, in the background.
+    /// Replaces the configuration, for all users of the store. A lower size bound is enforced soon, in
+    /// the background.
     pub fn reconfigure(&self, config: Config) {
-        if *self.inner().config() == config {
+        if *self.engine().config() == config {
             return;
         }
-        let is_lower = {
-            let present = &self.inner().config;
-            let mut present = present.write().unwrap_or_else(PoisonError::into_inner);
-            let is_lower = config.max_bytes < present.max_bytes;
-            *present = Arc::new(config);
-            is_lower
-        };
-        self.inner().queue.nudge();
-        if is_lower {
-            self.0.keep_within_limit();
+        let max_bytes = config.max_bytes;
+        let before = self.engine().set_config(config);
+        self.engine().queue.notify();
+        if max_bytes < before.max_bytes {
+            self.0.enforce_limit();
         }
     }
 
-    /// Finds rows: one slot for each key. Queued rows are found as well.
-    pub fn locate(&self, keys: &[Key]) -> Vec<Option<Found>> {
+    /// Locates rows, queued ones included: one slot for each key.
+    pub fn locate(&self, keys: &[Key]) -> Vec<Option<Located>> {
         let mut slots = vec![None; keys.len()];
-        let Inner { queue, catalog, .. } = self.inner();
+        let Engine { queue, catalog, .. } = self.engine();
         // The queue first: a row is in the index before it leaves the queue.
         queue.locate(keys, &mut slots);
-        // A disk that does not answer is not asked what others wrote.
-        let is_stalled = || queue.is_stalled(self.inner().config().patience);
-        let may_look = || self.inner().is_forked() || !is_stalled();
-        if catalog.locate(keys, &mut slots) && may_look() && catalog.refresh_after_miss() {
+        // A disk that makes no progress is not asked for rows of other processes.
+        let is_stalled = || queue.is_stalled(self.engine().config().stall_timeout);
+        if catalog.locate(keys, &mut slots) && !is_stalled() && catalog.refresh_after_miss() {
             catalog.locate(keys, &mut slots);
         }
         slots
     }
 
-    /// Reads located rows, each into a destination of exactly `found.len` bytes. `false`
-    /// means that a fault made the row a miss; its destination then holds anything.
+    /// Reads located rows, each into a buffer of exactly `located.len` bytes. Returns for each whether
+    /// it was read: `false` means that a fault made it a miss, and that its buffer has unspecified
+    /// content.
     ///
-    /// Rows of one file are read in its order, adjacent ones with one system call. Where there is
-    /// much to read, or to decompress, the cores share it, on threads of this crate's own that run
-    /// nothing else.
+    /// Rows of one file are read in its order, adjacent ones with one system call. If there is much to
+    /// read or to decompress, several threads share it. They belong to this crate and run nothing
+    /// else.
     ///
     /// # Panics
-    /// If there are not as many destinations as rows, or one has another length.
-    pub fn read(&self, found: &[Found], out: &mut [&mut [u8]]) -> Vec<bool> {
+    /// If the number of buffers is not that of the rows, or a buffer has another length than its row.
+    #[track_caller]
+    pub fn read(&self, rows: &[Located], out: &mut [&mut [u8]]) -> Vec<bool> {
         assert_eq!(
-            found.len(),
+            rows.len(),
             out.len(),
-            "as many destinations as rows are needed"
+            "each row needs a buffer: got {} rows and {} buffers",
+            rows.len(),
+            out.len()
         );
-        for (found, out) in found.iter().zip(&*out) {
-            assert_eq!(
-                found.len,
-                out.len(),
-                "a destination must be as long as its row"
-            );
+        for (row, out) in rows.iter().zip(&*out) {
+            assert_eq!(row.len, out.len(), "a buffer must be as long as its row");
         }
-        let again = |found: &Found| self.locate(&[*found.key()]).pop().flatten();
-        read::read(
-            &self.inner().catalog,
-            again,
-            found,
-            out,
-            self.inner().config().mmap,
-        )
+        let relocate = |row: &Located| self.locate(&[*row.key()]).pop().flatten();
+        let mmap = self.engine().config().mmap;
+        read::read(&self.engine().catalog, relocate, rows, out, mmap)
     }
 
-    /// Hands rows to the writer; waits only while the queue is full, and no longer than
-    /// [`Config::patience`] for a disk that does nothing: then the rows are given up, which is
-    /// counted. Of a batch larger than the whole bound, the first rows that fit are taken.
+    /// Queues rows to be written. Blocks while the queue is full, but not longer than
+    /// [`Config::stall_timeout`] for a disk that makes no progress: then the rows are dropped and
+    /// counted as lost. Of a batch larger than the size bound of the directory, the first rows that
+    /// fit are queued.
     ///
-    /// Rows that are present or queued already are skipped: the first one wins. Their positions in
-    /// the batch are returned, so that the caller can go by the values that are there.
+    /// Rows that are present already, on disk or queued, are skipped: the first one wins. Returns
+    /// their positions in the batch and where the winning rows are, so that the caller can use those
+    /// values in place of its own.
     ///
-    /// Waiting for room is waiting for queued batches to be dropped: the caller must not hold a
-    /// lock that dropping the values of one of them needs.
-    pub fn put(&self, mut rows: RowBatch) -> Vec<usize> {
-        let inner = self.inner();
-        let config = inner.config();
+    /// The caller must not hold a lock that dropping the values of a queued batch needs: blocking
+    /// ends when such batches are dropped.
+    ///
+    /// ```
+    /// use torchcache_store::{Config, RowBatch, Store};
+    /// let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path(), Config::default())?;
+    /// let put = |key, value| {
+    ///     let rows = RowBatch::new(vec![[key; 32]], b"u8".as_slice().into(), vec![value], 1)?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(store.put(rows))
+    /// };
+    /// assert!(put(7, 1)?.is_empty());
+    ///
+    /// let winners = put(7, 2)?;
+    /// let (position, located) = &winners[0];
+    /// let mut value = [0];
+    /// assert_eq!(store.read(&[located.clone()], &mut [&mut value]), [true]);
+    /// assert_eq!((*position, value), (0, [1]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn put(&self, mut rows: RowBatch) -> Vec<(usize, Located)> {
+        let engine = self.engine();
+        let config = engine.config();
         let most = rows_within(config.max_bytes, rows.row_len(), rows.schema().len());
         if let Some(refused) = rows.rows().checked_sub(most).filter(|&refused| refused > 0) {
-            inner.refuse(refused, &config);
+            engine.refuse(refused, &config);
             rows.truncate(most);
         }
         if rows.rows() == 0 {
             return Vec::new();
         }
-        if !self.0.ensure_writer() {
-            inner.lose(rows.rows());
+        if !self.0.ensure_flusher() {
+            engine.lose(rows.rows());
             return Vec::new();
         }
         let count = rows.rows();
-        let on_disk = |keys: &[Key]| inner.catalog.contains(keys);
-        match inner.queue.put(rows, on_disk, pace(&config)) {
-            Ok(present) => present,
-            Err(Stalled) => {
-                inner.note_stall("rows find no room in the queue, and are given up");
-                inner.lose(count);
-                Vec::new()
-            }
-        }
+        let locate_on_disk = |keys: &[Key]| {
+            let mut slots = vec![None; keys.len()];
+            engine.catalog.locate(keys, &mut slots);
+            slots
+        };
+        let put = engine
+            .queue
+            .put(rows, locate_on_disk, engine.queue_limits());
+        put.unwrap_or_else(|Stalled| {
+            engine.note_stall("the queue is full, and rows are dropped");
+            engine.lose(count);
+            Vec::new()
+        })
     }
 
-    /// Waits until everything queued before is on disk, with the eviction and the merging
-    /// that came of it; but no longer than [`Config::patience`] for a disk that does nothing.
+    /// Waits until everything that was queued before is on disk, and the directory within its bound;
+    /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress. Rows of which
+    /// it returns `Ok` survive a crash and a power loss.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] if rows could not be written since the last flush,
-    /// [`StoreError::Stalled`] if they still wait, and [`StoreError::Forked`] at once if they wait
-    /// in another process.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        if self.inner().is_forked() {
-            let (rows, _) = self.inner().queue.pending();
-            if rows > 0 {
-                return Err(StoreError::Forked { rows });
-            }
-        } else if !self.inner().flush_queue() {
-            let (rows, _) = self.inner().queue.pending();
-            let patience = self.inner().config().patience;
-            return Err(StoreError::Stalled { rows, patience });
+    /// [`FlushError::Lost`] if rows could not be written since the last flush, and
+    /// [`FlushError::Stalled`] if rows are still queued.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        let engine = self.engine();
+        if !engine.flush_queue() {
+            let (rows, _) = engine.queue.pending();
+            let waited = engine.config().stall_timeout;
+            return Err(FlushError::Stalled { rows, waited });
         }
-        match self.inner().counters.lost_untold.swap(0, Ordering::Relaxed) {
+        let lost = &engine.counters.unreported_lost_rows;
+        match lost.swap(0, Ordering::Relaxed) {
             0 => Ok(()),
-            rows => Err(StoreError::Lost { rows }),
+            rows => Err(FlushError::Lost { rows }),
         }
     }
 
-    /// Drops every row of the directory, queued ones too.
+    /// Removes every row of the directory, and those that are queued.
     pub fn clear(&self) {
-        drop(self.inner().catalog.clear(|| self.inner().queue.drop_all()));
+        let Engine { catalog, queue, .. } = self.engine();
+        drop(catalog.clear(|| queue.clear()));
     }
 
-    /// Looks for what other processes changed. A miss does so by itself, now and then.
+    /// Finds what other processes wrote or removed. Misses do so by themselves from time to time.
     pub fn refresh(&self) {
-        self.inner().catalog.refresh();
+        self.engine().catalog.refresh();
     }
 
-    /// What the store holds and what happened to it.
+    /// What the store has, and what happened to it.
     pub fn stats(&self) -> StoreStats {
-        let Inner {
+        let Engine {
             catalog,
             queue,
             counters,
             ..
-        } = self.inner();
-        let tracked = catalog.tracked();
+        } = self.engine();
+        let segments = catalog.live_segments();
         let (pending_rows, pending_bytes) = queue.pending();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StoreStats {
-            rows: tracked.iter().map(|segment| count(&segment.indexed)).sum(),
-            bytes: tracked.iter().map(|segment| segment.bytes).sum(),
-            segments: tracked.len() as u64,
+            rows: segments.iter().map(|segment| get(&segment.indexed)).sum(),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            segments: segments.len() as u64,
             pending_rows,
             pending_bytes,
-            stored_rows: count(&counters.stored_rows),
-            evicted_rows: count(&counters.evicted_rows),
-            refused_rows: count(&counters.refused_rows),
-            lost_rows: count(&counters.lost_rows),
-            merged_segments: count(&counters.merged_segments),
+            stored_rows: get(&counters.stored_rows),
+            evicted_rows: get(&counters.evicted_rows),
+            refused_rows: get(&counters.refused_rows),
+            lost_rows: get(&counters.lost_rows),
+            compacted_segments: get(&counters.compacted_segments),
             faults: catalog.faults.counts(),
         }
-    }
-
-    fn inner(&self) -> &Inner {
-        &self.0.inner
     }
 }

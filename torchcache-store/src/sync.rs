@@ -1,5 +1,5 @@
-//! The locks and threads of the queue, the index and the writer: the standard library's, or those of
-//! the model checker that tries out how they may interleave (`--cfg shuttle`).
+//! The locks and threads of the queue, the index and the flusher: those of the standard library, or of
+//! the model checker that tries how they may interleave (`--cfg shuttle`).
 
 #[cfg(not(shuttle))]
 pub(crate) use std::{

@@ -1,13 +1,12 @@
-//! Sharing work among the cores: on a pool of this crate's for what happens at each call, on threads
-//! of their own for what is rare and happens under a lock.
+//! Running work on several threads: a pool for what every call does, and scoped threads for what is
+//! rare and runs under a lock.
 //!
-//! The pool is not rayon's global one. There, a thread that waits for others runs whatever else lies
-//! in the pool, and whoever waits for the pool waits for everybody's tasks. Callers often hold a lock:
-//! a `Tensor` is not `Sync`, so models that threads share are in a `Mutex`. With a task that wants the
-//! same lock, both would wait for ever. For the same reason a caller that is in some pool of rayon
-//! already does its work alone: there, waiting means to run other tasks.
+//! The pool is not rayon's global one, since there a thread that waits runs any other task meanwhile.
+//! Callers often hold a lock (a `Tensor` is not `Sync`, so a model that threads share is in a
+//! `Mutex`), and a task that wants the same lock would deadlock. For the same reason a caller that
+//! already runs in a rayon pool does its work alone: waiting there means running other tasks.
 //!
-//! Public since torchcache hashes and copies on the same threads; not meant for anybody else.
+//! Public because torchcache hashes and copies rows on the same threads.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,39 +15,40 @@ use std::thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// The most threads of [`among_threads`]: more fill an index no faster, and each is started anew.
-/// The pool has no such bound.
-const MOST_THREADS: usize = 8;
+use crate::fork;
 
-/// The threads beside the caller's; `None` where it has to work alone. As many as the machine has
-/// cores, or as `RAYON_NUM_THREADS` says.
+/// The most threads that [`scoped_for_each`] uses: more do not fill an index faster, and each is
+/// newly started. The pool has no such bound.
+const MAX_SCOPED: usize = 8;
+
+/// The pool, with one thread per core or as many as `RAYON_NUM_THREADS` says; `None` where the
+/// caller has to work alone.
 fn pool() -> Option<&'static ThreadPool> {
-    static POOL: OnceLock<(u32, Option<ThreadPool>)> = OnceLock::new();
-    if rayon::current_thread_index().is_some() {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    // A forked child has the pool, but none of its threads.
+    if rayon::current_thread_index().is_some() || fork::is_forked() {
         return None;
     }
-    let named = |thread| format!("torchcache-{thread}");
-    let build = || ThreadPoolBuilder::new().thread_name(named).build().ok();
-    let (process, pool) = POOL.get_or_init(|| (std::process::id(), build()));
-    // A fork has the pool, but none of its threads.
-    pool.as_ref().filter(|_| *process == std::process::id())
+    let name = |thread| format!("torchcache-{thread}");
+    let build = || ThreadPoolBuilder::new().thread_name(name).build().ok();
+    POOL.get_or_init(build).as_ref()
 }
 
-/// On how many cores work of this thread can be done. The pool is started if need be.
+/// How many threads can share the work of this one. Starts the pool if need be.
 pub fn count() -> usize {
     pool().map_or(1, ThreadPool::current_num_threads)
 }
 
-/// Does every job, on this thread and up to `workers - 1` others: whoever is free takes the next
-/// one, so that a core that is busy elsewhere holds nothing up.
+/// Runs every job, on this thread and up to `workers - 1` others. Each thread takes the next job when
+/// it is free, so a core that is busy with something else delays nothing.
 ///
 /// ```
 /// let mut squares = [0; 5];
 /// let jobs = (0..5).zip(&mut squares);
-/// torchcache_store::threads::each(2, jobs, |(n, square)| *square = n * n);
+/// torchcache_store::threads::for_each(2, jobs, |(n, square)| *square = n * n);
 /// assert_eq!(squares, [0, 1, 4, 9, 16]);
 /// ```
-pub fn each<J: Send>(
+pub fn for_each<J: Send>(
     workers: usize,
     jobs: impl Iterator<Item = J> + Send,
     work: impl Fn(J) + Sync,
@@ -56,64 +56,65 @@ pub fn each<J: Send>(
     let Some(pool) = (workers > 1).then(pool).flatten() else {
         return jobs.for_each(work);
     };
-    let jobs = Jobs(Mutex::new(jobs));
+    let jobs = JobQueue(Mutex::new(jobs));
     pool.in_place_scope(|scope| {
         for _ in 1..workers {
-            scope.spawn(|_| jobs.each(&work));
+            scope.spawn(|_| jobs.run(&work));
         }
-        jobs.each(&work);
+        jobs.run(&work);
     });
 }
 
-/// Runs a job some time soon on another thread, if there is one, and if no other such job is under
-/// way, since whoever comes to [`each`] waits for threads that are busy here: nothing may depend on
-/// the job.
-pub fn later(job: impl FnOnce() + Send + 'static) {
-    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+/// Runs a job on another thread soon, or drops it if there is no other thread or such a job runs
+/// already. Callers of [`for_each`] wait for threads that are busy here, so nothing may depend on the
+/// job.
+pub fn try_spawn(job: impl FnOnce() + Send + 'static) {
+    static IS_RUNNING: AtomicBool = AtomicBool::new(false);
     let Some(pool) = pool().filter(|pool| pool.current_num_threads() > 1) else {
         return;
     };
-    if !UNDER_WAY.swap(true, Ordering::Acquire) {
+    if !IS_RUNNING.swap(true, Ordering::Acquire) {
         pool.spawn(|| {
             job();
-            UNDER_WAY.store(false, Ordering::Release);
+            IS_RUNNING.store(false, Ordering::Release);
         });
     }
 }
 
-/// Runs `work` so that what it shares by rayon goes to the same threads.
-pub fn spread<R: Send>(work: impl FnOnce() -> R + Send) -> Option<R> {
+/// Runs `work` in the pool, so that rayon's parallel iterators in it use the same threads. `None` if
+/// the caller has to work alone; then `work` was not run.
+pub fn install<R: Send>(work: impl FnOnce() -> R + Send) -> Option<R> {
     pool().map(|pool| pool.install(work))
 }
 
-/// How many threads [`among_threads`] uses at most.
-pub(crate) fn threads() -> usize {
+/// How many threads [`scoped_for_each`] uses at most.
+pub(crate) fn max_scoped() -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    cores.min(MOST_THREADS)
+    cores.min(MAX_SCOPED)
 }
 
-/// The same on new threads, which run nothing else, so that locks may be held.
-pub(crate) fn among_threads<T: Send>(pieces: Vec<T>, work: impl Fn(T) + Sync) {
-    let helpers = threads().min(pieces.len()).saturating_sub(1);
-    let pieces = Jobs(Mutex::new(pieces.into_iter()));
+/// Runs every job on this thread and on new ones that run nothing else, so the caller may hold locks.
+pub(crate) fn scoped_for_each<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync) {
+    let helpers = max_scoped().min(jobs.len()).saturating_sub(1);
+    let jobs = JobQueue(Mutex::new(jobs.into_iter()));
     thread::scope(|scope| {
         for _ in 0..helpers {
-            // Where no thread is to be had, this one does it all.
-            let _ = thread::Builder::new().spawn_scoped(scope, || pieces.each(&work));
+            // If no thread can be started, this one does all the work.
+            let _ = thread::Builder::new().spawn_scoped(scope, || jobs.run(&work));
         }
-        pieces.each(&work);
+        jobs.run(&work);
     });
 }
 
-/// Jobs that wait for somebody.
-struct Jobs<I>(Mutex<I>);
+/// Jobs that several threads take from.
+struct JobQueue<I>(Mutex<I>);
 
-impl<I: Iterator> Jobs<I> {
+impl<I: Iterator> JobQueue<I> {
     fn next(&self) -> Option<I::Item> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 
-    fn each(&self, work: impl Fn(I::Item)) {
+    fn run(&self, work: impl Fn(I::Item)) {
         while let Some(job) = self.next() {
             work(job);
         }
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_job_is_done_once_from_within_a_pool_and_from_outside() {
+    fn every_job_runs_once_inside_and_outside_a_pool() {
         let check = || {
             for number in [0, 1, 2, 3, 100] {
                 let jobs = || (0..number).map(|n| 1 << (n % 60)).collect::<Vec<u64>>();
@@ -136,9 +137,9 @@ mod tests {
                 let work = |job| {
                     done.fetch_add(job, Ordering::Relaxed);
                 };
-                each(count(), jobs().into_iter(), work);
-                each(1, jobs().into_iter(), work);
-                among_threads(jobs(), work);
+                for_each(count(), jobs().into_iter(), work);
+                for_each(1, jobs().into_iter(), work);
+                scoped_for_each(jobs(), work);
                 let sum: u64 = jobs().iter().sum();
                 assert_eq!(done.into_inner(), 3 * sum, "{number} jobs");
             }
@@ -148,37 +149,37 @@ mod tests {
     }
 
     #[test]
-    fn a_job_for_later_is_alone_and_holds_up_nobody() {
+    fn one_spawned_job_runs_at_a_time_and_blocks_no_other_work() {
         if count() == 1 {
-            return; // There is no other thread to do it.
+            return; // no other thread would run it
         }
         let (started, starts) = mpsc::channel();
         let (end, ends) = mpsc::channel::<()>();
         let tell = started.clone();
-        later(move || {
-            tell.send(1).expect("the test waits");
-            ends.recv().expect("the test says when");
+        try_spawn(move || {
+            tell.send(1).expect("the test receives");
+            ends.recv().expect("the test sends");
         });
         assert_eq!(starts.recv(), Ok(1));
-        later(move || started.send(2).expect("nobody does this"));
+        try_spawn(move || started.send(2).expect("this job is dropped"));
         let done = AtomicU64::new(0);
-        each(2, 0..100, |_| {
+        for_each(2, 0..100, |_| {
             done.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(done.into_inner(), 100);
-        end.send(()).expect("the first job waits");
-        // The second job is gone, and with it its end of the channel.
+        end.send(()).expect("the first job receives");
+        // The second job was dropped, and its end of the channel with it.
         assert!(starts.recv().is_err());
     }
 
     #[test]
-    fn a_caller_in_a_pool_works_alone() {
+    fn a_caller_inside_a_rayon_pool_works_alone() {
         rayon::scope(|scope| {
             scope.spawn(|_| {
                 assert_eq!(count(), 1);
-                assert!(spread(|| ()).is_none());
+                assert!(install(|| ()).is_none());
                 let caller = thread::current().id();
-                each(4, 0..100, |_| assert_eq!(thread::current().id(), caller));
+                for_each(4, 0..100, |_| assert_eq!(thread::current().id(), caller));
             });
         });
     }

@@ -96,6 +96,8 @@ pub use options::size::Size;
 pub use options::{Eviction, Options};
 pub use output::{Batched, Output};
 pub use prefill::{HasCache, Prefill, prefill};
+pub use torchcache_macros::torchcache;
+pub use torchcache_macros::{Batched, Fingerprint};
 /// The attribute that caches a module or a function, row by row.
 ///
 /// # A module
@@ -197,8 +199,7 @@ pub use prefill::{HasCache, Prefill, prefill};
 /// What the compiler can see does not compile. Other misuse is an `Err` where the function returns
 /// `Result<_, E>` with `E: From<torchcache::Error>`, and else a panic with the same message: see
 /// [`Problem`].
-pub use torchcache_macros::torchcache;
-pub use torchcache_macros::{Batched, Fingerprint};
+pub use torchcache_store::flush_on_signals;
 
 #[doc(hidden)]
 pub mod __private;

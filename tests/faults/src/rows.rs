@@ -53,7 +53,7 @@ pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
 /// Writes when told to, and not before.
 pub fn patient() -> Config {
     Config {
-        linger: Duration::from_secs(3600),
+        batch_delay: Duration::from_secs(3600),
         ..Config::default()
     }
 }

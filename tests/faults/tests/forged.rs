@@ -163,7 +163,7 @@ impl Bomb {
         store.put(batch(200..204, 100));
         let flushed = bounded(write_costs(len), || store.flush());
         flushed.unwrap();
-        let merged = store.stats().merged_segments as usize;
+        let merged = store.stats().compacted_segments as usize;
         assert!(merged >= MERGED, "{merged} were merged");
         report.expect_all(&store, 200..204, 100);
         drop(store);

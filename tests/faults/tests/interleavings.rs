@@ -10,7 +10,7 @@ use std::time::Duration;
 use shuttle::thread;
 use torchcache_faults::rows::{batch, fetch, key, keys, value};
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Config, Store};
+use torchcache_store::{Config, Eviction, Store};
 
 const LEN: usize = 40;
 
@@ -42,8 +42,8 @@ std::thread_local! {
 /// Time stands still in a model: nobody may wait for it.
 fn opened(sim: &Sim, queue_bytes: u64) -> Store {
     let config = Config {
-        linger: Duration::ZERO,
-        patience: Duration::from_secs(3600),
+        batch_delay: Duration::ZERO,
+        stall_timeout: Duration::from_secs(3600),
         queue_bytes,
         ..Config::default()
     };
@@ -160,7 +160,10 @@ fn rows_are_found_while_their_segments_are_merged() {
         store.put(batch(7..8, LEN));
         store.flush().expect("it is written and merged");
         reading.join().expect("it does not panic");
-        assert_eq!((right(&store, 0..8), store.stats().merged_segments), (8, 8));
+        assert_eq!(
+            (right(&store, 0..8), store.stats().compacted_segments),
+            (8, 8)
+        );
         assert_eq!(store.stats().faults.total(), 0);
     });
 }
@@ -242,7 +245,7 @@ fn a_limit_that_is_set_lower_is_met() {
         let store = opened(&sim, 1 << 20);
         let lower = Config {
             max_bytes: 200,
-            evict: false,
+            eviction: Eviction::Never,
             ..store.config()
         };
         store.put(batch(0..4, LEN));

@@ -18,7 +18,7 @@ const LEN: usize = 400;
 /// A store as strange to others of this directory as one of another process.
 fn store(dir: &Path, max_bytes: u64) -> Store {
     let config = Config {
-        linger: Duration::from_millis(1),
+        batch_delay: Duration::from_millis(1),
         segment_bytes: 300_000,
         max_bytes,
         ..Config::default()
@@ -100,7 +100,7 @@ fn nothing_is_wrong_or_missing_beside_stores_that_write_and_merge() {
         stop.store(true, Ordering::Relaxed);
         assert!(looking.join().expect("it does not panic") > 0);
         let stats = store.stats();
-        assert!(stats.merged_segments > 0, "{stats:?}");
+        assert!(stats.compacted_segments > 0, "{stats:?}");
         assert_eq!((stats.lost_rows, stats.faults.total()), (0, 0), "{stats:?}");
         let keys: Vec<_> = (0..next).map(key).collect();
         assert!(store.locate(&keys).iter().all(Option::is_some));

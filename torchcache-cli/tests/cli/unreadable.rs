@@ -86,14 +86,14 @@ fn a_cache_that_others_may_write_to_is_told_and_nothing_is_called_sound() {
         let output = output.expect("the program starts");
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert!(said.contains("everybody may write to it"), "{said}");
+        assert!(said.contains("all users may write to it"), "{said}");
         assert!(!said.contains("sound"), "{said}");
         let found = crate::support::json(root.path(), args, code);
         let why = found["left_alone"][0]["why"].as_str().unwrap_or_default();
-        assert!(why.contains("everybody"), "{args:?}: {found}");
+        assert!(why.contains("all users"), "{args:?}: {found}");
         if args[0] == "verify" {
             assert_eq!(found["failures"], json!(1), "{args:?}");
-            assert_eq!(said.matches("everybody may write").count(), 1, "{said}");
+            assert_eq!(said.matches("all users may write").count(), 1, "{said}");
             assert!(said.contains("1 could not be looked at"), "{said}");
         }
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use torchcache_store::{Compression, Config, Found, Key, Store};
+use torchcache_store::{Compression, Config, Key, Located, Store};
 
 use crate::common::{scratch_dir, segments};
 use crate::data::{Call, Workload};
@@ -35,13 +35,13 @@ impl Filled {
         }
     }
 
-    pub(crate) fn locate(&self, keys: &[Key]) -> Vec<Found> {
+    pub(crate) fn locate(&self, keys: &[Key]) -> Vec<Located> {
         let found: Vec<_> = self.store.locate(keys).into_iter().flatten().collect();
         assert_eq!(found.len(), keys.len());
         found
     }
 
-    pub(crate) fn read(&self, found: &[Found], out: &mut [u8]) {
+    pub(crate) fn read(&self, found: &[Located], out: &mut [u8]) {
         read(&self.store, found, out);
     }
 
@@ -56,7 +56,7 @@ impl Filled {
     }
 }
 
-pub(crate) fn read(store: &Store, found: &[Found], out: &mut [u8]) {
+pub(crate) fn read(store: &Store, found: &[Located], out: &mut [u8]) {
     let mut rows: Vec<&mut [u8]> = out.chunks_exact_mut(found[0].len).collect();
     assert!(store.read(found, &mut rows).into_iter().all(|read| read));
 }
@@ -90,7 +90,7 @@ impl Plain {
 pub(crate) fn patient(compression: Option<Compression>) -> Config {
     Config {
         compression,
-        linger: Duration::from_secs(3600),
+        batch_delay: Duration::from_secs(3600),
         segment_bytes: 1 << 30,
         max_bytes: 1 << 40,
         queue_bytes: 1 << 30,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use torchcache_store::segment::{Encoding, SegmentWriter};
-use torchcache_store::{Compression, Config, Found, Key, RowValues, Store};
+use torchcache_store::{Compression, Config, Key, Located, RowValues, Store};
 
 use crate::common::footers::read_footers;
 use crate::common::{Table, has, is_quick, micros, scratch_dir, segments, timed};
@@ -78,7 +78,7 @@ impl Bench<'_> {
             "pread of the rows",
             |n| plain.in_order(n, &mut out),
         );
-        let in_order: Vec<Vec<Found>> = calls.iter().map(|call| raw.locate(&call.keys)).collect();
+        let in_order: Vec<Vec<Located>> = calls.iter().map(|call| raw.locate(&call.keys)).collect();
         self.beside(
             "read, as stored",
             |n| raw.read(&in_order[n], &mut spare),
@@ -90,7 +90,7 @@ impl Bench<'_> {
             .iter()
             .flat_map(|call| call.keys.iter().copied())
             .collect();
-        let scattered: Vec<Vec<Found>> = (0..self.workload.calls)
+        let scattered: Vec<Vec<Located>> = (0..self.workload.calls)
             .map(|n| {
                 raw.locate(
                     &self
@@ -107,7 +107,7 @@ impl Bench<'_> {
             "pread of each row",
             |n| plain.scattered(self.workload.scattered(n), &mut out),
         );
-        let compressed: Vec<Vec<Found>> =
+        let compressed: Vec<Vec<Located>> =
             calls.iter().map(|call| zstd.locate(&call.keys)).collect();
         self.beside(
             "read, zstd",
@@ -149,7 +149,7 @@ impl Bench<'_> {
             "copy of the rows",
             |n| out.copy_from_slice(&calls[n].values.bytes),
         );
-        let found: Vec<Vec<Found>> = calls
+        let found: Vec<Vec<Located>> = calls
             .iter()
             .map(|call| store.locate(&call.keys).into_iter().flatten().collect())
             .collect();

@@ -178,7 +178,7 @@ fn check_all(
         next: 0,
         open: None,
     };
-    threads::each(threads::count(), jobs, |job| {
+    threads::for_each(threads::count(), jobs, |job| {
         let mut tally = Tally::default();
         tally.check(&job.reader, &job.chunk);
         progress.advance(job.chunk.bytes());

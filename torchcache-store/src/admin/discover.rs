@@ -166,7 +166,7 @@ impl Cache {
 
     /// The directory, if nobody else may have written what it holds.
     pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::trusted(&*self.fs, &self.path, false)
+        directory::open(&*self.fs, &self.path, false)
     }
 
     /// Removes the directory, which has to be empty.
@@ -214,11 +214,12 @@ pub(super) fn trusted<T>(
     name: &OsStr,
     look: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, SegmentError>,
 ) -> Result<T, SegmentError> {
-    permissions::file(&dir.stat(name)?, &dir.metadata()?).map_err(SegmentError::Untrusted)?;
+    permissions::check_file(&dir.stat(name)?, &dir.metadata()?)
+        .map_err(SegmentError::PermissionRejected)?;
     let looked = look(dir, name);
     if looked.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
         let why = "it is a segment neither by its name nor by what is at its ends";
-        return Err(SegmentError::Untrusted(why.to_owned()));
+        return Err(SegmentError::PermissionRejected(why.to_owned()));
     }
     looked
 }

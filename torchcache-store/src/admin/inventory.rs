@@ -118,7 +118,7 @@ impl View {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
             };
-            let read = clock::found(file.modified);
+            let read = clock::past_or_now(file.modified);
             used = used.max(Some(read));
             let rows = match seen {
                 Ok(rows) => Some(rows),
@@ -142,7 +142,7 @@ impl View {
         }
         let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
-        let made = || written.map_or(0, |file| clock::found(file.modified));
+        let made = || written.map_or(0, |file| clock::past_or_now(file.modified));
         let manifest = Manifest::read(&*dir).map_err(|error| error.kind());
         let module = manifest.map(|manifest| manifest.module);
         has_others |= module

@@ -2,7 +2,7 @@
 //! cannot be read at all goes. Every row that is sound is at every moment in some file.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 
 use super::check::{Outcome, SegmentReport, Verified};
@@ -125,7 +125,7 @@ fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyEr
     copy_records(&reader, &mut writer, accept, |_| lost += 1)?;
     let finished = writer.finish()?;
     // Repairing is not reading: the rows keep their age.
-    let read = clock::found(reader.metadata().modified);
+    let read = clock::past_or_now(reader.metadata().modified);
     finished.file().set_modified(clock::as_system(read))?;
     Ok(Rewriting {
         kept: finished.footer().row_count() as u64,
@@ -141,17 +141,10 @@ fn replace(dir: &dyn Directory, name: &OsStr, rewriting: Rewriting) -> io::Resul
         kept,
         lost,
     } = rewriting;
-    let path = finished.publish()?;
+    let Some((path, _)) = finished.publish_replacing([name])? else {
+        return Ok(Repaired::Superseded);
+    };
     let to = path.file_name().unwrap_or_default();
-    // As after a merge: if another process removed the source meanwhile, its work stands. Names may
-    // reach the medium in any order, so the new one has to before the old one goes.
-    if let Err(error) = dir.stat(name).and_then(|_| dir.sync()) {
-        remove(dir, to)?;
-        return match error.kind() {
-            ErrorKind::NotFound => Ok(Repaired::Superseded),
-            _ => Err(error),
-        };
-    }
     remove(dir, name)?;
     Ok(Repaired::Rewritten {
         to: to.to_string_lossy().into_owned(),

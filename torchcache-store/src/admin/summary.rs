@@ -173,7 +173,7 @@ impl Cache {
                 .filter(|it| !lock().contains_key(it))
                 .collect();
             let is_new = !new.is_empty();
-            threads::each(threads::count().min(new.len()), new.into_iter(), |name| {
+            threads::for_each(threads::count().min(new.len()), new.into_iter(), |name| {
                 if let Some(segment) = summed(&*dir, &name) {
                     lock().insert(name, segment);
                 }

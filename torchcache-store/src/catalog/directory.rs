@@ -1,4 +1,4 @@
-//! Whether a directory can be used for a cache at all.
+//! Opening a directory, and whether it can hold a cache at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,52 +9,51 @@ use crate::fs::permissions;
 use crate::fs::{Directory, FileSystem};
 use crate::segment::{SegmentWriter, segment_names};
 
-/// Opens a directory that may hold a cache.
-pub(crate) fn trusted(
+/// Opens a directory that may hold a cache, if its permissions allow that.
+pub(crate) fn open(
     fs: &dyn FileSystem,
     path: &Path,
     create: bool,
 ) -> io::Result<Arc<dyn Directory>> {
     let dir = fs.open_dir(path, create)?;
-    permissions::directory(&dir.metadata()?)?;
+    permissions::check_directory(&dir.metadata()?)?;
     Ok(dir)
 }
 
-/// Makes a directory and tries whether it can be written to. Returns why not, if there is
-/// something to read all the same, or it may pass.
-pub(crate) fn usable(fs: &dyn FileSystem, path: &Path) -> Result<Option<io::Error>, StoreError> {
-    let judged = || {
-        let dir = trusted(fs, path, true)?;
+/// Makes a directory if need be, and checks whether it can be written to. Returns the error of
+/// writing if the directory holds segments that can be read all the same, or the error may pass.
+pub(crate) fn probe(fs: &dyn FileSystem, path: &Path) -> Result<Option<io::Error>, StoreError> {
+    let probe = || {
+        let dir = open(fs, path, true)?;
         let Err(error) = SegmentWriter::try_in(dir.clone()) else {
             return Ok(None);
         };
-        let may_not = matches!(
+        let is_read_only = matches!(
             error.kind(),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
         );
-        if may_not && segment_names(&*dir)?.is_empty() {
+        if is_read_only && segment_names(&*dir)?.is_empty() {
             return Err(error);
         }
         Ok(Some(error))
     };
-    judged().map_err(|reason| refused(path, reason))
+    probe().map_err(|reason| directory_error(path, reason))
 }
 
-/// Where a directory lies, with the links on the way to it resolved, but not one that took its place
-/// since it was looked at.
-pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
-    match (path.parent(), path.file_name()) {
+/// The path with the symbolic links on the way to it resolved, but not one in its own place.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+    let resolved = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
-            Ok(Path::new(".").canonicalize()?.join(name))
+            Path::new(".").canonicalize().map(|here| here.join(name))
         }
-        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)),
         // "..", say, or "/".
         _ => path.canonicalize(),
-    }
+    };
+    resolved.map_err(|reason| directory_error(path, reason))
 }
 
-/// What is said of a directory that cannot be used.
-pub(crate) fn refused(path: &Path, reason: io::Error) -> StoreError {
+fn directory_error(path: &Path, reason: io::Error) -> StoreError {
     let path = path.to_owned();
     StoreError::Directory { path, reason }
 }
@@ -64,20 +63,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_resolved_on_the_way_and_not_in_its_place() {
+    fn links_are_resolved_but_not_in_the_place_itself() {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let root = root.path().canonicalize().expect("it is there");
-        let (there, link) = (root.join("there"), root.join("link"));
-        std::fs::create_dir(&there).expect("it can be made");
-        std::os::unix::fs::symlink(&there, &link).expect("it can be made");
-        let resolved = |path: &Path| resolved(path).expect("it is there");
-        assert_eq!(resolved(&link.join("in")), there.join("in"));
-        assert_eq!(resolved(&link), link);
-        assert_eq!(resolved(&link.join("..")), root);
+        let root = root.path().canonicalize().expect("it exists");
+        let (target, link) = (root.join("target"), root.join("link"));
+        std::fs::create_dir(&target).expect("it can be made");
+        std::os::unix::fs::symlink(&target, &link).expect("it can be made");
+        let resolve = |path: &Path| resolve(path).expect("the parent exists");
+        assert_eq!(resolve(&link.join("in")), target.join("in"));
+        assert_eq!(resolve(&link), link);
+        assert_eq!(resolve(&link.join("..")), root);
         let here = std::env::current_dir().and_then(|here| here.canonicalize());
         assert_eq!(
-            resolved(Path::new("in")),
-            here.expect("it is there").join("in")
+            resolve(Path::new("in")),
+            here.expect("it exists").join("in")
         );
     }
 }

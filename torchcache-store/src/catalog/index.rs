@@ -1,12 +1,12 @@
-//! Which row lies where, in at most 64 bytes of memory a row: 24 for the entry and one of
-//! hashbrown's, over a load of 7/16 at worst.
+//! The index from key to segment and position, in at most 64 bytes of memory a row: 24 for the entry
+//! and one of hashbrown's, at a load of 7/16 at worst.
 //!
-//! An entry holds only the first eight bytes of a key. Two keys that share them cannot both
-//! be here, and asking for one may find the other's place; the record's checksum covers the
-//! whole key, so that reading it is then a miss and not a wrong row.
+//! An entry has only the first eight bytes of a key. Of two keys that share them, one can be indexed,
+//! and a lookup of the other finds its entry. The checksum of a record covers the whole key, so reading
+//! it is then a miss and never a wrong row.
 //!
-//! Entries of dropped segments are not looked for at once. The caller says which segments
-//! are live: dead entries count as absent, are overwritten, and go at the next `sweep`.
+//! Entries of detached segments stay until the next `sweep`. The caller knows which segments are live:
+//! other entries count as absent and may be overwritten.
 
 use std::collections::HashSet;
 
@@ -15,20 +15,20 @@ use hashbrown::hash_table::Entry as Slot;
 
 use crate::key::{Key, fingerprint};
 use crate::segment::{Encoding, Footer, Row, VERSION};
-use crate::threads::{among_threads, threads};
+use crate::threads::{max_scoped, scoped_for_each};
 
-/// The table is cut into parts, so that growing or sweeping ten million entries never stops a
-/// lookup for longer than a small part takes, and so that several threads can fill it.
+/// The table has parts, so that growing or sweeping ten million entries blocks lookups no longer than
+/// one small part takes, and so that several threads can fill it.
 pub(crate) const PARTS: usize = 64;
 
-/// Rows are put into the parts in portions of this size: enough for each part to get many at a
-/// time, and few enough to cost no memory that matters.
+/// So many rows are inserted together: enough for each part to get many at a time, few enough to take
+/// little memory.
 const PORTION: usize = 1 << 12;
 
-/// From so many rows on, several threads fill the index.
-const SHARED_FROM: usize = 1 << 15;
+/// Fewer rows are inserted by one thread.
+const MIN_PARALLEL_ROWS: usize = 1 << 15;
 
-/// Where a row lies: 24 bytes.
+/// Where a row is: 24 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     fingerprint: u64,
@@ -75,23 +75,22 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 pub(crate) struct Part(HashTable<Entry>);
 
-/// What putting the rows of one segment into the index did. Rows that it had already are in no
-/// count.
+/// What inserting the rows of one segment did. Rows that it had already are not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inserted {
-    /// Rows whose key was not there.
+    /// Rows whose key was not indexed.
     pub(crate) added: u64,
-    /// Rows that took the place of a dead entry.
+    /// Rows that overwrote a dead entry.
     pub(crate) revived: u64,
-    /// Segments that hold some of the rows as well, and keep them.
-    pub(crate) behind: HashSet<u32>,
+    /// Live segments that have some of the rows as well, and whose entries stay.
+    pub(crate) shadowed_by: HashSet<u32>,
 }
 
 impl Inserted {
     fn add(&mut self, more: Inserted) {
         self.added += more.added;
         self.revived += more.revived;
-        self.behind.extend(more.behind);
+        self.shadowed_by.extend(more.shadowed_by);
     }
 }
 
@@ -102,30 +101,34 @@ impl Index {
         }
     }
 
-    /// Makes room for about so many rows in all, if there is memory for them.
+    /// Reserves memory for about so many rows in all, if there is that much.
     pub(crate) fn reserve(&mut self, rows: usize) {
         for Part(table) in &mut self.parts {
             let more = (rows / PARTS).saturating_sub(table.len());
-            // Where this fails, growing row by row fails too, or the number was wrong.
+            // If this fails, growing row by row fails too, or the number was wrong.
             let _ = table.try_reserve(more, |entry| entry.fingerprint);
         }
     }
 
-    /// Gives back room that is far more than the rows need.
-    pub(crate) fn give_back(&mut self) {
-        self.parts.iter_mut().for_each(Part::give_back);
+    /// Frees memory that is far more than the rows need.
+    pub(crate) fn shrink(&mut self) {
+        self.parts.iter_mut().for_each(Part::shrink);
     }
 
-    /// Adds the rows of live segments, the first segment's first, with several threads that have
-    /// some of the parts each. Returns what that did for each segment.
+    /// Inserts the rows of live segments in their order, by several threads that have some of the
+    /// parts each. Returns what that did for each segment.
     pub(crate) fn fill(&mut self, segments: &[(u32, Footer)]) -> Vec<Inserted> {
         let rows: usize = segments.iter().map(|(_, footer)| footer.row_count()).sum();
-        let threads = if rows < SHARED_FROM { 1 } else { threads() };
+        let threads = if rows < MIN_PARALLEL_ROWS {
+            1
+        } else {
+            max_scoped()
+        };
         let share = PARTS.div_ceil(threads);
         let mut done = vec![vec![Inserted::default(); segments.len()]; PARTS.div_ceil(share)];
         let parts = self.parts.chunks_mut(share);
         let work = parts.zip(&mut done).zip((0..).step_by(share)).collect();
-        among_threads(
+        scoped_for_each(
             work,
             |((parts, done), first): ((&mut [Part], &mut Vec<_>), usize)| {
                 let range = first..first + parts.len();
@@ -145,7 +148,7 @@ impl Index {
         done.into_iter().reduce(sum).unwrap_or_default()
     }
 
-    /// The segment and place of a row; the caller checks that the segment is live.
+    /// The entry of a key. The caller checks that its segment is live.
     pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
         let wanted = fingerprint(key);
         let part = &self.parts[part_number(wanted)].0;
@@ -179,12 +182,12 @@ impl Index {
 }
 
 impl Part {
-    /// Adds entries of one segment, unless a live segment has the row.
+    /// Inserts entries of one segment, unless a live segment has the row.
     pub(crate) fn insert(
         &mut self,
         entries: &[Entry],
-        live: impl Fn(u32) -> bool,
-        done: &mut Inserted,
+        is_live: impl Fn(u32) -> bool,
+        inserted: &mut Inserted,
     ) {
         for entry in entries {
             let wanted = entry.fingerprint;
@@ -192,39 +195,39 @@ impl Part {
             match self.0.entry(wanted, same, |entry| entry.fingerprint) {
                 Slot::Vacant(slot) => {
                     slot.insert(*entry);
-                    done.added += 1;
+                    inserted.added += 1;
                 }
                 Slot::Occupied(mut slot) => {
-                    let there = slot.get().segment;
-                    if there == entry.segment {
+                    let present = slot.get().segment;
+                    if present == entry.segment {
                         continue;
                     }
-                    if live(there) {
-                        done.behind.insert(there);
+                    if is_live(present) {
+                        inserted.shadowed_by.insert(present);
                     } else {
                         *slot.get_mut() = *entry;
-                        done.revived += 1;
+                        inserted.revived += 1;
                     }
                 }
             }
         }
     }
 
-    /// Drops the entries of segments that are not live, and memory that is no longer used.
-    pub(crate) fn sweep(&mut self, live: impl Fn(u32) -> bool) {
-        self.0.retain(|entry| live(entry.segment));
-        self.give_back();
+    /// Removes the entries of segments that are not live, and frees memory that is not needed.
+    pub(crate) fn sweep(&mut self, is_live: impl Fn(u32) -> bool) {
+        self.0.retain(|entry| is_live(entry.segment));
+        self.shrink();
     }
 
-    fn give_back(&mut self) {
+    fn shrink(&mut self) {
         if self.0.len() < self.0.capacity() / 4 {
             self.0.shrink_to_fit(|entry| entry.fingerprint);
         }
     }
 }
 
-/// Calls `insert` with the entries of a segment's rows, part by part: a part fits the processor's
-/// cache where the whole table does not.
+/// Calls `insert` with the entries of a segment's rows, part by part: a part fits into the processor's
+/// cache, and the whole table does not.
 pub(crate) fn by_part(
     segment: u32,
     mut rows: impl Iterator<Item = Row>,
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_gives_back_every_field_it_was_made_of() {
+    fn an_entry_restores_every_field() {
         let mut row = row(3);
         row.offset = (1 << 40) - 1;
         let entry = Entry::new(&row, 9);
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn live_entries_stay_and_dead_ones_are_overwritten_or_swept() {
+    fn live_entries_stay_and_dead_ones_go() {
         let mut index = Index::new();
         let segment_of = |index: &Index, n| index.get(&row(n).key).map(|entry| entry.segment);
         assert_eq!(insert(&mut index, 1, 1, |_| true), (1, 0));
@@ -344,8 +347,8 @@ mod tests {
     }
 
     #[test]
-    fn filling_with_threads_counts_each_row_once_and_leaves_it_to_the_first_segment() {
-        let many = SHARED_FROM as u64;
+    fn parallel_fill_counts_each_row_once_for_the_first_segment() {
+        let many = MIN_PARALLEL_ROWS as u64;
         let segments = [
             (7, footer(0..many)),
             (5, footer(many / 2..many + 100)),
@@ -357,16 +360,16 @@ mod tests {
             done.iter().map(|done| done.added).collect::<Vec<_>>(),
             [many, 100, 0]
         );
-        let behind = done
+        let shadowed_by = done
             .iter()
-            .map(|done| done.behind.iter().copied().collect());
+            .map(|done| done.shadowed_by.iter().copied().collect());
         assert_eq!(
-            behind.collect::<Vec<Vec<u32>>>(),
+            shadowed_by.collect::<Vec<Vec<u32>>>(),
             [vec![], vec![7], vec![7]]
         );
         assert_eq!(index.len() as u64, many + 100);
         for n in 0..many + 100 {
-            let entry = index.get(&row(n).key).expect("it is there");
+            let entry = index.get(&row(n).key).expect("it is indexed");
             assert_eq!(entry.segment, if n < many { 7 } else { 5 });
         }
     }

@@ -1,16 +1,17 @@
-//! Which segments there are and which row is where. It joins the index with the set of
-//! segments and keeps both in step with the directory.
+//! Which segments a directory has, and which row is where: the set of live segments and the index over
+//! their rows, kept in step with the directory.
 //!
-//! Locks, in the order in which they may be taken: `scan` (all changes of the set of
-//! segments, so that no two threads adopt one file), then the queue's, then `known`. `scan`
-//! may be held over file operations and is never needed by a lookup; the others are held for
-//! memory operations only, and short ones: the index is changed part by part.
+//! Locks, in the order in which they may be taken: `scan` (for every change of the set of segments,
+//! so that no two threads insert one file), then the queue's, then `known`. `scan` may be held over
+//! file operations; lookups never wait for it. The others are held for short memory operations only:
+//! the index is changed part by part.
 
 pub(crate) mod directory;
 pub(crate) mod file_cache;
 pub(crate) mod index;
 pub(crate) mod live_segment;
 pub(crate) mod located;
+mod publish;
 mod recovery;
 mod refresh;
 
@@ -25,14 +26,12 @@ use std::time::{Instant, SystemTime};
 use hashbrown::HashMap;
 
 use self::index::{Entry, Index, Inserted, PARTS, by_part};
-use self::live_segment::Tracked;
-use self::located::Found;
-use crate::clock;
+use self::live_segment::LiveSegment;
+use self::located::Located;
 use crate::fault::{Fault, FaultLog};
-use crate::fs::permissions;
-use crate::fs::{Directory, FileSystem, Metadata};
+use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
-use crate::segment::{FinishedSegment, Footer, Row, SegmentError, SegmentReader, Source};
+use crate::segment::{Footer, Row, SegmentError, SegmentReader, Source};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The segments of one directory and the index over their rows.
@@ -43,41 +42,52 @@ pub(crate) struct Catalog {
     pub(crate) faults: FaultLog,
     known: RwLock<Known>,
     scan: Mutex<Scan>,
-    /// About how many entries of the index belong to dropped segments.
-    dead: AtomicU64,
+    /// About how many entries of the index belong to detached segments.
+    dead_entries: AtomicU64,
 }
 
-/// What is known of the directory's files.
+/// What is known of the files of the directory.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) names: HashMap<OsString, u32>,
     pub(crate) skipped: HashMap<OsString, Skipped>,
-    /// The directory's time when it was last listed; `None` if a change could hide in it.
-    pub(crate) seen: Option<SystemTime>,
-    pub(crate) checked: Instant,
-    /// Whether a segment that should step forward could not be opened: it is to be tried again.
-    pub(crate) is_owing: bool,
+    /// The directory's time when it was last listed; `None` if that may hide a later change.
+    seen: Option<SystemTime>,
+    /// When a miss last checked the directory.
+    checked: Instant,
+    /// A segment with shadowed rows could not be opened when they were needed: try again.
+    retry_unshadow: bool,
 }
 
-/// A segment that could not be read and will not get better.
+/// A segment that cannot be read, and will not be readable later.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipped {
-    pub(crate) fault: Fault,
+    fault: Fault,
     pub(crate) bytes: u64,
 }
 
 impl Skipped {
-    /// Whether the file is somebody else's matter: it is neither counted nor removed.
+    /// Whether the file is neither counted against the limit nor removed: a newer version, or
+    /// another user, may use it.
     pub(crate) fn is_left_alone(self) -> bool {
-        matches!(self.fault, Fault::FutureVersion | Fault::Untrusted)
+        matches!(self.fault, Fault::FutureVersion | Fault::PermissionRejected)
     }
 }
 
-/// What a lookup asks.
+/// What lookups use.
 #[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) segments: HashMap<u32, Arc<Tracked>>,
-    pub(crate) index: Index,
+struct Known {
+    segments: HashMap<u32, Arc<LiveSegment>>,
+    index: Index,
+}
+
+impl Known {
+    fn new() -> Known {
+        Known {
+            segments: HashMap::new(),
+            index: Index::new(),
+        }
+    }
 }
 
 impl Catalog {
@@ -87,55 +97,52 @@ impl Catalog {
             fs,
             dir,
             faults: FaultLog::default(),
-            known: RwLock::new(Known {
-                segments: HashMap::new(),
-                index: Index::new(),
-            }),
+            known: RwLock::new(Known::new()),
             scan: Mutex::new(Scan {
-                is_owing: false,
                 names: HashMap::new(),
                 skipped: HashMap::new(),
                 seen: None,
                 checked: Instant::now(),
+                retry_unshadow: false,
             }),
-            dead: AtomicU64::new(0),
+            dead_entries: AtomicU64::new(0),
         }
     }
 
-    /// The directory as it is now: it may have been replaced, or opened to everybody.
+    /// Opens the directory as it is now: it may have been replaced, or its permissions changed.
     pub(crate) fn open_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::trusted(&*self.fs, &self.dir, false)
+        directory::open(&*self.fs, &self.dir, false)
     }
 
-    /// The same; made anew if somebody removed it.
-    pub(crate) fn make_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::trusted(&*self.fs, &self.dir, true)
+    /// The same, but makes the directory if it was removed.
+    pub(crate) fn create_dir(&self) -> io::Result<Arc<dyn Directory>> {
+        directory::open(&*self.fs, &self.dir, true)
     }
 
-    /// Opens a segment, if only trusted users can have written it.
+    /// Opens a segment, unless other users may have written it.
     pub(crate) fn open_segment(
         &self,
         dir: &dyn Directory,
         name: &OsStr,
     ) -> Result<SegmentReader, SegmentError> {
         let reader = SegmentReader::open_in(dir, name, false)?;
-        check_trust(dir, reader.metadata())?;
+        check_permissions(dir, reader.metadata())?;
         Ok(reader)
     }
 
-    /// Reads the footer of a segment, if only trusted users can have written it.
-    pub(crate) fn read_footer(
+    /// Reads the footer of a segment, unless other users may have written it.
+    fn read_footer(
         &self,
         dir: &dyn Directory,
         name: &OsStr,
     ) -> Result<(Footer, Metadata), SegmentError> {
         let (footer, metadata) = Footer::read(dir, name)?;
-        check_trust(dir, &metadata)?;
+        check_permissions(dir, &metadata)?;
         Ok((footer, metadata))
     }
 
-    /// The open file of a segment.
-    pub(crate) fn source(&self, segment: &Tracked, mmap: bool) -> io::Result<Arc<Source>> {
+    /// The file of a segment, for reading records.
+    pub(crate) fn source(&self, segment: &LiveSegment, mmap: bool) -> io::Result<Arc<Source>> {
         file_cache::source(segment.id, segment.name(), mmap, || self.open_dir())
     }
 
@@ -143,8 +150,8 @@ impl Catalog {
         self.scan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The scan lock if nobody holds it: a lookup would rather miss than wait for a disk.
-    pub(crate) fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
+    /// The scan lock if it is free: a lookup would rather miss than wait for a disk.
+    fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
         match self.scan.try_lock() {
             Ok(scan) => Some(scan),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -152,7 +159,7 @@ impl Catalog {
         }
     }
 
-    pub(crate) fn known(&self) -> RwLockReadGuard<'_, Known> {
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,217 +167,113 @@ impl Catalog {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over what was loaded into a catalog that has no segments.
-    pub(crate) fn begin_with(&self, loaded: Known) {
-        let before = self.change_known(|known| std::mem::replace(known, loaded));
-        drop(before); // after the lock
-        self.dead.store(0, Ordering::Relaxed);
-    }
-
-    /// Fills the empty slots whose keys are on disk. Returns whether any is still empty.
-    pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Found>]) -> bool {
-        let Known { segments, index } = &*self.known();
-        // All places first: they are independent of each other, so that the processor waits for
-        // several of them at a time. Counting references in between would make it wait for each.
-        let wanted = keys.iter().zip(&*slots);
-        let places: Vec<Option<Entry>> = wanted
-            .map(|(key, slot)| index.get(key).filter(|_| slot.is_none()).copied())
-            .collect();
-        let mut missing = false;
-        for ((key, slot), place) in keys.iter().zip(slots).zip(places) {
-            if slot.is_none() {
-                *slot = place.and_then(|entry| {
-                    Found::on_disk(segments.get(&entry.segment)?, entry.row(key)?)
-                });
-                missing |= slot.is_none();
-            }
-        }
-        missing
-    }
-
-    /// For each key, whether it is on disk.
-    pub(crate) fn contains(&self, keys: &[Key]) -> Vec<bool> {
-        let Known { segments, index } = &*self.known();
-        let live = |entry: &Entry| segments.contains_key(&entry.segment);
-        keys.iter()
-            .map(|key| index.get(key).is_some_and(live))
-            .collect()
-    }
-
-    /// Drops one row whose record turned out to be bad.
-    pub(crate) fn forget_row(&self, segment: &Tracked, key: &Key) {
-        if self.change_known(|known| known.index.remove(key, segment.id)) {
-            segment.indexed.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Every segment, in no order.
-    pub(crate) fn tracked(&self) -> Vec<Arc<Tracked>> {
+    /// Every live segment, in no order.
+    pub(crate) fn live_segments(&self) -> Vec<Arc<LiveSegment>> {
         self.known().segments.values().cloned().collect()
     }
 
-    /// Takes a segment into the set and its rows into the index. Entries of the segments in
-    /// `leaving` are overwritten, so that their rows are never absent in between.
-    pub(crate) fn adopt(
+    /// Fills the empty slots whose keys are on disk. Returns whether any slot is still empty.
+    pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Located>]) -> bool {
+        let Known { segments, index } = &*self.known();
+        // All entries first: these lookups are independent, so the processor overlaps their cache
+        // misses. Counting references in between would make it wait for each.
+        let wanted = keys.iter().zip(&*slots);
+        let entries: Vec<Option<Entry>> = wanted
+            .map(|(key, slot)| index.get(key).filter(|_| slot.is_none()).copied())
+            .collect();
+        let mut is_missing = false;
+        for ((key, slot), entry) in keys.iter().zip(slots).zip(entries) {
+            if slot.is_none() {
+                *slot = entry.and_then(|entry| {
+                    Located::on_disk(segments.get(&entry.segment)?, entry.row(key)?)
+                });
+                is_missing |= slot.is_none();
+            }
+        }
+        is_missing
+    }
+
+    /// Inserts a segment and its rows. Entries of the segments in `leaving` are overwritten, so that
+    /// their rows can be located at all times.
+    fn insert_segment(
         &self,
         scan: &mut Scan,
-        segment: Tracked,
+        segment: LiveSegment,
         footer: &Footer,
         leaving: &HashSet<u32>,
-    ) -> Arc<Tracked> {
+    ) {
         let segment = Arc::new(segment);
         if let Some(name) = segment.path.file_name() {
             scan.names.insert(name.to_owned(), segment.id);
         }
         self.change_known(|known| known.segments.insert(segment.id, segment.clone()));
         self.index_rows(&segment, footer.rows(), leaving);
-        segment
     }
 
-    /// Points the index at those rows of a segment that it has nowhere else.
-    pub(crate) fn index_rows(
+    /// Points the index at those rows of a segment that no other live segment has.
+    fn index_rows(
         &self,
-        segment: &Tracked,
+        segment: &LiveSegment,
         rows: impl Iterator<Item = Row>,
         leaving: &HashSet<u32>,
     ) {
-        let mut done = Inserted::default();
+        let mut inserted = Inserted::default();
         by_part(segment.id, rows, |number, entries| {
             self.change_known(|Known { segments, index }| {
-                let live = |id| segments.contains_key(&id) && !leaving.contains(&id);
-                index.part(number).insert(entries, live, &mut done);
+                let is_live = |id| segments.contains_key(&id) && !leaving.contains(&id);
+                index.part(number).insert(entries, is_live, &mut inserted);
             });
         });
-        segment.count(&done);
-        let revived = |dead: u64| Some(dead.saturating_sub(done.revived));
+        segment.note_inserted(&inserted);
+        let revive = |dead: u64| Some(dead.saturating_sub(inserted.revived));
         let _ = self
-            .dead
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, revived);
+            .dead_entries
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, revive);
     }
 
-    /// Takes segments out of the set. Their files are the caller's matter; their entries in
-    /// the index are dead from now on.
-    pub(crate) fn abandon(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        let gone: Vec<_> = self.change_known(|Known { segments, .. }| {
+    /// Removes one row from the index, since its record is corrupt.
+    pub(crate) fn invalidate(&self, segment: &LiveSegment, key: &Key) {
+        if self.change_known(|known| known.index.remove(key, segment.id)) {
+            segment.indexed.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes segments out of the set, without regard to rows that they shadow. Their files are left
+    /// to the caller; their entries in the index are dead from now on.
+    fn take_out(&self, scan: &mut Scan, ids: &HashSet<u32>) {
+        let removed: Vec<_> = self.change_known(|Known { segments, .. }| {
             ids.iter().filter_map(|id| segments.remove(id)).collect()
         });
         scan.names.retain(|_, id| !ids.contains(id));
-        let dead: u64 = gone
+        let indexed = removed
             .iter()
-            .map(|segment| segment.indexed.load(Ordering::Relaxed))
-            .sum();
-        let dead = self.dead.fetch_add(dead, Ordering::Relaxed) + dead;
-        // Sweeping looks at every entry, so wait until an eighth of them is worth it.
+            .map(|segment| segment.indexed.load(Ordering::Relaxed));
+        let dead: u64 = indexed.sum();
+        let dead = self.dead_entries.fetch_add(dead, Ordering::Relaxed) + dead;
+        // A sweep visits every entry, so it waits until an eighth of them are dead.
         if dead > 1024 && dead > self.known().index.len() as u64 / 8 {
             self.sweep();
         }
     }
 
-    pub(crate) fn sweep(&self) {
+    /// Removes dead entries from the index.
+    fn sweep(&self) {
         for number in 0..PARTS {
             self.change_known(|Known { segments, index }| {
                 index.part(number).sweep(|id| segments.contains_key(&id));
             });
         }
-        self.dead.store(0, Ordering::Relaxed);
+        self.dead_entries.store(0, Ordering::Relaxed);
     }
 
-    /// Gives a finished segment its name and takes it in, in place of `merged`. `wanted` is
-    /// asked under the lock that `clear` holds, so that nothing cleared comes back; if it
-    /// says no, the file is removed and `None` returned.
-    pub(crate) fn publish(
-        &self,
-        finished: FinishedSegment,
-        merged: &[Arc<Tracked>],
-        wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<Arc<Tracked>>> {
-        let dir = finished.dir().clone();
-        let mut scan = self.scan();
-        if !wanted() {
-            return Ok(None);
+    /// Counts what is wrong with a segment, and remembers to skip it.
+    fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &OsString, error: &SegmentError) {
+        if error.is_not_found() {
+            return; // removed since it was listed
         }
-        let bytes = finished.bytes();
-        // A merge says how old its rows are. New rows are as new as can be: the file's own
-        // time is that of a coarse clock, and would put them before what was just read.
-        let read = match merged {
-            [] => clock::now(),
-            _ => clock::found(finished.file().metadata()?.modified),
-        };
-        let (path, footer) = finished.publish_footer()?;
-        // Another process may have cleared the directory, or merged the same segments and
-        // removed them, between our reading and our renaming. Then its work stands. (It
-        // looks for new files again after removing, so one of us sees the other.)
-        let there = merged.iter().map(|source| dir.stat(source.name()));
-        let there: io::Result<Vec<_>> = there.collect();
-        // Names may reach the medium in any order: this one has to before the merged ones go from
-        // it, and before anybody hears that its rows are flushed.
-        if let Err(error) = there.and_then(|_| dir.sync()) {
-            self.remove_from(&*dir, path.file_name().unwrap_or_default());
-            return match error.kind() {
-                io::ErrorKind::NotFound if !merged.is_empty() => Ok(None),
-                _ => Err(error),
-            };
-        }
-        let leaving: HashSet<u32> = merged.iter().map(|source| source.id).collect();
-        let segment = Tracked::new(path, bytes, read, &footer);
-        let segment = self.adopt(&mut scan, segment, &footer, &leaving);
-        // Segments with some of the same rows are behind the merged one from now on, and have what
-        // it left out as corrupt.
-        self.leave(&mut scan, &leaving);
-        // Still under the lock, or a refresh would take the old files in again.
-        self.retire(merged);
-        Ok(Some(segment))
-    }
-
-    /// Removes the files of segments that are no longer in the set.
-    pub(crate) fn retire(&self, segments: &[Arc<Tracked>]) {
-        for segment in segments {
-            segment.retired.store(true, Ordering::Relaxed);
-        }
-        self.remove(segments.iter().map(|segment| segment.name()));
-    }
-
-    /// Removes segments' files; that they are gone already is no trouble.
-    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n OsStr>) {
-        let mut names = names.peekable();
-        if names.peek().is_none() {
-            return;
-        }
-        match self.open_dir() {
-            Ok(dir) => names.for_each(|name| self.remove_from(&*dir, name)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => names.for_each(|name| self.note_left(name, &error)),
-        }
-    }
-
-    fn remove_from(&self, dir: &dyn Directory, name: &OsStr) {
-        if let Err(error) = dir.remove(name)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            self.note_left(name, &error);
-        }
-    }
-
-    fn note_left(&self, name: &OsStr, error: &io::Error) {
-        let reason = format_args!("cannot remove it: {error}");
-        self.faults.note(Fault::Write, &self.dir.join(name), reason);
-    }
-
-    /// Counts what is wrong with a segment, and remembers it.
-    pub(crate) fn skip(
-        &self,
-        dir: &dyn Directory,
-        scan: &mut Scan,
-        name: &OsString,
-        error: &SegmentError,
-    ) {
-        let (path, fault) = (self.dir.join(name), error.fault());
-        match error {
-            // Removed since it was listed.
-            SegmentError::Io(error) if error.kind() == io::ErrorKind::NotFound => return,
-            _ => self.faults.note(fault, &path, error),
-        }
-        // A read error may pass; the others are in the bytes, which never change.
+        let fault = error.fault();
+        self.faults.note(fault, &self.dir.join(name), error);
+        // A read error may pass. The others are in the bytes, which never change.
         if fault != Fault::Read {
             let bytes = dir.stat(name).map_or(0, |file| file.len);
             scan.skipped.insert(name.clone(), Skipped { fault, bytes });
@@ -378,6 +281,6 @@ impl Catalog {
     }
 }
 
-fn check_trust(dir: &dyn Directory, file: &Metadata) -> Result<(), SegmentError> {
-    permissions::file(file, &dir.metadata()?).map_err(SegmentError::Untrusted)
+fn check_permissions(dir: &dyn Directory, file: &Metadata) -> Result<(), SegmentError> {
+    permissions::check_file(file, &dir.metadata()?).map_err(SegmentError::PermissionRejected)
 }

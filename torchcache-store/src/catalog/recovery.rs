@@ -1,83 +1,76 @@
-//! Opening a directory that holds segments: their footers are read a few at a time, and several
-//! threads fill an index that nobody looks at yet.
+//! Opening a directory that has segments: their footers are read a few at a time, and several threads
+//! fill an index that is not in use yet.
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use hashbrown::HashMap;
-
-use super::index::Index;
-use super::live_segment::Tracked;
+use super::live_segment::LiveSegment;
 use super::{Catalog, Known, Scan};
 use crate::clock;
 use crate::fs::Directory;
 use crate::segment::{Footer, SegmentError, claimed_rows};
 
-/// So many rows are taken into the index together: enough to be worth a thread, few enough for
-/// their footers to cost little memory.
+/// So many rows are indexed together: enough to be worth several threads, few enough for their footers
+/// to take little memory.
 const ROWS_AT_ONCE: usize = 1 << 17;
 
-/// The index gets room for the rows that files claim to have, but for at most so many times those
-/// that were found sound. So it need not grow at every doubling, and a claim whose checksum nobody
-/// looked at costs little.
-const TRUST: usize = 64;
+/// The index reserves room for the rows that files claim to have, so that it need not grow at every
+/// doubling, but at most for so many times the rows that were found sound: the claim is not checked.
+const MAX_RESERVE_FACTOR: usize = 64;
 
 impl Catalog {
-    /// Takes in all segments of a catalog that has none; the first of two with the same row is the
-    /// one to be read.
-    pub(crate) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&OsString]) {
-        let mut known = Known {
-            segments: HashMap::new(),
-            index: Index::new(),
-        };
-        let claimed = names
-            .iter()
-            .filter_map(|name| claimed_rows(dir, name).ok())
-            .sum::<u64>() as usize;
+    /// Fills a catalog that has no segments. Of two segments with the same row, the first is read.
+    pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&OsString]) {
+        let mut known = Known::new();
+        let claims = names.iter().filter_map(|name| claimed_rows(dir, name).ok());
+        let claimed = claims.sum::<u64>() as usize;
         let mut rows = 0;
-        let mut waiting = Vec::new();
+        let mut footers = Vec::new();
         for name in names {
-            match self.load_one(dir, name) {
+            match self.load_segment(dir, name) {
                 Ok((segment, footer)) => {
                     rows += footer.row_count();
-                    waiting.push((segment.id, footer));
+                    footers.push((segment.id, footer));
                     scan.names.insert((*name).clone(), segment.id);
                     known.segments.insert(segment.id, Arc::new(segment));
                 }
                 Err(error) => self.skip(dir, scan, name, &error),
             }
             if rows >= ROWS_AT_ONCE {
-                known.take_in(&waiting, claimed);
-                waiting.clear();
+                known.index_footers(&footers, claimed);
+                footers.clear();
                 rows = 0;
             }
         }
-        known.take_in(&waiting, claimed);
-        known.index.give_back();
-        self.begin_with(known);
+        known.index_footers(&footers, claimed);
+        known.index.shrink();
+        let before = self.change_known(|present| std::mem::replace(present, known));
+        drop(before); // where the lock is not held
+        self.dead_entries.store(0, Ordering::Relaxed);
     }
 
-    fn load_one(
+    fn load_segment(
         &self,
         dir: &dyn Directory,
         name: &OsString,
-    ) -> Result<(Tracked, Footer), SegmentError> {
+    ) -> Result<(LiveSegment, Footer), SegmentError> {
         let (footer, metadata) = self.read_footer(dir, name)?;
-        let read = clock::found(metadata.modified);
-        let segment = Tracked::new(self.dir.join(name), metadata.len, read, &footer);
+        let read = clock::past_or_now(metadata.modified);
+        let segment = LiveSegment::new(self.dir.join(name), metadata.len, read, &footer);
         Ok((segment, footer))
     }
 }
 
 impl Known {
-    /// Puts the rows of sound segments into the index, which is to hold about `claimed` rows.
-    fn take_in(&mut self, segments: &[(u32, Footer)], claimed: usize) {
-        let rows: usize = segments.iter().map(|(_, footer)| footer.row_count()).sum();
+    /// Indexes the rows of sound segments. The index will have about `claimed` rows in the end.
+    fn index_footers(&mut self, footers: &[(u32, Footer)], claimed: usize) {
+        let rows: usize = footers.iter().map(|(_, footer)| footer.row_count()).sum();
         let sound = self.index.len() + rows;
-        self.index.reserve(claimed.min(sound * TRUST));
-        for ((id, _), done) in segments.iter().zip(self.index.fill(segments)) {
+        self.index.reserve(claimed.min(sound * MAX_RESERVE_FACTOR));
+        for ((id, _), inserted) in footers.iter().zip(self.index.fill(footers)) {
             if let Some(segment) = self.segments.get(id) {
-                segment.count(&done);
+                segment.note_inserted(&inserted);
             }
         }
     }

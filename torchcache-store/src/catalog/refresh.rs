@@ -1,5 +1,5 @@
-//! Keeping the catalog in step with the directory: segments that other processes wrote,
-//! merged or removed, and the files that a killed writer left.
+//! Keeps the catalog in step with the directory: segments that other processes published or removed,
+//! and rows that are shadowed no longer.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -7,27 +7,25 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::live_segment::Tracked;
+use super::live_segment::LiveSegment;
 use super::{Catalog, Scan};
 use crate::clock;
-use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::fs::temp_file::{is_stale, is_temp};
 use crate::key::Key;
 use crate::segment::{Footer, SegmentError, segment_names};
 
-/// How often at most a miss looks whether the directory changed.
-const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How often misses check at most whether the directory changed.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A directory's time is that of a coarse clock: within this of a listing, a later change
-/// may carry the same time.
+/// The time of a directory is from a coarse clock: a change so soon after a listing may carry the
+/// same time.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
 
-/// Why a known segment could not be opened again.
-enum Failed {
+/// Why the footer of a live segment could not be read again.
+enum Failure {
     First(SegmentError),
-    /// As the last time, which was told of.
-    Again,
+    /// As at the last attempt, which was counted.
+    Repeated,
 }
 
 impl Catalog {
@@ -36,13 +34,13 @@ impl Catalog {
         self.rescan(&mut self.scan());
     }
 
-    /// The same, but only if it is likely to find something and nobody has to wait. Returns
-    /// whether it looked.
+    /// The same, but only if that is likely to find something and the lock is free. Returns whether
+    /// the directory was listed.
     pub(crate) fn refresh_after_miss(&self) -> bool {
         let Some(mut scan) = self.try_scan() else {
             return false;
         };
-        if scan.checked.elapsed() < CHECK_EVERY {
+        if scan.checked.elapsed() < CHECK_INTERVAL {
             return false;
         }
         scan.checked = Instant::now();
@@ -60,19 +58,14 @@ impl Catalog {
     }
 
     fn rescan(&self, scan: &mut Scan) {
-        if let Err(error) = self.look(scan) {
+        if let Err(error) = self.try_rescan(scan) {
             self.note_unlisted(&error);
         }
     }
 
-    fn note_unlisted(&self, error: &io::Error) {
-        let reason = format_args!("cannot list it: {error}");
-        self.faults.note(Fault::Read, &self.dir, reason);
-    }
-
-    fn look(&self, scan: &mut Scan) -> io::Result<()> {
-        let settled = |time: &SystemTime| time.elapsed().is_ok_and(|age| age > CLOCK_STEP);
-        // That the directory is gone means that there are no segments.
+    fn try_rescan(&self, scan: &mut Scan) -> io::Result<()> {
+        let is_settled = |time: &SystemTime| time.elapsed().is_ok_and(|age| age > CLOCK_STEP);
+        // A missing directory has no segments.
         let dir = match self.open_dir() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             dir => Some(dir?),
@@ -81,17 +74,16 @@ impl Catalog {
             Some(dir) => (dir.metadata()?.modified, segment_names(&**dir)?),
             None => (UNIX_EPOCH, Vec::new()),
         };
-        scan.seen = dir.is_some().then_some(time).filter(settled);
-        listed.sort(); // by age, so that every process prefers the same one of two duplicates
+        scan.seen = dir.is_some().then_some(time).filter(is_settled);
+        listed.sort(); // by age, so that every process prefers the same of two copies
 
-        let there: HashSet<&OsString> = listed.iter().collect();
-        scan.skipped.retain(|name, _| there.contains(name));
-        let gone = scan
-            .names
-            .iter()
-            .filter(|(name, _)| !there.contains(name))
-            .map(|(_, id)| *id);
-        let gone: HashSet<u32> = gone.collect();
+        let present: HashSet<&OsString> = listed.iter().collect();
+        scan.skipped.retain(|name, _| present.contains(name));
+        let known = scan.names.iter();
+        let gone: HashSet<u32> = known
+            .filter(|(name, _)| !present.contains(name))
+            .map(|(_, id)| *id)
+            .collect();
         let is_new =
             |name: &&OsString| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
         let new: Vec<&OsString> = listed.iter().filter(is_new).collect();
@@ -102,75 +94,72 @@ impl Catalog {
                 .for_each(|name| self.open_new(&**dir, scan, name, &gone)),
             None => {}
         }
-        self.leave(scan, &gone);
+        self.detach(scan, &gone);
         Ok(())
     }
 
-    /// Drops segments, and finds their rows in other segments that hold them as well, also those of
-    /// segments dropped before in others that could not be opened then.
-    pub(crate) fn leave(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        if ids.is_empty() && !scan.is_owing {
+    /// Takes segments out of the set, and finds the rows that they shadowed in the other segments,
+    /// those included that could not be opened at an earlier time.
+    pub(crate) fn detach(&self, scan: &mut Scan, ids: &HashSet<u32>) {
+        if ids.is_empty() && !scan.retry_unshadow {
             return;
         }
-        self.abandon(scan, ids);
-        scan.is_owing = false;
-        let tracked = self.tracked();
-        let there = tracked.iter().map(|segment| segment.id).collect();
-        for segment in tracked {
-            if !segment.may_step_forward(&there) {
+        self.take_out(scan, ids);
+        scan.retry_unshadow = false;
+        let segments = self.live_segments();
+        let live = segments.iter().map(|segment| segment.id).collect();
+        for segment in segments {
+            if !segment.has_lost_shadow(&live) {
                 continue;
             }
-            match self.open_again(&segment) {
+            match self.reread_footer(&segment) {
                 Ok(footer) => {
-                    segment.step_forward(&there);
+                    segment.unshadow(&live);
                     self.index_rows(&segment, footer.rows(), &HashSet::new());
                 }
-                // It may pass: the next miss looks again, and after that whoever finds a change.
-                Err(Failed::First(SegmentError::Io(_))) => {
-                    (scan.is_owing, scan.seen) = (true, None);
+                // It may pass: the next miss lists the directory again, and so does any later change.
+                Err(Failure::First(SegmentError::Io(_))) => {
+                    (scan.retry_unshadow, scan.seen) = (true, None);
                 }
-                Err(Failed::Again) => scan.is_owing = true,
-                Err(Failed::First(_)) => segment.step_forward(&there),
+                Err(Failure::Repeated) => scan.retry_unshadow = true,
+                Err(Failure::First(_)) => segment.unshadow(&live),
             }
         }
     }
 
-    /// Finds rows whose records in a segment turned out to be bad in segments that hold them as
-    /// well.
-    pub(crate) fn look_behind(&self, bad: &Tracked, keys: &HashSet<Key>) {
-        let mut others = self.tracked();
-        others.retain(|other| other.is_behind(bad.id));
+    /// Finds rows whose records in a segment are corrupt in the segments that have them as well.
+    pub(crate) fn unshadow_rows(&self, corrupt: &LiveSegment, keys: &HashSet<Key>) {
+        let mut others = self.live_segments();
+        others.retain(|other| other.is_shadowed_by(corrupt.id));
         for other in others {
-            if let Ok(footer) = self.open_again(&other) {
+            if let Ok(footer) = self.reread_footer(&other) {
                 let rows = footer.rows().filter(|row| keys.contains(&row.key));
                 self.index_rows(&other, rows, &HashSet::new());
             }
         }
     }
 
-    /// Reads the footer of a segment again, since it is not kept. What is wrong with it is counted
-    /// once.
-    fn open_again(&self, segment: &Tracked) -> Result<Footer, Failed> {
-        let opened = match self.open_dir() {
+    /// Reads the footer of a live segment, which is not kept in memory. What is wrong with it is
+    /// counted once.
+    fn reread_footer(&self, segment: &LiveSegment) -> Result<Footer, Failure> {
+        let read = match self.open_dir() {
             Ok(dir) => self.read_footer(&*dir, segment.name()),
             Err(error) => Err(error.into()),
         };
-        let failed_before = segment.unopened.swap(opened.is_err(), Ordering::Relaxed);
-        opened.map(|(footer, _)| footer).map_err(|error| {
+        let failed_before = segment.footer_failed.swap(read.is_err(), Ordering::Relaxed);
+        read.map(|(footer, _)| footer).map_err(|error| {
             if failed_before {
-                return Failed::Again;
+                return Failure::Repeated;
             }
-            match &error {
-                // The next look at the directory finds it missing.
-                SegmentError::Io(error) if error.kind() == io::ErrorKind::NotFound => {}
-                _ => self.faults.note(error.fault(), &segment.path, &error),
+            // That it is gone is seen at the next listing.
+            if !error.is_not_found() {
+                self.faults.note(error.fault(), &segment.path, &error);
             }
-            Failed::First(error)
+            Failure::First(error)
         })
     }
 
-    /// Takes in a segment that was not known. What is wrong with it is counted once, and the
-    /// file is left alone.
+    /// Inserts a new segment, or counts what is wrong with it and leaves the file alone.
     fn open_new(
         &self,
         dir: &dyn Directory,
@@ -180,78 +169,12 @@ impl Catalog {
     ) {
         match self.read_footer(dir, name) {
             Ok((footer, metadata)) => {
+                let read = clock::past_or_now(metadata.modified);
                 let path = self.dir.join(name);
-                let read = clock::found(metadata.modified);
-                let segment = Tracked::new(path, metadata.len, read, &footer);
-                self.adopt(scan, segment, &footer, leaving);
+                let segment = LiveSegment::new(path, metadata.len, read, &footer);
+                self.insert_segment(scan, segment, &footer, leaving);
             }
             Err(error) => self.skip(dir, scan, name, &error),
         }
-    }
-
-    /// Drops what is pending, removes every segment, and returns what `drop_pending` gave. Looks
-    /// again after removing: a merge in another process may have given its result a name in
-    /// between.
-    pub(crate) fn clear<T>(&self, drop_pending: impl FnOnce() -> T) -> T {
-        let mut scan = self.scan();
-        let dropped = drop_pending();
-        let all = self.tracked();
-        self.abandon(&mut scan, &all.iter().map(|segment| segment.id).collect());
-        self.retire(&all);
-        self.sweep();
-        scan.skipped.clear();
-        scan.seen = None;
-        // A power cut would bring rows back that somebody wanted gone, but for the sync.
-        let empty = |dir: &dyn Directory| {
-            let (removed, synced) = (self.remove_listed(dir), dir.sync());
-            removed.and(synced)
-        };
-        match self.open_dir().and_then(|dir| empty(&*dir)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let reason = format_args!("cannot clear it: {error}");
-                self.faults.note(Fault::of_write(&error), &self.dir, reason);
-            }
-            _ => {}
-        }
-        dropped
-    }
-
-    /// Removes every segment that is there, until no new one comes.
-    fn remove_listed(&self, dir: &dyn Directory) -> io::Result<()> {
-        let mut tried = HashSet::new();
-        loop {
-            let mut names = segment_names(dir)?;
-            names.retain(|name| !tried.contains(name));
-            if names.is_empty() {
-                return Ok(());
-            }
-            self.remove(names.iter().map(OsString::as_os_str));
-            tried.extend(names);
-        }
-    }
-
-    /// Removes what writers that are dead left half written.
-    pub(crate) fn remove_stale_temps(&self) {
-        let listed = self.open_dir().and_then(|dir| Ok((dir.list()?, dir)));
-        let (entries, dir) = match listed {
-            Ok(listed) => listed,
-            Err(error) => return self.note_unlisted(&error),
-        };
-        let files = entries.into_iter().filter(|entry| entry.is_file);
-        let mut names: Vec<_> = files.map(|entry| entry.name).collect();
-        names.retain(|name| name.to_str().is_some_and(is_temp));
-        names.retain(|name| match is_stale(&*dir, name) {
-            Ok(is_stale) => is_stale,
-            Err(error) => {
-                // Removed since it was listed, or somebody else's.
-                use io::ErrorKind::{NotFound, PermissionDenied};
-                if !matches!(error.kind(), NotFound | PermissionDenied) {
-                    let reason = format_args!("cannot tell whether its writer lives: {error}");
-                    self.faults.note(Fault::Read, &self.dir.join(name), reason);
-                }
-                false
-            }
-        });
-        self.remove(names.iter().map(OsString::as_os_str));
     }
 }

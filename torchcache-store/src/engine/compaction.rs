@@ -1,82 +1,65 @@
-//! Merging small segments, so that a trickle of rows does not become a heap of files.
+//! Joins small segments, so that rows that trickle in do not become thousands of files.
 //!
-//! Segments are merged eight at a time with others of about their size (within a factor of
-//! eight), so that each row is copied once for each such step and not for every new row.
-//! Records are copied as they are stored, each one checked. A source's file goes only after
-//! the merged segment has its name, so that a row is at every moment in some file.
+//! Eight or more segments of about one size (within a factor of eight) are joined at a time, so each
+//! row is copied once per such step and not for every new row. Records are copied as they are stored
+//! and checked. The sources are removed only after the new segment has its name, so every row is in
+//! some file at all times.
 
 use std::collections::HashSet;
-use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Inner;
-use crate::catalog::live_segment::Tracked;
+use super::Engine;
+use crate::catalog::live_segment::LiveSegment;
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::segment::{
-    CopyError, MOST_ROWS, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
-};
+use crate::key::Key;
+use crate::segment::{CopyError, MOST_ROWS, Row, RowGroup, SegmentWriter, copy_records};
 
-/// How many segments of about one size are too many.
-const TOO_MANY: usize = 8;
+/// So many segments of about one size are joined.
+const GROUP_LEN: usize = 8;
 
-/// A segment of this share of the target, or of the most rows, is large enough.
-const LARGE_ENOUGH: u64 = 4;
+/// A segment of at least this fraction of the target size, or of the most rows, is not joined.
+const LARGE_FRACTION: u64 = 4;
 
-/// Merges until there is nothing to merge.
-pub(crate) fn merge_small(inner: &Inner) {
-    while let Some(group) = next_group(inner) {
-        match merge(inner, &group) {
-            Ok(Some(())) => {
-                let merged = group.len() as u64;
-                inner
-                    .counters
-                    .merged_segments
-                    .fetch_add(merged, Ordering::Relaxed);
+/// Joins segments until there is no group to be joined.
+pub(crate) fn compact(engine: &Engine) {
+    while let Some(group) = next_group(engine) {
+        match join(engine, &group) {
+            Ok(true) => {
+                let compacted = &engine.counters.compacted_segments;
+                compacted.fetch_add(group.len() as u64, Ordering::Relaxed);
                 continue;
             }
-            // Somebody else merged or cleared them; what is there now, the next merge sees.
-            Ok(None) => return,
-            Err(CopyError::Read(SegmentError::Io(error))) if is_gone(&error) => {
-                return inner.catalog.refresh();
+            // Another process joined or cleared them. The next compaction sees its result.
+            Ok(false) => return,
+            Err(CopyError::Read(error)) if error.is_not_found() => return engine.catalog.refresh(),
+            Err(CopyError::Write(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return engine.catalog.refresh();
             }
-            Err(CopyError::Write(error)) if is_gone(&error) => return inner.catalog.refresh(),
-            Err(CopyError::Read(error)) => note(inner, error.fault(), error),
-            Err(CopyError::Write(error)) => note(inner, Fault::of_write(&error), error),
+            Err(CopyError::Read(error)) => engine.note(error.fault(), error),
+            Err(CopyError::Write(error)) => engine.note(Fault::of_write(&error), error),
         }
         for segment in &group {
-            segment.unmergeable.store(true, Ordering::Relaxed);
+            segment.compaction_failed.store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// Somebody else merged or removed them.
-fn is_gone(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-}
-
-fn note(inner: &Inner, fault: Fault, error: impl Display) {
-    inner.catalog.faults.note(fault, &inner.catalog.dir, error);
-}
-
-/// Segments of about one size that together are no larger than a segment should be.
-fn next_group(inner: &Inner) -> Option<Vec<Arc<Tracked>>> {
-    let target = inner.config().segment_target();
-    let mut small = inner.catalog.tracked();
+/// Segments of about one size that together fit into one segment.
+fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
+    let target = engine.config().target_segment_bytes();
+    let mut small = engine.catalog.live_segments();
     small.retain(|segment| {
-        segment.bytes < target / LARGE_ENOUGH
-            && segment.rows < MOST_ROWS as u64 / LARGE_ENOUGH
-            && !segment.unmergeable.load(Ordering::Relaxed)
+        segment.bytes < target / LARGE_FRACTION
+            && segment.rows < MOST_ROWS as u64 / LARGE_FRACTION
+            && !segment.compaction_failed.load(Ordering::Relaxed)
     });
     small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
-    let class = small.chunk_by(|a, b| size_class(a) == size_class(b));
-    let mut group = class
-        .into_iter()
-        .find(|class| class.len() >= TOO_MANY)?
-        .to_vec();
+    let mut classes = small.chunk_by(|a, b| size_class(a) == size_class(b));
+    let mut group = classes.find(|class| class.len() >= GROUP_LEN)?.to_vec();
     let (mut bytes, mut rows) = (target, MOST_ROWS as u64);
     group.retain(|segment| {
         let fits = segment.bytes <= bytes && segment.rows <= rows;
@@ -89,45 +72,45 @@ fn next_group(inner: &Inner) -> Option<Vec<Arc<Tracked>>> {
     Some(group)
 }
 
-/// Numbers sizes so that each class reaches eight times as far as the one before.
-fn size_class(segment: &Tracked) -> u32 {
+/// Each size class spans a factor of eight.
+fn size_class(segment: &LiveSegment) -> u32 {
     segment.bytes.max(1).ilog2() / 3
 }
 
-/// Merges a group into one segment; `None` if it was no longer wanted.
-fn merge(inner: &Inner, group: &[Arc<Tracked>]) -> Result<Option<()>, CopyError> {
-    let epoch = inner.queue.epoch();
-    let dir = inner.catalog.open_dir()?;
+/// Joins a group into one segment. Returns whether its result is in use.
+fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> {
+    let epoch = engine.queue.epoch();
+    let dir = engine.catalog.open_dir()?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
-    let mut seen = HashSet::new();
+    let mut copied = HashSet::new();
     for source in group {
-        copy(inner, &*dir, source, &mut writer, &mut seen)?;
+        copy(engine, &*dir, source, &mut writer, &mut copied)?;
     }
     let finished = writer.finish()?;
-    // Merging is not reading: the result is as old as the newest of its parts.
+    // Joining is not reading: the result was last read when the newest of its sources was.
     if let Some(read) = group.iter().map(|segment| segment.last_read()).max() {
         finished.file().set_modified(clock::as_system(read))?;
     }
-    let current = || inner.queue.epoch() == epoch;
-    Ok(inner.catalog.publish(finished, group, current)?.map(|_| ()))
+    let is_wanted = || engine.queue.epoch() == epoch;
+    Ok(engine.catalog.publish(finished, group, is_wanted)?)
 }
 
 /// Copies the sound records of a segment whose keys were not copied before.
 fn copy(
-    inner: &Inner,
+    engine: &Engine,
     dir: &dyn Directory,
-    source: &Tracked,
+    source: &LiveSegment,
     writer: &mut SegmentWriter,
-    seen: &mut HashSet<[u8; 32]>,
+    copied: &mut HashSet<Key>,
 ) -> Result<(), CopyError> {
-    let reader = inner.catalog.open_segment(dir, source.name())?;
+    let reader = engine.catalog.open_segment(dir, source.name())?;
     let accept = |row: &Row, _: &RowGroup, _: &[u8]| {
-        inner.queue.gets_on();
-        Ok(seen.insert(row.key))
+        engine.queue.note_progress();
+        Ok(copied.insert(row.key))
     };
     copy_records(&reader, writer, accept, |error| {
-        inner.queue.gets_on();
-        let faults = &inner.catalog.faults;
+        engine.queue.note_progress();
+        let faults = &engine.catalog.faults;
         faults.note(error.fault(), &source.path, error);
     })
 }

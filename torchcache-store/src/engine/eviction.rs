@@ -1,109 +1,121 @@
-//! Keeping the directory within its limit: whole segments go, least recently read first. Where what
-//! is there is to stay, they go only when the limit is set, not for what is written.
+//! Keeps the directory within its limit: whole segments are removed, least recently read first. With
+//! [`Eviction::Never`], stored segments are removed only when the directory is opened or the limit is
+//! lowered, not to make room for new rows.
+//!
+//! The directory is listed once for each batch that is written: before it where rows may be refused,
+//! and after it otherwise. In between, the segments that the catalog knows are counted.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 
-use super::Inner;
-use crate::catalog::{Catalog, Scan, Skipped};
+use super::Engine;
+use crate::catalog::{Catalog, Scan};
+use crate::config::Eviction;
 use crate::size::sum;
 
-/// Whether the segments that are known exceed the limit.
-pub(crate) fn is_over(catalog: &Catalog, max_bytes: u64) -> bool {
+/// Whether the known segments exceed the limit.
+pub(crate) fn exceeds(catalog: &Catalog, max_bytes: u64) -> bool {
     total(catalog, &catalog.scan()) > max_bytes
 }
 
-/// The bytes that count against the limit: every segment file, but for those of a newer
-/// torchcache, which keeps its own account, and of strangers.
+/// The bytes that count against the limit: all segment files but those of a newer version, which has
+/// a limit of its own, and those that other users may have written.
 fn total(catalog: &Catalog, scan: &Scan) -> u64 {
     let skipped = scan.skipped.values().filter(|file| !file.is_left_alone());
-    sum(skipped.map(|file| file.bytes).chain([readable(catalog)]))
+    sum(skipped.map(|file| file.bytes).chain([live(catalog)]))
 }
 
-fn readable(catalog: &Catalog) -> u64 {
-    sum(catalog.tracked().iter().map(|segment| segment.bytes))
+fn live(catalog: &Catalog) -> u64 {
+    sum(catalog.live_segments().iter().map(|segment| segment.bytes))
 }
 
-/// How many bytes may be written; what cannot be read makes way for them. A directory that keeps
-/// what it has counts as full from the last hundredth on: what is left then is too little for most
-/// batches, but would be tried for each.
-pub(crate) fn room(inner: &Inner) -> u64 {
-    let config = inner.config();
-    if config.evict {
+/// How many bytes a batch may write; unreadable files are removed for them. Without eviction, a
+/// directory counts as full once less than a hundredth is left: that is too little for most batches,
+/// but each would try.
+pub(crate) fn room(engine: &Engine) -> u64 {
+    let config = engine.config();
+    if config.eviction != Eviction::Never {
         return u64::MAX;
     }
-    inner.catalog.refresh(); // others fill the directory as well
-    let room = config.max_bytes.saturating_sub(readable(&inner.catalog));
-    if room < config.max_bytes / 100 {
-        0
-    } else {
-        room
+    engine.catalog.refresh(); // other processes fill the directory as well
+    let room = config.max_bytes.saturating_sub(live(&engine.catalog));
+    match room < config.max_bytes / 100 {
+        true => 0,
+        false => room,
     }
 }
 
-/// Whether a segment of this size may be published. Where others may go for it, they do.
-pub(crate) fn admits(inner: &Inner, bytes: u64) -> bool {
-    let config = inner.config();
-    bytes <= config.max_bytes && make_room(inner, bytes, config.evict)
+/// Makes room for a segment of this size among those that are known. Returns whether it may be
+/// published.
+pub(crate) fn admit(engine: &Engine, bytes: u64) -> bool {
+    let config = engine.config();
+    let may_evict = config.eviction != Eviction::Never;
+    bytes <= config.max_bytes && make_room(engine, bytes, may_evict)
 }
 
-/// Drops segments until the directory is within its limit, whether it keeps what it has or not.
-pub(crate) fn enforce_limit(inner: &Inner) {
-    make_room(inner, 0, true);
+/// Lists the directory, and removes segments until it is within its limit.
+pub(crate) fn enforce_limit(engine: &Engine) {
+    engine.catalog.refresh(); // other processes fill the directory as well
+    make_room(engine, 0, true);
 }
 
-/// Drops what cannot be read, and with `evict` segments, until `incoming` more bytes fit. Returns
-/// whether they do. Runs on the writer thread.
-fn make_room(inner: &Inner, incoming: u64, evict: bool) -> bool {
-    let catalog = &inner.catalog;
-    catalog.refresh(); // others fill the directory as well
-    let limit = inner.config().max_bytes.saturating_sub(incoming);
+/// Removes unreadable files, and segments if `may_evict`, until `incoming` more bytes fit. Returns
+/// whether they do. Called by the flusher only.
+fn make_room(engine: &Engine, incoming: u64, may_evict: bool) -> bool {
+    let catalog = &engine.catalog;
+    let limit = engine.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
-    let mut over = total(catalog, &scan).saturating_sub(limit);
-    drop_unreadable(catalog, &mut scan, &mut over);
-    if over > 0 && evict {
-        drop_least_recently_read(inner, &mut scan, &mut over);
+    let mut excess = total(catalog, &scan).saturating_sub(limit);
+    remove_unreadable(catalog, &mut scan, &mut excess);
+    if excess > 0 && may_evict {
+        evict(engine, &mut scan, &mut excess);
     }
-    over == 0
+    excess == 0
 }
 
-fn drop_least_recently_read(inner: &Inner, scan: &mut Scan, over: &mut u64) {
-    let catalog = &inner.catalog;
-    let mut segments = catalog.tracked();
+/// Removes the segments that were read least recently, by any process.
+fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
+    let catalog = &engine.catalog;
+    let mut segments = catalog.live_segments();
     if let Ok(dir) = catalog.open_dir() {
-        for segment in &segments {
-            if let Ok(file) = dir.stat(segment.name()) {
-                segment.read_elsewhere(file.modified);
+        segments.retain(|segment| match dir.stat(segment.name()) {
+            Ok(file) => {
+                segment.note_read_elsewhere(file.modified);
+                true
             }
-        }
+            // Another process removed it, so it takes no room.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                *excess = excess.saturating_sub(segment.bytes);
+                false
+            }
+            Err(_) => true,
+        });
     }
     segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
     segments.retain(|segment| {
-        let goes = *over > 0;
-        *over = over.saturating_sub(segment.bytes);
-        goes
+        let is_evicted = *excess > 0;
+        *excess = excess.saturating_sub(segment.bytes);
+        is_evicted
     });
     let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
-    inner
-        .counters
-        .evicted_rows
-        .fetch_add(rows, Ordering::Relaxed);
+    let evicted = &engine.counters.evicted_rows;
+    evicted.fetch_add(rows, Ordering::Relaxed);
     let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
-    catalog.leave(scan, &ids);
-    // Still under the lock, or a refresh would take them in again.
-    catalog.retire(&segments);
+    catalog.detach(scan, &ids);
+    // Still under the lock, or a refresh would insert them again.
+    catalog.delete(&segments);
 }
 
-/// What cannot be read is of use to nobody, so it goes first.
-fn drop_unreadable(catalog: &Catalog, scan: &mut Scan, over: &mut u64) {
-    let goes = |_: &OsString, file: &mut Skipped| {
-        let goes = *over > 0 && !file.is_left_alone();
-        if goes {
-            *over = over.saturating_sub(file.bytes);
+/// Unreadable files are removed first, since they serve no row.
+fn remove_unreadable(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
+    let removed = scan.skipped.extract_if(|_, file| {
+        let is_removed = *excess > 0 && !file.is_left_alone();
+        if is_removed {
+            *excess = excess.saturating_sub(file.bytes);
         }
-        goes
-    };
-    let gone: Vec<_> = scan.skipped.extract_if(goes).collect();
-    catalog.remove(gone.iter().map(|(name, _)| name.as_os_str()));
+        is_removed
+    });
+    let removed: Vec<_> = removed.collect();
+    catalog.remove(removed.iter().map(|(name, _)| name.as_os_str()));
 }

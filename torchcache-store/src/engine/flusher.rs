@@ -1,121 +1,120 @@
-//! The thread that writes: it takes rows from the queue, makes segments of them, and keeps
-//! the directory within its limit and free of crumbs.
+//! The background thread of a store: it writes queued rows into segments, keeps the directory within
+//! its limit, and compacts small segments.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::write_queue::{Cut, Work};
-use super::{Inner, compaction, eviction, pace};
+use super::write_queue::{Work, WriteBatch};
+use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
-use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Eviction};
 use crate::fault::Fault;
 use crate::segment::{Encoding, SegmentWriter, Value, pack, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
 
-/// Values are compressed in windows of about this size, to bound the memory for frames.
+/// Values are compressed in windows of about this size, to bound the memory of their frames.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// Starts the thread, which ends after [`Queue::close`](super::write_queue::Queue::close).
-pub(crate) fn spawn(inner: &Arc<Inner>) -> io::Result<JoinHandle<()>> {
-    let inner = inner.clone();
+/// Starts the thread, which ends after [`WriteQueue::close`](super::write_queue::WriteQueue::close).
+pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
+    let engine = engine.clone();
     Builder::new()
         .name("torchcache-store".into())
         .spawn(move || {
-            give_way();
-            run(&inner);
+            lower_priority();
+            run(&engine);
         })
 }
 
-/// Lets the model have the cores first, before this thread and those that it starts: about a tenth of
-/// a core remains while everything else wants it. Where that is too little, the queue fills up, and
-/// callers who wait for room leave it their cores. Where other work has taken all cores, they wait
-/// longer than they would without this.
-fn give_way() {
-    // Niceness is of one thread on Linux, and of the whole process elsewhere.
+/// Lets the model use the cores first, ahead of this thread and those that it starts, which keep about
+/// a tenth of a core while all are wanted. If that is too little, the queue fills up, and callers that
+/// wait for room yield their cores.
+fn lower_priority() {
+    // Niceness is per thread on Linux, and per process elsewhere.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(10);
 }
 
-fn run(inner: &Inner) {
+fn run(engine: &Engine) {
     loop {
-        match inner.queue.next(|| pace(&inner.config())) {
-            Work::Write(cut) => {
-                guarded(inner, || write(inner, &cut));
-                inner.queue.forget(&cut);
+        match engine.queue.next_work(|| engine.queue_limits()) {
+            Work::Write(batch) => {
+                guarded(engine, || write(engine, &batch));
+                engine.queue.remove(&batch);
                 // It may run code of the caller who put the rows.
-                guarded(inner, || drop(cut));
-                // Others may have filled the directory meanwhile. Where it keeps what it has, that
-                // stays: what seems too much may be a merge of theirs, whose sources go next.
-                if inner.config().evict {
-                    guarded(inner, || eviction::enforce_limit(inner));
+                guarded(engine, || drop(batch));
+                // Other processes may have filled the directory. Without eviction, what they wrote
+                // stays: what seems to be too much may be a compaction of theirs.
+                if engine.config().eviction != Eviction::Never {
+                    guarded(engine, || eviction::enforce_limit(engine));
                 }
             }
-            Work::EnforceLimit => guarded(inner, || eviction::enforce_limit(inner)),
+            Work::Evict => guarded(engine, || eviction::enforce_limit(engine)),
             Work::Stop => return,
         }
-        guarded(inner, || compaction::merge_small(inner));
-        inner.queue.finish();
+        guarded(engine, || compaction::compact(engine));
+        engine.queue.finish_work();
     }
 }
 
-/// A bug must not hang the callers who wait for this thread: it becomes a fault.
-fn guarded(inner: &Inner, work: impl FnOnce()) {
+/// Counts a panic as a fault: a bug must not leave callers waiting for this thread.
+fn guarded(engine: &Engine, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        let Catalog { faults, dir, .. } = &inner.catalog;
-        // It may have been the user's log that panicked, and it may do so again.
-        let _ = catch_unwind(|| faults.note(Fault::Panic, dir, "the writer thread panicked"));
+        // A log subscriber may have panicked, and may do so again.
+        let note = || engine.note(Fault::Panic, "the flusher thread panicked");
+        let _ = catch_unwind(AssertUnwindSafe(note));
     }
 }
 
-/// A row of a cut.
+/// A queued row: its batch, and its position there.
 type Item<'a> = (&'a RowBatch, u32);
 
-/// Counts what of a cut is not on disk yet, so that a failure or a panic at any place gives
-/// up exactly the rest.
+/// Counts the rows of a batch that are not on disk yet. Dropping it counts them as lost, so that a
+/// failure or a panic at any place loses exactly the rest.
 struct Unwritten<'a> {
-    inner: &'a Inner,
+    engine: &'a Engine,
     rows: usize,
 }
 
 impl Drop for Unwritten<'_> {
     fn drop(&mut self) {
         if self.rows > 0 {
-            self.inner.lose(self.rows);
+            self.engine.lose(self.rows);
         }
     }
 }
 
-fn write(inner: &Inner, cut: &Cut) {
-    let items: Vec<Item<'_>> = cut
-        .rows
-        .iter()
+fn write(engine: &Engine, batch: &WriteBatch) {
+    let rows = batch.rows.iter();
+    let items: Vec<Item<'_>> = rows
         .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
         .collect();
     let mut unwritten = Unwritten {
-        inner,
+        engine,
         rows: items.len(),
     };
-    if let Err(error) = write_items(inner, cut.epoch, &items, &mut unwritten.rows) {
-        inner
-            .catalog
-            .faults
-            .note(Fault::of_write(&error), &inner.catalog.dir, error);
+    if let Err(error) = write_items(engine, batch.epoch, &items, &mut unwritten.rows) {
+        engine.note(Fault::of_write(&error), error);
     }
 }
 
-fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) -> io::Result<()> {
-    let config = inner.config();
+fn write_items(
+    engine: &Engine,
+    epoch: u64,
+    items: &[Item<'_>],
+    unwritten: &mut usize,
+) -> io::Result<()> {
+    let config = engine.config();
     let mut segments = Segments {
-        inner,
+        engine,
         config: &config,
         epoch,
         open: None,
-        room: eviction::room(inner),
+        room: eviction::room(engine),
         is_full: false,
-        left,
+        unwritten,
     };
     let Some(compression) = config.compression else {
         for item in items {
@@ -143,45 +142,45 @@ fn write_items(inner: &Inner, epoch: u64, items: &[Item<'_>], left: &mut usize) 
     segments.finish()
 }
 
-/// The segments that the rows of a cut go to, one after the other.
+/// The segments that a batch is written to, one after the other.
 struct Segments<'a> {
-    inner: &'a Inner,
+    engine: &'a Engine,
     config: &'a Config,
     epoch: u64,
     open: Option<SegmentWriter>,
-    /// How many bytes may be written beside those that were published.
+    /// How many bytes may be written in addition to the segments that were published.
     room: u64,
-    /// A row did not find room, and so none that follows it is tried.
+    /// A row did not fit, so none of those after it is tried.
     is_full: bool,
-    /// Rows that are in no segment yet that is on disk.
-    left: &'a mut usize,
+    /// Rows that are in no published segment yet.
+    unwritten: &'a mut usize,
 }
 
 impl Segments<'_> {
     fn push(&mut self, item: &Item<'_>, encoding: Encoding, stored: &[u8]) -> io::Result<()> {
         let (batch, row) = item;
-        // One more row must not make a segment larger than all that may be kept.
-        let after = segment_bytes(1, stored.len(), batch.schema().len());
+        // One more row must not make a segment larger than the limit.
+        let added = segment_bytes(1, stored.len(), batch.schema().len());
         let open = self.open.as_mut().map_or(0, |open| open.bytes());
-        self.is_full |= open.saturating_add(after) > self.room;
+        self.is_full |= open.saturating_add(added) > self.room;
         if self.is_full {
             self.refuse(1);
             return Ok(());
         }
-        let full = |open: &mut SegmentWriter| {
-            open.bytes() >= self.config.segment_target()
-                || open.bytes() + after > self.config.max_bytes
+        let is_complete = |open: &mut SegmentWriter| {
+            open.bytes() >= self.config.target_segment_bytes()
+                || open.bytes() + added > self.config.max_bytes
                 || !open.has_room(stored.len())
         };
-        if let Some(full) = self.open.take_if(full) {
-            self.publish(full)?;
+        if let Some(complete) = self.open.take_if(is_complete) {
+            self.publish(complete)?;
         }
         let open = match &mut self.open {
             Some(open) => open,
-            None => self.open.insert(create(self.inner)?),
+            None => self.open.insert(create(self.engine)?),
         };
-        let raw_len = batch.row_len() as u32; // a batch has no longer rows
-        self.inner.queue.gets_on();
+        let raw_len = batch.row_len() as u32; // checked when the batch was made
+        self.engine.queue.note_progress();
         open.push(batch.key(*row), batch.schema(), raw_len, encoding, stored)
     }
 
@@ -190,42 +189,42 @@ impl Segments<'_> {
     }
 
     fn publish(&mut self, segment: SegmentWriter) -> io::Result<()> {
-        let inner = self.inner;
+        let engine = self.engine;
         let finished = segment.finish()?;
-        inner.queue.gets_on();
+        engine.queue.note_progress();
         let rows = finished.footer().row_count();
-        if !eviction::admits(inner, finished.bytes()) {
+        if !eviction::admit(engine, finished.bytes()) {
             self.refuse(rows);
             return Ok(());
         }
         self.room -= finished.bytes().min(self.room);
-        let current = || inner.queue.epoch() == self.epoch;
-        if inner.catalog.publish(finished, &[], current)?.is_some() {
-            let stored = &inner.counters.stored_rows;
+        let is_wanted = || engine.queue.epoch() == self.epoch;
+        if engine.catalog.publish(finished, &[], is_wanted)? {
+            let stored = &engine.counters.stored_rows;
             stored.fetch_add(rows as u64, Ordering::Relaxed);
         }
-        *self.left -= rows;
-        inner.queue.gets_on();
+        *self.unwritten -= rows;
+        engine.queue.note_progress();
         Ok(())
     }
 
     fn refuse(&mut self, rows: usize) {
-        self.inner.refuse(rows, self.config);
-        *self.left -= rows;
+        self.engine.refuse(rows, self.config);
+        *self.unwritten -= rows;
     }
 }
 
-/// Begins a segment, in a new directory if somebody removed it.
-fn create(inner: &Inner) -> io::Result<SegmentWriter> {
-    let create = || SegmentWriter::create_in(inner.catalog.make_dir()?);
+/// Begins a segment, and makes the directory again if it was removed.
+fn create(engine: &Engine) -> io::Result<SegmentWriter> {
+    let create = || SegmentWriter::create_in(engine.catalog.create_dir()?);
     match create() {
-        // Removed while it was open: whoever prunes caches takes empty directories away.
+        // Removed between the two calls: pruning removes empty directories.
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(),
         created => created,
     }
 }
 
-/// Cuts rows into pieces of about [`WINDOW_BYTES`], at least one row each.
+/// Splits rows into windows of about [`WINDOW_BYTES`], at least one row each.
 fn windows<'s, 'a>(mut items: &'s [Item<'a>]) -> impl Iterator<Item = &'s [Item<'a>]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -233,13 +232,8 @@ fn windows<'s, 'a>(mut items: &'s [Item<'a>]) -> impl Iterator<Item = &'s [Item<
             bytes += batch.row_len();
             bytes <= WINDOW_BYTES
         };
-        let len = items
-            .iter()
-            .take_while(fits)
-            .count()
-            .max(1)
-            .min(items.len());
-        let (window, rest) = items.split_at(len);
+        let len = items.iter().take_while(fits).count();
+        let (window, rest) = items.split_at(len.max(1).min(items.len()));
         items = rest;
         (!window.is_empty()).then_some(window)
     })

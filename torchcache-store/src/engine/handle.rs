@@ -1,120 +1,100 @@
-//! What all clones of a store share, and what the writer thread has of it: the thread has the
-//! inside, so that it does not keep the store alive.
+//! The handle that all clones of a store share. The flusher has only the [`Engine`], so that it does
+//! not keep the store open.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::write_queue::Queue;
-use super::{Counters, Inner, eviction, flusher};
-use crate::catalog::Catalog;
+use super::{Engine, eviction, flusher};
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::fork;
 use crate::fs::FileSystem;
 use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Mutex, MutexGuard, RwLock};
+use crate::sync::{Mutex, MutexGuard};
 
-/// What all clones share, and only they.
+/// Dropping it writes what is queued and ends the flusher.
 #[derive(Debug)]
 pub(crate) struct Handle {
-    pub(crate) inner: Arc<Inner>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) engine: Arc<Engine>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Handle {
-    pub(crate) fn start(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
-        let inner = Inner {
-            catalog: Catalog::new(fs, dir),
-            queue: Queue::default(),
-            counters: Counters::default(),
-            config: RwLock::new(Arc::new(config.clone())),
-            process: std::process::id(),
-        };
-        inner.catalog.remove_stale_temps();
-        inner.catalog.refresh();
+    pub(crate) fn open(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
+        let engine = Engine::new(fs, dir, config);
+        engine.catalog.remove_stale_temp_files();
+        engine.catalog.refresh();
         let handle = Handle {
-            inner: Arc::new(inner),
-            writer: Mutex::new(None),
+            engine: Arc::new(engine),
+            flusher: Mutex::new(None),
         };
-        handle.keep_within_limit();
+        handle.enforce_limit();
         Arc::new(handle)
     }
 
-    /// Starts the writer thread unless it runs. Returns whether there is one.
-    pub(crate) fn ensure_writer(&self) -> bool {
-        if self.inner.is_forked() {
-            let Catalog { faults, dir, .. } = &self.inner.catalog;
-            let reason =
-                "this process was forked off the one whose thread writes; open it after the fork";
-            faults.note(Fault::Write, dir, reason);
+    /// Starts the flusher unless it runs. Returns whether it does.
+    pub(crate) fn ensure_flusher(&self) -> bool {
+        if fork::is_forked() {
+            let reason = "this process was forked, and only its parent writes";
+            self.engine.note(Fault::Write, reason);
             return false;
         }
-        let mut writer = self.writer();
-        if writer.is_none() {
-            match flusher::spawn(&self.inner) {
-                Ok(thread) => *writer = Some(thread),
+        let mut flusher = self.flusher();
+        if flusher.is_none() {
+            match flusher::spawn(&self.engine) {
+                Ok(thread) => *flusher = Some(thread),
                 Err(error) => {
-                    let reason = format_args!("cannot start the writer thread: {error}");
-                    self.inner
-                        .catalog
-                        .faults
-                        .note(Fault::Write, &self.inner.catalog.dir, reason);
+                    let reason = format_args!("cannot start the flusher thread: {error}");
+                    self.engine.note(Fault::Write, reason);
                 }
             }
         }
-        writer.is_some()
+        flusher.is_some()
     }
 
-    /// Asks the writer for it. One that runs may be about to publish what the limit of before let
-    /// through, so that it looks for itself; without one, it is started only if need be.
-    pub(crate) fn keep_within_limit(&self) {
-        if self.inner.is_forked() {
-            return;
-        }
-        let is_running = self.writer().is_some();
-        let is_over = || eviction::is_over(&self.inner.catalog, self.inner.config().max_bytes);
-        if (is_running || is_over()) && self.ensure_writer() {
-            self.inner.queue.enforce_limit();
+    /// Has the flusher bring the directory within its limit. One that runs may be about to publish
+    /// what the previous limit admitted, so it checks by itself; otherwise it is started only if the
+    /// directory exceeds the limit.
+    pub(crate) fn enforce_limit(&self) {
+        let is_running = self.flusher().is_some();
+        let exceeds = || eviction::exceeds(&self.engine.catalog, self.engine.config().max_bytes);
+        if (is_running || exceeds()) && self.ensure_flusher() {
+            self.engine.queue.request_eviction();
         }
     }
 
-    fn writer(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flusher(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.flusher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let writer = self
-            .writer
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if self.inner.is_forked() {
-            // There is nobody to wait for, and what was the thread's id may be another's by now.
-            return std::mem::forget(writer);
+        let flusher = self.flusher.get_mut();
+        let flusher = flusher.unwrap_or_else(PoisonError::into_inner).take();
+        if fork::is_forked() {
+            return std::mem::forget(flusher); // not a thread of this process
         }
-        // Rows that the writer lets go may hold the last handle: then it ends by itself.
-        let is_writer = |writer: &JoinHandle<()>| writer.thread().id() == thread::current().id();
-        if let Some(writer) = writer {
-            let patience = match is_writer(&writer) {
+        // Dropping rows may drop the last handle on the flusher itself, which then ends alone.
+        let is_flusher = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if let Some(flusher) = flusher {
+            let stall_timeout = match is_flusher(&flusher) {
                 true => Duration::ZERO,
-                false => self.inner.config().patience,
+                false => self.engine.config().stall_timeout,
             };
-            // A thread that waits for a disk is left to it. Its panics are caught where they happen.
-            if self.inner.queue.close(patience).is_ok() {
-                let _ = writer.join();
-            } else if !is_writer(&writer) {
-                self.inner.note_stall("the store is closed all the same");
+            // A flusher that waits for the disk is left running. It catches its own panics.
+            if self.engine.queue.close(stall_timeout).is_ok() {
+                let _ = flusher.join();
+            } else if !is_flusher(&flusher) {
+                self.engine.note_stall("the store is closed without it");
             }
         }
-        // A subscriber of the log that panics must not do so out of a drop.
+        // A log subscriber that panics must not do so out of a drop.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            self.inner
-                .catalog
-                .faults
-                .tell_totals(&self.inner.catalog.dir);
+            let catalog = &self.engine.catalog;
+            catalog.faults.log_totals(&catalog.dir);
         }));
     }
 }

@@ -1,5 +1,8 @@
-//! What a store does between the caller and the disk: the queue of rows to be written, the thread that
-//! writes them, and reading.
+//! What a store does between the caller and the disk: it queues rows, writes them on a background
+//! thread, keeps the directory within its bound, and reads.
+//!
+//! [`Engine`] is shared by the callers and the flusher. The callers hold it through a
+//! [`Handle`](handle::Handle), which ends the flusher when it is dropped.
 
 pub(crate) mod compaction;
 pub(crate) mod eviction;
@@ -9,25 +12,26 @@ pub(crate) mod pending;
 pub(crate) mod read;
 pub(crate) mod write_queue;
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::write_queue::{Pace, Queue};
+use self::write_queue::{QueueLimits, WriteQueue};
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Eviction};
 use crate::fault::Fault;
+use crate::fs::FileSystem;
 use crate::sync::RwLock;
 
-/// The store without its handle.
+/// Everything of a store but the handle that its users share.
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct Engine {
     pub(crate) catalog: Catalog,
-    pub(crate) queue: Queue,
+    pub(crate) queue: WriteQueue,
     pub(crate) counters: Counters,
-    pub(crate) config: RwLock<Arc<Config>>,
-    /// The one whose thread writes: a fork of it has all of this, but not the thread.
-    pub(crate) process: u32,
+    config: RwLock<Arc<Config>>,
 }
 
 /// What this process did, for the statistics.
@@ -36,78 +40,92 @@ pub(crate) struct Counters {
     pub(crate) stored_rows: AtomicU64,
     pub(crate) evicted_rows: AtomicU64,
     pub(crate) refused_rows: AtomicU64,
-    pub(crate) merged_segments: AtomicU64,
+    pub(crate) compacted_segments: AtomicU64,
     pub(crate) lost_rows: AtomicU64,
-    /// Lost rows that no `flush` has told of.
-    pub(crate) lost_untold: AtomicU64,
+    /// Lost rows that no `flush` has reported.
+    pub(crate) unreported_lost_rows: AtomicU64,
 }
 
-impl Inner {
-    /// Whether this process is a fork of the one that opened the store. What another thread held at
-    /// the fork is held for good here, so that as few locks as can be are asked for.
-    pub(crate) fn is_forked(&self) -> bool {
-        self.process != std::process::id()
+impl Engine {
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Engine {
+        Engine {
+            catalog: Catalog::new(fs, dir),
+            queue: WriteQueue::default(),
+            counters: Counters::default(),
+            config: RwLock::new(Arc::new(config.clone())),
+        }
     }
 
     pub(crate) fn config(&self) -> Arc<Config> {
-        self.config
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes what is queued. Returns whether the disk let it.
+    /// Replaces the configuration and returns the one before.
+    pub(crate) fn set_config(&self, config: Config) -> Arc<Config> {
+        let present = self.config.write();
+        let mut present = present.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *present, Arc::new(config))
+    }
+
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        let config = self.config();
+        QueueLimits {
+            target_bytes: config.target_segment_bytes(),
+            batch_delay: config.batch_delay,
+            max_bytes: config.queue_bytes,
+            stall_timeout: config.stall_timeout,
+        }
+    }
+
+    /// Has the queue written and waits for it. Returns whether the disk made progress.
     pub(crate) fn flush_queue(&self) -> bool {
         let since = Instant::now();
-        self.await_written(self.queue.hurry(), since)
+        self.wait_written(self.queue.request_flush(), since)
     }
 
-    /// Waits until everything up to a batch is written. Returns whether the disk let it.
-    pub(crate) fn await_written(&self, seq: u64, since: Instant) -> bool {
-        let patience = self.config().patience;
-        let written = self.queue.await_written(seq, since, patience);
+    /// Waits until everything up to a batch is written. Returns whether the disk made progress.
+    pub(crate) fn wait_written(&self, seq: u64, since: Instant) -> bool {
+        let stall_timeout = self.config().stall_timeout;
+        let written = self.queue.wait_written(seq, since, stall_timeout);
         if written.is_err() {
-            self.note_stall("a flush is given up");
+            self.note_stall("the flush does not wait any longer");
         }
         written.is_ok()
     }
 
-    pub(crate) fn note_stall(&self, what: &str) {
-        let reason = format_args!("nothing was written for some time; {what}");
-        self.catalog
-            .faults
-            .note(Fault::Stalled, &self.catalog.dir, reason);
+    /// Counts a fault of the directory as a whole.
+    pub(crate) fn note(&self, fault: Fault, reason: impl Display) {
+        self.catalog.faults.note(fault, &self.catalog.dir, reason);
     }
 
-    /// Counts rows that are not kept, and warns of the first that are larger than the bound allows.
+    pub(crate) fn note_stall(&self, consequence: &str) {
+        let reason = format_args!("the disk makes no progress; {consequence}");
+        self.note(Fault::Stalled, reason);
+    }
+
+    /// Counts rows that are not kept. Logs the first that exceed the bound by themselves.
     pub(crate) fn refuse(&self, rows: usize, config: &Config) {
         let refused = &self.counters.refused_rows;
-        if refused.fetch_add(rows as u64, Ordering::Relaxed) == 0 && config.evict {
+        let is_first = refused.fetch_add(rows as u64, Ordering::Relaxed) == 0;
+        if is_first && config.eviction != Eviction::Never {
             tracing::warn!(
                 dir = %self.catalog.dir.display(),
                 rows,
                 max_bytes = config.max_bytes,
-                "more rows at once than the bound of the disk tier holds; the rest is not kept"
+                "one call stores more rows than the disk tier may hold; the rest is not kept"
             );
         }
     }
 
     /// Counts rows that could not be written.
     pub(crate) fn lose(&self, rows: usize) {
-        self.counters
-            .lost_rows
-            .fetch_add(rows as u64, Ordering::Relaxed);
-        self.counters
-            .lost_untold
-            .fetch_add(rows as u64, Ordering::Relaxed);
-    }
-}
-
-pub(crate) fn pace(config: &Config) -> Pace {
-    Pace {
-        target: config.segment_target(),
-        linger: config.linger,
-        bound: config.queue_bytes,
-        patience: config.patience,
+        let Counters {
+            lost_rows,
+            unreported_lost_rows,
+            ..
+        } = &self.counters;
+        lost_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        unreported_lost_rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }

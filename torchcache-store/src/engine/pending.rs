@@ -1,5 +1,5 @@
-//! Which rows are queued: a table from keys to batches and rows, so that each of them is a hit.
-//! Apart from the queue, which knows order, time and room.
+//! The table of queued rows: from key to batch and row, so that each of them is a hit. It knows
+//! nothing of order, time and room, which are the queue's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use hashbrown::hash_table::Entry as Slot;
 use crate::batch::RowBatch;
 use crate::key::{Key, fingerprint};
 
-/// Those rows of a batch that are to be written; a row that was there already is left out.
+/// The rows of a batch that have to be written. Rows that were present already are left out.
 #[derive(Clone, Debug)]
-pub(crate) struct Rows {
-    /// Numbers batches in the order in which they came, from 1.
+pub(crate) struct QueuedRows {
+    /// The number of the batch, from 1, in the order of arrival.
     pub(crate) seq: u64,
     pub(crate) batch: Arc<RowBatch>,
     pub(crate) numbers: Vec<u32>,
@@ -26,15 +26,15 @@ pub(crate) struct PendingRows {
     batches: Batches,
 }
 
-/// The batches of those rows, one after the other by number; `None` for one that is done.
+/// The batches of those rows, in the order of their numbers; `None` for one that was removed.
 #[derive(Debug, Default)]
 struct Batches {
     list: VecDeque<Option<Arc<RowBatch>>>,
     /// How many have left the front of the list.
-    gone: u64,
+    removed: u64,
 }
 
-/// A queued row. It has what growing the table needs, so that this touches no key.
+/// A queued row. It holds the fingerprint so that growing the table reads no key.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     fingerprint: u64,
@@ -44,15 +44,15 @@ struct Pending {
 
 impl Batches {
     fn newest(&self) -> u64 {
-        self.gone + self.list.len() as u64
+        self.removed + self.list.len() as u64
     }
 
-    fn place(&self, seq: u64) -> Option<usize> {
-        usize::try_from(seq.checked_sub(self.gone + 1)?).ok()
+    fn index(&self, seq: u64) -> Option<usize> {
+        usize::try_from(seq.checked_sub(self.removed + 1)?).ok()
     }
 
     fn get(&self, seq: u64) -> Option<&Arc<RowBatch>> {
-        self.list.get(self.place(seq)?)?.as_ref()
+        self.list.get(self.index(seq)?)?.as_ref()
     }
 
     fn holds(&self, pending: &Pending, fingerprint: u64, key: &Key) -> bool {
@@ -71,7 +71,7 @@ impl PendingRows {
         self.table.is_empty()
     }
 
-    /// The number of the batch that came last.
+    /// The number of the newest batch.
     pub(crate) fn newest(&self) -> u64 {
         self.batches.newest()
     }
@@ -84,9 +84,13 @@ impl PendingRows {
         Some((self.batches.get(pending.seq)?, pending.row))
     }
 
-    /// Takes in those of the numbered rows whose keys are not there, and returns them. A key may
-    /// come twice in one batch; the first one wins.
-    pub(crate) fn insert(&mut self, batch: &Arc<RowBatch>, mut numbers: Vec<u32>) -> Option<Rows> {
+    /// Inserts those of the numbered rows whose keys are not in the table, and returns them. Of a key
+    /// that comes twice in one batch, the first row wins.
+    pub(crate) fn insert(
+        &mut self,
+        batch: &Arc<RowBatch>,
+        mut numbers: Vec<u32>,
+    ) -> Option<QueuedRows> {
         let PendingRows { table, batches } = self;
         batches.list.push_back(Some(batch.clone()));
         let seq = batches.newest();
@@ -111,24 +115,24 @@ impl PendingRows {
             return None;
         }
         let batch = batch.clone();
-        Some(Rows {
+        Some(QueuedRows {
             seq,
             batch,
             numbers,
         })
     }
 
-    /// Forgets rows that are on disk or given up, unless all rows were forgotten before.
-    pub(crate) fn remove(&mut self, rows: &Rows) {
+    /// Removes rows that are on disk or lost. Does nothing for rows that were cleared before.
+    pub(crate) fn remove(&mut self, rows: &QueuedRows) {
         let PendingRows { table, batches } = self;
-        let place = batches.place(rows.seq);
-        let Some(batch) = place.and_then(|place| batches.list.get_mut(place)) else {
+        let index = batches.index(rows.seq);
+        let Some(batch) = index.and_then(|index| batches.list.get_mut(index)) else {
             return;
         };
         *batch = None;
         while let Some(None) = batches.list.front() {
             batches.list.pop_front();
-            batches.gone += 1;
+            batches.removed += 1;
         }
         for row in &rows.numbers {
             let same = |pending: &Pending| pending.seq == rows.seq && pending.row == *row;
@@ -137,14 +141,14 @@ impl PendingRows {
             }
         }
         if table.is_empty() {
-            *table = HashTable::new(); // gives back what a burst made it grow to
+            *table = HashTable::new(); // frees what a burst made it grow to
         }
     }
 
-    /// Forgets all rows. Their batches are returned, to be dropped where no lock is held.
+    /// Removes all rows. Returns their batches, to be dropped where no lock is held.
     pub(crate) fn clear(&mut self) -> VecDeque<Option<Arc<RowBatch>>> {
         self.table = HashTable::new();
-        self.batches.gone = self.batches.newest();
+        self.batches.removed = self.batches.newest();
         std::mem::take(&mut self.batches.list)
     }
 }
@@ -157,8 +161,8 @@ mod tests {
         *blake3::hash(&n.to_le_bytes()).as_bytes()
     }
 
-    /// Rows whose value is the number of their batch.
-    fn insert(pending: &mut PendingRows, keys: &[u64], value: u8) -> Option<Rows> {
+    /// QueuedRows whose value is the number of their batch.
+    fn insert(pending: &mut PendingRows, keys: &[u64], value: u8) -> Option<QueuedRows> {
         let keys: Vec<Key> = keys.iter().map(|n| key(*n)).collect();
         let values = vec![value; keys.len()];
         let schema = b"".as_slice().into();
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_batch_with_a_key_has_it_until_it_is_removed() {
+    fn the_first_batch_with_a_key_wins_until_removed() {
         let mut pending = PendingRows::default();
         let first = insert(&mut pending, &[1, 2, 2], 1).expect("they are new");
         assert_eq!((first.seq, &*first.numbers), (1, [0, 1].as_slice()));
@@ -184,7 +188,7 @@ mod tests {
         let values = |pending: &PendingRows| [1, 2, 3].map(|n| value(pending, n));
         assert_eq!(values(&pending), [Some(1), Some(1), Some(2)]);
 
-        pending.remove(&second); // in whatever order
+        pending.remove(&second); // in any order
         assert_eq!(values(&pending), [Some(1), Some(1), None]);
         let third = insert(&mut pending, &[3], 3).expect("it is new again");
         assert_eq!(third.seq, 3);
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cleared_is_not_removed_from_what_came_later() {
+    fn removing_cleared_rows_leaves_later_ones() {
         let mut pending = PendingRows::default();
         let before = insert(&mut pending, &[1, 2], 1).expect("they are new");
         assert_eq!(pending.clear().len(), 1);

@@ -1,33 +1,32 @@
-//! Rows that are not on disk yet: a queue bounded by its bytes, and a table that makes each
-//! of its rows a hit. Nothing here touches the disk, so its one lock is never held for long.
+//! The queue between callers and the flusher: it bounds the bytes that wait and decides when they are
+//! written. Nothing here touches the disk, so its lock is never held for long.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::pending::{PendingRows, Rows};
+use super::pending::{PendingRows, QueuedRows};
 use crate::batch::RowBatch;
-use crate::catalog::located::Found;
+use crate::catalog::located::Located;
 use crate::key::Key;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The queue between callers and the writer thread.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub(crate) struct WriteQueue {
     state: Mutex<State>,
-    /// The writer has something to do.
+    /// Signalled when the flusher has something to do.
     work: Condvar,
-    /// The writer has done something: there is room, or a flush is complete.
+    /// Signalled when the flusher has done something: there is room, or a flush is complete.
     done: Condvar,
     progress: Progress,
 }
 
-/// When the writer last got something done. Apart from the state, since it is told of each row.
+/// When the flusher last made progress. It is noted for each row, so it is not under the lock.
 #[derive(Debug)]
 struct Progress {
     begin: Instant,
-    /// Milliseconds since.
+    /// Milliseconds since `begin`.
     last: AtomicU64,
 }
 
@@ -41,7 +40,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    fn made(&self) {
+    fn note(&self) {
         let now = self.begin.elapsed().as_millis() as u64;
         self.last.store(now, Ordering::Relaxed);
     }
@@ -51,7 +50,7 @@ impl Progress {
     }
 }
 
-/// The writer gets nothing done.
+/// The flusher made no progress for the stall timeout.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stalled;
 
@@ -60,107 +59,127 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// Every row that waits or is being written.
     rows: PendingRows,
-    /// Memory of every batch that waits or is being written.
+    /// Memory of all batches that wait or are being written.
     bytes: u64,
     /// Memory of those that wait.
     waiting_bytes: u64,
-    /// While the writer works: the number of the first batch in its hands.
+    /// While the flusher works: the number of the first batch that it works on.
     busy: Option<u64>,
-    /// Batches up to this number are to be written without waiting for company.
-    hurry_to: u64,
-    /// Callers that wait for room.
+    /// Batches up to this number are written without waiting for the batch delay.
+    flush_up_to: u64,
+    /// How many callers wait for room.
     blocked: usize,
-    /// The size limit was set, and the directory is over it.
-    over_limit: bool,
+    /// The directory has to be brought within its limit.
+    eviction_requested: bool,
     closing: bool,
-    /// The thread is about to end.
+    /// The flusher is about to end.
     stopped: bool,
-    /// Counts the calls of `drop_all`.
+    /// Counts the calls of `clear`.
     epoch: u64,
-    /// Counts the batches that left the queue for the disk.
-    forgotten: u64,
+    /// Counts the batches that were removed because they are on disk or lost.
+    removals: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
     since: Instant,
-    rows: Rows,
+    rows: QueuedRows,
 }
 
-/// What the writer is to do next.
+/// What the flusher has to do next.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// Write these.
-    Write(Cut),
+    Write(WriteBatch),
     /// Bring the directory within its limit.
-    EnforceLimit,
+    Evict,
     /// End the thread.
     Stop,
 }
 
-/// Rows that were queued and are not wanted any more.
-#[must_use = "drop it where no lock is held"]
-pub(crate) struct Dropped {
-    _batches: VecDeque<Option<Arc<RowBatch>>>,
-    _waiting: VecDeque<Waiting>,
-}
-
-/// Batches that are written together.
+/// Queued rows that are written together.
 #[derive(Debug)]
-pub(crate) struct Cut {
-    pub(crate) rows: Vec<Rows>,
+pub(crate) struct WriteBatch {
+    pub(crate) rows: Vec<QueuedRows>,
     /// The epoch in which they were taken.
     pub(crate) epoch: u64,
 }
 
-/// When the writer takes a cut, and how much callers may queue.
+/// Rows that were cleared. Dropping them may run code of the caller who put them.
+#[must_use = "drop it where no lock is held"]
+pub(crate) struct ClearedRows {
+    _batches: VecDeque<Option<Arc<RowBatch>>>,
+    _waiting: VecDeque<Waiting>,
+}
+
+/// When the flusher takes a batch, and how much may be queued.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    pub(crate) target: u64,
-    pub(crate) linger: Duration,
-    pub(crate) bound: u64,
-    pub(crate) patience: Duration,
+pub(crate) struct QueueLimits {
+    /// So many waiting bytes are written at once.
+    pub(crate) target_bytes: u64,
+    /// Fewer are written after this time.
+    pub(crate) batch_delay: Duration,
+    /// Bound on the bytes of all batches.
+    pub(crate) max_bytes: u64,
+    /// How long callers wait for a flusher that makes no progress.
+    pub(crate) stall_timeout: Duration,
 }
 
 impl State {
     /// Whether nothing up to this batch is waiting or being written.
     fn is_done(&self, seq: u64) -> bool {
-        let waits = |waiting: &Waiting| waiting.rows.seq <= seq;
-        !self.over_limit
+        let is_waiting = |waiting: &Waiting| waiting.rows.seq <= seq;
+        !self.eviction_requested
             && self.busy.is_none_or(|first| first > seq)
-            && !self.waiting.front().is_some_and(waits)
+            && !self.waiting.front().is_some_and(is_waiting)
+    }
+
+    /// Takes batches from the front until they fill a segment; at least one.
+    fn take_batch(&mut self, target_bytes: u64) -> WriteBatch {
+        let mut batch = WriteBatch {
+            rows: Vec::new(),
+            epoch: self.epoch,
+        };
+        let mut bytes = 0;
+        while bytes < target_bytes
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            bytes += waiting.rows.batch.memory();
+            batch.rows.push(waiting.rows);
+        }
+        self.waiting_bytes -= bytes;
+        batch
     }
 }
 
-impl Queue {
-    /// A panic cannot leave the state half changed: it is changed by infallible steps only.
+impl WriteQueue {
+    /// The state stays consistent over a panic, since it is changed by infallible steps only.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills the slots of those keys that are in the queue.
-    pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Found>]) {
+    /// Fills the slots of those keys that are queued.
+    pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Located>]) {
         let state = self.state();
         if state.rows.is_empty() {
             return;
         }
         for (key, slot) in keys.iter().zip(slots) {
             if let Some((batch, row)) = state.rows.find(key) {
-                *slot = Some(Found::queued(batch, row));
+                *slot = Some(Located::queued(batch, row));
             }
         }
     }
 
-    /// Waits until the writer has done something; but no longer than `patience` from `since` on, or
-    /// from when it last got something done.
+    /// Waits until the flusher has done something. Fails if it made no progress for `stall_timeout`,
+    /// counted from `since` at the earliest.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State>,
         since: Instant,
-        patience: Duration,
+        stall_timeout: Duration,
     ) -> Result<MutexGuard<'s, State>, Stalled> {
         let since = since.max(self.progress.last());
-        let left = patience.saturating_sub(since.elapsed());
+        let left = stall_timeout.saturating_sub(since.elapsed());
         if left.is_zero() {
             return Err(Stalled);
         }
@@ -168,51 +187,44 @@ impl Queue {
         Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// Whether the writer has work in its hands and gets nothing of it done.
-    pub(crate) fn is_stalled(&self, patience: Duration) -> bool {
-        self.progress.last().elapsed() > patience && self.state().busy.is_some()
+    /// Whether the flusher has work and makes no progress with it.
+    pub(crate) fn is_stalled(&self, stall_timeout: Duration) -> bool {
+        self.progress.last().elapsed() > stall_timeout && self.state().busy.is_some()
     }
 
-    /// Queues the rows that are neither pending nor in `on_disk`, and waits while there is
-    /// no room for them. A batch larger than the whole bound waits for an empty queue. Returns the
-    /// positions of the other rows.
+    /// Queues the rows that are neither queued nor found by `locate_on_disk`, and returns the others:
+    /// their positions, and where the rows that were first are. Waits while there is no room; a batch
+    /// larger than the bound waits for an empty queue.
     pub(crate) fn put(
         &self,
         batch: RowBatch,
-        on_disk: impl Fn(&[Key]) -> Vec<bool>,
-        pace: Pace,
-    ) -> Result<Vec<usize>, Stalled> {
+        locate_on_disk: impl Fn(&[Key]) -> Vec<Option<Located>>,
+        limits: QueueLimits,
+    ) -> Result<Vec<(usize, Located)>, Stalled> {
         let begin = Instant::now();
         let cost = batch.memory();
         let batch = Arc::new(batch);
-        let new = || -> Vec<u32> {
-            let there = on_disk(batch.keys());
-            let numbers = 0..batch.rows() as u32;
-            numbers.filter(|row| !there[*row as usize]).collect()
-        };
-        let mut asked = self.state().forgotten;
-        let mut numbers = new();
+        let mut removals = self.state().removals;
+        let mut on_disk = locate_on_disk(batch.keys());
         let mut state = self.state();
         loop {
-            // Rows that left the queue since the disk was asked are there now.
-            if asked != state.forgotten {
-                asked = state.forgotten;
-                numbers = new();
+            // Rows that left the queue since the last lookup are on disk now.
+            if removals != state.removals {
+                removals = state.removals;
+                on_disk = locate_on_disk(batch.keys());
             }
-            if state.bytes > 0 && state.bytes + cost > pace.bound {
-                let queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
-                if numbers.iter().all(queued) {
-                    return Ok((0..batch.rows()).collect());
-                }
+            let is_full = state.bytes > 0 && state.bytes + cost > limits.max_bytes;
+            let is_queued = |key: &Key| state.rows.find(key).is_some();
+            let mut rows = batch.keys().iter().zip(&on_disk);
+            if is_full && !rows.all(|(key, on_disk)| on_disk.is_some() || is_queued(key)) {
                 state.blocked += 1;
                 self.work.notify_one();
-                // Nobody waits anew for a disk that others have waited for.
+                // A stall is waited for once, not by each caller in turn.
                 let since = match state.busy {
                     Some(_) => self.progress.last(),
                     None => begin,
                 };
-                let waited = self.wait(state, since, pace.patience);
-                state = match waited {
+                state = match self.wait(state, since, limits.stall_timeout) {
                     Ok(state) => state,
                     Err(stalled) => {
                         self.state().blocked -= 1;
@@ -222,80 +234,77 @@ impl Queue {
                 state.blocked -= 1;
                 continue;
             }
-            let Some(rows) = state.rows.insert(&batch, numbers) else {
-                return Ok((0..batch.rows()).collect());
-            };
-            let was_idle = state.waiting.is_empty();
-            state.bytes += cost;
-            state.waiting_bytes += cost;
-            let mut taken = rows.numbers.iter().map(|&row| row as usize).peekable();
-            let present = (0..batch.rows())
-                .filter(|row| taken.next_if_eq(row).is_none())
-                .collect();
-            let since = Instant::now();
-            state.waiting.push_back(Waiting { since, rows });
-            if was_idle || state.waiting_bytes >= pace.target {
-                self.work.notify_one();
+            let new = (0..batch.rows() as u32).filter(|row| on_disk[*row as usize].is_none());
+            let queued = state.rows.insert(&batch, new.collect());
+            let inserted = queued.as_ref().map_or(&[][..], |queued| &queued.numbers);
+            let winners = winners(&batch, on_disk, inserted, &state.rows);
+            if let Some(rows) = queued {
+                let was_empty = state.waiting.is_empty();
+                state.bytes += cost;
+                state.waiting_bytes += cost;
+                let since = Instant::now();
+                state.waiting.push_back(Waiting { since, rows });
+                if was_empty || state.waiting_bytes >= limits.target_bytes {
+                    self.work.notify_one();
+                }
             }
-            return Ok(present);
+            return Ok(winners);
         }
     }
 
-    /// Has everything that is queued now written soon. Returns the number of the last batch of it.
-    pub(crate) fn hurry(&self) -> u64 {
+    /// Has everything that is queued now written without delay. Returns the number of the last batch.
+    pub(crate) fn request_flush(&self) -> u64 {
         let mut state = self.state();
-        state.hurry_to = state.rows.newest();
+        state.flush_up_to = state.rows.newest();
         self.work.notify_one();
-        state.hurry_to
+        state.flush_up_to
     }
 
-    /// Waits until everything up to a batch is written or given up.
-    pub(crate) fn await_written(
+    /// Waits until everything up to a batch is written or lost.
+    pub(crate) fn wait_written(
         &self,
         seq: u64,
         since: Instant,
-        patience: Duration,
+        stall_timeout: Duration,
     ) -> Result<(), Stalled> {
         let mut state = self.state();
         while !state.is_done(seq) {
-            state = self.wait(state, since, patience)?;
+            state = self.wait(state, since, stall_timeout)?;
         }
         Ok(())
     }
 
-    /// Asks the writer to bring the directory within its limit; `flush` waits for that too.
-    pub(crate) fn enforce_limit(&self) {
-        self.state().over_limit = true;
+    /// Has the flusher bring the directory within its limit; `wait_written` waits for that too.
+    pub(crate) fn request_eviction(&self) {
+        self.state().eviction_requested = true;
         self.work.notify_one();
     }
 
-    /// Tells the writer that its pace may have changed.
-    pub(crate) fn nudge(&self) {
+    /// Wakes the flusher, since the limits may have changed.
+    pub(crate) fn notify(&self) {
         self.work.notify_one();
     }
 
-    /// Ends the writer thread once the queue is empty, and waits for that.
-    pub(crate) fn close(&self, patience: Duration) -> Result<(), Stalled> {
+    /// Ends the flusher once the queue is empty, and waits for that.
+    pub(crate) fn close(&self, stall_timeout: Duration) -> Result<(), Stalled> {
         let begin = Instant::now();
         let mut state = self.state();
         state.closing = true;
         self.work.notify_one();
         while !state.stopped {
-            state = self.wait(state, begin, patience)?;
+            state = self.wait(state, begin, stall_timeout)?;
         }
         Ok(())
     }
 
-    /// Forgets every row. What the writer has in its hands it will find outdated by the
-    /// epoch. The rows are returned, to be dropped where no lock is held: dropping them may
-    /// run code of the caller who put them.
-    pub(crate) fn drop_all(&self) -> Dropped {
+    /// Removes every row. A batch that is being written is recognized as outdated by its epoch.
+    pub(crate) fn clear(&self) -> ClearedRows {
         let mut state = self.state();
         state.epoch += 1;
         state.bytes -= state.waiting_bytes;
         state.waiting_bytes = 0;
         self.done.notify_all();
-        Dropped {
+        ClearedRows {
             _batches: state.rows.clear(),
             _waiting: std::mem::take(&mut state.waiting),
         }
@@ -311,86 +320,90 @@ impl Queue {
         (state.rows.len() as u64, state.bytes)
     }
 
-    /// For the writer: waits for something to do.
-    pub(crate) fn next(&self, pace: impl Fn() -> Pace) -> Work {
+    /// For the flusher: waits for something to do.
+    pub(crate) fn next_work(&self, limits: impl Fn() -> QueueLimits) -> Work {
         let mut state = self.state();
-        self.progress.made();
+        self.progress.note();
         loop {
-            // First, since rows may wait for company, or come without a pause.
-            if std::mem::take(&mut state.over_limit) {
-                self.begin_with(&mut state, 0);
-                return Work::EnforceLimit;
+            // First, since rows may wait for their delay, or keep coming.
+            if std::mem::take(&mut state.eviction_requested) {
+                self.begin_work(&mut state, 0);
+                return Work::Evict;
             }
-            let Pace { target, linger, .. } = pace();
+            let limits = limits();
             let Some(front) = state.waiting.front() else {
                 if state.closing {
                     state.stopped = true;
                     self.done.notify_all();
                     return Work::Stop;
                 }
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let waited = self.work.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let patience = linger.saturating_sub(front.since.elapsed());
-            let at_once = state.waiting_bytes >= target
+            let delay = limits.batch_delay.saturating_sub(front.since.elapsed());
+            let is_due = state.waiting_bytes >= limits.target_bytes
                 || state.blocked > 0
                 || state.closing
-                || front.rows.seq <= state.hurry_to;
-            if at_once || patience.is_zero() {
+                || front.rows.seq <= state.flush_up_to
+                || delay.is_zero();
+            if is_due {
                 let first = front.rows.seq;
-                self.begin_with(&mut state, first);
-                return Work::Write(take_cut(&mut state, target));
+                self.begin_work(&mut state, first);
+                return Work::Write(state.take_batch(limits.target_bytes));
             }
-            let waited = self.work.wait_timeout(state, patience);
+            let waited = self.work.wait_timeout(state, delay);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn begin_with(&self, state: &mut State, first: u64) {
-        self.progress.made();
+    fn begin_work(&self, state: &mut State, first: u64) {
+        self.progress.note();
         state.busy = Some(first);
     }
 
-    /// For the writer: it gets on.
-    pub(crate) fn gets_on(&self) {
-        self.progress.made();
+    /// For the flusher: it makes progress.
+    pub(crate) fn note_progress(&self) {
+        self.progress.note();
     }
 
-    /// For the writer: these rows are on disk or given up, and no longer pending.
-    pub(crate) fn forget(&self, cut: &Cut) {
-        for rows in &cut.rows {
-            // Locked for each batch anew, so that lookups come in between.
+    /// For the flusher: these rows are on disk or lost, and no longer pending.
+    pub(crate) fn remove(&self, written: &WriteBatch) {
+        for rows in &written.rows {
+            // Locked for each, so that lookups come in between.
             let mut state = self.state();
             state.rows.remove(rows);
-            state.forgotten += 1;
+            state.removals += 1;
             state.bytes -= rows.batch.memory();
             self.done.notify_all();
         }
     }
 
-    /// For the writer: whatever `next` returned is done.
-    pub(crate) fn finish(&self) {
+    /// For the flusher: the work that `next_work` returned is done.
+    pub(crate) fn finish_work(&self) {
         self.state().busy = None;
         self.done.notify_all();
     }
 }
 
-/// Takes batches from the front until they fill a segment; at least one.
-fn take_cut(state: &mut State, target: u64) -> Cut {
-    let mut cut = Cut {
-        rows: Vec::new(),
-        epoch: state.epoch,
+/// Those rows of a batch that were not inserted: their positions, and where the rows of the same keys
+/// are that were first. A key that comes twice in the batch is first at its first position.
+fn winners(
+    batch: &RowBatch,
+    on_disk: Vec<Option<Located>>,
+    inserted: &[u32],
+    pending: &PendingRows,
+) -> Vec<(usize, Located)> {
+    let mut inserted = inserted.iter().map(|row| *row as usize).peekable();
+    let winner = |(row, located): (usize, Option<Located>)| {
+        if inserted.next_if_eq(&row).is_some() {
+            return None;
+        }
+        let queued = || {
+            let (batch, row) = pending.find(batch.key(row as u32))?;
+            Some(Located::queued(batch, row))
+        };
+        Some((row, located.or_else(queued)?))
     };
-    let mut bytes = 0;
-    while bytes < target
-        && let Some(waiting) = state.waiting.pop_front()
-    {
-        bytes += waiting.rows.batch.memory();
-        cut.rows.push(waiting.rows);
-    }
-    state.waiting_bytes -= bytes;
-    cut
+    on_disk.into_iter().enumerate().filter_map(winner).collect()
 }

@@ -1,6 +1,6 @@
-//! Who else may have written what a directory holds. Checksums tell damage, not malice: whoever can
-//! write into the directory can plant rows. So a directory, or a file in it, into which people may
-//! write whom its owner did not choose is not used.
+//! Which users may have written a directory and its files. Checksums detect damage, not malice: a user
+//! who can write to the directory can forge rows. So a directory or file is rejected if users can write
+//! to it whom its owner did not choose.
 
 use std::io;
 use std::sync::OnceLock;
@@ -9,19 +9,19 @@ use rustix::process::{Gid, Uid, getegid, geteuid, getgroups};
 
 use super::Metadata;
 
-/// The bit of a mode that lets everybody write.
-const EVERYBODY: u32 = 0o002;
-/// The bit of a mode that lets the group write.
-const GROUP: u32 = 0o020;
+/// The mode bit that lets all users write.
+const WRITE_OTHERS: u32 = 0o002;
+/// The mode bit that lets the group write.
+const WRITE_GROUP: u32 = 0o020;
 
-/// Who this process is.
+/// The user of this process.
 struct User {
     id: Uid,
     groups: Vec<Gid>,
 }
 
 impl User {
-    fn this() -> &'static User {
+    fn current() -> &'static User {
         static USER: OnceLock<User> = OnceLock::new();
         USER.get_or_init(|| {
             let mut groups = getgroups().unwrap_or_default();
@@ -31,31 +31,30 @@ impl User {
         })
     }
 
-    /// Whether what belongs to `owner` is as good as the user's own. The administrator gives
-    /// directories to whoever shall have them, and may use any.
+    /// Whether this user relies on files of `owner`: its own and those of root. Root may use any.
     fn trusts(&self, owner: u32) -> bool {
         self.id.is_root() || [self.id.as_raw(), Uid::ROOT.as_raw()].contains(&owner)
     }
 
-    /// Whether `dir` was given to a group for all of its members to write to, this user among them.
+    /// Whether the group of `dir` may write to it, and this user is a member.
     fn shares(&self, dir: &Metadata) -> bool {
         let member = self.groups.iter().any(|group| group.as_raw() == dir.group);
-        member && dir.mode & GROUP != 0
+        member && dir.mode & WRITE_GROUP != 0
     }
 }
 
-/// Whether a directory may hold a cache.
+/// Checks whether a directory may hold a cache.
 ///
 /// # Errors
-/// Why it may not, and what to do about it.
-pub(crate) fn directory(dir: &Metadata) -> io::Result<()> {
-    let user = User::this();
-    let why = if dir.mode & EVERYBODY != 0 {
-        "everybody may write to it, and so plant rows; take that away with `chmod o-w`".to_owned()
+/// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
+pub(crate) fn check_directory(dir: &Metadata) -> io::Result<()> {
+    let user = User::current();
+    let why = if dir.mode & WRITE_OTHERS != 0 {
+        "all users may write to it and could forge rows; run `chmod o-w` on it".to_owned()
     } else if !user.trusts(dir.owner) && !user.shares(dir) {
         format!(
-            "it belongs to user {}, and this is user {}; to share it, give it to a group of both \
-             and let the group write to it",
+            "it belongs to user {}, and this process runs as user {}; to share it, give it to a \
+             group of both and let the group write to it",
             dir.owner,
             user.id.as_raw()
         )
@@ -65,14 +64,17 @@ pub(crate) fn directory(dir: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
-/// Whether a file of a directory may be read from, and why not.
-pub(crate) fn file(file: &Metadata, dir: &Metadata) -> Result<(), String> {
-    let user = User::this();
-    if file.mode & EVERYBODY != 0 {
-        return Err("everybody may write to it".to_owned());
+/// Checks whether a file of a directory may be read.
+///
+/// # Errors
+/// The reason why it may not.
+pub(crate) fn check_file(file: &Metadata, dir: &Metadata) -> Result<(), String> {
+    let user = User::current();
+    if file.mode & WRITE_OTHERS != 0 {
+        return Err("all users may write to it".to_owned());
     }
-    // Where the group may write to the directory, its members' files are in their place.
-    if user.trusts(file.owner) || file.owner == dir.owner || dir.mode & GROUP != 0 {
+    // If the group may write to the directory, files of its members belong there.
+    if user.trusts(file.owner) || file.owner == dir.owner || dir.mode & WRITE_GROUP != 0 {
         return Ok(());
     }
     Err(format!("it belongs to user {}", file.owner))
@@ -103,15 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn own_directories_and_those_of_the_administrator_are_used() {
+    fn own_directories_and_those_of_root_are_accepted() {
         assert!(user(1000, 10).trusts(1000));
         assert!(user(1000, 10).trusts(0));
         assert!(!user(1000, 10).trusts(1001));
-        assert!(user(0, 0).trusts(1001), "the administrator may use any");
+        assert!(user(0, 0).trusts(1001), "root may use any");
     }
 
     #[test]
-    fn a_directory_is_shared_by_a_group_that_may_write_to_it() {
+    fn a_directory_is_shared_by_its_writing_group() {
         let of_another = |group, mode| metadata(1001, group, mode);
         assert!(user(1000, 10).shares(&of_another(10, 0o775)));
         assert!(!user(1000, 10).shares(&of_another(10, 0o755)));
@@ -119,16 +121,17 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_may_write_to_is_used_by_nobody() {
+    fn what_all_users_may_write_to_is_rejected() {
         let own = geteuid().as_raw();
         let group = getegid().as_raw();
-        directory(&metadata(own, group, 0o755)).expect("it is this user's");
+        check_directory(&metadata(own, group, 0o755)).expect("it is of this user");
         for mode in [0o777, 0o757, 0o722] {
-            let refused = directory(&metadata(own, group, mode)).expect_err("it is open");
+            let refused =
+                check_directory(&metadata(own, group, mode)).expect_err("all users may write");
             assert!(refused.to_string().contains("chmod o-w"), "{refused}");
         }
         let dir = metadata(own, group, 0o755);
-        assert_eq!(file(&metadata(own, group, 0o644), &dir), Ok(()));
-        assert!(file(&metadata(own, group, 0o646), &dir).is_err());
+        assert_eq!(check_file(&metadata(own, group, 0o644), &dir), Ok(()));
+        assert!(check_file(&metadata(own, group, 0o646), &dir).is_err());
     }
 }

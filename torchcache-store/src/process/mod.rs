@@ -1,5 +1,4 @@
-//! What belongs to a process as a whole: its stores, its private directories, and what its end does
-//! with them.
+//! What a process has once: its stores, its private directories, and what its end does with them.
 
 pub(crate) mod registry;
 pub(crate) mod shutdown;
@@ -7,4 +6,5 @@ mod signals;
 mod temp_dir;
 
 pub use registry::flush_all;
+pub use shutdown::flush_on_signals;
 pub use temp_dir::TempCache;

@@ -1,5 +1,4 @@
-//! The stores of this process: one for each directory. Statics are never dropped, so that `shutdown`
-//! asks here which stores there are.
+//! The stores of this process: one for each directory.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,80 +6,77 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use crate::engine::Inner;
+use crate::engine::Engine;
 use crate::engine::handle::Handle;
 
-/// Never held over anything that waits: the end of the process needs it.
-static PLACES: LazyLock<Mutex<HashMap<PathBuf, Place>>> = LazyLock::new(Mutex::default);
+/// Never held while anything waits, since the end of the process needs it.
+static STORES: LazyLock<Mutex<HashMap<PathBuf, Registered>>> = LazyLock::new(Mutex::default);
 
-/// A directory, and the store that this process has for it.
+/// The store of a directory.
 #[derive(Default)]
-struct Place {
-    /// Held while the directory is opened, by whoever is the first to want it.
+struct Registered {
+    /// Held while the directory is opened.
     opening: Arc<Mutex<()>>,
     handle: Weak<Handle>,
-    /// Of a handle that is being dropped, or was while the disk did not answer, this is still there.
-    inners: Vec<Weak<Inner>>,
+    /// The engines of this directory. One whose handle was dropped may still write, if the disk was
+    /// slow.
+    engines: Vec<Weak<Engine>>,
 }
 
-impl Place {
+impl Registered {
     fn is_used(&self) -> bool {
-        let is_there = |inner: &Weak<Inner>| inner.strong_count() > 0;
-        self.inners.iter().any(is_there) || Arc::strong_count(&self.opening) > 1
+        let is_alive = |engine: &Weak<Engine>| engine.strong_count() > 0;
+        self.engines.iter().any(is_alive) || Arc::strong_count(&self.opening) > 1
     }
 }
 
-fn places() -> MutexGuard<'static, HashMap<PathBuf, Place>> {
-    PLACES.lock().unwrap_or_else(PoisonError::into_inner)
+fn stores() -> MutexGuard<'static, HashMap<PathBuf, Registered>> {
+    STORES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The store of a directory: the one there is, or the one that `start` makes. While it is made,
-/// only those wait who want the same directory.
-pub(crate) fn shared(dir: PathBuf, start: impl FnOnce(PathBuf) -> Arc<Handle>) -> Arc<Handle> {
-    let opening = places().entry(dir.clone()).or_default().opening.clone();
-    let _first = opening.lock().unwrap_or_else(PoisonError::into_inner);
-    let there = places().get(&dir).and_then(|place| place.handle.upgrade());
-    if let Some(handle) = there.filter(|handle| !handle.inner.is_forked()) {
+/// The store of a directory, which `open` makes if there is none. Only callers that want the same
+/// directory wait meanwhile.
+pub(crate) fn shared(dir: PathBuf, open: impl FnOnce(PathBuf) -> Arc<Handle>) -> Arc<Handle> {
+    let opening = stores().entry(dir.clone()).or_default().opening.clone();
+    let _guard = opening.lock().unwrap_or_else(PoisonError::into_inner);
+    let present = stores().get(&dir).and_then(|store| store.handle.upgrade());
+    if let Some(handle) = present {
         return handle;
     }
-    let handle = start(dir.clone());
-    let mut places = places();
-    places.retain(|_, place| place.is_used());
-    let place = places.entry(dir).or_default();
-    place.handle = Arc::downgrade(&handle);
-    place.inners.retain(|inner| inner.strong_count() > 0);
-    place.inners.push(Arc::downgrade(&handle.inner));
+    let handle = open(dir.clone());
+    let mut stores = stores();
+    stores.retain(|_, store| store.is_used());
+    let store = stores.entry(dir).or_default();
+    store.handle = Arc::downgrade(&handle);
+    store.engines.retain(|engine| engine.strong_count() > 0);
+    store.engines.push(Arc::downgrade(&handle.engine));
     handle
 }
 
-/// The stores that this process has opened itself.
-pub(super) fn live() -> Vec<Arc<Inner>> {
-    let mut stores: Vec<Arc<Inner>> = {
-        let places = places();
-        let inners = places.values().flat_map(|place| &place.inners);
-        inners.filter_map(Weak::upgrade).collect()
-    };
-    // Whoever drops the last of a store may run code of the user's, so that it is done here.
-    stores.retain(|store| !store.is_forked());
-    stores
+/// The engines of all stores. Dropping the last reference to one may run code of the caller.
+pub(super) fn engines() -> Vec<Arc<Engine>> {
+    let stores = stores();
+    let engines = stores.values().flat_map(|store| &store.engines);
+    engines.filter_map(Weak::upgrade).collect()
 }
 
-/// Waits until every store of this process has written what is queued. The end of the
-/// process does this by itself.
+/// Waits until every store of this process has written what is queued. For programs that end in
+/// another way than by `exit` or by returning from `main`, which do so by themselves.
 ///
 /// ```
 /// torchcache_store::flush_all();
 /// ```
 pub fn flush_all() {
-    flush(&live(), Instant::now());
+    flush(&engines(), Instant::now());
 }
 
-/// Has all stores write at the same time, so that disks that do not answer are waited for together:
-/// each for as long as it may be, from `since` or from when it last did something.
-pub(super) fn flush(stores: &[Arc<Inner>], since: Instant) {
-    let asked: Vec<_> = stores.iter().map(|store| store.queue.hurry()).collect();
-    for (store, last) in stores.iter().zip(asked) {
-        // The user's log may panic over a disk that does not answer; the others are waited for.
-        let _ = catch_unwind(AssertUnwindSafe(|| store.await_written(last, since)));
+/// Flushes stores at the same time, so that disks that make no progress are waited for together: each
+/// for its stall timeout, counted from `since` or from its last progress.
+pub(super) fn flush(engines: &[Arc<Engine>], since: Instant) {
+    let requested = engines.iter().map(|engine| engine.queue.request_flush());
+    let last: Vec<_> = requested.collect();
+    for (engine, last) in engines.iter().zip(last) {
+        // A log subscriber that panics must not keep the other stores from being waited for.
+        let _ = catch_unwind(AssertUnwindSafe(|| engine.wait_written(last, since)));
     }
 }

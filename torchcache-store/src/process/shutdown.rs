@@ -1,108 +1,118 @@
-//! What the end of the process does with its stores and private directories. Statics are never
-//! dropped, so the C library's exit hook has to; and signals end a process without that.
+//! The end of the process: queued rows are written and private directories removed. Statics are never
+//! dropped, so the exit hook of the C library does that, and the signal handlers that
+//! [`flush_on_signals`] installs.
 
+use std::io;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::Builder;
 use std::time::Instant;
 
-use super::registry::{flush, live};
+use super::registry::{engines, flush};
 use super::signals;
 use crate::config::Config;
-use crate::engine::Inner;
-use crate::sys;
+use crate::engine::Engine;
+use crate::{fork, sys};
 
-/// The process whose end is waited for; 0 before there is one. The rows that are queued in a fork
-/// of it are the parent's.
-static OWNER: AtomicU32 = AtomicU32::new(0);
-
-/// The private directories, each with the process whose it is, for the exit hook.
-static LIVE: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
-
-/// Its name says whose it is: without it, a directory is somebody else's and left alone.
+/// The file that a private directory has, and no other directory. Its lock is held while the process
+/// lives.
 pub(super) const LOCK_FILE: &str = ".torchcache-private.lock";
 
-/// Registers the hook, once. A fork has it already.
-pub(crate) fn arm() {
-    if OWNER.swap(std::process::id(), Ordering::Relaxed) != 0 {
+/// The private directories, to be removed.
+static PRIVATE_DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn private_dirs() -> MutexGuard<'static, Vec<PathBuf>> {
+    PRIVATE_DIRS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has [`finish`] run when the process ends by `exit` or by returning from `main`.
+pub(crate) fn register_exit_hook() {
+    static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Makes this process the one that is not forked.
+    if fork::is_forked() || IS_REGISTERED.swap(true, Ordering::Relaxed) {
         return;
     }
-    if !sys::at_exit(hook) {
+    if !sys::at_exit(exit_hook) {
         tracing::warn!(
             "cannot register an exit hook; drop or flush stores before the process ends"
         );
     }
-    if let Err(error) = signals::arm(|| hook()) {
-        tracing::warn!(%error, "a signal that ends the process will lose rows that are queued");
+}
+
+/// Has queued rows written and private directories removed when SIGTERM, SIGINT or SIGHUP ends the
+/// process. Without this call such a signal works like a kill: rows that were queued within the last
+/// [`Config::batch_delay`] are computed again, and private directories are removed by the next process
+/// that makes one.
+///
+/// A signal that the program handles already is left to it, and so is one that it handles later. The
+/// process then ends by the signal, as it would have; a second signal half a second later ends it at
+/// once.
+///
+/// # Errors
+/// What the operating system reports. Signals then end the process at once.
+///
+/// ```
+/// torchcache_store::flush_on_signals()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn flush_on_signals() -> io::Result<()> {
+    signals::install(|| exit_hook())
+}
+
+extern "C" fn exit_hook() {
+    if !fork::is_forked() {
+        // A panic must not reach the C library, and there is no one left to report it to.
+        let _ = catch_unwind(|| finish(engines(), private_dirs().clone()));
     }
 }
 
-extern "C" fn hook() {
-    if OWNER.load(Ordering::Relaxed) == std::process::id() {
-        // There is nobody left to tell of a panic, and it must not reach the C library.
-        let _ = catch_unwind(|| end(live(), live_dirs()));
-    }
-}
-
-/// Writes what is queued in stores, and removes private directories. Nothing here waits for a disk
-/// longer than the most patient store would.
-fn end(stores: Vec<Arc<Inner>>, dirs: Vec<PathBuf>) {
+/// Writes what is queued and removes private directories. Waits for a disk no longer than the longest
+/// stall timeout of the stores.
+fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();
-    let patience = stores.iter().map(|store| store.config().patience).max();
-    let patience = patience.unwrap_or(Config::default().patience);
+    let timeouts = engines.iter().map(|engine| engine.config().stall_timeout);
+    let stall_timeout = timeouts.max().unwrap_or(Config::default().stall_timeout);
 
-    // What lies in a private directory goes with it, so it need not be written.
-    let is_private = |store: &Arc<Inner>| {
-        let dir = &store.catalog.dir;
+    // Rows in private directories are removed with them, so they need not be written.
+    let is_private = |engine: &Arc<Engine>| {
+        let dir = &engine.catalog.dir;
         dirs.iter().any(|private| dir.starts_with(private))
     };
-    let (private, kept): (Vec<_>, Vec<_>) = stores.into_iter().partition(is_private);
-    let dropped: Vec<_> = private.iter().map(|store| store.queue.drop_all()).collect();
+    let (private, kept): (Vec<_>, Vec<_>) = engines.into_iter().partition(is_private);
+    let cleared: Vec<_> = private.iter().map(|engine| engine.queue.clear()).collect();
     let (done, removed) = mpsc::channel::<()>();
     if !dirs.is_empty() {
-        // Removing takes as long as the disk likes, and dropping rows as the code of whoever put
-        // them, so it is waited for from here. Without a thread it is left to the next process.
-        let remove = move || {
+        // Removing may take any time, and so may code of the caller that dropping rows runs, so both
+        // are waited for from here. If no thread can be started, the next process removes them.
+        let remove_all = move || {
             flush(&private, begin);
             dirs.iter().for_each(|dir| remove(dir));
-            drop((dropped, private, done));
+            drop((cleared, private, done));
         };
-        let _ = Builder::new().name("torchcache-end".into()).spawn(remove);
+        let _ = Builder::new()
+            .name("torchcache-end".into())
+            .spawn(remove_all);
     } else {
         drop(done);
     }
     flush(&kept, begin);
-    let _ = removed.recv_timeout(patience.saturating_sub(begin.elapsed()));
+    let _ = removed.recv_timeout(stall_timeout.saturating_sub(begin.elapsed()));
 }
 
-fn list() -> MutexGuard<'static, Vec<(u32, PathBuf)>> {
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Has a private directory removed at the end of the process.
+pub(super) fn remove_at_exit(dir: PathBuf) {
+    private_dirs().push(dir);
 }
 
-/// The private directories of this process.
-fn live_dirs() -> Vec<PathBuf> {
-    let list = list();
-    let own = list
-        .iter()
-        .filter(|(process, _)| *process == std::process::id());
-    own.map(|(_, path)| path.clone()).collect()
+/// Undoes `remove_at_exit`, since the directory is removed already.
+pub(super) fn cancel_removal(dir: &Path) {
+    private_dirs().retain(|path| path != dir);
 }
 
-/// Has a private directory of this process removed at its end.
-pub(super) fn remove_at_exit(process: u32, dir: PathBuf) {
-    list().push((process, dir));
-}
-
-/// The opposite: the directory is being removed already.
-pub(super) fn forget(dir: &Path) {
-    list().retain(|(_, path)| path != dir);
-}
-
-/// Removes a directory with what is in it, the lock file last, so that a removal cut short
-/// can be taken up by the next process. Does not follow symbolic links.
+/// Removes a directory with its content, the lock file last, so that the next process can finish a
+/// removal that is interrupted. Does not follow symbolic links.
 pub(super) fn remove(path: &Path) {
     let Ok(entries) = std::fs::read_dir(path) else {
         return;
@@ -112,7 +122,7 @@ pub(super) fn remove(path: &Path) {
         .filter(|entry| entry.file_name() != LOCK_FILE)
     {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        // What cannot be removed now is left for the next process.
+        // What cannot be removed now is left to the next process.
         let _ = match is_dir {
             true => std::fs::remove_dir_all(entry.path()),
             false => std::fs::remove_file(entry.path()),
@@ -124,71 +134,64 @@ pub(super) fn remove(path: &Path) {
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
-    use std::io;
-    use std::path::Path;
     use std::sync::Condvar;
     use std::thread;
     use std::time::Duration;
 
-    use super::super::registry::{flush_all, shared};
-    use super::super::temp_dir::TempCache;
     use super::*;
     use crate::batch::RowBatch;
     use crate::engine::handle::Handle;
-    use crate::engine::pace;
     use crate::fs::{Directory, FileSystem, Os};
+    use crate::key::Key;
+    use crate::process::registry::{flush_all, shared};
+    use crate::process::temp_dir::TempCache;
 
-    /// What a busy machine may need for what ought to take no time.
+    /// What a busy machine may need for what takes hardly any time.
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A file system that does not answer while it is shut.
+    /// A file system that does not respond while it is blocked.
     #[derive(Debug, Default)]
-    struct Gated {
-        is_shut: Mutex<bool>,
-        opened: Condvar,
+    struct BlockingFs {
+        is_blocked: Mutex<bool>,
+        unblocked: Condvar,
     }
 
-    impl Gated {
-        fn set(&self, is_shut: bool) {
-            *self.is_shut.lock().expect("nobody panics with it") = is_shut;
-            self.opened.notify_all();
+    impl BlockingFs {
+        fn set_blocked(&self, is_blocked: bool) {
+            *self.is_blocked.lock().expect("it is not poisoned") = is_blocked;
+            self.unblocked.notify_all();
         }
     }
 
-    impl FileSystem for Gated {
+    impl FileSystem for BlockingFs {
         fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
-            let shut = self.is_shut.lock().expect("nobody panics with it");
-            let passed = self.opened.wait_while(shut, |is_shut| *is_shut);
-            drop(passed.expect("nobody panics with it"));
+            let is_blocked = self.is_blocked.lock().expect("it is not poisoned");
+            let passed = self.unblocked.wait_while(is_blocked, |blocked| *blocked);
+            drop(passed.expect("it is not poisoned"));
             Os.open_dir(path, create)
         }
     }
 
-    /// The store of a directory, on such a file system.
-    fn open(fs: &Arc<Gated>, dir: &Path, patience: Duration) -> Arc<Handle> {
+    /// The store of a directory on such a file system.
+    fn open(fs: &Arc<BlockingFs>, dir: &Path, stall_timeout: Duration) -> Arc<Handle> {
         let config = Config {
-            patience,
+            stall_timeout,
             ..Config::default()
         };
-        shared(dir.to_owned(), |dir| {
-            Handle::start(fs.clone(), dir, &config)
-        })
+        shared(dir.to_owned(), |dir| Handle::open(fs.clone(), dir, &config))
     }
 
     fn put(handle: &Handle) {
         let batch = RowBatch::new(vec![[1; 32]], b"".as_slice().into(), vec![1, 2], 2);
-        assert!(handle.ensure_writer(), "the thread starts");
+        assert!(handle.ensure_flusher(), "the thread starts");
         let batch = batch.expect("the parts fit");
-        let queue = &handle.inner.queue;
-        let put = queue.put(
-            batch,
-            |keys| vec![false; keys.len()],
-            pace(&handle.inner.config()),
-        );
-        assert_eq!(put, Ok(Vec::new()));
+        let engine = &handle.engine;
+        let on_disk = |keys: &[Key]| vec![None; keys.len()];
+        let put = engine.queue.put(batch, on_disk, engine.queue_limits());
+        assert!(put.expect("there is room").is_empty());
     }
 
-    /// How long something takes, which must not be as long as it likes.
+    /// How long something takes; fails if that is too long.
     fn time(what: impl FnOnce() + Send + 'static) -> Duration {
         let begin = Instant::now();
         let (done, ended) = mpsc::channel();
@@ -201,10 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_does_not_open_holds_up_neither_others_nor_the_end() {
+    fn a_directory_that_blocks_delays_no_other_and_no_exit() {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let (slow, sound) = (Arc::new(Gated::default()), Arc::new(Gated::default()));
-        slow.set(true);
+        let (slow, sound) = (
+            Arc::new(BlockingFs::default()),
+            Arc::new(BlockingFs::default()),
+        );
+        slow.set_blocked(true);
         let openers = [(), ()].map(|()| {
             let (slow, dir) = (slow.clone(), root.path().to_owned());
             thread::spawn(move || open(&slow, &dir, SOON))
@@ -214,70 +220,80 @@ mod tests {
         let dir = other.path().to_owned();
         let took = time(move || {
             put(&open(&sound, &dir, SOON));
-            end(live(), Vec::new());
+            finish(engines(), Vec::new());
         });
         assert!(took < SOON, "{took:?}");
         assert!(openers.iter().all(|opener| !opener.is_finished()));
-        slow.set(false);
+        slow.set_blocked(false);
         let [one, same] = openers.map(|opener| opener.join().expect("it opens"));
         assert!(Arc::ptr_eq(&one, &same), "one directory, one store");
     }
 
     #[test]
-    fn a_directory_that_is_being_looked_through_does_not_hold_up_the_end() {
+    fn a_scan_under_way_does_not_delay_the_exit() {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let private = TempCache::new_in(parent.path()).expect("it is made");
         let handle = open(&Arc::default(), private.path(), SOON);
         put(&handle);
-        let scan = handle.inner.catalog.scan();
-        let (stores, dirs) = (vec![handle.inner.clone()], vec![private.path().to_owned()]);
-        let took = time(|| end(stores, dirs));
+        let scan = handle.engine.catalog.scan();
+        let (stores, dirs) = (vec![handle.engine.clone()], vec![private.path().to_owned()]);
+        let took = time(|| finish(stores, dirs));
         assert!(took < SOON, "{took:?}");
         drop(scan);
-        assert!(!private.path().exists(), "it goes all the same");
+        assert!(!private.path().exists(), "it is removed once the scan ends");
     }
 
     #[test]
-    fn a_store_that_is_still_being_dropped_is_waited_for_beside_the_next_one_of_its_directory() {
+    fn a_store_that_still_writes_is_flushed_with_its_successor() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let slow = Arc::new(Gated::default());
+        let slow = Arc::new(BlockingFs::default());
         let first = open(&slow, dir.path(), Duration::from_millis(100));
-        slow.set(true);
+        slow.set_blocked(true);
         put(&first);
-        let inner = first.inner.clone();
-        drop(first); // its patience runs out
-        assert_eq!(inner.queue.pending().0, 1, "the disk does not answer");
+        let engine = first.engine.clone();
+        drop(first); // it waits for the stall timeout
+        assert_eq!(engine.queue.pending().0, 1, "the disk does not respond");
         let _next = open(&Arc::default(), dir.path(), SOON);
-        slow.set(false);
-        assert!(live().iter().any(|store| Arc::ptr_eq(store, &inner)));
+        slow.set_blocked(false);
+        assert!(engines().iter().any(|live| Arc::ptr_eq(live, &engine)));
         flush_all();
-        assert_eq!(inner.queue.pending().0, 0, "it is written in the end");
+        assert_eq!(
+            engine.queue.pending().0,
+            0,
+            "it is written once the disk responds"
+        );
     }
 
     #[test]
-    fn disks_that_do_not_answer_are_waited_for_together() {
-        const PATIENCE: Duration = Duration::from_secs(2);
+    fn disks_without_progress_are_waited_for_together() {
+        const TIMEOUT: Duration = Duration::from_secs(2);
         let dirs = [(); 8].map(|()| tempfile::tempdir().expect("a temporary directory"));
-        let dead = Arc::new(Gated::default());
-        let stores = dirs.each_ref().map(|dir| open(&dead, dir.path(), PATIENCE));
+        let blocked = Arc::new(BlockingFs::default());
+        let stores = dirs
+            .each_ref()
+            .map(|dir| open(&blocked, dir.path(), TIMEOUT));
         let sound = tempfile::tempdir().expect("a temporary directory");
-        let last = open(&Arc::default(), sound.path(), PATIENCE);
-        dead.set(true);
+        let last = open(&Arc::default(), sound.path(), TIMEOUT);
+        blocked.set_blocked(true);
         stores.iter().for_each(|store| put(store));
         put(&last);
-        let mut inners: Vec<_> = stores.iter().map(|store| store.inner.clone()).collect();
-        inners.push(last.inner.clone());
-        let took = time(|| end(inners, Vec::new()));
+        let mut inners: Vec<_> = stores.iter().map(|store| store.engine.clone()).collect();
+        inners.push(last.engine.clone());
+        let took = time(|| finish(inners, Vec::new()));
         assert!(
-            (PATIENCE..2 * PATIENCE + SOON / 2).contains(&took),
+            (TIMEOUT..2 * TIMEOUT + SOON / 2).contains(&took),
             "{took:?}"
         );
-        assert_eq!(last.inner.queue.pending().0, 0, "what can be written is");
         assert_eq!(
-            stores[0].inner.queue.pending().0,
-            1,
-            "the disk never answered"
+            last.engine.queue.pending().0,
+            0,
+            "the sound disk got its rows"
         );
-        dead.set(false);
+        assert_eq!(
+            stores[0].engine.queue.pending().0,
+            1,
+            "the disk never responded"
+        );
+        blocked.set_blocked(false);
     }
 }

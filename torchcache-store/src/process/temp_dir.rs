@@ -1,5 +1,5 @@
-//! Cache directories that belong to one process and go with it. A lock on a file inside
-//! tells the living from the dead, so that the next process removes what a killed one left.
+//! Private cache directories, which are removed with their process. A lock on a file inside shows that
+//! the process lives, so that the next one removes the directories of those that were killed.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
@@ -8,15 +8,16 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::shutdown::{self, LOCK_FILE, remove};
+use crate::fork;
 
 const PREFIX: &str = "torchcache-";
 
-/// A private temporary directory, below the system's one, that only this user may enter.
-/// It is removed when dropped and at the end of the process; if the process is killed, by
-/// the next one that makes such a directory.
+/// A temporary cache directory that only this user may enter, below the temporary directory of the
+/// system. It is removed when dropped and at the end of the process. If a signal ends the process, the
+/// next one that makes such a directory removes it; see
+/// [`flush_on_signals`](crate::flush_on_signals).
 ///
-/// Drop the stores inside before it: a store that still has rows to write would make the
-/// directory anew.
+/// Drop the stores inside before it: a store that still has rows to write makes the directory again.
 ///
 /// ```
 /// use torchcache_store::TempCache;
@@ -30,27 +31,25 @@ const PREFIX: &str = "torchcache-";
 #[derive(Debug)]
 pub struct TempCache {
     path: PathBuf,
-    /// A fork of it leaves the directory alone.
-    process: u32,
-    /// Held while the process lives.
+    /// Locked while the process lives.
     _lock: File,
 }
 
 impl TempCache {
-    /// Makes a directory, after removing those of dead processes.
+    /// Makes a directory, and removes those of dead processes.
     ///
     /// # Errors
-    /// If the system's temporary directory cannot be written to.
+    /// If the temporary directory of the system cannot be written to.
     pub fn new() -> io::Result<TempCache> {
         TempCache::new_in(&std::env::temp_dir())
     }
 
-    /// Makes a directory below `parent`, after removing those of dead processes there.
+    /// Makes a directory below `parent`, and removes those of dead processes there.
     ///
     /// # Errors
     /// If `parent` cannot be written to.
     pub fn new_in(parent: &Path) -> io::Result<TempCache> {
-        shutdown::arm();
+        shutdown::register_exit_hook();
         let parent = parent.canonicalize()?;
         loop {
             let dir = tempfile::Builder::new()
@@ -64,23 +63,18 @@ impl TempCache {
                 .create_new(true)
                 .mode(0o600)
                 .open(&path)?;
-            // A process that reaps may have taken the lock before us; then the directory is
-            // about to go, and another one is needed.
+            // A process that removes stale directories may have taken the lock first. Then the
+            // directory is about to be removed, and another one is needed.
             if lock.try_lock().is_ok() && same_file(&lock, &path) {
                 let path = dir.keep();
-                let process = std::process::id();
-                shutdown::remove_at_exit(process, path.clone());
-                reap(&parent, lock.metadata()?.uid());
-                return Ok(TempCache {
-                    path,
-                    process,
-                    _lock: lock,
-                });
+                shutdown::remove_at_exit(path.clone());
+                remove_stale(&parent, lock.metadata()?.uid());
+                return Ok(TempCache { path, _lock: lock });
             }
         }
     }
 
-    /// Where the directory is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -88,8 +82,8 @@ impl TempCache {
 
 impl Drop for TempCache {
     fn drop(&mut self) {
-        if self.process == std::process::id() {
-            shutdown::forget(&self.path);
+        if !fork::is_forked() {
+            shutdown::cancel_removal(&self.path);
             remove(&self.path);
         }
     }
@@ -102,19 +96,19 @@ fn same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes private directories of this user whose processes are dead.
-fn reap(parent: &Path, uid: u32) {
+/// Removes the private directories of this user whose processes are dead.
+fn remove_stale(parent: &Path, uid: u32) {
     let Ok(entries) = std::fs::read_dir(parent) else {
         return;
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let ours = |path| {
+        let is_own = |path| {
             std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
         };
         if is_private_name(&entry.file_name())
-            && ours(&path)
-            && let Some(_lock) = lock_of_the_dead(&path)
+            && is_own(&path)
+            && let Some(_lock) = stale_lock(&path)
         {
             remove(&path);
         }
@@ -125,8 +119,8 @@ fn is_private_name(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(PREFIX))
 }
 
-/// The lock of a directory, if there is one and no living process holds it.
-fn lock_of_the_dead(dir: &Path) -> Option<File> {
+/// The lock of a directory, if it has one that no living process holds.
+fn stale_lock(dir: &Path) -> Option<File> {
     let mut options = OpenOptions::new();
     let lock = options
         .write(true)

@@ -20,7 +20,7 @@ pub enum SegmentError {
     Corrupt(String),
     /// A user who is not trusted with this directory may have written the file.
     #[error("the segment is not trusted: {0}; it is left alone")]
-    Untrusted(String),
+    PermissionRejected(String),
     /// A newer torchcache wrote the file.
     #[error(
         "the segment is of format version {0}, this build reads up to {VERSION}; it is left alone"
@@ -54,7 +54,7 @@ impl SegmentError {
             SegmentError::Io(_) => Fault::Read,
             SegmentError::Truncated(_) => Fault::Truncated,
             SegmentError::Corrupt(_) => Fault::Corrupt,
-            SegmentError::Untrusted(_) => Fault::Untrusted,
+            SegmentError::PermissionRejected(_) => Fault::PermissionRejected,
             SegmentError::FutureVersion(_) => Fault::FutureVersion,
         }
     }

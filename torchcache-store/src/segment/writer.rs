@@ -2,6 +2,7 @@
 //! that is not finished leaves nothing behind but, after a kill, its temporary file.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -192,6 +193,37 @@ impl FinishedSegment {
     /// What the operating system says; the file is removed.
     pub fn publish(self) -> io::Result<PathBuf> {
         self.publish_footer().map(|(path, _)| path)
+    }
+
+    /// Gives the segment its name in place of the segments called `sources`, which the caller removes
+    /// afterwards, and syncs the directory: names may reach the medium in any order, and this one has
+    /// to before the sources are removed and before its rows are reported as flushed.
+    ///
+    /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
+    /// that and after an error, the segment is removed again. A process that replaces segments lists
+    /// the directory after removing, so one of the two sees the other.
+    pub(crate) fn publish_replacing<'n>(
+        self,
+        sources: impl IntoIterator<Item = &'n OsStr>,
+    ) -> io::Result<Option<(PathBuf, Footer)>> {
+        let dir = self.dir().clone();
+        let (path, footer) = self.publish_footer()?;
+        let exist = || {
+            sources
+                .into_iter()
+                .try_for_each(|name| dir.stat(name).map(drop))
+        };
+        let is_gone = match exist() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            exist => exist.and_then(|()| dir.sync()).map(|()| false),
+        };
+        if matches!(is_gone, Ok(false)) {
+            return Ok(Some((path, footer)));
+        }
+        match dir.remove(path.file_name().unwrap_or_default()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => is_gone.map(|_| None),
+        }
     }
 
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {

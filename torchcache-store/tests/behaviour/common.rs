@@ -32,7 +32,7 @@ pub(crate) fn batch(keys: &[Key], schema: &str, len: usize) -> RowBatch {
 /// A configuration that writes only when told to.
 pub(crate) fn patient() -> Config {
     Config {
-        linger: Duration::from_secs(3600),
+        batch_delay: Duration::from_secs(3600),
         ..Config::default()
     }
 }

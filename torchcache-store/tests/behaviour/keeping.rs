@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::common::{batch, count_right, key, keys, patient, segments};
 use crate::limits::{LEN, bytes, put_each, tight};
-use torchcache_store::{Compression, Config, Store};
+use torchcache_store::{Compression, Config, Eviction, Store};
 
 fn keeping(max_bytes: u64) -> Config {
     Config {
-        evict: false,
+        eviction: Eviction::Never,
         ..tight(max_bytes)
     }
 }
@@ -68,7 +68,7 @@ fn what_is_there_stays_when_another_process_exceeds_the_limit() {
 
     put_each(&store, 20..21);
     store.reconfigure(Config {
-        linger: Duration::from_secs(60),
+        batch_delay: Duration::from_secs(60),
         ..store.config()
     });
     put_each(&store, 21..22);
@@ -93,10 +93,10 @@ fn a_directory_opened_over_its_limit_is_brought_within_it() {
 
 #[test]
 fn a_lower_limit_does_not_wait_for_rows_that_wait_for_company() {
-    for evict in [true, false] {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = |max_bytes| Config {
-            evict,
+            eviction,
             ..tight(max_bytes)
         };
         let store = Store::open(dir.path(), config(1 << 30)).expect("it opens");

@@ -160,7 +160,7 @@ fn segments_that_are_cleared_while_they_are_merged_are_no_fault() {
         merging.store(false, Ordering::Relaxed);
     });
     let stats = store.stats();
-    assert!(stats.merged_segments > 0, "{stats:?}");
+    assert!(stats.compacted_segments > 0, "{stats:?}");
     assert_eq!(stats.faults.total(), 0, "{stats:?}");
 }
 
@@ -220,7 +220,7 @@ fn a_trickle_of_rows_does_not_become_a_heap_of_files() {
     }
     let stats = store.stats();
     assert!(stats.segments <= 24, "{stats:?}");
-    assert!(stats.merged_segments >= 150, "{stats:?}");
+    assert!(stats.compacted_segments >= 150, "{stats:?}");
     assert_eq!(segments(dir.path()).len() as u64, stats.segments);
     assert_eq!((stats.rows, stats.faults.total()), (200, 0));
     assert_eq!(count_right(&store, &keys(0..200), 100), 200);
@@ -243,7 +243,7 @@ fn merging_drops_a_corrupt_record_and_nothing_else() {
     fs::write(&path, bytes).expect("it can be written");
     store.put(batch(&keys(14..16), "a", 100));
     store.flush().expect("it is written");
-    assert_eq!(store.stats().merged_segments, 8);
+    assert_eq!(store.stats().compacted_segments, 8);
     assert_eq!(store.stats().faults.total(), 1);
     assert_eq!(count_right(&store, &keys(0..16), 100), 15);
 }
@@ -318,7 +318,7 @@ fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = Config {
         max_bytes: 400_000,
-        linger: Duration::from_millis(1),
+        batch_delay: Duration::from_millis(1),
         ..patient()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
@@ -351,7 +351,7 @@ fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
     assert!(hits.iter().all(|hits| *hits > 1000), "{hits:?}");
     let stats = store.stats();
     assert!(
-        stats.evicted_rows > 0 && stats.merged_segments > 0,
+        stats.evicted_rows > 0 && stats.compacted_segments > 0,
         "{stats:?}"
     );
     assert_eq!(stats.faults.total(), 0, "{stats:?}");

@@ -113,7 +113,7 @@ fn segments_of_the_first_version_are_merged_with_new_ones() {
     for n in 0..7 {
         put(&store, &keys(100 + n..101 + n), 100, 4);
     }
-    assert_eq!(store.stats().merged_segments, 8);
+    assert_eq!(store.stats().compacted_segments, 8);
     let merged = segments(dir.path());
     assert_eq!(merged.len(), 1);
     let stored = encodings(&merged[0]);

@@ -135,7 +135,7 @@ fn write_for_ever(dir: &Path) {
 
 fn merge(dir: &Path) {
     let config = Config {
-        linger: Duration::ZERO,
+        batch_delay: Duration::ZERO,
         ..Config::default()
     };
     let store = Store::open(dir, config).expect("it opens");
@@ -148,7 +148,7 @@ fn merge(dir: &Path) {
     }
     say(&format!(
         "START {start} MERGED {}",
-        store.stats().merged_segments
+        store.stats().compacted_segments
     ));
 }
 

@@ -162,7 +162,7 @@ fn parts_that_do_not_make_a_batch_are_refused_with_the_numbers() {
     };
     let wrong = message(keys(0..2), b"", vec![0; 7], 4);
     assert!(
-        wrong.contains("7 bytes of values for 2 keys of 4 bytes"),
+        wrong.contains("7 bytes of values for 2 rows of 4 bytes"),
         "{wrong}"
     );
     let long = message(vec![], &[0; 4097], vec![], 4);
@@ -220,7 +220,7 @@ fn one_process_has_one_store_for_a_directory() {
 fn a_partial_segment_is_written_after_its_linger() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = Config {
-        linger: Duration::from_millis(30),
+        batch_delay: Duration::from_millis(30),
         ..Config::default()
     };
     let store = Store::open(dir.path(), config).expect("it opens");

@@ -123,7 +123,7 @@ fn queued_rows_may_hold_the_last_handle_of_their_store() {
         before(info);
     }));
     let (dir, store, let_go) = opened(Config {
-        linger: Duration::from_millis(20),
+        batch_delay: Duration::from_millis(20),
         ..Config::default()
     });
     store.put(pinned(&store, &keys(0..20), &let_go));

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
-use torchcache_store::{Fault, Store, StoreError};
+use torchcache_store::{Fault, FlushError, Store};
 
 use crate::common::{batch, count_right, keys, patient, segments};
 
@@ -36,7 +36,7 @@ fn a_flush_does_not_vouch_for_rows_when_their_file_or_its_name_cannot_be_synced(
             store.put(batch(&keys(0..10), "a", LEN));
             let flushed = store.flush();
             assert!(
-                matches!(flushed, Err(StoreError::Lost { rows: 10 })),
+                matches!(flushed, Err(FlushError::Lost { rows: 10 })),
                 "{call}: {flushed:?}"
             );
             assert_eq!(store.stats().faults.get(Fault::Write), 1, "{call}");

@@ -164,7 +164,10 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
 fn config(options: &Options) -> Config {
     Config {
         max_bytes: options.max_persistent_cache_size,
-        evict: options.eviction != Eviction::Never,
+        eviction: match options.eviction {
+            Eviction::Never => torchcache_store::Eviction::Never,
+            _ => torchcache_store::Eviction::LeastRecentlyRead,
+        },
         compression: options.zstd_compression.then_some(Compression {
             level: options.zstd_compression_level,
             threads: options.zstd_compression_threads,

@@ -70,7 +70,7 @@ impl<'a> Incoming<'a> {
     fn copy(&mut self, rows: &[u8]) {
         let row_bytes = self.schema.row_bytes();
         let (workers, share) = parallel::copying(self.rooms.len() * row_bytes, self.rooms.len());
-        threads::each(workers, self.rooms.chunks_mut(share), |rooms| {
+        threads::for_each(workers, self.rooms.chunks_mut(share), |rooms| {
             for room in rooms {
                 let row = &rows[room.row * row_bytes..][..row_bytes];
                 let index = room.slot.index as usize;

@@ -6,7 +6,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::{Found, Store};
+use torchcache_store::{Located, Store};
 
 use super::assemble::{self, Bytes, Piece, Source};
 use crate::key::Key;
@@ -198,7 +198,7 @@ impl Batch {
     /// Takes what the disk holds of the missing rows, and returns it.
     pub(crate) fn take_from_disk(&mut self, store: &Store) -> Result<Option<Read>, Unreadable> {
         let located = store.locate(&self.missing_keys());
-        let (positions, found): (Vec<usize>, Vec<Found>) = self
+        let (positions, found): (Vec<usize>, Vec<Located>) = self
             .missing
             .iter()
             .zip(located)
@@ -209,7 +209,7 @@ impl Batch {
         };
         let schema = Arc::new(Schema::decode(first.schema()).ok_or(Unreadable::Layout)?);
         let row_bytes = schema.row_bytes();
-        let agrees = |row: &Found| {
+        let agrees = |row: &Located| {
             row.schema() == first.schema()
                 || Schema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
         };
@@ -357,7 +357,7 @@ impl From<TchError> for Unreadable {
 /// Reads rows straight into one tensor of bytes, and tells which could be read.
 fn read_rows(
     store: &Store,
-    found: &[Found],
+    found: &[Located],
     row_bytes: usize,
 ) -> Result<(Tensor, Vec<bool>), TchError> {
     let shape = [found.len() as i64, row_bytes as i64];

@@ -385,7 +385,8 @@ fn put_on_disk(
     };
     let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
     let rows = rows.element_bytes(schema.element_bytes());
-    let present = store.put(rows);
+    let winners = store.put(rows);
+    let present: Vec<usize> = winners.iter().map(|(position, _)| *position).collect();
     if present.is_empty() {
         return Ok(None);
     }

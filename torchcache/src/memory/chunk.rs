@@ -60,7 +60,7 @@ impl Chunk {
         if rows.len() * row_bytes >= WORTH_POPULATING {
             self.populated = rows.end;
             let shelf = Arc::downgrade(shelf);
-            threads::later(move || {
+            threads::try_spawn(move || {
                 let count = (POPULATED_AT_ONCE / row_bytes).max(1);
                 for begin in rows.clone().step_by(count) {
                     let Some(shelf) = shelf.upgrade() else { return };

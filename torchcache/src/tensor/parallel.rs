@@ -18,7 +18,7 @@ pub(crate) fn workers(bytes: usize) -> usize {
 /// Adds bytes to a hasher, over the cores if there are enough.
 pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     let spread = workers(bytes.len()) > 1
-        && threads::spread(|| {
+        && threads::install(|| {
             hasher.update_rayon(bytes);
         })
         .is_some();
@@ -38,7 +38,7 @@ pub(crate) fn copying(bytes: usize, count: usize) -> (usize, usize) {
 pub(crate) fn copy(out: &mut [u8], bytes: &[u8]) {
     let (workers, share) = copying(bytes.len(), bytes.len());
     let jobs = out.chunks_mut(share).zip(bytes.chunks(share));
-    threads::each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
+    threads::for_each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
 }
 
 /// Copies rows of one length one after the other into `out`, which has just room for them.
@@ -49,7 +49,7 @@ pub(crate) fn copy_rows(out: &mut [u8], rows: &[&[u8]]) {
     }
     let (workers, share) = copying(out.len(), rows.len());
     let jobs = out.chunks_mut(share * row_bytes).zip(rows.chunks(share));
-    threads::each(workers, jobs, |(out, rows)| {
+    threads::for_each(workers, jobs, |(out, rows)| {
         for (out, row) in out.chunks_exact_mut(row_bytes).zip(rows) {
             out.copy_from_slice(row);
         }

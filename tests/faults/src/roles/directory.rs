@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use torchcache_store::{Fault, Store, StoreError};
+use torchcache_store::{Fault, FlushError, Store, StoreError};
 
 use crate::process::say;
 use crate::report::Report;
@@ -44,7 +44,7 @@ pub fn run(root: &Path, words: &[String]) {
             store.put(batch(0..20, LEN));
             report.expect_all(&store, 0..20, LEN);
             let lost = store.flush().expect_err("nothing can be written");
-            assert!(matches!(lost, StoreError::Lost { rows: 10 }), "{lost}");
+            assert!(matches!(lost, FlushError::Lost { rows: 10 }), "{lost}");
             report.expect_all(&store, 0..10, LEN);
             assert_eq!(content(&dir), before);
             // An empty one is of no use.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use torchcache_store::{Config, Fault, Store, StoreError};
+use torchcache_store::{Config, Fault, FlushError, Store};
 
 use crate::process::say;
 use crate::report::Report;
@@ -30,7 +30,7 @@ pub fn run(dir: &Path, _: &[String]) {
     });
     store.put(batch(1000..1400, LEN));
     let lost = store.flush().expect_err("this one does not");
-    assert!(matches!(lost, StoreError::Lost { .. }), "{lost}");
+    assert!(matches!(lost, FlushError::Lost { .. }), "{lost}");
     let stats = store.stats();
     assert!(stats.faults.get(Fault::NoSpace) > 0, "{stats:?}");
     assert_eq!(

@@ -41,7 +41,7 @@ pub fn run(root: &Path, words: &[String]) {
     let mut rng = Rng::with_seed(number(seed));
     let mut config = Config {
         segment_bytes: 2_000_000,
-        linger: Duration::from_millis(20),
+        batch_delay: Duration::from_millis(20),
         mmap: part == "read-mapped",
         compression: (number(place) % 2 == 1).then_some(Compression {
             level: 1,
@@ -114,7 +114,7 @@ pub fn run(root: &Path, words: &[String]) {
             }
         }
         let stats = store.stats();
-        own = [stats.evicted_rows, cleared, gone, stats.merged_segments];
+        own = [stats.evicted_rows, cleared, gone, stats.compacted_segments];
         for (deed, times) in DEEDS.iter().zip(own) {
             if times > 0 && !is_done(deed) {
                 fs::write(root.join(deed), []).unwrap();

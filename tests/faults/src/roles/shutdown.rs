@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
-use torchcache_store::{Config, RowBatch, RowValues, Store};
+use torchcache_store::{Config, RowBatch, RowValues, Store, TempCache};
 
 use super::forked;
 use crate::process::say;
@@ -43,6 +43,10 @@ pub fn run(dir: &Path, words: &[String]) {
     if end == "handle-before" {
         handle();
     }
+    if end != "no-handlers" {
+        torchcache_store::flush_on_signals().unwrap();
+    }
+    let private = TempCache::new_in(dir).unwrap();
     let store = STORE.get_or_init(|| Store::open(dir, patient()).unwrap());
     if end == "handle" {
         handle();
@@ -55,6 +59,7 @@ pub fn run(dir: &Path, words: &[String]) {
         "disk-hangs" => hang(&dir.join("hangs"), 60),
         _ => {}
     }
+    std::mem::forget(private); // as if it were in a static
     say("PUT");
     match end.as_str() {
         "return" | "disks-hang" => {}
@@ -89,11 +94,10 @@ pub fn run(dir: &Path, words: &[String]) {
 
 /// A store whose thread gets nothing done, as with a disk that does not answer. It is as good as in
 /// a static: nobody drops it.
-fn hang(dir: &Path, patience: u64) {
-    let patience = Duration::from_secs(patience);
+fn hang(dir: &Path, stall_timeout: u64) {
     let config = Config {
-        patience,
-        linger: Duration::ZERO,
+        stall_timeout: Duration::from_secs(stall_timeout),
+        batch_delay: Duration::ZERO,
         ..patient()
     };
     let store = Store::open(dir, config).unwrap();

@@ -39,7 +39,7 @@ pub fn run(root: &Path, _: &[String]) {
     let report = Report::new("another owner");
     refused(&root.join("of another"), "belongs to user");
     let store = nothing_planted(&report, &root.join("own"));
-    assert_eq!(store.stats().faults.get(Fault::Untrusted), 1);
+    assert_eq!(store.stats().faults.get(Fault::PermissionRejected), 1);
     report.caused(2);
     say(report.line());
 }

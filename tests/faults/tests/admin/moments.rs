@@ -60,7 +60,7 @@ fn a_merge_under_way_does_not_count_twice() {
         let pruned = pruned.join().expect("it does not panic");
         assert!(pruned.caches.is_empty(), "{pruned:?}");
     });
-    assert!(merging.stats().merged_segments > 0);
+    assert!(merging.stats().compacted_segments > 0);
     assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
 }
 

@@ -258,7 +258,7 @@ fn merged(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<
     let len = neighbour_len(&sound.bytes);
     store.put(batch(300..301, LEN));
     store.flush().unwrap();
-    let merged = store.stats().merged_segments;
+    let merged = store.stats().compacted_segments;
     assert!(
         merged >= 8 && sim.bytes(&path()).is_empty(),
         "{merged} segments were merged"

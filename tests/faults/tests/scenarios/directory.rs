@@ -9,7 +9,7 @@ use torchcache_faults::process::unprivileged;
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::directory::content;
 use torchcache_faults::rows::{batch, patient};
-use torchcache_store::{Config, Fault, Store, StoreError};
+use torchcache_store::{Config, Fault, FlushError, Store};
 
 use crate::child;
 
@@ -86,7 +86,7 @@ fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
         let is_dir = fs::symlink_metadata(&dir).is_ok_and(|dir| dir.is_dir());
         match flushed {
             Ok(()) => assert!(is_dir),
-            Err(StoreError::Lost { rows }) => assert!(rows == 10 && !is_dir),
+            Err(FlushError::Lost { rows }) => assert!(rows == 10 && !is_dir),
             Err(error) => panic!("{error}"),
         }
         assert_eq!(store.stats().pending_bytes, 0);

@@ -143,7 +143,10 @@ fn open_to_everybody(report: &Report) {
     set_mode(&planted, 0o666);
     let store = nothing_planted(report, &dir);
     let faults = store.stats().faults;
-    assert!(faults.get(Fault::Untrusted) == 1, "faults: {faults:?}");
+    assert!(
+        faults.get(Fault::PermissionRejected) == 1,
+        "faults: {faults:?}"
+    );
     store.clear();
     drop(store);
     assert!(!planted.exists(), "clearing empties the directory");

@@ -1,7 +1,9 @@
 //! A process ends, in each way that there is, with rows that it put and never flushed. They are on
 //! disk afterwards.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use torchcache_faults::process::Running;
 use torchcache_faults::report::{Report, cases, eventually};
 use torchcache_faults::roles::shutdown::{ENDS_WITHIN, LEN, PAUSE, ROWS};
 use torchcache_faults::rows::patient;
-use torchcache_store::Store;
+use torchcache_store::{Store, TempCache};
 
 use crate::child;
 
@@ -52,6 +54,7 @@ const RETURN: End = End {
     keeps: true,
 };
 
+/// With the signal handlers of `flush_on_signals`.
 const WAIT: End = End {
     name: "wait",
     ..RETURN
@@ -110,7 +113,15 @@ const ENDS: &[End] = &[
         how: How::Signal(Signal::HUP),
         ..WAIT
     },
-    // A terminal that is closed says so twice.
+    // Without `flush_on_signals`, a signal works like a kill.
+    End {
+        name: "no-handlers",
+        signals: &[Signal::TERM],
+        how: How::Signal(Signal::TERM),
+        keeps: false,
+        ..RETURN
+    },
+    // A terminal that is closed sends two.
     End {
         signals: &[Signal::HUP, Signal::HUP],
         pause: Duration::from_millis(1),
@@ -193,6 +204,7 @@ fn ends(report: &Report, end: &End) {
     let status = status.expect("it ends");
     assert!(end.how.is(status), "it ended with {status}");
     report.caused(1);
+    removes_private_dirs(root.path());
     let store = Store::open(root.path(), patient()).unwrap();
     if end.keeps {
         report.expect_all(&store, 0..ROWS, LEN);
@@ -201,6 +213,17 @@ fn ends(report: &Report, end: &End) {
     }
     let faults = store.stats().faults;
     assert!(faults.total() == 0, "faults after it: {faults:?}");
+}
+
+/// The private directory of a process that is gone is removed by the next one that makes one.
+fn removes_private_dirs(root: &Path) {
+    let own = TempCache::new_in(root).unwrap();
+    let left = fs::read_dir(root).unwrap().flatten();
+    let left: Vec<_> = left
+        .map(|entry| entry.path())
+        .filter(|path| path != own.path() && path.to_string_lossy().contains("/torchcache-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?} are left");
 }
 
 /// A command that starts another one, if this machine lets it.

@@ -47,7 +47,10 @@ fn version(report: &Report, bytes: &[u8]) {
         store.flush().unwrap();
     }
     let stats = store.stats();
-    assert!(stats.merged_segments == 8, "it was not merged: {stats:?}");
+    assert!(
+        stats.compacted_segments == 8,
+        "it was not merged: {stats:?}"
+    );
     assert!(stats.rows == rows + 7, "rows got lost: {stats:?}");
     known(&store);
     assert!(stats.faults.total() == 0, "faults: {stats:?}");

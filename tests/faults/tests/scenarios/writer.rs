@@ -10,7 +10,7 @@ use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::{Counter, Report, eventually};
 use torchcache_faults::rows::{batch, keys, patient};
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Config, Fault, Store, StoreError};
+use torchcache_store::{Config, Fault, FlushError, Store};
 
 const LEN: usize = 900;
 
@@ -149,20 +149,20 @@ fn hangs_at(report: &Report, call: Call) {
             Fate::Done
         }
     };
-    let patience = |patience| Config {
+    let timeout = |stall_timeout| Config {
         queue_bytes: 40_000,
-        patience,
-        linger: Duration::ZERO,
+        stall_timeout,
+        batch_delay: Duration::ZERO,
         ..patient()
     };
     let sim = Sim::new();
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", patience(GRACE)).unwrap();
+    let store = Store::open_on(fs, "/cache", timeout(GRACE)).unwrap();
     store.put(batch(0..8, LEN));
     store.flush().unwrap();
     report.expect_all(&store, 0..8, LEN);
 
-    store.reconfigure(patience(LONG));
+    store.reconfigure(timeout(LONG));
     gate.set(true);
     let before = waiting.get();
     let mut queued = Vec::new();
@@ -196,19 +196,19 @@ fn hangs_at(report: &Report, call: Call) {
     );
     let stalled = store.stats().faults.get(Fault::Stalled);
     assert!(stalled > 0, "the fault was not counted");
-    store.reconfigure(patience(SHORT));
+    store.reconfigure(timeout(SHORT));
     let flushed = store.flush();
     assert!(
-        matches!(flushed, Err(StoreError::Stalled { .. })),
+        matches!(flushed, Err(FlushError::Stalled { .. })),
         "the flush said {flushed:?}"
     );
 
-    store.reconfigure(patience(GRACE));
+    store.reconfigure(timeout(GRACE));
     gate.set(false);
     // The rows that were given up are told of; the queued ones are written.
     let flushed = store.flush();
     assert!(
-        matches!(flushed, Err(StoreError::Lost { .. })),
+        matches!(flushed, Err(FlushError::Lost { .. })),
         "the flush said {flushed:?}"
     );
     store.flush().unwrap();
@@ -217,7 +217,7 @@ fn hangs_at(report: &Report, call: Call) {
     }
 
     // The end of a store does not wait for the disk for ever either; the thread goes on.
-    store.reconfigure(patience(SHORT));
+    store.reconfigure(timeout(SHORT));
     gate.set(true);
     store.put(batch(1000..1008, LEN));
     let begin = Instant::now();

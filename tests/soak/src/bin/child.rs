@@ -17,6 +17,7 @@ fn tripled(xs: &Tensor) -> Tensor {
 const ROWS: i64 = 200;
 
 fn main() {
+    torchcache::flush_on_signals().unwrap();
     let how = std::env::args().nth(1).expect("how to end");
     let report = Report::new("the end of a process");
     let xs = rows(&(0..ROWS).collect::<Vec<_>>());

@@ -21,7 +21,7 @@ use crate::common::{batch, count_right, keys, segments, value};
 /// A second handle on the directory, as strange to the first as another process.
 fn strange(dir: &Path, max_bytes: u64) -> Store {
     let config = Config {
-        linger: Duration::from_millis(1),
+        batch_delay: Duration::from_millis(1),
         segment_bytes: 400_000,
         max_bytes,
         ..Config::default()
@@ -77,7 +77,7 @@ fn nothing_is_lost_or_wrong_while_stores_write_and_merge() {
                         store.flush().expect("it is written");
                         *next += 20;
                     }
-                    store.stats().merged_segments
+                    store.stats().compacted_segments
                 })
             })
             .collect();
@@ -214,7 +214,7 @@ fn repair_loses_nothing_but_what_was_spoilt_while_a_store_merges() {
         let spoilt = repairing.join().expect("it does not panic");
         let mut all = keys(0..next);
         all.retain(|key| !spoilt.contains(key));
-        (all, store.stats().merged_segments)
+        (all, store.stats().compacted_segments)
     });
     assert!(merged > 0, "merging was under way");
     let store = strange(&dir, u64::MAX);

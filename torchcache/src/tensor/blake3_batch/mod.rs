@@ -57,7 +57,7 @@ pub(crate) fn row_digests(bytes: &[u8], rows: usize, key: Option<&Digest>) -> Ve
     let jobs = bytes
         .chunks(group * row_bytes)
         .zip(digests.chunks_mut(group));
-    threads::each(workers, jobs, |(bytes, digests)| {
+    threads::for_each(workers, jobs, |(bytes, digests)| {
         hasher.hash(bytes, row_bytes, digests);
     });
     digests

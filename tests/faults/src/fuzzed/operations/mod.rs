@@ -9,7 +9,7 @@ mod world;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use torchcache_store::{Compression, Config};
+use torchcache_store::{Compression, Config, Eviction};
 
 use super::derived;
 use crate::rows::patient;
@@ -98,13 +98,16 @@ impl Settings {
                 true => 2048 * (1 + u64::from(self.limit % 32)),
                 false => Config::default().max_bytes,
             },
-            evict: self.evict,
+            eviction: match self.evict {
+                true => Eviction::LeastRecentlyRead,
+                false => Eviction::Never,
+            },
             compression: self.is_compressed.then_some(compression),
             mmap: self.mmap,
             queue_bytes: 256 << (self.queue % 16),
             segment_bytes: 4096 << (self.target % 8),
             // Longer than any input takes: there is no disk to wait for.
-            patience: Duration::from_secs(600),
+            stall_timeout: Duration::from_secs(600),
             ..patient()
         }
     }

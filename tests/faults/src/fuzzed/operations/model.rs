@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use torchcache_store::{Found, Key, RowBatch, Store};
+use torchcache_store::{Key, Located, RowBatch, Store};
 
 use super::Rows;
 use crate::rows;
@@ -53,7 +53,7 @@ impl Values {
         let keys: Vec<Key> = numbers.iter().map(|number| ALL[*number].0).collect();
         let located = store.locate(&keys);
         let slots = numbers.into_iter().zip(located);
-        let (numbers, found): (Vec<usize>, Vec<Found>) = slots
+        let (numbers, found): (Vec<usize>, Vec<Located>) = slots
             .filter_map(|(number, found)| Some((number, found?)))
             .unzip();
         let mut values: Vec<Vec<u8>> = found.iter().map(|found| vec![0xEE; found.len]).collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use torchcache_store::fs::{Directory, FileSystem};
-use torchcache_store::{Store, StoreError};
+use torchcache_store::{FlushError, Store};
 
 use super::life::{Life, Power};
 use super::model::{KEYS, Numbers, Values};
@@ -151,7 +151,9 @@ impl World {
         let process = &mut processes[one];
         let Some(store) = &process.store else { return };
         let (numbers, variant) = (rows.numbers(), rows.variant());
-        let present = store.put(rows.batch());
+        let winners = store.put(rows.batch());
+        let present: Vec<usize> = winners.iter().map(|(at, _)| *at).collect();
+        drop(winners);
         assert!(present.is_sorted() && present.iter().all(|at| *at < numbers.len()));
         for (at, number) in numbers.iter().enumerate() {
             let is_present = present.contains(&at);
@@ -185,7 +187,7 @@ impl World {
         let is_sound = process.life.is_sound();
         match flushed {
             Ok(()) => self.keep(taken, is_sound),
-            Err(StoreError::Lost { rows }) if !is_sound => assert!(rows > 0),
+            Err(FlushError::Lost { rows }) if !is_sound => assert!(rows > 0),
             Err(error) => panic!("{error}"),
         }
         self.check_idle(one);

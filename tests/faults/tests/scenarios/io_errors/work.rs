@@ -160,7 +160,7 @@ impl Run {
             // The damage of before is met by whoever reads it first, come what may.
             self.counted += if fault == Fault::Corrupt { 0 } else { count };
         }
-        self.merged += stats.merged_segments;
+        self.merged += stats.compacted_segments;
         self.evicted += stats.evicted_rows;
     }
 }

@@ -1,0 +1,154 @@
+//! The files of segments: giving finished ones their names, and removing those that are not needed.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Catalog;
+use super::live_segment::LiveSegment;
+use crate::clock;
+use crate::fault::Fault;
+use crate::fs::Directory;
+use crate::fs::temp_file::{is_stale, is_temp};
+use crate::segment::{FinishedSegment, segment_names};
+
+impl Catalog {
+    /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
+    /// under the lock that `clear` holds, so that cleared rows do not come back. Returns whether the
+    /// segment is in use; otherwise its file is removed.
+    pub(crate) fn publish(
+        &self,
+        finished: FinishedSegment,
+        sources: &[Arc<LiveSegment>],
+        is_wanted: impl Fn() -> bool,
+    ) -> io::Result<bool> {
+        let mut scan = self.scan();
+        if !is_wanted() {
+            return Ok(false);
+        }
+        let bytes = finished.bytes();
+        // A compacted segment carries the time of its rows. New rows were read now: the time of the
+        // file is from a coarse clock, and may be before reads that came earlier.
+        let read = match sources {
+            [] => clock::now(),
+            _ => clock::past_or_now(finished.file().metadata()?.modified),
+        };
+        let names = sources.iter().map(|source| source.name());
+        let Some((path, footer)) = finished.publish_replacing(names)? else {
+            return Ok(false);
+        };
+        let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
+        let segment = LiveSegment::new(path, bytes, read, &footer);
+        self.insert_segment(&mut scan, segment, &footer, &leaving);
+        // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
+        // left them out as corrupt.
+        self.detach(&mut scan, &leaving);
+        // Still under the lock, or a refresh would insert the old files again.
+        self.delete(sources);
+        Ok(true)
+    }
+
+    /// Removes the files of detached segments.
+    pub(crate) fn delete(&self, segments: &[Arc<LiveSegment>]) {
+        for segment in segments {
+            segment.is_deleted.store(true, Ordering::Relaxed);
+        }
+        self.remove(segments.iter().map(|segment| segment.name()));
+    }
+
+    /// Removes files of the directory; some may be gone already.
+    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n OsStr>) {
+        let mut names = names.peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        match self.open_dir() {
+            Ok(dir) => names.for_each(|name| match dir.remove(name) {
+                Err(error) if !not_found(&error) => self.note_not_removed(name, &error),
+                _ => {}
+            }),
+            Err(error) if not_found(&error) => {}
+            Err(error) => names.for_each(|name| self.note_not_removed(name, &error)),
+        }
+    }
+
+    fn note_not_removed(&self, name: &OsStr, error: &io::Error) {
+        let reason = format_args!("cannot remove it: {error}");
+        self.faults.note(Fault::Write, &self.dir.join(name), reason);
+    }
+
+    /// Clears the queue by `clear_queue`, removes every segment, and returns what `clear_queue`
+    /// returned.
+    pub(crate) fn clear<T>(&self, clear_queue: impl FnOnce() -> T) -> T {
+        let mut scan = self.scan();
+        let cleared = clear_queue();
+        let all = self.live_segments();
+        self.take_out(&mut scan, &all.iter().map(|segment| segment.id).collect());
+        self.delete(&all);
+        self.sweep();
+        scan.skipped.clear();
+        scan.seen = None;
+        // Without the sync, a power loss could bring cleared rows back.
+        let clear = |dir: &dyn Directory| {
+            let (removed, synced) = (self.remove_all(dir), dir.sync());
+            removed.and(synced)
+        };
+        match self.open_dir().and_then(|dir| clear(&*dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let reason = format_args!("cannot clear it: {error}");
+                self.faults.note(Fault::of_write(&error), &self.dir, reason);
+            }
+            _ => {}
+        }
+        cleared
+    }
+
+    /// Removes every segment, until a listing has no new one: a compaction in another process may
+    /// publish its result meanwhile.
+    fn remove_all(&self, dir: &dyn Directory) -> io::Result<()> {
+        let mut tried = HashSet::new();
+        loop {
+            let mut names = segment_names(dir)?;
+            names.retain(|name| !tried.contains(name));
+            if names.is_empty() {
+                return Ok(());
+            }
+            self.remove(names.iter().map(OsString::as_os_str));
+            tried.extend(names);
+        }
+    }
+
+    /// Removes the temporary files of processes that are dead.
+    pub(crate) fn remove_stale_temp_files(&self) {
+        let listed = self.open_dir().and_then(|dir| Ok((dir.list()?, dir)));
+        let (entries, dir) = match listed {
+            Ok(listed) => listed,
+            Err(error) => return self.note_unlisted(&error),
+        };
+        let files = entries.into_iter().filter(|entry| entry.is_file);
+        let mut names: Vec<_> = files.map(|entry| entry.name).collect();
+        names.retain(|name| name.to_str().is_some_and(is_temp));
+        names.retain(|name| match is_stale(&*dir, name) {
+            Ok(is_stale) => is_stale,
+            Err(error) => {
+                // Removed since it was listed, or another user's.
+                use io::ErrorKind::{NotFound, PermissionDenied};
+                if !matches!(error.kind(), NotFound | PermissionDenied) {
+                    let reason = format_args!("cannot find out whether its writer lives: {error}");
+                    self.faults.note(Fault::Read, &self.dir.join(name), reason);
+                }
+                false
+            }
+        });
+        self.remove(names.iter().map(OsString::as_os_str));
+    }
+
+    /// Counts that the directory cannot be listed.
+    pub(super) fn note_unlisted(&self, error: &io::Error) {
+        let reason = format_args!("cannot list it: {error}");
+        self.faults.note(Fault::Read, &self.dir, reason);
+    }
+}
