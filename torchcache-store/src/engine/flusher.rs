@@ -11,7 +11,7 @@ use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
 use crate::fault::Fault;
-use crate::segment::{Encoding, SegmentWriter, Value, pack, segment_bytes};
+use crate::segment::{Encoding, SegmentWriter, Value, encode_rows, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
 
 /// Values are compressed in windows of about this size, to bound the memory of their frames.
@@ -134,8 +134,8 @@ fn write_items(
                 element_bytes: batch.element_len(),
             })
             .collect();
-        let packed = pack(&values, compression)?;
-        for (item, (encoding, stored)) in window.iter().zip(packed.rows(&values)) {
+        let encoded = encode_rows(&values, compression)?;
+        for (item, (encoding, stored)) in window.iter().zip(encoded.rows(&values)) {
             segments.push(item, encoding, stored)?;
         }
     }

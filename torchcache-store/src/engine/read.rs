@@ -35,7 +35,7 @@ const SYSTEM_CALL_COST: usize = 6 << 10;
 const DECOMPRESSION_COST: usize = 8;
 
 /// A row to be read from disk. Its tag is the slot of the caller, and its segment.
-type Want<'a> = segment::Want<'a, (usize, &'a Arc<LiveSegment>)>;
+type Want<'a> = segment::RowRequest<'a, (usize, &'a Arc<LiveSegment>)>;
 
 /// Reads rows into buffers of their lengths, and returns for each whether it was read. Rows that have
 /// moved are looked up again by `relocate`.

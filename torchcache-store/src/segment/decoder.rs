@@ -1,5 +1,4 @@
-//! Values out of records whose checksum was found right, for whoever goes through many of them on one
-//! thread: the buffers and the decompressor are kept from one to the next.
+//! Decoding many records on one thread: buffers and the decompressor are reused.
 
 use std::io::{self, Read};
 
@@ -9,10 +8,10 @@ use super::error::SegmentError;
 use super::fetch::{decode, undecodable};
 use super::format::{Row, RowGroup};
 
-/// Longer values are not held in memory to find out whether they are sound.
+/// Longer values are not held in memory when they are only checked.
 const HELD: usize = 1 << 20;
 
-/// Makes values of stored bytes.
+/// Decodes records whose checksum was found right.
 #[derive(Default)]
 pub(crate) struct Decoder {
     zstd: Option<Decompressor<'static>>,
@@ -21,7 +20,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// The value of a record: the stored bytes themselves, or what they decompress to.
+    /// The value of a record: the stored bytes themselves, or their decompressed form.
     pub(crate) fn value<'a>(
         &'a mut self,
         row: &Row,
@@ -47,7 +46,7 @@ impl Decoder {
         Ok(value)
     }
 
-    /// Whether a record has a value, in little memory however long it is.
+    /// Checks that a record can be decoded. Uses little memory however long the value is.
     pub(crate) fn check(
         &mut self,
         row: &Row,
@@ -60,7 +59,7 @@ impl Decoder {
         let expected = u64::from(group.raw_len);
         let corrupt = |what: String| Err(SegmentError::Corrupt(what));
         let frame = zstd::stream::read::Decoder::with_buffer(stored)?;
-        // One byte more than there should be tells that there are more.
+        // One byte more is enough to know that the frame is too long.
         match io::copy(&mut frame.take(expected + 1), &mut io::sink()) {
             Ok(len) if len == expected => Ok(()),
             Ok(len) => corrupt(format!(
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_long_values_are_sound_only_if_they_are_as_long_as_claimed() {
+    fn values_of_another_length_than_claimed_are_corrupt() {
         for len in [1000, HELD, HELD + 1, 3 * HELD] {
             let value: Vec<u8> = (0..len).map(|n| (n / 100) as u8).collect();
             let mut decoder = Decoder::default();
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn that_memory_is_short_is_no_damage() {
+    fn lack_of_memory_is_not_corruption() {
         let short = undecodable(io::ErrorKind::OutOfMemory.into());
         assert!(matches!(short, SegmentError::Io(_)), "{short}");
         let cut = undecodable(io::ErrorKind::UnexpectedEof.into());

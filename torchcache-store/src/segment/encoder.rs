@@ -1,5 +1,4 @@
-//! Turning values into what is stored: as they are, or as zstd frames made by several
-//! threads. Apart from the writer thread, which does files.
+//! Encoding values for storage: raw, or as zstd frames that several threads make.
 
 use std::io;
 use std::iter::repeat_n;
@@ -14,68 +13,72 @@ use super::format::Encoding;
 use super::shuffle::shuffle;
 use crate::config::Compression;
 
-/// How many values of a kind are tried both ways, shuffled and not.
+/// How many values of a run are compressed both ways, shuffled and not, to choose one.
 const SAMPLES: usize = 4;
 
-/// How much of each is tried.
+/// The bytes of each sample.
 const SAMPLE_BYTES: usize = 16 << 10;
 
-/// A value as the caller gave it.
+/// A value to be encoded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value<'a> {
     pub(crate) bytes: &'a [u8],
-    /// The length of the numbers it is made of, if that is known: 2, 4 or 8.
+    /// The size of the value's elements: 2, 4 or 8 if shuffling may help, else any other number.
     pub(crate) element_bytes: u8,
 }
 
 /// The stored form of some values, in their order.
-pub(crate) struct Packed {
-    parts: Vec<Part>,
+pub(crate) struct EncodedRows {
+    chunks: Vec<EncodedChunk>,
 }
 
-/// What one thread made of consecutive values.
-struct Part {
+/// The stored form of consecutive values, made by one thread.
+struct EncodedChunk {
     buffer: Vec<u8>,
-    /// Where each value's frame is in the buffer; `None` if the value is stored as it is.
+    /// Where each value's frame is in the buffer; `None` if the value is stored raw.
     frames: Vec<Option<(Encoding, Range<usize>)>>,
 }
 
-impl Packed {
-    /// Each value's encoding and stored bytes, given the values that were packed.
+impl EncodedRows {
+    /// Each value's encoding and stored bytes, given the values that were encoded.
     pub(crate) fn rows<'a>(
         &'a self,
         values: &'a [Value<'a>],
     ) -> impl Iterator<Item = (Encoding, &'a [u8])> {
-        let frames = self.parts.iter().flat_map(|part| {
-            part.frames
-                .iter()
-                .map(|frame| frame.clone().map(|(way, range)| (way, &part.buffer[range])))
+        let frames = self.chunks.iter().flat_map(|chunk| {
+            let frames = chunk.frames.iter().cloned();
+            frames.map(|frame| frame.map(|(encoding, range)| (encoding, &chunk.buffer[range])))
         });
         let stored = values.iter().zip(frames);
         stored.map(|(value, frame)| frame.unwrap_or((Encoding::Raw, value.bytes)))
     }
 }
 
-/// Compresses values, where that makes them smaller.
-pub(crate) fn pack(values: &[Value<'_>], compression: Compression) -> io::Result<Packed> {
+/// Compresses values. Those that do not shrink are stored raw.
+pub(crate) fn encode_rows(
+    values: &[Value<'_>],
+    compression: Compression,
+) -> io::Result<EncodedRows> {
     let Compression { level, threads } = compression;
-    // Chosen here and not by each thread, so that their number does not change what is stored.
-    let ways = ways(values, level)?;
-    let work: Vec<_> = values.iter().copied().zip(ways).collect();
+    // Chosen before the work is divided, so that the number of threads does not change the result.
+    let encodings = choose_encodings(values, level)?;
+    let work: Vec<_> = values.iter().copied().zip(encodings).collect();
     let threads = match threads {
         0 => thread::available_parallelism().map_or(1, NonZero::get),
         some => some as usize,
     };
     let share = work.len().div_ceil(threads).max(1);
     if share >= work.len() {
-        return Ok(Packed {
-            parts: vec![pack_part(&work, level)?],
+        return Ok(EncodedRows {
+            chunks: vec![encode_chunk(&work, level)?],
         });
     }
-    let parts = thread::scope(|scope| {
+    let chunks = thread::scope(|scope| {
         let workers: Vec<_> = work
             .chunks(share)
-            .map(|part| thread::Builder::new().spawn_scoped(scope, move || pack_part(part, level)))
+            .map(|chunk| {
+                thread::Builder::new().spawn_scoped(scope, move || encode_chunk(chunk, level))
+            })
             .collect();
         workers
             .into_iter()
@@ -84,82 +87,88 @@ pub(crate) fn pack(values: &[Value<'_>], compression: Compression) -> io::Result
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
-            .collect::<io::Result<Vec<Part>>>()
+            .collect::<io::Result<Vec<EncodedChunk>>>()
     })?;
-    Ok(Packed { parts })
+    Ok(EncodedRows { chunks })
 }
 
-fn pack_part(work: &[(Value<'_>, Encoding)], level: i32) -> io::Result<Part> {
-    let mut packer = Packer::new(level)?;
-    let mut part = Part {
+fn encode_chunk(work: &[(Value<'_>, Encoding)], level: i32) -> io::Result<EncodedChunk> {
+    let mut encoder = FrameEncoder::new(level)?;
+    let mut chunk = EncodedChunk {
         buffer: Vec::new(),
         frames: Vec::with_capacity(work.len()),
     };
-    for (value, way) in work {
-        let frame = packer.frame(value.bytes, *way)?;
-        part.frames.push((frame.len() < value.bytes.len()).then(|| {
-            let begin = part.buffer.len();
-            part.buffer.extend_from_slice(frame);
-            (*way, begin..part.buffer.len())
-        }));
+    for (value, encoding) in work {
+        let frame = encoder.frame(value.bytes, *encoding)?;
+        chunk
+            .frames
+            .push((frame.len() < value.bytes.len()).then(|| {
+                let begin = chunk.buffer.len();
+                chunk.buffer.extend_from_slice(frame);
+                (*encoding, begin..chunk.buffer.len())
+            }));
     }
-    Ok(part)
+    Ok(chunk)
 }
 
-/// For each value the way in which it is compressed. Values of one kind that follow each other,
-/// such as those of a batch, all go the way that is the shorter one for a few of them.
-fn ways(values: &[Value<'_>], level: i32) -> io::Result<Vec<Encoding>> {
-    let mut ways = Vec::with_capacity(values.len());
-    let kind = |value: &Value<'_>| (value.element_bytes, value.bytes.len());
-    for alike in values.chunk_by(|a, b| kind(a) == kind(b)) {
-        let shuffled = Encoding::shuffled(alike[0].element_bytes);
-        let way = match shuffled {
+/// Chooses how each value is compressed. Consecutive values of one length and element size, such as
+/// those of a batch, all get the encoding that is shorter for some samples of them.
+fn choose_encodings(values: &[Value<'_>], level: i32) -> io::Result<Vec<Encoding>> {
+    let mut encodings = Vec::with_capacity(values.len());
+    let sizes = |value: &Value<'_>| (value.element_bytes, value.bytes.len());
+    for run in values.chunk_by(|a, b| sizes(a) == sizes(b)) {
+        let encoding = match Encoding::shuffled(run[0].element_bytes) {
             Encoding::Zstd => Encoding::Zstd,
-            _ if total(alike, shuffled, level)? < total(alike, Encoding::Zstd, level)? => shuffled,
-            _ => Encoding::Zstd,
+            shuffled => {
+                let shuffled_size = sampled_size(run, shuffled, level)?;
+                match shuffled_size < sampled_size(run, Encoding::Zstd, level)? {
+                    true => shuffled,
+                    false => Encoding::Zstd,
+                }
+            }
         };
-        ways.extend(repeat_n(way, alike.len()));
+        encodings.extend(repeat_n(encoding, run.len()));
     }
-    Ok(ways)
+    Ok(encodings)
 }
 
-/// How many bytes samples of these values take.
-fn total(values: &[Value<'_>], way: Encoding, level: i32) -> io::Result<usize> {
-    let mut packer = Packer::new(level)?;
+/// How many bytes samples of these values take in an encoding.
+fn sampled_size(values: &[Value<'_>], encoding: Encoding, level: i32) -> io::Result<usize> {
+    let mut encoder = FrameEncoder::new(level)?;
     let step = values.len().div_ceil(SAMPLES);
-    let mut total = 0;
+    let mut size = 0;
     for value in values.iter().step_by(step) {
         let sample = &value.bytes[..value.bytes.len().min(SAMPLE_BYTES)];
-        total += packer.frame(sample, way)?.len().min(sample.len());
+        size += encoder.frame(sample, encoding)?.len().min(sample.len());
     }
-    Ok(total)
+    Ok(size)
 }
 
-/// Makes frames one after the other.
-struct Packer {
+/// Makes frames, reusing its memory.
+struct FrameEncoder {
     zstd: CCtx<'static>,
     shuffled: Vec<u8>,
     frame: Vec<u8>,
 }
 
-impl Packer {
-    fn new(level: i32) -> io::Result<Packer> {
+impl FrameEncoder {
+    fn new(level: i32) -> io::Result<FrameEncoder> {
         let mut zstd =
             CCtx::try_create().ok_or_else(|| io::Error::other("no memory for compressing"))?;
         zstd.set_parameter(CParameter::CompressionLevel(level))
             .map_err(zstd_error)?;
-        Ok(Packer {
+        Ok(FrameEncoder {
             zstd,
             shuffled: Vec::new(),
             frame: Vec::new(),
         })
     }
 
-    /// One frame of the value. Shuffled, each group of bytes gets blocks of its own: then the
-    /// random ones among them do not spoil the statistics of the others. And only long repetitions
-    /// are looked for: short ones come by chance there, and cost more to tell than they save.
-    fn frame(&mut self, value: &[u8], way: Encoding) -> io::Result<&[u8]> {
-        let element_bytes = way.element_bytes();
+    /// One frame of the value. If it is shuffled, the bytes of each significance get their own
+    /// blocks, so that random ones do not spoil the statistics of the others; and only long matches
+    /// are searched, since short ones are coincidences there and cost more than they save.
+    fn frame(&mut self, value: &[u8], encoding: Encoding) -> io::Result<&[u8]> {
+        let element_bytes = encoding.element_bytes();
         let mut rest = value;
         if element_bytes > 1 {
             self.shuffled.resize(value.len(), 0);
@@ -167,18 +176,18 @@ impl Packer {
             rest = &self.shuffled;
         }
         self.frame.clear();
-        let ends = 8 * element_bytes; // of the blocks before the last
+        let block_ends = 8 * element_bytes; // of all blocks but the last
         self.frame
-            .reserve(zstd_safe::compress_bound(value.len()) + ends);
+            .reserve(zstd_safe::compress_bound(value.len()) + block_ends);
         let mut out = OutBuffer::around(&mut self.frame);
-        let min_match = if element_bytes > 1 { 7 } else { 0 }; // 0: as the level has it
+        let min_match = if element_bytes > 1 { 7 } else { 0 }; // 0: that of the level
         self.zstd
             .set_parameter(CParameter::MinMatch(min_match))
             .and_then(|_| self.zstd.set_pledged_src_size(Some(value.len() as u64)))
             .map_err(zstd_error)?;
         for _ in 1..element_bytes {
-            let (group, after) = rest.split_at(value.len() / element_bytes);
-            compress(&mut self.zstd, group, &mut out, Directive::ZSTD_e_flush)?;
+            let (plane, after) = rest.split_at(value.len() / element_bytes);
+            compress(&mut self.zstd, plane, &mut out, Directive::ZSTD_e_flush)?;
             rest = after;
         }
         compress(&mut self.zstd, rest, &mut out, Directive::ZSTD_e_end)?;
@@ -186,7 +195,7 @@ impl Packer {
     }
 }
 
-/// Takes `input` into the frame, and ends the block or the frame.
+/// Appends `input` to the frame, and ends the block or the frame.
 fn compress(
     zstd: &mut CCtx<'_>,
     input: &[u8],
@@ -212,7 +221,7 @@ fn zstd_error(code: zstd_safe::ErrorCode) -> io::Error {
 mod tests {
     use super::*;
 
-    /// Numbers as a layer gives them: signs and exponents alike, the rest random.
+    /// Numbers like those of a layer: the same sign and exponent, the rest random.
     fn features(seed: u8, count: usize) -> Vec<u8> {
         let mut noise = vec![0; 4 * count];
         blake3::Hasher::new()
@@ -233,14 +242,14 @@ mod tests {
             element_bytes,
         };
         let values: Vec<Value<'_>> = values.iter().map(|bytes| value(bytes)).collect();
-        let packed = pack(&values, Compression { level: 3, threads }).expect("zstd works");
-        let rows = packed.rows(&values);
+        let encoded = encode_rows(&values, Compression { level: 3, threads }).expect("zstd works");
+        let rows = encoded.rows(&values);
         rows.map(|(encoding, bytes)| (encoding, bytes.to_vec()))
             .collect()
     }
 
     #[test]
-    fn any_number_of_threads_gives_the_same_bytes_in_the_same_order() {
+    fn the_number_of_threads_does_not_change_the_result() {
         let noise = *blake3::hash(b"noise").as_bytes();
         let values: Vec<Vec<u8>> = (0..20u8)
             .map(|n| {
@@ -271,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_shuffled_where_that_is_shorter_and_only_if_their_length_is_told() {
+    fn values_are_shuffled_if_that_is_shorter() {
         let size =
             |stored: &[(Encoding, Vec<u8>)]| stored.iter().map(|row| row.1.len()).sum::<usize>();
         let values: Vec<Vec<u8>> = (0..30).map(|n| features(n, 300)).collect();
@@ -302,27 +311,29 @@ mod tests {
             assert_eq!(
                 row.0,
                 Encoding::Zstd,
-                "whole numbers that repeat are found as they are"
+                "repeated elements compress better unshuffled"
             );
         }
     }
 
     #[test]
-    fn a_frame_is_what_zstd_reads_back_at_every_level_and_length_around_the_element() {
-        let ways = [1, 2, 4, 8].map(Encoding::shuffled);
+    fn zstd_reads_frames_of_every_level_and_length() {
+        let encodings = [1, 2, 4, 8].map(Encoding::shuffled);
         for level in [-7, 1, 3, 9, 15, 22] {
-            // One for all, as for the values of a batch.
-            let mut packer = Packer::new(level).expect("zstd works");
+            let mut encoder = FrameEncoder::new(level).expect("zstd works");
             for len in (0..40).chain([1000, 1003, 300_000]) {
                 let value = &features(9, 75_001)[..len];
-                for way in ways {
-                    let frame = packer.frame(value, way).expect("zstd works");
+                for encoding in encodings {
+                    let frame = encoder.frame(value, encoding).expect("zstd works");
                     let mut expected = value.to_vec();
-                    if way != Encoding::Zstd {
-                        shuffle(way.element_bytes(), value, &mut expected);
+                    if encoding != Encoding::Zstd {
+                        shuffle(encoding.element_bytes(), value, &mut expected);
                     }
                     let back = zstd::bulk::decompress(frame, len).expect("it is sound");
-                    assert!(back == expected, "{len} bytes at level {level}, {way:?}");
+                    assert!(
+                        back == expected,
+                        "{len} bytes at level {level}, {encoding:?}"
+                    );
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Reading rows out of an open segment file: rows that lie one after the other with one system
-//! call, each checked, and decompressed straight into its destination.
+//! Reading rows of an open segment file into their destinations: adjacent rows with one system call,
+//! each row checked and decompressed.
 
 use std::cell::Cell;
 use std::io::{self, IoSliceMut};
@@ -12,141 +12,151 @@ use super::format::{CHECKSUM_LEN, Row, RowGroup, record_checksum};
 use super::shuffle::unshuffle;
 use super::source::Source;
 
-/// Raw values from this length on are read to where they go, with a buffer each; shorter ones by
-/// way of a buffer that stays in the processor's cache, since each buffer costs the system more
-/// than copying them does.
+/// Raw values from this length on are read into their destinations by a scattering read. Shorter ones
+/// are read into a buffer that stays in the processor's cache, and copied: that costs less than a
+/// buffer of the system call does.
 const SCATTER_FROM: usize = 5 << 9;
 
-/// Rows of one system call that scatters: two buffers each, and systems allow 1024.
+/// The most rows of a scattering read: each needs two buffers, and systems allow 1024.
 const MAX_SCATTERED_ROWS: usize = 512;
 
-/// Rows are read in stretches of at most this many bytes, or one row, so that they are still in the
+/// The most bytes of one read, unless one row is longer, so that the bytes are still in the
 /// processor's cache when they are checked.
-const MAX_STRETCH: u64 = 256 << 10;
+const MAX_RUN: u64 = 256 << 10;
 
-/// More than this is not kept between reads.
+/// The most bytes of each scratch buffer that are kept between calls.
 const KEPT_SCRATCH: usize = 1 << 20;
 
-/// A row to be read, where it goes, and how it went.
+/// A row to be read, its destination, and the result.
 #[derive(Debug)]
-pub(crate) struct Want<'a, T = ()> {
-    /// What the caller knows it by.
+pub(crate) struct RowRequest<'a, T = ()> {
+    /// Identifies the row for the caller.
     pub(crate) tag: T,
     pub(crate) row: &'a Row,
     pub(crate) group: &'a RowGroup,
-    /// As long as the group says.
+    /// The destination, as long as the values of the group.
     pub(crate) out: &'a mut [u8],
-    /// `None` until it was tried.
+    /// `None` until the row was read.
     pub(crate) outcome: Option<Result<(), SegmentError>>,
 }
 
-impl<T> Want<'_, T> {
+impl<T> RowRequest<'_, T> {
     /// Whether `next` begins where this one ends.
     pub(crate) fn is_followed_by(&self, next: &Self) -> bool {
         self.row.end() == next.row.offset
     }
 }
 
-/// What reading needs besides the file. Kept for the thread's next call, as making it anew costs
-/// more than a small read.
+/// Buffers and a decompressor. Kept for the thread's next call, since creating them costs more than a
+/// small read.
 #[derive(Default)]
-struct Tools {
-    /// Bytes as they are in the file.
+struct Scratch {
+    /// Bytes of the file.
     stored: Vec<u8>,
-    /// A compressed row out of a map.
+    /// A compressed record copied from a map.
     frame: Vec<u8>,
-    /// Bytes that are decompressed, but still shuffled.
+    /// A decompressed, but still shuffled value.
     shuffled: Vec<u8>,
     zstd: Option<Decompressor<'static>>,
 }
 
 thread_local! {
-    /// Taken out while in use.
-    static TOOLS: Cell<Option<Box<Tools>>> = const { Cell::new(None) };
+    /// `None` while in use.
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
-/// Reads the wanted rows of a file. Those that lie in the order of the file are read in stretches.
-pub(crate) fn fetch<T>(source: &Source, wants: &mut [Want<'_, T>]) {
-    // A thread that ends may have dropped its own already.
-    let kept = TOOLS.try_with(Cell::take).ok().flatten();
-    let mut tools = kept.unwrap_or_default();
-    let scatters = |want: &Want<'_, T>| {
-        want.row.encoding.is_raw() && want.out.len() >= SCATTER_FROM && !source.is_mapped()
+/// Reads rows of a file. Rows that are adjacent in the file and in `requests` are read together.
+pub(crate) fn fetch<T>(source: &Source, requests: &mut [RowRequest<'_, T>]) {
+    // Not accessible while the thread ends.
+    let kept = SCRATCH.try_with(Cell::take).ok().flatten();
+    let mut scratch = kept.unwrap_or_default();
+    let scatters = |request: &RowRequest<'_, T>| {
+        request.row.encoding.is_raw() && request.out.len() >= SCATTER_FROM && !source.is_mapped()
     };
-    let together =
-        |a: &Want<'_, T>, b: &Want<'_, T>| a.is_followed_by(b) && scatters(a) == scatters(b);
-    for run in wants.chunk_by_mut(together) {
-        let scatter = scatters(&run[0]);
-        for stretch in stretches(run) {
-            tools.read(source, stretch, scatter);
+    let together = |a: &RowRequest<'_, T>, b: &RowRequest<'_, T>| {
+        a.is_followed_by(b) && scatters(a) == scatters(b)
+    };
+    for adjacent in requests.chunk_by_mut(together) {
+        let scatter = scatters(&adjacent[0]);
+        for run in runs(adjacent) {
+            scratch.read(source, run, scatter);
         }
     }
-    for scratch in [&mut tools.stored, &mut tools.frame, &mut tools.shuffled] {
-        scratch.truncate(KEPT_SCRATCH);
-        scratch.shrink_to(KEPT_SCRATCH);
+    let Scratch {
+        stored,
+        frame,
+        shuffled,
+        ..
+    } = &mut *scratch;
+    for buffer in [stored, frame, shuffled] {
+        buffer.truncate(KEPT_SCRATCH);
+        buffer.shrink_to(KEPT_SCRATCH);
     }
-    let _ = TOOLS.try_with(|kept| kept.set(Some(tools)));
+    let _ = SCRATCH.try_with(|kept| kept.set(Some(scratch)));
 }
 
-/// Cuts adjacent rows into pieces for one system call each.
-fn stretches<'r, 'a, T>(
-    mut run: &'r mut [Want<'a, T>],
-) -> impl Iterator<Item = &'r mut [Want<'a, T>]> {
+/// Cuts adjacent rows into runs for one system call each.
+fn runs<'r, 'a, T>(
+    mut adjacent: &'r mut [RowRequest<'a, T>],
+) -> impl Iterator<Item = &'r mut [RowRequest<'a, T>]> {
     std::iter::from_fn(move || {
-        let begin = run.first()?.row.offset;
-        let len = run
+        let begin = adjacent.first()?.row.offset;
+        let len = adjacent
             .iter()
             .take(MAX_SCATTERED_ROWS)
-            .take_while(|want| want.row.end() - begin <= MAX_STRETCH)
+            .take_while(|request| request.row.end() - begin <= MAX_RUN)
             .count()
             .max(1);
-        let (stretch, rest) = std::mem::take(&mut run).split_at_mut(len);
-        run = rest;
-        Some(stretch)
+        let (run, rest) = std::mem::take(&mut adjacent).split_at_mut(len);
+        adjacent = rest;
+        Some(run)
     })
 }
 
-impl Tools {
-    /// Reads adjacent rows at once; if that fails, each by itself, so that one bad sector or
-    /// a cut-off end costs only the rows that it hits.
-    fn read<T>(&mut self, source: &Source, stretch: &mut [Want<'_, T>], scatter: bool) {
-        let read = match stretch {
+impl Scratch {
+    /// Reads adjacent rows together. If that fails, reads each on its own, so that a bad sector or a
+    /// cut-off end costs only the rows that it hits.
+    fn read<T>(&mut self, source: &Source, run: &mut [RowRequest<'_, T>], scatter: bool) {
+        let read = match run {
             [single] if scatter => scatter_one(source, single),
-            _ if scatter => scatter_all(source, stretch),
-            _ => self.through(source, stretch),
+            _ if scatter => scatter_all(source, run),
+            _ => self.read_buffered(source, run),
         };
         let Err(error) = read else { return };
-        match stretch {
+        match run {
             [single] => single.outcome = Some(Err(error)),
-            _ => stretch
+            _ => run
                 .iter_mut()
-                .for_each(|want| self.read(source, std::slice::from_mut(want), scatter)),
+                .for_each(|request| self.read(source, std::slice::from_mut(request), scatter)),
         }
     }
 
-    /// From the map or a buffer, copied or decompressed.
-    fn through<T>(
+    /// Copies or decompresses rows from the map or a buffer.
+    fn read_buffered<T>(
         &mut self,
         source: &Source,
-        stretch: &mut [Want<'_, T>],
+        run: &mut [RowRequest<'_, T>],
     ) -> Result<(), SegmentError> {
-        let Tools {
+        let Scratch {
             stored,
             frame,
             shuffled,
             zstd,
         } = self;
-        let begin = stretch[0].row.offset;
-        let len = (stretch[stretch.len() - 1].row.end() - begin) as usize;
+        let begin = run[0].row.offset;
+        let len = (run[run.len() - 1].row.end() - begin) as usize;
         let bytes = source.bytes(begin, len, stored)?;
-        for want in stretch {
-            let at = (want.row.offset - begin) as usize;
-            let (stored, rest) = bytes[at..].split_at(want.row.stored_len as usize);
+        for request in run {
+            let RowRequest {
+                row, group, out, ..
+            } = request;
+            let at = (row.offset - begin) as usize;
+            let (stored, rest) = bytes[at..].split_at(row.stored_len as usize);
             let sum = std::array::from_fn(|i| rest[i]);
-            // Of a map, a copy is what is checked and used: it may change under our hands.
-            want.outcome = Some(if want.row.encoding.is_raw() {
-                want.out.copy_from_slice(stored);
-                check(want.row, want.group, want.out, sum)
+            // A map may change at any time, so a copy is checked and used.
+            request.outcome = Some(if row.encoding.is_raw() {
+                out.copy_from_slice(stored);
+                check(row, group, out, sum)
             } else {
                 let stored = if source.is_mapped() {
                     frame.clear();
@@ -155,14 +165,9 @@ impl Tools {
                 } else {
                     stored
                 };
-                check(want.row, want.group, stored, sum).and_then(|()| {
-                    decode(
-                        zstd,
-                        shuffled,
-                        want.row.encoding.element_bytes(),
-                        stored,
-                        want.out,
-                    )
+                check(row, group, stored, sum).and_then(|()| {
+                    let element_bytes = row.encoding.element_bytes();
+                    decode(zstd, shuffled, element_bytes, stored, out)
                 })
             });
         }
@@ -170,28 +175,28 @@ impl Tools {
     }
 }
 
-/// Raw rows without a map: the kernel copies each value to its destination.
-fn scatter_all<T>(source: &Source, stretch: &mut [Want<'_, T>]) -> Result<(), SegmentError> {
-    let begin = stretch[0].row.offset;
-    let mut sums = vec![[0; CHECKSUM_LEN]; stretch.len()];
-    let mut buffers = Vec::with_capacity(2 * stretch.len());
-    for (want, sum) in stretch.iter_mut().zip(&mut sums) {
-        buffers.push(IoSliceMut::new(want.out));
+/// Reads raw rows without a map: the kernel copies each value to its destination.
+fn scatter_all<T>(source: &Source, run: &mut [RowRequest<'_, T>]) -> Result<(), SegmentError> {
+    let begin = run[0].row.offset;
+    let mut sums = vec![[0; CHECKSUM_LEN]; run.len()];
+    let mut buffers = Vec::with_capacity(2 * run.len());
+    for (request, sum) in run.iter_mut().zip(&mut sums) {
+        buffers.push(IoSliceMut::new(request.out));
         buffers.push(IoSliceMut::new(sum));
     }
     source.scatter(begin, &mut buffers)?;
-    for (want, sum) in stretch.iter_mut().zip(sums) {
-        want.outcome = Some(check(want.row, want.group, want.out, sum));
+    for (request, sum) in run.iter_mut().zip(sums) {
+        request.outcome = Some(check(request.row, request.group, request.out, sum));
     }
     Ok(())
 }
 
-/// The same without an allocation, for rows that lie apart.
-fn scatter_one<T>(source: &Source, want: &mut Want<'_, T>) -> Result<(), SegmentError> {
+/// The same for one row, without an allocation.
+fn scatter_one<T>(source: &Source, request: &mut RowRequest<'_, T>) -> Result<(), SegmentError> {
     let mut sum = [0; CHECKSUM_LEN];
-    let mut buffers = [IoSliceMut::new(want.out), IoSliceMut::new(&mut sum)];
-    source.scatter(want.row.offset, &mut buffers)?;
-    want.outcome = Some(check(want.row, want.group, want.out, sum));
+    let mut buffers = [IoSliceMut::new(request.out), IoSliceMut::new(&mut sum)];
+    source.scatter(request.row.offset, &mut buffers)?;
+    request.outcome = Some(check(request.row, request.group, request.out, sum));
     Ok(())
 }
 
@@ -213,7 +218,7 @@ pub(crate) fn check(
     )))
 }
 
-/// Decompresses a value, and undoes what was done to it before.
+/// Decompresses a value, and unshuffles it.
 pub(super) fn decode(
     zstd: &mut Option<Decompressor<'static>>,
     shuffled: &mut Vec<u8>,
@@ -233,7 +238,7 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// Decompresses into exactly `out`: neither more nor less is accepted.
+/// Decompresses a frame, which must give exactly as many bytes as `out` has.
 fn decompress(
     zstd: &mut Option<Decompressor<'static>>,
     stored: &[u8],
@@ -253,8 +258,8 @@ fn decompress(
     }
 }
 
-/// Why a row does not decompress. That memory is short says nothing of it: the next time there may be
-/// some, and a repair must not take the row out.
+/// Why a row does not decompress. Lack of memory is not corruption: the row may be sound, and a repair
+/// must not remove it.
 pub(super) fn undecodable(error: io::Error) -> SegmentError {
     let inner = error.get_ref();
     let zstd = inner.and_then(|inner| inner.downcast_ref::<zstd::Error>());

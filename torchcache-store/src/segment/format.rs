@@ -1,17 +1,18 @@
-//! The bytes of a segment file, versions 1 and 2. Every offset is written here and in
-//! `docs/format.md`; golden files pin them. Apart from the writer and the reader so that
-//! both speak of one layout. Version 2 knows more ways to store a record; all else is alike.
+//! The byte layout of a segment file, versions 1 and 2: encoding and decoding of each structure,
+//! without I/O. `docs/format.md` describes the same layout, and golden files pin it.
 //!
 //! ```text
-//! header    16            magic, version
-//! records   …             each: stored bytes, then 8 bytes checksum; no gaps
-//! groups   …             each: raw_len u32, schema_len u32, schema bytes
-//! rows      40 each       key, stored_len, group, encoding; in the order of the records
-//! trailer   48            where the footer is, how much it holds, its checksum, magic
+//! header      16 bytes     magic, version
+//! records     variable     for each row: stored bytes, then a checksum of 8 bytes
+//! row groups  variable     each: raw_len u32, schema_len u32, schema      ┐
+//! row table   40 bytes     for each row: key, stored_len, group, encoding ┘ footer
+//! trailer     48 bytes     position and size of the footer, its checksum, magic
 //! ```
 //!
-//! Positions of records are not stored: each begins where the one before ends. So rows can
-//! neither overlap nor leave holes. All numbers are little-endian and of fixed width.
+//! Records are in the order of the row table, without gaps. Their positions are not stored: the
+//! first begins at 16, each other one where its predecessor ends, so records cannot overlap. All
+//! numbers are unsigned, little-endian and of fixed width. Version 2 added encodings 2 to 4;
+//! everything else is the same in both versions.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -26,11 +27,11 @@ pub const VERSION: u32 = 2;
 /// The longest schema, in bytes.
 pub const MAX_SCHEMA: usize = 4096;
 
-/// First bytes of a segment. As in PNG, a byte that is not text and both line ends, so that
-/// a transfer that mangles text is noticed.
+/// The first bytes of a segment. As in PNG, a non-ASCII byte and a CR LF reveal a transfer in text
+/// mode.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89TCSEG\r\n";
 
-/// Last bytes of a segment: if they are missing, so is the rest.
+/// The last bytes of a segment. A file that was cut short does not end with them.
 pub(crate) const END_MAGIC: [u8; 8] = *b"TCSEGEND";
 
 pub(crate) const HEADER_LEN: usize = 16;
@@ -39,49 +40,52 @@ pub(crate) const ROW_LEN: usize = 40;
 pub(crate) const CHECKSUM_LEN: usize = 8;
 pub(crate) const TRAILER_LEN: usize = 48;
 
-/// A segment of so many rows of one schema is at most so long.
+/// An upper bound for the size of a segment of `rows` rows of one schema.
 pub(crate) fn segment_bytes(rows: usize, row_len: usize, schema_len: usize) -> u64 {
-    /// More than a group costs beside its schema.
+    /// More than the bytes of a row group without its schema.
     const GROUP_LEN: usize = 16;
     let once = (HEADER_LEN + TRAILER_LEN + GROUP_LEN + schema_len) as u64;
     once + rows as u64 * (row_len + CHECKSUM_LEN + ROW_LEN) as u64
 }
 
-/// How many rows of a batch fit a segment of `max_bytes`, stored as they are.
+/// How many uncompressed rows of one schema fit into a segment of `max_bytes`.
 pub(crate) fn rows_within(max_bytes: u64, row_len: usize, schema_len: usize) -> usize {
     let none = segment_bytes(0, row_len, schema_len);
     let each = segment_bytes(1, row_len, schema_len) - none;
     usize::try_from(max_bytes.saturating_sub(none) / each).unwrap_or(usize::MAX)
 }
 
-/// Record positions must fit the 40 bits that the index gives them.
+/// The last record ends before this. Record positions must fit into the 40 bits that the index has
+/// for them.
 pub(crate) const MAX_DATA: u64 = 1 << 40;
 
-/// RowGroup numbers are 16 bits wide.
+/// The numbers of row groups have 16 bits.
 pub(crate) const MAX_GROUPS: usize = 1 << 16;
 
-/// zstd needs at least four bytes for each block of 128 KiB that it describes, so a row
-/// that claims to grow more than this lies about its length.
+/// The most bytes that one byte of a frame can decompress to. (zstd needs at least four bytes for
+/// each block of 128 KiB, which is half of this.) A record that claims more is corrupt.
 const MAX_EXPANSION: u64 = 1 << 16;
 
-/// How the bytes of a record are to be read. New ways get new numbers.
+/// How the stored bytes of a record become the value. A new encoding needs a new number and a new
+/// format version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum Encoding {
     /// The value itself.
     Raw = 0,
-    /// One zstd frame that holds the value, shorter than the value.
+    /// One zstd frame of the value, shorter than the value.
     Zstd = 1,
-    /// The same of the value's bytes grouped as numbers of two bytes. Since version 2.
+    /// One zstd frame of the value shuffled as elements of two bytes. Since version 2.
     ZstdShuffled2 = 2,
-    /// As numbers of four bytes. Since version 2.
+    /// The same with elements of four bytes. Since version 2.
     ZstdShuffled4 = 3,
-    /// As numbers of eight bytes. Since version 2.
+    /// The same with elements of eight bytes. Since version 2.
     ZstdShuffled8 = 4,
 }
 
 impl Encoding {
-    /// The way that a number stands for in a segment of this version.
+    /// The encoding of a number, if this format version has it.
     pub(crate) fn from_byte(byte: u8, version: u32) -> Option<Encoding> {
         match byte {
             0 => Some(Encoding::Raw),
@@ -94,7 +98,8 @@ impl Encoding {
         }
     }
 
-    /// The compressed way for numbers of so many bytes; bytes as they are for any other number.
+    /// The shuffled encoding for elements of this size; [`Zstd`](Encoding::Zstd) for sizes that have
+    /// none.
     pub(crate) fn shuffled(element_bytes: u8) -> Encoding {
         match element_bytes {
             2 => Encoding::ZstdShuffled2,
@@ -104,7 +109,7 @@ impl Encoding {
         }
     }
 
-    /// The bytes of the numbers that are shuffled; 1 if nothing is.
+    /// The size of the elements that are shuffled; 1 if nothing is shuffled.
     pub(crate) fn element_bytes(self) -> usize {
         match self {
             Encoding::Raw | Encoding::Zstd => 1,
@@ -123,13 +128,21 @@ fn xxh3(seed: u64, bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed, bytes)
 }
 
-/// What rows of one kind share: a schema and the length of the value.
+/// What the rows of one schema and one value length share in a segment. Rows refer to their group
+/// by its position in the footer.
+///
+/// ```text
+/// 0  4           raw_len: length of the value
+/// 4  4           schema_len: at most 4096
+/// 8  schema_len  schema
+/// ```
 #[derive(Clone, Debug)]
 pub struct RowGroup {
     /// The schema that the rows were stored with.
     pub schema: Arc<[u8]>,
     /// The length of each row's value.
     pub raw_len: u32,
+    /// XXH3-64 of the schema.
     digest: u64,
 }
 
@@ -142,7 +155,7 @@ impl RowGroup {
         }
     }
 
-    /// Whether a value of this group can be stored so, in so many bytes.
+    /// Whether a value of this group can be stored in this encoding and in this many bytes.
     pub(crate) fn allows(&self, encoding: Encoding, stored_len: u32) -> bool {
         if encoding.is_raw() {
             return stored_len == self.raw_len;
@@ -158,24 +171,32 @@ impl RowGroup {
     }
 }
 
-/// One entry of the row table.
+/// An entry of the row table.
+///
+/// ```text
+/// 0   32  key
+/// 32  4   stored_len
+/// 36  2   number of the row group
+/// 38  1   encoding
+/// 39  1   zero
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The key of the row.
     pub key: Key,
-    /// Where the record begins; implied by the records before it, not stored.
+    /// Where the record begins: where the previous one ends. Not stored.
     pub offset: u64,
-    /// Length of the stored bytes, without the checksum behind them.
+    /// The length of the stored bytes, without the checksum.
     pub stored_len: u32,
-    /// Number of the row's group within the segment.
+    /// The number of the row's group in this segment.
     pub group: u16,
-    /// How the bytes are stored.
+    /// How the value is stored.
     pub encoding: Encoding,
 }
 
 impl Row {
-    /// Where the next record begins. Does not overflow: a record is below 2^33 bytes and
-    /// begins below 2^40.
+    /// Where the next record begins. Does not overflow: a record has less than 2^33 bytes and begins
+    /// below 2^40.
     pub(crate) fn end(&self) -> u64 {
         self.offset + u64::from(self.stored_len) + CHECKSUM_LEN as u64
     }
@@ -189,7 +210,7 @@ impl Row {
         out // 39 is zero
     }
 
-    /// `None` if the entry has a encoding number or a padding byte that the version does not.
+    /// `None` if the version does not have the encoding, or the last byte is not zero.
     pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64, version: u32) -> Option<Row> {
         let [key @ .., a, b, c, d, e, f, encoding, 0] = *bytes else {
             return None;
@@ -204,9 +225,19 @@ impl Row {
     }
 }
 
-/// The checksum behind a record. It covers the whole key, the schema, both lengths and the
-/// way of storing besides the bytes, so that a sound record under the wrong entry does not
-/// pass. It does not cover the group number: a merge may give another one.
+/// The checksum of a record: XXH3-64 of the stored bytes, seeded with the XXH3-64 of
+///
+/// ```text
+/// 0   32  key
+/// 32  8   XXH3-64 of the schema
+/// 40  4   raw_len
+/// 44  4   stored_len
+/// 48  1   encoding
+/// 49  7   zero
+/// ```
+///
+/// So a sound record does not pass under the entry of another row. The number of the row group is
+/// not covered, since compaction changes it.
 pub(crate) fn record_checksum(
     key: &Key,
     group: &RowGroup,
@@ -231,6 +262,17 @@ pub(crate) fn header(version: u32) -> [u8; HEADER_LEN] {
 }
 
 /// The last 48 bytes of a segment.
+///
+/// ```text
+/// 0   8  footer_offset: where the row groups begin
+/// 8   8  footer_len: bytes of row groups and row table
+/// 16  4  number of rows
+/// 20  4  number of row groups: at most 65,536
+/// 24  4  version
+/// 28  4  zero
+/// 32  8  XXH3-64 of the footer, seeded with the XXH3-64 of trailer bytes 0..32
+/// 40  8  magic
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Trailer {
     pub(crate) footer_offset: u64,
@@ -241,21 +283,22 @@ pub(crate) struct Trailer {
 }
 
 impl Trailer {
-    /// Bytes that the checksum covers besides the footer.
+    /// The trailer bytes that the checksum covers.
     const SUMMED: usize = 32;
 
+    /// The bytes of the trailer for this footer.
     pub(crate) fn encode(&self, footer: &[u8]) -> [u8; TRAILER_LEN] {
         let mut sum = self.begin_sum();
         sum.write(footer);
         self.sealed(&sum)
     }
 
-    /// The checksum before the footer's bytes were given to it.
+    /// The hasher of the checksum, to be fed the footer.
     pub(crate) fn begin_sum(&self) -> XxHash3_64 {
         XxHash3_64::with_seed(xxh3(0, &self.summed()[..Self::SUMMED]))
     }
 
-    /// The bytes of the trailer, with the sum of the whole footer.
+    /// The bytes of the trailer, given the hasher that was fed the footer.
     pub(crate) fn sealed(&self, sum: &XxHash3_64) -> [u8; TRAILER_LEN] {
         let mut out = self.summed();
         out[32..40].copy_from_slice(&sum.finish().to_le_bytes());
@@ -273,8 +316,8 @@ impl Trailer {
         out
     }
 
-    /// Reads the fields; the caller checks them against the file before it trusts them, and
-    /// then compares the whole trailer with what [`encode`](Self::encode) gives.
+    /// Reads the fields, unchecked. The caller checks them against the file's length, and then
+    /// compares all 48 bytes with those of [`encode`](Self::encode).
     pub(crate) fn decode(bytes: &[u8; TRAILER_LEN]) -> Trailer {
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
@@ -292,7 +335,8 @@ impl Trailer {
 mod tests {
     use super::*;
 
-    /// Values of another implementation. XXH3 has other code for each of these ranges of length.
+    /// The values come from another implementation. XXH3 has different code for each of these ranges
+    /// of length.
     #[test]
     fn checksums_are_xxh3_64_at_every_length() {
         let bytes: Vec<u8> = (0..5000u32)

@@ -1,5 +1,5 @@
-//! Segment files: how they are written and read, without any knowledge of a store. A
-//! command line or a fuzzer uses this module alone.
+//! Segment files: their byte layout, writing and reading. This module knows nothing of a store, its
+//! index or its queue.
 //!
 //! ```
 //! use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
@@ -39,9 +39,9 @@ pub use writer::{FinishedSegment, SegmentWriter};
 
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
-pub(crate) use encoder::{Value, pack};
+pub(crate) use encoder::{Value, encode_rows};
 pub(crate) use ends::claimed_rows;
-pub(crate) use fetch::{Want, fetch};
+pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
 pub(crate) use name::{is_segment, segment_names};
 pub(crate) use reader::{Chunk, Chunks};

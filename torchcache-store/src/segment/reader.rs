@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::ends::{Ends, corrupt};
 use super::error::SegmentError;
-use super::fetch::{Want, check, fetch};
+use super::fetch::{RowRequest, check, fetch};
 use super::footer::{RowCursor, parse_groups};
 use super::format::{CHECKSUM_LEN, HEADER_LEN, ROW_LEN, Row, RowGroup, Trailer};
 use super::source::{Source, read_at};
@@ -129,15 +129,16 @@ impl SegmentReader {
                 out.len()
             ));
         }
-        let mut want = Want {
+        let mut request = RowRequest {
             tag: (),
             row,
             group,
             out,
             outcome: None,
         };
-        fetch(&self.source, std::slice::from_mut(&mut want));
-        want.outcome
+        fetch(&self.source, std::slice::from_mut(&mut request));
+        request
+            .outcome
             .unwrap_or_else(|| corrupt("the row was not read".into()))
     }
 

@@ -1,14 +1,14 @@
-//! Grouping the bytes of numbers by their significance, and back. Neighbouring numbers often share
-//! sign and exponent, which zstd sees only where those bytes stand side by side. Plain loops that
-//! the compiler turns into vector instructions.
+//! The byte shuffle before compression, and back: bytes of the same significance are grouped.
+//! Neighbouring numbers often share sign and exponent, which zstd finds only if those bytes are
+//! adjacent. Plain loops that the compiler vectorises.
 //!
-//! With `count` whole numbers of `N` bytes, byte `p` of number `i` goes to `p * count + i`. Bytes
-//! that are left over stay at the end.
+//! With `count` whole elements of `N` bytes, byte `p` of element `i` goes to `p * count + i`. The
+//! remaining bytes stay at the end.
 
-/// Writes the shuffled form of `plain`, which is as long.
+/// Writes the shuffled form of `plain` to `out`.
 ///
 /// # Panics
-/// If `element_bytes` is none of 2, 4 and 8, or the lengths differ.
+/// If `element_bytes` is not 2, 4 or 8, or the lengths differ.
 pub(crate) fn shuffle(element_bytes: usize, plain: &[u8], out: &mut [u8]) {
     match element_bytes {
         2 => split(plain, out, |two, plane| {
@@ -20,11 +20,11 @@ pub(crate) fn shuffle(element_bytes: usize, plain: &[u8], out: &mut [u8]) {
         8 => split(plain, out, |eight, plane| {
             (u64::from_le_bytes(eight) >> plane) as u8
         }),
-        other => unreachable!("numbers of {other} bytes are not shuffled"),
+        other => unreachable!("elements of {other} bytes are not shuffled"),
     }
 }
 
-/// Undoes [`shuffle`].
+/// Reverses [`shuffle`].
 ///
 /// # Panics
 /// As [`shuffle`] does.
@@ -33,12 +33,12 @@ pub(crate) fn unshuffle(element_bytes: usize, shuffled: &[u8], out: &mut [u8]) {
         2 => join::<2>(shuffled, out),
         4 => join::<4>(shuffled, out),
         8 => join_blocks::<8>(shuffled, out),
-        other => unreachable!("numbers of {other} bytes are not shuffled"),
+        other => unreachable!("elements of {other} bytes are not shuffled"),
     }
 }
 
-/// `byte` gives the byte of a number that begins at a bit. (Shifting a whole number is what gets
-/// vectorised; picking a byte of an array is not.)
+/// `byte` returns the byte of an element that begins at a bit. (The compiler vectorises the shift of
+/// a whole element, but not indexing its bytes.)
 fn split<const N: usize>(plain: &[u8], out: &mut [u8], byte: impl Fn([u8; N], usize) -> u8) {
     let (numbers, rest) = plain.as_chunks::<N>();
     let (planes, left_over) = out.split_at_mut(numbers.len() * N);
@@ -59,8 +59,8 @@ fn join<const N: usize>(shuffled: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The same, several numbers at a time: with this many bytes to a number, the simple loop is not
-/// vectorised.
+/// [`join`] for several elements at a time: for long elements, the compiler does not vectorise the
+/// simple loop.
 fn join_blocks<const N: usize>(shuffled: &[u8], out: &mut [u8]) {
     const BLOCK: usize = 8;
     let (numbers, left_over) = out.as_chunks_mut::<N>();
@@ -77,7 +77,7 @@ fn join_blocks<const N: usize>(shuffled: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The bytes of each significance, after what is left over went to where it belongs.
+/// The planes, one for each significance. Copies the remaining bytes to `left_over`.
 fn planes<'s, const N: usize>(shuffled: &'s [u8], left_over: &mut [u8]) -> [&'s [u8]; N] {
     let count = shuffled.len() / N;
     left_over.copy_from_slice(&shuffled[count * N..]);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_one_significance_stand_together_and_the_rest_at_the_end() {
+    fn bytes_are_grouped_by_significance() {
         assert_eq!(shuffled(2, b"aAbBcC."), b"abcABC.");
         assert_eq!(shuffled(4, b"1aA!2bB?..."), b"12abAB!?...");
         assert_eq!(shuffled(8, b"12345678abcdefgh"), b"1a2b3c4d5e6f7g8h");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn shuffling_is_undone_at_every_length_around_the_borders_of_blocks() {
+    fn unshuffle_reverses_shuffle_at_every_length() {
         let noise: Vec<u8> = (0..700u32)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();

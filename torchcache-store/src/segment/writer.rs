@@ -1,5 +1,5 @@
-//! Writing a segment: under a temporary name, synced, then renamed into place. A segment
-//! that is not finished leaves nothing behind but, after a kill, its temporary file.
+//! Writing a segment: under a temporary name, synced, then renamed. A segment that is not finished
+//! leaves nothing behind; after a kill, its temporary file.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -16,16 +16,16 @@ use crate::fs::temp_file::Temp;
 use crate::fs::{Directory, File, FileSystem, Os};
 use crate::key::Key;
 
-/// Rows go to the file in writes of this size, long ones too. It decides in what pieces the system
-/// caches the file, and so how fast it is read: a third as fast in the 4 KiB pieces that rows of
-/// 3 KiB would give, and three quarters as fast where each row of 196 KiB is written by itself.
+/// The size of writes. It decides in what units the page cache holds the file, and so how fast the
+/// file is read: a third as fast if rows of 3 KiB are written one by one (in units of 4 KiB), three
+/// quarters as fast with rows of 196 KiB.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A segment of so many rows is closed however small it is: whoever opens it has its row table in
-/// memory meanwhile, which should be little beside the index of a large store.
+/// The most rows of a segment that is written. While a segment is taken into the index, its row table
+/// is in memory, and should be small compared with the index.
 pub(crate) const MOST_ROWS: usize = 1 << 18;
 
-/// A segment in the making. Dropping it removes its file.
+/// A segment that is being written. Dropping it removes its file.
 #[derive(Debug)]
 pub struct SegmentWriter {
     out: BufWriter<Box<dyn File>>,
@@ -41,7 +41,7 @@ impl SegmentWriter {
     /// Begins a segment in `dir`.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// If the file cannot be created or written.
     pub fn create(dir: &Path) -> io::Result<SegmentWriter> {
         SegmentWriter::create_in(Os.open_dir(dir, false)?)
     }
@@ -62,20 +62,19 @@ impl SegmentWriter {
         })
     }
 
-    /// Tries whether segments can be written in a directory.
+    /// Checks that a file can be created and written in a directory.
     pub(crate) fn try_in(dir: Arc<dyn Directory>) -> io::Result<()> {
         let (temp, mut file) = Temp::create(dir)?;
         file.write_all(&header(VERSION))?;
         temp.remove()
     }
 
-    /// The size of the file if it were finished now.
+    /// The size that the file has if it is finished now.
     pub fn bytes(&self) -> u64 {
         self.offset + self.footer_len + TRAILER_LEN as u64
     }
 
-    /// Whether one more row of this kind fits the numbers of the format, and a footer that is
-    /// read at once.
+    /// Whether one more row fits within the limits of the format and of [`MOST_ROWS`].
     pub(crate) fn has_room(&self, stored_len: usize) -> bool {
         self.groups.len() < MAX_GROUPS
             && self.offset + (stored_len as u64) < MAX_DATA / 2
@@ -85,8 +84,9 @@ impl SegmentWriter {
     /// Appends a row whose value of `raw_len` bytes is stored as `stored`.
     ///
     /// # Errors
-    /// What the operating system says, or that a raw value has another length than it
-    /// states, or a compressed one is not shorter; afterwards the segment is of no use.
+    /// If the file cannot be written, or `stored` has a length that `encoding` does not allow: a raw
+    /// value must have `raw_len` bytes, a compressed one fewer. Afterwards the segment must be
+    /// dropped.
     pub fn push(
         &mut self,
         key: &Key,
@@ -120,7 +120,7 @@ impl SegmentWriter {
     }
 
     fn group_number(&mut self, schema: &Arc<[u8]>, raw_len: u32) -> io::Result<u16> {
-        // Rows of one batch follow each other, so the newest group is most often the one.
+        // Rows of one batch follow each other, so it is usually the newest group.
         if let Some(last) = self.groups.last()
             && last.raw_len == raw_len
             && last.schema == *schema
@@ -137,10 +137,10 @@ impl SegmentWriter {
         Ok(number)
     }
 
-    /// Writes the footer and waits until all of it is on the medium.
+    /// Writes the footer and syncs the file.
     ///
     /// # Errors
-    /// What the operating system says; the file is removed.
+    /// If the file cannot be written or synced; the file is removed.
     pub fn finish(mut self) -> io::Result<FinishedSegment> {
         let bytes = self.bytes();
         let (footer, trailer) = Footer::from_parts(self.groups, &self.entries);
@@ -172,7 +172,7 @@ impl FinishedSegment {
         self.bytes
     }
 
-    /// What the segment holds.
+    /// The rows of the segment and their groups.
     pub fn footer(&self) -> &Footer {
         &self.footer
     }
@@ -181,16 +181,15 @@ impl FinishedSegment {
         &*self.file
     }
 
-    /// Where it will be.
+    /// The directory that the segment is written to.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
         self.temp.dir()
     }
 
-    /// Gives the segment its name. An existing file is never replaced. The directory is not
-    /// synced; that is the caller's, who may hold a lock here.
+    /// Gives the segment its name. An existing file is never replaced. The directory is not synced.
     ///
     /// # Errors
-    /// What the operating system says; the file is removed.
+    /// If the file cannot be renamed; the file is removed.
     pub fn publish(self) -> io::Result<PathBuf> {
         self.publish_footer().map(|(path, _)| path)
     }
