@@ -35,7 +35,7 @@ const SYSTEM_CALL_COST: usize = 6 << 10;
 const DECOMPRESSION_COST: usize = 8;
 
 /// A row to be read from disk. Its tag is the slot of the caller, and its segment.
-type Want<'a> = segment::RowRequest<'a, (usize, &'a Arc<LiveSegment>)>;
+type Request<'a> = segment::RowRequest<'a, (usize, &'a Arc<LiveSegment>)>;
 
 /// Reads rows into buffers of their lengths, and returns for each whether it was read. Rows that have
 /// moved are looked up again by `relocate`.
@@ -116,7 +116,7 @@ fn read_once<'a>(
     ok: &mut [bool],
     mmap: bool,
 ) -> Failed {
-    let mut wants: Vec<Want<'a>> = Vec::with_capacity(ok.len());
+    let mut requests: Vec<Request<'a>> = Vec::with_capacity(ok.len());
     for (slot, (row, out)) in rows.zip(out).enumerate() {
         match row.map(|row| &row.place) {
             None => {}
@@ -124,7 +124,7 @@ fn read_once<'a>(
                 out.copy_from_slice(batch.value(*row));
                 ok[slot] = true;
             }
-            Some(Place::Disk(segment, row)) => wants.push(Want {
+            Some(Place::Disk(segment, row)) => requests.push(Request {
                 tag: (slot, segment),
                 row,
                 group: row_group(segment, row),
@@ -133,18 +133,18 @@ fn read_once<'a>(
             }),
         }
     }
-    let position = |want: &Want<'_>| (want.tag.1.id, want.row.offset);
-    if !wants.is_sorted_by_key(position) {
-        wants.sort_unstable_by_key(position);
+    let position = |request: &Request<'_>| (request.tag.1.id, request.row.offset);
+    if !requests.is_sorted_by_key(position) {
+        requests.sort_unstable_by_key(position);
     }
     let mut failed = Failed {
-        vanished: fetch(catalog, &mut wants, mmap),
+        vanished: fetch(catalog, &mut requests, mmap),
         corrupt: Vec::new(),
     };
     let mut corrupt: HashMap<u32, (&LiveSegment, HashSet<Key>)> = HashMap::new();
-    for want in wants {
-        let (slot, segment) = want.tag;
-        match want.outcome {
+    for request in requests {
+        let (slot, segment) = request.tag;
+        match request.outcome {
             Some(Ok(())) => ok[slot] = true,
             Some(Err(SegmentError::Io(error))) if is_stale_handle(&error) => {
                 file_cache::close(segment.id);
@@ -152,10 +152,10 @@ fn read_once<'a>(
             }
             Some(Err(error)) => {
                 catalog.faults.note(error.fault(), &segment.path, error);
-                catalog.invalidate(segment, &want.row.key);
+                catalog.invalidate(segment, &request.row.key);
                 let entry = corrupt.entry(segment.id);
                 let (_, keys) = entry.or_insert_with(|| (segment, HashSet::new()));
-                keys.insert(want.row.key);
+                keys.insert(request.row.key);
                 failed.corrupt.push(slot);
             }
             None => {}
@@ -174,10 +174,10 @@ fn is_stale_handle(error: &io::Error) -> bool {
 }
 
 /// Reads rows that are sorted by position, and returns the slots of those whose files are gone.
-fn fetch(catalog: &Catalog, wants: &mut [Want<'_>], mmap: bool) -> Vec<usize> {
+fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<usize> {
     let mut vanished = Vec::new();
     let mut open = Vec::new();
-    for group in wants.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
+    for group in requests.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
         let segment = group[0].tag.1;
         let mut source = catalog.source(segment, mmap);
         // The process may have no descriptor left because this call holds so many.
@@ -191,7 +191,7 @@ fn fetch(catalog: &Catalog, wants: &mut [Want<'_>], mmap: bool) -> Vec<usize> {
                 open.push((source, group));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                vanished.extend(group.iter().map(|want| want.tag.0));
+                vanished.extend(group.iter().map(|request| request.tag.0));
             }
             // It may pass (too many open files, say), so the rows stay in the index.
             Err(error) => group
@@ -204,42 +204,42 @@ fn fetch(catalog: &Catalog, wants: &mut [Want<'_>], mmap: bool) -> Vec<usize> {
 }
 
 /// Reads rows of some files, on several threads if there is enough to do.
-fn fetch_files(files: Vec<(Arc<Source>, &mut [Want<'_>])>) {
-    let total: usize = files.iter().flat_map(|(_, wants)| costs(wants)).sum();
+fn fetch_files(files: Vec<(Arc<Source>, &mut [Request<'_>])>) {
+    let total: usize = files.iter().flat_map(|(_, requests)| costs(requests)).sum();
     if total < MIN_PARALLEL_COST || threads::count() < 2 {
-        for (source, wants) in files {
-            segment::fetch(&source, wants);
+        for (source, requests) in files {
+            segment::fetch(&source, requests);
         }
         return;
     }
     let share = (total / (2 * threads::count())).max(MIN_PIECE_COST);
-    let pieces = files
-        .into_iter()
-        .flat_map(|(source, wants)| split(wants, share).map(move |piece| (source.clone(), piece)));
-    threads::for_each(threads::count(), pieces, |(source, wants)| {
-        segment::fetch(&source, wants);
+    let pieces = files.into_iter().flat_map(|(source, requests)| {
+        split(requests, share).map(move |piece| (source.clone(), piece))
+    });
+    threads::for_each(threads::count(), pieces, |(source, requests)| {
+        segment::fetch(&source, requests);
     });
 }
 
 /// The cost of each row, in bytes that could be copied meanwhile.
-fn costs(wants: &[Want<'_>]) -> impl Iterator<Item = usize> {
+fn costs(requests: &[Request<'_>]) -> impl Iterator<Item = usize> {
     let cost = |at: usize| {
-        let want = &wants[at];
-        let is_contiguous = at > 0 && wants[at - 1].is_followed_by(want);
-        let per_byte = match want.row.encoding.is_raw() {
+        let request = &requests[at];
+        let is_contiguous = at > 0 && requests[at - 1].is_followed_by(request);
+        let per_byte = match request.row.encoding.is_raw() {
             true => 1,
             false => DECOMPRESSION_COST,
         };
-        want.out.len() * per_byte + if is_contiguous { 0 } else { SYSTEM_CALL_COST }
+        request.out.len() * per_byte + if is_contiguous { 0 } else { SYSTEM_CALL_COST }
     };
-    (0..wants.len()).map(cost)
+    (0..requests.len()).map(cost)
 }
 
 /// Splits rows into pieces of about this cost each.
 fn split<'w, 'a>(
-    mut wants: &'w mut [Want<'a>],
+    mut requests: &'w mut [Request<'a>],
     share: usize,
-) -> impl Iterator<Item = &'w mut [Want<'a>]> {
+) -> impl Iterator<Item = &'w mut [Request<'a>]> {
     std::iter::from_fn(move || {
         let mut cost = 0;
         let within = |next: &usize| {
@@ -247,9 +247,9 @@ fn split<'w, 'a>(
             cost += next;
             is_within
         };
-        let len = costs(wants).take_while(within).count();
-        let (piece, rest) = std::mem::take(&mut wants).split_at_mut(len);
-        wants = rest;
+        let len = costs(requests).take_while(within).count();
+        let (piece, rest) = std::mem::take(&mut requests).split_at_mut(len);
+        requests = rest;
         (!piece.is_empty()).then_some(piece)
     })
 }

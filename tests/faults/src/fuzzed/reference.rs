@@ -121,7 +121,7 @@ impl<'f> Tables<'f> {
 }
 
 /// The rows of a segment, in the order of the file; or what is wrong with all of it. The checks have
-/// the numbers of the section "What a reader holds true".
+/// the numbers of the section "Validity".
 ///
 /// # Errors
 /// Under which kind the store is to count the file.
