@@ -4,11 +4,14 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{batch, count_right, fetch, key, keys, patient, segments, temps, value};
+use crate::common::{
+    OnWarning, batch, count_right, fetch, key, keys, patient, segments, temps, value,
+};
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
 use torchcache_store::{Compression, Config, Fault, Store};
 
@@ -23,79 +26,6 @@ fn small_segment(dir: &Path) -> (PathBuf, Vec<u8>) {
     let path = segments(dir).pop().expect("one segment");
     let bytes = fs::read(&path).expect("it can be read");
     (path, bytes)
-}
-
-/// Opens the directory and fetches all rows; returns how many were right, and the faults.
-fn look(dir: &Path, mmap: bool, len: usize) -> (usize, u64) {
-    let store = Store::open(dir, Config { mmap, ..patient() }).expect("it opens");
-    let right = count_right(&store, &keys(0..3), len);
-    (right, store.stats().faults.total())
-}
-
-#[test]
-fn every_flipped_bit_is_a_counted_miss() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (path, sound) = small_segment(dir.path());
-    assert_eq!(look(dir.path(), false, LEN), (3, 0));
-    for at in 0..sound.len() {
-        for bit in [0x01, 0x80, 0xFF] {
-            let mut bytes = sound.clone();
-            bytes[at] ^= bit;
-            fs::write(&path, &bytes).expect("it can be written");
-            let (right, faults) = look(dir.path(), at % 2 == 0, LEN);
-            assert!(
-                right < 3 && faults > 0,
-                "byte {at} flipped by {bit:02x}: {right} right, {faults} faults"
-            );
-        }
-    }
-}
-
-#[test]
-fn every_flipped_byte_of_a_compressed_segment_is_a_counted_miss() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = Config {
-        compression: Some(Compression {
-            level: 3,
-            threads: 1,
-        }),
-        ..patient()
-    };
-    let store = Store::open(dir.path(), config).expect("it opens");
-    store.put(batch(&keys(0..3), "zstd", 200));
-    store.flush().expect("it is written");
-    drop(store);
-    let path = segments(dir.path()).pop().expect("one segment");
-    let sound = fs::read(&path).expect("it can be read");
-    assert_eq!(look(dir.path(), false, 200), (3, 0));
-    for at in 0..sound.len() {
-        let mut bytes = sound.clone();
-        bytes[at] ^= 0x10;
-        fs::write(&path, &bytes).expect("it can be written");
-        let (right, faults) = look(dir.path(), at % 2 == 0, 200);
-        assert!(
-            right < 3 && faults > 0,
-            "byte {at}: {right} right, {faults} faults"
-        );
-    }
-}
-
-#[test]
-fn every_truncation_is_a_counted_miss_and_the_file_is_left_alone() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let (path, sound) = small_segment(dir.path());
-    for len in 0..sound.len() {
-        fs::write(&path, &sound[..len]).expect("it can be written");
-        let store = Store::open(dir.path(), patient()).expect("it opens");
-        assert_eq!(count_right(&store, &keys(0..3), LEN), 0);
-        assert_eq!(
-            store.stats().faults.get(Fault::Truncated),
-            1,
-            "cut to {len} bytes"
-        );
-        assert_eq!(store.stats().faults.total(), 1);
-        assert_eq!(fs::read(&path).expect("it is there"), &sound[..len]);
-    }
 }
 
 #[test]
@@ -209,48 +139,6 @@ fn a_vanished_segment_is_a_counted_miss() {
 }
 
 #[test]
-fn a_directory_deleted_underneath_is_made_again() {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    let dir = root.path().join("cache");
-    let store = Store::open(&dir, patient()).expect("it opens");
-    store.put(batch(&keys(0..3), "raw", LEN));
-    store.flush().expect("it is written");
-    fs::remove_dir_all(&dir).expect("it can be removed");
-    store.put(batch(&keys(3..6), "raw", LEN));
-    store.flush().expect("it is written into a new directory");
-    assert_eq!(count_right(&store, &keys(0..6), LEN), 3);
-    assert_eq!(segments(&dir).len(), 1);
-}
-
-#[test]
-fn rows_that_cannot_be_written_are_given_up_and_the_next_ones_tried() {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    let dir = root.path().join("cache");
-    let store = Store::open(&dir, patient()).expect("it opens");
-    fs::remove_dir_all(&dir).expect("it can be removed");
-    fs::write(&dir, "in the way").expect("it can be written");
-    store.put(batch(&keys(0..3), "raw", LEN));
-    assert_eq!(count_right(&store, &keys(0..3), LEN), 3, "still queued");
-    let error = store.flush().expect_err("the rows are lost").to_string();
-    assert!(error.contains("3 rows"), "{error}");
-    assert_eq!(
-        count_right(&store, &keys(0..3), LEN),
-        0,
-        "misses, not errors"
-    );
-    assert!(store.stats().faults.get(Fault::Write) >= 1);
-    assert_eq!(
-        (store.stats().lost_rows, store.stats().pending_bytes),
-        (3, 0)
-    );
-
-    fs::remove_file(&dir).expect("it can be removed");
-    store.put(batch(&keys(0..3), "raw", LEN));
-    store.flush().expect("the trouble is over");
-    assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
-}
-
-#[test]
 fn only_old_temporary_files_of_dead_writers_are_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let age = |name: &str, hours: u64| {
@@ -334,5 +222,27 @@ fn a_mapped_file_that_changes_while_it_is_read_gives_right_rows_or_none() {
         });
         done.store(true, Ordering::Relaxed);
         assert!(wrong.is_none() && right > 0, "{wrong:?}, {right} right");
+    });
+}
+
+#[test]
+fn each_kind_of_fault_is_warned_of_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, len) in [("a", 10), ("b", 20), ("c", 100), ("d", 200), ("e", 300)] {
+        let path = dir.path().join(name).with_extension("tcs");
+        fs::write(path, vec![7; len]).unwrap();
+    }
+    let warnings = Arc::new(AtomicU64::new(0));
+    let counted = warnings.clone();
+    let count = OnWarning(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    tracing::subscriber::with_default(count, || {
+        let store = Store::open(dir.path(), patient()).unwrap();
+        store.refresh();
+        let faults = store.stats().faults;
+        assert_eq!(faults.get(Fault::Truncated), 2);
+        assert_eq!(faults.get(Fault::Corrupt), 3);
+        assert_eq!(warnings.load(Ordering::Relaxed), 2, "one of each kind");
     });
 }

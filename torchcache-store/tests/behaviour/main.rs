@@ -1,21 +1,20 @@
 //! The behaviour of the store as a caller sees it. One test program, since some of its tests
 //! start it again as another process.
 
+mod admin;
 mod common;
 mod cores;
 mod duplicates;
 mod faults;
 mod golden;
 mod keeping;
-mod lies;
 mod limits;
-mod maintain;
-mod model;
 mod numbers;
 mod private_dir;
 mod processes;
 mod round_trip;
 mod scale;
+mod segment;
 mod shared_rows;
 #[cfg(all(
     target_os = "linux",

@@ -1,10 +1,9 @@
 //! Rows that are numbers, of a length that the caller tells: where that is shorter they are stored
 //! shuffled, and come back as they were.
 
-use std::fs;
 use std::path::Path;
 
-use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments};
+use crate::common::{batch, count_right, fetch_all, keys, patient, segments};
 use torchcache_store::segment::{Encoding, SegmentReader};
 use torchcache_store::{Compression, Config, Key, RowBatch, Store};
 
@@ -69,61 +68,6 @@ fn numbers_take_less_space_and_come_back_as_they_were() {
         }
     }
     assert!(sizes[1] * 100 < sizes[0] * 95, "{sizes:?}");
-}
-
-#[test]
-fn every_flipped_byte_of_a_shuffled_segment_is_a_counted_miss() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), zstd()).expect("it opens");
-    let rows = keys(0..3);
-    put(&store, &rows, 100, 4);
-    drop(store);
-    let path = segments(dir.path()).remove(0);
-    assert_eq!(encodings(&path), [Encoding::ZstdShuffled4; 3]);
-    let sound = fs::read(&path).expect("it can be read");
-    for at in 0..sound.len() {
-        let mut bytes = sound.clone();
-        bytes[at] ^= 1 << (at % 8);
-        fs::write(&path, bytes).expect("it can be written");
-        let store = Store::open(dir.path(), zstd()).expect("it opens");
-        let mut misses = 0;
-        for (key, row) in rows.iter().zip(fetch_all(&store, &rows)) {
-            match row {
-                Some(row) => assert!(row == features(key, 100), "a wrong row, byte {at}"),
-                None => misses += 1,
-            }
-        }
-        let faults = store.stats().faults.total();
-        assert!(
-            misses > 0 && faults > 0,
-            "byte {at}: {misses} misses, {faults} faults"
-        );
-    }
-}
-
-#[test]
-fn segments_of_the_first_version_are_merged_with_new_ones() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1.tcs");
-    fs::copy(fixture, dir.path().join("0.tcs")).expect("it is copied");
-    let store = Store::open(dir.path(), zstd()).expect("it opens");
-    let of_the_fixture = store.locate(&keys(0..6));
-    assert_eq!(of_the_fixture.iter().flatten().count(), 5);
-    let before = fetch_all(&store, &keys(1..6));
-    for n in 0..7 {
-        put(&store, &keys(100 + n..101 + n), 100, 4);
-    }
-    assert_eq!(store.stats().compacted_segments, 8);
-    let merged = segments(dir.path());
-    assert_eq!(merged.len(), 1);
-    let stored = encodings(&merged[0]);
-    assert!(stored.contains(&Encoding::Zstd) && stored.contains(&Encoding::ZstdShuffled4));
-    assert_eq!(fetch_all(&store, &keys(1..6)), before);
-    for n in 100..107 {
-        let row = fetch_all(&store, &[key(n)]).pop().flatten();
-        assert!(row == Some(features(&key(n), 100)), "row {n}");
-    }
-    assert_eq!(store.stats().faults.total(), 0);
 }
 
 #[test]

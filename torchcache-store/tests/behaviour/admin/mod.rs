@@ -1,6 +1,6 @@
 //! Looking after caches from outside, beside the stores that use them.
 
-mod beside;
+mod concurrent;
 mod prune;
 mod repair;
 mod rows;
