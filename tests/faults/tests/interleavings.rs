@@ -91,7 +91,7 @@ fn a_row_that_was_put_is_never_absent() {
 
 /// Callers that wait for room get it, and nobody waits for ever.
 #[test]
-fn a_full_queue_lets_everybody_through_in_the_end() {
+fn a_full_queue_lets_every_caller_through() {
     check(|| {
         let sim = Sim::new();
         let store = opened(&sim, 1); // room for one batch at a time
@@ -200,7 +200,7 @@ fn two_processes_that_write_lose_nothing() {
 
 /// One writes, and another takes away: it clears, or brings the directory within a limit of its own.
 #[test]
-fn what_another_process_takes_away_is_right_or_missing() {
+fn rows_taken_away_by_another_process_are_right_or_missing() {
     for takes in [Store::clear as fn(&Store), evict] {
         check(move || {
             let sim = Sim::new();
@@ -239,7 +239,7 @@ fn evict(store: &Store) {
 
 /// Also where it is set while a segment that was admitted before is about to get its name.
 #[test]
-fn a_limit_that_is_set_lower_is_met() {
+fn a_lower_limit_is_enforced() {
     check(|| {
         let sim = Sim::new();
         let store = opened(&sim, 1 << 20);

@@ -19,7 +19,7 @@ use torchcache_store::{Fault, Store};
 const LEN: usize = 100;
 
 #[test]
-fn rows_that_are_cleared_while_they_are_written_do_not_come_back() {
+fn rows_cleared_while_they_are_written_do_not_come_back() {
     static STORES: [OnceLock<Store>; 3] = [const { OnceLock::new() }; 3];
     for (store, call) in STORES.iter().zip([Call::Create, Call::Write, Call::Sync]) {
         let calls = Arc::new(Counter::default());
@@ -50,7 +50,7 @@ fn rows_that_are_cleared_while_they_are_written_do_not_come_back() {
 }
 
 #[test]
-fn rows_that_were_cleared_do_not_come_back_when_the_power_goes() {
+fn cleared_rows_do_not_come_back_after_a_power_cut() {
     for seed in 0..50 {
         let (sim, mut rng) = (Sim::new(), Rng::with_seed(seed));
         let open = || Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
@@ -65,7 +65,7 @@ fn rows_that_were_cleared_do_not_come_back_when_the_power_goes() {
 }
 
 #[test]
-fn segments_that_another_process_clears_while_they_are_merged_do_not_come_back() {
+fn a_merge_does_not_revive_segments_cleared_meanwhile() {
     let sim = Sim::new();
     let other = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
     let renamed = Arc::new(Counter::default());
@@ -94,7 +94,7 @@ fn segments_that_another_process_clears_while_they_are_merged_do_not_come_back()
 }
 
 #[test]
-fn a_segment_that_becomes_a_link_between_listing_and_opening_is_not_followed() {
+fn a_segment_that_turns_into_a_link_is_not_followed() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (dir, away) = (root.path().join("cache"), root.path().join("away"));
     for place in [&dir, &away] {
@@ -127,7 +127,7 @@ fn a_segment_that_becomes_a_link_between_listing_and_opening_is_not_followed() {
 }
 
 #[test]
-fn rows_of_a_segment_that_cannot_be_opened_for_a_moment_are_found_afterwards() {
+fn a_segment_that_failed_to_open_is_opened_later() {
     let sim = Sim::new();
     let first = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
     first.put(batch(0..3, LEN));

@@ -60,7 +60,7 @@ fn every_row_of_a_large_read_arrives_where_it_belongs() {
 }
 
 #[test]
-fn tasks_of_a_pool_and_other_threads_read_the_same_store_at_once() {
+fn pool_tasks_and_threads_read_one_store_at_once() {
     let (_dir, store) = mixed(false);
     let all = keys(0..ROWS);
     let read = || assert_eq!(count_right(&store, &all, LEN), ROWS as usize);
@@ -81,7 +81,7 @@ fn tasks_of_a_pool_and_other_threads_read_the_same_store_at_once() {
 }
 
 #[test]
-fn a_bad_row_in_a_large_read_costs_itself_alone() {
+fn a_corrupt_row_in_a_large_read_costs_only_itself() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     store.put(batch(&keys(0..100), "u8", LEN));
@@ -107,7 +107,7 @@ fn a_bad_row_in_a_large_read_costs_itself_alone() {
 }
 
 #[test]
-fn reads_of_more_files_than_are_opened_at_once_are_complete() {
+fn a_read_of_many_files_is_complete() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     // Each batch fills a segment, so that nothing is merged.
     let config = Config {
@@ -127,7 +127,7 @@ fn reads_of_more_files_than_are_opened_at_once_are_complete() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_thread_that_writes_gives_way_and_the_callers_do_not() {
+fn only_the_flusher_lowers_its_priority() {
     // The 19th field, counted from the end of the name, which is in brackets.
     let niceness = |task: &std::path::Path| -> i64 {
         let stat = fs::read_to_string(task.join("stat")).expect("a task has its figures");

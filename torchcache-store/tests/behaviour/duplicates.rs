@@ -54,7 +54,7 @@ fn copy_to(dir: &TempDir, segment: &Path) {
 }
 
 #[test]
-fn rows_located_before_a_merge_by_another_process_are_still_read() {
+fn rows_located_before_a_foreign_merge_are_still_read() {
     // The other process is a second directory here: its merged file is moved over, as the
     // rename of a merge would do, and the sources removed.
     let (here, store, there) = beside(0..20);
@@ -72,7 +72,7 @@ fn rows_located_before_a_merge_by_another_process_are_still_read() {
 }
 
 #[test]
-fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
+fn a_copy_is_read_when_the_first_segment_is_removed() {
     let (here, store, there) = beside(0..5);
     let first = segments(here.path()).remove(0);
     let second = segments(there.path()).remove(0);
@@ -91,7 +91,7 @@ fn a_duplicate_segment_takes_over_when_the_first_one_goes() {
 
 /// Before, such a row was computed again and stored once more after each opening.
 #[test]
-fn a_row_whose_record_is_bad_is_read_where_it_was_stored_again() {
+fn a_row_with_a_corrupt_record_is_read_from_its_next_copy() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let open = || Store::open(dir.path(), patient()).expect("it opens");
     let store = open();
@@ -119,7 +119,7 @@ fn a_row_whose_record_is_bad_is_read_where_it_was_stored_again() {
 }
 
 #[test]
-fn the_first_of_two_segments_is_read_however_the_store_is_opened() {
+fn the_oldest_of_two_copies_is_read_after_any_opening() {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
     for (dir, rows) in [(&here, 0..5), (&there, 3..9)] {
@@ -140,7 +140,7 @@ fn the_first_of_two_segments_is_read_however_the_store_is_opened() {
 }
 
 #[test]
-fn a_corrupt_row_does_not_come_back_when_another_segment_goes() {
+fn a_corrupt_row_does_not_come_back() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     for n in 0..2 {
@@ -187,7 +187,7 @@ fn merge_with_more(store: &Store) {
 }
 
 #[test]
-fn a_duplicate_takes_over_when_the_first_one_was_merged_and_then_goes() {
+fn a_copy_is_read_after_the_merged_one_is_removed() {
     let (here, store) = beside_a_large_segment();
     merge_with_more(&store);
     assert_eq!(store.stats().rows, 408);
@@ -199,7 +199,7 @@ fn a_duplicate_takes_over_when_the_first_one_was_merged_and_then_goes() {
 }
 
 #[test]
-fn a_sound_duplicate_takes_over_when_a_merge_drops_a_corrupt_one() {
+fn a_sound_copy_is_read_when_a_merge_drops_a_corrupt_one() {
     let (here, store) = beside_a_large_segment();
     let first = segments(here.path()).remove(0);
     let mut bytes = fs::read(&first).expect("it can be read");

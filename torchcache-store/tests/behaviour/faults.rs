@@ -29,7 +29,7 @@ fn small_segment(dir: &Path) -> (PathBuf, Vec<u8>) {
 }
 
 #[test]
-fn a_segment_cut_short_while_it_is_open_costs_only_the_rows_behind_the_cut() {
+fn truncating_an_open_segment_costs_only_rows_after_the_cut() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (path, sound) = small_segment(dir.path());
     let store = Store::open(dir.path(), patient()).expect("it opens");
@@ -139,7 +139,7 @@ fn a_vanished_segment_is_a_counted_miss() {
 }
 
 #[test]
-fn only_old_temporary_files_of_dead_writers_are_removed() {
+fn opening_removes_only_stale_temporary_files() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let age = |name: &str, hours: u64| {
         let path = dir.path().join(name);
@@ -175,7 +175,7 @@ fn only_old_temporary_files_of_dead_writers_are_removed() {
 }
 
 #[test]
-fn a_mapped_file_that_changes_while_it_is_read_gives_right_rows_or_none() {
+fn a_mapped_file_that_changes_gives_right_rows_or_none() {
     const LEN: usize = 200_000;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let compression = Some(Compression {

@@ -17,7 +17,7 @@ fn keeping(max_bytes: u64) -> Config {
 }
 
 #[test]
-fn a_full_directory_that_keeps_what_it_has_writes_nothing_more() {
+fn a_full_directory_without_eviction_takes_no_rows() {
     let zstd = Compression {
         level: 1,
         threads: 1,
@@ -53,7 +53,7 @@ fn a_full_directory_that_keeps_what_it_has_writes_nothing_more() {
 }
 
 #[test]
-fn what_is_there_stays_when_another_process_exceeds_the_limit() {
+fn rows_stay_when_another_process_exceeds_the_limit() {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
     let store = Store::open(here.path(), keeping(10 * 9_500)).expect("it opens");
@@ -79,7 +79,7 @@ fn what_is_there_stays_when_another_process_exceeds_the_limit() {
 }
 
 #[test]
-fn a_directory_opened_over_its_limit_is_brought_within_it() {
+fn a_directory_above_its_limit_is_evicted_at_opening() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), keeping(1 << 30)).expect("it opens");
     put_each(&store, 0..10);
@@ -92,7 +92,7 @@ fn a_directory_opened_over_its_limit_is_brought_within_it() {
 }
 
 #[test]
-fn a_lower_limit_does_not_wait_for_rows_that_wait_for_company() {
+fn a_lower_limit_does_not_wait_for_queued_rows() {
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = |max_bytes| Config {
@@ -113,7 +113,7 @@ fn a_lower_limit_does_not_wait_for_rows_that_wait_for_company() {
 }
 
 #[test]
-fn what_cannot_be_read_stays_while_there_is_room_and_then_goes() {
+fn unreadable_segments_stay_while_there_is_room() {
     for (junk, beside) in [(50_000, 5), (95_000, 0)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("junk.tcs");

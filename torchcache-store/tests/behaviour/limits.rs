@@ -87,7 +87,7 @@ fn the_limit_counts_what_earlier_runs_left() {
 }
 
 #[test]
-fn reading_is_told_to_other_processes_by_the_file_s_time() {
+fn reads_update_the_file_time_for_other_processes() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     put_each(&store, 0..1);
@@ -133,7 +133,7 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 }
 
 #[test]
-fn segments_that_are_cleared_while_they_are_merged_are_no_fault() {
+fn clearing_segments_during_a_merge_is_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     let (merging, eight) = (AtomicBool::new(true), AtomicU64::new(0));
@@ -165,7 +165,7 @@ fn segments_that_are_cleared_while_they_are_merged_are_no_fault() {
 }
 
 #[test]
-fn batches_that_fit_one_by_one_are_not_refused_together() {
+fn batches_that_fit_singly_are_not_refused_together() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), tight(7_000)).expect("it opens");
     store.put(batch(&keys(0..1), "a", 3_500));
@@ -179,7 +179,7 @@ fn batches_that_fit_one_by_one_are_not_refused_together() {
 }
 
 #[test]
-fn of_a_batch_larger_than_the_limit_the_first_rows_are_kept() {
+fn the_first_rows_of_a_batch_above_the_limit_are_kept() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), tight(5 * 9_500)).expect("it opens");
     store.put(batch(&keys(100..110), "a", LEN));
@@ -194,7 +194,7 @@ fn of_a_batch_larger_than_the_limit_the_first_rows_are_kept() {
 }
 
 #[test]
-fn what_cannot_be_read_is_evicted_first_and_a_future_version_never() {
+fn unreadable_segments_are_evicted_first_newer_ones_never() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
     put_each(&store, 0..4);
@@ -211,7 +211,7 @@ fn what_cannot_be_read_is_evicted_first_and_a_future_version_never() {
 }
 
 #[test]
-fn a_trickle_of_rows_does_not_become_a_heap_of_files() {
+fn a_trickle_of_rows_is_merged_into_few_files() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     for n in 0..200 {
@@ -284,7 +284,7 @@ fn a_full_queue_makes_the_caller_wait_and_loses_nothing() {
 }
 
 #[test]
-fn clear_drops_rows_on_disk_and_queued_and_being_written() {
+fn clear_drops_rows_on_disk_queued_and_being_written() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     fs::write(dir.path().join("manifest.json"), "{}").expect("it can be written");
@@ -314,7 +314,7 @@ fn clear_drops_rows_on_disk_and_queued_and_being_written() {
 }
 
 #[test]
-fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
+fn threads_read_right_rows_while_segments_come_and_go() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = Config {
         max_bytes: 400_000,
@@ -360,7 +360,7 @@ fn callers_on_many_threads_get_right_rows_while_segments_come_and_go() {
 }
 
 #[test]
-fn rows_that_the_store_itself_removed_after_they_were_located_are_no_fault() {
+fn rows_evicted_after_they_were_located_are_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
     for evict in [true, false] {

@@ -71,7 +71,7 @@ fn numbers_take_less_space_and_come_back_as_they_were() {
 }
 
 #[test]
-fn any_length_of_numbers_may_be_told() {
+fn any_element_length_is_accepted() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), zstd()).expect("it opens");
     for (n, element_bytes) in [0, 1, 2, 3, 4, 7, 8, 16, 255].into_iter().enumerate() {

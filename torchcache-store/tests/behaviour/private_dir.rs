@@ -8,7 +8,7 @@ use torchcache_store::{Store, TempCache};
 use crate::common::{batch, keys, patient};
 
 #[test]
-fn a_private_directory_is_private_and_goes_with_its_owner() {
+fn a_temp_cache_is_private_and_removed_with_its_owner() {
     let parent = tempfile::tempdir().expect("a temporary directory");
     let cache = TempCache::new_in(parent.path()).expect("it is made");
     let path = cache.path().to_owned();
@@ -26,7 +26,7 @@ fn a_private_directory_is_private_and_goes_with_its_owner() {
 }
 
 #[test]
-fn the_living_the_foreign_and_the_linked_are_not_reaped() {
+fn living_foreign_and_linked_directories_are_kept() {
     let parent = tempfile::tempdir().expect("a temporary directory");
     let living = TempCache::new_in(parent.path()).expect("it is made");
     let foreign = parent.path().join("torchcache-checkout");
@@ -48,7 +48,7 @@ fn the_living_the_foreign_and_the_linked_are_not_reaped() {
 }
 
 #[test]
-fn a_dead_process_s_directory_is_reaped_with_all_that_is_in_it() {
+fn a_dead_process_s_directory_is_removed_with_its_content() {
     let parent = tempfile::tempdir().expect("a temporary directory");
     let dead = parent.path().join("torchcache-dead");
     fs::create_dir_all(dead.join("hash")).expect("it is made");

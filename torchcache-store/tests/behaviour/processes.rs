@@ -129,13 +129,13 @@ fn a_panic_of_the_writer_hangs_nobody() {
 }
 
 #[test]
-fn more_segments_than_the_process_may_open_are_all_readable() {
+fn more_segments_than_descriptors_are_all_readable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_to_end(child("have few descriptors", dir.path(), "ulimit -n 30;"));
 }
 
 #[test]
-fn a_temporary_directory_goes_at_exit_and_after_a_kill_with_the_next_process() {
+fn a_temp_cache_is_removed_at_exit_or_by_the_next_process() {
     let parent = tempfile::tempdir().expect("a temporary directory");
     run_to_end(child("live in a temporary directory", parent.path(), ""));
     assert_eq!(

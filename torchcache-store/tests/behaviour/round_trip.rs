@@ -71,7 +71,7 @@ fn rows_come_back_queued_written_and_reopened() {
 }
 
 #[test]
-fn a_store_reads_what_it_wrote_under_another_configuration() {
+fn rows_are_read_under_any_configuration() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     for (n, config) in configs().into_iter().enumerate() {
@@ -143,7 +143,7 @@ fn the_first_value_of_a_key_wins() {
 }
 
 #[test]
-fn an_empty_batch_and_an_empty_call_are_nothing_special() {
+fn empty_batches_and_empty_calls_work() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), patient()).expect("it opens");
     store.put(batch(&[], "f32", 16));
@@ -154,7 +154,7 @@ fn an_empty_batch_and_an_empty_call_are_nothing_special() {
 }
 
 #[test]
-fn parts_that_do_not_make_a_batch_are_refused_with_the_numbers() {
+fn a_batch_of_contradicting_parts_is_an_error() {
     let message = |keys: Vec<_>, schema: &[u8], values, len| {
         RowBatch::new(keys, schema.into(), values, len)
             .expect_err("misuse")
@@ -171,7 +171,7 @@ fn parts_that_do_not_make_a_batch_are_refused_with_the_numbers() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_used_is_an_error_that_names_it() {
+fn an_unusable_directory_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("file");
     std::fs::write(&file, "not a directory").expect("it can be written");
@@ -217,7 +217,7 @@ fn one_process_has_one_store_for_a_directory() {
 }
 
 #[test]
-fn a_partial_segment_is_written_after_its_linger() {
+fn a_partial_segment_is_written_after_the_batch_delay() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = Config {
         batch_delay: Duration::from_millis(30),

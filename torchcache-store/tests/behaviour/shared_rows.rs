@@ -54,7 +54,7 @@ fn opened(config: Config) -> (tempfile::TempDir, Store, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn shared_rows_are_hits_in_the_queue_and_let_go_once_they_are_written() {
+fn shared_values_are_dropped_once_they_are_written() {
     let (_dir, store, let_go) = opened(patient());
     let rows = keys(0..50);
     assert!(store.put(pinned(&store, &rows, &let_go)).is_empty());
@@ -72,7 +72,7 @@ fn shared_rows_are_hits_in_the_queue_and_let_go_once_they_are_written() {
 }
 
 #[test]
-fn rows_that_are_there_already_or_do_not_fit_are_let_go_at_once() {
+fn values_that_are_not_queued_are_dropped_at_once() {
     let (_dir, store, let_go) = opened(patient());
     store.put(pinned(&store, &keys(0..20), &let_go));
     assert_eq!(store.put(pinned(&store, &keys(5..15), &let_go)).len(), 10);
@@ -89,7 +89,7 @@ fn rows_that_are_there_already_or_do_not_fit_are_let_go_at_once() {
 }
 
 #[test]
-fn clearing_lets_go_of_queued_rows_without_a_lock() {
+fn clear_drops_queued_values_without_a_lock() {
     let (_dir, store, let_go) = opened(patient());
     store.put(pinned(&store, &keys(0..20), &let_go));
     store.put(pinned(&store, &keys(20..40), &let_go));
@@ -99,7 +99,7 @@ fn clearing_lets_go_of_queued_rows_without_a_lock() {
 }
 
 #[test]
-fn rows_that_cannot_be_written_are_given_up_and_let_go() {
+fn values_that_cannot_be_written_are_dropped() {
     let (dir, store, let_go) = opened(patient());
     store.put(pinned(&store, &keys(0..20), &let_go));
     // Where the directory was, there is a file now.
@@ -212,7 +212,7 @@ impl Drop for Short {
 }
 
 #[test]
-fn values_that_break_their_word_are_a_counted_fault_and_stop_nobody() {
+fn values_of_a_wrong_length_are_a_fault_and_stop_nobody() {
     let (_dir, store, _) = opened(patient());
     let schema = || Arc::from(b"u8[300]".as_slice());
     let short = RowBatch::shared(keys(0..5), schema(), Arc::new(Short), LEN);

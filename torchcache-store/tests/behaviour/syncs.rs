@@ -26,7 +26,7 @@ fn filter(call: i64, end: SeccompAction) {
 }
 
 #[test]
-fn a_flush_does_not_vouch_for_rows_when_their_file_or_its_name_cannot_be_synced() {
+fn flush_fails_when_a_file_or_its_name_cannot_be_synced() {
     for call in [libc::SYS_fdatasync, libc::SYS_fsync] {
         // Its thread, and the writer's, are all that the filter is for.
         let done = std::thread::spawn(move || {
@@ -89,7 +89,7 @@ fn ends_at(call: &str, dir: &Path) -> bool {
 }
 
 #[test]
-fn a_file_is_synced_before_it_has_its_name_and_the_name_before_a_flush_returns() {
+fn a_file_is_synced_before_its_name_is() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     assert!(ends_at("fdatasync", dir.path()));
     assert!(dir.path().join("opened").exists());
@@ -104,7 +104,7 @@ fn a_file_is_synced_before_it_has_its_name_and_the_name_before_a_flush_returns()
 }
 
 #[test]
-fn a_new_directory_is_synced_in_its_parent_before_it_is_used() {
+fn a_new_directory_is_synced_in_its_parent() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (dir, below) = (root.path().join("new"), root.path().join("new/below"));
     assert!(ends_at("fsync", &dir));

@@ -65,7 +65,7 @@ fn a_merge_under_way_does_not_count_twice() {
 }
 
 #[test]
-fn nothing_of_a_cache_that_cannot_be_looked_through_is_taken_for_another_s() {
+fn prune_leaves_a_cache_alone_that_it_cannot_stat() {
     let sim = root();
     let stores = [store(sim.clone(), "c"), store(sim.clone(), "d")];
     for store in &stores {
@@ -96,7 +96,7 @@ fn nothing_of_a_cache_that_cannot_be_looked_through_is_taken_for_another_s() {
 }
 
 #[test]
-fn a_segment_that_the_system_will_not_tell_of_is_not_taken_for_gone() {
+fn a_segment_that_cannot_be_stat_is_unknown_not_missing() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     for (errno, known) in [(Errno::IO, 1), (Errno::NOENT, 0)] {
@@ -130,7 +130,7 @@ fn damaged() -> Sim {
 }
 
 #[test]
-fn rows_that_others_clear_while_they_are_repaired_do_not_come_back() {
+fn repair_does_not_revive_rows_cleared_meanwhile() {
     let sim = damaged();
     let source = segments(&sim).remove(0);
     let renamed = Counter::default();
@@ -154,7 +154,7 @@ fn rows_that_others_clear_while_they_are_repaired_do_not_come_back() {
 }
 
 #[test]
-fn a_segment_that_grew_since_it_was_found_bad_stays() {
+fn repair_keeps_a_segment_that_grew_meanwhile() {
     let sim = damaged();
     let path = segments(&sim).remove(0);
     let whole = sim.bytes(&path);
@@ -184,7 +184,7 @@ fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> us
 }
 
 #[test]
-fn a_segment_that_is_read_while_it_waits_to_go_stays() {
+fn prune_keeps_a_segment_that_is_read_meanwhile() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     age(&sim, "c", HOUR);
@@ -194,7 +194,7 @@ fn a_segment_that_is_read_while_it_waits_to_go_stays() {
 }
 
 #[test]
-fn a_segment_that_is_merged_while_it_waits_to_go_goes_under_its_new_name() {
+fn prune_removes_a_segment_that_is_merged_meanwhile() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     age(&sim, "c", HOUR);
@@ -209,7 +209,7 @@ fn a_segment_that_is_merged_while_it_waits_to_go_goes_under_its_new_name() {
 }
 
 #[test]
-fn the_result_of_a_merge_under_way_is_cleared_too() {
+fn clear_removes_the_result_of_a_merge_under_way() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let when = |call: Call, _: &OsStr| call == Call::Remove;
@@ -223,7 +223,7 @@ fn the_result_of_a_merge_under_way_is_cleared_too() {
 }
 
 #[test]
-fn the_manifest_stays_where_a_writer_comes_while_the_directory_goes() {
+fn a_manifest_is_put_back_when_a_writer_comes_in_between() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let manifest = Manifest::new("m::Module", "5eed", Vec::new());
@@ -248,7 +248,7 @@ fn the_manifest_stays_where_a_writer_comes_while_the_directory_goes() {
 }
 
 #[test]
-fn the_manifest_is_not_touched_where_the_directory_above_may_not_be_changed() {
+fn a_manifest_stays_where_its_directory_cannot_be_removed() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let manifest = Manifest::new("m::Module", "5eed", Vec::new());
@@ -265,7 +265,7 @@ fn the_manifest_is_not_touched_where_the_directory_above_may_not_be_changed() {
 }
 
 #[test]
-fn rows_that_are_merged_while_they_are_verified_are_looked_at_under_their_new_name() {
+fn check_follows_rows_that_are_merged_meanwhile() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let when = |call: Call, name: &OsStr| call == Call::Open && is_segment(name);
@@ -283,7 +283,7 @@ fn rows_that_are_merged_while_they_are_verified_are_looked_at_under_their_new_na
 }
 
 #[test]
-fn rows_that_are_merged_while_they_are_counted_count_once() {
+fn rows_merged_while_they_are_counted_count_once() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     put(&store(sim.clone(), "c"), 3..6);
@@ -310,7 +310,7 @@ fn rows_that_are_merged_while_they_are_counted_count_once() {
 }
 
 #[test]
-fn a_store_whose_directory_goes_while_it_begins_a_segment_makes_it_anew() {
+fn a_store_recreates_its_directory_while_writing() {
     let sim = root();
     let failed = Arc::new(Counter::default());
     let decide = {
@@ -334,7 +334,7 @@ fn a_store_whose_directory_goes_while_it_begins_a_segment_makes_it_anew() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_removed_stays_alone_and_the_others_are_counted() {
+fn clear_reports_a_segment_that_cannot_be_removed() {
     let sim = root();
     for n in 0..3 {
         put(&store(sim.clone(), "c"), n..n + 1);

@@ -73,7 +73,7 @@ fn there(sim: &Sim, cache: &str, numbers: std::ops::Range<u64>) -> Vec<u64> {
 }
 
 #[test]
-fn repairing_loses_no_sound_row() {
+fn a_power_cut_during_repair_loses_no_sound_row() {
     let medium = root();
     put(&store(medium.clone(), "c"), 0..5);
     medium.damage(&segments(&medium)[0], |bytes| bytes[16 + 2 * 108 + 9] ^= 1);
@@ -97,7 +97,7 @@ fn repairing_loses_no_sound_row() {
 }
 
 #[test]
-fn what_was_cleared_does_not_come_back() {
+fn cleared_rows_stay_away_after_a_power_cut() {
     let medium = root();
     put(&store(medium.clone(), "c"), 0..5);
     put(&store(medium.clone(), "c"), 5..8);
@@ -121,7 +121,7 @@ fn what_was_cleared_does_not_come_back() {
 }
 
 #[test]
-fn pruning_takes_nothing_else() {
+fn a_power_cut_during_pruning_loses_nothing_else() {
     let medium = root();
     put(&store(medium.clone(), "c"), 0..5);
     age(&medium, "c", HOUR);

@@ -60,7 +60,7 @@ fn look_after(root: &Path, stop: &AtomicBool) -> u64 {
 }
 
 #[test]
-fn nothing_is_lost_or_wrong_while_stores_write_and_merge() {
+fn admin_loses_nothing_while_stores_write_and_merge() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
@@ -120,7 +120,7 @@ fn nothing_is_lost_or_wrong_while_stores_write_and_merge() {
 }
 
 #[test]
-fn rows_that_are_found_are_right_while_segments_are_pruned_and_evicted() {
+fn rows_are_right_while_segments_are_pruned_and_evicted() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
@@ -181,7 +181,7 @@ fn spoil(dir: &Path, turn: usize) -> Option<Key> {
 }
 
 #[test]
-fn repair_loses_nothing_but_what_was_spoilt_while_a_store_merges() {
+fn repair_loses_only_corrupt_rows_while_a_store_merges() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);

@@ -44,7 +44,7 @@ fn ages(all: &[(u64, PathBuf)]) -> Vec<u64> {
 }
 
 #[test]
-fn the_least_recently_read_go_until_the_rest_fits() {
+fn prune_removes_the_least_recently_read_segments() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let all = three(temp.path());
     let each = fs::metadata(&all[0].1).expect("it is there").len();
@@ -75,7 +75,7 @@ fn the_least_recently_read_go_until_the_rest_fits() {
 }
 
 #[test]
-fn what_was_not_read_for_long_goes() {
+fn prune_removes_segments_not_read_for_long() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let all = three(temp.path());
     manifest(&temp.path().join("empty-old"), "m::Three", 30);
@@ -93,7 +93,7 @@ fn what_was_not_read_for_long_goes() {
 }
 
 #[test]
-fn of_each_module_the_latest_stay_and_what_has_no_manifest() {
+fn prune_keeps_the_latest_caches_of_each_module() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let all = three(temp.path());
     let unknown = segment(&temp.path().join("unknown"), &keys(0..3), 5000);
@@ -108,7 +108,7 @@ fn of_each_module_the_latest_stay_and_what_has_no_manifest() {
 }
 
 #[test]
-fn what_others_keep_stays_and_is_not_counted() {
+fn prune_leaves_foreign_files_alone() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let (a, b) = (temp.path().join("a"), temp.path().join("b"));
     manifest(&a, "m", 100);
@@ -142,7 +142,7 @@ fn what_others_keep_stays_and_is_not_counted() {
 }
 
 #[test]
-fn a_running_store_goes_on_in_a_directory_that_was_cleared() {
+fn a_store_goes_on_in_a_directory_that_was_pruned() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let store = filled(&dir, &keys(0..50));
@@ -159,7 +159,7 @@ fn a_running_store_goes_on_in_a_directory_that_was_cleared() {
 }
 
 #[test]
-fn a_directory_in_the_manifest_s_place_stays_and_what_was_removed_is_told() {
+fn prune_leaves_a_directory_named_like_the_manifest() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     segment(&dir, &keys(0..3), 1);
@@ -170,7 +170,7 @@ fn a_directory_in_the_manifest_s_place_stays_and_what_was_removed_is_told() {
 }
 
 #[test]
-fn a_dry_run_knows_that_what_a_dead_writer_left_goes_too() {
+fn a_dry_run_counts_stale_temporary_files() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     segment(&dir, &keys(0..3), 9);
@@ -185,7 +185,7 @@ fn a_dry_run_knows_that_what_a_dead_writer_left_goes_too() {
 }
 
 #[test]
-fn a_manifest_that_is_none_of_ours_stays_and_its_directory_too() {
+fn prune_leaves_a_foreign_manifest_and_its_directory() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let future = r#"{"format":2,"module":"m","hash":"5eed","created_by":"","parts":[]}"#;
     let huge = " ".repeat((16 << 20) + 1);

@@ -27,7 +27,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[test]
-fn a_sound_cache_is_sound_compressed_or_not_and_of_either_version() {
+fn check_finds_no_fault_in_sound_caches() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     let config = Config {
@@ -62,7 +62,7 @@ fn a_sound_cache_is_sound_compressed_or_not_and_of_either_version() {
 }
 
 #[test]
-fn repair_keeps_every_sound_row_and_a_running_store_finds_them() {
+fn repair_keeps_sound_rows_and_running_stores_find_them() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     let all = keys(0..300);
@@ -116,7 +116,7 @@ fn repair_keeps_every_sound_row_and_a_running_store_finds_them() {
 }
 
 #[test]
-fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
+fn repair_removes_unreadable_segments_but_not_foreign_ones() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     let sound = segment(dir, &keys(0..10), 0);
@@ -170,7 +170,7 @@ fn segments_that_cannot_be_read_go_and_those_of_others_stay() {
 }
 
 #[test]
-fn a_record_whose_frame_holds_something_else_is_bad_although_its_checksum_is_right() {
+fn check_decompresses_records_too() {
     use torchcache_store::segment::{Encoding, SegmentWriter};
     let temp = tempfile::tempdir().expect("a temporary directory");
     let mut writer = SegmentWriter::create(temp.path()).expect("it can be made");
@@ -192,7 +192,7 @@ fn a_record_whose_frame_holds_something_else_is_bad_although_its_checksum_is_rig
 }
 
 #[test]
-fn only_temporary_files_of_dead_writers_are_removed() {
+fn repair_removes_only_stale_temporary_files() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     segment(dir, &keys(0..3), 0);
@@ -216,7 +216,7 @@ fn only_temporary_files_of_dead_writers_are_removed() {
 }
 
 #[test]
-fn what_only_ends_like_a_segment_stays() {
+fn files_that_only_end_like_a_segment_stay() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     segment(&dir, &keys(0..3), 0);

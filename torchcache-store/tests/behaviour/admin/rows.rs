@@ -35,7 +35,7 @@ fn open(dir: &Path) -> CacheRows {
 }
 
 #[test]
-fn rows_in_several_segments_come_once_also_where_they_take_several_passes() {
+fn a_snapshot_has_each_row_once_in_several_passes() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     // Short rows, so that more of them are compared than fit one pass.
     let all = keys(0..130_000);
@@ -60,7 +60,7 @@ fn rows_in_several_segments_come_once_also_where_they_take_several_passes() {
 }
 
 #[test]
-fn a_bad_record_is_made_up_for_by_a_sound_copy() {
+fn a_snapshot_replaces_a_bad_record_by_a_sound_copy() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let first = segment(temp.path(), &keys(0..20), 0);
     segment(temp.path(), &keys(10..30), 0);
@@ -77,7 +77,7 @@ fn a_bad_record_is_made_up_for_by_a_sound_copy() {
 }
 
 #[test]
-fn rows_of_each_meaning_are_apart_and_what_is_open_is_read_to_the_end() {
+fn a_snapshot_groups_rows_by_schema_and_outlives_removal() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let store = filled(temp.path(), &keys(0..40));
     store.put(batch(&keys(40..50), "other", LEN));
