@@ -1,4 +1,4 @@
-//! The caller owns the result: writing into it reaches neither the cache nor the input.
+//! Results belong to the caller: writing to one changes neither cache, input nor weights.
 
 use tch::nn::Module;
 use tch::{Kind, Tensor};
@@ -51,6 +51,32 @@ fn writing_to_a_result_leaves_the_input_unchanged() {
 }
 
 #[torchcache]
+#[derive(Debug)]
+struct Positions {
+    table: Tensor,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Positions {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.table.narrow(0, 0, xs.size()[0])
+    }
+}
+
+#[test]
+fn writing_to_a_result_leaves_the_weights_unchanged() {
+    let table = random(&[10, 3]);
+    let before = table.copy();
+    let model = Positions {
+        table,
+        torchcache: TorchCache::default(),
+    };
+    let _ = model.forward(&random(&[4, 2])).fill_(9.0);
+    assert!(same(&model.table, &before));
+}
+
+#[torchcache]
 fn transposed(xs: &Tensor) -> Tensor {
     xs.transpose(1, 2)
 }
@@ -89,7 +115,7 @@ fn misses_return_the_same_rounded_rows_as_hits() {
     assert_eq!(rounded::cache().stats().misses, 64);
 }
 
-/// Whether the storage holds the tensor's elements and no more: offsets count from its beginning.
+/// Whether the storage holds exactly the tensor's elements.
 fn owns_exactly_its_elements(tensor: &Tensor) -> bool {
     let elements = |count: usize| tensor.f_as_strided([count as i64], [1], 0);
     elements(tensor.numel()).is_ok() && elements(tensor.numel() + 1).is_err()
@@ -105,11 +131,11 @@ fn a_result_owns_only_its_own_elements() {
     let xs = random(&[64, 10]);
     let row = |number| xs.narrow(0, number, 1);
     assert!(!owns_exactly_its_elements(&row(3)), "a view does");
-    // Computed: the forward hands out a view of its input, a row of a batch.
+    // Computed: the forward returns a view of its input, which is a row of a batch.
     assert!(owns_exactly_its_elements(&same_tensor(&row(0))));
     let (a, b) = last_rows_view(&row(1));
     assert!(owns_exactly_its_elements(&a) && owns_exactly_its_elements(&b));
-    // From memory, where the whole batch was stored at once.
+    // From memory, where one call stored the whole batch.
     let model = Scale::by(2.0);
     model.forward(&xs);
     assert!(owns_exactly_its_elements(&model.forward(&row(5))));
@@ -125,7 +151,7 @@ fn a_result_owns_only_its_own_elements() {
     assert_eq!((stats.disk_hits, stats.misses), (2, 64));
 }
 
-/// Adds noise: each forward gives another value.
+/// Adds noise, so that each forward returns another value.
 #[torchcache]
 #[derive(Debug)]
 struct Noise {

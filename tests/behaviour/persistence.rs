@@ -1,4 +1,4 @@
-//! The disk tier: rows that outlive an instance, and its options.
+//! The disk tier: rows outlive an instance, under every option.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn rows_persist_under_every_storage_option() {
             50,
             "rows read are kept in memory"
         );
-        // How it was stored is each record's own affair: the other options read it as well.
+        // Records say how they are encoded: other options read them too.
         let third = Kept {
             torchcache_cache_dtype: dtype,
             ..kept(root.path())
@@ -97,55 +97,6 @@ fn queued_rows_are_hits_without_a_memory_tier() {
 }
 
 #[test]
-fn single_rows_are_compacted_into_few_segments() {
-    let root = tempfile::tempdir().unwrap();
-    let xs = random(&[60, 4]);
-    for row in 0..60 {
-        let model = kept(root.path());
-        model.forward(&xs.narrow(0, row, 1)).unwrap();
-        assert!(model.torchcache.flush());
-    }
-    assert!(
-        segments(root.path()).len() < 20,
-        "{} files",
-        segments(root.path()).len()
-    );
-    let model = kept(root.path());
-    model.forward(&xs).unwrap();
-    assert_eq!(model.ran.take(), (0, 0));
-}
-
-#[test]
-fn the_disk_bound_includes_rows_of_earlier_runs() {
-    let root = tempfile::tempdir().unwrap();
-    let bound = 2_000_000;
-    for _ in 0..6 {
-        let model = Kept {
-            torchcache_max_persistent_cache_size: bound,
-            ..kept(root.path())
-        };
-        for _ in 0..4 {
-            model.forward(&random(&[40, 2000])).unwrap();
-            assert!(model.torchcache.flush());
-        }
-        let on_disk: u64 = segments(root.path())
-            .iter()
-            .map(|path| fs::metadata(path).unwrap().len())
-            .sum();
-        assert!(on_disk <= bound, "{on_disk} bytes");
-    }
-    let model = Kept {
-        torchcache_max_persistent_cache_size: bound,
-        ..kept(root.path())
-    };
-    model.forward(&random(&[1, 2000])).unwrap();
-    assert!(
-        model.torchcache.stats().disk_bytes > bound / 2,
-        "it is used, too"
-    );
-}
-
-#[test]
 fn instances_in_two_directories_do_not_share() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let xs = random(&[5, 4]);
@@ -159,7 +110,7 @@ fn instances_in_two_directories_do_not_share() {
     assert_eq!(
         third.torchcache.stats().memory_hits,
         5,
-        "the memory of the live instance"
+        "from the memory tier of the live instance"
     );
 }
 

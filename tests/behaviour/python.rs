@@ -1,32 +1,35 @@
-//! What the Python package torchcache 0.6.0 gets wrong, each measured on it, and right here.
+//! What the Python package torchcache 0.6.0 returns wrong, each measured on it, and right here.
+//!
+//! It also gives a second instance the outputs of the first one, and does not notice changed
+//! weights: the tests in `identity` cover these.
 
 use std::path::Path;
 
-use tch::nn::Module;
 use tch::{Kind, Tensor};
 use torchcache::torchcache;
 
-use crate::support::{self, Scale, device, random, same};
+use crate::support::{self, device, random, same};
+
+/// The 1,797 digits, which the transfer learning example has: 64 pixels a row.
+fn digits() -> Tensor {
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and nextest set it");
+    let digits = support::digits(&Path::new(&folder).join("../examples/data/digits"));
+    assert_eq!(digits.size(), [1797, 64]);
+    digits.to_device(device())
+}
 
 #[torchcache]
 fn features(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
-/// There 38 of 1,797 rows come back wrong: its hash truncates floats to integers.
+/// The package returns 38 of 1,797 rows wrong: its hash truncates floats to integers.
 #[test]
 fn the_digits_data_set_returns_right_rows() {
     let digits = digits();
-    assert_eq!(digits.size(), [1797, 64]);
-    let expected = &digits * 2;
     for pass in 0..2 {
-        for start in (0..1797).step_by(100) {
-            let rows = 100.min(1797 - start);
-            let batch = digits.narrow(0, start, rows);
-            assert!(
-                same(&features(&batch), &expected.narrow(0, start, rows)),
-                "pass {pass}"
-            );
+        for batch in digits.split(100, 0) {
+            assert!(same(&features(&batch), &(&batch * 2)), "pass {pass}");
         }
     }
     let distinct = digits.unique_dim(0, true, false, false).0.size()[0] as u64;
@@ -37,11 +40,23 @@ fn the_digits_data_set_returns_right_rows() {
     );
 }
 
-/// The set as the example vendors it: 64 pixels and the label, a row a line.
-fn digits() -> Tensor {
-    let folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and nextest set it");
-    let path = Path::new(&folder).join("../examples/data/digits");
-    support::digits(&path).to_device(device())
+#[torchcache]
+fn kept_features(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+/// The package returns all hits in one buffer, which the next call overwrites: of the digits, 1,701
+/// of 1,797 rows are wrong where results are kept.
+#[test]
+fn later_calls_leave_kept_results_unchanged() {
+    let digits = digits();
+    let pass = || -> Vec<_> { digits.split(100, 0).iter().map(kept_features).collect() };
+    for kept in [pass(), pass()] {
+        assert!(same(&Tensor::cat(&kept, 0), &(&digits * 2)));
+    }
+    let stats = kept_features::cache().stats();
+    assert_eq!(stats.misses + stats.hits(), 2 * 1797);
+    assert!(stats.hits() >= 1797, "the second pass hits");
 }
 
 #[torchcache]
@@ -49,14 +64,18 @@ fn small_features(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
-/// There 272 of 2,000 rows of small features come back wrong.
+/// The package returns 272 of 2,000 rows of small values wrong: their hashes collide. So they do for
+/// any layout; that it is wrong for inputs that are not contiguous is this collision.
 #[test]
 fn small_features_do_not_collide() {
     let xs = random(&[2000, 16]) * 1e-3;
-    assert!(same(&small_features(&xs), &(&xs * 2)));
-    assert!(same(&small_features(&xs), &(&xs * 2)));
+    let transposed = xs.tr().contiguous().tr();
+    assert!(!transposed.is_contiguous());
+    for xs in [&xs, &xs, &transposed] {
+        assert!(same(&small_features(xs), &(xs * 2).contiguous()));
+    }
     let stats = small_features::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (2000, 2000));
+    assert_eq!((stats.misses, stats.memory_hits), (2000, 4000));
 }
 
 #[torchcache]
@@ -64,17 +83,13 @@ fn embed(tokens: &Tensor) -> Tensor {
     tokens.unsqueeze(-1).to_kind(Kind::Float) * 0.5
 }
 
-/// There the embeddings come back as int64.
+/// The package returns the embeddings as int64.
 #[test]
 fn integer_inputs_return_float_outputs() {
     let tokens = Tensor::randint(30_000, [32, 16], (Kind::Int64, device()));
+    let expected = tokens.unsqueeze(-1).to_kind(Kind::Float) * 0.5;
     for _ in 0..2 {
-        let ys = embed(&tokens);
-        assert_eq!(ys.kind(), Kind::Float);
-        assert!(same(
-            &ys,
-            &(tokens.unsqueeze(-1).to_kind(Kind::Float) * 0.5)
-        ));
+        assert!(same(&embed(&tokens), &expected));
     }
     let stats = embed::cache().stats();
     assert_eq!((stats.misses, stats.memory_hits), (32, 32));
@@ -85,7 +100,7 @@ fn affine(xs: &Tensor, scale: f64, offset: f64) -> Tensor {
     xs * scale + offset
 }
 
-/// There these share a key.
+/// In the package these share a key.
 #[test]
 fn plain_arguments_are_keyed_apart() {
     let xs = random(&[3, 2]);
@@ -98,83 +113,16 @@ fn plain_arguments_are_keyed_apart() {
     assert_eq!((stats.misses, stats.memory_hits), (12, 12));
 }
 
-/// There the second instance gets the first one's outputs.
-#[test]
-fn instances_with_other_fields_have_their_own_rows() {
-    let xs = random(&[3, 2]);
-    let (one, two) = (Scale::by(1.0), Scale::by(2.0));
-    for _ in 0..2 {
-        assert!(same(&one.forward(&xs), &xs));
-        assert!(same(&two.forward(&xs), &(&xs * 2.0)));
-    }
-    for model in [one, two] {
-        assert_eq!(model.ran.take(), (1, 3));
-        assert_eq!(model.cache.stats().memory_hits, 3);
-    }
-}
-
-/// There updated weights are not noticed. More of this in `identity`.
-#[test]
-fn an_updated_weight_is_noticed() {
-    #[torchcache]
-    #[derive(Debug)]
-    struct Weighted {
-        weight: Tensor,
-        torchcache: torchcache::TorchCache,
-    }
-    #[torchcache]
-    impl Module for Weighted {
-        fn forward(&self, xs: &Tensor) -> Tensor {
-            xs * &self.weight
-        }
-    }
-    let mut model = Weighted {
-        weight: random(&[2]),
-        torchcache: Default::default(),
-    };
-    let xs = random(&[3, 2]);
-    let counts = |model: &Weighted| {
-        let stats = model.torchcache.stats();
-        (stats.misses, stats.memory_hits)
-    };
-    model.forward(&xs);
-    model.forward(&xs);
-    assert_eq!(counts(&model), (3, 3));
-    let _ = model.weight.g_mul_scalar_(3.0);
-    for _ in 0..2 {
-        assert!(same(&model.forward(&xs), &(&xs * &model.weight)));
-    }
-    assert_eq!(counts(&model), (6, 6));
-}
-
 #[torchcache]
 fn any_batch(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
-/// There an empty batch raises.
+/// The package raises an error where an empty batch is the first call of an instance.
 #[test]
-fn an_empty_batch_is_a_batch() {
+fn an_empty_batch_may_be_the_first_call() {
     let empty = Tensor::zeros([0, 64], (Kind::Float, device()));
     assert_eq!(any_batch(&empty).size(), [0, 64]);
     let stats = any_batch::cache().stats();
     assert_eq!((stats.bypassed, stats.misses, stats.stored), (1, 0, 0));
-}
-
-#[torchcache]
-fn any_layout(xs: &Tensor) -> Tensor {
-    xs * 2
-}
-
-/// There non-contiguous input gives wrong output.
-#[test]
-fn a_strided_input_is_right() {
-    let xs = random(&[6, 8]).tr();
-    assert!(!xs.is_contiguous());
-    let expected = (&xs * 2).contiguous();
-    assert!(same(&any_layout(&xs), &expected));
-    assert!(same(&any_layout(&xs), &expected));
-    assert!(same(&any_layout(&xs.contiguous()), &expected));
-    let stats = any_layout::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (8, 16));
 }
