@@ -1,5 +1,4 @@
-//! The ways in, as users write them: whatever surrounds the attribute, the code compiles without a
-//! warning and caches.
+//! The attribute in code of all shapes: it compiles without warnings and caches.
 
 #![deny(warnings)]
 
@@ -7,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::support::{device, random, same};
 
-/// Nothing of the prelude, user types with its names, and a renamed import.
+/// No prelude, user types with the prelude's names, and a renamed import.
 mod without_a_prelude {
     #![no_implicit_prelude]
 
@@ -20,9 +19,9 @@ mod without_a_prelude {
     pub(super) struct Result;
     #[derive(::std::fmt::Debug)]
     pub(super) struct Option;
-    #[expect(dead_code, reason = "stands in the way of the prelude's")]
+    #[expect(dead_code, reason = "shadows the prelude's type")]
     pub(super) struct Vec;
-    #[expect(dead_code, reason = "stands in the way of the prelude's")]
+    #[expect(dead_code, reason = "shadows the prelude's type")]
     pub(super) struct String;
 
     #[remember(enabled = true)]
@@ -204,8 +203,7 @@ fn a_function_has_its_hash_before_the_first_call() {
     );
 }
 
-/// Functions of one module that hold items of the same names and the same tokens. What these mean
-/// differs: `K` is another constant in each.
+/// Two functions with nested items of equal names and tokens, which refer to different constants.
 mod same_names {
     use tch::Tensor;
     use tch::nn::Module;
@@ -262,7 +260,7 @@ fn equally_named_nested_functions_do_not_share() {
 
 #[test]
 fn equally_named_nested_structs_do_not_share() {
-    // Both are alive at once, as they must be to share a memory.
+    // Both are alive at once: only then could they share a memory tier.
     let ((_, _, two), (_, _, three)) = (same_names::two(), same_names::three());
     let xs = random(&[2, 3]);
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Bad input gets a clear message and loses nothing: after each, what was cached is still there.
+//! Bad input and failing forwards: the error, and the cached rows, which stay.
 
 use std::cell::Cell;
 
@@ -80,7 +80,7 @@ fn an_output_without_a_row_per_input_row_is_an_error() {
     );
 }
 
-/// Cuts each batch to its longest row, as tokenizers pad to it.
+/// Cuts each batch to its longest row, as tokenizers do.
 #[torchcache]
 #[derive(Debug)]
 struct Trimmed {
@@ -129,7 +129,7 @@ fn batch_dependent_row_shapes_bypass_with_one_warning() {
     assert_eq!(model.torchcache.stats().bypassed, 2);
     model.ran.take();
     assert_eq!(model.forward(&short).size(), [1, 3]);
-    assert_eq!(model.ran.take(), (0, 0), "what was cached still is");
+    assert_eq!(model.ran.take(), (0, 0), "rows cached before are hits");
 }
 
 #[torchcache]
@@ -203,7 +203,7 @@ fn kinds_unknown_to_tch_bypass_with_one_warning() {
     let wanted = "argument `xs` is undefined or of a kind that tch does not know";
     assert_eq!(warnings(&lines, wanted), 1, "{lines:?}");
     assert_eq!(warnings(&lines, ""), 1, "{lines:?}");
-    // What tch does know is cached as ever.
+    // Kinds that tch knows are still cached.
     let xs = random(&[4, 2]);
     model.forward(&xs);
     model.forward(&xs);

@@ -1,4 +1,4 @@
-//! `Cached`: modules that cannot be annotated.
+//! `Cached`, the wrapper for modules that cannot be annotated.
 
 use tch::nn::{Module, ModuleT};
 use tch::{CModule, Tensor, nn};
@@ -66,7 +66,7 @@ fn two_places_with_one_version_are_refused() {
     let two = here("both");
     let xs = random(&[2, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2)));
-    // Nobody could tell it from the other but by its place.
+    // Only its place in the source tells it from the other.
     let line = line!() + 1;
     let there = |version| Cached::new(nn::func(|xs| xs * 3), (), Options::new().version(version));
     let error = there("both").unwrap_err();
@@ -80,7 +80,10 @@ fn two_places_with_one_version_are_refused() {
         assert!(message.contains(words), "{words}: {message}");
     }
     assert_eq!(message.matches(file!()).count(), 2, "both: {message}");
-    assert!(same(&two.forward(&xs), &(&xs * 2)), "the first goes on");
+    assert!(
+        same(&two.forward(&xs), &(&xs * 2)),
+        "the first one still works"
+    );
     let three = there("its own").unwrap();
     assert!(same(&three.forward(&xs), &(&xs * 3)));
 }

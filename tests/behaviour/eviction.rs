@@ -1,17 +1,17 @@
-//! What full tiers keep, seen from the calls.
+//! Which rows full tiers keep.
 
 use tch::{Device, Kind, Tensor};
 use torchcache::{Cached, Eviction, Options, Stats};
 
 use crate::support::{device, same};
 
-/// Rows of all epochs, and of those how many fit.
+/// Rows of an epoch, and how many of them fit.
 const ROWS: i64 = 400;
 const FIT: u64 = 200;
-/// Bytes of a row in memory, with what keeping it costs.
+/// Bytes of a row in memory, with its key and bookkeeping.
 const ROW_BYTES: u64 = 16 * 4 + 176;
 
-/// Asks for every row once, in a new order, in batches; gives the hits.
+/// Requests every row once, in a new order, in batches, and returns the hits.
 fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
     let hits = |stats: Stats| stats.memory_hits + stats.disk_hits;
     let before = hits(cached.cache().stats());
@@ -72,10 +72,10 @@ fn queued_rows_do_not_reduce_the_memory_tier() {
         .persistent_cache_dir(directory.path())
         .eviction(Eviction::Lru)
         .max_memory_cache_size(32 * ROW_BYTES)
-        .version("on their way");
+        .version("queued");
     let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
     let rows = |width: i64| Tensor::rand([32, width], (Kind::Float, device()));
-    // The first rows are pinned by the queue of the disk when the second ones come.
+    // The disk tier's queue pins the first rows when the second ones arrive.
     cached.forward(&rows(16));
     cached.forward(&rows(16));
     let stats = cached.cache().stats();

@@ -1,4 +1,4 @@
-//! No silent loss of gradients.
+//! Calls that would silently lose a gradient are refused or bypass the cache.
 
 use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
@@ -58,7 +58,7 @@ fn a_trainable_parameter_is_an_error() {
     let _guard = tch::no_grad_guard();
     assert!(
         same(&net.forward(&xs), &xs.apply(&net.fc)),
-        "the frozen rows are still right"
+        "rows of the frozen module are hits"
     );
     assert_eq!(net.ran.take(), (1, 4));
 }
@@ -85,7 +85,7 @@ fn an_input_that_requires_grad_bypasses_with_one_warning() {
         "{warnings:?}"
     );
 
-    // Without gradients to record, the same input is cached.
+    // While no gradients are recorded, the same input is cached.
     let _guard = tch::no_grad_guard();
     model.forward(&xs);
     model.forward(&xs);
@@ -190,7 +190,7 @@ fn training_bypasses_the_cache() {
     assert_eq!(model.ran.take(), (1, 40));
     assert!(
         !same(&model.forward_t(&xs, true), &xs),
-        "training does not get cached rows"
+        "training returns no cached rows"
     );
     assert_eq!(model.torchcache.stats().bypassed, 3);
 }

@@ -1,4 +1,4 @@
-//! When a cache is valid: code, fields, weights and options, and going back to what was.
+//! What the module hash depends on: code, fields, weights and options.
 
 use std::collections::HashMap;
 
@@ -38,8 +38,7 @@ impl Module for Layers {
     }
 }
 
-/// The weights follow from `seed`. Each test has seeds of its own: what the tiers hold is shared by
-/// equal identities.
+/// Weights derived from `seed`. Tests use different seeds, because equal identities share rows.
 fn layers(stride: i64, seed: f64) -> (nn::VarStore, Layers) {
     let mut vs = nn::VarStore::new(device());
     let root = vs.root();
@@ -69,7 +68,7 @@ fn layers(stride: i64, seed: f64) -> (nn::VarStore, Layers) {
     (vs, layers)
 }
 
-/// The output as the layers give it now, past the cache.
+/// The output that the layers compute now, without the cache.
 fn uncached(layers: &Layers, xs: &Tensor) -> Tensor {
     xs.apply(&layers.conv)
         .apply_t(&layers.norm, false)
@@ -298,7 +297,7 @@ fn persistent_module_hash_is_the_identity() {
     assert_eq!(first.torchcache.module_hash().as_deref(), Some("by-name"));
     assert!(
         same(&named(3.0).forward(&xs), &(&xs * 2.0)),
-        "whoever names it vouches for it"
+        "the name alone identifies the rows"
     );
 }
 

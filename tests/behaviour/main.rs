@@ -1,11 +1,12 @@
-//! What torchcache promises, tested from the outside: one module per promise or part.
+//! Tests of the public API, one module per behaviour.
 //!
-//! Every test says how often the forward ran and on how many rows, so that a hit is known to be
-//! one. The suite runs on the CPU, and with `TORCHCACHE_TEST_DEVICE=cuda` on the first GPU.
+//! Tests assert how often the forward ran and on how many rows, not only what a call returns: a
+//! wrong miss would return the right rows too. The suite runs on the CPU, and on the first GPU with
+//! `TORCHCACHE_TEST_DEVICE=cuda`.
 
 #![expect(
     unused_must_use,
-    reason = "many a call is made for what it does to the cache"
+    reason = "many calls are made for their effect on the cache"
 )]
 
 mod attribute_forms;

@@ -1,5 +1,5 @@
-//! What only shows between processes: reopening, exit in every way, a kill in the middle of
-//! writing, a full disk, and the environment variables.
+//! Several processes: reopening, every way to exit, a kill while writing, a full disk, and the
+//! environment variables.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ fn child(directory: Option<&Path>, words: &[&str]) -> Command {
     command
 }
 
-/// The `child` program: where cargo put it, or beside this test where both were moved.
+/// The `child` program: where Cargo put it, or next to this test if both were moved.
 pub(crate) fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_child"));
     if built.exists() {
@@ -57,7 +57,7 @@ fn rows_survive_every_way_a_process_ends() {
         let again = succeed(child(Some(root.path()), &["store", "50", "100"]));
         assert_eq!(
             again, "hits 50 misses 50 faults []",
-            "{ending}: nothing stored was lost"
+            "{ending}: no row was lost"
         );
         let both = succeed(child(Some(root.path()), &["store", "0", "150"]));
         assert_eq!(both, "hits 150 misses 0 faults []", "{ending}");
@@ -81,11 +81,11 @@ fn flushed_rows_survive_a_kill_while_writing() {
                 .unwrap();
             flushed = line.strip_prefix("flushed ").unwrap().parse().unwrap();
         }
-        // In mid-stream: it has gone on to the next rows, some of them perhaps in half a file.
+        // The child goes on to the next rows; the kill may leave half a file.
         std::thread::sleep(std::time::Duration::from_millis(round * 3));
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success(), "killed, not ended");
-        // Whatever it still said before the kill was flushed as well.
+        // Lines printed before the kill acknowledge more rows.
         for line in lines.map_while(Result::ok) {
             flushed = line
                 .strip_prefix("flushed ")
@@ -107,7 +107,7 @@ fn flushed_rows_survive_a_kill_while_writing() {
 #[test]
 fn a_full_disk_is_a_counted_fault() {
     let root = tempfile::tempdir().unwrap();
-    // A limit on the size of files stands for the full disk: writes past it fail.
+    // A limit on the size of files simulates the full disk: writes beyond it fail.
     let shell = format!(
         "ulimit -f 8; trap '' XFSZ; exec {} store-on-disk 0 500",
         program().display()
@@ -126,7 +126,7 @@ fn a_full_disk_is_a_counted_fault() {
         stdout.starts_with("hits 0 misses 500 faults [("),
         "{stdout}"
     );
-    // With room again, the rows are computed and kept.
+    // With free space the rows are computed and stored.
     let again = succeed(child(Some(root.path()), &["store-on-disk", "0", "500"]));
     assert!(again.starts_with("hits 0 misses 500"), "{again}");
     let again = succeed(child(Some(root.path()), &["store-on-disk", "0", "500"]));
@@ -179,7 +179,7 @@ fn private_directories_are_removed_even_after_a_kill() {
     killed.wait().unwrap();
     assert_eq!(left(), 1, "left behind by the kill");
     succeed(private(&["store", "0", "10"]));
-    assert_eq!(left(), 0, "reaped by the next process");
+    assert_eq!(left(), 0, "removed by the next process");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Options: by attribute, by field, by builder, and their precedence.
+//! Options given by attribute, field and builder, and their precedence.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -170,7 +170,7 @@ fn override_fields_replace_attribute_options() {
 #[test]
 fn a_changed_override_field_applies_to_the_next_call() {
     let mut model = overridden();
-    // An identity of its own: others would share the memory, and its bound.
+    // An identity of its own: an equal one would share the memory tier and its bound.
     model.torchcache_subsample_count = Some(1_000);
     let xs = random(&[3, 2]);
     model.forward(&xs);
@@ -183,9 +183,9 @@ fn a_changed_override_field_applies_to_the_next_call() {
     assert_eq!(
         model.ran.take(),
         (0, 0),
-        "what was cached before it was off still is"
+        "rows cached before it was disabled are hits"
     );
-    // A smaller bound drops rows; a version is another identity, and going back finds the rows.
+    // A version is another identity; going back finds its rows. A smaller bound drops rows.
     model.torchcache_version = Some("other".into());
     model.forward(&xs);
     assert_eq!(model.ran.take(), (1, 3));

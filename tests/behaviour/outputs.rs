@@ -108,7 +108,7 @@ struct Moody {
     sometimes: Option<Tensor>,
 }
 
-/// Whether there is a second part is up to the whole batch, which no module should do.
+/// The structure depends on the whole batch, which no module should do.
 #[torchcache]
 fn moody(xs: &Tensor) -> Moody {
     let is_positive = xs.sum(Kind::Float).double_value(&[]) > 0.0;
@@ -133,7 +133,7 @@ fn rows_of_different_output_structure_are_not_joined() {
     assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (2, 1, 1));
 }
 
-/// Nothing at all comes out of some batches.
+/// Returns no tensor for some batches.
 #[torchcache]
 fn picky(xs: &Tensor) -> Option<Vec<Tensor>> {
     match xs.max().double_value(&[]) {
@@ -160,7 +160,7 @@ fn an_output_without_a_tensor_is_not_cached() {
     assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (1, 1, 6));
 }
 
-/// The compiler is content with the two, since vectors end.
+/// Valid Rust, since vectors may be empty, but without a finite structure.
 #[derive(Batched)]
 struct Node {
     value: Tensor,

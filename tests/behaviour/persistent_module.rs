@@ -1,4 +1,4 @@
-//! A module kept in a directory, for the tests of the disk tier.
+//! A persistent module, for the tests of the disk tier.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use torchcache::{Error, TorchCache, torchcache};
 
 use crate::support::Ran;
 
-/// `x * 2`, kept in a directory.
+/// `x * 2`, with every option of the disk tier as a field.
 #[torchcache(persistent = true)]
 #[derive(Debug)]
 pub(crate) struct Kept {

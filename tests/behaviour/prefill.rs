@@ -1,4 +1,4 @@
-//! Filling a cache ahead of training.
+//! `prefill`: filling a cache ahead of use.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn prefill_stores_and_counts_every_row() {
     let stats = prefill(&model, xs.split(16, 0));
     assert_eq!(model.ran.take(), (4, 50));
     assert_eq!((stats.calls, stats.rows, stats.misses), (4, 50, 50));
-    // Of these calls alone, and by reference too.
+    // The statistics cover these calls alone. Batches may be references.
     let batches = [xs.narrow(0, 40, 10), random(&[2, 4])];
     let stats = prefill(&model, &batches);
     assert_eq!((stats.calls, stats.memory_hits, stats.misses), (2, 10, 2));
@@ -46,7 +46,7 @@ fn prefill_takes_wrapped_modules_and_closures() {
         .try_run(pairs(), |(xs, ys)| joined(&xs, &ys))
         .unwrap();
     assert_eq!(stats.misses, 6);
-    // A failure ends it, and what was computed before stays.
+    // The first error ends it; rows computed before stay.
     let uneven = pairs().chain([(random(&[2, 2]), random(&[3, 2]))]);
     let failed = prefill().try_run(uneven, |(xs, ys)| joined(&xs, &ys));
     assert!(
@@ -90,12 +90,12 @@ fn prefill_warns_when_rows_do_not_fit() {
     let (found, warned) = filled(&batches());
     assert!(found < 160, "{found}");
     assert_eq!(warned, 1);
-    // Now most of memory is taken by what was there before, and used more often.
+    // Earlier rows, used more often, take most of the memory tier.
     let (found, warned) = filled(&made(4));
     assert!(found < 32, "{found}");
     assert_eq!(warned, 1);
 
-    // What has to go is not of these.
+    // Only rows of earlier calls are evicted: no warning.
     #[torchcache(max_memory_cache_size = 40_000, eviction = "lru")]
     fn full(xs: &Tensor) -> Tensor {
         xs * 2
@@ -110,7 +110,7 @@ fn prefill_warns_when_rows_do_not_fit() {
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
     let again = Prefill::new(full::cache()).run(&few, full);
     assert_eq!(again.memory_hits, 32);
-    // What has to go was found just before.
+    // Rows that this prefill has just found are evicted.
     let more: Vec<_> = few.into_iter().chain(made(8)).collect();
     let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&more, full));
     assert!(
@@ -150,7 +150,7 @@ fn has_segments(directory: &Path) -> bool {
     })
 }
 
-/// The child prefills 400 batches of 5 rows, ten milliseconds each.
+/// The child prefills 400 batches of 5 rows, at ten milliseconds a batch.
 #[test]
 fn prefill_resumes_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();

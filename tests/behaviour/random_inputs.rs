@@ -1,6 +1,6 @@
-//! Random kinds, shapes, layouts, batches with repetitions, and options: every output is what the
-//! forward gives for that row, from memory, from disk, and after reopening. What changes on the way
-//! is the matter of `state_machine`.
+//! Random kinds, shapes, layouts, batches with repetitions, and options: every output equals what the
+//! forward computes for that row, from memory, from disk, and after reopening. Changes between calls
+//! are tested in `state_machine`.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use torchcache::{Eviction, TorchCache, torchcache};
 
 use crate::support::{device, same};
 
-/// Row by row the same whatever the batch: sums of integers are exact.
+/// Its rows do not depend on the batch: sums of integers are exact.
 #[torchcache]
 #[derive(Debug)]
 struct Random {
@@ -38,7 +38,7 @@ impl Random {
     }
 }
 
-/// What the forward gives, past the cache and with the options' rounding.
+/// What the forward computes, without the cache.
 fn outputs(
     model: &Random,
     xs: &Tensor,
@@ -94,7 +94,7 @@ const KINDS: [Kind; 12] = [
 /// The positions of the kinds that outputs are rounded to.
 const ROUNDED: std::ops::Range<usize> = 5..7;
 
-/// Everything that a run depends on, so that a failure can be run again and shrunk.
+/// Everything that a run depends on, so that proptest can repeat and shrink a failure.
 #[derive(Debug, Clone)]
 struct Case {
     seed: u64,
@@ -179,9 +179,8 @@ fn build(case: &Case, directory: &std::path::Path) -> Random {
     }
 }
 
-/// Twelve rows to draw from; values are small, so that every kind holds them and rows collide in
-/// any hash that is not exact. They follow from the seed alone: torch's generator is shared by
-/// every test of the process.
+/// Twelve rows to draw from. Values are small, so that every kind can hold them and rows collide in
+/// an inexact hash. They depend on the seed alone: all tests of the process share torch's generator.
 fn pool(case: &Case) -> Tensor {
     let shape: Vec<i64> = std::iter::once(12)
         .chain(case.shape.iter().copied())
@@ -245,7 +244,7 @@ proptest! {
         if case.memory == 1_000_000 || case.persistent {
             model.computed.set(0);
             all(&model)?;
-            prop_assert_eq!(model.computed.get(), 0, "all of it is there");
+            prop_assert_eq!(model.computed.get(), 0, "every row is a hit");
         }
         if case.persistent {
             drop(model);

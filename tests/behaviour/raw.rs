@@ -1,5 +1,5 @@
-//! What tch itself cannot do: a tensor of a kind that it has no name for, and a write that libtorch
-//! does not see. The one file of this package with `unsafe`.
+//! A tensor of a kind that tch does not know, and a write that libtorch does not notice. The only
+//! file of this package with `unsafe`.
 
 #![expect(
     unsafe_code,
@@ -16,7 +16,7 @@ pub(crate) fn of_unknown_kind() -> Tensor {
     let data = [1u16; 8];
     let shape = [4i64, 2];
     // SAFETY: the element size, count and shape are those of `data`, which libtorch copies; the
-    // returned pointer is owned by nobody else.
+    // returned pointer has no other owner.
     let tensor = unsafe {
         Tensor::from_ptr(torch_sys::at_tensor_of_data(
             data.as_ptr().cast(),
@@ -30,7 +30,7 @@ pub(crate) fn of_unknown_kind() -> Tensor {
     tensor
 }
 
-/// Writes one float in host memory behind libtorch's back: no version counter moves.
+/// Writes one float in host memory through a raw pointer: no version counter moves.
 pub(crate) fn write(tensor: &mut Tensor, position: usize, value: f32) {
     assert_eq!(
         (tensor.device(), tensor.kind(), tensor.is_contiguous()),

@@ -1,5 +1,5 @@
-//! No lock is held while user code runs: cached modules call each other and themselves, and
-//! functions are called from many threads.
+//! No lock is held while user code runs: cached modules call themselves and each other, and many
+//! threads call one function.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -92,7 +92,7 @@ fn threads_agree_on_one_value_per_row() {
         for (batch, first) in result.iter().zip(&results[0]) {
             assert!(
                 same(batch, first),
-                "what a computing call returns is what hits return"
+                "misses return the rows that won, as hits do"
             );
         }
     }
@@ -161,14 +161,14 @@ fn threads_agree_on_one_value_without_a_memory_tier() {
         for result in &results {
             assert!(
                 same(result, &stored),
-                "what a computing call returns is what hits return"
+                "misses return the rows that won, as hits do"
             );
         }
     }
     assert_eq!(noisy_on_disk::cache().stats().memory_hits, 0);
 }
 
-/// Hashing the weights of one spreads over the pool, whose threads may be at another.
+/// Hashing the weights of one module spreads over the pool, whose threads may be in another call.
 #[test]
 fn modules_of_one_var_store_run_in_a_thread_pool() {
     use rayon::prelude::*;
@@ -190,13 +190,13 @@ fn modules_of_one_var_store_run_in_a_thread_pool() {
     });
 }
 
-/// Large enough that keys, copies, reads and stores go over the cores.
+/// Rows large enough that hashing, copying, reading and storing use several threads.
 #[torchcache(persistent = true, max_memory_cache_size = "3 MB")]
 fn wide(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
-/// Fails where `calls` does not come to an end.
+/// Fails if `calls` does not end within a minute.
 fn ends(calls: impl FnOnce() + Send + 'static) {
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -214,8 +214,9 @@ fn wide_under(lock: &std::sync::Mutex<()>, call: u64) {
     assert!(same(&wide(&xs), &(&xs * 2)));
 }
 
-/// A `Tensor` is not `Sync`, so models that threads share are often in a `Mutex`. While a call waits
-/// for other cores, its thread must not begin a task of the caller's, which wants that lock.
+/// A `Tensor` is not `Sync`, so threads often share a model in a `Mutex`. While a call waits for
+/// other threads, its own must not start another task of the caller's pool: that task may wait for the
+/// lock.
 #[test]
 fn tasks_of_a_pool_may_hold_a_lock_while_they_call() {
     use rayon::prelude::*;
@@ -227,7 +228,7 @@ fn tasks_of_a_pool_may_hold_a_lock_while_they_call() {
     });
 }
 
-/// Nor may a call wait for threads that wait for the lock its caller holds.
+/// Nor may a call wait for threads that wait for a lock of its caller.
 #[test]
 fn a_call_needs_no_thread_that_waits_for_its_caller() {
     ends(|| {
@@ -244,7 +245,7 @@ fn a_call_needs_no_thread_that_waits_for_its_caller() {
     });
 }
 
-/// Its inner call gives another kind, for the same rows, and is the first to have stored them.
+/// Its inner call stores the same rows first, with another kind.
 #[torchcache]
 fn shifting(xs: &Tensor) -> Tensor {
     static CALLS: AtomicUsize = AtomicUsize::new(0);

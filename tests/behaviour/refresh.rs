@@ -1,4 +1,4 @@
-//! Writes that libtorch itself does not see, and `refresh()`, which is there for them.
+//! Writes through raw pointers, which libtorch does not notice, and `refresh()`.
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
@@ -7,10 +7,10 @@ use torchcache::{TorchCache, torchcache};
 use crate::raw;
 use crate::support::{Ran, random, same};
 
-/// Where in the weight of `Table` the factor stands.
+/// The position of the factor in the weight of `Table`.
 const FACTOR: usize = 12_345;
 
-/// `x` times one element of a table, in host memory, where a raw pointer can be written through.
+/// `x` times one element of a table in host memory.
 #[torchcache]
 #[derive(Debug)]
 struct Table {
@@ -62,7 +62,7 @@ fn refresh_notices_a_raw_write_to_a_large_weight() {
     assert!(same(&model.forward(&xs), &(&xs * 5.0)));
     assert_eq!(model.ran.take(), (1, 3));
     assert_ne!(model.torchcache.module_hash(), hash);
-    // Where nothing changed, it costs no row.
+    // Without a change, no row is computed.
     model.torchcache.refresh();
     assert!(same(&model.forward(&xs), &(&xs * 5.0)));
     assert_eq!(model.ran.take(), (0, 0));

@@ -1,4 +1,4 @@
-//! Rows that are known by ids instead of their content.
+//! Rows that are keyed by ids instead of their content.
 
 use std::cell::RefCell;
 
@@ -7,8 +7,8 @@ use torchcache::{Cached, Error, Options, Problem, TorchCache, torchcache};
 
 use crate::support::{Ran, device, panic_of, random, same};
 
-/// `xs * 2`, with everything that the body was given written down. Each test has its own: equal ones
-/// share their rows, which with ids are the same whatever they hold.
+/// `xs * 2`; records the ids that the body received. `test` gives each test its own identity: rows
+/// are keyed by id alone.
 #[torchcache]
 #[derive(Debug)]
 struct Known {
@@ -56,7 +56,7 @@ fn a_known_id_is_a_hit_whatever_the_row_holds() {
     assert!(same(&second.get(0), &first.get(2)));
     assert!(same(&second.get(1), &(other.get(1) * 2)));
     assert!(same(&second.get(2), &first.get(0)));
-    // The body got the ids of the rows that it got.
+    // The body received the ids of its rows only.
     assert_eq!(*model.seen.borrow(), [10, 20, 30, 40]);
 }
 
@@ -118,7 +118,7 @@ fn different_rows_with_one_id_are_an_error() {
         panic!("{error}");
     };
     assert_eq!((&**ids, *first, *second, &**argument), ("ids", 1, 3, "xs"));
-    // It is refused as well where all of them are known.
+    // The same holds if all rows are cached.
     model.forward(&xs, &[7, 8, 9, 10]).unwrap();
     assert!(model.forward(&xs, &[7, 8, 9, 8]).is_err());
     assert_eq!(model.ran.take(), (1, 4));
@@ -154,7 +154,7 @@ fn by_name(xs: &Tensor, #[id] names: &[&str], scale: f64) -> Tensor {
     xs * scale
 }
 
-/// As somebody may write it.
+/// Takes `&Vec`, which Clippy would have as a slice.
 #[torchcache]
 fn by_vector(xs: &Tensor, #[id] names: &Vec<String>) -> Tensor {
     assert_eq!(xs.size()[0] as usize, names.len());
@@ -226,7 +226,7 @@ fn an_id_tensor_must_be_one_dimension_of_integers() {
     }
 }
 
-/// Where ids say it all, the samples themselves need not be there.
+/// Ids without tensors.
 #[torchcache]
 fn read_and_embed(#[id] paths: &[&str]) -> Tensor {
     let lengths: Vec<f32> = paths.iter().map(|path| path.len() as f32).collect();
@@ -261,7 +261,7 @@ fn forward_by_id_does_not_share_with_forward() {
     let xs = random(&[2, 3]);
     net.forward(&xs);
     net.forward_by_id(&xs, [1i64, 2].as_slice());
-    assert_eq!(misses(), 4, "content and id are not the same");
+    assert_eq!(misses(), 4, "a key of content is never a key of an id");
     let ys = net.forward_by_id(&random(&[1, 3]), &Tensor::from_slice(&[2i64]));
     assert!(same(&ys.get(0), &(xs.get(1) * 2)));
     assert_eq!(misses(), 4);
@@ -272,7 +272,7 @@ fn forward_by_id_does_not_share_with_forward() {
     );
 }
 
-/// A module that may be trained, and switched off, and keeps its rows.
+/// A persistent module with `forward_t`.
 #[torchcache(persistent = true)]
 #[derive(Debug)]
 struct Kept {
@@ -319,7 +319,7 @@ fn rows_by_id_persist_and_training_ignores_them() {
     assert_eq!(again.ran.take(), (0, 0));
     assert_eq!(again.cache.stats().disk_hits, 2);
     assert!(same(&hit.get(0), &ys.get(1)) && same(&hit.get(1), &ys.get(0)));
-    // Another shared tensor, another row.
+    // Another shared tensor has other rows.
     let shifted = again.forward_t(&other, &["a", "b"], &(&one + 1.0), false);
     assert!(same(&shifted, &(&other + (&one + 1.0))));
     assert_eq!(again.ran.take(), (1, 2));
@@ -330,7 +330,7 @@ fn rows_by_id_persist_and_training_ignores_them() {
             &other.neg()
         ));
     }
-    assert_eq!(again.ran.take(), (2, 4), "training goes past the cache");
+    assert_eq!(again.ran.take(), (2, 4), "training bypasses the cache");
     let off = open(false);
     assert!(same(
         &off.forward_t(&other, &["a", "b"], &one, false),
@@ -347,6 +347,6 @@ fn rows_by_id_persist_and_training_ignores_them() {
     assert_eq!(
         again.ran.take(),
         (1, 2),
-        "an input that requires grad goes past it as well"
+        "an input that requires grad bypasses it too"
     );
 }

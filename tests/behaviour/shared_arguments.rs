@@ -1,4 +1,4 @@
-//! Arguments that are the same for all rows, and lists of tensors.
+//! `#[shared]` arguments and lists of tensors.
 
 use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
@@ -6,7 +6,7 @@ use torchcache::{TorchCache, torchcache};
 
 use crate::support::{Ran, device, logged, random, same, warnings};
 
-/// `xs` times a matrix, plus an offset where there is one.
+/// `xs` times a matrix, plus an optional offset.
 #[torchcache]
 #[derive(Debug)]
 struct Project {
@@ -32,7 +32,7 @@ impl Project {
         #[shared] matrix: &Tensor,
         #[shared] offset: Option<&Tensor>,
     ) -> Tensor {
-        assert_eq!(matrix.size(), [4, 2], "it is passed on as it is");
+        assert_eq!(matrix.size(), [4, 2], "passed whole");
         self.ran.note(xs);
         let ys = xs.matmul(matrix);
         offset.map_or_else(|| ys.shallow_clone(), |offset| &ys + offset)
@@ -47,7 +47,7 @@ fn a_shared_tensor_is_part_of_every_key() {
     assert!(same(&ys, &xs.matmul(&matrix)));
     let again = model.forward(&xs.narrow(0, 1, 3), &matrix.copy(), None);
     assert!(same(&again, &ys.narrow(0, 1, 3)));
-    assert_eq!(model.ran.take(), (1, 6), "an equal one is as good");
+    assert_eq!(model.ran.take(), (1, 6), "an equal tensor has the same key");
 
     let other = random(&[4, 2]);
     assert!(same(&model.forward(&xs, &other, None), &xs.matmul(&other)));
@@ -57,9 +57,17 @@ fn a_shared_tensor_is_part_of_every_key() {
         &matrix,
         Some(&Tensor::zeros([2], (Kind::Float, device()))),
     );
-    assert_eq!(model.ran.take(), (1, 6), "none is not zero");
+    assert_eq!(
+        model.ran.take(),
+        (1, 6),
+        "None and zeros have different keys"
+    );
     model.forward(&xs, &matrix, None);
-    assert_eq!(model.ran.take(), (0, 0), "going back finds the old rows");
+    assert_eq!(
+        model.ran.take(),
+        (0, 0),
+        "the old tensor finds the old rows"
+    );
 }
 
 #[test]
@@ -92,7 +100,7 @@ fn a_shared_tensor_that_requires_grad_bypasses() {
     assert_eq!(model.cache.stats().memory_hits, 6);
 }
 
-/// `nn::Sgd` writes parameters through aliases that do not count.
+/// `nn::Sgd` writes parameters through aliases that move no version counter.
 #[test]
 fn an_optimizer_step_on_a_shared_table_is_noticed() {
     #[torchcache]
@@ -114,7 +122,7 @@ fn an_optimizer_step_on_a_shared_table_is_noticed() {
     let after = look_up(&xs, &table);
     assert!(same(&after, &table.index_select(0, &xs)));
     assert!(!same(&after, &before));
-    // The parameter itself, where gradients are not recorded.
+    // The parameter itself, while no gradients are recorded.
     let _guard = tch::no_grad_guard();
     let before = look_up(&xs, &weights);
     tch::with_grad(|| sgd.backward_step(&weights.index_select(0, &xs).sum(Kind::Float)));
@@ -123,7 +131,7 @@ fn an_optimizer_step_on_a_shared_table_is_noticed() {
     assert!(!same(&after, &before));
 }
 
-/// On a GPU as on the CPU: small ones are read at each call, and a resized one is another.
+/// On CPU and GPU: small tensors are read at each call, and a resized one is another tensor.
 #[test]
 fn a_resized_or_reallocated_shared_tensor_is_noticed() {
     #[torchcache]
@@ -137,7 +145,7 @@ fn a_resized_or_reallocated_shared_tensor_is_noticed() {
     let _ = small.data().fill_(7.0);
     assert!(right(&small));
 
-    // Large ones that come and go, and give their memory to others.
+    // Large tensors at reused addresses.
     let large = |value: f64| Tensor::full([300, 300], value, (Kind::Float, device()));
     let mut first = large(1.0);
     assert!(right(&first));
@@ -151,7 +159,7 @@ fn a_resized_or_reallocated_shared_tensor_is_noticed() {
     assert!(right(&first));
 }
 
-/// Degrees of a graph: what is stored counts, zeros too.
+/// The function sees stored zeros, as in degrees of a graph.
 #[test]
 fn sparse_shared_tensors_are_keyed_by_stored_values() {
     #[torchcache]
@@ -198,7 +206,7 @@ fn a_sparse_shared_tensor_that_requires_grad_bypasses() {
     assert_eq!(multiplied::cache().stats().misses, 2);
     assert!(
         multiplied(&xs, &graph).requires_grad(),
-        "no gradient is lost in silence"
+        "the gradient is kept"
     );
     tch::no_grad(|| multiplied(&xs, &graph));
     assert_eq!(multiplied::cache().stats().memory_hits, 2);
@@ -263,7 +271,7 @@ fn lists_of_shared_tensors_have_any_layout() {
     assert_eq!((stats().misses, stats().memory_hits), (12, 3));
 }
 
-/// The sum of a list of batches; the last of the others is taken as they come.
+/// The sum of two lists of batches.
 #[torchcache]
 fn sum(xs: &[Tensor], ys: &[&Tensor]) -> Tensor {
     let first = xs.first().or(ys.first().copied());
@@ -288,7 +296,7 @@ fn lists_of_tensors_are_cut_into_rows() {
     assert!(same(&zs.narrow(0, 0, 3), &ys.index_select(0, &index)));
     let stats = sum::cache().stats();
     assert_eq!((stats.misses, stats.memory_hits), (7, 3));
-    // The same tensors in other lists are other arguments.
+    // The same tensors in other lists have other keys.
     sum(&[a.copy()], &[&b, &c]);
     sum(&[], &[&a, &b, &c]);
     assert_eq!(sum::cache().stats().misses, 17);

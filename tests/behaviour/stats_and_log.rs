@@ -1,11 +1,11 @@
-//! What users see: statistics, and events in the log.
+//! Statistics, log events, and the methods of a handle.
 
 use tch::nn::Module;
 use torchcache::TorchCache;
 
 use crate::support::{Scale, logged, random};
 
-// Each test has factors of its own: what the tiers hold is shared by equal identities.
+// Tests use different factors, because equal identities share rows.
 
 #[test]
 fn calls_log_at_debug_and_identities_at_info() {

@@ -1,4 +1,4 @@
-//! What the tests share: a module that counts, tensors to feed it, and a log that can be read.
+//! Shared by the tests: a module that counts its runs, tensors, and a log subscriber.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -56,7 +56,7 @@ impl Ran {
         self.rows.set(self.rows.get() + xs.size()[0]);
     }
 
-    /// `(times, rows)` since the last time this was asked.
+    /// `(times, rows)` since the last call of this.
     pub(crate) fn take(&self) -> (usize, i64) {
         (self.times.take(), self.rows.take())
     }
@@ -97,13 +97,13 @@ pub(crate) fn logged<R>(run: impl FnOnce() -> R) -> (R, Vec<String>) {
     (result, log.lines())
 }
 
-/// A subscriber that keeps each event as `LEVEL message field=value …`. A clone of it keeps them in
-/// the same place, for another thread.
+/// A subscriber that records each event as `LEVEL message field=value …`. Clones record into the same
+/// list, for other threads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    /// Listens to this thread while `run` runs.
+    /// Records the events of this thread while `run` runs.
     pub(crate) fn during<R>(&self, run: impl FnOnce() -> R) -> R {
         tracing::subscriber::with_default(self.clone(), run)
     }
@@ -143,13 +143,13 @@ impl tracing::Subscriber for Log {
     }
 }
 
-/// How many warnings hold these words.
+/// How many warnings contain `words`.
 pub(crate) fn warnings(lines: &[String], words: &str) -> usize {
     let warned = lines.iter().filter(|line| line.starts_with("WARN"));
     warned.filter(|line| line.contains(words)).count()
 }
 
-/// The message of the panic that `run` ends in.
+/// The message of the panic that ends `run`.
 pub(crate) fn panic_of<R>(run: impl FnOnce() -> R) -> String {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     let payload = result.err().expect("expected a panic");
@@ -165,7 +165,7 @@ pub(crate) fn panic_of<R>(run: impl FnOnce() -> R) -> String {
     text
 }
 
-/// The 1,797 digits as floats, `[1797, 64]`, from the folder where the example keeps them.
+/// The 1,797 digits as floats, `[1797, 64]`, from the folder of the example's data.
 pub(crate) fn digits(folder: &Path) -> Tensor {
     let part = |name: &str| {
         let file = std::fs::File::open(folder.join(name)).expect("the example's data");

@@ -1,4 +1,4 @@
-//! TorchScript modules: known by what their file holds, and watched in between.
+//! TorchScript modules: identified by the content of their file, watched between calls.
 
 use std::path::Path;
 

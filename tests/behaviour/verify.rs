@@ -1,5 +1,5 @@
-//! Verifying a share of the hits: a faithful module is left in peace, one that breaks the promise is
-//! told of, and the caller gets the cached rows either way.
+//! `verify`: a share of the hits is computed again. Mismatches are counted and logged, and the caller
+//! gets the cached rows in every case.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use torchcache::{Cached, Error, Options, Problem, Stats, TorchCache, torchcache}
 
 use crate::support::{Ran, device, logged, panic_of, random, same, warnings};
 
-/// What a forward does with a row, or with its batch.
+/// What the forward does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Does {
     Double,
@@ -26,12 +26,12 @@ enum Does {
     Train,
 }
 
-/// A forward whose behaviour can be switched without the identity's knowing: so that it gives
-/// something else in the verification than it gave on the miss.
+/// A forward whose behaviour can be switched without changing the identity, so that verifying
+/// computes other rows than the miss did.
 #[torchcache]
 #[derive(Debug)]
 struct Fickle {
-    /// Sets the instances of the tests apart.
+    /// Gives each test its own identity.
     name: &'static str,
     #[torchcache(skip)]
     does: Cell<Does>,
@@ -86,7 +86,7 @@ fn fickle(name: &'static str, does: Does, verify: f64) -> Fickle {
     }
 }
 
-/// Rows verified, and those of them that did not agree.
+/// Rows verified, and mismatches among them.
 fn verified(stats: &Stats) -> (u64, u64) {
     (stats.verified, stats.mismatched)
 }
@@ -149,14 +149,14 @@ fn verify_draws_its_share_in_any_batch_size() {
     }
 }
 
-/// Computes rows, asks for them one by one, and gives what was warned of.
+/// Computes rows, requests them again in pairs, and returns the log.
 fn warned(model: &Fickle) -> Vec<String> {
     let xs = random(&[16, 50]) + 5.0;
     let first = model.forward(&xs).unwrap();
     let ((), lines) = logged(|| {
         for row in (0..16).step_by(2) {
             let again = model.forward(&xs.narrow(0, row, 2)).unwrap();
-            assert!(same(&again, &first.narrow(0, row, 2)), "what was cached");
+            assert!(same(&again, &first.narrow(0, row, 2)), "the cached rows");
         }
     });
     lines
@@ -286,7 +286,7 @@ fn bypassed_calls_are_not_verified() {
     assert_eq!(verified(&model.torchcache.stats()), (0, 0));
 }
 
-/// The largest value and where it stands, then all of them; for a while by other rules.
+/// The largest value, its position, and all of them; `OFF_BY_ONE` breaks the position.
 #[torchcache(verify = 1.0)]
 fn several(xs: &Tensor) -> (Tensor, Tensor, Vec<Tensor>) {
     let (largest, mut at) = xs.max_dim(1, false);
@@ -322,7 +322,7 @@ fn countdown(xs: &Tensor, steps: u32) -> Tensor {
     countdown(&(xs * 2), steps - 1)
 }
 
-/// Holds a cached module, which is verified within the verification of this one.
+/// Holds a cached module, which is verified while this one is verified.
 #[torchcache(verify = 1.0)]
 #[derive(Debug)]
 struct Outer {
