@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Say what changed between the identities of two caches.
     Diff(Diff),
     /// Read every row and check that it is what was written.
-    Verify(Verify),
+    Check(Check),
     /// Make room: remove what was read least recently.
     Prune(Prune),
     /// Remove a cache, or all of them.
@@ -80,7 +80,7 @@ pub(crate) struct Diff {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Verify {
+pub(crate) struct Check {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
     /// Write damaged segments anew without the rows that are bad, and remove what cannot be read at
@@ -123,18 +123,18 @@ impl Prune {
 }
 
 fn max_size(text: &str) -> Result<Keep, SizeError> {
-    size::parse(text).map(Keep::Bytes)
+    size::parse(text).map(Keep::MaxBytes)
 }
 
 fn older_than(text: &str) -> Result<Keep, String> {
-    time::parse_age(text).map(Keep::Newer)
+    time::parse_age(text).map(Keep::ReadWithin)
 }
 
 /// None at all is not what is read last, and would take every cache that has a manifest.
 fn keep_latest(text: &str) -> Result<Keep, String> {
     match text.parse() {
         Ok(0) => Err("it keeps at least 1; `torchcache clear` removes all".to_owned()),
-        Ok(count) => Ok(Keep::Latest(count)),
+        Ok(count) => Ok(Keep::LatestPerModule(count)),
         Err(_) => Err("write a whole number".to_owned()),
     }
 }
@@ -225,10 +225,10 @@ mod tests {
 
     #[test]
     fn prune_takes_exactly_one_criterion() {
-        assert_eq!(keep("--max-size 50GB"), Ok(Keep::Bytes(50_000_000_000)));
+        assert_eq!(keep("--max-size 50GB"), Ok(Keep::MaxBytes(50_000_000_000)));
         let month = Duration::from_secs(30 * 86_400);
-        assert_eq!(keep("--older-than 30d"), Ok(Keep::Newer(month)));
-        assert_eq!(keep("--keep-latest 3"), Ok(Keep::Latest(3)));
+        assert_eq!(keep("--older-than 30d"), Ok(Keep::ReadWithin(month)));
+        assert_eq!(keep("--keep-latest 3"), Ok(Keep::LatestPerModule(3)));
         for line in [
             "",
             "--max-size 1GB --keep-latest 1",

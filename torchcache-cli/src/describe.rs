@@ -1,4 +1,4 @@
-//! Words for what caches hold: their types, and what the bytes of their rows mean.
+//! Describes what caches hold: modules, schemas, format versions.
 
 use std::io::ErrorKind;
 
@@ -7,98 +7,100 @@ use torchcache_store::schema::{OutputDevice, Schema, TensorSpec};
 
 use crate::text::plain;
 
-/// What rows of one schema are, as far as it can be read.
+/// Explains the star of [`formats`].
+pub(crate) const NEWER: &str = "* only a newer torchcache reads it; skipped";
+
+/// The rows of one schema, with the number that `--schema` takes.
 #[derive(Debug)]
-pub(crate) struct Sort {
-    /// Its number, from 1, in an order that only what the rows are decides.
+pub(crate) struct NumberedSchema {
+    /// From 1, in an order that depends only on the schemas.
     pub(crate) number: usize,
     pub(crate) group: RowGroupSummary,
-    /// `None` if it is of another version, or not of torchcache.
+    /// `None` if it is of another version or not of torchcache.
     pub(crate) schema: Option<Schema>,
 }
 
-impl Sort {
-    /// Numbers the sorts of rows.
-    pub(crate) fn of(groups: impl IntoIterator<Item = RowGroupSummary>) -> Vec<Sort> {
+impl NumberedSchema {
+    pub(crate) fn number_all(
+        groups: impl IntoIterator<Item = RowGroupSummary>,
+    ) -> Vec<NumberedSchema> {
         let numbered = groups.into_iter().zip(1..);
-        let sorts = numbered.map(|(group, number)| Sort {
+        let schemas = numbered.map(|(group, number)| NumberedSchema {
             number,
-            schema: readable(&group),
+            schema: decode(&group),
             group,
         });
-        sorts.collect()
+        schemas.collect()
     }
 
     /// On one line: `pooled float32[384], layers.0 float32[128, 384]`.
-    pub(crate) fn words(&self) -> String {
+    pub(crate) fn one_line(&self) -> String {
         let Some(schema) = &self.schema else {
             return self.unknown();
         };
-        let parts = schema.names().into_iter().zip(&schema.tensors);
-        let parts = parts.map(|(name, part)| {
-            let (name, kind, shape) = (plain(&name), kind(part), shape(part));
-            format!("{name} {kind}{shape}{}", on(part))
+        let tensors = schema.names().into_iter().zip(&schema.tensors);
+        let tensors = tensors.map(|(name, tensor)| {
+            let (name, kind, shape) = (plain(&name), kind(tensor), shape(tensor));
+            format!("{name} {kind}{shape}{}", on_device(tensor))
         });
-        parts.collect::<Vec<_>>().join(", ")
+        tensors.collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn unknown(&self) -> String {
-        format!(
-            "{} bytes each, of a schema that this version cannot read",
-            self.group.row_bytes
-        )
+        let bytes = self.group.row_bytes;
+        format!("{bytes} bytes each, of a schema that this version cannot read")
     }
 }
 
-/// The schema of rows that are as long as it says.
-fn readable(group: &RowGroupSummary) -> Option<Schema> {
+/// The schema of a group whose rows have the length that the schema says.
+fn decode(group: &RowGroupSummary) -> Option<Schema> {
     let schema = Schema::decode(&group.schema)?;
     (schema.row_bytes() == Some(group.row_bytes as usize)).then_some(schema)
 }
 
-/// The kind as it is stored, and that of hits if it is another.
-pub(crate) fn kind(part: &TensorSpec) -> String {
-    match part.stored == part.output {
-        true => part.stored.to_string(),
-        false => format!("{} → {}", part.stored, part.output),
+/// The kind of a tensor as stored, and as returned if that differs.
+pub(crate) fn kind(tensor: &TensorSpec) -> String {
+    match tensor.stored == tensor.output {
+        true => tensor.stored.to_string(),
+        false => format!("{} → {}", tensor.stored, tensor.output),
     }
 }
 
-/// The device that rows are returned on; `None` if that is the module's.
-pub(crate) fn device(part: &TensorSpec) -> Option<String> {
-    match part.device {
+/// The device that rows are returned on; `None` for the module's.
+pub(crate) fn device(tensor: &TensorSpec) -> Option<String> {
+    match tensor.device {
         OutputDevice::Module => None,
         device => Some(device.to_string()),
     }
 }
 
-/// The same behind a kind or shape: ` on CUDA 0`.
-pub(crate) fn on(part: &TensorSpec) -> String {
-    device(part).map_or(String::new(), |device| format!(" on {device}"))
+/// [`device`] after a kind or shape: ` on CUDA 0`.
+pub(crate) fn on_device(tensor: &TensorSpec) -> String {
+    device(tensor).map_or(String::new(), |device| format!(" on {device}"))
 }
 
-/// The shape of a row.
-pub(crate) fn shape(part: &TensorSpec) -> String {
-    format!("{:?}", part.shape)
+/// The shape of a tensor of a row.
+pub(crate) fn shape(tensor: &TensorSpec) -> String {
+    format!("{:?}", tensor.shape)
 }
 
-/// The type of a cache: its module.
+/// The module of a cache.
 pub(crate) fn module(summary: &Summary) -> String {
     match &summary.manifest {
         Ok(manifest) => plain(&manifest.module),
-        Err(error) => no_module(error.kind()),
+        Err(error) => missing_module(error.kind()),
     }
 }
 
-/// What stands in its place where the manifest does not say it.
-pub(crate) fn no_module(why: ErrorKind) -> String {
-    match why {
+/// Takes the place of a module if the manifest cannot be read.
+pub(crate) fn missing_module(kind: ErrorKind) -> String {
+    match kind {
         ErrorKind::NotFound => "(no manifest)".to_owned(),
         _ => "(unreadable manifest)".to_owned(),
     }
 }
 
-/// Value bytes to stored bytes, of all rows that can be read; `None` where there are none.
+/// Value bytes by stored bytes of all readable rows; `None` without rows.
 pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     let groups = summary.contents().flat_map(|contents| &contents.groups);
     let (value, stored) = groups.fold((0, 0), |(value, stored), group| {
@@ -108,35 +110,28 @@ pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     (stored > 0).then(|| value as f64 / stored as f64)
 }
 
-/// What the star means.
-pub(crate) const NEWER: &str = "* only a newer torchcache reads it; left alone";
-
-/// The format versions of the segments that can be read.
+/// The format versions of the readable segments.
 pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
-    let mut versions: Vec<_> = summary
-        .contents()
-        .map(|contents| contents.version)
-        .collect();
-    versions.sort_unstable();
-    versions.dedup();
-    versions
+    sorted(summary.contents().map(|contents| contents.version))
 }
 
 /// The format versions that only a newer torchcache reads.
-pub(crate) fn newer(summary: &Summary) -> Vec<u32> {
+pub(crate) fn newer_versions(summary: &Summary) -> Vec<u32> {
     let segments = summary.segments.iter();
-    let mut versions: Vec<_> = segments
-        .filter_map(|segment| segment.contents.as_ref().err()?.newer_version())
-        .collect();
-    versions.sort_unstable();
-    versions.dedup();
-    versions
+    sorted(segments.filter_map(|segment| segment.contents.as_ref().err()?.newer_version()))
 }
 
-/// The versions of the segment format, with a star at those that only a newer torchcache reads.
+fn sorted(versions: impl Iterator<Item = u32>) -> Vec<u32> {
+    let versions: std::collections::BTreeSet<_> = versions.collect();
+    versions.into_iter().collect()
+}
+
+/// All format versions, with a star at those that only a newer torchcache reads.
 pub(crate) fn formats(summary: &Summary) -> String {
     let known = versions(summary).into_iter().map(|it| it.to_string());
-    let newer = newer(summary).into_iter().map(|it| format!("{it}*"));
+    let newer = newer_versions(summary)
+        .into_iter()
+        .map(|it| format!("{it}*"));
     let all: Vec<_> = known.chain(newer).collect();
     match all.is_empty() {
         true => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well: one message and an exit code.
+//! Errors that end a command: a message and an exit code.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -6,8 +6,7 @@ use std::path::Path;
 
 use crate::text::plain;
 
-/// Why there is nothing to print. The message holds nothing that could move the cursor, whatever
-/// names it repeats.
+/// Why a command printed no result. The message has no control characters, whatever names it repeats.
 #[derive(Debug)]
 pub(crate) struct Error {
     code: u8,
@@ -15,20 +14,20 @@ pub(crate) struct Error {
 }
 
 impl Error {
-    /// Nothing is what was named. Exit code 1.
-    pub(crate) fn nothing(text: impl Display) -> Error {
+    /// Nothing has the given name. Exit code 1.
+    pub(crate) fn not_found(text: impl Display) -> Error {
         let text = plain(&text.to_string());
         Error { code: 1, text }
     }
 
-    /// It was not done. Exit code 2.
-    pub(crate) fn not_done(text: impl Display) -> Error {
+    /// The command failed. Exit code 2.
+    pub(crate) fn failed(text: impl Display) -> Error {
         let text = plain(&text.to_string());
         Error { code: 2, text }
     }
 
-    /// With something to choose from, each on a line of its own.
-    pub(crate) fn listing(mut self, lines: impl IntoIterator<Item = String>) -> Error {
+    /// Adds choices, each on a line of its own.
+    pub(crate) fn with_choices(mut self, lines: impl IntoIterator<Item = String>) -> Error {
         self.text.push(':');
         for line in lines {
             self.text += &format!("\n  {}", plain(&line));
@@ -40,9 +39,9 @@ impl Error {
         self.code
     }
 
-    /// For the system, whose errors do not name the file.
-    pub(crate) fn io(deed: impl Display, path: &Path) -> impl FnOnce(io::Error) -> Error {
-        move |error| Error::not_done(format!("cannot {deed} {}: {error}", path.display()))
+    /// Adds the action and the path to an error of the system, which names neither.
+    pub(crate) fn io(action: impl Display, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        move |error| Error::failed(format!("cannot {action} {}: {error}", path.display()))
     }
 }
 

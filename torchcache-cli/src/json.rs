@@ -1,15 +1,14 @@
-//! What caches hold, for programs: numbers as numbers, names whole, times as RFC 3339 has them. The
-//! fields are listed in `docs/cli.md`.
+//! The JSON of caches. The fields are listed in `docs/cli.md`.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Cache, SegmentInfo, Summary};
+use torchcache_store::admin::{Cache, SegmentSummary, Summary};
 
-use crate::describe::{Sort, device, newer, ratio, versions};
+use crate::describe::{NumberedSchema, device, newer_versions, ratio, versions};
 use crate::time::rfc3339;
 
-/// What `ls` tells of a cache.
+/// A cache in the list of `ls`.
 pub(crate) fn cache(cache: &Cache, summary: &Summary) -> Value {
     let manifest = summary.manifest.as_ref().ok();
     json!({
@@ -24,32 +23,32 @@ pub(crate) fn cache(cache: &Cache, summary: &Summary) -> Value {
         "segments": summary.segments.len(),
         "unreadable_segments": unreadable(summary),
         "versions": versions(summary),
-        "newer_versions": newer(summary),
-        "unfinished_files": summary.unfinished,
+        "newer_versions": newer_versions(summary),
+        "temp_files": summary.temp_files,
     })
 }
 
-/// What was left alone, and why.
-pub(crate) fn left_alone(all: &[(PathBuf, String)]) -> Value {
+/// Directories and segments that were skipped, with the reason.
+pub(crate) fn skipped(all: &[(PathBuf, String)]) -> Value {
     let all = all.iter();
-    all.map(|(path, why)| json!({ "path": path.to_string_lossy(), "why": why }))
+    all.map(|(path, reason)| json!({ "path": path.to_string_lossy(), "reason": reason }))
         .collect()
 }
 
-/// What could not be removed, and why.
+/// Files and directories that could not be removed, with the error.
 pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
     let all = all.iter();
     all.map(|(path, error)| json!({ "path": path.to_string_lossy(), "error": error.to_string() }))
         .collect()
 }
 
-/// How many segments cannot be read.
+/// The number of segments that cannot be read.
 fn unreadable(summary: &Summary) -> usize {
     summary.segments.len() - summary.contents().count()
 }
 
 /// A segment of a cache.
-pub(crate) fn segment(segment: &SegmentInfo) -> Value {
+pub(crate) fn segment(segment: &SegmentSummary) -> Value {
     let contents = segment.contents.as_ref();
     json!({
         "name": segment.name,
@@ -61,9 +60,9 @@ pub(crate) fn segment(segment: &SegmentInfo) -> Value {
     })
 }
 
-/// A sort of rows.
-pub(crate) fn sort(sort: &Sort) -> Value {
-    let parts = sort.schema.as_ref().map(|schema| {
+/// The rows of a schema.
+pub(crate) fn schema(schema: &NumberedSchema) -> Value {
+    let parts = schema.schema.as_ref().map(|schema| {
         let parts = schema.names().into_iter().zip(&schema.tensors);
         let parts = parts.map(|(name, part)| {
             json!({
@@ -77,11 +76,11 @@ pub(crate) fn sort(sort: &Sort) -> Value {
         parts.collect::<Vec<_>>()
     });
     json!({
-        "number": sort.number,
-        "rows": sort.group.rows,
-        "row_bytes": sort.group.row_bytes,
-        "stored_bytes": sort.group.stored_bytes,
-        "structure": sort.schema.as_ref().map(|schema| &schema.structure),
+        "number": schema.number,
+        "rows": schema.group.rows,
+        "row_bytes": schema.group.row_bytes,
+        "stored_bytes": schema.group.stored_bytes,
+        "structure": schema.schema.as_ref().map(|schema| &schema.structure),
         "parts": parts,
     })
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
-use commands::{clear, diff, export as export_command, generate, ls, prune, show, verify};
+use commands::{check, clear, diff, export as export_command, generate, ls, prune, show};
 use error::Error;
 use output::{Output, Report};
 
@@ -40,7 +40,7 @@ fn run(output: &Output, command: Command) -> Result<Report, Error> {
         Command::Ls(args) => ls::run(output, &args),
         Command::Show(args) => show::run(output, &args),
         Command::Diff(args) => diff::run(output, &args),
-        Command::Verify(args) => verify::run(output, &args),
+        Command::Check(args) => check::run(output, &args),
         Command::Prune(args) => prune::run(output, &args),
         Command::Clear(args) => clear::run(output, &args),
         Command::Export(args) => export_command::run(output, &args),

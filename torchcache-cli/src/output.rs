@@ -1,5 +1,5 @@
-//! What goes to the screen, to a pipe or to a program: text or one JSON document on standard output,
-//! notes and errors on standard error, and the exit code. A pipe that somebody closed is no error.
+//! Prints results: text or one JSON document on standard output, notes and errors on standard error. A
+//! pipe that was closed early is not an error.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -24,27 +24,24 @@ const NOTE: Style = AnsiColor::Yellow.on_default();
 /// Further indents the continuation of a long line.
 const HANGING: &str = "  ";
 
-/// What a command has to say.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// For people. May be styled.
     text: String,
     /// For programs.
     json: Value,
-    /// Whether something was found that the exit code tells.
     code: u8,
-    /// Whether the text is for programs as well, and so goes out as it is.
+    /// Whether the text is for programs too, and is printed without wrapping.
     is_source: bool,
 }
 
 impl Report {
-    /// What was done as it should be.
-    pub(crate) fn good(text: String, json: Value) -> Report {
-        Report::found(text, json, 0)
+    pub(crate) fn new(text: String, json: Value) -> Report {
+        Report::with_code(text, json, 0)
     }
 
-    /// What was found, and the exit code that tells it.
-    pub(crate) fn found(text: String, json: Value, code: u8) -> Report {
+    pub(crate) fn with_code(text: String, json: Value, code: u8) -> Report {
         Report {
             text,
             json,
@@ -57,7 +54,7 @@ impl Report {
     pub(crate) fn source(text: String, json: Value) -> Report {
         Report {
             is_source: true,
-            ..Report::good(text, json)
+            ..Report::new(text, json)
         }
     }
 }
@@ -66,7 +63,7 @@ impl Report {
 #[derive(Debug)]
 pub(crate) struct Output {
     json: bool,
-    /// What "ago" is counted from.
+    /// The time that ages are counted from.
     pub(crate) now: SystemTime,
     /// The width that text has to fit; `None` for files and pipes.
     pub(crate) columns: Option<usize>,
@@ -81,51 +78,43 @@ impl Output {
         }
     }
 
-    /// Prints what a command said.
-    pub(crate) fn print(&self, printed: Report) -> ExitCode {
-        let written = match (self.json, printed.is_source) {
+    /// Prints a result, and returns its exit code.
+    pub(crate) fn print(&self, report: Report) -> ExitCode {
+        let written = match (self.json, report.is_source) {
             (true, _) => {
-                let document = format!("{:#}\n", printed.json);
-                write_as_is(escaped(&document).as_bytes())
+                let document = format!("{:#}\n", report.json);
+                write_raw(escaped(&document).as_bytes())
             }
-            (false, true) => write_as_is(printed.text.as_bytes()),
-            (false, false) => write_out(&wrapped(&printed.text, self.columns)),
+            (false, true) => write_raw(report.text.as_bytes()),
+            (false, false) => write_styled(&wrapped(&report.text, self.columns)),
         };
-        match written {
-            // Whoever closes a pipe has read enough. What was found is still so.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => cannot_print(&error),
-            _ => ExitCode::from(printed.code),
-        }
+        exit_code(written, report.code)
     }
 
-    /// Says something beside the result: plain text on one line.
+    /// Prints a note next to the result: plain text on one line.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
         let text = plain(&text.to_string());
         let text = format!("{NOTE}note:{NOTE:#} {text}\n");
-        to_stderr(&wrapped(&text, columns(&io::stderr())));
+        write_stderr(&wrapped(&text, columns(&io::stderr())));
     }
 }
 
-/// Prints why a command did not do what it should.
+/// Prints an error, and returns its exit code.
 pub(crate) fn print_error(error: &Error) -> ExitCode {
     let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
-    to_stderr(&wrapped(&text, columns(&io::stderr())));
+    write_stderr(&wrapped(&text, columns(&io::stderr())));
     ExitCode::from(error.code())
 }
 
-fn cannot_print(error: &io::Error) -> ExitCode {
-    print_error(&Error::not_done(format!("cannot print: {error}")))
-}
-
-/// Asks something, and leaves the cursor behind the question.
+/// Prints a question, and leaves the cursor after it.
 pub(crate) fn ask(question: &str) {
     let question = wrapped(question, columns(&io::stderr()));
-    to_stderr(&format!("{} ", question.trim_end()));
+    write_stderr(&format!("{} ", question.trim_end()));
 }
 
-/// Prints what clap has to say: the help, the version, or what it did not understand.
+/// Prints clap's help, version or usage error, and returns the exit code.
 pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
-    // It repeats arguments, which may be names out of a directory that anybody may have written.
+    // It repeats arguments, which may be file names that another user chose.
     let is_plain = |arg: std::ffi::OsString| {
         let arg = arg.to_string_lossy();
         plain(&arg) == arg
@@ -139,35 +128,42 @@ pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
     };
     if error.use_stderr() {
         let text = text.replacen("error:", "torchcache:", 1);
-        to_stderr(&text);
+        write_stderr(&text);
         return ExitCode::from(2);
     }
-    match write_out(&text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => cannot_print(&error),
-        _ => ExitCode::SUCCESS,
+    exit_code(write_styled(&text), 0)
+}
+
+/// A reader that closes the pipe has read enough: `code` stays what it is.
+fn exit_code(written: io::Result<()>, code: u8) -> ExitCode {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            print_error(&Error::failed(format!("cannot print: {error}")))
+        }
+        _ => ExitCode::from(code),
     }
 }
 
-/// Writes to standard output, without colours if that is no terminal.
-fn write_out(text: &str) -> io::Result<()> {
+/// Writes to standard output, without colours if it is not a terminal.
+fn write_styled(text: &str) -> io::Result<()> {
     let mut out = AutoStream::auto(io::stdout().lock());
     out.write_all(harmless(text).as_bytes())?;
     out.flush()
 }
 
-/// The same for programs: taking colours away would take letters out of names.
-fn write_as_is(text: &[u8]) -> io::Result<()> {
+/// Writes to standard output as it is: removing colours could remove letters of names.
+fn write_raw(text: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text)?;
     out.flush()
 }
 
-fn to_stderr(text: &str) {
-    // There is nobody left to tell if this fails.
+fn write_stderr(text: &str) {
+    // If this fails, there is nowhere to report it.
     let _ = AutoStream::auto(io::stderr().lock()).write_all(harmless(text).as_bytes());
 }
 
-/// COLUMNS if somebody set it, else the width of the terminal.
+/// `COLUMNS` if it is set, otherwise the width of the terminal.
 fn columns(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
     let set = std::env::var("COLUMNS").ok();
     let set = set.and_then(|columns| columns.parse().ok());
@@ -177,8 +173,8 @@ fn columns(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
     })
 }
 
-/// Breaks long lines between words, and indents what follows. A word that is longer than a line is left
-/// to the terminal, so that it can be copied.
+/// Breaks long lines between words, and indents the continuation. A word that is longer than a line is
+/// left to the terminal, so that it can be copied.
 fn wrapped(text: &str, columns: Option<usize>) -> String {
     let Some(columns) = columns else {
         return text.to_owned();
@@ -203,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_are_broken_between_words_and_others_are_as_they_were() {
+    fn long_lines_are_broken_between_words() {
         let text = format!("  a  table   row\n  {BAD}bad{BAD:#}: one two three four\n\nlast\n");
         let broken = wrapped(&text, Some(16));
         let plain = anstream::adapter::strip_str(&broken).to_string();

@@ -1,21 +1,21 @@
-//! How far a long command is: a bar on standard error, if that is a terminal.
+//! A progress bar on standard error, if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use torchcache_store::admin::Progress;
 
-/// A bar over bytes.
+/// A progress bar over bytes or rows.
 #[derive(Debug)]
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    /// indicatif draws nothing where standard error is no terminal.
+    /// A bar over bytes. indicatif draws nothing if standard error is not a terminal.
     pub(crate) fn bytes() -> Bar {
         const TEMPLATE: &str = "{bar:30} {decimal_bytes} of {decimal_total_bytes}, \
                                 {decimal_bytes_per_sec}, {eta} left";
         Bar::new(TEMPLATE)
     }
 
-    /// The same over rows.
+    /// A bar over rows.
     pub(crate) fn rows(rows: u64) -> Bar {
         let bar = Bar::new("{bar:30} {human_pos} of {human_len} rows, {eta} left");
         bar.0.set_length(rows);
@@ -24,14 +24,14 @@ impl Bar {
 
     fn new(template: &str) -> Bar {
         let bar = ProgressBar::new(0);
-        // A template that cannot be read is a bug that a test finds; the bar is not worth a panic.
+        // Not worth a panic: an invalid template falls back to the default style.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         Bar(bar)
     }
 
-    /// Begins anew.
+    /// Starts again from zero.
     pub(crate) fn restart(&self, rows: u64) {
         self.0.set_length(rows);
         self.0.set_position(0);
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_adds_up_what_it_hears() {
+    fn a_bar_adds_up_its_progress() {
         let bar = Bar::bytes();
         bar.expect(10);
         bar.expect(20);

@@ -1,4 +1,4 @@
-//! Which cache is meant: by any beginning of its name that no other has.
+//! Selects caches: lists those below DIR, and finds the one that HASH names.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,69 +9,70 @@ use crate::error::Error;
 use crate::output::Output;
 use crate::text::plain;
 
-/// A hash is shown with at least so many digits, although fewer may tell it from the others.
-const SHORT: usize = 8;
+/// The digits of a hash to show, although fewer may be unique.
+const HASH_DIGITS: usize = 8;
 
-/// Of a name that somebody chose, so many letters.
-const NAME: usize = 16;
+/// The letters to show of a name that is not a hash.
+const NAME_LETTERS: usize = 16;
 
 /// The caches below a directory.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct CacheList {
     pub(crate) root: Root,
     pub(crate) caches: Vec<Cache>,
-    /// What may be caches, but could not be looked into, and why.
+    /// Directories that may be caches but could not be opened, with the error of each.
     pub(crate) unopened: Vec<(PathBuf, String)>,
 }
 
-/// Looks at a directory, and says which of those in it could not be looked into.
-pub(crate) fn caches(output: &Output, dir: &Path) -> Result<Found, Error> {
-    let root = Root::open(dir).map_err(Error::io("open the directory", dir))?;
-    let listing = root.list().map_err(Error::io("list the directory", dir))?;
-    let unopened = listing.unopened.into_iter();
-    let unopened: Vec<_> = unopened
-        .map(|(path, why)| (path, why.to_string()))
-        .collect();
-    for (path, why) in &unopened {
-        let path = path.display();
-        output.note(format_args!("{path} may be a cache, but: {why}"));
+impl CacheList {
+    /// Lists the caches below `dir`, with a note for each directory that could not be opened.
+    pub(crate) fn open(output: &Output, dir: &Path) -> Result<CacheList, Error> {
+        let root = Root::open(dir).map_err(Error::io("open the directory", dir))?;
+        let listing = root.list().map_err(Error::io("list the directory", dir))?;
+        let unopened = listing.unopened.into_iter();
+        let unopened: Vec<_> = unopened
+            .map(|(path, error)| (path, error.to_string()))
+            .collect();
+        for (path, error) in &unopened {
+            let path = path.display();
+            output.note(format_args!(
+                "{path} may be a cache, but is skipped: {error}"
+            ));
+        }
+        Ok(CacheList {
+            root,
+            caches: listing.caches,
+            unopened,
+        })
     }
-    Ok(Found {
-        root,
-        caches: listing.caches,
-        unopened,
-    })
-}
 
-/// The same for all of them: says if there are none.
-pub(crate) fn all(output: &Output, dir: &Path) -> Result<Found, Error> {
-    let found = caches(output, dir)?;
-    if found.caches.is_empty() && found.unopened.is_empty() {
-        output.note(format_args!(
-            "{} holds no caches",
-            found.root.path().display()
-        ));
+    /// Like [`CacheList::open`], with a note if there are none.
+    pub(crate) fn open_noting_none(output: &Output, dir: &Path) -> Result<CacheList, Error> {
+        let list = CacheList::open(output, dir)?;
+        if list.caches.is_empty() && list.unopened.is_empty() {
+            let dir = list.root.path().display();
+            output.note(format_args!("{dir} holds no caches"));
+        }
+        Ok(list)
     }
-    Ok(found)
-}
 
-impl Found {
-    /// Whether DIR is the directory of a cache, and there is no other in it.
+    /// Whether DIR is the directory of a cache and contains no others.
     pub(crate) fn is_one_cache(&self) -> bool {
         self.root.is_cache() && self.caches.len() == 1
     }
 
-    /// The one cache that is meant. Without a name, the only one that there is.
-    pub(crate) fn named(&self, hash: Option<&str>) -> Result<&Cache, Error> {
+    /// Finds the cache that `hash` names: its whole name, or a prefix that no other has. Without `hash`,
+    /// the only cache.
+    pub(crate) fn find(&self, hash: Option<&str>) -> Result<&Cache, Error> {
         let dir = self.root.path().display();
         let Some(hash) = hash else {
             return match &self.caches[..] {
                 [only] => Ok(only),
-                [] => Err(self.nothing()),
-                all => Err(Error::not_done(format!(
+                [] => Err(self.no_caches()),
+                all => Err(Error::failed(format!(
                     "{dir} holds {} caches; name one of them: {}",
                     all.len(),
-                    self.some(all.iter())
+                    self.some_names(all.iter())
                 ))),
             };
         };
@@ -82,35 +83,32 @@ impl Found {
         let matching: Vec<_> = self.caches.iter().filter(matches).collect();
         match &matching[..] {
             [only] => Ok(only),
-            [] if self.caches.is_empty() => Err(self.nothing()),
-            [] => Err(Error::nothing(format!(
-                "{dir} holds no cache whose name begins with {:?}; it holds {}",
-                hash,
-                self.some(self.caches.iter())
+            [] if self.caches.is_empty() => Err(self.no_caches()),
+            [] => Err(Error::not_found(format!(
+                "{dir} holds no cache whose name begins with {hash:?}; it holds {}",
+                self.some_names(self.caches.iter())
             ))),
-            several => Err(Error::not_done(format!(
-                "{:?} is the beginning of {} caches: {}; write more of the one that you mean",
-                hash,
+            several => Err(Error::failed(format!(
+                "{hash:?} is a prefix of {} caches: {}; write more of the name",
                 several.len(),
-                self.some(several.iter().copied())
+                self.some_names(several.iter().copied())
             ))),
         }
     }
 
-    fn nothing(&self) -> Error {
+    fn no_caches(&self) -> Error {
         let dir = self.root.path().display();
-        Error::nothing(format!(
-            "{dir} holds no caches; name the directory that was given to persistent_cache_dir or \
-             TORCHCACHE_DIR"
+        Error::not_found(format!(
+            "{dir} holds no caches; name the directory given to persistent_cache_dir or TORCHCACHE_DIR"
         ))
     }
 
-    /// A few names, for a message.
-    fn some<'c>(&self, caches: impl Iterator<Item = &'c Cache>) -> String {
-        const MOST: usize = 5;
+    /// The first few names, for a message.
+    fn some_names<'c>(&self, caches: impl Iterator<Item = &'c Cache>) -> String {
+        const MAX_NAMES: usize = 5;
         let short = self.short_names();
         let names: Vec<_> = caches.map(|cache| short[cache.name()].clone()).collect();
-        let more = names.len().saturating_sub(MOST);
+        let more = names.len().saturating_sub(MAX_NAMES);
         let mut text = names[..names.len() - more].join(", ");
         if more > 0 {
             text += &format!(" and {more} more");
@@ -118,7 +116,7 @@ impl Found {
         text
     }
 
-    /// Caches as people know them: the module, and as much of the name as tells it from the others.
+    /// Formats a cache as its module and its short name.
     pub(crate) fn titles(&self) -> impl Fn(&Cache) -> String {
         let short = self.short_names();
         move |cache| {
@@ -131,7 +129,7 @@ impl Found {
         }
     }
 
-    /// For each name, as much of it as it takes to tell it from the others, to be shown.
+    /// For each name, a prefix that no other has, ready to print.
     pub(crate) fn short_names(&self) -> HashMap<&str, String> {
         let mut names: Vec<&str> = self.caches.iter().map(Cache::name).collect();
         names.sort_unstable();
@@ -144,9 +142,13 @@ impl Found {
             let neighbours = [at.checked_sub(1), Some(at + 1)];
             let neighbours = neighbours.into_iter().flatten();
             let others = neighbours.filter_map(|other| names.get(other));
-            let differs = others.map(|other| shared(name, other) + 1).max();
-            let least = if is_hash(name) { SHORT } else { NAME };
-            let letters = differs.unwrap_or(0).max(least);
+            let unique = others.map(|other| shared(name, other) + 1).max();
+            let least = if is_hash(name) {
+                HASH_DIGITS
+            } else {
+                NAME_LETTERS
+            };
+            let letters = unique.unwrap_or(0).max(least);
             let text: String = name.chars().take(letters).collect();
             short.insert(*name, plain(&text));
         }
@@ -154,7 +156,7 @@ impl Found {
     }
 }
 
-/// Whether a name is a module hash, not one that somebody chose.
+/// Whether a name is a module hash, and not one that the user chose.
 fn is_hash(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -163,44 +165,42 @@ fn is_hash(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn found(names: &[&str]) -> (tempfile::TempDir, Found) {
+    fn list(names: &[&str]) -> (tempfile::TempDir, CacheList) {
         let root = tempfile::tempdir().expect("a temporary directory");
         for name in names {
             let dir = root.path().join(name);
             std::fs::create_dir(&dir).expect("it can be made");
             std::fs::write(dir.join("manifest.json"), "{}").expect("it can be written");
         }
-        let found = caches(&Output::new(false), root.path()).expect("it can be listed");
-        (root, found)
+        let list = CacheList::open(&Output::new(false), root.path()).expect("it can be listed");
+        (root, list)
     }
 
     #[test]
-    fn a_beginning_that_only_one_has_names_it() {
+    fn a_unique_prefix_names_a_cache() {
         let a = "abcdef0123".repeat(6) + "0000";
         let b = "abcdef0124".repeat(6) + "0000";
-        let (_root, found) = found(&[&a, &b, "abc", "resnet18-of-last-spring"]);
-        let named = |hash: &str| found.named(Some(hash)).map(Cache::name);
-        assert_eq!(named("abcdef0123").ok(), Some(&*a));
-        assert_eq!(named("res").ok(), Some("resnet18-of-last-spring"));
-        assert_eq!(named("abc").ok(), Some("abc"), "a whole name is that one");
-        assert_eq!(named("abcd").map_err(|error| error.code()), Err(2));
-        assert_eq!(named("x").map_err(|error| error.code()), Err(1));
-        assert_eq!(named("").map_err(|error| error.code()), Err(1));
-        let short = found.short_names();
+        let (_root, list) = list(&[&a, &b, "abc", "resnet18-of-last-spring"]);
+        let find = |hash: &str| list.find(Some(hash)).map(Cache::name);
+        assert_eq!(find("abcdef0123").ok(), Some(&*a));
+        assert_eq!(find("res").ok(), Some("resnet18-of-last-spring"));
+        assert_eq!(find("abc").ok(), Some("abc"), "a whole name wins");
+        assert_eq!(find("abcd").map_err(|error| error.code()), Err(2));
+        assert_eq!(find("x").map_err(|error| error.code()), Err(1));
+        assert_eq!(find("").map_err(|error| error.code()), Err(1));
+        let short = list.short_names();
         assert_eq!(short[&*a], "abcdef0123");
         assert_eq!(short["resnet18-of-last-spring"], "resnet18-of-last");
     }
 
     #[test]
-    fn without_a_name_the_only_one_is_meant() {
-        assert_eq!(
-            found(&["one"]).1.named(None).map(Cache::name).ok(),
-            Some("one")
-        );
+    fn without_a_name_the_only_cache_is_selected() {
+        let (_root, one) = list(&["one"]);
+        assert_eq!(one.find(None).map(Cache::name).ok(), Some("one"));
         for (names, code) in [(&["one", "two"][..], 2), (&[], 1)] {
-            let (_root, found) = found(names);
+            let (_root, list) = list(names);
             assert_eq!(
-                found.named(None).map_err(|error| error.code()).err(),
+                list.find(None).map_err(|error| error.code()).err(),
                 Some(code)
             );
         }

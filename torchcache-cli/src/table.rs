@@ -1,5 +1,6 @@
-//! Tables that fit the terminal: where one is too wide, its long columns are shortened in the middle.
-//! Where nothing says how wide it may be, as in a file or a pipe, nothing is shortened.
+//! Tables that fit the terminal. If one is too wide, its long columns are shortened in the middle, since
+//! paths may differ at either end; the crates for tables cut at the end or wrap. In a file or a pipe,
+//! nothing is shortened.
 
 use anstyle::Style;
 use textwrap::core::display_width;
@@ -10,13 +11,13 @@ use crate::text::shortened;
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// A column that is shortened keeps so many columns of the screen.
-const LEAST: usize = 12;
+/// The least width of a shortened column.
+const MIN_WIDTH: usize = 12;
 
-/// How a column is laid out.
+/// The layout and header of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Column {
-    /// Text, as wide as its longest cell.
+    /// Text, never shortened.
     Left(&'static str),
     /// Numbers.
     Right(&'static str),
@@ -49,12 +50,12 @@ impl Table {
         }
     }
 
-    /// The same some columns to the right.
+    /// Moves the table to the right.
     pub(crate) fn indented(self, indent: usize) -> Table {
         Table { indent, ..self }
     }
 
-    /// A row with a cell for each column. The cells are plain text on one line.
+    /// Adds a row with a cell for each column. The cells are plain text on one line.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.styled_row(Style::new(), cells);
     }
@@ -67,8 +68,11 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table as lines, in at most so many columns if that can be.
+    /// Renders the table, in at most `columns` columns if possible; an empty string without rows.
     pub(crate) fn render(&self, columns: Option<usize>) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
         let widths = self.widths(columns);
         let headers = self.columns.iter().map(|column| column.header().to_owned());
         let headers: Vec<_> = headers.collect();
@@ -94,10 +98,11 @@ impl Table {
             return widths;
         };
         let gaps = GAP.len() * self.columns.len().saturating_sub(1) + self.indent;
-        // The widest goes first, column by column, so that several of them end up alike.
+        // The widest column loses one at a time, so that several end up equally wide.
         while widths.iter().sum::<usize>() + gaps > columns {
-            let long = (0..widths.len())
-                .filter(|&at| matches!(self.columns[at], Column::Long(_)) && widths[at] > LEAST);
+            let long = (0..widths.len()).filter(|&at| {
+                matches!(self.columns[at], Column::Long(_)) && widths[at] > MIN_WIDTH
+            });
             match long.max_by_key(|&at| widths[at]) {
                 Some(at) => widths[at] -= 1,
                 None => break,
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_is_shortened_in_the_middle_of_its_long_column() {
+    fn long_columns_are_shortened_in_the_middle() {
         let text = plain(&table().render(Some(40)));
         let expected = "\
 TYPE                    ROWS  READ
@@ -153,12 +158,12 @@ a_rather_l…Something>  1,797  just now
 漢字::Head                 9  3 days ago
 ";
         assert_eq!(text, expected);
-        // Not below what still tells something.
+        // Never below the least width.
         assert_eq!(plain(&table().render(Some(1))).lines().count(), 3);
     }
 
     #[test]
-    fn where_there_is_room_nothing_is_shortened() {
+    fn nothing_is_shortened_if_it_fits() {
         for columns in [Some(200), None] {
             let text = plain(&table().render(columns));
             assert!(text.contains("SomeModule<of::Something>"), "{text}");

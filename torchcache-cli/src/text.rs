@@ -1,22 +1,20 @@
-//! Text for a terminal: how wide it is, how it is shortened, and what of it may be printed. Names and
-//! values come out of files that anybody may have written.
+//! Text for a terminal: escaped, shortened, quoted. Names and values come from files that other users may
+//! have written, so none may move the cursor or reorder a line.
 
 use indicatif::HumanCount;
 use textwrap::core::display_width;
 
-/// Marks that change the direction of what follows, and what ends a line without being a control
-/// character.
-fn is_mark(letter: char) -> bool {
+/// Whether a letter changes the direction of text or ends a line, without being a control character.
+fn is_layout_mark(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text on one line, with whatever could move the cursor or reorder the line written out. What is
-/// plain already stays as it is.
+/// Escapes control characters and layout marks, which leaves the text on one line. Idempotent.
 pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
-            _ if is_mark(letter) => plain.extend(letter.escape_unicode()),
+            _ if is_layout_mark(letter) => plain.extend(letter.escape_unicode()),
             _ if letter.is_control() => plain.extend(letter.escape_default()),
             _ => plain.push(letter),
         }
@@ -24,12 +22,12 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
-/// Styled lines without anything else that is no plain text: the last look at what goes to a
-/// terminal, for names that nobody looked at before.
+/// Escapes all but plain text, line breaks and styles: the last step before a terminal, for names that
+/// were not escaped before.
 pub(crate) fn harmless(text: &str) -> String {
     let mut harmless = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(|letter: char| letter.is_control() || is_mark(letter)) {
+    while let Some(at) = rest.find(|letter: char| letter.is_control() || is_layout_mark(letter)) {
         harmless += &rest[..at];
         rest = &rest[at..];
         let len = style_len(rest).unwrap_or_else(|| {
@@ -46,19 +44,18 @@ pub(crate) fn harmless(text: &str) -> String {
     harmless + rest
 }
 
-/// How long the style is that a text begins with: numbers between `ESC [` and `m`.
+/// The length of the style at the start of a text: numbers between `ESC [` and `m`.
 fn style_len(text: &str) -> Option<usize> {
     let numbers = text.strip_prefix("\x1b[")?;
     let end = numbers.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
     numbers[end..].starts_with('m').then_some(2 + end + 1)
 }
 
-/// A JSON document with what JSON lets pass, although a terminal acts on it, written as `\uXXXX`.
-/// Such letters are in strings only.
+/// Escapes what JSON allows in strings although a terminal acts on it, as `\uXXXX`.
 pub(crate) fn escaped(document: &str) -> String {
     let mut escaped = String::with_capacity(document.len());
     for letter in document.chars() {
-        match ('\u{7f}'..='\u{9f}').contains(&letter) || is_mark(letter) {
+        match ('\u{7f}'..='\u{9f}').contains(&letter) || is_layout_mark(letter) {
             true => escaped += &format!("\\u{:04x}", u32::from(letter)),
             false => escaped.push(letter),
         }
@@ -66,7 +63,7 @@ pub(crate) fn escaped(document: &str) -> String {
     escaped
 }
 
-/// The same of a value, which may be nothing.
+/// [`plain`], with a word for an empty value.
 pub(crate) fn plain_value(text: &str) -> String {
     match text.is_empty() {
         true => "(empty)".to_owned(),
@@ -74,7 +71,7 @@ pub(crate) fn plain_value(text: &str) -> String {
     }
 }
 
-/// A word for a shell to read, in quotes if it has to be.
+/// Quotes a word for a shell if necessary.
 pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:,+@%".contains(letter);
     match !word.is_empty() && word.chars().all(is_plain) {
@@ -83,7 +80,7 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-/// The text in at most so many columns: both ends of it, since paths differ at either.
+/// Shortens a text to `columns` by leaving out its middle.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
     if display_width(text) <= columns {
         return text.to_owned();
@@ -95,7 +92,7 @@ pub(crate) fn shortened(text: &str, columns: usize) -> String {
     format!("{begin}…{end}")
 }
 
-/// As many letters as fit.
+/// As many letters as fit into `columns`.
 fn taken(letters: impl Iterator<Item = char>, columns: usize) -> String {
     let mut taken = String::new();
     for letter in letters {
@@ -124,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_too_long_keeps_both_ends() {
+    fn shortening_keeps_both_ends() {
         assert_eq!(shortened("demo::Head", 10), "demo::Head");
         assert_eq!(shortened("demo::Head", 9), "demo…Head");
         assert_eq!(shortened("demo::Head", 2), "d…");
-        // Wide letters are never cut in two.
+        // Wide letters are never split.
         for columns in 1..12 {
             let short = shortened("漢字漢字漢字", columns);
             assert!(display_width(&short) <= columns, "{short} in {columns}");
@@ -136,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_disturb_a_terminal_is_written_out() {
+    fn control_characters_and_layout_marks_are_escaped() {
         assert_eq!(plain("größe\x1b[2J\n"), "größe\\u{1b}[2J\\n");
         assert_eq!(plain("a\u{202e}b\u{61c}"), "a\\u{202e}b\\u{61c}");
         assert_eq!(plain(&plain("a\x1b\u{9b}b")), plain("a\x1b\u{9b}b"));
@@ -147,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_where_a_shell_would_take_them_apart() {
+    fn words_are_quoted_for_a_shell_if_necessary() {
         assert_eq!(quoted("a/b-1.2"), "a/b-1.2");
         assert_eq!(quoted("my caches"), "'my caches'");
         assert_eq!(quoted("it's"), "'it'\\''s'");

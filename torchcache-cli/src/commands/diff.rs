@@ -10,37 +10,37 @@ use crate::args::Diff;
 use crate::error::Error;
 use crate::json;
 use crate::output::{Output, Report};
-use crate::select;
+use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{plain, plain_value};
 
 pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
-    let found = select::caches(output, &args.dir)?;
-    if found.is_one_cache() {
-        return Err(Error::not_done(format!(
+    let list = CacheList::open(output, &args.dir)?;
+    if list.is_one_cache() {
+        return Err(Error::failed(format!(
             "{} is the directory of one cache; name the directory that holds both",
-            found.root.path().display()
+            list.root.path().display()
         )));
     }
     let (before, after) = (
-        found.named(Some(&args.before))?,
-        found.named(Some(&args.after))?,
+        list.find(Some(&args.before))?,
+        list.find(Some(&args.after))?,
     );
     let (was, is) = (manifest(before)?, manifest(after)?);
     let changes = changes(&was.parts, &is.parts);
     let same_module = was.module == is.module;
     let differ = !changes.is_empty() || !same_module;
-    let words = match before.name() == after.name() {
-        true => "it is one cache".to_owned(),
+    let summary = match before.name() == after.name() {
+        true => "both are the same cache".to_owned(),
         false => difference(&was.parts, &is.parts),
     };
 
     let mut text = String::new();
     if !same_module {
         let (was, is) = (plain(&was.module), plain(&is.module));
-        text += &format!("they are of different modules, {was} and {is}\n");
+        text += &format!("the modules differ: {was} and {is}\n");
     }
-    text += &format!("{words}\n");
+    text += &format!("{summary}\n");
     let mut table = Table::new([
         Column::Left("CATEGORY"),
         Column::Long("PATH"),
@@ -70,24 +70,24 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
         "after": after.name(),
         "differ": differ,
         "modules": [was.module, is.module],
-        "words": words,
+        "summary": summary,
         "changes": changes,
-        "left_alone": json::left_alone(&found.unopened),
+        "skipped": json::skipped(&list.unopened),
     });
     let code = u8::from(differ);
-    Ok(Report::found(text, json, code))
+    Ok(Report::with_code(text, json, code))
 }
 
 fn manifest(cache: &Cache) -> Result<Manifest, Error> {
     cache.manifest().map_err(|error| {
-        Error::not_done(format!(
-            "the manifest of {} cannot be read, and it alone says what the identity is: {error}",
+        Error::failed(format!(
+            "cannot read the manifest of {}, which lists the parts of its identity: {error}",
             plain(cache.name())
         ))
     })
 }
 
-/// A part that is in one of two identities only, or another one in each.
+/// A part that differs between two identities.
 struct Change<'a> {
     category: Category,
     path: &'a str,
@@ -95,10 +95,10 @@ struct Change<'a> {
     after: Option<&'a Part>,
 }
 
-/// The parts that differ, in the order of the newer identity. A path may hold several parts: they are
-/// compared in their order.
+/// The parts that differ, in the order of the newer identity. Several parts may have one path: these are
+/// compared in order.
 fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
-    // A manifest may be large, and a stranger's: each part is looked at a fixed number of times.
+    // Linear in the number of parts, since a manifest may be large and not trusted.
     let (mut was_at, mut is_at) = (by_place(before), by_place(after));
     let mut changes = Vec::new();
     for part in after.iter().chain(before) {
@@ -131,8 +131,7 @@ fn by_place(parts: &[Part]) -> HashMap<(u8, &str), Vec<&Part>> {
 }
 
 impl Change<'_> {
-    /// What to show: where the readable values are alike, such as those of long code, what tells
-    /// them apart is the digest.
+    /// The values to print, with their digests if they look alike, as cut values of long code may.
     fn values(&self) -> (String, String) {
         let alike = self.before.map(|it| &it.value) == self.after.map(|it| &it.value);
         let shown = |part: Option<&Part>| match part {

@@ -1,4 +1,4 @@
-//! `torchcache export`: the rows of a cache as arrays with their keys, in one file that Python reads.
+//! `torchcache export`: writes the rows of a cache and their keys into one file for Python.
 
 use std::fs::File;
 
@@ -8,36 +8,34 @@ use torchcache_store::schema::Schema;
 use torchcache_store::size::human;
 
 use crate::args::Export;
-use crate::describe::Sort;
+use crate::describe::NumberedSchema;
 use crate::error::Error;
 use crate::export::{ExportError, Origin, OutputFile, write_rows};
 use crate::json;
 use crate::output::{Output, Report};
-use crate::select;
+use crate::select::CacheList;
 use crate::text::{counted, plain};
 
 pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
     let (path, format) = (&args.output.path, args.output.format);
-    let found = select::caches(output, &args.dir)?;
-    let cache = found.named(args.hash.as_deref())?;
+    let list = CacheList::open(output, &args.dir)?;
+    let cache = list.find(args.hash.as_deref())?;
     let file = OutputFile::create(path, args.force)?;
-    raise_open_files();
+    raise_open_file_limit();
     let rows = CacheRows::open(cache).map_err(Error::io("read", cache.path()))?;
     for (name, error) in rows.skipped() {
-        let (name, error) = (plain(name), plain(&error.to_string()));
-        output.note(format_args!("without {name}: {error}"));
+        output.note(format_args!("{name} is left out: {error}"));
     }
-    let sorts = Sort::of(rows.groups().iter().cloned());
-    let (sort, schema) = chosen(cache, &sorts, args.schema)?;
-    let columns = format.columns(schema).map_err(Error::not_done)?;
+    let schemas = NumberedSchema::number_all(rows.groups().iter().cloned());
+    let (numbered, schema) = select_schema(cache, &schemas, args.schema)?;
+    let columns = format.columns(schema).map_err(Error::failed)?;
     for note in &columns.notes {
         output.note(note);
     }
     let mut distinct = rows
-        .distinct(sort.number - 1)
+        .distinct(numbered.number - 1)
         .map_err(Error::io("read", cache.path()))?;
-    let copies = sort.group.rows;
-    let wanted = distinct.count();
+    let expected = distinct.count();
     let origin = Origin {
         module: cache.manifest().map_or(String::new(), |it| it.module),
         hash: cache.name().to_owned(),
@@ -49,8 +47,8 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
         ExportError::Write(error) => Error::io("write", path)(error),
     })?;
 
-    let (count, bad) = (distinct.count(), distinct.bad());
-    let damaged = bad > 0
+    let (count, corrupt) = (distinct.count(), distinct.corrupt_records());
+    let has_corruption = corrupt > 0
         || rows
             .skipped()
             .iter()
@@ -59,13 +57,13 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
     let shown = plain(&path.display().to_string());
     let mut text = format!("{} ({}) in {shown}\n", counted(count, "row"), human(bytes));
     for column in columns.with_key() {
-        text += &format!("  {}\n", plain(&column.words(count)));
+        text += &format!("  {}\n", plain(&column.one_line(count)));
     }
-    if bad > 0 {
+    if corrupt > 0 {
         output.note(format_args!(
-            "{} left out; {} had no sound copy",
-            counted(bad, "bad record"),
-            counted(wanted - count, "row")
+            "{} left out; {} lost, with no intact copy",
+            counted(corrupt, "corrupt record"),
+            counted(expected - count, "row")
         ));
     }
     let json = json!({
@@ -74,64 +72,64 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
         "hash": cache.name(),
         "rows": count,
         "bytes": bytes,
-        "duplicate_records": copies - wanted,
-        "bad_records": bad,
-        "lost_rows": wanted - count,
+        "duplicate_records": numbered.group.rows - expected,
+        "corrupt_records": corrupt,
+        "lost_rows": expected - count,
         "skipped_segments": rows.skipped().iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "arrays": columns.with_key().map(|it| it.as_json(count)).collect::<Vec<Value>>(),
         "notes": columns.notes,
-        "left_alone": json::left_alone(&found.unopened),
+        "skipped": json::skipped(&list.unopened),
     });
-    let code = u8::from(damaged);
-    Ok(Report::found(text, json, code))
+    let code = u8::from(has_corruption);
+    Ok(Report::with_code(text, json, code))
 }
 
-/// The rows that are meant, and what they are.
-fn chosen<'s>(
+/// Selects the rows of one schema.
+fn select_schema<'s>(
     cache: &Cache,
-    sorts: &'s [Sort],
+    schemas: &'s [NumberedSchema],
     number: Option<usize>,
-) -> Result<(&'s Sort, &'s Schema), Error> {
+) -> Result<(&'s NumberedSchema, &'s Schema), Error> {
     let name = plain(cache.name());
-    let lines = sorts.iter().map(|sort| {
-        let rows = counted(sort.group.rows, "row");
-        format!("{}: {rows}, {}", sort.number, sort.words())
+    let lines = schemas.iter().map(|schema| {
+        let rows = counted(schema.group.rows, "row");
+        format!("{}: {rows}, {}", schema.number, schema.one_line())
     });
-    let sort = match (number, sorts) {
+    let numbered = match (number, schemas) {
         (_, []) => {
-            return Err(Error::nothing(format!(
+            return Err(Error::not_found(format!(
                 "{name} holds no rows that can be read"
             )));
         }
         (None, [only]) => only,
         (None, several) => {
-            return Err(Error::not_done(format!(
-                "the rows of {name} are of {} sorts, and a file holds one; choose with --schema",
+            return Err(Error::failed(format!(
+                "the rows of {name} have {} schemas, and a file holds one; select it with --schema",
                 several.len()
             ))
-            .listing(lines));
+            .with_choices(lines));
         }
         (Some(number), _) => {
-            let named = sorts.iter().find(|sort| sort.number == number);
+            let named = schemas.iter().find(|schema| schema.number == number);
             named.ok_or_else(|| {
-                Error::not_done(format!("there is no schema {number} in {name}")).listing(lines)
+                Error::failed(format!("there is no schema {number} in {name}")).with_choices(lines)
             })?
         }
     };
-    let schema = sort.schema.as_ref().ok_or_else(|| {
-        Error::not_done(format!(
-            "the rows of {name} cannot be exported: {}; the version that wrote them reads them",
-            sort.unknown()
+    let schema = numbered.schema.as_ref().ok_or_else(|| {
+        Error::failed(format!(
+            "cannot export the rows of {name}: {}; use the version that wrote them",
+            numbered.unknown()
         ))
     })?;
-    Ok((sort, schema))
+    Ok((numbered, schema))
 }
 
-/// The segments are held open, and there may be more of them than a process may usually open.
-fn raise_open_files() {
+/// Raises the limit of open files: the export holds all segments open.
+fn raise_open_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // If it may not, opening them says so.
+    // Without the right to raise it, opening a segment reports the error.
     let _ = setrlimit(Resource::Nofile, limit);
 }

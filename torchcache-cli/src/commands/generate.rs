@@ -1,4 +1,4 @@
-//! `torchcache completions` and `torchcache man`: what the definition of the command line knows.
+//! `torchcache completions` and `torchcache man`: generated from the definition of the command line.
 
 use clap::CommandFactory;
 use clap_mangen::Man as Page;
@@ -21,14 +21,14 @@ pub(crate) fn completions(args: &Completions) -> Result<Report, Error> {
 pub(crate) fn man(args: &Man) -> Result<Report, Error> {
     let page = match &args.command {
         None => Page::new(args::definition()),
-        // Only the program has a version, and the pages of its commands stand beside its own.
+        // Only the program has a version, and the pages of its commands should show it.
         Some(command) => Page::new((**command).clone())
             .title(format!("{NAME}-{}", command.get_name()))
             .source(concat!("torchcache ", env!("CARGO_PKG_VERSION"))),
     };
     let mut roff = Vec::new();
     page.render(&mut roff)
-        .map_err(|error| Error::not_done(format!("cannot write the page: {error}")))?;
+        .map_err(|error| Error::failed(format!("cannot write the page: {error}")))?;
     let roff = String::from_utf8_lossy(&roff).into_owned();
     let json = json!({ "text": roff });
     Ok(Report::source(roff, json))

@@ -8,34 +8,34 @@ use torchcache_store::admin::{Cache, Summary};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;
-use crate::describe::{NEWER, formats, module, newer, ratio};
+use crate::describe::{NEWER, formats, module, newer_versions, ratio};
 use crate::error::Error;
 use crate::json;
 use crate::output::{DIM, Output, Report};
-use crate::select;
+use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
 
 pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
-    let found = select::all(output, &args.dir)?;
-    let (mut listed, mut left_alone) = (Vec::new(), found.unopened.clone());
-    for cache in &found.caches {
+    let list = CacheList::open_noting_none(output, &args.dir)?;
+    let (mut listed, mut skipped) = (Vec::new(), list.unopened.clone());
+    for cache in &list.caches {
         match cache.summary() {
             Ok(summary) => listed.push((cache, summary)),
             // Removed since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 let path = cache.path();
-                output.note(format_args!("{} is left alone: {error}", path.display()));
-                left_alone.push((path.to_owned(), error.to_string()));
+                output.note(format_args!("{} is skipped: {error}", path.display()));
+                skipped.push((path.to_owned(), error.to_string()));
             }
         }
     }
-    // Caches without rows come last, the newest of them first.
+    // Caches without rows come last, the most recently created first.
     let age = |(_, summary): &(&Cache, Summary)| Reverse((summary.last_read(), summary.created));
     listed.sort_by_key(age);
-    let short = found.short_names();
+    let short = list.short_names();
     let mut table = Table::new([
         Column::Long("TYPE"),
         Column::Left("HASH"),
@@ -57,15 +57,13 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
                 .map_or("-".to_owned(), |read| ago(read, output.now)),
             formats(summary),
         ]);
-        tell_unreadable(output, args, cache, summary);
+        note_corruption(output, args, cache, summary);
     }
     let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
     let bytes = sum(listed.iter().map(|(_, summary)| summary.bytes()));
-    let mut text = match table.is_empty() {
-        true => String::new(),
-        false => table.render(output.columns),
-    };
-    if listed.iter().any(|(_, summary)| !newer(summary).is_empty()) {
+    let mut text = table.render(output.columns);
+    let has_newer = |(_, summary): &(&Cache, Summary)| !newer_versions(summary).is_empty();
+    if listed.iter().any(has_newer) {
         text += &format!("{DIM}{NEWER}{DIM:#}\n");
     }
     let (caches, rows_words) = (counted(listed.len() as u64, "cache"), counted(rows, "row"));
@@ -75,25 +73,25 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
         .map(|(cache, summary)| json::cache(cache, summary))
         .collect();
     let json = json!({
-        "path": found.root.path().to_string_lossy(),
+        "path": list.root.path().to_string_lossy(),
         "caches": caches,
-        "left_alone": json::left_alone(&left_alone),
+        "skipped": json::skipped(&skipped),
         "rows": rows,
         "bytes": bytes,
     });
-    Ok(Report::good(text, json))
+    Ok(Report::new(text, json))
 }
 
-fn tell_unreadable(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
+fn note_corruption(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
     let segments = summary.segments.iter();
     let errors = segments.filter_map(|segment| segment.contents.as_ref().err());
-    let broken = errors
+    let corrupt = errors
         .filter(|error| error.newer_version().is_none())
         .count();
-    if broken > 0 {
+    if corrupt > 0 {
         output.note(format_args!(
             "{} of {} cannot be read: see `torchcache show {} {}`",
-            counted(broken as u64, "segment"),
+            counted(corrupt as u64, "segment"),
             plain(cache.name()),
             quoted(&args.dir.display().to_string()),
             quoted(cache.name()),

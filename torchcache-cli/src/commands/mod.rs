@@ -1,5 +1,6 @@
-//! The commands: each looks, or has something done, and says what came of it.
+//! One file for each command.
 
+pub(crate) mod check;
 pub(crate) mod clear;
 pub(crate) mod diff;
 pub(crate) mod export;
@@ -7,4 +8,3 @@ pub(crate) mod generate;
 pub(crate) mod ls;
 pub(crate) mod prune;
 pub(crate) mod show;
-pub(crate) mod verify;

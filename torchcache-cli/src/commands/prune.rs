@@ -1,35 +1,34 @@
-//! `torchcache prune`: making room, and saying what went.
+//! `torchcache prune`: frees space, and prints what was removed.
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Keep, PrunedCache, Pruning, prune};
+use torchcache_store::admin::{Keep, PruneReport, PrunedCache, prune};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Prune;
-use crate::describe::no_module;
+use crate::describe::missing_module;
 use crate::error::Error;
 use crate::json;
 use crate::output::{BAD, Output, Report};
-use crate::select;
+use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
 
 pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
-    let found = select::all(output, &args.dir)?;
+    let list = CacheList::open_noting_none(output, &args.dir)?;
     let keep = args.keep();
-    if found.is_one_cache() && matches!(keep, Keep::Latest(_)) {
-        return Err(Error::not_done(format!(
+    if list.is_one_cache() && matches!(keep, Keep::LatestPerModule(_)) {
+        return Err(Error::failed(format!(
             "{} is the directory of one cache, and --keep-latest chooses among several; name the \
              directory above it",
-            found.root.path().display()
+            list.root.path().display()
         )));
     }
-    let pruning = prune(&found.root, keep, args.dry_run)
+    let report = prune(&list.root, keep, args.dry_run)
         .map_err(Error::io("list the directory", &args.dir))?;
-    for (path, why) in &pruning.left_alone {
-        let path = path.strip_prefix(found.root.path()).unwrap_or(path);
-        let path = plain(&path.display().to_string());
-        output.note(format_args!("{path}: {}", plain(why)));
+    for (path, reason) in &report.skipped {
+        let path = path.strip_prefix(list.root.path()).unwrap_or(path);
+        output.note(format_args!("{}: {reason}", path.display()));
     }
     let mut table = Table::new([
         Column::Long("TYPE"),
@@ -38,81 +37,85 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
         Column::Right("ROWS"),
         Column::Right("SIZE"),
         Column::Left("LAST READ"),
-        Column::Left("LEFT"),
+        Column::Left("REMAINS"),
     ]);
-    let short = found.short_names();
-    for pruned in &pruning.caches {
+    let short = list.short_names();
+    for pruned in &report.caches {
         let name = pruned.cache.name();
-        let newest = pruned.segments.iter().map(|segment| segment.last_read);
+        let last_read = pruned
+            .segments
+            .iter()
+            .map(|segment| segment.last_read)
+            .max();
         table.row([
             match &pruned.module {
                 Ok(module) => plain(module),
-                Err(why) => no_module(*why),
+                Err(kind) => missing_module(*kind),
             },
             short.get(name).cloned().unwrap_or_else(|| plain(name)),
             count(pruned.segments.len() as u64),
             count(rows(pruned)),
             human(sum(pruned.segments.iter().map(|segment| segment.bytes))),
-            newest
-                .max()
-                .map_or("-".to_owned(), |read| ago(read, output.now)),
-            if pruned.is_gone { "nothing" } else { "rest" }.to_owned(),
+            last_read.map_or("-".to_owned(), |read| ago(read, output.now)),
+            if pruned.directory_removed {
+                "nothing"
+            } else {
+                "rest"
+            }
+            .to_owned(),
         ]);
     }
-    let mut text = match table.is_empty() {
-        true => String::new(),
-        false => table.render(output.columns),
-    };
-    text += &in_words(&pruning, args.dry_run);
-    for (path, error) in &pruning.failed {
-        let path = plain(&path.display().to_string());
+    let mut text = table.render(output.columns);
+    text += &summary(&report, args.dry_run);
+    for (path, error) in &report.failed {
+        let (path, error) = (path.display().to_string(), error.to_string());
         text += &format!(
-            "{BAD}not removed{BAD:#}: {path}: {}\n",
-            plain(&error.to_string())
+            "{BAD}not removed{BAD:#}: {}: {}\n",
+            plain(&path),
+            plain(&error)
         );
     }
-    let code = if pruning.failed.is_empty() { 0 } else { 2 };
-    let json = as_json(&pruning, args.dry_run);
-    Ok(Report::found(text, json, code))
+    let code = if report.failed.is_empty() { 0 } else { 2 };
+    let json = as_json(&report, args.dry_run);
+    Ok(Report::with_code(text, json, code))
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {
-    pruned
-        .segments
-        .iter()
-        .filter_map(|segment| segment.rows)
-        .sum()
+    let rows = pruned.segments.iter().filter_map(|segment| segment.rows);
+    rows.sum()
 }
 
-fn segments(pruning: &Pruning) -> u64 {
-    pruning
+fn segments(report: &PruneReport) -> u64 {
+    let segments = report
         .caches
         .iter()
-        .map(|it| it.segments.len() as u64)
-        .sum()
+        .map(|cache| cache.segments.len() as u64);
+    segments.sum()
 }
 
-fn in_words(pruning: &Pruning, dry: bool) -> String {
-    let left = human(pruning.left);
-    let stays = if dry { "would stay" } else { "stays" };
-    if pruning.caches.is_empty() {
-        return format!("nothing to remove; {left} {stays}\n");
+fn summary(report: &PruneReport, dry_run: bool) -> String {
+    let remaining = human(report.remaining_bytes);
+    let (removed, remain) = match dry_run {
+        true => ("would remove", "would remain"),
+        false => ("removed", "remain"),
+    };
+    if report.caches.is_empty() {
+        return format!("nothing to remove; {remaining} {remain}\n");
     }
-    let removed = if dry { "would remove" } else { "removed" };
-    let rows = counted(pruning.caches.iter().map(rows).sum(), "row");
-    let whole = pruning.caches.iter().filter(|cache| cache.is_gone).count();
-    let whole = match whole {
+    let whole = report.caches.iter().filter(|cache| cache.directory_removed);
+    let whole = match whole.count() {
         0 => String::new(),
         whole => format!(", {} as a whole", counted(whole as u64, "cache")),
     };
     format!(
-        "{removed} {} with {rows} ({}){whole}; {left} {stays}\n",
-        counted(segments(pruning), "segment"),
-        human(pruning.bytes()),
+        "{removed} {} with {} ({}){whole}; {remaining} {remain}\n",
+        counted(segments(report), "segment"),
+        counted(report.caches.iter().map(rows).sum(), "row"),
+        human(report.removed_bytes()),
     )
 }
 
-fn as_json(pruning: &Pruning, dry: bool) -> Value {
+fn as_json(report: &PruneReport, dry_run: bool) -> Value {
     let cache = |pruned: &PrunedCache| {
         let segments = pruned.segments.iter().map(|segment| {
             json!({
@@ -126,17 +129,17 @@ fn as_json(pruning: &Pruning, dry: bool) -> Value {
             "name": pruned.cache.name(),
             "module": pruned.module.as_ref().ok(),
             "segments": segments.collect::<Vec<_>>(),
-            "removed_whole": pruned.is_gone,
+            "directory_removed": pruned.directory_removed,
         })
     };
     json!({
-        "dry_run": dry,
-        "caches": pruning.caches.iter().map(cache).collect::<Vec<_>>(),
-        "removed_segments": segments(pruning),
-        "removed_rows": pruning.caches.iter().map(rows).sum::<u64>(),
-        "removed_bytes": pruning.bytes(),
-        "left_bytes": pruning.left,
-        "left_alone": json::left_alone(&pruning.left_alone),
-        "failed": json::failed(&pruning.failed),
+        "dry_run": dry_run,
+        "caches": report.caches.iter().map(cache).collect::<Vec<_>>(),
+        "removed_segments": segments(report),
+        "removed_rows": report.caches.iter().map(rows).sum::<u64>(),
+        "removed_bytes": report.removed_bytes(),
+        "remaining_bytes": report.remaining_bytes,
+        "skipped": json::skipped(&report.skipped),
+        "failed": json::failed(&report.failed),
     })
 }

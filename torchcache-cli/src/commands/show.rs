@@ -1,4 +1,4 @@
-//! `torchcache show`: all that is known of one cache.
+//! `torchcache show`: one cache in detail.
 
 use std::io::ErrorKind;
 
@@ -9,35 +9,33 @@ use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
 
 use crate::args::Show;
-use crate::describe::{NEWER, Sort, formats, kind, module, on, ratio, shape};
+use crate::describe::{NEWER, NumberedSchema, formats, kind, module, on_device, ratio, shape};
 use crate::error::Error;
 use crate::json;
 use crate::output::{BAD, DIM, HEADER, Output, Report};
-use crate::select;
+use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, plain_value};
 use crate::time::{ago, rfc3339};
 
-/// Tables stand below their titles, this far to the right.
+/// The indent of tables below their titles.
 const INDENT: usize = 2;
 
 pub(crate) fn run(output: &Output, args: &Show) -> Result<Report, Error> {
-    let found = select::caches(output, &args.dir)?;
-    let cache = found.named(args.hash.as_deref())?;
-    let summary = cache
-        .summary()
-        .map_err(Error::io("look into", cache.path()))?;
-    let sorts = Sort::of(summary.groups());
+    let list = CacheList::open(output, &args.dir)?;
+    let cache = list.find(args.hash.as_deref())?;
+    let summary = cache.summary().map_err(Error::io("read", cache.path()))?;
+    let schemas = NumberedSchema::number_all(summary.groups());
     let mut sections = vec![head(output, cache, &summary)];
     if let Ok(manifest) = &summary.manifest {
         sections.extend(options(output, manifest));
         sections.extend(identity(output, manifest));
     }
-    sections.extend(rows(output, &sorts));
+    sections.extend(rows(output, &schemas));
     sections.extend(segments(output, &summary));
-    let mut json = as_json(cache, &summary, &sorts);
-    json["left_alone"] = json::left_alone(&found.unopened);
-    Ok(Report::good(sections.join("\n"), json))
+    let mut json = as_json(cache, &summary, &schemas);
+    json["skipped"] = json::skipped(&list.unopened);
+    Ok(Report::new(sections.join("\n"), json))
 }
 
 fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
@@ -50,7 +48,7 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
         Err(error) => line(
             "manifest",
-            format!("none that can be read: {}", plain(&error.to_string())),
+            format!("unreadable: {}", plain(&error.to_string())),
         ),
     }
     if let Some(created) = summary.created {
@@ -60,27 +58,24 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
     let in_segments = counted(summary.segments.len() as u64, "segment");
     let each = match summary.segments.len() {
         0 | 1 => "",
-        _ => "; a row that lies in several counts in each",
+        _ => "; a row in several segments counts in each",
     };
     let rows = count(summary.rows());
     line("rows", format!("{rows} in {in_segments}{each}"));
     line("size", human(summary.bytes()));
     if let Some(ratio) = ratio(summary) {
-        line(
-            "ratio",
-            format!("{ratio:.2} (bytes of the values to bytes stored)"),
-        );
+        line("ratio", format!("{ratio:.2} (value bytes by stored bytes)"));
     }
     if let Some(read) = summary.last_read() {
         let ago = ago(read, output.now);
         line("last read", format!("{}, {ago}", rfc3339(read)));
     }
     line("format", formats(summary));
-    if summary.unfinished > 0 {
-        let files = counted(summary.unfinished as u64, "file");
+    if summary.temp_files > 0 {
+        let files = counted(summary.temp_files as u64, "file");
         line(
-            "unfinished",
-            format!("{files}, being written or left by a writer that died"),
+            "temporary",
+            format!("{files}, being written or of a crashed writer"),
         );
     }
     lines
@@ -114,7 +109,7 @@ fn identity(output: &Output, manifest: &Manifest) -> Option<String> {
     section(output, "Identity", &table)
 }
 
-fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
+fn rows(output: &Output, schemas: &[NumberedSchema]) -> Option<String> {
     let columns = [
         Column::Right("#"),
         Column::Long("NAME"),
@@ -124,19 +119,26 @@ fn rows(output: &Output, sorts: &[Sort]) -> Option<String> {
         Column::Right("BYTES EACH"),
     ];
     let mut table = Table::new(columns).indented(INDENT);
-    for sort in sorts {
-        let rows = count(sort.group.rows);
-        let bytes = count(sort.group.row_bytes.into());
-        let Some(schema) = &sort.schema else {
+    for numbered in schemas {
+        let rows = count(numbered.group.rows);
+        let bytes = count(numbered.group.row_bytes.into());
+        let Some(schema) = &numbered.schema else {
             let (name, dash) = ("(unknown schema)".to_owned(), || "-".to_owned());
-            table.row([sort.number.to_string(), name, dash(), dash(), rows, bytes]);
+            table.row([
+                numbered.number.to_string(),
+                name,
+                dash(),
+                dash(),
+                rows,
+                bytes,
+            ]);
             continue;
         };
-        let mut of_all = Some((sort.number.to_string(), rows, bytes));
+        let mut of_all = Some((numbered.number.to_string(), rows, bytes));
         for (name, part) in schema.names().iter().zip(&schema.tensors) {
-            // What the parts share stands beside the first of them.
+            // What the parts share is printed with the first.
             let (number, rows, bytes) = of_all.take().unwrap_or_default();
-            let (kind, shape) = (kind(part) + &on(part), shape(part));
+            let (kind, shape) = (kind(part) + &on_device(part), shape(part));
             table.row([number, plain(name), kind, shape, rows, bytes]);
         }
     }
@@ -152,7 +154,7 @@ fn segments(output: &Output, summary: &Summary) -> Option<String> {
         Column::Left("FORMAT"),
     ];
     let mut table = Table::new(columns).indented(INDENT);
-    let (mut broken, mut is_newer) = (String::new(), false);
+    let (mut corrupt, mut is_newer) = (String::new(), false);
     for segment in &summary.segments {
         let read = segment.last_read.map(|read| ago(read, output.now));
         let (size, read) = (human(segment.bytes), read.unwrap_or("-".to_owned()));
@@ -167,18 +169,16 @@ fn segments(output: &Output, summary: &Summary) -> Option<String> {
                 is_newer = true;
             }
             Err(error) => {
-                broken += &format!("  {BAD}{name}{BAD:#}: {}\n", plain(&error.to_string()));
+                corrupt += &format!("  {BAD}{name}{BAD:#}: {}\n", plain(&error.to_string()));
                 table.styled_row(BAD, [name, "-".into(), size, read, "-".into()]);
             }
         }
     }
-    let section = section(output, "Segments", &table)?;
-    let star = if is_newer {
-        format!("  {DIM}{NEWER}{DIM:#}\n")
-    } else {
-        String::new()
-    };
-    Some(section + &star + &broken)
+    let mut section = section(output, "Segments", &table)?;
+    if is_newer {
+        section += &format!("  {DIM}{NEWER}{DIM:#}\n");
+    }
+    Some(section + &corrupt)
 }
 
 fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
@@ -191,14 +191,14 @@ fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
     (!table.is_empty()).then(text)
 }
 
-fn as_json(cache: &Cache, summary: &Summary, sorts: &[Sort]) -> Value {
+fn as_json(cache: &Cache, summary: &Summary, schemas: &[NumberedSchema]) -> Value {
     let mut json = json::cache(cache, summary);
     let manifest = summary.manifest.as_ref().ok();
     let segments: Vec<_> = summary.segments.iter().map(json::segment).collect();
-    let sorts: Vec<_> = sorts.iter().map(json::sort).collect();
+    let schemas: Vec<_> = schemas.iter().map(json::schema).collect();
     json["created_by"] = json!(manifest.map(|manifest| &manifest.created_by));
     json["parts"] = json!(manifest.map(|manifest| &manifest.parts));
-    json["schemas"] = json!(sorts);
+    json["schemas"] = json!(schemas);
     json["segments"] = json!(segments);
     json
 }

@@ -1,5 +1,4 @@
-//! What a file has for each row: the parts of the output and the key, under names that do not clash,
-//! in the words of its format.
+//! The columns of an exported file: the parts of the output and the key, under unique names.
 
 use serde_json::{Value, json};
 use torchcache_store::schema::{Schema, TensorSpec};
@@ -7,23 +6,23 @@ use torchcache_store::schema::{Schema, TensorSpec};
 /// Bytes of a key.
 pub(super) const KEY_BYTES: usize = 32;
 
-/// An array of the file, one element or more for each row.
+/// An array of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Column {
     pub(super) name: String,
-    /// The kind of elements, in the word of the format.
+    /// The type of the elements, as the format spells it.
     pub(super) kind: String,
-    /// Of a row, in elements of that kind.
+    /// The shape of a row, in elements.
     pub(super) shape: Vec<i64>,
-    /// Bytes of a row.
+    /// The bytes of a row.
     pub(super) bytes: usize,
-    /// Bytes of an element.
+    /// The bytes of an element.
     pub(super) element: usize,
 }
 
 impl Column {
     /// On one line: `pooled F32 [1797, 384]`.
-    pub(crate) fn words(&self, rows: u64) -> String {
+    pub(crate) fn one_line(&self, rows: u64) -> String {
         format!("{} {} {:?}", self.name, self.kind, self.full_shape(rows))
     }
 
@@ -37,54 +36,59 @@ impl Column {
     }
 }
 
-/// All arrays of a file.
+/// All columns of a file.
 #[derive(Debug)]
 pub(crate) struct Columns {
-    /// In the order in which a row has them.
+    /// In the order of a row.
     pub(super) parts: Vec<Column>,
     pub(super) key: Column,
-    /// What whoever reads the file should know.
+    /// Notes for readers of the file.
     pub(crate) notes: Vec<String>,
 }
 
-/// A kind of elements in the words of a format.
-pub(super) struct Kind {
-    pub(super) word: String,
-    /// Elements of that kind to one of ours.
-    pub(super) each: Option<i64>,
+/// The type that a format has for the elements of a part.
+pub(super) struct ElementType {
+    pub(super) name: String,
+    /// How many of them make up an element of the part, if not one.
+    pub(super) per_element: Option<i64>,
     pub(super) note: Option<&'static str>,
 }
 
 impl Columns {
-    /// The columns of a schema. `kind` knows the kinds of the format, and says what to do about one
-    /// that it has not.
+    /// The columns of a schema. `element_type` returns the type that the format has for a tensor, or what
+    /// to do if it has none.
     pub(super) fn of(
         schema: &Schema,
         key: &str,
         key_kind: &str,
         reserved: &[&str],
-        kind: impl Fn(&TensorSpec) -> Result<Kind, String>,
+        element_type: impl Fn(&TensorSpec) -> Result<ElementType, String>,
     ) -> Result<Columns, String> {
         let mut taken: Vec<String> = reserved.iter().map(|&name| name.to_owned()).collect();
         let mut notes = Vec::new();
         let mut parts = Vec::new();
         for (name, part) in schema.names().into_iter().zip(&schema.tensors) {
-            let named = free(&name, &mut taken);
+            let named = unique(&name, &mut taken);
             if named != name {
                 notes.push(format!("the part {name:?} is called {named:?} in the file"));
             }
-            let Kind { word, each, note } = kind(part).map_err(|why| format!("{name}: {why}"))?;
-            notes.extend(note.map(|note| format!("{named}: {note}")));
+            let element = element_type(part).map_err(|error| format!("{name}: {error}"))?;
+            notes.extend(element.note.map(|note| format!("{named}: {note}")));
             parts.push(Column {
                 name: named,
-                kind: word,
-                shape: part.shape.iter().copied().chain(each).collect(),
-                // A schema that was read has a length.
+                kind: element.name,
+                shape: part
+                    .shape
+                    .iter()
+                    .copied()
+                    .chain(element.per_element)
+                    .collect(),
+                // A decoded schema has a length.
                 bytes: part.bytes().unwrap_or(0),
-                element: part.stored.size() / each.unwrap_or(1) as usize,
+                element: part.stored.size() / element.per_element.unwrap_or(1) as usize,
             });
         }
-        let named = free(key, &mut taken);
+        let named = unique(key, &mut taken);
         if named != key {
             notes.push(format!(
                 "the keys are called {named:?}, since a part is called {key:?}"
@@ -105,8 +109,8 @@ impl Columns {
     }
 }
 
-/// The name, or one like it that is not taken.
-fn free(name: &str, taken: &mut Vec<String>) -> String {
+/// The name, with underscores appended until it is unique.
+fn unique(name: &str, taken: &mut Vec<String>) -> String {
     let mut name = name.to_owned();
     while taken.contains(&name) {
         name.push('_');
@@ -122,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_clash_are_told_apart_and_told() {
+    fn clashing_names_get_underscores_and_a_note() {
         let part = TensorSpec {
             stored: ElementKind::Float,
             output: ElementKind::Float,
@@ -135,9 +139,9 @@ mod tests {
             lengths: Vec::new(),
         };
         let kind = |_: &TensorSpec| {
-            Ok(Kind {
-                word: "F32".into(),
-                each: None,
+            Ok(ElementType {
+                name: "F32".into(),
+                per_element: None,
                 note: None,
             })
         };

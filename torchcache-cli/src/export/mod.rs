@@ -1,6 +1,5 @@
-//! Files of rows: the formats, by the ending of the file, and writing the rows of a cache into one.
-//! Rows go through one at a time. Their number stands in front of them, so that a record that turns
-//! out to be bad on the way means to begin anew without it.
+//! Writes the rows of a cache into a file, in the format that its extension names. Rows are streamed. The
+//! header has their number, so that writing starts again after a corrupt record.
 
 mod columns;
 mod npy;
@@ -12,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use torchcache_store::admin::Distinct;
+use torchcache_store::admin::DistinctRows;
 use torchcache_store::schema::Schema;
 
 use crate::progress::Bar;
@@ -23,14 +22,14 @@ pub(crate) use row_writer::Origin;
 use row_writer::RowWriter;
 use safetensors::Safetensors;
 
-/// The formats, by the ending of the file.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Safetensors,
     Npy,
 }
 
-/// A path whose ending names a format.
+/// A path whose extension names a format.
 #[derive(Clone, Debug)]
 pub(crate) struct ExportPath {
     pub(crate) path: PathBuf,
@@ -39,15 +38,12 @@ pub(crate) struct ExportPath {
 
 impl ExportPath {
     pub(crate) fn new(path: PathBuf) -> Result<ExportPath, &'static str> {
-        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-        let format = match ending.to_str() {
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        let format = match extension.to_str() {
             Some("safetensors") => Format::Safetensors,
             Some("npy") => Format::Npy,
             _ => {
-                return Err(
-                    "it ends in neither .safetensors nor .npy, and the ending says which format to \
-                     write",
-                );
+                return Err("the extension names the format, and must be .safetensors or .npy");
             }
         };
         Ok(ExportPath { path, format })
@@ -62,7 +58,7 @@ impl Format {
         }
     }
 
-    /// The columns of a schema, or why this format cannot have them.
+    /// The columns of a schema, or why the format cannot hold it.
     pub(crate) fn columns(self, schema: &Schema) -> Result<Columns, String> {
         match self {
             Format::Safetensors => safetensors::columns(schema),
@@ -70,7 +66,7 @@ impl Format {
         }
     }
 
-    /// Writes the header for so many rows, and gives what takes them.
+    /// Writes the header, and returns the writer of the rows.
     fn begin<'f>(
         self,
         file: &'f File,
@@ -85,7 +81,7 @@ impl Format {
     }
 }
 
-/// On which side an export failed.
+/// Whether reading the cache or writing the file failed.
 #[derive(Debug)]
 pub(crate) enum ExportError {
     Read(io::Error),
@@ -98,13 +94,13 @@ impl From<io::Error> for ExportError {
     }
 }
 
-/// Writes header and rows, from the beginning for as long as some of them turn out to be bad.
+/// Writes the header and the rows, again from the start while some records turn out to be corrupt.
 pub(crate) fn write_rows(
     file: &File,
     format: Format,
     columns: &Columns,
     origin: &Origin,
-    distinct: &mut Distinct<'_>,
+    distinct: &mut DistinctRows<'_>,
 ) -> Result<(), ExportError> {
     let bar = Bar::rows(distinct.count());
     loop {
@@ -113,7 +109,7 @@ pub(crate) fn write_rows(
         file.set_len(0)?;
         let mut writer = format.begin(file, columns, origin, rows)?;
         let mut is_writing = false;
-        let complete = distinct.each(|key, value| {
+        let complete = distinct.for_each(|key, value| {
             bar.step();
             writer.row(key, value).inspect_err(|_| is_writing = true)
         });

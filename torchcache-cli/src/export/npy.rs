@@ -1,11 +1,11 @@
-//! The `.npy` format: a header in Python, then one record after the other. A row is a record: the key
-//! and the parts, packed as they are stored.
+//! The `.npy` format: a header, which is a Python literal, and one record per row: the key and the parts,
+//! packed. Written here, since the crates for it bring a parser for Python literals.
 //!
 //! ```text
 //! magic      6        \x93NUMPY
 //! version    2        1.0, or 2.0 for a long header
 //! length     2 or 4   of the header, little-endian
-//! header     …        a dictionary, filled up with spaces, so that records begin at a multiple of 64
+//! header     …        a dictionary, padded with spaces so that records begin at a multiple of 64
 //! records    …        key, then the parts
 //! ```
 
@@ -15,40 +15,40 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, Schema, TensorSpec};
 
-use super::columns::{Column, Columns, Kind};
+use super::columns::{Column, Columns, ElementType};
 use super::row_writer::RowWriter;
 
-/// Bytes of a write.
+/// The bytes of a write.
 const BUFFER: usize = 1 << 20;
 
-/// A longer header numpy only reads where that is allowed to it.
-const NUMPY_READS: usize = 10_000;
+/// numpy reads a longer header only with `max_header_size`.
+const MAX_HEADER: usize = 10_000;
 
-/// The fields of a schema, or why it cannot be written.
+/// The fields of a schema, or why the format cannot hold it.
 pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
-    let mut columns = Columns::of(schema, "key", "|u1", &[], |part| Ok(kind(part)))?;
+    let mut columns = Columns::of(schema, "key", "|u1", &[], |tensor| Ok(element_type(tensor)))?;
     let longest = header(&columns, u64::MAX).len();
-    if longest > NUMPY_READS {
+    if longest > MAX_HEADER {
         columns.notes.push(format!(
-            "the header is longer than numpy reads unasked: np.load(…, max_header_size={longest})"
+            "the header is longer than numpy reads by default: np.load(…, max_header_size={longest})"
         ));
     }
     let bytes: usize = columns.with_key().map(|column| column.bytes).sum();
     match i32::try_from(bytes) {
         Ok(_) => Ok(columns),
         Err(_) => Err(format!(
-            "numpy knows no records of {bytes} bytes; export to a file that ends in .safetensors"
+            "numpy has no records of {bytes} bytes; export to a .safetensors file"
         )),
     }
 }
 
-/// The numpy kind of a tensor's elements. Elements that numpy has no kind for are written as bits.
-fn kind(tensor: &TensorSpec) -> Kind {
-    const BITS_16: &str = "numpy knows no bfloat16; these are its bits, as uint16";
-    const BITS_8: &str = "numpy knows no 8-bit floats; these are their bits, as uint8";
-    const PAIRS: &str = "numpy knows no complex32; these are pairs of real and imaginary float16";
+/// The numpy type of the elements. Kinds that numpy does not have are written as their bits.
+fn element_type(tensor: &TensorSpec) -> ElementType {
+    const BITS_16: &str = "numpy has no bfloat16; these are its bits, as uint16";
+    const BITS_8: &str = "numpy has no 8-bit floats; these are their bits, as uint8";
+    const PAIRS: &str = "numpy has no complex32; these are pairs of real and imaginary float16";
     let size = tensor.stored.size();
-    let (letter, size, each, note) = match (tensor.stored.class(), size) {
+    let (letter, size, per_element, note) = match (tensor.stored.class(), size) {
         (ElementClass::Bool, _) => ('b', size, None, None),
         (ElementClass::Unsigned, _) => ('u', size, None, None),
         (ElementClass::Signed, _) => ('i', size, None, None),
@@ -59,11 +59,14 @@ fn kind(tensor: &TensorSpec) -> Kind {
         (ElementClass::MlFloat, _) => ('u', size, None, Some(BITS_16)),
     };
     let order = if size == 1 { '|' } else { '<' };
-    let word = format!("{order}{letter}{size}");
-    Kind { word, each, note }
+    ElementType {
+        name: format!("{order}{letter}{size}"),
+        per_element,
+        note,
+    }
 }
 
-/// A file that is being filled.
+/// Writes records.
 pub(super) struct Npy<'f> {
     out: BufWriter<&'f File>,
 }
@@ -100,7 +103,7 @@ fn header(columns: &Columns, rows: u64) -> Vec<u8> {
     let fields: Vec<_> = fields.map(field).collect();
     let fields = fields.join(", ");
     let text = format!("{{'descr': [{fields}], 'fortran_order': False, 'shape': ({rows},), }}");
-    // With the line end, and what stands before the text.
+    // The length of the text with its line end, so that the records after `before` bytes are aligned.
     let padded = |before: usize| (before + text.len() + 1).next_multiple_of(64) - before;
     let mut header = b"\x93NUMPY".to_vec();
     let len = match u16::try_from(padded(10)) {
@@ -122,7 +125,7 @@ fn header(columns: &Columns, rows: u64) -> Vec<u8> {
     header
 }
 
-/// A text as Python writes it, in ASCII: both versions of the header have it for their letters.
+/// A Python literal in ASCII, which both versions of the header allow.
 fn python_text(text: &str) -> String {
     let mut quoted = String::from("'");
     for letter in text.chars() {
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn records_begin_at_a_multiple_of_64_after_a_header_of_either_version() {
+    fn records_are_aligned_after_either_header_version() {
         for (parts, version) in [(1, 1), (7, 1), (256, 1), (3000, 2)] {
             let columns = columns(&schema(parts)).expect("it can be written");
             let header = header(&columns, 12);
@@ -172,20 +175,20 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_numpy_does_not_read_unasked_is_told() {
+    fn a_header_above_the_default_of_numpy_is_noted() {
         for (parts, notes) in [(256, 0), (300, 1)] {
             let columns = columns(&schema(parts)).expect("it can be written");
             assert_eq!(columns.notes.len(), notes, "{:?}", columns.notes);
-            let told = columns
+            let names_size = columns
                 .notes
                 .iter()
                 .all(|it| it.contains("max_header_size="));
-            assert!(told, "{:?}", columns.notes);
+            assert!(names_size, "{:?}", columns.notes);
         }
     }
 
     #[test]
-    fn names_of_any_letters_are_plain_python() {
+    fn names_are_escaped_as_python_literals() {
         assert_eq!(
             python_text("it's\\größe"),
             "'it\\'s\\\\gr\\U000000f6\\U000000dfe'"
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_numpy_cannot_have_is_refused_with_what_to_do() {
+    fn a_record_too_large_for_numpy_is_refused() {
         let mut schema = schema(1);
         schema.tensors[0].shape = vec![1 << 30];
         let error = columns(&schema).expect_err("it is too long");

@@ -1,5 +1,5 @@
-//! The file that rows go to: written beside its place under another name, and renamed when it is
-//! complete. On an error nothing is left of it.
+//! The exported file: written under a temporary name in the same directory, and renamed when it is
+//! complete. On an error it is removed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,13 +11,13 @@ use tempfile::{Builder, NamedTempFile};
 
 use crate::error::Error;
 
-/// Begins the name of a file in the making.
+/// The prefix of temporary names.
 const PREFIX: &str = ".torchcache-export-";
 
-/// One that nobody locks may be so new that it is not locked yet.
+/// A newer file without a lock may be about to get one.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// A file in the making.
+/// A file that is not complete yet.
 pub(crate) struct OutputFile {
     path: PathBuf,
     force: bool,
@@ -25,16 +25,16 @@ pub(crate) struct OutputFile {
 }
 
 impl OutputFile {
-    /// Begins a file. Only with `force` may there be one of that name.
+    /// Creates the file. Without `force`, fails if `path` exists.
     pub(crate) fn create(path: &Path, force: bool) -> Result<OutputFile, Error> {
         if !force && path.symlink_metadata().is_ok() {
-            return Err(Error::not_done(format!(
-                "{} is there already; --force replaces it",
+            return Err(Error::failed(format!(
+                "{} exists already; --force replaces it",
                 path.display()
             )));
         }
         if path.is_dir() {
-            return Err(Error::not_done(format!(
+            return Err(Error::failed(format!(
                 "{} is a directory; name a file in it",
                 path.display()
             )));
@@ -44,14 +44,13 @@ impl OutputFile {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        remove_left(folder);
+        remove_stale(folder);
         let temp = Builder::new()
             .prefix(PREFIX)
-            // As any file that a program makes: the umask takes away what others may not. Made here,
-            // since tempfile would name it in its errors.
+            // With the usual permissions, and without the temporary name in errors.
             .make_in(folder, |path| File::create_new(path))
             .map_err(Error::io("write to the directory", folder))?;
-        // Whoever finds it locked knows that its export goes on.
+        // The lock shows other exports that this one is running.
         let _ = temp.as_file().try_lock();
         Ok(OutputFile {
             path: path.to_owned(),
@@ -60,13 +59,13 @@ impl OutputFile {
         })
     }
 
-    /// Fills it and gives it its name.
+    /// Writes the contents, and renames the file.
     pub(crate) fn fill<E: From<io::Error>>(
         self,
         write: impl FnOnce(&File) -> Result<(), E>,
     ) -> Result<(), E> {
         write(self.temp.as_file())?;
-        // Or a power cut could leave the name without the bytes.
+        // Without the sync, a power loss could leave the name without the bytes.
         self.temp.as_file().sync_all()?;
         let named = match self.force {
             true => self.temp.persist(&self.path),
@@ -76,20 +75,20 @@ impl OutputFile {
     }
 }
 
-/// Removes what exports left here that were killed. It is no matter of this one if it cannot.
-fn remove_left(folder: &Path) {
+/// Removes files of killed exports, as far as possible.
+fn remove_stale(folder: &Path) {
     for entry in folder.read_dir().into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if is_ours && is_left(&entry.path()).unwrap_or(false) {
+        if is_ours && is_stale(&entry.path()).unwrap_or(false) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Whether nobody writes to a file any more. Where there are no locks, that is not known.
-fn is_left(path: &Path) -> io::Result<bool> {
+/// Whether no export writes to a file any more. False on file systems without locks.
+fn is_stale(path: &Path) -> io::Result<bool> {
     use rustix::fs::OFlags;
-    // A link leads elsewhere, and a pipe would wait for somebody who writes.
+    // Do not follow a link or wait for the writer of a pipe.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file = OpenOptions::new()
         .read(true)

@@ -1,9 +1,9 @@
-//! The safetensors format: a header in JSON, then each tensor by itself. A row therefore goes to
-//! several places of the file at once.
+//! The safetensors format: a JSON header, and then each tensor. A row therefore goes to several places of
+//! the file at once. Written here, since the crate for it takes whole tensors from memory.
 //!
 //! ```text
 //! length of the header   8        little-endian
-//! header                 …        JSON, filled up with spaces to a multiple of 8
+//! header                 …        JSON, padded with spaces to a multiple of 8
 //! tensors                …        rows × bytes each, without gaps
 //! ```
 
@@ -15,27 +15,27 @@ use serde_json::{Map, Value, json};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, ElementKind, Schema, TensorSpec};
 
-use super::columns::{Column, Columns, Kind};
+use super::columns::{Column, Columns, ElementType};
 use super::row_writer::{Origin, RowWriter};
 
-/// What all tensors together hold in memory before it is written.
+/// The memory that the buffers of all tensors share.
 const BUFFERS: usize = 1 << 20;
 
-/// The least that is worth a write.
-const LEAST: usize = 4 << 10;
+/// The least buffer of a tensor.
+const MIN_BUFFER: usize = 4 << 10;
 
 const METADATA: &str = "__metadata__";
 
-/// The tensors of a schema, or why it cannot be written.
+/// The tensors of a schema, or why the format cannot hold it.
 pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
-    Columns::of(schema, "keys", "U8", &[METADATA], kind)
+    Columns::of(schema, "keys", "U8", &[METADATA], element_type)
 }
 
-fn kind(tensor: &TensorSpec) -> Result<Kind, String> {
-    const NOT_NUMPY: &str = "safetensors.numpy knows no such kind: read it with safetensors.torch, \
-                             or export to a file that ends in .npy";
+fn element_type(tensor: &TensorSpec) -> Result<ElementType, String> {
+    const NOT_NUMPY: &str = "safetensors.numpy has no such type; read it with safetensors.torch, or \
+                             export to a .npy file";
     let bits = 8 * tensor.stored.size();
-    let word = match (tensor.stored, tensor.stored.class()) {
+    let name = match (tensor.stored, tensor.stored.class()) {
         (_, ElementClass::Bool) => "BOOL".to_owned(),
         (_, ElementClass::Unsigned) => format!("U{bits}"),
         (_, ElementClass::Signed) => format!("I{bits}"),
@@ -47,34 +47,32 @@ fn kind(tensor: &TensorSpec) -> Result<Kind, String> {
         (ElementKind::Float8e5m2fnuz, _) => "F8_E5M2FNUZ".to_owned(),
         (ElementKind::Float8e4m3fnuz, _) => "F8_E4M3FNUZ".to_owned(),
         (kind, ElementClass::Complex | ElementClass::MlFloat) => {
-            return Err(format!(
-                "safetensors knows no {kind}; export to a file that ends in .npy"
-            ));
+            return Err(format!("safetensors has no {kind}; export to a .npy file"));
         }
     };
     let note = (tensor.stored.class() == ElementClass::MlFloat).then_some(NOT_NUMPY);
-    Ok(Kind {
-        word,
-        each: None,
+    Ok(ElementType {
+        name,
+        per_element: None,
         note,
     })
 }
 
-/// A file that is being filled.
+/// Writes each part of a row into its tensor.
 pub(super) struct Safetensors<'f> {
     file: &'f File,
     /// The parts in the order of a row, then the keys.
-    regions: Vec<Region>,
+    tensors: Vec<TensorWriter>,
 }
 
-/// A tensor that is being filled.
-struct Region {
-    /// Bytes of a row.
+/// Writes one tensor.
+struct TensorWriter {
+    /// The bytes of a row.
     bytes: usize,
-    /// Where in the file the next write goes.
-    at: u64,
+    /// The file offset of the next write.
+    offset: u64,
     buffer: Vec<u8>,
-    room: usize,
+    capacity: usize,
 }
 
 impl<'f> Safetensors<'f> {
@@ -85,7 +83,7 @@ impl<'f> Safetensors<'f> {
         rows: u64,
     ) -> io::Result<Safetensors<'f>> {
         let all: Vec<&Column> = columns.with_key().collect();
-        // The widest elements first, so that each tensor is aligned to its own.
+        // The widest elements first, so that each tensor is aligned to its elements.
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.sort_by_key(|&number| std::cmp::Reverse(all[number].element));
         let mut header = Map::new();
@@ -97,7 +95,7 @@ impl<'f> Safetensors<'f> {
             let len = (column.bytes as u64).checked_mul(rows);
             let next = len.and_then(|len| end.checked_add(len));
             begins[number] = end;
-            let next = next.ok_or_else(|| io::Error::other("the rows do not fit a file"))?;
+            let next = next.ok_or_else(|| io::Error::other("the rows do not fit into a file"))?;
             let tensor = json!({
                 "dtype": column.kind,
                 "shape": column.full_shape(rows),
@@ -112,15 +110,15 @@ impl<'f> Safetensors<'f> {
         file.write_all_at(&len.to_le_bytes(), 0)?;
         file.write_all_at(&header, 8)?;
         file.set_len(8 + len + end)?;
-        let room = (BUFFERS / all.len()).max(LEAST);
-        let regions = all.iter().zip(begins).map(|(column, begin)| Region {
+        let capacity = (BUFFERS / all.len()).max(MIN_BUFFER);
+        let tensors = all.iter().zip(begins).map(|(column, begin)| TensorWriter {
             bytes: column.bytes,
-            at: 8 + len + begin,
+            offset: 8 + len + begin,
             buffer: Vec::new(),
-            room,
+            capacity,
         });
-        let regions = regions.collect();
-        Ok(Safetensors { file, regions })
+        let tensors = tensors.collect();
+        Ok(Safetensors { file, tensors })
     }
 }
 
@@ -133,14 +131,14 @@ fn metadata(origin: &Origin) -> Value {
     })
 }
 
-impl Region {
+impl TensorWriter {
     fn push(&mut self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        if self.buffer.len() + bytes.len() > self.room {
+        if self.buffer.len() + bytes.len() > self.capacity {
             self.write(file)?;
         }
-        if bytes.len() > self.room {
-            file.write_all_at(bytes, self.at)?;
-            self.at += bytes.len() as u64;
+        if bytes.len() > self.capacity {
+            file.write_all_at(bytes, self.offset)?;
+            self.offset += bytes.len() as u64;
             return Ok(());
         }
         self.buffer.extend_from_slice(bytes);
@@ -148,8 +146,8 @@ impl Region {
     }
 
     fn write(&mut self, file: &File) -> io::Result<()> {
-        file.write_all_at(&self.buffer, self.at)?;
-        self.at += self.buffer.len() as u64;
+        file.write_all_at(&self.buffer, self.offset)?;
+        self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
@@ -157,7 +155,7 @@ impl Region {
 
 impl RowWriter for Safetensors<'_> {
     fn row(&mut self, key: &Key, mut value: &[u8]) -> io::Result<()> {
-        let Some((keys, parts)) = self.regions.split_last_mut() else {
+        let Some((keys, parts)) = self.tensors.split_last_mut() else {
             return Ok(());
         };
         for part in parts {
@@ -170,8 +168,8 @@ impl RowWriter for Safetensors<'_> {
 
     fn finish(&mut self) -> io::Result<()> {
         let file = self.file;
-        self.regions
+        self.tensors
             .iter_mut()
-            .try_for_each(|region| region.write(file))
+            .try_for_each(|tensor| tensor.write(file))
     }
 }

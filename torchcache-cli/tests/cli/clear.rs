@@ -1,4 +1,4 @@
-//! Rows go only once somebody said so.
+//! `clear` removes rows only after a confirmation.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use crate::support::{command, complained, hash, json, root, said, text};
 
 #[test]
-fn without_a_terminal_yes_must_be_given() {
+fn without_a_terminal_clear_needs_yes() {
     let root = root();
     let refused = complained(root.path(), &["clear", ".", &hash(1)[..8]], 2);
     assert!(refused.contains("--yes"), "{refused}");
@@ -24,7 +24,7 @@ fn without_a_terminal_yes_must_be_given() {
 }
 
 #[test]
-fn on_a_terminal_it_asks_and_takes_only_yes_for_yes() {
+fn on_a_terminal_only_yes_confirms() {
     for (answer, code) in [
         ("n\n", 2),
         ("\n", 2),
@@ -54,7 +54,7 @@ fn on_a_terminal_it_asks_and_takes_only_yes_for_yes() {
             .stderr(Stdio::from(OwnedFd::from(side)))
             .stdout(Stdio::piped());
         let child = command.spawn().expect("the program starts");
-        drop(command); // and with it our copies of the terminal's other side
+        drop(command); // closes our copies of the terminal's other side
         let mut screen = fs::File::from(terminal);
         let (mut asked, mut piece) = (Vec::new(), [0; 256]);
         while !text(&asked).contains("[y/N]") {

@@ -1,5 +1,4 @@
-//! What goes into the file, byte by byte, and what is said where it cannot. That Python reads it is
-//! in `python.rs`.
+//! The bytes of exported files, and the errors of `export`. `python.rs` reads the files with Python.
 
 use std::collections::HashMap;
 use std::fs;
@@ -31,7 +30,7 @@ fn tensor_bytes<'d>(header: &Value, data: &'d [u8], name: &str) -> &'d [u8] {
     &data[at(0)..at(1)]
 }
 
-/// A cache of segments of float rows of 100 bytes, with the keys from and up to these numbers.
+/// A cache with a segment of float rows of 100 bytes for each range of keys.
 fn floats(segments: &[(u64, u64)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join(hash(1));
@@ -44,21 +43,21 @@ fn floats(segments: &[(u64, u64)]) -> tempfile::TempDir {
 }
 
 #[test]
-fn rows_keys_and_what_they_are_come_out_as_they_went_in() {
+fn an_export_has_the_rows_keys_and_metadata() {
     let root = root();
     let args = ["export", ".", &hash(1), "-o", "x.safetensors"];
-    let told = json(root.path(), &args, 0);
-    assert_eq!(told["rows"], json!(1797));
+    let report = json(root.path(), &args, 0);
+    assert_eq!(report["rows"], json!(1797));
     let (header, data) = read(&root.path().join("x.safetensors"));
     assert_eq!(header["output"]["dtype"], json!("F16"));
     assert_eq!(header["output"]["shape"], json!([1797, 512]));
     assert_eq!(header["keys"]["shape"], json!([1797, 32]));
-    let about = &header["__metadata__"];
+    let metadata = &header["__metadata__"];
     assert_eq!(
-        (&about["module"], &about["hash"]),
+        (&metadata["module"], &metadata["hash"]),
         (&json!(BACKBONE), &json!(hash(1)))
     );
-    assert_eq!(about["structure"], json!("T"));
+    assert_eq!(metadata["structure"], json!("T"));
     let keys = tensor_bytes(&header, &data, "keys").chunks(32);
     let rows = tensor_bytes(&header, &data, "output").chunks(1024);
     for ((n, got), row) in (0..1797).zip(keys).zip(rows) {
@@ -73,15 +72,15 @@ fn rows_keys_and_what_they_are_come_out_as_they_went_in() {
 }
 
 #[test]
-fn duplicates_come_once_and_bad_records_are_left_out_and_told() {
+fn duplicates_are_merged_and_corrupt_records_left_out() {
     let root = floats(&[(0, 60), (40, 100)]);
     let args = ["export", ".", "-o", "x.safetensors", "--force"];
-    let told = json(root.path(), &args, 0);
+    let report = json(root.path(), &args, 0);
     assert_eq!(
-        (&told["rows"], &told["duplicate_records"]),
+        (&report["rows"], &report["duplicate_records"]),
         (&json!(100), &json!(20))
     );
-    // One of a row that has a second copy, and one of a row that has none.
+    // The first of these rows has a second copy.
     let path = root.path().join(hash(1)).join("0.tcs");
     let file = fs::OpenOptions::new()
         .write(true)
@@ -91,10 +90,10 @@ fn duplicates_come_once_and_bad_records_are_left_out_and_told() {
         file.write_all_at(b"bad", 16 + row * 108)
             .expect("it can be written");
     }
-    let told = json(root.path(), &args, 1);
-    assert_eq!(told["rows"], json!(99));
+    let report = json(root.path(), &args, 1);
+    assert_eq!(report["rows"], json!(99));
     assert_eq!(
-        (&told["bad_records"], &told["lost_rows"]),
+        (&report["corrupt_records"], &report["lost_rows"]),
         (&json!(2), &json!(1))
     );
     let (header, data) = read(&root.path().join("x.safetensors"));
@@ -113,13 +112,13 @@ fn duplicates_come_once_and_bad_records_are_left_out_and_told() {
     }
     let note = complained(root.path(), &args, 1);
     assert!(
-        note.contains("2 bad records left out; 1 row had no sound copy"),
+        note.contains("2 corrupt records left out; 1 row lost, with no intact copy"),
         "{note}"
     );
 }
 
 #[test]
-fn a_file_that_is_there_is_only_replaced_by_force() {
+fn an_existing_file_is_replaced_only_with_force() {
     let root = floats(&[(0, 3)]);
     let path = root.path().join("x.npy");
     fs::write(&path, "mine").expect("it can be written");
@@ -133,7 +132,7 @@ fn a_file_that_is_there_is_only_replaced_by_force() {
             .starts_with(b"\x93NUMPY")
     );
     let ending = complained(root.path(), &["export", ".", "-o", "x.npz"], 2);
-    assert!(ending.contains(".safetensors nor .npy"), "{ending}");
+    assert!(ending.contains(".safetensors or .npy"), "{ending}");
     fs::create_dir(root.path().join("d.npy")).expect("it can be made");
     let args = ["export", ".", "-o", "d.npy", "--force"];
     let directory = complained(root.path(), &args, 2);
@@ -150,7 +149,7 @@ fn a_file_that_is_there_is_only_replaced_by_force() {
 }
 
 #[test]
-fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
+fn several_schemas_are_listed_and_one_is_selected() {
     let root = floats(&[(0, 3)]);
     let dir = root.path().join(hash(1));
     let pair = Schema {
@@ -174,10 +173,10 @@ fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
         list.contains("3: 2 rows, 5 bytes each, of a schema"),
         "{list}"
     );
-    let told = json(root.path(), &[&args[..], &["--schema", "2"]].concat(), 0);
-    assert_eq!(told["rows"], json!(4));
+    let report = json(root.path(), &[&args[..], &["--schema", "2"]].concat(), 0);
+    assert_eq!(report["rows"], json!(4));
     let (header, data) = read(&root.path().join("x.safetensors"));
-    // The wider numbers come first, so that they are aligned.
+    // The widest elements come first, so that they are aligned.
     assert_eq!(header["1"]["data_offsets"], json!([0, 32]));
     assert_eq!(header["0"]["data_offsets"], json!([32, 44]));
     assert_eq!(
@@ -185,13 +184,13 @@ fn rows_of_several_sorts_are_listed_and_one_is_chosen() {
         value(&key(10), 11)[..3]
     );
     let unknown = complained(root.path(), &[&args[..], &["--schema", "3"]].concat(), 2);
-    assert!(unknown.contains("cannot be exported"), "{unknown}");
+    assert!(unknown.contains("cannot export"), "{unknown}");
     let absent = complained(root.path(), &[&args[..], &["--schema", "4"]].concat(), 2);
     assert!(absent.contains("there is no schema 4"), "{absent}");
 }
 
 #[test]
-fn sorts_that_differ_only_by_the_device_are_told_apart() {
+fn schemas_that_differ_only_by_the_device_are_distinct() {
     let root = floats(&[(0, 3)]);
     let dir = root.path().join(hash(1));
     for (n, code) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
@@ -203,7 +202,7 @@ fn sorts_that_differ_only_by_the_device_are_told_apart() {
     }
     let list = complained(root.path(), &["export", ".", "-o", "x.npy"], 2);
     let shown = said(root.path(), &["show", "."], 0);
-    let told = json(root.path(), &["show", "."], 0);
+    let report = json(root.path(), &["show", "."], 0);
     for (n, device) in ["", "CPU", "device 7", "CUDA 0", "CUDA 2"]
         .iter()
         .enumerate()
@@ -221,12 +220,12 @@ fn sorts_that_differ_only_by_the_device_are_told_apart() {
         } else {
             json!(device)
         };
-        assert_eq!(told["schemas"][n]["parts"][0]["device"], expected);
+        assert_eq!(report["schemas"][n]["parts"][0]["device"], expected);
     }
 }
 
 #[test]
-fn what_a_format_has_no_word_for_names_the_other_one() {
+fn an_unsupported_kind_names_the_other_format() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join("x");
     let schema = single(ElementKind::ComplexDouble, &[2]).encode();
@@ -240,7 +239,7 @@ fn what_a_format_has_no_word_for_names_the_other_one() {
 }
 
 #[test]
-fn a_cache_without_rows_has_nothing_to_export() {
+fn exporting_an_empty_cache_fails() {
     let root = tempfile::tempdir().expect("a temporary directory");
     manifest(&root.path().join("x"), "m", Vec::new(), DAY);
     let nothing = complained(root.path(), &["export", ".", "-o", "x.npy"], 1);
@@ -249,7 +248,7 @@ fn a_cache_without_rows_has_nothing_to_export() {
 }
 
 #[test]
-fn a_schema_keeps_its_number_whatever_its_segments_are_called() {
+fn schema_numbers_do_not_depend_on_segment_names() {
     let numbers = |names: [&str; 3]| {
         let root = tempfile::tempdir().expect("a temporary directory");
         let dir = root.path().join(hash(1));
@@ -276,7 +275,7 @@ fn a_schema_keeps_its_number_whatever_its_segments_are_called() {
 }
 
 #[test]
-fn what_a_killed_export_left_goes_with_the_next_one_into_that_folder() {
+fn an_export_removes_files_of_killed_exports() {
     let root = floats(&[(0, 3)]);
     let file = |name: &str, seconds| {
         let path = root.path().join(format!(".torchcache-export-{name}"));
@@ -284,9 +283,9 @@ fn what_a_killed_export_left_goes_with_the_next_one_into_that_folder() {
         crate::support::set_read(&path, seconds);
         path
     };
-    let (left, young, running) = (file("left", 90), file("young", 5), file("running", 90));
+    let (stale, young, running) = (file("stale", 90), file("young", 5), file("running", 90));
     let lock = fs::File::open(&running).expect("it is there");
-    lock.try_lock().expect("nobody else has it");
+    lock.try_lock().expect("it is not locked");
     json(root.path(), &["export", ".", "-o", "x.npy"], 0);
-    assert!(!left.exists() && young.exists() && running.exists());
+    assert!(!stale.exists() && young.exists() && running.exists());
 }

@@ -12,13 +12,13 @@ fn set(words: &[&str]) -> Words {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// The names of all fields, at any depth, but for what was left alone.
+/// Collects the names of all fields at any depth, but not those in `skipped`.
 fn fields(value: &Value, found: &mut Words) {
     match value {
         Value::Object(object) => {
             for (name, value) in object {
                 found.insert(name.clone());
-                if name != "left_alone" {
+                if name != "skipped" {
                     fields(value, found);
                 }
             }
@@ -28,7 +28,7 @@ fn fields(value: &Value, found: &mut Words) {
     }
 }
 
-/// What stands in the table of a page beside some commands, as code.
+/// The code in the table row of some commands.
 fn documented(page: &str, commands: &str) -> Words {
     let line = page.lines().find_map(|line| {
         let line = line.strip_prefix("| ")?.strip_prefix(commands)?;
@@ -43,13 +43,13 @@ fn documented(page: &str, commands: &str) -> Words {
 fn the_page_lists_the_fields_of_every_document() {
     let page = include_str!("../../../docs/cli.md");
     let of = |command: &str| documented(page, &format!("`{command}`"));
-    // Where the page speaks of other lines, of values, or of what goes wrong, which nothing does here.
+    // Without values, references to other rows, and fields of errors that do not occur here.
     let ls = of("ls");
     let show = &(&ls | &of("show")) - &set(&["caches", "ls", "null"]);
     let diff = &(&of("diff") | &set(&["value", "digest"])) - &set(&["show", "null"]);
-    let verify = &of("verify")
+    let check = &of("check")
         - &set(&[
-            "damaged",
+            "corrupt",
             "unreadable",
             "not checked",
             "rewritten",
@@ -69,12 +69,12 @@ fn the_page_lists_the_fields_of_every_document() {
     shortened.expect("it can be written");
     set_read(&cut, DAY);
     let (one, two) = (hash(1), hash(2));
-    let left = set(&["left_alone"]);
+    let left = set(&["skipped"]);
     for (args, code, expected) in [
         (&["ls", "."][..], 0, &ls | &left),
         (&["show", ".", &one], 0, &show | &left),
         (&["diff", ".", &one, &two], 1, &diff | &left),
-        (&["verify", ".", "--repair"], 1, &verify | &left),
+        (&["check", ".", "--repair"], 1, &check | &left),
         (&["prune", ".", "--older-than", "1h"], 0, &prune | &left),
         (
             &["export", ".", &hash(3), "-o", "x.npy"],
@@ -95,11 +95,8 @@ fn the_page_lists_the_fields_of_every_document() {
     std::fs::write(untrusted.join("manifest.json"), "{}").expect("it can be written");
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&untrusted, everybody).expect("it is ours");
-    let mut found = set(&["left_alone"]);
-    fields(
-        &json(root.path(), &["ls", "."], 0)["left_alone"],
-        &mut found,
-    );
+    let mut found = set(&["skipped"]);
+    fields(&json(root.path(), &["ls", "."], 0)["skipped"], &mut found);
     let expected = documented(page, "all but `completions` and `man`");
     assert_eq!(found, expected);
 }

@@ -1,14 +1,14 @@
-//! Which directory and which cache is meant, and what is said where none is.
+//! DIR and HASH: what they accept, and the errors if they name nothing.
 
 use crate::support::{DAY, complained, hash, json, manifest, root, said, segment};
 
 #[test]
-fn a_cache_s_own_directory_is_taken_where_that_makes_sense() {
+fn dir_may_be_the_directory_of_one_cache() {
     let root = root();
     let dir = root.path().join(hash(1));
     assert!(said(&dir, &["ls", "."], 0).contains("1,797"));
     assert!(said(&dir, &["show", "."], 0).contains("1,797 in 2 segments"));
-    assert!(said(&dir, &["verify", "."], 0).starts_with("sound: 1,797 rows"));
+    assert!(said(&dir, &["check", "."], 0).starts_with("intact: 1,797 rows"));
     let dry = said(&dir, &["prune", ".", "--max-size", "1MB", "--dry-run"], 0);
     assert!(dry.contains("would remove 1 segment"), "{dry}");
     let diff = complained(&dir, &["diff", ".", "a", "b"], 2);
@@ -21,7 +21,7 @@ fn a_cache_s_own_directory_is_taken_where_that_makes_sense() {
 }
 
 #[test]
-fn a_name_that_means_nothing_or_several_says_what_there_is() {
+fn an_unknown_or_ambiguous_name_lists_the_caches() {
     let root = root();
     let nothing = complained(root.path(), &["show", ".", "zzz"], 1);
     assert!(
@@ -48,7 +48,7 @@ fn a_name_that_means_nothing_or_several_says_what_there_is() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_or_empty_is_told() {
+fn a_missing_or_empty_directory_is_reported() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let absent = complained(root.path(), &["ls", "absent"], 2);
     assert!(
@@ -70,7 +70,7 @@ fn a_directory_that_is_not_there_or_empty_is_told() {
 }
 
 #[test]
-fn a_stray_segment_or_manifest_beside_caches_hides_none_of_them() {
+fn a_stray_segment_or_manifest_hides_no_cache() {
     let stray = |root: &std::path::Path, what: &str| match what {
         "segment" => drop(segment(root, "stray.tcs", b"s", 10, 0..2, DAY)),
         _ => manifest(root, "m::Stray", Vec::new(), DAY),
@@ -82,7 +82,7 @@ fn a_stray_segment_or_manifest_beside_caches_hides_none_of_them() {
         let caches = list["caches"].as_array().expect("a list");
         assert_eq!(caches.len(), 6, "{list}");
         assert!(caches.iter().any(|cache| cache["name"] == "."), "{list}");
-        let found = json(root.path(), &["verify", "."], 1);
+        let found = json(root.path(), &["check", "."], 1);
         assert_eq!(found["caches"].as_array().map(Vec::len), Some(6));
         said(root.path(), &["show", ".", "."], 0);
         said(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);

@@ -1,7 +1,8 @@
-//! The program as a user sees it: run as a process, on directories that stores wrote.
+//! The program as a user sees it: run as a process, on directories as stores write them.
 
-mod beside;
+mod check;
 mod clear;
+mod concurrent;
 mod export;
 mod fields;
 mod find;
@@ -12,4 +13,3 @@ mod screens;
 mod streams;
 mod support;
 mod unreadable;
-mod verify;

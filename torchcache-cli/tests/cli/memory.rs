@@ -1,4 +1,4 @@
-//! An export takes the same memory however many rows there are.
+//! The memory of an export does not depend on the number of rows.
 
 use std::fs;
 use std::io::Read;
@@ -10,8 +10,8 @@ use torchcache_store::segment::{Encoding, SegmentWriter};
 
 use crate::support::{command, single};
 
-/// Rows of 8 bytes, as many as a store puts into a segment.
-fn rows(dir: &Path, rows: u64) {
+/// Writes rows of 8 bytes, in segments as large as a store makes them.
+fn write_rows(dir: &Path, rows: u64) {
     fs::create_dir_all(dir).expect("it can be made");
     let schema: std::sync::Arc<[u8]> = single(ElementKind::Float, &[2]).encode().into();
     for begin in (0..rows).step_by(1 << 18) {
@@ -26,11 +26,10 @@ fn rows(dir: &Path, rows: u64) {
     }
 }
 
-/// The most memory that an export had, in KB, as the system saw it when it was done: it waits for
-/// somebody to read what it says.
+/// The peak memory of an export in KB. Standard output is a full pipe, so that the process still exists
+/// when the export is complete.
 #[cfg(target_os = "linux")]
 fn peak(root: &Path, file: &str) -> u64 {
-    // A pipe that is full already: the program stays until it is emptied.
     let mut command = command(&["export", ".", "-o", file, "--json"]);
     command
         .current_dir(root)
@@ -63,11 +62,11 @@ fn peak(root: &Path, file: &str) -> u64 {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_million_rows_take_no_more_than_ten_thousand() {
+fn a_million_rows_export_in_the_memory_of_ten_thousand() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (few, many) = (root.path().join("few"), root.path().join("many"));
-    rows(&few.join("cache"), 10_000);
-    rows(&many.join("cache"), 1_000_000);
+    write_rows(&few.join("cache"), 10_000);
+    write_rows(&many.join("cache"), 1_000_000);
     for file in ["x.npy", "x.safetensors"] {
         let (of_few, of_many) = (peak(&few, file), peak(&many, file));
         println!("{file}: {of_few} KB for 10,000 rows, {of_many} KB for 1,000,000");

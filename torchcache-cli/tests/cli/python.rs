@@ -1,5 +1,5 @@
-//! Python reads what was exported: numpy and the safetensors package, which `cargo xtask test` puts
-//! below `target/readback/`.
+//! numpy and the safetensors package read exported files. `cargo xtask test` installs them below
+//! `target/readback/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use torchcache_store::schema::{ElementKind, Schema};
 
 use crate::support::{DAY, hash, json, key, manifest, segment, tensor, text, value};
 
-/// Runs a script with the packages. Its arguments are texts.
+/// Runs a script with the packages.
 fn python(dir: &Path, script: &str) {
     let (program, packages) = interpreter();
     let output = Command::new(&program)
@@ -31,7 +31,7 @@ const SET_UP: &str = "run `cargo xtask test`, which puts numpy and safetensors b
                       target/readback/, or name a Python that has them with \
                       TORCHCACHE_READBACK_PYTHON";
 
-/// The interpreter, and the folder with the packages where they are not its own.
+/// The interpreter, and the folder with the packages unless they are its own.
 fn interpreter() -> (PathBuf, PathBuf) {
     if let Some(named) = std::env::var_os("TORCHCACHE_READBACK_PYTHON") {
         let packages = std::env::var_os("TORCHCACHE_READBACK").unwrap_or_default();
@@ -48,7 +48,7 @@ fn interpreter() -> (PathBuf, PathBuf) {
     (python.trim().into(), packages)
 }
 
-/// Every kind that rows may have, a scalar and a name that is no ASCII among them.
+/// A schema with every kind, a scalar, and a name that is not ASCII.
 fn every_kind() -> Schema {
     let names = ElementKind::ALL.map(|kind| format!("{kind}:T"));
     let mut parts: Vec<_> = ElementKind::ALL
@@ -64,8 +64,7 @@ fn every_kind() -> Schema {
     }
 }
 
-/// The script's half of [`value`]: what row `n` must be is in the file `expected`, 32 bytes of key and
-/// then the row.
+/// Writes the expected rows into the file `expected`: for each, the key and the value.
 fn write_expected(dir: &Path, rows: u64, row_bytes: usize) {
     let records = (0..rows).flat_map(|n| [key(n).to_vec(), value(&key(n), row_bytes)].concat());
     fs::write(dir.join("expected"), records.collect::<Vec<_>>()).expect("it can be written");
@@ -88,8 +87,8 @@ fn numpy_reads_every_kind_bit_for_bit() {
     };
     let dir = root.path().join("wide");
     segment(&dir, "a.tcs", &wide.encode(), 512, 0..3, DAY);
-    let told = json(root.path(), &["export", ".", "wide", "-o", "wide.npy"], 0);
-    let note = told["notes"][0].as_str().expect("there is one");
+    let report = json(root.path(), &["export", ".", "wide", "-o", "wide.npy"], 0);
+    let note = report["notes"][0].as_str().expect("there is one");
     let size = note.split_once("max_header_size=").expect("it names it").1;
     fs::write(root.path().join("size"), size.trim_end_matches(')')).expect("it can be written");
     python(
@@ -125,11 +124,11 @@ print('numpy', np.__version__, 'read', len(rows), 'rows of', rows.dtype.itemsize
     );
 }
 
-/// The kinds of 8 bits that only newer releases of safetensors know.
+/// The 8-bit kinds that only newer releases of safetensors have.
 const NEWER: [ElementKind; 2] = [ElementKind::Float8e5m2fnuz, ElementKind::Float8e4m3fnuz];
 
 #[test]
-fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
+fn safetensors_reads_every_kind_it_has_bit_for_bit() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let mut schema = every_kind();
     let unknown = [ElementKind::ComplexHalf, ElementKind::ComplexDouble];
@@ -151,10 +150,10 @@ fn safetensors_reads_every_kind_that_it_knows_bit_for_bit() {
     let dir = root.path().join("newer");
     segment(&dir, "a.tcs", &newer.encode(), 8, 0..3, DAY);
     let args = ["export", ".", "newer", "-o", "newer.safetensors"];
-    let told = json(root.path(), &args, 0);
-    let notes = told["notes"].as_array().expect("a list");
-    let is_told = |note: &Value| note.to_string().contains("safetensors.torch");
-    assert!(notes.len() == 2 && notes.iter().all(is_told), "{told}");
+    let report = json(root.path(), &args, 0);
+    let notes = report["notes"].as_array().expect("a list");
+    let has_hint = |note: &Value| note.to_string().contains("safetensors.torch");
+    assert!(notes.len() == 2 && notes.iter().all(has_hint), "{report}");
     python(
         root.path(),
         "

@@ -1,4 +1,4 @@
-//! Directories of caches as stores leave them, and the program run on them.
+//! Directories of caches as stores write them, and running the program on them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) const MINUTE: u64 = 60;
 pub(crate) const HOUR: u64 = 60 * MINUTE;
 pub(crate) const DAY: u64 = 24 * HOUR;
 
-/// The program, to be run with these arguments: as in a pipe, whatever the tests run in.
+/// The program with these arguments, printing as to a pipe.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torchcache"));
     command.args(args);
@@ -26,13 +26,13 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs it in a directory.
+/// Runs the program in a directory.
 pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
     let output = command(args).current_dir(dir).output();
     output.expect("the program starts")
 }
 
-/// What it printed, where it ended with this exit code.
+/// Runs the program, asserts the exit code, and returns standard output.
 pub(crate) fn said(dir: &Path, args: &[&str], code: i32) -> String {
     let output = run_in(dir, args);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -40,7 +40,7 @@ pub(crate) fn said(dir: &Path, args: &[&str], code: i32) -> String {
     out
 }
 
-/// What it complained of, where it ended with this exit code.
+/// Runs the program, asserts the exit code, and returns standard error.
 pub(crate) fn complained(dir: &Path, args: &[&str], code: i32) -> String {
     let output = run_in(dir, args);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -48,7 +48,7 @@ pub(crate) fn complained(dir: &Path, args: &[&str], code: i32) -> String {
     err
 }
 
-/// The document that it printed with `--json`, where it ended with this exit code.
+/// Runs the program with `--json`, asserts the exit code, and returns the document.
 pub(crate) fn json(dir: &Path, args: &[&str], code: i32) -> Value {
     let out = said(dir, &[args, &["--json"]].concat(), code);
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
@@ -95,7 +95,7 @@ pub(crate) fn single(kind: ElementKind, shape: &[i64]) -> Schema {
     }
 }
 
-/// Writes a segment of a given name, last read so many seconds ago.
+/// Writes a segment of this name, last read this many seconds ago.
 pub(crate) fn segment(
     dir: &Path,
     name: &str,
@@ -110,7 +110,7 @@ pub(crate) fn segment(
     written(dir, name, schema, row_bytes, values, seconds)
 }
 
-/// The same with these values. One that is shorter than a row is stored as if it were compressed.
+/// [`segment`] with these values. A value shorter than a row is stored as if it were compressed.
 pub(crate) fn written(
     dir: &Path,
     name: &str,
@@ -153,7 +153,7 @@ pub(crate) fn part(category: Category, path: &str, value: &str) -> Part {
     )
 }
 
-/// Gives a cache a manifest that was written so many seconds ago.
+/// Writes a manifest into a cache, this many seconds ago.
 pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<Part>, seconds: u64) {
     let name = dir.file_name().expect("it has one").to_string_lossy();
     let opened = Os.open_dir(dir, true).expect("it can be made");
@@ -162,7 +162,7 @@ pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<Part>, seconds: u64)
     set_read(&dir.join("manifest.json"), seconds);
 }
 
-/// The identity of the module that most tests look at.
+/// The identity of the module of most tests.
 pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
     let mut parts = vec![
         part(Category::Option, "cache_dtype", "Some(Half)"),
@@ -196,8 +196,8 @@ pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
 
 pub(crate) const BACKBONE: &str = "transfer_learning::models::backbone::FrozenBackbone";
 
-/// A root with caches of every sort: two of one module, one of a function with several outputs and a
-/// segment of a newer version, one that somebody named and that has no manifest, and an empty one.
+/// A root with five caches: two of one module, one of a function with several outputs and a segment of a
+/// newer version, one with a name of its own and no manifest, and an empty one.
 pub(crate) fn root() -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join(hash(1));
@@ -256,7 +256,7 @@ pub(crate) fn root() -> tempfile::TempDir {
     root
 }
 
-/// The text with what differs from run to run replaced: the root, and times.
+/// Replaces what differs between runs: the root and times.
 pub(crate) fn steady(text: &str, root: &Path) -> String {
     let root = root.canonicalize().expect("it is there");
     let text = text.replace(&*root.to_string_lossy(), "ROOT");

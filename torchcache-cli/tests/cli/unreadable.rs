@@ -1,5 +1,5 @@
-//! Caches that cannot be looked into, and sizes beyond all measure: told by every command, and never
-//! called sound.
+//! Caches that cannot be opened and files of absurd lengths are reported by every command, and never as
+//! intact.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{DAY, command, hash, manifest, segment, text};
 
-/// A root with a sound cache, and one that is given this mode.
+/// A root with two caches, the second of which has this mode.
 fn with_mode(mode: u32) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     for n in [1, 2] {
@@ -25,11 +25,11 @@ fn with_mode(mode: u32) -> tempfile::TempDir {
     root
 }
 
-/// What the program says where not even the administrator may look: as another user, who may not be
-/// able to reach it but for a copy.
-fn said(root: &Path, args: &[&str]) -> (Option<i32>, String, Value) {
+/// Runs the program, as another user if this is root, whom no mode keeps out. That user may be able to run
+/// only a copy of the program.
+fn run_unprivileged(root: &Path, args: &[&str]) -> (Option<i32>, String, Value) {
     let program = root.join("program");
-    // By another process: a file that this one has open to write to may not be started.
+    // Copied by another process: a file that this one has open for writing cannot be executed.
     let mut copy = Command::new("cp");
     let copied = copy.arg(env!("CARGO_BIN_EXE_torchcache")).arg(&program);
     assert!(copied.status().is_ok_and(|status| status.success()));
@@ -49,24 +49,24 @@ fn said(root: &Path, args: &[&str]) -> (Option<i32>, String, Value) {
 }
 
 #[test]
-fn a_cache_that_cannot_be_opened_is_told_and_nothing_is_called_sound() {
+fn a_cache_that_cannot_be_opened_is_not_intact() {
     let root = with_mode(0);
     for (args, code) in [
-        (&["verify", "."][..], 2),
+        (&["check", "."][..], 2),
         (&["ls", "."], 0),
         (&["show", ".", &hash(1)], 0),
         (&["prune", ".", "--max-size", "1TB"], 0),
         (&["clear", ".", "--yes"], 2),
     ] {
-        let (got, text, json) = said(root.path(), args);
+        let (got, text, json) = run_unprivileged(root.path(), args);
         assert_eq!(got, Some(code), "{args:?}: {text}");
-        let path = json["left_alone"][0]["path"].as_str().unwrap_or_default();
+        let path = json["skipped"][0]["path"].as_str().unwrap_or_default();
         assert!(path.ends_with(&hash(2)), "{args:?}: {json}");
         assert!(text.contains(&hash(2)), "{args:?}: {text}");
-        if args[0] == "verify" {
-            assert!(!text.contains("sound"), "{text}");
+        if args[0] == "check" {
+            assert!(!text.contains("intact"), "{text}");
             assert_eq!(
-                (&json["sound"], &json["failures"]),
+                (&json["intact"], &json["failures"]),
                 (&json!(false), &json!(1))
             );
         }
@@ -74,11 +74,11 @@ fn a_cache_that_cannot_be_opened_is_told_and_nothing_is_called_sound() {
 }
 
 #[test]
-fn a_cache_that_others_may_write_to_is_told_and_nothing_is_called_sound() {
+fn a_cache_that_others_may_write_to_is_not_intact() {
     let root = with_mode(0o777);
     for (args, code) in [
-        (&["verify", "."][..], 2),
-        (&["verify", ".", "--repair"], 2),
+        (&["check", "."][..], 2),
+        (&["check", ".", "--repair"], 2),
         (&["ls", "."], 0),
         (&["prune", ".", "--max-size", "1TB"], 0),
     ] {
@@ -87,21 +87,21 @@ fn a_cache_that_others_may_write_to_is_told_and_nothing_is_called_sound() {
         let said = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
         assert!(said.contains("all users may write to it"), "{said}");
-        assert!(!said.contains("sound"), "{said}");
+        assert!(!said.contains("intact"), "{said}");
         let found = crate::support::json(root.path(), args, code);
-        let why = found["left_alone"][0]["why"].as_str().unwrap_or_default();
+        let why = found["skipped"][0]["reason"].as_str().unwrap_or_default();
         assert!(why.contains("all users"), "{args:?}: {found}");
-        if args[0] == "verify" {
+        if args[0] == "check" {
             assert_eq!(found["failures"], json!(1), "{args:?}");
             assert_eq!(said.matches("all users may write").count(), 1, "{said}");
-            assert!(said.contains("1 could not be looked at"), "{said}");
+            assert!(said.contains("1 could not be checked"), "{said}");
         }
     }
 }
 
 #[test]
-fn files_of_any_length_are_added_up_without_an_overflow() {
-    // Where a sparse file may be as long as can be said.
+fn sums_of_absurd_file_lengths_do_not_overflow() {
+    // tmpfs allows sparse files of any length.
     let shared = Path::new("/dev/shm");
     let root = match shared.is_dir() {
         true => tempfile::tempdir_in(shared),
@@ -124,7 +124,7 @@ fn files_of_any_length_are_added_up_without_an_overflow() {
     for (args, code) in [
         (&["ls", "."][..], 0),
         (&["show", ".", &hash(1)], 0),
-        (&["verify", "."], 1),
+        (&["check", "."], 1),
         (&["prune", ".", "--max-size", "1TB", "--dry-run"], 0),
         (&["prune", ".", "--max-size", "15 MB"], 0),
         (&["clear", ".", &hash(1), "--yes"], 0),

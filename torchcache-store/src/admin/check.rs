@@ -1,27 +1,27 @@
-//! Whether every record of every segment is what was written: each checksum is computed, and each
-//! compressed value decompressed, over all cores.
+//! Checks every record of every segment: its checksum, and that a compressed value decompresses. Runs
+//! on all cores.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::discover::{Cache, open_trusted, temp_names};
+use super::discover::{Cache, open_permitted, temp_names};
 use crate::fs::Directory;
 use crate::fs::temp_file::is_stale;
 use crate::segment::{Chunk, Chunks, Decoder, SegmentError, SegmentReader, segment_names};
 use crate::size::sum;
 use crate::threads;
 
-/// How often at most a directory is listed again whose segments vanish under the eyes.
-const LOOKS: usize = 16;
+/// How often a directory is listed again, at most, while segments vanish from it.
+const MAX_LISTINGS: usize = 16;
 
-/// Hears how far the work is. `()` does not listen.
+/// Receives the progress of a check. `()` ignores it.
 pub trait Progress: Sync {
-    /// There are so many bytes more to look at.
+    /// Called when `bytes` more have been found that need a check.
     fn expect(&self, bytes: u64);
 
-    /// So many of them are done.
+    /// Called when `bytes` more have been checked.
     fn advance(&self, bytes: u64);
 }
 
@@ -31,89 +31,90 @@ impl Progress for () {
     fn advance(&self, _: u64) {}
 }
 
-/// What was found in a cache.
+/// The result of checking a cache.
 #[derive(Debug)]
-pub struct Verified {
-    /// Which one.
+pub struct CheckReport {
+    /// The cache.
     pub cache: Cache,
-    /// Its segments, by name. Those that others removed meanwhile are left out.
-    pub segments: Vec<SegmentReport>,
-    /// Temporary files that dead writers left.
-    pub stale: Vec<String>,
-    /// Why the directory could not be looked into.
+    /// Its segments, by name, without those that other processes removed meanwhile.
+    pub segments: Vec<SegmentCheck>,
+    /// Temporary files of crashed writers.
+    pub stale_files: Vec<String>,
+    /// Why the directory could not be read.
     pub error: Option<io::Error>,
 }
 
-/// What was found in a segment.
+/// The result of checking a segment.
 #[derive(Debug)]
-pub struct SegmentReport {
-    /// What the file is called.
+pub struct SegmentCheck {
+    /// The file name.
     pub name: String,
-    /// Its size; none where the system does not say.
+    /// The size of the file; 0 if the system does not say.
     pub bytes: u64,
-    /// How it is.
-    pub outcome: Outcome,
+    /// The state of its records.
+    pub state: SegmentState,
 }
 
-/// How a segment is.
+/// The state of a segment.
 #[derive(Debug)]
-pub enum Outcome {
-    /// Every record is what was written.
-    Sound {
-        /// How many there are.
+pub enum SegmentState {
+    /// Every record is as it was written.
+    Intact {
+        /// The number of records.
         rows: u64,
     },
-    /// Some records are not.
-    Damaged {
-        /// All records.
+    /// Some records are not as they were written.
+    Corrupt {
+        /// The number of all records.
         rows: u64,
-        /// Those that are bad.
-        bad: u64,
-        /// The place of the first of them, from 0.
-        first_at: u64,
-        /// What is wrong with it.
-        first: SegmentError,
+        /// The number of corrupt records.
+        corrupt: u64,
+        /// The index of the first corrupt record.
+        first_index: u64,
+        /// The error of the first corrupt record.
+        first_error: SegmentError,
     },
-    /// The file as a whole cannot be read: its rows are not known.
+    /// The file as a whole cannot be read, so its rows are not known.
     Unreadable(SegmentError),
 }
 
-impl Outcome {
-    /// Whether bytes are not what was written.
-    pub fn is_corruption(&self) -> bool {
+impl SegmentState {
+    /// Whether bytes are not as they were written. A failed read, a rejected file and a newer version
+    /// are not corruption.
+    pub fn is_corrupt(&self) -> bool {
         match self {
-            Outcome::Sound { .. } => false,
-            Outcome::Damaged { .. } => true,
-            Outcome::Unreadable(error) => error.is_corruption(),
+            SegmentState::Intact { .. } => false,
+            SegmentState::Corrupt { .. } => true,
+            SegmentState::Unreadable(error) => error.is_corruption(),
         }
     }
 
-    /// Whether the system failed, so that it is not known how the segment is.
+    /// Whether reading failed, so that the state of the records is not known.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Outcome::Unreadable(SegmentError::Io(_)))
+        matches!(self, SegmentState::Unreadable(SegmentError::Io(_)))
     }
 }
 
-impl Verified {
-    /// Whether everything that could be looked at is as it was written.
-    pub fn is_sound(&self) -> bool {
-        let damaged = |segment: &SegmentReport| segment.outcome.is_corruption();
-        self.error.is_none() && !self.segments.iter().any(damaged)
+impl CheckReport {
+    /// Whether the directory could be read and no segment is corrupt.
+    pub fn is_intact(&self) -> bool {
+        let is_corrupt = |segment: &SegmentCheck| segment.state.is_corrupt();
+        self.error.is_none() && !self.segments.iter().any(is_corrupt)
     }
 }
 
-/// Reads every record of some caches. What a newer version or a stranger wrote is reported as
-/// [`Outcome::Unreadable`], and is no damage.
-pub fn verify(caches: &[Cache], progress: &dyn Progress) -> Vec<Verified> {
+/// Checks every record of `caches`. A segment of a newer version, or one whose permissions are rejected,
+/// is reported as [`SegmentState::Unreadable`] and does not count as corrupt.
+pub fn check(caches: &[Cache], progress: &dyn Progress) -> Vec<CheckReport> {
     let mut reports = Vec::new();
     for cache in caches {
-        let mut report = Verified {
+        let mut report = CheckReport {
             cache: cache.clone(),
             segments: Vec::new(),
-            stale: Vec::new(),
+            stale_files: Vec::new(),
             error: None,
         };
-        if let Err(error) = look(cache, &mut report, progress)
+        if let Err(error) = check_cache(cache, &mut report, progress)
             && error.kind() != io::ErrorKind::NotFound
         {
             report.error = Some(error);
@@ -124,16 +125,16 @@ pub fn verify(caches: &[Cache], progress: &dyn Progress) -> Vec<Verified> {
     reports
 }
 
-fn look(cache: &Cache, report: &mut Verified, progress: &dyn Progress) -> io::Result<()> {
+fn check_cache(cache: &Cache, report: &mut CheckReport, progress: &dyn Progress) -> io::Result<()> {
     let dir = cache.open()?;
     let mut seen = HashSet::new();
-    // What vanished was merged, perhaps, and its rows are in a segment that was not listed.
-    for _ in 0..LOOKS {
+    // A segment that vanished may have been compacted into one that was not listed yet.
+    for _ in 0..MAX_LISTINGS {
         let mut names = segment_names(&*dir)?;
         names.retain(|name| seen.insert(name.clone()));
         names.sort();
         let listed = names.len();
-        let found = check_all(&*dir, names, progress);
+        let found = check_segments(&*dir, names, progress);
         let vanished = listed - found.len();
         report.segments.extend(found);
         if vanished == 0 {
@@ -142,29 +143,28 @@ fn look(cache: &Cache, report: &mut Verified, progress: &dyn Progress) -> io::Re
     }
     for name in temp_names(&*dir)? {
         if is_stale(&*dir, &name).unwrap_or(false) {
-            report.stale.push(name.to_string_lossy().into_owned());
+            report.stale_files.push(name.to_string_lossy().into_owned());
         }
     }
     Ok(())
 }
 
-/// Checks segments over all cores, and reports on those that are there.
-fn check_all(
+/// Checks segments on all cores. The result leaves out those that are gone.
+fn check_segments(
     dir: &dyn Directory,
     names: Vec<OsString>,
     progress: &dyn Progress,
-) -> Vec<SegmentReport> {
+) -> Vec<SegmentCheck> {
     let mut files = Vec::new();
     let mut unknown = Vec::new();
     for name in names {
         match dir.stat(&name) {
             Ok(file) => files.push((file.len, name)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // It is there, and nobody knows how it is.
-            Err(error) => unknown.push(SegmentReport {
+            Err(error) => unknown.push(SegmentCheck {
                 name: name.to_string_lossy().into_owned(),
                 bytes: 0,
-                outcome: Outcome::Unreadable(SegmentError::Io(error)),
+                state: SegmentState::Unreadable(SegmentError::Io(error)),
             }),
         }
     }
@@ -179,57 +179,53 @@ fn check_all(
         open: None,
     };
     threads::for_each(threads::count(), jobs, |job| {
-        let mut tally = Tally::default();
-        tally.check(&job.reader, &job.chunk);
+        let mut result = ChunkResult::default();
+        result.check(&job.reader, &job.chunk);
         progress.advance(job.chunk.bytes());
-        slots[job.place].add(tally);
+        slots[job.segment].add(result);
     });
-    let outcomes = slots.into_iter().map(Slot::into_outcome);
-    let reports = files.into_iter().zip(outcomes);
-    let reports = reports.filter_map(|((bytes, name), outcome)| {
+    let states = slots.into_iter().map(Slot::into_state);
+    let reports = files.into_iter().zip(states);
+    let reports = reports.filter_map(|((bytes, name), state)| {
         let name = name.to_string_lossy().into_owned();
-        outcome.map(|outcome| SegmentReport {
-            name,
-            bytes,
-            outcome,
-        })
+        state.map(|state| SegmentCheck { name, bytes, state })
     });
     reports.chain(unknown).collect()
 }
 
-/// How a segment is, as far as it was looked at; nothing before it was opened, and if it is gone.
+/// The state of a segment so far: `None` until it is open, and if it is gone.
 #[derive(Default)]
-struct Slot(Mutex<Option<Outcome>>);
+struct Slot(Mutex<Option<SegmentState>>);
 
 impl Slot {
-    fn set(&self, outcome: Outcome) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    fn set(&self, state: SegmentState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 
-    fn add(&self, tally: Tally) {
+    fn add(&self, result: ChunkResult) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = slot.take().map(|outcome| tally.added_to(outcome));
+        *slot = slot.take().map(|state| result.added_to(state));
     }
 
-    fn into_outcome(self) -> Option<Outcome> {
+    fn into_state(self) -> Option<SegmentState> {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Some records of a segment, to be checked by whoever is free.
+/// A chunk of records for one worker to check.
 struct Job {
-    place: usize,
+    segment: usize,
     reader: Arc<SegmentReader>,
     chunk: Chunk,
 }
 
-/// Opens one segment after the other and cuts it into jobs.
+/// Opens one segment after another, and yields its chunks.
 struct Jobs<'a> {
     dir: &'a dyn Directory,
     files: &'a [(u64, OsString)],
     slots: &'a [Slot],
     progress: &'a dyn Progress,
-    /// The next file to be opened.
+    /// The index of the next file to open.
     next: usize,
     open: Option<(Arc<SegmentReader>, Chunks<Arc<SegmentReader>>)>,
 }
@@ -240,17 +236,17 @@ impl Iterator for Jobs<'_> {
     fn next(&mut self) -> Option<Job> {
         loop {
             if let Some((reader, chunks)) = &mut self.open {
-                let place = self.next - 1;
+                let segment = self.next - 1;
                 match chunks.next() {
                     Some(Ok(chunk)) => {
                         let reader = reader.clone();
                         return Some(Job {
-                            place,
+                            segment,
                             reader,
                             chunk,
                         });
                     }
-                    Some(Err(error)) => self.slots[place].set(Outcome::Unreadable(error)),
+                    Some(Err(error)) => self.slots[segment].set(SegmentState::Unreadable(error)),
                     None => {}
                 }
                 self.open = None;
@@ -258,10 +254,10 @@ impl Iterator for Jobs<'_> {
             let (bytes, name) = self.files.get(self.next)?;
             let slot = &self.slots[self.next];
             self.next += 1;
-            match open_trusted(self.dir, name) {
+            match open_permitted(self.dir, name) {
                 Ok(reader) => {
                     let reader = Arc::new(reader);
-                    slot.set(Outcome::Sound { rows: 0 });
+                    slot.set(SegmentState::Intact { rows: 0 });
                     self.progress
                         .advance(bytes.saturating_sub(reader.record_bytes()));
                     self.open = Some((reader.clone(), Chunks::of(reader)));
@@ -269,7 +265,7 @@ impl Iterator for Jobs<'_> {
                 Err(error) => {
                     self.progress.advance(*bytes);
                     if !error.is_not_found() {
-                        slot.set(Outcome::Unreadable(error));
+                        slot.set(SegmentState::Unreadable(error));
                     }
                 }
             }
@@ -277,18 +273,18 @@ impl Iterator for Jobs<'_> {
     }
 }
 
-/// What was found in some records.
+/// The result of checking a chunk.
 #[derive(Default)]
-struct Tally {
+struct ChunkResult {
     rows: u64,
-    bad: u64,
-    /// Which of them comes first, and what is wrong with it.
+    corrupt: u64,
+    /// The index and the error of the first corrupt record.
     first: Option<(u64, SegmentError)>,
-    /// What the system said where a record could not be read at all.
+    /// The error that ended reading.
     failed: Option<SegmentError>,
 }
 
-impl Tally {
+impl ChunkResult {
     fn check(&mut self, reader: &SegmentReader, chunk: &Chunk) {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
         let read = reader.read_records(chunk, &mut window, |record| {
@@ -298,7 +294,7 @@ impl Tally {
                 Ok(()) => Ok(()),
                 Err(error @ SegmentError::Io(_)) => Err(error),
                 Err(error) => {
-                    self.bad += 1;
+                    self.corrupt += 1;
                     self.first.get_or_insert((record.number, error));
                     Ok(())
                 }
@@ -307,30 +303,30 @@ impl Tally {
         self.failed = read.err();
     }
 
-    fn added_to(self, outcome: Outcome) -> Outcome {
+    fn added_to(self, state: SegmentState) -> SegmentState {
         if let Some(error) = self.failed {
-            return Outcome::Unreadable(error);
+            return SegmentState::Unreadable(error);
         }
-        let (rows, bad, first) = match outcome {
-            Outcome::Sound { rows } => (rows, 0, None),
-            Outcome::Damaged {
+        let (rows, corrupt, first) = match state {
+            SegmentState::Intact { rows } => (rows, 0, None),
+            SegmentState::Corrupt {
                 rows,
-                bad,
-                first_at,
-                first,
-            } => (rows, bad, Some((first_at, first))),
+                corrupt,
+                first_index,
+                first_error,
+            } => (rows, corrupt, Some((first_index, first_error))),
             unreadable => return unreadable,
         };
         let rows = rows + self.rows;
-        // They come in any order, from several cores.
+        // Chunks arrive in any order.
         let first = [first, self.first].into_iter().flatten();
-        match first.min_by_key(|(place, _)| *place) {
-            None => Outcome::Sound { rows },
-            Some((first_at, first)) => Outcome::Damaged {
+        match first.min_by_key(|(index, _)| *index) {
+            None => SegmentState::Intact { rows },
+            Some((first_index, first_error)) => SegmentState::Corrupt {
                 rows,
-                bad: bad + self.bad,
-                first_at,
-                first,
+                corrupt: corrupt + self.corrupt,
+                first_index,
+                first_error,
             },
         }
     }
@@ -341,23 +337,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bad_record_is_the_same_in_whatever_order_they_are_found() {
-        let tally = |place| Tally {
+    fn the_first_corrupt_record_does_not_depend_on_chunk_order() {
+        let result = |index| ChunkResult {
             rows: 10,
-            bad: 1,
-            first: Some((place, SegmentError::Corrupt(place.to_string()))),
+            corrupt: 1,
+            first: Some((index, SegmentError::Corrupt(index.to_string()))),
             failed: None,
         };
-        for places in [[3, 17, 20], [20, 3, 17], [17, 20, 3]] {
-            let sound = Outcome::Sound { rows: 5 };
-            let add = |outcome, place| tally(place).added_to(outcome);
-            let found = Tally::default().added_to(places.into_iter().fold(sound, add));
-            let is_first = matches!(
-                &found,
-                Outcome::Damaged { rows: 35, bad: 3, first_at: 3, first: SegmentError::Corrupt(what) }
-                    if what == "3"
-            );
-            assert!(is_first, "{found:?}");
+        for order in [[3, 17, 20], [20, 3, 17], [17, 20, 3]] {
+            let intact = SegmentState::Intact { rows: 5 };
+            let add = |state, index| result(index).added_to(state);
+            let state = ChunkResult::default().added_to(order.into_iter().fold(intact, add));
+            let SegmentState::Corrupt {
+                rows,
+                corrupt,
+                first_index,
+                first_error,
+            } = state
+            else {
+                panic!("{state:?}")
+            };
+            assert_eq!((rows, corrupt, first_index), (35, 3, 3));
+            assert!(matches!(first_error, SegmentError::Corrupt(what) if what == "3"));
         }
     }
 }

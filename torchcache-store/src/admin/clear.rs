@@ -1,5 +1,5 @@
-//! Removing a cache whole. What a running process adds meanwhile stays its own: a directory goes only
-//! once it is empty, and then it is made anew by whoever writes to it.
+//! Removes whole caches. Rows that a running process adds meanwhile stay: a directory is removed only
+//! when it is empty, and the next writer creates it again.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -14,34 +14,35 @@ use crate::fs::{Directory, Entry};
 use crate::manifest::{self, Manifest};
 use crate::segment::segment_names;
 
-/// What was removed.
+/// What [`clear`] removed.
 #[derive(Debug, Default)]
-pub struct Cleared {
-    /// Segments, also those of a newer version.
+pub struct ClearReport {
+    /// The number of segments, of newer versions too.
     pub segments: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether the directory is gone too. It is not if somebody is writing to it or keeps other files
-    /// there, or if the one above it may not be changed.
-    pub is_directory_gone: bool,
-    /// What could not be removed, and why.
+    /// Whether the directory is gone too. It stays while a process writes to it, if it holds other
+    /// files, or if its parent directory is not writable.
+    pub directory_removed: bool,
+    /// Files that could not be removed, with the error of each.
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
 /// Removes every row of a cache, and then its directory.
 ///
 /// # Errors
-/// What the system says of the directory, and that it is not to be trusted: then nothing was removed.
-pub fn clear(cache: &Cache) -> io::Result<Cleared> {
-    let mut cleared = Cleared::default();
+/// If the directory cannot be opened or listed, or its permissions are rejected. Nothing was removed
+/// then.
+pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
+    let mut cleared = ClearReport::default();
     let dir = match cache.open() {
-        // Somebody else was faster.
+        // Another process removed it.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(cleared),
         dir => dir?,
     };
     let mut tried = HashSet::new();
-    // Until no new one comes: a merge in another process may have given its result a name meanwhile,
-    // and looks for its sources afterwards.
+    // Until a listing has no new name: a compaction in another process may publish its result
+    // meanwhile, and looks for its sources only afterwards.
     loop {
         let mut names = match segment_names(&*dir) {
             Err(error) if tried.is_empty() => return Err(error),
@@ -76,15 +77,15 @@ pub fn clear(cache: &Cache) -> io::Result<Cleared> {
             }
         }
     }
-    // A power cut would bring rows back that somebody wanted gone, but for the sync.
+    // Without the sync, a power loss could bring the rows back.
     match dir.sync().and_then(|()| remove_empty(cache, &dir)) {
-        Ok(gone) => cleared.is_directory_gone = gone,
+        Ok(gone) => cleared.directory_removed = gone,
         Err(error) => cleared.failed.push((cache.path().to_owned(), error)),
     }
     Ok(cleared)
 }
 
-/// Removes a file. `false` if it was gone already.
+/// Removes a file. Returns whether it existed.
 pub(super) fn remove(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     match dir.remove(name) {
         Ok(()) => Ok(true),
@@ -93,11 +94,11 @@ pub(super) fn remove(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// Removes what dead writers left half written. Returns the names.
+/// Removes the temporary files of crashed writers. Returns their names.
 pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
     let mut removed = Vec::new();
     for name in temp_names(dir)? {
-        // One that cannot be looked at is somebody else's.
+        // A file that cannot be opened belongs to another user.
         if is_stale(dir, &name).unwrap_or(false) && remove(dir, &name)? {
             removed.push(name.to_string_lossy().into_owned());
         }
@@ -105,8 +106,8 @@ pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Removes the directory of a cache that has no segments, unless somebody is writing to it or it holds
-/// files of others. Returns whether it is gone.
+/// Removes the directory of a cache without segments, unless a process writes to it or it holds other
+/// files. Returns whether it is gone.
 pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Result<bool> {
     remove_stale(&**dir)?;
     let entries = match dir.list() {
@@ -116,8 +117,8 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     if !entries.iter().all(is_manifest) {
         return Ok(false);
     }
-    // Where the directory above may not be changed, the system says so before it looks what is in this
-    // one: then the manifest is to stay as well.
+    // If the parent directory is not writable, the system reports that before it looks into this one:
+    // then the manifest stays too.
     let gone = cache.remove_dir();
     let is_final = |error: &io::Error| {
         use ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
@@ -129,19 +130,19 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     if gone.as_ref().err().is_none_or(is_final) {
         return Ok(is_gone(&gone));
     }
-    let manifest = match Removed::read(&**dir) {
-        // Somebody else was faster.
+    let manifest = match RemovedManifest::read(&**dir) {
+        // Another process removed it.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(is_gone(&cache.remove_dir()));
         }
-        // A file of that name may be somebody else's.
+        // A file of this name that is not a manifest belongs to another program.
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(false),
         read => read?,
     };
     remove(&**dir, manifest::FILE.as_ref())?;
     let gone = is_gone(&cache.remove_dir());
     if !gone {
-        // A writer came in between.
+        // A writer put a segment there in between.
         manifest::put(dir, &manifest.bytes, Some(manifest.written))?;
     }
     Ok(gone)
@@ -154,24 +155,23 @@ fn is_gone(removed: &io::Result<()>) -> bool {
     }
 }
 
-/// Whether an entry is the manifest, and not something else of its name.
+/// Whether an entry is the manifest, and not a directory of that name.
 pub(super) fn is_manifest(entry: &Entry) -> bool {
     entry.is_file && entry.name == manifest::FILE
 }
 
-/// A manifest that is to be removed.
-struct Removed {
+/// A manifest that is about to be removed, so that it can be restored.
+struct RemovedManifest {
     bytes: Vec<u8>,
     written: SystemTime,
 }
 
-impl Removed {
-    /// Reads it, so that it can be put back.
-    fn read(dir: &dyn Directory) -> io::Result<Removed> {
+impl RemovedManifest {
+    fn read(dir: &dyn Directory) -> io::Result<RemovedManifest> {
         let file = dir.open(manifest::FILE.as_ref())?;
         let written = file.metadata()?.modified;
         let bytes = Manifest::bytes(&*file)?;
         Manifest::parse(&bytes)?;
-        Ok(Removed { bytes, written })
+        Ok(RemovedManifest { bytes, written })
     }
 }

@@ -1,83 +1,83 @@
-//! Each row once. A row lies in several segments where processes wrote it at the same time, and which
-//! copy is taken must be known before the first is read: their number stands in front of what is made
-//! of them. Keys are compared in passes, each over a share of them, so that no more than a share is in
-//! memory; what remains of each row is a bit.
+//! Yields each row once. A row is in several segments if processes wrote it at the same time. Which copy
+//! to yield is decided before the first row is read, since the row count is the first thing in an
+//! exported file. Keys are compared in passes, each over a share of the keys, to bound memory; only a bit
+//! per row remains.
 
 use std::io;
 
 use hashbrown::HashSet;
 
-use super::snapshot::{CacheRows, Held, named};
+use super::snapshot::{CacheRows, OpenSegment, named};
 use crate::key::Key;
 use crate::segment::{Decoder, SegmentError};
 
-/// Keys in memory at a time: what a hash table of 2^17 places takes, with room for chance.
-const KEYS: u64 = 100_000;
+/// Keys in memory at a time. A hash table of 2^17 slots holds them, with room for shares above average.
+const KEYS_PER_PASS: u64 = 100_000;
 
-/// The rows of a group, each once.
+/// The rows of a group, each once: see [`CacheRows::distinct`].
 #[derive(Debug)]
-pub struct Distinct<'r> {
+pub struct DistinctRows<'r> {
     rows: &'r CacheRows,
     group: usize,
-    /// The copies that are taken.
+    /// The records to yield.
     chosen: Bits,
-    /// Those whose record turned out to be bad.
-    bad: Bits,
+    /// The records known to be corrupt.
+    corrupt: Bits,
 }
 
 impl CacheRows {
-    /// Each row of a group once, although it may lie in several segments. Takes a bit for each row and
-    /// a few MB, however many there are.
+    /// Returns the rows of a group, each once, although a row may be in several segments. Memory: two bits
+    /// per row and a few MB.
     ///
     /// # Errors
-    /// What the system says.
+    /// If a row table cannot be read.
     ///
     /// # Panics
-    /// If there is no group of this number.
-    pub fn distinct(&self, group: usize) -> io::Result<Distinct<'_>> {
-        Distinct::of(self, group)
+    /// If there is no group of this index.
+    pub fn distinct(&self, group: usize) -> io::Result<DistinctRows<'_>> {
+        DistinctRows::of(self, group)
     }
 }
 
-impl<'r> Distinct<'r> {
-    fn of(rows: &'r CacheRows, group: usize) -> io::Result<Distinct<'r>> {
+impl<'r> DistinctRows<'r> {
+    fn of(rows: &'r CacheRows, group: usize) -> io::Result<DistinctRows<'r>> {
         assert!(group < rows.groups().len(), "there is no group {group}");
-        let mut distinct = Distinct {
+        let mut distinct = DistinctRows {
             rows,
             group,
             chosen: Bits::new(rows.total()),
-            bad: Bits::new(rows.total()),
+            corrupt: Bits::new(rows.total()),
         };
         distinct.choose()?;
         Ok(distinct)
     }
 
-    /// How many rows there are, without those of which every copy turned out to be bad.
+    /// The number of rows, without those of which every copy is known to be corrupt.
     pub fn count(&self) -> u64 {
         self.chosen.count()
     }
 
-    /// How many records turned out to be bad.
-    pub fn bad(&self) -> u64 {
-        self.bad.count()
+    /// The number of records known to be corrupt.
+    pub fn corrupt_records(&self) -> u64 {
+        self.corrupt.count()
     }
 
-    /// Takes the first sound copy of each row, as far as is known which are sound.
+    /// Chooses the first copy of each row that is not known to be corrupt.
     fn choose(&mut self) -> io::Result<()> {
         self.chosen.clear_all();
-        let passes = self.rows.groups()[self.group].rows.div_ceil(KEYS);
-        let mut seen: HashSet<Key> = HashSet::with_capacity(KEYS as usize);
+        let passes = self.rows.groups()[self.group].rows.div_ceil(KEYS_PER_PASS);
+        let mut seen: HashSet<Key> = HashSet::with_capacity(KEYS_PER_PASS as usize);
         for pass in 0..passes {
             seen.clear();
-            for held in &self.rows.held {
-                for (place, row) in (held.before..).zip(held.reader.rows()) {
-                    let row = row.map_err(|error| failed(held, error))?;
-                    if held.groups[usize::from(row.group)] == self.group
-                        && share(&row.key, passes) == pass
-                        && !self.bad.get(place)
+            for segment in &self.rows.open {
+                for (index, row) in (segment.before..).zip(segment.reader.rows()) {
+                    let row = row.map_err(|error| failed(segment, error))?;
+                    if segment.groups[usize::from(row.group)] == Some(self.group)
+                        && pass_of(&row.key, passes) == pass
+                        && !self.corrupt.get(index)
                         && seen.insert(row.key)
                     {
-                        self.chosen.set(place);
+                        self.chosen.set(index);
                     }
                 }
             }
@@ -85,37 +85,40 @@ impl<'r> Distinct<'r> {
         Ok(())
     }
 
-    /// Reads the rows, in the order of the segments, and hands key and value of each to `take`.
-    /// Returns whether there were as many as [`count`](Self::count) said. If not, some records turned
-    /// out to be bad: the count is now without them, or with sound copies in their place, and
-    /// whoever takes the rows has to begin anew.
+    /// Reads the rows, in the order of the segments, and passes key and value of each to `take`.
+    ///
+    /// Returns whether all rows that [`count`](Self::count) promised were passed. If not, some records
+    /// are corrupt: other copies of their rows take their place if there are any, the count is updated, and
+    /// the caller has to start again.
     ///
     /// # Errors
-    /// What `take` says, and the system.
-    pub fn each(
+    /// If `take` returns an error, or a segment cannot be read.
+    pub fn for_each(
         &mut self,
         mut take: impl FnMut(&Key, &[u8]) -> io::Result<()>,
     ) -> io::Result<bool> {
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
         let mut is_complete = true;
-        for held in &self.rows.held {
-            for chunk in held.reader.chunks() {
-                let mut chunk = chunk.map_err(|error| failed(held, error))?;
+        for segment in &self.rows.open {
+            for chunk in segment.reader.chunks() {
+                let mut chunk = chunk.map_err(|error| failed(segment, error))?;
                 chunk
                     .rows
-                    .retain(|(number, _)| self.chosen.get(held.before + number));
-                held.reader.read_records(&chunk, &mut window, |record| {
+                    .retain(|(number, _)| self.chosen.get(segment.before + number));
+                segment.reader.read_records(&chunk, &mut window, |record| {
                     let (row, group) = (record.row, record.group);
                     match record
                         .stored
                         .and_then(|stored| decoder.value(row, group, stored))
                     {
-                        // Once a record is bad, the rest is read only to find all bad ones.
+                        // After a corrupt record, the rest is read only to find all others.
                         Ok(value) if is_complete => take(&row.key, value),
                         Ok(_) => Ok(()),
-                        Err(SegmentError::Io(error)) => Err(failed(held, SegmentError::Io(error))),
+                        Err(SegmentError::Io(error)) => {
+                            Err(failed(segment, SegmentError::Io(error)))
+                        }
                         Err(_) => {
-                            self.bad.set(held.before + record.number);
+                            self.corrupt.set(segment.before + record.number);
                             is_complete = false;
                             Ok(())
                         }
@@ -130,28 +133,28 @@ impl<'r> Distinct<'r> {
     }
 }
 
-/// In which of so many passes a key is compared. Asked for each row in each pass, so it is as quick as
-/// can be; keys are distributed well already.
-fn share(key: &Key, passes: u64) -> u64 {
+/// The pass that compares a key. Called for each row in each pass, so it is cheap; keys are well
+/// distributed already.
+fn pass_of(key: &Key, passes: u64) -> u64 {
     let (words, _) = key.as_chunks::<8>();
     let fold = |fold: u64, word: &[u8; 8]| fold.rotate_left(16) ^ u64::from_le_bytes(*word);
     let hash = words
         .iter()
         .fold(0, fold)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    // A hash below 2^64 to a number below `passes`, without a division.
+    // Scales the hash to below `passes` without a division.
     ((u128::from(hash) * u128::from(passes)) >> 64) as u64
 }
 
-fn failed(held: &Held, error: SegmentError) -> io::Error {
+fn failed(segment: &OpenSegment, error: SegmentError) -> io::Error {
     let kind = match &error {
         SegmentError::Io(error) => error.kind(),
         _ => io::ErrorKind::InvalidData,
     };
-    named(&held.name, kind, &error)
+    named(&segment.name, kind, &error)
 }
 
-/// Bits, all of them clear at first.
+/// A bit set, all zero at first.
 #[derive(Clone, Debug)]
 pub(super) struct Bits(Vec<u64>);
 
@@ -182,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_bit_is_its_own() {
+    fn bits_are_independent() {
         let mut bits = Bits::new(130);
         for at in [0, 63, 64, 129] {
             bits.set(at);

@@ -1,5 +1,5 @@
-//! Which caches there are: a root holds one directory for each. What is only a directory beside them
-//! is not taken for one.
+//! Finds the caches below a root, which holds one directory for each, and opens their segments after a
+//! check of the permissions. Other directories in a root are ignored.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::fs::{Directory, FileSystem, Os, read_exact};
 use crate::manifest::{self, Manifest};
 use crate::segment::{END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names};
 
-/// How often at most a directory is listed that changes meanwhile.
-const LOOKS: usize = 64;
+/// How often a directory is listed, at most, while it changes.
+const MAX_LISTINGS: usize = 64;
 
-/// A directory of caches, or that of one cache, or both.
+/// A directory of caches, or the directory of one cache, or both.
 #[derive(Debug)]
 pub struct Root {
     fs: Arc<dyn FileSystem>,
@@ -25,12 +25,12 @@ pub struct Root {
     is_cache: bool,
 }
 
-/// What a root holds.
+/// The contents of a root.
 #[derive(Debug)]
 pub struct Listing {
     /// The caches, by name.
     pub caches: Vec<Cache>,
-    /// Directories that could not be looked into, and why: they may hold a cache.
+    /// Directories that may be caches but could not be opened, with the error of each.
     pub unopened: Vec<(PathBuf, io::Error)>,
 }
 
@@ -43,16 +43,16 @@ pub struct Cache {
 }
 
 impl Root {
-    /// Looks at a directory, which links may lead to. One that holds segments itself, or a manifest,
-    /// is that of a cache.
+    /// Opens a directory; links in `path` are followed. A directory with segments or a manifest is that of
+    /// a cache.
     ///
     /// # Errors
-    /// What the system says; among it that there is no such directory.
+    /// If the directory does not exist or cannot be listed.
     pub fn open(path: &Path) -> io::Result<Root> {
         Root::open_on(Arc::new(Os), &path.canonicalize()?)
     }
 
-    /// The same on another file system, whose links are not followed: see [`fs`](crate::fs).
+    /// Like [`Root::open`], on another [file system](crate::fs), and without following links.
     ///
     /// # Errors
     /// As [`Root::open`].
@@ -68,28 +68,27 @@ impl Root {
     /// ```
     pub fn open_on(fs: Arc<dyn FileSystem>, path: &Path) -> io::Result<Root> {
         let dir = fs.open_dir(path, false)?;
-        // A file of that name may be somebody else's.
+        // `manifest.json` may be a file of another program.
         let is_cache = !segment_names(&*dir)?.is_empty() || Manifest::read(&*dir).is_ok();
         let path = path.to_owned();
         Ok(Root { fs, path, is_cache })
     }
 
-    /// Where it is, with links resolved.
+    /// The path, with links resolved.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is the directory of a cache. There may be others in it all the same: a segment or a
-    /// manifest that somebody copied to the wrong place makes any directory one.
+    /// Whether it is the directory of a cache. It may contain other caches all the same, after a segment
+    /// or a manifest was copied to the wrong place.
     pub fn is_cache(&self) -> bool {
         self.is_cache
     }
 
-    /// The caches that are there now. Where there are others in the directory of a cache, that itself
-    /// comes first, and is called `.`.
+    /// Lists the caches. If the root is a cache and contains others, it comes first under the name `.`.
     ///
     /// # Errors
-    /// What the system says of the root itself.
+    /// If the root itself cannot be listed.
     pub fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing {
             caches: Vec::new(),
@@ -104,7 +103,7 @@ impl Root {
             match dir.and_then(|dir| holds_cache(&*dir)) {
                 Ok(true) => listing.caches.push(self.cache(path)),
                 Ok(false) => {}
-                // Gone meanwhile, a link, a pipe.
+                // Gone meanwhile, a link or a pipe.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
                 Err(error) => listing.unopened.push((path, error)),
@@ -113,7 +112,6 @@ impl Root {
         listing.caches.sort_by(|a, b| a.path.cmp(&b.path));
         if self.is_cache {
             let mut itself = self.cache(self.path.clone());
-            // What lies in it has names that are relative to it.
             if !listing.caches.is_empty() {
                 itself.name = ".".to_owned();
             }
@@ -132,13 +130,13 @@ impl Root {
     }
 }
 
-/// Whether a directory is that of a cache, by the names in it.
+/// Whether a directory is that of a cache, judging by the names in it.
 fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
     let is_manifest = dir.stat(manifest::FILE.as_ref()).is_ok_and(|it| it.is_file);
     Ok(is_manifest || !segment_names(dir)?.is_empty() || !temp_names(dir)?.is_empty())
 }
 
-/// The names of all files in the making, by whomever.
+/// The names of all temporary files.
 pub(super) fn temp_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
     let entries = dir.list()?.into_iter();
     let temps = entries.filter(|entry| entry.is_file && entry.name.to_str().is_some_and(is_temp));
@@ -146,30 +144,31 @@ pub(super) fn temp_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
 }
 
 impl Cache {
-    /// The module hash that the directory is named after, or the name that somebody chose.
+    /// The module hash that the directory is named after, or the name that the user chose.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it is.
+    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its manifest. The cache works without one.
+    /// Reads the manifest. A cache works without one.
     ///
     /// # Errors
-    /// What the system says, and what is no manifest.
+    /// [`ErrorKind::NotFound`] without a manifest, [`ErrorKind::InvalidData`] if the file is not one that
+    /// this version can read, and any other error of reading it.
     pub fn manifest(&self) -> io::Result<Manifest> {
         Manifest::read(&*self.open()?)
     }
 
-    /// The directory, if nobody else may have written what it holds.
+    /// Opens the directory if its permissions are accepted.
     pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
         directory::open(&*self.fs, &self.path, false)
     }
 
-    /// Removes the directory, which has to be empty.
+    /// Removes the directory, which must be empty.
     pub(super) fn remove_dir(&self) -> io::Result<()> {
         self.fs.remove_dir(&self.path)
     }
@@ -181,51 +180,52 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Lists the segments of a directory until a listing has nothing new, and no name changed meanwhile:
-/// while others merge, a listing may have neither a merged segment nor one of its sources. `look` gets
-/// each listing, and says whether there was something new in it.
-pub(super) fn each_listing(
+/// Lists the segments of a directory until a listing has no new name and the directory did not change
+/// meanwhile: during a compaction, a listing may lack both the result and a source. `visit` gets each
+/// listing, and returns whether it had a new name.
+pub(super) fn list_until_stable(
     dir: &dyn Directory,
-    mut look: impl FnMut(Vec<OsString>) -> bool,
+    mut visit: impl FnMut(Vec<OsString>) -> bool,
 ) -> io::Result<()> {
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_LISTINGS {
         let before = dir.metadata()?.modified;
-        if !look(segment_names(dir)?) && dir.metadata()?.modified == before {
+        if !visit(segment_names(dir)?) && dir.metadata()?.modified == before {
             break;
         }
     }
     Ok(())
 }
 
-/// Opens a segment, if nobody else may have written it.
-pub(super) fn open_trusted(
+/// Opens a segment if its permissions are accepted.
+pub(super) fn open_permitted(
     dir: &dyn Directory,
     name: &OsStr,
 ) -> Result<SegmentReader, SegmentError> {
-    trusted(dir, name, |dir, name| {
+    if_permitted(dir, name, |dir, name| {
         SegmentReader::open_in(dir, name, false)
     })
 }
 
-/// Looks into a segment, if nobody else may have written it: that is asked before anything in the file
-/// is looked at, so that what a stranger wrote is not called corrupt. Nor is what only ends in `.tcs`.
-pub(super) fn trusted<T>(
+/// Calls `read` on a segment if its permissions are accepted. They are checked before the file is opened,
+/// so that a file of another user is not reported as corrupt. Nor is a file of another program whose name
+/// ends in `.tcs`.
+pub(super) fn if_permitted<T>(
     dir: &dyn Directory,
     name: &OsStr,
-    look: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, SegmentError>,
+    read: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, SegmentError>,
 ) -> Result<T, SegmentError> {
     permissions::check_file(&dir.stat(name)?, &dir.metadata()?)
         .map_err(SegmentError::PermissionRejected)?;
-    let looked = look(dir, name);
-    if looked.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
-        let why = "it is a segment neither by its name nor by what is at its ends";
+    let result = read(dir, name);
+    if result.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
+        let why = "neither its name nor its first and last bytes are those of a segment";
         return Err(SegmentError::PermissionRejected(why.to_owned()));
     }
-    looked
+    result
 }
 
-/// Whether a file that ends in `.tcs` is of another program: torchcache gives no such name, and nothing
-/// of a segment is at either end of it, not even the zeros that a power cut leaves.
+/// Whether a file that ends in `.tcs` belongs to another program: its name is none that torchcache gives,
+/// and neither end is that of a segment or the zeros that a power loss leaves.
 pub(super) fn is_foreign(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     if name.to_str().is_some_and(is_unique) {
         return Ok(false);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_are_directories_with_a_manifest_or_segments_and_nothing_else() {
+    fn only_directories_with_cache_files_are_caches() {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let root = temp.path();
         let file = |path: &str| {
@@ -270,11 +270,11 @@ mod tests {
         fs::create_dir(root.join("empty")).expect("it can be made");
         symlink(root.join("by-segment"), root.join("link")).expect("it can be made");
         assert_eq!(names(root), ["by-manifest", "by-segment", "unfinished"]);
-        // Of a cache's own directory, through a link as well, since it was named.
+        // The directory of a cache itself; a link that was named is followed.
         assert_eq!(names(&root.join("by-segment")), ["by-segment"]);
         assert_eq!(names(&root.join("link")), ["by-segment"]);
         assert!(Root::open(&root.join("absent")).is_err());
-        // A stray segment hides none of them.
+        // A stray segment in the root hides no cache.
         file("stray.tcs");
         let all = names(root);
         assert_eq!(all, [".", "by-manifest", "by-segment", "unfinished"]);

@@ -1,5 +1,4 @@
-//! What is there to be pruned: all caches and segments as they were listed, and when a listing can be
-//! taken for what there is.
+//! The caches and segments that pruning chooses from, listed while no compaction is under way.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -7,156 +6,156 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::discover::{Cache, Root, trusted};
+use super::discover::{Cache, Root, if_permitted};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
 use crate::segment::{SegmentError, claimed_rows, segment_names};
 use crate::size::sum;
 
-/// A directory in which no name changed for so long is not being merged in: a merge syncs the
-/// directory between giving its result a name and removing the sources.
-const SETTLED: Duration = Duration::from_millis(500);
+/// No compaction is under way in a directory that did not change for this long: a compaction syncs the
+/// directory between publishing its result and removing the sources.
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
-/// For so long it is waited for all directories to be like that.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for all directories to settle.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// So long between two looks meanwhile.
-const BETWEEN: Duration = Duration::from_millis(20);
+/// The time between two listings meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// All caches and segments as they were listed.
-pub(super) struct View {
-    pub(super) caches: Vec<Seen>,
-    pub(super) segments: Vec<Candidate>,
+/// All caches and segments of a listing.
+pub(super) struct Inventory {
+    pub(super) caches: Vec<CacheEntry>,
+    pub(super) segments: Vec<SegmentEntry>,
 }
 
-/// A cache of them.
-pub(super) struct Seen {
+/// A cache of an [`Inventory`].
+pub(super) struct CacheEntry {
     pub(super) cache: Cache,
     pub(super) dir: Arc<dyn Directory>,
-    /// When a name in it changed last, asked after it was listed.
+    /// When the directory changed last, read after it was listed.
     changed: SystemTime,
-    /// Its module, or why the manifest does not say so.
+    /// The module, or why the manifest cannot be read.
     pub(super) module: Result<String, ErrorKind>,
-    /// When it was last read; if it has no segments, when its manifest was written.
-    pub(super) used: u64,
-    /// Whether it has no segments at all.
+    /// When it was last read, in nanoseconds since 1970; without segments, when its manifest was written.
+    pub(super) last_used: u64,
+    /// Whether it has no segments.
     pub(super) is_empty: bool,
-    /// Whether it has segments that are left alone, or a manifest that may be somebody else's.
-    pub(super) has_others: bool,
+    /// Whether it has segments that are skipped, or a manifest that may belong to another program.
+    pub(super) has_skipped: bool,
 }
 
-/// A segment of them that may go.
-pub(super) struct Candidate {
-    /// Whose it is.
+/// A segment of an [`Inventory`] that may be removed.
+pub(super) struct SegmentEntry {
+    /// The index of its cache.
     pub(super) cache: usize,
     pub(super) name: OsString,
     pub(super) bytes: u64,
     pub(super) rows: Option<u64>,
     pub(super) modified: SystemTime,
-    /// The same in nanoseconds since 1970; now, if that has yet to come.
-    pub(super) read: u64,
+    /// `modified` in nanoseconds since 1970, but not in the future.
+    pub(super) last_read: u64,
 }
 
-impl View {
-    /// What there is, and how many bytes of it are more than these. A merge under way counts twice, as
-    /// result and as sources: so before anything is called too much, it is looked again until nothing
-    /// changes any more. Where something always does, the least that was ever seen counts.
-    pub(super) fn over(
+impl Inventory {
+    /// Lists everything, and returns by how many bytes it exceeds `limit`. During a compaction, rows are
+    /// counted in the result and in the sources. So if the limit is exceeded, this lists again until no
+    /// directory changes, for [`SETTLE_TIMEOUT`] at most; the smallest total counts.
+    pub(super) fn exceeding(
         root: &Root,
         limit: u64,
-        left_alone: &mut Vec<(PathBuf, String)>,
-    ) -> io::Result<(View, u64)> {
+        skipped: &mut Vec<(PathBuf, String)>,
+    ) -> io::Result<(Inventory, u64)> {
         let since = Instant::now();
         let mut least = u64::MAX;
         loop {
-            left_alone.clear();
-            let view = View::of(root, left_alone)?;
-            least = least.min(view.bytes());
+            skipped.clear();
+            let inventory = Inventory::list(root, skipped)?;
+            least = least.min(inventory.bytes());
             let over = least.saturating_sub(limit);
-            if over == 0 || view.is_settled() || since.elapsed() > PATIENCE {
-                return Ok((view, over));
+            if over == 0 || inventory.is_settled() || since.elapsed() > SETTLE_TIMEOUT {
+                return Ok((inventory, over));
             }
-            std::thread::sleep(BETWEEN);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     fn is_settled(&self) -> bool {
-        let settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > SETTLED);
-        self.caches.iter().all(|seen| settled(seen.changed))
+        let settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > SETTLED_AFTER);
+        self.caches.iter().all(|entry| settled(entry.changed))
     }
 
-    pub(super) fn of(root: &Root, left_alone: &mut Vec<(PathBuf, String)>) -> io::Result<View> {
+    pub(super) fn list(root: &Root, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<Inventory> {
         let listing = root.list()?;
         let unopened = listing.unopened.into_iter();
-        left_alone.extend(unopened.map(|(path, error)| (path, error.to_string())));
-        let mut view = View {
+        skipped.extend(unopened.map(|(path, error)| (path, error.to_string())));
+        let mut inventory = Inventory {
             caches: Vec::new(),
             segments: Vec::new(),
         };
         for cache in listing.caches {
             let path = cache.path().to_owned();
-            match view.add(cache, left_alone) {
+            match inventory.add(cache, skipped) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    left_alone.push((path, error.to_string()));
+                    skipped.push((path, error.to_string()));
                 }
                 _ => {}
             }
         }
-        Ok(view)
+        Ok(inventory)
     }
 
-    fn add(&mut self, cache: Cache, left_alone: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
+    fn add(&mut self, cache: Cache, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         let dir = cache.open()?;
-        // Taken in only once the directory was looked through: their number is that of its cache.
+        // Added only after the whole directory was read: segments refer to the index of their cache.
         let (number, mut segments) = (self.caches.len(), Vec::new());
-        let (mut used, mut has_others) = (None, false);
+        let (mut last_used, mut has_skipped) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
-            let seen = trusted(&*dir, &name, claimed_rows);
+            let claimed = if_permitted(&*dir, &name, claimed_rows);
             let file = match dir.stat(&name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
             };
-            let read = clock::past_or_now(file.modified);
-            used = used.max(Some(read));
-            let rows = match seen {
+            let last_read = clock::past_or_now(file.modified);
+            last_used = last_used.max(Some(last_read));
+            let rows = match claimed {
                 Ok(rows) => Some(rows),
-                // What cannot be read is of use to nobody, and goes in its turn.
+                // A corrupt segment is removed in its turn.
                 Err(error) if error.is_corruption() => None,
                 Err(SegmentError::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
-                    left_alone.push((cache.path().join(&name), error.to_string()));
-                    has_others = true;
+                    skipped.push((cache.path().join(&name), error.to_string()));
+                    has_skipped = true;
                     continue;
                 }
             };
-            segments.push(Candidate {
+            segments.push(SegmentEntry {
                 cache: number,
                 name,
                 bytes: file.len,
                 rows,
                 modified: file.modified,
-                read,
+                last_read,
             });
         }
         let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
-        let made = || written.map_or(0, |file| clock::past_or_now(file.modified));
+        let created = || written.map_or(0, |file| clock::past_or_now(file.modified));
         let manifest = Manifest::read(&*dir).map_err(|error| error.kind());
         let module = manifest.map(|manifest| manifest.module);
-        has_others |= module
+        has_skipped |= module
             .as_ref()
             .is_err_and(|kind| *kind != ErrorKind::NotFound);
         self.segments.append(&mut segments);
-        self.caches.push(Seen {
+        self.caches.push(CacheEntry {
             cache,
             dir,
             changed,
             module,
-            used: used.unwrap_or_else(made),
-            is_empty: used.is_none(),
-            has_others,
+            last_used: last_used.unwrap_or_else(created),
+            is_empty: last_used.is_none(),
+            has_skipped,
         });
         Ok(())
     }

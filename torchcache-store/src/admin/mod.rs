@@ -1,15 +1,14 @@
-//! Looking after caches from outside: what there is below a directory, whether it is sound, and taking
-//! away what is not wanted. For a command line and for programs that tidy up after others; a store
-//! does none of it.
+//! Administration of caches on disk, for the command line and other tools: lists the caches below a
+//! directory, checks and repairs them, and removes what is not wanted. A store uses none of it.
 //!
-//! It keeps to the rules of the store, so that it may be done beside running processes: links are not
-//! followed, what strangers may have written is left alone, a replacement is synced and has its name
-//! before what it replaces goes, and a file that vanished meanwhile is no error. Segments of a newer
-//! version are only removed by [`clear`].
+//! All of it may run while other processes use the caches, since it follows the rules of the store: links
+//! are not followed; directories and files that other users may write to are skipped; a replacement is
+//! synced and published before its source is removed; a file that vanished is not an error. Only
+//! [`clear`] removes segments of newer versions.
 //!
 //! ```
 //! use torchcache_store::{Config, RowBatch, Store};
-//! use torchcache_store::admin::{Root, clear, verify};
+//! use torchcache_store::admin::{Root, clear, check};
 //!
 //! let root = tempfile::tempdir()?;
 //! let store = Store::open(root.path().join("5eed"), Config::default())?;
@@ -20,11 +19,11 @@
 //! let summary = caches[0].summary()?;
 //! assert_eq!((caches[0].name(), summary.rows()), ("5eed", 1));
 //!
-//! let reports = verify(&caches, &());
-//! assert!(reports.iter().all(|report| report.is_sound()));
+//! let reports = check(&caches, &());
+//! assert!(reports.iter().all(|report| report.is_intact()));
 //!
-//! let gone = clear(&caches[0])?;
-//! assert_eq!((gone.segments, gone.is_directory_gone), (1, true));
+//! let cleared = clear(&caches[0])?;
+//! assert_eq!((cleared.segments, cleared.directory_removed), (1, true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -38,11 +37,11 @@ mod repair;
 mod snapshot;
 mod summary;
 
-pub use check::{Outcome, Progress, SegmentReport, Verified, verify};
-pub use clear::{Cleared, clear};
-pub use dedup::Distinct;
+pub use check::{CheckReport, Progress, SegmentCheck, SegmentState, check};
+pub use clear::{ClearReport, clear};
+pub use dedup::DistinctRows;
 pub use discover::{Cache, Listing, Root};
-pub use prune::{Keep, PrunedCache, PrunedSegment, Pruning, prune};
-pub use repair::{Repaired, Repairs, repair};
+pub use prune::{Keep, PruneReport, PrunedCache, PrunedSegment, prune};
+pub use repair::{RepairReport, SegmentRepair, repair};
 pub use snapshot::CacheRows;
-pub use summary::{Contents, RowGroupSummary, SegmentInfo, Summary};
+pub use summary::{RowGroupSummary, SegmentContents, SegmentSummary, Summary};

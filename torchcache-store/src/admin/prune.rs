@@ -1,6 +1,8 @@
-//! Making room: whole segments go, least recently read first, or whole caches. Nothing goes that was
-//! read since it was looked at, and nothing of a newer version or of strangers.
+//! Frees space: removes whole segments, least recently read first, or whole caches. A segment that was
+//! read since it was listed stays, and so do those of newer versions and those whose permissions are
+//! rejected.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -8,171 +10,168 @@ use std::time::{Duration, SystemTime};
 
 use super::clear::{is_manifest, remove, remove_empty};
 use super::discover::{Cache, Root};
-use super::inventory::{Candidate, Seen, View};
+use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
-use crate::fs::temp_file::is_stale;
-use crate::fs::temp_file::is_temp;
+use crate::fs::temp_file::{is_stale, is_temp};
 use crate::fs::{Directory, Entry};
 use crate::segment::is_segment;
 use crate::size::sum;
 
-/// How often at most it is looked again since segments vanished, merged perhaps.
-const LOOKS: usize = 8;
+/// How often pruning starts again, at most, after segments vanished.
+const MAX_ROUNDS: usize = 8;
 
-/// What is to stay.
+/// What [`prune`] keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// So many bytes of all caches together: what was read last.
-    Bytes(u64),
-    /// What was read within this time.
-    Newer(Duration),
-    /// Of each module, so many caches: those that were read last. A cache whose manifest cannot be
-    /// read is of no module, and stays.
-    Latest(usize),
+    /// The most recently read segments, up to this many bytes in all caches together.
+    MaxBytes(u64),
+    /// The segments that were read within this time.
+    ReadWithin(Duration),
+    /// Of each module, this many most recently read caches. A cache whose manifest cannot be read belongs
+    /// to no module, and stays.
+    LatestPerModule(usize),
 }
 
-/// What was removed, or would be.
+/// What [`prune`] removed, or would remove.
 #[derive(Debug, Default)]
-pub struct Pruning {
-    /// The caches that it was taken from, by name.
+pub struct PruneReport {
+    /// The caches that segments were removed from, by name.
     pub caches: Vec<PrunedCache>,
-    /// Bytes of the segments that stay, without those that are left alone.
-    pub left: u64,
-    /// Segments that a newer version or strangers wrote, or that could not be looked at; and
-    /// directories that could not.
-    pub left_alone: Vec<(PathBuf, String)>,
-    /// What could not be removed, and why.
+    /// The bytes of the remaining segments, without the skipped ones.
+    pub remaining_bytes: u64,
+    /// Directories and segments that were skipped, with the reason: a newer version, rejected permissions,
+    /// or a failed read.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Files and directories that could not be removed, with the error of each.
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
-/// What was removed from a cache.
+/// What was removed of a cache.
 #[derive(Debug)]
 pub struct PrunedCache {
-    /// Which one.
+    /// The cache.
     pub cache: Cache,
-    /// Its module, or why the manifest does not say so: [`ErrorKind::NotFound`] where there is none.
+    /// The module, or why the manifest cannot be read: [`ErrorKind::NotFound`] if there is none.
     pub module: Result<String, ErrorKind>,
-    /// The segments, in the order in which they went.
+    /// The segments, in the order of their removal.
     pub segments: Vec<PrunedSegment>,
-    /// Whether nothing is left, so that the directory is gone as well.
-    pub is_gone: bool,
+    /// Whether the directory was removed too, since nothing remains in it.
+    pub directory_removed: bool,
 }
 
 /// A segment that was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrunedSegment {
-    /// What the file was called.
+    /// The file name.
     pub name: String,
-    /// Its size.
+    /// The size of the file.
     pub bytes: u64,
-    /// Its rows; none if that cannot be read.
+    /// The number of rows; `None` if the segment cannot be read.
     pub rows: Option<u64>,
     /// When it was last read.
     pub last_read: SystemTime,
 }
 
-impl Pruning {
-    /// Bytes of what was removed.
-    pub fn bytes(&self) -> u64 {
+impl PruneReport {
+    /// The bytes of the removed segments.
+    pub fn removed_bytes(&self) -> u64 {
         let segments = self.caches.iter().flat_map(|cache| &cache.segments);
         sum(segments.map(|segment| segment.bytes))
     }
 }
 
-/// Removes what is not to stay. With `dry`, only tells what would go.
+/// Removes what `keep` does not keep. With `dry_run`, only reports what would be removed.
 ///
 /// # Errors
-/// What the system says of the root itself; all else stands in the result.
-pub fn prune(root: &Root, keep: Keep, dry: bool) -> io::Result<Pruning> {
-    let mut pruning = Pruning::default();
-    let mut all = BTreeMap::new();
-    // What vanished since it was listed was merged, perhaps, and is still there under another name.
-    for _ in 0..LOOKS {
-        pruning.left_alone.clear();
-        pruning.failed.clear();
-        let (mut view, over) = match keep {
-            Keep::Bytes(limit) => View::over(root, limit, &mut pruning.left_alone)?,
-            _ => (View::of(root, &mut pruning.left_alone)?, 0),
+/// If the root itself cannot be listed. All other errors are in the report.
+pub fn prune(root: &Root, keep: Keep, dry_run: bool) -> io::Result<PruneReport> {
+    let mut report = PruneReport::default();
+    let mut pruned = BTreeMap::new();
+    // A segment that vanished may have been compacted: its rows are in another one.
+    for _ in 0..MAX_ROUNDS {
+        report.skipped.clear();
+        report.failed.clear();
+        let (mut inventory, excess) = match keep {
+            Keep::MaxBytes(limit) => Inventory::exceeding(root, limit, &mut report.skipped)?,
+            _ => (Inventory::list(root, &mut report.skipped)?, 0),
         };
-        let going = view.choose(keep, over);
-        let changed = view.carry_out(going, dry, &mut all, &mut pruning);
-        pruning.left = view.bytes();
+        let removal = inventory.choose(keep, excess);
+        let changed = inventory.remove(removal, dry_run, &mut pruned, &mut report);
+        report.remaining_bytes = inventory.bytes();
         if !changed {
             break;
         }
     }
-    pruning.caches = all.into_values().collect();
-    Ok(pruning)
+    report.caches = pruned.into_values().collect();
+    Ok(report)
 }
 
-impl View {
-    /// The segments that go, in their order, and the caches that go with nothing in them. `over` are
-    /// the bytes that are too many.
-    fn choose(&mut self, keep: Keep, mut over: u64) -> Going {
-        let key = |segment: &Candidate| (segment.read, segment.name.clone());
+impl Inventory {
+    /// Takes out what is to be removed. `excess` is the number of bytes above the limit.
+    fn choose(&mut self, keep: Keep, mut excess: u64) -> Removal {
+        let key = |segment: &SegmentEntry| (segment.last_read, segment.name.clone());
         self.segments.sort_by_cached_key(key);
-        let before = before(keep);
+        let oldest = oldest_kept(keep);
         let whole = match keep {
-            Keep::Latest(count) => self.beyond(count),
+            Keep::LatestPerModule(count) => self.all_but_latest(count),
             _ => HashSet::new(),
         };
-        let goes = |segment: &mut Candidate| match keep {
-            Keep::Bytes(_) => {
-                let goes = over > 0;
-                over = over.saturating_sub(segment.bytes);
-                goes
+        let is_removed = |segment: &mut SegmentEntry| match keep {
+            Keep::MaxBytes(_) => {
+                let is_removed = excess > 0;
+                excess = excess.saturating_sub(segment.bytes);
+                is_removed
             }
-            Keep::Newer(_) => segment.read < before,
-            Keep::Latest(_) => whole.contains(&segment.cache),
+            Keep::ReadWithin(_) => segment.last_read < oldest,
+            Keep::LatestPerModule(_) => whole.contains(&segment.cache),
         };
-        let segments: Vec<_> = self.segments.extract_if(.., goes).collect();
-        let empty = self.caches.iter().enumerate().filter(|(number, seen)| {
-            seen.is_empty && (whole.contains(number) || seen.used < before)
+        let segments: Vec<_> = self.segments.extract_if(.., is_removed).collect();
+        let empty = self.caches.iter().enumerate().filter(|(index, entry)| {
+            entry.is_empty && (whole.contains(index) || entry.last_used < oldest)
         });
-        let mut emptied: HashSet<usize> = empty.map(|(number, _)| number).collect();
+        let mut emptied: HashSet<usize> = empty.map(|(index, _)| index).collect();
         emptied.extend(segments.iter().map(|segment| segment.cache));
         for segment in &self.segments {
             emptied.remove(&segment.cache);
         }
-        emptied.retain(|number| !self.caches[*number].has_others);
-        Going { segments, emptied }
+        emptied.retain(|index| !self.caches[*index].has_skipped);
+        Removal { segments, emptied }
     }
 
-    /// Of each module, all caches but those that were read last.
-    fn beyond(&self, count: usize) -> HashSet<usize> {
+    /// Of each module, all caches but the `count` most recently read.
+    fn all_but_latest(&self, count: usize) -> HashSet<usize> {
         let mut modules: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (number, seen) in self.caches.iter().enumerate() {
-            if let Ok(module) = &seen.module {
-                modules.entry(module).or_default().push(number);
+        for (index, entry) in self.caches.iter().enumerate() {
+            if let Ok(module) = &entry.module {
+                modules.entry(module).or_default().push(index);
             }
         }
-        let beyond = modules.into_values().flat_map(|mut numbers| {
-            let age = |number: &usize| std::cmp::Reverse(self.caches[*number].used);
-            numbers.sort_by_key(age);
-            numbers.into_iter().skip(count)
+        let others = modules.into_values().flat_map(|mut indices| {
+            indices.sort_by_key(|&index| Reverse(self.caches[index].last_used));
+            indices.into_iter().skip(count)
         });
-        beyond.collect()
+        others.collect()
     }
 
-    /// Removes what goes. Returns whether something vanished or was read meanwhile, so that it is worth
-    /// looking again.
-    fn carry_out(
+    /// Carries out a removal. Returns whether a segment vanished or was read meanwhile, so that pruning
+    /// has to start again.
+    fn remove(
         &mut self,
-        going: Going,
-        dry: bool,
-        all: &mut BTreeMap<PathBuf, PrunedCache>,
-        pruning: &mut Pruning,
+        removal: Removal,
+        dry_run: bool,
+        pruned: &mut BTreeMap<PathBuf, PrunedCache>,
+        report: &mut PruneReport,
     ) -> bool {
         let mut changed = false;
-        let mut emptied = going.emptied;
+        let mut emptied = removal.emptied;
         let mut touched: HashSet<usize> = emptied.clone();
-        for segment in going.segments {
-            let seen = &self.caches[segment.cache];
-            let removed = match dry {
+        for segment in removal.segments {
+            let entry = &self.caches[segment.cache];
+            let removed = match dry_run {
                 true => Ok(Some(true)),
-                false => seen.dir.stat(&segment.name).and_then(|file| {
+                false => entry.dir.stat(&segment.name).and_then(|file| {
                     match file.modified == segment.modified {
-                        true => remove(&*seen.dir, &segment.name).map(Some),
+                        true => remove(&*entry.dir, &segment.name).map(Some),
                         false => Ok(None),
                     }
                 }),
@@ -180,11 +179,11 @@ impl View {
             match removed {
                 Ok(Some(true)) => {
                     touched.insert(segment.cache);
-                    entry(all, seen).segments.push(PrunedSegment {
+                    pruned_cache(pruned, entry).segments.push(PrunedSegment {
                         name: segment.name.to_string_lossy().into_owned(),
                         bytes: segment.bytes,
                         rows: segment.rows,
-                        last_read: clock::as_system(segment.read),
+                        last_read: clock::as_system(segment.last_read),
                     });
                 }
                 Ok(Some(false)) => changed = true,
@@ -196,48 +195,50 @@ impl View {
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => changed = true,
                 Err(error) => {
-                    let path = seen.cache.path().join(&segment.name);
-                    pruning.failed.push((path, error));
+                    let path = entry.cache.path().join(&segment.name);
+                    report.failed.push((path, error));
                     emptied.remove(&segment.cache);
                     self.segments.push(segment);
                 }
             }
         }
-        for number in touched {
-            let seen = &self.caches[number];
-            let is_empty = emptied.contains(&number);
-            let gone = match (dry, is_empty) {
-                (true, _) => Ok(is_empty && holds_nothing_else(&*seen.dir)),
-                // A power cut would bring back what somebody wanted gone, but for the sync.
-                (false, false) => seen.dir.sync().map(|()| false),
-                (false, true) => seen
+        for index in touched {
+            let entry = &self.caches[index];
+            let is_empty = emptied.contains(&index);
+            // Without the sync, a power loss could bring the rows back.
+            let removed = match (dry_run, is_empty) {
+                (true, _) => Ok(is_empty && holds_nothing_else(&*entry.dir)),
+                (false, false) => entry.dir.sync().map(|()| false),
+                (false, true) => entry
                     .dir
                     .sync()
-                    .and_then(|()| remove_empty(&seen.cache, &seen.dir)),
+                    .and_then(|()| remove_empty(&entry.cache, &entry.dir)),
             };
-            match gone {
-                Ok(gone) => {
-                    if gone || all.contains_key(seen.cache.path()) {
-                        entry(all, seen).is_gone |= gone;
+            match removed {
+                Ok(removed) => {
+                    if removed || pruned.contains_key(entry.cache.path()) {
+                        pruned_cache(pruned, entry).directory_removed |= removed;
                     }
                 }
-                Err(error) => pruning.failed.push((seen.cache.path().to_owned(), error)),
+                Err(error) => report.failed.push((entry.cache.path().to_owned(), error)),
             }
         }
         changed
     }
 }
 
-/// What goes of a view.
-struct Going {
-    segments: Vec<Candidate>,
+/// What is to be removed of an inventory.
+struct Removal {
+    /// In this order.
+    segments: Vec<SegmentEntry>,
+    /// The indices of the caches that have no segments then.
     emptied: HashSet<usize>,
 }
 
-/// What was read before this time goes.
-fn before(keep: Keep) -> u64 {
+/// The time in nanoseconds since 1970 before which everything is removed.
+fn oldest_kept(keep: Keep) -> u64 {
     match keep {
-        Keep::Newer(age) => {
+        Keep::ReadWithin(age) => {
             let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
             clock::now().saturating_sub(age)
         }
@@ -245,8 +246,7 @@ fn before(keep: Keep) -> u64 {
     }
 }
 
-/// Whether nobody keeps anything in a directory but segments and a manifest, and what a dead writer
-/// left.
+/// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers.
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
     let is_ours = |entry: &Entry| match entry.name.to_str() {
         Some(name) if entry.is_file && is_segment(name) => true,
@@ -256,12 +256,16 @@ fn holds_nothing_else(dir: &dyn Directory) -> bool {
     dir.list().is_ok_and(|entries| entries.iter().all(is_ours))
 }
 
-fn entry<'a>(all: &'a mut BTreeMap<PathBuf, PrunedCache>, seen: &Seen) -> &'a mut PrunedCache {
-    all.entry(seen.cache.path().to_owned())
+fn pruned_cache<'a>(
+    pruned: &'a mut BTreeMap<PathBuf, PrunedCache>,
+    entry: &CacheEntry,
+) -> &'a mut PrunedCache {
+    pruned
+        .entry(entry.cache.path().to_owned())
         .or_insert_with(|| PrunedCache {
-            cache: seen.cache.clone(),
-            module: seen.module.clone(),
+            cache: entry.cache.clone(),
+            module: entry.module.clone(),
             segments: Vec::new(),
-            is_gone: false,
+            directory_removed: false,
         })
 }

@@ -1,13 +1,13 @@
-//! Taking out what is bad: a segment with bad records is written anew without them, and one that
-//! cannot be read at all goes. Every row that is sound is at every moment in some file.
+//! Repairs segments: rewrites one with corrupt records without them, and removes one that cannot be read
+//! at all. Every intact row is in some file at every moment.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 
-use super::check::{Outcome, SegmentReport, Verified};
+use super::check::{CheckReport, SegmentCheck, SegmentState};
 use super::clear::{remove, remove_stale};
-use super::discover::open_trusted;
+use super::discover::open_permitted;
 use crate::clock;
 use crate::fs::Directory;
 use crate::fs::temp_file::is_recent;
@@ -15,106 +15,103 @@ use crate::segment::{
     CopyError, Decoder, FinishedSegment, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
 };
 
-/// What was done about one cache.
+/// The result of repairing a cache.
 #[derive(Debug)]
-pub struct Repairs {
-    /// For each damaged segment, by its name: what was done, or why nothing was.
-    pub segments: Vec<(String, io::Result<Repaired>)>,
-    /// Temporary files of dead writers that were removed.
-    pub stale: Vec<String>,
-    /// Why there was no more to be done.
+pub struct RepairReport {
+    /// Each corrupt segment by its name, with what was done or why nothing was.
+    pub segments: Vec<(String, io::Result<SegmentRepair>)>,
+    /// Temporary files of crashed writers that were removed.
+    pub stale_files: Vec<String>,
+    /// Why the repair ended early.
     pub error: Option<io::Error>,
 }
 
-/// What was done about a segment.
+/// What [`repair`] did with a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Repaired {
-    /// Its sound records are in a new segment.
+pub enum SegmentRepair {
+    /// Its intact records are in a new segment, and it was removed.
     Rewritten {
-        /// What that is called.
+        /// The name of the new segment.
         to: String,
-        /// Rows that it has.
+        /// The number of rows in it.
         kept: u64,
-        /// Rows that are lost.
+        /// The number of rows that are lost.
         lost: u64,
     },
-    /// Nothing in it was sound, so it was removed.
+    /// It had no intact record, and was removed.
     Removed {
-        /// Rows that are lost, where that is known.
+        /// The number of rows that are lost, if it is known.
         lost: Option<u64>,
     },
-    /// It cannot be read, but was written to within the last minute: somebody may be copying it here,
-    /// so it was left alone.
+    /// It cannot be read, but was written to within the last minute, so it may be a copy under way. It was
+    /// skipped.
     Recent,
-    /// Others removed or replaced it meanwhile, or it is sound after all.
+    /// Another process removed or replaced it meanwhile, or it is intact after all.
     Superseded,
 }
 
-/// Repairs what was found in a cache. What cannot be read because the system fails, and what a newer
-/// version or a stranger wrote, is left alone.
-pub fn repair(found: &Verified) -> Repairs {
-    let mut repairs = Repairs {
+/// Repairs the corrupt segments of a report, and removes temporary files of crashed writers. Segments that
+/// could not be read because the system failed, those of newer versions and those whose permissions are
+/// rejected are skipped.
+pub fn repair(checked: &CheckReport) -> RepairReport {
+    let mut repairs = RepairReport {
         segments: Vec::new(),
-        stale: Vec::new(),
+        stale_files: Vec::new(),
         error: None,
     };
     let mut all = || {
-        let dir = found.cache.open()?;
-        for segment in found
-            .segments
-            .iter()
-            .filter(|it| it.outcome.is_corruption())
-        {
-            let done = repair_one(&dir, segment);
+        let dir = checked.cache.open()?;
+        for segment in checked.segments.iter().filter(|it| it.state.is_corrupt()) {
+            let done = repair_segment(&dir, segment);
             repairs.segments.push((segment.name.clone(), done));
         }
-        repairs.stale = remove_stale(&*dir)?;
+        repairs.stale_files = remove_stale(&*dir)?;
         dir.sync()
     };
     repairs.error = all().err();
     repairs
 }
 
-fn repair_one(dir: &Arc<dyn Directory>, segment: &SegmentReport) -> io::Result<Repaired> {
+fn repair_segment(dir: &Arc<dyn Directory>, segment: &SegmentCheck) -> io::Result<SegmentRepair> {
     let name = OsString::from(&segment.name);
-    match rewritten(dir, &name) {
-        Ok(Rewriting { lost: 0, .. }) => Ok(Repaired::Superseded),
+    match rewrite(dir, &name) {
+        Ok(Rewriting { lost: 0, .. }) => Ok(SegmentRepair::Superseded),
         Ok(Rewriting { kept: 0, lost, .. }) => {
             remove(&**dir, &name)?;
-            Ok(Repaired::Removed { lost: Some(lost) })
+            Ok(SegmentRepair::Removed { lost: Some(lost) })
         }
         Ok(rewriting) => replace(&**dir, &name, rewriting),
-        Err(CopyError::Read(error)) if error.is_not_found() => Ok(Repaired::Superseded),
+        Err(CopyError::Read(error)) if error.is_not_found() => Ok(SegmentRepair::Superseded),
         Err(CopyError::Read(error)) if error.is_corruption() => {
             match dir.stat(&name) {
-                // Perhaps somebody is copying it here right now.
-                Ok(file) if is_recent(file.modified) => return Ok(Repaired::Recent),
-                // It is not the one that was found bad.
-                Ok(file) if file.len != segment.bytes => return Ok(Repaired::Superseded),
+                // It may be a copy under way.
+                Ok(file) if is_recent(file.modified) => return Ok(SegmentRepair::Recent),
+                // It is not the file that was checked.
+                Ok(file) if file.len != segment.bytes => return Ok(SegmentRepair::Superseded),
                 _ => {}
             }
-            let lost = match &segment.outcome {
-                Outcome::Damaged { rows, .. } => Some(*rows),
+            let lost = match &segment.state {
+                SegmentState::Corrupt { rows, .. } => Some(*rows),
                 _ => None,
             };
             remove(&**dir, &name)?;
-            Ok(Repaired::Removed { lost })
+            Ok(SegmentRepair::Removed { lost })
         }
         Err(CopyError::Read(SegmentError::Io(error)) | CopyError::Write(error)) => Err(error),
         Err(CopyError::Read(error)) => Err(io::Error::other(error)),
     }
 }
 
-/// A segment without its bad records, before it has its name.
+/// A copy of a segment without its corrupt records, not published yet.
 struct Rewriting {
     finished: FinishedSegment,
     kept: u64,
     lost: u64,
 }
 
-/// Copies the sound records of a segment into a new one.
-fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyError> {
-    let reader = open_trusted(&**dir, name)?;
+/// Copies the intact records of a segment into a new one.
+fn rewrite(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyError> {
+    let reader = open_permitted(&**dir, name)?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut decoder = Decoder::default();
     let mut lost = 0;
@@ -124,7 +121,7 @@ fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyEr
     };
     copy_records(&reader, &mut writer, accept, |_| lost += 1)?;
     let finished = writer.finish()?;
-    // Repairing is not reading: the rows keep their age.
+    // A repair does not count as a read.
     let read = clock::past_or_now(reader.metadata().modified);
     finished.file().set_modified(clock::as_system(read))?;
     Ok(Rewriting {
@@ -134,19 +131,19 @@ fn rewritten(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyEr
     })
 }
 
-/// Gives a rewritten segment its name, and removes the one that it replaces.
-fn replace(dir: &dyn Directory, name: &OsStr, rewriting: Rewriting) -> io::Result<Repaired> {
+/// Publishes the copy, and removes the segment that it replaces.
+fn replace(dir: &dyn Directory, name: &OsStr, rewriting: Rewriting) -> io::Result<SegmentRepair> {
     let Rewriting {
         finished,
         kept,
         lost,
     } = rewriting;
     let Some((path, _)) = finished.publish_replacing([name])? else {
-        return Ok(Repaired::Superseded);
+        return Ok(SegmentRepair::Superseded);
     };
     let to = path.file_name().unwrap_or_default();
     remove(dir, name)?;
-    Ok(Repaired::Rewritten {
+    Ok(SegmentRepair::Rewritten {
         to: to.to_string_lossy().into_owned(),
         kept,
         lost,

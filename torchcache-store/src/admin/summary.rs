@@ -1,172 +1,174 @@
-//! What is in a cache, in numbers: out of the row tables, without a look at the rows themselves.
+//! Counts what a cache holds. Reads the row tables only, not the rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::discover::{Cache, each_listing, open_trusted, temp_names};
+use super::discover::{Cache, list_until_stable, open_permitted, temp_names};
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::{Row, SegmentError, SegmentReader};
+use crate::segment::{SegmentError, SegmentReader};
 use crate::size::sum;
 use crate::threads;
 
-/// A cache in numbers.
+/// The counts of a cache.
 #[derive(Debug)]
 pub struct Summary {
-    /// What went into its identity; an error says why that is not known.
+    /// The manifest, or why it cannot be read.
     pub manifest: io::Result<Manifest>,
     /// When the manifest was written.
     pub created: Option<SystemTime>,
-    /// The segments, by name, and so by age.
-    pub segments: Vec<SegmentInfo>,
-    /// Files that are being written, or were when their writer died.
-    pub unfinished: usize,
+    /// The segments, by name, which is by age.
+    pub segments: Vec<SegmentSummary>,
+    /// The number of temporary files: being written, or of crashed writers.
+    pub temp_files: usize,
 }
 
-/// A segment in numbers.
+/// The counts of a segment.
 #[derive(Debug)]
-pub struct SegmentInfo {
-    /// What the file is called.
+pub struct SegmentSummary {
+    /// The file name.
     pub name: String,
-    /// Its size; none where the system does not say.
+    /// The size of the file; 0 if the system does not say.
     pub bytes: u64,
-    /// When a row of it was last read, to the minute, where the system says so.
+    /// When a row was last read, to the minute, if the system says so.
     pub last_read: Option<SystemTime>,
-    /// What it holds, or why that cannot be read.
-    pub contents: Result<Contents, SegmentError>,
+    /// The contents, or why they cannot be read.
+    pub contents: Result<SegmentContents, SegmentError>,
 }
 
-/// What a segment holds.
+/// The contents of a segment.
 #[derive(Clone, Debug)]
-pub struct Contents {
-    /// The version of the format.
+pub struct SegmentContents {
+    /// The format version.
     pub version: u32,
-    /// Its rows. One that lies in several segments counts in each.
+    /// The number of rows.
     pub rows: u64,
-    /// The same by what they mean.
+    /// The rows by schema and length, in this order.
     pub groups: Vec<RowGroupSummary>,
 }
 
-/// Rows of one schema and length.
+/// The counts of the rows of one schema and length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowGroupSummary {
-    /// What they mean: see [`Schema::decode`](crate::schema::Schema::decode).
+    /// The encoded [`Schema`](crate::schema::Schema::decode).
     pub schema: Arc<[u8]>,
-    /// Bytes of each row's value.
+    /// The bytes of each value.
     pub row_bytes: u32,
-    /// How many there are.
+    /// The number of rows. A row in several segments counts in each.
     pub rows: u64,
-    /// Bytes of their values as they are stored.
+    /// The bytes of all values as they are stored.
     pub stored_bytes: u64,
 }
 
 impl RowGroupSummary {
-    /// Bytes of the values.
+    /// The bytes of all values.
     pub fn value_bytes(&self) -> u64 {
         self.rows.saturating_mul(u64::from(self.row_bytes))
     }
 }
 
-/// Adds up rows by what they mean, in the order in which that first occurs.
+/// The schema and the length of rows.
+type GroupKey = (Arc<[u8]>, u32);
+
+/// Rows and their stored bytes by schema and length. The order depends on these only, and not on the
+/// order of the segments, which a compaction changes.
 #[derive(Default)]
-pub(super) struct Groups {
-    places: HashMap<(Arc<[u8]>, u32), usize>,
-    groups: Vec<RowGroupSummary>,
-}
+pub(super) struct GroupTotals(BTreeMap<GroupKey, (u64, u64)>);
 
-impl Groups {
-    /// The number of a group, which is made if need be.
-    pub(super) fn place(&mut self, schema: &Arc<[u8]>, row_bytes: u32) -> usize {
-        let Groups { places, groups } = self;
-        *places
-            .entry((schema.clone(), row_bytes))
-            .or_insert_with(|| {
-                groups.push(RowGroupSummary {
-                    schema: schema.clone(),
-                    row_bytes,
-                    rows: 0,
-                    stored_bytes: 0,
-                });
-                groups.len() - 1
-            })
-    }
-
-    /// The groups that have rows, in an order that depends on what they are and not on which segment
-    /// names them first, since a merge changes that; and for each number that one had, its new one.
-    pub(super) fn sorted(self) -> (Vec<RowGroupSummary>, Vec<usize>) {
-        let mut places = vec![0; self.groups.len()];
-        let mut numbered: Vec<_> = self.groups.into_iter().enumerate().collect();
-        // A segment may describe rows that it does not have.
-        numbered.retain(|(_, group)| group.rows > 0);
-        numbered.sort_by(|(_, a), (_, b)| {
-            let key = |group: &RowGroupSummary| (group.schema.clone(), group.row_bytes);
-            key(a).cmp(&key(b))
-        });
-        for (now, (before, _)) in numbered.iter().enumerate() {
-            places[*before] = now;
+impl GroupTotals {
+    /// Adds the rows of a segment, or nothing if its row table is corrupt.
+    pub(super) fn add_segment(&mut self, reader: &SegmentReader) -> Result<(), SegmentError> {
+        let mut counts = vec![(0, 0); reader.groups().len()];
+        for row in reader.rows() {
+            let row = row?;
+            let (rows, stored_bytes) = &mut counts[usize::from(row.group)];
+            *rows += 1;
+            *stored_bytes += u64::from(row.stored_len);
         }
-        let groups = numbered.into_iter().map(|(_, group)| group).collect();
-        (groups, places)
+        for (group, (rows, stored_bytes)) in reader.groups().iter().zip(counts) {
+            self.add(&group.schema, group.raw_len, rows, stored_bytes);
+        }
+        Ok(())
     }
 
-    pub(super) fn add(&mut self, place: usize, row: &Row) {
-        self.groups[place].rows += 1;
-        self.groups[place].stored_bytes += u64::from(row.stored_len);
+    /// A segment may describe groups without rows: these are left out.
+    fn add(&mut self, schema: &Arc<[u8]>, row_bytes: u32, rows: u64, stored_bytes: u64) {
+        if rows > 0 {
+            let total = self.0.entry((schema.clone(), row_bytes)).or_default();
+            total.0 += rows;
+            total.1 += stored_bytes;
+        }
+    }
+
+    pub(super) fn into_groups(self) -> Vec<RowGroupSummary> {
+        let groups = self.0.into_iter();
+        let groups = groups.map(
+            |((schema, row_bytes), (rows, stored_bytes))| RowGroupSummary {
+                schema,
+                row_bytes,
+                rows,
+                stored_bytes,
+            },
+        );
+        groups.collect()
     }
 }
 
 impl Summary {
-    /// Rows of all segments that can be read. One that lies in several counts in each.
+    /// The number of rows in all segments that can be read. A row in several segments counts in each.
     pub fn rows(&self) -> u64 {
         self.contents().map(|contents| contents.rows).sum()
     }
 
-    /// Bytes of all segments, also of those that cannot be read.
+    /// The bytes of all segments, including those that cannot be read.
     pub fn bytes(&self) -> u64 {
         sum(self.segments.iter().map(|segment| segment.bytes))
     }
 
-    /// When a row was last read; `None` where there are no segments.
+    /// When a row was last read; `None` without segments.
     pub fn last_read(&self) -> Option<SystemTime> {
         let segments = self.segments.iter();
         segments.filter_map(|segment| segment.last_read).max()
     }
 
-    /// The rows of all segments by what they mean, in an order that only that decides.
+    /// The rows of all segments by schema and length, in this order.
     pub fn groups(&self) -> Vec<RowGroupSummary> {
-        let mut sums = Groups::default();
+        let mut totals = GroupTotals::default();
         for group in self.contents().flat_map(|contents| &contents.groups) {
-            let place = sums.place(&group.schema, group.row_bytes);
-            sums.groups[place].rows += group.rows;
-            sums.groups[place].stored_bytes += group.stored_bytes;
+            totals.add(
+                &group.schema,
+                group.row_bytes,
+                group.rows,
+                group.stored_bytes,
+            );
         }
-        sums.sorted().0
+        totals.into_groups()
     }
 
-    /// Segments that can be read.
-    pub fn contents(&self) -> impl Iterator<Item = &Contents> {
+    /// The contents of the segments that can be read.
+    pub fn contents(&self) -> impl Iterator<Item = &SegmentContents> {
         let segments = self.segments.iter();
         segments.filter_map(|segment| segment.contents.as_ref().ok())
     }
 }
 
 impl Cache {
-    /// Sums the cache up: reads the manifest, and of each segment the row table.
+    /// Reads the manifest and the row table of each segment.
     ///
     /// # Errors
-    /// What the system says of the directory, and that it is not to be trusted. What is wrong with a
-    /// file stands beside it.
+    /// If the directory cannot be opened or listed, or its permissions are rejected. Errors of single files
+    /// are in the summary.
     pub fn summary(&self) -> io::Result<Summary> {
         let dir = self.open()?;
         let written = dir.stat(manifest::FILE.as_ref());
         let segments = Mutex::new(BTreeMap::new());
-        each_listing(&*dir, |names| {
+        list_until_stable(&*dir, |names| {
             let names: BTreeSet<_> = names.into_iter().collect();
             let lock = || segments.lock().unwrap_or_else(PoisonError::into_inner);
-            // What was merged meanwhile is in another one, and would count twice.
+            // The rows of a segment that was compacted are in another one, and would count twice.
             lock().retain(|name, _| names.contains(name));
             let new: Vec<_> = names
                 .into_iter()
@@ -174,7 +176,7 @@ impl Cache {
                 .collect();
             let is_new = !new.is_empty();
             threads::for_each(threads::count().min(new.len()), new.into_iter(), |name| {
-                if let Some(segment) = summed(&*dir, &name) {
+                if let Some(segment) = summarize(&*dir, &name) {
                     lock().insert(name, segment);
                 }
             });
@@ -187,23 +189,23 @@ impl Cache {
             manifest: Manifest::read(&*dir),
             created: written.ok().map(|file| file.modified),
             segments: segments.into_values().collect(),
-            unfinished: temp_names(&*dir)?.len(),
+            temp_files: temp_names(&*dir)?.len(),
         })
     }
 }
 
-/// A segment in numbers; `None` if it is gone.
-fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
+/// Counts a segment; `None` if it is gone.
+fn summarize(dir: &dyn Directory, name: &OsString) -> Option<SegmentSummary> {
     let file = dir.stat(name).map_err(SegmentError::Io);
     let (bytes, last_read) = match &file {
         Ok(file) => (file.len, Some(file.modified)),
         Err(_) => (0, None),
     };
-    let contents = file.and_then(|_| contents(&open_trusted(dir, name)?));
+    let contents = file.and_then(|_| contents(&open_permitted(dir, name)?));
     if contents.as_ref().is_err_and(SegmentError::is_not_found) {
         return None;
     }
-    Some(SegmentInfo {
+    Some(SegmentSummary {
         name: name.to_string_lossy().into_owned(),
         bytes,
         last_read,
@@ -211,19 +213,12 @@ fn summed(dir: &dyn Directory, name: &OsString) -> Option<SegmentInfo> {
     })
 }
 
-fn contents(reader: &SegmentReader) -> Result<Contents, SegmentError> {
-    let mut sums = Groups::default();
-    let groups = reader.groups().iter();
-    let places: Vec<_> = groups
-        .map(|group| sums.place(&group.schema, group.raw_len))
-        .collect();
-    for row in reader.rows() {
-        let row = row?;
-        sums.add(places[usize::from(row.group)], &row);
-    }
-    Ok(Contents {
+fn contents(reader: &SegmentReader) -> Result<SegmentContents, SegmentError> {
+    let mut totals = GroupTotals::default();
+    totals.add_segment(reader)?;
+    Ok(SegmentContents {
         version: reader.version(),
         rows: reader.row_count(),
-        groups: sums.sorted().0,
+        groups: totals.into_groups(),
     })
 }

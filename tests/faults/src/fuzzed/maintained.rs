@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use torchcache_store::admin::{Cache, CacheRows, Outcome, Root, repair, verify};
+use torchcache_store::admin::{Cache, CacheRows, Root, SegmentState, check, repair};
 use torchcache_store::{Fault, Key};
 
 use super::reference::{LONGEST, Row};
@@ -35,7 +35,7 @@ pub(super) fn look_after(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
                 repaired(&cache, rows);
             }
         }
-        (Err(error), Outcome::Unreadable(again), Err(fault)) => {
+        (Err(error), SegmentState::Unreadable(again), Err(fault)) => {
             assert_eq!((error.fault(), again.fault()), (*fault, *fault));
             assert_eq!(
                 CacheRows::open(&cache)
@@ -50,22 +50,22 @@ pub(super) fn look_after(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
 }
 
 /// How the one segment is.
-fn verified(cache: &Cache) -> Outcome {
-    let mut report = verify(std::slice::from_ref(cache), &()).remove(0);
+fn verified(cache: &Cache) -> SegmentState {
+    let mut report = check(std::slice::from_ref(cache), &()).remove(0);
     assert!(report.error.is_none(), "{report:?}");
-    report.segments.remove(0).outcome
+    report.segments.remove(0).state
 }
 
 fn is_sound(row: &&Row<'_>) -> bool {
     row.value(&row.key).is_some()
 }
 
-fn is_as_expected(outcome: &Outcome, expected: &[Row<'_>]) {
+fn is_as_expected(outcome: &SegmentState, expected: &[Row<'_>]) {
     let sound = expected.iter().filter(is_sound).count();
     let got = match outcome {
-        Outcome::Sound { rows } => (*rows, 0),
-        Outcome::Damaged { rows, bad, .. } => (*rows, *bad),
-        Outcome::Unreadable(error) => panic!("{error}"),
+        SegmentState::Intact { rows } => (*rows, 0),
+        SegmentState::Corrupt { rows, corrupt, .. } => (*rows, *corrupt),
+        SegmentState::Unreadable(error) => panic!("{error}"),
     };
     assert_eq!(
         got,
@@ -95,7 +95,7 @@ fn exported(cache: &Cache, expected: &[Row<'_>]) {
         let mut is_complete = false;
         while !is_complete {
             got.clear();
-            let each = distinct.each(|key, value| {
+            let each = distinct.for_each(|key, value| {
                 got.push((*key, value.to_vec()));
                 Ok(())
             });
@@ -110,16 +110,16 @@ fn exported(cache: &Cache, expected: &[Row<'_>]) {
 
 /// A repair keeps every sound record, and nothing else.
 fn repaired(cache: &Cache, expected: &[Row<'_>]) {
-    let found = verify(std::slice::from_ref(cache), &()).remove(0);
+    let found = check(std::slice::from_ref(cache), &()).remove(0);
     let done = repair(&found);
     assert!(done.error.is_none(), "{done:?}");
-    let again = verify(std::slice::from_ref(cache), &()).remove(0);
-    assert!(again.is_sound(), "{again:?}");
+    let again = check(std::slice::from_ref(cache), &()).remove(0);
+    assert!(again.is_intact(), "{again:?}");
     let sound: Vec<Row<'_>> = expected.iter().filter(is_sound).cloned().collect();
     match &again.segments[..] {
         [] => assert!(sound.is_empty()),
         [segment] => {
-            is_as_expected(&segment.outcome, &sound);
+            is_as_expected(&segment.state, &sound);
             exported(cache, &sound);
         }
         more => panic!("{more:?}"),

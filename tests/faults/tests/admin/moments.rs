@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::Counter;
 use torchcache_faults::sim::Sim;
-use torchcache_store::admin::{Keep, Outcome, Repaired, clear, prune, repair, verify};
+use torchcache_store::admin::{Keep, SegmentRepair, SegmentState, check, clear, prune, repair};
 use torchcache_store::fs::FileSystem;
 use torchcache_store::manifest::{self, Manifest};
 
@@ -54,7 +54,7 @@ fn a_merge_under_way_does_not_count_twice() {
             while !is_merging.load(Ordering::SeqCst) {
                 thread::yield_now();
             }
-            prune(&opened(looking), Keep::Bytes(limit), false).expect("it can be pruned")
+            prune(&opened(looking), Keep::MaxBytes(limit), false).expect("it can be pruned")
         });
         put(&merging, 7..8);
         let pruned = pruned.join().expect("it does not panic");
@@ -88,9 +88,9 @@ fn prune_leaves_a_cache_alone_that_it_cannot_stat() {
         }
         age(&sim, "c", HOUR);
         let root = opened(Faulty::new(sim.clone(), decide.clone()));
-        let pruned = prune(&root, Keep::Newer(HOUR / 2), false).expect("it can be pruned");
+        let pruned = prune(&root, Keep::ReadWithin(HOUR / 2), false).expect("it can be pruned");
         assert!(pruned.caches.is_empty(), "{pruned:?}");
-        assert_eq!(pruned.left_alone[0].0, Path::new("/root/c"));
+        assert_eq!(pruned.skipped[0].0, Path::new("/root/c"));
         assert!(is_there(&sim, "c", 0..6));
     }
 }
@@ -108,9 +108,9 @@ fn a_segment_that_cannot_be_stat_is_unknown_not_missing() {
             }
         };
         let cache = only(Faulty::new(sim.clone(), decide));
-        let report = verify(std::slice::from_ref(&cache), &()).remove(0);
-        let unknown = |segment: &torchcache_store::admin::SegmentReport| {
-            segment.outcome.is_unknown() && !segment.outcome.is_corruption()
+        let report = check(std::slice::from_ref(&cache), &()).remove(0);
+        let unknown = |segment: &torchcache_store::admin::SegmentCheck| {
+            segment.state.is_unknown() && !segment.state.is_corrupt()
         };
         assert_eq!(report.segments.len(), known, "{errno}");
         assert!(report.segments.iter().all(unknown), "{report:?}");
@@ -146,10 +146,10 @@ fn repair_does_not_revive_rows_cleared_meanwhile() {
     let (fs, happened) = before(&sim, when, move |sim| {
         dir(sim).remove(name(&source)).expect("it is there");
     });
-    let report = verify(&[only(fs)], &()).remove(0);
+    let report = check(&[only(fs)], &()).remove(0);
     let repairs = repair(&report);
     let done = repairs.segments[0].1.as_ref().expect("nothing fails");
-    assert_eq!((done, happened.get()), (&Repaired::Superseded, 1));
+    assert_eq!((done, happened.get()), (&SegmentRepair::Superseded, 1));
     assert_eq!(segments(&sim), Vec::<std::path::PathBuf>::new());
 }
 
@@ -159,18 +159,18 @@ fn repair_keeps_a_segment_that_grew_meanwhile() {
     let path = segments(&sim).remove(0);
     let whole = sim.bytes(&path);
     sim.damage(&path, |bytes| bytes.truncate(100));
-    let report = verify(&[only(sim.clone())], &()).remove(0);
+    let report = check(&[only(sim.clone())], &()).remove(0);
     sim.damage(&path, |bytes| *bytes = whole[..200].to_vec());
     let repairs = repair(&report);
     let done = repairs.segments[0].1.as_ref().expect("nothing fails");
-    assert_eq!(done, &Repaired::Superseded);
+    assert_eq!(done, &SegmentRepair::Superseded);
     assert_eq!(segments(&sim), [path]);
 }
 
 /// Prunes what was not read for half an hour, while something happens between the look at what there
 /// is and the removal. Returns how many caches lost something.
 fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> usize {
-    let keep = Keep::Newer(HOUR / 2);
+    let keep = Keep::ReadWithin(HOUR / 2);
     let (looking, stats) = counting(sim, Call::Stat);
     let dry = prune(&opened(looking), keep, true);
     assert_eq!(dry.expect("it can be listed").caches.len(), 1);
@@ -219,7 +219,7 @@ fn clear_removes_the_result_of_a_merge_under_way() {
     });
     let cleared = clear(&only(fs)).expect("it can be cleared");
     assert_eq!((cleared.segments, happened.get()), (2, 1));
-    assert!(cleared.is_directory_gone);
+    assert!(cleared.directory_removed);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_manifest_is_put_back_when_a_writer_comes_in_between() {
         sim.add(Path::new("/root/c/.tmp-1-new.tcs"), Vec::new());
     });
     let cleared = clear(&only(fs)).expect("it can be cleared");
-    assert_eq!((cleared.is_directory_gone, happened.get()), (false, 1));
+    assert_eq!((cleared.directory_removed, happened.get()), (false, 1));
     let there = Manifest::read(&*dir(&sim)).expect("it is there");
     assert_eq!(there, manifest);
     assert_eq!(written().modified, before_it, "it is as old as it was");
@@ -260,7 +260,7 @@ fn a_manifest_stays_where_its_directory_cannot_be_removed() {
     };
     let cleared = clear(&only(Faulty::new(sim.clone(), decide)));
     let cleared = cleared.expect("it can be cleared");
-    assert_eq!((cleared.segments, cleared.is_directory_gone), (1, false));
+    assert_eq!((cleared.segments, cleared.directory_removed), (1, false));
     assert!(cleared.failed.is_empty(), "{cleared:?}");
 }
 
@@ -274,9 +274,9 @@ fn check_follows_rows_that_are_merged_meanwhile() {
         let renamed = dir(sim).rename(name(&from), "merged.tcs".as_ref());
         renamed.expect("it is there");
     });
-    let report = verify(&[only(fs)], &()).remove(0);
-    let rows = report.segments.iter().map(|it| match it.outcome {
-        Outcome::Sound { rows } => rows,
+    let report = check(&[only(fs)], &()).remove(0);
+    let rows = report.segments.iter().map(|it| match it.state {
+        SegmentState::Intact { rows } => rows,
         _ => 0,
     });
     assert_eq!((rows.sum::<u64>(), happened.get()), (3, 1));
@@ -348,7 +348,7 @@ fn clear_reports_a_segment_that_cannot_be_removed() {
         }
     };
     let cleared = clear(&only(Faulty::new(sim.clone(), decide))).expect("it can be listed");
-    assert_eq!((cleared.segments, cleared.is_directory_gone), (2, false));
+    assert_eq!((cleared.segments, cleared.directory_removed), (2, false));
     assert_eq!(cleared.failed.len(), 1);
     assert_eq!(cleared.failed[0].0, stuck);
     assert_eq!(segments(&sim), [stuck]);

@@ -10,7 +10,7 @@ use torchcache_faults::faulty::{Fate, Faulty};
 use torchcache_faults::report::Counter;
 use torchcache_faults::rows::{fetch, keys, value};
 use torchcache_faults::sim::Sim;
-use torchcache_store::admin::{Keep, clear, prune, repair, verify};
+use torchcache_store::admin::{Keep, check, clear, prune, repair};
 use torchcache_store::manifest::Manifest;
 
 use crate::common::{HOUR, LEN, age, dir, only, opened, put, root, segments, store};
@@ -84,7 +84,7 @@ fn a_power_cut_during_repair_loses_no_sound_row() {
         let Ok(listing) = root.and_then(|root| root.list()) else {
             return false;
         };
-        let reports = verify(&listing.caches, &());
+        let reports = check(&listing.caches, &());
         let repairs = reports.iter().map(repair);
         repairs.fold(true, |done, repairs| {
             let all = repairs.segments.iter().all(|(_, done)| done.is_ok());
@@ -131,9 +131,9 @@ fn a_power_cut_during_pruning_loses_nothing_else() {
     let root =
         |fs: Faulty| torchcache_store::admin::Root::open_on(Arc::new(fs), Path::new("/root")).ok();
     let deed = |fs: Faulty| {
-        let pruned = root(fs).map(|root| prune(&root, Keep::Newer(HOUR / 2), false));
+        let pruned = root(fs).map(|root| prune(&root, Keep::ReadWithin(HOUR / 2), false));
         pruned.is_some_and(|pruned| {
-            pruned.is_ok_and(|it| it.failed.is_empty() && it.left_alone.is_empty())
+            pruned.is_ok_and(|it| it.failed.is_empty() && it.skipped.is_empty())
         })
     };
     at_every_call(&medium, deed, |sim, done| {
@@ -143,6 +143,6 @@ fn a_power_cut_during_pruning_loses_nothing_else() {
             assert_eq!(there(sim, "d", 10..12), Vec::<u64>::new());
         }
     });
-    let pruned = prune(&opened(medium.clone()), Keep::Newer(HOUR / 2), false);
+    let pruned = prune(&opened(medium.clone()), Keep::ReadWithin(HOUR / 2), false);
     assert_eq!(pruned.expect("it can be listed").caches.len(), 2);
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use torchcache_store::admin::{CacheRows, Keep, Repaired, Root, prune, repair, verify};
+use torchcache_store::admin::{CacheRows, Keep, Root, SegmentRepair, check, prune, repair};
 use torchcache_store::segment::SegmentReader;
 use torchcache_store::{Config, Key, Store};
 
@@ -40,14 +40,14 @@ fn look_after(root: &Path, stop: &AtomicBool) -> u64 {
                 assert!(segment.contents.is_ok(), "{segment:?}");
             }
         }
-        let reports = verify(&caches(root), &());
+        let reports = check(&caches(root), &());
         for report in &reports {
-            assert!(report.is_sound(), "{report:?}");
+            assert!(report.is_intact(), "{report:?}");
             let repairs = repair(report);
             assert!(repairs.segments.is_empty() && repairs.error.is_none());
         }
         let opened = Root::open(root).expect("it is there");
-        let keep = Keep::Newer(Duration::from_secs(3600));
+        let keep = Keep::ReadWithin(Duration::from_secs(3600));
         let pruning = prune(&opened, keep, false).expect("it can be pruned");
         assert!(pruning.failed.is_empty(), "{pruning:?}");
         assert!(
@@ -96,7 +96,7 @@ fn admin_loses_nothing_while_stores_write_and_merge() {
                 }
                 let mut distinct = rows.distinct(0).expect("they can be read");
                 assert!(distinct.count() >= expected, "a flushed row is missing");
-                let complete = distinct.each(|key, bytes| {
+                let complete = distinct.for_each(|key, bytes| {
                     assert!(*bytes == value(key, LEN), "a wrong row");
                     Ok(())
                 });
@@ -143,7 +143,7 @@ fn rows_are_right_while_segments_are_pruned_and_evicted() {
             let mut gone = 0;
             while !stop.load(Ordering::Relaxed) {
                 let root = Root::open(temp.path()).expect("it is there");
-                let pruning = prune(&root, Keep::Bytes(150_000), false);
+                let pruning = prune(&root, Keep::MaxBytes(150_000), false);
                 let pruning = pruning.expect("it can be pruned");
                 assert!(pruning.failed.is_empty(), "{pruning:?}");
                 let caches = pruning.caches.iter();
@@ -154,8 +154,8 @@ fn rows_are_right_while_segments_are_pruned_and_evicted() {
         });
         let reports = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                for report in verify(&caches(temp.path()), &()) {
-                    assert!(report.is_sound(), "{report:?}");
+                for report in check(&caches(temp.path()), &()) {
+                    assert!(report.is_intact(), "{report:?}");
                 }
             }
         });
@@ -191,12 +191,12 @@ fn repair_loses_only_corrupt_rows_while_a_store_merges() {
             while !stop.load(Ordering::Relaxed) || rewritten == 0 {
                 spoilt.extend(spoil(&dir, turn));
                 turn += 1;
-                for report in verify(&caches(temp.path()), &()) {
+                for report in check(&caches(temp.path()), &()) {
                     let repairs = repair(&report);
                     assert!(repairs.error.is_none(), "{repairs:?}");
                     for (_, done) in repairs.segments {
                         let done = done.expect("nothing fails");
-                        rewritten += u64::from(matches!(done, Repaired::Rewritten { .. }));
+                        rewritten += u64::from(matches!(done, SegmentRepair::Rewritten { .. }));
                     }
                 }
             }

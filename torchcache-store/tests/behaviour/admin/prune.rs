@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use torchcache_store::admin::{Keep, Pruning, Root, clear, prune};
+use torchcache_store::admin::{Keep, PruneReport, Root, clear, prune};
 
 use super::{LEN, caches, filled, manifest, only, segment};
 use crate::common::{batch, count_right, keys, segments};
@@ -31,7 +31,7 @@ fn three(root: &Path) -> Vec<(u64, PathBuf)> {
     all
 }
 
-fn pruned(root: &Path, keep: Keep, dry: bool) -> Pruning {
+fn pruned(root: &Path, keep: Keep, dry: bool) -> PruneReport {
     let root = Root::open(root).expect("it is there");
     let pruning = prune(&root, keep, dry).expect("it can be listed");
     assert!(pruning.failed.is_empty(), "{pruning:?}");
@@ -56,16 +56,16 @@ fn prune_removes_the_least_recently_read_segments() {
         (each / 2, &[]),
     ] {
         let before = ages(&all);
-        let dry = pruned(temp.path(), Keep::Bytes(limit), true);
+        let dry = pruned(temp.path(), Keep::MaxBytes(limit), true);
         assert_eq!(ages(&all), before, "a dry run removes nothing");
-        let wet = pruned(temp.path(), Keep::Bytes(limit), false);
+        let wet = pruned(temp.path(), Keep::MaxBytes(limit), false);
         assert_eq!(ages(&all), left, "limit {limit}");
-        assert_eq!(wet.left, each * left.len() as u64);
-        assert!(wet.left <= limit);
-        let told = |pruning: &Pruning| {
+        assert_eq!(wet.remaining_bytes, each * left.len() as u64);
+        assert!(wet.remaining_bytes <= limit);
+        let told = |pruning: &PruneReport| {
             let caches = pruning.caches.iter();
-            let told = caches.map(|it| (it.segments.clone(), it.is_gone));
-            (told.collect::<Vec<_>>(), pruning.left)
+            let told = caches.map(|it| (it.segments.clone(), it.directory_removed));
+            (told.collect::<Vec<_>>(), pruning.remaining_bytes)
         };
         assert_eq!(told(&dry), told(&wet), "a dry run tells what would go");
         let emptied = !left.contains(&20);
@@ -80,9 +80,12 @@ fn prune_removes_segments_not_read_for_long() {
     let all = three(temp.path());
     manifest(&temp.path().join("empty-old"), "m::Three", 30);
     manifest(&temp.path().join("empty-new"), "m::Three", 3);
-    let pruning = pruned(temp.path(), Keep::Newer(10 * HOUR), false);
+    let pruning = pruned(temp.path(), Keep::ReadWithin(10 * HOUR), false);
     assert_eq!(ages(&all), [1, 3, 9]);
-    let gone = pruning.caches.iter().filter(|cache| cache.is_gone);
+    let gone = pruning
+        .caches
+        .iter()
+        .filter(|cache| cache.directory_removed);
     let gone: Vec<_> = gone.map(|cache| cache.cache.name()).collect();
     assert_eq!(gone, ["c", "empty-old"]);
     let left: Vec<_> = caches(temp.path())
@@ -97,12 +100,12 @@ fn prune_keeps_the_latest_caches_of_each_module() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let all = three(temp.path());
     let unknown = segment(&temp.path().join("unknown"), &keys(0..3), 5000);
-    pruned(temp.path(), Keep::Latest(2), false);
+    pruned(temp.path(), Keep::LatestPerModule(2), false);
     assert_eq!(ages(&all).len(), 6);
-    let pruning = pruned(temp.path(), Keep::Latest(1), false);
+    let pruning = pruned(temp.path(), Keep::LatestPerModule(1), false);
     assert_eq!(ages(&all), [1, 9, 20, 50], "a and c");
-    assert!(pruning.caches[0].is_gone && !temp.path().join("b").exists());
-    pruned(temp.path(), Keep::Latest(0), false);
+    assert!(pruning.caches[0].directory_removed && !temp.path().join("b").exists());
+    pruned(temp.path(), Keep::LatestPerModule(0), false);
     assert_eq!(ages(&all), Vec::<u64>::new());
     assert!(unknown.exists());
 }
@@ -120,10 +123,10 @@ fn prune_leaves_foreign_files_alone() {
     segment(&b, &keys(0..10), 100);
     fs::write(b.join("notes.txt"), b"mine").expect("it can be written");
     for dry in [true, false] {
-        let pruning = pruned(temp.path(), Keep::Bytes(0), dry);
-        assert_eq!((pruning.left, pruning.left_alone.len()), (0, 1));
+        let pruning = pruned(temp.path(), Keep::MaxBytes(0), dry);
+        assert_eq!((pruning.remaining_bytes, pruning.skipped.len()), (0, 1));
         assert!(
-            pruning.caches.iter().all(|cache| !cache.is_gone),
+            pruning.caches.iter().all(|cache| !cache.directory_removed),
             "{pruning:?}"
         );
     }
@@ -135,7 +138,7 @@ fn prune_leaves_foreign_files_alone() {
         cleared[n]
             .as_ref()
             .expect("it is cleared")
-            .is_directory_gone
+            .directory_removed
     };
     assert!(gone(0) && !gone(1), "{cleared:?}");
     assert!(!a.exists() && b.join("notes.txt").exists());
@@ -148,7 +151,7 @@ fn a_store_goes_on_in_a_directory_that_was_pruned() {
     let store = filled(&dir, &keys(0..50));
     manifest(&dir, "m", 0);
     let cleared = clear(&only(temp.path())).expect("it is cleared");
-    assert!(cleared.is_directory_gone && !dir.exists());
+    assert!(cleared.directory_removed && !dir.exists());
     assert_eq!(cleared.segments, 1);
     store.refresh();
     assert_eq!(count_right(&store, &keys(0..50), LEN), 0);
@@ -165,7 +168,7 @@ fn prune_leaves_a_directory_named_like_the_manifest() {
     segment(&dir, &keys(0..3), 1);
     fs::create_dir(dir.join("manifest.json")).expect("it can be made");
     let cleared = clear(&only(temp.path())).expect("it is cleared");
-    assert_eq!((cleared.segments, cleared.is_directory_gone), (1, false));
+    assert_eq!((cleared.segments, cleared.directory_removed), (1, false));
     assert!(cleared.failed.is_empty(), "{cleared:?}");
 }
 
@@ -178,8 +181,8 @@ fn a_dry_run_counts_stale_temporary_files() {
     fs::write(&left, b"half").expect("it can be written");
     super::set_read(&left, 2);
     for dry in [true, false] {
-        let pruning = pruned(temp.path(), Keep::Newer(5 * HOUR), dry);
-        assert!(pruning.caches[0].is_gone, "dry: {dry}");
+        let pruning = pruned(temp.path(), Keep::ReadWithin(5 * HOUR), dry);
+        assert!(pruning.caches[0].directory_removed, "dry: {dry}");
     }
     assert!(!dir.exists());
 }
@@ -205,17 +208,21 @@ fn prune_leaves_a_foreign_manifest_and_its_directory() {
     };
     reset();
     for dry in [true, false] {
-        let pruning = pruned(temp.path(), Keep::Newer(10 * HOUR), dry);
+        let pruning = pruned(temp.path(), Keep::ReadWithin(10 * HOUR), dry);
         let [app] = &pruning.caches[..] else {
             panic!("{pruning:?}")
         };
-        assert_eq!((app.segments.len(), app.is_gone), (1, false), "{pruning:?}");
+        assert_eq!(
+            (app.segments.len(), app.directory_removed),
+            (1, false),
+            "{pruning:?}"
+        );
         assert_eq!(app.module, Err(io::ErrorKind::InvalidData));
     }
     reset();
     for cache in caches(temp.path()) {
         let cleared = clear(&cache).expect("it can be cleared");
-        assert!(!cleared.is_directory_gone && cleared.failed.is_empty());
+        assert!(!cleared.directory_removed && cleared.failed.is_empty());
     }
     for (name, text) in foreign {
         let there = fs::read_to_string(path(name)).expect("it stays");

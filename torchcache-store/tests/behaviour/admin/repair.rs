@@ -6,15 +6,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use torchcache_store::admin::{
-    Keep, Outcome, Repaired, Root, Verified, clear, prune, repair, verify,
+    CheckReport, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
 };
 use torchcache_store::{Compression, Config, Fault, Store};
 
 use super::{LEN, filled, only, segment};
 use crate::common::{batch, count_right, keys, patient, segments, value};
 
-fn verified(dir: &Path) -> Verified {
-    verify(&[only(dir)], &()).remove(0)
+fn verified(dir: &Path) -> CheckReport {
+    check(&[only(dir)], &()).remove(0)
 }
 
 fn flip(path: &Path, at: u64) {
@@ -51,9 +51,9 @@ fn check_finds_no_fault_in_sound_caches() {
         fs::copy(from, dir.join(format!("{version}.tcs"))).expect("it can be copied");
     }
     let report = verified(dir);
-    assert!(report.is_sound(), "{report:?}");
-    let rows = report.segments.iter().map(|segment| match segment.outcome {
-        Outcome::Sound { rows } => rows,
+    assert!(report.is_intact(), "{report:?}");
+    let rows = report.segments.iter().map(|segment| match segment.state {
+        SegmentState::Intact { rows } => rows,
         _ => 0,
     });
     let rows: u64 = rows.sum();
@@ -79,10 +79,10 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
     };
     assert!(
         matches!(
-            found.outcome,
-            Outcome::Damaged {
+            found.state,
+            SegmentState::Corrupt {
                 rows: 300,
-                bad: 2,
+                corrupt: 2,
                 ..
             }
         ),
@@ -91,7 +91,7 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
     let repairs = repair(&report);
     assert!(repairs.error.is_none(), "{repairs:?}");
     let done = repairs.segments[0].1.as_ref().expect("it was repaired");
-    let Repaired::Rewritten { to, kept, lost } = done else {
+    let SegmentRepair::Rewritten { to, kept, lost } = done else {
         panic!("{done:?}")
     };
     assert_eq!((*kept, *lost), (298, 2));
@@ -103,7 +103,7 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
         after.expect("it is there"),
         "repairing is not reading"
     );
-    assert!(verified(dir).is_sound());
+    assert!(verified(dir).is_intact());
     let sound: Vec<_> = (0..300).filter(|n| ![7, 100].contains(n)).collect();
     let sound: Vec<_> = sound.iter().map(|&n| all[n as usize]).collect();
     assert_eq!(count_right(&store, &sound, LEN), 298);
@@ -141,11 +141,8 @@ fn repair_removes_unreadable_segments_but_not_foreign_ones() {
         super::set_read(path, 1);
     }
     let report = verified(dir);
-    let damaged = |report: &Verified| {
-        let damaged = report
-            .segments
-            .iter()
-            .filter(|it| it.outcome.is_corruption());
+    let damaged = |report: &CheckReport| {
+        let damaged = report.segments.iter().filter(|it| it.state.is_corrupt());
         damaged.count()
     };
     assert_eq!((report.segments.len(), damaged(&report)), (6, 3));
@@ -155,7 +152,7 @@ fn repair_removes_unreadable_segments_but_not_foreign_ones() {
         .segments
         .iter()
         .map(|(_, done)| match done {
-            Ok(Repaired::Removed { lost }) => *lost,
+            Ok(SegmentRepair::Removed { lost }) => *lost,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -166,7 +163,7 @@ fn repair_removes_unreadable_segments_but_not_foreign_ones() {
     let mut there = segments(dir);
     there.sort();
     assert_eq!(there, left);
-    assert!(verified(dir).is_sound());
+    assert!(verified(dir).is_intact());
 }
 
 #[test]
@@ -184,9 +181,9 @@ fn check_decompresses_records_too() {
     let published = writer.finish().and_then(|finished| finished.publish());
     published.expect("it is written");
     let report = verified(temp.path());
-    assert!(!report.is_sound());
+    assert!(!report.is_intact());
     repair(&report);
-    assert!(verified(temp.path()).is_sound());
+    assert!(verified(temp.path()).is_intact());
     let summary = only(temp.path()).summary().expect("it is there");
     assert_eq!(summary.rows(), 2);
 }
@@ -209,9 +206,9 @@ fn repair_removes_only_stale_temporary_files() {
     let lock = fs::File::open(&locked).expect("it is there");
     lock.try_lock().expect("nobody else has it");
     let report = verified(dir);
-    assert_eq!(report.stale, [".tmp-1-dead.tcs"]);
-    assert!(report.is_sound(), "it is nobody's damage");
-    assert_eq!(repair(&report).stale, [".tmp-1-dead.tcs"]);
+    assert_eq!(report.stale_files, [".tmp-1-dead.tcs"]);
+    assert!(report.is_intact(), "it is nobody's damage");
+    assert_eq!(repair(&report).stale_files, [".tmp-1-dead.tcs"]);
     assert!(!dead.exists() && young.exists() && locked.exists());
 }
 
@@ -242,28 +239,22 @@ fn files_that_only_end_like_a_segment_stay() {
     };
     let all = ours();
     let report = verified(&dir);
-    let damaged = report
-        .segments
-        .iter()
-        .filter(|it| it.outcome.is_corruption());
+    let damaged = report.segments.iter().filter(|it| it.state.is_corrupt());
     assert_eq!(damaged.count(), all.len(), "{report:?}");
     repair(&report);
-    assert!(verified(&dir).is_sound());
+    assert!(verified(&dir).is_intact());
     assert!(mine.exists() && !all.iter().any(|path| path.exists()));
 
     let all = ours();
     let root = Root::open(temp.path()).expect("it is there");
-    let pruning = prune(&root, Keep::Newer(Duration::from_secs(36_000)), false);
+    let pruning = prune(&root, Keep::ReadWithin(Duration::from_secs(36_000)), false);
     let pruning = pruning.expect("it can be pruned");
     assert_eq!(pruning.caches[0].segments.len(), all.len(), "{pruning:?}");
-    assert_eq!(
-        pruning.left_alone[0].0,
-        mine.canonicalize().expect("it stays")
-    );
+    assert_eq!(pruning.skipped[0].0, mine.canonicalize().expect("it stays"));
 
     let all = ours();
     let cleared = clear(&only(temp.path())).expect("it can be cleared");
     assert_eq!(cleared.segments, all.len() as u64 + 1);
-    assert!(!cleared.is_directory_gone && cleared.failed.is_empty());
+    assert!(!cleared.directory_removed && cleared.failed.is_empty());
     assert_eq!(segments(&dir), [mine]);
 }

@@ -17,7 +17,7 @@ fn read(rows: &CacheRows, group: usize) -> (HashMap<Key, usize>, u64) {
     loop {
         let mut seen = HashMap::new();
         let count = distinct.count();
-        let complete = distinct.each(|key, bytes| {
+        let complete = distinct.for_each(|key, bytes| {
             assert!(*bytes == value(key, bytes.len()), "a wrong row");
             *seen.entry(*key).or_default() += 1;
             Ok(())
@@ -25,7 +25,7 @@ fn read(rows: &CacheRows, group: usize) -> (HashMap<Key, usize>, u64) {
         if complete.expect("they can be read") {
             assert_eq!(seen.len() as u64, count);
             assert!(seen.values().all(|&times| times == 1));
-            return (seen, distinct.bad());
+            return (seen, distinct.corrupt_records());
         }
     }
 }

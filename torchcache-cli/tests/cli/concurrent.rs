@@ -1,4 +1,4 @@
-//! The program beside stores that put, merge, evict and clear: no error, and no row that is wrong.
+//! The program next to stores that put, compact, evict and clear: no error and no wrong row.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::support::{json, key, manifest, run_in, single, text, value};
 
 const LEN: usize = 400;
 
-/// A store as strange to others of this directory as one of another process.
+/// A store that shares no state with others of its directory, like one in another process.
 fn store(dir: &Path, max_bytes: u64) -> Store {
     let config = Config {
         batch_delay: Duration::from_millis(1),
@@ -34,9 +34,8 @@ fn put(store: &Store, keys: std::ops::Range<u64>) {
     store.flush().expect("it is written");
 }
 
-/// Looks at the directory with every command that reads, until told to stop. Returns how many rows an
-/// export had at least.
-fn look(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
+/// Runs every command that reads until `stop`. Returns the number of exports.
+fn run_commands(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
     let mut exports = 0;
     while !stop.load(Ordering::Relaxed) || exports == 0 {
         for args in [
@@ -45,17 +44,14 @@ fn look(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
         ] {
             let least = flushed.load(Ordering::SeqCst);
             let output = run_in(root, args);
-            let complaint = text(&output.stderr);
-            assert!(
-                output.status.success() && complaint.is_empty(),
-                "{complaint}"
-            );
-            let told: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-            let rows = told["rows"].as_u64().expect("a number");
+            let errors = text(&output.stderr);
+            assert!(output.status.success() && errors.is_empty(), "{errors}");
+            let document: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+            let rows = document["rows"].as_u64().expect("a number");
             assert!(rows >= least, "{args:?}: {rows} of {least} flushed rows");
         }
-        let sound = json(root, &["verify", ".", "--repair"], 0);
-        assert_eq!(sound["sound"], json!(true));
+        let checked = json(root, &["check", ".", "--repair"], 0);
+        assert_eq!(checked["intact"], json!(true));
         json(root, &["prune", ".", "--older-than", "1h"], 0);
         let least = flushed.load(Ordering::SeqCst);
         if least == 0 {
@@ -64,14 +60,14 @@ fn look(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
         let args = ["export", ".", "cache", "-o", "x.npy", "--force"];
         let rows = json(root, &args, 0)["rows"].as_u64().expect("a number");
         assert!(rows >= least, "{rows} of {least} flushed rows");
-        check(&root.join("x.npy"), rows);
+        assert_rows(&root.join("x.npy"), rows);
         exports += 1;
     }
     exports
 }
 
-/// Every record of the file is a row as it was put.
-fn check(path: &Path, rows: u64) {
+/// Asserts that every record of the file is a row as it was put.
+fn assert_rows(path: &Path, rows: u64) {
     let bytes = std::fs::read(path).expect("it was written");
     let begin = bytes.len() - rows as usize * (32 + LEN);
     assert_eq!(begin % 64, 0);
@@ -82,13 +78,13 @@ fn check(path: &Path, rows: u64) {
 }
 
 #[test]
-fn nothing_is_wrong_or_missing_beside_stores_that_write_and_merge() {
+fn commands_see_every_flushed_row_during_compaction() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join("cache");
     manifest(&dir, "m::Module", Vec::new(), 0);
     let (flushed, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        let looking = scope.spawn(|| look(root.path(), &flushed, &stop));
+        let commands = scope.spawn(|| run_commands(root.path(), &flushed, &stop));
         let store = store(&dir, u64::MAX);
         let since = Instant::now();
         let mut next = 0;
@@ -98,7 +94,7 @@ fn nothing_is_wrong_or_missing_beside_stores_that_write_and_merge() {
             flushed.store(next, Ordering::SeqCst);
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(looking.join().expect("it does not panic") > 0);
+        assert!(commands.join().expect("it does not panic") > 0);
         let stats = store.stats();
         assert!(stats.compacted_segments > 0, "{stats:?}");
         assert_eq!((stats.lost_rows, stats.faults.total()), (0, 0), "{stats:?}");
@@ -108,27 +104,27 @@ fn nothing_is_wrong_or_missing_beside_stores_that_write_and_merge() {
 }
 
 #[test]
-fn nothing_is_wrong_beside_stores_that_evict_and_clear() {
+fn commands_see_no_wrong_row_during_eviction_and_clearing() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join("cache");
     manifest(&dir, "m::Module", Vec::new(), 0);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let looking = scope.spawn(|| {
+        let commands = scope.spawn(|| {
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) || rounds == 0 {
-                assert_eq!(json(root.path(), &["verify", "."], 0)["sound"], json!(true));
+                assert_eq!(json(root.path(), &["check", "."], 0)["intact"], json!(true));
                 json(root.path(), &["prune", ".", "--max-size", "100KB"], 0);
                 let output = run_in(
                     root.path(),
                     &["export", ".", "cache", "-o", "x.npy", "--force"],
                 );
-                // It may have been empty just then.
+                // The cache may be empty at that moment.
                 match output.status.code() {
                     Some(0) => {
-                        let said = text(&output.stdout);
-                        let rows = said.split(' ').next().map(|rows| rows.replace(',', ""));
-                        check(
+                        let printed = text(&output.stdout);
+                        let rows = printed.split(' ').next().map(|rows| rows.replace(',', ""));
+                        assert_rows(
                             &root.path().join("x.npy"),
                             rows.and_then(|rows| rows.parse().ok()).expect("a number"),
                         );
@@ -149,7 +145,7 @@ fn nothing_is_wrong_beside_stores_that_evict_and_clear() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        looking.join().expect("it does not panic");
+        commands.join().expect("it does not panic");
         let stats = store.stats();
         assert_eq!((stats.lost_rows, stats.faults.total()), (0, 0), "{stats:?}");
     });

@@ -1,4 +1,4 @@
-//! Damage is found, told and taken out; the exit code says so.
+//! `check` reports corruption by its exit code, and `--repair` removes it.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -9,8 +9,8 @@ use torchcache_store::schema::ElementKind;
 
 use crate::support::{DAY, HOUR, hash, json, manifest, root, said, segment, single};
 
-/// A cache with a sound segment, one with two bad rows, and one that is cut short.
-fn damaged() -> tempfile::TempDir {
+/// A cache with an intact segment, one with two corrupt rows, and one that is cut short.
+fn corrupt_cache() -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().join(hash(1));
     let schema = single(ElementKind::Float, &[25]).encode();
@@ -39,31 +39,31 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn damage_is_told_and_left_alone_without_repair() {
-    let root = damaged();
+fn corruption_is_reported_and_kept_without_repair() {
+    let root = corrupt_cache();
     let dir = root.path().join(hash(1));
     let before = names(&dir);
-    let text = said(root.path(), &["verify", "."], 1);
-    assert!(text.contains("b.tcs: 2 of 50 rows bad"), "{text}");
+    let text = said(root.path(), &["check", "."], 1);
+    assert!(text.contains("b.tcs: 2 of 50 rows corrupt"), "{text}");
     assert!(
         text.contains("c.tcs: unreadable: the segment is cut short"),
         "{text}"
     );
     assert!(text.contains("--repair"), "{text}");
-    let found = json(root.path(), &["verify", "."], 1);
-    assert_eq!(found["sound"], json!(false));
+    let found = json(root.path(), &["check", "."], 1);
+    assert_eq!(found["intact"], json!(false));
     assert_eq!(
-        (&found["bad_rows"], &found["bad_segments"]),
+        (&found["corrupt_rows"], &found["corrupt_segments"]),
         (&json!(2), &json!(2))
     );
-    assert_eq!(found["caches"][0]["segments"][1]["state"], json!("damaged"));
+    assert_eq!(found["caches"][0]["segments"][1]["state"], json!("corrupt"));
     assert_eq!(names(&dir), before);
 }
 
 #[test]
-fn repair_says_what_it_did_and_what_was_lost_and_leaves_a_sound_cache() {
-    let root = damaged();
-    let done = json(root.path(), &["verify", ".", "--repair"], 1);
+fn repair_reports_each_segment_and_leaves_the_cache_intact() {
+    let root = corrupt_cache();
+    let done = json(root.path(), &["check", ".", "--repair"], 1);
     let segments = &done["caches"][0]["segments"];
     assert_eq!(segments[0]["repair"], json!(null));
     assert_eq!(segments[1]["repair"], json!("rewritten"));
@@ -74,42 +74,42 @@ fn repair_says_what_it_did_and_what_was_lost_and_leaves_a_sound_cache() {
     let mut expected = ["a.tcs", new, "manifest.json"];
     expected.sort_unstable();
     assert_eq!(there, expected);
-    let sound = json(root.path(), &["verify", "."], 0);
+    let clean = json(root.path(), &["check", "."], 0);
     assert_eq!(
-        (&sound["rows"], &sound["sound"]),
+        (&clean["rows"], &clean["intact"]),
         (&json!(98), &json!(true))
     );
 
-    let root = damaged();
-    let text = said(root.path(), &["verify", ".", "--repair"], 1);
+    let root = corrupt_cache();
+    let text = said(root.path(), &["check", ".", "--repair"], 1);
     assert!(text.contains("48 rows kept, 2 lost"), "{text}");
     assert!(
-        text.contains("removed: how many rows it had is not known"),
+        text.contains("removed: the number of its rows is not known"),
         "{text}"
     );
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_no_damage() {
+fn a_segment_of_a_newer_version_is_not_corrupt() {
     let root = root();
     fs::remove_dir_all(root.path().join(hash(2))).expect("it can be removed");
-    let text = said(root.path(), &["verify", ".", "--repair"], 0);
+    let text = said(root.path(), &["check", ".", "--repair"], 0);
     assert!(text.contains("b.tcs: not checked"), "{text}");
-    assert!(text.contains("sound: 1,840 rows"), "{text}");
+    assert!(text.contains("intact: 1,840 rows"), "{text}");
     assert!(root.path().join(hash(3)).join("b.tcs").exists());
 }
 
 #[test]
-fn a_segment_that_somebody_may_be_copying_in_is_left_to_grow() {
-    let root = damaged();
+fn repair_skips_a_segment_written_within_the_last_minute() {
+    let root = corrupt_cache();
     let cut = root.path().join(hash(1)).join("c.tcs");
     crate::support::set_read(&cut, 20);
-    let done = json(root.path(), &["verify", ".", "--repair"], 1);
+    let done = json(root.path(), &["check", ".", "--repair"], 1);
     assert_eq!(done["caches"][0]["segments"][2]["repair"], json!("recent"));
     assert!(cut.exists());
-    let text = said(root.path(), &["verify", ".", "--repair"], 1);
+    let text = said(root.path(), &["check", ".", "--repair"], 1);
     assert!(text.contains("less than a minute ago"), "{text}");
     crate::support::set_read(&cut, 70);
-    said(root.path(), &["verify", ".", "--repair"], 1);
+    said(root.path(), &["check", ".", "--repair"], 1);
     assert!(!cut.exists());
 }

@@ -1,0 +1,289 @@
+//! `torchcache check`: checks every record, and with `--repair` removes the corrupt ones.
+
+use std::io;
+
+use serde_json::{Value, json};
+use torchcache_store::admin::{
+    CheckReport, RepairReport, SegmentCheck, SegmentRepair, SegmentState, check, repair,
+};
+use torchcache_store::size::human;
+
+use crate::args::Check;
+use crate::error::Error;
+use crate::json;
+use crate::output::{BAD, DIM, GOOD, HEADER, Output, Report};
+use crate::progress::Bar;
+use crate::select::CacheList;
+use crate::text::{count, counted, plain};
+
+pub(crate) fn run(output: &Output, args: &Check) -> Result<Report, Error> {
+    let list = CacheList::open_noting_none(output, &args.dir)?;
+    let bar = Bar::bytes();
+    let checks = check(&list.caches, &bar);
+    bar.finish();
+    let repairs: Vec<_> = checks
+        .iter()
+        .map(|check| (args.repair && check.error.is_none()).then(|| repair(check)))
+        .collect();
+    let results: Vec<_> = checks.iter().zip(&repairs).collect();
+
+    let mut totals = Totals {
+        failures: list.unopened.len() as u64,
+        ..Totals::default()
+    };
+    let mut text = String::new();
+    let title = list.titles();
+    for (check, repairs) in &results {
+        totals.add(check, repairs.as_ref());
+        let lines = cache_lines(check, repairs.as_ref());
+        if !lines.is_empty() {
+            let (title, lines) = (title(&check.cache), lines.join("\n  "));
+            text += &format!("{HEADER}{title}{HEADER:#}\n  {lines}\n");
+        }
+    }
+    text += &totals.text(args.repair);
+    let caches: Vec<_> = results
+        .iter()
+        .map(|(check, repairs)| cache_json(check, repairs.as_ref()))
+        .collect();
+    let mut skipped = list.unopened.clone();
+    for check in &checks {
+        let path = check.cache.path().to_owned();
+        skipped.extend(check.error.as_ref().map(|error| (path, error.to_string())));
+    }
+    let json = json!({
+        "path": list.root.path().to_string_lossy(),
+        "intact": totals.corrupt_segments == 0 && totals.failures == 0,
+        "segments": totals.segments,
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "corrupt_rows": totals.corrupt_rows,
+        "corrupt_segments": totals.corrupt_segments,
+        "not_checked": totals.not_checked,
+        "failures": totals.failures,
+        "caches": caches,
+        "skipped": json::skipped(&skipped),
+    });
+    let code = match (totals.failures, totals.corrupt_segments) {
+        (0, 0) => 0,
+        (0, _) => 1,
+        _ => 2,
+    };
+    Ok(Report::with_code(text, json, code))
+}
+
+/// The counts of all caches.
+#[derive(Debug, Default)]
+struct Totals {
+    caches: u64,
+    segments: u64,
+    rows: u64,
+    bytes: u64,
+    corrupt_rows: u64,
+    corrupt_segments: u64,
+    /// Segments of newer versions or with rejected permissions.
+    not_checked: u64,
+    /// Directories and segments that could not be read or repaired.
+    failures: u64,
+}
+
+impl Totals {
+    fn add(&mut self, check: &CheckReport, repairs: Option<&RepairReport>) {
+        self.caches += 1;
+        self.failures += u64::from(check.error.is_some());
+        for segment in &check.segments {
+            self.segments += 1;
+            self.bytes = self.bytes.saturating_add(segment.bytes);
+            self.corrupt_segments += u64::from(segment.state.is_corrupt());
+            match &segment.state {
+                SegmentState::Intact { rows } => self.rows += rows,
+                SegmentState::Corrupt { rows, corrupt, .. } => {
+                    self.rows += rows;
+                    self.corrupt_rows += corrupt;
+                }
+                state if state.is_unknown() => self.failures += 1,
+                state => self.not_checked += u64::from(!state.is_corrupt()),
+            }
+        }
+        if let Some(repairs) = repairs {
+            let failed = repairs.segments.iter().filter(|(_, done)| done.is_err());
+            self.failures += failed.count() as u64 + u64::from(repairs.error.is_some());
+        }
+    }
+
+    fn text(&self, repaired: bool) -> String {
+        let all = format!(
+            "{} in {} of {}, {}",
+            counted(self.rows, "row"),
+            counted(self.segments, "segment"),
+            counted(self.caches, "cache"),
+            human(self.bytes)
+        );
+        let mut text = match self.corrupt_segments {
+            0 if self.failures > 0 => format!("{BAD}not all could be checked{BAD:#}: {all}\n"),
+            0 => format!("{GOOD}intact{GOOD:#}: {all}\n"),
+            corrupt => format!(
+                "{BAD}corrupt{BAD:#}: {} with {}, of {all}\n",
+                counted(corrupt, "segment"),
+                counted(self.corrupt_rows, "corrupt row")
+            ),
+        };
+        if self.not_checked > 0 {
+            let segments = counted(self.not_checked, "segment");
+            text +=
+                &format!("{segments} of a newer version or with rejected permissions: skipped\n");
+        }
+        if self.failures > 0 {
+            let failures = count(self.failures);
+            let undone = if repaired {
+                "checked or repaired"
+            } else {
+                "checked"
+            };
+            text += &format!("{BAD}{failures} could not be {undone}{BAD:#}, see above\n");
+        }
+        if self.corrupt_segments > 0 && !repaired {
+            text += &format!("{DIM}--repair removes corrupt rows and keeps the others{DIM:#}\n");
+        }
+        text
+    }
+}
+
+/// The lines about a cache; none if it is intact.
+fn cache_lines(check: &CheckReport, repairs: Option<&RepairReport>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let error_line = |what: &str, error: &io::Error| {
+        format!("{BAD}{what}{BAD:#}: {}", plain(&error.to_string()))
+    };
+    lines.extend(
+        check
+            .error
+            .iter()
+            .map(|error| error_line("not checked", error)),
+    );
+    for segment in &check.segments {
+        lines.extend(segment_line(segment));
+        lines.extend(repair_of(segment, repairs).map(repair_line));
+    }
+    for name in &check.stale_files {
+        let removed = repairs.is_some_and(|repairs| repairs.stale_files.contains(name));
+        let removed = if removed { ", removed" } else { "" };
+        lines.push(format!(
+            "{}: a file of a crashed writer{removed}",
+            plain(name)
+        ));
+    }
+    let error = repairs.and_then(|repairs| repairs.error.as_ref());
+    lines.extend(error.map(|error| error_line("not all was repaired", error)));
+    lines
+}
+
+fn segment_line(segment: &SegmentCheck) -> Option<String> {
+    let name = plain(&segment.name);
+    let state = match &segment.state {
+        SegmentState::Intact { .. } => return None,
+        SegmentState::Corrupt {
+            rows,
+            corrupt,
+            first_error,
+            ..
+        } => format!(
+            "{BAD}{} of {} corrupt{BAD:#}, the first: {}",
+            count(*corrupt),
+            counted(*rows, "row"),
+            plain(&first_error.to_string())
+        ),
+        SegmentState::Unreadable(error) if segment.state.is_corrupt() => {
+            format!("{BAD}unreadable{BAD:#}: {}", plain(&error.to_string()))
+        }
+        SegmentState::Unreadable(error) => format!("not checked: {}", plain(&error.to_string())),
+    };
+    Some(format!("{name}: {state}"))
+}
+
+fn repair_of<'r>(
+    segment: &SegmentCheck,
+    repairs: Option<&'r RepairReport>,
+) -> Option<&'r io::Result<SegmentRepair>> {
+    // Both are sorted by name.
+    let repairs = &repairs?.segments;
+    let at = repairs.binary_search_by(|(name, _)| name.cmp(&segment.name));
+    Some(&repairs[at.ok()?].1)
+}
+
+fn repair_line(repair: &io::Result<SegmentRepair>) -> String {
+    let done = match repair {
+        Ok(SegmentRepair::Rewritten { to, kept, lost }) => format!(
+            "rewritten as {}: {} kept, {} lost",
+            plain(to),
+            counted(*kept, "row"),
+            count(*lost)
+        ),
+        Ok(SegmentRepair::Removed { lost: Some(lost) }) => {
+            format!("removed: {} lost", counted(*lost, "row"))
+        }
+        Ok(SegmentRepair::Removed { lost: None }) => {
+            "removed: the number of its rows is not known".to_owned()
+        }
+        Ok(SegmentRepair::Recent) => {
+            "skipped: it was written to less than a minute ago, and may be a copy under way"
+                .to_owned()
+        }
+        Ok(SegmentRepair::Superseded) => "another process replaced or removed it".to_owned(),
+        Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(&error.to_string())),
+    };
+    format!("  {done}")
+}
+
+fn cache_json(check: &CheckReport, repairs: Option<&RepairReport>) -> Value {
+    let segments: Vec<_> = check
+        .segments
+        .iter()
+        .map(|segment| segment_json(segment, repair_of(segment, repairs)))
+        .collect();
+    let failed = repairs.and_then(|repairs| repairs.error.as_ref());
+    json!({
+        "name": check.cache.name(),
+        "segments": segments,
+        "stale_files": check.stale_files,
+        "stale_files_removed": repairs.map(|repairs| &repairs.stale_files),
+        "error": check.error.as_ref().or(failed).map(ToString::to_string),
+    })
+}
+
+fn segment_json(segment: &SegmentCheck, repair: Option<&io::Result<SegmentRepair>>) -> Value {
+    let (state, rows, corrupt, error) = match &segment.state {
+        SegmentState::Intact { rows } => ("intact", Some(rows), Some(0), None),
+        SegmentState::Corrupt {
+            rows,
+            corrupt,
+            first_error,
+            ..
+        } => ("corrupt", Some(rows), Some(*corrupt), Some(first_error)),
+        SegmentState::Unreadable(error) if segment.state.is_corrupt() => {
+            ("unreadable", None, None, Some(error))
+        }
+        SegmentState::Unreadable(error) => ("not checked", None, None, Some(error)),
+    };
+    let (repair, replaced_by, lost) = match repair {
+        None => (None, None, None),
+        Some(Ok(SegmentRepair::Rewritten { to, lost, .. })) => {
+            (Some("rewritten".to_owned()), Some(to), Some(*lost))
+        }
+        Some(Ok(SegmentRepair::Removed { lost })) => (Some("removed".to_owned()), None, *lost),
+        Some(Ok(SegmentRepair::Recent)) => (Some("recent".to_owned()), None, None),
+        Some(Ok(SegmentRepair::Superseded)) => (Some("superseded".to_owned()), None, None),
+        Some(Err(error)) => (Some(format!("failed: {error}")), None, None),
+    };
+    json!({
+        "name": segment.name,
+        "bytes": segment.bytes,
+        "state": state,
+        "rows": rows,
+        "corrupt_rows": corrupt,
+        "error": error.map(ToString::to_string),
+        "repair": repair,
+        "replaced_by": replaced_by,
+        "lost_rows": lost,
+    })
+}
