@@ -1,5 +1,5 @@
-//! A file system whose calls go wrong when they are told to: they fail, do half of their work,
-//! panic, hang, or end the process. Each call is a named point.
+//! A file system whose calls go wrong on demand: they fail, do half of their work, panic, hang, or end
+//! the process.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -47,7 +47,7 @@ pub enum Call {
     Lock,
     /// A file is mapped.
     Map,
-    /// An empty directory is removed. A store never does: only what looks after caches from outside.
+    /// An empty directory is removed, which only administration does.
     RemoveDir,
 }
 
@@ -132,7 +132,7 @@ impl Faulty {
 /// Ends the process as the kernel does when memory is short: at once, and with nothing tidied up.
 pub fn kill_this_process() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
-    unreachable!("nobody survives that signal")
+    unreachable!("SIGKILL ends the process")
 }
 
 fn run<T>(

@@ -50,8 +50,8 @@ pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
         .collect()
 }
 
-/// Writes when told to, and not before.
-pub fn patient() -> Config {
+/// A configuration that writes only on `flush`.
+pub fn manual_flush() -> Config {
     Config {
         batch_delay: Duration::from_secs(3600),
         ..Config::default()

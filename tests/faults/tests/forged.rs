@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use torchcache_faults::fuzzed::{TARGETS, Target, bounded, store_costs};
 use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, key, keys, patient};
+use torchcache_faults::rows::{batch, key, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Fault, Store};
@@ -109,7 +109,7 @@ fn write_costs(stored: usize) -> usize {
     4 * stored + (8 << 20)
 }
 
-/// What is claimed of frames that hold little. Whoever reads a row has room for it, so that this one
+/// The length that frames claim which hold little. A caller allocates a row before it reads it, so this one
 /// is only opened and merged;
 const TOO_MUCH: usize = 1 << 31;
 
@@ -155,7 +155,7 @@ impl Bomb {
         let len = files.iter().map(|file| sim.bytes(file).len()).sum();
         report.caused(1);
         let open = || {
-            let store = Store::open_on(Arc::new(sim.clone()), DIR, patient());
+            let store = Store::open_on(Arc::new(sim.clone()), DIR, manual_flush());
             store.unwrap()
         };
         let store = bounded(store_costs(len), open);

@@ -39,7 +39,7 @@ std::thread_local! {
     static CHECKED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Time stands still in a model: nobody may wait for it.
+/// Time stands still in a model, so no thread may wait for it.
 fn opened(sim: &Sim, queue_bytes: u64) -> Store {
     let config = Config {
         batch_delay: Duration::ZERO,
@@ -89,7 +89,7 @@ fn a_row_that_was_put_is_never_absent() {
     });
 }
 
-/// Callers that wait for room get it, and nobody waits for ever.
+/// Callers that wait for room get it.
 #[test]
 fn a_full_queue_lets_every_caller_through() {
     check(|| {

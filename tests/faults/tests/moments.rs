@@ -11,7 +11,7 @@ use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::Counter;
-use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::{Fault, Store};
@@ -34,7 +34,7 @@ fn rows_cleared_while_they_are_written_do_not_come_back() {
             }
         };
         let fs = Arc::new(Faulty::new(Sim::new(), decide));
-        let opened = Store::open_on(fs, "/cache", patient()).expect("it opens");
+        let opened = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
         let store = store.get_or_init(|| opened);
         store.put(batch(0..5, LEN));
         store.flush().expect("nothing is lost that anybody wants");
@@ -53,7 +53,8 @@ fn rows_cleared_while_they_are_written_do_not_come_back() {
 fn cleared_rows_do_not_come_back_after_a_power_cut() {
     for seed in 0..50 {
         let (sim, mut rng) = (Sim::new(), Rng::with_seed(seed));
-        let open = || Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+        let open =
+            || Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
         let store = open();
         store.put(batch(0..5, LEN));
         store.flush().expect("it is written");
@@ -67,7 +68,7 @@ fn cleared_rows_do_not_come_back_after_a_power_cut() {
 #[test]
 fn a_merge_does_not_revive_segments_cleared_meanwhile() {
     let sim = Sim::new();
-    let other = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+    let other = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
     let renamed = Arc::new(Counter::default());
     let decide = {
         let renamed = renamed.clone();
@@ -80,7 +81,7 @@ fn a_merge_does_not_revive_segments_cleared_meanwhile() {
         }
     };
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", patient()).expect("it opens");
+    let store = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
     for n in 0..8 {
         store.put(batch(n..n + 1, LEN));
         store.flush().expect("it is written");
@@ -88,7 +89,7 @@ fn a_merge_does_not_revive_segments_cleared_meanwhile() {
     assert_eq!(renamed.get(), 9, "they were merged");
     store.refresh();
     assert!(fetch(&store, &keys(0..8)).iter().all(Option::is_none));
-    let anew = Store::open_on(Arc::new(sim), "/cache", patient()).expect("it opens");
+    let anew = Store::open_on(Arc::new(sim), "/cache", manual_flush()).expect("it opens");
     assert!(fetch(&anew, &keys(0..8)).iter().all(Option::is_none));
     assert_eq!(store.stats().faults.total(), 0);
 }
@@ -98,7 +99,7 @@ fn a_segment_that_turns_into_a_link_is_not_followed() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (dir, away) = (root.path().join("cache"), root.path().join("away"));
     for place in [&dir, &away] {
-        let store = Store::open(place, patient()).expect("it opens");
+        let store = Store::open(place, manual_flush()).expect("it opens");
         store.put(batch(0..5, LEN));
         store.flush().expect("it is written");
     }
@@ -120,7 +121,7 @@ fn a_segment_that_turns_into_a_link_is_not_followed() {
         }
     };
     let fs = Arc::new(Faulty::new(Os, decide));
-    let store = Store::open_on(fs, &dir, patient()).expect("it opens");
+    let store = Store::open_on(fs, &dir, manual_flush()).expect("it opens");
     assert!(opened.get() > 0, "it was opened");
     assert!(fetch(&store, &keys(0..5)).iter().all(Option::is_none));
     assert!(store.stats().faults.total() > 0);
@@ -129,7 +130,7 @@ fn a_segment_that_turns_into_a_link_is_not_followed() {
 #[test]
 fn a_segment_that_failed_to_open_is_opened_later() {
     let sim = Sim::new();
-    let first = Store::open_on(Arc::new(sim.clone()), "/cache", patient()).expect("it opens");
+    let first = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
     first.put(batch(0..3, LEN));
     first.flush().expect("it is written");
     drop(first);
@@ -154,7 +155,7 @@ fn a_segment_that_failed_to_open_is_opened_later() {
         }
     };
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", patient()).expect("it opens");
+    let store = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
     assert_eq!(store.stats().segments, 2);
     fails.store(true, Ordering::SeqCst);
     dir.remove(segment.file_name().expect("it has a name"))
@@ -171,7 +172,7 @@ fn a_segment_that_failed_to_open_is_opened_later() {
     assert_eq!(
         (failed.get(), store.stats().faults.total()),
         (4, 1),
-        "told of once"
+        "warned of once"
     );
     fails.store(false, Ordering::SeqCst);
     store.refresh();

@@ -31,8 +31,8 @@ pub(crate) fn batch(keys: &[Key], schema: &str, len: usize) -> RowBatch {
     RowBatch::new(keys.to_vec(), schema.as_bytes().into(), values, len).expect("the parts fit")
 }
 
-/// A configuration that writes only when told to.
-pub(crate) fn patient() -> Config {
+/// A configuration that writes only on `flush`.
+pub(crate) fn manual_flush() -> Config {
     Config {
         batch_delay: Duration::from_secs(3600),
         ..Config::default()

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{
-    OnWarning, batch, count_right, fetch, key, keys, patient, segments, temps, value,
+    OnWarning, batch, count_right, fetch, key, keys, manual_flush, segments, temps, value,
 };
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
 use torchcache_store::{Compression, Config, Fault, Store};
@@ -19,7 +19,7 @@ const LEN: usize = 24;
 
 /// A small segment of raw and compressed rows, as a path and its bytes.
 fn small_segment(dir: &Path) -> (PathBuf, Vec<u8>) {
-    let store = Store::open(dir, patient()).expect("it opens");
+    let store = Store::open(dir, manual_flush()).expect("it opens");
     store.put(batch(&keys(0..3), "raw", LEN));
     store.flush().expect("it is written");
     drop(store);
@@ -32,7 +32,7 @@ fn small_segment(dir: &Path) -> (PathBuf, Vec<u8>) {
 fn truncating_an_open_segment_costs_only_rows_after_the_cut() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (path, sound) = small_segment(dir.path());
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let found: Vec<_> = store.locate(&keys(0..3)).into_iter().flatten().collect();
     fs::write(&path, &sound[..16 + 32 + 32 + 5]).expect("it can be written");
     let mut rows = vec![vec![0; LEN]; 3];
@@ -73,7 +73,7 @@ fn foreign_and_future_files_are_left_alone() {
         fs::write(dir.path().join(name), bytes).expect("it can be written");
     }
     fs::create_dir(dir.path().join("folder.tcs")).expect("it can be made");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
     store.refresh();
     let faults = store.stats().faults;
@@ -107,7 +107,7 @@ fn a_record_under_the_wrong_key_does_not_pass() {
     let (first, second) = bytes[16..16 + 2 * (LEN + 8)].split_at_mut(LEN + 8);
     first.swap_with_slice(second);
     fs::write(&path, &bytes).expect("it can be written");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(fetch(&store, &key(0)), None);
     assert_eq!(fetch(&store, &key(1)), None);
     assert!(fetch(&store, &key(2)).is_some());
@@ -117,7 +117,7 @@ fn a_record_under_the_wrong_key_does_not_pass() {
 #[test]
 fn keys_that_share_eight_bytes_are_a_miss_for_each_other() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let one = key(1);
     let mut two = one;
     two[31] ^= 1;
@@ -131,7 +131,7 @@ fn keys_that_share_eight_bytes_are_a_miss_for_each_other() {
 fn a_vanished_segment_is_a_counted_miss() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (path, _) = small_segment(dir.path());
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     fs::remove_file(&path).expect("it can be removed");
     assert_eq!(count_right(&store, &keys(0..3), LEN), 0);
     assert_eq!(store.stats().faults.get(Fault::Vanished), 3);
@@ -149,10 +149,10 @@ fn opening_removes_only_stale_temporary_files() {
     };
     age(".tmp-0001-2-0003.tcs", 2);
     age(".tmp-0004-5-0006.tcs", 0);
-    age(".tmp-somebody-elses", 2);
-    // One that has a writer, who has not written for long: its lock tells.
+    age(".tmp-foreign", 2);
+    // One whose writer lives, but has not written for long: its lock shows that.
     let writer = SegmentWriter::create(dir.path()).expect("it can be made");
-    let known = ["0003.tcs", "0006.tcs", "elses"];
+    let known = ["0003.tcs", "0006.tcs", "foreign"];
     let is_new = |path: &PathBuf| {
         !known
             .iter()
@@ -162,10 +162,10 @@ fn opening_removes_only_stale_temporary_files() {
     let of_the_writer = of_the_writer.expect("it has a file");
     let name = of_the_writer.file_name().and_then(|name| name.to_str());
     age(name.expect("a name"), 2);
-    Store::open(dir.path(), patient()).expect("it opens");
+    Store::open(dir.path(), manual_flush()).expect("it opens");
     let mut left = [
         dir.path().join(".tmp-0004-5-0006.tcs"),
-        dir.path().join(".tmp-somebody-elses"),
+        dir.path().join(".tmp-foreign"),
         of_the_writer.clone(),
     ];
     left.sort();
@@ -184,7 +184,7 @@ fn a_mapped_file_that_changes_gives_right_rows_or_none() {
     });
     let config = Config {
         compression,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
     store.put(batch(&[key(0)], "zstd", LEN));
@@ -238,7 +238,7 @@ fn each_kind_of_fault_is_warned_of_once() {
         counted.fetch_add(1, Ordering::Relaxed);
     });
     tracing::subscriber::with_default(count, || {
-        let store = Store::open(dir.path(), patient()).unwrap();
+        let store = Store::open(dir.path(), manual_flush()).unwrap();
         store.refresh();
         let faults = store.stats().faults;
         assert_eq!(faults.get(Fault::Truncated), 2);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter, VERSION};
 use torchcache_store::{Key, Store};
 
-use crate::common::{fetch, key, patient, segments, value};
+use crate::common::{fetch, key, manual_flush, segments, value};
 
 struct Golden {
     key: Key,
@@ -175,7 +175,7 @@ fn a_store_reads_the_golden_files_whatever_their_names() {
     for (path, rows, _) in versions() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::copy(path, dir.path().join("from-a-colleague.tcs")).expect("it is copied");
-        let store = Store::open(dir.path(), patient()).expect("it opens");
+        let store = Store::open(dir.path(), manual_flush()).expect("it opens");
         for golden in rows {
             let found = store.locate(&[golden.key]).pop().flatten().expect("a hit");
             assert_eq!(found.schema(), golden.schema.as_bytes());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::{batch, count_right, key, keys, patient, segments};
+use crate::common::{batch, count_right, key, keys, manual_flush, segments};
 use torchcache_store::{Config, Store};
 
 /// Rows of this length make a segment each: it is above every target used here.
@@ -16,7 +16,7 @@ pub(crate) fn tight(max_bytes: u64) -> Config {
     Config {
         max_bytes,
         segment_bytes: 4096,
-        ..patient()
+        ..manual_flush()
     }
 }
 
@@ -89,7 +89,7 @@ fn the_limit_counts_what_earlier_runs_left() {
 #[test]
 fn reads_update_the_file_time_for_other_processes() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     put_each(&store, 0..1);
     drop(store);
     let path = segments(dir.path()).remove(0);
@@ -105,7 +105,7 @@ fn reads_update_the_file_time_for_other_processes() {
     let long_ago = SystemTime::now() - Duration::from_secs(7200);
     file.set_modified(long_ago).expect("the time can be set");
 
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(modified(), long_ago, "opening is not reading");
     assert_eq!(count_right(&store, &[key(0)], LEN), 1);
     let first = modified();
@@ -115,7 +115,7 @@ fn reads_update_the_file_time_for_other_processes() {
             .is_ok_and(|age| age < Duration::from_secs(60))
     );
     assert_eq!(count_right(&store, &[key(0)], LEN), 1);
-    assert_eq!(modified(), first, "told at most once a minute");
+    assert_eq!(modified(), first, "written at most once a minute");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 #[test]
 fn clearing_segments_during_a_merge_is_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let (merging, eight) = (AtomicBool::new(true), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -213,7 +213,7 @@ fn unreadable_segments_are_evicted_first_newer_ones_never() {
 #[test]
 fn a_trickle_of_rows_is_merged_into_few_files() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     for n in 0..200 {
         store.put(batch(&[key(n)], "a", 100));
         store.flush().expect("it is written");
@@ -225,14 +225,14 @@ fn a_trickle_of_rows_is_merged_into_few_files() {
     assert_eq!((stats.rows, stats.faults.total()), (200, 0));
     assert_eq!(count_right(&store, &keys(0..200), 100), 200);
     drop(store);
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..200), 100), 200);
 }
 
 #[test]
 fn merging_drops_a_corrupt_record_and_nothing_else() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     for n in 0..7 {
         store.put(batch(&keys(2 * n..2 * n + 2), "a", 100));
         store.flush().expect("it is written");
@@ -253,7 +253,7 @@ fn a_full_queue_makes_the_caller_wait_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let config = Config {
         queue_bytes: 64 << 10,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
     thread::scope(|scope| {
@@ -286,7 +286,7 @@ fn a_full_queue_makes_the_caller_wait_and_loses_nothing() {
 #[test]
 fn clear_drops_rows_on_disk_queued_and_being_written() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     fs::write(dir.path().join("manifest.json"), "{}").expect("it can be written");
     thread::scope(|scope| {
         // A thread that flushes keeps the writer in the middle of something.
@@ -319,7 +319,7 @@ fn threads_read_right_rows_while_segments_come_and_go() {
     let config = Config {
         max_bytes: 400_000,
         batch_delay: Duration::from_millis(1),
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
     let hits: Vec<usize> = thread::scope(|scope| {

@@ -3,14 +3,12 @@
 
 mod admin;
 mod common;
-mod cores;
-mod duplicates;
+mod copies;
+mod elements;
+mod eviction_never;
 mod faults;
 mod golden;
-mod keeping;
 mod limits;
-mod numbers;
-mod private_dir;
 mod processes;
 mod round_trip;
 mod scale;
@@ -21,3 +19,5 @@ mod shared_rows;
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
 mod syncs;
+mod temp_cache;
+mod threads;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use torchcache_store::fs::Os;
 use torchcache_store::{Config, Fault, Store, TempCache};
 
-use crate::common::{OnWarning, batch, count_right, keys, patient};
+use crate::common::{OnWarning, batch, count_right, keys, manual_flush};
 
 const ROLE: &str = "TORCHCACHE_STORE_TEST_ROLE";
 const DIR: &str = "TORCHCACHE_STORE_TEST_DIR";
@@ -75,7 +75,7 @@ fn child_process() {
             // Each row fills a segment, so that nothing is merged.
             let config = Config {
                 segment_bytes: 4096,
-                ..patient()
+                ..manual_flush()
             };
             let store = Store::open(dir, config).expect("it opens");
             for n in 0..100 {
@@ -91,7 +91,7 @@ fn child_process() {
         "panic in the log" => panic_in_the_log(dir),
         "live in a temporary directory" => {
             let temp = TEMP.get_or_init(|| TempCache::new_in(dir).expect("it is made"));
-            let open = || Store::open(temp.path().join("hash"), patient()).expect("it opens");
+            let open = || Store::open(temp.path().join("hash"), manual_flush()).expect("it opens");
             let store = STORE.get_or_init(open);
             store.put(batch(&keys(0..100), "a", LEN));
             say(&format!("PATH {}", temp.path().display()));
@@ -105,7 +105,7 @@ fn child_process() {
 
 fn panic_in_the_log(dir: &Path) {
     let dir = dir.join("cache");
-    let store = Store::open(&dir, patient()).expect("it opens");
+    let store = Store::open(&dir, manual_flush()).expect("it opens");
     std::fs::remove_dir_all(&dir).expect("it can be removed");
     std::fs::write(&dir, "in the way").expect("it can be written");
     let log = OnWarning(|| panic!("the log panics"));
@@ -153,7 +153,10 @@ fn a_temp_cache_is_removed_at_exit_or_by_the_next_process() {
     assert!(Path::new(&path).is_dir(), "its owner lives");
     child.kill().expect("it runs");
     child.wait().expect("it ends");
-    assert!(Path::new(&path).is_dir(), "nobody cleaned up");
+    assert!(
+        Path::new(&path).is_dir(),
+        "a killed process removes nothing"
+    );
     drop(TempCache::new_in(parent.path()).expect("it is made"));
     assert!(!Path::new(&path).exists());
 }
@@ -162,7 +165,7 @@ fn a_temp_cache_is_removed_at_exit_or_by_the_next_process() {
 fn a_miss_finds_rows_that_another_process_wrote() {
     let dir = tempfile::tempdir().unwrap();
     // Two stores on a file system are as foreign to each other as two processes.
-    let open = || Store::open_on(Arc::new(Os), dir.path(), patient()).unwrap();
+    let open = || Store::open_on(Arc::new(Os), dir.path(), manual_flush()).unwrap();
     let (store, other) = (open(), open());
     store.put(batch(&keys(0..100), "a", LEN));
     assert_eq!(count_right(&store, &keys(100..200), LEN), 0);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{batch, count_right, fetch, fetch_all, key, keys, patient, segments, value};
+use crate::common::{
+    batch, count_right, fetch, fetch_all, key, keys, manual_flush, segments, value,
+};
 use torchcache_store::{Compression, Config, RowBatch, Store, StoreError};
 
 fn configs() -> Vec<Config> {
@@ -16,19 +18,19 @@ fn configs() -> Vec<Config> {
         threads: 0,
     });
     vec![
-        patient(),
+        manual_flush(),
         Config {
             compression: zstd,
-            ..patient()
+            ..manual_flush()
         },
         Config {
             compression: all_cores,
             mmap: true,
-            ..patient()
+            ..manual_flush()
         },
         Config {
             mmap: true,
-            ..patient()
+            ..manual_flush()
         },
     ]
 }
@@ -73,7 +75,7 @@ fn rows_come_back_queued_written_and_reopened() {
 #[test]
 fn rows_are_read_under_any_configuration() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     for (n, config) in configs().into_iter().enumerate() {
         store.reconfigure(config);
         let n = n as u64;
@@ -97,7 +99,7 @@ fn rows_are_read_under_any_configuration() {
 #[test]
 fn schemas_and_lengths_are_kept_apart_in_one_segment() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let kinds = [("f32", 16), ("f16", 16), ("f32", 0), ("", 7), ("f32", 16)];
     for (n, (schema, len)) in kinds.iter().enumerate() {
         store.put(batch(&[key(n as u64)], schema, *len));
@@ -123,7 +125,7 @@ fn schemas_and_lengths_are_kept_apart_in_one_segment() {
 #[test]
 fn the_first_value_of_a_key_wins() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let put = |values: &[u8]| {
         let keys = vec![key(1); values.len()];
         store.put(RowBatch::new(keys, b"u8"[..].into(), values.to_vec(), 1).expect("it fits"));
@@ -145,7 +147,7 @@ fn the_first_value_of_a_key_wins() {
 #[test]
 fn empty_batches_and_empty_calls_work() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     store.put(batch(&[], "f32", 16));
     store.flush().expect("nothing to write");
     assert!(store.locate(&[]).is_empty());
@@ -176,7 +178,7 @@ fn an_unusable_directory_is_an_error_that_names_it() {
     let file = dir.path().join("file");
     std::fs::write(&file, "not a directory").expect("it can be written");
     for path in [file.clone(), file.join("below")] {
-        let error = Store::open(&path, patient()).expect_err("misuse");
+        let error = Store::open(&path, manual_flush()).expect_err("misuse");
         assert!(matches!(&error, StoreError::Directory { path: named, .. } if *named == path));
         assert!(error.to_string().contains("file"), "{error}");
     }
@@ -186,12 +188,12 @@ fn an_unusable_directory_is_an_error_that_names_it() {
 fn one_process_has_one_store_for_a_directory() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let missing = dir.path().join("a/b");
-    let one = Store::open(&missing, patient()).expect("parents are made");
+    let one = Store::open(&missing, manual_flush()).expect("parents are made");
     let two = Store::open(
         dir.path().join("a/../a/b/."),
         Config {
             mmap: true,
-            ..patient()
+            ..manual_flush()
         },
     );
     let two = two.expect("it opens");
@@ -240,7 +242,7 @@ fn more_segments_than_may_be_open_are_all_readable() {
     // Each batch fills a segment, so that nothing is merged.
     let config = Config {
         segment_bytes: 4096,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..300 {

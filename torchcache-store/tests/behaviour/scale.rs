@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use crate::common::{batch, key, keys, patient, segments};
+use crate::common::{batch, key, keys, manual_flush, segments};
 use torchcache_store::{Config, RowBatch, Store};
 
 #[test]
 fn a_row_costs_at_most_64_bytes_on_disk_beyond_its_value() {
     for len in [0, 4, 512, 3072] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(dir.path(), patient()).expect("it opens");
+        let store = Store::open(dir.path(), manual_flush()).expect("it opens");
         let rows = 1000;
         store.put(batch(&keys(0..rows), "kind=f32 shape=[768]", len));
         store.flush().expect("it is written");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{count_right, key, keys, patient, value};
+use crate::common::{count_right, key, keys, manual_flush, value};
 use torchcache_store::{Compression, Config, Fault, Key, RowBatch, RowValues, Store};
 
 const LEN: usize = 300;
@@ -55,7 +55,7 @@ fn opened(config: Config) -> (tempfile::TempDir, Store, Arc<AtomicUsize>) {
 
 #[test]
 fn shared_values_are_dropped_once_they_are_written() {
-    let (_dir, store, let_go) = opened(patient());
+    let (_dir, store, let_go) = opened(manual_flush());
     let rows = keys(0..50);
     assert!(store.put(pinned(&store, &rows, &let_go)).is_empty());
     let pending = store.stats().pending_bytes;
@@ -73,7 +73,7 @@ fn shared_values_are_dropped_once_they_are_written() {
 
 #[test]
 fn values_that_are_not_queued_are_dropped_at_once() {
-    let (_dir, store, let_go) = opened(patient());
+    let (_dir, store, let_go) = opened(manual_flush());
     store.put(pinned(&store, &keys(0..20), &let_go));
     assert_eq!(store.put(pinned(&store, &keys(5..15), &let_go)).len(), 10);
     assert_eq!(let_go.load(Ordering::SeqCst), 1, "queued already");
@@ -82,7 +82,7 @@ fn values_that_are_not_queued_are_dropped_at_once() {
     assert_eq!(let_go.load(Ordering::SeqCst), 3, "on disk already");
     store.reconfigure(Config {
         max_bytes: 0,
-        ..patient()
+        ..manual_flush()
     });
     assert!(store.put(pinned(&store, &keys(30..40), &let_go)).is_empty());
     assert_eq!(let_go.load(Ordering::SeqCst), 4, "refused");
@@ -90,7 +90,7 @@ fn values_that_are_not_queued_are_dropped_at_once() {
 
 #[test]
 fn clear_drops_queued_values_without_a_lock() {
-    let (_dir, store, let_go) = opened(patient());
+    let (_dir, store, let_go) = opened(manual_flush());
     store.put(pinned(&store, &keys(0..20), &let_go));
     store.put(pinned(&store, &keys(20..40), &let_go));
     store.clear();
@@ -100,7 +100,7 @@ fn clear_drops_queued_values_without_a_lock() {
 
 #[test]
 fn values_that_cannot_be_written_are_dropped() {
-    let (dir, store, let_go) = opened(patient());
+    let (dir, store, let_go) = opened(manual_flush());
     store.put(pinned(&store, &keys(0..20), &let_go));
     // Where the directory was, there is a file now.
     std::fs::remove_dir_all(dir.path()).expect("it is removed");
@@ -129,7 +129,7 @@ fn queued_rows_may_hold_the_last_handle_of_their_store() {
     store.put(pinned(&store, &keys(0..20), &let_go));
     drop(store);
     wait_until(|| let_go.load(Ordering::SeqCst) == 1);
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..20), LEN), 20);
     assert_eq!(let_go.load(Ordering::SeqCst), 1);
     assert!(!JOINED_ITSELF.load(Ordering::SeqCst));
@@ -170,7 +170,7 @@ fn callers_do_not_wait_for_the_writer() {
     for compression in [None, compression] {
         let (_dir, store, let_go) = opened(Config {
             compression,
-            ..patient()
+            ..manual_flush()
         });
         store.put(pinned(&store, &keys(0..5), &let_go));
         store.flush().expect("it is written");
@@ -213,7 +213,7 @@ impl Drop for Short {
 
 #[test]
 fn values_of_a_wrong_length_are_a_fault_and_stop_nobody() {
-    let (_dir, store, _) = opened(patient());
+    let (_dir, store, _) = opened(manual_flush());
     let schema = || Arc::from(b"u8[300]".as_slice());
     let short = RowBatch::shared(keys(0..5), schema(), Arc::new(Short), LEN);
     store.put(short.expect("it cannot be known yet"));

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use torchcache_store::{Fault, FlushError, Store};
 
-use crate::common::{batch, count_right, keys, patient, segments};
+use crate::common::{batch, count_right, keys, manual_flush, segments};
 
 const LEN: usize = 100;
 
@@ -32,7 +32,7 @@ fn flush_fails_when_a_file_or_its_name_cannot_be_synced() {
         let done = std::thread::spawn(move || {
             let dir = tempfile::tempdir().expect("a temporary directory");
             filter(call, SeccompAction::Errno(libc::EIO as u32));
-            let store = Store::open(dir.path(), patient()).expect("it opens");
+            let store = Store::open(dir.path(), manual_flush()).expect("it opens");
             store.put(batch(&keys(0..10), "a", LEN));
             let flushed = store.flush();
             assert!(
@@ -58,7 +58,7 @@ fn child() {
         Ok("fdatasync") => filter(libc::SYS_fdatasync, SeccompAction::KillProcess),
         _ => {}
     }
-    let store = Store::open(dir, patient()).expect("it opens");
+    let store = Store::open(dir, manual_flush()).expect("it opens");
     fs::write(dir.join("opened"), "").expect("it can be written");
     store.put(batch(&keys(0..10), "a", LEN));
     store.flush().expect("it is written");
@@ -99,7 +99,7 @@ fn a_file_is_synced_before_its_name_is() {
     assert!(!dir.path().join("flushed").exists());
     assert!(!ends_at("nothing", dir.path()));
     assert!(dir.path().join("flushed").exists());
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..10), LEN), 10);
 }
 

@@ -7,11 +7,11 @@ use super::derived;
 use super::reference::{seal, seal_records};
 use super::segment::examine;
 
-/// A number of the file: the right one, one beside it, or any.
+/// A number of the file: the right one, a near one, or any.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Told {
     Right,
-    Beside(i8),
+    Near(i8),
     Any(u64),
 }
 
@@ -19,7 +19,7 @@ impl Told {
     fn number(self, right: usize) -> u64 {
         match self {
             Told::Right => right as u64,
-            Told::Beside(step) => (right as u64).wrapping_add_signed(step.into()),
+            Told::Near(step) => (right as u64).wrapping_add_signed(step.into()),
             Told::Any(number) => number,
         }
     }

@@ -9,18 +9,19 @@ use torchcache_store::manifest::{FILE, Manifest, Part, difference};
 use super::bounded;
 use crate::sim::Sim;
 
-/// What reading may cost for each byte of the file, and beside that.
+/// The memory that reading may take: for each byte of the file, and once.
 const EACH: usize = 8;
 const ITSELF: usize = 4 << 10;
 
-/// What is said of a difference is no longer: three names for each of four categories, of 120
-/// characters each, every one of them escaped.
+/// The longest text of a difference: three names for each of four categories, of 120 characters each,
+/// all escaped.
 const LONGEST: usize = 16 << 10;
 
 /// Reads any bytes as two manifests, and compares them.
 ///
 /// # Panics
-/// If what is read is not what is written, or what is said of it is not so, not short or not plain.
+/// If what is read is not what was written, or the text of the difference is wrong, long, or has control
+/// characters.
 pub fn run(bytes: &[u8]) {
     let mut files = bytes.splitn(2, |byte| *byte == 0);
     let [first, second] = [(); 2].map(|()| read(files.next().unwrap_or_default()));
@@ -49,10 +50,10 @@ fn read(bytes: &[u8]) -> Option<Manifest> {
             Some(manifest)
         }
         Err(error) => {
-            let told = error.to_string();
+            let text = error.to_string();
             assert!(
-                told.len() < 100 && !told.contains(char::is_control),
-                "{told:?}"
+                text.len() < 100 && !text.contains(char::is_control),
+                "{text:?}"
             );
             None
         }
@@ -70,27 +71,27 @@ fn sorted(parts: &[Part]) -> BTreeMap<(u8, &str), Vec<[u8; 32]>> {
 }
 
 fn compare(before: &[Part], after: &[Part]) {
-    let told = difference(before, after);
+    let text = difference(before, after);
     assert_eq!(
-        told,
+        text,
         difference(after, before),
         "either way the same things changed"
     );
     assert!(
-        told.len() < LONGEST && !told.contains(char::is_control),
-        "{told:?}"
+        text.len() < LONGEST && !text.contains(char::is_control),
+        "{text:?}"
     );
     let (before, after) = (sorted(before), sorted(after));
     let all: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
     let differs = |place: &(u8, &str)| before.get(place) != after.get(place);
     let changed: Vec<_> = all.into_iter().filter(differs).collect();
-    assert_eq!(changed.is_empty(), told.starts_with("nothing "), "{told}");
+    assert_eq!(changed.is_empty(), text.starts_with("nothing "), "{text}");
     for category in 0..4 {
         let count = changed.iter().filter(|place| place.0 == category).count();
         let more = format!(" and {} more changed", count.saturating_sub(1));
         assert!(
-            count <= 3 || told.contains(&more),
-            "{told}: {count} of {category}"
+            count <= 3 || text.contains(&more),
+            "{text}: {count} of {category}"
         );
     }
 }

@@ -1,8 +1,8 @@
 //! What fuzzers call: any bytes in, and a panic if something is not as promised. The fuzzers
 //! themselves are in `tests/fuzz/`; a test runs their seeds through the same functions.
 
+mod admin;
 mod footer;
-mod maintained;
 mod manifest;
 mod operations;
 pub mod reference;

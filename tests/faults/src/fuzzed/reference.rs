@@ -9,7 +9,7 @@ use twox_hash::XxHash3_64;
 pub const HEADER: usize = 16;
 /// The bytes behind the row table.
 pub const TRAILER: usize = 48;
-/// The bytes of a class beside its schema.
+/// The bytes of a row group without its schema.
 pub const CLASS_HEAD: usize = 8;
 /// The bytes of an entry of the row table.
 pub const ROW: usize = 40;

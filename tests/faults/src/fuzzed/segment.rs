@@ -10,10 +10,10 @@ use torchcache_store::schema::Schema;
 use torchcache_store::segment::{Footer, SegmentError, SegmentReader};
 use torchcache_store::{Fault, Key, Store};
 
+use super::admin::administrate;
 use super::bounded;
-use super::maintained::look_after;
 use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
-use crate::rows::{batch, key, patient};
+use crate::rows::{batch, key, manual_flush};
 use crate::sim::Sim;
 
 const DIR: &str = "/cache";
@@ -21,8 +21,8 @@ const DIR: &str = "/cache";
 /// So many segments of one size are merged.
 const COPIES: usize = 8;
 
-/// What opening a file may cost for each byte of it, and beside that: a group of eight bytes has a
-/// schema of its own in memory.
+/// The memory that opening a file may take: for each byte of it, since a row group of eight bytes has a
+/// schema of its own in memory, and once.
 const EACH: usize = 16;
 const ITSELF: usize = 4 << 10;
 
@@ -32,7 +32,7 @@ pub fn store_costs(bytes: usize) -> usize {
     EACH * bytes + (2 << 20)
 }
 
-/// Reads any bytes as a segment file, in every way there is, beside a simple reader.
+/// Reads any bytes as a segment file, in every way there is, and with the reference reader.
 ///
 /// # Panics
 /// If the two do not agree, or memory is taken for a mere claim.
@@ -91,10 +91,10 @@ pub(super) fn examine(file: &[u8]) {
         (Err(error), Err(fault)) => assert_eq!(error.fault(), *fault, "{error}"),
         (got, _) => panic!("{got:?}, expected {expected:?}"),
     }
-    let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient());
+    let open = || Store::open_on(Arc::new(sim.clone()), DIR, manual_flush());
     let store = bounded(store_costs(COPIES * file.len()), open);
     in_a_store(&store.expect("it opens whatever it holds"), &expected);
-    look_after(file, &expected);
+    administrate(file, &expected);
 }
 
 fn same_rows(segment: &SegmentReader, expected: &[Row<'_>]) {

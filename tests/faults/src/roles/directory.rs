@@ -8,7 +8,7 @@ use torchcache_store::{Fault, FlushError, Store, StoreError};
 
 use crate::process::say;
 use crate::report::Report;
-use crate::rows::{batch, patient};
+use crate::rows::{batch, manual_flush};
 
 const LEN: usize = 1500;
 
@@ -30,7 +30,7 @@ pub fn run(root: &Path, words: &[String]) {
         let permissions = fs::Permissions::from_mode(mode);
         fs::set_permissions(&dir, permissions).unwrap();
     };
-    let store = Store::open(&dir, patient()).unwrap();
+    let store = Store::open(&dir, manual_flush()).unwrap();
     store.put(batch(0..10, LEN));
     store.flush().unwrap();
     match words {
@@ -38,7 +38,7 @@ pub fn run(root: &Path, words: &[String]) {
             drop(store);
             mode(0o555);
             let before = content(&dir);
-            let store = Store::open(&dir, patient()).unwrap();
+            let store = Store::open(&dir, manual_flush()).unwrap();
             assert_eq!(store.stats().faults.get(Fault::Write), 1, "and no more");
             report.expect_all(&store, 0..10, LEN);
             store.put(batch(0..20, LEN));
@@ -51,13 +51,13 @@ pub fn run(root: &Path, words: &[String]) {
             let empty = root.join("empty");
             fs::create_dir(&empty).unwrap();
             fs::set_permissions(&empty, fs::Permissions::from_mode(0o555)).unwrap();
-            let refused = Store::open(&empty, patient()).expect_err("it can hold nothing");
+            let refused = Store::open(&empty, manual_flush()).expect_err("it can hold nothing");
             assert!(matches!(refused, StoreError::Directory { .. }), "{refused}");
         }
         [case] if case == "closed" => {
             drop(store);
             mode(0o000);
-            let refused = Store::open(&dir, patient()).expect_err("nobody may look into it");
+            let refused = Store::open(&dir, manual_flush()).unwrap_err();
             assert!(matches!(refused, StoreError::Directory { .. }), "{refused}");
             assert!(
                 refused.to_string().contains("Permission denied"),
@@ -78,7 +78,7 @@ pub fn run(root: &Path, words: &[String]) {
     }
     report.caused(1);
     mode(0o755);
-    let store = Store::open(&dir, patient()).unwrap();
+    let store = Store::open(&dir, manual_flush()).unwrap();
     report.expect_all(&store, 0..10, LEN);
     store.put(batch(0..20, LEN));
     let _ = store.flush();

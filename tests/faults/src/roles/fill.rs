@@ -6,7 +6,7 @@ use torchcache_store::{Config, Fault, FlushError, Store};
 
 use crate::process::say;
 use crate::report::Report;
-use crate::rows::{batch, patient};
+use crate::rows::{batch, manual_flush};
 
 const LEN: usize = 3000;
 
@@ -16,7 +16,7 @@ pub fn run(dir: &Path, _: &[String]) {
     let report = Report::new("no room");
     let config = Config {
         segment_bytes: 100_000,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir, config.clone()).unwrap();
     for n in 0..10 {

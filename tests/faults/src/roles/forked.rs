@@ -13,7 +13,7 @@ use torchcache_store::{Config, Store, TempCache};
 use super::shutdown::put_endless;
 use crate::faulty::kill_this_process;
 use crate::report::Report;
-use crate::rows::{batch, patient};
+use crate::rows::{batch, manual_flush};
 use crate::sys;
 
 /// So long that rows are read by several threads.
@@ -30,7 +30,7 @@ pub(super) fn goes_on(dir: &Path) {
     let report = Report::new("fork");
     let mut private = Some(TempCache::new_in(dir).unwrap());
     let open = |name: &str| {
-        let store = Store::open(dir.join(name), patient()).unwrap();
+        let store = Store::open(dir.join(name), manual_flush()).unwrap();
         store.put(batch(FLUSHED, LEN));
         store.flush().unwrap();
         // With threads that the child will not have.
@@ -43,7 +43,7 @@ pub(super) fn goes_on(dir: &Path) {
     busy.reconfigure(Config {
         batch_delay: Duration::ZERO,
         stall_timeout: Duration::from_millis(100),
-        ..patient()
+        ..manual_flush()
     });
     put_endless(&busy);
 
@@ -67,7 +67,7 @@ pub(super) fn goes_on(dir: &Path) {
     assert_eq!(status, Some((Some(0), None)));
     let private = private.unwrap();
     assert!(private.path().is_dir(), "the child removed it");
-    let store = Store::open(dir.join("other"), patient()).unwrap();
+    let store = Store::open(dir.join("other"), manual_flush()).unwrap();
     for rows in [FLUSHED, QUEUED] {
         report.expect_all(&store, rows, LEN);
     }

@@ -83,13 +83,13 @@ pub fn run(root: &Path, words: &[String]) {
                 let from = rng.u64(0..COMMON);
                 store.put(batch(from..from + rng.u64(1..20), LEN));
                 report.count_right(&store, from..from + 64, LEN);
-                // What is cleared too often, nobody has to evict.
+                // If it were cleared too often, nothing would be evicted.
                 let pause = if is_done("EVICTED") { 1 } else { 8 };
                 if part == "clear" && last_clear.elapsed() > CLEAR_EVERY * pause {
                     store.clear();
                     (last_clear, cleared) = (Instant::now(), cleared + 1);
                 }
-                // What is evicted all the time, nobody has to merge.
+                // If rows were evicted all the time, nothing would be merged.
                 if part == "evict" {
                     thread::sleep(Duration::from_millis(150));
                 }
@@ -101,7 +101,7 @@ pub fn run(root: &Path, words: &[String]) {
             _ => {
                 let from = rng.u64(0..COMMON);
                 seen.insert(from, report.count_right(&store, from..from + 64, LEN));
-                // What was there a while ago.
+                // Look again at rows that were there before.
                 let (&from, there) = seen.iter_mut().next().unwrap();
                 let before = *there;
                 *there = report.count_right(&store, from..from + 64, LEN);

@@ -13,7 +13,7 @@ use torchcache_store::{Config, RowBatch, RowValues, Store, TempCache};
 use super::forked;
 use crate::process::say;
 use crate::report::eventually;
-use crate::rows::{batch, key, patient};
+use crate::rows::{batch, key, manual_flush};
 
 /// The length of the rows.
 pub const LEN: usize = 2000;
@@ -47,7 +47,7 @@ pub fn run(dir: &Path, words: &[String]) {
         torchcache_store::flush_on_signals().unwrap();
     }
     let private = TempCache::new_in(dir).unwrap();
-    let store = STORE.get_or_init(|| Store::open(dir, patient()).unwrap());
+    let store = STORE.get_or_init(|| Store::open(dir, manual_flush()).unwrap());
     if end == "handle" {
         handle();
     }
@@ -86,26 +86,26 @@ pub fn run(dir: &Path, words: &[String]) {
             }
             // Time for a handler of the library's to end the process.
             thread::sleep(PAUSE);
-            assert_eq!(store.stats().pending_rows, ROWS, "nobody else handled it");
+            assert_eq!(store.stats().pending_rows, ROWS, "no other handler ran");
         }
         _ => thread::sleep(Duration::from_secs(60)),
     }
 }
 
-/// A store whose thread gets nothing done, as with a disk that does not answer. It is as good as in
-/// a static: nobody drops it.
+/// A store whose flusher makes no progress, as with a disk that does not answer. It is never dropped, as
+/// if it were in a static.
 fn hang(dir: &Path, stall_timeout: u64) {
     let config = Config {
         stall_timeout: Duration::from_secs(stall_timeout),
         batch_delay: Duration::ZERO,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir, config).unwrap();
     put_endless(&store);
     std::mem::forget(store);
 }
 
-/// Puts a row that cannot be read, and waits until somebody tries to.
+/// Puts a row that cannot be read, and waits until the flusher tries to.
 pub(crate) fn put_endless(store: &Store) {
     struct Endless(Arc<AtomicBool>);
 
@@ -125,6 +125,6 @@ pub(crate) fn put_endless(store: &Store) {
     let is_asked = || asked.load(Ordering::SeqCst);
     assert!(
         eventually(ENDS_WITHIN, is_asked),
-        "nobody tries to write it"
+        "the flusher tries to write it"
     );
 }

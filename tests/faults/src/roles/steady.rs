@@ -11,7 +11,7 @@ use torchcache_store::{Config, Store};
 use crate::faulty::{Call, Fate, Faulty};
 use crate::process::say;
 use crate::report::Counter;
-use crate::rows::{batch, patient};
+use crate::rows::{batch, manual_flush};
 
 /// Rows of this length fill a segment each where the target is small.
 pub const LEN: usize = 5000;
@@ -41,11 +41,11 @@ impl Work {
             Work::Evict => Config {
                 segment_bytes: 4096,
                 max_bytes: LIMIT,
-                ..patient()
+                ..manual_flush()
             },
             _ => Config {
                 segment_bytes: 1 << 20,
-                ..patient()
+                ..manual_flush()
             },
         }
     }

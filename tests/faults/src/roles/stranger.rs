@@ -7,7 +7,7 @@ use torchcache_store::{Fault, Store, StoreError};
 
 use crate::process::say;
 use crate::report::Report;
-use crate::rows::{batch, patient};
+use crate::rows::{batch, manual_flush};
 
 /// The length of the rows.
 pub const LEN: usize = 64;
@@ -18,7 +18,7 @@ pub const PLANTED: Range<u64> = 0..10;
 /// Expects a directory to be refused, with this in the message.
 #[track_caller]
 pub fn refused(dir: &Path, why: &str) {
-    match Store::open(dir, patient()) {
+    match Store::open(dir, manual_flush()) {
         Err(error @ StoreError::Directory { .. }) if error.to_string().contains(why) => {}
         other => panic!("opening said {other:?}, not {why:?}"),
     }
@@ -26,7 +26,7 @@ pub fn refused(dir: &Path, why: &str) {
 
 /// Expects that a store reads nothing of what was planted, and works. Returns it.
 pub fn nothing_planted(report: &Report, dir: &Path) -> Store {
-    let store = Store::open(dir, patient()).unwrap();
+    let store = Store::open(dir, manual_flush()).unwrap();
     assert_eq!(report.count_right(&store, PLANTED, LEN), 0);
     store.put(batch(0..20, LEN));
     store.flush().unwrap();

@@ -1,4 +1,4 @@
-//! What is on the medium, and what is left of it when the power goes.
+//! The content of the medium, and what a power cut leaves of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ const PAGE: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Medium {
     pub(super) directories: HashMap<PathBuf, Names>,
-    /// Directories that were removed: nobody syncs the one above, so a power cut may bring them back.
+    /// Removed directories. The one above is not synced, so a power cut may bring them back.
     pub(super) removed: HashMap<PathBuf, Names>,
     pub(super) files: Vec<Content>,
     /// Counts power cuts: what was open before one is closed.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::Counter;
-use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::Store;
 use torchcache_store::admin::{Cache, Root};
@@ -28,7 +28,7 @@ pub(crate) fn root() -> Sim {
 
 /// A store on a cache of the root.
 pub(crate) fn store(fs: impl FileSystem + 'static, cache: &str) -> Store {
-    Store::open_on(Arc::new(fs), Path::new("/root").join(cache), patient()).expect("it opens")
+    Store::open_on(Arc::new(fs), Path::new("/root").join(cache), manual_flush()).expect("it opens")
 }
 
 /// Puts rows on disk, as one segment.

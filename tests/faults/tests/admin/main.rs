@@ -1,4 +1,4 @@
-//! Looking after caches from outside, while the worst happens at the worst moment.
+//! Administration while another process or a power cut interferes.
 
 mod common;
 mod moments;

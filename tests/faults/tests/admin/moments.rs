@@ -1,4 +1,4 @@
-//! Something happens at the very moment at which a cache is looked after from outside.
+//! Another process acts between two calls of administration.
 
 use std::ffi::OsStr;
 use std::path::Path;

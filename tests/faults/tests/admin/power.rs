@@ -1,5 +1,5 @@
-//! The power goes at any call of what looks after caches. Rows that nobody wanted gone are there
-//! afterwards, and those that somebody wanted gone do not come back once that was said to be done.
+//! The power is cut at each call of repair, clear and prune. Other rows are still there, and removed
+//! rows do not come back once the call has returned.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use crate::common::{HOUR, LEN, age, dir, only, opened, put, root, segments, stor
 const SEEDS: u64 = 12;
 
 /// Does something on copies of a medium, and cuts the power at every one of its calls, and after the
-/// last. `check` gets what is left, and whether it was done by then.
+/// last. `check` gets the medium, and whether it was done by then.
 fn at_every_call(medium: &Sim, deed: impl Fn(Faulty) -> bool, check: impl Fn(&Sim, bool)) {
     for seed in 0..SEEDS {
         for at in 1.. {
@@ -28,7 +28,7 @@ fn at_every_call(medium: &Sim, deed: impl Fn(Faulty) -> bool, check: impl Fn(&Si
             let calls = Arc::new(Counter::default());
             let cut = {
                 let (sim, rng) = (sim.clone(), rng.clone());
-                move || sim.cut_power(&mut rng.lock().expect("nobody panicked"))
+                move || sim.cut_power(&mut rng.lock().unwrap())
             };
             let decide = {
                 let (calls, cut) = (calls.clone(), cut.clone());

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fastrand::Rng;
 use proptest::prelude::*;
 use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::{Config, Store};
 
 const LEN: usize = 9000;
@@ -35,7 +35,7 @@ fn single(max_bytes: u64) -> Config {
     Config {
         segment_bytes: 4096,
         max_bytes,
-        ..patient()
+        ..manual_flush()
     }
 }
 
@@ -113,11 +113,11 @@ fn a_hundred_thousand_files_are_listed() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     for n in 0..FILES {
-        // Empty segments, what others are about to write, and what is nobody's here.
+        // Empty segments, temporary files of other writers, and foreign files.
         let name = match n % 10 {
             0 => format!("{n:016x}-0-0.tcs"),
             1 => format!(".tmp-{n:016x}-0-0.tcs"),
-            _ => format!("somebody's {n}"),
+            _ => format!("foreign {n}"),
         };
         let made = fs::File::create(dir.join(name));
         // However long the others take to be made.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use torchcache_faults::fuzzed::reference::{self, HEADER};
 use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, fetch, keys, patient};
+use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Config, Fault, Key, Store};
 
@@ -121,7 +121,10 @@ fn path() -> PathBuf {
 }
 
 fn opened(sim: &Sim, mmap: bool) -> Store {
-    let config = Config { mmap, ..patient() };
+    let config = Config {
+        mmap,
+        ..manual_flush()
+    };
     let store = Store::open_on(Arc::new(sim.clone()), DIR, config);
     store.unwrap()
 }
@@ -287,7 +290,7 @@ fn swapped(report: &Report, while_open: bool) {
     let store = store.unwrap_or_else(|| opened(&sim, false));
     for first in [0, 100] {
         let there = report.count_right(&store, first..first + ROWS, LEN);
-        // A segment says itself what it holds.
+        // The rows of a segment do not depend on its name.
         assert!(while_open || there == ROWS, "{there} rows are there");
     }
     let noticed = store.stats().faults.total() > 0;
@@ -303,7 +306,7 @@ fn another_s(report: &Report) {
     report.expect_all(&store, 0..ROWS, LEN);
     report.expect_all(&store, 100..103, LEN);
     let foreign = store.locate(&keys(7..8));
-    assert!(foreign[0].is_none(), "a row that nobody stored");
+    assert!(foreign[0].is_none(), "a row that was not stored");
     assert!(
         store.stats().faults.total() == 0,
         "a sound segment is no fault"

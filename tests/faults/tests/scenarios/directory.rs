@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use torchcache_faults::process::unprivileged;
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::directory::content;
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::{Config, Fault, FlushError, Store};
 
 use crate::child;
@@ -67,7 +67,10 @@ fn move_away(dir: &Path) -> PathBuf {
 fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("cache");
-    let config = Config { mmap, ..patient() };
+    let config = Config {
+        mmap,
+        ..manual_flush()
+    };
     let store = Store::open(&dir, config).unwrap();
     for first in [0, 10] {
         store.put(batch(first..first + 10, LEN));
@@ -109,6 +112,6 @@ fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
     store.flush().unwrap();
     report.expect_all(&store, 1000..1010, LEN);
     drop(store);
-    let store = Store::open(&dir, patient()).unwrap();
+    let store = Store::open(&dir, manual_flush()).unwrap();
     report.expect_all(&store, 1000..1010, LEN);
 }

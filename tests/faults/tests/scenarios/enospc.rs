@@ -9,7 +9,7 @@ use fastrand::Rng;
 use proptest::prelude::*;
 use torchcache_faults::process::Running;
 use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Fault, Store};
 
@@ -34,7 +34,7 @@ fn what_fits_on_a_full_disk_stays() {
 fn in_memory(report: &Report, capacity: u64, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let (sim, dir) = (Sim::new(), Path::new("/cache"));
-    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = Store::open_on(Arc::new(sim.clone()), dir, manual_flush());
     let store = store.unwrap();
     sim.set_capacity(Some(capacity));
     let mut flushed = Vec::new();
@@ -54,7 +54,7 @@ fn in_memory(report: &Report, capacity: u64, seed: u64) {
     }
     drop(store);
     // It can be opened and read while the disk is full.
-    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = Store::open_on(Arc::new(sim.clone()), dir, manual_flush());
     let store = store.unwrap();
     for rows in flushed {
         report.expect_all(&store, rows, LEN);

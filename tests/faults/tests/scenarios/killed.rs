@@ -14,7 +14,7 @@ use torchcache_faults::faulty::{Call, Fate};
 use torchcache_faults::process::{Running, number};
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::steady::{LEN, LIMIT, Point, Work};
-use torchcache_faults::rows::patient;
+use torchcache_faults::rows::manual_flush;
 use torchcache_store::Store;
 
 use crate::child;
@@ -79,7 +79,7 @@ fn flushed_rows_survive_a_kill() {
     report.finish();
 }
 
-/// A directory, and what it holds by now.
+/// A directory and its rows so far.
 struct Place {
     root: tempfile::TempDir,
     /// Rows up to this were begun.
@@ -137,7 +137,7 @@ fn killed(report: &Report, place: &mut Place, kill: &Kill) {
     if let Some(flushed) = last("FLUSHED") {
         place.flushed.push(first..flushed);
     }
-    let store = Store::open(dir, patient()).unwrap();
+    let store = Store::open(dir, manual_flush()).unwrap();
     if kill.work == Work::Evict {
         newest_are_kept(report, &store, place);
     } else {

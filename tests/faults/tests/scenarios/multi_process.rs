@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use torchcache_faults::process::{Running, number};
 use torchcache_faults::report::{Report, duration};
 use torchcache_faults::roles::neighbour::{CACHE, DEEDS, LEN};
-use torchcache_faults::rows::patient;
+use torchcache_faults::rows::manual_flush;
 use torchcache_store::Store;
 
 use crate::child;
@@ -44,7 +44,7 @@ fn processes_never_see_a_wrong_row() {
 fn processes_that_take_nothing_away_lose_nothing() {
     let report = Report::new("six processes that write, merge and read");
     let (root, ends) = together(&report, &KEEPERS, &DEEDS[3..]);
-    let store = Store::open(root.path().join(CACHE), patient()).unwrap();
+    let store = Store::open(root.path().join(CACHE), manual_flush()).unwrap();
     for end in ends {
         let [evicted, cleared, gone, merged] = end.deeds;
         assert_eq!((evicted, cleared, gone), (0, 0, 0), "nothing is taken away");

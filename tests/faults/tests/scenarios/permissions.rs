@@ -48,7 +48,7 @@ fn another_owner(report: &Report) {
     unprivileged(child("stranger", root.path(), &[]), root.path()).succeeds(report);
 }
 
-/// A user that nobody is.
+/// A user that does not exist.
 const STRANGER: u32 = 61_234;
 
 /// Writes a sound segment of some rows with values that are not theirs.
@@ -159,7 +159,7 @@ fn open_to_everybody(report: &Report) {
     // It is opened while a store has it.
     let store = nothing_planted(report, &dir);
     set_mode(&dir, 0o777);
-    // Rows that the store does not have: what it has, it would not look for.
+    // Rows that the store does not have: it would not look for others.
     plant(&dir, "planted.tcs", 100..110);
     report.caused(2);
     store.refresh();

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 use torchcache_faults::faulty::{Fate, Faulty};
 use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Compression, Config, Store};
 
@@ -55,7 +55,7 @@ fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
             level: 1,
             threads: 1,
         }),
-        ..patient()
+        ..manual_flush()
     };
     let (mut put, mut flushed) = (0, 0);
     let opened = Store::open_on(Arc::new(Faulty::new(sim.clone(), decide)), dir, config);
@@ -78,7 +78,7 @@ fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
     }
     report.caused(1);
 
-    let store = Store::open_on(Arc::new(sim.clone()), dir, patient());
+    let store = Store::open_on(Arc::new(sim.clone()), dir, manual_flush());
     let store = store.unwrap();
     report.expect_all(&store, 0..flushed, LEN);
     report.count_right(&store, flushed..put, LEN);

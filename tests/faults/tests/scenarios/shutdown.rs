@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use torchcache_faults::process::Running;
 use torchcache_faults::report::{Report, cases, eventually};
 use torchcache_faults::roles::shutdown::{ENDS_WITHIN, LEN, PAUSE, ROWS};
-use torchcache_faults::rows::patient;
+use torchcache_faults::rows::manual_flush;
 use torchcache_store::{Store, TempCache};
 
 use crate::child;
@@ -63,7 +63,7 @@ const WAIT: End = End {
 /// As the first process of a container.
 const FIRST: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--fork"];
 
-/// Whoever starts a process may have told it to ignore a signal.
+/// A process may be started with a signal ignored.
 const NOHUP: &[&str] = &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
 /// What threads held that a copy of a process does not have looks leaked to a sanitizer.
@@ -135,7 +135,7 @@ const ENDS: &[End] = &[
         how: How::Signal(Signal::TERM),
         ..WAIT
     },
-    // A disk that does not answer is waited for, unless somebody asks twice.
+    // A disk that does not answer is waited for until a second signal.
     End {
         name: "disk-hangs",
         signals: &[Signal::TERM, Signal::TERM],
@@ -205,7 +205,7 @@ fn ends(report: &Report, end: &End) {
     assert!(end.how.is(status), "it ended with {status}");
     report.caused(1);
     removes_private_dirs(root.path());
-    let store = Store::open(root.path(), patient()).unwrap();
+    let store = Store::open(root.path(), manual_flush()).unwrap();
     if end.keeps {
         report.expect_all(&store, 0..ROWS, LEN);
     } else {

@@ -1,9 +1,9 @@
-//! Segments of every version that there ever was, and of one that is yet to come.
+//! Segments of every version so far, and of a newer one.
 
 use std::fs;
 
 use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::segment::VERSION;
 use torchcache_store::{Config, Fault, Store};
 
@@ -31,7 +31,7 @@ fn version(report: &Report, bytes: &[u8]) {
     let root = tempfile::tempdir().unwrap();
     let written = fs::write(root.path().join("0.tcs"), bytes);
     written.unwrap();
-    let store = Store::open(root.path(), patient()).unwrap();
+    let store = Store::open(root.path(), manual_flush()).unwrap();
     report.caused(1);
     let rows = store.stats().rows;
     let known = |store: &Store| {
@@ -64,7 +64,7 @@ fn newer(report: &Report) {
     fs::write(&path, &bytes).unwrap();
     let tight = Config {
         max_bytes: 20_000,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(root.path(), tight).unwrap();
     report.caused(1);

@@ -1,4 +1,4 @@
-//! The thread that writes panics at any call, or the disk does not answer it. Whoever calls gets on.
+//! The flusher panics at any call, or the disk does not answer it. Callers go on.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::{Counter, Report, eventually};
-use torchcache_faults::rows::{batch, keys, patient};
+use torchcache_faults::rows::{batch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Config, Fault, FlushError, Store};
 
@@ -71,7 +71,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
     };
     let sim = Sim::new();
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", patient()).unwrap();
+    let store = Store::open_on(fs, "/cache", manual_flush()).unwrap();
     let mut flushed = Vec::new();
     // Enough for a merge.
     for n in 0..10 {
@@ -96,7 +96,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
     store.flush().unwrap();
     report.expect_all(&store, 0..20, LEN);
     drop(store);
-    let store = Store::open_on(Arc::new(sim), "/cache", patient());
+    let store = Store::open_on(Arc::new(sim), "/cache", manual_flush());
     let store = store.unwrap();
     report.expect_all(&store, 0..20, LEN);
     report.caused(caused.get());
@@ -125,13 +125,13 @@ impl Gate {
 /// What a busy machine may add.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Long enough for a wait of it to be told from what a busy machine adds to a call.
+/// Long enough to distinguish a wait from the delays of a busy machine.
 const LONG: Duration = Duration::from_secs(1);
 
 /// What a call takes at most that knows of the others' waiting. It does nothing but look at memory.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
-/// For what waits as long as this says, and no longer: where nothing is to be told apart.
+/// For waits whose length does not matter.
 const SHORT: Duration = Duration::from_millis(200);
 
 fn hangs_at(report: &Report, call: Call) {
@@ -153,7 +153,7 @@ fn hangs_at(report: &Report, call: Call) {
         queue_bytes: 40_000,
         stall_timeout,
         batch_delay: Duration::ZERO,
-        ..patient()
+        ..manual_flush()
     };
     let sim = Sim::new();
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
@@ -205,7 +205,7 @@ fn hangs_at(report: &Report, call: Call) {
 
     store.reconfigure(timeout(GRACE));
     gate.set(false);
-    // The rows that were given up are told of; the queued ones are written.
+    // The dropped rows are reported, and the queued ones are written.
     let flushed = store.flush();
     assert!(
         matches!(flushed, Err(FlushError::Lost { .. })),
@@ -226,7 +226,7 @@ fn hangs_at(report: &Report, call: Call) {
     assert!(took < SHORT + GRACE, "the end took {took:?}");
     gate.set(false);
     let written = eventually(GRACE, || {
-        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/cache"), patient());
+        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/cache"), manual_flush());
         store.is_ok_and(|store| report.count_right(&store, 1000..1008, LEN) == 8)
     });
     assert!(written, "the thread did not go on");
@@ -239,7 +239,7 @@ fn does_not_ask(store: &Store, asked: &Counter) {
     let (took, asked) = (begin.elapsed(), asked.get() - before);
     assert!(
         found.iter().all(Option::is_none),
-        "rows that nobody put were found: {found:?}"
+        "rows that were not put were found: {found:?}"
     );
     assert!(
         took < AT_ONCE && asked == 0,

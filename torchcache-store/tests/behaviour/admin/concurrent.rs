@@ -1,6 +1,5 @@
-//! Everything at once: stores that put, merge, evict and clear, and what looks after their directory
-//! from outside. No row is wrong, none that was flushed and not taken away is missing, and nothing
-//! that vanishes is an error.
+//! Administration while stores put, merge, evict and clear: no row is wrong, no flushed row is missing
+//! unless it was removed, and a segment that vanishes is no error.
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -30,8 +29,8 @@ fn strange(dir: &Path, max_bytes: u64) -> Store {
     Store::open_on(fs, dir, config).expect("it opens")
 }
 
-/// Looks at everything, in turns, until it is told to stop. Returns how often.
-fn look_after(root: &Path, stop: &AtomicBool) -> u64 {
+/// Runs every administration function in turns until `stop`. Returns how often.
+fn administrate(root: &Path, stop: &AtomicBool) -> u64 {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) || rounds == 0 {
         for cache in caches(root) {
@@ -81,7 +80,7 @@ fn admin_loses_nothing_while_stores_write_and_merge() {
                 })
             })
             .collect();
-        let looking = scope.spawn(|| look_after(temp.path(), &stop));
+        let looking = scope.spawn(|| administrate(temp.path(), &stop));
         let reading = scope.spawn(|| {
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) || rounds == 0 {

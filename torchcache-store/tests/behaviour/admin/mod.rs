@@ -1,4 +1,4 @@
-//! Looking after caches from outside, beside the stores that use them.
+//! Administration of caches, also while stores use them.
 
 mod concurrent;
 mod prune;
@@ -15,7 +15,7 @@ use torchcache_store::manifest::Manifest;
 use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Key, Store};
 
-use crate::common::{batch, patient, value};
+use crate::common::{batch, manual_flush, value};
 
 /// The one cache of a directory.
 fn only(root: &Path) -> Cache {
@@ -63,7 +63,7 @@ fn manifest(dir: &Path, module: &str, hours: u64) {
 
 /// A store that holds these rows on disk.
 fn filled(dir: &Path, keys: &[Key]) -> Store {
-    let store = Store::open(dir, patient()).expect("it opens");
+    let store = Store::open(dir, manual_flush()).expect("it opens");
     store.put(batch(keys, "s", LEN));
     store.flush().expect("it is written");
     store

@@ -132,7 +132,7 @@ fn prune_leaves_foreign_files_alone() {
     }
     assert!(future.exists() && a.join("manifest.json").exists());
     assert!(b.join("notes.txt").exists() && b.join("manifest.json").exists());
-    // Clearing takes segments of every version, and leaves what is somebody else's.
+    // Clearing removes segments of every version, and leaves foreign files.
     let cleared: Vec<_> = caches(temp.path()).iter().map(clear).collect();
     let gone = |n: usize| {
         cleared[n]
@@ -156,7 +156,7 @@ fn a_store_goes_on_in_a_directory_that_was_pruned() {
     store.refresh();
     assert_eq!(count_right(&store, &keys(0..50), LEN), 0);
     store.put(batch(&keys(0..70), "s", LEN));
-    store.flush().expect("it makes the directory anew");
+    store.flush().expect("it creates the directory");
     assert_eq!(count_right(&store, &keys(0..70), LEN), 70);
     assert_eq!(segments(&dir).len(), 1);
 }

@@ -11,7 +11,7 @@ use torchcache_store::admin::{
 use torchcache_store::{Compression, Config, Fault, Store};
 
 use super::{LEN, filled, only, segment};
-use crate::common::{batch, count_right, keys, patient, segments, value};
+use crate::common::{batch, count_right, keys, manual_flush, segments, value};
 
 fn verified(dir: &Path) -> CheckReport {
     check(&[only(dir)], &()).remove(0)
@@ -35,7 +35,7 @@ fn check_finds_no_fault_in_sound_caches() {
             level: 1,
             threads: 1,
         }),
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir, config).expect("it opens");
     store.put(batch(&keys(0..200), "s", 3000).element_bytes(4));
@@ -110,7 +110,7 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
     // The bad ones are missing, and can be computed and kept again.
     store.put(batch(&[all[7], all[100]], "s", LEN));
     store.flush().expect("it is written");
-    let again = Store::open(dir.join("."), patient()).expect("it opens");
+    let again = Store::open(dir.join("."), manual_flush()).expect("it opens");
     assert_eq!(count_right(&again, &all, LEN), 300);
     assert_eq!(again.stats().faults.get(Fault::Corrupt), 0);
 }
@@ -132,7 +132,7 @@ fn repair_removes_unreadable_segments_but_not_foreign_ones() {
     let file = fs::OpenOptions::new().write(true).open(&future);
     let file = file.expect("it can be opened");
     file.write_all_at(&[9], 8).expect("it can be written");
-    // A stranger's, and broken as well: that is the stranger's matter.
+    // Writable by everybody and corrupt: not ours to repair.
     let open = segment(dir, &keys(50..60), 0);
     flip(&open, 0);
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).expect("it is ours");
@@ -204,10 +204,10 @@ fn repair_removes_only_stale_temporary_files() {
     super::set_read(&dead, 2);
     super::set_read(&locked, 2);
     let lock = fs::File::open(&locked).expect("it is there");
-    lock.try_lock().expect("nobody else has it");
+    lock.try_lock().expect("it is not locked");
     let report = verified(dir);
     assert_eq!(report.stale_files, [".tmp-1-dead.tcs"]);
-    assert!(report.is_intact(), "it is nobody's damage");
+    assert!(report.is_intact(), "a temporary file is no damage");
     assert_eq!(repair(&report).stale_files, [".tmp-1-dead.tcs"]);
     assert!(!dead.exists() && young.exists() && locked.exists());
 }
@@ -226,7 +226,7 @@ fn files_that_only_end_like_a_segment_stay() {
     let sound = fs::read(&segments(&dir)[0]).expect("it is there");
     let spoilt = [b"\xFF".repeat(8), sound[8..].to_vec()].concat();
     let mine = file("machine.tcs", b"a machine's description");
-    // Ours by what is in them, or by a name that nobody else gives.
+    // Ours by their content, or by a name that only torchcache gives.
     let name = "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs";
     let ours = || {
         [

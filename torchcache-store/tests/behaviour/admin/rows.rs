@@ -9,7 +9,7 @@ use torchcache_store::Key;
 use torchcache_store::admin::CacheRows;
 
 use super::{LEN, filled, only, segment};
-use crate::common::{batch, keys, patient, value};
+use crate::common::{batch, keys, manual_flush, value};
 
 /// Reads all rows of a group, each checked; and how many records were bad.
 fn read(rows: &CacheRows, group: usize) -> (HashMap<Key, usize>, u64) {
@@ -39,7 +39,7 @@ fn a_snapshot_has_each_row_once_in_several_passes() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     // Short rows, so that more of them are compared than fit one pass.
     let all = keys(0..130_000);
-    let store = torchcache_store::Store::open(temp.path(), patient()).expect("it opens");
+    let store = torchcache_store::Store::open(temp.path(), manual_flush()).expect("it opens");
     store.put(batch(&all, "s", 4));
     store.flush().expect("it is written");
     drop(store);

@@ -1,5 +1,5 @@
 //! One process as its file system sees it: from when it opens the directory until it closes it, its
-//! calls fail when they are told to, and all of them once the power is gone.
+//! calls fail on demand, and all of them after a power cut.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,7 +56,7 @@ impl Life {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
-    /// What it was told and has not come to yet.
+    /// The failure that has not happened yet.
     pub(super) fn left(&self) -> Option<Failure> {
         self.failure
             .lock()

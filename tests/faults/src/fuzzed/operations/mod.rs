@@ -12,7 +12,7 @@ use arbitrary::Arbitrary;
 use torchcache_store::{Compression, Config, Eviction};
 
 use super::derived;
-use crate::rows::patient;
+use crate::rows::manual_flush;
 use world::World;
 
 /// Does what the bytes say.
@@ -108,7 +108,7 @@ impl Settings {
             segment_bytes: 4096 << (self.target % 8),
             // Longer than any input takes: there is no disk to wait for.
             stall_timeout: Duration::from_secs(600),
-            ..patient()
+            ..manual_flush()
         }
     }
 }

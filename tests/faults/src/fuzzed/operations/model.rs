@@ -1,5 +1,5 @@
 //! What a store has to hold, by the numbers of rows: what each may be, which must be there for
-//! whoever opens the directory, and which after a power cut as well.
+//! a process that opens the directory, and which after a power cut as well.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -29,7 +29,7 @@ pub(super) struct World {
     pub(super) power: Arc<Power>,
     pub(super) processes: [Process; 2],
     pub(super) values: Values,
-    /// Rows that whoever opens the directory finds.
+    /// Rows that a process finds when it opens the directory.
     kept: Numbers,
     /// Rows that are there even after a power cut.
     durable: Numbers,
@@ -78,7 +78,7 @@ impl World {
         for operation in operations {
             self.step(*operation);
             if !self.power.is_on() {
-                self.begin_anew();
+                self.restart_all();
             }
         }
         // In the end the medium is in order, and everybody finds what was kept.
@@ -243,7 +243,7 @@ impl World {
         self.all().for_each(|one| self.reopen(one));
     }
 
-    /// Ends a process, which writes what it has, and begins it anew.
+    /// Ends a process, which writes its queue, and starts it again.
     fn reopen(&mut self, one: usize) {
         let process = &mut self.processes[one];
         drop(process.store.take());
@@ -269,8 +269,8 @@ impl World {
         }
     }
 
-    /// The power was cut: every process is gone, and what it had not flushed may be.
-    fn begin_anew(&mut self) {
+    /// Starts every process again after a power cut. Rows that were not flushed may be gone.
+    fn restart_all(&mut self) {
         for process in &mut self.processes {
             drop(process.store.take());
             process.taken.clear();
@@ -282,7 +282,7 @@ impl World {
             process.life = Life::new(&self.power);
         }
         if self.is_exact() {
-            // What is there now is there for good.
+            // Rows that are on disk now stay.
             let store =
                 Store::open_on(Arc::new(self.sim.clone()), DIR, SETTINGS.config(self.rules));
             let there = self.values.look(&store.expect("it opens"), 0..KEYS);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, ERRORS, Fate, Faulty};
 use torchcache_faults::report::{Counter, Report, cases};
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::Store;
 
 use work::{Before, DIR, LEN, NEW, OLD, Run};
@@ -73,22 +73,21 @@ struct Failure {
 }
 
 impl Failure {
-    /// Whether it is one that nothing makes up for: there is something left undone.
+    /// Whether it must be counted, since nothing makes up for it.
     fn is_felt(self) -> bool {
         let is_retried = self.fate == Fate::Half || self.fate == Fate::Fails(Errno::INTR);
         match self.call {
             Call::Write => !is_retried,
             Call::List | Call::Create | Call::Sync | Call::Rename => true,
             Call::SyncDir | Call::Remove => true,
-            // A file that cannot be opened is tried again, and a time that cannot be read is that of
-            // before. What is left undone shows: rows are missing, or files are left.
+            // A file that cannot be opened is opened later, and a time that cannot be read is the
+            // former one. Otherwise it shows: rows are missing, or files are left.
             _ => false,
         }
     }
 
-    /// Whether a file looks like somebody else's. One that is half written is then left to them, and
-    /// nothing is said of it.
-    fn is_as_of_others(self) -> bool {
+    /// Whether a file looks foreign. A temporary one is then left alone, and not counted.
+    fn looks_foreign(self) -> bool {
         self.fate == Fate::Fails(Errno::ACCESS) && matches!(self.call, Call::Open | Call::Look)
     }
 }
@@ -112,7 +111,7 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
     let caused = Arc::new(Counter::default());
     let decide = {
         let (caused, calls) = (caused.clone(), Counter::default());
-        // Nobody is interrupted for ever: that would have to be waited for.
+        // An interrupted call is repeated until it succeeds, so it must not be interrupted for ever.
         let most = match fate {
             Fate::Fails(Errno::INTR) => 20,
             _ => u64::MAX,
@@ -134,7 +133,7 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
     let run = work::work(report, before, &(Arc::new(faulty) as _));
     if caused.get() > 0 {
         report.caused(1);
-        let cost = run.costs(untouched, !failure.is_as_of_others());
+        let cost = run.costs(untouched, !failure.looks_foreign());
         assert!(
             run.counted > 0 || cost.is_none() && !failure.is_felt(),
             "it was not counted, and cost {cost:?}"
@@ -144,7 +143,7 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
     // The trouble is over.
     before.take_first();
     for dir in [DIR, NEW] {
-        let store = Store::open_on(Arc::new(before.sim().clone()), dir, patient());
+        let store = Store::open_on(Arc::new(before.sim().clone()), dir, manual_flush());
         let store = store.unwrap();
         store.put(batch(0..20, LEN));
         store.put(batch(OLD, LEN));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, patient};
+use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Fault, Store};
@@ -19,17 +19,17 @@ pub(super) const LEN: usize = 64;
 
 pub(super) const DIR: &str = "/failing";
 
-/// A directory that is not there before. Below the other, so that whoever listens hears of both.
+/// A directory that does not exist before.
 pub(super) const NEW: &str = "/failing/new";
 
 /// Rows of two earlier processes, each of which wrote all of them. None of this may cost them.
 pub(super) const OLD: Range<u64> = 1000..1004;
 
-/// Less than what is there when it is set.
+/// A limit below the size of the directory when it is set.
 const LIMIT: u64 = 1500;
 
-/// What is there before anything fails: the same rows in two segments, the first of which is damaged,
-/// and what a killed writer left.
+/// The directory before anything fails: the same rows in two segments, the first of them damaged, and a
+/// temporary file of a killed writer.
 pub(super) struct Before {
     sim: Sim,
     /// The name of the first segment.
@@ -39,7 +39,7 @@ pub(super) struct Before {
 impl Before {
     pub(super) fn new() -> Before {
         let sim = Sim::new();
-        let open = || Store::open_on(Arc::new(sim.clone()), DIR, patient()).unwrap();
+        let open = || Store::open_on(Arc::new(sim.clone()), DIR, manual_flush()).unwrap();
         let processes = [open(), open()];
         for process in &processes {
             process.put(batch(OLD, LEN));
@@ -69,7 +69,7 @@ impl Before {
         &self.sim
     }
 
-    /// Somebody takes the damaged segment away, if it is there.
+    /// Removes the damaged segment, if it is there.
     pub(super) fn take_first(&self) {
         let dir = self.sim.open_dir(DIR.as_ref(), false);
         let _ = dir.and_then(|dir| dir.remove(&self.first));
@@ -96,11 +96,11 @@ impl Before {
 /// What a run came to.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    /// How many rows were there, each time that somebody looked.
+    /// How many rows were there at each look.
     rows: Vec<u64>,
     /// How much was left that should have gone, each time.
     left: Vec<u64>,
-    /// Faults that were counted or told to the caller, but for the damage of before.
+    /// Faults that were counted or returned, without the damage of before.
     pub(super) counted: u64,
     merged: u64,
     evicted: u64,
@@ -157,7 +157,7 @@ impl Run {
     fn close(&mut self, store: &Store) {
         let stats = store.stats();
         for (fault, count) in stats.faults.iter().filter(|(_, count)| *count > 0) {
-            // The damage of before is met by whoever reads it first, come what may.
+            // The damage of before is counted by the store that reads it first.
             self.counted += if fault == Fault::Corrupt { 0 } else { count };
         }
         self.merged += stats.compacted_segments;
@@ -172,11 +172,11 @@ impl Run {
 pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -> Run {
     let mut run = Run::default();
     // Opening may fail with an error. Then it is the caller's turn to try again.
-    match Store::open_on(fs.clone(), DIR, patient()) {
+    match Store::open_on(fs.clone(), DIR, manual_flush()) {
         Ok(store) => one_directory(report, before, fs, &mut run, &store),
         Err(_) => run.counted += 1,
     }
-    match Store::open_on(fs.clone(), NEW, patient()) {
+    match Store::open_on(fs.clone(), NEW, manual_flush()) {
         Ok(store) => {
             store.put(batch(0..4, LEN));
             let _ = store.flush();
@@ -200,7 +200,7 @@ fn one_directory(
     // What the killed writer left is gone.
     run.left.push(before.unfinished(DIR));
     // Another process, which sees later what this one does.
-    let other = Store::open_on(fs.clone(), DIR, patient());
+    let other = Store::open_on(fs.clone(), DIR, manual_flush());
     // One of them is bad, and behind it there is a sound one.
     run.look(report, store, OLD);
     // All of them are behind.
@@ -218,7 +218,10 @@ fn one_directory(
         }
     }
     for mmap in [false, true] {
-        store.reconfigure(Config { mmap, ..patient() });
+        store.reconfigure(Config {
+            mmap,
+            ..manual_flush()
+        });
         run.look(report, store, 0..20);
         run.look(report, store, OLD);
     }
@@ -237,7 +240,7 @@ fn one_directory(
     run.look(report, store, 0..20);
 
     // Up to here nothing may be lost.
-    let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, patient());
+    let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, manual_flush());
     let sound = sound.unwrap();
     for rows in flushed {
         report.expect_all(&sound, rows, LEN);
@@ -247,11 +250,11 @@ fn one_directory(
 
     store.reconfigure(Config {
         max_bytes: LIMIT,
-        ..patient()
+        ..manual_flush()
     });
     let _ = store.flush();
     run.left.push(before.bytes().saturating_sub(LIMIT));
-    store.reconfigure(patient());
+    store.reconfigure(manual_flush());
     run.look(report, store, 0..20);
     store.clear();
     run.left.push(before.sim.files(DIR.as_ref()).len() as u64);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::common::{batch, count_right, fetch_all, keys, patient, segments};
+use crate::common::{batch, count_right, fetch_all, keys, manual_flush, segments};
 use torchcache_store::segment::{Encoding, SegmentReader};
 use torchcache_store::{Compression, Config, Key, RowBatch, Store};
 
@@ -13,7 +13,7 @@ fn zstd() -> Config {
             level: 3,
             threads: 1,
         }),
-        ..patient()
+        ..manual_flush()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::thread;
 
-use crate::common::{batch, count_right, fetch_all, key, keys, patient, segments, value};
+use crate::common::{batch, count_right, fetch_all, key, keys, manual_flush, segments, value};
 use torchcache_store::{Compression, Config, Key, Store};
 
 /// Long enough for a call of all rows to be shared.
@@ -14,7 +14,14 @@ const ROWS: u64 = 240;
 /// A store whose rows lie in several segments: raw, compressed, shuffled, and some in the queue.
 fn mixed(mmap: bool) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), Config { mmap, ..patient() }).expect("it opens");
+    let store = Store::open(
+        dir.path(),
+        Config {
+            mmap,
+            ..manual_flush()
+        },
+    )
+    .expect("it opens");
     let zstd = Some(Compression {
         level: 1,
         threads: 1,
@@ -23,7 +30,7 @@ fn mixed(mmap: bool) -> (tempfile::TempDir, Store) {
         store.reconfigure(Config {
             compression,
             mmap,
-            ..patient()
+            ..manual_flush()
         });
         let rows = batch(&keys(part * 60..(part + 1) * 60), "f32[5000]", LEN);
         store.put(rows.element_bytes(if part == 2 { 4 } else { 1 }));
@@ -64,7 +71,7 @@ fn pool_tasks_and_threads_read_one_store_at_once() {
     let (_dir, store) = mixed(false);
     let all = keys(0..ROWS);
     let read = || assert_eq!(count_right(&store, &all, LEN), ROWS as usize);
-    // Tasks of the caller's pool read alone, while the thread beside them shares its read.
+    // Tasks of the caller's pool read alone, while another thread's read is shared.
     let within = || {
         rayon::scope(|scope| {
             for _ in 0..16 {
@@ -83,7 +90,7 @@ fn pool_tasks_and_threads_read_one_store_at_once() {
 #[test]
 fn a_corrupt_row_in_a_large_read_costs_only_itself() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     store.put(batch(&keys(0..100), "u8", LEN));
     store.flush().expect("it is written");
     let path = segments(dir.path()).remove(0);
@@ -112,7 +119,7 @@ fn a_read_of_many_files_is_complete() {
     // Each batch fills a segment, so that nothing is merged.
     let config = Config {
         segment_bytes: 4096,
-        ..patient()
+        ..manual_flush()
     };
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..150 {

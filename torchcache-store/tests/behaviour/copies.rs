@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::common::{batch, count_right, key, keys, patient, segments};
+use crate::common::{batch, count_right, key, keys, manual_flush, segments};
 use tempfile::TempDir;
 use torchcache_store::{Fault, Key, Store};
 
@@ -26,7 +26,7 @@ fn present(store: &Store, rows: &[Key]) -> Vec<usize> {
 #[test]
 fn put_returns_the_rows_that_were_first() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     assert!(store.put(batch(&keys(0..5), "a", 100)).is_empty());
     // Half of them queued, then half of them on disk.
     assert_eq!(present(&store, &keys(3..8)), [0, 1]);
@@ -37,13 +37,13 @@ fn put_returns_the_rows_that_were_first() {
 }
 
 /// A store with five rows on disk, and the directory of another process that holds `rows`.
-fn beside(rows: Range<u64>) -> (TempDir, Store, TempDir) {
+fn next_to(rows: Range<u64>) -> (TempDir, Store, TempDir) {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
-    let store = Store::open(here.path(), patient()).expect("it opens");
+    let store = Store::open(here.path(), manual_flush()).expect("it opens");
     store.put(batch(&keys(0..5), "a", 100));
     store.flush().expect("it is written");
-    let other = Store::open(there.path(), patient()).expect("it opens");
+    let other = Store::open(there.path(), manual_flush()).expect("it opens");
     other.put(batch(&keys(rows), "a", 100));
     (here, store, there)
 }
@@ -57,7 +57,7 @@ fn copy_to(dir: &TempDir, segment: &Path) {
 fn rows_located_before_a_foreign_merge_are_still_read() {
     // The other process is a second directory here: its merged file is moved over, as the
     // rename of a merge would do, and the sources removed.
-    let (here, store, there) = beside(0..20);
+    let (here, store, there) = next_to(0..20);
     let source = segments(here.path()).remove(0);
     let merged = segments(there.path()).remove(0);
 
@@ -73,7 +73,7 @@ fn rows_located_before_a_foreign_merge_are_still_read() {
 
 #[test]
 fn a_copy_is_read_when_the_first_segment_is_removed() {
-    let (here, store, there) = beside(0..5);
+    let (here, store, there) = next_to(0..5);
     let first = segments(here.path()).remove(0);
     let second = segments(there.path()).remove(0);
     copy_to(&here, &second);
@@ -93,7 +93,7 @@ fn a_copy_is_read_when_the_first_segment_is_removed() {
 #[test]
 fn a_row_with_a_corrupt_record_is_read_from_its_next_copy() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let open = || Store::open(dir.path(), patient()).expect("it opens");
+    let open = || Store::open(dir.path(), manual_flush()).expect("it opens");
     let store = open();
     store.put(batch(&keys(0..5), "a", 100));
     store.flush().expect("it is written");
@@ -123,13 +123,13 @@ fn the_oldest_of_two_copies_is_read_after_any_opening() {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
     for (dir, rows) in [(&here, 0..5), (&there, 3..9)] {
-        let store = Store::open(dir.path(), patient()).expect("it opens");
+        let store = Store::open(dir.path(), manual_flush()).expect("it opens");
         store.put(batch(&keys(rows), "a", 100));
     }
     let second = segments(there.path()).remove(0);
     let name = second.file_name().expect("a name");
     fs::copy(&second, here.path().join(name)).expect("it is copied");
-    let store = Store::open(here.path(), patient()).expect("it opens");
+    let store = Store::open(here.path(), manual_flush()).expect("it opens");
     assert_eq!((store.stats().segments, store.stats().rows), (2, 9));
     assert_eq!(count_right(&store, &keys(0..9), 100), 9);
     fs::remove_file(segments(here.path()).remove(0)).expect("it is removed");
@@ -142,7 +142,7 @@ fn the_oldest_of_two_copies_is_read_after_any_opening() {
 #[test]
 fn a_corrupt_row_does_not_come_back() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(dir.path(), patient()).expect("it opens");
+    let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     for n in 0..2 {
         store.put(batch(&keys(n * 5..n * 5 + 5), "a", 100));
         store.flush().expect("it is written");
@@ -160,13 +160,13 @@ fn a_corrupt_row_does_not_come_back() {
 }
 
 /// A store with one row, which a large segment of another process has as well.
-fn beside_a_large_segment() -> (TempDir, Store) {
+fn next_to_a_large_segment() -> (TempDir, Store) {
     let (here, there) = (tempfile::tempdir(), tempfile::tempdir());
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
-    let store = Store::open(here.path(), patient()).expect("it opens");
+    let store = Store::open(here.path(), manual_flush()).expect("it opens");
     store.put(batch(&keys(0..1), "a", 100));
     store.flush().expect("it is written");
-    let other = Store::open(there.path(), patient()).expect("it opens");
+    let other = Store::open(there.path(), manual_flush()).expect("it opens");
     other.put(batch(&keys(0..1), "a", 100));
     other.put(batch(&keys(1000..1400), "a", 1000));
     other.flush().expect("it is written");
@@ -188,7 +188,7 @@ fn merge_with_more(store: &Store) {
 
 #[test]
 fn a_copy_is_read_after_the_merged_one_is_removed() {
-    let (here, store) = beside_a_large_segment();
+    let (here, store) = next_to_a_large_segment();
     merge_with_more(&store);
     assert_eq!(store.stats().rows, 408);
     let merged = segments(here.path()).remove(1);
@@ -200,7 +200,7 @@ fn a_copy_is_read_after_the_merged_one_is_removed() {
 
 #[test]
 fn a_sound_copy_is_read_when_a_merge_drops_a_corrupt_one() {
-    let (here, store) = beside_a_large_segment();
+    let (here, store) = next_to_a_large_segment();
     let first = segments(here.path()).remove(0);
     let mut bytes = fs::read(&first).expect("it can be read");
     bytes[20] ^= 1;

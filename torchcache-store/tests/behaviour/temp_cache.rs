@@ -1,11 +1,11 @@
-//! Private directories: nobody else may look inside, and none outlives its process for long.
+//! Temporary cache directories: private to their user, and removed after their process.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use torchcache_store::{Store, TempCache};
 
-use crate::common::{batch, keys, patient};
+use crate::common::{batch, keys, manual_flush};
 
 #[test]
 fn a_temp_cache_is_private_and_removed_with_its_owner() {
@@ -17,7 +17,7 @@ fn a_temp_cache_is_private_and_removed_with_its_owner() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o700);
-    let store = Store::open(path.join("hash"), patient()).expect("it opens");
+    let store = Store::open(path.join("hash"), manual_flush()).expect("it opens");
     store.put(batch(&keys(0..3), "a", 10));
     drop(store);
     assert!(path.join("hash").is_dir());

@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{batch, count_right, key, keys, patient, segments};
+use crate::common::{batch, count_right, key, keys, manual_flush, segments};
 use crate::limits::{LEN, bytes, put_each, tight};
 use torchcache_store::{Compression, Config, Eviction, Store};
 
@@ -59,7 +59,7 @@ fn rows_stay_when_another_process_exceeds_the_limit() {
     let store = Store::open(here.path(), keeping(10 * 9_500)).expect("it opens");
     put_each(&store, 0..10);
     // Another process looked for room at the same moment, or is about to remove what it merged.
-    let other = Store::open(there.path(), patient()).expect("it opens");
+    let other = Store::open(there.path(), manual_flush()).expect("it opens");
     other.put(batch(&keys(10..15), "a", LEN));
     other.flush().expect("it is written");
     let theirs = segments(there.path()).remove(0);
@@ -114,14 +114,14 @@ fn a_lower_limit_does_not_wait_for_queued_rows() {
 
 #[test]
 fn unreadable_segments_stay_while_there_is_room() {
-    for (junk, beside) in [(50_000, 5), (95_000, 0)] {
+    for (junk, room) in [(50_000, 5), (95_000, 0)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("junk.tcs");
         fs::write(&path, vec![0; junk]).expect("it can be written");
         let store = Store::open(dir.path(), keeping(100_000)).expect("it opens");
-        put_each(&store, 0..beside);
-        assert!(path.exists(), "there is room beside {junk} bytes");
-        put_each(&store, beside..10);
+        put_each(&store, 0..room);
+        assert!(path.exists(), "there is room next to {junk} bytes");
+        put_each(&store, room..10);
         assert!(!path.exists());
         let stats = store.stats();
         assert_eq!((stats.rows, stats.refused_rows), (10, 0), "{stats:?}");

@@ -1,5 +1,5 @@
-//! The same bytes through what looks after caches: a summary, every record verified, the sound rows
-//! read once each, and kept by a repair.
+//! The same bytes through administration: a summary, a check, a snapshot with each sound row once, and
+//! a repair that keeps them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,14 +11,14 @@ use torchcache_store::{Fault, Key};
 use super::reference::{LONGEST, Row};
 use crate::sim::Sim;
 
-/// A file under a name that torchcache gives: what is damaged under another may be somebody else's.
+/// A name that torchcache gives: damaged files under other names may be foreign.
 const FILE: &str = "/cache/0000000000000000-1-0000000000000000.tcs";
 
 /// Rows of one meaning: their schema and length.
 type Group<'f> = (&'f [u8], u64);
 
-/// Looks at a cache of one such segment, beside the simple reader.
-pub(super) fn look_after(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
+/// Compares what administration says of a cache of one such segment with the reference reader.
+pub(super) fn administrate(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
     let sim = Sim::new();
     sim.add(Path::new(FILE), file.to_vec());
     let root = Root::open_on(Arc::new(sim), Path::new("/cache")).expect("it is there");
