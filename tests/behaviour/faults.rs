@@ -1,5 +1,5 @@
-//! What is wrong with a directory: a fault is a miss that is counted and told, and only a directory
-//! that cannot be used at all is an error.
+//! Faults of the cache directory are misses, counted and logged. Only a directory that cannot be used
+//! at all is an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,8 +42,8 @@ fn a_corrupt_segment_is_a_counted_miss() {
         assert!(stats.misses > 0, "{name}");
         assert!(!stats.faults.is_empty(), "{name}: {stats:?}");
         for (fault, count) in &stats.faults {
-            let told = warnings(&lines, &format!("fault={fault:?}"));
-            assert_eq!(told, 1, "{name}, {count} times {fault}: {lines:?}");
+            let warned = warnings(&lines, &format!("fault={fault:?}"));
+            assert_eq!(warned, 1, "{name}, {count} times {fault}: {lines:?}");
         }
         assert_eq!(
             warnings(&lines, ""),
@@ -53,7 +53,7 @@ fn a_corrupt_segment_is_a_counted_miss() {
         assert!(model.torchcache.flush());
         let after = kept(root.path());
         assert!(same(&after.forward(&xs).unwrap(), &(&xs * 2.0)), "{name}");
-        assert_eq!(after.ran.take(), (0, 0), "{name}: stored anew");
+        assert_eq!(after.ran.take(), (0, 0), "{name}: stored again");
     }
 }
 
@@ -63,7 +63,7 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     let xs = random(&[5, 4]);
     kept(root.path()).forward(&xs).unwrap();
     let sound = segments(root.path()).remove(0);
-    // As this build writes it, but for the version, which follows the magic of eight bytes.
+    // A copy with a higher version, which follows the magic of eight bytes.
     let mut bytes = fs::read(&sound).unwrap();
     assert_eq!(bytes[8..12], 2u32.to_le_bytes());
     bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
@@ -73,7 +73,7 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     let model = kept(root.path());
     let (output, lines) = logged(|| model.forward(&xs).unwrap());
     assert!(same(&output, &(&xs * 2.0)));
-    assert_eq!(model.ran.take(), (0, 0), "the sound one is read");
+    assert_eq!(model.ran.take(), (0, 0), "the sound segment is read");
     let stats = model.torchcache.stats();
     assert_eq!(stats.faults, [("future version", 1)]);
     assert_eq!(stats.disk_rows, 5);
@@ -83,7 +83,7 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     }
     drop(model);
 
-    // Alone, its rows are misses, and it is still there afterwards.
+    // Without the sound segment its rows are misses, and it stays.
     fs::remove_file(sound).unwrap();
     let model = kept(root.path());
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
@@ -134,16 +134,16 @@ fn a_directory_deleted_in_use_is_created_again() {
     assert_eq!(model.ran.take(), (1, 5), "lost rows are computed");
     assert_eq!(warnings(&lines, "fault=\"vanished\""), 1, "{lines:#?}");
     assert_eq!(model.torchcache.stats().faults, [("vanished", 5)]);
-    assert!(model.torchcache.flush(), "and stored anew");
+    assert!(model.torchcache.flush(), "and stored again");
     assert_eq!(segments(&directory).len(), 1);
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
-    assert_eq!(model.ran.take(), (0, 0), "so that hits come again");
+    assert_eq!(model.ran.take(), (0, 0), "they are hits again");
     assert_eq!(model.torchcache.stats().disk_hits, 5);
     let (_, lines) = logged(|| drop(model));
-    assert_eq!(warnings(&lines, "count=5"), 1, "in all: {lines:#?}");
+    assert_eq!(warnings(&lines, "count=5"), 1, "one summary: {lines:#?}");
     let reopened = kept(root.path());
     assert!(same(&reopened.forward(&xs).unwrap(), &(&xs * 2.0)));
-    assert_eq!(reopened.ran.take(), (0, 0), "in the next process, too");
+    assert_eq!(reopened.ran.take(), (0, 0), "on disk as well");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_directory_that_breaks_in_use_is_a_fault() {
 
     fs::rename(&caches, root.path().join("away")).unwrap();
     fs::write(&caches, "").unwrap();
-    // An option changes, for which the store is opened anew.
+    // A change of this option opens the store again.
     model.torchcache_zstd_compression = true;
     let (output, lines) = logged(|| model.forward(&xs).unwrap());
     assert!(same(&output, &(&xs * 2.0)));
@@ -175,10 +175,10 @@ fn a_directory_that_breaks_in_use_is_a_fault() {
     assert_eq!(
         model.ran.take(),
         (0, 0),
-        "rows are kept in memory meanwhile"
+        "meanwhile rows are kept in memory"
     );
 
-    // Whoever names such a directory anew hears of it.
+    // A new directory option that cannot be used is an error.
     model.torchcache_persistent_cache_dir = caches.join("below");
     assert!(model.forward(&xs).is_err());
     model.torchcache_persistent_cache_dir = root.path().join("away");
@@ -200,18 +200,14 @@ fn a_restored_directory_is_used_again() {
     assert!(!model.torchcache.flush());
     fs::remove_file(&caches).unwrap();
     fs::rename(&away, &caches).unwrap();
-    // It is tried again every ten seconds, while there are calls.
+    // Calls try it again every ten seconds.
     std::thread::sleep(std::time::Duration::from_millis(10_100));
     let others = random(&[5, 4]);
     model.forward(&others).unwrap();
     assert!(model.torchcache.flush(), "the disk is back");
     let reopened = kept(&caches);
     assert!(same(&reopened.forward(&others).unwrap(), &(&others * 2.0)));
-    assert_eq!(
-        reopened.ran.take(),
-        (0, 0),
-        "and holds what came after that"
-    );
+    assert_eq!(reopened.ran.take(), (0, 0), "with the rows stored since");
 }
 
 #[test]
@@ -231,7 +227,7 @@ fn an_unusable_directory_is_an_error() {
         );
         assert!(error.to_string().contains("a file"), "{error}");
     }
-    // One that is there, and that nobody can write to.
+    // It exists, but cannot be written to.
     let error = kept(Path::new("/proc"))
         .forward(&random(&[1, 2]))
         .unwrap_err();
@@ -251,6 +247,6 @@ fn an_unusable_directory_is_an_error() {
     model.forward(&random(&[1, 2])).unwrap();
     assert!(
         root.path().join("deeper/still").is_dir(),
-        "parents are made"
+        "parents are created"
     );
 }

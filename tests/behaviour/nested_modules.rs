@@ -1,5 +1,5 @@
-//! Modules inside modules: what is held inside counts for the outer identity, and is told apart in
-//! the manifest.
+//! Modules inside modules: inner modules are part of the outer identity, and the manifest lists their
+//! parts.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ fn generic_modules_differ_by_the_modules_they_hold() {
     assert!(same(&nested.forward(&xs), &(&xs * 2.0 + 1.0 + 1.0)));
 }
 
-/// The digests of the manifest of a module's identity, by category and path.
+/// Category and path of each part in a manifest.
 fn manifest(root: &Path, hash: &str) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(root.join(hash).join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -130,7 +130,7 @@ fn the_log_says_what_changed_the_identity() {
             .any(|line| line.starts_with("INFO") && line.contains(wanted)),
         "{lines:#?}"
     );
-    // In one instance, too.
+    // Also within one instance.
     let mut model = build(4.0);
     model.forward(&xs);
     model.outer.inner.factor = 5.0;
@@ -143,7 +143,7 @@ fn the_log_says_what_changed_the_identity() {
     );
 }
 
-/// Holds a module that cannot be annotated.
+/// Holds a `Cached`.
 #[torchcache]
 #[derive(Debug)]
 struct Holder {
@@ -158,7 +158,7 @@ impl Module for Holder {
     }
 }
 
-/// `x * factor`, always wrapped in this one place; `weights` is a file that stands for it.
+/// `x * factor`, always wrapped in this place and identified by the file `weights`.
 fn wrapped(factor: f64, weights: &Path, options: Options) -> Cached<nn::Func<'static>> {
     Cached::new(nn::func(move |xs| xs * factor), weights, options).unwrap()
 }
@@ -206,11 +206,15 @@ fn a_wrapped_field_brings_its_weights_options_and_version() {
     for (number, left) in hashes.iter().enumerate() {
         assert!(!hashes[..number].contains(left), "{:?}", variants[number]);
     }
-    assert_eq!(hash(&one, &plain), hashes[0], "made again, it is the same");
+    assert_eq!(
+        hash(&one, &plain),
+        hashes[0],
+        "an equal one has the same hash"
+    );
     assert_eq!(
         hash(&one, &plain.max_memory_cache_size("1 MB")),
         hashes[0],
-        "how rows are kept does not count"
+        "bounds are not part of it"
     );
 }
 
@@ -250,7 +254,7 @@ fn two_wrapping_places_of_one_version_cannot_be_held() {
         torchcache: TorchCache::default(),
     };
     assert!(same(&model.forward(&xs), &(&xs * 2.0 + 1.0)));
-    // Another holder would find these rows before it calls what it holds: so that is not made.
+    // Another holder would hit these rows without calling its inner module, so none can be made.
     let error = Cached::new(nn::func(|xs| xs * 3), (), options()).unwrap_err();
     assert!(
         matches!(error.problem(), Problem::SameIdentity { .. }),

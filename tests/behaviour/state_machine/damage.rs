@@ -1,4 +1,4 @@
-//! What may happen to the files of a disk tier, done to them.
+//! Damage to the files of a disk tier.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -6,28 +6,28 @@ use std::path::{Path, PathBuf};
 
 use crate::persistent_module::segments;
 
-/// What happens.
+/// A kind of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// A byte of a segment is another one.
+    /// A byte of a segment changes.
     Flip,
-    /// A segment ends too soon.
+    /// A segment is cut short.
     Cut,
-    /// A segment is gone.
+    /// A segment is removed.
     Remove,
-    /// All of an identity is gone.
+    /// The directory of an identity is removed.
     RemoveDirectory,
-    /// A segment lies in the directory of another identity as well.
+    /// A segment is copied to the directory of another identity.
     Transplant,
-    /// A file is in the way of the whole directory, or is taken away again.
+    /// A file replaces the cache directory, or is removed again.
     Block,
 }
 
-/// Where a segment was damaged: the name of its identity's directory. `None` where there was nothing
-/// to damage.
+/// Damages a segment and returns the directory name of its identity, or `None` if there was no
+/// segment to damage.
 ///
-/// `mapped`: somebody may have mapped the segments. A file that is cut short then ends the process,
-/// as is documented, so another file takes its place.
+/// If segments may be `mapped`, a cut segment is a new file: cutting a mapped file ends the process, as
+/// documented.
 pub(crate) fn damage(damage: Damage, root: &Path, pick: usize, mapped: bool) -> Option<String> {
     let length = |path: &PathBuf| fs::metadata(path).unwrap().len();
     let mut found = segments(root);
@@ -57,7 +57,7 @@ pub(crate) fn damage(damage: Damage, root: &Path, pick: usize, mapped: bool) -> 
             }
             replace(&copy, &fs::read(path).unwrap());
         }
-        Damage::Block => unreachable!("it is not done to a segment"),
+        Damage::Block => unreachable!("not damage to a segment"),
     }
     Some(directory.file_name()?.to_str()?.to_owned())
 }
@@ -68,14 +68,14 @@ fn flip(file: &File, place: u64) {
     file.write_all_at(&[byte[0] ^ 0x10], place).unwrap();
 }
 
-/// Puts a new file in place of what is there.
+/// Replaces a file.
 fn replace(path: &Path, bytes: &[u8]) {
     let new = path.with_extension("new");
     fs::write(&new, bytes).unwrap();
     fs::rename(new, path).unwrap();
 }
 
-/// The directories beside this one.
+/// The directories next to this one.
 fn others(root: &Path, directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(root).unwrap().flatten();
     let mut others: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -84,8 +84,8 @@ fn others(root: &Path, directory: &Path) -> Vec<PathBuf> {
     others
 }
 
-/// Puts a file in the way of a directory, or where there is one takes it away, and puts back what was
-/// there if `restore`. Returns whether it is in the way now.
+/// Replaces a directory by a file or, if it is one already, removes the file and with `restore` puts
+/// the directory back. Returns whether it is a file now.
 pub(crate) fn block(root: &Path, restore: bool) -> bool {
     let aside = root.with_extension("aside");
     if root.is_file() {

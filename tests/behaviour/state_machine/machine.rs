@@ -1,4 +1,4 @@
-//! The cached module of the state machine test, and what it gives without a cache.
+//! The cached module of the state machine test, and its outputs without a cache.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use torchcache::{Error, Eviction, TorchCache, torchcache};
 
-use super::ledger::{Identity, Place, Roomy};
+use super::model::{Identity, Place, Roomy};
 use super::steps::{POOL, Setting, WEIGHTS};
 use crate::support::device;
 
-/// Two outputs, the same row by row in any batch: elements are computed each by itself.
+/// Two outputs whose rows do not depend on the batch: each element is computed by itself.
 #[torchcache]
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -47,7 +47,7 @@ fn outputs(xs: &Tensor, module: i64, weight: &Tensor) -> (Tensor, Tensor) {
     (scaled, xs.select(1, 0).to_kind(Kind::Int64) + module)
 }
 
-/// The rows of these numbers, which stand in them.
+/// The rows of these numbers, which are their first elements.
 pub(super) fn rows(numbers: &[i64]) -> Tensor {
     let pool = Tensor::arange(POOL, (Kind::Float, device())).unsqueeze(1);
     let pool = Tensor::cat(&[&pool, &(&pool + 0.1).sqrt(), &pool.exp(), &pool.sin()], 1);
@@ -63,7 +63,7 @@ pub(super) fn directory(root: &Path, number: usize) -> PathBuf {
     root.join(["one", "two"][number])
 }
 
-/// One instance, and what its rows are kept under.
+/// One instance, with the identity that it should have.
 #[derive(Debug)]
 pub(super) struct Instance {
     pub(super) machine: Machine,
@@ -113,7 +113,7 @@ impl Instance {
         (self.identity, self.directory)
     }
 
-    /// What the forward gives for these rows, and with the cache's rounding.
+    /// What a call should return: the outputs, with the cache's rounding.
     pub(super) fn expected(&self, xs: &Tensor) -> (Tensor, Tensor) {
         let (scaled, numbers) = outputs(xs, self.identity.module, &weight(self.identity.weight));
         let rounds = self.machine.torchcache_enabled && xs.size()[0] > 0;
@@ -131,7 +131,7 @@ impl Instance {
         self.identity.weight = number;
     }
 
-    /// Bounds that hold everything, or a few rows.
+    /// Sets bounds for every row, or for a few.
     pub(super) fn bound(&mut self, roomy: Roomy) {
         let machine = &mut self.machine;
         machine.torchcache_max_memory_cache_size = if roomy.memory { 1_000_000 } else { 700 };

@@ -1,12 +1,12 @@
-//! Whatever is called, edited, set, closed, evicted and broken, in whatever order: each call gives
-//! what the forward gives for its rows with the weights and options of now, computes no row that is
-//! held, and finds none that cannot be. Which these are, the [`ledger`] says.
+//! Random calls, edits, options, drops, evictions and damage, in random order. Each call must return
+//! what the forward computes with the present weights and options, must not compute a row that the
+//! [`model`] knows to be cached, and must not hit a row that it knows not to be.
 //!
-//! `PROPTEST_CASES` sets how many runs there are.
+//! `PROPTEST_CASES` sets the number of runs.
 
 mod damage;
-mod ledger;
 mod machine;
+mod model;
 mod steps;
 
 use std::cell::RefCell;
@@ -17,31 +17,31 @@ use proptest::test_runner::{TestRunner, contextualize_config};
 use torchcache::{Problem, Stats};
 
 use self::damage::{Damage, block, damage};
-use self::ledger::{Identity, Ledger, Roomy, Rows};
 use self::machine::{Instance, directory, rows};
+use self::model::{Identity, Model, Roomy, Rows};
 use self::steps::{Case, DIRECTORIES, POOL, Setting, Step, cases};
 use crate::support::same;
 
-/// Runs, unless the environment says how many.
+/// Runs without `PROPTEST_CASES`.
 const CASES: u32 = 128;
 
-/// Rows that were compared with what the forward gives.
+/// Rows that were compared with those of the forward.
 const COMPARED: &str = "a row that was compared";
 
-/// How often each kind of thing happened, in all runs together.
+/// How often each step and effect occurred in all runs.
 type Seen = RefCell<BTreeMap<&'static str, u64>>;
 
 type Checked = Result<(), TestCaseError>;
 
-/// What a run works on. The instances go before their directories.
+/// The state of a run. Fields drop in order: the instances before their directories.
 struct World<'a> {
     instances: Vec<Instance>,
-    ledger: Ledger,
+    model: Model,
     roomy: Roomy,
     /// Whether segments may be mapped at all.
     mapped: bool,
     damaged: bool,
-    /// What each module hash stands for.
+    /// The identity of each module hash.
     hashes: BTreeMap<String, Identity>,
     seen: &'a Seen,
     root: tempfile::TempDir,
@@ -59,7 +59,7 @@ impl<'a> World<'a> {
         };
         World {
             instances: case.instances.iter().map(instance).collect(),
-            ledger: Ledger::default(),
+            model: Model::default(),
             roomy: Roomy::ALL,
             mapped: case.mapped,
             damaged: false,
@@ -78,14 +78,14 @@ impl<'a> World<'a> {
             Step::Call(one, ref numbers) => self.call(one, numbers)?,
             Step::Trickle(one) => self.trickle(one)?,
             Step::Edit(one, number, in_place) => self.instances[one].edit(number, in_place),
-            // A file that is cut short while it is mapped ends the process, as is documented.
+            // Cutting a mapped file ends the process, as documented.
             Step::Set(_, Setting::Mmap(true)) if !self.mapped => return Ok(()),
             Step::Set(one, ref setting) => self.instances[one].set(setting, self.root.path()),
             Step::Bound(roomy) => self.bound(roomy),
             Step::Refresh(one) => self.instances[one].machine.cache.refresh(),
             Step::Clear(one) => {
                 self.instances[one].machine.cache.clear();
-                self.ledger.clear(one);
+                self.model.clear(one);
             }
             Step::Flush(one) => self.flush(one)?,
             Step::Reopen(one, module) => self.reopen(one, module),
@@ -115,9 +115,9 @@ impl<'a> World<'a> {
         let given = match output {
             Ok(output) => output,
             Err(error) => {
-                // Whoever used the directory before goes on without it.
-                let is_new = !self.ledger.uses(one, directory);
-                prop_assert!(is_new && self.ledger.is_blocked(directory), "{error}");
+                // An instance that has used the directory before continues without it.
+                let is_new = !self.model.uses(one, directory);
+                prop_assert!(is_new && self.model.is_blocked(directory), "{error}");
                 prop_assert!(
                     matches!(error.problem(), Problem::Directory { .. }),
                     "{error}"
@@ -143,12 +143,12 @@ impl<'a> World<'a> {
         prop_assert_eq!(known, identity, "one hash for two identities");
         let hashes = self.hashes.values().filter(|&&known| known == identity);
         prop_assert_eq!(hashes.count(), 1, "two hashes for one identity");
-        // Whoever uses a directory that is away goes on without it, for some time after it is back.
-        // The first flush may tell of rows that were given up.
+        // An instance continues without a blocked directory, for some time after it is restored. The
+        // first flush may report dropped rows.
         let flushes = || machine.cache.flush() || machine.cache.flush();
-        let away = self.ledger.was_blocked(directory) && !flushes();
+        let away = self.model.was_blocked(directory) && !flushes();
         let place = self.instances[one].place();
-        self.ledger.attach(one, place, away, self.roomy);
+        self.model.attach(one, place, away, self.roomy);
         self.saw("a call without the directory", u64::from(away));
         if numbers.is_empty() {
             prop_assert_eq!(runs, vec![Vec::<i64>::new()], "past the cache");
@@ -158,7 +158,7 @@ impl<'a> World<'a> {
         self.compare(one, &rows, runs, &before, &after)
     }
 
-    /// Compares which rows were computed with what the ledger says of them.
+    /// Compares the computed rows with the model.
     fn compare(
         &mut self,
         one: usize,
@@ -182,7 +182,7 @@ impl<'a> World<'a> {
         let computed: Rows = computed.iter().map(|&number| (identity, number)).collect();
         prop_assert_eq!(computed.len(), misses, "each once");
         let found: Rows = given.difference(&computed).copied().collect();
-        let (must, may) = self.ledger.found(one);
+        let (must, may) = self.model.hits(one);
         let lost: Vec<_> = computed.intersection(&must).collect();
         prop_assert!(lost.is_empty(), "computed although held: {lost:?}; {after}");
         let forged: Vec<_> = found.difference(&may).collect();
@@ -206,7 +206,7 @@ impl<'a> World<'a> {
         ] {
             self.saw(what, times);
         }
-        self.ledger.gave(one, given, &computed);
+        self.model.record_call(one, given, &computed);
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl<'a> World<'a> {
 
     fn flush(&mut self, one: usize) -> Checked {
         let all = self.instances[one].machine.cache.flush();
-        prop_assert!(all || !self.ledger.flushes(one), "rows were given up");
+        prop_assert!(all || !self.model.flushes(one), "rows were given up");
         Ok(())
     }
 
@@ -232,10 +232,10 @@ impl<'a> World<'a> {
         let (mut identity, directory) = self.instances[one].place();
         identity.module = module;
         self.instances[one] = Instance::new(self.root.path(), (identity, directory), self.roomy);
-        self.ledger.detach(one);
+        self.model.detach(one);
     }
 
-    /// What is queued is written first, so that the same steps find the same files.
+    /// Writes queued rows first, so that the same steps find the same files.
     fn flush_all(&mut self) -> Checked {
         (0..self.instances.len()).try_for_each(|one| self.flush(one))
     }
@@ -249,9 +249,9 @@ impl<'a> World<'a> {
         };
         self.damaged = true;
         match kind {
-            // Rows of another identity do no harm to those that are there.
-            Damage::Transplant => self.ledger.transplant(number),
-            _ => self.ledger.damage((self.hashes[&hash], Some(number))),
+            // Rows of another identity do not affect the rows of this one.
+            Damage::Transplant => self.model.transplant(number),
+            _ => self.model.damage((self.hashes[&hash], Some(number))),
         }
         Ok(true)
     }
@@ -260,15 +260,15 @@ impl<'a> World<'a> {
         self.flush_all()?;
         self.damaged = true;
         let blocked = block(&directory(self.root.path(), number), restore);
-        self.ledger.block(number, blocked);
+        self.model.block(number, blocked);
         Ok(())
     }
 
-    /// Whatever happened, the library works: with room for everything and nothing in the way, rows
-    /// are computed once more at most, and then found in memory, and on disk by the next instance.
+    /// After all steps the library works: with large bounds and usable directories, each row is computed
+    /// at most once more, is then a hit from memory, and from disk for the next instance.
     fn end(&mut self) -> Checked {
         for number in 0..DIRECTORIES {
-            if self.ledger.is_blocked(Some(number)) {
+            if self.model.is_blocked(Some(number)) {
                 self.block(number, true)?;
             }
         }
@@ -278,10 +278,10 @@ impl<'a> World<'a> {
             for one in 0..self.instances.len() {
                 self.instances[one].machine.torchcache_enabled = true;
                 self.call(one, &all)?;
-                // The first tells of what was given up before.
+                // The first flush reports rows dropped before.
                 self.flush(one)?;
                 let all = self.instances[one].machine.cache.flush();
-                prop_assert!(all || self.ledger.is_away(one));
+                prop_assert!(all || self.model.is_away(one));
             }
         }
         for one in 0..self.instances.len() {

@@ -1,14 +1,14 @@
-//! What is done in a run of the state machine test, drawn at random.
+//! The random steps of the state machine test.
 
 use proptest::prelude::*;
 use torchcache::Eviction;
 
 use super::damage::Damage;
-use super::ledger::{Dtype, Roomy};
+use super::model::{Dtype, Roomy};
 
 pub(super) const INSTANCES: usize = 3;
 pub(super) const DIRECTORIES: usize = 2;
-/// How many rows there are to call with: few, so that they meet again.
+/// Distinct rows: few, so that calls repeat them.
 pub(super) const POOL: i64 = 12;
 pub(super) const WEIGHTS: [[f32; 4]; 3] = [
     [1.0, 2.0, 3.0, 4.0],
@@ -16,26 +16,26 @@ pub(super) const WEIGHTS: [[f32; 4]; 3] = [
     [0.1, -0.2, 1e3, 1e-3],
 ];
 
-/// What is done next.
+/// One step.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Call(usize, Vec<i64>),
-    /// Every row by itself, each written before the next: so many segments that they are merged.
+    /// Calls with one row each, flushed in between: enough segments for a compaction.
     Trickle(usize),
-    /// The weights become those of a number: written over in place, or another tensor.
+    /// The weights become those of a number, in place or as another tensor.
     Edit(usize, usize, bool),
     Set(usize, Setting),
     Bound(Roomy),
     Refresh(usize),
     Clear(usize),
     Flush(usize),
-    /// Dropped, and another instance is made in its place.
+    /// An instance is dropped and replaced by a new one.
     Reopen(usize, i64),
-    /// To a directory; the number says which segment and where.
+    /// To a directory; the last number selects segment and position.
     Damage(Damage, usize, usize),
 }
 
-/// A field that is set.
+/// A field to set.
 #[derive(Debug, Clone)]
 pub(super) enum Setting {
     Enabled(bool),
@@ -49,7 +49,7 @@ pub(super) enum Setting {
 }
 
 impl Step {
-    /// The kind of step; all of these are seen in a run.
+    /// The kind of step.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Step::Call(..) => "call",
@@ -83,8 +83,7 @@ impl Step {
     }
 }
 
-/// Everything that must have happened in some run or other: the names of steps, and what is seen of
-/// their effects.
+/// Everything that must happen in at least one run: steps and their effects.
 pub(super) const KINDS: [&str; 33] = [
     "call",
     "trickle",
@@ -121,7 +120,7 @@ pub(super) const KINDS: [&str; 33] = [
     "a fault",
 ];
 
-/// How a run begins, and what happens then.
+/// The instances of a run and its steps.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
     /// The module and the directory of each instance.
@@ -151,7 +150,7 @@ fn steps() -> impl Strategy<Value = Step> {
         Damage::Remove,
         Damage::RemoveDirectory,
         Damage::Transplant,
-        Damage::Transplant, // twice, since it needs a second identity in the directory
+        Damage::Transplant, // twice, because it needs a second identity in the directory
         Damage::Block,
     ]);
     let roomy = prop::bool::weighted(0.7);

@@ -1,14 +1,14 @@
-//! The naive model of the state machine test: which rows somebody holds, by the promises alone.
+//! The reference model of the state machine test: which rows must and which may be hits, by the
+//! documented guarantees alone.
 //!
-//! It knows rows by what they are kept under and in which memory or directory they came to be. What
-//! it cannot know (how far eviction goes, which rows a fault takes) it leaves open: such rows may be
-//! hits and may be computed.
+//! It tracks rows by identity and by the memory tier or directory that holds them. What it cannot know
+//! (how much is evicted, which rows a fault affects) it leaves open: such rows may be hits or misses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Kind;
 
-/// What rows are kept under: everything that the output depends on.
+/// Everything that an output depends on, apart from the row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Identity {
     pub(crate) module: i64,
@@ -17,7 +17,7 @@ pub(crate) struct Identity {
     pub(crate) version: usize,
 }
 
-/// A kind that rows are rounded to; tch's own has no order.
+/// A kind that rows are rounded to; `tch::Kind` is not `Ord`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dtype {
     Half,
@@ -33,10 +33,10 @@ impl Dtype {
     }
 }
 
-/// An identity, and the directory it is kept in; `None` for memory only.
+/// An identity and its directory; `None` for memory only.
 pub(crate) type Place = (Identity, Option<usize>);
 
-/// Whether tiers have room for everything.
+/// Whether the bound of each tier is above all rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Roomy {
     pub(crate) memory: bool,
@@ -53,18 +53,18 @@ impl Roomy {
 /// Rows by identity and number.
 pub(crate) type Rows = BTreeSet<(Identity, i64)>;
 
-/// What a memory or a directory holds.
+/// The rows in a memory tier or a directory.
 #[derive(Debug, Default)]
-struct Held {
+struct Contents {
     may: Rows,
     must: Rows,
-    /// All that it ever held.
+    /// Every row that it ever held.
     ever: Rows,
     roomy: bool,
 }
 
-impl Held {
-    /// Takes rows in; for `sure` if nothing is in the way.
+impl Contents {
+    /// Adds rows; `sure` if nothing prevents storing them.
     fn take(&mut self, rows: &Rows, sure: bool) {
         self.may.extend(rows);
         self.ever.extend(rows);
@@ -73,7 +73,7 @@ impl Held {
         }
     }
 
-    /// Somebody set the bound, or may have where he is not `sure` to.
+    /// Applies a bound; not `sure` if another instance may have set it since.
     fn set_bound(&mut self, roomy: bool, sure: bool) {
         if !roomy {
             self.must.clear();
@@ -82,39 +82,39 @@ impl Held {
     }
 }
 
-/// Where an instance was at its last call.
+/// What an instance used in its last call.
 #[derive(Debug, Clone, Copy)]
 struct Attached {
-    /// What its options say.
+    /// According to its options.
     named: Place,
-    /// Without a directory if that could not be used when it was to be opened.
+    /// In fact: without a directory if it could not be opened.
     place: Place,
     memory: usize,
     roomy: Roomy,
 }
 
-/// A directory, seen from outside.
+/// The state of a directory.
 #[derive(Debug, Clone, Copy, Default)]
 struct Directory {
-    /// Nothing can be written to it or read from it.
+    /// It can be neither read nor written.
     blocked: bool,
-    /// Rows may have been given up.
+    /// Queued rows may have been dropped.
     was_blocked: bool,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct Model {
     attached: BTreeMap<usize, Attached>,
-    memories: Vec<Held>,
-    /// The memory that was last used for a place.
+    memories: Vec<Contents>,
+    /// The memory tier last used for a place.
     memory_of: BTreeMap<Place, usize>,
-    disks: BTreeMap<Place, Held>,
+    disks: BTreeMap<Place, Contents>,
     directories: BTreeMap<usize, Directory>,
 }
 
-impl Ledger {
-    /// An instance makes a call. Those of equal places share a memory while one of them is there; an
-    /// instance that moves on takes its memory along, if it is its own and nobody is there yet.
+impl Model {
+    /// An instance makes a call. Instances of one place share a memory tier while one of them exists.
+    /// An instance that changes its place keeps a memory tier of its own unless the new place has one.
     pub(crate) fn attach(&mut self, instance: usize, place: Place, away: bool, roomy: Roomy) {
         let (before, named) = (self.attached.get(&instance).copied(), place);
         let place = match away {
@@ -128,7 +128,7 @@ impl Ledger {
         let own = before.map(|before| before.memory);
         let own = own.filter(|&memory| self.users(memory) == 1);
         let memory = there.or(own).unwrap_or_else(|| {
-            self.memories.push(Held::default());
+            self.memories.push(Contents::default());
             self.memories.len() - 1
         });
         self.memories[memory].set_bound(roomy.memory, sure);
@@ -149,8 +149,8 @@ impl Ledger {
         self.attached.remove(&instance);
     }
 
-    /// The rows that an attached instance finds for certain, and those that it can find at all.
-    pub(crate) fn found(&self, instance: usize) -> (Rows, Rows) {
+    /// The rows that must be hits of an attached instance, and those that may be.
+    pub(crate) fn hits(&self, instance: usize) -> (Rows, Rows) {
         let Attached { place, memory, .. } = self.attached[&instance];
         let (memory, disk) = (&self.memories[memory], &self.disks[&place]);
         let both = |left: &Rows, right: &Rows| left.union(right).copied().collect();
@@ -160,9 +160,9 @@ impl Ledger {
         }
     }
 
-    /// An attached instance gave rows, some of which were computed. All of them are in memory now,
-    /// and those on disk as well.
-    pub(crate) fn gave(&mut self, instance: usize, rows: &Rows, computed: &Rows) {
+    /// An attached instance returned rows, some of them computed. All are in memory now, and the
+    /// computed ones on disk as well.
+    pub(crate) fn record_call(&mut self, instance: usize, rows: &Rows, computed: &Rows) {
         let Attached { place, memory, .. } = self.attached[&instance];
         self.memories[memory].take(rows, true);
         let Some(directory) = place.1 else { return };
@@ -171,7 +171,7 @@ impl Ledger {
         disk.take(computed, !blocked);
     }
 
-    /// An instance cleared its cache: all of its memory, and its place on disk.
+    /// An instance cleared its cache: its memory tier, and its place on disk.
     pub(crate) fn clear(&mut self, instance: usize) {
         let Some(&Attached { place, memory, .. }) = self.attached.get(&instance) else {
             return;
@@ -191,8 +191,8 @@ impl Ledger {
         self.disks.entry(place).or_default().must.clear();
     }
 
-    /// A segment was copied to where it does not belong. It may hold rows that were copied from there
-    /// before, and cleared since.
+    /// A segment was copied to the directory of another identity. It may contain rows that were copied
+    /// from there before and cleared since.
     pub(crate) fn transplant(&mut self, directory: usize) {
         for (_, disk) in self
             .disks
@@ -203,7 +203,7 @@ impl Ledger {
         }
     }
 
-    /// A directory was taken away, or is there again.
+    /// A directory was replaced by a file or restored.
     pub(crate) fn block(&mut self, directory: usize, blocked: bool) {
         let state = self.directories.entry(directory).or_default();
         (state.blocked, state.was_blocked) = (blocked, true);
@@ -216,7 +216,7 @@ impl Ledger {
         }
     }
 
-    /// Whether a directory was away at some time.
+    /// Whether a directory was ever blocked.
     pub(crate) fn was_blocked(&self, directory: Option<usize>) -> bool {
         directory.is_some_and(|directory| self.directory(directory).was_blocked)
     }
@@ -225,13 +225,13 @@ impl Ledger {
         directory.is_some_and(|directory| self.directory(directory).blocked)
     }
 
-    /// Whether this is the directory that an instance was last called with.
+    /// Whether an instance used this directory in its last call.
     pub(crate) fn uses(&self, instance: usize, directory: Option<usize>) -> bool {
         let attached = self.attached.get(&instance);
         attached.is_some_and(|attached| attached.named.1 == directory)
     }
 
-    /// Whether an instance goes on without the directory that its options name.
+    /// Whether an instance works without the directory of its options.
     pub(crate) fn is_away(&self, instance: usize) -> bool {
         let attached = self.attached.get(&instance);
         attached.is_some_and(|attached| attached.place != attached.named)
