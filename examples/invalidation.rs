@@ -1,8 +1,8 @@
-//! When a cache stops being valid, and when it becomes valid again.
+//! Changes of weights: when rows stop being hits, and when they are hits again.
 //!
 //! A weight is edited in place. Look for the log line that says what changed: `the weights of
-//! 'fc.ws' changed; code, fields and options did not`. Every row is then computed anew. With the
-//! old weight back, the old rows are hits again, for nothing was deleted.
+//! 'fc.ws' changed; code, fields and options did not`. Every row is then computed again. With the old
+//! weight back, the old rows are hits again: nothing was deleted.
 //!
 //! Run it with `cargo run --example invalidation`.
 
@@ -27,7 +27,7 @@ impl nn::Module for Backbone {
 }
 
 impl Backbone {
-    /// Runs the batch and says where its rows came from.
+    /// Runs the batch and prints where its rows came from.
     fn run(&self, xs: &Tensor, when: &str) -> Tensor {
         let before = self.torchcache.stats();
         let features = xs.apply(self);
@@ -42,7 +42,7 @@ impl Backbone {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // The cache tells what it does through `tracing`, like any other library.
+    // torchcache logs with `tracing`.
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
         .without_time()
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let second = backbone.run(&xs, "the same rows");
     assert_eq!(first, second);
 
-    // An alias of the weight, and a copy of what it holds.
+    // An alias of the weight, and a copy of its values.
     let mut weight = backbone.fc.ws.shallow_clone();
     let original = weight.copy();
     let _ = tch::no_grad(|| weight.g_mul_scalar_(2.0));

@@ -1,9 +1,8 @@
-//! Options for one instance: `torchcache_<option>` fields win over the attribute's arguments.
+//! Options of one instance: `torchcache_<option>` fields override the attribute's arguments.
 //!
-//! Look for three things. The two instances have the same type but other weights, so they have
-//! other module hashes and never see each other's rows. Each has the options of its own fields;
-//! `None` leaves what the attribute says. A field can be changed at any time: once its cache is
-//! switched off, the left instance computes every row, and its counters stand still.
+//! The two instances have the same type but different weights, so their module hashes differ and they
+//! share no rows. Each has the options of its fields; `None` is the attribute's value. Fields can change
+//! at any time: once its cache is disabled, the left instance computes every row and counts nothing.
 //!
 //! Run it with `cargo run --example overrides`.
 
@@ -63,7 +62,11 @@ fn main() {
     for encoder in [&left, &right] {
         let computed = xs.apply(encoder);
         assert_eq!(computed, xs.apply(encoder));
-        assert_eq!(computed.kind(), Kind::Float, "rounded, but in its own kind");
+        assert_eq!(
+            computed.kind(),
+            Kind::Float,
+            "rounded, in the kind of the module"
+        );
     }
     left.report("left ");
     right.report("right");

@@ -1,14 +1,14 @@
 //! The three ways to cache: a struct with its impl, a function, and a module of another crate.
 //!
-//! Look for how often each body ran: every one is called twice with the same rows, and the second
-//! time no row is computed. The last lines are the table that `stats()` prints.
+//! Each is called twice with the same rows, and prints how many rows it computes: none the second time.
+//! The last lines are the table of `stats()`.
 //!
 //! Run it with `cargo run --example quickstart`.
 
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options, TorchCache, torchcache};
 
-/// A module of your own: the attribute on the struct takes the options.
+/// Your own module: the attribute on the struct has the options.
 #[torchcache(max_memory_cache_size = "500 MB")]
 #[derive(Debug)]
 struct Backbone {
@@ -17,7 +17,7 @@ struct Backbone {
     torchcache: TorchCache,
 }
 
-/// The attribute on the impl wraps `forward`; its body stays as it was.
+/// The attribute on the impl caches `forward`.
 #[torchcache]
 impl nn::Module for Backbone {
     fn forward(&self, xs: &Tensor) -> Tensor {
@@ -26,7 +26,7 @@ impl nn::Module for Backbone {
     }
 }
 
-/// A function: plain arguments are part of every row's key.
+/// A function: arguments that are no tensors are part of every row's key.
 #[torchcache]
 fn embed(tokens: &Tensor, scale: f64) -> Tensor {
     println!("  embed computes {} rows", tokens.size()[0]);
@@ -41,7 +41,7 @@ fn main() -> Result<(), torchcache::Error> {
         out: nn::linear(&root / "out", 64, 8, Default::default()),
         torchcache: TorchCache::default(),
     };
-    // A module that cannot be annotated: its weights are given beside it.
+    // A module that cannot be annotated, with the weights that it uses.
     let vision = nn::seq()
         .add(nn::linear(&root / "vision", 32, 8, Default::default()))
         .add_fn(Tensor::relu);

@@ -1,4 +1,4 @@
-//! The example of the README, word for word. A test keeps the two equal.
+//! The example of the README. A test keeps the two equal.
 
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{TorchCache, torchcache};

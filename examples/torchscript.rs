@@ -1,8 +1,8 @@
-//! TorchScript: a `CModule` that was loaded from a file, cached in both ways.
+//! TorchScript: a `CModule` loaded from a file, cached in two ways.
 //!
-//! `Cached::new` wraps it and is given the path of its file: the bytes of the file are its
-//! identity. As the field of an annotated struct it is identified by its code, parameters and
-//! buffers. Look for the counts: the second pass over the same rows computes nothing.
+//! `Cached::new` takes it with the path of its file, whose bytes are its identity. As a field of an
+//! annotated struct, its identity is its code, parameters and buffers. The second call with the same rows
+//! computes nothing.
 //!
 //! Run it with `cargo run --example torchscript`.
 
@@ -12,7 +12,7 @@ use std::path::Path;
 use tch::{CModule, Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options, TorchCache, torchcache};
 
-/// A module of your own around a TorchScript module.
+/// Your own module around a TorchScript module.
 #[torchcache]
 #[derive(Debug)]
 struct Encoder {

@@ -1,4 +1,4 @@
-//! One epoch of training the head, wherever its features come from.
+//! One epoch of training the head.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::head::Head;
 /// Batches of this many images.
 const BATCH: i64 = 64;
 
-/// The images in an order of their own, in batches.
+/// The images in random order, in batches.
 pub(crate) fn order(images: &Images) -> Vec<Tensor> {
     Tensor::randperm(images.len(), (Kind::Int64, Device::Cpu)).split(BATCH, 0)
 }
 
-/// Trains on batches, and gives how long that took. `features` gets the numbers of the images and
-/// the images, and gives features on `device`, where the head is.
+/// Trains on batches and returns the time. `features` maps the numbers of images and the images to
+/// features on `device`, where the head is.
 pub(crate) fn train(
     images: &Images,
     batches: &[Tensor],

@@ -1,11 +1,10 @@
-//! A head is trained on a frozen ResNet-18 and the 60,000 images of Fashion-MNIST: what the cache
-//! costs in the first epoch, what it leaves of the later ones, and what a run costs whose memory
-//! holds a quarter of the features.
+//! Trains a head on a frozen ResNet-18 and the 60,000 images of Fashion-MNIST: the cost of the cache in
+//! the first epoch, the time of later epochs, and a run with memory for a quarter of the features.
 //!
-//! Backbone and head are those of the example `transfer_learning`. Each run is a process of its own, so
-//! that its peak of memory is its own as well. `cargo xtask bench -- transfer` fetches the images;
-//! `TORCHCACHE_FASHION_MNIST` names a folder that has them. Where nobody fetched or named any,
-//! nothing is measured: that is no mistake of whoever runs all benchmarks.
+//! Backbone and head are those of the example `transfer_learning`. Each run is a process, so that its
+//! peak of memory can be read. `cargo xtask bench transfer` fetches the images, or
+//! `TORCHCACHE_FASHION_MNIST` names their folder; without images nothing is measured, and that is no
+//! error.
 
 #[path = "../../examples/transfer_learning/args.rs"]
 #[expect(dead_code, reason = "the example looks at more arguments")]
@@ -17,73 +16,72 @@ mod backbone;
 mod data;
 mod epoch;
 #[path = "../../examples/transfer_learning/head.rs"]
-#[expect(dead_code, reason = "the example also asks for classes")]
+#[expect(dead_code, reason = "the example also predicts classes")]
 mod head;
+mod measured;
 mod report;
 mod runs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clap::Parser;
 use serde::de::DeserializeOwned;
 
-use report::{Ample, Plain, Starved};
-
-/// Of the weights, of the head and of the order of the images: all runs see the same.
-const SEED: i64 = 1;
+use measured::{Ample, Plain, Starved};
 
 /// Names the folder of the images.
 const VARIABLE: &str = "TORCHCACHE_FASHION_MNIST";
 
-/// What was asked for, by a user or by the first process of the others.
-struct Asked {
-    /// Only that many images.
+/// Arguments, of a user or of the first process.
+struct Arguments {
+    /// The number of images, if not all.
     limit: Option<i64>,
-    /// In another process: which run, and the directory of its features.
+    /// In another process: the name of the run and the directory of its features.
     run: Option<(String, PathBuf)>,
 }
 
 fn main() {
-    let asked = Asked::read();
+    let arguments = Arguments::read();
     let Some(images) = images() else {
         eprintln!(
-            "transfer is not run: there are no images. `cargo xtask bench -- transfer` fetches \
-             them, or name their folder in {VARIABLE}"
+            "skipping transfer: no images. `cargo xtask bench transfer` fetches them, or set {VARIABLE} \
+             to their folder"
         );
         return;
     };
-    match &asked.run {
-        None => println!("{}", all(&asked)),
+    match &arguments.run {
+        None => println!("{}", all(&arguments)),
         Some((run, features)) => {
             let run = runs::named(run).expect("the first process knows the names");
-            let measured = run(&setting(&images, asked.limit), features);
+            let measured = run(&setting(&images, arguments.limit), features);
             println!("{}", measured.unwrap_or_else(|error| panic!("{error}")));
         }
     }
 }
 
-impl Asked {
+impl Arguments {
     fn read() -> Self {
-        let mut asked = Asked {
+        let mut arguments = Arguments {
             limit: None,
             run: None,
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             match arg.as_str() {
-                "--quick" | "--test" => asked.limit = Some(640),
-                "--run" => asked.run = args.next().zip(args.next().map(PathBuf::from)),
-                // cargo says the first; what is printed is Markdown in any case.
+                "--quick" | "--test" => arguments.limit = Some(640),
+                "--run" => arguments.run = args.next().zip(args.next().map(PathBuf::from)),
+                // cargo adds the first; the output is always Markdown.
                 "--bench" | "--markdown" => {}
-                _ => panic!("`{arg}` is not known; there are --quick and --markdown"),
+                _ => panic!("unknown argument `{arg}`; expected --quick or --markdown"),
             }
         }
-        asked
+        arguments
     }
 }
 
-/// The folder of the images: the one that is named, which must have them, else the one that they
-/// are fetched to, if they were.
+/// The folder of the images: the named one, which must have them, else the one that they are fetched to,
+/// if it exists.
 fn images() -> Option<PathBuf> {
     let named = std::env::var_os(VARIABLE).filter(|named| !named.is_empty());
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/datasets/fashion-mnist");
@@ -93,30 +91,34 @@ fn images() -> Option<PathBuf> {
     }
 }
 
-/// Images as they are, a little enlarged: ResNet-18 wants 32 pixels at least.
+/// All images, enlarged to the 32 pixels that ResNet-18 needs at least.
 fn setting(images: &Path, limit: Option<i64>) -> args::Args {
-    let mut line = vec!["--data".into(), images.into(), "--side".into(), "32".into()];
+    let mut line: Vec<std::ffi::OsString> = vec![
+        "transfer".into(),
+        "--data".into(),
+        images.into(),
+        "--side".into(),
+        "32".into(),
+    ];
     if let Some(limit) = limit {
         line.extend(["--limit".into(), limit.to_string().into()]);
     }
-    args::Args::parse(line.into_iter())
-        .expect("the arguments are right")
-        .expect("nobody asked for help")
+    args::Args::parse_from(line)
 }
 
-/// Every run in its own process, one after the other, as Markdown.
-fn all(asked: &Asked) -> String {
+/// All runs, one after another, as Markdown.
+fn all(arguments: &Arguments) -> String {
     let features = tempfile::tempdir().expect("a temporary directory");
-    let plain: Plain = elsewhere(asked, "plain", features.path());
-    let ample: Ample = elsewhere(asked, "ample", features.path());
-    let starved: Starved = elsewhere(asked, "starved", features.path());
+    let plain: Plain = elsewhere(arguments, "plain", features.path());
+    let ample: Ample = elsewhere(arguments, "ample", features.path());
+    let starved: Starved = elsewhere(arguments, "starved", features.path());
     report::markdown(&plain, &ample, &starved)
 }
 
-fn elsewhere<T: DeserializeOwned>(asked: &Asked, run: &str, features: &Path) -> T {
+fn elsewhere<T: DeserializeOwned>(arguments: &Arguments, run: &str, features: &Path) -> T {
     eprintln!("run: {run}");
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args(asked.limit.map(|_| "--quick"));
+    command.args(arguments.limit.map(|_| "--quick"));
     command.arg("--run").arg(run).arg(features);
     let output = command
         .stderr(Stdio::inherit())

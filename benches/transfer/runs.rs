@@ -1,4 +1,4 @@
-//! The runs, each for a process of its own.
+//! The runs, each in its own process.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::backbone::Backbone;
 use crate::data::{Data, Images};
 use crate::epoch::{order, train};
 use crate::head::Head;
-use crate::report::{Ample, Plain, Starved};
+use crate::measured::{Ample, Later, Plain, Starved};
 
 pub(crate) type Run = fn(&Args, &Path) -> Result<Value, Box<dyn std::error::Error>>;
 
-/// Blocks of the first epoch, which the plain and the cached backbone take in turn.
+/// Blocks of the first epoch, in which the plain and the cached backbone take turns.
 const BLOCKS: usize = 20;
 
-/// Later epochs, each beside one of the head alone; the fastest of each counts.
+/// Later epochs, in turn with epochs of the head alone; the fastest of each counts.
 const EPOCHS: usize = 10;
 
 pub(crate) fn named(name: &str) -> Option<Run> {
@@ -56,7 +56,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
     let device = cached.device();
     let (mut head, mut plain_head) = (Head::new(device)?, Head::new(device)?);
 
-    // Whatever the first batches set up is set up before the clock starts.
+    // Initialises libtorch before the clock starts.
     let warm = images.pixels.narrow(0, 0, 64.min(images.len()));
     let _ = plain.forward_t(&warm, false);
 
@@ -71,7 +71,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
                 seen.push((batch.shallow_clone(), features.shallow_clone()));
                 features
             });
-            // What is still to be written counts as well.
+            // Writing counts as well.
             let start = std::time::Instant::now();
             assert!(cached.torchcache.flush(), "every feature is on disk");
             with.push((trained + start.elapsed()).as_secs_f64());
@@ -85,7 +85,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
             });
             without.push(trained.as_secs_f64());
         };
-        // Each goes first as often as the other.
+        // Each goes first in half of the blocks.
         if number % 2 == 0 {
             with_cache();
             without_cache();
@@ -115,7 +115,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
     })?)
 }
 
-/// A fresh process whose memory holds a quarter of the features: the rest comes from disk.
+/// A second process with memory for a quarter of the features: the rest comes from disk.
 fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Error>> {
     let images = Data::load(&args.data, args.limit)?.train;
     let bound = images.len() as u64 * 512 * 4 / 4;
@@ -129,7 +129,7 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     });
     let later = later(&images, &cached, &known)?;
     let stats = cached.torchcache.stats();
-    assert_eq!(stats.misses, 0, "everything is there");
+    assert_eq!(stats.misses, 0, "no image is computed");
     assert!(stats.memory_bytes <= bound, "the bound holds");
     Ok(serde_json::to_value(Starved {
         bound,
@@ -151,10 +151,10 @@ fn cached(
     Ok(backbone)
 }
 
-/// The features of all images, as they were computed in the first epoch, where the head is.
+/// The features of all images from the first epoch, on the device of the head.
 struct Known(Tensor);
 
-/// Their file, beside the cache's own folders.
+/// Their file, next to the cache's folders.
 const KNOWN: &str = "known.pt";
 
 impl Known {
@@ -179,14 +179,6 @@ impl Known {
     fn get(&self, batch: &Tensor) -> Tensor {
         self.0.index_select(0, &batch.to_device(self.0.device()))
     }
-}
-
-/// Seconds of an epoch of hits, of the same epoch of the head alone, and of the hashing in it.
-#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Later {
-    pub(crate) epoch: f64,
-    pub(crate) head: f64,
-    pub(crate) hashing: f64,
 }
 
 fn later(
@@ -216,7 +208,7 @@ fn later(
         best.head = best.head.min(alone.as_secs_f64());
         best.hashing = best.hashing.min(hashing.as_secs_f64());
     }
-    // In an epoch of its own: to keep features for a comparison costs as much as a hit.
+    // In a separate epoch: keeping features for a comparison costs as much as a hit.
     for batch in order(images) {
         let features = cached.forward_t(&images.pixels.index_select(0, &batch), false);
         assert_eq!(features, known.get(&batch), "a hit is what was computed");
@@ -224,13 +216,13 @@ fn later(
     Ok(best)
 }
 
-/// The most memory that this process ever had.
+/// The peak of this process's memory.
 fn peak_bytes() -> Result<u64, Box<dyn std::error::Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: u64 = line
         .and_then(|line| line.trim().strip_suffix(" kB"))
-        .ok_or("the system does not say how much memory was used")?
+        .ok_or("/proc/self/status has no VmHWM")?
         .parse()?;
     Ok(kilobytes * 1024)
 }

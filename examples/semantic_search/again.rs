@@ -1,4 +1,4 @@
-//! The second process: this program once more, which must find every embedding on disk.
+//! The second process: this program again, which must find every embedding on disk.
 
 use std::error::Error;
 use std::path::Path;
@@ -6,20 +6,17 @@ use std::process::{Command, Stdio};
 
 use tch::Tensor;
 
-use crate::args::Args;
 use crate::corpus::Entry;
 use crate::passes::Embedder;
 use crate::report::{self, Pass};
 
-const NAME: &str = "a second process";
-
-/// Starts the second process and returns what it saw, and how many embeddings it got that are not
-/// bit for bit `expected`.
+/// Starts the second process. Returns its pass, and the number of embeddings that differ from
+/// `expected` in any bit.
 ///
 /// # Errors
 ///
-/// It could not be started, or it failed.
-pub(crate) fn start(args: &Args, expected: &Tensor) -> Result<(Pass, i64), Box<dyn Error>> {
+/// The process cannot be started, or it fails.
+pub(crate) fn start(expected: &Tensor) -> Result<(Pass, i64), Box<dyn Error>> {
     let exchange = tempfile::tempdir()?;
     let file = exchange.path().join("embeddings.safetensors");
     Tensor::write_safetensors(&[("embeddings", expected)], &file)?;
@@ -32,19 +29,14 @@ pub(crate) fn start(args: &Args, expected: &Tensor) -> Result<(Pass, i64), Box<d
     if !output.status.success() {
         return Err(format!("the second process failed: {}", output.status).into());
     }
-    let said = String::from_utf8_lossy(&output.stdout);
-    let (pass, differ) = said.trim().split_once(", ").unwrap_or_default();
-    match (Pass::from_line(NAME, pass), differ.parse()) {
-        (Some(pass), Ok(differ)) if pass.texts() == args.texts as u64 => Ok((pass, differ)),
-        _ => Err(format!("the second process reported {said:?}").into()),
-    }
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Embeds what the first process did, and prints what it saw for that process to read.
+/// Embeds the same texts as the first process, and prints the results for that process.
 ///
 /// # Errors
 ///
-/// What the first process wrote cannot be read, or what the tokenizer says.
+/// The file of the first process cannot be read, or the tokenizer fails.
 pub(crate) fn second_process(
     embedder: &Embedder,
     entries: &[Entry],
@@ -54,8 +46,8 @@ pub(crate) fn second_process(
     let [(_, expected)] = &expected[..] else {
         return Err("the first process wrote no embeddings".into());
     };
-    let (pass, embeddings) = embedder.pass(NAME, entries)?;
+    let (pass, embeddings) = embedder.pass("a second process", entries)?;
     let differ = report::rows_that_differ(&embeddings, expected);
-    println!("{}, {differ}", pass.to_line());
+    println!("{}", serde_json::to_string(&(pass, differ))?);
     Ok(())
 }

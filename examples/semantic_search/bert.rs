@@ -1,7 +1,5 @@
-//! BERT in `tch::nn`: embeddings, self-attention, layer norm, GELU. It knows nothing of files of
-//! weights, of sentences or of a cache.
-//!
-//! Layers are named as in the files of Hugging Face's transformers, so that those fill them.
+//! BERT in `tch::nn`: embeddings, self-attention, layer norm, GELU. Layers are named as in the files of
+//! Hugging Face's transformers.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +9,7 @@ use tch::nn::{Embedding, LayerNorm, Linear, Module};
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::Fingerprint;
 
-/// What `config.json` says of the model, as far as it matters here.
+/// The fields of `config.json` that are used here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Config {
     pub(crate) model_type: String,
@@ -30,7 +28,7 @@ pub(crate) struct Config {
 impl Config {
     /// # Errors
     ///
-    /// A message that names the file, and what in it this code does not know.
+    /// The file cannot be read, or describes another kind of model.
     pub(crate) fn read(file: &Path) -> Result<Self, String> {
         let failed = |reason: String| format!("{}: {reason}", file.display());
         let text = fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
@@ -72,7 +70,7 @@ pub(crate) struct Bert {
 }
 
 impl Bert {
-    /// With weights of zero: a file is to fill them.
+    /// Creates a model with zero weights, which a file then fills.
     pub(crate) fn new(vs: &nn::Path<'_>, config: &Config) -> Self {
         let embeddings = vs / "embeddings";
         let table = |name: &str, rows| {
@@ -101,10 +99,10 @@ impl Bert {
     /// `[B, L]` ids and their mask, 1 for a token and 0 for padding, to `[B, L, hidden]` states.
     pub(crate) fn forward(&self, ids: &Tensor, mask: &Tensor) -> Tensor {
         let positions = Tensor::arange(ids.size()[1], (Kind::Int64, ids.device()));
-        // All tokens are of the first text, which is type 0: there is no second one.
+        // All tokens are of the first text, which is type 0.
         let embedded =
             ids.apply(&self.words) + self.types.ws.get(0) + positions.apply(&self.positions);
-        // Added to the scores of attention, for every head and every token that looks.
+        // Added to the attention scores of every head and token: hides padding.
         let hidden = mask
             .zeros_like()
             .to_kind(Kind::Float)
@@ -119,7 +117,7 @@ impl Bert {
     }
 }
 
-/// Self-attention, then two linear layers, each with what came in added.
+/// Self-attention, then two linear layers, each with a residual connection.
 #[derive(Debug, Fingerprint)]
 struct Layer {
     heads: i64,
@@ -137,14 +135,14 @@ impl Layer {
     fn new(vs: &nn::Path<'_>, config: &Config) -> Self {
         let (size, wide) = (config.hidden_size, config.intermediate_size);
         let attention = vs / "attention";
-        let looking = &attention / "self";
+        let inner = &attention / "self";
         let attended = &attention / "output";
         let output = vs / "output";
         Layer {
             heads: config.num_attention_heads,
-            query: linear(&looking / "query", size, size),
-            key: linear(&looking / "key", size, size),
-            value: linear(&looking / "value", size, size),
+            query: linear(&inner / "query", size, size),
+            key: linear(&inner / "key", size, size),
+            value: linear(&inner / "value", size, size),
             attended: linear(&attended / "dense", size, size),
             attended_norm: norm(&attended / "LayerNorm", config),
             wide: linear(vs / "intermediate" / "dense", size, wide),

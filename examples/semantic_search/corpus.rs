@@ -1,4 +1,4 @@
-//! The texts: definitions of English words, and those that take the places of some.
+//! The texts: definitions of English words, and replacements of some of them.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use tch::Tensor;
 
-/// A word and what it means. The meaning is what is embedded.
+/// A word and its definition, which is embedded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) word: String,
     pub(crate) text: String,
 }
 
-/// The entries of the file of this example.
+/// Reads the entries.
 ///
 /// # Errors
 ///
-/// A message that names the file.
+/// The file cannot be read, or a line has no tab.
 pub(crate) fn entries() -> Result<Vec<Entry>, String> {
     let file = data("definitions.tsv.gz");
     let failed = |reason: String| format!("{}: {reason}", file.display());
@@ -40,12 +40,12 @@ pub(crate) fn entries() -> Result<Vec<Entry>, String> {
         .collect()
 }
 
-/// Entries of which some were replaced.
+/// Entries of which some are replaced.
 pub(crate) struct Edited<'a> {
     pub(crate) entries: Vec<Entry>,
-    /// By which, in the order of their places.
+    /// The replacements, in the order of their places.
     pub(crate) new: &'a [Entry],
-    /// The places of these.
+    /// The places of replaced entries.
     pub(crate) changed: Tensor,
     /// The places of the others.
     pub(crate) kept: Tensor,
@@ -73,12 +73,11 @@ pub(crate) fn edited(entries: &[Entry], count: usize) -> Edited<'_> {
     }
 }
 
-/// The texts on which our embeddings are compared with those of sentence-transformers, and the
-/// latter.
+/// Reads the sample: texts with their embeddings by sentence-transformers.
 ///
 /// # Errors
 ///
-/// A message that names the file.
+/// A file cannot be read, or the numbers of texts and embeddings differ.
 pub(crate) fn sample() -> Result<(Vec<String>, Tensor), String> {
     let (texts, embeddings) = (data("sample.txt"), data("sample.safetensors"));
     let text =
@@ -90,7 +89,7 @@ pub(crate) fn sample() -> Result<(Vec<String>, Tensor), String> {
             Ok((lines, tensor.shallow_clone()))
         }
         _ => Err(format!(
-            "{} does not hold one embedding for each line of {}",
+            "{} does not have one embedding for each line of {}",
             embeddings.display(),
             texts.display()
         )),

@@ -1,4 +1,4 @@
-//! Sentences to embeddings, and the only file that knows of the cache.
+//! Token ids to embeddings: the only file with code for the cache.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,9 @@ use torchcache::{TorchCache, torchcache};
 use crate::bert::{Bert, Config};
 use crate::weights;
 
-/// BERT, the mean over the tokens of a text, and a length of one: what sentence-transformers does
-/// for this model.
+/// BERT, the mean over the tokens of a text, normalised to length one, as in sentence-transformers.
 ///
-/// The code of `bert.rs` is not part of the identity, as that of any helper: its version is.
+/// The code of helpers such as `bert.rs` is not part of the identity: increase `version` if it changes.
 #[torchcache(persistent = true, version = "1")]
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -32,17 +31,17 @@ impl Encoder {
         let sum = (states * &shares).sum_dim_intlist(1, false, Kind::Float);
         let mean = sum / shares.sum_dim_intlist(1, false, Kind::Float);
         let length = mean.norm_scalaropt_dim(2.0, [-1], true);
-        // The floor of PyTorch's own `normalize`.
+        // The minimum of PyTorch's `normalize`.
         mean / length.clamp_min(1e-12)
     }
 }
 
 impl Encoder {
-    /// The model of a folder, with its cache in another.
+    /// Loads the model of a folder, with its cache in another.
     ///
     /// # Errors
     ///
-    /// A message that names the file.
+    /// A file is missing or not valid.
     pub(crate) fn load(model: &Path, cache_dir: &Path) -> Result<Self, String> {
         let config = Config::read(&model.join("config.json"))?;
         let mut vs = nn::VarStore::new(Device::cuda_if_available());

@@ -1,16 +1,15 @@
-//! Semantic search: a few thousand definitions of English words, embedded with all-MiniLM-L6-v2
-//! without the cache, with it, again, after 1 % of them changed, and in a second process.
+//! Embeds a few thousand definitions of English words with all-MiniLM-L6-v2: without the cache, with it,
+//! again, after 1 % of them changed, and in a second process. Then finds words by descriptions.
 //!
-//! Look for the times and the hits, and for the lines below them: the embeddings are those of the
-//! Python package sentence-transformers, and a hit is bit for bit what was computed first. Then a
-//! description finds its word.
+//! Look for the times and hits, and for the checks below them: the embeddings are those of the Python
+//! package sentence-transformers, and a hit equals the first result in every bit.
 //!
-//! Run it with `cargo xtask minilm`, which fetches the model, and
-//! `cargo run --release --example semantic_search -- "a room to cook in"`. Run it twice: the
-//! second time nothing is computed. The page beside this file has more.
+//! `cargo xtask minilm` fetches the model; then run
+//! `cargo run --release --example semantic_search -- "a room to cook in"`. Run it twice: the second
+//! time nothing is computed. `README.md` has more.
 //!
-//! `encoder.rs` is where the cache is; `bert.rs` is the model, `weights.rs` fills it, `tokens.rs`
-//! makes its input, `passes.rs` embeds. `again.rs` starts the second process, `report.rs` compares.
+//! `encoder.rs` has the cache; `bert.rs` is the model, `weights.rs` loads its weights, `tokens.rs`
+//! prepares its input, `passes.rs` embeds, `again.rs` starts the second process, `report.rs` compares.
 
 mod again;
 mod args;
@@ -27,24 +26,14 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use args::Args;
+use clap::Parser;
 use corpus::Entry;
 use passes::Embedder;
 use report::Checks;
 use tch::Tensor;
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(Some(args)) => args,
-        Ok(None) => {
-            print!("{}", args::HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(message) => {
-            eprintln!("{message}\n\n{}", args::HELP);
-            return ExitCode::from(2);
-        }
-    };
-    match run(&args) {
+    match run(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every embedding was the right one.
+/// Returns whether every embedding is right.
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let all = corpus::entries()?;
     let entries = &all[..args.texts];
@@ -65,7 +54,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     }
     let edited = corpus::edited(&all, args.texts);
     println!(
-        "{} definitions, embedded with the model in {}; embeddings are kept in {}",
+        "{} definitions, embedded with the model in {}; cached in {}",
         entries.len(),
         args.model.display(),
         args.cache_dir.display()
@@ -82,7 +71,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     if !embedder.encoder.torchcache.flush() {
         return Err("not every embedding could be written to disk".into());
     }
-    let (second, second_differ) = again::start(args, &first)?;
+    let (second, second_differ) = again::start(&first)?;
 
     let (sample, expected) = corpus::sample()?;
     let sample: Vec<_> = sample.iter().map(String::as_str).collect();

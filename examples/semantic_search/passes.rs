@@ -1,5 +1,4 @@
-//! Embedding many texts, as anyone would: tokens, batches, forward. That embeddings come from a
-//! cache is to be seen only in what is counted.
+//! Embeds many texts: tokens, batches, forward. Only the counts show the cache.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -23,13 +22,13 @@ pub(crate) struct Embedder {
 impl Embedder {
     /// # Errors
     ///
-    /// There is no model, or a message that names the file of it that is wrong.
+    /// There is no model, or one of its files is not valid.
     pub(crate) fn load(args: &Args) -> Result<Self, String> {
         let model = &args.model;
         if !model.join("config.json").exists() {
             return Err(format!(
-                "there is no model in {} (no config.json): `cargo xtask minilm` fetches it, or \
-                 name its folder with --model",
+                "no model in {} (no config.json): `cargo xtask minilm` fetches it, or name its \
+                 folder with --model",
                 model.display()
             ));
         }
@@ -40,11 +39,11 @@ impl Embedder {
         })
     }
 
-    /// `[N, 384]` on the CPU, in the order of the texts.
+    /// Returns `[N, 384]` on the CPU, in the order of the texts.
     ///
     /// # Errors
     ///
-    /// What the tokenizer says.
+    /// The tokenizer fails.
     pub(crate) fn embed(&self, texts: &[&str]) -> Result<Tensor, String> {
         self.embed_showing(texts, &ProgressBar::hidden())
     }
@@ -58,7 +57,7 @@ impl Embedder {
             embeddings.push(embedded.to_device(Device::Cpu));
             places.push(batch.places);
         }
-        // Back from the order of the batches into that of the texts.
+        // From the order of the batches to that of the texts.
         let order = Tensor::cat(&places, 0).argsort(0, false);
         Ok(Tensor::cat(&embeddings, 0).index_select(0, &order))
     }
@@ -67,7 +66,7 @@ impl Embedder {
     ///
     /// # Errors
     ///
-    /// What the tokenizer says.
+    /// The tokenizer fails.
     pub(crate) fn pass(&self, name: &str, entries: &[Entry]) -> Result<(Pass, Tensor), String> {
         let before = self.encoder.torchcache.stats();
         let progress = bar(name, entries.len());
@@ -87,7 +86,7 @@ impl Embedder {
             from_disk: after.disk_hits - before.disk_hits,
             computed: match after.calls > before.calls {
                 true => after.misses - before.misses,
-                // Nothing is counted of what goes past a cache that is switched off.
+                // A disabled cache counts nothing.
                 false => entries.len() as u64,
             },
         };
@@ -95,12 +94,12 @@ impl Embedder {
     }
 }
 
-/// What is embedded of entries.
+/// The texts to embed of entries.
 pub(crate) fn texts(entries: &[Entry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.text.as_str()).collect()
 }
 
-/// Without a terminal it draws nothing.
+/// A progress bar, which draws nothing without a terminal.
 fn bar(name: &str, texts: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg}  {bar:30}  {pos}/{len} texts");
     let bar = ProgressBar::new(texts as u64).with_style(style.expect("the template is right"));

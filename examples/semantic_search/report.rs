@@ -1,19 +1,19 @@
-//! What the passes over the texts showed, side by side, and whether the embeddings are the right
-//! ones.
+//! The table of the passes over the texts, and the checks of the embeddings.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// How far an embedding may be from that of sentence-transformers. Embeddings have length one.
+/// The allowed difference to an embedding by sentence-transformers. Embeddings have length one.
 const AGREEMENT: f64 = 1e-4;
 
-/// How far one may be from that of another forward of ours. PyTorch's result for a row depends in
-/// the last bits on the rows beside it.
+/// The allowed difference to an embedding by another forward. The last bits of PyTorch's result for a row
+/// depend on the other rows of its batch.
 const TOLERANCE: f64 = 1e-5;
 
-/// What one pass over the texts showed.
-#[derive(Debug, Clone, PartialEq)]
+/// The results of one pass over the texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pass {
     pub(crate) name: String,
     pub(crate) seconds: f64,
@@ -30,29 +30,9 @@ impl Pass {
     fn hits(&self) -> u64 {
         self.from_memory + self.from_disk
     }
-
-    /// Numbers with spaces between them.
-    pub(crate) fn to_line(&self) -> String {
-        format!(
-            "{} {} {} {}",
-            self.seconds, self.from_memory, self.from_disk, self.computed
-        )
-    }
-
-    pub(crate) fn from_line(name: &str, line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let pass = Pass {
-            name: name.to_owned(),
-            seconds: words.next()?.parse().ok()?,
-            from_memory: words.next()?.parse().ok()?,
-            from_disk: words.next()?.parse().ok()?,
-            computed: words.next()?.parse().ok()?,
-        };
-        words.next().is_none().then_some(pass)
-    }
 }
 
-/// A line for each pass; the first, without the cache, is what the others are compared with.
+/// A line for each pass; times are compared with the first, which is without the cache.
 pub(crate) fn table(passes: &[Pass]) -> String {
     let line = |cells: [&str; 7]| {
         let [name, time, faster, memory, disk, computed, hits] = cells;
@@ -93,8 +73,7 @@ pub(crate) fn table(passes: &[Pass]) -> String {
     table
 }
 
-/// How many rows of two matrices of floats are not the same, bit for bit. All of them, if the
-/// matrices have different shapes.
+/// The number of rows of two float matrices that differ in any bit. All of them, if the shapes differ.
 pub(crate) fn rows_that_differ(left: &Tensor, right: &Tensor) -> i64 {
     if left.size() != right.size() || left.kind() != right.kind() {
         return left.size()[0].max(right.size()[0]);
@@ -104,8 +83,7 @@ pub(crate) fn rows_that_differ(left: &Tensor, right: &Tensor) -> i64 {
     differs.sum(Kind::Int64).int64_value(&[])
 }
 
-/// The largest difference between two matrices. NaN where one holds it, and infinite if they have
-/// different shapes.
+/// The largest difference between two matrices: NaN if one has a NaN, infinite if the shapes differ.
 pub(crate) fn difference(left: &Tensor, right: &Tensor) -> f64 {
     match left.size() == right.size() {
         true => (left - right).abs().max().double_value(&[]),
@@ -113,28 +91,28 @@ pub(crate) fn difference(left: &Tensor, right: &Tensor) -> f64 {
     }
 }
 
-/// The claims of this example, and whether they held.
+/// What this example claims, and whether it holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Checks {
-    /// Texts of the sample.
+    /// The number of texts of the sample.
     pub(crate) sample: usize,
-    /// Largest difference on the sample to what sentence-transformers gives.
+    /// Largest difference on the sample to sentence-transformers.
     pub(crate) agreement: f64,
-    /// Largest difference of what the cache gave to a forward without it, in the first pass.
+    /// Largest difference of the first pass to a forward without the cache.
     pub(crate) first: f64,
-    /// The same for the texts that were changed.
+    /// The same for the changed texts.
     pub(crate) edited: f64,
-    /// Hits that were not bit for bit what was given first.
+    /// Hits that differ from the first result in any bit.
     pub(crate) changed_rows: i64,
 }
 
 impl Checks {
-    /// Whether the embeddings are the right ones. Times depend on the machine and do not count.
+    /// Whether the embeddings are right. Times depend on the machine and are only reported.
     pub(crate) fn hold(&self) -> bool {
         self.agrees() && self.fits() && self.changed_rows == 0
     }
 
-    /// Written so that a NaN does not agree.
+    /// False for NaN.
     fn agrees(&self) -> bool {
         self.agreement <= AGREEMENT
     }
@@ -163,14 +141,14 @@ impl fmt::Display for Checks {
         )?;
         write!(
             f,
-            "{} hits against what was given first, bit for bit: {} rows differ (allowed 0)",
+            "{} hits against the first results, bit for bit: {} rows differ (allowed 0)",
             verdict(self.changed_rows == 0),
             self.changed_rows
         )
     }
 }
 
-/// Seconds for people.
+/// Seconds with a unit.
 pub(crate) fn seconds(seconds: f64) -> String {
     if seconds < 1.0 {
         format!("{:.1} ms", seconds * 1e3)

@@ -1,9 +1,9 @@
-//! The texts that are nearest to a query.
+//! Nearest texts to a query.
 
 use tch::Tensor;
 
-/// The places of the `count` embeddings nearest to one, with the cosines of the angles between
-/// them: `[1, 384]` and `[N, 384]`, all of length one.
+/// The places of the `count` embeddings (`[N, 384]`) nearest to a query (`[1, 384]`), with cosines. All
+/// embeddings have length one.
 pub(crate) fn nearest(query: &Tensor, embeddings: &Tensor, count: i64) -> Vec<(usize, f64)> {
     let cosines = embeddings.matmul(&query.view([-1]));
     let count = count.min(cosines.size()[0]);

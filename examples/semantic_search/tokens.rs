@@ -1,12 +1,12 @@
-//! Texts to token ids, padded so that a text's row has the same shape whatever batch it is in:
-//! the shape is part of a row's key, so padding to the longest of a batch would cost hits.
+//! Texts to token ids. A text is padded to the same length in every batch: padding is part of a row, and
+//! so of its key, and padding to the longest text of a batch would cost hits.
 
 use std::path::Path;
 
 use tch::Tensor;
 use tokenizers::{Tokenizer, TruncationParams};
 
-/// What texts are padded to: the first that they fit into. Longer ones are cut at the last, as in
+/// Texts are padded to the first length that they fit into. Longer ones are cut at the last, as in
 /// sentence-transformers' settings for this model.
 const LENGTHS: [usize; 5] = [16, 32, 64, 128, 256];
 
@@ -21,7 +21,7 @@ pub(crate) struct Row {
 /// Rows of one length.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// Which of the texts they are.
+    /// The numbers of its texts.
     pub(crate) places: Tensor,
     /// `[B, L]`.
     pub(crate) ids: Tensor,
@@ -39,7 +39,7 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// # Errors
     ///
-    /// A message that names the file.
+    /// The file cannot be read, or has no `[PAD]`.
     pub(crate) fn load(file: &Path) -> Result<Self, String> {
         let failed = |reason: String| format!("{}: {reason}", file.display());
         let mut tokenizer =
@@ -54,8 +54,7 @@ impl Tokens {
         // The file may ask for one length for all.
         tokenizer.with_padding(None);
         let padding = tokenizer.token_to_id("[PAD]");
-        let padding =
-            padding.ok_or_else(|| failed("there is no [PAD] in its vocabulary".into()))?;
+        let padding = padding.ok_or_else(|| failed("no [PAD] in its vocabulary".into()))?;
         Ok(Tokens {
             tokenizer,
             padding: i64::from(padding),
@@ -64,7 +63,7 @@ impl Tokens {
 
     /// # Errors
     ///
-    /// What the tokenizer says.
+    /// The tokenizer fails.
     pub(crate) fn rows(&self, texts: &[&str]) -> Result<Vec<Row>, String> {
         let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true);
         let encodings = encodings.map_err(|error| error.to_string())?;
@@ -85,7 +84,7 @@ impl Tokens {
     }
 }
 
-/// At most `size` rows in each, those of one length together.
+/// Batches of at most `size` rows of one length.
 pub(crate) fn batches(rows: &[Row], size: usize) -> Vec<Batch> {
     let of_length = |length: usize| -> Vec<usize> {
         let places = 0..rows.len();

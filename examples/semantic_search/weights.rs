@@ -1,13 +1,13 @@
-//! From a safetensors file into a `VarStore`: every variable is filled, and nothing is converted,
-//! broadcast or left out in silence.
+//! Loads a safetensors file into a `VarStore`: every variable is filled, and nothing is converted,
+//! broadcast or left out silently.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use tch::{Tensor, nn};
 
-/// Tensors that files of BERT hold and sentence embeddings do not use: a layer for another task,
-/// and the numbers from 0.
+/// Tensors in files of BERT that sentence embeddings do not use: a layer for another task, and the
+/// numbers from 0.
 const UNUSED: [&str; 3] = [
     "pooler.dense.weight",
     "pooler.dense.bias",
@@ -18,16 +18,16 @@ const UNUSED: [&str; 3] = [
 ///
 /// # Errors
 ///
-/// A message that names the file and the first variable or tensor that does not fit.
+/// The file cannot be read, or a variable or tensor does not fit.
 pub(crate) fn load(vs: &nn::VarStore, file: &Path) -> Result<(), String> {
     let tensors = Tensor::read_safetensors(file).map_err(|error| error.to_string())?;
     let mut tensors: BTreeMap<_, _> = tensors.into_iter().collect();
     let mut wrong = Vec::new();
-    // In the order of their names, so that the message is the same each time.
+    // Sorted, so that the message is the same each time.
     let variables: BTreeMap<_, _> = vs.variables().into_iter().collect();
     for (name, mut variable) in variables {
         let Some(tensor) = tensors.remove(&name) else {
-            wrong.push(format!("there is no {name} in it"));
+            wrong.push(format!("no {name} in it"));
             continue;
         };
         let (got, expected) = (describe(&tensor), describe(&variable));

@@ -1,10 +1,10 @@
-//! Every example is run as its users run it, and does what its header promises.
+//! Runs every example as its users do.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The built example, which cargo puts beside the folder of this test's executable.
+/// The built example, next to the folder of this test's executable.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a running test has an executable");
     let profile = test.parent().and_then(Path::parent);
@@ -32,7 +32,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What the example prints, after it went well.
+/// The output of an example that succeeds.
 fn succeeds(command: &mut Command) -> String {
     let output = command.output().expect("the example starts");
     assert!(
@@ -56,7 +56,7 @@ fn cells(table: &str, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_example_of_the_readme_computes_each_row_once_over_two_runs() {
+fn readme_computes_each_row_once_over_two_runs() {
     let directory = tempfile::tempdir().unwrap();
     let run = || succeeds(example("readme").current_dir(directory.path()));
     let first = run();
@@ -68,7 +68,7 @@ fn the_example_of_the_readme_computes_each_row_once_over_two_runs() {
 }
 
 #[test]
-fn prefill_computes_every_row_once_over_two_runs_and_shows_no_bar_to_a_file() {
+fn prefill_computes_each_row_once_and_draws_no_bar_to_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let run = || {
         let output = example("prefill").current_dir(directory.path()).output();
@@ -85,7 +85,7 @@ fn prefill_computes_every_row_once_over_two_runs_and_shows_no_bar_to_a_file() {
 }
 
 #[test]
-fn quickstart_computes_each_row_once_in_all_three_ways() {
+fn quickstart_computes_each_row_once_each_way() {
     let output = succeeds(&mut example("quickstart"));
     let count = |text: &str| output.matches(text).count();
     assert_eq!(count("Backbone::forward computes 6 rows"), 1, "{output}");
@@ -103,7 +103,7 @@ fn quickstart_computes_each_row_once_in_all_three_ways() {
 }
 
 #[test]
-fn overrides_gives_each_instance_its_own_options() {
+fn overrides_gives_each_instance_its_options() {
     let output = succeeds(&mut example("overrides"));
     let lines: Vec<_> = output.lines().collect();
     let [left, right, off] = lines[..] else {
@@ -124,13 +124,13 @@ fn overrides_gives_each_instance_its_own_options() {
 }
 
 #[test]
-fn torchscript_is_cached_in_both_ways() {
+fn torchscript_is_cached_both_ways() {
     let output = succeeds(&mut example("torchscript"));
     assert_eq!(output.matches("20 rows computed").count(), 2, "{output}");
 }
 
 #[test]
-fn invalidation_says_what_changed_and_finds_the_old_rows_again() {
+fn invalidation_logs_the_change_and_finds_old_rows() {
     let output = succeeds(&mut example("invalidation"));
     let reason = "the weights of `fc.ws` changed; code, fields and options did not";
     assert!(output.contains(reason), "{output}");
@@ -145,7 +145,7 @@ fn invalidation_says_what_changed_and_finds_the_old_rows_again() {
 }
 
 #[test]
-fn transfer_learning_computes_each_image_once_over_all_processes() {
+fn transfer_learning_computes_each_image_once() {
     let directory = tempfile::tempdir().unwrap();
     let run = || {
         let mut demo = example("transfer_learning");
@@ -166,7 +166,7 @@ fn transfer_learning_computes_each_image_once_over_all_processes() {
 }
 
 #[test]
-fn transfer_learning_takes_weights_and_a_folder_in_mnist_format() {
+fn transfer_learning_reads_weights_and_mnist_files() {
     let directory = tempfile::tempdir().unwrap();
     write_mnist(directory.path(), "train", 0..24);
     write_mnist(directory.path(), "t10k", 24..32);
@@ -189,7 +189,7 @@ fn transfer_learning_takes_weights_and_a_folder_in_mnist_format() {
     assert_eq!(cells(&output, "computed"), ["-", "32", "0"], "{output}");
 }
 
-/// 28 x 28 images that all differ, not compressed, as MNIST is once unpacked.
+/// 28 x 28 images that all differ, uncompressed, as in an unpacked MNIST.
 fn write_mnist(directory: &Path, set: &str, images: std::ops::Range<u32>) {
     let write = |name: &str, shape: &[u32], data: Vec<u8>| {
         let mut file = std::fs::File::create(directory.join(name)).unwrap();
@@ -213,15 +213,15 @@ fn write_mnist(directory: &Path, set: &str, images: std::ops::Range<u32>) {
 }
 
 #[test]
-fn transfer_learning_names_what_it_does_not_understand() {
+fn transfer_learning_names_invalid_arguments() {
     for (arguments, code, message) in [
-        (&["--epoch", "3"][..], 2, "there is no argument --epoch"),
+        (&["--epoch", "3"][..], 2, "unexpected argument '--epoch'"),
         (
             &["--epochs", "1"],
             2,
-            "--epochs 1: expected a whole number, at least 2",
+            "invalid value '1' for '--epochs <N>'",
         ),
-        (&["--batch"], 2, "--batch wants a value"),
+        (&["--batch"], 2, "a value is required for '--batch <N>'"),
         (
             &["--data", "no-such-folder"],
             1,
@@ -242,7 +242,7 @@ fn transfer_learning_names_what_it_does_not_understand() {
         assert!(stderr.contains(message), "{arguments:?}: {stderr}");
     }
     let help = succeeds(example("transfer_learning").arg("--help"));
-    assert!(help.contains("--weights FILE"), "{help}");
+    assert!(help.contains("--weights <FILE>"), "{help}");
 }
 
 /// The example on its first definitions, with its embeddings in a folder.
@@ -252,7 +252,7 @@ fn semantic_search(texts: &str, cache: &Path) -> Command {
     search
 }
 
-/// Where the model is: `cargo xtask minilm` puts it there.
+/// The folder of the model, which `cargo xtask minilm` fetches.
 fn minilm() -> PathBuf {
     let named = std::env::var_os("TORCHCACHE_MINILM").filter(|folder| !folder.is_empty());
     let put = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/minilm/0.1.0");
@@ -260,7 +260,7 @@ fn minilm() -> PathBuf {
 }
 
 #[test]
-fn semantic_search_embeds_as_sentence_transformers_and_each_text_once_over_all_processes() {
+fn semantic_search_computes_each_text_once() {
     let directory = tempfile::tempdir().unwrap();
     let run = |query: &str| succeeds(semantic_search("300", directory.path()).arg(query));
     /// From memory, from disk, computed, the share of hits.
@@ -283,7 +283,7 @@ fn semantic_search_embeds_as_sentence_transformers_and_each_text_once_over_all_p
     let difference: f64 = difference.split(' ').next().unwrap().parse().unwrap();
     assert!(difference <= 1e-4, "{output}");
 
-    // The same program again: what the first run computed lies on disk.
+    // The same program again: the rows of the first run are on disk.
     let output = run("a place where a person can live");
     for (pass, expected) in [
         ("with the cache", ["0", "300", "0", "100.0"]),
@@ -300,7 +300,7 @@ fn semantic_search_embeds_as_sentence_transformers_and_each_text_once_over_all_p
 }
 
 #[test]
-fn semantic_search_fails_where_its_embeddings_are_not_those_of_sentence_transformers() {
+fn semantic_search_fails_on_wrong_embeddings() {
     let directory = tempfile::tempdir().unwrap();
     let model = directory.path().join("model");
     std::fs::create_dir(&model).unwrap();
@@ -333,25 +333,25 @@ fn semantic_search_fails_where_its_embeddings_are_not_those_of_sentence_transfor
     tch::Tensor::write_safetensors(&weights, &file).unwrap();
     let said = stderr(&run());
     assert!(
-        said.contains("there is no embeddings.LayerNorm.bias in it"),
+        said.contains("no embeddings.LayerNorm.bias in it"),
         "{said}"
     );
 }
 
 #[test]
-fn semantic_search_names_what_it_does_not_understand() {
+fn semantic_search_names_invalid_arguments() {
     for (arguments, code, message) in [
-        (&["--text", "300"][..], 2, "there is no argument --text"),
+        (&["--text", "300"][..], 2, "unexpected argument '--text'"),
         (
             &["--texts", "99"],
             2,
-            "--texts 99: expected a whole number, 100 to 4000",
+            "invalid value '99' for '--texts <N>'",
         ),
-        (&["--model"], 2, "--model wants a value"),
+        (&["--model"], 2, "a value is required for '--model <DIR>'"),
         (
             &["--model", "no-such-folder"],
             1,
-            "there is no model in no-such-folder (no config.json): `cargo xtask minilm` fetches it",
+            "no model in no-such-folder (no config.json): `cargo xtask minilm` fetches it",
         ),
     ] {
         let mut search = example("semantic_search");
@@ -361,5 +361,5 @@ fn semantic_search_names_what_it_does_not_understand() {
         assert!(stderr.contains(message), "{arguments:?}: {stderr}");
     }
     let help = succeeds(example("semantic_search").arg("--help"));
-    assert!(help.contains("--model DIR"), "{help}");
+    assert!(help.contains("--model <DIR>"), "{help}");
 }

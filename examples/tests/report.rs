@@ -1,5 +1,4 @@
-//! What the transfer-learning demo claims of itself: that it fails on a wrong feature. Apart from
-//! the runs of the examples, since no run of ours yields a wrong feature.
+//! The checks of the example `transfer_learning` fail on wrong features, which its runs never have.
 
 #[path = "../transfer_learning/report.rs"]
 mod report;
@@ -32,18 +31,18 @@ fn with_one_value(value: f64) -> Tensor {
 #[test]
 fn a_cached_feature_that_differs_fails_the_demo() {
     let runs = [&summary(), &summary(), &summary()];
-    assert!(Checks::of(runs, &features(), &features()).hold());
+    assert!(Checks::new(runs, &features(), &features()).hold());
     for wrong in [7.5, f64::NAN, f64::INFINITY] {
-        let checks = Checks::of(runs, &features(), &with_one_value(wrong));
+        let checks = Checks::new(runs, &features(), &with_one_value(wrong));
         assert!(!checks.hold(), "{wrong}");
         assert!(checks.to_string().contains("3 of 4 rows"), "{checks}");
     }
 }
 
 #[test]
-fn the_last_bits_of_another_batch_do_not_fail_the_demo() {
+fn a_difference_in_the_last_bits_does_not_fail_the_demo() {
     let runs = [&summary(), &summary(), &summary()];
-    let close = Checks::of(runs, &features(), &with_one_value(7.000_001));
+    let close = Checks::new(runs, &features(), &with_one_value(7.000_001));
     assert!(close.hold(), "{close}");
 }
 
@@ -57,7 +56,7 @@ fn a_row_that_changed_between_epochs_fails_the_demo() {
         [&summary(), &changed, &summary()],
         [&summary(), &summary(), &changed],
     ] {
-        assert!(!Checks::of(runs, &features(), &features()).hold());
+        assert!(!Checks::new(runs, &features(), &features()).hold());
     }
 }
 
@@ -67,7 +66,7 @@ fn accuracies_far_apart_fail_the_demo() {
         accuracy: 0.5,
         ..summary()
     };
-    let checks = Checks::of([&summary(), &worse, &summary()], &features(), &features());
+    let checks = Checks::new([&summary(), &worse, &summary()], &features(), &features());
     assert!(!checks.hold());
 }
 
@@ -77,14 +76,6 @@ fn rows_are_compared_by_their_bits() {
     assert_eq!(rows_that_differ(&zeros, &-&zeros), 2, "0.0 and -0.0");
     let nan = &zeros / 0.0;
     assert_eq!(rows_that_differ(&nan, &nan), 0);
-}
-
-#[test]
-fn a_summary_survives_the_way_between_processes() {
-    let line = summary().to_line();
-    assert_eq!(Summary::from_line(&line, 2), Some(summary()));
-    assert_eq!(Summary::from_line(&line, 3), None, "an epoch is missing");
-    assert_eq!(Summary::from_line("Segmentation fault", 2), None);
 }
 
 #[test]

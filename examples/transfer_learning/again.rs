@@ -1,4 +1,4 @@
-//! The second process: this program once more, which must find every feature on disk.
+//! The second process: this program again, which must find every feature on disk.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,22 +12,18 @@ use crate::data::Data;
 use crate::report::{self, Summary};
 use crate::train::Run;
 
-/// Starts the second process on the cache in `cache_dir` and returns what it reports.
+/// Starts the second process on the cache in `cache_dir` and returns its results.
 ///
 /// # Errors
 ///
-/// It could not be started, or it failed.
-pub(crate) fn start(
-    args: &Args,
-    cache_dir: &Path,
-    features: &Tensor,
-) -> Result<Summary, Box<dyn Error>> {
+/// The process cannot be started, or it fails.
+pub(crate) fn start(cache_dir: &Path, features: &Tensor) -> Result<Summary, Box<dyn Error>> {
     let exchange = tempfile::tempdir()?;
     let file = exchange.path().join("features.pt");
     features.save(&file)?;
     let output = Command::new(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
-        // The later of two values counts.
+        // The last of several values counts.
         .arg("--cache-dir")
         .arg(cache_dir)
         .arg("--second-process")
@@ -37,16 +33,14 @@ pub(crate) fn start(
     if !output.status.success() {
         return Err(format!("the second process failed: {}", output.status).into());
     }
-    let report = String::from_utf8_lossy(&output.stdout);
-    let summary = Summary::from_line(report.trim(), args.epochs);
-    Ok(summary.ok_or_else(|| format!("the second process reported {report:?}"))?)
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Trains as the first process did, and prints what it saw for that process to read.
+/// Trains as the first process did, and prints the results for that process.
 ///
 /// # Errors
 ///
-/// What libtorch says.
+/// A file cannot be read, or libtorch fails.
 pub(crate) fn second_process(
     args: &Args,
     data: &Data,
@@ -60,6 +54,6 @@ pub(crate) fn second_process(
     let run = Run::train("a second process", &backbone, data, args)?;
     let mut summary = run.summary();
     summary.changed_rows += report::rows_that_differ(&run.first_features, &expected);
-    println!("{}", summary.to_line());
+    println!("{}", serde_json::to_string(&summary)?);
     Ok(())
 }

@@ -1,93 +1,56 @@
-//! The command line: raw arguments become checked ones in one step.
+//! The command line.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 
-pub(crate) const HELP: &str = "\
-Trains a linear head on a frozen ResNet-18 without the cache, with it, and in a second process.
+use clap::{Parser, value_parser};
 
-  --weights FILE    load the backbone's weights: .safetensors or .ot, named as in torchvision
-  --data DIR        a folder in MNIST format, such as Fashion-MNIST, gzipped or not
-  --epochs N        epochs of each run, at least 2 (default 5)
-  --limit N         use only the first N images for training, and N / 4 for testing
-  --batch N         images in a batch (default 64)
-  --side N          the width that images are scaled to (default 96)
-  --cache-dir DIR   keep the features there (default: a temporary directory, removed at the end)
-  --memory BYTES    the bound of the memory tier (default 2000000000): the rest comes from disk
-  --quick           few and small images and two epochs, to see that it works
-";
+/// The seed of weights, head and order of the images, so that all runs do the same.
+pub(crate) const SEED: i64 = 1;
 
-/// What to train on, and how.
-#[derive(Debug)]
+/// Trains a linear head on a frozen ResNet-18 without the cache, with it, and in a second process.
+#[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 pub(crate) struct Args {
+    /// Load the backbone's weights: .safetensors or .ot, named as in torchvision
+    #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
+    /// A folder in MNIST format, such as Fashion-MNIST, gzipped or not [default: data/digits]
+    #[arg(long, value_name = "DIR", hide_default_value = true)]
+    #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/digits"))]
     pub(crate) data: PathBuf,
+    /// Epochs of each run
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(2..))]
     pub(crate) epochs: u32,
+    /// Use only the first N images for training, and N / 4 for testing
+    #[arg(long, value_name = "N", value_parser = value_parser!(i64).range(8..))]
     pub(crate) limit: Option<i64>,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(i64).range(2..))]
     pub(crate) batch: i64,
+    /// The width that images are scaled to
+    #[arg(long, value_name = "N", default_value_t = 96, value_parser = value_parser!(i64).range(32..))]
     pub(crate) side: i64,
+    /// Keep the features in this folder [default: a temporary one, removed at the end]
+    #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// The bound of the memory tier [default: 2 GB]; other rows come from disk
+    #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<u64>,
-    /// Set by the first process for the second: the file of the features it must find.
+    /// Few and small images and two epochs
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Set by the first process for the second: the file of the expected features
+    #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) second_process: Option<PathBuf>,
 }
 
 impl Args {
-    /// `None` where only the help was asked for.
-    ///
-    /// # Errors
-    ///
-    /// A message that names the argument.
-    pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let mut parsed = Args {
-            weights: None,
-            data: Path::new(env!("CARGO_MANIFEST_DIR")).join("data/digits"),
-            epochs: 5,
-            limit: None,
-            batch: 64,
-            side: 96,
-            cache_dir: None,
-            memory: None,
-            second_process: None,
-        };
-        let mut args = args;
-        while let Some(arg) = args.next() {
-            let name = arg.to_string_lossy().into_owned();
-            let mut value = || args.next().ok_or(format!("{name} wants a value"));
-            match name.as_str() {
-                "--weights" => parsed.weights = Some(value()?.into()),
-                "--data" => parsed.data = value()?.into(),
-                "--epochs" => parsed.epochs = number(&name, value()?, 2)?,
-                "--limit" => parsed.limit = Some(number(&name, value()?, 8)?),
-                "--batch" => parsed.batch = number(&name, value()?, 2)?,
-                "--side" => parsed.side = number(&name, value()?, 32)?,
-                "--cache-dir" => parsed.cache_dir = Some(value()?.into()),
-                "--memory" => parsed.memory = Some(number(&name, value()?, 0)?),
-                "--quick" => {
-                    (parsed.limit, parsed.batch) = (Some(96), 32);
-                    (parsed.side, parsed.epochs) = (32, 2);
-                }
-                "--second-process" => parsed.second_process = Some(value()?.into()),
-                "-h" | "--help" => return Ok(None),
-                _ => return Err(format!("there is no argument {name}")),
-            }
+    /// Parses the arguments of this process; prints help or an error and exits if there is nothing to do.
+    pub(crate) fn read() -> Self {
+        let mut args = Self::parse();
+        if args.quick {
+            (args.limit, args.batch, args.side, args.epochs) = (Some(96), 32, 32, 2);
         }
-        Ok(Some(parsed))
-    }
-}
-
-fn number<N: FromStr + PartialOrd + ToString>(
-    name: &str,
-    value: OsString,
-    least: N,
-) -> Result<N, String> {
-    let value = value.to_string_lossy();
-    match value.parse() {
-        Ok(number) if number >= least => Ok(number),
-        _ => Err(format!(
-            "{name} {value}: expected a whole number, at least {}",
-            least.to_string()
-        )),
+        args
     }
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 use tch::Tensor;
 
-/// No MNIST-like file is larger; what says it is, is not read.
-const MOST_BYTES: usize = 1 << 30;
+/// No MNIST-like file is larger.
+const MAX_BYTES: usize = 1 << 30;
 
 /// A training and a test set.
 pub(crate) struct Data {
@@ -16,7 +16,7 @@ pub(crate) struct Data {
     pub(crate) test: Images,
 }
 
-/// Grey images and what they show.
+/// Grey images with their labels.
 pub(crate) struct Images {
     /// `[N, 1, H, W]`, bytes.
     pub(crate) pixels: Tensor,
@@ -25,12 +25,12 @@ pub(crate) struct Images {
 }
 
 impl Data {
-    /// The sets in `directory`; the first `limit` images of the training set and a quarter as
-    /// many for testing, where there is a limit.
+    /// Loads both sets from `directory`; with a limit, that many images for training and a quarter as many
+    /// for testing.
     ///
     /// # Errors
     ///
-    /// A message that names the file.
+    /// A file is missing, is no IDX file, or does not match the other one.
     pub(crate) fn load(directory: &Path, limit: Option<i64>) -> Result<Self, String> {
         Ok(Data {
             train: Images::load(directory, "train", limit)?,
@@ -87,7 +87,7 @@ fn read(directory: &Path, name: &str) -> Result<(Vec<i64>, Vec<u8>), String> {
         })?)),
     };
     file.by_ref()
-        .take(MOST_BYTES as u64)
+        .take(MAX_BYTES as u64)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("cannot read {name} in {}: {error}", directory.display()))?;
     parse(&bytes).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! What is trained on the features: a linear layer behind a batch norm.
+//! The trained head: a batch norm and a linear layer.
 
 use tch::nn::{ModuleT, OptimizerConfig};
 use tch::{Device, TchError, Tensor, nn};
@@ -10,11 +10,11 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// With fresh weights.
+    /// Creates a head with random weights.
     ///
     /// # Errors
     ///
-    /// What libtorch says.
+    /// libtorch cannot build the optimiser.
     pub(crate) fn new(device: Device) -> Result<Self, TchError> {
         let vs = nn::VarStore::new(device);
         let root = vs.root();
@@ -25,14 +25,14 @@ impl Head {
         Ok(Head { net, optimizer })
     }
 
-    /// One step of training on a batch: `[B, 512]` features, `[B]` labels.
+    /// Trains on a batch: `[B, 512]` features, `[B]` labels.
     pub(crate) fn step(&mut self, features: &Tensor, labels: &Tensor) {
         let scores = self.net.forward_t(features, true);
         self.optimizer
             .backward_step(&scores.cross_entropy_for_logits(labels));
     }
 
-    /// The class that it finds for each of `[B, 512]` features.
+    /// The predicted classes of `[B, 512]` features.
     pub(crate) fn classes(&self, features: &Tensor) -> Tensor {
         tch::no_grad(|| self.net.forward_t(features, false)).argmax(-1, false)
     }

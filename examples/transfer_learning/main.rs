@@ -1,16 +1,15 @@
-//! A linear head is trained on a frozen ResNet-18, on real images: first without the cache, then
-//! with it, then in a second process that finds every feature on disk.
+//! Trains a linear head on a frozen ResNet-18 with real images: without the cache, with it, and in a
+//! second process that finds every feature on disk.
 //!
-//! Look for the table at the end. From the second epoch on, the cached run computes no feature;
-//! the second process computes none at all; and all three reach the same accuracy. The run fails
-//! if a cached feature differs from what the backbone gives.
+//! Look for the table at the end: from the second epoch on, the cached run computes no feature, the
+//! second process computes none at all, and all three runs reach the same accuracy. The program fails
+//! if a cached feature differs from a computed one.
 //!
-//! `cargo xtask demo` runs it with the 1,797 digits that are vendored in `examples/data/digits`
-//! and with seeded weights. `--help` lists what can be changed: real weights, an MNIST-format
-//! folder, the number of epochs.
+//! `cargo xtask demo` runs it with the 1,797 digits in `examples/data/digits` and seeded weights.
+//! `--help` lists the options.
 //!
-//! `backbone.rs` is where the cache is; `train.rs` is an ordinary training loop that does not know
-//! of it. `data.rs` reads images, `again.rs` starts the second process, `report.rs` compares.
+//! `backbone.rs` has the cache; `train.rs` is an ordinary training loop, `data.rs` reads images,
+//! `again.rs` starts the second process, `report.rs` compares.
 
 mod again;
 mod args;
@@ -29,22 +28,8 @@ use data::Data;
 use report::Checks;
 use train::Run;
 
-/// Of the weights, of the head and of the order of the images: all runs see the same.
-const SEED: i64 = 1;
-
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args_os().skip(1)) {
-        Ok(Some(args)) => args,
-        Ok(None) => {
-            print!("{}", args::HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(message) => {
-            eprintln!("{message}\n\n{}", args::HELP);
-            return ExitCode::from(2);
-        }
-    };
-    match demo(&args) {
+    match demo(&Args::read()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -54,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every cached feature was what the backbone gives.
+/// Returns whether every cached feature is right.
 fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
     let data = Data::load(&args.data, args.limit)?;
     if let Some(features) = &args.second_process {
@@ -76,7 +61,7 @@ fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
     backbone.torchcache_enabled = false;
     let plain = Run::train("without the cache", &backbone, &data, args)?;
 
-    // A directory of its own, removed at the end, so that the first epoch starts with nothing.
+    // Empty, so that the first epoch computes everything.
     let temporary = tempfile::tempdir()?;
     let cache_dir = args.cache_dir.as_deref().unwrap_or(temporary.path());
     backbone.torchcache_enabled = true;
@@ -87,15 +72,15 @@ fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
         return Err("not every feature could be written to disk".into());
     }
     println!(
-        "\nwhat the cache of this process says:\n{}",
+        "\nthe cache of this process:\n{}",
         backbone.torchcache.stats()
     );
     drop(backbone);
-    let again = again::start(args, cache_dir, &cached.first_features)?;
+    let again = again::start(cache_dir, &cached.first_features)?;
 
     let summaries = [plain.summary(), cached.summary(), again];
     let summaries = summaries.each_ref();
-    let checks = Checks::of(summaries, &plain.first_features, &cached.first_features);
+    let checks = Checks::new(summaries, &plain.first_features, &cached.first_features);
     println!("\n{}\n{checks}", report::table(summaries));
     Ok(checks.hold())
 }

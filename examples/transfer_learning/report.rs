@@ -1,21 +1,22 @@
-//! What the three runs showed, side by side, and whether the cached features are the right ones.
+//! The table of the three runs, and the checks of the cached features.
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// How far a feature may be from that of another forward, as a share of the largest feature.
-/// PyTorch's result for a row depends in the last bits on the rows beside it.
+/// The allowed difference of a feature to that of another forward, as a share of the largest feature. The
+/// last bits of PyTorch's result for a row depend on the other rows of its batch.
 const TOLERANCE: f64 = 1e-4;
 
-/// By how much the second epoch should be faster with the cache.
+/// The expected speed-up of the second epoch.
 const SPEED_UP: f64 = 20.0;
 
-/// How far two accuracies may be apart to be called equal: the last bits of the features differ.
+/// The allowed difference of accuracies: the last bits of the features differ.
 const NOISE: f64 = 0.02;
 
-/// What one run showed, small enough to be passed between processes.
-#[derive(Debug, PartialEq)]
+/// The results of a run that are passed between processes.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// Seconds.
     pub(crate) epochs: Vec<f64>,
@@ -27,41 +28,7 @@ pub(crate) struct Summary {
     pub(crate) changed_rows: i64,
 }
 
-impl Summary {
-    /// Numbers with spaces between them.
-    pub(crate) fn to_line(&self) -> String {
-        let counts = [
-            self.from_memory,
-            self.from_disk,
-            self.repeated,
-            self.computed,
-        ];
-        let counts = counts.map(|count| count.to_string()).join(" ");
-        let epochs: Vec<_> = self.epochs.iter().map(f64::to_string).collect();
-        format!(
-            "{} {counts} {} {}",
-            self.accuracy,
-            self.changed_rows,
-            epochs.join(" ")
-        )
-    }
-
-    pub(crate) fn from_line(line: &str, epochs: u32) -> Option<Self> {
-        let mut words = line.split(' ');
-        let summary = Summary {
-            accuracy: words.next()?.parse().ok()?,
-            from_memory: words.next()?.parse().ok()?,
-            from_disk: words.next()?.parse().ok()?,
-            repeated: words.next()?.parse().ok()?,
-            computed: words.next()?.parse().ok()?,
-            changed_rows: words.next()?.parse().ok()?,
-            epochs: words.map(|word| word.parse().ok()).collect::<Option<_>>()?,
-        };
-        (summary.epochs.len() == epochs as usize).then_some(summary)
-    }
-}
-
-/// How many rows of two matrices of floats are not the same, bit for bit.
+/// The number of rows of two float matrices that differ in any bit.
 pub(crate) fn rows_that_differ(left: &Tensor, right: &Tensor) -> i64 {
     let bits = |tensor: &Tensor| tensor.contiguous().view_dtype(Kind::Int);
     let differs = bits(left).ne_tensor(&bits(right)).any_dim(1, false);
@@ -100,10 +67,10 @@ pub(crate) fn table(runs: [&Summary; 3]) -> String {
     table
 }
 
-/// The claims of this example, and whether they held.
+/// What this example claims, and whether it holds.
 pub(crate) struct Checks {
     rows: i64,
-    /// Rows of the first cached epoch that are bit for bit those of the run without a cache.
+    /// Rows of the first cached epoch that equal those of the run without a cache in every bit.
     equal_rows: i64,
     /// The largest difference of a feature to that of the run without a cache.
     difference: f64,
@@ -115,14 +82,14 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// Compares three runs: without a cache, with it, and in a second process. `computed` and
-    /// `held` are what the first epochs of the first two saw.
-    pub(crate) fn of(runs: [&Summary; 3], computed: &Tensor, held: &Tensor) -> Self {
+    /// `cached_features` are those of the first epochs of the first two.
+    pub(crate) fn new(runs: [&Summary; 3], computed: &Tensor, cached_features: &Tensor) -> Self {
         let [plain, cached, again] = runs;
         let largest = computed.abs().max().double_value(&[]);
         Checks {
             rows: computed.size()[0],
-            equal_rows: computed.size()[0] - rows_that_differ(computed, held),
-            difference: (computed - held).abs().max().double_value(&[]) / largest,
+            equal_rows: computed.size()[0] - rows_that_differ(computed, cached_features),
+            difference: (computed - cached_features).abs().max().double_value(&[]) / largest,
             changed_rows: cached.changed_rows + again.changed_rows,
             accuracies: runs.map(|run| run.accuracy),
             second_epoch: plain.epochs[1] / cached.epochs[1],
@@ -130,12 +97,12 @@ impl Checks {
         }
     }
 
-    /// Whether the features are the right ones. Times depend on the machine and do not count.
+    /// Whether the features are right. Times depend on the machine and are only reported.
     pub(crate) fn hold(&self) -> bool {
         self.features_fit() && self.changed_rows == 0 && self.accuracies_agree()
     }
 
-    /// Written so that a NaN does not fit.
+    /// False for NaN.
     fn features_fit(&self) -> bool {
         self.difference <= TOLERANCE
     }
@@ -187,7 +154,7 @@ impl fmt::Display for Checks {
     }
 }
 
-/// Seconds for people.
+/// Seconds with a unit.
 pub(crate) fn seconds(seconds: f64) -> String {
     if seconds < 1.0 {
         format!("{:.1} ms", seconds * 1e3)

@@ -1,4 +1,4 @@
-//! An ordinary training loop. That features come from a cache is not to be seen here.
+//! An ordinary training loop, without code for the cache.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -8,31 +8,30 @@ use tch::nn::ModuleT;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache::Stats;
 
-use crate::SEED;
-use crate::args::Args;
+use crate::args::{Args, SEED};
 use crate::backbone::Backbone;
 use crate::data::{Data, Images};
 use crate::head::Head;
 use crate::report::{self, Summary};
 
-/// What a training run showed.
+/// The results of a training run.
 pub(crate) struct Run {
     pub(crate) epochs: Vec<Duration>,
     pub(crate) accuracy: f64,
     pub(crate) stats: Stats,
-    /// The features as the first epoch got them, in the order of the images.
+    /// The features of the first epoch, in the order of the images.
     pub(crate) first_features: Tensor,
-    /// Rows of later epochs that were not bit for bit those of the first.
+    /// Rows of later epochs that differ from the first epoch in any bit.
     pub(crate) changed_rows: i64,
 }
 
 impl Run {
-    /// Trains a fresh head on the backbone's features. Seeded: every run has the same head at its
-    /// start and sees the same batches.
+    /// Trains a new head on the backbone's features. Every run starts with the same head and uses the
+    /// same batches.
     ///
     /// # Errors
     ///
-    /// What libtorch says.
+    /// libtorch cannot build the optimiser.
     pub(crate) fn train(
         name: &str,
         backbone: &Backbone,
@@ -95,7 +94,7 @@ impl Run {
     }
 }
 
-/// The share of the images whose class the head finds.
+/// The share of images whose class is predicted correctly.
 fn accuracy(head: &Head, backbone: &Backbone, images: &Images, batch: i64) -> f64 {
     let mut right = 0;
     for (pixels, labels) in images
@@ -114,7 +113,7 @@ fn accuracy(head: &Head, backbone: &Backbone, images: &Images, batch: i64) -> f6
     right as f64 / images.len() as f64
 }
 
-/// A bar where someone is watching, else a line per epoch.
+/// A progress bar on a terminal, else a line per epoch.
 struct Progress {
     bar: ProgressBar,
     name: String,
