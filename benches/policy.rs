@@ -1,6 +1,5 @@
-//! The hit rates of the eviction policies beside the best possible, where the cache is smaller than
-//! the data: in epochs, each in an order of its own, and where some rows are asked for more often
-//! than others. In memory and on disk, through whole calls.
+//! Hit rates of the eviction policies, and the best possible ones, for a cache smaller than the data: in
+//! shuffled epochs, and where some rows are requested more often. In memory and on disk, by whole calls.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -12,18 +11,18 @@ use torchcache_benches::table::Table;
 
 /// Elements of a row, in and out.
 const WIDTH: i64 = 16;
-/// Bytes of a row in memory, with what keeping it costs there, and on disk.
+/// Bytes of a row with its overhead, in memory and on disk.
 const MEMORY_BYTES: u64 = 4 * WIDTH as u64 + 176;
 const DISK_BYTES: u64 = 4 * WIDTH as u64 + 48;
 const BATCH: usize = 64;
-/// Shares of the data that the cache holds.
+/// Shares of the data that fit into the cache.
 const SHARES: [f64; 4] = [0.1, 0.25, 0.5, 0.9];
 
-/// Rows as they are asked for, one after the other.
+/// Rows in the order of their requests.
 struct Stream {
     name: &'static str,
     rows: Vec<usize>,
-    /// From here on hits are counted.
+    /// Hits are counted from this request on.
     counted: usize,
 }
 
@@ -32,30 +31,16 @@ fn main() {
     let (distinct, epochs) = if args.quick { (640, 3) } else { (20_000, 8) };
     let streams = streams(distinct, epochs);
     let cases = cases(&streams, distinct);
-    println!(
-        "{distinct} rows, asked for in batches of {BATCH}, of which the cache holds a share. *Epochs* \
-         ask for each row once, in a new order each time, and count from the second on; *the same \
-         order* is that of the first epoch every time. *Skewed* asks for row n in proportion to \
-         1/n^s, and counts after as many calls as there are rows in an epoch; *a shift* asks for \
-         other rows from its middle on, and counts from there. *Best possible* knows the future: \
-         what is asked for latest is not kept. Hits on rows that a batch repeats are left out of all \
-         figures.\n"
-    );
+    println!("{distinct} rows in batches of {BATCH}.\n");
     println!("**In memory**\n\n{}", in_memory(&cases));
-    println!(
-        "**On disk**, with no memory tier, and with the rows of each call written before the next \
-         one. With `lru` whole segments go, least recently read first; with `never` the first rows \
-         stay. `auto` has no column: on disk it does what `lru` does. *Written* is rows for 100 that \
-         are asked for.\n\n{}",
-        on_disk(&cases)
-    );
+    println!("**On disk**\n\n{}", on_disk(&cases));
 }
 
 fn in_memory(cases: &[Case]) -> Table {
     let mut table = Table::new(
         1,
         [
-            "asked for",
+            "requests",
             "share",
             "best possible",
             "lru",
@@ -90,7 +75,7 @@ fn on_disk(cases: &[Case]) -> Table {
     let mut table = Table::new(
         1,
         [
-            "asked for",
+            "requests",
             "share",
             "best possible",
             "lru",
@@ -129,23 +114,23 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// What a cache did with a stream, as shares of the rows that were asked for and counted.
+/// Shares of the counted requests.
 struct Rates {
     hits: f64,
-    /// To disk.
+    /// Rows written to disk.
     written: f64,
 }
 
-/// A stream, and a cache that holds a share of its rows.
+/// A stream, and a cache for a share of its rows.
 struct Case<'a> {
     stream: &'a Stream,
     distinct: usize,
     share: f64,
-    /// So many rows.
+    /// The number of rows that fit.
     kept: usize,
-    /// The hits of a cache of that size that knows the future.
+    /// The hit rate of a cache of that size that knows the future.
     best: f64,
-    /// With a batch more.
+    /// The same with room for one more batch.
     most: f64,
 }
 
@@ -184,15 +169,15 @@ impl Case<'_> {
             }
             let rows: Vec<i64> = batch.iter().map(|&row| row as i64).collect();
             let _ = cached.forward(&data.index_select(0, &Tensor::from_slice(&rows)));
-            // The calls cost nothing here, so that the disk would never keep up, and a row that still
-            // waits for it would be a hit beyond the bound. Without a disk this does nothing.
+            // The calls cost nothing, so the disk could not keep up, and queued rows would be hits beyond
+            // the bound. Without a disk this does nothing.
             assert!(cached.cache().flush());
         }
         let after = cached.cache().stats();
         let counted = |count: fn(&Stats) -> u64| (count(&after) - count(&before)) as f64;
         let hits = counted(|stats| stats.memory_hits + stats.disk_hits);
         let asked = hits + counted(|stats| stats.misses);
-        // More than that could only come from rows that the bound does not cover, as those of a queue.
+        // More could only come from rows that the bound does not cover, such as queued ones.
         assert!(
             hits / asked <= most,
             "{}: {} of the rows are hits, and with {kept} rows kept and a batch at most {most} can be",
@@ -206,11 +191,10 @@ impl Case<'_> {
     }
 }
 
-/// The share of hits of a cache that knows the future: of the rows it might keep, it keeps those
-/// that are asked for soonest.
+/// The hit rate of a cache that knows the future: it keeps the rows that are requested soonest.
 fn best_possible(stream: &Stream, kept: usize) -> f64 {
     let batches: Vec<Vec<usize>> = stream.rows.chunks(BATCH).map(distinct_rows).collect();
-    // For each row of each batch the next batch that asks for it.
+    // For each row of each batch, the next batch that requests it.
     let mut next = vec![Vec::new(); batches.len()];
     let mut later: HashMap<usize, usize> = HashMap::new();
     for (number, batch) in batches.iter().enumerate().rev() {
@@ -289,7 +273,7 @@ fn streams(distinct: usize, epochs: usize) -> Vec<Stream> {
     streams
 }
 
-/// A small generator of numbers, the same in each run.
+/// A small random generator, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -302,14 +286,14 @@ impl Random {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// All rows, in some order.
+    /// All rows in random order.
     fn order(&mut self, distinct: usize) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..distinct).collect();
         rows.sort_by_cached_key(|_| self.next().to_bits());
         rows
     }
 
-    /// Rows of which the n-th is asked for in proportion to 1/n^s.
+    /// Requests, for the n-th row in proportion to 1/n^s.
     fn skewed(&mut self, rows: &[usize], exponent: f64, count: usize) -> Vec<usize> {
         let mut total = 0.0;
         let sums: Vec<f64> = (1..=rows.len())

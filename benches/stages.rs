@@ -1,8 +1,8 @@
-//! The stages of a call, each beside the least it could take: keys, memory lookup and gather, disk
-//! lookup and read, store, assemble, open; and what a call costs however little it carries.
+//! The stages of a call, each with its lower limit: keys, memory lookup and gather, disk lookup and read,
+//! store and assemble, open; and the fixed cost of a call.
 //!
-//! `cargo bench -p torchcache-benches --bench stages`; the disk tier by itself is timed in
-//! `torchcache-store/benches`.
+//! `cargo bench -p torchcache-benches --bench stages`. `torchcache-store/benches` times the disk tier by
+//! itself.
 
 use std::fs;
 use std::path::Path;
@@ -12,17 +12,16 @@ use tch::Kind;
 use torchcache::Options;
 
 use torchcache_benches::args::{Args, PAGE_BEGINS};
-use torchcache_benches::bars::{FIXED_COST, verdict};
 use torchcache_benches::clock;
 use torchcache_benches::fixed::Fixed;
-use torchcache_benches::limits::Limits;
 use torchcache_benches::micro::Micro;
 use torchcache_benches::ours::{cached, expect, files_below};
+use torchcache_benches::stage_limits::StageLimits;
 use torchcache_benches::stages::{Profile, Serving, Stages};
 use torchcache_benches::table::{Table, bytes, ratio, time};
 use torchcache_benches::workload::{Batch, WORKLOADS, Workload};
 
-/// Sizes that the three workloads leave out.
+/// Further sizes of rows and batches.
 const OTHERS: [Workload; 3] = [
     Workload {
         name: "one row",
@@ -54,10 +53,10 @@ struct Measured<'a> {
     workload: &'a Workload,
     profile: Profile,
     stages: Micros,
-    limits: Limits,
+    limits: StageLimits,
 }
 
-/// Milliseconds of each stage, by Criterion.
+/// Milliseconds per stage, by Criterion.
 struct Micros {
     keys: f64,
     memory: f64,
@@ -80,7 +79,7 @@ fn main() {
             Measured {
                 workload,
                 stages: Micros::measure(&mut micro, workload, &data, &profile),
-                limits: Limits::measure(&mut micro, workload, &data),
+                limits: StageLimits::measure(&mut micro, workload, &data),
                 profile,
             }
         })
@@ -99,7 +98,7 @@ fn main() {
 impl Micros {
     fn measure(micro: &mut Micro, workload: &Workload, data: &[Batch], profile: &Profile) -> Self {
         let name = workload.name;
-        // Where the output is assembled is the cache's own affair: within the gather, or after it.
+        // The output is assembled within the gather or after it.
         let loading = |stages: &Stages| (stages.load + stages.rest()) / stages.call;
         let served = Serving::from_memory(workload, data);
         let Stages { keys, call, .. } = profile.memory;
@@ -111,7 +110,7 @@ impl Micros {
         );
         let group = format!("memory {name}");
         let memory = micro.part(&group, "torchcache", loading(&profile.memory), |calls| {
-            served.but_for_hashing(calls)
+            served.except_hashing(calls)
         });
         drop(served);
         let [disk, disk_zstd] =
@@ -124,7 +123,7 @@ impl Micros {
                 };
                 let group = format!("disk {name}");
                 micro.part(&group, title, loading(stages), |calls| {
-                    served.but_for_hashing(calls)
+                    served.except_hashing(calls)
                 })
             });
         let cold = Serving::cold(workload, data);
@@ -174,12 +173,7 @@ fn whole_calls(measured: &[Measured]) -> String {
             ]);
         }
     }
-    format!(
-        "#### Where the time of a call goes\n\nBy the cache's own clocks, in the fastest pass. \
-         *Load* is looking up and copying hits, *store* handing computed rows to the tiers, *rest* \
-         what no clock covers: checking arguments and weights, and assembling the output. Disk \
-         hits have no room in memory.\n\n{table}"
-    )
+    format!("#### Whole calls\n\n{table}")
 }
 
 fn keys(measured: &[Measured]) -> String {
@@ -208,13 +202,13 @@ fn keys(measured: &[Measured]) -> String {
     format!("#### Keys\n\n{table}")
 }
 
-/// Figures of each workload beside one limit.
-fn beside<const N: usize>(
+/// Figures of each workload with one limit.
+fn compared<const N: usize>(
     title: &str,
     limit_name: &str,
     measured: &[Measured],
     figures: impl Fn(&Micros) -> [(&'static str, f64); N],
-    limit: fn(&Limits) -> f64,
+    limit: fn(&StageLimits) -> f64,
 ) -> Table {
     let mut table = Table::new(2, ["workload", "from", title, limit_name, "ratio"]);
     for measured in measured {
@@ -233,14 +227,14 @@ fn beside<const N: usize>(
 }
 
 fn loading(measured: &[Measured]) -> String {
-    let memory = beside(
+    let memory = compared(
         "lookup, gather, rest",
         "copy of the output",
         measured,
         |stages| [("memory", stages.memory)],
         |limits| limits.copy,
     );
-    let disk = beside(
+    let disk = compared(
         "lookup, read, rest",
         "pread of the output",
         measured,
@@ -253,20 +247,17 @@ fn loading(measured: &[Measured]) -> String {
 }
 
 fn storing(measured: &[Measured]) -> String {
-    let table = beside(
+    let table = compared(
         "store, rest",
         "copy of the output",
         measured,
         |stages| [("cold", stages.store)],
         |limits| limits.copy,
     );
-    format!(
-        "#### Store and assemble\n\nWhat the calling thread pays; compression and writing are \
-         elsewhere.\n\n{table}"
-    )
+    format!("#### Store and assemble\n\n{table}")
 }
 
-/// The first call of a cache on a directory that others have filled.
+/// The first call of a cache on a full directory.
 fn opening(micro: &mut Micro, rows: i64) -> String {
     let small = Workload {
         name: "open",
@@ -324,13 +315,10 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
         time(read),
         ratio((first - warm) / read),
     ]);
-    format!(
-        "#### Open\n\nThe first call of a new cache on a directory of rows of 64 bytes; the ratio \
-         is of what it takes beyond a warm call to reading every file there.\n\n{table}"
-    )
+    format!("#### Open\n\n{table}")
 }
 
-/// What all files below a folder hold.
+/// The contents of all files below a folder.
 fn read_all(folder: &Path) -> Vec<Vec<u8>> {
     let files = files_below(folder).expect("a folder that can be read");
     let read = |file| fs::read(file).expect("a file that can be read");
@@ -338,30 +326,16 @@ fn read_all(folder: &Path) -> Vec<Vec<u8>> {
 }
 
 fn fixed_cost(fixed: &Fixed) -> String {
-    let header = [
-        "weights",
-        "call",
-        "copy by libtorch",
-        "ratio",
-        "bar",
-        "call / bar",
-        "",
-    ];
+    let header = ["weights", "call", "copy by libtorch", "ratio"];
     let mut table = Table::new(1, header);
     let weights = [("none", fixed.bare), ("ResNet-50", fixed.resnet50)];
-    for ((weights, call), bar) in weights.into_iter().zip(FIXED_COST) {
+    for (weights, call) in weights {
         table.row([
             weights.to_owned(),
             time(call),
             time(fixed.copy),
             ratio(call / fixed.copy),
-            format!("≤ {}", time(bar / 1e3)),
-            ratio(call / (bar / 1e3)),
-            verdict(call <= bar / 1e3).to_owned(),
         ]);
     }
-    format!(
-        "#### What a call costs however little it carries\n\nOne row of 64 bytes that is in \
-         memory, beside one call of libtorch that copies it.\n\n{table}"
-    )
+    format!("#### Fixed cost of a call\n\n{table}")
 }

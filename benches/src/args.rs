@@ -1,29 +1,28 @@
-//! The command line that every benchmark of this package understands.
+//! The command line of the benchmarks.
 
 use std::path::PathBuf;
 
-/// The line behind which a benchmark prints its part of the page, where something else, as Criterion,
-/// prints before.
+/// Follows the output of Criterion and precedes a benchmark's part of the page.
 pub const PAGE_BEGINS: &str = "<!-- the page begins here -->";
 
-/// What was asked for.
+/// Parsed arguments.
 #[derive(Debug, Default, PartialEq)]
 pub struct Args {
-    /// A smoke run: little data, once.
+    /// Little data, once.
     pub quick: bool,
-    /// Where to write the figures of the chart.
+    /// The file for the figures of the chart.
     pub figures: Option<PathBuf>,
 }
 
 impl Args {
-    /// Those of this process.
+    /// Parses the arguments of this process.
     ///
     /// # Panics
     ///
-    /// On arguments that no benchmark knows.
+    /// On unknown arguments.
     pub fn read() -> Self {
         Self::parse(std::env::args().skip(1)).unwrap_or_else(|unknown| {
-            panic!("`{unknown}` is not known; there are --quick, --markdown and --figures FILE")
+            panic!("unknown argument `{unknown}`; expected --quick, --markdown or --figures FILE")
         })
     }
 
@@ -34,7 +33,7 @@ impl Args {
             match arg.as_str() {
                 "--quick" | "--test" => found.quick = true,
                 "--figures" => found.figures = args.next().map(PathBuf::from),
-                // cargo says the first; what is printed is Markdown in any case.
+                // cargo adds the first; the output is always Markdown.
                 "--bench" | "--markdown" => {}
                 _ => return Err(arg),
             }
@@ -52,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cargo_adds_is_no_mistake_and_what_nobody_knows_is() {
+    fn arguments_of_cargo_are_accepted_and_unknown_ones_rejected() {
         assert_eq!(parse("--markdown --bench"), Ok(Args::default()));
         let args = parse("--quick --figures x.json --bench").unwrap();
         assert!(args.quick);

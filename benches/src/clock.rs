@@ -1,5 +1,4 @@
-//! Milliseconds of a call, averaged over a pass, and the best of several passes. One clock for
-//! everything that is compared.
+//! Milliseconds of a call, averaged over a pass, and the best of several passes.
 
 use std::time::Instant;
 
@@ -7,7 +6,7 @@ use tch::{Cuda, Device, Tensor};
 
 use crate::workload::Batch;
 
-/// The device that calls run on, from `TORCHCACHE_TEST_DEVICE`.
+/// The device of the benchmarks: `TORCHCACHE_TEST_DEVICE`, or the CPU.
 pub fn device() -> Device {
     match std::env::var("TORCHCACHE_TEST_DEVICE").as_deref() {
         Ok("cuda") => Device::Cuda(0),
@@ -15,8 +14,8 @@ pub fn device() -> Device {
     }
 }
 
-/// Milliseconds that `run` takes, with what it started on `device`. What it returns is dropped
-/// after the clock has stopped.
+/// Milliseconds that `run` takes, including its work on `device`. Its result is dropped after the clock
+/// has stopped.
 pub fn milliseconds<R>(device: Device, run: impl FnOnce() -> R) -> f64 {
     let synchronize = || {
         if let Device::Cuda(index) = device {
@@ -37,7 +36,7 @@ pub fn pass(data: &[Batch], call: impl Fn(&Tensor) -> Tensor) -> f64 {
     pass_with_ids(data, |batch| call(&batch.input))
 }
 
-/// The same for calls that want the ids of the rows.
+/// The same for calls with ids of the rows.
 pub fn pass_with_ids(data: &[Batch], call: impl Fn(&Batch) -> Tensor) -> f64 {
     let device = data[0].input.device();
     let all = || {
@@ -48,7 +47,7 @@ pub fn pass_with_ids(data: &[Batch], call: impl Fn(&Batch) -> Tensor) -> f64 {
     milliseconds(device, all) / data.len() as f64
 }
 
-/// The least of several passes: what disturbs a pass only ever makes it longer.
+/// The fastest of several passes: interference only makes a pass longer.
 pub fn best(passes: usize, mut pass: impl FnMut() -> f64) -> f64 {
     (0..passes).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }

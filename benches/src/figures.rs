@@ -1,15 +1,15 @@
-//! What is measured of each workload, by whom, and the best of several rounds.
+//! What is measured on each workload, and the best of several rounds.
 
 use std::collections::BTreeMap;
 
-/// A way of being served that is timed, or counted, on all sides.
+/// A way of serving rows, which is timed or counted on each side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Served {
     /// The function itself, without a cache.
     Forward,
     /// Every row from memory.
     MemoryHit,
-    /// The same for rows that are known by their ids, which the peer has not.
+    /// The same with ids in place of hashed content; the peer has none.
     MemoryHitById,
     /// A fresh cache on a full directory: every row from disk, and into memory.
     DiskHit,
@@ -17,15 +17,15 @@ pub enum Served {
     DiskHitZstd,
     /// With no room in memory: every row from disk at every call.
     DiskOnly,
-    /// The first pass, kept in memory.
+    /// The first pass, stored in memory.
     MissMemory,
-    /// The first pass, kept in memory and on disk.
+    /// The first pass, stored in memory and on disk.
     MissDisk,
-    /// The same, and everything that it left to be written.
+    /// The same, until everything is written.
     MissWritten,
-    /// The first pass, kept in memory and, compressed, on disk.
+    /// The first pass, stored in memory and compressed on disk.
     MissDiskZstd,
-    /// Bytes on disk for a row, all files counted.
+    /// Bytes of all files per row.
     RowBytes,
     /// The same, compressed.
     RowBytesZstd,
@@ -33,7 +33,7 @@ pub enum Served {
 
 use Served::*;
 
-/// What the tables show, in this order.
+/// The rows of the tables.
 pub const SHOWN: [Served; 11] = [
     MemoryHit,
     MemoryHitById,
@@ -49,7 +49,7 @@ pub const SHOWN: [Served; 11] = [
 ];
 
 impl Served {
-    /// As the peer calls it.
+    /// The name in the peer's answers.
     pub fn key(self) -> &'static str {
         match self {
             Forward => "forward",
@@ -67,7 +67,7 @@ impl Served {
         }
     }
 
-    /// As the tables call it.
+    /// The name in tables.
     pub fn title(self) -> &'static str {
         match self {
             Forward => "forward",
@@ -85,17 +85,17 @@ impl Served {
         }
     }
 
-    /// Whether the peer can do so as well.
+    /// Whether the peer has it.
     pub fn has_peer(self) -> bool {
         self != MemoryHitById
     }
 
-    /// Whether it is the time beyond the forward that counts.
+    /// Whether the time of the forward is subtracted.
     pub fn beyond_forward(self) -> bool {
         matches!(self, MissMemory | MissDisk | MissWritten | MissDiskZstd)
     }
 
-    /// Whether it is bytes, not milliseconds.
+    /// Whether it is counted in bytes, not milliseconds.
     pub fn is_bytes(self) -> bool {
         matches!(self, RowBytes | RowBytesZstd)
     }
@@ -108,13 +108,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds what a round gave.
+    /// Adds the figure of a round.
     pub fn add(&mut self, served: Served, value: f64) {
         self.rounds.entry(served).or_default().push(value);
     }
 
-    /// The least of all rounds; for a cold pass, what is beyond the forward. `None` where it was
-    /// not measured.
+    /// The smallest of all rounds; for a cold pass, without the forward. `None` if it was not measured.
     pub fn best(&self, served: Served) -> Option<f64> {
         let least = |served| {
             let values: &Vec<f64> = self.rounds.get(&served)?;
@@ -126,18 +125,18 @@ impl Figures {
         }
     }
 
-    /// How far the rounds lay apart: the median over all figures of the slowest round beside the
-    /// fastest. One for a machine on which nothing else runs.
+    /// The slowest round divided by the fastest, as the median over all figures: about 1 on a quiet
+    /// machine.
     pub fn spread(&self) -> f64 {
-        let slowest_beside_fastest = |values: &Vec<f64>| {
+        let slowest_by_fastest = |values: &Vec<f64>| {
             let most = values.iter().copied().fold(0.0, f64::max);
             most / values.iter().copied().fold(f64::INFINITY, f64::min)
         };
-        median(self.rounds.values().map(slowest_beside_fastest)).unwrap_or(1.0)
+        median(self.rounds.values().map(slowest_by_fastest)).unwrap_or(1.0)
     }
 }
 
-/// The one in the middle, of an even number the greater one; `None` of none.
+/// The median; of an even number the greater one of the two in the middle.
 pub fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     let mut figures: Vec<_> = figures.collect();
     figures.sort_by(f64::total_cmp);
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_round_counts_and_a_cold_pass_without_its_forward() {
+    fn the_best_round_counts_without_the_forward() {
         let mut figures = Figures::default();
         for (forward, miss) in [(1.0, 9.0), (2.0, 7.0)] {
             figures.add(Forward, forward);
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_tells_a_quiet_machine_from_a_busy_one() {
+    fn the_spread_is_the_slowest_round_by_the_fastest() {
         let mut figures = Figures::default();
         assert_eq!(figures.spread(), 1.0);
         figures.add(MemoryHit, 2.0);
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_figure_has_a_key_and_a_title_of_its_own() {
+    fn every_figure_has_a_unique_key_and_title() {
         let distinct = |name: fn(Served) -> &'static str| {
             let names: std::collections::BTreeSet<_> = SHOWN.into_iter().map(name).collect();
             names.len()

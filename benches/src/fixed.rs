@@ -1,4 +1,4 @@
-//! What a call costs however little it carries: one row of 64 bytes that is in memory.
+//! The fixed cost of a call: one row of 64 bytes, served from memory.
 
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options};
@@ -11,14 +11,14 @@ use crate::ours::expect;
 pub struct Fixed {
     /// With no weights to watch.
     pub bare: f64,
-    /// With those of a ResNet-50.
+    /// With the weights of a ResNet-50 to watch.
     pub resnet50: f64,
-    /// What it stands beside: one call of libtorch that makes a copy of that row.
+    /// For comparison: one call of libtorch that copies the row.
     pub copy: f64,
 }
 
 impl Fixed {
-    /// Times it.
+    /// Measures all three.
     pub fn measure(micro: &mut Micro, device: Device) -> Self {
         let xs = Tensor::rand([1, 16], (Kind::Float, device));
         let mut vs = nn::VarStore::new(device);

@@ -1,5 +1,4 @@
-//! Micro-benchmarks: Criterion takes the time, and the median comes back for tables that put it
-//! beside what it is compared with.
+//! Micro-benchmarks: Criterion measures and reports, and its median is returned for tables of ratios.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use serde_json::Value;
 
-/// Criterion, and where it keeps what it measured: with the next run it says what has changed.
+/// Criterion and its folder, with which the next run is compared.
 pub struct Micro {
     criterion: Criterion,
     folder: PathBuf,
@@ -16,9 +15,9 @@ pub struct Micro {
 }
 
 impl Micro {
-    /// In little time if it is only to be seen that everything runs.
+    /// With little time for each benchmark if `quick`.
     pub fn new(quick: bool) -> Self {
-        let program = std::env::current_exe().expect("a program knows where it lies");
+        let program = std::env::current_exe().expect("a program has a path");
         let folder = program.with_file_name("criterion");
         let [warm_up, measurement] = if quick { [10, 20] } else { [200, 800] };
         let criterion = Criterion::default()
@@ -33,8 +32,8 @@ impl Micro {
         }
     }
 
-    /// The median of what a call takes, in milliseconds. `run` does so many calls and gives the time
-    /// of the part that is meant, which is about this share of the whole.
+    /// The median time of a part of a call, in milliseconds. `run` does a number of calls and returns the
+    /// time of that part, which is about `share` of the whole.
     pub fn part(
         &mut self,
         group: &str,
@@ -51,7 +50,7 @@ impl Micro {
         self.median(group, name)
     }
 
-    /// The same where all of the call is meant.
+    /// The median time of a call, in milliseconds.
     pub fn whole<R>(&mut self, group: &str, name: &str, mut call: impl FnMut() -> R) -> f64 {
         let mut benchmarks = self.criterion.benchmark_group(group);
         benchmarks
@@ -81,7 +80,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn the_median_is_of_the_time_that_is_given() {
+    fn the_median_is_of_the_reported_time() {
         let mut micro = Micro::new(true);
         let nap = Duration::from_micros(50);
         let whole = micro.whole("micro", "slept", || std::thread::sleep(nap));

@@ -1,5 +1,4 @@
-//! Our cache on a workload: each way of being served, with the counts that prove that every row
-//! came from where its figure says.
+//! torchcache on a workload: each way of serving rows, with the counts that prove where rows came from.
 
 use std::fs;
 use std::io;
@@ -13,7 +12,7 @@ use crate::clock::{best, milliseconds, pass, pass_with_ids};
 use crate::figures::{Figures, Served};
 use crate::workload::{Batch, Workload};
 
-/// Larger than any workload.
+/// More than any workload needs.
 const ROOM: &str = "8 GB";
 
 /// A cache around the workload's forward. Caches of one `version` and directory share their rows.
@@ -94,7 +93,7 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
     });
     let files = bytes_below(directory.path()).expect("the directory can be read");
     to.add(bytes, files as f64 / rows as f64);
-    // With the last handle the memory of this identity goes, so the next one finds the disk only.
+    // The memory tier is freed with the last handle, so that the next one starts with the disk.
     drop(writer);
 
     let fresh = open(ROOM);
@@ -104,7 +103,7 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
 
     if !zstd {
         let bounded = open("0 B");
-        // The first pass opens the files as well. The peer has as many passes.
+        // The first pass opens the files as well; the peer has two passes, too.
         let hits = best(2, || pass(data, |xs| bounded.forward(xs)));
         to.add(Served::DiskOnly, hits);
         expect(&bounded.cache().stats(), |stats| {
@@ -126,7 +125,7 @@ pub fn files_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What they hold: the peer's are counted like that.
+/// Bytes of all files; the peer counts the same way.
 fn bytes_below(directory: &Path) -> io::Result<u64> {
     let files = files_below(directory)?;
     files
@@ -138,9 +137,9 @@ fn rows(data: &[Batch]) -> u64 {
     data.iter().map(|batch| batch.input.size()[0] as u64).sum()
 }
 
-/// A figure counts only if it was measured on what its name says.
+/// Asserts that rows were served as the figure says.
 pub fn expect(stats: &Stats, holds: impl Fn(&Stats) -> bool) {
-    assert!(holds(stats), "served otherwise than meant:\n{stats}");
+    assert!(holds(stats), "rows were not served as intended:\n{stats}");
 }
 
 #[cfg(test)]
@@ -150,7 +149,7 @@ mod tests {
     use tch::Kind;
 
     #[test]
-    fn a_round_gives_every_figure_that_is_shown() {
+    fn a_round_gives_every_figure_of_the_tables() {
         let tiny = Workload {
             name: "tiny",
             batch: 4,
@@ -165,12 +164,11 @@ mod tests {
         for served in SHOWN {
             assert!(figures.best(served).is_some(), "{served:?}");
         }
-        // What is still to be written comes on top.
         assert!(figures.best(Served::MissWritten) > figures.best(Served::MissDisk));
     }
 
     #[test]
-    fn the_bytes_of_a_directory_are_those_of_every_file_however_deep() {
+    fn the_bytes_of_a_directory_include_nested_files() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("a/b");
         fs::create_dir_all(&deep).unwrap();

@@ -1,5 +1,5 @@
-//! The Python package beside ours: a process of its own that is asked for a figure when it is its
-//! turn and waits in between, so that it never runs while something else is timed.
+//! The Python package: a process that answers one question at a time and waits in between, so that it
+//! never runs while something else is timed.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,50 +12,50 @@ use serde_json::Value;
 
 use crate::figures::{Figures, SHOWN, Served};
 
-/// The interpreter that has the packages: `cargo xtask bench` sets it.
+/// Names the interpreter with the packages; `cargo xtask bench` sets it.
 const VARIABLE: &str = "TORCHCACHE_PEER_PYTHON";
 
 const SCRIPT: &str = include_str!("../peer.py");
 
 /// Longer than any answer takes, even on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The running process.
 #[derive(Debug)]
 pub struct Peer {
     process: Child,
     questions: ChildStdin,
-    /// Lines, from a thread that reads them: reading itself cannot be given up.
+    /// Lines, from a thread that reads them: a read has no timeout.
     answers: Receiver<io::Result<String>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// What the peer gave for one workload.
+/// The peer's answers for one workload.
 #[derive(Debug, Default)]
 pub struct Answers {
     /// Its figures.
     pub figures: Figures,
-    /// Milliseconds to read one input and write one output, the same ones again and again.
+    /// Milliseconds to read one input and write one output, the same ones each time.
     pub limit: Option<f64>,
-    /// Rows of the last pass that were not what the forward gives, and how many there were.
+    /// Rows of the last pass that differ from the forward, and the number of rows.
     pub wrong: Option<(u64, u64)>,
 }
 
 impl Peer {
-    /// Starts it, or says why it is not run.
+    /// Starts it, or returns why it is not run.
     pub fn start(threads: usize) -> Result<Self, String> {
         let python = env::var_os(VARIABLE).filter(|python| !python.is_empty());
-        let python = python.ok_or_else(|| format!("{VARIABLE} names no Python that has it"))?;
+        let python = python.ok_or_else(|| format!("{VARIABLE} is not set"))?;
         let mut command = Command::new(&python);
         command
             .args(["-c", SCRIPT, &threads.to_string()])
-            // cargo sets it for our libtorch; Python's torch brings its own.
+            // cargo sets it for our libtorch; Python's torch has its own.
             .env_remove("LD_LIBRARY_PATH");
-        Self::spawn(command, PATIENCE)
+        Self::spawn(command, TIMEOUT)
             .map_err(|error| format!("{} does not start: {error}", python.display()))
     }
 
-    fn spawn(mut command: Command, patience: Duration) -> io::Result<Self> {
+    fn spawn(mut command: Command, timeout: Duration) -> io::Result<Self> {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = piped.spawn()?;
         let questions = process.stdin.take().expect("it is piped");
@@ -66,21 +66,21 @@ impl Peer {
             process,
             questions,
             answers,
-            patience,
+            timeout,
         })
     }
 
-    /// Asks one question and waits for the answer. After an error it is not to be asked again.
+    /// Asks one question and waits for the answer. After an error, do not ask again.
     fn ask(&mut self, question: &str) -> Result<Value, String> {
         let failed = |error: io::Error| format!("asked for `{question}`: {error}");
         writeln!(self.questions, "{question}")
             .and_then(|()| self.questions.flush())
             .map_err(failed)?;
-        let answer = match self.answers.recv_timeout(self.patience) {
+        let answer = match self.answers.recv_timeout(self.timeout) {
             Ok(line) => line.map_err(failed)?,
             Err(RecvTimeoutError::Disconnected) => String::new(),
             Err(RecvTimeoutError::Timeout) => {
-                let seconds = self.patience.as_secs();
+                let seconds = self.timeout.as_secs();
                 return Err(format!("no answer to `{question}` in {seconds} seconds"));
             }
         };
@@ -103,12 +103,12 @@ impl Peer {
         ))
     }
 
-    /// Makes the data of a workload.
+    /// Creates the data of a workload.
     pub fn load(&mut self, workload: &str, batches: usize) -> Result<(), String> {
         self.ask(&format!("load {workload} {batches}")).map(drop)
     }
 
-    /// Its limit, where it is its turn.
+    /// Measures its limit.
     pub fn limit(&mut self, to: &mut Answers) -> Result<(), String> {
         let limit = self.ask("limit")?["limit"].as_f64();
         to.limit = match (to.limit, limit) {
@@ -118,7 +118,7 @@ impl Peer {
         Ok(())
     }
 
-    /// One round over the workload that is loaded.
+    /// One round over the loaded workload.
     pub fn round(&mut self, passes: usize, to: &mut Answers) -> Result<(), String> {
         for question in [&format!("memory {passes}"), "disk raw", "disk zstd"] {
             let value = self.ask(question)?;
@@ -137,7 +137,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends by itself at the end of its input; a process that hangs must not outlive us.
+        // It ends at the end of its input; a process that hangs must not outlive this one.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -148,33 +148,30 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    fn shell(script: &str, patience: Duration) -> Peer {
+    fn shell(script: &str, timeout: Duration) -> Peer {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Peer::spawn(command, patience).unwrap()
+        Peer::spawn(command, timeout).unwrap()
     }
 
     #[test]
-    fn each_question_gets_its_own_answer() {
+    fn each_question_gets_its_answer() {
         let echo = "while read -r question; do echo \"{\\\"limit\\\": $question}\"; done";
-        let mut peer = shell(echo, PATIENCE);
+        let mut peer = shell(echo, TIMEOUT);
         assert_eq!(peer.ask("1").unwrap()["limit"], 1);
         assert_eq!(peer.ask("2").unwrap()["limit"], 2);
     }
 
     #[test]
-    fn what_goes_wrong_on_its_side_is_told_with_the_question() {
-        let mut peer = shell(
-            "read -r question; echo '{\"error\": \"no room\"}'",
-            PATIENCE,
-        );
+    fn an_error_of_the_peer_names_the_question() {
+        let mut peer = shell("read -r question; echo '{\"error\": \"no room\"}'", TIMEOUT);
         assert_eq!(peer.ask("limit"), Err("asked for `limit`: no room".into()));
-        let mut peer = shell("read -r question", PATIENCE);
+        let mut peer = shell("read -r question", TIMEOUT);
         assert!(peer.ask("limit").unwrap_err().starts_with("ended when"));
     }
 
     #[test]
-    fn one_that_hangs_is_given_up_and_ended() {
+    fn a_peer_that_hangs_is_killed_after_a_timeout() {
         let start = Instant::now();
         let mut peer = shell("exec sleep 600", Duration::from_millis(50));
         let reason = peer.ask("limit").unwrap_err();

@@ -1,40 +1,42 @@
-//! The figures of one workload as a table, beside the peer and the limit.
+//! The figures of one workload as a table, with ratios to the peer and to the limit.
 
 use serde_json::{Value, json};
 
-use crate::bars::{BARS, Bar, Beside, KEY_BYTES};
 use crate::figures::{Figures, SHOWN, Served};
-use crate::floor::Floor;
+use crate::limits::Limits;
 use crate::peer::Answers;
 use crate::table::{Table, bytes, ratio, time};
 use crate::workload::Workload;
 
-/// Rounds that lie further apart than this were not measured on a machine of our own.
+/// A greater spread of rounds is reported as a busy machine.
 const BUSY: f64 = 1.5;
 
-/// Everything that was measured on one workload.
+/// The bytes on disk per row that a cache cannot do without, beyond the data: the key.
+const KEY_BYTES: f64 = 32.0;
+
+/// All figures of one workload.
 #[derive(Debug)]
 pub struct Report<'a> {
     /// The workload.
     pub workload: &'a Workload,
     /// Bytes of an output row.
     pub row_bytes: f64,
-    /// Ours.
+    /// torchcache's figures.
     pub ours: Figures,
-    /// The peer's, as far as it ran.
+    /// The peer's figures, as far as it ran.
     pub peer: Answers,
-    /// The least that any cache must do.
-    pub floor: Floor,
+    /// Lower limits.
+    pub limits: Limits,
 }
 
-/// The figure that ours stands beside, and ours divided by it.
+/// A figure to compare with, and the ratio of ours to it.
 struct Compared {
     other: f64,
     ratio: f64,
 }
 
 impl Report<'_> {
-    /// The table, with what it needs to be understood.
+    /// The table with a heading and remarks.
     pub fn markdown(&self) -> String {
         let mut table = Table::new(
             1,
@@ -48,7 +50,7 @@ impl Report<'_> {
             ],
         );
         for served in SHOWN {
-            let (peer, limit) = (self.beside_peer(served), self.beside_limit(served));
+            let (peer, limit) = (self.by_peer(served), self.by_limit(served));
             let no_peer = if served.has_peer() { "not run" } else { "" };
             table.row([
                 served.title().to_owned(),
@@ -73,11 +75,11 @@ impl Report<'_> {
         )
     }
 
-    /// The same figure beside the limit over the batches that the calls see.
+    /// The same figure compared with the limit over the batches of the calls.
     fn memory_hit_over_all_batches(&self) -> [String; 6] {
         let (ours, limit) = (
             self.ours(Served::MemoryHit),
-            self.floor.read + self.floor.write,
+            self.limits.read + self.limits.write,
         );
         [
             "memory hit, limit over all batches".to_owned(),
@@ -92,8 +94,8 @@ impl Report<'_> {
     fn remark(&self) -> String {
         let wrong = match self.peer.wrong {
             Some((wrong, rows)) if wrong > 0 => format!(
-                "Of the peer's {rows} rows in memory, {wrong} came back with another kind or other \
-                 values than the forward gives. "
+                "Of the peer's {rows} rows in memory, {wrong} came back with a kind or values other \
+                 than the forward's. "
             ),
             _ => String::new(),
         };
@@ -101,29 +103,16 @@ impl Report<'_> {
         let rounds =
             format!("slowest round was {spread:.2} × the fastest (median over our figures)");
         let rounds = match spread > BUSY {
-            true => format!(
-                "**The machine was busy, and these figures are not to be trusted: the {rounds}.**"
-            ),
+            true => {
+                format!("**The machine was busy, so do not rely on these figures: the {rounds}.**")
+            }
             false => format!("The {rounds}."),
         };
         let forward = time(self.ours(Served::Forward));
         format!("{wrong}The forward takes {forward}. {rounds}\n")
     }
 
-    /// The bars of this workload with what was got; `None` where the other side was not run.
-    pub fn verdicts(&self) -> Vec<(&'static Bar, Option<f64>)> {
-        let bars = BARS.iter().filter(|bar| bar.workload == self.workload.name);
-        bars.map(|bar| {
-            let compared = match bar.beside {
-                Beside::Peer => self.beside_peer(bar.served),
-                Beside::Limit => self.beside_limit(bar.served),
-            };
-            (bar, compared.map(|compared| compared.ratio))
-        })
-        .collect()
-    }
-
-    /// What the chart shows: a group of bars for each way of being served.
+    /// The groups of bars of the chart.
     pub fn chart(&self) -> Vec<Value> {
         let shown = [Served::MemoryHit, Served::DiskHit, Served::MissDisk];
         shown.map(|served| self.chart_group(served)).to_vec()
@@ -162,7 +151,7 @@ impl Report<'_> {
         self.beyond_data(served, figure)
     }
 
-    fn beside_peer(&self, served: Served) -> Option<Compared> {
+    fn by_peer(&self, served: Served) -> Option<Compared> {
         let other = self
             .peer
             .figures
@@ -171,7 +160,7 @@ impl Report<'_> {
         Some(self.compared(served, self.beyond_data(served, other)))
     }
 
-    fn beside_limit(&self, served: Served) -> Option<Compared> {
+    fn by_limit(&self, served: Served) -> Option<Compared> {
         Some(self.compared(served, self.limit(served)?))
     }
 
@@ -182,7 +171,7 @@ impl Report<'_> {
         }
     }
 
-    /// Uncompressed, what a row costs on disk is what lies there beyond its own bytes.
+    /// Uncompressed rows count without their data.
     fn beyond_data(&self, served: Served, figure: f64) -> f64 {
         match served {
             Served::RowBytes => figure - self.row_bytes,
@@ -190,20 +179,20 @@ impl Report<'_> {
         }
     }
 
-    /// The least for a way of being served, in its unit.
+    /// The limit of a way of serving, in its unit.
     fn limit(&self, served: Served) -> Option<f64> {
         match served {
             Served::Forward => None,
-            // As the bars were set: the same batch again and again, by numpy and torch.
+            // The same batch each time, by numpy and torch.
             Served::MemoryHit => self.peer.limit,
-            Served::MemoryHitById => Some(self.floor.write),
+            Served::MemoryHitById => Some(self.limits.write),
             Served::DiskHit | Served::DiskHitZstd | Served::DiskOnly => {
-                Some(self.ours(Served::MemoryHit) + self.floor.pread)
+                Some(self.ours(Served::MemoryHit) + self.limits.pread)
             }
             Served::MissMemory | Served::MissDisk | Served::MissDiskZstd => {
-                Some(self.floor.hash + self.floor.write)
+                Some(self.limits.hash + self.limits.write)
             }
-            Served::MissWritten => Some(self.floor.hash + self.floor.write + self.floor.file),
+            Served::MissWritten => Some(self.limits.hash + self.limits.write + self.limits.file),
             Served::RowBytes => Some(KEY_BYTES),
             Served::RowBytesZstd => Some(self.row_bytes),
         }
@@ -222,7 +211,7 @@ mod tests {
     use super::*;
     use crate::workload::WORKLOADS;
 
-    /// Everything takes us 3 ms or bytes and the peer 12, after a forward of 1; deeds take 1 ms.
+    /// All figures are 3 ms or bytes and the peer's 12, with a forward of 1; limits are 1 ms.
     fn report(peer: bool) -> Report<'static> {
         let figures = |value| {
             let mut figures = Figures::default();
@@ -242,7 +231,7 @@ mod tests {
             row_bytes: 1.0,
             ours: figures(3.0),
             peer: if peer { answers } else { Answers::default() },
-            floor: Floor {
+            limits: Limits {
                 read: 1.0,
                 write: 1.0,
                 hash: 1.0,
@@ -260,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_figure_stands_beside_the_peer_and_its_own_limit() {
+    fn every_figure_is_compared_with_the_peer_and_a_limit() {
         let markdown = report(true).markdown();
         for (served, row) in [
             (Served::MemoryHit, ["3 ms", "12 ms", "1/4", "2 ms", "1.5 ×"]),
@@ -291,17 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn without_the_peer_its_columns_say_so_and_the_rest_is_there() {
+    fn without_the_peer_its_columns_say_not_run() {
         let report = report(false);
         let row = cells(&report.markdown(), Served::MemoryHit);
         assert_eq!(row, ["3 ms", "not run", "", "not run", ""]);
         let row = cells(&report.markdown(), Served::MissDisk);
         assert_eq!(row, ["2 ms", "not run", "", "2 ms", "1 ×"]);
-        let run = report
-            .verdicts()
-            .into_iter()
-            .filter(|(_, got)| got.is_some());
-        assert_eq!(run.count(), 1); // bytes a row, whose limit is the key
         assert_eq!(report.chart()[0]["bars"][0]["milliseconds"], Value::Null);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the time of a call goes, by the cache's own clocks: `stats()` before and after a pass.
+//! The stages of a call by the cache's own clocks: `stats()` before and after a pass.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -13,29 +13,29 @@ use crate::clock;
 use crate::ours::{self, expect};
 use crate::workload::{Batch, Workload};
 
-/// Milliseconds a call, by stage.
+/// Milliseconds per call, by stage.
 #[derive(Debug, Clone, Copy)]
 pub struct Stages {
     /// The whole call.
     pub call: f64,
-    /// Making keys.
+    /// Computing keys.
     pub keys: f64,
     /// Looking up and copying hits.
     pub load: f64,
     /// The cached function.
     pub forward: f64,
-    /// Handing computed rows to the tiers.
+    /// Storing computed rows.
     pub store: f64,
 }
 
 impl Stages {
-    /// What no clock of the cache covers: checking arguments and weights, and assembling.
+    /// The time that no clock of the cache covers: checking arguments and weights, assembling.
     pub fn rest(&self) -> f64 {
         (self.call - self.keys - self.load - self.forward - self.store).max(0.0)
     }
 }
 
-/// A workload served in each way, stage by stage; the fastest of several passes.
+/// A workload served in each way, by stage; the fastest of several passes.
 #[derive(Debug)]
 pub struct Profile {
     /// Every row from memory.
@@ -44,12 +44,12 @@ pub struct Profile {
     pub disk: Stages,
     /// The same, compressed.
     pub disk_zstd: Stages,
-    /// Every row computed, kept in memory and on disk.
+    /// Every row computed and stored in memory and on disk.
     pub miss: Stages,
 }
 
 impl Profile {
-    /// Times it.
+    /// Measures each.
     pub fn measure(workload: &Workload, data: &[Batch], passes: usize) -> Self {
         let of = |passes, served: Serving<'_>| best_of(passes, || served.pass());
         Profile {
@@ -77,7 +77,7 @@ pub struct Serving<'a> {
     _folder: TempDir,
 }
 
-/// Where every row comes from.
+/// The source of every row.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Memory,
@@ -86,7 +86,7 @@ enum Way {
 }
 
 impl Way {
-    /// The rows that came from there.
+    /// The number of rows from this source.
     fn count(self, stats: &Stats) -> u64 {
         match self {
             Way::Memory => stats.memory_hits,
@@ -105,7 +105,7 @@ impl<'a> Serving<'a> {
     /// Every row from disk, with no room in memory.
     pub fn from_disk(workload: &Workload, data: &'a [Batch], zstd: bool) -> Self {
         let filled = Self::filled(workload, data, Way::Disk, zstd);
-        // With the last handle the memory of this identity goes.
+        // The memory tier is freed with the last handle.
         drop(filled.cache);
         Serving {
             cache: persistent(workload, filled._folder.path(), "0 B", zstd),
@@ -113,7 +113,7 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Every row computed, kept in memory and on disk.
+    /// Every row computed and stored in memory and on disk.
     pub fn cold(workload: &Workload, data: &'a [Batch]) -> Self {
         Self::filled(workload, data, Way::Forward, false)
     }
@@ -134,19 +134,19 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// Making keys.
+    /// Computing keys.
     pub fn hashing(&self, calls: u64) -> Duration {
         self.time(calls, |before, after, _| after.hashing - before.hashing)
     }
 
-    /// Everything else of a call: looking up, copying, assembling.
-    pub fn but_for_hashing(&self, calls: u64) -> Duration {
+    /// Everything but keys: lookup, copies, assembly.
+    pub fn except_hashing(&self, calls: u64) -> Duration {
         self.time(calls, |before, after, call| {
             call.saturating_sub(after.hashing - before.hashing)
         })
     }
 
-    /// Of computed rows all but keys and the forward: handing them to the tiers, and assembling.
+    /// Of computed rows everything but keys and the forward: storing and assembly.
     pub fn storing(&self, calls: u64) -> Duration {
         self.time(calls, |before, after, call| {
             let hashing = after.hashing - before.hashing;
@@ -171,12 +171,12 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// What `part` gives for the statistics before and after the calls, and the time they took.
+    /// The sum of `part` over passes, given the statistics before and after and the time they took.
     fn time(&self, calls: u64, part: impl Fn(&Stats, &Stats, Duration) -> Duration) -> Duration {
         let mut total = Duration::ZERO;
         let mut left = calls as usize;
         while left > 0 {
-            // A pass at most, since after it the rows are known.
+            // At most one pass: afterwards the rows are cached.
             let count = left.min(self.data.len());
             let (before, after, took) = self.calls(count);
             total += part(&before, &after, took);
@@ -185,7 +185,7 @@ impl<'a> Serving<'a> {
         total
     }
 
-    /// Serves so many batches: the statistics before and after, and the time it took.
+    /// Serves `count` batches: statistics before and after, and the time.
     fn calls(&self, count: usize) -> (Stats, Stats, Duration) {
         let cache = self.cache.cache();
         if self.way == Way::Forward {

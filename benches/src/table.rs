@@ -1,17 +1,17 @@
-//! Markdown tables that are readable as they stand, and numbers as a reader wants them.
+//! Markdown tables, aligned so that they are readable as text, and numbers with three digits.
 
 use std::fmt;
 
 /// A table with a header; every row has as many cells.
 #[derive(Debug)]
 pub struct Table {
-    /// So many columns hold names, which stand to the left; figures stand to the right.
+    /// The number of columns with names, aligned left; figures are aligned right.
     names: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table of these columns, the first `names` of which hold names.
+    /// A table with these columns, of which the first `names` contain names.
     pub fn new<const N: usize>(names: usize, header: [&str; N]) -> Self {
         Table {
             names,
@@ -56,7 +56,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Milliseconds with three digits, in the unit that suits them.
+/// Milliseconds with three digits, in µs, ms or s.
 pub fn time(milliseconds: f64) -> String {
     match milliseconds {
         ms if ms >= 1e3 => format!("{} s", digits(ms / 1e3)),
@@ -65,7 +65,7 @@ pub fn time(milliseconds: f64) -> String {
     }
 }
 
-/// Bytes with three digits, in the unit that suits them.
+/// Bytes with three digits, in B, kB, MB or GB.
 pub fn bytes(bytes: f64) -> String {
     match bytes {
         b if b.abs() >= 1e9 => format!("{} GB", digits(b / 1e9)),
@@ -75,7 +75,7 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
-/// A ratio in the way the bars are written: `1/25` below one, `1.5 ×` from one on.
+/// A ratio: `1/25` below one, `1.5 ×` from one on.
 pub fn ratio(ratio: f64) -> String {
     match ratio < 1.0 {
         true => format!("1/{}", digits(1.0 / ratio)),
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_and_the_unit_that_suits() {
+    fn numbers_have_three_digits_and_a_unit() {
         assert_eq!(time(0.01234), "12.3 µs");
         assert_eq!(time(0.0), "0 µs");
         assert_eq!(time(20.44), "20.4 ms");
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_reads_like_a_bar() {
+    fn a_ratio_below_one_is_a_fraction() {
         assert_eq!(ratio(1.0 / 25.0), "1/25");
         assert_eq!(ratio(0.3), "1/3.33");
         assert_eq!(ratio(1.5), "1.5 ×");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_for_those_who_read_it_as_text() {
+    fn a_table_is_aligned() {
         let mut table = Table::new(1, ["stage", "time"]);
         table.row(["keys".into(), "5 µs".into()]);
         let text = "| stage | time |\n| ----- | ---: |\n| keys  | 5 µs |\n";

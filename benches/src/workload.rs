@@ -1,13 +1,12 @@
-//! The workloads: what goes into a cached call, and what comes out. Apart, since everything that
-//! is timed is timed on them.
+//! The workloads: input and output of the cached calls that are timed.
 
 use tch::{Device, Kind, Tensor};
 
-/// Rows of one shape and kind, in batches, and a forward that costs next to nothing, so that what
-/// is timed is the cache.
+/// Batches of rows of one shape and kind, and a forward that costs almost nothing, so that the cache is
+/// what is timed.
 #[derive(Debug)]
 pub struct Workload {
-    /// As tables and the peer call it.
+    /// The name in tables and for the peer.
     pub name: &'static str,
     /// Rows of a batch.
     pub batch: i64,
@@ -21,7 +20,7 @@ pub struct Workload {
     pub forward: fn(&Tensor) -> Tensor,
 }
 
-/// The three workloads that the bars are about; `peer.py` has the same.
+/// The three workloads that are compared with the peer; `peer.py` has the same.
 pub const WORKLOADS: [Workload; 3] = [
     Workload {
         name: "vision",
@@ -52,22 +51,21 @@ pub const WORKLOADS: [Workload; 3] = [
     },
 ];
 
-/// A batch as the calls see it, and its bytes as the limits see them: safe code cannot look into a
-/// tensor, so what is only to be touched once lies there a second time.
+/// A batch for calls, and a copy of its bytes for limits: safe code cannot read a tensor in place.
 #[derive(Debug)]
 pub struct Batch {
     /// The argument of the call.
     pub input: Tensor,
     /// Its bytes.
     pub input_bytes: Vec<u8>,
-    /// The bytes of what the forward makes of it.
+    /// The bytes of the output.
     pub output_bytes: Vec<u8>,
-    /// The ids of its rows: no other row of a pass has one of them.
+    /// The ids of its rows, unique in a pass.
     pub ids: Vec<i64>,
 }
 
 impl Workload {
-    /// The batches of a pass, the same ones each time.
+    /// The batches of a pass, the same ones in each process.
     pub fn data(&self, batches: usize, device: Device) -> Vec<Batch> {
         tch::manual_seed(0);
         let shape: Vec<i64> = [self.batch].iter().chain(self.shape).copied().collect();
@@ -112,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_workloads_have_the_sizes_that_the_bars_were_set_for() {
+    fn the_workloads_have_the_sizes_of_the_published_figures() {
         let sizes = WORKLOADS.map(|workload| {
             let batch = &workload.data(1, Device::Cpu)[0];
             let rows = workload.batch as usize;
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_differ_and_their_bytes_are_those_of_the_tensors() {
+    fn batches_differ_and_their_bytes_are_the_tensors() {
         let [_, embed, _] = WORKLOADS;
         let data = embed.data(2, Device::Cpu);
         assert_ne!(data[0].input_bytes, data[1].input_bytes);

@@ -1,10 +1,9 @@
-//! What grows with the number of rows, and what does not: the time of a call, the time to open, the
-//! memory, the number of files, and the cost of eviction.
+//! Growth with the number of rows: the time of a call, the time to open, memory, the number of files, and
+//! the cost of eviction.
 //!
-//! `cargo bench -p torchcache-store --bench scale -- 1000 10000000` takes the sizes as arguments;
-//! `--quick` takes small ones, and `--markdown` prints the tables for `docs/benchmarks.md`. Each size
-//! is filled by one process and measured by another, so that memory is that of opening alone.
-//! `TORCHCACHE_BENCH_DIR` is where the stores lie meanwhile; 10^7 rows take 1.2 GB.
+//! `cargo bench -p torchcache-store --bench scale -- 1000 10000000` takes sizes as arguments; `--quick`
+//! uses small ones. Each size is filled by one process and measured by another, so that memory is that of
+//! opening alone. `TORCHCACHE_BENCH_DIR` is the folder of the stores; 10^7 rows take 1.2 GB.
 
 use std::fs::File;
 use std::ops::Range;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 use torchcache_store::{Config, Key, RowBatch, Store};
 
 use crate::common::footers::read_footers;
-use crate::common::{Table, has, is_quick, key, micros, scratch_dir, segments, timed};
+use crate::common::{Table, is_quick, key, micros, scratch_dir, segments, timed};
 
 mod common;
 
@@ -47,7 +46,7 @@ fn main() {
 }
 
 fn report(arguments: &[String]) {
-    let (quick, markdown) = (is_quick(), has("--markdown"));
+    let quick = is_quick();
     let mut sizes: Vec<u64> = arguments
         .iter()
         .filter_map(|size| size.parse().ok())
@@ -67,17 +66,12 @@ fn report(arguments: &[String]) {
         " at its peak",
         " segments",
     ];
-    let table = Table::new(&headings, markdown);
-    let mut measured = Vec::new();
+    let table = Table::new(&headings);
     for rows in sizes {
         let dir = scratch_dir();
         child("child-fill", dir.path(), rows);
-        let cells = cells(rows, &child("child-open", dir.path(), rows));
-        table.row(&cells);
-        measured.push((rows, numbers(&cells[1..])));
+        table.row(&cells(rows, &child("child-open", dir.path(), rows)));
     }
-    println!();
-    bars(&measured, markdown);
     println!();
     let headings = [
         " rows in the directory",
@@ -86,60 +80,11 @@ fn report(arguments: &[String]) {
         " ratio",
         " evicted of those stored",
     ];
-    let table = Table::new(&headings, markdown);
+    let table = Table::new(&headings);
     for rows in if quick { QUICK_FULL } else { FULL } {
         let dir = scratch_dir();
         table.row(&cells(rows, &child("child-full", dir.path(), rows)));
     }
-}
-
-/// What is promised of many rows, and whether it holds.
-fn bars(measured: &[(u64, Vec<f64>)], markdown: bool) {
-    let [(_, smallest), .., (_, largest)] = measured else {
-        return;
-    };
-    let headings = [
-        "bar                                ",
-        " at most",
-        "     got",
-        "          ",
-    ];
-    let table = Table::new(&headings, markdown);
-    let row = |bar: &str, at_most: f64, got: f64| {
-        let verdict = if got <= at_most { "met" } else { "**missed**" };
-        table.row(&[bar, &at_most.to_string(), &format!("{got:.2}"), verdict]);
-    };
-    for (rows, figures) in measured.iter().filter(|(rows, _)| *rows == 1_000_000) {
-        row(&format!("open {rows} rows, ms"), 200.0, figures[OPEN]);
-    }
-    // With fewer rows it is the process itself that is measured.
-    let worst = |place: usize| {
-        let many = measured.iter().filter(|(rows, _)| *rows >= 100_000);
-        many.map(|(_, figures)| figures[place])
-            .max_by(f64::total_cmp)
-    };
-    for (bar, place) in [("memory", MEMORY), ("peak of memory", PEAK)] {
-        if let Some(worst) = worst(place) {
-            row(&format!("{bar}, B/row, at its worst"), 64.0, worst);
-        }
-    }
-    // More than twice would be growth, and not noise.
-    for (bar, place) in [("call", CALL_TIME), ("call / pread", CALL_RATIO)] {
-        let growth = largest[place] / smallest[place];
-        row(&format!("{bar}, most rows / fewest"), 2.0, growth);
-    }
-}
-
-/// Where figures are among those of a size.
-const CALL_TIME: usize = 0;
-const CALL_RATIO: usize = 2;
-const OPEN: usize = 3;
-const MEMORY: usize = 6;
-const PEAK: usize = 7;
-
-fn numbers(figures: &[String]) -> Vec<f64> {
-    let number = |figure: &String| figure.parse().expect("a number");
-    figures.iter().map(number).collect()
 }
 
 fn cells(rows: u64, figures: &str) -> Vec<String> {
@@ -152,7 +97,7 @@ fn number(text: &str) -> u64 {
     text.parse().expect("a number")
 }
 
-/// Runs this program for one figure, in a process of its own.
+/// Runs this program for the figures of one size, in another process.
 fn child(task: &str, dir: &Path, rows: u64) -> String {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program)
@@ -182,7 +127,7 @@ fn fill(dir: &Path, rows: u64) {
     put(&store, batches(0..rows));
 }
 
-/// These rows, in batches that are made as they are asked for.
+/// Batches of these rows, created on demand.
 fn batches(rows: Range<u64>) -> impl Iterator<Item = RowBatch> {
     let end = rows.end;
     rows.step_by(PUT).map(move |first| {
@@ -206,7 +151,7 @@ fn put(store: &Store, batches: impl IntoIterator<Item = RowBatch>) {
 
 /// Opens a filled store, and calls it.
 fn opened(dir: &Path, rows: u64) -> String {
-    // Before anything else, whose memory the store would have for nothing.
+    // Before anything else whose memory the store could reuse.
     let before = memory("VmRSS");
     let begin = Instant::now();
     let store = Store::open(dir, config(u64::MAX)).expect("it opens");
@@ -234,7 +179,7 @@ fn opened(dir: &Path, rows: u64) -> String {
         let places: Vec<_> = (0..CALL).map(|_| random.place(&sources)).collect();
         plain.push(timed(|| {
             for (file, at) in &places {
-                file.read_exact_at(&mut buffer, *at).expect("it is there");
+                file.read_exact_at(&mut buffer, *at).expect("it exists");
             }
         }));
     }
@@ -256,7 +201,7 @@ fn opened(dir: &Path, rows: u64) -> String {
 
 fn call_store(store: &Store, keys: &[Key]) {
     let found: Vec<_> = store.locate(keys).into_iter().flatten().collect();
-    assert_eq!(found.len(), keys.len(), "every row is there");
+    assert_eq!(found.len(), keys.len(), "every row is found");
     let mut values = [0; CALL * ROW_LEN];
     let mut out: Vec<&mut [u8]> = values.chunks_exact_mut(ROW_LEN).collect();
     assert!(store.read(&found, &mut out).into_iter().all(|read| read));
@@ -265,7 +210,7 @@ fn call_store(store: &Store, keys: &[Key]) {
     }
 }
 
-/// Stores twice as many rows again as there are, first with room for them and then without.
+/// Stores twice as many rows again, first below the limit and then at it.
 fn stored(dir: &Path, rows: u64) -> String {
     let per_row = |dir: &Path, max_bytes| {
         let store = Store::open(dir, config(max_bytes)).expect("it opens");
@@ -294,7 +239,7 @@ fn memory(field: &str) -> u64 {
     number(kib) << 10
 }
 
-/// Enough randomness to visit rows in no order.
+/// A small random generator.
 struct Random(u64);
 
 impl Random {
@@ -308,7 +253,7 @@ impl Random {
 
     fn place<'f>(&mut self, files: &'f [File]) -> (&'f File, u64) {
         let file = &files[self.below(files.len() as u64) as usize];
-        let len = file.metadata().expect("it is there").len();
+        let len = file.metadata().expect("it exists").len();
         (file, self.below(len - (ROW_LEN as u64 + 8)))
     }
 }

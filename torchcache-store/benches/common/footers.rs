@@ -1,4 +1,4 @@
-//! The plain side of opening a store: every footer into memory, and nothing else.
+//! The limit of opening a store: reads every footer into memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

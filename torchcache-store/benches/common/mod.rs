@@ -1,4 +1,4 @@
-//! What the benches share: tables for people or for a page, times, and places for files.
+//! What the benchmarks share: tables, times, keys and folders.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,47 +7,43 @@ use torchcache_store::Key;
 
 pub(crate) mod footers;
 
-/// Prints rows of cells as they are measured.
+/// Prints a Markdown table row by row, as figures are measured. Columns whose heading begins with a blank
+/// are numbers.
 pub(crate) struct Table {
-    markdown: bool,
-    /// How wide, and whether numbers.
-    columns: Vec<(usize, bool)>,
+    widths: Vec<usize>,
+    numbers: Vec<bool>,
 }
 
 impl Table {
-    /// A table with these headings. Columns whose heading begins with a blank are numbers.
-    pub(crate) fn new(headings: &[&str], markdown: bool) -> Table {
-        let is_number = |heading: &str| heading.starts_with(' ');
-        let column = |heading: &&str| (heading.chars().count().max(9), is_number(heading));
-        let columns = headings.iter().map(column).collect();
-        let table = Table { markdown, columns };
+    pub(crate) fn new(headings: &[&str]) -> Table {
+        let table = Table {
+            widths: headings
+                .iter()
+                .map(|heading| heading.chars().count().max(4))
+                .collect(),
+            numbers: headings
+                .iter()
+                .map(|heading| heading.starts_with(' '))
+                .collect(),
+        };
         table.row(headings);
-        if markdown {
-            let align = |heading: &&str| {
-                if is_number(heading) {
-                    " ---: |"
-                } else {
-                    " --- |"
-                }
-            };
-            println!("|{}", headings.iter().map(align).collect::<String>());
-        }
+        let line = |(width, number): (&usize, &bool)| match number {
+            true => format!("{}:", "-".repeat(width - 1)),
+            false => "-".repeat(*width),
+        };
+        let lines = table.widths.iter().zip(&table.numbers).map(line);
+        println!("| {} |", lines.collect::<Vec<_>>().join(" | "));
         table
     }
 
     pub(crate) fn row(&self, cells: &[impl AsRef<str>]) {
-        let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
-        if self.markdown {
-            let trimmed: Vec<&str> = cells.iter().map(|cell| cell.trim()).collect();
-            println!("| {} |", trimmed.join(" | "));
-        } else {
-            let pad = |(cell, (width, number)): (&&str, &(usize, bool))| match number {
-                true => format!("{cell:>width$}"),
-                false => format!("{cell:<width$}"),
-            };
-            let padded: Vec<_> = cells.iter().zip(&self.columns).map(pad).collect();
-            println!("{}", padded.join("  "));
-        }
+        let widths = self.widths.iter().zip(&self.numbers);
+        let cells = cells.iter().map(AsRef::as_ref).zip(widths);
+        let padded = cells.map(|(cell, (width, number))| match number {
+            true => format!("{cell:>width$}"),
+            false => format!("{cell:<width$}"),
+        });
+        println!("| {} |", padded.collect::<Vec<_>>().join(" | "));
     }
 }
 
@@ -56,17 +52,17 @@ pub(crate) fn has(flag: &str) -> bool {
     std::env::args().any(|argument| argument == flag)
 }
 
-/// Whether only to see that it runs. (`cargo test --benches` says `--test`.)
+/// Whether to use little data. (`cargo test --benches` passes `--test`.)
 pub(crate) fn is_quick() -> bool {
     has("--quick") || has("--test")
 }
 
-/// A key as callers make them.
+/// A key like those of callers.
 pub(crate) fn key(n: u64) -> Key {
     *blake3::hash(&n.to_le_bytes()).as_bytes()
 }
 
-/// A directory for one measurement; `TORCHCACHE_BENCH_DIR` says where.
+/// A directory for one measurement, in `TORCHCACHE_BENCH_DIR` or the system's temporary folder.
 pub(crate) fn scratch_dir() -> tempfile::TempDir {
     let root = std::env::var_os("TORCHCACHE_BENCH_DIR");
     let root = root.map_or_else(std::env::temp_dir, PathBuf::from);
@@ -75,8 +71,8 @@ pub(crate) fn scratch_dir() -> tempfile::TempDir {
 
 /// The segment files of a directory.
 pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("it is there");
-    let paths = entries.map(|entry| entry.expect("it is there").path());
+    let entries = std::fs::read_dir(dir).expect("it exists");
+    let paths = entries.map(|entry| entry.expect("it exists").path());
     let mut paths: Vec<_> = paths
         .filter(|path| path.extension().is_some_and(|end| end == "tcs"))
         .collect();

@@ -1,4 +1,4 @@
-//! What is stored and read: rows as large as those of the three workloads, and one short row.
+//! The rows that are stored and read: as large as those of the three workloads, and one short row.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use torchcache_store::{Key, RowBatch, RowValues};
 
 use crate::common::key;
 
-/// Rows of one length, in calls of so many.
+/// Calls of `rows` rows of one length.
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) rows: usize,
@@ -41,7 +41,7 @@ pub(crate) const WORKLOADS: [Workload; 4] = [
     },
 ];
 
-/// The rows of one call: their keys, and their values one after the other.
+/// The keys and values of one call.
 pub(crate) struct Call {
     pub(crate) keys: Vec<Key>,
     pub(crate) values: Arc<Rows>,
@@ -59,7 +59,7 @@ impl RowValues for Rows {
 }
 
 impl Workload {
-    /// The rows of a call. Values are floats around zero, as most layers give them.
+    /// The rows of a call, of floats around zero like most layers' outputs.
     pub(crate) fn call(&self, n: usize) -> Call {
         let keys: Vec<Key> = (0..self.rows)
             .map(|row| key((n * self.rows + row) as u64))
@@ -80,14 +80,14 @@ impl Workload {
         }
     }
 
-    /// Rows of all calls in no order: a call of an epoch that goes through them shuffled.
+    /// A call of an epoch that visits the rows of all calls in random order.
     pub(crate) fn scattered(&self, n: usize) -> impl Iterator<Item = usize> {
         let all = self.rows * self.calls;
         (0..self.rows).map(move |row| ((n * self.rows + row) * 7919 + 31) % all)
     }
 }
 
-/// A bell curve of sixteen random bytes.
+/// A bell-shaped float from sixteen random bytes.
 fn bell(noise: &[u8; 16]) -> f32 {
     let halves = noise.as_chunks::<4>().0.iter();
     let sum: f64 = halves

@@ -1,4 +1,4 @@
-//! A store that holds the rows, and the plain system calls on its very file.
+//! A store with the rows, and plain system calls on its file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -23,7 +23,7 @@ impl Filled {
         compression: Option<Compression>,
     ) -> Filled {
         let dir = scratch_dir();
-        let store = Store::open(dir.path(), patient(compression)).expect("it opens");
+        let store = Store::open(dir.path(), on_request(compression)).expect("it opens");
         for call in calls {
             store.put(call.batch(workload.row_len));
         }
@@ -61,7 +61,7 @@ pub(crate) fn read(store: &Store, found: &[Located], out: &mut [u8]) {
     assert!(store.read(found, &mut rows).into_iter().all(|read| read));
 }
 
-/// The plain system calls, on the very file that the store reads.
+/// Plain system calls on the file that the store reads.
 pub(crate) struct Plain {
     file: File,
     row_len: usize,
@@ -86,8 +86,8 @@ impl Plain {
     }
 }
 
-/// A configuration that writes only when told to, into one segment.
-pub(crate) fn patient(compression: Option<Compression>) -> Config {
+/// A configuration that writes only on request, into one segment.
+pub(crate) fn on_request(compression: Option<Compression>) -> Config {
     Config {
         compression,
         batch_delay: Duration::from_secs(3600),

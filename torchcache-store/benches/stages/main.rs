@@ -1,9 +1,9 @@
-//! What each step of the disk tier costs, beside the plain system call or copy that it cannot do
-//! without: locate, read, put, write, open. On the row sizes of the three workloads.
+//! Steps of the disk tier, each compared with the system call or copy that it cannot do without: locate,
+//! read, put, write, open. On the row sizes of the three workloads.
 //!
-//! `cargo bench -p torchcache-store --bench stages`; `--quick` takes few rounds, `--markdown` prints
-//! the tables for `docs/benchmarks.md`, and a word such as `embed` takes that workload alone. The
-//! best of many rounds is shown for both sides, measured in turn so that drift hits both alike.
+//! `cargo bench -p torchcache-store --bench stages`; `--quick` runs few rounds, and a name such as
+//! `embed` runs one workload. Both sides take turns, so that interference hits both alike; the best round
+//! of each counts.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -17,7 +17,7 @@ use torchcache_store::{Compression, Config, Key, Located, RowValues, Store};
 use crate::common::footers::read_footers;
 use crate::common::{Table, has, is_quick, micros, scratch_dir, segments, timed};
 use crate::data::{Call, WORKLOADS, Workload};
-use crate::filled::{Filled, patient, read};
+use crate::filled::{Filled, on_request, read};
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -33,7 +33,7 @@ fn main() {
         " µs a call",
         " ratio",
     ];
-    let table = Table::new(&headings, has("--markdown"));
+    let table = Table::new(&headings);
     let rounds = if is_quick() { 2 } else { 40 };
     let named = WORKLOADS.iter().any(|workload| has(workload.name));
     for workload in &WORKLOADS {
@@ -72,14 +72,14 @@ impl Bench<'_> {
         let mut spare = out.clone();
         let plain = raw.plain();
 
-        self.beside(
+        self.compare(
             "locate",
             |n| drop(black_box(raw.store.locate(&calls[n].keys))),
             "pread of the rows",
             |n| plain.in_order(n, &mut out),
         );
         let in_order: Vec<Vec<Located>> = calls.iter().map(|call| raw.locate(&call.keys)).collect();
-        self.beside(
+        self.compare(
             "read, as stored",
             |n| raw.read(&in_order[n], &mut spare),
             "pread of the rows",
@@ -101,7 +101,7 @@ impl Bench<'_> {
                 )
             })
             .collect();
-        self.beside(
+        self.compare(
             "read, scattered",
             |n| raw.read(&scattered[n], &mut spare),
             "pread of each row",
@@ -109,7 +109,7 @@ impl Bench<'_> {
         );
         let compressed: Vec<Vec<Located>> =
             calls.iter().map(|call| zstd.locate(&call.keys)).collect();
-        self.beside(
+        self.compare(
             "read, zstd",
             |n| zstd.read(&compressed[n], &mut spare),
             "pread of the rows",
@@ -120,7 +120,7 @@ impl Bench<'_> {
             mmap: true,
             ..raw.store.config()
         });
-        self.beside(
+        self.compare(
             "read, mapped",
             |n| raw.read(&in_order[n], &mut spare),
             "copy of the rows",
@@ -131,13 +131,13 @@ impl Bench<'_> {
         self.open(&raw);
     }
 
-    /// What a caller pays for handing rows over, and for reading them before they are written.
+    /// Storing rows into the queue, and reading them before they are written.
     fn queue(&self, calls: &[Call], out: &mut [u8]) {
         let dir = scratch_dir();
-        let store = Store::open(dir.path(), patient(None)).expect("it opens");
+        let store = Store::open(dir.path(), on_request(None)).expect("it opens");
         let mut spare = out.to_vec();
         let mut queued = 0;
-        self.beside(
+        self.compare(
             "put, shared rows",
             |n| {
                 if n == 0 && queued > 0 {
@@ -153,7 +153,7 @@ impl Bench<'_> {
             .iter()
             .map(|call| store.locate(&call.keys).into_iter().flatten().collect())
             .collect();
-        self.beside(
+        self.compare(
             "read, queued",
             |n| read(&store, &found[n], &mut spare),
             "copy of the rows",
@@ -169,7 +169,7 @@ impl Bench<'_> {
         let schema: Arc<[u8]> = b"schema".as_slice().into();
         let mut writer = None;
         let mut file = None;
-        self.beside(
+        self.compare(
             "write into the page cache",
             |n| {
                 if n == 0 {
@@ -196,8 +196,7 @@ impl Bench<'_> {
         );
     }
 
-    /// Of a store with the rows of all calls: the whole of it, since a store is opened once and not
-    /// by call.
+    /// Opening the whole store with the rows of all calls.
     fn open(&self, filled: &Filled) {
         let config = filled.store.config();
         let dir = scratch_dir();
@@ -215,8 +214,8 @@ impl Bench<'_> {
         self.print("open, the whole store", ours, "read of the footers", limit);
     }
 
-    /// Times both sides on every call in turn, and prints the best round of each.
-    fn beside(
+    /// Times both sides in turn, and prints the best round of each.
+    fn compare(
         &self,
         step: &str,
         mut ours: impl FnMut(usize),
