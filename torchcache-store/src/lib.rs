@@ -1,14 +1,12 @@
-//! The disk tier of torchcache: keys in, bytes out.
+//! The disk tier of torchcache: a persistent cache from keys to bytes.
 //!
-//! A [`Store`] keeps *rows* (a 32-byte [`Key`], a short *schema* and a value) in one
-//! directory. Writing goes through a bounded queue and one background thread; reading sees
-//! queued rows and rows on disk alike. On disk there are only immutable segment files, so
-//! that any number of processes may share a directory without a lock. The bytes of a
-//! segment are described in `docs/format.md`.
+//! A [`Store`] keeps *rows* in one directory: a 32-byte [`Key`], a short *schema* that says what the
+//! bytes mean, and a value. Writing goes through a bounded queue and one background thread; queued
+//! rows are found like those on disk. On disk there are only immutable segment files, so any number of
+//! processes share a directory without a lock. `docs/format.md` describes their bytes.
 //!
-//! The store promises that **a fault is a miss**: a full disk, a flipped bit or a file that
-//! vanished makes a row absent and is counted in [`StoreStats`]. It never makes a wrong row,
-//! a panic or an error for the reader.
+//! **A fault is a miss.** A full disk, a flipped bit or a removed file makes rows absent and is counted
+//! in [`StoreStats`]. It never leads to a wrong row, a panic, or an error for the reader.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -21,25 +19,51 @@
 //! let schema: Arc<[u8]> = Arc::from(&b"two bytes a row"[..]);
 //! store.put(RowBatch::new(keys.clone(), schema, vec![10, 11, 20, 21], 2)?);
 //!
-//! let found = store.locate(&keys[1..]);
-//! let found: Vec<_> = found.into_iter().flatten().collect();
-//! let mut row = vec![0; found[0].len];
-//! assert_eq!(store.read(&found, &mut [&mut row]), [true]);
+//! let located: Vec<_> = store.locate(&keys[1..]).into_iter().flatten().collect();
+//! let mut row = vec![0; located[0].len];
+//! assert_eq!(store.read(&located, &mut [&mut row]), [true]);
 //! assert_eq!(row, [20, 21]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Each folder imports only what stands below it here: `store` is the public handle; `process` has what
-//! belongs to the whole process; `engine` writes, evicts, compacts and reads; `admin` works on caches
-//! from outside; `catalog` knows which row is in which segment; `segment` and `manifest` are the file
-//! formats; `fs` is the file system.
+//! # Stability
+//!
+//! The feature `unstable` makes segments, manifests, schemas, the file system, administration and
+//! threads public. It is for torchcache and its command line, which pin the exact version: any release
+//! may change what it adds.
+//!
+//! # Limits
+//!
+//! Only Unix systems are supported, and no fork without `exec`: a forked child reads, but writes no
+//! rows.
+
+// Layers, from the top down: a module imports only what is below its own line.
+//
+// store     the public handle
+// process   what a process has once: its stores, private directories, the end
+// engine    queueing, writing, eviction, compaction, reading    admin  caches on disk, from outside
+// catalog   which segments there are and which row is where
+// segment   the format of segment files                         manifest, schema
+// fs        the file system
+// The rest are leaves.
 
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "unstable"),
+    expect(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "some of the modules are public with the feature `unstable` only"
+    )
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
 compile_error!("torchcache-store needs a Unix system: it relies on preadv, flock and rename");
 
+#[cfg(feature = "unstable")]
 pub mod admin;
 mod batch;
 mod catalog;
@@ -49,16 +73,30 @@ mod engine;
 mod error;
 mod fault;
 mod fork;
+#[cfg(not(feature = "unstable"))]
+mod fs;
+#[cfg(feature = "unstable")]
 pub mod fs;
 mod key;
+#[cfg(feature = "unstable")]
 pub mod manifest;
 mod process;
+#[cfg(feature = "unstable")]
 pub mod schema;
+#[cfg(not(feature = "unstable"))]
+mod segment;
+#[cfg(feature = "unstable")]
 pub mod segment;
+#[cfg(not(feature = "unstable"))]
+mod size;
+#[cfg(feature = "unstable")]
 pub mod size;
 mod store;
 mod sync;
 mod sys;
+#[cfg(not(feature = "unstable"))]
+mod threads;
+#[cfg(feature = "unstable")]
 pub mod threads;
 
 pub use batch::{RowBatch, RowValues};
@@ -67,5 +105,7 @@ pub use config::{Compression, Config, Eviction};
 pub use error::{FlushError, StoreError};
 pub use fault::{Fault, FaultCounts};
 pub use key::Key;
-pub use process::{TempCache, flush_all, flush_on_signals};
+#[cfg(feature = "unstable")]
+pub use process::TempCache;
+pub use process::{flush_all, flush_on_signals};
 pub use store::{Store, StoreStats};

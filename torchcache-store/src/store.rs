@@ -14,7 +14,9 @@ use crate::engine::write_queue::Stalled;
 use crate::engine::{Engine, read};
 use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
-use crate::fs::{FileSystem, Os};
+#[cfg(feature = "unstable")]
+use crate::fs::FileSystem;
+use crate::fs::Os;
 use crate::key::Key;
 use crate::process::{registry, shutdown};
 use crate::segment::rows_within;
@@ -95,6 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
+    #[cfg(feature = "unstable")]
     pub fn open_on(
         fs: Arc<dyn FileSystem>,
         dir: impl AsRef<Path>,

@@ -3,8 +3,10 @@
 pub(crate) mod registry;
 pub(crate) mod shutdown;
 mod signals;
+#[cfg(feature = "unstable")]
 mod temp_dir;
 
 pub use registry::flush_all;
 pub use shutdown::flush_on_signals;
+#[cfg(feature = "unstable")]
 pub use temp_dir::TempCache;
