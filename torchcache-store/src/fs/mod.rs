@@ -1,9 +1,9 @@
-//! What a store asks of a file system: three traits, and the operating system's implementation.
+//! What a store needs of a file system, as three traits, and their implementation by the operating
+//! system.
 //!
-//! They are apart from the store so that another one can be put below it with
-//! [`Store::open_on`](crate::Store::open_on): one that fails at a chosen call, that forgets what was
-//! not synced, or that counts. Every call of a store that touches a disk is a method here, and so is
-//! every promise that it relies on.
+//! Another implementation can be put under a store with [`Store::open_on`](crate::Store::open_on): one
+//! that fails at a chosen call, that loses what was not synced, or that counts calls. Every operation of
+//! a store on a disk is a method here, and so is every guarantee that it relies on.
 //!
 //! ```
 //! use std::path::Path;
@@ -11,7 +11,7 @@
 //!
 //! let parent = tempfile::tempdir()?;
 //! let path = parent.path().join("cache");
-//! assert!(Os.open_dir(&path, false).is_err(), "it is not there");
+//! assert!(Os.open_dir(&path, false).is_err(), "it does not exist");
 //! let dir = Os.open_dir(&path, true)?;
 //! dir.create("rows.tcs".as_ref())?.write_all(b"rows")?;
 //! assert_eq!(dir.stat("rows.tcs".as_ref())?.len, 4);
@@ -32,19 +32,20 @@ use std::time::SystemTime;
 
 pub use os::Os;
 
-/// Directories by their paths.
+/// Opens and removes directories.
 pub trait FileSystem: Debug + Send + Sync {
-    /// Opens a directory; with `create`, makes it and its parents if they are not there, so that a
-    /// power cut does not take them back. A symbolic link in its place is not followed.
+    /// Opens a directory; with `create`, makes it and its parents if they do not exist, so that they
+    /// survive a power loss. A symbolic link in its place is not followed.
     ///
     /// # Errors
-    /// What the system says; among it that there is no directory, or something else.
+    /// What the system reports, for example that the directory does not exist, or is none.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>>;
 
-    /// Removes a directory that holds nothing. A store never does; see [`maintain`](crate::admin).
+    /// Removes an empty directory. A store never does; [`admin`](crate::admin) does.
     ///
     /// # Errors
-    /// What the system says; among it that there is something in it, or that it cannot remove any.
+    /// What the system reports, for example that the directory is not empty, or
+    /// [`Unsupported`](io::ErrorKind::Unsupported).
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let _ = path;
         Err(io::ErrorKind::Unsupported.into())
@@ -52,133 +53,133 @@ pub trait FileSystem: Debug + Send + Sync {
 }
 
 /// An open directory. It stays the same one if its path comes to mean another. Names are those of
-/// files in it, without any slash; a symbolic link in place of a file is never followed.
+/// files in it and have no slash. A symbolic link in place of a file is never followed.
 pub trait Directory: Debug + Send + Sync {
-    /// Where it was when it was opened: for messages.
+    /// The path by which it was opened, for messages.
     fn path(&self) -> &Path;
 
-    /// What is known of the directory itself. Its time changes whenever a name in it does.
+    /// The metadata of the directory itself. Its time changes whenever a name in it does.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn metadata(&self) -> io::Result<Metadata>;
 
-    /// What it holds, in any order.
+    /// Its entries, in any order.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn list(&self) -> io::Result<Vec<Entry>>;
 
-    /// What is known of a file.
+    /// The metadata of a file.
     ///
     /// # Errors
-    /// What the system says; among it that there is no such file.
+    /// What the system reports, for example that the file does not exist.
     fn stat(&self, name: &OsStr) -> io::Result<Metadata>;
 
-    /// Opens a regular file for reading, and for setting its time.
+    /// Opens a regular file for reading and for setting its time.
     ///
     /// # Errors
-    /// What the system says, and that it is no regular file.
+    /// What the system reports, or that it is not a regular file.
     fn open(&self, name: &OsStr) -> io::Result<Box<dyn File>>;
 
-    /// Makes a file, and opens it for writing.
+    /// Makes a file and opens it for writing.
     ///
     /// # Errors
-    /// What the system says; among it that there is one already.
+    /// What the system reports, for example that the file exists.
     fn create(&self, name: &OsStr) -> io::Result<Box<dyn File>>;
 
-    /// Gives a file another name, at once for all who look. An existing file is not replaced.
+    /// Renames a file atomically. An existing file is not replaced.
     ///
     /// # Errors
-    /// What the system says; then the file has its old name.
+    /// What the system reports; the file then has its old name.
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
 
-    /// Removes a file. Whoever has it open can still read it.
+    /// Removes a file. It can still be read by those who have it open.
     ///
     /// # Errors
-    /// What the system says; among it that there is no such file.
+    /// What the system reports, for example that the file does not exist.
     fn remove(&self, name: &OsStr) -> io::Result<()>;
 
-    /// Waits until the names, as they are now, outlast a power cut.
+    /// Waits until the present names survive a power loss.
     ///
     /// # Errors
-    /// What the system says; then it is not known which names do.
+    /// What the system reports; it is then unknown which names do.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// An open file. What is written through it comes behind what was written before.
+/// An open file. Writing appends to what was written before.
 pub trait File: io::Write + Debug + Send + Sync {
-    /// What is known of the file.
+    /// The metadata of the file.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn metadata(&self) -> io::Result<Metadata>;
 
-    /// Reads from `offset` on into the buffers, one after the other, and returns how many bytes
-    /// there were: none at the end of the file, and perhaps fewer than asked for.
+    /// Reads from `offset` into the buffers, one after the other. Returns the number of bytes: 0 at the
+    /// end of the file, and possibly fewer than requested.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
 
-    /// Waits until all that was written outlasts a power cut.
+    /// Waits until everything that was written survives a power loss.
     ///
     /// # Errors
-    /// What the system says; then it is not known what does.
+    /// What the system reports; it is then unknown what does.
     fn sync(&self) -> io::Result<()>;
 
     /// Sets the time of the last change.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn set_modified(&self, time: SystemTime) -> io::Result<()>;
 
-    /// Takes the lock of a file in the making, which goes when the file is closed, by a kill too.
-    /// `false` if another open file of the same name has it.
+    /// Locks a temporary file. The lock is released when the file is closed, also by a kill. `false`
+    /// if another open file of the same name has it.
     ///
     /// # Errors
-    /// What the system says; among it that it has no locks.
+    /// What the system reports, for example that it does not support locks.
     fn try_lock(&self) -> io::Result<bool>;
 
-    /// The file as memory; `None` where it has to be read.
+    /// Maps the file into memory; `None` if it has to be read.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system reports.
     fn map(&self) -> io::Result<Option<Mapped>> {
         Ok(None)
     }
 }
 
-/// A file as memory.
+/// A file that is mapped into memory.
 pub type Mapped = Box<dyn AsRef<[u8]> + Send + Sync>;
 
-/// A name in a directory.
+/// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The name.
+    /// Its name.
     pub name: OsString,
-    /// Whether it is that of a regular file.
+    /// Whether it is a regular file.
     pub is_file: bool,
 }
 
-/// What is known of a file or a directory.
+/// What a file system knows about a file or a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Bytes in the file.
+    /// The length of the file in bytes.
     pub len: u64,
     /// When it was last changed.
     pub modified: SystemTime,
     /// Whether it is a regular file.
     pub is_file: bool,
-    /// The number of the user whose it is.
+    /// The number of the user who owns it.
     pub owner: u32,
-    /// The number of the group whose it is.
+    /// The number of its group.
     pub group: u32,
-    /// Who may do what with it, as Unix has it: nine bits.
+    /// The permissions: the nine bits of Unix.
     pub mode: u32,
 }
 
-/// Reads exactly as many bytes as `out` has; that there are fewer is [`io::ErrorKind::UnexpectedEof`].
+/// Fills `out` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
 pub(crate) fn read_exact(file: &dyn File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !out.is_empty() {
         match file.read_at(&mut [IoSliceMut::new(out)], offset) {

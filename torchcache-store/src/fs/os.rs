@@ -1,5 +1,5 @@
-//! The operating system's file system. Files are named relative to their open directory, so that a
-//! directory that is replaced meanwhile, by a symbolic link say, leads nowhere else.
+//! The file system of the operating system. Files are opened relative to their open directory, so a
+//! directory that is replaced meanwhile, by a symbolic link for example, leads nowhere else.
 
 use std::ffi::OsStr;
 use std::fs::{FileTimes, TryLockError};
@@ -19,15 +19,15 @@ use crate::sys;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
-/// Others may not write into directories that are made, whatever the umask says.
+/// Directories are never made writable for all users, whatever the umask is.
 const DIR_MODE: Mode = Mode::from_raw_mode(0o775);
 
-/// Nor into files.
+/// Nor are files.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o664);
 
 impl FileSystem for Os {
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
-        // A slash at the end would follow a link.
+        // With a slash at the end, a link would be followed.
         let path = path.components().as_path();
         let fd = match open(path, OFlags::NOFOLLOW) {
             Err(Errno::NOENT) if create => {
@@ -37,7 +37,7 @@ impl FileSystem for Os {
             opened => opened,
         };
         let path = path.to_owned();
-        let fd = fd.map_err(|errno| described(&path, errno))?;
+        let fd = fd.map_err(|errno| describe_link(&path, errno))?;
         Ok(Arc::new(OsDirectory { fd, path }))
     }
 
@@ -52,18 +52,18 @@ fn open(path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {
     Ok(fd.into())
 }
 
-/// A link in place of a directory is told as what it is.
-fn described(path: &Path, errno: Errno) -> io::Error {
+/// Names a symbolic link in place of a directory as the reason.
+fn describe_link(path: &Path, errno: Errno) -> io::Error {
     if matches!(errno, Errno::NOTDIR | Errno::LOOP) && path.is_symlink() {
-        let what = "it is a symbolic link, which is not followed; name what it points to";
+        let what = "it is a symbolic link, which is not followed; name its target";
         return io::Error::new(io::ErrorKind::NotADirectory, what);
     }
     errno.into()
 }
 
-/// Makes a directory and its parents, each of them durable in the one above it.
+/// Makes a directory and its parents, and syncs each in the one above it.
 fn make_dir(path: &Path) -> rustix::io::Result<()> {
-    // "a/b" is in "a", "b" in ".", and "/" is there.
+    // "a/b" is in "a", and "b" in "."; "/" exists.
     let parent = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -77,20 +77,20 @@ fn make_dir(path: &Path) -> rustix::io::Result<()> {
         made => made,
     };
     match made {
-        Err(Errno::EXIST) => return Ok(()), // somebody else was faster
+        Err(Errno::EXIST) => return Ok(()), // another process made it
         made => made?,
     }
-    // Some file systems cannot sync a directory, and some parents may not be read.
+    // Some file systems cannot sync directories, and some parents must not be read.
     if let Ok(parent) = open(parent, OFlags::empty()) {
-        let _ = share(path, &parent);
+        let _ = share_with_group(path, &parent);
         let _ = parent.sync_all();
     }
     Ok(())
 }
 
-/// Lets a group write to a new directory that may write to its parent, though the umask says that it
-/// may only read: whoever shares the one shares the other.
-fn share(path: &Path, parent: &std::fs::File) -> rustix::io::Result<()> {
+/// Lets the group write to a new directory if it may write to the parent, although the umask may deny
+/// it: users who share the parent share the new directory.
+fn share_with_group(path: &Path, parent: &std::fs::File) -> rustix::io::Result<()> {
     let dir = open(path, OFlags::NOFOLLOW)?;
     let (above, made) = (rustix::fs::fstat(parent)?, rustix::fs::fstat(&dir)?);
     let mode = Mode::from_raw_mode(made.st_mode);
@@ -142,11 +142,11 @@ impl Directory for OsDirectory {
     }
 
     fn open(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
-        // Without NONBLOCK, a pipe in its place would wait for somebody who writes.
+        // Without NONBLOCK, opening a pipe in its place would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let file = self.open_file(name, flags, Mode::empty())?;
         if !file.metadata()?.is_file {
-            let what = "it is no regular file";
+            let what = "it is not a regular file";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         Ok(Box::new(file))
@@ -160,7 +160,7 @@ impl Directory for OsDirectory {
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         let fd = &self.fd;
         match rustix::fs::renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
-            // Some file systems cannot refuse to replace.
+            // Some file systems do not support this flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if self.is_absent(to) => {
                 rustix::fs::renameat(fd, from, fd, to)?;
             }
@@ -174,11 +174,11 @@ impl Directory for OsDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The standard library knows what it takes to reach the medium.
+        // The standard library knows which call makes a sync durable on each system.
         self.fd
             .sync_all()
             .or_else(|error| match Errno::from_io_error(&error) {
-                // Some file systems have no such thing as syncing names.
+                // Some file systems cannot sync directories.
                 Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOTTY) => Ok(()),
                 _ => Err(error),
             })
@@ -237,7 +237,7 @@ impl File for OsFile {
     }
 
     fn map(&self) -> io::Result<Option<Mapped>> {
-        // An empty file cannot be mapped, and there is nothing in it to read.
+        // An empty file cannot be mapped.
         if self.metadata()?.len == 0 {
             return Ok(None);
         }
@@ -248,7 +248,7 @@ impl File for OsFile {
 #[expect(
     clippy::unnecessary_cast,
     clippy::useless_conversion,
-    reason = "the types of these numbers differ among systems"
+    reason = "the types of these numbers differ between systems"
 )]
 fn metadata(stat: &Stat) -> Metadata {
     Metadata {
@@ -261,7 +261,7 @@ fn metadata(stat: &Stat) -> Metadata {
     }
 }
 
-/// A time before 1970, or one that the system cannot count, is as good as 1970.
+/// A time before 1970, or one out of range, becomes 1970.
 fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
     let since = u64::try_from(seconds).unwrap_or(0);
     let since = Duration::from_secs(since) + Duration::from_nanos(nanoseconds % 1_000_000_000);
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_that_shares_the_parent_shares_the_directory() {
+    fn a_group_that_writes_to_the_parent_writes_to_the_child() {
         let root = tempfile::tempdir().expect("a temporary directory");
         for (parent, shared) in [(0o775, true), (0o755, false), (0o2775, true)] {
             let above = root.path().join(format!("{parent:o}"));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_slash_behind_it_does_not_lead_through_a_link() {
+    fn a_link_is_rejected_with_a_slash_after_it_too() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let link = root.path().join("link");
         std::os::unix::fs::symlink(root.path(), &link).expect("it can be made");

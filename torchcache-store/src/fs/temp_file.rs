@@ -1,5 +1,5 @@
-//! A file in the making: it is written under a name that nobody else chooses, and gets its own when
-//! it is complete. Dropped before that, it is removed; what a kill leaves is known by its name.
+//! Temporary files: a file is written under a unique name and renamed when it is complete. Dropped
+//! before, it is removed; one that a kill leaves is recognized by its name.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,24 +12,24 @@ use std::time::{Duration, SystemTime};
 use super::{Directory, File};
 use crate::clock;
 
-/// Begins the name of a file that is still being written.
+/// The start of the name of a temporary file.
 const PREFIX: &str = ".tmp-";
 
-/// Ends it. The name of a segment ends so too.
+/// Its end, and that of the name of a segment.
 pub(crate) const SUFFIX: &str = ".tcs";
 
-/// A temporary file that was not written to for so long has no writer, if nobody has its lock.
+/// A temporary file that is not locked and was not written to for so long has no writer.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// The same where there are no locks; and how far ahead the clock of a file server may be.
-const LONG: Duration = Duration::from_secs(3600);
+/// The same if there are no locks. Also how far the clock of a file server may be ahead.
+const STALE_AFTER_UNLOCKABLE: Duration = Duration::from_secs(3600);
 
-/// Whether a file of a cache directory is one in the making by its name.
+/// Whether a file name is that of a temporary file.
 pub(crate) fn is_temp(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
-/// Whether a name is one that nobody else chooses: see [`Temp::unique`].
+/// Whether a name is one of [`TempFile::unique_name`].
 pub(crate) fn is_unique(name: &str) -> bool {
     let parts: Vec<&str> = name.strip_suffix(SUFFIX).unwrap_or("").split('-').collect();
     let is_hex = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -39,27 +39,26 @@ pub(crate) fn is_unique(name: &str) -> bool {
     (time.len(), random.len()) == (16, 16) && parts.iter().all(is_hex)
 }
 
-/// The file under its temporary name; removed when dropped, unless it was published.
-pub(crate) struct Temp {
+/// A file under its temporary name. Dropping it removes the file, unless it was published.
+pub(crate) struct TempFile {
     dir: Arc<dyn Directory>,
     name: String,
-    /// Whether there is no file of the temporary name any more.
+    /// It was renamed or removed.
     is_gone: bool,
 }
 
-impl Temp {
-    /// Makes a file of a name that nobody else chooses: the time (so that names sort by age), the
-    /// process, and 64 random bits for those who share the directory from another machine.
-    pub(crate) fn create(dir: Arc<dyn Directory>) -> io::Result<(Temp, Box<dyn File>)> {
+impl TempFile {
+    /// Makes a file with a unique name: the time (so that names sort by age), the process, and 64
+    /// random bits, since machines may share the directory.
+    pub(crate) fn create(dir: Arc<dyn Directory>) -> io::Result<(TempFile, Box<dyn File>)> {
         let now = clock::now();
         let random = RandomState::new().hash_one(now);
         let process = std::process::id();
         let name = format!("{PREFIX}{now:016x}-{process:x}-{random:016x}{SUFFIX}");
         let file = dir.create(name.as_ref())?;
-        // Whoever finds it locked knows that its writer lives. Where there are no locks, its age
-        // has to tell.
+        // The lock shows that the writer lives. Without locks, the age of the file has to.
         let _ = file.try_lock();
-        let temp = Temp {
+        let temp = TempFile {
             dir,
             name,
             is_gone: false,
@@ -67,17 +66,17 @@ impl Temp {
         Ok((temp, file))
     }
 
-    /// Where it is.
+    /// The directory of the file.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
         &self.dir
     }
 
-    /// That of its name which nobody else chooses: for a file that may have any name.
-    pub(crate) fn unique(&self) -> &str {
+    /// The unique part of the name, for a file that needs no particular one.
+    pub(crate) fn unique_name(&self) -> &str {
         &self.name[PREFIX.len()..]
     }
 
-    /// Gives the file its own name. An existing file is never replaced.
+    /// Renames the file. An existing file is not replaced.
     pub(crate) fn publish(mut self, name: &str) -> io::Result<PathBuf> {
         self.dir.rename(self.name.as_ref(), name.as_ref())?;
         self.is_gone = true;
@@ -90,33 +89,33 @@ impl Temp {
     }
 }
 
-impl Drop for Temp {
+impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.is_gone {
-            // There is nobody to tell of a failure.
+            // A failure cannot be reported.
             let _ = self.dir.remove(self.name.as_ref());
         }
     }
 }
 
-impl fmt::Debug for Temp {
+impl fmt::Debug for TempFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Temp").field(&self.name).finish()
+        f.debug_tuple("TempFile").field(&self.name).finish()
     }
 }
 
-/// Whether nobody writes to a file any more: it is not locked, or cannot be, and has been as it is
-/// for some time. A time that has yet to come says nothing of it, unless it is far off.
+/// Whether a temporary file has no writer any more: it is not locked, or cannot be, and was not written
+/// to for some time. A time in the future counts as now, unless it is far ahead.
 pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
     let file = dir.open(name)?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
     Ok(match locked {
         Ok(taken) => taken && is_older(metadata.modified, STALE_AFTER),
-        Err(_) => is_older(metadata.modified, LONG),
+        Err(_) => is_older(metadata.modified, STALE_AFTER_UNLOCKABLE),
     })
 }
 
-/// Whether a file was written to a moment ago, perhaps by somebody who goes on.
+/// Whether a file was written to a moment ago, so that another process may still be writing.
 pub(crate) fn is_recent(modified: SystemTime) -> bool {
     !is_older(modified, STALE_AFTER)
 }
@@ -124,6 +123,6 @@ pub(crate) fn is_recent(modified: SystemTime) -> bool {
 fn is_older(modified: SystemTime, least: Duration) -> bool {
     match modified.elapsed() {
         Ok(age) => age > least,
-        Err(ahead) => ahead.duration() > LONG,
+        Err(ahead) => ahead.duration() > STALE_AFTER_UNLOCKABLE,
     }
 }

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use difference::difference;
 
-use crate::fs::temp_file::Temp;
+use crate::fs::temp_file::TempFile;
 use crate::fs::{Directory, File, FileSystem, Os, read_exact};
 
 /// The name of the file.
@@ -212,7 +212,7 @@ pub(crate) fn put(
     json: &[u8],
     written: Option<SystemTime>,
 ) -> io::Result<()> {
-    let (temp, mut file) = Temp::create(dir.clone())?;
+    let (temp, mut file) = TempFile::create(dir.clone())?;
     file.write_all(json)?;
     if let Some(written) = written {
         // The manifest is worth more than its age.

@@ -12,7 +12,7 @@ use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, Row,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
-use crate::fs::temp_file::Temp;
+use crate::fs::temp_file::TempFile;
 use crate::fs::{Directory, File, FileSystem, Os};
 use crate::key::Key;
 
@@ -29,7 +29,7 @@ pub(crate) const MOST_ROWS: usize = 1 << 18;
 #[derive(Debug)]
 pub struct SegmentWriter {
     out: BufWriter<Box<dyn File>>,
-    temp: Temp,
+    temp: TempFile,
     groups: Vec<RowGroup>,
     numbers: HashMap<(Arc<[u8]>, u32), u16>,
     entries: Vec<u8>,
@@ -48,7 +48,7 @@ impl SegmentWriter {
 
     /// The same in an open directory.
     pub(crate) fn create_in(dir: Arc<dyn Directory>) -> io::Result<SegmentWriter> {
-        let (temp, file) = Temp::create(dir)?;
+        let (temp, file) = TempFile::create(dir)?;
         let mut out = BufWriter::with_capacity(WRITE_BYTES, file);
         out.write_all(&header(VERSION))?;
         Ok(SegmentWriter {
@@ -64,7 +64,7 @@ impl SegmentWriter {
 
     /// Checks that a file can be created and written in a directory.
     pub(crate) fn try_in(dir: Arc<dyn Directory>) -> io::Result<()> {
-        let (temp, mut file) = Temp::create(dir)?;
+        let (temp, mut file) = TempFile::create(dir)?;
         file.write_all(&header(VERSION))?;
         temp.remove()
     }
@@ -160,7 +160,7 @@ impl SegmentWriter {
 /// A complete segment that has no name yet. Dropping it removes its file.
 #[derive(Debug)]
 pub struct FinishedSegment {
-    temp: Temp,
+    temp: TempFile,
     file: Box<dyn File>,
     footer: Footer,
     bytes: u64,
@@ -226,7 +226,7 @@ impl FinishedSegment {
     }
 
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
-        let name = self.temp.unique().to_owned();
+        let name = self.temp.unique_name().to_owned();
         Ok((self.temp.publish(&name)?, self.footer))
     }
 }
