@@ -195,7 +195,7 @@ fn schemas_that_differ_only_by_the_device_are_distinct() {
     let dir = root.path().join(hash(1));
     for (n, code) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
         let mut schema = single(ElementKind::Float, &[25]);
-        schema.tensors[0].device = OutputDevice::of_code(code);
+        schema.tensors[0].device = OutputDevice::from_code(code);
         let first = 10 * n;
         let name = format!("on-{n}.tcs");
         segment(&dir, &name, &schema.encode(), 100, first..first + 3, DAY);

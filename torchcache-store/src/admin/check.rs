@@ -260,7 +260,7 @@ impl Iterator for Jobs<'_> {
                     slot.set(SegmentState::Intact { rows: 0 });
                     self.progress
                         .advance(bytes.saturating_sub(reader.record_bytes()));
-                    self.open = Some((reader.clone(), Chunks::of(reader)));
+                    self.open = Some((reader.clone(), Chunks::new(reader)));
                 }
                 Err(error) => {
                     self.progress.advance(*bytes);

@@ -80,7 +80,7 @@ impl ElementKind {
     }
 
     /// The kind of a code; `None` if rows never have that kind, or only in a later version.
-    pub fn of_code(code: u8) -> Option<ElementKind> {
+    pub fn from_code(code: u8) -> Option<ElementKind> {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn codes_round_trip_in_ascending_order() {
-        let kinds = (0..=u8::MAX).filter_map(ElementKind::of_code);
+        let kinds = (0..=u8::MAX).filter_map(ElementKind::from_code);
         assert_eq!(kinds.collect::<Vec<_>>(), ElementKind::ALL);
     }
 }

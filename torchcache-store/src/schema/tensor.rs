@@ -57,7 +57,7 @@ impl OutputDevice {
     }
 
     /// The device of a code.
-    pub fn of_code(code: u32) -> OutputDevice {
+    pub fn from_code(code: u32) -> OutputDevice {
         match code {
             0 => OutputDevice::Module,
             1 => OutputDevice::Cpu,
@@ -114,9 +114,9 @@ impl TensorSpec {
         }
         let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take(bytes)?)));
         Some(TensorSpec {
-            stored: ElementKind::of_code(stored)?,
-            output: ElementKind::of_code(output)?,
-            device: OutputDevice::of_code(device),
+            stored: ElementKind::from_code(stored)?,
+            output: ElementKind::from_code(output)?,
+            device: OutputDevice::from_code(device),
             shape: shape.collect::<Option<Vec<_>>>()?,
         })
     }
@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn device_codes_round_trip() {
         for code in (0..20).chain([u32::MAX]) {
-            assert_eq!(OutputDevice::of_code(code).code(), code);
+            assert_eq!(OutputDevice::from_code(code).code(), code);
         }
         assert_eq!(OutputDevice::Cuda(2).code(), 18);
-        assert_eq!(OutputDevice::of_code(9), OutputDevice::Unknown(9));
+        assert_eq!(OutputDevice::from_code(9), OutputDevice::Unknown(9));
     }
 }

@@ -154,7 +154,7 @@ impl SegmentReader {
 
     /// The rows in chunks that are worth reading together.
     pub(crate) fn chunks(&self) -> Chunks<&SegmentReader> {
-        Chunks::of(self)
+        Chunks::new(self)
     }
 
     /// Reads the records of a chunk and passes them to `each`, in their order. `window` is memory
@@ -319,7 +319,7 @@ pub(crate) struct Chunks<R> {
 }
 
 impl<R: Deref<Target = SegmentReader>> Chunks<R> {
-    pub(crate) fn of(reader: R) -> Chunks<R> {
+    pub(crate) fn new(reader: R) -> Chunks<R> {
         Chunks {
             rows: Rows::new(reader).enumerate(),
             left_over: None,

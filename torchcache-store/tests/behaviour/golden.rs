@@ -1,5 +1,5 @@
-//! The bytes of each format version, pinned. If one of these tests fails, the format changed:
-//! then the version must change too, and the old fixtures must stay readable.
+//! Golden files pin the bytes of each format version. If one of these tests fails, the format changed:
+//! then the version must change too, and the old files must stay readable.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ fn write(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn the_writer_gives_the_golden_bytes() {
+fn written_bytes_match_the_golden_file() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let written = fs::read(write(dir.path())).expect("it can be read");
     let golden = fs::read(fixture("v2.tcs")).expect("the fixture is checked in");
@@ -145,7 +145,7 @@ fn the_writer_gives_the_golden_bytes() {
 }
 
 #[test]
-fn the_golden_files_are_read_row_by_row() {
+fn golden_files_are_read_row_by_row() {
     for mmap in [false, true] {
         for (path, rows, groups) in versions() {
             let file = SegmentReader::open(&path, mmap).expect("it opens");
@@ -171,7 +171,7 @@ fn the_golden_files_are_read_row_by_row() {
 }
 
 #[test]
-fn a_store_reads_the_golden_files_whatever_their_names() {
+fn stores_read_golden_files_under_any_name() {
     for (path, rows, _) in versions() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::copy(path, dir.path().join("from-a-colleague.tcs")).expect("it is copied");

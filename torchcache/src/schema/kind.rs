@@ -14,7 +14,7 @@ macro_rules! same_names {
         }
 
         /// tch's kind of an element kind.
-        pub(crate) fn of_element(element: ElementKind) -> Kind {
+        pub(crate) fn from_element(element: ElementKind) -> Kind {
             match element { $(ElementKind::$name => Kind::$name,)* }
         }
 
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn kinds_and_element_kinds_match_in_code_and_size() {
         for element in ElementKind::ALL {
-            let kind = of_element(element);
+            let kind = from_element(element);
             assert_eq!(super::element(kind), Some(element));
             assert_eq!(code(kind), element.code());
             assert_eq!(kind.elt_size_in_bytes(), element.size());

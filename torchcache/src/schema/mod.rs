@@ -60,7 +60,12 @@ impl Schema {
     /// For each tensor the kind in the cache and the one that the forward gave.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, Kind)> {
         let tensors = self.0.tensors.iter();
-        tensors.map(|spec| (kind::of_element(spec.stored), kind::of_element(spec.output)))
+        tensors.map(|spec| {
+            (
+                kind::from_element(spec.stored),
+                kind::from_element(spec.output),
+            )
+        })
     }
 
     /// Whether rows of both can be in one batch. The device may differ.

@@ -17,7 +17,7 @@ impl Schema {
             .iter()
             .zip(tensors)
             .map(|(spec, tensor)| {
-                layout::materialised(tensor)?.f_to_kind(kind::of_element(spec.stored))
+                layout::materialised(tensor)?.f_to_kind(kind::from_element(spec.stored))
             })
             .collect::<Result<Vec<_>, _>>()?;
         match &parts[..] {
@@ -87,7 +87,7 @@ impl Schema {
             let bytes = bytes_of(spec) as i64;
             let tensor = if bytes == 0 {
                 let device = device(spec, module_device);
-                Tensor::f_empty(&shape, (kind::of_element(spec.output), device))?
+                Tensor::f_empty(&shape, (kind::from_element(spec.output), device))?
             } else {
                 let whole = specs.len() == 1;
                 let own = if whole {
@@ -95,7 +95,7 @@ impl Schema {
                 } else {
                     packed.f_narrow_copy(1, offset, bytes)?
                 };
-                let stored = own.f_view_dtype(kind::of_element(spec.stored))?;
+                let stored = own.f_view_dtype(kind::from_element(spec.stored))?;
                 returned(spec, stored.f_view(shape.as_slice())?, module_device)?
             };
             offset += bytes;
@@ -125,7 +125,7 @@ impl Schema {
                 &part_of_rows
             };
             let shape = batch_shape(spec, rows.len() as i64);
-            let kind = kind::of_element(spec.stored);
+            let kind = kind::from_element(spec.stored);
             let tensor = raw::tensor(&shape, kind, |out| copy_rows(out, rows))?;
             tensors.push(returned(spec, tensor, module_device)?);
             offset += bytes;
@@ -155,7 +155,7 @@ fn batch_shape(spec: &TensorSpec, rows: i64) -> Vec<i64> {
 fn returned(spec: &TensorSpec, stored: Tensor, module_device: Device) -> Result<Tensor, TchError> {
     let tensor = match spec.output == spec.stored {
         true => stored,
-        false => stored.f_to_kind(kind::of_element(spec.output))?,
+        false => stored.f_to_kind(kind::from_element(spec.output))?,
     };
     match device(spec, module_device) {
         Device::Cpu if tensor.device() == Device::Cpu => Ok(tensor),

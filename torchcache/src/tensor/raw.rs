@@ -190,7 +190,7 @@ impl<'t> Glance<'t> {
         let &[_, pointer, here, _, ref extents @ ..] = self.words() else {
             return None;
         };
-        let kind = ElementKind::of_code((here >> 32) as u8)?;
+        let kind = ElementKind::from_code((here >> 32) as u8)?;
         if pointer == 0 || here != layout((here >> 32) as i32, CPU, 0) {
             return None;
         }
