@@ -13,14 +13,12 @@ use crate::export::ExportPath;
 use crate::time;
 
 const AFTER_HELP: &str = "\
-DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands take \
-the directory of one cache as well. HASH is the name of a cache in it: any beginning that only one of \
-them has.
+DIR is a directory of caches, as given to persistent_cache_dir or TORCHCACHE_DIR; most commands accept \
+the directory of one cache too. HASH is the name of a cache in DIR, or a prefix that no other name has.
 
-Exit codes: 0 done; 1 done, and something was found: damage, differences, or nothing that HASH means; \
-2 not done.";
+Exit codes: 0 done; 1 done, and found corruption, differences, or no cache named HASH; 2 failed.";
 
-/// Look after the caches that torchcache keeps on disk.
+/// Manage the caches that torchcache keeps on disk.
 #[derive(Debug, Parser)]
 #[command(name = "torchcache", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Args {
@@ -35,17 +33,17 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// List the caches, most recently read first.
     Ls(Ls),
-    /// Show one cache: options, identity, what its rows are, segments.
+    /// Show one cache: options, identity, rows and segments.
     Show(Show),
-    /// Say what changed between the identities of two caches.
+    /// Compare the identities of two caches.
     Diff(Diff),
-    /// Read every row and check that it is what was written.
+    /// Check every row; with --repair, remove the corrupt ones.
     Check(Check),
-    /// Make room: remove what was read least recently.
+    /// Free space: remove the least recently read segments or caches.
     Prune(Prune),
-    /// Remove a cache, or all of them.
+    /// Remove one cache, or all of them.
     Clear(Clear),
-    /// Write the rows of a cache, with their keys, into one file for Python.
+    /// Write the rows of a cache and their keys into a file for Python.
     Export(Export),
     /// Print a completion script for a shell.
     Completions(Completions),
@@ -63,7 +61,7 @@ pub(crate) struct Ls {
 pub(crate) struct Show {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Which cache; not needed where DIR has one only.
+    /// The cache; not needed if DIR has only one.
     pub(crate) hash: Option<String>,
 }
 
@@ -71,10 +69,10 @@ pub(crate) struct Show {
 pub(crate) struct Diff {
     /// Directory of caches.
     pub(crate) dir: PathBuf,
-    /// The cache to compare.
+    /// The first cache.
     #[arg(value_name = "HASH")]
     pub(crate) before: String,
-    /// What to compare it with.
+    /// The cache to compare it with.
     #[arg(value_name = "HASH")]
     pub(crate) after: String,
 }
@@ -83,8 +81,7 @@ pub(crate) struct Diff {
 pub(crate) struct Check {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Write damaged segments anew without the rows that are bad, and remove what cannot be read at
-    /// all.
+    /// Rewrite segments without their corrupt rows, and remove segments that cannot be read at all.
     #[arg(long)]
     pub(crate) repair: bool,
 }
@@ -97,16 +94,16 @@ pub(crate) struct Check {
 pub(crate) struct Prune {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Remove the least recently read segments until the rest is no larger: 50GB, 5e9, "512 MiB".
+    /// Remove the least recently read segments until the others fit: 50GB, 5e9, "512 MiB".
     #[arg(long, group = "keep", value_name = "SIZE", value_parser = max_size)]
     max_size: Option<Keep>,
-    /// Remove segments that were not read for so long: 12h, 30d, 4w.
+    /// Remove segments that were last read longer ago than this: 12h, 30d, 4w.
     #[arg(long, group = "keep", value_name = "AGE", value_parser = older_than)]
     older_than: Option<Keep>,
     /// Keep the N most recently read caches of each type, and remove the others.
     #[arg(long, group = "keep", value_name = "N", value_parser = keep_latest)]
     keep_latest: Option<Keep>,
-    /// Only tell what would go.
+    /// Only print what would be removed.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -130,10 +127,10 @@ fn older_than(text: &str) -> Result<Keep, String> {
     time::parse_age(text).map(Keep::ReadWithin)
 }
 
-/// None at all is not what is read last, and would take every cache that has a manifest.
+/// Refuses 0, which would remove every cache with a manifest.
 fn keep_latest(text: &str) -> Result<Keep, String> {
     match text.parse() {
-        Ok(0) => Err("it keeps at least 1; `torchcache clear` removes all".to_owned()),
+        Ok(0) => Err("at least 1; `torchcache clear` removes all caches".to_owned()),
         Ok(count) => Ok(Keep::LatestPerModule(count)),
         Err(_) => Err("write a whole number".to_owned()),
     }
@@ -143,9 +140,9 @@ fn keep_latest(text: &str) -> Result<Keep, String> {
 pub(crate) struct Clear {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Which cache; without it, all of them.
+    /// The cache; without it, all of them.
     pub(crate) hash: Option<String>,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     pub(crate) yes: bool,
 }
@@ -155,28 +152,28 @@ pub(crate) struct Clear {
 pub(crate) struct Export {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Which cache; not needed where DIR has one only.
+    /// The cache; not needed if DIR has only one.
     pub(crate) hash: Option<String>,
-    /// The file to write: its ending, .safetensors or .npy, says which format.
+    /// The file to write; its extension, .safetensors or .npy, names the format.
     #[arg(long, short, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ExportPath::new))]
     pub(crate) output: ExportPath,
-    /// Which rows, by the number that `show` gives them, where a cache has rows of several sorts.
+    /// Which rows, by their number in `show`, if a cache has rows of several schemas.
     #[arg(long, value_name = "N")]
     pub(crate) schema: Option<usize>,
-    /// Replace the file if there is one.
+    /// Replace the file if it exists.
     #[arg(long)]
     pub(crate) force: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completions {
-    /// Which shell.
+    /// The shell.
     pub(crate) shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// Of which command; without it, of the program.
+    /// The command; without it, the program.
     #[arg(value_parser = subcommand)]
     pub(crate) command: Option<Box<clap::Command>>,
 }
@@ -196,7 +193,7 @@ fn subcommand(name: &str) -> Result<Box<clap::Command>, String> {
         .map(Box::new)
         .ok_or_else(|| {
             let names: Vec<_> = program.get_subcommands().map(|it| it.get_name()).collect();
-            format!("there is no such command; there are {}", names.join(", "))
+            format!("unknown command; the commands are {}", names.join(", "))
         })
 }
 
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_accepts_the_definition() {
         Args::command().debug_assert();
     }
 

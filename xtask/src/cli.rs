@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Sanitize,
     /// Fetch the model of the example semantic_search into target/
     Minilm,
+    /// Write the help texts and examples in docs/cli.md
+    Docs,
     /// Fail on import circles between files and on imports that point up in a package's layers
     Layout,
     /// Pack tests and benchmarks into cuda-bundle/, for a machine with a GPU and no compiler

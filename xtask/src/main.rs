@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use cli::{Cli, Command};
-use commands::{bench, cuda_bundle, demo, layout, planted, sanitize, soak, test};
+use commands::{bench, cuda_bundle, demo, docs, layout, planted, sanitize, soak, test};
 use install::{libtorch, minilm};
 use shell::Reported;
 
@@ -45,6 +45,7 @@ fn run(command: Command) -> Result<()> {
         Command::Soak { names } => soak::run(root, &names),
         Command::Planted { names } => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),
+        Command::Docs => docs::run(root),
         Command::Layout => layout::run(root),
         Command::CudaBundle => cuda_bundle::run(root),
     }

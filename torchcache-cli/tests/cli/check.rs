@@ -1,13 +1,12 @@
 //! `check` reports corruption by its exit code, and `--repair` removes it.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::json;
 use torchcache_store::schema::ElementKind;
 
-use crate::support::{DAY, HOUR, hash, json, manifest, root, said, segment, single};
+use crate::support::{DAY, HOUR, corrupt_rows, hash, json, manifest, root, said, segment, single};
 
 /// A cache with an intact segment, one with two corrupt rows, and one that is cut short.
 fn corrupt_cache() -> tempfile::TempDir {
@@ -15,14 +14,10 @@ fn corrupt_cache() -> tempfile::TempDir {
     let dir = root.path().join(hash(1));
     let schema = single(ElementKind::Float, &[25]).encode();
     segment(&dir, "a.tcs", &schema, 100, 0..50, HOUR);
-    let bad = segment(&dir, "b.tcs", &schema, 100, 50..100, HOUR);
+    let corrupt = segment(&dir, "b.tcs", &schema, 100, 50..100, HOUR);
     let cut = segment(&dir, "c.tcs", &schema, 100, 100..150, HOUR);
     manifest(&dir, "m::Module", Vec::new(), DAY);
-    for row in [3, 40] {
-        let file = fs::OpenOptions::new().write(true).open(&bad);
-        let written = file.and_then(|file| file.write_all_at(b"bad", 16 + row * 108));
-        written.expect("it can be written");
-    }
+    corrupt_rows(&corrupt, 100, [3, 40]);
     let bytes = fs::read(&cut).expect("it is there");
     fs::write(&cut, &bytes[..1000]).expect("it can be written");
     crate::support::set_read(&cut, HOUR);

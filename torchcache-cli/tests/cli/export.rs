@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use torchcache_store::schema::{ElementKind, OutputDevice, Schema};
 
 use crate::support::{
-    BACKBONE, DAY, complained, hash, json, key, manifest, root, said, segment, single, tensor,
-    value,
+    BACKBONE, DAY, complained, corrupt_rows, hash, json, key, manifest, root, said, segment,
+    single, tensor, value,
 };
 
 /// The header and the data of a safetensors file.
@@ -81,15 +80,7 @@ fn duplicates_are_merged_and_corrupt_records_left_out() {
         (&json!(100), &json!(20))
     );
     // The first of these rows has a second copy.
-    let path = root.path().join(hash(1)).join("0.tcs");
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .expect("it is there");
-    for row in [50, 7] {
-        file.write_all_at(b"bad", 16 + row * 108)
-            .expect("it can be written");
-    }
+    corrupt_rows(&root.path().join(hash(1)).join("0.tcs"), 100, [50, 7]);
     let report = json(root.path(), &args, 1);
     assert_eq!(report["rows"], json!(99));
     assert_eq!(

@@ -3,8 +3,8 @@
 mod check;
 mod clear;
 mod concurrent;
+mod docs;
 mod export;
-mod fields;
 mod find;
 mod memory;
 mod prune;

@@ -1,6 +1,7 @@
 //! Directories of caches as stores write them, and running the program on them.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
@@ -256,17 +257,27 @@ pub(crate) fn root() -> tempfile::TempDir {
     root
 }
 
-/// Replaces what differs between runs: the root and times.
-pub(crate) fn steady(text: &str, root: &Path) -> String {
-    let root = root.canonicalize().expect("it is there");
-    let text = text.replace(&*root.to_string_lossy(), "ROOT");
-    let mut steady = String::new();
+/// Overwrites the start of some records of a segment of raw rows.
+pub(crate) fn corrupt_rows(path: &Path, row_bytes: u64, rows: impl IntoIterator<Item = u64>) {
+    let file = File::options().write(true).open(path);
+    let file = file.expect("it can be opened");
+    for row in rows {
+        let written = file.write_all_at(b"bad", 16 + row * (row_bytes + 8));
+        written.expect("it can be written");
+    }
+}
+
+/// Replaces what differs between runs: `dir` by `shown`, and times.
+pub(crate) fn mask(text: &str, dir: &Path, shown: &str) -> String {
+    const TIME: &str = "2026-05-04T10:20:30Z";
+    let dir = dir.canonicalize().expect("it exists");
+    let text = text.replace(&*dir.to_string_lossy(), shown);
+    let mut masked = String::new();
     let mut rest = &*text;
     while let Some(at) = rest.find("Z, ") {
-        let begin = at.saturating_sub("2026-01-02T03:04:05".len());
-        steady += &rest[..begin];
-        steady += "TIME, ";
-        rest = &rest[at + 3..];
+        masked += &rest[..=at - TIME.len()];
+        masked += TIME;
+        rest = &rest[at + 1..];
     }
-    steady + rest
+    masked + rest
 }

@@ -1,10 +1,75 @@
-//! The fields of every document are those that docs/cli.md lists.
+//! `docs/cli.md`: its console blocks are what the program prints, and its table lists the fields of every
+//! JSON document. `cargo xtask docs` runs these tests with `TORCHCACHE_WRITE_DOCS`, and the page is written
+//! instead of compared.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{DAY, hash, json, root, set_read};
+use crate::support::{DAY, HOUR, command, corrupt_rows, hash, json, mask, root, set_read, text};
+
+fn page_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")
+}
+
+fn page() -> String {
+    std::fs::read_to_string(page_path()).expect("it can be read")
+}
+
+/// The output of a command line on the caches in `features`, as the page shows it.
+fn output(line: &str) -> String {
+    let root = root();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let features = dir.path().join("features");
+    std::fs::rename(root.keep(), &features).expect("it can be moved");
+    let args: Vec<_> = line.split(' ').skip(1).collect();
+    if args[..] == ["check", "features"] {
+        std::fs::remove_dir_all(features.join(hash(2))).expect("it can be removed");
+        let segment = features.join(hash(1)).join("18bd1c2f9a3e4d51-b.tcs");
+        corrupt_rows(&segment, 1024, [3, 40]);
+        set_read(&segment, HOUR);
+    }
+    let mut command = command(&args);
+    let output = command
+        .current_dir(dir.path())
+        .env("COLUMNS", "80")
+        .output();
+    let output = output.expect("the program starts");
+    mask(&text(&output.stdout), dir.path(), "/data")
+}
+
+/// The page with the output of each block `$ torchcache …` below its command line.
+fn written(page: &str) -> String {
+    let mut written = String::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        written += &format!("{line}\n");
+        if line == "```console" {
+            let line = lines.next().expect("a command line");
+            let command = line.strip_prefix("$ ").expect("a command line");
+            written += &format!("{line}\n{}```\n", output(command));
+            lines.by_ref().find(|&line| line == "```");
+        }
+    }
+    written
+}
+
+#[test]
+fn console_blocks_show_what_the_program_prints() {
+    let page = page();
+    let written = written(&page);
+    if std::env::var_os("TORCHCACHE_WRITE_DOCS").is_some() {
+        std::fs::write(page_path(), written).expect("it can be written");
+    } else if page != written {
+        let (old, new) = page
+            .lines()
+            .zip(written.lines())
+            .find(|(a, b)| a != b)
+            .unwrap_or_default();
+        panic!("docs/cli.md is out of date, run `cargo xtask docs`:\n-{old}\n+{new}");
+    }
+}
 
 type Words = BTreeSet<String>;
 
@@ -40,9 +105,9 @@ fn documented(page: &str, commands: &str) -> Words {
 }
 
 #[test]
-fn the_page_lists_the_fields_of_every_document() {
-    let page = include_str!("../../../docs/cli.md");
-    let of = |command: &str| documented(page, &format!("`{command}`"));
+fn the_table_lists_the_fields_of_every_document() {
+    let page = page();
+    let of = |command: &str| documented(&page, &format!("`{command}`"));
     // Without values, references to other rows, and fields of errors that do not occur here.
     let ls = of("ls");
     let show = &(&ls | &of("show")) - &set(&["caches", "ls", "null"]);
@@ -60,7 +125,7 @@ fn the_page_lists_the_fields_of_every_document() {
         ]);
     let prune = &of("prune") - &set(&["path", "error"]);
     let clear = &of("clear") - &set(&["path"]);
-    let generated = documented(page, "`completions`, `man`");
+    let generated = documented(&page, "`completions`, `man`");
 
     let root = root();
     let cut = root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs");
@@ -97,6 +162,6 @@ fn the_page_lists_the_fields_of_every_document() {
     std::fs::set_permissions(&untrusted, everybody).expect("it is ours");
     let mut found = set(&["skipped"]);
     fields(&json(root.path(), &["ls", "."], 0)["skipped"], &mut found);
-    let expected = documented(page, "all but `completions` and `man`");
+    let expected = documented(&page, "all but `completions` and `man`");
     assert_eq!(found, expected);
 }
