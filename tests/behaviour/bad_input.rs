@@ -82,7 +82,7 @@ fn an_output_without_a_row_per_input_row_is_an_error() {
 
 /// Cuts each batch to its longest row, as tokenizers do.
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Trimmed {
     #[torchcache(skip)]
     ran: Ran,
@@ -104,10 +104,7 @@ impl Module for Trimmed {
 
 #[test]
 fn batch_dependent_row_shapes_bypass_with_one_warning() {
-    let model = Trimmed {
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
+    let model = Trimmed::default();
     let row = |length: i64| {
         Tensor::cat(
             &[
@@ -190,10 +187,7 @@ fn compressed_sparse_tensors_bypass_the_cache() {
 fn kinds_unknown_to_tch_bypass_with_one_warning() {
     let unknown = raw::of_unknown_kind();
     assert!(unknown.f_kind().is_err());
-    let model = Trace {
-        seen: Cell::new(0),
-        torchcache: TorchCache::default(),
-    };
+    let model = Trace::default();
     let (_, lines) = logged(|| {
         model.forward(&unknown);
         model.forward(&unknown);
@@ -211,7 +205,7 @@ fn kinds_unknown_to_tch_bypass_with_one_warning() {
 }
 
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Trace {
     #[torchcache(skip)]
     seen: Cell<usize>,
@@ -249,7 +243,7 @@ fn forward_errors_are_returned_and_not_cached() {
 }
 
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Panics {
     #[torchcache(skip)]
     armed: Cell<bool>,
@@ -269,11 +263,7 @@ impl Module for Panics {
 
 #[test]
 fn a_panic_in_the_forward_stores_no_rows() {
-    let model = Panics {
-        armed: Cell::new(false),
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
+    let model = Panics::default();
     let xs = random(&[4, 2]);
     model.forward(&xs.narrow(0, 0, 2));
     model.armed.set(true);

@@ -158,7 +158,7 @@ fn trainable_weights_in_a_skipped_field_are_an_error() {
 }
 
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Dropout {
     #[torchcache(skip)]
     ran: Ran,
@@ -175,10 +175,7 @@ impl ModuleT for Dropout {
 
 #[test]
 fn training_bypasses_the_cache() {
-    let model = Dropout {
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
+    let model = Dropout::default();
     let xs = random(&[40, 30]);
     assert!(!same(
         &model.forward_t(&xs, true),

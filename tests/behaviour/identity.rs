@@ -304,7 +304,7 @@ fn persistent_module_hash_is_the_identity() {
 #[test]
 fn a_handle_moved_to_another_module_changes_identity() {
     #[torchcache]
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     struct Double {
         torchcache: TorchCache,
     }
@@ -326,9 +326,7 @@ fn a_handle_moved_to_another_module_changes_identity() {
         }
     }
     let xs = random(&[2, 2]);
-    let double = Double {
-        torchcache: TorchCache::default(),
-    };
+    let double = Double::default();
     assert!(same(&double.forward(&xs), &(&xs * 2)));
     let triple = Triple {
         torchcache: double.torchcache,

@@ -23,12 +23,18 @@ impl<M: Module> Module for Wrapper<M> {
     }
 }
 
+impl<M> Wrapper<M> {
+    fn new(inner: M) -> Self {
+        Wrapper {
+            inner,
+            torchcache: TorchCache::default(),
+        }
+    }
+}
+
 #[test]
 fn generic_modules_differ_by_the_modules_they_hold() {
-    let wrap = |factor| Wrapper {
-        inner: Scale::by(factor),
-        torchcache: TorchCache::default(),
-    };
+    let wrap = |factor| Wrapper::new(Scale::by(factor));
     let xs = random(&[2, 3]);
     let (two, three) = (wrap(2.0), wrap(3.0));
     assert!(same(&two.forward(&xs), &(&xs * 2.0 + 1.0)));
@@ -36,15 +42,9 @@ fn generic_modules_differ_by_the_modules_they_hold() {
     let mut vs = nn::VarStore::new(device());
     let linear = nn::linear(vs.root(), 3, 3, Default::default());
     vs.freeze();
-    let linear = Wrapper {
-        inner: linear,
-        torchcache: TorchCache::default(),
-    };
+    let linear = Wrapper::new(linear);
     assert!(same(&linear.forward(&xs), &(xs.apply(&linear.inner) + 1.0)));
-    let nested = Wrapper {
-        inner: wrap(2.0),
-        torchcache: TorchCache::default(),
-    };
+    let nested = Wrapper::new(wrap(2.0));
     assert!(same(&nested.forward(&xs), &(&xs * 2.0 + 1.0 + 1.0)));
 }
 
@@ -82,10 +82,7 @@ impl Module for Recorded {
 #[test]
 fn code_of_inner_modules_is_part_of_the_identity() {
     let root = tempfile::tempdir().unwrap();
-    let outer = Wrapper {
-        inner: Scale::by(2.0),
-        torchcache: TorchCache::default(),
-    };
+    let outer = Wrapper::new(Scale::by(2.0));
     let directory = root.path().to_str().unwrap().to_owned();
     let model = Recorded {
         outer,
@@ -113,10 +110,7 @@ fn the_log_says_what_changed_the_identity() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().to_str().unwrap().to_owned();
     let build = |factor| Recorded {
-        outer: Wrapper {
-            inner: Scale::by(factor),
-            torchcache: TorchCache::default(),
-        },
+        outer: Wrapper::new(Scale::by(factor)),
         torchcache_persistent_cache_dir: directory.clone(),
         torchcache: TorchCache::default(),
     };

@@ -153,7 +153,7 @@ fn a_result_owns_only_its_own_elements() {
 
 /// Adds noise, so that each forward returns another value.
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Noise {
     #[torchcache(skip)]
     ran: Ran,
@@ -170,10 +170,7 @@ impl Module for Noise {
 
 #[test]
 fn a_nondeterministic_forward_has_one_value_per_row() {
-    let model = Noise {
-        ran: Ran::default(),
-        torchcache: TorchCache::default(),
-    };
+    let model = Noise::default();
     let xs = random(&[5, 2]);
     let doubled = model.forward(&Tensor::cat(&[&xs, &xs], 0));
     assert!(same(&doubled.narrow(0, 0, 5), &doubled.narrow(0, 5, 5)));

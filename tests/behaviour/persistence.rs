@@ -115,7 +115,7 @@ fn instances_in_two_directories_do_not_share() {
 }
 
 #[torchcache(persistent = true)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Private {
     torchcache: TorchCache,
 }
@@ -130,9 +130,7 @@ impl Module for Private {
 #[test]
 fn a_cache_without_a_directory_gets_a_private_one() {
     use std::os::unix::fs::PermissionsExt;
-    let model = Private {
-        torchcache: TorchCache::default(),
-    };
+    let model = Private::default();
     let (_, lines) = logged(|| model.forward(&random(&[2, 2])));
     let line = lines
         .iter()

@@ -8,20 +8,11 @@ use crate::support::{Ran, device, logged, random, same, warnings};
 
 /// `xs` times a matrix, plus an optional offset.
 #[torchcache]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Project {
     #[torchcache(skip)]
     ran: Ran,
     cache: TorchCache,
-}
-
-impl Project {
-    fn new() -> Self {
-        Project {
-            ran: Ran::default(),
-            cache: TorchCache::default(),
-        }
-    }
 }
 
 #[torchcache]
@@ -41,7 +32,7 @@ impl Project {
 
 #[test]
 fn a_shared_tensor_is_part_of_every_key() {
-    let model = Project::new();
+    let model = Project::default();
     let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]));
     let ys = model.forward(&xs, &matrix, None);
     assert!(same(&ys, &xs.matmul(&matrix)));
@@ -72,7 +63,7 @@ fn a_shared_tensor_is_part_of_every_key() {
 
 #[test]
 fn an_edit_of_a_shared_tensor_is_noticed() {
-    let model = Project::new();
+    let model = Project::default();
     let (xs, mut matrix) = (random(&[6, 4]), random(&[4, 2]));
     model.forward(&xs, &matrix, None);
     let _ = matrix.get(0).fill_(0.5);
@@ -89,7 +80,7 @@ fn an_edit_of_a_shared_tensor_is_noticed() {
 
 #[test]
 fn a_shared_tensor_that_requires_grad_bypasses() {
-    let model = Project::new();
+    let model = Project::default();
     let (xs, matrix) = (random(&[6, 4]), random(&[4, 2]).set_requires_grad(true));
     let (ys, lines) = logged(|| model.forward(&xs, &matrix, None));
     assert!(ys.requires_grad());

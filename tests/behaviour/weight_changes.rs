@@ -145,7 +145,7 @@ fn another_stride_with_the_same_weights_is_noticed() {
 }
 
 #[torchcache(subsample_count = 1)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Coarse {
     cache: TorchCache,
 }
@@ -177,9 +177,7 @@ fn a_handle_moved_to_another_module_takes_its_options() {
             .view([1, 2])
             .to_device(device())
     };
-    let coarse = Coarse {
-        cache: TorchCache::default(),
-    };
+    let coarse = Coarse::default();
     coarse.forward(&row(2.0));
     let exact = Exact {
         cache: coarse.cache,
