@@ -6,15 +6,10 @@
 
 pub mod faulty;
 pub mod fuzzed;
+pub mod memory;
 pub mod process;
 pub mod report;
 pub mod roles;
 pub mod rows;
 pub mod sim;
 mod sys;
-
-use peak_alloc::PeakAlloc;
-
-/// Every allocation of the process, counted.
-#[global_allocator]
-static ALLOCATED: PeakAlloc = PeakAlloc;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use torchcache_faults::fuzzed::{TARGETS, Target, bounded, store_costs};
+use torchcache_faults::fuzzed::{TARGETS, Target};
+use torchcache_faults::memory::{bounded, store_costs};
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::rows::{batch, key, keys, manual_flush};
 use torchcache_faults::sim::Sim;

@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 
-use super::derived;
+use super::input::derived;
 use super::reference::{seal, seal_records};
 use super::segment::examine;
 

@@ -6,12 +6,12 @@ use std::path::Path;
 use torchcache_store::fs::FileSystem;
 use torchcache_store::manifest::{FILE, Manifest, Part, difference};
 
-use super::bounded;
+use crate::memory::bounded;
 use crate::sim::Sim;
 
 /// The memory that reading may take: for each byte of the file, and once.
-const EACH: usize = 8;
-const ITSELF: usize = 4 << 10;
+const EACH_BYTE: usize = 8;
+const ONCE: usize = 4 << 10;
 
 /// The longest text of a difference: three names for each of four categories, of 120 characters each,
 /// all escaped.
@@ -37,7 +37,7 @@ fn read(bytes: &[u8]) -> Option<Manifest> {
     sim.add(&Path::new("/here").join(FILE), bytes.to_vec());
     let dir = |path: &str, create| sim.open_dir(Path::new(path), create).expect("it is there");
     let here = dir("/here", false);
-    let most = EACH * bytes.len() + ITSELF;
+    let most = EACH_BYTE * bytes.len() + ONCE;
     let read = bounded(most, || Manifest::read(&*here));
     let parsed = Manifest::parse(bytes);
     assert_eq!(read.is_ok(), parsed.is_ok());

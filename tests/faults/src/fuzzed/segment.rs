@@ -11,8 +11,8 @@ use torchcache_store::segment::{Footer, SegmentError, SegmentReader};
 use torchcache_store::{Fault, Key, Store};
 
 use super::admin::administrate;
-use super::bounded;
 use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
+use crate::memory::{EACH_BYTE, bounded, store_costs};
 use crate::rows::{batch, key, manual_flush};
 use crate::sim::Sim;
 
@@ -21,16 +21,8 @@ const DIR: &str = "/cache";
 /// So many segments of one size are merged.
 const COPIES: usize = 8;
 
-/// The memory that opening a file may take: for each byte of it, since a row group of eight bytes has a
-/// schema of its own in memory, and once.
-const EACH: usize = 16;
-const ITSELF: usize = 4 << 10;
-
-/// The same for a store of files that have so many bytes in all: it tries whether it can write, and
-/// begins an index.
-pub fn store_costs(bytes: usize) -> usize {
-    EACH * bytes + (2 << 20)
-}
+/// The memory that opening a file takes on top of [`EACH_BYTE`].
+const ONCE: usize = 4 << 10;
 
 /// Reads any bytes as a segment file, in every way there is, and with the reference reader.
 ///
@@ -68,7 +60,7 @@ pub(super) fn examine(file: &[u8]) {
     }
     let dir = sim.open_dir(Path::new(DIR), false).expect("it is there");
     for mmap in [false, true] {
-        let most = EACH * file.len() + ITSELF + if mmap { file.len() } else { 0 };
+        let most = EACH_BYTE * file.len() + ONCE + if mmap { file.len() } else { 0 };
         // A bad row is found when the row table is read.
         let open = || -> Result<_, SegmentError> {
             let reader = SegmentReader::open_in(&*dir, name(0).as_ref(), mmap)?;
@@ -81,7 +73,7 @@ pub(super) fn examine(file: &[u8]) {
             (got, _) => panic!("{got:?}, expected {expected:?}"),
         }
     }
-    let most = EACH * file.len() + ITSELF;
+    let most = EACH_BYTE * file.len() + ONCE;
     let footer = bounded(most, || Footer::read(&*dir, name(0).as_ref()));
     match (footer, &expected) {
         (Ok((footer, _)), Ok(rows)) => {
@@ -99,7 +91,7 @@ pub(super) fn examine(file: &[u8]) {
 
 fn same_rows(segment: &SegmentReader, expected: &[Row<'_>]) {
     for group in segment.groups() {
-        let most = EACH * group.schema.len() + ITSELF;
+        let most = EACH_BYTE * group.schema.len() + ONCE;
         describes(&group.schema, most);
     }
     assert_eq!(segment.row_count(), expected.len() as u64);

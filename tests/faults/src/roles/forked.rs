@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{WaitOptions, waitpid};
 use torchcache_store::{Config, Store, TempCache};
 
-use super::shutdown::put_endless;
+use super::endless::put_endless;
 use crate::faulty::kill_this_process;
 use crate::report::Report;
 use crate::rows::{batch, manual_flush};

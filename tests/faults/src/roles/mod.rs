@@ -1,6 +1,7 @@
 //! What the child processes of scenarios do, each on a directory.
 
 pub mod directory;
+mod endless;
 pub mod fill;
 mod forked;
 pub mod neighbour;

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
-use torchcache_store::{Config, RowBatch, RowValues, Store, TempCache};
+use torchcache_store::{Config, Store, TempCache};
 
+use super::endless::put_endless;
 use super::forked;
 use crate::process::say;
-use crate::report::eventually;
-use crate::rows::{batch, key, manual_flush};
+use crate::rows::{batch, manual_flush};
 
 /// The length of the rows.
 pub const LEN: usize = 2000;
@@ -103,28 +103,4 @@ fn hang(dir: &Path, stall_timeout: u64) {
     let store = Store::open(dir, config).unwrap();
     put_endless(&store);
     std::mem::forget(store);
-}
-
-/// Puts a row that cannot be read, and waits until the flusher tries to.
-pub(crate) fn put_endless(store: &Store) {
-    struct Endless(Arc<AtomicBool>);
-
-    impl RowValues for Endless {
-        fn row(&self, _: usize) -> &[u8] {
-            self.0.store(true, Ordering::SeqCst);
-            loop {
-                thread::park();
-            }
-        }
-    }
-
-    let asked = Arc::new(AtomicBool::new(false));
-    let values = Arc::new(Endless(asked.clone()));
-    let rows = RowBatch::shared(vec![key(u64::MAX)], b"".as_slice().into(), values, 1);
-    store.put(rows.unwrap());
-    let is_asked = || asked.load(Ordering::SeqCst);
-    assert!(
-        eventually(ENDS_WITHIN, is_asked),
-        "the flusher tries to write it"
-    );
 }

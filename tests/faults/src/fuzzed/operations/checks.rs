@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use torchcache_store::{Fault, StoreStats};
 
-use super::Rules;
+use super::input::Rules;
 use super::model::located;
 use super::world::{DIR, Process, World};
 

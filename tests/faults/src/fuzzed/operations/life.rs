@@ -8,7 +8,7 @@ use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_store::fs::FileSystem;
 
-use super::Failure;
+use super::input::Failure;
 use crate::faulty::{Call, ERRORS, Fate, Faulty};
 use crate::sim::Sim;
 

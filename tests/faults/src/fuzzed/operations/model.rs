@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use torchcache_store::{Key, Located, RowBatch, Store};
 
-use super::Rows;
+use super::input::Rows;
 use crate::rows;
 
 /// How many rows there are.

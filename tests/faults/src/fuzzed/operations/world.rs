@@ -6,9 +6,9 @@ use std::sync::Arc;
 use torchcache_store::fs::{Directory, FileSystem};
 use torchcache_store::{FlushError, Store};
 
+use super::input::{Harm, Operation, Rows, Rules, Settings};
 use super::life::{Life, Power};
 use super::model::{KEYS, Numbers, Values};
-use super::{Harm, Operation, Rows, Rules, Settings};
 use crate::sim::Sim;
 
 pub(super) const DIR: &str = "/cache";

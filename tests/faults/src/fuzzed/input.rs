@@ -1,0 +1,20 @@
+//! The bytes of a fuzzer as an input of some type.
+
+use std::fmt::Debug;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// Makes something of any bytes, and tells what it was should there be a panic over it.
+pub(super) fn derived<'b, T: Arbitrary<'b> + Debug>(bytes: &'b [u8], run: impl FnOnce(&T)) {
+    struct Told<T: Debug>(T);
+    impl<T: Debug> Drop for Told<T> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("{:?}", self.0);
+            }
+        }
+    }
+    if let Ok(input) = T::arbitrary_take_rest(Unstructured::new(bytes)) {
+        run(&Told(input).0);
+    }
+}
