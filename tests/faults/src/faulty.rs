@@ -78,7 +78,7 @@ impl Call {
     }
 }
 
-/// What a system says when it fails. Inputs of a fuzzer number them.
+/// The errors of failing calls. Inputs of a fuzzer number them, so their order stays.
 pub const ERRORS: [Errno; 7] = [
     Errno::IO,
     Errno::INTR,
@@ -113,7 +113,7 @@ pub trait Decide: Fn(Call, &OsStr) -> Fate + Send + Sync {}
 
 impl<F: Fn(Call, &OsStr) -> Fate + Send + Sync> Decide for F {}
 
-/// A file system whose calls `decide` is asked about.
+/// A file system whose calls `decide` may change.
 pub struct Faulty {
     inner: Arc<dyn FileSystem>,
     decide: Arc<dyn Decide>,
@@ -129,7 +129,7 @@ impl Faulty {
     }
 }
 
-/// Ends the process as the kernel does when memory is short: at once, and with nothing tidied up.
+/// Kills the process.
 pub fn kill_this_process() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
     unreachable!("SIGKILL ends the process")

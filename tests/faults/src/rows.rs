@@ -1,11 +1,11 @@
-//! Rows that every process can make again from their numbers, so that each byte can be checked.
+//! Rows whose bytes follow from their numbers, so that every process can check them.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use torchcache_store::{Config, Key, RowBatch, Store};
 
-/// What all rows say that they are.
+/// The schema of all rows.
 const SCHEMA: &[u8] = b"bytes of a row that its number gives";
 
 /// The key of a row.
@@ -33,7 +33,7 @@ pub fn batch(numbers: Range<u64>, len: usize) -> RowBatch {
     RowBatch::new(keys, SCHEMA.into(), values, len).expect("the parts fit")
 }
 
-/// What a store gives for some rows: nothing for a miss.
+/// The rows that a store returns, `None` for a miss.
 pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
     let located = store.locate(keys);
     let found: Vec<_> = located.iter().flatten().cloned().collect();

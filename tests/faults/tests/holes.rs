@@ -37,7 +37,7 @@ fn peak() -> u64 {
         .expect("a number")
 }
 
-/// The only test here: it looks at the memory of the whole process.
+/// The only test of the file, since it measures the memory of the whole process.
 #[test]
 fn a_hole_that_claims_millions_of_rows_costs_no_memory() {
     let dir = tempfile::tempdir().expect("a temporary directory");

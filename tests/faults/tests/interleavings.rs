@@ -1,5 +1,5 @@
-//! Threads of a store, interleaved in ways that a machine hardly ever takes: a model checker decides
-//! which of them goes on at each lock. Only with `--cfg shuttle`; `cargo xtask test` runs it.
+//! Threads of a store in interleavings that hardly ever happen: a model checker decides at each lock which
+//! thread goes on. Only with `--cfg shuttle`; `cargo xtask test` runs it.
 
 #![cfg(shuttle)]
 

@@ -1,4 +1,4 @@
-//! Something happens at the very moment of a call of the file system.
+//! Something happens during one call of the file system.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -37,7 +37,7 @@ fn rows_cleared_while_they_are_written_do_not_come_back() {
         let opened = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
         let store = store.get_or_init(|| opened);
         store.put(batch(0..5, LEN));
-        store.flush().expect("nothing is lost that anybody wants");
+        store.flush().expect("cleared rows are not lost rows");
         assert!(calls.get() > 0, "{call:?} came to pass");
         let there = fetch(store, &keys(0..5));
         assert!(there.iter().all(Option::is_none), "cleared at {call:?}");

@@ -14,7 +14,7 @@ use crate::sim::Sim;
 /// A name that torchcache gives: damaged files under other names may be foreign.
 const FILE: &str = "/cache/0000000000000000-1-0000000000000000.tcs";
 
-/// Rows of one meaning: their schema and length.
+/// A row group: schema and length.
 type Group<'f> = (&'f [u8], u64);
 
 /// Compares what administration says of a cache of one such segment with the reference reader.
@@ -73,7 +73,7 @@ fn is_as_expected(outcome: &SegmentState, expected: &[Row<'_>]) {
     );
 }
 
-/// Of each group every row that has a sound copy is read once, in the first of them.
+/// Of each group, every row that has an intact copy is read once, from the first of them.
 fn exported(cache: &Cache, expected: &[Row<'_>]) {
     let mut wanted: BTreeMap<Group<'_>, BTreeMap<Key, Vec<u8>>> = BTreeMap::new();
     for row in expected {

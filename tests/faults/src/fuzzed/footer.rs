@@ -1,5 +1,5 @@
-//! Segments that are put together from parts, each of which may lie, with checksums made right: a
-//! fuzzer gets far into the tables of a footer with few bytes.
+//! Segments made of parts that may contradict each other, under valid checksums: a fuzzer gets far into
+//! the tables of a footer with few bytes.
 
 use arbitrary::Arbitrary;
 
@@ -26,8 +26,8 @@ impl Told {
 }
 
 #[derive(Arbitrary, Debug)]
-struct Class {
-    /// The length of the values; right is that of the last row that names the class.
+struct Group {
+    /// The length of the values; right is that of the last row of the row group.
     raw_len: Told,
     schema_len: Told,
     /// So many bytes of this number.
@@ -43,14 +43,13 @@ enum Stored {
 
 #[derive(Arbitrary, Debug)]
 struct Row {
-    /// All bytes of the key but the last are the same: keys meet, wholly or in what a store knows of
-    /// them.
+    /// All bytes of the key but the last are the same, so that keys or their fingerprints collide.
     key: u8,
     last: u8,
     stored: Stored,
     stored_len: Told,
-    class: u8,
-    storage: u8,
+    group: u8,
+    encoding: u8,
     zero: bool,
 }
 
@@ -63,14 +62,14 @@ struct Forged {
     footer_at: Told,
     footer_len: Told,
     row_count: Told,
-    class_count: Told,
+    group_count: Told,
     /// So many bytes between the records and the footer.
     gap: u8,
-    classes: Vec<Class>,
+    groups: Vec<Group>,
     rows: Vec<Row>,
 }
 
-/// Puts a segment together from parts that may lie, and reads it as [`segment`](super::segment()) does.
+/// Makes a segment of parts that may contradict each other, and reads it as [`segment`](super::segment()) does.
 ///
 /// # Panics
 /// As that does.
@@ -85,10 +84,10 @@ impl Forged {
         file.extend(version.to_le_bytes());
         file.extend([0; 4]);
         let mut entries = Vec::new();
-        let mut raw_lens = vec![0; self.classes.len()];
+        let mut raw_lens = vec![0; self.groups.len()];
         for row in &self.rows {
             let (stored, raw_len) = row.stored();
-            if let Some(len) = raw_lens.get_mut(usize::from(row.class)) {
+            if let Some(len) = raw_lens.get_mut(usize::from(row.group)) {
                 *len = raw_len;
             }
             entries.extend(row.entry(stored.len()));
@@ -97,10 +96,10 @@ impl Forged {
         }
         file.extend(vec![0; usize::from(self.gap)]);
         let footer_at = file.len();
-        for (class, raw_len) in self.classes.iter().zip(raw_lens) {
-            file.extend((class.raw_len.number(raw_len) as u32).to_le_bytes());
-            let schema = vec![class.schema; class.schema.into()];
-            file.extend((class.schema_len.number(schema.len()) as u32).to_le_bytes());
+        for (group, raw_len) in self.groups.iter().zip(raw_lens) {
+            file.extend((group.raw_len.number(raw_len) as u32).to_le_bytes());
+            let schema = vec![group.schema; group.schema.into()];
+            file.extend((group.schema_len.number(schema.len()) as u32).to_le_bytes());
             file.extend(schema);
         }
         file.extend(entries);
@@ -108,7 +107,7 @@ impl Forged {
         file.extend(self.footer_at.number(footer_at).to_le_bytes());
         file.extend(self.footer_len.number(footer_len).to_le_bytes());
         file.extend((self.row_count.number(self.rows.len()) as u32).to_le_bytes());
-        file.extend((self.class_count.number(self.classes.len()) as u32).to_le_bytes());
+        file.extend((self.group_count.number(self.groups.len()) as u32).to_le_bytes());
         file.extend((self.ends_as.number(version as usize) as u32).to_le_bytes());
         file.extend([0; 12]);
         file.extend(b"TCSEGEND");
@@ -141,8 +140,8 @@ impl Row {
         let mut entry = [self.key; 40];
         entry[31] = self.last;
         entry[32..36].copy_from_slice(&(self.stored_len.number(stored_len) as u32).to_le_bytes());
-        entry[36..38].copy_from_slice(&u16::from(self.class).to_le_bytes());
-        entry[38] = self.storage % 8;
+        entry[36..38].copy_from_slice(&u16::from(self.group).to_le_bytes());
+        entry[38] = self.encoding % 8;
         entry[39] = self.zero.into();
         entry
     }

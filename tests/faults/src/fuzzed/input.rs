@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-/// Makes something of any bytes, and tells what it was should there be a panic over it.
+/// Decodes an input from any bytes, and prints it if there is a panic.
 pub(super) fn derived<'b, T: Arbitrary<'b> + Debug>(bytes: &'b [u8], run: impl FnOnce(&T)) {
     struct Told<T: Debug>(T);
     impl<T: Debug> Drop for Told<T> {

@@ -1,5 +1,5 @@
-//! What fuzzers call: any bytes in, and a panic if something is not as promised. The fuzzers
-//! themselves are in `tests/fuzz/`; a test runs their seeds through the same functions.
+//! The functions that fuzzers call: they take any bytes, and panic if a guarantee does not hold. The
+//! fuzzers are in `tests/fuzz/`; a test runs their seeds through the same functions.
 
 mod admin;
 mod footer;

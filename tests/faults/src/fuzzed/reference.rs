@@ -1,23 +1,23 @@
-//! The segment format, read a second time: from `docs/format.md` and not from the store's code, as
-//! simply as can be and however slowly. What the two readers disagree about is wrong in one of them.
-//! And the other way round: checksums made right over whatever numbers are there.
+//! A second reader of segments, written after `docs/format.md` and not after the store's code, as simple
+//! as possible. If the two disagree, one of them is wrong. And the reverse: valid checksums for any
+//! numbers.
 
 use torchcache_store::{Fault, Key};
 use twox_hash::XxHash3_64;
 
 /// The bytes before the records.
 pub const HEADER: usize = 16;
-/// The bytes behind the row table.
+/// The bytes after the row table.
 pub const TRAILER: usize = 48;
 /// The bytes of a row group without its schema.
-pub const CLASS_HEAD: usize = 8;
+pub const GROUP_HEAD: usize = 8;
 /// The bytes of an entry of the row table.
 pub const ROW: usize = 40;
 
 /// A compressed value is at most so many times longer than what is stored.
 pub const EXPANSION: u64 = 1 << 16;
 
-/// Longer values are not made: a file may claim many that are.
+/// Longer values are not decompressed: a file may claim many of them.
 pub const LONGEST: u64 = 1 << 18;
 
 /// A row of a sound segment.
@@ -25,11 +25,11 @@ pub const LONGEST: u64 = 1 << 18;
 pub struct Row<'f> {
     /// The whole key.
     pub key: Key,
-    /// The schema of its class.
+    /// The schema of its row group.
     pub schema: &'f [u8],
     /// The length of the value.
     pub len: u64,
-    storage: u8,
+    encoding: u8,
     stored: &'f [u8],
     /// The checksum behind it.
     sum: u64,
@@ -42,7 +42,7 @@ fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     Some(digits.fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// Where the footer begins, as the trailer says, if that can be.
+/// Where the footer begins according to the trailer, if that is inside of the file.
 pub fn footer_at(file: &[u8]) -> Option<usize> {
     let trailer = file.len().checked_sub(TRAILER)?;
     let at = usize::try_from(number(file, trailer, 8)?).ok()?;
@@ -53,74 +53,74 @@ pub fn footer_at(file: &[u8]) -> Option<usize> {
 struct Entry {
     key: Key,
     stored_len: u64,
-    class: usize,
-    storage: u8,
+    group: usize,
+    encoding: u8,
     zero: u8,
 }
 
 impl Entry {
     fn new(entry: &[u8; ROW]) -> Entry {
-        let [key @ .., _, _, _, _, _, _, storage, zero] = *entry;
+        let [key @ .., _, _, _, _, _, _, encoding, zero] = *entry;
         Entry {
             key,
             stored_len: number(entry, 32, 4).expect("it is there"),
-            class: number(entry, 36, 2).expect("it is there") as usize,
-            storage,
+            group: number(entry, 36, 2).expect("it is there") as usize,
+            encoding,
             zero,
         }
     }
 
     /// The row that it makes of the bytes from `offset` on, if there are enough of them.
-    fn row<'f>(&self, class: &Class<'f>, file: &'f [u8], offset: usize) -> Option<Row<'f>> {
+    fn row<'f>(&self, group: &Group<'f>, file: &'f [u8], offset: usize) -> Option<Row<'f>> {
         let end = offset + self.stored_len as usize;
         Some(Row {
             key: self.key,
-            schema: class.schema,
-            len: class.raw_len,
-            storage: self.storage,
+            schema: group.schema,
+            len: group.raw_len,
+            encoding: self.encoding,
             stored: file.get(offset..end)?,
             sum: number(file, end, 8)?,
         })
     }
 }
 
-struct Class<'f> {
+struct Group<'f> {
     raw_len: u64,
     schema: &'f [u8],
 }
 
-/// What a footer holds: as many classes as are claimed or can be made out, and whole entries behind
+/// The content of a footer: as many row groups as are claimed or can be decoded, and whole entries after
 /// them.
 struct Tables<'f> {
-    classes: Vec<Class<'f>>,
+    groups: Vec<Group<'f>>,
     entries: &'f [[u8; ROW]],
-    /// Whether that is all there is, and as claimed.
+    /// Whether the footer holds nothing else, and the counts are those claimed.
     fits: bool,
 }
 
 impl<'f> Tables<'f> {
-    fn new(footer: &'f [u8], class_count: u64, row_count: u64) -> Tables<'f> {
-        let mut classes = Vec::new();
+    fn new(footer: &'f [u8], group_count: u64, row_count: u64) -> Tables<'f> {
+        let mut groups = Vec::new();
         let mut rest = footer;
-        while (classes.len() as u64) < class_count
+        while (groups.len() as u64) < group_count
             && let Some(raw_len) = number(rest, 0, 4)
             && let Some(schema_len @ ..=4096) = number(rest, 4, 4)
-            && let Some(schema) = rest[CLASS_HEAD..].get(..schema_len as usize)
+            && let Some(schema) = rest[GROUP_HEAD..].get(..schema_len as usize)
         {
-            classes.push(Class { raw_len, schema });
-            rest = &rest[CLASS_HEAD + schema.len()..];
+            groups.push(Group { raw_len, schema });
+            rest = &rest[GROUP_HEAD + schema.len()..];
         }
         let (entries, left) = rest.as_chunks::<ROW>();
-        let counts = (classes.len() as u64, entries.len() as u64);
+        let counts = (groups.len() as u64, entries.len() as u64);
         Tables {
-            classes,
+            groups,
             entries,
-            fits: counts == (class_count, row_count) && left.is_empty(),
+            fits: counts == (group_count, row_count) && left.is_empty(),
         }
     }
 }
 
-/// The rows of a segment, in the order of the file; or what is wrong with all of it. The checks have
+/// The rows of a segment in the order of the file, or the fault of the file. The checks have
 /// the numbers of the section "Validity".
 ///
 /// # Errors
@@ -157,26 +157,26 @@ pub fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
     // 5
     let tables = Tables::new(footer, at(end + 20, 4), at(end + 16, 4));
     ensure(
-        tables.fits && tables.classes.len() <= 1 << 16,
+        tables.fits && tables.groups.len() <= 1 << 16,
         Fault::Corrupt,
     )?;
     // 6
     let mut rows = Vec::new();
     let mut offset = HEADER;
     for entry in tables.entries.iter().map(Entry::new) {
-        let class = tables.classes.get(entry.class).ok_or(Fault::Corrupt)?;
+        let group = tables.groups.get(entry.group).ok_or(Fault::Corrupt)?;
         let known = if version == 1 { 0..=1 } else { 0..=4 };
         ensure(
-            known.contains(&entry.storage) && entry.zero == 0,
+            known.contains(&entry.encoding) && entry.zero == 0,
             Fault::Corrupt,
         )?;
-        let lengths = match entry.storage {
-            0 => entry.stored_len == class.raw_len,
-            _ => entry.stored_len < class.raw_len && class.raw_len <= entry.stored_len * EXPANSION,
+        let lengths = match entry.encoding {
+            0 => entry.stored_len == group.raw_len,
+            _ => entry.stored_len < group.raw_len && group.raw_len <= entry.stored_len * EXPANSION,
         };
         ensure(lengths, Fault::Corrupt)?;
         // 7
-        let row = entry.row(class, &file[..begin], offset);
+        let row = entry.row(group, &file[..begin], offset);
         rows.push(row.ok_or(Fault::Corrupt)?);
         offset += entry.stored_len as usize + 8;
     }
@@ -196,7 +196,7 @@ impl Row<'_> {
         head[32..40].copy_from_slice(&XxHash3_64::oneshot(self.schema).to_le_bytes());
         head[40..44].copy_from_slice(&(self.len as u32).to_le_bytes());
         head[44..48].copy_from_slice(&(self.stored.len() as u32).to_le_bytes());
-        head[48] = self.storage;
+        head[48] = self.encoding;
         XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&head), self.stored)
     }
 
@@ -210,20 +210,20 @@ impl Row<'_> {
         self.sum == self.sum(&self.key)
     }
 
-    /// The value, if the record is that of this key and gives one, not longer than [`LONGEST`].
+    /// The value, if the record belongs to this key and is not longer than [`LONGEST`].
     pub fn value(&self, key: &Key) -> Option<Vec<u8>> {
         // 8
         if self.sum != self.sum(key) || self.len > LONGEST {
             return None;
         }
-        if self.storage == 0 {
+        if self.encoding == 0 {
             return Some(self.stored.to_vec());
         }
         // 9
         let len = self.len as usize;
         let value = zstd::bulk::decompress(self.stored, len).ok();
         let value = value.filter(|value| value.len() == len)?;
-        let width = [1, 2, 4, 8][usize::from(self.storage) - 1];
+        let width = [1, 2, 4, 8][usize::from(self.encoding) - 1];
         let count = len / width;
         let place = |at: usize| match at < count * width {
             true => at % width * count + at / width,
@@ -233,7 +233,7 @@ impl Row<'_> {
     }
 }
 
-/// Makes the trailer's checksum right for whatever is there now.
+/// Makes the trailer's checksum valid.
 pub fn seal(file: &mut [u8]) {
     let Some(begin) = footer_at(file) else { return };
     let end = file.len() - TRAILER;
@@ -241,20 +241,19 @@ pub fn seal(file: &mut [u8]) {
     file[end + 32..end + 40].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Makes the checksums of records right for what the row table says of them. Whatever this cannot
-/// make sense of stays as it is.
+/// Makes the checksums of records valid, as far as the row table can be decoded.
 pub fn seal_records(file: &mut [u8]) {
     let Some(begin) = footer_at(file) else { return };
     let (records, behind) = file.split_at_mut(begin);
     let (footer, trailer) = behind.split_at(behind.len() - TRAILER);
-    let class_count = number(trailer, 20, 4).expect("it is there");
-    let tables = Tables::new(footer, class_count, 0);
+    let group_count = number(trailer, 20, 4).expect("it is there");
+    let tables = Tables::new(footer, group_count, 0);
     let mut offset = HEADER;
     for entry in tables.entries.iter().map(Entry::new) {
-        let Some(class) = tables.classes.get(entry.class) else {
+        let Some(group) = tables.groups.get(entry.group) else {
             return;
         };
-        let Some(row) = entry.row(class, records, offset) else {
+        let Some(row) = entry.row(group, records, offset) else {
             return;
         };
         let sum = row.sum(&entry.key).to_le_bytes();

@@ -1,5 +1,5 @@
-//! Any bytes as a segment file. The last one says which of the checksums are made right first, or a
-//! fuzzer would hardly ever get beyond them.
+//! Any bytes as a segment file. The last byte says which checksums are made valid first; otherwise a
+//! fuzzer would hardly ever get past them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +27,7 @@ const ONCE: usize = 4 << 10;
 /// Reads any bytes as a segment file, in every way there is, and with the reference reader.
 ///
 /// # Panics
-/// If the two do not agree, or memory is taken for a mere claim.
+/// If the readers disagree, or memory is allocated for an unchecked length.
 pub fn run(bytes: &[u8]) {
     let Some((seals, file)) = bytes.split_last() else {
         return;
@@ -110,7 +110,7 @@ fn same_rows(segment: &SegmentReader, expected: &[Row<'_>]) {
     }
 }
 
-/// What rows mean, if that can be read, is what was written, and each of their parts has a name.
+/// A schema that can be decoded is encoded to the same bytes, and each of its parts has a name.
 fn describes(bytes: &[u8], most: usize) {
     let decode = || Schema::decode(bytes);
     let Some(schema) = bounded(most, decode) else {
@@ -162,13 +162,13 @@ fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
     look_for(store, &keys, &summed);
 }
 
-/// What a store knows of a key.
+/// The part of a key that the index holds.
 fn fingerprint(key: &Key) -> &[u8] {
     &key[..8]
 }
 
-/// Reads rows one by one. Of those that a store cannot tell apart it knows the first; when that was
-/// the wrong one, it looks for it elsewhere.
+/// Reads rows one by one. Of rows with one fingerprint a store knows the first; if that is corrupt, it
+/// looks for another copy.
 fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&Row<'_>]) {
     let mut forgotten = BTreeSet::new();
     for key in keys {
@@ -177,7 +177,7 @@ fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&Row<'_>]) {
             .filter(|row| fingerprint(&row.key) == fingerprint(key));
         let first = alike.next();
         let found = store.locate(&[**key]).remove(0);
-        // One that was bad may be found in another copy, which is as bad.
+        // A corrupt row may be found in another copy, which is corrupt too.
         if forgotten.contains(fingerprint(key)) {
             continue;
         }
@@ -195,7 +195,7 @@ fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&Row<'_>]) {
         let mut out = vec![0xEE; found.len];
         let was_read = store.read(&[found], &mut [&mut out]) == [true];
         let read = was_read.then_some(out);
-        // Where the first one is bad, another of this very key may be found behind it.
+        // If the first is corrupt, a shadowed one with the same key may be found.
         let sound = || rows.iter().filter_map(|row| row.value(key));
         assert!(
             read == first.value(key) || read.is_some_and(|read| sound().any(|row| row == read))

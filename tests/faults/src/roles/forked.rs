@@ -1,5 +1,5 @@
 //! A process forks without starting another program, which is not supported. What holds all the same:
-//! the child reads no wrong rows, writes none, keeps its hands off its parent's private directory, and
+//! the child reads no wrong rows, writes none, leaves its parent's private directory alone, and
 //! ends without waiting for threads that it does not have.
 
 use std::ops::Range;

@@ -167,14 +167,13 @@ fn repair_keeps_a_segment_that_grew_meanwhile() {
     assert_eq!(segments(&sim), [path]);
 }
 
-/// Prunes what was not read for half an hour, while something happens between the look at what there
-/// is and the removal. Returns how many caches lost something.
+/// Prunes segments not read for half an hour, while something happens between the listing and the removal. Returns how many caches lost something.
 fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> usize {
     let keep = Keep::ReadWithin(HOUR / 2);
     let (looking, stats) = counting(sim, Call::Stat);
     let dry = prune(&opened(looking), keep, true);
     assert_eq!(dry.expect("it can be listed").caches.len(), 1);
-    // Behind all that it takes to look.
+    // After the listing.
     let (looks, seen) = (stats.get(), Counter::default());
     let when = move |call: Call, _: &OsStr| call == Call::Stat && seen.next() > looks;
     let (fs, happened) = before(sim, when, happens);

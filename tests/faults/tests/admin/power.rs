@@ -15,11 +15,10 @@ use torchcache_store::manifest::Manifest;
 
 use crate::common::{HOUR, LEN, age, dir, only, opened, put, root, segments, store};
 
-/// So often each call is cut: what a medium keeps is a matter of luck.
+/// Power cuts at each call: what the medium keeps is random.
 const SEEDS: u64 = 12;
 
-/// Does something on copies of a medium, and cuts the power at every one of its calls, and after the
-/// last. `check` gets the medium, and whether it was done by then.
+/// Runs `deed` on copies of a medium, and cuts the power at each of its calls and after the last. `check` gets the medium, and whether it was done by then.
 fn at_every_call(medium: &Sim, deed: impl Fn(Faulty) -> bool, check: impl Fn(&Sim, bool)) {
     for seed in 0..SEEDS {
         for at in 1.. {

@@ -9,7 +9,7 @@ use super::model::located;
 use super::world::{DIR, Process, World};
 
 impl World {
-    /// Nothing happens but what one caller asks for: all is known.
+    /// Whether nothing happens except what one caller asks for, so that everything is known.
     pub(super) fn is_exact(&self) -> bool {
         let Rules {
             is_shared,
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    /// All that is there counts, and nothing else.
+    /// The counters agree with the files.
     pub(super) fn check_files(&self, one: usize) {
         let Process { store, taken, .. } = &self.processes[one];
         // Otherwise its writer may be at work.

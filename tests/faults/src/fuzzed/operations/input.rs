@@ -13,7 +13,7 @@ pub(super) struct Input {
     pub(super) operations: Vec<Operation>,
 }
 
-/// What may happen at all. The less may, the more is promised.
+/// What may happen at all. The less may happen, the more is checked.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) struct Rules {
     /// There is a second process.
@@ -40,14 +40,14 @@ pub(super) enum Operation {
     /// Some call of a process is going to fail.
     Fail(bool, Failure),
     CutPower(u8),
-    /// A file is there twice.
+    /// A file is copied.
     Double(u8),
-    /// Of a file that is there twice, the first goes.
+    /// The first of two copies of a file is removed.
     Single(u8),
     Harm(u8, Harm),
 }
 
-/// Rows of a batch: every so many numbers, so that a row may come twice.
+/// Rows of a batch. With the step, a row may come twice.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) struct Rows {
     pub(super) from: u8,
@@ -85,7 +85,7 @@ impl Settings {
             mmap: self.mmap,
             queue_bytes: 256 << (self.queue % 16),
             segment_bytes: 4096 << (self.target % 8),
-            // Longer than any input takes: there is no disk to wait for.
+            // Longer than any input takes.
             stall_timeout: Duration::from_secs(600),
             ..manual_flush()
         }

@@ -1,5 +1,5 @@
-//! Any sequence of what callers, a second process and the medium may do, against a model: a row is
-//! one that was put or a miss, and a miss only where something took it away.
+//! Any sequence of operations of callers, a second process and the medium, against a model: a row is one
+//! that was put or a miss, and a miss only where an operation explains it.
 
 mod checks;
 mod input;
@@ -11,7 +11,7 @@ use super::input::derived;
 use input::Input;
 use world::World;
 
-/// Does what the bytes say.
+/// Runs the operations that the bytes say.
 ///
 /// # Panics
 /// If a row is wrong, or missing without a reason, or a counter is not right.

@@ -1,5 +1,5 @@
-//! What a store has to hold, by the numbers of rows: what each may be, which must be there for
-//! a process that opens the directory, and which after a power cut as well.
+//! What a store must hold, by the numbers of rows: the possible values of each, the rows that a process
+//! finds when it opens the directory, and those that survive a power cut.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -29,7 +29,7 @@ fn schema(variant: usize) -> [u8; 1] {
     [variant as u8]
 }
 
-/// What each row may be: a bit for each of its values.
+/// The possible values of each row: a bit for each.
 #[derive(Debug, Default)]
 pub(super) struct Values([u8; KEYS]);
 

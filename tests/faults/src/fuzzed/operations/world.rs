@@ -81,7 +81,7 @@ impl World {
                 self.restart_all();
             }
         }
-        // In the end the medium is in order, and everybody finds what was kept.
+        // In the end no call fails, and every process finds the kept rows.
         self.processes
             .iter()
             .for_each(|process| process.life.tell_to_fail(None));
@@ -131,7 +131,7 @@ impl World {
                 self.processes[one(second)].life.tell_to_fail(Some(failure));
             }
             Operation::CutPower(seed) => self.power.cut(&self.sim, seed),
-            // Beyond a limit, a copy stays until something is written.
+            // Above a limit, a copy stays until something is written.
             Operation::Double(file) if !self.rules.is_limited => self.double(file),
             Operation::Single(file) => self.single(file),
             Operation::Harm(file, harm) if self.rules.is_damaged => self.harm(file, harm),
@@ -286,7 +286,7 @@ impl World {
             let store =
                 Store::open_on(Arc::new(self.sim.clone()), DIR, SETTINGS.config(self.rules));
             let there = self.values.look(&store.expect("it opens"), 0..KEYS);
-            assert!(there.is_superset(&self.kept), "lost with the power");
+            assert!(there.is_superset(&self.kept), "lost in the power cut");
             (self.kept, self.durable) = (there.clone(), there);
         }
         self.reopen_all();
@@ -324,7 +324,7 @@ impl World {
     }
 
     fn harm(&mut self, file: u8, harm: Harm) {
-        // What is being written is left alone: who removes that loses rows.
+        // A file that is being written is left alone: removing it loses rows.
         let files = self.segments();
         let Some(path) = pick(&files, file) else {
             return;
