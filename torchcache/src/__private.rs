@@ -11,7 +11,7 @@ pub use std::vec::Vec;
 
 pub use tch::Tensor;
 
-pub use crate::argument::{Arguments, Rows};
+pub use crate::argument::{Arguments, SelectedRows};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::function::Function;
@@ -19,9 +19,9 @@ pub use crate::identity::type_of;
 pub use crate::output::{Returned, Unreturnable, nested};
 pub use crate::{Batched, Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
 
-use crate::cache::target::{Free, Method, Subject};
-use crate::call;
-use crate::call::bypass::{self, Reason};
+use crate::cache::target::{FunctionTarget, ModuleTarget, Target};
+use crate::cache::warnings::Reason;
+use crate::call::{self, bypass};
 
 /// A size option given as text, in bytes. Generated code evaluates it in a constant.
 ///
@@ -43,9 +43,14 @@ pub fn call_method<T: CachedForward, O: Output>(
     module: &T,
     function: usize,
     arguments: Arguments,
-    body: impl Fn(&Rows) -> O,
+    body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    call::call(&Method(module), &T::FUNCTIONS[function], &arguments, &body)
+    call::run(
+        &ModuleTarget(module),
+        &T::FUNCTIONS[function],
+        &arguments,
+        &body,
+    )
 }
 
 /// A call of a cached method that knows of training.
@@ -55,10 +60,10 @@ pub fn call_method_t<T: CachedForward, O: Output>(
     function: usize,
     train: bool,
     arguments: Arguments,
-    body: impl Fn(&Rows) -> O,
+    body: impl Fn(&SelectedRows) -> O,
 ) -> O {
     if train {
-        return bypass::past_the_cache(&Method(module), Reason::Training, &arguments, &body);
+        return bypass::bypass(&ModuleTarget(module), &Reason::Training, &arguments, &body);
     }
     call_method(module, function, arguments, body)
 }
@@ -67,14 +72,19 @@ pub fn call_method_t<T: CachedForward, O: Output>(
 #[track_caller]
 pub fn call_function<F: CachedFunction, O: Output>(
     arguments: Arguments,
-    body: impl Fn(&Rows) -> O,
+    body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    call::call(&Free::<F>(PhantomData), &F::FUNCTION, &arguments, &body)
+    call::run(
+        &FunctionTarget::<F>(PhantomData),
+        &F::FUNCTION,
+        &arguments,
+        &body,
+    )
 }
 
 /// The handle of a cached function, attached if it can be: a function has no weights to wait for.
 pub fn handle<F: CachedFunction>() -> &'static TorchCache {
-    let function = Free::<F>(PhantomData);
+    let function = FunctionTarget::<F>(PhantomData);
     let cache = F::cache();
     if let Err(error) = cache.attach(&function) {
         tracing::debug!(module = function.name(), %error, "not attached before the first call");

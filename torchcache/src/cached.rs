@@ -10,15 +10,15 @@ use tch::{Tensor, nn};
 
 use crate::argument::{Arguments, SampleIds};
 use crate::cache::handle::TorchCache;
-use crate::cache::target::Subject;
-use crate::call;
-use crate::call::bypass::{self, Reason};
+use crate::cache::target::Target;
+use crate::cache::warnings::Reason;
+use crate::call::{self, bypass};
 use crate::error::{Error, Problem};
 use crate::function::Function;
 use crate::identity::{
     Fingerprint, Fingerprinter, Identity, nested_options, tch_types, type_of, unique,
 };
-use crate::options::Options;
+use crate::options::{Options, environment};
 use crate::output::structure;
 use crate::sync::lock;
 
@@ -192,7 +192,7 @@ impl<M: nn::ModuleT> Cached<M> {
 
     #[track_caller]
     fn call(&self, xs: &Tensor, arguments: &Arguments<'_>) -> Tensor {
-        call::call(self, &FORWARD, arguments, &|rows| {
+        call::run(self, &FORWARD, arguments, &|rows| {
             let mut nothing = Default::default();
             let xs = rows.argument(&xs, 0, &mut nothing);
             self.module.forward_t(xs, false)
@@ -233,7 +233,7 @@ impl<M: nn::ModuleT> nn::Module for Eval<M> {
     }
 }
 
-impl<M> Subject for Cached<M> {
+impl<M> Target for Cached<M> {
     fn name(&self) -> String {
         format!("Cached<{}>", type_name::<M>())
     }
@@ -284,7 +284,7 @@ impl<M> Cached<M> {
     /// Claims the identity at once: inside another module, whose rows may be found without this
     /// one being called, the first call would be too late.
     fn claim_early(&self) -> Result<(), Problem> {
-        if !self.needs_claim() || !self.options.enabled || bypass::switched_off() {
+        if !self.needs_claim() || !self.options.enabled || environment::is_disabled() {
             return Ok(());
         }
         let identity = Identity::compute(&self.name(), &self.options, |f| self.depends_on(f));

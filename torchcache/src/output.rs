@@ -53,11 +53,11 @@ pub trait Batched: Sized {
 
     /// Takes the value apart: its tensors in order, and the length of each vector.
     #[doc(hidden)]
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
 
     /// Puts a value together again; `None` where the parts do not fit.
     #[doc(hidden)]
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self>;
@@ -104,30 +104,30 @@ pub trait Output: Sized {
 
     /// The value, or the failed output to be returned as it is.
     #[doc(hidden)]
-    fn value(self) -> Result<Self::Value, Self>;
+    fn into_value(self) -> Result<Self::Value, Self>;
 
     /// The output that holds a value.
     #[doc(hidden)]
-    fn of(value: Self::Value) -> Self;
+    fn from_value(value: Self::Value) -> Self;
 
     /// Tells the caller of a misuse: as an `Err`, or by a panic where there is none.
     #[doc(hidden)]
-    fn fail(error: Error) -> Self;
+    fn from_error(error: Error) -> Self;
 }
 
 impl<T: Batched> Output for T {
     type Value = T;
 
-    fn value(self) -> Result<T, Self> {
+    fn into_value(self) -> Result<T, Self> {
         Ok(self)
     }
 
-    fn of(value: T) -> Self {
+    fn from_value(value: T) -> Self {
         value
     }
 
     #[track_caller]
-    fn fail(error: Error) -> Self {
+    fn from_error(error: Error) -> Self {
         panic!("{error}")
     }
 }
@@ -135,15 +135,15 @@ impl<T: Batched> Output for T {
 impl<T: Batched, E: From<Error>> Output for Result<T, E> {
     type Value = T;
 
-    fn value(self) -> Result<T, Self> {
+    fn into_value(self) -> Result<T, Self> {
         self.map_err(Err)
     }
 
-    fn of(value: T) -> Self {
+    fn from_value(value: T) -> Self {
         Ok(value)
     }
 
-    fn fail(error: Error) -> Self {
+    fn from_error(error: Error) -> Self {
         Err(error.into())
     }
 }
@@ -153,11 +153,11 @@ impl Batched for Tensor {
         text.push('T');
     }
 
-    fn take_apart(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
         tensors.push(self);
     }
 
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         _: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
@@ -172,19 +172,19 @@ impl<T: Batched> Batched for Vec<T> {
         text.push(']');
     }
 
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         lengths.push(u32::try_from(self.len()).expect("fewer than 2^32 tensors"));
         for value in self {
-            value.take_apart(tensors, lengths);
+            value.flatten(tensors, lengths);
         }
     }
 
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
         (0..lengths.next()?)
-            .map(|_| T::put_together(tensors, lengths))
+            .map(|_| T::unflatten(tensors, lengths))
             .collect()
     }
 }
@@ -196,20 +196,20 @@ impl<T: Batched> Batched for Option<T> {
         T::structure(text);
     }
 
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         lengths.push(u32::from(self.is_some()));
         if let Some(value) = self {
-            value.take_apart(tensors, lengths);
+            value.flatten(tensors, lengths);
         }
     }
 
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
         match lengths.next()? {
             0 => Some(None),
-            1 => T::put_together(tensors, lengths).map(Some),
+            1 => T::unflatten(tensors, lengths).map(Some),
             _ => None,
         }
     }
@@ -223,17 +223,17 @@ impl<T: Batched, const N: usize> Batched for [T; N] {
         text.push(')');
     }
 
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         for value in self {
-            value.take_apart(tensors, lengths);
+            value.flatten(tensors, lengths);
         }
     }
 
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
-        let elements: Option<Vec<T>> = (0..N).map(|_| T::put_together(tensors, lengths)).collect();
+        let elements: Option<Vec<T>> = (0..N).map(|_| T::unflatten(tensors, lengths)).collect();
         elements?.try_into().ok()
     }
 }
@@ -248,16 +248,16 @@ macro_rules! tuples {
             }
 
             #[expect(non_snake_case, reason = "the type parameters name the elements")]
-            fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+            fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
                 let ($($type,)+) = self;
-                $($type.take_apart(tensors, lengths);)+
+                $($type.flatten(tensors, lengths);)+
             }
 
-            fn put_together(
+            fn unflatten(
                 tensors: &mut dyn Iterator<Item = Tensor>,
                 lengths: &mut dyn Iterator<Item = u32>,
             ) -> Option<Self> {
-                Some(($($type::put_together(tensors, lengths)?,)+))
+                Some(($($type::unflatten(tensors, lengths)?,)+))
             }
         }
     )*};
@@ -308,10 +308,10 @@ mod tests {
             vec![(tensor(2), tensor(3)), (tensor(4), tensor(5))],
         );
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        value.take_apart(&mut tensors, &mut lengths);
+        value.flatten(&mut tensors, &mut lengths);
         assert_eq!((tensors.len(), lengths.as_slice()), (5, [2].as_slice()));
         let mut tensors = tensors.into_iter();
-        let again = Nested::put_together(&mut tensors, &mut lengths.into_iter()).unwrap();
+        let again = Nested::unflatten(&mut tensors, &mut lengths.into_iter()).unwrap();
         assert_eq!(again.1[1].0.int64_value(&[0]), 4);
         assert_eq!(structure::<Nested>(), "(T[(TT)])");
     }
@@ -322,13 +322,13 @@ mod tests {
         let tensor = |value: i64| Tensor::from_slice(&[value]);
         let value: Optional = (Some(vec![]), [None, Some(tensor(7))]);
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        value.take_apart(&mut tensors, &mut lengths);
+        value.flatten(&mut tensors, &mut lengths);
         assert_eq!(
             (tensors.len(), lengths.as_slice()),
             (1, [1, 0, 0, 1].as_slice())
         );
         let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
-        let (vector, array) = Optional::put_together(&mut tensors, &mut lengths).unwrap();
+        let (vector, array) = Optional::unflatten(&mut tensors, &mut lengths).unwrap();
         assert!(vector.is_some_and(|vector| vector.is_empty()));
         let [none, seven] = array;
         assert!(none.is_none() && seven.unwrap().int64_value(&[0]) == 7);
@@ -338,8 +338,8 @@ mod tests {
     #[test]
     fn parts_that_do_not_fit_are_refused() {
         let (mut none, mut lengths) = (std::iter::empty(), [3].into_iter());
-        assert!(Vec::<Tensor>::put_together(&mut none, &mut lengths).is_none());
+        assert!(Vec::<Tensor>::unflatten(&mut none, &mut lengths).is_none());
         let (mut none, mut lengths) = (std::iter::empty(), [2].into_iter());
-        assert!(Option::<Tensor>::put_together(&mut none, &mut lengths).is_none());
+        assert!(Option::<Tensor>::unflatten(&mut none, &mut lengths).is_none());
     }
 }

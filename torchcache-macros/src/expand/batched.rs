@@ -43,21 +43,21 @@ pub(crate) fn expand(parsed: &Batched) -> TokenStream {
                     text.push_str(#end);
                 });
             }
-            fn take_apart(
+            fn flatten(
                 self,
                 tensors: &mut ::torchcache::__private::Vec<::torchcache::__private::Tensor>,
                 lengths: &mut ::torchcache::__private::Vec<u32>,
             ) {
-                #(#parts::take_apart(self.#members, tensors, lengths);)*
+                #(#parts::flatten(self.#members, tensors, lengths);)*
             }
-            fn put_together(
+            fn unflatten(
                 tensors: &mut dyn ::torchcache::__private::Iterator<
                     Item = ::torchcache::__private::Tensor,
                 >,
                 lengths: &mut dyn ::torchcache::__private::Iterator<Item = u32>,
             ) -> ::torchcache::__private::Option<Self> {
                 ::torchcache::__private::Option::Some(Self {
-                    #(#members: #parts::put_together(tensors, lengths)?,)*
+                    #(#members: #parts::unflatten(tensors, lengths)?,)*
                 })
             }
         }

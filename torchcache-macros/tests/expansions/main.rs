@@ -81,13 +81,13 @@ fn the_derive_flattens_and_rebuilds_a_struct() {
     <bare::Encoded<bare::Pair>>::structure(&mut structure);
     assert_eq!(structure, "{type:T,inner:(T?T)}");
     let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-    encoded.take_apart(&mut tensors, &mut lengths);
+    encoded.flatten(&mut tensors, &mut lengths);
     assert_eq!(
         (&*tensors, &*lengths),
         (&[number(5.0), number(7.0)][..], &[0][..])
     );
     let (mut parts, mut none) = (tensors.into_iter(), lengths.into_iter());
-    let again = <bare::Encoded<bare::Pair>>::put_together(&mut parts, &mut none).unwrap();
+    let again = <bare::Encoded<bare::Pair>>::unflatten(&mut parts, &mut none).unwrap();
     assert_eq!((again.r#type, again.inner.0), (number(5.0), number(7.0)));
-    assert!(bare::Pair::put_together(&mut parts, &mut none).is_none());
+    assert!(bare::Pair::unflatten(&mut parts, &mut none).is_none());
 }

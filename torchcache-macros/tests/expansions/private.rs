@@ -304,8 +304,8 @@ impl Rows {
 
 pub trait Batched: Sized {
     fn structure(text: &mut String);
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
-    fn put_together(
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self>;
@@ -315,10 +315,10 @@ impl Batched for Tensor {
     fn structure(text: &mut String) {
         text.push('T');
     }
-    fn take_apart(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
         tensors.push(self);
     }
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         _: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
@@ -331,19 +331,19 @@ impl<T: Batched> Batched for Option<T> {
         text.push('?');
         T::structure(text);
     }
-    fn take_apart(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         lengths.push(u32::from(self.is_some()));
         if let Some(value) = self {
-            value.take_apart(tensors, lengths);
+            value.flatten(tensors, lengths);
         }
     }
-    fn put_together(
+    fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
         lengths: &mut dyn Iterator<Item = u32>,
     ) -> Option<Self> {
         match lengths.next()? {
             0 => Some(None),
-            _ => T::put_together(tensors, lengths).map(Some),
+            _ => T::unflatten(tensors, lengths).map(Some),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! The arguments of one call, as they go into its keys.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Tensor};
 
-use super::ids::{Ids, SampleIds};
-use super::{Argument, Rows, SharedArgument};
+use super::ids::Ids;
 use crate::error::Problem;
 use crate::function::Function;
 use crate::identity::{Collector, Fingerprint, Fingerprinter};
-use crate::tensor::{layout, raw};
 
 /// The arguments of one call, in order.
 #[doc(hidden)]
@@ -44,27 +42,8 @@ impl<'a> Arguments<'a> {
         Self::default()
     }
 
-    /// With one argument more.
-    #[must_use]
-    pub fn with<'r, A: Argument<'r>>(mut self, argument: &A) -> Self {
-        argument.describe(&mut self);
-        self.count += 1;
-        self
-    }
-
-    /// With one more that is marked `#[id]`.
-    #[must_use]
-    pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &'a A) -> Self {
-        let (position, ids) = (self.count, argument.describe());
-        self.ids = Some(IdArgument { position, ids });
-        self.count += 1;
-        self
-    }
-
-    /// With one more that is marked `#[shared]`.
-    #[must_use]
-    pub fn with_shared<A: SharedArgument>(mut self, argument: &A) -> Self {
-        argument.describe(&mut self);
+    /// Ends an argument: the next one has the next position.
+    pub(super) fn next(mut self) -> Self {
         self.count += 1;
         self
     }
@@ -109,8 +88,8 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Where the outputs of a function without weights are at home: where its first tensor is.
-    pub(crate) fn home(&self) -> Device {
+    /// The device of the first tensor.
+    pub(crate) fn device(&self) -> Device {
         let tensors = self.tensors.iter().chain(&self.shared);
         let mut defined = tensors.filter(|argument| argument.tensor.defined());
         let first = defined.next().map(|first| first.tensor.device());
@@ -131,28 +110,9 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// The first tensor in which a row of `one` differs from that of `other` in the same place, bit for
-    /// bit, and the place.
-    pub(crate) fn first_difference(
-        &self,
-        one: &[i64],
-        other: &[i64],
-    ) -> Result<Option<(&TensorArgument, usize)>, TchError> {
-        let (one, other) = (Rows::selected(self, one)?, Rows::selected(self, other)?);
-        for (argument, (one, other)) in self
-            .tensors
-            .iter()
-            .zip(one.all_tensors().zip(other.all_tensors()))
-        {
-            let (one, other) = (layout::on_cpu(one)?, layout::on_cpu(other)?);
-            let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
-            let length = (one.len() / rows as usize).max(1);
-            let mut pairs = one.chunks(length).zip(other.chunks(length));
-            if let Some(place) = pairs.position(|(one, other)| one != other) {
-                return Ok(Some((argument, place)));
-            }
-        }
-        Ok(None)
+    pub(super) fn set_ids(&mut self, ids: Ids<'a>) {
+        let position = self.count;
+        self.ids = Some(IdArgument { position, ids });
     }
 
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {

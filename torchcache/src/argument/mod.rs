@@ -1,10 +1,14 @@
 //! What a cached function may take: tensors that are cut into rows, and plain values that go into
-//! every key. `ids` and `shared` are the two marks that change what a parameter is, `arguments` are
-//! those of one call, and `rows` is what the body gets of them.
+//! every key.
+//!
+//! `sample_ids` and `shared` are the two marks that change what a parameter is. `arguments` are
+//! those of one call, and `rows` what the body gets of them.
 
 mod arguments;
+mod digests;
 mod ids;
 mod rows;
+mod sample_ids;
 mod shared;
 
 use tch::{Device, Kind, Tensor};
@@ -13,10 +17,13 @@ use crate::identity::Fingerprint;
 
 pub use arguments::Arguments;
 pub(crate) use arguments::TensorArgument;
-pub use ids::{SampleId, SampleIds};
-pub use rows::Rows;
+pub(crate) use digests::SharedDigests;
+pub use ids::SampleId;
+pub use rows::SelectedRows;
+pub use sample_ids::SampleIds;
 pub use shared::SharedArgument;
-pub(crate) use shared::SharedDigests;
+
+use rows::Nothing;
 
 /// An argument that a cached function can take: tensors whose first dimension is the batch
 /// (`&Tensor`, `Tensor`, `Option<&Tensor>`, `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`) or a
@@ -37,13 +44,29 @@ pub trait Argument<'r>: Sized {
 
     /// What the body gets in its place: the rows to compute, or the plain value.
     #[doc(hidden)]
-    fn rows(&self, rows: &'r Rows, position: usize, held: &'r mut Self::Held) -> Self;
+    fn rows(&self, rows: &'r SelectedRows, position: usize, held: &'r mut Self::Held) -> Self;
 }
 
-/// Nothing to hold. Not `()`, which lints take for a mistake in a `let`.
-#[doc(hidden)]
-#[derive(Debug, Default)]
-pub struct Nothing;
+impl Arguments<'_> {
+    /// Adds an argument.
+    #[must_use]
+    pub fn with<'r, A: Argument<'r>>(mut self, argument: &A) -> Self {
+        argument.describe(&mut self);
+        self.next()
+    }
+}
+
+impl SelectedRows {
+    /// The value of the argument at `position` for these rows.
+    pub fn argument<'r, A: Argument<'r>>(
+        &'r self,
+        argument: &A,
+        position: usize,
+        held: &'r mut A::Held,
+    ) -> A {
+        argument.rows(self, position, held)
+    }
+}
 
 /// An argument that is the same for all rows and part of every row's key: numbers (floats by their
 /// bits), `bool`, `char`, text, `Option`, tuples, slices, `Vec`, `Kind`, `Device`.
@@ -92,7 +115,7 @@ impl<'r, T: PlainArgument> Argument<'r> for T {
         arguments.plain(self);
     }
 
-    fn rows(&self, _: &'r Rows, _: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, _: &'r SelectedRows, _: usize, _: &'r mut Nothing) -> Self {
         self.clone()
     }
 }
@@ -104,7 +127,7 @@ impl<'r> Argument<'r> for &'r Tensor {
         arguments.tensor(self);
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
         rows.tensor(position)
     }
 }
@@ -116,7 +139,7 @@ impl<'r> Argument<'r> for Tensor {
         arguments.tensor(self);
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
         rows.tensor(position).shallow_clone()
     }
 }
@@ -128,7 +151,7 @@ impl<'r> Argument<'r> for Option<&'r Tensor> {
         arguments.optional_tensor(*self);
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
         self.map(|_| rows.tensor(position))
     }
 }
@@ -140,7 +163,7 @@ impl<'r> Argument<'r> for Option<Tensor> {
         arguments.optional_tensor(self.as_ref());
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
         self.as_ref().map(|_| rows.tensor(position).shallow_clone())
     }
 }
@@ -152,7 +175,7 @@ impl<'r> Argument<'r> for &'r [Tensor] {
         arguments.tensors(self.iter());
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, _: &'r mut Nothing) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
         rows.tensors(position)
     }
 }
@@ -164,7 +187,7 @@ impl<'r> Argument<'r> for &'r [&'r Tensor] {
         arguments.tensors(self.iter().copied());
     }
 
-    fn rows(&self, rows: &'r Rows, position: usize, held: &'r mut Self::Held) -> Self {
+    fn rows(&self, rows: &'r SelectedRows, position: usize, held: &'r mut Self::Held) -> Self {
         *held = rows.tensors(position).iter().collect();
         held
     }

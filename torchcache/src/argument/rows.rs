@@ -1,14 +1,15 @@
-//! What the body of a cached function is run on: all rows of the call, or those that were missed.
+//! [`SelectedRows`]: the rows that the body of a cached function runs on, all of the call or the
+//! missing ones.
 
 use tch::{TchError, Tensor};
 
-use super::ids::SampleIds;
-use super::{Argument, Arguments, SharedArgument};
+use super::arguments::{Arguments, TensorArgument};
+use crate::tensor::{layout, raw};
 
 /// The arguments for the rows that are to be computed.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Rows {
+pub struct SelectedRows {
     /// The tensors that are cut into rows, and where each stands among the arguments.
     tensors: Vec<Tensor>,
     positions: Vec<usize>,
@@ -19,14 +20,14 @@ pub struct Rows {
     count: i64,
 }
 
-impl Rows {
+impl SelectedRows {
     /// Every row of the call, in the caller's own tensors.
     pub(crate) fn all(arguments: &Arguments) -> Self {
         let tensors = arguments.tensors.iter();
         let first = arguments.tensors.first().map(|first| first.tensor.size());
         let tensor_rows = first.and_then(|size| size.first().copied());
         let id_rows = || arguments.ids.as_ref().map(|argument| argument.ids.count());
-        Rows {
+        SelectedRows {
             tensors: tensors
                 .clone()
                 .map(|argument| argument.tensor.shallow_clone())
@@ -39,13 +40,13 @@ impl Rows {
     }
 
     /// Some rows, copied together.
-    pub(crate) fn selected(arguments: &Arguments, chosen: &[i64]) -> Result<Self, TchError> {
+    pub(crate) fn select(arguments: &Arguments, chosen: &[i64]) -> Result<Self, TchError> {
         let index = Tensor::from_slice(chosen);
         let select =
             |tensor: &Tensor| tensor.f_index_select(0, &index.f_to_device(tensor.device())?);
         let tensors = arguments.tensors.iter();
         let ids = arguments.ids.as_ref();
-        Ok(Rows {
+        Ok(SelectedRows {
             tensors: tensors
                 .clone()
                 .map(|argument| select(&argument.tensor))
@@ -65,34 +66,9 @@ impl Rows {
         self.count
     }
 
-    /// The value of the argument at `position` for these rows.
-    pub fn argument<'r, A: Argument<'r>>(
-        &'r self,
-        argument: &A,
-        position: usize,
-        held: &'r mut A::Held,
-    ) -> A {
-        argument.rows(self, position, held)
-    }
-
-    /// The ids of these rows.
-    pub fn id<'r, A: SampleIds<'r>>(&'r self, argument: &A, held: &'r mut A::Held) -> A {
-        argument.rows(self, held)
-    }
-
-    /// A shared argument, which is the same for all rows.
-    pub fn shared<A: SharedArgument>(&self, argument: &A) -> A {
-        argument.pass()
-    }
-
     pub(super) fn tensor(&self, position: usize) -> &Tensor {
         let first = self.tensors(position).first();
         first.expect("generated code asks for the arguments it gave")
-    }
-
-    /// All that are cut into rows, in the order of the arguments.
-    pub(super) fn all_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.tensors.iter()
     }
 
     /// The tensors of a list.
@@ -112,3 +88,33 @@ impl Rows {
         self.ids.as_ref()
     }
 }
+
+impl Arguments<'_> {
+    /// Compares rows of the call bit for bit, each of `one` with that of `other` at the same place.
+    /// Returns the first tensor and place where they differ.
+    pub(crate) fn first_difference(
+        &self,
+        one: &[i64],
+        other: &[i64],
+    ) -> Result<Option<(&TensorArgument, usize)>, TchError> {
+        let one = SelectedRows::select(self, one)?;
+        let other = SelectedRows::select(self, other)?;
+        let pairs = one.tensors.iter().zip(&other.tensors);
+        for (argument, (one, other)) in self.tensors.iter().zip(pairs) {
+            let (one, other) = (layout::on_cpu(one)?, layout::on_cpu(other)?);
+            let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
+            let length = (one.len() / rows as usize).max(1);
+            let mut pairs = one.chunks(length).zip(other.chunks(length));
+            if let Some(place) = pairs.position(|(one, other)| one != other) {
+                return Ok(Some((argument, place)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Nothing to hold, for arguments that the body gets as they are. Not `()`, which lints take for a
+/// mistake in a `let`.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Nothing;

@@ -1,4 +1,4 @@
-//! Where the disk tier of a cache lies.
+//! Where the disk tier of a cache lies, and which errors about it are misuse.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use torchcache_store::TempCache;
 use torchcache_store::fs::{FileSystem, Os};
 
 use crate::error::Problem;
-use crate::options::Options;
+use crate::options::{Options, environment};
 use crate::sync::lock;
 
 /// Why a directory cannot be used.
 #[derive(Debug)]
 pub(crate) enum Unusable {
-    /// It is the wrong one: whoever named it must hear of it.
+    /// It is the wrong one, which is reported to the caller as an error.
     Misuse(Problem),
-    /// The machine cannot serve it now: the disk is full, files or memory are short, a server does
-    /// not answer.
+    /// The machine cannot serve it now: the disk is full, file descriptors or memory ran out, a
+    /// server does not answer.
     Fault(String),
 }
 
 impl Unusable {
-    pub(crate) fn judge(directory: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn classify(directory: &Path, error: &std::io::Error) -> Self {
         let wrong = matches!(
             error.kind(),
             ErrorKind::NotFound
@@ -42,51 +42,48 @@ impl Unusable {
     }
 }
 
-/// What the options, or the environment, call the directory of caches.
-pub(crate) fn named(options: &Options) -> Option<PathBuf> {
-    let by_environment = || std::env::var_os("TORCHCACHE_DIR").map(PathBuf::from);
-    options.persistent_cache_dir.clone().or_else(by_environment)
+/// The directory that the options, or else the environment, name.
+pub(crate) fn configured(options: &Options) -> Option<PathBuf> {
+    let directory = options.persistent_cache_dir.clone();
+    directory.or_else(environment::cache_dir)
 }
 
-/// The directory that holds one subdirectory per identity; made if it is not there.
+/// The directory that holds one subdirectory per module hash; created if missing.
 ///
 /// # Errors
 ///
 /// [`Problem::Directory`] and [`Problem::EnvironmentDirectory`] as misuse, and faults.
 pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
-    match named(options) {
+    match configured(options) {
         Some(directory) if options.persistent_cache_dir.is_some() || directory.is_absolute() => {
-            made(&directory)
+            create(&directory)
         }
         Some(directory) => Err(Unusable::Misuse(Problem::EnvironmentDirectory {
             got: directory.to_string_lossy().into_owned(),
         })),
-        None => private(),
+        None => temporary(),
     }
 }
 
-fn made(directory: &Path) -> Result<PathBuf, Unusable> {
-    let made = match directory.canonicalize() {
+fn create(directory: &Path) -> Result<PathBuf, Unusable> {
+    let path = match directory.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => Os
             .open_dir(directory, true)
             .and_then(|_| directory.canonicalize()),
-        there => there,
+        result => result,
     };
-    made.map_err(|error| Unusable::judge(directory, &error))
+    path.map_err(|error| Unusable::classify(directory, &error))
 }
 
-/// The process's own temporary directory, removed at exit. A fork has one of its own.
-fn private() -> Result<PathBuf, Unusable> {
-    static PRIVATE: Mutex<Option<(u32, TempCache)>> = Mutex::new(None);
-    let process = std::process::id();
-    let mut private = lock(&PRIVATE);
-    if let Some((owner, cache)) = &*private
-        && *owner == process
-    {
-        return Ok(cache.path().to_owned());
-    }
-    let cache = TempCache::new().map_err(|error| Unusable::judge(&std::env::temp_dir(), &error))?;
-    let path = cache.path().to_owned();
-    *private = Some((process, cache));
-    Ok(path)
+/// The temporary directory of this process, which the store removes at exit.
+fn temporary() -> Result<PathBuf, Unusable> {
+    static TEMPORARY: Mutex<Option<TempCache>> = Mutex::new(None);
+    let mut temporary = lock(&TEMPORARY);
+    let cache = match temporary.take() {
+        Some(cache) => cache,
+        None => {
+            TempCache::new().map_err(|error| Unusable::classify(&std::env::temp_dir(), &error))?
+        }
+    };
+    Ok(temporary.insert(cache).path().to_owned())
 }

@@ -1,8 +1,10 @@
 //! The cache of one module or function: its handle, the tiers behind it, and what it counts.
 
+mod attach;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod overrides;
 pub(crate) mod stats;
 pub(crate) mod target;
 pub(crate) mod tiers;
+pub(crate) mod warnings;

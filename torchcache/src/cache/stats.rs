@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use torchcache_store::size::human;
 
-use crate::cache::tiers::Tiers;
-use crate::call::lookup::Tally;
+use super::tiers::Tiers;
 
 /// Declares the counters of a handle, all of them zero at first.
 macro_rules! counters {
@@ -15,13 +14,11 @@ macro_rules! counters {
         #[derive(Debug)]
         pub(crate) struct Counters {
             $(pub(crate) $name: AtomicU64,)*
-            /// One bit per thing that is said once.
-            said: AtomicU64,
         }
 
         impl Counters {
             pub(crate) const fn new() -> Self {
-                Counters { $($name: AtomicU64::new(0),)* said: AtomicU64::new(0) }
+                Counters { $($name: AtomicU64::new(0),)* }
             }
         }
     };
@@ -31,6 +28,17 @@ counters! {
     calls rows memory_hits disk_hits misses duplicates bypassed stored verified mismatched
     hashing loading forward storing verifying
     memory_faults layout_faults hashing_faults disk_faults
+}
+
+/// Where the rows of one call came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowCounts {
+    pub(crate) rows: usize,
+    pub(crate) memory: usize,
+    pub(crate) disk: usize,
+    /// Rows with the key of an earlier row of the call.
+    pub(crate) duplicates: usize,
+    pub(crate) computed: usize,
 }
 
 /// What a cache did and holds. Printed with `{}` it is a table.
@@ -183,13 +191,13 @@ impl Counters {
     }
 
     /// Adds a call's rows.
-    pub(crate) fn tally(&self, tally: Tally) {
+    pub(crate) fn add_rows(&self, call: RowCounts) {
         for (counter, rows) in [
-            (&self.rows, tally.rows),
-            (&self.memory_hits, tally.memory),
-            (&self.disk_hits, tally.disk),
-            (&self.duplicates, tally.repeated),
-            (&self.misses, tally.computed),
+            (&self.rows, call.rows),
+            (&self.memory_hits, call.memory),
+            (&self.disk_hits, call.disk),
+            (&self.duplicates, call.duplicates),
+            (&self.misses, call.computed),
         ] {
             Counters::add(counter, rows);
         }
@@ -198,11 +206,6 @@ impl Counters {
     /// Adds the time since `start`.
     pub(crate) fn time(counter: &AtomicU64, start: std::time::Instant) {
         counter.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-    }
-
-    /// Whether `bit` has not been said yet; it counts as said from now on.
-    pub(crate) fn first(&self, bit: u32) -> bool {
-        self.said.fetch_or(1 << bit, Relaxed) & (1 << bit) == 0
     }
 
     pub(crate) fn snapshot(&self) -> Stats {

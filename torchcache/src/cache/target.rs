@@ -1,31 +1,32 @@
-//! What is cached: a module, a function, or a wrapped module, seen alike by the call path.
+//! [`Target`]: what is cached. The call path handles modules, functions and wrapped modules alike.
 
 use std::any::type_name;
+use std::marker::PhantomData;
 
-use crate::cache::handle::TorchCache;
-use crate::cache::overrides::Overrides;
+use super::handle::TorchCache;
+use super::overrides::Overrides;
 use crate::error::Problem;
 use crate::function::Function;
 use crate::identity::{Fingerprinter, nested_options, type_of};
 use crate::options::Options;
 
-/// Everything the call path needs to know of whose output it caches.
-pub(crate) trait Subject {
-    /// The path and name, for keys, messages and the manifest.
+/// What is cached: a module, a function or a wrapped module.
+pub(crate) trait Target {
+    /// The path and name, for the module hash, messages and the manifest.
     fn name(&self) -> String;
-    /// The type in full, where the handle could be moved to another one; `None` where it cannot,
-    /// and there are no fields to watch either.
+    /// The full type name, where the handle could be moved to a module of another type. `None`
+    /// where it cannot, and has no fields to watch either.
     fn watched_type(&self) -> Option<&'static str>;
-    /// The options before any overrides.
+    /// The options before overrides.
     fn options(&self) -> Options;
-    /// The override fields of this instance.
+    /// Passes the override fields of this instance to `overrides`.
     fn overrides(&self, _: &mut Overrides<'_>) {}
-    /// What its output depends on.
+    /// Passes everything that the output depends on to `f`.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
     fn handle(&self) -> &TorchCache;
-    /// What is cached of it.
+    /// The cached functions.
     fn functions(&self) -> &'static [Function];
-    /// Lays claim to an identity, where not everything that the output depends on is in it.
+    /// Claims a module hash, where it does not contain everything that the output depends on.
     fn claim(&self, _hash: &str) -> Result<(), Problem> {
         Ok(())
     }
@@ -45,9 +46,9 @@ pub trait CachedStruct {
     fn options() -> Options;
     /// The cache field.
     fn cache(&self) -> &TorchCache;
-    /// Passes on the `torchcache_*` fields.
+    /// Passes the `torchcache_*` fields to `overrides`.
     fn overrides(&self, overrides: &mut Overrides<'_>);
-    /// Passes on the fields that are part of the identity.
+    /// Passes the fields in the identity to `f`.
     fn fields(&self, f: &mut Fingerprinter<'_>);
 }
 
@@ -62,15 +63,15 @@ pub trait CachedForward: CachedStruct {
     /// The cached functions of the impl.
     const FUNCTIONS: &'static [Function];
 
-    /// What the output depends on: the code of the functions, then the fields.
+    /// Passes the code of the functions, then the fields, to `f`.
     fn identity(&self, f: &mut Fingerprinter<'_>) {
         f.functions(Self::FUNCTIONS);
         self.fields(f);
     }
 
-    /// The module as a part of another one, its `Fingerprint`. The outer module's rows came
-    /// through this one's cache, so what makes that one valid counts for them too: the type, the
-    /// options that are part of an identity, the code and the fields.
+    /// The `Fingerprint` of the module as a field of another one. The outer module's rows came
+    /// through this module's cache, so everything in this module's identity is in theirs: the
+    /// type, the options, the code and the fields.
     fn nested(&self, f: &mut Fingerprinter<'_>) {
         type_of(self, f);
         let mut options = Self::options();
@@ -80,7 +81,7 @@ pub trait CachedForward: CachedStruct {
     }
 }
 
-/// Implemented by `#[torchcache]` on a function, for the marker type beside it.
+/// Implemented by `#[torchcache]` on a function, for the marker type next to it.
 #[doc(hidden)]
 pub trait CachedFunction {
     /// The module path and name.
@@ -94,11 +95,11 @@ pub trait CachedFunction {
 }
 
 /// A module with the attribute.
-pub(crate) struct Method<'a, T>(pub(crate) &'a T);
+pub(crate) struct ModuleTarget<'a, T>(pub(crate) &'a T);
 
-impl<T: CachedForward> Subject for Method<'_, T> {
+impl<T: CachedForward> Target for ModuleTarget<'_, T> {
     fn name(&self) -> String {
-        // Instances of a generic struct may compute different things by their type alone.
+        // Instances of a generic struct may compute different outputs for each type argument.
         let generics = type_name::<T>()
             .find('<')
             .map_or("", |at| &type_name::<T>()[at..]);
@@ -118,8 +119,8 @@ impl<T: CachedForward> Subject for Method<'_, T> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        // The name alone does not tell items of the same name in two function bodies apart. It is
-        // watched as well: a handle may be moved to another module.
+        // The name is the same for items of one name in two function bodies; the type is not. It
+        // is watched as well: a handle may be moved to another module.
         type_of(self.0, f);
         self.0.identity(f);
     }
@@ -134,9 +135,9 @@ impl<T: CachedForward> Subject for Method<'_, T> {
 }
 
 /// A free function with the attribute.
-pub(crate) struct Free<F>(pub(crate) std::marker::PhantomData<F>);
+pub(crate) struct FunctionTarget<F>(pub(crate) PhantomData<F>);
 
-impl<F: CachedFunction> Subject for Free<F> {
+impl<F: CachedFunction> Target for FunctionTarget<F> {
     fn name(&self) -> String {
         F::NAME.to_owned()
     }
@@ -150,7 +151,7 @@ impl<F: CachedFunction> Subject for Free<F> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        // As above; but the handle of a function is its own for good.
+        // As for modules, but not watched: the handle of a function is in a static.
         f.content("type", || {
             (type_name::<F>().into(), type_name::<F>().into())
         });
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_nested_modules_cache_depends_on_counts_for_the_outer_one() {
+    fn a_nested_module_counts_for_the_outer_identity() {
         let before = parts(2.0, None);
         let paths: Vec<_> = before.parts.iter().map(|part| part.path.as_str()).collect();
         for path in [

@@ -1,4 +1,5 @@
-//! The tiers of one cache, and the caches of this process: equal identities in one directory share.
+//! The memory and disk tiers of one cache. Caches of this process with the same module hash and
+//! directory share them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,37 +8,37 @@ use std::time::{Duration, Instant};
 
 use torchcache_store::{Compression, Config, Store, StoreError};
 
-use crate::cache::directory::{self, Unusable};
+use super::directory::{self, Unusable};
 use crate::error::Problem;
 use crate::identity::Identity;
 use crate::memory::Memory;
 use crate::options::{Eviction, Options};
 use crate::sync::lock;
 
-/// Where the rows of one identity are kept.
+/// The tiers that keep the rows of one module hash.
 #[derive(Debug, Clone)]
 pub(crate) struct Tiers {
     memory: Arc<Mutex<Memory>>,
-    place: Place,
+    location: DiskLocation,
     pub(crate) store: Option<Store>,
-    /// Why there is no store although there should be one.
+    /// Why there is no store although one is configured.
     pub(crate) disk_fault: Option<DiskFault>,
 }
 
-/// What the options say of where the disk tier lies.
+/// The options that say where the disk tier lies.
 #[derive(Debug, Clone, PartialEq)]
-struct Place {
+struct DiskLocation {
     persistent: bool,
     directory: Option<PathBuf>,
-    /// The name of the directory in it, where that is not the identity's.
+    /// The name of the subdirectory, where that is not the computed module hash.
     name: Option<String>,
 }
 
-impl Place {
-    fn of(options: &Options) -> Self {
-        Place {
+impl DiskLocation {
+    fn from_options(options: &Options) -> Self {
+        DiskLocation {
             persistent: options.persistent,
-            directory: directory::named(options),
+            directory: directory::configured(options),
             name: options.persistent_module_hash.clone(),
         }
     }
@@ -51,7 +52,7 @@ pub(crate) struct DiskFault {
 }
 
 impl DiskFault {
-    fn now(unusable: Unusable) -> Self {
+    fn new(unusable: Unusable) -> Self {
         let reason = match unusable {
             Unusable::Misuse(problem) => problem.to_string(),
             Unusable::Fault(reason) => reason,
@@ -61,58 +62,60 @@ impl DiskFault {
     }
 }
 
-/// How long to go on without the disk before it is tried again.
-const RETRY_DISK: Duration = Duration::from_secs(10);
+/// How long a disk tier that could not be opened is left alone.
+const RETRY_DISK_AFTER: Duration = Duration::from_secs(10);
 
-/// The memory tiers in use, by identity and directory.
-static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
+/// The memory tiers in use, by module hash and directory.
+static MEMORY_TIERS: Mutex<Option<MemoryTiers>> = Mutex::new(None);
 
-type Shared = HashMap<(String, Option<PathBuf>), Weak<Mutex<Memory>>>;
+type MemoryTiers = HashMap<(String, Option<PathBuf>), Weak<Mutex<Memory>>>;
 
 impl Tiers {
-    /// The tiers of `identity`. Where no live cache has them yet, the memory of `previous` goes
-    /// on, if nobody else uses it: rows are keyed by identity, so going back to an old one finds
-    /// its rows again.
+    /// Opens the tiers of `identity`. Where no live cache has them yet, the memory of `previous`
+    /// is used, unless another cache shares it: rows are keyed by module hash, so going back to an
+    /// earlier one finds its rows again.
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used, unless the options named it for `previous` as well: what
-    /// was no mistake then is none now, but a fault, whatever the system calls it, read-only say.
-    pub(crate) fn of(
+    /// A directory that cannot be used. Where the options named the same one for `previous`, it was
+    /// usable then: so it is a fault of the machine now, such as a disk that became read-only.
+    pub(crate) fn open(
         identity: &Identity,
         options: &Options,
         previous: Option<&Tiers>,
     ) -> Result<Self, Problem> {
-        let place = Place::of(options);
+        let location = DiskLocation::from_options(options);
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
-            Err(Unusable::Misuse(problem)) if previous.is_none_or(|tiers| tiers.place != place) => {
+            Err(Unusable::Misuse(problem))
+                if previous.is_none_or(|tiers| tiers.location != location) =>
+            {
                 return Err(problem);
             }
-            Err(unusable) => (None, None, Some(DiskFault::now(unusable))),
+            Err(unusable) => (None, None, Some(DiskFault::new(unusable))),
         };
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
         Ok(Tiers {
             memory,
-            place,
+            location,
             store,
             disk_fault,
         })
     }
 
-    /// Whether there is a store, or should be none.
+    /// Whether there is a store, or none is configured.
     pub(crate) fn has_its_disk(&self) -> bool {
         self.disk_fault.is_none()
     }
 
-    /// Whether it is time to try a disk tier again that could not be opened.
-    pub(crate) fn retry_disk(&self) -> bool {
+    /// Whether it is time to retry a disk tier that could not be opened.
+    pub(crate) fn should_retry_disk(&self) -> bool {
         let fault = self.disk_fault.as_ref();
-        fault.is_some_and(|fault| fault.at.elapsed() > RETRY_DISK)
+        fault.is_some_and(|fault| fault.at.elapsed() > RETRY_DISK_AFTER)
     }
 
-    /// The memory tier, for a moment: no user code runs under this lock.
+    /// Locks the memory tier. No user code may run under this lock.
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
@@ -127,7 +130,7 @@ fn shared_memory(
     previous: Option<&Tiers>,
     options: &Options,
 ) -> Arc<Mutex<Memory>> {
-    let mut shared = lock(&SHARED);
+    let mut shared = lock(&MEMORY_TIERS);
     let shared = shared.get_or_insert_default();
     shared.retain(|_, memory| memory.strong_count() > 0);
     let (bound, eviction) = (options.max_memory_cache_size, options.eviction);
@@ -137,7 +140,7 @@ fn shared_memory(
     });
     let memory = match live {
         Some(memory) => {
-            // Caches that share a memory share its bound: the latest setting holds.
+            // Caches that share a memory tier share its bound: the latest setting holds.
             lock(&memory).reconfigure(bound, eviction);
             memory
         }
@@ -155,7 +158,7 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
     let root = directory::root(options)?;
     let directory = root.join(&identity.hash);
     let store = Store::open(&directory, config(options)).map_err(|error| match error {
-        StoreError::Directory { reason, .. } => Unusable::judge(&directory, &reason),
+        StoreError::Directory { reason, .. } => Unusable::classify(&directory, &reason),
         other => Unusable::Fault(other.to_string()),
     })?;
     Ok(Some((root, store)))

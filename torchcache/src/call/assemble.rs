@@ -1,146 +1,89 @@
-//! Rows as they were found, piece by piece, and the one pass that puts them into their places.
+//! Builds the output of a call from the rows that were found.
 
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::RowValues;
 
-use crate::memory::arena::Pins;
+use crate::memory::rows::{FoundRows, RowBytes, overwrite_rows};
 use crate::schema::Schema;
-use crate::tensor::parallel::copy_rows;
 use crate::tensor::raw;
 
-/// Rows found together: their keys' positions, in rising order, and their bytes.
-#[derive(Debug)]
-pub(crate) struct Piece {
-    pub(crate) source: Source,
-    pub(crate) positions: Vec<usize>,
-    pub(crate) bytes: Bytes,
-}
-
-/// Where rows came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    Memory,
-    Disk,
-    Forward,
-}
-
-/// The bytes of found rows, in the order of their positions.
-#[derive(Debug)]
-pub(crate) enum Bytes {
-    /// Where they lie in memory, not copied yet.
-    Pinned(Pins),
-    /// `[rows, row_bytes]`.
-    Packed(Tensor),
-}
-
-/// The output: a row for each of `key_of_row`, or for each key, in memory of its own.
+/// The output tensors, in memory of their own: a row for each of `key_of_row`, the positions of the
+/// rows' keys, or one for each of `keys` keys.
 pub(crate) fn assemble(
     schema: &Schema,
-    pieces: &[Piece],
+    found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
-    home: Device,
+    module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
     if let [
-        Piece {
-            bytes: Bytes::Packed(whole),
+        FoundRows {
+            bytes: RowBytes::Packed(packed),
             ..
         },
-    ] = pieces
+    ] = found
         && key_of_row.is_none()
     {
-        // All in one piece and each row once: nothing is to be moved.
-        return schema.unpack(&whole.f_to_device(schema.device(home))?, home);
+        // All rows are in one tensor, in order.
+        let packed = packed.f_to_device(schema.device(module_device))?;
+        return schema.unpack(&packed, module_device);
     }
-    if pieces.iter().all(Piece::is_on_cpu) {
-        gather(schema, pieces, keys, key_of_row, home)
+    if found.iter().all(|rows| rows.bytes.is_on_cpu()) {
+        gather_on_cpu(schema, found, keys, key_of_row, module_device)
     } else {
-        gather_on_device(schema, pieces, keys, key_of_row, home)
+        gather_on_device(schema, found, keys, key_of_row, module_device)
     }
 }
 
-impl Piece {
-    fn is_on_cpu(&self) -> bool {
-        match &self.bytes {
-            Bytes::Pinned(_) => true,
-            Bytes::Packed(packed) => packed.device() == Device::Cpu,
-        }
-    }
-}
-
-impl Bytes {
-    fn packed(&self, row_bytes: usize) -> Result<Tensor, TchError> {
-        match self {
-            Bytes::Packed(packed) => Ok(packed.shallow_clone()),
-            Bytes::Pinned(pins) => {
-                let rows: Vec<&[u8]> = (0..pins.len()).map(|row| pins.row(row)).collect();
-                let shape = [rows.len() as i64, row_bytes as i64];
-                raw::tensor(&shape, Kind::Uint8, |bytes| copy_rows(bytes, &rows))
-            }
-        }
-    }
-}
-
-/// One pass over the output: each row is copied once, from where it was found to its place.
-fn gather(
+/// Copies each row once, from where it was found to its place in the output.
+fn gather_on_cpu(
     schema: &Schema,
-    pieces: &[Piece],
+    found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
-    home: Device,
+    module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
     let row_bytes = schema.row_bytes();
     let mut rows: Vec<&[u8]> = vec![&[]; keys];
-    for piece in pieces {
-        match &piece.bytes {
-            Bytes::Pinned(pins) => {
-                for (row, &position) in piece.positions.iter().enumerate() {
-                    rows[position] = pins.row(row);
+    for FoundRows {
+        positions, bytes, ..
+    } in found
+    {
+        match bytes {
+            RowBytes::Pinned(pinned) => {
+                for (row, &position) in positions.iter().enumerate() {
+                    rows[position] = pinned.row(row);
                 }
             }
-            Bytes::Packed(packed) if row_bytes > 0 => {
+            RowBytes::Packed(packed) if row_bytes > 0 => {
                 let packed = raw::view(packed)?.chunks_exact(row_bytes);
-                for (row, &position) in packed.zip(&piece.positions) {
+                for (row, &position) in packed.zip(positions) {
                     rows[position] = row;
                 }
             }
-            Bytes::Packed(_) => {}
+            RowBytes::Packed(_) => {}
         }
     }
     if let Some(key_of_row) = key_of_row {
         rows = key_of_row.iter().map(|&key| rows[key as usize]).collect();
     }
-    schema.gather(&rows, home)
+    schema.gather(&rows, module_device)
 }
 
-/// The same by libtorch's own operations, since some rows are on a device.
+/// Gathers by libtorch's operations, since some rows are on a device.
 fn gather_on_device(
     schema: &Schema,
-    pieces: &[Piece],
+    found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
-    home: Device,
+    module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
-    let device = schema.device(home);
+    let device = schema.device(module_device);
     let shape = [keys as i64, schema.row_bytes() as i64];
     let mut packed = Tensor::f_empty(shape, (Kind::Uint8, device))?;
-    lay_over(pieces, &mut packed)?;
+    overwrite_rows(&mut packed, found)?;
     if let Some(key_of_row) = key_of_row {
         packed = packed.f_index_select(0, &Tensor::from_slice(key_of_row).f_to_device(device)?)?;
     }
-    schema.unpack(&packed, home)
-}
-
-/// Copies rows to their places among packed ones, by libtorch's own operations: either may be on a
-/// device.
-pub(crate) fn lay_over(pieces: &[Piece], packed: &mut Tensor) -> Result<(), TchError> {
-    let device = packed.device();
-    let row_bytes = packed.size()[1] as usize;
-    for piece in pieces {
-        let index: Vec<i64> = piece.positions.iter().map(|&key| key as i64).collect();
-        let index = Tensor::from_slice(&index).f_to_device(device)?;
-        let rows = piece.bytes.packed(row_bytes)?.f_to_device(device)?;
-        let _ = packed.f_index_copy_(0, &index, &rows)?;
-    }
-    Ok(())
+    schema.unpack(&packed, module_device)
 }

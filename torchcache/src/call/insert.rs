@@ -1,129 +1,123 @@
-//! [`Incoming`]: rows on their way into the memory tier. Room is reserved and made known under the
-//! tier's lock; the copying in between, which takes as long as there are bytes, is outside of it.
+//! [`Insert`]: rows on their way into the memory tier. Slots are reserved and published under the
+//! tier's lock; the rows are copied outside of it, which takes as long as there are bytes.
 
 use std::mem::take;
 use std::sync::Arc;
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, TchError};
 use torchcache_store::{RowValues, threads};
 
-use super::lookup::Batch;
 use crate::cache::tiers::Tiers;
 use crate::key::Key;
-use crate::memory::Room;
-use crate::memory::arena::Pins;
+use crate::memory::Reservation;
+use crate::memory::arena::PinnedRows;
+use crate::memory::rows::{FoundRows, PackedRows};
 use crate::schema::Schema;
-use crate::tensor::parallel;
-use crate::tensor::raw;
+use crate::tensor::{parallel, raw};
 
-/// Rows that have their room, filled, and that nobody finds yet.
-pub(crate) struct Incoming<'a> {
+/// Rows that are copied to reserved slots and not published yet.
+pub(crate) struct Insert<'a> {
     tiers: &'a Tiers,
     keys: &'a [Key],
-    schema: &'a Arc<Schema>,
+    schema: Arc<Schema>,
     /// In the order of the rows.
-    rooms: Vec<Room>,
+    reservations: Vec<Reservation>,
 }
 
-impl<'a> Incoming<'a> {
-    /// Copies those of the packed rows to memory that are not there, as far as there is room.
+impl<'a> Insert<'a> {
+    /// Copies rows to memory on `device`: those that are not there, as far as it has room.
     ///
     /// # Errors
     ///
-    /// Memory that cannot be had.
+    /// Memory that cannot be allocated.
     pub(crate) fn fill(
         tiers: &'a Tiers,
         keys: &'a [Key],
-        schema: &'a Arc<Schema>,
-        packed: &Tensor,
+        rows: &PackedRows,
         device: Device,
     ) -> Result<Self, TchError> {
-        let row_bytes = schema.row_bytes();
+        let row_bytes = rows.schema.row_bytes();
         let on_cpu = device == Device::Cpu;
-        // Copied from its device before there is room to give back if that fails.
-        let host = on_cpu
-            .then(|| packed.f_to_device(Device::Cpu))
-            .transpose()?;
-        let rows = host.as_ref().map(raw::view).transpose()?;
-        let rooms = {
+        // Before slots are reserved, which would have to be released if this failed.
+        let host = on_cpu.then(|| rows.bytes.f_to_device(Device::Cpu));
+        let host = host.transpose()?;
+        let bytes = host.as_ref().map(raw::view).transpose()?;
+        let reservations = {
             let mut memory = tiers.memory();
-            let rooms = memory.reserve(keys, row_bytes, device)?;
-            if !on_cpu && let Err(error) = memory.scatter(&rooms, packed) {
-                memory.withdraw(rooms);
+            let reservations = memory.reserve(keys, row_bytes, device)?;
+            if !on_cpu && let Err(error) = memory.scatter(&reservations, &rows.bytes) {
+                memory.release(reservations);
                 return Err(error);
             }
-            rooms
+            reservations
         };
-        // From here on, room that is not used goes back, whatever happens.
-        let mut incoming = Incoming {
+        // Dropping it releases the slots that were not published.
+        let mut insert = Insert {
             tiers,
             keys,
-            schema,
-            rooms,
+            schema: rows.schema.clone(),
+            reservations,
         };
-        if let Some(rows) = rows {
-            incoming.copy(rows);
+        if let Some(bytes) = bytes {
+            insert.copy(bytes);
         }
-        Ok(incoming)
+        Ok(insert)
     }
 
-    fn copy(&mut self, rows: &[u8]) {
+    fn copy(&mut self, bytes: &[u8]) {
         let row_bytes = self.schema.row_bytes();
-        let (workers, share) = parallel::copying(self.rooms.len() * row_bytes, self.rooms.len());
-        threads::for_each(workers, self.rooms.chunks_mut(share), |rooms| {
-            for room in rooms {
-                let row = &rows[room.row * row_bytes..][..row_bytes];
-                let index = room.slot.index as usize;
-                room.filled = room.shelf.as_ref().is_some_and(|it| it.fill(index, row));
+        let count = self.reservations.len();
+        let (workers, share) = parallel::copying(count * row_bytes, count);
+        threads::for_each(workers, self.reservations.chunks_mut(share), |share| {
+            for reservation in share {
+                let row = &bytes[reservation.row * row_bytes..][..row_bytes];
+                reservation.fill(row);
             }
         });
-        debug_assert!(self.rooms.iter().all(|room| room.filled), "slots are empty");
-        self.rooms.retain(|room| room.filled);
+        debug_assert!(
+            self.reservations.iter().all(Reservation::is_filled),
+            "reserved slots are empty"
+        );
+        self.reservations.retain(Reservation::is_filled);
     }
 
-    /// The rows, pinned in memory; `None` where not all of them are there.
-    pub(crate) fn values(&self) -> Option<Arc<dyn RowValues>> {
-        let mut pins = Pins::default();
-        let all = self.rooms.len() == self.keys.len()
-            && self.rooms.iter().all(|room| {
-                let shelf = room.shelf.as_ref();
-                shelf.is_some_and(|shelf| pins.add(shelf, room.slot.index))
-            });
-        all.then(|| Arc::new(pins) as _)
+    /// The rows, pinned in memory; `None` unless all of them are there.
+    pub(crate) fn pinned(&self) -> Option<Arc<dyn RowValues>> {
+        if self.reservations.len() < self.keys.len() {
+            return None;
+        }
+        let mut pinned = PinnedRows::default();
+        let mut reservations = self.reservations.iter();
+        let all = reservations.all(|reservation| reservation.pin(&mut pinned));
+        all.then(|| Arc::new(pinned) as _)
     }
 
-    /// Takes back rows, by their positions in rising order: they have other values from now on.
-    pub(crate) fn withdraw(&mut self, positions: &[usize]) {
-        let (gone, stays) = take(&mut self.rooms)
+    /// Releases the slots of rows, by their positions in rising order: another copy won.
+    pub(crate) fn release(&mut self, positions: &[usize]) {
+        let (released, kept) = take(&mut self.reservations)
             .into_iter()
-            .partition(|room| positions.binary_search(&room.row).is_ok());
-        self.rooms = stays;
-        self.tiers.memory().withdraw(gone);
+            .partition(|reservation| positions.binary_search(&reservation.row).is_ok());
+        self.reservations = kept;
+        self.tiers.memory().release(released);
     }
 
-    /// Makes the rows known. Where another thread was faster, its rows are the value from now on:
-    /// they are in the batch that comes back, if they are of the same schema.
+    /// Makes the rows visible. Returns the rows of these keys that another thread published first:
+    /// theirs are the values from now on.
     ///
     /// # Errors
     ///
-    /// Memory that cannot be had to copy those.
-    pub(crate) fn publish(mut self, home: Device) -> Result<Option<Batch>, TchError> {
+    /// Memory that cannot be allocated to copy those.
+    pub(crate) fn publish(mut self, module_device: Device) -> Result<Vec<FoundRows>, TchError> {
         let mut memory = self.tiers.memory();
-        let held = memory.has_any(self.keys).then(|| {
-            let mut held = Batch::new(self.keys.to_vec());
-            held.take_from_memory(&mut memory, home).map(|()| held)
-        });
-        memory.publish(self.keys, self.schema, take(&mut self.rooms));
-        drop(memory);
-        let held = held.transpose()?;
-        Ok(held.and_then(|held| held.agreeing(self.schema)))
+        let winners = memory.publish(self.keys, &self.schema, take(&mut self.reservations));
+        memory.read(winners, module_device)
     }
 }
 
-impl Drop for Incoming<'_> {
+impl Drop for Insert<'_> {
     fn drop(&mut self) {
-        if !self.rooms.is_empty() {
-            self.tiers.memory().withdraw(take(&mut self.rooms));
+        if !self.reservations.is_empty() {
+            self.tiers.memory().release(take(&mut self.reservations));
         }
     }
 }

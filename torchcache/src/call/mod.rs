@@ -1,147 +1,122 @@
-//! The path of a call: keys of the rows → memory → disk → forward the misses → store → verify →
-//! assemble.
+//! The path of a call, from the keys of its rows to its output.
 //!
-//! [`Call::through_the_cache`] is that sentence; each step is a method below it, in that order, but
-//! for verifying, which is off by default and in [`recheck`].
+//! [`run_cached`] is the path, top-down; the steps are the methods below it, in the same order. No
+//! lock is held while the body runs.
 
-pub(crate) mod assemble;
+mod assemble;
 pub(crate) mod bypass;
-pub(crate) mod insert;
-pub(crate) mod lookup;
-pub(crate) mod outcome;
-pub(crate) mod recheck;
+mod disk;
+mod insert;
+mod lookup;
+mod outcome;
+mod recheck;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use tch::{Device, TchError, Tensor};
-use torchcache_store::{RowBatch, Store};
 
-use crate::argument::{Arguments, Rows};
-use crate::cache::handle::Cache;
+use crate::argument::{Arguments, SelectedRows};
+use crate::cache::handle::OpenCache;
 use crate::cache::stats::Counters;
-use crate::cache::target::Subject;
-use crate::error::{Error, Problem};
+use crate::cache::target::Target;
+use crate::cache::warnings::{Reason, first_line};
+use crate::error::Problem;
 use crate::function::Function;
-use crate::key::{Context, Key};
-use crate::options::Options;
+use crate::key::{Key, KeyContext};
+use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
+use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
 use crate::schema::Schema;
 use crate::tensor::layout;
-use crate::tensor::raw;
 
-use bypass::Reason;
-use insert::Incoming;
-use lookup::{Batch, Unreadable};
-use outcome::parts;
+use disk::LookupError;
+use insert::Insert;
+use lookup::Lookup;
+use outcome::{Stop, flatten_output};
+use recheck::Comparison;
 
-/// Calls `body` through the cache of `subject`: only for rows that were never computed.
+/// Runs `body` through the cache of `target`: on the rows that no tier holds.
 ///
 /// # Panics
 ///
-/// On misuse, where the output is no `Result` that could hold the error.
+/// On misuse, unless the output is a `Result` that can hold the error.
 #[track_caller]
-pub(crate) fn call<O: Output>(
-    subject: &dyn Subject,
+pub(crate) fn run<O: Output>(
+    target: &dyn Target,
     function: &Function,
     arguments: &Arguments,
-    body: &dyn Fn(&Rows) -> O,
+    body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
-    match cached(subject, function, arguments, body) {
+    match run_cached(target, function, arguments, body) {
         Ok(output) | Err(Stop::Return(output)) => output,
-        Err(Stop::Past(reason)) => bypass::past_the_cache(subject, reason, arguments, body),
-        Err(Stop::Misuse(error)) => O::fail(error.in_module(&subject.name())),
+        Err(Stop::Bypass(reason)) => bypass::bypass(target, &reason, arguments, body),
+        Err(Stop::Misuse(error)) => O::from_error(error.in_module(&target.name())),
     }
 }
 
-/// Why a call ends before its output is assembled.
-pub(crate) enum Stop<O> {
-    /// The output is there: nothing to cache, or the forward failed.
-    Return(O),
-    /// The cache cannot serve this call: the body runs on all of it.
-    Past(Reason),
-    Misuse(Error),
-}
-
-impl<O> From<Problem> for Stop<O> {
-    fn from(problem: Problem) -> Self {
-        Stop::Misuse(problem.into())
-    }
-}
-
-fn cached<O: Output>(
-    subject: &dyn Subject,
+fn run_cached<O: Output>(
+    target: &dyn Target,
     function: &Function,
     arguments: &Arguments,
-    body: &dyn Fn(&Rows) -> O,
+    body: &dyn Fn(&SelectedRows) -> O,
 ) -> Result<O, Stop<O>> {
-    if bypass::switched_off() {
-        return Ok(body(&Rows::all(arguments)));
+    if environment::is_disabled() {
+        return Ok(body(&SelectedRows::all(arguments)));
     }
-    let attached = subject.handle().attach(subject).map_err(Stop::Misuse)?;
-    let Some(cache) = attached.in_use() else {
-        return Ok(body(&Rows::all(arguments)));
+    let handle = target.handle();
+    let attached = handle.attach(target).map_err(Stop::Misuse)?;
+    let Some(cache) = attached.enabled_cache() else {
+        return Ok(body(&SelectedRows::all(arguments)));
     };
-    let counters = &subject.handle().counters;
-    Counters::add(&counters.calls, 1);
+    Counters::add(&handle.counters.calls, 1);
     let rows = arguments.rows(function)?;
-    bypass::check(function, arguments, rows).map_err(Stop::Past)?;
-    let home = cache.home.unwrap_or_else(|| arguments.home());
-    let options = &attached.options;
-    Call {
-        subject,
+    bypass::check(function, arguments, rows).map_err(Stop::Bypass)?;
+    let call = Call {
+        target,
         function,
         arguments,
-        options,
+        options: &attached.options,
         cache,
-        counters,
-        home,
+        counters: &handle.counters,
+        module_device: cache.module_device.unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
+    };
+
+    let mut lookup = Lookup::new(call.row_keys()?);
+    call.reject_ambiguous_ids(&lookup)?;
+    call.find_in_memory(&mut lookup)?;
+    call.find_on_disk(&mut lookup)?;
+    if lookup.has_missing() {
+        let mut computed = call.compute_missing(&lookup, body)?;
+        call.store(&lookup.missing_keys(), &mut computed);
+        lookup.add_computed(computed);
     }
-    .through_the_cache(body)
+    if call.options.verify > 0.0 {
+        call.verify_hits(&lookup, body)?;
+    }
+    call.assemble(lookup)
 }
 
-/// One call that the cache may serve.
-pub(crate) struct Call<'a> {
-    pub(crate) subject: &'a dyn Subject,
+/// One call that the cache serves.
+struct Call<'a> {
+    target: &'a dyn Target,
     function: &'a Function,
-    pub(crate) arguments: &'a Arguments<'a>,
-    pub(crate) options: &'a Options,
-    cache: &'a Cache,
-    pub(crate) counters: &'a Counters,
-    /// Where the module's outputs are at home: the device of its weights, else of its input.
-    pub(crate) home: Device,
-    /// That of the output's type, as text.
+    arguments: &'a Arguments<'a>,
+    options: &'a Options,
+    cache: &'a OpenCache,
+    counters: &'a Counters,
+    /// The device of the module's weights, or else of its input.
+    module_device: Device,
+    /// The structure of the output type.
     structure: String,
 }
 
-/// What the forward gave for some rows.
-pub(crate) struct Computed {
-    pub(crate) schema: Arc<Schema>,
-    pub(crate) packed: Tensor,
-}
-
 impl Call<'_> {
-    fn through_the_cache<O: Output>(&self, body: &dyn Fn(&Rows) -> O) -> Result<O, Stop<O>> {
-        let mut batch = Batch::new(self.keys_of_the_rows()?);
-        self.refuse_ambiguous_ids(&batch)?;
-        self.take_from_memory(&mut batch)?;
-        self.take_from_disk(&mut batch)?;
-        if batch.has_missing() {
-            let computed = self.forward_the_misses(&batch, body)?;
-            self.store(&mut batch, computed)?;
-        }
-        if self.options.verify > 0.0 {
-            self.verify_some(&batch, body)?;
-        }
-        self.assemble(batch)
-    }
-
-    fn keys_of_the_rows<O>(&self) -> Result<Vec<Key>, Stop<O>> {
+    fn row_keys<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
-        let shared = self.subject.handle().digests_of(&self.arguments.shared);
+        let shared = self.target.handle().shared_digests(&self.arguments.shared);
         let keys = shared.and_then(|shared| {
-            let context = Context {
+            let context = KeyContext {
                 module_hash: &self.cache.identity.hash,
                 options: self.options,
                 function: self.function.name,
@@ -153,246 +128,264 @@ impl Call<'_> {
         Counters::time(&self.counters.hashing, start);
         keys.map_err(|error| {
             Counters::add(&self.counters.hashing_faults, 1);
-            Stop::Past(Reason::Unreadable(error))
+            Stop::Bypass(Reason::Libtorch(error))
         })
     }
 
-    /// Rows of one id are one sample: which of them should the forward get, if they differ?
-    fn refuse_ambiguous_ids<O>(&self, batch: &Batch) -> Result<(), Stop<O>> {
+    /// Rows with the same id must be equal: else the forward would have to choose one of them.
+    fn reject_ambiguous_ids<O>(&self, lookup: &Lookup) -> Result<(), Stop<O>> {
         let Some(ids) = &self.arguments.ids else {
             return Ok(());
         };
-        let (first, second) = batch.repeated_rows();
+        let (first, second) = lookup.repeated_rows();
         if second.is_empty() {
             return Ok(());
         }
-        let differing = self.arguments.first_difference(&first, &second);
-        match differing.map_err(|error| Stop::Past(Reason::Unreadable(error)))? {
+        let difference = self.arguments.first_difference(&first, &second);
+        match difference.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))? {
             None => Ok(()),
-            Some((argument, place)) => Err(Stop::from(Problem::SameId {
+            Some((argument, pair)) => Err(Stop::from(Problem::SameId {
                 ids: self.function.argument(ids.position),
-                first: first[place],
-                second: second[place],
+                first: first[pair],
+                second: second[pair],
                 argument: self.arguments.name(self.function, argument),
             })),
         }
     }
 
-    fn take_from_memory<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
+    fn find_in_memory<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
         let start = Instant::now();
-        let taken = {
+        let found = {
             let mut memory = self.cache.tiers.memory();
-            memory.note(batch.keys());
-            batch.take_from_memory(&mut memory, self.home)
+            memory.note(lookup.keys());
+            lookup.find_in_memory(&mut memory, self.module_device)
         };
         Counters::time(&self.counters.loading, start);
-        taken.unwrap_or_else(|error| self.memory_fault(&error));
-        one_schema(batch)
+        found.or_else(|error| self.lookup_error(&error))
     }
 
-    fn take_from_disk<O>(&self, batch: &mut Batch) -> Result<(), Stop<O>> {
-        let Some(store) = self
-            .cache
-            .tiers
-            .store
-            .as_ref()
-            .filter(|_| batch.has_missing())
-        else {
+    fn find_on_disk<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
+        let store = self.cache.tiers.store.as_ref();
+        let Some(store) = store.filter(|_| lookup.has_missing()) else {
             return Ok(());
         };
         let start = Instant::now();
-        match batch.take_from_disk(store) {
-            Ok(None) => {}
-            Ok(Some(read)) => {
-                if let Some(incoming) = self.incoming(&read.keys, &read.schema, &read.packed)
-                    && let Err(error) = incoming.publish(self.home)
-                {
-                    self.memory_fault(&error);
-                }
-            }
-            Err(Unreadable::Tensor(error)) => self.memory_fault(&error),
-            Err(Unreadable::Layout) => {
-                Counters::add(&self.counters.layout_faults, 1);
-                bypass::tell_once(self.subject, &Reason::ForeignRows);
-            }
+        let found = lookup.find_on_disk(store);
+        if let Ok(Some((keys, rows))) = &found
+            && let Some(insert) = self.insert(keys, rows)
+            && let Err(error) = insert.publish(self.module_device)
+        {
+            self.memory_fault(&error);
         }
         Counters::time(&self.counters.loading, start);
-        one_schema(batch)
+        found.map(|_| ()).or_else(|error| self.lookup_error(&error))
     }
 
-    /// Runs the body once, on all missing rows together. No lock is held.
-    fn forward_the_misses<O: Output>(
+    /// Runs the body once, on all missing rows together.
+    fn compute_missing<O: Output>(
         &self,
-        batch: &Batch,
-        body: &dyn Fn(&Rows) -> O,
-    ) -> Result<Computed, Stop<O>> {
-        let rows = if batch.misses_whole() {
-            Rows::all(self.arguments)
+        lookup: &Lookup,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<PackedRows, Stop<O>> {
+        let rows = if lookup.misses_all() {
+            SelectedRows::all(self.arguments)
         } else {
-            Rows::selected(self.arguments, &batch.missing_rows())
-                .map_err(|error| Stop::Past(Reason::Unreadable(error)))?
+            SelectedRows::select(self.arguments, &lookup.missing_rows())
+                .map_err(|error| Stop::Bypass(Reason::Libtorch(error)))?
         };
         let start = Instant::now();
         let output = body(&rows);
         Counters::time(&self.counters.forward, start);
-        let (tensors, lengths) = parts(output, rows.count())?;
-        self.computed(&tensors, &lengths).map_err(|reason| {
-            if !batch.misses_whole() {
-                return Stop::Past(reason);
+        let (tensors, lengths) = flatten_output(output, rows.count())?;
+        match self.pack(&tensors, &lengths) {
+            Ok(computed) if lookup.accepts(&computed.schema) => Ok(computed),
+            Ok(_) => Err(Stop::Bypass(Reason::ChangingShape)),
+            Err(reason) if lookup.misses_all() => {
+                // The body ran on the whole batch already: its output is returned.
+                bypass::count(self.target, &reason);
+                let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
+                let value = O::Value::unflatten(&mut tensors, &mut lengths);
+                let value = value.expect("tensors fit the value that they were taken from");
+                Err(Stop::Return(O::from_value(value)))
             }
-            // The body has run on the whole batch already: its output is the answer.
-            bypass::count(self.subject, &reason);
-            let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
-            let value = O::Value::put_together(&mut tensors, &mut lengths);
-            Stop::Return(O::of(value.expect("parts fit where they were taken from")))
-        })
+            Err(reason) => Err(Stop::Bypass(reason)),
+        }
     }
 
-    /// Rows as the tiers keep them: rounded and packed.
-    pub(crate) fn computed(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<Computed, Reason> {
+    /// Rows as the tiers keep them: rounded to `cache_dtype`, and packed.
+    fn pack(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<PackedRows, Reason> {
         if tensors.is_empty() {
             return Err(Reason::NoTensors);
         }
-        if !tensors.iter().all(layout::is_plain) {
+        if !tensors.iter().all(layout::is_strided) {
             return Err(Reason::OutputLayout);
         }
-        let schema = || -> Result<_, TchError> {
+        let packed = || -> Result<_, TchError> {
             let lengths = lengths.to_vec();
             let (structure, dtype) = (&self.structure, self.options.cache_dtype);
-            let schema = Schema::of(structure, tensors, lengths, dtype, self.home)?;
-            let packed = schema.pack(tensors)?;
-            Ok(Computed {
-                schema: Arc::new(schema),
-                packed,
+            let schema = Schema::of(structure, tensors, lengths, dtype, self.module_device)?;
+            let bytes = schema.pack(tensors)?;
+            Ok(PackedRows {
+                schema: schema.into(),
+                bytes,
             })
         };
-        let computed = schema().map_err(Reason::Unreadable)?;
-        if computed.schema.fits() {
-            Ok(computed)
+        let packed = packed().map_err(Reason::Libtorch)?;
+        if packed.schema.fits() {
+            Ok(packed)
         } else {
             Err(Reason::OutputLayout)
         }
     }
 
-    /// Hands the computed rows to both tiers and to the batch.
-    fn store<O>(&self, batch: &mut Batch, computed: Computed) -> Result<(), Stop<O>> {
-        let Computed { schema, mut packed } = computed;
-        if !batch.admits(&schema) {
-            return Err(Stop::Past(Reason::ChangingShape));
-        }
+    /// Hands computed rows to both tiers, which keep the first copy of each row.
+    fn store(&self, keys: &[Key], computed: &mut PackedRows) {
         let start = Instant::now();
-        let keys = batch.missing_keys();
-        let mut incoming = self.incoming(&keys, &schema, &packed);
+        let mut insert = self.insert(keys, computed);
         if let Some(store) = &self.cache.tiers.store {
-            // The disk is asked first, so that memory never holds another value than it.
-            match put_on_disk(store, &keys, &schema, &packed, incoming.as_ref()) {
-                Ok(None) => {}
-                Ok(Some(there)) => {
-                    if let Some(incoming) = &mut incoming {
-                        incoming.withdraw(&there.found());
-                    }
-                    self.lay_over(&mut packed, there);
-                }
-                Err(error) => self.memory_fault(&error),
+            // The disk comes first, so that memory never holds another value than the disk.
+            let winners = disk::put(store, keys, computed, insert.as_ref());
+            if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
+                winners
+                    .iter()
+                    .for_each(|rows| insert.release(&rows.positions));
             }
+            self.reconcile(computed, winners);
         }
-        match incoming.map(|incoming| incoming.publish(self.home)) {
-            None | Some(Ok(None)) => {}
-            Some(Ok(Some(held))) => self.lay_over(&mut packed, held),
-            Some(Err(error)) => self.memory_fault(&error),
+        if let Some(insert) = insert {
+            self.reconcile(computed, insert.publish(self.module_device));
         }
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.storing, start);
-        batch.take_computed(schema, packed);
-        Ok(())
     }
 
-    fn assemble<O: Output>(&self, batch: Batch) -> Result<O, Stop<O>> {
-        let start = Instant::now();
-        let tally = batch.tally();
-        let assembled = batch.assemble(self.home);
-        Counters::time(&self.counters.loading, start);
-        let (schema, tensors) = assembled.map_err(|error| Stop::Past(Reason::Unreadable(error)))?;
-        self.counters.tally(tally);
-        let (memory, disk, computed) = (tally.memory, tally.disk, tally.computed);
-        tracing::debug!(
-            module = self.subject.name(),
-            memory,
-            disk,
-            computed,
-            "{} rows",
-            tally.rows
-        );
-        let mut lengths = schema.lengths().iter().copied();
-        let value = O::Value::put_together(&mut tensors.into_iter(), &mut lengths);
-        // Keys hold the structure of the output, so only a forged row gets here without one.
-        value.map(O::of).ok_or(Stop::Past(Reason::ForeignRows))
-    }
-
-    /// Rows that are about to be in memory; `None` where they cannot be.
-    fn incoming<'a>(
-        &'a self,
-        keys: &'a [Key],
-        schema: &'a Arc<Schema>,
-        packed: &Tensor,
-    ) -> Option<Incoming<'a>> {
-        let own = schema.device(self.home);
-        let device = self.options.memory_cache_device.unwrap_or(own);
-        Incoming::fill(&self.cache.tiers, keys, schema, packed, device)
-            .inspect_err(|error| self.memory_fault(error))
-            .ok()
-    }
-
-    /// Puts rows that another thread or process had first in place of those just computed: they are
-    /// the value from now on.
-    fn lay_over(&self, packed: &mut Tensor, there: Batch) {
-        if let Err(error) = there.lay_over(packed) {
+    /// Overwrites computed rows with the copies of another thread or process that a tier held
+    /// first.
+    fn reconcile(&self, computed: &mut PackedRows, winners: Result<Vec<FoundRows>, TchError>) {
+        let overwritten = winners.and_then(|rows| overwrite_rows(&mut computed.bytes, &rows));
+        if let Err(error) = overwritten {
             self.memory_fault(&error);
         }
     }
 
-    /// A fault is a miss: what could not be held or copied is computed again.
-    pub(crate) fn memory_fault(&self, error: &TchError) {
-        Counters::add(&self.counters.memory_faults, 1);
-        bypass::tell_once(self.subject, &Reason::MemoryTier(bypass::brief(error)));
-    }
-}
-
-fn one_schema<O>(batch: &Batch) -> Result<(), Stop<O>> {
-    if batch.is_mixed() {
-        Err(Stop::Past(Reason::ChangingShape))
-    } else {
+    /// Computes a share of the hits again, in one forward, and compares. The call returns the
+    /// cached rows in any case; only an output that requires grad is an error, and a panic of the
+    /// body passes through, as on a miss.
+    fn verify_hits<O: Output>(
+        &self,
+        lookup: &Lookup,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<(), Stop<O>> {
+        let sample = recheck::sample(self.options.verify, lookup.hits());
+        if sample.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let compared = self.compare_hits(lookup, &sample, body);
+        Counters::time(&self.counters.verifying, start);
+        let Comparison {
+            mismatched,
+            example,
+        } = match compared {
+            Ok(comparison) => comparison,
+            Err(Stop::Misuse(error)) if matches!(error.problem(), Problem::OutputRequiresGrad) => {
+                return Err(Stop::Misuse(error));
+            }
+            // A fault of the machine says nothing about the rows.
+            Err(Stop::Bypass(Reason::Libtorch(error))) => {
+                self.memory_fault(&error);
+                return Ok(());
+            }
+            Err(Stop::Return(_)) => Comparison::all_differ(&sample, "the forward failed"),
+            Err(Stop::Bypass(_) | Stop::Misuse(_)) => Comparison::all_differ(
+                &sample,
+                "the forward returned another number of rows, or rows of another shape or kind",
+            ),
+        };
+        Counters::add(&self.counters.verified, sample.len());
+        if mismatched > 0 {
+            Counters::add(&self.counters.mismatched, mismatched);
+            self.warn_once(&Reason::Mismatch {
+                mismatched,
+                verified: sample.len(),
+                example,
+            });
+        }
         Ok(())
     }
-}
 
-/// Queues rows for the disk. Those that are there already come back: their values are the rows from
-/// now on.
-fn put_on_disk(
-    store: &Store,
-    keys: &[Key],
-    schema: &Schema,
-    packed: &Tensor,
-    incoming: Option<&Incoming<'_>>,
-) -> Result<Option<Batch>, TchError> {
-    let (described, row_bytes) = (schema.encode().into(), schema.row_bytes());
-    let rows = match incoming.and_then(Incoming::values) {
-        Some(pinned) => RowBatch::shared(keys.to_vec(), described, pinned, row_bytes),
-        None => {
-            let copied = raw::view(&layout::on_cpu(packed)?)?.to_vec();
-            RowBatch::new(keys.to_vec(), described, copied, row_bytes)
+    fn compare_hits<O: Output>(
+        &self,
+        lookup: &Lookup,
+        sample: &[usize],
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<Comparison, Stop<O>> {
+        let fault = |error| Stop::Bypass(Reason::Libtorch(error));
+        let rows = lookup.rows_at(sample);
+        let rows = SelectedRows::select(self.arguments, &rows).map_err(fault)?;
+        let (tensors, lengths) = flatten_output(body(&rows), rows.count())?;
+        // Packed and unpacked as cached rows are, rounding included.
+        let computed = self.pack(&tensors, &lengths).map_err(Stop::Bypass)?;
+        if !lookup.accepts(&computed.schema) {
+            return Err(Stop::Bypass(Reason::ChangingShape));
         }
-    };
-    let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
-    let rows = rows.element_bytes(schema.element_bytes());
-    let winners = store.put(rows);
-    let present: Vec<usize> = winners.iter().map(|(position, _)| *position).collect();
-    if present.is_empty() {
-        return Ok(None);
+        let PackedRows { schema, bytes } = computed;
+        let recomputed = schema.unpack(&bytes, self.module_device).map_err(fault)?;
+        let cached = lookup.outputs_at(sample, self.module_device);
+        recheck::compare(&schema, &cached.map_err(fault)?, &recomputed).map_err(fault)
     }
-    let mut there = Batch::of_some(keys, present);
-    match there.take_from_disk(store) {
-        Ok(_) => Ok(there.agreeing(schema)),
-        Err(_) => Ok(None),
+
+    fn assemble<O: Output>(&self, lookup: Lookup) -> Result<O, Stop<O>> {
+        let start = Instant::now();
+        let rows = lookup.counts();
+        let assembled = lookup.assemble(self.module_device);
+        Counters::time(&self.counters.loading, start);
+        let (schema, tensors) = assembled.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))?;
+        self.counters.add_rows(rows);
+        tracing::debug!(
+            module = self.target.name(),
+            memory = rows.memory,
+            disk = rows.disk,
+            computed = rows.computed,
+            "{} rows",
+            rows.rows
+        );
+        let mut lengths = schema.lengths().iter().copied();
+        let value = O::Value::unflatten(&mut tensors.into_iter(), &mut lengths);
+        // Keys contain the structure of the output, so that only a forged row does not fit.
+        let value = value.ok_or(Stop::Bypass(Reason::ForeignRows))?;
+        Ok(O::from_value(value))
+    }
+
+    /// Copies rows to memory, not published yet; `None` where that fails.
+    fn insert<'a>(&'a self, keys: &'a [Key], rows: &PackedRows) -> Option<Insert<'a>> {
+        let output_device = rows.schema.device(self.module_device);
+        let device = self.options.memory_cache_device.unwrap_or(output_device);
+        Insert::fill(&self.cache.tiers, keys, rows, device)
+            .inspect_err(|error| self.memory_fault(error))
+            .ok()
+    }
+
+    fn lookup_error<O>(&self, error: &LookupError) -> Result<(), Stop<O>> {
+        match error {
+            LookupError::Mixed => return Err(Stop::Bypass(Reason::ChangingShape)),
+            LookupError::ForeignSchema => {
+                Counters::add(&self.counters.layout_faults, 1);
+                self.warn_once(&Reason::ForeignRows);
+            }
+            LookupError::Libtorch(error) => self.memory_fault(error),
+        }
+        Ok(())
+    }
+
+    /// Counts a fault that makes rows misses: what could not be held or copied is computed again.
+    fn memory_fault(&self, error: &TchError) {
+        Counters::add(&self.counters.memory_faults, 1);
+        self.warn_once(&Reason::MemoryTier(first_line(error)));
+    }
+
+    fn warn_once(&self, reason: &Reason) {
+        let warnings = &self.target.handle().warnings;
+        warnings.warn_once(|| self.target.name(), reason);
     }
 }

@@ -1,29 +1,45 @@
-//! What a body returned, taken apart and checked: the one place that looks at a forward's output before
-//! it goes anywhere.
+//! What a body returned, checked and flattened; and why a call may end early.
 
 use tch::Tensor;
 use torchcache_store::schema::names;
 
-use crate::call::Stop;
-use crate::error::Problem;
+use crate::cache::warnings::Reason;
+use crate::error::{Error, Problem};
 use crate::output::{Batched, Output, structure};
 use crate::tensor::layout;
 
-/// The tensors of what the body gave for `rows` rows, and the lengths of its vectors.
-pub(crate) fn parts<O: Output>(output: O, rows: i64) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
+/// Why a call ends before its output is assembled.
+pub(crate) enum Stop<O> {
+    /// The output is known: the forward failed, or its output cannot be cached.
+    Return(O),
+    /// The cache cannot serve this call: the body runs on the whole batch.
+    Bypass(Reason),
+    Misuse(Error),
+}
+
+impl<O> From<Problem> for Stop<O> {
+    fn from(problem: Problem) -> Self {
+        Stop::Misuse(problem.into())
+    }
+}
+
+/// The tensors of a body's output for `rows` rows, and the lengths of its vectors.
+pub(crate) fn flatten_output<O: Output>(
+    output: O,
+    rows: i64,
+) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
     let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-    output
-        .value()
-        .map_err(Stop::Return)?
-        .take_apart(&mut tensors, &mut lengths);
-    for (place, tensor) in tensors.iter().enumerate() {
+    let value = output.into_value().map_err(Stop::Return)?;
+    value.flatten(&mut tensors, &mut lengths);
+    for (position, tensor) in tensors.iter().enumerate() {
         let got = if tensor.defined() {
             tensor.size()
         } else {
             Vec::new()
         };
         if got.first() != Some(&rows) {
-            let part = names(&structure::<O>(), &lengths, tensors.len()).swap_remove(place);
+            let mut names = names(&structure::<O>(), &lengths, tensors.len());
+            let part = names.swap_remove(position);
             return Err(Problem::OutputRows { part, got, rows }.into());
         }
         if layout::records_gradients(tensor) {

@@ -1,130 +1,79 @@
-//! Verifying: a share of the hits is computed anew and compared with what the cache gave, as far as
-//! floating point lets two batches agree. It watches the call and does not take part in it.
+//! Comparing recomputed rows with cached ones, within what floating point allows rows of two batches
+//! to differ.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Instant;
 
 use tch::{Kind, TchError, Tensor};
 
-use super::bypass::{self, Reason};
-use super::lookup::Batch;
-use super::outcome::parts;
-use crate::argument::Rows;
-use crate::cache::stats::Counters;
-use crate::call::{Call, Stop};
-use crate::error::{Problem, output};
-use crate::output::Output;
+use crate::error::output;
 use crate::schema::Schema;
 use crate::tensor::layout;
 
-impl Call<'_> {
-    /// Computes a share of the hits anew, in one forward of their own. No lock is held. Whatever
-    /// comes of it, the call returns what the cache gave; only an output that requires grad is
-    /// refused, and a panic of the body passes through, as they would on a miss.
-    pub(crate) fn verify_some<O: Output>(
-        &self,
-        batch: &Batch,
-        body: &dyn Fn(&Rows) -> O,
-    ) -> Result<(), Stop<O>> {
-        let drawn = draw(self.options.verify, batch.hits());
-        if drawn.is_empty() {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let compared = self.compared(batch, &drawn, body);
-        Counters::time(&self.counters.verifying, start);
-        let all = |how: &str| (drawn.len(), how.to_owned());
-        let (mismatched, how) = match compared {
-            Ok(found) => found,
-            Err(Stop::Misuse(error)) if matches!(error.problem(), Problem::OutputRequiresGrad) => {
-                return Err(Stop::Misuse(error));
-            }
-            // A fault of the machine says nothing of the rows.
-            Err(Stop::Past(Reason::Unreadable(error))) => {
-                self.memory_fault(&error);
-                return Ok(());
-            }
-            Err(Stop::Return(_)) => all("the forward failed"),
-            Err(Stop::Past(_) | Stop::Misuse(_)) => {
-                all("the forward gave another number of rows, or rows of another shape or kind")
-            }
-        };
-        Counters::add(&self.counters.verified, drawn.len());
-        if mismatched > 0 {
-            Counters::add(&self.counters.mismatched, mismatched);
-            let reason = Reason::Mismatch(mismatched, drawn.len(), how);
-            bypass::tell_once(self.subject, &reason);
-        }
-        Ok(())
-    }
+/// How recomputed rows compare with cached ones.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Comparison {
+    /// How many rows differ.
+    pub(crate) mismatched: usize,
+    /// The first difference; empty where there is none.
+    pub(crate) example: String,
+}
 
-    /// How many of the drawn rows do not agree when they are computed anew, and how the first of
-    /// them does not.
-    fn compared<O: Output>(
-        &self,
-        batch: &Batch,
-        drawn: &[usize],
-        body: &dyn Fn(&Rows) -> O,
-    ) -> Result<(usize, String), Stop<O>> {
-        let unreadable = |error| Stop::Past(Reason::Unreadable(error));
-        let rows = batch.rows_at(drawn);
-        let rows = Rows::selected(self.arguments, &rows).map_err(unreadable)?;
-        let (tensors, lengths) = parts(body(&rows), rows.count())?;
-        // On the way that a computed row goes into the cache and out of it, rounding included.
-        let computed = self.computed(&tensors, &lengths).map_err(Stop::Past)?;
-        if !batch.admits(&computed.schema) {
-            return Err(Stop::Past(Reason::ChangingShape));
+impl Comparison {
+    /// Every row of a sample differs, for one reason.
+    pub(crate) fn all_differ(sample: &[usize], reason: &str) -> Self {
+        Comparison {
+            mismatched: sample.len(),
+            example: reason.to_owned(),
         }
-        let again = computed.schema.unpack(&computed.packed, self.home);
-        let given = batch.outputs_at(drawn, self.home).map_err(unreadable)?;
-        differing(&computed.schema, &given, &again.map_err(unreadable)?).map_err(unreadable)
     }
 }
 
-/// Some of the hits, each drawn by itself. Not with torch's generator: the random numbers of the
-/// caller do not depend on what is verified.
-fn draw(share: f64, hits: impl Iterator<Item = usize>) -> Vec<usize> {
+/// Samples the hits, each independently. Not with torch's generator, so that verifying does not
+/// change the caller's random numbers.
+pub(crate) fn sample(share: f64, hits: impl Iterator<Item = usize>) -> Vec<usize> {
     let random = RandomState::new();
     let number = |hit: &usize| (random.hash_one(hit) >> 11) as f64 / (1u64 << 53) as f64;
     hits.filter(|hit| number(hit) < share).collect()
 }
 
-/// How many rows do not agree, and a value of the first of them.
-fn differing(
+/// Compares the tensors of cached rows with those of the same rows computed again.
+pub(crate) fn compare(
     schema: &Schema,
-    given: &[Tensor],
-    again: &[Tensor],
-) -> Result<(usize, String), TchError> {
-    let (mut rows, mut how) = (Vec::new(), String::new());
-    let parts = schema.kinds().zip(schema.names());
-    for ((kinds, name), (given, again)) in parts.zip(given.iter().zip(again)) {
-        let count = given.size()[0] as usize;
-        rows.resize(count, false);
-        let (given, again) = (numbers(given)?, numbers(again)?);
-        if given.is_empty() {
+    cached: &[Tensor],
+    recomputed: &[Tensor],
+) -> Result<Comparison, TchError> {
+    let (mut differs, mut example) = (Vec::new(), String::new());
+    let columns = schema.kinds().zip(schema.names());
+    for ((kinds, name), (cached, recomputed)) in columns.zip(cached.iter().zip(recomputed)) {
+        let rows = cached.size()[0] as usize;
+        differs.resize(rows, false);
+        let (cached, recomputed) = (numbers(cached)?, numbers(recomputed)?);
+        if cached.is_empty() {
             continue;
         }
-        let tolerance = Tolerance::of(kinds.0).or(Tolerance::of(kinds.1));
-        let length = given.len() / count;
-        let pairs = given.chunks(length).zip(again.chunks(length));
-        for (differs, (given, again)) in rows.iter_mut().zip(pairs) {
-            let Some((given, again)) = tolerance.disagreement(given, again) else {
+        let tolerance = Tolerance::for_kind(kinds.0).coarser(Tolerance::for_kind(kinds.1));
+        let length = cached.len() / rows;
+        let pairs = cached.chunks(length).zip(recomputed.chunks(length));
+        for (differs, (cached, recomputed)) in differs.iter_mut().zip(pairs) {
+            let difference = tolerance.first_difference(cached, recomputed);
+            let Some((cached, recomputed)) = difference else {
                 continue;
             };
             *differs = true;
-            if how.is_empty() {
-                how = format!(
-                    "{} has {given} where {again} is computed now",
-                    output(&name)
-                );
+            if example.is_empty() {
+                let output = output(&name);
+                example = format!("{output} has {cached} where {recomputed} is computed now");
             }
         }
     }
-    Ok((rows.iter().filter(|&&differs| differs).count(), how))
+    Ok(Comparison {
+        mismatched: differs.iter().filter(|&&differs| differs).count(),
+        example,
+    })
 }
 
-/// The elements of a tensor in order; complex ones are two each, and so are integers of 64 bits,
-/// which have more digits than an `f64`.
+/// The elements of a tensor in order. Complex elements are two numbers each, and so are 64-bit
+/// integers, which an `f64` cannot hold exactly.
 fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
     let tensor = layout::on_cpu(tensor)?;
     let real = match tensor.f_kind()? {
@@ -135,29 +84,29 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
     Vec::try_from(real.f_to_kind(Kind::Double)?.f_view(-1)?)
 }
 
-/// How far a value may be from the one it was.
+/// How far a recomputed value may be from the cached one.
 ///
-/// PyTorch gives a row other last bits in another batch: sums are taken in another order. What that
-/// comes to was measured on a CPU, for batches of 64 rows (or 16 images of 224×224) against the same
-/// rows in parts of 1 to 63: linear layers (2048 to 2048 and to 1, with and without a softmax, for
-/// inputs of size 0.001 to 1000), 20 linear layers with ReLU, one and six transformer layers,
-/// ResNet-18 and ResNet-50, with random weights of three seeds. Beside it stands the least of the
-/// changes that must be noticed: dropout of 1 % before or after a linear layer or in a transformer
-/// layer, a mean over the batch taken off, batch norm that trains (ResNet-18, 64 rows against 16 and
-/// 2). Both relative to the largest value of the row:
+/// In another batch PyTorch computes other last bits of a row, since sums are taken in another
+/// order. The noise was measured on a CPU, for batches of 64 rows (or 16 images of 224×224) against
+/// the same rows in batches of 1 to 63: linear layers (2048 to 2048 and to 1, with and without a
+/// softmax, for inputs of size 0.001 to 1000), 20 linear layers with ReLU, one and six transformer
+/// layers, ResNet-18 and ResNet-50, with random weights of three seeds. The table also has the
+/// smallest change that must be noticed: dropout of 1 % before or after a linear layer or in a
+/// transformer layer, a mean over the batch subtracted, batch norm in train mode (ResNet-18, 64 rows
+/// against 16 and 2). Both are relative to the largest value of the row:
 ///
-/// | kind | most noise | least change | allowed |
+/// | kind | largest noise | smallest change | allowed |
 /// | --- | --- | --- | --- |
 /// | `Double` | 2.6e-12 | 0.1 | 1e-7, as in `torch.testing.assert_close` |
 /// | `Float` | 5.4e-5 | 0.1 | 2.6e-4, 200 times as much as there |
 /// | `BFloat16` | 3.2e-3 | 0.1 | 3.2e-2, twice as much as there |
 /// | `Half` | 2.8e-3 | 0.1 | 2e-2, 20 times as much as there |
 ///
-/// The noise of `Double` and `Float` is that of rows of a single value that happens to be near zero;
-/// without those it is 3.4e-14 and 3.3e-6. The largest value of the row counts, and not each value
-/// by itself as in `assert_close`, because the noise of a sum is that of its terms: where they nearly
-/// cancel, it came to 60,000 times of what is allowed there. The absolute difference that always
-/// agrees is that of `assert_close`; it is for rows of a single such value.
+/// The noise of `Double` and `Float` is that of rows with a single value near zero; without those it
+/// is 3.4e-14 and 3.3e-6. The difference is relative to the largest value of the row, and not to each
+/// value as in `assert_close`, because the noise of a sum is that of its terms: where they nearly
+/// cancel, it was 60,000 times what `assert_close` allows. The absolute difference is that of
+/// `assert_close`; it matters for rows with a single value near zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Tolerance {
     absolute: f64,
@@ -166,7 +115,7 @@ struct Tolerance {
 }
 
 impl Tolerance {
-    fn of(kind: Kind) -> Self {
+    fn for_kind(kind: Kind) -> Self {
         let (absolute, relative) = match kind {
             Kind::Double | Kind::ComplexDouble => (1e-7, 1e-7),
             Kind::Float | Kind::ComplexFloat => (1e-5, 2.6e-4),
@@ -181,26 +130,24 @@ impl Tolerance {
     }
 
     /// The coarser of both.
-    fn or(self, other: Self) -> Self {
+    fn coarser(self, other: Self) -> Self {
         Tolerance {
             absolute: self.absolute.max(other.absolute),
             relative: self.relative.max(other.relative),
         }
     }
 
-    /// The first values of a row that do not agree.
-    fn disagreement(self, given: &[f64], again: &[f64]) -> Option<(f64, f64)> {
-        let finite = given.iter().filter(|value| value.is_finite());
+    /// The first values of a row that differ.
+    fn first_difference(self, cached: &[f64], recomputed: &[f64]) -> Option<(f64, f64)> {
+        let finite = cached.iter().filter(|value| value.is_finite());
         let largest = finite.fold(0.0, |largest: f64, value| largest.max(value.abs()));
         let allowed = self.absolute + self.relative * largest;
         let agree = |a: f64, b: f64| {
-            // The first is for infinities, which have no difference.
+            // Equal infinities have no difference.
             a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= allowed
         };
-        let pairs = given.iter().copied().zip(again.iter().copied());
-        pairs
-            .into_iter()
-            .find(|&(given, again)| !agree(given, again))
+        let mut pairs = cached.iter().copied().zip(recomputed.iter().copied());
+        pairs.find(|&(cached, recomputed)| !agree(cached, recomputed))
     }
 }
 
@@ -209,14 +156,18 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// How many rows of one part do not agree.
+    /// How many rows of one tensor differ.
     fn mismatched(given: &Tensor, again: &Tensor, cache_dtype: Option<Kind>) -> usize {
         let one = std::slice::from_ref(given);
         let schema = Schema::of("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
         let again = std::slice::from_ref(again);
-        let (rows, how) = differing(&schema, one, again).unwrap();
-        assert_eq!(rows == 0, how.is_empty());
-        rows
+        let comparison = compare(&schema, one, again).unwrap();
+        let Comparison {
+            mismatched,
+            example,
+        } = comparison;
+        assert_eq!(mismatched == 0, example.is_empty());
+        mismatched
     }
 
     fn agree(given: &[f64], again: &[f64], kind: Kind) -> bool {
@@ -225,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_tolerance_of_the_largest_value_of_the_row() {
+    fn tolerance_is_relative_to_the_largest_value_of_a_row() {
         for (kind, allowed) in [
             (Kind::Double, 1e-7),
             (Kind::Float, 2.6e-4),
@@ -245,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_and_bools_are_exact() {
+    fn integers_and_bools_compare_exactly() {
         for kind in [Kind::Uint8, Kind::Int8, Kind::Int16, Kind::Int, Kind::Int64] {
             assert!(agree(&[100.0, 3.0], &[100.0, 3.0], kind), "{kind:?}");
             assert!(!agree(&[100.0, 3.0], &[100.0, 4.0], kind), "{kind:?}");
@@ -258,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_agrees_with_nan_and_infinities_by_their_sign() {
+    fn nan_equals_nan_and_infinities_compare_by_sign() {
         let (nan, infinity) = (f64::NAN, f64::INFINITY);
         for kind in [Kind::Half, Kind::Float, Kind::Double] {
             let row = [nan, infinity, -infinity, 1.0];
@@ -277,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn complex_numbers_go_by_their_parts() {
+    fn complex_numbers_compare_by_component() {
         let complex = |imaginary: f32| {
             let parts = [1.0f32, imaginary].map(|part| Tensor::from_slice(&[part]));
             Tensor::complex(&parts[0], &parts[1])
@@ -287,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rounded_output_goes_by_the_coarser_kind() {
+    fn a_rounded_output_compares_by_the_coarser_kind() {
         let given = Tensor::from_slice(&[1.0f32]);
         let again = Tensor::from_slice(&[1.01f32]);
         assert_eq!(mismatched(&given, &again, None), 1);
@@ -298,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_several_parts_are_counted_once_and_the_first_is_told() {
+    fn a_row_that_differs_in_two_tensors_counts_once() {
         let given = [
             Tensor::from_slice(&[1i64, 2, 3]),
             Tensor::zeros([3, 0], (Kind::Float, Device::Cpu)),
@@ -310,22 +261,26 @@ mod tests {
             Tensor::from_slice(&[0.0f32, 1.5, 1.0]),
         ];
         let schema = Schema::of("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
+        let comparison = compare(&schema, &given, &again).unwrap();
         assert_eq!(
-            differing(&schema, &given, &again).unwrap(),
-            (2, "output `0` has 3 where 5 is computed now".to_owned())
+            comparison,
+            Comparison {
+                mismatched: 2,
+                example: "output `0` has 3 where 5 is computed now".to_owned(),
+            }
         );
     }
 
     #[test]
-    fn each_hit_is_drawn_by_itself() {
-        assert_eq!(draw(1.0, 0..5), [0, 1, 2, 3, 4]);
-        assert!(draw(0.0, 0..1000).is_empty());
-        // Of calls of one row each as of one call of many, about one in ten: six standard deviations.
-        let single: usize = (0..10_000).map(|_| draw(0.1, 0..1).len()).sum();
-        let at_once = draw(0.1, 0..10_000).len();
-        for drawn in [single, at_once] {
-            assert!((820..1180).contains(&drawn), "{drawn}");
+    fn hits_are_sampled_independently() {
+        assert_eq!(sample(1.0, 0..5), [0, 1, 2, 3, 4]);
+        assert!(sample(0.0, 0..1000).is_empty());
+        // One in ten within six standard deviations, in calls of one row each and in one call.
+        let single: usize = (0..10_000).map(|_| sample(0.1, 0..1).len()).sum();
+        let at_once = sample(0.1, 0..10_000).len();
+        for sampled in [single, at_once] {
+            assert!((820..1180).contains(&sampled), "{sampled}");
         }
-        assert_ne!(draw(0.5, 0..100), draw(0.5, 0..100));
+        assert_ne!(sample(0.5, 0..100), sample(0.5, 0..100));
     }
 }

@@ -84,7 +84,7 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
     let mut hasher = blake3::Hasher::new();
     let detached = tensor.f_detach()?;
-    if layout::is_plain(tensor) {
+    if layout::is_strided(tensor) {
         hash_plain(&detached, &mut hasher)?;
     } else {
         // What is stored counts, a zero as well: there are operations that see the difference.

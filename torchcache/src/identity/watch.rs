@@ -216,8 +216,8 @@ impl Watcher {
         }
     }
 
-    /// Where the module's outputs are at home: the device of its tensors, where that is one.
-    pub(crate) fn home(&self) -> Option<Device> {
+    /// The device of the recorded tensors, if all are on one.
+    pub(crate) fn device(&self) -> Option<Device> {
         match self.devices {
             Devices::One(device) => Some(device),
             Devices::None | Devices::Several => None,
@@ -263,7 +263,7 @@ fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
 /// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
 pub(crate) fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
-    layout::is_plain(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
+    layout::is_strided(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
 }
 
 fn digest(bytes: &[u8]) -> u64 {

@@ -1,13 +1,13 @@
-//! The key of each row: exact, and independent of the batch it came in.
+//! The key of each row: exact, and independent of the batch that the row came in.
 //!
 //! A row of a tensor has a plain BLAKE3 digest of its bytes. A key is BLAKE3 over a prefix that is
-//! the same for the whole call (identity, options, function, output type, plain arguments, and the
-//! kind and row shape of every tensor) and then those digests, one per tensor argument; or, where rows
-//! have ids, what stands for the row's id. The two
-//! levels keep the first one free of any framing, so that it can run over the tensor's own memory.
-//! Both are hashed across the rows ([`blake3_batch`]); the second one fills up its last block
-//! with zeros for that, which says nothing: the prefix knows how many digests there are.
-//! The layout is written down in `docs/format.md`; changing it bumps `FORMAT`.
+//! the same for the whole call (module hash, options, function, output type, plain arguments, and
+//! the kind and row shape of every tensor) and then those digests, one per tensor argument; where
+//! rows have ids, the bytes of the id take the place of the digests. The digest of a row has no
+//! framing, so that it can be hashed in the tensor's own memory.
+//! Both levels hash many rows at once ([`blake3_batch`]); the second pads its last block with zeros,
+//! which is unambiguous because the prefix determines the number of digests.
+//! The layout is documented in `docs/format.md`; changing it bumps `FORMAT`.
 
 use blake3::BLOCK_LEN;
 use tch::{TchError, Tensor};
@@ -24,7 +24,7 @@ const FORMAT: u32 = 3;
 
 /// What is the same for every row of a call, beside its arguments.
 #[derive(Debug)]
-pub(crate) struct Context<'a> {
+pub(crate) struct KeyContext<'a> {
     pub(crate) module_hash: &'a str,
     pub(crate) options: &'a Options,
     pub(crate) function: &'a str,
@@ -34,7 +34,7 @@ pub(crate) struct Context<'a> {
     pub(crate) shared: &'a [[u8; 32]],
 }
 
-impl Context<'_> {
+impl KeyContext<'_> {
     /// The keys of the rows of `arguments`, whose tensors are plain and share their first
     /// dimension.
     ///
@@ -138,12 +138,12 @@ mod tests {
     use tch::{Device, Kind};
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
-        let context = Context {
+        let context = KeyContext {
             module_hash: "m",
             options,
             function: "forward",
             output: "T",
-            shared: &SharedDigests::new().of(&arguments.shared).unwrap(),
+            shared: &SharedDigests::new().digests(&arguments.shared).unwrap(),
         };
         context.keys(&arguments).unwrap()
     }

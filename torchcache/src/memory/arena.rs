@@ -18,9 +18,9 @@ use torchcache_store::RowValues;
 /// Rows of one length in memory of their own, between threads that fill, read and empty them.
 ///
 /// No lock guards a row; the state of its slot does. It is empty, or one thread is filling it, or
-/// it is full and any number of [`Pins`] hold it as it is. What the state does not allow is refused
+/// it is full and any number of [`PinnedRows`] hold it as it is. What the state does not allow is refused
 /// and not waited for, so nobody is ever held up.
-pub(crate) struct Shelf {
+pub(crate) struct RowArena {
     memory: MmapRaw,
     row_bytes: usize,
     states: Box<[AtomicU32]>,
@@ -31,10 +31,10 @@ const EMPTY: u32 = 0;
 const FULL: u32 = 1;
 const FILLING: u32 = u32::MAX;
 
-/// From this size on, a shelf asks for huge pages: as many faults fewer when it is filled.
+/// From this size on, a arena asks for huge pages: as many faults fewer when it is filled.
 const HUGE_PAGE: usize = 2 << 20;
 
-impl Shelf {
+impl RowArena {
     /// Room for `rows` rows. The system gives memory to those that are filled.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Shelf {
             // Without them it works as well.
             let _ = memory.advise(memmap2::Advice::HugePage);
         }
-        Ok(Shelf {
+        Ok(RowArena {
             memory: memory.into(),
             row_bytes,
             states: (0..rows).map(|_| AtomicU32::new(EMPTY)).collect(),
@@ -80,7 +80,7 @@ impl Shelf {
 
     /// Copies a row into an empty slot; `false` where the slot is not empty.
     pub(crate) fn fill(&self, slot: usize, row: &[u8]) -> bool {
-        assert_eq!(row.len(), self.row_bytes, "a row of another shelf");
+        assert_eq!(row.len(), self.row_bytes, "a row of another arena");
         let state = &self.states[slot];
         if state
             .compare_exchange(EMPTY, FILLING, Acquire, Relaxed)
@@ -90,7 +90,7 @@ impl Shelf {
         }
         // SAFETY: the slot lies within the mapping, which was made for `states.len()` rows. Its
         // state was just taken from empty to filling, which one thread can do; until it is full,
-        // nobody else reads or writes these bytes. The source does not overlap: `Pins` give out
+        // nobody else reads or writes these bytes. The source does not overlap: `PinnedRows` give out
         // full slots only, and this one is being filled.
         unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.slot(slot), row.len()) };
         state.store(FULL, Release);
@@ -126,34 +126,34 @@ impl Shelf {
     }
 }
 
-impl std::fmt::Debug for Shelf {
+impl std::fmt::Debug for RowArena {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shelf")
+        f.debug_struct("RowArena")
             .field("rows", &self.rows())
             .field("row_bytes", &self.row_bytes)
             .finish_non_exhaustive()
     }
 }
 
-/// Rows on shelves that stay as they are for as long as this lives.
+/// Rows on arenas that stay as they are for as long as this lives.
 #[derive(Debug, Default)]
-pub(crate) struct Pins {
-    shelves: Vec<Arc<Shelf>>,
+pub(crate) struct PinnedRows {
+    arenas: Vec<Arc<RowArena>>,
     /// Which of them, and the slot there.
     rows: Vec<(u32, u32)>,
 }
 
-impl Pins {
-    /// Pins a row beside the others; `false` where the slot holds none.
-    pub(crate) fn add(&mut self, shelf: &Arc<Shelf>, slot: u32) -> bool {
-        if !shelf.pin(slot as usize) {
+impl PinnedRows {
+    /// PinnedRows a row beside the others; `false` where the slot holds none.
+    pub(crate) fn add(&mut self, arena: &Arc<RowArena>, slot: u32) -> bool {
+        if !arena.pin(slot as usize) {
             return false;
         }
-        // There are few shelves, and the last one is likely the same.
-        let known = self.shelves.iter().rposition(|it| Arc::ptr_eq(it, shelf));
+        // There are few arenas, and the last one is likely the same.
+        let known = self.arenas.iter().rposition(|it| Arc::ptr_eq(it, arena));
         let number = known.unwrap_or_else(|| {
-            self.shelves.push(shelf.clone());
-            self.shelves.len() - 1
+            self.arenas.push(arena.clone());
+            self.arenas.len() - 1
         });
         self.rows.push((number as u32, slot));
         true
@@ -164,21 +164,21 @@ impl Pins {
     }
 }
 
-impl RowValues for Pins {
+impl RowValues for PinnedRows {
     fn row(&self, row: usize) -> &[u8] {
-        let (shelf, slot) = self.rows[row];
-        let shelf = &self.shelves[shelf as usize];
-        // SAFETY: the slot lies within the mapping, which `shelf` keeps. It was full when it was
+        let (arena, slot) = self.rows[row];
+        let arena = &self.arenas[arena as usize];
+        // SAFETY: the slot lies within the mapping, which `arena` keeps. It was full when it was
         // pinned, and a pinned slot is neither emptied nor filled, so these bytes are initialised
         // and do not change until `self`, which the slice borrows from, is dropped.
-        unsafe { std::slice::from_raw_parts(shelf.slot(slot as usize), shelf.row_bytes) }
+        unsafe { std::slice::from_raw_parts(arena.slot(slot as usize), arena.row_bytes) }
     }
 }
 
-impl Drop for Pins {
+impl Drop for PinnedRows {
     fn drop(&mut self) {
-        for &(shelf, slot) in &self.rows {
-            self.shelves[shelf as usize].unpin(slot as usize);
+        for &(arena, slot) in &self.rows {
+            self.arenas[arena as usize].unpin(slot as usize);
         }
     }
 }
@@ -189,62 +189,65 @@ mod tests {
 
     #[test]
     fn a_full_row_is_read_until_it_is_emptied() {
-        let shelf = Arc::new(Shelf::new(2, 3).unwrap());
-        assert!(!Pins::default().add(&shelf, 0), "an empty slot has no row");
-        assert!(shelf.fill(0, &[1, 2, 3]));
+        let arena = Arc::new(RowArena::new(2, 3).unwrap());
         assert!(
-            !shelf.fill(0, &[4, 5, 6]),
+            !PinnedRows::default().add(&arena, 0),
+            "an empty slot has no row"
+        );
+        assert!(arena.fill(0, &[1, 2, 3]));
+        assert!(
+            !arena.fill(0, &[4, 5, 6]),
             "a full slot is not filled again"
         );
-        let mut pins = Pins::default();
-        assert!(pins.add(&shelf, 0) && pins.add(&shelf, 0));
-        assert!(!shelf.empty(0), "somebody reads it");
+        let mut pins = PinnedRows::default();
+        assert!(pins.add(&arena, 0) && pins.add(&arena, 0));
+        assert!(!arena.empty(0), "somebody reads it");
         assert_eq!(
             (pins.row(0), pins.row(1)),
             ([1, 2, 3].as_slice(), [1, 2, 3].as_slice())
         );
         drop(pins);
-        assert!(shelf.empty(0) && shelf.fill(0, &[4, 5, 6]));
-        let mut pins = Pins::default();
-        assert!(pins.add(&shelf, 0));
+        assert!(arena.empty(0) && arena.fill(0, &[4, 5, 6]));
+        let mut pins = PinnedRows::default();
+        assert!(pins.add(&arena, 0));
         assert_eq!(pins.row(0), [4, 5, 6]);
     }
 
     #[test]
     fn pinned_rows_outlive_what_made_them() {
-        let shelf = Arc::new(Shelf::new(1, 1).unwrap());
-        let mut pins = Pins::default();
-        assert!(shelf.fill(0, &[7]) && pins.add(&shelf, 0));
-        drop(shelf);
+        let arena = Arc::new(RowArena::new(1, 1).unwrap());
+        let mut pins = PinnedRows::default();
+        assert!(arena.fill(0, &[7]) && pins.add(&arena, 0));
+        drop(arena);
         assert_eq!(pins.row(0), [7]);
     }
 
     #[test]
     fn rows_without_bytes_have_slots_as_well() {
-        let shelf = Arc::new(Shelf::new(2, 0).unwrap());
-        let mut pins = Pins::default();
-        assert!(shelf.fill(1, &[]) && pins.add(&shelf, 1));
+        let arena = Arc::new(RowArena::new(2, 0).unwrap());
+        let mut pins = PinnedRows::default();
+        assert!(arena.fill(1, &[]) && pins.add(&arena, 1));
         assert!(pins.row(0).is_empty());
     }
 
     #[test]
     fn what_no_address_space_can_hold_is_an_error() {
-        assert!(Shelf::new(usize::MAX / 2, 3).is_err());
+        assert!(RowArena::new(usize::MAX / 2, 3).is_err());
     }
 
     #[test]
     fn no_reader_ever_sees_a_row_half_filled() {
-        let shelf = Arc::new(Shelf::new(1, 4096).unwrap());
+        let arena = Arc::new(RowArena::new(1, 4096).unwrap());
         let threads: Vec<_> = (0..4u8)
             .map(|thread| {
-                let shelf = shelf.clone();
+                let arena = arena.clone();
                 std::thread::spawn(move || {
                     let mut seen = 0;
                     for round in 0..4000u16 {
-                        shelf.empty(0);
-                        shelf.fill(0, &[thread ^ round as u8; 4096]);
-                        let mut pins = Pins::default();
-                        if pins.add(&shelf, 0) {
+                        arena.empty(0);
+                        arena.fill(0, &[thread ^ round as u8; 4096]);
+                        let mut pins = PinnedRows::default();
+                        if pins.add(&arena, 0) {
                             let row = pins.row(0);
                             assert!(row.iter().all(|byte| *byte == row[0]));
                             seen += 1;
@@ -263,22 +266,22 @@ mod tests {
 
     #[test]
     fn rows_that_get_their_memory_early_keep_what_they_hold() {
-        let shelf = Arc::new(Shelf::new(1000, 5000).unwrap());
-        assert!(shelf.fill(3, &[7; 5000]));
-        shelf.populate(0..1000);
-        shelf.populate(999..1000);
-        shelf.populate(1000..1000);
-        let mut pins = Pins::default();
-        assert!(pins.add(&shelf, 3) && !pins.add(&shelf, 4));
+        let arena = Arc::new(RowArena::new(1000, 5000).unwrap());
+        assert!(arena.fill(3, &[7; 5000]));
+        arena.populate(0..1000);
+        arena.populate(999..1000);
+        arena.populate(1000..1000);
+        let mut pins = PinnedRows::default();
+        assert!(pins.add(&arena, 3) && !pins.add(&arena, 4));
         assert_eq!(pins.row(0), [7; 5000]);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn rows_get_their_memory_before_they_are_filled() {
-        let shelf = Shelf::new(64, 1 << 20).unwrap();
+        let arena = RowArena::new(64, 1 << 20).unwrap();
         let resident = || -> usize {
-            let begin = shelf.memory.as_ptr() as usize;
+            let begin = arena.memory.as_ptr() as usize;
             let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
             let mut is_inside = false;
             for line in maps.lines() {
@@ -292,10 +295,10 @@ mod tests {
                     return size.trim().trim_end_matches(" kB").parse().unwrap();
                 }
             }
-            panic!("the system does not know the shelf");
+            panic!("the system does not know the arena");
         };
         let before = resident();
-        shelf.populate(16..32);
+        arena.populate(16..32);
         let populated = resident() - before;
         assert!((16 << 10..=20 << 10).contains(&populated), "{populated} kB");
     }

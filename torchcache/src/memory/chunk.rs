@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::threads;
 
-use super::arena::Shelf;
+use super::arena::RowArena;
 use crate::key::Key;
 
 /// Fewer bytes are not worth waking a core for.
@@ -33,7 +33,7 @@ pub(crate) struct Slot {
 pub(super) struct Chunk {
     pub(super) number: u32,
     pub(super) slab: u32,
-    pub(super) rows: Rows,
+    pub(super) rows: ChunkRows,
     /// The key of each occupied slot.
     pub(super) keys: Vec<Option<Key>>,
     /// Rows, counted from the first, whose memory was to be made ready.
@@ -44,34 +44,34 @@ pub(super) struct Chunk {
 
 /// The rows of a chunk.
 #[derive(Debug)]
-pub(super) enum Rows {
-    Host(Arc<Shelf>),
+pub(super) enum ChunkRows {
+    Host(Arc<RowArena>),
     Device(Tensor),
 }
 
 impl Chunk {
     /// Gets memory ready on another core: for as many rows from `next` on as were just taken.
     pub(super) fn populate_from(&mut self, next: usize, taken: usize) {
-        let Rows::Host(shelf) = &self.rows else {
+        let ChunkRows::Host(arena) = &self.rows else {
             return;
         };
-        let row_bytes = shelf.row_bytes();
-        let rows = ahead(next, taken, self.populated, shelf.rows(), row_bytes);
+        let row_bytes = arena.row_bytes();
+        let rows = ahead(next, taken, self.populated, arena.rows(), row_bytes);
         if rows.len() * row_bytes >= WORTH_POPULATING {
             self.populated = rows.end;
-            let shelf = Arc::downgrade(shelf);
+            let arena = Arc::downgrade(arena);
             threads::try_spawn(move || {
                 let count = (POPULATED_AT_ONCE / row_bytes).max(1);
                 for begin in rows.clone().step_by(count) {
-                    let Some(shelf) = shelf.upgrade() else { return };
-                    shelf.populate(begin..rows.end.min(begin + count));
+                    let Some(arena) = arena.upgrade() else { return };
+                    arena.populate(begin..rows.end.min(begin + count));
                 }
             });
         }
     }
 }
 
-/// The rows of a shelf to make ready where `taken` were taken before `next`, and those before
+/// The rows of a arena to make ready where `taken` were taken before `next`, and those before
 /// `populated` were made ready already.
 fn ahead(
     next: usize,
@@ -85,10 +85,13 @@ fn ahead(
     begin..(next + taken.min(most)).min(rows).max(begin)
 }
 
-impl Rows {
+impl ChunkRows {
     pub(super) fn new(rows: u32, row_bytes: usize, device: Device) -> Result<Self, TchError> {
         if device == Device::Cpu {
-            return Ok(Rows::Host(Arc::new(Shelf::new(rows as usize, row_bytes)?)));
+            return Ok(ChunkRows::Host(Arc::new(RowArena::new(
+                rows as usize,
+                row_bytes,
+            )?)));
         }
         // Tests have rows of a device wherever they run.
         let lies = match device {
@@ -96,7 +99,7 @@ impl Rows {
             device => device,
         };
         let shape = [i64::from(rows), row_bytes as i64];
-        Tensor::f_empty(shape, (Kind::Uint8, lies)).map(Rows::Device)
+        Tensor::f_empty(shape, (Kind::Uint8, lies)).map(ChunkRows::Device)
     }
 }
 
@@ -136,7 +139,7 @@ mod tests {
         assert_eq!(ahead(1000, 64, 128, 1024, 1000), 1000..1024);
         assert!(
             ahead(1024, 64, 128, 1024, 1000).is_empty(),
-            "the end of the shelf"
+            "the end of the arena"
         );
         assert_eq!(
             ahead(500, 500, 0, 1024, 1 << 20),

@@ -1,8 +1,10 @@
-//! The memory tier: which rows are held, which go when it is full. The bytes live in [`Slabs`].
+//! The memory tier: which rows it holds, and which it evicts when it is full. Their bytes are in
+//! [`Slabs`].
 
 mod admission;
 pub(crate) mod arena;
 mod chunk;
+pub(crate) mod rows;
 mod slab;
 
 use std::hash::{BuildHasherDefault, Hasher};
@@ -16,8 +18,9 @@ use crate::options::Eviction;
 use crate::schema::Schema;
 
 use admission::Admission;
-use arena::{Pins, Shelf};
+use arena::{PinnedRows, RowArena};
 use chunk::Slot;
+use rows::{FoundRows, RowBytes, RowSource};
 use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.
@@ -32,23 +35,40 @@ pub(crate) struct Memory {
     refused: u64,
 }
 
-/// Where a row is and how to read it.
+/// Where a row is, and its schema.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
     slot: Slot,
     schema: u32,
 }
 
-/// Room for a row that is not there yet.
+/// A slot that is reserved for a row, and not visible yet.
 #[derive(Debug)]
-pub(crate) struct Room {
-    /// Which of the rows it was asked for.
+pub(crate) struct Reservation {
+    /// The position of the row among those that slots were reserved for.
     pub(crate) row: usize,
-    pub(crate) slot: Slot,
-    /// Where it is to be filled; `None` on another device than the CPU.
-    pub(crate) shelf: Option<Arc<Shelf>>,
-    /// Whether it was filled there.
-    pub(crate) filled: bool,
+    slot: Slot,
+    /// Where the slot is; `None` on another device than the CPU.
+    arena: Option<Arc<RowArena>>,
+    is_filled: bool,
+}
+
+impl Reservation {
+    /// Copies a row to its slot on the CPU.
+    pub(crate) fn fill(&mut self, row: &[u8]) {
+        let arena = self.arena.as_ref();
+        self.is_filled = arena.is_some_and(|arena| arena.fill(self.slot.index as usize, row));
+    }
+
+    pub(crate) fn is_filled(&self) -> bool {
+        self.is_filled
+    }
+
+    /// Pins the filled row after the others; `false` on another device than the CPU.
+    pub(crate) fn pin(&self, pinned: &mut PinnedRows) -> bool {
+        let arena = self.arena.as_ref();
+        arena.is_some_and(|arena| pinned.add(arena, self.slot.index))
+    }
 }
 
 /// What the memory tier holds now.
@@ -73,7 +93,7 @@ impl Memory {
         }
     }
 
-    /// Takes on another bound and policy; a smaller bound takes effect at once.
+    /// Sets the bound and policy. A smaller bound takes effect at once.
     pub(crate) fn reconfigure(&mut self, bound: u64, eviction: Eviction) {
         if self.eviction != eviction {
             self.eviction = eviction;
@@ -83,7 +103,7 @@ impl Memory {
         self.shrink();
     }
 
-    /// Drops chunks until the bound holds, or until no row is left.
+    /// Drops chunks until they are within the bound, or no row is left.
     fn shrink(&mut self) {
         if self.slabs.over_bound() {
             self.slabs.drop_unused(None);
@@ -112,18 +132,18 @@ impl Memory {
         self.admission = None;
     }
 
-    /// Notes what a call asks for, each row once: the policy goes by that.
+    /// Records what a call asks for, each key once, for the admission policy.
     pub(crate) fn note(&mut self, keys: &[Key]) {
         if let Some(admission) = &mut self.admission {
             keys.iter().for_each(|key| admission.record(key));
         }
     }
 
-    /// The rows that are here. Where the policy goes by the order of use, they are the most recently
-    /// used from now on.
+    /// Finds rows by key. Where the policy uses their order of use, they become the most recently
+    /// used.
     pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
-        // To move rows in the order of their use is half of what finding them costs. `never` needs no
-        // order, and `auto` none before it is full.
+        // Reordering is half the cost of finding a row. `never` needs no order, and `auto` none
+        // before it is full.
         let in_order = self.eviction == Eviction::Lru || self.admission.is_some();
         let find = |key| match in_order {
             true => self.rows.get(key).copied(),
@@ -132,40 +152,62 @@ impl Memory {
         keys.map(find).collect()
     }
 
-    pub(crate) fn has_any(&self, keys: &[Key]) -> bool {
-        keys.iter().any(|key| self.rows.contains(key))
-    }
-
     pub(crate) fn schema(&self, row: Row) -> &Arc<Schema> {
         &self.schemas[row.schema as usize]
     }
 
-    /// Whether two rows can stand in one batch.
+    /// Whether two rows fit into one output.
     pub(crate) fn agree(&self, left: Row, right: Row) -> bool {
         left.schema == right.schema || self.schema(left).agrees(self.schema(right))
     }
 
-    /// Pins a row beside the others; `false` where it is on another device than the CPU.
-    pub(crate) fn pin(&self, row: Row, pins: &mut Pins) -> bool {
-        let shelf = self.slabs.shelf(row.slot);
-        shelf.is_some_and(|shelf| pins.add(shelf, row.slot.index))
+    /// The bytes of rows that share a schema, given with their positions: those on the CPU pinned,
+    /// others copied.
+    pub(crate) fn read(
+        &self,
+        rows: Vec<(usize, Row)>,
+        module_device: Device,
+    ) -> Result<Vec<FoundRows>, TchError> {
+        let mut pinned = PinnedRows::default();
+        let (on_cpu, elsewhere): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|&(_, row)| self.pin(row, &mut pinned));
+        let found = |rows: &[(usize, Row)], bytes| FoundRows {
+            source: RowSource::Memory,
+            positions: rows.iter().map(|&(position, _)| position).collect(),
+            bytes,
+        };
+        let mut all = Vec::new();
+        if !on_cpu.is_empty() {
+            all.push(found(&on_cpu, RowBytes::Pinned(pinned)));
+        }
+        if let Some(&(_, first)) = elsewhere.first() {
+            let device = self.schema(first).device(module_device);
+            let packed = self.gather(elsewhere.iter().map(|&(_, row)| row), device)?;
+            all.push(found(&elsewhere, RowBytes::Packed(packed)));
+        }
+        Ok(all)
     }
 
-    /// The packed bytes of rows on another device than the CPU, which share a schema, in their
-    /// order: `[rows, row_bytes]`.
-    pub(crate) fn gather(&self, rows: &[Row], device: Device) -> Result<Tensor, TchError> {
-        let slots: Vec<Slot> = rows.iter().map(|row| row.slot).collect();
+    fn pin(&self, row: Row, pinned: &mut PinnedRows) -> bool {
+        let arena = self.slabs.arena(row.slot);
+        arena.is_some_and(|arena| pinned.add(arena, row.slot.index))
+    }
+
+    /// Copies rows from another device than the CPU, in order: `[rows, row_bytes]` on `device`.
+    fn gather(&self, rows: impl Iterator<Item = Row>, device: Device) -> Result<Tensor, TchError> {
+        let slots: Vec<Slot> = rows.map(|row| row.slot).collect();
         self.slabs.gather(&slots, device)
     }
 
-    /// Room for those of the rows that are not here, as far as the bound and policy allow. Nobody
-    /// finds them before they are [published](Self::publish).
+    /// Reserves slots for those of the rows that are not here, as far as the bound and policy
+    /// allow. The rows are visible once they are [published](Self::publish).
     pub(crate) fn reserve(
         &mut self,
         keys: &[Key],
         row_bytes: usize,
         device: Device,
-    ) -> Result<Vec<Room>, TchError> {
+    ) -> Result<Vec<Reservation>, TchError> {
         self.slabs.reclaim();
         self.shrink();
         let mut new: Vec<usize> = (0..keys.len())
@@ -179,16 +221,16 @@ impl Memory {
             return Err(error);
         }
         self.refused += (wanted - slots.len()) as u64;
-        let room = |(row, slot)| Room {
+        let reservation = |(row, slot)| Reservation {
             row,
             slot,
-            shelf: self.slabs.shelf(slot).cloned(),
-            filled: false,
+            arena: self.slabs.arena(slot).cloned(),
+            is_filled: false,
         };
-        Ok(new.into_iter().zip(slots).map(room).collect())
+        Ok(new.into_iter().zip(slots).map(reservation).collect())
     }
 
-    /// Slots for the new rows, first those that are free; rows that get none are no longer new.
+    /// Takes slots for the new rows, free ones first. Rows that get none are removed from `new`.
     fn take(
         &mut self,
         keys: &[Key],
@@ -201,20 +243,19 @@ impl Memory {
         if slots.len() < new.len() && self.slabs.drop_unused(Some((row_bytes, device))) {
             self.slabs.take(row_bytes, device, new.len(), slots)?;
         }
-        // Rows that are read are no victims. They are few, being the ones used longest ago; where
-        // they are not, since the queue of the disk holds most of a small tier, new rows are not
-        // kept rather than victims looked for.
+        // A pinned row is no victim. Pinned rows are usually few among those used longest ago. Where
+        // the disk's queue pins most of a small tier, the tries run out and new rows are not kept.
         let mut tries = 2 * new.len() + 16;
         let free = slots.len();
         let mut kept = free;
         for at in free..new.len() {
-            // Rows that this very call brings have no entry yet, so they are never the victim.
+            // Rows of this call have no entry yet, so that none of them is a victim.
             while slots.len() == kept
                 && tries > 0
                 && self.evict_for(&keys[new[at]], row_bytes, device, &mut tries)
             {
-                // The victim may have made room for more: that is taken before the next one goes,
-                // one slot for each row that is left.
+                // A dropped chunk frees more than one slot: those are taken before the next victim,
+                // one for each remaining row.
                 self.slabs
                     .take(row_bytes, device, new.len() - (at - kept), slots)?;
             }
@@ -227,7 +268,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Tries to drop what the policy gives up for a new row; `false` where it gives up nothing.
+    /// Tries to evict a row for a new one; `false` where the policy evicts none.
     fn evict_for(
         &mut self,
         new: &Key,
@@ -245,12 +286,12 @@ impl Memory {
             return false;
         }
         if fits && self.slabs.is_read(slot) {
-            // To drop it would make no room.
+            // Evicting it would free no slot yet.
             self.rows.promote(&victim);
             return true;
         }
         if self.eviction == Eviction::Auto && !self.admission().admits(new, &victim) {
-            // The next new row is compared with another.
+            // The next new row is compared with another victim.
             self.rows.promote(&victim);
             return false;
         }
@@ -261,7 +302,8 @@ impl Memory {
         } else if self.slabs.can_ever_hold(row_bytes) {
             self.drop_chunk_of(slot);
             if self.slabs.affordable(row_bytes) == 0 {
-                // Somebody still reads a row of it, as may be with the next one: one is enough.
+                // A row of the chunk is still pinned, so that its memory is not free. The next
+                // chunk may be the same: one is enough.
                 *tries = 0;
             }
         } else {
@@ -270,9 +312,9 @@ impl Memory {
         true
     }
 
-    /// Who decides for [`Eviction::Auto`], from the time on when the tier is full.
+    /// The policy of [`Eviction::Auto`], from the time when the tier is full.
     fn admission(&mut self) -> &mut Admission {
-        // Those that are on their way are rows as well.
+        // Reserved slots count as rows.
         let rows = self.slabs.taken();
         let held = self.rows.iter().rev().map(|(key, _)| key);
         match self.admission.take().filter(|it| it.suits(rows)) {
@@ -281,17 +323,33 @@ impl Memory {
         }
     }
 
-    /// Copies rows of `packed` to their room on another device than the CPU.
-    pub(crate) fn scatter(&mut self, rooms: &[Room], packed: &Tensor) -> Result<(), TchError> {
-        let slots: Vec<Slot> = rooms.iter().map(|room| room.slot).collect();
-        let rows: Vec<i64> = rooms.iter().map(|room| room.row as i64).collect();
+    /// Copies rows of `packed` to their slots on another device than the CPU.
+    pub(crate) fn scatter(
+        &mut self,
+        reservations: &[Reservation],
+        packed: &Tensor,
+    ) -> Result<(), TchError> {
+        let (slots, rows): (Vec<Slot>, Vec<i64>) = reservations
+            .iter()
+            .map(|reservation| (reservation.slot, reservation.row as i64))
+            .unzip();
         self.slabs.scatter(&slots, &rows, packed)
     }
 
-    /// Makes filled rows known. Where another thread was faster, its row stays.
-    pub(crate) fn publish(&mut self, keys: &[Key], schema: &Arc<Schema>, rooms: Vec<Room>) {
-        let schema = self.intern(schema);
-        for Room { row, slot, .. } in rooms {
+    /// Makes filled rows visible. Returns those of `keys` that were visible before, if they are of
+    /// an agreeing schema, with their positions: they win over the new rows.
+    pub(crate) fn publish(
+        &mut self,
+        keys: &[Key],
+        schema: &Arc<Schema>,
+        reservations: Vec<Reservation>,
+    ) -> Vec<(usize, Row)> {
+        let rows = self.find(keys.iter()).into_iter().enumerate();
+        let held: Vec<(usize, Row)> = rows
+            .filter_map(|(position, row)| Some((position, row?)))
+            .collect();
+        let number = self.intern(schema);
+        for Reservation { row, slot, .. } in reservations {
             if !self.slabs.is_valid(slot) {
                 continue;
             }
@@ -300,19 +358,22 @@ impl Memory {
                 self.slabs.release(slot);
             } else {
                 self.slabs.occupy(slot, key);
+                let schema = number;
                 self.rows.put(key, Row { slot, schema });
             }
         }
+        let agrees = |row: Row| row.schema == number || self.schema(row).agrees(schema);
+        held.into_iter().filter(|&(_, row)| agrees(row)).collect()
     }
 
-    /// Gives back room that is not needed.
-    pub(crate) fn withdraw(&mut self, rooms: Vec<Room>) {
-        rooms
-            .into_iter()
-            .for_each(|room| self.slabs.release(room.slot));
+    /// Gives back slots without publishing their rows.
+    pub(crate) fn release(&mut self, reservations: Vec<Reservation>) {
+        for reservation in reservations {
+            self.slabs.release(reservation.slot);
+        }
     }
 
-    /// Makes room for rows of another size: the chunk of the least recently used row goes whole.
+    /// Drops the chunk of a slot with all its rows, which frees memory for rows of another size.
     fn drop_chunk_of(&mut self, slot: Slot) {
         for key in self.slabs.drop_chunk(slot) {
             self.rows.pop(&key);
@@ -329,7 +390,7 @@ impl Memory {
     }
 }
 
-/// Keys are digests: their first bytes are as good a hash as any.
+/// Hashes a key by its first bytes: keys are digests already.
 #[derive(Debug, Default)]
 pub(crate) struct KeyHasher(u64);
 
@@ -339,7 +400,7 @@ impl Hasher for KeyHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // The length prefix that arrays of bytes write first is replaced by the key itself.
+        // An array of bytes writes its length first, which the key then replaces.
         if let Some(first) = bytes.first_chunk() {
             self.0 = u64::from_le_bytes(*first);
         }

@@ -2,7 +2,7 @@
 //! is neither a tensor nor an allocation per row.
 //!
 //! A slab grows by chunks, each as large as all before it: memory grows with use, nothing is ever
-//! copied to grow, and there are few chunks. On the CPU a chunk is a [`Shelf`], whose rows are
+//! copied to grow, and there are few chunks. On the CPU a chunk is a [`RowArena`], whose rows are
 //! filled and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes,
 //! and a batch is gathered or scattered by a call or two. Chunks are charged to the bound when they
 //! are made, with what a row costs beside its bytes, until nobody reads them any more.
@@ -12,8 +12,8 @@ use std::sync::{Arc, Weak};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::arena::Shelf;
-use super::chunk::{Chunk, Rows, Slot, by_chunk, index};
+use super::arena::RowArena;
+use super::chunk::{Chunk, ChunkRows, Slot, by_chunk, index};
 use crate::key::Key;
 
 /// What a row costs beside its bytes: its node and place in the `lru` map (up to 119 bytes at the
@@ -34,7 +34,7 @@ pub(crate) struct Slabs {
     /// Given back while somebody still read them.
     leaving: Vec<Slot>,
     /// Dropped while somebody still read them, and what they cost.
-    lingering: Vec<(Weak<Shelf>, u64)>,
+    lingering: Vec<(Weak<RowArena>, u64)>,
     bound: u64,
     /// Of the chunks that are not dropped.
     bytes: u64,
@@ -78,7 +78,7 @@ impl Slabs {
         let read = self
             .lingering
             .iter()
-            .filter(|(shelf, _)| shelf.strong_count() > 0);
+            .filter(|(arena, _)| arena.strong_count() > 0);
         self.bytes + read.map(|(_, cost)| cost).sum::<u64>()
     }
 
@@ -124,8 +124,8 @@ impl Slabs {
 
     /// Whether somebody reads the row of a slot.
     pub(crate) fn is_read(&self, slot: Slot) -> bool {
-        let shelf = self.shelf(slot);
-        shelf.is_some_and(|shelf| shelf.is_pinned(slot.index as usize))
+        let arena = self.arena(slot);
+        arena.is_some_and(|arena| arena.is_pinned(slot.index as usize))
     }
 
     /// Takes back what nobody reads any more.
@@ -133,7 +133,7 @@ impl Slabs {
         for slot in std::mem::take(&mut self.leaving) {
             self.free(slot);
         }
-        self.lingering.retain(|(shelf, _)| shelf.strong_count() > 0);
+        self.lingering.retain(|(arena, _)| arena.strong_count() > 0);
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
@@ -191,7 +191,7 @@ impl Slabs {
         let chunk = Chunk {
             number: self.made,
             slab: number,
-            rows: Rows::new(rows, slab.row_bytes, slab.device)?,
+            rows: ChunkRows::new(rows, slab.row_bytes, slab.device)?,
             keys: vec![None; rows as usize],
             populated: 0,
             taken: 0,
@@ -237,8 +237,8 @@ impl Slabs {
         };
         let slab = chunk.slab as usize;
         let is_free = match &chunk.rows {
-            Rows::Host(shelf) => shelf.empty(slot.index as usize),
-            Rows::Device(_) => true,
+            ChunkRows::Host(arena) => arena.empty(slot.index as usize),
+            ChunkRows::Device(_) => true,
         };
         if is_free {
             self.slabs[slab].free.push(slot);
@@ -280,19 +280,19 @@ impl Slabs {
         self.leaving.retain(stays);
         let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
         self.bytes -= cost;
-        if let Rows::Host(shelf) = &chunk.rows
-            && Arc::strong_count(shelf) > 1
+        if let ChunkRows::Host(arena) = &chunk.rows
+            && Arc::strong_count(arena) > 1
         {
-            self.lingering.push((Arc::downgrade(shelf), cost));
+            self.lingering.push((Arc::downgrade(arena), cost));
         }
         chunk.keys.into_iter().flatten().collect()
     }
 
-    /// The shelf that a slot is on; `None` where it is on another device than the CPU.
-    pub(crate) fn shelf(&self, slot: Slot) -> Option<&Arc<Shelf>> {
+    /// The arena that a slot is on; `None` where it is on another device than the CPU.
+    pub(crate) fn arena(&self, slot: Slot) -> Option<&Arc<RowArena>> {
         match self.rows(slot)? {
-            Rows::Host(shelf) => Some(shelf),
-            Rows::Device(_) => None,
+            ChunkRows::Host(arena) => Some(arena),
+            ChunkRows::Device(_) => None,
         }
     }
 
@@ -300,7 +300,7 @@ impl Slabs {
     pub(crate) fn gather(&self, slots: &[Slot], device: Device) -> Result<Tensor, TchError> {
         let select = |group: &[i64]| {
             let first = slots[group[0] as usize];
-            let Some(Rows::Device(rows)) = self.rows(first) else {
+            let Some(ChunkRows::Device(rows)) = self.rows(first) else {
                 return Err(TchError::Shape("expected rows on a device".into()));
             };
             rows.f_index_select(0, &index(slots, group).f_to_device(rows.device())?)?
@@ -334,7 +334,7 @@ impl Slabs {
             let into = index(slots, &group);
             let first = slots[group[0] as usize];
             if let Some(Chunk {
-                rows: Rows::Device(rows),
+                rows: ChunkRows::Device(rows),
                 ..
             }) = self.chunk_mut(first)
             {
@@ -346,7 +346,7 @@ impl Slabs {
         Ok(())
     }
 
-    fn rows(&self, slot: Slot) -> Option<&Rows> {
+    fn rows(&self, slot: Slot) -> Option<&ChunkRows> {
         self.chunk(slot).map(|chunk| &chunk.rows)
     }
 

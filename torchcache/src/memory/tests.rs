@@ -1,4 +1,4 @@
-//! The memory tier holds what it should, within its bound.
+//! Tests of the memory tier: which rows it holds, within its bound.
 
 use super::slab::ROW_OVERHEAD;
 use super::*;
@@ -38,22 +38,21 @@ fn insert_sized(memory: &mut Memory, numbers: &[u32], elements: i64) {
 
 fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
     let row_bytes = schema.row_bytes();
-    let rooms = memory.reserve(keys, row_bytes, Device::Cpu).unwrap();
-    for room in &rooms {
-        let row = &raw::view(packed).unwrap()[room.row * row_bytes..][..row_bytes];
-        let shelf = room.shelf.as_ref().unwrap();
-        assert!(shelf.fill(room.slot.index as usize, row));
+    let mut reservations = memory.reserve(keys, row_bytes, Device::Cpu).unwrap();
+    for reservation in &mut reservations {
+        reservation.fill(&raw::view(packed).unwrap()[reservation.row * row_bytes..][..row_bytes]);
+        assert!(reservation.is_filled());
     }
-    memory.publish(keys, schema, rooms);
+    memory.publish(keys, schema, reservations);
 }
 
 /// The value of a held row: all its elements are equal.
 fn value(memory: &Memory, row: Row) -> f32 {
-    let mut pins = Pins::default();
-    assert!(memory.pin(row, &mut pins));
+    let mut pinned = PinnedRows::default();
+    assert!(memory.pin(row, &mut pinned));
     let tensor = &memory
         .schema(row)
-        .gather(&[pins.row(0)], Device::Cpu)
+        .gather(&[pinned.row(0)], Device::Cpu)
         .unwrap()[0];
     let values = Vec::<f32>::try_from(tensor.view(-1)).unwrap();
     assert!(values.iter().all(|value| *value == values[0]));
@@ -73,7 +72,7 @@ fn held(memory: &mut Memory, numbers: impl IntoIterator<Item = u32>) -> Vec<u32>
 }
 
 #[test]
-fn rows_come_back_over_many_chunks_in_any_order() {
+fn rows_are_found_across_chunks() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     for number in 0..1000 {
         insert(&mut memory, &[number]);
@@ -91,7 +90,7 @@ fn rows_come_back_over_many_chunks_in_any_order() {
 }
 
 #[test]
-fn lru_drops_the_row_used_longest_ago() {
+fn lru_evicts_the_least_recently_used_row() {
     let mut memory = Memory::new(3 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3]);
     held(&mut memory, [1]);
@@ -110,7 +109,7 @@ fn never_evicting_keeps_its_rows() {
 }
 
 #[test]
-fn the_bound_holds_keys_and_bookkeeping_included() {
+fn the_bound_includes_keys_and_bookkeeping() {
     for bound in [0, COST - 1, COST, 10 * COST, 1000 * COST + 5] {
         let mut memory = Memory::new(bound, Eviction::Lru);
         for start in 0..50 {
@@ -126,7 +125,7 @@ fn the_bound_holds_keys_and_bookkeeping_included() {
 }
 
 #[test]
-fn rows_of_another_size_find_room() {
+fn rows_of_another_size_replace_a_chunk() {
     let mut memory = Memory::new(100 * COST, Eviction::Lru);
     insert(&mut memory, &(0..100).collect::<Vec<_>>());
     insert_sized(&mut memory, &[1000, 1001], 100);
@@ -140,7 +139,7 @@ fn rows_of_another_size_find_room() {
     assert_eq!(
         held(&mut memory, 1000..=1001),
         [1000, 1001],
-        "nor does it drive others out"
+        "nor does it evict others"
     );
 }
 
@@ -155,50 +154,50 @@ fn a_smaller_bound_takes_effect_at_once() {
 }
 
 #[test]
-fn rows_without_bytes_are_rows() {
+fn empty_rows_are_held() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     insert_sized(&mut memory, &[1, 2], 0);
-    let mut pins = Pins::default();
+    let mut pinned = PinnedRows::default();
     for row in memory.find([key(2), key(1)].iter()) {
-        assert!(memory.pin(row.unwrap(), &mut pins));
+        assert!(memory.pin(row.unwrap(), &mut pinned));
     }
-    assert_eq!((pins.len(), pins.row(1)), (2, [].as_slice()));
+    assert_eq!((pinned.len(), pinned.row(1)), (2, [].as_slice()));
 }
 
 #[test]
-fn a_row_that_is_being_read_goes_but_its_place_is_not_taken() {
+fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
     let mut memory = Memory::new(2 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2]);
-    let mut pins = Pins::default();
+    let mut pinned = PinnedRows::default();
     let [Some(row)] = memory.find([key(1)].iter())[..] else {
         panic!("row 1 is held")
     };
-    assert!(memory.pin(row, &mut pins));
-    let before = pins.row(0).to_vec();
+    assert!(memory.pin(row, &mut pinned));
+    let before = pinned.row(0).to_vec();
     insert(&mut memory, &[3]);
     insert(&mut memory, &[4, 5]);
-    assert_eq!(pins.row(0), before);
+    assert_eq!(pinned.row(0), before);
     assert!(memory.usage().bytes <= 2 * COST);
-    drop(pins);
+    drop(pinned);
     insert(&mut memory, &[6, 7]);
     assert_eq!(held(&mut memory, 1..=7), [6, 7]);
 }
 
 #[test]
-fn room_given_out_before_a_clear_is_worth_nothing_after_it() {
+fn clear_invalidates_reservations() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     let (keys, schema, _) = rows(&[1], 10);
-    let rooms = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
+    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
     memory.clear();
     insert(&mut memory, &[2]);
-    memory.publish(&keys, &schema, rooms);
+    memory.publish(&keys, &schema, reservations);
     assert_eq!(held(&mut memory, 1..=2), [2]);
     insert(&mut memory, &[3, 4]);
     assert_eq!(held(&mut memory, 1..=4), [2, 3, 4]);
 }
 
 #[test]
-fn a_key_that_is_held_keeps_its_first_row() {
+fn the_first_row_of_a_key_wins() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     insert(&mut memory, &[1]);
     let (_, schema, packed) = rows(&[9], 10);
@@ -207,45 +206,45 @@ fn a_key_that_is_held_keeps_its_first_row() {
     assert_eq!(memory.usage().rows, 1);
 }
 
-/// A device whose rows lie on the CPU in tests.
+/// A device whose rows are on the CPU in tests.
 const DEVICE: Device = Device::Vulkan;
 
-/// What a call does up to the moment when its rows are made known.
-fn fill_on_device(memory: &mut Memory, number: u32) -> (Vec<Key>, Arc<Schema>, Vec<Room>) {
+/// Inserts a row as a call does, up to the moment when it is published.
+fn fill_on_device(memory: &mut Memory, number: u32) -> (Vec<Key>, Arc<Schema>, Vec<Reservation>) {
     let (keys, schema, packed) = rows(&[number], 10);
-    let rooms = memory.reserve(&keys, ROW as usize, DEVICE).unwrap();
-    memory.scatter(&rooms, &packed).unwrap();
-    (keys, schema, rooms)
+    let reservations = memory.reserve(&keys, ROW as usize, DEVICE).unwrap();
+    memory.scatter(&reservations, &packed).unwrap();
+    (keys, schema, reservations)
 }
 
 fn held_on_device(memory: &mut Memory, number: u32) -> Option<f32> {
     let [row] = memory.find([key(number)].iter())[..] else {
         panic!("one row was asked for")
     };
-    let packed = memory.gather(&[row?], Device::Cpu).unwrap();
+    let packed = memory.gather([row?].into_iter(), Device::Cpu).unwrap();
     let bytes = raw::view(&packed).unwrap();
     Some(f32::from_ne_bytes(*bytes.first_chunk().unwrap()))
 }
 
 #[test]
-fn room_on_a_device_is_worth_nothing_once_its_chunk_is_gone() {
+fn dropping_a_chunk_invalidates_device_reservations() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
-    let (keys, schema, rooms) = fill_on_device(&mut memory, 1);
+    let (keys, schema, reservations) = fill_on_device(&mut memory, 1);
     memory.clear();
-    // At the place of the first chunk there is none, and then another.
-    memory.publish(&keys, &schema, rooms);
+    // The place of the first chunk is empty, and then taken by another chunk.
+    memory.publish(&keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 1), None);
-    let (keys, schema, rooms) = fill_on_device(&mut memory, 3);
+    let (keys, schema, reservations) = fill_on_device(&mut memory, 3);
     memory.clear();
-    let (other_keys, other_schema, other_rooms) = fill_on_device(&mut memory, 2);
-    memory.publish(&other_keys, &other_schema, other_rooms);
-    memory.publish(&keys, &schema, rooms);
+    let (other_keys, other_schema, other_reservations) = fill_on_device(&mut memory, 2);
+    memory.publish(&other_keys, &other_schema, other_reservations);
+    memory.publish(&keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 3), None);
     assert_eq!(held_on_device(&mut memory, 2), Some(2.0));
-    // A smaller bound drops the chunk as well, and ends.
-    let (keys, schema, rooms) = fill_on_device(&mut memory, 4);
+    // A smaller bound drops the chunk as well.
+    let (keys, schema, reservations) = fill_on_device(&mut memory, 4);
     memory.reconfigure(COST, Eviction::Lru);
-    memory.publish(&keys, &schema, rooms);
+    memory.publish(&keys, &schema, reservations);
     memory.reconfigure(1 << 20, Eviction::Lru);
     insert(&mut memory, &[5, 6, 7]);
     memory.reconfigure(COST, Eviction::Lru);
@@ -253,15 +252,15 @@ fn room_on_a_device_is_worth_nothing_once_its_chunk_is_gone() {
 }
 
 #[test]
-fn rows_that_are_read_are_not_given_up_for_nothing() {
+fn pinned_rows_are_not_evicted() {
     let mut memory = Memory::new(4 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3, 4]);
-    let mut pins = Pins::default();
+    let mut pinned = PinnedRows::default();
     for number in [1, 2] {
         let [Some(row)] = memory.find([key(number)].iter())[..] else {
             panic!("row {number} is held")
         };
-        assert!(memory.pin(row, &mut pins));
+        assert!(memory.pin(row, &mut pinned));
     }
     insert(&mut memory, &[5, 6, 7]);
     assert_eq!(held(&mut memory, 1..=7), [1, 2, 5, 6]);
@@ -269,43 +268,43 @@ fn rows_that_are_read_are_not_given_up_for_nothing() {
 }
 
 #[test]
-fn chunks_that_hold_no_row_make_room_for_rows_of_another_size() {
+fn empty_chunks_are_dropped_for_another_row_size() {
     let mut memory = Memory::new(2 * COST, Eviction::Lru);
     let (keys, _, _) = rows(&[1, 2], 10);
-    let rooms = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
-    memory.withdraw(rooms);
+    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
+    memory.release(reservations);
     insert_sized(&mut memory, &[3], 5);
     assert_eq!(held(&mut memory, [3]), [3]);
-    // And for a smaller bound.
+    // For a smaller bound as well.
     let mut memory = Memory::new(100 * COST, Eviction::Lru);
-    let rooms = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
-    memory.withdraw(rooms);
+    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
+    memory.release(reservations);
     memory.reconfigure(COST, Eviction::Lru);
     assert!(memory.usage().bytes <= COST);
 }
 
 #[test]
-fn memory_that_is_still_read_counts_until_it_is_not() {
+fn pinned_memory_counts_until_it_is_unpinned() {
     let mut memory = Memory::new(4 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3, 4]);
     let [Some(row)] = memory.find([key(1)].iter())[..] else {
         panic!("row 1 is held")
     };
-    let mut pins = Pins::default();
-    assert!(memory.pin(row, &mut pins));
-    // Of another size: the chunk goes, but somebody reads it.
+    let mut pinned = PinnedRows::default();
+    assert!(memory.pin(row, &mut pinned));
+    // A row of another size drops the chunk, which is still pinned.
     insert_sized(&mut memory, &[5], 11);
     assert_eq!(memory.usage().rows, 0);
     assert_eq!(memory.usage().bytes, 4 * COST);
-    drop(pins);
+    drop(pinned);
     assert_eq!(memory.usage().bytes, 0);
     insert_sized(&mut memory, &[5], 11);
     assert_eq!(held(&mut memory, [5]), [5]);
 }
 
 #[test]
-fn auto_keeps_its_counts_where_a_batch_is_as_large_as_the_cache() {
-    // Skewed, from a set that moves on.
+fn auto_keeps_its_counts_with_batches_of_cache_size() {
+    // Skewed access to a set that changes.
     let hits = |eviction| {
         let mut memory = Memory::new(1000 * ROW_OVERHEAD, eviction);
         let (_, schema, packed) = rows(&(0..2000).collect::<Vec<_>>(), 0);

@@ -3,6 +3,7 @@
 //! Each option is at once an argument of the attribute, a `torchcache_<name>` field of the
 //! struct, and a method here. Fields are applied by [`crate::cache::overrides`].
 
+pub(crate) mod environment;
 pub(crate) mod size;
 
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ impl Schema {
             .iter()
             .zip(tensors)
             .map(|(spec, tensor)| {
-                layout::materialised(tensor)?.f_to_kind(kind::from_element(spec.stored))
+                layout::contiguous(tensor)?.f_to_kind(kind::from_element(spec.stored))
             })
             .collect::<Result<Vec<_>, _>>()?;
         match &parts[..] {

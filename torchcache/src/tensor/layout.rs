@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 /// Whether the tensor is strided memory of a kind this crate knows: not sparse, not quantized,
 /// not in an opaque layout.
-pub(crate) fn is_plain(tensor: &Tensor) -> bool {
+pub(crate) fn is_strided(tensor: &Tensor) -> bool {
     tensor.defined()
         && matches!(tensor.f_kind(), Ok(kind) if !matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32))
         && !tensor.is_mkldnn()
@@ -19,7 +19,7 @@ pub(crate) fn is_sparse(tensor: &Tensor) -> bool {
 
 /// The same elements as contiguous memory of the tensor's own device, without a pending
 /// conjugation or negation: those are views whose bytes are not their values.
-pub(crate) fn materialised(tensor: &Tensor) -> Result<Tensor, TchError> {
+pub(crate) fn contiguous(tensor: &Tensor) -> Result<Tensor, TchError> {
     let resolved = if tensor.is_conj() || tensor.is_neg() {
         tensor.f_resolve_conj()?.f_resolve_neg()?
     } else {
@@ -37,7 +37,7 @@ pub(crate) fn materialised(tensor: &Tensor) -> Result<Tensor, TchError> {
 
 /// The same elements as contiguous memory on the CPU.
 pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
-    let tensor = materialised(tensor)?;
+    let tensor = contiguous(tensor)?;
     if tensor.device() == Device::Cpu {
         Ok(tensor)
     } else {

@@ -26,7 +26,7 @@ pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
             return Ok(bytes);
         }
         // Without elements there is no memory to point to.
-        if tensor.numel() == 0 && tensor.device() == Device::Cpu && layout::is_plain(tensor) {
+        if tensor.numel() == 0 && tensor.device() == Device::Cpu && layout::is_strided(tensor) {
             return Ok(&[]);
         }
     }

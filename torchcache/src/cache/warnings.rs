@@ -1,0 +1,118 @@
+//! Warnings, each logged once per handle: why calls bypass the cache, and which faults turned hits
+//! into misses.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tch::TchError;
+
+/// Why a call bypasses the cache, or what went wrong in one that did not.
+#[derive(Debug)]
+pub(crate) enum Reason {
+    /// A batch without rows has nothing to look up.
+    NoRows,
+    /// The module is being trained.
+    Training,
+    /// The named argument requires grad.
+    Gradient(String),
+    /// The named argument cannot be cut into rows.
+    ArgumentLayout(String),
+    /// The named argument is undefined, or of a kind without a name in tch.
+    ArgumentKind(String, TchError),
+    /// The output cannot be cut into rows.
+    OutputLayout,
+    /// The output holds no tensor.
+    NoTensors,
+    /// Rows of one batch have different shapes or kinds.
+    ChangingShape,
+    /// The cache holds rows that this version cannot read.
+    ForeignRows,
+    /// libtorch could not copy or read what the cache needs.
+    Libtorch(TchError),
+    /// The memory tier could not hold or copy rows.
+    MemoryTier(String),
+    /// The disk tier could not be opened.
+    DiskTier(String),
+    /// Recomputed rows differ from the cached ones.
+    Mismatch {
+        mismatched: usize,
+        verified: usize,
+        example: String,
+    },
+}
+
+impl Reason {
+    /// The bit that marks this reason as logged, and its message; `None` for reasons that are no
+    /// news.
+    fn message(&self) -> Option<(u32, String)> {
+        Some(match self {
+            Reason::NoRows | Reason::Training => return None,
+            Reason::Gradient(argument) => (
+                0,
+                format!("argument `{argument}` requires grad, and a cached output has none: such calls bypass the cache; detach the input to cache them"),
+            ),
+            Reason::ArgumentLayout(argument) => (
+                1,
+                format!("argument `{argument}` is sparse or quantized and cannot be cut into rows: such calls bypass the cache"),
+            ),
+            Reason::ArgumentKind(argument, error) => (
+                7,
+                format!("argument `{argument}` is undefined or of a kind that tch does not know ({}): such calls bypass the cache", first_line(error)),
+            ),
+            Reason::OutputLayout => (
+                2,
+                "the output is sparse, quantized, of an unknown kind or has too many tensors to be cut into rows: it is not cached".into(),
+            ),
+            Reason::NoTensors => (10, "the output holds no tensor: it is not cached".into()),
+            Reason::ChangingShape => (
+                3,
+                "the shape or kind of an output row changes with the batch that it is computed in: batches that mix such rows bypass the cache; pad to a fixed length to cache them".into(),
+            ),
+            Reason::ForeignRows => (
+                4,
+                "the cache holds rows that this version cannot read: they are computed again".into(),
+            ),
+            Reason::Libtorch(error) => (
+                5,
+                format!("libtorch could not copy what the cache needs, so the call bypassed it: {}", first_line(error)),
+            ),
+            Reason::MemoryTier(error) => (
+                6,
+                format!("rows could not be kept in or copied from memory, and are misses: {error}"),
+            ),
+            Reason::DiskTier(error) => (
+                8,
+                format!("the disk tier could not be opened, so rows are kept in memory only for now: {error}"),
+            ),
+            Reason::Mismatch { mismatched, verified, example } => (
+                9,
+                format!("{mismatched} of {verified} recomputed rows differ from the cached ones: {example}. Either the module is in train mode, has dropout, or computes a row from the rest of its batch, or code outside the module changed (then bump `version`)"),
+            ),
+        })
+    }
+}
+
+/// The first line of a libtorch error; the others say where in its own code it came from.
+pub(crate) fn first_line(error: &TchError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The warnings that a handle has logged, one bit each.
+#[derive(Debug)]
+pub(crate) struct Warnings(AtomicU64);
+
+impl Warnings {
+    pub(crate) const fn new() -> Self {
+        Warnings(AtomicU64::new(0))
+    }
+
+    /// Logs `reason` for a module the first time that it occurs.
+    pub(crate) fn warn_once(&self, module: impl FnOnce() -> String, reason: &Reason) {
+        let Some((bit, message)) = reason.message() else {
+            return;
+        };
+        if self.0.fetch_or(1 << bit, Relaxed) & (1 << bit) == 0 {
+            tracing::warn!(module = module(), "{message} (logged once)");
+        }
+    }
+}

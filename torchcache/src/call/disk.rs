@@ -1,0 +1,128 @@
+//! Rows of the disk tier: locating, checking and reading them, and writing computed ones.
+
+use std::sync::Arc;
+
+use tch::{Kind, TchError, Tensor};
+use torchcache_store::{Located, RowBatch, Store};
+
+use super::insert::Insert;
+use crate::key::Key;
+use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
+use crate::schema::Schema;
+use crate::tensor::{layout, raw};
+
+/// Why rows of a tier cannot be used for a call.
+#[derive(Debug)]
+pub(crate) enum LookupError {
+    /// They have different shapes or kinds, which no one output can hold.
+    Mixed,
+    /// Their schema is not one of this version.
+    ForeignSchema,
+    /// libtorch could not allocate or copy them.
+    Libtorch(TchError),
+}
+
+impl From<TchError> for LookupError {
+    fn from(error: TchError) -> Self {
+        LookupError::Libtorch(error)
+    }
+}
+
+/// Rows of one schema that the store located.
+#[derive(Debug)]
+pub(crate) struct LocatedRows {
+    pub(crate) schema: Arc<Schema>,
+    positions: Vec<usize>,
+    located: Vec<Located>,
+}
+
+impl LocatedRows {
+    /// Checks located rows, given with their positions; `None` where there are none.
+    pub(crate) fn check(
+        located: impl Iterator<Item = (usize, Located)>,
+    ) -> Result<Option<Self>, LookupError> {
+        let (positions, located): (Vec<usize>, Vec<Located>) = located.unzip();
+        let Some(first) = located.first() else {
+            return Ok(None);
+        };
+        let schema = Schema::decode(first.schema()).ok_or(LookupError::ForeignSchema)?;
+        let agrees = |row: &Located| {
+            row.schema() == first.schema()
+                || Schema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
+        };
+        if !located.iter().all(agrees) {
+            return Err(LookupError::Mixed);
+        }
+        if located.iter().any(|row| row.len != schema.row_bytes()) {
+            return Err(LookupError::ForeignSchema);
+        }
+        Ok(Some(LocatedRows {
+            schema: Arc::new(schema),
+            positions,
+            located,
+        }))
+    }
+
+    /// Reads the rows into one tensor. Rows that the store cannot read are left out.
+    pub(crate) fn read(self, store: &Store) -> Result<(Vec<usize>, PackedRows), TchError> {
+        let LocatedRows {
+            schema,
+            mut positions,
+            located,
+        } = self;
+        let row_bytes = schema.row_bytes();
+        let shape = [located.len() as i64, row_bytes as i64];
+        let (mut bytes, read) = raw::written(&shape, Kind::Uint8, |bytes| {
+            let mut rows: Vec<&mut [u8]> = if row_bytes == 0 {
+                located.iter().map(|_| Default::default()).collect()
+            } else {
+                bytes.chunks_exact_mut(row_bytes).collect()
+            };
+            store.read(&located, &mut rows)
+        })?;
+        if !read.iter().all(|&read| read) {
+            let rows: Vec<usize> = (0..read.len()).filter(|&row| read[row]).collect();
+            let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+            bytes = bytes.f_index_select(0, &Tensor::from_slice(&index))?;
+            positions = rows.iter().map(|&row| positions[row]).collect();
+        }
+        Ok((positions, PackedRows { schema, bytes }))
+    }
+}
+
+/// Queues computed rows for the disk. Returns the rows that the store already holds: theirs are the
+/// values from now on.
+///
+/// # Errors
+///
+/// Whatever libtorch reports when rows cannot be copied.
+pub(crate) fn put(
+    store: &Store,
+    keys: &[Key],
+    computed: &PackedRows,
+    insert: Option<&Insert<'_>>,
+) -> Result<Vec<FoundRows>, TchError> {
+    let PackedRows { schema, bytes } = computed;
+    let (encoded, row_bytes) = (schema.encode().into(), schema.row_bytes());
+    let rows = match insert.and_then(Insert::pinned) {
+        Some(pinned) => RowBatch::shared(keys.to_vec(), encoded, pinned, row_bytes),
+        None => {
+            let copied = raw::view(&layout::on_cpu(bytes)?)?.to_vec();
+            RowBatch::new(keys.to_vec(), encoded, copied, row_bytes)
+        }
+    };
+    let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
+    let winners = store.put(rows.element_bytes(schema.element_bytes()));
+    match LocatedRows::check(winners.into_iter()) {
+        Ok(Some(winners)) if winners.schema.agrees(schema) => {
+            let (positions, winners) = winners.read(store)?;
+            Ok(vec![FoundRows {
+                source: RowSource::Disk,
+                positions,
+                bytes: RowBytes::Packed(winners.bytes),
+            }])
+        }
+        // Rows of another schema do not fit into this output.
+        _ => Ok(Vec::new()),
+    }
+}

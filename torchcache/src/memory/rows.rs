@@ -1,0 +1,79 @@
+//! Rows between the tiers, the forward and the output: where they came from and where their bytes
+//! are.
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::RowValues;
+
+use super::arena::PinnedRows;
+use crate::schema::Schema;
+use crate::tensor::parallel::copy_rows;
+use crate::tensor::raw;
+
+/// Rows of one schema as a tensor of bytes, `[rows, row_bytes]`.
+#[derive(Debug)]
+pub(crate) struct PackedRows {
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) bytes: Tensor,
+}
+
+/// Where rows came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowSource {
+    Memory,
+    Disk,
+    Forward,
+}
+
+/// Rows of one source.
+#[derive(Debug)]
+pub(crate) struct FoundRows {
+    pub(crate) source: RowSource,
+    /// The position of each row among the keys it was asked for, in rising order.
+    pub(crate) positions: Vec<usize>,
+    pub(crate) bytes: RowBytes,
+}
+
+/// The bytes of rows, in the order of their positions.
+#[derive(Debug)]
+pub(crate) enum RowBytes {
+    /// In the memory tier, not copied yet.
+    Pinned(PinnedRows),
+    /// `[rows, row_bytes]`.
+    Packed(Tensor),
+}
+
+impl RowBytes {
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        match self {
+            RowBytes::Pinned(_) => true,
+            RowBytes::Packed(packed) => packed.device() == Device::Cpu,
+        }
+    }
+
+    fn to_packed(&self, row_bytes: usize) -> Result<Tensor, TchError> {
+        match self {
+            RowBytes::Packed(packed) => Ok(packed.shallow_clone()),
+            RowBytes::Pinned(pinned) => {
+                let rows: Vec<&[u8]> = (0..pinned.len()).map(|row| pinned.row(row)).collect();
+                let shape = [rows.len() as i64, row_bytes as i64];
+                raw::tensor(&shape, Kind::Uint8, |bytes| copy_rows(bytes, &rows))
+            }
+        }
+    }
+}
+
+/// Overwrites rows of `packed`, a tensor of bytes with a row for each position, with those found.
+/// By libtorch's operations, since either may be on a device.
+pub(crate) fn overwrite_rows(packed: &mut Tensor, found: &[FoundRows]) -> Result<(), TchError> {
+    let device = packed.device();
+    let row_bytes = packed.size()[1] as usize;
+    for rows in found {
+        let index: Vec<i64> = rows.positions.iter().map(|&row| row as i64).collect();
+        let index = Tensor::from_slice(&index).f_to_device(device)?;
+        let rows = rows.bytes.to_packed(row_bytes)?.f_to_device(device)?;
+        let _ = packed.f_index_copy_(0, &index, &rows)?;
+    }
+    Ok(())
+}
