@@ -1,10 +1,7 @@
-//! The rows of the memory tier that lie on the CPU: slots that threads fill, read and empty
-//! without a lock.
+//! [`RowArena`]: slots for the rows of the memory tier on the CPU, filled, read and emptied without a
+//! lock. The state of a slot says who may touch its bytes, which no borrow of the mapping can.
 
-#![expect(
-    unsafe_code,
-    reason = "rows of one mapping are shared between threads one by one"
-)]
+#![expect(unsafe_code, reason = "threads share one mapping slot by slot")]
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -15,11 +12,10 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use memmap2::{MmapMut, MmapRaw};
 use torchcache_store::RowValues;
 
-/// Rows of one length in memory of their own, between threads that fill, read and empty them.
+/// Slots for rows of one length, in a mapping of their own.
 ///
-/// No lock guards a row; the state of its slot does. It is empty, or one thread is filling it, or
-/// it is full and any number of [`PinnedRows`] hold it as it is. What the state does not allow is refused
-/// and not waited for, so nobody is ever held up.
+/// A slot is empty, or one thread is filling it, or it is full and any number of [`PinnedRows`] keep
+/// it as it is. An operation that the state does not allow fails at once instead of waiting.
 pub(crate) struct RowArena {
     memory: MmapRaw,
     row_bytes: usize,
@@ -31,21 +27,21 @@ const EMPTY: u32 = 0;
 const FULL: u32 = 1;
 const FILLING: u32 = u32::MAX;
 
-/// From this size on, a arena asks for huge pages: as many faults fewer when it is filled.
+/// From this size on, an arena asks for huge pages, so that filling it takes fewer page faults.
 const HUGE_PAGE: usize = 2 << 20;
 
 impl RowArena {
-    /// Room for `rows` rows. The system gives memory to those that are filled.
+    /// Maps slots for `rows` rows. The system allocates memory for those that are filled.
     ///
     /// # Errors
     ///
-    /// Address space that cannot be had.
+    /// A mapping that fails.
     pub(crate) fn new(rows: usize, row_bytes: usize) -> io::Result<Self> {
         let length = rows.checked_mul(row_bytes).ok_or(ErrorKind::OutOfMemory)?;
         let memory = MmapMut::map_anon(length.max(1))?;
         #[cfg(target_os = "linux")]
         if length >= HUGE_PAGE {
-            // Without them it works as well.
+            // Optional: ignored where the system refuses.
             let _ = memory.advise(memmap2::Advice::HugePage);
         }
         Ok(RowArena {
@@ -55,25 +51,24 @@ impl RowArena {
         })
     }
 
-    /// Has the system give memory to empty rows before they are filled, which is most of what filling
-    /// them would take. What they hold by then stays.
+    /// Has the system allocate memory for slots before they are filled, which is most of the cost of
+    /// filling them. Full slots keep their rows.
     pub(crate) fn populate(&self, rows: Range<usize>) {
         let length = rows.len() * self.row_bytes;
         #[cfg(target_os = "linux")]
         if length > 0 {
-            // A kernel before 5.14 does not know how: then filling does it.
+            // Kernels before 5.14 refuse: then filling the slot allocates.
             let begin = rows.start * self.row_bytes;
-            let how = memmap2::Advice::PopulateWrite;
-            let _ = self.memory.advise_range(how, begin, length);
+            let advice = memmap2::Advice::PopulateWrite;
+            let _ = self.memory.advise_range(advice, begin, length);
         }
     }
 
-    /// How many rows there is room for.
+    /// The number of slots.
     pub(crate) fn rows(&self) -> usize {
         self.states.len()
     }
 
-    /// How many bytes a row has.
     pub(crate) fn row_bytes(&self) -> usize {
         self.row_bytes
     }
@@ -88,16 +83,15 @@ impl RowArena {
         {
             return false;
         }
-        // SAFETY: the slot lies within the mapping, which was made for `states.len()` rows. Its
-        // state was just taken from empty to filling, which one thread can do; until it is full,
-        // nobody else reads or writes these bytes. The source does not overlap: `PinnedRows` give out
-        // full slots only, and this one is being filled.
+        // SAFETY: the slot is within the mapping, which was made for `states.len()` rows. This thread
+        // has just taken its state from empty to filling; until it is full, no other thread reads or
+        // writes these bytes. The source does not overlap: `PinnedRows` return full slots only.
         unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.slot(slot), row.len()) };
         state.store(FULL, Release);
         true
     }
 
-    /// Lets the slot be filled anew; `false` while somebody fills or pins it.
+    /// Empties the slot, so that it can be filled again; `false` while it is pinned or being filled.
     pub(crate) fn empty(&self, slot: usize) -> bool {
         match self.states[slot].compare_exchange(FULL, EMPTY, AcqRel, Relaxed) {
             Ok(_) => true,
@@ -105,15 +99,15 @@ impl RowArena {
         }
     }
 
-    /// Whether somebody fills or pins the slot.
+    /// Whether the slot is pinned or being filled.
     pub(crate) fn is_pinned(&self, slot: usize) -> bool {
         !matches!(self.states[slot].load(Relaxed), EMPTY | FULL)
     }
 
     fn pin(&self, slot: usize) -> bool {
-        let more = |state: u32| (FULL..FILLING - 1).contains(&state).then(|| state + 1);
+        let add = |state: u32| (FULL..FILLING - 1).contains(&state).then(|| state + 1);
         self.states[slot]
-            .fetch_update(Acquire, Relaxed, more)
+            .fetch_update(Acquire, Relaxed, add)
             .is_ok()
     }
 
@@ -135,21 +129,21 @@ impl std::fmt::Debug for RowArena {
     }
 }
 
-/// Rows on arenas that stay as they are for as long as this lives.
+/// Rows in arenas that are neither emptied nor overwritten until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct PinnedRows {
     arenas: Vec<Arc<RowArena>>,
-    /// Which of them, and the slot there.
+    /// The arena, by its place in `arenas`, and the slot of each row.
     rows: Vec<(u32, u32)>,
 }
 
 impl PinnedRows {
-    /// PinnedRows a row beside the others; `false` where the slot holds none.
+    /// Pins another row; `false` where the slot is not full.
     pub(crate) fn add(&mut self, arena: &Arc<RowArena>, slot: u32) -> bool {
         if !arena.pin(slot as usize) {
             return false;
         }
-        // There are few arenas, and the last one is likely the same.
+        // Few arenas, and mostly the last one again.
         let known = self.arenas.iter().rposition(|it| Arc::ptr_eq(it, arena));
         let number = known.unwrap_or_else(|| {
             self.arenas.push(arena.clone());
@@ -168,8 +162,8 @@ impl RowValues for PinnedRows {
     fn row(&self, row: usize) -> &[u8] {
         let (arena, slot) = self.rows[row];
         let arena = &self.arenas[arena as usize];
-        // SAFETY: the slot lies within the mapping, which `arena` keeps. It was full when it was
-        // pinned, and a pinned slot is neither emptied nor filled, so these bytes are initialised
+        // SAFETY: the slot is within the mapping, which `arena` keeps alive. It was full when it was
+        // pinned, and a pinned slot is neither emptied nor filled: so these bytes are initialised
         // and do not change until `self`, which the slice borrows from, is dropped.
         unsafe { std::slice::from_raw_parts(arena.slot(slot as usize), arena.row_bytes) }
     }
@@ -188,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_row_is_read_until_it_is_emptied() {
+    fn a_pinned_slot_is_not_emptied() {
         let arena = Arc::new(RowArena::new(2, 3).unwrap());
         assert!(
             !PinnedRows::default().add(&arena, 0),
@@ -199,44 +193,44 @@ mod tests {
             !arena.fill(0, &[4, 5, 6]),
             "a full slot is not filled again"
         );
-        let mut pins = PinnedRows::default();
-        assert!(pins.add(&arena, 0) && pins.add(&arena, 0));
-        assert!(!arena.empty(0), "somebody reads it");
+        let mut pinned = PinnedRows::default();
+        assert!(pinned.add(&arena, 0) && pinned.add(&arena, 0));
+        assert!(!arena.empty(0), "the slot is pinned");
         assert_eq!(
-            (pins.row(0), pins.row(1)),
+            (pinned.row(0), pinned.row(1)),
             ([1, 2, 3].as_slice(), [1, 2, 3].as_slice())
         );
-        drop(pins);
+        drop(pinned);
         assert!(arena.empty(0) && arena.fill(0, &[4, 5, 6]));
-        let mut pins = PinnedRows::default();
-        assert!(pins.add(&arena, 0));
-        assert_eq!(pins.row(0), [4, 5, 6]);
+        let mut pinned = PinnedRows::default();
+        assert!(pinned.add(&arena, 0));
+        assert_eq!(pinned.row(0), [4, 5, 6]);
     }
 
     #[test]
-    fn pinned_rows_outlive_what_made_them() {
+    fn pinned_rows_keep_their_arena() {
         let arena = Arc::new(RowArena::new(1, 1).unwrap());
-        let mut pins = PinnedRows::default();
-        assert!(arena.fill(0, &[7]) && pins.add(&arena, 0));
+        let mut pinned = PinnedRows::default();
+        assert!(arena.fill(0, &[7]) && pinned.add(&arena, 0));
         drop(arena);
-        assert_eq!(pins.row(0), [7]);
+        assert_eq!(pinned.row(0), [7]);
     }
 
     #[test]
-    fn rows_without_bytes_have_slots_as_well() {
+    fn empty_rows_have_slots() {
         let arena = Arc::new(RowArena::new(2, 0).unwrap());
-        let mut pins = PinnedRows::default();
-        assert!(arena.fill(1, &[]) && pins.add(&arena, 1));
-        assert!(pins.row(0).is_empty());
+        let mut pinned = PinnedRows::default();
+        assert!(arena.fill(1, &[]) && pinned.add(&arena, 1));
+        assert!(pinned.row(0).is_empty());
     }
 
     #[test]
-    fn what_no_address_space_can_hold_is_an_error() {
+    fn an_impossible_size_is_an_error() {
         assert!(RowArena::new(usize::MAX / 2, 3).is_err());
     }
 
     #[test]
-    fn no_reader_ever_sees_a_row_half_filled() {
+    fn readers_never_see_a_half_filled_row() {
         let arena = Arc::new(RowArena::new(1, 4096).unwrap());
         let threads: Vec<_> = (0..4u8)
             .map(|thread| {
@@ -246,9 +240,9 @@ mod tests {
                     for round in 0..4000u16 {
                         arena.empty(0);
                         arena.fill(0, &[thread ^ round as u8; 4096]);
-                        let mut pins = PinnedRows::default();
-                        if pins.add(&arena, 0) {
-                            let row = pins.row(0);
+                        let mut pinned = PinnedRows::default();
+                        if pinned.add(&arena, 0) {
+                            let row = pinned.row(0);
                             assert!(row.iter().all(|byte| *byte == row[0]));
                             seen += 1;
                         }
@@ -265,20 +259,20 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_get_their_memory_early_keep_what_they_hold() {
+    fn populating_keeps_full_rows() {
         let arena = Arc::new(RowArena::new(1000, 5000).unwrap());
         assert!(arena.fill(3, &[7; 5000]));
         arena.populate(0..1000);
         arena.populate(999..1000);
         arena.populate(1000..1000);
-        let mut pins = PinnedRows::default();
-        assert!(pins.add(&arena, 3) && !pins.add(&arena, 4));
-        assert_eq!(pins.row(0), [7; 5000]);
+        let mut pinned = PinnedRows::default();
+        assert!(pinned.add(&arena, 3) && !pinned.add(&arena, 4));
+        assert_eq!(pinned.row(0), [7; 5000]);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn rows_get_their_memory_before_they_are_filled() {
+    fn populating_allocates_memory() {
         let arena = RowArena::new(64, 1 << 20).unwrap();
         let resident = || -> usize {
             let begin = arena.memory.as_ptr() as usize;
@@ -295,7 +289,7 @@ mod tests {
                     return size.trim().trim_end_matches(" kB").parse().unwrap();
                 }
             }
-            panic!("the system does not know the arena");
+            panic!("the mapping is not in /proc/self/smaps");
         };
         let before = resident();
         arena.populate(16..32);

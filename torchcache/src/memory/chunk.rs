@@ -9,23 +9,24 @@ use torchcache_store::threads;
 use super::arena::RowArena;
 use crate::key::Key;
 
-/// Fewer bytes are not worth waking a core for.
-const WORTH_POPULATING: usize = 256 * 1024;
+/// Fewer bytes are not worth waking another thread for.
+const MIN_POPULATED: usize = 256 * 1024;
 
-/// No more bytes are made ready: there may be no next call.
-const MOST_POPULATED: usize = 32 << 20;
+/// The most bytes to populate: there may be no next call.
+const MAX_POPULATED: usize = 32 << 20;
 
-/// Bytes that are made ready at once. As long as that takes, no other thread gets or gives back memory.
-const POPULATED_AT_ONCE: usize = 2 << 20;
+/// Bytes to populate per system call, during which no other thread of the process can map memory.
+const POPULATE_STEP: usize = 2 << 20;
 
-/// Where a row lies. Once its chunk is dropped it means nothing, whatever takes that chunk's place.
+/// The place of a row. It is invalid once its chunk is dropped, even if another chunk takes that
+/// chunk's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    /// Where its chunk is among all.
+    /// The place of its chunk in the list of chunks.
     pub(super) place: u32,
-    /// The number of its chunk.
+    /// The number of its chunk, never reused.
     pub(super) chunk: u32,
-    /// The number of its row in the chunk.
+    /// Its place in the chunk.
     pub(crate) index: u32,
 }
 
@@ -36,9 +37,9 @@ pub(super) struct Chunk {
     pub(super) rows: ChunkRows,
     /// The key of each occupied slot.
     pub(super) keys: Vec<Option<Key>>,
-    /// Rows, counted from the first, whose memory was to be made ready.
+    /// Rows, counted from the first, that were populated or are about to be.
     pub(super) populated: usize,
-    /// Slots that were taken and not given back.
+    /// The number of slots taken and not released.
     pub(super) taken: usize,
 }
 
@@ -50,18 +51,18 @@ pub(super) enum ChunkRows {
 }
 
 impl Chunk {
-    /// Gets memory ready on another core: for as many rows from `next` on as were just taken.
+    /// Populates as many rows from `next` on as were just taken, on another thread.
     pub(super) fn populate_from(&mut self, next: usize, taken: usize) {
         let ChunkRows::Host(arena) = &self.rows else {
             return;
         };
         let row_bytes = arena.row_bytes();
         let rows = ahead(next, taken, self.populated, arena.rows(), row_bytes);
-        if rows.len() * row_bytes >= WORTH_POPULATING {
+        if rows.len() * row_bytes >= MIN_POPULATED {
             self.populated = rows.end;
             let arena = Arc::downgrade(arena);
             threads::try_spawn(move || {
-                let count = (POPULATED_AT_ONCE / row_bytes).max(1);
+                let count = (POPULATE_STEP / row_bytes).max(1);
                 for begin in rows.clone().step_by(count) {
                     let Some(arena) = arena.upgrade() else { return };
                     arena.populate(begin..rows.end.min(begin + count));
@@ -71,8 +72,8 @@ impl Chunk {
     }
 }
 
-/// The rows of a arena to make ready where `taken` were taken before `next`, and those before
-/// `populated` were made ready already.
+/// The rows of an arena to populate, if `taken` rows before `next` were just taken and those before
+/// `populated` are populated already.
 fn ahead(
     next: usize,
     taken: usize,
@@ -80,7 +81,7 @@ fn ahead(
     rows: usize,
     row_bytes: usize,
 ) -> Range<usize> {
-    let most = MOST_POPULATED / row_bytes.max(1);
+    let most = MAX_POPULATED / row_bytes.max(1);
     let begin = next.max(populated);
     begin..(next + taken.min(most)).min(rows).max(begin)
 }
@@ -93,17 +94,17 @@ impl ChunkRows {
                 row_bytes,
             )?)));
         }
-        // Tests have rows of a device wherever they run.
-        let lies = match device {
+        // Tests use Vulkan as a device whose rows are on the CPU.
+        let actual = match device {
             Device::Vulkan if cfg!(test) => Device::Cpu,
             device => device,
         };
         let shape = [i64::from(rows), row_bytes as i64];
-        Tensor::f_empty(shape, (Kind::Uint8, lies)).map(ChunkRows::Device)
+        Tensor::f_empty(shape, (Kind::Uint8, actual)).map(ChunkRows::Device)
     }
 }
 
-/// The rows of the slots at the positions in `group`, as libtorch wants them.
+/// The places of the slots at the positions in `group`, as an index tensor.
 pub(super) fn index(slots: &[Slot], group: &[i64]) -> Tensor {
     let rows: Vec<i64> = group
         .iter()
@@ -129,23 +130,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_rows_are_made_ready_as_were_taken_each_once_and_within_bounds() {
+    fn rows_are_populated_once_and_within_bounds() {
         assert_eq!(ahead(64, 64, 0, 1024, 1000), 64..128);
         assert_eq!(ahead(100, 36, 128, 1024, 1000), 128..136);
         assert!(
             ahead(64, 10, 128, 1024, 1000).is_empty(),
-            "slots that were taken before"
+            "slots taken before"
         );
         assert_eq!(ahead(1000, 64, 128, 1024, 1000), 1000..1024);
         assert!(
             ahead(1024, 64, 128, 1024, 1000).is_empty(),
-            "the end of the arena"
+            "past the last row"
         );
-        assert_eq!(
-            ahead(500, 500, 0, 1024, 1 << 20),
-            500..532,
-            "32 MB and no more"
-        );
+        assert_eq!(ahead(500, 500, 0, 1024, 1 << 20), 500..532, "at most 32 MB");
         assert!(ahead(1, 1, 0, 1024, 64 << 20).is_empty());
     }
 }

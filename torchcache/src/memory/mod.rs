@@ -285,7 +285,7 @@ impl Memory {
         if self.eviction == Eviction::Never {
             return false;
         }
-        if fits && self.slabs.is_read(slot) {
+        if fits && self.slabs.is_pinned(slot) {
             // Evicting it would free no slot yet.
             self.rows.promote(&victim);
             return true;

@@ -1,11 +1,11 @@
-//! Slabs: where the memory tier keeps bytes. Rows of one size on one device share a slab, so there
-//! is neither a tensor nor an allocation per row.
+//! [`Slabs`]: the bytes of the memory tier. Rows of one size on one device share a slab, so that a row
+//! needs neither a tensor nor an allocation of its own.
 //!
-//! A slab grows by chunks, each as large as all before it: memory grows with use, nothing is ever
-//! copied to grow, and there are few chunks. On the CPU a chunk is a [`RowArena`], whose rows are
-//! filled and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes,
-//! and a batch is gathered or scattered by a call or two. Chunks are charged to the bound when they
-//! are made, with what a row costs beside its bytes, until nobody reads them any more.
+//! A slab grows by chunks, each as large as all before it: memory grows with use, growing copies
+//! nothing, and there are few chunks. On the CPU a chunk is a [`RowArena`], whose rows are filled
+//! and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes, and a
+//! batch is gathered or scattered by one libtorch call per chunk. A chunk counts towards the bound,
+//! overhead included, from when it is made until it is dropped and no longer pinned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -16,9 +16,9 @@ use super::arena::RowArena;
 use super::chunk::{Chunk, ChunkRows, Slot, by_chunk, index};
 use crate::key::Key;
 
-/// What a row costs beside its bytes: its node and place in the `lru` map (up to 119 bytes at the
-/// map's lowest load), its key (33) and its state (4) in the chunk, its place in the list of free
-/// slots (12), and what `auto` counts (8).
+/// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
+/// load), its key (33) and state (4) in the chunk, its place in the list of free slots (12), and its
+/// counters in `auto` (8).
 pub(crate) const ROW_OVERHEAD: u64 = 176;
 
 /// The first chunk of a slab has room for at least this many bytes, if the bound allows.
@@ -29,14 +29,14 @@ pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     by_size: HashMap<(usize, Device), u32>,
     chunks: Vec<Option<Chunk>>,
-    /// How many chunks were ever made, which numbers them.
-    made: u32,
-    /// Given back while somebody still read them.
-    leaving: Vec<Slot>,
-    /// Dropped while somebody still read them, and what they cost.
-    lingering: Vec<(Weak<RowArena>, u64)>,
+    /// The number of the next chunk.
+    next_chunk: u32,
+    /// Slots that were released while pinned.
+    pinned_slots: Vec<Slot>,
+    /// Chunks that were dropped while pinned, with their cost.
+    pinned_chunks: Vec<(Weak<RowArena>, u64)>,
     bound: u64,
-    /// Of the chunks that are not dropped.
+    /// The cost of the chunks that are not dropped.
     bytes: u64,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Slabs {
 struct Slab {
     row_bytes: usize,
     device: Device,
-    /// In all its chunks.
+    /// The number of slots in all its chunks.
     rows: usize,
     free: Vec<Slot>,
 }
@@ -56,9 +56,9 @@ impl Slabs {
             slabs: Vec::new(),
             by_size: HashMap::new(),
             chunks: Vec::new(),
-            made: 0,
-            leaving: Vec::new(),
-            lingering: Vec::new(),
+            next_chunk: 0,
+            pinned_slots: Vec::new(),
+            pinned_chunks: Vec::new(),
             bound,
             bytes: 0,
         }
@@ -68,7 +68,7 @@ impl Slabs {
         self.bound = bound;
     }
 
-    /// Whether what is not dropped exceeds the bound.
+    /// Whether the chunks that are not dropped exceed the bound.
     pub(crate) fn over_bound(&self) -> bool {
         self.bytes > self.bound
     }
@@ -76,13 +76,13 @@ impl Slabs {
     /// Bytes allocated, bookkeeping included.
     pub(crate) fn bytes(&self) -> u64 {
         let read = self
-            .lingering
+            .pinned_chunks
             .iter()
             .filter(|(arena, _)| arena.strong_count() > 0);
         self.bytes + read.map(|(_, cost)| cost).sum::<u64>()
     }
 
-    /// How many slots are taken.
+    /// The number of slots taken.
     pub(crate) fn taken(&self) -> usize {
         self.chunks.iter().flatten().map(|chunk| chunk.taken).sum()
     }
@@ -92,23 +92,23 @@ impl Slabs {
             self.drop_at(place);
         }
         *self = Slabs {
-            made: self.made,
-            lingering: std::mem::take(&mut self.lingering),
+            next_chunk: self.next_chunk,
+            pinned_chunks: std::mem::take(&mut self.pinned_chunks),
             ..Slabs::new(self.bound)
         };
     }
 
-    /// Whether a row of this size could be held if nothing else were.
+    /// Whether an empty tier could hold a row of this size.
     pub(crate) fn can_ever_hold(&self, row_bytes: usize) -> bool {
         cost(row_bytes) <= self.bound
     }
 
-    /// How many more rows of this size the bound allows for.
+    /// How many more rows of this size the bound allows.
     pub(crate) fn affordable(&self, row_bytes: usize) -> u64 {
         self.bound.saturating_sub(self.bytes()) / cost(row_bytes)
     }
 
-    /// Whether `slot`, once released, takes a row of this size.
+    /// Whether `slot`, once released, could hold a row of this size on this device.
     pub(crate) fn fits(&self, slot: Slot, row_bytes: usize, device: Device) -> bool {
         self.chunk(slot).is_some_and(|chunk| {
             let slab = &self.slabs[chunk.slab as usize];
@@ -116,24 +116,24 @@ impl Slabs {
         })
     }
 
-    /// Whether the slot still means what it did when it was taken: its chunk may have been dropped
-    /// since.
+    /// Whether the chunk of a taken slot was not dropped since.
     pub(crate) fn is_valid(&self, slot: Slot) -> bool {
         self.chunk(slot).is_some()
     }
 
-    /// Whether somebody reads the row of a slot.
-    pub(crate) fn is_read(&self, slot: Slot) -> bool {
+    /// Whether the row of a slot is pinned.
+    pub(crate) fn is_pinned(&self, slot: Slot) -> bool {
         let arena = self.arena(slot);
         arena.is_some_and(|arena| arena.is_pinned(slot.index as usize))
     }
 
-    /// Takes back what nobody reads any more.
+    /// Frees slots and chunks that are no longer pinned.
     pub(crate) fn reclaim(&mut self) {
-        for slot in std::mem::take(&mut self.leaving) {
+        for slot in std::mem::take(&mut self.pinned_slots) {
             self.free(slot);
         }
-        self.lingering.retain(|(arena, _)| arena.strong_count() > 0);
+        self.pinned_chunks
+            .retain(|(arena, _)| arena.strong_count() > 0);
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
@@ -170,12 +170,13 @@ impl Slabs {
             }
             slots.push(slot);
         }
-        self.populate_behind(&slots[before..]);
+        self.populate_after(&slots[before..]);
         Ok(())
     }
 
-    /// Gets memory ready for as many rows as were just taken: the next call will likely bring as many.
-    fn populate_behind(&mut self, slots: &[Slot]) {
+    /// Allocates memory for as many rows as were just taken, since the next call is likely to take as
+    /// many.
+    fn populate_after(&mut self, slots: &[Slot]) {
         let Some(last) = slots.last() else { return };
         let taken = slots.iter().filter(|slot| slot.chunk == last.chunk).count();
         if let Some(chunk) = self.chunk_mut(*last) {
@@ -189,7 +190,7 @@ impl Slabs {
         }
         let slab = &mut self.slabs[number as usize];
         let chunk = Chunk {
-            number: self.made,
+            number: self.next_chunk,
             slab: number,
             rows: ChunkRows::new(rows, slab.row_bytes, slab.device)?,
             keys: vec![None; rows as usize],
@@ -201,7 +202,7 @@ impl Slabs {
             self.chunks.push(None);
             self.chunks.len() - 1
         });
-        // Free slots are taken from the end; behind those of older chunks, in rising order.
+        // Free slots are taken from the end: those of older chunks first, each chunk in rising order.
         let new = (0..rows).rev().map(|index| Slot {
             place: place as u32,
             chunk: chunk.number,
@@ -211,18 +212,18 @@ impl Slabs {
         slab.rows += rows as usize;
         self.bytes += u64::from(rows) * cost(slab.row_bytes);
         self.chunks[place] = Some(chunk);
-        self.made += 1;
+        self.next_chunk += 1;
         Ok(())
     }
 
-    /// Notes whose row a taken slot holds.
+    /// Records the key of the row in a taken slot.
     pub(crate) fn occupy(&mut self, slot: Slot, key: Key) {
         if let Some(chunk) = self.chunk_mut(slot) {
             chunk.keys[slot.index as usize] = Some(key);
         }
     }
 
-    /// Gives a taken slot back: to the next taker, or as long as somebody reads it, to nobody.
+    /// Gives a taken slot back. While it is pinned it is not taken again.
     pub(crate) fn release(&mut self, slot: Slot) {
         if let Some(chunk) = self.chunk_mut(slot) {
             chunk.keys[slot.index as usize] = None;
@@ -243,11 +244,11 @@ impl Slabs {
         if is_free {
             self.slabs[slab].free.push(slot);
         } else {
-            self.leaving.push(slot);
+            self.pinned_slots.push(slot);
         }
     }
 
-    /// Frees the memory of the chunk that holds `slot`, and tells whose rows went with it.
+    /// Frees the memory of the chunk of `slot`, and returns the keys of its rows.
     pub(crate) fn drop_chunk(&mut self, slot: Slot) -> Vec<Key> {
         match self.is_valid(slot) {
             true => self.drop_at(slot.place as usize),
@@ -255,10 +256,10 @@ impl Slabs {
         }
     }
 
-    /// Frees the memory of chunks without a taken slot, but for those of one size; `false` where
-    /// there was none.
-    pub(crate) fn drop_unused(&mut self, but: Option<(usize, Device)>) -> bool {
-        let spared = but.and_then(|size| self.by_size.get(&size).copied());
+    /// Frees the memory of chunks without a taken slot, except those of one size; `false` where there
+    /// was none.
+    pub(crate) fn drop_unused(&mut self, except: Option<(usize, Device)>) -> bool {
+        let spared = except.and_then(|size| self.by_size.get(&size).copied());
         let is_unused = |chunk: &Chunk| chunk.taken == 0 && Some(chunk.slab) != spared;
         let unused: Vec<usize> = (0..self.chunks.len())
             .filter(|&place| self.chunks[place].as_ref().is_some_and(is_unused))
@@ -277,18 +278,18 @@ impl Slabs {
         let stays = |slot: &Slot| slot.chunk != chunk.number;
         slab.free.retain(stays);
         slab.rows -= chunk.keys.len();
-        self.leaving.retain(stays);
+        self.pinned_slots.retain(stays);
         let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
         self.bytes -= cost;
         if let ChunkRows::Host(arena) = &chunk.rows
             && Arc::strong_count(arena) > 1
         {
-            self.lingering.push((Arc::downgrade(arena), cost));
+            self.pinned_chunks.push((Arc::downgrade(arena), cost));
         }
         chunk.keys.into_iter().flatten().collect()
     }
 
-    /// The arena that a slot is on; `None` where it is on another device than the CPU.
+    /// The arena of a slot; `None` on another device than the CPU.
     pub(crate) fn arena(&self, slot: Slot) -> Option<&Arc<RowArena>> {
         match self.rows(slot)? {
             ChunkRows::Host(arena) => Some(arena),
@@ -296,7 +297,7 @@ impl Slabs {
         }
     }
 
-    /// Copies rows out that are on another device than the CPU: `[slots, row_bytes]` on `device`.
+    /// Copies rows from another device than the CPU: `[slots, row_bytes]` on `device`.
     pub(crate) fn gather(&self, slots: &[Slot], device: Device) -> Result<Tensor, TchError> {
         let select = |group: &[i64]| {
             let first = slots[group[0] as usize];
@@ -321,7 +322,7 @@ impl Slabs {
         Ok(gathered)
     }
 
-    /// Copies rows of `packed` into slots of another device than the CPU.
+    /// Copies rows of `packed` to slots on another device than the CPU.
     pub(crate) fn scatter(
         &mut self,
         slots: &[Slot],
