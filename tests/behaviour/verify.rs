@@ -176,11 +176,11 @@ fn mismatches_are_counted_with_one_warning() {
         assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
         for words in [
             "module=\"behaviour::verify::Fickle\"",
-            "2 of 2 rows",
+            "2 of 2 recomputed rows",
             "the output has",
             "train mode",
             "dropout",
-            "the rest of their batch",
+            "the rest of its batch",
             "bump `version`",
         ] {
             assert_eq!(warnings(&lines, words), 1, "{words}: {lines:#?}");
