@@ -6,37 +6,37 @@ use twox_hash::XxHash3_64;
 use super::arguments::TensorArgument;
 use crate::identity::{is_worth_a_copy, tensor_digest};
 use crate::tensor::layout;
-use crate::tensor::raw::Glance;
+use crate::tensor::raw::TensorState;
 
-/// The digests of shared tensors, for the last calls.
+/// The digests of the shared tensors of recent calls, by their place among the shared arguments.
 #[derive(Debug, Default)]
-pub(crate) struct SharedDigests(Vec<Vec<Remembered>>);
+pub(crate) struct SharedDigests(Vec<Vec<KnownTensor>>);
 
-/// So many tensors are remembered for each place, the last one at the end: masks of training and of
-/// evaluation take turns.
-const REMEMBERED: usize = 4;
+/// How many tensors to keep for each place, the most recent one last: masks of training and of
+/// evaluation alternate.
+const MAX_KNOWN: usize = 4;
 
 /// A tensor and its digest.
 #[derive(Debug)]
-struct Remembered {
-    /// Holds on to the storage, so that no other tensor can have that address meanwhile. Not needed
-    /// where the elements are known.
+struct KnownTensor {
+    /// Keeps the storage alive, so that no other tensor gets its address. `None` where `elements`
+    /// are known.
     alias: Option<Tensor>,
     /// Version, data pointer, layout, shape and strides.
-    words: Vec<i64>,
-    /// Of its elements, where they are bytes on the CPU. The version does not tell everything: an
-    /// optimiser writes parameters without counting.
+    fields: Vec<i64>,
+    /// A digest of its elements, where they are contiguous on the CPU. The version alone is not
+    /// enough: an optimiser writes parameters without changing it.
     elements: Option<u64>,
     digest: [u8; 32],
 }
 
-impl Remembered {
-    /// Whether this is the tensor that was looked at, as far as can be told without its elements. One
-    /// that was resized has let go of its address.
-    fn is(&self, glance: &Glance<'_>) -> bool {
+impl KnownTensor {
+    /// Whether a tensor of this state is the known one, elements aside. Resizing the known one gives
+    /// it another address.
+    fn matches(&self, state: &TensorState<'_>) -> bool {
         let alias = self.alias.as_ref();
-        self.words == glance.words()
-            && alias.is_none_or(|alias| alias.data_ptr() as i64 == glance.pointer())
+        self.fields == state.fields()
+            && alias.is_none_or(|alias| alias.data_ptr() as i64 == state.pointer())
     }
 }
 
@@ -46,50 +46,50 @@ impl SharedDigests {
         SharedDigests(Vec::new())
     }
 
-    /// The digest of each tensor, in order: of its layout, kind, shape and every byte that it stores.
+    /// The digest of each tensor, in order, over its layout, kind, shape and every stored byte.
     ///
     /// # Errors
     ///
-    /// Whatever libtorch says when a tensor cannot be read.
+    /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn digests(&mut self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
         self.0.resize_with(shared.len(), Vec::new);
         let places = shared.iter().zip(&mut self.0);
         places
-            .map(|(argument, remembered)| digest(&argument.tensor, remembered))
+            .map(|(argument, known)| digest(&argument.tensor, known))
             .collect()
     }
 }
 
-fn digest(tensor: &Tensor, remembered: &mut Vec<Remembered>) -> Result<[u8; 32], TchError> {
-    let mut glance = Glance::none();
-    // The parts of a packed layout may change without it, and so may what lies on the CPU in another
-    // order than that of its elements.
+fn digest(tensor: &Tensor, known: &mut Vec<KnownTensor>) -> Result<[u8; 32], TchError> {
+    let mut state = TensorState::new();
+    // Not kept: the tensors of a sparse layout, and elements that are not contiguous on the CPU, may
+    // change while the state stays the same.
     if !layout::is_strided(tensor)
-        || !glance.at(tensor)
-        || (glance.bytes().is_none()
-            && (tensor.device() == Device::Cpu || is_worth_a_copy(tensor, &glance)))
+        || !state.read(tensor)
+        || (state.bytes().is_none()
+            && (tensor.device() == Device::Cpu || is_worth_a_copy(tensor, &state)))
     {
         return tensor_digest(tensor);
     }
-    let elements = || glance.bytes().map(XxHash3_64::oneshot);
-    if let Some(place) = remembered.iter().position(|before| before.is(&glance)) {
-        let before = remembered.remove(place);
+    let elements = || state.bytes().map(XxHash3_64::oneshot);
+    if let Some(place) = known.iter().position(|before| before.matches(&state)) {
+        let before = known.remove(place);
         if before.elements == elements() {
             let digest = before.digest;
-            remembered.push(before);
+            known.push(before);
             return Ok(digest);
         }
     }
-    if remembered.len() == REMEMBERED {
-        remembered.remove(0);
+    if known.len() == MAX_KNOWN {
+        known.remove(0);
     }
-    // Before it is hashed, so that a change meanwhile is noticed at the next call.
-    let (words, elements) = (glance.words().to_vec(), elements());
+    // Read before it is hashed, so that the next call notices a change in between.
+    let (fields, elements) = (state.fields().to_vec(), elements());
     let digest = tensor_digest(tensor)?;
     let alias = elements.is_none().then(|| tensor.f_detach()).transpose()?;
-    remembered.push(Remembered {
+    known.push(KnownTensor {
         alias,
-        words,
+        fields,
         elements,
         digest,
     });
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_take_turns_are_hashed_once_and_of_many_the_last_are_kept() {
+    fn the_last_few_tensors_are_kept() {
         let mut memo = SharedDigests::new();
         let of = |value: i64| Tensor::from_slice(&[value]);
         let tensors: Vec<_> = (0..6).map(of).collect();
@@ -134,13 +134,13 @@ mod tests {
         for tensor in &tensors[1..] {
             digests(&mut memo, &[tensor]);
         }
-        assert_eq!(memo.0[0].len(), REMEMBERED);
+        assert_eq!(memo.0[0].len(), MAX_KNOWN);
         assert_eq!(digests(&mut memo, &[&tensors[0]]), first);
     }
 
-    /// As `nn::Sgd` does it: a parameter is written through an alias that does not count.
+    /// `nn::Sgd` writes parameters through an alias that does not change the version.
     #[test]
-    fn one_element_of_many_that_is_written_without_counting_is_noticed() {
+    fn a_write_that_keeps_the_version_is_noticed() {
         let mut memo = SharedDigests::new();
         let table = Tensor::zeros([1 << 20], tch::kind::FLOAT_CPU);
         let before = digests(&mut memo, &[&table]);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn another_tensor_in_freed_memory_is_not_taken_for_the_first() {
+    fn another_tensor_at_the_same_address_is_noticed() {
         let mut memo = SharedDigests::new();
         let of = |memo: &mut SharedDigests, value: f64| {
             digests(
@@ -168,16 +168,16 @@ mod tests {
         assert_eq!(distinct.len(), 20);
     }
 
-    /// Every byte of it is compared, so another tensor at its address is noticed without.
+    /// On the CPU every byte is compared, so that no alias is needed.
     #[test]
-    fn no_memory_of_the_cpu_is_held() {
+    fn memory_on_the_cpu_is_not_kept() {
         let mut memo = SharedDigests::new();
         digests(&mut memo, &[&Tensor::zeros([4], tch::kind::FLOAT_CPU)]);
         assert!(memo.0[0][0].alias.is_none());
     }
 
     #[test]
-    fn parts_of_a_packed_layout_are_looked_at_each_time() {
+    fn sparse_tensors_are_hashed_every_time() {
         let mut memo = SharedDigests::new();
         let dense = Tensor::from_slice(&[0.0f32, 3.0, 0.0, 4.0]).view([2, 2]);
         let sparse = dense.to_sparse(None, None::<&[i64]>, None).coalesce();

@@ -1,8 +1,8 @@
-//! [`Fingerprint`]: how a value takes part in a module's identity.
+//! [`Fingerprint`]: how a value enters a module's identity.
 //!
-//! One walk over the fields serves three purposes, told apart by the [`Fingerprinter`]'s mode:
-//! the cheap comparison on every call, the full hash when something changed, and the search for
-//! the name of a parameter that requires grad. So a type says once what it consists of.
+//! One walk over the fields has three purposes, chosen by the mode of the [`Fingerprinter`]: the
+//! cheap comparison on every call, the full hash when something changed, and the search for the
+//! name of a parameter that requires grad. So a type lists its fields once.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -38,19 +38,19 @@ use crate::function::Function;
     note = "where it is yours, derive it: `#[derive(torchcache::Fingerprint)]`"
 )]
 pub trait Fingerprint {
-    /// Tells `f` everything that this value contributes to what `forward` computes.
+    /// Passes to `f` everything in this value that changes what `forward` computes.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
 }
 
-/// The type of a value that others are made of. Two types may have the same fields, or none, and
-/// still compute different things; behind a `Box<dyn …>` one may even take the other's place
-/// between two calls. Called by generated code.
+/// Adds the type of a value to the identity. Two types may have the same fields, or none, and still
+/// compute different outputs; behind a `Box<dyn …>` one may replace the other between two calls.
+/// Called by generated code.
 #[doc(hidden)]
 pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
     f.field("type", &PhantomData::<T>);
 }
 
-/// Receives what a value consists of. See [`Fingerprint`].
+/// Receives the fields of a value. See [`Fingerprint`].
 #[derive(Debug)]
 pub struct Fingerprinter<'a> {
     mode: Mode<'a>,
@@ -59,11 +59,11 @@ pub struct Fingerprinter<'a> {
 
 #[derive(Debug)]
 enum Mode<'a> {
-    /// Compare with what was seen at the last call.
+    /// Record the state, or compare with it.
     Watch(&'a mut Watcher),
-    /// Hash everything, and keep readable parts for the manifest.
+    /// Collect digests, and readable values for the manifest.
     Hash(&'a mut Collector),
-    /// Find the first tensor that requires grad.
+    /// Find the path of the first tensor that requires grad.
     Trainable(&'a mut Option<String>),
 }
 
@@ -92,7 +92,7 @@ impl<'a> Fingerprinter<'a> {
     /// A named component: a field, an element, a layer.
     pub fn field<T: Fingerprint + ?Sized>(&mut self, name: &str, value: &T) {
         if self.compares() {
-            // Positions tell fields apart; building paths on every call would only cost.
+            // The position identifies the field; paths are needed for hashing only.
             return value.fingerprint(self);
         }
         let parent = self.path.len();
@@ -117,7 +117,7 @@ impl<'a> Fingerprinter<'a> {
         self.plain("variant", name.as_bytes(), &name);
     }
 
-    /// A plain value: its type's name, its exact bytes, and how people read it.
+    /// A plain value: the name of its type, its exact bytes, and a readable form.
     pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn Debug) {
         match &mut self.mode {
             Mode::Watch(watcher) => watcher.bytes(bytes),
@@ -146,12 +146,12 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
-    /// Whether this walk only compares with the last one.
+    /// Whether this walk records or compares the state.
     pub(crate) fn compares(&self) -> bool {
         matches!(self.mode, Mode::Watch(_))
     }
 
-    /// A configuration that shows itself only through `Debug`.
+    /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.mode {
             Mode::Watch(watcher) => watcher.text(format_args!("{value:?}")),
@@ -168,7 +168,7 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
-    /// Bytes that are too dear to make on every call: `make` runs only when the hash is computed.
+    /// Bytes that are too expensive to make on every call: `make` runs only when the hash is computed.
     pub(crate) fn content(&mut self, type_name: &str, make: impl FnOnce() -> (Vec<u8>, String)) {
         if let Mode::Hash(collector) = &mut self.mode {
             let (bytes, readable) = make();
@@ -176,8 +176,7 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
-    /// A component whose elements have no order: each is hashed alone, and they are taken in the
-    /// order of their digests.
+    /// A collection without an order: elements are added in the order of their digests.
     pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
         if !matches!(self.mode, Mode::Hash(_)) {
             values.for_each(|value| value.fingerprint(self));

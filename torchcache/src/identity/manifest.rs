@@ -1,4 +1,4 @@
-//! The manifests of identities: that of this one is written, and others say what it is not.
+//! Manifests: writes that of an identity, and explains what changed since an earlier one.
 
 use std::io;
 use std::path::Path;
@@ -9,12 +9,12 @@ use torchcache_store::manifest::{FILE, Manifest, Output, difference, newest};
 use super::Identity;
 use crate::function::Function;
 
-/// Writes the manifest of `identity` into its directory, unless one is there: what went into it, and
-/// what the rows of each function are made of.
+/// Writes the manifest of `identity` into its directory, unless there is one: the parts of the
+/// identity, and the output structure of each function.
 ///
 /// # Errors
 ///
-/// Whatever the file system says. The cache works without its manifest.
+/// Errors of the file system. The cache works without its manifest.
 pub(crate) fn write(
     directory: &Path,
     module: &str,
@@ -31,8 +31,8 @@ pub(crate) fn write(
         .write(&directory)
 }
 
-/// Why `identity` is not one of the identities that `root` holds for this module, in words;
-/// `None` where it holds none, or holds this one.
+/// What changed between `identity` and the newest identity of this module in `root`; `None` where
+/// `root` has none, or has this one.
 pub(crate) fn explain(root: &Path, module: &str, identity: &Identity) -> Option<String> {
     if root.join(&identity.hash).join(FILE).exists() {
         return None;
@@ -52,27 +52,23 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_tells_what_changed() {
+    fn the_change_since_the_newest_manifest_is_explained() {
         let root = tempfile::tempdir().unwrap();
         let before = identity("", |f| f.field("fc.ws", &tch::Tensor::from_slice(&[1.0])));
         let after = identity("", |f| f.field("fc.ws", &tch::Tensor::from_slice(&[2.0])));
-        assert_eq!(
-            explain(root.path(), "m", &before),
-            None,
-            "nothing is there yet"
-        );
+        assert_eq!(explain(root.path(), "m", &before), None, "no manifest yet");
         let directory = root.path().join(&before.hash);
         std::fs::create_dir(&directory).unwrap();
         write(&directory, "m", &before, &[]).unwrap();
         assert_eq!(
             explain(root.path(), "m", &before),
             None,
-            "this one is there"
+            "the same identity"
         );
         assert_eq!(
             explain(root.path(), "other", &after),
             None,
-            "another module is there"
+            "another module"
         );
         assert_eq!(
             explain(root.path(), "m", &after).unwrap(),
@@ -81,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn several_changes_are_told_together() {
+    fn several_changes_are_listed() {
         let before = identity("1", |f| f.field("scale", &1.0));
         let after = identity("2", |f| f.field("scale", &2.0));
         assert_eq!(
@@ -91,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_manifest_is_not_read() {
+    fn an_unreadable_manifest_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("x")).unwrap();
         std::fs::write(root.path().join("x").join(FILE), "{not json").unwrap();

@@ -1,7 +1,7 @@
-//! When a cache is valid: the identity of a module and the ways to notice that it changed.
+//! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
 //! `fingerprint` is the trait and the walk, `std_types` and `tch_types` its implementations, `watch`
-//! the cheap comparison on each call, `parts` what was hashed, `manifest` the readable record.
+//! the cheap comparison on each call, `parts` what was hashed, `manifest` the readable record on disk.
 
 mod fingerprint;
 pub(crate) mod manifest;
@@ -16,8 +16,7 @@ pub(crate) use watch::{Watcher, is_worth_a_copy};
 
 use crate::options::Options;
 
-/// Bumped whenever the same module would hash to something else: older directories then stay
-/// untouched and are simply not looked at.
+/// Bumped whenever the same module would get another hash. Older directories are then ignored.
 const FORMAT: u32 = 2;
 
 /// A computed identity: the hash, and the parts that explain it.
@@ -29,7 +28,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The identity of what `walk` tells, under a module's `name` and its `options`.
+    /// Computes the identity of a module from its name, its options and a walk over its fields.
     pub(crate) fn compute(
         name: &str,
         options: &Options,
@@ -57,7 +56,7 @@ impl Identity {
     }
 }
 
-/// The options that are part of the identity, those of section "Options" in the documentation.
+/// The options that are part of the identity.
 fn option_parts(options: &Options) -> Vec<Part> {
     vec![
         parts::option("cache_dtype", &format!("{:?}", options.cache_dtype)),
@@ -66,9 +65,9 @@ fn option_parts(options: &Options) -> Vec<Part> {
     ]
 }
 
-/// The same options of a module inside another one, whose rows came through its cache.
+/// The same options of a module inside another one, whose rows came through the inner cache.
 pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
-    // A cache that is switched off does not round.
+    // A disabled cache does not round.
     let rounding = options.cache_dtype.filter(|_| options.enabled);
     f.field("torchcache_cache_dtype", &rounding);
     f.field("torchcache_subsample_count", &options.subsample_count);
@@ -80,12 +79,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_is_fixed_from_release_to_release() {
+    fn module_hashes_are_the_same_in_every_release() {
         let identity = Identity::compute("demo::Module", &Options::new(), |f| {
             f.field("scale", &2.5f64);
             f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
         });
-        // A golden value: when it changes, FORMAT must have changed, and with it old caches expire.
+        // A golden value: if it changes, so must FORMAT, which makes old caches expire.
         assert_eq!(
             identity.hash,
             "2fbf07f28be14e81f331e723347b66b9e66e7f01917cb38ff4c76bc20b652dae",
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn each_identity_option_counts_and_no_other_does() {
+    fn only_identity_options_change_the_hash() {
         let hash = |options: Options| Identity::compute("m", &options, |_| ()).hash;
         let plain = hash(Options::new());
         for options in [

@@ -1,4 +1,5 @@
-//! The parts of an identity: what was hashed, in the order of the walk, with readable values.
+//! The parts of an identity: a digest of each hashed value, in the order of the walk, with its
+//! readable form.
 
 use tch::{Kind, TchError, Tensor};
 pub(crate) use torchcache_store::manifest::{Category, Part};
@@ -6,14 +7,14 @@ pub(crate) use torchcache_store::manifest::{Category, Part};
 use crate::function::Function;
 use crate::tensor::{layout, parallel, raw};
 
-/// A part whose digest is of these pieces.
-fn of_pieces(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> Part {
+/// A part with the digest of some pieces.
+fn part(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> Part {
     Part::new(path, category, readable, *digest(pieces).as_bytes())
 }
 
 /// A plain value.
 pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -> Part {
-    of_pieces(
+    part(
         path,
         Category::Field,
         readable,
@@ -23,7 +24,7 @@ pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -
 
 /// An option of the cache.
 pub(crate) fn option(name: &str, value: &str) -> Part {
-    of_pieces(name, Category::Option, value, &[value.as_bytes()])
+    part(name, Category::Option, value, &[value.as_bytes()])
 }
 
 /// The code of a function.
@@ -33,7 +34,7 @@ pub(crate) fn code(path: &str, function: &Function) -> Part {
         path => format!("{path}.{}", function.name),
     };
     let pieces = [function.name.as_bytes(), function.code.as_bytes()];
-    of_pieces(&path, Category::Code, function.code, &pieces)
+    part(&path, Category::Code, function.code, &pieces)
 }
 
 /// A weight or a buffer.
@@ -76,34 +77,35 @@ fn digest(pieces: &[&[u8]]) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// The digest of a tensor: of its layout, kind, shape and every byte that it stores.
+/// The digest of a tensor, over its layout, kind, shape and every stored byte.
 ///
 /// # Errors
 ///
-/// Whatever libtorch says when it cannot be read.
+/// Errors of libtorch when it cannot be read.
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
     let mut hasher = blake3::Hasher::new();
     let detached = tensor.f_detach()?;
     if layout::is_strided(tensor) {
-        hash_plain(&detached, &mut hasher)?;
+        hash_strided(&detached, &mut hasher)?;
     } else {
-        // What is stored counts, a zero as well: there are operations that see the difference.
+        // Every stored element counts, also a stored zero, which some operations treat differently.
         let (layout, pieces) = stored(&detached)?;
-        hasher.update(&PACKED.to_le_bytes());
+        hasher.update(&NOT_STRIDED.to_le_bytes());
         hash_text(&describe(&detached)?, &mut hasher);
         hash_text(&layout, &mut hasher);
         for piece in pieces {
-            hash_plain(&piece, &mut hasher)?;
+            hash_strided(&piece, &mut hasher)?;
         }
     }
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// Begins the digest of a packed layout: the description of a plain tensor is never so long.
-const PACKED: u64 = u64::MAX;
+/// Starts the digest of another layout: the digest of a strided tensor starts with the length of its
+/// description, which is shorter.
+const NOT_STRIDED: u64 = u64::MAX;
 
-/// The readable form of a tensor, and its digest. What cannot be read must not be taken for
-/// something else: it is nobody's equal.
+/// The readable form of a tensor, and its digest. A tensor that cannot be read gets a unique one, so
+/// that it equals no other.
 fn described(tensor: &Tensor) -> (String, [u8; 32]) {
     if !tensor.defined() {
         return ("undefined".into(), *digest(&[b"undefined"]).as_bytes());
@@ -123,14 +125,14 @@ fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
     hasher.update(text.as_bytes());
 }
 
-fn hash_plain(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
+fn hash_strided(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
     hash_text(&describe(tensor)?, hasher);
     let elements = layout::on_cpu(tensor)?;
     parallel::update(hasher, raw::view(&elements)?);
     Ok(())
 }
 
-/// What a packed layout is called, and the plain tensors that it is made of.
+/// The name of a layout that is not strided, and the strided tensors that it consists of.
 fn stored(tensor: &Tensor) -> Result<(String, Vec<Tensor>), TchError> {
     if matches!(tensor.f_kind()?, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
         let integers = tensor.f_int_repr()?;
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_weights_are_known_by_their_elements() {
+    fn sparse_and_quantized_weights_are_hashed_by_element() {
         let dense = |value: f32| Tensor::from_slice(&[0.0, value, 0.0, 2.0]).view([2, 2]);
         let sparse = |value: f32| dense(value).to_sparse(None, None::<&[i64]>, None);
         let quantized = |value: f32| dense(value).quantize_per_tensor(0.5, 0, Kind::QInt8);
@@ -190,9 +192,9 @@ mod tests {
         assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
     }
 
-    /// There are operations that see scale, zero point and axis where no value shows them.
+    /// Some operations use scale, zero point and axis even where no value shows them.
     #[test]
-    fn all_that_makes_a_tensor_quantized_counts() {
+    fn quantization_parameters_are_hashed() {
         let zeros = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
         let one = |scale, zero| zeros.quantize_per_tensor(scale, zero, Kind::QInt8);
         let channels = |scales: [f64; 2], zero: [i64; 2], axis| {
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_tensor_of_the_bytes_of_a_packed_one_is_another() {
+    fn a_strided_tensor_never_hashes_like_a_sparse_one() {
         let ten = Tensor::arange(44, (Kind::Float, Device::Cpu))
             .lt(10)
             .to_kind(Kind::Float);
@@ -250,9 +252,9 @@ mod tests {
         assert_ne!(digest_of(&plain), digest_of(&sparse));
     }
 
-    /// There are operations that see a stored zero: a sparse softmax gives it a share.
+    /// A stored zero matters: a sparse softmax gives it a share.
     #[test]
-    fn what_a_sparse_tensor_stores_counts_and_so_does_its_layout() {
+    fn stored_elements_and_layout_are_hashed() {
         let index = |columns: &[i64]| {
             let rows = vec![0; columns.len()];
             Tensor::from_slice(&[rows.as_slice(), columns].concat()).view([2, -1])
@@ -286,13 +288,13 @@ mod tests {
         assert_eq!(
             digest_of(&huge(1.0)),
             digest_of(&huge(1.0)),
-            "it is not made dense"
+            "not converted to dense"
         );
         assert_ne!(digest_of(&huge(1.0)), digest_of(&huge(2.0)));
     }
 
     #[test]
-    fn kind_shape_and_layout_are_told_apart_as_they_should() {
+    fn kind_and_shape_are_hashed_and_strides_are_not() {
         let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
         let strided = tensor.tr().contiguous().tr();
         assert_eq!(digest_of(&tensor), digest_of(&strided));

@@ -26,7 +26,7 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
 
-/// Pointer-sized numbers are fixed at 64 bits, so that an identity does not depend on the machine.
+/// Pointer-sized numbers are hashed as 64 bits, so that an identity does not depend on the machine.
 macro_rules! pointer_sized {
     ($($type:ty => $fixed:ty)*) => {$(
         impl Fingerprint for $type {
@@ -103,13 +103,13 @@ impl Fingerprint for Reduction {
     }
 }
 
-/// The type counts: a generic module may compute something else for another one.
+/// The type: a generic module may compute another output for each type argument.
 impl<T: ?Sized> Fingerprint for PhantomData<T> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         let name = std::any::type_name::<T>();
         f.plain("PhantomData", name.as_bytes(), &name);
         if name.contains("{{closure}}") {
-            // All closures of one function have this name: none may pass for another.
+            // All closures of one function have this name, so that none may equal another.
             f.content("closure", || (unique().to_vec(), "a closure".into()));
         }
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_differ_have_digests_that_differ() {
+    fn different_values_have_different_digests() {
         assert_ne!(digest(&0.0f64), digest(&-0.0f64));
         assert_ne!(digest(&1u8), digest(&1u16));
         assert_ne!(digest(&("ab", "c")), digest(&("a", "bc")));
@@ -259,14 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn how_a_value_is_held_does_not_count() {
+    fn owned_and_borrowed_values_are_equal() {
         assert_eq!(digest("a"), digest(&"a".to_owned()));
         assert_eq!(digest(&Box::new(7u8)), digest(&Arc::new(7u8)));
         assert_eq!(digest(&vec![1u8, 2]), digest(&[1u8, 2]));
     }
 
     #[test]
-    fn the_order_of_a_hash_map_does_not_count() {
+    fn the_order_of_a_hash_map_is_not_hashed() {
         let forwards: HashMap<_, _> = (0..100u32).map(|i| (i, i * i)).collect();
         let backwards: HashMap<_, _> = (0..100u32).rev().map(|i| (i, i * i)).collect();
         assert_eq!(digest(&forwards), digest(&backwards));

@@ -1,7 +1,7 @@
-//! [`Fingerprint`] for what tch models are made of.
+//! [`Fingerprint`] for the types of tch: tensors, layers, `VarStore` and `CModule`.
 //!
-//! Conv, norm and embedding layers keep their configuration private, but their derived `Debug`
-//! shows it. LSTM, GRU, `Sequential` and `Func` hide their weights as well: they have no
+//! The configuration of conv, norm and embedding layers is private, but their derived `Debug` shows
+//! it. The weights of LSTM, GRU, `Sequential` and `Func` are private as well: they have no
 //! implementation, and the compile error says what to do.
 
 use std::fmt::Debug;
@@ -84,8 +84,8 @@ impl Fingerprint for nn::VarStore {
     }
 }
 
-/// The variables of a store. When hashed, in the order of their names; when compared, in the order
-/// of the map, which holds still as long as the map does.
+/// The variables of a store: hashed in the order of their names, compared in the order of the map,
+/// which does not change as long as the map does not.
 pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
     let locked = lock(variables);
     if f.compares() {
@@ -94,8 +94,8 @@ pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fin
             .values()
             .for_each(|tensor| f.tensor(tensor));
     }
-    // Hashing goes over many threads, one of which may come back here for another module: the
-    // store must not be locked then.
+    // Hashing uses a thread pool, whose threads may run a walk of another module meanwhile: the
+    // store must not be locked.
     let mut named: Vec<_> = locked
         .named_variables
         .iter()
@@ -108,12 +108,12 @@ pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fin
     }
 }
 
-/// By its file: the code, parameters, buffers and attributes that `save` writes. Between calls its
-/// address and its parameters are watched; after a change of a buffer call `refresh()`.
+/// Hashed as the file that `save` writes: code, parameters, buffers and attributes. Its address and
+/// parameters are watched; after a change of a buffer call `refresh()`.
 impl Fingerprint for CModule {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         if f.compares() {
-            // The address tells one loaded module from another, as long as both live.
+            // Two loaded modules have different addresses while both live.
             let address = format!("{self:?}");
             f.plain("address", address.as_bytes(), &address);
         }
@@ -122,7 +122,7 @@ impl Fingerprint for CModule {
                 let readable = format!("TorchScript of {} bytes", bytes.len());
                 (bytes, readable)
             }
-            // What cannot be seen must not be taken for something else: it is nobody's equal.
+            // A module that cannot be read must equal no other.
             Err(reason) => (unique().to_vec(), format!("not saved: {reason}")),
         });
         for (name, tensor) in self.named_parameters().unwrap_or_default() {
@@ -133,7 +133,7 @@ impl Fingerprint for CModule {
 
 fn saved(module: &CModule) -> Result<Vec<u8>, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    // The archive holds the name of its file, so that must be the same every time.
+    // The archive contains the name of its file, which must be the same every time.
     let path = directory.path().join("module.pt");
     module.save(&path).map_err(|error| error.to_string())?;
     std::fs::read(&path).map_err(|error| error.to_string())

@@ -1,14 +1,14 @@
-//! Noticing change cheaply: on each call the state of every watched value is compared, word by
-//! word, with what was seen when the hash was computed.
+//! [`Watcher`]: cheap detection of changes. Each call compares the state of every watched value, word
+//! by word, with the state recorded when the module hash was computed.
 //!
-//! For a tensor the state is its version counter, data pointer, kind, device, shape and strides.
-//! The pointer is needed because `set_data` (behind `VarStore::half` and `set_device`) swaps the
-//! storage under the same version; an alias of every watched storage is held, so that a freed
-//! pointer cannot come back and pass for the old one.
+//! The state of a tensor is its version counter, data pointer, kind, device, shape and strides. The
+//! pointer is needed because `set_data` (behind `VarStore::half` and `set_device`) replaces the
+//! storage under the same version; an alias of every watched storage is kept, so that no other
+//! tensor gets its address.
 //!
-//! The version does not tell everything: `batch_norm` writes its running statistics, and `nn::Sgd`
-//! its parameters, without counting. So the elements count as well: all of them where the tensor is
-//! small, as statistics are, or is being trained; of large frozen ones on the CPU a sample.
+//! The version alone is not enough: `batch_norm` writes its running statistics, and `nn::Sgd` its
+//! parameters, without changing it. So the elements are compared as well: all of them where the
+//! tensor is small, as statistics are, or is being trained; a sample of large frozen ones on the CPU.
 
 use std::fmt::Write;
 
@@ -17,24 +17,26 @@ use twox_hash::XxHash3_64;
 
 use super::parts::tensor_digest;
 use crate::tensor::layout;
-use crate::tensor::raw::{self, Glance};
+use crate::tensor::raw::{self, TensorState};
 
-/// The state of every watched value, and whether the present walk differs from it.
+/// The recorded state of every watched value, and the progress of the current walk over them.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     words: Vec<u64>,
-    tensors: Vec<Watched>,
+    tensors: Vec<WatchedTensor>,
     recording: bool,
-    /// How many words and tensors the present walk has compared.
+    /// The number of words that the walk has compared.
     cursor: usize,
+    /// The number of tensors that the walk has compared.
     tensor: usize,
     changed: bool,
     trainable: bool,
+    /// The grad mode, once it was needed.
     gradients: Option<bool>,
     devices: Devices,
 }
 
-/// The devices of what was recorded. Single numbers are left out: they go with any device.
+/// The devices of the recorded tensors. Scalars do not count: they work with tensors of any device.
 #[derive(Debug, Clone, Copy)]
 enum Devices {
     None,
@@ -54,53 +56,53 @@ impl Devices {
 
 /// A recorded tensor.
 #[derive(Debug)]
-struct Watched {
-    /// Holds the storage.
+struct WatchedTensor {
+    /// Keeps the storage alive.
     _alias: Option<Tensor>,
-    elements: Elements,
+    elements: ElementsState,
 }
 
 /// The elements of a recorded tensor.
 #[derive(Debug, PartialEq)]
-enum Elements {
-    /// A digest of all of them: of small tensors, as statistics are, and of those in training.
+enum ElementsState {
+    /// A digest of all elements: of small tensors, and of those in training.
     Digest(u64),
-    /// Of other large ones a sample.
+    /// A digest of some elements: of other large tensors.
     Sample(u64),
-    /// They cannot be read: version and pointer have to do.
-    Unseen,
+    /// Not readable: only version and pointer are compared.
+    Unreadable,
 }
 
-/// Tensors below this size are compared whole on every call.
+/// Tensors below this size are compared in full on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// Of larger ones about this many words are.
+/// About how many words of a larger tensor are compared.
 const SAMPLES: usize = 8;
 
-/// Any odd number with many bits spreads the words.
-const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// An odd multiplier with many bits set, which mixes the words.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Whether a gradient is left of a training step. Only leaves may be asked without a warning.
+/// Whether a training step left a gradient. Only leaves: reading it of others logs a warning.
 fn was_trained(tensor: &Tensor) -> bool {
     tensor.is_leaf() && tensor.grad().defined()
 }
 
-/// Feeds what is written to a watcher.
-struct Pieces<'a>(&'a mut Watcher);
+/// Passes text to a watcher as it is formatted, without a buffer.
+struct TextWriter<'a>(&'a mut Watcher);
 
-impl Write for Pieces<'_> {
-    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
-        self.0.bytes(piece.as_bytes());
+impl Write for TextWriter<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.bytes(text.as_bytes());
         Ok(())
     }
 }
 
-/// What a walk saw.
+/// The result of a walk.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    /// Something differs from the recorded state.
+pub(crate) struct WalkResult {
+    /// Whether a value differs from the recorded state.
     pub(crate) changed: bool,
-    /// Some tensor requires grad while grad mode is on.
+    /// Whether a tensor requires grad while grad mode is on.
     pub(crate) trainable: bool,
 }
 
@@ -124,7 +126,7 @@ impl Watcher {
         self.start(false);
     }
 
-    /// Starts a walk that records the state anew.
+    /// Starts a walk that records the state.
     pub(crate) fn record(&mut self) {
         self.words.clear();
         self.tensors.clear();
@@ -135,7 +137,7 @@ impl Watcher {
     /// Makes the next comparison find a change.
     pub(crate) fn forget(&mut self) {
         self.words.clear();
-        // A module without a single watched word must differ as well.
+        // Also for a module without any watched value.
         self.words.push(u64::MAX);
     }
 
@@ -149,9 +151,9 @@ impl Watcher {
     }
 
     /// Ends a walk.
-    pub(crate) fn finish(&self) -> Seen {
+    pub(crate) fn finish(&self) -> WalkResult {
         let shorter = !self.recording && self.cursor != self.words.len();
-        Seen {
+        WalkResult {
             changed: self.changed || shorter,
             trainable: self.trainable,
         }
@@ -188,27 +190,27 @@ impl Watcher {
     }
 
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
-        let mut glance = Glance::none();
-        if !glance.at(tensor) {
+        let mut state = TensorState::new();
+        if !state.read(tensor) {
             return self.word(u64::MAX);
         }
-        self.words(glance.words());
+        self.words(state.fields());
         if self.recording {
-            if !glance.is_scalar() {
+            if !state.is_scalar() {
                 self.devices.insert(tensor.device());
             }
-            self.tensors.push(Watched {
+            self.tensors.push(WatchedTensor {
                 _alias: tensor.f_detach().ok(),
-                elements: Elements::of(tensor, &glance),
+                elements: ElementsState::read(tensor, &state),
             });
         } else if !self.changed {
             let before = self.tensors.get(self.tensor);
             self.changed =
-                before.is_none_or(|before| before.elements != Elements::of(tensor, &glance));
+                before.is_none_or(|before| before.elements != ElementsState::read(tensor, &state));
             self.tensor += 1;
         }
-        if !self.trainable && glance.requires_grad() {
-            // Grad mode is one for the whole walk: it is asked once.
+        if !self.trainable && state.requires_grad() {
+            // The grad mode is the same throughout the walk.
             let gradients = *self
                 .gradients
                 .get_or_insert_with(|| layout::records_gradients(tensor));
@@ -224,46 +226,48 @@ impl Watcher {
         }
     }
 
-    /// Text that is written piece by piece, without a buffer in between.
+    /// Formatted text.
     pub(crate) fn text(&mut self, text: std::fmt::Arguments<'_>) {
-        let written = Pieces(self).write_fmt(text);
+        let written = TextWriter(self).write_fmt(text);
         self.word(u64::from(written.is_ok()));
     }
 }
 
-impl Elements {
-    fn of(tensor: &Tensor, glance: &Glance<'_>) -> Self {
-        match glance.bytes() {
-            Some(small) if small.len() < SMALL_BYTES => Elements::Digest(digest(small)),
-            Some(large) if !is_in_training(tensor, glance) => Elements::Sample(sample(large)),
-            Some(large) => Elements::Digest(digest(large)),
-            None if is_worth_a_copy(tensor, glance) => {
+impl ElementsState {
+    fn read(tensor: &Tensor, state: &TensorState<'_>) -> Self {
+        match state.bytes() {
+            Some(small) if small.len() < SMALL_BYTES => ElementsState::Digest(digest(small)),
+            Some(large) if !is_in_training(tensor, state) => ElementsState::Sample(sample(large)),
+            Some(large) => ElementsState::Digest(digest(large)),
+            None if is_worth_a_copy(tensor, state) => {
                 let copied = layout::on_cpu(tensor);
                 let bytes = copied
                     .as_ref()
                     .ok()
                     .and_then(|copied| raw::view(copied).ok());
-                bytes.map_or(Elements::Unseen, |bytes| Elements::Digest(digest(bytes)))
+                bytes.map_or(ElementsState::Unreadable, |bytes| {
+                    ElementsState::Digest(digest(bytes))
+                })
             }
-            // Its version does not count what is written to the tensors that it is made of.
+            // Writes to the tensors that it consists of do not change its version.
             None if layout::is_sparse(tensor) => match tensor_digest(tensor) {
-                Ok(digested) => Elements::Digest(digest(&digested)),
-                Err(_) => Elements::Unseen,
+                Ok(digested) => ElementsState::Digest(digest(&digested)),
+                Err(_) => ElementsState::Unreadable,
             },
-            None => Elements::Unseen,
+            None => ElementsState::Unreadable,
         }
     }
 }
 
-/// Whether something may change the elements without counting: as an optimiser does.
-fn is_in_training(tensor: &Tensor, glance: &Glance<'_>) -> bool {
-    glance.requires_grad() || was_trained(tensor)
+/// Whether an optimiser may write the elements, which does not change the version.
+fn is_in_training(tensor: &Tensor, state: &TensorState<'_>) -> bool {
+    state.requires_grad() || was_trained(tensor)
 }
 
-/// Whether elements that are not plain bytes on the CPU are to be brought there on every call.
-pub(crate) fn is_worth_a_copy(tensor: &Tensor, glance: &Glance<'_>) -> bool {
+/// Whether elements that are not contiguous on the CPU are worth copying there on every call.
+pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
-    layout::is_strided(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, glance))
+    layout::is_strided(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, state))
 }
 
 fn digest(bytes: &[u8]) -> u64 {
@@ -274,7 +278,7 @@ fn sample(bytes: &[u8]) -> u64 {
     let step = (bytes.len() / SAMPLES).next_multiple_of(8);
     let words = bytes.chunks(step).filter_map(|chunk| chunk.first_chunk());
     words.fold(0, |hash: u64, &word| {
-        (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
+        (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(MULTIPLIER)
     })
 }
 
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_differs_even_from_nothing() {
+    fn forgetting_an_empty_state_is_a_change() {
         let mut watcher = Watcher::new();
         watcher.forget();
         assert!(changed(&mut watcher, &()));
@@ -304,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_in_place_is_noticed() {
+    fn a_write_in_place_is_noticed() {
         let mut watcher = Watcher::new();
         let mut tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU);
         record(&mut watcher, &tensor);
@@ -314,11 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn data_swapped_back_and_forth_is_noticed() {
+    fn replaced_storage_is_noticed() {
         let mut watcher = Watcher::new();
         let mut tensor = Tensor::from_slice(&[1.000_1f32; 4096]);
         record(&mut watcher, &tensor);
-        // Rounds the weights, keeps version, kind and shape, and frees the first storage on the way.
+        // Rounds the weights, keeps version, kind and shape, and frees the first storage.
         let half = tensor.to_kind(tch::Kind::Half);
         tensor.set_data(&half);
         let float = tensor.to_kind(tch::Kind::Float);
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_of_what_a_sparse_tensor_stores_is_noticed() {
+    fn a_write_to_the_values_of_a_sparse_tensor_is_noticed() {
         let mut watcher = Watcher::new();
         let dense = Tensor::from_slice(&[0.0f32, 1.0, 2.0, 0.0]).view([2, 2]);
         for sparse in [
@@ -343,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_square_is_noticed() {
+    fn a_transposed_square_matrix_is_noticed() {
         let mut watcher = Watcher::new();
         let tensor = Tensor::rand([3, 3], tch::kind::FLOAT_CPU);
         record(&mut watcher, &tensor);
@@ -360,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trainable_tensor_is_seen_only_while_gradients_are_recorded() {
+    fn a_tensor_is_trainable_only_in_grad_mode() {
         let mut watcher = Watcher::new();
         let tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
         record(&mut watcher, &tensor);

@@ -1,9 +1,9 @@
-//! Plain tensors: strided memory of a known kind, which is all that rows can be cut from.
+//! Layouts: which tensors rows can be cut from, and their elements as contiguous memory.
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Whether the tensor is strided memory of a kind this crate knows: not sparse, not quantized,
-/// not in an opaque layout.
+/// Whether the tensor is strided memory of a known kind: not sparse, not quantized, not in an opaque
+/// layout.
 pub(crate) fn is_strided(tensor: &Tensor) -> bool {
     tensor.defined()
         && matches!(tensor.f_kind(), Ok(kind) if !matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32))
@@ -11,14 +11,14 @@ pub(crate) fn is_strided(tensor: &Tensor) -> bool {
         && !is_sparse(tensor)
 }
 
-/// Whether a tensor that is defined stores some of its elements only, in tensors of its own.
+/// Whether a defined tensor is sparse: some of its elements are stored, in tensors of their own.
 pub(crate) fn is_sparse(tensor: &Tensor) -> bool {
-    // The compressed layouts (CSR and its kin) are not `is_sparse`, but have sparse dimensions.
+    // `is_sparse` is COO only. Compressed layouts such as CSR have sparse dimensions.
     tensor.is_sparse() || matches!(tensor.f_sparse_dim(), Ok(dimensions) if dimensions > 0)
 }
 
-/// The same elements as contiguous memory of the tensor's own device, without a pending
-/// conjugation or negation: those are views whose bytes are not their values.
+/// The elements as contiguous memory on the tensor's device. A pending conjugation or negation, whose
+/// bytes are not its values, is resolved.
 pub(crate) fn contiguous(tensor: &Tensor) -> Result<Tensor, TchError> {
     let resolved = if tensor.is_conj() || tensor.is_neg() {
         tensor.f_resolve_conj()?.f_resolve_neg()?
@@ -35,7 +35,7 @@ pub(crate) fn contiguous(tensor: &Tensor) -> Result<Tensor, TchError> {
     }
 }
 
-/// The same elements as contiguous memory on the CPU.
+/// The elements as contiguous memory on the CPU.
 pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
     let tensor = contiguous(tensor)?;
     if tensor.device() == Device::Cpu {
@@ -47,23 +47,23 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
 
 /// Whether gradients are recorded for `tensor`: it requires grad, and grad mode is on.
 ///
-/// tch has no way to ask for the grad mode, so an operation is asked whether it was recorded. A
-/// view would not tell: views of a leaf say that they require grad in either mode.
+/// tch has no getter for the grad mode, so this runs an operation and checks whether it was
+/// recorded. Not a view: views of a leaf require grad in either mode.
 pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
     let recorded = || {
-        let little = if tensor.dim() == 0 {
+        let small = if tensor.dim() == 0 {
             tensor.shallow_clone()
         } else {
             tensor.f_narrow(0, 0, 0)?
         };
-        little.f_mul_scalar(1)
+        small.f_mul_scalar(1)
     };
     if !tensor.requires_grad() {
         return false;
     }
     match recorded() {
         Ok(product) => product.requires_grad(),
-        // A layout that cannot be narrowed. Grad mode is one for all tensors.
+        // A layout that cannot be narrowed. The grad mode is the same for every tensor.
         Err(_) => Tensor::from_slice(&[0.0f32])
             .f_set_requires_grad(true)
             .and_then(|leaf| leaf.f_mul_scalar(1))

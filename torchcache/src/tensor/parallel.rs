@@ -1,13 +1,13 @@
-//! Hashing and copying over the cores, where it is worth waking them. No lock of this crate's may be
+//! Hashing and copying on several threads, where it is worth waking them. No lock of this crate may be
 //! held meanwhile.
 
 use torchcache_store::threads;
 
-/// A core more is asked for each time there are this many bytes to hash: waking a sleeping thread
-/// costs as much as half of them.
+/// One more thread for each of these many bytes to hash: waking a thread takes as long as hashing half
+/// of them.
 const BYTES_PER_WORKER: usize = 128 * 1024;
 
-/// How many threads are to go through `bytes`. One does not touch the pool.
+/// How many threads to use for `bytes`. One does not use the pool.
 pub(crate) fn workers(bytes: usize) -> usize {
     match bytes / BYTES_PER_WORKER {
         0 | 1 => 1,
@@ -15,7 +15,7 @@ pub(crate) fn workers(bytes: usize) -> usize {
     }
 }
 
-/// Adds bytes to a hasher, over the cores if there are enough.
+/// Adds bytes to a hasher, on several threads if there are enough.
 pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     let spread = workers(bytes.len()) > 1
         && threads::install(|| {
@@ -27,21 +27,21 @@ pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     }
 }
 
-/// How many threads are to copy `bytes`, and how many of the `count` items each takes at a time. To
-/// copy takes a core a quarter of the time that hashing does.
+/// How many threads to copy `bytes` with, and how many of the `count` items each takes at a time.
+/// Copying takes a quarter of the time of hashing.
 pub(crate) fn copying(bytes: usize, count: usize) -> (usize, usize) {
     let workers = workers(bytes / 4);
     (workers, count.div_ceil(4 * workers).max(1))
 }
 
-/// Copies bytes.
+/// Copies bytes of one length.
 pub(crate) fn copy(out: &mut [u8], bytes: &[u8]) {
     let (workers, share) = copying(bytes.len(), bytes.len());
     let jobs = out.chunks_mut(share).zip(bytes.chunks(share));
     threads::for_each(workers, jobs, |(out, bytes)| out.copy_from_slice(bytes));
 }
 
-/// Copies rows of one length one after the other into `out`, which has just room for them.
+/// Copies rows of one length into `out`, one after the other, which they fill.
 pub(crate) fn copy_rows(out: &mut [u8], rows: &[&[u8]]) {
     let row_bytes = rows.first().map_or(0, |row| row.len());
     if row_bytes == 0 {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_are_whole_at_every_size() {
+    fn copies_are_complete_at_every_size() {
         for length in [0, 1, 1000, (4 << 20) + 13] {
             let bytes: Vec<u8> = (0..length).map(|n| (n * 31) as u8).collect();
             let mut out = vec![0; length];
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn little_work_wakes_nobody() {
+    fn small_work_uses_one_thread() {
         assert_eq!(workers(0), 1);
         assert_eq!(workers(BYTES_PER_WORKER * 2 - 1), 1);
         assert_eq!(copying(BYTES_PER_WORKER * 8 - 1, 1).0, 1);

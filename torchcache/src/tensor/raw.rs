@@ -1,6 +1,6 @@
-//! Tensors as raw memory: their bytes, and what tells one tensor from another.
+//! Tensors as raw memory: their bytes, and the state that distinguishes one from another.
 //!
-//! Everything else handles tensors through libtorch's checked calls.
+//! All other modules use tensors through libtorch's checked calls.
 
 #![expect(
     unsafe_code,
@@ -14,32 +14,32 @@ use torchcache_store::schema::ElementKind;
 
 use crate::tensor::layout;
 
-/// The bytes of `tensor`, which must be a plain contiguous CPU tensor.
+/// The bytes of `tensor`, which must be strided, contiguous and on the CPU.
 ///
 /// # Errors
 ///
-/// A tensor that is not plain, contiguous and on the CPU, and whatever libtorch says.
+/// A tensor that is not, and errors of libtorch.
 pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
-    let mut glance = Glance::none();
-    if glance.at(tensor) {
-        if let Some(bytes) = glance.bytes() {
+    let mut state = TensorState::new();
+    if state.read(tensor) {
+        if let Some(bytes) = state.bytes() {
             return Ok(bytes);
         }
-        // Without elements there is no memory to point to.
+        // A tensor without elements has no memory.
         if tensor.numel() == 0 && tensor.device() == Device::Cpu && layout::is_strided(tensor) {
             return Ok(&[]);
         }
     }
     Err(TchError::Shape(
-        "expected a plain contiguous CPU tensor".into(),
+        "expected a strided, contiguous CPU tensor".into(),
     ))
 }
 
-/// A new contiguous CPU tensor whose bytes `write` gives: all of them.
+/// A new contiguous CPU tensor, all of whose bytes `write` sets.
 ///
 /// # Errors
 ///
-/// Whatever libtorch says, memory that cannot be had above all.
+/// Errors of libtorch, such as memory that cannot be allocated.
 pub(crate) fn tensor(
     shape: &[i64],
     kind: Kind,
@@ -65,11 +65,11 @@ pub(crate) fn written<R>(
         write(&mut [])
     } else {
         let pointer = non_null(&tensor)?;
-        // SAFETY: libtorch has just made the tensor, contiguous and with as many elements of this
-        // size as the shape says (a product that overflows is refused by it), so `length` bytes
-        // from `pointer` are its storage. Nobody else knows it yet, so the slice is the only access
-        // while `write` runs. The storage was allocated by foreign code, so that the compiler cannot take
-        // any of it for uninitialised.
+        // SAFETY: libtorch has just allocated the tensor, contiguous and with as many elements of this
+        // size as the shape says (it rejects a product that overflows), so its storage is `length`
+        // bytes from `pointer`. No other reference to it exists yet, so the slice is the only access
+        // while `write` runs. Foreign code allocated the storage, so the compiler cannot assume that
+        // any of it is uninitialised.
         write(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
     };
     Ok((tensor, result))
@@ -83,97 +83,97 @@ fn non_null(tensor: &Tensor) -> Result<*mut u8, TchError> {
     Ok(pointer)
 }
 
-/// What tells a tensor from another one, or from itself before it was changed, short of its
-/// elements. Taken on every call for every weight, so by libtorch's plain getters: tch's own put
-/// shapes and strides into vectors, and take four times as long.
+/// What distinguishes a tensor from another one, or from itself before a change, except for its
+/// elements. Read on every call for every weight, so by libtorch's own getters: those of tch allocate
+/// vectors for shapes and strides, and take four times as long.
 #[derive(Debug)]
-pub(crate) struct Glance<'t> {
+pub(crate) struct TensorState<'t> {
     tensor: PhantomData<&'t Tensor>,
     requires_grad: bool,
     rank: usize,
     /// Version, data pointer, layout and rank, then shape and strides.
-    words: [i64; HEAD + 2 * RANK],
-    /// The words of a tensor of more dimensions.
-    more: Vec<i64>,
+    fields: [i64; HEAD + 2 * RANK],
+    /// The fields of a tensor of more dimensions than `RANK`.
+    more_fields: Vec<i64>,
 }
 
-/// The words before the shape.
+/// The number of fields before the shape.
 const HEAD: usize = 4;
 
-/// Tensors seldom have more dimensions.
+/// Few tensors have more dimensions.
 const RANK: usize = 6;
 
-impl<'t> Glance<'t> {
-    /// Nothing looked at yet.
-    pub(crate) fn none() -> Self {
-        Glance {
+impl<'t> TensorState<'t> {
+    /// An empty state, to be [read](Self::read).
+    pub(crate) fn new() -> Self {
+        TensorState {
             tensor: PhantomData,
             requires_grad: false,
             rank: 0,
-            words: [0; HEAD + 2 * RANK],
-            more: Vec::new(),
+            fields: [0; HEAD + 2 * RANK],
+            more_fields: Vec::new(),
         }
     }
 
-    /// Looks at a tensor; `false` where it is undefined. Once for each glance: handing one out
-    /// instead would copy what was just written, which takes longer than to write it.
-    pub(crate) fn at(&mut self, tensor: &'t Tensor) -> bool {
-        // Inference tensors keep no version: they cannot change outside inference mode either.
+    /// Reads the state of a tensor; `false` where it is undefined. To be called once: returning a new
+    /// state instead would copy it, which takes longer than reading it.
+    pub(crate) fn read(&mut self, tensor: &'t Tensor) -> bool {
+        // Inference tensors have no version; they cannot change outside inference mode either.
         let version = tensor.f_internal_version().unwrap_or(0);
         let raw = tensor.as_ptr().cast_mut();
         // SAFETY: `raw` is the live C++ tensor of `tensor`, and this does not change it. It is the
         // function that tch's own getter calls.
         let pointer = unsafe { torch_sys::at_data_ptr(raw) };
         if pointer.is_null() {
-            // Asking a layout without one block of memory left an error, which the next fallible
-            // call would take for its own.
+            // Layouts without one block of memory left an error pending, which the next fallible
+            // call would return.
             let _ = tensor.f_internal_version();
             if !tensor.defined() {
                 return false;
             }
         }
-        // SAFETY: as above. `at_shape` and `at_stride` write `at_dim` numbers each, for which there
-        // is room.
+        // SAFETY: as above. `at_shape` and `at_stride` write `at_dim` numbers each, and `fields` holds
+        // twice as many after its head.
         unsafe {
             self.requires_grad = torch_sys::at_requires_grad(raw) != 0;
             self.rank = torch_sys::at_dim(raw);
             let rank = self.rank;
-            let words = if rank > RANK {
-                self.more = vec![0; HEAD + 2 * rank];
-                &mut self.more[..]
+            let fields = if rank > RANK {
+                self.more_fields = vec![0; HEAD + 2 * rank];
+                &mut self.more_fields[..]
             } else {
-                &mut self.words
+                &mut self.fields
             };
             let pending = torch_sys::c_generated::atg_is_conj(raw)
                 | torch_sys::c_generated::atg_is_neg(raw) << 1;
-            words[0] = version;
-            words[1] = pointer as i64;
-            words[2] = layout(
+            fields[0] = version;
+            fields[1] = pointer as i64;
+            fields[2] = layout_field(
                 torch_sys::at_scalar_type(raw),
                 torch_sys::at_device(raw),
                 pending,
             );
-            words[3] = rank as i64;
-            torch_sys::at_shape(raw, words[HEAD..].as_mut_ptr());
+            fields[3] = rank as i64;
+            torch_sys::at_shape(raw, fields[HEAD..].as_mut_ptr());
             if !pointer.is_null() {
-                torch_sys::at_stride(raw, words[HEAD + rank..].as_mut_ptr());
+                torch_sys::at_stride(raw, fields[HEAD + rank..].as_mut_ptr());
             }
         }
         true
     }
 
-    /// Everything but whether it requires grad, as numbers. The data pointer is null, and strides
-    /// are zeros, where the layout has no one block of memory.
-    pub(crate) fn words(&self) -> &[i64] {
+    /// Version, data pointer, layout, rank, shape and strides. The pointer is null, and strides are
+    /// zeros, where the layout has no single block of memory.
+    pub(crate) fn fields(&self) -> &[i64] {
         match self.rank {
-            0..=RANK => &self.words[..HEAD + 2 * self.rank],
-            _ => &self.more,
+            0..=RANK => &self.fields[..HEAD + 2 * self.rank],
+            _ => &self.more_fields,
         }
     }
 
-    /// Where the data is.
+    /// The data pointer.
     pub(crate) fn pointer(&self) -> i64 {
-        self.words()[1]
+        self.fields()[1]
     }
 
     pub(crate) fn requires_grad(&self) -> bool {
@@ -184,14 +184,14 @@ impl<'t> Glance<'t> {
         self.rank == 0
     }
 
-    /// The bytes of the tensor, if they are its values, one after the other in memory of the CPU.
+    /// The bytes of the tensor, if it is contiguous on the CPU and nothing is pending.
     pub(crate) fn bytes(&self) -> Option<&'t [u8]> {
         const CPU: i32 = -1;
-        let &[_, pointer, here, _, ref extents @ ..] = self.words() else {
+        let &[_, pointer, layout, _, ref extents @ ..] = self.fields() else {
             return None;
         };
-        let kind = ElementKind::from_code((here >> 32) as u8)?;
-        if pointer == 0 || here != layout((here >> 32) as i32, CPU, 0) {
+        let kind = ElementKind::from_code((layout >> 32) as u8)?;
+        if pointer == 0 || layout != layout_field((layout >> 32) as i32, CPU, 0) {
             return None;
         }
         let (shape, strides) = extents.split_at(self.rank);
@@ -203,18 +203,19 @@ impl<'t> Glance<'t> {
             elements *= extent;
         }
         let length = elements as usize * kind.size();
-        // SAFETY: the tensor is borrowed since it was glanced at, so its storage is alive for as long
-        // as the slice. It has a data pointer, which only layouts of one block of memory have, on the
-        // CPU; its strides say that its `elements` elements lie there without a gap. The storage was
-        // allocated by foreign code, so that the compiler cannot take any of it for uninitialised. A
-        // concurrent write by another thread through an alias would be a race in the caller's own
-        // code, as with any read of a tensor; this crate does not write to what it views.
+        // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
+        // slice. It has a data pointer, which only layouts with one block of memory have, on the
+        // CPU; its strides say that its `elements` elements are there without gaps. Foreign code
+        // allocated the storage, so the compiler cannot assume that any of it is uninitialised. A
+        // concurrent write through an alias would be a race in the caller's own code, as with any
+        // read of a tensor; this crate does not write to tensors that it views.
         Some(unsafe { std::slice::from_raw_parts(pointer as *const u8, length) })
     }
 }
 
-/// Kind, device, and pending conjugation (1) or negation (2): then the bytes are not the values.
-fn layout(kind: i32, device: i32, pending: i32) -> i64 {
+/// Kind, device, and a pending conjugation (1) or negation (2), with which the bytes are not the
+/// values.
+fn layout_field(kind: i32, device: i32, pending: i32) -> i64 {
     i64::from(kind) << 32 | i64::from(device as u16) << 8 | i64::from(pending)
 }
 
@@ -222,14 +223,14 @@ fn layout(kind: i32, device: i32, pending: i32) -> i64 {
 mod tests {
     use super::*;
 
-    fn glance(tensor: &Tensor) -> Glance<'_> {
-        let mut glance = Glance::none();
-        assert!(glance.at(tensor));
-        glance
+    fn state(tensor: &Tensor) -> TensorState<'_> {
+        let mut state = TensorState::new();
+        assert!(state.read(tensor));
+        state
     }
 
     #[test]
-    fn bytes_are_those_of_the_elements() {
+    fn a_view_is_the_bytes_of_the_elements() {
         let tensor = Tensor::from_slice(&[1i32, -1]);
         assert_eq!(view(&tensor).unwrap(), [1, 0, 0, 0, 255, 255, 255, 255]);
     }
@@ -255,27 +256,27 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_gives_the_bytes_of_contiguous_values_and_of_nothing_else() {
+    fn only_contiguous_values_have_bytes() {
         let tensor = Tensor::from_slice(&[1i16, 2, 3, 4]).view([2, 2]);
-        assert_eq!(glance(&tensor).bytes(), Some(view(&tensor).unwrap()));
+        assert_eq!(state(&tensor).bytes(), Some(view(&tensor).unwrap()));
         let second = tensor.narrow(0, 1, 1);
-        assert_eq!(glance(&second).bytes(), Some([3, 0, 4, 0].as_slice()));
-        assert_eq!(glance(&tensor.tr()).bytes(), None);
+        assert_eq!(state(&second).bytes(), Some([3, 0, 4, 0].as_slice()));
+        assert_eq!(state(&tensor.tr()).bytes(), None);
         assert_eq!(
-            glance(&Tensor::zeros([0], tch::kind::FLOAT_CPU)).bytes(),
+            state(&Tensor::zeros([0], tch::kind::FLOAT_CPU)).bytes(),
             None
         );
         let complex = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
-        assert!(glance(&complex).bytes().is_some());
-        assert_eq!(glance(&complex.conj()).bytes(), None);
-        assert_eq!(glance(&complex.conj().imag()).bytes(), None);
+        assert!(state(&complex).bytes().is_some());
+        assert_eq!(state(&complex.conj()).bytes(), None);
+        assert_eq!(state(&complex.conj().imag()).bytes(), None);
     }
 
     #[test]
-    fn a_glance_at_a_sparse_tensor_leaves_no_error_behind() {
+    fn the_state_of_a_sparse_tensor_leaves_no_error() {
         let sparse = Tensor::eye(3, tch::kind::FLOAT_CPU).to_sparse(None, None::<i64>, None);
-        let glance = glance(&sparse);
-        assert!(glance.bytes().is_none());
+        let state = state(&sparse);
+        assert!(state.bytes().is_none());
         assert!(
             Tensor::zeros([1], tch::kind::FLOAT_CPU)
                 .f_add_scalar(1)
@@ -284,16 +285,16 @@ mod tests {
     }
 
     #[test]
-    fn an_undefined_tensor_is_not_to_be_seen() {
-        assert!(!Glance::none().at(&Tensor::new()));
+    fn an_undefined_tensor_has_no_state() {
+        assert!(!TensorState::new().read(&Tensor::new()));
     }
 
     #[test]
-    fn tensors_of_many_dimensions_are_glanced_at_whole() {
-        let words = |tensor: &Tensor| glance(tensor).words().to_vec();
+    fn the_state_covers_many_dimensions() {
+        let fields = |tensor: &Tensor| state(tensor).fields().to_vec();
         let tensor = Tensor::zeros([1, 1, 1, 1, 1, 1, 1, 2, 3], tch::kind::FLOAT_CPU);
-        assert_eq!(words(&tensor).len(), 4 + 2 * 9);
-        assert_ne!(words(&tensor), words(&tensor.transpose(7, 8)));
-        assert_eq!(glance(&tensor).bytes().map(<[u8]>::len), Some(24));
+        assert_eq!(fields(&tensor).len(), 4 + 2 * 9);
+        assert_ne!(fields(&tensor), fields(&tensor.transpose(7, 8)));
+        assert_eq!(state(&tensor).bytes().map(<[u8]>::len), Some(24));
     }
 }
