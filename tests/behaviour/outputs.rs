@@ -174,7 +174,7 @@ struct Edge {
 }
 
 #[test]
-#[should_panic(expected = "is made of itself, by way of other types")]
+#[should_panic(expected = "contains itself through other types")]
 fn mutually_recursive_output_structs_panic() {
     #[torchcache]
     fn graph(xs: &Tensor) -> Node {

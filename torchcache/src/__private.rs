@@ -1,4 +1,4 @@
-//! What generated code names, and nothing else. No part of it is public interface.
+//! The items that generated code names. Not part of the public interface.
 
 use std::marker::PhantomData;
 
@@ -53,7 +53,7 @@ pub fn call_method<T: CachedForward, O: Output>(
     )
 }
 
-/// A call of a cached method that knows of training.
+/// A call of a cached method with a `train` argument.
 #[track_caller]
 pub fn call_method_t<T: CachedForward, O: Output>(
     module: &T,
@@ -82,7 +82,7 @@ pub fn call_function<F: CachedFunction, O: Output>(
     )
 }
 
-/// The handle of a cached function, attached if it can be: a function has no weights to wait for.
+/// The handle of a cached function. Attached at once where that succeeds: a function has no fields.
 pub fn handle<F: CachedFunction>() -> &'static TorchCache {
     let function = FunctionTarget::<F>(PhantomData);
     let cache = F::cache();

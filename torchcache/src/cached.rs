@@ -22,16 +22,18 @@ use crate::options::{Options, environment};
 use crate::output::structure;
 use crate::sync::lock;
 
-/// A module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`) with a cache.
+/// A cache around a module of another crate: `tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`.
 ///
-/// Its code cannot be seen. So its identity is the type's name, the weights given beside it, the
-/// place in the source where it is made, how many were made there before, and the running
-/// executable: after a rebuild its rows are computed anew, and of several modules made in one place
-/// only the first is found again by the next run. With a `version` of your own, what counts is the
-/// type, the weights, the version and the name of the source file (in a dependency its whole path):
-/// give each module that differs in anything else its own, what a closure captures included. Two places
-/// in a file that give the same one are refused. Programs that are to share rows wrap the module in one
-/// function that all of them call, or give it a name by [`persistent_module_hash`](Options::persistent_module_hash).
+/// The code of such a module is unknown. So its module hash is made from the type's name, the weights
+/// passed with it, the source location that wraps it, how many modules were wrapped there before, and
+/// the running executable: after a rebuild its rows are computed again, and of several modules wrapped
+/// at one location, the next run finds only the rows of the first.
+///
+/// With a [`version`](Options::version) it is made from the type, the weights, the version and the name
+/// of the source file (in a dependency its path): give modules that differ in anything else different
+/// versions, also those whose closures capture different values. Two locations in a file with the same
+/// version are an error. Programs that share rows wrap the module in one function that all of them call,
+/// or name it by [`persistent_module_hash`](Options::persistent_module_hash).
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor, nn};
@@ -52,18 +54,18 @@ pub struct Cached<M> {
     module: M,
     weights: Weights,
     options: Options,
-    made_at: &'static Location<'static>,
-    /// How many were made there before.
+    wrapped_at: &'static Location<'static>,
+    /// How many modules were wrapped there before.
     ordinal: u64,
     cache: TorchCache,
 }
 
-/// The weights that stand for a module in its identity.
+/// The weights of a wrapped module, which are part of its module hash.
 #[derive(Debug, Clone)]
-pub struct Weights(Source);
+pub struct Weights(WeightSource);
 
 #[derive(Debug, Clone)]
-enum Source {
+enum WeightSource {
     None,
     Variables(Arc<Mutex<nn::Variables>>),
     File(PathBuf),
@@ -73,15 +75,14 @@ enum Source {
 impl From<&nn::VarStore> for Weights {
     /// The variables of a store, watched at every call.
     fn from(vs: &nn::VarStore) -> Self {
-        Weights(Source::Variables(vs.variables_.clone()))
+        Weights(WeightSource::Variables(vs.variables_.clone()))
     }
 }
 
 impl From<&Path> for Weights {
-    /// The bytes that a file has when the cache is made: for a `CModule`, the file it was loaded
-    /// from.
+    /// The content of a file when the module is wrapped: for a `CModule`, the file it was loaded from.
     fn from(path: &Path) -> Self {
-        Weights(Source::File(path.to_owned()))
+        Weights(WeightSource::File(path.to_owned()))
     }
 }
 
@@ -99,9 +100,9 @@ impl From<&str> for Weights {
 }
 
 impl From<()> for Weights {
-    /// No weights at all.
+    /// No weights.
     fn from((): ()) -> Self {
-        Weights(Source::None)
+        Weights(WeightSource::None)
     }
 }
 
@@ -113,25 +114,24 @@ const FORWARD: Function = Function {
 };
 
 impl<M> Cached<M> {
-    /// Puts a cache around `module`, whose output depends on `weights`: a `&VarStore`, the path of
-    /// a file, or `()`.
+    /// Wraps `module`, whose output depends on `weights`: a `&VarStore`, the path of a file, or `()`.
     ///
     /// # Errors
     ///
-    /// Options out of range, a file that cannot be read, and a second place in the source that
-    /// gives a module of this type and weights the same `version`.
+    /// Options out of range, a file that cannot be read, and a module of this type and weights that
+    /// another source location wraps with the same `version`.
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
-        let made_at = Location::caller();
+        let wrapped_at = Location::caller();
         let failed = |problem| Error::new(type_name::<M>(), problem);
         options.check().map_err(failed)?;
-        let weights = weights.into().loaded().map_err(failed)?;
+        let weights = weights.into().load().map_err(failed)?;
         let cached = Cached {
             module,
             weights,
             options,
-            made_at,
-            ordinal: ordinal(made_at),
+            wrapped_at,
+            ordinal: ordinal(wrapped_at),
             cache: TorchCache::new(),
         };
         cached.claim_early().map_err(failed)?;
@@ -143,20 +143,19 @@ impl<M> Cached<M> {
         &self.cache
     }
 
-    /// The module itself, past the cache.
+    /// The module, without the cache.
     pub fn module(&self) -> &M {
         &self.module
     }
 
-    /// The module without its cache.
+    /// Unwraps the module.
     pub fn into_inner(self) -> M {
         self.module
     }
 }
 
 impl<M: nn::ModuleT> Cached<M> {
-    /// The module's output for a batch, outside training. `[B, …]` in, whatever the module makes
-    /// of each row out.
+    /// The module's output for a batch `[B, …]`, outside training.
     ///
     /// # Panics
     ///
@@ -166,8 +165,8 @@ impl<M: nn::ModuleT> Cached<M> {
         self.call(xs, &Arguments::new().with(&xs))
     }
 
-    /// The same for rows that are known by ids instead of their content: see [`SampleIds`]. The rows
-    /// of [`forward`](Self::forward) are others.
+    /// As [`forward`](Self::forward), for rows that are keyed by ids instead of their content: see
+    /// [`SampleIds`]. Their rows are separate from those of `forward`.
     ///
     /// ```
     /// use tch::{Tensor, nn};
@@ -199,13 +198,13 @@ impl<M: nn::ModuleT> Cached<M> {
         })
     }
 
-    /// The same as an [`nn::Module`], for `apply` and `nn::Sequential::add`.
+    /// Converts to an [`nn::Module`] that is never in training, for `apply` and `nn::Sequential::add`.
     pub fn eval(self) -> Eval<M> {
         Eval(self)
     }
 }
 
-/// With `train == true` the cache is bypassed.
+/// With `train == true` the call bypasses the cache.
 impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
         if train {
@@ -216,7 +215,7 @@ impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
     }
 }
 
-/// A [`Cached`] module outside training, as an [`nn::Module`].
+/// A [`Cached`] module that is never in training, as an [`nn::Module`].
 #[derive(Debug)]
 pub struct Eval<M>(Cached<M>);
 
@@ -247,23 +246,25 @@ impl<M> Target for Cached<M> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        self.depends_on(f);
+        self.dependencies(f);
     }
 
-    /// With a `version`, the place within the file is not part of the identity: two places that were
-    /// given the same one would take each other's rows for their own.
+    /// With a `version`, the line is not part of the module hash: two locations with the same version
+    /// would use each other's rows.
     fn claim(&self, hash: &str) -> Result<(), Problem> {
         static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
         if !self.needs_claim() {
             return Ok(());
         }
-        let first = *lock(&CLAIMS).entry(hash.to_owned()).or_insert(self.made_at);
-        if first == self.made_at {
+        let first = *lock(&CLAIMS)
+            .entry(hash.to_owned())
+            .or_insert(self.wrapped_at);
+        if first == self.wrapped_at {
             return Ok(());
         }
         Err(Problem::SameIdentity {
             first: first.to_string(),
-            second: self.made_at.to_string(),
+            second: self.wrapped_at.to_string(),
         })
     }
 
@@ -281,26 +282,26 @@ impl<M> Cached<M> {
         !self.options.version.is_empty() && self.options.persistent_module_hash.is_none()
     }
 
-    /// Claims the identity at once: inside another module, whose rows may be found without this
-    /// one being called, the first call would be too late.
+    /// Claims the module hash before the first call, which another module that contains this one may
+    /// never make, since its own rows are cached.
     fn claim_early(&self) -> Result<(), Problem> {
         if !self.needs_claim() || !self.options.enabled || environment::is_disabled() {
             return Ok(());
         }
-        let identity = Identity::compute(&self.name(), &self.options, |f| self.depends_on(f));
+        let identity = Identity::compute(&self.name(), &self.options, |f| self.dependencies(f));
         self.claim(&identity.hash)
     }
 
-    /// What the output depends on, as far as it can be seen.
-    fn depends_on(&self, f: &mut Fingerprinter<'_>) {
+    /// Passes everything that is known of what the output depends on to `f`.
+    fn dependencies(&self, f: &mut Fingerprinter<'_>) {
         type_of(&self.module, f);
-        f.field("made in", self.made_at.file());
+        f.field("made in", self.wrapped_at.file());
         if self.options.version.is_empty() {
-            // One place may wrap many modules, in a loop or a function.
-            let place = (self.made_at.line(), self.made_at.column());
+            // One location may wrap many modules, in a loop or a function.
+            let place = (self.wrapped_at.line(), self.wrapped_at.column());
             f.field("made at", &(place, self.ordinal));
             if self.ordinal > 0 {
-                // The turn says nothing about the next run.
+                // The next run may wrap them in another order.
                 f.content("run", || (this_run().to_vec(), "this run alone".into()));
             }
             f.content("executable", || {
@@ -308,29 +309,28 @@ impl<M> Cached<M> {
             });
         }
         match &self.weights.0 {
-            Source::None | Source::File(_) => {}
-            Source::Variables(variables) => tch_types::variables(variables, f),
-            Source::Digest(digest) => f.field("file", digest),
+            WeightSource::None | WeightSource::File(_) => {}
+            WeightSource::Variables(variables) => tch_types::variables(variables, f),
+            WeightSource::Digest(digest) => f.field("file", digest),
         }
     }
 }
 
-/// So that an annotated module can hold a cached one: what is in this one's identity counts for
-/// the outer rows as well.
+/// An annotated module may contain a cached one, whose identity is then part of its own.
 impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         nested_options(&self.options, f);
-        self.depends_on(f);
+        self.dependencies(f);
     }
 }
 
-/// Bytes that are the same throughout this process, and in no other.
+/// Bytes that are the same throughout this process, and different in every other.
 fn this_run() -> [u8; 32] {
     static RUN: OnceLock<[u8; 32]> = OnceLock::new();
     *RUN.get_or_init(unique)
 }
 
-/// How many modules were wrapped at `place` before this one.
+/// How many modules were wrapped at `place` before.
 fn ordinal(place: &'static Location<'static>) -> u64 {
     static MADE: Mutex<BTreeMap<&Location<'_>, u64>> = Mutex::new(BTreeMap::new());
     let mut made = lock(&MADE);
@@ -340,13 +340,13 @@ fn ordinal(place: &'static Location<'static>) -> u64 {
 }
 
 impl Weights {
-    /// A file's bytes are read when the cache is made: later edits do not reach the loaded module.
-    fn loaded(self) -> Result<Self, Problem> {
-        let Source::File(path) = self.0 else {
+    /// Hashes a file now: later writes to it do not change the loaded module.
+    fn load(self) -> Result<Self, Problem> {
+        let WeightSource::File(path) = self.0 else {
             return Ok(self);
         };
         match hash_file(&path) {
-            Ok(digest) => Ok(Weights(Source::Digest(digest))),
+            Ok(digest) => Ok(Weights(WeightSource::Digest(digest))),
             Err(error) => Err(Problem::Weights {
                 path,
                 reason: error.to_string(),
@@ -361,11 +361,11 @@ fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// The digest of the running executable: it stands for code that cannot be seen.
+/// The digest of the running executable, in place of code that is unknown.
 fn executable() -> [u8; 32] {
     static DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
     *DIGEST.get_or_init(|| {
-        // On Linux this link leads to the running file even where another took its place.
+        // On Linux this is the running file even after another one replaced it.
         let running = Path::new("/proc/self/exe");
         hash_file(running)
             .or_else(|_| hash_file(&std::env::current_exe()?))

@@ -1,6 +1,6 @@
-//! What the attribute knows of a cached function at compile time: its one constant.
+//! [`Function`]: what the attribute records of a cached function at compile time.
 
-/// A cached function, as the attribute saw it.
+/// A cached function.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct Function {

@@ -1,4 +1,4 @@
-//! What a cached function may return: tensors, what is built of them, or a `Result` of these.
+//! What a cached function may return: tensors, values built of tensors, or a `Result` of these.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -10,9 +10,8 @@ use crate::error::Error;
 /// A value made of tensors whose first dimension is the batch: `Tensor`, tuples, arrays, `Vec`, `Option`,
 /// and structs with `#[derive(Batched)]`, in any nesting.
 ///
-/// Kinds and row shapes are each tensor's own. The lengths of vectors, and whether options hold
-/// something, are the same for all rows of a call; rows whose outputs differ in that do not stand in one
-/// batch.
+/// Each tensor has its own kind and row shape. The lengths of vectors, and whether options are `Some`,
+/// are the same for all rows of a call; rows that differ in these cannot be in one batch.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -51,11 +50,11 @@ pub trait Batched: Sized {
     #[doc(hidden)]
     fn structure(text: &mut String);
 
-    /// Takes the value apart: its tensors in order, and the length of each vector.
+    /// Appends the tensors of the value, and the length of each vector, in order.
     #[doc(hidden)]
     fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
 
-    /// Puts a value together again; `None` where the parts do not fit.
+    /// Builds a value from tensors and lengths; `None` where these do not fit.
     #[doc(hidden)]
     fn unflatten(
         tensors: &mut dyn Iterator<Item = Tensor>,
@@ -63,15 +62,15 @@ pub trait Batched: Sized {
     ) -> Option<Self>;
 }
 
-/// Structs in structs that are nested deeper are made of themselves.
-const DEEPEST: u32 = 64;
+/// The deepest nesting of structs. Anything deeper is a cycle.
+const MAX_DEPTH: u32 = 64;
 
-/// Writes the structure of a struct, which the derive has found not to name itself: but two may name
-/// each other.
+/// Writes the structure of a struct. The derive rejects a struct that names itself; two that name each
+/// other are caught here.
 ///
 /// # Panics
 ///
-/// Where that has no end.
+/// If the structs contain each other.
 #[doc(hidden)]
 pub fn nested(name: &str, text: &mut String, fields: impl FnOnce(&mut String)) {
     thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
@@ -84,9 +83,9 @@ pub fn nested(name: &str, text: &mut String, fields: impl FnOnce(&mut String)) {
     DEPTH.set(DEPTH.get() + 1);
     let _within = Within;
     assert!(
-        DEPTH.get() <= DEEPEST,
-        "torchcache: `{name}` is made of itself, by way of other types, so nobody could say how many \
-         tensors it has; give the inner one a type of its own"
+        DEPTH.get() <= MAX_DEPTH,
+        "`{name}` contains itself through other types, so that its number of tensors is unknown; give \
+         the inner value a type of its own"
     );
     fields(text);
 }
@@ -110,7 +109,7 @@ pub trait Output: Sized {
     #[doc(hidden)]
     fn from_value(value: Self::Value) -> Self;
 
-    /// Tells the caller of a misuse: as an `Err`, or by a panic where there is none.
+    /// Reports a misuse: as an `Err`, or by a panic where the output is no `Result`.
     #[doc(hidden)]
     fn from_error(error: Error) -> Self;
 }
@@ -277,7 +276,8 @@ impl<O: Output> Returned<O> {
     }
 }
 
-/// Stands in where something cannot be returned, which the call complains of: once is enough.
+/// Stands in for an output type that cannot be returned, so that the compiler reports it only once, at
+/// the call.
 #[doc(hidden)]
 pub trait Unreturnable {
     /// No structure.
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_outputs_come_apart_and_together() {
+    fn nested_outputs_flatten_and_unflatten() {
         type Nested = (Tensor, Vec<(Tensor, Tensor)>);
         let tensor = |value: i64| Tensor::from_slice(&[value]);
         let value: Nested = (
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn options_and_arrays_come_apart_and_together() {
+    fn options_and_arrays_flatten_and_unflatten() {
         type Optional = (Option<Vec<Tensor>>, [Option<Tensor>; 2]);
         let tensor = |value: i64| Tensor::from_slice(&[value]);
         let value: Optional = (Some(vec![]), [None, Some(tensor(7))]);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_do_not_fit_are_refused() {
+    fn tensors_that_do_not_fit_are_rejected() {
         let (mut none, mut lengths) = (std::iter::empty(), [3].into_iter());
         assert!(Vec::<Tensor>::unflatten(&mut none, &mut lengths).is_none());
         let (mut none, mut lengths) = (std::iter::empty(), [2].into_iter());

@@ -1,4 +1,4 @@
-//! The arguments of one call, as they go into its keys.
+//! [`Arguments`]: the arguments of one call, as its keys need them.
 
 use tch::{Device, Tensor};
 
@@ -15,21 +15,21 @@ pub struct Arguments<'a> {
     pub(crate) tensors: Vec<TensorArgument>,
     /// Those that are the same for all rows.
     pub(crate) shared: Vec<TensorArgument>,
-    /// What rows are keyed by, where that is not their content.
+    /// The ids that rows are keyed by, if not by their content.
     pub(crate) ids: Option<IdArgument<'a>>,
     /// A digest of every plain argument, with its position and type.
     pub(crate) plain: Vec<(usize, [u8; 32])>,
     count: usize,
 }
 
-/// A tensor and where it stands among the arguments; those of a list stand in one place.
+/// A tensor and the position of its argument. The tensors of a list have the same position.
 #[derive(Debug)]
 pub(crate) struct TensorArgument {
     pub(crate) position: usize,
     pub(crate) tensor: Tensor,
 }
 
-/// The ids of the rows, and where they stand among the arguments.
+/// The ids of the rows, and the position of their argument.
 #[derive(Debug)]
 pub(crate) struct IdArgument<'a> {
     pub(crate) position: usize,
@@ -48,11 +48,11 @@ impl<'a> Arguments<'a> {
         self
     }
 
-    /// The rows of the batch that the tensors and the ids share.
+    /// The number of rows, which the tensors and the ids share.
     ///
     /// # Errors
     ///
-    /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, ids that are none.
+    /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids.
     pub(crate) fn rows(&self, function: &Function) -> Result<i64, Problem> {
         let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
@@ -96,11 +96,11 @@ impl<'a> Arguments<'a> {
         first.unwrap_or(Device::Cpu)
     }
 
-    /// What a tensor that is cut into rows is called in messages: `xs`, or `xs[2]` in a list.
+    /// The name of a tensor in messages: `xs`, or `xs[2]` in a list.
     pub(crate) fn name(&self, function: &Function, argument: &TensorArgument) -> String {
         let name = function.argument(argument.position);
-        let is_beside = |other: &&TensorArgument| other.position == argument.position;
-        let mut list = self.tensors.iter().filter(is_beside);
+        let is_same_list = |other: &&TensorArgument| other.position == argument.position;
+        let mut list = self.tensors.iter().filter(is_same_list);
         match list.clone().count() {
             0 | 1 => name,
             _ => {
@@ -128,7 +128,7 @@ impl<'a> Arguments<'a> {
     pub(super) fn optional_tensor(&mut self, tensor: Option<&Tensor>) {
         match tensor {
             Some(tensor) => self.tensor(tensor),
-            // Told apart from a plain `None` by its position's type, which is in the identity.
+            // A plain `None` is the same, but the type of the argument is in the identity.
             None => self.plain(&None::<()>),
         }
     }

@@ -8,8 +8,8 @@ use torchcache_store::Key;
 use crate::error::Problem;
 use crate::tensor::{layout, raw};
 
-/// What tells a sample from every other one: an integer of any size, `&str` or `String`. Other types are
-/// to be written as one of these; it is implemented for no more.
+/// The id of a sample: an integer of any size, `&str` or `String`. Other types have to be converted to
+/// one of these.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the id of a sample",
     label = "neither an integer nor text",
@@ -21,10 +21,10 @@ pub trait SampleId: Clone {
 
     /// 32 bytes that no other id of this kind has.
     #[doc(hidden)]
-    fn slot(&self) -> [u8; 32];
+    fn key_bytes(&self) -> [u8; 32];
 }
 
-/// What ids are.
+/// The kind of an id.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdKind {
@@ -33,7 +33,7 @@ pub enum IdKind {
 }
 
 impl IdKind {
-    /// What is said of it in every key.
+    /// Its name in keys.
     pub(crate) fn name(self) -> &'static str {
         match self {
             IdKind::Integer => "integer id",
@@ -42,23 +42,23 @@ impl IdKind {
     }
 }
 
-/// The ids of a call, not looked at yet.
+/// The ids of a call, not validated yet.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Ids<'a> {
-    List(&'a dyn List),
+    List(&'a dyn IdList),
     Tensor(Tensor),
 }
 
-/// A list of ids, whatever they are.
+/// A list of ids of any type.
 #[doc(hidden)]
-pub trait List {
+pub trait IdList {
     fn count(&self) -> usize;
     fn kind(&self) -> IdKind;
-    fn slots(&self) -> Vec<[u8; 32]>;
+    fn key_bytes(&self) -> Vec<[u8; 32]>;
 }
 
-impl<T: SampleId, L: Deref<Target = [T]>> List for L {
+impl<T: SampleId, L: Deref<Target = [T]>> IdList for L {
     fn count(&self) -> usize {
         self.len()
     }
@@ -67,19 +67,19 @@ impl<T: SampleId, L: Deref<Target = [T]>> List for L {
         T::KIND
     }
 
-    fn slots(&self) -> Vec<[u8; 32]> {
-        self.iter().map(T::slot).collect()
+    fn key_bytes(&self) -> Vec<[u8; 32]> {
+        self.iter().map(T::key_bytes).collect()
     }
 }
 
-impl std::fmt::Debug for dyn List + '_ {
+impl std::fmt::Debug for dyn IdList + '_ {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ids", self.count())
     }
 }
 
 impl Ids<'_> {
-    /// How many there are, unless they are none.
+    /// Validates them and returns their number.
     pub(super) fn check(&self, argument: &str) -> Result<i64, Problem> {
         if let Ids::Tensor(tensor) = self {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
@@ -126,15 +126,15 @@ impl Ids<'_> {
         }
     }
 
-    /// For each row 32 bytes that stand for its id.
-    pub(crate) fn slots(&self) -> Result<Vec<Key>, TchError> {
+    /// 32 bytes for the id of each row, which take the place of a digest in its key.
+    pub(crate) fn key_bytes(&self) -> Result<Vec<Key>, TchError> {
         match self {
-            Ids::List(list) => Ok(list.slots()),
+            Ids::List(list) => Ok(list.key_bytes()),
             Ids::Tensor(tensor) => {
                 let tensor = layout::on_cpu(&tensor.f_to_kind(Kind::Int64)?)?;
                 let (integers, _) = raw::view(&tensor)?.as_chunks();
-                let slot = |&integer: &[u8; 8]| i64::from_le_bytes(integer).slot();
-                Ok(integers.iter().map(slot).collect())
+                let key_bytes = |&integer: &[u8; 8]| i64::from_le_bytes(integer).key_bytes();
+                Ok(integers.iter().map(key_bytes).collect())
             }
         }
     }
@@ -145,13 +145,13 @@ macro_rules! integers {
         impl SampleId for $type {
             const KIND: IdKind = IdKind::Integer;
 
-            fn slot(&self) -> [u8; 32] {
-                // The sign fills what is wider than any integer, so that equal ones are alike.
+            fn key_bytes(&self) -> [u8; 32] {
+                // Sign-extended, so that equal integers of different types are equal.
                 let sign = if i128::try_from(*self).is_ok_and(|id| id < 0) { 0xff } else { 0 };
-                let mut slot = [sign; 32];
+                let mut key_bytes = [sign; 32];
                 let bytes = self.to_le_bytes();
-                slot[..bytes.len()].copy_from_slice(&bytes);
-                slot
+                key_bytes[..bytes.len()].copy_from_slice(&bytes);
+                key_bytes
             }
         }
     )*};
@@ -162,7 +162,7 @@ integers! { u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize }
 impl SampleId for &str {
     const KIND: IdKind = IdKind::Text;
 
-    fn slot(&self) -> [u8; 32] {
+    fn key_bytes(&self) -> [u8; 32] {
         *blake3::hash(self.as_bytes()).as_bytes()
     }
 }
@@ -170,8 +170,8 @@ impl SampleId for &str {
 impl SampleId for String {
     const KIND: IdKind = IdKind::Text;
 
-    fn slot(&self) -> [u8; 32] {
-        self.as_str().slot()
+    fn key_bytes(&self) -> [u8; 32] {
+        self.as_str().key_bytes()
     }
 }
 
@@ -181,13 +181,16 @@ mod tests {
 
     #[test]
     fn an_integer_is_the_same_id_in_every_type() {
-        let seven = 7i64.slot();
-        assert_eq!([7u8.slot(), 7u128.slot(), 7isize.slot()], [seven; 3]);
+        let seven = 7i64.key_bytes();
+        assert_eq!(
+            [7u8.key_bytes(), 7u128.key_bytes(), 7isize.key_bytes()],
+            [seven; 3]
+        );
         let tensor = Ids::Tensor(Tensor::from_slice(&[7i16, -1]));
-        assert_eq!(tensor.slots().unwrap(), [seven, (-1i128).slot()]);
-        assert_ne!((-1i8).slot(), 255u8.slot());
-        assert_ne!((-1i64).slot(), u64::MAX.slot());
-        assert_ne!((-1i128).slot(), u128::MAX.slot());
-        assert_eq!("a".slot(), "a".to_owned().slot());
+        assert_eq!(tensor.key_bytes().unwrap(), [seven, (-1i128).key_bytes()]);
+        assert_ne!((-1i8).key_bytes(), 255u8.key_bytes());
+        assert_ne!((-1i64).key_bytes(), u64::MAX.key_bytes());
+        assert_ne!((-1i128).key_bytes(), u128::MAX.key_bytes());
+        assert_eq!("a".key_bytes(), "a".to_owned().key_bytes());
     }
 }

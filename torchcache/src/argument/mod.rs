@@ -34,7 +34,7 @@ use rows::Nothing;
     note = "tensors are taken as `&Tensor`, `Tensor`, `Option<&Tensor>` or `&[Tensor]`; a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`"
 )]
 pub trait Argument<'r>: Sized {
-    /// What holds the rows while the body has them, where that is more than the rows themselves.
+    /// Storage for the body's value, where it borrows more than the rows.
     #[doc(hidden)]
     type Held: Default;
 
@@ -42,7 +42,7 @@ pub trait Argument<'r>: Sized {
     #[doc(hidden)]
     fn describe(&self, arguments: &mut Arguments);
 
-    /// What the body gets in its place: the rows to compute, or the plain value.
+    /// The value for the body: the rows to compute, or the plain value.
     #[doc(hidden)]
     fn rows(&self, rows: &'r SelectedRows, position: usize, held: &'r mut Self::Held) -> Self;
 }

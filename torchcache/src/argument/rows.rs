@@ -10,18 +10,18 @@ use crate::tensor::{layout, raw};
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct SelectedRows {
-    /// The tensors that are cut into rows, and where each stands among the arguments.
+    /// The tensors that are cut into rows, and the position of each one's argument.
     tensors: Vec<Tensor>,
     positions: Vec<usize>,
-    /// Which rows of the call these are; `None` for all of them.
-    chosen: Option<Vec<i64>>,
-    /// The ids of the chosen rows, where they are a tensor.
+    /// The rows of the call; `None` for all of them.
+    selection: Option<Vec<i64>>,
+    /// The ids of the selected rows, if they are a tensor.
     ids: Option<Tensor>,
     count: i64,
 }
 
 impl SelectedRows {
-    /// Every row of the call, in the caller's own tensors.
+    /// All rows of the call, in the caller's own tensors.
     pub(crate) fn all(arguments: &Arguments) -> Self {
         let tensors = arguments.tensors.iter();
         let first = arguments.tensors.first().map(|first| first.tensor.size());
@@ -33,15 +33,15 @@ impl SelectedRows {
                 .map(|argument| argument.tensor.shallow_clone())
                 .collect(),
             positions: tensors.map(|argument| argument.position).collect(),
-            chosen: None,
+            selection: None,
             ids: None,
             count: tensor_rows.or_else(id_rows).unwrap_or(0),
         }
     }
 
-    /// Some rows, copied together.
-    pub(crate) fn select(arguments: &Arguments, chosen: &[i64]) -> Result<Self, TchError> {
-        let index = Tensor::from_slice(chosen);
+    /// Some rows of the call, copied.
+    pub(crate) fn select(arguments: &Arguments, rows: &[i64]) -> Result<Self, TchError> {
+        let index = Tensor::from_slice(rows);
         let select =
             |tensor: &Tensor| tensor.f_index_select(0, &index.f_to_device(tensor.device())?);
         let tensors = arguments.tensors.iter();
@@ -52,23 +52,23 @@ impl SelectedRows {
                 .map(|argument| select(&argument.tensor))
                 .collect::<Result<_, _>>()?,
             positions: tensors.map(|argument| argument.position).collect(),
-            chosen: Some(chosen.to_vec()),
+            selection: Some(rows.to_vec()),
             ids: ids
                 .and_then(|argument| argument.ids.tensor())
                 .map(select)
                 .transpose()?,
-            count: chosen.len() as i64,
+            count: rows.len() as i64,
         })
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub(crate) fn count(&self) -> i64 {
         self.count
     }
 
     pub(super) fn tensor(&self, position: usize) -> &Tensor {
         let first = self.tensors(position).first();
-        first.expect("generated code asks for the arguments it gave")
+        first.expect("generated code asks for arguments that it added")
     }
 
     /// The tensors of a list.
@@ -78,12 +78,12 @@ impl SelectedRows {
         &self.tensors[begin..end]
     }
 
-    /// Which rows of the call these are; `None` for all of them.
-    pub(super) fn chosen(&self) -> Option<&[i64]> {
-        self.chosen.as_deref()
+    /// The rows of the call; `None` for all of them.
+    pub(super) fn selection(&self) -> Option<&[i64]> {
+        self.selection.as_deref()
     }
 
-    /// The ids of chosen rows, where they are a tensor.
+    /// The ids of the selected rows, if they are a tensor.
     pub(super) fn ids(&self) -> Option<&Tensor> {
         self.ids.as_ref()
     }
@@ -113,8 +113,7 @@ impl Arguments<'_> {
     }
 }
 
-/// Nothing to hold, for arguments that the body gets as they are. Not `()`, which lints take for a
-/// mistake in a `let`.
+/// Held for arguments that need no storage. Not `()`, which clippy rejects in a `let`.
 #[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct Nothing;

@@ -10,14 +10,15 @@ use super::rows::{Nothing, SelectedRows};
 /// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers), or
 /// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
 ///
-/// SelectedRows are then keyed by id, and what they hold is not looked at. So **the id is your word for it**: one
-/// id stands for one sample, in every call, every run and every program that has this cache, or the
-/// wrong row comes back. Numbers within a data set are no such ids where there are two: row 0 of the
-/// training set is not row 0 of the test set. Join the name of the set to them, or pass it as a plain
+/// Rows are then keyed by id, and their content is not hashed. So **you guarantee the ids**: an id must
+/// stand for the same sample in every call, every run and every program that uses this cache, or the
+/// wrong row is returned. Row numbers are not enough where there are two data sets: row 0 of the
+/// training set is not row 0 of the test set. Add the name of the set to the id, or pass it as a plain
 /// argument. The option `verify` finds ids that are used twice.
 ///
-/// Integers are equal whatever their type is, text and integers never are. The kinds and row shapes of
-/// tensors still count, and so do plain and shared arguments: a sample at two resolutions has two rows.
+/// Integers are equal across types; text never equals an integer. The kinds and row shapes of tensors
+/// are still part of the key, and so are plain and shared arguments: a sample at two resolutions has
+/// two rows.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -35,14 +36,13 @@ use super::rows::{Nothing, SelectedRows};
 /// assert_eq!(embed::cache().stats().memory_hits, 1);
 /// ```
 ///
-/// A function may take ids and no tensor at all, and read what they name: then only samples that are
-/// missing are read.
+/// A function may take ids and no tensor, and load the samples itself: then only missing samples are
+/// loaded.
 ///
 /// # Misuse
 ///
-/// As many ids as rows are wanted. SelectedRows of one call with the same id must be equal, bit for bit: the
-/// forward would else have to choose. Both are looked at where the cache is asked: not in training, and
-/// not while it is switched off.
+/// There must be one id for each row. Rows of one call with the same id must be equal, bit for bit.
+/// Both are checked when the cache is used: not in training, and not while it is disabled.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
@@ -55,7 +55,7 @@ pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]
     fn describe<'a>(&'a self) -> Ids<'a>;
 
-    /// What the body gets: the ids of the rows to compute.
+    /// The value for the body: the ids of the rows to compute.
     #[doc(hidden)]
     fn rows(&self, rows: &'r SelectedRows, held: &'r mut Self::Held) -> Self;
 }
@@ -96,7 +96,7 @@ impl<'r, T: SampleId> SampleIds<'r> for &'r [T] {
     }
 
     fn rows(&self, rows: &'r SelectedRows, held: &'r mut Vec<T>) -> Self {
-        chosen(self, rows, held).map_or(self, Vec::as_slice)
+        selected(self, rows, held).map_or(self, Vec::as_slice)
     }
 }
 
@@ -108,17 +108,17 @@ impl<'r, T: SampleId> SampleIds<'r> for &'r Vec<T> {
     }
 
     fn rows(&self, rows: &'r SelectedRows, held: &'r mut Vec<T>) -> Self {
-        chosen(self, rows, held).unwrap_or(self)
+        selected(self, rows, held).unwrap_or(self)
     }
 }
 
-/// The ids of the rows to compute, where those are not all.
-fn chosen<'r, T: Clone>(
+/// The ids of the rows to compute, unless those are all.
+fn selected<'r, T: Clone>(
     all: &[T],
     rows: &SelectedRows,
     held: &'r mut Vec<T>,
 ) -> Option<&'r Vec<T>> {
-    let chosen = rows.chosen()?.iter();
-    held.extend(chosen.map(|&row| all[row as usize].clone()));
+    let selection = rows.selection()?.iter();
+    held.extend(selection.map(|&row| all[row as usize].clone()));
     Some(held)
 }

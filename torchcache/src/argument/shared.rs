@@ -8,14 +8,16 @@ use super::rows::SelectedRows;
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
 /// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape and kind; dense, sparse or quantized.
 ///
-/// It is not cut into rows but given to the body as it is, and all of it goes into the key of every row:
-/// of a sparse one, what it stores. It is hashed when it is another one or has changed, which every call
-/// looks for: on the CPU by reading all of it, elsewhere by its version and address. What is not contiguous
-/// on the CPU, what is sparse or quantized, and on another device what is smaller than 64 KiB, requires grad
-/// or has a gradient, is hashed at every call. Anything else on another device may be written so that libtorch
-/// does not count it (through a raw pointer, `Tensor::data()`, or by `nn::Sgd` under a detached alias): that
-/// is not seen, and wants [`refresh`](crate::TorchCache::refresh). There the cache also holds on to the memory
-/// of the last four tensors of a parameter, beyond its bound, until [`clear`](crate::TorchCache::clear).
+/// It is not cut into rows but passed to the body as it is, and its content is part of the key of every
+/// row. It is hashed when it is another tensor or has changed, which every call checks: on the CPU by
+/// reading all of it, on other devices by its version and address. Hashed at every call are tensors on the
+/// CPU that are not contiguous, sparse and quantized ones, and on other devices those below 64 KiB, those
+/// that require grad and those with a gradient.
+///
+/// A write to any other tensor on another device that does not change its version (through a raw pointer,
+/// `Tensor::data()`, or by `nn::Sgd` under a detached alias) goes unnoticed: call
+/// [`refresh`](crate::TorchCache::refresh) after it. For such tensors the cache also keeps the memory of the
+/// last four of each parameter alive, beyond its bound, until [`clear`](crate::TorchCache::clear).
 ///
 /// ```
 /// use tch::Tensor;
@@ -44,7 +46,7 @@ pub trait SharedArgument: Sized {
     #[doc(hidden)]
     fn describe(&self, arguments: &mut Arguments);
 
-    /// The same once more, for the body.
+    /// The value for the body.
     #[doc(hidden)]
     fn pass(&self) -> Self;
 }

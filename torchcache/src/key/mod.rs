@@ -22,7 +22,7 @@ pub(crate) use torchcache_store::Key;
 /// Bumped whenever the same call would give other keys.
 const FORMAT: u32 = 3;
 
-/// What is the same for every row of a call, beside its arguments.
+/// The inputs of a key that are the same for every row of a call, except for its arguments.
 #[derive(Debug)]
 pub(crate) struct KeyContext<'a> {
     pub(crate) module_hash: &'a str,
@@ -35,18 +35,17 @@ pub(crate) struct KeyContext<'a> {
 }
 
 impl KeyContext<'_> {
-    /// The keys of the rows of `arguments`, whose tensors are plain and share their first
-    /// dimension.
+    /// The keys of the rows of `arguments`, whose tensors are strided and share their first dimension.
     ///
     /// # Errors
     ///
-    /// Whatever libtorch says when a tensor cannot be read.
+    /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
         let prefix = self.prefix(arguments)?;
         let hashed =
             |argument: &TensorArgument| row_digests(&argument.tensor, self.options.subsample_count);
         let digests = match &arguments.ids {
-            Some(argument) => vec![argument.ids.slots()?],
+            Some(argument) => vec![argument.ids.key_bytes()?],
             None => arguments
                 .tensors
                 .iter()
@@ -73,7 +72,7 @@ impl KeyContext<'_> {
         };
         add(&FORMAT.to_le_bytes());
         add(self.module_hash.as_bytes());
-        // These are in a computed hash already, but not in one given by name.
+        // In a computed module hash already, but not in one given by `persistent_module_hash`.
         add(format!("{:?}", self.options.cache_dtype).as_bytes());
         add(format!("{:?}", self.options.subsample_count).as_bytes());
         add(self.options.version.as_bytes());
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_one_key_in_every_batch_and_layout() {
+    fn a_key_is_independent_of_batch_and_strides() {
         let batch = Tensor::randn([6, 3, 4], tch::kind::FLOAT_CPU);
         let keys = keys_of(&batch);
         assert_eq!(keys_of(&batch.narrow(0, 2, 2)), keys[2..4]);
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_counts() {
+    fn every_bit_is_hashed() {
         let mut seen = std::collections::HashSet::new();
         for row in [
             Tensor::from_slice(&[0.0f32]),
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conjugated_view_does_not_key_like_what_it_views() {
+    fn a_conjugated_view_has_keys_of_its_own() {
         let tensor = Tensor::complex(&Tensor::from_slice(&[1f32]), &Tensor::from_slice(&[2f32]));
         assert_ne!(keys_of(&tensor.conj()), keys_of(&tensor));
         assert_eq!(
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_count_with_their_position_and_type() {
+    fn position_and_type_of_arguments_are_hashed() {
         let x = &Tensor::from_slice(&[1f32, 2.0]);
         let y = &Tensor::from_slice(&[3f32, 4.0]);
         let plain = Options::new();
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn with_ids_the_content_of_a_row_does_not_count() {
+    fn with_ids_the_content_is_not_hashed() {
         let by_id = |value: f64, ids: &[i64]| {
             let xs = Tensor::full([2, 3], value, tch::kind::FLOAT_CPU);
             keys(&Options::new(), Arguments::new().with(&xs).with_id(&ids))
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn subsampling_looks_only_at_the_samples() {
+    fn subsampling_hashes_only_the_samples() {
         let options = Options::new().subsample_count(2);
         let row = |values: [f32; 4]| {
             let tensor = Tensor::from_slice(&values).view([1, 4]);
@@ -265,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn small_and_large_batches_key_alike() {
+    fn batch_size_does_not_change_keys() {
         let batch = Tensor::randn([64, 4096], tch::kind::FLOAT_CPU);
         let keys = keys_of(&batch);
         assert_eq!(keys[7], keys_of(&batch.narrow(0, 7, 1))[0]);
@@ -273,9 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_fixed_from_release_to_release() {
+    fn keys_are_the_same_in_every_release() {
         let keys = keys_of(&Tensor::from_slice(&[1.5f32]));
-        // A golden value: when it changes, FORMAT must have changed, and with it old rows expire.
+        // A golden value: if it changes, so must FORMAT, which makes old rows expire.
         assert_eq!(
             blake3::Hash::from_bytes(keys[0]).to_hex().as_str(),
             "986d29a4e844c074e71f182561550311ea918d21528a38527873bf459c268480"

@@ -1,4 +1,4 @@
-//! Filling a cache ahead of training.
+//! [`prefill`] and [`Prefill`]: filling a cache before training.
 
 mod progress;
 
@@ -14,7 +14,7 @@ use crate::cached::{Cached, Eval};
 use crate::output::Batched;
 use progress::Progress;
 
-/// What has a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].
+/// A module with a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].
 pub trait HasCache {
     /// The handle of its cache.
     fn cache(&self) -> &TorchCache;
@@ -38,14 +38,14 @@ impl<M> HasCache for Eval<M> {
     }
 }
 
-/// Computes the rows of `batches` that `module` has not computed yet, so that training finds all of
-/// them, and returns what that came to: [`Stats`] of these calls alone.
+/// Computes the rows of `batches` that are not cached yet, so that training finds all of them. Returns
+/// the [`Stats`] of these calls alone.
 ///
-/// Each batch is `[B, …]`; none is kept longer than its call, so an iterator may read them as it goes.
-/// It runs without gradients and outside training. With a persistent cache all rows are on disk when it
-/// returns, and most of them long before: after a kill, run it again, and what is there is not computed
-/// anew. With the feature `progress` a bar on standard error shows rows per second, hits, bytes and the
-/// time that is left, if that is a terminal.
+/// Each batch is `[B, …]` and dropped after its call, so that an iterator may load them one by one. The
+/// module runs without gradients and outside training. With a persistent cache all rows are on disk when
+/// this returns, and most of them earlier: after a kill, run it again to compute the rest. With the
+/// feature `progress` a bar on standard error, if that is a terminal, shows rows per second, hits, bytes
+/// and the time left.
 ///
 /// For functions, and for modules that take more than one tensor, there is [`Prefill`].
 ///
@@ -85,7 +85,7 @@ where
     Prefill::new(module.cache()).run(batches, forward)
 }
 
-/// Fills a cache ahead of training, by calls that a closure makes: see [`prefill`].
+/// Fills a cache before training, by calls that a closure makes: see [`prefill`].
 ///
 /// ```
 /// use tch::Tensor;
@@ -111,7 +111,7 @@ pub struct Prefill<'c> {
 }
 
 impl<'c> Prefill<'c> {
-    /// Of this cache.
+    /// A prefill of this cache.
     pub fn new(cache: &'c TorchCache) -> Self {
         Prefill {
             cache,
@@ -120,21 +120,20 @@ impl<'c> Prefill<'c> {
         }
     }
 
-    /// How many batches there will be, where their iterator does not know: then the time that is left
-    /// can be told.
+    /// Sets the number of batches, for the time left, where their iterator does not know it.
     pub fn batches(mut self, batches: u64) -> Self {
         self.batches = Some(batches);
         self
     }
 
-    /// Without a bar.
+    /// Hides the progress bar.
     pub fn quiet(mut self) -> Self {
         self.is_quiet = true;
         self
     }
 
-    /// Calls `forward` with each batch, without gradients, and waits until all rows are on disk where
-    /// there is one. What `forward` returns is dropped.
+    /// Calls `forward` with each batch, without gradients, and waits until all rows are on disk if the
+    /// cache is persistent. Drops what `forward` returns.
     pub fn run<B, O: Batched>(
         self,
         batches: impl IntoIterator<Item = B>,
@@ -147,11 +146,11 @@ impl<'c> Prefill<'c> {
         }
     }
 
-    /// The same for a `forward` that may fail.
+    /// As [`run`](Self::run), for a `forward` that may fail.
     ///
     /// # Errors
     ///
-    /// What `forward` returned. The rows of the batches before stay.
+    /// The error of `forward`, which ends the prefill. The rows of earlier batches stay cached.
     pub fn try_run<B, O: Batched, E>(
         self,
         batches: impl IntoIterator<Item = B>,
@@ -161,7 +160,7 @@ impl<'c> Prefill<'c> {
         {
             let _guard = tch::no_grad_guard();
             let batches = batches.into_iter();
-            let mut progress = (!self.is_quiet).then(|| Progress::new(self.count(&batches)));
+            let mut progress = (!self.is_quiet).then(|| Progress::new(self.batch_count(&batches)));
             for batch in batches {
                 forward(batch)?;
                 if let Some(progress) = &mut progress {
@@ -171,30 +170,28 @@ impl<'c> Prefill<'c> {
         }
         let is_flushed = self.cache.flush();
         let stats = self.cache.stats().since(&before);
-        self.judge(&stats, is_flushed);
+        self.warn_if_incomplete(&stats, is_flushed);
         Ok(stats)
     }
 
-    /// How many batches there will be, if that is known.
-    fn count<B>(&self, batches: &impl Iterator<Item = B>) -> Option<u64> {
+    /// The number of batches, if it is known.
+    fn batch_count<B>(&self, batches: &impl Iterator<Item = B>) -> Option<u64> {
         self.batches.or_else(|| match batches.size_hint() {
             (least, Some(most)) if least == most => Some(most as u64),
             _ => None,
         })
     }
 
-    /// Says what keeps training from finding all rows.
-    fn judge(&self, stats: &Stats, is_flushed: bool) {
-        // What was evicted may be what nobody asked for.
+    /// Warns where training will not find all rows.
+    fn warn_if_incomplete(&self, stats: &Stats, is_flushed: bool) {
+        // Evicted rows may be others than those of the prefill.
         let wanted = stats.misses + stats.memory_hits;
         let evicted_own = stats.evicted_from_memory > 0 && wanted > stats.memory_rows;
         let lacks_memory = stats.refused_by_memory > 0 || evicted_own;
         if stats.rows == 0 {
-            tracing::warn!(
-                "prefilled nothing: the cache is switched off, or no call went through it"
-            );
+            tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
         } else if !is_flushed {
-            tracing::warn!("prefilled, but some rows could not be written to the disk");
+            tracing::warn!("prefilled, but some rows could not be written to disk");
         } else if !self.cache.config().persistent && lacks_memory {
             let (computed, held) = (stats.misses, stats.memory_rows);
             tracing::warn!(

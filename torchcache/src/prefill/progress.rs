@@ -1,5 +1,4 @@
-//! How far a prefill is, on a terminal. Apart, since it is a feature: without it there is nothing to
-//! see, and nothing is asked.
+//! The progress bar of a prefill, which is empty without the feature `progress`.
 
 use crate::cache::stats::Stats;
 
@@ -10,11 +9,11 @@ use {
     torchcache_store::size::human,
 };
 
-/// How often what is shown beside the bar is counted anew.
+/// How often the message next to the bar is updated.
 #[cfg(feature = "progress")]
-const EVERY: Duration = Duration::from_millis(200);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A bar on standard error, which is gone at the end.
+/// A bar on standard error, cleared at the end.
 pub(super) struct Progress {
     #[cfg(feature = "progress")]
     bar: ProgressBar,
@@ -33,7 +32,7 @@ impl Progress {
 
 #[cfg(feature = "progress")]
 impl Progress {
-    /// Of so many batches, where that is known.
+    /// A bar for so many batches, if that is known.
     pub(super) fn new(batches: Option<u64>) -> Self {
         Progress::on(ProgressDrawTarget::stderr(), batches)
     }
@@ -50,27 +49,27 @@ impl Progress {
             ),
         };
         let style = ProgressStyle::with_template(&format!("prefill {left}  {{msg}}"));
-        bar.set_style(style.expect("the template is a right one"));
+        bar.set_style(style.expect("the template is valid"));
         bar.set_draw_target(target);
         Progress { bar, counted: None }
     }
 
-    /// One batch more is done.
+    /// Advances by one batch.
     pub(super) fn batch(&mut self, stats: impl FnOnce() -> Stats) {
         self.bar.inc(1);
         if self.bar.is_hidden()
             || self
                 .counted
-                .is_some_and(|counted| counted.elapsed() < EVERY)
+                .is_some_and(|counted| counted.elapsed() < UPDATE_INTERVAL)
         {
             return;
         }
         self.counted = Some(Instant::now());
-        self.bar.set_message(words(&stats(), self.bar.elapsed()));
+        self.bar.set_message(message(&stats(), self.bar.elapsed()));
     }
 }
 
-/// Also where a forward fails or panics: the terminal is as it was.
+/// Clears the terminal, also where a forward fails or panics.
 #[cfg(feature = "progress")]
 impl Drop for Progress {
     fn drop(&mut self) {
@@ -80,7 +79,7 @@ impl Drop for Progress {
 
 /// Rows per second, hits and bytes.
 #[cfg(feature = "progress")]
-fn words(stats: &Stats, elapsed: Duration) -> String {
+fn message(stats: &Stats, elapsed: Duration) -> String {
     let rate = (stats.rows as f64 / elapsed.as_secs_f64().max(1e-9)) as u64;
     let hits = stats.hits() * 100 / stats.rows.max(1);
     let bytes = stats.disk_bytes.max(stats.memory_bytes);
@@ -99,14 +98,14 @@ mod tests {
     use crate::cache::stats::Counters;
 
     #[test]
-    fn the_bar_says_rows_per_second_hits_and_bytes() {
+    fn the_bar_shows_rows_per_second_hits_and_bytes() {
         let counters = Counters::new();
         Counters::add(&counters.rows, 4000);
         Counters::add(&counters.disk_hits, 1000);
         let mut stats = counters.snapshot();
         stats.disk_bytes = 2_000_000;
         assert_eq!(
-            words(&stats, Duration::from_secs(2)),
+            message(&stats, Duration::from_secs(2)),
             format!("2,000 rows/s, 25 % hits, {}", human(2_000_000))
         );
 
@@ -126,6 +125,6 @@ mod tests {
             assert!(shown.contains(part), "no {part:?} in {shown:?}");
         }
         drop(progress);
-        assert_eq!(term.contents(), "", "it is gone at the end");
+        assert_eq!(term.contents(), "", "cleared at the end");
     }
 }
