@@ -34,7 +34,7 @@ use crate::function::Function;
     message = "`{Self}` cannot be part of a module's identity",
     label = "this type does not implement `torchcache::Fingerprint`",
     note = "where it does not change what `forward` computes, mark the field `#[torchcache(skip)]`",
-    note = "where it hides its weights, as `nn::Sequential`, `nn::FuncT`, LSTM and GRU do, keep their `VarStore` in a field beside it and mark it so, or wrap it in `torchcache::Cached`: skipped alone, two of them would be taken for one",
+    note = "where its weights are private, as in `nn::Sequential`, `nn::FuncT`, LSTM and GRU, mark it so and keep their `VarStore` in another field, or wrap it in `torchcache::Cached`: if it is only skipped, two of them have the same identity",
     note = "where it is yours, derive it: `#[derive(torchcache::Fingerprint)]`"
 )]
 pub trait Fingerprint {

@@ -159,7 +159,7 @@ impl Watcher {
         }
     }
 
-    fn word(&mut self, word: u64) {
+    fn visit_word(&mut self, word: u64) {
         if self.recording {
             self.words.push(word);
         } else if !self.changed {
@@ -168,7 +168,7 @@ impl Watcher {
         }
     }
 
-    fn words(&mut self, words: &[i64]) {
+    fn visit_words(&mut self, words: &[i64]) {
         if self.recording {
             self.words.extend(words.iter().map(|&word| word as u64));
         } else if !self.changed {
@@ -181,20 +181,20 @@ impl Watcher {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.word(bytes.len() as u64);
+        self.visit_word(bytes.len() as u64);
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.word(u64::from_le_bytes(word));
+            self.visit_word(u64::from_le_bytes(word));
         }
     }
 
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
         let mut state = TensorState::new();
         if !state.read(tensor) {
-            return self.word(u64::MAX);
+            return self.visit_word(u64::MAX);
         }
-        self.words(state.fields());
+        self.visit_words(state.fields());
         if self.recording {
             if !state.is_scalar() {
                 self.devices.insert(tensor.device());
@@ -229,7 +229,7 @@ impl Watcher {
     /// Formatted text.
     pub(crate) fn text(&mut self, text: std::fmt::Arguments<'_>) {
         let written = TextWriter(self).write_fmt(text);
-        self.word(u64::from(written.is_ok()));
+        self.visit_word(u64::from(written.is_ok()));
     }
 }
 
