@@ -8,7 +8,7 @@ use syn::ItemFn;
 use syn::ext::IdentExt;
 
 use crate::expand::options;
-use crate::parse::attributes::{cfgs, outer};
+use crate::parse::attributes::{cfgs, wrapped};
 use crate::parse::functions::Function;
 use crate::parse::signature::remove_roles;
 
@@ -19,7 +19,7 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
         options,
         function,
     } = parsed;
-    let attributes = item.attrs.iter().cloned().map(outer);
+    let attributes = wrapped(&item.attrs);
     let cfgs = cfgs(&item.attrs);
     let (vis, signature, name) = (&item.vis, &function.signature, &item.sig.ident);
     let (arguments, closure, constant) = (

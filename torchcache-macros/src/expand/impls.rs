@@ -5,7 +5,7 @@ use quote::quote;
 use syn::{Generics, ImplItem, ItemImpl, parse_quote};
 
 use crate::expand::paired;
-use crate::parse::attributes::{cfgs, is_generic, outer};
+use crate::parse::attributes::{cfgs, is_generic, wrapped};
 use crate::parse::impls::{Impl, Method, has_arguments};
 use crate::parse::signature::remove_roles;
 
@@ -43,7 +43,7 @@ fn wrap(item: &mut ImplItem, method: &Method, place: usize) {
     let ImplItem::Fn(original) = item else {
         unreachable!("only functions are wrapped");
     };
-    let attributes = original.attrs.iter().cloned().map(outer);
+    let attributes = wrapped(&original.attrs);
     let vis = &original.vis;
     let (signature, output) = (&method.function.signature, &method.function.output);
     let arguments = method.function.arguments();

@@ -1,6 +1,6 @@
 //! Attributes and generics of items, read alike for every kind of item.
 
-use syn::{AttrStyle, Attribute, Generics};
+use syn::{AttrStyle, Attribute, Generics, parse_quote};
 
 /// The `#[cfg]`s among `attributes`. Generated items have those of the item that they belong to.
 pub(crate) fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
@@ -13,9 +13,20 @@ pub(crate) fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
 
 /// `attribute` as one before the item. An attribute inside the braces of a function cannot stay
 /// there, where the body becomes a closure.
-pub(crate) fn outer(mut attribute: Attribute) -> Attribute {
+fn outer(mut attribute: Attribute) -> Attribute {
     attribute.style = AttrStyle::Outer;
     attribute
+}
+
+/// The attributes of a wrapped function: its own, and `#[track_caller]`, so that a panic on misuse
+/// points at the call.
+pub(crate) fn wrapped(attributes: &[Attribute]) -> Vec<Attribute> {
+    let mut attributes: Vec<_> = attributes.iter().cloned().map(outer).collect();
+    let is_tracked = |attribute: &Attribute| attribute.path().is_ident("track_caller");
+    if !attributes.iter().any(is_tracked) {
+        attributes.push(parse_quote!(#[track_caller]));
+    }
+    attributes
 }
 
 /// Whether there are type or constant parameters.
