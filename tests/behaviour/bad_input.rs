@@ -2,12 +2,12 @@
 
 use std::cell::Cell;
 
-use tch::nn::Module;
-use tch::{Kind, Tensor};
-use torchcache::{Error, Problem, TorchCache, torchcache};
+use tch::nn::{Module, ModuleT};
+use tch::{Kind, Tensor, nn};
+use torchcache::{Cached, Error, Options, Problem, TorchCache, torchcache};
 
 use crate::raw;
-use crate::support::{Ran, Scale, device, logged, panic_of, random, same, warnings};
+use crate::support::{Ran, Scale, device, logged, panic_of, panic_place, random, same, warnings};
 
 #[torchcache]
 fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
@@ -55,6 +55,20 @@ fn a_0d_tensor_is_an_error() {
 #[torchcache]
 fn summed(xs: &Tensor) -> Tensor {
     xs.sum(Kind::Float)
+}
+
+#[test]
+fn misuse_panics_point_at_the_call() {
+    let (xs, scale) = (Tensor::from(1.0f32), Scale::by(1.0));
+    let cached =
+        || Cached::new(nn::func(|xs| xs * 2), (), Options::new().version("double")).unwrap();
+    let (wrapped, eval) = (cached(), cached().eval());
+    let at = |line| Some((file!().to_owned(), line));
+    assert_eq!(panic_place(|| summed(&xs)), at(line!()));
+    assert_eq!(panic_place(|| scale.forward(&xs)), at(line!()));
+    assert_eq!(panic_place(|| wrapped.forward(&xs)), at(line!()));
+    assert_eq!(panic_place(|| wrapped.forward_t(&xs, false)), at(line!()));
+    assert_eq!(panic_place(|| eval.forward(&xs)), at(line!()));
 }
 
 #[torchcache]

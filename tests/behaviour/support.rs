@@ -1,10 +1,10 @@
 //! Shared by the tests: a module that counts its runs, tensors, and a log subscriber.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{TorchCache, torchcache};
@@ -163,6 +163,22 @@ pub(crate) fn panic_of<R>(run: impl FnOnce() -> R) -> String {
         _ => write!(text, "a panic without a message").unwrap(),
     }
     text
+}
+
+/// The file and line that a panic of `run` points at.
+pub(crate) fn panic_place<R>(run: impl FnOnce() -> R) -> Option<(String, u32)> {
+    static HOOK: Once = Once::new();
+    thread_local!(static PLACE: RefCell<Option<(String, u32)>> = const { RefCell::new(None) });
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let place = panic.location();
+            PLACE.set(place.map(|place| (place.file().to_owned(), place.line())));
+            report(panic);
+        }));
+    });
+    panic_of(run);
+    PLACE.take()
 }
 
 /// The 1,797 digits as floats, `[1797, 64]`, from the folder of the example's data.

@@ -206,6 +206,7 @@ impl<M: nn::ModuleT> Cached<M> {
 
 /// With `train == true` the call bypasses the cache.
 impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
+    #[track_caller]
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
         if train {
             bypass::count(self, &Reason::Training);
@@ -227,6 +228,7 @@ impl<M> Eval<M> {
 }
 
 impl<M: nn::ModuleT> nn::Module for Eval<M> {
+    #[track_caller]
     fn forward(&self, xs: &Tensor) -> Tensor {
         self.0.forward(xs)
     }
