@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, nn};
-use torchcache::{Cached, Eviction, Options, Stats};
+use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats};
 use torchcache_benches::args::Args;
 use torchcache_benches::table::Table;
 
@@ -53,7 +53,7 @@ fn in_memory(cases: &[Case]) -> Table {
         let bound = case.kept as u64 * MEMORY_BYTES;
         let policies = [Eviction::Lru, Eviction::Never, Eviction::Auto];
         let [lru, never, auto] = policies.map(|eviction| {
-            let options = Options::new()
+            let options = Options::builder()
                 .max_memory_cache_size(bound)
                 .eviction(eviction);
             case.run(options).hits
@@ -102,8 +102,8 @@ fn on_disk(cases: &[Case]) -> Table {
     table
 }
 
-fn disk(directory: &Path, kept: usize) -> Options {
-    Options::new()
+fn disk(directory: &Path, kept: usize) -> OptionsBuilder {
+    Options::builder()
         .max_memory_cache_size(0)
         .persistent(true)
         .persistent_cache_dir(directory)
@@ -154,14 +154,14 @@ fn cases(streams: &[Stream], distinct: usize) -> Vec<Case<'_>> {
 
 impl Case<'_> {
     /// Runs the stream through a cache with room for the share.
-    fn run(&self, options: Options) -> Rates {
+    fn run(&self, options: OptionsBuilder) -> Rates {
         let Case {
             stream, kept, most, ..
         } = *self;
         let count = self.distinct as i64 * WIDTH;
         let data = Tensor::arange(count, (Kind::Float, Device::Cpu)).view([-1, WIDTH]);
-        let options = options.version("policy");
-        let cached = Cached::new(nn::func(|xs| xs * 2), (), options).expect("good options");
+        let options = options.version("policy").build().expect("valid options");
+        let cached = Cached::new(nn::func(|xs| xs * 2), (), options).expect("a new identity");
         let mut before = cached.cache().stats();
         for (number, batch) in stream.rows.chunks(BATCH).enumerate() {
             if number == stream.counted / BATCH {
@@ -171,11 +171,11 @@ impl Case<'_> {
             let _ = cached.forward(&data.index_select(0, &Tensor::from_slice(&rows)));
             // The calls cost nothing, so the disk could not keep up, and queued rows would be hits beyond
             // the bound. Without a disk this does nothing.
-            assert!(cached.cache().flush());
+            cached.cache().flush().unwrap();
         }
         let after = cached.cache().stats();
         let counted = |count: fn(&Stats) -> u64| (count(&after) - count(&before)) as f64;
-        let hits = counted(|stats| stats.memory_hits + stats.disk_hits);
+        let hits = counted(|stats| stats.memory.hits + stats.disk.hits);
         let asked = hits + counted(|stats| stats.misses);
         // More could only come from rows that the bound does not cover, such as queued ones.
         assert!(
@@ -186,7 +186,7 @@ impl Case<'_> {
         );
         Rates {
             hits: hits / asked,
-            written: counted(|stats| stats.disk_rows + stats.evicted_from_disk) / asked,
+            written: counted(|stats| stats.disk.rows + stats.disk.evicted) / asked,
         }
     }
 }

@@ -270,7 +270,7 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
     let data = small.data(small.batches, clock::device());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = || {
-        let options = Options::new()
+        let options = Options::builder()
             .persistent(true)
             .persistent_cache_dir(folder.path());
         cached(&small, "open", options)
@@ -278,7 +278,7 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
     let writer = open();
     data.iter()
         .for_each(|batch| drop(writer.forward(&batch.input)));
-    assert!(writer.cache().flush(), "everything is written");
+    writer.cache().flush().expect("everything is written");
     drop(writer);
 
     let one = data[0].input.narrow(0, 0, 1);
@@ -288,7 +288,7 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
             let start = Instant::now();
             drop(cache.forward(&one));
             let took = start.elapsed();
-            expect(&cache.cache().stats(), |stats| stats.disk_hits == 1);
+            expect(&cache.cache().stats(), |stats| stats.disk.hits == 1);
             took
         });
         calls.sum()

@@ -38,14 +38,14 @@ impl Encoder {
     }
 
     fn report(&self, name: &str) {
-        let (stats, config) = (self.torchcache.stats(), self.torchcache.config());
+        let (stats, options) = (self.torchcache.stats(), self.torchcache.effective_options());
         println!(
             "{name}: enabled {}, memory bound {}, stored as {:?}; {} computed, {} from memory",
-            config.enabled,
-            config.max_memory_cache_size,
-            config.cache_dtype,
+            options.enabled(),
+            options.max_memory_cache_size(),
+            options.cache_dtype(),
             stats.misses,
-            stats.memory_hits,
+            stats.memory.hits,
         );
     }
 }

@@ -31,10 +31,11 @@ fn main() -> Result<(), torchcache::Error> {
     let mut vs = nn::VarStore::new(Device::Cpu);
     let resnet = resnet::resnet18_no_final_layer(&vs.root());
     vs.freeze();
-    let options = Options::new()
+    let options = Options::builder()
         .persistent(true)
         .persistent_cache_dir("target/prefill")
-        .version("resnet18");
+        .version("resnet18")
+        .build()?;
     let backbone = Cached::new(resnet, &vs, options)?;
 
     let stats = prefill(&backbone, batches());
@@ -43,7 +44,7 @@ fn main() -> Result<(), torchcache::Error> {
         stats.rows,
         stats.misses,
         stats.hits(),
-        stats.disk_rows
+        stats.disk.rows
     );
     Ok(())
 }

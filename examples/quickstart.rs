@@ -46,7 +46,7 @@ fn main() -> Result<(), torchcache::Error> {
         .add(nn::linear(&root / "vision", 32, 8, Default::default()))
         .add_fn(Tensor::relu);
     vs.freeze();
-    let vision = Cached::new(vision, &vs, Options::new())?;
+    let vision = Cached::new(vision, &vs, Options::default())?;
 
     let xs = Tensor::rand([6, 32], (Kind::Float, Device::Cpu));
     println!("a struct, twice:");
@@ -71,7 +71,7 @@ fn main() -> Result<(), torchcache::Error> {
     let stats = vision.cache().stats();
     println!(
         "  {} rows computed, {} from memory",
-        stats.misses, stats.memory_hits
+        stats.misses, stats.memory.hits
     );
 
     println!("\nthe struct's cache:\n{}", backbone.torchcache.stats());

@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     save_script(&path)?;
     let xs = Tensor::rand([20, 32], (Kind::Float, Device::Cpu));
 
-    let script = Cached::new(CModule::load(&path)?, &path, Options::new())?;
+    let script = Cached::new(CModule::load(&path)?, &path, Options::default())?;
     assert_eq!(script.forward(&xs), script.forward(&xs));
     report("Cached::new", script.cache());
 
@@ -66,6 +66,6 @@ fn report(name: &str, cache: &TorchCache) {
     let stats = cache.stats();
     println!(
         "{name}: {} rows computed, {} from memory",
-        stats.misses, stats.memory_hits
+        stats.misses, stats.memory.hits
     );
 }

@@ -25,7 +25,12 @@ impl Fixed {
         tch::vision::resnet::resnet50(&vs.root(), 1000);
         vs.freeze();
         let double = || nn::func(|xs| xs * 2);
-        let version = |version| Options::new().version(version);
+        let version = |version| {
+            Options::builder()
+                .version(version)
+                .build()
+                .expect("valid options")
+        };
         let bare = Cached::new(double(), (), version("bare")).expect("good options");
         let watched = Cached::new(double(), &vs, version("watched")).expect("good options");
         let mut hits = |name, cache: &Cached<nn::Func<'static>>| {

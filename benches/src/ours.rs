@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tch::nn::Func;
 use tch::{Device, Tensor};
-use torchcache::{Cached, Options, Stats};
+use torchcache::{Cached, Options, OptionsBuilder, Stats};
 
 use crate::clock::{best, milliseconds, pass, pass_with_ids};
 use crate::figures::{Figures, Served};
@@ -16,14 +16,14 @@ use crate::workload::{Batch, Workload};
 const ROOM: &str = "8 GB";
 
 /// A cache around the workload's forward. Caches of one `version` and directory share their rows.
-pub fn cached(workload: &Workload, version: &str, options: Options) -> Cached<Func<'static>> {
-    let version = format!("{} {version}", workload.name);
-    Cached::new(
-        tch::nn::func(workload.forward),
-        (),
-        options.version(version),
-    )
-    .expect("good options")
+pub fn cached(
+    workload: &Workload,
+    version: &str,
+    options: OptionsBuilder,
+) -> Cached<Func<'static>> {
+    let options = options.version(format!("{} {version}", workload.name));
+    let options = options.build().expect("valid options");
+    Cached::new(tch::nn::func(workload.forward), (), options).expect("a new identity")
 }
 
 /// One round: the forward, memory, and disk with and without compression, each with new rows.
@@ -36,17 +36,17 @@ pub fn round(workload: &Workload, data: &[Batch], round: usize, passes: usize, t
 }
 
 fn memory(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: &mut Figures) {
-    let options = Options::new().max_memory_cache_size(ROOM);
+    let options = Options::builder().max_memory_cache_size(ROOM);
     let cache = cached(workload, &format!("memory {round}"), options);
     let call = |xs: &Tensor| cache.forward(xs);
     to.add(Served::MissMemory, pass(data, call));
     to.add(Served::MemoryHit, best(passes, || pass(data, call)));
     let rows = rows(data);
     expect(&cache.cache().stats(), |stats| {
-        (stats.misses, stats.memory_hits) == (rows, rows * passes as u64)
+        (stats.misses, stats.memory.hits) == (rows, rows * passes as u64)
     });
 
-    let options = Options::new().max_memory_cache_size(ROOM);
+    let options = Options::builder().max_memory_cache_size(ROOM);
     let cache = cached(workload, &format!("ids {round}"), options);
     let call = |batch: &Batch| cache.forward_by_id(&batch.input, batch.ids.as_slice());
     pass_with_ids(data, call);
@@ -55,7 +55,7 @@ fn memory(workload: &Workload, data: &[Batch], round: usize, passes: usize, to: 
         best(passes, || pass_with_ids(data, call)),
     );
     expect(&cache.cache().stats(), |stats| {
-        (stats.misses, stats.memory_hits) == (rows, rows * passes as u64)
+        (stats.misses, stats.memory.hits) == (rows, rows * passes as u64)
     });
 }
 
@@ -70,7 +70,7 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
     };
     let directory = tempfile::tempdir().expect("a temporary folder");
     let open = |room| {
-        let options = Options::new()
+        let options = Options::builder()
             .persistent(true)
             .persistent_cache_dir(directory.path())
             .zstd_compression(zstd)
@@ -82,14 +82,14 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
     let writer = open(ROOM);
     let call = pass(data, |xs| writer.forward(xs));
     let flush = milliseconds(Device::Cpu, || {
-        assert!(writer.cache().flush(), "everything is written");
+        writer.cache().flush().expect("everything is written");
     });
     to.add(miss, call);
     if !zstd {
         to.add(Served::MissWritten, call + flush / data.len() as f64);
     }
     expect(&writer.cache().stats(), |stats| {
-        stats.misses == rows && stats.disk_rows == rows
+        stats.misses == rows && stats.disk.rows == rows
     });
     let files = bytes_below(directory.path()).expect("the directory can be read");
     to.add(bytes, files as f64 / rows as f64);
@@ -98,7 +98,7 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
 
     let fresh = open(ROOM);
     to.add(hit, pass(data, |xs| fresh.forward(xs)));
-    expect(&fresh.cache().stats(), |stats| stats.disk_hits == rows);
+    expect(&fresh.cache().stats(), |stats| stats.disk.hits == rows);
     drop(fresh);
 
     if !zstd {
@@ -107,7 +107,7 @@ fn disk(workload: &Workload, data: &[Batch], round: usize, zstd: bool, to: &mut 
         let hits = best(2, || pass(data, |xs| bounded.forward(xs)));
         to.add(Served::DiskOnly, hits);
         expect(&bounded.cache().stats(), |stats| {
-            stats.disk_hits == 2 * rows
+            stats.disk.hits == 2 * rows
         });
     }
 }

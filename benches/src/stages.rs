@@ -89,8 +89,8 @@ impl Way {
     /// The number of rows from this source.
     fn count(self, stats: &Stats) -> u64 {
         match self {
-            Way::Memory => stats.memory_hits,
-            Way::Disk => stats.disk_hits,
+            Way::Memory => stats.memory.hits,
+            Way::Disk => stats.disk.hits,
             Way::Forward => stats.misses,
         }
     }
@@ -124,7 +124,7 @@ impl<'a> Serving<'a> {
         for batch in data {
             drop(cache.forward(&batch.input));
         }
-        assert!(cache.cache().flush(), "everything is written");
+        cache.cache().flush().expect("everything is written");
         Serving {
             cache,
             data,
@@ -136,21 +136,23 @@ impl<'a> Serving<'a> {
 
     /// Computing keys.
     pub fn hashing(&self, calls: u64) -> Duration {
-        self.time(calls, |before, after, _| after.hashing - before.hashing)
+        self.time(calls, |before, after, _| {
+            after.time.hashing - before.time.hashing
+        })
     }
 
     /// Everything but keys: lookup, copies, assembly.
     pub fn except_hashing(&self, calls: u64) -> Duration {
         self.time(calls, |before, after, call| {
-            call.saturating_sub(after.hashing - before.hashing)
+            call.saturating_sub(after.time.hashing - before.time.hashing)
         })
     }
 
     /// Of computed rows everything but keys and the forward: storing and assembly.
     pub fn storing(&self, calls: u64) -> Duration {
         self.time(calls, |before, after, call| {
-            let hashing = after.hashing - before.hashing;
-            let forward = after.forward - before.forward;
+            let hashing = after.time.hashing - before.time.hashing;
+            let forward = after.time.forward - before.time.forward;
             call.saturating_sub(hashing + forward)
         })
     }
@@ -164,10 +166,10 @@ impl<'a> Serving<'a> {
         };
         Stages {
             call: milliseconds(took) / calls as f64,
-            keys: each(|stats| stats.hashing),
-            load: each(|stats| stats.loading),
-            forward: each(|stats| stats.forward),
-            store: each(|stats| stats.storing),
+            keys: each(|stats| stats.time.hashing),
+            load: each(|stats| stats.time.loading),
+            forward: each(|stats| stats.time.forward),
+            store: each(|stats| stats.time.storing),
         }
     }
 
@@ -189,7 +191,7 @@ impl<'a> Serving<'a> {
     fn calls(&self, count: usize) -> (Stats, Stats, Duration) {
         let cache = self.cache.cache();
         if self.way == Way::Forward {
-            assert!(cache.flush(), "everything is written");
+            cache.flush().expect("everything is written");
             cache.clear();
         }
         let before = cache.stats();
@@ -212,7 +214,7 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn persistent(workload: &Workload, folder: &Path, room: &str, zstd: bool) -> Cached<Func<'static>> {
-    let options = Options::new()
+    let options = Options::builder()
         .persistent(true)
         .persistent_cache_dir(folder)
         .zstd_compression(zstd)

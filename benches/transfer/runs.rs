@@ -73,7 +73,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
             });
             // Writing counts as well.
             let start = std::time::Instant::now();
-            assert!(cached.torchcache.flush(), "every feature is on disk");
+            cached.torchcache.flush().expect("every feature is on disk");
             with.push((trained + start.elapsed()).as_secs_f64());
             for (batch, features) in seen {
                 known.put(&batch, &features);
@@ -109,8 +109,8 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
         first_with: with,
         first_without: without,
         later,
-        memory_bytes: stats.memory_bytes,
-        disk_bytes: stats.disk_bytes,
+        memory_bytes: stats.memory.bytes,
+        disk_bytes: stats.disk.bytes,
         peak_bytes: peak_bytes()?,
     })?)
 }
@@ -130,12 +130,12 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     let later = later(&images, &cached, &known)?;
     let stats = cached.torchcache.stats();
     assert_eq!(stats.misses, 0, "no image is computed");
-    assert!(stats.memory_bytes <= bound, "the bound holds");
+    assert!(stats.memory.bytes <= bound, "the bound holds");
     Ok(serde_json::to_value(Starved {
         bound,
         first: first.as_secs_f64(),
         later,
-        from_disk: stats.disk_hits as f64 / (stats.disk_hits + stats.memory_hits) as f64,
+        from_disk: stats.disk.hits as f64 / (stats.disk.hits + stats.memory.hits) as f64,
         peak_bytes: peak_bytes()?,
     })?)
 }
@@ -198,12 +198,12 @@ fn later(
         let alone = train(images, &batches, device, &mut head, |batch, _| {
             known.get(batch)
         });
-        let before = cached.torchcache.stats().hashing;
+        let before = cached.torchcache.stats().time.hashing;
         let mut head = Head::new(device)?;
         let epoch = train(images, &batches, device, &mut head, |_, pixels| {
             cached.forward_t(pixels, false)
         });
-        let hashing = cached.torchcache.stats().hashing - before;
+        let hashing = cached.torchcache.stats().time.hashing - before;
         best.epoch = best.epoch.min(epoch.as_secs_f64());
         best.head = best.head.min(alone.as_secs_f64());
         best.hashing = best.hashing.min(hashing.as_secs_f64());

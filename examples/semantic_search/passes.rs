@@ -82,8 +82,8 @@ impl Embedder {
         let pass = Pass {
             name: name.to_owned(),
             seconds,
-            from_memory: after.memory_hits - before.memory_hits,
-            from_disk: after.disk_hits - before.disk_hits,
+            from_memory: after.memory.hits - before.memory.hits,
+            from_disk: after.disk.hits - before.disk.hits,
             computed: match after.calls > before.calls {
                 true => after.misses - before.misses,
                 // A disabled cache counts nothing.

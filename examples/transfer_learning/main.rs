@@ -68,9 +68,7 @@ fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
     backbone.torchcache_persistent_cache_dir = cache_dir.to_owned();
     let cached = Run::train("with the cache", &backbone, &data, args)?;
 
-    if !backbone.torchcache.flush() {
-        return Err("not every feature could be written to disk".into());
-    }
+    backbone.torchcache.flush()?;
     println!(
         "\nthe cache of this process:\n{}",
         backbone.torchcache.stats()

@@ -85,8 +85,8 @@ impl Run {
         Summary {
             epochs: self.epochs.iter().map(Duration::as_secs_f64).collect(),
             accuracy: self.accuracy,
-            from_memory: self.stats.memory_hits,
-            from_disk: self.stats.disk_hits,
+            from_memory: self.stats.memory.hits,
+            from_disk: self.stats.disk.hits,
             repeated: self.stats.duplicates,
             computed: self.stats.misses,
             changed_rows: self.changed_rows,

@@ -62,8 +62,8 @@ fn generated_code_does_not_depend_on_names_in_scope() {
         assert!(same(&model.forward(&xs), &(&xs * 2)));
         assert!(same(&without_a_prelude::doubled(&xs), &(&xs * 2)));
     }
-    assert_eq!(model.torchcache.stats().memory_hits, 2);
-    assert_eq!(without_a_prelude::doubled::cache().stats().memory_hits, 2);
+    assert_eq!(model.torchcache.stats().memory.hits, 2);
+    assert_eq!(without_a_prelude::doubled::cache().stats().memory.hits, 2);
 }
 
 mod inherent {
@@ -183,7 +183,7 @@ fn a_nested_function_has_its_own_cache() {
     assert_eq!(
         (
             inner::cache().stats().misses,
-            inner::cache().stats().memory_hits
+            inner::cache().stats().memory.hits
         ),
         (4, 2)
     );
@@ -254,7 +254,7 @@ fn equally_named_nested_functions_do_not_share() {
     }
     assert_ne!(two_cache.module_hash(), three_cache.module_hash());
     for cache in [two_cache, three_cache] {
-        assert_eq!((cache.stats().misses, cache.stats().memory_hits), (2, 2));
+        assert_eq!((cache.stats().misses, cache.stats().memory.hits), (2, 2));
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::nn::{Module, ModuleT};
 use tch::{Kind, Tensor, nn};
-use torchcache::{Cached, Error, Options, Problem, TorchCache, torchcache};
+use torchcache::{Cached, Error, ErrorKind, Options, TorchCache, torchcache};
 
 use crate::raw;
 use crate::support::{Ran, Scale, device, logged, panic_of, panic_place, random, same, warnings};
@@ -19,7 +19,7 @@ fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
 #[test]
 fn no_tensor_argument_is_an_error() {
     let error = fallible(None, None).unwrap_err();
-    assert!(matches!(error.problem(), Problem::NoTensor));
+    assert_eq!(error.kind(), ErrorKind::NoTensorArgument);
     assert!(
         error
             .to_string()
@@ -60,8 +60,14 @@ fn summed(xs: &Tensor) -> Tensor {
 #[test]
 fn misuse_panics_point_at_the_call() {
     let (xs, scale) = (Tensor::from(1.0f32), Scale::by(1.0));
-    let cached =
-        || Cached::new(nn::func(|xs| xs * 2), (), Options::new().version("double")).unwrap();
+    let cached = || {
+        Cached::new(
+            nn::func(|xs| xs * 2),
+            (),
+            Options::builder().version("double").build().unwrap(),
+        )
+        .unwrap()
+    };
     let (wrapped, eval) = (cached(), cached().eval());
     let at = |line| Some((file!().to_owned(), line));
     assert_eq!(panic_place(|| summed(&xs)), at(line!()));
@@ -82,7 +88,7 @@ fn an_output_without_a_row_per_input_row_is_an_error() {
     let message = panic_of(|| summed(&xs));
     assert!(
         message.contains(
-            "the output has shape []; expected its first dimension to be the batch of 4 rows"
+            "the output has shape []; expected a first dimension of 4, the rows of the batch"
         ),
         "{message}"
     );

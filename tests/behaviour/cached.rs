@@ -2,7 +2,7 @@
 
 use tch::nn::{Module, ModuleT};
 use tch::{CModule, Tensor, nn};
-use torchcache::{Cached, Options, Problem};
+use torchcache::{Cached, ErrorKind, Options};
 
 use crate::support::{device, panic_of, random, same};
 
@@ -10,7 +10,7 @@ fn resnet() -> (nn::VarStore, Cached<nn::FuncT<'static>>) {
     let mut vs = nn::VarStore::new(device());
     let net = tch::vision::resnet::resnet18_no_final_layer(&vs.root());
     vs.freeze();
-    let net = Cached::new(net, &vs, Options::new()).unwrap();
+    let net = Cached::new(net, &vs, Options::default()).unwrap();
     (vs, net)
 }
 
@@ -22,7 +22,7 @@ fn a_vision_model_is_cached_and_its_weights_are_watched() {
     assert_eq!(ys.size(), [3, 512]);
     assert!(same(&net.forward_t(&xs, false), &ys));
     assert_eq!(
-        (net.cache().stats().memory_hits, net.cache().stats().misses),
+        (net.cache().stats().memory.hits, net.cache().stats().misses),
         (3, 3)
     );
     let _ = vs.variables()["conv1.weight"]
@@ -41,8 +41,8 @@ fn a_vision_model_is_cached_and_its_weights_are_watched() {
 
 #[test]
 fn closures_made_in_different_places_do_not_share() {
-    let two = Cached::new(nn::func(|xs| xs * 2), (), Options::new()).unwrap();
-    let three = Cached::new(nn::func(|xs| xs * 3), (), Options::new()).unwrap();
+    let two = Cached::new(nn::func(|xs| xs * 2), (), Options::default()).unwrap();
+    let three = Cached::new(nn::func(|xs| xs * 3), (), Options::default()).unwrap();
     let xs = random(&[2, 2]);
     for _ in 0..2 {
         assert!(same(&two.forward(&xs), &(&xs * 2)));
@@ -51,13 +51,13 @@ fn closures_made_in_different_places_do_not_share() {
     assert_ne!(two.cache().module_hash(), three.cache().module_hash());
     for cache in [two.cache(), three.cache()] {
         let stats = cache.stats();
-        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+        assert_eq!((stats.misses, stats.memory.hits), (2, 2));
     }
 }
 
 /// `x * 2`, wrapped in this place.
 fn here(version: &str) -> Cached<nn::Func<'static>> {
-    let options = Options::new().version(version);
+    let options = Options::builder().version(version).build().unwrap();
     Cached::new(nn::func(|xs| xs * 2), (), options).unwrap()
 }
 
@@ -67,10 +67,11 @@ fn two_places_with_one_version_are_refused() {
     let xs = random(&[2, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2)));
     // Only its place in the source tells it from the other.
+    let options = |version| Options::builder().version(version).build().unwrap();
     let line = line!() + 1;
-    let there = |version| Cached::new(nn::func(|xs| xs * 3), (), Options::new().version(version));
+    let there = |version| Cached::new(nn::func(|xs| xs * 3), (), options(version));
     let error = there("both").unwrap_err();
-    assert!(matches!(error.problem(), Problem::SameIdentity { .. }));
+    assert_eq!(error.kind(), ErrorKind::AmbiguousIdentity);
     let message = error.to_string();
     for words in [
         "have the same identity",
@@ -92,7 +93,12 @@ fn two_places_with_one_version_are_refused() {
 fn two_places_with_equal_weights_later_fail_at_the_call() {
     let linear = |vs: &nn::VarStore| nn::linear(vs.root(), 3, 2, Default::default());
     let (mut one, mut two) = (nn::VarStore::new(device()), nn::VarStore::new(device()));
-    let options = || Options::new().version("to be the same");
+    let options = || {
+        Options::builder()
+            .version("to be the same")
+            .build()
+            .unwrap()
+    };
     let (first, second) = (linear(&one), linear(&two));
     one.freeze();
     two.freeze();
@@ -109,15 +115,16 @@ fn two_places_with_equal_weights_later_fail_at_the_call() {
 #[test]
 fn without_a_version_wrappers_of_one_place_do_not_share() {
     let xs = random(&[2, 2]);
-    let models = [2.0, 3.0]
-        .map(|factor| Cached::new(nn::func(move |xs| xs * factor), (), Options::new()).unwrap());
+    let models = [2.0, 3.0].map(|factor| {
+        Cached::new(nn::func(move |xs| xs * factor), (), Options::default()).unwrap()
+    });
     for _ in 0..2 {
         assert!(same(&models[0].forward(&xs), &(&xs * 2.0)));
         assert!(same(&models[1].forward(&xs), &(&xs * 3.0)));
     }
     for model in &models {
         let stats = model.cache().stats();
-        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+        assert_eq!((stats.misses, stats.memory.hits), (2, 2));
     }
 }
 
@@ -129,7 +136,7 @@ fn wrappers_of_one_place_and_version_share_rows() {
     assert!(same(&second.forward(&xs), &(&xs * 2)));
     assert_eq!(first.cache().module_hash(), second.cache().module_hash());
     let stats = second.cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (0, 2));
+    assert_eq!((stats.misses, stats.memory.hits), (0, 2));
 }
 
 #[test]
@@ -139,13 +146,13 @@ fn eval_returns_an_nn_module() {
     vs.freeze();
     let expected =
         |xs: &Tensor| (xs * 2).linear(&vs.variables()["weight"], Some(&vs.variables()["bias"]));
-    let cached = Cached::new(linear, &vs, Options::new()).unwrap().eval();
+    let cached = Cached::new(linear, &vs, Options::default()).unwrap().eval();
     let xs = random(&[4, 3]);
     let ys = (&xs * 2).apply(&cached);
     assert!(same(&ys, &expected(&xs)));
     assert!(same(&cached.forward(&(&xs * 2)), &ys));
     let stats = cached.cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (4, 4));
+    assert_eq!((stats.misses, stats.memory.hits), (4, 4));
     let net = nn::seq().add_fn(|xs| xs * 2).add(cached);
     assert!(same(&xs.apply(&net), &ys));
 }
@@ -159,7 +166,12 @@ fn a_torchscript_file_identifies_its_module() {
         let module = CModule::create_by_tracing("M", "forward", &[random(&[1, 2])], &mut scale);
         module.unwrap().save(&path).unwrap();
         let module = CModule::load_on_device(&path, device()).unwrap();
-        Cached::new(module, &path, Options::new().version("1")).unwrap()
+        Cached::new(
+            module,
+            &path,
+            Options::builder().version("1").build().unwrap(),
+        )
+        .unwrap()
     };
     let xs = random(&[2, 2]);
     let (two, three) = (build(2.0, "two.pt"), build(3.0, "three.pt"));
@@ -169,14 +181,15 @@ fn a_torchscript_file_identifies_its_module() {
     }
     for cache in [two.cache(), three.cache()] {
         let stats = cache.stats();
-        assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+        assert_eq!((stats.misses, stats.memory.hits), (2, 2));
     }
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
     let missing = std::path::Path::new("no/such/file.pt");
-    let error = Cached::new(nn::func(Tensor::shallow_clone), missing, Options::new()).unwrap_err();
-    assert!(matches!(error.problem(), Problem::Weights { .. }));
+    let error =
+        Cached::new(nn::func(Tensor::shallow_clone), missing, Options::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("no/such/file.pt"), "{error}");
 }

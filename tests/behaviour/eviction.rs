@@ -1,7 +1,7 @@
 //! Which rows full tiers keep.
 
 use tch::{Device, Kind, Tensor};
-use torchcache::{Cached, Eviction, Options, Stats};
+use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats};
 
 use crate::support::{device, same};
 
@@ -13,12 +13,12 @@ const ROW_BYTES: u64 = 16 * 4 + 176;
 
 /// Requests every row once, in a new order, in batches, and returns the hits.
 fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
-    let hits = |stats: Stats| stats.memory_hits + stats.disk_hits;
+    let hits = |stats: Stats| stats.memory.hits + stats.disk.hits;
     let before = hits(cached.cache().stats());
     for batch in Tensor::randperm(ROWS, (Kind::Int64, Device::Cpu)).split(32, 0) {
         let xs = xs.index_select(0, &batch.to_device(device()));
         assert!(same(&cached.forward(&xs), &(&xs * 2)));
-        assert!(cached.cache().flush());
+        cached.cache().flush().unwrap();
     }
     hits(cached.cache().stats()) - before
 }
@@ -26,15 +26,16 @@ fn epoch(cached: &Cached<tch::nn::Func<'_>>, xs: &Tensor) -> u64 {
 #[test]
 fn by_default_repeated_epochs_hit_as_many_rows_as_fit() {
     let xs = Tensor::rand([ROWS, 16], (Kind::Float, device()));
-    let hits = |options: Options| {
-        let options = options.max_memory_cache_size(FIT * ROW_BYTES);
-        let cached =
-            Cached::new(tch::nn::func(|xs| xs * 2), (), options.version("epochs")).unwrap();
+    let hits = |options: OptionsBuilder| {
+        let options = options
+            .max_memory_cache_size(FIT * ROW_BYTES)
+            .version("epochs");
+        let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options.build().unwrap()).unwrap();
         (0..6).map(|_| epoch(&cached, &xs)).last().unwrap()
     };
     let (auto, lru) = (
-        hits(Options::new()),
-        hits(Options::new().eviction(Eviction::Lru)),
+        hits(Options::builder()),
+        hits(Options::builder().eviction(Eviction::Lru)),
     );
     assert!((FIT * 19 / 20..=FIT).contains(&auto), "{auto} of {FIT}");
     assert!(lru < FIT / 2, "{lru} of {FIT}");
@@ -44,50 +45,54 @@ fn by_default_repeated_epochs_hit_as_many_rows_as_fit() {
 fn never_evicting_fills_the_disk_tier_once() {
     let directory = tempfile::tempdir().unwrap();
     let xs = Tensor::rand([ROWS, 1000], (Kind::Float, device()));
-    let options = Options::new()
+    let options = Options::builder()
         .persistent(true)
         .persistent_cache_dir(directory.path())
         .max_memory_cache_size(0)
         .max_persistent_cache_size(FIT * 4_050)
         .eviction(Eviction::Never)
-        .version("kept");
+        .version("kept")
+        .build()
+        .unwrap();
     let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
     assert_eq!(epoch(&cached, &xs), 0);
     let first = cached.cache().stats();
-    assert!((FIT * 9 / 10..=FIT).contains(&first.disk_rows), "{first}");
-    assert_eq!(first.disk_rows + first.refused_by_disk, ROWS as u64);
+    assert!((FIT * 9 / 10..=FIT).contains(&first.disk.rows), "{first}");
+    assert_eq!(first.disk.rows + first.disk.refused, ROWS as u64);
     for _ in 0..2 {
-        assert_eq!(epoch(&cached, &xs), first.disk_rows, "the same rows");
+        assert_eq!(epoch(&cached, &xs), first.disk.rows, "the same rows");
     }
     let last = cached.cache().stats();
-    assert_eq!(last.disk_bytes, first.disk_bytes);
-    assert_eq!((last.evicted_from_disk, last.faults.len()), (0, 0));
+    assert_eq!(last.disk.bytes, first.disk.bytes);
+    assert_eq!((last.disk.evicted, last.faults.total()), (0, 0));
 }
 
 #[test]
 fn queued_rows_do_not_reduce_the_memory_tier() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::new()
+    let options = Options::builder()
         .persistent(true)
         .persistent_cache_dir(directory.path())
         .eviction(Eviction::Lru)
         .max_memory_cache_size(32 * ROW_BYTES)
-        .version("queued");
+        .version("queued")
+        .build()
+        .unwrap();
     let cached = Cached::new(tch::nn::func(|xs| xs * 2), (), options).unwrap();
     let rows = |width: i64| Tensor::rand([32, width], (Kind::Float, device()));
     // The disk tier's queue pins the first rows when the second ones arrive.
     cached.forward(&rows(16));
     cached.forward(&rows(16));
     let stats = cached.cache().stats();
-    assert_eq!((stats.memory_rows, stats.evicted_from_memory), (32, 0));
-    assert!(cached.cache().flush());
+    assert_eq!((stats.memory.rows, stats.memory.evicted), (32, 0));
+    cached.cache().flush().unwrap();
     // Once they are written, rows of another width have all of the memory.
     let wide = rows(40);
     for _ in 0..3 {
         cached.forward(&wide);
-        assert!(cached.cache().flush());
+        cached.cache().flush().unwrap();
     }
     let stats = cached.cache().stats();
-    assert!(stats.memory_hits > 0, "{stats}");
-    assert!(stats.memory_bytes <= 32 * ROW_BYTES, "{stats}");
+    assert!(stats.memory.hits > 0, "{stats}");
+    assert!(stats.memory.bytes <= 32 * ROW_BYTES, "{stats}");
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use torchcache::Problem;
+use torchcache::{ErrorKind, FlushError};
 
 use crate::persistent_module::{Kept, kept, segments};
 use crate::support::{logged, random, same, warnings};
@@ -38,19 +38,19 @@ fn a_corrupt_segment_is_a_counted_miss() {
         let (output, lines) = logged(|| model.forward(&xs).unwrap());
         assert!(same(&output, &(&xs * 2.0)), "{name}");
         let stats = model.torchcache.stats();
-        assert_eq!(stats.disk_hits + stats.misses, 20, "{name}");
+        assert_eq!(stats.disk.hits + stats.misses, 20, "{name}");
         assert!(stats.misses > 0, "{name}");
         assert!(!stats.faults.is_empty(), "{name}: {stats:?}");
-        for (fault, count) in &stats.faults {
+        for (fault, count) in stats.faults.iter() {
             let warned = warnings(&lines, &format!("fault={fault:?}"));
             assert_eq!(warned, 1, "{name}, {count} times {fault}: {lines:?}");
         }
         assert_eq!(
             warnings(&lines, ""),
-            stats.faults.len(),
+            stats.faults.iter().count(),
             "{name}: {lines:?}"
         );
-        assert!(model.torchcache.flush());
+        model.torchcache.flush().unwrap();
         let after = kept(root.path());
         assert!(same(&after.forward(&xs).unwrap(), &(&xs * 2.0)), "{name}");
         assert_eq!(after.ran.take(), (0, 0), "{name}: stored again");
@@ -75,8 +75,8 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     assert!(same(&output, &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (0, 0), "the sound segment is read");
     let stats = model.torchcache.stats();
-    assert_eq!(stats.faults, [("future version", 1)]);
-    assert_eq!(stats.disk_rows, 5);
+    assert!(stats.faults.iter().eq([("future version", 1)]));
+    assert_eq!(stats.disk.rows, 5);
     assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
     for words in ["format version 3", "reads up to 2", "00000000-future.tcs"] {
         assert_eq!(warnings(&lines, words), 1, "{words}: {lines:#?}");
@@ -88,8 +88,9 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     let model = kept(root.path());
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (1, 5));
-    assert!(model.torchcache.flush());
-    assert_eq!(model.torchcache.stats().faults, [("future version", 1)]);
+    model.torchcache.flush().unwrap();
+    let stats = model.torchcache.stats();
+    assert!(stats.faults.iter().eq([("future version", 1)]));
     assert_eq!(fs::read(&future).unwrap(), bytes);
 }
 
@@ -124,7 +125,7 @@ fn a_directory_deleted_in_use_is_created_again() {
     };
     let xs = random(&[5, 4]);
     model.forward(&xs).unwrap();
-    assert!(model.torchcache.flush());
+    model.torchcache.flush().unwrap();
     let directory = root.path().join(model.torchcache.module_hash().unwrap());
     assert_eq!(model.ran.take(), (1, 5));
     fs::remove_dir_all(&directory).unwrap();
@@ -133,12 +134,13 @@ fn a_directory_deleted_in_use_is_created_again() {
     assert!(same(&output, &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (1, 5), "lost rows are computed");
     assert_eq!(warnings(&lines, "fault=\"vanished\""), 1, "{lines:#?}");
-    assert_eq!(model.torchcache.stats().faults, [("vanished", 5)]);
-    assert!(model.torchcache.flush(), "and stored again");
+    let stats = model.torchcache.stats();
+    assert!(stats.faults.iter().eq([("vanished", 5)]));
+    model.torchcache.flush().expect("and stored again");
     assert_eq!(segments(&directory).len(), 1);
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (0, 0), "they are hits again");
-    assert_eq!(model.torchcache.stats().disk_hits, 5);
+    assert_eq!(model.torchcache.stats().disk.hits, 5);
     let (_, lines) = logged(|| drop(model));
     assert_eq!(warnings(&lines, "count=5"), 1, "one summary: {lines:#?}");
     let reopened = kept(root.path());
@@ -153,7 +155,7 @@ fn a_directory_that_breaks_in_use_is_a_fault() {
     let mut model = kept(&caches);
     let xs = random(&[5, 4]);
     model.forward(&xs).unwrap();
-    assert!(model.torchcache.flush());
+    model.torchcache.flush().unwrap();
     assert_eq!(model.ran.take(), (1, 5));
 
     fs::rename(&caches, root.path().join("away")).unwrap();
@@ -167,8 +169,8 @@ fn a_directory_that_breaks_in_use_is_a_fault() {
         1,
         "{lines:#?}"
     );
-    assert_eq!(model.torchcache.stats().faults, [("disk tier", 1)]);
-    assert!(!model.torchcache.flush(), "nothing is on disk");
+    assert_eq!(model.torchcache.stats().faults.open, 1);
+    model.torchcache.flush().expect_err("nothing is on disk");
 
     model.ran.take();
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
@@ -183,7 +185,7 @@ fn a_directory_that_breaks_in_use_is_a_fault() {
     assert!(model.forward(&xs).is_err());
     model.torchcache_persistent_cache_dir = root.path().join("away");
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
-    assert!(model.torchcache.flush());
+    model.torchcache.flush().unwrap();
 }
 
 #[test]
@@ -197,14 +199,14 @@ fn a_restored_directory_is_used_again() {
     fs::write(&caches, "").unwrap();
     model.torchcache_zstd_compression = true;
     model.forward(&xs).unwrap();
-    assert!(!model.torchcache.flush());
+    model.torchcache.flush().unwrap_err();
     fs::remove_file(&caches).unwrap();
     fs::rename(&away, &caches).unwrap();
     // Calls try it again every ten seconds.
     std::thread::sleep(std::time::Duration::from_millis(10_100));
     let others = random(&[5, 4]);
     model.forward(&others).unwrap();
-    assert!(model.torchcache.flush(), "the disk is back");
+    model.torchcache.flush().expect("the disk is back");
     let reopened = kept(&caches);
     assert!(same(&reopened.forward(&others).unwrap(), &(&others * 2.0)));
     assert_eq!(reopened.ran.take(), (0, 0), "with the rows stored since");
@@ -221,30 +223,33 @@ fn an_unusable_directory_is_an_error() {
         PathBuf::from("/proc/a file"),
     ] {
         let error = kept(&path).forward(&random(&[1, 2])).unwrap_err();
-        assert!(
-            matches!(error.problem(), Problem::Directory { .. }),
-            "{error}"
-        );
+        assert_eq!(error.kind(), ErrorKind::Directory, "{error}");
         assert!(error.to_string().contains("a file"), "{error}");
     }
     // It exists, but cannot be written to.
     let error = kept(Path::new("/proc"))
         .forward(&random(&[1, 2]))
         .unwrap_err();
-    assert!(
-        matches!(error.problem(), Problem::Directory { .. }),
-        "{error}"
-    );
+    assert_eq!(error.kind(), ErrorKind::Directory, "{error}");
     assert!(
         error
             .to_string()
             .contains("cannot use the cache directory /proc"),
         "{error}"
     );
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("os error"), "{source}");
     let mut model = kept(&file);
     assert!(model.forward(&random(&[1, 2])).is_err());
+    let flushed = model.torchcache.flush();
+    assert!(
+        matches!(flushed, Err(FlushError::Directory(_))),
+        "{flushed:?}"
+    );
+    assert_eq!(model.torchcache.directory(), None);
     model.torchcache_persistent_cache_dir = root.path().join("deeper").join("still");
     model.forward(&random(&[1, 2])).unwrap();
+    model.torchcache.flush().unwrap();
     assert!(
         root.path().join("deeper/still").is_dir(),
         "parents are created"

@@ -223,5 +223,8 @@ fn a_disk_tier_that_cannot_open_leaves_memory() {
         .args(["-c", &shell])
         .env("TORCHCACHE_DIR", root.path());
     let stdout = succeed(command);
-    assert_eq!(stdout, "hits 10 misses 20 faults [(\"disk tier\", 1)]");
+    assert_eq!(
+        stdout,
+        "hits 10 misses 20 faults [(\"opening the disk tier\", 1)]"
+    );
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
-use torchcache::{Cached, Eviction, Options, Problem, TorchCache, torchcache};
+use torchcache::{ErrorKind, Eviction, Options, TorchCache, torchcache};
 
 use crate::support::{Ran, panic_of, random, same};
 
@@ -31,15 +31,15 @@ fn everything(xs: &Tensor) -> Tensor {
 
 #[test]
 fn every_option_is_an_attribute_argument() {
-    let options = everything::cache().config();
-    let directory = options.persistent_cache_dir.clone().unwrap();
-    let expected = Options::new()
+    let options = everything::cache().effective_options();
+    let directory = options.persistent_cache_dir().unwrap();
+    let expected = Options::builder()
         .memory_cache_device(Device::Cpu)
         .max_memory_cache_size(3_000_000)
         .eviction(Eviction::Never)
         .subsample_count(100)
         .persistent(true)
-        .persistent_cache_dir(&directory)
+        .persistent_cache_dir(directory)
         .max_persistent_cache_size(5_000_000_000)
         .zstd_compression(true)
         .zstd_compression_level(7)
@@ -47,10 +47,14 @@ fn every_option_is_an_attribute_argument() {
         .cache_dtype(Kind::BFloat16)
         .use_mmap_on_load(true)
         .version("two")
-        .verify(0.25);
+        .verify(0.25)
+        .build()
+        .unwrap();
     assert_eq!(options, expected);
     everything(&random(&[2, 2]));
-    assert!(everything::cache().flush());
+    everything::cache().flush().unwrap();
+    let own = everything::cache().directory().unwrap();
+    assert!(own.starts_with(directory) && own.is_dir());
     std::fs::remove_dir_all(directory).unwrap();
 }
 
@@ -64,11 +68,13 @@ fn switched_off(xs: &Tensor) -> Tensor {
 
 #[test]
 fn enabled_false_computes_every_call() {
-    let expected = Options::new()
+    let expected = Options::builder()
         .enabled(false)
         .memory_cache_device(None)
-        .persistent_module_hash("off");
-    assert_eq!(switched_off::cache().config(), expected);
+        .persistent_module_hash("off")
+        .build()
+        .unwrap();
+    assert_eq!(switched_off::cache().effective_options(), expected);
     let xs = random(&[2, 2]);
     for _ in 0..3 {
         assert!(same(&switched_off(&xs), &(&xs * 2)));
@@ -76,7 +82,7 @@ fn enabled_false_computes_every_call() {
     assert_eq!(RAN.load(SeqCst), 3, "computed at every call");
     let stats = switched_off::cache().stats();
     assert_eq!(
-        (stats.calls, stats.stored, stats.memory_rows, stats.hits()),
+        (stats.calls, stats.stored, stats.memory.rows, stats.hits()),
         (0, 0, 0, 0)
     );
     assert_eq!(switched_off::cache().module_hash(), None);
@@ -141,7 +147,7 @@ fn overridden() -> Overridden {
 fn override_fields_replace_attribute_options() {
     let mut model = overridden();
     model.forward(&random(&[2, 2]));
-    let expected = Options::new()
+    let expected = Options::builder()
         .memory_cache_device(None)
         .max_memory_cache_size(1_000_000)
         .eviction(Eviction::Never)
@@ -150,20 +156,25 @@ fn override_fields_replace_attribute_options() {
         .zstd_compression_threads(0)
         .use_mmap_on_load(true)
         .version("attribute")
-        .verify(0.0);
-    assert_eq!(model.handle.config(), expected);
+        .verify(0.0)
+        .build()
+        .unwrap();
+    assert_eq!(model.handle.effective_options(), expected);
     model.torchcache_version = Some("field".into());
     model.torchcache_subsample_count = Some(5);
     model.torchcache_cache_dtype = Some(Kind::Half);
     model.torchcache_verify = 0.5;
     model.forward(&random(&[2, 2]));
     assert_eq!(
-        model.handle.config(),
+        model.handle.effective_options(),
         expected
+            .to_builder()
             .version("field")
             .subsample_count(5)
             .cache_dtype(Kind::Half)
             .verify(0.5)
+            .build()
+            .unwrap()
     );
 }
 
@@ -196,7 +207,7 @@ fn a_changed_override_field_applies_to_the_next_call() {
     model.forward(&xs);
     model.forward(&xs);
     assert_eq!(model.ran.take(), (2, 6));
-    assert_eq!(model.handle.stats().memory_bytes, 0);
+    assert_eq!(model.handle.stats().memory.bytes, 0);
 }
 
 #[test]
@@ -241,16 +252,11 @@ fn out_of_range_override_fields_panic_until_fixed() {
 
 #[test]
 fn out_of_range_builder_options_are_an_error() {
-    let module = tch::nn::func(|xs| xs * 2);
-    let error = Cached::new(module, (), Options::new().subsample_count(0)).unwrap_err();
-    assert!(matches!(
-        error.problem(),
-        Problem::Option {
-            name: "subsample_count",
-            ..
-        }
-    ));
-    assert!(error.to_string().contains("Func"), "{error}");
+    let error = Options::builder().subsample_count(0).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    assert_eq!(error.module(), None);
+    let message = "option `subsample_count`: got 0; expected at least 1";
+    assert!(error.to_string().starts_with(message), "{error}");
 }
 
 #[test]
@@ -262,17 +268,14 @@ fn lru_evicts_the_oldest_rows_within_the_bound() {
     let xs = random(&[100, 1000]);
     for row in 0..100 {
         model.forward(&xs.narrow(0, row, 1));
-        assert!(model.handle.stats().memory_bytes <= 100_000);
+        assert!(model.handle.stats().memory.bytes <= 100_000);
     }
-    let held = model.handle.stats().memory_rows as i64;
+    let held = model.handle.stats().memory.rows as i64;
     assert_eq!(held, 100_000 / (4000 + 176), "as many as fit");
     model.ran.take();
     model.forward(&xs.narrow(0, 100 - held, held));
     assert_eq!(model.ran.take(), (0, 0), "the newest are there");
     model.forward(&xs.narrow(0, 0, 1));
     assert_eq!(model.ran.take(), (1, 1), "the oldest is not");
-    assert_eq!(
-        model.handle.stats().evicted_from_memory,
-        100 - held as u64 + 1
-    );
+    assert_eq!(model.handle.stats().memory.evicted, 100 - held as u64 + 1);
 }

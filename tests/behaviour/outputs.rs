@@ -78,12 +78,12 @@ fn output_structs_return_from_memory_and_disk() {
         let mixed = Tensor::cat(&[&xs.narrow(0, 2, 3), &random(&[1, 3])], 0);
         check(&model.forward(&mixed, attend), &mixed, layers, attend);
         assert_eq!(model.ran.take(), (1, 1));
-        assert!(model.cache.flush());
+        model.cache.flush().unwrap();
     }
     let model = encoder(2, &dir);
     check(&model.forward(&xs, true), &xs, 2, true);
     assert_eq!(model.ran.take(), (0, 0));
-    assert_eq!(model.cache.stats().disk_hits, 5);
+    assert_eq!(model.cache.stats().disk.hits, 5);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn rows_of_different_output_structure_are_not_joined() {
     assert!(same(&given.always, &(&both * 2)));
     assert!(same(&given.sometimes.unwrap(), &(&both * 3)));
     let stats = moody::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (2, 1, 1));
+    assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (2, 1, 1));
 }
 
 /// Returns no tensor for some batches.
@@ -157,7 +157,7 @@ fn an_output_without_a_tensor_is_not_cached() {
     });
     assert_eq!(warnings(&lines, "the output holds no tensor"), 1);
     let stats = picky::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits, stats.bypassed), (1, 1, 6));
+    assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (1, 1, 6));
 }
 
 /// Valid Rust, since vectors may be empty, but without a finite structure.

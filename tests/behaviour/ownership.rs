@@ -139,16 +139,16 @@ fn a_result_owns_only_its_own_elements() {
     let model = Scale::by(2.0);
     model.forward(&xs);
     assert!(owns_exactly_its_elements(&model.forward(&row(5))));
-    assert_eq!(model.cache.stats().memory_hits, 1);
+    assert_eq!(model.cache.stats().memory.hits, 1);
     // From the queue, and from disk.
     doubled_on_disk(&xs);
     assert!(owns_exactly_its_elements(&doubled_on_disk(&row(5))));
-    assert!(doubled_on_disk::cache().flush());
+    doubled_on_disk::cache().flush().unwrap();
     let ys = doubled_on_disk(&row(6));
     assert!(owns_exactly_its_elements(&ys));
     assert!(same(&ys, &(row(6) * 2)));
     let stats = doubled_on_disk::cache().stats();
-    assert_eq!((stats.disk_hits, stats.misses), (2, 64));
+    assert_eq!((stats.disk.hits, stats.misses), (2, 64));
 }
 
 /// Adds noise, so that each forward returns another value.

@@ -36,7 +36,7 @@ fn a_mixed_batch_computes_only_the_misses_in_one_forward() {
     assert_eq!(model.ran.take(), (1, 4));
     let stats = model.cache.stats();
     assert_eq!(
-        (stats.memory_hits, stats.misses, stats.rows, stats.calls),
+        (stats.memory.hits, stats.misses, stats.rows, stats.calls),
         (6, 10, 16, 3)
     );
 }
@@ -182,7 +182,7 @@ fn copies_in_other_memory_or_devices_share_rows() {
         assert!(same(&there, &expected));
         assert_eq!(model.ran.take(), (0, 0));
     }
-    assert_eq!(model.cache.stats().memory_hits, 8);
+    assert_eq!(model.cache.stats().memory.hits, 8);
 }
 
 #[torchcache]

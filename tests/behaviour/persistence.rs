@@ -41,12 +41,12 @@ fn rows_persist_under_every_storage_option() {
         assert_eq!(second.ran.take(), (0, 0));
         let stats = second.torchcache.stats();
         assert_eq!(
-            (stats.disk_hits, stats.misses, stats.disk_rows),
+            (stats.disk.hits, stats.misses, stats.disk.rows),
             (50, 0, 50)
         );
         second.forward(&xs).unwrap();
         assert_eq!(
-            second.torchcache.stats().memory_hits,
+            second.torchcache.stats().memory.hits,
             50,
             "rows read are kept in memory"
         );
@@ -74,7 +74,7 @@ fn a_batch_mixes_memory_disk_and_forward() {
     assert_eq!(model.ran.take(), (1, 10));
     let stats = model.torchcache.stats();
     assert_eq!(
-        (stats.memory_hits, stats.disk_hits, stats.misses),
+        (stats.memory.hits, stats.disk.hits, stats.misses),
         (10, 10, 20)
     );
 }
@@ -90,10 +90,10 @@ fn queued_rows_are_hits_without_a_memory_tier() {
     model.forward(&xs).unwrap();
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (1, 20));
-    assert!(model.torchcache.flush());
+    model.torchcache.flush().unwrap();
     assert!(same(&model.forward(&xs).unwrap(), &(&xs * 2.0)));
     assert_eq!(model.ran.take(), (0, 0));
-    assert_eq!(model.torchcache.stats().disk_hits, 40);
+    assert_eq!(model.torchcache.stats().disk.hits, 40);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn instances_in_two_directories_do_not_share() {
     third.forward(&xs).unwrap();
     assert_eq!(third.ran.take(), (0, 0));
     assert_eq!(
-        third.torchcache.stats().memory_hits,
+        third.torchcache.stats().memory.hits,
         5,
         "from the memory tier of the live instance"
     );

@@ -21,8 +21,8 @@ fn prefill_stores_and_counts_every_row() {
     // The statistics cover these calls alone. Batches may be references.
     let batches = [xs.narrow(0, 40, 10), random(&[2, 4])];
     let stats = prefill(&model, &batches);
-    assert_eq!((stats.calls, stats.memory_hits, stats.misses), (2, 10, 2));
-    assert_eq!(stats.memory_rows, 52);
+    assert_eq!((stats.calls, stats.memory.hits, stats.misses), (2, 10, 2));
+    assert_eq!(stats.memory.rows, 52);
     model.ran.take();
     let ys = tch::nn::Module::forward(&model, &xs);
     assert!(same(&ys, &(&xs * 11.0)));
@@ -32,9 +32,14 @@ fn prefill_stores_and_counts_every_row() {
 #[test]
 fn prefill_takes_wrapped_modules_and_closures() {
     let net = tch::nn::func(|xs| xs * 5);
-    let net = Cached::new(net, (), Options::new().version("prefill")).unwrap();
+    let net = Cached::new(
+        net,
+        (),
+        Options::builder().version("prefill").build().unwrap(),
+    )
+    .unwrap();
     assert_eq!(prefill(&net, [random(&[3, 2])]).misses, 3);
-    assert_eq!(HasCache::cache(&net).stats().memory_rows, 3);
+    assert_eq!(HasCache::cache(&net).stats().memory.rows, 3);
 
     #[torchcache]
     fn joined(xs: &Tensor, ys: &Tensor) -> Result<Tensor, Error> {
@@ -55,18 +60,23 @@ fn prefill_takes_wrapped_modules_and_closures() {
             .to_string()
             .contains("batch sizes differ")
     );
-    assert_eq!(joined::cache().stats().memory_rows, 12);
+    assert_eq!(joined::cache().stats().memory.rows, 12);
 }
 
 #[test]
 fn prefill_records_no_gradients() {
     let vs = tch::nn::VarStore::new(crate::support::device());
     let net = tch::nn::seq().add(tch::nn::linear(vs.root(), 4, 2, Default::default()));
-    let net = Cached::new(net, &vs, Options::new().version("trainable")).unwrap();
+    let net = Cached::new(
+        net,
+        &vs,
+        Options::builder().version("trainable").build().unwrap(),
+    )
+    .unwrap();
     let xs = random(&[5, 4]);
     assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
     assert_eq!(prefill(&net, [&xs]).misses, 5);
-    assert_eq!(tch::no_grad(|| prefill(&net, [&xs])).memory_hits, 5);
+    assert_eq!(tch::no_grad(|| prefill(&net, [&xs])).memory.hits, 5);
     // Gradients are recorded again afterwards.
     assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
 }
@@ -84,7 +94,7 @@ fn prefill_warns_when_rows_do_not_fit() {
         let (_, lines) = logged(|| prefill.run(batches, small));
         let before = small::cache().stats();
         batches.iter().for_each(|xs| drop(small(xs)));
-        let found = small::cache().stats().since(&before).memory_hits;
+        let found = small::cache().stats().since(&before).memory.hits;
         (found, warnings(&lines, "more rows than memory holds"))
     };
     let (found, warned) = filled(&batches());
@@ -103,18 +113,18 @@ fn prefill_warns_when_rows_do_not_fit() {
     for batch in batches() {
         full(&batch);
     }
-    assert!(full::cache().stats().evicted_from_memory > 0);
+    assert!(full::cache().stats().memory.evicted > 0);
     let few = made(4);
     let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&few, full));
-    assert!(stats.evicted_from_memory > 0, "{stats}");
+    assert!(stats.memory.evicted > 0, "{stats}");
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
     let again = Prefill::new(full::cache()).run(&few, full);
-    assert_eq!(again.memory_hits, 32);
+    assert_eq!(again.memory.hits, 32);
     // Rows that this prefill has just found are evicted.
     let more: Vec<_> = few.into_iter().chain(made(8)).collect();
     let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&more, full));
     assert!(
-        stats.memory_hits == 32 && stats.misses <= stats.memory_rows,
+        stats.memory.hits == 32 && stats.misses <= stats.memory.rows,
         "{stats}"
     );
     assert_eq!(warnings(&lines, "more rows than memory holds"), 1);

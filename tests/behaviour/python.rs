@@ -75,7 +75,7 @@ fn small_features_do_not_collide() {
         assert!(same(&small_features(xs), &(xs * 2).contiguous()));
     }
     let stats = small_features::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (2000, 4000));
+    assert_eq!((stats.misses, stats.memory.hits), (2000, 4000));
 }
 
 #[torchcache]
@@ -92,7 +92,7 @@ fn integer_inputs_return_float_outputs() {
         assert!(same(&embed(&tokens), &expected));
     }
     let stats = embed::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (32, 32));
+    assert_eq!((stats.misses, stats.memory.hits), (32, 32));
 }
 
 #[torchcache]
@@ -110,7 +110,7 @@ fn plain_arguments_are_keyed_apart() {
         }
     }
     let stats = affine::cache().stats();
-    assert_eq!((stats.misses, stats.memory_hits), (12, 12));
+    assert_eq!((stats.misses, stats.memory.hits), (12, 12));
 }
 
 #[torchcache]

@@ -55,8 +55,8 @@ fn a_cached_module_may_call_another() {
     assert_eq!(model.inner.ran.take(), (2, 4));
     assert_eq!(
         (
-            model.inner.cache.stats().memory_hits,
-            model.torchcache.stats().memory_hits
+            model.inner.cache.stats().memory.hits,
+            model.torchcache.stats().memory.hits
         ),
         (2, 4)
     );
@@ -131,7 +131,7 @@ fn a_function_called_from_many_threads_is_attached_once() {
     assert_eq!(attached.len(), 1, "{attached:#?}");
     let stats = busy::cache().stats();
     assert_eq!((stats.calls, stats.rows), (1600, 6400));
-    assert_eq!(stats.misses + stats.memory_hits, 6400);
+    assert_eq!(stats.misses + stats.memory.hits, 6400);
     assert!(stats.misses <= 4 * 8, "at most each thread's first call");
 }
 
@@ -165,7 +165,7 @@ fn threads_agree_on_one_value_without_a_memory_tier() {
             );
         }
     }
-    assert_eq!(noisy_on_disk::cache().stats().memory_hits, 0);
+    assert_eq!(noisy_on_disk::cache().stats().memory.hits, 0);
 }
 
 /// Hashing the weights of one module spreads over the pool, whose threads may be in another call.
@@ -175,7 +175,7 @@ fn modules_of_one_var_store_run_in_a_thread_pool() {
     let mut vs = nn::VarStore::new(device());
     let _ = nn::linear(vs.root(), 2000, 1000, Default::default());
     vs.freeze();
-    let wrap = |_| Cached::new(nn::func(|xs| xs * 2), &vs, Options::new()).unwrap();
+    let wrap = |_| Cached::new(nn::func(|xs| xs * 2), &vs, Options::default()).unwrap();
     let mut modules: Vec<_> = (0..32).map(wrap).collect();
     let inputs: Vec<Tensor> = modules.iter().map(|_| random(&[2, 2])).collect();
     let mut calls: Vec<_> = modules.iter_mut().zip(inputs).collect();

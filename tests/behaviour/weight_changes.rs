@@ -43,7 +43,7 @@ fn running_statistics_moved_by_training_are_noticed() {
         "trained outside the module"
     );
     // Through a `VarStore`, which does not say which variables are statistics.
-    let wrapped = Cached::new(nn::func_t(|xs, _| xs * 1.0), &vs, Options::new()).unwrap();
+    let wrapped = Cached::new(nn::func_t(|xs, _| xs * 1.0), &vs, Options::default()).unwrap();
     wrapped.forward(&xs);
     let hash = wrapped.cache().module_hash();
     xs.apply_t(&model.norm, true);
@@ -185,7 +185,7 @@ fn a_handle_moved_to_another_module_takes_its_options() {
     for last in [2.0, 3.0] {
         assert!(same(&exact.forward(&row(last)), &(row(last) * 2)));
     }
-    assert_eq!(exact.cache.config().subsample_count, None);
+    assert_eq!(exact.cache.effective_options().subsample_count(), None);
 }
 
 #[torchcache]
@@ -216,5 +216,5 @@ fn closures_of_one_function_do_not_share() {
         assert!(same(&two.forward(&xs), &(&xs * 2)));
         assert!(same(&three.forward(&xs), &(&xs * 3)));
     }
-    assert_eq!(two.cache.stats().memory_hits, 2);
+    assert_eq!(two.cache.stats().memory.hits, 2);
 }

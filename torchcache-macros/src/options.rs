@@ -1,5 +1,5 @@
 //! The options of the attribute: their names, what each takes, and how a value is written. The
-//! table of the library (`torchcache/src/options.rs`) has the same names; a test compares them.
+//! table of the library (`torchcache/src/options/table.rs`) has the same; a test compares them.
 
 /// The start of the name of a field that overrides an option.
 pub(crate) const OVERRIDE_PREFIX: &str = "torchcache_";

@@ -102,6 +102,13 @@ impl FaultCounts {
         self.0.iter().sum()
     }
 
+    /// The faults that were counted after `before`, an earlier state of the same counts.
+    pub fn since(&self, before: &FaultCounts) -> FaultCounts {
+        FaultCounts(std::array::from_fn(|i| {
+            self.0[i].saturating_sub(before.0[i])
+        }))
+    }
+
     /// Every kind with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> + '_ {
         Fault::ALL.into_iter().map(|fault| (fault, self.get(fault)))

@@ -17,7 +17,9 @@ pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::function::Function;
 pub use crate::identity::type_of;
 pub use crate::output::{Returned, Unreturnable, nested};
-pub use crate::{Batched, Eviction, Fingerprint, Fingerprinter, Options, Output, TorchCache};
+pub use crate::{
+    Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,
+};
 
 use crate::cache::target::{FunctionTarget, ModuleTarget, Target};
 use crate::cache::warnings::Reason;

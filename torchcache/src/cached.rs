@@ -13,12 +13,12 @@ use crate::cache::handle::TorchCache;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
-use crate::error::{Error, Problem};
+use crate::error::{Detail, Error};
 use crate::function::Function;
 use crate::identity::{
     Fingerprint, Fingerprinter, Identity, nested_options, tch_types, type_of, unique,
 };
-use crate::options::{Options, environment};
+use crate::options::{Options, OptionsBuilder, environment};
 use crate::output::structure;
 use crate::sync::lock;
 
@@ -42,11 +42,11 @@ use crate::sync::lock;
 /// let mut vs = nn::VarStore::new(Device::Cpu);
 /// let net = nn::seq().add(nn::linear(vs.root(), 4, 2, Default::default())).add_fn(|x| x.relu());
 /// vs.freeze();
-/// let net = Cached::new(net, &vs, Options::new().version("relu"))?;
+/// let net = Cached::new(net, &vs, Options::builder().version("relu").build()?)?;
 ///
 /// let xs = Tensor::randn([8, 4], (Kind::Float, Device::Cpu));
 /// assert_eq!(net.forward(&xs), net.forward(&xs));
-/// assert_eq!(net.cache().stats().memory_hits, 8);
+/// assert_eq!(net.cache().stats().memory.hits, 8);
 /// # Ok::<(), torchcache::Error>(())
 /// ```
 #[derive(Debug)]
@@ -118,13 +118,15 @@ impl<M> Cached<M> {
     ///
     /// # Errors
     ///
-    /// Options out of range, a file that cannot be read, and a module of this type and weights that
-    /// another source location wraps with the same `version`.
+    /// [`ErrorKind::Weights`] for a file that cannot be read, and [`ErrorKind::AmbiguousIdentity`] for a
+    /// module of this type and weights that another source location wraps with the same `version`.
+    ///
+    /// [`ErrorKind::Weights`]: crate::ErrorKind::Weights
+    /// [`ErrorKind::AmbiguousIdentity`]: crate::ErrorKind::AmbiguousIdentity
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
         let wrapped_at = Location::caller();
         let failed = |problem| Error::new(type_name::<M>(), problem);
-        options.check().map_err(failed)?;
         let weights = weights.into().load().map_err(failed)?;
         let cached = Cached {
             module,
@@ -159,7 +161,7 @@ impl<M: nn::ModuleT> Cached<M> {
     ///
     /// # Panics
     ///
-    /// On misuse, with a message that says what to do: see [`Problem`].
+    /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         self.call(xs, &Arguments::new().with(&xs))
@@ -172,18 +174,18 @@ impl<M: nn::ModuleT> Cached<M> {
     /// use tch::{Tensor, nn};
     /// use torchcache::{Cached, Options};
     ///
-    /// let double = Cached::new(nn::func(|xs| xs * 2), (), Options::new().version("double"))?;
+    /// let double = Cached::new(nn::func(|xs| xs * 2), (), Options::builder().version("double").build()?)?;
     /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
     /// let ids = vec!["a", "b", "c"];
     /// double.forward_by_id(&xs, &ids);
     /// double.forward_by_id(&xs.narrow(0, 1, 2), &ids[1..]);
-    /// assert_eq!(double.cache().stats().memory_hits, 2);
+    /// assert_eq!(double.cache().stats().memory.hits, 2);
     /// # Ok::<(), torchcache::Error>(())
     /// ```
     ///
     /// # Panics
     ///
-    /// On misuse, with a message that says what to do: see [`Problem`].
+    /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
     pub fn forward_by_id<'i, I: SampleIds<'i>>(&self, xs: &Tensor, ids: I) -> Tensor {
         self.call(xs, &Arguments::new().with(&xs).with_id(&ids))
@@ -243,8 +245,8 @@ impl<M> Target for Cached<M> {
         Some(type_name::<M>())
     }
 
-    fn options(&self) -> Options {
-        self.options.clone()
+    fn options(&self) -> OptionsBuilder {
+        self.options.to_builder()
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
@@ -253,7 +255,7 @@ impl<M> Target for Cached<M> {
 
     /// With a `version`, the line is not part of the module hash: two locations with the same version
     /// would use each other's rows.
-    fn claim(&self, hash: &str) -> Result<(), Problem> {
+    fn claim(&self, hash: &str) -> Result<(), Detail> {
         static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
         if !self.needs_claim() {
             return Ok(());
@@ -264,7 +266,7 @@ impl<M> Target for Cached<M> {
         if first == self.wrapped_at {
             return Ok(());
         }
-        Err(Problem::SameIdentity {
+        Err(Detail::SameIdentity {
             first: first.to_string(),
             second: self.wrapped_at.to_string(),
         })
@@ -281,13 +283,13 @@ impl<M> Target for Cached<M> {
 
 impl<M> Cached<M> {
     fn needs_claim(&self) -> bool {
-        !self.options.version.is_empty() && self.options.persistent_module_hash.is_none()
+        !self.options.version().is_empty() && self.options.persistent_module_hash().is_none()
     }
 
     /// Claims the module hash before the first call, which another module that contains this one may
     /// never make, since its own rows are cached.
-    fn claim_early(&self) -> Result<(), Problem> {
-        if !self.needs_claim() || !self.options.enabled || environment::is_disabled() {
+    fn claim_early(&self) -> Result<(), Detail> {
+        if !self.needs_claim() || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
         let identity = Identity::compute(&self.name(), &self.options, |f| self.dependencies(f));
@@ -298,7 +300,7 @@ impl<M> Cached<M> {
     fn dependencies(&self, f: &mut Fingerprinter<'_>) {
         type_of(&self.module, f);
         f.field("made in", self.wrapped_at.file());
-        if self.options.version.is_empty() {
+        if self.options.version().is_empty() {
             // One location may wrap many modules, in a loop or a function.
             let place = (self.wrapped_at.line(), self.wrapped_at.column());
             f.field("made at", &(place, self.ordinal));
@@ -343,16 +345,13 @@ fn ordinal(place: &'static Location<'static>) -> u64 {
 
 impl Weights {
     /// Hashes a file now: later writes to it do not change the loaded module.
-    fn load(self) -> Result<Self, Problem> {
+    fn load(self) -> Result<Self, Detail> {
         let WeightSource::File(path) = self.0 else {
             return Ok(self);
         };
         match hash_file(&path) {
             Ok(digest) => Ok(Weights(WeightSource::Digest(digest))),
-            Err(error) => Err(Problem::Weights {
-                path,
-                reason: error.to_string(),
-            }),
+            Err(source) => Err(Detail::Weights { path, source }),
         }
     }
 }

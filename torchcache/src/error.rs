@@ -1,28 +1,59 @@
-//! What can go wrong through misuse, and how it is said.
-//!
-//! Faults of the machine (a full disk, a corrupt file) are not here: they are misses, counted in
-//! [`Stats`](crate::Stats). An [`Error`] is a mistake in how the cache is used, and its message
-//! names the module, what was got, what was expected and what to do.
+//! The errors of the API. Faults of the machine, such as a full disk or a corrupt file, are not
+//! errors but misses, counted in [`Stats`](crate::Stats).
 
+use std::error::Error as StdError;
+use std::fmt::{self, Display};
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// A misuse of the cache, with the module it happened in.
+/// A misuse of a cache, or a directory or file that cannot be used.
 ///
 /// A cached function that returns `Result<_, E>` with `E: From<torchcache::Error>` returns it; any
-/// other cached function panics with its message, as tch's own functions do.
+/// other cached function panics with its message, as functions of tch do.
 ///
 /// ```
-/// use torchcache::{Options, Problem};
+/// use torchcache::{ErrorKind, Options};
 ///
-/// let error = Options::new().max_memory_cache_size("5 parsecs").validate().unwrap_err();
-/// assert!(matches!(error.problem(), Problem::Option { name: "max_memory_cache_size", .. }));
+/// let error = Options::builder().max_memory_cache_size("5 parsecs").build().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidOption);
 /// assert!(error.to_string().contains("5 parsecs"));
 /// ```
-#[derive(Debug, thiserror::Error)]
-#[error("torchcache: {}{problem}", match module { Some(module) => format!("{module}: "), None => String::new() })]
+#[derive(Debug)]
 pub struct Error {
     module: Option<String>,
-    problem: Box<Problem>,
+    /// Shared with a handle whose directory could not be used.
+    detail: Arc<Detail>,
+}
+
+/// The kind of an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The value of an option is out of range or does not fit the other options.
+    InvalidOption,
+    /// The call has no tensor argument to take rows from.
+    NoTensorArgument,
+    /// A tensor argument has no batch dimension.
+    ZeroDimensionalArgument,
+    /// The first dimensions of two tensor arguments differ.
+    BatchSizeMismatch,
+    /// There are not as many ids as rows.
+    IdCountMismatch,
+    /// A tensor of ids is not a vector of integers.
+    InvalidIds,
+    /// Two rows of a call have the same id and are not equal.
+    DuplicateId,
+    /// The first dimension of an output is not the batch.
+    OutputBatchMismatch,
+    /// A parameter or an output requires grad while gradients are recorded.
+    RequiresGrad,
+    /// Two wrapped modules cannot be told apart.
+    AmbiguousIdentity,
+    /// The directory of a persistent cache cannot be used.
+    Directory,
+    /// The weights that identify a module cannot be read.
+    Weights,
 }
 
 /// What a part of an output is called in messages.
@@ -33,159 +64,136 @@ pub(crate) fn output(part: &str) -> String {
     }
 }
 
-/// What exactly was wrong.
+/// The error without its module: what happened, the values, what was expected, and the fix.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Problem {
-    /// An option whose value is out of range or does not fit the others.
+pub(crate) enum Detail {
     #[error("option `{name}`: got {got}; expected {expected}")]
     Option {
-        /// The option's name.
         name: &'static str,
-        /// The value given.
         got: String,
-        /// What would be accepted.
         expected: String,
     },
-    /// The call has no tensor to take a batch from.
     #[error(
-        "no tensor argument: rows are cached by the first dimension of the tensors passed, and every argument was plain, shared, `None` or an empty list; pass at least one `&Tensor`, or ids that are marked `#[id]`"
+        "no tensor argument: rows are the first dimension of tensor arguments, and every argument is plain, shared, `None` or an empty list; pass at least one `&Tensor`, or ids marked `#[id]`"
     )]
     NoTensor,
-    /// A tensor argument without a batch dimension.
     #[error(
-        "argument `{argument}` is a 0-d tensor; expected the batch as its first dimension: give it one with `unsqueeze(0)`, or pass the value as a plain number"
+        "argument `{argument}` is a 0-d tensor; expected the batch as its first dimension: add one with `unsqueeze(0)`, or pass the value as a plain number"
     )]
-    ZeroDimensional {
-        /// The argument's name.
-        argument: String,
-    },
-    /// Tensor arguments whose first dimensions differ.
+    ZeroDimensional { argument: String },
     #[error(
         "batch sizes differ: argument `{first}` has {first_rows} rows, argument `{second}` has {second_rows}; expected the same first dimension in every tensor argument"
     )]
     BatchSizes {
-        /// The first tensor argument.
         first: String,
-        /// Its rows.
         first_rows: i64,
-        /// The argument that differs.
         second: String,
-        /// Its rows.
         second_rows: i64,
     },
-    /// Not as many ids as rows.
-    #[error(
-        "argument `{argument}` has {ids} ids for a batch of {rows}; expected one for each of its rows"
-    )]
+    #[error("argument `{argument}` has {ids} ids for {rows} rows; expected one id for each row")]
     IdCount {
-        /// The name of the argument that has them.
         argument: String,
-        /// The ids given.
         ids: i64,
-        /// The rows of the batch.
         rows: i64,
     },
-    /// A tensor that cannot be the ids of a batch.
-    #[error("argument `{argument}` holds ids, and is {got}; expected integers of shape [rows]")]
+    #[error("argument `{argument}` holds ids and is {got}; expected integers of shape [rows]")]
     IdTensor {
-        /// The argument's name.
         argument: String,
         /// Its kind and shape.
         got: String,
     },
-    /// Rows with the same id that are not the same.
     #[error(
-        "rows {first} and {second} have the same id in `{ids}`, but differ in argument `{argument}`; expected one id to stand for one sample: give them different ids, or leave `#[id]` out so that rows are known by their content"
+        "rows {first} and {second} have the same id in `{ids}` but differ in argument `{argument}`; expected one id for each sample: give them different ids, or remove `#[id]` to key rows by their content"
     )]
     SameId {
-        /// The name of the argument that has the ids.
+        /// The argument that holds the ids.
         ids: String,
-        /// The first row.
         first: i64,
-        /// The row that differs from it.
         second: i64,
-        /// The argument that they differ in.
+        /// The argument in which the rows differ.
         argument: String,
     },
-    /// The forward returned a tensor whose first dimension is not the batch.
     #[error(
-        "{} has shape {got:?}; expected its first dimension to be the batch of {rows} rows: return one row of output per row of input, or leave this function uncached",
+        "{} has shape {got:?}; expected a first dimension of {rows}, the rows of the batch: return one row of output for each row of input, or do not cache this function",
         output(part)
     )]
     OutputRows {
-        /// Which tensor of the output: by the fields and places on the way to it, or `output`.
+        /// The path of the tensor in the output by fields and indices, or `output`.
         part: String,
-        /// The shape it had.
         got: Vec<i64>,
-        /// The rows the forward was given.
         rows: i64,
     },
-    /// A parameter that requires grad while gradients are recorded.
     #[error(
-        "parameter `{parameter}` requires grad while gradients are recorded, and a cached output has none; freeze it (`vs.freeze()`), call inside `tch::no_grad`, or switch this cache off with `enabled = false`"
+        "parameter `{parameter}` requires grad while gradients are recorded, and a cached output has none; freeze it (`vs.freeze()`), call inside `tch::no_grad`, or disable this cache with `enabled = false`"
     )]
-    RequiresGrad {
-        /// The parameter's path within the module.
+    ParameterRequiresGrad {
+        /// Its path within the module.
         parameter: String,
     },
-    /// The output requires grad although no watched parameter does.
     #[error(
-        "the output requires grad although no parameter that the cache watches does: a skipped field or a captured value holds trainable weights; freeze them (`vs.freeze()`) or call inside `tch::no_grad`"
+        "the output requires grad although no watched parameter does: a skipped field or a captured value holds trainable weights; freeze them (`vs.freeze()`) or call inside `tch::no_grad`"
     )]
     OutputRequiresGrad,
-    /// Two wrapped modules that cannot be told apart.
     #[error(
-        "the modules wrapped at {first} and at {second} have the same identity: type, weights and `version` are equal, and their code cannot be seen; give them different versions, or wrap the module in one place"
+        "the modules wrapped at {first} and at {second} have the same identity: type, weights and `version` are equal, and their code cannot be compared; give them different versions, or wrap the module in one place"
     )]
-    SameIdentity {
-        /// Where the first was wrapped.
-        first: String,
-        /// Where this one was.
-        second: String,
-    },
-    /// The persistent directory cannot be used.
-    #[error("cannot use the cache directory {}: {reason}; name another with `persistent_cache_dir` or TORCHCACHE_DIR, or mend this one", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        reason: String,
-    },
-    /// `TORCHCACHE_DIR` is set to something that is no absolute path.
+    SameIdentity { first: String, second: String },
+    #[error("cannot use the cache directory {}; fix it, or name another with `persistent_cache_dir` or TORCHCACHE_DIR", path.display())]
+    Directory { path: PathBuf, source: io::Error },
     #[error(
         "the environment variable TORCHCACHE_DIR is {got:?}; expected an absolute path: correct it, or unset it to use a private temporary directory"
     )]
-    EnvironmentDirectory {
-        /// Its value.
-        got: String,
-    },
-    /// The weights that stand for a module could not be read.
-    #[error("cannot read the weights from {}: {reason}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        reason: String,
-    },
+    EnvironmentDirectory { got: String },
+    #[error("cannot read the weights from {}", path.display())]
+    Weights { path: PathBuf, source: io::Error },
+}
+
+impl Detail {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Detail::Option { .. } => ErrorKind::InvalidOption,
+            Detail::NoTensor => ErrorKind::NoTensorArgument,
+            Detail::ZeroDimensional { .. } => ErrorKind::ZeroDimensionalArgument,
+            Detail::BatchSizes { .. } => ErrorKind::BatchSizeMismatch,
+            Detail::IdCount { .. } => ErrorKind::IdCountMismatch,
+            Detail::IdTensor { .. } => ErrorKind::InvalidIds,
+            Detail::SameId { .. } => ErrorKind::DuplicateId,
+            Detail::OutputRows { .. } => ErrorKind::OutputBatchMismatch,
+            Detail::ParameterRequiresGrad { .. } | Detail::OutputRequiresGrad => {
+                ErrorKind::RequiresGrad
+            }
+            Detail::SameIdentity { .. } => ErrorKind::AmbiguousIdentity,
+            Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
+            Detail::Weights { .. } => ErrorKind::Weights,
+        }
+    }
 }
 
 impl Error {
-    pub(crate) fn new(module: impl Into<String>, problem: Problem) -> Self {
+    pub(crate) fn new(module: impl Into<String>, detail: Detail) -> Self {
         Error {
             module: Some(module.into()),
-            problem: Box::new(problem),
+            detail: Arc::new(detail),
         }
     }
 
-    /// What exactly was wrong.
-    pub fn problem(&self) -> &Problem {
-        &self.problem
+    /// The kind of the error.
+    pub fn kind(&self) -> ErrorKind {
+        self.detail.kind()
     }
 
-    /// The module or function the error is about; `None` where options were checked on their own.
+    /// The module or function that was misused; `None` where options were checked on their own.
     pub fn module(&self) -> Option<&str> {
         self.module.as_deref()
+    }
+
+    pub(crate) fn detail(&self) -> &Detail {
+        &self.detail
+    }
+
+    /// What kept the directory of a disk tier from being used.
+    pub(crate) fn directory(&self) -> Option<Arc<Detail>> {
+        (self.kind() == ErrorKind::Directory).then(|| self.detail.clone())
     }
 
     pub(crate) fn in_module(mut self, module: &str) -> Self {
@@ -194,11 +202,67 @@ impl Error {
     }
 }
 
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(module) = &self.module {
+            write!(f, "{module}: ")?;
+        }
+        self.detail.fmt(f)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.detail.source()
+    }
+}
+
+impl From<Detail> for Error {
+    fn from(detail: Detail) -> Self {
         Error {
             module: None,
-            problem: Box::new(problem),
+            detail: Arc::new(detail),
         }
     }
+}
+
+/// Why rows are not on disk after [`TorchCache::flush`](crate::TorchCache::flush). They are computed
+/// again when they are next requested from another process, or from this one after leaving memory.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The directory cannot be used, so no row was written.
+    Directory(Arc<dyn StdError + Send + Sync>),
+    /// Rows could not be written since the last flush, or were not written in time.
+    Rows(Box<dyn StdError + Send + Sync>),
+}
+
+impl Display for FlushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FlushError::Directory(_) => "no row was written to disk",
+            FlushError::Rows(_) => "not every row was written to disk",
+        })
+    }
+}
+
+impl StdError for FlushError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(match self {
+            FlushError::Directory(source) => &**source,
+            FlushError::Rows(source) => &**source,
+        })
+    }
+}
+
+/// An error with its sources in one line, for panics and logs.
+pub(crate) fn with_sources(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }

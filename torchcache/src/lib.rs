@@ -1,9 +1,9 @@
-//! Per-sample memoisation of PyTorch modules used through `tch`.
+//! Caches PyTorch module outputs per sample, for users of `tch`.
 //!
-//! One attribute, [`#[torchcache]`](macro@torchcache), on a module's struct and its `forward` impl
-//! or on a free tensor function, makes every sample that was ever computed come from memory or
-//! disk instead of from the model. The first dimension of every tensor is the batch; each row has
-//! its own key, so a batch computes only the rows that are new, whatever its size and order.
+//! The attribute [`#[torchcache]`](macro@torchcache) goes on a module's struct and its `forward` impl, or on a
+//! free function of tensors. The first dimension of every tensor is the batch. Each row has its own key, so a
+//! call computes only the rows that were never computed before, in any batch, and reads the others from memory
+//! or disk.
 //!
 //! ```
 //! use tch::nn::Module;
@@ -35,37 +35,38 @@
 //! let first = backbone.forward(&xs);
 //! assert_eq!(backbone.forward(&xs), first);
 //! let stats = backbone.torchcache.stats();
-//! assert_eq!((stats.misses, stats.memory_hits), (100, 100));
+//! assert_eq!((stats.misses, stats.memory.hits), (100, 100));
 //! ```
 //!
-//! # What is where
+//! # Overview
 //!
-//! * [`macro@torchcache`], the attribute; its arguments are the fields of [`Options`].
+//! * [`macro@torchcache`], the attribute, and [`Options`], its arguments, with a table of all of them.
 //! * [`Cached`], for modules that cannot be annotated.
-//! * [`TorchCache`], the handle: statistics, flush, clear, hash.
-//! * [`prefill`](fn@prefill) and [`Prefill`], to fill a cache ahead of training.
-//! * [`trait@Fingerprint`], how a field's type becomes part of a module's identity, and its derive.
-//! * [`Argument`] and [`Output`], what cached functions take and return; [`SampleIds`] and
-//!   [`SharedArgument`], what parameters marked `#[id]` and `#[shared]` are; [`trait@Batched`], outputs of
-//!   several tensors, and its derive.
-//! * [`Error`], what misuse looks like. Faults of the machine are misses, counted in [`Stats`].
+//! * [`TorchCache`], the handle of a cache: [`Stats`], flush, clear, module hash, directory.
+//! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
+//! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
+//! * [`Argument`] and [`Output`]: what cached functions take and return. [`SampleIds`] and
+//!   [`SharedArgument`]: parameters marked `#[id]` and `#[shared]`. [`trait@Batched`] and its derive:
+//!   outputs of several tensors.
+//! * [`Error`]: misuse, and directories that cannot be used. Faults of the machine are misses, counted in
+//!   [`Stats::faults`].
 //!
 //! # Features
 //!
 //! None is on by default.
 //!
-//! * `progress`: [`prefill`](fn@prefill) shows a bar on a terminal, by way of `indicatif`.
-//! * `doc-only`: builds without libtorch, for documentation alone.
+//! * `progress`: [`prefill`](fn@prefill) shows a progress bar on a terminal, using `indicatif`.
+//! * `doc-only`: builds without libtorch, for documentation only.
 //!
 //! # Environment
 //!
-//! `TORCHCACHE_DISABLE=1` switches every cache off (as does anything but `0`, `false` or nothing).
-//! `TORCHCACHE_DIR` is the directory of persistent caches that name none; it must be an absolute path.
+//! `TORCHCACHE_DISABLE` disables every cache, unless it is empty, `0` or `false`. `TORCHCACHE_DIR` is the
+//! directory of persistent caches whose options name none; it must be an absolute path.
 //!
 //! # Logging
 //!
-//! Through `tracing`, or where it has no subscriber, through `log`: the module's hash and directory at
-//! INFO, the hits and misses of each call at DEBUG, and what went wrong at WARN, each thing once.
+//! With `tracing`, or with `log` where `tracing` has no subscriber: the module hash and directory at INFO, the
+//! hits and misses of each call at DEBUG, and each kind of fault and bypass once at WARN.
 
 #![deny(missing_docs)]
 
@@ -88,30 +89,32 @@ mod tensor;
 pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument};
 pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
-pub use cache::stats::Stats;
+pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
 pub use cached::{Cached, Eval, Weights};
-pub use error::{Error, Problem};
+pub use error::{Error, ErrorKind, FlushError};
 pub use identity::{Fingerprint, Fingerprinter};
 pub use options::size::Size;
-pub use options::{Eviction, Options};
+pub use options::{Eviction, Options, OptionsBuilder};
 pub use output::{Batched, Output};
 pub use prefill::{HasCache, Prefill, prefill};
-pub use torchcache_macros::torchcache;
 pub use torchcache_macros::{Batched, Fingerprint};
-/// The attribute that caches a module or a function, row by row.
+pub use torchcache_store::flush_on_signals;
+pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
+
+/// Caches the outputs of a module or a function by row.
 ///
 /// # A module
 ///
-/// On the struct it takes the options and gives the cache its identity, on the impl it wraps
-/// `forward`. The impl is of `nn::Module` or `nn::ModuleT` (`train == true` goes past the cache),
-/// or an inherent one whose `forward` or `forward_t` takes any number of [`Argument`]s and returns
-/// an [`Output`]. Other methods of the impl are left alone.
+/// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On the
+/// impl, it wraps `forward`. The impl is one of `nn::Module` or of `nn::ModuleT` (`train == true` bypasses the
+/// cache), or an inherent impl whose `forward` or `forward_t` takes any number of [`Argument`]s and returns an
+/// [`Output`]. Other methods are left unchanged.
 ///
-/// The struct has one field of type [`TorchCache`], of any name. Fields named
-/// `torchcache_<option>` override that option for their instance: the option's type or an `Option`
-/// of it, read at every call. Fields marked `#[torchcache(skip)]` are not part of the identity, and
-/// instances that differ in these alone share their rows: so never what holds weights, unless their
-/// `VarStore` is in another field. The types of all others implement [`trait@Fingerprint`].
+/// The struct has one field of type [`TorchCache`], with any name. A field named `torchcache_<option>`
+/// overrides that option for its instance; it has the option's type or an `Option` of it and is read at every
+/// call. A field marked `#[torchcache(skip)]` is not part of the identity: instances that differ only there
+/// share rows, so do not skip a field with weights unless their `VarStore` is in another field. The types of all
+/// other fields implement [`trait@Fingerprint`].
 ///
 /// ```
 /// use tch::{Tensor, nn};
@@ -143,13 +146,13 @@ pub use torchcache_macros::{Batched, Fingerprint};
 /// let q = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
 /// attention.forward(&q, &q, None)?;
 /// attention.forward(&q.narrow(0, 1, 2), &q.narrow(0, 1, 2), None)?;
-/// assert_eq!(attention.cache.stats().memory_hits, 2);
+/// assert_eq!(attention.cache.stats().memory.hits, 2);
 /// # Ok::<(), Error>(())
 /// ```
 ///
 /// # A function
 ///
-/// It takes the options and wraps the function; `name::cache()` is the handle.
+/// The attribute takes the options and wraps the function; `name::cache()` is the handle.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -167,17 +170,17 @@ pub use torchcache_macros::{Batched, Fingerprint};
 ///
 /// # Arguments
 ///
-/// Those of [`Options`], each written as `name = value`. Sizes are numbers or text such as
-/// `"2 GB"`, `eviction` is `"lru"`, `"never"` or `"auto"`; every other value is what the method of [`Options`]
-/// takes.
+/// The options of the table in [`Options`], each as `name = value`. A size is a number or text such as
+/// `"2 GB"`, `eviction` is `"lru"`, `"never"` or `"auto"`; any other value is an expression that the method of
+/// [`OptionsBuilder`] takes.
 ///
 /// # Parameters
 ///
-/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value. Two marks change that:
+/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value that is part of every key. Two
+/// attributes change that:
 ///
-/// * `#[id] ids: &[i64]`: rows are known by these ids instead of their content, and not hashed
-///   ([`SampleIds`]);
-/// * `#[shared] mask: &Tensor`: a tensor without a batch, passed on as it is ([`SharedArgument`]).
+/// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content ([`SampleIds`]);
+/// * `#[shared] mask: &Tensor`: a tensor without a batch, part of every key ([`SharedArgument`]).
 ///
 /// ```
 /// use tch::Tensor;
@@ -191,15 +194,15 @@ pub use torchcache_macros::{Batched, Fingerprint};
 /// let (images, basis) = (Tensor::rand([2, 8], tch::kind::FLOAT_CPU), Tensor::eye(8, tch::kind::FLOAT_CPU));
 /// project(&images, &[17, 4], &basis);
 /// project(&images.narrow(0, 1, 1), &[4], &basis);
-/// assert_eq!(project::cache().stats().memory_hits, 1);
+/// assert_eq!(project::cache().stats().memory.hits, 1);
 /// ```
 ///
 /// # Errors and panics
 ///
-/// What the compiler can see does not compile. Other misuse is an `Err` where the function returns
-/// `Result<_, E>` with `E: From<torchcache::Error>`, and else a panic with the same message: see
-/// [`Problem`].
-pub use torchcache_store::flush_on_signals;
+/// Misuse that the compiler can see does not compile. Other misuse ([`ErrorKind`]) is returned as an [`Error`]
+/// where the function returns `Result<_, E>` with `E: From<torchcache::Error>`, and is a panic with the same
+/// message elsewhere.
+pub use torchcache_macros::torchcache;
 
 #[doc(hidden)]
 pub mod __private;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use tch::Tensor;
 
-use crate::error::Error;
+use crate::error::{Error, with_sources};
 
 /// A value made of tensors whose first dimension is the batch: `Tensor`, tuples, arrays, `Vec`, `Option`,
 /// and structs with `#[derive(Batched)]`, in any nesting.
@@ -38,7 +38,7 @@ use crate::error::Error;
 /// let cached = encode(&xs.narrow(0, 2, 2), true);
 /// assert_eq!(cached.pooled, computed.pooled.narrow(0, 2, 2));
 /// assert_eq!(cached.layers.len(), 2);
-/// assert_eq!(encode::cache().stats().memory_hits, 2);
+/// assert_eq!(encode::cache().stats().memory.hits, 2);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
@@ -127,7 +127,7 @@ impl<T: Batched> Output for T {
 
     #[track_caller]
     fn from_error(error: Error) -> Self {
-        panic!("{error}")
+        panic!("{}", with_sources(&error))
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
                 ::torchcache::__private::module_path!(), "::", #path
             );
             const FUNCTION: ::torchcache::__private::Function = #constant;
-            fn options() -> ::torchcache::__private::Options {
+            fn options() -> ::torchcache::__private::OptionsBuilder {
                 #options
             }
             fn cache() -> &'static ::torchcache::__private::TorchCache {

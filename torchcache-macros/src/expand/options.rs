@@ -9,7 +9,7 @@ use crate::options::{OptionKind, policy_named};
 use crate::parse::options::{Assignment, Options};
 use crate::validate::options::literal;
 
-/// The expression that builds the options.
+/// The expression that makes the option builder.
 pub(crate) fn expand(options: &Options) -> TokenStream {
     let calls = options
         .assignments
@@ -23,8 +23,8 @@ pub(crate) fn expand(options: &Options) -> TokenStream {
             });
             quote_spanned!(span=> .#name(#value))
         });
-    let new = quote!(::torchcache::__private::Options::new());
-    quote!(#new #(#calls)*)
+    let builder = quote!(::torchcache::__private::Options::builder());
+    quote!(#builder #(#calls)*)
 }
 
 /// A literal in the type of the builder's parameter, where it would have another one.

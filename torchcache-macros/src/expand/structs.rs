@@ -52,7 +52,7 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
             const NAME: &'static str = ::torchcache::__private::concat!(
                 ::torchcache::__private::module_path!(), "::", #path
             );
-            fn options() -> ::torchcache::__private::Options {
+            fn options() -> ::torchcache::__private::OptionsBuilder {
                 #options
             }
             fn cache(&self) -> &::torchcache::__private::TorchCache {
@@ -91,7 +91,7 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
         #(#cfgs)*
         impl #generics ::torchcache::__private::CachedStruct for #name #arguments #bounds {
             const NAME: &'static str = "";
-            fn options() -> ::torchcache::__private::Options {
+            fn options() -> ::torchcache::__private::OptionsBuilder {
                 loop {}
             }
             fn cache(&self) -> &::torchcache::__private::TorchCache {

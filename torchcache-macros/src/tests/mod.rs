@@ -3,6 +3,7 @@
 mod canonical;
 mod expansion;
 mod messages;
+mod options;
 
 use proc_macro2::TokenStream;
 

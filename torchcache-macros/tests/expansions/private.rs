@@ -50,8 +50,17 @@ pub enum Eviction {
     Never,
 }
 
+#[derive(Debug)]
+pub struct Options;
+
+impl Options {
+    pub fn builder() -> OptionsBuilder {
+        OptionsBuilder::default()
+    }
+}
+
 #[derive(Debug, Default)]
-pub struct Options(pub Vec<String>);
+pub struct OptionsBuilder(pub Vec<String>);
 
 /// Stands for the parser of sizes: the length of the text.
 pub const fn size(text: &str, least: u64) -> u64 {
@@ -63,12 +72,10 @@ pub trait Size: std::fmt::Debug {}
 impl Size for u64 {}
 impl Size for f64 {}
 
+/// Some of the options.
 macro_rules! options {
     ($($name:ident: $ty:ty),* $(,)?) => {
-        impl Options {
-            pub fn new() -> Self {
-                Self::default()
-            }
+        impl OptionsBuilder {
             $(pub fn $name(mut self, value: $ty) -> Self {
                 self.0.push(format!(concat!(stringify!($name), " {:?}"), value));
                 self
@@ -90,13 +97,10 @@ options! {
     subsample_count: impl Into<Option<usize>> + std::fmt::Debug,
     persistent: bool,
     persistent_cache_dir: impl Into<PathBuf> + std::fmt::Debug,
-    persistent_module_hash: &str,
     max_persistent_cache_size: impl Size,
     zstd_compression: bool,
     zstd_compression_level: i32,
-    zstd_compression_threads: u32,
     cache_dtype: impl Into<Option<Kind>> + std::fmt::Debug,
-    use_mmap_on_load: bool,
     version: &str,
     verify: f64,
 }
@@ -197,7 +201,7 @@ impl<O> Unreturnable for Returned<O> {}
 #[diagnostic::on_unimplemented(message = "`{Self}` lacks `#[torchcache]` on its struct")]
 pub trait CachedStruct {
     const NAME: &'static str;
-    fn options() -> Options;
+    fn options() -> OptionsBuilder;
     fn cache(&self) -> &TorchCache;
     fn overrides(&self, overrides: &mut Overrides<'_>);
     fn fields(&self, f: &mut Fingerprinter<'_>);
@@ -219,7 +223,7 @@ pub trait CachedForward: CachedStruct {
 pub trait CachedFunction {
     const NAME: &'static str;
     const FUNCTION: Function;
-    fn options() -> Options;
+    fn options() -> OptionsBuilder;
     fn cache() -> &'static TorchCache;
 }
 

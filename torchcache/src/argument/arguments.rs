@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use super::ids::Ids;
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::{Collector, Fingerprint, Fingerprinter};
 
@@ -53,18 +53,18 @@ impl<'a> Arguments<'a> {
     /// # Errors
     ///
     /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids.
-    pub(crate) fn rows(&self, function: &Function) -> Result<i64, Problem> {
+    pub(crate) fn rows(&self, function: &Function) -> Result<i64, Detail> {
         let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
         for argument in &self.tensors {
             let Some(&rows) = argument.tensor.size().first() else {
-                return Err(Problem::ZeroDimensional {
+                return Err(Detail::ZeroDimensional {
                     argument: name(argument),
                 });
             };
             let (first, first_rows) = *first.get_or_insert((argument, rows));
             if rows != first_rows {
-                return Err(Problem::BatchSizes {
+                return Err(Detail::BatchSizes {
                     first: name(first),
                     first_rows,
                     second: name(argument),
@@ -74,13 +74,13 @@ impl<'a> Arguments<'a> {
         }
         let rows = first.map(|(_, rows)| rows);
         let Some(IdArgument { position, ids }) = &self.ids else {
-            return rows.ok_or(Problem::NoTensor);
+            return rows.ok_or(Detail::NoTensor);
         };
         let argument = function.argument(*position);
         match (ids.check(&argument)?, rows) {
             (ids, None) => Ok(ids),
             (ids, Some(rows)) if ids == rows => Ok(rows),
-            (ids, Some(rows)) => Err(Problem::IdCount {
+            (ids, Some(rows)) => Err(Detail::IdCount {
                 argument,
                 ids,
                 rows,

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use tch::{Kind, TchError, Tensor};
 use torchcache_store::Key;
 
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::tensor::{layout, raw};
 
 /// The id of a sample: an integer of any size, `&str` or `String`. Other types have to be converted to
@@ -80,7 +80,7 @@ impl std::fmt::Debug for dyn IdList + '_ {
 
 impl Ids<'_> {
     /// Validates them and returns their number.
-    pub(super) fn check(&self, argument: &str) -> Result<i64, Problem> {
+    pub(super) fn check(&self, argument: &str) -> Result<i64, Detail> {
         if let Ids::Tensor(tensor) = self {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
             let shape = tensor.size();
@@ -96,7 +96,7 @@ impl Ids<'_> {
                     ""
                 };
                 let kind = kind.map_or_else(|error| error.to_string(), |kind| format!("{kind:?}"));
-                return Err(Problem::IdTensor {
+                return Err(Detail::IdTensor {
                     argument: argument.to_owned(),
                     got: format!("{layout}{kind} of shape {shape:?}"),
                 });

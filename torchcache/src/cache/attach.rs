@@ -13,7 +13,7 @@ use super::stats::Counters;
 use super::target::Target;
 use super::tiers::Tiers;
 use super::warnings::Reason;
-use crate::error::{Error, Problem};
+use crate::error::{Detail, Error, with_sources};
 use crate::identity::{Fingerprinter, Identity, manifest};
 use crate::options::{Options, environment};
 use crate::sync::lock;
@@ -44,17 +44,20 @@ impl TorchCache {
         match after {
             Ok(attached) => {
                 state.attached = Some(attached.clone());
+                state.directory_error = None;
                 // A log subscriber may call the function again.
                 drop((state, first));
                 self.log_change(target, before.as_deref(), &attached);
                 Ok(attached)
             }
-            Err(problem) => {
+            Err(detail) => {
+                let error = Error::new(target.name(), detail);
+                state.directory_error = error.directory();
                 // Nothing that this call recorded is valid: the next one compares everything again.
                 state.watchers.overrides.forget();
                 state.watchers.fields.forget();
                 drop(state);
-                Err(Error::new(target.name(), problem))
+                Err(error)
             }
         }
     }
@@ -68,8 +71,8 @@ impl TorchCache {
         }
         after.log_attached(target, before.map(|before| &**before));
         if let Some(fault) = &after.tiers.disk_fault {
-            Counters::add(&self.counters.disk_faults, 1);
-            let reason = Reason::DiskTier(fault.reason.clone());
+            Counters::add(&self.counters.faults.open, 1);
+            let reason = Reason::DiskTier(with_sources(&*fault.reason));
             self.warnings.warn_once(|| target.name(), &reason);
         }
     }
@@ -80,15 +83,15 @@ impl Watchers {
         &mut self,
         target: &dyn Target,
         before: Option<&Arc<Attached>>,
-    ) -> Result<Arc<Attached>, Problem> {
+    ) -> Result<Arc<Attached>, Detail> {
         let new_options = self.changed_options(target, before)?;
         let (options, same_options) = match (&new_options, before) {
             (Some(options), _) => (options, false),
-            (None, Some(before)) if !before.options.enabled => return Ok(before.clone()),
+            (None, Some(before)) if !before.options.enabled() => return Ok(before.clone()),
             (None, Some(before)) => (&before.options, true),
             (None, None) => unreachable!("the first call resolves its options"),
         };
-        if !options.enabled || environment::is_disabled() {
+        if !options.enabled() || environment::is_disabled() {
             let cache = before.and_then(|before| before.cache.clone());
             let options = options.clone();
             return Ok(Arc::new(Attached { options, cache }));
@@ -124,7 +127,7 @@ impl Watchers {
         &mut self,
         target: &dyn Target,
         before: Option<&Arc<Attached>>,
-    ) -> Result<Option<Options>, Problem> {
+    ) -> Result<Option<Options>, Detail> {
         self.overrides.compare();
         self.watch_overrides(target);
         if before.is_some() && !self.overrides.finish().changed {
@@ -132,7 +135,7 @@ impl Watchers {
         }
         let mut options = target.options();
         target.overrides(&mut Overrides::apply(&mut options));
-        options.check()?;
+        let options = options.checked()?;
         self.overrides.record();
         self.watch_overrides(target);
         Ok(Some(options))
@@ -148,7 +151,7 @@ impl Watchers {
 
     /// Whether a field that the output depends on changed. A parameter that requires grad is an
     /// error.
-    fn fields_changed(&mut self, target: &dyn Target) -> Result<bool, Problem> {
+    fn fields_changed(&mut self, target: &dyn Target) -> Result<bool, Detail> {
         self.fields.compare();
         self.watch_fields(target);
         let mut seen = self.fields.finish();
@@ -163,7 +166,7 @@ impl Watchers {
             let mut parameter = None;
             target.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
             let parameter = parameter.unwrap_or_default();
-            return Err(Problem::RequiresGrad { parameter });
+            return Err(Detail::ParameterRequiresGrad { parameter });
         }
         Ok(seen.changed)
     }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use torchcache_store::TempCache;
 use torchcache_store::fs::{FileSystem, Os};
 
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::options::{Options, environment};
 use crate::sync::lock;
 
@@ -15,16 +15,16 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub(crate) enum Unusable {
     /// It is the wrong one, which is reported to the caller as an error.
-    Misuse(Problem),
+    Misuse(Detail),
     /// The machine cannot serve it now: the disk is full, file descriptors or memory ran out, a
     /// server does not answer.
-    Fault(String),
+    Fault(Detail),
 }
 
 impl Unusable {
-    pub(crate) fn classify(directory: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn classify(directory: &Path, source: std::io::Error) -> Self {
         let wrong = matches!(
-            error.kind(),
+            source.kind(),
             ErrorKind::NotFound
                 | ErrorKind::PermissionDenied
                 | ErrorKind::AlreadyExists
@@ -34,17 +34,19 @@ impl Unusable {
                 | ErrorKind::InvalidFilename
                 | ErrorKind::Unsupported
         );
+        let path = directory.to_owned();
+        let detail = Detail::Directory { path, source };
         if wrong {
-            let (path, reason) = (directory.to_owned(), error.to_string());
-            return Unusable::Misuse(Problem::Directory { path, reason });
+            Unusable::Misuse(detail)
+        } else {
+            Unusable::Fault(detail)
         }
-        Unusable::Fault(format!("{}: {error}", directory.display()))
     }
 }
 
 /// The directory that the options, or else the environment, name.
 pub(crate) fn configured(options: &Options) -> Option<PathBuf> {
-    let directory = options.persistent_cache_dir.clone();
+    let directory = options.persistent_cache_dir().map(Path::to_owned);
     directory.or_else(environment::cache_dir)
 }
 
@@ -52,13 +54,13 @@ pub(crate) fn configured(options: &Options) -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// [`Problem::Directory`] and [`Problem::EnvironmentDirectory`] as misuse, and faults.
+/// [`Detail::Directory`] and [`Detail::EnvironmentDirectory`] as misuse, and faults.
 pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
     match configured(options) {
-        Some(directory) if options.persistent_cache_dir.is_some() || directory.is_absolute() => {
+        Some(directory) if options.persistent_cache_dir().is_some() || directory.is_absolute() => {
             create(&directory)
         }
-        Some(directory) => Err(Unusable::Misuse(Problem::EnvironmentDirectory {
+        Some(directory) => Err(Unusable::Misuse(Detail::EnvironmentDirectory {
             got: directory.to_string_lossy().into_owned(),
         })),
         None => temporary(),
@@ -72,7 +74,7 @@ fn create(directory: &Path) -> Result<PathBuf, Unusable> {
             .and_then(|_| directory.canonicalize()),
         result => result,
     };
-    path.map_err(|error| Unusable::classify(directory, &error))
+    path.map_err(|error| Unusable::classify(directory, error))
 }
 
 /// The temporary directory of this process, which the store removes at exit.
@@ -82,7 +84,7 @@ fn temporary() -> Result<PathBuf, Unusable> {
     let cache = match temporary.take() {
         Some(cache) => cache,
         None => {
-            TempCache::new().map_err(|error| Unusable::classify(&std::env::temp_dir(), &error))?
+            TempCache::new().map_err(|error| Unusable::classify(&std::env::temp_dir(), error))?
         }
     };
     Ok(temporary.insert(cache).path().to_owned())

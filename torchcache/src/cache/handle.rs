@@ -1,5 +1,6 @@
 //! [`TorchCache`]: the handle of one cache.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,7 @@ use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
 use crate::argument::{SharedDigests, TensorArgument};
+use crate::error::{Detail, FlushError};
 use crate::identity::{Identity, Watcher};
 use crate::options::{Options, environment};
 use crate::sync::lock;
@@ -32,7 +34,7 @@ use crate::sync::lock;
 /// let xs = Tensor::from_slice(&[1.0f32, 2.0]);
 /// assert_eq!(double(&xs), double(&xs));
 /// let stats = double::cache().stats();
-/// assert_eq!((stats.misses, stats.memory_hits), (2, 2));
+/// assert_eq!((stats.misses, stats.memory.hits), (2, 2));
 /// ```
 pub struct TorchCache {
     pub(super) state: Mutex<State>,
@@ -49,6 +51,8 @@ pub struct TorchCache {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) attached: Option<Arc<Attached>>,
+    /// Why the last call could not use the directory of the disk tier.
+    pub(super) directory_error: Option<Arc<Detail>>,
     pub(super) watchers: Watchers,
 }
 
@@ -88,7 +92,7 @@ pub(crate) struct Attached {
 impl Attached {
     /// The cache, while it is enabled.
     pub(crate) fn enabled_cache(&self) -> Option<&OpenCache> {
-        self.cache.as_deref().filter(|_| self.options.enabled)
+        self.cache.as_deref().filter(|_| self.options.enabled())
     }
 }
 
@@ -113,6 +117,7 @@ impl TorchCache {
         TorchCache {
             state: Mutex::new(State {
                 attached: None,
+                directory_error: None,
                 watchers: Watchers::new(),
             }),
             attaching: Mutex::new(()),
@@ -140,18 +145,28 @@ impl TorchCache {
         stats
     }
 
-    /// Waits until every row stored so far is on disk.
+    /// Waits until every row stored so far is on disk. Without a disk tier it returns at once.
     ///
-    /// Returns whether all of them are: `false` where some were given up because of a fault, which
-    /// is counted in [`stats`](Self::stats), or where the disk tier could not be opened. Without a
-    /// disk tier it is `true` at once.
-    pub fn flush(&self) -> bool {
-        // The store is flushed outside the handle's lock: this may take as long as the disk does.
-        let tiers = self.with_cache(|cache| cache.tiers.clone());
-        tiers.is_none_or(|tiers| match &tiers.store {
-            Some(store) => store.flush().is_ok(),
-            None => tiers.has_its_disk(),
-        })
+    /// # Errors
+    ///
+    /// [`FlushError::Directory`] where the directory could not be used, and [`FlushError::Rows`] where
+    /// rows could not be written since the last flush, or not in time. [`Stats::faults`] counts the
+    /// reasons, and the log has them.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        if let Some(reason) = lock(&self.state).directory_error.clone() {
+            return Err(FlushError::Directory(reason));
+        }
+        let Some(tiers) = self.with_cache(|cache| cache.tiers.clone()) else {
+            return Ok(());
+        };
+        // Outside the handle's lock, since this may take as long as the disk does.
+        match (tiers.store, tiers.disk_fault) {
+            (Some(store), _) => store
+                .flush()
+                .map_err(|error| FlushError::Rows(Box::new(error))),
+            (None, Some(fault)) => Err(FlushError::Directory(fault.reason)),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Removes every row of the present module hash from disk and memory; rows of earlier hashes
@@ -168,14 +183,22 @@ impl TorchCache {
         }
     }
 
-    /// The options in force: defaults, attribute and fields. Before a module's first call, the
-    /// defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false, and a module has no other.
-    pub fn config(&self) -> Options {
+    /// The options in effect: the defaults, then the attribute, then the fields of the module. Before
+    /// a module's first call, the defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false.
+    pub fn effective_options(&self) -> Options {
         let attached = lock(&self.state).attached.clone();
-        let mut options =
-            attached.map_or_else(Options::default, |attached| attached.options.clone());
-        options.enabled &= !environment::is_disabled();
-        options
+        let options = attached.map_or_else(Options::default, |attached| attached.options.clone());
+        if environment::is_disabled() {
+            options.disabled()
+        } else {
+            options
+        }
+    }
+
+    /// The directory that holds the rows on disk, for the command line; a temporary one is removed at
+    /// exit. `None` without a disk tier, and before a module's first call.
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.with_cache(|cache| cache.tiers.directory().map(Path::to_owned))?
     }
 
     /// Computes the module hash and the digests of shared arguments again at the next call. For

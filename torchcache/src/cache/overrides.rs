@@ -6,12 +6,11 @@ use tch::{Device, Kind};
 
 use crate::identity::{Fingerprint, Fingerprinter, Watcher};
 use crate::options::size::Size;
-use crate::options::{Eviction, Options};
+use crate::options::table::{for_each_option, option_kind};
+use crate::options::{Eviction, OptionsBuilder};
 
-/// A field type that can override an option of type `T`.
-///
-/// The option's own type, whatever converts to it without loss, and `Option` of these, where
-/// `None` leaves the attribute's value.
+/// A field type that can override an option of type `T`: the option's own type, a type that
+/// converts to it without loss, and `Option` of these, where `None` keeps the attribute's value.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` cannot override an option of type `{T}`",
     label = "expected `{T}`, or an `Option` of it",
@@ -23,7 +22,7 @@ pub trait Setting<T> {
     fn setting(&self) -> Option<T>;
 }
 
-/// Settings whose field type converts into the option's type by an expression; and `Option` of it.
+/// Implements `Setting` for field types that convert by an expression, and for `Option` of them.
 macro_rules! settings {
     ($($option:ty: $($field:ty = |$value:ident| $convert:expr),+;)*) => {$($(
         impl Setting<$option> for $field {
@@ -60,8 +59,8 @@ settings! {
         &'static str = |value| PathBuf::from(value);
 }
 
-/// Options that are `Option`s themselves: in a field, `None` still leaves the attribute's value,
-/// and `Some(None)` sets the option to `None`.
+/// Implements `Setting` for options that are `Option`s: in a field, `None` keeps the attribute's
+/// value, and `Some(None)` sets the option to `None`.
 macro_rules! optional_settings {
     ($($inner:ty),*) => {$(
         impl Setting<Option<$inner>> for $inner {
@@ -115,7 +114,7 @@ pub struct Overrides<'a> {
 #[derive(Debug)]
 enum Mode<'a> {
     Watch(&'a mut Watcher),
-    Apply(&'a mut Options),
+    Apply(&'a mut OptionsBuilder),
 }
 
 impl<'a> Overrides<'a> {
@@ -126,14 +125,18 @@ impl<'a> Overrides<'a> {
         }
     }
 
-    /// Applies the fields.
-    pub(crate) fn apply(options: &'a mut Options) -> Self {
+    /// Applies the fields to `options`.
+    pub(crate) fn apply(options: &'a mut OptionsBuilder) -> Self {
         Overrides {
             mode: Mode::Apply(options),
         }
     }
 
-    fn set<T: Fingerprint>(&mut self, value: Option<T>, apply: impl FnOnce(Options, T) -> Options) {
+    fn set<T: Fingerprint>(
+        &mut self,
+        value: Option<T>,
+        apply: impl FnOnce(OptionsBuilder, T) -> OptionsBuilder,
+    ) {
         match &mut self.mode {
             Mode::Watch(watcher) => value.fingerprint(&mut Fingerprinter::watch(watcher)),
             Mode::Apply(options) => {
@@ -145,44 +148,28 @@ impl<'a> Overrides<'a> {
     }
 }
 
-macro_rules! overrides {
-    ($($name:ident: $type:ty)*) => {
+macro_rules! define_overrides {
+    ($($(#[doc = $doc:literal])* $name:ident: $kind:tt = $default:expr;)*) => {
         #[doc(hidden)]
         impl Overrides<'_> {$(
             /// The field that overrides the option of this name.
-            pub fn $name(&mut self, field: &impl Setting<$type>) {
+            pub fn $name(&mut self, field: &impl Setting<option_kind!(overridden $kind)>) {
                 self.set(field.setting(), |options, value| options.$name(value));
             }
         )*}
     };
 }
 
-overrides! {
-    enabled: bool
-    memory_cache_device: Option<Device>
-    max_memory_cache_size: Size
-    eviction: Eviction
-    subsample_count: Option<usize>
-    persistent: bool
-    persistent_cache_dir: PathBuf
-    persistent_module_hash: String
-    max_persistent_cache_size: Size
-    zstd_compression: bool
-    zstd_compression_level: i32
-    zstd_compression_threads: u32
-    cache_dtype: Option<Kind>
-    use_mmap_on_load: bool
-    version: String
-    verify: f64
-}
+for_each_option!(define_overrides);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::Options;
 
     #[test]
-    fn fields_override_and_none_leaves_the_attributes_value() {
-        let mut options = Options::new().cache_dtype(Kind::Half).version("1");
+    fn a_field_overrides_and_none_keeps_the_attributes_value() {
+        let mut options = Options::builder().cache_dtype(Kind::Half).version("1");
         let mut overrides = Overrides::apply(&mut options);
         overrides.enabled(&false);
         overrides.persistent(&None::<bool>);
@@ -192,17 +179,15 @@ mod tests {
         overrides.memory_cache_device(&Some(None::<Device>));
         overrides.subsample_count(&7usize);
         overrides.verify(&Some(0.5));
-        assert_eq!(
-            options,
-            Options::new()
-                .enabled(false)
-                .max_memory_cache_size(3_000)
-                .version("1")
-                .cache_dtype(Kind::Half)
-                .memory_cache_device(None)
-                .subsample_count(7)
-                .verify(0.5)
-        );
+        let expected = Options::builder()
+            .enabled(false)
+            .max_memory_cache_size(3_000)
+            .version("1")
+            .cache_dtype(Kind::Half)
+            .memory_cache_device(None)
+            .subsample_count(7)
+            .verify(0.5);
+        assert_eq!(options.build().unwrap(), expected.build().unwrap());
     }
 
     #[test]

@@ -1,33 +1,168 @@
-//! Counting what a cache does, and showing it.
+//! What a cache did and holds: the counters of a handle, and the statistics made from them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use torchcache_store::size::human;
+use torchcache_store::{FaultCounts, Store};
 
 use super::tiers::Tiers;
 
-/// Declares the counters of a handle, all of them zero at first.
-macro_rules! counters {
-    ($($name:ident)*) => {
-        #[derive(Debug)]
-        pub(crate) struct Counters {
-            $(pub(crate) $name: AtomicU64,)*
+/// Declares statistics, and the atomic counters that the `counted` ones are read from. `reported`
+/// ones are sums that the tiers count, `held` ones are what the tiers hold now.
+macro_rules! stats {
+    (
+        $(#[$meta:meta])*
+        $stats:ident, $counters:ident: $unit:ty {
+            $(counted { $($(#[$counted_doc:meta])* $counted:ident,)* })?
+            $(reported { $($(#[$reported_doc:meta])* $reported:ident: $reported_type:ty,)* })?
+            $(held { $($(#[$held_doc:meta])* $held:ident,)* })?
+            $(nested {
+                $($(#[$nested_doc:meta])* $nested:ident: $nested_stats:ty, $nested_counters:ty;)*
+            })?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Default, PartialEq)]
+        #[non_exhaustive]
+        pub struct $stats {
+            $($($(#[$counted_doc])* pub $counted: $unit,)*)?
+            $($($(#[$reported_doc])* pub $reported: $reported_type,)*)?
+            $($($(#[$held_doc])* pub $held: $unit,)*)?
+            $($($(#[$nested_doc])* pub $nested: $nested_stats,)*)?
         }
 
-        impl Counters {
+        #[derive(Debug)]
+        pub(crate) struct $counters {
+            $($(pub(crate) $counted: AtomicU64,)*)?
+            $($(pub(crate) $nested: $nested_counters,)*)?
+        }
+
+        impl $counters {
             pub(crate) const fn new() -> Self {
-                Counters { $($name: AtomicU64::new(0),)* }
+                $counters {
+                    $($($counted: AtomicU64::new(0),)*)?
+                    $($($nested: <$nested_counters>::new(),)*)?
+                }
+            }
+
+            pub(crate) fn snapshot(&self) -> $stats {
+                $stats {
+                    $($($counted: Unit::counted(self.$counted.load(Relaxed)),)*)?
+                    $($($nested: self.$nested.snapshot(),)*)?
+                    ..Default::default()
+                }
+            }
+        }
+
+        impl Since for $stats {
+            fn since(&self, before: &Self) -> Self {
+                $stats {
+                    $($($counted: self.$counted.since(&before.$counted),)*)?
+                    $($($reported: self.$reported.since(&before.$reported),)*)?
+                    $($($held: self.$held,)*)?
+                    $($($nested: self.$nested.since(&before.$nested),)*)?
+                }
             }
         }
     };
 }
 
-counters! {
-    calls rows memory_hits disk_hits misses duplicates bypassed stored verified mismatched
-    hashing loading forward storing verifying
-    memory_faults layout_faults hashing_faults disk_faults
+stats! {
+    /// What a cache did and holds. Printed with `{}` it is a table.
+    Stats, Counters: u64 {
+        counted {
+            /// Calls of the cached function while the cache was enabled.
+            calls,
+            /// Calls that bypassed the cache: training, gradients, unsupported layouts, no rows.
+            bypassed,
+            /// Rows in the calls that did not.
+            rows,
+            /// Rows that were computed.
+            misses,
+            /// Rows that occurred earlier in their batch.
+            duplicates,
+            /// Computed rows that were given to the tiers.
+            stored,
+            /// Hits that were computed again: see [`Options::verify`](crate::Options::verify).
+            verified,
+            /// Verified rows that disagreed with the cached ones.
+            mismatched,
+        }
+        nested {
+            /// The memory tier.
+            memory: TierStats, TierCounters;
+            /// The disk tier.
+            disk: TierStats, TierCounters;
+            /// The time spent in each stage of a call.
+            time: TimeStats, TimeCounters;
+            /// The faults that were taken as misses.
+            faults: FaultStats, FaultCounters;
+        }
+    }
+}
+
+stats! {
+    /// What one tier did and holds. For the disk tier, rows queued to be written are included, and
+    /// other processes are only as far as this one knows.
+    TierStats, TierCounters: u64 {
+        counted {
+            /// Rows found in this tier.
+            hits,
+        }
+        reported {
+            /// Rows removed to make room, by this process.
+            evicted: u64,
+            /// Rows that were not admitted, by this process: they did not fit, or the tier was full
+            /// and its [`Eviction`](crate::Eviction) kept the rows that it had.
+            refused: u64,
+        }
+        held {
+            /// Rows in this tier now.
+            rows,
+            /// Bytes in use now; in memory, keys and bookkeeping included.
+            bytes,
+        }
+    }
+}
+
+stats! {
+    /// The time spent in each stage of a call.
+    TimeStats, TimeCounters: Duration {
+        counted {
+            /// Making keys.
+            hashing,
+            /// Looking up rows and copying hits.
+            loading,
+            /// In the forward.
+            forward,
+            /// Giving computed rows to the tiers.
+            storing,
+            /// Computing hits again to verify them, and comparing.
+            verifying,
+        }
+    }
+}
+
+stats! {
+    /// The faults that were taken as misses, by kind.
+    FaultStats, FaultCounters: u64 {
+        counted {
+            /// Rows could not be kept in memory or copied from it.
+            memory,
+            /// Rows in the cache could not be read by this version.
+            layout,
+            /// Arguments could not be hashed.
+            hashing,
+            /// The disk tier could not be opened.
+            open,
+        }
+        reported {
+            /// Faults of the disk tier.
+            disk: FaultCounts,
+        }
+    }
 }
 
 /// Where the rows of one call came from.
@@ -41,82 +176,69 @@ pub(crate) struct RowCounts {
     pub(crate) computed: usize,
 }
 
-/// What a cache did and holds. Printed with `{}` it is a table.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Calls of the cached function while the cache was enabled.
-    pub calls: u64,
-    /// Rows in those calls that went through the cache.
-    pub rows: u64,
-    /// Rows that came from memory.
-    pub memory_hits: u64,
-    /// Rows that came from disk, or from the queue on its way there.
-    pub disk_hits: u64,
-    /// Rows that were computed.
-    pub misses: u64,
-    /// Rows that were in their batch before.
-    pub duplicates: u64,
-    /// Calls that went past the cache: training, gradients, layouts it cannot hold, no rows.
-    pub bypassed: u64,
-    /// Computed rows that were given to the tiers.
-    pub stored: u64,
-    /// Rows found that were computed anew to verify them: see [`Options::verify`](crate::Options).
-    pub verified: u64,
-    /// Of these, rows that did not agree with what the cache gave.
-    pub mismatched: u64,
-    /// Rows dropped from memory to make room.
-    pub evicted_from_memory: u64,
-    /// Rows that were not kept in memory: they found no room, or others were worth more.
-    pub refused_by_memory: u64,
-    /// Rows dropped from disk to make room, by this process.
-    pub evicted_from_disk: u64,
-    /// Rows that were not kept on disk, by this process: a batch was larger than the bound, or it was
-    /// reached and `eviction` is `"never"`.
-    pub refused_by_disk: u64,
-    /// Rows in memory now.
-    pub memory_rows: u64,
-    /// Bytes allocated in memory now, keys and bookkeeping included.
-    pub memory_bytes: u64,
-    /// Rows on disk now, as far as this process knows.
-    pub disk_rows: u64,
-    /// Bytes on disk now, as far as this process knows.
-    pub disk_bytes: u64,
-    /// Faults that were survived, by kind. Kinds that did not occur are left out.
-    pub faults: Vec<(&'static str, u64)>,
-    /// Time spent making keys.
-    pub hashing: Duration,
-    /// Time spent looking up and copying hits.
-    pub loading: Duration,
-    /// Time spent in the forward.
-    pub forward: Duration,
-    /// Time spent handing computed rows to the tiers.
-    pub storing: Duration,
-    /// Time spent computing rows anew to verify them, and comparing.
-    pub verifying: Duration,
+/// The difference between two snapshots.
+trait Since {
+    fn since(&self, before: &Self) -> Self;
+}
+
+impl Since for u64 {
+    fn since(&self, before: &Self) -> Self {
+        self.saturating_sub(*before)
+    }
+}
+
+impl Since for Duration {
+    fn since(&self, before: &Self) -> Self {
+        self.saturating_sub(*before)
+    }
+}
+
+impl Since for FaultCounts {
+    fn since(&self, before: &Self) -> Self {
+        FaultCounts::since(self, before)
+    }
+}
+
+/// What a counter counts.
+trait Unit {
+    fn counted(count: u64) -> Self;
+}
+
+impl Unit for u64 {
+    fn counted(count: u64) -> Self {
+        count
+    }
+}
+
+impl Unit for Duration {
+    fn counted(count: u64) -> Self {
+        Duration::from_nanos(count)
+    }
 }
 
 impl Stats {
     /// Rows that did not have to be computed.
     pub fn hits(&self) -> u64 {
-        self.memory_hits + self.disk_hits + self.duplicates
+        self.memory.hits + self.disk.hits + self.duplicates
     }
 
-    /// An estimate of the time saved: what the rows not computed would have taken at the mean
-    /// speed of those that were, less the time spent in the cache. Zero where it cost more than it
-    /// saved; `None` where nothing was computed to estimate from.
+    /// An estimate of the time saved: the time that the hits would have taken at the mean speed of
+    /// the computed rows, less the time spent in the cache. Zero where the cache cost more than it
+    /// saved; `None` where no row was computed to estimate from.
     pub fn time_saved(&self) -> Option<Duration> {
         if self.misses == 0 {
             return None;
         }
-        let spared = self.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
-        let spent = self.hashing + self.loading + self.storing + self.verifying;
+        let time = &self.time;
+        let spared = time.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
+        let spent = time.hashing + time.loading + time.storing + time.verifying;
         Some(Duration::from_secs_f64(
             (spared - spent.as_secs_f64()).max(0.0),
         ))
     }
 
-    /// What was done since an earlier look at the same cache. What the tiers hold is as it is now.
+    /// What was done after `before`, an earlier snapshot of the same cache. The rows and bytes that
+    /// the tiers hold are those of `self`.
     ///
     /// ```
     /// # use tch::Tensor;
@@ -131,57 +253,45 @@ impl Stats {
     /// let before = double::cache().stats();
     /// double(&xs);
     /// let epoch = double::cache().stats().since(&before);
-    /// assert_eq!((epoch.memory_hits, epoch.misses), (3, 0));
+    /// assert_eq!((epoch.memory.hits, epoch.misses), (3, 0));
     /// ```
     pub fn since(&self, before: &Stats) -> Stats {
-        let fault = |&(kind, count): &(&'static str, u64)| {
-            let earlier = before.faults.iter().find(|(earlier, _)| *earlier == kind);
-            let new = count.saturating_sub(earlier.map_or(0, |(_, count)| *count));
-            (new > 0).then_some((kind, new))
-        };
-        let count = |of: fn(&Stats) -> u64| of(self).saturating_sub(of(before));
-        let time = |of: fn(&Stats) -> Duration| of(self).saturating_sub(of(before));
-        Stats {
-            calls: count(|stats| stats.calls),
-            rows: count(|stats| stats.rows),
-            memory_hits: count(|stats| stats.memory_hits),
-            disk_hits: count(|stats| stats.disk_hits),
-            misses: count(|stats| stats.misses),
-            duplicates: count(|stats| stats.duplicates),
-            bypassed: count(|stats| stats.bypassed),
-            stored: count(|stats| stats.stored),
-            verified: count(|stats| stats.verified),
-            mismatched: count(|stats| stats.mismatched),
-            evicted_from_memory: count(|stats| stats.evicted_from_memory),
-            refused_by_memory: count(|stats| stats.refused_by_memory),
-            evicted_from_disk: count(|stats| stats.evicted_from_disk),
-            refused_by_disk: count(|stats| stats.refused_by_disk),
-            hashing: time(|stats| stats.hashing),
-            loading: time(|stats| stats.loading),
-            forward: time(|stats| stats.forward),
-            storing: time(|stats| stats.storing),
-            verifying: time(|stats| stats.verifying),
-            faults: self.faults.iter().filter_map(fault).collect(),
-            memory_rows: self.memory_rows,
-            memory_bytes: self.memory_bytes,
-            disk_rows: self.disk_rows,
-            disk_bytes: self.disk_bytes,
-        }
+        Since::since(self, before)
     }
 
     pub(crate) fn add_tiers(&mut self, tiers: &Tiers) {
         let memory = tiers.memory().usage();
-        (self.memory_rows, self.memory_bytes) = (memory.rows, memory.bytes);
-        self.evicted_from_memory = memory.evicted;
-        self.refused_by_memory = memory.refused;
-        if let Some(store) = tiers.store.as_ref().map(torchcache_store::Store::stats) {
-            (self.disk_rows, self.disk_bytes) = (store.rows, store.bytes);
-            self.evicted_from_disk = store.evicted_rows;
-            self.refused_by_disk = store.refused_rows;
-            let faults = store.faults.iter().filter(|(_, count)| *count > 0);
-            self.faults
-                .extend(faults.map(|(fault, count)| (fault.name(), count)));
+        (self.memory.rows, self.memory.bytes) = (memory.rows, memory.bytes);
+        (self.memory.evicted, self.memory.refused) = (memory.evicted, memory.refused);
+        if let Some(disk) = tiers.store.as_ref().map(Store::stats) {
+            (self.disk.rows, self.disk.bytes) = (disk.rows, disk.bytes);
+            (self.disk.evicted, self.disk.refused) = (disk.evicted_rows, disk.refused_rows);
+            self.faults.disk = disk.faults;
         }
+    }
+}
+
+impl FaultStats {
+    /// The number of faults of all kinds.
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Whether there was no fault.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// The name and count of each kind of fault that occurred.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let own = [
+            ("memory tier", self.memory),
+            ("row layout", self.layout),
+            ("hashing", self.hashing),
+            ("opening the disk tier", self.open),
+        ];
+        let disk = self.disk.iter().map(|(fault, count)| (fault.name(), count));
+        own.into_iter().chain(disk).filter(|(_, count)| *count > 0)
     }
 }
 
@@ -194,8 +304,8 @@ impl Counters {
     pub(crate) fn add_rows(&self, call: RowCounts) {
         for (counter, rows) in [
             (&self.rows, call.rows),
-            (&self.memory_hits, call.memory),
-            (&self.disk_hits, call.disk),
+            (&self.memory.hits, call.memory),
+            (&self.disk.hits, call.disk),
             (&self.duplicates, call.duplicates),
             (&self.misses, call.computed),
         ] {
@@ -204,45 +314,8 @@ impl Counters {
     }
 
     /// Adds the time since `start`.
-    pub(crate) fn time(counter: &AtomicU64, start: std::time::Instant) {
+    pub(crate) fn time(counter: &AtomicU64, start: Instant) {
         counter.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-    }
-
-    pub(crate) fn snapshot(&self) -> Stats {
-        let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let time = |counter: &AtomicU64| Duration::from_nanos(counter.load(Relaxed));
-        let faults = [
-            ("memory tier", count(&self.memory_faults)),
-            ("row layout", count(&self.layout_faults)),
-            ("disk tier", count(&self.disk_faults)),
-            ("hashing", count(&self.hashing_faults)),
-        ];
-        Stats {
-            calls: count(&self.calls),
-            rows: count(&self.rows),
-            memory_hits: count(&self.memory_hits),
-            disk_hits: count(&self.disk_hits),
-            misses: count(&self.misses),
-            duplicates: count(&self.duplicates),
-            bypassed: count(&self.bypassed),
-            stored: count(&self.stored),
-            verified: count(&self.verified),
-            mismatched: count(&self.mismatched),
-            evicted_from_memory: 0,
-            refused_by_memory: 0,
-            evicted_from_disk: 0,
-            refused_by_disk: 0,
-            memory_rows: 0,
-            memory_bytes: 0,
-            disk_rows: 0,
-            disk_bytes: 0,
-            faults: faults.into_iter().filter(|(_, count)| *count > 0).collect(),
-            hashing: time(&self.hashing),
-            loading: time(&self.loading),
-            forward: time(&self.forward),
-            storing: time(&self.storing),
-            verifying: time(&self.verifying),
-        }
     }
 }
 
@@ -254,39 +327,33 @@ impl fmt::Display for Stats {
         };
         writeln!(
             f,
-            "calls      {:>12}   {} past the cache",
+            "calls      {:>12}   {} bypassed",
             self.calls, self.bypassed
         )?;
         writeln!(f, "rows       {:>12}", self.rows)?;
         for (name, rows) in [
-            ("  memory   ", self.memory_hits),
-            ("  disk     ", self.disk_hits),
+            ("  memory   ", self.memory.hits),
+            ("  disk     ", self.disk.hits),
             ("  repeated ", self.duplicates),
             ("  computed ", self.misses),
         ] {
             writeln!(f, "{name}{rows:>12}   {}", share(rows))?;
         }
-        writeln!(
-            f,
-            "in memory  {:>12}   {}, {} rows evicted, {} refused",
-            self.memory_rows,
-            human(self.memory_bytes),
-            self.evicted_from_memory,
-            self.refused_by_memory
-        )?;
-        writeln!(
-            f,
-            "on disk    {:>12}   {}, {} rows evicted, {} refused",
-            self.disk_rows,
-            human(self.disk_bytes),
-            self.evicted_from_disk,
-            self.refused_by_disk
-        )?;
+        for (name, tier) in [("in memory  ", &self.memory), ("on disk    ", &self.disk)] {
+            writeln!(
+                f,
+                "{name}{:>12}   {}, {} rows evicted, {} refused",
+                tier.rows,
+                human(tier.bytes),
+                tier.evicted,
+                tier.refused
+            )?;
+        }
         for (name, time) in [
-            ("hashing    ", self.hashing),
-            ("loading    ", self.loading),
-            ("forward    ", self.forward),
-            ("storing    ", self.storing),
+            ("hashing    ", self.time.hashing),
+            ("loading    ", self.time.loading),
+            ("forward    ", self.time.forward),
+            ("storing    ", self.time.storing),
         ] {
             writeln!(f, "{name}{:>12}", seconds(time))?;
         }
@@ -295,18 +362,18 @@ impl fmt::Display for Stats {
                 f,
                 "verified   {:>12}   {}, {} mismatched",
                 self.verified,
-                seconds(self.verifying),
+                seconds(self.time.verifying),
                 self.mismatched
             )?;
         }
-        for (fault, count) in &self.faults {
+        for (fault, count) in self.faults.iter() {
             writeln!(f, "fault      {count:>12}   {fault}")?;
         }
         match self.time_saved() {
             Some(time) => write!(f, "saved      {:>12}   estimated", seconds(time)),
             None => write!(
                 f,
-                "saved      {:>12}   nothing was computed to estimate from",
+                "saved      {:>12}   no row was computed to estimate from",
                 "-"
             ),
         }
@@ -325,47 +392,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_saved_is_what_the_hits_would_have_taken_less_the_overhead() {
+    fn time_saved_is_the_time_of_the_hits_less_the_overhead() {
         let counters = Counters::new();
         assert_eq!(counters.snapshot().time_saved(), None);
         Counters::add(&counters.misses, 10);
-        Counters::add(&counters.memory_hits, 30);
-        Counters::add(&counters.forward, 1_000_000_000);
-        Counters::add(&counters.hashing, 500_000_000);
+        Counters::add(&counters.memory.hits, 30);
+        Counters::add(&counters.time.forward, 1_000_000_000);
+        Counters::add(&counters.time.hashing, 500_000_000);
         assert_eq!(
             counters.snapshot().time_saved(),
             Some(Duration::from_millis(2500))
         );
-        Counters::add(&counters.hashing, 10_000_000_000);
+        Counters::add(&counters.time.hashing, 10_000_000_000);
         assert_eq!(counters.snapshot().time_saved(), Some(Duration::ZERO));
     }
 
     #[test]
-    fn what_was_done_since_is_the_difference_and_what_is_held_is_not() {
+    fn since_subtracts_counts_and_keeps_what_is_held() {
         let counters = Counters::new();
         Counters::add(&counters.misses, 3);
-        Counters::add(&counters.memory_faults, 1);
+        Counters::add(&counters.faults.memory, 1);
         let mut before = counters.snapshot();
         Counters::add(&counters.misses, 2);
-        Counters::add(&counters.forward, 500);
-        Counters::add(&counters.hashing_faults, 4);
+        Counters::add(&counters.time.forward, 500);
+        Counters::add(&counters.faults.hashing, 4);
         let mut after = counters.snapshot();
-        (before.memory_rows, after.memory_rows) = (10, 7);
+        (before.memory.rows, after.memory.rows) = (10, 7);
+        (before.disk.evicted, after.disk.evicted) = (10, 11);
         let since = after.since(&before);
-        assert_eq!((since.misses, since.memory_rows), (2, 7));
-        assert_eq!(since.forward, Duration::from_nanos(500));
-        assert_eq!(since.faults, [("hashing", 4)]);
-        assert_eq!(after.since(&after).faults, []);
+        assert_eq!((since.misses, since.memory.rows), (2, 7));
+        assert_eq!((since.disk.evicted, since.disk.refused), (1, 0));
+        assert_eq!(since.time.forward, Duration::from_nanos(500));
+        assert_eq!(since.faults.iter().collect::<Vec<_>>(), [("hashing", 4)]);
+        assert_eq!(after.since(&after).faults.total(), 0);
     }
 
     #[test]
-    fn the_table_shows_rows_by_where_they_came_from() {
+    fn display_shows_rows_by_where_they_came_from() {
         let counters = Counters::new();
         Counters::add(&counters.calls, 2);
         Counters::add(&counters.rows, 8);
-        Counters::add(&counters.memory_hits, 4);
+        Counters::add(&counters.memory.hits, 4);
         Counters::add(&counters.misses, 4);
-        Counters::add(&counters.memory_faults, 1);
+        Counters::add(&counters.faults.memory, 1);
         let table = counters.snapshot().to_string();
         assert!(table.contains("memory              4    50.0 %"), "{table}");
         assert!(

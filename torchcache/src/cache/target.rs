@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 
 use super::handle::TorchCache;
 use super::overrides::Overrides;
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::{Fingerprinter, nested_options, type_of};
-use crate::options::Options;
+use crate::options::OptionsBuilder;
 
 /// What is cached: a module, a function or a wrapped module.
 pub(crate) trait Target {
@@ -18,7 +18,7 @@ pub(crate) trait Target {
     /// where it cannot, and has no fields to watch either.
     fn watched_type(&self) -> Option<&'static str>;
     /// The options before overrides.
-    fn options(&self) -> Options;
+    fn options(&self) -> OptionsBuilder;
     /// Passes the override fields of this instance to `overrides`.
     fn overrides(&self, _: &mut Overrides<'_>) {}
     /// Passes everything that the output depends on to `f`.
@@ -27,7 +27,7 @@ pub(crate) trait Target {
     /// The cached functions.
     fn functions(&self) -> &'static [Function];
     /// Claims a module hash, where it does not contain everything that the output depends on.
-    fn claim(&self, _hash: &str) -> Result<(), Problem> {
+    fn claim(&self, _hash: &str) -> Result<(), Detail> {
         Ok(())
     }
 }
@@ -43,7 +43,7 @@ pub trait CachedStruct {
     /// The module path and name.
     const NAME: &'static str;
     /// The options of the attribute.
-    fn options() -> Options;
+    fn options() -> OptionsBuilder;
     /// The cache field.
     fn cache(&self) -> &TorchCache;
     /// Passes the `torchcache_*` fields to `overrides`.
@@ -76,7 +76,7 @@ pub trait CachedForward: CachedStruct {
         type_of(self, f);
         let mut options = Self::options();
         self.overrides(&mut Overrides::apply(&mut options));
-        nested_options(&options, f);
+        nested_options(options.unchecked(), f);
         self.identity(f);
     }
 }
@@ -89,7 +89,7 @@ pub trait CachedFunction {
     /// The function.
     const FUNCTION: Function;
     /// The options of the attribute.
-    fn options() -> Options;
+    fn options() -> OptionsBuilder;
     /// The function's cache, in a static.
     fn cache() -> &'static TorchCache;
 }
@@ -110,7 +110,7 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
         Some(type_name::<T>())
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> OptionsBuilder {
         T::options()
     }
 
@@ -146,7 +146,7 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
         None
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> OptionsBuilder {
         F::options()
     }
 
@@ -171,6 +171,7 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
 mod tests {
     use super::*;
     use crate::identity::{Collector, Fingerprint};
+    use crate::options::Options;
     use crate::output::structure;
 
     struct Inner {
@@ -182,8 +183,8 @@ mod tests {
     impl CachedStruct for Inner {
         const NAME: &'static str = "Inner";
 
-        fn options() -> Options {
-            Options::new().version("1")
+        fn options() -> OptionsBuilder {
+            Options::builder().version("1")
         }
 
         fn cache(&self) -> &TorchCache {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use torchcache_store::{Compression, Config, Store, StoreError};
 
 use super::directory::{self, Unusable};
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::identity::Identity;
 use crate::memory::Memory;
 use crate::options::{Eviction, Options};
@@ -37,9 +37,9 @@ struct DiskLocation {
 impl DiskLocation {
     fn from_options(options: &Options) -> Self {
         DiskLocation {
-            persistent: options.persistent,
+            persistent: options.persistent(),
             directory: directory::configured(options),
-            name: options.persistent_module_hash.clone(),
+            name: options.persistent_module_hash().map(str::to_owned),
         }
     }
 }
@@ -47,19 +47,8 @@ impl DiskLocation {
 /// A disk tier that could not be opened.
 #[derive(Debug, Clone)]
 pub(crate) struct DiskFault {
-    pub(crate) reason: String,
+    pub(crate) reason: Arc<Detail>,
     at: Instant,
-}
-
-impl DiskFault {
-    fn new(unusable: Unusable) -> Self {
-        let reason = match unusable {
-            Unusable::Misuse(problem) => problem.to_string(),
-            Unusable::Fault(reason) => reason,
-        };
-        let at = Instant::now();
-        DiskFault { reason, at }
-    }
 }
 
 /// How long a disk tier that could not be opened is left alone.
@@ -83,17 +72,20 @@ impl Tiers {
         identity: &Identity,
         options: &Options,
         previous: Option<&Tiers>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, Detail> {
         let location = DiskLocation::from_options(options);
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
-            Err(Unusable::Misuse(problem))
+            Err(Unusable::Misuse(detail))
                 if previous.is_none_or(|tiers| tiers.location != location) =>
             {
-                return Err(problem);
+                return Err(detail);
             }
-            Err(unusable) => (None, None, Some(DiskFault::new(unusable))),
+            Err(Unusable::Misuse(detail) | Unusable::Fault(detail)) => {
+                let (reason, at) = (Arc::new(detail), Instant::now());
+                (None, None, Some(DiskFault { reason, at }))
+            }
         };
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
         Ok(Tiers {
@@ -102,11 +94,6 @@ impl Tiers {
             store,
             disk_fault,
         })
-    }
-
-    /// Whether there is a store, or none is configured.
-    pub(crate) fn has_its_disk(&self) -> bool {
-        self.disk_fault.is_none()
     }
 
     /// Whether it is time to retry a disk tier that could not be opened.
@@ -133,7 +120,7 @@ fn shared_memory(
     let mut shared = lock(&MEMORY_TIERS);
     let shared = shared.get_or_insert_default();
     shared.retain(|_, memory| memory.strong_count() > 0);
-    let (bound, eviction) = (options.max_memory_cache_size, options.eviction);
+    let (bound, eviction) = (options.max_memory_cache_size(), options.eviction());
     let live = shared.get(&key).and_then(Weak::upgrade).or_else(|| {
         let own = previous.map(|tiers| &tiers.memory)?;
         (Arc::strong_count(own) == 1).then(|| own.clone())
@@ -152,30 +139,33 @@ fn shared_memory(
 
 /// The root and the store of a persistent cache.
 fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store)>, Unusable> {
-    if !options.persistent {
+    if !options.persistent() {
         return Ok(None);
     }
     let root = directory::root(options)?;
     let directory = root.join(&identity.hash);
     let store = Store::open(&directory, config(options)).map_err(|error| match error {
-        StoreError::Directory { reason, .. } => Unusable::classify(&directory, &reason),
-        other => Unusable::Fault(other.to_string()),
+        StoreError::Directory { reason, .. } => Unusable::classify(&directory, reason),
+        other => Unusable::Fault(Detail::Directory {
+            path: directory.clone(),
+            source: std::io::Error::other(other),
+        }),
     })?;
     Ok(Some((root, store)))
 }
 
 fn config(options: &Options) -> Config {
     Config {
-        max_bytes: options.max_persistent_cache_size,
-        eviction: match options.eviction {
+        max_bytes: options.max_persistent_cache_size(),
+        eviction: match options.eviction() {
             Eviction::Never => torchcache_store::Eviction::Never,
             _ => torchcache_store::Eviction::LeastRecentlyRead,
         },
-        compression: options.zstd_compression.then_some(Compression {
-            level: options.zstd_compression_level,
-            threads: options.zstd_compression_threads,
+        compression: options.zstd_compression().then_some(Compression {
+            level: options.zstd_compression_level(),
+            threads: options.zstd_compression_threads(),
         }),
-        mmap: options.use_mmap_on_load,
+        mmap: options.use_mmap_on_load(),
         ..Config::default()
     }
 }

@@ -20,7 +20,7 @@ use crate::cache::handle::OpenCache;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::cache::warnings::{Reason, first_line};
-use crate::error::Problem;
+use crate::error::Detail;
 use crate::function::Function;
 use crate::key::{Key, KeyContext};
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
@@ -91,7 +91,7 @@ fn run_cached<O: Output>(
         call.store(&lookup.missing_keys(), &mut computed);
         lookup.add_computed(computed);
     }
-    if call.options.verify > 0.0 {
+    if call.options.verify() > 0.0 {
         call.verify_hits(&lookup, body)?;
     }
     call.assemble(lookup)
@@ -125,9 +125,9 @@ impl Call<'_> {
             };
             context.keys(self.arguments)
         });
-        Counters::time(&self.counters.hashing, start);
+        Counters::time(&self.counters.time.hashing, start);
         keys.map_err(|error| {
-            Counters::add(&self.counters.hashing_faults, 1);
+            Counters::add(&self.counters.faults.hashing, 1);
             Stop::Bypass(Reason::Libtorch(error))
         })
     }
@@ -144,7 +144,7 @@ impl Call<'_> {
         let difference = self.arguments.first_difference(&first, &second);
         match difference.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))? {
             None => Ok(()),
-            Some((argument, pair)) => Err(Stop::from(Problem::SameId {
+            Some((argument, pair)) => Err(Stop::from(Detail::SameId {
                 ids: self.function.argument(ids.position),
                 first: first[pair],
                 second: second[pair],
@@ -160,7 +160,7 @@ impl Call<'_> {
             memory.note(lookup.keys());
             lookup.find_in_memory(&mut memory, self.module_device)
         };
-        Counters::time(&self.counters.loading, start);
+        Counters::time(&self.counters.time.loading, start);
         found.or_else(|error| self.lookup_error(&error))
     }
 
@@ -177,7 +177,7 @@ impl Call<'_> {
         {
             self.memory_fault(&error);
         }
-        Counters::time(&self.counters.loading, start);
+        Counters::time(&self.counters.time.loading, start);
         found.map(|_| ()).or_else(|error| self.lookup_error(&error))
     }
 
@@ -195,7 +195,7 @@ impl Call<'_> {
         };
         let start = Instant::now();
         let output = body(&rows);
-        Counters::time(&self.counters.forward, start);
+        Counters::time(&self.counters.time.forward, start);
         let (tensors, lengths) = flatten_output(output, rows.count())?;
         match self.pack(&tensors, &lengths) {
             Ok(computed) if lookup.accepts(&computed.schema) => Ok(computed),
@@ -222,7 +222,7 @@ impl Call<'_> {
         }
         let packed = || -> Result<_, TchError> {
             let lengths = lengths.to_vec();
-            let (structure, dtype) = (&self.structure, self.options.cache_dtype);
+            let (structure, dtype) = (&self.structure, self.options.cache_dtype());
             let schema = Schema::of(structure, tensors, lengths, dtype, self.module_device)?;
             let bytes = schema.pack(tensors)?;
             Ok(PackedRows {
@@ -256,7 +256,7 @@ impl Call<'_> {
             self.reconcile(computed, insert.publish(self.module_device));
         }
         Counters::add(&self.counters.stored, keys.len());
-        Counters::time(&self.counters.storing, start);
+        Counters::time(&self.counters.time.storing, start);
     }
 
     /// Overwrites computed rows with the copies of another thread or process that a tier held
@@ -276,19 +276,19 @@ impl Call<'_> {
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<(), Stop<O>> {
-        let sample = recheck::sample(self.options.verify, lookup.hits());
+        let sample = recheck::sample(self.options.verify(), lookup.hits());
         if sample.is_empty() {
             return Ok(());
         }
         let start = Instant::now();
         let compared = self.compare_hits(lookup, &sample, body);
-        Counters::time(&self.counters.verifying, start);
+        Counters::time(&self.counters.time.verifying, start);
         let Comparison {
             mismatched,
             example,
         } = match compared {
             Ok(comparison) => comparison,
-            Err(Stop::Misuse(error)) if matches!(error.problem(), Problem::OutputRequiresGrad) => {
+            Err(Stop::Misuse(error)) if matches!(error.detail(), Detail::OutputRequiresGrad) => {
                 return Err(Stop::Misuse(error));
             }
             // A fault of the machine says nothing about the rows.
@@ -339,7 +339,7 @@ impl Call<'_> {
         let start = Instant::now();
         let rows = lookup.counts();
         let assembled = lookup.assemble(self.module_device);
-        Counters::time(&self.counters.loading, start);
+        Counters::time(&self.counters.time.loading, start);
         let (schema, tensors) = assembled.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))?;
         self.counters.add_rows(rows);
         tracing::debug!(
@@ -360,7 +360,7 @@ impl Call<'_> {
     /// Copies rows to memory, not published yet; `None` where that fails.
     fn insert<'a>(&'a self, keys: &'a [Key], rows: &PackedRows) -> Option<Insert<'a>> {
         let output_device = rows.schema.device(self.module_device);
-        let device = self.options.memory_cache_device.unwrap_or(output_device);
+        let device = self.options.memory_cache_device().unwrap_or(output_device);
         Insert::fill(&self.cache.tiers, keys, rows, device)
             .inspect_err(|error| self.memory_fault(error))
             .ok()
@@ -370,7 +370,7 @@ impl Call<'_> {
         match error {
             LookupError::Mixed => return Err(Stop::Bypass(Reason::ChangingShape)),
             LookupError::ForeignSchema => {
-                Counters::add(&self.counters.layout_faults, 1);
+                Counters::add(&self.counters.faults.layout, 1);
                 self.warn_once(&Reason::ForeignRows);
             }
             LookupError::Libtorch(error) => self.memory_fault(error),
@@ -380,7 +380,7 @@ impl Call<'_> {
 
     /// Counts a fault that makes rows misses: what could not be held or copied is computed again.
     fn memory_fault(&self, error: &TchError) {
-        Counters::add(&self.counters.memory_faults, 1);
+        Counters::add(&self.counters.faults.memory, 1);
         self.warn_once(&Reason::MemoryTier(first_line(error)));
     }
 

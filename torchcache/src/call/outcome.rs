@@ -4,7 +4,7 @@ use tch::Tensor;
 use torchcache_store::schema::names;
 
 use crate::cache::warnings::Reason;
-use crate::error::{Error, Problem};
+use crate::error::{Detail, Error};
 use crate::output::{Batched, Output, structure};
 use crate::tensor::layout;
 
@@ -17,8 +17,8 @@ pub(crate) enum Stop<O> {
     Misuse(Error),
 }
 
-impl<O> From<Problem> for Stop<O> {
-    fn from(problem: Problem) -> Self {
+impl<O> From<Detail> for Stop<O> {
+    fn from(problem: Detail) -> Self {
         Stop::Misuse(problem.into())
     }
 }
@@ -40,10 +40,10 @@ pub(crate) fn flatten_output<O: Output>(
         if got.first() != Some(&rows) {
             let mut names = names(&structure::<O>(), &lengths, tensors.len());
             let part = names.swap_remove(position);
-            return Err(Problem::OutputRows { part, got, rows }.into());
+            return Err(Detail::OutputRows { part, got, rows }.into());
         }
         if layout::records_gradients(tensor) {
-            return Err(Problem::OutputRequiresGrad.into());
+            return Err(Detail::OutputRequiresGrad.into());
         }
     }
     Ok((tensors, lengths))

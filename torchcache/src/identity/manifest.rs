@@ -48,7 +48,8 @@ mod tests {
     use crate::options::Options;
 
     fn identity(version: &str, walk: impl FnOnce(&mut Fingerprinter<'_>)) -> Identity {
-        Identity::compute("m", &Options::new().version(version), walk)
+        let options = Options::builder().version(version).build().unwrap();
+        Identity::compute("m", &options, walk)
     }
 
     #[test]

@@ -34,9 +34,9 @@ impl Identity {
         options: &Options,
         walk: impl FnOnce(&mut Fingerprinter<'_>),
     ) -> Identity {
-        if let Some(hash) = &options.persistent_module_hash {
+        if let Some(hash) = options.persistent_module_hash() {
             return Identity {
-                hash: hash.clone(),
+                hash: hash.to_owned(),
                 parts: option_parts(options),
             };
         }
@@ -59,28 +59,32 @@ impl Identity {
 /// The options that are part of the identity.
 fn option_parts(options: &Options) -> Vec<Part> {
     vec![
-        parts::option("cache_dtype", &format!("{:?}", options.cache_dtype)),
-        parts::option("subsample_count", &format!("{:?}", options.subsample_count)),
-        parts::option("version", &options.version),
+        parts::option("cache_dtype", &format!("{:?}", options.cache_dtype())),
+        parts::option(
+            "subsample_count",
+            &format!("{:?}", options.subsample_count()),
+        ),
+        parts::option("version", options.version()),
     ]
 }
 
 /// The same options of a module inside another one, whose rows came through the inner cache.
 pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
     // A disabled cache does not round.
-    let rounding = options.cache_dtype.filter(|_| options.enabled);
+    let rounding = options.cache_dtype().filter(|_| options.enabled());
     f.field("torchcache_cache_dtype", &rounding);
-    f.field("torchcache_subsample_count", &options.subsample_count);
-    f.field("torchcache_version", &options.version);
+    f.field("torchcache_subsample_count", &options.subsample_count());
+    f.field("torchcache_version", options.version());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::OptionsBuilder;
 
     #[test]
     fn module_hashes_are_the_same_in_every_release() {
-        let identity = Identity::compute("demo::Module", &Options::new(), |f| {
+        let identity = Identity::compute("demo::Module", &Options::default(), |f| {
             f.field("scale", &2.5f64);
             f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
         });
@@ -93,17 +97,20 @@ mod tests {
 
     #[test]
     fn only_identity_options_change_the_hash() {
-        let hash = |options: Options| Identity::compute("m", &options, |_| ()).hash;
-        let plain = hash(Options::new());
+        let hash = |options: OptionsBuilder| {
+            let options = options.build().unwrap();
+            Identity::compute("m", &options, |_| ()).hash
+        };
+        let plain = hash(Options::builder());
         for options in [
-            Options::new().version("2"),
-            Options::new().subsample_count(10),
-            Options::new().cache_dtype(tch::Kind::Half),
+            Options::builder().version("2"),
+            Options::builder().subsample_count(10),
+            Options::builder().cache_dtype(tch::Kind::Half),
         ] {
             assert_ne!(hash(options), plain);
         }
         assert_eq!(
-            hash(Options::new().persistent(true).max_memory_cache_size(1)),
+            hash(Options::builder().persistent(true).max_memory_cache_size(1)),
             plain
         );
     }

@@ -42,8 +42,9 @@ impl KeyContext<'_> {
     /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
         let prefix = self.prefix(arguments)?;
-        let hashed =
-            |argument: &TensorArgument| row_digests(&argument.tensor, self.options.subsample_count);
+        let hashed = |argument: &TensorArgument| {
+            row_digests(&argument.tensor, self.options.subsample_count())
+        };
         let digests = match &arguments.ids {
             Some(argument) => vec![argument.ids.key_bytes()?],
             None => arguments
@@ -73,9 +74,9 @@ impl KeyContext<'_> {
         add(&FORMAT.to_le_bytes());
         add(self.module_hash.as_bytes());
         // In a computed module hash already, but not in one given by `persistent_module_hash`.
-        add(format!("{:?}", self.options.cache_dtype).as_bytes());
-        add(format!("{:?}", self.options.subsample_count).as_bytes());
-        add(self.options.version.as_bytes());
+        add(format!("{:?}", self.options.cache_dtype()).as_bytes());
+        add(format!("{:?}", self.options.subsample_count()).as_bytes());
+        add(self.options.version().as_bytes());
         add(self.function.as_bytes());
         add(self.output.as_bytes());
         for (position, digest) in &arguments.plain {
@@ -148,7 +149,7 @@ mod tests {
     }
 
     fn keys_of(tensor: &Tensor) -> Vec<Key> {
-        keys(&Options::new(), Arguments::new().with(&tensor))
+        keys(&Options::default(), Arguments::new().with(&tensor))
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
     fn position_and_type_of_arguments_are_hashed() {
         let x = &Tensor::from_slice(&[1f32, 2.0]);
         let y = &Tensor::from_slice(&[3f32, 4.0]);
-        let plain = Options::new();
+        let plain = Options::default();
         let mut seen = std::collections::HashSet::new();
         for arguments in [
             Arguments::new().with(&x).with(&2.0f64).with(&3.0f64),
@@ -241,7 +242,10 @@ mod tests {
     fn with_ids_the_content_is_not_hashed() {
         let by_id = |value: f64, ids: &[i64]| {
             let xs = Tensor::full([2, 3], value, tch::kind::FLOAT_CPU);
-            keys(&Options::new(), Arguments::new().with(&xs).with_id(&ids))
+            keys(
+                &Options::default(),
+                Arguments::new().with(&xs).with_id(&ids),
+            )
         };
         assert_eq!(by_id(1.0, &[4, 5]), by_id(2.0, &[4, 5]));
         assert_eq!(by_id(1.0, &[4, 5])[0], by_id(1.0, &[6, 4])[1]);
@@ -249,12 +253,12 @@ mod tests {
         let xs = Tensor::zeros([2, 3], tch::kind::FLOAT_CPU);
         let ids = &tensor;
         let arguments = Arguments::new().with(&xs).with_id(&ids);
-        assert_eq!(keys(&Options::new(), arguments), by_id(1.0, &[4, 5]));
+        assert_eq!(keys(&Options::default(), arguments), by_id(1.0, &[4, 5]));
     }
 
     #[test]
     fn subsampling_hashes_only_the_samples() {
-        let options = Options::new().subsample_count(2);
+        let options = Options::builder().subsample_count(2).build().unwrap();
         let row = |values: [f32; 4]| {
             let tensor = Tensor::from_slice(&values).view([1, 4]);
             keys(&options, Arguments::new().with(&&tensor))[0]

@@ -1,293 +1,235 @@
-//! The options of a cache: their names, defaults, ranges, and the builder.
-//!
-//! Each option is at once an argument of the attribute, a `torchcache_<name>` field of the
-//! struct, and a method here. Fields are applied by [`crate::cache::overrides`].
+//! The options of a cache, and the builder that checks them. Each option is an argument of the
+//! attribute, a `torchcache_<name>` field, a getter and a builder method, all made from
+//! [`table`].
 
 pub(crate) mod environment;
 pub(crate) mod size;
+pub(crate) mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
-use crate::error::{Error, Problem};
+use crate::error::{Detail, Error};
 
 use size::Size;
+use table::{for_each_option, option_kind};
 
-/// What a tier does when it is full.
+/// What a full tier does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Eviction {
-    /// The least recently used rows make room for new ones; on disk, the segments that were read
-    /// least recently.
+    /// Removes the least recently used rows; on disk, the least recently read segments.
     Lru,
-    /// A full tier keeps its rows and admits no new ones, in memory and on disk. For epochs over
-    /// more data than fits: each epoch finds the rows that the first one stored and writes nothing.
+    /// Keeps its rows and admits no new ones, in memory and on disk. For epochs over more data than
+    /// fits: each epoch finds the rows that the first one stored and writes nothing.
     Never,
-    /// In memory, new rows are admitted where that has led to more hits of late, or where they are
-    /// asked for clearly more often than those they replace. Measured to be close to the better of
-    /// the other two in epochs and under skewed access: see `docs/benchmarks.md`. On disk as
-    /// [`Eviction::Lru`].
+    /// In memory, admits new rows where that has recently led to more hits, or where they are
+    /// requested clearly more often than the rows that they replace. This is close to the better of
+    /// the other two in epochs and under skewed access: see `docs/benchmarks.md`. On disk, the same
+    /// as [`Eviction::Lru`].
     #[default]
     Auto,
 }
 
-/// The resolved options of a cache, and the builder that makes them.
-///
-/// ```
-/// use tch::Kind;
-/// use torchcache::{Eviction, Options};
-///
-/// let options = Options::new()
-///     .max_memory_cache_size("2 GB")
-///     .persistent(true)
-///     .persistent_cache_dir("features")
-///     .cache_dtype(Kind::Half)
-///     .eviction(Eviction::Never);
-/// assert_eq!(options.max_memory_cache_size, 2_000_000_000);
-/// options.validate()?;
-/// # Ok::<(), torchcache::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Options {
-    /// Whether calls look at the cache at all. Default `true`.
-    pub enabled: bool,
-    /// Where rows are kept in memory; `None` is the output's own device. Default `Device::Cpu`.
-    pub memory_cache_device: Option<Device>,
-    /// Bound of the memory tier in bytes, keys and bookkeeping included. Caches of equal identity
-    /// share their memory, and its bound: the latest setting holds. Default 1 GB.
-    pub max_memory_cache_size: u64,
-    /// What a full tier does. Default [`Eviction::Auto`].
-    pub eviction: Eviction,
-    /// Elements hashed per row and tensor, evenly spaced; `None` hashes every byte. Part of the
-    /// identity. Rows that differ only between the samples then share a key: leave it `None`
-    /// unless that cannot happen. Default `None`.
-    pub subsample_count: Option<usize>,
-    /// Whether rows are kept on disk as well. Default `false`.
-    pub persistent: bool,
-    /// The directory of the disk tier. `None` is `TORCHCACHE_DIR` where that is set, else a
-    /// private temporary directory that is removed at exit. Default `None`.
-    pub persistent_cache_dir: Option<PathBuf>,
-    /// The identity, instead of the computed one: code and weights are then not looked at.
-    /// Default `None`.
-    pub persistent_module_hash: Option<String>,
-    /// Bound in bytes of what the disk holds for this identity, what earlier runs left there
-    /// included. Other identities have subdirectories and bounds of their own. Default 10 GB.
-    pub max_persistent_cache_size: u64,
-    /// Whether rows are compressed on disk. Needs `persistent`. Default `false`.
-    pub zstd_compression: bool,
-    /// The zstd level, -7 to 22. Default 3.
-    pub zstd_compression_level: i32,
-    /// Threads that compress, up to 256; 0 is one per core. Default 1.
-    pub zstd_compression_threads: u32,
-    /// The kind that floating-point outputs are rounded to in the cache, and so in every returned
-    /// value; they are returned in the forward's own kind. Part of the identity. Default `None`:
-    /// as computed.
-    pub cache_dtype: Option<Kind>,
-    /// Whether segment files are read through `mmap` instead of `pread`. A file that something
-    /// else cuts short while it is mapped ends the process (SIGBUS): leave it off where others
-    /// write to the directory, and on network file systems. Default `false`.
-    pub use_mmap_on_load: bool,
-    /// A salt to bump when something the identity cannot see has changed, such as a helper
-    /// function. Part of the identity. Default `""`.
-    pub version: String,
-    /// The share of hits, from 0.0 to 1.0, that are computed anew and compared with what the cache
-    /// gave. Each is drawn at random; those of a call are computed in one forward of their own. Rows
-    /// that do not agree are counted in [`Stats::mismatched`](crate::Stats::mismatched) and warned
-    /// of; the call gives the cached ones in any case. So it shows where a row does not depend on
-    /// itself alone: a module in train mode, dropout, a mean over the batch (with a share below 1.0,
-    /// so that the batch is another one), changed code outside of the module. Default 0.0: off.
-    ///
-    /// Agreed is what differs by 1e-5 and, of the largest value of the row, 2.6e-4 for `Float`, 2e-2
-    /// for `Half` and 3.2e-2 for `BFloat16`; for `Double` by 1e-7 and 1e-7 of it; for integers and
-    /// `Bool` not at all. Complex kinds go by their parts, rounded rows by the coarser kind.
-    ///
-    /// ```
-    /// use tch::{Device, Kind, Tensor, nn};
-    /// use torchcache::{Cached, Options};
-    ///
-    /// let noisy = nn::func(|xs| xs.dropout(0.1, true));
-    /// let noisy = Cached::new(noisy, (), Options::new().verify(1.0))?;
-    /// let xs = Tensor::rand([8, 100], (Kind::Float, Device::Cpu));
-    /// noisy.forward(&xs);
-    /// noisy.forward(&xs);
-    /// let stats = noisy.cache().stats();
-    /// assert_eq!((stats.verified, stats.mismatched), (8, 8));
-    /// # Ok::<(), torchcache::Error>(())
-    /// ```
-    pub verify: f64,
-    /// Values that could not be read, kept for `validate`.
-    invalid: Vec<(&'static str, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            enabled: true,
-            memory_cache_device: Some(Device::Cpu),
-            max_memory_cache_size: 1_000_000_000,
-            eviction: Eviction::default(),
-            subsample_count: None,
-            persistent: false,
-            persistent_cache_dir: None,
-            persistent_module_hash: None,
-            max_persistent_cache_size: 10_000_000_000,
-            zstd_compression: false,
-            zstd_compression_level: 3,
-            zstd_compression_threads: 1,
-            cache_dtype: None,
-            use_mmap_on_load: false,
-            version: String::new(),
-            verify: 0.0,
-            invalid: Vec::new(),
+macro_rules! define_options {
+    ($(
+        #[doc = $summary:literal]
+        $(#[doc = $more:literal])*
+        $name:ident: $kind:tt = $default:expr;
+    )*) => {
+        /// The options of a cache, made by [`Options::builder`].
+        ///
+        /// Each option is an argument of the attribute (`#[torchcache(persistent = true)]`), a field
+        /// `torchcache_<option>` of an annotated struct, which takes precedence, and a method of
+        /// [`OptionsBuilder`]. Sizes are bytes, or text such as `"2 GB"`; in the attribute, `eviction`
+        /// is `"lru"`, `"never"` or `"auto"`.
+        ///
+        /// | option | default | meaning |
+        /// | --- | --- | --- |
+        $(#[doc = concat!(
+            "| [`", stringify!($name), "`](Self::", stringify!($name), ") | `",
+            stringify!($default), "` |", $summary, " |"
+        )])*
+        ///
+        /// ```
+        /// use tch::Kind;
+        /// use torchcache::{Eviction, Options};
+        ///
+        /// let options = Options::builder()
+        ///     .max_memory_cache_size("2 GB")
+        ///     .persistent(true)
+        ///     .persistent_cache_dir("features")
+        ///     .cache_dtype(Kind::Half)
+        ///     .eviction(Eviction::Never)
+        ///     .build()?;
+        /// assert_eq!(options.max_memory_cache_size(), 2_000_000_000);
+        /// # Ok::<(), torchcache::Error>(())
+        /// ```
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Options {
+            $($name: option_kind!(stored $kind),)*
         }
-    }
-}
 
-/// A builder method per option: its name, the type it takes, and what is stored.
-macro_rules! builder {
-    ($($name:ident($value:ident: $type:ty) = $store:expr;)*) => {
+        impl Default for Options {
+            fn default() -> Self {
+                Options {
+                    $($name: option_kind!(default $kind $default),)*
+                }
+            }
+        }
+
         impl Options {$(
-            #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
-            #[must_use]
-            pub fn $name(mut self, $value: $type) -> Self {
-                self.$name = $store;
+            #[doc = $summary]
+            $(#[doc = $more])*
+            #[doc = ""]
+            #[doc = concat!("Default: `", stringify!($default), "`.")]
+            pub fn $name(&self) -> option_kind!(returned $kind) {
+                option_kind!(read $kind self.$name)
+            }
+        )*}
+
+        impl OptionsBuilder {$(
+            #[doc = concat!(
+                "Sets [`", stringify!($name), "`](Options::", stringify!($name), "):", $summary
+            )]
+            pub fn $name(mut self, value: option_kind!(taken $kind)) -> Self {
+                option_kind!(set $kind self $name value);
                 self
             }
         )*}
     };
 }
 
-builder! {
-    enabled(value: bool) = value;
-    memory_cache_device(value: impl Into<Option<Device>>) = value.into();
-    subsample_count(value: impl Into<Option<usize>>) = value.into();
-    persistent(value: bool) = value;
-    zstd_compression(value: bool) = value;
-    zstd_compression_level(value: i32) = value;
-    zstd_compression_threads(value: u32) = value;
-    cache_dtype(value: impl Into<Option<Kind>>) = value.into();
-    use_mmap_on_load(value: bool) = value;
-    version(value: impl Into<String>) = value.into();
-    verify(value: f64) = value;
-    eviction(value: Eviction) = value;
-    persistent_cache_dir(value: impl Into<PathBuf>) = Some(value.into());
-    persistent_module_hash(value: impl Into<String>) = Some(value.into());
+for_each_option!(define_options);
+
+/// Makes [`Options`]: one method for each option.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct OptionsBuilder {
+    options: Options,
+    /// The first size that could not be parsed, with its option: `build` reports it.
+    invalid_size: Option<(&'static str, String)>,
 }
 
 impl Options {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
+    /// A builder with the defaults.
+    pub fn builder() -> OptionsBuilder {
+        OptionsBuilder::default()
     }
 
-    /// Sets [`max_memory_cache_size`](Self#structfield.max_memory_cache_size): a number of bytes,
-    /// or text such as `"2 GB"`.
-    #[must_use]
-    pub fn max_memory_cache_size(mut self, size: impl Into<Size>) -> Self {
-        match size.into().0 {
-            Ok(bytes) => self.max_memory_cache_size = bytes,
-            Err(text) => self.invalid.push(("max_memory_cache_size", text)),
+    /// A builder with these options.
+    pub fn to_builder(&self) -> OptionsBuilder {
+        OptionsBuilder {
+            options: self.clone(),
+            invalid_size: None,
         }
+    }
+
+    /// The options of a cache that `TORCHCACHE_DISABLE` switches off.
+    pub(crate) fn disabled(mut self) -> Self {
+        self.enabled = false;
         self
     }
+}
 
-    /// Sets [`max_persistent_cache_size`](Self#structfield.max_persistent_cache_size): a number
-    /// of bytes, or text such as `"50 GB"`.
-    #[must_use]
-    pub fn max_persistent_cache_size(mut self, size: impl Into<Size>) -> Self {
-        match size.into().0 {
-            Ok(bytes) => self.max_persistent_cache_size = bytes,
-            Err(text) => self.invalid.push(("max_persistent_cache_size", text)),
-        }
-        self
-    }
-
-    /// Checks every range, and that the options fit each other.
+impl OptionsBuilder {
+    /// The options, if each is in range and they fit each other.
     ///
     /// # Errors
     ///
-    /// [`Problem::Option`] for the first option that does not hold, with its value and range.
-    pub fn validate(&self) -> Result<(), Error> {
-        Ok(self.check()?)
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) with the first option that does
+    /// not hold, its value, and what is expected.
+    pub fn build(self) -> Result<Options, Error> {
+        Ok(self.checked()?)
     }
 
-    pub(crate) fn check(&self) -> Result<(), Problem> {
-        let wrong = |name, got: String, expected: &str| {
-            Err(Problem::Option {
-                name,
-                got,
-                expected: expected.to_owned(),
-            })
-        };
-        if let Some((name, got)) = self.invalid.first() {
-            return wrong(name, got.clone(), size::EXPECTED);
+    pub(crate) fn checked(self) -> Result<Options, Detail> {
+        if let Some((name, got)) = self.invalid_size {
+            return refuse(name, got, size::EXPECTED);
         }
+        self.options.check()?;
+        Ok(self.options)
+    }
+
+    /// The options as they are, in range or not.
+    pub(crate) fn unchecked(&self) -> &Options {
+        &self.options
+    }
+
+    fn refuse_size(&mut self, name: &'static str, text: String) {
+        self.invalid_size.get_or_insert((name, text));
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<(), Detail> {
         if self.subsample_count == Some(0) {
-            return wrong(
+            return refuse(
                 "subsample_count",
-                "0".into(),
+                0,
                 "at least 1, or `None` to hash every byte",
             );
         }
         if self.persistent && self.max_persistent_cache_size == 0 {
-            return wrong(
+            return refuse(
                 "max_persistent_cache_size",
-                "0".into(),
+                0,
                 "a size above 0, or `persistent = false`",
             );
         }
         if self.zstd_compression && !self.persistent {
-            return wrong(
+            return refuse(
                 "zstd_compression",
-                "true with `persistent = false`".into(),
-                "`persistent = true` beside it: only rows on disk are compressed",
+                "true with `persistent = false`",
+                "`persistent = true`, since only rows on disk are compressed",
             );
         }
         if !(-7..=22).contains(&self.zstd_compression_level) {
-            return wrong(
+            return refuse(
                 "zstd_compression_level",
-                self.zstd_compression_level.to_string(),
+                self.zstd_compression_level,
                 "-7 to 22",
             );
         }
         if self.zstd_compression_threads > 256 {
-            return wrong(
+            return refuse(
                 "zstd_compression_threads",
-                self.zstd_compression_threads.to_string(),
+                self.zstd_compression_threads,
                 "0 (one per core) to 256",
             );
         }
         if let Some(kind) = self.cache_dtype
-            && !is_cache_dtype(kind)
+            && !is_floating(kind)
         {
-            return wrong(
+            return refuse(
                 "cache_dtype",
                 format!("{kind:?}"),
-                "Half, BFloat16, Float or Double: the kinds that floating-point outputs can be rounded to",
+                "Half, BFloat16, Float or Double, to which floating-point outputs are rounded",
             );
         }
         if let Some(hash) = &self.persistent_module_hash
             && !is_directory_name(hash)
         {
-            return wrong(
+            return refuse(
                 "persistent_module_hash",
                 format!("{hash:?}"),
-                "1 to 128 letters, digits, '-', '_' or '.', not beginning with '.': it names a directory",
+                "1 to 128 letters, digits, '-', '_' or '.', not starting with '.', since it names a \
+                 directory",
             );
         }
         if let Some(directory) = &self.persistent_cache_dir
             && (directory.as_os_str().is_empty()
                 || directory.as_os_str().as_encoded_bytes().contains(&0))
         {
-            return wrong(
+            return refuse(
                 "persistent_cache_dir",
                 format!("{directory:?}"),
-                "a path that is not empty, without NUL",
+                "a path that is not empty and has no NUL",
             );
         }
         if !(0.0..=1.0).contains(&self.verify) {
-            return wrong(
+            return refuse(
                 "verify",
                 format!("{:?}", self.verify),
                 "a share of the hits from 0.0 (off) to 1.0 (all)",
@@ -297,13 +239,22 @@ impl Options {
     }
 }
 
-fn is_cache_dtype(kind: Kind) -> bool {
+fn refuse<T>(name: &'static str, got: impl ToString, expected: &str) -> Result<T, Detail> {
+    Err(Detail::Option {
+        name,
+        got: got.to_string(),
+        expected: expected.to_owned(),
+    })
+}
+
+fn is_floating(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double
     )
 }
 
+/// Whether `name` can name a subdirectory on every file system.
 fn is_directory_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('.')
@@ -317,38 +268,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_hold() {
-        Options::new().validate().unwrap();
+    fn the_defaults_are_valid() {
+        assert_eq!(Options::builder().build().unwrap(), Options::default());
     }
 
     #[test]
     fn sizes_take_numbers_and_text() {
-        let options = Options::new()
+        let options = Options::builder()
             .max_memory_cache_size(5e9)
             .max_persistent_cache_size(7_000);
-        assert_eq!(options.max_memory_cache_size, 5_000_000_000);
-        assert_eq!(options.max_persistent_cache_size, 7_000);
+        let options = options.build().unwrap();
+        assert_eq!(options.max_memory_cache_size(), 5_000_000_000);
+        assert_eq!(options.max_persistent_cache_size(), 7_000);
     }
 
     #[test]
-    fn each_option_out_of_range_is_named() {
-        let persistent = || Options::new().persistent(true);
+    fn to_builder_changes_one_option_and_keeps_the_others() {
+        let options = Options::builder().version("1").verify(0.5).build().unwrap();
+        let changed = options.to_builder().version("2").build().unwrap();
+        assert_eq!((changed.version(), changed.verify()), ("2", 0.5));
+    }
+
+    #[test]
+    fn build_names_the_option_that_is_out_of_range() {
+        let builder = Options::builder;
+        let persistent = || Options::builder().persistent(true);
         let long = "x".repeat(300);
         for (name, options) in [
             (
                 "max_memory_cache_size",
-                Options::new().max_memory_cache_size("much"),
+                builder().max_memory_cache_size("much"),
             ),
             (
                 "max_persistent_cache_size",
-                Options::new().max_persistent_cache_size(-1.0),
+                builder().max_persistent_cache_size(-1.0),
             ),
             (
                 "max_persistent_cache_size",
                 persistent().max_persistent_cache_size(0),
             ),
-            ("subsample_count", Options::new().subsample_count(0)),
-            ("zstd_compression", Options::new().zstd_compression(true)),
+            ("subsample_count", builder().subsample_count(0)),
+            ("zstd_compression", builder().zstd_compression(true)),
             (
                 "zstd_compression_level",
                 persistent().zstd_compression_level(23),
@@ -357,40 +317,37 @@ mod tests {
                 "zstd_compression_threads",
                 persistent().zstd_compression_threads(257),
             ),
-            ("cache_dtype", Options::new().cache_dtype(Kind::Int64)),
+            ("cache_dtype", builder().cache_dtype(Kind::Int64)),
             (
                 "persistent_module_hash",
-                Options::new().persistent_module_hash(""),
-            ),
-            (
-                "persistent_module_hash",
-                Options::new().persistent_module_hash("a/b"),
+                builder().persistent_module_hash(""),
             ),
             (
                 "persistent_module_hash",
-                Options::new().persistent_module_hash(".."),
+                builder().persistent_module_hash("a/b"),
             ),
             (
                 "persistent_module_hash",
-                Options::new().persistent_module_hash("a\0b"),
+                builder().persistent_module_hash(".."),
             ),
             (
                 "persistent_module_hash",
-                Options::new().persistent_module_hash(long.as_str()),
+                builder().persistent_module_hash("a\0b"),
             ),
             (
-                "persistent_cache_dir",
-                Options::new().persistent_cache_dir(""),
+                "persistent_module_hash",
+                builder().persistent_module_hash(long.as_str()),
             ),
-            ("verify", Options::new().verify(-0.01)),
-            ("verify", Options::new().verify(1.01)),
-            ("verify", Options::new().verify(f64::NAN)),
+            ("persistent_cache_dir", builder().persistent_cache_dir("")),
+            ("verify", builder().verify(-0.01)),
+            ("verify", builder().verify(1.01)),
+            ("verify", builder().verify(f64::NAN)),
         ] {
-            let error = options.validate().expect_err(name);
+            let error = options.build().expect_err(name);
             assert!(
                 error
                     .to_string()
-                    .contains(&format!("option `{name}`: got ")),
+                    .starts_with(&format!("option `{name}`: got ")),
                 "{error}"
             );
         }

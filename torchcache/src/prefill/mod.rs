@@ -11,6 +11,7 @@ use crate::cache::handle::TorchCache;
 use crate::cache::stats::Stats;
 use crate::cache::target::CachedForward;
 use crate::cached::{Cached, Eval};
+use crate::error::{FlushError, with_sources};
 use crate::output::Batched;
 use progress::Progress;
 
@@ -70,12 +71,12 @@ impl<M> HasCache for Eval<M> {
 /// let images = Tensor::randn([100, 8], tch::kind::FLOAT_CPU);
 /// let stats = prefill(&backbone, images.split(32, 0));
 /// assert_eq!((stats.calls, stats.misses), (4, 100));
-/// assert_eq!(prefill(&backbone, images.split(25, 0)).memory_hits, 100);
+/// assert_eq!(prefill(&backbone, images.split(25, 0)).memory.hits, 100);
 /// ```
 ///
 /// # Panics
 ///
-/// On misuse, with a message that says what to do: see [`Problem`](crate::Problem).
+/// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
 pub fn prefill<M, B>(module: &M, batches: impl IntoIterator<Item = B>) -> Stats
 where
     M: nn::ModuleT + HasCache,
@@ -168,9 +169,9 @@ impl<'c> Prefill<'c> {
                 }
             }
         }
-        let is_flushed = self.cache.flush();
+        let flushed = self.cache.flush();
         let stats = self.cache.stats().since(&before);
-        self.warn_if_incomplete(&stats, is_flushed);
+        self.warn_if_incomplete(&stats, flushed);
         Ok(stats)
     }
 
@@ -183,24 +184,24 @@ impl<'c> Prefill<'c> {
     }
 
     /// Warns where training will not find all rows.
-    fn warn_if_incomplete(&self, stats: &Stats, is_flushed: bool) {
+    fn warn_if_incomplete(&self, stats: &Stats, flushed: Result<(), FlushError>) {
         // Evicted rows may be others than those of the prefill.
-        let wanted = stats.misses + stats.memory_hits;
-        let evicted_own = stats.evicted_from_memory > 0 && wanted > stats.memory_rows;
-        let lacks_memory = stats.refused_by_memory > 0 || evicted_own;
+        let wanted = stats.misses + stats.memory.hits;
+        let evicted_own = stats.memory.evicted > 0 && wanted > stats.memory.rows;
+        let lacks_memory = stats.memory.refused > 0 || evicted_own;
         if stats.rows == 0 {
             tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
-        } else if !is_flushed {
-            tracing::warn!("prefilled, but some rows could not be written to disk");
-        } else if !self.cache.config().persistent && lacks_memory {
-            let (computed, held) = (stats.misses, stats.memory_rows);
+        } else if let Err(error) = flushed {
+            tracing::warn!("prefilled, but {}", with_sources(&error));
+        } else if !self.cache.effective_options().persistent() && lacks_memory {
+            let (computed, held) = (stats.misses, stats.memory.rows);
             tracing::warn!(
                 computed,
                 held,
                 "prefilled more rows than memory holds: raise `max_memory_cache_size`, or set `persistent`"
             );
-        } else if stats.evicted_from_disk + stats.refused_by_disk > 0 {
-            let (evicted, refused) = (stats.evicted_from_disk, stats.refused_by_disk);
+        } else if stats.disk.evicted + stats.disk.refused > 0 {
+            let (evicted, refused) = (stats.disk.evicted, stats.disk.refused);
             tracing::warn!(
                 evicted,
                 refused,

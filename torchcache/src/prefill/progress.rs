@@ -82,7 +82,7 @@ impl Drop for Progress {
 fn message(stats: &Stats, elapsed: Duration) -> String {
     let rate = (stats.rows as f64 / elapsed.as_secs_f64().max(1e-9)) as u64;
     let hits = stats.hits() * 100 / stats.rows.max(1);
-    let bytes = stats.disk_bytes.max(stats.memory_bytes);
+    let bytes = stats.disk.bytes.max(stats.memory.bytes);
     format!(
         "{} rows/s, {hits} % hits, {}",
         HumanCount(rate),
@@ -101,9 +101,9 @@ mod tests {
     fn the_bar_shows_rows_per_second_hits_and_bytes() {
         let counters = Counters::new();
         Counters::add(&counters.rows, 4000);
-        Counters::add(&counters.disk_hits, 1000);
+        Counters::add(&counters.disk.hits, 1000);
         let mut stats = counters.snapshot();
-        stats.disk_bytes = 2_000_000;
+        stats.disk.bytes = 2_000_000;
         assert_eq!(
             message(&stats, Duration::from_secs(2)),
             format!("2,000 rows/s, 25 % hits, {}", human(2_000_000))

@@ -74,12 +74,13 @@ fn handle(dir: &Path) -> Result<Cached<nn::Linear>, torchcache::Error> {
     };
     let linear = nn::linear(vs.root(), WIDTH, 3, config);
     vs.freeze();
-    let options = Options::new()
+    let options = Options::builder()
         .version("the same in each thread")
         .persistent(true)
         .persistent_cache_dir(dir)
         .eviction(Eviction::Lru)
-        .max_memory_cache_size(100_000);
+        .max_memory_cache_size(100_000)
+        .build()?;
     Cached::new(linear, &vs, options)
 }
 
@@ -106,8 +107,8 @@ fn one_thread(report: &Report, thread: usize, dir: &Path, start: &Barrier) {
             }
             6 => check(report, &outer.forward(&xs), &outer.expected(&xs)),
             _ => {
-                outer.torchcache.flush();
-                shifted::cache().flush();
+                outer.torchcache.flush().expect("no row is lost");
+                shifted::cache().flush().expect("no row is lost");
             }
         }
         if thread == 0 && rng.u8(..100) == 0 {

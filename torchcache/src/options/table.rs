@@ -1,0 +1,162 @@
+//! The table of options. Fields, getters, builder methods, override fields and the table in the
+//! documentation are made from it; the attribute's own table is compared with it by a test.
+
+/// Calls `$callback` with the table: documentation, whose first line is the summary, then
+/// `name: [kind] = default` for each option.
+macro_rules! for_each_option {
+    ($callback:ident) => {
+        $callback! {
+            /// Whether calls use the cache.
+            enabled: [copy bool] = true;
+
+            /// The device that rows are kept on in memory; `None` is that of the output.
+            memory_cache_device: [optional Device] = Some(Device::Cpu);
+
+            /// The bound of the memory tier in bytes, keys and bookkeeping included.
+            ///
+            /// Caches of equal identity share their memory and its bound: the latest setting holds.
+            max_memory_cache_size: [size] = 1_000_000_000;
+
+            /// What a full tier does.
+            eviction: [copy Eviction] = Eviction::Auto;
+
+            /// The number of elements hashed per row and tensor, evenly spaced; `None` is all.
+            ///
+            /// Part of the identity. Rows that differ only between these elements share a key: leave
+            /// it `None` unless that cannot happen.
+            subsample_count: [optional usize] = None;
+
+            /// Whether rows are kept on disk as well.
+            persistent: [copy bool] = false;
+
+            /// The directory of the disk tier.
+            ///
+            /// `None` is `TORCHCACHE_DIR` where that is set, else a private temporary directory that
+            /// is removed at exit.
+            persistent_cache_dir: [optional path] = None;
+
+            /// The identity, instead of one computed from code and weights.
+            persistent_module_hash: [optional text] = None;
+
+            /// The bound in bytes of what one identity has on disk, rows of earlier runs included.
+            ///
+            /// Other identities have subdirectories and bounds of their own.
+            max_persistent_cache_size: [size] = 10_000_000_000;
+
+            /// Whether rows are compressed on disk; needs `persistent`.
+            zstd_compression: [copy bool] = false;
+
+            /// The zstd level, from -7 to 22.
+            zstd_compression_level: [copy i32] = 3;
+
+            /// The number of threads that compress, up to 256; 0 is one per core.
+            zstd_compression_threads: [copy u32] = 1;
+
+            /// The kind that floating-point outputs are rounded to; `None` is as computed.
+            ///
+            /// Part of the identity. Every returned value is rounded, that of the computing call
+            /// included, and returned in the forward's own kind.
+            cache_dtype: [optional Kind] = None;
+
+            /// Whether segments are read through `mmap` instead of `pread`.
+            ///
+            /// If another program truncates a segment while it is mapped, the process is killed
+            /// (SIGBUS): leave it off where others write to the directory, and on network file
+            /// systems.
+            use_mmap_on_load: [copy bool] = false;
+
+            /// A salt, to change when code outside of the identity has changed, such as a helper.
+            ///
+            /// Part of the identity.
+            version: [text] = "";
+
+            /// The share of hits, from 0.0 to 1.0, that are computed again and compared.
+            ///
+            /// Hits are drawn at random; those of a call are computed in one forward of their own. Rows
+            /// that disagree are counted in [`Stats::mismatched`](crate::Stats::mismatched) and the
+            /// first is logged; the call returns the cached rows in any case. A mismatch means that a
+            /// row does not depend on itself alone (a module in train mode, dropout, a mean over the
+            /// batch, which shows with a share below 1.0) or that code outside of the identity has
+            /// changed.
+            ///
+            /// Values agree within 1e-5, plus, relative to the largest value of the row, 2.6e-4 for
+            /// `Float`, 2e-2 for `Half` and 3.2e-2 for `BFloat16`; within 1e-7 plus a relative 1e-7
+            /// for `Double`; exactly for integers and `Bool`. Complex kinds are compared by their
+            /// parts, rounded rows as the coarser kind.
+            ///
+            /// ```
+            /// use tch::{Device, Kind, Tensor, nn};
+            /// use torchcache::{Cached, Options};
+            ///
+            /// let noisy = nn::func(|xs| xs.dropout(0.1, true));
+            /// let noisy = Cached::new(noisy, (), Options::builder().verify(1.0).build()?)?;
+            /// let xs = Tensor::rand([8, 100], (Kind::Float, Device::Cpu));
+            /// noisy.forward(&xs);
+            /// noisy.forward(&xs);
+            /// let stats = noisy.cache().stats();
+            /// assert_eq!((stats.verified, stats.mismatched), (8, 8));
+            /// # Ok::<(), torchcache::Error>(())
+            /// ```
+            verify: [copy f64] = 0.0;
+        }
+    };
+}
+
+/// The types and conversions of a kind of option.
+macro_rules! option_kind {
+    (stored [copy $type:ty]) => { $type };
+    (stored [size]) => { u64 };
+    (stored [text]) => { String };
+    (stored [optional text]) => { Option<String> };
+    (stored [optional path]) => { Option<PathBuf> };
+    (stored [optional $type:ty]) => { Option<$type> };
+
+    (default [text] $default:expr) => { String::from($default) };
+    (default $kind:tt $default:expr) => { $default };
+
+    (returned [text]) => { &str };
+    (returned [optional text]) => { Option<&str> };
+    (returned [optional path]) => { Option<&Path> };
+    (returned $kind:tt) => { $crate::options::table::option_kind!(stored $kind) };
+
+    (read [text] $field:expr) => { &$field };
+    (read [optional text] $field:expr) => { $field.as_deref() };
+    (read [optional path] $field:expr) => { $field.as_deref() };
+    (read $kind:tt $field:expr) => { $field };
+
+    (taken [copy $type:ty]) => { $type };
+    (taken [size]) => { impl Into<Size> };
+    (taken [text]) => { impl Into<String> };
+    (taken [optional text]) => { impl Into<String> };
+    (taken [optional path]) => { impl Into<PathBuf> };
+    (taken [optional $type:ty]) => { impl Into<Option<$type>> };
+
+    (set [copy $type:ty] $builder:ident $name:ident $value:ident) => {
+        $builder.options.$name = $value
+    };
+    (set [size] $builder:ident $name:ident $value:ident) => {
+        match $value.into().0 {
+            Ok(bytes) => $builder.options.$name = bytes,
+            Err(text) => $builder.refuse_size(stringify!($name), text),
+        }
+    };
+    (set [optional text] $builder:ident $name:ident $value:ident) => {
+        $builder.options.$name = Some($value.into())
+    };
+    (set [optional path] $builder:ident $name:ident $value:ident) => {
+        $builder.options.$name = Some($value.into())
+    };
+    (set $kind:tt $builder:ident $name:ident $value:ident) => {
+        $builder.options.$name = $value.into()
+    };
+
+    // The type that an override field converts into.
+    (overridden [copy $type:ty]) => { $type };
+    (overridden [size]) => { Size };
+    (overridden [text]) => { String };
+    (overridden [optional text]) => { String };
+    (overridden [optional path]) => { PathBuf };
+    (overridden [optional $type:ty]) => { Option<$type> };
+}
+
+pub(crate) use {for_each_option, option_kind};
