@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 use torchcache_store::admin::Cache;
-use torchcache_store::manifest::{Category, Manifest, Part, difference};
+use torchcache_store::manifest::{Category, IdentityPart, Manifest, difference};
 
 use crate::args::Diff;
 use crate::error::Error;
@@ -91,13 +91,13 @@ fn manifest(cache: &Cache) -> Result<Manifest, Error> {
 struct Change<'a> {
     category: Category,
     path: &'a str,
-    before: Option<&'a Part>,
-    after: Option<&'a Part>,
+    before: Option<&'a IdentityPart>,
+    after: Option<&'a IdentityPart>,
 }
 
 /// The parts that differ, in the order of the newer identity. Several parts may have one path: these are
 /// compared in order.
-fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
+fn changes<'a>(before: &'a [IdentityPart], after: &'a [IdentityPart]) -> Vec<Change<'a>> {
     // Linear in the number of parts, since a manifest may be large and not trusted.
     let (mut was_at, mut is_at) = (by_place(before), by_place(after));
     let mut changes = Vec::new();
@@ -121,8 +121,8 @@ fn changes<'a>(before: &'a [Part], after: &'a [Part]) -> Vec<Change<'a>> {
 }
 
 /// The parts of each category and path, in their order.
-fn by_place(parts: &[Part]) -> HashMap<(u8, &str), Vec<&Part>> {
-    let mut places: HashMap<_, Vec<&Part>> = HashMap::new();
+fn by_place(parts: &[IdentityPart]) -> HashMap<(u8, &str), Vec<&IdentityPart>> {
+    let mut places: HashMap<_, Vec<&IdentityPart>> = HashMap::new();
     for part in parts {
         let place = (part.category as u8, part.path.as_str());
         places.entry(place).or_default().push(part);
@@ -134,7 +134,7 @@ impl Change<'_> {
     /// The values to print, with their digests if they look alike, as cut values of long code may.
     fn values(&self) -> (String, String) {
         let alike = self.before.map(|it| &it.value) == self.after.map(|it| &it.value);
-        let shown = |part: Option<&Part>| match part {
+        let shown = |part: Option<&IdentityPart>| match part {
             None => "-".to_owned(),
             Some(part) if alike => {
                 let digest = hex::encode(&part.digest[..4]);

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use serde_json::{Value, json};
 use torchcache_store::admin::{Cache, Summary};
-use torchcache_store::manifest::{Category, Manifest, Part};
+use torchcache_store::manifest::{Category, IdentityPart, Manifest};
 use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
 
@@ -82,7 +82,7 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
 }
 
 fn options(output: &Output, manifest: &Manifest) -> Option<String> {
-    let is_option = |part: &&Part| part.category == Category::Option;
+    let is_option = |part: &&IdentityPart| part.category == Category::Option;
     let mut table = Table::new([Column::Long("OPTION"), Column::Long("VALUE")]).indented(INDENT);
     for part in manifest.parts.iter().filter(is_option) {
         table.row([plain(&part.path), plain_value(&part.value)]);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use torchcache_store::Key;
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::manifest::{Category, Manifest, Part};
+use torchcache_store::manifest::{Category, IdentityPart, Manifest};
 use torchcache_store::schema::{ElementKind, OutputDevice, Schema, TensorSpec};
 use torchcache_store::segment::{Encoding, SegmentWriter};
 
@@ -145,8 +145,8 @@ pub(crate) fn set_read(path: &Path, seconds: u64) {
 }
 
 /// A part of an identity, whose digest is that of its value.
-pub(crate) fn part(category: Category, path: &str, value: &str) -> Part {
-    Part::new(
+pub(crate) fn part(category: Category, path: &str, value: &str) -> IdentityPart {
+    IdentityPart::new(
         path,
         category,
         value,
@@ -155,7 +155,7 @@ pub(crate) fn part(category: Category, path: &str, value: &str) -> Part {
 }
 
 /// Writes a manifest into a cache, this many seconds ago.
-pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<Part>, seconds: u64) {
+pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<IdentityPart>, seconds: u64) {
     let name = dir.file_name().expect("it has one").to_string_lossy();
     let opened = Os.open_dir(dir, true).expect("it can be made");
     let written = Manifest::new(module, &name, parts).write(&opened);
@@ -164,7 +164,7 @@ pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<Part>, seconds: u64)
 }
 
 /// The identity of the module of most tests.
-pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
+pub(crate) fn backbone(version: &str, weights: &str) -> Vec<IdentityPart> {
     let mut parts = vec![
         part(Category::Option, "cache_dtype", "Some(Half)"),
         part(Category::Option, "subsample_count", "None"),
@@ -185,7 +185,7 @@ pub(crate) fn backbone(version: &str, weights: &str) -> Vec<Part> {
         let digest = blake3::hash(format!("{path} {weights}").as_bytes());
         // As the library writes it.
         let value = format!("{shape} {}", &digest.to_hex()[..16]);
-        parts.push(Part::new(
+        parts.push(IdentityPart::new(
             path,
             Category::Weights,
             &value,

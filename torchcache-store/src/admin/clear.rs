@@ -143,7 +143,7 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
     let gone = is_gone(&cache.remove_dir());
     if !gone {
         // A writer put a segment there in between.
-        manifest::put(dir, &manifest.bytes, Some(manifest.written))?;
+        manifest::publish(dir, &manifest.bytes, Some(manifest.written))?;
     }
     Ok(gone)
 }

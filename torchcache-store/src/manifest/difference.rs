@@ -1,12 +1,12 @@
-//! What changed between two identities of one module, in words.
+//! Describes what changed between two identities of a module.
 
 use std::collections::HashMap;
 
-use super::{Category, Part, shortened};
+use super::part::{Category, IdentityPart, shortened};
 
-/// What changed between two identities of one module, in words. Names are shortened and escaped, so
-/// that it is one line that may go into a log, whatever a file said.
-pub fn difference(before: &[Part], after: &[Part]) -> String {
+/// Describes what changed between two identities of a module, in one line. Names are shortened and
+/// escaped, so that the line may be logged whatever a file contains.
+pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
     let (mut changed, mut same) = (Vec::new(), Vec::new());
     for (category, one, name) in [
         (Category::Code, "the code of", "code"),
@@ -31,8 +31,7 @@ pub fn difference(before: &[Part], after: &[Part]) -> String {
         }
     }
     if changed.is_empty() {
-        return "nothing that the manifest lists changed; the format of the identity may have"
-            .into();
+        return "nothing in the manifest changed; the format of the identity may have".into();
     }
     let same = match same.as_slice() {
         [] => String::new(),
@@ -46,10 +45,14 @@ fn shown(path: &str) -> String {
     format!("`{}`", shortened(path).escape_debug())
 }
 
-/// The paths of a category that are in one list only, or whose parts differ.
-fn changed_paths<'a>(category: Category, before: &'a [Part], after: &'a [Part]) -> Vec<&'a str> {
-    // A path may hold several parts, such as a layer's configuration and an enum's variant.
-    let by_path = |parts: &'a [Part]| {
+/// The paths of a category whose parts differ or are in one list only.
+fn changed_paths<'a>(
+    category: Category,
+    before: &'a [IdentityPart],
+    after: &'a [IdentityPart],
+) -> Vec<&'a str> {
+    // Several parts may have one path, such as a layer's configuration and an enum's variant.
+    let by_path = |parts: &'a [IdentityPart]| {
         let mut digests: HashMap<&'a str, Vec<&'a [u8; 32]>> = HashMap::new();
         for part in parts.iter().filter(|part| part.category == category) {
             digests.entry(&part.path).or_default().push(&part.digest);

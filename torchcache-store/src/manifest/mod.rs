@@ -1,13 +1,13 @@
-//! `manifest.json`: what went into the identity that a directory is named after, so that an
-//! unexpected miss can be explained. It is apart from whoever computes identities, so that it is read
-//! where no tensor is known; nothing is decided by it. Its layout is in `docs/format.md`.
+//! `manifest.json`: what went into the identity that a directory is named after, to explain an unexpected
+//! miss. Lookups do not depend on it. It knows nothing of tensors, so that the command line can read it. The
+//! layout is in `docs/format.md`.
 //!
 //! ```
 //! use torchcache_store::fs::{FileSystem, Os};
-//! use torchcache_store::manifest::{Category, Manifest, Part, difference, newest};
+//! use torchcache_store::manifest::{Category, IdentityPart, Manifest, difference, newest};
 //!
 //! let root = tempfile::tempdir()?;
-//! let weights = |digest| vec![Part::new("fc.ws", Category::Weights, "Float[10, 4]", digest)];
+//! let weights = |digest| vec![IdentityPart::new("fc.ws", Category::Weights, "Float[10, 4]", digest)];
 //! let before = Manifest::new("demo::Head", "5eed", weights([1; 32]));
 //! before.write(&Os.open_dir(&root.path().join("5eed"), true)?)?;
 //!
@@ -20,8 +20,8 @@
 //! ```
 
 mod difference;
+mod part;
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,110 +30,49 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 pub use difference::difference;
+pub use part::{Category, IdentityPart};
 
 use crate::fs::temp_file::TempFile;
 use crate::fs::{Directory, File, FileSystem, Os, read_exact};
 
-/// The name of the file.
+/// The file name of a manifest.
 pub const FILE: &str = "manifest.json";
 
-/// The layout that this build writes and reads.
+/// The format version that this build writes and reads.
 const FORMAT: u32 = 1;
 
-/// Manifests are small; a larger file is not ours.
+/// A larger file is not a manifest.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Longer values are cut in the manifest: their digest says whether they changed. And so are names
-/// where they are shown.
-const READABLE: usize = 120;
-
-/// What went into an identity.
+/// The manifest of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
-    /// The path and name of the module.
+    /// The path and name of the module's type.
     pub module: String,
-    /// The identity, after which the directory is named.
+    /// The module hash.
     pub hash: String,
-    /// The program that wrote it, with its version.
+    /// The name and version of the program that wrote it.
     pub created_by: String,
-    /// What was hashed, in that order.
-    pub parts: Vec<Part>,
-    /// What the rows of each cached function are made of.
+    /// The parts of the identity, in the order of hashing.
+    pub parts: Vec<IdentityPart>,
+    /// The outputs of the cached functions.
     #[serde(default)]
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<FunctionOutput>,
 }
 
-/// What a cached function returns.
+/// The output of a cached function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Output {
-    /// Its name.
+pub struct FunctionOutput {
+    /// The name of the function.
     pub function: String,
-    /// How the output is built of tensors: see [`Schema`](crate::schema::Schema::structure).
+    /// How the output is built from tensors: see [`Schema`](crate::schema::Schema::structure).
     pub structure: String,
 }
 
-/// One thing that went into the hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// What it is.
-    pub category: Category,
-    /// Where it is in the module. Several parts may have one path.
-    pub path: String,
-    /// A short readable value; the digest decides.
-    pub value: String,
-    /// The BLAKE3 digest of its bytes.
-    #[serde(with = "hex")]
-    pub digest: [u8; 32],
-}
-
-/// What a part is. The numbers go into the hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Category {
-    /// The code of a function.
-    Code = 0,
-    /// A plain value.
-    Field = 1,
-    /// A tensor.
-    Weights = 2,
-    /// An option that changes what rows hold.
-    Option = 3,
-}
-
-impl fmt::Display for Category {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Category::Code => "code",
-            Category::Field => "field",
-            Category::Weights => "weights",
-            Category::Option => "option",
-        })
-    }
-}
-
-impl Part {
-    /// A part whose value may be of any length.
-    pub fn new(path: &str, category: Category, readable: &str, digest: [u8; 32]) -> Part {
-        Part {
-            category,
-            path: path.to_owned(),
-            value: shortened(readable),
-            digest,
-        }
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(READABLE) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 impl Manifest {
-    /// What an identity of a module consists of.
-    pub fn new(module: &str, hash: &str, parts: Vec<Part>) -> Manifest {
+    /// The manifest of an identity, without outputs.
+    pub fn new(module: &str, hash: &str, parts: Vec<IdentityPart>) -> Manifest {
         Manifest {
             format: FORMAT,
             module: module.to_owned(),
@@ -144,39 +83,40 @@ impl Manifest {
         }
     }
 
-    /// With what its functions return.
+    /// Sets the outputs of the cached functions.
     #[must_use]
-    pub fn with_outputs(mut self, outputs: Vec<Output>) -> Manifest {
+    pub fn with_outputs(mut self, outputs: Vec<FunctionOutput>) -> Manifest {
         self.outputs = outputs;
         self
     }
 
-    /// Writes it into a directory, unless one is there: then it is of the same identity.
+    /// Writes the manifest into a directory, unless it has one, which is of the same identity.
     ///
     /// # Errors
-    /// What the file system says. The cache works without its manifest.
+    /// If writing fails. The cache works without a manifest.
     pub fn write(&self, dir: &Arc<dyn Directory>) -> io::Result<()> {
         if dir.stat(FILE.as_ref()).is_ok() {
             return Ok(());
         }
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        put(dir, &json, None)
+        publish(dir, &json, None)
     }
 
     /// Reads the manifest of a directory.
     ///
     /// # Errors
-    /// What the file system says, and [`ErrorKind::InvalidData`] for what is no manifest of ours.
+    /// [`ErrorKind::InvalidData`] if the file is not a manifest that this build reads, and any error of
+    /// opening or reading it.
     pub fn read(dir: &dyn Directory) -> io::Result<Manifest> {
         Manifest::parse(&Manifest::bytes(&*dir.open(FILE.as_ref())?)?)
     }
 
-    /// All bytes of a file that may be a manifest.
+    /// Reads all bytes of a file that may be a manifest.
     pub(crate) fn bytes(file: &dyn File) -> io::Result<Vec<u8>> {
         let len = file.metadata()?.len;
         if len > MAX_BYTES {
-            return Err(foreign(format!(
+            return Err(invalid(format!(
                 "it has {len} bytes, more than {MAX_BYTES}"
             )));
         }
@@ -185,29 +125,29 @@ impl Manifest {
         Ok(bytes)
     }
 
-    /// The manifest that a file of these bytes holds.
+    /// Parses the bytes of a manifest.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidData`], and where in the file it is no manifest of ours. The message
-    /// repeats nothing of the file: it may be anything.
+    /// [`ErrorKind::InvalidData`] if they are not a manifest that this build reads. The message says where, but
+    /// quotes nothing, since the file may be of another program.
     pub fn parse(bytes: &[u8]) -> io::Result<Manifest> {
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
             let (line, column) = (error.line(), error.column());
-            foreign(format!(
-                "line {line}, column {column} is not as in a manifest"
+            invalid(format!(
+                "line {line}, column {column} is not part of a manifest"
             ))
         })?;
         match manifest.format {
             FORMAT => Ok(manifest),
-            other => Err(foreign(format!(
-                "it is of format {other}, this build reads {FORMAT}"
+            other => Err(invalid(format!(
+                "it has format {other}, this build reads {FORMAT}"
             ))),
         }
     }
 }
 
-/// Puts the bytes of a manifest into a directory, unless one is there; as if written at some time.
-pub(crate) fn put(
+/// Publishes the bytes of a manifest in a directory, unless it has one, with `written` as its time.
+pub(crate) fn publish(
     dir: &Arc<dyn Directory>,
     json: &[u8],
     written: Option<SystemTime>,
@@ -215,21 +155,22 @@ pub(crate) fn put(
     let (temp, mut file) = TempFile::create(dir.clone())?;
     file.write_all(json)?;
     if let Some(written) = written {
-        // The manifest is worth more than its age.
+        // A manifest with a wrong time is better than none.
         let _ = file.set_modified(written);
     }
-    file.sync()?; // or a power cut could leave the name without the bytes
+    // Without the sync, a power loss could leave the name without the bytes.
+    file.sync()?;
     match temp.publish(FILE) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
 }
 
-fn foreign(what: String) -> io::Error {
+fn invalid(what: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }
 
-/// The manifest of a module that was written last, among those in the directories of `root`.
+/// Finds the most recently written manifest of a module in the directories of `root`.
 pub fn newest(root: &Path, module: &str) -> Option<Manifest> {
     let dirs = Os.open_dir(root, false).ok()?.list().ok()?;
     let written = dirs.iter().filter_map(|entry| {

@@ -1,12 +1,12 @@
-//! Manifests of ours, and files that are none.
+//! Manifests and files that are not manifests.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::*;
 
-fn part(path: &str, category: Category, digest: u8) -> Part {
-    Part::new(path, category, "a value", [digest; 32])
+fn part(path: &str, category: Category, digest: u8) -> IdentityPart {
+    IdentityPart::new(path, category, "a value", [digest; 32])
 }
 
 fn manifest(module: &str, hash: &str) -> Manifest {
@@ -21,13 +21,13 @@ fn opened(path: &Path) -> Arc<dyn Directory> {
 fn refusal(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
     fs::write(dir.path().join(FILE), bytes).expect("it can be written");
-    let error = Manifest::read(&*opened(dir.path())).expect_err("it is no manifest");
+    let error = Manifest::read(&*opened(dir.path())).expect_err("it is not a manifest");
     assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
     error.to_string()
 }
 
 #[test]
-fn what_is_written_is_read_back_and_stays_as_it_is() {
+fn a_written_manifest_is_read_back_and_never_replaced() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let first = manifest("m", "1");
     for manifest in [&first, &manifest("m", "2")] {
@@ -38,14 +38,14 @@ fn what_is_written_is_read_back_and_stays_as_it_is() {
         );
     }
     let names = fs::read_dir(dir.path()).expect("it can be listed");
-    assert_eq!(names.count(), 1, "nothing is left of writing it");
+    assert_eq!(names.count(), 1, "no temporary file remains");
 }
 
-/// Pinned: whoever reads these files with another program relies on it.
+/// Pinned, since other programs may read these files.
 #[test]
-fn the_layout_is_that_of_format_1() {
+fn the_layout_of_format_1_is_fixed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let output = Output {
+    let output = FunctionOutput {
         function: "forward".into(),
         structure: "{logits:T}".into(),
     };
@@ -79,18 +79,18 @@ fn the_layout_is_that_of_format_1() {
         "07".repeat(32)
     );
     assert_eq!(text, expected);
-    // A field of a later build is no reason not to read the rest.
+    // Unknown fields of a later build are ignored.
     let more = text.replacen('{', r#"{ "unknown": [[]],"#, 1);
     let read = Manifest::parse(more.as_bytes());
     assert_eq!(read.expect("it is ours"), manifest);
-    // An earlier build did not write what functions return.
+    // An earlier build did not write the outputs.
     let (before, _) = text.split_once(",\n  \"outputs\"").expect("it is there");
     let read = Manifest::parse(format!("{before}}}").as_bytes());
     assert_eq!(read.expect("it is ours").outputs, []);
 }
 
 #[test]
-fn the_newest_manifest_of_the_module_is_found() {
+fn the_newest_manifest_of_a_module_is_found() {
     let root = tempfile::tempdir().expect("a temporary directory");
     assert_eq!(newest(root.path(), "m"), None);
     for (n, (module, hash)) in [("m", "b"), ("m", "a"), ("other", "c")].iter().enumerate() {
@@ -110,7 +110,7 @@ fn the_newest_manifest_of_the_module_is_found() {
 }
 
 #[test]
-fn what_is_no_manifest_is_refused_without_repeating_it() {
+fn other_files_are_refused_without_quoting_them() {
     let valid = serde_json::to_string(&manifest("m", "1")).expect("it is JSON");
     let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
     let deep_unknown = [br#"{"x":"#.as_slice(), &deep, b"}"].concat();
@@ -141,7 +141,7 @@ fn what_is_no_manifest_is_refused_without_repeating_it() {
 }
 
 #[test]
-fn no_link_is_followed_and_no_pipe_waited_for() {
+fn links_and_pipes_are_not_opened() {
     let [elsewhere, root] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
     let there = manifest("m", "there").write(&opened(elsewhere.path()));
     there.expect("it is written");
@@ -153,7 +153,7 @@ fn no_link_is_followed_and_no_pipe_waited_for() {
     symlink(elsewhere.path().join(FILE), &path).expect("it can be linked");
     assert!(Manifest::read(&*dir).is_err());
     let written = manifest("m", "dir").write(&dir);
-    written.expect("whoever linked it wants it so");
+    written.expect("a link counts as a manifest");
     assert!(path.is_symlink());
     fs::remove_file(&path).expect("it can be removed");
     let pipe = rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into());
@@ -162,7 +162,7 @@ fn no_link_is_followed_and_no_pipe_waited_for() {
 }
 
 #[test]
-fn changes_are_told_by_category() {
+fn changes_are_described_by_category() {
     let before = [
         part("scale", Category::Field, 1),
         part("version", Category::Option, 1),
@@ -177,7 +177,7 @@ fn changes_are_told_by_category() {
     );
     assert_eq!(
         difference(&before, &before),
-        "nothing that the manifest lists changed; the format of the identity may have"
+        "nothing in the manifest changed; the format of the identity may have"
     );
     let layers = |digest| ["a", "b", "c", "d"].map(|path| part(path, Category::Weights, digest));
     assert_eq!(
@@ -191,22 +191,22 @@ fn changes_are_told_by_category() {
 }
 
 #[test]
-fn names_of_any_bytes_are_told_in_one_short_line() {
+fn long_and_odd_names_are_described_in_one_short_line() {
     let odd = format!("\u{1b}[2J\n\u{9b}\u{202e}`{}", "x".repeat(10_000));
-    let told = difference(&[part(&odd, Category::Code, 1)], &[]);
+    let text = difference(&[part(&odd, Category::Code, 1)], &[]);
     assert!(
-        told.starts_with(r"the code of `\u{1b}[2J\n\u{9b}\u{202e}`x"),
-        "{told}"
+        text.starts_with(r"the code of `\u{1b}[2J\n\u{9b}\u{202e}`x"),
+        "{text}"
     );
     assert!(
-        !told.contains(char::is_control) && told.len() < 300,
-        "{told}"
+        !text.contains(char::is_control) && text.len() < 300,
+        "{text}"
     );
 }
 
-/// A vocabulary, say. Compared pair by pair, these would take an hour.
+/// Comparing every pair would take an hour.
 #[test]
-fn large_identities_are_compared() {
+fn large_identities_are_compared_in_linear_time() {
     let large = |changed: usize| {
         let words = (0..100_000).map(|n| {
             let digest = if n == changed { 7 } else { 1 };

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::manifest::{FILE, Manifest, Output, difference, newest};
+use torchcache_store::manifest::{FILE, FunctionOutput, Manifest, difference, newest};
 
 use super::Identity;
 use crate::function::Function;
@@ -22,7 +22,7 @@ pub(crate) fn write(
     functions: &[Function],
 ) -> io::Result<()> {
     let directory = Os.open_dir(directory, false)?;
-    let output = |function: &Function| Output {
+    let output = |function: &Function| FunctionOutput {
         function: function.name.to_owned(),
         structure: (function.output)(),
     };

@@ -11,7 +11,7 @@ pub(crate) mod tch_types;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
-pub(crate) use parts::{Collector, Part, tensor_digest, unique};
+pub(crate) use parts::{Collector, IdentityPart, tensor_digest, unique};
 pub(crate) use watch::{Watcher, is_worth_a_copy};
 
 use crate::options::Options;
@@ -24,7 +24,7 @@ const FORMAT: u32 = 2;
 pub(crate) struct Identity {
     /// 64 hexadecimal digits, or the name given by `persistent_module_hash`.
     pub(crate) hash: String,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<IdentityPart>,
 }
 
 impl Identity {
@@ -57,7 +57,7 @@ impl Identity {
 }
 
 /// The options that are part of the identity.
-fn option_parts(options: &Options) -> Vec<Part> {
+fn option_parts(options: &Options) -> Vec<IdentityPart> {
     vec![
         parts::option("cache_dtype", &format!("{:?}", options.cache_dtype())),
         parts::option(

@@ -2,18 +2,18 @@
 //! readable form.
 
 use tch::{Kind, TchError, Tensor};
-pub(crate) use torchcache_store::manifest::{Category, Part};
+pub(crate) use torchcache_store::manifest::{Category, IdentityPart};
 
 use crate::function::Function;
 use crate::tensor::{layout, parallel, raw};
 
 /// A part with the digest of some pieces.
-fn part(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> Part {
-    Part::new(path, category, readable, *digest(pieces).as_bytes())
+fn part(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> IdentityPart {
+    IdentityPart::new(path, category, readable, *digest(pieces).as_bytes())
 }
 
 /// A plain value.
-pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -> Part {
+pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -> IdentityPart {
     part(
         path,
         Category::Field,
@@ -23,12 +23,12 @@ pub(crate) fn plain(path: &str, type_name: &str, bytes: &[u8], readable: &str) -
 }
 
 /// An option of the cache.
-pub(crate) fn option(name: &str, value: &str) -> Part {
+pub(crate) fn option(name: &str, value: &str) -> IdentityPart {
     part(name, Category::Option, value, &[value.as_bytes()])
 }
 
 /// The code of a function.
-pub(crate) fn code(path: &str, function: &Function) -> Part {
+pub(crate) fn code(path: &str, function: &Function) -> IdentityPart {
     let path = match path {
         "" => function.name.to_owned(),
         path => format!("{path}.{}", function.name),
@@ -38,19 +38,19 @@ pub(crate) fn code(path: &str, function: &Function) -> Part {
 }
 
 /// A weight or a buffer.
-pub(crate) fn tensor(path: &str, tensor: &Tensor) -> Part {
+pub(crate) fn tensor(path: &str, tensor: &Tensor) -> IdentityPart {
     let (readable, digest) = described(tensor);
-    Part::new(path, Category::Weights, &readable, digest)
+    IdentityPart::new(path, Category::Weights, &readable, digest)
 }
 
 /// Collects the parts of one identity.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<IdentityPart>,
 }
 
 impl Collector {
-    pub(crate) fn add(&mut self, part: Part) {
+    pub(crate) fn add(&mut self, part: IdentityPart) {
         self.parts.push(part);
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use torchcache_store::fs::FileSystem;
-use torchcache_store::manifest::{FILE, Manifest, Part, difference};
+use torchcache_store::manifest::{FILE, IdentityPart, Manifest, difference};
 
 use crate::memory::bounded;
 use crate::sim::Sim;
@@ -61,7 +61,7 @@ fn read(bytes: &[u8]) -> Option<Manifest> {
 }
 
 /// The parts, by what they are and where.
-fn sorted(parts: &[Part]) -> BTreeMap<(u8, &str), Vec<[u8; 32]>> {
+fn sorted(parts: &[IdentityPart]) -> BTreeMap<(u8, &str), Vec<[u8; 32]>> {
     let mut sorted: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for part in parts {
         let digests = sorted.entry((part.category as u8, part.path.as_str()));
@@ -70,7 +70,7 @@ fn sorted(parts: &[Part]) -> BTreeMap<(u8, &str), Vec<[u8; 32]>> {
     sorted
 }
 
-fn compare(before: &[Part], after: &[Part]) {
+fn compare(before: &[IdentityPart], after: &[IdentityPart]) {
     let text = difference(before, after);
     assert_eq!(
         text,
