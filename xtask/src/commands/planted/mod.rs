@@ -108,7 +108,10 @@ fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
             _ => bail!("it does not build: see {}", log.display()),
         }
         match run_logged(test().args(words).into(), &log)? {
-            Some(status) if status.success() => {}
+            Some(status) if status.success() => {
+                let words = words.join(" ");
+                ensure!(has_run_tests(&log), "`cargo test {words}` runs no test");
+            }
             Some(_) => return Ok(Outcome::Found(failed_test(&log))),
             None => return Ok(Outcome::Found("a test that hangs".into())),
         }
@@ -171,6 +174,16 @@ fn kill_group(child: &mut Child) {
     let group = format!("-{}", child.id());
     let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
     let _ = child.wait();
+}
+
+/// Whether a log of the test harness counts any test.
+fn has_run_tests(log: &Path) -> bool {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut counts = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("running "));
+    counts.any(|count| !count.starts_with("0 "))
 }
 
 /// The first failed test in a log of the test harness.
