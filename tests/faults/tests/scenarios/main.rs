@@ -5,6 +5,7 @@ mod clocks;
 mod corruption;
 mod directory;
 mod enospc;
+mod flusher;
 mod io_errors;
 mod killed;
 mod multi_process;
@@ -12,7 +13,6 @@ mod permissions;
 mod power;
 mod shutdown;
 mod versions;
-mod writer;
 
 use std::path::Path;
 use std::process::Command;

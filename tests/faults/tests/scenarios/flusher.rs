@@ -15,18 +15,18 @@ use torchcache_store::{Config, Fault, FlushError, Store};
 const LEN: usize = 900;
 
 /// The name that the thread has.
-const WRITER: &str = "torchcache-store";
+const FLUSHER: &str = "torchcache-store";
 
 #[test]
-fn a_writer_that_panics_loses_only_what_it_wrote() {
+fn a_flusher_that_panics_loses_only_what_it_wrote() {
     // The panics are expected.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|panic| {
-        if !is_writer() {
+        if !is_flusher() {
             eprintln!("{panic}");
         }
     }));
-    let report = Report::new("the writer panics at any call");
+    let report = Report::new("the flusher panics at any call");
     // It maps no file.
     for call in Call::ALL.into_iter().filter(|call| *call != Call::Map) {
         report.series(format_args!("{call:?} panics"), |nth| {
@@ -52,8 +52,8 @@ fn a_disk_that_does_not_answer_hangs_no_caller() {
     report.finish();
 }
 
-fn is_writer() -> bool {
-    thread::current().name() == Some(WRITER)
+fn is_flusher() -> bool {
+    thread::current().name() == Some(FLUSHER)
 }
 
 fn panics_at(report: &Report, call: Call, nth: u64) {
@@ -61,7 +61,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
     let decide = {
         let (caused, calls) = (caused.clone(), Counter::default());
         move |this: Call, _: &OsStr| {
-            if this == call && is_writer() && calls.next() == nth {
+            if this == call && is_flusher() && calls.next() == nth {
                 caused.next();
                 Fate::Panics
             } else {
@@ -140,7 +140,7 @@ fn hangs_at(report: &Report, call: Call) {
     let decide = {
         let (gate, waiting, asked) = (gate.clone(), waiting.clone(), asked.clone());
         move |this: Call, _: &OsStr| {
-            if !is_writer() {
+            if !is_flusher() {
                 asked.next();
             } else if this == call {
                 waiting.next();
