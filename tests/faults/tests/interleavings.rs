@@ -14,7 +14,7 @@ use torchcache_store::{Config, Eviction, Store};
 
 const LEN: usize = 40;
 
-/// How many interleavings are tried of each model; more if a variable says so.
+/// Interleavings of each model and scheduler; more if the environment says so.
 fn tries() -> usize {
     let tries = std::env::var("TORCHCACHE_INTERLEAVINGS");
     tries
@@ -23,8 +23,8 @@ fn tries() -> usize {
         .unwrap_or(500)
 }
 
-/// Tries a model, with a scheduler that picks at random and one that looks for rare orders, and says
-/// how much was tried.
+/// Checks a model with a random scheduler and with one that looks for rare orders, and prints how much was
+/// tried.
 fn check(model: impl Fn() + Copy + Send + Sync + 'static) {
     let (before, tried) = (CHECKED.get(), 2 * tries());
     shuttle::check_random(model, tries());
@@ -111,7 +111,7 @@ fn a_full_queue_lets_every_caller_through() {
     });
 }
 
-/// What was cleared does not come back, whatever the writer has in its hands.
+/// Cleared rows do not come back, whatever the flusher is writing.
 #[test]
 fn cleared_rows_stay_away() {
     check(|| {
@@ -139,7 +139,7 @@ fn cleared_rows_stay_away() {
     });
 }
 
-/// Merging moves rows from file to file while they are looked up.
+/// Compaction moves rows between files while they are looked up.
 #[test]
 fn rows_are_found_while_their_segments_are_merged() {
     check(|| {
@@ -168,7 +168,7 @@ fn rows_are_found_while_their_segments_are_merged() {
     });
 }
 
-/// Two stores of one directory are as two processes: they merge behind each other's back.
+/// Two stores of one directory are like two processes: each compacts segments of the other.
 #[test]
 fn two_processes_that_write_lose_nothing() {
     check(|| {
@@ -198,7 +198,7 @@ fn two_processes_that_write_lose_nothing() {
     });
 }
 
-/// One writes, and another takes away: it clears, or brings the directory within a limit of its own.
+/// One writes, and another one clears or enforces a limit of its own.
 #[test]
 fn rows_taken_away_by_another_process_are_right_or_missing() {
     for takes in [Store::clear as fn(&Store), evict] {
@@ -237,7 +237,7 @@ fn evict(store: &Store) {
     }
 }
 
-/// Also where it is set while a segment that was admitted before is about to get its name.
+/// Also if it is set while a segment is being published.
 #[test]
 fn a_lower_limit_is_enforced() {
     check(|| {

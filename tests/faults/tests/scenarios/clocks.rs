@@ -1,5 +1,4 @@
-//! Times that cannot be, as after a clock was set back, and directories with a hundred thousand
-//! files.
+//! Impossible times, as after a clock was set back, and directories with 100,000 files.
 
 use std::fs;
 use std::path::Path;
@@ -78,7 +77,7 @@ fn odd_times(report: &Report, seed: u64) {
         set.unwrap();
         report.caused(1);
     }
-    // A killed writer's file, from the future, and from a moment ago.
+    // A temporary file from the future, and one from a moment ago.
     let temps = [".tmp-1-2-3.tcs", ".tmp-4-5-6.tcs"].map(|name| dir.join(name));
     for (path, age) in temps.iter().zip([-365 * 86_400i64, 0]) {
         let time = SystemTime::now() + Duration::from_secs(age.unsigned_abs());
@@ -96,7 +95,7 @@ fn odd_times(report: &Report, seed: u64) {
     report.expect_all(&store, 0..12, LEN);
     put_each(&store, 12..15);
     report.expect_all(&store, 0..15, LEN);
-    // The bound holds, whatever the times say, and the newest rows are not those that go.
+    // The limit holds whatever the times are, and the newest rows stay.
     store.reconfigure(single(6 * 9_500));
     put_each(&store, 15..18);
     let bytes = store.stats().bytes;
@@ -120,7 +119,7 @@ fn a_hundred_thousand_files_are_listed() {
             _ => format!("foreign {n}"),
         };
         let made = fs::File::create(dir.join(name));
-        // However long the others take to be made.
+        // Young even if creating the others takes long.
         let dated = made.and_then(|file| match n % 10 {
             1 => file.set_modified(SystemTime::now() + Duration::from_secs(1800)),
             _ => Ok(()),

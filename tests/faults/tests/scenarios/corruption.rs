@@ -68,7 +68,7 @@ impl Sound {
         HEADER..self.rows.last().map_or(HEADER, |last| last.at.end)
     }
 
-    /// For each of the rows, whether a store has it; each is compared with what it was.
+    /// For each row, whether a store has it. Each row found is compared.
     fn check(&self, report: &Report, store: &Store) -> Vec<bool> {
         let keys: Vec<Key> = self.rows.iter().map(|row| row.key).collect();
         let found = fetch(store, &keys).into_iter().zip(&self.rows);
@@ -81,7 +81,7 @@ impl Sound {
         there.collect()
     }
 
-    /// The same for a store that can tell which rows the damage hit: those are missing, and no other.
+    /// The same where the footer is intact: exactly the rows that the damage hit are missing.
     fn check_others(&self, report: &Report, store: &Store, hit: &Range<usize>) {
         let there = self.check(report, store);
         let whole = self
@@ -96,13 +96,13 @@ impl Sound {
     }
 }
 
-/// How long a value is whose segment is about as large as this one.
+/// The length of a value whose segment is about as large as this one.
 fn neighbour_len(bytes: &[u8]) -> usize {
     bytes.len() - 200
 }
 
-/// What segments are damaged: the fixtures of both versions, which have rows of each kind, and one
-/// of today.
+/// The segments to damage: the fixtures of both versions, which have rows of each encoding, and a new
+/// one.
 fn segments() -> Vec<Sound> {
     let today = written(0..ROWS, LEN);
     let [old, new] = versions::FIXTURES;
@@ -189,19 +189,19 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
     report.finish();
 }
 
-/// What is done to a segment, and how it is read then.
+/// How a segment is damaged and read.
 struct Damage {
-    /// The bytes that are not what they were.
+    /// The bytes that change.
     hit: Range<usize>,
     mmap: bool,
-    /// Whether it is merged as well, if it can be read at all.
+    /// Whether it is also compacted, if its footer is intact.
     merges: bool,
-    /// What is counted for it, where that is one fault.
+    /// The only fault that is counted, if there is one.
     fault: Option<Fault>,
 }
 
 impl Damage {
-    /// Changes the bytes of a segment below a store that has it open, and opens another one.
+    /// Changes a segment while a store has it open, and opens another store.
     fn cause(
         self,
         report: &Report,
@@ -226,7 +226,7 @@ impl Damage {
             if is_read {
                 sound.check_others(report, &store, &hit);
             } else {
-                // Without what tells where the rows are, there are none.
+                // Without the footer, there are no rows.
                 let there = sound.check(report, &store);
                 assert!(there.contains(&false), "a row is missing");
             }
@@ -239,7 +239,7 @@ impl Damage {
                 !sim.bytes(&path()).is_empty() || hit.start == 0,
                 "it is left alone"
             );
-            // A store that knew it before still knows where the rows are.
+            // A store that opened it before still knows where the rows are.
             sound.check_others(report, &before, &hit);
             if merges && is_read {
                 merged(report, sound, &sim, &store, &hit);
@@ -252,7 +252,7 @@ impl Damage {
     }
 }
 
-/// What is bad is left out of a merge, and everything else is in it.
+/// Compaction leaves out corrupt rows, and nothing else.
 fn merged(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
     for (place, bytes) in sound.neighbours.iter().enumerate() {
         let name = format!("{}.tcs", place + 1);
@@ -297,7 +297,7 @@ fn swapped(report: &Report, while_open: bool) {
     assert!(noticed == while_open, "noticed: {noticed}");
 }
 
-/// Rows belong to the keys that they were stored under, wherever their segment lies.
+/// Rows belong to their keys, in whatever directory their segment is.
 fn another_s(report: &Report) {
     let sim = holding(&written(0..ROWS, LEN));
     sim.add(&Path::new(DIR).join("1.tcs"), written(100..103, LEN));

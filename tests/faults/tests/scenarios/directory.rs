@@ -104,7 +104,7 @@ fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
         content(&away) == before,
         "something was written where the directory was moved"
     );
-    // The directory can be made again.
+    // The directory can be created again.
     if !is_dir {
         fs::remove_file(&dir).unwrap();
     }

@@ -102,7 +102,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
     report.caused(caused.get());
 }
 
-/// Where calls wait while the disk does not answer.
+/// A gate at which calls wait while the disk does not answer.
 #[derive(Default)]
 struct Gate {
     is_shut: Mutex<bool>,
@@ -122,13 +122,13 @@ impl Gate {
     }
 }
 
-/// What a busy machine may add.
+/// The delay that a busy machine may add.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Long enough to distinguish a wait from the delays of a busy machine.
 const LONG: Duration = Duration::from_secs(1);
 
-/// What a call takes at most that knows of the others' waiting. It does nothing but look at memory.
+/// The longest time of a call that knows that the disk is stalled, and so only looks at memory.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
 /// For waits whose length does not matter.
@@ -172,7 +172,7 @@ fn hangs_at(report: &Report, call: Call) {
         let (lost, begin) = (store.stats().lost_rows, Instant::now());
         store.put(batch(rows.clone(), LEN));
         let took = begin.elapsed();
-        // The first call that finds no room waits; those after it know, and so wait for nothing.
+        // The first call without room waits; later ones know of the stall and do not.
         let most = if is_known { AT_ONCE } else { LONG + GRACE };
         assert!(took < most, "call {n} took {took:?}");
         if store.stats().lost_rows == lost {
@@ -181,7 +181,7 @@ fn hangs_at(report: &Report, call: Call) {
             is_known = true;
             does_not_ask(&store, &asked);
         }
-        // What is on disk or queued is a hit all the while.
+        // Rows on disk and queued rows are hits all the time.
         report.expect_all(&store, 0..8, LEN);
         for rows in &queued {
             report.expect_all(&store, rows.clone(), LEN);
@@ -216,7 +216,7 @@ fn hangs_at(report: &Report, call: Call) {
         report.expect_all(&store, rows.clone(), LEN);
     }
 
-    // The end of a store does not wait for the disk for ever either; the thread goes on.
+    // Dropping a store does not wait without a bound either; the flusher goes on.
     store.reconfigure(timeout(SHORT));
     gate.set(true);
     store.put(batch(1000..1008, LEN));
@@ -232,7 +232,7 @@ fn hangs_at(report: &Report, call: Call) {
     assert!(written, "the thread did not go on");
 }
 
-/// Looks up rows that are nowhere: a disk that is known not to answer is not asked for them.
+/// Looks up rows that do not exist: a stalled disk is not asked for them.
 fn does_not_ask(store: &Store, asked: &Counter) {
     let (before, begin) = (asked.get(), Instant::now());
     let found = store.locate(&keys(5000..5008));

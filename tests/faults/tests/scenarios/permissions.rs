@@ -51,7 +51,7 @@ fn another_owner(report: &Report) {
 /// A user that does not exist.
 const STRANGER: u32 = 61_234;
 
-/// Writes a sound segment of some rows with values that are not theirs.
+/// Writes a valid segment of some rows with wrong values.
 fn plant(dir: &Path, name: impl AsRef<OsStr>, rows: Range<u64>) -> PathBuf {
     let away = tempfile::tempdir().unwrap();
     let mut writer = SegmentWriter::create(away.path()).unwrap();
@@ -85,7 +85,7 @@ fn links(report: &Report) {
     let link = root.path().join("link");
     symlink(&victim, &link).unwrap();
     refused(&link, "symbolic link");
-    refused(&link.join(""), "symbolic link"); // with a slash behind it
+    refused(&link.join(""), "symbolic link"); // with a trailing slash
     symlink("nowhere", root.path().join("dangling")).unwrap();
     refused(&root.path().join("dangling"), "symbolic link");
     symlink(&planted, dir.join("0.tcs")).unwrap();
@@ -156,7 +156,7 @@ fn open_to_everybody(report: &Report) {
         report.caused(1);
     }
     set_mode(&dir, 0o755);
-    // It is opened while a store has it.
+    // The mode changes while a store has it open.
     let store = nothing_planted(report, &dir);
     set_mode(&dir, 0o777);
     // Rows that the store does not have: it would not look for others.

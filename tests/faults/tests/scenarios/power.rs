@@ -1,4 +1,4 @@
-//! The power goes at any call. Names and bytes that were not synced are lost, kept or mixed up.
+//! The power is cut at any call. Names and bytes that were not synced are lost, kept or reordered.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const LEN: usize = 900;
 /// Steps of one run, each a put and a flush: enough for merges of merges.
 const STEPS: u64 = 24;
 
-/// About as many calls as they make.
+/// About the number of calls that they make.
 const CALLS: u64 = 700;
 
 #[test]

@@ -1,5 +1,4 @@
-//! A process ends, in each way that there is, with rows that it put and never flushed. They are on
-//! disk afterwards.
+//! A process ends in each possible way with rows that it did not flush. They are on disk afterwards.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -22,9 +21,9 @@ struct End {
     name: &'static str,
     /// The command that starts the process, with the words before it.
     through: &'static [&'static str],
-    /// What the process is sent once it has put its rows.
+    /// The signals that it gets after it has put its rows.
     signals: &'static [Signal],
-    /// How long after one another.
+    /// The pause between them.
     pause: Duration,
     how: How,
     /// Whether all of its rows must be there.
@@ -66,7 +65,7 @@ const FIRST: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--for
 /// A process may be started with a signal ignored.
 const NOHUP: &[&str] = &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
-/// What threads held that a copy of a process does not have looks leaked to a sanitizer.
+/// Memory of threads that a forked child does not have looks leaked to a sanitizer.
 const UNCOUNTED: &[&str] = &["env", "LSAN_OPTIONS=detect_leaks=0"];
 
 const ENDS: &[End] = &[
@@ -128,7 +127,7 @@ const ENDS: &[End] = &[
         how: How::Signal(Signal::HUP),
         ..WAIT
     },
-    // What it ignores, it goes on ignoring.
+    // A signal that the process ignores stays ignored.
     End {
         through: NOHUP,
         signals: &[Signal::HUP, Signal::TERM],
@@ -143,14 +142,14 @@ const ENDS: &[End] = &[
         keeps: false,
         ..RETURN
     },
-    // The system does not end this one by a signal that it does not handle.
+    // The system does not end PID 1 by a signal without a handler.
     End {
         name: "first",
         through: FIRST,
         how: How::Code(128 + Signal::TERM.as_raw()),
         ..RETURN
     },
-    // A handler of its own, which leaves the loop and returns from main. It comes later, or before.
+    // A handler of the program, installed later or before.
     End {
         name: "handle",
         signals: &[Signal::TERM],
@@ -226,7 +225,7 @@ fn removes_private_dirs(root: &Path) {
     assert!(left.is_empty(), "{left:?} are left");
 }
 
-/// A command that starts another one, if this machine lets it.
+/// A command that starts another one, if this machine supports it.
 fn through(words: &[&str], command: Command) -> Option<Command> {
     let [program, words @ ..] = words else {
         return Some(command);

@@ -7,8 +7,7 @@ use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::segment::VERSION;
 use torchcache_store::{Config, Fault, Store};
 
-/// A segment of each version, as the store's tests pin them: rows 1, 2 and 5 are like all rows here,
-/// of 16 bytes.
+/// The golden segment of each version: rows 1, 2 and 5 are rows as in these tests, of 16 bytes.
 pub(super) const FIXTURES: [&[u8]; 2] = [
     include_bytes!("../../../../torchcache-store/tests/fixtures/v1.tcs"),
     include_bytes!("../../../../torchcache-store/tests/fixtures/v2.tcs"),
@@ -40,7 +39,7 @@ fn version(report: &Report, bytes: &[u8]) {
         }
     };
     known(&store);
-    // Merged with segments of today of about its size, its rows are the same.
+    // Compacted with new segments of about its size, its rows are the same.
     let len = bytes.len() - 200;
     for n in 100..107 {
         store.put(batch(n..n + 1, len));

@@ -1,5 +1,5 @@
-//! Each call of each kind fails in turn: the first, the second, and so on until a whole run passes
-//! untouched. Once, or from then on until the end of the run.
+//! Calls of each kind fail in turn, once or from then on: the first, the second, and so on until a whole
+//! run makes fewer calls.
 
 mod work;
 
@@ -14,7 +14,7 @@ use torchcache_store::Store;
 
 use work::{Before, DIR, LEN, NEW, OLD, Run};
 
-/// Those that the short form makes do with: the others are like one of them to the store.
+/// The errors of the short form: the store treats each other one like one of them.
 const SHORT: [Errno; 5] = [
     Errno::IO,
     Errno::INTR,
@@ -54,7 +54,7 @@ fn a_failing_call_costs_no_flushed_row() {
             }
         }
         if is_short {
-            // One after the other: a call that goes on failing is much like one that fails.
+            // Each error in turn: a call that goes on failing is much like one that fails once.
             report.series(format_args!("{call:?} fails from then on"), |nth| {
                 fail(fates[nth as usize % fates.len()], nth, true);
             });
@@ -100,7 +100,7 @@ fn untouched(report: &Report, before: &Before) -> Run {
     run
 }
 
-/// One run, in which calls fail if it comes to that.
+/// One run with failing calls, if it makes that many.
 fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
     let Failure {
         call,
@@ -140,7 +140,7 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
         );
     }
 
-    // The trouble is over.
+    // No call fails any more.
     before.take_first();
     for dir in [DIR, NEW] {
         let store = Store::open_on(Arc::new(before.sim().clone()), dir, manual_flush());

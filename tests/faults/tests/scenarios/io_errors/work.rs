@@ -1,5 +1,5 @@
-//! What is done while calls fail: everything that a store does with its directory, so that each of
-//! its calls comes up.
+//! The work during which calls fail: everything that a store does with its directory, so that it makes
+//! each of its calls.
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub(super) const DIR: &str = "/failing";
 /// A directory that does not exist before.
 pub(super) const NEW: &str = "/failing/new";
 
-/// Rows of two earlier processes, each of which wrote all of them. None of this may cost them.
+/// Rows that each of two earlier processes wrote. They must not be lost.
 pub(super) const OLD: Range<u64> = 1000..1004;
 
 /// A limit below the size of the directory when it is set.
@@ -59,7 +59,7 @@ impl Before {
         Before { sim, first }
     }
 
-    /// The same once more, for a run of its own.
+    /// A copy for another run.
     pub(super) fn copy(&self) -> Before {
         let (sim, first) = (self.sim.copy(), self.first.clone());
         Before { sim, first }
@@ -93,12 +93,12 @@ impl Before {
     }
 }
 
-/// What a run came to.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     /// How many rows were there at each look.
     rows: Vec<u64>,
-    /// How much was left that should have gone, each time.
+    /// How many files or bytes were left that should have been removed, at each look.
     left: Vec<u64>,
     /// Faults that were counted or returned, without the damage of before.
     pub(super) counted: u64,
@@ -107,7 +107,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Whether everything came up, and went well.
+    /// Expects that every step was reached and nothing failed.
     pub(super) fn expect_whole(&self) {
         let Run {
             rows,
@@ -125,8 +125,7 @@ impl Run {
         );
     }
 
-    /// What a failure cost: rows that were not there, or files that should have gone, where they are
-    /// to be counted.
+    /// The costs of a failure: missing rows, or, `with_files`, files that were not removed.
     pub(super) fn costs(&self, untouched: &Run, with_files: bool) -> Option<String> {
         let rows = self
             .rows
@@ -153,7 +152,7 @@ impl Run {
         self.rows.push(report.count_right(store, numbers, LEN));
     }
 
-    /// Takes in what a store met, which is all that it will meet.
+    /// Adds the counters of a store at its end.
     fn close(&mut self, store: &Store) {
         let stats = store.stats();
         for (fault, count) in stats.faults.iter().filter(|(_, count)| *count > 0) {
@@ -165,13 +164,13 @@ impl Run {
     }
 }
 
-/// Does all that there is to do on a file system whose calls may fail.
+/// Runs everything on a file system whose calls may fail.
 ///
 /// # Panics
 /// If flushed rows are missing.
 pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -> Run {
     let mut run = Run::default();
-    // Opening may fail with an error. Then it is the caller's turn to try again.
+    // Opening may fail with an error, which the caller sees.
     match Store::open_on(fs.clone(), DIR, manual_flush()) {
         Ok(store) => one_directory(report, before, fs, &mut run, &store),
         Err(_) => run.counted += 1,
@@ -197,18 +196,18 @@ fn one_directory(
     run: &mut Run,
     store: &Store,
 ) {
-    // What the killed writer left is gone.
+    // The temporary file of the killed writer is removed.
     run.left.push(before.unfinished(DIR));
-    // Another process, which sees later what this one does.
+    // Another process, which looks later.
     let other = Store::open_on(fs.clone(), DIR, manual_flush());
-    // One of them is bad, and behind it there is a sound one.
+    // One row is corrupt, and a sound copy is shadowed by it.
     run.look(report, store, OLD);
-    // All of them are behind.
+    // All rows are shadowed by the removed segment.
     before.take_first();
     store.refresh();
     run.look(report, store, OLD);
 
-    // Ten small segments, of which eight of about a size are merged; and then read, in all places.
+    // Ten small segments, of which eight of about one size are compacted, and reads of all rows.
     let mut flushed = vec![OLD];
     for n in 0..10 {
         let rows = 2 * n..2 * n + 2;
@@ -234,12 +233,12 @@ fn one_directory(
         }
         Err(_) => run.counted += 1,
     }
-    // Rows that are missing are computed and stored again.
+    // Missing rows are computed and stored again.
     store.put(batch(0..20, LEN));
     let _ = store.flush();
     run.look(report, store, 0..20);
 
-    // Up to here nothing may be lost.
+    // Nothing flushed may be lost so far.
     let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, manual_flush());
     let sound = sound.unwrap();
     for rows in flushed {
