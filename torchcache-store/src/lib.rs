@@ -47,6 +47,9 @@
 // fs        the file system
 // The rest are leaves.
 
+// Shows which feature an item needs on docs.rs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -68,6 +68,9 @@
 //! With `tracing`, or with `log` where `tracing` has no subscriber: the module hash and directory at INFO, the
 //! hits and misses of each call at DEBUG, and each kind of fault and bypass once at WARN.
 
+// Shows which feature an item needs on docs.rs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #![deny(missing_docs)]
 
 mod argument;
