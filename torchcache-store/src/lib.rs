@@ -49,7 +49,6 @@
 
 // Shows which feature an item needs on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -16,17 +16,20 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(headings: &[&str]) -> Table {
+        let numbers = headings.iter().map(|heading| heading.starts_with(' '));
+        let numbers = numbers.collect();
+        let headings: Vec<_> = headings
+            .iter()
+            .map(|heading| heading.trim_start())
+            .collect();
+        let widths = headings
+            .iter()
+            .map(|heading| heading.chars().count().max(4));
         let table = Table {
-            widths: headings
-                .iter()
-                .map(|heading| heading.chars().count().max(4))
-                .collect(),
-            numbers: headings
-                .iter()
-                .map(|heading| heading.starts_with(' '))
-                .collect(),
+            widths: widths.collect(),
+            numbers,
         };
-        table.row(headings);
+        table.row(&headings);
         let line = |(width, number): (&usize, &bool)| match number {
             true => format!("{}:", "-".repeat(width - 1)),
             false => "-".repeat(*width),
