@@ -70,7 +70,6 @@
 
 // Shows which feature an item needs on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
 #![deny(missing_docs)]
 
 mod argument;
