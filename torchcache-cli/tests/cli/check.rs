@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::json;
 use torchcache_store::schema::ElementKind;
 
-use crate::support::{DAY, HOUR, corrupt_rows, hash, json, manifest, root, said, segment, single};
+use crate::support::{
+    DAY, HOUR, corrupt_rows, hash, json, manifest, root, segment, single, stdout,
+};
 
 /// A cache with an intact segment, one with two corrupt rows, and one that is cut short.
 fn corrupt_cache() -> tempfile::TempDir {
@@ -38,7 +40,7 @@ fn corruption_is_reported_and_kept_without_repair() {
     let root = corrupt_cache();
     let dir = root.path().join(hash(1));
     let before = names(&dir);
-    let text = said(root.path(), &["check", "."], 1);
+    let text = stdout(root.path(), &["check", "."], 1);
     assert!(text.contains("b.tcs: 2 of 50 rows corrupt"), "{text}");
     assert!(
         text.contains("c.tcs: unreadable: the segment is cut short"),
@@ -76,7 +78,7 @@ fn repair_reports_each_segment_and_leaves_the_cache_intact() {
     );
 
     let root = corrupt_cache();
-    let text = said(root.path(), &["check", ".", "--repair"], 1);
+    let text = stdout(root.path(), &["check", ".", "--repair"], 1);
     assert!(text.contains("48 rows kept, 2 lost"), "{text}");
     assert!(
         text.contains("removed: the number of its rows is not known"),
@@ -88,7 +90,7 @@ fn repair_reports_each_segment_and_leaves_the_cache_intact() {
 fn a_segment_of_a_newer_version_is_not_corrupt() {
     let root = root();
     fs::remove_dir_all(root.path().join(hash(2))).expect("it can be removed");
-    let text = said(root.path(), &["check", ".", "--repair"], 0);
+    let text = stdout(root.path(), &["check", ".", "--repair"], 0);
     assert!(text.contains("b.tcs: not checked"), "{text}");
     assert!(text.contains("intact: 1,840 rows"), "{text}");
     assert!(root.path().join(hash(3)).join("b.tcs").exists());
@@ -102,9 +104,9 @@ fn repair_skips_a_segment_written_within_the_last_minute() {
     let done = json(root.path(), &["check", ".", "--repair"], 1);
     assert_eq!(done["caches"][0]["segments"][2]["repair"], json!("recent"));
     assert!(cut.exists());
-    let text = said(root.path(), &["check", ".", "--repair"], 1);
+    let text = stdout(root.path(), &["check", ".", "--repair"], 1);
     assert!(text.contains("less than a minute ago"), "{text}");
     crate::support::set_read(&cut, 70);
-    said(root.path(), &["check", ".", "--repair"], 1);
+    stdout(root.path(), &["check", ".", "--repair"], 1);
     assert!(!cut.exists());
 }

@@ -7,20 +7,20 @@ use std::process::Stdio;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::support::{command, complained, hash, json, root, said, text};
+use crate::support::{command, hash, json, root, stderr, stdout, text};
 
 #[test]
 fn without_a_terminal_clear_needs_yes() {
     let root = root();
-    let refused = complained(root.path(), &["clear", ".", &hash(1)[..8]], 2);
+    let refused = stderr(root.path(), &["clear", ".", &hash(1)[..8]], 2);
     assert!(refused.contains("--yes"), "{refused}");
     assert!(root.path().join(hash(1)).exists());
     let done = json(root.path(), &["clear", ".", &hash(1)[..8], "--yes"], 0);
     assert_eq!(done["removed_segments"], serde_json::json!(2));
     assert!(!root.path().join(hash(1)).exists() && root.path().join(hash(2)).exists());
-    assert!(said(root.path(), &["clear", ".", "-y"], 0).starts_with("removed 4 caches"));
+    assert!(stdout(root.path(), &["clear", ".", "-y"], 0).starts_with("removed 4 caches"));
     assert_eq!(fs::read_dir(root.path()).expect("it is there").count(), 0);
-    assert!(said(root.path(), &["clear", "."], 0).starts_with("removed 0 caches"));
+    assert!(stdout(root.path(), &["clear", "."], 0).starts_with("removed 0 caches"));
 }
 
 #[test]

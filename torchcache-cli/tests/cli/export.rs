@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use torchcache_store::schema::{ElementKind, OutputDevice, Schema};
 
 use crate::support::{
-    BACKBONE, DAY, complained, corrupt_rows, hash, json, key, manifest, root, said, segment,
-    single, tensor, value,
+    BACKBONE, DAY, corrupt_rows, hash, json, key, manifest, root, segment, single, stderr, stdout,
+    tensor, value,
 };
 
 /// The header and the data of a safetensors file.
@@ -101,7 +101,7 @@ fn duplicates_are_merged_and_corrupt_records_left_out() {
             "row {n}"
         );
     }
-    let note = complained(root.path(), &args, 1);
+    let note = stderr(root.path(), &args, 1);
     assert!(
         note.contains("2 corrupt records left out; 1 row lost, with no intact copy"),
         "{note}"
@@ -113,7 +113,7 @@ fn an_existing_file_is_replaced_only_with_force() {
     let root = floats(&[(0, 3)]);
     let path = root.path().join("x.npy");
     fs::write(&path, "mine").expect("it can be written");
-    let refused = complained(root.path(), &["export", ".", "-o", "x.npy"], 2);
+    let refused = stderr(root.path(), &["export", ".", "-o", "x.npy"], 2);
     assert!(refused.contains("--force"), "{refused}");
     assert_eq!(fs::read(&path).expect("it is there"), b"mine");
     json(root.path(), &["export", ".", "-o", "x.npy", "--force"], 0);
@@ -122,14 +122,14 @@ fn an_existing_file_is_replaced_only_with_force() {
             .expect("it is there")
             .starts_with(b"\x93NUMPY")
     );
-    let ending = complained(root.path(), &["export", ".", "-o", "x.npz"], 2);
+    let ending = stderr(root.path(), &["export", ".", "-o", "x.npz"], 2);
     assert!(ending.contains(".safetensors or .npy"), "{ending}");
     fs::create_dir(root.path().join("d.npy")).expect("it can be made");
     let args = ["export", ".", "-o", "d.npy", "--force"];
-    let directory = complained(root.path(), &args, 2);
+    let directory = stderr(root.path(), &args, 2);
     assert!(directory.contains("d.npy is a directory"), "{directory}");
     fs::remove_dir(root.path().join("d.npy")).expect("it is empty");
-    let absent = complained(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
+    let absent = stderr(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
     let expected = "directory no: No such file or directory (os error 2)\n";
     assert!(absent.ends_with(expected), "{absent}");
     assert_eq!(
@@ -154,7 +154,7 @@ fn several_schemas_are_listed_and_one_is_selected() {
     segment(&dir, "pair.tcs", &pair.encode(), 11, 10..14, DAY);
     segment(&dir, "unknown.tcs", b"?", 5, 20..22, DAY);
     let args = ["export", ".", "-o", "x.safetensors", "--force"];
-    let list = complained(root.path(), &args, 2);
+    let list = stderr(root.path(), &args, 2);
     assert!(list.contains("1: 3 rows, output float32[25]"), "{list}");
     assert!(
         list.contains("2: 4 rows, 0 uint8[3], 1 float64[]"),
@@ -174,9 +174,9 @@ fn several_schemas_are_listed_and_one_is_selected() {
         tensor_bytes(&header, &data, "0")[..3],
         value(&key(10), 11)[..3]
     );
-    let unknown = complained(root.path(), &[&args[..], &["--schema", "3"]].concat(), 2);
+    let unknown = stderr(root.path(), &[&args[..], &["--schema", "3"]].concat(), 2);
     assert!(unknown.contains("cannot export"), "{unknown}");
-    let absent = complained(root.path(), &[&args[..], &["--schema", "4"]].concat(), 2);
+    let absent = stderr(root.path(), &[&args[..], &["--schema", "4"]].concat(), 2);
     assert!(absent.contains("there is no schema 4"), "{absent}");
 }
 
@@ -191,8 +191,8 @@ fn schemas_that_differ_only_by_the_device_are_distinct() {
         let name = format!("on-{n}.tcs");
         segment(&dir, &name, &schema.encode(), 100, first..first + 3, DAY);
     }
-    let list = complained(root.path(), &["export", ".", "-o", "x.npy"], 2);
-    let shown = said(root.path(), &["show", "."], 0);
+    let list = stderr(root.path(), &["export", ".", "-o", "x.npy"], 2);
+    let shown = stdout(root.path(), &["show", "."], 0);
     let report = json(root.path(), &["show", "."], 0);
     for (n, device) in ["", "CPU", "device 7", "CUDA 0", "CUDA 2"]
         .iter()
@@ -221,7 +221,7 @@ fn an_unsupported_kind_names_the_other_format() {
     let dir = root.path().join("x");
     let schema = single(ElementKind::ComplexDouble, &[2]).encode();
     segment(&dir, "a.tcs", &schema, 32, 0..3, DAY);
-    let refused = complained(root.path(), &["export", ".", "-o", "x.safetensors"], 2);
+    let refused = stderr(root.path(), &["export", ".", "-o", "x.safetensors"], 2);
     assert!(
         refused.contains("complex128") && refused.contains(".npy"),
         "{refused}"
@@ -233,7 +233,7 @@ fn an_unsupported_kind_names_the_other_format() {
 fn exporting_an_empty_cache_fails() {
     let root = tempfile::tempdir().expect("a temporary directory");
     manifest(&root.path().join("x"), "m", Vec::new(), DAY);
-    let nothing = complained(root.path(), &["export", ".", "-o", "x.npy"], 1);
+    let nothing = stderr(root.path(), &["export", ".", "-o", "x.npy"], 1);
     assert!(nothing.contains("holds no rows"), "{nothing}");
     assert!(!root.path().join("x.npy").exists());
 }

@@ -49,7 +49,7 @@ fn peak(root: &Path, file: &str) -> u64 {
         if root.join(file).exists() {
             let status = fs::read_to_string(&status).expect("it still waits");
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let words = line.expect("it is told").trim_end_matches("kB");
+            let words = line.expect("it has a peak").trim_end_matches("kB");
             break words.trim().parse().expect("a number");
         }
         assert!(child.try_wait().expect("it is ours").is_none(), "it failed");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{DAY, hash, json, root, said, segment};
+use crate::support::{DAY, hash, json, root, segment, stdout};
 
 #[test]
 fn a_dry_run_reports_what_a_real_run_removes() {
@@ -31,7 +31,7 @@ fn a_dry_run_reports_what_a_real_run_removes() {
 #[test]
 fn least_recently_read_segments_are_removed_first() {
     let root = root();
-    let text = said(root.path(), &["prune", ".", "--max-size", "2.5MB"], 0);
+    let text = stdout(root.path(), &["prune", ".", "--max-size", "2.5MB"], 0);
     assert!(
         text.contains("removed 2 segments with 1,800 rows (1.0 MB), 2 caches"),
         "{text}"
@@ -40,7 +40,7 @@ fn least_recently_read_segments_are_removed_first() {
     assert!(!root.path().join(hash(2)).exists());
     let left = json(root.path(), &["ls", "."], 0);
     assert_eq!(left["caches"].as_array().map(Vec::len), Some(3));
-    let again = said(root.path(), &["prune", ".", "--max-size", "2.5MB"], 0);
+    let again = stdout(root.path(), &["prune", ".", "--max-size", "2.5MB"], 0);
     assert!(again.starts_with("nothing to remove"), "{again}");
 }
 
@@ -50,12 +50,12 @@ fn a_manifest_of_another_program_is_kept() {
     let dir = root.path().join("app");
     segment(&dir, "a.tcs", b"s", 10, 0..2, 40 * DAY);
     std::fs::write(dir.join("manifest.json"), "{}").expect("it can be written");
-    let listed = said(root.path(), &["ls", "."], 0);
+    let listed = stdout(root.path(), &["ls", "."], 0);
     assert!(listed.contains("(unreadable manifest)"), "{listed}");
-    let pruned = said(root.path(), &["prune", ".", "--older-than", "30d"], 0);
+    let pruned = stdout(root.path(), &["prune", ".", "--older-than", "30d"], 0);
     assert!(pruned.contains("(unreadable manifest)"), "{pruned}");
     assert!(pruned.contains("rest"), "{pruned}");
-    let cleared = said(root.path(), &["clear", ".", "--yes"], 0);
+    let cleared = stdout(root.path(), &["clear", ".", "--yes"], 0);
     assert!(
         cleared.contains("removed 0 caches with 0 segments"),
         "{cleared}"

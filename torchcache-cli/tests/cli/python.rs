@@ -22,9 +22,9 @@ fn python(dir: &Path, script: &str) {
         .env_remove("LD_LIBRARY_PATH")
         .output()
         .unwrap_or_else(|error| panic!("{} does not run: {error}; {SET_UP}", program.display()));
-    let said = text(&output.stdout) + &text(&output.stderr);
-    assert!(output.status.success(), "{said}\n{SET_UP}");
-    println!("{said}");
+    let printed = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{SET_UP}");
+    println!("{printed}");
 }
 
 const SET_UP: &str = "run `cargo xtask test`, which puts numpy and safetensors below \

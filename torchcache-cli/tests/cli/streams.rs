@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{command, complained, hash, manifest, root, run_in, said, text};
+use crate::support::{command, hash, manifest, root, run_in, stderr, stdout, text};
 
 /// Standard error and then the exit code, if the reader of the pipe is gone before the program writes.
 fn into_a_closed_pipe(dir: &Path, args: &str) -> String {
@@ -48,8 +48,8 @@ fn a_full_disk_is_an_error() {
             .stderr(Stdio::piped());
         let output = child.output().expect("the program starts");
         assert_eq!(output.status.code(), Some(2));
-        let said = text(&output.stderr);
-        assert!(said.starts_with("torchcache: cannot print"), "{said}");
+        let printed = text(&output.stderr);
+        assert!(printed.starts_with("torchcache: cannot print"), "{printed}");
     }
 }
 
@@ -81,10 +81,10 @@ fn notes_are_not_part_of_the_document() {
 fn completions_and_man_pages_are_generated() {
     let root = root();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = said(root.path(), &["completions", shell], 0);
+        let script = stdout(root.path(), &["completions", shell], 0);
         assert!(script.contains("keep-latest"), "{shell}");
     }
-    let page = said(root.path(), &["man"], 0);
+    let page = stdout(root.path(), &["man"], 0);
     assert!(
         page.contains(".TH torchcache 1") && page.contains("check"),
         "{page}"
@@ -95,9 +95,9 @@ fn completions_and_man_pages_are_generated() {
     let others = others.filter_map(|rest| Some(rest.split_once("(1)")?.0));
     let others: Vec<_> = others.collect();
     assert!(docs.contains(&format!("for command in {}; do", others.join(" "))));
-    let page = said(root.path(), &["man", "export"], 0);
+    let page = stdout(root.path(), &["man", "export"], 0);
     assert!(page.contains("\\-\\-output <FILE>"), "{page}");
-    let page = said(root.path(), &["man", "prune"], 0);
+    let page = stdout(root.path(), &["man", "prune"], 0);
     assert!(page.contains("keep\\-latest"), "{page}");
     let source = concat!("\"torchcache ", env!("CARGO_PKG_VERSION"), "\"");
     let title = page.lines().find(|line| line.starts_with(".TH"));
@@ -105,22 +105,22 @@ fn completions_and_man_pages_are_generated() {
         title.is_some_and(|title| title.contains(source)),
         "{title:?}"
     );
-    assert!(complained(root.path(), &["man", "nothing"], 2).contains("prune"));
+    assert!(stderr(root.path(), &["man", "nothing"], 2).contains("prune"));
 }
 
 #[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     let root = root();
-    assert!(said(root.path(), &["--help"], 0).contains("Exit codes"));
-    let version = said(root.path(), &["--version"], 0);
+    assert!(stdout(root.path(), &["--help"], 0).contains("Exit codes"));
+    let version = stdout(root.path(), &["--version"], 0);
     assert_eq!(
         version,
         concat!("torchcache ", env!("CARGO_PKG_VERSION"), "\n")
     );
     for args in [&[][..], &["sl"], &["ls"], &["ls", ".", "--jsn"]] {
-        complained(root.path(), args, 2);
+        stderr(root.path(), args, 2);
     }
-    let typo = complained(root.path(), &["chekc", "."], 2);
+    let typo = stderr(root.path(), &["chekc", "."], 2);
     assert!(
         typo.starts_with("torchcache: ") && typo.contains("check"),
         "{typo}"

@@ -34,7 +34,7 @@ pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
 }
 
 /// Runs the program, asserts the exit code, and returns standard output.
-pub(crate) fn said(dir: &Path, args: &[&str], code: i32) -> String {
+pub(crate) fn stdout(dir: &Path, args: &[&str], code: i32) -> String {
     let output = run_in(dir, args);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
@@ -42,7 +42,7 @@ pub(crate) fn said(dir: &Path, args: &[&str], code: i32) -> String {
 }
 
 /// Runs the program, asserts the exit code, and returns standard error.
-pub(crate) fn complained(dir: &Path, args: &[&str], code: i32) -> String {
+pub(crate) fn stderr(dir: &Path, args: &[&str], code: i32) -> String {
     let output = run_in(dir, args);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
@@ -51,7 +51,7 @@ pub(crate) fn complained(dir: &Path, args: &[&str], code: i32) -> String {
 
 /// Runs the program with `--json`, asserts the exit code, and returns the document.
 pub(crate) fn json(dir: &Path, args: &[&str], code: i32) -> Value {
-    let out = said(dir, &[args, &["--json"]].concat(), code);
+    let out = stdout(dir, &[args, &["--json"]].concat(), code);
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
 }
 
@@ -250,7 +250,7 @@ pub(crate) fn root() -> tempfile::TempDir {
     manifest(&dir, "embed_corpus::embed", vec![code], DAY);
 
     let dir = root.path().join("resnet18-of-last-spring");
-    segment(&dir, "a.tcs", b"somebody's own", 100, 0..3, 90 * DAY);
+    segment(&dir, "a.tcs", b"another schema", 100, 0..3, 90 * DAY);
 
     let dir = root.path().join(hash(5));
     manifest(&dir, "embed_corpus::unused", Vec::new(), HOUR);

@@ -84,17 +84,21 @@ fn a_cache_that_others_may_write_to_is_not_intact() {
     ] {
         let output = command(args).current_dir(root.path()).output();
         let output = output.expect("the program starts");
-        let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert!(said.contains("all users may write to it"), "{said}");
-        assert!(!said.contains("intact"), "{said}");
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {printed}");
+        assert!(printed.contains("all users may write to it"), "{printed}");
+        assert!(!printed.contains("intact"), "{printed}");
         let found = crate::support::json(root.path(), args, code);
         let why = found["skipped"][0]["reason"].as_str().unwrap_or_default();
         assert!(why.contains("all users"), "{args:?}: {found}");
         if args[0] == "check" {
             assert_eq!(found["failures"], json!(1), "{args:?}");
-            assert_eq!(said.matches("all users may write").count(), 1, "{said}");
-            assert!(said.contains("1 could not be checked"), "{said}");
+            assert_eq!(
+                printed.matches("all users may write").count(),
+                1,
+                "{printed}"
+            );
+            assert!(printed.contains("1 could not be checked"), "{printed}");
         }
     }
 }
@@ -132,7 +136,7 @@ fn sums_of_absurd_file_lengths_do_not_overflow() {
     ] {
         let output = command(args).current_dir(root.path()).output();
         let output = output.expect("the program starts");
-        let said = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {printed}");
     }
 }

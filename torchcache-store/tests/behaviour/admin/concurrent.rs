@@ -1,5 +1,5 @@
-//! Administration while stores put, merge, evict and clear: no row is wrong, no flushed row is missing
-//! unless it was removed, and a segment that vanishes is no error.
+//! Administration while stores put, compact, evict and clear: no row is wrong, no flushed row is missing
+//! unless it was removed, and a segment that vanishes is not an error.
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -17,8 +17,8 @@ use torchcache_store::{Config, Key, Store};
 use super::{LEN, caches};
 use crate::common::{batch, count_right, keys, segments, value};
 
-/// A second handle on the directory, as strange to the first as another process.
-fn strange(dir: &Path, max_bytes: u64) -> Store {
+/// A handle that shares no state with others on the directory, like one in another process.
+fn independent_store(dir: &Path, max_bytes: u64) -> Store {
     let config = Config {
         batch_delay: Duration::from_millis(1),
         segment_bytes: 400_000,
@@ -59,7 +59,7 @@ fn administrate(root: &Path, stop: &AtomicBool) -> u64 {
 }
 
 #[test]
-fn admin_loses_nothing_while_stores_write_and_merge() {
+fn admin_loses_nothing_during_compaction() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
@@ -68,7 +68,7 @@ fn admin_loses_nothing_while_stores_write_and_merge() {
         let writers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let store = strange(&dir, u64::MAX);
+                    let store = independent_store(&dir, u64::MAX);
                     let since = Instant::now();
                     while since.elapsed() < Duration::from_secs(3) {
                         let mut next = flushed.lock().expect("no writer panicked");
@@ -114,19 +114,19 @@ fn admin_loses_nothing_while_stores_write_and_merge() {
         assert!(reading.join().expect("it does not panic") > 0);
     });
     let all = *flushed.lock().expect("no writer panicked");
-    let store = strange(&dir, u64::MAX);
+    let store = independent_store(&dir, u64::MAX);
     assert_eq!(count_right(&store, &keys(0..all), LEN) as u64, all);
 }
 
 #[test]
-fn rows_are_right_while_segments_are_pruned_and_evicted() {
+fn rows_are_right_during_pruning_and_eviction() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
     let pruned = AtomicUsize::new(0);
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let store = strange(&dir, 300_000);
+            let store = independent_store(&dir, 300_000);
             let since = Instant::now();
             let mut next = 0;
             let mut hits = 0;
@@ -173,28 +173,28 @@ fn rows_are_right_while_segments_are_pruned_and_evicted() {
     });
 }
 
-/// Spoils a record of some segment, and tells whose.
-fn spoil(dir: &Path, turn: usize) -> Option<Key> {
+/// Corrupts a record of some segment, and returns its key.
+fn corrupt_one(dir: &Path, turn: usize) -> Option<Key> {
     let paths = segments(dir);
     let path = paths.get(turn % paths.len().max(1))?;
     let reader = SegmentReader::open(path, false).ok()?;
     let row = reader.rows().nth(turn % 7)?.ok()?;
     let open = OpenOptions::new().write(true).open(path);
-    open.and_then(|open| open.write_all_at(b"spoilt!", row.offset))
+    open.and_then(|open| open.write_all_at(b"corrupt", row.offset))
         .ok()?;
     Some(row.key)
 }
 
 #[test]
-fn repair_loses_only_corrupt_rows_while_a_store_merges() {
+fn repair_loses_only_corrupt_rows_during_compaction() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
     let (all, merged) = thread::scope(|scope| {
         let repairing = scope.spawn(|| {
-            let (mut spoilt, mut rewritten, mut turn) = (HashSet::new(), 0, 0);
+            let (mut corrupted, mut rewritten, mut turn) = (HashSet::new(), 0, 0);
             while !stop.load(Ordering::Relaxed) || rewritten == 0 {
-                spoilt.extend(spoil(&dir, turn));
+                corrupted.extend(corrupt_one(&dir, turn));
                 turn += 1;
                 for report in check(&caches(temp.path()), &()) {
                     let repairs = repair(&report);
@@ -205,9 +205,9 @@ fn repair_loses_only_corrupt_rows_while_a_store_merges() {
                     }
                 }
             }
-            spoilt
+            corrupted
         });
-        let store = strange(&dir, u64::MAX);
+        let store = independent_store(&dir, u64::MAX);
         let since = Instant::now();
         let mut next = 0;
         while since.elapsed() < Duration::from_secs(3) {
@@ -216,12 +216,12 @@ fn repair_loses_only_corrupt_rows_while_a_store_merges() {
             next += 20;
         }
         stop.store(true, Ordering::Relaxed);
-        let spoilt = repairing.join().expect("it does not panic");
+        let corrupted = repairing.join().expect("it does not panic");
         let mut all = keys(0..next);
-        all.retain(|key| !spoilt.contains(key));
+        all.retain(|key| !corrupted.contains(key));
         (all, store.stats().compacted_segments)
     });
     assert!(merged > 0, "merging was under way");
-    let store = strange(&dir, u64::MAX);
+    let store = independent_store(&dir, u64::MAX);
     assert_eq!(count_right(&store, &all, LEN), all.len());
 }

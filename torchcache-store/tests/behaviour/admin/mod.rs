@@ -3,7 +3,7 @@
 mod concurrent;
 mod prune;
 mod repair;
-mod rows;
+mod snapshot;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn caches(root: &Path) -> Vec<Cache> {
     listing.expect("it can be listed").caches
 }
 
-/// Writes rows into a cache as one segment, last read so many hours ago.
+/// Writes a segment into a cache, last read this many hours ago.
 fn segment(dir: &Path, keys: &[Key], hours: u64) -> PathBuf {
     std::fs::create_dir_all(dir).expect("it can be made");
     let mut writer = SegmentWriter::create(dir).expect("it can be made");
@@ -53,7 +53,7 @@ fn set_read(path: &Path, hours: u64) {
     file.expect("its time can be set");
 }
 
-/// Gives a cache a manifest that was written so many hours ago.
+/// Writes a manifest into a cache, this many hours ago.
 fn manifest(dir: &Path, module: &str, hours: u64) {
     let opened = Os.open_dir(dir, true).expect("it can be made");
     let written = Manifest::new(module, "5eed", Vec::new()).write(&opened);
@@ -61,7 +61,7 @@ fn manifest(dir: &Path, module: &str, hours: u64) {
     set_read(&dir.join("manifest.json"), hours);
 }
 
-/// A store that holds these rows on disk.
+/// A store with these rows on disk.
 fn filled(dir: &Path, keys: &[Key]) -> Store {
     let store = Store::open(dir, manual_flush()).expect("it opens");
     store.put(batch(keys, "s", LEN));

@@ -1,4 +1,4 @@
-//! Nothing goes but what was asked for.
+//! `prune` and `clear` remove what they should, and nothing else.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::common::{batch, count_right, keys, segments};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Two caches of a module and one of another; the segments' ages in hours, and their paths.
+/// Two caches of one module and one of another. Returns the ages in hours and the paths of the segments.
 fn three(root: &Path) -> Vec<(u64, PathBuf)> {
     let mut all = Vec::new();
     for (name, module, ages) in [
@@ -62,12 +62,16 @@ fn prune_removes_the_least_recently_read_segments() {
         assert_eq!(ages(&all), left, "limit {limit}");
         assert_eq!(wet.remaining_bytes, each * left.len() as u64);
         assert!(wet.remaining_bytes <= limit);
-        let told = |pruning: &PruneReport| {
+        let removed = |pruning: &PruneReport| {
             let caches = pruning.caches.iter();
-            let told = caches.map(|it| (it.segments.clone(), it.directory_removed));
-            (told.collect::<Vec<_>>(), pruning.remaining_bytes)
+            let removed = caches.map(|it| (it.segments.clone(), it.directory_removed));
+            (removed.collect::<Vec<_>>(), pruning.remaining_bytes)
         };
-        assert_eq!(told(&dry), told(&wet), "a dry run tells what would go");
+        assert_eq!(
+            removed(&dry),
+            removed(&wet),
+            "a dry run reports what would be removed"
+        );
         let emptied = !left.contains(&20);
         assert_eq!(temp.path().join("c").exists(), !emptied, "limit {limit}");
     }

@@ -1,4 +1,4 @@
-//! What is bad is found and taken out, and nothing else.
+//! `check` finds corruption, and `repair` removes it and nothing else.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -13,7 +13,7 @@ use torchcache_store::{Compression, Config, Fault, Store};
 use super::{LEN, filled, only, segment};
 use crate::common::{batch, count_right, keys, manual_flush, segments, value};
 
-fn verified(dir: &Path) -> CheckReport {
+fn checked(dir: &Path) -> CheckReport {
     check(&[only(dir)], &()).remove(0)
 }
 
@@ -27,7 +27,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[test]
-fn check_finds_no_fault_in_sound_caches() {
+fn check_finds_no_fault_in_intact_caches() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     let config = Config {
@@ -50,7 +50,7 @@ fn check_finds_no_fault_in_sound_caches() {
         );
         fs::copy(from, dir.join(format!("{version}.tcs"))).expect("it can be copied");
     }
-    let report = verified(dir);
+    let report = checked(dir);
     assert!(report.is_intact(), "{report:?}");
     let rows = report.segments.iter().map(|segment| match segment.state {
         SegmentState::Intact { rows } => rows,
@@ -62,7 +62,7 @@ fn check_finds_no_fault_in_sound_caches() {
 }
 
 #[test]
-fn repair_keeps_sound_rows_and_running_stores_find_them() {
+fn repair_keeps_intact_rows_and_running_stores_find_them() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
     let all = keys(0..300);
@@ -73,7 +73,7 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
         flip(&path, 16 + row * (LEN as u64 + 8) + 3);
     }
     let before = fs::metadata(&path).and_then(|file| file.modified());
-    let report = verified(dir);
+    let report = checked(dir);
     let [found] = &report.segments[..] else {
         panic!("{report:?}")
     };
@@ -101,13 +101,13 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
     assert_eq!(
         before.expect("it was there"),
         after.expect("it is there"),
-        "repairing is not reading"
+        "a repair is not a read"
     );
-    assert!(verified(dir).is_intact());
-    let sound: Vec<_> = (0..300).filter(|n| ![7, 100].contains(n)).collect();
-    let sound: Vec<_> = sound.iter().map(|&n| all[n as usize]).collect();
-    assert_eq!(count_right(&store, &sound, LEN), 298);
-    // The bad ones are missing, and can be computed and kept again.
+    assert!(checked(dir).is_intact());
+    let intact: Vec<_> = (0..300).filter(|n| ![7, 100].contains(n)).collect();
+    let intact: Vec<_> = intact.iter().map(|&n| all[n as usize]).collect();
+    assert_eq!(count_right(&store, &intact, LEN), 298);
+    // The corrupt rows are missing, and can be put again.
     store.put(batch(&[all[7], all[100]], "s", LEN));
     store.flush().expect("it is written");
     let again = Store::open(dir.join("."), manual_flush()).expect("it opens");
@@ -119,28 +119,28 @@ fn repair_keeps_sound_rows_and_running_stores_find_them() {
 fn repair_removes_unreadable_segments_but_not_foreign_ones() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
-    let sound = segment(dir, &keys(0..10), 0);
+    let intact = segment(dir, &keys(0..10), 0);
     let cut = segment(dir, &keys(10..20), 0);
     let bytes = fs::read(&cut).expect("it is there");
     fs::write(&cut, &bytes[..bytes.len() - 1]).expect("it can be written");
     let footer = segment(dir, &keys(20..30), 0);
     let len = fs::metadata(&footer).expect("it is there").len();
     flip(&footer, len - 100);
-    let all_bad = segment(dir, &keys(30..31), 0);
-    flip(&all_bad, 20);
+    let all_corrupt = segment(dir, &keys(30..31), 0);
+    flip(&all_corrupt, 20);
     let future = segment(dir, &keys(40..50), 0);
     let file = fs::OpenOptions::new().write(true).open(&future);
     let file = file.expect("it can be opened");
     file.write_all_at(&[9], 8).expect("it can be written");
-    // Writable by everybody and corrupt: not ours to repair.
+    // Corrupt, but writable by all users: skipped.
     let open = segment(dir, &keys(50..60), 0);
     flip(&open, 0);
     fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).expect("it is ours");
 
-    for path in [&cut, &footer, &all_bad] {
+    for path in [&cut, &footer, &all_corrupt] {
         super::set_read(path, 1);
     }
-    let report = verified(dir);
+    let report = checked(dir);
     let damaged = |report: &CheckReport| {
         let damaged = report.segments.iter().filter(|it| it.state.is_corrupt());
         damaged.count()
@@ -158,12 +158,12 @@ fn repair_removes_unreadable_segments_but_not_foreign_ones() {
         .collect();
     lost.sort();
     assert_eq!(lost, [None, None, Some(1)]);
-    let mut left = [sound, future, open];
+    let mut left = [intact, future, open];
     left.sort();
     let mut there = segments(dir);
     there.sort();
     assert_eq!(there, left);
-    assert!(verified(dir).is_intact());
+    assert!(checked(dir).is_intact());
 }
 
 #[test]
@@ -180,10 +180,10 @@ fn check_decompresses_records_too() {
     }
     let published = writer.finish().and_then(|finished| finished.publish());
     published.expect("it is written");
-    let report = verified(temp.path());
+    let report = checked(temp.path());
     assert!(!report.is_intact());
     repair(&report);
-    assert!(verified(temp.path()).is_intact());
+    assert!(checked(temp.path()).is_intact());
     let summary = only(temp.path()).summary().expect("it is there");
     assert_eq!(summary.rows(), 2);
 }
@@ -205,7 +205,7 @@ fn repair_removes_only_stale_temporary_files() {
     super::set_read(&locked, 2);
     let lock = fs::File::open(&locked).expect("it is there");
     lock.try_lock().expect("it is not locked");
-    let report = verified(dir);
+    let report = checked(dir);
     assert_eq!(report.stale_files, [".tmp-1-dead.tcs"]);
     assert!(report.is_intact(), "a temporary file is no damage");
     assert_eq!(repair(&report).stale_files, [".tmp-1-dead.tcs"]);
@@ -223,8 +223,8 @@ fn files_that_only_end_like_a_segment_stay() {
         super::set_read(&path, 100);
         path
     };
-    let sound = fs::read(&segments(&dir)[0]).expect("it is there");
-    let spoilt = [b"\xFF".repeat(8), sound[8..].to_vec()].concat();
+    let intact = fs::read(&segments(&dir)[0]).expect("it is there");
+    let overwritten = [b"\xFF".repeat(8), intact[8..].to_vec()].concat();
     let mine = file("machine.tcs", b"a machine's description");
     // Ours by their content, or by a name that only torchcache gives.
     let name = "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs";
@@ -233,16 +233,16 @@ fn files_that_only_end_like_a_segment_stay() {
             file("empty.tcs", b""),
             file("zeros.tcs", &[0; 100]),
             file("begun.tcs", b"\x89TCS"),
-            file("copied.tcs", &spoilt),
-            file(name, b"a name of ours, and spoilt"),
+            file("copied.tcs", &overwritten),
+            file(name, b"a name of ours, and overwritten"),
         ]
     };
     let all = ours();
-    let report = verified(&dir);
+    let report = checked(&dir);
     let damaged = report.segments.iter().filter(|it| it.state.is_corrupt());
     assert_eq!(damaged.count(), all.len(), "{report:?}");
     repair(&report);
-    assert!(verified(&dir).is_intact());
+    assert!(checked(&dir).is_intact());
     assert!(mine.exists() && !all.iter().any(|path| path.exists()));
 
     let all = ours();

@@ -1,4 +1,4 @@
-//! Every row once, and right, whichever copies are bad or go away meanwhile.
+//! A snapshot has every row once, whichever copies are corrupt or removed meanwhile.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +11,8 @@ use torchcache_store::admin::CacheRows;
 use super::{LEN, filled, only, segment};
 use crate::common::{batch, keys, manual_flush, value};
 
-/// Reads all rows of a group, each checked; and how many records were bad.
+/// Reads and checks all rows of a group. Returns how often each key occurred, and the number of corrupt
+/// records.
 fn read(rows: &CacheRows, group: usize) -> (HashMap<Key, usize>, u64) {
     let mut distinct = rows.distinct(group).expect("they can be read");
     loop {
@@ -37,7 +38,7 @@ fn open(dir: &Path) -> CacheRows {
 #[test]
 fn a_snapshot_has_each_row_once_in_several_passes() {
     let temp = tempfile::tempdir().expect("a temporary directory");
-    // Short rows, so that more of them are compared than fit one pass.
+    // More keys than fit into one pass.
     let all = keys(0..130_000);
     let store = torchcache_store::Store::open(temp.path(), manual_flush()).expect("it opens");
     store.put(batch(&all, "s", 4));
@@ -55,12 +56,12 @@ fn a_snapshot_has_each_row_once_in_several_passes() {
     published.expect("it is written");
     let rows = open(temp.path());
     assert_eq!(rows.groups()[0].rows, 180_000);
-    let (seen, bad) = read(&rows, 0);
-    assert_eq!((seen.len(), bad), (150_000, 0));
+    let (seen, corrupt) = read(&rows, 0);
+    assert_eq!((seen.len(), corrupt), (150_000, 0));
 }
 
 #[test]
-fn a_snapshot_replaces_a_bad_record_by_a_sound_copy() {
+fn a_snapshot_replaces_a_corrupt_record_by_a_copy() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let first = segment(temp.path(), &keys(0..20), 0);
     segment(temp.path(), &keys(10..30), 0);
@@ -71,8 +72,8 @@ fn a_snapshot_replaces_a_bad_record_by_a_sound_copy() {
         file.write_all_at(b"not this", at)
             .expect("it can be written");
     }
-    let (seen, bad) = read(&open(temp.path()), 0);
-    assert_eq!((seen.len(), bad), (29, 2));
+    let (seen, corrupt) = read(&open(temp.path()), 0);
+    assert_eq!((seen.len(), corrupt), (29, 2));
     assert!(!seen.contains_key(&keys(2..3)[0]));
 }
 

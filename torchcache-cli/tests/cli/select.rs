@@ -1,29 +1,29 @@
 //! DIR and HASH: what they accept, and the errors if they name nothing.
 
-use crate::support::{DAY, complained, hash, json, manifest, root, said, segment};
+use crate::support::{DAY, hash, json, manifest, root, segment, stderr, stdout};
 
 #[test]
 fn dir_may_be_the_directory_of_one_cache() {
     let root = root();
     let dir = root.path().join(hash(1));
-    assert!(said(&dir, &["ls", "."], 0).contains("1,797"));
-    assert!(said(&dir, &["show", "."], 0).contains("1,797 in 2 segments"));
-    assert!(said(&dir, &["check", "."], 0).starts_with("intact: 1,797 rows"));
-    let dry = said(&dir, &["prune", ".", "--max-size", "1MB", "--dry-run"], 0);
+    assert!(stdout(&dir, &["ls", "."], 0).contains("1,797"));
+    assert!(stdout(&dir, &["show", "."], 0).contains("1,797 in 2 segments"));
+    assert!(stdout(&dir, &["check", "."], 0).starts_with("intact: 1,797 rows"));
+    let dry = stdout(&dir, &["prune", ".", "--max-size", "1MB", "--dry-run"], 0);
     assert!(dry.contains("would remove 1 segment"), "{dry}");
-    let diff = complained(&dir, &["diff", ".", "a", "b"], 2);
+    let diff = stderr(&dir, &["diff", ".", "a", "b"], 2);
     assert!(
         diff.contains("name the directory that holds both"),
         "{diff}"
     );
-    let latest = complained(&dir, &["prune", ".", "--keep-latest", "1"], 2);
+    let latest = stderr(&dir, &["prune", ".", "--keep-latest", "1"], 2);
     assert!(latest.contains("name the directory above it"), "{latest}");
 }
 
 #[test]
 fn an_unknown_or_ambiguous_name_lists_the_caches() {
     let root = root();
-    let nothing = complained(root.path(), &["show", ".", "zzz"], 1);
+    let nothing = stderr(root.path(), &["show", ".", "zzz"], 1);
     assert!(
         nothing.contains("no cache whose name begins with \"zzz\""),
         "{nothing}"
@@ -34,9 +34,9 @@ fn an_unknown_or_ambiguous_name_lists_the_caches() {
         let path = root.path().join(format!("twin-{name}/manifest.json"));
         std::fs::write(path, "{}").expect("it can be written");
     }
-    let several = complained(root.path(), &["show", ".", "twin"], 2);
+    let several = stderr(root.path(), &["show", ".", "twin"], 2);
     assert!(several.contains("twin-a, twin-b"), "{several}");
-    let which = complained(root.path(), &["show", "."], 2);
+    let which = stderr(root.path(), &["show", "."], 2);
     assert!(
         which.contains("holds 7 caches; name one of them"),
         "{which}"
@@ -50,20 +50,20 @@ fn an_unknown_or_ambiguous_name_lists_the_caches() {
 #[test]
 fn a_missing_or_empty_directory_is_reported() {
     let root = tempfile::tempdir().expect("a temporary directory");
-    let absent = complained(root.path(), &["ls", "absent"], 2);
+    let absent = stderr(root.path(), &["ls", "absent"], 2);
     assert!(
         absent.starts_with("torchcache: cannot open the directory absent"),
         "{absent}"
     );
-    assert!(complained(root.path(), &["ls", "."], 0).contains("holds no caches"));
-    assert!(complained(root.path(), &["show", ".", "x"], 1).contains("persistent_cache_dir"));
+    assert!(stderr(root.path(), &["ls", "."], 0).contains("holds no caches"));
+    assert!(stderr(root.path(), &["show", ".", "x"], 1).contains("persistent_cache_dir"));
     for args in [
         &["show", "."][..],
         &["export", ".", "-o", "x.npy"],
         &["clear", ".", "x"],
     ] {
-        let said = complained(root.path(), args, 1);
-        assert_eq!(said.matches("holds no caches").count(), 1, "{said}");
+        let printed = stderr(root.path(), args, 1);
+        assert_eq!(printed.matches("holds no caches").count(), 1, "{printed}");
     }
     let json = json(root.path(), &["ls", "."], 0);
     assert_eq!(json["caches"], serde_json::json!([]));
@@ -84,9 +84,9 @@ fn a_stray_segment_or_manifest_hides_no_cache() {
         assert!(caches.iter().any(|cache| cache["name"] == "."), "{list}");
         let found = json(root.path(), &["check", "."], 1);
         assert_eq!(found["caches"].as_array().map(Vec::len), Some(6));
-        said(root.path(), &["show", ".", "."], 0);
-        said(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);
-        said(root.path(), &["clear", ".", "--yes"], 0);
+        stdout(root.path(), &["show", ".", "."], 0);
+        stdout(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);
+        stdout(root.path(), &["clear", ".", "--yes"], 0);
         assert!(!root.path().join(hash(1)).exists());
     }
 }
