@@ -81,7 +81,7 @@ pub fn number(line: &str, word: &str) -> Option<u64> {
 /// Starts a child to whom permissions apply: as another user where this one is root. The program
 /// is copied to where that user can reach it.
 pub fn unprivileged(mut command: Command, dir: &Path) -> Running {
-    /// The user `nobody`.
+    /// An unprivileged user that every system has.
     const NOBODY: u32 = 65_534;
 
     if !geteuid().is_root() {

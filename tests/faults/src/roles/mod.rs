@@ -5,9 +5,9 @@ mod endless;
 pub mod fill;
 mod forked;
 pub mod neighbour;
+pub mod other_user;
 pub mod shutdown;
 pub mod steady;
-pub mod stranger;
 
 use std::path::Path;
 
@@ -21,5 +21,5 @@ pub const ROLES: &[(&str, Role)] = &[
     ("neighbour", neighbour::run),
     ("shutdown", shutdown::run),
     ("steady", steady::run),
-    ("stranger", stranger::run),
+    ("other_user", other_user::run),
 ];

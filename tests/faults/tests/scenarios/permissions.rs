@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 use torchcache_faults::process::unprivileged;
 use torchcache_faults::report::{Report, cases};
-use torchcache_faults::roles::stranger::{LEN, PLANTED, nothing_planted, refused};
+use torchcache_faults::roles::other_user::{LEN, PLANTED, nothing_planted, refused};
 use torchcache_faults::rows::key;
 use torchcache_store::Fault;
 use torchcache_store::segment::{Encoding, SegmentWriter};
@@ -42,14 +42,14 @@ fn another_owner(report: &Report) {
     for dir in [&victim, &own] {
         fs::create_dir(dir).unwrap();
         plant(dir, "planted.tcs", PLANTED);
-        chown(dir.join("planted.tcs"), Some(STRANGER), Some(STRANGER)).unwrap();
+        chown(dir.join("planted.tcs"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     }
-    chown(victim, Some(STRANGER), Some(STRANGER)).unwrap();
-    unprivileged(child("stranger", root.path(), &[]), root.path()).succeeds(report);
+    chown(victim, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    unprivileged(child("other_user", root.path(), &[]), root.path()).succeeds(report);
 }
 
 /// A user that does not exist.
-const STRANGER: u32 = 61_234;
+const OTHER_USER: u32 = 61_234;
 
 /// Writes a valid segment of some rows with wrong values.
 fn plant(dir: &Path, name: impl AsRef<OsStr>, rows: Range<u64>) -> PathBuf {
