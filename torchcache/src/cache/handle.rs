@@ -37,7 +37,7 @@ use crate::sync::lock;
 /// assert_eq!((stats.misses, stats.memory.hits), (2, 2));
 /// ```
 pub struct TorchCache {
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<HandleState>,
     /// Held by the first call of a function while it attaches.
     pub(super) attaching: Mutex<()>,
     shared: Mutex<SharedState>,
@@ -49,7 +49,7 @@ pub struct TorchCache {
 
 /// What the last call saw, for the next one to compare with.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct HandleState {
     pub(super) attached: Option<Arc<Attached>>,
     /// Why the last call could not use the directory of the disk tier.
     pub(super) directory_error: Option<Arc<Detail>>,
@@ -115,7 +115,7 @@ impl TorchCache {
     /// An inert handle.
     pub const fn new() -> Self {
         TorchCache {
-            state: Mutex::new(State {
+            state: Mutex::new(HandleState {
                 attached: None,
                 directory_error: None,
                 watchers: Watchers::new(),

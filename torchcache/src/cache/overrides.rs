@@ -108,11 +108,11 @@ impl Fingerprint for Eviction {
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Overrides<'a> {
-    mode: Mode<'a>,
+    mode: OverrideMode<'a>,
 }
 
 #[derive(Debug)]
-enum Mode<'a> {
+enum OverrideMode<'a> {
     Watch(&'a mut Watcher),
     Apply(&'a mut OptionsBuilder),
 }
@@ -121,14 +121,14 @@ impl<'a> Overrides<'a> {
     /// Compares the fields with those of the last call.
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
         Overrides {
-            mode: Mode::Watch(watcher),
+            mode: OverrideMode::Watch(watcher),
         }
     }
 
     /// Applies the fields to `options`.
     pub(crate) fn apply(options: &'a mut OptionsBuilder) -> Self {
         Overrides {
-            mode: Mode::Apply(options),
+            mode: OverrideMode::Apply(options),
         }
     }
 
@@ -138,8 +138,8 @@ impl<'a> Overrides<'a> {
         apply: impl FnOnce(OptionsBuilder, T) -> OptionsBuilder,
     ) {
         match &mut self.mode {
-            Mode::Watch(watcher) => value.fingerprint(&mut Fingerprinter::watch(watcher)),
-            Mode::Apply(options) => {
+            OverrideMode::Watch(watcher) => value.fingerprint(&mut Fingerprinter::watch(watcher)),
+            OverrideMode::Apply(options) => {
                 if let Some(value) = value {
                     **options = apply(std::mem::take(options), value);
                 }

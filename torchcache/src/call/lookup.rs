@@ -12,7 +12,7 @@ use super::disk::{LocatedRows, LookupError};
 use crate::cache::stats::RowCounts;
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
-use crate::memory::{KeyHasher, Memory, Row};
+use crate::memory::{KeyHasher, Memory, RowRef};
 use crate::schema::Schema;
 
 /// The rows of a call by distinct key. A position is that of a key among the distinct ones.
@@ -118,7 +118,7 @@ impl Lookup {
     ) -> Result<(), LookupError> {
         let rows = memory.find(self.missing.iter().map(|&position| &self.keys[position]));
         let rows = self.missing.iter().zip(rows);
-        let hits: Vec<(usize, Row)> = rows
+        let hits: Vec<(usize, RowRef)> = rows
             .filter_map(|(&position, row)| Some((position, row?)))
             .collect();
         let Some(&(_, first)) = hits.first() else {

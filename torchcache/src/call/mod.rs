@@ -223,7 +223,8 @@ impl Call<'_> {
         let packed = || -> Result<_, TchError> {
             let lengths = lengths.to_vec();
             let (structure, dtype) = (&self.structure, self.options.cache_dtype());
-            let schema = Schema::of(structure, tensors, lengths, dtype, self.module_device)?;
+            let schema =
+                Schema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
             let bytes = schema.pack(tensors)?;
             Ok(PackedRows {
                 schema: schema.into(),

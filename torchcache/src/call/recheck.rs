@@ -159,7 +159,7 @@ mod tests {
     /// How many rows of one tensor differ.
     fn mismatched(given: &Tensor, again: &Tensor, cache_dtype: Option<Kind>) -> usize {
         let one = std::slice::from_ref(given);
-        let schema = Schema::of("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
+        let schema = Schema::from_outputs("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
         let again = std::slice::from_ref(again);
         let comparison = compare(&schema, one, again).unwrap();
         let Comparison {
@@ -260,7 +260,7 @@ mod tests {
             given[1].copy(),
             Tensor::from_slice(&[0.0f32, 1.5, 1.0]),
         ];
-        let schema = Schema::of("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
+        let schema = Schema::from_outputs("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
         let comparison = compare(&schema, &given, &again).unwrap();
         assert_eq!(
             comparison,

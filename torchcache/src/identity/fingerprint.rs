@@ -1,6 +1,6 @@
 //! [`Fingerprint`]: how a value enters a module's identity.
 //!
-//! One walk over the fields has three purposes, chosen by the mode of the [`Fingerprinter`]: the
+//! One walk over the fields has three purposes, chosen by the [`Fingerprinter`]: the
 //! cheap comparison on every call, the full hash when something changed, and the search for the
 //! name of a parameter that requires grad. So a type lists its fields once.
 
@@ -53,12 +53,12 @@ pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
 /// Receives the fields of a value. See [`Fingerprint`].
 #[derive(Debug)]
 pub struct Fingerprinter<'a> {
-    mode: Mode<'a>,
+    walk: Walk<'a>,
     path: String,
 }
 
 #[derive(Debug)]
-enum Mode<'a> {
+enum Walk<'a> {
     /// Record the state, or compare with it.
     Watch(&'a mut Watcher),
     /// Collect digests, and readable values for the manifest.
@@ -70,21 +70,21 @@ enum Mode<'a> {
 impl<'a> Fingerprinter<'a> {
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
         Fingerprinter {
-            mode: Mode::Watch(watcher),
+            walk: Walk::Watch(watcher),
             path: String::new(),
         }
     }
 
     pub(crate) fn hash(collector: &'a mut Collector) -> Self {
         Fingerprinter {
-            mode: Mode::Hash(collector),
+            walk: Walk::Hash(collector),
             path: String::new(),
         }
     }
 
     pub(crate) fn trainable(found: &'a mut Option<String>) -> Self {
         Fingerprinter {
-            mode: Mode::Trainable(found),
+            walk: Walk::Trainable(found),
             path: String::new(),
         }
     }
@@ -119,9 +119,9 @@ impl<'a> Fingerprinter<'a> {
 
     /// A plain value: the name of its type, its exact bytes, and a readable form.
     pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn Debug) {
-        match &mut self.mode {
-            Mode::Watch(watcher) => watcher.bytes(bytes),
-            Mode::Hash(collector) => {
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.bytes(bytes),
+            Walk::Hash(collector) => {
                 collector.add(parts::plain(
                     &self.path,
                     type_name,
@@ -129,16 +129,16 @@ impl<'a> Fingerprinter<'a> {
                     &format!("{readable:?}"),
                 ));
             }
-            Mode::Trainable(_) => {}
+            Walk::Trainable(_) => {}
         }
     }
 
     /// A tensor: its kind, shape and every byte of its elements.
     pub fn tensor(&mut self, tensor: &Tensor) {
-        match &mut self.mode {
-            Mode::Watch(watcher) => watcher.tensor(tensor),
-            Mode::Hash(collector) => collector.add(parts::tensor(&self.path, tensor)),
-            Mode::Trainable(found) => {
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.tensor(tensor),
+            Walk::Hash(collector) => collector.add(parts::tensor(&self.path, tensor)),
+            Walk::Trainable(found) => {
                 if found.is_none() && tensor.defined() && tensor.requires_grad() {
                     **found = Some(self.path.clone());
                 }
@@ -148,14 +148,14 @@ impl<'a> Fingerprinter<'a> {
 
     /// Whether this walk records or compares the state.
     pub(crate) fn compares(&self) -> bool {
-        matches!(self.mode, Mode::Watch(_))
+        matches!(self.walk, Walk::Watch(_))
     }
 
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
-        match &mut self.mode {
-            Mode::Watch(watcher) => watcher.text(format_args!("{value:?}")),
-            Mode::Hash(collector) => {
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.text(format_args!("{value:?}")),
+            Walk::Hash(collector) => {
                 let text = format!("{value:?}");
                 collector.add(parts::plain(
                     &self.path,
@@ -164,13 +164,13 @@ impl<'a> Fingerprinter<'a> {
                     &text,
                 ));
             }
-            Mode::Trainable(_) => {}
+            Walk::Trainable(_) => {}
         }
     }
 
     /// Bytes that are too expensive to make on every call: `make` runs only when the hash is computed.
     pub(crate) fn content(&mut self, type_name: &str, make: impl FnOnce() -> (Vec<u8>, String)) {
-        if let Mode::Hash(collector) = &mut self.mode {
+        if let Walk::Hash(collector) = &mut self.walk {
             let (bytes, readable) = make();
             collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
         }
@@ -178,7 +178,7 @@ impl<'a> Fingerprinter<'a> {
 
     /// A collection without an order: elements are added in the order of their digests.
     pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
-        if !matches!(self.mode, Mode::Hash(_)) {
+        if !matches!(self.walk, Walk::Hash(_)) {
             values.for_each(|value| value.fingerprint(self));
             return;
         }
@@ -198,7 +198,7 @@ impl<'a> Fingerprinter<'a> {
     /// The code of cached functions. Called by generated code.
     #[doc(hidden)]
     pub fn functions(&mut self, functions: &'static [Function]) {
-        if let Mode::Hash(collector) = &mut self.mode {
+        if let Walk::Hash(collector) = &mut self.walk {
             for function in functions {
                 collector.add(parts::code(&self.path, function));
             }

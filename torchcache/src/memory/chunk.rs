@@ -21,7 +21,7 @@ const POPULATE_STEP: usize = 2 << 20;
 /// The place of a row. It is invalid once its chunk is dropped, even if another chunk takes that
 /// chunk's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct RowSlot {
     /// The place of its chunk in the list of chunks.
     pub(super) place: u32,
     /// The number of its chunk, never reused.
@@ -31,7 +31,7 @@ pub(crate) struct Slot {
 }
 
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct SlabChunk {
     pub(super) number: u32,
     pub(super) slab: u32,
     pub(super) rows: ChunkRows,
@@ -50,7 +50,7 @@ pub(super) enum ChunkRows {
     Device(Tensor),
 }
 
-impl Chunk {
+impl SlabChunk {
     /// Populates as many rows from `next` on as were just taken, on another thread.
     pub(super) fn populate_from(&mut self, next: usize, taken: usize) {
         let ChunkRows::Host(arena) = &self.rows else {
@@ -105,7 +105,7 @@ impl ChunkRows {
 }
 
 /// The places of the slots at the positions in `group`, as an index tensor.
-pub(super) fn index(slots: &[Slot], group: &[i64]) -> Tensor {
+pub(super) fn index(slots: &[RowSlot], group: &[i64]) -> Tensor {
     let rows: Vec<i64> = group
         .iter()
         .map(|&slot| i64::from(slots[slot as usize].index))
@@ -114,7 +114,7 @@ pub(super) fn index(slots: &[Slot], group: &[i64]) -> Tensor {
 }
 
 /// The positions of `slots`, grouped by the chunk they are in.
-pub(super) fn by_chunk(slots: &[Slot]) -> Vec<(u32, Vec<i64>)> {
+pub(super) fn by_chunk(slots: &[RowSlot]) -> Vec<(u32, Vec<i64>)> {
     let mut groups: Vec<(u32, Vec<i64>)> = Vec::new();
     for (position, slot) in slots.iter().enumerate() {
         match groups.iter_mut().find(|(chunk, _)| *chunk == slot.chunk) {

@@ -19,14 +19,14 @@ use crate::schema::Schema;
 
 use admission::Admission;
 use arena::{PinnedRows, RowArena};
-use chunk::Slot;
+use chunk::RowSlot;
 use rows::{FoundRows, RowBytes, RowSource};
 use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    rows: LruCache<Key, Row, BuildHasherDefault<KeyHasher>>,
+    rows: LruCache<Key, RowRef, BuildHasherDefault<KeyHasher>>,
     slabs: Slabs,
     schemas: Vec<Arc<Schema>>,
     eviction: Eviction,
@@ -37,8 +37,8 @@ pub(crate) struct Memory {
 
 /// Where a row is, and its schema.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Row {
-    slot: Slot,
+pub(crate) struct RowRef {
+    slot: RowSlot,
     schema: u32,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Row {
 pub(crate) struct Reservation {
     /// The position of the row among those that slots were reserved for.
     pub(crate) row: usize,
-    slot: Slot,
+    slot: RowSlot,
     /// Where the slot is; `None` on another device than the CPU.
     arena: Option<Arc<RowArena>>,
     is_filled: bool,
@@ -141,7 +141,7 @@ impl Memory {
 
     /// Finds rows by key. Where the policy uses their order of use, they become the most recently
     /// used.
-    pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<Row>> {
+    pub(crate) fn find<'k>(&mut self, keys: impl Iterator<Item = &'k Key>) -> Vec<Option<RowRef>> {
         // Reordering is half the cost of finding a row. `never` needs no order, and `auto` none
         // before it is full.
         let in_order = self.eviction == Eviction::Lru || self.admission.is_some();
@@ -152,12 +152,12 @@ impl Memory {
         keys.map(find).collect()
     }
 
-    pub(crate) fn schema(&self, row: Row) -> &Arc<Schema> {
+    pub(crate) fn schema(&self, row: RowRef) -> &Arc<Schema> {
         &self.schemas[row.schema as usize]
     }
 
     /// Whether two rows fit into one output.
-    pub(crate) fn agree(&self, left: Row, right: Row) -> bool {
+    pub(crate) fn agree(&self, left: RowRef, right: RowRef) -> bool {
         left.schema == right.schema || self.schema(left).agrees(self.schema(right))
     }
 
@@ -165,14 +165,14 @@ impl Memory {
     /// others copied.
     pub(crate) fn read(
         &self,
-        rows: Vec<(usize, Row)>,
+        rows: Vec<(usize, RowRef)>,
         module_device: Device,
     ) -> Result<Vec<FoundRows>, TchError> {
         let mut pinned = PinnedRows::default();
         let (on_cpu, elsewhere): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|&(_, row)| self.pin(row, &mut pinned));
-        let found = |rows: &[(usize, Row)], bytes| FoundRows {
+        let found = |rows: &[(usize, RowRef)], bytes| FoundRows {
             source: RowSource::Memory,
             positions: rows.iter().map(|&(position, _)| position).collect(),
             bytes,
@@ -189,14 +189,18 @@ impl Memory {
         Ok(all)
     }
 
-    fn pin(&self, row: Row, pinned: &mut PinnedRows) -> bool {
+    fn pin(&self, row: RowRef, pinned: &mut PinnedRows) -> bool {
         let arena = self.slabs.arena(row.slot);
         arena.is_some_and(|arena| pinned.add(arena, row.slot.index))
     }
 
     /// Copies rows from another device than the CPU, in order: `[rows, row_bytes]` on `device`.
-    fn gather(&self, rows: impl Iterator<Item = Row>, device: Device) -> Result<Tensor, TchError> {
-        let slots: Vec<Slot> = rows.map(|row| row.slot).collect();
+    fn gather(
+        &self,
+        rows: impl Iterator<Item = RowRef>,
+        device: Device,
+    ) -> Result<Tensor, TchError> {
+        let slots: Vec<RowSlot> = rows.map(|row| row.slot).collect();
         self.slabs.gather(&slots, device)
     }
 
@@ -237,7 +241,7 @@ impl Memory {
         row_bytes: usize,
         device: Device,
         new: &mut Vec<usize>,
-        slots: &mut Vec<Slot>,
+        slots: &mut Vec<RowSlot>,
     ) -> Result<(), TchError> {
         self.slabs.take(row_bytes, device, new.len(), slots)?;
         if slots.len() < new.len() && self.slabs.drop_unused(Some((row_bytes, device))) {
@@ -329,7 +333,7 @@ impl Memory {
         reservations: &[Reservation],
         packed: &Tensor,
     ) -> Result<(), TchError> {
-        let (slots, rows): (Vec<Slot>, Vec<i64>) = reservations
+        let (slots, rows): (Vec<RowSlot>, Vec<i64>) = reservations
             .iter()
             .map(|reservation| (reservation.slot, reservation.row as i64))
             .unzip();
@@ -343,9 +347,9 @@ impl Memory {
         keys: &[Key],
         schema: &Arc<Schema>,
         reservations: Vec<Reservation>,
-    ) -> Vec<(usize, Row)> {
+    ) -> Vec<(usize, RowRef)> {
         let rows = self.find(keys.iter()).into_iter().enumerate();
-        let held: Vec<(usize, Row)> = rows
+        let held: Vec<(usize, RowRef)> = rows
             .filter_map(|(position, row)| Some((position, row?)))
             .collect();
         let number = self.intern(schema);
@@ -359,10 +363,10 @@ impl Memory {
             } else {
                 self.slabs.occupy(slot, key);
                 let schema = number;
-                self.rows.put(key, Row { slot, schema });
+                self.rows.put(key, RowRef { slot, schema });
             }
         }
-        let agrees = |row: Row| row.schema == number || self.schema(row).agrees(schema);
+        let agrees = |row: RowRef| row.schema == number || self.schema(row).agrees(schema);
         held.into_iter().filter(|&(_, row)| agrees(row)).collect()
     }
 
@@ -374,7 +378,7 @@ impl Memory {
     }
 
     /// Drops the chunk of a slot with all its rows, which frees memory for rows of another size.
-    fn drop_chunk_of(&mut self, slot: Slot) {
+    fn drop_chunk_of(&mut self, slot: RowSlot) {
         for key in self.slabs.drop_chunk(slot) {
             self.rows.pop(&key);
             self.evicted += 1;

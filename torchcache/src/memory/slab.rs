@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::arena::RowArena;
-use super::chunk::{Chunk, ChunkRows, Slot, by_chunk, index};
+use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, index};
 use crate::key::Key;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
@@ -28,11 +28,11 @@ const FIRST_CHUNK_BYTES: u64 = 64 * 1024;
 pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     by_size: HashMap<(usize, Device), u32>,
-    chunks: Vec<Option<Chunk>>,
+    chunks: Vec<Option<SlabChunk>>,
     /// The number of the next chunk.
     next_chunk: u32,
     /// Slots that were released while pinned.
-    pinned_slots: Vec<Slot>,
+    pinned_slots: Vec<RowSlot>,
     /// Chunks that were dropped while pinned, with their cost.
     pinned_chunks: Vec<(Weak<RowArena>, u64)>,
     bound: u64,
@@ -47,7 +47,7 @@ struct Slab {
     device: Device,
     /// The number of slots in all its chunks.
     rows: usize,
-    free: Vec<Slot>,
+    free: Vec<RowSlot>,
 }
 
 impl Slabs {
@@ -109,7 +109,7 @@ impl Slabs {
     }
 
     /// Whether `slot`, once released, could hold a row of this size on this device.
-    pub(crate) fn fits(&self, slot: Slot, row_bytes: usize, device: Device) -> bool {
+    pub(crate) fn fits(&self, slot: RowSlot, row_bytes: usize, device: Device) -> bool {
         self.chunk(slot).is_some_and(|chunk| {
             let slab = &self.slabs[chunk.slab as usize];
             (slab.row_bytes, slab.device) == (row_bytes, device)
@@ -117,12 +117,12 @@ impl Slabs {
     }
 
     /// Whether the chunk of a taken slot was not dropped since.
-    pub(crate) fn is_valid(&self, slot: Slot) -> bool {
+    pub(crate) fn is_valid(&self, slot: RowSlot) -> bool {
         self.chunk(slot).is_some()
     }
 
     /// Whether the row of a slot is pinned.
-    pub(crate) fn is_pinned(&self, slot: Slot) -> bool {
+    pub(crate) fn is_pinned(&self, slot: RowSlot) -> bool {
         let arena = self.arena(slot);
         arena.is_some_and(|arena| arena.is_pinned(slot.index as usize))
     }
@@ -142,7 +142,7 @@ impl Slabs {
         row_bytes: usize,
         device: Device,
         count: usize,
-        slots: &mut Vec<Slot>,
+        slots: &mut Vec<RowSlot>,
     ) -> Result<(), TchError> {
         let number = *self.by_size.entry((row_bytes, device)).or_insert_with(|| {
             self.slabs.push(Slab {
@@ -176,7 +176,7 @@ impl Slabs {
 
     /// Allocates memory for as many rows as were just taken, since the next call is likely to take as
     /// many.
-    fn populate_after(&mut self, slots: &[Slot]) {
+    fn populate_after(&mut self, slots: &[RowSlot]) {
         let Some(last) = slots.last() else { return };
         let taken = slots.iter().filter(|slot| slot.chunk == last.chunk).count();
         if let Some(chunk) = self.chunk_mut(*last) {
@@ -189,7 +189,7 @@ impl Slabs {
             return Ok(());
         }
         let slab = &mut self.slabs[number as usize];
-        let chunk = Chunk {
+        let chunk = SlabChunk {
             number: self.next_chunk,
             slab: number,
             rows: ChunkRows::new(rows, slab.row_bytes, slab.device)?,
@@ -203,7 +203,7 @@ impl Slabs {
             self.chunks.len() - 1
         });
         // Free slots are taken from the end: those of older chunks first, each chunk in rising order.
-        let new = (0..rows).rev().map(|index| Slot {
+        let new = (0..rows).rev().map(|index| RowSlot {
             place: place as u32,
             chunk: chunk.number,
             index,
@@ -217,14 +217,14 @@ impl Slabs {
     }
 
     /// Records the key of the row in a taken slot.
-    pub(crate) fn occupy(&mut self, slot: Slot, key: Key) {
+    pub(crate) fn occupy(&mut self, slot: RowSlot, key: Key) {
         if let Some(chunk) = self.chunk_mut(slot) {
             chunk.keys[slot.index as usize] = Some(key);
         }
     }
 
     /// Gives a taken slot back. While it is pinned it is not taken again.
-    pub(crate) fn release(&mut self, slot: Slot) {
+    pub(crate) fn release(&mut self, slot: RowSlot) {
         if let Some(chunk) = self.chunk_mut(slot) {
             chunk.keys[slot.index as usize] = None;
             chunk.taken -= 1;
@@ -232,7 +232,7 @@ impl Slabs {
         }
     }
 
-    fn free(&mut self, slot: Slot) {
+    fn free(&mut self, slot: RowSlot) {
         let Some(chunk) = self.chunk(slot) else {
             return;
         };
@@ -249,7 +249,7 @@ impl Slabs {
     }
 
     /// Frees the memory of the chunk of `slot`, and returns the keys of its rows.
-    pub(crate) fn drop_chunk(&mut self, slot: Slot) -> Vec<Key> {
+    pub(crate) fn drop_chunk(&mut self, slot: RowSlot) -> Vec<Key> {
         match self.is_valid(slot) {
             true => self.drop_at(slot.place as usize),
             false => Vec::new(),
@@ -260,7 +260,7 @@ impl Slabs {
     /// was none.
     pub(crate) fn drop_unused(&mut self, except: Option<(usize, Device)>) -> bool {
         let spared = except.and_then(|size| self.by_size.get(&size).copied());
-        let is_unused = |chunk: &Chunk| chunk.taken == 0 && Some(chunk.slab) != spared;
+        let is_unused = |chunk: &SlabChunk| chunk.taken == 0 && Some(chunk.slab) != spared;
         let unused: Vec<usize> = (0..self.chunks.len())
             .filter(|&place| self.chunks[place].as_ref().is_some_and(is_unused))
             .collect();
@@ -275,7 +275,7 @@ impl Slabs {
             return Vec::new();
         };
         let slab = &mut self.slabs[chunk.slab as usize];
-        let stays = |slot: &Slot| slot.chunk != chunk.number;
+        let stays = |slot: &RowSlot| slot.chunk != chunk.number;
         slab.free.retain(stays);
         slab.rows -= chunk.keys.len();
         self.pinned_slots.retain(stays);
@@ -290,7 +290,7 @@ impl Slabs {
     }
 
     /// The arena of a slot; `None` on another device than the CPU.
-    pub(crate) fn arena(&self, slot: Slot) -> Option<&Arc<RowArena>> {
+    pub(crate) fn arena(&self, slot: RowSlot) -> Option<&Arc<RowArena>> {
         match self.rows(slot)? {
             ChunkRows::Host(arena) => Some(arena),
             ChunkRows::Device(_) => None,
@@ -298,7 +298,7 @@ impl Slabs {
     }
 
     /// Copies rows from another device than the CPU: `[slots, row_bytes]` on `device`.
-    pub(crate) fn gather(&self, slots: &[Slot], device: Device) -> Result<Tensor, TchError> {
+    pub(crate) fn gather(&self, slots: &[RowSlot], device: Device) -> Result<Tensor, TchError> {
         let select = |group: &[i64]| {
             let first = slots[group[0] as usize];
             let Some(ChunkRows::Device(rows)) = self.rows(first) else {
@@ -325,7 +325,7 @@ impl Slabs {
     /// Copies rows of `packed` to slots on another device than the CPU.
     pub(crate) fn scatter(
         &mut self,
-        slots: &[Slot],
+        slots: &[RowSlot],
         positions: &[i64],
         packed: &Tensor,
     ) -> Result<(), TchError> {
@@ -334,7 +334,7 @@ impl Slabs {
             let from = Tensor::from_slice(&from).f_to_device(packed.device())?;
             let into = index(slots, &group);
             let first = slots[group[0] as usize];
-            if let Some(Chunk {
+            if let Some(SlabChunk {
                 rows: ChunkRows::Device(rows),
                 ..
             }) = self.chunk_mut(first)
@@ -347,17 +347,17 @@ impl Slabs {
         Ok(())
     }
 
-    fn rows(&self, slot: Slot) -> Option<&ChunkRows> {
+    fn rows(&self, slot: RowSlot) -> Option<&ChunkRows> {
         self.chunk(slot).map(|chunk| &chunk.rows)
     }
 
     /// `None` where the chunk was dropped since the slot was taken.
-    fn chunk(&self, slot: Slot) -> Option<&Chunk> {
+    fn chunk(&self, slot: RowSlot) -> Option<&SlabChunk> {
         let chunk = self.chunks.get(slot.place as usize)?.as_ref();
         chunk.filter(|chunk| chunk.number == slot.chunk)
     }
 
-    fn chunk_mut(&mut self, slot: Slot) -> Option<&mut Chunk> {
+    fn chunk_mut(&mut self, slot: RowSlot) -> Option<&mut SlabChunk> {
         let chunk = self.chunks.get_mut(slot.place as usize)?.as_mut();
         chunk.filter(|chunk| chunk.number == slot.chunk)
     }

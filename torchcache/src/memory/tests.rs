@@ -18,7 +18,7 @@ fn rows(numbers: &[u32], elements: i64) -> (Vec<Key>, Arc<Schema>, Tensor) {
         .view([-1, 1])
         .repeat([1, elements]);
     let one = [tensor];
-    let schema = Schema::of("T", &one, Vec::new(), None, Device::Cpu).unwrap();
+    let schema = Schema::from_outputs("T", &one, Vec::new(), None, Device::Cpu).unwrap();
     let packed = schema.pack(&one).unwrap();
     (
         numbers.iter().map(|&number| key(number)).collect(),
@@ -47,7 +47,7 @@ fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor)
 }
 
 /// The value of a held row: all its elements are equal.
-fn value(memory: &Memory, row: Row) -> f32 {
+fn value(memory: &Memory, row: RowRef) -> f32 {
     let mut pinned = PinnedRows::default();
     assert!(memory.pin(row, &mut pinned));
     let tensor = &memory
@@ -78,7 +78,7 @@ fn rows_are_found_across_chunks() {
         insert(&mut memory, &[number]);
     }
     let numbers: Vec<u32> = (0..1000).map(|number| number * 7 % 1000).collect();
-    let found: Vec<Row> = memory
+    let found: Vec<RowRef> = memory
         .find(numbers.iter().map(|&n| key(n)).collect::<Vec<_>>().iter())
         .into_iter()
         .flatten()

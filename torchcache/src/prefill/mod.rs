@@ -13,7 +13,7 @@ use crate::cache::target::CachedForward;
 use crate::cached::{Cached, Eval};
 use crate::error::{FlushError, with_sources};
 use crate::output::Batched;
-use progress::Progress;
+use progress::PrefillProgress;
 
 /// A module with a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].
 pub trait HasCache {
@@ -161,7 +161,8 @@ impl<'c> Prefill<'c> {
         {
             let _guard = tch::no_grad_guard();
             let batches = batches.into_iter();
-            let mut progress = (!self.is_quiet).then(|| Progress::new(self.batch_count(&batches)));
+            let mut progress =
+                (!self.is_quiet).then(|| PrefillProgress::new(self.batch_count(&batches)));
             for batch in batches {
                 forward(batch)?;
                 if let Some(progress) = &mut progress {

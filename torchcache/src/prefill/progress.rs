@@ -14,7 +14,7 @@ use {
 const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A bar on standard error, cleared at the end.
-pub(super) struct Progress {
+pub(super) struct PrefillProgress {
     #[cfg(feature = "progress")]
     bar: ProgressBar,
     #[cfg(feature = "progress")]
@@ -22,19 +22,19 @@ pub(super) struct Progress {
 }
 
 #[cfg(not(feature = "progress"))]
-impl Progress {
+impl PrefillProgress {
     pub(super) fn new(_batches: Option<u64>) -> Self {
-        Progress {}
+        PrefillProgress {}
     }
 
     pub(super) fn batch(&mut self, _stats: impl FnOnce() -> Stats) {}
 }
 
 #[cfg(feature = "progress")]
-impl Progress {
+impl PrefillProgress {
     /// A bar for so many batches, if that is known.
     pub(super) fn new(batches: Option<u64>) -> Self {
-        Progress::on(ProgressDrawTarget::stderr(), batches)
+        PrefillProgress::on(ProgressDrawTarget::stderr(), batches)
     }
 
     fn on(target: ProgressDrawTarget, batches: Option<u64>) -> Self {
@@ -51,7 +51,7 @@ impl Progress {
         let style = ProgressStyle::with_template(&format!("prefill {left}  {{msg}}"));
         bar.set_style(style.expect("the template is valid"));
         bar.set_draw_target(target);
-        Progress { bar, counted: None }
+        PrefillProgress { bar, counted: None }
     }
 
     /// Advances by one batch.
@@ -71,7 +71,7 @@ impl Progress {
 
 /// Clears the terminal, also where a forward fails or panics.
 #[cfg(feature = "progress")]
-impl Drop for Progress {
+impl Drop for PrefillProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -111,7 +111,7 @@ mod tests {
 
         let term = InMemoryTerm::new(10, 120);
         let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
-        let mut progress = Progress::on(target, Some(4));
+        let mut progress = PrefillProgress::on(target, Some(4));
         progress.batch(|| stats.clone());
         progress.bar.tick();
         let shown = term.contents();

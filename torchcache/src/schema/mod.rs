@@ -18,7 +18,7 @@ pub(crate) struct Schema(stored::Schema);
 
 impl Schema {
     /// The schema of a forward's outputs, which must be strided and have a batch dimension.
-    pub(crate) fn of(
+    pub(crate) fn from_outputs(
         structure: &str,
         tensors: &[Tensor],
         lengths: Vec<u32>,
@@ -148,7 +148,8 @@ mod tests {
             Tensor::zeros([1], tch::kind::INT64_CPU),
         ];
         let half = Some(Kind::BFloat16);
-        let schema = Schema::of("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
+        let schema =
+            Schema::from_outputs("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
         assert_eq!((schema.row_bytes(), schema.element_bytes()), (20, 1));
         assert_eq!(Schema::decode(&schema.encode()), Some(schema));
     }
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn unknown_devices_are_not_decoded() {
         let tensors = [Tensor::zeros([1, 4], tch::kind::FLOAT_CPU)];
-        let schema = Schema::of("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
+        let schema = Schema::from_outputs("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
         let mut unknown = schema.0.clone();
         unknown.tensors[0].device = OutputDevice::Unknown(9);
         assert_eq!(Schema::decode(&unknown.encode()), None);

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> Schema {
-        Schema::of("", tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
+        Schema::from_outputs("", tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
     }
 
     fn assert_same(left: &Tensor, right: &Tensor) {
