@@ -64,7 +64,7 @@ impl Fault {
     }
 
     /// The kind of fault of a failed write.
-    pub(crate) fn of_write(error: &io::Error) -> Fault {
+    pub(crate) fn from_write_error(error: &io::Error) -> Fault {
         match error.kind() {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded

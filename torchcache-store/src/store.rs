@@ -113,7 +113,7 @@ impl Store {
     fn note_unwritable(&self, error: Option<io::Error>) {
         if let Some(error) = error {
             let reason = format_args!("it can only be read, not written to: {error}");
-            self.engine().note(Fault::of_write(&error), reason);
+            self.engine().note(Fault::from_write_error(&error), reason);
         }
     }
 

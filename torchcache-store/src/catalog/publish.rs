@@ -99,7 +99,8 @@ impl Catalog {
         match self.open_dir().and_then(|dir| clear(&*dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let reason = format_args!("cannot clear it: {error}");
-                self.faults.note(Fault::of_write(&error), &self.dir, reason);
+                self.faults
+                    .note(Fault::from_write_error(&error), &self.dir, reason);
             }
             _ => {}
         }

@@ -40,7 +40,7 @@ pub(crate) fn compact(engine: &Engine) {
                 return engine.catalog.refresh();
             }
             Err(CopyError::Read(error)) => engine.note(error.fault(), error),
-            Err(CopyError::Write(error)) => engine.note(Fault::of_write(&error), error),
+            Err(CopyError::Write(error)) => engine.note(Fault::from_write_error(&error), error),
         }
         for segment in &group {
             segment.compaction_failed.store(true, Ordering::Relaxed);

@@ -96,7 +96,7 @@ fn write(engine: &Engine, batch: &WriteBatch) {
         rows: items.len(),
     };
     if let Err(error) = write_items(engine, batch.epoch, &items, &mut unwritten.rows) {
-        engine.note(Fault::of_write(&error), error);
+        engine.note(Fault::from_write_error(&error), error);
     }
 }
 

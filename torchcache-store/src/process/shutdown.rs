@@ -144,7 +144,6 @@ mod tests {
     use crate::fs::{Directory, FileSystem, Os};
     use crate::key::Key;
     use crate::process::registry::{flush_all, shared};
-    use crate::process::temp_dir::TempCache;
 
     /// What a busy machine may need for what takes hardly any time.
     const SOON: Duration = Duration::from_secs(10);
@@ -232,15 +231,16 @@ mod tests {
     #[test]
     fn a_scan_under_way_does_not_delay_the_exit() {
         let parent = tempfile::tempdir().expect("a temporary directory");
-        let private = TempCache::new_in(parent.path()).expect("it is made");
-        let handle = open(&Arc::default(), private.path(), SOON);
+        let private = parent.path().join("private");
+        std::fs::create_dir(&private).expect("it is made");
+        let handle = open(&Arc::default(), &private, SOON);
         put(&handle);
         let scan = handle.engine.catalog.scan();
-        let (stores, dirs) = (vec![handle.engine.clone()], vec![private.path().to_owned()]);
+        let (stores, dirs) = (vec![handle.engine.clone()], vec![private.clone()]);
         let took = time(|| finish(stores, dirs));
         assert!(took < SOON, "{took:?}");
         drop(scan);
-        assert!(!private.path().exists(), "it is removed once the scan ends");
+        assert!(!private.exists(), "it is removed once the scan ends");
     }
 
     #[test]
