@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
-use torchcache_store::fs::{Directory, Entry, File, FileSystem, Mapped, Metadata};
+use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
 
 /// A call of the file system, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -200,7 +200,7 @@ impl Directory for FaultyDirectory {
         run(&self.decide, Call::LookDir, name, || self.inner.metadata())
     }
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<DirEntry>> {
         let name = OsStr::new("");
         run(&self.decide, Call::List, name, || self.inner.list())
     }

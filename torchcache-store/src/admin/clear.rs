@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::discover::{Cache, is_foreign, temp_names};
 use crate::fs::temp_file::is_stale;
-use crate::fs::{Directory, Entry};
+use crate::fs::{DirEntry, Directory};
 use crate::manifest::{self, Manifest};
 use crate::segment::segment_names;
 
@@ -156,7 +156,7 @@ fn is_gone(removed: &io::Result<()>) -> bool {
 }
 
 /// Whether an entry is the manifest, and not a directory of that name.
-pub(super) fn is_manifest(entry: &Entry) -> bool {
+pub(super) fn is_manifest(entry: &DirEntry) -> bool {
     entry.is_file && entry.name == manifest::FILE
 }
 

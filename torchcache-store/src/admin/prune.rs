@@ -13,7 +13,7 @@ use super::discover::{Cache, Root};
 use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
 use crate::fs::temp_file::{is_stale, is_temp};
-use crate::fs::{Directory, Entry};
+use crate::fs::{DirEntry, Directory};
 use crate::segment::is_segment;
 use crate::size::sum;
 
@@ -248,7 +248,7 @@ fn oldest_kept(keep: Keep) -> u64 {
 
 /// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers.
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
-    let is_ours = |entry: &Entry| match entry.name.to_str() {
+    let is_ours = |entry: &DirEntry| match entry.name.to_str() {
         Some(name) if entry.is_file && is_segment(name) => true,
         Some(name) if entry.is_file && is_temp(name) => is_stale(dir, &entry.name).unwrap_or(false),
         _ => is_manifest(entry),

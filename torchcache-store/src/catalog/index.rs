@@ -17,12 +17,12 @@ use crate::key::{Key, fingerprint};
 use crate::segment::{Encoding, Footer, Row, VERSION};
 use crate::threads::{max_scoped, scoped_for_each};
 
-/// The table has parts, so that growing or sweeping ten million entries blocks lookups no longer than
-/// one small part takes, and so that several threads can fill it.
-pub(crate) const PARTS: usize = 64;
+/// The table has partitions, so that growing or sweeping ten million entries blocks lookups no longer
+/// than one small partition takes, and so that several threads can fill it.
+pub(crate) const PARTITIONS: usize = 64;
 
-/// So many rows are inserted together: enough for each part to get many at a time, few enough to take
-/// little memory.
+/// So many rows are inserted together: enough for each partition to get many at a time, few enough to
+/// take little memory.
 const PORTION: usize = 1 << 12;
 
 /// Fewer rows are inserted by one thread.
@@ -30,7 +30,7 @@ const MIN_PARALLEL_ROWS: usize = 1 << 15;
 
 /// Where a row is: 24 bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct IndexEntry {
     fingerprint: u64,
     /// Offset in bits 24.., group in bits 8..24, encoding in bits 0..8.
     packed: u64,
@@ -38,9 +38,9 @@ pub(crate) struct Entry {
     stored_len: u32,
 }
 
-impl Entry {
-    fn new(row: &Row, segment: u32) -> Entry {
-        Entry {
+impl IndexEntry {
+    fn new(row: &Row, segment: u32) -> IndexEntry {
+        IndexEntry {
             fingerprint: fingerprint(&row.key),
             packed: row.offset << 24 | u64::from(row.group) << 8 | row.encoding as u64,
             segment,
@@ -60,20 +60,20 @@ impl Entry {
     }
 }
 
-/// hashbrown takes the low and the seven highest bits; the part is chosen by others.
-fn part_number(fingerprint: u64) -> usize {
-    (fingerprint >> 48) as usize % PARTS
+/// hashbrown takes the low and the seven highest bits; the partition is chosen by others.
+fn partition_of(fingerprint: u64) -> usize {
+    (fingerprint >> 48) as usize % PARTITIONS
 }
 
 /// From key to segment and place.
 #[derive(Debug)]
 pub(crate) struct Index {
-    parts: Vec<Part>,
+    partitions: Vec<Partition>,
 }
 
 /// The entries of some of the fingerprints.
 #[derive(Debug, Default)]
-pub(crate) struct Part(HashTable<Entry>);
+pub(crate) struct Partition(HashTable<IndexEntry>);
 
 /// What inserting the rows of one segment did. Rows that it had already are not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,14 +97,14 @@ impl Inserted {
 impl Index {
     pub(crate) fn new() -> Index {
         Index {
-            parts: (0..PARTS).map(|_| Part::default()).collect(),
+            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
         }
     }
 
     /// Reserves memory for about so many rows in all, if there is that much.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        for Part(table) in &mut self.parts {
-            let more = (rows / PARTS).saturating_sub(table.len());
+        for Partition(table) in &mut self.partitions {
+            let more = (rows / PARTITIONS).saturating_sub(table.len());
             // If this fails, growing row by row fails too, or the number was wrong.
             let _ = table.try_reserve(more, |entry| entry.fingerprint);
         }
@@ -112,11 +112,11 @@ impl Index {
 
     /// Frees memory that is far more than the rows need.
     pub(crate) fn shrink(&mut self) {
-        self.parts.iter_mut().for_each(Part::shrink);
+        self.partitions.iter_mut().for_each(Partition::shrink);
     }
 
     /// Inserts the rows of live segments in their order, by several threads that have some of the
-    /// parts each. Returns what that did for each segment.
+    /// partitions each. Returns what that did for each segment.
     pub(crate) fn fill(&mut self, segments: &[(u32, Footer)]) -> Vec<Inserted> {
         let rows: usize = segments.iter().map(|(_, footer)| footer.row_count()).sum();
         let threads = if rows < MIN_PARALLEL_ROWS {
@@ -124,18 +124,21 @@ impl Index {
         } else {
             max_scoped()
         };
-        let share = PARTS.div_ceil(threads);
-        let mut done = vec![vec![Inserted::default(); segments.len()]; PARTS.div_ceil(share)];
-        let parts = self.parts.chunks_mut(share);
-        let work = parts.zip(&mut done).zip((0..).step_by(share)).collect();
+        let share = PARTITIONS.div_ceil(threads);
+        let mut done = vec![vec![Inserted::default(); segments.len()]; PARTITIONS.div_ceil(share)];
+        let partitions = self.partitions.chunks_mut(share);
+        let work = partitions
+            .zip(&mut done)
+            .zip((0..).step_by(share))
+            .collect();
         scoped_for_each(
             work,
-            |((parts, done), first): ((&mut [Part], &mut Vec<_>), usize)| {
-                let range = first..first + parts.len();
+            |((partitions, done), first): ((&mut [Partition], &mut Vec<_>), usize)| {
+                let range = first..first + partitions.len();
                 for ((id, footer), done) in segments.iter().zip(done) {
-                    let mine = |row: &Row| range.contains(&part_number(fingerprint(&row.key)));
-                    by_part(*id, footer.rows().filter(mine), |number, entries| {
-                        parts[number - first].insert(entries, |_| true, done);
+                    let mine = |row: &Row| range.contains(&partition_of(fingerprint(&row.key)));
+                    by_partition(*id, footer.rows().filter(mine), |number, entries| {
+                        partitions[number - first].insert(entries, |_| true, done);
                     });
                 }
             },
@@ -149,49 +152,53 @@ impl Index {
     }
 
     /// The entry of a key. The caller checks that its segment is live.
-    pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&IndexEntry> {
         let wanted = fingerprint(key);
-        let part = &self.parts[part_number(wanted)].0;
-        part.find(wanted, |entry| entry.fingerprint == wanted)
+        let partition = &self.partitions[partition_of(wanted)].0;
+        partition.find(wanted, |entry| entry.fingerprint == wanted)
     }
 
-    pub(crate) fn part(&mut self, number: usize) -> &mut Part {
-        &mut self.parts[number]
+    pub(crate) fn partition(&mut self, number: usize) -> &mut Partition {
+        &mut self.partitions[number]
     }
 
     /// Removes the entry of a key if it points into `segment`.
     pub(crate) fn remove(&mut self, key: &Key, segment: u32) -> bool {
         let wanted = fingerprint(key);
-        let part = &mut self.parts[part_number(wanted)].0;
-        let same = |entry: &Entry| entry.fingerprint == wanted && entry.segment == segment;
-        part.find_entry(wanted, same)
+        let partition = &mut self.partitions[partition_of(wanted)].0;
+        let same = |entry: &IndexEntry| entry.fingerprint == wanted && entry.segment == segment;
+        partition
+            .find_entry(wanted, same)
             .map(|slot| slot.remove())
             .is_ok()
     }
 
     /// Entries, dead ones included.
     pub(crate) fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.0.len()).sum()
+        self.partitions
+            .iter()
+            .map(|partition| partition.0.len())
+            .sum()
     }
 
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        let tables = self.parts.iter().map(|part| &part.0);
+        let tables = self.partitions.iter().map(|partition| &partition.0);
         tables.map(HashTable::allocation_size).sum()
     }
 }
 
-impl Part {
+impl Partition {
     /// Inserts entries of one segment, unless a live segment has the row.
     pub(crate) fn insert(
         &mut self,
-        entries: &[Entry],
+        entries: &[IndexEntry],
         is_live: impl Fn(u32) -> bool,
         inserted: &mut Inserted,
     ) {
         for entry in entries {
             let wanted = entry.fingerprint;
-            let same = |entry: &Entry| entry.fingerprint == wanted;
+            let same = |entry: &IndexEntry| entry.fingerprint == wanted;
             match self.0.entry(wanted, same, |entry| entry.fingerprint) {
                 Slot::Vacant(slot) => {
                     slot.insert(*entry);
@@ -226,27 +233,27 @@ impl Part {
     }
 }
 
-/// Calls `insert` with the entries of a segment's rows, part by part: a part fits into the processor's
-/// cache, and the whole table does not.
-pub(crate) fn by_part(
+/// Calls `insert` with the entries of a segment's rows, one partition at a time: a partition fits into
+/// the processor's cache, and the whole table does not.
+pub(crate) fn by_partition(
     segment: u32,
     mut rows: impl Iterator<Item = Row>,
-    mut insert: impl FnMut(usize, &[Entry]),
+    mut insert: impl FnMut(usize, &[IndexEntry]),
 ) {
-    let mut parts = vec![Vec::new(); PARTS];
+    let mut partitions = vec![Vec::new(); PARTITIONS];
     loop {
         let mut rows = rows.by_ref().take(PORTION).peekable();
         if rows.peek().is_none() {
             return;
         }
         for row in rows {
-            let entry = Entry::new(&row, segment);
-            parts[part_number(entry.fingerprint)].push(entry);
+            let entry = IndexEntry::new(&row, segment);
+            partitions[partition_of(entry.fingerprint)].push(entry);
         }
-        for (number, part) in parts.iter_mut().enumerate() {
-            if !part.is_empty() {
-                insert(number, part);
-                part.clear();
+        for (number, partition) in partitions.iter_mut().enumerate() {
+            if !partition.is_empty() {
+                insert(number, partition);
+                partition.clear();
             }
         }
     }
@@ -272,9 +279,9 @@ mod tests {
     fn an_entry_restores_every_field() {
         let mut row = row(3);
         row.offset = (1 << 40) - 1;
-        let entry = Entry::new(&row, 9);
+        let entry = IndexEntry::new(&row, 9);
         assert_eq!(entry.row(&row.key), Some(row));
-        assert_eq!(size_of::<Entry>(), 24);
+        assert_eq!(size_of::<IndexEntry>(), 24);
     }
 
     fn insert_all(
@@ -284,8 +291,8 @@ mod tests {
         live: impl Fn(u32) -> bool,
     ) -> Inserted {
         let mut done = Inserted::default();
-        by_part(segment, rows.map(row), |number, entries| {
-            index.part(number).insert(entries, &live, &mut done);
+        by_partition(segment, rows.map(row), |number, entries| {
+            index.partition(number).insert(entries, &live, &mut done);
         });
         done
     }
@@ -300,7 +307,7 @@ mod tests {
         let mut index = Index::new();
         for n in 0..200 {
             insert_all(&mut index, n * 1000..(n + 1) * 1000, 1, |_| true);
-            // Worst right after growing, which happens at various sizes as parts differ.
+            // Worst right after growing, which happens at various sizes as partitions differ.
             if n > 20 {
                 let bytes = index.memory();
                 let rows = (n + 1) * 1000;
@@ -326,9 +333,9 @@ mod tests {
             "another segment's entry must stay"
         );
         index
-            .parts
+            .partitions
             .iter_mut()
-            .for_each(|part| part.sweep(|id| id != 2));
+            .for_each(|partition| partition.sweep(|id| id != 2));
         assert_eq!((segment_of(&index, 1), index.len()), (None, 0));
     }
 

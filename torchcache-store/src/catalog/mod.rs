@@ -4,7 +4,7 @@
 //! Locks, in the order in which they may be taken: `scan` (for every change of the set of segments,
 //! so that no two threads insert one file), then the queue's, then `known`. `scan` may be held over
 //! file operations; lookups never wait for it. The others are held for short memory operations only:
-//! the index is changed part by part.
+//! the index is changed one partition at a time.
 
 pub(crate) mod directory;
 pub(crate) mod file_cache;
@@ -25,7 +25,7 @@ use std::time::{Instant, SystemTime};
 
 use hashbrown::HashMap;
 
-use self::index::{Entry, Index, Inserted, PARTS, by_part};
+use self::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
 use self::live_segment::LiveSegment;
 use self::located::Located;
 use crate::fault::{Fault, FaultLog};
@@ -178,7 +178,7 @@ impl Catalog {
         // All entries first: these lookups are independent, so the processor overlaps their cache
         // misses. Counting references in between would make it wait for each.
         let wanted = keys.iter().zip(&*slots);
-        let entries: Vec<Option<Entry>> = wanted
+        let entries: Vec<Option<IndexEntry>> = wanted
             .map(|(key, slot)| index.get(key).filter(|_| slot.is_none()).copied())
             .collect();
         let mut is_missing = false;
@@ -218,10 +218,12 @@ impl Catalog {
         leaving: &HashSet<u32>,
     ) {
         let mut inserted = Inserted::default();
-        by_part(segment.id, rows, |number, entries| {
+        by_partition(segment.id, rows, |number, entries| {
             self.change_known(|Known { segments, index }| {
                 let is_live = |id| segments.contains_key(&id) && !leaving.contains(&id);
-                index.part(number).insert(entries, is_live, &mut inserted);
+                index
+                    .partition(number)
+                    .insert(entries, is_live, &mut inserted);
             });
         });
         segment.note_inserted(&inserted);
@@ -258,9 +260,11 @@ impl Catalog {
 
     /// Removes dead entries from the index.
     fn sweep(&self) {
-        for number in 0..PARTS {
+        for number in 0..PARTITIONS {
             self.change_known(|Known { segments, index }| {
-                index.part(number).sweep(|id| segments.contains_key(&id));
+                index
+                    .partition(number)
+                    .sweep(|id| segments.contains_key(&id));
             });
         }
         self.dead_entries.store(0, Ordering::Relaxed);

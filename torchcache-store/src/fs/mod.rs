@@ -68,7 +68,7 @@ pub trait Directory: Debug + Send + Sync {
     ///
     /// # Errors
     /// What the system reports.
-    fn list(&self) -> io::Result<Vec<Entry>>;
+    fn list(&self) -> io::Result<Vec<DirEntry>>;
 
     /// The metadata of a file.
     ///
@@ -155,7 +155,7 @@ pub type Mapped = Box<dyn AsRef<[u8]> + Send + Sync>;
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     /// Its name.
     pub name: OsString,
     /// Whether it is a regular file.

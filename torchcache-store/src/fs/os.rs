@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Directory, Entry, File, FileSystem, Mapped, Metadata};
+use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
 use crate::sys;
 
 /// The file system of the operating system.
@@ -118,7 +118,7 @@ impl Directory for OsDirectory {
         Ok(metadata(&rustix::fs::fstat(&self.fd)?))
     }
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
@@ -131,7 +131,7 @@ impl Directory for OsDirectory {
                 kind => kind == FileType::RegularFile,
             };
             let name = name.to_owned();
-            entries.push(Entry { name, is_file });
+            entries.push(DirEntry { name, is_file });
         }
         Ok(entries)
     }

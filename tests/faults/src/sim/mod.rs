@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
-use torchcache_store::fs::{Directory, Entry, File, FileSystem, Mapped, Metadata};
+use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
 
 use medium::{Content, Medium, Names};
 
@@ -229,11 +229,11 @@ impl Directory for SimDirectory {
         ))
     }
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<DirEntry>> {
         let medium = self.medium()?;
         let names = medium.directories.get(&self.path);
         let names = names.into_iter().flat_map(|names| names.now.keys());
-        let entry = |name: &OsStr, is_file| Entry {
+        let entry = |name: &OsStr, is_file| DirEntry {
             name: name.to_owned(),
             is_file,
         };
