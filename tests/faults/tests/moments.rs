@@ -1,6 +1,7 @@
 //! Something happens during one call of the file system.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use torchcache_faults::report::Counter;
 use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::{Fault, Store};
+use torchcache_store::{Config, Eviction, Fault, Store};
 
 const LEN: usize = 100;
 
@@ -177,4 +178,61 @@ fn a_segment_that_failed_to_open_is_opened_later() {
     fails.store(false, Ordering::SeqCst);
     store.refresh();
     assert!(fetch(&store, &keys(0..3)).iter().all(Option::is_some));
+}
+
+/// A store of a directory that holds about 64 KB, in segments of about 4 KB.
+fn small(fs: impl FileSystem + 'static, eviction: Eviction) -> Store {
+    let config = Config {
+        max_bytes: 64 << 10,
+        segment_bytes: 4 << 10,
+        eviction,
+        ..manual_flush()
+    };
+    Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
+}
+
+fn put(store: &Store, numbers: Range<u64>) {
+    store.put(batch(numbers, LEN));
+    store.flush().expect("it is written");
+}
+
+#[test]
+fn making_room_lists_the_directory_once_per_batch() {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
+        let lists = Arc::new(Counter::default());
+        let decide = {
+            let lists = lists.clone();
+            move |call: Call, _: &_| {
+                if call == Call::List {
+                    lists.next();
+                }
+                Fate::Done
+            }
+        };
+        let store = small(Faulty::new(Sim::new(), decide), eviction);
+        for n in 0..4 {
+            let before = lists.get();
+            put(&store, 300 * n..300 * (n + 1));
+            assert_eq!(lists.get() - before, 1, "batch {n}, {eviction:?}");
+        }
+        let stats = store.stats();
+        assert!(stats.segments > 8 && stats.bytes <= 64 << 10, "{stats:?}");
+        assert!(stats.evicted_rows + stats.refused_rows > 500, "{stats:?}");
+    }
+}
+
+#[test]
+fn what_another_process_evicted_is_not_evicted_again() {
+    let sim = Sim::new();
+    let [store, other] = [(); 2].map(|()| small(sim.clone(), Eviction::LeastRecentlyRead));
+    put(&store, 0..400);
+    put(&other, 1000..1400);
+    assert!(other.stats().evicted_rows > 200, "{:?}", other.stats());
+    put(&store, 2000..2010);
+    let stats = store.stats();
+    assert!(
+        stats.bytes <= 64 << 10 && stats.evicted_rows < 100,
+        "{stats:?}"
+    );
+    assert!(fetch(&store, &keys(2000..2010)).iter().all(Option::is_some));
 }
