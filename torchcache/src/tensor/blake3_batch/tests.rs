@@ -58,7 +58,7 @@ fn digests_match_around_block_and_chunk_borders() {
     let key = *blake3::hash(b"key").as_bytes();
     for chunks in (1..=5).chain([8, 9, 15, 16, 17, 33]) {
         for around in [-65, -64, -1, 0, 1, 64] {
-            let length = (CHUNK_LEN * chunks).strict_add_signed(around);
+            let length = (CHUNK_LEN * chunks).wrapping_add_signed(around);
             assert_digests(2, length, Some(&key));
         }
     }
