@@ -1,5 +1,5 @@
-//! A process of its own for the tests that need one. `child COMMAND …` does one thing and tells
-//! what it saw on its standard output.
+//! The child process of the tests that need one: `child COMMAND …` runs one command and prints its
+//! results.
 
 use std::fs::File;
 use std::io::Write;
@@ -27,14 +27,14 @@ fn slow_double(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
-/// Rows that every process can make again: row `number` is `number` in each of its 256 elements.
+/// Rows that every process can make: each of the 256 elements of row `number` is `number`.
 fn rows(from: i64, count: i64) -> Tensor {
     let numbers = Tensor::arange_start(from, from + count, (Kind::Float, Device::Cpu));
     numbers.view([-1, 1]).repeat([1, 256])
 }
 
-/// A call, checked: the output must be twice the input, wherever it comes from.
-fn checked(cached: fn(&Tensor) -> Tensor, xs: &Tensor) {
+/// Calls a cached function and checks that the output is twice the input.
+fn call(cached: fn(&Tensor) -> Tensor, xs: &Tensor) {
     assert!(cached(xs).equal(&(xs * 2)), "a wrong row");
 }
 
@@ -42,27 +42,27 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        // Stores rows and ends as processes end: by returning from main, without a flush.
+        // Stores rows and returns from `main`, without a flush.
         ["store", from, count] => {
-            checked(double, &rows(number(from), number(count)));
-            report();
+            call(double, &rows(number(from), number(count)));
+            report(double::cache());
         }
         ["exit", from, count] => {
-            checked(double, &rows(number(from), number(count)));
-            report();
+            call(double, &rows(number(from), number(count)));
+            report(double::cache());
             std::process::exit(0);
         }
         ["panic", from, count] => {
-            checked(double, &rows(number(from), number(count)));
-            report();
+            call(double, &rows(number(from), number(count)));
+            report(double::cache());
             panic!("as asked");
         }
-        // Stores rows for ever, flushing now and then and telling what must be there since.
+        // Stores rows until it is killed, and prints how many rows each flush acknowledged.
         ["stream", flush_every] => {
             let mut next = 0;
             loop {
                 for _ in 0..number(flush_every) {
-                    checked(double, &rows(next, 8));
+                    call(double, &rows(next, 8));
                     next += 8;
                 }
                 double::cache().flush().unwrap();
@@ -70,20 +70,14 @@ fn main() {
                 std::io::stdout().flush().expect("a reader");
             }
         }
-        // Through the function without memory, flushed so that faults of the writer are counted.
+        // Without a memory tier, flushed so that faults of the flusher are counted.
         ["store-on-disk", from, count] => {
-            checked(double_on_disk, &rows(number(from), number(count)));
+            call(double_on_disk, &rows(number(from), number(count)));
             // The faults are printed below.
             let _ = double_on_disk::cache().flush();
-            let stats = double_on_disk::cache().stats();
-            println!(
-                "hits {} misses {} faults {:?}",
-                stats.hits(),
-                stats.misses,
-                stats.faults.iter().collect::<Vec<_>>()
-            );
+            report(double_on_disk::cache());
         }
-        // Takes four seconds, unless rows are there already.
+        // Takes four seconds without cached rows.
         ["prefill"] => {
             let slowly = |xs: Tensor| {
                 let ys = slow_double(&xs);
@@ -95,17 +89,17 @@ fn main() {
             println!("{} {}", stats.hits(), stats.misses);
         }
         ["disabled", from, count] => {
-            checked(double, &rows(number(from), number(count)));
-            let config = double::cache().effective_options();
+            call(double, &rows(number(from), number(count)));
+            let options = double::cache().effective_options();
             println!(
                 "calls {} enabled {} persistent {} hash {:?}",
                 double::cache().stats().calls,
-                config.enabled(),
-                config.persistent(),
+                options.enabled(),
+                options.persistent(),
                 double::cache().module_hash()
             );
         }
-        // A new identity while no file can be opened: the disk tier is a fault, and the call goes on.
+        // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
         _ => {
             eprintln!("child: unknown command {words:?}");
@@ -146,21 +140,15 @@ fn out_of_files() {
         .flush()
         .expect_err("nothing of it is on disk");
     drop(open);
-    let stats = model.torchcache.stats();
-    println!(
-        "hits {} misses {} faults {:?}",
-        stats.hits(),
-        stats.misses,
-        stats.faults.iter().collect::<Vec<_>>()
-    );
+    report(&model.torchcache);
 }
 
 fn number(text: &str) -> i64 {
     text.parse().expect("a number")
 }
 
-fn report() {
-    let stats = double::cache().stats();
+fn report(cache: &TorchCache) {
+    let stats = cache.stats();
     println!(
         "hits {} misses {} faults {:?}",
         stats.hits(),
