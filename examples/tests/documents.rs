@@ -95,7 +95,7 @@ fn messages_quoted_in_the_guide_are_those_of_the_code() {
     let code = read("torchcache/src/error.rs") + &read("torchcache/src/identity/manifest.rs");
     for quoted in [
         "requires grad while gradients are recorded",
-        "the output requires grad although no parameter that the cache watches does",
+        "the output requires grad although no watched parameter does",
         "the weights of `fc.ws` changed; code, fields and options did not",
     ] {
         assert!(guide.contains(quoted), "guide: {quoted}");
