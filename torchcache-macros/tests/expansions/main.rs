@@ -16,25 +16,9 @@ mod generic;
 mod inherent;
 mod module;
 mod module_t;
+pub mod nn;
 
 use __private::seen;
-
-/// The module traits of `tch::nn`.
-pub mod nn {
-    use crate::__private::Tensor;
-
-    /// As in tch.
-    pub trait Module {
-        /// As in tch.
-        fn forward(&self, xs: &Tensor) -> Tensor;
-    }
-
-    /// As in tch.
-    pub trait ModuleT {
-        /// As in tch.
-        fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor;
-    }
-}
 
 fn identity<T: __private::Fingerprint>(value: &T) -> Vec<String> {
     let mut parts = Vec::new();

@@ -1,9 +1,11 @@
 //! BLAKE3's tree of chunks for several rows at once, one in each lane.
 
-use blake3::{BLOCK_LEN, CHUNK_LEN};
+use blake3::{BLOCK_LEN, CHUNK_LEN, OUT_LEN};
 
-use super::Digest;
 use super::simd::{Avx2, Avx512, ChainingValues, IV, Lanes, Run};
+
+/// A BLAKE3 digest.
+type Digest = [u8; OUT_LEN];
 
 /// BLAKE3's flags of a block.
 mod flag {
