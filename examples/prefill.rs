@@ -26,7 +26,9 @@ fn batches() -> impl ExactSizeIterator<Item = Tensor> {
     (0..(IMAGES / BATCH) as usize).map(move |number| Tensor::stack(&images(first(number)), 0))
 }
 
-fn main() -> Result<(), torchcache::Error> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Ctrl-C writes the rows that are still queued.
+    torchcache::flush_on_signals()?;
     tch::manual_seed(0); // in place of weights from a file: the same in each run
     let mut vs = nn::VarStore::new(Device::Cpu);
     let resnet = resnet::resnet18_no_final_layer(&vs.root());

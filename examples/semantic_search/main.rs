@@ -45,6 +45,8 @@ fn main() -> ExitCode {
 
 /// Returns whether every embedding is right.
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    // Ctrl-C writes the embeddings that are still queued.
+    torchcache::flush_on_signals()?;
     let all = corpus::entries()?;
     let entries = &all[..args.texts];
     let mut embedder = Embedder::load(args)?;

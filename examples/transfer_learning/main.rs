@@ -41,6 +41,8 @@ fn main() -> ExitCode {
 
 /// Returns whether every cached feature is right.
 fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
+    // Ctrl-C writes the features that are still queued.
+    torchcache::flush_on_signals()?;
     let data = Data::load(&args.data, args.limit)?;
     if let Some(features) = &args.second_process {
         again::second_process(args, &data, features)?;
