@@ -123,7 +123,7 @@ fn max_size(text: &str) -> Result<Keep, SizeError> {
     size::parse(text).map(Keep::MaxBytes)
 }
 
-fn older_than(text: &str) -> Result<Keep, String> {
+fn older_than(text: &str) -> Result<Keep, &'static str> {
     time::parse_age(text).map(Keep::ReadWithin)
 }
 

@@ -100,7 +100,7 @@ pub(crate) fn missing_module(kind: ErrorKind) -> String {
     }
 }
 
-/// Value bytes by stored bytes of all readable rows; `None` without rows.
+/// The value bytes per stored byte of all readable rows; `None` without rows.
 pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
     let groups = summary.contents().flat_map(|contents| &contents.groups);
     let (value, stored) = groups.fold((0, 0), |(value, stored), group| {

@@ -7,11 +7,12 @@ const DAY: u64 = 86_400;
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
-/// Parses an age such as `12h` or `30d`.
-pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| {
-        format!("{error}; write a number and a unit: s, m, h, d or w, as in `30d`")
-    })
+/// Parses an age such as `12h` or `30d`. A number without a unit is refused, `0` too, which humantime
+/// accepts.
+pub(crate) fn parse_age(text: &str) -> Result<Duration, &'static str> {
+    let age = humantime::parse_duration(text).ok();
+    age.filter(|_| text.ends_with(char::is_alphabetic))
+        .ok_or("write a number and a unit: s, m, h, d or w, as in `30d`")
 }
 
 /// Formats how long ago a time is, rounded down to one unit: `3 days ago`. Rounding down keeps it in step
@@ -56,7 +57,16 @@ mod tests {
         ] {
             assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "d", "30", "-3d", "+3d", "3é", "99999999999999999999w"] {
+        for text in [
+            "",
+            "d",
+            "0",
+            "30",
+            "-3d",
+            "+3d",
+            "3é",
+            "99999999999999999999w",
+        ] {
             let error = parse_age(text).expect_err(text);
             assert!(error.contains("`30d`"), "{error}");
         }

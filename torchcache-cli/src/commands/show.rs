@@ -64,7 +64,7 @@ fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
     line("rows", format!("{rows} in {in_segments}{each}"));
     line("size", human(summary.bytes()));
     if let Some(ratio) = ratio(summary) {
-        line("ratio", format!("{ratio:.2} (value bytes by stored bytes)"));
+        line("ratio", format!("{ratio:.2} (value bytes per stored byte)"));
     }
     if let Some(read) = summary.last_read() {
         let ago = ago(read, output.now);
