@@ -1,4 +1,4 @@
-//! Where the disk tier of a cache lies, and which errors about it are misuse.
+//! The directory of a cache's disk tier, and which errors about it are misuse.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ pub(crate) struct Tiers {
     pub(crate) disk_fault: Option<DiskFault>,
 }
 
-/// The options that say where the disk tier lies.
+/// The options that determine where the disk tier is.
 #[derive(Debug, Clone, PartialEq)]
 struct DiskLocation {
     persistent: bool,

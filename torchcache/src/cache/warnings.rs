@@ -55,36 +55,36 @@ impl Reason {
                 format!("argument `{argument}` is sparse or quantized and cannot be cut into rows: such calls bypass the cache"),
             ),
             Reason::ArgumentKind(argument, error) => (
-                7,
+                2,
                 format!("argument `{argument}` is undefined or of a kind that tch does not know ({}): such calls bypass the cache", first_line(error)),
             ),
             Reason::OutputLayout => (
-                2,
+                3,
                 "the output is sparse, quantized, of an unknown kind or has too many tensors to be cut into rows: it is not cached".into(),
             ),
-            Reason::NoTensors => (10, "the output holds no tensor: it is not cached".into()),
+            Reason::NoTensors => (4, "the output holds no tensor: it is not cached".into()),
             Reason::ChangingShape => (
-                3,
+                5,
                 "the shape or kind of an output row changes with the batch that it is computed in: batches that mix such rows bypass the cache; pad to a fixed length to cache them".into(),
             ),
             Reason::ForeignRows => (
-                4,
+                6,
                 "the cache holds rows that this version cannot read: they are computed again".into(),
             ),
             Reason::Libtorch(error) => (
-                5,
+                7,
                 format!("libtorch could not copy what the cache needs, so the call bypassed it: {}", first_line(error)),
             ),
             Reason::MemoryTier(error) => (
-                6,
+                8,
                 format!("rows could not be kept in or copied from memory, and are misses: {error}"),
             ),
             Reason::DiskTier(error) => (
-                8,
+                9,
                 format!("the disk tier could not be opened, so rows are kept in memory only for now: {error}"),
             ),
             Reason::Mismatch { mismatched, verified, example } => (
-                9,
+                10,
                 format!("{mismatched} of {verified} recomputed rows differ from the cached ones: {example}. Either the module is in train mode, has dropout, or computes a row from the rest of its batch, or code outside the module changed (then bump `version`)"),
             ),
         })

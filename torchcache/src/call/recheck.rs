@@ -121,7 +121,7 @@ impl Tolerance {
             Kind::Float | Kind::ComplexFloat => (1e-5, 2.6e-4),
             Kind::BFloat16 => (1e-5, 3.2e-2),
             Kind::Half | Kind::ComplexHalf => (1e-5, 2e-2),
-            // One step of the last place.
+            // One unit in the last place.
             Kind::Float8e4m3fn | Kind::Float8e4m3fnuz => (1e-5, 0.125),
             Kind::Float8e5m2 | Kind::Float8e5m2fnuz => (1e-5, 0.25),
             _ => (0.0, 0.0),

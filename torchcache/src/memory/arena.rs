@@ -1,5 +1,5 @@
 //! [`RowArena`]: slots for the rows of the memory tier on the CPU, filled, read and emptied without a
-//! lock. The state of a slot says who may touch its bytes, which no borrow of the mapping can.
+//! lock. The state of a slot controls access to its bytes, which the borrow checker cannot.
 
 #![expect(unsafe_code, reason = "threads share one mapping slot by slot")]
 

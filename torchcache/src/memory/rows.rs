@@ -30,7 +30,7 @@ pub(crate) enum RowSource {
 #[derive(Debug)]
 pub(crate) struct FoundRows {
     pub(crate) source: RowSource,
-    /// The position of each row among the keys it was asked for, in rising order.
+    /// The position of each row among the requested keys, in rising order.
     pub(crate) positions: Vec<usize>,
     pub(crate) bytes: RowBytes,
 }
