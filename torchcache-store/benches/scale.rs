@@ -115,11 +115,9 @@ fn child(task: &str, dir: &Path, rows: u64) -> String {
 }
 
 fn config(max_bytes: u64) -> Config {
-    Config {
-        max_bytes,
-        batch_delay: Duration::from_secs(3600),
-        ..Config::default()
-    }
+    Config::default()
+        .with_max_bytes(max_bytes)
+        .with_batch_delay(Duration::from_secs(3600))
 }
 
 fn fill(dir: &Path, rows: u64) {

@@ -6,18 +6,15 @@ use std::time::Duration;
 /// time. Each row on disk records how it is stored, so the configuration never decides whether a row
 /// can be read.
 ///
-/// Fill in the rest with `..Config::default()`, since later versions add fields.
-///
 /// ```
 /// use torchcache_store::{Compression, Config};
-/// let config = Config {
-///     max_bytes: 2_000_000_000,
-///     compression: Some(Compression { level: 3, threads: 1 }),
-///     ..Config::default()
-/// };
+/// let config = Config::default()
+///     .with_max_bytes(2_000_000_000)
+///     .with_compression(Some(Compression::new(3, 1)));
 /// assert!(!config.mmap);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// Bound on the bytes of all segment files in the directory, those of other processes included.
     /// Processes that write at the same time may exceed it until each has finished its batch.
@@ -61,11 +58,33 @@ pub enum Eviction {
 
 /// How rows are compressed. A row that would not shrink is stored as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compression {
     /// The zstd level.
     pub level: i32,
     /// How many threads compress; 0 means one per core.
     pub threads: u32,
+}
+
+impl Compression {
+    /// Compression of this level on so many threads.
+    pub fn new(level: i32, threads: u32) -> Compression {
+        Compression { level, threads }
+    }
+}
+
+/// Defines a method for each field that sets it.
+macro_rules! setters {
+    ($($method:ident, $field:ident: $type:ty;)*) => {
+        $(
+            #[doc = concat!("Sets [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+            #[must_use]
+            pub fn $method(mut self, $field: $type) -> Config {
+                self.$field = $field;
+                self
+            }
+        )*
+    };
 }
 
 /// Smaller segments spend more bytes on the file than on their rows.
@@ -75,6 +94,17 @@ const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 const MIN_SEGMENTS: u64 = 16;
 
 impl Config {
+    setters! {
+        with_max_bytes, max_bytes: u64;
+        with_eviction, eviction: Eviction;
+        with_compression, compression: Option<Compression>;
+        with_mmap, mmap: bool;
+        with_queue_bytes, queue_bytes: u64;
+        with_segment_bytes, segment_bytes: u64;
+        with_batch_delay, batch_delay: Duration;
+        with_stall_timeout, stall_timeout: Duration;
+    }
+
     /// The size at which a segment is closed, given the other bounds.
     pub(crate) fn target_segment_bytes(&self) -> u64 {
         self.segment_bytes

@@ -52,8 +52,5 @@ pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
 
 /// A configuration that writes only on `flush`.
 pub fn manual_flush() -> Config {
-    Config {
-        batch_delay: Duration::from_secs(3600),
-        ..Config::default()
-    }
+    Config::default().with_batch_delay(Duration::from_secs(3600))
 }

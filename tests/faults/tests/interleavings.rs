@@ -41,12 +41,10 @@ std::thread_local! {
 
 /// Time stands still in a model, so no thread may wait for it.
 fn opened(sim: &Sim, queue_bytes: u64) -> Store {
-    let config = Config {
-        batch_delay: Duration::ZERO,
-        stall_timeout: Duration::from_secs(3600),
-        queue_bytes,
-        ..Config::default()
-    };
+    let config = Config::default()
+        .with_batch_delay(Duration::ZERO)
+        .with_stall_timeout(Duration::from_secs(3600))
+        .with_queue_bytes(queue_bytes);
     Store::open_on(Arc::new(sim.clone()), "/cache", config).expect("it opens")
 }
 
@@ -229,10 +227,7 @@ fn evict(store: &Store) {
     store.refresh();
     for max_bytes in [0, Config::default().max_bytes] {
         let config = store.config();
-        store.reconfigure(Config {
-            max_bytes,
-            ..config
-        });
+        store.reconfigure(config.with_max_bytes(max_bytes));
         store.flush().expect("nothing is queued");
     }
 }
@@ -243,11 +238,10 @@ fn a_lower_limit_is_enforced() {
     check(|| {
         let sim = Sim::new();
         let store = opened(&sim, 1 << 20);
-        let lower = Config {
-            max_bytes: 200,
-            eviction: Eviction::Never,
-            ..store.config()
-        };
+        let lower = store
+            .config()
+            .with_max_bytes(200)
+            .with_eviction(Eviction::Never);
         store.put(batch(0..4, LEN));
         assert_eq!(right(&store, 0..4), 4);
         store.reconfigure(lower);

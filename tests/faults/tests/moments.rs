@@ -15,7 +15,7 @@ use torchcache_faults::report::Counter;
 use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::{Config, Eviction, Fault, Store};
+use torchcache_store::{Eviction, Fault, Store};
 
 const LEN: usize = 100;
 
@@ -182,12 +182,10 @@ fn a_segment_that_failed_to_open_is_opened_later() {
 
 /// A store of a directory that holds about 64 KB, in segments of about 4 KB.
 fn small(fs: impl FileSystem + 'static, eviction: Eviction) -> Store {
-    let config = Config {
-        max_bytes: 64 << 10,
-        segment_bytes: 4 << 10,
-        eviction,
-        ..manual_flush()
-    };
+    let config = manual_flush()
+        .with_max_bytes(64 << 10)
+        .with_segment_bytes(4 << 10)
+        .with_eviction(eviction);
     Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
 }
 

@@ -17,12 +17,10 @@ const LEN: usize = 400;
 
 /// A store that shares no state with others of its directory, like one in another process.
 fn store(dir: &Path, max_bytes: u64) -> Store {
-    let config = Config {
-        batch_delay: Duration::from_millis(1),
-        segment_bytes: 300_000,
-        max_bytes,
-        ..Config::default()
-    };
+    let config = Config::default()
+        .with_batch_delay(Duration::from_millis(1))
+        .with_segment_bytes(300_000)
+        .with_max_bytes(max_bytes);
     Store::open_on(Arc::new(Os), dir, config).expect("it opens")
 }
 

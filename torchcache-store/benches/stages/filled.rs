@@ -88,12 +88,10 @@ impl Plain {
 
 /// A configuration that writes only on request, into one segment.
 pub(crate) fn on_request(compression: Option<Compression>) -> Config {
-    Config {
-        compression,
-        batch_delay: Duration::from_secs(3600),
-        segment_bytes: 1 << 30,
-        max_bytes: 1 << 40,
-        queue_bytes: 1 << 30,
-        ..Config::default()
-    }
+    Config::default()
+        .with_compression(compression)
+        .with_batch_delay(Duration::from_secs(3600))
+        .with_segment_bytes(1 << 30)
+        .with_max_bytes(1 << 40)
+        .with_queue_bytes(1 << 30)
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use torchcache_store::segment::{Encoding, SegmentWriter};
-use torchcache_store::{Compression, Config, Key, Located, RowValues, Store};
+use torchcache_store::{Compression, Key, Located, RowValues, Store};
 
 use crate::common::footers::read_footers;
 use crate::common::{Table, has, is_quick, micros, scratch_dir, segments, timed};
@@ -60,14 +60,7 @@ impl Bench<'_> {
             .map(|n| self.workload.call(n))
             .collect();
         let raw = Filled::new(&calls, self.workload, None);
-        let zstd = Filled::new(
-            &calls,
-            self.workload,
-            Some(Compression {
-                level: 3,
-                threads: 0,
-            }),
-        );
+        let zstd = Filled::new(&calls, self.workload, Some(Compression::new(3, 0)));
         let mut out = vec![0; self.workload.rows * self.workload.row_len];
         let mut spare = out.clone();
         let plain = raw.plain();
@@ -116,10 +109,7 @@ impl Bench<'_> {
             |n| plain.in_order(n, &mut out),
         );
         assert_eq!(spare, calls[self.workload.calls - 1].values.bytes);
-        raw.store.reconfigure(Config {
-            mmap: true,
-            ..raw.store.config()
-        });
+        raw.store.reconfigure(raw.store.config().with_mmap(true));
         self.compare(
             "read, mapped",
             |n| raw.read(&in_order[n], &mut spare),

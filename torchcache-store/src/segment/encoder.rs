@@ -242,7 +242,7 @@ mod tests {
             element_bytes,
         };
         let values: Vec<Value<'_>> = values.iter().map(|bytes| value(bytes)).collect();
-        let encoded = encode_rows(&values, Compression { level: 3, threads }).expect("zstd works");
+        let encoded = encode_rows(&values, Compression::new(3, threads)).expect("zstd works");
         let rows = encoded.rows(&values);
         rows.map(|(encoding, bytes)| (encoding, bytes.to_vec()))
             .collect()

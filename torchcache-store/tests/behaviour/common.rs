@@ -33,10 +33,7 @@ pub(crate) fn batch(keys: &[Key], schema: &str, len: usize) -> RowBatch {
 
 /// A configuration that writes only on `flush`.
 pub(crate) fn manual_flush() -> Config {
-    Config {
-        batch_delay: Duration::from_secs(3600),
-        ..Config::default()
-    }
+    Config::default().with_batch_delay(Duration::from_secs(3600))
 }
 
 /// Fetches a row; `None` is a miss, whether at `locate` or at `read`.

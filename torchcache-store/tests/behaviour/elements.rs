@@ -8,13 +8,7 @@ use torchcache_store::segment::{Encoding, SegmentReader};
 use torchcache_store::{Compression, Config, Key, RowBatch, Store};
 
 fn zstd() -> Config {
-    Config {
-        compression: Some(Compression {
-            level: 3,
-            threads: 1,
-        }),
-        ..manual_flush()
-    }
+    manual_flush().with_compression(Some(Compression::new(3, 1)))
 }
 
 /// Features between 1 and 2: one exponent, and random digits that belong to one key only.
@@ -61,7 +55,7 @@ fn numbers_take_less_space_and_come_back_as_they_were() {
         );
         sizes.push(path.metadata().expect("it exists").len());
         for mmap in [false, true] {
-            store.reconfigure(Config { mmap, ..zstd() });
+            store.reconfigure(zstd().with_mmap(mmap));
             for (key, row) in rows.iter().zip(fetch_all(&store, &rows)) {
                 assert!(row == Some(features(key, 512)));
             }

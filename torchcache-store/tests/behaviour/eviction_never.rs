@@ -10,24 +10,15 @@ use crate::limits::{LEN, bytes, put_each, tight};
 use torchcache_store::{Compression, Config, Eviction, Store};
 
 fn keeping(max_bytes: u64) -> Config {
-    Config {
-        eviction: Eviction::Never,
-        ..tight(max_bytes)
-    }
+    tight(max_bytes).with_eviction(Eviction::Never)
 }
 
 #[test]
 fn a_full_directory_without_eviction_takes_no_rows() {
-    let zstd = Compression {
-        level: 1,
-        threads: 1,
-    };
+    let zstd = Compression::new(1, 1);
     for compression in [None, Some(zstd)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = Config {
-            compression,
-            ..keeping(20 * 9_500)
-        };
+        let config = keeping(20 * 9_500).with_compression(compression);
         let store = Store::open(dir.path(), config).expect("it opens");
         put_each(&store, 0..50);
         let full = store.stats();
@@ -43,10 +34,7 @@ fn a_full_directory_without_eviction_takes_no_rows() {
         put_each(&store, 50..55);
         assert_eq!(store.stats().rows, 5);
         // And a lower limit holds here too.
-        store.reconfigure(Config {
-            max_bytes: 2 * 9_500,
-            ..store.config()
-        });
+        store.reconfigure(store.config().with_max_bytes(2 * 9_500));
         store.flush().expect("eviction is waited for");
         assert!(bytes(dir.path()) <= 2 * 9_500);
     }
@@ -67,10 +55,7 @@ fn rows_stay_when_another_process_exceeds_the_limit() {
     fs::copy(&theirs, here.path().join(name)).expect("it is copied");
 
     put_each(&store, 20..21);
-    store.reconfigure(Config {
-        batch_delay: Duration::from_secs(60),
-        ..store.config()
-    });
+    store.reconfigure(store.config().with_batch_delay(Duration::from_secs(60)));
     put_each(&store, 21..22);
     let stats = store.stats();
     assert!(stats.bytes > 10 * 9_500, "{stats:?}");
@@ -95,10 +80,7 @@ fn a_directory_above_its_limit_is_evicted_at_opening() {
 fn a_lower_limit_does_not_wait_for_queued_rows() {
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let config = |max_bytes| Config {
-            eviction,
-            ..tight(max_bytes)
-        };
+        let config = |max_bytes| tight(max_bytes).with_eviction(eviction);
         let store = Store::open(dir.path(), config(1 << 30)).expect("it opens");
         put_each(&store, 0..5);
         store.put(batch(&[key(5)], "a", 100));

@@ -13,7 +13,7 @@ use crate::common::{
     OnWarning, batch, count_right, fetch, key, keys, manual_flush, segments, temps, value,
 };
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
-use torchcache_store::{Compression, Config, Fault, Store};
+use torchcache_store::{Compression, Fault, Store};
 
 const LEN: usize = 24;
 
@@ -178,14 +178,8 @@ fn opening_removes_only_stale_temporary_files() {
 fn a_mapped_file_that_changes_gives_right_rows_or_none() {
     const LEN: usize = 200_000;
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let compression = Some(Compression {
-        level: 1,
-        threads: 1,
-    });
-    let config = Config {
-        compression,
-        ..manual_flush()
-    };
+    let compression = Some(Compression::new(1, 1));
+    let config = manual_flush().with_compression(compression);
     let store = Store::open(dir.path(), config).expect("it opens");
     store.put(batch(&[key(0)], "zstd", LEN));
     store.flush().expect("it is written");

@@ -13,11 +13,9 @@ use torchcache_store::{Config, Store};
 pub(crate) const LEN: usize = 9_000;
 
 pub(crate) fn tight(max_bytes: u64) -> Config {
-    Config {
-        max_bytes,
-        segment_bytes: 4096,
-        ..manual_flush()
-    }
+    manual_flush()
+        .with_max_bytes(max_bytes)
+        .with_segment_bytes(4096)
 }
 
 pub(crate) fn bytes(dir: &Path) -> u64 {
@@ -251,10 +249,7 @@ fn merging_drops_a_corrupt_record_and_nothing_else() {
 #[test]
 fn a_full_queue_makes_the_caller_wait_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = Config {
-        queue_bytes: 64 << 10,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_queue_bytes(64 << 10);
     let store = Store::open(dir.path(), config).expect("it opens");
     thread::scope(|scope| {
         for caller in 0..4 {
@@ -316,11 +311,9 @@ fn clear_drops_rows_on_disk_queued_and_being_written() {
 #[test]
 fn threads_read_right_rows_while_segments_come_and_go() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = Config {
-        max_bytes: 400_000,
-        batch_delay: Duration::from_millis(1),
-        ..manual_flush()
-    };
+    let config = manual_flush()
+        .with_max_bytes(400_000)
+        .with_batch_delay(Duration::from_millis(1));
     let store = Store::open(dir.path(), config).expect("it opens");
     let hits: Vec<usize> = thread::scope(|scope| {
         let callers: Vec<_> = (0..4u64)

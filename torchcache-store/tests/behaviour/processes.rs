@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use torchcache_store::fs::Os;
-use torchcache_store::{Config, Fault, Store, TempCache};
+use torchcache_store::{Fault, Store, TempCache};
 
 use crate::common::{OnWarning, batch, count_right, keys, manual_flush};
 
@@ -73,10 +73,7 @@ fn child_process() {
     match std::env::var(ROLE).expect("a role").as_str() {
         "have few descriptors" => {
             // Each row fills a segment, so that nothing is merged.
-            let config = Config {
-                segment_bytes: 4096,
-                ..manual_flush()
-            };
+            let config = manual_flush().with_segment_bytes(4096);
             let store = Store::open(dir, config).expect("it opens");
             for n in 0..100 {
                 store.put(batch(&keys(n..n + 1), "a", 5000));

@@ -9,29 +9,13 @@ use crate::common::{
 use torchcache_store::{Compression, Config, RowBatch, Store, StoreError};
 
 fn configs() -> Vec<Config> {
-    let zstd = Some(Compression {
-        level: 3,
-        threads: 1,
-    });
-    let all_cores = Some(Compression {
-        level: 1,
-        threads: 0,
-    });
+    let zstd = Some(Compression::new(3, 1));
+    let all_cores = Some(Compression::new(1, 0));
     vec![
         manual_flush(),
-        Config {
-            compression: zstd,
-            ..manual_flush()
-        },
-        Config {
-            compression: all_cores,
-            mmap: true,
-            ..manual_flush()
-        },
-        Config {
-            mmap: true,
-            ..manual_flush()
-        },
+        manual_flush().with_compression(zstd),
+        manual_flush().with_compression(all_cores).with_mmap(true),
+        manual_flush().with_mmap(true),
     ]
 }
 
@@ -191,10 +175,7 @@ fn one_process_has_one_store_for_a_directory() {
     let one = Store::open(&missing, manual_flush()).expect("parents are made");
     let two = Store::open(
         dir.path().join("a/../a/b/."),
-        Config {
-            mmap: true,
-            ..manual_flush()
-        },
+        manual_flush().with_mmap(true),
     );
     let two = two.expect("it opens");
     one.put(batch(&keys(0..3), "a", 8));
@@ -221,10 +202,7 @@ fn one_process_has_one_store_for_a_directory() {
 #[test]
 fn a_partial_segment_is_written_after_the_batch_delay() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = Config {
-        batch_delay: Duration::from_millis(30),
-        ..Config::default()
-    };
+    let config = Config::default().with_batch_delay(Duration::from_millis(30));
     let store = Store::open(dir.path(), config).expect("it opens");
     store.put(batch(&keys(0..3), "a", 8));
     for _ in 0..1000 {
@@ -240,10 +218,7 @@ fn a_partial_segment_is_written_after_the_batch_delay() {
 fn more_segments_than_may_be_open_are_all_readable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     // Each batch fills a segment, so that nothing is merged.
-    let config = Config {
-        segment_bytes: 4096,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_segment_bytes(4096);
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..300 {
         store.put(batch(&[key(n)], "a", 5000));

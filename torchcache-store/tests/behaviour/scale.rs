@@ -30,10 +30,7 @@ fn a_row_costs_at_most_64_bytes_on_disk_beyond_its_value() {
 #[ignore = "a measurement: run it with --release and --nocapture"]
 fn a_million_rows_open_in_a_fifth_of_a_second() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = Config {
-        max_bytes: 100 << 30,
-        ..Config::default()
-    };
+    let config = Config::default().with_max_bytes(100 << 30);
     let rows = 1_000_000;
     let begin = Instant::now();
     let store = Store::open(dir.path(), config.clone()).expect("it opens");

@@ -80,10 +80,7 @@ fn values_that_are_not_queued_are_dropped_at_once() {
     store.flush().expect("it is written");
     assert_eq!(store.put(pinned(&store, &keys(5..15), &let_go)).len(), 10);
     assert_eq!(let_go.load(Ordering::SeqCst), 3, "on disk already");
-    store.reconfigure(Config {
-        max_bytes: 0,
-        ..manual_flush()
-    });
+    store.reconfigure(manual_flush().with_max_bytes(0));
     assert!(store.put(pinned(&store, &keys(30..40), &let_go)).is_empty());
     assert_eq!(let_go.load(Ordering::SeqCst), 4, "refused");
 }
@@ -122,10 +119,8 @@ fn queued_rows_may_hold_the_last_handle_of_their_store() {
         JOINED_ITSELF.fetch_or(joining, Ordering::SeqCst);
         before(info);
     }));
-    let (dir, store, let_go) = opened(Config {
-        batch_delay: Duration::from_millis(20),
-        ..Config::default()
-    });
+    let (dir, store, let_go) =
+        opened(Config::default().with_batch_delay(Duration::from_millis(20)));
     store.put(pinned(&store, &keys(0..20), &let_go));
     drop(store);
     wait_until(|| let_go.load(Ordering::SeqCst) == 1);
@@ -163,15 +158,9 @@ fn wait_until(done: impl Fn() -> bool) {
 
 #[test]
 fn callers_do_not_wait_for_the_writer() {
-    let compression = Some(Compression {
-        level: 1,
-        threads: 1,
-    });
+    let compression = Some(Compression::new(1, 1));
     for compression in [None, compression] {
-        let (_dir, store, let_go) = opened(Config {
-            compression,
-            ..manual_flush()
-        });
+        let (_dir, store, let_go) = opened(manual_flush().with_compression(compression));
         store.put(pinned(&store, &keys(0..5), &let_go));
         store.flush().expect("it is written");
         let slow = Arc::new(Slow::default());

@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 
 use crate::common::{batch, count_right, fetch_all, key, keys, manual_flush, segments, value};
-use torchcache_store::{Compression, Config, Key, Store};
+use torchcache_store::{Compression, Key, Store};
 
 /// Long enough for a call of all rows to be shared.
 const LEN: usize = 20_000;
@@ -14,24 +14,10 @@ const ROWS: u64 = 240;
 /// A store whose rows lie in several segments: raw, compressed, shuffled, and some in the queue.
 fn mixed(mmap: bool) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(
-        dir.path(),
-        Config {
-            mmap,
-            ..manual_flush()
-        },
-    )
-    .expect("it opens");
-    let zstd = Some(Compression {
-        level: 1,
-        threads: 1,
-    });
+    let store = Store::open(dir.path(), manual_flush().with_mmap(mmap)).expect("it opens");
+    let zstd = Some(Compression::new(1, 1));
     for (part, compression) in [(0, None), (1, zstd), (2, zstd), (3, None)] {
-        store.reconfigure(Config {
-            compression,
-            mmap,
-            ..manual_flush()
-        });
+        store.reconfigure(manual_flush().with_compression(compression).with_mmap(mmap));
         let rows = batch(&keys(part * 60..(part + 1) * 60), "f32[5000]", LEN);
         store.put(rows.element_bytes(if part == 2 { 4 } else { 1 }));
         if part < 3 {
@@ -117,10 +103,7 @@ fn a_corrupt_row_in_a_large_read_costs_only_itself() {
 fn a_read_of_many_files_is_complete() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     // Each batch fills a segment, so that nothing is merged.
-    let config = Config {
-        segment_bytes: 4096,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_segment_bytes(4096);
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..150 {
         store.put(batch(&keys(n * 2..n * 2 + 2), "u8", LEN));

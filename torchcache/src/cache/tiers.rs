@@ -155,17 +155,15 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
 }
 
 fn config(options: &Options) -> Config {
-    Config {
-        max_bytes: options.max_persistent_cache_size(),
-        eviction: match options.eviction() {
+    Config::default()
+        .with_max_bytes(options.max_persistent_cache_size())
+        .with_eviction(match options.eviction() {
             Eviction::Never => torchcache_store::Eviction::Never,
             _ => torchcache_store::Eviction::LeastRecentlyRead,
-        },
-        compression: options.zstd_compression().then_some(Compression {
-            level: options.zstd_compression_level(),
-            threads: options.zstd_compression_threads(),
-        }),
-        mmap: options.use_mmap_on_load(),
-        ..Config::default()
-    }
+        })
+        .with_compression(options.zstd_compression().then_some(Compression::new(
+            options.zstd_compression_level(),
+            options.zstd_compression_threads(),
+        )))
+        .with_mmap(options.use_mmap_on_load())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use torchcache_store::{Config, Fault, FlushError, Store};
+use torchcache_store::{Fault, FlushError, Store};
 
 use crate::process::say;
 use crate::report::Report;
@@ -14,20 +14,14 @@ const LEN: usize = 3000;
 pub fn run(dir: &Path, _: &[String]) {
     say("STARTED");
     let report = Report::new("no room");
-    let config = Config {
-        segment_bytes: 100_000,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_segment_bytes(100_000);
     let store = Store::open(dir, config.clone()).unwrap();
     for n in 0..10 {
         store.put(batch(20 * n..20 * n + 20, LEN));
         store.flush().expect("small segments fit");
     }
     // More in one segment than fits.
-    store.reconfigure(Config {
-        segment_bytes: 10_000_000,
-        ..config
-    });
+    store.reconfigure(config.with_segment_bytes(10_000_000));
     store.put(batch(1000..1400, LEN));
     let lost = store.flush().expect_err("this one does not");
     assert!(matches!(lost, FlushError::Lost { .. }), "{lost}");

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{WaitOptions, waitpid};
-use torchcache_store::{Config, Store, TempCache};
+use torchcache_store::{Store, TempCache};
 
 use super::endless::put_endless;
 use crate::faulty::kill_this_process;
@@ -40,11 +40,11 @@ pub(super) fn goes_on(dir: &Path) {
     let store = open("other");
     store.put(batch(QUEUED, LEN));
     let busy = open("busy");
-    busy.reconfigure(Config {
-        batch_delay: Duration::ZERO,
-        stall_timeout: Duration::from_millis(100),
-        ..manual_flush()
-    });
+    busy.reconfigure(
+        manual_flush()
+            .with_batch_delay(Duration::ZERO)
+            .with_stall_timeout(Duration::from_millis(100)),
+    );
     put_endless(&busy);
 
     let pid = sys::fork(|| {

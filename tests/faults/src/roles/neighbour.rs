@@ -39,16 +39,11 @@ pub fn run(root: &Path, words: &[String]) {
     };
     let number = |text: &String| text.parse::<u64>().unwrap();
     let mut rng = Rng::with_seed(number(seed));
-    let mut config = Config {
-        segment_bytes: 2_000_000,
-        batch_delay: Duration::from_millis(20),
-        mmap: part == "read-mapped",
-        compression: (number(place) % 2 == 1).then_some(Compression {
-            level: 1,
-            threads: 1,
-        }),
-        ..Config::default()
-    };
+    let mut config = Config::default()
+        .with_segment_bytes(2_000_000)
+        .with_batch_delay(Duration::from_millis(20))
+        .with_mmap(part == "read-mapped")
+        .with_compression((number(place) % 2 == 1).then_some(Compression::new(1, 1)));
     if part == "evict" {
         config.max_bytes = 1_500_000;
     }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
-use torchcache_store::{Config, Store, TempCache};
+use torchcache_store::{Store, TempCache};
 
 use super::endless::put_endless;
 use super::forked;
@@ -95,11 +95,9 @@ pub fn run(dir: &Path, words: &[String]) {
 /// A store whose flusher makes no progress, as with a disk that does not answer. It is never dropped, as
 /// if it were in a static.
 fn hang(dir: &Path, stall_timeout: u64) {
-    let config = Config {
-        stall_timeout: Duration::from_secs(stall_timeout),
-        batch_delay: Duration::ZERO,
-        ..manual_flush()
-    };
+    let config = manual_flush()
+        .with_stall_timeout(Duration::from_secs(stall_timeout))
+        .with_batch_delay(Duration::ZERO);
     let store = Store::open(dir, config).unwrap();
     put_endless(&store);
     std::mem::forget(store);

@@ -38,15 +38,10 @@ impl Work {
 
     fn config(self) -> Config {
         match self {
-            Work::Evict => Config {
-                segment_bytes: 4096,
-                max_bytes: LIMIT,
-                ..manual_flush()
-            },
-            _ => Config {
-                segment_bytes: 1 << 20,
-                ..manual_flush()
-            },
+            Work::Evict => manual_flush()
+                .with_segment_bytes(4096)
+                .with_max_bytes(LIMIT),
+            _ => manual_flush().with_segment_bytes(1 << 20),
         }
     }
 

@@ -31,11 +31,9 @@ fn opened(dir: &Path, config: Config) -> Store {
 
 /// Each row fills a segment, so that none is merged.
 fn single(max_bytes: u64) -> Config {
-    Config {
-        segment_bytes: 4096,
-        max_bytes,
-        ..manual_flush()
-    }
+    manual_flush()
+        .with_segment_bytes(4096)
+        .with_max_bytes(max_bytes)
 }
 
 fn put_each(store: &Store, rows: std::ops::Range<u64>) {

@@ -10,7 +10,7 @@ use torchcache_faults::fuzzed::reference::{self, HEADER};
 use torchcache_faults::report::Report;
 use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Config, Fault, Key, Store};
+use torchcache_store::{Fault, Key, Store};
 
 use crate::versions;
 
@@ -121,10 +121,7 @@ fn path() -> PathBuf {
 }
 
 fn opened(sim: &Sim, mmap: bool) -> Store {
-    let config = Config {
-        mmap,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_mmap(mmap);
     let store = Store::open_on(Arc::new(sim.clone()), DIR, config);
     store.unwrap()
 }

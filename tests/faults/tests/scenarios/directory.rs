@@ -9,7 +9,7 @@ use torchcache_faults::process::unprivileged;
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::directory::content;
 use torchcache_faults::rows::{batch, manual_flush};
-use torchcache_store::{Config, Fault, FlushError, Store};
+use torchcache_store::{Fault, FlushError, Store};
 
 use crate::child;
 
@@ -67,10 +67,7 @@ fn move_away(dir: &Path) -> PathBuf {
 fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("cache");
-    let config = Config {
-        mmap,
-        ..manual_flush()
-    };
+    let config = manual_flush().with_mmap(mmap);
     let store = Store::open(&dir, config).unwrap();
     for first in [0, 10] {
         store.put(batch(first..first + 10, LEN));

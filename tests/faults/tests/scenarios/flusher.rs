@@ -10,7 +10,7 @@ use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::report::{Counter, Report, eventually};
 use torchcache_faults::rows::{batch, keys, manual_flush};
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Config, Fault, FlushError, Store};
+use torchcache_store::{Fault, FlushError, Store};
 
 const LEN: usize = 900;
 
@@ -149,11 +149,11 @@ fn hangs_at(report: &Report, call: Call) {
             Fate::Done
         }
     };
-    let timeout = |stall_timeout| Config {
-        queue_bytes: 40_000,
-        stall_timeout,
-        batch_delay: Duration::ZERO,
-        ..manual_flush()
+    let timeout = |stall_timeout| {
+        manual_flush()
+            .with_queue_bytes(40_000)
+            .with_stall_timeout(stall_timeout)
+            .with_batch_delay(Duration::ZERO)
     };
     let sim = Sim::new();
     let fs = Arc::new(Faulty::new(sim.clone(), decide));

@@ -11,7 +11,7 @@ use torchcache_faults::faulty::{Fate, Faulty};
 use torchcache_faults::report::{Report, cases};
 use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Compression, Config, Store};
+use torchcache_store::{Compression, Store};
 
 const LEN: usize = 900;
 
@@ -50,13 +50,7 @@ fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
             }
         }
     };
-    let config = Config {
-        compression: compressed.then_some(Compression {
-            level: 1,
-            threads: 1,
-        }),
-        ..manual_flush()
-    };
+    let config = manual_flush().with_compression(compressed.then_some(Compression::new(1, 1)));
     let (mut put, mut flushed) = (0, 0);
     let opened = Store::open_on(Arc::new(Faulty::new(sim.clone(), decide)), dir, config);
     if let Ok(store) = opened {

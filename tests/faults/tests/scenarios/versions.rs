@@ -5,7 +5,7 @@ use std::fs;
 use torchcache_faults::report::Report;
 use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_store::segment::VERSION;
-use torchcache_store::{Config, Fault, Store};
+use torchcache_store::{Fault, Store};
 
 /// The golden segment of each version: rows 1, 2 and 5 are rows as in these tests, of 16 bytes.
 pub(super) const FIXTURES: [&[u8]; 2] = [
@@ -61,10 +61,7 @@ fn newer(report: &Report) {
     let mut bytes = FIXTURES[FIXTURES.len() - 1].to_vec();
     bytes[8] = VERSION as u8 + 1;
     fs::write(&path, &bytes).unwrap();
-    let tight = Config {
-        max_bytes: 20_000,
-        ..manual_flush()
-    };
+    let tight = manual_flush().with_max_bytes(20_000);
     let store = Store::open(root.path(), tight).unwrap();
     report.caused(1);
     for n in 0..40 {

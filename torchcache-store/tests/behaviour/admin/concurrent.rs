@@ -19,12 +19,10 @@ use crate::common::{batch, count_right, keys, segments, value};
 
 /// A handle that shares no state with others on the directory, like one in another process.
 fn independent_store(dir: &Path, max_bytes: u64) -> Store {
-    let config = Config {
-        batch_delay: Duration::from_millis(1),
-        segment_bytes: 400_000,
-        max_bytes,
-        ..Config::default()
-    };
+    let config = Config::default()
+        .with_batch_delay(Duration::from_millis(1))
+        .with_segment_bytes(400_000)
+        .with_max_bytes(max_bytes);
     let fs = std::sync::Arc::new(torchcache_store::fs::Os);
     Store::open_on(fs, dir, config).expect("it opens")
 }

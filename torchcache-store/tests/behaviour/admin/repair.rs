@@ -8,7 +8,7 @@ use std::time::Duration;
 use torchcache_store::admin::{
     CheckReport, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
 };
-use torchcache_store::{Compression, Config, Fault, Store};
+use torchcache_store::{Compression, Fault, Store};
 
 use super::{LEN, filled, only, segment};
 use crate::common::{batch, count_right, keys, manual_flush, segments, value};
@@ -30,13 +30,7 @@ fn flip(path: &Path, at: u64) {
 fn check_finds_no_fault_in_intact_caches() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path();
-    let config = Config {
-        compression: Some(Compression {
-            level: 1,
-            threads: 1,
-        }),
-        ..manual_flush()
-    };
+    let config = manual_flush().with_compression(Some(Compression::new(1, 1)));
     let store = Store::open(dir, config).expect("it opens");
     store.put(batch(&keys(0..200), "s", 3000).element_bytes(4));
     store.flush().expect("it is written");

@@ -68,27 +68,22 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn config(self, rules: Rules) -> Config {
-        let compression = Compression {
-            level: 1,
-            threads: 1,
-        };
-        Config {
-            max_bytes: match rules.is_limited {
+        let compression = Compression::new(1, 1);
+        manual_flush()
+            .with_max_bytes(match rules.is_limited {
                 true => 2048 * (1 + u64::from(self.limit % 32)),
                 false => Config::default().max_bytes,
-            },
-            eviction: match self.evict {
+            })
+            .with_eviction(match self.evict {
                 true => Eviction::LeastRecentlyRead,
                 false => Eviction::Never,
-            },
-            compression: self.is_compressed.then_some(compression),
-            mmap: self.mmap,
-            queue_bytes: 256 << (self.queue % 16),
-            segment_bytes: 4096 << (self.target % 8),
+            })
+            .with_compression(self.is_compressed.then_some(compression))
+            .with_mmap(self.mmap)
+            .with_queue_bytes(256 << (self.queue % 16))
+            .with_segment_bytes(4096 << (self.target % 8))
             // Longer than any input takes.
-            stall_timeout: Duration::from_secs(600),
-            ..manual_flush()
-        }
+            .with_stall_timeout(Duration::from_secs(600))
     }
 }
 

@@ -12,7 +12,7 @@ use torchcache_faults::report::Report;
 use torchcache_faults::rows::{batch, manual_flush};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::FileSystem;
-use torchcache_store::{Config, Fault, Store};
+use torchcache_store::{Fault, Store};
 
 /// Short, since they are checked many thousands of times.
 pub(super) const LEN: usize = 64;
@@ -217,10 +217,7 @@ fn one_directory(
         }
     }
     for mmap in [false, true] {
-        store.reconfigure(Config {
-            mmap,
-            ..manual_flush()
-        });
+        store.reconfigure(manual_flush().with_mmap(mmap));
         run.look(report, store, 0..20);
         run.look(report, store, OLD);
     }
@@ -247,10 +244,7 @@ fn one_directory(
     run.close(&sound);
     drop(sound);
 
-    store.reconfigure(Config {
-        max_bytes: LIMIT,
-        ..manual_flush()
-    });
+    store.reconfigure(manual_flush().with_max_bytes(LIMIT));
     let _ = store.flush();
     run.left.push(before.bytes().saturating_sub(LIMIT));
     store.reconfigure(manual_flush());
