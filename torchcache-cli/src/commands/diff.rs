@@ -1,10 +1,8 @@
 //! `torchcache diff`: what changed between the identities of two caches.
 
-use std::collections::HashMap;
-
 use serde_json::json;
 use torchcache_store::admin::Cache;
-use torchcache_store::manifest::{Category, IdentityPart, Manifest, difference};
+use torchcache_store::manifest::{Manifest, PartChange, changes, difference};
 
 use crate::args::Diff;
 use crate::error::Error;
@@ -48,7 +46,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
         Column::Long("AFTER"),
     ]);
     for change in &changes {
-        let (was, is) = change.values();
+        let [was, is] = values(change);
         table.row([change.category.to_string(), plain(change.path), was, is]);
     }
     if !table.is_empty() {
@@ -87,61 +85,16 @@ fn manifest(cache: &Cache) -> Result<Manifest, Error> {
     })
 }
 
-/// A part that differs between two identities.
-struct Change<'a> {
-    category: Category,
-    path: &'a str,
-    before: Option<&'a IdentityPart>,
-    after: Option<&'a IdentityPart>,
-}
-
-/// The parts that differ, in the order of the newer identity. Several parts may have one path: these are
-/// compared in order.
-fn changes<'a>(before: &'a [IdentityPart], after: &'a [IdentityPart]) -> Vec<Change<'a>> {
-    // Linear in the number of parts, since a manifest may be large and not trusted.
-    let (mut was_at, mut is_at) = (by_place(before), by_place(after));
-    let mut changes = Vec::new();
-    for part in after.iter().chain(before) {
-        let place = (part.category as u8, part.path.as_str());
-        let was = was_at.remove(&place).unwrap_or_default();
-        let is = is_at.remove(&place).unwrap_or_default();
-        for at in 0..was.len().max(is.len()) {
-            let (before, after) = (was.get(at).copied(), is.get(at).copied());
-            if before.map(|part| part.digest) != after.map(|part| part.digest) {
-                changes.push(Change {
-                    category: part.category,
-                    path: &part.path,
-                    before,
-                    after,
-                });
-            }
+/// The values to print, with their digests if they look alike, as cut values of long code may.
+fn values(change: &PartChange<'_>) -> [String; 2] {
+    let PartChange { before, after, .. } = *change;
+    let alike = before.map(|it| &it.value) == after.map(|it| &it.value);
+    [before, after].map(|part| match part {
+        None => "-".to_owned(),
+        Some(part) if alike => {
+            let digest = hex::encode(&part.digest[..4]);
+            format!("{} #{digest}", plain_value(&part.value))
         }
-    }
-    changes
-}
-
-/// The parts of each category and path, in their order.
-fn by_place(parts: &[IdentityPart]) -> HashMap<(u8, &str), Vec<&IdentityPart>> {
-    let mut places: HashMap<_, Vec<&IdentityPart>> = HashMap::new();
-    for part in parts {
-        let place = (part.category as u8, part.path.as_str());
-        places.entry(place).or_default().push(part);
-    }
-    places
-}
-
-impl Change<'_> {
-    /// The values to print, with their digests if they look alike, as cut values of long code may.
-    fn values(&self) -> (String, String) {
-        let alike = self.before.map(|it| &it.value) == self.after.map(|it| &it.value);
-        let shown = |part: Option<&IdentityPart>| match part {
-            None => "-".to_owned(),
-            Some(part) if alike => {
-                let digest = hex::encode(&part.digest[..4]);
-                format!("{} #{digest}", plain_value(&part.value))
-            }
-            Some(part) => plain_value(&part.value),
-        };
-        (shown(self.before), shown(self.after))
-    }
+        Some(part) => plain_value(&part.value),
+    })
 }

@@ -1,12 +1,61 @@
-//! Describes what changed between two identities of a module.
+//! Compares two identities of a module: part by part, and in a sentence.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::part::{Category, IdentityPart, shortened};
+
+/// A part that differs between two identities, or is in only one of them.
+#[derive(Clone, Copy, Debug)]
+pub struct PartChange<'a> {
+    /// The category of the part.
+    pub category: Category,
+    /// The path of the part.
+    pub path: &'a str,
+    /// The part in the first identity.
+    pub before: Option<&'a IdentityPart>,
+    /// The part in the second identity.
+    pub after: Option<&'a IdentityPart>,
+}
+
+/// Lists the parts that differ, in the order of the second identity. Several parts may have one path, such
+/// as a layer's configuration and an enum's variant: these are compared in order.
+pub fn changes<'a>(before: &'a [IdentityPart], after: &'a [IdentityPart]) -> Vec<PartChange<'a>> {
+    // Linear in the number of parts, since a manifest may be large and not trusted.
+    let (mut before_at, mut after_at) = (by_place(before), by_place(after));
+    let mut changes = Vec::new();
+    for part in after.iter().chain(before) {
+        let place = (part.category, part.path.as_str());
+        let before = before_at.remove(&place).unwrap_or_default();
+        let after = after_at.remove(&place).unwrap_or_default();
+        for at in 0..before.len().max(after.len()) {
+            let (before, after) = (before.get(at).copied(), after.get(at).copied());
+            if before.map(|part| part.digest) != after.map(|part| part.digest) {
+                changes.push(PartChange {
+                    category: part.category,
+                    path: &part.path,
+                    before,
+                    after,
+                });
+            }
+        }
+    }
+    changes
+}
+
+/// The parts of each category and path, in their order.
+fn by_place(parts: &[IdentityPart]) -> HashMap<(Category, &str), Vec<&IdentityPart>> {
+    let mut places: HashMap<_, Vec<&IdentityPart>> = HashMap::new();
+    for part in parts {
+        let place = (part.category, part.path.as_str());
+        places.entry(place).or_default().push(part);
+    }
+    places
+}
 
 /// Describes what changed between two identities of a module, in one line. Names are shortened and
 /// escaped, so that the line may be logged whatever a file contains.
 pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
+    let changes = changes(before, after);
     let (mut changed, mut same) = (Vec::new(), Vec::new());
     for (category, one, name) in [
         (Category::Code, "the code of", "code"),
@@ -14,7 +63,7 @@ pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
         (Category::Weights, "the weights of", "weights"),
         (Category::Option, "the option", "options"),
     ] {
-        let paths = changed_paths(category, before, after);
+        let paths = changed_paths(category, &changes);
         match paths.as_slice() {
             [] => same.push(name),
             [first, rest @ ..] if rest.len() < 3 => {
@@ -45,29 +94,9 @@ fn shown(path: &str) -> String {
     format!("`{}`", shortened(path).escape_debug())
 }
 
-/// The paths of a category whose parts differ or are in one list only.
-fn changed_paths<'a>(
-    category: Category,
-    before: &'a [IdentityPart],
-    after: &'a [IdentityPart],
-) -> Vec<&'a str> {
-    // Several parts may have one path, such as a layer's configuration and an enum's variant.
-    let by_path = |parts: &'a [IdentityPart]| {
-        let mut digests: HashMap<&'a str, Vec<&'a [u8; 32]>> = HashMap::new();
-        for part in parts.iter().filter(|part| part.category == category) {
-            digests.entry(&part.path).or_default().push(&part.digest);
-        }
-        digests
-    };
-    let (before, after) = (by_path(before), by_path(after));
-    let differs = |path: &&'a str| before.get(path) != after.get(path);
-    let mut paths: Vec<_> = after
-        .keys()
-        .chain(before.keys())
-        .copied()
-        .filter(differs)
-        .collect();
-    paths.sort_unstable();
-    paths.dedup();
-    paths
+/// The sorted paths of the changes of a category.
+fn changed_paths<'a>(category: Category, changes: &[PartChange<'a>]) -> Vec<&'a str> {
+    let of_category = changes.iter().filter(|change| change.category == category);
+    let paths: BTreeSet<&str> = of_category.map(|change| change.path).collect();
+    paths.into_iter().collect()
 }

@@ -29,7 +29,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use difference::difference;
+pub use difference::{PartChange, changes, difference};
 pub use part::{Category, IdentityPart};
 
 use crate::fs::temp_file::TempFile;

@@ -22,7 +22,7 @@ pub struct IdentityPart {
 }
 
 /// The category of a part. The numbers are part of the hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
     /// The code of a function.
