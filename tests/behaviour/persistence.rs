@@ -1,7 +1,6 @@
 //! The disk tier: rows outlive an instance, under every option.
 
 use std::fs;
-use std::path::Path;
 
 use tch::nn::Module;
 use tch::{Kind, Tensor};
@@ -131,19 +130,15 @@ impl Module for Private {
 fn a_cache_without_a_directory_gets_a_private_one() {
     use std::os::unix::fs::PermissionsExt;
     let model = Private::default();
+    assert_eq!(model.torchcache.directory(), None);
     let (_, lines) = logged(|| model.forward(&random(&[2, 2])));
-    let line = lines
-        .iter()
-        .find(|line| line.contains("directory="))
-        .expect("logged at INFO");
-    let directory = line
-        .split("directory=")
-        .nth(1)
-        .unwrap()
-        .split(' ')
-        .next()
-        .unwrap();
-    let private = Path::new(directory).parent().unwrap();
+    let directory = model.torchcache.directory().unwrap();
+    let logged = format!("directory={}", directory.display());
+    assert!(
+        lines.iter().any(|line| line.contains(&logged)),
+        "{lines:#?}"
+    );
+    let private = directory.parent().unwrap();
     assert!(private.starts_with(std::env::temp_dir()), "{private:?}");
     assert_eq!(
         fs::metadata(private).unwrap().permissions().mode() & 0o777,

@@ -48,7 +48,7 @@ pub enum ErrorKind {
     OutputBatchMismatch,
     /// A parameter or an output requires grad while gradients are recorded.
     RequiresGrad,
-    /// Two wrapped modules cannot be told apart.
+    /// Two wrapped modules have the same identity.
     AmbiguousIdentity,
     /// The directory of a persistent cache cannot be used.
     Directory,

@@ -120,10 +120,13 @@ impl<'a> World<'a> {
                 prop_assert!(is_new && self.model.is_blocked(directory), "{error}");
                 prop_assert_eq!(error.kind(), ErrorKind::Directory, "{}", error);
                 prop_assert!(runs.is_empty());
+                prop_assert!(machine.cache.flush().is_err());
+                self.model.set_refused(one, true);
                 self.saw("an error that names the directory", 1);
                 return Ok(());
             }
         };
+        self.model.set_refused(one, false);
         let expected = self.instances[one].expected(&xs);
         prop_assert!(
             same(&given.0, &expected.0) && same(&given.1, &expected.1),

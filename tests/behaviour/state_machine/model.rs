@@ -105,6 +105,8 @@ struct Directory {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     attached: BTreeMap<usize, Attached>,
+    /// The instances whose last call could not use their directory.
+    refused: BTreeSet<usize>,
     memories: Vec<Contents>,
     /// The memory tier last used for a place.
     memory_of: BTreeMap<Place, usize>,
@@ -147,6 +149,16 @@ impl Model {
     /// An instance is dropped.
     pub(crate) fn detach(&mut self, instance: usize) {
         self.attached.remove(&instance);
+        self.refused.remove(&instance);
+    }
+
+    /// A call of an instance was `refused` since its directory cannot be used, or was not.
+    pub(crate) fn set_refused(&mut self, instance: usize, refused: bool) {
+        if refused {
+            self.refused.insert(instance);
+        } else {
+            self.refused.remove(&instance);
+        }
     }
 
     /// The rows that must be hits of an attached instance, and those that may be.
@@ -240,7 +252,8 @@ impl Model {
     /// Whether everything that an instance stored must be on disk after a flush.
     pub(crate) fn flushes(&self, instance: usize) -> bool {
         let attached = self.attached.get(&instance);
-        !self.was_blocked(attached.and_then(|attached| attached.named.1))
+        !self.refused.contains(&instance)
+            && !self.was_blocked(attached.and_then(|attached| attached.named.1))
     }
 
     fn users(&self, memory: usize) -> usize {

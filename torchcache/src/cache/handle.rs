@@ -153,19 +153,17 @@ impl TorchCache {
     /// rows could not be written since the last flush, or not in time. [`Stats::faults`] counts the
     /// reasons, and the log has them.
     pub fn flush(&self) -> Result<(), FlushError> {
-        if let Some(reason) = lock(&self.state).directory_error.clone() {
-            return Err(FlushError::Directory(reason));
+        let tiers = self.with_cache(|cache| cache.tiers.clone());
+        let (store, fault) = tiers.map_or((None, None), |tiers| (tiers.store, tiers.disk_fault));
+        if let Some(store) = store {
+            // Outside the handle's lock, since this may take as long as the disk does.
+            let flushed = store.flush();
+            flushed.map_err(|error| FlushError::Rows(Box::new(error)))?;
         }
-        let Some(tiers) = self.with_cache(|cache| cache.tiers.clone()) else {
-            return Ok(());
-        };
-        // Outside the handle's lock, since this may take as long as the disk does.
-        match (tiers.store, tiers.disk_fault) {
-            (Some(store), _) => store
-                .flush()
-                .map_err(|error| FlushError::Rows(Box::new(error))),
-            (None, Some(fault)) => Err(FlushError::Directory(fault.reason)),
-            (None, None) => Ok(()),
+        let refused = lock(&self.state).directory_error.clone();
+        match refused.or(fault.map(|fault| fault.reason)) {
+            Some(reason) => Err(FlushError::Directory(reason)),
+            None => Ok(()),
         }
     }
 

@@ -149,7 +149,7 @@ impl<'a> Overrides<'a> {
 }
 
 macro_rules! define_overrides {
-    ($($(#[doc = $doc:literal])* $name:ident: $kind:tt = $default:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $kind:tt = $default:expr, $shown:literal;)*) => {
         #[doc(hidden)]
         impl Overrides<'_> {$(
             /// The field that overrides the option of this name.

@@ -36,7 +36,7 @@ macro_rules! define_options {
     ($(
         #[doc = $summary:literal]
         $(#[doc = $more:literal])*
-        $name:ident: $kind:tt = $default:expr;
+        $name:ident: $kind:tt = $default:expr, $shown:literal;
     )*) => {
         /// The options of a cache, made by [`Options::builder`].
         ///
@@ -49,7 +49,7 @@ macro_rules! define_options {
         /// | --- | --- | --- |
         $(#[doc = concat!(
             "| [`", stringify!($name), "`](Self::", stringify!($name), ") | `",
-            stringify!($default), "` |", $summary, " |"
+            $shown, "` |", $summary, " |"
         )])*
         ///
         /// ```
@@ -83,7 +83,7 @@ macro_rules! define_options {
             #[doc = $summary]
             $(#[doc = $more])*
             #[doc = ""]
-            #[doc = concat!("Default: `", stringify!($default), "`.")]
+            #[doc = concat!("Default: `", $shown, "`.")]
             pub fn $name(&self) -> option_kind!(returned $kind) {
                 option_kind!(read $kind self.$name)
             }
@@ -270,6 +270,24 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(Options::builder().build().unwrap(), Options::default());
+    }
+
+    #[test]
+    fn documented_defaults_are_the_defaults() {
+        macro_rules! compare {
+            ($($(#[$doc:meta])* $name:ident: $kind:tt = $default:expr, $shown:literal;)*) => {$(
+                let shown = match &*format!("{:?}", Options::default().$name()) {
+                    "Some(Cpu)" => "Device::Cpu".to_owned(),
+                    "Auto" => "\"auto\"".to_owned(),
+                    bytes if bytes.ends_with("000000000") => {
+                        format!("{} GB", bytes.trim_end_matches("000000000"))
+                    }
+                    other => other.to_owned(),
+                };
+                assert_eq!(shown, $shown, stringify!($name));
+            )*};
+        }
+        for_each_option!(compare);
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Sizes as options take them: `5e9`, `5_000_000_000`, `"5 GB"`.
+//! [`Size`], the type of size options: `5e9`, `5_000_000_000` or `"5 GB"`.
 
 use torchcache_store::size;
 
-/// A number of bytes, or the text that could not be read as one.
+/// A number of bytes, made from a number or from text such as `"5 GB"`.
 ///
-/// Options keep an unreadable size until they are validated, so that the builder stays a chain.
+/// Text that is not a size is kept: [`OptionsBuilder::build`](crate::OptionsBuilder::build) reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Size(pub(crate) Result<u64, String>);
 
-/// What a size may be written as.
+/// The accepted forms, for messages.
 pub(crate) const EXPECTED: &str = "bytes as a number, or text such as \"5 GB\" or \"512 MiB\" (B, KB, MB, GB, TB, KiB, MiB, GiB, TiB)";
 
 impl From<u64> for Size {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_kept_as_it_was_written() {
+    fn text_that_is_not_a_size_is_kept() {
         assert_eq!(Size::from("5 parsecs").0, Err("\"5 parsecs\"".to_owned()));
         assert_eq!(Size::from(-1.0).0, Err("-1".to_owned()));
         assert_eq!(Size::from(f64::NAN).0, Err("NaN".to_owned()));

@@ -1,74 +1,74 @@
 //! The table of options. Fields, getters, builder methods, override fields and the table in the
-//! documentation are made from it; the attribute's own table is compared with it by a test.
+//! documentation are made from it. A test compares the attribute's own table with it.
 
-/// Calls `$callback` with the table: documentation, whose first line is the summary, then
-/// `name: [kind] = default` for each option.
+/// Calls `$callback` with the table: documentation whose first line is a summary, then the name, the
+/// kind, the default and the default as text of each option.
 macro_rules! for_each_option {
     ($callback:ident) => {
         $callback! {
             /// Whether calls use the cache.
-            enabled: [copy bool] = true;
+            enabled: [copy bool] = true, "true";
 
             /// The device that rows are kept on in memory; `None` is that of the output.
-            memory_cache_device: [optional Device] = Some(Device::Cpu);
+            memory_cache_device: [optional Device] = Some(Device::Cpu), "Device::Cpu";
 
             /// The bound of the memory tier in bytes, keys and bookkeeping included.
             ///
             /// Caches of equal identity share their memory and its bound: the latest setting holds.
-            max_memory_cache_size: [size] = 1_000_000_000;
+            max_memory_cache_size: [size] = 1_000_000_000, "1 GB";
 
             /// What a full tier does.
-            eviction: [copy Eviction] = Eviction::Auto;
+            eviction: [copy Eviction] = Eviction::Auto, "\"auto\"";
 
             /// The number of elements hashed per row and tensor, evenly spaced; `None` is all.
             ///
             /// Part of the identity. Rows that differ only between these elements share a key: leave
             /// it `None` unless that cannot happen.
-            subsample_count: [optional usize] = None;
+            subsample_count: [optional usize] = None, "None";
 
             /// Whether rows are kept on disk as well.
-            persistent: [copy bool] = false;
+            persistent: [copy bool] = false, "false";
 
             /// The directory of the disk tier.
             ///
             /// `None` is `TORCHCACHE_DIR` where that is set, else a private temporary directory that
             /// is removed at exit.
-            persistent_cache_dir: [optional path] = None;
+            persistent_cache_dir: [optional path] = None, "None";
 
             /// The identity, instead of one computed from code and weights.
-            persistent_module_hash: [optional text] = None;
+            persistent_module_hash: [optional text] = None, "None";
 
             /// The bound in bytes of what one identity has on disk, rows of earlier runs included.
             ///
             /// Other identities have subdirectories and bounds of their own.
-            max_persistent_cache_size: [size] = 10_000_000_000;
+            max_persistent_cache_size: [size] = 10_000_000_000, "10 GB";
 
             /// Whether rows are compressed on disk; needs `persistent`.
-            zstd_compression: [copy bool] = false;
+            zstd_compression: [copy bool] = false, "false";
 
             /// The zstd level, from -7 to 22.
-            zstd_compression_level: [copy i32] = 3;
+            zstd_compression_level: [copy i32] = 3, "3";
 
             /// The number of threads that compress, up to 256; 0 is one per core.
-            zstd_compression_threads: [copy u32] = 1;
+            zstd_compression_threads: [copy u32] = 1, "1";
 
             /// The kind that floating-point outputs are rounded to; `None` is as computed.
             ///
             /// Part of the identity. Every returned value is rounded, that of the computing call
             /// included, and returned in the forward's own kind.
-            cache_dtype: [optional Kind] = None;
+            cache_dtype: [optional Kind] = None, "None";
 
             /// Whether segments are read through `mmap` instead of `pread`.
             ///
             /// If another program truncates a segment while it is mapped, the process is killed
             /// (SIGBUS): leave it off where others write to the directory, and on network file
             /// systems.
-            use_mmap_on_load: [copy bool] = false;
+            use_mmap_on_load: [copy bool] = false, "false";
 
             /// A salt, to change when code outside of the identity has changed, such as a helper.
             ///
             /// Part of the identity.
-            version: [text] = "";
+            version: [text] = "", "\"\"";
 
             /// The share of hits, from 0.0 to 1.0, that are computed again and compared.
             ///
@@ -97,7 +97,7 @@ macro_rules! for_each_option {
             /// assert_eq!((stats.verified, stats.mismatched), (8, 8));
             /// # Ok::<(), torchcache::Error>(())
             /// ```
-            verify: [copy f64] = 0.0;
+            verify: [copy f64] = 0.0, "0.0";
         }
     };
 }
