@@ -57,7 +57,7 @@ pub(super) struct ElementType {
 impl Columns {
     /// The columns of a schema. `element_type` returns the type that the format has for a tensor, or what
     /// to do if it has none.
-    pub(super) fn of(
+    pub(super) fn for_schema(
         schema: &Schema,
         key: &str,
         key_kind: &str,
@@ -145,7 +145,7 @@ mod tests {
                 note: None,
             })
         };
-        let columns = Columns::of(&schema, "keys", "U8", &["__metadata__"], kind);
+        let columns = Columns::for_schema(&schema, "keys", "U8", &["__metadata__"], kind);
         let columns = columns.expect("every kind is known");
         let names: Vec<_> = columns.with_key().map(|column| &*column.name).collect();
         assert_eq!(names, ["keys", "a", "a_", "__metadata___", "keys_"]);

@@ -26,7 +26,8 @@ const MAX_HEADER: usize = 10_000;
 
 /// The fields of a schema, or why the format cannot hold it.
 pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
-    let mut columns = Columns::of(schema, "key", "|u1", &[], |tensor| Ok(element_type(tensor)))?;
+    let mut columns =
+        Columns::for_schema(schema, "key", "|u1", &[], |tensor| Ok(element_type(tensor)))?;
     let longest = header(&columns, u64::MAX).len();
     if longest > MAX_HEADER {
         columns.notes.push(format!(

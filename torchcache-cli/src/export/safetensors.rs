@@ -28,7 +28,7 @@ const METADATA: &str = "__metadata__";
 
 /// The tensors of a schema, or why the format cannot hold it.
 pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
-    Columns::of(schema, "keys", "U8", &[METADATA], element_type)
+    Columns::for_schema(schema, "keys", "U8", &[METADATA], element_type)
 }
 
 fn element_type(tensor: &TensorSpec) -> Result<ElementType, String> {

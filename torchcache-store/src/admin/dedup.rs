@@ -35,12 +35,12 @@ impl CacheRows {
     /// # Panics
     /// If there is no group of this index.
     pub fn distinct(&self, group: usize) -> io::Result<DistinctRows<'_>> {
-        DistinctRows::of(self, group)
+        DistinctRows::new(self, group)
     }
 }
 
 impl<'r> DistinctRows<'r> {
-    fn of(rows: &'r CacheRows, group: usize) -> io::Result<DistinctRows<'r>> {
+    fn new(rows: &'r CacheRows, group: usize) -> io::Result<DistinctRows<'r>> {
         assert!(group < rows.groups().len(), "there is no group {group}");
         let mut distinct = DistinctRows {
             rows,

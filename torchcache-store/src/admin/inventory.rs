@@ -61,7 +61,7 @@ impl Inventory {
     /// Lists everything, and returns by how many bytes it exceeds `limit`. During a compaction, rows are
     /// counted in the result and in the sources. So if the limit is exceeded, this lists again until no
     /// directory changes, for [`SETTLE_TIMEOUT`] at most; the smallest total counts.
-    pub(super) fn exceeding(
+    pub(super) fn list_settled(
         root: &Root,
         limit: u64,
         skipped: &mut Vec<(PathBuf, String)>,
@@ -72,9 +72,9 @@ impl Inventory {
             skipped.clear();
             let inventory = Inventory::list(root, skipped)?;
             least = least.min(inventory.bytes());
-            let over = least.saturating_sub(limit);
-            if over == 0 || inventory.is_settled() || since.elapsed() > SETTLE_TIMEOUT {
-                return Ok((inventory, over));
+            let excess = least.saturating_sub(limit);
+            if excess == 0 || inventory.is_settled() || since.elapsed() > SETTLE_TIMEOUT {
+                return Ok((inventory, excess));
             }
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -95,7 +95,7 @@ impl Inventory {
         };
         for cache in listing.caches {
             let path = cache.path().to_owned();
-            match inventory.add(cache, skipped) {
+            match inventory.add_cache(cache, skipped) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     skipped.push((path, error.to_string()));
                 }
@@ -105,10 +105,10 @@ impl Inventory {
         Ok(inventory)
     }
 
-    fn add(&mut self, cache: Cache, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
+    fn add_cache(&mut self, cache: Cache, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         let dir = cache.open()?;
         // Added only after the whole directory was read: segments refer to the index of their cache.
-        let (number, mut segments) = (self.caches.len(), Vec::new());
+        let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
         let names = segment_names(&*dir)?;
         for name in names {
@@ -131,7 +131,7 @@ impl Inventory {
                 }
             };
             segments.push(SegmentEntry {
-                cache: number,
+                cache: index,
                 name,
                 bytes: file.len,
                 rows,

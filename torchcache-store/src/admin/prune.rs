@@ -92,7 +92,7 @@ pub fn prune(root: &Root, keep: Keep, dry_run: bool) -> io::Result<PruneReport> 
         report.skipped.clear();
         report.failed.clear();
         let (mut inventory, excess) = match keep {
-            Keep::MaxBytes(limit) => Inventory::exceeding(root, limit, &mut report.skipped)?,
+            Keep::MaxBytes(limit) => Inventory::list_settled(root, limit, &mut report.skipped)?,
             _ => (Inventory::list(root, &mut report.skipped)?, 0),
         };
         let removal = inventory.choose(keep, excess);
