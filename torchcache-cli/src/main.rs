@@ -1,6 +1,5 @@
-//! The command line of torchcache. From the top down: `commands` prints what the store's
-//! administration found or did, on what `args` has checked; `export` writes files; the other modules
-//! choose caches, and turn what they hold into text and JSON.
+//! The command line of torchcache. Each of `commands` runs a function of the store's administration on
+//! arguments that `args` checked, and returns a report as text and as JSON.
 
 mod args;
 mod commands;
