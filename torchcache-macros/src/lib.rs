@@ -1,6 +1,6 @@
 //! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`.
 //!
-//! An item is parsed ([`parse`]) and checked ([`validate`]), then expanded ([`expand`]). Generated
+//! An item is parsed (`parse`) and checked (`validate`), then expanded (`expand`). Generated
 //! code refers to the runtime only by `torchcache::__private`, where everything is that can be an
 //! ordinary function.
 
