@@ -4,7 +4,8 @@ use tch::{Device, TchError, Tensor};
 use twox_hash::XxHash3_64;
 
 use super::arguments::TensorArgument;
-use crate::identity::{is_worth_a_copy, tensor_digest};
+use crate::identity::is_worth_a_copy;
+use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
 use crate::tensor::raw::TensorState;
 

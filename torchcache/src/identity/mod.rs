@@ -11,7 +11,7 @@ pub(crate) mod tch_types;
 mod watch;
 
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
-pub(crate) use parts::{Collector, IdentityPart, tensor_digest, unique};
+pub(crate) use parts::{Collector, IdentityPart, unique};
 pub(crate) use watch::{Watcher, is_worth_a_copy};
 
 use crate::options::Options;

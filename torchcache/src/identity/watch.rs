@@ -15,7 +15,7 @@ use std::fmt::Write;
 use tch::{Device, Tensor};
 use twox_hash::XxHash3_64;
 
-use super::parts::tensor_digest;
+use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
 use crate::tensor::raw::{self, TensorState};
 
@@ -236,9 +236,11 @@ impl Watcher {
 impl ElementsState {
     fn read(tensor: &Tensor, state: &TensorState<'_>) -> Self {
         match state.bytes() {
-            Some(small) if small.len() < SMALL_BYTES => ElementsState::Digest(digest(small)),
+            Some(small) if small.len() < SMALL_BYTES => {
+                ElementsState::Digest(XxHash3_64::oneshot(small))
+            }
             Some(large) if !is_in_training(tensor, state) => ElementsState::Sample(sample(large)),
-            Some(large) => ElementsState::Digest(digest(large)),
+            Some(large) => ElementsState::Digest(XxHash3_64::oneshot(large)),
             None if is_worth_a_copy(tensor, state) => {
                 let copied = layout::on_cpu(tensor);
                 let bytes = copied
@@ -246,12 +248,12 @@ impl ElementsState {
                     .ok()
                     .and_then(|copied| raw::view(copied).ok());
                 bytes.map_or(ElementsState::Unreadable, |bytes| {
-                    ElementsState::Digest(digest(bytes))
+                    ElementsState::Digest(XxHash3_64::oneshot(bytes))
                 })
             }
             // Writes to the tensors that it consists of do not change its version.
             None if layout::is_sparse(tensor) => match tensor_digest(tensor) {
-                Ok(digested) => ElementsState::Digest(digest(&digested)),
+                Ok(digested) => ElementsState::Digest(XxHash3_64::oneshot(&digested)),
                 Err(_) => ElementsState::Unreadable,
             },
             None => ElementsState::Unreadable,
@@ -268,10 +270,6 @@ fn is_in_training(tensor: &Tensor, state: &TensorState<'_>) -> bool {
 pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
     layout::is_strided(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, state))
-}
-
-fn digest(bytes: &[u8]) -> u64 {
-    XxHash3_64::oneshot(bytes)
 }
 
 fn sample(bytes: &[u8]) -> u64 {

@@ -2,6 +2,7 @@
 //! cores.
 
 pub(crate) mod blake3_batch;
+pub(crate) mod digest;
 pub(crate) mod layout;
 pub(crate) mod parallel;
 pub(crate) mod raw;

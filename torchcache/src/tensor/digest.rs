@@ -1,0 +1,213 @@
+//! The digest of a tensor, of any layout.
+
+use tch::{Kind, TchError, Tensor};
+
+use super::{layout, parallel, raw};
+
+/// The digest of a tensor, over its layout, kind, shape and every stored byte.
+///
+/// # Errors
+///
+/// Errors of libtorch when it cannot be read.
+pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
+    let mut hasher = blake3::Hasher::new();
+    let detached = tensor.f_detach()?;
+    if layout::is_strided(tensor) {
+        hash_strided(&detached, &mut hasher)?;
+    } else {
+        // Every stored element counts, also a stored zero, which some operations treat differently.
+        let (layout, pieces) = stored(&detached)?;
+        hasher.update(&NOT_STRIDED.to_le_bytes());
+        hash_text(&describe(&detached)?, &mut hasher);
+        hash_text(&layout, &mut hasher);
+        for piece in pieces {
+            hash_strided(&piece, &mut hasher)?;
+        }
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// Starts the digest of another layout: the digest of a strided tensor starts with the length of its
+/// description, which is shorter.
+const NOT_STRIDED: u64 = u64::MAX;
+
+/// The kind and shape of a tensor as text.
+pub(crate) fn describe(tensor: &Tensor) -> Result<String, TchError> {
+    Ok(format!("{:?}{:?}", tensor.f_kind()?, tensor.size()))
+}
+
+fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
+}
+
+fn hash_strided(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
+    hash_text(&describe(tensor)?, hasher);
+    let elements = layout::on_cpu(tensor)?;
+    parallel::update(hasher, raw::view(&elements)?);
+    Ok(())
+}
+
+/// The name of a layout that is not strided, and the strided tensors that it consists of.
+fn stored(tensor: &Tensor) -> Result<(String, Vec<Tensor>), TchError> {
+    if matches!(tensor.f_kind()?, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
+        let integers = tensor.f_int_repr()?;
+        return Ok(match tensor.f_q_per_channel_axis() {
+            Ok(axis) => {
+                let scales = tensor.f_q_per_channel_scales()?;
+                let zeros = tensor.f_q_per_channel_zero_points()?;
+                let layout = format!("quantized by channels of dimension {axis}");
+                (layout, vec![integers, scales, zeros])
+            }
+            Err(_) => {
+                let (scale, zero) = (tensor.f_q_scale()?.to_bits(), tensor.f_q_zero_point()?);
+                (format!("quantized {scale} {zero}"), vec![integers])
+            }
+        });
+    }
+    if tensor.is_sparse() {
+        let coalesced = tensor.f_is_coalesced()?;
+        let pieces = vec![tensor.f_internal_indices()?, tensor.f_internal_values()?];
+        return Ok((format!("sparse {coalesced}"), pieces));
+    }
+    if let Ok(rows) = tensor.f_crow_indices() {
+        let pieces = vec![rows, tensor.f_col_indices()?, tensor.f_values()?];
+        return Ok(("compressed rows".into(), pieces));
+    }
+    if let Ok(columns) = tensor.f_ccol_indices() {
+        let pieces = vec![columns, tensor.f_row_indices()?, tensor.f_values()?];
+        return Ok(("compressed columns".into(), pieces));
+    }
+    Ok(("opaque".into(), vec![tensor.f_to_dense(None, false)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn digest_of(tensor: &Tensor) -> [u8; 32] {
+        tensor_digest(tensor).unwrap()
+    }
+
+    #[test]
+    fn sparse_and_quantized_weights_are_hashed_by_element() {
+        let dense = |value: f32| Tensor::from_slice(&[0.0, value, 0.0, 2.0]).view([2, 2]);
+        let sparse = |value: f32| dense(value).to_sparse(None, None::<&[i64]>, None);
+        let quantized = |value: f32| dense(value).quantize_per_tensor(0.5, 0, Kind::QInt8);
+        assert_eq!(digest_of(&sparse(1.0)), digest_of(&sparse(1.0)));
+        assert_ne!(digest_of(&sparse(1.0)), digest_of(&sparse(3.0)));
+        assert_eq!(digest_of(&quantized(1.0)), digest_of(&quantized(1.0)));
+        assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
+    }
+
+    /// Some operations use scale, zero point and axis even where no value shows them.
+    #[test]
+    fn quantization_parameters_are_hashed() {
+        let zeros = Tensor::zeros([2, 2], (Kind::Float, Device::Cpu));
+        let one = |scale, zero| zeros.quantize_per_tensor(scale, zero, Kind::QInt8);
+        let channels = |scales: [f64; 2], zero: [i64; 2], axis| {
+            let (scales, zero) = (Tensor::from_slice(&scales), Tensor::from_slice(&zero));
+            zeros.quantize_per_channel(&scales, &zero, axis, Kind::QInt8)
+        };
+        let distinct = [
+            one(0.5, 0),
+            one(0.25, 0),
+            one(0.5, 1),
+            zeros
+                .narrow(0, 0, 0)
+                .quantize_per_tensor(0.5, 0, Kind::QInt8),
+            zeros
+                .narrow(0, 0, 0)
+                .quantize_per_tensor(0.5, 1, Kind::QInt8),
+            channels([0.5, 0.5], [0, 0], 0),
+            channels([0.5, 0.25], [0, 0], 0),
+            channels([0.5, 0.5], [0, 1], 0),
+            channels([0.5, 0.5], [0, 0], 1),
+        ];
+        let digests: std::collections::HashSet<_> = distinct.iter().map(digest_of).collect();
+        assert_eq!(digests.len(), distinct.len());
+        assert_eq!(
+            digest_of(&channels([0.5, 0.25], [0, 0], 0)),
+            digest_of(&distinct[6])
+        );
+    }
+
+    #[test]
+    fn a_strided_tensor_never_hashes_like_a_sparse_one() {
+        let ten = Tensor::arange(44, (Kind::Float, Device::Cpu))
+            .lt(10)
+            .to_kind(Kind::Float);
+        let sparse = ten.to_sparse(None, None::<&[i64]>, None).coalesce();
+        let (layout, pieces) = stored(&sparse).unwrap();
+        let mut bytes = Vec::new();
+        let text = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        };
+        text(&mut bytes, &layout);
+        for piece in &pieces {
+            text(&mut bytes, &describe(piece).unwrap());
+            bytes.extend(raw::view(piece).unwrap());
+        }
+        let (floats, rest) = bytes.as_chunks();
+        assert!(rest.is_empty());
+        let floats: Vec<f32> = floats
+            .iter()
+            .map(|&float| f32::from_le_bytes(float))
+            .collect();
+        let plain = Tensor::from_slice(&floats);
+        assert_eq!(describe(&plain).unwrap(), describe(&sparse).unwrap());
+        assert_ne!(digest_of(&plain), digest_of(&sparse));
+    }
+
+    /// A stored zero matters: a sparse softmax gives it a share.
+    #[test]
+    fn stored_elements_and_layout_are_hashed() {
+        let index = |columns: &[i64]| {
+            let rows = vec![0; columns.len()];
+            Tensor::from_slice(&[rows.as_slice(), columns].concat()).view([2, -1])
+        };
+        let coo = |columns: &[i64], values: &[f32]| {
+            let values = Tensor::from_slice(values);
+            let options = (Kind::Float, Device::Cpu);
+            Tensor::sparse_coo_tensor_indices_size(&index(columns), &values, [1, 2], options, false)
+        };
+        let one = coo(&[0], &[1.0]);
+        let dense = one.to_dense(None::<Kind>, false);
+        let distinct = [
+            coo(&[0, 1], &[1.0, 0.0]),
+            coo(&[0, 0], &[0.5, 0.5]),
+            one.to_sparse_csr(None),
+            one.to_sparse_csc(None),
+            one.coalesce(),
+            one,
+            dense,
+        ];
+        let digests: std::collections::HashSet<_> = distinct.iter().map(digest_of).collect();
+        assert_eq!(digests.len(), distinct.len());
+        assert_eq!(digest_of(&coo(&[0], &[1.0])), digest_of(&distinct[5]));
+        let huge = Tensor::from_slice(&[7i64, 7]).view([2, 1]);
+        let huge = |value: f32| {
+            let values = Tensor::from_slice(&[value]);
+            let options = (Kind::Float, Device::Cpu);
+            let size = [1_000_000, 1_000_000];
+            Tensor::sparse_coo_tensor_indices_size(&huge, &values, size, options, false)
+        };
+        assert_eq!(
+            digest_of(&huge(1.0)),
+            digest_of(&huge(1.0)),
+            "not converted to dense"
+        );
+        assert_ne!(digest_of(&huge(1.0)), digest_of(&huge(2.0)));
+    }
+
+    #[test]
+    fn kind_and_shape_are_hashed_and_strides_are_not() {
+        let tensor = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]);
+        let strided = tensor.tr().contiguous().tr();
+        assert_eq!(digest_of(&tensor), digest_of(&strided));
+        assert_ne!(digest_of(&tensor), digest_of(&tensor.view([3, 2])));
+        assert_ne!(digest_of(&tensor), digest_of(&tensor.view_dtype(Kind::Int)));
+    }
+}
