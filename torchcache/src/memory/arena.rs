@@ -28,6 +28,7 @@ const FULL: u32 = 1;
 const FILLING: u32 = u32::MAX;
 
 /// From this size on, an arena asks for huge pages, so that filling it takes fewer page faults.
+#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
 impl RowArena {
@@ -54,14 +55,15 @@ impl RowArena {
     /// Has the system allocate memory for slots before they are filled, which is most of the cost of
     /// filling them. Full slots keep their rows.
     pub(crate) fn populate(&self, rows: Range<usize>) {
-        let length = rows.len() * self.row_bytes;
         #[cfg(target_os = "linux")]
-        if length > 0 {
+        if !rows.is_empty() && self.row_bytes > 0 {
             // Kernels before 5.14 refuse: then filling the slot allocates.
-            let begin = rows.start * self.row_bytes;
+            let (begin, length) = (rows.start * self.row_bytes, rows.len() * self.row_bytes);
             let advice = memmap2::Advice::PopulateWrite;
             let _ = self.memory.advise_range(advice, begin, length);
         }
+        #[cfg(not(target_os = "linux"))]
+        let _ = rows;
     }
 
     /// The number of slots.
