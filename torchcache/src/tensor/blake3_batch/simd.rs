@@ -1,8 +1,8 @@
-//! BLAKE3's compression of one block in each lane of a vector: 16 lanes with AVX-512, 8 with AVX2.
+//! BLAKE3's compression of one block in each lane of a vector: 16 or 8 lanes with AVX-512, 8 with AVX2.
 //!
-//! Both share the compression and differ in a dozen operations on vectors. Functions with
+//! All share the compression and differ in a dozen operations on vectors. Functions with
 //! `#[target_feature]` are called only through [`Avx512`] and [`Avx2`], values that exist only where
-//! the CPU has the feature.
+//! the CPU has the features.
 
 #![expect(
     unsafe_code,
@@ -62,7 +62,7 @@ pub(super) trait Lanes<const N: usize>: Copy {
     fn digests(self, values: &ChainingValues<N>) -> [[u8; OUT_LEN]; N];
 }
 
-/// Proof that this CPU has AVX-512F and AVX2.
+/// Proof that this CPU has AVX-512F, AVX-512VL and AVX2.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
 
@@ -72,8 +72,10 @@ pub(super) struct Avx2(());
 
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2"))
-            .then_some(Avx512(()))
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2"))
+        .then_some(Avx512(()))
     }
 }
 
@@ -108,6 +110,29 @@ impl Lanes<16> for Avx512 {
             *digests = unsafe { avx2::digests(words) };
         }
         digests
+    }
+}
+
+impl Lanes<8> for Avx512 {
+    fn compress(self, values: &mut ChainingValues<8>, runs: &[&[Block]; 8], run: Run) {
+        // SAFETY: `self` proves that the CPU has AVX2, AVX-512F and AVX-512VL.
+        unsafe { avx512vl::compress(values, runs, run) }
+    }
+
+    fn merge(
+        self,
+        key: &[u32; 8],
+        left: &mut ChainingValues<8>,
+        right: &ChainingValues<8>,
+        flags: u32,
+    ) {
+        // SAFETY: `self` proves that the CPU has AVX2, AVX-512F and AVX-512VL.
+        unsafe { avx512vl::merge(key, left, right, flags) }
+    }
+
+    fn digests(self, values: &ChainingValues<8>) -> [[u8; OUT_LEN]; 8] {
+        // SAFETY: `self` proves that the CPU has AVX2, AVX-512F and AVX-512VL.
+        unsafe { avx512vl::digests(values.0.each_ref()) }
     }
 }
 
@@ -209,7 +234,7 @@ macro_rules! mix {
     };
 }
 
-/// What both widths share. The module that it is used in defines `Vector`, `LANES`, `load`, `store`,
+/// What all widths share. The module that it is used in defines `Vector`, `LANES`, `load`, `store`,
 /// `splat`, `add`, `xor`, `rotate_right` and `transposed`.
 macro_rules! compression {
     ($features:literal) => {
@@ -368,60 +393,120 @@ mod avx512 {
     }
 }
 
+/// Everything of a module with 8 lanes but `rotate_right`.
+macro_rules! eight_lanes {
+    ($features:literal) => {
+        use std::arch::x86_64::{
+            __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_permute2x128_si256,
+            _mm256_set1_epi32, _mm256_storeu_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
+            _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
+        };
+
+        use super::{BLOCK_LEN, Block, ChainingValues, IV, OUT_LEN, Run, SCHEDULE};
+
+        type Vector = __m256i;
+        const LANES: usize = 8;
+
+        compression!($features);
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn load(words: &[u32; LANES]) -> Vector {
+            // SAFETY: the reference covers 32 bytes, and the load may be unaligned.
+            unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn load_bytes(bytes: &[u8; 4 * LANES]) -> Vector {
+            // SAFETY: the reference covers 32 bytes, and the load may be unaligned.
+            unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn store(words: &mut [u32; LANES], vector: Vector) {
+            // SAFETY: the reference covers 32 bytes, and the store may be unaligned.
+            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), vector) }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn splat(word: u32) -> Vector {
+            _mm256_set1_epi32(word as i32)
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add(a: Vector, b: Vector) -> Vector {
+            _mm256_add_epi32(a, b)
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn xor(a: Vector, b: Vector) -> Vector {
+            _mm256_xor_si256(a, b)
+        }
+
+        /// The words of a block in each lane: word by word, all lanes of each.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn transposed(blocks: &[&Block; LANES]) -> [Vector; 16] {
+            let mut words = [splat(0); 16];
+            for (half, words) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let mut rows = [splat(0); 8];
+                for (row, block) in rows.iter_mut().zip(blocks) {
+                    *row = load_bytes(&block.as_chunks().0[half]);
+                }
+                *words = transposed_square(rows);
+            }
+            words
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn transposed_square(rows: [Vector; 8]) -> [Vector; 8] {
+            let mut quads = [splat(0); 8];
+            for four in 0..2 {
+                let r = 4 * four;
+                let low01 = _mm256_unpacklo_epi32(rows[r], rows[r + 1]);
+                let high01 = _mm256_unpackhi_epi32(rows[r], rows[r + 1]);
+                let low23 = _mm256_unpacklo_epi32(rows[r + 2], rows[r + 3]);
+                let high23 = _mm256_unpackhi_epi32(rows[r + 2], rows[r + 3]);
+                quads[r] = _mm256_unpacklo_epi64(low01, low23);
+                quads[r + 1] = _mm256_unpackhi_epi64(low01, low23);
+                quads[r + 2] = _mm256_unpacklo_epi64(high01, high23);
+                quads[r + 3] = _mm256_unpackhi_epi64(high01, high23);
+            }
+            let mut words = [splat(0); 8];
+            for w in 0..4 {
+                words[w] = _mm256_permute2x128_si256::<0x20>(quads[w], quads[w + 4]);
+                words[w + 4] = _mm256_permute2x128_si256::<0x31>(quads[w], quads[w + 4]);
+            }
+            words
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn digests(values: [&[u32; LANES]; 8]) -> [[u8; OUT_LEN]; LANES] {
+            let mut rows = [splat(0); 8];
+            for (row, value) in rows.iter_mut().zip(values) {
+                *row = load(value);
+            }
+            let mut digests = [[0; OUT_LEN]; LANES];
+            for (digest, words) in digests.iter_mut().zip(transposed_square(rows)) {
+                // SAFETY: the reference covers 32 bytes, and the store may be unaligned.
+                unsafe { _mm256_storeu_si256(digest.as_mut_ptr().cast(), words) }
+            }
+            digests
+        }
+    };
+}
+
 mod avx2 {
     use std::arch::asm;
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_or_si256, _mm256_permute2x128_si256,
-        _mm256_set1_epi32, _mm256_sllv_epi32, _mm256_srli_epi32, _mm256_storeu_si256,
-        _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
-        _mm256_xor_si256,
-    };
+    use std::arch::x86_64::{_mm256_or_si256, _mm256_sllv_epi32, _mm256_srli_epi32};
 
-    use super::{BLOCK_LEN, Block, ChainingValues, IV, OUT_LEN, Run, SCHEDULE};
-
-    type Vector = __m256i;
-    const LANES: usize = 8;
-
-    compression!("avx2");
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load(words: &[u32; LANES]) -> Vector {
-        // SAFETY: the reference covers 32 bytes, and the load may be unaligned.
-        unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load_bytes(bytes: &[u8; 4 * LANES]) -> Vector {
-        // SAFETY: the reference covers 32 bytes, and the load may be unaligned.
-        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn store(words: &mut [u32; LANES], vector: Vector) {
-        // SAFETY: the reference covers 32 bytes, and the store may be unaligned.
-        unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), vector) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn splat(word: u32) -> Vector {
-        _mm256_set1_epi32(word as i32)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn add(a: Vector, b: Vector) -> Vector {
-        _mm256_add_epi32(a, b)
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn xor(a: Vector, b: Vector) -> Vector {
-        _mm256_xor_si256(a, b)
-    }
+    eight_lanes!("avx2");
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -462,56 +547,17 @@ mod avx2 {
         }
         swapped
     }
+}
 
-    /// The words of a block in each lane: word by word, all lanes of each.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn transposed(blocks: &[&Block; LANES]) -> [Vector; 16] {
-        let mut words = [splat(0); 16];
-        for (half, words) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let mut rows = [splat(0); 8];
-            for (row, block) in rows.iter_mut().zip(blocks) {
-                *row = load_bytes(&block.as_chunks().0[half]);
-            }
-            *words = transposed_square(rows);
-        }
-        words
-    }
+/// Vectors of 8 words with the rotations and the registers of AVX-512.
+mod avx512vl {
+    use std::arch::x86_64::_mm256_ror_epi32;
+
+    eight_lanes!("avx2,avx512f,avx512vl");
 
     #[inline]
-    #[target_feature(enable = "avx2")]
-    fn transposed_square(rows: [Vector; 8]) -> [Vector; 8] {
-        let mut quads = [splat(0); 8];
-        for four in 0..2 {
-            let r = 4 * four;
-            let low01 = _mm256_unpacklo_epi32(rows[r], rows[r + 1]);
-            let high01 = _mm256_unpackhi_epi32(rows[r], rows[r + 1]);
-            let low23 = _mm256_unpacklo_epi32(rows[r + 2], rows[r + 3]);
-            let high23 = _mm256_unpackhi_epi32(rows[r + 2], rows[r + 3]);
-            quads[r] = _mm256_unpacklo_epi64(low01, low23);
-            quads[r + 1] = _mm256_unpackhi_epi64(low01, low23);
-            quads[r + 2] = _mm256_unpacklo_epi64(high01, high23);
-            quads[r + 3] = _mm256_unpackhi_epi64(high01, high23);
-        }
-        let mut words = [splat(0); 8];
-        for w in 0..4 {
-            words[w] = _mm256_permute2x128_si256::<0x20>(quads[w], quads[w + 4]);
-            words[w + 4] = _mm256_permute2x128_si256::<0x31>(quads[w], quads[w + 4]);
-        }
-        words
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn digests(values: [&[u32; LANES]; 8]) -> [[u8; OUT_LEN]; LANES] {
-        let mut rows = [splat(0); 8];
-        for (row, value) in rows.iter_mut().zip(values) {
-            *row = load(value);
-        }
-        let mut digests = [[0; OUT_LEN]; LANES];
-        for (digest, words) in digests.iter_mut().zip(transposed_square(rows)) {
-            // SAFETY: the reference covers 32 bytes, and the store may be unaligned.
-            unsafe { _mm256_storeu_si256(digest.as_mut_ptr().cast(), words) }
-        }
-        digests
+    #[target_feature(enable = "avx2,avx512f,avx512vl")]
+    fn rotate_right<const BITS: i32>(a: Vector) -> Vector {
+        _mm256_ror_epi32::<BITS>(a)
     }
 }

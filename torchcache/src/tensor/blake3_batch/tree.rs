@@ -19,25 +19,22 @@ mod flag {
 /// The vector instructions of this CPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Simd {
-    /// Up to 8 rows go to the narrower instructions, which then take less time.
-    Avx512(Avx512, Avx2),
+    Avx512(Avx512),
     Avx2(Avx2),
 }
 
 impl Simd {
     pub(super) fn detect() -> Option<Self> {
-        let avx2 = Avx2::detect()?;
-        Some(match Avx512::detect() {
-            Some(avx512) => Simd::Avx512(avx512, avx2),
-            None => Simd::Avx2(avx2),
-        })
+        Avx512::detect()
+            .map(Simd::Avx512)
+            .or_else(|| Avx2::detect().map(Simd::Avx2))
     }
 
     /// Whether so many rows are hashed faster side by side than one by one, where the lanes are
     /// filled with the chunks of a row.
     pub(super) fn is_faster(self, rows: usize, row_bytes: usize) -> bool {
         let lanes = match self {
-            Simd::Avx512(..) => 16,
+            Simd::Avx512(_) => 16,
             Simd::Avx2(_) => 8,
         };
         rows >= lanes || rows > row_bytes.div_ceil(CHUNK_LEN)
@@ -52,12 +49,12 @@ impl Simd {
         digests: &mut [Digest],
     ) {
         match self {
-            Simd::Avx512(avx512, _) if digests.len() > 8 => {
-                Tree::new(avx512, key).hash(bytes, row_bytes, digests);
+            Simd::Avx512(lanes) if digests.len() > 8 => {
+                Tree::<_, 16>::new(lanes, key).hash(bytes, row_bytes, digests);
             }
-            Simd::Avx512(_, avx2) | Simd::Avx2(avx2) => {
-                Tree::new(avx2, key).hash(bytes, row_bytes, digests);
-            }
+            // Half a vector is faster than a whole one of which half is unused.
+            Simd::Avx512(lanes) => Tree::<_, 8>::new(lanes, key).hash(bytes, row_bytes, digests),
+            Simd::Avx2(lanes) => Tree::<_, 8>::new(lanes, key).hash(bytes, row_bytes, digests),
         }
     }
 }
@@ -171,17 +168,23 @@ pub(super) fn by_each_width(
     rows: usize,
     key: Option<&Digest>,
 ) -> Vec<(&'static str, Vec<Digest>)> {
-    let mut digests = vec![Digest::default(); rows];
-    let row_bytes = bytes.len() / rows.max(1);
-    let mut by_width = Vec::new();
-    if let Some(avx512) = Avx512::detect() {
-        Tree::new(avx512, key).hash(bytes, row_bytes, &mut digests);
-        by_width.push(("AVX-512", digests.clone()));
+    fn hash<const N: usize>(
+        lanes: impl Lanes<N>,
+        bytes: &[u8],
+        rows: usize,
+        key: Option<&Digest>,
+    ) -> Vec<Digest> {
+        let mut digests = vec![Digest::default(); rows];
+        Tree::new(lanes, key).hash(bytes, bytes.len() / rows.max(1), &mut digests);
+        digests
     }
-    digests.fill(Digest::default());
-    if let Some(avx2) = Avx2::detect() {
-        Tree::new(avx2, key).hash(bytes, row_bytes, &mut digests);
-        by_width.push(("AVX2", digests));
+    let mut by_width = Vec::new();
+    if let Some(lanes) = Avx512::detect() {
+        by_width.push(("AVX-512", hash::<16>(lanes, bytes, rows, key)));
+        by_width.push(("AVX-512VL", hash::<8>(lanes, bytes, rows, key)));
+    }
+    if let Some(lanes) = Avx2::detect() {
+        by_width.push(("AVX2", hash::<8>(lanes, bytes, rows, key)));
     }
     by_width
 }
