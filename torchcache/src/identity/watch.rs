@@ -315,6 +315,17 @@ mod tests {
         assert!(changed(&mut watcher, &tensor));
     }
 
+    /// Only the version counter shows it.
+    #[test]
+    fn an_edit_between_the_samples_is_noticed() {
+        let mut watcher = Watcher::new();
+        let tensor = Tensor::zeros([1 << 16], tch::kind::FLOAT_CPU);
+        record(&mut watcher, &tensor);
+        assert!(!changed(&mut watcher, &tensor));
+        let _ = tensor.narrow(0, 5, 1).fill_(1.0);
+        assert!(changed(&mut watcher, &tensor));
+    }
+
     #[test]
     fn replaced_storage_is_noticed() {
         let mut watcher = Watcher::new();
