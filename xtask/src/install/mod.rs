@@ -8,7 +8,6 @@ pub(crate) mod python_peer;
 pub(crate) mod readback;
 
 mod pip;
-mod progress;
 mod python;
 mod staged;
 mod torch_wheel;

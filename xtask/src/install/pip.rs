@@ -1,13 +1,12 @@
-//! One run of pip that fills a folder: progress on the screen, output in a log file.
+//! One run of pip that fills a folder. What it prints goes to standard error.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
-use crate::install::progress;
 use crate::install::staged::Partial;
 
 /// What pip installs.
@@ -23,17 +22,12 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Runs pip. If it fails, the error holds the end of its output.
     pub(crate) fn run(&self, partial: &Partial) -> Result<()> {
         let Self { what, size, .. } = self;
-        let log = &partial.log;
-        let output = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
-        let (output, errors) =
-            output.with_context(|| format!("cannot create {}", log.display()))?;
-        let mut command = Command::new(self.python);
-        command
+        eprintln!("installing {what} below target/, about {size}");
+        let status = Command::new(self.python)
             .args(["-m", "pip", "install", "--no-input", "--no-compile"])
-            .args(["--progress-bar", "off", "--target"])
+            .arg("--target")
             .arg(self.target)
             .args(&self.args)
             // pip unpacks into its temporary folder: /tmp may be small, and on one file system a move
@@ -43,44 +37,10 @@ impl Request<'_> {
             .env("PIP_USER", "0")
             .env("PIP_REQUIRE_VIRTUALENV", "0")
             .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
-        eprintln!("installing {what} below target/, about {size}");
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.python.display()))?;
-        let status = progress::watch(&mut child, what, partial.folder());
-        if !status.context("cannot wait for pip")?.success() {
-            bail!(
-                "pip failed:\n  {}\n(full output: {})",
-                last_lines(log),
-                log.display()
-            );
-        }
+            .stdout(io::stderr())
+            .status();
+        let status = status.with_context(|| format!("cannot start {}", self.python.display()))?;
+        ensure!(status.success(), "pip failed; its messages are above");
         Ok(())
-    }
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(8)..].join("\n  ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_shows_the_last_lines_of_the_log() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        let lines: Vec<_> = (0..50).map(|number| format!("line {number};")).collect();
-        fs::write(&log, lines.join("\n")).unwrap();
-        let text = last_lines(&log);
-        assert!(
-            text.contains("line 49;") && !text.contains("line 10;"),
-            "{text}"
-        );
     }
 }

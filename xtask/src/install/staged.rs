@@ -22,15 +22,6 @@ pub(crate) struct Partial {
     pub(crate) content: PathBuf,
     /// For temporary files, on the same file system; removed afterwards.
     pub(crate) scratch: PathBuf,
-    /// For the output of the program that fills it; kept.
-    pub(crate) log: PathBuf,
-}
-
-impl Partial {
-    /// The folder of both, whose size is the progress.
-    pub(crate) fn folder(&self) -> &Path {
-        self.content.parent().expect("it is in the partial folder")
-    }
 }
 
 impl Staged<'_> {
@@ -90,7 +81,6 @@ impl Staged<'_> {
         let partial = Partial {
             content: folder.join("site"),
             scratch: folder.join("tmp"),
-            log: self.parent.join(format!("{}.log", self.name)),
         };
         let make = || {
             // The pip of an interrupted run may still write for a moment, but only there.
