@@ -2,10 +2,9 @@
 //! has its own build folder and lock file: testing one release never rebuilds another.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -25,8 +24,7 @@ pub(crate) fn prepare(root: &Path, release: &Release, libtorch: &Libtorch) -> Re
     let base = root.join(format!("target/tch-{}", release.tch));
     let copy = base.join("src");
     let files = sources(root)?;
-    sync(root, &copy, &files)
-        .with_context(|| format!("cannot copy the sources to {}", copy.display()))?;
+    sync(root, &copy, &files)?;
     let sh = libtorch.shell(&copy)?;
     sh.set_var("CARGO_TARGET_DIR", base.join("build"));
     lock(root, &base, release, &sh)?;
@@ -85,39 +83,31 @@ fn walk(root: &Path, folder: &Path, files: &mut BTreeSet<PathBuf>) -> io::Result
     Ok(())
 }
 
-/// Makes `copy` contain exactly `files`. Unchanged files keep their time, by which cargo decides what
-/// to build again.
-fn sync(root: &Path, copy: &Path, files: &BTreeSet<PathBuf>) -> io::Result<()> {
-    for file in files {
-        let (from, to) = (root.join(file), copy.join(file));
-        let (length, time) = state(&from)?;
-        match state(&to) {
-            Ok(copied) if copied == (length, time) => continue,
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+/// Makes `copy` contain exactly `files`, and its lock file. Only files whose bytes differ are written:
+/// cargo decides by their times what to build again.
+pub(crate) fn sync(root: &Path, copy: &Path, files: &BTreeSet<PathBuf>) -> Result<()> {
+    let sync = || -> io::Result<()> {
+        for file in files {
+            let (from, to) = (root.join(file), copy.join(file));
+            let bytes = fs::read(&from)?;
+            if !fs::read(&to).is_ok_and(|copied| copied == bytes) {
+                fs::create_dir_all(to.parent().expect("a file is in a folder"))?;
+                fs::copy(from, to)?;
+            }
         }
-        fs::create_dir_all(to.parent().expect("a file is in a folder"))?;
-        fs::copy(&from, &to)?;
-        File::options().append(true).open(&to)?.set_modified(time)?;
-    }
-    let mut copied = BTreeSet::new();
-    walk(copy, Path::new(""), &mut copied)?;
-    copied.remove(Path::new(LOCK));
-    copied
-        .difference(files)
-        .try_for_each(|deleted| fs::remove_file(copy.join(deleted)))
-}
-
-fn state(file: &Path) -> io::Result<(u64, SystemTime)> {
-    let data = fs::metadata(file)?;
-    Ok((data.len(), data.modified()?))
+        let mut copied = BTreeSet::new();
+        walk(copy, Path::new(""), &mut copied)?;
+        copied.remove(Path::new(LOCK));
+        let mut deleted = copied.difference(files);
+        deleted.try_for_each(|file| fs::remove_file(copy.join(file)))
+    };
+    sync().with_context(|| format!("cannot copy the sources to {}", copy.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
-    use std::time::Duration;
 
     fn checkout(files: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -164,54 +154,21 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_files_with_their_times_and_its_own_lock() {
+    fn a_copy_has_the_same_files_and_its_own_lock() {
         let root = checkout(&["a.rs", "src/b.rs", "gone.rs"]);
         let copy = tempfile::tempdir().unwrap();
         sync(root.path(), copy.path(), &listed(root.path())).unwrap();
-        fs::write(copy.path().join(LOCK), "own").unwrap();
-        assert_eq!(
-            state(&root.path().join("a.rs")).unwrap(),
-            state(&copy.path().join("a.rs")).unwrap()
-        );
+        let path = |file| copy.path().join(file);
+        fs::write(path(LOCK), "own").unwrap();
+        let time = || fs::metadata(path("a.rs")).unwrap().modified().unwrap();
+        let written = time();
 
         fs::remove_file(root.path().join("gone.rs")).unwrap();
         fs::write(root.path().join("src/b.rs"), "changed").unwrap();
         sync(root.path(), copy.path(), &listed(root.path())).unwrap();
-        assert!(!copy.path().join("gone.rs").exists());
-        assert_eq!(
-            fs::read_to_string(copy.path().join("src/b.rs")).unwrap(),
-            "changed"
-        );
-        assert_eq!(fs::read_to_string(copy.path().join(LOCK)).unwrap(), "own");
-    }
-
-    #[test]
-    fn an_unchanged_file_is_not_written_again() {
-        let root = checkout(&["a.rs"]);
-        let copy = tempfile::tempdir().unwrap();
-        let files = listed(root.path());
-        sync(root.path(), copy.path(), &files).unwrap();
-        let (from, to) = (root.path().join("a.rs"), copy.path().join("a.rs"));
-        // Same length and time, other bytes: only another copy would restore them.
-        let (_, time) = state(&from).unwrap();
-        fs::write(&to, "b.rs").unwrap();
-        File::options()
-            .append(true)
-            .open(&to)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
-        sync(root.path(), copy.path(), &files).unwrap();
-        assert_eq!(fs::read_to_string(&to).unwrap(), "b.rs");
-
-        let later = time + Duration::from_secs(1);
-        File::options()
-            .append(true)
-            .open(&from)
-            .unwrap()
-            .set_modified(later)
-            .unwrap();
-        sync(root.path(), copy.path(), &files).unwrap();
-        assert_eq!(fs::read_to_string(&to).unwrap(), "a.rs");
+        assert_eq!(time(), written, "an unchanged file is not written again");
+        assert!(!path("gone.rs").exists());
+        assert_eq!(fs::read_to_string(path("src/b.rs")).unwrap(), "changed");
+        assert_eq!(fs::read_to_string(path(LOCK)).unwrap(), "own");
     }
 }

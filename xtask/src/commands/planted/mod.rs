@@ -4,14 +4,13 @@
 mod patch;
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::install::libtorch;
@@ -35,7 +34,9 @@ const WITH_LIBTORCH: [&str; 3] = ["torchcache", "torchcache-tests", "torchcache-
 pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let patches = patch::read_all(&root.join(PATCHES), names)?;
     let tree = root.join(WORK).join("tree");
-    copy_tree(root, &tree)?;
+    let mut files = mirror::sources(root)?;
+    files.insert("Cargo.lock".into());
+    mirror::sync(root, &tree, &files)?;
     let sh = match patches.iter().any(needs_libtorch) {
         true => libtorch::prepare(root, DEFAULT)?.shell(&tree)?,
         false => Shell::new()?,
@@ -117,33 +118,6 @@ fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Missed)
-}
-
-/// Copies the sources. Unlike [`mirror::prepare`] it compares contents: a file that a patch changed and
-/// that was restored is newer than its original, as cargo must see it.
-fn copy_tree(root: &Path, tree: &Path) -> Result<()> {
-    let mut files = mirror::sources(root)?;
-    files.insert("Cargo.lock".into());
-    // A hunk would find sources that were removed.
-    for file in patch::rust_files(tree).unwrap_or_default() {
-        if let Ok(name) = file.strip_prefix(tree)
-            && !files.contains(name)
-        {
-            fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-        }
-    }
-    for file in files {
-        let copy = || -> io::Result<()> {
-            let (bytes, to) = (fs::read(root.join(&file))?, tree.join(&file));
-            if fs::read(&to).is_ok_and(|copied| copied == bytes) {
-                return Ok(());
-            }
-            fs::create_dir_all(to.parent().expect("a file is in a folder"))?;
-            fs::write(&to, bytes)
-        };
-        copy().with_context(|| format!("cannot copy {}", file.display()))?;
-    }
-    Ok(())
 }
 
 /// Runs a command with its output in a file. `None` if it took too long and was killed, with all

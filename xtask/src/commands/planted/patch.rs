@@ -141,7 +141,7 @@ impl Hunk {
 }
 
 /// Every Rust file below a folder.
-pub(crate) fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
