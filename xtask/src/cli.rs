@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::env;
 use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
@@ -80,36 +79,15 @@ pub(crate) enum Command {
     CudaBundle,
 }
 
-impl Cli {
-    /// Parses the arguments of this process; prints help or an error and exits if there is nothing to do.
-    pub(crate) fn read() -> Self {
-        Self::parse_from(without_separator(env::args_os()))
-    }
-}
-
-/// Drops the `--` of `bench -- PART`, `soak -- NAME` and `planted -- NAME`, which have no arguments
-/// to pass on.
-fn without_separator(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut args: Vec<_> = args.into_iter().collect();
-    let own = ["bench", "soak", "planted"];
-    let is_own = |command: &OsString| own.iter().any(|own| command == own);
-    if args.get(1).is_some_and(is_own)
-        && let Some(place) = args.iter().position(|arg| arg == "--")
-    {
-        args.remove(place);
-    }
-    args
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::bench::Part;
     use crate::release::RELEASES;
 
     fn parse(line: &str) -> Result<Command, String> {
         let line = format!("xtask {line}");
-        let args = line.split_whitespace().map(OsString::from);
-        let parsed = Cli::try_parse_from(without_separator(args));
+        let parsed = Cli::try_parse_from(line.split_whitespace());
         parsed
             .map(|cli| cli.command)
             .map_err(|error| error.to_string())
@@ -150,17 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn bench_takes_parts_with_and_without_dashes() {
-        for line in ["bench --quick stages", "bench -- --quick stages"] {
-            let Command::Bench(plan) = parse(line).unwrap() else {
-                panic!("{line}")
-            };
-            assert!(plan.quick && !plan.no_peer, "{line}");
-            assert_eq!(
-                plan.parts().map(|part| part.name).collect::<Vec<_>>(),
-                ["stages"]
-            );
-        }
+    fn bench_runs_the_named_parts_or_all() {
+        let parts = |line| match parse(line) {
+            Ok(Command::Bench(plan)) => plan.parts().collect::<Vec<_>>(),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(parts("bench stages --quick"), [Part::Stages]);
+        assert_eq!(parts("bench --no-peer").len(), 6);
         assert!(parse("bench stage").unwrap_err().contains("workloads, "));
     }
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Parser;
 
 use cli::{Cli, Command};
 use commands::{bench, cuda_bundle, demo, docs, layout, planted, sanitize, soak, test};
@@ -21,7 +22,7 @@ use install::{libtorch, minilm};
 use shell::Reported;
 
 fn main() -> ExitCode {
-    match run(Cli::read().command) {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is::<Reported>() {

@@ -3,7 +3,6 @@
 
 mod chart;
 mod figures;
-mod parts;
 mod plan;
 
 use std::ffi::OsString;
@@ -21,8 +20,7 @@ use crate::release::DEFAULT;
 use crate::shell;
 
 use figures::Figures;
-use parts::Part;
-pub(crate) use plan::Plan;
+pub(crate) use plan::{Part, Plan};
 
 const PAGE: Page = Page("docs/benchmarks.md");
 const CHART: &str = "docs/benchmarks.svg";
@@ -32,7 +30,7 @@ const PAGE_BEGINS: &str = "<!-- the page begins here -->";
 
 pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
-    if plan.parts().any(|part| part.name == parts::WORKLOADS) {
+    if plan.parts().any(|part| part == Part::Workloads) {
         // Set in any case: the variable may be set, and --no-peer given.
         sh.set_var(python_peer::VARIABLE, peer(root, plan)?.unwrap_or_default());
     }
@@ -44,9 +42,9 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     let mut failed = Vec::new();
     for (part, program) in &programs {
         // The other benchmarks run all the same.
-        if let Err(error) = measure(&sh, part, program, plan) {
-            eprintln!("error: {}: {error:#}", part.name);
-            failed.push(part.name);
+        if let Err(error) = measure(&sh, *part, program, plan) {
+            eprintln!("error: {}: {error:#}", part.name());
+            failed.push(part.name());
         }
     }
     ensure!(
@@ -79,8 +77,8 @@ fn peer(root: &Path, plan: &Plan) -> Result<Option<OsString>> {
     }
 }
 
-fn build(sh: &Shell, part: &Part) -> Result<Executable> {
-    let Part { package, bench, .. } = part;
+fn build(sh: &Shell, part: Part) -> Result<Executable> {
+    let (package, bench) = (part.package(), part.bench());
     let format = ["--message-format", "json-render-diagnostics"];
     let build = cmd!(
         sh,
@@ -88,34 +86,34 @@ fn build(sh: &Shell, part: &Part) -> Result<Executable> {
     );
     executable::parse(&shell::read(build)?)
         .into_iter()
-        .find(|program| program.kind == Kind::Bench && program.target == *bench)
+        .find(|program| program.kind == Kind::Bench && program.target == bench)
         .with_context(|| format!("cargo built no benchmark {bench}"))
 }
 
 /// Runs one benchmark as cargo would, shows its output and, unless `quick`, puts it into the page.
-fn measure(sh: &Shell, part: &Part, program: &Executable, plan: &Plan) -> Result<()> {
+fn measure(sh: &Shell, part: Part, program: &Executable, plan: &Plan) -> Result<()> {
     let root = sh.current_dir();
     let figures = root.join("target/benchmark-figures.json");
-    let has_chart = part.name == parts::WORKLOADS;
+    let has_chart = part == Part::Workloads;
     let file = &program.path;
-    let mut command = cmd!(sh, "{file} --bench --markdown");
+    let mut command = cmd!(sh, "{file} --bench");
     if plan.quick {
         command = command.arg("--quick");
     }
     if has_chart {
         command = command.arg("--figures").arg(&figures);
     }
-    if part.name == parts::TRANSFER {
+    if part == Part::Transfer {
         let Some(folder) = fashion_mnist::folder(&root, plan.quick)? else {
             eprintln!(
                 "skipping {}: no images, and --quick fetches nothing",
-                part.name
+                part.name()
             );
             return Ok(());
         };
         command = command.env(fashion_mnist::VARIABLE, folder);
     }
-    eprintln!("running {}", part.name);
+    eprintln!("running {}", part.name());
     let mut command = Command::from(command);
     let output = command
         .current_dir(&program.package)
@@ -141,7 +139,7 @@ fn measure(sh: &Shell, part: &Part, program: &Executable, plan: &Plan) -> Result
         .split_once(PAGE_BEGINS)
         .map_or(&*printed, |(_, page)| page);
     let text = format!("{}\n\n{}", machine::describe(DEFAULT), page.trim());
-    PAGE.put(&root, part.name, &text)
+    PAGE.put(&root, part.name(), &text)
 }
 
 /// Whether the workloads go into the page: only with figures of the Python package. Their absence is

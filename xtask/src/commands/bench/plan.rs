@@ -1,8 +1,6 @@
-//! The arguments of `cargo xtask bench`.
+//! The arguments of `cargo xtask bench`, and the benchmarks, which are the parts of `docs/benchmarks.md`.
 
-use clap::Args;
-
-use crate::commands::bench::parts::{PARTS, Part};
+use clap::{Args, ValueEnum};
 
 #[derive(Debug, PartialEq, Args)]
 pub(crate) struct Plan {
@@ -12,16 +10,77 @@ pub(crate) struct Plan {
     /// Run the workloads without the Python package, and only print them
     #[arg(long)]
     pub(crate) no_peer: bool,
-    /// workloads, policy, transfer, stages, store, scale [default: all]
-    #[arg(value_name = "PART", value_parser = Part::parse)]
-    named: Vec<&'static Part>,
+    /// What to run [default: all]
+    #[arg(value_name = "PART")]
+    named: Vec<Part>,
 }
 
 impl Plan {
     /// The parts to run.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &'static Part> {
-        PARTS
-            .iter()
-            .filter(|part| self.named.is_empty() || self.named.contains(part))
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part> {
+        let named = |part: &Part| self.named.is_empty() || self.named.contains(part);
+        Part::value_variants().iter().copied().filter(named)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum Part {
+    /// Needs the Python package, and gives the chart.
+    Workloads,
+    Policy,
+    /// Needs images.
+    Transfer,
+    Stages,
+    Store,
+    Scale,
+}
+
+impl Part {
+    /// On the command line, and in the markers of the page.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Workloads => "workloads",
+            Self::Policy => "policy",
+            Self::Transfer => "transfer",
+            Self::Stages => "stages",
+            Self::Store => "store",
+            Self::Scale => "scale",
+        }
+    }
+
+    pub(crate) fn package(self) -> &'static str {
+        match self {
+            Self::Store | Self::Scale => "torchcache-store",
+            _ => "torchcache-benches",
+        }
+    }
+
+    /// The name of the benchmark in its package.
+    pub(crate) fn bench(self) -> &'static str {
+        match self {
+            Self::Store => "stages",
+            _ => self.name(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn every_part_is_a_benchmark_and_has_its_markers() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let page = fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();
+        for part in Part::value_variants() {
+            let folder = part.package().replace("torchcache-benches", "benches");
+            let manifest = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
+            let entry = format!("[[bench]]\nname = \"{}\"", part.bench());
+            assert!(manifest.contains(&entry), "no {entry} for {part:?}");
+            let markers = format!("<!-- begin: {} -->", part.name());
+            assert!(page.contains(&markers), "no {markers} in the page");
+        }
     }
 }
