@@ -75,19 +75,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_is_found_by_its_short_or_exact_version() {
-        assert_eq!(
-            Release::named("0.24").map(|found| found.torch),
-            Some("2.11.0")
-        );
-        assert_eq!(
-            Release::named("0.26.0").map(|found| found.torch),
-            Some("2.13.0")
-        );
-        assert_eq!(Release::named("0.25"), None);
-    }
-
-    #[test]
     fn torch_fits_by_version_whatever_its_build() {
         assert!(DEFAULT.fits("2.13.0+cu130"));
         assert!(DEFAULT.fits("2.13.0\n"));

