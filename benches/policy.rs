@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use clap::Parser;
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats};
 use torchcache_benches::args::Args;
@@ -27,7 +28,7 @@ struct Stream {
 }
 
 fn main() {
-    let args = Args::read();
+    let args = Args::parse();
     let (distinct, epochs) = if args.quick { (640, 3) } else { (20_000, 8) };
     let streams = streams(distinct, epochs);
     let cases = cases(&streams, distinct);

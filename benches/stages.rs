@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use clap::Parser;
 use tch::Kind;
 use torchcache::Options;
 
@@ -66,7 +67,7 @@ struct Micros {
 }
 
 fn main() {
-    let args = Args::read();
+    let args = Args::parse();
     let passes = if args.quick { 1 } else { 5 };
     let mut micro = Micro::new(args.quick);
     let all: Vec<_> = WORKLOADS.iter().chain(&OTHERS).collect();

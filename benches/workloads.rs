@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use clap::Parser;
 use serde_json::json;
 use torchcache_benches::args::Args;
 use torchcache_benches::clock;
@@ -23,7 +24,7 @@ struct Effort {
 }
 
 fn main() {
-    let args = Args::read();
+    let args = Args::parse();
     let effort = match args.quick {
         true => Effort {
             rounds: 1,

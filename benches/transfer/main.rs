@@ -29,20 +29,27 @@ use clap::Parser;
 use serde::de::DeserializeOwned;
 
 use measured::{Ample, Plain, Starved};
+use runs::Run;
+use torchcache_benches::args::Args;
 
 /// Names the folder of the images.
 const VARIABLE: &str = "TORCHCACHE_FASHION_MNIST";
 
-/// Arguments, of a user or of the first process.
+#[derive(Parser)]
 struct Arguments {
-    /// The number of images, if not all.
-    limit: Option<i64>,
-    /// In another process: the name of the run and the directory of its features.
-    run: Option<(String, PathBuf)>,
+    #[command(flatten)]
+    common: Args,
+    /// In another process: what it runs.
+    #[arg(long, hide = true, value_parser = runs::named, requires = "features")]
+    run: Option<Run>,
+    /// The directory of the features of that run.
+    #[arg(long, hide = true)]
+    features: Option<PathBuf>,
 }
 
 fn main() {
-    let arguments = Arguments::read();
+    let arguments = Arguments::parse();
+    let quick = arguments.common.quick;
     let Some(images) = images() else {
         eprintln!(
             "skipping transfer: no images. `cargo xtask bench transfer` fetches them, or set {VARIABLE} \
@@ -50,33 +57,12 @@ fn main() {
         );
         return;
     };
-    match &arguments.run {
-        None => println!("{}", all(&arguments)),
+    match arguments.run.zip(arguments.features) {
+        None => println!("{}", all(quick)),
         Some((run, features)) => {
-            let run = runs::named(run).expect("the first process knows the names");
-            let measured = run(&setting(&images, arguments.limit), features);
+            let measured = run(&setting(&images, quick), &features);
             println!("{}", measured.unwrap_or_else(|error| panic!("{error}")));
         }
-    }
-}
-
-impl Arguments {
-    fn read() -> Self {
-        let mut arguments = Arguments {
-            limit: None,
-            run: None,
-        };
-        let mut args = std::env::args().skip(1);
-        while let Some(arg) = args.next() {
-            match arg.as_str() {
-                "--quick" | "--test" => arguments.limit = Some(640),
-                "--run" => arguments.run = args.next().zip(args.next().map(PathBuf::from)),
-                // cargo adds the first; the output is always Markdown.
-                "--bench" | "--markdown" => {}
-                _ => panic!("unknown argument `{arg}`; expected --quick or --markdown"),
-            }
-        }
-        arguments
     }
 }
 
@@ -92,34 +78,27 @@ fn images() -> Option<PathBuf> {
 }
 
 /// All images, enlarged to the 32 pixels that ResNet-18 needs at least.
-fn setting(images: &Path, limit: Option<i64>) -> args::Args {
-    let mut line: Vec<std::ffi::OsString> = vec![
-        "transfer".into(),
-        "--data".into(),
-        images.into(),
-        "--side".into(),
-        "32".into(),
-    ];
-    if let Some(limit) = limit {
-        line.extend(["--limit".into(), limit.to_string().into()]);
-    }
-    args::Args::parse_from(line)
+fn setting(images: &Path, quick: bool) -> args::Args {
+    let mut args = args::Args::parse_from(["transfer", "--side", "32"]);
+    args.data = images.to_owned();
+    args.limit = quick.then_some(640);
+    args
 }
 
 /// All runs, one after another, as Markdown.
-fn all(arguments: &Arguments) -> String {
+fn all(quick: bool) -> String {
     let features = tempfile::tempdir().expect("a temporary directory");
-    let plain: Plain = elsewhere(arguments, "plain", features.path());
-    let ample: Ample = elsewhere(arguments, "ample", features.path());
-    let starved: Starved = elsewhere(arguments, "starved", features.path());
+    let plain: Plain = elsewhere(quick, "plain", features.path());
+    let ample: Ample = elsewhere(quick, "ample", features.path());
+    let starved: Starved = elsewhere(quick, "starved", features.path());
     report::markdown(&plain, &ample, &starved)
 }
 
-fn elsewhere<T: DeserializeOwned>(arguments: &Arguments, run: &str, features: &Path) -> T {
+fn elsewhere<T: DeserializeOwned>(quick: bool, run: &str, features: &Path) -> T {
     eprintln!("run: {run}");
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args(arguments.limit.map(|_| "--quick"));
-    command.arg("--run").arg(run).arg(features);
+    command.args(quick.then_some("--quick"));
+    command.args(["--run", run, "--features"]).arg(features);
     let output = command
         .stderr(Stdio::inherit())
         .output()

@@ -21,13 +21,13 @@ const BLOCKS: usize = 20;
 /// Later epochs, in turn with epochs of the head alone; the fastest of each counts.
 const EPOCHS: usize = 10;
 
-pub(crate) fn named(name: &str) -> Option<Run> {
-    Some(match name {
-        "plain" => plain,
-        "ample" => ample,
-        "starved" => starved,
-        _ => return None,
-    })
+pub(crate) fn named(name: &str) -> Result<Run, String> {
+    match name {
+        "plain" => Ok(plain),
+        "ample" => Ok(ample),
+        "starved" => Ok(starved),
+        _ => Err("expected plain, ample or starved".into()),
+    }
 }
 
 /// Without a cache: for its peak of memory, a tenth of an epoch is enough.
