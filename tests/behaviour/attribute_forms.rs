@@ -4,66 +4,129 @@
 
 use tch::{Kind, Tensor};
 
-use crate::support::{device, random, same};
-
-/// No prelude, user types with the prelude's names, and a renamed import.
-mod without_a_prelude {
-    #![no_implicit_prelude]
-
-    use ::tch::Tensor;
-    use ::tch::nn::Module;
-    use ::torchcache::TorchCache;
-    use ::torchcache::torchcache as remember;
-
-    #[derive(::std::fmt::Debug)]
-    pub(super) struct Result;
-    #[derive(::std::fmt::Debug)]
-    pub(super) struct Option;
-    #[expect(dead_code, reason = "shadows the prelude's type")]
-    pub(super) struct Vec;
-    #[expect(dead_code, reason = "shadows the prelude's type")]
-    pub(super) struct String;
-
-    #[remember(enabled = true)]
-    #[derive(::std::fmt::Debug)]
-    pub(super) struct Plain {
-        #[torchcache(skip)]
-        pub(super) result: Result,
-        #[torchcache(skip)]
-        pub(super) option: Option,
-        pub(super) torchcache: TorchCache,
-    }
-
-    #[remember]
-    impl Module for Plain {
-        fn forward(&self, xs: &Tensor) -> Tensor {
-            xs.f_mul_scalar(2).unwrap()
-        }
-    }
-
-    /// A documented function.
-    #[remember]
-    pub(super) fn doubled(xs: &Tensor) -> Tensor {
-        xs.f_mul_scalar(2).unwrap()
-    }
-}
+use crate::no_prelude::{self, Mode};
+use crate::support::{assert_computed_once, counts, device, random, same};
 
 #[test]
 fn generated_code_does_not_depend_on_names_in_scope() {
     use tch::nn::Module;
-    let model = without_a_prelude::Plain {
-        result: without_a_prelude::Result,
-        option: without_a_prelude::Option,
-        torchcache: torchcache::TorchCache::default(),
+    let named = Mode::Named {
+        r#type: 3,
+        label: no_prelude::Option,
     };
-    let _ = (&model.result, &model.option);
-    let xs = random(&[2, 3]);
+    let mut hashes = [Mode::Plain, Mode::Scaled(2.0, no_prelude::Function), named].map(|mode| {
+        let model = no_prelude::Doubled {
+            mode,
+            result: no_prelude::Result,
+            torchcache_subsample_count: 1_000,
+            torchcache: torchcache::TorchCache::default(),
+        };
+        assert_computed_once(&model.torchcache, |xs| model.forward(xs), |xs| xs * 2);
+        model.torchcache.module_hash()
+    });
+    hashes.sort();
+    assert!(
+        hashes[0] < hashes[1] && hashes[1] < hashes[2],
+        "each has its own"
+    );
+    assert_computed_once(no_prelude::doubled::cache(), no_prelude::doubled, |xs| {
+        xs * 2
+    });
+
+    let (xs, table) = (random(&[2, 3]), random(&[3]));
     for _ in 0..2 {
-        assert!(same(&model.forward(&xs), &(&xs * 2)));
-        assert!(same(&without_a_prelude::doubled(&xs), &(&xs * 2)));
+        let encoded = no_prelude::pick(&xs, &[1, 2], &table);
+        assert!(same(&encoded.r#type, &(&xs * &table)) && same(&encoded.inner.0, &xs));
+        assert!(encoded.inner.1.is_none());
     }
-    assert_eq!(model.torchcache.stats().memory.hits, 2);
-    assert_eq!(without_a_prelude::doubled::cache().stats().memory.hits, 2);
+    assert_eq!(counts(no_prelude::pick::cache()), (2, 2, 0));
+}
+
+mod functions {
+    use tch::Tensor;
+    use torchcache::torchcache;
+
+    /// An error with a lifetime of the signature, which no constant can name.
+    #[derive(Debug, PartialEq)]
+    pub(super) enum Failed<'a> {
+        Body(&'a str),
+        Cache,
+    }
+
+    impl From<torchcache::Error> for Failed<'_> {
+        fn from(_: torchcache::Error) -> Self {
+            Failed::Cache
+        }
+    }
+
+    #[torchcache]
+    pub(super) fn r#match<'a>(xs: &Tensor, name: &'a str) -> Result<Tensor, Failed<'a>> {
+        #![inline]
+        if name.is_empty() {
+            return Err(Failed::Body(name));
+        }
+        Ok(xs * 2)
+    }
+}
+
+#[test]
+fn a_function_may_have_a_raw_name_and_lifetimes() {
+    let (cache, xs) = (functions::r#match::cache(), random(&[2, 2]));
+    assert_eq!(
+        functions::r#match(&xs, ""),
+        Err(functions::Failed::Body(""))
+    );
+    let failed = functions::r#match(&Tensor::from(1.0f32), "a");
+    assert_eq!(failed, Err(functions::Failed::Cache));
+    assert_computed_once(
+        cache,
+        |xs| functions::r#match(xs, "a").unwrap(),
+        |xs| xs * 2,
+    );
+}
+
+mod train {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache as Renamed, torchcache};
+
+    type TorchCache = Renamed;
+
+    #[derive(Debug)]
+    #[torchcache]
+    pub(super) struct Inverted(
+        pub(super) TorchCache,
+        pub(super) f64,
+        #[cfg(any())] NoSuchType,
+    );
+
+    #[torchcache]
+    impl nn::ModuleT for Inverted {
+        #[inline]
+        fn forward_t(&self, xs: &Tensor, mut training: bool) -> Tensor {
+            training = !training;
+            'rows: for _ in 0..2 {
+                for row in 0..xs.size()[0] {
+                    if row == 1 {
+                        break 'rows;
+                    }
+                }
+            }
+            if !training {
+                return xs.neg();
+            }
+            xs * self.1
+        }
+    }
+}
+
+#[test]
+fn forward_t_may_change_train_and_use_labels() {
+    use tch::nn::ModuleT;
+    let model = train::Inverted(torchcache::TorchCache::default(), 3.0);
+    assert_computed_once(&model.0, |xs| model.forward_t(xs, false), |xs| xs * 3.0);
+    let xs = random(&[3, 2]);
+    assert!(same(&model.forward_t(&xs, true), &xs.neg()));
+    assert_eq!((model.0.stats().bypassed, counts(&model.0)), (1, (3, 3, 0)));
 }
 
 mod inherent {
@@ -89,7 +152,7 @@ mod inherent {
             mask: Option<&Tensor>,
             (low, high): (f64, f64),
             sizes: &[i64],
-            _name: &str,
+            _: &str,
         ) -> Result<(Tensor, Vec<Tensor>), anyhow::Failure> {
             if sizes.is_empty() {
                 return Err(anyhow::Failure("no sizes".into()));
@@ -196,7 +259,7 @@ fn a_nested_function_has_its_own_cache() {
 #[test]
 fn a_function_has_its_hash_before_the_first_call() {
     assert_eq!(
-        without_a_prelude::doubled::cache()
+        crate::no_prelude::doubled::cache()
             .module_hash()
             .map(|hash| hash.len()),
         Some(64)

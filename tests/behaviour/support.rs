@@ -90,6 +90,27 @@ impl nn::Module for Scale {
     }
 }
 
+/// The misses, the hits in memory and those on disk.
+pub(crate) fn counts(cache: &TorchCache) -> (u64, u64, u64) {
+    let stats = cache.stats();
+    (stats.misses, stats.memory.hits, stats.disk.hits)
+}
+
+/// Calls twice with new rows: both outputs are right, and the second call finds its rows in memory.
+#[track_caller]
+pub(crate) fn assert_computed_once(
+    cache: &TorchCache,
+    call: impl Fn(&Tensor) -> Tensor,
+    expected: impl Fn(&Tensor) -> Tensor,
+) {
+    let xs = random(&[3, 2]);
+    let before = counts(cache);
+    for _ in 0..2 {
+        assert!(same(&call(&xs), &expected(&xs)));
+    }
+    assert_eq!(counts(cache), (before.0 + 3, before.1 + 3, before.2));
+}
+
 /// The lines logged while `run` runs.
 pub(crate) fn logged<R>(run: impl FnOnce() -> R) -> (R, Vec<String>) {
     let log = Log::default();
