@@ -10,12 +10,12 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum StoreError {
     /// The directory cannot hold a cache.
-    #[error("cannot use {} as a cache directory: {reason}; name a directory that can be created and written to", path.display())]
+    #[error("cannot use {} as a cache directory; name one that can be created and written to", path.display())]
     Directory {
         /// The directory that was asked for.
         path: PathBuf,
         /// What the operating system reported, or why the permissions were rejected.
-        reason: io::Error,
+        source: io::Error,
     },
     /// The parts of a batch do not fit together.
     #[error("the rows do not make a batch: {reason}")]

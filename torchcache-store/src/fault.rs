@@ -34,7 +34,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, in a fixed order.
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: &[Fault] = &[
         Fault::Read,
         Fault::Write,
         Fault::NoSpace,
@@ -111,7 +111,7 @@ impl FaultCounts {
 
     /// Every kind with its count.
     pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> + '_ {
-        Fault::ALL.into_iter().map(|fault| (fault, self.get(fault)))
+        Fault::ALL.iter().map(|fault| (*fault, self.get(*fault)))
     }
 }
 

@@ -60,7 +60,6 @@
         reason = "some of the modules are public with the feature `unstable` only"
     )
 )]
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
 compile_error!("torchcache-store needs a Unix system: it relies on preadv, flock and rename");

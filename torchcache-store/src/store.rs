@@ -248,7 +248,8 @@ impl Store {
 
     /// Waits until everything that was queued before is on disk, and the directory within its bound;
     /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress. Rows that were
-    /// put before a successful flush survive a crash and a power loss.
+    /// put before a successful flush survive a crash and a power loss. Rows that were refused or evicted
+    /// are no error: [`StoreStats`] counts them.
     ///
     /// # Errors
     /// [`FlushError::Lost`] if rows could not be written since the last flush, and

@@ -37,7 +37,7 @@ pub(crate) fn probe(fs: &dyn FileSystem, path: &Path) -> Result<Option<io::Error
         }
         Ok(Some(error))
     };
-    probe().map_err(|reason| directory_error(path, reason))
+    probe().map_err(|source| directory_error(path, source))
 }
 
 /// The path with the symbolic links on the way to it resolved, but not one in its own place.
@@ -50,12 +50,12 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
         // "..", say, or "/".
         _ => path.canonicalize(),
     };
-    resolved.map_err(|reason| directory_error(path, reason))
+    resolved.map_err(|source| directory_error(path, source))
 }
 
-fn directory_error(path: &Path, reason: io::Error) -> StoreError {
+fn directory_error(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_owned();
-    StoreError::Directory { path, reason }
+    StoreError::Directory { path, source }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 #[non_exhaustive]
 pub enum SegmentError {
     /// The operating system failed to open or read the file. Nothing is known about its bytes.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// The file is shorter than it was written.
     #[error("the segment is cut short: {0}")]
@@ -18,8 +18,8 @@ pub enum SegmentError {
     /// The bytes contradict each other or their checksum.
     #[error("the segment is corrupt: {0}")]
     Corrupt(String),
-    /// A user who is not trusted with this directory may have written the file.
-    #[error("the segment is not trusted: {0}; it is left alone")]
+    /// A user who may not write to this directory may have written the file.
+    #[error("the permissions of the segment are rejected: {0}; it is left alone")]
     PermissionRejected(String),
     /// A newer torchcache wrote the file.
     #[error(
@@ -29,8 +29,8 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
-    /// Whether the bytes are not those that were written. A failed read, an untrusted file and a
-    /// newer version are not corruption.
+    /// Whether the bytes are not those that were written. A failed read, rejected permissions and
+    /// a newer version are not corruption.
     pub fn is_corruption(&self) -> bool {
         matches!(self, SegmentError::Truncated(_) | SegmentError::Corrupt(_))
     }

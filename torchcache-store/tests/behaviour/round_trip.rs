@@ -165,6 +165,8 @@ fn an_unusable_directory_is_an_error_that_names_it() {
         let error = Store::open(&path, manual_flush()).expect_err("misuse");
         assert!(matches!(&error, StoreError::Directory { path: named, .. } if *named == path));
         assert!(error.to_string().contains("file"), "{error}");
+        let source = std::error::Error::source(&error).expect("the error of the system");
+        assert!(!error.to_string().contains(&source.to_string()), "{error}");
     }
 }
 

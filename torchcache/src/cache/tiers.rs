@@ -145,7 +145,7 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
     let root = directory::root(options)?;
     let directory = root.join(&identity.hash);
     let store = Store::open(&directory, config(options)).map_err(|error| match error {
-        StoreError::Directory { reason, .. } => Unusable::classify(&directory, reason),
+        StoreError::Directory { source, .. } => Unusable::classify(&directory, source),
         other => Unusable::Fault(Detail::Directory {
             path: directory.clone(),
             source: std::io::Error::other(other),

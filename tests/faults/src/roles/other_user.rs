@@ -19,7 +19,7 @@ pub const PLANTED: Range<u64> = 0..10;
 #[track_caller]
 pub fn refused(dir: &Path, why: &str) {
     match Store::open(dir, manual_flush()) {
-        Err(error @ StoreError::Directory { .. }) if error.to_string().contains(why) => {}
+        Err(StoreError::Directory { source, .. }) if source.to_string().contains(why) => {}
         other => panic!("opening said {other:?}, not {why:?}"),
     }
 }
