@@ -203,9 +203,12 @@ fn a_restored_directory_is_used_again() {
     fs::remove_file(&caches).unwrap();
     fs::rename(&away, &caches).unwrap();
     // Calls try it again every ten seconds.
+    model.forward(&random(&[5, 4])).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(10_100));
     let others = random(&[5, 4]);
     model.forward(&others).unwrap();
+    let missing = model.torchcache.flush();
+    assert!(matches!(missing, Err(FlushError::Rows(_))), "{missing:?}");
     model.torchcache.flush().expect("the disk is back");
     let reopened = kept(&caches);
     assert!(same(&reopened.forward(&others).unwrap(), &(&others * 2.0)));

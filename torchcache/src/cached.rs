@@ -126,7 +126,7 @@ impl<M> Cached<M> {
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
         let wrapped_at = Location::caller();
-        let failed = |problem| Error::new(type_name::<M>(), problem);
+        let failed = |detail| Error::new(type_name::<M>(), detail);
         let weights = weights.into().load().map_err(failed)?;
         let cached = Cached {
             module,

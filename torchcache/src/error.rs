@@ -237,6 +237,15 @@ pub enum FlushError {
     Rows(Box<dyn StdError + Send + Sync>),
 }
 
+/// Rows that were not given to the disk tier.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{rows} rows were computed while the directory could not be used, or could not be copied; they are in memory at most"
+)]
+pub(crate) struct Unwritten {
+    pub(crate) rows: u64,
+}
+
 impl Display for FlushError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,7 +1,7 @@
 //! [`TorchCache`]: the handle of one cache.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, TchError};
@@ -10,7 +10,7 @@ use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
 use crate::argument::{SharedDigests, TensorArgument};
-use crate::error::{Detail, FlushError};
+use crate::error::{Detail, FlushError, Unwritten};
 use crate::identity::{Identity, Watcher};
 use crate::options::{Options, environment};
 use crate::sync::lock;
@@ -45,6 +45,8 @@ pub struct TorchCache {
     pub(super) refresh: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
+    /// Rows that were computed and not given to the disk tier since the last flush.
+    unwritten: AtomicU64,
 }
 
 /// What the last call saw, for the next one to compare with.
@@ -128,6 +130,7 @@ impl TorchCache {
             refresh: AtomicBool::new(false),
             counters: Counters::new(),
             warnings: Warnings::new(),
+            unwritten: AtomicU64::new(0),
         }
     }
 
@@ -151,7 +154,8 @@ impl TorchCache {
     ///
     /// [`FlushError::Directory`] where the directory could not be used, and [`FlushError::Rows`] where
     /// rows could not be written since the last flush, or not in time. [`Stats::faults`] counts the
-    /// reasons, and the log has them.
+    /// reasons, and the log has them. Rows that the full tier refused or evicted are no error:
+    /// [`Stats::disk`] counts them.
     pub fn flush(&self) -> Result<(), FlushError> {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
         let (store, fault) = tiers.map_or((None, None), |tiers| (tiers.store, tiers.disk_fault));
@@ -160,11 +164,18 @@ impl TorchCache {
             let flushed = store.flush();
             flushed.map_err(|error| FlushError::Rows(Box::new(error)))?;
         }
+        let unwritten = self.unwritten.swap(0, Relaxed);
         let refused = lock(&self.state).directory_error.clone();
         match refused.or(fault.map(|fault| fault.reason)) {
             Some(reason) => Err(FlushError::Directory(reason)),
+            None if unwritten > 0 => Err(FlushError::Rows(Box::new(Unwritten { rows: unwritten }))),
             None => Ok(()),
         }
+    }
+
+    /// Counts rows that the disk tier should have and was not given: the next flush reports them.
+    pub(crate) fn add_unwritten(&self, rows: usize) {
+        self.unwritten.fetch_add(rows as u64, Relaxed);
     }
 
     /// Removes every row of the present module hash from disk and memory; rows of earlier hashes

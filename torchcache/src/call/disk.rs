@@ -90,18 +90,16 @@ impl LocatedRows {
     }
 }
 
-/// Queues computed rows for the disk. Returns the rows that the store already holds: theirs are the
-/// values from now on.
+/// Computed rows as the store takes them.
 ///
 /// # Errors
 ///
-/// Whatever libtorch reports when rows cannot be copied.
-pub(crate) fn put(
-    store: &Store,
+/// Rows that libtorch cannot copy, or that are longer than the store allows.
+pub(crate) fn row_batch(
     keys: &[Key],
     computed: &PackedRows,
     insert: Option<&Insert<'_>>,
-) -> Result<Vec<FoundRows>, TchError> {
+) -> Result<RowBatch, TchError> {
     let PackedRows { schema, bytes } = computed;
     let (encoded, row_bytes) = (schema.encode().into(), schema.row_bytes());
     let rows = match insert.and_then(Insert::pinned) {
@@ -112,7 +110,21 @@ pub(crate) fn put(
         }
     };
     let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
-    let winners = store.put(rows.element_bytes(schema.element_bytes()));
+    Ok(rows.element_bytes(schema.element_bytes()))
+}
+
+/// Queues rows for the disk. Returns the rows that the store already holds: theirs are the values
+/// from now on.
+///
+/// # Errors
+///
+/// Whatever libtorch reports when those cannot be read.
+pub(crate) fn put(
+    store: &Store,
+    rows: RowBatch,
+    schema: &Schema,
+) -> Result<Vec<FoundRows>, TchError> {
+    let winners = store.put(rows);
     match LocatedRows::check(winners.into_iter()) {
         Ok(Some(winners)) if winners.schema.agrees(schema) => {
             let (positions, winners) = winners.read(store)?;

@@ -245,13 +245,19 @@ impl Call<'_> {
         let mut insert = self.insert(keys, computed);
         if let Some(store) = &self.cache.tiers.store {
             // The disk comes first, so that memory never holds another value than the disk.
-            let winners = disk::put(store, keys, computed, insert.as_ref());
+            let batch = disk::row_batch(keys, computed, insert.as_ref());
+            if batch.is_err() {
+                self.target.handle().add_unwritten(keys.len());
+            }
+            let winners = batch.and_then(|rows| disk::put(store, rows, &computed.schema));
             if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
                 winners
                     .iter()
                     .for_each(|rows| insert.release(&rows.positions));
             }
             self.reconcile(computed, winners);
+        } else if self.cache.tiers.disk_fault.is_some() {
+            self.target.handle().add_unwritten(keys.len());
         }
         if let Some(insert) = insert {
             self.reconcile(computed, insert.publish(self.module_device));
