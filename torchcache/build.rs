@@ -15,8 +15,8 @@ pub(crate) fn main() {
         println!("cargo:rustc-cfg=unoptimized");
     }
 
-    // torch-sys tells where it found libtorch, but only to the packages that depend on it. It is
-    // silent when it was built for documentation alone.
+    // torch-sys passes the folder of libtorch to the packages that depend on it, unless it was built
+    // for documentation only.
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {
         return;
     };

@@ -32,29 +32,29 @@ impl Limits {
     /// Times each, best of `passes`.
     pub fn measure(data: &[Batch], passes: usize) -> Self {
         let bytes = |number: usize| &data[number].input_bytes[..];
-        let one_core = each(passes, data.len(), |number| read(bytes(number)));
-        let all_cores = each(passes, data.len(), |number| {
+        let one_core = per_batch(passes, data.len(), |number| read(bytes(number)));
+        let all_cores = per_batch(passes, data.len(), |number| {
             bytes(number)
                 .par_chunks(part(bytes(number).len()))
                 .for_each(read);
         });
         let read = one_core.min(all_cores);
-        let one_core = each(passes, data.len(), |number| {
+        let one_core = per_batch(passes, data.len(), |number| {
             black_box(blake3::hash(bytes(number)));
         });
-        let all_cores = each(passes, data.len(), |number| {
+        let all_cores = per_batch(passes, data.len(), |number| {
             let mut hasher = blake3::Hasher::new();
             black_box(hasher.update_rayon(bytes(number)).finalize());
         });
         let hash = one_core.min(all_cores);
         let mut copies = Copies::new(data);
-        let one_core = each(passes, data.len(), |number| copies.on_one_core(number));
-        let write = one_core.min(each(passes, data.len(), |number| {
+        let one_core = per_batch(passes, data.len(), |number| copies.on_one_core(number));
+        let write = one_core.min(per_batch(passes, data.len(), |number| {
             copies.on_all_cores(number)
         }));
         let mut reads = Reads::new(data).expect("a file in the temporary folder");
-        let one_core = each(passes, data.len(), |number| reads.on_one_core(number));
-        let pread = one_core.min(each(passes, data.len(), |number| {
+        let one_core = per_batch(passes, data.len(), |number| reads.on_one_core(number));
+        let pread = one_core.min(per_batch(passes, data.len(), |number| {
             reads.on_all_cores(number)
         }));
         let limits = Limits {
@@ -66,7 +66,7 @@ impl Limits {
         };
         match data[0].input.device() {
             Device::Cpu => limits,
-            device => limits.on(device, data, passes),
+            device => limits.on_device(device, data, passes),
         }
     }
 
@@ -82,7 +82,7 @@ impl Limits {
     }
 
     /// Tensors on a GPU are read and written there.
-    fn on(self, device: Device, data: &[Batch], passes: usize) -> Self {
+    fn on_device(self, device: Device, data: &[Batch], passes: usize) -> Self {
         let calls = data.len() as f64;
         let touch = |batch: &Batch| {
             let bytes = batch.input.view(-1).view_dtype(Kind::Int64);
@@ -104,7 +104,7 @@ impl Limits {
 }
 
 /// Milliseconds per batch of `work` on each batch, by number.
-fn each(passes: usize, batches: usize, mut work: impl FnMut(usize)) -> f64 {
+fn per_batch(passes: usize, batches: usize, mut work: impl FnMut(usize)) -> f64 {
     let mut all = || (0..batches).for_each(&mut work);
     best(passes, || milliseconds(Device::Cpu, &mut all)) / batches as f64
 }

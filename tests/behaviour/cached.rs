@@ -66,7 +66,7 @@ fn two_places_with_one_version_are_refused() {
     let two = here("both");
     let xs = random(&[2, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2)));
-    // Only its place in the source tells it from the other.
+    // They differ only in their place in the source.
     let options = |version| Options::builder().version(version).build().unwrap();
     let line = line!() + 1;
     let there = |version| Cached::new(nn::func(|xs| xs * 3), (), options(version));

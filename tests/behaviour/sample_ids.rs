@@ -22,7 +22,7 @@ struct Known {
 }
 
 impl Known {
-    fn of(test: &'static str) -> Self {
+    fn for_test(test: &'static str) -> Self {
         Known {
             test,
             ran: Ran::default(),
@@ -45,7 +45,7 @@ impl Known {
 
 #[test]
 fn a_known_id_is_a_hit_whatever_the_row_holds() {
-    let model = Known::of("hit");
+    let model = Known::for_test("hit");
     let xs = random(&[3, 4]);
     let first = model.forward(&xs, &[10, 20, 30]).unwrap();
     assert!(same(&first, &(&xs * 2)));
@@ -62,7 +62,7 @@ fn a_known_id_is_a_hit_whatever_the_row_holds() {
 
 #[test]
 fn row_shape_and_kind_are_part_of_the_key_next_to_the_id() {
-    let model = Known::of("shape");
+    let model = Known::for_test("shape");
     model.forward(&random(&[1, 4]), &[1]).unwrap();
     model.forward(&random(&[1, 5]), &[1]).unwrap();
     model
@@ -78,7 +78,7 @@ fn row_shape_and_kind_are_part_of_the_key_next_to_the_id() {
 
 #[test]
 fn the_number_of_ids_must_equal_the_rows() {
-    let model = Known::of("count");
+    let model = Known::for_test("count");
     for ids in [&[][..], &[1], &[1, 2, 3]] {
         let error = model.forward(&random(&[2, 4]), ids).unwrap_err();
         let given = ids.len();
@@ -92,7 +92,7 @@ fn the_number_of_ids_must_equal_the_rows() {
 
 #[test]
 fn equal_rows_with_one_id_are_computed_once() {
-    let model = Known::of("twice");
+    let model = Known::for_test("twice");
     let row = random(&[1, 4]);
     let xs = Tensor::cat(&[&row, &random(&[1, 4]), &row], 0);
     let ys = model.forward(&xs, &[7, 8, 7]).unwrap();
@@ -103,7 +103,7 @@ fn equal_rows_with_one_id_are_computed_once() {
 
 #[test]
 fn different_rows_with_one_id_are_an_error() {
-    let model = Known::of("different");
+    let model = Known::for_test("different");
     let xs = random(&[4, 4]);
     let error = model.forward(&xs, &[7, 8, 9, 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DuplicateId);
@@ -132,7 +132,7 @@ fn the_error_names_the_list_element_that_differs() {
 
 #[test]
 fn verify_finds_an_id_with_another_sample() {
-    let mut model = Known::of("verified");
+    let mut model = Known::for_test("verified");
     model.torchcache_verify = 1.0;
     model.forward(&random(&[2, 4]), &[1, 2]).unwrap();
     model.forward(&random(&[2, 4]), &[1, 2]).unwrap();

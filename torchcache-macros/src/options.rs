@@ -56,7 +56,7 @@ pub(crate) enum OptionKind {
 
 impl OptionKind {
     /// The kind of the option called `name`.
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         let known = TABLE.into_iter().find(|(known, _)| *known == name);
         known.map(|(_, kind)| kind)
     }

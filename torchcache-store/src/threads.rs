@@ -155,9 +155,9 @@ mod tests {
         }
         let (started, starts) = mpsc::channel();
         let (end, ends) = mpsc::channel::<()>();
-        let tell = started.clone();
+        let sender = started.clone();
         try_spawn(move || {
-            tell.send(1).expect("the test receives");
+            sender.send(1).expect("the test receives");
             ends.recv().expect("the test sends");
         });
         assert_eq!(starts.recv(), Ok(1));

@@ -12,9 +12,9 @@ use rustix::process::geteuid;
 use crate::report::Report;
 
 /// The command that starts `program`, which plays a role on a directory.
-pub fn command(program: &str, role: &str, dir: &Path, words: &[String]) -> Command {
+pub fn command(program: &str, role: &str, dir: &Path, args: &[String]) -> Command {
     let mut command = Command::new(program);
-    command.arg(role).arg(dir).args(words);
+    command.arg(role).arg(dir).args(args);
     command.stdout(Stdio::piped());
     command
 }

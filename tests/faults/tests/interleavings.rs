@@ -139,7 +139,7 @@ fn cleared_rows_stay_away() {
 
 /// Compaction moves rows between files while they are looked up.
 #[test]
-fn rows_are_found_while_their_segments_are_merged() {
+fn rows_are_located_while_segments_are_compacted() {
     check(|| {
         let sim = Sim::new();
         let store = opened(&sim, 1 << 20);

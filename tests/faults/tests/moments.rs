@@ -67,7 +67,7 @@ fn cleared_rows_do_not_come_back_after_a_power_cut() {
 }
 
 #[test]
-fn a_merge_does_not_revive_segments_cleared_meanwhile() {
+fn compaction_does_not_revive_cleared_segments() {
     let sim = Sim::new();
     let other = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
     let renamed = Arc::new(Counter::default());
@@ -87,11 +87,11 @@ fn a_merge_does_not_revive_segments_cleared_meanwhile() {
         store.put(batch(n..n + 1, LEN));
         store.flush().expect("it is written");
     }
-    assert_eq!(renamed.get(), 9, "they were merged");
+    assert_eq!(renamed.get(), 9, "they were compacted");
     store.refresh();
     assert!(fetch(&store, &keys(0..8)).iter().all(Option::is_none));
-    let anew = Store::open_on(Arc::new(sim), "/cache", manual_flush()).expect("it opens");
-    assert!(fetch(&anew, &keys(0..8)).iter().all(Option::is_none));
+    let reopened = Store::open_on(Arc::new(sim), "/cache", manual_flush()).expect("it opens");
+    assert!(fetch(&reopened, &keys(0..8)).iter().all(Option::is_none));
     assert_eq!(store.stats().faults.total(), 0);
 }
 

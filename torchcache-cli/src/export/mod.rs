@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_and_write_errors_are_told_apart() {
+    fn read_and_write_errors_differ() {
         let schema = Schema {
             structure: "T".into(),
             tensors: vec![TensorSpec {

@@ -17,7 +17,7 @@ pub(crate) fn expand(options: &Options) -> TokenStream {
         .map(|Assignment { name, value }| {
             let span = name.span();
             let value = value.as_ref().map(|value| {
-                OptionKind::of(&name.to_string())
+                OptionKind::from_name(&name.to_string())
                     .and_then(|kind| converted(kind, value))
                     .unwrap_or_else(|| value.to_token_stream())
             });

@@ -34,7 +34,7 @@ impl Options {
                     Some(_) => Some(input.parse()?),
                     None if input.is_empty() || input.peek(Token![,]) => None,
                     None => {
-                        let kind = OptionKind::of(&name.unraw().to_string());
+                        let kind = OptionKind::from_name(&name.unraw().to_string());
                         let example = kind.map_or("value", OptionKind::example);
                         let message =
                             format!("expected `=` after `{name}`: write `{name} = {example}`");
@@ -59,7 +59,7 @@ impl Options {
     fn check(&self, errors: &mut Errors) {
         for (index, assignment) in self.assignments.iter().enumerate() {
             let name = assignment.name.unraw().to_string();
-            let Some(kind) = OptionKind::of(&name) else {
+            let Some(kind) = OptionKind::from_name(&name) else {
                 let hint = suggest::hint(&name, &options::names(), "");
                 errors.report(&assignment.name, format!("unknown option `{name}`{hint}"));
                 continue;
@@ -131,7 +131,7 @@ impl Assignment {
 pub(crate) fn overridden(field: &Ident, errors: &mut Errors) -> Option<Ident> {
     let name = field.unraw().to_string();
     let option = name.strip_prefix(OVERRIDE_PREFIX)?;
-    if OptionKind::of(option).is_some() {
+    if OptionKind::from_name(option).is_some() {
         return Some(Ident::new(option, field.span()));
     }
     let hint = suggest::hint(option, &options::names(), OVERRIDE_PREFIX);

@@ -32,6 +32,6 @@ fn the_attribute_and_the_library_have_the_same_options() {
         let (kind, _) = rest.split_once("] = ")?;
         (!name.starts_with('/')).then_some((name, kind))
     });
-    let own = names().map(|name| (name, library_kind(OptionKind::of(name).unwrap())));
+    let own = names().map(|name| (name, library_kind(OptionKind::from_name(name).unwrap())));
     assert_eq!(library.collect::<Vec<_>>(), own);
 }

@@ -54,7 +54,7 @@ fn copy_to(dir: &TempDir, segment: &Path) {
 }
 
 #[test]
-fn rows_located_before_a_foreign_merge_are_still_read() {
+fn rows_located_before_a_foreign_compaction_are_read() {
     // The other process is a second directory here: its merged file is moved over, as the
     // rename of a merge would do, and the sources removed.
     let (here, store, there) = next_to(0..20);
@@ -177,7 +177,7 @@ fn next_to_a_large_segment() -> (TempDir, Store) {
 }
 
 /// Puts seven more rows, which are merged with the first one.
-fn merge_with_more(store: &Store) {
+fn compact_with_more(store: &Store) {
     for n in 1..8 {
         store.put(batch(&[key(n)], "a", 100));
         store.flush().expect("it is written");
@@ -187,9 +187,9 @@ fn merge_with_more(store: &Store) {
 }
 
 #[test]
-fn a_copy_is_read_after_the_merged_one_is_removed() {
+fn a_copy_is_read_after_the_compacted_one_is_removed() {
     let (here, store) = next_to_a_large_segment();
-    merge_with_more(&store);
+    compact_with_more(&store);
     assert_eq!(store.stats().rows, 408);
     let merged = segments(here.path()).remove(1);
     fs::remove_file(merged).expect("it is removed");
@@ -199,13 +199,13 @@ fn a_copy_is_read_after_the_merged_one_is_removed() {
 }
 
 #[test]
-fn a_sound_copy_is_read_when_a_merge_drops_a_corrupt_one() {
+fn a_sound_copy_is_read_when_compaction_drops_the_other() {
     let (here, store) = next_to_a_large_segment();
     let first = segments(here.path()).remove(0);
     let mut bytes = fs::read(&first).expect("it can be read");
     bytes[20] ^= 1;
     fs::write(&first, bytes).expect("it can be written");
-    merge_with_more(&store);
+    compact_with_more(&store);
     assert_eq!((store.stats().faults.total(), store.stats().rows), (1, 408));
     assert_eq!(count_right(&store, &keys(0..8), 100), 8);
 }

@@ -1,5 +1,5 @@
-//! Rows that are numbers, of a length that the caller tells: where that is shorter they are stored
-//! shuffled, and come back as they were.
+//! Rows of numbers, whose size the caller sets: they are stored shuffled where that is shorter, and read
+//! unchanged.
 
 use std::path::Path;
 

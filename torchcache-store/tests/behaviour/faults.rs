@@ -100,8 +100,8 @@ fn foreign_and_future_files_are_left_alone() {
 
 #[test]
 fn a_record_under_the_wrong_key_does_not_pass() {
-    // A sound record of another key, put where this one's is: only a checksum over the key
-    // can tell. Both rows have one length, so swapping their records keeps the layout.
+    // A sound record of another key in place of this one's: only a checksum over the key detects
+    // it. Both rows have one length, so swapping their records keeps the layout.
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (path, mut bytes) = small_segment(dir.path());
     let (first, second) = bytes[16..16 + 2 * (LEN + 8)].split_at_mut(LEN + 8);

@@ -63,7 +63,7 @@ fn the_limit_counts_what_earlier_runs_left() {
     let store = Store::open(dir.path(), tight(1 << 30)).expect("it opens");
     put_each(&store, 0..10);
     drop(store);
-    // As if read by another process: its time tells.
+    // The time that another process sets when it reads the segment.
     let oldest = segments(dir.path()).remove(0);
     let file = fs::File::options()
         .append(true)
@@ -131,7 +131,7 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 }
 
 #[test]
-fn clearing_segments_during_a_merge_is_no_fault() {
+fn clearing_segments_during_compaction_is_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     let (merging, eight) = (AtomicBool::new(true), AtomicU64::new(0));
@@ -209,7 +209,7 @@ fn unreadable_segments_are_evicted_first_newer_ones_never() {
 }
 
 #[test]
-fn a_trickle_of_rows_is_merged_into_few_files() {
+fn a_trickle_of_rows_is_compacted_into_few_files() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     for n in 0..200 {

@@ -1,4 +1,4 @@
-//! What needs a process of its own. Each child is this test program again; a variable tells its role.
+//! Tests that need a process of their own. Each child is this test program; a variable holds its role.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -120,7 +120,7 @@ fn panic_in_the_log(dir: &Path) {
 }
 
 #[test]
-fn a_panic_of_the_writer_hangs_nobody() {
+fn a_panic_of_the_flusher_blocks_no_caller() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_to_end(child("panic in the log", dir.path(), ""));
 }

@@ -157,7 +157,7 @@ fn wait_until(done: impl Fn() -> bool) {
 }
 
 #[test]
-fn callers_do_not_wait_for_the_writer() {
+fn callers_do_not_wait_for_the_flusher() {
     let compression = Some(Compression::new(1, 1));
     for compression in [None, compression] {
         let (_dir, store, let_go) = opened(manual_flush().with_compression(compression));
@@ -201,7 +201,7 @@ impl Drop for Short {
 }
 
 #[test]
-fn values_of_a_wrong_length_are_a_fault_and_stop_nobody() {
+fn values_of_a_wrong_length_are_a_fault_and_stop_no_call() {
     let (_dir, store, _) = opened(manual_flush());
     let schema = || Arc::from(b"u8[300]".as_slice());
     let short = RowBatch::shared(keys(0..5), schema(), Arc::new(Short), LEN);

@@ -5,9 +5,9 @@ use std::path::Path;
 use torchcache_faults::roles::ROLES;
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let [role, dir, rest @ ..] = words.as_slice() else {
-        panic!("a role and a directory are wanted, not {words:?}");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [role, dir, rest @ ..] = args.as_slice() else {
+        panic!("a role and a directory are wanted, not {args:?}");
     };
     let found = ROLES.iter().find(|(name, _)| name == role);
     let (_, play) = found.unwrap_or_else(|| panic!("no role {role}"));

@@ -9,18 +9,18 @@ use super::segment::examine;
 
 /// A number of the file: the right one, a near one, or any.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Told {
+enum ForgedNumber {
     Right,
     Near(i8),
     Any(u64),
 }
 
-impl Told {
+impl ForgedNumber {
     fn number(self, right: usize) -> u64 {
         match self {
-            Told::Right => right as u64,
-            Told::Near(step) => (right as u64).wrapping_add_signed(step.into()),
-            Told::Any(number) => number,
+            ForgedNumber::Right => right as u64,
+            ForgedNumber::Near(step) => (right as u64).wrapping_add_signed(step.into()),
+            ForgedNumber::Any(number) => number,
         }
     }
 }
@@ -28,8 +28,8 @@ impl Told {
 #[derive(Arbitrary, Debug)]
 struct Group {
     /// The length of the values; right is that of the last row of the row group.
-    raw_len: Told,
-    schema_len: Told,
+    raw_len: ForgedNumber,
+    schema_len: ForgedNumber,
     /// So many bytes of this number.
     schema: u8,
 }
@@ -47,7 +47,7 @@ struct Row {
     key: u8,
     last: u8,
     stored: Stored,
-    stored_len: Told,
+    stored_len: ForgedNumber,
     group: u8,
     encoding: u8,
     zero: bool,
@@ -57,12 +57,12 @@ struct Row {
 #[derive(Arbitrary, Debug)]
 struct Forged {
     version: u8,
-    ends_as: Told,
+    ends_as: ForgedNumber,
     records_are_summed: bool,
-    footer_at: Told,
-    footer_len: Told,
-    row_count: Told,
-    group_count: Told,
+    footer_at: ForgedNumber,
+    footer_len: ForgedNumber,
+    row_count: ForgedNumber,
+    group_count: ForgedNumber,
     /// So many bytes between the records and the footer.
     gap: u8,
     groups: Vec<Group>,

@@ -6,8 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 
 /// Decodes an input from any bytes, and prints it if there is a panic.
 pub(super) fn derived<'b, T: Arbitrary<'b> + Debug>(bytes: &'b [u8], run: impl FnOnce(&T)) {
-    struct Told<T: Debug>(T);
-    impl<T: Debug> Drop for Told<T> {
+    struct PrintOnPanic<T: Debug>(T);
+    impl<T: Debug> Drop for PrintOnPanic<T> {
         fn drop(&mut self) {
             if std::thread::panicking() {
                 eprintln!("{:?}", self.0);
@@ -15,6 +15,6 @@ pub(super) fn derived<'b, T: Arbitrary<'b> + Debug>(bytes: &'b [u8], run: impl F
         }
     }
     if let Ok(input) = T::arbitrary_take_rest(Unstructured::new(bytes)) {
-        run(&Told(input).0);
+        run(&PrintOnPanic(input).0);
     }
 }

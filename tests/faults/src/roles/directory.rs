@@ -23,8 +23,8 @@ pub fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     content
 }
 
-/// The words: `read-only`, `closed`, or `closed-while-open`.
-pub fn run(root: &Path, words: &[String]) {
+/// The arguments: `read-only`, `closed`, or `closed-while-open`.
+pub fn run(root: &Path, args: &[String]) {
     let report = Report::new("permissions");
     let dir = root.join("cache");
     let mode = |mode| {
@@ -34,7 +34,7 @@ pub fn run(root: &Path, words: &[String]) {
     let store = Store::open(&dir, manual_flush()).unwrap();
     store.put(batch(0..10, LEN));
     store.flush().unwrap();
-    match words {
+    match args {
         [case] if case == "read-only" => {
             drop(store);
             mode(0o555);

@@ -10,7 +10,7 @@ use crate::rows::{batch, manual_flush};
 
 const LEN: usize = 3000;
 
-/// No words.
+/// No arguments.
 pub fn run(dir: &Path, _: &[String]) {
     say("STARTED");
     let report = Report::new("no room");

@@ -11,7 +11,7 @@ pub mod steady;
 
 use std::path::Path;
 
-/// What a child process does in its directory, given further words.
+/// What a child process does in its directory, given further arguments.
 pub type Role = fn(&Path, &[String]);
 
 /// Every role, by its name.

@@ -32,10 +32,10 @@ const LONGEST: Duration = Duration::from_secs(90);
 /// How often the process that clears does so.
 const CLEAR_EVERY: Duration = Duration::from_millis(500);
 
-/// The words: the part, its number, the milliseconds, a seed, and the deeds to wait for.
-pub fn run(root: &Path, words: &[String]) {
-    let [part, place, time, seed, deeds] = words else {
-        panic!("got {words:?}");
+/// The arguments: the part, its number, the milliseconds, a seed, and the deeds to wait for.
+pub fn run(root: &Path, args: &[String]) {
+    let [part, place, time, seed, deeds] = args else {
+        panic!("got {args:?}");
     };
     let number = |text: &String| text.parse::<u64>().unwrap();
     let mut rng = Rng::with_seed(number(seed));

@@ -34,7 +34,7 @@ pub fn nothing_planted(report: &Report, dir: &Path) -> Store {
     store
 }
 
-/// No words; as a user that is not root.
+/// No arguments; as a user that is not root.
 pub fn run(root: &Path, _: &[String]) {
     let report = Report::new("another owner");
     refused(&root.join("of another"), "belongs to user");

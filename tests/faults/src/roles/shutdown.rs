@@ -31,9 +31,9 @@ pub const PAUSE: Duration = Duration::from_millis(800);
 static STORE: OnceLock<Store> = OnceLock::new();
 
 /// One word: how it ends.
-pub fn run(dir: &Path, words: &[String]) {
-    let [end] = words else {
-        panic!("one end is wanted, not {words:?}");
+pub fn run(dir: &Path, args: &[String]) {
+    let [end] = args else {
+        panic!("one end is wanted, not {args:?}");
     };
     let handled = Arc::new(AtomicBool::new(false));
     let handle = || {

@@ -106,14 +106,14 @@ pub struct Point {
 const FATES: [Fate; 3] = [Fate::KillsBefore, Fate::KillsHalfway, Fate::KillsAfter];
 
 impl Point {
-    /// The words that [`run`] reads it from.
-    pub fn words(&self) -> [String; 3] {
+    /// The arguments that [`run`] reads it from.
+    pub fn arguments(&self) -> [String; 3] {
         let Point { call, fate, nth } = self;
         [format!("{call:?}"), format!("{fate:?}"), nth.to_string()]
     }
 
-    fn parse(words: &[String]) -> Option<Point> {
-        let [call, fate, nth] = words else {
+    fn parse(args: &[String]) -> Option<Point> {
+        let [call, fate, nth] = args else {
             return None;
         };
         let mut calls = Call::ALL.into_iter();
@@ -125,10 +125,10 @@ impl Point {
     }
 }
 
-/// The words: the work, the number of the first row, and the point if there is one.
-pub fn run(dir: &Path, words: &[String]) {
-    let [work, first, point @ ..] = words else {
-        panic!("got {words:?}");
+/// The arguments: the work, the number of the first row, and the point if there is one.
+pub fn run(dir: &Path, args: &[String]) {
+    let [work, first, point @ ..] = args else {
+        panic!("got {args:?}");
     };
     let mut all = Work::ALL.into_iter();
     let work = all.find(|all| format!("{all:?}") == *work).unwrap();

@@ -21,7 +21,7 @@ use crate::common::{
 };
 
 #[test]
-fn a_merge_under_way_does_not_count_twice() {
+fn a_compaction_under_way_does_not_count_twice() {
     let sim = root();
     put(&store(sim.clone(), "old"), 100..110);
     age(&sim, "old", HOUR);
@@ -193,7 +193,7 @@ fn prune_keeps_a_segment_that_is_read_meanwhile() {
 }
 
 #[test]
-fn prune_removes_a_segment_that_is_merged_meanwhile() {
+fn prune_removes_a_segment_compacted_meanwhile() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     age(&sim, "c", HOUR);
@@ -208,7 +208,7 @@ fn prune_removes_a_segment_that_is_merged_meanwhile() {
 }
 
 #[test]
-fn clear_removes_the_result_of_a_merge_under_way() {
+fn clear_removes_the_result_of_a_running_compaction() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let when = |call: Call, _: &OsStr| call == Call::Remove;
@@ -264,7 +264,7 @@ fn a_manifest_stays_where_its_directory_cannot_be_removed() {
 }
 
 #[test]
-fn check_follows_rows_that_are_merged_meanwhile() {
+fn check_follows_rows_compacted_meanwhile() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     let when = |call: Call, name: &OsStr| call == Call::Open && is_segment(name);
@@ -282,7 +282,7 @@ fn check_follows_rows_that_are_merged_meanwhile() {
 }
 
 #[test]
-fn rows_merged_while_they_are_counted_count_once() {
+fn rows_compacted_while_counted_count_once() {
     let sim = root();
     put(&store(sim.clone(), "c"), 0..3);
     put(&store(sim.clone(), "c"), 3..6);

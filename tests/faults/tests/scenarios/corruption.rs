@@ -239,7 +239,7 @@ impl Damage {
             // A store that opened it before still knows where the rows are.
             sound.check_others(report, &before, &hit);
             if merges && is_read {
-                merged(report, sound, &sim, &store, &hit);
+                compacted(report, sound, &sim, &store, &hit);
             }
             // The store works all the same.
             store.put(batch(100..103, LEN));
@@ -250,7 +250,7 @@ impl Damage {
 }
 
 /// Compaction leaves out corrupt rows, and nothing else.
-fn merged(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
+fn compacted(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
     for (place, bytes) in sound.neighbours.iter().enumerate() {
         let name = format!("{}.tcs", place + 1);
         sim.add(&Path::new(DIR).join(name), bytes.clone());
@@ -263,12 +263,12 @@ fn merged(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<
         merged >= 8 && sim.bytes(&path()).is_empty(),
         "{merged} segments were merged"
     );
-    let anew = opened(sim, false);
-    for store in [store, &anew] {
+    let reopened = opened(sim, false);
+    for store in [store, &reopened] {
         sound.check_others(report, store, hit);
         report.expect_all(store, NEIGHBOURS, len);
     }
-    let faults = anew.stats().faults;
+    let faults = reopened.stats().faults;
     assert!(
         faults.total() == 0,
         "the merged segment is sound: {faults:?}"

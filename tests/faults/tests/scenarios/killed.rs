@@ -116,11 +116,11 @@ fn killed(report: &Report, place: &mut Place, kill: &Kill) {
         _ => Vec::new(),
     };
     let (first, dir) = (place.begun, place.root.path());
-    let mut words = vec![format!("{:?}", kill.work), first.to_string()];
+    let mut args = vec![format!("{:?}", kill.work), first.to_string()];
     if let At::Call(point) = &kill.at {
-        words.extend(point.words());
+        args.extend(point.arguments());
     }
-    let mut running = Running::start(child("steady", dir, &words));
+    let mut running = Running::start(child("steady", dir, &args));
     let mut lines = Vec::new();
     if let At::Moment(after) = kill.at {
         lines.extend(running.line()); // it is at work

@@ -20,6 +20,6 @@ use std::process::Command;
 use torchcache_faults::process;
 
 /// The command that starts a role in a process of its own.
-fn child(role: &str, dir: &Path, words: &[String]) -> Command {
-    process::command(env!("CARGO_BIN_EXE_faults-child"), role, dir, words)
+fn child(role: &str, dir: &Path, args: &[String]) -> Command {
+    process::command(env!("CARGO_BIN_EXE_faults-child"), role, dir, args)
 }

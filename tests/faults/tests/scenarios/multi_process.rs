@@ -69,14 +69,14 @@ fn together(report: &Report, parts: &[&str], deeds: &[&str]) -> (TempDir, Vec<En
     let root = tempfile::tempdir().unwrap();
     let mut running = Vec::new();
     for (place, part) in parts.iter().enumerate() {
-        let words = [
+        let args = [
             (*part).to_owned(),
             place.to_string(),
             duration().as_millis().to_string(),
             fastrand::u64(..).to_string(),
             deeds.join(" "),
         ];
-        running.push(Running::start(child("neighbour", root.path(), &words)));
+        running.push(Running::start(child("neighbour", root.path(), &args)));
     }
     let mut ends = Vec::new();
     for (mut running, part) in running.into_iter().zip(parts) {

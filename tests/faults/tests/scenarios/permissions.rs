@@ -23,11 +23,11 @@ use crate::child;
 
 #[test]
 fn what_others_may_have_written_is_not_read() {
-    let report = Report::new("links, other owners, open to everybody, odd names");
+    let report = Report::new("links, other owners, writable by all users, odd names");
     for _ in 0..cases(2, 20) {
         report.case(format_args!("links"), || links(&report));
         report.case(format_args!("names and kinds"), || names(&report));
-        report.case(format_args!("everybody"), || open_to_everybody(&report));
+        report.case(format_args!("all users"), || writable_by_all_users(&report));
         report.case(format_args!("another owner"), || another_owner(&report));
     }
     report.finish();
@@ -137,7 +137,7 @@ fn names(report: &Report) {
     }
 }
 
-fn open_to_everybody(report: &Report) {
+fn writable_by_all_users(report: &Report) {
     let (_root, dir) = cache();
     let planted = plant(&dir, "planted.tcs", PLANTED);
     set_mode(&planted, 0o666);

@@ -19,7 +19,7 @@ use crate::child;
 /// A way to end.
 struct End {
     name: &'static str,
-    /// The command that starts the process, with the words before it.
+    /// The command that starts the process, with the arguments before it.
     through: &'static [&'static str],
     /// The signals that it gets after it has put its rows.
     signals: &'static [Signal],
@@ -226,13 +226,13 @@ fn removes_private_dirs(root: &Path) {
 }
 
 /// A command that starts another one, if this machine supports it.
-fn through(words: &[&str], command: Command) -> Option<Command> {
-    let [program, words @ ..] = words else {
+fn through(args: &[&str], command: Command) -> Option<Command> {
+    let [program, args @ ..] = args else {
         return Some(command);
     };
     let outer = || {
         let mut outer = Command::new(program);
-        outer.args(words);
+        outer.args(args);
         outer
     };
     let mut probe = outer();

@@ -79,7 +79,7 @@ run() {
 }
 
 while read -r kind package target file; do
-    # Programs that tests start; they find them beside themselves.
+    # Programs that tests start; they find them in their own folder.
     [[ $kind == bin ]] && continue
     [[ $kind == bench && $bench == no ]] && continue
     if [[ ${#only[@]} -gt 0 ]]; then

@@ -21,16 +21,16 @@ impl World {
     }
 
     /// Every row is right, and those that must be there are.
-    pub(super) fn look(&self, one: usize, numbers: impl Iterator<Item = usize> + Clone) {
+    pub(super) fn check_rows(&self, one: usize, numbers: impl Iterator<Item = usize> + Clone) {
         let process = &self.processes[one];
         let Some(store) = &process.store else { return };
-        let mut there = self.values.look(store, numbers.clone());
+        let mut there = self.values.read_checked(store, numbers.clone());
         if self.rules.is_shared {
             // Where a row went from one file to another between being found and being read, and is
             // there with a value of another process, of another length, it is a miss once.
             let missing = |number: &usize| !there.contains(number);
             let again: Vec<usize> = numbers.clone().filter(missing).collect();
-            there.extend(self.values.look(store, again.into_iter()));
+            there.extend(self.values.read_checked(store, again.into_iter()));
         }
         if !self.power.is_on() || !process.life.is_sound() {
             return;

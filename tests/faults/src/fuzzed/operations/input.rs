@@ -32,7 +32,7 @@ pub(super) enum Operation {
     Put(bool, Rows),
     Flush(bool),
     /// Every row is looked for.
-    Look(bool),
+    CheckRows(bool),
     Clear(bool),
     Refresh(bool),
     Reopen(bool, Settings),

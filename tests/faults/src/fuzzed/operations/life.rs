@@ -45,14 +45,14 @@ impl Life {
     }
 
     /// The file system as this process has it.
-    pub(super) fn on(self: &Arc<Life>, sim: &Sim) -> Arc<dyn FileSystem> {
+    pub(super) fn file_system(self: &Arc<Life>, sim: &Sim) -> Arc<dyn FileSystem> {
         let (life, sim_below) = (self.clone(), sim.clone());
         Arc::new(Faulty::new(sim.clone(), move |call, _: &_| {
             life.fate(call, &sim_below)
         }))
     }
 
-    pub(super) fn tell_to_fail(&self, failure: Option<Failure>) {
+    pub(super) fn set_failure(&self, failure: Option<Failure>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
@@ -73,8 +73,8 @@ impl Life {
         if !self.power.is_on() {
             return Fate::Fails(Errno::IO);
         }
-        let mut told = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(failure) = &mut *told else {
+        let mut pending = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(failure) = &mut *pending else {
             return Fate::Done;
         };
         // One number more than there are calls: any of them.
@@ -91,9 +91,9 @@ impl Life {
         failure.times = (failure.times % 8).saturating_sub(1);
         let seed = failure.how;
         if failure.times == 0 {
-            *told = None;
+            *pending = None;
         }
-        drop(told);
+        drop(pending);
         match ERRORS.get(how) {
             Some(error) => {
                 self.caused.fetch_add(1, Ordering::SeqCst);

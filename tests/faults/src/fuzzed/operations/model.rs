@@ -48,7 +48,11 @@ impl Values {
     }
 
     /// Rows that a store has, each of them checked.
-    pub(super) fn look(&self, store: &Store, numbers: impl Iterator<Item = usize>) -> Numbers {
+    pub(super) fn read_checked(
+        &self,
+        store: &Store,
+        numbers: impl Iterator<Item = usize>,
+    ) -> Numbers {
         let numbers: Vec<usize> = numbers.collect();
         let keys: Vec<Key> = numbers.iter().map(|number| ALL[*number].0).collect();
         let located = store.locate(&keys);

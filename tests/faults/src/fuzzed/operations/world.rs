@@ -84,10 +84,10 @@ impl World {
         // In the end no call fails, and every process finds the kept rows.
         self.processes
             .iter()
-            .for_each(|process| process.life.tell_to_fail(None));
+            .for_each(|process| process.life.set_failure(None));
         self.reopen_all();
         for one in self.all() {
-            self.look(one, 0..KEYS);
+            self.check_rows(one, 0..KEYS);
         }
         if !self.rules.is_limited && !self.rules.is_damaged {
             let rows = Rows {
@@ -99,7 +99,7 @@ impl World {
             self.put(0, rows);
             self.flush(0);
             self.processes[0].known.extend(rows.numbers());
-            self.look(0, rows.numbers().into_iter());
+            self.check_rows(0, rows.numbers().into_iter());
         }
     }
 
@@ -112,7 +112,7 @@ impl World {
         match operation {
             Operation::Put(second, rows) => self.put(one(second), rows),
             Operation::Flush(second) => self.flush(one(second)),
-            Operation::Look(second) => self.look(one(second), 0..KEYS),
+            Operation::CheckRows(second) => self.check_rows(one(second), 0..KEYS),
             Operation::Clear(second) => self.clear(one(second)),
             Operation::Refresh(second) => self.refresh(one(second)),
             Operation::Reopen(second, settings) => {
@@ -128,7 +128,7 @@ impl World {
                 }
             }
             Operation::Fail(second, failure) if self.rules.is_failing => {
-                self.processes[one(second)].life.tell_to_fail(Some(failure));
+                self.processes[one(second)].life.set_failure(Some(failure));
             }
             Operation::CutPower(seed) => self.power.cut(&self.sim, seed),
             // Above a limit, a copy stays until something is written.
@@ -173,7 +173,7 @@ impl World {
                 process.taken.insert(*number);
             }
         }
-        self.look(one, numbers.into_iter());
+        self.check_rows(one, numbers.into_iter());
     }
 
     fn flush(&mut self, one: usize) {
@@ -224,7 +224,7 @@ impl World {
             self.values = Values::default();
             self.tainted.clear();
         }
-        self.look(one, 0..KEYS);
+        self.check_rows(one, 0..KEYS);
     }
 
     fn refresh(&mut self, one: usize) {
@@ -233,7 +233,7 @@ impl World {
         };
         store.refresh();
         self.processes[one].known.extend(&self.kept);
-        self.look(one, 0..KEYS);
+        self.check_rows(one, 0..KEYS);
         if self.is_exact() {
             self.check_files(one);
         }
@@ -254,16 +254,16 @@ impl World {
         }
         let process = &mut self.processes[one];
         process.life = Life::new(&self.power);
-        process.life.tell_to_fail(left);
+        process.life.set_failure(left);
         let config = process.settings.config(self.rules);
-        let store = Store::open_on(process.life.on(&self.sim), DIR, config);
+        let store = Store::open_on(process.life.file_system(&self.sim), DIR, config);
         process.known = self.kept.clone();
         process.count = Some(0);
         match store {
             Ok(store) => process.store = Some(store),
             Err(error) => assert!(!process.life.is_sound() || !self.power.is_on(), "{error}"),
         }
-        self.look(one, 0..KEYS);
+        self.check_rows(one, 0..KEYS);
         if self.is_exact() {
             self.check_files(one);
         }
@@ -274,7 +274,7 @@ impl World {
         for process in &mut self.processes {
             drop(process.store.take());
             process.taken.clear();
-            process.life.tell_to_fail(None);
+            process.life.set_failure(None);
         }
         self.power = Arc::new(Power::default());
         self.kept = self.durable.clone();
@@ -285,7 +285,7 @@ impl World {
             // Rows that are on disk now stay.
             let store =
                 Store::open_on(Arc::new(self.sim.clone()), DIR, SETTINGS.config(self.rules));
-            let there = self.values.look(&store.expect("it opens"), 0..KEYS);
+            let there = self.values.read_checked(&store.expect("it opens"), 0..KEYS);
             assert!(there.is_superset(&self.kept), "lost in the power cut");
             (self.kept, self.durable) = (there.clone(), there);
         }

@@ -148,7 +148,7 @@ impl Run {
         }
     }
 
-    fn look(&mut self, report: &Report, store: &Store, numbers: Range<u64>) {
+    fn count_rows(&mut self, report: &Report, store: &Store, numbers: Range<u64>) {
         self.rows.push(report.count_right(store, numbers, LEN));
     }
 
@@ -179,7 +179,7 @@ pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -
         Ok(store) => {
             store.put(batch(0..4, LEN));
             let _ = store.flush();
-            run.look(report, &store, 0..4);
+            run.count_rows(report, &store, 0..4);
             run.close(&store);
         }
         Err(_) => run.counted += 1,
@@ -201,11 +201,11 @@ fn one_directory(
     // Another process, which looks later.
     let other = Store::open_on(fs.clone(), DIR, manual_flush());
     // One row is corrupt, and a sound copy is shadowed by it.
-    run.look(report, store, OLD);
+    run.count_rows(report, store, OLD);
     // All rows are shadowed by the removed segment.
     before.take_first();
     store.refresh();
-    run.look(report, store, OLD);
+    run.count_rows(report, store, OLD);
 
     // Ten small segments, of which eight of about one size are compacted, and reads of all rows.
     let mut flushed = vec![OLD];
@@ -218,14 +218,14 @@ fn one_directory(
     }
     for mmap in [false, true] {
         store.reconfigure(manual_flush().with_mmap(mmap));
-        run.look(report, store, 0..20);
-        run.look(report, store, OLD);
+        run.count_rows(report, store, 0..20);
+        run.count_rows(report, store, OLD);
     }
     match other {
         Ok(other) => {
             other.refresh();
-            run.look(report, &other, 0..20);
-            run.look(report, &other, OLD);
+            run.count_rows(report, &other, 0..20);
+            run.count_rows(report, &other, OLD);
             run.close(&other);
         }
         Err(_) => run.counted += 1,
@@ -233,7 +233,7 @@ fn one_directory(
     // Missing rows are computed and stored again.
     store.put(batch(0..20, LEN));
     let _ = store.flush();
-    run.look(report, store, 0..20);
+    run.count_rows(report, store, 0..20);
 
     // Nothing flushed may be lost so far.
     let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, manual_flush());
@@ -248,11 +248,11 @@ fn one_directory(
     let _ = store.flush();
     run.left.push(before.bytes().saturating_sub(LIMIT));
     store.reconfigure(manual_flush());
-    run.look(report, store, 0..20);
+    run.count_rows(report, store, 0..20);
     store.clear();
     run.left.push(before.sim.files(DIR.as_ref()).len() as u64);
     store.put(batch(0..4, LEN));
     let _ = store.flush();
-    run.look(report, store, 0..4);
+    run.count_rows(report, store, 0..4);
     run.close(store);
 }
