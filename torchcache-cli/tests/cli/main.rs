@@ -5,6 +5,7 @@ mod clear;
 mod concurrent;
 mod docs;
 mod export;
+#[cfg(target_os = "linux")]
 mod memory;
 mod prune;
 mod python;

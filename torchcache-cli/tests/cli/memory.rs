@@ -28,7 +28,6 @@ fn write_rows(dir: &Path, rows: u64) {
 
 /// The peak memory of an export in KB. Standard output is a full pipe, so that the process still exists
 /// when the export is complete.
-#[cfg(target_os = "linux")]
 fn peak(root: &Path, file: &str) -> u64 {
     let mut command = command(&["export", ".", "-o", file, "--json"]);
     command
@@ -61,7 +60,6 @@ fn peak(root: &Path, file: &str) -> u64 {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn a_million_rows_export_in_the_memory_of_ten_thousand() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let (few, many) = (root.path().join("few"), root.path().join("many"));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use super::*;
 
@@ -156,8 +157,8 @@ fn links_and_pipes_are_not_opened() {
     written.expect("a link counts as a manifest");
     assert!(path.is_symlink());
     fs::remove_file(&path).expect("it can be removed");
-    let pipe = rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into());
-    pipe.expect("it can be made");
+    let made = Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("every Unix has it").success());
     assert!(Manifest::read(&*dir).is_err());
 }
 

@@ -30,13 +30,10 @@ pub(super) fn install(finish: impl Fn() + Send + 'static) -> io::Result<()> {
     let is_default = |signal: &&c_int| sys::disposition(**signal) == Some(Disposition::Default);
     let signals: Vec<_> = SIGNALS.iter().filter(is_default).collect();
     // The process that installs handlers is the one that is not forked.
-    if signals.is_empty() || fork::is_forked() {
+    if signals.is_empty() || fork::is_forked() || PIPE.get().is_some() {
         return Ok(());
     }
     let (mut receiver, sender) = io::pipe()?;
-    if PIPE.set(sender).is_err() {
-        return Ok(());
-    }
     Builder::new()
         .name("torchcache-end".into())
         .spawn(move || {
@@ -46,6 +43,10 @@ pub(super) fn install(finish: impl Fn() + Send + 'static) -> io::Result<()> {
                 sys::end_by(c_int::from(signal[0]));
             }
         })?;
+    // Another thread may have been first. The end of this pipe then ends the new thread.
+    if PIPE.set(sender).is_err() {
+        return Ok(());
+    }
     for signal in signals {
         // The program may have installed a handler since; that one stays.
         sys::handle(*signal, on_signal);
