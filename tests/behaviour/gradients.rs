@@ -6,13 +6,24 @@ use torchcache::{Error, ErrorKind, TorchCache, torchcache};
 
 use crate::support::{Ran, Scale, device, logged, panic_of, random, same};
 
+/// A counted linear layer.
 #[torchcache]
 #[derive(Debug)]
-struct Net {
-    fc: nn::Linear,
+pub(crate) struct Net {
+    pub(crate) fc: nn::Linear,
     #[torchcache(skip)]
     ran: Ran,
-    torchcache: TorchCache,
+    pub(crate) torchcache: TorchCache,
+}
+
+impl Net {
+    pub(crate) fn new(vs: &nn::VarStore, inputs: i64, outputs: i64) -> Self {
+        Net {
+            fc: nn::linear(vs.root() / "fc", inputs, outputs, Default::default()),
+            ran: Ran::default(),
+            torchcache: TorchCache::default(),
+        }
+    }
 }
 
 #[torchcache]
@@ -23,22 +34,10 @@ impl Module for Net {
     }
 }
 
-fn net() -> (nn::VarStore, Net) {
-    let vs = nn::VarStore::new(device());
-    let fc = nn::linear(vs.root() / "fc", 3, 2, Default::default());
-    (
-        vs,
-        Net {
-            fc,
-            ran: Ran::default(),
-            torchcache: TorchCache::default(),
-        },
-    )
-}
-
 #[test]
 fn a_trainable_parameter_is_an_error() {
-    let (mut vs, net) = net();
+    let mut vs = nn::VarStore::new(device());
+    let net = Net::new(&vs, 3, 2);
     let xs = random(&[4, 3]);
     let message = panic_of(|| net.forward(&xs));
     assert!(

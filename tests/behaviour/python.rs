@@ -5,10 +5,11 @@
 
 use std::path::Path;
 
+use tch::nn::Module;
 use tch::{Kind, Tensor};
 use torchcache::torchcache;
 
-use crate::support::{self, device, random, same};
+use crate::support::{self, Scale, counts, device, random, same};
 
 /// The 1,797 digits, which the transfer learning example has: 64 pixels a row.
 fn digits() -> Tensor {
@@ -18,64 +19,55 @@ fn digits() -> Tensor {
     digits.to_device(device())
 }
 
-#[torchcache]
-fn features(xs: &Tensor) -> Tensor {
-    xs * 2
-}
-
 /// The package returns 38 of 1,797 rows wrong: its hash truncates floats to integers.
 #[test]
 fn the_digits_data_set_returns_right_rows() {
-    let digits = digits();
+    let (model, digits) = (Scale::by(121.0), digits());
     for pass in 0..2 {
         for batch in digits.split(100, 0) {
-            assert!(same(&features(&batch), &(&batch * 2)), "pass {pass}");
+            assert!(
+                same(&model.forward(&batch), &(&batch * 121.0)),
+                "pass {pass}"
+            );
         }
     }
     let distinct = digits.unique_dim(0, true, false, false).0.size()[0] as u64;
-    let stats = features::cache().stats();
+    let stats = model.cache.stats();
     assert_eq!(
         (stats.misses, stats.hits()),
         (distinct, 2 * 1797 - distinct)
     );
-}
-
-#[torchcache]
-fn kept_features(xs: &Tensor) -> Tensor {
-    xs * 2
+    assert_eq!(model.ran.take().1, distinct as i64);
 }
 
 /// The package returns all hits in one buffer, which the next call overwrites: of the digits, 1,701
 /// of 1,797 rows are wrong where results are kept.
 #[test]
 fn later_calls_leave_kept_results_unchanged() {
-    let digits = digits();
-    let pass = || -> Vec<_> { digits.split(100, 0).iter().map(kept_features).collect() };
+    let (model, digits) = (Scale::by(122.0), digits());
+    let pass = || -> Vec<_> {
+        let batches = digits.split(100, 0);
+        batches.iter().map(|batch| model.forward(batch)).collect()
+    };
     for kept in [pass(), pass()] {
-        assert!(same(&Tensor::cat(&kept, 0), &(&digits * 2)));
+        assert!(same(&Tensor::cat(&kept, 0), &(&digits * 122.0)));
     }
-    let stats = kept_features::cache().stats();
+    let stats = model.cache.stats();
     assert_eq!(stats.misses + stats.hits(), 2 * 1797);
     assert!(stats.hits() >= 1797, "the second pass hits");
-}
-
-#[torchcache]
-fn small_features(xs: &Tensor) -> Tensor {
-    xs * 2
 }
 
 /// The package returns 272 of 2,000 rows of small values wrong: their hashes collide. So they do for
 /// any layout; that it is wrong for inputs that are not contiguous is this collision.
 #[test]
 fn small_features_do_not_collide() {
-    let xs = random(&[2000, 16]) * 1e-3;
+    let (model, xs) = (Scale::by(123.0), random(&[2000, 16]) * 1e-3);
     let transposed = xs.tr().contiguous().tr();
     assert!(!transposed.is_contiguous());
     for xs in [&xs, &xs, &transposed] {
-        assert!(same(&small_features(xs), &(xs * 2).contiguous()));
+        assert!(same(&model.forward(xs), &(xs * 123.0).contiguous()));
     }
-    let stats = small_features::cache().stats();
-    assert_eq!((stats.misses, stats.memory.hits), (2000, 4000));
+    assert_eq!(counts(&model.cache), (2000, 4000, 0));
 }
 
 #[torchcache]
@@ -91,8 +83,7 @@ fn integer_inputs_return_float_outputs() {
     for _ in 0..2 {
         assert!(same(&embed(&tokens), &expected));
     }
-    let stats = embed::cache().stats();
-    assert_eq!((stats.misses, stats.memory.hits), (32, 32));
+    assert_eq!(counts(embed::cache()), (32, 32, 0));
 }
 
 #[torchcache]
@@ -109,20 +100,14 @@ fn plain_arguments_are_keyed_apart() {
             assert!(same(&affine(&xs, scale, offset), &(&xs * scale + offset)));
         }
     }
-    let stats = affine::cache().stats();
-    assert_eq!((stats.misses, stats.memory.hits), (12, 12));
-}
-
-#[torchcache]
-fn any_batch(xs: &Tensor) -> Tensor {
-    xs * 2
+    assert_eq!(counts(affine::cache()), (12, 12, 0));
 }
 
 /// The package raises an error where an empty batch is the first call of an instance.
 #[test]
 fn an_empty_batch_may_be_the_first_call() {
-    let empty = Tensor::zeros([0, 64], (Kind::Float, device()));
-    assert_eq!(any_batch(&empty).size(), [0, 64]);
-    let stats = any_batch::cache().stats();
+    let (model, empty) = (Scale::by(124.0), random(&[0, 64]));
+    assert_eq!(model.forward(&empty).size(), [0, 64]);
+    let stats = model.cache.stats();
     assert_eq!((stats.bypassed, stats.misses, stats.stored), (1, 0, 0));
 }

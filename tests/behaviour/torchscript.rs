@@ -9,7 +9,7 @@ use torchcache::{TorchCache, torchcache};
 use crate::support::{Ran, device, random, same};
 
 /// A file with `x * factor`, a module without parameters.
-fn traced(factor: f64, path: &Path) -> CModule {
+pub(crate) fn traced(factor: f64, path: &Path) -> CModule {
     let mut scale = |inputs: &[Tensor]| vec![&inputs[0] * factor];
     let example = random(&[1, 2]);
     let module = CModule::create_by_tracing("M", "forward", &[example], &mut scale).unwrap();
