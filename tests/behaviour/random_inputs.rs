@@ -114,52 +114,42 @@ struct Case {
     dtype: Option<usize>,
 }
 
-fn cases() -> impl Strategy<Value = Case> {
-    let shape = prop::collection::vec(0i64..4, 0..3);
-    let batches = prop::collection::vec(prop::collection::vec(0i64..12, 1..10), 2..6);
-    let memory = prop_oneof![Just(0u64), Just(700), Just(3_000), Just(1_000_000)];
-    (
-        (
-            any::<u64>(),
-            0..KINDS.len(),
+prop_compose! {
+    fn cases()(
+        seed in any::<u64>(),
+        kind in 0..KINDS.len(),
+        shape in prop::collection::vec(0i64..4, 0..3),
+        batches in prop::collection::vec(prop::collection::vec(0i64..12, 1..10), 2..6),
+        transposed in any::<bool>(),
+        extra in any::<bool>(),
+        offset in -2i64..2,
+        scale in 1i64..3,
+        persistent in any::<bool>(),
+        zstd in any::<bool>(),
+        mmap in any::<bool>(),
+        memory in prop::sample::select(vec![0u64, 700, 3_000, 1_000_000]),
+        on_device in any::<bool>(),
+        eviction in prop::sample::select(vec![Eviction::Lru, Eviction::Never, Eviction::Auto]),
+        dtype in prop::option::of(ROUNDED),
+    ) -> Case {
+        Case {
+            seed,
+            kind,
             shape,
             batches,
-            any::<bool>(),
-            any::<bool>(),
-            -2i64..2,
-            1i64..3,
-        ),
-        (
-            any::<bool>(),
-            any::<bool>(),
-            any::<bool>(),
+            transposed,
+            extra,
+            offset,
+            scale,
+            persistent,
+            zstd: zstd && persistent,
+            mmap,
             memory,
-            any::<bool>(),
-            prop::sample::select(vec![Eviction::Lru, Eviction::Never, Eviction::Auto]),
-        ),
-        prop::option::of(ROUNDED),
-    )
-        .prop_map(|(input, tiers, dtype)| {
-            let (seed, kind, shape, batches, transposed, extra, offset, scale) = input;
-            let (persistent, zstd, mmap, memory, on_device, eviction) = tiers;
-            Case {
-                seed,
-                kind,
-                shape,
-                batches,
-                transposed,
-                extra,
-                offset,
-                scale,
-                persistent,
-                zstd: zstd && persistent,
-                mmap,
-                memory,
-                on_device,
-                eviction,
-                dtype,
-            }
-        })
+            on_device,
+            eviction,
+            dtype,
+        }
+    }
 }
 
 fn build(case: &Case, directory: &std::path::Path) -> Random {
