@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tch::Kind;
 use torchcache::{ErrorKind, FlushError};
 
 use crate::persistent_module::{Kept, kept, segments};
@@ -92,6 +93,35 @@ fn a_segment_of_a_future_version_is_reported_and_kept() {
     let stats = model.torchcache.stats();
     assert!(stats.faults.iter().eq([("future version", 1)]));
     assert_eq!(fs::read(&future).unwrap(), bytes);
+}
+
+#[test]
+fn a_segment_of_another_identity_is_a_miss_and_no_fault() {
+    let root = tempfile::tempdir().unwrap();
+    let (directory, xs) = (root.path(), random(&[50, 4]));
+    let [half, full] = [Some(Kind::Half), None].map(|dtype| {
+        let open = move || Kept {
+            torchcache_cache_dtype: dtype,
+            ..kept(directory)
+        };
+        let model = open();
+        let ys = model.forward(&xs).unwrap();
+        model.torchcache.flush().unwrap();
+        let own = directory.join(model.torchcache.module_hash().unwrap());
+        (open, ys, segments(&own).remove(0))
+    });
+    assert!(!same(&half.1, &full.1));
+    // Each has the segment of the other, whose rows have other keys.
+    let aside = directory.join("aside");
+    fs::rename(&half.2, &aside).unwrap();
+    fs::rename(&full.2, &half.2).unwrap();
+    fs::rename(&aside, &full.2).unwrap();
+    for (model, ys) in [((half.0)(), half.1), ((full.0)(), full.1)] {
+        assert!(same(&model.forward(&xs).unwrap(), &ys));
+        assert_eq!(model.ran.take(), (1, 50));
+        let faults = model.torchcache.stats().faults;
+        assert!(faults.is_empty(), "{faults:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Modules for tests of what can happen to whole modules: threads, panics, the end of a process, rows
-//! of another identity. What can happen to their store is in `torchcache-faults`.
+//! Modules for tests of what can happen to whole modules: threads, panics, the end of a process. What
+//! can happen to their store is in `torchcache-faults`.
 
 #![deny(missing_docs)]
 
