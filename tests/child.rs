@@ -47,16 +47,6 @@ fn main() {
             call(double, &rows(number(from), number(count)));
             report(double::cache());
         }
-        ["exit", from, count] => {
-            call(double, &rows(number(from), number(count)));
-            report(double::cache());
-            std::process::exit(0);
-        }
-        ["panic", from, count] => {
-            call(double, &rows(number(from), number(count)));
-            report(double::cache());
-            panic!("as asked");
-        }
         // Stores rows until it is killed, and prints how many rows each flush acknowledged.
         ["stream", flush_every] => {
             let mut next = 0;

@@ -1,12 +1,12 @@
-//! Several processes: reopening, every way to exit, a kill while writing, a full disk, and the
-//! environment variables.
+//! Several processes: reopening, a kill while writing, a full disk, and the environment variables. The
+//! other ways in which a process ends are in `torchcache-soak`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-fn child(directory: Option<&Path>, words: &[&str]) -> Command {
+pub(crate) fn child(directory: Option<&Path>, words: &[&str]) -> Command {
     let mut command = Command::new(program());
     command
         .args(words)
@@ -18,8 +18,18 @@ fn child(directory: Option<&Path>, words: &[&str]) -> Command {
     command
 }
 
+/// The child under a limit of the shell.
+fn limited(limit: &str, directory: &Path, words: &str) -> Command {
+    let mut command = Command::new("sh");
+    let shell = format!("{limit}; exec {} {words}", program().display());
+    command
+        .args(["-c", &shell])
+        .env("TORCHCACHE_DIR", directory);
+    command
+}
+
 /// The `child` program: where Cargo put it, or next to this test if both were moved.
-pub(crate) fn program() -> PathBuf {
+fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_child"));
     if built.exists() {
         return built;
@@ -37,7 +47,7 @@ fn run(mut command: Command) -> (String, Output) {
     )
 }
 
-fn succeed(command: Command) -> String {
+pub(crate) fn succeed(command: Command) -> String {
     let (stdout, output) = run(command);
     assert!(
         output.status.success(),
@@ -45,23 +55,6 @@ fn succeed(command: Command) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     stdout
-}
-
-#[test]
-fn rows_survive_every_way_a_process_ends() {
-    for (ending, succeeds) in [("store", true), ("exit", true), ("panic", false)] {
-        let root = tempfile::tempdir().unwrap();
-        let (stdout, output) = run(child(Some(root.path()), &[ending, "0", "100"]));
-        assert_eq!(stdout, "hits 0 misses 100 faults []", "{ending}");
-        assert_eq!(output.status.success(), succeeds, "{ending}");
-        let again = succeed(child(Some(root.path()), &["store", "50", "100"]));
-        assert_eq!(
-            again, "hits 50 misses 50 faults []",
-            "{ending}: no row was lost"
-        );
-        let both = succeed(child(Some(root.path()), &["store", "0", "150"]));
-        assert_eq!(both, "hits 150 misses 0 faults []", "{ending}");
-    }
 }
 
 #[test]
@@ -73,13 +66,11 @@ fn flushed_rows_survive_a_kill_while_writing() {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let rows = |line: String| -> u64 { line["flushed ".len()..].parse().unwrap() };
         let mut flushed = 0;
         for _ in 0..=round {
-            let line = lines
-                .next()
-                .expect("the child streams until it is killed")
-                .unwrap();
-            flushed = line.strip_prefix("flushed ").unwrap().parse().unwrap();
+            let line = lines.next().expect("the child streams until it is killed");
+            flushed = rows(line.unwrap());
         }
         // The child goes on to the next rows; the kill may leave half a file.
         std::thread::sleep(std::time::Duration::from_millis(round * 3));
@@ -87,11 +78,7 @@ fn flushed_rows_survive_a_kill_while_writing() {
         assert!(!child.wait().unwrap().success(), "killed, not ended");
         // Lines printed before the kill acknowledge more rows.
         for line in lines.map_while(Result::ok) {
-            flushed = line
-                .strip_prefix("flushed ")
-                .unwrap()
-                .parse::<u64>()
-                .unwrap();
+            flushed = rows(line);
         }
         let count = flushed.to_string();
         // The child checks every row against its input.
@@ -108,20 +95,8 @@ fn flushed_rows_survive_a_kill_while_writing() {
 fn a_full_disk_is_a_counted_fault() {
     let root = tempfile::tempdir().unwrap();
     // A limit on the size of files simulates the full disk: writes beyond it fail.
-    let shell = format!(
-        "ulimit -f 8; trap '' XFSZ; exec {} store-on-disk 0 500",
-        program().display()
-    );
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &shell])
-        .env("TORCHCACHE_DIR", root.path());
-    let (stdout, output) = run(command);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let limit = "ulimit -f 8; trap '' XFSZ";
+    let stdout = succeed(limited(limit, root.path(), "store-on-disk 0 500"));
     assert!(
         stdout.starts_with("hits 0 misses 500 faults [("),
         "{stdout}"
@@ -170,11 +145,8 @@ fn private_directories_are_removed_even_after_a_kill() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    BufReader::new(killed.stdout.take().unwrap())
-        .lines()
-        .next()
-        .unwrap()
-        .unwrap();
+    let mut lines = BufReader::new(killed.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert_eq!(left(), 1, "left behind by the kill");
@@ -217,12 +189,7 @@ fn torchcache_disable_switches_every_cache_off() {
 #[test]
 fn a_disk_tier_that_cannot_open_leaves_memory() {
     let root = tempfile::tempdir().unwrap();
-    let shell = format!("ulimit -n 1000; exec {} out-of-files", program().display());
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &shell])
-        .env("TORCHCACHE_DIR", root.path());
-    let stdout = succeed(command);
+    let stdout = succeed(limited("ulimit -n 1000", root.path(), "out-of-files"));
     assert_eq!(
         stdout,
         "hits 10 misses 20 faults [(\"opening the disk tier\", 1)]"

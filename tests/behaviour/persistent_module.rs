@@ -55,7 +55,10 @@ pub(crate) fn segments(root: &Path) -> Vec<PathBuf> {
             Ok(kind) if kind.is_dir() => segments(&entry.path()),
             _ => vec![entry.path()],
         })
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tcs"))
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.ends_with(".tcs") && !name.starts_with('.')
+        })
         .collect();
     found.sort();
     found

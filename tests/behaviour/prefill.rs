@@ -1,13 +1,13 @@
 //! `prefill`: filling a cache ahead of use.
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
 use torchcache::{Cached, Error, HasCache, Options, Prefill, prefill, torchcache};
 
+use crate::multi_process::{child, succeed};
+use crate::persistent_module::segments;
 use crate::support::{Scale, logged, panic_of, random, same, warnings};
 
 #[test]
@@ -144,32 +144,14 @@ fn prefill_warns_when_rows_do_not_fit() {
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
 }
 
-fn child(directory: &Path) -> Command {
-    let mut command = Command::new(crate::multi_process::program());
-    command.arg("prefill").env("TORCHCACHE_DIR", directory);
-    command
-}
-
-fn has_segments(directory: &Path) -> bool {
-    let caches = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut files = caches.flat_map(|cache| fs::read_dir(cache.path()).into_iter().flatten());
-    files.any(|file| {
-        let name = file.expect("it is listed").file_name();
-        name.to_str()
-            .is_some_and(|name| name.ends_with(".tcs") && !name.starts_with('.'))
-    })
-}
-
 /// The child prefills 400 batches of 5 rows, at ten milliseconds a batch.
 #[test]
 fn prefill_resumes_after_a_kill() {
     let directory = tempfile::tempdir().unwrap();
-    let mut killed = child(directory.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let prefill = || child(Some(directory.path()), &["prefill"]);
+    let mut killed = prefill().stdout(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
-    while !has_segments(directory.path()) {
+    while segments(directory.path()).is_empty() {
         assert!(
             begin.elapsed() < Duration::from_secs(60),
             "nothing is written"
@@ -180,18 +162,15 @@ fn prefill_resumes_after_a_kill() {
     killed.kill().unwrap();
     assert!(!killed.wait().unwrap().success());
 
-    let counts = |mut command: Command| -> Vec<u64> {
-        let output = command.output().unwrap();
-        assert!(output.status.success());
-        let said = String::from_utf8(output.stdout).unwrap();
-        said.split_whitespace()
-            .map(|number| number.parse().unwrap())
-            .collect()
+    let counts = || -> Vec<u64> {
+        let numbers = succeed(prefill());
+        let numbers = numbers.split_whitespace();
+        numbers.map(|number| number.parse().unwrap()).collect()
     };
-    let [hits, misses] = counts(child(directory.path()))[..] else {
+    let [hits, misses] = counts()[..] else {
         panic!("two numbers are expected");
     };
     assert_eq!(hits + misses, 2000);
     assert!(hits > 0 && misses > 0, "{hits} hits, {misses} misses");
-    assert_eq!(counts(child(directory.path())), [2000, 0]);
+    assert_eq!(counts(), [2000, 0]);
 }
