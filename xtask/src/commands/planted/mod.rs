@@ -4,13 +4,11 @@
 mod patch;
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::install::libtorch;
@@ -25,8 +23,8 @@ const PATCHES: &str = "tests/planted";
 /// for those of the tree itself.
 const WORK: &str = "target/planted";
 
-/// A test that takes longer hangs, and so finds the fault.
-const TIMEOUT: Duration = Duration::from_secs(600);
+/// A test that takes longer, in seconds, hangs, and so finds the fault.
+const TIMEOUT: &str = "600";
 
 /// Packages whose tests need libtorch.
 const WITH_LIBTORCH: [&str; 3] = ["torchcache", "torchcache-tests", "torchcache-soak"];
@@ -102,52 +100,34 @@ fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
         sh.set_var("RUSTFLAGS", "--cfg shuttle");
     }
     for words in &patch.tests {
-        let test = || cmd!(sh, "cargo test --target-dir {target}");
+        let test = ["test", "--target-dir"];
         // A failure to build must not pass for a test that fails.
-        match run_logged(test().arg("--no-run").args(words).into(), &log)? {
-            Some(status) if status.success() => {}
-            _ => bail!("it does not build: see {}", log.display()),
-        }
-        match run_logged(test().args(words).into(), &log)? {
-            Some(status) if status.success() => {
+        let build = cmd!(sh, "cargo {test...} {target} --no-run {words...}");
+        let built = run_logged(build.into(), &log)?.success();
+        ensure!(built, "it does not build: see {}", log.display());
+        // Kills what the test has started, too.
+        let run = cmd!(
+            sh,
+            "timeout --signal KILL {TIMEOUT} cargo {test...} {target} {words...}"
+        );
+        match run_logged(run.into(), &log)?.code() {
+            Some(0) => {
                 let words = words.join(" ");
                 ensure!(has_run_tests(&log), "`cargo test {words}` runs no test");
             }
+            None | Some(137) => return Ok(Outcome::Found("a test that hangs".into())),
             Some(_) => return Ok(Outcome::Found(failed_test(&log))),
-            None => return Ok(Outcome::Found("a test that hangs".into())),
         }
     }
     Ok(Outcome::Missed)
 }
 
-/// Runs a command with its output in a file. `None` if it took too long and was killed, with all
-/// processes that it had started.
-fn run_logged(mut command: Command, log: &Path) -> Result<Option<ExitStatus>> {
+/// Runs a command with its output in a file.
+fn run_logged(mut command: Command, log: &Path) -> Result<ExitStatus> {
     let file = File::create(log)?;
-    let again = file.try_clone()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(again)
-        .process_group(0);
-    let mut child = command.spawn()?;
-    let begin = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if begin.elapsed() > TIMEOUT {
-            kill_group(&mut child);
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
-fn kill_group(child: &mut Child) {
-    let group = format!("-{}", child.id());
-    let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-    let _ = child.wait();
+    let output = command.stdout(file.try_clone()?).stderr(file);
+    let status = output.stdin(Stdio::null()).status();
+    status.with_context(|| format!("cannot start {}", command.get_program().display()))
 }
 
 /// Whether a log of the test harness counts any test.
