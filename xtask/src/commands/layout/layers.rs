@@ -3,33 +3,23 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::commands::layout::graph::Graph;
 
-/// Each layer has one name or several that do not import one another.
-#[derive(Debug, Default)]
-pub(crate) struct Layers(Vec<Vec<String>>);
+/// `["lib", ["admin", "engine"], "fs"]`; a package without a list has no layers.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Layers(Vec<Layer>);
+
+/// One name, or several that do not import one another.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Layer {
+    One(String),
+    Several(Vec<String>),
+}
 
 impl Layers {
-    /// Reads `["lib", ["admin", "engine"], "fs"]`; a package without a list has no layers.
-    pub(crate) fn from_metadata(list: &Value) -> Result<Self, String> {
-        let name = |value: &Value| value.as_str().map(str::to_owned);
-        let layer = |value: &Value| match value.as_array() {
-            Some(names) => names.iter().map(name).collect(),
-            None => Some(vec![name(value)?]),
-        };
-        let layers: Option<_> = match list {
-            Value::Null => Some(Vec::new()),
-            list => list
-                .as_array()
-                .and_then(|list| list.iter().map(layer).collect()),
-        };
-        layers
-            .map(Self)
-            .ok_or_else(|| "expected a list of names and of lists of names".to_owned())
-    }
-
     /// A line for each import that does not point down, and for each file without a layer.
     pub(crate) fn upward(&self, graph: &Graph) -> Vec<String> {
         if self.0.is_empty() {
@@ -37,9 +27,10 @@ impl Layers {
         }
         let names: Vec<_> = graph.files.iter().map(|file| name(file)).collect();
         let layer = |name: &str| {
-            self.0
-                .iter()
-                .position(|layer| layer.iter().any(|one| one == name))
+            self.0.iter().position(|layer| match layer {
+                Layer::One(one) => one == name,
+                Layer::Several(names) => names.iter().any(|one| one == name),
+            })
         };
         let mut problems = Vec::new();
         for (file, name) in graph.files.iter().zip(&names) {
@@ -81,7 +72,7 @@ mod tests {
         for edge in [(0, 1), (1, 2), (2, 1), (2, 4), (3, 1), (4, 3)] {
             graph.imports.insert(edge, "path".to_owned());
         }
-        let layers = Layers::from_metadata(&json!(["lib", ["a", "c"]])).unwrap();
+        let layers = Layers::deserialize(json!(["lib", ["a", "c"]])).unwrap();
         assert_eq!(
             layers.upward(&graph),
             [
@@ -89,14 +80,8 @@ mod tests {
                 "an import that points up:\n  c.rs imports a/mod.rs: path"
             ]
         );
-        let layers = Layers::from_metadata(&json!(["lib", "a", "c", "d"])).unwrap();
+        let layers = Layers::deserialize(json!(["lib", "a", "c", "d"])).unwrap();
         assert_eq!(layers.upward(&graph).len(), 2);
-        assert!(Layers::from_metadata(&json!("lib")).is_err());
-        assert!(
-            Layers::from_metadata(&Value::Null)
-                .unwrap()
-                .upward(&graph)
-                .is_empty()
-        );
+        assert!(Layers::default().upward(&graph).is_empty());
     }
 }

@@ -8,7 +8,8 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
@@ -26,9 +27,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let mut problems = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
-        let layers = Layers::from_metadata(&metadata["metadata"]["layers"][name])
-            .map_err(Error::msg)
-            .with_context(|| format!("workspace.metadata.layers.{name}"))?;
+        let layers: Option<Layers> =
+            Deserialize::deserialize(&metadata["metadata"]["layers"][name])
+                .with_context(|| format!("workspace.metadata.layers.{name}"))?;
+        let layers = layers.unwrap_or_default();
         for path in targets(package) {
             let target = Target::read(&path)
                 .with_context(|| format!("cannot read the modules of {}", path.display()))?;
