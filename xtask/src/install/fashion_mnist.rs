@@ -2,7 +2,6 @@
 //! Debian's package `dataset-fashion-mnist` installs them, else below `target/datasets/`, out of that
 //! package without installing it.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,8 +26,7 @@ const FILES: [&str; 4] = [
 
 /// The folder of the images. With `quick` nothing is fetched: `None` if they are missing.
 pub(crate) fn folder(root: &Path, quick: bool) -> Result<Option<PathBuf>> {
-    if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
-        let named = PathBuf::from(named);
+    if let Some(named) = super::named(VARIABLE) {
         return match missing(&named) {
             None => Ok(Some(named)),
             Some(file) => bail!(

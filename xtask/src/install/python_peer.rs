@@ -1,7 +1,6 @@
 //! A Python with the package that benchmarks compare with: the one that `TORCHCACHE_PEER_PYTHON`
 //! names, else one in a virtual environment below `target/peer/`, made if it is missing.
 
-use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,8 +20,7 @@ const PEER: &str = "0.6.0";
 
 /// The interpreter that the environment names.
 pub(crate) fn named() -> Option<PathBuf> {
-    let python = env::var_os(VARIABLE).filter(|python| !python.is_empty());
-    python.map(PathBuf::from)
+    super::named(VARIABLE)
 }
 
 /// The interpreter to use. With `quick` nothing is installed.

@@ -1,7 +1,6 @@
 //! The Python packages that tests read exported files with: below `target/readback/packages/`, for
 //! the interpreter that is named in there.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -31,7 +30,7 @@ const REQUIREMENTS: [&str; 5] = [
 
 /// Sets the variables by which tests find the packages, which are installed if they are missing.
 pub(crate) fn prepare(root: &Path, sh: &Shell) -> Result<()> {
-    if env::var_os(INTERPRETER).is_some_and(|named| !named.is_empty()) {
+    if super::named(INTERPRETER).is_some() {
         return Ok(());
     }
     let python = python::with_pip().with_context(|| {
