@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use clap::Parser;
+use fastrand::Rng;
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats};
 use torchcache_benches::args::Args;
@@ -234,80 +235,55 @@ fn distinct_rows(batch: &[usize]) -> Vec<usize> {
 }
 
 fn streams(distinct: usize, epochs: usize) -> Vec<Stream> {
-    let mut random = Random(1);
-    let first: Vec<usize> = random.order(distinct);
-    let shuffled = (0..epochs).flat_map(|_| random.order(distinct)).collect();
+    let random = &mut Rng::with_seed(1);
+    let first = order(random, distinct);
+    let shuffled = (0..epochs).flat_map(|_| order(random, distinct)).collect();
     let same = (0..epochs).flat_map(|_| first.iter().copied()).collect();
     let count = distinct * epochs;
+    let stream = |name, rows, counted| Stream {
+        name,
+        rows,
+        counted,
+    };
     let mut streams = vec![
-        Stream {
-            name: "epochs",
-            rows: shuffled,
-            counted: distinct,
-        },
-        Stream {
-            name: "epochs, the same order",
-            rows: same,
-            counted: distinct,
-        },
+        stream("epochs", shuffled, distinct),
+        stream("epochs, the same order", same, distinct),
     ];
     for (name, exponent) in [
         ("skewed, s = 0.8", 0.8),
         ("skewed, s = 1.0", 1.0),
         ("skewed, s = 1.2", 1.2),
     ] {
-        let rows = random.skewed(&first, exponent, count);
-        streams.push(Stream {
-            name,
-            rows,
-            counted: distinct,
-        });
+        let rows = skewed(random, &first, exponent, count);
+        streams.push(stream(name, rows, distinct));
     }
-    let mut shift = random.skewed(&first, 1.0, count / 2);
-    let others = random.order(distinct);
-    shift.extend(random.skewed(&others, 1.0, count / 2));
-    streams.push(Stream {
-        name: "skewed, s = 1.0, a shift",
-        rows: shift,
-        counted: count / 2,
-    });
+    let mut shift = skewed(random, &first, 1.0, count / 2);
+    let others = order(random, distinct);
+    shift.extend(skewed(random, &others, 1.0, count / 2));
+    streams.push(stream("skewed, s = 1.0, a shift", shift, count / 2));
     streams
 }
 
-/// A small random generator, the same in each run.
-struct Random(u64);
+/// All rows in random order.
+fn order(random: &mut Rng, distinct: usize) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..distinct).collect();
+    random.shuffle(&mut rows);
+    rows
+}
 
-impl Random {
-    /// Uniform in `0.0..1.0`.
-    fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// All rows in random order.
-    fn order(&mut self, distinct: usize) -> Vec<usize> {
-        let mut rows: Vec<usize> = (0..distinct).collect();
-        rows.sort_by_cached_key(|_| self.next().to_bits());
-        rows
-    }
-
-    /// Requests, for the n-th row in proportion to 1/n^s.
-    fn skewed(&mut self, rows: &[usize], exponent: f64, count: usize) -> Vec<usize> {
-        let mut total = 0.0;
-        let sums: Vec<f64> = (1..=rows.len())
-            .map(|n| {
-                total += (n as f64).powf(-exponent);
-                total
-            })
-            .collect();
-        (0..count)
-            .map(|_| {
-                let point = self.next() * total;
-                rows[sums.partition_point(|&sum| sum < point).min(rows.len() - 1)]
-            })
-            .collect()
-    }
+/// Requests, for the n-th row in proportion to 1/n^s.
+fn skewed(random: &mut Rng, rows: &[usize], exponent: f64, count: usize) -> Vec<usize> {
+    let mut total = 0.0;
+    let sums: Vec<f64> = (1..=rows.len())
+        .map(|n| {
+            total += (n as f64).powf(-exponent);
+            total
+        })
+        .collect();
+    (0..count)
+        .map(|_| {
+            let point = random.f64() * total;
+            rows[sums.partition_point(|&sum| sum < point).min(rows.len() - 1)]
+        })
+        .collect()
 }

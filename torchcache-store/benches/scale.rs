@@ -164,17 +164,17 @@ fn opened(dir: &Path, rows: u64) -> String {
     let open = first_open.min(again);
 
     let store = Store::open(dir, config(u64::MAX)).expect("it opens");
-    let mut random = Random(rows);
+    let mut random = fastrand::Rng::with_seed(rows);
     let (mut call, mut plain) = (Vec::new(), Vec::new());
     let sources: Vec<File> = files
         .iter()
         .map(|path| File::open(path).expect("it opens"))
         .collect();
     for _ in 0..400 {
-        let keys: Vec<Key> = (0..CALL).map(|_| key(random.below(rows))).collect();
+        let keys: Vec<Key> = (0..CALL).map(|_| key(random.u64(..rows))).collect();
         call.push(timed(|| call_store(&store, &keys)));
         let mut buffer = [0; ROW_LEN + 8];
-        let places: Vec<_> = (0..CALL).map(|_| random.place(&sources)).collect();
+        let places: Vec<_> = (0..CALL).map(|_| place(&mut random, &sources)).collect();
         plain.push(timed(|| {
             for (file, at) in &places {
                 file.read_exact_at(&mut buffer, *at).expect("it exists");
@@ -237,23 +237,11 @@ fn memory(field: &str) -> u64 {
     number(kib) << 10
 }
 
-/// A small random generator.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % bound
-    }
-
-    fn place<'f>(&mut self, files: &'f [File]) -> (&'f File, u64) {
-        let file = &files[self.below(files.len() as u64) as usize];
-        let len = file.metadata().expect("it exists").len();
-        (file, self.below(len - (ROW_LEN as u64 + 8)))
-    }
+/// A random place of a row in one of the files.
+fn place<'f>(random: &mut fastrand::Rng, files: &'f [File]) -> (&'f File, u64) {
+    let file = &files[random.usize(..files.len())];
+    let len = file.metadata().expect("it exists").len();
+    (file, random.u64(..len - (ROW_LEN as u64 + 8)))
 }
 
 fn best(times: usize, mut run: impl FnMut()) -> Duration {
