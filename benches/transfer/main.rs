@@ -61,7 +61,7 @@ fn main() {
         None => println!("{}", all(quick)),
         Some((run, features)) => {
             let measured = run(&setting(&images, quick), &features);
-            println!("{}", measured.unwrap_or_else(|error| panic!("{error}")));
+            println!("{}", measured.unwrap_or_else(|error| panic!("{error:#}")));
         }
     }
 }

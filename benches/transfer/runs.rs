@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tch::nn::ModuleT;
 use tch::{Device, Kind, Tensor};
@@ -13,7 +14,7 @@ use crate::epoch::{order, train};
 use crate::head::Head;
 use crate::measured::{Ample, Later, Plain, Starved};
 
-pub(crate) type Run = fn(&Args, &Path) -> Result<Value, Box<dyn std::error::Error>>;
+pub(crate) type Run = fn(&Args, &Path) -> Result<Value>;
 
 /// Blocks of the first epoch, in which the plain and the cached backbone take turns.
 const BLOCKS: usize = 20;
@@ -31,7 +32,7 @@ pub(crate) fn named(name: &str) -> Result<Run, String> {
 }
 
 /// Without a cache: for its peak of memory, a tenth of an epoch is enough.
-fn plain(args: &Args, _: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+fn plain(args: &Args, _: &Path) -> Result<Value> {
     let images = Data::load(&args.data, args.limit)?.train;
     let mut backbone = Backbone::new(args)?;
     backbone.torchcache_enabled = false;
@@ -48,7 +49,7 @@ fn plain(args: &Args, _: &Path) -> Result<Value, Box<dyn std::error::Error>> {
 
 /// Memory for everything: the first epoch in turn with the plain one, later epochs in turn with the
 /// head alone.
-fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+fn ample(args: &Args, features: &Path) -> Result<Value> {
     let images = Data::load(&args.data, args.limit)?.train;
     let cached = cached(args, features, None)?;
     let mut plain = Backbone::new(args)?;
@@ -116,7 +117,7 @@ fn ample(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Erro
 }
 
 /// A second process with memory for a quarter of the features: the rest comes from disk.
-fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+fn starved(args: &Args, features: &Path) -> Result<Value> {
     let images = Data::load(&args.data, args.limit)?.train;
     let bound = images.len() as u64 * 512 * 4 / 4;
     let cached = cached(args, features, Some(bound))?;
@@ -140,11 +141,7 @@ fn starved(args: &Args, features: &Path) -> Result<Value, Box<dyn std::error::Er
     })?)
 }
 
-fn cached(
-    args: &Args,
-    features: &Path,
-    memory: Option<u64>,
-) -> Result<Backbone, Box<dyn std::error::Error>> {
+fn cached(args: &Args, features: &Path, memory: Option<u64>) -> Result<Backbone> {
     let mut backbone = Backbone::new(args)?;
     backbone.torchcache_persistent_cache_dir = features.to_owned();
     backbone.torchcache_max_memory_cache_size = memory;
@@ -181,11 +178,7 @@ impl Known {
     }
 }
 
-fn later(
-    images: &Images,
-    cached: &Backbone,
-    known: &Known,
-) -> Result<Later, Box<dyn std::error::Error>> {
+fn later(images: &Images, cached: &Backbone, known: &Known) -> Result<Later> {
     let mut best = Later {
         epoch: f64::INFINITY,
         head: f64::INFINITY,
@@ -217,12 +210,12 @@ fn later(
 }
 
 /// The peak of this process's memory.
-fn peak_bytes() -> Result<u64, Box<dyn std::error::Error>> {
+fn peak_bytes() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: u64 = line
         .and_then(|line| line.trim().strip_suffix(" kB"))
-        .ok_or("/proc/self/status has no VmHWM")?
+        .context("/proc/self/status has no VmHWM")?
         .parse()?;
     Ok(kilobytes * 1024)
 }

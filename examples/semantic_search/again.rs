@@ -1,9 +1,9 @@
 //! The second process: this program again, which must find every embedding on disk.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use anyhow::{Result, bail, ensure};
 use tch::Tensor;
 
 use crate::corpus::Entry;
@@ -16,7 +16,7 @@ use crate::report::{self, Pass};
 /// # Errors
 ///
 /// The process cannot be started, or it fails.
-pub(crate) fn start(expected: &Tensor) -> Result<(Pass, i64), Box<dyn Error>> {
+pub(crate) fn start(expected: &Tensor) -> Result<(Pass, i64)> {
     let exchange = tempfile::tempdir()?;
     let file = exchange.path().join("embeddings.safetensors");
     Tensor::write_safetensors(&[("embeddings", expected)], &file)?;
@@ -26,9 +26,8 @@ pub(crate) fn start(expected: &Tensor) -> Result<(Pass, i64), Box<dyn Error>> {
         .arg(&file)
         .stderr(Stdio::inherit())
         .output()?;
-    if !output.status.success() {
-        return Err(format!("the second process failed: {}", output.status).into());
-    }
+    let status = output.status;
+    ensure!(status.success(), "the second process failed: {status}");
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -41,10 +40,10 @@ pub(crate) fn second_process(
     embedder: &Embedder,
     entries: &[Entry],
     expected: &Path,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<()> {
     let expected = Tensor::read_safetensors(expected)?;
     let [(_, expected)] = &expected[..] else {
-        return Err("the first process wrote no embeddings".into());
+        bail!("the first process wrote no embeddings");
     };
     let (pass, embeddings) = embedder.pass("a second process", entries)?;
     let differ = report::rows_that_differ(&embeddings, expected);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use tch::nn::{Embedding, LayerNorm, Linear, Module};
 use tch::{Device, Kind, Tensor, nn};
@@ -29,33 +30,31 @@ impl Config {
     /// # Errors
     ///
     /// The file cannot be read, or describes another kind of model.
-    pub(crate) fn read(file: &Path) -> Result<Self, String> {
-        let failed = |reason: String| format!("{}: {reason}", file.display());
-        let text = fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
-        let config: Config =
-            serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        for (name, found, expected) in [
-            ("model_type", &config.model_type, "bert"),
-            ("hidden_act", &config.hidden_act, "gelu"),
-            (
-                "position_embedding_type",
-                &config.position_embedding_type,
-                "absolute",
-            ),
-        ] {
-            if found != expected {
-                return Err(failed(format!(
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let read = || {
+            let config: Config = serde_json::from_str(&fs::read_to_string(file)?)?;
+            for (name, found, expected) in [
+                ("model_type", &config.model_type, "bert"),
+                ("hidden_act", &config.hidden_act, "gelu"),
+                (
+                    "position_embedding_type",
+                    &config.position_embedding_type,
+                    "absolute",
+                ),
+            ] {
+                ensure!(
+                    found == expected,
                     "{name} is {found:?}; expected {expected:?}"
-                )));
+                );
             }
-        }
-        let (size, heads) = (config.hidden_size, config.num_attention_heads);
-        if heads < 1 || size % heads != 0 {
-            return Err(failed(format!(
+            let (size, heads) = (config.hidden_size, config.num_attention_heads);
+            ensure!(
+                heads >= 1 && size % heads == 0,
                 "hidden_size {size} cannot be shared by {heads} attention heads"
-            )));
-        }
-        Ok(config)
+            );
+            Ok(config)
+        };
+        read().with_context(|| file.display().to_string())
     }
 }
 

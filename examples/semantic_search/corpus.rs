@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use tch::Tensor;
 
@@ -19,25 +20,21 @@ pub(crate) struct Entry {
 /// # Errors
 ///
 /// The file cannot be read, or a line has no tab.
-pub(crate) fn entries() -> Result<Vec<Entry>, String> {
+pub(crate) fn entries() -> Result<Vec<Entry>> {
     let file = data("definitions.tsv.gz");
-    let failed = |reason: String| format!("{}: {reason}", file.display());
     let mut table = String::new();
     File::open(&file)
         .and_then(|zipped| GzDecoder::new(zipped).read_to_string(&mut table))
-        .map_err(|error| failed(error.to_string()))?;
-    table
-        .lines()
-        .map(|line| {
-            let (word, text) = line
-                .split_once('\t')
-                .ok_or_else(|| failed(format!("no tab in {line:?}")))?;
-            Ok(Entry {
-                word: word.to_owned(),
-                text: text.to_owned(),
-            })
+        .with_context(|| file.display().to_string())?;
+    let entry = |line: &str| {
+        let (word, text) = line.split_once('\t')?;
+        Some(Entry {
+            word: word.to_owned(),
+            text: text.to_owned(),
         })
-        .collect()
+    };
+    let entries: Option<_> = table.lines().map(entry).collect();
+    entries.with_context(|| format!("{}: a line has no tab", file.display()))
 }
 
 /// Entries of which some are replaced.
@@ -78,21 +75,19 @@ pub(crate) fn edited(entries: &[Entry], count: usize) -> Edited<'_> {
 /// # Errors
 ///
 /// A file cannot be read, or the numbers of texts and embeddings differ.
-pub(crate) fn sample() -> Result<(Vec<String>, Tensor), String> {
+pub(crate) fn sample() -> Result<(Vec<String>, Tensor)> {
     let (texts, embeddings) = (data("sample.txt"), data("sample.safetensors"));
-    let text =
-        std::fs::read_to_string(&texts).map_err(|error| format!("{}: {error}", texts.display()))?;
-    let tensors = Tensor::read_safetensors(&embeddings).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(&texts).with_context(|| texts.display().to_string())?;
     let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-    match &tensors[..] {
+    match &Tensor::read_safetensors(&embeddings)?[..] {
         [(_, tensor)] if tensor.size()[0] == lines.len() as i64 => {
             Ok((lines, tensor.shallow_clone()))
         }
-        _ => Err(format!(
+        _ => bail!(
             "{} does not have one embedding for each line of {}",
             embeddings.display(),
             texts.display()
-        )),
+        ),
     }
 }
 

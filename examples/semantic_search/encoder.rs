@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{TorchCache, torchcache};
 
@@ -42,7 +43,7 @@ impl Encoder {
     /// # Errors
     ///
     /// A file is missing or not valid.
-    pub(crate) fn load(model: &Path, cache_dir: &Path) -> Result<Self, String> {
+    pub(crate) fn load(model: &Path, cache_dir: &Path) -> Result<Self> {
         let config = Config::read(&model.join("config.json"))?;
         let mut vs = nn::VarStore::new(Device::cuda_if_available());
         let bert = Bert::new(&vs.root(), &config);

@@ -22,9 +22,9 @@ mod search;
 mod tokens;
 mod weights;
 
-use std::error::Error;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use args::Args;
 use clap::Parser;
 use corpus::Entry;
@@ -37,14 +37,14 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// Returns whether every embedding is right.
-fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+fn run(args: &Args) -> Result<bool> {
     // Ctrl-C writes the embeddings that are still queued.
     torchcache::flush_on_signals()?;
     let all = corpus::entries()?;

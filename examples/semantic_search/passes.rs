@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Instant;
 
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Tensor};
 
@@ -23,15 +24,14 @@ impl Embedder {
     /// # Errors
     ///
     /// There is no model, or one of its files is not valid.
-    pub(crate) fn load(args: &Args) -> Result<Self, String> {
+    pub(crate) fn load(args: &Args) -> Result<Self> {
         let model = &args.model;
-        if !model.join("config.json").exists() {
-            return Err(format!(
-                "no model in {} (no config.json): `cargo xtask minilm` fetches it, or name its \
-                 folder with --model",
-                model.display()
-            ));
-        }
+        ensure!(
+            model.join("config.json").exists(),
+            "no model in {} (no config.json): `cargo xtask minilm` fetches it, or name its folder with \
+             --model",
+            model.display()
+        );
         Ok(Embedder {
             tokens: Tokens::load(&model.join("tokenizer.json"))?,
             encoder: Encoder::load(model, &args.cache_dir)?,
@@ -44,11 +44,11 @@ impl Embedder {
     /// # Errors
     ///
     /// The tokenizer fails.
-    pub(crate) fn embed(&self, texts: &[&str]) -> Result<Tensor, String> {
+    pub(crate) fn embed(&self, texts: &[&str]) -> Result<Tensor> {
         self.embed_showing(texts, &ProgressBar::hidden())
     }
 
-    fn embed_showing(&self, texts: &[&str], progress: &ProgressBar) -> Result<Tensor, String> {
+    fn embed_showing(&self, texts: &[&str], progress: &ProgressBar) -> Result<Tensor> {
         let rows = self.tokens.rows(texts)?;
         let (mut places, mut embeddings) = (Vec::new(), Vec::new());
         for batch in tokens::batches(&rows, self.batch) {
@@ -67,7 +67,7 @@ impl Embedder {
     /// # Errors
     ///
     /// The tokenizer fails.
-    pub(crate) fn pass(&self, name: &str, entries: &[Entry]) -> Result<(Pass, Tensor), String> {
+    pub(crate) fn pass(&self, name: &str, entries: &[Entry]) -> Result<(Pass, Tensor)> {
         let before = self.encoder.torchcache.stats();
         let progress = bar(name, entries.len());
         let start = Instant::now();

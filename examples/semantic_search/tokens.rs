@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Error, Result};
 use tch::Tensor;
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -40,33 +41,33 @@ impl Tokens {
     /// # Errors
     ///
     /// The file cannot be read, or has no `[PAD]`.
-    pub(crate) fn load(file: &Path) -> Result<Self, String> {
-        let failed = |reason: String| format!("{}: {reason}", file.display());
-        let mut tokenizer =
-            Tokenizer::from_file(file).map_err(|error| failed(error.to_string()))?;
+    pub(crate) fn load(file: &Path) -> Result<Self> {
+        let mut tokenizer = Tokenizer::from_file(file)
+            .map_err(Error::from_boxed)
+            .with_context(|| file.display().to_string())?;
         let truncation = TruncationParams {
             max_length: LENGTHS[LENGTHS.len() - 1],
             ..Default::default()
         };
         tokenizer
             .with_truncation(Some(truncation))
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(Error::from_boxed)?;
         // The file may ask for one length for all.
         tokenizer.with_padding(None);
         let padding = tokenizer.token_to_id("[PAD]");
-        let padding = padding.ok_or_else(|| failed("no [PAD] in its vocabulary".into()))?;
+        let no_padding = || format!("{}: no [PAD] in its vocabulary", file.display());
         Ok(Tokens {
             tokenizer,
-            padding: i64::from(padding),
+            padding: padding.with_context(no_padding)?.into(),
         })
     }
 
     /// # Errors
     ///
     /// The tokenizer fails.
-    pub(crate) fn rows(&self, texts: &[&str]) -> Result<Vec<Row>, String> {
+    pub(crate) fn rows(&self, texts: &[&str]) -> Result<Vec<Row>> {
         let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true);
-        let encodings = encodings.map_err(|error| error.to_string())?;
+        let encodings = encodings.map_err(Error::from_boxed)?;
         Ok(encodings
             .iter()
             .map(|encoding| self.row(encoding.get_ids()))

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::{Context, Result, bail};
 use tch::{Tensor, nn};
 
 /// Tensors in files of BERT that sentence embeddings do not use: a layer for another task, and the
@@ -19,9 +20,8 @@ const UNUSED: [&str; 3] = [
 /// # Errors
 ///
 /// The file cannot be read, or a variable or tensor does not fit.
-pub(crate) fn load(vs: &nn::VarStore, file: &Path) -> Result<(), String> {
-    let tensors = Tensor::read_safetensors(file).map_err(|error| error.to_string())?;
-    let mut tensors: BTreeMap<_, _> = tensors.into_iter().collect();
+pub(crate) fn load(vs: &nn::VarStore, file: &Path) -> Result<()> {
+    let mut tensors: BTreeMap<_, _> = Tensor::read_safetensors(file)?.into_iter().collect();
     let mut wrong = Vec::new();
     // Sorted, so that the message is the same each time.
     let variables: BTreeMap<_, _> = vs.variables().into_iter().collect();
@@ -33,7 +33,7 @@ pub(crate) fn load(vs: &nn::VarStore, file: &Path) -> Result<(), String> {
         let (got, expected) = (describe(&tensor), describe(&variable));
         if got == expected {
             tch::no_grad(|| variable.f_copy_(&tensor))
-                .map_err(|error| format!("{}: {name}: {error}", file.display()))?;
+                .with_context(|| format!("{}: {name}", file.display()))?;
         } else {
             wrong.push(format!("{name} is {got}; expected {expected}"));
         }
@@ -43,12 +43,12 @@ pub(crate) fn load(vs: &nn::VarStore, file: &Path) -> Result<(), String> {
     wrong.extend(unknown.map(|name| format!("the model has no {name}")));
     match wrong.split_first() {
         None => Ok(()),
-        Some((first, [])) => Err(format!("{}: {first}", file.display())),
-        Some((first, more)) => Err(format!(
+        Some((first, [])) => bail!("{}: {first}", file.display()),
+        Some((first, more)) => bail!(
             "{}: {first} (and {} more that do not fit)",
             file.display(),
             more.len()
-        )),
+        ),
     }
 }
 

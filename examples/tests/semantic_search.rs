@@ -163,7 +163,7 @@ fn a_model_of_another_kind_is_rejected() {
         ("\"vocab_size\": 10,", "", "missing field `vocab_size`"),
     ] {
         fs::write(&file, good.replace(from, to)).unwrap();
-        let error = Config::read(&file).unwrap_err();
+        let error = format!("{:#}", Config::read(&file).unwrap_err());
         assert!(error.contains(message), "{error}");
         assert!(error.contains("config.json"), "{error}");
     }
@@ -231,7 +231,7 @@ fn weights_that_do_not_fit_are_named() {
     let folder = tempfile::tempdir().unwrap();
     for (edit, message) in cases {
         let file = file(folder.path(), edit);
-        let error = weights::load(&bert().0, &file).unwrap_err();
+        let error = format!("{:#}", weights::load(&bert().0, &file).unwrap_err());
         assert!(error.contains(message), "{error}");
         assert!(error.contains("model.safetensors"), "{error}");
     }
@@ -243,7 +243,7 @@ fn a_file_that_is_cut_short_is_named() {
     let file = file(folder.path(), |_| {});
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
-    let error = weights::load(&bert().0, &file).unwrap_err();
+    let error = format!("{:#}", weights::load(&bert().0, &file).unwrap_err());
     assert!(error.contains("model.safetensors"), "{error}");
 }
 

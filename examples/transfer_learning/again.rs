@@ -1,9 +1,9 @@
 //! The second process: this program again, which must find every feature on disk.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use anyhow::{Result, ensure};
 use tch::Tensor;
 
 use crate::args::Args;
@@ -17,7 +17,7 @@ use crate::train::Run;
 /// # Errors
 ///
 /// The process cannot be started, or it fails.
-pub(crate) fn start(cache_dir: &Path, features: &Tensor) -> Result<Summary, Box<dyn Error>> {
+pub(crate) fn start(cache_dir: &Path, features: &Tensor) -> Result<Summary> {
     let exchange = tempfile::tempdir()?;
     let file = exchange.path().join("features.pt");
     features.save(&file)?;
@@ -30,9 +30,8 @@ pub(crate) fn start(cache_dir: &Path, features: &Tensor) -> Result<Summary, Box<
         .arg(&file)
         .stderr(Stdio::inherit())
         .output()?;
-    if !output.status.success() {
-        return Err(format!("the second process failed: {}", output.status).into());
-    }
+    let status = output.status;
+    ensure!(status.success(), "the second process failed: {status}");
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -41,11 +40,7 @@ pub(crate) fn start(cache_dir: &Path, features: &Tensor) -> Result<Summary, Box<
 /// # Errors
 ///
 /// A file cannot be read, or libtorch fails.
-pub(crate) fn second_process(
-    args: &Args,
-    data: &Data,
-    features: &Path,
-) -> Result<(), Box<dyn Error>> {
+pub(crate) fn second_process(args: &Args, data: &Data, features: &Path) -> Result<()> {
     let expected = Tensor::load(features)?;
     let mut backbone = Backbone::new(args)?;
     if let Some(cache_dir) = &args.cache_dir {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 use tch::Tensor;
 
@@ -31,7 +32,7 @@ impl Data {
     /// # Errors
     ///
     /// A file is missing, is no IDX file, or does not match the other one.
-    pub(crate) fn load(directory: &Path, limit: Option<i64>) -> Result<Self, String> {
+    pub(crate) fn load(directory: &Path, limit: Option<i64>) -> Result<Self> {
         Ok(Data {
             train: Images::load(directory, "train", limit)?,
             test: Images::load(directory, "t10k", limit.map(|limit| limit / 4))?,
@@ -40,20 +41,17 @@ impl Data {
 }
 
 impl Images {
-    fn load(directory: &Path, set: &str, limit: Option<i64>) -> Result<Self, String> {
+    fn load(directory: &Path, set: &str, limit: Option<i64>) -> Result<Self> {
         let (shape, pixels) = read(directory, &format!("{set}-images-idx3-ubyte"))?;
         let (_, labels) = read(directory, &format!("{set}-labels-idx1-ubyte"))?;
         let [count, height, width] = shape[..] else {
-            return Err(format!(
-                "the {set} images have shape {shape:?}; expected [count, height, width]"
-            ));
+            bail!("the {set} images have shape {shape:?}; expected [count, height, width]");
         };
-        if labels.len() as i64 != count || labels.iter().any(|label| *label > 9) {
-            return Err(format!(
-                "{count} {set} images, but {} labels; expected as many, each 0 to 9",
-                labels.len()
-            ));
-        }
+        ensure!(
+            labels.len() as i64 == count && labels.iter().all(|label| *label <= 9),
+            "{count} {set} images, but {} labels; expected as many, each 0 to 9",
+            labels.len()
+        );
         let count = limit.map_or(count, |limit| limit.min(count));
         Ok(Images {
             pixels: Tensor::from_slice(&pixels)
@@ -71,26 +69,21 @@ impl Images {
 }
 
 /// The shape and the bytes of an IDX file.
-fn read(directory: &Path, name: &str) -> Result<(Vec<i64>, Vec<u8>), String> {
+fn read(directory: &Path, name: &str) -> Result<(Vec<i64>, Vec<u8>)> {
     let path = directory.join(name);
     let zipped = directory.join(format!("{name}.gz"));
-    let mut bytes = Vec::new();
-    let opened = File::open(&path);
-    let mut file: Box<dyn Read> = match opened {
+    let mut file: Box<dyn Read> = match File::open(&path) {
         Ok(file) => Box::new(file),
-        Err(_) => Box::new(GzDecoder::new(File::open(&zipped).map_err(|error| {
-            format!(
-                "cannot read {} or {}: {error}",
-                path.display(),
-                zipped.display()
-            )
+        Err(_) => Box::new(GzDecoder::new(File::open(&zipped).with_context(|| {
+            format!("cannot read {} or {}", path.display(), zipped.display())
         })?)),
     };
+    let mut bytes = Vec::new();
     file.by_ref()
         .take(MAX_BYTES as u64)
         .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read {name} in {}: {error}", directory.display()))?;
-    parse(&bytes).ok_or_else(|| {
+        .with_context(|| format!("cannot read {name} in {}", directory.display()))?;
+    parse(&bytes).with_context(|| {
         format!(
             "{name} in {} is no IDX file of unsigned bytes",
             directory.display()

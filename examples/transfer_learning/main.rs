@@ -19,9 +19,9 @@ mod head;
 mod report;
 mod train;
 
-use std::error::Error;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use args::Args;
 use backbone::Backbone;
 use data::Data;
@@ -33,14 +33,14 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// Returns whether every cached feature is right.
-fn demo(args: &Args) -> Result<bool, Box<dyn Error>> {
+fn demo(args: &Args) -> Result<bool> {
     // Ctrl-C writes the features that are still queued.
     torchcache::flush_on_signals()?;
     let data = Data::load(&args.data, args.limit)?;
