@@ -149,9 +149,10 @@ fn verify_draws_its_share_in_any_batch_size() {
     }
 }
 
-/// Computes rows, requests them again in pairs, and returns the log.
+/// Computes rows, requests them again in pairs, and returns the log. The rows are wide, so that no two
+/// masks of the dropout are equal.
 fn warned(model: &Fickle) -> Vec<String> {
-    let xs = random(&[16, 50]) + 5.0;
+    let xs = random(&[16, 1000]) + 5.0;
     let first = model.forward(&xs).unwrap();
     let ((), lines) = logged(|| {
         for row in (0..16).step_by(2) {
