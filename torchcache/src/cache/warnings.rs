@@ -40,6 +40,12 @@ pub(crate) enum Reason {
     },
 }
 
+impl From<TchError> for Reason {
+    fn from(error: TchError) -> Self {
+        Reason::Libtorch(error)
+    }
+}
+
 impl Reason {
     /// The bit that marks this reason as logged, and its message; `None` for reasons that are no
     /// news.

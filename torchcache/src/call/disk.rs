@@ -6,27 +6,11 @@ use tch::{Kind, TchError, Tensor};
 use torchcache_store::{Located, RowBatch, Store};
 
 use super::insert::Insert;
+use crate::cache::warnings::Reason;
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::schema::Schema;
 use crate::tensor::{layout, raw};
-
-/// Why rows of a tier cannot be used for a call.
-#[derive(Debug)]
-pub(crate) enum LookupError {
-    /// They have different shapes or kinds, which no one output can hold.
-    Mixed,
-    /// Their schema is not one of this version.
-    ForeignSchema,
-    /// libtorch could not allocate or copy them.
-    Libtorch(TchError),
-}
-
-impl From<TchError> for LookupError {
-    fn from(error: TchError) -> Self {
-        LookupError::Libtorch(error)
-    }
-}
 
 /// Rows of one schema that the store located.
 #[derive(Debug)]
@@ -38,23 +22,27 @@ pub(crate) struct LocatedRows {
 
 impl LocatedRows {
     /// Checks located rows, given with their positions; `None` where there are none.
+    ///
+    /// # Errors
+    ///
+    /// Rows of several schemas, which no one output can hold, or of a schema of another version.
     pub(crate) fn check(
         located: impl Iterator<Item = (usize, Located)>,
-    ) -> Result<Option<Self>, LookupError> {
+    ) -> Result<Option<Self>, Reason> {
         let (positions, located): (Vec<usize>, Vec<Located>) = located.unzip();
         let Some(first) = located.first() else {
             return Ok(None);
         };
-        let schema = Schema::decode(first.schema()).ok_or(LookupError::ForeignSchema)?;
+        let schema = Schema::decode(first.schema()).ok_or(Reason::ForeignRows)?;
         let agrees = |row: &Located| {
             row.schema() == first.schema()
                 || Schema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
         };
         if !located.iter().all(agrees) {
-            return Err(LookupError::Mixed);
+            return Err(Reason::ChangingShape);
         }
         if located.iter().any(|row| row.len != schema.row_bytes()) {
-            return Err(LookupError::ForeignSchema);
+            return Err(Reason::ForeignRows);
         }
         Ok(Some(LocatedRows {
             schema: Arc::new(schema),

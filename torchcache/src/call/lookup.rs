@@ -8,8 +8,9 @@ use tch::{Device, TchError, Tensor};
 use torchcache_store::Store;
 
 use super::assemble::assemble;
-use super::disk::{LocatedRows, LookupError};
+use super::disk::LocatedRows;
 use crate::cache::stats::RowCounts;
+use crate::cache::warnings::Reason;
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::memory::{KeyHasher, Memory, RowRef};
@@ -115,7 +116,7 @@ impl Lookup {
         &mut self,
         memory: &mut Memory,
         module_device: Device,
-    ) -> Result<(), LookupError> {
+    ) -> Result<(), Reason> {
         let rows = memory.find(self.missing.iter().map(|&position| &self.keys[position]));
         let rows = self.missing.iter().zip(rows);
         let hits: Vec<(usize, RowRef)> = rows
@@ -125,7 +126,7 @@ impl Lookup {
             return Ok(());
         };
         if !hits.iter().all(|&(_, row)| memory.agree(row, first)) {
-            return Err(LookupError::Mixed);
+            return Err(Reason::ChangingShape);
         }
         self.set_schema(memory.schema(first))?;
         for rows in memory.read(hits, module_device)? {
@@ -138,7 +139,7 @@ impl Lookup {
     pub(crate) fn find_on_disk(
         &mut self,
         store: &Store,
-    ) -> Result<Option<(Vec<Key>, PackedRows)>, LookupError> {
+    ) -> Result<Option<(Vec<Key>, PackedRows)>, Reason> {
         let located = store.locate(&self.missing_keys());
         let located = self.missing.iter().zip(located);
         let located = located.filter_map(|(&position, row)| Some((position, row?)));
@@ -213,9 +214,9 @@ impl Lookup {
         schema.expect("found or computed rows have a schema")
     }
 
-    fn set_schema(&mut self, schema: &Arc<Schema>) -> Result<(), LookupError> {
+    fn set_schema(&mut self, schema: &Arc<Schema>) -> Result<(), Reason> {
         if !self.accepts(schema) {
-            return Err(LookupError::Mixed);
+            return Err(Reason::ChangingShape);
         }
         self.schema.get_or_insert_with(|| schema.clone());
         Ok(())

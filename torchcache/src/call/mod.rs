@@ -29,7 +29,6 @@ use crate::output::{Batched, Output, structure};
 use crate::schema::Schema;
 use crate::tensor::layout;
 
-use disk::LookupError;
 use insert::Insert;
 use lookup::Lookup;
 use outcome::{Stop, flatten_output};
@@ -70,7 +69,7 @@ fn run_cached<O: Output>(
     };
     Counters::add(&handle.counters.calls, 1);
     let rows = arguments.rows(function)?;
-    bypass::check(function, arguments, rows).map_err(Stop::Bypass)?;
+    bypass::check(function, arguments, rows)?;
     let call = Call {
         target,
         function,
@@ -128,7 +127,7 @@ impl Call<'_> {
         Counters::time(&self.counters.time.hashing, start);
         keys.map_err(|error| {
             Counters::add(&self.counters.faults.hashing, 1);
-            Stop::Bypass(Reason::Libtorch(error))
+            Stop::from(error)
         })
     }
 
@@ -142,7 +141,7 @@ impl Call<'_> {
             return Ok(());
         }
         let difference = self.arguments.first_difference(&first, &second);
-        match difference.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))? {
+        match difference? {
             None => Ok(()),
             Some((argument, pair)) => Err(Stop::from(Detail::SameId {
                 ids: self.function.argument(ids.position),
@@ -161,7 +160,7 @@ impl Call<'_> {
             lookup.find_in_memory(&mut memory, self.module_device)
         };
         Counters::time(&self.counters.time.loading, start);
-        found.or_else(|error| self.lookup_error(&error))
+        found.or_else(|reason| self.miss(reason))
     }
 
     fn find_on_disk<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
@@ -178,7 +177,7 @@ impl Call<'_> {
             self.memory_fault(&error);
         }
         Counters::time(&self.counters.time.loading, start);
-        found.map(|_| ()).or_else(|error| self.lookup_error(&error))
+        found.map(|_| ()).or_else(|reason| self.miss(reason))
     }
 
     /// Runs the body once, on all missing rows together.
@@ -190,8 +189,7 @@ impl Call<'_> {
         let rows = if lookup.misses_all() {
             SelectedRows::all(self.arguments)
         } else {
-            SelectedRows::select(self.arguments, &lookup.missing_rows())
-                .map_err(|error| Stop::Bypass(Reason::Libtorch(error)))?
+            SelectedRows::select(self.arguments, &lookup.missing_rows())?
         };
         let start = Instant::now();
         let output = body(&rows);
@@ -199,7 +197,7 @@ impl Call<'_> {
         let (tensors, lengths) = flatten_output(output, rows.count())?;
         match self.pack(&tensors, &lengths) {
             Ok(computed) if lookup.accepts(&computed.schema) => Ok(computed),
-            Ok(_) => Err(Stop::Bypass(Reason::ChangingShape)),
+            Ok(_) => Err(Reason::ChangingShape.into()),
             Err(reason) if lookup.misses_all() => {
                 // The body ran on the whole batch already: its output is returned.
                 bypass::count(self.target, &reason);
@@ -208,7 +206,7 @@ impl Call<'_> {
                 let value = value.expect("tensors fit the value that they were taken from");
                 Err(Stop::Return(O::from_value(value)))
             }
-            Err(reason) => Err(Stop::Bypass(reason)),
+            Err(reason) => Err(reason.into()),
         }
     }
 
@@ -220,23 +218,15 @@ impl Call<'_> {
         if !tensors.iter().all(layout::is_strided) {
             return Err(Reason::OutputLayout);
         }
-        let packed = || -> Result<_, TchError> {
-            let lengths = lengths.to_vec();
-            let (structure, dtype) = (&self.structure, self.options.cache_dtype());
-            let schema =
-                Schema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
-            let bytes = schema.pack(tensors)?;
-            Ok(PackedRows {
-                schema: schema.into(),
-                bytes,
-            })
-        };
-        let packed = packed().map_err(Reason::Libtorch)?;
-        if packed.schema.fits() {
-            Ok(packed)
-        } else {
-            Err(Reason::OutputLayout)
+        let lengths = lengths.to_vec();
+        let (structure, dtype) = (&self.structure, self.options.cache_dtype());
+        let schema = Schema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
+        if !schema.fits() {
+            return Err(Reason::OutputLayout);
         }
+        let bytes = schema.pack(tensors)?;
+        let schema = schema.into();
+        Ok(PackedRows { schema, bytes })
     }
 
     /// Hands computed rows to both tiers, which keep the first copy of each row.
@@ -327,19 +317,18 @@ impl Call<'_> {
         sample: &[usize],
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Comparison, Stop<O>> {
-        let fault = |error| Stop::Bypass(Reason::Libtorch(error));
         let rows = lookup.rows_at(sample);
-        let rows = SelectedRows::select(self.arguments, &rows).map_err(fault)?;
+        let rows = SelectedRows::select(self.arguments, &rows)?;
         let (tensors, lengths) = flatten_output(body(&rows), rows.count())?;
         // Packed and unpacked as cached rows are, rounding included.
-        let computed = self.pack(&tensors, &lengths).map_err(Stop::Bypass)?;
+        let computed = self.pack(&tensors, &lengths)?;
         if !lookup.accepts(&computed.schema) {
-            return Err(Stop::Bypass(Reason::ChangingShape));
+            return Err(Reason::ChangingShape.into());
         }
         let PackedRows { schema, bytes } = computed;
-        let recomputed = schema.unpack(&bytes, self.module_device).map_err(fault)?;
-        let cached = lookup.outputs_at(sample, self.module_device);
-        recheck::compare(&schema, &cached.map_err(fault)?, &recomputed).map_err(fault)
+        let recomputed = schema.unpack(&bytes, self.module_device)?;
+        let cached = lookup.outputs_at(sample, self.module_device)?;
+        Ok(recheck::compare(&schema, &cached, &recomputed)?)
     }
 
     fn assemble<O: Output>(&self, lookup: Lookup) -> Result<O, Stop<O>> {
@@ -347,7 +336,7 @@ impl Call<'_> {
         let rows = lookup.counts();
         let assembled = lookup.assemble(self.module_device);
         Counters::time(&self.counters.time.loading, start);
-        let (schema, tensors) = assembled.map_err(|error| Stop::Bypass(Reason::Libtorch(error)))?;
+        let (schema, tensors) = assembled?;
         self.counters.add_rows(rows);
         tracing::debug!(
             module = self.target.name(),
@@ -360,7 +349,7 @@ impl Call<'_> {
         let mut lengths = schema.lengths().iter().copied();
         let value = O::Value::unflatten(&mut tensors.into_iter(), &mut lengths);
         // Keys contain the structure of the output, so that only a forged row does not fit.
-        let value = value.ok_or(Stop::Bypass(Reason::ForeignRows))?;
+        let value = value.ok_or(Reason::ForeignRows)?;
         Ok(O::from_value(value))
     }
 
@@ -373,14 +362,16 @@ impl Call<'_> {
             .ok()
     }
 
-    fn lookup_error<O>(&self, error: &LookupError) -> Result<(), Stop<O>> {
-        match error {
-            LookupError::Mixed => return Err(Stop::Bypass(Reason::ChangingShape)),
-            LookupError::ForeignSchema => {
+    /// Counts rows of a tier that cannot be used, which makes them misses. Rows that no one output
+    /// can hold bypass the cache.
+    fn miss<O>(&self, reason: Reason) -> Result<(), Stop<O>> {
+        match reason {
+            Reason::ForeignRows => {
                 Counters::add(&self.counters.faults.layout, 1);
-                self.warn_once(&Reason::ForeignRows);
+                self.warn_once(&reason);
             }
-            LookupError::Libtorch(error) => self.memory_fault(error),
+            Reason::Libtorch(error) => self.memory_fault(&error),
+            reason => return Err(reason.into()),
         }
         Ok(())
     }

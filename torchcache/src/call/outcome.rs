@@ -1,6 +1,6 @@
 //! What a body returned, checked and flattened; and why a call may end early.
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 use torchcache_store::schema::names;
 
 use crate::cache::warnings::Reason;
@@ -15,6 +15,18 @@ pub(crate) enum Stop<O> {
     /// The cache cannot serve this call: the body runs on the whole batch.
     Bypass(Reason),
     Misuse(Error),
+}
+
+impl<O> From<Reason> for Stop<O> {
+    fn from(reason: Reason) -> Self {
+        Stop::Bypass(reason)
+    }
+}
+
+impl<O> From<TchError> for Stop<O> {
+    fn from(error: TchError) -> Self {
+        Stop::Bypass(error.into())
+    }
 }
 
 impl<O> From<Detail> for Stop<O> {
