@@ -346,7 +346,7 @@ impl Call<'_> {
             "{} rows",
             rows.rows
         );
-        let mut lengths = schema.lengths().iter().copied();
+        let mut lengths = schema.lengths.iter().copied();
         let value = O::Value::unflatten(&mut tensors.into_iter(), &mut lengths);
         // Keys contain the structure of the output, so that only a forged row does not fit.
         let value = value.ok_or(Reason::ForeignRows)?;

@@ -9,12 +9,22 @@
 pub(crate) mod kind;
 mod packing;
 
+use std::ops::Deref;
+
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema::{self as stored, OutputDevice, TensorSpec};
 
 /// What a row consists of. Its rows fit into memory, and tch knows its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Schema(stored::Schema);
+
+impl Deref for Schema {
+    type Target = stored::Schema;
+
+    fn deref(&self) -> &stored::Schema {
+        &self.0
+    }
+}
 
 impl Schema {
     /// The schema of a forward's outputs, which must be strided and have a batch dimension.
@@ -48,18 +58,9 @@ impl Schema {
         }))
     }
 
-    pub(crate) fn lengths(&self) -> &[u32] {
-        &self.0.lengths
-    }
-
-    /// A name for each tensor.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.0.names()
-    }
-
     /// For each tensor the kind in the cache and the one that the forward gave.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = (Kind, Kind)> {
-        let tensors = self.0.tensors.iter();
+        let tensors = self.tensors.iter();
         tensors.map(|spec| {
             (
                 kind::from_element(spec.stored),
@@ -68,41 +69,20 @@ impl Schema {
         })
     }
 
-    /// Whether rows of both can be in one batch. The device may differ.
-    pub(crate) fn agrees(&self, other: &Schema) -> bool {
-        self.0.agrees(&other.0)
-    }
-
     /// The bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
         let bytes = self.0.row_bytes();
         bytes.expect("rows of live tensors and of decoded schemas fit into memory")
     }
 
-    /// The bytes of an element, if all tensors are stored in elements of one size; else 1.
-    pub(crate) fn element_bytes(&self) -> u8 {
-        self.0.element_bytes()
-    }
-
     /// Where packed rows are gathered: the device of the first tensor, since all tensors of an
     /// output are on one device in all but rare models.
     pub(crate) fn device(&self, module_device: Device) -> Device {
-        let first = self.0.tensors.first();
+        let first = self.tensors.first();
         first.map_or(module_device, |spec| device(spec, module_device))
     }
 
-    /// The schema as bytes, as the store keeps it with its rows. See `docs/format.md`.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        self.0.encode()
-    }
-
-    /// Whether [`encode`](Self::encode) can write this schema: outputs of hundreds of tensors are
-    /// not cached.
-    pub(crate) fn fits(&self) -> bool {
-        self.0.fits()
-    }
-
-    /// Reads what [`encode`](Self::encode) wrote; `None` for anything else.
+    /// Reads what `encode` wrote; `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let schema = stored::Schema::decode(bytes)?;
         let is_known = |spec: &TensorSpec| !matches!(spec.device, OutputDevice::Unknown(_));

@@ -12,7 +12,6 @@ impl Schema {
     /// of its weights, and writes to the output must reach neither.
     pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
         let parts = self
-            .0
             .tensors
             .iter()
             .zip(tensors)
@@ -38,7 +37,7 @@ impl Schema {
             [whole] => copy(out, whole),
             _ => {
                 let mut offset = 0;
-                for (spec, bytes) in self.0.tensors.iter().zip(&parts) {
+                for (spec, bytes) in self.tensors.iter().zip(&parts) {
                     let length = bytes_of(spec);
                     if length > 0 {
                         let rows = out.chunks_exact_mut(row_bytes);
@@ -55,7 +54,6 @@ impl Schema {
     fn pack_on_device(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
         let device = parts[0].device();
         let packed = self
-            .0
             .tensors
             .iter()
             .zip(parts)
@@ -79,7 +77,7 @@ impl Schema {
         module_device: Device,
     ) -> Result<Vec<Tensor>, TchError> {
         let rows = packed.size()[0];
-        let specs = &self.0.tensors;
+        let specs = &self.tensors;
         let mut offset = 0;
         let mut tensors = Vec::with_capacity(specs.len());
         for spec in specs {
@@ -111,7 +109,7 @@ impl Schema {
         rows: &[&[u8]],
         module_device: Device,
     ) -> Result<Vec<Tensor>, TchError> {
-        let specs = &self.0.tensors;
+        let specs = &self.tensors;
         let mut offset = 0;
         let mut part_of_rows = Vec::new();
         let mut tensors = Vec::with_capacity(specs.len());
