@@ -23,12 +23,11 @@ use crate::tensor::raw::{self, TensorState};
 #[derive(Debug)]
 pub(crate) struct Watcher {
     words: Vec<u64>,
-    tensors: Vec<WatchedTensor>,
+    /// Keep the storage of the recorded tensors alive.
+    aliases: Vec<Tensor>,
     recording: bool,
     /// The number of words that the walk has compared.
     cursor: usize,
-    /// The number of tensors that the walk has compared.
-    tensor: usize,
     changed: bool,
     trainable: bool,
     /// The grad mode, once it was needed.
@@ -54,25 +53,6 @@ impl Devices {
     }
 }
 
-/// A recorded tensor.
-#[derive(Debug)]
-struct WatchedTensor {
-    /// Keeps the storage alive.
-    _alias: Option<Tensor>,
-    elements: ElementsState,
-}
-
-/// The elements of a recorded tensor.
-#[derive(Debug, PartialEq)]
-enum ElementsState {
-    /// A digest of all elements: of small tensors, and of those in training.
-    Digest(u64),
-    /// A digest of some elements: of other large tensors.
-    Sample(u64),
-    /// Not readable: only version and pointer are compared.
-    Unreadable,
-}
-
 /// Tensors below this size are compared in full on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
@@ -81,11 +61,6 @@ const SAMPLES: usize = 8;
 
 /// An odd multiplier with many bits set, which mixes the words.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Whether a training step left a gradient. Only leaves: reading it of others logs a warning.
-fn was_trained(tensor: &Tensor) -> bool {
-    tensor.is_leaf() && tensor.grad().defined()
-}
 
 /// Passes text to a watcher as it is formatted, without a buffer.
 struct TextWriter<'a>(&'a mut Watcher);
@@ -110,10 +85,9 @@ impl Watcher {
     pub(crate) const fn new() -> Self {
         Watcher {
             words: Vec::new(),
-            tensors: Vec::new(),
+            aliases: Vec::new(),
             recording: false,
             cursor: 0,
-            tensor: 0,
             changed: false,
             trainable: false,
             gradients: None,
@@ -129,7 +103,7 @@ impl Watcher {
     /// Starts a walk that records the state.
     pub(crate) fn record(&mut self) {
         self.words.clear();
-        self.tensors.clear();
+        self.aliases.clear();
         self.devices = Devices::None;
         self.start(true);
     }
@@ -144,7 +118,6 @@ impl Watcher {
     fn start(&mut self, recording: bool) {
         self.recording = recording;
         self.cursor = 0;
-        self.tensor = 0;
         self.changed = false;
         self.trainable = false;
         self.gradients = None;
@@ -199,15 +172,12 @@ impl Watcher {
             if !state.is_scalar() {
                 self.devices.insert(tensor.device());
             }
-            self.tensors.push(WatchedTensor {
-                _alias: tensor.f_detach().ok(),
-                elements: ElementsState::read(tensor, &state),
-            });
-        } else if !self.changed {
-            let before = self.tensors.get(self.tensor);
-            self.changed =
-                before.is_none_or(|before| before.elements != ElementsState::read(tensor, &state));
-            self.tensor += 1;
+            self.aliases.extend(tensor.f_detach().ok());
+        }
+        if self.recording || !self.changed {
+            let [read, digest] = elements(tensor, &state);
+            self.visit_word(read);
+            self.visit_word(digest);
         }
         if !self.trainable && state.requires_grad() {
             // The grad mode is the same throughout the walk.
@@ -233,37 +203,31 @@ impl Watcher {
     }
 }
 
-impl ElementsState {
-    fn read(tensor: &Tensor, state: &TensorState<'_>) -> Self {
-        match state.bytes() {
-            Some(small) if small.len() < SMALL_BYTES => {
-                ElementsState::Digest(XxHash3_64::oneshot(small))
-            }
-            Some(large) if !is_in_training(tensor, state) => ElementsState::Sample(sample(large)),
-            Some(large) => ElementsState::Digest(XxHash3_64::oneshot(large)),
-            None if is_worth_a_copy(tensor, state) => {
-                let copied = layout::on_cpu(tensor);
-                let bytes = copied
-                    .as_ref()
-                    .ok()
-                    .and_then(|copied| raw::view(copied).ok());
-                bytes.map_or(ElementsState::Unreadable, |bytes| {
-                    ElementsState::Digest(XxHash3_64::oneshot(bytes))
-                })
-            }
-            // Writes to the tensors that it consists of do not change its version.
-            None if layout::is_sparse(tensor) => match tensor_digest(tensor) {
-                Ok(digested) => ElementsState::Digest(XxHash3_64::oneshot(&digested)),
-                Err(_) => ElementsState::Unreadable,
-            },
-            None => ElementsState::Unreadable,
+/// The elements of a tensor as two words: which of them were read, and their digest.
+fn elements(tensor: &Tensor, state: &TensorState<'_>) -> [u64; 2] {
+    /// Only version and pointer are compared.
+    const NONE: [u64; 2] = [0, 0];
+    let all = |bytes: &[u8]| [1, XxHash3_64::oneshot(bytes)];
+    let some = |bytes: &[u8]| [2, sample(bytes)];
+    match state.bytes() {
+        Some(large) if large.len() >= SMALL_BYTES && !is_in_training(tensor, state) => some(large),
+        Some(bytes) => all(bytes),
+        None if is_worth_a_copy(tensor, state) => match layout::on_cpu(tensor) {
+            Ok(copied) => raw::view(&copied).map_or(NONE, all),
+            Err(_) => NONE,
+        },
+        // Writes to the tensors that it consists of do not change its version.
+        None if layout::is_sparse(tensor) => {
+            tensor_digest(tensor).map_or(NONE, |digest| all(&digest))
         }
+        None => NONE,
     }
 }
 
-/// Whether an optimiser may write the elements, which does not change the version.
+/// Whether an optimiser may write the elements, which does not change the version: the tensor requires
+/// grad, or a training step left a gradient. Only leaves: reading it of others logs a warning.
 fn is_in_training(tensor: &Tensor, state: &TensorState<'_>) -> bool {
-    state.requires_grad() || was_trained(tensor)
+    state.requires_grad() || (tensor.is_leaf() && tensor.grad().defined())
 }
 
 /// Whether elements that are not contiguous on the CPU are worth copying there on every call.
