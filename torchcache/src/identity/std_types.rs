@@ -26,81 +26,34 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
 
-/// Pointer-sized numbers are hashed as 64 bits, so that an identity does not depend on the machine.
-macro_rules! pointer_sized {
-    ($($type:ty => $fixed:ty)*) => {$(
+/// Types of one value: the name that enters the hash, and the bytes.
+macro_rules! plain {
+    ($($type:ident: |$value:ident| $bytes:expr;)*) => {$(
         impl Fingerprint for $type {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-                f.plain(stringify!($type), &(*self as $fixed).to_le_bytes(), self);
+                let $value = self;
+                f.plain(stringify!($type), $bytes, &self);
             }
         }
     )*};
 }
 
-pointer_sized!(usize => u64 isize => i64);
-
-impl Fingerprint for bool {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("bool", &[u8::from(*self)], self);
-    }
-}
-
-impl Fingerprint for char {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("char", &u32::from(*self).to_le_bytes(), self);
-    }
-}
-
-impl Fingerprint for str {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("str", self.as_bytes(), &self);
-    }
-}
-
-impl Fingerprint for String {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        self.as_str().fingerprint(f);
-    }
-}
-
-impl Fingerprint for Path {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Path", self.as_os_str().as_encoded_bytes(), &self);
-    }
-}
-
-impl Fingerprint for PathBuf {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        self.as_path().fingerprint(f);
-    }
-}
-
-impl Fingerprint for Duration {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Duration", &self.as_nanos().to_le_bytes(), self);
-    }
+plain! {
+    bool: |value| &[u8::from(*value)];
+    char: |value| &u32::from(*value).to_le_bytes();
+    str: |value| value.as_bytes();
+    Path: |value| value.as_os_str().as_encoded_bytes();
+    // Pointer-sized numbers are hashed as 64 bits, so that an identity does not depend on the machine.
+    usize: |value| &(*value as u64).to_le_bytes();
+    isize: |value| &(*value as i64).to_le_bytes();
+    Duration: |value| &value.as_nanos().to_le_bytes();
+    Kind: |value| &[kind::code(*value)];
+    Device: |value| format!("{value:?}").as_bytes();
+    Reduction: |value| &value.to_int().to_le_bytes();
 }
 
 impl Fingerprint for () {
     fn fingerprint(&self, _: &mut Fingerprinter<'_>) {}
-}
-
-impl Fingerprint for Kind {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Kind", &[kind::code(*self)], self);
-    }
-}
-
-impl Fingerprint for Device {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Device", format!("{self:?}").as_bytes(), self);
-    }
-}
-
-impl Fingerprint for Reduction {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("Reduction", &self.to_int().to_le_bytes(), self);
-    }
 }
 
 /// The type: a generic module may compute another output for each type argument.
@@ -127,9 +80,10 @@ impl<T: Fingerprint> Fingerprint for Option<T> {
     }
 }
 
+/// Types that stand for the value that they point to.
 macro_rules! pointers {
-    ($($type:ty)*) => {$(
-        impl<T: Fingerprint + ?Sized> Fingerprint for $type {
+    ($($type:ty $(, $parameter:ident: $($bound:path),+)?;)*) => {$(
+        impl$(<$parameter: $($bound +)+ ?Sized>)? Fingerprint for $type {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 (**self).fingerprint(f);
             }
@@ -137,62 +91,45 @@ macro_rules! pointers {
     )*};
 }
 
-pointers!(&T Box<T> Rc<T> Arc<T>);
-
-impl<T: Fingerprint + ToOwned + ?Sized> Fingerprint for Cow<'_, T> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        (**self).fingerprint(f);
-    }
+pointers! {
+    String;
+    PathBuf;
+    &T, T: Fingerprint;
+    Box<T>, T: Fingerprint;
+    Rc<T>, T: Fingerprint;
+    Arc<T>, T: Fingerprint;
+    Cow<'_, T>, T: Fingerprint, ToOwned;
 }
 
-/// An ordered collection: its length, then each element under its position.
-fn ordered<'t, T: Fingerprint + 't>(
-    f: &mut Fingerprinter<'_>,
-    values: impl ExactSizeIterator<Item = &'t T>,
-) {
-    f.plain(
-        "length",
-        &(values.len() as u64).to_le_bytes(),
-        &values.len(),
-    );
-    for (position, value) in values.enumerate() {
-        f.element(position, value);
-    }
+fn length(f: &mut Fingerprinter<'_>, length: usize) {
+    f.plain("length", &(length as u64).to_le_bytes(), &length);
 }
 
-impl<T: Fingerprint> Fingerprint for [T] {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        ordered(f, self.iter());
-    }
+/// Ordered collections: the length, then each element under its position.
+macro_rules! ordered {
+    ($($type:ty $(, $size:ident)?;)*) => {$(
+        impl<T: Fingerprint $(, const $size: usize)?> Fingerprint for $type {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                length(f, self.len());
+                for (position, value) in self.iter().enumerate() {
+                    f.element(position, value);
+                }
+            }
+        }
+    )*};
 }
 
-impl<T: Fingerprint, const N: usize> Fingerprint for [T; N] {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        ordered(f, self.iter());
-    }
-}
-
-impl<T: Fingerprint> Fingerprint for Vec<T> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        ordered(f, self.iter());
-    }
-}
-
-impl<T: Fingerprint> Fingerprint for VecDeque<T> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        ordered(f, self.iter());
-    }
-}
-
-impl<T: Fingerprint> Fingerprint for BTreeSet<T> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        ordered(f, self.iter());
-    }
+ordered! {
+    [T];
+    [T; N], N;
+    Vec<T>;
+    VecDeque<T>;
+    BTreeSet<T>;
 }
 
 impl<K: Fingerprint, V: Fingerprint> Fingerprint for BTreeMap<K, V> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("length", &(self.len() as u64).to_le_bytes(), &self.len());
+        length(f, self.len());
         for (position, entry) in self.iter().enumerate() {
             f.element(position, &entry);
         }
@@ -201,14 +138,14 @@ impl<K: Fingerprint, V: Fingerprint> Fingerprint for BTreeMap<K, V> {
 
 impl<T: Fingerprint, S> Fingerprint for HashSet<T, S> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("length", &(self.len() as u64).to_le_bytes(), &self.len());
+        length(f, self.len());
         f.unordered(self.iter());
     }
 }
 
 impl<K: Fingerprint, V: Fingerprint, S> Fingerprint for HashMap<K, V, S> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.plain("length", &(self.len() as u64).to_le_bytes(), &self.len());
+        length(f, self.len());
         f.unordered(self.iter());
     }
 }

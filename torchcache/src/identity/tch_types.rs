@@ -25,57 +25,25 @@ impl Fingerprint for nn::Linear {
     }
 }
 
-impl<ND: Debug> Fingerprint for nn::Conv<ND> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("ws", &self.ws);
-        f.field("bs", &self.bs);
-    }
+/// Layers with a private configuration, and their public fields. The order is part of module hashes.
+macro_rules! configured_layers {
+    ($($layer:ident $(<$dimensions:ident>)?: $($field:ident)+;)*) => {$(
+        impl $(<$dimensions: Debug>)? Fingerprint for nn::$layer $(<$dimensions>)? {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                f.configuration(self);
+                $(f.field(stringify!($field), &self.$field);)+
+            }
+        }
+    )*};
 }
 
-impl<ND: Debug> Fingerprint for nn::ConvTransposeND<ND> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("ws", &self.ws);
-        f.field("bs", &self.bs);
-    }
-}
-
-impl Fingerprint for nn::BatchNorm {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("running_mean", &self.running_mean);
-        f.field("running_var", &self.running_var);
-        f.field("ws", &self.ws);
-        f.field("bs", &self.bs);
-        f.field("nd", &self.nd);
-    }
-}
-
-impl Fingerprint for nn::LayerNorm {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("ws", &self.ws);
-        f.field("bs", &self.bs);
-        f.field("normalized_shape", &self.normalized_shape);
-    }
-}
-
-impl Fingerprint for nn::GroupNorm {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("ws", &self.ws);
-        f.field("bs", &self.bs);
-        f.field("num_groups", &self.num_groups);
-        f.field("num_channels", &self.num_channels);
-    }
-}
-
-impl Fingerprint for nn::Embedding {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        f.configuration(self);
-        f.field("ws", &self.ws);
-    }
+configured_layers! {
+    Conv<ND>: ws bs;
+    ConvTransposeND<ND>: ws bs;
+    BatchNorm: running_mean running_var ws bs nd;
+    LayerNorm: ws bs normalized_shape;
+    GroupNorm: ws bs num_groups num_channels;
+    Embedding: ws;
 }
 
 impl Fingerprint for nn::VarStore {
