@@ -120,64 +120,33 @@ impl<'r, T: PlainArgument> Argument<'r> for T {
     }
 }
 
-impl<'r> Argument<'r> for &'r Tensor {
-    type Held = Nothing;
+/// Implements `Argument` for tensors by what they add to the arguments of a call, and by the value for
+/// the body, made of the tensors that were added, for the rows to compute.
+macro_rules! tensor_arguments {
+    ($($type:ty: |$argument:ident, $added:ident| $add:expr, |$rows:ident| $value:expr;)*) => {$(
+        impl<'r> Argument<'r> for $type {
+            type Held = Nothing;
 
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.tensor(self);
-    }
+            fn describe(&self, $added: &mut Arguments) {
+                let $argument = self;
+                $add;
+            }
 
-    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-        rows.tensor(position)
-    }
+            fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
+                let $rows = rows.tensors(position);
+                $value
+            }
+        }
+    )*};
 }
 
-impl<'r> Argument<'r> for Tensor {
-    type Held = Nothing;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.tensor(self);
-    }
-
-    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-        rows.tensor(position).shallow_clone()
-    }
-}
-
-impl<'r> Argument<'r> for Option<&'r Tensor> {
-    type Held = Nothing;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.optional_tensor(*self);
-    }
-
-    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-        self.map(|_| rows.tensor(position))
-    }
-}
-
-impl<'r> Argument<'r> for Option<Tensor> {
-    type Held = Nothing;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.optional_tensor(self.as_ref());
-    }
-
-    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-        self.as_ref().map(|_| rows.tensor(position).shallow_clone())
-    }
-}
-
-impl<'r> Argument<'r> for &'r [Tensor] {
-    type Held = Nothing;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.tensors(self.iter());
-    }
-
-    fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-        rows.tensors(position)
-    }
+tensor_arguments! {
+    &'r Tensor: |it, arguments| arguments.tensor(it), |rows| &rows[0];
+    Tensor: |it, arguments| arguments.tensor(it), |rows| rows[0].shallow_clone();
+    Option<&'r Tensor>: |it, arguments| arguments.optional_tensor(*it), |rows| rows.first();
+    Option<Tensor>: |it, arguments| arguments.optional_tensor(it.as_ref()),
+        |rows| rows.first().map(Tensor::shallow_clone);
+    &'r [Tensor]: |it, arguments| arguments.tensors(it.iter()), |rows| rows;
 }
 
 impl<'r> Argument<'r> for &'r [&'r Tensor] {

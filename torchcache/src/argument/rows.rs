@@ -66,12 +66,7 @@ impl SelectedRows {
         self.count
     }
 
-    pub(super) fn tensor(&self, position: usize) -> &Tensor {
-        let first = self.tensors(position).first();
-        first.expect("generated code asks for arguments that it added")
-    }
-
-    /// The tensors of a list.
+    /// The tensors of the argument at `position`.
     pub(super) fn tensors(&self, position: usize) -> &[Tensor] {
         let begin = self.positions.partition_point(|&at| at < position);
         let end = self.positions.partition_point(|&at| at <= position);

@@ -67,62 +67,28 @@ impl SelectedRows {
     }
 }
 
-impl SharedArgument for &Tensor {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors([*self].into_iter());
-    }
+/// Implements `SharedArgument` by the tensors of an argument, and the value for the body.
+macro_rules! shared_arguments {
+    ($($type:ty: |$argument:ident| $tensors:expr, $passed:expr;)*) => {$(
+        impl SharedArgument for $type {
+            fn describe(&self, arguments: &mut Arguments) {
+                let $argument = self;
+                arguments.shared_tensors($tensors);
+            }
 
-    fn pass(&self) -> Self {
-        self
-    }
+            fn pass(&self) -> Self {
+                let $argument = self;
+                $passed
+            }
+        }
+    )*};
 }
 
-impl SharedArgument for Tensor {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors([self].into_iter());
-    }
-
-    fn pass(&self) -> Self {
-        self.shallow_clone()
-    }
-}
-
-impl SharedArgument for Option<&Tensor> {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors(self.iter().copied());
-    }
-
-    fn pass(&self) -> Self {
-        *self
-    }
-}
-
-impl SharedArgument for Option<Tensor> {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors(self.iter());
-    }
-
-    fn pass(&self) -> Self {
-        self.as_ref().map(Tensor::shallow_clone)
-    }
-}
-
-impl SharedArgument for &[Tensor] {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors(self.iter());
-    }
-
-    fn pass(&self) -> Self {
-        self
-    }
-}
-
-impl SharedArgument for &[&Tensor] {
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.shared_tensors(self.iter().copied());
-    }
-
-    fn pass(&self) -> Self {
-        self
-    }
+shared_arguments! {
+    &Tensor: |tensor| [*tensor].into_iter(), *tensor;
+    Tensor: |tensor| [tensor].into_iter(), tensor.shallow_clone();
+    Option<&Tensor>: |tensor| tensor.iter().copied(), *tensor;
+    Option<Tensor>: |tensor| tensor.iter(), tensor.as_ref().map(Tensor::shallow_clone);
+    &[Tensor]: |tensors| tensors.iter(), *tensors;
+    &[&Tensor]: |tensors| tensors.iter().copied(), *tensors;
 }
