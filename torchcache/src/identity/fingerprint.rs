@@ -68,25 +68,21 @@ enum Walk<'a> {
 }
 
 impl<'a> Fingerprinter<'a> {
+    fn new(walk: Walk<'a>) -> Self {
+        let path = String::new();
+        Fingerprinter { walk, path }
+    }
+
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
-        Fingerprinter {
-            walk: Walk::Watch(watcher),
-            path: String::new(),
-        }
+        Self::new(Walk::Watch(watcher))
     }
 
     pub(crate) fn hash(collector: &'a mut Collector) -> Self {
-        Fingerprinter {
-            walk: Walk::Hash(collector),
-            path: String::new(),
-        }
+        Self::new(Walk::Hash(collector))
     }
 
     pub(crate) fn trainable(found: &'a mut Option<String>) -> Self {
-        Fingerprinter {
-            walk: Walk::Trainable(found),
-            path: String::new(),
-        }
+        Self::new(Walk::Trainable(found))
     }
 
     /// A named component: a field, an element, a layer.
@@ -153,19 +149,13 @@ impl<'a> Fingerprinter<'a> {
 
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
-        match &mut self.walk {
-            Walk::Watch(watcher) => watcher.text(format_args!("{value:?}")),
-            Walk::Hash(collector) => {
-                let text = format!("{value:?}");
-                collector.add(parts::plain(
-                    &self.path,
-                    "configuration",
-                    text.as_bytes(),
-                    &text,
-                ));
-            }
-            Walk::Trainable(_) => {}
+        if let Walk::Watch(watcher) = &mut self.walk {
+            watcher.text(format_args!("{value:?}"));
         }
+        self.content("configuration", || {
+            let text = format!("{value:?}");
+            (text.clone().into_bytes(), text)
+        });
     }
 
     /// Bytes that are too expensive to make on every call: `make` runs only when the hash is computed.

@@ -7,9 +7,14 @@ pub(crate) use torchcache_store::manifest::{Category, IdentityPart};
 use crate::function::Function;
 use crate::tensor::digest::{describe, tensor_digest};
 
-/// A part with the digest of some pieces.
+/// A part with the digest of some pieces, each with its length, so that nothing runs together.
 fn part(path: &str, category: Category, readable: &str, pieces: &[&[u8]]) -> IdentityPart {
-    IdentityPart::new(path, category, readable, *digest(pieces).as_bytes())
+    let mut hasher = blake3::Hasher::new();
+    for piece in pieces {
+        hasher.update(&(piece.len() as u64).to_le_bytes());
+        hasher.update(piece);
+    }
+    IdentityPart::new(path, category, readable, *hasher.finalize().as_bytes())
 }
 
 /// A plain value.
@@ -37,9 +42,15 @@ pub(crate) fn code(path: &str, function: &Function) -> IdentityPart {
     part(&path, Category::Code, function.code, &pieces)
 }
 
-/// A weight or a buffer.
+/// A weight or a buffer. One that cannot be read gets a unique digest, so that it equals no other.
 pub(crate) fn tensor(path: &str, tensor: &Tensor) -> IdentityPart {
-    let (readable, digest) = described(tensor);
+    if !tensor.defined() {
+        return part(path, Category::Weights, "undefined", &[b"undefined"]);
+    }
+    let digest = tensor_digest(tensor).unwrap_or_else(|_| unique());
+    let shown = blake3::Hash::from_bytes(digest).to_hex();
+    let described = describe(tensor).unwrap_or_else(|_| "unreadable".into());
+    let readable = format!("{described} {}", &shown[..16]);
     IdentityPart::new(path, Category::Weights, &readable, digest)
 }
 
@@ -65,28 +76,6 @@ impl Collector {
         }
         *hasher.finalize().as_bytes()
     }
-}
-
-/// BLAKE3 over pieces, each with its length, so that nothing runs together.
-fn digest(pieces: &[&[u8]]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    for piece in pieces {
-        hasher.update(&(piece.len() as u64).to_le_bytes());
-        hasher.update(piece);
-    }
-    hasher.finalize()
-}
-
-/// The readable form of a tensor, and its digest. A tensor that cannot be read gets a unique one, so
-/// that it equals no other.
-fn described(tensor: &Tensor) -> (String, [u8; 32]) {
-    if !tensor.defined() {
-        return ("undefined".into(), *digest(&[b"undefined"]).as_bytes());
-    }
-    let digest = tensor_digest(tensor).unwrap_or_else(|_| unique());
-    let shown = blake3::Hash::from_bytes(digest).to_hex();
-    let described = describe(tensor).unwrap_or_else(|_| "unreadable".into());
-    (format!("{described} {}", &shown[..16]), digest)
 }
 
 /// Bytes that no other call in any process returns.
