@@ -14,7 +14,7 @@ use super::target::Target;
 use super::tiers::Tiers;
 use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
-use crate::identity::{Fingerprinter, Identity, manifest};
+use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
 use crate::options::{Options, environment};
 use crate::sync::lock;
 
@@ -128,39 +128,33 @@ impl Watchers {
         target: &dyn Target,
         before: Option<&Arc<Attached>>,
     ) -> Result<Option<Options>, Detail> {
-        self.overrides.compare();
-        self.watch_overrides(target);
-        if before.is_some() && !self.overrides.finish().changed {
+        let visit = |watcher: &mut Watcher| {
+            // A handle may be moved to a module of another type, with another attribute.
+            if let Some(name) = target.watched_type() {
+                watcher.bytes(name.as_bytes());
+            }
+            target.overrides(&mut Overrides::watch(watcher));
+        };
+        let changed = self.overrides.compare(visit).changed;
+        if before.is_some() && !changed {
             return Ok(None);
         }
         let mut options = target.options();
         target.overrides(&mut Overrides::apply(&mut options));
         let options = options.checked()?;
-        self.overrides.record();
-        self.watch_overrides(target);
+        self.overrides.record(visit);
         Ok(Some(options))
-    }
-
-    fn watch_overrides(&mut self, target: &dyn Target) {
-        // A handle may be moved to a module of another type, with another attribute.
-        if let Some(name) = target.watched_type() {
-            self.overrides.bytes(name.as_bytes());
-        }
-        target.overrides(&mut Overrides::watch(&mut self.overrides));
     }
 
     /// Whether a field that the output depends on changed. A parameter that requires grad is an
     /// error.
     fn fields_changed(&mut self, target: &dyn Target) -> Result<bool, Detail> {
-        self.fields.compare();
-        self.watch_fields(target);
-        let mut seen = self.fields.finish();
+        let visit = |watcher: &mut Watcher| target.fingerprint(&mut Fingerprinter::watch(watcher));
+        let mut seen = self.fields.compare(visit);
         if seen.changed {
             // The comparison stopped at the first difference; the recording walk sees every
             // parameter.
-            self.fields.record();
-            self.watch_fields(target);
-            seen.trainable = self.fields.finish().trainable;
+            seen.trainable = self.fields.record(visit).trainable;
         }
         if seen.trainable {
             let mut parameter = None;
@@ -169,10 +163,6 @@ impl Watchers {
             return Err(Detail::ParameterRequiresGrad { parameter });
         }
         Ok(seen.changed)
-    }
-
-    fn watch_fields(&mut self, target: &dyn Target) {
-        target.fingerprint(&mut Fingerprinter::watch(&mut self.fields));
     }
 }
 

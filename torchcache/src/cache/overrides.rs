@@ -193,12 +193,10 @@ mod tests {
     #[test]
     fn a_changed_field_is_noticed() {
         let mut watcher = Watcher::new();
-        watcher.record();
-        Overrides::watch(&mut watcher).enabled(&true);
+        watcher.record(|watcher| Overrides::watch(watcher).enabled(&true));
         for (enabled, changed) in [(true, false), (false, true)] {
-            watcher.compare();
-            Overrides::watch(&mut watcher).enabled(&enabled);
-            assert_eq!(watcher.finish().changed, changed);
+            let seen = watcher.compare(|watcher| Overrides::watch(watcher).enabled(&enabled));
+            assert_eq!(seen.changed, changed);
         }
     }
 }

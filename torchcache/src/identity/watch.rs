@@ -19,7 +19,7 @@ use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
 use crate::tensor::raw::{self, TensorState};
 
-/// The recorded state of every watched value, and the progress of the current walk over them.
+/// The recorded state of every watched value, and the progress of a walk over them.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     words: Vec<u64>,
@@ -95,17 +95,17 @@ impl Watcher {
         }
     }
 
-    /// Starts a walk that compares with the recorded state.
-    pub(crate) fn compare(&mut self) {
-        self.start(false);
+    /// Compares the values that `visit` passes with the recorded state.
+    pub(crate) fn compare(&mut self, visit: impl FnOnce(&mut Self)) -> WalkResult {
+        self.walk(false, visit)
     }
 
-    /// Starts a walk that records the state.
-    pub(crate) fn record(&mut self) {
+    /// Records the values that `visit` passes.
+    pub(crate) fn record(&mut self, visit: impl FnOnce(&mut Self)) -> WalkResult {
         self.words.clear();
         self.aliases.clear();
         self.devices = Devices::None;
-        self.start(true);
+        self.walk(true, visit)
     }
 
     /// Makes the next comparison find a change.
@@ -115,17 +115,14 @@ impl Watcher {
         self.words.push(u64::MAX);
     }
 
-    fn start(&mut self, recording: bool) {
+    fn walk(&mut self, recording: bool, visit: impl FnOnce(&mut Self)) -> WalkResult {
         self.recording = recording;
         self.cursor = 0;
         self.changed = false;
         self.trainable = false;
         self.gradients = None;
-    }
-
-    /// Ends a walk.
-    pub(crate) fn finish(&self) -> WalkResult {
-        let shorter = !self.recording && self.cursor != self.words.len();
+        visit(self);
+        let shorter = !recording && self.cursor != self.words.len();
         WalkResult {
             changed: self.changed || shorter,
             trainable: self.trainable,
@@ -250,14 +247,12 @@ mod tests {
     use crate::identity::fingerprint::{Fingerprint, Fingerprinter};
 
     fn changed<T: Fingerprint>(watcher: &mut Watcher, value: &T) -> bool {
-        watcher.compare();
-        value.fingerprint(&mut Fingerprinter::watch(watcher));
-        watcher.finish().changed
+        let visit = |watcher: &mut Watcher| value.fingerprint(&mut Fingerprinter::watch(watcher));
+        watcher.compare(visit).changed
     }
 
     fn record<T: Fingerprint>(watcher: &mut Watcher, value: &T) {
-        watcher.record();
-        value.fingerprint(&mut Fingerprinter::watch(watcher));
+        watcher.record(|watcher| value.fingerprint(&mut Fingerprinter::watch(watcher)));
     }
 
     #[test]
@@ -340,11 +335,8 @@ mod tests {
     fn a_tensor_is_trainable_only_in_grad_mode() {
         let mut watcher = Watcher::new();
         let tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
-        record(&mut watcher, &tensor);
-        assert!(watcher.finish().trainable);
+        assert!(watcher.record(|watcher| watcher.tensor(&tensor)).trainable);
         let _guard = tch::no_grad_guard();
-        watcher.compare();
-        watcher.tensor(&tensor);
-        assert!(!watcher.finish().trainable);
+        assert!(!watcher.compare(|watcher| watcher.tensor(&tensor)).trainable);
     }
 }
