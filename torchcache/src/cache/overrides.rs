@@ -57,24 +57,15 @@ settings! {
     PathBuf: PathBuf = |value| value.clone(),
         String = |value| PathBuf::from(value),
         &'static str = |value| PathBuf::from(value);
+    Option<Device>: Device = |value| Some(*value);
+    Option<Kind>: Kind = |value| Some(*value);
+    Option<usize>: usize = |value| Some(*value);
 }
 
-/// Implements `Setting` for options that are `Option`s: in a field, `None` keeps the attribute's
-/// value, and `Some(None)` sets the option to `None`.
+/// For options that are `Option`s: in a field, `None` keeps the attribute's value, and `Some(None)`
+/// sets the option to `None`.
 macro_rules! optional_settings {
     ($($inner:ty),*) => {$(
-        impl Setting<Option<$inner>> for $inner {
-            fn setting(&self) -> Option<Option<$inner>> {
-                Some(Some(*self))
-            }
-        }
-
-        impl Setting<Option<$inner>> for Option<$inner> {
-            fn setting(&self) -> Option<Option<$inner>> {
-                self.map(Some)
-            }
-        }
-
         impl Setting<Option<$inner>> for Option<Option<$inner>> {
             fn setting(&self) -> Option<Option<$inner>> {
                 *self
