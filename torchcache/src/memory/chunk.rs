@@ -18,12 +18,9 @@ const MAX_POPULATED: usize = 32 << 20;
 /// Bytes to populate per system call, during which no other thread of the process can map memory.
 const POPULATE_STEP: usize = 2 << 20;
 
-/// The place of a row. It is invalid once its chunk is dropped, even if another chunk takes that
-/// chunk's place.
+/// The place of a row. It is invalid once its chunk is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowSlot {
-    /// The place of its chunk in the list of chunks.
-    pub(super) place: u32,
     /// The number of its chunk, never reused.
     pub(super) chunk: u32,
     /// Its place in the chunk.
@@ -32,7 +29,6 @@ pub(crate) struct RowSlot {
 
 #[derive(Debug)]
 pub(super) struct SlabChunk {
-    pub(super) number: u32,
     pub(super) slab: u32,
     pub(super) rows: ChunkRows,
     /// The key of each occupied slot.

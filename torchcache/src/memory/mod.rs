@@ -379,7 +379,7 @@ impl Memory {
 
     /// Drops the chunk of a slot with all its rows, which frees memory for rows of another size.
     fn drop_chunk_of(&mut self, slot: RowSlot) {
-        for key in self.slabs.drop_chunk(slot) {
+        for key in self.slabs.drop_chunk(slot.chunk) {
             self.rows.pop(&key);
             self.evicted += 1;
         }

@@ -7,7 +7,7 @@
 //! batch is gathered or scattered by one libtorch call per chunk. A chunk counts towards the bound,
 //! overhead included, from when it is made until it is dropped and no longer pinned.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -17,8 +17,8 @@ use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, index};
 use crate::key::Key;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
-/// load), its key (33) and state (4) in the chunk, its place in the list of free slots (12), and its
-/// counters in `auto` (8).
+/// load), its key (33) and state (4) in the chunk, its place in the list of free slots (up to 12), and
+/// its counters in `auto` (8).
 pub(crate) const ROW_OVERHEAD: u64 = 176;
 
 /// The first chunk of a slab has room for at least this many bytes, if the bound allows.
@@ -28,7 +28,8 @@ const FIRST_CHUNK_BYTES: u64 = 64 * 1024;
 pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     by_size: HashMap<(usize, Device), u32>,
-    chunks: Vec<Option<SlabChunk>>,
+    /// Few, by their numbers.
+    chunks: BTreeMap<u32, SlabChunk>,
     /// The number of the next chunk.
     next_chunk: u32,
     /// Slots that were released while pinned.
@@ -55,7 +56,7 @@ impl Slabs {
         Slabs {
             slabs: Vec::new(),
             by_size: HashMap::new(),
-            chunks: Vec::new(),
+            chunks: BTreeMap::new(),
             next_chunk: 0,
             pinned_slots: Vec::new(),
             pinned_chunks: Vec::new(),
@@ -84,12 +85,12 @@ impl Slabs {
 
     /// The number of slots taken.
     pub(crate) fn taken(&self) -> usize {
-        self.chunks.iter().flatten().map(|chunk| chunk.taken).sum()
+        self.chunks.values().map(|chunk| chunk.taken).sum()
     }
 
     pub(crate) fn clear(&mut self) {
-        for place in 0..self.chunks.len() {
-            self.drop_at(place);
+        while let Some((&number, _)) = self.chunks.first_key_value() {
+            self.drop_chunk(number);
         }
         *self = Slabs {
             next_chunk: self.next_chunk,
@@ -165,7 +166,7 @@ impl Slabs {
         let from = free.len().saturating_sub(missing);
         let before = slots.len();
         for slot in free.drain(from..).rev() {
-            if let Some(chunk) = &mut self.chunks[slot.place as usize] {
+            if let Some(chunk) = self.chunks.get_mut(&slot.chunk) {
                 chunk.taken += 1;
             }
             slots.push(slot);
@@ -190,28 +191,19 @@ impl Slabs {
         }
         let slab = &mut self.slabs[number as usize];
         let chunk = SlabChunk {
-            number: self.next_chunk,
             slab: number,
             rows: ChunkRows::new(rows, slab.row_bytes, slab.device)?,
             keys: vec![None; rows as usize],
             populated: 0,
             taken: 0,
         };
-        let empty = self.chunks.iter().position(Option::is_none);
-        let place = empty.unwrap_or_else(|| {
-            self.chunks.push(None);
-            self.chunks.len() - 1
-        });
         // Free slots are taken from the end: those of older chunks first, each chunk in rising order.
-        let new = (0..rows).rev().map(|index| RowSlot {
-            place: place as u32,
-            chunk: chunk.number,
-            index,
-        });
-        slab.free.splice(0..0, new);
+        let next = self.next_chunk;
+        let slot = |index| RowSlot { chunk: next, index };
+        slab.free.splice(0..0, (0..rows).rev().map(slot));
         slab.rows += rows as usize;
         self.bytes += u64::from(rows) * cost(slab.row_bytes);
-        self.chunks[place] = Some(chunk);
+        self.chunks.insert(next, chunk);
         self.next_chunk += 1;
         Ok(())
     }
@@ -248,34 +240,26 @@ impl Slabs {
         }
     }
 
-    /// Frees the memory of the chunk of `slot`, and returns the keys of its rows.
-    pub(crate) fn drop_chunk(&mut self, slot: RowSlot) -> Vec<Key> {
-        match self.is_valid(slot) {
-            true => self.drop_at(slot.place as usize),
-            false => Vec::new(),
-        }
-    }
-
     /// Frees the memory of chunks without a taken slot, except those of one size; `false` where there
     /// was none.
     pub(crate) fn drop_unused(&mut self, except: Option<(usize, Device)>) -> bool {
         let spared = except.and_then(|size| self.by_size.get(&size).copied());
         let is_unused = |chunk: &SlabChunk| chunk.taken == 0 && Some(chunk.slab) != spared;
-        let unused: Vec<usize> = (0..self.chunks.len())
-            .filter(|&place| self.chunks[place].as_ref().is_some_and(is_unused))
-            .collect();
-        for &place in &unused {
-            self.drop_at(place);
+        let unused = self.chunks.iter().filter(|(_, chunk)| is_unused(chunk));
+        let unused: Vec<u32> = unused.map(|(&number, _)| number).collect();
+        for &number in &unused {
+            self.drop_chunk(number);
         }
         !unused.is_empty()
     }
 
-    fn drop_at(&mut self, place: usize) -> Vec<Key> {
-        let Some(chunk) = self.chunks[place].take() else {
+    /// Frees the memory of a chunk, and returns the keys of its rows; none where it was dropped before.
+    pub(super) fn drop_chunk(&mut self, number: u32) -> Vec<Key> {
+        let Some(chunk) = self.chunks.remove(&number) else {
             return Vec::new();
         };
         let slab = &mut self.slabs[chunk.slab as usize];
-        let stays = |slot: &RowSlot| slot.chunk != chunk.number;
+        let stays = |slot: &RowSlot| slot.chunk != number;
         slab.free.retain(stays);
         slab.rows -= chunk.keys.len();
         self.pinned_slots.retain(stays);
@@ -353,13 +337,11 @@ impl Slabs {
 
     /// `None` where the chunk was dropped since the slot was taken.
     fn chunk(&self, slot: RowSlot) -> Option<&SlabChunk> {
-        let chunk = self.chunks.get(slot.place as usize)?.as_ref();
-        chunk.filter(|chunk| chunk.number == slot.chunk)
+        self.chunks.get(&slot.chunk)
     }
 
     fn chunk_mut(&mut self, slot: RowSlot) -> Option<&mut SlabChunk> {
-        let chunk = self.chunks.get_mut(slot.place as usize)?.as_mut();
-        chunk.filter(|chunk| chunk.number == slot.chunk)
+        self.chunks.get_mut(&slot.chunk)
     }
 }
 

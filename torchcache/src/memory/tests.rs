@@ -231,7 +231,7 @@ fn dropping_a_chunk_invalidates_device_reservations() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     let (keys, schema, reservations) = fill_on_device(&mut memory, 1);
     memory.clear();
-    // The place of the first chunk is empty, and then taken by another chunk.
+    // The chunk is gone, and then another one is there.
     memory.publish(&keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 1), None);
     let (keys, schema, reservations) = fill_on_device(&mut memory, 3);
