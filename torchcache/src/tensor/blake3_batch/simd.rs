@@ -402,7 +402,9 @@ macro_rules! eight_lanes {
             _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256,
         };
 
-        use super::{BLOCK_LEN, Block, ChainingValues, IV, OUT_LEN, Run, SCHEDULE};
+        use crate::tensor::blake3_batch::simd::{
+            BLOCK_LEN, Block, ChainingValues, IV, OUT_LEN, Run, SCHEDULE,
+        };
 
         type Vector = __m256i;
         const LANES: usize = 8;
