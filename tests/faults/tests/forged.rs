@@ -18,8 +18,8 @@ use torchcache_store::{Fault, Store};
 
 const DIR: &str = "/cache";
 
-/// So many small segments are merged.
-const MERGED: usize = 8;
+/// So many small segments are compacted.
+const COMPACTED: usize = 8;
 
 /// Some tests measure the memory of the whole process, so that they run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -104,14 +104,14 @@ fn read_costs(stored: usize, claimed: usize) -> usize {
     stored + claimed + (1 << 20)
 }
 
-/// What writing and merging cost at most: stretches of a file, and a buffer of about a megabyte for
+/// What writing and compacting cost at most: stretches of a file, and a buffer of about a megabyte for
 /// each that is written, that of the file system in memory included.
 fn write_costs(stored: usize) -> usize {
     4 * stored + (8 << 20)
 }
 
 /// The length that frames claim which hold little. A caller allocates a row before it reads it, so this one
-/// is only opened and merged;
+/// is only opened and compacted;
 const TOO_MUCH: usize = 1 << 31;
 
 /// and this one is read.
@@ -149,7 +149,7 @@ fn bombs() -> Vec<Bomb> {
 }
 
 impl Bomb {
-    /// Reads it, merges it, and reads it again.
+    /// Reads it, compacts it, and reads it again.
     fn goes_off(&self, report: &Report) {
         let sim = self.planted();
         let files = sim.files(DIR.as_ref());
@@ -164,8 +164,8 @@ impl Bomb {
         store.put(batch(200..204, 100));
         let flushed = bounded(write_costs(len), || store.flush());
         flushed.unwrap();
-        let merged = store.stats().compacted_segments as usize;
-        assert!(merged >= MERGED, "{merged} were merged");
+        let compacted = store.stats().compacted_segments as usize;
+        assert!(compacted >= COMPACTED, "{compacted} were compacted");
         report.expect_all(&store, 200..204, 100);
         drop(store);
         let store = open();
@@ -174,11 +174,11 @@ impl Bomb {
     }
 
     fn is_no_row(&self, store: &Store, len: usize) {
-        let found: Vec<_> = store.locate(&keys(0..MERGED as u64));
+        let found: Vec<_> = store.locate(&keys(0..COMPACTED as u64));
         let found: Vec<_> = found.into_iter().flatten().collect();
         let lengths: Vec<_> = found.iter().map(|found| found.len).collect();
         assert!(
-            lengths == [self.claimed; MERGED],
+            lengths == [self.claimed; COMPACTED],
             "rows of {lengths:?} bytes are there"
         );
         if self.claimed > MUCH {
@@ -192,15 +192,15 @@ impl Bomb {
         }
         let corrupt = store.stats().faults.get(Fault::Corrupt);
         assert!(
-            corrupt == MERGED as u64,
-            "{corrupt} of {MERGED} were counted"
+            corrupt == COMPACTED as u64,
+            "{corrupt} of {COMPACTED} were counted"
         );
     }
 
-    /// As many segments of it as are merged, each with another key.
+    /// As many segments of it as are compacted, each with another key.
     fn planted(&self) -> Sim {
         let (sim, away) = (Sim::new(), tempfile::tempdir().unwrap());
-        for number in 0..MERGED {
+        for number in 0..COMPACTED {
             let mut writer = SegmentWriter::create(away.path()).unwrap();
             let schema = b"anything".as_slice().into();
             let key = key(number as u64);

@@ -156,7 +156,7 @@ fn rows_are_located_while_segments_are_compacted() {
             })
         };
         store.put(batch(7..8, LEN));
-        store.flush().expect("it is written and merged");
+        store.flush().expect("it is written and compacted");
         reading.join().expect("it does not panic");
         assert_eq!(
             (right(&store, 0..8), store.stats().compacted_segments),

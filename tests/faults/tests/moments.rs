@@ -74,7 +74,7 @@ fn compaction_does_not_revive_cleared_segments() {
     let decide = {
         let renamed = renamed.clone();
         move |call: Call, _: &_| {
-            // Eight segments of a row each, and then the one that they are merged into.
+            // Eight segments of a row each, and then the one that they are compacted into.
             if call == Call::Rename && renamed.next() == 9 {
                 other.clear();
             }

@@ -55,14 +55,14 @@ fn copy_to(dir: &TempDir, segment: &Path) {
 
 #[test]
 fn rows_located_before_a_foreign_compaction_are_read() {
-    // The other process is a second directory here: its merged file is moved over, as the
-    // rename of a merge would do, and the sources removed.
+    // The other process is a second directory here: its compacted file is moved over, as the
+    // rename of a compaction would do, and the sources removed.
     let (here, store, there) = next_to(0..20);
     let source = segments(here.path()).remove(0);
-    let merged = segments(there.path()).remove(0);
+    let compacted = segments(there.path()).remove(0);
 
     let found: Vec<_> = store.locate(&keys(0..5)).into_iter().flatten().collect();
-    copy_to(&here, &merged);
+    copy_to(&here, &compacted);
     fs::remove_file(source).expect("it is removed");
     let mut rows = vec![vec![0; 100]; 5];
     let mut out: Vec<&mut [u8]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
@@ -176,7 +176,7 @@ fn next_to_a_large_segment() -> (TempDir, Store) {
     (here, store)
 }
 
-/// Puts seven more rows, which are merged with the first one.
+/// Puts seven more rows, which are compacted with the first one.
 fn compact_with_more(store: &Store) {
     for n in 1..8 {
         store.put(batch(&[key(n)], "a", 100));
@@ -191,8 +191,8 @@ fn a_copy_is_read_after_the_compacted_one_is_removed() {
     let (here, store) = next_to_a_large_segment();
     compact_with_more(&store);
     assert_eq!(store.stats().rows, 408);
-    let merged = segments(here.path()).remove(1);
-    fs::remove_file(merged).expect("it is removed");
+    let compacted = segments(here.path()).remove(1);
+    fs::remove_file(compacted).expect("it is removed");
     store.refresh();
     assert_eq!((store.stats().segments, store.stats().rows), (1, 401));
     assert_eq!(count_right(&store, &keys(0..8), 100), 1);

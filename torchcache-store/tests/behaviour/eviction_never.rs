@@ -46,7 +46,7 @@ fn rows_stay_when_another_process_exceeds_the_limit() {
     let (here, there) = (here.expect("a directory"), there.expect("a directory"));
     let store = Store::open(here.path(), keeping(10 * 9_500)).expect("it opens");
     put_each(&store, 0..10);
-    // Another process looked for room at the same moment, or is about to remove what it merged.
+    // Another process looked for room at the same moment, or is about to remove what it compacted.
     let other = Store::open(there.path(), manual_flush()).expect("it opens");
     other.put(batch(&keys(10..15), "a", LEN));
     other.flush().expect("it is written");

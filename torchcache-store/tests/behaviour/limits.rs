@@ -1,4 +1,4 @@
-//! Bounds: of the directory (eviction), of the number of files (merging), of the queue.
+//! Bounds: of the directory (eviction), of the number of files (compaction), of the queue.
 
 use std::fs;
 use std::path::Path;
@@ -134,15 +134,15 @@ fn a_lower_limit_holds_soon_after_it_is_set() {
 fn clearing_segments_during_compaction_is_no_fault() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = Store::open(dir.path(), manual_flush()).expect("it opens");
-    let (merging, eight) = (AtomicBool::new(true), AtomicU64::new(0));
+    let (compacting, eight) = (AtomicBool::new(true), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Now and then just when the eighth segment set off a merge.
+            // Now and then just when the eighth segment set off a compaction.
             for share in (8..24).cycle() {
                 let micros = eight.load(Ordering::Relaxed) * share / 16;
                 thread::sleep(Duration::from_micros(micros));
                 store.clear();
-                if !merging.load(Ordering::Relaxed) {
+                if !compacting.load(Ordering::Relaxed) {
                     return;
                 }
             }
@@ -155,7 +155,7 @@ fn clearing_segments_during_compaction_is_no_fault() {
             }
             eight.store(begin.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
-        merging.store(false, Ordering::Relaxed);
+        compacting.store(false, Ordering::Relaxed);
     });
     let stats = store.stats();
     assert!(stats.compacted_segments > 0, "{stats:?}");
@@ -284,7 +284,7 @@ fn clear_drops_rows_on_disk_queued_and_being_written() {
     let store = Store::open(dir.path(), manual_flush()).expect("it opens");
     fs::write(dir.path().join("manifest.json"), "{}").expect("it can be written");
     thread::scope(|scope| {
-        // A thread that flushes keeps the writer in the middle of something.
+        // A thread that flushes keeps the flusher busy.
         let flusher = scope.spawn(|| {
             for _ in 0..200 {
                 let _ = store.flush();

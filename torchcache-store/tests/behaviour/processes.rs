@@ -72,7 +72,7 @@ fn child_process() {
     let dir = Path::new(&dir);
     match std::env::var(ROLE).expect("a role").as_str() {
         "have few descriptors" => {
-            // Each row fills a segment, so that nothing is merged.
+            // Each row fills a segment, so that nothing is compacted.
             let config = manual_flush().with_segment_bytes(4096);
             let store = Store::open(dir, config).expect("it opens");
             for n in 0..100 {

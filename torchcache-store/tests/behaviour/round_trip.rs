@@ -219,7 +219,7 @@ fn a_partial_segment_is_written_after_the_batch_delay() {
 #[test]
 fn more_segments_than_may_be_open_are_all_readable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    // Each batch fills a segment, so that nothing is merged.
+    // Each batch fills a segment, so that nothing is compacted.
     let config = manual_flush().with_segment_bytes(4096);
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..300 {

@@ -111,7 +111,7 @@ fn values_that_cannot_be_written_are_dropped() {
 
 #[test]
 fn queued_rows_may_hold_the_last_handle_of_their_store() {
-    // The writer thread must not wait for itself, which would be a panic of its own.
+    // The flusher must not wait for itself, which would be a panic of its own.
     static JOINED_ITSELF: AtomicBool = AtomicBool::new(false);
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -130,7 +130,7 @@ fn queued_rows_may_hold_the_last_handle_of_their_store() {
     assert!(!JOINED_ITSELF.load(Ordering::SeqCst));
 }
 
-/// Rows that the writer gets only once the gate is open, as if the disk were slow.
+/// Rows that the flusher gets only once the gate is open, as if the disk were slow.
 #[derive(Default)]
 struct Slow {
     writing: AtomicBool,
@@ -212,6 +212,6 @@ fn values_of_a_wrong_length_are_a_fault_and_stop_no_call() {
     assert_eq!(stats.faults.get(Fault::Panic), 2);
     let right = RowBatch::new(vec![key(9)], schema(), value(&key(9), LEN), LEN);
     store.put(right.expect("it fits"));
-    store.flush().expect("the writer lives on");
+    store.flush().expect("the flusher goes on");
     assert_eq!(count_right(&store, &[key(9)], LEN), 1);
 }

@@ -28,7 +28,7 @@ fn filter(call: i64, end: SeccompAction) {
 #[test]
 fn flush_fails_when_a_file_or_its_name_cannot_be_synced() {
     for call in [libc::SYS_fdatasync, libc::SYS_fsync] {
-        // Its thread, and the writer's, are all that the filter is for.
+        // The filter holds for this thread and the flusher's.
         let done = std::thread::spawn(move || {
             let dir = tempfile::tempdir().expect("a temporary directory");
             filter(call, SeccompAction::Errno(libc::EIO as u32));

@@ -102,7 +102,7 @@ fn a_corrupt_row_in_a_large_read_costs_only_itself() {
 #[test]
 fn a_read_of_many_files_is_complete() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    // Each batch fills a segment, so that nothing is merged.
+    // Each batch fills a segment, so that nothing is compacted.
     let config = manual_flush().with_segment_bytes(4096);
     let store = Store::open(dir.path(), config).expect("it opens");
     for n in 0..150 {

@@ -18,7 +18,7 @@ use crate::sim::Sim;
 
 const DIR: &str = "/cache";
 
-/// So many segments of one size are merged.
+/// So many segments of one size are compacted.
 const COPIES: usize = 8;
 
 /// The memory that opening a file takes on top of [`EACH_BYTE`].
@@ -120,7 +120,7 @@ fn describes(bytes: &[u8], most: usize) {
     assert_eq!(schema.names().len(), schema.tensors.len());
 }
 
-/// Looks for every row in a store, before and after the copies are merged.
+/// Looks for every row in a store, before and after the copies are compacted.
 fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
     let stats = store.stats();
     let Ok(rows) = expected else {
@@ -153,10 +153,10 @@ fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
         return;
     }
     store.put(batch(u64::MAX - 1..u64::MAX, 8));
-    store.flush().expect("it is written and merged");
+    store.flush().expect("it is written and compacted");
     let stats = store.stats();
     assert!(stats.compacted_segments >= COPIES as u64, "{stats:?}");
-    // A merge copies what has the right checksum, and of two rows with one key the first.
+    // A compaction copies what has the right checksum, and of two rows with one key the first.
     let summed: Vec<_> = rows.iter().filter(|row| row.is_summed()).collect();
     assert_eq!(stats.rows, known(&summed) + 1);
     look_for(store, &keys, &summed);

@@ -21,7 +21,7 @@ pub const LEN: usize = 2500;
 pub const CACHE: &str = "cache";
 
 /// What the processes do to each other.
-pub const DEEDS: [&str; 4] = ["EVICTED", "CLEARED", "GONE", "MERGED"];
+pub const DEEDS: [&str; 4] = ["EVICTED", "CLEARED", "GONE", "COMPACTED"];
 
 /// The rows that all write.
 const COMMON: u64 = 3000;
@@ -84,11 +84,11 @@ pub fn run(root: &Path, args: &[String]) {
                     store.clear();
                     (last_clear, cleared) = (Instant::now(), cleared + 1);
                 }
-                // If rows were evicted all the time, nothing would be merged.
+                // If rows were evicted all the time, nothing would be compacted.
                 if part == "evict" {
                     thread::sleep(Duration::from_millis(150));
                 }
-                // Small segments, which are merged.
+                // Small segments, which are compacted.
                 if part == "common" {
                     store.flush().unwrap();
                 }

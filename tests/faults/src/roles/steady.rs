@@ -24,8 +24,8 @@ pub const LIMIT: u64 = 100_000;
 pub enum Work {
     /// Segments of some rows each.
     Write,
-    /// A segment for each row, so that segments are merged all the time.
-    Merge,
+    /// A segment for each row, so that segments are compacted all the time.
+    Compact,
     /// Segments beyond the limit, so that others are evicted.
     Evict,
     /// Opening a directory that holds segments and files of killed writers.
@@ -34,7 +34,7 @@ pub enum Work {
 
 impl Work {
     /// Every kind of work.
-    pub const ALL: [Work; 4] = [Work::Write, Work::Merge, Work::Evict, Work::Open];
+    pub const ALL: [Work; 4] = [Work::Write, Work::Compact, Work::Evict, Work::Open];
 
     fn config(self) -> Config {
         match self {
@@ -47,7 +47,7 @@ impl Work {
 
     fn rows_each(self) -> u64 {
         match self {
-            Work::Merge => 1,
+            Work::Compact => 1,
             Work::Evict => 10, // a batch above the limit would be refused
             _ => 40,
         }
@@ -64,7 +64,7 @@ impl Work {
                 Call::Rename,
                 Call::SyncDir,
             ],
-            Work::Merge => &[
+            Work::Compact => &[
                 Call::Open,
                 Call::Read,
                 Call::Write,

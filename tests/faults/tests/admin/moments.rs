@@ -33,7 +33,7 @@ fn a_compaction_under_way_does_not_count_twice() {
             if call == Call::Rename {
                 renamed.next();
             }
-            // Eight segments, and then the one that they are merged into: all nine are there.
+            // Eight segments, and then the one that they are compacted into: all nine are there.
             if call == Call::SyncDir && renamed.get() == 9 {
                 is_merging.store(true, Ordering::SeqCst);
                 while looks.get() < 2 {
@@ -44,9 +44,9 @@ fn a_compaction_under_way_does_not_count_twice() {
             Fate::Done
         }
     };
-    let merging = store(Faulty::new(sim.clone(), decide), "c");
+    let compacting = store(Faulty::new(sim.clone(), decide), "c");
     for n in 0..7 {
-        put(&merging, n..n + 1);
+        put(&compacting, n..n + 1);
     }
     let limit = bytes(&sim, "old") + bytes(&sim, "c") / 7 * 8;
     thread::scope(|scope| {
@@ -56,11 +56,11 @@ fn a_compaction_under_way_does_not_count_twice() {
             }
             prune(&opened(looking), Keep::MaxBytes(limit), false).expect("it can be pruned")
         });
-        put(&merging, 7..8);
+        put(&compacting, 7..8);
         let pruned = pruned.join().expect("it does not panic");
         assert!(pruned.caches.is_empty(), "{pruned:?}");
     });
-    assert!(merging.stats().compacted_segments > 0);
+    assert!(compacting.stats().compacted_segments > 0);
     assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
 }
 
@@ -199,7 +199,7 @@ fn prune_removes_a_segment_compacted_meanwhile() {
     age(&sim, "c", HOUR);
     let pruned = pruned_while(&sim, |sim| {
         let from = segments(sim).remove(0);
-        let renamed = dir(sim).rename(name(&from), "merged.tcs".as_ref());
+        let renamed = dir(sim).rename(name(&from), "compacted.tcs".as_ref());
         renamed.expect("it is there");
     });
     assert_eq!(pruned, 1);
@@ -214,7 +214,7 @@ fn clear_removes_the_result_of_a_running_compaction() {
     let when = |call: Call, _: &OsStr| call == Call::Remove;
     let (fs, happened) = before(&sim, when, |sim| {
         let bytes = sim.bytes(&segments(sim)[0]);
-        sim.add(Path::new("/root/c/merged.tcs"), bytes);
+        sim.add(Path::new("/root/c/compacted.tcs"), bytes);
     });
     let cleared = clear(&only(fs)).expect("it can be cleared");
     assert_eq!((cleared.segments, happened.get()), (2, 1));
@@ -270,7 +270,7 @@ fn check_follows_rows_compacted_meanwhile() {
     let when = |call: Call, name: &OsStr| call == Call::Open && is_segment(name);
     let (fs, happened) = before(&sim, when, |sim| {
         let from = segments(sim).remove(0);
-        let renamed = dir(sim).rename(name(&from), "merged.tcs".as_ref());
+        let renamed = dir(sim).rename(name(&from), "compacted.tcs".as_ref());
         renamed.expect("it is there");
     });
     let report = check(&[only(fs)], &()).remove(0);
@@ -294,11 +294,11 @@ fn rows_compacted_while_counted_count_once() {
             call == Call::Open && is_segment(name) && opened.next() == at
         };
         let (fs, happened) = before(&sim, when, |sim| {
-            let merged = store(sim.clone(), "d");
-            put(&merged, 0..6);
-            let merged = sim.files(Path::new("/root/d")).remove(0);
+            let compacted = store(sim.clone(), "d");
+            put(&compacted, 0..6);
+            let compacted = sim.files(Path::new("/root/d")).remove(0);
             let sources = segments(sim);
-            sim.add(Path::new("/root/c/merged.tcs"), sim.bytes(&merged));
+            sim.add(Path::new("/root/c/compacted.tcs"), sim.bytes(&compacted));
             for source in sources {
                 dir(sim).remove(name(&source)).expect("it is there");
             }

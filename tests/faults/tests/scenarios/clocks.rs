@@ -29,7 +29,7 @@ fn opened(dir: &Path, config: Config) -> Store {
     Store::open(dir, config).unwrap()
 }
 
-/// Each row fills a segment, so that none is merged.
+/// Each row fills a segment, so that none is compacted.
 fn single(max_bytes: u64) -> Config {
     manual_flush()
         .with_segment_bytes(4096)

@@ -25,7 +25,7 @@ const LEN: usize = 40;
 struct Sound {
     bytes: Vec<u8>,
     rows: Vec<SoundRow>,
-    /// Segments of about its size, which it is merged with.
+    /// Segments of about its size, which it is compacted with.
     neighbours: Vec<Vec<u8>>,
 }
 
@@ -36,7 +36,7 @@ struct SoundRow {
     at: Range<usize>,
 }
 
-/// The rows of the segments that it is merged with.
+/// The rows of the segments that it is compacted with.
 const NEIGHBOURS: Range<u64> = 200..207;
 
 impl Sound {
@@ -147,7 +147,7 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
                 hit: byte..byte + 1,
                 mmap: bit % 2 == 0,
                 // A bit of each byte, one or the other.
-                merges: bit == byte % 8,
+                compacts: bit == byte % 8,
                 fault: None,
             };
             let name = format_args!("bit {bit} of byte {byte} of {all} flipped");
@@ -157,7 +157,7 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
             let damage = Damage {
                 hit: len..all,
                 mmap,
-                merges: false,
+                compacts: false,
                 fault: Some(Fault::Truncated),
             };
             let name = format_args!("cut to {len}");
@@ -167,7 +167,7 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
             let damage = Damage {
                 hit: all..all + len,
                 mmap: len % 2 == 0,
-                merges: false,
+                compacts: false,
                 fault: None,
             };
             let junk: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
@@ -192,7 +192,7 @@ struct Damage {
     hit: Range<usize>,
     mmap: bool,
     /// Whether it is also compacted, if its footer is intact.
-    merges: bool,
+    compacts: bool,
     /// The only fault that is counted, if there is one.
     fault: Option<Fault>,
 }
@@ -209,7 +209,7 @@ impl Damage {
         let Damage {
             hit,
             mmap,
-            merges,
+            compacts,
             fault,
         } = self;
         report.case(name, || {
@@ -238,7 +238,7 @@ impl Damage {
             );
             // A store that opened it before still knows where the rows are.
             sound.check_others(report, &before, &hit);
-            if merges && is_read {
+            if compacts && is_read {
                 compacted(report, sound, &sim, &store, &hit);
             }
             // The store works all the same.
@@ -258,10 +258,10 @@ fn compacted(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Ran
     let len = neighbour_len(&sound.bytes);
     store.put(batch(300..301, LEN));
     store.flush().unwrap();
-    let merged = store.stats().compacted_segments;
+    let compacted = store.stats().compacted_segments;
     assert!(
-        merged >= 8 && sim.bytes(&path()).is_empty(),
-        "{merged} segments were merged"
+        compacted >= 8 && sim.bytes(&path()).is_empty(),
+        "{compacted} segments were compacted"
     );
     let reopened = opened(sim, false);
     for store in [store, &reopened] {
@@ -271,7 +271,7 @@ fn compacted(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Ran
     let faults = reopened.stats().faults;
     assert!(
         faults.total() == 0,
-        "the merged segment is sound: {faults:?}"
+        "the compacted segment is sound: {faults:?}"
     );
 }
 

@@ -73,7 +73,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
     let store = Store::open_on(fs, "/cache", manual_flush()).unwrap();
     let mut flushed = Vec::new();
-    // Enough for a merge.
+    // Enough for a compaction.
     for n in 0..10 {
         store.put(batch(2 * n..2 * n + 2, LEN));
         if store.flush().is_ok() {

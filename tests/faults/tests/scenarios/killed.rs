@@ -1,5 +1,5 @@
 //! A process is killed at any moment, and at each of its calls of the file system: before it, after
-//! it, and in the middle of a write; while it writes, merges, evicts and opens.
+//! it, and in the middle of a write; while it writes, compacts, evicts and opens.
 
 use std::fs;
 use std::ops::Range;
@@ -66,7 +66,7 @@ fn point(work: Work) -> impl Strategy<Value = Point> {
 
 #[test]
 fn flushed_rows_survive_a_kill() {
-    let report = Report::new("killed while writing, merging, evicting or opening");
+    let report = Report::new("killed while writing, compacting, evicting or opening");
     let kills = prop::collection::vec(kill(), KILLS);
     report.random(cases(5, 50), kills, |kills| {
         // Evictions say nothing of the rows that must stay, so they get a directory of their own.

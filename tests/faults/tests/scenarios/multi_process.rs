@@ -22,7 +22,7 @@ const ALL: [&str; 8] = [
     "read-mapped",
 ];
 
-/// The eight go on until all of this happened. Where much is taken away, there is little to merge.
+/// The eight go on until all of this happened. Where much is taken away, there is little to compact.
 const TAKEN: &[&str] = DEEDS.split_at(3).0;
 
 /// Those that take nothing away.
@@ -42,14 +42,14 @@ fn processes_never_see_a_wrong_row() {
 
 #[test]
 fn processes_that_take_nothing_away_lose_nothing() {
-    let report = Report::new("six processes that write, merge and read");
+    let report = Report::new("six processes that write, compact and read");
     let (root, ends) = together(&report, &KEEPERS, &DEEDS[3..]);
     let store = Store::open(root.path().join(CACHE), manual_flush()).unwrap();
     for end in ends {
-        let [evicted, cleared, gone, merged] = end.deeds;
+        let [evicted, cleared, gone, compacted] = end.deeds;
         assert_eq!((evicted, cleared, gone), (0, 0, 0), "nothing is taken away");
         report.expect_all(&store, end.first..end.flushed, LEN);
-        report.caused(merged);
+        report.caused(compacted);
     }
     assert_eq!(store.stats().faults.total(), 0);
     report.finish();
@@ -61,7 +61,7 @@ struct End {
     first: u64,
     flushed: u64,
     /// Rows evicted, calls of `clear`, rows that were there and were missing later, and segments
-    /// merged.
+    /// compacted.
     deeds: [u64; 4],
 }
 

@@ -15,7 +15,7 @@ use torchcache_store::{Compression, Store};
 
 const LEN: usize = 900;
 
-/// Steps of one run, each a put and a flush: enough for merges of merges.
+/// Steps of one run, each a put and a flush: enough to compact compacted segments.
 const STEPS: u64 = 24;
 
 /// About the number of calls that they make.

@@ -48,7 +48,7 @@ fn version(report: &Report, bytes: &[u8]) {
     let stats = store.stats();
     assert!(
         stats.compacted_segments == 8,
-        "it was not merged: {stats:?}"
+        "it was not compacted: {stats:?}"
     );
     assert!(stats.rows == rows + 7, "rows got lost: {stats:?}");
     known(&store);

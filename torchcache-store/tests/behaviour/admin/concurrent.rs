@@ -102,12 +102,12 @@ fn admin_loses_nothing_during_compaction() {
             }
             rounds
         });
-        let merged: u64 = writers
+        let compacted: u64 = writers
             .into_iter()
             .map(|writer| writer.join().expect("it does not panic"))
             .sum();
         stop.store(true, Ordering::Relaxed);
-        assert!(merged > 0, "merging was under way");
+        assert!(compacted > 0, "compaction was under way");
         assert!(looking.join().expect("it does not panic") > 0);
         assert!(reading.join().expect("it does not panic") > 0);
     });
@@ -188,7 +188,7 @@ fn repair_loses_only_corrupt_rows_during_compaction() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     let stop = AtomicBool::new(false);
-    let (all, merged) = thread::scope(|scope| {
+    let (all, compacted) = thread::scope(|scope| {
         let repairing = scope.spawn(|| {
             let (mut corrupted, mut rewritten, mut turn) = (HashSet::new(), 0, 0);
             while !stop.load(Ordering::Relaxed) || rewritten == 0 {
@@ -219,7 +219,7 @@ fn repair_loses_only_corrupt_rows_during_compaction() {
         all.retain(|key| !corrupted.contains(key));
         (all, store.stats().compacted_segments)
     });
-    assert!(merged > 0, "merging was under way");
+    assert!(compacted > 0, "compaction was under way");
     let store = independent_store(&dir, u64::MAX);
     assert_eq!(count_right(&store, &all, LEN), all.len());
 }

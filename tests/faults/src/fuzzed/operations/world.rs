@@ -296,7 +296,7 @@ impl World {
         if let Some(path) = pick(&self.segments(), file) {
             let bytes = self.sim.bytes(path);
             if bytes.is_empty() {
-                return; // it was merged a moment ago
+                return; // it was compacted a moment ago
             }
             self.sim.add(&twin(path), bytes);
             self.dir().sync().expect("the medium is in order");

@@ -102,7 +102,7 @@ pub(super) struct Run {
     left: Vec<u64>,
     /// Faults that were counted or returned, without the damage of before.
     pub(super) counted: u64,
-    merged: u64,
+    compacted: u64,
     evicted: u64,
 }
 
@@ -113,14 +113,14 @@ impl Run {
             rows,
             left,
             counted,
-            merged,
+            compacted,
             evicted,
             ..
         } = self;
-        let (merged, evicted) = (*merged >= 8, *evicted > 0);
+        let (compacted, evicted) = (*compacted >= 8, *evicted > 0);
         let all_well = left.iter().all(|left| *left == 0) && *counted == 0;
         assert!(
-            all_well && merged && evicted && rows.iter().all(|rows| *rows > 0),
+            all_well && compacted && evicted && rows.iter().all(|rows| *rows > 0),
             "{self:?}"
         );
     }
@@ -159,7 +159,7 @@ impl Run {
             // The damage of before is counted by the store that reads it first.
             self.counted += if fault == Fault::Corrupt { 0 } else { count };
         }
-        self.merged += stats.compacted_segments;
+        self.compacted += stats.compacted_segments;
         self.evicted += stats.evicted_rows;
     }
 }
