@@ -4,10 +4,13 @@ use std::cell::Cell;
 
 use tch::nn::{Module, ModuleT};
 use tch::{Kind, Tensor, nn};
-use torchcache::{Cached, Error, ErrorKind, Options, TorchCache, torchcache};
+use torchcache::{Cached, Error, ErrorKind, TorchCache, torchcache};
 
 use crate::raw;
-use crate::support::{Ran, Scale, device, logged, panic_of, panic_place, random, same, warnings};
+use crate::support::{
+    Ran, Scale, assert_panics, device, logged, panic_of, panic_place, random, same, version,
+    warnings,
+};
 
 #[torchcache]
 fn fallible(xs: Option<&Tensor>, ys: Option<&Tensor>) -> Result<Tensor, Error> {
@@ -45,11 +48,8 @@ fn a_0d_tensor_is_an_error() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("argument `xs` is a 0-d tensor"), "{error}");
-    let message = panic_of(|| Scale::by(1.0).forward(&Tensor::from(1.0f32)));
-    assert!(
-        message.contains("support::Scale: argument `xs` is a 0-d tensor"),
-        "{message}"
-    );
+    let text = "support::Scale: argument `xs` is a 0-d tensor";
+    assert_panics(&[text], || Scale::by(1.0).forward(&Tensor::from(1.0f32)));
 }
 
 #[torchcache]
@@ -60,14 +60,7 @@ fn summed(xs: &Tensor) -> Tensor {
 #[test]
 fn misuse_panics_point_at_the_call() {
     let (xs, scale) = (Tensor::from(1.0f32), Scale::by(1.0));
-    let cached = || {
-        Cached::new(
-            nn::func(|xs| xs * 2),
-            (),
-            Options::builder().version("double").build().unwrap(),
-        )
-        .unwrap()
-    };
+    let cached = || Cached::new(nn::func(|xs| xs * 2), (), version("double")).unwrap();
     let (wrapped, eval) = (cached(), cached().eval());
     let at = |line| Some((file!().to_owned(), line));
     assert_eq!(panic_place(|| summed(&xs)), at(line!()));
@@ -85,19 +78,11 @@ fn halved(xs: &Tensor) -> (Tensor, Tensor) {
 #[test]
 fn an_output_without_a_row_per_input_row_is_an_error() {
     let xs = random(&[4, 2]);
-    let message = panic_of(|| summed(&xs));
-    assert!(
-        message.contains(
-            "the output has shape []; expected a first dimension of 4, the rows of the batch"
-        ),
-        "{message}"
-    );
-    let message = panic_of(|| halved(&xs));
-    assert!(message.contains("output `1` has shape [2, 2]"), "{message}");
-    assert_eq!(
-        summed::cache().stats().stored + halved::cache().stats().stored,
-        0
-    );
+    let text = "the output has shape []; expected a first dimension of 4, the rows of the batch";
+    assert_panics(&[text], || summed(&xs));
+    assert_panics(&["output `1` has shape [2, 2]"], || halved(&xs));
+    let [summed, halved] = [summed::cache(), halved::cache()].map(|cache| cache.stats().stored);
+    assert_eq!((summed, halved), (0, 0));
 }
 
 /// Cuts each batch to its longest row, as tokenizers do.

@@ -4,7 +4,7 @@ use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
 use torchcache::{Cached, ErrorKind, Options};
 
-use crate::support::{counts, device, panic_of, random, same};
+use crate::support::{assert_panics, counts, device, random, same, version};
 use crate::torchscript::traced;
 
 /// Calls modules that double and triple by turns: both are right, and each hits its own rows alone.
@@ -52,9 +52,8 @@ fn closures_made_in_different_places_do_not_share() {
 }
 
 /// `x * 2`, wrapped in this place.
-fn here(version: &str) -> Cached<nn::Func<'static>> {
-    let options = Options::builder().version(version).build().unwrap();
-    Cached::new(nn::func(|xs| xs * 2), (), options).unwrap()
+fn here(text: &str) -> Cached<nn::Func<'static>> {
+    Cached::new(nn::func(|xs| xs * 2), (), version(text)).unwrap()
 }
 
 #[test]
@@ -63,9 +62,8 @@ fn two_places_with_one_version_are_refused() {
     let xs = random(&[2, 2]);
     assert!(same(&two.forward(&xs), &(&xs * 2)));
     // They differ only in their place in the source.
-    let options = |version| Options::builder().version(version).build().unwrap();
     let line = line!() + 1;
-    let there = |version| Cached::new(nn::func(|xs| xs * 3), (), options(version));
+    let there = |text| Cached::new(nn::func(|xs| xs * 3), (), version(text));
     let error = there("both").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AmbiguousIdentity);
     let message = error.to_string();
@@ -89,12 +87,7 @@ fn two_places_with_one_version_are_refused() {
 fn two_places_with_equal_weights_later_fail_at_the_call() {
     let linear = |vs: &nn::VarStore| nn::linear(vs.root(), 3, 2, Default::default());
     let (mut one, mut two) = (nn::VarStore::new(device()), nn::VarStore::new(device()));
-    let options = || {
-        Options::builder()
-            .version("to be the same")
-            .build()
-            .unwrap()
-    };
+    let options = || version("to be the same");
     let (first, second) = (linear(&one), linear(&two));
     one.freeze();
     two.freeze();
@@ -104,8 +97,7 @@ fn two_places_with_equal_weights_later_fail_at_the_call() {
     first.forward(&xs);
     second.forward(&xs);
     two.copy(&one).unwrap();
-    let message = panic_of(|| second.forward(&xs));
-    assert!(message.contains("have the same identity"), "{message}");
+    assert_panics(&["have the same identity"], || second.forward(&xs));
 }
 
 #[test]
@@ -148,8 +140,7 @@ fn a_torchscript_file_identifies_its_module() {
     let directory = tempfile::tempdir().unwrap();
     let build = |factor: f64, name: &str| {
         let path = directory.path().join(name);
-        let options = Options::builder().version("1").build().unwrap();
-        Cached::new(traced(factor, &path), &path, options).unwrap()
+        Cached::new(traced(factor, &path), &path, version("1")).unwrap()
     };
     assert_apart(&build(2.0, "two.pt"), &build(3.0, "three.pt"));
 }

@@ -4,7 +4,7 @@ use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
 use torchcache::{Error, ErrorKind, TorchCache, torchcache};
 
-use crate::support::{Ran, Scale, device, logged, panic_of, random, same};
+use crate::support::{Ran, Scale, assert_panics, device, logged, panic_of, random, same, warnings};
 
 /// A counted linear layer.
 #[torchcache]
@@ -39,15 +39,8 @@ fn a_trainable_parameter_is_an_error() {
     let mut vs = nn::VarStore::new(device());
     let net = Net::new(&vs, 3, 2);
     let xs = random(&[4, 3]);
-    let message = panic_of(|| net.forward(&xs));
-    assert!(
-        message.contains("gradients::Net: parameter `fc.ws` requires grad"),
-        "{message}"
-    );
-    assert!(
-        message.contains("vs.freeze()") && message.contains("tch::no_grad"),
-        "{message}"
-    );
+    let text = "gradients::Net: parameter `fc.ws` requires grad";
+    assert_panics(&[text, "vs.freeze()", "tch::no_grad"], || net.forward(&xs));
     assert_eq!(net.ran.take(), (0, 0));
 
     vs.freeze();
@@ -74,14 +67,11 @@ fn an_input_that_requires_grad_bypasses_with_one_warning() {
     assert_eq!(xs.grad().double_value(&[0, 0]), 6.0, "gradients flow");
     assert_eq!(model.ran.take(), (3, 12));
     assert_eq!(model.cache.stats().bypassed, 3);
-    let warnings: Vec<_> = lines
-        .iter()
-        .filter(|line| line.starts_with("WARN"))
-        .collect();
-    assert_eq!(warnings.len(), 1, "{lines:?}");
-    assert!(
-        warnings[0].contains("argument `xs` requires grad"),
-        "{warnings:?}"
+    assert_eq!(warnings(&lines, ""), 1, "{lines:?}");
+    assert_eq!(
+        warnings(&lines, "argument `xs` requires grad"),
+        1,
+        "{lines:?}"
     );
 
     // While no gradients are recorded, the same input is cached.

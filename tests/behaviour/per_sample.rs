@@ -4,6 +4,7 @@ use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::torchcache;
 
+use crate::random_inputs::KINDS;
 use crate::support::{Scale, device, random, same};
 
 #[test]
@@ -93,17 +94,7 @@ fn every_bit_of_a_row_is_part_of_the_key() {
 #[test]
 fn kinds_and_shapes_are_part_of_the_key() {
     let model = Scale::by(112.0);
-    for kind in [
-        Kind::Int64,
-        Kind::Int,
-        Kind::Int16,
-        Kind::Int8,
-        Kind::Uint8,
-        Kind::Float,
-        Kind::Double,
-        Kind::Half,
-        Kind::BFloat16,
-    ] {
+    for kind in KINDS {
         let zeros = Tensor::zeros([1, 4], (kind, device()));
         model.forward(&zeros);
         model.forward(&zeros.view([1, 2, 2]));
@@ -119,22 +110,8 @@ fn identity(xs: &Tensor) -> Tensor {
 #[test]
 fn every_kind_returns_bit_for_bit() {
     let floats = random(&[5, 3, 20]);
-    for kind in [
-        Kind::Uint8,
-        Kind::Int8,
-        Kind::Int16,
-        Kind::Int,
-        Kind::Int64,
-        Kind::Half,
-        Kind::Float,
-        Kind::Double,
-        Kind::ComplexFloat,
-        Kind::ComplexDouble,
-        Kind::Bool,
-        Kind::BFloat16,
-        Kind::Float8e4m3fn,
-        Kind::Float8e5m2,
-    ] {
+    let eighths = [Kind::Float8e4m3fn, Kind::Float8e5m2];
+    for kind in KINDS.into_iter().chain(eighths) {
         let xs = match kind {
             Kind::Bool => floats.gt(0.0),
             _ => floats.to_kind(kind),

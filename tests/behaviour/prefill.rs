@@ -4,11 +4,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
-use torchcache::{Cached, Error, HasCache, Options, Prefill, prefill, torchcache};
+use torchcache::{Cached, Error, HasCache, Prefill, prefill, torchcache};
 
 use crate::multi_process::{child, succeed};
 use crate::persistent_module::segments;
-use crate::support::{Scale, logged, panic_of, random, same, warnings};
+use crate::support::{Scale, assert_panics, logged, random, same, version, warnings};
 
 #[test]
 fn prefill_stores_and_counts_every_row() {
@@ -32,12 +32,7 @@ fn prefill_stores_and_counts_every_row() {
 #[test]
 fn prefill_takes_wrapped_modules_and_closures() {
     let net = tch::nn::func(|xs| xs * 5);
-    let net = Cached::new(
-        net,
-        (),
-        Options::builder().version("prefill").build().unwrap(),
-    )
-    .unwrap();
+    let net = Cached::new(net, (), version("prefill")).unwrap();
     assert_eq!(prefill(&net, [random(&[3, 2])]).misses, 3);
     assert_eq!(HasCache::cache(&net).stats().memory.rows, 3);
 
@@ -54,12 +49,8 @@ fn prefill_takes_wrapped_modules_and_closures() {
     // The first error ends it; rows computed before stay.
     let uneven = pairs().chain([(random(&[2, 2]), random(&[3, 2]))]);
     let failed = prefill().try_run(uneven, |(xs, ys)| joined(&xs, &ys));
-    assert!(
-        failed
-            .unwrap_err()
-            .to_string()
-            .contains("batch sizes differ")
-    );
+    let error = failed.unwrap_err().to_string();
+    assert!(error.contains("batch sizes differ"), "{error}");
     assert_eq!(joined::cache().stats().memory.rows, 12);
 }
 
@@ -67,18 +58,13 @@ fn prefill_takes_wrapped_modules_and_closures() {
 fn prefill_records_no_gradients() {
     let vs = tch::nn::VarStore::new(crate::support::device());
     let net = tch::nn::seq().add(tch::nn::linear(vs.root(), 4, 2, Default::default()));
-    let net = Cached::new(
-        net,
-        &vs,
-        Options::builder().version("trainable").build().unwrap(),
-    )
-    .unwrap();
+    let net = Cached::new(net, &vs, version("trainable")).unwrap();
     let xs = random(&[5, 4]);
-    assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
+    assert_panics(&["requires grad"], || net.forward(&xs));
     assert_eq!(prefill(&net, [&xs]).misses, 5);
     assert_eq!(tch::no_grad(|| prefill(&net, [&xs])).memory.hits, 5);
     // Gradients are recorded again afterwards.
-    assert!(panic_of(|| net.forward(&xs)).contains("requires grad"));
+    assert_panics(&["requires grad"], || net.forward(&xs));
 }
 
 #[test]

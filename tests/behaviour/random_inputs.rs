@@ -76,7 +76,8 @@ fn rounded(tensor: &Tensor, dtype: Option<Kind>) -> Tensor {
     }
 }
 
-const KINDS: [Kind; 12] = [
+/// The kinds that tch knows and can compute with.
+pub(crate) const KINDS: [Kind; 12] = [
     Kind::Uint8,
     Kind::Int8,
     Kind::Int16,

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use torchcache::{Cached, Options, torchcache};
 
 use crate::nested_modules::Wrapper;
-use crate::support::{Log, Scale, counts, device, random, same};
+use crate::support::{Log, Scale, counts, device, events, random, same};
 
 #[torchcache]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
@@ -103,12 +103,8 @@ fn a_function_called_from_many_threads_is_attached_once() {
             });
         }
     });
-    let attached: Vec<_> = log
-        .lines()
-        .into_iter()
-        .filter(|line| line.starts_with("INFO") && line.contains("cache attached"))
-        .collect();
-    assert_eq!(attached.len(), 1, "{attached:#?}");
+    let lines = log.lines();
+    assert_eq!(events(&lines, "INFO", "cache attached"), 1, "{lines:#?}");
     let stats = busy::cache().stats();
     assert_eq!((stats.calls, stats.rows), (1600, 6400));
     assert_eq!(stats.misses + stats.memory.hits, 6400);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 
 use tch::{Device, Kind, Tensor, nn};
-use torchcache::{TorchCache, torchcache};
+use torchcache::{Options, TorchCache, torchcache};
 
 /// The device under test.
 pub(crate) fn device() -> Device {
@@ -166,8 +166,27 @@ impl tracing::Subscriber for Log {
 
 /// How many warnings contain `words`.
 pub(crate) fn warnings(lines: &[String], words: &str) -> usize {
-    let warned = lines.iter().filter(|line| line.starts_with("WARN"));
-    warned.filter(|line| line.contains(words)).count()
+    events(lines, "WARN", words)
+}
+
+/// How many events of a level contain `words`.
+pub(crate) fn events(lines: &[String], level: &str, words: &str) -> usize {
+    let events = lines.iter().filter(|line| line.starts_with(level));
+    events.filter(|line| line.contains(words)).count()
+}
+
+/// Asserts that `run` panics with a message that contains each of the texts.
+#[track_caller]
+pub(crate) fn assert_panics<R>(texts: &[&str], run: impl FnOnce() -> R) {
+    let message = panic_of(run);
+    for text in texts {
+        assert!(message.contains(text), "{text}: {message}");
+    }
+}
+
+/// Options with a version, the rest as by default.
+pub(crate) fn version(text: &str) -> Options {
+    Options::builder().version(text).build().unwrap()
 }
 
 /// The message of the panic that ends `run`.
