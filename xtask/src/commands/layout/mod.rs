@@ -1,10 +1,10 @@
 //! `cargo xtask layout`: fails on import circles between the files of a target, and on imports that
 //! point up in the layers of a package (`workspace.metadata.layers` in the root manifest).
 
+mod contents;
 mod graph;
 mod layers;
 mod source;
-mod tokens;
 
 use std::path::{Path, PathBuf};
 

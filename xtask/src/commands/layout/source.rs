@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::commands::layout::tokens::{Contents, Declared, Use};
+use crate::commands::layout::contents::{Contents, Declared, Use};
 
 /// The module tree of a library, program, test or benchmark.
 #[derive(Debug)]
@@ -44,7 +44,11 @@ impl Target {
         parent: Option<usize>,
     ) -> io::Result<usize> {
         let text = fs::read_to_string(file)?;
-        let tokens = text.parse().map_err(|error| {
+        let contents = text
+            .parse()
+            .map_err(syn::Error::from)
+            .and_then(Contents::of);
+        let contents = contents.map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{}: {error}", file.display()),
@@ -52,7 +56,7 @@ impl Target {
         })?;
         self.files.push(file.to_owned());
         let number = self.files.len() - 1;
-        self.add(Contents::of(tokens), number, file, folder, parent)
+        self.add(contents, number, file, folder, parent)
     }
 
     fn add(
