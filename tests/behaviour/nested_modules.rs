@@ -100,10 +100,42 @@ fn code_of_inner_modules_is_part_of_the_identity() {
             "{path}: {parts:?}"
         );
     }
-    assert!(
-        parts.contains(&("field".into(), "outer.inner.factor".into())),
-        "{parts:?}"
-    );
+    for path in ["outer.type", "outer.inner.type", "outer.inner.factor"] {
+        let field = ("field".to_owned(), path.to_owned());
+        assert!(parts.contains(&field), "{path}: {parts:?}");
+    }
+}
+
+#[torchcache(version = "1")]
+#[derive(Debug)]
+struct Versioned {
+    factor: f64,
+    torchcache_version: Option<&'static str>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Versioned {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * self.factor
+    }
+}
+
+#[test]
+fn options_of_inner_modules_are_part_of_the_identity() {
+    let hash = |factor, version| {
+        let outer = Wrapper::new(Versioned {
+            factor,
+            torchcache_version: version,
+            torchcache: TorchCache::default(),
+        });
+        outer.forward(&random(&[1, 2]));
+        outer.torchcache.module_hash().unwrap()
+    };
+    let before = hash(2.0, None);
+    assert_eq!(hash(2.0, Some("1")), before, "the version of the attribute");
+    assert_ne!(hash(2.0, Some("2")), before);
+    assert_ne!(hash(3.0, None), before);
 }
 
 #[test]
