@@ -78,16 +78,6 @@ mod tests {
     }
 
     #[test]
-    fn several_changes_are_listed() {
-        let before = identity("1", |f| f.field("scale", &1.0));
-        let after = identity("2", |f| f.field("scale", &2.0));
-        assert_eq!(
-            difference(&before.parts, &after.parts),
-            "the field `scale` changed; the option `version` changed; code and weights did not"
-        );
-    }
-
-    #[test]
     fn an_unreadable_manifest_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("x")).unwrap();
