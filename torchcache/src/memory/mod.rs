@@ -183,7 +183,8 @@ impl Memory {
         }
         if let Some(&(_, first)) = elsewhere.first() {
             let device = self.schema(first).device(module_device);
-            let packed = self.gather(elsewhere.iter().map(|&(_, row)| row), device)?;
+            let slots: Vec<RowSlot> = elsewhere.iter().map(|&(_, row)| row.slot).collect();
+            let packed = self.slabs.gather(&slots, device)?;
             all.push(found(&elsewhere, RowBytes::Packed(packed)));
         }
         Ok(all)
@@ -192,16 +193,6 @@ impl Memory {
     fn pin(&self, row: RowRef, pinned: &mut PinnedRows) -> bool {
         let arena = self.slabs.arena(row.slot);
         arena.is_some_and(|arena| pinned.add(arena, row.slot.index))
-    }
-
-    /// Copies rows from another device than the CPU, in order: `[rows, row_bytes]` on `device`.
-    fn gather(
-        &self,
-        rows: impl Iterator<Item = RowRef>,
-        device: Device,
-    ) -> Result<Tensor, TchError> {
-        let slots: Vec<RowSlot> = rows.map(|row| row.slot).collect();
-        self.slabs.gather(&slots, device)
     }
 
     /// Reserves slots for those of the rows that are not here, as far as the bound and policy

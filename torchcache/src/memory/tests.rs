@@ -221,7 +221,7 @@ fn held_on_device(memory: &mut Memory, number: u32) -> Option<f32> {
     let [row] = memory.find([key(number)].iter())[..] else {
         panic!("one row was asked for")
     };
-    let packed = memory.gather([row?].into_iter(), Device::Cpu).unwrap();
+    let packed = memory.slabs.gather(&[row?.slot], Device::Cpu).unwrap();
     let bytes = raw::view(&packed).unwrap();
     Some(f32::from_ne_bytes(*bytes.first_chunk().unwrap()))
 }
