@@ -93,15 +93,6 @@ struct Attached {
     roomy: Roomy,
 }
 
-/// The state of a directory.
-#[derive(Debug, Clone, Copy, Default)]
-struct Directory {
-    /// It can be neither read nor written.
-    blocked: bool,
-    /// Queued rows may have been dropped.
-    was_blocked: bool,
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     attached: BTreeMap<usize, Attached>,
@@ -111,7 +102,8 @@ pub(crate) struct Model {
     /// The memory tier last used for a place.
     memory_of: BTreeMap<Place, usize>,
     disks: BTreeMap<Place, Contents>,
-    directories: BTreeMap<usize, Directory>,
+    /// The directories that were ever blocked, and whether each can be neither read nor written now.
+    blocked: BTreeMap<usize, bool>,
 }
 
 impl Model {
@@ -177,10 +169,11 @@ impl Model {
     pub(crate) fn record_call(&mut self, instance: usize, rows: &Rows, computed: &Rows) {
         let Attached { place, memory, .. } = self.attached[&instance];
         self.memories[memory].take(rows, true);
-        let Some(directory) = place.1 else { return };
-        let blocked = self.directory(directory).blocked;
-        let disk = self.disks.entry(place).or_default();
-        disk.take(computed, !blocked);
+        if place.1.is_some() {
+            let blocked = self.is_blocked(place.1);
+            let disk = self.disks.entry(place).or_default();
+            disk.take(computed, !blocked);
+        }
     }
 
     /// An instance cleared its cache: its memory tier, and its place on disk.
@@ -190,7 +183,7 @@ impl Model {
         };
         let memory = &mut self.memories[memory];
         (memory.may, memory.must) = Default::default();
-        let blocked = place.1.is_some_and(|it| self.directory(it).blocked);
+        let blocked = self.is_blocked(place.1);
         let disk = self.disks.entry(place).or_default();
         disk.must.clear();
         if !blocked {
@@ -206,35 +199,30 @@ impl Model {
     /// A segment was copied to the directory of another identity. It may contain rows that were copied
     /// from there before and cleared since.
     pub(crate) fn transplant(&mut self, directory: usize) {
-        for (_, disk) in self
-            .disks
-            .iter_mut()
-            .filter(|disk| disk.0.1 == Some(directory))
-        {
+        for disk in self.disks_of(directory) {
             disk.may.clone_from(&disk.ever);
         }
     }
 
     /// A directory was replaced by a file or restored.
     pub(crate) fn block(&mut self, directory: usize, blocked: bool) {
-        let state = self.directories.entry(directory).or_default();
-        (state.blocked, state.was_blocked) = (blocked, true);
-        for (_, disk) in self
-            .disks
-            .iter_mut()
-            .filter(|disk| disk.0.1 == Some(directory))
-        {
-            disk.must.clear();
-        }
+        self.blocked.insert(directory, blocked);
+        self.disks_of(directory).for_each(|disk| disk.must.clear());
     }
 
-    /// Whether a directory was ever blocked.
+    fn disks_of(&mut self, directory: usize) -> impl Iterator<Item = &mut Contents> {
+        let disks = self.disks.iter_mut();
+        let disks = disks.filter(move |(place, _)| place.1 == Some(directory));
+        disks.map(|(_, disk)| disk)
+    }
+
+    /// Whether a directory was ever blocked: queued rows may have been dropped.
     pub(crate) fn was_blocked(&self, directory: Option<usize>) -> bool {
-        directory.is_some_and(|directory| self.directory(directory).was_blocked)
+        directory.is_some_and(|directory| self.blocked.contains_key(&directory))
     }
 
     pub(crate) fn is_blocked(&self, directory: Option<usize>) -> bool {
-        directory.is_some_and(|directory| self.directory(directory).blocked)
+        directory.is_some_and(|directory| self.blocked.get(&directory) == Some(&true))
     }
 
     /// Whether an instance used this directory in its last call.
@@ -259,12 +247,5 @@ impl Model {
     fn users(&self, memory: usize) -> usize {
         let users = self.attached.values().filter(|it| it.memory == memory);
         users.count()
-    }
-
-    fn directory(&self, directory: usize) -> Directory {
-        self.directories
-            .get(&directory)
-            .copied()
-            .unwrap_or_default()
     }
 }
