@@ -34,7 +34,7 @@ pub enum FlushError {
         "{rows} rows could not be written and will be computed again; the log and the fault counts of the store say why"
     )]
     Lost {
-        /// How many rows were lost since the last flush.
+        /// How many rows were lost since this store was opened or last reported any.
         rows: u64,
     },
     /// The disk did not respond in time. The rows are still queued, and are written once it does.

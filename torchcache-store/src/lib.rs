@@ -43,7 +43,9 @@
 // process   what a process has once: its stores, private directories, the end
 // engine    queueing, writing, eviction, compaction, reading    admin  caches on disk, from outside
 // catalog   which segments there are and which row is where
-// segment   the format of segment files                         manifest, schema
+// batch     rows that are put together
+// schema    what the bytes of a row mean
+// segment   the format of segment files                         manifest
 // fs        the file system
 // The rest are leaves.
 

@@ -26,7 +26,11 @@ use crate::segment::rows_within;
 /// Cloning is cheap and returns the same store. Dropping the last clone writes what is queued, and so
 /// does the end of the process (by `exit` or by returning from `main`) for stores in statics.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Handle>);
+pub struct Store {
+    handle: Arc<Handle>,
+    /// How many lost rows `flush` has reported. Clones share it, others have their own.
+    reported_lost_rows: Arc<AtomicU64>,
+}
 
 /// What a store has, and what happened to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +80,7 @@ impl Store {
         let path = directory::resolve(dir)?;
         shutdown::register_exit_hook();
         let open = |path| Handle::open(Arc::new(Os), path, &config);
-        let store = Store(registry::shared(path, open));
+        let store = Store::new(registry::shared(path, open));
         store.note_unwritable(write_error);
         store.reconfigure(config);
         Ok(store)
@@ -105,9 +109,18 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
         let write_error = directory::probe(&*fs, dir)?;
-        let store = Store(Handle::open(fs, dir.to_owned(), &config));
+        let store = Store::new(Handle::open(fs, dir.to_owned(), &config));
         store.note_unwritable(write_error);
         Ok(store)
+    }
+
+    /// Rows that were lost before are not reported to this user of the handle.
+    fn new(handle: Arc<Handle>) -> Store {
+        let lost = handle.engine.counters.lost_rows.load(Ordering::Relaxed);
+        Store {
+            handle,
+            reported_lost_rows: Arc::new(AtomicU64::new(lost)),
+        }
     }
 
     fn note_unwritable(&self, error: Option<io::Error>) {
@@ -118,7 +131,7 @@ impl Store {
     }
 
     fn engine(&self) -> &Engine {
-        &self.0.engine
+        &self.handle.engine
     }
 
     /// The directory, with symbolic links resolved.
@@ -141,7 +154,7 @@ impl Store {
         let before = self.engine().set_config(config);
         self.engine().queue.notify();
         if max_bytes < before.max_bytes {
-            self.0.enforce_limit();
+            self.handle.enforce_limit();
         }
     }
 
@@ -226,7 +239,7 @@ impl Store {
         if rows.rows() == 0 {
             return Vec::new();
         }
-        if !self.0.ensure_flusher() {
+        if !self.handle.ensure_flusher() {
             engine.lose(rows.rows());
             return Vec::new();
         }
@@ -252,8 +265,10 @@ impl Store {
     /// are no error: [`StoreStats`] counts them.
     ///
     /// # Errors
-    /// [`FlushError::Lost`] if rows could not be written since the last flush, and
-    /// [`FlushError::Stalled`] if rows are still queued.
+    /// [`FlushError::Lost`] if rows of the directory could not be written, whoever in this process
+    /// put them, since this store was opened or last reported that. Clones count as one store; each
+    /// further [`Store::open`] has reports of its own. [`FlushError::Stalled`] if rows are still
+    /// queued.
     pub fn flush(&self) -> Result<(), FlushError> {
         let engine = self.engine();
         if !engine.flush_queue() {
@@ -261,8 +276,9 @@ impl Store {
             let waited = engine.config().stall_timeout;
             return Err(FlushError::Stalled { rows, waited });
         }
-        let lost = &engine.counters.unreported_lost_rows;
-        match lost.swap(0, Ordering::Relaxed) {
+        let lost = engine.counters.lost_rows.load(Ordering::Relaxed);
+        let reported = self.reported_lost_rows.fetch_max(lost, Ordering::Relaxed);
+        match lost.saturating_sub(reported) {
             0 => Ok(()),
             rows => Err(FlushError::Lost { rows }),
         }

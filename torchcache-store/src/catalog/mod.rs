@@ -3,8 +3,8 @@
 //!
 //! Locks, in the order in which they may be taken: `scan` (for every change of the set of segments,
 //! so that no two threads insert one file), then the queue's, then `known`. `scan` may be held over
-//! file operations; lookups never wait for it. The others are held for short memory operations only:
-//! the index is changed one partition at a time.
+//! file operations: `locate` never waits for it, and reading does only after a file vanished. The
+//! others are held for short memory operations only: the index is changed one partition at a time.
 
 pub(crate) mod directory;
 pub(crate) mod file_cache;

@@ -42,8 +42,6 @@ pub(crate) struct Counters {
     pub(crate) refused_rows: AtomicU64,
     pub(crate) compacted_segments: AtomicU64,
     pub(crate) lost_rows: AtomicU64,
-    /// Lost rows that no `flush` has reported.
-    pub(crate) unreported_lost_rows: AtomicU64,
 }
 
 impl Engine {
@@ -120,12 +118,7 @@ impl Engine {
 
     /// Counts rows that could not be written.
     pub(crate) fn lose(&self, rows: usize) {
-        let Counters {
-            lost_rows,
-            unreported_lost_rows,
-            ..
-        } = &self.counters;
-        lost_rows.fetch_add(rows as u64, Ordering::Relaxed);
-        unreported_lost_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        let lost = &self.counters.lost_rows;
+        lost.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }

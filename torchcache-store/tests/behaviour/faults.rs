@@ -13,7 +13,7 @@ use crate::common::{
     OnWarning, batch, count_right, fetch, key, keys, manual_flush, segments, temps, value,
 };
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
-use torchcache_store::{Compression, Fault, Store};
+use torchcache_store::{Compression, Fault, FlushError, Store};
 
 const LEN: usize = 24;
 
@@ -96,6 +96,29 @@ fn foreign_and_future_files_are_left_alone() {
         );
     }
     assert!(path.exists());
+}
+
+#[test]
+fn each_opened_store_reports_lost_rows_once() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let dir = parent.path().join("cache");
+    let open = || Store::open(&dir, manual_flush()).expect("it opens");
+    let (first, second) = (open(), open());
+    first.put(batch(&keys(0..7), "raw", LEN));
+    fs::remove_dir_all(&dir).expect("it can be removed");
+    fs::write(&dir, "in the way").expect("it can be written");
+    let clone = first.clone();
+    for store in [&first, &second] {
+        let flushed = store.flush();
+        assert!(
+            matches!(flushed, Err(FlushError::Lost { rows: 7 })),
+            "{flushed:?}"
+        );
+        assert_eq!(store.flush(), Ok(()), "reported before");
+    }
+    assert_eq!(clone.flush(), Ok(()), "its original reported it");
+    fs::remove_file(&dir).expect("it can be removed");
+    assert_eq!(open().flush(), Ok(()), "opened after the loss");
 }
 
 #[test]
