@@ -179,36 +179,27 @@ fn check_segments(
         open: None,
     };
     threads::for_each(threads::count(), jobs, |job| {
-        let mut result = ChunkResult::default();
-        result.check(&job.reader, &job.chunk);
+        let result = Tally::of_chunk(&job.reader, &job.chunk);
         progress.advance(job.chunk.bytes());
         slots[job.segment].add(result);
     });
-    let states = slots.into_iter().map(Slot::into_state);
-    let reports = files.into_iter().zip(states);
-    let reports = reports.filter_map(|((bytes, name), state)| {
-        let name = name.to_string_lossy().into_owned();
-        state.map(|state| SegmentCheck { name, bytes, state })
+    let reports = files.into_iter().zip(slots);
+    let reports = reports.filter_map(|((bytes, name), Slot(tally))| {
+        let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (name, state) = (name.to_string_lossy().into_owned(), tally?.into_state());
+        Some(SegmentCheck { name, bytes, state })
     });
     reports.chain(unknown).collect()
 }
 
-/// The state of a segment so far: `None` until it is open, and if it is gone.
+/// The result for a segment so far: `None` until it is open, and if it is gone.
 #[derive(Default)]
-struct Slot(Mutex<Option<SegmentState>>);
+struct Slot(Mutex<Option<Tally>>);
 
 impl Slot {
-    fn set(&self, state: SegmentState) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
-    }
-
-    fn add(&self, result: ChunkResult) {
+    fn add(&self, more: Tally) {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = slot.take().map(|state| result.added_to(state));
-    }
-
-    fn into_state(self) -> Option<SegmentState> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        slot.get_or_insert_default().add(more);
     }
 }
 
@@ -246,7 +237,7 @@ impl Iterator for Jobs<'_> {
                             chunk,
                         });
                     }
-                    Some(Err(error)) => self.slots[segment].set(SegmentState::Unreadable(error)),
+                    Some(Err(error)) => self.slots[segment].add(Tally::failed(error)),
                     None => {}
                 }
                 self.open = None;
@@ -257,7 +248,7 @@ impl Iterator for Jobs<'_> {
             match open_permitted(self.dir, name) {
                 Ok(reader) => {
                     let reader = Arc::new(reader);
-                    slot.set(SegmentState::Intact { rows: 0 });
+                    slot.add(Tally::default());
                     self.progress
                         .advance(bytes.saturating_sub(reader.record_bytes()));
                     self.open = Some((reader.clone(), Chunks::new(reader)));
@@ -265,7 +256,7 @@ impl Iterator for Jobs<'_> {
                 Err(error) => {
                     self.progress.advance(*bytes);
                     if !error.is_not_found() {
-                        slot.set(SegmentState::Unreadable(error));
+                        slot.add(Tally::failed(error));
                     }
                 }
             }
@@ -273,9 +264,9 @@ impl Iterator for Jobs<'_> {
     }
 }
 
-/// The result of checking a chunk.
+/// The result of checking a chunk, or several.
 #[derive(Default)]
-struct ChunkResult {
+struct Tally {
     rows: u64,
     corrupt: u64,
     /// The index and the error of the first corrupt record.
@@ -284,47 +275,50 @@ struct ChunkResult {
     failed: Option<SegmentError>,
 }
 
-impl ChunkResult {
-    fn check(&mut self, reader: &SegmentReader, chunk: &Chunk) {
+impl Tally {
+    fn failed(error: SegmentError) -> Tally {
+        Tally {
+            failed: Some(error),
+            ..Tally::default()
+        }
+    }
+
+    fn of_chunk(reader: &SegmentReader, chunk: &Chunk) -> Tally {
+        let mut tally = Tally::default();
         let (mut window, mut decoder) = (Vec::new(), Decoder::default());
         let read = reader.read_records(chunk, &mut window, |record| {
-            self.rows += 1;
+            tally.rows += 1;
             let check = |stored| decoder.check(record.row, record.group, stored);
             match record.stored.and_then(check) {
                 Ok(()) => Ok(()),
                 Err(error @ SegmentError::Io(_)) => Err(error),
                 Err(error) => {
-                    self.corrupt += 1;
-                    self.first.get_or_insert((record.number, error));
+                    tally.corrupt += 1;
+                    tally.first.get_or_insert((record.number, error));
                     Ok(())
                 }
             }
         });
-        self.failed = read.err();
+        tally.failed = read.err();
+        tally
     }
 
-    fn added_to(self, state: SegmentState) -> SegmentState {
-        if let Some(error) = self.failed {
-            return SegmentState::Unreadable(error);
-        }
-        let (rows, corrupt, first) = match state {
-            SegmentState::Intact { rows } => (rows, 0, None),
-            SegmentState::Corrupt {
-                rows,
-                corrupt,
-                first_index,
-                first_error,
-            } => (rows, corrupt, Some((first_index, first_error))),
-            unreadable => return unreadable,
-        };
-        let rows = rows + self.rows;
+    fn add(&mut self, more: Tally) {
+        self.rows += more.rows;
+        self.corrupt += more.corrupt;
         // Chunks arrive in any order.
-        let first = [first, self.first].into_iter().flatten();
-        match first.min_by_key(|(index, _)| *index) {
-            None => SegmentState::Intact { rows },
-            Some((first_index, first_error)) => SegmentState::Corrupt {
-                rows,
-                corrupt: corrupt + self.corrupt,
+        let first = [self.first.take(), more.first].into_iter().flatten();
+        self.first = first.min_by_key(|(index, _)| *index);
+        self.failed = self.failed.take().or(more.failed);
+    }
+
+    fn into_state(self) -> SegmentState {
+        match (self.failed, self.first) {
+            (Some(error), _) => SegmentState::Unreadable(error),
+            (None, None) => SegmentState::Intact { rows: self.rows },
+            (None, Some((first_index, first_error))) => SegmentState::Corrupt {
+                rows: self.rows,
+                corrupt: self.corrupt,
                 first_index,
                 first_error,
             },
@@ -338,16 +332,17 @@ mod tests {
 
     #[test]
     fn the_first_corrupt_record_does_not_depend_on_chunk_order() {
-        let result = |index| ChunkResult {
+        let result = |index| Tally {
             rows: 10,
             corrupt: 1,
             first: Some((index, SegmentError::Corrupt(index.to_string()))),
             failed: None,
         };
         for order in [[3, 17, 20], [20, 3, 17], [17, 20, 3]] {
-            let intact = SegmentState::Intact { rows: 5 };
-            let add = |state, index| result(index).added_to(state);
-            let state = ChunkResult::default().added_to(order.into_iter().fold(intact, add));
+            let mut tally = Tally::default();
+            order.into_iter().for_each(|index| tally.add(result(index)));
+            tally.add(Tally::default());
+            let state = tally.into_state();
             let SegmentState::Corrupt {
                 rows,
                 corrupt,
@@ -357,7 +352,7 @@ mod tests {
             else {
                 panic!("{state:?}")
             };
-            assert_eq!((rows, corrupt, first_index), (35, 3, 3));
+            assert_eq!((rows, corrupt, first_index), (30, 3, 3));
             assert!(matches!(first_error, SegmentError::Corrupt(what) if what == "3"));
         }
     }
