@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-/// The units of a size, and the bytes in each.
+/// The units of a size, the decimal ones first, and the bytes in each.
 const UNITS: [(&str, u64); 9] = [
     ("B", 1),
     ("KB", 1_000),
@@ -190,17 +190,17 @@ pub fn sum(sizes: impl Iterator<Item = u64>) -> u64 {
 
 /// A size with one decimal in the largest unit below it: `1.5 GB`.
 pub fn human(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    const DECIMAL: usize = 5;
     let mut value = bytes as f64;
     let mut unit = 0;
     // A value that would print as `1000.0` is `1.0` of the next unit.
-    while value >= 999.95 && unit + 1 < UNITS.len() {
+    while value >= 999.95 && unit + 1 < DECIMAL {
         value /= 1000.0;
         unit += 1;
     }
     match unit {
         0 => format!("{bytes} B"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.1} {}", UNITS[unit].0),
     }
 }
 

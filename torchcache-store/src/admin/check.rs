@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::discover::{Cache, open_permitted, temp_names};
+use super::discover::{Cache, open_permitted};
 use crate::fs::Directory;
-use crate::fs::temp_file::is_stale;
+use crate::fs::temp_file::stale_names;
 use crate::segment::{Chunk, Chunks, Decoder, SegmentError, SegmentReader, segment_names};
 use crate::size::sum;
 use crate::threads;
@@ -141,11 +141,10 @@ fn check_cache(cache: &Cache, report: &mut CheckReport, progress: &dyn Progress)
             break;
         }
     }
-    for name in temp_names(&*dir)? {
-        if is_stale(&*dir, &name).unwrap_or(false) {
-            report.stale_files.push(name.to_string_lossy().into_owned());
-        }
-    }
+    let stale = stale_names(&*dir)?.into_iter();
+    report.stale_files = stale
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     Ok(())
 }
 

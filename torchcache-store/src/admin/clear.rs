@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::discover::{Cache, is_foreign, temp_names};
-use crate::fs::temp_file::is_stale;
+use super::discover::{Cache, is_foreign};
+use crate::fs::temp_file::stale_names;
 use crate::fs::{DirEntry, Directory};
 use crate::manifest::{self, Manifest};
 use crate::segment::segment_names;
@@ -97,9 +97,8 @@ pub(super) fn remove(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
 /// Removes the temporary files of crashed writers. Returns their names.
 pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
     let mut removed = Vec::new();
-    for name in temp_names(dir)? {
-        // A file that cannot be opened belongs to another user.
-        if is_stale(dir, &name).unwrap_or(false) && remove(dir, &name)? {
+    for name in stale_names(dir)? {
+        if remove(dir, &name)? {
             removed.push(name.to_string_lossy().into_owned());
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::catalog::directory;
 use crate::fs::permissions;
 use crate::fs::temp_file::{is_temp, is_unique};
-use crate::fs::{Directory, FileSystem, Os, read_exact};
+use crate::fs::{Directory, FileSystem, Os, file_names, read_exact};
 use crate::manifest::{self, Manifest};
 use crate::segment::{END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names};
 
@@ -133,14 +133,7 @@ impl Root {
 /// Whether a directory is that of a cache, judging by the names in it.
 fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
     let is_manifest = dir.stat(manifest::FILE.as_ref()).is_ok_and(|it| it.is_file);
-    Ok(is_manifest || !segment_names(dir)?.is_empty() || !temp_names(dir)?.is_empty())
-}
-
-/// The names of all temporary files.
-pub(super) fn temp_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
-    let entries = dir.list()?.into_iter();
-    let temps = entries.filter(|entry| entry.is_file && entry.name.to_str().is_some_and(is_temp));
-    Ok(temps.map(|entry| entry.name).collect())
+    Ok(is_manifest || !segment_names(dir)?.is_empty() || !file_names(dir, is_temp)?.is_empty())
 }
 
 impl Cache {

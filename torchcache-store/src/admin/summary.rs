@@ -6,8 +6,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::discover::{Cache, list_until_stable, open_permitted, temp_names};
-use crate::fs::Directory;
+use super::discover::{Cache, list_until_stable, open_permitted};
+use crate::fs::temp_file::is_temp;
+use crate::fs::{Directory, file_names};
 use crate::manifest::{self, Manifest};
 use crate::segment::{SegmentError, SegmentReader};
 use crate::size::sum;
@@ -189,7 +190,7 @@ impl Cache {
             manifest: Manifest::read(&*dir),
             created: written.ok().map(|file| file.modified),
             segments: segments.into_values().collect(),
-            temp_files: temp_names(&*dir)?.len(),
+            temp_files: file_names(&*dir, is_temp)?.len(),
         })
     }
 }

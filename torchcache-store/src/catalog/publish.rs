@@ -10,8 +10,8 @@ use super::Catalog;
 use super::live_segment::LiveSegment;
 use crate::clock;
 use crate::fault::Fault;
-use crate::fs::Directory;
 use crate::fs::temp_file::{is_stale, is_temp};
+use crate::fs::{Directory, file_names};
 use crate::segment::{FinishedSegment, segment_names};
 
 impl Catalog {
@@ -124,14 +124,12 @@ impl Catalog {
 
     /// Removes the temporary files of processes that are dead.
     pub(crate) fn remove_stale_temp_files(&self) {
-        let listed = self.open_dir().and_then(|dir| Ok((dir.list()?, dir)));
-        let (entries, dir) = match listed {
+        let dir = self.open_dir();
+        let listed = dir.and_then(|dir| Ok((file_names(&*dir, is_temp)?, dir)));
+        let (mut names, dir) = match listed {
             Ok(listed) => listed,
             Err(error) => return self.note_unlisted(&error),
         };
-        let files = entries.into_iter().filter(|entry| entry.is_file);
-        let mut names: Vec<_> = files.map(|entry| entry.name).collect();
-        names.retain(|name| name.to_str().is_some_and(is_temp));
         names.retain(|name| match is_stale(&*dir, name) {
             Ok(is_stale) => is_stale,
             Err(error) => {

@@ -50,7 +50,7 @@ impl Catalog {
         self.dead_entries.store(0, Ordering::Relaxed);
     }
 
-    fn load_segment(
+    pub(super) fn load_segment(
         &self,
         dir: &dyn Directory,
         name: &OsString,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::live_segment::LiveSegment;
 use super::{Catalog, Scan};
-use crate::clock;
 use crate::fs::Directory;
 use crate::key::Key;
 use crate::segment::{Footer, SegmentError, segment_names};
@@ -167,13 +166,8 @@ impl Catalog {
         name: &OsString,
         leaving: &HashSet<u32>,
     ) {
-        match self.read_footer(dir, name) {
-            Ok((footer, metadata)) => {
-                let read = clock::past_or_now(metadata.modified);
-                let path = self.dir.join(name);
-                let segment = LiveSegment::new(path, metadata.len, read, &footer);
-                self.insert_segment(scan, segment, &footer, leaving);
-            }
+        match self.load_segment(dir, name) {
+            Ok((segment, footer)) => self.insert_segment(scan, segment, &footer, leaving),
             Err(error) => self.skip(dir, scan, name, &error),
         }
     }

@@ -52,21 +52,17 @@ pub(crate) fn read(
         if failed.is_empty() {
             return ok;
         }
-        if !failed.vanished.is_empty() {
+        if failed.iter().any(|failed| failed.is_vanished) {
             // Another process removed the segment. If it was compacted, the rows are in a new one.
             catalog.refresh();
         }
         let mut moved = vec![None; rows.len()];
-        let find = |old: &Located| {
-            relocate(old).filter(|new| new.len == old.len && new.schema() == old.schema())
-        };
-        for slot in failed.corrupt {
-            moved[slot] = find(&rows[slot]);
-        }
-        for slot in failed.vanished {
-            moved[slot] = find(&rows[slot]);
-            if moved[slot].is_none() {
-                note_vanished(catalog, &rows[slot]);
+        for Failed { slot, is_vanished } in failed {
+            let old = &rows[slot];
+            let is_same = |new: &Located| new.len == old.len && new.schema() == old.schema();
+            moved[slot] = relocate(old).filter(is_same);
+            if is_vanished && moved[slot].is_none() {
+                note_vanished(catalog, old);
             }
         }
         failed = read_once(
@@ -77,25 +73,17 @@ pub(crate) fn read(
             mmap,
         );
     }
-    for slot in failed.vanished {
-        note_vanished(catalog, &rows[slot]);
+    for failed in failed.iter().filter(|failed| failed.is_vanished) {
+        note_vanished(catalog, &rows[failed.slot]);
     }
     ok
 }
 
-/// Slots of rows that another segment may have.
-#[derive(Default)]
+/// A row that another segment may have.
 struct Failed {
-    /// Their segments are gone.
-    vanished: Vec<usize>,
-    /// Their records are corrupt, which was counted.
-    corrupt: Vec<usize>,
-}
-
-impl Failed {
-    fn is_empty(&self) -> bool {
-        self.vanished.is_empty() && self.corrupt.is_empty()
-    }
+    slot: usize,
+    /// Its segment is gone. Otherwise its record is corrupt, which was counted.
+    is_vanished: bool,
 }
 
 fn note_vanished(catalog: &Catalog, row: &Located) {
@@ -107,15 +95,15 @@ fn note_vanished(catalog: &Catalog, row: &Located) {
     }
 }
 
-/// Reads the rows of those slots that have one. Returns the slots of rows that were not where they
-/// had been located.
+/// Reads the rows of those slots that have one. Returns those that were not where they had been
+/// located.
 fn read_once<'a>(
     catalog: &Catalog,
     rows: impl Iterator<Item = Option<&'a Located>>,
     out: &'a mut [&mut [u8]],
     ok: &mut [bool],
     mmap: bool,
-) -> Failed {
+) -> Vec<Failed> {
     let mut requests: Vec<Request<'a>> = Vec::with_capacity(ok.len());
     for (slot, (row, out)) in rows.zip(out).enumerate() {
         match row.map(|row| &row.place) {
@@ -137,18 +125,17 @@ fn read_once<'a>(
     if !requests.is_sorted_by_key(position) {
         requests.sort_unstable_by_key(position);
     }
-    let mut failed = Failed {
-        vanished: fetch(catalog, &mut requests, mmap),
-        corrupt: Vec::new(),
-    };
+    let mut failed = fetch(catalog, &mut requests, mmap);
     let mut corrupt: HashMap<u32, (&LiveSegment, HashSet<Key>)> = HashMap::new();
     for request in requests {
         let (slot, segment) = request.tag;
         match request.outcome {
+            None => {}
             Some(Ok(())) => ok[slot] = true,
             Some(Err(SegmentError::Io(error))) if is_stale_handle(&error) => {
                 file_cache::close(segment.id);
-                failed.vanished.push(slot);
+                let is_vanished = true;
+                failed.push(Failed { slot, is_vanished });
             }
             Some(Err(error)) => {
                 catalog.faults.note(error.fault(), &segment.path, error);
@@ -156,9 +143,9 @@ fn read_once<'a>(
                 let entry = corrupt.entry(segment.id);
                 let (_, keys) = entry.or_insert_with(|| (segment, HashSet::new()));
                 keys.insert(request.row.key);
-                failed.corrupt.push(slot);
+                let is_vanished = false;
+                failed.push(Failed { slot, is_vanished });
             }
-            None => {}
         }
     }
     for (segment, keys) in corrupt.values() {
@@ -173,8 +160,8 @@ fn is_stale_handle(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::StaleNetworkFileHandle
 }
 
-/// Reads rows that are sorted by position, and returns the slots of those whose files are gone.
-fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<usize> {
+/// Reads rows that are sorted by position, and returns those whose files are gone.
+fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<Failed> {
     let mut vanished = Vec::new();
     let mut open = Vec::new();
     for group in requests.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
@@ -191,7 +178,10 @@ fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<usi
                 open.push((source, group));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                vanished.extend(group.iter().map(|request| request.tag.0));
+                vanished.extend(group.iter().map(|request| Failed {
+                    slot: request.tag.0,
+                    is_vanished: true,
+                }));
             }
             // It may pass (too many open files, say), so the rows stay in the index.
             Err(error) => group

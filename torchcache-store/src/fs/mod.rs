@@ -179,6 +179,16 @@ pub struct Metadata {
     pub mode: u32,
 }
 
+/// The names of the regular files in a directory that `is_wanted` accepts, in no particular order.
+pub(crate) fn file_names(
+    dir: &dyn Directory,
+    is_wanted: impl Fn(&str) -> bool,
+) -> io::Result<Vec<OsString>> {
+    let mut entries = dir.list()?;
+    entries.retain(|entry| entry.is_file && entry.name.to_str().is_some_and(&is_wanted));
+    Ok(entries.into_iter().map(|entry| entry.name).collect())
+}
+
 /// Fills `out` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
 pub(crate) fn read_exact(file: &dyn File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !out.is_empty() {

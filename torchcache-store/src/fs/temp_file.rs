@@ -1,7 +1,7 @@
 //! Temporary files: a file is written under a unique name and renamed when it is complete. Dropped
 //! before, it is removed; one that a kill leaves is recognized by its name.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Directory, File};
+use super::{Directory, File, file_names};
 use crate::clock;
 
 /// The start of the name of a temporary file.
@@ -113,6 +113,14 @@ pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
         Ok(taken) => taken && is_older(metadata.modified, STALE_AFTER),
         Err(_) => is_older(metadata.modified, STALE_AFTER_UNLOCKABLE),
     })
+}
+
+/// The names of the temporary files without a writer. A file that cannot be opened is left out: it
+/// was removed since it was listed, or belongs to another user.
+pub(crate) fn stale_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
+    let mut names = file_names(dir, is_temp)?;
+    names.retain(|name| is_stale(dir, name).unwrap_or(false));
+    Ok(names)
 }
 
 /// Whether a file was written to a moment ago, so that another process may still be writing.

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::io;
 
-use crate::fs::Directory;
 use crate::fs::temp_file::SUFFIX;
+use crate::fs::{Directory, file_names};
 
 /// Whether a file name is that of a segment: it ends in `.tcs`, does not begin with a dot, and
 /// consists of ASCII letters, digits, `-`, `_` and `.`.
@@ -15,7 +15,5 @@ pub(crate) fn is_segment(name: &str) -> bool {
 
 /// The names of all segments in a directory, in no particular order.
 pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
-    let mut entries = dir.list()?;
-    entries.retain(|entry| entry.is_file && entry.name.to_str().is_some_and(is_segment));
-    Ok(entries.into_iter().map(|entry| entry.name).collect())
+    file_names(dir, is_segment)
 }
