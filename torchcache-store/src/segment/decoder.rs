@@ -1,12 +1,13 @@
-//! Decoding many records on one thread: buffers and the decompressor are reused.
+//! From the stored bytes of a record to its value. Buffers and the decompressor are reused.
 
 use std::io::{self, Read};
 
 use zstd::bulk::Decompressor;
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
 use super::error::SegmentError;
-use super::fetch::{decode, undecodable};
-use super::format::{Row, RowGroup};
+use super::format::{Encoding, Row, RowGroup};
+use super::shuffle::unshuffle;
 
 /// Longer values are not held in memory when they are only checked.
 const HELD: usize = 1 << 20;
@@ -15,11 +16,33 @@ const HELD: usize = 1 << 20;
 #[derive(Default)]
 pub(crate) struct Decoder {
     zstd: Option<Decompressor<'static>>,
-    shuffled: Vec<u8>,
+    /// A decompressed, but still shuffled value.
+    pub(super) shuffled: Vec<u8>,
     value: Vec<u8>,
 }
 
 impl Decoder {
+    /// Decompresses a value into `out`, which has its length, and unshuffles it.
+    pub(super) fn decode(
+        &mut self,
+        encoding: Encoding,
+        stored: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), SegmentError> {
+        let Decoder { zstd, shuffled, .. } = self;
+        let element_bytes = encoding.element_bytes();
+        if element_bytes == 1 {
+            return decompress(zstd, stored, out);
+        }
+        if shuffled.len() < out.len() {
+            shuffled.resize(out.len(), 0);
+        }
+        let shuffled = &mut shuffled[..out.len()];
+        decompress(zstd, stored, shuffled)?;
+        unshuffle(element_bytes, shuffled, out);
+        Ok(())
+    }
+
     /// The value of a record: the stored bytes themselves, or their decompressed form.
     pub(crate) fn value<'a>(
         &'a mut self,
@@ -31,19 +54,13 @@ impl Decoder {
             return Ok(stored);
         }
         let len = group.raw_len as usize;
-        if self.value.len() < len {
-            self.value.resize(len, 0);
+        let mut value = std::mem::take(&mut self.value);
+        if value.len() < len {
+            value.resize(len, 0);
         }
-        let value = &mut self.value[..len];
-        let element_bytes = row.encoding.element_bytes();
-        decode(
-            &mut self.zstd,
-            &mut self.shuffled,
-            element_bytes,
-            stored,
-            value,
-        )?;
-        Ok(value)
+        let decoded = self.decode(row.encoding, stored, &mut value[..len]);
+        self.value = value;
+        decoded.map(|()| &self.value[..len])
     }
 
     /// Checks that a record can be decoded. Uses little memory however long the value is.
@@ -71,9 +88,40 @@ impl Decoder {
     }
 }
 
+/// Decompresses a frame, which must give exactly as many bytes as `out` has.
+fn decompress(
+    zstd: &mut Option<Decompressor<'static>>,
+    stored: &[u8],
+    out: &mut [u8],
+) -> Result<(), SegmentError> {
+    let decompressor = match zstd {
+        Some(decompressor) => decompressor,
+        None => zstd.insert(Decompressor::new()?),
+    };
+    match decompressor.decompress_to_buffer(stored, out) {
+        Ok(len) if len == out.len() => Ok(()),
+        Ok(len) => Err(SegmentError::Corrupt(format!(
+            "a row of {} bytes decompresses to {len}",
+            out.len()
+        ))),
+        Err(error) => Err(undecodable(error)),
+    }
+}
+
+/// Why a row does not decompress. Lack of memory is not corruption: the row may be sound, and a repair
+/// must not remove it.
+fn undecodable(error: io::Error) -> SegmentError {
+    let inner = error.get_ref();
+    let zstd = inner.and_then(|inner| inner.downcast_ref::<zstd::Error>());
+    let is_short = |error: &zstd::Error| error.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation);
+    if error.kind() == io::ErrorKind::OutOfMemory || zstd.is_some_and(is_short) {
+        return SegmentError::Io(io::ErrorKind::OutOfMemory.into());
+    }
+    SegmentError::Corrupt(format!("a row does not decompress: {error}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Encoding;
     use super::*;
 
     fn record(value: &[u8], claimed: usize) -> (Row, RowGroup, Vec<u8>) {

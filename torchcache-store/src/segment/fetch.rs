@@ -2,14 +2,11 @@
 //! each row checked and decompressed.
 
 use std::cell::Cell;
-use std::io::{self, IoSliceMut};
+use std::io::IoSliceMut;
 
-use zstd::bulk::Decompressor;
-use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
-
+use super::decoder::Decoder;
 use super::error::SegmentError;
 use super::format::{CHECKSUM_LEN, Row, RowGroup, record_checksum};
-use super::shuffle::unshuffle;
 use super::source::Source;
 
 /// Raw values from this length on are read into their destinations by a scattering read. Shorter ones
@@ -47,7 +44,7 @@ impl<T> RowRequest<'_, T> {
     }
 }
 
-/// Buffers and a decompressor. Kept for the thread's next call, since creating them costs more than a
+/// Buffers and a decoder. Kept for the thread's next call, since creating them costs more than a
 /// small read.
 #[derive(Default)]
 struct Scratch {
@@ -55,9 +52,7 @@ struct Scratch {
     stored: Vec<u8>,
     /// A compressed record copied from a map.
     frame: Vec<u8>,
-    /// A decompressed, but still shuffled value.
-    shuffled: Vec<u8>,
-    zstd: Option<Decompressor<'static>>,
+    decoder: Decoder,
 }
 
 thread_local! {
@@ -82,16 +77,7 @@ pub(crate) fn fetch<T>(source: &Source, requests: &mut [RowRequest<'_, T>]) {
             scratch.read(source, run, scatter);
         }
     }
-    let Scratch {
-        stored,
-        frame,
-        shuffled,
-        ..
-    } = &mut *scratch;
-    for buffer in [stored, frame, shuffled] {
-        buffer.truncate(KEPT_SCRATCH);
-        buffer.shrink_to(KEPT_SCRATCH);
-    }
+    scratch.shrink();
     let _ = SCRATCH.try_with(|kept| kept.set(Some(scratch)));
 }
 
@@ -114,6 +100,18 @@ fn runs<'r, 'a, T>(
 }
 
 impl Scratch {
+    /// Frees memory that one long row needed.
+    fn shrink(&mut self) {
+        for buffer in [
+            &mut self.stored,
+            &mut self.frame,
+            &mut self.decoder.shuffled,
+        ] {
+            buffer.truncate(KEPT_SCRATCH);
+            buffer.shrink_to(KEPT_SCRATCH);
+        }
+    }
+
     /// Reads adjacent rows together. If that fails, reads each on its own, so that a bad sector or a
     /// cut-off end costs only the rows that it hits.
     fn read<T>(&mut self, source: &Source, run: &mut [RowRequest<'_, T>], scatter: bool) {
@@ -140,8 +138,7 @@ impl Scratch {
         let Scratch {
             stored,
             frame,
-            shuffled,
-            zstd,
+            decoder,
         } = self;
         let begin = run[0].row.offset;
         let len = (run[run.len() - 1].row.end() - begin) as usize;
@@ -165,10 +162,8 @@ impl Scratch {
                 } else {
                     stored
                 };
-                check(row, group, stored, sum).and_then(|()| {
-                    let element_bytes = row.encoding.element_bytes();
-                    decode(zstd, shuffled, element_bytes, stored, out)
-                })
+                check(row, group, stored, sum)
+                    .and_then(|()| decoder.decode(row.encoding, stored, out))
             });
         }
         Ok(())
@@ -216,56 +211,4 @@ pub(crate) fn check(
         "the record at {} has checksum {got:016x}, but {expected:016x} was written",
         row.offset
     )))
-}
-
-/// Decompresses a value, and unshuffles it.
-pub(super) fn decode(
-    zstd: &mut Option<Decompressor<'static>>,
-    shuffled: &mut Vec<u8>,
-    element_bytes: usize,
-    stored: &[u8],
-    out: &mut [u8],
-) -> Result<(), SegmentError> {
-    if element_bytes == 1 {
-        return decompress(zstd, stored, out);
-    }
-    if shuffled.len() < out.len() {
-        shuffled.resize(out.len(), 0);
-    }
-    let shuffled = &mut shuffled[..out.len()];
-    decompress(zstd, stored, shuffled)?;
-    unshuffle(element_bytes, shuffled, out);
-    Ok(())
-}
-
-/// Decompresses a frame, which must give exactly as many bytes as `out` has.
-fn decompress(
-    zstd: &mut Option<Decompressor<'static>>,
-    stored: &[u8],
-    out: &mut [u8],
-) -> Result<(), SegmentError> {
-    let decompressor = match zstd {
-        Some(decompressor) => decompressor,
-        None => zstd.insert(Decompressor::new()?),
-    };
-    match decompressor.decompress_to_buffer(stored, out) {
-        Ok(len) if len == out.len() => Ok(()),
-        Ok(len) => Err(SegmentError::Corrupt(format!(
-            "a row of {} bytes decompresses to {len}",
-            out.len()
-        ))),
-        Err(error) => Err(undecodable(error)),
-    }
-}
-
-/// Why a row does not decompress. Lack of memory is not corruption: the row may be sound, and a repair
-/// must not remove it.
-pub(super) fn undecodable(error: io::Error) -> SegmentError {
-    let inner = error.get_ref();
-    let zstd = inner.and_then(|inner| inner.downcast_ref::<zstd::Error>());
-    let is_short = |error: &zstd::Error| error.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation);
-    if error.kind() == io::ErrorKind::OutOfMemory || zstd.is_some_and(is_short) {
-        return SegmentError::Io(io::ErrorKind::OutOfMemory.into());
-    }
-    SegmentError::Corrupt(format!("a row does not decompress: {error}"))
 }
