@@ -2,7 +2,6 @@
 //! on all cores.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -141,27 +140,24 @@ fn check_cache(cache: &Cache, report: &mut CheckReport, progress: &dyn Progress)
             break;
         }
     }
-    let stale = stale_names(&*dir)?.into_iter();
-    report.stale_files = stale
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect();
+    report.stale_files = stale_names(&*dir)?;
     Ok(())
 }
 
 /// Checks segments on all cores. The result leaves out those that are gone.
 fn check_segments(
     dir: &dyn Directory,
-    names: Vec<OsString>,
+    names: Vec<String>,
     progress: &dyn Progress,
 ) -> Vec<SegmentCheck> {
     let mut files = Vec::new();
     let mut unknown = Vec::new();
     for name in names {
-        match dir.stat(&name) {
+        match dir.stat(name.as_ref()) {
             Ok(file) => files.push((file.len, name)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => unknown.push(SegmentCheck {
-                name: name.to_string_lossy().into_owned(),
+                name,
                 bytes: 0,
                 state: SegmentState::Unreadable(SegmentError::Io(error)),
             }),
@@ -185,7 +181,7 @@ fn check_segments(
     let reports = files.into_iter().zip(slots);
     let reports = reports.filter_map(|((bytes, name), Slot(tally))| {
         let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let (name, state) = (name.to_string_lossy().into_owned(), tally?.into_state());
+        let state = tally?.into_state();
         Some(SegmentCheck { name, bytes, state })
     });
     reports.chain(unknown).collect()
@@ -212,7 +208,7 @@ struct Job {
 /// Opens one segment after another, and yields its chunks.
 struct Jobs<'a> {
     dir: &'a dyn Directory,
-    files: &'a [(u64, OsString)],
+    files: &'a [(u64, String)],
     slots: &'a [Slot],
     progress: &'a dyn Progress,
     /// The index of the next file to open.

@@ -2,7 +2,6 @@
 //! when it is empty, and the next writer creates it again.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -66,7 +65,7 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
                     continue;
                 }
             }
-            let bytes = dir.stat(&name).map_or(0, |file| file.len);
+            let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
             match remove(&*dir, &name) {
                 Ok(true) => {
                     cleared.segments += 1;
@@ -86,8 +85,8 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
 }
 
 /// Removes a file. Returns whether it existed.
-pub(super) fn remove(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
-    match dir.remove(name) {
+pub(super) fn remove(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    match dir.remove(name.as_ref()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -99,7 +98,7 @@ pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
     let mut removed = Vec::new();
     for name in stale_names(dir)? {
         if remove(dir, &name)? {
-            removed.push(name.to_string_lossy().into_owned());
+            removed.push(name);
         }
     }
     Ok(removed)
@@ -138,7 +137,7 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(false),
         read => read?,
     };
-    remove(&**dir, manifest::FILE.as_ref())?;
+    remove(&**dir, manifest::FILE)?;
     let gone = is_gone(&cache.remove_dir());
     if !gone {
         // A writer put a segment there in between.

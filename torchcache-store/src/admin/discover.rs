@@ -1,7 +1,6 @@
 //! Finds the caches below a root, which holds one directory for each, and opens their segments after a
 //! check of the permissions. Other directories in a root are ignored.
 
-use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -178,7 +177,7 @@ impl fmt::Debug for Cache {
 /// listing, and returns whether it had a new name.
 pub(super) fn list_until_stable(
     dir: &dyn Directory,
-    mut visit: impl FnMut(Vec<OsString>) -> bool,
+    mut visit: impl FnMut(Vec<String>) -> bool,
 ) -> io::Result<()> {
     for _ in 0..MAX_LISTINGS {
         let before = dir.metadata()?.modified;
@@ -192,10 +191,10 @@ pub(super) fn list_until_stable(
 /// Opens a segment if its permissions are accepted.
 pub(super) fn open_permitted(
     dir: &dyn Directory,
-    name: &OsStr,
+    name: &str,
 ) -> Result<SegmentReader, SegmentError> {
     if_permitted(dir, name, |dir, name| {
-        SegmentReader::open_in(dir, name, false)
+        SegmentReader::open_in(dir, name.as_ref(), false)
     })
 }
 
@@ -204,10 +203,10 @@ pub(super) fn open_permitted(
 /// ends in `.tcs`.
 pub(super) fn if_permitted<T>(
     dir: &dyn Directory,
-    name: &OsStr,
-    read: impl FnOnce(&dyn Directory, &OsStr) -> Result<T, SegmentError>,
+    name: &str,
+    read: impl FnOnce(&dyn Directory, &str) -> Result<T, SegmentError>,
 ) -> Result<T, SegmentError> {
-    permissions::check_file(&dir.stat(name)?, &dir.metadata()?)
+    permissions::check_file(&dir.stat(name.as_ref())?, &dir.metadata()?)
         .map_err(SegmentError::PermissionRejected)?;
     let result = read(dir, name);
     if result.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
@@ -219,11 +218,11 @@ pub(super) fn if_permitted<T>(
 
 /// Whether a file that ends in `.tcs` belongs to another program: its name is none that torchcache gives,
 /// and neither end is that of a segment or the zeros that a power loss leaves.
-pub(super) fn is_foreign(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
-    if name.to_str().is_some_and(is_unique) {
+pub(super) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    if is_unique(name) {
         return Ok(false);
     }
-    let file = dir.open(name)?;
+    let file = dir.open(name.as_ref())?;
     let len = file.metadata()?.len;
     let mut begin = vec![0; len.min(MAGIC.len() as u64) as usize];
     read_exact(&*file, &mut begin, 0)?;

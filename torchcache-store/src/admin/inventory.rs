@@ -1,6 +1,5 @@
 //! The caches and segments that pruning chooses from, listed while no compaction is under way.
 
-use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +48,7 @@ pub(super) struct CacheEntry {
 pub(super) struct SegmentEntry {
     /// The index of its cache.
     pub(super) cache: usize,
-    pub(super) name: OsString,
+    pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) rows: Option<u64>,
     pub(super) modified: SystemTime,
@@ -113,7 +112,7 @@ impl Inventory {
         let names = segment_names(&*dir)?;
         for name in names {
             let claimed = if_permitted(&*dir, &name, claimed_rows);
-            let file = match dir.stat(&name) {
+            let file = match dir.stat(name.as_ref()) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
             };

@@ -169,7 +169,7 @@ impl Inventory {
             let entry = &self.caches[segment.cache];
             let removed = match dry_run {
                 true => Ok(Some(true)),
-                false => entry.dir.stat(&segment.name).and_then(|file| {
+                false => entry.dir.stat(segment.name.as_ref()).and_then(|file| {
                     match file.modified == segment.modified {
                         true => remove(&*entry.dir, &segment.name).map(Some),
                         false => Ok(None),
@@ -180,7 +180,7 @@ impl Inventory {
                 Ok(Some(true)) => {
                     touched.insert(segment.cache);
                     pruned_cache(pruned, entry).segments.push(PrunedSegment {
-                        name: segment.name.to_string_lossy().into_owned(),
+                        name: segment.name,
                         bytes: segment.bytes,
                         rows: segment.rows,
                         last_read: clock::as_system(segment.last_read),
@@ -250,7 +250,7 @@ fn oldest_kept(keep: Keep) -> u64 {
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
     let is_ours = |entry: &DirEntry| match entry.name.to_str() {
         Some(name) if entry.is_file && is_segment(name) => true,
-        Some(name) if entry.is_file && is_temp(name) => is_stale(dir, &entry.name).unwrap_or(false),
+        Some(name) if entry.is_file && is_temp(name) => is_stale(dir, name).unwrap_or(false),
         _ => is_manifest(entry),
     };
     dir.list().is_ok_and(|entries| entries.iter().all(is_ours))

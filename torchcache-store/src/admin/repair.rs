@@ -1,7 +1,6 @@
 //! Repairs segments: rewrites one with corrupt records without them, and removes one that cannot be read
 //! at all. Every intact row is in some file at every moment.
 
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 
@@ -73,17 +72,17 @@ pub fn repair(checked: &CheckReport) -> RepairReport {
 }
 
 fn repair_segment(dir: &Arc<dyn Directory>, segment: &SegmentCheck) -> io::Result<SegmentRepair> {
-    let name = OsString::from(&segment.name);
-    match rewrite(dir, &name) {
+    let name = segment.name.as_str();
+    match rewrite(dir, name) {
         Ok(Rewriting { lost: 0, .. }) => Ok(SegmentRepair::Superseded),
         Ok(Rewriting { kept: 0, lost, .. }) => {
-            remove(&**dir, &name)?;
+            remove(&**dir, name)?;
             Ok(SegmentRepair::Removed { lost: Some(lost) })
         }
-        Ok(rewriting) => replace(&**dir, &name, rewriting),
+        Ok(rewriting) => replace(&**dir, name, rewriting),
         Err(CopyError::Read(error)) if error.is_not_found() => Ok(SegmentRepair::Superseded),
         Err(CopyError::Read(error)) if error.is_corruption() => {
-            match dir.stat(&name) {
+            match dir.stat(name.as_ref()) {
                 // It may be a copy under way.
                 Ok(file) if is_recent(file.modified) => return Ok(SegmentRepair::Recent),
                 // It is not the file that was checked.
@@ -94,7 +93,7 @@ fn repair_segment(dir: &Arc<dyn Directory>, segment: &SegmentCheck) -> io::Resul
                 SegmentState::Corrupt { rows, .. } => Some(*rows),
                 _ => None,
             };
-            remove(&**dir, &name)?;
+            remove(&**dir, name)?;
             Ok(SegmentRepair::Removed { lost })
         }
         Err(CopyError::Read(SegmentError::Io(error)) | CopyError::Write(error)) => Err(error),
@@ -110,7 +109,7 @@ struct Rewriting {
 }
 
 /// Copies the intact records of a segment into a new one.
-fn rewrite(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyError> {
+fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError> {
     let reader = open_permitted(&**dir, name)?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut decoder = Decoder::default();
@@ -132,7 +131,7 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &OsStr) -> Result<Rewriting, CopyErro
 }
 
 /// Publishes the copy, and removes the segment that it replaces.
-fn replace(dir: &dyn Directory, name: &OsStr, rewriting: Rewriting) -> io::Result<SegmentRepair> {
+fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<SegmentRepair> {
     let Rewriting {
         finished,
         kept,

@@ -2,7 +2,6 @@
 //! although other processes compact, evict or clear meanwhile.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io;
 
 use super::discover::{Cache, list_until_stable, open_permitted};
@@ -64,7 +63,6 @@ impl CacheRows {
         };
         let (mut totals, mut before) = (GroupTotals::default(), 0);
         for (name, reader) in opened {
-            let name = name.to_string_lossy().into_owned();
             match reader.and_then(|reader| totals.add_segment(&reader).map(|()| reader)) {
                 Ok(reader) => {
                     let count = reader.row_count();
@@ -109,7 +107,7 @@ impl CacheRows {
     }
 }
 
-type Opened = BTreeMap<OsString, Result<SegmentReader, SegmentError>>;
+type Opened = BTreeMap<String, Result<SegmentReader, SegmentError>>;
 
 /// Opens all segments. Those that other processes remove meanwhile stay open.
 fn open_all(dir: &dyn Directory) -> io::Result<Opened> {

@@ -1,7 +1,6 @@
 //! Counts what a cache holds. Reads the row tables only, not the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -196,8 +195,8 @@ impl Cache {
 }
 
 /// Counts a segment; `None` if it is gone.
-fn summarize(dir: &dyn Directory, name: &OsString) -> Option<SegmentSummary> {
-    let file = dir.stat(name).map_err(SegmentError::Io);
+fn summarize(dir: &dyn Directory, name: &str) -> Option<SegmentSummary> {
+    let file = dir.stat(name.as_ref()).map_err(SegmentError::Io);
     let (bytes, last_read) = match &file {
         Ok(file) => (file.len, Some(file.modified)),
         Err(_) => (0, None),
@@ -207,7 +206,7 @@ fn summarize(dir: &dyn Directory, name: &OsString) -> Option<SegmentSummary> {
         return None;
     }
     Some(SegmentSummary {
-        name: name.to_string_lossy().into_owned(),
+        name: name.to_owned(),
         bytes,
         last_read,
         contents,

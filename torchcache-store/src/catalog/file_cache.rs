@@ -1,7 +1,6 @@
 //! The open segment files of the process. All stores share one bounded cache, since they share the
 //! file descriptors: a cache must not use up those that the program needs.
 
-use std::ffi::OsStr;
 use std::io;
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -26,7 +25,7 @@ fn open_files() -> MutexGuard<'static, LruCache<u32, Arc<Source>>> {
 /// the process has no descriptor left, closes all files that no read uses and tries once more.
 pub(super) fn source(
     id: u32,
-    name: &OsStr,
+    name: &str,
     mmap: bool,
     open_dir: impl Fn() -> io::Result<Arc<dyn Directory>>,
 ) -> io::Result<Arc<Source>> {
@@ -34,7 +33,7 @@ pub(super) fn source(
     if let Some(source) = cached.filter(|source| source.mmap == mmap) {
         return Ok(source);
     }
-    let open = || Source::open(&*open_dir()?, name, mmap);
+    let open = || Source::open(&*open_dir()?, name.as_ref(), mmap);
     let source = match open() {
         Err(error) if is_out_of_descriptors(&error) => {
             open_files().clear();

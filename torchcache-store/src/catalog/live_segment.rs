@@ -66,8 +66,9 @@ impl LiveSegment {
     }
 
     /// The name of the file in its directory.
-    pub(crate) fn name(&self) -> &OsStr {
-        self.path.file_name().unwrap_or_default()
+    pub(crate) fn name(&self) -> &str {
+        let name = self.path.file_name().and_then(OsStr::to_str);
+        name.unwrap_or_default()
     }
 
     /// Whether a segment that shadows some of these rows is not live any more.

@@ -16,7 +16,6 @@ mod recovery;
 mod refresh;
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,8 +48,8 @@ pub(crate) struct Catalog {
 /// What is known of the files of the directory.
 #[derive(Debug)]
 pub(crate) struct Scan {
-    pub(crate) names: HashMap<OsString, u32>,
-    pub(crate) skipped: HashMap<OsString, Skipped>,
+    pub(crate) names: HashMap<String, u32>,
+    pub(crate) skipped: HashMap<String, Skipped>,
     /// The directory's time when it was last listed; `None` if that may hide a later change.
     seen: Option<SystemTime>,
     /// When a miss last checked the directory.
@@ -123,9 +122,9 @@ impl Catalog {
     pub(crate) fn open_segment(
         &self,
         dir: &dyn Directory,
-        name: &OsStr,
+        name: &str,
     ) -> Result<SegmentReader, SegmentError> {
-        let reader = SegmentReader::open_in(dir, name, false)?;
+        let reader = SegmentReader::open_in(dir, name.as_ref(), false)?;
         check_permissions(dir, reader.metadata())?;
         Ok(reader)
     }
@@ -134,9 +133,9 @@ impl Catalog {
     fn read_footer(
         &self,
         dir: &dyn Directory,
-        name: &OsStr,
+        name: &str,
     ) -> Result<(Footer, Metadata), SegmentError> {
-        let (footer, metadata) = Footer::read(dir, name)?;
+        let (footer, metadata) = Footer::read(dir, name.as_ref())?;
         check_permissions(dir, &metadata)?;
         Ok((footer, metadata))
     }
@@ -203,9 +202,7 @@ impl Catalog {
         leaving: &HashSet<u32>,
     ) {
         let segment = Arc::new(segment);
-        if let Some(name) = segment.path.file_name() {
-            scan.names.insert(name.to_owned(), segment.id);
-        }
+        scan.names.insert(segment.name().to_owned(), segment.id);
         self.change_known(|known| known.segments.insert(segment.id, segment.clone()));
         self.index_rows(&segment, footer.rows(), leaving);
     }
@@ -271,7 +268,7 @@ impl Catalog {
     }
 
     /// Counts what is wrong with a segment, and remembers to skip it.
-    fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &OsString, error: &SegmentError) {
+    fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, error: &SegmentError) {
         if error.is_not_found() {
             return; // removed since it was listed
         }
@@ -279,8 +276,9 @@ impl Catalog {
         self.faults.note(fault, &self.dir.join(name), error);
         // A read error may pass. The others are in the bytes, which never change.
         if fault != Fault::Read {
-            let bytes = dir.stat(name).map_or(0, |file| file.len);
-            scan.skipped.insert(name.clone(), Skipped { fault, bytes });
+            let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
+            scan.skipped
+                .insert(name.to_owned(), Skipped { fault, bytes });
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The files of segments: giving finished ones their names, and removing those that are not needed.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,14 +58,14 @@ impl Catalog {
     }
 
     /// Removes files of the directory; some may be gone already.
-    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n OsStr>) {
+    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n str>) {
         let mut names = names.peekable();
         if names.peek().is_none() {
             return;
         }
         let not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         match self.open_dir() {
-            Ok(dir) => names.for_each(|name| match dir.remove(name) {
+            Ok(dir) => names.for_each(|name| match dir.remove(name.as_ref()) {
                 Err(error) if !not_found(&error) => self.note_not_removed(name, &error),
                 _ => {}
             }),
@@ -75,7 +74,7 @@ impl Catalog {
         }
     }
 
-    fn note_not_removed(&self, name: &OsStr, error: &io::Error) {
+    fn note_not_removed(&self, name: &str, error: &io::Error) {
         let reason = format_args!("cannot remove it: {error}");
         self.faults.note(Fault::Write, &self.dir.join(name), reason);
     }
@@ -117,7 +116,7 @@ impl Catalog {
             if names.is_empty() {
                 return Ok(());
             }
-            self.remove(names.iter().map(OsString::as_os_str));
+            self.remove(names.iter().map(String::as_str));
             tried.extend(names);
         }
     }
@@ -142,7 +141,7 @@ impl Catalog {
                 false
             }
         });
-        self.remove(names.iter().map(OsString::as_os_str));
+        self.remove(names.iter().map(String::as_str));
     }
 
     /// Counts that the directory cannot be listed.

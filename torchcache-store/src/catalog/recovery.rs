@@ -1,7 +1,6 @@
 //! Opening a directory that has segments: their footers are read a few at a time, and several threads
 //! fill an index that is not in use yet.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,7 +20,7 @@ const MAX_RESERVE_FACTOR: usize = 64;
 
 impl Catalog {
     /// Fills a catalog that has no segments. Of two segments with the same row, the first is read.
-    pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&OsString]) {
+    pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&String]) {
         let mut known = Known::new();
         let claims = names.iter().filter_map(|name| claimed_rows(dir, name).ok());
         let claimed = claims.sum::<u64>() as usize;
@@ -53,7 +52,7 @@ impl Catalog {
     pub(super) fn load_segment(
         &self,
         dir: &dyn Directory,
-        name: &OsString,
+        name: &str,
     ) -> Result<(LiveSegment, Footer), SegmentError> {
         let (footer, metadata) = self.read_footer(dir, name)?;
         let read = clock::past_or_now(metadata.modified);

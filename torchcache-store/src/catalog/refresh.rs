@@ -2,7 +2,6 @@
 //! and rows that are shadowed no longer.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,7 +75,7 @@ impl Catalog {
         scan.seen = dir.is_some().then_some(time).filter(is_settled);
         listed.sort(); // by age, so that every process prefers the same of two copies
 
-        let present: HashSet<&OsString> = listed.iter().collect();
+        let present: HashSet<&String> = listed.iter().collect();
         scan.skipped.retain(|name, _| present.contains(name));
         let known = scan.names.iter();
         let gone: HashSet<u32> = known
@@ -84,8 +83,8 @@ impl Catalog {
             .map(|(_, id)| *id)
             .collect();
         let is_new =
-            |name: &&OsString| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
-        let new: Vec<&OsString> = listed.iter().filter(is_new).collect();
+            |name: &&String| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
+        let new: Vec<&String> = listed.iter().filter(is_new).collect();
         match &dir {
             Some(dir) if scan.names.is_empty() => self.load(&**dir, scan, &new),
             Some(dir) => new
@@ -159,13 +158,7 @@ impl Catalog {
     }
 
     /// Inserts a new segment, or counts what is wrong with it and leaves the file alone.
-    fn open_new(
-        &self,
-        dir: &dyn Directory,
-        scan: &mut Scan,
-        name: &OsString,
-        leaving: &HashSet<u32>,
-    ) {
+    fn open_new(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, leaving: &HashSet<u32>) {
         match self.load_segment(dir, name) {
             Ok((segment, footer)) => self.insert_segment(scan, segment, &footer, leaving),
             Err(error) => self.skip(dir, scan, name, &error),

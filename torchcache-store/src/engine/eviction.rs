@@ -79,7 +79,7 @@ fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
     let catalog = &engine.catalog;
     let mut segments = catalog.live_segments();
     if let Ok(dir) = catalog.open_dir() {
-        segments.retain(|segment| match dir.stat(segment.name()) {
+        segments.retain(|segment| match dir.stat(segment.name().as_ref()) {
             Ok(file) => {
                 segment.note_read_elsewhere(file.modified);
                 true
@@ -117,5 +117,5 @@ fn remove_unreadable(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
         is_removed
     });
     let removed: Vec<_> = removed.collect();
-    catalog.remove(removed.iter().map(|(name, _)| name.as_os_str()));
+    catalog.remove(removed.iter().map(|(name, _)| name.as_str()));
 }

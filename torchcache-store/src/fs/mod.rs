@@ -179,14 +179,15 @@ pub struct Metadata {
     pub mode: u32,
 }
 
-/// The names of the regular files in a directory that `is_wanted` accepts, in no particular order.
+/// The names of the regular files in a directory that `is_wanted` accepts, in no particular order. Names
+/// that are not UTF-8 are none of this crate.
 pub(crate) fn file_names(
     dir: &dyn Directory,
     is_wanted: impl Fn(&str) -> bool,
-) -> io::Result<Vec<OsString>> {
-    let mut entries = dir.list()?;
-    entries.retain(|entry| entry.is_file && entry.name.to_str().is_some_and(&is_wanted));
-    Ok(entries.into_iter().map(|entry| entry.name).collect())
+) -> io::Result<Vec<String>> {
+    let files = dir.list()?.into_iter().filter(|entry| entry.is_file);
+    let names = files.filter_map(|entry| entry.name.into_string().ok());
+    Ok(names.filter(|name| is_wanted(name)).collect())
 }
 
 /// Fills `out` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.

@@ -1,7 +1,6 @@
 //! Temporary files: a file is written under a unique name and renamed when it is complete. Dropped
 //! before, it is removed; one that a kill leaves is recognized by its name.
 
-use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -106,8 +105,8 @@ impl fmt::Debug for TempFile {
 
 /// Whether a temporary file has no writer any more: it is not locked, or cannot be, and was not written
 /// to for some time. A time in the future counts as now, unless it is far ahead.
-pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
-    let file = dir.open(name)?;
+pub(crate) fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    let file = dir.open(name.as_ref())?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
     Ok(match locked {
         Ok(taken) => taken && is_older(metadata.modified, STALE_AFTER),
@@ -117,7 +116,7 @@ pub(crate) fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
 
 /// The names of the temporary files without a writer. A file that cannot be opened is left out: it
 /// was removed since it was listed, or belongs to another user.
-pub(crate) fn stale_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
+pub(crate) fn stale_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
     let mut names = file_names(dir, is_temp)?;
     names.retain(|name| is_stale(dir, name).unwrap_or(false));
     Ok(names)

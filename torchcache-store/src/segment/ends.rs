@@ -1,7 +1,6 @@
 //! Header and trailer of a segment file, checked against the length of the file, and the checksum
 //! of the footer between them. Everything else about a file is believed only after these checks.
 
-use std::ffi::OsStr;
 use std::hash::Hasher;
 
 use super::error::SegmentError;
@@ -119,8 +118,8 @@ fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, SegmentError> {
 
 /// How many rows a segment claims to have. The number fits the length of the file; the footer is
 /// not read.
-pub(crate) fn claimed_rows(dir: &dyn Directory, name: &OsStr) -> Result<u64, SegmentError> {
-    let file = dir.open(name)?;
+pub(crate) fn claimed_rows(dir: &dyn Directory, name: &str) -> Result<u64, SegmentError> {
+    let file = dir.open(name.as_ref())?;
     let ends = Ends::read(&*file, file.metadata()?.len)?;
     Ok(ends.trailer.rows.into())
 }

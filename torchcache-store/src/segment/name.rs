@@ -1,6 +1,5 @@
 //! Which files of a cache directory are segments, by their names.
 
-use std::ffi::OsString;
 use std::io;
 
 use crate::fs::temp_file::SUFFIX;
@@ -14,6 +13,6 @@ pub(crate) fn is_segment(name: &str) -> bool {
 }
 
 /// The names of all segments in a directory, in no particular order.
-pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<OsString>> {
+pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
     file_names(dir, is_segment)
 }

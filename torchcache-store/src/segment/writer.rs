@@ -2,7 +2,6 @@
 //! leaves nothing behind; after a kill, its temporary file.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -203,14 +202,14 @@ impl FinishedSegment {
     /// the directory after removing, so one of the two sees the other.
     pub(crate) fn publish_replacing<'n>(
         self,
-        sources: impl IntoIterator<Item = &'n OsStr>,
+        sources: impl IntoIterator<Item = &'n str>,
     ) -> io::Result<Option<(PathBuf, Footer)>> {
         let dir = self.dir().clone();
         let (path, footer) = self.publish_footer()?;
         let exist = || {
             sources
                 .into_iter()
-                .try_for_each(|name| dir.stat(name).map(drop))
+                .try_for_each(|name| dir.stat(name.as_ref()).map(drop))
         };
         let is_gone = match exist() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
