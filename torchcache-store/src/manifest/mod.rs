@@ -83,13 +83,6 @@ impl Manifest {
         }
     }
 
-    /// Sets the outputs of the cached functions.
-    #[must_use]
-    pub fn with_outputs(mut self, outputs: Vec<FunctionOutput>) -> Manifest {
-        self.outputs = outputs;
-        self
-    }
-
     /// Writes the manifest into a directory, unless it has one, which is of the same identity.
     ///
     /// # Errors

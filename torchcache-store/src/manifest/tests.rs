@@ -50,7 +50,8 @@ fn the_layout_of_format_1_is_fixed() {
         function: "forward".into(),
         structure: "{logits:T}".into(),
     };
-    let manifest = manifest("demo::Head", "5eed").with_outputs(vec![output]);
+    let mut manifest = manifest("demo::Head", "5eed");
+    manifest.outputs.push(output);
     let written = manifest.write(&opened(dir.path()));
     written.expect("it is written");
     let text = fs::read_to_string(dir.path().join(FILE)).expect("it is text");

@@ -21,15 +21,13 @@
 //! assert_eq!(Schema::decode(&schema.encode()), Some(schema));
 //! ```
 
-mod bytes;
 mod kind;
 mod names;
 mod tensor;
 
-use self::bytes::{count, take};
 pub use self::kind::{ElementClass, ElementKind};
 pub use self::names::names;
-use self::tensor::MAX_DIMENSIONS;
+use self::tensor::{MAX_DIMENSIONS, take};
 pub use self::tensor::{OutputDevice, TensorSpec};
 use crate::segment::MAX_SCHEMA;
 
@@ -147,6 +145,10 @@ impl Schema {
         };
         (bytes.is_empty() && schema.row_bytes().is_some()).then_some(schema)
     }
+}
+
+fn count(bytes: &mut &[u8]) -> Option<usize> {
+    Some(usize::from(u16::from_le_bytes(take(bytes)?)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::bytes::take;
 use super::kind::ElementKind;
 
 /// The most dimensions of a row.
@@ -120,6 +119,13 @@ impl TensorSpec {
             shape: shape.collect::<Option<Vec<_>>>()?,
         })
     }
+}
+
+/// Takes the next bytes off the front.
+pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = bytes.split_first_chunk()?;
+    *bytes = tail;
+    Some(*head)
 }
 
 #[cfg(test)]

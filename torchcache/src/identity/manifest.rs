@@ -26,9 +26,9 @@ pub(crate) fn write(
         function: function.name.to_owned(),
         structure: (function.output)(),
     };
-    Manifest::new(module, &identity.hash, identity.parts.clone())
-        .with_outputs(functions.iter().map(output).collect())
-        .write(&directory)
+    let mut manifest = Manifest::new(module, &identity.hash, identity.parts.clone());
+    manifest.outputs.extend(functions.iter().map(output));
+    manifest.write(&directory)
 }
 
 /// What changed between `identity` and the newest identity of this module in `root`; `None` where
