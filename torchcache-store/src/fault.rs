@@ -6,63 +6,51 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A kind of trouble with the disk. The rows concerned are misses; callers get no error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Fault {
+macro_rules! faults {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal,)*) => {
+        /// A kind of trouble with the disk. The rows concerned are misses; callers get no error.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Fault {
+            $($(#[doc = $doc])+ $kind,)*
+        }
+
+        impl Fault {
+            /// Every kind, in a fixed order.
+            pub const ALL: &[Fault] = &[$(Fault::$kind),*];
+
+            /// A short name, for tables and logs.
+            pub fn name(self) -> &'static str {
+                match self { $(Fault::$kind => $name,)* }
+            }
+        }
+    };
+}
+
+faults! {
     /// A file or directory could not be read.
-    Read,
+    Read = "read error",
     /// A file or directory could not be written, for another reason than space.
-    Write,
+    Write = "write error",
     /// The disk, the quota or the file-size limit is exhausted.
-    NoSpace,
+    NoSpace = "no space",
     /// A checksum is wrong, or a segment contradicts itself.
-    Corrupt,
+    Corrupt = "corrupt",
     /// A segment is shorter than it was written.
-    Truncated,
+    Truncated = "truncated",
     /// A newer version wrote the segment in a format that this build does not know.
-    FutureVersion,
+    FutureVersion = "future version",
     /// Another program removed a segment, and its rows are in no other.
-    Vanished,
+    Vanished = "vanished",
     /// Other users may have written a segment: one of them owns it, or all may write to it.
-    PermissionRejected,
+    PermissionRejected = "permission rejected",
     /// The disk made no progress for the stall timeout.
-    Stalled,
+    Stalled = "stalled",
     /// The flusher thread panicked: a bug of this crate.
-    Panic,
+    Panic = "panic",
 }
 
 impl Fault {
-    /// Every kind, in a fixed order.
-    pub const ALL: &[Fault] = &[
-        Fault::Read,
-        Fault::Write,
-        Fault::NoSpace,
-        Fault::Corrupt,
-        Fault::Truncated,
-        Fault::FutureVersion,
-        Fault::Vanished,
-        Fault::PermissionRejected,
-        Fault::Stalled,
-        Fault::Panic,
-    ];
-
-    /// A short name, for tables and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Fault::Read => "read error",
-            Fault::Write => "write error",
-            Fault::NoSpace => "no space",
-            Fault::Corrupt => "corrupt",
-            Fault::Truncated => "truncated",
-            Fault::FutureVersion => "future version",
-            Fault::Vanished => "vanished",
-            Fault::PermissionRejected => "permission rejected",
-            Fault::Stalled => "stalled",
-            Fault::Panic => "panic",
-        }
-    }
-
     /// The kind of fault of a failed write.
     pub(crate) fn from_write_error(error: &io::Error) -> Fault {
         match error.kind() {
