@@ -244,14 +244,8 @@ impl Store {
             return Vec::new();
         }
         let count = rows.rows();
-        let locate_on_disk = |keys: &[Key]| {
-            let mut slots = vec![None; keys.len()];
-            engine.catalog.locate(keys, &mut slots);
-            slots
-        };
-        let put = engine
-            .queue
-            .put(rows, locate_on_disk, engine.queue_limits());
+        let on_disk = |keys: &[Key]| engine.catalog.present(keys);
+        let put = engine.queue.put(rows, on_disk, engine.queue_limits());
         put.unwrap_or_else(|Stalled| {
             engine.note_stall("the queue is full, and rows are dropped");
             engine.lose(count);

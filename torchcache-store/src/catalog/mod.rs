@@ -192,6 +192,17 @@ impl Catalog {
         is_missing
     }
 
+    /// Those of the keys that are on disk: their positions, in rising order, and their rows.
+    pub(crate) fn present(&self, keys: &[Key]) -> Vec<(usize, Located)> {
+        let Known { segments, index } = &*self.known();
+        let locate = |(position, key)| {
+            let entry = index.get(key)?;
+            let located = Located::on_disk(segments.get(&entry.segment)?, entry.row(key)?)?;
+            Some((position, located))
+        };
+        keys.iter().enumerate().filter_map(locate).collect()
+    }
+
     /// Inserts a segment and its rows. Entries of the segments in `leaving` are overwritten, so that
     /// their rows can be located at all times.
     fn insert_segment(

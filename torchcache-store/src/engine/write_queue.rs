@@ -198,7 +198,7 @@ impl WriteQueue {
     pub(crate) fn put(
         &self,
         batch: RowBatch,
-        locate_on_disk: impl Fn(&[Key]) -> Vec<Option<Located>>,
+        locate_on_disk: impl Fn(&[Key]) -> Vec<(usize, Located)>,
         limits: QueueLimits,
     ) -> Result<Vec<(usize, Located)>, Stalled> {
         let begin = Instant::now();
@@ -213,10 +213,10 @@ impl WriteQueue {
                 removals = state.removals;
                 on_disk = locate_on_disk(batch.keys());
             }
+            let new = rows_not_in(&on_disk, batch.rows());
             let is_full = state.bytes > 0 && state.bytes + cost > limits.max_bytes;
-            let is_queued = |key: &Key| state.rows.find(key).is_some();
-            let mut rows = batch.keys().iter().zip(&on_disk);
-            if is_full && !rows.all(|(key, on_disk)| on_disk.is_some() || is_queued(key)) {
+            let is_queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
+            if is_full && !new.iter().all(is_queued) {
                 state.blocked += 1;
                 self.work.notify_one();
                 // A stall is waited for once, not by each caller in turn.
@@ -234,8 +234,7 @@ impl WriteQueue {
                 state.blocked -= 1;
                 continue;
             }
-            let new = (0..batch.rows() as u32).filter(|row| on_disk[*row as usize].is_none());
-            let queued = state.rows.insert(&batch, new.collect());
+            let queued = state.rows.insert(&batch, new);
             let inserted = queued.as_ref().map_or(&[][..], |queued| &queued.numbers);
             let winners = winners(&batch, on_disk, inserted, &state.rows);
             if let Some(rows) = queued {
@@ -390,20 +389,27 @@ impl WriteQueue {
 /// are that were first. A key that comes twice in the batch is first at its first position.
 fn winners(
     batch: &RowBatch,
-    on_disk: Vec<Option<Located>>,
+    on_disk: Vec<(usize, Located)>,
     inserted: &[u32],
     pending: &PendingRows,
 ) -> Vec<(usize, Located)> {
     let mut inserted = inserted.iter().map(|row| *row as usize).peekable();
-    let winner = |(row, located): (usize, Option<Located>)| {
+    let mut on_disk = on_disk.into_iter().peekable();
+    let winner = |row| {
         if inserted.next_if_eq(&row).is_some() {
             return None;
         }
-        let queued = || {
-            let (batch, row) = pending.find(batch.key(row as u32))?;
-            Some(Located::queued(batch, row))
-        };
-        Some((row, located.or_else(queued)?))
+        on_disk.next_if(|(present, _)| *present == row).or_else(|| {
+            let (batch, first) = pending.find(batch.key(row as u32))?;
+            Some((row, Located::queued(batch, first)))
+        })
     };
-    on_disk.into_iter().enumerate().filter_map(winner).collect()
+    (0..batch.rows()).filter_map(winner).collect()
+}
+
+/// The rows of a batch of `count` rows that are not among `present`, whose positions rise.
+fn rows_not_in(present: &[(usize, Located)], count: usize) -> Vec<u32> {
+    let mut present = present.iter().map(|(row, _)| *row as u32).peekable();
+    let is_absent = |row: &u32| present.next_if_eq(row).is_none();
+    (0..count as u32).filter(is_absent).collect()
 }

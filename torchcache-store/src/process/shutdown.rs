@@ -182,7 +182,7 @@ mod tests {
         assert!(handle.ensure_flusher(), "the thread starts");
         let batch = batch.expect("the parts fit");
         let engine = &handle.engine;
-        let on_disk = |keys: &[Key]| vec![None; keys.len()];
+        let on_disk = |_: &[Key]| Vec::new();
         let put = engine.queue.put(batch, on_disk, engine.queue_limits());
         assert!(put.expect("there is room").is_empty());
     }
