@@ -7,7 +7,8 @@ use torchcache::{Cached, ErrorKind, Options};
 use crate::support::{assert_panics, counts, device, random, same, version};
 use crate::torchscript::traced;
 
-/// Calls modules that double and triple by turns: both are right, and each hits its own rows alone.
+/// Calls a module that doubles and one that triples, twice each: both are right, and each hits only
+/// its own rows.
 fn assert_apart<M: ModuleT>(two: &Cached<M>, three: &Cached<M>) {
     let xs = random(&[2, 2]);
     for _ in 0..2 {
