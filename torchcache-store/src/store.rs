@@ -259,8 +259,8 @@ impl Store {
     /// are no error: [`StoreStats`] counts them.
     ///
     /// # Errors
-    /// [`FlushError::Lost`] if rows of the directory could not be written, whoever in this process
-    /// put them, since this store was opened or last reported that. Clones count as one store; each
+    /// [`FlushError::Lost`] if rows of the directory could not be written since this store was opened
+    /// or last reported that, also rows that another store of this process put. Clones count as one store; each
     /// further [`Store::open`] has reports of its own. [`FlushError::Stalled`] if rows are still
     /// queued.
     pub fn flush(&self) -> Result<(), FlushError> {
