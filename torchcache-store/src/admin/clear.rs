@@ -1,17 +1,16 @@
 //! Removes whole caches. Rows that a running process adds meanwhile stay: a directory is removed only
 //! when it is empty, and the next writer creates it again.
 
-use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::discover::{Cache, is_foreign};
-use crate::fs::temp_file::stale_names;
-use crate::fs::{DirEntry, Directory};
+use crate::fs::temp_file::remove_stale;
+use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
-use crate::segment::segment_names;
+use crate::segment::visit_segments;
 
 /// What [`clear`] removed.
 #[derive(Debug, Default)]
@@ -39,42 +38,24 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(cleared),
         dir => dir?,
     };
-    let mut tried = HashSet::new();
-    // Until a listing has no new name: a compaction in another process may publish its result
-    // meanwhile, and looks for its sources only afterwards.
-    loop {
-        let mut names = match segment_names(&*dir) {
-            Err(error) if tried.is_empty() => return Err(error),
-            Err(error) => {
-                cleared.failed.push((cache.path().to_owned(), error));
-                break;
-            }
-            Ok(names) => names,
-        };
-        names.retain(|name| tried.insert(name.clone()));
-        if names.is_empty() {
-            break;
-        }
+    let mut is_listed = false;
+    let listed = visit_segments(&*dir, |names| {
+        is_listed = true;
         for name in names {
-            match is_foreign(&*dir, &name) {
-                Ok(false) => {}
-                Ok(true) => continue,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => {
-                    cleared.failed.push((cache.path().join(name), error));
-                    continue;
-                }
-            }
-            let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
-            match remove(&*dir, &name) {
-                Ok(true) => {
+            match remove_segment(&*dir, &name) {
+                Ok(Some(bytes)) => {
                     cleared.segments += 1;
                     cleared.bytes = cleared.bytes.saturating_add(bytes);
                 }
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(error) => cleared.failed.push((cache.path().join(name), error)),
             }
         }
+    });
+    match listed {
+        Err(error) if !is_listed => return Err(error),
+        Err(error) => cleared.failed.push((cache.path().to_owned(), error)),
+        Ok(_) => {}
     }
     // Without the sync, a power loss could bring the rows back.
     match dir.sync().and_then(|()| remove_empty(cache, &dir)) {
@@ -84,30 +65,21 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
     Ok(cleared)
 }
 
-/// Removes a file. Returns whether it existed.
-pub(super) fn remove(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    match dir.remove(name.as_ref()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+/// Removes a segment, and returns the size of the file; `None` if it is gone or of another program.
+fn remove_segment(dir: &dyn Directory, name: &str) -> io::Result<Option<u64>> {
+    match is_foreign(dir, name) {
+        Ok(false) => {}
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => return Ok(None),
     }
-}
-
-/// Removes the temporary files of crashed writers. Returns their names.
-pub(super) fn remove_stale(dir: &dyn Directory) -> io::Result<Vec<String>> {
-    let mut removed = Vec::new();
-    for name in stale_names(dir)? {
-        if remove(dir, &name)? {
-            removed.push(name);
-        }
-    }
-    Ok(removed)
+    let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
+    Ok(remove_if_present(dir, name)?.then_some(bytes))
 }
 
 /// Removes the directory of a cache without segments, unless a process writes to it or it holds other
 /// files. Returns whether it is gone.
 pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Result<bool> {
-    remove_stale(&**dir)?;
+    remove_stale(&**dir, |_, error| Err(error))?;
     let entries = match dir.list() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         entries => entries?,
@@ -137,7 +109,7 @@ pub(super) fn remove_empty(cache: &Cache, dir: &Arc<dyn Directory>) -> io::Resul
         Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(false),
         read => read?,
     };
-    remove(&**dir, manifest::FILE)?;
+    remove_if_present(&**dir, manifest::FILE)?;
     let gone = is_gone(&cache.remove_dir());
     if !gone {
         // A writer put a segment there in between.

@@ -1,20 +1,22 @@
 //! Finds the caches below a root, which holds one directory for each, and opens their segments after a
 //! check of the permissions. Other directories in a root are ignored.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::directory;
 use crate::fs::permissions;
 use crate::fs::temp_file::{is_temp, is_unique};
-use crate::fs::{Directory, FileSystem, Os, file_names, read_exact};
+use crate::fs::{Directory, FileSystem, Metadata, Os, file_names, read_exact};
 use crate::manifest::{self, Manifest};
-use crate::segment::{END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names};
-
-/// How often a directory is listed, at most, while it changes.
-const MAX_LISTINGS: usize = 64;
+use crate::segment::{
+    END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names, visit_segments,
+};
+use crate::size::sum;
+use crate::threads;
 
 /// A directory of caches, or the directory of one cache, or both.
 #[derive(Debug)]
@@ -172,30 +174,58 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Lists the segments of a directory until a listing has no new name and the directory did not change
-/// meanwhile: during a compaction, a listing may lack both the result and a source. `visit` gets each
-/// listing, and returns whether it had a new name.
-pub(super) fn list_until_stable(
-    dir: &dyn Directory,
-    mut visit: impl FnMut(Vec<String>) -> bool,
-) -> io::Result<()> {
-    for _ in 0..MAX_LISTINGS {
-        let before = dir.metadata()?.modified;
-        if !visit(segment_names(dir)?) && dir.metadata()?.modified == before {
-            break;
-        }
-    }
-    Ok(())
+/// A segment, and what was read of it.
+pub(super) struct Found<T> {
+    pub(super) file: Metadata,
+    pub(super) contents: Result<T, SegmentError>,
 }
 
-/// Opens a segment if its permissions are accepted.
-pub(super) fn open_permitted(
+/// The segments of a directory by name. An error is one of the system that says nothing about the file.
+pub(super) type Segments<T> = BTreeMap<String, io::Result<Found<T>>>;
+
+/// Reads the segments of a directory, several at a time, and returns those of the last listing. Other
+/// processes may use the directory meanwhile: see [`visit_segments`]. Before segments are read, `expect`
+/// gets their bytes.
+pub(super) fn read_segments<T: Send>(
     dir: &dyn Directory,
-    name: &str,
-) -> Result<SegmentReader, SegmentError> {
-    if_permitted(dir, name, |dir, name| {
-        SegmentReader::open_in(dir, name.as_ref(), false)
-    })
+    expect: impl Fn(u64),
+    read: impl Fn(&str, &Metadata) -> Result<T, SegmentError> + Sync,
+) -> io::Result<Segments<T>> {
+    let segments = Mutex::new(BTreeMap::new());
+    let listed = visit_segments(dir, |names| {
+        let stat = |name: String| (dir.stat(name.as_ref()), name);
+        let files: Vec<_> = names.into_iter().map(stat).collect();
+        let known = files.iter().filter_map(|(file, _)| file.as_ref().ok());
+        expect(sum(known.map(|file| file.len)));
+        let workers = threads::count().min(files.len());
+        threads::for_each(workers, files.into_iter(), |(file, name)| {
+            let found = file.map(|file| {
+                let contents = if_permitted(dir, &name, &file, &read);
+                Found { file, contents }
+            });
+            let is_gone = match &found {
+                Ok(found) => found
+                    .contents
+                    .as_ref()
+                    .is_err_and(SegmentError::is_not_found),
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            if !is_gone {
+                let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
+                segments.insert(name, found);
+            }
+        });
+    })?;
+    let mut segments = segments
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    segments.retain(|name, _| listed.contains(name));
+    Ok(segments)
+}
+
+/// Opens a segment whose permissions were accepted.
+pub(super) fn open(dir: &dyn Directory, name: &str) -> Result<SegmentReader, SegmentError> {
+    SegmentReader::open_in(dir, name.as_ref(), false)
 }
 
 /// Calls `read` on a segment if its permissions are accepted. They are checked before the file is opened,
@@ -204,11 +234,11 @@ pub(super) fn open_permitted(
 pub(super) fn if_permitted<T>(
     dir: &dyn Directory,
     name: &str,
-    read: impl FnOnce(&dyn Directory, &str) -> Result<T, SegmentError>,
+    file: &Metadata,
+    read: impl FnOnce(&str, &Metadata) -> Result<T, SegmentError>,
 ) -> Result<T, SegmentError> {
-    permissions::check_file(&dir.stat(name.as_ref())?, &dir.metadata()?)
-        .map_err(SegmentError::PermissionRejected)?;
-    let result = read(dir, name);
+    permissions::check_file(file, &dir.metadata()?).map_err(SegmentError::PermissionRejected)?;
+    let result = read(name, file);
     if result.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
         let why = "neither its name nor its first and last bytes are those of a segment";
         return Err(SegmentError::PermissionRejected(why.to_owned()));

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::discover::{Cache, Root, if_permitted};
+use super::discover::{Cache, Found, Root, read_segments};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::{SegmentError, claimed_rows, segment_names};
+use crate::segment::claimed_rows;
 use crate::size::sum;
 
 /// No compaction is under way in a directory that did not change for this long: a compaction syncs the
@@ -109,20 +109,15 @@ impl Inventory {
         // Added only after the whole directory was read: segments refer to the index of their cache.
         let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
-        let names = segment_names(&*dir)?;
-        for name in names {
-            let claimed = if_permitted(&*dir, &name, claimed_rows);
-            let file = match dir.stat(name.as_ref()) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                file => file?,
-            };
+        for (name, found) in read_segments(&*dir, |_| {}, |name, _| claimed_rows(&*dir, name))? {
+            // Without the time of a segment, nothing of its cache is removed.
+            let Found { file, contents } = found?;
             let last_read = clock::past_or_now(file.modified);
             last_used = last_used.max(Some(last_read));
-            let rows = match claimed {
+            let rows = match contents {
                 Ok(rows) => Some(rows),
                 // A corrupt segment is removed in its turn.
                 Err(error) if error.is_corruption() => None,
-                Err(SegmentError::Io(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     skipped.push((cache.path().join(&name), error.to_string()));
                     has_skipped = true;

@@ -8,12 +8,12 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::clear::{is_manifest, remove, remove_empty};
+use super::clear::{is_manifest, remove_empty};
 use super::discover::{Cache, Root};
 use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
-use crate::fs::temp_file::{is_stale, is_temp};
-use crate::fs::{DirEntry, Directory};
+use crate::fs::temp_file::stale_names;
+use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::segment::is_segment;
 use crate::size::sum;
 
@@ -171,7 +171,7 @@ impl Inventory {
                 true => Ok(Some(true)),
                 false => entry.dir.stat(segment.name.as_ref()).and_then(|file| {
                     match file.modified == segment.modified {
-                        true => remove(&*entry.dir, &segment.name).map(Some),
+                        true => remove_if_present(&*entry.dir, &segment.name).map(Some),
                         false => Ok(None),
                     }
                 }),
@@ -248,10 +248,10 @@ fn oldest_kept(keep: Keep) -> u64 {
 
 /// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers.
 fn holds_nothing_else(dir: &dyn Directory) -> bool {
+    let stale = stale_names(dir, |_, _| Ok(())).unwrap_or_default();
     let is_ours = |entry: &DirEntry| match entry.name.to_str() {
         Some(name) if entry.is_file && is_segment(name) => true,
-        Some(name) if entry.is_file && is_temp(name) => is_stale(dir, name).unwrap_or(false),
-        _ => is_manifest(entry),
+        _ => is_manifest(entry) || stale.iter().any(|name| entry.name == name.as_str()),
     };
     dir.list().is_ok_and(|entries| entries.iter().all(is_ours))
 }

@@ -5,11 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::check::{CheckReport, SegmentCheck, SegmentState};
-use super::clear::{remove, remove_stale};
-use super::discover::open_permitted;
+use super::discover::{if_permitted, open};
 use crate::clock;
-use crate::fs::Directory;
-use crate::fs::temp_file::is_recent;
+use crate::fs::temp_file::{is_recent, remove_stale};
+use crate::fs::{Directory, remove_if_present};
 use crate::segment::{
     CopyError, Decoder, FinishedSegment, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
 };
@@ -64,7 +63,7 @@ pub fn repair(checked: &CheckReport) -> RepairReport {
             let done = repair_segment(&dir, segment);
             repairs.segments.push((segment.name.clone(), done));
         }
-        repairs.stale_files = remove_stale(&*dir)?;
+        repairs.stale_files = remove_stale(&*dir, |_, error| Err(error))?;
         dir.sync()
     };
     repairs.error = all().err();
@@ -76,7 +75,7 @@ fn repair_segment(dir: &Arc<dyn Directory>, segment: &SegmentCheck) -> io::Resul
     match rewrite(dir, name) {
         Ok(Rewriting { lost: 0, .. }) => Ok(SegmentRepair::Superseded),
         Ok(Rewriting { kept: 0, lost, .. }) => {
-            remove(&**dir, name)?;
+            remove_if_present(&**dir, name)?;
             Ok(SegmentRepair::Removed { lost: Some(lost) })
         }
         Ok(rewriting) => replace(&**dir, name, rewriting),
@@ -93,7 +92,7 @@ fn repair_segment(dir: &Arc<dyn Directory>, segment: &SegmentCheck) -> io::Resul
                 SegmentState::Corrupt { rows, .. } => Some(*rows),
                 _ => None,
             };
-            remove(&**dir, name)?;
+            remove_if_present(&**dir, name)?;
             Ok(SegmentRepair::Removed { lost })
         }
         Err(CopyError::Read(SegmentError::Io(error)) | CopyError::Write(error)) => Err(error),
@@ -110,7 +109,8 @@ struct Rewriting {
 
 /// Copies the intact records of a segment into a new one.
 fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError> {
-    let reader = open_permitted(&**dir, name)?;
+    let file = dir.stat(name.as_ref()).map_err(SegmentError::Io)?;
+    let reader = if_permitted(&**dir, name, &file, |name, _| open(&**dir, name))?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut decoder = Decoder::default();
     let mut lost = 0;
@@ -141,7 +141,7 @@ fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<
         return Ok(SegmentRepair::Superseded);
     };
     let to = path.file_name().unwrap_or_default();
-    remove(dir, name)?;
+    remove_if_present(dir, name)?;
     Ok(SegmentRepair::Rewritten {
         to: to.to_string_lossy().into_owned(),
         kept,

@@ -1,12 +1,10 @@
 //! The rows of a cache at one moment. The segments are held open, so that they can be read to the end
 //! although other processes compact, evict or clear meanwhile.
 
-use std::collections::BTreeMap;
 use std::io;
 
-use super::discover::{Cache, list_until_stable, open_permitted};
+use super::discover::{Cache, open, read_segments};
 use super::summary::{GroupTotals, RowGroupSummary};
-use crate::fs::Directory;
 use crate::segment::{RowGroup, SegmentError, SegmentReader};
 
 /// The segments of a cache, held open.
@@ -55,14 +53,16 @@ impl CacheRows {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open(cache: &Cache) -> io::Result<CacheRows> {
-        let opened = open_all(&*cache.open()?)?;
+        let dir = cache.open()?;
+        let opened = read_segments(&*dir, |_| {}, |name, _| open(&*dir, name))?;
         let mut rows = CacheRows {
             open: Vec::new(),
             groups: Vec::new(),
             skipped: Vec::new(),
         };
         let (mut totals, mut before) = (GroupTotals::default(), 0);
-        for (name, reader) in opened {
+        for (name, found) in opened {
+            let reader = found.map_err(SegmentError::Io).and_then(|it| it.contents);
             match reader.and_then(|reader| totals.add_segment(&reader).map(|()| reader)) {
                 Ok(reader) => {
                     let count = reader.row_count();
@@ -105,28 +105,6 @@ impl CacheRows {
     pub(super) fn total(&self) -> u64 {
         self.groups.iter().map(|group| group.rows).sum()
     }
-}
-
-type Opened = BTreeMap<String, Result<SegmentReader, SegmentError>>;
-
-/// Opens all segments. Those that other processes remove meanwhile stay open.
-fn open_all(dir: &dyn Directory) -> io::Result<Opened> {
-    let mut opened = Opened::new();
-    list_until_stable(dir, |names| {
-        let mut is_new = false;
-        for name in names {
-            if opened.contains_key(&name) {
-                continue;
-            }
-            is_new = true;
-            match open_permitted(dir, &name) {
-                Err(error) if error.is_not_found() => {}
-                reader => drop(opened.insert(name, reader)),
-            }
-        }
-        is_new
-    })?;
-    Ok(opened)
 }
 
 /// Adds the name of the file to an error.

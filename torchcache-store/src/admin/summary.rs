@@ -1,17 +1,16 @@
 //! Counts what a cache holds. Reads the row tables only, not the rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::discover::{Cache, list_until_stable, open_permitted};
+use super::discover::{Cache, Found, open, read_segments};
+use crate::fs::file_names;
 use crate::fs::temp_file::is_temp;
-use crate::fs::{Directory, file_names};
 use crate::manifest::{self, Manifest};
 use crate::segment::{SegmentError, SegmentReader};
 use crate::size::sum;
-use crate::threads;
 
 /// The counts of a cache.
 #[derive(Debug)]
@@ -164,53 +163,26 @@ impl Cache {
     pub fn summary(&self) -> io::Result<Summary> {
         let dir = self.open()?;
         let written = dir.stat(manifest::FILE.as_ref());
-        let segments = Mutex::new(BTreeMap::new());
-        list_until_stable(&*dir, |names| {
-            let names: BTreeSet<_> = names.into_iter().collect();
-            let lock = || segments.lock().unwrap_or_else(PoisonError::into_inner);
-            // The rows of a segment that was compacted are in another one, and would count twice.
-            lock().retain(|name, _| names.contains(name));
-            let new: Vec<_> = names
-                .into_iter()
-                .filter(|it| !lock().contains_key(it))
-                .collect();
-            let is_new = !new.is_empty();
-            threads::for_each(threads::count().min(new.len()), new.into_iter(), |name| {
-                if let Some(segment) = summarize(&*dir, &name) {
-                    lock().insert(name, segment);
-                }
-            });
-            is_new
-        })?;
-        let segments = segments
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let segments = read_segments(&*dir, |_| {}, |name, _| contents(&open(&*dir, name)?))?;
+        let summarize = |(name, found)| {
+            let (bytes, last_read, contents) = match found {
+                Ok(Found { file, contents }) => (file.len, Some(file.modified), contents),
+                Err(error) => (0, None, Err(SegmentError::Io(error))),
+            };
+            SegmentSummary {
+                name,
+                bytes,
+                last_read,
+                contents,
+            }
+        };
         Ok(Summary {
             manifest: Manifest::read(&*dir),
             created: written.ok().map(|file| file.modified),
-            segments: segments.into_values().collect(),
+            segments: segments.into_iter().map(summarize).collect(),
             temp_files: file_names(&*dir, is_temp)?.len(),
         })
     }
-}
-
-/// Counts a segment; `None` if it is gone.
-fn summarize(dir: &dyn Directory, name: &str) -> Option<SegmentSummary> {
-    let file = dir.stat(name.as_ref()).map_err(SegmentError::Io);
-    let (bytes, last_read) = match &file {
-        Ok(file) => (file.len, Some(file.modified)),
-        Err(_) => (0, None),
-    };
-    let contents = file.and_then(|_| contents(&open_permitted(dir, name)?));
-    if contents.as_ref().is_err_and(SegmentError::is_not_found) {
-        return None;
-    }
-    Some(SegmentSummary {
-        name: name.to_owned(),
-        bytes,
-        last_read,
-        contents,
-    })
 }
 
 fn contents(reader: &SegmentReader) -> Result<SegmentContents, SegmentError> {

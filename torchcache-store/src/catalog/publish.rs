@@ -9,9 +9,9 @@ use super::Catalog;
 use super::live_segment::LiveSegment;
 use crate::clock;
 use crate::fault::Fault;
-use crate::fs::temp_file::{is_stale, is_temp};
-use crate::fs::{Directory, file_names};
-use crate::segment::{FinishedSegment, segment_names};
+use crate::fs::temp_file::remove_stale;
+use crate::fs::{Directory, remove_if_present};
+use crate::segment::{FinishedSegment, visit_segments};
 
 impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
@@ -63,13 +63,13 @@ impl Catalog {
         if names.peek().is_none() {
             return;
         }
-        let not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         match self.open_dir() {
-            Ok(dir) => names.for_each(|name| match dir.remove(name.as_ref()) {
-                Err(error) if !not_found(&error) => self.note_not_removed(name, &error),
-                _ => {}
+            Ok(dir) => names.for_each(|name| {
+                if let Err(error) = remove_if_present(&*dir, name) {
+                    self.note_not_removed(name, &error);
+                }
             }),
-            Err(error) if not_found(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => names.for_each(|name| self.note_not_removed(name, &error)),
         }
     }
@@ -106,42 +106,21 @@ impl Catalog {
         cleared
     }
 
-    /// Removes every segment, until a listing has no new one: a compaction in another process may
-    /// publish its result meanwhile.
+    /// Removes every segment, those included that another process publishes meanwhile.
     fn remove_all(&self, dir: &dyn Directory) -> io::Result<()> {
-        let mut tried = HashSet::new();
-        loop {
-            let mut names = segment_names(dir)?;
-            names.retain(|name| !tried.contains(name));
-            if names.is_empty() {
-                return Ok(());
-            }
-            self.remove(names.iter().map(String::as_str));
-            tried.extend(names);
-        }
+        visit_segments(dir, |names| self.remove(names.iter().map(String::as_str))).map(drop)
     }
 
     /// Removes the temporary files of processes that are dead.
     pub(crate) fn remove_stale_temp_files(&self) {
-        let dir = self.open_dir();
-        let listed = dir.and_then(|dir| Ok((file_names(&*dir, is_temp)?, dir)));
-        let (mut names, dir) = match listed {
-            Ok(listed) => listed,
-            Err(error) => return self.note_unlisted(&error),
+        let failed = |name: &str, error: io::Error| {
+            self.note_not_removed(name, &error);
+            Ok(())
         };
-        names.retain(|name| match is_stale(&*dir, name) {
-            Ok(is_stale) => is_stale,
-            Err(error) => {
-                // Removed since it was listed, or another user's.
-                use io::ErrorKind::{NotFound, PermissionDenied};
-                if !matches!(error.kind(), NotFound | PermissionDenied) {
-                    let reason = format_args!("cannot find out whether its writer lives: {error}");
-                    self.faults.note(Fault::Read, &self.dir.join(name), reason);
-                }
-                false
-            }
-        });
-        self.remove(names.iter().map(String::as_str));
+        let removed = self.open_dir().and_then(|dir| remove_stale(&*dir, failed));
+        if let Err(error) = removed {
+            self.note_unlisted(&error);
+        }
     }
 
     /// Counts that the directory cannot be listed.

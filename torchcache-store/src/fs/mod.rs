@@ -190,6 +190,15 @@ pub(crate) fn file_names(
     Ok(names.filter(|name| is_wanted(name)).collect())
 }
 
+/// Removes a file. Returns whether it existed.
+pub(crate) fn remove_if_present(dir: &dyn Directory, name: impl AsRef<OsStr>) -> io::Result<bool> {
+    match dir.remove(name.as_ref()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Fills `out` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
 pub(crate) fn read_exact(file: &dyn File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !out.is_empty() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Directory, File, file_names};
+use super::{Directory, File, file_names, remove_if_present};
 use crate::clock;
 
 /// The start of the name of a temporary file.
@@ -105,7 +105,7 @@ impl fmt::Debug for TempFile {
 
 /// Whether a temporary file has no writer any more: it is not locked, or cannot be, and was not written
 /// to for some time. A time in the future counts as now, unless it is far ahead.
-pub(crate) fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     let file = dir.open(name.as_ref())?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
     Ok(match locked {
@@ -114,12 +114,40 @@ pub(crate) fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     })
 }
 
-/// The names of the temporary files without a writer. A file that cannot be opened is left out: it
-/// was removed since it was listed, or belongs to another user.
-pub(crate) fn stale_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
-    let mut names = file_names(dir, is_temp)?;
-    names.retain(|name| is_stale(dir, name).unwrap_or(false));
-    Ok(names)
+/// The names of the temporary files without a writer, without those that were removed since they were
+/// listed and those of other users. Any other error of a file goes to `failed`, which decides whether
+/// that is the end.
+pub(crate) fn stale_names(
+    dir: &dyn Directory,
+    failed: impl Fn(&str, io::Error) -> io::Result<()>,
+) -> io::Result<Vec<String>> {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    let mut stale = Vec::new();
+    for name in file_names(dir, is_temp)? {
+        match is_stale(dir, &name) {
+            Ok(true) => stale.push(name),
+            Ok(false) => {}
+            Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => {}
+            Err(error) => failed(&name, error)?,
+        }
+    }
+    Ok(stale)
+}
+
+/// Removes these files, and returns their names. An error of a file goes to `failed`.
+pub(crate) fn remove_stale(
+    dir: &dyn Directory,
+    failed: impl Fn(&str, io::Error) -> io::Result<()>,
+) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for name in stale_names(dir, &failed)? {
+        match remove_if_present(dir, &name) {
+            Ok(true) => removed.push(name),
+            Ok(false) => {}
+            Err(error) => failed(&name, error)?,
+        }
+    }
+    Ok(removed)
 }
 
 /// Whether a file was written to a moment ago, so that another process may still be writing.

@@ -43,7 +43,6 @@ pub(crate) use encoder::{Value, encode_rows};
 pub(crate) use ends::claimed_rows;
 pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
-pub(crate) use name::{is_segment, segment_names};
-pub(crate) use reader::{Chunk, Chunks};
+pub(crate) use name::{is_segment, segment_names, visit_segments};
 pub(crate) use source::Source;
 pub(crate) use writer::MOST_ROWS;

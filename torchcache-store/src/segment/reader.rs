@@ -7,14 +7,13 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::ops::Deref;
 use std::path::Path;
 
 use super::ends::{Ends, corrupt};
 use super::error::SegmentError;
 use super::fetch::{RowRequest, check, fetch};
 use super::footer::{RowCursor, parse_groups};
-use super::format::{CHECKSUM_LEN, HEADER_LEN, ROW_LEN, Row, RowGroup, Trailer};
+use super::format::{CHECKSUM_LEN, ROW_LEN, Row, RowGroup, Trailer};
 use super::source::{Source, read_at};
 use crate::fs::{Directory, FileSystem, Metadata, Os};
 
@@ -147,14 +146,12 @@ impl SegmentReader {
         &self.metadata
     }
 
-    /// How many bytes of the file are records.
-    pub(crate) fn record_bytes(&self) -> u64 {
-        self.trailer.footer_offset - HEADER_LEN as u64
-    }
-
-    /// The rows in chunks that are worth reading together.
-    pub(crate) fn chunks(&self) -> Chunks<&SegmentReader> {
-        Chunks::new(self)
+    /// The rows in chunks that are worth reading together. After an error there are no more.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Result<Chunk, SegmentError>> + '_ {
+        Chunks {
+            rows: Rows::new(self).enumerate(),
+            left_over: None,
+        }
     }
 
     /// Reads the records of a chunk and passes them to `each`, in their order. `window` is memory
@@ -228,8 +225,8 @@ impl Window<'_> {
 }
 
 /// A walk over the row table, in pieces.
-struct Rows<R> {
-    reader: R,
+struct Rows<'r> {
+    reader: &'r SegmentReader,
     cursor: RowCursor,
     /// Entries of the table from row `piece_at` on.
     piece: Vec<u8>,
@@ -237,8 +234,8 @@ struct Rows<R> {
     is_over: bool,
 }
 
-impl<R: Deref<Target = SegmentReader>> Rows<R> {
-    fn new(reader: R) -> Rows<R> {
+impl<'r> Rows<'r> {
+    fn new(reader: &'r SegmentReader) -> Rows<'r> {
         Rows {
             reader,
             cursor: RowCursor::new(),
@@ -254,7 +251,7 @@ impl<R: Deref<Target = SegmentReader>> Rows<R> {
             trailer,
             groups,
             ..
-        } = &*self.reader;
+        } = self.reader;
         let next = self.cursor.next;
         let mut at = (next - self.piece_at) as usize * ROW_LEN;
         if at >= self.piece.len() {
@@ -272,26 +269,26 @@ impl<R: Deref<Target = SegmentReader>> Rows<R> {
     }
 }
 
-impl<R: Deref<Target = SegmentReader>> Iterator for Rows<R> {
+impl Iterator for Rows<'_> {
     type Item = Result<Row, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_over {
             return None;
         }
-        let is_last = |cursor: &RowCursor, reader: &R| cursor.next == reader.row_count();
-        if is_last(&self.cursor, &self.reader) {
+        let count = self.reader.row_count();
+        if self.cursor.next == count {
             // There are no rows, so there must be no records.
             self.is_over = true;
             return self.cursor.check_end(&self.reader.trailer).err().map(Err);
         }
         let mut row = self.load();
-        if is_last(&self.cursor, &self.reader)
+        if self.cursor.next == count
             && let Err(error) = self.cursor.check_end(&self.reader.trailer)
         {
             row = Err(error);
         }
-        self.is_over = row.is_err() || is_last(&self.cursor, &self.reader);
+        self.is_over = row.is_err() || self.cursor.next == count;
         Some(row)
     }
 }
@@ -311,23 +308,14 @@ impl Chunk {
     }
 }
 
-/// A walk over the row table in chunks. After an error there are no more.
-pub(crate) struct Chunks<R> {
-    rows: std::iter::Enumerate<Rows<R>>,
+/// A walk over the row table in chunks.
+struct Chunks<'r> {
+    rows: std::iter::Enumerate<Rows<'r>>,
     /// The first row of the next chunk.
     left_over: Option<(u64, Row)>,
 }
 
-impl<R: Deref<Target = SegmentReader>> Chunks<R> {
-    pub(crate) fn new(reader: R) -> Chunks<R> {
-        Chunks {
-            rows: Rows::new(reader).enumerate(),
-            left_over: None,
-        }
-    }
-}
-
-impl<R: Deref<Target = SegmentReader>> Iterator for Chunks<R> {
+impl Iterator for Chunks<'_> {
     type Item = Result<Chunk, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -12,7 +12,7 @@ use super::format::{
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::fs::temp_file::TempFile;
-use crate::fs::{Directory, File, FileSystem, Os};
+use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
 use crate::key::Key;
 
 /// The size of writes. It decides in what units the page cache holds the file, and so how fast the
@@ -218,10 +218,8 @@ impl FinishedSegment {
         if matches!(is_gone, Ok(false)) {
             return Ok(Some((path, footer)));
         }
-        match dir.remove(path.file_name().unwrap_or_default()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => is_gone.map(|_| None),
-        }
+        remove_if_present(&*dir, path.file_name().unwrap_or_default())?;
+        is_gone.map(|_| None)
     }
 
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
