@@ -10,7 +10,8 @@ use crate::clock;
 use crate::fs::temp_file::{is_recent, remove_stale};
 use crate::fs::{Directory, remove_if_present};
 use crate::segment::{
-    CopyError, Decoder, FinishedSegment, Row, RowGroup, SegmentError, SegmentWriter, copy_records,
+    CopyError, Decoder, FinishedSegment, RowEntry, RowGroup, SegmentError, SegmentWriter,
+    copy_records,
 };
 
 /// The result of repairing a cache.
@@ -114,7 +115,7 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError>
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut decoder = Decoder::default();
     let mut lost = 0;
-    let accept = |row: &Row, group: &RowGroup, stored: &[u8]| {
+    let accept = |row: &RowEntry, group: &RowGroup, stored: &[u8]| {
         decoder.check(row, group, stored)?;
         Ok(true)
     };

@@ -8,16 +8,16 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use crate::fs::Directory;
-use crate::segment::Source;
+use crate::segment::SegmentFile;
 
 /// How many files stay open between reads.
 const CAPACITY: NonZero<usize> = NonZero::new(256).expect("it is not zero");
 
 /// By the number of the segment.
-static OPEN_FILES: LazyLock<Mutex<LruCache<u32, Arc<Source>>>> =
+static OPEN_FILES: LazyLock<Mutex<LruCache<u32, Arc<SegmentFile>>>> =
     LazyLock::new(|| Mutex::new(LruCache::new(CAPACITY)));
 
-fn open_files() -> MutexGuard<'static, LruCache<u32, Arc<Source>>> {
+fn open_files() -> MutexGuard<'static, LruCache<u32, Arc<SegmentFile>>> {
     OPEN_FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -28,12 +28,12 @@ pub(super) fn source(
     name: &str,
     mmap: bool,
     open_dir: impl Fn() -> io::Result<Arc<dyn Directory>>,
-) -> io::Result<Arc<Source>> {
+) -> io::Result<Arc<SegmentFile>> {
     let cached = open_files().get(&id).cloned();
     if let Some(source) = cached.filter(|source| source.mmap == mmap) {
         return Ok(source);
     }
-    let open = || Source::open(&*open_dir()?, name.as_ref(), mmap);
+    let open = || SegmentFile::open(&*open_dir()?, name.as_ref(), mmap);
     let source = match open() {
         Err(error) if is_out_of_descriptors(&error) => {
             open_files().clear();

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
 use crate::key::{Key, fingerprint};
-use crate::segment::{Encoding, Footer, Row, VERSION};
+use crate::segment::{Encoding, Footer, RowEntry, VERSION};
 use crate::threads::{max_scoped, scoped_for_each};
 
 /// The table has partitions, so that growing or sweeping ten million entries blocks lookups no longer
@@ -39,7 +39,7 @@ pub(crate) struct IndexEntry {
 }
 
 impl IndexEntry {
-    fn new(row: &Row, segment: u32) -> IndexEntry {
+    fn new(row: &RowEntry, segment: u32) -> IndexEntry {
         IndexEntry {
             fingerprint: fingerprint(&row.key),
             packed: row.offset << 24 | u64::from(row.group) << 8 | row.encoding as u64,
@@ -49,8 +49,8 @@ impl IndexEntry {
     }
 
     /// The row, given the whole of its key.
-    pub(crate) fn row(&self, key: &Key) -> Option<Row> {
-        Some(Row {
+    pub(crate) fn row(&self, key: &Key) -> Option<RowEntry> {
+        Some(RowEntry {
             key: *key,
             offset: self.packed >> 24,
             stored_len: self.stored_len,
@@ -136,7 +136,8 @@ impl Index {
             |((partitions, done), first): ((&mut [Partition], &mut Vec<_>), usize)| {
                 let range = first..first + partitions.len();
                 for ((id, footer), done) in segments.iter().zip(done) {
-                    let mine = |row: &Row| range.contains(&partition_of(fingerprint(&row.key)));
+                    let mine =
+                        |row: &RowEntry| range.contains(&partition_of(fingerprint(&row.key)));
                     by_partition(*id, footer.rows().filter(mine), |number, entries| {
                         partitions[number - first].insert(entries, |_| true, done);
                     });
@@ -237,7 +238,7 @@ impl Partition {
 /// the processor's cache, and the whole table does not.
 pub(crate) fn by_partition(
     segment: u32,
-    mut rows: impl Iterator<Item = Row>,
+    mut rows: impl Iterator<Item = RowEntry>,
     mut insert: impl FnMut(usize, &[IndexEntry]),
 ) {
     let mut partitions = vec![Vec::new(); PARTITIONS];
@@ -264,9 +265,9 @@ mod tests {
     use super::*;
     use crate::segment::SegmentWriter;
 
-    fn row(n: u64) -> Row {
+    fn row(n: u64) -> RowEntry {
         let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
-        Row {
+        RowEntry {
             key,
             offset: n << 5,
             stored_len: 7,

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::file_cache;
 use super::index::Inserted;
 use crate::clock;
-use crate::segment::{Footer, RowGroup, Source};
+use crate::segment::{Footer, RowGroup, SegmentFile};
 
 /// How often at most the time of a file is set, so that other processes see that it was read.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
@@ -110,7 +110,7 @@ impl LiveSegment {
     }
 
     /// Records that the segment is read, and from time to time sets the time of its file.
-    pub(crate) fn note_read(&self, source: &Source) {
+    pub(crate) fn note_read(&self, source: &SegmentFile) {
         let now = clock::now();
         self.last_read.fetch_max(now, Ordering::Relaxed);
         let touched = self.touched.load(Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::live_segment::LiveSegment;
 use crate::batch::RowBatch;
 use crate::key::Key;
-use crate::segment::{Row, RowGroup};
+use crate::segment::{RowEntry, RowGroup};
 
 /// A row that the store has. It stays readable while rows are written and segments compacted. Once
 /// its segment is evicted, reading it is a miss.
@@ -23,7 +23,7 @@ pub(crate) enum Place {
     /// Not written yet: row number `.1` of a batch in the queue.
     Queue(Arc<RowBatch>, u32),
     /// In a segment, which has the row's group.
-    Disk(Arc<LiveSegment>, Row),
+    Disk(Arc<LiveSegment>, RowEntry),
 }
 
 impl Located {
@@ -34,7 +34,7 @@ impl Located {
         }
     }
 
-    pub(super) fn on_disk(segment: &Arc<LiveSegment>, row: Row) -> Option<Located> {
+    pub(super) fn on_disk(segment: &Arc<LiveSegment>, row: RowEntry) -> Option<Located> {
         let group = segment.groups.get(usize::from(row.group))?;
         Some(Located {
             len: group.raw_len as usize,
@@ -60,7 +60,7 @@ impl Located {
 }
 
 /// The group of a row that [`Located::on_disk`] accepted.
-pub(crate) fn row_group<'s>(segment: &'s LiveSegment, row: &Row) -> &'s RowGroup {
+pub(crate) fn row_group<'s>(segment: &'s LiveSegment, row: &RowEntry) -> &'s RowGroup {
     &segment.groups[usize::from(row.group)]
 }
 

@@ -30,7 +30,7 @@ use self::located::Located;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
-use crate::segment::{Footer, Row, SegmentError, SegmentReader, Source};
+use crate::segment::{Footer, RowEntry, SegmentError, SegmentFile, SegmentReader};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The segments of one directory and the index over their rows.
@@ -141,7 +141,7 @@ impl Catalog {
     }
 
     /// The file of a segment, for reading records.
-    pub(crate) fn source(&self, segment: &LiveSegment, mmap: bool) -> io::Result<Arc<Source>> {
+    pub(crate) fn source(&self, segment: &LiveSegment, mmap: bool) -> io::Result<Arc<SegmentFile>> {
         file_cache::source(segment.id, segment.name(), mmap, || self.open_dir())
     }
 
@@ -222,7 +222,7 @@ impl Catalog {
     fn index_rows(
         &self,
         segment: &LiveSegment,
-        rows: impl Iterator<Item = Row>,
+        rows: impl Iterator<Item = RowEntry>,
         leaving: &HashSet<u32>,
     ) {
         let mut inserted = Inserted::default();

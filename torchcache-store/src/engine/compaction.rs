@@ -16,7 +16,7 @@ use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::key::Key;
-use crate::segment::{CopyError, MOST_ROWS, Row, RowGroup, SegmentWriter, copy_records};
+use crate::segment::{CopyError, MOST_ROWS, RowEntry, RowGroup, SegmentWriter, copy_records};
 
 /// So many segments of about one size are joined.
 const GROUP_LEN: usize = 8;
@@ -104,7 +104,7 @@ fn copy(
     copied: &mut HashSet<Key>,
 ) -> Result<(), CopyError> {
     let reader = engine.catalog.open_segment(dir, source.name())?;
-    let accept = |row: &Row, _: &RowGroup, _: &[u8]| {
+    let accept = |row: &RowEntry, _: &RowGroup, _: &[u8]| {
         engine.queue.note_progress();
         Ok(copied.insert(row.key))
     };

@@ -11,7 +11,7 @@ use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
 use crate::fault::Fault;
-use crate::segment::{Encoding, SegmentWriter, Value, encode_rows, segment_bytes};
+use crate::segment::{Encoding, RawValue, SegmentWriter, encode_rows, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
 
 /// Values are compressed in windows of about this size, to bound the memory of their frames.
@@ -127,9 +127,9 @@ fn write_items(
             segments.refuse(window.len());
             continue;
         }
-        let values: Vec<Value<'_>> = window
+        let values: Vec<RawValue<'_>> = window
             .iter()
-            .map(|(batch, row)| Value {
+            .map(|(batch, row)| RawValue {
                 bytes: batch.value(*row),
                 element_bytes: batch.element_len(),
             })

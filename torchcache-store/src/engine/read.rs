@@ -12,7 +12,7 @@ use crate::catalog::located::{Located, Place, row_group};
 use crate::catalog::{Catalog, file_cache};
 use crate::fault::Fault;
 use crate::key::Key;
-use crate::segment::{self, SegmentError, Source};
+use crate::segment::{self, SegmentError, SegmentFile};
 use crate::threads;
 
 /// How often rows are followed to another segment: more than once if compactions race.
@@ -194,7 +194,7 @@ fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<Fai
 }
 
 /// Reads rows of some files, on several threads if there is enough to do.
-fn fetch_files(files: Vec<(Arc<Source>, &mut [Request<'_>])>) {
+fn fetch_files(files: Vec<(Arc<SegmentFile>, &mut [Request<'_>])>) {
     let total: usize = files.iter().flat_map(|(_, requests)| costs(requests)).sum();
     if total < MIN_PARALLEL_COST || threads::count() < 2 {
         for (source, requests) in files {

@@ -4,7 +4,7 @@
 use std::io;
 
 use super::error::SegmentError;
-use super::format::{Row, RowGroup};
+use super::format::{RowEntry, RowGroup};
 use super::reader::SegmentReader;
 use super::writer::SegmentWriter;
 
@@ -39,7 +39,7 @@ impl From<io::Error> for CopyError {
 pub(crate) fn copy_records(
     source: &SegmentReader,
     target: &mut SegmentWriter,
-    mut accept: impl FnMut(&Row, &RowGroup, &[u8]) -> Result<bool, SegmentError>,
+    mut accept: impl FnMut(&RowEntry, &RowGroup, &[u8]) -> Result<bool, SegmentError>,
     mut skip: impl FnMut(SegmentError),
 ) -> Result<(), CopyError> {
     let mut window = Vec::new();

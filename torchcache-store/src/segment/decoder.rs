@@ -6,7 +6,7 @@ use zstd::bulk::Decompressor;
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 
 use super::error::SegmentError;
-use super::format::{Encoding, Row, RowGroup};
+use super::format::{Encoding, RowEntry, RowGroup};
 use super::shuffle::unshuffle;
 
 /// Longer values are not held in memory when they are only checked.
@@ -46,7 +46,7 @@ impl Decoder {
     /// The value of a record: the stored bytes themselves, or their decompressed form.
     pub(crate) fn value<'a>(
         &'a mut self,
-        row: &Row,
+        row: &RowEntry,
         group: &RowGroup,
         stored: &'a [u8],
     ) -> Result<&'a [u8], SegmentError> {
@@ -66,7 +66,7 @@ impl Decoder {
     /// Checks that a record can be decoded. Uses little memory however long the value is.
     pub(crate) fn check(
         &mut self,
-        row: &Row,
+        row: &RowEntry,
         group: &RowGroup,
         stored: &[u8],
     ) -> Result<(), SegmentError> {
@@ -124,9 +124,9 @@ fn undecodable(error: io::Error) -> SegmentError {
 mod tests {
     use super::*;
 
-    fn record(value: &[u8], claimed: usize) -> (Row, RowGroup, Vec<u8>) {
+    fn record(value: &[u8], claimed: usize) -> (RowEntry, RowGroup, Vec<u8>) {
         let stored = zstd::bulk::compress(value, 1).expect("it compresses");
-        let row = Row {
+        let row = RowEntry {
             key: [0; 32],
             offset: 16,
             stored_len: stored.len() as u32,

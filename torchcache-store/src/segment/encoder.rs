@@ -21,7 +21,7 @@ const SAMPLE_BYTES: usize = 16 << 10;
 
 /// A value to be encoded.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Value<'a> {
+pub(crate) struct RawValue<'a> {
     pub(crate) bytes: &'a [u8],
     /// The size of the value's elements: 2, 4 or 8 if shuffling may help, else any other number.
     pub(crate) element_bytes: u8,
@@ -43,7 +43,7 @@ impl EncodedRows {
     /// Each value's encoding and stored bytes, given the values that were encoded.
     pub(crate) fn rows<'a>(
         &'a self,
-        values: &'a [Value<'a>],
+        values: &'a [RawValue<'a>],
     ) -> impl Iterator<Item = (Encoding, &'a [u8])> {
         let frames = self.chunks.iter().flat_map(|chunk| {
             let frames = chunk.frames.iter().cloned();
@@ -56,7 +56,7 @@ impl EncodedRows {
 
 /// Compresses values. Those that do not shrink are stored raw.
 pub(crate) fn encode_rows(
-    values: &[Value<'_>],
+    values: &[RawValue<'_>],
     compression: Compression,
 ) -> io::Result<EncodedRows> {
     let Compression { level, threads } = compression;
@@ -92,7 +92,7 @@ pub(crate) fn encode_rows(
     Ok(EncodedRows { chunks })
 }
 
-fn encode_chunk(work: &[(Value<'_>, Encoding)], level: i32) -> io::Result<EncodedChunk> {
+fn encode_chunk(work: &[(RawValue<'_>, Encoding)], level: i32) -> io::Result<EncodedChunk> {
     let mut encoder = FrameEncoder::new(level)?;
     let mut chunk = EncodedChunk {
         buffer: Vec::new(),
@@ -113,9 +113,9 @@ fn encode_chunk(work: &[(Value<'_>, Encoding)], level: i32) -> io::Result<Encode
 
 /// Chooses how each value is compressed. Consecutive values of one length and element size, such as
 /// those of a batch, all get the encoding that is shorter for some samples of them.
-fn choose_encodings(values: &[Value<'_>], level: i32) -> io::Result<Vec<Encoding>> {
+fn choose_encodings(values: &[RawValue<'_>], level: i32) -> io::Result<Vec<Encoding>> {
     let mut encodings = Vec::with_capacity(values.len());
-    let sizes = |value: &Value<'_>| (value.element_bytes, value.bytes.len());
+    let sizes = |value: &RawValue<'_>| (value.element_bytes, value.bytes.len());
     for run in values.chunk_by(|a, b| sizes(a) == sizes(b)) {
         let encoding = match Encoding::shuffled(run[0].element_bytes) {
             Encoding::Zstd => Encoding::Zstd,
@@ -133,7 +133,7 @@ fn choose_encodings(values: &[Value<'_>], level: i32) -> io::Result<Vec<Encoding
 }
 
 /// How many bytes samples of these values take in an encoding.
-fn sampled_size(values: &[Value<'_>], encoding: Encoding, level: i32) -> io::Result<usize> {
+fn sampled_size(values: &[RawValue<'_>], encoding: Encoding, level: i32) -> io::Result<usize> {
     let mut encoder = FrameEncoder::new(level)?;
     let step = values.len().div_ceil(SAMPLES);
     let mut size = 0;
@@ -237,11 +237,11 @@ mod tests {
     }
 
     fn stored(values: &[Vec<u8>], element_bytes: u8, threads: u32) -> Vec<(Encoding, Vec<u8>)> {
-        let value = |bytes| Value {
+        let value = |bytes| RawValue {
             bytes,
             element_bytes,
         };
-        let values: Vec<Value<'_>> = values.iter().map(|bytes| value(bytes)).collect();
+        let values: Vec<RawValue<'_>> = values.iter().map(|bytes| value(bytes)).collect();
         let encoded = encode_rows(&values, Compression::new(3, threads)).expect("zstd works");
         let rows = encoded.rows(&values);
         rows.map(|(encoding, bytes)| (encoding, bytes.to_vec()))

@@ -8,7 +8,7 @@ use super::format::{
     END_MAGIC, GROUP_HEAD_LEN, HEADER_LEN, MAGIC, MAX_GROUPS, MAX_SCHEMA, ROW_LEN, TRAILER_LEN,
     Trailer, VERSION, header,
 };
-use super::source::read_at;
+use super::segment_file::read_at;
 use crate::fs::{Directory, File};
 
 /// A footer is hashed in pieces of this size. A file with holes can claim a footer of any length,

@@ -6,8 +6,8 @@ use std::io::IoSliceMut;
 
 use super::decoder::Decoder;
 use super::error::SegmentError;
-use super::format::{CHECKSUM_LEN, Row, RowGroup, record_checksum};
-use super::source::Source;
+use super::format::{CHECKSUM_LEN, RowEntry, RowGroup, record_checksum};
+use super::segment_file::SegmentFile;
 
 /// Raw values from this length on are read into their destinations by a scattering read. Shorter ones
 /// are read into a buffer that stays in the processor's cache, and copied: that costs less than a
@@ -29,7 +29,7 @@ const KEPT_SCRATCH: usize = 1 << 20;
 pub(crate) struct RowRequest<'a, T = ()> {
     /// Identifies the row for the caller.
     pub(crate) tag: T,
-    pub(crate) row: &'a Row,
+    pub(crate) row: &'a RowEntry,
     pub(crate) group: &'a RowGroup,
     /// The destination, as long as the values of the group.
     pub(crate) out: &'a mut [u8],
@@ -61,7 +61,7 @@ thread_local! {
 }
 
 /// Reads rows of a file. Rows that are adjacent in the file and in `requests` are read together.
-pub(crate) fn fetch<T>(source: &Source, requests: &mut [RowRequest<'_, T>]) {
+pub(crate) fn fetch<T>(source: &SegmentFile, requests: &mut [RowRequest<'_, T>]) {
     // Not accessible while the thread ends.
     let kept = SCRATCH.try_with(Cell::take).ok().flatten();
     let mut scratch = kept.unwrap_or_default();
@@ -114,7 +114,7 @@ impl Scratch {
 
     /// Reads adjacent rows together. If that fails, reads each on its own, so that a bad sector or a
     /// cut-off end costs only the rows that it hits.
-    fn read<T>(&mut self, source: &Source, run: &mut [RowRequest<'_, T>], scatter: bool) {
+    fn read<T>(&mut self, source: &SegmentFile, run: &mut [RowRequest<'_, T>], scatter: bool) {
         let read = match run {
             [single] if scatter => scatter_one(source, single),
             _ if scatter => scatter_all(source, run),
@@ -132,7 +132,7 @@ impl Scratch {
     /// Copies or decompresses rows from the map or a buffer.
     fn read_buffered<T>(
         &mut self,
-        source: &Source,
+        source: &SegmentFile,
         run: &mut [RowRequest<'_, T>],
     ) -> Result<(), SegmentError> {
         let Scratch {
@@ -171,7 +171,7 @@ impl Scratch {
 }
 
 /// Reads raw rows without a map: the kernel copies each value to its destination.
-fn scatter_all<T>(source: &Source, run: &mut [RowRequest<'_, T>]) -> Result<(), SegmentError> {
+fn scatter_all<T>(source: &SegmentFile, run: &mut [RowRequest<'_, T>]) -> Result<(), SegmentError> {
     let begin = run[0].row.offset;
     let mut sums = vec![[0; CHECKSUM_LEN]; run.len()];
     let mut buffers = Vec::with_capacity(2 * run.len());
@@ -187,7 +187,10 @@ fn scatter_all<T>(source: &Source, run: &mut [RowRequest<'_, T>]) -> Result<(), 
 }
 
 /// The same for one row, without an allocation.
-fn scatter_one<T>(source: &Source, request: &mut RowRequest<'_, T>) -> Result<(), SegmentError> {
+fn scatter_one<T>(
+    source: &SegmentFile,
+    request: &mut RowRequest<'_, T>,
+) -> Result<(), SegmentError> {
     let mut sum = [0; CHECKSUM_LEN];
     let mut buffers = [IoSliceMut::new(request.out), IoSliceMut::new(&mut sum)];
     source.scatter(request.row.offset, &mut buffers)?;
@@ -197,7 +200,7 @@ fn scatter_one<T>(source: &Source, request: &mut RowRequest<'_, T>) -> Result<()
 
 /// Compares a record with its checksum.
 pub(crate) fn check(
-    row: &Row,
+    row: &RowEntry,
     group: &RowGroup,
     stored: &[u8],
     sum: [u8; CHECKSUM_LEN],

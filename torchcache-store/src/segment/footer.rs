@@ -12,9 +12,9 @@ use memmap2::MmapMut;
 use super::ends::{Ends, PIECE, corrupt};
 use super::error::SegmentError;
 use super::format::{
-    GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_SCHEMA, ROW_LEN, Row, RowGroup, Trailer, VERSION,
+    GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_SCHEMA, ROW_LEN, RowEntry, RowGroup, Trailer, VERSION,
 };
-use super::source::read_at;
+use super::segment_file::read_at;
 use crate::fs::{Directory, Metadata};
 
 /// The row groups and the row table of a segment, checked.
@@ -108,11 +108,11 @@ impl Footer {
     }
 
     /// The rows, in the order of their records.
-    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+    pub fn rows(&self) -> impl Iterator<Item = RowEntry> + '_ {
         let (entries, _) = self.bytes[self.rows_at..].as_chunks::<ROW_LEN>();
         let mut offset = HEADER_LEN as u64;
         entries.iter().map_while(move |entry| {
-            let row = Row::decode(entry, offset, self.version)?;
+            let row = RowEntry::decode(entry, offset, self.version)?;
             offset = row.end();
             Some(row)
         })
@@ -177,9 +177,9 @@ impl RowCursor {
         entry: &[u8; ROW_LEN],
         groups: &[RowGroup],
         trailer: &Trailer,
-    ) -> Result<Row, SegmentError> {
+    ) -> Result<RowEntry, SegmentError> {
         let number = self.next;
-        let Some(row) = Row::decode(entry, self.offset, trailer.version) else {
+        let Some(row) = RowEntry::decode(entry, self.offset, trailer.version) else {
             return corrupt(format!("row {number} has an unknown encoding"));
         };
         let group = groups.get(usize::from(row.group));

@@ -181,7 +181,7 @@ impl RowGroup {
 /// 39  1   zero
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct RowEntry {
     /// The key of the row.
     pub key: Key,
     /// Where the record begins: where the previous one ends. Not stored.
@@ -194,7 +194,7 @@ pub struct Row {
     pub encoding: Encoding,
 }
 
-impl Row {
+impl RowEntry {
     /// Where the next record begins. Does not overflow: a record has less than 2^33 bytes and begins
     /// below 2^40.
     pub(crate) fn end(&self) -> u64 {
@@ -211,11 +211,11 @@ impl Row {
     }
 
     /// `None` if the version does not have the encoding, or the last byte is not zero.
-    pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64, version: u32) -> Option<Row> {
+    pub(crate) fn decode(bytes: &[u8; ROW_LEN], offset: u64, version: u32) -> Option<RowEntry> {
         let [key @ .., a, b, c, d, e, f, encoding, 0] = *bytes else {
             return None;
         };
-        Some(Row {
+        Some(RowEntry {
             key,
             offset,
             stored_len: u32::from_le_bytes([a, b, c, d]),

@@ -27,22 +27,22 @@ mod footer;
 mod format;
 mod name;
 mod reader;
+mod segment_file;
 mod shuffle;
-mod source;
 mod writer;
 
 pub use error::SegmentError;
 pub use footer::Footer;
-pub use format::{Encoding, MAX_SCHEMA, Row, RowGroup, VERSION};
+pub use format::{Encoding, MAX_SCHEMA, RowEntry, RowGroup, VERSION};
 pub use reader::SegmentReader;
 pub use writer::{FinishedSegment, SegmentWriter};
 
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
-pub(crate) use encoder::{Value, encode_rows};
+pub(crate) use encoder::{RawValue, encode_rows};
 pub(crate) use ends::claimed_rows;
 pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
 pub(crate) use name::{is_segment, segment_names, visit_segments};
-pub(crate) use source::Source;
+pub(crate) use segment_file::SegmentFile;
 pub(crate) use writer::MOST_ROWS;

@@ -13,8 +13,8 @@ use super::ends::{Ends, corrupt};
 use super::error::SegmentError;
 use super::fetch::{RowRequest, check, fetch};
 use super::footer::{RowCursor, parse_groups};
-use super::format::{CHECKSUM_LEN, ROW_LEN, Row, RowGroup, Trailer};
-use super::source::{Source, read_at};
+use super::format::{CHECKSUM_LEN, ROW_LEN, RowEntry, RowGroup, Trailer};
+use super::segment_file::{SegmentFile, read_at};
 use crate::fs::{Directory, FileSystem, Metadata, Os};
 
 /// How many entries of the row table are read at once.
@@ -30,7 +30,7 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// An open segment whose footer was checked.
 #[derive(Debug)]
 pub struct SegmentReader {
-    source: Source,
+    source: SegmentFile,
     metadata: Metadata,
     trailer: Trailer,
     groups: Vec<RowGroup>,
@@ -62,7 +62,7 @@ impl SegmentReader {
         name: &OsStr,
         mmap: bool,
     ) -> Result<SegmentReader, SegmentError> {
-        let source = Source::open(dir, name, mmap)?;
+        let source = SegmentFile::open(dir, name, mmap)?;
         let metadata = source.file().metadata()?;
         let ends = Ends::read(source.file(), metadata.len)?;
         ends.check_in_pieces(source.file())?;
@@ -96,8 +96,8 @@ impl SegmentReader {
 
     /// The rows, in the order of their records. Each is checked when it is read; after an error there
     /// are no more rows.
-    pub fn rows(&self) -> impl Iterator<Item = Result<Row, SegmentError>> + '_ {
-        Rows::new(self)
+    pub fn rows(&self) -> impl Iterator<Item = Result<RowEntry, SegmentError>> + '_ {
+        RowEntries::new(self)
     }
 
     /// Reads the value of one of this segment's rows. After an error the content of `out`
@@ -106,7 +106,7 @@ impl SegmentReader {
     /// # Errors
     /// [`SegmentError`] if the file fails, the checksum is wrong, `out` is not as long as the
     /// value, or the row cannot be one of this segment's.
-    pub fn read(&self, row: &Row, out: &mut [u8]) -> Result<(), SegmentError> {
+    pub fn read(&self, row: &RowEntry, out: &mut [u8]) -> Result<(), SegmentError> {
         let Some(group) = self.groups.get(usize::from(row.group)) else {
             return corrupt(format!("no row group {} in this segment", row.group));
         };
@@ -149,7 +149,7 @@ impl SegmentReader {
     /// The rows in chunks that are worth reading together. After an error there are no more.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Result<Chunk, SegmentError>> + '_ {
         Chunks {
-            rows: Rows::new(self).enumerate(),
+            rows: RowEntries::new(self).enumerate(),
             left_over: None,
         }
     }
@@ -186,7 +186,7 @@ impl SegmentReader {
 pub(crate) struct Record<'a> {
     /// The number of its row.
     pub(crate) number: u64,
-    pub(crate) row: &'a Row,
+    pub(crate) row: &'a RowEntry,
     pub(crate) group: &'a RowGroup,
     /// The stored bytes, if their checksum is right.
     pub(crate) stored: Result<&'a [u8], SegmentError>,
@@ -205,8 +205,8 @@ impl Window<'_> {
     /// The stored bytes of a record that lies before `end`.
     fn record(
         &mut self,
-        source: &Source,
-        row: &Row,
+        source: &SegmentFile,
+        row: &RowEntry,
         group: &RowGroup,
     ) -> Result<&[u8], SegmentError> {
         if row.end() > self.begin + self.bytes.len() as u64 {
@@ -225,7 +225,7 @@ impl Window<'_> {
 }
 
 /// A walk over the row table, in pieces.
-struct Rows<'r> {
+struct RowEntries<'r> {
     reader: &'r SegmentReader,
     cursor: RowCursor,
     /// Entries of the table from row `piece_at` on.
@@ -234,9 +234,9 @@ struct Rows<'r> {
     is_over: bool,
 }
 
-impl<'r> Rows<'r> {
-    fn new(reader: &'r SegmentReader) -> Rows<'r> {
-        Rows {
+impl<'r> RowEntries<'r> {
+    fn new(reader: &'r SegmentReader) -> RowEntries<'r> {
+        RowEntries {
             reader,
             cursor: RowCursor::new(),
             piece: Vec::new(),
@@ -245,7 +245,7 @@ impl<'r> Rows<'r> {
         }
     }
 
-    fn load(&mut self) -> Result<Row, SegmentError> {
+    fn load(&mut self) -> Result<RowEntry, SegmentError> {
         let SegmentReader {
             source,
             trailer,
@@ -269,8 +269,8 @@ impl<'r> Rows<'r> {
     }
 }
 
-impl Iterator for Rows<'_> {
-    type Item = Result<Row, SegmentError>;
+impl Iterator for RowEntries<'_> {
+    type Item = Result<RowEntry, SegmentError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_over {
@@ -297,7 +297,7 @@ impl Iterator for Rows<'_> {
 #[derive(Debug)]
 pub(crate) struct Chunk {
     /// The rows with their numbers.
-    pub(crate) rows: Vec<(u64, Row)>,
+    pub(crate) rows: Vec<(u64, RowEntry)>,
 }
 
 impl Chunk {
@@ -310,9 +310,9 @@ impl Chunk {
 
 /// A walk over the row table in chunks.
 struct Chunks<'r> {
-    rows: std::iter::Enumerate<Rows<'r>>,
+    rows: std::iter::Enumerate<RowEntries<'r>>,
     /// The first row of the next chunk.
-    left_over: Option<(u64, Row)>,
+    left_over: Option<(u64, RowEntry)>,
 }
 
 impl Iterator for Chunks<'_> {

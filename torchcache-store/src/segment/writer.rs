@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::footer::Footer;
 use super::format::{
-    CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, Row,
+    CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::fs::temp_file::TempFile;
@@ -102,7 +102,7 @@ impl SegmentWriter {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let row = Row {
+        let row = RowEntry {
             key: *key,
             offset: self.offset,
             stored_len,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use torchcache_store::segment::{Encoding, Row, SegmentError, SegmentReader, SegmentWriter};
+use torchcache_store::segment::{Encoding, RowEntry, SegmentError, SegmentReader, SegmentWriter};
 
 use crate::common::key;
 
@@ -18,7 +18,7 @@ fn a_row_of_another_segment_is_refused() {
     }
     let finished = writer.finish().expect("it is written");
     let path = finished.publish().expect("it is written");
-    type Lie = fn(&mut Row);
+    type Lie = fn(&mut RowEntry);
     let lies: [Lie; 7] = [
         |row| row.group = 1,
         |row| row.group = 2,

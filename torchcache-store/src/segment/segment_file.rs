@@ -9,18 +9,18 @@ use super::error::SegmentError;
 use crate::fs::{Directory, File, Mapped, read_exact};
 
 /// An open segment file.
-pub(crate) struct Source {
+pub(crate) struct SegmentFile {
     file: Box<dyn File>,
     map: Option<Mapped>,
     /// Whether a memory map was requested. Not every file system has them.
     pub(crate) mmap: bool,
 }
 
-impl Source {
-    pub(crate) fn open(dir: &dyn Directory, name: &OsStr, mmap: bool) -> io::Result<Source> {
+impl SegmentFile {
+    pub(crate) fn open(dir: &dyn Directory, name: &OsStr, mmap: bool) -> io::Result<SegmentFile> {
         let file = dir.open(name)?;
         let map = if mmap { file.map()? } else { None };
-        Ok(Source { file, map, mmap })
+        Ok(SegmentFile { file, map, mmap })
     }
 
     pub(crate) fn file(&self) -> &dyn File {
@@ -93,9 +93,9 @@ pub(super) fn read_at(file: &dyn File, out: &mut [u8], offset: u64) -> Result<()
     })
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for SegmentFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
+        f.debug_struct("SegmentFile")
             .field("file", &self.file)
             .field("is_mapped", &self.is_mapped())
             .finish_non_exhaustive()
