@@ -14,12 +14,12 @@ use crate::segment::{RowEntry, RowGroup};
 pub struct Located {
     /// The length of the value.
     pub len: usize,
-    pub(crate) place: Place,
+    pub(crate) location: RowLocation,
 }
 
 /// Where a row is.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum RowLocation {
     /// Not written yet: row number `.1` of a batch in the queue.
     Queue(Arc<RowBatch>, u32),
     /// In a segment, which has the row's group.
@@ -30,7 +30,7 @@ impl Located {
     pub(crate) fn queued(batch: &Arc<RowBatch>, row: u32) -> Located {
         Located {
             len: batch.row_len(),
-            place: Place::Queue(batch.clone(), row),
+            location: RowLocation::Queue(batch.clone(), row),
         }
     }
 
@@ -38,23 +38,23 @@ impl Located {
         let group = segment.groups.get(usize::from(row.group))?;
         Some(Located {
             len: group.raw_len as usize,
-            place: Place::Disk(segment.clone(), row),
+            location: RowLocation::Disk(segment.clone(), row),
         })
     }
 
     /// The schema with which the row was stored. Rows of one segment with the same schema share its
     /// memory, so `std::ptr::eq` is a quick first comparison.
     pub fn schema(&self) -> &[u8] {
-        match &self.place {
-            Place::Queue(batch, _) => batch.schema(),
-            Place::Disk(segment, row) => &row_group(segment, row).schema,
+        match &self.location {
+            RowLocation::Queue(batch, _) => batch.schema(),
+            RowLocation::Disk(segment, row) => &row_group(segment, row).schema,
         }
     }
 
     pub(crate) fn key(&self) -> &Key {
-        match &self.place {
-            Place::Queue(batch, row) => batch.key(*row),
-            Place::Disk(_, row) => &row.key,
+        match &self.location {
+            RowLocation::Queue(batch, row) => batch.key(*row),
+            RowLocation::Disk(_, row) => &row.key,
         }
     }
 }
@@ -66,13 +66,15 @@ pub(crate) fn row_group<'s>(segment: &'s LiveSegment, row: &RowEntry) -> &'s Row
 
 impl fmt::Debug for Located {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = match &self.place {
-            Place::Queue(..) => "queue".to_owned(),
-            Place::Disk(segment, row) => format!("{} at {}", segment.path.display(), row.offset),
+        let location = match &self.location {
+            RowLocation::Queue(..) => "queue".to_owned(),
+            RowLocation::Disk(segment, row) => {
+                format!("{} at {}", segment.path.display(), row.offset)
+            }
         };
         f.debug_struct("Located")
             .field("len", &self.len)
-            .field("place", &place)
+            .field("location", &location)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 //! their rows, kept in step with the directory.
 //!
 //! Locks, in the order in which they may be taken: `scan` (for every change of the set of segments,
-//! so that no two threads insert one file), then the queue's, then `known`. `scan` may be held over
+//! so that no two threads insert one file), then the queue's, then `live`. `scan` may be held over
 //! file operations: `locate` never waits for it, and reading does only after a file vanished. The
 //! others are held for short memory operations only: the index is changed one partition at a time.
 
@@ -39,7 +39,7 @@ pub(crate) struct Catalog {
     fs: Arc<dyn FileSystem>,
     pub(crate) dir: PathBuf,
     pub(crate) faults: FaultLog,
-    known: RwLock<Known>,
+    live: RwLock<LiveSet>,
     scan: Mutex<Scan>,
     /// About how many entries of the index belong to detached segments.
     dead_entries: AtomicU64,
@@ -75,14 +75,14 @@ impl Skipped {
 
 /// What lookups use.
 #[derive(Debug)]
-struct Known {
+struct LiveSet {
     segments: HashMap<u32, Arc<LiveSegment>>,
     index: Index,
 }
 
-impl Known {
-    fn new() -> Known {
-        Known {
+impl LiveSet {
+    fn new() -> LiveSet {
+        LiveSet {
             segments: HashMap::new(),
             index: Index::new(),
         }
@@ -96,7 +96,7 @@ impl Catalog {
             fs,
             dir,
             faults: FaultLog::default(),
-            known: RwLock::new(Known::new()),
+            live: RwLock::new(LiveSet::new()),
             scan: Mutex::new(Scan {
                 names: HashMap::new(),
                 skipped: HashMap::new(),
@@ -158,22 +158,22 @@ impl Catalog {
         }
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    fn live(&self) -> RwLockReadGuard<'_, LiveSet> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change_known<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
-        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    fn change_live<T>(&self, change: impl FnOnce(&mut LiveSet) -> T) -> T {
+        change(&mut self.live.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Every live segment, in no order.
     pub(crate) fn live_segments(&self) -> Vec<Arc<LiveSegment>> {
-        self.known().segments.values().cloned().collect()
+        self.live().segments.values().cloned().collect()
     }
 
     /// Fills the empty slots whose keys are on disk. Returns whether any slot is still empty.
     pub(crate) fn locate(&self, keys: &[Key], slots: &mut [Option<Located>]) -> bool {
-        let Known { segments, index } = &*self.known();
+        let LiveSet { segments, index } = &*self.live();
         // All entries first: these lookups are independent, so the processor overlaps their cache
         // misses. Counting references in between would make it wait for each.
         let wanted = keys.iter().zip(&*slots);
@@ -194,7 +194,7 @@ impl Catalog {
 
     /// Those of the keys that are on disk: their positions, in rising order, and their rows.
     pub(crate) fn present(&self, keys: &[Key]) -> Vec<(usize, Located)> {
-        let Known { segments, index } = &*self.known();
+        let LiveSet { segments, index } = &*self.live();
         let locate = |(position, key)| {
             let entry = index.get(key)?;
             let located = Located::on_disk(segments.get(&entry.segment)?, entry.row(key)?)?;
@@ -214,7 +214,7 @@ impl Catalog {
     ) {
         let segment = Arc::new(segment);
         scan.names.insert(segment.name().to_owned(), segment.id);
-        self.change_known(|known| known.segments.insert(segment.id, segment.clone()));
+        self.change_live(|live| live.segments.insert(segment.id, segment.clone()));
         self.index_rows(&segment, footer.rows(), leaving);
     }
 
@@ -227,7 +227,7 @@ impl Catalog {
     ) {
         let mut inserted = Inserted::default();
         by_partition(segment.id, rows, |number, entries| {
-            self.change_known(|Known { segments, index }| {
+            self.change_live(|LiveSet { segments, index }| {
                 let is_live = |id| segments.contains_key(&id) && !leaving.contains(&id);
                 index
                     .partition(number)
@@ -243,7 +243,7 @@ impl Catalog {
 
     /// Removes one row from the index, since its record is corrupt.
     pub(crate) fn invalidate(&self, segment: &LiveSegment, key: &Key) {
-        if self.change_known(|known| known.index.remove(key, segment.id)) {
+        if self.change_live(|live| live.index.remove(key, segment.id)) {
             segment.indexed.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -251,7 +251,7 @@ impl Catalog {
     /// Takes segments out of the set, without regard to rows that they shadow. Their files are left
     /// to the caller; their entries in the index are dead from now on.
     fn take_out(&self, scan: &mut Scan, ids: &HashSet<u32>) {
-        let removed: Vec<_> = self.change_known(|Known { segments, .. }| {
+        let removed: Vec<_> = self.change_live(|LiveSet { segments, .. }| {
             ids.iter().filter_map(|id| segments.remove(id)).collect()
         });
         scan.names.retain(|_, id| !ids.contains(id));
@@ -261,7 +261,7 @@ impl Catalog {
         let dead: u64 = indexed.sum();
         let dead = self.dead_entries.fetch_add(dead, Ordering::Relaxed) + dead;
         // A sweep visits every entry, so it waits until an eighth of them are dead.
-        if dead > 1024 && dead > self.known().index.len() as u64 / 8 {
+        if dead > 1024 && dead > self.live().index.len() as u64 / 8 {
             self.sweep();
         }
     }
@@ -269,7 +269,7 @@ impl Catalog {
     /// Removes dead entries from the index.
     fn sweep(&self) {
         for number in 0..PARTITIONS {
-            self.change_known(|Known { segments, index }| {
+            self.change_live(|LiveSet { segments, index }| {
                 index
                     .partition(number)
                     .sweep(|id| segments.contains_key(&id));

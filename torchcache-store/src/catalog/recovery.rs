@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::live_segment::LiveSegment;
-use super::{Catalog, Known, Scan};
+use super::{Catalog, LiveSet, Scan};
 use crate::clock;
 use crate::fs::Directory;
 use crate::segment::{Footer, SegmentError, claimed_rows};
@@ -21,7 +21,7 @@ const MAX_RESERVE_FACTOR: usize = 64;
 impl Catalog {
     /// Fills a catalog that has no segments. Of two segments with the same row, the first is read.
     pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&String]) {
-        let mut known = Known::new();
+        let mut live = LiveSet::new();
         let claims = names.iter().filter_map(|name| claimed_rows(dir, name).ok());
         let claimed = claims.sum::<u64>() as usize;
         let mut rows = 0;
@@ -32,19 +32,19 @@ impl Catalog {
                     rows += footer.row_count();
                     footers.push((segment.id, footer));
                     scan.names.insert((*name).clone(), segment.id);
-                    known.segments.insert(segment.id, Arc::new(segment));
+                    live.segments.insert(segment.id, Arc::new(segment));
                 }
                 Err(error) => self.skip(dir, scan, name, &error),
             }
             if rows >= ROWS_AT_ONCE {
-                known.index_footers(&footers, claimed);
+                live.index_footers(&footers, claimed);
                 footers.clear();
                 rows = 0;
             }
         }
-        known.index_footers(&footers, claimed);
-        known.index.shrink();
-        let before = self.change_known(|present| std::mem::replace(present, known));
+        live.index_footers(&footers, claimed);
+        live.index.shrink();
+        let before = self.change_live(|present| std::mem::replace(present, live));
         drop(before); // where the lock is not held
         self.dead_entries.store(0, Ordering::Relaxed);
     }
@@ -61,7 +61,7 @@ impl Catalog {
     }
 }
 
-impl Known {
+impl LiveSet {
     /// Indexes the rows of sound segments. The index will have about `claimed` rows in the end.
     fn index_footers(&mut self, footers: &[(u32, Footer)], claimed: usize) {
         let rows: usize = footers.iter().map(|(_, footer)| footer.row_count()).sum();
@@ -121,7 +121,7 @@ mod tests {
             let catalog = Catalog::new(Arc::new(Os), dir.path().to_owned());
             catalog.refresh();
             assert_eq!(catalog.faults.counts().get(Fault::Corrupt), 1);
-            let (rows, bytes) = (catalog.known().index.len(), catalog.known().index.memory());
+            let (rows, bytes) = (catalog.live().index.len(), catalog.live().index.memory());
             assert_eq!(rows as u64, sound);
             assert!(bytes <= 128 * rows, "{bytes} bytes for {rows} rows");
         }

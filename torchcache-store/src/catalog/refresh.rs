@@ -20,7 +20,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const CLOCK_STEP: Duration = Duration::from_millis(50);
 
 /// Why the footer of a live segment could not be read again.
-enum Failure {
+enum RereadError {
     First(SegmentError),
     /// As at the last attempt, which was counted.
     Repeated,
@@ -116,11 +116,11 @@ impl Catalog {
                     self.index_rows(&segment, footer.rows(), &HashSet::new());
                 }
                 // It may pass: the next miss lists the directory again, and so does any later change.
-                Err(Failure::First(SegmentError::Io(_))) => {
+                Err(RereadError::First(SegmentError::Io(_))) => {
                     (scan.retry_unshadow, scan.seen) = (true, None);
                 }
-                Err(Failure::Repeated) => scan.retry_unshadow = true,
-                Err(Failure::First(_)) => segment.unshadow(&live),
+                Err(RereadError::Repeated) => scan.retry_unshadow = true,
+                Err(RereadError::First(_)) => segment.unshadow(&live),
             }
         }
     }
@@ -139,7 +139,7 @@ impl Catalog {
 
     /// Reads the footer of a live segment, which is not kept in memory. What is wrong with it is
     /// counted once.
-    fn reread_footer(&self, segment: &LiveSegment) -> Result<Footer, Failure> {
+    fn reread_footer(&self, segment: &LiveSegment) -> Result<Footer, RereadError> {
         let read = match self.open_dir() {
             Ok(dir) => self.read_footer(&*dir, segment.name()),
             Err(error) => Err(error.into()),
@@ -147,13 +147,13 @@ impl Catalog {
         let failed_before = segment.footer_failed.swap(read.is_err(), Ordering::Relaxed);
         read.map(|(footer, _)| footer).map_err(|error| {
             if failed_before {
-                return Failure::Repeated;
+                return RereadError::Repeated;
             }
             // That it is gone is seen at the next listing.
             if !error.is_not_found() {
                 self.faults.note(error.fault(), &segment.path, &error);
             }
-            Failure::First(error)
+            RereadError::First(error)
         })
     }
 

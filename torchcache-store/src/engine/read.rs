@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::catalog::live_segment::LiveSegment;
-use crate::catalog::located::{Located, Place, row_group};
+use crate::catalog::located::{Located, RowLocation, row_group};
 use crate::catalog::{Catalog, file_cache};
 use crate::fault::Fault;
 use crate::key::Key;
@@ -87,7 +87,7 @@ struct Failed {
 }
 
 fn note_vanished(catalog: &Catalog, row: &Located) {
-    if let Place::Disk(segment, _) = &row.place
+    if let RowLocation::Disk(segment, _) = &row.location
         && !segment.is_deleted.load(Ordering::Relaxed)
     {
         let reason = "another program removed it, and no other segment has its rows";
@@ -106,13 +106,13 @@ fn read_once<'a>(
 ) -> Vec<Failed> {
     let mut requests: Vec<Request<'a>> = Vec::with_capacity(ok.len());
     for (slot, (row, out)) in rows.zip(out).enumerate() {
-        match row.map(|row| &row.place) {
+        match row.map(|row| &row.location) {
             None => {}
-            Some(Place::Queue(batch, row)) => {
+            Some(RowLocation::Queue(batch, row)) => {
                 out.copy_from_slice(batch.value(*row));
                 ok[slot] = true;
             }
-            Some(Place::Disk(segment, row)) => requests.push(Request {
+            Some(RowLocation::Disk(segment, row)) => requests.push(Request {
                 tag: (slot, segment),
                 row,
                 group: row_group(segment, row),
