@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use torchcache_store::admin::{RowGroupSummary, Summary};
+use torchcache_store::admin::{CacheSummary, RowGroupSummary};
 use torchcache_store::schema::{OutputDevice, Schema, TensorSpec};
 
 use crate::text::plain;
@@ -85,7 +85,7 @@ pub(crate) fn shape(tensor: &TensorSpec) -> String {
 }
 
 /// The module of a cache.
-pub(crate) fn module(summary: &Summary) -> String {
+pub(crate) fn module(summary: &CacheSummary) -> String {
     match &summary.manifest {
         Ok(manifest) => plain(&manifest.module),
         Err(error) => missing_module(error.kind()),
@@ -101,7 +101,7 @@ pub(crate) fn missing_module(kind: ErrorKind) -> String {
 }
 
 /// The value bytes per stored byte of all readable rows; `None` without rows.
-pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
+pub(crate) fn ratio(summary: &CacheSummary) -> Option<f64> {
     let groups = summary.contents().flat_map(|contents| &contents.groups);
     let (value, stored) = groups.fold((0, 0), |(value, stored), group| {
         let value = u64::saturating_add(value, group.value_bytes());
@@ -111,12 +111,12 @@ pub(crate) fn ratio(summary: &Summary) -> Option<f64> {
 }
 
 /// The format versions of the readable segments.
-pub(crate) fn versions(summary: &Summary) -> Vec<u32> {
+pub(crate) fn versions(summary: &CacheSummary) -> Vec<u32> {
     sorted(summary.contents().map(|contents| contents.version))
 }
 
 /// The format versions that only a newer torchcache reads.
-pub(crate) fn newer_versions(summary: &Summary) -> Vec<u32> {
+pub(crate) fn newer_versions(summary: &CacheSummary) -> Vec<u32> {
     let segments = summary.segments.iter();
     sorted(segments.filter_map(|segment| segment.contents.as_ref().err()?.newer_version()))
 }
@@ -127,7 +127,7 @@ fn sorted(versions: impl Iterator<Item = u32>) -> Vec<u32> {
 }
 
 /// All format versions, with a star at those that only a newer torchcache reads.
-pub(crate) fn formats(summary: &Summary) -> String {
+pub(crate) fn formats(summary: &CacheSummary) -> String {
     let known = versions(summary).into_iter().map(|it| it.to_string());
     let newer = newer_versions(summary)
         .into_iter()

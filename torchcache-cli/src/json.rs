@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Cache, SegmentSummary, Summary};
+use torchcache_store::admin::{Cache, CacheSummary, SegmentSummary};
 
 use crate::describe::{NumberedSchema, device, newer_versions, ratio, versions};
 use crate::time::rfc3339;
 
 /// A cache in the list of `ls`.
-pub(crate) fn cache(cache: &Cache, summary: &Summary) -> Value {
+pub(crate) fn cache(cache: &Cache, summary: &CacheSummary) -> Value {
     let manifest = summary.manifest.as_ref().ok();
     json!({
         "name": cache.name(),
@@ -43,7 +43,7 @@ pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
 }
 
 /// The number of segments that cannot be read.
-fn unreadable(summary: &Summary) -> usize {
+fn unreadable(summary: &CacheSummary) -> usize {
     summary.segments.len() - summary.contents().count()
 }
 

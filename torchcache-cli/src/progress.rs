@@ -1,7 +1,7 @@
 //! A progress bar on standard error, if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use torchcache_store::admin::Progress;
+use torchcache_store::admin::CheckProgress;
 
 /// A progress bar over bytes or rows.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Bar {
     }
 }
 
-impl Progress for Bar {
+impl CheckProgress for Bar {
     fn expect(&self, bytes: u64) {
         self.0.inc_length(bytes);
     }

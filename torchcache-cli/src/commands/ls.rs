@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::io::ErrorKind;
 
 use serde_json::json;
-use torchcache_store::admin::{Cache, Summary};
+use torchcache_store::admin::{Cache, CacheSummary};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;
@@ -33,7 +33,8 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
         }
     }
     // Caches without rows come last, the most recently created first.
-    let age = |(_, summary): &(&Cache, Summary)| Reverse((summary.last_read(), summary.created));
+    let age =
+        |(_, summary): &(&Cache, CacheSummary)| Reverse((summary.last_read(), summary.created));
     listed.sort_by_key(age);
     let short = list.short_names();
     let mut table = Table::new([
@@ -62,7 +63,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
     let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
     let bytes = sum(listed.iter().map(|(_, summary)| summary.bytes()));
     let mut text = table.render(output.columns);
-    let has_newer = |(_, summary): &(&Cache, Summary)| !newer_versions(summary).is_empty();
+    let has_newer = |(_, summary): &(&Cache, CacheSummary)| !newer_versions(summary).is_empty();
     if listed.iter().any(has_newer) {
         text += &format!("{DIM}{NEWER}{DIM:#}\n");
     }
@@ -82,7 +83,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
     Ok(Report::new(text, json))
 }
 
-fn note_corruption(output: &Output, args: &Ls, cache: &Cache, summary: &Summary) {
+fn note_corruption(output: &Output, args: &Ls, cache: &Cache, summary: &CacheSummary) {
     let segments = summary.segments.iter();
     let errors = segments.filter_map(|segment| segment.contents.as_ref().err());
     let corrupt = errors

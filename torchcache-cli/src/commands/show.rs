@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Cache, Summary};
+use torchcache_store::admin::{Cache, CacheSummary};
 use torchcache_store::manifest::{Category, IdentityPart, Manifest};
 use torchcache_store::segment::SegmentError;
 use torchcache_store::size::human;
@@ -38,7 +38,7 @@ pub(crate) fn run(output: &Output, args: &Show) -> Result<Report, Error> {
     Ok(Report::new(sections.join("\n"), json))
 }
 
-fn head(output: &Output, cache: &Cache, summary: &Summary) -> String {
+fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
     let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
     let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
     line("hash", plain(cache.name()));
@@ -145,7 +145,7 @@ fn rows(output: &Output, schemas: &[NumberedSchema]) -> Option<String> {
     section(output, "Rows", &table)
 }
 
-fn segments(output: &Output, summary: &Summary) -> Option<String> {
+fn segments(output: &Output, summary: &CacheSummary) -> Option<String> {
     let columns = [
         Column::Left("NAME"),
         Column::Right("ROWS"),
@@ -191,7 +191,7 @@ fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
     (!table.is_empty()).then(text)
 }
 
-fn as_json(cache: &Cache, summary: &Summary, schemas: &[NumberedSchema]) -> Value {
+fn as_json(cache: &Cache, summary: &CacheSummary, schemas: &[NumberedSchema]) -> Value {
     let mut json = json::cache(cache, summary);
     let manifest = summary.manifest.as_ref().ok();
     let segments: Vec<_> = summary.segments.iter().map(json::segment).collect();

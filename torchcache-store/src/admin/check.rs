@@ -9,7 +9,7 @@ use crate::fs::temp_file::stale_names;
 use crate::segment::{Decoder, SegmentError};
 
 /// Receives the progress of a check. `()` ignores it.
-pub trait Progress: Sync {
+pub trait CheckProgress: Sync {
     /// Called when `bytes` more have been found that need a check.
     fn expect(&self, bytes: u64);
 
@@ -17,7 +17,7 @@ pub trait Progress: Sync {
     fn advance(&self, bytes: u64);
 }
 
-impl Progress for () {
+impl CheckProgress for () {
     fn expect(&self, _: u64) {}
 
     fn advance(&self, _: u64) {}
@@ -97,7 +97,7 @@ impl CheckReport {
 
 /// Checks every record of `caches`. A segment of a newer version, or one whose permissions are rejected,
 /// is reported as [`SegmentState::Unreadable`] and does not count as corrupt.
-pub fn check(caches: &[Cache], progress: &dyn Progress) -> Vec<CheckReport> {
+pub fn check(caches: &[Cache], progress: &dyn CheckProgress) -> Vec<CheckReport> {
     let mut reports = Vec::new();
     for cache in caches {
         let mut report = CheckReport {
@@ -116,7 +116,11 @@ pub fn check(caches: &[Cache], progress: &dyn Progress) -> Vec<CheckReport> {
     reports
 }
 
-fn check_cache(cache: &Cache, report: &mut CheckReport, progress: &dyn Progress) -> io::Result<()> {
+fn check_cache(
+    cache: &Cache,
+    report: &mut CheckReport,
+    progress: &dyn CheckProgress,
+) -> io::Result<()> {
     let dir = cache.open()?;
     let expect = |bytes| progress.expect(bytes);
     let segments = read_segments(&*dir, expect, |name, file| {

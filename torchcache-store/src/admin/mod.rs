@@ -37,11 +37,11 @@ mod repair;
 mod snapshot;
 mod summary;
 
-pub use check::{CheckReport, Progress, SegmentCheck, SegmentState, check};
+pub use check::{CheckProgress, CheckReport, SegmentCheck, SegmentState, check};
 pub use clear::{ClearReport, clear};
 pub use dedup::DistinctRows;
 pub use discover::{Cache, Listing, Root};
 pub use prune::{Keep, PruneReport, PrunedCache, PrunedSegment, prune};
 pub use repair::{RepairReport, SegmentRepair, repair};
 pub use snapshot::CacheRows;
-pub use summary::{RowGroupSummary, SegmentContents, SegmentSummary, Summary};
+pub use summary::{CacheSummary, RowGroupSummary, SegmentContents, SegmentSummary};

@@ -14,7 +14,7 @@ use crate::size::sum;
 
 /// The counts of a cache.
 #[derive(Debug)]
-pub struct Summary {
+pub struct CacheSummary {
     /// The manifest, or why it cannot be read.
     pub manifest: io::Result<Manifest>,
     /// When the manifest was written.
@@ -116,7 +116,7 @@ impl GroupTotals {
     }
 }
 
-impl Summary {
+impl CacheSummary {
     /// The number of rows in all segments that can be read. A row in several segments counts in each.
     pub fn rows(&self) -> u64 {
         self.contents().map(|contents| contents.rows).sum()
@@ -160,7 +160,7 @@ impl Cache {
     /// # Errors
     /// If the directory cannot be opened or listed, or its permissions are rejected. Errors of single files
     /// are in the summary.
-    pub fn summary(&self) -> io::Result<Summary> {
+    pub fn summary(&self) -> io::Result<CacheSummary> {
         let dir = self.open()?;
         let written = dir.stat(manifest::FILE.as_ref());
         let segments = read_segments(&*dir, |_| {}, |name, _| contents(&open(&*dir, name)?))?;
@@ -176,7 +176,7 @@ impl Cache {
                 contents,
             }
         };
-        Ok(Summary {
+        Ok(CacheSummary {
             manifest: Manifest::read(&*dir),
             created: written.ok().map(|file| file.modified),
             segments: segments.into_iter().map(summarize).collect(),

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::write_queue::{Work, WriteBatch};
+use super::write_queue::{FlusherTask, WriteBatch};
 use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
@@ -39,8 +39,8 @@ fn lower_priority() {
 
 fn run(engine: &Engine) {
     loop {
-        match engine.queue.next_work(|| engine.queue_limits()) {
-            Work::Write(batch) => {
+        match engine.queue.next_task(|| engine.queue_limits()) {
+            FlusherTask::Write(batch) => {
                 guarded(engine, || write(engine, &batch));
                 engine.queue.remove(&batch);
                 // It may run code of the caller who put the rows.
@@ -51,8 +51,8 @@ fn run(engine: &Engine) {
                     guarded(engine, || eviction::enforce_limit(engine));
                 }
             }
-            Work::Evict => guarded(engine, || eviction::enforce_limit(engine)),
-            Work::Stop => return,
+            FlusherTask::Evict => guarded(engine, || eviction::enforce_limit(engine)),
+            FlusherTask::Stop => return,
         }
         guarded(engine, || compaction::compact(engine));
         engine.queue.finish_work();
@@ -73,12 +73,12 @@ type Item<'a> = (&'a RowBatch, u32);
 
 /// Counts the rows of a batch that are not on disk yet. Dropping it counts them as lost, so that a
 /// failure or a panic at any place loses exactly the rest.
-struct Unwritten<'a> {
+struct LossGuard<'a> {
     engine: &'a Engine,
     rows: usize,
 }
 
-impl Drop for Unwritten<'_> {
+impl Drop for LossGuard<'_> {
     fn drop(&mut self) {
         if self.rows > 0 {
             self.engine.lose(self.rows);
@@ -91,7 +91,7 @@ fn write(engine: &Engine, batch: &WriteBatch) {
     let items: Vec<Item<'_>> = rows
         .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
         .collect();
-    let mut unwritten = Unwritten {
+    let mut unwritten = LossGuard {
         engine,
         rows: items.len(),
     };

@@ -30,13 +30,13 @@ use crate::sync::RwLock;
 pub(crate) struct Engine {
     pub(crate) catalog: Catalog,
     pub(crate) queue: WriteQueue,
-    pub(crate) counters: Counters,
+    pub(crate) counters: StoreCounters,
     config: RwLock<Arc<Config>>,
 }
 
 /// What this process did, for the statistics.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct StoreCounters {
     pub(crate) stored_rows: AtomicU64,
     pub(crate) evicted_rows: AtomicU64,
     pub(crate) refused_rows: AtomicU64,
@@ -49,7 +49,7 @@ impl Engine {
         Engine {
             catalog: Catalog::new(fs, dir),
             queue: WriteQueue::default(),
-            counters: Counters::default(),
+            counters: StoreCounters::default(),
             config: RwLock::new(Arc::new(config.clone())),
         }
     }

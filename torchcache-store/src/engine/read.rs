@@ -35,7 +35,7 @@ const SYSTEM_CALL_COST: usize = 6 << 10;
 const DECOMPRESSION_COST: usize = 8;
 
 /// A row to be read from disk. Its tag is the slot of the caller, and its segment.
-type Request<'a> = segment::RowRequest<'a, (usize, &'a Arc<LiveSegment>)>;
+type DiskRequest<'a> = segment::RowRequest<'a, (usize, &'a Arc<LiveSegment>)>;
 
 /// Reads rows into buffers of their lengths, and returns for each whether it was read. Rows that have
 /// moved are looked up again by `relocate`.
@@ -104,7 +104,7 @@ fn read_once<'a>(
     ok: &mut [bool],
     mmap: bool,
 ) -> Vec<Failed> {
-    let mut requests: Vec<Request<'a>> = Vec::with_capacity(ok.len());
+    let mut requests: Vec<DiskRequest<'a>> = Vec::with_capacity(ok.len());
     for (slot, (row, out)) in rows.zip(out).enumerate() {
         match row.map(|row| &row.location) {
             None => {}
@@ -112,7 +112,7 @@ fn read_once<'a>(
                 out.copy_from_slice(batch.value(*row));
                 ok[slot] = true;
             }
-            Some(RowLocation::Disk(segment, row)) => requests.push(Request {
+            Some(RowLocation::Disk(segment, row)) => requests.push(DiskRequest {
                 tag: (slot, segment),
                 row,
                 group: row_group(segment, row),
@@ -121,7 +121,7 @@ fn read_once<'a>(
             }),
         }
     }
-    let position = |request: &Request<'_>| (request.tag.1.id, request.row.offset);
+    let position = |request: &DiskRequest<'_>| (request.tag.1.id, request.row.offset);
     if !requests.is_sorted_by_key(position) {
         requests.sort_unstable_by_key(position);
     }
@@ -161,7 +161,7 @@ fn is_stale_handle(error: &io::Error) -> bool {
 }
 
 /// Reads rows that are sorted by position, and returns those whose files are gone.
-fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<Failed> {
+fn fetch(catalog: &Catalog, requests: &mut [DiskRequest<'_>], mmap: bool) -> Vec<Failed> {
     let mut vanished = Vec::new();
     let mut open = Vec::new();
     for group in requests.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
@@ -194,7 +194,7 @@ fn fetch(catalog: &Catalog, requests: &mut [Request<'_>], mmap: bool) -> Vec<Fai
 }
 
 /// Reads rows of some files, on several threads if there is enough to do.
-fn fetch_files(files: Vec<(Arc<SegmentFile>, &mut [Request<'_>])>) {
+fn fetch_files(files: Vec<(Arc<SegmentFile>, &mut [DiskRequest<'_>])>) {
     let total: usize = files.iter().flat_map(|(_, requests)| costs(requests)).sum();
     if total < MIN_PARALLEL_COST || threads::count() < 2 {
         for (source, requests) in files {
@@ -212,7 +212,7 @@ fn fetch_files(files: Vec<(Arc<SegmentFile>, &mut [Request<'_>])>) {
 }
 
 /// The cost of each row, in bytes that could be copied meanwhile.
-fn costs(requests: &[Request<'_>]) -> impl Iterator<Item = usize> {
+fn costs(requests: &[DiskRequest<'_>]) -> impl Iterator<Item = usize> {
     let cost = |at: usize| {
         let request = &requests[at];
         let is_contiguous = at > 0 && requests[at - 1].is_followed_by(request);
@@ -227,9 +227,9 @@ fn costs(requests: &[Request<'_>]) -> impl Iterator<Item = usize> {
 
 /// Splits rows into pieces of about this cost each.
 fn split<'w, 'a>(
-    mut requests: &'w mut [Request<'a>],
+    mut requests: &'w mut [DiskRequest<'a>],
     share: usize,
-) -> impl Iterator<Item = &'w mut [Request<'a>]> {
+) -> impl Iterator<Item = &'w mut [DiskRequest<'a>]> {
     std::iter::from_fn(move || {
         let mut cost = 0;
         let within = |next: &usize| {

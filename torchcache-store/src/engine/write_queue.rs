@@ -19,27 +19,27 @@ pub(crate) struct WriteQueue {
     work: Condvar,
     /// Signalled when the flusher has done something: there is room, or a flush is complete.
     done: Condvar,
-    progress: Progress,
+    progress: FlusherProgress,
 }
 
 /// When the flusher last made progress. It is noted for each row, so it is not under the lock.
 #[derive(Debug)]
-struct Progress {
+struct FlusherProgress {
     begin: Instant,
     /// Milliseconds since `begin`.
     last: AtomicU64,
 }
 
-impl Default for Progress {
+impl Default for FlusherProgress {
     fn default() -> Self {
-        Progress {
+        FlusherProgress {
             begin: Instant::now(),
             last: AtomicU64::new(0),
         }
     }
 }
 
-impl Progress {
+impl FlusherProgress {
     fn note(&self) {
         let now = self.begin.elapsed().as_millis() as u64;
         self.last.store(now, Ordering::Relaxed);
@@ -88,7 +88,7 @@ struct Waiting {
 
 /// What the flusher has to do next.
 #[derive(Debug)]
-pub(crate) enum Work {
+pub(crate) enum FlusherTask {
     Write(WriteBatch),
     /// Bring the directory within its limit.
     Evict,
@@ -320,21 +320,21 @@ impl WriteQueue {
     }
 
     /// For the flusher: waits for something to do.
-    pub(crate) fn next_work(&self, limits: impl Fn() -> QueueLimits) -> Work {
+    pub(crate) fn next_task(&self, limits: impl Fn() -> QueueLimits) -> FlusherTask {
         let mut state = self.state();
         self.progress.note();
         loop {
             // First, since rows may wait for their delay, or keep coming.
             if std::mem::take(&mut state.eviction_requested) {
                 self.begin_work(&mut state, 0);
-                return Work::Evict;
+                return FlusherTask::Evict;
             }
             let limits = limits();
             let Some(front) = state.waiting.front() else {
                 if state.closing {
                     state.stopped = true;
                     self.done.notify_all();
-                    return Work::Stop;
+                    return FlusherTask::Stop;
                 }
                 let waited = self.work.wait(state);
                 state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -349,7 +349,7 @@ impl WriteQueue {
             if is_due {
                 let first = front.rows.seq;
                 self.begin_work(&mut state, first);
-                return Work::Write(state.take_batch(limits.target_bytes));
+                return FlusherTask::Write(state.take_batch(limits.target_bytes));
             }
             let waited = self.work.wait_timeout(state, delay);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -378,7 +378,7 @@ impl WriteQueue {
         }
     }
 
-    /// For the flusher: the work that `next_work` returned is done.
+    /// For the flusher: the work that `next_task` returned is done.
     pub(crate) fn finish_work(&self) {
         self.state().busy = None;
         self.done.notify_all();

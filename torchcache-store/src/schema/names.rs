@@ -13,7 +13,7 @@ use std::fmt::Display;
 /// assert_eq!(names("T", &[], 1), ["output"]);
 /// ```
 pub fn names(structure: &str, lengths: &[u32], count: usize) -> Vec<String> {
-    let mut walk = Walk {
+    let mut walk = TensorNames {
         lengths,
         names: Vec::new(),
         most: count,
@@ -86,14 +86,14 @@ fn skip(text: &mut &str, expected: char) -> bool {
 }
 
 /// A walk along the tensors of one output.
-struct Walk<'a> {
+struct TensorNames<'a> {
     lengths: &'a [u32],
     names: Vec<String>,
     /// The walk stops when there are more names.
     most: usize,
 }
 
-impl Walk<'_> {
+impl TensorNames<'_> {
     fn along(&mut self, node: &Node<'_>, name: &str) -> Option<()> {
         if self.names.len() > self.most {
             return None;
