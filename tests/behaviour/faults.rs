@@ -246,6 +246,46 @@ fn a_restored_directory_is_used_again() {
 }
 
 #[test]
+fn rows_lost_before_the_module_hash_changed_fail_the_flush() {
+    let root = tempfile::tempdir().unwrap();
+    let mut model = kept(root.path());
+    model.forward(&random(&[5, 4])).unwrap();
+    model.torchcache.flush().unwrap();
+    let directory = model.torchcache.directory().unwrap();
+    fs::rename(&directory, root.path().join("away")).unwrap();
+    fs::write(&directory, "").unwrap();
+    model.forward(&random(&[7, 4])).unwrap();
+    assert_eq!(model.ran.take(), (2, 12));
+
+    model.torchcache_cache_dtype = Some(Kind::Half);
+    model.forward(&random(&[3, 4])).unwrap();
+    let lost = model.torchcache.flush();
+    let Err(FlushError::Rows(source)) = lost else {
+        panic!("{lost:?}");
+    };
+    assert!(source.to_string().starts_with("7 rows"), "{source}");
+    model.torchcache.flush().expect("reported once");
+    assert_eq!(model.torchcache.stats().disk.rows, 3);
+}
+
+#[test]
+fn a_flush_covers_rows_of_an_earlier_module_hash() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut model, other) = (kept(root.path()), kept(root.path()));
+    let xs = random(&[5, 4]);
+    model.forward(&xs).unwrap();
+    // It keeps the rows' cache open, so that they are not written because it is closed.
+    other.forward(&random(&[1, 4])).unwrap();
+    let before = model.torchcache.directory().unwrap();
+    assert_eq!(other.torchcache.directory(), Some(before.clone()));
+    model.torchcache_cache_dtype = Some(Kind::Half);
+    model.forward(&xs).unwrap();
+    model.torchcache.flush().unwrap();
+    assert_ne!(model.torchcache.directory(), Some(before.clone()));
+    assert_eq!(segments(&before).len(), 1);
+}
+
+#[test]
 fn an_unusable_directory_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("a file");

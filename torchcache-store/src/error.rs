@@ -46,3 +46,12 @@ pub enum FlushError {
         waited: Duration,
     },
 }
+
+impl FlushError {
+    /// How many rows are not on disk.
+    pub fn rows(&self) -> u64 {
+        match self {
+            FlushError::Lost { rows } | FlushError::Stalled { rows, .. } => *rows,
+        }
+    }
+}

@@ -237,10 +237,10 @@ pub enum FlushError {
     Rows(Box<dyn StdError + Send + Sync>),
 }
 
-/// Rows that were not given to the disk tier.
+/// Rows that the disk tier was not given, or lost before it was replaced.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{rows} rows were computed while the directory could not be used, or could not be copied; they are in memory at most"
+    "{rows} rows were computed while the directory could not be used, could not be copied, or were lost before the module hash or an option changed; they are in memory at most"
 )]
 pub(crate) struct Unwritten {
     pub(crate) rows: u64,

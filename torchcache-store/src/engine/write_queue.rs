@@ -187,6 +187,15 @@ impl WriteQueue {
         Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
+    /// The time from which a stall counts for a caller that waits from `begin` on: a stall is waited for
+    /// once, not by each caller in turn.
+    fn stall_start(&self, state: &State, begin: Instant) -> Instant {
+        match state.busy {
+            Some(_) => self.progress.last(),
+            None => begin,
+        }
+    }
+
     /// Whether the flusher has work and makes no progress with it.
     pub(crate) fn is_stalled(&self, stall_timeout: Duration) -> bool {
         self.progress.last().elapsed() > stall_timeout && self.state().busy.is_some()
@@ -219,11 +228,7 @@ impl WriteQueue {
             if is_full && !new.iter().all(is_queued) {
                 state.blocked += 1;
                 self.work.notify_one();
-                // A stall is waited for once, not by each caller in turn.
-                let since = match state.busy {
-                    Some(_) => self.progress.last(),
-                    None => begin,
-                };
+                let since = self.stall_start(&state, begin);
                 state = match self.wait(state, since, limits.stall_timeout) {
                     Ok(state) => state,
                     Err(stalled) => {
@@ -291,7 +296,8 @@ impl WriteQueue {
         state.closing = true;
         self.work.notify_one();
         while !state.stopped {
-            state = self.wait(state, begin, stall_timeout)?;
+            let since = self.stall_start(&state, begin);
+            state = self.wait(state, since, stall_timeout)?;
         }
         Ok(())
     }

@@ -39,6 +39,9 @@ impl TorchCache {
         }
         // `Fingerprint` may be user code: it runs while the watchers are out of the lock.
         let after = watchers.attach(target, before.as_ref());
+        if let (Some(before), Ok(after)) = (&before, &after) {
+            self.flush_replaced(before, after);
+        }
         let mut state = lock(&self.state);
         state.watchers = watchers;
         match after {
@@ -59,6 +62,24 @@ impl TorchCache {
                 drop(state);
                 Err(error)
             }
+        }
+    }
+
+    /// Writes what the cache of `before` has queued, if `after` has another one: later flushes do not
+    /// reach it. Its losses are kept for the next flush to return.
+    fn flush_replaced(&self, before: &Attached, after: &Attached) {
+        let Some(replaced) = &before.cache else {
+            return;
+        };
+        let is_kept = after
+            .cache
+            .as_ref()
+            .is_some_and(|after| Arc::ptr_eq(replaced, after));
+        if !is_kept
+            && let Some(store) = &replaced.tiers.store
+            && let Err(error) = store.flush()
+        {
+            self.add_unwritten(error.rows());
         }
     }
 

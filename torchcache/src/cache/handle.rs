@@ -45,7 +45,7 @@ pub struct TorchCache {
     pub(super) refresh: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
-    /// Rows that were computed and not given to the disk tier since the last flush.
+    /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
 }
 
@@ -148,7 +148,8 @@ impl TorchCache {
         stats
     }
 
-    /// Waits until every row stored so far is on disk. Without a disk tier it returns at once.
+    /// Waits until every row stored so far is on disk, those of earlier module hashes of this handle
+    /// included. Without a disk tier it returns at once.
     ///
     /// # Errors
     ///
@@ -173,9 +174,9 @@ impl TorchCache {
         }
     }
 
-    /// Counts rows that the disk tier should have and was not given: the next flush reports them.
-    pub(crate) fn add_unwritten(&self, rows: usize) {
-        self.unwritten.fetch_add(rows as u64, Relaxed);
+    /// Counts rows that the disk tier should have and has not: the next flush returns them as an error.
+    pub(crate) fn add_unwritten(&self, rows: u64) {
+        self.unwritten.fetch_add(rows, Relaxed);
     }
 
     /// Removes every row of the present module hash from disk and memory; rows of earlier hashes

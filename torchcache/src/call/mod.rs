@@ -237,7 +237,7 @@ impl Call<'_> {
             // The disk comes first, so that memory never holds another value than the disk.
             let batch = disk::row_batch(keys, computed, insert.as_ref());
             if batch.is_err() {
-                self.target.handle().add_unwritten(keys.len());
+                self.target.handle().add_unwritten(keys.len() as u64);
             }
             let winners = batch.and_then(|rows| disk::put(store, rows, &computed.schema));
             if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
@@ -247,7 +247,7 @@ impl Call<'_> {
             }
             self.reconcile(computed, winners);
         } else if self.cache.tiers.disk_fault.is_some() {
-            self.target.handle().add_unwritten(keys.len());
+            self.target.handle().add_unwritten(keys.len() as u64);
         }
         if let Some(insert) = insert {
             self.reconcile(computed, insert.publish(self.module_device));
