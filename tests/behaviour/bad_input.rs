@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tch::nn::{Module, ModuleT};
 use tch::{Kind, Tensor, nn};
-use torchcache::{Cached, Error, ErrorKind, TorchCache, torchcache};
+use torchcache::{Cached, Error, ErrorKind, TorchCache, prefill, torchcache};
 
 use crate::raw;
 use crate::support::{
@@ -68,6 +68,9 @@ fn misuse_panics_point_at_the_call() {
     assert_eq!(panic_place(|| wrapped.forward(&xs)), at(line!()));
     assert_eq!(panic_place(|| wrapped.forward_t(&xs, false)), at(line!()));
     assert_eq!(panic_place(|| eval.forward(&xs)), at(line!()));
+    assert_eq!(panic_place(|| prefill(&scale, [&xs])), at(line!()));
+    assert_eq!(panic_place(|| prefill(&wrapped, [&xs])), at(line!()));
+    assert_eq!(panic_place(|| prefill(&eval, [&xs])), at(line!()));
 }
 
 #[torchcache]

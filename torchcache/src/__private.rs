@@ -10,6 +10,7 @@ pub use std::string::String;
 pub use std::vec::Vec;
 
 pub use tch::Tensor;
+pub use tch::nn::ModuleT;
 
 pub use crate::argument::{Arguments, SelectedRows};
 pub use crate::cache::overrides::Overrides;

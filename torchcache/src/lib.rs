@@ -203,7 +203,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// Misuse that the compiler can see does not compile. Other misuse ([`ErrorKind`]) is returned as an [`Error`]
 /// where the function returns `Result<_, E>` with `E: From<torchcache::Error>`, and is a panic with the same
-/// message elsewhere.
+/// message elsewhere. The panic points at the call, or into tch where tch makes it, as `Tensor::apply` does.
 pub use torchcache_macros::torchcache;
 
 #[doc(hidden)]

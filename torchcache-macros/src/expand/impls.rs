@@ -21,14 +21,32 @@ pub(crate) fn expand(parsed: &Impl) -> TokenStream {
         .iter()
         .map(|method| method.function.constant());
     let functions = quote!(&[#(#constants),*]);
-    let forward = cached_forward(&item, &functions);
+    let batch = forward_batch(&item);
+    let forward = cached_forward(&item, &functions, &batch);
     quote!(#item #forward)
+}
+
+/// `CachedForward::forward_batch` for an impl of `nn::Module`: tch's `forward_t`, which the default
+/// calls, hides the caller from a panic.
+fn forward_batch(item: &ItemImpl) -> Option<TokenStream> {
+    let (path, _) = item.trait_.as_ref()?;
+    let is_module = path.segments.last()?.ident == "Module";
+    is_module.then(|| {
+        quote! {
+            fn forward_batch(&self, xs: &::torchcache::__private::Tensor) -> ::torchcache::__private::Tensor
+            where
+                Self: ::torchcache::__private::ModuleT,
+            {
+                <Self as #path>::forward(self, xs)
+            }
+        }
+    })
 }
 
 /// The impl as written, the errors, and the item that the struct refers to.
 pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
-    let forward = cached_forward(item, &quote!(&[]));
+    let forward = cached_forward(item, &quote!(&[]), &None);
     let mut item = item.clone();
     for member in &mut item.items {
         if let ImplItem::Fn(method) = member {
@@ -63,7 +81,11 @@ fn wrap(item: &mut ImplItem, method: &Method, place: usize) {
     });
 }
 
-fn cached_forward(item: &ItemImpl, functions: &TokenStream) -> TokenStream {
+fn cached_forward(
+    item: &ItemImpl,
+    functions: &TokenStream,
+    batch: &Option<TokenStream>,
+) -> TokenStream {
     let cfgs = cfgs(&item.attrs);
     let ty = &item.self_ty;
     let (generics, _, bounds) = item.generics.split_for_impl();
@@ -82,6 +104,7 @@ fn cached_forward(item: &ItemImpl, functions: &TokenStream) -> TokenStream {
         impl #generics ::torchcache::__private::CachedForward for #ty #bounds {
             #attribute
             const FUNCTIONS: &'static [::torchcache::__private::Function] = #functions;
+            #batch
         }
     }
 }

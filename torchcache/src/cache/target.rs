@@ -3,6 +3,8 @@
 use std::any::type_name;
 use std::marker::PhantomData;
 
+use tch::{Tensor, nn};
+
 use super::handle::TorchCache;
 use super::overrides::Overrides;
 use crate::error::Detail;
@@ -62,6 +64,16 @@ pub trait CachedStruct {
 pub trait CachedForward: CachedStruct {
     /// The cached functions of the impl.
     const FUNCTIONS: &'static [Function];
+
+    /// The output for a batch, outside training. Generated code calls `nn::Module::forward` where that
+    /// is what is cached: tch's `forward_t` for an `nn::Module` would hide the caller from a panic.
+    #[track_caller]
+    fn forward_batch(&self, xs: &Tensor) -> Tensor
+    where
+        Self: nn::ModuleT + Sized,
+    {
+        self.forward_t(xs, false)
+    }
 
     /// Passes the code of the functions, then the fields, to `f`.
     fn identity(&self, f: &mut Fingerprinter<'_>) {

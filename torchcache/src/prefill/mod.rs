@@ -16,14 +16,36 @@ use crate::output::Batched;
 use progress::PrefillProgress;
 
 /// A module with a cache: structs with `#[torchcache]`, [`Cached`] and [`Eval`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no cache",
+    label = "not a cached module",
+    note = "put `#[torchcache]` on the struct and on the impl with its `forward`, or wrap the module in `torchcache::Cached`"
+)]
 pub trait HasCache {
     /// The handle of its cache.
     fn cache(&self) -> &TorchCache;
+
+    /// The output for a batch, outside training.
+    #[doc(hidden)]
+    #[track_caller]
+    fn forward_batch(&self, xs: &Tensor) -> Tensor
+    where
+        Self: nn::ModuleT + Sized,
+    {
+        self.forward_t(xs, false)
+    }
 }
 
 impl<T: CachedForward> HasCache for T {
     fn cache(&self) -> &TorchCache {
         T::cache(self)
+    }
+
+    fn forward_batch(&self, xs: &Tensor) -> Tensor
+    where
+        Self: nn::ModuleT,
+    {
+        CachedForward::forward_batch(self, xs)
     }
 }
 
@@ -33,9 +55,13 @@ impl<M> HasCache for Cached<M> {
     }
 }
 
-impl<M> HasCache for Eval<M> {
+impl<M: nn::ModuleT> HasCache for Eval<M> {
     fn cache(&self) -> &TorchCache {
         Eval::cache(self)
+    }
+
+    fn forward_batch(&self, xs: &Tensor) -> Tensor {
+        nn::Module::forward(self, xs)
     }
 }
 
@@ -44,7 +70,8 @@ impl<M> HasCache for Eval<M> {
 ///
 /// Each batch is `[B, …]` and dropped after its call, so that an iterator may load them one by one. The
 /// module runs without gradients and outside training. With a persistent cache all rows are on disk when
-/// this returns, and most of them earlier: after a kill, run it again to compute the rest. With the
+/// this returns, or a warning in the log says why not. Most are written earlier: after a kill, run it again
+/// to compute the rest. With the
 /// feature `progress` a bar on standard error, if that is a terminal, shows rows per second, hits, bytes
 /// and the time left.
 ///
@@ -77,13 +104,20 @@ impl<M> HasCache for Eval<M> {
 /// # Panics
 ///
 /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
+#[track_caller]
 pub fn prefill<M, B>(module: &M, batches: impl IntoIterator<Item = B>) -> Stats
 where
     M: nn::ModuleT + HasCache,
     B: Borrow<Tensor>,
 {
-    let forward = |batch: B| module.forward_t(batch.borrow(), false);
-    Prefill::new(module.cache()).run(batches, forward)
+    let batches = batches.into_iter();
+    let mut run = Prefill::new(module.cache()).start(&batches);
+    // Not by `Prefill::run`: in a closure, a panic would not point at the caller of this function.
+    for batch in batches {
+        drop(module.forward_batch(batch.borrow()));
+        run.batch_done();
+    }
+    run.finish()
 }
 
 /// Fills a cache before training, by calls that a closure makes: see [`prefill`].
@@ -157,23 +191,22 @@ impl<'c> Prefill<'c> {
         batches: impl IntoIterator<Item = B>,
         mut forward: impl FnMut(B) -> Result<O, E>,
     ) -> Result<Stats, E> {
-        let before = self.cache.stats();
-        {
-            let _guard = tch::no_grad_guard();
-            let batches = batches.into_iter();
-            let mut progress =
-                (!self.is_quiet).then(|| PrefillProgress::new(self.batch_count(&batches)));
-            for batch in batches {
-                forward(batch)?;
-                if let Some(progress) = &mut progress {
-                    progress.batch(|| self.cache.stats().since(&before));
-                }
-            }
+        let batches = batches.into_iter();
+        let mut run = self.start(&batches);
+        for batch in batches {
+            forward(batch)?;
+            run.batch_done();
         }
-        let flushed = self.cache.flush();
-        let stats = self.cache.stats().since(&before);
-        self.warn_if_incomplete(&stats, flushed);
-        Ok(stats)
+        Ok(run.finish())
+    }
+
+    fn start<B>(self, batches: &impl Iterator<Item = B>) -> PrefillRun<'c> {
+        PrefillRun {
+            cache: self.cache,
+            before: self.cache.stats(),
+            progress: (!self.is_quiet).then(|| PrefillProgress::new(self.batch_count(batches))),
+            no_grad: tch::no_grad_guard(),
+        }
     }
 
     /// The number of batches, if it is known.
@@ -183,31 +216,56 @@ impl<'c> Prefill<'c> {
             _ => None,
         })
     }
+}
 
-    /// Warns where training will not find all rows.
-    fn warn_if_incomplete(&self, stats: &Stats, flushed: Result<(), FlushError>) {
-        // Evicted rows may be others than those of the prefill.
-        let wanted = stats.misses + stats.memory.hits;
-        let evicted_own = stats.memory.evicted > 0 && wanted > stats.memory.rows;
-        let lacks_memory = stats.memory.refused > 0 || evicted_own;
-        if stats.rows == 0 {
-            tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
-        } else if let Err(error) = flushed {
-            tracing::warn!("prefilled, but {}", with_sources(&error));
-        } else if !self.cache.effective_options().persistent() && lacks_memory {
-            let (computed, held) = (stats.misses, stats.memory.rows);
-            tracing::warn!(
-                computed,
-                held,
-                "prefilled more rows than memory holds: raise `max_memory_cache_size`, or set `persistent`"
-            );
-        } else if stats.disk.evicted + stats.disk.refused > 0 {
-            let (evicted, refused) = (stats.disk.evicted, stats.disk.refused);
-            tracing::warn!(
-                evicted,
-                refused,
-                "prefilled more rows than the disk tier holds: raise `max_persistent_cache_size`"
-            );
+/// A prefill under way, without gradients.
+struct PrefillRun<'c> {
+    cache: &'c TorchCache,
+    before: Stats,
+    progress: Option<PrefillProgress>,
+    no_grad: tch::NoGradGuard,
+}
+
+impl PrefillRun<'_> {
+    fn batch_done(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.batch(|| self.cache.stats().since(&self.before));
         }
+    }
+
+    /// Waits until all rows are on disk.
+    fn finish(self) -> Stats {
+        drop((self.progress, self.no_grad));
+        let flushed = self.cache.flush();
+        let stats = self.cache.stats().since(&self.before);
+        warn_if_incomplete(self.cache, &stats, flushed);
+        stats
+    }
+}
+
+/// Warns where training will not find all rows.
+fn warn_if_incomplete(cache: &TorchCache, stats: &Stats, flushed: Result<(), FlushError>) {
+    // Evicted rows may be others than those of the prefill.
+    let wanted = stats.misses + stats.memory.hits;
+    let evicted_own = stats.memory.evicted > 0 && wanted > stats.memory.rows;
+    let lacks_memory = stats.memory.refused > 0 || evicted_own;
+    if stats.rows == 0 {
+        tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
+    } else if let Err(error) = flushed {
+        tracing::warn!("prefilled, but {}", with_sources(&error));
+    } else if !cache.effective_options().persistent() && lacks_memory {
+        let (computed, held) = (stats.misses, stats.memory.rows);
+        tracing::warn!(
+            computed,
+            held,
+            "prefilled more rows than memory holds: raise `max_memory_cache_size`, or set `persistent`"
+        );
+    } else if stats.disk.evicted + stats.disk.refused > 0 {
+        let (evicted, refused) = (stats.disk.evicted, stats.disk.refused);
+        tracing::warn!(
+            evicted,
+            refused,
+            "prefilled more rows than the disk tier holds: raise `max_persistent_cache_size`"
+        );
     }
 }
