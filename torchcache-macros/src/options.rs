@@ -103,7 +103,7 @@ impl OptionKind {
                 );
             }
             Self::Level => "a whole number from -7 to 22",
-            Self::Threads => "a whole number from 0 (all cores) to 256",
+            Self::Threads => "a whole number from 0 (one per core) to 256",
             Self::Dtype => {
                 "`Kind::Half`, `Kind::BFloat16`, `Kind::Float` or `Kind::Double`, to which \
                  floating-point outputs are rounded, or `None`"

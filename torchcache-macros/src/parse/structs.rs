@@ -130,7 +130,7 @@ fn one_cache(item: &ItemStruct, caches: Vec<Member>, errors: &mut Errors) -> Opt
         errors.report(
             tokens,
             format!(
-                "a struct has one cache, and the field `{shown}` is already it; remove one of them"
+                "a struct has one cache, and the field `{shown}` holds it already; remove one of the two"
             ),
         );
     }
