@@ -124,11 +124,11 @@ pub(crate) fn written(
     let schema = schema.into();
     let mut writer = SegmentWriter::create(dir).expect("it can be made");
     for (key, value) in rows {
-        let storage = match value.len() == row_bytes {
+        let encoding = match value.len() == row_bytes {
             true => Encoding::Raw,
             false => Encoding::Zstd,
         };
-        let pushed = writer.push(&key, &schema, row_bytes as u32, storage, &value);
+        let pushed = writer.push(&key, &schema, row_bytes as u32, encoding, &value);
         pushed.expect("it is written");
     }
     let published = writer.finish().and_then(|finished| finished.publish());

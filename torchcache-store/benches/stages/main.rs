@@ -117,7 +117,7 @@ impl Bench<'_> {
             |n| out.copy_from_slice(&calls[n].values.bytes),
         );
         self.queue(&calls, &mut out);
-        self.writer(&calls);
+        self.flusher(&calls);
         self.open(&raw);
     }
 
@@ -153,8 +153,8 @@ impl Bench<'_> {
         store.clear();
     }
 
-    /// The writer's work without waiting for the disk, which is the same for both.
-    fn writer(&self, calls: &[Call]) {
+    /// The flusher's work without waiting for the disk, which is the same for both.
+    fn flusher(&self, calls: &[Call]) {
         let dir = scratch_dir();
         let schema: Arc<[u8]> = b"schema".as_slice().into();
         let mut writer = None;

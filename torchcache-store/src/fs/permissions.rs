@@ -31,8 +31,8 @@ impl User {
         })
     }
 
-    /// Whether this user relies on files of `owner`: its own and those of root. Root may use any.
-    fn trusts(&self, owner: u32) -> bool {
+    /// Whether this user may use files of `owner`: its own and those of root. Root may use any.
+    fn accepts_owner(&self, owner: u32) -> bool {
         self.id.is_root() || [self.id.as_raw(), Uid::ROOT.as_raw()].contains(&owner)
     }
 
@@ -51,7 +51,7 @@ pub(crate) fn check_directory(dir: &Metadata) -> io::Result<()> {
     let user = User::current();
     let why = if dir.mode & WRITE_OTHERS != 0 {
         "all users may write to it and could forge rows; run `chmod o-w` on it".to_owned()
-    } else if !user.trusts(dir.owner) && !user.shares(dir) {
+    } else if !user.accepts_owner(dir.owner) && !user.shares(dir) {
         format!(
             "it belongs to user {}, and this process runs as user {}; to share it, give it to a \
              group of both and let the group write to it",
@@ -74,7 +74,7 @@ pub(crate) fn check_file(file: &Metadata, dir: &Metadata) -> Result<(), String> 
         return Err("all users may write to it".to_owned());
     }
     // If the group may write to the directory, files of its members belong there.
-    if user.trusts(file.owner) || file.owner == dir.owner || dir.mode & WRITE_GROUP != 0 {
+    if user.accepts_owner(file.owner) || file.owner == dir.owner || dir.mode & WRITE_GROUP != 0 {
         return Ok(());
     }
     Err(format!("it belongs to user {}", file.owner))
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn own_directories_and_those_of_root_are_accepted() {
-        assert!(user(1000, 10).trusts(1000));
-        assert!(user(1000, 10).trusts(0));
-        assert!(!user(1000, 10).trusts(1001));
-        assert!(user(0, 0).trusts(1001), "root may use any");
+        assert!(user(1000, 10).accepts_owner(1000));
+        assert!(user(1000, 10).accepts_owner(0));
+        assert!(!user(1000, 10).accepts_owner(1001));
+        assert!(user(0, 0).accepts_owner(1001), "root may use any");
     }
 
     #[test]

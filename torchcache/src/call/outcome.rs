@@ -30,8 +30,8 @@ impl<O> From<TchError> for Stop<O> {
 }
 
 impl<O> From<Detail> for Stop<O> {
-    fn from(problem: Detail) -> Self {
-        Stop::Misuse(problem.into())
+    fn from(detail: Detail) -> Self {
+        Stop::Misuse(detail.into())
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Use {
 }
 
 impl Contents {
-    pub(crate) fn of(tokens: TokenStream) -> syn::Result<Self> {
+    pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Self> {
         let file: File = syn::parse2(tokens)?;
         let mut contents = Self::default();
         contents.visit_file(&file);
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn contents(text: &str) -> Contents {
-        Contents::of(text.parse().unwrap()).unwrap()
+        Contents::parse(text.parse().unwrap()).unwrap()
     }
 
     #[test]

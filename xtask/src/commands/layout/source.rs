@@ -47,7 +47,7 @@ impl Target {
         let contents = text
             .parse()
             .map_err(syn::Error::from)
-            .and_then(Contents::of);
+            .and_then(Contents::parse);
         let contents = contents.map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,

@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// The counters of a process whose writer has nothing to do.
+    /// The counters of a process whose flusher has nothing to do.
     pub(super) fn check_idle(&self, one: usize) {
         let process = &self.processes[one];
         let Some(store) = &process.store else { return };
@@ -92,7 +92,7 @@ impl World {
     /// The counters agree with the files.
     pub(super) fn check_files(&self, one: usize) {
         let Process { store, taken, .. } = &self.processes[one];
-        // Otherwise its writer may be at work.
+        // Otherwise its flusher may be writing.
         let Some(store) = store.as_ref().filter(|_| taken.is_empty()) else {
             return;
         };
