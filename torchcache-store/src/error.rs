@@ -1,5 +1,5 @@
-//! The errors of the public API. Trouble with the disk is not among them: it is counted as a
-//! [`Fault`](crate::Fault), and the rows concerned are misses.
+//! The errors of the public API. Faults of the disk are not among them: each is counted as a
+//! [`Fault`](crate::Fault), and its rows are misses.
 
 use std::io;
 use std::path::PathBuf;

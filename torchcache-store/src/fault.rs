@@ -1,5 +1,4 @@
-//! Faults: trouble with the disk, which makes rows misses. Each is counted, and the first of each kind
-//! is logged.
+//! Faults of the disk, which make rows misses. Each is counted, and the first of each kind is logged.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal,)*) => {
-        /// A kind of trouble with the disk. The rows concerned are misses; callers get no error.
+        /// A kind of disk fault. Its rows are misses; callers get no error.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Fault {

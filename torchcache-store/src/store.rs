@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::process::{registry, shutdown};
 use crate::segment::rows_within;
 
-/// The rows of one directory, shared by everyone in this process who opens it.
+/// The rows of one directory. All stores of a process with the same directory share them.
 ///
 /// Cloning is cheap and returns the same store. Dropping the last clone writes what is queued, and so
 /// does the end of the process (by `exit` or by returning from `main`) for stores in statics.

@@ -1,4 +1,4 @@
-//! Segments whose checksums are right and whose contents lie, and what fuzzers start with: through the
+//! Segments whose checksums are right and whose contents are forged, and what fuzzers start with: through the
 //! functions that the fuzzers call. Memory is not taken for a mere claim, and no row is made of one.
 
 use std::fs;
@@ -81,7 +81,7 @@ fn mutate(report: &Report, name: &str, cases: u32) {
 #[test]
 fn forged_segments_are_read_as_the_format_says() {
     let _alone = alone();
-    let report = Report::new("lengths, offsets, counts and kinds that lie");
+    let report = Report::new("forged lengths, offsets, counts and kinds");
     mutate(&report, "segment", cases(500, 200_000));
     mutate(&report, "footer", cases(500, 200_000));
     for bomb in bombs() {

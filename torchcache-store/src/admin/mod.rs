@@ -1,5 +1,5 @@
 //! Administration of caches on disk, for the command line and other tools: lists the caches below a
-//! directory, checks and repairs them, and removes what is not wanted. A store uses none of it.
+//! directory, checks and repairs them, and removes rows and caches. A store uses none of it.
 //!
 //! All of it may run while other processes use the caches, since it follows the rules of the store: links
 //! are not followed; directories and files that other users may write to are skipped; a replacement is

@@ -149,7 +149,7 @@ impl Catalog {
         self.scan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The scan lock if it is free: a lookup would rather miss than wait for a disk.
+    /// The scan lock if it is free: a lookup misses rather than waits for a disk.
     fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
         match self.scan.try_lock() {
             Ok(scan) => Some(scan),

@@ -52,7 +52,7 @@ pub trait FileSystem: Debug + Send + Sync {
     }
 }
 
-/// An open directory. It stays the same one if its path comes to mean another. Names are those of
+/// An open directory. It stays the same one if another takes its path. Names are those of
 /// files in it and have no slash. A symbolic link in place of a file is never followed.
 pub trait Directory: Debug + Send + Sync {
     /// The path by which it was opened, for messages.

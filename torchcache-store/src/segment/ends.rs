@@ -1,5 +1,5 @@
 //! Header and trailer of a segment file, checked against the length of the file, and the checksum
-//! of the footer between them. Everything else about a file is believed only after these checks.
+//! of the footer between them. Everything else in a file is used only after these checks.
 
 use std::hash::Hasher;
 

@@ -89,7 +89,6 @@ fn a_copy_is_read_when_the_first_segment_is_removed() {
     assert_eq!(count_right(&store, &keys(0..5), 100), 5);
 }
 
-/// Before, such a row was computed again and stored once more after each opening.
 #[test]
 fn a_row_with_a_corrupt_record_is_read_from_its_next_copy() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -14,7 +14,7 @@ macro_rules! for_each_option {
 
             /// The bound of the memory tier in bytes, keys and bookkeeping included.
             ///
-            /// Caches of equal identity share their memory and its bound: the latest setting holds.
+            /// Caches with one module hash and directory share memory and bound: the latest setting holds.
             max_memory_cache_size: [size] = 1_000_000_000, "1 GB";
 
             /// What a full tier does.
@@ -35,12 +35,12 @@ macro_rules! for_each_option {
             /// is removed at exit.
             persistent_cache_dir: [optional path] = None, "None";
 
-            /// The identity, instead of one computed from code and weights.
+            /// The module hash, instead of one computed from code and weights.
             persistent_module_hash: [optional text] = None, "None";
 
-            /// The bound in bytes of what one identity has on disk, rows of earlier runs included.
+            /// The bound in bytes of what one module hash has on disk, rows of earlier runs included.
             ///
-            /// Other identities have subdirectories and bounds of their own.
+            /// Other module hashes have subdirectories and bounds of their own.
             max_persistent_cache_size: [size] = 10_000_000_000, "10 GB";
 
             /// Whether rows are compressed on disk; needs `persistent`.

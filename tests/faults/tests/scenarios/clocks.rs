@@ -20,7 +20,7 @@ const SEGMENTS: u64 = 30;
 
 #[test]
 fn wrong_times_cost_no_rows() {
-    let report = Report::new("clocks set back, times to come");
+    let report = Report::new("clocks set back, times in the future");
     report.random(cases(3, 100), any::<u64>(), |seed| odd_times(&report, seed));
     report.finish();
 }

@@ -138,7 +138,7 @@ fn written(rows: Range<u64>, len: usize) -> Vec<u8> {
 
 #[test]
 fn corrupt_bytes_cost_only_the_rows_they_hit() {
-    let report = Report::new("any bit flipped, any cut, junk appended, segments swapped");
+    let report = Report::new("any bit flipped, any cut, bytes appended, segments swapped");
     for sound in segments() {
         let all = sound.bytes.len();
         for bit in 0..8 * all {
