@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use torchcache_store::admin::{CacheSummary, RowGroupSummary};
 use torchcache_store::schema::{OutputDevice, Schema, TensorSpec};
+use torchcache_store::segment::SegmentError;
 
 use crate::text::plain;
 
@@ -117,8 +118,17 @@ pub(crate) fn versions(summary: &CacheSummary) -> Vec<u32> {
 
 /// The format versions that only a newer torchcache reads.
 pub(crate) fn newer_versions(summary: &CacheSummary) -> Vec<u32> {
+    sorted(errors(summary).filter_map(SegmentError::newer_version))
+}
+
+/// The number of segments that are corrupt as a whole.
+pub(crate) fn corrupt_segments(summary: &CacheSummary) -> u64 {
+    errors(summary).filter(|it| it.is_corruption()).count() as u64
+}
+
+fn errors(summary: &CacheSummary) -> impl Iterator<Item = &SegmentError> {
     let segments = summary.segments.iter();
-    sorted(segments.filter_map(|segment| segment.contents.as_ref().err()?.newer_version()))
+    segments.filter_map(|segment| segment.contents.as_ref().err())
 }
 
 fn sorted(versions: impl Iterator<Item = u32>) -> Vec<u32> {

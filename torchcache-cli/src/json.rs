@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use torchcache_store::admin::{Cache, CacheSummary, SegmentSummary};
 
-use crate::describe::{NumberedSchema, device, newer_versions, ratio, versions};
+use crate::describe::{NumberedSchema, corrupt_segments, device, newer_versions, ratio, versions};
 use crate::time::rfc3339;
 
 /// A cache in the list of `ls`.
@@ -21,7 +21,7 @@ pub(crate) fn cache(cache: &Cache, summary: &CacheSummary) -> Value {
         "last_read": summary.last_read().map(rfc3339),
         "created": summary.created.map(rfc3339),
         "segments": summary.segments.len(),
-        "unreadable_segments": unreadable(summary),
+        "corrupt_segments": corrupt_segments(summary),
         "versions": versions(summary),
         "newer_versions": newer_versions(summary),
         "temp_files": summary.temp_files,
@@ -40,11 +40,6 @@ pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
     let all = all.iter();
     all.map(|(path, error)| json!({ "path": path.to_string_lossy(), "error": error.to_string() }))
         .collect()
-}
-
-/// The number of segments that cannot be read.
-fn unreadable(summary: &CacheSummary) -> usize {
-    summary.segments.len() - summary.contents().count()
 }
 
 /// A segment of a cache.

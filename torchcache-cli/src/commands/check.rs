@@ -193,10 +193,13 @@ fn segment_line(segment: &SegmentCheck) -> Option<String> {
             counted(*rows, "row"),
             plain(&first_error.to_string())
         ),
-        SegmentState::Unreadable(error) if segment.state.is_corrupt() => {
-            format!("{BAD}unreadable{BAD:#}: {}", plain(&error.to_string()))
+        SegmentState::NotRead(error) if segment.state.is_corrupt() => {
+            format!(
+                "{BAD}corrupt as a whole{BAD:#}: {}",
+                plain(&error.to_string())
+            )
         }
-        SegmentState::Unreadable(error) => format!("not checked: {}", plain(&error.to_string())),
+        SegmentState::NotRead(error) => format!("not checked: {}", plain(&error.to_string())),
     };
     Some(format!("{name}: {state}"))
 }
@@ -260,10 +263,10 @@ fn segment_json(segment: &SegmentCheck, repair: Option<&io::Result<SegmentRepair
             first_error,
             ..
         } => ("corrupt", Some(rows), Some(*corrupt), Some(first_error)),
-        SegmentState::Unreadable(error) if segment.state.is_corrupt() => {
-            ("unreadable", None, None, Some(error))
+        SegmentState::NotRead(error) if segment.state.is_corrupt() => {
+            ("corrupt", None, None, Some(error))
         }
-        SegmentState::Unreadable(error) => ("not checked", None, None, Some(error)),
+        SegmentState::NotRead(error) => ("not checked", None, None, Some(error)),
     };
     let (repair, replaced_by, lost) = match repair {
         None => (None, None, None),

@@ -8,7 +8,7 @@ use torchcache_store::admin::{Cache, CacheSummary};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Ls;
-use crate::describe::{NEWER, formats, module, newer_versions, ratio};
+use crate::describe::{NEWER, corrupt_segments, formats, module, newer_versions, ratio};
 use crate::error::Error;
 use crate::json;
 use crate::output::{DIM, Output, Report};
@@ -58,7 +58,23 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
                 .map_or("-".to_owned(), |read| ago(read, output.now)),
             formats(summary),
         ]);
-        note_corruption(output, args, cache, summary);
+        let corrupt = corrupt_segments(summary);
+        if corrupt > 0 {
+            output.note(format_args!(
+                "{} in {}: see `torchcache show {} {}`",
+                counted(corrupt, "corrupt segment"),
+                plain(cache.name()),
+                quoted(&args.dir.display().to_string()),
+                quoted(cache.name()),
+            ));
+        }
+        for segment in &summary.segments {
+            if let Err(error) = &segment.contents
+                && !error.is_corruption()
+            {
+                skipped.push((cache.path().join(&segment.name), error.to_string()));
+            }
+        }
     }
     let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
     let bytes = sum(listed.iter().map(|(_, summary)| summary.bytes()));
@@ -81,21 +97,4 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
         "bytes": bytes,
     });
     Ok(Report::new(text, json))
-}
-
-fn note_corruption(output: &Output, args: &Ls, cache: &Cache, summary: &CacheSummary) {
-    let segments = summary.segments.iter();
-    let errors = segments.filter_map(|segment| segment.contents.as_ref().err());
-    let corrupt = errors
-        .filter(|error| error.newer_version().is_none())
-        .count();
-    if corrupt > 0 {
-        output.note(format_args!(
-            "{} of {} cannot be read: see `torchcache show {} {}`",
-            counted(corrupt as u64, "segment"),
-            plain(cache.name()),
-            quoted(&args.dir.display().to_string()),
-            quoted(cache.name()),
-        ));
-    }
 }

@@ -43,7 +43,7 @@ fn corruption_is_reported_and_kept_without_repair() {
     let text = stdout(root.path(), &["check", "."], 1);
     assert!(text.contains("b.tcs: 2 of 50 rows corrupt"), "{text}");
     assert!(
-        text.contains("c.tcs: unreadable: the segment is cut short"),
+        text.contains("c.tcs: corrupt as a whole: the segment is cut short"),
         "{text}"
     );
     assert!(text.contains("--repair"), "{text}");
@@ -53,7 +53,16 @@ fn corruption_is_reported_and_kept_without_repair() {
         (&found["corrupt_rows"], &found["corrupt_segments"]),
         (&json!(2), &json!(2))
     );
-    assert_eq!(found["caches"][0]["segments"][1]["state"], json!("corrupt"));
+    let segments = &found["caches"][0]["segments"];
+    for (at, rows) in [(1, json!(50)), (2, json!(null))] {
+        let segment = &segments[at];
+        assert_eq!(
+            (&segment["state"], &segment["rows"]),
+            (&json!("corrupt"), &rows)
+        );
+    }
+    let listed = json(root.path(), &["ls", "."], 0);
+    assert_eq!(listed["caches"][0]["corrupt_segments"], json!(1));
     assert_eq!(names(&dir), before);
 }
 

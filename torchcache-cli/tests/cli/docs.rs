@@ -115,7 +115,7 @@ fn the_table_lists_the_fields_of_every_document() {
     let check = &of("check")
         - &set(&[
             "corrupt",
-            "unreadable",
+            "null",
             "not checked",
             "rewritten",
             "removed",

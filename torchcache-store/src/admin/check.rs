@@ -67,7 +67,7 @@ pub enum SegmentState {
         first_error: SegmentError,
     },
     /// The file as a whole cannot be read, so its rows are not known.
-    Unreadable(SegmentError),
+    NotRead(SegmentError),
 }
 
 impl SegmentState {
@@ -77,13 +77,13 @@ impl SegmentState {
         match self {
             SegmentState::Intact { .. } => false,
             SegmentState::Corrupt { .. } => true,
-            SegmentState::Unreadable(error) => error.is_corruption(),
+            SegmentState::NotRead(error) => error.is_corruption(),
         }
     }
 
     /// Whether reading failed, so that the state of the records is not known.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, SegmentState::Unreadable(SegmentError::Io(_)))
+        matches!(self, SegmentState::NotRead(SegmentError::Io(_)))
     }
 }
 
@@ -96,7 +96,7 @@ impl CheckReport {
 }
 
 /// Checks every record of `caches`. A segment of a newer version, or one whose permissions are rejected,
-/// is reported as [`SegmentState::Unreadable`] and does not count as corrupt.
+/// is reported as [`SegmentState::NotRead`] and does not count as corrupt.
 pub fn check(caches: &[Cache], progress: &dyn CheckProgress) -> Vec<CheckReport> {
     let mut reports = Vec::new();
     for cache in caches {
@@ -138,7 +138,7 @@ fn check_cache(
             Ok(Found { file, contents }) => (file.len, contents),
             Err(error) => (0, Err(SegmentError::Io(error))),
         };
-        let state = state.unwrap_or_else(SegmentState::Unreadable);
+        let state = state.unwrap_or_else(SegmentState::NotRead);
         report.segments.push(SegmentCheck { name, bytes, state });
     }
     report.stale_files = stale_names(&*dir, |_, _| Ok(()))?;

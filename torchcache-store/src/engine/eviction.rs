@@ -30,7 +30,7 @@ fn live(catalog: &Catalog) -> u64 {
     sum(catalog.live_segments().iter().map(|segment| segment.bytes))
 }
 
-/// How many bytes a batch may write; unreadable files are removed for them. Without eviction, a
+/// How many bytes a batch may write; skipped files are removed for them. Without eviction, a
 /// directory counts as full once less than a hundredth is left: that is too little for most batches,
 /// but each would try.
 pub(crate) fn room(engine: &Engine) -> u64 {
@@ -60,14 +60,14 @@ pub(crate) fn enforce_limit(engine: &Engine) {
     make_room(engine, 0, true);
 }
 
-/// Removes unreadable files, and segments if `may_evict`, until `incoming` more bytes fit. Returns
+/// Removes skipped files, and segments if `may_evict`, until `incoming` more bytes fit. Returns
 /// whether they do. Called by the flusher only.
 fn make_room(engine: &Engine, incoming: u64, may_evict: bool) -> bool {
     let catalog = &engine.catalog;
     let limit = engine.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
     let mut excess = total(catalog, &scan).saturating_sub(limit);
-    remove_unreadable(catalog, &mut scan, &mut excess);
+    remove_skipped(catalog, &mut scan, &mut excess);
     if excess > 0 && may_evict {
         evict(engine, &mut scan, &mut excess);
     }
@@ -107,8 +107,8 @@ fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
     catalog.delete(&segments);
 }
 
-/// Unreadable files are removed first, since they serve no row.
-fn remove_unreadable(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
+/// Skipped files are removed first, since they serve no row.
+fn remove_skipped(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
     let removed = scan.skipped.extract_if(|_, file| {
         let is_removed = *excess > 0 && !file.is_left_alone();
         if is_removed {

@@ -35,7 +35,7 @@ pub(super) fn administrate(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) 
                 repaired(&cache, rows);
             }
         }
-        (Err(error), SegmentState::Unreadable(again), Err(fault)) => {
+        (Err(error), SegmentState::NotRead(again), Err(fault)) => {
             assert_eq!((error.fault(), again.fault()), (*fault, *fault));
             assert_eq!(
                 CacheRows::open(&cache)
@@ -65,7 +65,7 @@ fn is_as_expected(outcome: &SegmentState, expected: &[Row<'_>]) {
     let got = match outcome {
         SegmentState::Intact { rows } => (*rows, 0),
         SegmentState::Corrupt { rows, corrupt, .. } => (*rows, *corrupt),
-        SegmentState::Unreadable(error) => panic!("{error}"),
+        SegmentState::NotRead(error) => panic!("{error}"),
     };
     assert_eq!(
         got,
