@@ -16,14 +16,18 @@ pub(crate) struct Error {
 impl Error {
     /// Nothing has the given name. Exit code 1.
     pub(crate) fn not_found(text: impl Display) -> Error {
-        let text = plain(&text.to_string());
-        Error { code: 1, text }
+        Error {
+            code: 1,
+            text: plain(text),
+        }
     }
 
     /// The command failed. Exit code 2.
     pub(crate) fn failed(text: impl Display) -> Error {
-        let text = plain(&text.to_string());
-        Error { code: 2, text }
+        Error {
+            code: 2,
+            text: plain(text),
+        }
     }
 
     /// Adds choices, each on a line of its own.

@@ -1,8 +1,10 @@
 //! Prints results: text or one JSON document on standard output, notes and errors on standard error. A
 //! pipe that was closed early is not an error.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -92,9 +94,8 @@ impl Output {
     }
 
     /// Prints a note next to the result: plain text on one line.
-    pub(crate) fn note(&self, text: impl std::fmt::Display) {
-        let text = plain(&text.to_string());
-        let text = format!("{NOTE}note:{NOTE:#} {text}\n");
+    pub(crate) fn note(&self, text: impl Display) {
+        let text = format!("{NOTE}note:{NOTE:#} {}\n", plain(text));
         write_stderr(&wrapped(&text, columns(&io::stderr())));
     }
 }
@@ -104,6 +105,12 @@ pub(crate) fn print_error(error: &Error) -> ExitCode {
     let text = format!("{BAD}torchcache:{BAD:#} {error}\n");
     write_stderr(&wrapped(&text, columns(&io::stderr())));
     ExitCode::from(error.code())
+}
+
+/// A line about a file or directory for which something failed.
+pub(crate) fn failure(what: &str, path: &Path, error: impl Display) -> String {
+    let (path, error) = (plain(path.display()), plain(error));
+    format!("{BAD}{what}{BAD:#}: {path}: {error}\n")
 }
 
 /// Prints a question, and leaves the cursor after it.

@@ -1,6 +1,8 @@
 //! Text for a terminal: escaped, shortened, quoted. Names and values come from files that other users may
 //! have written, so none may move the cursor or reorder a line.
 
+use std::fmt::Display;
+
 use indicatif::HumanCount;
 use textwrap::core::display_width;
 
@@ -10,7 +12,8 @@ fn is_layout_mark(letter: char) -> bool {
 }
 
 /// Escapes control characters and layout marks, which leaves the text on one line. Idempotent.
-pub(crate) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: impl Display) -> String {
+    let text = text.to_string();
     let mut plain = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -136,7 +139,7 @@ mod tests {
     fn control_characters_and_layout_marks_are_escaped() {
         assert_eq!(plain("größe\x1b[2J\n"), "größe\\u{1b}[2J\\n");
         assert_eq!(plain("a\u{202e}b\u{61c}"), "a\\u{202e}b\\u{61c}");
-        assert_eq!(plain(&plain("a\x1b\u{9b}b")), plain("a\x1b\u{9b}b"));
+        assert_eq!(plain(plain("a\x1b\u{9b}b")), plain("a\x1b\u{9b}b"));
         let styled = "\x1b[1;31mbad\x1b[0m\n";
         assert_eq!(harmless(styled), styled);
         assert_eq!(harmless("a\x1b[2J\rb\x1b"), "a\\u{1b}[2J\\rb\\u{1b}");

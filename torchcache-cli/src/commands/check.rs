@@ -12,15 +12,15 @@ use crate::args::Check;
 use crate::error::Error;
 use crate::json;
 use crate::output::{BAD, DIM, GOOD, HEADER, Output, Report};
-use crate::progress::Bar;
+use crate::progress::ByteBar;
 use crate::select::CacheList;
 use crate::text::{count, counted, plain};
 
 pub(crate) fn run(output: &Output, args: &Check) -> Result<Report, Error> {
     let list = CacheList::open_noting_none(output, &args.dir)?;
-    let bar = Bar::bytes();
+    let bar = ByteBar::new();
     let checks = check(&list.caches, &bar);
-    bar.finish();
+    bar.0.finish_and_clear();
     let repairs: Vec<_> = checks
         .iter()
         .map(|check| (args.repair && check.error.is_none()).then(|| repair(check)))
@@ -152,9 +152,8 @@ impl Totals {
 /// The lines about a cache; none if it is intact.
 fn cache_lines(check: &CheckReport, repairs: Option<&RepairReport>) -> Vec<String> {
     let mut lines = Vec::new();
-    let error_line = |what: &str, error: &io::Error| {
-        format!("{BAD}{what}{BAD:#}: {}", plain(&error.to_string()))
-    };
+    let error_line =
+        |what: &str, error: &io::Error| format!("{BAD}{what}{BAD:#}: {}", plain(error));
     lines.extend(
         check
             .error
@@ -191,15 +190,12 @@ fn segment_line(segment: &SegmentCheck) -> Option<String> {
             "{BAD}{} of {} corrupt{BAD:#}, the first: {}",
             count(*corrupt),
             counted(*rows, "row"),
-            plain(&first_error.to_string())
+            plain(first_error)
         ),
         SegmentState::NotRead(error) if segment.state.is_corrupt() => {
-            format!(
-                "{BAD}corrupt as a whole{BAD:#}: {}",
-                plain(&error.to_string())
-            )
+            format!("{BAD}corrupt as a whole{BAD:#}: {}", plain(error))
         }
-        SegmentState::NotRead(error) => format!("not checked: {}", plain(&error.to_string())),
+        SegmentState::NotRead(error) => format!("not checked: {}", plain(error)),
     };
     Some(format!("{name}: {state}"))
 }
@@ -233,7 +229,7 @@ fn repair_line(repair: &io::Result<SegmentRepair>) -> String {
                 .to_owned()
         }
         Ok(SegmentRepair::Superseded) => "another process replaced or removed it".to_owned(),
-        Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(&error.to_string())),
+        Err(error) => format!("{BAD}not repaired{BAD:#}: {}", plain(error)),
     };
     format!("  {done}")
 }

@@ -9,9 +9,9 @@ use torchcache_store::size::human;
 use crate::args::Clear;
 use crate::error::Error;
 use crate::json;
-use crate::output::{self, BAD, Output, Report};
+use crate::output::{self, Output, Report, failure};
 use crate::select::CacheList;
-use crate::text::{counted, plain};
+use crate::text::counted;
 
 pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
     let list = match args.hash {
@@ -28,10 +28,6 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
     let cleared: Vec<_> = caches.iter().map(|cache| (*cache, clear(cache))).collect();
 
     let mut text = String::new();
-    let mut line = |what: &str, path: &std::path::Path, error: &str| {
-        let path = plain(&path.display().to_string());
-        text += &format!("{BAD}{what}{BAD:#}: {path}: {}\n", plain(error));
-    };
     let (mut segments, mut bytes) = (0, 0u64);
     for (cache, report) in &cleared {
         match report {
@@ -39,7 +35,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
                 segments += report.segments;
                 bytes = bytes.saturating_add(report.bytes);
                 for (path, error) in &report.failed {
-                    line("not removed", path, &error.to_string());
+                    text += &failure("not removed", path, error);
                 }
                 if !report.directory_removed && report.failed.is_empty() {
                     output.note(format_args!(
@@ -49,7 +45,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
                     ));
                 }
             }
-            Err(error) => line("not cleared", cache.path(), &error.to_string()),
+            Err(error) => text += &failure("not cleared", cache.path(), error),
         }
     }
     // Without a HASH, everything was to be removed, so an unopened directory is a failure.
@@ -58,7 +54,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
         None => &list.unopened[..],
     };
     for (path, error) in unopened {
-        line("not cleared", path, error);
+        text += &failure("not cleared", path, error);
     }
     let complete: Vec<&ClearReport> = cleared
         .iter()

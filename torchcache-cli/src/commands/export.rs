@@ -54,10 +54,10 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
             .iter()
             .any(|(_, error)| error.is_corruption());
     let bytes = path.metadata().map_or(0, |file| file.len());
-    let shown = plain(&path.display().to_string());
+    let shown = plain(path.display());
     let mut text = format!("{} ({}) in {shown}\n", counted(count, "row"), human(bytes));
     for column in columns.with_key() {
-        text += &format!("  {}\n", plain(&column.one_line(count)));
+        text += &format!("  {}\n", plain(column.one_line(count)));
     }
     if corrupt > 0 {
         output.note(format_args!(

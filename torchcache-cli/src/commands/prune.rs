@@ -8,7 +8,7 @@ use crate::args::Prune;
 use crate::describe::missing_module;
 use crate::error::Error;
 use crate::json;
-use crate::output::{BAD, Output, Report};
+use crate::output::{Output, Report, failure};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
@@ -68,12 +68,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
     let mut text = table.render(output.columns);
     text += &summary(&report, args.dry_run);
     for (path, error) in &report.failed {
-        let (path, error) = (path.display().to_string(), error.to_string());
-        text += &format!(
-            "{BAD}not removed{BAD:#}: {}: {}\n",
-            plain(&path),
-            plain(&error)
-        );
+        text += &failure("not removed", path, error);
     }
     let code = if report.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&report, args.dry_run);

@@ -46,10 +46,7 @@ fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),
-        Err(error) => line(
-            "manifest",
-            format!("unreadable: {}", plain(&error.to_string())),
-        ),
+        Err(error) => line("manifest", format!("unreadable: {}", plain(error))),
     }
     if let Some(created) = summary.created {
         let ago = ago(created, output.now);
@@ -169,7 +166,7 @@ fn segments(output: &Output, summary: &CacheSummary) -> Option<String> {
                 is_newer = true;
             }
             Err(error) => {
-                corrupt += &format!("  {BAD}{name}{BAD:#}: {}\n", plain(&error.to_string()));
+                corrupt += &format!("  {BAD}{name}{BAD:#}: {}\n", plain(error));
                 table.styled_row(BAD, [name, "-".into(), size, read, "-".into()]);
             }
         }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use torchcache_store::admin::DistinctRows;
 use torchcache_store::schema::Schema;
 
-use crate::progress::Bar;
+use crate::progress::row_bar;
 pub(crate) use columns::Columns;
 use npy::Npy;
 pub(crate) use output_file::OutputFile;
@@ -102,15 +102,16 @@ pub(crate) fn write_rows(
     origin: &Origin,
     distinct: &mut DistinctRows<'_>,
 ) -> Result<(), ExportError> {
-    let bar = Bar::rows(distinct.count());
+    let bar = row_bar();
     loop {
         let rows = distinct.count();
-        bar.restart(rows);
+        bar.set_length(rows);
+        bar.set_position(0);
         file.set_len(0)?;
         let mut writer = format.begin(file, columns, origin, rows)?;
         let mut is_writing = false;
         let complete = distinct.for_each(|key, value| {
-            bar.step();
+            bar.inc(1);
             writer.row(key, value).inspect_err(|_| is_writing = true)
         });
         let complete = complete.map_err(|error| match is_writing {
@@ -118,7 +119,7 @@ pub(crate) fn write_rows(
             false => ExportError::Read(error),
         })?;
         if complete {
-            bar.finish();
+            bar.finish_and_clear();
             return Ok(writer.finish()?);
         }
     }
