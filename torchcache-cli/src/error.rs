@@ -16,18 +16,14 @@ pub(crate) struct Error {
 impl Error {
     /// Nothing has the given name. Exit code 1.
     pub(crate) fn not_found(text: impl Display) -> Error {
-        Error {
-            code: 1,
-            text: plain(text),
-        }
+        let text = plain(text);
+        Error { code: 1, text }
     }
 
     /// The command failed. Exit code 2.
     pub(crate) fn failed(text: impl Display) -> Error {
-        Error {
-            code: 2,
-            text: plain(text),
-        }
+        let text = plain(text);
+        Error { code: 2, text }
     }
 
     /// Adds choices, each on a line of its own.

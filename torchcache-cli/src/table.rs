@@ -161,13 +161,4 @@ a_rather_l…Something>  1,797  just now
         // Never below the least width.
         assert_eq!(plain(&table().render(Some(1))).lines().count(), 3);
     }
-
-    #[test]
-    fn nothing_is_shortened_if_it_fits() {
-        for columns in [Some(200), None] {
-            let text = plain(&table().render(columns));
-            assert!(text.contains("SomeModule<of::Something>"), "{text}");
-            assert!(!text.contains('…') && !text.contains(" \n"), "{text}");
-        }
-    }
 }

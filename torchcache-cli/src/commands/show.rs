@@ -42,7 +42,7 @@ fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
     let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
     let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
     line("hash", plain(cache.name()));
-    line("directory", plain(&cache.path().display().to_string()));
+    line("directory", plain(cache.path().display()));
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),

@@ -145,8 +145,7 @@ mod tests {
                 note: None,
             })
         };
-        let columns = Columns::for_schema(&schema, "keys", "U8", &["__metadata__"], kind);
-        let columns = columns.expect("every kind is known");
+        let columns = Columns::for_schema(&schema, "keys", "U8", &["__metadata__"], kind).unwrap();
         let names: Vec<_> = columns.with_key().map(|column| &*column.name).collect();
         assert_eq!(names, ["keys", "a", "a_", "__metadata___", "keys_"]);
         assert_eq!(columns.notes.len(), 3);

@@ -153,11 +153,11 @@ mod tests {
             lengths: Vec::new(),
         };
         let sim = Sim::new();
-        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/c"), Config::default());
-        let store = store.expect("it opens");
+        let store =
+            Store::open_on(Arc::new(sim.clone()), Path::new("/c"), Config::default()).unwrap();
         let batch = RowBatch::new(vec![[7; 32]], schema.encode().into(), vec![1, 2, 3], 3);
-        store.put(batch.expect("the parts fit"));
-        store.flush().expect("it is written");
+        store.put(batch.unwrap());
+        store.flush().unwrap();
 
         let broken = Arc::new(AtomicBool::new(false));
         let decide = {
@@ -168,16 +168,16 @@ mod tests {
             }
         };
         let root = Root::open_on(Arc::new(Faulty::new(sim, decide)), Path::new("/c"));
-        let cache = root.and_then(|root| root.list()).expect("it is there");
-        let rows = CacheRows::open(&cache.caches[0]).expect("it can be read");
-        let mut distinct = rows.distinct(0).expect("it can be read");
-        let columns = npy::columns(&schema).expect("it can be written");
+        let cache = root.and_then(|root| root.list()).unwrap();
+        let rows = CacheRows::open(&cache.caches[0]).unwrap();
+        let mut distinct = rows.distinct(0).unwrap();
+        let columns = npy::columns(&schema).unwrap();
         let origin = Origin::default();
         let mut write =
             |file: &File| write_rows(file, Format::Npy, &columns, &origin, &mut distinct);
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        write(file.as_file()).expect("nothing fails");
-        let closed = write(&File::open(file.path()).expect("it is there"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.as_file()).unwrap();
+        let closed = write(&File::open(file.path()).unwrap());
         assert!(matches!(closed, Err(ExportError::Write(_))), "{closed:?}");
         broken.store(true, Ordering::SeqCst);
         let unread = write(file.as_file());

@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn records_are_aligned_after_either_header_version() {
         for (parts, version) in [(1, 1), (7, 1), (256, 1), (3000, 2)] {
-            let columns = columns(&schema(parts)).expect("it can be written");
+            let columns = columns(&schema(parts)).unwrap();
             let header = header(&columns, 12);
             assert_eq!(header[..6], *b"\x93NUMPY");
             assert_eq!((header[6], header.len() % 64), (version, 0));
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_header_above_the_default_of_numpy_is_noted() {
         for (parts, notes) in [(256, 0), (300, 1)] {
-            let columns = columns(&schema(parts)).expect("it can be written");
+            let columns = columns(&schema(parts)).unwrap();
             assert_eq!(columns.notes.len(), notes, "{:?}", columns.notes);
             let names_size = columns
                 .notes

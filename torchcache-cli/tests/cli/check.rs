@@ -7,27 +7,25 @@ use serde_json::json;
 use torchcache_store::schema::ElementKind;
 
 use crate::support::{
-    DAY, HOUR, corrupt_rows, hash, json, manifest, root, segment, single, stdout,
+    DAY, HOUR, corrupt_rows, cut, hash, json, manifest, root, segment, single, stdout,
 };
 
 /// A cache with an intact segment, one with two corrupt rows, and one that is cut short.
 fn corrupt_cache() -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join(hash(1));
     let schema = single(ElementKind::Float, &[25]).encode();
     segment(&dir, "a.tcs", &schema, 100, 0..50, HOUR);
     let corrupt = segment(&dir, "b.tcs", &schema, 100, 50..100, HOUR);
-    let cut = segment(&dir, "c.tcs", &schema, 100, 100..150, HOUR);
+    let short = segment(&dir, "c.tcs", &schema, 100, 100..150, HOUR);
     manifest(&dir, "m::Module", Vec::new(), DAY);
     corrupt_rows(&corrupt, 100, [3, 40]);
-    let bytes = fs::read(&cut).expect("it is there");
-    fs::write(&cut, &bytes[..1000]).expect("it can be written");
-    crate::support::set_read(&cut, HOUR);
+    cut(&short, 1000);
     root
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("it is there").flatten();
+    let entries = fs::read_dir(dir).unwrap().flatten();
     let mut names: Vec<_> = entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
@@ -75,7 +73,7 @@ fn repair_reports_each_segment_and_leaves_the_cache_intact() {
     assert_eq!(segments[1]["repair"], json!("rewritten"));
     assert_eq!(segments[1]["lost_rows"], json!(2));
     assert_eq!(segments[2]["repair"], json!("removed"));
-    let new = segments[1]["replaced_by"].as_str().expect("it has a name");
+    let new = segments[1]["replaced_by"].as_str().unwrap();
     let there = names(&root.path().join(hash(1)));
     let mut expected = ["a.tcs", new, "manifest.json"];
     expected.sort_unstable();
@@ -98,7 +96,7 @@ fn repair_reports_each_segment_and_leaves_the_cache_intact() {
 #[test]
 fn a_segment_of_a_newer_version_is_not_corrupt() {
     let root = root();
-    fs::remove_dir_all(root.path().join(hash(2))).expect("it can be removed");
+    fs::remove_dir_all(root.path().join(hash(2))).unwrap();
     let text = stdout(root.path(), &["check", ".", "--repair"], 0);
     assert!(text.contains("b.tcs: not checked"), "{text}");
     assert!(text.contains("intact: 1,840 rows"), "{text}");

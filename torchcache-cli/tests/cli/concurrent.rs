@@ -21,15 +21,15 @@ fn store(dir: &Path, max_bytes: u64) -> Store {
         .with_batch_delay(Duration::from_millis(1))
         .with_segment_bytes(300_000)
         .with_max_bytes(max_bytes);
-    Store::open_on(Arc::new(Os), dir, config).expect("it opens")
+    Store::open_on(Arc::new(Os), dir, config).unwrap()
 }
 
 fn put(store: &Store, keys: std::ops::Range<u64>) {
     let schema = single(ElementKind::Float, &[100]).encode().into();
     let values = keys.clone().flat_map(|n| value(&key(n), LEN)).collect();
     let batch = RowBatch::new(keys.map(key).collect(), schema, values, LEN);
-    store.put(batch.expect("the parts fit"));
-    store.flush().expect("it is written");
+    store.put(batch.unwrap());
+    store.flush().unwrap();
 }
 
 /// Runs every command that reads until `stop`. Returns the number of exports.
@@ -44,8 +44,8 @@ fn run_commands(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
             let output = run_in(root, args);
             let errors = text(&output.stderr);
             assert!(output.status.success() && errors.is_empty(), "{errors}");
-            let document: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-            let rows = document["rows"].as_u64().expect("a number");
+            let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let rows = document["rows"].as_u64().unwrap();
             assert!(rows >= least, "{args:?}: {rows} of {least} flushed rows");
         }
         let checked = json(root, &["check", ".", "--repair"], 0);
@@ -56,7 +56,7 @@ fn run_commands(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
             continue;
         }
         let args = ["export", ".", "cache", "-o", "x.npy", "--force"];
-        let rows = json(root, &args, 0)["rows"].as_u64().expect("a number");
+        let rows = json(root, &args, 0)["rows"].as_u64().unwrap();
         assert!(rows >= least, "{rows} of {least} flushed rows");
         assert_rows(&root.join("x.npy"), rows);
         exports += 1;
@@ -66,18 +66,18 @@ fn run_commands(root: &Path, flushed: &AtomicU64, stop: &AtomicBool) -> u64 {
 
 /// Asserts that every record of the file is a row as it was put.
 fn assert_rows(path: &Path, rows: u64) {
-    let bytes = std::fs::read(path).expect("it was written");
+    let bytes = std::fs::read(path).unwrap();
     let begin = bytes.len() - rows as usize * (32 + LEN);
     assert_eq!(begin % 64, 0);
     for record in bytes[begin..].chunks(32 + LEN) {
-        let (key, row) = record.split_first_chunk().expect("it has a key");
+        let (key, row) = record.split_first_chunk().unwrap();
         assert!(row == value(key, LEN), "a wrong row");
     }
 }
 
 #[test]
 fn commands_see_every_flushed_row_during_compaction() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("cache");
     manifest(&dir, "m::Module", Vec::new(), 0);
     let (flushed, stop) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -92,7 +92,7 @@ fn commands_see_every_flushed_row_during_compaction() {
             flushed.store(next, Ordering::SeqCst);
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(commands.join().expect("it does not panic") > 0);
+        assert!(commands.join().unwrap() > 0);
         let stats = store.stats();
         assert!(stats.compacted_segments > 0, "{stats:?}");
         assert_eq!((stats.lost_rows, stats.faults.total()), (0, 0), "{stats:?}");
@@ -103,7 +103,7 @@ fn commands_see_every_flushed_row_during_compaction() {
 
 #[test]
 fn commands_see_no_wrong_row_during_eviction_and_clearing() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("cache");
     manifest(&dir, "m::Module", Vec::new(), 0);
     let stop = AtomicBool::new(false);
@@ -124,7 +124,7 @@ fn commands_see_no_wrong_row_during_eviction_and_clearing() {
                         let rows = printed.split(' ').next().map(|rows| rows.replace(',', ""));
                         assert_rows(
                             &root.path().join("x.npy"),
-                            rows.and_then(|rows| rows.parse().ok()).expect("a number"),
+                            rows.and_then(|rows| rows.parse().ok()).unwrap(),
                         );
                     }
                     code => assert_eq!(code, Some(1), "{}", text(&output.stderr)),
@@ -143,7 +143,7 @@ fn commands_see_no_wrong_row_during_eviction_and_clearing() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        commands.join().expect("it does not panic");
+        commands.join().unwrap();
         let stats = store.stats();
         assert_eq!((stats.lost_rows, stats.faults.total()), (0, 0), "{stats:?}");
     });

@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{DAY, HOUR, command, corrupt_rows, hash, json, mask, root, set_read, text};
+use crate::support::{HOUR, command, corrupt_rows, cut, hash, json, mask, root, set_read, text};
 
 fn page_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")
 }
 
 fn page() -> String {
-    std::fs::read_to_string(page_path()).expect("it can be read")
+    std::fs::read_to_string(page_path()).unwrap()
 }
 
 /// The output of a command line on the caches in `features`, as the page shows it.
 fn output(line: &str) -> String {
     let root = root();
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = tempfile::tempdir().unwrap();
     let features = dir.path().join("features");
-    std::fs::rename(root.keep(), &features).expect("it can be moved");
+    std::fs::rename(root.keep(), &features).unwrap();
     let args: Vec<_> = line.split(' ').skip(1).collect();
     if args[..] == ["check", "features"] {
-        std::fs::remove_dir_all(features.join(hash(2))).expect("it can be removed");
+        std::fs::remove_dir_all(features.join(hash(2))).unwrap();
         let segment = features.join(hash(1)).join("18bd1c2f9a3e4d51-b.tcs");
         corrupt_rows(&segment, 1024, [3, 40]);
         set_read(&segment, HOUR);
@@ -34,8 +34,8 @@ fn output(line: &str) -> String {
     let output = command
         .current_dir(dir.path())
         .env("COLUMNS", "80")
-        .output();
-    let output = output.expect("the program starts");
+        .output()
+        .unwrap();
     mask(&text(&output.stdout), dir.path(), "/data")
 }
 
@@ -46,8 +46,8 @@ fn written(page: &str) -> String {
     while let Some(line) = lines.next() {
         written += &format!("{line}\n");
         if line == "```console" {
-            let line = lines.next().expect("a command line");
-            let command = line.strip_prefix("$ ").expect("a command line");
+            let line = lines.next().unwrap();
+            let command = line.strip_prefix("$ ").unwrap();
             written += &format!("{line}\n{}```\n", output(command));
             lines.by_ref().find(|&line| line == "```");
         }
@@ -60,7 +60,7 @@ fn console_blocks_show_what_the_program_prints() {
     let page = page();
     let written = written(&page);
     if std::env::var_os("TORCHCACHE_WRITE_DOCS").is_some() {
-        std::fs::write(page_path(), written).expect("it can be written");
+        std::fs::write(page_path(), written).unwrap();
     } else if page != written {
         let (old, new) = page
             .lines()
@@ -128,11 +128,10 @@ fn the_table_lists_the_fields_of_every_document() {
     let generated = documented(&page, "`completions`, `man`");
 
     let root = root();
-    let cut = root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs");
-    let file = std::fs::OpenOptions::new().write(true).open(&cut);
-    let shortened = file.and_then(|file| file.set_len(1000));
-    shortened.expect("it can be written");
-    set_read(&cut, DAY);
+    cut(
+        &root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs"),
+        1000,
+    );
     let (one, two) = (hash(1), hash(2));
     let left = set(&["skipped"]);
     for (args, code, expected) in [
@@ -156,10 +155,10 @@ fn the_table_lists_the_fields_of_every_document() {
     }
 
     let untrusted = root.path().join("x");
-    std::fs::create_dir(&untrusted).expect("it can be made");
-    std::fs::write(untrusted.join("manifest.json"), "{}").expect("it can be written");
+    std::fs::create_dir(&untrusted).unwrap();
+    std::fs::write(untrusted.join("manifest.json"), "{}").unwrap();
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(&untrusted, everybody).expect("it is ours");
+    std::fs::set_permissions(&untrusted, everybody).unwrap();
     let mut found = set(&["skipped"]);
     fields(&json(root.path(), &["ls", "."], 0)["skipped"], &mut found);
     let expected = documented(&page, "all but `completions` and `man`");

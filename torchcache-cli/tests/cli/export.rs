@@ -14,24 +14,24 @@ use crate::support::{
 
 /// The header and the data of a safetensors file.
 fn read(path: &Path) -> (Value, Vec<u8>) {
-    let bytes = fs::read(path).expect("it was written");
-    let (len, rest) = bytes.split_first_chunk().expect("it has a length");
+    let bytes = fs::read(path).unwrap();
+    let (len, rest) = bytes.split_first_chunk().unwrap();
     let len = u64::from_le_bytes(*len) as usize;
     assert_eq!(len % 8, 0, "tensors are aligned");
-    let header = serde_json::from_slice(&rest[..len]).expect("it is JSON");
+    let header = serde_json::from_slice(&rest[..len]).unwrap();
     (header, rest[len..].to_vec())
 }
 
 /// The bytes of a tensor.
 fn tensor_bytes<'d>(header: &Value, data: &'d [u8], name: &str) -> &'d [u8] {
     let offsets = &header[name]["data_offsets"];
-    let at = |n: usize| offsets[n].as_u64().expect("a number") as usize;
+    let at = |n: usize| offsets[n].as_u64().unwrap() as usize;
     &data[at(0)..at(1)]
 }
 
 /// A cache with a segment of float rows of 100 bytes for each range of keys.
 fn floats(segments: &[(u64, u64)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join(hash(1));
     let schema = single(ElementKind::Float, &[25]).encode();
     for (n, &(begin, end)) in segments.iter().enumerate() {
@@ -64,7 +64,7 @@ fn an_export_has_the_rows_keys_and_metadata() {
         assert!(row == value(&key(n), 1024), "row {n}");
     }
     assert_eq!(
-        fs::read_dir(root.path()).expect("it is there").count(),
+        fs::read_dir(root.path()).unwrap().count(),
         6,
         "nothing is left"
     );
@@ -112,28 +112,24 @@ fn duplicates_are_merged_and_corrupt_records_left_out() {
 fn an_existing_file_is_replaced_only_with_force() {
     let root = floats(&[(0, 3)]);
     let path = root.path().join("x.npy");
-    fs::write(&path, "mine").expect("it can be written");
+    fs::write(&path, "mine").unwrap();
     let refused = stderr(root.path(), &["export", ".", "-o", "x.npy"], 2);
     assert!(refused.contains("--force"), "{refused}");
-    assert_eq!(fs::read(&path).expect("it is there"), b"mine");
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
     json(root.path(), &["export", ".", "-o", "x.npy", "--force"], 0);
-    assert!(
-        fs::read(&path)
-            .expect("it is there")
-            .starts_with(b"\x93NUMPY")
-    );
+    assert!(fs::read(&path).unwrap().starts_with(b"\x93NUMPY"));
     let ending = stderr(root.path(), &["export", ".", "-o", "x.npz"], 2);
     assert!(ending.contains(".safetensors or .npy"), "{ending}");
-    fs::create_dir(root.path().join("d.npy")).expect("it can be made");
+    fs::create_dir(root.path().join("d.npy")).unwrap();
     let args = ["export", ".", "-o", "d.npy", "--force"];
     let directory = stderr(root.path(), &args, 2);
     assert!(directory.contains("d.npy is a directory"), "{directory}");
-    fs::remove_dir(root.path().join("d.npy")).expect("it is empty");
+    fs::remove_dir(root.path().join("d.npy")).unwrap();
     let absent = stderr(root.path(), &["export", ".", "-o", "no/x.npy"], 2);
     let expected = "directory no: No such file or directory (os error 2)\n";
     assert!(absent.ends_with(expected), "{absent}");
     assert_eq!(
-        fs::read_dir(root.path()).expect("it is there").count(),
+        fs::read_dir(root.path()).unwrap().count(),
         2,
         "nothing is left"
     );
@@ -217,7 +213,7 @@ fn schemas_that_differ_only_by_the_device_are_distinct() {
 
 #[test]
 fn an_unsupported_kind_names_the_other_format() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("x");
     let schema = single(ElementKind::ComplexDouble, &[2]).encode();
     segment(&dir, "a.tcs", &schema, 32, 0..3, DAY);
@@ -231,7 +227,7 @@ fn an_unsupported_kind_names_the_other_format() {
 
 #[test]
 fn exporting_an_empty_cache_fails() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     manifest(&root.path().join("x"), "m", Vec::new(), DAY);
     let nothing = stderr(root.path(), &["export", ".", "-o", "x.npy"], 1);
     assert!(nothing.contains("holds no rows"), "{nothing}");
@@ -241,7 +237,7 @@ fn exporting_an_empty_cache_fails() {
 #[test]
 fn schema_numbers_do_not_depend_on_segment_names() {
     let numbers = |names: [&str; 3]| {
-        let root = tempfile::tempdir().expect("a temporary directory");
+        let root = tempfile::tempdir().unwrap();
         let dir = root.path().join(hash(1));
         for (n, name) in names.iter().enumerate() {
             let schema = single(ElementKind::Uint8, &[n as i64 + 1]).encode();
@@ -249,7 +245,7 @@ fn schema_numbers_do_not_depend_on_segment_names() {
             segment(&dir, name, &schema, n + 1, first..first + 2, DAY);
         }
         let shown = json(root.path(), &["show", "."], 0);
-        let schemas = shown["schemas"].as_array().expect("a list").clone();
+        let schemas = shown["schemas"].as_array().unwrap().clone();
         let lengths: Vec<_> = schemas.iter().map(|it| it["row_bytes"].clone()).collect();
         let args = ["export", ".", "-o", "x.npy", "--schema", "2"];
         let exported = json(root.path(), &args, 0);
@@ -270,13 +266,13 @@ fn an_export_removes_files_of_killed_exports() {
     let root = floats(&[(0, 3)]);
     let file = |name: &str, seconds| {
         let path = root.path().join(format!(".torchcache-export-{name}"));
-        fs::write(&path, "half").expect("it can be written");
+        fs::write(&path, "half").unwrap();
         crate::support::set_read(&path, seconds);
         path
     };
     let (stale, young, running) = (file("stale", 90), file("young", 5), file("running", 90));
-    let lock = fs::File::open(&running).expect("it is there");
-    lock.try_lock().expect("it is not locked");
+    let lock = fs::File::open(&running).unwrap();
+    lock.try_lock().unwrap();
     json(root.path(), &["export", ".", "-o", "x.npy"], 0);
     assert!(!stale.exists() && young.exists() && running.exists());
 }

@@ -21,8 +21,8 @@ fn a_dry_run_reports_what_a_real_run_removes() {
         dry["dry_run"] = json!(false);
         assert_eq!(dry, wet, "{criterion:?}");
         let after = json(root.path(), &["ls", "."], 0);
-        let bytes = |list: &serde_json::Value| list["bytes"].as_u64().expect("a number");
-        let removed = wet["removed_bytes"].as_u64().expect("a number");
+        let bytes = |list: &serde_json::Value| list["bytes"].as_u64().unwrap();
+        let removed = wet["removed_bytes"].as_u64().unwrap();
         assert_eq!(bytes(&after), bytes(&before) - removed);
         assert!(removed > 0, "{criterion:?}");
     }
@@ -46,10 +46,10 @@ fn least_recently_read_segments_are_removed_first() {
 
 #[test]
 fn a_manifest_of_another_program_is_kept() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("app");
     segment(&dir, "a.tcs", b"s", 10, 0..2, 40 * DAY);
-    std::fs::write(dir.join("manifest.json"), "{}").expect("it can be written");
+    std::fs::write(dir.join("manifest.json"), "{}").unwrap();
     let listed = stdout(root.path(), &["ls", "."], 0);
     assert!(listed.contains("(unreadable manifest)"), "{listed}");
     let pruned = stdout(root.path(), &["prune", ".", "--older-than", "30d"], 0);

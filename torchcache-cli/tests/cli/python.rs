@@ -38,9 +38,7 @@ fn interpreter() -> (PathBuf, PathBuf) {
         return (named.into(), packages.into());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    let packages = root
-        .expect("it lies in the root")
-        .join("target/readback/packages");
+    let packages = root.unwrap().join("target/readback/packages");
     let python = fs::read_to_string(packages.join("python"));
     let python = python.unwrap_or_else(|error| {
         panic!("{}: {error}; {SET_UP}", packages.display());
@@ -67,14 +65,14 @@ fn every_kind() -> Schema {
 /// Writes the expected rows into the file `expected`: for each, the key and the value.
 fn write_expected(dir: &Path, rows: u64, row_bytes: usize) {
     let records = (0..rows).flat_map(|n| [key(n).to_vec(), value(&key(n), row_bytes)].concat());
-    fs::write(dir.join("expected"), records.collect::<Vec<_>>()).expect("it can be written");
+    fs::write(dir.join("expected"), records.collect::<Vec<_>>()).unwrap();
 }
 
 #[test]
 fn numpy_reads_every_kind_bit_for_bit() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let schema = every_kind();
-    let bytes = schema.row_bytes().expect("it has a length");
+    let bytes = schema.row_bytes().unwrap();
     let dir = root.path().join(hash(1));
     segment(&dir, "a.tcs", &schema.encode(), bytes, 0..300, DAY);
     segment(&dir, "b.tcs", &schema.encode(), bytes, 200..500, DAY);
@@ -88,9 +86,9 @@ fn numpy_reads_every_kind_bit_for_bit() {
     let dir = root.path().join("wide");
     segment(&dir, "a.tcs", &wide.encode(), 512, 0..3, DAY);
     let report = json(root.path(), &["export", ".", "wide", "-o", "wide.npy"], 0);
-    let note = report["notes"][0].as_str().expect("there is one");
-    let size = note.split_once("max_header_size=").expect("it names it").1;
-    fs::write(root.path().join("size"), size.trim_end_matches(')')).expect("it can be written");
+    let note = report["notes"][0].as_str().unwrap();
+    let size = note.split_once("max_header_size=").unwrap().1;
+    fs::write(root.path().join("size"), size.trim_end_matches(')')).unwrap();
     python(
         root.path(),
         "
@@ -129,14 +127,14 @@ const NEWER: [ElementKind; 2] = [ElementKind::Float8e5m2fnuz, ElementKind::Float
 
 #[test]
 fn safetensors_reads_every_kind_it_has_bit_for_bit() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let mut schema = every_kind();
     let unknown = [ElementKind::ComplexHalf, ElementKind::ComplexDouble];
     for kind in unknown.iter().chain(&NEWER) {
         schema.tensors.retain(|part| part.stored != *kind);
         schema.structure = schema.structure.replace(&format!("{kind}:T,"), "");
     }
-    let bytes = schema.row_bytes().expect("it has a length");
+    let bytes = schema.row_bytes().unwrap();
     let dir = root.path().join(hash(1));
     segment(&dir, "a.tcs", &schema.encode(), bytes, 0..500, DAY);
     manifest(&dir, "m::Größe", Vec::new(), DAY);
@@ -151,7 +149,7 @@ fn safetensors_reads_every_kind_it_has_bit_for_bit() {
     segment(&dir, "a.tcs", &newer.encode(), 8, 0..3, DAY);
     let args = ["export", ".", "newer", "-o", "newer.safetensors"];
     let report = json(root.path(), &args, 0);
-    let notes = report["notes"].as_array().expect("a list");
+    let notes = report["notes"].as_array().unwrap();
     let has_hint = |note: &Value| note.to_string().contains("safetensors.torch");
     assert!(notes.len() == 2 && notes.iter().all(has_hint), "{report}");
     python(

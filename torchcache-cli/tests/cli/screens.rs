@@ -13,8 +13,11 @@ use crate::support::{
 /// The text that the program prints in a terminal of this width.
 fn screen(root: &Path, columns: &str, args: &[&str]) -> String {
     let mut command = command(args);
-    let output = command.current_dir(root).env("COLUMNS", columns).output();
-    let output = output.expect("the program starts");
+    let output = command
+        .current_dir(root)
+        .env("COLUMNS", columns)
+        .output()
+        .unwrap();
     let all = text(&output.stdout) + &text(&output.stderr);
     let is_too_wide = |line: &&str| line.chars().count() > 200;
     assert_eq!(all.lines().find(is_too_wide), None);
@@ -81,13 +84,11 @@ fn json_has_whole_names_and_plain_numbers() {
     assert_eq!(second["ratio"], json!(1.0));
     assert_eq!(second["versions"], json!([2]));
     assert_eq!(list["caches"][0]["newer_versions"], json!([9]));
-    let read = second["last_read"].as_str().expect("it was read");
+    let read = second["last_read"].as_str().unwrap();
     assert!(read.len() == 20 && read.ends_with('Z'), "{read}");
 
     let shown = json(root.path(), &["show", ".", &hash(3)], 0);
-    let parts = shown["schemas"][0]["parts"]
-        .as_array()
-        .expect("it is known");
+    let parts = shown["schemas"][0]["parts"].as_array().unwrap();
     assert_eq!(parts[1]["name"], json!("layers.0"));
     assert_eq!(parts[1]["stored"], json!("bfloat16"));
     assert_eq!(parts[1]["output"], json!("float32"));
@@ -99,7 +100,7 @@ fn json_has_whole_names_and_plain_numbers() {
     assert_eq!(unknown["module"], json!(null));
 
     let diff = json(root.path(), &["diff", ".", &hash(1), &hash(2)], 1);
-    let changes = diff["changes"].as_array().expect("there are some");
+    let changes = diff["changes"].as_array().unwrap();
     assert_eq!(changes.len(), 4);
     assert_eq!(changes[0]["path"], json!("version"));
     assert_eq!(changes[0]["after"]["value"], json!("2"));
@@ -112,7 +113,7 @@ fn json_has_whole_names_and_plain_numbers() {
 #[test]
 fn names_cannot_move_the_cursor() {
     let evil = "evil\x1b[2J\x7f\u{9b}\u{61c}\u{202e}";
-    let outer = tempfile::tempdir().expect("a temporary directory");
+    let outer = tempfile::tempdir().unwrap();
     let root = outer.path().join(evil);
     let cache = root.join(format!("{evil}1"));
     let schema = Schema {
@@ -123,9 +124,9 @@ fn names_cannot_move_the_cursor() {
     segment(&cache, "a.tcs", &schema.encode(), 2, 0..3, DAY);
     let open = segment(&cache, &format!("{evil}.tcs"), b"s", 10, 0..3, DAY);
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    std::fs::set_permissions(open, everybody).expect("it is ours");
+    std::fs::set_permissions(open, everybody).unwrap();
     let broken = cache.join(format!("{evil}2.tcs"));
-    std::fs::write(&broken, "broken").expect("it can be written");
+    std::fs::write(&broken, "broken").unwrap();
     set_read(&broken, DAY);
     for other in ["2", "3"] {
         let dir = root.join(format!("{evil}{other}"));
@@ -134,8 +135,8 @@ fn names_cannot_move_the_cursor() {
     let untrusted = root.join(format!("{evil}4"));
     manifest(&untrusted, evil, Vec::new(), DAY);
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    std::fs::set_permissions(untrusted, everybody).expect("it is ours");
-    std::fs::create_dir(outer.path().join("empty\x1b[2J")).expect("it can be made");
+    std::fs::set_permissions(untrusted, everybody).unwrap();
+    std::fs::create_dir(outer.path().join("empty\x1b[2J")).unwrap();
     let target = format!("{evil}.npy");
     let name = format!("{evil}1");
     for args in [

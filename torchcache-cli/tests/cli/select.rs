@@ -30,9 +30,9 @@ fn an_unknown_or_ambiguous_name_lists_the_caches() {
     );
     assert!(nothing.contains(&hash(1)[..8]), "{nothing}");
     for name in ["a", "b"] {
-        std::fs::create_dir(root.path().join(format!("twin-{name}"))).expect("it can be made");
+        std::fs::create_dir(root.path().join(format!("twin-{name}"))).unwrap();
         let path = root.path().join(format!("twin-{name}/manifest.json"));
-        std::fs::write(path, "{}").expect("it can be written");
+        std::fs::write(path, "{}").unwrap();
     }
     let several = stderr(root.path(), &["show", ".", "twin"], 2);
     assert!(several.contains("twin-a, twin-b"), "{several}");
@@ -49,7 +49,7 @@ fn an_unknown_or_ambiguous_name_lists_the_caches() {
 
 #[test]
 fn a_missing_or_empty_directory_is_reported() {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let absent = stderr(root.path(), &["ls", "absent"], 2);
     assert!(
         absent.starts_with("torchcache: cannot open the directory absent"),
@@ -79,7 +79,7 @@ fn a_stray_segment_or_manifest_hides_no_cache() {
         let root = root();
         stray(root.path(), what);
         let list = json(root.path(), &["ls", "."], 0);
-        let caches = list["caches"].as_array().expect("a list");
+        let caches = list["caches"].as_array().unwrap();
         assert_eq!(caches.len(), 6, "{list}");
         assert!(caches.iter().any(|cache| cache["name"] == "."), "{list}");
         let found = json(root.path(), &["check", "."], 1);

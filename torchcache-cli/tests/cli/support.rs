@@ -29,24 +29,31 @@ pub(crate) fn command(args: &[&str]) -> Command {
 
 /// Runs the program in a directory.
 pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
-    let output = command(args).current_dir(dir).output();
-    output.expect("the program starts")
+    command(args).current_dir(dir).output().unwrap()
 }
 
-/// Runs the program, asserts the exit code, and returns standard output.
+/// Runs the program, asserts the exit code, and returns both streams.
+fn streams(dir: &Path, args: &[&str], code: i32) -> (String, String) {
+    let output = run_in(dir, args);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
+    (out, err)
+}
+
+/// Standard output of a run that ends with this exit code.
 pub(crate) fn stdout(dir: &Path, args: &[&str], code: i32) -> String {
-    let output = run_in(dir, args);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
-    out
+    streams(dir, args, code).0
 }
 
-/// Runs the program, asserts the exit code, and returns standard error.
+/// Standard error of a run that ends with this exit code.
 pub(crate) fn stderr(dir: &Path, args: &[&str], code: i32) -> String {
-    let output = run_in(dir, args);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
-    err
+    streams(dir, args, code).1
+}
+
+/// Standard output, then standard error, of a run that ends with this exit code.
+pub(crate) fn printed(dir: &Path, args: &[&str], code: i32) -> String {
+    let (out, err) = streams(dir, args, code);
+    out + &err
 }
 
 /// Runs the program with `--json`, asserts the exit code, and returns the document.
@@ -56,7 +63,7 @@ pub(crate) fn json(dir: &Path, args: &[&str], code: i32) -> Value {
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("it prints text")
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 pub(crate) fn key(n: u64) -> Key {
@@ -120,28 +127,30 @@ pub(crate) fn written(
     rows: impl IntoIterator<Item = (Key, Vec<u8>)>,
     seconds: u64,
 ) -> PathBuf {
-    std::fs::create_dir_all(dir).expect("it can be made");
+    std::fs::create_dir_all(dir).unwrap();
     let schema = schema.into();
-    let mut writer = SegmentWriter::create(dir).expect("it can be made");
+    let mut writer = SegmentWriter::create(dir).unwrap();
     for (key, value) in rows {
         let encoding = match value.len() == row_bytes {
             true => Encoding::Raw,
             false => Encoding::Zstd,
         };
-        let pushed = writer.push(&key, &schema, row_bytes as u32, encoding, &value);
-        pushed.expect("it is written");
+        writer
+            .push(&key, &schema, row_bytes as u32, encoding, &value)
+            .unwrap();
     }
     let published = writer.finish().and_then(|finished| finished.publish());
     let path = dir.join(name);
-    std::fs::rename(published.expect("it is written"), &path).expect("it can be renamed");
+    std::fs::rename(published.unwrap(), &path).unwrap();
     set_read(&path, seconds);
     path
 }
 
 pub(crate) fn set_read(path: &Path, seconds: u64) {
     let read = SystemTime::now() - Duration::from_secs(seconds);
-    let file = File::open(path).and_then(|file| file.set_modified(read));
-    file.expect("its time can be set");
+    File::open(path)
+        .and_then(|file| file.set_modified(read))
+        .unwrap();
 }
 
 /// A part of an identity, whose digest is that of its value.
@@ -156,10 +165,9 @@ pub(crate) fn part(category: Category, path: &str, value: &str) -> IdentityPart 
 
 /// Writes a manifest into a cache, this many seconds ago.
 pub(crate) fn manifest(dir: &Path, module: &str, parts: Vec<IdentityPart>, seconds: u64) {
-    let name = dir.file_name().expect("it has one").to_string_lossy();
-    let opened = Os.open_dir(dir, true).expect("it can be made");
-    let written = Manifest::new(module, &name, parts).write(&opened);
-    written.expect("it can be written");
+    let name = dir.file_name().unwrap().to_string_lossy();
+    let opened = Os.open_dir(dir, true).unwrap();
+    Manifest::new(module, &name, parts).write(&opened).unwrap();
     set_read(&dir.join("manifest.json"), seconds);
 }
 
@@ -200,7 +208,7 @@ pub(crate) const BACKBONE: &str = "transfer_learning::models::backbone::FrozenBa
 /// A root with five caches: two of one module, one of a function with several outputs and a segment of a
 /// newer version, one with a name of its own and no manifest, and an empty one.
 pub(crate) fn root() -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     let dir = root.path().join(hash(1));
     let mut half = single(ElementKind::Half, &[512]);
     half.tensors[0].output = ElementKind::Float;
@@ -239,12 +247,12 @@ pub(crate) fn root() -> tempfile::TempDir {
         ],
         lengths: vec![2],
     };
-    let bytes = schema.row_bytes().expect("it has a length");
+    let bytes = schema.row_bytes().unwrap();
     segment(&dir, "a.tcs", &schema.encode(), bytes, 0..40, 20 * MINUTE);
     let future = segment(&dir, "b.tcs", &schema.encode(), bytes, 40..50, 20 * MINUTE);
-    let mut changed = std::fs::read(&future).expect("it is there");
+    let mut changed = std::fs::read(&future).unwrap();
     changed[8] = 9;
-    std::fs::write(&future, changed).expect("it can be written");
+    std::fs::write(&future, changed).unwrap();
     set_read(&future, 30 * MINUTE);
     let code = part(Category::Code, "embed", "encoder () . forward (tokens)");
     manifest(&dir, "embed_corpus::embed", vec![code], DAY);
@@ -257,20 +265,26 @@ pub(crate) fn root() -> tempfile::TempDir {
     root
 }
 
+/// Cuts a segment short, a day ago.
+pub(crate) fn cut(path: &Path, len: u64) {
+    let file = File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(len)).unwrap();
+    set_read(path, DAY);
+}
+
 /// Overwrites the start of some records of a segment of raw rows.
 pub(crate) fn corrupt_rows(path: &Path, row_bytes: u64, rows: impl IntoIterator<Item = u64>) {
-    let file = File::options().write(true).open(path);
-    let file = file.expect("it can be opened");
+    let file = File::options().write(true).open(path).unwrap();
     for row in rows {
-        let written = file.write_all_at(b"bad", 16 + row * (row_bytes + 8));
-        written.expect("it can be written");
+        file.write_all_at(b"bad", 16 + row * (row_bytes + 8))
+            .unwrap();
     }
 }
 
 /// Replaces what differs between runs: `dir` by `shown`, and times.
 pub(crate) fn mask(text: &str, dir: &Path, shown: &str) -> String {
     const TIME: &str = "2026-05-04T10:20:30Z";
-    let dir = dir.canonicalize().expect("it exists");
+    let dir = dir.canonicalize().unwrap();
     let text = text.replace(&*dir.to_string_lossy(), shown);
     let mut masked = String::new();
     let mut rest = &*text;

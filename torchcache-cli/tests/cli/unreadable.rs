@@ -9,19 +9,19 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{DAY, command, hash, manifest, segment, text};
+use crate::support::{DAY, hash, manifest, printed, segment, text};
 
 /// A root with two caches, the second of which has this mode.
 fn with_mode(mode: u32) -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a temporary directory");
+    let root = tempfile::tempdir().unwrap();
     for n in [1, 2] {
         let dir = root.path().join(hash(n));
         segment(&dir, "a.tcs", b"s", 100, 0..3, DAY);
         manifest(&dir, "m::Module", Vec::new(), DAY);
     }
     let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
-    set(root.path(), 0o755).expect("it is ours");
-    set(&root.path().join(hash(2)), mode).expect("it is ours");
+    set(root.path(), 0o755).unwrap();
+    set(&root.path().join(hash(2)), mode).unwrap();
     root
 }
 
@@ -39,7 +39,7 @@ fn run_unprivileged(root: &Path, args: &[&str]) -> (Option<i32>, String, Value) 
         if rustix::process::geteuid().is_root() {
             command.uid(65_534).gid(65_534);
         }
-        command.output().expect("the program starts")
+        command.output().unwrap()
     };
     let (plain, json) = (run(args), run(&[args, &["--json"]].concat()));
     assert_eq!(plain.status.code(), json.status.code());
@@ -82,10 +82,7 @@ fn a_cache_that_others_may_write_to_is_not_intact() {
         (&["ls", "."], 0),
         (&["prune", ".", "--max-size", "1TB"], 0),
     ] {
-        let output = command(args).current_dir(root.path()).output();
-        let output = output.expect("the program starts");
-        let printed = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {printed}");
+        let printed = printed(root.path(), args, code);
         assert!(printed.contains("all users may write to it"), "{printed}");
         assert!(!printed.contains("intact"), "{printed}");
         let found = crate::support::json(root.path(), args, code);
@@ -110,13 +107,13 @@ fn sums_of_absurd_file_lengths_do_not_overflow() {
     let root = match shared.is_dir() {
         true => tempfile::tempdir_in(shared),
         false => tempfile::tempdir(),
-    };
-    let root = root.expect("a temporary directory");
+    }
+    .unwrap();
     for n in [1, 2] {
         let dir = root.path().join(hash(n));
         segment(&dir, "a.tcs", b"s", 100, 0..3, DAY);
         for name in ["b.tcs", "c.tcs", "d.tcs"] {
-            let file = fs::File::create(dir.join(name)).expect("it can be made");
+            let file = fs::File::create(dir.join(name)).unwrap();
             if file.set_len(i64::MAX as u64).is_err() {
                 println!("nothing was tested: no file may be so long here");
                 return;
@@ -134,9 +131,6 @@ fn sums_of_absurd_file_lengths_do_not_overflow() {
         (&["clear", ".", &hash(1), "--yes"], 0),
         (&["prune", ".", "--max-size", "1KB"], 0),
     ] {
-        let output = command(args).current_dir(root.path()).output();
-        let output = output.expect("the program starts");
-        let printed = text(&output.stdout) + &text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {printed}");
+        printed(root.path(), args, code);
     }
 }
