@@ -20,29 +20,29 @@ use args::{Args, Command};
 use clap::Parser;
 use commands::{check, clear, diff, export as export_command, generate, ls, prune, show};
 use error::Error;
-use output::{Output, Report};
+use output::{CommandReport, Printer};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => return output::print_usage(&usage),
     };
-    let output = Output::new(args.json);
-    match run(&output, args.command) {
-        Ok(report) => output.print(report),
+    let printer = Printer::new(args.json);
+    match run(&printer, args.command) {
+        Ok(report) => printer.print(report),
         Err(error) => output::print_error(&error),
     }
 }
 
-fn run(output: &Output, command: Command) -> Result<Report, Error> {
+fn run(printer: &Printer, command: Command) -> Result<CommandReport, Error> {
     match command {
-        Command::Ls(args) => ls::run(output, &args),
-        Command::Show(args) => show::run(output, &args),
-        Command::Diff(args) => diff::run(output, &args),
-        Command::Check(args) => check::run(output, &args),
-        Command::Prune(args) => prune::run(output, &args),
-        Command::Clear(args) => clear::run(output, &args),
-        Command::Export(args) => export_command::run(output, &args),
+        Command::Ls(args) => ls::run(printer, &args),
+        Command::Show(args) => show::run(printer, &args),
+        Command::Diff(args) => diff::run(printer, &args),
+        Command::Check(args) => check::run(printer, &args),
+        Command::Prune(args) => prune::run(printer, &args),
+        Command::Clear(args) => clear::run(printer, &args),
+        Command::Export(args) => export_command::run(printer, &args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     }

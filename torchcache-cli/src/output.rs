@@ -28,7 +28,7 @@ const HANGING: &str = "  ";
 
 /// The result of a command.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct CommandReport {
     /// For people. May be styled.
     text: String,
     /// For programs.
@@ -38,13 +38,13 @@ pub(crate) struct Report {
     is_source: bool,
 }
 
-impl Report {
-    pub(crate) fn new(text: String, json: Value) -> Report {
-        Report::with_code(text, json, 0)
+impl CommandReport {
+    pub(crate) fn new(text: String, json: Value) -> CommandReport {
+        CommandReport::with_code(text, json, 0)
     }
 
-    pub(crate) fn with_code(text: String, json: Value, code: u8) -> Report {
-        Report {
+    pub(crate) fn with_code(text: String, json: Value, code: u8) -> CommandReport {
+        CommandReport {
             text,
             json,
             code,
@@ -53,17 +53,17 @@ impl Report {
     }
 
     /// A text that shells and other programs read.
-    pub(crate) fn source(text: String, json: Value) -> Report {
-        Report {
+    pub(crate) fn source(text: String, json: Value) -> CommandReport {
+        CommandReport {
             is_source: true,
-            ..Report::new(text, json)
+            ..CommandReport::new(text, json)
         }
     }
 }
 
 /// How to print.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct Printer {
     json: bool,
     /// The time that ages are counted from.
     pub(crate) now: SystemTime,
@@ -71,9 +71,9 @@ pub(crate) struct Output {
     pub(crate) columns: Option<usize>,
 }
 
-impl Output {
-    pub(crate) fn new(json: bool) -> Output {
-        Output {
+impl Printer {
+    pub(crate) fn new(json: bool) -> Printer {
+        Printer {
             json,
             now: SystemTime::now(),
             columns: columns(&io::stdout()),
@@ -81,7 +81,7 @@ impl Output {
     }
 
     /// Prints a result, and returns its exit code.
-    pub(crate) fn print(&self, report: Report) -> ExitCode {
+    pub(crate) fn print(&self, report: CommandReport) -> ExitCode {
         let written = match (self.json, report.is_source) {
             (true, _) => {
                 let document = format!("{:#}\n", report.json);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use torchcache_store::admin::{Cache, Root};
 
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::Printer;
 use crate::text::plain;
 
 /// The digits of a hash to show, although fewer may be unique.
@@ -26,7 +26,7 @@ pub(crate) struct CacheList {
 
 impl CacheList {
     /// Lists the caches below `dir`, with a note for each directory that could not be opened.
-    pub(crate) fn open(output: &Output, dir: &Path) -> Result<CacheList, Error> {
+    pub(crate) fn open(printer: &Printer, dir: &Path) -> Result<CacheList, Error> {
         let root = Root::open(dir).map_err(Error::io("open the directory", dir))?;
         let listing = root.list().map_err(Error::io("list the directory", dir))?;
         let unopened = listing.unopened.into_iter();
@@ -35,7 +35,7 @@ impl CacheList {
             .collect();
         for (path, error) in &unopened {
             let path = path.display();
-            output.note(format_args!(
+            printer.note(format_args!(
                 "{path} may be a cache, but is skipped: {error}"
             ));
         }
@@ -47,11 +47,11 @@ impl CacheList {
     }
 
     /// Like [`CacheList::open`], with a note if there are none.
-    pub(crate) fn open_noting_none(output: &Output, dir: &Path) -> Result<CacheList, Error> {
-        let list = CacheList::open(output, dir)?;
+    pub(crate) fn open_noting_none(printer: &Printer, dir: &Path) -> Result<CacheList, Error> {
+        let list = CacheList::open(printer, dir)?;
         if list.caches.is_empty() && list.unopened.is_empty() {
             let dir = list.root.path().display();
-            output.note(format_args!("{dir} holds no caches"));
+            printer.note(format_args!("{dir} holds no caches"));
         }
         Ok(list)
     }
@@ -172,7 +172,7 @@ mod tests {
             std::fs::create_dir(&dir).unwrap();
             std::fs::write(dir.join("manifest.json"), "{}").unwrap();
         }
-        let list = CacheList::open(&Output::new(false), root.path()).unwrap();
+        let list = CacheList::open(&Printer::new(false), root.path()).unwrap();
         (root, list)
     }
 

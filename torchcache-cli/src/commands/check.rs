@@ -11,13 +11,13 @@ use torchcache_store::size::human;
 use crate::args::Check;
 use crate::error::Error;
 use crate::json;
-use crate::output::{BAD, DIM, GOOD, HEADER, Output, Report};
+use crate::output::{BAD, CommandReport, DIM, GOOD, HEADER, Printer};
 use crate::progress::ByteBar;
 use crate::select::CacheList;
 use crate::text::{count, counted, plain};
 
-pub(crate) fn run(output: &Output, args: &Check) -> Result<Report, Error> {
-    let list = CacheList::open_noting_none(output, &args.dir)?;
+pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, &args.dir)?;
     let bar = ByteBar::new();
     let checks = check(&list.caches, &bar);
     bar.0.finish_and_clear();
@@ -69,7 +69,7 @@ pub(crate) fn run(output: &Output, args: &Check) -> Result<Report, Error> {
         (0, _) => 1,
         _ => 2,
     };
-    Ok(Report::with_code(text, json, code))
+    Ok(CommandReport::with_code(text, json, code))
 }
 
 /// The counts of all caches.

@@ -9,14 +9,14 @@ use torchcache_store::size::human;
 use crate::args::Clear;
 use crate::error::Error;
 use crate::json;
-use crate::output::{self, Output, Report, failure};
+use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::text::counted;
 
-pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
+pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Error> {
     let list = match args.hash {
-        Some(_) => CacheList::open(output, &args.dir)?,
-        None => CacheList::open_noting_none(output, &args.dir)?,
+        Some(_) => CacheList::open(printer, &args.dir)?,
+        None => CacheList::open_noting_none(printer, &args.dir)?,
     };
     let caches: Vec<&Cache> = match &args.hash {
         Some(hash) => vec![list.find(Some(hash))?],
@@ -38,7 +38,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
                     text += &failure("not removed", path, error);
                 }
                 if !report.directory_removed && report.failed.is_empty() {
-                    output.note(format_args!(
+                    printer.note(format_args!(
                         "the directory {} stays: a process writes to it, it holds other files, or its \
                          parent directory is not writable",
                         cache.path().display()
@@ -90,7 +90,7 @@ pub(crate) fn run(output: &Output, args: &Clear) -> Result<Report, Error> {
         "skipped": json::skipped(&list.unopened),
     });
     let code = if failures == 0 { 0 } else { 2 };
-    Ok(Report::with_code(text, json, code))
+    Ok(CommandReport::with_code(text, json, code))
 }
 
 /// Asks whether to remove these caches.

@@ -7,13 +7,13 @@ use torchcache_store::manifest::{Manifest, PartChange, changes, difference};
 use crate::args::Diff;
 use crate::error::Error;
 use crate::json;
-use crate::output::{Output, Report};
+use crate::output::{CommandReport, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{plain, plain_value};
 
-pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
-    let list = CacheList::open(output, &args.dir)?;
+pub(crate) fn run(printer: &Printer, args: &Diff) -> Result<CommandReport, Error> {
+    let list = CacheList::open(printer, &args.dir)?;
     if list.is_one_cache() {
         return Err(Error::failed(format!(
             "{} is the directory of one cache; name the directory that holds both",
@@ -50,7 +50,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
         table.row([change.category.to_string(), plain(change.path), was, is]);
     }
     if !table.is_empty() {
-        text += &format!("\n{}", table.render(output.columns));
+        text += &format!("\n{}", table.render(printer.columns));
     }
     let changes: Vec<_> = changes
         .iter()
@@ -73,7 +73,7 @@ pub(crate) fn run(output: &Output, args: &Diff) -> Result<Report, Error> {
         "skipped": json::skipped(&list.unopened),
     });
     let code = u8::from(differ);
-    Ok(Report::with_code(text, json, code))
+    Ok(CommandReport::with_code(text, json, code))
 }
 
 fn manifest(cache: &Cache) -> Result<Manifest, Error> {

@@ -12,25 +12,25 @@ use crate::describe::NumberedSchema;
 use crate::error::Error;
 use crate::export::{ExportError, Origin, OutputFile, write_rows};
 use crate::json;
-use crate::output::{Output, Report};
+use crate::output::{CommandReport, Printer};
 use crate::select::CacheList;
 use crate::text::{counted, plain};
 
-pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
+pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Error> {
     let (path, format) = (&args.output.path, args.output.format);
-    let list = CacheList::open(output, &args.dir)?;
+    let list = CacheList::open(printer, &args.dir)?;
     let cache = list.find(args.hash.as_deref())?;
     let file = OutputFile::create(path, args.force)?;
     raise_open_file_limit();
     let rows = CacheRows::open(cache).map_err(Error::io("read", cache.path()))?;
     for (name, error) in rows.skipped() {
-        output.note(format_args!("{name} is left out: {error}"));
+        printer.note(format_args!("{name} is left out: {error}"));
     }
     let schemas = NumberedSchema::number_all(rows.groups().iter().cloned());
     let (numbered, schema) = select_schema(cache, &schemas, args.schema)?;
     let columns = format.columns(schema).map_err(Error::failed)?;
     for note in &columns.notes {
-        output.note(note);
+        printer.note(note);
     }
     let mut distinct = rows
         .distinct(numbered.number - 1)
@@ -60,7 +60,7 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
         text += &format!("  {}\n", plain(column.one_line(count)));
     }
     if corrupt > 0 {
-        output.note(format_args!(
+        printer.note(format_args!(
             "{} left out; {} lost, with no intact copy",
             counted(corrupt, "corrupt record"),
             counted(expected - count, "row")
@@ -81,7 +81,7 @@ pub(crate) fn run(output: &Output, args: &Export) -> Result<Report, Error> {
         "skipped": json::skipped(&list.unopened),
     });
     let code = u8::from(has_corruption);
-    Ok(Report::with_code(text, json, code))
+    Ok(CommandReport::with_code(text, json, code))
 }
 
 /// Selects the rows of one schema.

@@ -11,14 +11,14 @@ use crate::args::Ls;
 use crate::describe::{NEWER, corrupt_segments, formats, module, newer_versions, ratio};
 use crate::error::Error;
 use crate::json;
-use crate::output::{DIM, Output, Report};
+use crate::output::{CommandReport, DIM, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, quoted};
 use crate::time::ago;
 
-pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
-    let list = CacheList::open_noting_none(output, &args.dir)?;
+pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, &args.dir)?;
     let (mut listed, mut skipped) = (Vec::new(), list.unopened.clone());
     for cache in &list.caches {
         match cache.summary() {
@@ -27,7 +27,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 let path = cache.path();
-                output.note(format_args!("{} is skipped: {error}", path.display()));
+                printer.note(format_args!("{} is skipped: {error}", path.display()));
                 skipped.push((path.to_owned(), error.to_string()));
             }
         }
@@ -55,12 +55,12 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
             ratio(summary).map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
             summary
                 .last_read()
-                .map_or("-".to_owned(), |read| ago(read, output.now)),
+                .map_or("-".to_owned(), |read| ago(read, printer.now)),
             formats(summary),
         ]);
         let corrupt = corrupt_segments(summary);
         if corrupt > 0 {
-            output.note(format_args!(
+            printer.note(format_args!(
                 "{} in {}: see `torchcache show {} {}`",
                 counted(corrupt, "corrupt segment"),
                 plain(cache.name()),
@@ -78,7 +78,7 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
     }
     let rows = listed.iter().map(|(_, summary)| summary.rows()).sum();
     let bytes = sum(listed.iter().map(|(_, summary)| summary.bytes()));
-    let mut text = table.render(output.columns);
+    let mut text = table.render(printer.columns);
     let has_newer = |(_, summary): &(&Cache, CacheSummary)| !newer_versions(summary).is_empty();
     if listed.iter().any(has_newer) {
         text += &format!("{DIM}{NEWER}{DIM:#}\n");
@@ -96,5 +96,5 @@ pub(crate) fn run(output: &Output, args: &Ls) -> Result<Report, Error> {
         "rows": rows,
         "bytes": bytes,
     });
-    Ok(Report::new(text, json))
+    Ok(CommandReport::new(text, json))
 }

@@ -8,14 +8,14 @@ use crate::args::Prune;
 use crate::describe::missing_module;
 use crate::error::Error;
 use crate::json;
-use crate::output::{Output, Report, failure};
+use crate::output::{CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
 use crate::time::{ago, rfc3339};
 
-pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
-    let list = CacheList::open_noting_none(output, &args.dir)?;
+pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Error> {
+    let list = CacheList::open_noting_none(printer, &args.dir)?;
     let keep = args.keep();
     if list.is_one_cache() && matches!(keep, Keep::LatestPerModule(_)) {
         return Err(Error::failed(format!(
@@ -28,7 +28,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
         .map_err(Error::io("list the directory", &args.dir))?;
     for (path, reason) in &report.skipped {
         let path = path.strip_prefix(list.root.path()).unwrap_or(path);
-        output.note(format_args!("{}: {reason}", path.display()));
+        printer.note(format_args!("{}: {reason}", path.display()));
     }
     let mut table = Table::new([
         Column::Long("TYPE"),
@@ -56,7 +56,7 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
             count(pruned.segments.len() as u64),
             count(rows(pruned)),
             human(sum(pruned.segments.iter().map(|segment| segment.bytes))),
-            last_read.map_or("-".to_owned(), |read| ago(read, output.now)),
+            last_read.map_or("-".to_owned(), |read| ago(read, printer.now)),
             if pruned.directory_removed {
                 "nothing"
             } else {
@@ -65,14 +65,14 @@ pub(crate) fn run(output: &Output, args: &Prune) -> Result<Report, Error> {
             .to_owned(),
         ]);
     }
-    let mut text = table.render(output.columns);
+    let mut text = table.render(printer.columns);
     text += &summary(&report, args.dry_run);
     for (path, error) in &report.failed {
         text += &failure("not removed", path, error);
     }
     let code = if report.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&report, args.dry_run);
-    Ok(Report::with_code(text, json, code))
+    Ok(CommandReport::with_code(text, json, code))
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {

@@ -12,7 +12,7 @@ use crate::args::Show;
 use crate::describe::{NEWER, NumberedSchema, formats, kind, module, on_device, ratio, shape};
 use crate::error::Error;
 use crate::json;
-use crate::output::{BAD, DIM, HEADER, Output, Report};
+use crate::output::{BAD, CommandReport, DIM, HEADER, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain, plain_value};
@@ -21,24 +21,24 @@ use crate::time::{ago, rfc3339};
 /// The indent of tables below their titles.
 const INDENT: usize = 2;
 
-pub(crate) fn run(output: &Output, args: &Show) -> Result<Report, Error> {
-    let list = CacheList::open(output, &args.dir)?;
+pub(crate) fn run(printer: &Printer, args: &Show) -> Result<CommandReport, Error> {
+    let list = CacheList::open(printer, &args.dir)?;
     let cache = list.find(args.hash.as_deref())?;
     let summary = cache.summary().map_err(Error::io("read", cache.path()))?;
     let schemas = NumberedSchema::number_all(summary.groups());
-    let mut sections = vec![head(output, cache, &summary)];
+    let mut sections = vec![head(printer, cache, &summary)];
     if let Ok(manifest) = &summary.manifest {
-        sections.extend(options(output, manifest));
-        sections.extend(identity(output, manifest));
+        sections.extend(options(printer, manifest));
+        sections.extend(identity(printer, manifest));
     }
-    sections.extend(rows(output, &schemas));
-    sections.extend(segments(output, &summary));
+    sections.extend(rows(printer, &schemas));
+    sections.extend(segments(printer, &summary));
     let mut json = as_json(cache, &summary, &schemas);
     json["skipped"] = json::skipped(&list.unopened);
-    Ok(Report::new(sections.join("\n"), json))
+    Ok(CommandReport::new(sections.join("\n"), json))
 }
 
-fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
+fn head(printer: &Printer, cache: &Cache, summary: &CacheSummary) -> String {
     let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
     let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
     line("hash", plain(cache.name()));
@@ -49,7 +49,7 @@ fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
         Err(error) => line("manifest", format!("unreadable: {}", plain(error))),
     }
     if let Some(created) = summary.created {
-        let ago = ago(created, output.now);
+        let ago = ago(created, printer.now);
         line("created", format!("{}, {ago}", rfc3339(created)));
     }
     let in_segments = counted(summary.segments.len() as u64, "segment");
@@ -64,7 +64,7 @@ fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
         line("ratio", format!("{ratio:.2} (value bytes per stored byte)"));
     }
     if let Some(read) = summary.last_read() {
-        let ago = ago(read, output.now);
+        let ago = ago(read, printer.now);
         line("last read", format!("{}, {ago}", rfc3339(read)));
     }
     line("format", formats(summary));
@@ -78,16 +78,16 @@ fn head(output: &Output, cache: &Cache, summary: &CacheSummary) -> String {
     lines
 }
 
-fn options(output: &Output, manifest: &Manifest) -> Option<String> {
+fn options(printer: &Printer, manifest: &Manifest) -> Option<String> {
     let is_option = |part: &&IdentityPart| part.category == Category::Option;
     let mut table = Table::new([Column::Long("OPTION"), Column::Long("VALUE")]).indented(INDENT);
     for part in manifest.parts.iter().filter(is_option) {
         table.row([plain(&part.path), plain_value(&part.value)]);
     }
-    section(output, "Options of the identity", &table)
+    section(printer, "Options of the identity", &table)
 }
 
-fn identity(output: &Output, manifest: &Manifest) -> Option<String> {
+fn identity(printer: &Printer, manifest: &Manifest) -> Option<String> {
     let columns = [
         Column::Left("CATEGORY"),
         Column::Long("PATH"),
@@ -103,10 +103,10 @@ fn identity(output: &Output, manifest: &Manifest) -> Option<String> {
             ]);
         }
     }
-    section(output, "Identity", &table)
+    section(printer, "Identity", &table)
 }
 
-fn rows(output: &Output, schemas: &[NumberedSchema]) -> Option<String> {
+fn rows(printer: &Printer, schemas: &[NumberedSchema]) -> Option<String> {
     let columns = [
         Column::Right("#"),
         Column::Long("NAME"),
@@ -139,10 +139,10 @@ fn rows(output: &Output, schemas: &[NumberedSchema]) -> Option<String> {
             table.row([number, plain(name), kind, shape, rows, bytes]);
         }
     }
-    section(output, "Rows", &table)
+    section(printer, "Rows", &table)
 }
 
-fn segments(output: &Output, summary: &CacheSummary) -> Option<String> {
+fn segments(printer: &Printer, summary: &CacheSummary) -> Option<String> {
     let columns = [
         Column::Left("NAME"),
         Column::Right("ROWS"),
@@ -153,7 +153,7 @@ fn segments(output: &Output, summary: &CacheSummary) -> Option<String> {
     let mut table = Table::new(columns).indented(INDENT);
     let (mut corrupt, mut is_newer) = (String::new(), false);
     for segment in &summary.segments {
-        let read = segment.last_read.map(|read| ago(read, output.now));
+        let read = segment.last_read.map(|read| ago(read, printer.now));
         let (size, read) = (human(segment.bytes), read.unwrap_or("-".to_owned()));
         let name = plain(&segment.name);
         match &segment.contents {
@@ -171,18 +171,18 @@ fn segments(output: &Output, summary: &CacheSummary) -> Option<String> {
             }
         }
     }
-    let mut section = section(output, "Segments", &table)?;
+    let mut section = section(printer, "Segments", &table)?;
     if is_newer {
         section += &format!("  {DIM}{NEWER}{DIM:#}\n");
     }
     Some(section + &corrupt)
 }
 
-fn section(output: &Output, title: &str, table: &Table) -> Option<String> {
+fn section(printer: &Printer, title: &str, table: &Table) -> Option<String> {
     let text = || {
         format!(
             "{HEADER}{title}{HEADER:#}\n{}",
-            table.render(output.columns)
+            table.render(printer.columns)
         )
     };
     (!table.is_empty()).then(text)

@@ -8,7 +8,7 @@ pub(super) const KEY_BYTES: usize = 32;
 
 /// An array of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Column {
+pub(crate) struct ExportColumn {
     pub(super) name: String,
     /// The type of the elements, as the format spells it.
     pub(super) kind: String,
@@ -20,7 +20,7 @@ pub(crate) struct Column {
     pub(super) element: usize,
 }
 
-impl Column {
+impl ExportColumn {
     /// On one line: `pooled F32 [1797, 384]`.
     pub(crate) fn one_line(&self, rows: u64) -> String {
         format!("{} {} {:?}", self.name, self.kind, self.full_shape(rows))
@@ -40,8 +40,8 @@ impl Column {
 #[derive(Debug)]
 pub(crate) struct Columns {
     /// In the order of a row.
-    pub(super) parts: Vec<Column>,
-    pub(super) key: Column,
+    pub(super) parts: Vec<ExportColumn>,
+    pub(super) key: ExportColumn,
     /// Notes for readers of the file.
     pub(crate) notes: Vec<String>,
 }
@@ -74,7 +74,7 @@ impl Columns {
             }
             let element = element_type(part).map_err(|error| format!("{name}: {error}"))?;
             notes.extend(element.note.map(|note| format!("{named}: {note}")));
-            parts.push(Column {
+            parts.push(ExportColumn {
                 name: named,
                 kind: element.name,
                 shape: part
@@ -94,7 +94,7 @@ impl Columns {
                 "the keys are called {named:?}, since a part is called {key:?}"
             ));
         }
-        let key = Column {
+        let key = ExportColumn {
             name: named,
             kind: key_kind.to_owned(),
             shape: vec![KEY_BYTES as i64],
@@ -104,7 +104,7 @@ impl Columns {
         Ok(Columns { parts, key, notes })
     }
 
-    pub(crate) fn with_key(&self) -> impl Iterator<Item = &Column> {
+    pub(crate) fn with_key(&self) -> impl Iterator<Item = &ExportColumn> {
         self.parts.iter().chain([&self.key])
     }
 }

@@ -15,7 +15,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, Schema, TensorSpec};
 
-use super::columns::{Column, Columns, ElementType};
+use super::columns::{Columns, ElementType, ExportColumn};
 use super::row_writer::RowWriter;
 
 /// The bytes of a write.
@@ -93,7 +93,7 @@ impl RowWriter for Npy<'_> {
 }
 
 fn header(columns: &Columns, rows: u64) -> Vec<u8> {
-    let field = |column: &Column| {
+    let field = |column: &ExportColumn| {
         let name = python_text(&column.name);
         match column.shape.as_slice() {
             [] => format!("({name}, '{}')", column.kind),

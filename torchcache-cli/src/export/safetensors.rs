@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, ElementKind, Schema, TensorSpec};
 
-use super::columns::{Column, Columns, ElementType};
+use super::columns::{Columns, ElementType, ExportColumn};
 use super::row_writer::{Origin, RowWriter};
 
 /// The memory that the buffers of all tensors share.
@@ -82,7 +82,7 @@ impl<'f> Safetensors<'f> {
         origin: &Origin,
         rows: u64,
     ) -> io::Result<Safetensors<'f>> {
-        let all: Vec<&Column> = columns.with_key().collect();
+        let all: Vec<&ExportColumn> = columns.with_key().collect();
         // The widest elements first, so that each tensor is aligned to its elements.
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.sort_by_key(|&number| std::cmp::Reverse(all[number].element));
