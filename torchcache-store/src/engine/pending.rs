@@ -1,7 +1,6 @@
 //! The table of queued rows: from key to batch and row, so that each of them is a hit. It knows
 //! nothing of order, time and room, which are the queue's.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -23,42 +22,21 @@ pub(crate) struct QueuedRows {
 #[derive(Debug, Default)]
 pub(crate) struct PendingRows {
     table: HashTable<Pending>,
-    batches: Batches,
-}
-
-/// The batches of those rows, in the order of their numbers; `None` for one that was removed.
-#[derive(Debug, Default)]
-struct Batches {
-    list: VecDeque<Option<Arc<RowBatch>>>,
-    /// How many have left the front of the list.
-    removed: u64,
+    /// The number of the newest batch.
+    newest: u64,
 }
 
 /// A queued row. It holds the fingerprint so that growing the table reads no key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Pending {
     fingerprint: u64,
-    seq: u64,
+    batch: Arc<RowBatch>,
     row: u32,
 }
 
-impl Batches {
-    fn newest(&self) -> u64 {
-        self.removed + self.list.len() as u64
-    }
-
-    fn index(&self, seq: u64) -> Option<usize> {
-        usize::try_from(seq.checked_sub(self.removed + 1)?).ok()
-    }
-
-    fn get(&self, seq: u64) -> Option<&Arc<RowBatch>> {
-        self.list.get(self.index(seq)?)?.as_ref()
-    }
-
-    fn holds(&self, pending: &Pending, fingerprint: u64, key: &Key) -> bool {
-        let batch = || self.get(pending.seq);
-        pending.fingerprint == fingerprint
-            && batch().is_some_and(|batch| batch.key(pending.row) == key)
+impl Pending {
+    fn holds(&self, fingerprint: u64, key: &Key) -> bool {
+        self.fingerprint == fingerprint && self.batch.key(self.row) == key
     }
 }
 
@@ -73,15 +51,16 @@ impl PendingRows {
 
     /// The number of the newest batch.
     pub(crate) fn newest(&self) -> u64 {
-        self.batches.newest()
+        self.newest
     }
 
     /// The batch and row that hold the value of a key.
     pub(crate) fn find(&self, key: &Key) -> Option<(&Arc<RowBatch>, u32)> {
         let wanted = fingerprint(key);
-        let same = |pending: &Pending| self.batches.holds(pending, wanted, key);
-        let pending = self.table.find(wanted, same)?;
-        Some((self.batches.get(pending.seq)?, pending.row))
+        let pending = self
+            .table
+            .find(wanted, |pending| pending.holds(wanted, key))?;
+        Some((&pending.batch, pending.row))
     }
 
     /// Inserts those of the numbered rows whose keys are not in the table, and returns them. Of a key
@@ -91,65 +70,59 @@ impl PendingRows {
         batch: &Arc<RowBatch>,
         mut numbers: Vec<u32>,
     ) -> Option<QueuedRows> {
-        let PendingRows { table, batches } = self;
-        batches.list.push_back(Some(batch.clone()));
-        let seq = batches.newest();
+        let table = &mut self.table;
         table.reserve(numbers.len(), |pending| pending.fingerprint);
         numbers.retain(|row| {
             let key = batch.key(*row);
             let fingerprint = fingerprint(key);
-            let same = |pending: &Pending| batches.holds(pending, fingerprint, key);
+            let same = |pending: &Pending| pending.holds(fingerprint, key);
             let slot = table.entry(fingerprint, same, |pending| pending.fingerprint);
             let Slot::Vacant(slot) = slot else {
                 return false;
             };
             slot.insert(Pending {
                 fingerprint,
-                seq,
+                batch: batch.clone(),
                 row: *row,
             });
             true
         });
         if numbers.is_empty() {
-            batches.list.pop_back();
             return None;
         }
-        let batch = batch.clone();
+        self.newest += 1;
         Some(QueuedRows {
-            seq,
-            batch,
+            seq: self.newest,
+            batch: batch.clone(),
             numbers,
         })
     }
 
     /// Removes rows that are on disk or lost. Does nothing for rows that were cleared before.
     pub(crate) fn remove(&mut self, rows: &QueuedRows) {
-        let PendingRows { table, batches } = self;
-        let index = batches.index(rows.seq);
-        let Some(batch) = index.and_then(|index| batches.list.get_mut(index)) else {
-            return;
-        };
-        *batch = None;
-        while let Some(None) = batches.list.front() {
-            batches.list.pop_front();
-            batches.removed += 1;
-        }
         for row in &rows.numbers {
-            let same = |pending: &Pending| pending.seq == rows.seq && pending.row == *row;
-            if let Ok(slot) = table.find_entry(fingerprint(rows.batch.key(*row)), same) {
+            let same =
+                |pending: &Pending| pending.row == *row && Arc::ptr_eq(&pending.batch, &rows.batch);
+            let key = rows.batch.key(*row);
+            if let Ok(slot) = self.table.find_entry(fingerprint(key), same) {
                 slot.remove();
             }
         }
-        if table.is_empty() {
-            *table = HashTable::new(); // frees what a burst made it grow to
+        if self.table.is_empty() {
+            self.table = HashTable::new(); // frees what a burst made it grow to
         }
     }
 
-    /// Removes all rows. Returns their batches, to be dropped where no lock is held.
-    pub(crate) fn clear(&mut self) -> VecDeque<Option<Arc<RowBatch>>> {
-        self.table = HashTable::new();
-        self.batches.removed = self.batches.newest();
-        std::mem::take(&mut self.batches.list)
+    /// Removes all rows. Dropping them may run code of the caller, so no lock may be held then.
+    pub(crate) fn clear(&mut self) -> PendingRows {
+        let newest = self.newest;
+        std::mem::replace(
+            self,
+            PendingRows {
+                table: HashTable::new(),
+                newest,
+            },
+        )
     }
 }
 
@@ -202,7 +175,7 @@ mod tests {
     fn removing_cleared_rows_leaves_later_ones() {
         let mut pending = PendingRows::default();
         let before = insert(&mut pending, &[1, 2], 1).expect("they are new");
-        assert_eq!(pending.clear().len(), 1);
+        assert_eq!(pending.clear().len(), 2);
         let after = insert(&mut pending, &[1, 2], 2).expect("they are new again");
         assert_eq!(after.seq, 2);
         pending.remove(&before);

@@ -107,7 +107,7 @@ pub(crate) struct WriteBatch {
 /// Rows that were cleared. Dropping them may run code of the caller who put them.
 #[must_use = "drop it where no lock is held"]
 pub(crate) struct ClearedRows {
-    _batches: VecDeque<Option<Arc<RowBatch>>>,
+    _rows: PendingRows,
     _waiting: VecDeque<Waiting>,
 }
 
@@ -310,7 +310,7 @@ impl WriteQueue {
         state.waiting_bytes = 0;
         self.done.notify_all();
         ClearedRows {
-            _batches: state.rows.clear(),
+            _rows: state.rows.clear(),
             _waiting: std::mem::take(&mut state.waiting),
         }
     }
