@@ -34,8 +34,8 @@
 //!
 //! # Limits
 //!
-//! Only Unix systems are supported, and no fork without `exec`: a forked child reads, but writes no
-//! rows.
+//! Only Linux and Apple systems are supported: the store relies on a rename that replaces no file. A fork
+//! without `exec` is not supported either: a forked child reads, but writes no rows.
 
 // Layers, from the top down: a module imports only what is below its own line.
 //
@@ -63,8 +63,10 @@
     )
 )]
 
-#[cfg(not(unix))]
-compile_error!("torchcache-store needs a Unix system: it relies on preadv, flock and rename");
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+compile_error!(
+    "torchcache-store needs Linux or an Apple system: it relies on a rename that replaces no file"
+);
 
 #[cfg(feature = "unstable")]
 pub mod admin;
