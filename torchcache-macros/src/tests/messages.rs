@@ -251,6 +251,7 @@ fn arguments() {
             "fn forward(&self, xs: &Tensor, seen: Option<&mut Vec<i64>>) -> Tensor",
             "fn forward(&self) -> Tensor",
             "fn forward(&self, a: f64, b: &[(i64, bool)], c: Option<&str>, d: tch::Kind) -> Tensor",
+            "fn forward(&self, a: [u8; 2], b: &(str)) -> Tensor",
             "fn forward_t(&self, train: bool) -> Tensor",
             "fn forward_t(&self, xs: &Tensor, training: bool) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[ids] names: &[&str]) -> Tensor",
