@@ -244,7 +244,8 @@ mod tests {
     fn a_store_that_still_writes_is_flushed_with_its_successor() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let slow = Arc::new(BlockingFs::default());
-        let first = open(&slow, dir.path(), Duration::from_millis(100));
+        // Long enough for the flush on a busy machine, although the drop waits for it as well.
+        let first = open(&slow, dir.path(), Duration::from_secs(2));
         slow.set_blocked(true);
         put(&first);
         let engine = first.engine.clone();
