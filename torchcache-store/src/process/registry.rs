@@ -80,3 +80,26 @@ pub(super) fn flush(engines: &[Arc<Engine>], since: Instant) {
         let _ = catch_unwind(AssertUnwindSafe(|| engine.wait_written(last, since)));
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::fs::Os;
+
+    #[test]
+    fn a_directory_is_forgotten_once_its_store_is_gone() {
+        let [gone, kept] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+        let open = |dir: &Path| {
+            shared(dir.to_owned(), |dir| {
+                Handle::open(Arc::new(Os), dir, &Config::default())
+            })
+        };
+        drop(open(gone.path()));
+        let _handle = open(kept.path());
+        assert!(!stores().contains_key(gone.path()));
+        assert!(stores().contains_key(kept.path()));
+    }
+}
