@@ -129,3 +129,36 @@ impl Catalog {
         self.faults.note(Fault::Read, &self.dir, reason);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Os;
+    use crate::segment::{Encoding, SegmentWriter};
+
+    #[test]
+    fn rows_of_removed_segments_leave_the_index() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let catalog = Catalog::new(Arc::new(Os), dir.path().to_owned());
+        for rows in [0..2000u64, 2000..2100] {
+            let mut writer = SegmentWriter::create(dir.path()).expect("it can be made");
+            for n in rows {
+                let key = *blake3::hash(&n.to_le_bytes()).as_bytes();
+                let schema = b"".as_slice().into();
+                let pushed = writer.push(&key, &schema, 0, Encoding::Raw, b"");
+                pushed.expect("it is written");
+            }
+            let finished = writer.finish().expect("it is written");
+            let published = catalog.publish(finished, &[], || true);
+            assert!(published.expect("it is published"));
+        }
+        assert_eq!(catalog.live().index.len(), 2100);
+        let segments = catalog.live_segments();
+        let large = segments.iter().filter(|segment| segment.rows == 2000);
+        let ids = large.map(|segment| segment.id).collect();
+        catalog.detach(&mut catalog.scan(), &ids);
+        assert_eq!(catalog.live().index.len(), 100);
+        catalog.clear(|| ());
+        assert_eq!(catalog.live().index.len(), 0);
+    }
+}
