@@ -39,19 +39,8 @@ fn main() {
 }
 
 fn in_memory(cases: &[Case]) -> Table {
-    let mut table = Table::new(
-        1,
-        [
-            "requests",
-            "share",
-            "best possible",
-            "lru",
-            "never",
-            "auto",
-            "auto / better of the two",
-        ],
-    );
-    for case in cases {
+    let header = ["lru", "never", "auto", "auto / better of the two"];
+    table(cases, &header, |case| {
         let bound = case.kept as u64 * MEMORY_BYTES;
         let policies = [Eviction::Lru, Eviction::Never, Eviction::Auto];
         let [lru, never, auto] = policies.map(|eviction| {
@@ -60,46 +49,44 @@ fn in_memory(cases: &[Case]) -> Table {
                 .eviction(eviction);
             case.run(options).hits
         });
-        table.row([
-            case.stream.name.to_owned(),
-            percent(case.share),
-            percent(case.best),
+        [
             percent(lru),
             percent(never),
             percent(auto),
             format!("{:.2}", auto / lru.max(never)),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn on_disk(cases: &[Case]) -> Table {
-    let mut table = Table::new(
-        1,
-        [
-            "requests",
-            "share",
-            "best possible",
-            "lru",
-            "never",
-            "written, lru",
-            "written, never",
-        ],
-    );
-    for case in cases {
+    let header = ["lru", "never", "written, lru", "written, never"];
+    table(cases, &header, |case| {
         let [lru, never] = [Eviction::Lru, Eviction::Never].map(|eviction| {
             let directory = tempfile::tempdir().expect("a temporary directory");
             case.run(disk(directory.path(), case.kept).eviction(eviction))
         });
-        table.row([
-            case.stream.name.to_owned(),
-            percent(case.share),
-            percent(case.best),
+        [
             percent(lru.hits),
             percent(never.hits),
             format!("{:.1}", lru.written * 100.0),
             format!("{:.1}", never.written * 100.0),
-        ]);
+        ]
+    })
+}
+
+/// A line for each case: its figures next to the best possible hit rate.
+fn table(cases: &[Case], header: &[&str], figures: impl Fn(&Case) -> [String; 4]) -> Table {
+    let mut table = Table::new(
+        1,
+        &[&["requests", "share", "best possible"], header].concat(),
+    );
+    for case in cases {
+        let common = [
+            case.stream.name.to_owned(),
+            percent(case.share),
+            percent(case.best),
+        ];
+        table.row([&common[..], &figures(case)].concat());
     }
     table
 }

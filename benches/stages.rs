@@ -6,21 +6,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
 
 use clap::Parser;
-use tch::Kind;
+use tch::{Device, Kind};
 use torchcache::Options;
 
-use torchcache_benches::args::{Args, PAGE_BEGINS};
+use torchcache_benches::args::Args;
 use torchcache_benches::clock;
 use torchcache_benches::fixed::Fixed;
-use torchcache_benches::micro::Micro;
+use torchcache_benches::limits;
 use torchcache_benches::ours::{cached, expect, files_below};
-use torchcache_benches::stage_limits::StageLimits;
-use torchcache_benches::stages::{Profile, Serving, Stages};
+use torchcache_benches::stages::{Profile, Stages};
 use torchcache_benches::table::{Table, bytes, ratio, time};
-use torchcache_benches::workload::{Batch, WORKLOADS, Workload};
+use torchcache_benches::workload::{WORKLOADS, Workload};
 
 /// Further sizes of rows and batches.
 const OTHERS: [Workload; 3] = [
@@ -50,104 +48,57 @@ const OTHERS: [Workload; 3] = [
     },
 ];
 
+/// Passes, of which the fastest counts.
+const PASSES: usize = 30;
+
 struct Measured<'a> {
     workload: &'a Workload,
     profile: Profile,
-    stages: Micros,
-    limits: StageLimits,
+    limits: Limits,
 }
 
-/// Milliseconds per stage, by Criterion.
-struct Micros {
-    keys: f64,
-    memory: f64,
-    disk: f64,
-    disk_zstd: f64,
-    store: f64,
+/// Lower limits, in milliseconds a batch.
+struct Limits {
+    hash_rows: f64,
+    hash: f64,
+    copy: f64,
+    pread: f64,
 }
 
 fn main() {
     let args = Args::parse();
-    let passes = if args.quick { 1 } else { 5 };
-    let mut micro = Micro::new(args.quick);
     let all: Vec<_> = WORKLOADS.iter().chain(&OTHERS).collect();
     let measured: Vec<_> = all
         .into_iter()
         .map(|workload| {
+            eprintln!("{}", workload.name);
             let batches = if args.quick { 2 } else { workload.batches };
             let data = workload.data(batches, clock::device());
-            let profile = Profile::measure(workload, &data, passes);
             Measured {
                 workload,
-                stages: Micros::measure(&mut micro, workload, &data, &profile),
-                limits: StageLimits::measure(&mut micro, workload, &data),
-                profile,
+                profile: Profile::measure(workload, &data, PASSES),
+                limits: Limits {
+                    hash_rows: limits::hash_rows(&data, PASSES),
+                    hash: limits::hash(&data, PASSES),
+                    copy: limits::write(&data, PASSES),
+                    pread: limits::pread(&data, PASSES),
+                },
             }
         })
         .collect();
-    let opening = opening(&mut micro, if args.quick { 1_000 } else { 100_000 });
-    let fixed = Fixed::measure(&mut micro, clock::device());
-    println!("{PAGE_BEGINS}");
     println!("{}", whole_calls(&measured));
     println!("{}", keys(&measured));
     println!("{}", loading(&measured));
     println!("{}", storing(&measured));
-    println!("{opening}");
-    println!("{}", fixed_cost(&fixed));
-}
-
-impl Micros {
-    fn measure(micro: &mut Micro, workload: &Workload, data: &[Batch], profile: &Profile) -> Self {
-        let name = workload.name;
-        // The output is assembled within the gather or after it.
-        let loading = |stages: &Stages| (stages.load + stages.rest()) / stages.call;
-        let served = Serving::from_memory(workload, data);
-        let Stages { keys, call, .. } = profile.memory;
-        let keys = micro.part(
-            &format!("keys {name}"),
-            "torchcache",
-            keys / call,
-            |calls| served.hashing(calls),
-        );
-        let group = format!("memory {name}");
-        let memory = micro.part(&group, "torchcache", loading(&profile.memory), |calls| {
-            served.except_hashing(calls)
-        });
-        drop(served);
-        let [disk, disk_zstd] =
-            [(&profile.disk, false), (&profile.disk_zstd, true)].map(|(stages, zstd)| {
-                let served = Serving::from_disk(workload, data, zstd);
-                let title = if zstd {
-                    "torchcache, zstd"
-                } else {
-                    "torchcache"
-                };
-                let group = format!("disk {name}");
-                micro.part(&group, title, loading(stages), |calls| {
-                    served.except_hashing(calls)
-                })
-            });
-        let cold = Serving::cold(workload, data);
-        let Stages { store, call, .. } = profile.miss;
-        let share = (store + profile.miss.rest()) / call;
-        let store = micro.part(&format!("store {name}"), "torchcache", share, |calls| {
-            cold.storing(calls)
-        });
-        Micros {
-            keys,
-            memory,
-            disk,
-            disk_zstd,
-            store,
-        }
-    }
+    println!("{}", opening(if args.quick { 1_000 } else { 100_000 }));
+    println!("{}", fixed_cost(&Fixed::measure(clock::device(), PASSES)));
 }
 
 fn whole_calls(measured: &[Measured]) -> String {
     let header = [
         "workload", "served", "call", "keys", "load", "forward", "store", "rest",
     ];
-    let mut table = Table::new(2, header);
+    let mut table = Table::new(2, &header);
     for Measured {
         workload, profile, ..
     } in measured
@@ -184,20 +135,25 @@ fn keys(measured: &[Measured]) -> String {
         "keys",
         "BLAKE3 of the rows, one core",
         "keys / that",
-        "BLAKE3 of the batch, all cores",
+        "BLAKE3 of the batch",
         "keys / that",
     ];
-    let mut table = Table::new(2, header);
+    let mut table = Table::new(2, &header);
     for measured in measured {
-        let keys = measured.stages.keys;
+        let Measured {
+            workload,
+            profile,
+            limits,
+        } = measured;
+        let keys = profile.memory.keys;
         table.row([
-            measured.workload.name.to_owned(),
-            measured.workload.describe(),
+            workload.name.to_owned(),
+            workload.describe(),
             time(keys),
-            time(measured.limits.row_by_row),
-            ratio(keys / measured.limits.row_by_row),
-            time(measured.limits.hash),
-            ratio(keys / measured.limits.hash),
+            time(limits.hash_rows),
+            ratio(keys / limits.hash_rows),
+            time(limits.hash),
+            ratio(keys / limits.hash),
         ]);
     }
     format!("#### Keys\n\n{table}")
@@ -208,13 +164,13 @@ fn compared<const N: usize>(
     title: &str,
     limit_name: &str,
     measured: &[Measured],
-    figures: impl Fn(&Micros) -> [(&'static str, f64); N],
-    limit: fn(&StageLimits) -> f64,
+    figures: impl Fn(&Profile) -> [(&'static str, f64); N],
+    limit: fn(&Limits) -> f64,
 ) -> Table {
-    let mut table = Table::new(2, ["workload", "from", title, limit_name, "ratio"]);
+    let mut table = Table::new(2, &["workload", "from", title, limit_name, "ratio"]);
     for measured in measured {
         let limit = limit(&measured.limits);
-        for (from, figure) in figures(&measured.stages) {
+        for (from, figure) in figures(&measured.profile) {
             table.row([
                 measured.workload.name.to_owned(),
                 from.to_owned(),
@@ -228,18 +184,24 @@ fn compared<const N: usize>(
 }
 
 fn loading(measured: &[Measured]) -> String {
+    let except_keys = |stages: &Stages| stages.call - stages.keys;
     let memory = compared(
         "lookup, gather, rest",
         "copy of the output",
         measured,
-        |stages| [("memory", stages.memory)],
+        |profile| [("memory", except_keys(&profile.memory))],
         |limits| limits.copy,
     );
     let disk = compared(
         "lookup, read, rest",
         "pread of the output",
         measured,
-        |stages| [("disk", stages.disk), ("disk, zstd", stages.disk_zstd)],
+        |profile| {
+            [
+                ("disk", except_keys(&profile.disk)),
+                ("disk, zstd", except_keys(&profile.disk_zstd)),
+            ]
+        },
         |limits| limits.pread,
     );
     format!(
@@ -252,18 +214,18 @@ fn storing(measured: &[Measured]) -> String {
         "store, rest",
         "copy of the output",
         measured,
-        |stages| [("cold", stages.store)],
+        |Profile { miss, .. }| [("cold", miss.call - miss.keys - miss.forward)],
         |limits| limits.copy,
     );
     format!("#### Store and assemble\n\n{table}")
 }
 
 /// The first call of a cache on a full directory.
-fn opening(micro: &mut Micro, rows: i64) -> String {
+fn opening(rows: usize) -> String {
     let small = Workload {
         name: "open",
         batch: 1000,
-        batches: rows as usize / 1000,
+        batches: rows / 1000,
         shape: &[16],
         kind: Kind::Float,
         forward: |xs| xs * 2,
@@ -283,22 +245,19 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
     drop(writer);
 
     let one = data[0].input.narrow(0, 0, 1);
-    let first = micro.part("open", "first call", 0.5, |caches| {
-        let calls = (0..caches).map(|_| {
-            let cache = open();
-            let start = Instant::now();
-            drop(cache.forward(&one));
-            let took = start.elapsed();
-            expect(&cache.cache().stats(), |stats| stats.disk.hits == 1);
-            took
-        });
-        calls.sum()
+    let first = clock::best(PASSES, || {
+        let cache = open();
+        let took = clock::milliseconds(clock::device(), || cache.forward(&one));
+        expect(&cache.cache().stats(), |stats| stats.disk.hits == 1);
+        took
     });
     let cache = open();
-    let warm = micro.whole("open", "warm call", || cache.forward(&one));
+    let call = || cache.forward(&one);
+    let warm = clock::best(PASSES, || clock::repeated(clock::device(), 100, call));
     let files = read_all(folder.path());
     let size: usize = files.iter().map(Vec::len).sum();
-    let read = micro.whole("open", "read all files", || read_all(folder.path()));
+    let read_files = || read_all(folder.path());
+    let read = clock::best(PASSES, || clock::milliseconds(Device::Cpu, read_files));
     let header = [
         "rows on disk",
         "files",
@@ -307,7 +266,7 @@ fn opening(micro: &mut Micro, rows: i64) -> String {
         "read all files",
         "ratio",
     ];
-    let mut table = Table::new(1, header);
+    let mut table = Table::new(1, &header);
     table.row([
         rows.to_string(),
         format!("{}, {}", files.len(), bytes(size as f64)),
@@ -328,7 +287,7 @@ fn read_all(folder: &Path) -> Vec<Vec<u8>> {
 
 fn fixed_cost(fixed: &Fixed) -> String {
     let header = ["weights", "call", "copy by libtorch", "ratio"];
-    let mut table = Table::new(1, header);
+    let mut table = Table::new(1, &header);
     let weights = [("none", fixed.bare), ("ResNet-50", fixed.resnet50)];
     for (weights, call) in weights {
         table.row([

@@ -4,9 +4,6 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Follows the output of Criterion and precedes a benchmark's part of the page.
-pub const PAGE_BEGINS: &str = "<!-- the page begins here -->";
-
 /// Arguments of every benchmark, which prints Markdown.
 #[derive(Debug, Parser)]
 pub struct Args {

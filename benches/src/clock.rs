@@ -1,5 +1,6 @@
 //! Milliseconds of a call, averaged over a pass, and the best of several passes.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use tch::{Cuda, Device, Tensor};
@@ -38,13 +39,19 @@ pub fn pass(data: &[Batch], call: impl Fn(&Tensor) -> Tensor) -> f64 {
 
 /// The same for calls with ids of the rows.
 pub fn pass_with_ids(data: &[Batch], call: impl Fn(&Batch) -> Tensor) -> f64 {
-    let device = data[0].input.device();
+    let mut batches = data.iter().cycle();
+    let next = || call(batches.next().expect("there are batches"));
+    repeated(data[0].input.device(), data.len(), next)
+}
+
+/// Milliseconds a call over a number of calls.
+pub fn repeated<R>(device: Device, calls: usize, mut call: impl FnMut() -> R) -> f64 {
     let all = || {
-        for batch in data {
-            drop(std::hint::black_box(call(batch)));
+        for _ in 0..calls {
+            drop(black_box(call()));
         }
     };
-    milliseconds(device, all) / data.len() as f64
+    milliseconds(device, all) / calls as f64
 }
 
 /// The fastest of several passes: interference only makes a pass longer.

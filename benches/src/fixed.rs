@@ -3,8 +3,11 @@
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options};
 
-use crate::micro::Micro;
+use crate::clock::{best, repeated};
 use crate::ours::expect;
+
+/// Calls of a pass.
+const CALLS: usize = 100;
 
 /// Milliseconds a call.
 #[derive(Debug)]
@@ -18,8 +21,8 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Measures all three.
-    pub fn measure(micro: &mut Micro, device: Device) -> Self {
+    /// Measures all three, best of `passes`.
+    pub fn measure(device: Device, passes: usize) -> Self {
         let xs = Tensor::rand([1, 16], (Kind::Float, device));
         let mut vs = nn::VarStore::new(device);
         tch::vision::resnet::resnet50(&vs.root(), 1000);
@@ -33,16 +36,16 @@ impl Fixed {
         };
         let bare = Cached::new(double(), (), version("bare")).expect("good options");
         let watched = Cached::new(double(), &vs, version("watched")).expect("good options");
-        let mut hits = |name, cache: &Cached<nn::Func<'static>>| {
+        let hits = |cache: &Cached<nn::Func<'static>>| {
             drop(cache.forward(&xs));
-            let took = micro.whole("fixed cost", name, || cache.forward(&xs));
+            let took = best(passes, || repeated(device, CALLS, || cache.forward(&xs)));
             expect(&cache.cache().stats(), |stats| stats.misses == 1);
             took
         };
         Fixed {
-            bare: hits("no weights", &bare),
-            resnet50: hits("ResNet-50", &watched),
-            copy: micro.whole("fixed cost", "copy by libtorch", || xs.copy()),
+            bare: hits(&bare),
+            resnet50: hits(&watched),
+            copy: best(passes, || repeated(device, CALLS, || xs.copy())),
         }
     }
 }

@@ -2,7 +2,6 @@
 //! calls, so that the processor's caches help both alike. Each is done on one core and on all cores, and
 //! the faster counts: a limit must not include the cost of starting threads.
 
-use std::fs::File;
 use std::hint::black_box;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -31,42 +30,12 @@ pub struct Limits {
 impl Limits {
     /// Times each, best of `passes`.
     pub fn measure(data: &[Batch], passes: usize) -> Self {
-        let bytes = |number: usize| &data[number].input_bytes[..];
-        let one_core = per_batch(passes, data.len(), |number| read(bytes(number)));
-        let all_cores = per_batch(passes, data.len(), |number| {
-            bytes(number)
-                .par_chunks(part(bytes(number).len()))
-                .for_each(read);
-        });
-        let read = one_core.min(all_cores);
-        let one_core = per_batch(passes, data.len(), |number| {
-            black_box(blake3::hash(bytes(number)));
-        });
-        let all_cores = per_batch(passes, data.len(), |number| {
-            let mut hasher = blake3::Hasher::new();
-            black_box(hasher.update_rayon(bytes(number)).finalize());
-        });
-        let hash = one_core.min(all_cores);
-        let mut copies = Copies::new(data);
-        let one_core = per_batch(passes, data.len(), |number| copies.on_one_core(number));
-        let write = one_core.min(per_batch(passes, data.len(), |number| {
-            copies.on_all_cores(number)
-        }));
-        let mut reads = Reads::new(data).expect("a file in the temporary folder");
-        let one_core = per_batch(passes, data.len(), |number| reads.on_one_core(number));
-        let pread = one_core.min(per_batch(passes, data.len(), |number| {
-            reads.on_all_cores(number)
-        }));
-        let limits = Limits {
-            read,
-            write,
-            hash,
-            pread,
-            file: file(data, passes).expect("a file in the temporary folder"),
-        };
-        match data[0].input.device() {
-            Device::Cpu => limits,
-            device => limits.on_device(device, data, passes),
+        Limits {
+            read: read(data, passes),
+            write: write(data, passes),
+            hash: hash(data, passes),
+            pread: pread(data, passes),
+            file: file(data, passes),
         }
     }
 
@@ -80,117 +49,125 @@ impl Limits {
             file: self.file.min(other.file),
         }
     }
+}
 
-    /// Tensors on a GPU are read and written there.
-    fn on_device(self, device: Device, data: &[Batch], passes: usize) -> Self {
-        let calls = data.len() as f64;
-        let touch = |batch: &Batch| {
+/// Milliseconds to read a batch of the input, on its device.
+fn read(data: &[Batch], passes: usize) -> f64 {
+    let device = data[0].input.device();
+    if device != Device::Cpu {
+        return per_batch(data, passes, device, |batch| {
             let bytes = batch.input.view(-1).view_dtype(Kind::Int64);
             drop(black_box(bytes.max()));
-        };
-        let read = best(passes, || {
-            milliseconds(device, || data.iter().for_each(touch))
-        }) / calls;
+        });
+    }
+    faster(data, passes, |batch, all_cores| {
+        let bytes = &batch.input_bytes[..];
+        match all_cores {
+            false => read_bytes(bytes),
+            true => bytes.par_chunks(part(bytes.len())).for_each(read_bytes),
+        }
+    })
+}
+
+/// Milliseconds to copy a batch of the output into one buffer, on its device: timed callers drop their
+/// outputs, too.
+pub fn write(data: &[Batch], passes: usize) -> f64 {
+    let device = data[0].input.device();
+    if device != Device::Cpu {
         let source = Tensor::from_slice(&data[0].output_bytes).to_device(device);
         let mut spare = source.empty_like();
-        let mut copy = || data.iter().for_each(|_| spare.copy_(&source));
-        let write = best(passes, || milliseconds(device, &mut copy)) / calls;
-        Limits {
-            read,
-            write,
-            ..self
+        return per_batch(data, passes, device, |_| spare.copy_(&source));
+    }
+    let mut spare = data[0].output_bytes.clone();
+    let part = part(spare.len());
+    faster(data, passes, |batch, all_cores| {
+        let from = &batch.output_bytes;
+        match all_cores {
+            false => spare.copy_from_slice(from),
+            true => {
+                let parts = spare.par_chunks_mut(part).zip(from.par_chunks(part));
+                parts.for_each(|(to, from)| to.copy_from_slice(from));
+            }
         }
-    }
+        black_box(spare.as_ptr());
+    })
 }
 
-/// Milliseconds per batch of `work` on each batch, by number.
-fn per_batch(passes: usize, batches: usize, mut work: impl FnMut(usize)) -> f64 {
-    let mut all = || (0..batches).for_each(&mut work);
-    best(passes, || milliseconds(Device::Cpu, &mut all)) / batches as f64
+/// Milliseconds for BLAKE3 of a batch of the input.
+pub fn hash(data: &[Batch], passes: usize) -> f64 {
+    faster(data, passes, |batch, all_cores| {
+        let mut hasher = blake3::Hasher::new();
+        match all_cores {
+            false => hasher.update(&batch.input_bytes),
+            true => hasher.update_rayon(&batch.input_bytes),
+        };
+        black_box(hasher.finalize());
+    })
 }
 
-/// Copies outputs into one buffer: timed callers drop their outputs, too.
-pub(crate) struct Copies<'a> {
-    data: &'a [Batch],
-    spare: Vec<u8>,
-    part: usize,
-}
-
-impl<'a> Copies<'a> {
-    pub(crate) fn new(data: &'a [Batch]) -> Self {
-        let spare = data[0].output_bytes.clone();
-        Copies {
-            data,
-            part: part(spare.len()),
-            spare,
+/// Milliseconds for BLAKE3 of the rows of a batch, one after another, on one core.
+pub fn hash_rows(data: &[Batch], passes: usize) -> f64 {
+    per_batch(data, passes, Device::Cpu, |batch| {
+        let row_bytes = batch.input_bytes.len() / batch.ids.len();
+        for row in batch.input_bytes.chunks(row_bytes) {
+            black_box(blake3::hash(row));
         }
-    }
-
-    pub(crate) fn on_one_core(&mut self, number: usize) {
-        self.spare.copy_from_slice(&self.data[number].output_bytes);
-        black_box(self.spare.as_ptr());
-    }
-
-    pub(crate) fn on_all_cores(&mut self, number: usize) {
-        let from = self.data[number].output_bytes.par_chunks(self.part);
-        let parts = self.spare.par_chunks_mut(self.part).zip(from);
-        parts.for_each(|(to, from)| to.copy_from_slice(from));
-    }
+    })
 }
 
-/// Reads outputs from a file in the page cache.
-pub(crate) struct Reads {
-    file: File,
-    spare: Vec<u8>,
-    part: usize,
-}
-
-impl Reads {
-    pub(crate) fn new(data: &[Batch]) -> std::io::Result<Self> {
-        let mut file = tempfile::tempfile()?;
-        for batch in data {
-            file.write_all(&batch.output_bytes)?;
-        }
-        let size = data[0].output_bytes.len();
-        Ok(Reads {
-            file,
-            spare: vec![0; size],
-            part: part(size),
-        })
+/// Milliseconds to read a batch of the output from a file in the page cache.
+pub fn pread(data: &[Batch], passes: usize) -> f64 {
+    let mut file = tempfile::tempfile().expect("a file in the temporary folder");
+    for batch in data {
+        let written = file.write_all(&batch.output_bytes);
+        written.expect("room in the temporary folder");
     }
-
-    pub(crate) fn on_one_core(&mut self, number: usize) {
-        let from = (number * self.spare.len()) as u64;
-        let read = self.file.read_exact_at(&mut self.spare, from);
-        read.expect("the file is complete");
-    }
-
-    pub(crate) fn on_all_cores(&mut self, number: usize) {
-        let (file, part) = (&self.file, self.part);
-        let from = number * self.spare.len();
-        let parts = self.spare.par_chunks_mut(part).enumerate();
-        parts.for_each(|(number, to)| {
-            let read = file.read_exact_at(to, (from + number * part) as u64);
+    let mut spare = data[0].output_bytes.clone();
+    let (len, part) = (spare.len(), part(spare.len()));
+    let mut batches = (0..data.len()).cycle();
+    faster(data, passes, |_, all_cores| {
+        let first = len * batches.next().expect("it is endless");
+        let read = |to: &mut [u8], from: usize| {
+            let read = file.read_exact_at(to, (first + from) as u64);
             read.expect("the file is complete");
-        });
-    }
+        };
+        match all_cores {
+            false => read(&mut spare, 0),
+            true => {
+                let parts = spare.par_chunks_mut(part).enumerate();
+                parts.for_each(|(number, to)| read(to, number * part));
+            }
+        }
+    })
 }
 
-/// Writes outputs to a file. On one core: writers of one file wait for each other.
-fn file(data: &[Batch], passes: usize) -> std::io::Result<f64> {
-    let mut least = f64::INFINITY;
-    for _ in 0..passes {
-        let mut file = tempfile::tempfile()?;
-        let mut written = Ok(());
-        let took = milliseconds(Device::Cpu, || {
-            written = data
-                .iter()
-                .try_for_each(|batch| file.write_all(&batch.output_bytes));
-        });
-        written?;
-        least = least.min(took);
-    }
-    Ok(least / data.len() as f64)
+/// Milliseconds to write a batch of the output to a new file. On one core: writers of one file wait for
+/// each other.
+fn file(data: &[Batch], passes: usize) -> f64 {
+    let pass = || {
+        let mut file = tempfile::tempfile().expect("a file in the temporary folder");
+        let write = |batch: &Batch| file.write_all(&batch.output_bytes);
+        milliseconds(Device::Cpu, || {
+            data.iter()
+                .try_for_each(write)
+                .expect("room in the temporary folder")
+        })
+    };
+    best(passes, pass) / data.len() as f64
+}
+
+/// Milliseconds of `work` on a batch.
+fn per_batch(data: &[Batch], passes: usize, device: Device, mut work: impl FnMut(&Batch)) -> f64 {
+    let mut all = || data.iter().for_each(&mut work);
+    best(passes, || milliseconds(device, &mut all)) / data.len() as f64
+}
+
+/// Milliseconds of `work` on a batch, on one core or on all, whichever is faster. `work` gets a batch, and
+/// whether to use all cores.
+fn faster(data: &[Batch], passes: usize, mut work: impl FnMut(&Batch, bool)) -> f64 {
+    let mut timed =
+        |all_cores| per_batch(data, passes, Device::Cpu, |batch| work(batch, all_cores));
+    timed(false).min(timed(true))
 }
 
 /// Bytes of each core's part, in whole cache lines.
@@ -202,7 +179,7 @@ fn part(bytes: usize) -> usize {
 }
 
 /// Reads every byte, eight words at a time, so that the compiler can use wide registers.
-fn read(bytes: &[u8]) {
+fn read_bytes(bytes: &[u8]) {
     let mut sums = [0u64; 8];
     let (blocks, rest) = bytes.as_chunks::<64>();
     for block in blocks {

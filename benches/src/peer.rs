@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::figures::{Figures, SHOWN, Served};
+use crate::figures::{Figures, Served};
 
 /// Names the interpreter with the packages; `cargo xtask bench` sets it.
 const VARIABLE: &str = "TORCHCACHE_PEER_PYTHON";
@@ -122,8 +122,9 @@ impl Peer {
     pub fn round(&mut self, passes: usize, to: &mut Answers) -> Result<(), String> {
         for question in [&format!("memory {passes}"), "disk raw", "disk zstd"] {
             let value = self.ask(question)?;
-            for served in SHOWN.into_iter().chain([Served::Forward]) {
-                if let Some(figure) = value[served.key()].as_f64() {
+            for (name, figure) in value.as_object().into_iter().flatten() {
+                let served = serde_json::from_value::<Served>(name.as_str().into());
+                if let (Ok(served), Some(figure)) = (served, figure.as_f64()) {
                     to.figures.add(served, figure);
                 }
             }
@@ -160,6 +161,16 @@ mod tests {
         let mut peer = shell(echo, TIMEOUT);
         assert_eq!(peer.ask("1").unwrap()["limit"], 1);
         assert_eq!(peer.ask("2").unwrap()["limit"], 2);
+    }
+
+    #[test]
+    fn a_round_takes_the_figures_of_an_answer() {
+        let echo =
+            "while read -r _; do echo '{\"disk_hit_zstd\": 4, \"wrong\": 1, \"rows\": 2}'; done";
+        let mut answers = Answers::default();
+        shell(echo, TIMEOUT).round(1, &mut answers).unwrap();
+        assert_eq!(answers.figures.best(Served::DiskHitZstd), Some(4.0));
+        assert_eq!(answers.wrong, Some((1, 2)));
     }
 
     #[test]

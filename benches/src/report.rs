@@ -29,18 +29,12 @@ pub struct Report<'a> {
     pub limits: Limits,
 }
 
-/// A figure to compare with, and the ratio of ours to it.
-struct Compared {
-    other: f64,
-    ratio: f64,
-}
-
 impl Report<'_> {
     /// The table with a heading and remarks.
     pub fn markdown(&self) -> String {
         let mut table = Table::new(
             1,
-            [
+            &[
                 "served",
                 "torchcache",
                 "Python",
@@ -50,19 +44,16 @@ impl Report<'_> {
             ],
         );
         for served in SHOWN {
-            let (peer, limit) = (self.by_peer(served), self.by_limit(served));
+            let ours = self.ours(served);
+            let compared = |other: Option<f64>, absent: &str| match other {
+                Some(other) => [cell(served, other), ratio(ours / other)],
+                None => [absent.to_owned(), String::new()],
+            };
             let no_peer = if served.has_peer() { "not run" } else { "" };
-            table.row([
-                served.title().to_owned(),
-                cell(served, self.ours(served)),
-                peer.as_ref()
-                    .map_or(no_peer.to_owned(), |peer| cell(served, peer.other)),
-                peer.map_or(String::new(), |peer| ratio(peer.ratio)),
-                limit
-                    .as_ref()
-                    .map_or("not run".to_owned(), |limit| cell(served, limit.other)),
-                limit.map_or(String::new(), |limit| ratio(limit.ratio)),
-            ]);
+            let [peer, by_peer] = compared(self.peer(served), no_peer);
+            let [limit, by_limit] = compared(self.limit(served), "not run");
+            let title = served.title().to_owned();
+            table.row([title, cell(served, ours), peer, by_peer, limit, by_limit]);
             if served == Served::MemoryHit {
                 table.row(self.memory_hit_over_all_batches());
             }
@@ -151,24 +142,10 @@ impl Report<'_> {
         self.beyond_data(served, figure)
     }
 
-    fn by_peer(&self, served: Served) -> Option<Compared> {
-        let other = self
-            .peer
-            .figures
-            .best(served)
-            .filter(|_| served.has_peer())?;
-        Some(self.compared(served, self.beyond_data(served, other)))
-    }
-
-    fn by_limit(&self, served: Served) -> Option<Compared> {
-        Some(self.compared(served, self.limit(served)?))
-    }
-
-    fn compared(&self, served: Served, other: f64) -> Compared {
-        Compared {
-            other,
-            ratio: self.ours(served) / other,
-        }
+    fn peer(&self, served: Served) -> Option<f64> {
+        let figure = self.peer.figures.best(served);
+        let figure = figure.filter(|_| served.has_peer())?;
+        Some(self.beyond_data(served, figure))
     }
 
     /// Uncompressed rows count without their data.

@@ -12,17 +12,18 @@ pub struct Table {
 
 impl Table {
     /// A table with these columns, of which the first `names` contain names.
-    pub fn new<const N: usize>(names: usize, header: [&str; N]) -> Self {
+    pub fn new(names: usize, header: &[&str]) -> Self {
         Table {
             names,
-            rows: vec![header.map(str::to_owned).to_vec()],
+            rows: vec![header.iter().map(ToString::to_string).collect()],
         }
     }
 
     /// Adds a row.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert_eq!(N, self.rows[0].len(), "a cell for each column");
-        self.rows.push(cells.to_vec());
+    pub fn row(&mut self, cells: impl Into<Vec<String>>) {
+        let cells = cells.into();
+        assert_eq!(cells.len(), self.rows[0].len(), "a cell for each column");
+        self.rows.push(cells);
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let mut table = Table::new(1, ["stage", "time"]);
+        let mut table = Table::new(1, &["stage", "time"]);
         table.row(["keys".into(), "5 µs".into()]);
         let text = "| stage | time |\n| ----- | ---: |\n| keys  | 5 µs |\n";
         assert_eq!(table.to_string(), text);

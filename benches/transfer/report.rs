@@ -21,7 +21,7 @@ fn middle(blocks: impl Iterator<Item = f64>) -> f64 {
 pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> String {
     let mut table = Table::new(
         2,
-        ["run", "epoch", "time", "compared with", "its time", "ratio"],
+        &["run", "epoch", "time", "compared with", "its time", "ratio"],
     );
     let seconds = |seconds: f64| time(seconds * 1e3);
     let total = |blocks: &[f64]| blocks.iter().sum::<f64>();
@@ -66,7 +66,7 @@ pub(crate) fn markdown(plain: &Plain, ample: &Ample, starved: &Starved) -> Strin
     let faster = first_without / ample.later.epoch;
     let mut memory = Table::new(
         1,
-        ["run", "peak of memory", "beyond the plain run", "bound"],
+        &["run", "peak of memory", "beyond the plain run", "bound"],
     );
     let beyond = |peak: u64| bytes(peak as f64 - plain.peak_bytes as f64);
     memory.row([

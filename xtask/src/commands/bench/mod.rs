@@ -7,12 +7,10 @@ mod plan;
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
-use xshell::{Shell, cmd};
+use anyhow::{Result, bail, ensure};
+use xshell::{Cmd, Shell, cmd};
 
-use crate::executable::{self, Executable, Kind};
 use crate::install::{fashion_mnist, libtorch, python_peer};
 use crate::machine;
 use crate::page::Page;
@@ -25,9 +23,6 @@ pub(crate) use plan::{Part, Plan};
 const PAGE: Page = Page("docs/benchmarks.md");
 const CHART: &str = "docs/benchmarks.svg";
 
-/// Follows the output of Criterion and precedes a benchmark's part of the page.
-const PAGE_BEGINS: &str = "<!-- the page begins here -->";
-
 pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
     if plan.parts().any(|part| part == Part::Workloads) {
@@ -35,14 +30,13 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
         sh.set_var(python_peer::VARIABLE, peer(root, plan)?.unwrap_or_default());
     }
     // All are built before the first one runs: nothing must compile while something is timed.
-    let programs: Vec<_> = plan
-        .parts()
-        .map(|part| Ok((part, build(&sh, part)?)))
-        .collect::<Result<_>>()?;
+    for part in plan.parts() {
+        shell::run(cargo_bench(&sh, part).arg("--no-run"))?;
+    }
     let mut failed = Vec::new();
-    for (part, program) in &programs {
+    for part in plan.parts() {
         // The other benchmarks run all the same.
-        if let Err(error) = measure(&sh, *part, program, plan) {
+        if let Err(error) = measure(&sh, part, plan) {
             eprintln!("error: {}: {error:#}", part.name());
             failed.push(part.name());
         }
@@ -77,26 +71,17 @@ fn peer(root: &Path, plan: &Plan) -> Result<Option<OsString>> {
     }
 }
 
-fn build(sh: &Shell, part: Part) -> Result<Executable> {
+fn cargo_bench(sh: &Shell, part: Part) -> Cmd<'_> {
     let (package, bench) = (part.package(), part.bench());
-    let format = ["--message-format", "json-render-diagnostics"];
-    let build = cmd!(
-        sh,
-        "cargo bench --no-run --package {package} --bench {bench} {format...}"
-    );
-    executable::parse(&shell::read(build)?)
-        .into_iter()
-        .find(|program| program.kind == Kind::Bench && program.target == bench)
-        .with_context(|| format!("cargo built no benchmark {bench}"))
+    cmd!(sh, "cargo bench --package {package} --bench {bench}")
 }
 
-/// Runs one benchmark as cargo would, shows its output and, unless `quick`, puts it into the page.
-fn measure(sh: &Shell, part: Part, program: &Executable, plan: &Plan) -> Result<()> {
+/// Runs one benchmark, shows its output and, unless `quick`, puts it into the page.
+fn measure(sh: &Shell, part: Part, plan: &Plan) -> Result<()> {
     let root = sh.current_dir();
     let figures = root.join("target/benchmark-figures.json");
     let has_chart = part == Part::Workloads;
-    let file = &program.path;
-    let mut command = cmd!(sh, "{file} --bench");
+    let mut command = cargo_bench(sh, part).arg("--");
     if plan.quick {
         command = command.arg("--quick");
     }
@@ -113,15 +98,7 @@ fn measure(sh: &Shell, part: Part, program: &Executable, plan: &Plan) -> Result<
         };
         command = command.env(fashion_mnist::VARIABLE, folder);
     }
-    eprintln!("running {}", part.name());
-    let mut command = Command::from(command);
-    let output = command
-        .current_dir(&program.package)
-        .stderr(Stdio::inherit())
-        .output();
-    let output = output.with_context(|| format!("cannot start {}", file.display()))?;
-    ensure!(output.status.success(), "ended with {}", output.status);
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let printed = shell::read(command)?;
     println!("{printed}");
     if plan.quick {
         return Ok(());
@@ -135,11 +112,8 @@ fn measure(sh: &Shell, part: Part, program: &Executable, plan: &Plan) -> Result<
         }
         sh.write_file(CHART, chart::svg(&figures.groups))?;
     }
-    let page = printed
-        .split_once(PAGE_BEGINS)
-        .map_or(&*printed, |(_, page)| page);
-    let text = format!("{}\n\n{}", machine::describe(DEFAULT), page.trim());
-    PAGE.put(&root, part.name(), &text)
+    let text = format!("{}\n\n{}", machine::describe(DEFAULT), printed.trim());
+    PAGE.put(&root, &part.name(), &text)
 }
 
 /// Whether the workloads go into the page: only with figures of the Python package. Their absence is

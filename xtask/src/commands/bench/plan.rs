@@ -37,15 +37,9 @@ pub(crate) enum Part {
 
 impl Part {
     /// On the command line, and in the markers of the page.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Workloads => "workloads",
-            Self::Policy => "policy",
-            Self::Transfer => "transfer",
-            Self::Stages => "stages",
-            Self::Store => "store",
-            Self::Scale => "scale",
-        }
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value().expect("no part is hidden");
+        value.get_name().to_owned()
     }
 
     pub(crate) fn package(self) -> &'static str {
@@ -56,9 +50,9 @@ impl Part {
     }
 
     /// The name of the benchmark in its package.
-    pub(crate) fn bench(self) -> &'static str {
+    pub(crate) fn bench(self) -> String {
         match self {
-            Self::Store => "stages",
+            Self::Store => Self::Stages.name(),
             _ => self.name(),
         }
     }
