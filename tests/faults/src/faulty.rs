@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
 use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
 
+use crate::cases::Counter;
+
 /// A call of the file system, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
@@ -126,6 +128,19 @@ impl Faulty {
             inner: Arc::new(inner),
             decide: Arc::new(decide),
         }
+    }
+
+    /// Counts the calls of one kind.
+    pub fn counting(inner: impl FileSystem + 'static, counted: Call) -> (Faulty, Arc<Counter>) {
+        let calls = Arc::new(Counter::default());
+        let counter = calls.clone();
+        let decide = move |call: Call, _: &OsStr| {
+            if call == counted {
+                counter.next();
+            }
+            Fate::Done
+        };
+        (Faulty::new(inner, decide), calls)
     }
 }
 

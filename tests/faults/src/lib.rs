@@ -4,11 +4,11 @@
 
 #![deny(missing_docs)]
 
+pub mod cases;
 pub mod faulty;
 pub mod fuzzed;
 pub mod memory;
 pub mod process;
-pub mod report;
 pub mod roles;
 pub mod rows;
 pub mod sim;

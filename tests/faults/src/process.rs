@@ -9,8 +9,6 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::geteuid;
 
-use crate::report::Report;
-
 /// The command that starts `program`, which plays a role on a directory.
 pub fn command(program: &str, role: &str, dir: &Path, args: &[String]) -> Command {
     let mut command = Command::new(program);
@@ -57,12 +55,11 @@ impl Running {
         (lines, self.child.wait().unwrap())
     }
 
-    /// Waits for its end, which must be a success, and adds what it did to the report.
+    /// Waits for its end, which must be a success.
     #[track_caller]
-    pub fn succeeds(mut self, report: &Report) {
+    pub fn succeeds(mut self) {
         let (lines, status) = self.rest();
         assert!(status.success(), "{status}: {lines:?}");
-        report.add(&lines);
     }
 }
 

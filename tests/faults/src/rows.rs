@@ -1,8 +1,11 @@
 //! Rows whose bytes follow from their numbers, so that every process can check them.
 
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Key, RowBatch, Store};
 
 /// The schema of all rows.
@@ -48,6 +51,48 @@ pub fn fetch(store: &Store, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
     slots
         .map(|slot| slot.as_ref().and_then(|_| read.next().flatten()))
         .collect()
+}
+
+/// A store that writes only on `flush`.
+pub fn opened(fs: impl FileSystem + 'static, dir: impl AsRef<Path>) -> Store {
+    Store::open_on(Arc::new(fs), dir, manual_flush()).expect("it opens")
+}
+
+/// Puts rows on disk, as one segment.
+#[track_caller]
+pub fn put_flushed(store: &Store, numbers: Range<u64>, len: usize) {
+    store.put(batch(numbers, len));
+    store.flush().expect("it is written");
+}
+
+/// Compares every byte of what a store has of some rows, and returns how many it has.
+#[track_caller]
+pub fn count_right(store: &Store, numbers: Range<u64>, len: usize) -> u64 {
+    let mut there = 0;
+    for first in numbers.clone().step_by(256) {
+        let keys = keys(first..numbers.end.min(first + 256));
+        for (key, row) in keys.iter().zip(fetch(store, &keys)) {
+            let Some(row) = row else { continue };
+            there += 1;
+            assert!(row == value(key, len), "a row of {numbers:?} is wrong");
+        }
+    }
+    there
+}
+
+/// Compares every byte of rows that must be there.
+#[track_caller]
+pub fn expect_all(store: &Store, numbers: Range<u64>, len: usize) {
+    let wanted = numbers.end - numbers.start;
+    let there = count_right(store, numbers.clone(), len);
+    assert!(there == wanted, "{there} of rows {numbers:?} are there");
+}
+
+/// Expects that a store counted no fault.
+#[track_caller]
+pub fn expect_no_faults(store: &Store) {
+    let faults = store.stats().faults;
+    assert!(faults.total() == 0, "faults: {faults:?}");
 }
 
 /// A configuration that writes only on `flush`.

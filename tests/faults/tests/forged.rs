@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice::from_ref;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use torchcache_faults::cases::{case, cases, random, seen};
 use torchcache_faults::fuzzed::{TARGETS, Target};
 use torchcache_faults::memory::{bounded, store_costs};
-use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, key, keys, manual_flush};
+use torchcache_faults::rows::{batch, expect_all, key, keys, opened};
 use torchcache_faults::sim::Sim;
 use torchcache_store::segment::{Encoding, SegmentWriter};
 use torchcache_store::{Fault, Store};
@@ -68,34 +68,35 @@ fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn mutate(report: &Report, name: &str, cases: u32) {
+/// Runs a target on mutated seeds.
+fn mutate(name: &str, cases: u32) {
     let mut targets = TARGETS.into_iter();
     let found: Option<(_, Target)> = targets.find(|(it, _)| *it == name);
     let (_, target) = found.expect("a target of this name");
-    report.random(cases, mutated(name), |bytes| {
-        target(&bytes);
-        report.caused(1);
-    });
+    proptest!(random(cases), |(bytes in mutated(name))| target(&bytes));
 }
 
 #[test]
 fn forged_segments_are_read_as_the_format_says() {
     let _alone = alone();
-    let report = Report::new("forged lengths, offsets, counts and kinds");
-    mutate(&report, "segment", cases(500, 200_000));
-    mutate(&report, "footer", cases(500, 200_000));
+    let cases = cases(500, 200_000);
+    mutate("segment", cases);
+    mutate("footer", cases);
     for bomb in bombs() {
-        report.case(format_args!("{}", bomb.name), || bomb.goes_off(&report));
+        case(format_args!("{}", bomb.name), || bomb.goes_off());
     }
-    report.finish();
+    seen(
+        "forged lengths, offsets, counts and kinds",
+        u64::from(2 * cases),
+    );
 }
 
 #[test]
 fn any_sequence_of_operations_follows_the_model() {
     let _alone = alone();
-    let report = Report::new("any sequence of operations of two processes");
-    mutate(&report, "operations", cases(200, 50_000));
-    report.finish();
+    let cases = cases(200, 50_000);
+    mutate("operations", cases);
+    seen("any sequence of operations of two processes", cases.into());
 }
 
 /// What reading a row costs at most beyond the caller's own memory: what is stored, and the value
@@ -150,15 +151,11 @@ fn bombs() -> Vec<Bomb> {
 
 impl Bomb {
     /// Reads it, compacts it, and reads it again.
-    fn goes_off(&self, report: &Report) {
+    fn goes_off(&self) {
         let sim = self.planted();
         let files = sim.files(DIR.as_ref());
         let len = files.iter().map(|file| sim.bytes(file).len()).sum();
-        report.caused(1);
-        let open = || {
-            let store = Store::open_on(Arc::new(sim.clone()), DIR, manual_flush());
-            store.unwrap()
-        };
+        let open = || opened(sim.clone(), DIR);
         let store = bounded(store_costs(len), open);
         self.is_no_row(&store, len);
         store.put(batch(200..204, 100));
@@ -166,11 +163,11 @@ impl Bomb {
         flushed.unwrap();
         let compacted = store.stats().compacted_segments as usize;
         assert!(compacted >= COMPACTED, "{compacted} were compacted");
-        report.expect_all(&store, 200..204, 100);
+        expect_all(&store, 200..204, 100);
         drop(store);
         let store = open();
         self.is_no_row(&store, len);
-        report.expect_all(&store, 200..204, 100);
+        expect_all(&store, 200..204, 100);
     }
 
     fn is_no_row(&self, store: &Store, len: usize) {

@@ -1,7 +1,6 @@
 //! Something happens during one call of the file system.
 
 use std::fs;
-use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +9,9 @@ use std::thread;
 
 use fastrand::Rng;
 use rustix::io::Errno;
+use torchcache_faults::cases::Counter;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::report::Counter;
-use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
+use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::{Eviction, Fault, Store};
@@ -34,19 +33,15 @@ fn rows_cleared_while_they_are_written_do_not_come_back() {
                 Fate::Done
             }
         };
-        let fs = Arc::new(Faulty::new(Sim::new(), decide));
-        let opened = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
-        let store = store.get_or_init(|| opened);
+        let store = store.get_or_init(|| opened(Faulty::new(Sim::new(), decide), "/cache"));
         store.put(batch(0..5, LEN));
         store.flush().expect("cleared rows are not lost rows");
         assert!(calls.get() > 0, "{call:?} came to pass");
-        let there = fetch(store, &keys(0..5));
-        assert!(there.iter().all(Option::is_none), "cleared at {call:?}");
+        assert_eq!(count_right(store, 0..5, LEN), 0, "cleared at {call:?}");
         let stats = store.stats();
         assert_eq!((stats.rows, stats.stored_rows, stats.lost_rows), (0, 0, 0));
-        store.put(batch(0..5, LEN));
-        store.flush().expect("it is written");
-        assert!(fetch(store, &keys(0..5)).iter().all(Option::is_some));
+        put_flushed(store, 0..5, LEN);
+        expect_all(store, 0..5, LEN);
     }
 }
 
@@ -54,22 +49,19 @@ fn rows_cleared_while_they_are_written_do_not_come_back() {
 fn cleared_rows_do_not_come_back_after_a_power_cut() {
     for seed in 0..50 {
         let (sim, mut rng) = (Sim::new(), Rng::with_seed(seed));
-        let open =
-            || Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
-        let store = open();
-        store.put(batch(0..5, LEN));
-        store.flush().expect("it is written");
+        let store = opened(sim.clone(), "/cache");
+        put_flushed(&store, 0..5, LEN);
         store.clear();
         sim.cut_power(&mut rng);
         drop(store);
-        assert!(fetch(&open(), &keys(0..5)).iter().all(Option::is_none));
+        assert_eq!(count_right(&opened(sim, "/cache"), 0..5, LEN), 0);
     }
 }
 
 #[test]
 fn compaction_does_not_revive_cleared_segments() {
     let sim = Sim::new();
-    let other = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
+    let other = opened(sim.clone(), "/cache");
     let renamed = Arc::new(Counter::default());
     let decide = {
         let renamed = renamed.clone();
@@ -81,17 +73,15 @@ fn compaction_does_not_revive_cleared_segments() {
             Fate::Done
         }
     };
-    let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
     for n in 0..8 {
-        store.put(batch(n..n + 1, LEN));
-        store.flush().expect("it is written");
+        put_flushed(&store, n..n + 1, LEN);
     }
     assert_eq!(renamed.get(), 9, "they were compacted");
     store.refresh();
-    assert!(fetch(&store, &keys(0..8)).iter().all(Option::is_none));
-    let reopened = Store::open_on(Arc::new(sim), "/cache", manual_flush()).expect("it opens");
-    assert!(fetch(&reopened, &keys(0..8)).iter().all(Option::is_none));
+    assert_eq!(count_right(&store, 0..8, LEN), 0);
+    let reopened = opened(sim, "/cache");
+    assert_eq!(count_right(&reopened, 0..8, LEN), 0);
     assert_eq!(store.stats().faults.total(), 0);
 }
 
@@ -101,8 +91,7 @@ fn a_segment_that_turns_into_a_link_is_not_followed() {
     let (dir, away) = (root.path().join("cache"), root.path().join("away"));
     for place in [&dir, &away] {
         let store = Store::open(place, manual_flush()).expect("it opens");
-        store.put(batch(0..5, LEN));
-        store.flush().expect("it is written");
+        put_flushed(&store, 0..5, LEN);
     }
     let segment = |dir| {
         let mut entries = fs::read_dir(dir).expect("it is there");
@@ -110,30 +99,28 @@ fn a_segment_that_turns_into_a_link_is_not_followed() {
         entry.expect("it can be read").path()
     };
     let (here, there) = (segment(&dir), segment(&away));
-    let opened = Arc::new(Counter::default());
+    let opens = Arc::new(Counter::default());
     let decide = {
-        let opened = opened.clone();
+        let opens = opens.clone();
         move |call: Call, _: &_| {
-            if call == Call::Open && opened.next() == 1 {
+            if call == Call::Open && opens.next() == 1 {
                 fs::remove_file(&here).expect("it is there");
                 symlink(&there, &here).expect("it can be made");
             }
             Fate::Done
         }
     };
-    let fs = Arc::new(Faulty::new(Os, decide));
-    let store = Store::open_on(fs, &dir, manual_flush()).expect("it opens");
-    assert!(opened.get() > 0, "it was opened");
-    assert!(fetch(&store, &keys(0..5)).iter().all(Option::is_none));
+    let store = opened(Faulty::new(Os, decide), &dir);
+    assert!(opens.get() > 0, "it was opened");
+    assert_eq!(count_right(&store, 0..5, LEN), 0);
     assert!(store.stats().faults.total() > 0);
 }
 
 #[test]
 fn a_segment_that_failed_to_open_is_opened_later() {
     let sim = Sim::new();
-    let first = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()).expect("it opens");
-    first.put(batch(0..3, LEN));
-    first.flush().expect("it is written");
+    let first = opened(sim.clone(), "/cache");
+    put_flushed(&first, 0..3, LEN);
     drop(first);
     let dir = sim
         .open_dir(Path::new("/cache"), false)
@@ -155,8 +142,7 @@ fn a_segment_that_failed_to_open_is_opened_later() {
             false => Fate::Done,
         }
     };
-    let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", manual_flush()).expect("it opens");
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
     assert_eq!(store.stats().segments, 2);
     fails.store(true, Ordering::SeqCst);
     dir.remove(segment.file_name().expect("it has a name"))
@@ -177,7 +163,7 @@ fn a_segment_that_failed_to_open_is_opened_later() {
     );
     fails.store(false, Ordering::SeqCst);
     store.refresh();
-    assert!(fetch(&store, &keys(0..3)).iter().all(Option::is_some));
+    expect_all(&store, 0..3, LEN);
 }
 
 /// A store of a directory that holds about 64 KB, in segments of about 4 KB.
@@ -189,28 +175,14 @@ fn small(fs: impl FileSystem + 'static, eviction: Eviction) -> Store {
     Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
 }
 
-fn put(store: &Store, numbers: Range<u64>) {
-    store.put(batch(numbers, LEN));
-    store.flush().expect("it is written");
-}
-
 #[test]
 fn making_room_lists_the_directory_once_per_batch() {
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
-        let lists = Arc::new(Counter::default());
-        let decide = {
-            let lists = lists.clone();
-            move |call: Call, _: &_| {
-                if call == Call::List {
-                    lists.next();
-                }
-                Fate::Done
-            }
-        };
-        let store = small(Faulty::new(Sim::new(), decide), eviction);
+        let (fs, lists) = Faulty::counting(Sim::new(), Call::List);
+        let store = small(fs, eviction);
         for n in 0..4 {
             let before = lists.get();
-            put(&store, 300 * n..300 * (n + 1));
+            put_flushed(&store, 300 * n..300 * (n + 1), LEN);
             assert_eq!(lists.get() - before, 1, "batch {n}, {eviction:?}");
         }
         let stats = store.stats();
@@ -223,14 +195,14 @@ fn making_room_lists_the_directory_once_per_batch() {
 fn what_another_process_evicted_is_not_evicted_again() {
     let sim = Sim::new();
     let [store, other] = [(); 2].map(|()| small(sim.clone(), Eviction::LeastRecentlyRead));
-    put(&store, 0..400);
-    put(&other, 1000..1400);
+    put_flushed(&store, 0..400, LEN);
+    put_flushed(&other, 1000..1400, LEN);
     assert!(other.stats().evicted_rows > 200, "{:?}", other.stats());
-    put(&store, 2000..2010);
+    put_flushed(&store, 2000..2010, LEN);
     let stats = store.stats();
     assert!(
         stats.bytes <= 64 << 10 && stats.evicted_rows < 100,
         "{stats:?}"
     );
-    assert!(fetch(&store, &keys(2000..2010)).iter().all(Option::is_some));
+    expect_all(&store, 2000..2010, LEN);
 }

@@ -29,13 +29,11 @@ const CASES: u32 = 10_000;
 /// Interleavings that each scheduler of the model checker tries.
 const INTERLEAVINGS: u32 = 3_000;
 
-/// A line of the table.
+/// A line of the table: a fault, and how often it was caused.
 #[derive(Debug, PartialEq)]
 struct Row {
     fault: String,
-    cases: u64,
-    caused: u64,
-    rows: u64,
+    times: u64,
 }
 
 /// With `names` only the tests whose names contain one of them, and no table.
@@ -51,7 +49,7 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
             "cargo test --release {test...} -- {flags...} {names...}"
         );
         for row in parse(&shell::read_tests(test.env("TORCHCACHE_SOAK", "1"))?)? {
-            println!("{}", row.line());
+            println!("{}: {}", row.fault, row.times);
             rows.push(row);
         }
     }
@@ -67,12 +65,11 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let minutes = begin.elapsed().as_secs().div_ceil(60);
     let mut text = format!(
         "{}\n\n{minutes} minutes. No row was wrong, and no flushed row was lost.\n\n\
-         | fault | cases | faults caused | rows compared |\n| --- | ---: | ---: | ---: |\n",
+         | fault | times |\n| --- | ---: |\n",
         machine::describe(DEFAULT),
     );
-    for row in rows {
-        text += &row.line();
-        text.push('\n');
+    for Row { fault, times } in rows {
+        text += &format!("| {fault} | {times} |\n");
     }
     PAGE.put(root, "soak", &text)
 }
@@ -88,51 +85,26 @@ fn state_machine(sh: &Shell) -> Result<Row> {
 
 /// One line for all that some tests did.
 fn sum(fault: &str, output: &str) -> Result<Row> {
-    let rows = parse(output)?;
-    let of = |count: fn(&Row) -> u64| rows.iter().map(count).sum();
     Ok(Row {
         fault: fault.to_owned(),
-        cases: of(|row| row.cases),
-        caused: of(|row| row.caused),
-        rows: of(|row| row.rows),
+        times: parse(output)?.iter().map(|row| row.times).sum(),
     })
 }
 
-/// What tests print: `seen`, the cases, the faults caused, the rows compared, and what the fault is.
+/// What tests print: `seen`, how often the fault was caused, and what it is.
 fn parse(output: &str) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for line in output.lines() {
-        // The test harness prints the name of a test in front of it.
-        let Some((_, text)) = line.split_once("seen ") else {
-            continue;
-        };
-        let row = Row::parse(text);
-        rows.push(row.with_context(|| format!("cannot read {line:?}"))?);
-    }
-    Ok(rows)
-}
-
-impl Row {
-    fn parse(text: &str) -> Option<Row> {
-        let mut words = text.splitn(4, ' ');
-        let mut number = || words.next()?.parse().ok();
-        Some(Row {
-            cases: number()?,
-            caused: number()?,
-            rows: number()?,
-            fault: words.next().unwrap_or_default().to_owned(),
+    // The test harness prints the name of a test in front of it.
+    let seen = output.lines().filter_map(|line| line.split_once("seen "));
+    seen.map(|(_, text)| {
+        let (times, fault) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(Row {
+            fault: fault.to_owned(),
+            times: times
+                .parse()
+                .with_context(|| format!("cannot read {text:?}"))?,
         })
-    }
-
-    fn line(&self) -> String {
-        let Row {
-            fault,
-            cases,
-            caused,
-            rows,
-        } = self;
-        format!("| {fault} | {cases} | {caused} | {rows} |")
-    }
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -141,16 +113,16 @@ mod tests {
 
     #[test]
     fn what_tests_print_becomes_rows() {
-        let output = "running 2 tests\ntest a ... seen 2 3 4 a fault, or two\nok\nseen 5 6 7\n";
-        let row = |fault: &str, [cases, caused, rows]: [u64; 3]| Row {
+        let output = "running 2 tests\ntest a ... seen 2 a fault, or two\nok\nseen 5\n";
+        let row = |fault: &str, times| Row {
             fault: fault.to_owned(),
-            cases,
-            caused,
-            rows,
+            times,
         };
-        let expected = [row("a fault, or two", [2, 3, 4]), row("", [5, 6, 7])];
-        assert_eq!(parse(output).unwrap(), expected);
-        assert_eq!(sum("all", output).unwrap(), row("all", [7, 9, 11]));
-        assert!(parse("seen 1 2\n").is_err());
+        assert_eq!(
+            parse(output).unwrap(),
+            [row("a fault, or two", 2), row("", 5)]
+        );
+        assert_eq!(sum("all", output).unwrap(), row("all", 7));
+        assert!(parse("seen often\n").is_err());
     }
 }

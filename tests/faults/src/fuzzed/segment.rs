@@ -13,7 +13,7 @@ use torchcache_store::{Fault, Key, Store};
 use super::admin::administrate;
 use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
 use crate::memory::{EACH_BYTE, bounded, store_costs};
-use crate::rows::{batch, key, manual_flush};
+use crate::rows::{key, manual_flush, put_flushed};
 use crate::sim::Sim;
 
 const DIR: &str = "/cache";
@@ -152,8 +152,7 @@ fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
     {
         return;
     }
-    store.put(batch(u64::MAX - 1..u64::MAX, 8));
-    store.flush().expect("it is written and compacted");
+    put_flushed(store, u64::MAX - 1..u64::MAX, 8);
     let stats = store.stats();
     assert!(stats.compacted_segments >= COPIES as u64, "{stats:?}");
     // A compaction copies what has the right checksum, and of two rows with one key the first.

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use torchcache_store::{Fault, FlushError, Store, StoreError};
 
-use crate::process::say;
-use crate::report::Report;
-use crate::rows::{batch, manual_flush};
+use crate::rows::{batch, count_right, expect_all, manual_flush, put_flushed};
 
 const LEN: usize = 1500;
 
@@ -25,15 +23,13 @@ pub fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// The arguments: `read-only`, `closed`, or `closed-while-open`.
 pub fn run(root: &Path, args: &[String]) {
-    let report = Report::new("permissions");
     let dir = root.join("cache");
     let mode = |mode| {
         let permissions = fs::Permissions::from_mode(mode);
         fs::set_permissions(&dir, permissions).unwrap();
     };
     let store = Store::open(&dir, manual_flush()).unwrap();
-    store.put(batch(0..10, LEN));
-    store.flush().unwrap();
+    put_flushed(&store, 0..10, LEN);
     match args {
         [case] if case == "read-only" => {
             drop(store);
@@ -41,12 +37,12 @@ pub fn run(root: &Path, args: &[String]) {
             let before = content(&dir);
             let store = Store::open(&dir, manual_flush()).unwrap();
             assert_eq!(store.stats().faults.get(Fault::Write), 1, "and no more");
-            report.expect_all(&store, 0..10, LEN);
+            expect_all(&store, 0..10, LEN);
             store.put(batch(0..20, LEN));
-            report.expect_all(&store, 0..20, LEN);
+            expect_all(&store, 0..20, LEN);
             let lost = store.flush().expect_err("nothing can be written");
             assert!(matches!(lost, FlushError::Lost { rows: 10 }), "{lost}");
-            report.expect_all(&store, 0..10, LEN);
+            expect_all(&store, 0..10, LEN);
             assert_eq!(content(&dir), before);
             // An empty one is of no use.
             let empty = root.join("empty");
@@ -65,24 +61,22 @@ pub fn run(root: &Path, args: &[String]) {
             assert_eq!(source.kind(), io::ErrorKind::PermissionDenied, "{source}");
         }
         _ => {
-            report.expect_all(&store, 0..5, LEN);
+            expect_all(&store, 0..5, LEN);
             mode(0o000);
             // The file is open, so its rows are there; nothing else is.
-            report.expect_all(&store, 0..10, LEN);
-            report.count_right(&store, 0..100, LEN);
+            expect_all(&store, 0..10, LEN);
+            count_right(&store, 0..100, LEN);
             store.put(batch(10..20, LEN));
             store.flush().expect_err("nothing can be written");
-            report.count_right(&store, 0..20, LEN);
+            count_right(&store, 0..20, LEN);
             assert!(store.stats().faults.get(Fault::Write) > 0);
         }
     }
-    report.caused(1);
     mode(0o755);
     let store = Store::open(&dir, manual_flush()).unwrap();
-    report.expect_all(&store, 0..10, LEN);
+    expect_all(&store, 0..10, LEN);
     store.put(batch(0..20, LEN));
     let _ = store.flush();
     store.flush().unwrap();
-    report.expect_all(&store, 0..20, LEN);
-    say(report.line());
+    expect_all(&store, 0..20, LEN);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use torchcache_store::{RowBatch, RowValues, Store};
 
-use crate::report::eventually;
+use crate::cases::eventually;
 use crate::rows::key;
 
 /// The flusher asks for the row within this time.

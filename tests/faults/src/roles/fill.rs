@@ -5,20 +5,17 @@ use std::path::Path;
 use torchcache_store::{Fault, FlushError, Store};
 
 use crate::process::say;
-use crate::report::Report;
-use crate::rows::{batch, manual_flush};
+use crate::rows::{batch, count_right, expect_all, manual_flush, put_flushed};
 
 const LEN: usize = 3000;
 
 /// No arguments.
 pub fn run(dir: &Path, _: &[String]) {
     say("STARTED");
-    let report = Report::new("no room");
     let config = manual_flush().with_segment_bytes(100_000);
     let store = Store::open(dir, config.clone()).unwrap();
     for n in 0..10 {
-        store.put(batch(20 * n..20 * n + 20, LEN));
-        store.flush().expect("small segments fit");
+        put_flushed(&store, 20 * n..20 * n + 20, LEN);
     }
     // More in one segment than fits.
     store.reconfigure(config.with_segment_bytes(10_000_000));
@@ -32,12 +29,9 @@ pub fn run(dir: &Path, _: &[String]) {
         stats.faults.get(Fault::NoSpace),
         "{stats:?}"
     );
-    report.caused(stats.faults.get(Fault::NoSpace));
-    report.expect_all(&store, 0..200, LEN);
-    report.count_right(&store, 1000..1400, LEN);
+    expect_all(&store, 0..200, LEN);
+    count_right(&store, 1000..1400, LEN);
     store.clear();
-    store.put(batch(2000..2020, LEN));
-    store.flush().expect("there is room again");
-    report.expect_all(&store, 2000..2020, LEN);
-    say(report.line());
+    put_flushed(&store, 2000..2020, LEN);
+    expect_all(&store, 2000..2020, LEN);
 }

@@ -12,8 +12,7 @@ use torchcache_store::{Store, TempCache};
 
 use super::endless::put_endless;
 use crate::faulty::kill_this_process;
-use crate::report::Report;
-use crate::rows::{batch, manual_flush};
+use crate::rows::{batch, count_right, expect_all, manual_flush, put_flushed};
 use crate::sys;
 
 /// So long that rows are read by several threads.
@@ -27,14 +26,12 @@ const REJECTED: Range<u64> = 400..410;
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) fn goes_on(dir: &Path) {
-    let report = Report::new("fork");
     let mut private = Some(TempCache::new_in(dir).unwrap());
     let open = |name: &str| {
         let store = Store::open(dir.join(name), manual_flush()).unwrap();
-        store.put(batch(FLUSHED, LEN));
-        store.flush().unwrap();
+        put_flushed(&store, FLUSHED, LEN);
         // With threads that the child will not have.
-        report.expect_all(&store, FLUSHED, LEN);
+        expect_all(&store, FLUSHED, LEN);
         store
     };
     let store = open("other");
@@ -53,10 +50,10 @@ pub(super) fn goes_on(dir: &Path) {
             kill_this_process();
         });
         for store in [&store, &busy] {
-            report.expect_all(store, FLUSHED, LEN);
+            expect_all(store, FLUSHED, LEN);
             store.put(batch(REJECTED, LEN));
             assert_eq!(store.stats().lost_rows, 10);
-            assert_eq!(report.count_right(store, REJECTED, LEN), 0);
+            assert_eq!(count_right(store, REJECTED, LEN), 0);
         }
         drop((private.take(), busy, store)); // the last of each in the child
         0
@@ -69,7 +66,7 @@ pub(super) fn goes_on(dir: &Path) {
     assert!(private.path().is_dir(), "the child removed it");
     let store = Store::open(dir.join("other"), manual_flush()).unwrap();
     for rows in [FLUSHED, QUEUED] {
-        report.expect_all(&store, rows, LEN);
+        expect_all(&store, rows, LEN);
     }
-    assert_eq!(report.count_right(&store, REJECTED, LEN), 0);
+    assert_eq!(count_right(&store, REJECTED, LEN), 0);
 }

@@ -11,8 +11,7 @@ use fastrand::Rng;
 use torchcache_store::{Compression, Config, Fault, Store};
 
 use crate::process::say;
-use crate::report::Report;
-use crate::rows::batch;
+use crate::rows::{self, batch};
 
 /// The length of the rows.
 pub const LEN: usize = 2500;
@@ -48,7 +47,12 @@ pub fn run(root: &Path, args: &[String]) {
         config.max_bytes = 1_500_000;
     }
     let store = Store::open(root.join(CACHE), config).unwrap();
-    let report = Report::new("several processes");
+    let mut compared = 0;
+    let mut count_right = |numbers| {
+        let there = rows::count_right(&store, numbers, LEN);
+        compared += there;
+        there
+    };
     // Rows of its own, far from all others'.
     let first = if part == "own" {
         1_000_000 * number(place)
@@ -72,12 +76,12 @@ pub fn run(root: &Path, args: &[String]) {
                     flushed = next;
                 }
                 let back = next.saturating_sub(rng.u64(0..500)).max(first);
-                report.count_right(&store, back..next, LEN);
+                count_right(back..next);
             }
             "common" | "evict" | "clear" => {
                 let from = rng.u64(0..COMMON);
                 store.put(batch(from..from + rng.u64(1..20), LEN));
-                report.count_right(&store, from..from + 64, LEN);
+                count_right(from..from + 64);
                 // If it were cleared too often, nothing would be evicted.
                 let pause = if is_done("EVICTED") { 1 } else { 8 };
                 if part == "clear" && last_clear.elapsed() > CLEAR_EVERY * pause {
@@ -95,17 +99,17 @@ pub fn run(root: &Path, args: &[String]) {
             }
             _ => {
                 let from = rng.u64(0..COMMON);
-                seen.insert(from, report.count_right(&store, from..from + 64, LEN));
+                seen.insert(from, count_right(from..from + 64));
                 // Look again at rows that were there before.
                 let (&from, there) = seen.iter_mut().next().unwrap();
                 let before = *there;
-                *there = report.count_right(&store, from..from + 64, LEN);
+                *there = count_right(from..from + 64);
                 gone += before.saturating_sub(*there);
                 if *there == 0 {
                     seen.remove(&from);
                 }
                 let place = rng.u64(2..4) * 1_000_000 + rng.u64(0..2000);
-                report.count_right(&store, place..place + 64, LEN);
+                count_right(place..place + 64);
             }
         }
         let stats = store.stats();
@@ -121,7 +125,7 @@ pub fn run(root: &Path, args: &[String]) {
     if faults.iter().any(is_bad) {
         say(format_args!("FAULTS {faults:?}"));
     }
-    say(report.line());
+    say(format_args!("COMPARED {compared}"));
     say(format_args!("FIRST {first}"));
     say(format_args!("FLUSHED {flushed}"));
     for (deed, times) in DEEDS.iter().zip(own) {

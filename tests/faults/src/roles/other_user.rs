@@ -5,9 +5,7 @@ use std::path::Path;
 
 use torchcache_store::{Fault, Store, StoreError};
 
-use crate::process::say;
-use crate::report::Report;
-use crate::rows::{batch, manual_flush};
+use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
 
 /// The length of the rows.
 pub const LEN: usize = 64;
@@ -25,21 +23,17 @@ pub fn refused(dir: &Path, why: &str) {
 }
 
 /// Expects that a store reads nothing of what was planted, and works. Returns it.
-pub fn nothing_planted(report: &Report, dir: &Path) -> Store {
+pub fn nothing_planted(dir: &Path) -> Store {
     let store = Store::open(dir, manual_flush()).unwrap();
-    assert_eq!(report.count_right(&store, PLANTED, LEN), 0);
-    store.put(batch(0..20, LEN));
-    store.flush().unwrap();
-    report.expect_all(&store, 0..20, LEN);
+    assert_eq!(count_right(&store, PLANTED, LEN), 0);
+    put_flushed(&store, 0..20, LEN);
+    expect_all(&store, 0..20, LEN);
     store
 }
 
 /// No arguments; as a user that is not root.
 pub fn run(root: &Path, _: &[String]) {
-    let report = Report::new("another owner");
     refused(&root.join("of another"), "belongs to user");
-    let store = nothing_planted(&report, &root.join("own"));
+    let store = nothing_planted(&root.join("own"));
     assert_eq!(store.stats().faults.get(Fault::PermissionRejected), 1);
-    report.caused(2);
-    say(report.line());
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use torchcache_store::fs::Os;
 use torchcache_store::{Config, Store};
 
+use crate::cases::Counter;
 use crate::faulty::{Call, Fate, Faulty};
 use crate::process::say;
-use crate::report::Counter;
 use crate::rows::{batch, manual_flush};
 
 /// Rows of this length fill a segment each where the target is small.

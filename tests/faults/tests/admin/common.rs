@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use torchcache_faults::cases::Counter;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::report::Counter;
-use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
+use torchcache_faults::rows::{self, count_right, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::Store;
 use torchcache_store::admin::{Cache, Root};
@@ -28,18 +28,17 @@ pub(crate) fn root() -> Sim {
 
 /// A store on a cache of the root.
 pub(crate) fn store(fs: impl FileSystem + 'static, cache: &str) -> Store {
-    Store::open_on(Arc::new(fs), Path::new("/root").join(cache), manual_flush()).expect("it opens")
+    rows::opened(fs, Path::new("/root").join(cache))
 }
 
 /// Puts rows on disk, as one segment.
 pub(crate) fn put(store: &Store, numbers: Range<u64>) {
-    store.put(batch(numbers, LEN));
-    store.flush().expect("it is written");
+    put_flushed(store, numbers, LEN);
 }
 
 pub(crate) fn is_there(sim: &Sim, cache: &str, numbers: Range<u64>) -> bool {
-    let store = store(sim.clone(), cache);
-    fetch(&store, &keys(numbers)).iter().all(Option::is_some)
+    let wanted = numbers.end - numbers.start;
+    count_right(&store(sim.clone(), cache), numbers, LEN) == wanted
 }
 
 /// Makes all segments of a cache look as if they were last read so long ago.
@@ -92,21 +91,6 @@ pub(crate) fn is_segment(name: &OsStr) -> bool {
 /// The last part of a path.
 pub(crate) fn name(path: &Path) -> &OsStr {
     path.file_name().expect("it has one")
-}
-
-/// A file system that counts the calls of one kind.
-pub(crate) fn counting(sim: &Sim, counted: Call) -> (Faulty, Arc<Counter>) {
-    let calls = Arc::new(Counter::default());
-    let decide = {
-        let calls = calls.clone();
-        move |call: Call, _: &OsStr| {
-            if call == counted {
-                calls.next();
-            }
-            Fate::Done
-        }
-    };
-    (Faulty::new(sim.clone(), decide), calls)
 }
 
 /// A file system on which something happens once: before the first call that is `when`.

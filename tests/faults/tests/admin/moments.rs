@@ -8,16 +8,16 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use torchcache_faults::cases::Counter;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::report::Counter;
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, SegmentRepair, SegmentState, check, clear, prune, repair};
 use torchcache_store::fs::FileSystem;
 use torchcache_store::manifest::{self, Manifest};
 
 use crate::common::{
-    HOUR, age, before, bytes, counting, dir, is_segment, is_there, name, only, opened, put, root,
-    segments, store,
+    HOUR, age, before, bytes, dir, is_segment, is_there, name, only, opened, put, root, segments,
+    store,
 };
 
 #[test]
@@ -26,7 +26,7 @@ fn a_compaction_under_way_does_not_count_twice() {
     put(&store(sim.clone(), "old"), 100..110);
     age(&sim, "old", HOUR);
     let (renamed, is_merging) = (Counter::default(), Arc::new(AtomicBool::new(false)));
-    let (looking, looks) = counting(&sim, Call::List);
+    let (looking, looks) = Faulty::counting(sim.clone(), Call::List);
     let decide = {
         let is_merging = is_merging.clone();
         move |call: Call, _: &_| {
@@ -170,7 +170,7 @@ fn repair_keeps_a_segment_that_grew_meanwhile() {
 /// Prunes segments not read for half an hour, while something happens between the listing and the removal. Returns how many caches lost something.
 fn pruned_while(sim: &Sim, happens: impl Fn(&Sim) + Send + Sync + 'static) -> usize {
     let keep = Keep::ReadWithin(HOUR / 2);
-    let (looking, stats) = counting(sim, Call::Stat);
+    let (looking, stats) = Faulty::counting(sim.clone(), Call::Stat);
     let dry = prune(&opened(looking), keep, true);
     assert_eq!(dry.expect("it can be listed").caches.len(), 1);
     // After the listing.

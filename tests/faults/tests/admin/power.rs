@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 use rustix::io::Errno;
+use torchcache_faults::cases::Counter;
 use torchcache_faults::faulty::{Fate, Faulty};
-use torchcache_faults::report::Counter;
 use torchcache_faults::rows::{fetch, keys, value};
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, check, clear, prune, repair};

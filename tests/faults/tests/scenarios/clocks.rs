@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use proptest::prelude::*;
-use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, manual_flush};
+use torchcache_faults::cases::{cases, random, seen};
+use torchcache_faults::rows::{batch, count_right, expect_all, expect_no_faults, manual_flush};
 use torchcache_store::{Config, Store};
 
 const LEN: usize = 9000;
@@ -20,9 +20,9 @@ const SEGMENTS: u64 = 30;
 
 #[test]
 fn wrong_times_cost_no_rows() {
-    let report = Report::new("clocks set back, times in the future");
-    report.random(cases(3, 100), any::<u64>(), |seed| odd_times(&report, seed));
-    report.finish();
+    let cases = cases(3, 100);
+    proptest!(random(cases), |(seed: u64)| odd_times(seed));
+    seen("clocks set back, times in the future", cases.into());
 }
 
 fn opened(dir: &Path, config: Config) -> Store {
@@ -56,7 +56,7 @@ fn odd_time(rng: &mut Rng) -> SystemTime {
     }
 }
 
-fn odd_times(report: &Report, seed: u64) {
+fn odd_times(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
@@ -73,7 +73,6 @@ fn odd_times(report: &Report, seed: u64) {
         let file = moved.and_then(|()| fs::File::options().append(true).open(&path));
         let set = file.and_then(|file| file.set_modified(odd_time(&mut rng)));
         set.unwrap();
-        report.caused(1);
     }
     // A temporary file from the future, and one from a moment ago.
     let temps = [".tmp-1-2-3.tcs", ".tmp-4-5-6.tcs"].map(|name| dir.join(name));
@@ -90,23 +89,21 @@ fn odd_times(report: &Report, seed: u64) {
         !temps[0].exists() && temps[1].exists(),
         "a file of the far future has no writer, one of now may"
     );
-    report.expect_all(&store, 0..12, LEN);
+    expect_all(&store, 0..12, LEN);
     put_each(&store, 12..15);
-    report.expect_all(&store, 0..15, LEN);
+    expect_all(&store, 0..15, LEN);
     // The limit holds whatever the times are, and the newest rows stay.
     store.reconfigure(single(6 * 9_500));
     put_each(&store, 15..18);
     let bytes = store.stats().bytes;
     assert!(bytes <= 6 * 9_500, "{bytes} bytes are kept");
-    report.count_right(&store, 0..15, LEN);
-    report.expect_all(&store, 15..18, LEN);
-    let faults = store.stats().faults;
-    assert!(faults.total() == 0, "faults: {faults:?}");
+    count_right(&store, 0..15, LEN);
+    expect_all(&store, 15..18, LEN);
+    expect_no_faults(&store);
 }
 
 #[test]
 fn a_hundred_thousand_files_are_listed() {
-    let report = Report::new("100,000 files in the directory");
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
     for n in 0..FILES {
@@ -123,18 +120,17 @@ fn a_hundred_thousand_files_are_listed() {
             _ => Ok(()),
         });
         dated.unwrap();
-        report.caused(1);
     }
     let store = opened(dir, single(1 << 30));
     put_each(&store, 0..SEGMENTS);
-    report.expect_all(&store, 0..SEGMENTS, LEN);
+    expect_all(&store, 0..SEGMENTS, LEN);
     drop(store);
     let store = opened(dir, single(1 << 30));
-    report.expect_all(&store, 0..SEGMENTS, LEN);
+    expect_all(&store, 0..SEGMENTS, LEN);
     let empty = store.stats().faults.total();
     assert!(empty == FILES as u64 / 10, "{empty} faults");
     store.clear();
     let left = fs::read_dir(dir).unwrap().count();
     assert!(left == FILES - FILES / 10, "{left} files are left");
-    report.finish();
+    seen("files in one directory", FILES as u64);
 }

@@ -6,9 +6,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use torchcache_faults::cases::{case, seen};
 use torchcache_faults::fuzzed::reference::{self, HEADER};
-use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, fetch, keys, manual_flush};
+use torchcache_faults::rows::{
+    count_right, expect_all, expect_no_faults, fetch, keys, manual_flush, put_flushed,
+};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Fault, Key, Store};
 
@@ -69,21 +71,20 @@ impl Sound {
     }
 
     /// For each row, whether a store has it. Each row found is compared.
-    fn check(&self, report: &Report, store: &Store) -> Vec<bool> {
+    fn check(&self, store: &Store) -> Vec<bool> {
         let keys: Vec<Key> = self.rows.iter().map(|row| row.key).collect();
         let found = fetch(store, &keys).into_iter().zip(&self.rows);
         let there = found.map(|(found, sound)| {
             let Some(found) = found else { return false };
             assert!(found == sound.value, "a row is wrong");
-            report.checked(1);
             true
         });
         there.collect()
     }
 
     /// The same where the footer is intact: exactly the rows that the damage hit are missing.
-    fn check_others(&self, report: &Report, store: &Store, hit: &Range<usize>) {
-        let there = self.check(report, store);
+    fn check_others(&self, store: &Store, hit: &Range<usize>) {
+        let there = self.check(store);
         let whole = self
             .rows
             .iter()
@@ -130,15 +131,14 @@ fn opened(sim: &Sim, mmap: bool) -> Store {
 fn written(rows: Range<u64>, len: usize) -> Vec<u8> {
     let sim = Sim::new();
     let store = opened(&sim, false);
-    store.put(batch(rows, len));
-    store.flush().expect("it is written");
+    put_flushed(&store, rows, len);
     let path = sim.files(Path::new(DIR)).pop().expect("one segment");
     sim.bytes(&path)
 }
 
 #[test]
 fn corrupt_bytes_cost_only_the_rows_they_hit() {
-    let report = Report::new("any bit flipped, any cut, bytes appended, segments swapped");
+    let mut changes = 0;
     for sound in segments() {
         let all = sound.bytes.len();
         for bit in 0..8 * all {
@@ -151,7 +151,7 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
                 fault: None,
             };
             let name = format_args!("bit {bit} of byte {byte} of {all} flipped");
-            damage.cause(&report, name, &sound, |bytes| bytes[byte] ^= 1 << bit);
+            damage.cause(name, &sound, |bytes| bytes[byte] ^= 1 << bit);
         }
         for (len, mmap) in (0..all).flat_map(|len| [(len, false), (len, true)]) {
             let damage = Damage {
@@ -161,7 +161,7 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
                 fault: Some(Fault::Truncated),
             };
             let name = format_args!("cut to {len}");
-            damage.cause(&report, name, &sound, |bytes| bytes.truncate(len));
+            damage.cause(name, &sound, |bytes| bytes.truncate(len));
         }
         for len in 1..200 {
             let damage = Damage {
@@ -174,16 +174,18 @@ fn corrupt_bytes_cost_only_the_rows_they_hit() {
                 .take(len)
                 .collect();
             let name = format_args!("{len} bytes appended");
-            damage.cause(&report, name, &sound, |bytes| bytes.extend(junk));
+            damage.cause(name, &sound, |bytes| bytes.extend(junk));
         }
+        // Bits, lengths for both ways to read, and bytes appended.
+        changes += (8 + 2) * all as u64 + 199;
     }
     for while_open in [false, true] {
-        report.case(format_args!("swapped, open: {while_open}"), || {
-            swapped(&report, while_open);
+        case(format_args!("swapped, open: {while_open}"), || {
+            swapped(while_open);
         });
     }
-    report.case(format_args!("of another store"), || another_s(&report));
-    report.finish();
+    of_another_store();
+    seen("any bit flipped, any cut, bytes appended", changes);
 }
 
 /// How a segment is damaged and read.
@@ -199,32 +201,25 @@ struct Damage {
 
 impl Damage {
     /// Changes a segment while a store has it open, and opens another store.
-    fn cause(
-        self,
-        report: &Report,
-        name: Arguments<'_>,
-        sound: &Sound,
-        change: impl FnOnce(&mut Vec<u8>),
-    ) {
+    fn cause(self, name: Arguments<'_>, sound: &Sound, change: impl FnOnce(&mut Vec<u8>)) {
         let Damage {
             hit,
             mmap,
             compacts,
             fault,
         } = self;
-        report.case(name, || {
+        case(name, || {
             let sim = holding(&sound.bytes);
             let before = opened(&sim, !mmap);
             sim.damage(&path(), change);
-            report.caused(1);
             let store = opened(&sim, mmap);
             let records = sound.records();
             let is_read = records.start <= hit.start && hit.end <= records.end;
             if is_read {
-                sound.check_others(report, &store, &hit);
+                sound.check_others(&store, &hit);
             } else {
                 // Without the footer, there are no rows.
-                let there = sound.check(report, &store);
+                let there = sound.check(&store);
                 assert!(there.contains(&false), "a row is missing");
             }
             let faults = store.stats().faults;
@@ -237,27 +232,25 @@ impl Damage {
                 "it is left alone"
             );
             // A store that opened it before still knows where the rows are.
-            sound.check_others(report, &before, &hit);
+            sound.check_others(&before, &hit);
             if compacts && is_read {
-                compacted(report, sound, &sim, &store, &hit);
+                compacted(sound, &sim, &store, &hit);
             }
             // The store works all the same.
-            store.put(batch(100..103, LEN));
-            store.flush().unwrap();
-            report.expect_all(&store, 100..103, LEN);
+            put_flushed(&store, 100..103, LEN);
+            expect_all(&store, 100..103, LEN);
         });
     }
 }
 
 /// Compaction leaves out corrupt rows, and nothing else.
-fn compacted(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
+fn compacted(sound: &Sound, sim: &Sim, store: &Store, hit: &Range<usize>) {
     for (place, bytes) in sound.neighbours.iter().enumerate() {
         let name = format!("{}.tcs", place + 1);
         sim.add(&Path::new(DIR).join(name), bytes.clone());
     }
     let len = neighbour_len(&sound.bytes);
-    store.put(batch(300..301, LEN));
-    store.flush().unwrap();
+    put_flushed(store, 300..301, LEN);
     let compacted = store.stats().compacted_segments;
     assert!(
         compacted >= 8 && sim.bytes(&path()).is_empty(),
@@ -265,17 +258,14 @@ fn compacted(report: &Report, sound: &Sound, sim: &Sim, store: &Store, hit: &Ran
     );
     let reopened = opened(sim, false);
     for store in [store, &reopened] {
-        sound.check_others(report, store, hit);
-        report.expect_all(store, NEIGHBOURS, len);
+        sound.check_others(store, hit);
+        expect_all(store, NEIGHBOURS, len);
     }
-    let faults = reopened.stats().faults;
-    assert!(
-        faults.total() == 0,
-        "the compacted segment is sound: {faults:?}"
-    );
+    // The compacted segment is sound.
+    expect_no_faults(&reopened);
 }
 
-fn swapped(report: &Report, while_open: bool) {
+fn swapped(while_open: bool) {
     let (one, two) = (written(0..ROWS, LEN), written(100..101 + ROWS, LEN));
     let sim = holding(&one);
     let other = Path::new(DIR).join("1.tcs");
@@ -283,10 +273,9 @@ fn swapped(report: &Report, while_open: bool) {
     let store = while_open.then(|| opened(&sim, false));
     sim.damage(&path(), |bytes| *bytes = two);
     sim.damage(&other, |bytes| *bytes = one);
-    report.caused(1);
     let store = store.unwrap_or_else(|| opened(&sim, false));
     for first in [0, 100] {
-        let there = report.count_right(&store, first..first + ROWS, LEN);
+        let there = count_right(&store, first..first + ROWS, LEN);
         // The rows of a segment do not depend on its name.
         assert!(while_open || there == ROWS, "{there} rows are there");
     }
@@ -295,17 +284,13 @@ fn swapped(report: &Report, while_open: bool) {
 }
 
 /// Rows belong to their keys, in whatever directory their segment is.
-fn another_s(report: &Report) {
+fn of_another_store() {
     let sim = holding(&written(0..ROWS, LEN));
     sim.add(&Path::new(DIR).join("1.tcs"), written(100..103, LEN));
-    report.caused(1);
     let store = opened(&sim, false);
-    report.expect_all(&store, 0..ROWS, LEN);
-    report.expect_all(&store, 100..103, LEN);
+    expect_all(&store, 0..ROWS, LEN);
+    expect_all(&store, 100..103, LEN);
     let foreign = store.locate(&keys(7..8));
     assert!(foreign[0].is_none(), "a row that was not stored");
-    assert!(
-        store.stats().faults.total() == 0,
-        "a sound segment is no fault"
-    );
+    expect_no_faults(&store);
 }

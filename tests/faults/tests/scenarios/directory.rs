@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use torchcache_faults::cases::{case, cases, seen};
 use torchcache_faults::process::unprivileged;
-use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::directory::content;
-use torchcache_faults::rows::{batch, manual_flush};
+use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, put_flushed};
 use torchcache_store::{Fault, FlushError, Store};
 
 use crate::child;
@@ -17,22 +17,29 @@ const LEN: usize = 1500;
 
 #[test]
 fn a_directory_that_goes_wrong_costs_rows_only() {
-    let report = Report::new("directory read-only, without permission, deleted, replaced");
-    for round in 0..cases(2, 20) {
+    let rounds = cases(2, 20);
+    for round in 0..rounds {
         let mmap = round % 2 == 1;
-        for case in ["read-only", "closed", "closed-while-open"] {
-            report.case(format_args!("{case}"), || {
+        for mode in MODES {
+            case(format_args!("{mode}"), || {
                 let root = tempfile::tempdir().unwrap();
-                let child = child("directory", root.path(), &[case.to_owned()]);
-                unprivileged(child, root.path()).succeeds(&report);
+                let child = child("directory", root.path(), &[mode.to_owned()]);
+                unprivileged(child, root.path()).succeeds();
             });
         }
         for (name, replace) in REPLACE {
-            report.case(format_args!("{name}"), || replaced(&report, replace, mmap));
+            case(format_args!("{name}"), || replaced(replace, mmap));
         }
     }
-    report.finish();
+    let fault = "directory read-only, without permission, deleted, replaced";
+    seen(
+        fault,
+        u64::from(rounds) * (MODES.len() + REPLACE.len()) as u64,
+    );
 }
+
+/// How the directory is closed to a child process.
+const MODES: [&str; 3] = ["read-only", "closed", "closed-while-open"];
 
 type Replace = (&'static str, fn(&Path));
 
@@ -64,22 +71,20 @@ fn move_away(dir: &Path) -> PathBuf {
     away
 }
 
-fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
+fn replaced(replace: fn(&Path), mmap: bool) {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("cache");
     let config = manual_flush().with_mmap(mmap);
     let store = Store::open(&dir, config).unwrap();
     for first in [0, 10] {
-        store.put(batch(first..first + 10, LEN));
-        store.flush().unwrap();
+        put_flushed(&store, first..first + 10, LEN);
     }
-    report.expect_all(&store, 0..10, LEN);
+    expect_all(&store, 0..10, LEN);
     replace(&dir);
-    report.caused(1);
     let away = root.path().join("away");
     let before = content(&away);
     for n in 2..12 {
-        report.count_right(&store, 0..10 * n, LEN);
+        count_right(&store, 0..10 * n, LEN);
         store.put(batch(10 * n..10 * n + 10, LEN));
         assert_eq!(store.stats().pending_rows, 10);
         let flushed = store.flush();
@@ -90,7 +95,7 @@ fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
             Err(error) => panic!("{error}"),
         }
         assert_eq!(store.stats().pending_bytes, 0);
-        report.count_right(&store, 0..10 * n + 10, LEN);
+        count_right(&store, 0..10 * n + 10, LEN);
         store.refresh();
     }
     let is_dir = fs::symlink_metadata(&dir).is_ok_and(|dir| dir.is_dir());
@@ -105,10 +110,9 @@ fn replaced(report: &Report, replace: fn(&Path), mmap: bool) {
     if !is_dir {
         fs::remove_file(&dir).unwrap();
     }
-    store.put(batch(1000..1010, LEN));
-    store.flush().unwrap();
-    report.expect_all(&store, 1000..1010, LEN);
+    put_flushed(&store, 1000..1010, LEN);
+    expect_all(&store, 1000..1010, LEN);
     drop(store);
     let store = Store::open(&dir, manual_flush()).unwrap();
-    report.expect_all(&store, 1000..1010, LEN);
+    expect_all(&store, 1000..1010, LEN);
 }

@@ -1,14 +1,15 @@
 //! The flusher panics at any call, or the disk does not answer it. Callers go on.
 
 use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use torchcache_faults::cases::{Counter, case, eventually, seen, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::report::{Counter, Report, eventually};
-use torchcache_faults::rows::{batch, keys, manual_flush};
+use torchcache_faults::rows::{
+    batch, count_right, expect_all, keys, manual_flush, opened, put_flushed,
+};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Fault, FlushError, Store};
 
@@ -26,37 +27,36 @@ fn a_flusher_that_panics_loses_only_what_it_wrote() {
             eprintln!("{panic}");
         }
     }));
-    let report = Report::new("the flusher panics at any call");
+    let mut panics = 0;
     // It maps no file.
     for call in Call::ALL.into_iter().filter(|call| *call != Call::Map) {
-        report.series(format_args!("{call:?} panics"), |nth| {
-            panics_at(&report, call, nth);
-        });
+        panics += series(format_args!("{call:?} panics"), |nth| panics_at(call, nth));
     }
     std::panic::set_hook(hook);
-    report.finish();
+    seen("the flusher panics at any call", panics);
 }
 
 #[test]
 fn a_disk_that_does_not_answer_hangs_no_caller() {
-    let report = Report::new("the disk does not answer");
-    for call in [
+    let calls = [
         Call::Create,
         Call::Write,
         Call::Sync,
         Call::Rename,
         Call::SyncDir,
-    ] {
-        report.case(format_args!("{call:?} hangs"), || hangs_at(&report, call));
+    ];
+    for call in calls {
+        case(format_args!("{call:?} hangs"), || hangs_at(call));
     }
-    report.finish();
+    seen("the disk does not answer", calls.len() as u64);
 }
 
 fn is_flusher() -> bool {
     thread::current().name() == Some(FLUSHER)
 }
 
-fn panics_at(report: &Report, call: Call, nth: u64) {
+/// Returns whether the flusher makes that many calls.
+fn panics_at(call: Call, nth: u64) -> bool {
     let caused = Arc::new(Counter::default());
     let decide = {
         let (caused, calls) = (caused.clone(), Counter::default());
@@ -70,8 +70,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
         }
     };
     let sim = Sim::new();
-    let fs = Arc::new(Faulty::new(sim.clone(), decide));
-    let store = Store::open_on(fs, "/cache", manual_flush()).unwrap();
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
     let mut flushed = Vec::new();
     // Enough for a compaction.
     for n in 0..10 {
@@ -79,7 +78,7 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
         if store.flush().is_ok() {
             flushed.push(2 * n..2 * n + 2);
         }
-        report.count_right(&store, 0..2 * n + 2, LEN);
+        count_right(&store, 0..2 * n + 2, LEN);
     }
     let stats = store.stats();
     let panics = stats.faults.get(Fault::Panic);
@@ -90,16 +89,14 @@ fn panics_at(report: &Report, call: Call, nth: u64) {
         stats.pending_rows
     );
     for rows in &flushed {
-        report.expect_all(&store, rows.clone(), LEN);
+        expect_all(&store, rows.clone(), LEN);
     }
-    store.put(batch(0..20, LEN));
-    store.flush().unwrap();
-    report.expect_all(&store, 0..20, LEN);
+    put_flushed(&store, 0..20, LEN);
+    expect_all(&store, 0..20, LEN);
     drop(store);
-    let store = Store::open_on(Arc::new(sim), "/cache", manual_flush());
-    let store = store.unwrap();
-    report.expect_all(&store, 0..20, LEN);
-    report.caused(caused.get());
+    let store = opened(sim, "/cache");
+    expect_all(&store, 0..20, LEN);
+    caused.get() > 0
 }
 
 /// A gate at which calls wait while the disk does not answer.
@@ -134,7 +131,7 @@ const AT_ONCE: Duration = Duration::from_millis(400);
 /// For waits whose length does not matter.
 const SHORT: Duration = Duration::from_millis(200);
 
-fn hangs_at(report: &Report, call: Call) {
+fn hangs_at(call: Call) {
     let (gate, waiting) = (Arc::new(Gate::default()), Arc::new(Counter::default()));
     let asked = Arc::new(Counter::default());
     let decide = {
@@ -158,9 +155,8 @@ fn hangs_at(report: &Report, call: Call) {
     let sim = Sim::new();
     let fs = Arc::new(Faulty::new(sim.clone(), decide));
     let store = Store::open_on(fs, "/cache", timeout(GRACE)).unwrap();
-    store.put(batch(0..8, LEN));
-    store.flush().unwrap();
-    report.expect_all(&store, 0..8, LEN);
+    put_flushed(&store, 0..8, LEN);
+    expect_all(&store, 0..8, LEN);
 
     store.reconfigure(timeout(LONG));
     gate.set(true);
@@ -182,13 +178,12 @@ fn hangs_at(report: &Report, call: Call) {
             does_not_ask(&store, &asked);
         }
         // Rows on disk and queued rows are hits all the time.
-        report.expect_all(&store, 0..8, LEN);
+        expect_all(&store, 0..8, LEN);
         for rows in &queued {
-            report.expect_all(&store, rows.clone(), LEN);
+            expect_all(&store, rows.clone(), LEN);
         }
     }
     assert!(waiting.get() > before, "the disk was never asked");
-    report.caused(1);
     assert!(
         is_known && !queued.is_empty(),
         "of 19 batches, {} were queued",
@@ -213,7 +208,7 @@ fn hangs_at(report: &Report, call: Call) {
     );
     store.flush().unwrap();
     for rows in &queued {
-        report.expect_all(&store, rows.clone(), LEN);
+        expect_all(&store, rows.clone(), LEN);
     }
 
     // Dropping a store does not wait without a bound either; the flusher goes on.
@@ -226,8 +221,8 @@ fn hangs_at(report: &Report, call: Call) {
     assert!(took < SHORT + GRACE, "the end took {took:?}");
     gate.set(false);
     let written = eventually(GRACE, || {
-        let store = Store::open_on(Arc::new(sim.clone()), Path::new("/cache"), manual_flush());
-        store.is_ok_and(|store| report.count_right(&store, 1000..1008, LEN) == 8)
+        let store = opened(sim.clone(), "/cache");
+        count_right(&store, 1000..1008, LEN) == 8
     });
     assert!(written, "the thread did not go on");
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use proptest::sample::select;
+use torchcache_faults::cases::{cases, random, seen};
 use torchcache_faults::faulty::{Call, Fate};
 use torchcache_faults::process::{Running, number};
-use torchcache_faults::report::{Report, cases};
 use torchcache_faults::roles::steady::{LEN, LIMIT, Point, Work};
-use torchcache_faults::rows::manual_flush;
+use torchcache_faults::rows::{count_right, expect_all, expect_no_faults, manual_flush};
 use torchcache_store::Store;
 
 use crate::child;
@@ -66,17 +66,20 @@ fn point(work: Work) -> impl Strategy<Value = Point> {
 
 #[test]
 fn flushed_rows_survive_a_kill() {
-    let report = Report::new("killed while writing, compacting, evicting or opening");
-    let kills = prop::collection::vec(kill(), KILLS);
-    report.random(cases(5, 50), kills, |kills| {
+    let cases = cases(5, 50);
+    proptest!(random(cases), |(kills in prop::collection::vec(kill(), KILLS))| {
         // Evictions say nothing of the rows that must stay, so they get a directory of their own.
         let mut places = [Place::new(), Place::new()];
         for kill in kills {
             let place = &mut places[usize::from(kill.work == Work::Evict)];
-            killed(&report, place, &kill);
+            killed(place, &kill);
         }
     });
-    report.finish();
+    let times = u64::from(cases) * KILLS as u64;
+    seen(
+        "killed while writing, compacting, evicting or opening",
+        times,
+    );
 }
 
 /// A directory and its rows so far.
@@ -110,7 +113,7 @@ impl Place {
     }
 }
 
-fn killed(report: &Report, place: &mut Place, kill: &Kill) {
+fn killed(place: &mut Place, kill: &Kill) {
     let left_behind = match kill.work {
         Work::Open => place.leave_behind(),
         _ => Vec::new(),
@@ -130,7 +133,6 @@ fn killed(report: &Report, place: &mut Place, kill: &Kill) {
     let (more, status) = running.rest();
     lines.extend(more);
     assert_eq!(status.signal(), Some(9), "{lines:?}");
-    report.caused(1);
 
     let last = |word| lines.iter().rev().find_map(|line| number(line, word));
     place.begun = last("BEGUN").unwrap_or(first).max(first);
@@ -139,22 +141,21 @@ fn killed(report: &Report, place: &mut Place, kill: &Kill) {
     }
     let store = Store::open(dir, manual_flush()).unwrap();
     if kill.work == Work::Evict {
-        newest_are_kept(report, &store, place);
+        newest_are_kept(&store, place);
     } else {
         for rows in &place.flushed {
-            report.expect_all(&store, rows.clone(), LEN);
+            expect_all(&store, rows.clone(), LEN);
         }
-        report.count_right(&store, 0..place.begun, LEN);
+        count_right(&store, 0..place.begun, LEN);
     }
     let are_left = left_behind.iter().any(|path| path.exists());
     assert!(!are_left, "temporary files of dead writers are left");
-    let faults = store.stats().faults;
-    assert_eq!(faults.total(), 0, "a kill leaves no fault: {faults:?}");
+    expect_no_faults(&store);
 }
 
 /// Rows are evicted in the order in which they came, and no more of them than necessary.
-fn newest_are_kept(report: &Report, store: &Store, place: &Place) {
-    let is_there = |row: &u64| report.count_right(store, *row..row + 1, LEN) == 1;
+fn newest_are_kept(store: &Store, place: &Place) {
+    let is_there = |row: &u64| count_right(store, *row..row + 1, LEN) == 1;
     let rows: Vec<u64> = (0..place.begun).filter(is_there).collect();
     let flushed: Vec<u64> = place.flushed.iter().cloned().flatten().collect();
     if flushed.len() as u64 <= KEPT {

@@ -2,10 +2,10 @@
 //! read, and each of them compares every row that it gets.
 
 use tempfile::TempDir;
+use torchcache_faults::cases::{duration, seen};
 use torchcache_faults::process::{Running, number};
-use torchcache_faults::report::{Report, duration};
 use torchcache_faults::roles::neighbour::{CACHE, DEEDS, LEN};
-use torchcache_faults::rows::manual_flush;
+use torchcache_faults::rows::{expect_all, manual_flush};
 use torchcache_store::Store;
 
 use crate::child;
@@ -30,29 +30,29 @@ const KEEPERS: [&str; 6] = ["common", "common", "own", "own", "read", "read-mapp
 
 #[test]
 fn processes_never_see_a_wrong_row() {
-    let report = Report::new("eight processes on one directory");
-    let (_root, ends) = together(&report, &ALL, TAKEN);
+    let (_root, ends) = together(&ALL, TAKEN);
+    let mut all = 0;
     for (deed, what) in TAKEN.iter().enumerate() {
-        let times = ends.iter().map(|end| end.deeds[deed]).sum();
+        let times: u64 = ends.iter().map(|end| end.deeds[deed]).sum();
         assert!(times > 0, "no process did {what}");
-        report.case(format_args!("{what}"), || report.caused(times));
+        all += times;
     }
-    report.finish();
+    seen("rows taken away by one of eight processes", all);
 }
 
 #[test]
 fn processes_that_take_nothing_away_lose_nothing() {
-    let report = Report::new("six processes that write, compact and read");
-    let (root, ends) = together(&report, &KEEPERS, &DEEDS[3..]);
+    let (root, ends) = together(&KEEPERS, &DEEDS[3..]);
     let store = Store::open(root.path().join(CACHE), manual_flush()).unwrap();
+    let mut all = 0;
     for end in ends {
         let [evicted, cleared, gone, compacted] = end.deeds;
         assert_eq!((evicted, cleared, gone), (0, 0, 0), "nothing is taken away");
-        report.expect_all(&store, end.first..end.flushed, LEN);
-        report.caused(compacted);
+        expect_all(&store, end.first..end.flushed, LEN);
+        all += compacted;
     }
     assert_eq!(store.stats().faults.total(), 0);
-    report.finish();
+    seen("segments compacted by one of six processes", all);
 }
 
 /// What a process prints at its end.
@@ -65,7 +65,7 @@ struct End {
     deeds: [u64; 4],
 }
 
-fn together(report: &Report, parts: &[&str], deeds: &[&str]) -> (TempDir, Vec<End>) {
+fn together(parts: &[&str], deeds: &[&str]) -> (TempDir, Vec<End>) {
     let root = tempfile::tempdir().unwrap();
     let mut running = Vec::new();
     for (place, part) in parts.iter().enumerate() {
@@ -82,7 +82,6 @@ fn together(report: &Report, parts: &[&str], deeds: &[&str]) -> (TempDir, Vec<En
     for (mut running, part) in running.into_iter().zip(parts) {
         let (lines, status) = running.rest();
         assert!(status.success(), "{part}: {status}: {lines:?}");
-        assert!(report.add(&lines) > 0, "{part} never found a row");
         // Rows that others take away are missing; nothing is unreadable.
         let faults = lines.iter().find(|line| line.starts_with("FAULTS"));
         assert_eq!(faults, None, "{part}");
@@ -90,6 +89,7 @@ fn together(report: &Report, parts: &[&str], deeds: &[&str]) -> (TempDir, Vec<En
             let said = lines.iter().find_map(|line| number(line, word));
             said.unwrap_or_else(|| panic!("{part} did not say {word}: {lines:?}"))
         };
+        assert!(said("COMPARED") > 0, "{part} never found a row");
         ends.push(End {
             first: said("FIRST"),
             flushed: said("FLUSHED"),

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fastrand::Rng;
 use proptest::prelude::*;
 use rustix::io::Errno;
+use torchcache_faults::cases::{cases, random, seen};
 use torchcache_faults::faulty::{Fate, Faulty};
-use torchcache_faults::report::{Report, cases};
-use torchcache_faults::rows::{batch, manual_flush};
+use torchcache_faults::rows::{
+    batch, count_right, expect_all, expect_no_faults, manual_flush, opened, put_flushed,
+};
 use torchcache_faults::sim::Sim;
 use torchcache_store::{Compression, Store};
 
@@ -23,15 +25,15 @@ const CALLS: u64 = 700;
 
 #[test]
 fn flushed_rows_survive_a_power_cut() {
-    let report = Report::new("power cut at any call, what was not synced lost or reordered");
-    let inputs = (1..CALLS, any::<u64>(), any::<bool>());
-    report.random(cases(400, 20_000), inputs, |(at, seed, compressed)| {
-        cut_at(&report, at, seed, compressed);
+    let cases = cases(400, 20_000);
+    proptest!(random(cases), |(at in 1..CALLS, seed: u64, compressed: bool)| {
+        cut_at(at, seed, compressed);
     });
-    report.finish();
+    let fault = "power cut at any call, what was not synced lost or reordered";
+    seen(fault, cases.into());
 }
 
-fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
+fn cut_at(at: u64, seed: u64, compressed: bool) {
     let (sim, dir) = (Sim::new(), Path::new("/cache"));
     let mut rng = Rng::with_seed(seed);
     let calls = Arc::new(AtomicU64::new(0));
@@ -52,8 +54,8 @@ fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
     };
     let config = manual_flush().with_compression(compressed.then_some(Compression::new(1, 1)));
     let (mut put, mut flushed) = (0, 0);
-    let opened = Store::open_on(Arc::new(Faulty::new(sim.clone(), decide)), dir, config);
-    if let Ok(store) = opened {
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    if let Ok(store) = Store::open_on(fs, dir, config) {
         for _ in 0..STEPS {
             let rows = rng.u64(1..6);
             store.put(batch(put..put + rows, LEN));
@@ -70,16 +72,12 @@ fn cut_at(report: &Report, at: u64, seed: u64, compressed: bool) {
     if calls.load(Ordering::SeqCst) < at {
         sim.cut_power(&mut rng); // between two calls, with nothing to do
     }
-    report.caused(1);
 
-    let store = Store::open_on(Arc::new(sim.clone()), dir, manual_flush());
-    let store = store.unwrap();
-    report.expect_all(&store, 0..flushed, LEN);
-    report.count_right(&store, flushed..put, LEN);
-    let faults = store.stats().faults;
+    let store = opened(sim.clone(), dir);
+    expect_all(&store, 0..flushed, LEN);
+    count_right(&store, flushed..put, LEN);
     // A file gets its name after its bytes are synced.
-    assert!(faults.total() == 0, "faults after it: {faults:?}");
-    store.put(batch(put..put + 3, LEN));
-    store.flush().unwrap();
-    report.expect_all(&store, put..put + 3, LEN);
+    expect_no_faults(&store);
+    put_flushed(&store, put..put + 3, LEN);
+    expect_all(&store, put..put + 3, LEN);
 }

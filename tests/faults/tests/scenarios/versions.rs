@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, manual_flush};
+use torchcache_faults::cases::seen;
+use torchcache_faults::rows::{count_right, expect_all, manual_flush, put_flushed};
 use torchcache_store::segment::VERSION;
 use torchcache_store::{Fault, Store};
 
@@ -17,33 +17,33 @@ const LEN: usize = 16;
 
 #[test]
 fn older_versions_are_read_and_newer_ones_left_alone() {
-    let report = Report::new("segments of older and newer versions");
     assert_eq!(FIXTURES.len() as u32, VERSION, "each version has a fixture");
     for bytes in FIXTURES {
-        report.case(format_args!("an older one"), || version(&report, bytes));
+        version(bytes);
     }
-    report.case(format_args!("a newer one"), || newer(&report));
-    report.finish();
+    newer();
+    seen(
+        "segments of older and newer versions",
+        FIXTURES.len() as u64 + 1,
+    );
 }
 
-fn version(report: &Report, bytes: &[u8]) {
+fn version(bytes: &[u8]) {
     let root = tempfile::tempdir().unwrap();
     let written = fs::write(root.path().join("0.tcs"), bytes);
     written.unwrap();
     let store = Store::open(root.path(), manual_flush()).unwrap();
-    report.caused(1);
     let rows = store.stats().rows;
     let known = |store: &Store| {
         for row in [1..3, 5..6] {
-            report.expect_all(store, row, LEN);
+            expect_all(store, row, LEN);
         }
     };
     known(&store);
     // Compacted with new segments of about its size, its rows are the same.
     let len = bytes.len() - 200;
     for n in 100..107 {
-        store.put(batch(n..n + 1, len));
-        store.flush().unwrap();
+        put_flushed(&store, n..n + 1, len);
     }
     let stats = store.stats();
     assert!(
@@ -55,7 +55,7 @@ fn version(report: &Report, bytes: &[u8]) {
     assert!(stats.faults.total() == 0, "faults: {stats:?}");
 }
 
-fn newer(report: &Report) {
+fn newer() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("0.tcs");
     let mut bytes = FIXTURES[FIXTURES.len() - 1].to_vec();
@@ -63,11 +63,9 @@ fn newer(report: &Report) {
     fs::write(&path, &bytes).unwrap();
     let tight = manual_flush().with_max_bytes(20_000);
     let store = Store::open(root.path(), tight).unwrap();
-    report.caused(1);
     for n in 0..40 {
-        store.put(batch(10 * n..10 * n + 10, 100));
-        store.flush().unwrap();
-        report.count_right(&store, 10 * n..10 * n + 10, 100);
+        put_flushed(&store, 10 * n..10 * n + 10, 100);
+        count_right(&store, 10 * n..10 * n + 10, 100);
     }
     let stats = store.stats();
     assert!(stats.evicted_rows > 0, "nothing had to go: {stats:?}");

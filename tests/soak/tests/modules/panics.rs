@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fastrand::Rng;
 use proptest::prelude::*;
 use tch::nn::Module;
-use torchcache_faults::report::{Report, cases};
+use torchcache_faults::cases::{cases, random, seen};
 use torchcache_soak::modules::{Outer, Scale, check, rows};
 
 /// Few enough rows for them to meet again.
@@ -23,12 +23,12 @@ fn a_forward_that_panics_leaves_the_cache_as_it_was() {
             eprintln!("{panic}");
         }
     }));
-    let report = Report::new("the forward panics, in an inner module too");
-    report.random(cases(40, 4000), any::<u64>(), |seed| calls(&report, seed));
-    report.finish();
+    let cases = cases(40, 4000);
+    proptest!(random(cases), |(seed: u64)| calls(seed));
+    seen("the forward panics, in an inner module too", cases.into());
 }
 
-fn calls(report: &Report, seed: u64) {
+fn calls(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let root = tempfile::tempdir().unwrap();
     let dir = root.path();
@@ -68,18 +68,15 @@ fn calls(report: &Report, seed: u64) {
             ran == (outer_computes, computed),
             "call {call}: {ran:?} rows were computed, not {outer_computes}, {computed}"
         );
-        match given {
-            Err(_) => report.caused(1),
-            Ok(output) => {
-                let expected = match is_outer {
-                    true => outer.expected(&xs),
-                    false => outer.inner.expected(&xs),
-                };
-                check(report, &output, &expected);
-                of_inner.extend(asked_of_inner);
-                if is_outer {
-                    of_outer.extend(wanted);
-                }
+        if let Ok(output) = given {
+            let expected = match is_outer {
+                true => outer.expected(&xs),
+                false => outer.inner.expected(&xs),
+            };
+            check(&output, &expected);
+            of_inner.extend(asked_of_inner);
+            if is_outer {
+                of_outer.extend(wanted);
             }
         }
         if rng.u8(..8) == 0 {

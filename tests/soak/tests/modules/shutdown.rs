@@ -4,8 +4,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use torchcache_faults::cases::{case, cases, seen};
 use torchcache_faults::process::{self, Running};
-use torchcache_faults::report::{Report, cases};
 
 /// How it ends, by what signal, and whether that is how it ended.
 type End = (&'static str, Option<Signal>, fn(ExitStatus) -> bool);
@@ -24,17 +24,18 @@ const ENDS: [End; 5] = [
 
 #[test]
 fn the_end_of_a_process_writes_caches_in_statics() {
-    let report = Report::new("the end of a process whose caches are in statics");
-    for _ in 0..cases(1, 20) {
+    let rounds = cases(1, 20);
+    for _ in 0..rounds {
         for end in ENDS {
             let name = format_args!("the end by {} {:?}", end.0, end.1);
-            report.case(name, || ends(&report, end));
+            case(name, || ends(end));
         }
     }
-    report.finish();
+    let fault = "the end of a process whose caches are in statics";
+    seen(fault, u64::from(rounds) * ENDS.len() as u64);
 }
 
-fn ends(report: &Report, (how, signal, is_right): End) {
+fn ends((how, signal, is_right): End) {
     let root = tempfile::tempdir().unwrap();
     let start = |how: &str| {
         let mut command = process::command(env!("CARGO_BIN_EXE_soak-child"), how, root.path(), &[]);
@@ -53,6 +54,5 @@ fn ends(report: &Report, (how, signal, is_right): End) {
     }
     let status = first.child.wait().unwrap();
     assert!(is_right(status), "it ended with {status}");
-    report.caused(1);
-    start("again").succeeds(report);
+    start("again").succeeds();
 }

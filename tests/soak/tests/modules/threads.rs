@@ -10,7 +10,7 @@ use fastrand::Rng;
 use tch::nn::{self, Module};
 use tch::{Device, Tensor};
 use torchcache::{Cached, Eviction, Options, torchcache};
-use torchcache_faults::report::{Report, duration};
+use torchcache_faults::cases::{duration, seen};
 use torchcache_soak::modules::{Outer, Scale, WIDTH, check, rows};
 
 const THREADS: usize = 16;
@@ -39,29 +39,30 @@ fn doubled(xs: &Tensor, times: u32) -> Tensor {
 
 #[test]
 fn threads_never_see_a_wrong_row() {
-    let report = &Report::new("16 threads on functions and modules, nested and recursive");
-    report.case(format_args!("{THREADS} threads"), || {
-        let root = tempfile::tempdir().unwrap();
-        let (start, dir) = (&Barrier::new(THREADS), root.path());
-        std::thread::scope(|scope| {
-            for thread in 0..THREADS {
-                scope.spawn(move || one_thread(report, thread, dir, start));
-            }
-        });
-        let computed = COMPUTED.load(Ordering::Relaxed);
-        let stats = [shifted::cache().stats(), doubled::cache().stats()];
-        let counted: u64 = stats.iter().map(|stats| stats.misses).sum();
-        assert!(
-            computed == counted,
-            "{computed} rows were computed, {counted} misses counted"
-        );
-        for stats in stats {
-            let sum = stats.hits() + stats.misses;
-            assert!(stats.rows == sum && stats.hits() > 0, "{stats:?}");
-            assert!(stats.faults.is_empty(), "faults: {:?}", stats.faults);
+    let root = tempfile::tempdir().unwrap();
+    let (start, dir) = (&Barrier::new(THREADS), root.path());
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || one_thread(thread, dir, start));
         }
     });
-    report.finish();
+    let computed = COMPUTED.load(Ordering::Relaxed);
+    let stats = [shifted::cache().stats(), doubled::cache().stats()];
+    let counted: u64 = stats.iter().map(|stats| stats.misses).sum();
+    assert!(
+        computed == counted,
+        "{computed} rows were computed, {counted} misses counted"
+    );
+    for stats in &stats {
+        let sum = stats.hits() + stats.misses;
+        assert!(stats.rows == sum && stats.hits() > 0, "{stats:?}");
+        assert!(stats.faults.is_empty(), "faults: {:?}", stats.faults);
+    }
+    let calls = stats.iter().map(|stats| stats.calls).sum();
+    seen(
+        "calls of 16 threads on functions, nested and recursive",
+        calls,
+    );
 }
 
 /// A handle over weights that are the same in every thread.
@@ -84,7 +85,7 @@ fn handle(dir: &Path) -> Result<Cached<nn::Linear>, torchcache::Error> {
     Cached::new(linear, &vs, options)
 }
 
-fn one_thread(report: &Report, thread: usize, dir: &Path, start: &Barrier) {
+fn one_thread(thread: usize, dir: &Path, start: &Barrier) {
     let mut rng = Rng::new();
     let cached = handle(dir).expect("the options hold");
     let outer = Outer::over(Scale::by(3.0, dir), dir);
@@ -94,18 +95,16 @@ fn one_thread(report: &Report, thread: usize, dir: &Path, start: &Barrier) {
         let count = rng.usize(0..40);
         let numbers: Vec<i64> = (0..count).map(|_| rng.i64(0..NUMBERS)).collect();
         let xs = rows(&numbers);
-        report.caused(1);
         match rng.u8(..8) {
-            0..3 => check(report, &shifted(&xs, 7), &(&xs + 7)),
-            3 => check(report, &doubled(&xs, 4), &(&xs * 16)),
+            0..3 => check(&shifted(&xs, 7), &(&xs + 7)),
+            3 => check(&doubled(&xs, 4), &(&xs * 16)),
             // Rows of equal weights: sums over a row in one order, whatever the batch.
             4 | 5 => {
                 let (given, computed) = (cached.forward(&xs), cached.module().forward(&xs));
                 let near = given.allclose(&computed, 1e-6, 1e-3, false);
                 assert!(near, "{given} is not {computed}");
-                report.checked(count as u64);
             }
-            6 => check(report, &outer.forward(&xs), &outer.expected(&xs)),
+            6 => check(&outer.forward(&xs), &outer.expected(&xs)),
             _ => {
                 outer.torchcache.flush().expect("no row is lost");
                 shifted::cache().flush().expect("no row is lost");

@@ -7,10 +7,9 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use torchcache_faults::cases::{Counter, cases, seen, series};
 use torchcache_faults::faulty::{Call, ERRORS, Fate, Faulty};
-use torchcache_faults::report::{Counter, Report, cases};
-use torchcache_faults::rows::{batch, manual_flush};
-use torchcache_store::Store;
+use torchcache_faults::rows::{batch, expect_all, expect_no_faults, opened, put_flushed};
 
 use work::{Before, DIR, LEN, NEW, OLD, Run};
 
@@ -25,11 +24,11 @@ const SHORT: [Errno; 5] = [
 
 #[test]
 fn a_failing_call_costs_no_flushed_row() {
-    let report = Report::new("the nth call of each kind fails, once or from then on");
+    let mut caused = 0;
     let is_short = cases(1, 2) == 1;
     let errors = if is_short { &SHORT[..] } else { &ERRORS[..] };
     let before = Before::new();
-    let untouched = untouched(&report, &before);
+    let untouched = untouched(&before);
     for call in Call::ALL {
         let errors = errors.iter().copied().map(Fate::Fails);
         let half = call.has_bytes().then_some(Fate::Half);
@@ -41,26 +40,29 @@ fn a_failing_call_costs_no_flushed_row() {
                 nth,
                 goes_on,
             };
-            fails(&report, &before.copy(), &untouched, failure);
+            fails(&before.copy(), &untouched, failure)
         };
         for &fate in &fates {
-            report.series(format_args!("{call:?} {fate:?} once"), |nth| {
-                fail(fate, nth, false);
+            caused += series(format_args!("{call:?} {fate:?} once"), |nth| {
+                fail(fate, nth, false)
             });
             if !is_short {
-                report.series(format_args!("{call:?} {fate:?} from then on"), |nth| {
-                    fail(fate, nth, true);
+                caused += series(format_args!("{call:?} {fate:?} from then on"), |nth| {
+                    fail(fate, nth, true)
                 });
             }
         }
         if is_short {
             // Each error in turn: a call that goes on failing is much like one that fails once.
-            report.series(format_args!("{call:?} fails from then on"), |nth| {
-                fail(fates[nth as usize % fates.len()], nth, true);
+            caused += series(format_args!("{call:?} fails from then on"), |nth| {
+                fail(fates[nth as usize % fates.len()], nth, true)
             });
         }
     }
-    report.finish();
+    seen(
+        "the nth call of each kind fails, once or from then on",
+        caused,
+    );
 }
 
 /// Which calls fail, and how.
@@ -93,15 +95,15 @@ impl Failure {
 }
 
 /// The run that the others are compared with.
-fn untouched(report: &Report, before: &Before) -> Run {
+fn untouched(before: &Before) -> Run {
     let before = before.copy();
-    let run = work::work(report, &before, &(Arc::new(before.sim().clone()) as _));
+    let run = work::work(&before, &(Arc::new(before.sim().clone()) as _));
     run.expect_whole();
     run
 }
 
-/// One run with failing calls, if it makes that many.
-fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
+/// One run with failing calls. Returns whether it makes that many.
+fn fails(before: &Before, untouched: &Run, failure: Failure) -> bool {
     let Failure {
         call,
         fate,
@@ -130,9 +132,8 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
         }
     };
     let faulty = Faulty::new(before.sim().clone(), decide);
-    let run = work::work(report, before, &(Arc::new(faulty) as _));
+    let run = work::work(before, &(Arc::new(faulty) as _));
     if caused.get() > 0 {
-        report.caused(1);
         let cost = run.costs(untouched, !failure.looks_foreign());
         assert!(
             run.counted > 0 || cost.is_none() && !failure.is_felt(),
@@ -143,14 +144,12 @@ fn fails(report: &Report, before: &Before, untouched: &Run, failure: Failure) {
     // No call fails any more.
     before.take_first();
     for dir in [DIR, NEW] {
-        let store = Store::open_on(Arc::new(before.sim().clone()), dir, manual_flush());
-        let store = store.unwrap();
+        let store = opened(before.sim().clone(), dir);
         store.put(batch(0..20, LEN));
-        store.put(batch(OLD, LEN));
-        store.flush().unwrap();
-        report.expect_all(&store, 0..20, LEN);
-        report.expect_all(&store, OLD, LEN);
-        let faults = store.stats().faults;
-        assert!(faults.total() == 0, "faults after it: {faults:?}");
+        put_flushed(&store, OLD, LEN);
+        expect_all(&store, 0..20, LEN);
+        expect_all(&store, OLD, LEN);
+        expect_no_faults(&store);
     }
+    caused.get() > 0
 }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use torchcache_faults::report::Report;
-use torchcache_faults::rows::{batch, manual_flush};
+use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::fs::FileSystem;
 use torchcache_store::{Fault, Store};
@@ -39,11 +38,9 @@ pub(super) struct Before {
 impl Before {
     pub(super) fn new() -> Before {
         let sim = Sim::new();
-        let open = || Store::open_on(Arc::new(sim.clone()), DIR, manual_flush()).unwrap();
-        let processes = [open(), open()];
+        let processes = [(); 2].map(|()| opened(sim.clone(), DIR));
         for process in &processes {
-            process.put(batch(OLD, LEN));
-            process.flush().unwrap();
+            put_flushed(process, OLD, LEN);
         }
         drop(processes);
         let segments = sim.files(DIR.as_ref());
@@ -148,8 +145,8 @@ impl Run {
         }
     }
 
-    fn count_rows(&mut self, report: &Report, store: &Store, numbers: Range<u64>) {
-        self.rows.push(report.count_right(store, numbers, LEN));
+    fn count_rows(&mut self, store: &Store, numbers: Range<u64>) {
+        self.rows.push(count_right(store, numbers, LEN));
     }
 
     /// Adds the counters of a store at its end.
@@ -168,18 +165,18 @@ impl Run {
 ///
 /// # Panics
 /// If flushed rows are missing.
-pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -> Run {
+pub(super) fn work(before: &Before, fs: &Arc<dyn FileSystem>) -> Run {
     let mut run = Run::default();
     // Opening may fail with an error, which the caller sees.
     match Store::open_on(fs.clone(), DIR, manual_flush()) {
-        Ok(store) => one_directory(report, before, fs, &mut run, &store),
+        Ok(store) => one_directory(before, fs, &mut run, &store),
         Err(_) => run.counted += 1,
     }
     match Store::open_on(fs.clone(), NEW, manual_flush()) {
         Ok(store) => {
             store.put(batch(0..4, LEN));
             let _ = store.flush();
-            run.count_rows(report, &store, 0..4);
+            run.count_rows(&store, 0..4);
             run.close(&store);
         }
         Err(_) => run.counted += 1,
@@ -189,23 +186,17 @@ pub(super) fn work(report: &Report, before: &Before, fs: &Arc<dyn FileSystem>) -
     run
 }
 
-fn one_directory(
-    report: &Report,
-    before: &Before,
-    fs: &Arc<dyn FileSystem>,
-    run: &mut Run,
-    store: &Store,
-) {
+fn one_directory(before: &Before, fs: &Arc<dyn FileSystem>, run: &mut Run, store: &Store) {
     // The temporary file of the killed writer is removed.
     run.left.push(before.unfinished(DIR));
     // Another process, which looks later.
     let other = Store::open_on(fs.clone(), DIR, manual_flush());
     // One row is corrupt, and a sound copy is shadowed by it.
-    run.count_rows(report, store, OLD);
+    run.count_rows(store, OLD);
     // All rows are shadowed by the removed segment.
     before.take_first();
     store.refresh();
-    run.count_rows(report, store, OLD);
+    run.count_rows(store, OLD);
 
     // Ten small segments, of which eight of about one size are compacted, and reads of all rows.
     let mut flushed = vec![OLD];
@@ -218,14 +209,14 @@ fn one_directory(
     }
     for mmap in [false, true] {
         store.reconfigure(manual_flush().with_mmap(mmap));
-        run.count_rows(report, store, 0..20);
-        run.count_rows(report, store, OLD);
+        run.count_rows(store, 0..20);
+        run.count_rows(store, OLD);
     }
     match other {
         Ok(other) => {
             other.refresh();
-            run.count_rows(report, &other, 0..20);
-            run.count_rows(report, &other, OLD);
+            run.count_rows(&other, 0..20);
+            run.count_rows(&other, OLD);
             run.close(&other);
         }
         Err(_) => run.counted += 1,
@@ -233,13 +224,12 @@ fn one_directory(
     // Missing rows are computed and stored again.
     store.put(batch(0..20, LEN));
     let _ = store.flush();
-    run.count_rows(report, store, 0..20);
+    run.count_rows(store, 0..20);
 
     // Nothing flushed may be lost so far.
-    let sound = Store::open_on(Arc::new(before.sim.clone()), DIR, manual_flush());
-    let sound = sound.unwrap();
+    let sound = opened(before.sim.clone(), DIR);
     for rows in flushed {
-        report.expect_all(&sound, rows, LEN);
+        expect_all(&sound, rows, LEN);
     }
     run.close(&sound);
     drop(sound);
@@ -248,11 +238,11 @@ fn one_directory(
     let _ = store.flush();
     run.left.push(before.bytes().saturating_sub(LIMIT));
     store.reconfigure(manual_flush());
-    run.count_rows(report, store, 0..20);
+    run.count_rows(store, 0..20);
     store.clear();
     run.left.push(before.sim.files(DIR.as_ref()).len() as u64);
     store.put(batch(0..4, LEN));
     let _ = store.flush();
-    run.count_rows(report, store, 0..4);
+    run.count_rows(store, 0..4);
     run.close(store);
 }
