@@ -1,16 +1,16 @@
 //! Embeds many texts: tokens, batches, forward. Only the counts show the cache.
 
-use std::io::IsTerminal;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tch::{Device, Tensor};
+use torchcache_examples::Progress;
 
 use crate::args::Args;
 use crate::corpus::Entry;
 use crate::encoder::Encoder;
-use crate::report::{self, Pass};
+use crate::report::Pass;
 use crate::tokens::{self, Tokens};
 
 /// A model with its tokenizer.
@@ -69,14 +69,11 @@ impl Embedder {
     /// The tokenizer fails.
     pub(crate) fn pass(&self, name: &str, entries: &[Entry]) -> Result<(Pass, Tensor)> {
         let before = self.encoder.torchcache.stats();
-        let progress = bar(name, entries.len());
+        let progress = Progress::new(format!("{name:<18}"), entries.len(), "texts");
         let start = Instant::now();
-        let embeddings = self.embed_showing(&texts(entries), &progress)?;
+        let embeddings = self.embed_showing(&texts(entries), &progress.bar)?;
         let seconds = start.elapsed().as_secs_f64();
-        if std::io::stderr().is_terminal() {
-            progress.finish_and_clear();
-        }
-        eprintln!("{name:<18}  {}", report::seconds(seconds));
+        progress.finish(seconds);
 
         let after = self.encoder.torchcache.stats();
         let pass = Pass {
@@ -97,12 +94,4 @@ impl Embedder {
 /// The texts to embed of entries.
 pub(crate) fn texts(entries: &[Entry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.text.as_str()).collect()
-}
-
-/// A progress bar, which draws nothing without a terminal.
-fn bar(name: &str, texts: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg}  {bar:30}  {pos}/{len} texts");
-    let bar = ProgressBar::new(texts as u64).with_style(style.expect("the template is right"));
-    bar.set_message(format!("{name:<18}"));
-    bar
 }

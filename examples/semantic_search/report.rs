@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
+use torchcache_examples::seconds;
 
 /// The allowed difference to an embedding by sentence-transformers. Embeddings have length one.
 const AGREEMENT: f64 = 1e-4;
@@ -73,16 +74,6 @@ pub(crate) fn table(passes: &[Pass]) -> String {
     table
 }
 
-/// The number of rows of two float matrices that differ in any bit. All of them, if the shapes differ.
-pub(crate) fn rows_that_differ(left: &Tensor, right: &Tensor) -> i64 {
-    if left.size() != right.size() || left.kind() != right.kind() {
-        return left.size()[0].max(right.size()[0]);
-    }
-    let bits = |tensor: &Tensor| tensor.contiguous().view_dtype(Kind::Int);
-    let differs = bits(left).ne_tensor(&bits(right)).any_dim(1, false);
-    differs.sum(Kind::Int64).int64_value(&[])
-}
-
 /// The largest difference between two matrices: NaN if one has a NaN, infinite if the shapes differ.
 pub(crate) fn difference(left: &Tensor, right: &Tensor) -> f64 {
     match left.size() == right.size() {
@@ -145,14 +136,5 @@ impl fmt::Display for Checks {
             verdict(self.changed_rows == 0),
             self.changed_rows
         )
-    }
-}
-
-/// Seconds with a unit.
-pub(crate) fn seconds(seconds: f64) -> String {
-    if seconds < 1.0 {
-        format!("{:.1} ms", seconds * 1e3)
-    } else {
-        format!("{seconds:.2} s")
     }
 }

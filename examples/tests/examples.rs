@@ -212,35 +212,6 @@ fn write_mnist(directory: &Path, set: &str, images: std::ops::Range<u32>) {
     );
 }
 
-#[test]
-fn transfer_learning_names_invalid_arguments() {
-    for (arguments, code, message) in [
-        (
-            &["--epochs", "1"][..],
-            2,
-            "invalid value '1' for '--epochs <N>'",
-        ),
-        (
-            &["--data", "no-such-folder"],
-            1,
-            "cannot read no-such-folder",
-        ),
-        (
-            &["--quick", "--weights", "no-such-file.ot"],
-            1,
-            "no-such-file.ot",
-        ),
-    ] {
-        let output = example("transfer_learning")
-            .args(arguments)
-            .output()
-            .unwrap();
-        let stderr = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-        assert!(stderr.contains(message), "{arguments:?}: {stderr}");
-    }
-}
-
 /// The example on its first definitions, with its embeddings in a folder.
 fn semantic_search(texts: &str, cache: &Path) -> Command {
     let mut search = example("semantic_search");
@@ -335,21 +306,40 @@ fn semantic_search_fails_on_wrong_embeddings() {
 }
 
 #[test]
-fn semantic_search_names_invalid_arguments() {
-    for (arguments, code, message) in [
+fn invalid_arguments_are_named() {
+    for (name, arguments, code, message) in [
         (
-            &["--texts", "99"][..],
+            "transfer_learning",
+            &["--epochs", "1"][..],
+            2,
+            "invalid value '1' for '--epochs <N>'",
+        ),
+        (
+            "transfer_learning",
+            &["--data", "no-such-folder"],
+            1,
+            "cannot read no-such-folder",
+        ),
+        (
+            "transfer_learning",
+            &["--quick", "--weights", "no-such-file.ot"],
+            1,
+            "no-such-file.ot",
+        ),
+        (
+            "semantic_search",
+            &["--texts", "99"],
             2,
             "invalid value '99' for '--texts <N>'",
         ),
         (
+            "semantic_search",
             &["--model", "no-such-folder"],
             1,
             "no model in no-such-folder (no config.json): `cargo xtask minilm` fetches it",
         ),
     ] {
-        let mut search = example("semantic_search");
-        let output = search.args(arguments).output().unwrap();
+        let output = example(name).args(arguments).output().unwrap();
         let stderr = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(message), "{arguments:?}: {stderr}");

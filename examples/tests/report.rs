@@ -3,8 +3,9 @@
 #[path = "../transfer_learning/report.rs"]
 mod report;
 
-use report::{Checks, Summary, rows_that_differ, table};
+use report::{Checks, Summary, table};
 use tch::{Kind, Tensor};
+use torchcache_examples::rows_that_differ;
 
 fn summary() -> Summary {
     Summary {

@@ -9,9 +9,8 @@
 //! `--help` lists the options.
 //!
 //! `backbone.rs` has the cache; `train.rs` is an ordinary training loop, `data.rs` reads images,
-//! `again.rs` starts the second process, `report.rs` compares.
+//! `report.rs` compares.
 
-mod again;
 mod args;
 mod backbone;
 mod data;
@@ -19,6 +18,7 @@ mod head;
 mod report;
 mod train;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,17 +26,15 @@ use args::Args;
 use backbone::Backbone;
 use data::Data;
 use report::Checks;
+use tch::Tensor;
+use torchcache_examples::rows_that_differ;
 use train::Run;
 
-fn main() -> ExitCode {
-    match demo(&Args::read()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> Result<ExitCode> {
+    Ok(match demo(&Args::read())? {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// Returns whether every cached feature is right.
@@ -45,7 +43,7 @@ fn demo(args: &Args) -> Result<bool> {
     torchcache::flush_on_signals()?;
     let data = Data::load(&args.data, args.limit)?;
     if let Some(features) = &args.second_process {
-        again::second_process(args, &data, features)?;
+        second_process(args, &data, features)?;
         return Ok(true);
     }
     println!(
@@ -76,11 +74,26 @@ fn demo(args: &Args) -> Result<bool> {
         backbone.torchcache.stats()
     );
     drop(backbone);
-    let again = again::start(cache_dir, &cached.first_features)?;
+    // The last of several values of an argument counts.
+    let further = ["--cache-dir".as_ref(), cache_dir.as_os_str()];
+    let again = torchcache_examples::second_process(&cached.first_features, &further)?;
 
     let summaries = [plain.summary(), cached.summary(), again];
     let summaries = summaries.each_ref();
     let checks = Checks::new(summaries, &plain.first_features, &cached.first_features);
     println!("\n{}\n{checks}", report::table(summaries));
     Ok(checks.hold())
+}
+
+/// Trains as the first process did, and prints the results for that process.
+fn second_process(args: &Args, data: &Data, features: &Path) -> Result<()> {
+    let mut backbone = Backbone::new(args)?;
+    if let Some(cache_dir) = &args.cache_dir {
+        backbone.torchcache_persistent_cache_dir = cache_dir.clone();
+    }
+    let run = Run::train("a second process", &backbone, data, args)?;
+    let mut summary = run.summary();
+    summary.changed_rows += rows_that_differ(&run.first_features, &Tensor::load(features)?);
+    println!("{}", serde_json::to_string(&summary)?);
+    Ok(())
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
+use torchcache_examples::{rows_that_differ, seconds};
 
 /// The allowed difference of a feature to that of another forward, as a share of the largest feature. The
 /// last bits of PyTorch's result for a row depend on the other rows of its batch.
@@ -26,13 +27,6 @@ pub(crate) struct Summary {
     pub(crate) repeated: u64,
     pub(crate) computed: u64,
     pub(crate) changed_rows: i64,
-}
-
-/// The number of rows of two float matrices that differ in any bit.
-pub(crate) fn rows_that_differ(left: &Tensor, right: &Tensor) -> i64 {
-    let bits = |tensor: &Tensor| tensor.contiguous().view_dtype(Kind::Int);
-    let differs = bits(left).ne_tensor(&bits(right)).any_dim(1, false);
-    differs.sum(Kind::Int64).int64_value(&[])
 }
 
 /// The table of the three runs.
@@ -151,14 +145,5 @@ impl fmt::Display for Checks {
             "     first epoch of a second process {:.0} x faster than without the cache",
             self.second_process
         )
-    }
-}
-
-/// Seconds with a unit.
-pub(crate) fn seconds(seconds: f64) -> String {
-    if seconds < 1.0 {
-        format!("{:.1} ms", seconds * 1e3)
-    } else {
-        format!("{seconds:.2} s")
     }
 }

@@ -1,18 +1,17 @@
 //! An ordinary training loop, without code for the cache.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tch::nn::ModuleT;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache::Stats;
+use torchcache_examples::{Progress, rows_that_differ};
 
 use crate::args::{Args, SEED};
 use crate::backbone::Backbone;
 use crate::data::{Data, Images};
 use crate::head::Head;
-use crate::report::{self, Summary};
+use crate::report::Summary;
 
 /// The results of a training run.
 pub(crate) struct Run {
@@ -46,7 +45,8 @@ impl Run {
         let mut first_features = Tensor::zeros([data.train.len(), 512], (Kind::Float, Device::Cpu));
         let mut changed_rows = 0;
         for epoch in 1..=args.epochs {
-            let progress = Progress::new(name, epoch, data.train.len());
+            let name = format!("{name:<18}  epoch {epoch}");
+            let progress = Progress::new(name, data.train.len() as usize, "images");
             let mut seen = Vec::new();
             let start = Instant::now();
             let order = Tensor::randperm(data.train.len(), (Kind::Int64, Device::Cpu));
@@ -55,11 +55,11 @@ impl Run {
                 let features = backbone.forward_t(&images, false);
                 let labels = labels.index_select(0, &batch.to_device(labels.device()));
                 head.step(&features, &labels);
-                progress.advance(batch.size()[0]);
+                progress.bar.inc(batch.size()[0] as u64);
                 seen.push((batch, features));
             }
             let time = start.elapsed();
-            progress.finish(time);
+            progress.finish(time.as_secs_f64());
             epochs.push(time);
 
             for (batch, features) in seen {
@@ -68,7 +68,7 @@ impl Run {
                     let _ = first_features.index_copy_(0, &batch, &features);
                 } else {
                     let first = first_features.index_select(0, &batch);
-                    changed_rows += report::rows_that_differ(&features, &first);
+                    changed_rows += rows_that_differ(&features, &first);
                 }
             }
         }
@@ -111,34 +111,4 @@ fn accuracy(head: &Head, backbone: &Backbone, images: &Images, batch: i64) -> f6
         right += hits.sum(Kind::Int64).int64_value(&[]);
     }
     right as f64 / images.len() as f64
-}
-
-/// A progress bar on a terminal, else a line per epoch.
-struct Progress {
-    bar: ProgressBar,
-    name: String,
-}
-
-impl Progress {
-    fn new(name: &str, epoch: u32, images: i64) -> Self {
-        let name = format!("{name:<18}  epoch {epoch}");
-        // Without a terminal the bar draws nothing.
-        let style = ProgressStyle::with_template("{msg}  {bar:30}  {pos}/{len} images")
-            .expect("the template is right");
-        let bar = ProgressBar::new(images as u64).with_style(style);
-        bar.set_message(name.clone());
-        Progress { bar, name }
-    }
-
-    fn advance(&self, images: i64) {
-        self.bar.inc(images as u64);
-    }
-
-    fn finish(self, time: Duration) {
-        let message = format!("{}  {}", self.name, report::seconds(time.as_secs_f64()));
-        if std::io::stderr().is_terminal() {
-            self.bar.finish_and_clear();
-        }
-        eprintln!("{message}");
-    }
 }
