@@ -58,12 +58,21 @@ pub(crate) fn sources(root: &Path) -> Result<BTreeSet<PathBuf>> {
     match listed.quiet().ignore_stderr().read() {
         Ok(text) => files.extend(text.split_terminator('\0').map(PathBuf::from)),
         // An unpacked archive, or a machine without git.
-        Err(_) => walk(root, Path::new(""), &mut files)
-            .with_context(|| format!("cannot list the files in {}", root.display()))?,
+        Err(_) => {
+            files = files_below(root)
+                .with_context(|| format!("cannot list the files in {}", root.display()))?;
+        }
     }
     // git lists deleted files until they are committed.
     files.retain(|file| root.join(file).is_file());
     files.remove(Path::new(LOCK));
+    Ok(files)
+}
+
+/// Every file below a folder, relative to it, without folders of results.
+pub(crate) fn files_below(root: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut files = BTreeSet::new();
+    walk(root, Path::new(""), &mut files)?;
     Ok(files)
 }
 
@@ -95,8 +104,7 @@ pub(crate) fn sync(root: &Path, copy: &Path, files: &BTreeSet<PathBuf>) -> Resul
                 fs::copy(from, to)?;
             }
         }
-        let mut copied = BTreeSet::new();
-        walk(copy, Path::new(""), &mut copied)?;
+        let mut copied = files_below(copy)?;
         copied.remove(Path::new(LOCK));
         let mut deleted = copied.difference(files);
         deleted.try_for_each(|file| fs::remove_file(copy.join(file)))
@@ -119,12 +127,6 @@ mod tests {
         root
     }
 
-    fn listed(root: &Path) -> BTreeSet<PathBuf> {
-        let mut files = BTreeSet::new();
-        walk(root, Path::new(""), &mut files).unwrap();
-        files
-    }
-
     #[test]
     fn only_the_result_folders_of_the_root_are_left_out() {
         let root = checkout(&[
@@ -134,7 +136,8 @@ mod tests {
             "cuda-bundle/x",
             "src/target/b.rs",
         ]);
-        let files: Vec<_> = listed(root.path()).into_iter().collect();
+        let files = files_below(root.path()).unwrap();
+        let files: Vec<_> = files.into_iter().collect();
         assert_eq!(files, [Path::new("a.rs"), Path::new("src/target/b.rs")]);
     }
 
@@ -157,7 +160,7 @@ mod tests {
     fn a_copy_has_the_same_files_and_its_own_lock() {
         let root = checkout(&["a.rs", "src/b.rs", "gone.rs"]);
         let copy = tempfile::tempdir().unwrap();
-        sync(root.path(), copy.path(), &listed(root.path())).unwrap();
+        sync(root.path(), copy.path(), &files_below(root.path()).unwrap()).unwrap();
         let path = |file| copy.path().join(file);
         fs::write(path(LOCK), "own").unwrap();
         let time = || fs::metadata(path("a.rs")).unwrap().modified().unwrap();
@@ -165,7 +168,7 @@ mod tests {
 
         fs::remove_file(root.path().join("gone.rs")).unwrap();
         fs::write(root.path().join("src/b.rs"), "changed").unwrap();
-        sync(root.path(), copy.path(), &listed(root.path())).unwrap();
+        sync(root.path(), copy.path(), &files_below(root.path()).unwrap()).unwrap();
         assert_eq!(time(), written, "an unchanged file is not written again");
         assert!(!path("gone.rs").exists());
         assert_eq!(fs::read_to_string(path("src/b.rs")).unwrap(), "changed");

@@ -130,15 +130,11 @@ fn is_test_data(file: &Path) -> bool {
     packed && !BUILD_ONLY.contains(&extension.unwrap_or_default())
 }
 
+/// Bytes of all files below a folder.
 fn size(folder: &Path) -> io::Result<u64> {
-    fs::read_dir(folder)?.try_fold(0, |sum, entry| {
-        let entry = entry?;
-        let data = entry.metadata()?;
-        Ok(sum
-            + match data.is_dir() {
-                true => size(&entry.path())?,
-                false => data.len(),
-            })
+    let mut files = mirror::files_below(folder)?.into_iter();
+    files.try_fold(0, |sum, file| {
+        Ok(sum + fs::metadata(folder.join(file))?.len())
     })
 }
 

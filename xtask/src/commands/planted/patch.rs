@@ -5,10 +5,11 @@
 //! a reformat.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::mirror;
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct Patch {
@@ -104,7 +105,10 @@ impl Hunk {
     /// The file that the hunk belongs to, and its text with the hunk.
     pub(crate) fn apply(&self, sources: &Path) -> Result<(PathBuf, String)> {
         let mut places = Vec::new();
-        for path in rust_files(sources)? {
+        let files = mirror::files_below(sources)?;
+        let is_rust = |file: &PathBuf| file.extension().is_some_and(|end| end == "rs");
+        for file in files.into_iter().filter(is_rust) {
+            let path = sources.join(file);
             let text = fs::read_to_string(&path)?;
             places.extend(
                 self.patched(&text)
@@ -138,20 +142,6 @@ impl Hunk {
             })
             .collect()
     }
-}
-
-/// Every Rust file below a folder.
-fn rust_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(files)
 }
 
 #[cfg(test)]
