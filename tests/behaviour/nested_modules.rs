@@ -261,3 +261,193 @@ fn replacing_a_wrapped_field_changes_the_identity() {
         "put back, its rows are valid again"
     );
 }
+
+/// `x` plus the sum of a table, of which a few elements are compared on each call.
+#[torchcache]
+#[derive(Debug)]
+struct Table {
+    weight: Tensor,
+    torchcache_persistent_module_hash: Option<&'static str>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Table {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs + self.weight.sum(Kind::Float)
+    }
+}
+
+impl Table {
+    fn new() -> Self {
+        Table {
+            weight: Tensor::zeros([64, 4096], (Kind::Float, device())),
+            torchcache_persistent_module_hash: None,
+            torchcache: TorchCache::default(),
+        }
+    }
+
+    /// Changes an element that no call compares.
+    fn write_unseen(&self, value: f64) {
+        let row = self.weight.data().narrow(0, 20, 1);
+        let _ = row.narrow(1, 1_001, 1).fill_(value);
+    }
+}
+
+/// Whether `model` computes right rows after an unseen change of its table, which `report` reports.
+fn is_right_after(model: &impl Module, table: &Table, report: impl Fn()) -> bool {
+    let xs = random(&[2, 2]);
+    model.forward(&xs);
+    let offset = table.weight.sum(Kind::Float).double_value(&[]) + 1.0;
+    table.write_unseen(offset);
+    model.forward(&xs);
+    report();
+    same(&model.forward(&xs), &(&xs + offset + 1.0))
+}
+
+#[test]
+fn refreshing_the_outer_module_refreshes_inner_ones() {
+    let model = Wrapper::new(Table::new());
+    let refresh = || model.torchcache.refresh();
+    assert!(is_right_after(&model, &model.inner, refresh));
+    let deep = Wrapper::new(Wrapper::new(Table::new()));
+    let xs = random(&[2, 2]);
+    deep.forward(&xs);
+    deep.inner.inner.write_unseen(7.0);
+    deep.torchcache.refresh();
+    assert!(same(&deep.forward(&xs), &(&xs + 7.0 + 1.0 + 1.0)));
+}
+
+#[test]
+fn refreshing_an_inner_module_refreshes_the_outer_one() {
+    let model = Wrapper::new(Table::new());
+    let refresh = || model.inner.torchcache.refresh();
+    assert!(is_right_after(&model, &model.inner, refresh));
+}
+
+/// What the outer module notices first: another of its weights moves the module hash.
+#[torchcache]
+#[derive(Debug)]
+struct Shifted {
+    inner: Table,
+    shift: f64,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Shifted {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + self.shift
+    }
+}
+
+#[test]
+fn a_stale_inner_row_is_not_stored_under_a_new_outer_hash() {
+    let mut model = Shifted {
+        inner: Table::new(),
+        shift: 0.0,
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 2]);
+    model.forward(&xs);
+    model.inner.write_unseen(7.0);
+    model.shift = 1.0;
+    assert!(same(&model.forward(&xs), &(&xs + 7.0 + 1.0)));
+}
+
+#[test]
+fn a_wrapped_inner_module_is_refreshed_with_the_outer_one() {
+    let vs = nn::VarStore::new(device());
+    let weight = vs.root().zeros("weight", &[64, 4096]);
+    let mut vs = vs;
+    vs.freeze();
+    let read = weight.shallow_clone();
+    let net = nn::func(move |xs| xs + read.sum(Kind::Float));
+    let inner = Cached::new(net, &vs, version("refreshed")).unwrap();
+    let model = Holder {
+        inner,
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 2]);
+    model.forward(&xs);
+    let _ = weight
+        .data()
+        .narrow(0, 20, 1)
+        .narrow(1, 1_001, 1)
+        .fill_(7.0);
+    model.torchcache.refresh();
+    assert!(same(&model.forward(&xs), &(&xs + 7.0 + 1.0)));
+}
+
+#[test]
+fn the_given_hash_of_an_inner_module_is_part_of_the_outer_one() {
+    let hash = |name| {
+        let mut inner = Table::new();
+        inner.torchcache_persistent_module_hash = name;
+        let outer = Wrapper::new(inner);
+        outer.forward(&random(&[1, 2]));
+        outer.torchcache.module_hash().unwrap()
+    };
+    let hashes = [None, Some("first"), Some("second")].map(hash);
+    assert_ne!(hashes[0], hashes[1]);
+    assert_ne!(hashes[1], hashes[2]);
+    assert_eq!(hash(Some("second")), hashes[2]);
+}
+
+/// A factor that no module hash knows.
+#[torchcache]
+#[derive(Debug)]
+struct Unknown {
+    #[torchcache(skip)]
+    factor: std::cell::Cell<f64>,
+    ran: std::marker::PhantomData<()>,
+    torchcache_cache_dtype: Option<Kind>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Unknown {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * self.factor.get()
+    }
+}
+
+#[torchcache(verify = 1.0)]
+#[derive(Debug)]
+struct Verified {
+    inner: Unknown,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Verified {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + 1.0
+    }
+}
+
+#[test]
+fn verification_goes_past_the_caches_of_inner_modules() {
+    for (cache_dtype, wrong) in [(None, 0), (Some(Kind::Half), 0), (None, 2)] {
+        let model = Verified {
+            inner: Unknown {
+                factor: 2.0.into(),
+                ran: std::marker::PhantomData,
+                torchcache_cache_dtype: cache_dtype,
+                torchcache: TorchCache::default(),
+            },
+            torchcache: TorchCache::default(),
+        };
+        let xs = random(&[2, 3]);
+        model.forward(&xs);
+        let rows = model.inner.torchcache.stats().memory.rows;
+        if wrong > 0 {
+            model.inner.factor.set(3.0);
+        }
+        model.forward(&xs);
+        let stats = model.torchcache.stats();
+        assert_eq!((stats.verified, stats.mismatched), (2, wrong));
+        let inner = model.inner.torchcache.stats();
+        assert_eq!((inner.memory.hits, inner.memory.rows), (0, rows));
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use tch::nn::{self, Module};
 use tch::{Kind, Tensor};
-use torchcache::{Cached, Options, torchcache};
+use torchcache::{Cached, Fingerprint, Fingerprinter, Options, TorchCache, torchcache};
 
 use crate::nested_modules::Wrapper;
 use crate::support::{Log, Scale, counts, device, events, random, same};
@@ -109,6 +109,187 @@ fn a_function_called_from_many_threads_is_attached_once() {
     assert_eq!((stats.calls, stats.rows), (1600, 6400));
     assert_eq!(stats.misses + stats.memory.hits, 6400);
     assert!(stats.misses <= 4 * 8, "at most each thread's first call");
+}
+
+/// A plain field that counts how often it is read.
+#[derive(Debug, Default)]
+struct Walked(AtomicUsize);
+
+impl Fingerprint for Walked {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        self.0.fetch_add(1, SeqCst);
+        f.plain("Walked", &[], &());
+    }
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Shared {
+    walked: Walked,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Shared {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+}
+
+#[test]
+fn threads_of_one_handle_compute_its_hash_once() {
+    const THREADS: usize = 16;
+    let (log, start) = (Log::default(), Barrier::new(THREADS));
+    let model = Shared {
+        walked: Walked::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[4, 2]);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let (log, start, model, xs) = (log.clone(), &start, &model, xs.copy());
+            scope.spawn(move || {
+                log.during(|| {
+                    start.wait();
+                    for _ in 0..500 {
+                        assert!(same(&model.forward(&xs), &(&xs * 2)));
+                    }
+                });
+            });
+        }
+    });
+    let lines = log.lines();
+    assert_eq!(events(&lines, "INFO", "cache attached"), 1, "{lines:#?}");
+    assert_eq!(model.torchcache.stats().calls, 8_000);
+    // The first call records and hashes; the others compare.
+    assert_eq!(model.walked.0.load(SeqCst), 8_000 - 1 + 2);
+}
+
+/// A subscriber that calls a cached function at the first event.
+struct Calls {
+    call: fn(&Tensor) -> Tensor,
+    xs: std::sync::Mutex<Option<Tensor>>,
+}
+
+impl tracing::Subscriber for Calls {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("torchcache")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        let xs = self.xs.lock().unwrap().take();
+        if let Some(xs) = xs {
+            assert!(same(&(self.call)(&xs), &(&xs * 3)));
+        }
+    }
+}
+
+#[torchcache]
+fn logged_in_memory(xs: &Tensor) -> Tensor {
+    xs * 3
+}
+
+#[torchcache(persistent = true)]
+fn logged_on_disk(xs: &Tensor) -> Tensor {
+    xs * 3
+}
+
+#[test]
+fn a_log_subscriber_may_call_the_cached_function() {
+    for call in [logged_in_memory as fn(&Tensor) -> Tensor, logged_on_disk] {
+        ends(move || {
+            let xs = random(&[2, 2]);
+            let calls = Calls {
+                call,
+                xs: Some(random(&[2, 2])).into(),
+            };
+            tracing::subscriber::with_default(calls, || {
+                assert!(same(&call(&xs), &(&xs * 3)));
+            });
+        });
+    }
+}
+
+/// A call under the lock of the weights cannot compare them: it bypasses the cache.
+#[test]
+fn a_call_under_the_lock_of_its_weights_bypasses_the_cache() {
+    ends(|| {
+        let mut vs = nn::VarStore::new(device());
+        vs.root().zeros("weight", &[2]);
+        vs.freeze();
+        let model = Cached::new(nn::func(|xs| xs * 2), &vs, Options::default()).unwrap();
+        let xs = random(&[3, 2]);
+        for warm in [false, true] {
+            if warm {
+                model.forward(&xs);
+            }
+            let locked = vs.variables_.lock().unwrap();
+            assert!(same(&model.forward(&xs), &(&xs * 2)));
+            drop(locked);
+        }
+        let stats = model.cache().stats();
+        assert_eq!((stats.bypassed, stats.misses), (2, 3));
+        model.forward(&xs);
+        assert_eq!(counts(model.cache()), (3, 3, 0));
+    });
+}
+
+/// A field that waits for a lock of the program when it is read.
+#[derive(Debug)]
+struct Guarded(std::sync::Arc<std::sync::Mutex<()>>);
+
+impl Fingerprint for Guarded {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        let _guard = self.0.lock().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        f.plain("Guarded", &[], &());
+    }
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Waiting {
+    guarded: Guarded,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Waiting {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+}
+
+/// While one thread attaches, another one attaches a module that needs its lock.
+#[test]
+fn threads_that_attach_may_wait_for_locks_of_the_program() {
+    ends(|| {
+        let lock = std::sync::Arc::new(std::sync::Mutex::new(()));
+        let model = Waiting {
+            guarded: Guarded(lock.clone()),
+            torchcache: TorchCache::default(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (model, xs) = (&model, random(&[2, 2]));
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        model.torchcache.refresh();
+                        assert!(same(&model.forward(&xs), &(&xs * 2)));
+                    }
+                });
+            }
+        });
+    });
 }
 
 /// Hashing the weights of one module spreads over the pool, whose threads may be in another call.

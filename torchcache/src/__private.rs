@@ -22,6 +22,7 @@ pub use crate::{
     Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,
 };
 
+use crate::cache::attach::Refused;
 use crate::cache::target::{FunctionTarget, ModuleTarget, Target};
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
@@ -89,7 +90,7 @@ pub fn call_function<F: CachedFunction, O: Output>(
 pub fn handle<F: CachedFunction>() -> &'static TorchCache {
     let function = FunctionTarget::<F>(PhantomData);
     let cache = F::cache();
-    if let Err(error) = cache.attach(&function) {
+    if let Err(Refused::Misuse(error)) = cache.attach(&function) {
         tracing::debug!(module = function.name(), %error, "not attached before the first call");
     }
     cache

@@ -292,8 +292,11 @@ impl<M> Cached<M> {
         if !self.needs_claim() || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
-        let identity = Identity::compute(&self.name(), &self.options, |f| self.dependencies(f));
-        self.claim(&identity.hash)
+        // Where a lock is held, the first call claims it.
+        match Identity::compute(&self.name(), &self.options, |f| self.dependencies(f)) {
+            Some(identity) => self.claim(&identity.hash),
+            None => Ok(()),
+        }
     }
 
     /// Passes everything that is known of what the output depends on to `f`.
@@ -306,9 +309,11 @@ impl<M> Cached<M> {
             f.field("made at", &(place, self.ordinal));
             if self.ordinal > 0 {
                 // The next run may wrap them in another order.
-                f.content("run", || (this_run().to_vec(), "this run alone".into()));
+                f.content("run", &[], || {
+                    (this_run().to_vec(), "this run alone".into())
+                });
             }
-            f.content("executable", || {
+            f.content("executable", &[], || {
                 (executable().to_vec(), "the running executable".into())
             });
         }
@@ -323,6 +328,7 @@ impl<M> Cached<M> {
 /// An annotated module may contain a cached one, whose identity is then part of its own.
 impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.inner_handle(self.cache.changes());
         nested_options(&self.options, f);
         self.dependencies(f);
     }

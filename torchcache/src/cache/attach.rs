@@ -1,68 +1,179 @@
 //! Keeps a handle attached to the right tiers: each call compares options and fields with those of
-//! the last one, and opens another cache where they changed.
+//! the last attach, and opens another cache where they changed.
+//!
+//! Neither the comparison nor an attach holds a lock: `Fingerprint` and log subscribers are user code,
+//! which may call this cache again, or wait for a thread that does.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use torchcache_store::manifest::difference;
 
-use super::handle::{Attached, OpenCache, TorchCache, Watchers};
+use super::handle::{Attached, HashedModule, OpenCache, TorchCache};
 use super::overrides::Overrides;
 use super::stats::Counters;
 use super::target::Target;
 use super::tiers::Tiers;
 use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
-use crate::identity::{Fingerprinter, Identity, Watcher, manifest};
+use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest};
 use crate::options::{Options, environment};
 use crate::sync::lock;
 
+/// Why a call cannot use the cache of its module.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Misuse(Error),
+    /// The call bypasses the cache.
+    Bypass(Reason),
+}
+
+/// How long a call waits for another thread that attaches the same handle. That thread may need a
+/// lock that the caller holds.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl TorchCache {
-    /// The cache that `target` uses at this call, after comparing it with the last call.
+    /// The cache that `target` uses at this call, after comparing it with the last attach.
     ///
     /// # Errors
     ///
-    /// Options out of range, a parameter that requires grad, a directory that cannot be used.
-    pub(crate) fn attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Error> {
-        // The first calls of a function from several threads attach it once.
-        let fixed = target.watched_type().is_none();
-        let first = fixed && lock(&self.state).attached.is_none();
-        let first = first.then(|| lock(&self.attaching));
-        let (before, mut watchers) = {
-            let mut state = lock(&self.state);
-            let watchers = std::mem::replace(&mut state.watchers, Watchers::new());
-            (state.attached.clone(), watchers)
+    /// Options out of range, a parameter that requires grad, a directory that cannot be used; a
+    /// field whose lock another thread holds.
+    pub(crate) fn attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
+        let before = lock(&self.attached).clone();
+        if let Some(attached) = self.still_attached(target, before.as_ref())? {
+            return Ok(attached);
+        }
+        // Threads that find the same change attach once.
+        let turn = self.attaching.take(ATTACH_TIMEOUT);
+        let before = lock(&self.attached).clone();
+        if turn.waited
+            && let Some(attached) = self.still_attached(target, before.as_ref())?
+        {
+            return Ok(attached);
+        }
+        let attached = self.attach_again(target, before.as_ref());
+        let attached = attached.map_err(|detail| self.refuse(target, detail))?;
+        let attached = Arc::new(attached.ok_or(Refused::Bypass(Reason::Locked))?);
+        if let Some(before) = &before {
+            self.flush_replaced(before, &attached);
+        }
+        *lock(&self.attached) = Some(attached.clone());
+        *lock(&self.directory_error) = None;
+        drop(turn);
+        self.log_change(target, before.as_deref(), &attached);
+        Ok(attached)
+    }
+
+    fn refuse(&self, target: &dyn Target, detail: Detail) -> Refused {
+        let error = Error::new(target.name(), detail);
+        *lock(&self.directory_error) = error.directory();
+        Refused::Misuse(error)
+    }
+
+    /// `before`, if it still holds.
+    fn still_attached(
+        &self,
+        target: &dyn Target,
+        before: Option<&Arc<Attached>>,
+    ) -> Result<Option<Arc<Attached>>, Refused> {
+        let Some(attached) = before else {
+            return Ok(None);
         };
-        if self.refresh.swap(false, Relaxed) {
-            watchers.fields.forget();
+        if attached.overrides.compare(overrides(target)).changed {
+            return Ok(None);
         }
-        // `Fingerprint` may be user code: it runs while the watchers are out of the lock.
-        let after = watchers.attach(target, before.as_ref());
-        if let (Some(before), Ok(after)) = (&before, &after) {
-            self.flush_replaced(before, after);
+        if !attached.options.enabled() {
+            return Ok(Some(attached.clone()));
         }
-        let mut state = lock(&self.state);
-        state.watchers = watchers;
-        match after {
-            Ok(attached) => {
-                state.attached = Some(attached.clone());
-                state.directory_error = None;
-                // A log subscriber may call the function again.
-                drop((state, first));
-                self.log_change(target, before.as_deref(), &attached);
-                Ok(attached)
-            }
-            Err(detail) => {
-                let error = Error::new(target.name(), detail);
-                state.directory_error = error.directory();
-                // Nothing that this call recorded is valid: the next one compares everything again.
-                state.watchers.overrides.forget();
-                state.watchers.fields.forget();
-                drop(state);
-                Err(error)
-            }
+        let Some(cache) = &attached.cache else {
+            return Ok(None);
+        };
+        if cache.tiers.should_retry_disk() || !self.still_hashed(target, &cache.module)? {
+            return Ok(None);
         }
+        Ok(Some(attached.clone()))
+    }
+
+    /// Whether a module hash still holds.
+    fn still_hashed(&self, target: &dyn Target, module: &HashedModule) -> Result<bool, Refused> {
+        if module.changes != self.changes().count() {
+            return Ok(false);
+        }
+        let seen = module.fields.compare(fields(target));
+        if seen.locked {
+            return Err(Refused::Bypass(Reason::Locked));
+        }
+        if !seen.changed {
+            self.check_frozen(target, seen)
+                .map_err(|detail| self.refuse(target, detail))?;
+        }
+        Ok(!seen.changed)
+    }
+
+    /// A parameter that requires grad is an error: a cached output has no gradient.
+    fn check_frozen(&self, target: &dyn Target, seen: Seen) -> Result<(), Detail> {
+        if !seen.trainable {
+            return Ok(());
+        }
+        // Whoever trains the module may change it without a trace.
+        self.changes().report();
+        let mut parameter = None;
+        target.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
+        let parameter = parameter.unwrap_or_default();
+        Err(Detail::ParameterRequiresGrad { parameter })
+    }
+
+    /// Reads options and fields again, and opens their tiers. `None` where another thread holds the
+    /// lock of a field.
+    fn attach_again(
+        &self,
+        target: &dyn Target,
+        before: Option<&Arc<Attached>>,
+    ) -> Result<Option<Attached>, Detail> {
+        let (overridden, _) = Snapshot::record(overrides(target));
+        let mut options = target.options();
+        target.overrides(&mut Overrides::apply(&mut options));
+        let options = options.checked()?;
+        let before_cache = before.and_then(|before| before.cache.as_ref());
+        let attached = |options, cache| {
+            Some(Attached {
+                options,
+                overrides: overridden,
+                cache,
+            })
+        };
+        if !options.enabled() || environment::is_disabled() {
+            return Ok(attached(options, before_cache.cloned()));
+        }
+        let Some(module) = self.hash(target, &options)? else {
+            return Ok(None);
+        };
+        target.claim(&module.identity.hash)?;
+        let previous = before_cache.map(|cache| &cache.tiers);
+        let tiers = Tiers::open(&module.identity, &options, previous)?;
+        let module = Arc::new(module);
+        let cache = OpenCache { module, tiers };
+        Ok(attached(options, Some(Arc::new(cache))))
+    }
+
+    /// Hashes the module. `None` where another thread holds the lock of a field.
+    fn hash(&self, target: &dyn Target, options: &Options) -> Result<Option<HashedModule>, Detail> {
+        // All that is compared is read before it is hashed, so that the next call notices a change in
+        // between.
+        let changes = self.changes().count();
+        let (fields, seen) = Snapshot::record(fields(target));
+        if seen.locked {
+            return Ok(None);
+        }
+        self.check_frozen(target, seen)?;
+        let identity = Identity::compute(&target.name(), options, |f| target.fingerprint(f));
+        Ok(identity.map(|identity| HashedModule {
+            identity,
+            fields,
+            changes,
+        }))
     }
 
     /// Writes what the cache of `before` has queued, if `after` has another one: later flushes do not
@@ -71,10 +182,8 @@ impl TorchCache {
         let Some(replaced) = &before.cache else {
             return;
         };
-        let is_kept = after
-            .cache
-            .as_ref()
-            .is_some_and(|after| Arc::ptr_eq(replaced, after));
+        let directory = |cache: &Arc<OpenCache>| cache.tiers.directory().map(Path::to_owned);
+        let is_kept = after.cache.as_ref().map(directory) == Some(directory(replaced));
         if !is_kept
             && let Some(store) = &replaced.tiers.store
             && let Err(error) = store.flush()
@@ -99,92 +208,20 @@ impl TorchCache {
     }
 }
 
-impl Watchers {
-    fn attach(
-        &mut self,
-        target: &dyn Target,
-        before: Option<&Arc<Attached>>,
-    ) -> Result<Arc<Attached>, Detail> {
-        let new_options = self.changed_options(target, before)?;
-        let (options, same_options) = match (&new_options, before) {
-            (Some(options), _) => (options, false),
-            (None, Some(before)) if !before.options.enabled() => return Ok(before.clone()),
-            (None, Some(before)) => (&before.options, true),
-            (None, None) => unreachable!("the first call resolves its options"),
-        };
-        if !options.enabled() || environment::is_disabled() {
-            let cache = before.and_then(|before| before.cache.clone());
-            let options = options.clone();
-            return Ok(Arc::new(Attached { options, cache }));
+/// Walks the options and what overrides them.
+fn overrides(target: &dyn Target) -> impl FnOnce(&mut Watcher) {
+    |watcher| {
+        // A handle may be moved to a module of another type, with another attribute.
+        if let Some(name) = target.watched_type() {
+            watcher.bytes(name.as_bytes());
         }
-        let unchanged = !self.fields_changed(target)? && same_options;
-        let before_cache = before.and_then(|before| before.cache.as_deref());
-        if let (Some(before), Some(cache)) = (before, before_cache)
-            && unchanged
-            && !cache.tiers.should_retry_disk()
-        {
-            return Ok(before.clone());
-        }
-        let name = target.name();
-        let identity = match before_cache {
-            Some(cache) if unchanged => cache.identity.clone(),
-            _ => Identity::compute(&name, options, |f| target.fingerprint(f)),
-        };
-        target.claim(&identity.hash)?;
-        let previous = before_cache.map(|cache| &cache.tiers);
-        let tiers = Tiers::open(&identity, options, previous)?;
-        Ok(Arc::new(Attached {
-            options: options.clone(),
-            cache: Some(Arc::new(OpenCache {
-                identity,
-                tiers,
-                module_device: self.fields.device(),
-            })),
-        }))
+        target.overrides(&mut Overrides::watch(watcher));
     }
+}
 
-    /// The options, where they are not those of `before`.
-    fn changed_options(
-        &mut self,
-        target: &dyn Target,
-        before: Option<&Arc<Attached>>,
-    ) -> Result<Option<Options>, Detail> {
-        let visit = |watcher: &mut Watcher| {
-            // A handle may be moved to a module of another type, with another attribute.
-            if let Some(name) = target.watched_type() {
-                watcher.bytes(name.as_bytes());
-            }
-            target.overrides(&mut Overrides::watch(watcher));
-        };
-        let changed = self.overrides.compare(visit).changed;
-        if before.is_some() && !changed {
-            return Ok(None);
-        }
-        let mut options = target.options();
-        target.overrides(&mut Overrides::apply(&mut options));
-        let options = options.checked()?;
-        self.overrides.record(visit);
-        Ok(Some(options))
-    }
-
-    /// Whether a field that the output depends on changed. A parameter that requires grad is an
-    /// error.
-    fn fields_changed(&mut self, target: &dyn Target) -> Result<bool, Detail> {
-        let visit = |watcher: &mut Watcher| target.fingerprint(&mut Fingerprinter::watch(watcher));
-        let mut seen = self.fields.compare(visit);
-        if seen.changed {
-            // The comparison stopped at the first difference; the recording walk sees every
-            // parameter.
-            seen.trainable = self.fields.record(visit).trainable;
-        }
-        if seen.trainable {
-            let mut parameter = None;
-            target.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
-            let parameter = parameter.unwrap_or_default();
-            return Err(Detail::ParameterRequiresGrad { parameter });
-        }
-        Ok(seen.changed)
-    }
+/// Walks the fields that the output depends on.
+fn fields(target: &dyn Target) -> impl FnOnce(&mut Watcher) {
+    |watcher| target.fingerprint(&mut Fingerprinter::watch(watcher))
 }
 
 impl OpenCache {
@@ -192,13 +229,13 @@ impl OpenCache {
     /// before, or else since the newest one in the directory.
     fn log_attached(&self, target: &dyn Target, before: Option<&OpenCache>) {
         let module = &*target.name();
-        let hash = self.identity.hash.as_str();
+        let hash = self.identity().hash.as_str();
         let directory = self.tiers.directory();
-        let change = match before.filter(|before| before.identity.hash != hash) {
-            Some(before) => Some(difference(&before.identity.parts, &self.identity.parts)),
+        let change = match before.filter(|before| before.identity().hash != hash) {
+            Some(before) => Some(difference(&before.identity().parts, &self.identity().parts)),
             None => directory
                 .and_then(Path::parent)
-                .and_then(|root| manifest::explain(root, module, &self.identity)),
+                .and_then(|root| manifest::explain(root, module, self.identity())),
         };
         if let Some(change) = change {
             tracing::info!(module, hash, "the module hash changed: {change}");
@@ -208,7 +245,8 @@ impl OpenCache {
             return;
         };
         tracing::info!(module, hash, directory = %directory.display(), "cache attached");
-        if let Err(error) = manifest::write(directory, module, &self.identity, target.functions()) {
+        if let Err(error) = manifest::write(directory, module, self.identity(), target.functions())
+        {
             tracing::debug!(module, %error, "the manifest could not be written");
         }
     }

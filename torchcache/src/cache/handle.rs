@@ -1,7 +1,7 @@
 //! [`TorchCache`]: the handle of one cache.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, TchError};
@@ -11,9 +11,9 @@ use super::tiers::Tiers;
 use super::warnings::Warnings;
 use crate::argument::{SharedDigests, TensorArgument};
 use crate::error::{Detail, FlushError, Unwritten};
-use crate::identity::{Identity, Watcher};
+use crate::identity::{Changes, Identity, Snapshot};
 use crate::options::{Options, environment};
-use crate::sync::lock;
+use crate::sync::{Turn, lock};
 
 /// The cache of one module instance or function.
 ///
@@ -37,41 +37,18 @@ use crate::sync::lock;
 /// assert_eq!((stats.misses, stats.memory.hits), (2, 2));
 /// ```
 pub struct TorchCache {
-    pub(super) state: Mutex<HandleState>,
-    /// Held by the first call of a function while it attaches.
-    pub(super) attaching: Mutex<()>,
+    /// Held to clone or replace the `Arc`.
+    pub(super) attached: Mutex<Option<Arc<Attached>>>,
+    /// The thread that attaches.
+    pub(super) attaching: Turn,
+    /// Why the last attach could not use the directory of the disk tier.
+    pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
     shared: Mutex<SharedState>,
-    /// Set by `refresh`, taken by the next call.
-    pub(super) refresh: AtomicBool,
+    changes: Changes,
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
     /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
-}
-
-/// What the last call saw, for the next one to compare with.
-#[derive(Debug)]
-pub(super) struct HandleState {
-    pub(super) attached: Option<Arc<Attached>>,
-    /// Why the last call could not use the directory of the disk tier.
-    pub(super) directory_error: Option<Arc<Detail>>,
-    pub(super) watchers: Watchers,
-}
-
-/// The recorded states of the override fields and of the fields in the identity.
-#[derive(Debug)]
-pub(super) struct Watchers {
-    pub(super) overrides: Watcher,
-    pub(super) fields: Watcher,
-}
-
-impl Watchers {
-    pub(super) const fn new() -> Self {
-        Watchers {
-            overrides: Watcher::new(),
-            fields: Watcher::new(),
-        }
-    }
 }
 
 /// The digests of shared tensors, taken out while a call uses them.
@@ -82,10 +59,13 @@ struct SharedState {
     generation: u64,
 }
 
-/// What a handle is attached to: resolved options, and the open cache.
+/// What a handle is attached to, as of the walk that found it. Immutable: threads share it, and a
+/// change makes another one.
 #[derive(Debug)]
 pub(crate) struct Attached {
     pub(crate) options: Options,
+    /// The fields that override options.
+    pub(super) overrides: Snapshot,
     /// `None` where the cache was never enabled: nothing is hashed or opened then. It stays while
     /// the cache is disabled, so that its rows are there when it is enabled again.
     pub(super) cache: Option<Arc<OpenCache>>,
@@ -98,13 +78,31 @@ impl Attached {
     }
 }
 
-/// An identity and the tiers that hold its rows.
+/// A module as it was hashed, and the tiers that hold its rows.
 #[derive(Debug)]
 pub(crate) struct OpenCache {
-    pub(crate) identity: Identity,
+    pub(super) module: Arc<HashedModule>,
     pub(crate) tiers: Tiers,
+}
+
+impl OpenCache {
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.module.identity
+    }
+
     /// The device of the module's tensors, if all are on one.
-    pub(crate) module_device: Option<Device>,
+    pub(crate) fn module_device(&self) -> Option<Device> {
+        self.module.fields.device()
+    }
+}
+
+/// The identity of a module, and the state of its fields when it was computed.
+#[derive(Debug)]
+pub(super) struct HashedModule {
+    pub(super) identity: Identity,
+    pub(super) fields: Snapshot,
+    /// The count of changes before the fields were read.
+    pub(super) changes: (u64, u64),
 }
 
 impl Default for TorchCache {
@@ -117,17 +115,14 @@ impl TorchCache {
     /// An inert handle.
     pub const fn new() -> Self {
         TorchCache {
-            state: Mutex::new(HandleState {
-                attached: None,
-                directory_error: None,
-                watchers: Watchers::new(),
-            }),
-            attaching: Mutex::new(()),
+            attached: Mutex::new(None),
+            attaching: Turn::new(),
+            directory_error: Mutex::new(None),
             shared: Mutex::new(SharedState {
                 digests: SharedDigests::new(),
                 generation: 0,
             }),
-            refresh: AtomicBool::new(false),
+            changes: Changes::new(),
             counters: Counters::new(),
             warnings: Warnings::new(),
             unwritten: AtomicU64::new(0),
@@ -137,7 +132,7 @@ impl TorchCache {
     /// The module hash, under which rows are kept and which names the directory: 64 hexadecimal
     /// digits, or the value of `persistent_module_hash`. `None` before a module's first call.
     pub fn module_hash(&self) -> Option<String> {
-        self.with_cache(|cache| cache.identity.hash.clone())
+        self.with_cache(|cache| cache.identity().hash.clone())
     }
 
     /// What the cache did and holds. Calls, rows and times are this handle's; what the tiers hold
@@ -166,7 +161,7 @@ impl TorchCache {
             flushed.map_err(|error| FlushError::Rows(Box::new(error)))?;
         }
         let unwritten = self.unwritten.swap(0, Relaxed);
-        let refused = lock(&self.state).directory_error.clone();
+        let refused = lock(&self.directory_error).clone();
         match refused.or(fault.map(|fault| fault.reason)) {
             Some(reason) => Err(FlushError::Directory(reason)),
             None if unwritten > 0 => Err(FlushError::Rows(Box::new(Unwritten { rows: unwritten }))),
@@ -196,7 +191,7 @@ impl TorchCache {
     /// The options in effect: the defaults, then the attribute, then the fields of the module. Before
     /// a module's first call, the defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false.
     pub fn effective_options(&self) -> Options {
-        let attached = lock(&self.state).attached.clone();
+        let attached = lock(&self.attached).clone();
         let options = attached.map_or_else(Options::default, |attached| attached.options.clone());
         if environment::is_disabled() {
             options.disabled()
@@ -211,12 +206,18 @@ impl TorchCache {
         self.with_cache(|cache| cache.tiers.directory().map(Path::to_owned))?
     }
 
-    /// Computes the module hash and the digests of shared arguments again at the next call. For
-    /// changes that cannot be watched: weights written through a raw pointer, buffers of a
-    /// TorchScript module.
+    /// Computes the module hash and the digests of shared arguments again at the next call, also those of
+    /// modules inside this one and around it. For changes that cannot be watched: weights written
+    /// through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
-        self.refresh.store(true, Relaxed);
+        self.changes.report();
+        // Weights that were replaced need not stay until the next call.
+        self.with_cache(|cache| cache.module.fields.release());
         self.discard_shared();
+    }
+
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     fn discard_shared(&self) {
@@ -247,7 +248,7 @@ impl TorchCache {
     }
 
     fn with_cache<R>(&self, read: impl FnOnce(&OpenCache) -> R) -> Option<R> {
-        let attached = lock(&self.state).attached.clone()?;
+        let attached = lock(&self.attached).clone()?;
         attached.cache.as_deref().map(read)
     }
 }

@@ -1,6 +1,6 @@
 //! The cache of one module or function: its handle, the tiers behind it, and what it counts.
 
-mod attach;
+pub(crate) mod attach;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod overrides;

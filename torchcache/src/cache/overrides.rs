@@ -156,6 +156,7 @@ for_each_option!(define_overrides);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Snapshot;
     use crate::options::Options;
 
     #[test]
@@ -183,10 +184,9 @@ mod tests {
 
     #[test]
     fn a_changed_field_is_noticed() {
-        let mut watcher = Watcher::new();
-        watcher.record(|watcher| Overrides::watch(watcher).enabled(&true));
+        let (snapshot, _) = Snapshot::record(|watcher| Overrides::watch(watcher).enabled(&true));
         for (enabled, changed) in [(true, false), (false, true)] {
-            let seen = watcher.compare(|watcher| Overrides::watch(watcher).enabled(&enabled));
+            let seen = snapshot.compare(|watcher| Overrides::watch(watcher).enabled(&enabled));
             assert_eq!(seen.changed, changed);
         }
     }

@@ -85,6 +85,7 @@ pub trait CachedForward: CachedStruct {
     /// through this module's cache, so everything in this module's identity is in theirs: the
     /// type, the options, the code and the fields.
     fn nested(&self, f: &mut Fingerprinter<'_>) {
+        f.inner_handle(self.cache().changes());
         type_of(self, f);
         let mut options = Self::options();
         self.overrides(&mut Overrides::apply(&mut options));
@@ -164,7 +165,7 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         // As for modules, but not watched: the handle of a function is in a static.
-        f.content("type", || {
+        f.content("type", &[], || {
             (type_name::<F>().into(), type_name::<F>().into())
         });
         f.functions(self.functions());

@@ -133,6 +133,8 @@ fn shared_memory(
         }
         None => Arc::new(Mutex::new(Memory::new(bound, eviction))),
     };
+    // A tier that moved to another module hash is not found under the earlier one.
+    shared.retain(|_, tier| !std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory)));
     shared.insert(key, Arc::downgrade(&memory));
     memory
 }

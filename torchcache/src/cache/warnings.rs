@@ -26,6 +26,8 @@ pub(crate) enum Reason {
     ChangingShape,
     /// The cache holds rows that this version cannot read.
     ForeignRows,
+    /// Another thread, or the caller, holds a lock that is needed to read the module.
+    Locked,
     /// libtorch could not copy or read what the cache needs.
     Libtorch(TchError),
     /// The memory tier could not hold or copy rows.
@@ -92,6 +94,10 @@ impl Reason {
             Reason::Mismatch { mismatched, verified, example } => (
                 10,
                 format!("{mismatched} of {verified} recomputed rows differ from the cached ones: {example}. Either the module is in train mode, has dropout, or computes a row from the rest of its batch, or code outside the module changed (then bump `version`)"),
+            ),
+            Reason::Locked => (
+                11,
+                "a lock in the module is held, such as that of its `VarStore`: calls that cannot take it within 100 ms bypass the cache; release it before the call".into(),
             ),
         })
     }

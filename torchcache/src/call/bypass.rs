@@ -57,6 +57,10 @@ pub(crate) fn bypass<O: Output>(
 /// Counts a call that bypasses the cache.
 pub(crate) fn count(target: &dyn Target, reason: &Reason) {
     let handle = target.handle();
+    if matches!(reason, Reason::Training) {
+        // The training step may change the module without a trace.
+        handle.changes().report();
+    }
     Counters::add(&handle.counters.bypassed, 1);
     handle.warnings.warn_once(|| target.name(), reason);
 }

@@ -32,7 +32,7 @@ use crate::tensor::layout;
 use insert::Insert;
 use lookup::Lookup;
 use outcome::{Stop, flatten_output};
-use recheck::Comparison;
+use recheck::{Comparison, Recomputing};
 
 /// Runs `body` through the cache of `target`: on the rows that no tier holds.
 ///
@@ -63,7 +63,7 @@ fn run_cached<O: Output>(
         return Ok(body(&SelectedRows::all(arguments)));
     }
     let handle = target.handle();
-    let attached = handle.attach(target).map_err(Stop::Misuse)?;
+    let attached = handle.attach(target)?;
     let Some(cache) = attached.enabled_cache() else {
         return Ok(body(&SelectedRows::all(arguments)));
     };
@@ -77,20 +77,26 @@ fn run_cached<O: Output>(
         options: &attached.options,
         cache,
         counters: &handle.counters,
-        module_device: cache.module_device.unwrap_or_else(|| arguments.device()),
+        module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
     };
 
     let mut lookup = Lookup::new(call.row_keys()?);
     call.reject_ambiguous_ids(&lookup)?;
-    call.find_in_memory(&mut lookup)?;
-    call.find_on_disk(&mut lookup)?;
+    // Inside a verified module rows are computed, and neither looked up nor stored.
+    let uses_tiers = !Recomputing::is_active();
+    if uses_tiers {
+        call.find_in_memory(&mut lookup)?;
+        call.find_on_disk(&mut lookup)?;
+    }
     if lookup.has_missing() {
         let mut computed = call.compute_missing(&lookup, body)?;
-        call.store(&lookup.missing_keys(), &mut computed);
+        if uses_tiers {
+            call.store(&lookup.missing_keys(), &mut computed);
+        }
         lookup.add_computed(computed);
     }
-    if call.options.verify() > 0.0 {
+    if uses_tiers && call.options.verify() > 0.0 {
         call.verify_hits(&lookup, body)?;
     }
     call.assemble(lookup)
@@ -116,7 +122,7 @@ impl Call<'_> {
         let shared = self.target.handle().shared_digests(&self.arguments.shared);
         let keys = shared.and_then(|shared| {
             let context = KeyContext {
-                module_hash: &self.cache.identity.hash,
+                module_hash: &self.cache.identity().hash,
                 options: self.options,
                 function: self.function.name,
                 output: &self.structure,
@@ -319,7 +325,11 @@ impl Call<'_> {
     ) -> Result<Comparison, Stop<O>> {
         let rows = lookup.rows_at(sample);
         let rows = SelectedRows::select(self.arguments, &rows)?;
-        let (tensors, lengths) = flatten_output(body(&rows), rows.count())?;
+        let output = {
+            let _recomputing = Recomputing::start();
+            body(&rows)
+        };
+        let (tensors, lengths) = flatten_output(output, rows.count())?;
         // Packed and unpacked as cached rows are, rounding included.
         let computed = self.pack(&tensors, &lengths)?;
         if !lookup.accepts(&computed.schema) {

@@ -3,6 +3,7 @@
 use tch::{TchError, Tensor};
 use torchcache_store::schema::names;
 
+use crate::cache::attach::Refused;
 use crate::cache::warnings::Reason;
 use crate::error::{Detail, Error};
 use crate::output::{Batched, Output, structure};
@@ -15,6 +16,15 @@ pub(crate) enum Stop<O> {
     /// The cache cannot serve this call: the body runs on the whole batch.
     Bypass(Reason),
     Misuse(Error),
+}
+
+impl<O> From<Refused> for Stop<O> {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Misuse(error) => Stop::Misuse(error),
+            Refused::Bypass(reason) => Stop::Bypass(reason),
+        }
+    }
 }
 
 impl<O> From<Reason> for Stop<O> {

@@ -1,6 +1,7 @@
 //! Comparing recomputed rows with cached ones, within what floating point allows rows of two batches
 //! to differ.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
 use tch::{Kind, TchError, Tensor};
@@ -25,6 +26,35 @@ impl Comparison {
             mismatched: sample.len(),
             example: reason.to_owned(),
         }
+    }
+}
+
+thread_local! {
+    static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this lives, this thread recomputes rows to verify them: the caches of modules inside the
+/// verified one compute their rows as well, since a wrong row of theirs would confirm itself.
+#[derive(Debug)]
+pub(crate) struct Recomputing {
+    outer: bool,
+}
+
+impl Recomputing {
+    pub(crate) fn start() -> Self {
+        let outer = RECOMPUTING.replace(true);
+        Recomputing { outer }
+    }
+
+    /// Whether this thread recomputes rows.
+    pub(crate) fn is_active() -> bool {
+        RECOMPUTING.get()
+    }
+}
+
+impl Drop for Recomputing {
+    fn drop(&mut self) {
+        RECOMPUTING.set(self.outer);
     }
 }
 

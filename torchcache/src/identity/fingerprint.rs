@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use tch::Tensor;
 
+use super::changes::Changes;
 use super::parts::{self, Collector};
 use super::watch::Watcher;
 use crate::function::Function;
@@ -55,6 +56,8 @@ pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
 pub struct Fingerprinter<'a> {
     walk: Walk<'a>,
     path: String,
+    /// How many fields the walk is in.
+    depth: u32,
 }
 
 #[derive(Debug)]
@@ -69,8 +72,8 @@ enum Walk<'a> {
 
 impl<'a> Fingerprinter<'a> {
     fn new(walk: Walk<'a>) -> Self {
-        let path = String::new();
-        Fingerprinter { walk, path }
+        let (path, depth) = (String::new(), 0);
+        Fingerprinter { walk, path, depth }
     }
 
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
@@ -87,9 +90,9 @@ impl<'a> Fingerprinter<'a> {
 
     /// A named component: a field, an element, a layer.
     pub fn field<T: Fingerprint + ?Sized>(&mut self, name: &str, value: &T) {
-        if self.compares() {
-            // The position identifies the field; paths are needed for hashing only.
-            return value.fingerprint(self);
+        if let Walk::Watch(watcher) = &mut self.walk {
+            watcher.name(self.depth, name);
+            return self.nested(value);
         }
         let parent = self.path.len();
         if parent > 0 {
@@ -100,10 +103,18 @@ impl<'a> Fingerprinter<'a> {
         self.path.truncate(parent);
     }
 
+    /// A value inside a field. The depth takes the place of its path in the watched words.
+    fn nested<T: Fingerprint + ?Sized>(&mut self, value: &T) {
+        self.depth += 1;
+        value.fingerprint(self);
+        self.depth -= 1;
+    }
+
     /// An element of a sequence, by its position.
     pub(crate) fn element<T: Fingerprint + ?Sized>(&mut self, position: usize, value: &T) {
-        if self.compares() {
-            return value.fingerprint(self);
+        if let Walk::Watch(watcher) = &mut self.walk {
+            watcher.word(position as i64);
+            return self.nested(value);
         }
         self.field(&position.to_string(), value);
     }
@@ -116,7 +127,10 @@ impl<'a> Fingerprinter<'a> {
     /// A plain value: the name of its type, its exact bytes, and a readable form.
     pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn Debug) {
         match &mut self.walk {
-            Walk::Watch(watcher) => watcher.bytes(bytes),
+            Walk::Watch(watcher) => {
+                watcher.name(self.depth, type_name);
+                watcher.bytes(bytes);
+            }
             Walk::Hash(collector) => {
                 collector.add(parts::plain(
                     &self.path,
@@ -147,30 +161,66 @@ impl<'a> Fingerprinter<'a> {
         matches!(self.walk, Walk::Watch(_))
     }
 
+    /// A value that cannot be read now, since another thread holds its lock: the call bypasses the
+    /// cache.
+    pub(crate) fn locked(&mut self) {
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.locked(),
+            Walk::Hash(collector) => collector.locked = true,
+            Walk::Trainable(_) => {}
+        }
+    }
+
+    /// The handle of a module inside this one. Hashing this module means that it may have changed
+    /// without a trace, so that the inner one hashes itself again as well; and what was reported to
+    /// the inner one is a change of this one.
+    pub(crate) fn inner_handle(&mut self, changes: &Changes) {
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.word(changes.reported() as i64),
+            Walk::Hash(_) => changes.outer_hashed(),
+            Walk::Trainable(_) => {}
+        }
+    }
+
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
-        if let Walk::Watch(watcher) = &mut self.walk {
-            watcher.text(format_args!("{value:?}"));
+        match &mut self.walk {
+            Walk::Watch(watcher) => watcher.text(format_args!("{value:?}")),
+            Walk::Hash(_) => {
+                let text = format!("{value:?}");
+                self.content("configuration", &[], || (text.clone().into_bytes(), text));
+            }
+            Walk::Trainable(_) => {}
         }
-        self.content("configuration", || {
-            let text = format!("{value:?}");
-            (text.clone().into_bytes(), text)
-        });
     }
 
     /// Bytes that are too expensive to make on every call: `make` runs only when the hash is computed.
-    pub(crate) fn content(&mut self, type_name: &str, make: impl FnOnce() -> (Vec<u8>, String)) {
-        if let Walk::Hash(collector) = &mut self.walk {
-            let (bytes, readable) = make();
-            collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
+    /// `watched` changes whenever they do, and is compared in their place; where they are
+    /// constant, it is empty.
+    pub(crate) fn content(
+        &mut self,
+        type_name: &str,
+        watched: &[u8],
+        make: impl FnOnce() -> (Vec<u8>, String),
+    ) {
+        match &mut self.walk {
+            Walk::Watch(watcher) => {
+                watcher.name(self.depth, type_name);
+                watcher.bytes(watched);
+            }
+            Walk::Hash(collector) => {
+                let (bytes, readable) = make();
+                collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
+            }
+            Walk::Trainable(_) => {}
         }
     }
 
     /// A collection without an order: elements are added in the order of their digests.
     pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
         if !matches!(self.walk, Walk::Hash(_)) {
-            values.for_each(|value| value.fingerprint(self));
-            return;
+            let values = values.enumerate();
+            return values.for_each(|(position, value)| self.element(position, &value));
         }
         let mut values: Vec<_> = values
             .map(|value| {
@@ -188,10 +238,18 @@ impl<'a> Fingerprinter<'a> {
     /// The code of cached functions. Called by generated code.
     #[doc(hidden)]
     pub fn functions(&mut self, functions: &'static [Function]) {
-        if let Walk::Hash(collector) = &mut self.walk {
-            for function in functions {
-                collector.add(parts::code(&self.path, function));
+        match &mut self.walk {
+            Walk::Watch(watcher) => {
+                for function in functions {
+                    watcher.name(self.depth, function.name);
+                    watcher.bytes(function.code.as_bytes());
+                }
             }
+            Walk::Hash(collector) => {
+                let code = functions.iter();
+                code.for_each(|function| collector.add(parts::code(&self.path, function)));
+            }
+            Walk::Trainable(_) => {}
         }
     }
 }

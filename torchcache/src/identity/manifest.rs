@@ -49,7 +49,7 @@ mod tests {
 
     fn identity(version: &str, walk: impl FnOnce(&mut Fingerprinter<'_>)) -> Identity {
         let options = Options::builder().version(version).build().unwrap();
-        Identity::compute("m", &options, walk)
+        Identity::compute("m", &options, walk).unwrap()
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
 //! `fingerprint` is the trait and the walk, `std_types` and `tch_types` its implementations, `watch`
-//! the cheap comparison on each call, `parts` what was hashed, `manifest` the readable record on disk.
+//! the cheap comparison on each call, `changes` what was reported, `parts` what was hashed, `manifest` the readable record on disk.
 
+mod changes;
 mod fingerprint;
 pub(crate) mod manifest;
 mod parts;
@@ -10,9 +11,10 @@ mod std_types;
 pub(crate) mod tch_types;
 mod watch;
 
+pub(crate) use changes::Changes;
 pub use fingerprint::{Fingerprint, Fingerprinter, type_of};
 pub(crate) use parts::{Collector, IdentityPart, unique};
-pub(crate) use watch::{Watcher, is_worth_a_copy};
+pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
 
 use crate::options::Options;
 
@@ -29,30 +31,35 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Computes the identity of a module from its name, its options and a walk over its fields.
+    /// `None` where another thread holds the lock of a field.
     pub(crate) fn compute(
         name: &str,
         options: &Options,
         walk: impl FnOnce(&mut Fingerprinter<'_>),
-    ) -> Identity {
-        if let Some(hash) = options.persistent_module_hash() {
-            return Identity {
-                hash: hash.to_owned(),
-                parts: option_parts(options),
-            };
-        }
+    ) -> Option<Identity> {
         let mut collector = Collector {
             parts: option_parts(options),
+            locked: false,
         };
+        if let Some(hash) = options.persistent_module_hash() {
+            return Some(Identity {
+                hash: hash.to_owned(),
+                parts: collector.parts,
+            });
+        }
         walk(&mut Fingerprinter::hash(&mut collector));
+        if collector.locked {
+            return None;
+        }
         let mut hasher = blake3::Hasher::new_derive_key("torchcache module identity");
         hasher.update(&FORMAT.to_le_bytes());
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
         hasher.update(&collector.digest());
-        Identity {
+        Some(Identity {
             hash: hasher.finalize().to_hex().to_string(),
             parts: collector.parts,
-        }
+        })
     }
 }
 
@@ -75,6 +82,11 @@ pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
     f.field("torchcache_cache_dtype", &rounding);
     f.field("torchcache_subsample_count", &options.subsample_count());
     f.field("torchcache_version", options.version());
+    // Rows that the inner cache has under a given name may be of other weights.
+    f.field(
+        "torchcache_persistent_module_hash",
+        &options.persistent_module_hash(),
+    );
 }
 
 #[cfg(test)]
@@ -87,7 +99,8 @@ mod tests {
         let identity = Identity::compute("demo::Module", &Options::default(), |f| {
             f.field("scale", &2.5f64);
             f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
-        });
+        })
+        .unwrap();
         // A golden value: if it changes, so must FORMAT, which makes old caches expire.
         assert_eq!(
             identity.hash,
@@ -99,7 +112,7 @@ mod tests {
     fn only_identity_options_change_the_hash() {
         let hash = |options: OptionsBuilder| {
             let options = options.build().unwrap();
-            Identity::compute("m", &options, |_| ()).hash
+            Identity::compute("m", &options, |_| ()).unwrap().hash
         };
         let plain = hash(Options::builder());
         for options in [

@@ -58,6 +58,8 @@ pub(crate) fn tensor(path: &str, tensor: &Tensor) -> IdentityPart {
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     pub(crate) parts: Vec<IdentityPart>,
+    /// A value could not be read, since another thread holds its lock.
+    pub(crate) locked: bool,
 }
 
 impl Collector {

@@ -63,7 +63,7 @@ impl<T: ?Sized> Fingerprint for PhantomData<T> {
         f.plain("PhantomData", name.as_bytes(), &name);
         if name.contains("{{closure}}") {
             // All closures of one function have this name, so that none may equal another.
-            f.content("closure", || (unique().to_vec(), "a closure".into()));
+            f.content("closure", &[], || (unique().to_vec(), "a closure".into()));
         }
     }
 }

@@ -5,12 +5,14 @@
 //! implementation, and the compile error says what to do.
 
 use std::fmt::Debug;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use tch::{CModule, Tensor, nn};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
-use crate::sync::lock;
+use crate::sync::lock_for;
 
 impl Fingerprint for Tensor {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
@@ -54,16 +56,16 @@ impl Fingerprint for nn::VarStore {
 
 /// The variables of a store: hashed in the order of their names, compared in the order of the map,
 /// which does not change as long as the map does not.
-pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
-    let locked = lock(variables);
+pub(crate) fn variables(variables: &Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
+    // The caller may hold it already.
+    let Some(locked) = lock_for(variables, LOCK_TIMEOUT) else {
+        return f.locked();
+    };
     if f.compares() {
-        return locked
-            .named_variables
-            .values()
-            .for_each(|tensor| f.tensor(tensor));
+        let named = locked.named_variables.iter();
+        return named.for_each(|(name, tensor)| f.field(name, tensor));
     }
-    // Hashing uses a thread pool, whose threads may run a walk of another module meanwhile: the
-    // store must not be locked.
+    // Hashing takes long: others may need the store meanwhile.
     let mut named: Vec<_> = locked
         .named_variables
         .iter()
@@ -76,6 +78,9 @@ pub(crate) fn variables(variables: &std::sync::Mutex<nn::Variables>, f: &mut Fin
     }
 }
 
+/// How long a call waits for a lock that it needs to read a module.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Hashed as the file that `save` writes: code, parameters, buffers and attributes. Its address and
 /// parameters are watched; after a change of a buffer call `refresh()`.
 impl Fingerprint for CModule {
@@ -85,7 +90,7 @@ impl Fingerprint for CModule {
             let address = format!("{self:?}");
             f.plain("address", address.as_bytes(), &address);
         }
-        f.content("CModule", || match saved(self) {
+        f.content("CModule", &[], || match saved(self) {
             Ok(bytes) => {
                 let readable = format!("TorchScript of {} bytes", bytes.len());
                 (bytes, readable)

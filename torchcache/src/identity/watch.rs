@@ -1,37 +1,35 @@
-//! [`Watcher`]: cheap detection of changes. Each call compares the state of every watched value, word
-//! by word, with the state recorded when the module hash was computed.
+//! Cheap detection of changes. Each call compares the state of every watched value, word by word, with
+//! the [`Snapshot`] that was recorded when the module hash was computed.
 //!
-//! The state of a tensor is its version counter, data pointer, kind, device, shape and strides. The
-//! pointer is needed because `set_data` (behind `VarStore::half` and `set_device`) replaces the
-//! storage under the same version; an alias of every watched storage is kept, so that no other
-//! tensor gets its address.
+//! A [`Fingerprinter`](super::Fingerprinter) passes the same names, types and bytes to the hash and to
+//! the watched words. Tensors differ: the hash reads every element, and the words hold version counter,
+//! data pointer, kind, device, shape and strides. The pointer is needed because `set_data` (behind
+//! `VarStore::half` and `set_device`) replaces the storage under the same version; an alias of every
+//! watched storage is kept, so that no other tensor gets its address.
 //!
 //! The version alone is not enough: `batch_norm` writes its running statistics, and `nn::Sgd` its
-//! parameters, without changing it. So the elements are compared as well: all of them where the
-//! tensor is small, as statistics are, or is being trained; a sample of large frozen ones on the CPU.
+//! parameters, without changing it. So elements on the CPU are compared as well: all of a small tensor
+//! and of one with a gradient, and some of every row of a larger one.
 
 use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tch::{Device, Tensor};
 use twox_hash::XxHash3_64;
 
+use crate::sync::lock;
 use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
-use crate::tensor::raw::{self, TensorState};
+use crate::tensor::raw::{self, StridedElements, TensorState};
 
-/// The recorded state of every watched value, and the progress of a walk over them.
+/// The recorded state of every watched value. Threads share it: it is only read.
 #[derive(Debug)]
-pub(crate) struct Watcher {
-    words: Vec<u64>,
-    /// Keep the storage of the recorded tensors alive.
-    aliases: Vec<Tensor>,
-    recording: bool,
-    /// The number of words that the walk has compared.
-    cursor: usize,
-    changed: bool,
-    trainable: bool,
-    /// The grad mode, once it was needed.
-    gradients: Option<bool>,
+pub(crate) struct Snapshot {
+    words: Arc<[i64]>,
+    /// Keep the storage of the recorded tensors alive. Not read: they are in a lock since a `Tensor`
+    /// is not `Sync`.
+    aliases: Mutex<Vec<Tensor>>,
     devices: Devices,
 }
 
@@ -53,14 +51,224 @@ impl Devices {
     }
 }
 
+/// What a walk over the watched values found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// A value differs from the snapshot. The walk ignores what follows.
+    pub(crate) changed: bool,
+    /// A tensor requires grad while grad mode is on.
+    pub(crate) trainable: bool,
+    /// A value could not be read, since another thread holds its lock.
+    pub(crate) locked: bool,
+}
+
+impl Snapshot {
+    /// Records the values that `visit` passes.
+    pub(crate) fn record(visit: impl FnOnce(&mut Watcher)) -> (Snapshot, Seen) {
+        let mut watcher = Watcher::new(Mode::Record {
+            words: Vec::new(),
+            aliases: Vec::new(),
+            devices: Devices::None,
+        });
+        visit(&mut watcher);
+        let Mode::Record {
+            words,
+            aliases,
+            devices,
+        } = watcher.mode
+        else {
+            unreachable!("a walk keeps its mode");
+        };
+        let snapshot = Snapshot {
+            words: words.into(),
+            aliases: Mutex::new(aliases),
+            devices,
+        };
+        (snapshot, watcher.seen)
+    }
+
+    /// Compares the values that `visit` passes with the recorded ones.
+    pub(crate) fn compare(&self, visit: impl FnOnce(&mut Watcher)) -> Seen {
+        let mut watcher = Watcher::new(Mode::Compare {
+            recorded: self.words.clone(),
+            compared: 0,
+        });
+        visit(&mut watcher);
+        if let Mode::Compare { compared, .. } = watcher.mode {
+            watcher.seen.changed |= compared != self.words.len();
+        }
+        watcher.seen
+    }
+
+    /// Frees the storage of tensors that were replaced since. The snapshot is no longer valid.
+    pub(crate) fn release(&self) {
+        let aliases = std::mem::take(&mut *lock(&self.aliases));
+        drop(aliases);
+    }
+
+    /// The device of the recorded tensors, if all are on one.
+    pub(crate) fn device(&self) -> Option<Device> {
+        match self.devices {
+            Devices::One(device) => Some(device),
+            Devices::None | Devices::Several => None,
+        }
+    }
+}
+
+/// A walk over the watched values.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    mode: Mode,
+    seen: Seen,
+    /// The grad mode, once it was needed.
+    gradients: Option<bool>,
+    /// The sampled bytes of one tensor.
+    sample: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Record {
+        words: Vec<i64>,
+        aliases: Vec<Tensor>,
+        devices: Devices,
+    },
+    Compare {
+        recorded: Arc<[i64]>,
+        /// How many of them were compared.
+        compared: usize,
+    },
+}
+
 /// Tensors below this size are compared in full on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// About how many words of a larger tensor are compared.
-const SAMPLES: usize = 8;
+/// Rows of up to this size are compared in full: reading a word of each reads all their memory.
+const CACHE_LINE: usize = 64;
 
-/// An odd multiplier with many bits set, which mixes the words.
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Of a larger tensor, some bytes of every row are compared, and of each this many bytes of a longer row.
+const MAX_SPACING: usize = 4096;
+
+impl Watcher {
+    fn new(mode: Mode) -> Self {
+        Watcher {
+            mode,
+            seen: Seen::default(),
+            gradients: None,
+            sample: Vec::new(),
+        }
+    }
+
+    pub(crate) fn word(&mut self, word: i64) {
+        self.words(&[word]);
+    }
+
+    fn words(&mut self, found: &[i64]) {
+        match &mut self.mode {
+            Mode::Record { words, .. } => words.extend_from_slice(found),
+            Mode::Compare { recorded, compared } => {
+                let end = *compared + found.len();
+                self.seen.changed |= recorded.get(*compared..end) != Some(found);
+                *compared = end;
+            }
+        }
+    }
+
+    /// Whether what follows can still change the result of the walk.
+    fn is_open(&self) -> bool {
+        !self.seen.changed
+    }
+
+    /// A name, at a depth of nesting.
+    pub(crate) fn name(&mut self, depth: u32, name: &str) {
+        self.word(i64::from(depth));
+        self.bytes(name.as_bytes());
+    }
+
+    /// Bytes, after their number.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.word(bytes.len() as i64);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word(i64::from_le_bytes(word));
+        }
+    }
+
+    /// Formatted text.
+    pub(crate) fn text(&mut self, text: std::fmt::Arguments<'_>) {
+        let written = TextWriter(self).write_fmt(text);
+        self.word(i64::from(written.is_ok()));
+    }
+
+    /// A value that cannot be read now, since another thread holds its lock.
+    pub(crate) fn locked(&mut self) {
+        self.seen.locked = true;
+    }
+
+    pub(crate) fn tensor(&mut self, tensor: &Tensor) {
+        let mut state = TensorState::new();
+        if !state.read(tensor) {
+            return self.word(i64::MIN);
+        }
+        self.words(state.fields());
+        if let Mode::Record {
+            aliases, devices, ..
+        } = &mut self.mode
+        {
+            if !state.is_scalar() {
+                devices.insert(tensor.device());
+            }
+            aliases.extend(tensor.f_detach().ok());
+        }
+        if self.is_open() {
+            let elements = self.elements(tensor, &state);
+            self.words(&elements);
+        }
+        if !self.seen.trainable && state.requires_grad() {
+            // The grad mode is the same throughout the walk.
+            let gradients = *self
+                .gradients
+                .get_or_insert_with(|| layout::records_gradients(tensor));
+            self.seen.trainable = gradients;
+        }
+    }
+
+    /// The elements of a tensor as two words: which of them were read, and their digest.
+    fn elements(&mut self, tensor: &Tensor, state: &TensorState<'_>) -> [i64; 2] {
+        /// Only version and pointer are compared.
+        const NONE: [i64; 2] = [0, 0];
+        let all = |bytes: &[u8]| [1, digest(bytes)];
+        let is_small = |bytes: usize| bytes < SMALL_BYTES || has_gradient(tensor);
+        if let Some(bytes) = state.bytes() {
+            if is_small(bytes.len()) {
+                return all(bytes);
+            }
+            let row_bytes = state.row_elements() * bytes.len() / tensor.numel();
+            self.sample.clear();
+            sample_bytes(bytes, row_bytes, &mut self.sample);
+            return [2, digest(&self.sample)];
+        }
+        if let Some(elements) = state.elements()
+            && !is_small(elements.count() * elements.size())
+        {
+            self.sample.clear();
+            sample_elements(&elements, state.row_elements(), &mut self.sample);
+            return [3, digest(&self.sample)];
+        }
+        if is_worth_a_copy(tensor, state) {
+            return match layout::on_cpu(tensor) {
+                Ok(copied) => raw::view(&copied).map_or(NONE, all),
+                Err(_) => NONE,
+            };
+        }
+        if layout::is_sparse(tensor) {
+            // Writes to the tensors that it consists of do not change its version.
+            return tensor_digest(tensor).map_or(NONE, |digest| all(&digest));
+        }
+        NONE
+    }
+}
 
 /// Passes text to a watcher as it is formatted, without a buffer.
 struct TextWriter<'a>(&'a mut Watcher);
@@ -72,173 +280,58 @@ impl Write for TextWriter<'_> {
     }
 }
 
-/// The result of a walk.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WalkResult {
-    /// Whether a value differs from the recorded state.
-    pub(crate) changed: bool,
-    /// Whether a tensor requires grad while grad mode is on.
-    pub(crate) trainable: bool,
+/// A digest for this process alone: nobody outside can make two values with one digest.
+fn digest(bytes: &[u8]) -> i64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    let seed = *SEED.get_or_init(|| RandomState::new().hash_one(0));
+    XxHash3_64::oneshot_with_seed(seed, bytes) as i64
 }
 
-impl Watcher {
-    pub(crate) const fn new() -> Self {
-        Watcher {
-            words: Vec::new(),
-            aliases: Vec::new(),
-            recording: false,
-            cursor: 0,
-            changed: false,
-            trainable: false,
-            gradients: None,
-            devices: Devices::None,
-        }
-    }
-
-    /// Compares the values that `visit` passes with the recorded state.
-    pub(crate) fn compare(&mut self, visit: impl FnOnce(&mut Self)) -> WalkResult {
-        self.walk(false, visit)
-    }
-
-    /// Records the values that `visit` passes.
-    pub(crate) fn record(&mut self, visit: impl FnOnce(&mut Self)) -> WalkResult {
-        self.words.clear();
-        self.aliases.clear();
-        self.devices = Devices::None;
-        self.walk(true, visit)
-    }
-
-    /// Makes the next comparison find a change.
-    pub(crate) fn forget(&mut self) {
-        self.words.clear();
-        // Also for a module without any watched value.
-        self.words.push(u64::MAX);
-    }
-
-    fn walk(&mut self, recording: bool, visit: impl FnOnce(&mut Self)) -> WalkResult {
-        self.recording = recording;
-        self.cursor = 0;
-        self.changed = false;
-        self.trainable = false;
-        self.gradients = None;
-        visit(self);
-        let shorter = !recording && self.cursor != self.words.len();
-        WalkResult {
-            changed: self.changed || shorter,
-            trainable: self.trainable,
-        }
-    }
-
-    fn visit_word(&mut self, word: u64) {
-        if self.recording {
-            self.words.push(word);
-        } else if !self.changed {
-            self.changed = self.words.get(self.cursor) != Some(&word);
-            self.cursor += 1;
-        }
-    }
-
-    fn visit_words(&mut self, words: &[i64]) {
-        if self.recording {
-            self.words.extend(words.iter().map(|&word| word as u64));
-        } else if !self.changed {
-            let end = self.cursor + words.len();
-            let before = self.words.get(self.cursor..end);
-            let same = |before: &[u64]| before.iter().zip(words).all(|(&a, &b)| a == b as u64);
-            self.changed = !before.is_some_and(same);
-            self.cursor = end;
-        }
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.visit_word(bytes.len() as u64);
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.visit_word(u64::from_le_bytes(word));
-        }
-    }
-
-    pub(crate) fn tensor(&mut self, tensor: &Tensor) {
-        let mut state = TensorState::new();
-        if !state.read(tensor) {
-            return self.visit_word(u64::MAX);
-        }
-        self.visit_words(state.fields());
-        if self.recording {
-            if !state.is_scalar() {
-                self.devices.insert(tensor.device());
-            }
-            self.aliases.extend(tensor.f_detach().ok());
-        }
-        if self.recording || !self.changed {
-            let [read, digest] = elements(tensor, &state);
-            self.visit_word(read);
-            self.visit_word(digest);
-        }
-        if !self.trainable && state.requires_grad() {
-            // The grad mode is the same throughout the walk.
-            let gradients = *self
-                .gradients
-                .get_or_insert_with(|| layout::records_gradients(tensor));
-            self.trainable = gradients;
-        }
-    }
-
-    /// The device of the recorded tensors, if all are on one.
-    pub(crate) fn device(&self) -> Option<Device> {
-        match self.devices {
-            Devices::One(device) => Some(device),
-            Devices::None | Devices::Several => None,
-        }
-    }
-
-    /// Formatted text.
-    pub(crate) fn text(&mut self, text: std::fmt::Arguments<'_>) {
-        let written = TextWriter(self).write_fmt(text);
-        self.visit_word(u64::from(written.is_ok()));
-    }
-}
-
-/// The elements of a tensor as two words: which of them were read, and their digest.
-fn elements(tensor: &Tensor, state: &TensorState<'_>) -> [u64; 2] {
-    /// Only version and pointer are compared.
-    const NONE: [u64; 2] = [0, 0];
-    let all = |bytes: &[u8]| [1, XxHash3_64::oneshot(bytes)];
-    let some = |bytes: &[u8]| [2, sample(bytes)];
-    match state.bytes() {
-        Some(large) if large.len() >= SMALL_BYTES && !is_in_training(tensor, state) => some(large),
-        Some(bytes) => all(bytes),
-        None if is_worth_a_copy(tensor, state) => match layout::on_cpu(tensor) {
-            Ok(copied) => raw::view(&copied).map_or(NONE, all),
-            Err(_) => NONE,
-        },
-        // Writes to the tensors that it consists of do not change its version.
-        None if layout::is_sparse(tensor) => {
-            tensor_digest(tensor).map_or(NONE, |digest| all(&digest))
-        }
-        None => NONE,
-    }
-}
-
-/// Whether an optimiser may write the elements, which does not change the version: the tensor requires
-/// grad, or a training step left a gradient. Only leaves: reading it of others logs a warning.
-fn is_in_training(tensor: &Tensor, state: &TensorState<'_>) -> bool {
-    state.requires_grad() || (tensor.is_leaf() && tensor.grad().defined())
+/// Whether a training step left a gradient: an optimiser may write the elements, which does not change
+/// the version. Only leaves: reading it of others logs a warning.
+fn has_gradient(tensor: &Tensor) -> bool {
+    tensor.is_leaf() && tensor.grad().defined()
 }
 
 /// Whether elements that are not contiguous on the CPU are worth copying there on every call.
 pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
-    layout::is_strided(tensor) && (bytes() < SMALL_BYTES || is_in_training(tensor, state))
+    layout::is_strided(tensor)
+        && (bytes() < SMALL_BYTES || state.requires_grad() || has_gradient(tensor))
 }
 
-fn sample(bytes: &[u8]) -> u64 {
-    let step = (bytes.len() / SAMPLES).next_multiple_of(8);
-    let words = bytes.chunks(step).filter_map(|chunk| chunk.first_chunk());
-    words.fold(0, |hash: u64, &word| {
-        (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(MULTIPLIER)
-    })
+/// Appends a word of every row, or of every `MAX_SPACING` bytes of longer rows; all bytes of short rows.
+fn sample_bytes(bytes: &[u8], row_bytes: usize, sample: &mut Vec<u8>) {
+    if row_bytes <= CACHE_LINE {
+        return sample.extend_from_slice(bytes);
+    }
+    let spacing = row_bytes.min(MAX_SPACING);
+    for (number, piece) in bytes.chunks(spacing).enumerate() {
+        let at = moving_offset(number, piece.len().saturating_sub(8) + 1);
+        sample.extend_from_slice(&piece[at..piece.len().min(at + 8)]);
+    }
+}
+
+/// As [`sample_bytes`], by elements.
+fn sample_elements(elements: &StridedElements<'_>, row: usize, sample: &mut Vec<u8>) {
+    let (count, size) = (elements.count(), elements.size());
+    let spacing = if row * size <= CACHE_LINE {
+        1
+    } else {
+        row.min(MAX_SPACING / size)
+    };
+    for (number, first) in (0..count).step_by(spacing).enumerate() {
+        let at = first + moving_offset(number, spacing.min(count - first));
+        sample.extend_from_slice(elements.get(at));
+    }
+}
+
+/// An offset below `range` that moves from piece to piece, so that no column stays unread.
+fn moving_offset(piece: usize, range: usize) -> usize {
+    /// An odd multiplier with many bits set.
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = (piece as u64).wrapping_mul(MULTIPLIER) >> 32;
+    ((mixed * range as u64) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -246,97 +339,181 @@ mod tests {
     use super::*;
     use crate::identity::fingerprint::{Fingerprint, Fingerprinter};
 
-    fn changed<T: Fingerprint>(watcher: &mut Watcher, value: &T) -> bool {
-        let visit = |watcher: &mut Watcher| value.fingerprint(&mut Fingerprinter::watch(watcher));
-        watcher.compare(visit).changed
+    fn changed<T: Fingerprint + ?Sized>(snapshot: &Snapshot, value: &T) -> bool {
+        let visit = |watcher: &mut Watcher| {
+            value.fingerprint(&mut Fingerprinter::watch(watcher));
+        };
+        snapshot.compare(visit).changed
     }
 
-    fn record<T: Fingerprint>(watcher: &mut Watcher, value: &T) {
-        watcher.record(|watcher| value.fingerprint(&mut Fingerprinter::watch(watcher)));
+    fn record<T: Fingerprint + ?Sized>(value: &T) -> Snapshot {
+        let visit = |watcher: &mut Watcher| {
+            value.fingerprint(&mut Fingerprinter::watch(watcher));
+        };
+        Snapshot::record(visit).0
     }
 
-    #[test]
-    fn forgetting_an_empty_state_is_a_change() {
-        let mut watcher = Watcher::new();
-        watcher.forget();
-        assert!(changed(&mut watcher, &()));
-        record(&mut watcher, &());
-        assert!(!changed(&mut watcher, &()));
+    /// Writes without a change of the version, as `nn::Sgd` does.
+    fn write_unseen(tensor: &Tensor) {
+        let _ = tensor.data().fill_(7.0);
     }
 
     #[test]
     fn a_write_in_place_is_noticed() {
-        let mut watcher = Watcher::new();
         let mut tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU);
-        record(&mut watcher, &tensor);
-        assert!(!changed(&mut watcher, &tensor));
+        let snapshot = record(&tensor);
+        assert!(!changed(&snapshot, &tensor));
         let _ = tensor.fill_(1.0);
-        assert!(changed(&mut watcher, &tensor));
+        assert!(changed(&snapshot, &tensor));
     }
 
     /// Only the version counter shows it.
     #[test]
     fn an_edit_between_the_samples_is_noticed() {
-        let mut watcher = Watcher::new();
         let tensor = Tensor::zeros([1 << 16], tch::kind::FLOAT_CPU);
-        record(&mut watcher, &tensor);
-        assert!(!changed(&mut watcher, &tensor));
+        let snapshot = record(&tensor);
+        assert!(!changed(&snapshot, &tensor));
         let _ = tensor.narrow(0, 5, 1).fill_(1.0);
-        assert!(changed(&mut watcher, &tensor));
+        assert!(changed(&snapshot, &tensor));
+    }
+
+    #[test]
+    fn an_unseen_write_to_any_row_of_a_table_is_noticed() {
+        let float = tch::kind::FLOAT_CPU;
+        for (rows, columns) in [(40_000, 8), (3_000, 64), (300, 768), (20, 5_000)] {
+            for transposed in [false, true] {
+                let table = match transposed {
+                    false => Tensor::rand([rows, columns], float),
+                    true => Tensor::rand([columns, rows], float).tr(),
+                };
+                let snapshot = record(&table);
+                assert!(!changed(&snapshot, &table));
+                for row in [0, 1, rows / 2, rows - 1] {
+                    let row = table.narrow(0, row, 1);
+                    let before = row.copy();
+                    write_unseen(&row);
+                    assert!(
+                        changed(&snapshot, &table),
+                        "{rows} x {columns}, {transposed}"
+                    );
+                    row.data().copy_(&before);
+                    assert!(!changed(&snapshot, &table));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_sampled_columns_move_from_row_to_row() {
+        let table = Tensor::zeros([1_000, 64], tch::kind::FLOAT_CPU);
+        let snapshot = record(&table);
+        for column in 0..64 {
+            let column = table.narrow(1, column, 1);
+            write_unseen(&column);
+            assert!(changed(&snapshot, &table));
+            let _ = column.data().fill_(0.0);
+        }
+        assert!(!changed(&snapshot, &table));
     }
 
     #[test]
     fn replaced_storage_is_noticed() {
-        let mut watcher = Watcher::new();
         let mut tensor = Tensor::from_slice(&[1.000_1f32; 4096]);
-        record(&mut watcher, &tensor);
+        let snapshot = record(&tensor);
         // Rounds the weights, keeps version, kind and shape, and frees the first storage.
         let half = tensor.to_kind(tch::Kind::Half);
         tensor.set_data(&half);
         let float = tensor.to_kind(tch::Kind::Float);
         tensor.set_data(&float);
         drop((half, float));
-        assert!(changed(&mut watcher, &tensor));
+        assert!(changed(&snapshot, &tensor));
     }
 
     #[test]
     fn a_write_to_the_values_of_a_sparse_tensor_is_noticed() {
-        let mut watcher = Watcher::new();
         let dense = Tensor::from_slice(&[0.0f32, 1.0, 2.0, 0.0]).view([2, 2]);
         for sparse in [
             dense.to_sparse(None, None::<&[i64]>, None).coalesce(),
             dense.to_sparse_csr(None),
         ] {
-            record(&mut watcher, &sparse);
-            assert!(!changed(&mut watcher, &sparse));
+            let snapshot = record(&sparse);
+            assert!(!changed(&snapshot, &sparse));
             let _ = sparse.values().fill_(5.0);
-            assert!(changed(&mut watcher, &sparse), "{sparse:?}");
+            assert!(changed(&snapshot, &sparse), "{sparse:?}");
         }
     }
 
     #[test]
     fn a_transposed_square_matrix_is_noticed() {
-        let mut watcher = Watcher::new();
         let tensor = Tensor::rand([3, 3], tch::kind::FLOAT_CPU);
-        record(&mut watcher, &tensor);
-        assert!(changed(&mut watcher, &tensor.tr()));
+        assert!(changed(&record(&tensor), &tensor.tr()));
     }
 
     #[test]
     fn plain_values_are_watched() {
-        let mut watcher = Watcher::new();
-        record(&mut watcher, &(1u8, "ab".to_owned()));
-        assert!(!changed(&mut watcher, &(1u8, "ab".to_owned())));
-        assert!(changed(&mut watcher, &(1u8, "ac".to_owned())));
-        assert!(changed(&mut watcher, &(2u8, "ab".to_owned())));
+        let snapshot = record(&(1u8, "ab".to_owned()));
+        assert!(!changed(&snapshot, &(1u8, "ab".to_owned())));
+        assert!(changed(&snapshot, &(1u8, "ac".to_owned())));
+        assert!(changed(&snapshot, &(2u8, "ab".to_owned())));
+        assert!(changed(&snapshot, &1u8));
+    }
+
+    /// One value in a field and type whose names are given.
+    struct Named(&'static str, &'static str);
+
+    impl Fingerprint for Named {
+        fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+            f.field(self.0, &Typed(self.1));
+        }
+    }
+
+    struct Typed(&'static str);
+
+    impl Fingerprint for Typed {
+        fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+            f.plain(self.0, &[1], &1);
+        }
+    }
+
+    #[test]
+    fn names_and_types_are_watched() {
+        let snapshot = record(&Named("scale", "f32"));
+        assert!(!changed(&snapshot, &Named("scale", "f32")));
+        assert!(changed(&snapshot, &Named("shift", "f32")));
+        assert!(changed(&snapshot, &Named("scale", "i32")));
+    }
+
+    /// Fields in fields, or next to each other.
+    struct Tree(bool);
+
+    impl Fingerprint for Tree {
+        fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+            if self.0 {
+                f.field("a", &Named("b", "u8"));
+            } else {
+                f.field("a", &());
+                f.field("b", &Typed("u8"));
+            }
+        }
+    }
+
+    #[test]
+    fn nesting_is_watched() {
+        let snapshot = record(&Tree(true));
+        assert!(!changed(&snapshot, &Tree(true)));
+        assert!(changed(&snapshot, &Tree(false)));
     }
 
     #[test]
     fn a_tensor_is_trainable_only_in_grad_mode() {
-        let mut watcher = Watcher::new();
         let tensor = Tensor::zeros([2], tch::kind::FLOAT_CPU).set_requires_grad(true);
-        assert!(watcher.record(|watcher| watcher.tensor(&tensor)).trainable);
+        let (snapshot, seen) = Snapshot::record(|watcher| watcher.tensor(&tensor));
+        assert!(seen.trainable);
         let _guard = tch::no_grad_guard();
-        assert!(!watcher.compare(|watcher| watcher.tensor(&tensor)).trainable);
+        assert!(
+            !snapshot
+                .compare(|watcher| watcher.tensor(&tensor))
+                .trainable
+        );
     }
 }

@@ -184,8 +184,15 @@ impl<'t> TensorState<'t> {
         self.rank == 0
     }
 
-    /// The bytes of the tensor, if it is contiguous on the CPU and nothing is pending.
-    pub(crate) fn bytes(&self) -> Option<&'t [u8]> {
+    /// The number of elements of a slice along the first dimension; of a vector, of all of it.
+    pub(crate) fn row_elements(&self) -> usize {
+        let shape = &self.fields()[HEAD..][..self.rank];
+        let row = if self.rank > 1 { &shape[1..] } else { shape };
+        row.iter().product::<i64>() as usize
+    }
+
+    /// The elements of the tensor, if they are strided memory of the CPU and nothing is pending.
+    pub(crate) fn elements(&self) -> Option<StridedElements<'_>> {
         const CPU: i32 = -1;
         let &[_, pointer, layout, _, ref extents @ ..] = self.fields() else {
             return None;
@@ -195,6 +202,24 @@ impl<'t> TensorState<'t> {
             return None;
         }
         let (shape, strides) = extents.split_at(self.rank);
+        Some(StridedElements {
+            tensor: PhantomData,
+            pointer: pointer as *const u8,
+            size: kind.size(),
+            shape,
+            strides,
+        })
+    }
+
+    /// The bytes of the tensor, if it is contiguous on the CPU and nothing is pending.
+    pub(crate) fn bytes(&self) -> Option<&'t [u8]> {
+        let StridedElements {
+            pointer,
+            size,
+            shape,
+            strides,
+            ..
+        } = self.elements()?;
         let mut elements = 1;
         for (&extent, &stride) in shape.iter().zip(strides).rev() {
             if extent != 1 && stride != elements {
@@ -202,14 +227,59 @@ impl<'t> TensorState<'t> {
             }
             elements *= extent;
         }
-        let length = elements as usize * kind.size();
+        let length = elements as usize * size;
         // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
         // slice. It has a data pointer, which only layouts with one block of memory have, on the
         // CPU; its strides say that its `elements` elements are there without gaps. Foreign code
         // allocated the storage, so the compiler cannot assume that any of it is uninitialised. A
         // concurrent write through an alias would be a race in the caller's own code, as with any
         // read of a tensor; this crate does not write to tensors that it views.
-        Some(unsafe { std::slice::from_raw_parts(pointer as *const u8, length) })
+        Some(unsafe { std::slice::from_raw_parts(pointer, length) })
+    }
+}
+
+/// The elements of a strided tensor in host memory, in the order of their indices.
+#[derive(Debug)]
+pub(crate) struct StridedElements<'s> {
+    tensor: PhantomData<&'s Tensor>,
+    pointer: *const u8,
+    /// Of an element, in bytes.
+    size: usize,
+    shape: &'s [i64],
+    strides: &'s [i64],
+}
+
+impl<'s> StridedElements<'s> {
+    /// The number of elements.
+    pub(crate) fn count(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+
+    /// The size of an element in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The bytes of one element.
+    ///
+    /// # Panics
+    ///
+    /// If there are not more than `index` elements.
+    pub(crate) fn get(&self, index: usize) -> &'s [u8] {
+        let (mut rest, mut offset) = (index as i64, 0);
+        for (&extent, &stride) in self.shape.iter().zip(self.strides).rev() {
+            offset += rest % extent * stride;
+            rest /= extent;
+        }
+        assert_eq!(rest, 0, "element {index} of {:?}", self.shape);
+        // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
+        // slice. It is strided memory of the CPU: libtorch checks that the element at every index
+        // within the shape, `offset` elements from the data pointer, is inside the storage, and no
+        // stride is negative. For the absence of writes see `TensorState::bytes`.
+        unsafe {
+            let start = self.pointer.add(offset as usize * self.size);
+            std::slice::from_raw_parts(start, self.size)
+        }
     }
 }
 
@@ -270,6 +340,24 @@ mod tests {
         assert!(state(&complex).bytes().is_some());
         assert_eq!(state(&complex.conj()).bytes(), None);
         assert_eq!(state(&complex.conj().imag()).bytes(), None);
+    }
+
+    #[test]
+    fn elements_are_found_through_their_strides() {
+        let tensor = Tensor::arange(24, (Kind::Int64, Device::Cpu)).view([2, 3, 4]);
+        for tensor in [
+            tensor.shallow_clone(),
+            tensor.permute([2, 0, 1]),
+            tensor.narrow(2, 1, 2),
+            tensor.select(1, 2),
+            tensor.narrow(1, 0, 1).expand([2, 5, 4], false),
+        ] {
+            let state = state(&tensor);
+            let elements = state.elements().unwrap();
+            let expected = Vec::<i64>::try_from(tensor.contiguous().view(-1)).unwrap();
+            let found = (0..elements.count()).map(|at| elements.get(at).try_into().unwrap());
+            assert_eq!(found.map(i64::from_le_bytes).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]
