@@ -2,7 +2,9 @@
 
 use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
-use torchcache::{Error, ErrorKind, TorchCache, torchcache};
+use torchcache::{
+    Error, ErrorKind, Fingerprint, Fingerprinter, PlainArgument, TorchCache, torchcache,
+};
 
 use crate::support::{Ran, Scale, assert_panics, device, logged, panic_of, random, same, warnings};
 
@@ -176,4 +178,52 @@ fn training_bypasses_the_cache() {
         "training returns no cached rows"
     );
     assert_eq!(model.torchcache.stats().bypassed, 3);
+}
+
+/// A plain argument with a tensor of its own.
+#[derive(Debug, Clone, Fingerprint)]
+struct Gain {
+    factors: Vec<(String, Gains)>,
+}
+
+#[derive(Debug)]
+struct Gains(Tensor);
+
+impl Clone for Gains {
+    fn clone(&self) -> Self {
+        Gains(self.0.shallow_clone())
+    }
+}
+
+impl Fingerprint for Gains {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.tensor(&self.0);
+    }
+}
+
+impl PlainArgument for Gain {}
+
+#[torchcache]
+fn amplified(xs: &Tensor, gain: Gain) -> Tensor {
+    xs * &gain.factors[0].1.0
+}
+
+#[test]
+fn a_plain_argument_that_requires_grad_bypasses_the_cache() {
+    let factor = Tensor::from_slice(&[2.0f32]).to_device(device());
+    let factor = factor.set_requires_grad(true);
+    let gain = Gain {
+        factors: vec![("factor".into(), Gains(factor.shallow_clone()))],
+    };
+    let xs = random(&[4, 3]);
+    let expected = tch::no_grad(|| &xs * &factor);
+    for _ in 0..2 {
+        tch::no_grad(|| assert!(same(&amplified(&xs, gain.clone()), &expected)));
+        let (output, lines) = logged(|| amplified(&xs, gain.clone()));
+        assert!(output.requires_grad());
+        assert!(same(&output.detach(), &expected));
+        assert!(warnings(&lines, "requires grad") <= 1, "{lines:#?}");
+    }
+    let stats = amplified::cache().stats();
+    assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (4, 4, 2));
 }

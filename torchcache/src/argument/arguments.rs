@@ -19,6 +19,10 @@ pub struct Arguments<'a> {
     pub(crate) ids: Option<IdArgument<'a>>,
     /// A digest of every plain argument, with its position and type.
     pub(crate) plain: Vec<(usize, [u8; 32])>,
+    /// The position of a plain argument with a tensor whose gradients are recorded.
+    pub(crate) plain_gradient: Option<usize>,
+    /// A plain argument could not be read, since another thread holds its lock.
+    pub(crate) plain_locked: bool,
     count: usize,
 }
 
@@ -118,6 +122,10 @@ impl<'a> Arguments<'a> {
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
         let mut collector = Collector::default();
         value.fingerprint(&mut Fingerprinter::hash(&mut collector));
+        if collector.records_gradients {
+            self.plain_gradient.get_or_insert(self.count);
+        }
+        self.plain_locked |= collector.locked;
         self.plain.push((self.count, collector.digest()));
     }
 

@@ -9,10 +9,9 @@ use super::rows::SelectedRows;
 /// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape and kind; dense, sparse or quantized.
 ///
 /// It is not cut into rows but passed to the body as it is, and its content is part of the key of every
-/// row. It is hashed when it is another tensor or has changed, which every call checks: on the CPU by
-/// reading all of it, on other devices by its version and address. Hashed at every call are tensors on the
-/// CPU that are not contiguous, sparse and quantized ones, and on other devices those below 64 KiB, those
-/// that require grad and those with a gradient.
+/// row. On the CPU every call hashes all of it. On other devices it is hashed when its version or address
+/// is another one, and at every call where it is sparse or quantized, below 64 KiB, requires grad or has a
+/// gradient.
 ///
 /// A write to any other tensor on another device that does not change its version (through a raw pointer,
 /// `Tensor::data()`, or by `nn::Sgd` under a detached alias) goes unnoticed: call

@@ -15,6 +15,12 @@ use crate::tensor::layout;
 /// Why it cannot.
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
     let name = |argument: &TensorArgument| function.argument(argument.position);
+    if arguments.plain_locked {
+        return Err(Reason::Locked);
+    }
+    if let Some(position) = arguments.plain_gradient {
+        return Err(Reason::Gradient(function.argument(position)));
+    }
     for argument in &arguments.shared {
         if let Err(error) = argument.tensor.f_kind() {
             return Err(Reason::ArgumentKind(name(argument), error));

@@ -13,6 +13,7 @@ use super::changes::Changes;
 use super::parts::{self, Collector};
 use super::watch::Watcher;
 use crate::function::Function;
+use crate::tensor::layout;
 
 /// A value that can be part of a module's identity.
 ///
@@ -147,7 +148,11 @@ impl<'a> Fingerprinter<'a> {
     pub fn tensor(&mut self, tensor: &Tensor) {
         match &mut self.walk {
             Walk::Watch(watcher) => watcher.tensor(tensor),
-            Walk::Hash(collector) => collector.add(parts::tensor(&self.path, tensor)),
+            Walk::Hash(collector) => {
+                collector.add(parts::tensor(&self.path, tensor));
+                collector.records_gradients |=
+                    tensor.defined() && layout::records_gradients(tensor);
+            }
             Walk::Trainable(found) => {
                 if found.is_none() && tensor.defined() && tensor.requires_grad() {
                     **found = Some(self.path.clone());

@@ -60,6 +60,8 @@ pub(crate) struct Collector {
     pub(crate) parts: Vec<IdentityPart>,
     /// A value could not be read, since another thread holds its lock.
     pub(crate) locked: bool,
+    /// Gradients are recorded for a tensor.
+    pub(crate) records_gradients: bool,
 }
 
 impl Collector {

@@ -1,8 +1,13 @@
 //! The digest of a tensor, of any layout.
 
 use tch::{Kind, TchError, Tensor};
+use torchcache_store::threads;
 
 use super::{layout, parallel, raw};
+
+/// Elements are hashed in pieces of this size: a digest for each, and BLAKE3 of these. So a device can
+/// hash the pieces side by side.
+const PIECE_BYTES: usize = 128 * 1024;
 
 /// The digest of a tensor, over its layout, kind, shape and every stored byte.
 ///
@@ -44,8 +49,19 @@ fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
 fn hash_strided(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
     hash_text(&describe(tensor)?, hasher);
     let elements = layout::on_cpu(tensor)?;
-    parallel::update(hasher, raw::view(&elements)?);
+    for digest in piece_digests(raw::view(&elements)?) {
+        hasher.update(&digest);
+    }
     Ok(())
+}
+
+fn piece_digests(bytes: &[u8]) -> Vec<[u8; 32]> {
+    let mut digests = vec![[0; 32]; bytes.len().div_ceil(PIECE_BYTES)];
+    let jobs = digests.iter_mut().zip(bytes.chunks(PIECE_BYTES));
+    threads::for_each(parallel::workers(bytes.len()), jobs, |(digest, piece)| {
+        *digest = *blake3::hash(piece).as_bytes();
+    });
+    digests
 }
 
 /// The name of a layout that is not strided, and the strided tensors that it consists of.
@@ -99,6 +115,20 @@ mod tests {
         assert_ne!(digest_of(&sparse(1.0)), digest_of(&sparse(3.0)));
         assert_eq!(digest_of(&quantized(1.0)), digest_of(&quantized(1.0)));
         assert_ne!(digest_of(&quantized(1.0)), digest_of(&quantized(3.0)));
+    }
+
+    /// A golden value: if it changes, so must the formats of module hashes and of keys.
+    #[test]
+    fn elements_are_hashed_in_pieces() {
+        let bytes: Vec<u8> = (0..PIECE_BYTES + 5).map(|at| at as u8).collect();
+        let digest = digest_of(&Tensor::from_slice(&bytes));
+        let mut expected = blake3::Hasher::new();
+        let description = format!("Uint8[{}]", bytes.len());
+        expected.update(&(description.len() as u64).to_le_bytes());
+        expected.update(description.as_bytes());
+        expected.update(blake3::hash(&bytes[..PIECE_BYTES]).as_bytes());
+        expected.update(blake3::hash(&bytes[PIECE_BYTES..]).as_bytes());
+        assert_eq!(digest, *expected.finalize().as_bytes());
     }
 
     /// Some operations use scale, zero point and axis even where no value shows them.
