@@ -20,6 +20,12 @@ fn double_on_disk(xs: &Tensor) -> Tensor {
     xs * 2
 }
 
+/// The same in memory alone, which may grow beyond what the test allows.
+#[torchcache(max_memory_cache_size = "100 GB", eviction = "lru")]
+fn double_in_memory(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
 /// The same, ten milliseconds a batch.
 #[torchcache(persistent = true)]
 fn slow_double(xs: &Tensor) -> Tensor {
@@ -77,6 +83,30 @@ fn main() {
             let batches = (0..400).map(|batch| rows(5 * batch, 5));
             let stats = Prefill::new(slow_double::cache()).run(batches, slowly);
             println!("{} {}", stats.hits(), stats.misses);
+        }
+        // With 200 MiB of address space left, for rows of 1 MiB: they replace earlier ones.
+        ["little-memory"] => {
+            let row = |number: i64| rows(number, 1).repeat([1, 1024]);
+            call(double_in_memory, &row(400));
+            let statm = std::fs::read_to_string("/proc/self/statm").expect("on Linux");
+            let pages = number(statm.split(' ').next().expect("the size of the process"));
+            let limit = pages as u64 * rustix::param::page_size() as u64 + (200 << 20);
+            let limit = rustix::process::Rlimit {
+                current: Some(limit),
+                maximum: None,
+            };
+            rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("a limit");
+            for number in 0..400 {
+                call(double_in_memory, &row(number));
+                call(double_in_memory, &row(number));
+            }
+            let stats = double_in_memory::cache().stats();
+            println!(
+                "{} {} {}",
+                stats.hits(),
+                stats.misses,
+                stats.memory.evicted > 100
+            );
         }
         ["disabled", from, count] => {
             call(double, &rows(number(from), number(count)));

@@ -195,3 +195,11 @@ fn a_disk_tier_that_cannot_open_leaves_memory() {
         "hits 10 misses 20 faults [(\"opening the disk tier\", 1)]"
     );
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_tier_that_cannot_grow_evicts() {
+    let root = tempfile::tempdir().unwrap();
+    let printed = succeed(child(Some(root.path()), &["little-memory"]));
+    assert_eq!(printed, "400 401 true");
+}

@@ -4,10 +4,10 @@ use std::fs;
 
 use tch::nn::Module;
 use tch::{Kind, Tensor};
-use torchcache::{TorchCache, torchcache};
+use torchcache::{TorchCache, prefill, torchcache};
 
 use crate::persistent_module::{Kept, kept, segments};
-use crate::support::{counts, device, logged, random, same};
+use crate::support::{Ran, counts, device, logged, random, same};
 
 #[test]
 fn rows_persist_under_every_storage_option() {
@@ -134,4 +134,139 @@ fn a_cache_without_a_directory_gets_a_private_one() {
         fs::metadata(private).unwrap().permissions().mode() & 0o777,
         0o700
     );
+}
+
+/// Its rows may be in memory before it has a directory.
+#[torchcache]
+#[derive(Debug)]
+struct Switched {
+    torchcache_persistent: bool,
+    torchcache_persistent_cache_dir: std::path::PathBuf,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Switched {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs * 2.0
+    }
+}
+
+fn switched(directory: &std::path::Path, persistent: bool) -> Switched {
+    Switched {
+        torchcache_persistent: persistent,
+        torchcache_persistent_cache_dir: directory.to_owned(),
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    }
+}
+
+/// Whether all rows of `xs` are on disk below `directory`.
+fn all_on_disk(directory: &std::path::Path, xs: &Tensor) -> bool {
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy_segments(directory, elsewhere.path());
+    let model = switched(elsewhere.path(), true);
+    assert!(same(&model.forward(xs), &(xs * 2.0)));
+    model.ran.take() == (0, 0)
+}
+
+/// Copies the caches of a directory: a handle of this process shares the memory tier of one that uses
+/// the same directory.
+fn copy_segments(from: &std::path::Path, to: &std::path::Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy_segments(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn rows_in_memory_follow_to_a_new_directory() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut model = switched(first.path(), false);
+    let xs = random(&[100, 4]);
+    model.forward(&xs);
+    model.torchcache_persistent = true;
+    assert!(same(&model.forward(&xs), &(&xs * 2.0)));
+    model.torchcache.flush().unwrap();
+    assert!(all_on_disk(first.path(), &xs), "switched on");
+    model.torchcache_persistent_cache_dir = second.path().to_owned();
+    // The others are written by the flush.
+    model.forward(&xs.narrow(0, 0, 10));
+    model.torchcache.flush().unwrap();
+    assert!(all_on_disk(second.path(), &xs), "another directory");
+    assert_eq!(model.ran.take(), (1, 100));
+}
+
+#[test]
+fn rows_that_a_disk_lost_are_written_by_the_next_flush() {
+    let root = tempfile::tempdir().unwrap();
+    let model = switched(root.path(), true);
+    let xs = random(&[100, 4]);
+    model.forward(&xs.narrow(0, 0, 1));
+    model.torchcache.flush().unwrap();
+    let directory = model.torchcache.directory().unwrap();
+    let away = root.path().join("away");
+    fs::rename(&directory, &away).unwrap();
+    fs::write(&directory, "").unwrap();
+    prefill(&model, [&xs]);
+    model.torchcache.flush().expect_err("the directory is away");
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&away, &directory).unwrap();
+    prefill(&model, [&xs]);
+    model.torchcache.flush().unwrap();
+    assert!(all_on_disk(root.path(), &xs));
+    assert_eq!(model.ran.take(), (2, 100));
+}
+
+/// `x * 2`, which clears its own cache while it runs.
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Clearing {
+    #[torchcache(skip)]
+    clears: std::cell::Cell<bool>,
+    torchcache_persistent_cache_dir: std::path::PathBuf,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Clearing {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        if self.clears.get() {
+            self.torchcache.clear();
+        }
+        xs * 2.0
+    }
+}
+
+#[test]
+fn rows_computed_during_a_clear_are_not_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let model = Clearing {
+        clears: false.into(),
+        torchcache_persistent_cache_dir: root.path().to_owned(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[20, 4]);
+    model.forward(&xs.narrow(0, 0, 10));
+    model.torchcache.flush().unwrap();
+    model.clears.set(true);
+    assert!(same(&model.forward(&xs), &(&xs * 2.0)));
+    model.torchcache.flush().unwrap();
+    let stats = model.torchcache.stats();
+    assert_eq!((stats.memory.rows, stats.disk.rows), (0, 0));
+    assert_eq!(segments(root.path()).len(), 0);
+    model.clears.set(false);
+    for misses in [40, 40] {
+        assert!(same(&model.forward(&xs), &(&xs * 2.0)));
+        assert_eq!(model.torchcache.stats().misses, misses);
+    }
 }

@@ -255,6 +255,25 @@ fn another_name_of_an_equal_value_is_noticed() {
     assert_eq!(counts(&model.torchcache), (4, 0, 0));
 }
 
+/// Its weights move on, and another instance gets the old ones: their rows are apart.
+#[test]
+fn an_instance_with_earlier_weights_of_another_shares_nothing() {
+    let model = |weight: &Tensor| Projected {
+        weight: weight.shallow_clone(),
+        torchcache: TorchCache::default(),
+    };
+    let (old, new) = (random(&[4, 4]), random(&[4, 4]));
+    let (xs, mut first) = (random(&[8, 4]), model(&old));
+    first.forward(&xs);
+    first.weight = new.shallow_clone();
+    first.forward(&xs);
+    let second = model(&old);
+    assert!(same(&second.forward(&xs), &xs.matmul(&old)));
+    second.torchcache.clear();
+    assert!(same(&first.forward(&xs), &xs.matmul(&new)));
+    assert_eq!(counts(&first.torchcache), (16, 8, 0), "it was not cleared");
+}
+
 trait Layer: Fingerprint + std::fmt::Debug + Send {
     fn apply(&self, xs: &Tensor) -> Tensor;
 }

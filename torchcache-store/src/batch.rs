@@ -73,6 +73,8 @@ pub struct RowBatch {
     /// How many rows `values` keeps in memory, those included that were truncated.
     held_rows: usize,
     element_bytes: u8,
+    /// See [`since`](RowBatch::since).
+    epoch: Option<u64>,
 }
 
 impl RowBatch {
@@ -133,6 +135,7 @@ impl RowBatch {
             values,
             row_len,
             element_bytes: 1,
+            epoch: None,
         })
     }
 
@@ -145,6 +148,20 @@ impl RowBatch {
             element_bytes,
             ..self
         }
+    }
+
+    /// Sets the [epoch](crate::Store::epoch) in which the rows were looked up. They are not stored if the
+    /// store was cleared since.
+    #[must_use]
+    pub fn since(self, epoch: u64) -> RowBatch {
+        RowBatch {
+            epoch: Some(epoch),
+            ..self
+        }
+    }
+
+    pub(crate) fn is_outdated(&self, epoch: u64) -> bool {
+        self.epoch.is_some_and(|since| since != epoch)
     }
 
     /// How many rows the batch has.

@@ -278,6 +278,29 @@ impl Store {
         }
     }
 
+    /// Counts the calls of [`clear`](Self::clear) in this process. A [`RowBatch`] that was made
+    /// [since](RowBatch::since) an earlier epoch is not stored.
+    ///
+    /// ```
+    /// use torchcache_store::{Config, RowBatch, Store};
+    /// let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path(), Config::default())?;
+    /// let epoch = store.epoch();
+    /// store.clear(); // while a row was being computed
+    /// let rows = RowBatch::new(vec![[7; 32]], b"u8".as_slice().into(), vec![1], 1)?;
+    /// store.put(rows.since(epoch));
+    /// assert!(store.locate(&[[7; 32]])[0].is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn epoch(&self) -> u64 {
+        self.engine().queue.epoch()
+    }
+
+    /// Rows that could not be written since the store was opened in this process.
+    pub fn lost_rows(&self) -> u64 {
+        self.engine().counters.lost_rows.load(Ordering::Relaxed)
+    }
+
     /// Removes every row of the directory, and those that are queued.
     pub fn clear(&self) {
         let Engine { catalog, queue, .. } = self.engine();

@@ -139,10 +139,8 @@ impl<'a> World<'a> {
         prop_assert_eq!(known, identity, "one hash for two identities");
         let hashes = self.hashes.values().filter(|&&known| known == identity);
         prop_assert_eq!(hashes.count(), 1, "two hashes for one identity");
-        // An instance continues without a blocked directory, for some time after it is restored. The
-        // first flush may report dropped rows.
-        let flushes = || machine.cache.flush().is_ok() || machine.cache.flush().is_ok();
-        let away = self.model.was_blocked(directory) && !flushes();
+        // An instance continues without a blocked directory, for some time after it is restored.
+        let away = self.model.was_blocked(directory) && machine.cache.directory().is_none();
         let place = self.instances[one].place();
         self.model.attach(one, place, away, self.roomy);
         self.saw("a call without the directory", u64::from(away));
@@ -221,6 +219,7 @@ impl<'a> World<'a> {
     fn flush(&mut self, one: usize) -> Checked {
         let all = self.instances[one].machine.cache.flush().is_ok();
         prop_assert!(all || !self.model.flushes(one), "rows were given up");
+        self.model.record_flush(one);
         Ok(())
     }
 

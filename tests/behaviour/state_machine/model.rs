@@ -98,6 +98,8 @@ pub(crate) struct Model {
     attached: BTreeMap<usize, Attached>,
     /// The instances whose last call could not use their directory.
     refused: BTreeSet<usize>,
+    /// The instances whose next flush may report rows that a blocked directory lost.
+    reporting: BTreeSet<usize>,
     memories: Vec<Contents>,
     /// The memory tier last used for a place.
     memory_of: BTreeMap<Place, usize>,
@@ -111,6 +113,9 @@ impl Model {
     /// An instance that changes its place keeps a memory tier of its own unless the new place has one.
     pub(crate) fn attach(&mut self, instance: usize, place: Place, away: bool, roomy: Roomy) {
         let (before, named) = (self.attached.get(&instance).copied(), place);
+        if before.is_some_and(|before| self.was_blocked(before.named.1)) {
+            self.reporting.insert(instance);
+        }
         let place = match away {
             true => (named.0, None),
             false => named,
@@ -128,6 +133,8 @@ impl Model {
         self.memories[memory].set_bound(roomy.memory, sure);
         let disk = self.disks.entry(place).or_default();
         disk.set_bound(roomy.disk, sure);
+        // A tier that moved is not found under its earlier place.
+        self.memory_of.retain(|_, other| *other != memory);
         self.memory_of.insert(place, memory);
         let attached = Attached {
             named,
@@ -165,14 +172,29 @@ impl Model {
     }
 
     /// An attached instance returned rows, some of them computed. All are in memory now, and the
-    /// computed ones on disk as well.
+    /// computed ones on disk as well. The others are if the directory is newer than they.
     pub(crate) fn record_call(&mut self, instance: usize, rows: &Rows, computed: &Rows) {
         let Attached { place, memory, .. } = self.attached[&instance];
         self.memories[memory].take(rows, true);
         if place.1.is_some() {
             let blocked = self.is_blocked(place.1);
             let disk = self.disks.entry(place).or_default();
+            disk.take(rows, false);
             disk.take(computed, !blocked);
+        }
+    }
+
+    /// An instance was flushed: rows in memory that the disk may have lost were written again.
+    pub(crate) fn record_flush(&mut self, instance: usize) {
+        self.reporting.remove(&instance);
+        let Some(&Attached { place, memory, .. }) = self.attached.get(&instance) else {
+            return;
+        };
+        if place.1.is_some() {
+            let rows = self.memories[memory].may.iter();
+            let rows = rows.filter(|(identity, _)| *identity == place.0);
+            let rows = rows.copied().collect();
+            self.disks.entry(place).or_default().take(&rows, false);
         }
     }
 
@@ -241,6 +263,7 @@ impl Model {
     pub(crate) fn flushes(&self, instance: usize) -> bool {
         let attached = self.attached.get(&instance);
         !self.refused.contains(&instance)
+            && !self.reporting.contains(&instance)
             && !self.was_blocked(attached.and_then(|attached| attached.named.1))
     }
 

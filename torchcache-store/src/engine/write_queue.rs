@@ -203,7 +203,7 @@ impl WriteQueue {
 
     /// Queues the rows that are neither queued nor found by `locate_on_disk`, and returns the others:
     /// their positions, and where the rows that were first are. Waits while there is no room; a batch
-    /// larger than the bound waits for an empty queue.
+    /// larger than the bound waits for an empty queue. Queues nothing of a batch of an earlier epoch.
     pub(crate) fn put(
         &self,
         batch: RowBatch,
@@ -221,6 +221,9 @@ impl WriteQueue {
             if removals != state.removals {
                 removals = state.removals;
                 on_disk = locate_on_disk(batch.keys());
+            }
+            if batch.is_outdated(state.epoch) {
+                return Ok(Vec::new());
             }
             let new = rows_not_in(&on_disk, batch.rows());
             let is_full = state.bytes > 0 && state.bytes + cost > limits.max_bytes;

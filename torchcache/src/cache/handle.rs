@@ -144,7 +144,8 @@ impl TorchCache {
     }
 
     /// Waits until every row stored so far is on disk, those of earlier module hashes of this handle
-    /// included. Without a disk tier it returns at once.
+    /// included, and rows in memory that the disk tier lost or that are older than it. Without a disk
+    /// tier it returns at once.
     ///
     /// # Errors
     ///
@@ -154,12 +155,14 @@ impl TorchCache {
     /// [`Stats::disk`] counts them.
     pub fn flush(&self) -> Result<(), FlushError> {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
+        // Outside the handle's lock, since this may take as long as the disk does.
+        let saved = tiers.as_ref().map_or(Ok(()), Tiers::save_all);
         let (store, fault) = tiers.map_or((None, None), |tiers| (tiers.store, tiers.disk_fault));
         if let Some(store) = store {
-            // Outside the handle's lock, since this may take as long as the disk does.
             let flushed = store.flush();
             flushed.map_err(|error| FlushError::Rows(Box::new(error)))?;
         }
+        saved.map_err(|error| FlushError::Rows(Box::new(error)))?;
         let unwritten = self.unwritten.swap(0, Relaxed);
         let refused = lock(&self.directory_error).clone();
         match refused.or(fault.map(|fault| fault.reason)) {
@@ -174,17 +177,14 @@ impl TorchCache {
         self.unwritten.fetch_add(rows, Relaxed);
     }
 
-    /// Removes every row of the present module hash from disk and memory; rows of earlier hashes
-    /// of this instance are removed from memory as well. Other caches keep theirs. Does nothing
-    /// before a module's first call, since the module hash is not known until then.
+    /// Removes every row of the present module hash from disk and memory, also those of calls under way;
+    /// rows of earlier hashes of this instance are removed from memory as well. Other caches keep
+    /// theirs. Does nothing before a module's first call, since the module hash is not known until then.
     pub fn clear(&self) {
         self.discard_shared();
         let tiers = self.with_cache(|cache| cache.tiers.clone());
         if let Some(tiers) = tiers {
-            tiers.memory().clear();
-            if let Some(store) = &tiers.store {
-                store.clear();
-            }
+            tiers.clear();
         }
     }
 

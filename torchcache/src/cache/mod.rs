@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod overrides;
+mod save;
 pub(crate) mod stats;
 pub(crate) mod target;
 pub(crate) mod tiers;

@@ -25,6 +25,14 @@ pub(crate) struct Tiers {
     pub(crate) disk_fault: Option<DiskFault>,
 }
 
+/// The time between two calls of `clear`, in each tier. A call takes it before its lookup; what it
+/// brings in a later one is not kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epoch {
+    pub(crate) memory: u64,
+    pub(crate) store: u64,
+}
+
 /// The options that determine where the disk tier is.
 #[derive(Debug, Clone, PartialEq)]
 struct DiskLocation {
@@ -107,6 +115,29 @@ impl Tiers {
         lock(&self.memory)
     }
 
+    /// The epoch of a call that begins now; `None` while the tiers are being cleared.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        let memory = self.memory().epoch()?;
+        let store = self.store.as_ref().map_or(0, Store::epoch);
+        Some(Epoch { memory, store })
+    }
+
+    /// Removes every row, also those of calls that are under way.
+    pub(crate) fn clear(&self) {
+        /// Ends the clearing, also where a log subscriber panics.
+        struct Clearing<'a>(&'a Tiers);
+        impl Drop for Clearing<'_> {
+            fn drop(&mut self) {
+                self.0.memory().end_clear();
+            }
+        }
+        self.memory().begin_clear();
+        let _clearing = Clearing(self);
+        if let Some(store) = &self.store {
+            store.clear();
+        }
+    }
+
     pub(crate) fn directory(&self) -> Option<&Path> {
         self.store.as_ref().map(Store::dir)
     }
@@ -121,20 +152,25 @@ fn shared_memory(
     let shared = shared.get_or_insert_default();
     shared.retain(|_, memory| memory.strong_count() > 0);
     let (bound, eviction) = (options.max_memory_cache_size(), options.eviction());
-    let live = shared.get(&key).and_then(Weak::upgrade).or_else(|| {
+    let live = shared.get(&key).and_then(Weak::upgrade);
+    let memory = live.or_else(|| {
         let own = previous.map(|tiers| &tiers.memory)?;
         (Arc::strong_count(own) == 1).then(|| own.clone())
     });
-    let memory = match live {
-        Some(memory) => {
-            // Caches that share a memory tier share its bound: the latest setting holds.
-            lock(&memory).reconfigure(bound, eviction);
-            memory
-        }
-        None => Arc::new(Mutex::new(Memory::new(bound, eviction))),
+    let Some(memory) = memory else {
+        let memory = Arc::new(Mutex::new(Memory::new(bound, eviction)));
+        shared.insert(key, Arc::downgrade(&memory));
+        return memory;
     };
-    // A tier that moved to another module hash is not found under the earlier one.
-    shared.retain(|_, tier| !std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory)));
+    // Caches that share a memory tier share its bound: the latest setting holds.
+    lock(&memory).reconfigure(bound, eviction);
+    // A tier that moved to another module hash or directory is not found under the earlier one.
+    let is_this = |tier: &Weak<Mutex<Memory>>| std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory));
+    if let Some(((hash, _), _)) = shared.extract_if(|_, tier| is_this(tier)).last()
+        && hash != key.0
+    {
+        lock(&memory).saved().begin_hash();
+    }
     shared.insert(key, Arc::downgrade(&memory));
     memory
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tch::{Device, TchError};
 use torchcache_store::{RowValues, threads};
 
-use crate::cache::tiers::Tiers;
+use crate::cache::tiers::{Epoch, Tiers};
 use crate::key::Key;
 use crate::memory::Reservation;
 use crate::memory::arena::PinnedRows;
 use crate::memory::rows::{FoundRows, PackedRows};
+use crate::memory::saved::SavedAt;
 use crate::schema::Schema;
 use crate::tensor::{parallel, raw};
 
@@ -20,6 +21,8 @@ pub(crate) struct Insert<'a> {
     tiers: &'a Tiers,
     keys: &'a [Key],
     schema: Arc<Schema>,
+    /// What the rows are given to.
+    saved: SavedAt,
     /// In the order of the rows.
     reservations: Vec<Reservation>,
 }
@@ -35,6 +38,7 @@ impl<'a> Insert<'a> {
         keys: &'a [Key],
         rows: &PackedRows,
         device: Device,
+        epoch: Epoch,
     ) -> Result<Self, TchError> {
         let row_bytes = rows.schema.row_bytes();
         let on_cpu = device == Device::Cpu;
@@ -42,20 +46,23 @@ impl<'a> Insert<'a> {
         let host = on_cpu.then(|| rows.bytes.f_to_device(Device::Cpu));
         let host = host.transpose()?;
         let bytes = host.as_ref().map(raw::view).transpose()?;
-        let reservations = {
+        let (saved, reservations) = {
             let mut memory = tiers.memory();
-            let reservations = memory.reserve(keys, row_bytes, device)?;
+            // Before they are given to the disk tier, so that a loss in between makes them doubtful.
+            let saved = tiers.mark_of_saved(&mut memory);
+            let reservations = memory.reserve(keys, row_bytes, device, epoch.memory)?;
             if !on_cpu && let Err(error) = memory.scatter(&reservations, &rows.bytes) {
                 memory.release(reservations);
                 return Err(error);
             }
-            reservations
+            (saved, reservations)
         };
         // Dropping it releases the slots that were not published.
         let mut insert = Insert {
             tiers,
             keys,
             schema: rows.schema.clone(),
+            saved,
             reservations,
         };
         if let Some(bytes) = bytes {
@@ -109,7 +116,8 @@ impl<'a> Insert<'a> {
     /// Memory that cannot be allocated to copy those.
     pub(crate) fn publish(mut self, module_device: Device) -> Result<Vec<FoundRows>, TchError> {
         let mut memory = self.tiers.memory();
-        let winners = memory.publish(self.keys, &self.schema, take(&mut self.reservations));
+        let reservations = take(&mut self.reservations);
+        let winners = memory.publish(self.keys, &self.schema, reservations, self.saved);
         memory.read(winners, module_device)
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Lookup {
     found: Vec<FoundRows>,
     /// The positions not found so far, in rising order.
     missing: Vec<usize>,
+    /// The positions of rows in memory that were not given to the present disk tier.
+    unsaved: Vec<usize>,
 }
 
 impl Lookup {
@@ -53,6 +55,7 @@ impl Lookup {
             first_rows,
             schema: None,
             found: Vec::new(),
+            unsaved: Vec::new(),
         }
     }
 
@@ -106,6 +109,12 @@ impl Lookup {
         self.missing.iter().map(key).collect()
     }
 
+    /// The keys of rows in memory that were not given to the present disk tier.
+    pub(crate) fn unsaved_keys(&self) -> Vec<Key> {
+        let key = |&position: &usize| self.keys[position];
+        self.unsaved.iter().map(key).collect()
+    }
+
     /// The rows of the call to compute.
     pub(crate) fn missing_rows(&self) -> Vec<i64> {
         self.rows_at(&self.missing)
@@ -129,6 +138,10 @@ impl Lookup {
             return Err(Reason::ChangingShape);
         }
         self.set_schema(memory.schema(first))?;
+        let unsaved = hits
+            .iter()
+            .filter(|&&(_, row)| memory.is_older_than_disk(row));
+        self.unsaved = unsaved.map(|&(position, _)| position).collect();
         for rows in memory.read(hits, module_device)? {
             self.add(rows);
         }

@@ -19,6 +19,7 @@ use crate::argument::{Arguments, SelectedRows};
 use crate::cache::handle::OpenCache;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
+use crate::cache::tiers::Epoch;
 use crate::cache::warnings::{Reason, first_line};
 use crate::error::Detail;
 use crate::function::Function;
@@ -76,6 +77,7 @@ fn run_cached<O: Output>(
         arguments,
         options: &attached.options,
         cache,
+        epoch: cache.tiers.epoch(),
         counters: &handle.counters,
         module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
@@ -109,6 +111,8 @@ struct Call<'a> {
     arguments: &'a Arguments<'a>,
     options: &'a Options,
     cache: &'a OpenCache,
+    /// What it brings is kept in this epoch; in none where the tiers are being cleared.
+    epoch: Option<Epoch>,
     counters: &'a Counters,
     /// The device of the module's weights, or else of its input.
     module_device: Device,
@@ -163,10 +167,27 @@ impl Call<'_> {
         let found = {
             let mut memory = self.cache.tiers.memory();
             memory.note(lookup.keys());
+            self.cache.tiers.mark_of_saved(&mut memory);
             lookup.find_in_memory(&mut memory, self.module_device)
         };
         Counters::time(&self.counters.time.loading, start);
-        found.or_else(|reason| self.miss(reason))
+        found.or_else(|reason| self.miss(reason))?;
+        self.save_found(lookup);
+        Ok(())
+    }
+
+    /// Gives rows found in memory to the disk tier that they are older than.
+    fn save_found(&self, lookup: &Lookup) {
+        let unsaved = lookup.unsaved_keys();
+        if unsaved.is_empty() {
+            return;
+        }
+        if let Some(epoch) = self.epoch
+            && let Err(error) = self.cache.tiers.save(&unsaved, epoch)
+        {
+            self.memory_fault(&error);
+            self.target.handle().add_unwritten(unsaved.len() as u64);
+        }
     }
 
     fn find_on_disk<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
@@ -239,13 +260,15 @@ impl Call<'_> {
     fn store(&self, keys: &[Key], computed: &mut PackedRows) {
         let start = Instant::now();
         let mut insert = self.insert(keys, computed);
-        if let Some(store) = &self.cache.tiers.store {
+        if let (Some(store), Some(epoch)) = (&self.cache.tiers.store, self.epoch) {
             // The disk comes first, so that memory never holds another value than the disk.
             let batch = disk::row_batch(keys, computed, insert.as_ref());
             if batch.is_err() {
+                self.cache.tiers.memory().saved().doubt();
                 self.target.handle().add_unwritten(keys.len() as u64);
             }
-            let winners = batch.and_then(|rows| disk::put(store, rows, &computed.schema));
+            let winners =
+                batch.and_then(|rows| disk::put(store, rows.since(epoch.store), &computed.schema));
             if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
                 winners
                     .iter()
@@ -367,7 +390,7 @@ impl Call<'_> {
     fn insert<'a>(&'a self, keys: &'a [Key], rows: &PackedRows) -> Option<Insert<'a>> {
         let output_device = rows.schema.device(self.module_device);
         let device = self.options.memory_cache_device().unwrap_or(output_device);
-        Insert::fill(&self.cache.tiers, keys, rows, device)
+        Insert::fill(&self.cache.tiers, keys, rows, device, self.epoch?)
             .inspect_err(|error| self.memory_fault(error))
             .ok()
     }

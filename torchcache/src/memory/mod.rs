@@ -5,8 +5,10 @@ mod admission;
 pub(crate) mod arena;
 mod chunk;
 pub(crate) mod rows;
+pub(crate) mod saved;
 mod slab;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use admission::Admission;
 use arena::{PinnedRows, RowArena};
 use chunk::RowSlot;
 use rows::{FoundRows, RowBytes, RowSource};
+use saved::{SavedAt, SavedRows};
 use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.
@@ -33,13 +36,22 @@ pub(crate) struct Memory {
     admission: Option<Admission>,
     evicted: u64,
     refused: u64,
+    saved: SavedRows,
+    /// Counts how often the tier was cleared.
+    epoch: u64,
+    /// How many calls of `clear` are under way.
+    clearing: u32,
 }
 
-/// Where a row is, and its schema.
+/// Rows of one schema with their keys.
+type HeldRows = (Arc<Schema>, Vec<Key>, Vec<FoundRows>);
+
+/// Where a row is, its schema, and what it was given to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowRef {
     slot: RowSlot,
     schema: u32,
+    saved: SavedAt,
 }
 
 /// A slot that is reserved for a row, and not visible yet.
@@ -90,7 +102,21 @@ impl Memory {
             admission: None,
             evicted: 0,
             refused: 0,
+            saved: SavedRows::default(),
+            epoch: 0,
+            clearing: 0,
         }
+    }
+
+    /// The epoch of a call that begins now: it ends when the tier is cleared. `None` while it is
+    /// being cleared.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        (self.clearing == 0).then_some(self.epoch)
+    }
+
+    /// Which rows are on disk.
+    pub(crate) fn saved(&mut self) -> &mut SavedRows {
+        &mut self.saved
     }
 
     /// Sets the bound and policy. A smaller bound takes effect at once.
@@ -109,9 +135,8 @@ impl Memory {
             self.slabs.drop_unused(None);
         }
         while self.slabs.over_bound()
-            && let Some((_, row)) = self.rows.pop_lru()
+            && let Some((_, row)) = self.rows.peek_lru()
         {
-            self.evicted += 1;
             self.drop_chunk_of(row.slot);
         }
     }
@@ -125,7 +150,19 @@ impl Memory {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Removes every row. Calls that began before [`end_clear`](Self::end_clear) keep none of theirs.
+    pub(crate) fn begin_clear(&mut self) {
+        self.clearing += 1;
+        self.remove_all();
+    }
+
+    pub(crate) fn end_clear(&mut self) {
+        self.clearing -= 1;
+        self.remove_all();
+    }
+
+    fn remove_all(&mut self) {
+        self.epoch += 1;
         self.rows.clear();
         self.slabs.clear();
         self.schemas.clear();
@@ -190,19 +227,62 @@ impl Memory {
         Ok(all)
     }
 
+    /// Whether there is a disk tier that a row was not given to.
+    pub(crate) fn is_older_than_disk(&self, row: RowRef) -> bool {
+        self.saved.is_older(row.saved)
+    }
+
+    /// The keys of the rows that may be missing on disk.
+    pub(crate) fn doubtful_keys(&self) -> Vec<Key> {
+        let doubtful = |row: &RowRef| self.saved.is_doubtful(row.saved);
+        let rows = self.rows.iter().filter(|(_, row)| doubtful(row));
+        rows.map(|(key, _)| *key).collect()
+    }
+
+    /// Those of the rows that are here, by schema: their keys, and their bytes in the order of these.
+    pub(crate) fn by_schema(&self, keys: &[Key]) -> Result<Vec<HeldRows>, TchError> {
+        let mut groups: BTreeMap<u32, Vec<(Key, RowRef)>> = BTreeMap::new();
+        for key in keys {
+            if let Some(&row) = self.rows.peek(key) {
+                groups.entry(row.schema).or_default().push((*key, row));
+            }
+        }
+        let read = |rows: Vec<(Key, RowRef)>| {
+            let schema = self.schema(rows[0].1).clone();
+            let (keys, rows): (Vec<Key>, Vec<RowRef>) = rows.into_iter().unzip();
+            let found = self.read(rows.into_iter().enumerate().collect(), Device::Cpu)?;
+            Ok((schema, keys, found))
+        };
+        groups.into_values().map(read).collect()
+    }
+
+    /// Marks rows that were given to the disk tier.
+    pub(crate) fn mark_saved(&mut self, keys: &[Key], saved: SavedAt) {
+        for key in keys {
+            if let Some(row) = self.rows.peek_mut(key) {
+                row.saved = row.saved.max(saved);
+            }
+        }
+    }
+
     fn pin(&self, row: RowRef, pinned: &mut PinnedRows) -> bool {
         let arena = self.slabs.arena(row.slot);
         arena.is_some_and(|arena| pinned.add(arena, row.slot.index))
     }
 
     /// Reserves slots for those of the rows that are not here, as far as the bound and policy
-    /// allow. The rows are visible once they are [published](Self::publish).
+    /// allow; for none in a later epoch than that in which they were looked up. The rows are visible
+    /// once they are [published](Self::publish).
     pub(crate) fn reserve(
         &mut self,
         keys: &[Key],
         row_bytes: usize,
         device: Device,
+        epoch: u64,
     ) -> Result<Vec<Reservation>, TchError> {
+        if epoch != self.epoch {
+            return Ok(Vec::new());
+        }
         self.slabs.reclaim();
         self.shrink();
         let mut new: Vec<usize> = (0..keys.len())
@@ -331,13 +411,14 @@ impl Memory {
         self.slabs.scatter(&slots, &rows, packed)
     }
 
-    /// Makes filled rows visible. Returns those of `keys` that were visible before, if they are of
+    /// Makes filled rows visible, with what they were given to. Returns those of `keys` that were visible before, if they are of
     /// an agreeing schema, with their positions: they win over the new rows.
     pub(crate) fn publish(
         &mut self,
         keys: &[Key],
         schema: &Arc<Schema>,
         reservations: Vec<Reservation>,
+        saved: SavedAt,
     ) -> Vec<(usize, RowRef)> {
         let rows = self.find(keys.iter()).into_iter().enumerate();
         let held: Vec<(usize, RowRef)> = rows
@@ -354,7 +435,14 @@ impl Memory {
             } else {
                 self.slabs.occupy(slot, key);
                 let schema = number;
-                self.rows.put(key, RowRef { slot, schema });
+                self.rows.put(
+                    key,
+                    RowRef {
+                        slot,
+                        schema,
+                        saved,
+                    },
+                );
             }
         }
         let agrees = |row: RowRef| row.schema == number || self.schema(row).agrees(schema);
@@ -371,8 +459,9 @@ impl Memory {
     /// Drops the chunk of a slot with all its rows, which frees memory for rows of another size.
     fn drop_chunk_of(&mut self, slot: RowSlot) {
         for key in self.slabs.drop_chunk(slot.chunk) {
-            self.rows.pop(&key);
-            self.evicted += 1;
+            if self.rows.pop(&key).is_some() {
+                self.evicted += 1;
+            }
         }
     }
 

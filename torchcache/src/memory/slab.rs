@@ -37,6 +37,8 @@ pub(crate) struct Slabs {
     /// Chunks that were dropped while pinned, with their cost.
     pinned_chunks: Vec<(Weak<RowArena>, u64)>,
     bound: u64,
+    /// The cost of the chunks when the system refused another one: a lower bound, until one is dropped.
+    refused_at: Option<u64>,
     /// The cost of the chunks that are not dropped.
     bytes: u64,
 }
@@ -61,6 +63,7 @@ impl Slabs {
             pinned_slots: Vec::new(),
             pinned_chunks: Vec::new(),
             bound,
+            refused_at: None,
             bytes: 0,
         }
     }
@@ -106,7 +109,8 @@ impl Slabs {
 
     /// How many more rows of this size the bound allows.
     pub(crate) fn affordable(&self, row_bytes: usize) -> u64 {
-        self.bound.saturating_sub(self.bytes()) / cost(row_bytes)
+        let bound = self.refused_at.map_or(self.bound, |at| at.min(self.bound));
+        bound.saturating_sub(self.bytes()) / cost(row_bytes)
     }
 
     /// Whether `slot`, once released, could hold a row of this size on this device.
@@ -185,14 +189,32 @@ impl Slabs {
         }
     }
 
-    fn grow(&mut self, number: u32, rows: u32) -> Result<(), TchError> {
-        if rows == 0 {
-            return Ok(());
-        }
+    /// Adds a chunk of at most `rows` rows: as many as the system has memory for.
+    ///
+    /// # Errors
+    ///
+    /// No memory for a single row, and no chunk whose rows could be evicted instead.
+    fn grow(&mut self, number: u32, mut rows: u32) -> Result<(), TchError> {
         let slab = &mut self.slabs[number as usize];
+        let mut is_refused = false;
+        let chunk_rows = loop {
+            if rows == 0 {
+                if is_refused {
+                    self.refused_at = Some(self.bytes);
+                }
+                return Ok(());
+            }
+            match ChunkRows::new(rows, slab.row_bytes, slab.device) {
+                Ok(chunk_rows) => break chunk_rows,
+                Err(error) if rows < 4 && self.chunks.is_empty() => return Err(error),
+                // Not half: the program needs some of what is left.
+                Err(_) => rows /= 4,
+            }
+            is_refused = true;
+        };
         let chunk = SlabChunk {
             slab: number,
-            rows: ChunkRows::new(rows, slab.row_bytes, slab.device)?,
+            rows: chunk_rows,
             keys: vec![None; rows as usize],
             populated: 0,
             taken: 0,
@@ -203,6 +225,9 @@ impl Slabs {
         slab.free.splice(0..0, (0..rows).rev().map(slot));
         slab.rows += rows as usize;
         self.bytes += u64::from(rows) * cost(slab.row_bytes);
+        if is_refused {
+            self.refused_at = Some(self.bytes);
+        }
         self.chunks.insert(next, chunk);
         self.next_chunk += 1;
         Ok(())
@@ -265,6 +290,7 @@ impl Slabs {
         self.pinned_slots.retain(stays);
         let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
         self.bytes -= cost;
+        self.refused_at = None;
         if let ChunkRows::Host(arena) = &chunk.rows
             && Arc::strong_count(arena) > 1
         {

@@ -38,12 +38,24 @@ fn insert_sized(memory: &mut Memory, numbers: &[u32], elements: i64) {
 
 fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
     let row_bytes = schema.row_bytes();
-    let mut reservations = memory.reserve(keys, row_bytes, Device::Cpu).unwrap();
+    let mut reservations = memory
+        .reserve(keys, row_bytes, Device::Cpu, memory.epoch)
+        .unwrap();
     for reservation in &mut reservations {
         reservation.fill(&raw::view(packed).unwrap()[reservation.row * row_bytes..][..row_bytes]);
         assert!(reservation.is_filled());
     }
-    memory.publish(keys, schema, reservations);
+    publish(memory, keys, schema, reservations);
+}
+
+fn publish(
+    memory: &mut Memory,
+    keys: &[Key],
+    schema: &Arc<Schema>,
+    reservations: Vec<Reservation>,
+) {
+    let saved = memory.saved.mark(None);
+    memory.publish(keys, schema, reservations, saved);
 }
 
 /// The value of a held row: all its elements are equal.
@@ -187,10 +199,12 @@ fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
 fn clear_invalidates_reservations() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     let (keys, schema, _) = rows(&[1], 10);
-    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
-    memory.clear();
+    let reservations = memory
+        .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
+        .unwrap();
+    memory.remove_all();
     insert(&mut memory, &[2]);
-    memory.publish(&keys, &schema, reservations);
+    publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held(&mut memory, 1..=2), [2]);
     insert(&mut memory, &[3, 4]);
     assert_eq!(held(&mut memory, 1..=4), [2, 3, 4]);
@@ -212,7 +226,9 @@ const DEVICE: Device = Device::Vulkan;
 /// Inserts a row as a call does, up to the moment when it is published.
 fn fill_on_device(memory: &mut Memory, number: u32) -> (Vec<Key>, Arc<Schema>, Vec<Reservation>) {
     let (keys, schema, packed) = rows(&[number], 10);
-    let reservations = memory.reserve(&keys, ROW as usize, DEVICE).unwrap();
+    let reservations = memory
+        .reserve(&keys, ROW as usize, DEVICE, memory.epoch)
+        .unwrap();
     memory.scatter(&reservations, &packed).unwrap();
     (keys, schema, reservations)
 }
@@ -230,21 +246,21 @@ fn held_on_device(memory: &mut Memory, number: u32) -> Option<f32> {
 fn dropping_a_chunk_invalidates_device_reservations() {
     let mut memory = Memory::new(1 << 20, Eviction::Lru);
     let (keys, schema, reservations) = fill_on_device(&mut memory, 1);
-    memory.clear();
+    memory.remove_all();
     // The chunk is gone, and then another one is there.
-    memory.publish(&keys, &schema, reservations);
+    publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 1), None);
     let (keys, schema, reservations) = fill_on_device(&mut memory, 3);
-    memory.clear();
+    memory.remove_all();
     let (other_keys, other_schema, other_reservations) = fill_on_device(&mut memory, 2);
-    memory.publish(&other_keys, &other_schema, other_reservations);
-    memory.publish(&keys, &schema, reservations);
+    publish(&mut memory, &other_keys, &other_schema, other_reservations);
+    publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 3), None);
     assert_eq!(held_on_device(&mut memory, 2), Some(2.0));
     // A smaller bound drops the chunk as well.
     let (keys, schema, reservations) = fill_on_device(&mut memory, 4);
     memory.reconfigure(COST, Eviction::Lru);
-    memory.publish(&keys, &schema, reservations);
+    publish(&mut memory, &keys, &schema, reservations);
     memory.reconfigure(1 << 20, Eviction::Lru);
     insert(&mut memory, &[5, 6, 7]);
     memory.reconfigure(COST, Eviction::Lru);
@@ -271,13 +287,17 @@ fn pinned_rows_are_not_evicted() {
 fn empty_chunks_are_dropped_for_another_row_size() {
     let mut memory = Memory::new(2 * COST, Eviction::Lru);
     let (keys, _, _) = rows(&[1, 2], 10);
-    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
+    let reservations = memory
+        .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
+        .unwrap();
     memory.release(reservations);
     insert_sized(&mut memory, &[3], 5);
     assert_eq!(held(&mut memory, [3]), [3]);
     // For a smaller bound as well.
     let mut memory = Memory::new(100 * COST, Eviction::Lru);
-    let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu).unwrap();
+    let reservations = memory
+        .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
+        .unwrap();
     memory.release(reservations);
     memory.reconfigure(COST, Eviction::Lru);
     assert!(memory.usage().bytes <= COST);
@@ -340,4 +360,30 @@ fn auto_keeps_its_counts_with_batches_of_cache_size() {
     };
     let (lru, auto) = (hits(Eviction::Lru), hits(Eviction::Auto));
     assert!(auto > 0.9 * lru, "lru {lru}, auto {auto}");
+}
+
+#[test]
+fn rows_of_an_earlier_epoch_are_not_kept() {
+    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let (keys, ..) = rows(&[1, 2], 10);
+    let epoch = memory.epoch().unwrap();
+    memory.begin_clear();
+    assert_eq!(memory.epoch(), None, "a call that begins now keeps nothing");
+    memory.end_clear();
+    let reserve = |memory: &mut Memory, epoch| {
+        let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu, epoch);
+        reservations.unwrap().len()
+    };
+    assert_eq!(reserve(&mut memory, epoch), 0);
+    let epoch = memory.epoch().unwrap();
+    assert_eq!(reserve(&mut memory, epoch), 2);
+}
+
+#[test]
+fn an_evicted_row_is_counted_once() {
+    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    insert(&mut memory, &[1, 2, 3, 4]);
+    memory.reconfigure(0, Eviction::Lru);
+    let usage = memory.usage();
+    assert_eq!((usage.rows, usage.evicted), (0, 4));
 }

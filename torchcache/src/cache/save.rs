@@ -1,0 +1,97 @@
+//! Gives rows of the memory tier to the disk tier where it lacks them: rows from before `persistent` was
+//! set or the directory changed, and rows that a failing disk lost.
+
+use tch::TchError;
+use torchcache_store::{RowBatch, RowValues};
+
+use super::tiers::{Epoch, Tiers};
+use crate::key::Key;
+use crate::memory::Memory;
+use crate::memory::rows::RowBytes;
+use crate::memory::saved::SavedAt;
+use crate::tensor::{layout, raw};
+
+/// Rows are copied for the disk tier this many at a time.
+const BATCH: usize = 1024;
+
+impl Tiers {
+    /// The mark of rows that enter memory now, and are given to the disk tier.
+    pub(crate) fn mark_of_saved(&self, memory: &mut Memory) -> SavedAt {
+        let store = self.store.as_ref();
+        memory
+            .saved()
+            .mark(store.map(|store| (store.dir(), store.lost_rows())))
+    }
+
+    /// Gives every row in memory that the disk tier may lack to it, before a flush.
+    ///
+    /// # Errors
+    ///
+    /// Rows that libtorch cannot copy.
+    pub(crate) fn save_all(&self) -> Result<(), TchError> {
+        let Some(epoch) = self.epoch() else {
+            return Ok(());
+        };
+        let keys = {
+            let mut memory = self.memory();
+            self.mark_of_saved(&mut memory);
+            memory.doubtful_keys()
+        };
+        keys.chunks(BATCH)
+            .try_for_each(|keys| self.save(keys, epoch))
+    }
+
+    /// Gives rows in memory to the disk tier, where it lacks them.
+    ///
+    /// # Errors
+    ///
+    /// Rows that libtorch cannot copy.
+    pub(crate) fn save(&self, keys: &[Key], epoch: Epoch) -> Result<(), TchError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        let located = store.locate(keys);
+        let (present, missing): (Vec<_>, Vec<_>) = keys
+            .iter()
+            .zip(located)
+            .partition(|(_, located)| located.is_some());
+        let keys = |rows: Vec<(&Key, _)>| rows.into_iter().map(|(key, _)| *key).collect::<Vec<_>>();
+        let (present, missing) = (keys(present), keys(missing));
+        let (mark, held) = {
+            let mut memory = self.memory();
+            let mark = self.mark_of_saved(&mut memory);
+            memory.mark_saved(&present, mark);
+            (mark, memory.by_schema(&missing)?)
+        };
+        for (schema, keys, found) in held {
+            let row_bytes = schema.row_bytes();
+            let mut bytes = vec![0; keys.len() * row_bytes];
+            for rows in found {
+                let mut copy = |row: usize, value: &[u8]| {
+                    let at = rows.positions[row] * row_bytes;
+                    bytes[at..at + row_bytes].copy_from_slice(value);
+                };
+                match &rows.bytes {
+                    RowBytes::Pinned(pinned) => {
+                        (0..pinned.len()).for_each(|row| copy(row, pinned.row(row)));
+                    }
+                    RowBytes::Packed(packed) if row_bytes > 0 => {
+                        let packed = layout::on_cpu(packed)?;
+                        let values = raw::view(&packed)?.chunks_exact(row_bytes);
+                        values.enumerate().for_each(|(row, value)| copy(row, value));
+                    }
+                    RowBytes::Packed(_) => {}
+                }
+            }
+            let batch = RowBatch::new(keys.clone(), schema.encode().into(), bytes, row_bytes);
+            let batch = batch.map_err(|error| TchError::Shape(error.to_string()))?;
+            store.put(
+                batch
+                    .element_bytes(schema.element_bytes())
+                    .since(epoch.store),
+            );
+            self.memory().mark_saved(&keys, mark);
+        }
+        Ok(())
+    }
+}
