@@ -1,12 +1,13 @@
-//! TorchScript modules: identified by the content of their file, watched between calls.
+//! TorchScript modules: identified by what they are when they are called, mode, kinds and weights
+//! included, and watched between calls.
 
 use std::path::Path;
 
 use tch::nn::Module;
-use tch::{CModule, Tensor};
-use torchcache::{TorchCache, torchcache};
+use tch::{CModule, Kind, Tensor};
+use torchcache::{Cached, Options, TorchCache, torchcache};
 
-use crate::support::{Ran, device, random, same};
+use crate::support::{Ran, device, logged, random, same, warnings};
 
 /// A file with `x * factor`, a module without parameters.
 pub(crate) fn traced(factor: f64, path: &Path) -> CModule {
@@ -79,5 +80,202 @@ fn replacing_a_torchscript_module_is_noticed() {
         model.ran.take(),
         (0, 0),
         "the first file's rows are valid again"
+    );
+}
+
+/// What the class of a TorchScript archive does, and the archive as Python would save it.
+struct Source {
+    forward: &'static str,
+    weight: f32,
+    training: bool,
+}
+
+/// `x * weight`, negated in train mode.
+const MODAL: &str = "
+    if self.training:
+      _0 = torch.neg(torch.mul(x, self.weight))
+    else:
+      _0 = torch.mul(x, self.weight)
+    return _0
+";
+
+/// `x * weight + state`, where each call adds one to the state.
+const STATEFUL: &str = "
+    state = self.state
+    _0 = torch.add(torch.mul(x, self.weight), state)
+    _1 = torch.add_(state, 1.)
+    return _0
+";
+
+impl Source {
+    fn modal(weight: f32, training: bool) -> Self {
+        Source {
+            forward: MODAL,
+            weight,
+            training,
+        }
+    }
+
+    fn archive(&self) -> Vec<u8> {
+        let code = format!(
+            "class M(Module):\n  __parameters__ = [\"weight\", ]\n  __buffers__ = [\"state\", ]\n  \
+             weight : Tensor\n  state : Tensor\n  training : bool\n  \
+             def forward(self: __torch__.M,\n    x: Tensor) -> Tensor:{}",
+            self.forward
+        );
+        zip(&[
+            ("data/0", &self.weight.to_le_bytes()),
+            ("data/1", &0f32.to_le_bytes()),
+            ("data.pkl", &self.attributes()),
+            ("code/__torch__.py", code.as_bytes()),
+            ("constants.pkl", b"\x80\x02)."),
+            ("version", b"3\n"),
+        ])
+    }
+
+    /// The pickled attributes.
+    fn attributes(&self) -> Vec<u8> {
+        let text = |text: &str| {
+            let length = (text.len() as u32).to_le_bytes();
+            [b"X", &length[..], text.as_bytes()].concat()
+        };
+        let tensor = |file: &str| {
+            let storage = [text("storage"), b"ctorch\nFloatStorage\n".to_vec()].concat();
+            let storage = [b"(", &storage[..], &text(file), &text("cpu"), b"K\x01tQ"].concat();
+            let layout = b"K\x00(K\x01t(K\x01t\x89ccollections\nOrderedDict\n)RtR";
+            let rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(";
+            [&rebuild[..], &storage, layout].concat()
+        };
+        [
+            b"\x80\x02c__torch__\nM\n)\x81}(".to_vec(),
+            text("weight"),
+            tensor("0"),
+            text("state"),
+            tensor("1"),
+            text("training"),
+            vec![if self.training { 0x88 } else { 0x89 }],
+            b"ub.".to_vec(),
+        ]
+        .concat()
+    }
+
+    fn load(&self) -> CModule {
+        CModule::load_data_on_device(&mut &self.archive()[..], device()).unwrap()
+    }
+}
+
+/// An archive of uncompressed files, below one folder.
+fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in files {
+        let name = format!("m/{name}");
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        let offset = archive.len() as u32;
+        let size = (bytes.len() as u32).to_le_bytes();
+        // Version, flags, method and time; checksum, sizes, and the lengths of name and extra field.
+        let mut header = vec![20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0];
+        header.extend(crc.sum().to_le_bytes());
+        header.extend([size, size].concat());
+        header.extend((name.len() as u32).to_le_bytes());
+        archive.extend([b"PK\x03\x04", &header[..], name.as_bytes(), bytes].concat());
+        directory.extend([b"PK\x01\x02\x14\x00", &header[..], &[0; 10]].concat());
+        directory.extend(offset.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let (start, length) = (archive.len() as u32, directory.len() as u32);
+    archive.extend(directory);
+    let count = (files.len() as u16).to_le_bytes();
+    archive.extend([b"PK\x05\x06\x00\x00\x00\x00", &count[..], &count].concat());
+    archive.extend([length.to_le_bytes(), start.to_le_bytes()].concat());
+    archive.extend([0, 0]);
+    archive
+}
+
+fn field(module: CModule) -> Script {
+    Script {
+        module,
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    }
+}
+
+/// The mode cannot be watched: `refresh` reads it.
+#[test]
+fn the_mode_of_a_script_field_is_read_after_refresh() {
+    let mut model = field(Source::modal(1.5, true).load());
+    let xs = random(&[3, 2]);
+    assert!(same(&model.forward(&xs), &(&xs * -1.5)));
+    model.module.set_eval();
+    model.torchcache.refresh();
+    assert!(same(&model.forward(&xs), &(&xs * 1.5)));
+    model.module.set_train();
+    model.torchcache.refresh();
+    assert!(same(&model.forward(&xs), &(&xs * -1.5)));
+    assert_eq!(
+        model.ran.take(),
+        (2, 6),
+        "the rows of each mode are found again"
+    );
+}
+
+#[test]
+fn a_converted_or_edited_script_field_is_noticed() {
+    let mut model = field(Source::modal(1.1, false).load());
+    let xs = random(&[3, 2]);
+    let check = |model: &Script, what: &str| {
+        for _ in 0..2 {
+            let expected = model.module.forward(&xs);
+            assert!(same(&model.forward(&xs), &expected), "{what}");
+        }
+        assert_eq!(model.ran.take(), (1, 3), "{what}");
+    };
+    check(&model, "as loaded");
+    for kind in [Kind::Half, Kind::Double] {
+        model.module.to(device(), kind, false);
+        check(&model, "converted");
+    }
+    let (_, mut weight) = model.module.named_parameters().unwrap().remove(0);
+    let _ = tch::no_grad(|| weight.fill_(7.0));
+    check(&model, "edited");
+}
+
+#[test]
+fn a_script_in_train_mode_is_warned_of_once() {
+    let xs = random(&[3, 2]);
+    for training in [true, false] {
+        let source = Source::modal(1.5, training);
+        let ((), lines) = logged(|| {
+            let model = field(source.load());
+            model.forward(&xs);
+            model.forward(&random(&[3, 2]));
+        });
+        assert_eq!(
+            warnings(&lines, "train mode"),
+            usize::from(training),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn verify_names_state_as_a_reason() {
+    let source = Source {
+        forward: STATEFUL,
+        weight: 1.0,
+        training: false,
+    };
+    let options = Options::builder().verify(1.0).build().unwrap();
+    let net = Cached::new(source.load(), (), options).unwrap();
+    let xs = random(&[3, 2]);
+    let ((), lines) = logged(|| {
+        net.forward(&xs);
+        net.forward(&xs);
+    });
+    assert_eq!(net.cache().stats().mismatched, 3);
+    assert_eq!(
+        warnings(&lines, "keeps state between calls"),
+        1,
+        "{lines:#?}"
     );
 }

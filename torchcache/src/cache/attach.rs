@@ -200,6 +200,10 @@ impl TorchCache {
             return;
         }
         after.log_attached(target, before.map(|before| &**before));
+        if after.identity().in_train_mode {
+            self.warnings
+                .warn_once(|| target.name(), &Reason::TrainMode);
+        }
         if let Some(fault) = &after.tiers.disk_fault {
             Counters::add(&self.counters.faults.open, 1);
             let reason = Reason::DiskTier(with_sources(&*fault.reason));

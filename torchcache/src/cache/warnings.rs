@@ -34,6 +34,8 @@ pub(crate) enum Reason {
     MemoryTier(String),
     /// The disk tier could not be opened.
     DiskTier(String),
+    /// A TorchScript module is in train mode.
+    TrainMode,
     /// Recomputed rows differ from the cached ones.
     Mismatch {
         mismatched: usize,
@@ -93,7 +95,11 @@ impl Reason {
             ),
             Reason::Mismatch { mismatched, verified, example } => (
                 10,
-                format!("{mismatched} of {verified} recomputed rows differ from the cached ones: {example}. Either the module is in train mode, has dropout, or computes a row from the rest of its batch, or code outside the module changed (then bump `version`)"),
+                format!("{mismatched} of {verified} recomputed rows differ from the cached ones: {example}. Either the module is in train mode, has dropout, keeps state between calls, or computes a row from the rest of its batch, or code outside the module changed (then bump `version`)"),
+            ),
+            Reason::TrainMode => (
+                15,
+                "a TorchScript module is in train mode, in which a row may depend on chance and on the rest of its batch: call `set_eval()` before it is cached".into(),
             ),
             Reason::Locked => (
                 11,

@@ -187,6 +187,18 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// Whether this walk computes the hash.
+    pub(crate) fn hashes(&self) -> bool {
+        matches!(self.walk, Walk::Hash(_))
+    }
+
+    /// Records that a TorchScript module is in train mode, for a warning.
+    pub(crate) fn in_train_mode(&mut self) {
+        if let Walk::Hash(collector) = &mut self.walk {
+            collector.in_train_mode = true;
+        }
+    }
+
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.walk {

@@ -1,7 +1,8 @@
 //! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
-//! `fingerprint` is the trait and the walk, `std_types` and `tch_types` its implementations, `watch`
-//! the cheap comparison on each call, `changes` what was reported, `parts` what was hashed, `manifest` the readable record on disk.
+//! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
+//! implementations, `watch` the cheap comparison on each call, `changes` what was reported, `parts` what
+//! was hashed, `manifest` the readable record on disk.
 
 mod changes;
 mod fingerprint;
@@ -9,6 +10,7 @@ pub(crate) mod manifest;
 mod parts;
 mod std_types;
 pub(crate) mod tch_types;
+mod torchscript;
 mod watch;
 
 pub(crate) use changes::Changes;
@@ -27,6 +29,8 @@ pub(crate) struct Identity {
     /// 64 hexadecimal digits, or the name given by `persistent_module_hash`.
     pub(crate) hash: String,
     pub(crate) parts: Vec<IdentityPart>,
+    /// Whether it contains a TorchScript module in train mode.
+    pub(crate) in_train_mode: bool,
 }
 
 impl Identity {
@@ -45,6 +49,7 @@ impl Identity {
             return Some(Identity {
                 hash: hash.to_owned(),
                 parts: collector.parts,
+                in_train_mode: false,
             });
         }
         walk(&mut Fingerprinter::hash(&mut collector));
@@ -59,6 +64,7 @@ impl Identity {
         Some(Identity {
             hash: hasher.finalize().to_hex().to_string(),
             parts: collector.parts,
+            in_train_mode: collector.in_train_mode,
         })
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Collector {
     pub(crate) locked: bool,
     /// Gradients are recorded for a tensor.
     pub(crate) records_gradients: bool,
+    /// Whether a TorchScript module in train mode is among them.
+    pub(crate) in_train_mode: bool,
 }
 
 impl Collector {

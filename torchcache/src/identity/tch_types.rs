@@ -1,4 +1,4 @@
-//! [`Fingerprint`] for the types of tch: tensors, layers, `VarStore` and `CModule`.
+//! [`Fingerprint`] for the types of tch: tensors, layers and `VarStore`.
 //!
 //! The configuration of conv, norm and embedding layers is private, but their derived `Debug` shows
 //! it. The weights of LSTM, GRU, `Sequential` and `Func` are private as well: they have no
@@ -8,10 +8,9 @@ use std::fmt::Debug;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tch::{CModule, Tensor, nn};
+use tch::{Tensor, nn};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
-use super::parts::unique;
 use crate::sync::lock_for;
 
 impl Fingerprint for Tensor {
@@ -80,34 +79,3 @@ pub(crate) fn variables(variables: &Mutex<nn::Variables>, f: &mut Fingerprinter<
 
 /// How long a call waits for a lock that it needs to read a module.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Hashed as the file that `save` writes: code, parameters, buffers and attributes. Its address and
-/// parameters are watched; after a change of a buffer call `refresh()`.
-impl Fingerprint for CModule {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        if f.compares() {
-            // Two loaded modules have different addresses while both live.
-            let address = format!("{self:?}");
-            f.plain("address", address.as_bytes(), &address);
-        }
-        f.content("CModule", &[], || match saved(self) {
-            Ok(bytes) => {
-                let readable = format!("TorchScript of {} bytes", bytes.len());
-                (bytes, readable)
-            }
-            // A module that cannot be read must equal no other.
-            Err(reason) => (unique().to_vec(), format!("not saved: {reason}")),
-        });
-        for (name, tensor) in self.named_parameters().unwrap_or_default() {
-            f.field(&name, &tensor);
-        }
-    }
-}
-
-fn saved(module: &CModule) -> Result<Vec<u8>, String> {
-    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    // The archive contains the name of its file, which must be the same every time.
-    let path = directory.path().join("module.pt");
-    module.save(&path).map_err(|error| error.to_string())?;
-    std::fs::read(&path).map_err(|error| error.to_string())
-}
