@@ -1,8 +1,7 @@
 //! TorchScript: a `CModule` loaded from a file, cached in two ways.
 //!
-//! `Cached::new` takes it with the path of its file, whose bytes are its identity. As a field of an
-//! annotated struct, its identity is its code, parameters and buffers. The second call with the same rows
-//! computes nothing.
+//! `Cached::new` takes it alone, and so does a field of an annotated struct: its identity is its code, mode,
+//! parameters and buffers. The second call with the same rows computes nothing.
 //!
 //! Run it with `cargo run --example torchscript`.
 
@@ -47,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     save_script(&path)?;
     let xs = Tensor::rand([20, 32], (Kind::Float, Device::Cpu));
 
-    let script = Cached::new(CModule::load(&path)?, &path, Options::default())?;
+    let script = Cached::new(CModule::load(&path)?, (), Options::default())?;
     assert_eq!(script.forward(&xs), script.forward(&xs));
     report("Cached::new", script.cache());
 

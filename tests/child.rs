@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Write;
 
 use tch::nn::Module;
-use tch::{Device, Kind, Tensor};
-use torchcache::{Prefill, TorchCache, torchcache};
+use tch::{CModule, Device, Kind, Tensor, nn};
+use torchcache::{Cached, Options, Prefill, TorchCache, torchcache};
 
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
 #[torchcache(persistent = true)]
@@ -119,6 +119,10 @@ fn main() {
                 double::cache().module_hash()
             );
         }
+        // Wraps a closure with a version, which may be empty.
+        ["wrapped", version, factor] => wrapped(version, factor.parse().expect("a factor")),
+        // Wraps a TorchScript file in one mode and kind.
+        ["script", path, mode, kind] => script(path, mode, kind),
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
         _ => {
@@ -126,6 +130,40 @@ fn main() {
             std::process::exit(2);
         }
     }
+}
+
+fn wrapped(version: &str, factor: f64) {
+    let net = nn::func(move |xs| xs * factor);
+    let net = Cached::new(net, (), persistent(version)).expect("a directory");
+    let xs = rows(0, 10);
+    assert!(net.forward(&xs).equal(&(&xs * factor)), "a wrong row");
+    net.cache().flush().expect("the rows are on disk");
+    report(net.cache());
+}
+
+fn script(path: &str, mode: &str, kind: &str) {
+    let mut module = CModule::load(path).expect("a TorchScript file");
+    match mode {
+        "eval" => module.set_eval(),
+        _ => module.set_train(),
+    }
+    match kind {
+        "half" => module.to(Device::Cpu, Kind::Half, false),
+        "double" => module.to(Device::Cpu, Kind::Double, false),
+        _ => {}
+    }
+    let net = Cached::new(module, path, persistent("1")).expect("a directory");
+    let xs = rows(0, 10);
+    let (given, expected) = (net.forward(&xs), net.module().forward(&xs));
+    assert_eq!(given.kind(), expected.kind());
+    assert!(given.equal(&expected), "a wrong row");
+    net.cache().flush().expect("the rows are on disk");
+    report(net.cache());
+}
+
+fn persistent(version: &str) -> Options {
+    let options = Options::builder().persistent(true).version(version);
+    options.build().expect("valid options")
 }
 
 /// `x * weight`.

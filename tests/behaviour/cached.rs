@@ -2,7 +2,7 @@
 
 use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
-use torchcache::{Cached, ErrorKind, Options};
+use torchcache::{Cached, ErrorKind, Options, Weights};
 
 use crate::support::{assert_panics, counts, device, random, same, version};
 use crate::torchscript::traced;
@@ -153,4 +153,78 @@ fn a_file_that_cannot_be_read_is_an_error() {
         Cached::new(nn::func(Tensor::shallow_clone), missing, Options::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("no/such/file.pt"), "{error}");
+}
+
+/// The module hash of `xs * 1`, wrapped here with any weights.
+fn hash_with(weights: impl Into<Weights>) -> String {
+    let net = nn::func(|xs| xs * 1);
+    let net = Cached::new(net, weights, version("sources")).unwrap();
+    net.forward(&random(&[1, 2]));
+    net.cache().module_hash().unwrap()
+}
+
+#[test]
+fn all_sources_of_weights_count_in_their_order() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("weights");
+    std::fs::write(&file, "a file").unwrap();
+    let [one, two] = [1.0, 2.0].map(|value| {
+        let mut vs = nn::VarStore::new(device());
+        vs.root().var("w", &[2], nn::Init::Const(value));
+        vs.freeze();
+        vs
+    });
+    let both = hash_with((&one, &two));
+    for (form, hash) in [
+        ("a slice", hash_with(&[&one, &two][..])),
+        ("an array", hash_with([&one, &two])),
+        ("a Vec", hash_with(vec![&one, &two])),
+        ("weights", hash_with(Weights::from((&one, &two)))),
+        (
+            "mixed",
+            hash_with(vec![Weights::from(&one), Weights::from(&two)]),
+        ),
+    ] {
+        assert_eq!(hash, both, "{form}");
+    }
+    let empty = nn::VarStore::new(device());
+    let distinct = [
+        both,
+        hash_with((&two, &one)),
+        hash_with(&one),
+        hash_with((&one, &one)),
+        hash_with((&one, &empty)),
+        hash_with((&one, &two, &empty)),
+        hash_with((&one, &two, file.as_path())),
+        hash_with((&one, &file, &two)),
+        hash_with(&file),
+        hash_with(()),
+    ];
+    for (number, hash) in distinct.iter().enumerate() {
+        assert!(!distinct[..number].contains(hash), "{number}");
+    }
+    let owned = [one, two];
+    assert_eq!(hash_with(&owned), distinct[0], "stores by value");
+    assert_eq!(
+        hash_with(&owned.into_iter().collect::<Vec<_>>()),
+        distinct[0]
+    );
+}
+
+#[test]
+fn a_closure_over_two_stores_watches_both() {
+    let stores = [0, 1].map(|_| nn::VarStore::new(device()));
+    let [low, high] = stores
+        .each_ref()
+        .map(|vs| vs.root().zeros_no_train("w", &[2]));
+    let weights = [&low, &high].map(Tensor::shallow_clone);
+    let net = nn::func(move |xs| xs + &weights[0] + &weights[1] * 2);
+    let net = Cached::new(net, &stores, version("two stores")).unwrap();
+    let xs = random(&[3, 2]);
+    for (mut changed, sum) in [(low, 1.0), (high, 3.0)] {
+        assert!(same(&net.forward(&xs), &net.module().forward(&xs)));
+        let _ = changed.fill_(1.0);
+        assert!(net.forward(&xs).allclose(&(&xs + sum), 1e-6, 1e-6, false));
+    }
+    assert_eq!(counts(net.cache()), (9, 3, 0));
 }

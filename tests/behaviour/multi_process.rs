@@ -29,7 +29,7 @@ fn limited(limit: &str, directory: &Path, words: &str) -> Command {
 }
 
 /// The `child` program: where Cargo put it, or next to this test if both were moved.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_child"));
     if built.exists() {
         return built;

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use tch::nn::Module;
-use tch::{CModule, Kind, Tensor};
-use torchcache::{Cached, Options, TorchCache, torchcache};
+use tch::nn::{Module, ModuleT};
+use tch::{CModule, Kind, Tensor, TrainableCModule, nn};
+use torchcache::{Cached, ErrorKind, Options, TorchCache, torchcache};
 
-use crate::support::{Ran, device, logged, random, same, warnings};
+use crate::multi_process::{child, succeed};
+use crate::support::{Ran, assert_panics, counts, device, logged, random, same, version, warnings};
 
 /// A file with `x * factor`, a module without parameters.
 pub(crate) fn traced(factor: f64, path: &Path) -> CModule {
@@ -192,6 +193,122 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     archive
 }
 
+/// Both are right, twice, and share no rows.
+#[track_caller]
+fn assert_apart(nets: &[Cached<CModule>]) {
+    let xs = random(&[3, 2]);
+    for _ in 0..2 {
+        for net in nets {
+            assert!(same(&net.forward(&xs), &net.module().forward(&xs)));
+        }
+    }
+    for net in nets {
+        assert_eq!(counts(net.cache()), (3, 3, 0));
+    }
+}
+
+/// A module wrapped with the path of its file, always in this place.
+fn wrapped(module: CModule, path: &Path) -> Cached<CModule> {
+    Cached::new(module, path, version("script")).unwrap()
+}
+
+#[test]
+fn a_script_in_eval_mode_has_its_own_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.pt");
+    let source = Source::modal(1.5, true);
+    std::fs::write(&path, source.archive()).unwrap();
+    let mut eval = source.load();
+    eval.set_eval();
+    let xs = random(&[1, 2]);
+    assert!(same(&eval.forward(&xs), &(&xs * 1.5)));
+    assert_apart(&[wrapped(source.load(), &path), wrapped(eval, &path)]);
+}
+
+#[test]
+fn a_converted_script_has_its_own_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.pt");
+    let source = Source::modal(1.1, false);
+    std::fs::write(&path, source.archive()).unwrap();
+    let nets = [Kind::Float, Kind::Half, Kind::BFloat16, Kind::Double].map(|kind| {
+        let mut module = source.load();
+        module.to(device(), kind, false);
+        wrapped(module, &path)
+    });
+    assert_apart(&nets);
+}
+
+#[test]
+fn a_traced_script_without_weights_has_its_own_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let nets = [2.0, 3.0].map(|factor| {
+        let module = traced(factor, &directory.path().join("m.pt"));
+        Cached::new(module, (), version("traced")).unwrap()
+    });
+    assert_apart(&nets);
+}
+
+#[test]
+fn an_edited_parameter_of_a_wrapped_script_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m.pt");
+    let source = Source::modal(1.5, false);
+    std::fs::write(&path, source.archive()).unwrap();
+    let net = wrapped(source.load(), &path);
+    let xs = random(&[3, 2]);
+    assert!(same(&net.forward(&xs), &(&xs * 1.5)));
+    let (_, mut weight) = net.module().named_parameters().unwrap().remove(0);
+    for (factor, misses) in [(2.5, 6), (1.5, 6), (3.5, 9)] {
+        let _ = tch::no_grad(|| weight.fill_(factor));
+        assert!(same(&net.forward(&xs), &(&xs * factor)));
+        assert_eq!(net.cache().stats().misses, misses, "factor {factor}");
+    }
+}
+
+#[test]
+fn a_script_that_requires_grad_is_refused() {
+    let module = Source::modal(4.5, false).load();
+    let net = Cached::new(module, (), Options::default()).unwrap();
+    net.forward(&random(&[3, 2]));
+    let (_, weight) = net.module().named_parameters().unwrap().remove(0);
+    let _ = weight.set_requires_grad(true);
+    assert_panics(&["parameter `weight` requires grad"], || {
+        net.forward(&random(&[3, 2]))
+    });
+}
+
+/// Mode and kind are those of the module, not of the file that it was loaded from.
+#[test]
+fn processes_share_rows_of_one_mode_and_kind_only() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("m.pt");
+    std::fs::write(&path, Source::modal(1.1, true).archive()).unwrap();
+    let cache = root.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let run = |mode, kind| {
+        let words = ["script", path.to_str().unwrap(), mode, kind];
+        succeed(child(Some(&cache), &words))
+    };
+    for (mode, kind) in [
+        ("train", "float"),
+        ("eval", "float"),
+        ("eval", "half"),
+        ("eval", "double"),
+    ] {
+        let first = run(mode, kind);
+        assert!(
+            first.starts_with("hits 0 misses 10"),
+            "{mode}, {kind}: {first}"
+        );
+        let again = run(mode, kind);
+        assert!(
+            again.starts_with("hits 10 misses 0"),
+            "{mode}, {kind}: {again}"
+        );
+    }
+}
+
 fn field(module: CModule) -> Script {
     Script {
         module,
@@ -246,6 +363,16 @@ fn a_script_in_train_mode_is_warned_of_once() {
     for training in [true, false] {
         let source = Source::modal(1.5, training);
         let ((), lines) = logged(|| {
+            let net = Cached::new(source.load(), (), Options::default()).unwrap();
+            net.forward(&xs);
+            net.forward(&random(&[3, 2]));
+        });
+        assert_eq!(
+            warnings(&lines, "train mode"),
+            usize::from(training),
+            "{lines:#?}"
+        );
+        let ((), lines) = logged(|| {
             let model = field(source.load());
             model.forward(&xs);
             model.forward(&random(&[3, 2]));
@@ -278,4 +405,46 @@ fn verify_names_state_as_a_reason() {
         1,
         "{lines:#?}"
     );
+}
+
+/// The closure borrows the module, whose identity is passed as weights.
+#[test]
+fn a_closure_over_a_script_knows_and_watches_it() {
+    let xs = random(&[3, 2]);
+    let modules = [Source::modal(1.5, true), Source::modal(1.5, false)].map(|source| source.load());
+    let nets = modules.each_ref().map(|module| {
+        let net = nn::func(|xs| module.forward(xs) + 1.0);
+        Cached::new(net, module, version("around")).unwrap()
+    });
+    for _ in 0..2 {
+        assert!(same(&nets[0].forward(&xs), &(&xs * -1.5 + 1.0)));
+        assert!(same(&nets[1].forward(&xs), &(&xs * 1.5 + 1.0)));
+    }
+    assert_eq!(counts(nets[1].cache()), (3, 3, 0));
+    let (_, mut weight) = modules[1].named_parameters().unwrap().remove(0);
+    let _ = tch::no_grad(|| weight.fill_(2.5));
+    assert!(same(&nets[1].forward(&xs), &(&xs * 2.5 + 1.0)));
+    assert_eq!(counts(nets[1].cache()), (6, 3, 0));
+}
+
+#[test]
+fn a_trainable_script_is_watched_through_its_store() {
+    let source = Source::modal(1.5, false);
+    let vs = nn::VarStore::new(device());
+    let load = || TrainableCModule::load_data(&mut &source.archive()[..], vs.root()).unwrap();
+    let error = Cached::new(load(), (), Options::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+    assert!(error.to_string().contains("pass that store"), "{error}");
+    let vs = nn::VarStore::new(device());
+    let module = TrainableCModule::load_data(&mut &source.archive()[..], vs.root()).unwrap();
+    let net = Cached::new(module, &vs, version("trainable")).unwrap();
+    let xs = random(&[3, 2]);
+    for factor in [1.5, 2.5, 1.5] {
+        let mut weight = vs.variables().remove("weight").unwrap();
+        let _ = tch::no_grad(|| weight.fill_(factor));
+        for _ in 0..2 {
+            assert!(same(&net.forward_t(&xs, false), &(&xs * factor)));
+        }
+    }
+    assert_eq!(counts(net.cache()), (6, 12, 0));
 }

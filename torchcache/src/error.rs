@@ -146,6 +146,10 @@ pub(crate) enum Detail {
     EnvironmentDirectory { got: String },
     #[error("cannot read the weights from {}", path.display())]
     Weights { path: PathBuf, source: io::Error },
+    #[error(
+        "the parameters of a `TrainableCModule` can be watched only in the `VarStore` that it was loaded into; pass that store as its weights"
+    )]
+    WeightsWithoutStore,
 }
 
 impl Detail {
@@ -164,7 +168,7 @@ impl Detail {
             }
             Detail::SameIdentity { .. } => ErrorKind::AmbiguousIdentity,
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
-            Detail::Weights { .. } => ErrorKind::Weights,
+            Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
         }
     }
 }

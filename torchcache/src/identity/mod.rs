@@ -10,7 +10,7 @@ pub(crate) mod manifest;
 mod parts;
 mod std_types;
 pub(crate) mod tch_types;
-mod torchscript;
+pub(crate) mod torchscript;
 mod watch;
 
 pub(crate) use changes::Changes;

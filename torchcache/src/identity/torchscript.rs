@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tch::{CModule, TchError};
+use tch::{CModule, TchError, TrainableCModule};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
@@ -26,16 +26,27 @@ impl Fingerprint for CModule {
     }
 }
 
+/// Hashes a trainable module. Its parameters are watched through the `VarStore` that holds them.
+pub(crate) fn trainable(module: &TrainableCModule, f: &mut Fingerprinter<'_>) {
+    if f.hashes() {
+        Archive::of_trainable(module).fingerprint(f);
+    }
+}
+
 /// What the archive of a module says about it.
-#[derive(Debug)]
-struct Archive {
+#[derive(Debug, Clone)]
+pub(crate) struct Archive {
     digest: [u8; 32],
     readable: String,
     in_train_mode: bool,
 }
 
 impl Archive {
-    fn of_module(module: &CModule) -> Self {
+    pub(crate) fn of_module(module: &CModule) -> Self {
+        Archive::read(|path| module.save(path))
+    }
+
+    pub(crate) fn of_trainable(module: &TrainableCModule) -> Self {
         Archive::read(|path| module.save(path))
     }
 
@@ -66,7 +77,7 @@ impl Archive {
     }
 
     /// Adds it to the hash.
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+    pub(crate) fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.content("TorchScript", &[], || {
             (self.digest.to_vec(), self.readable.clone())
         });

@@ -1,15 +1,17 @@
-//! Tensors as raw memory: their bytes, and the state that distinguishes one from another.
+//! Tensors as raw memory: their bytes, and the state that distinguishes one from another. And
+//! TorchScript modules behind a type parameter.
 //!
 //! All other modules use tensors through libtorch's checked calls.
 
 #![expect(
     unsafe_code,
-    reason = "tensor memory is only reachable through a raw pointer"
+    reason = "tensor memory is only reachable through a raw pointer, and so is a module behind a type parameter"
 )]
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{CModule, Device, Kind, TchError, Tensor, TrainableCModule};
 use torchcache_store::schema::ElementKind;
 
 use crate::tensor::layout;
@@ -81,6 +83,31 @@ fn non_null(tensor: &Tensor) -> Result<*mut u8, TchError> {
         return Err(TchError::Shape("tensor without storage".into()));
     }
     Ok(pointer)
+}
+
+/// A module of TorchScript.
+#[derive(Debug)]
+pub(crate) enum Script<'m> {
+    Loaded(&'m CModule),
+    Trainable(&'m TrainableCModule),
+}
+
+/// `module` as a module of TorchScript, where that is its type.
+pub(crate) fn script<M>(module: &M) -> Option<Script<'_>> {
+    let pointer = std::ptr::from_ref(module);
+    // A `nn::Func` may borrow what it captures.
+    let found = typeid::of::<M>();
+    if found == TypeId::of::<CModule>() {
+        // SAFETY: `M` is `CModule`: a type without lifetimes is the only one with its id, also where
+        // lifetimes are erased. The reference lives as long as that to `module`.
+        return Some(Script::Loaded(unsafe { &*pointer.cast::<CModule>() }));
+    }
+    if found == TypeId::of::<TrainableCModule>() {
+        // SAFETY: as above.
+        let trainable = unsafe { &*pointer.cast::<TrainableCModule>() };
+        return Some(Script::Trainable(trainable));
+    }
+    None
 }
 
 /// What distinguishes a tensor from another one, or from itself before a change, except for its
@@ -297,6 +324,21 @@ mod tests {
         let mut state = TensorState::new();
         assert!(state.read(tensor));
         state
+    }
+
+    #[test]
+    fn only_torchscript_modules_are_scripts() {
+        let mut double = |inputs: &[Tensor]| vec![&inputs[0] * 2.0];
+        let example = [Tensor::zeros([1, 2], tch::kind::FLOAT_CPU)];
+        let traced = CModule::create_by_tracing("M", "forward", &example, &mut double).unwrap();
+        let Some(Script::Loaded(found)) = script(&traced) else {
+            panic!("a CModule");
+        };
+        assert!(std::ptr::eq(found, &traced));
+        let factor = 2.0f64;
+        let borrowing = tch::nn::func(|xs| xs * factor);
+        assert!(script(&borrowing).is_none());
+        assert!(script(&&traced).is_none(), "a reference is another type");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
+mod weights;
+
 use std::any::type_name;
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 
 use tch::{Tensor, nn};
 
@@ -16,15 +18,23 @@ use crate::call::{self, bypass};
 use crate::error::{Detail, Error};
 use crate::function::Function;
 use crate::identity::{
-    Fingerprint, Fingerprinter, Identity, nested_options, tch_types, type_of, unique,
+    Fingerprint, Fingerprinter, Identity, nested_options, torchscript, type_of, unique,
 };
 use crate::options::{Options, OptionsBuilder, environment};
 use crate::output::structure;
 use crate::sync::lock;
+use crate::tensor::raw::{self, Script};
+
+use weights::hash_file;
+
+pub use weights::Weights;
 
 /// A cache around a module of another crate: `tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`.
 ///
-/// The code of such a module is unknown. So its module hash is made from the type's name, the weights
+/// A `CModule` is known as it is: its module hash is made from its code, mode, kinds, weights and
+/// buffers, and from the [`Weights`] passed with it. Its parameters are watched.
+///
+/// The code of any other module is unknown. So its module hash is made from the type's name, the weights
 /// passed with it, the source location that wraps it, how many modules were wrapped there before, and
 /// the running executable: after a rebuild its rows are computed again, and of several modules wrapped
 /// at one location, the next run finds only the rows of the first.
@@ -60,52 +70,6 @@ pub struct Cached<M> {
     cache: TorchCache,
 }
 
-/// The weights of a wrapped module, which are part of its module hash.
-#[derive(Debug, Clone)]
-pub struct Weights(WeightSource);
-
-#[derive(Debug, Clone)]
-enum WeightSource {
-    None,
-    Variables(Arc<Mutex<nn::Variables>>),
-    File(PathBuf),
-    Digest([u8; 32]),
-}
-
-impl From<&nn::VarStore> for Weights {
-    /// The variables of a store, watched at every call.
-    fn from(vs: &nn::VarStore) -> Self {
-        Weights(WeightSource::Variables(vs.variables_.clone()))
-    }
-}
-
-impl From<&Path> for Weights {
-    /// The content of a file when the module is wrapped: for a `CModule`, the file it was loaded from.
-    fn from(path: &Path) -> Self {
-        Weights(WeightSource::File(path.to_owned()))
-    }
-}
-
-impl From<&PathBuf> for Weights {
-    fn from(path: &PathBuf) -> Self {
-        Weights::from(path.as_path())
-    }
-}
-
-impl From<&str> for Weights {
-    /// The path of a file.
-    fn from(path: &str) -> Self {
-        Weights::from(Path::new(path))
-    }
-}
-
-impl From<()> for Weights {
-    /// No weights.
-    fn from((): ()) -> Self {
-        Weights(WeightSource::None)
-    }
-}
-
 const FORWARD: Function = Function {
     name: "forward",
     arguments: &["xs", "ids"],
@@ -114,12 +78,13 @@ const FORWARD: Function = Function {
 };
 
 impl<M> Cached<M> {
-    /// Wraps `module`, whose output depends on `weights`: a `&VarStore`, the path of a file, or `()`.
+    /// Wraps `module`, whose output depends on `weights`: a `&VarStore`, the path of a file, `()`, or
+    /// several of them. See [`Weights`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Weights`] for a file that cannot be read, and [`ErrorKind::AmbiguousIdentity`] for a
-    /// module of this type and weights that another source location wraps with the same `version`.
+    /// [`ErrorKind::Weights`] for a file that cannot be read and for a `TrainableCModule` without its
+    /// `VarStore`, and [`ErrorKind::AmbiguousIdentity`] for a module of this type and weights that another source location wraps with the same `version`.
     ///
     /// [`ErrorKind::Weights`]: crate::ErrorKind::Weights
     /// [`ErrorKind::AmbiguousIdentity`]: crate::ErrorKind::AmbiguousIdentity
@@ -128,6 +93,10 @@ impl<M> Cached<M> {
         let wrapped_at = Location::caller();
         let failed = |detail| Error::new(type_name::<M>(), detail);
         let weights = weights.into().load().map_err(failed)?;
+        let is_trainable = matches!(raw::script(&module), Some(Script::Trainable(_)));
+        if is_trainable && !weights.have_variables() {
+            return Err(failed(Detail::WeightsWithoutStore));
+        }
         let cached = Cached {
             module,
             weights,
@@ -283,7 +252,9 @@ impl<M> Target for Cached<M> {
 
 impl<M> Cached<M> {
     fn needs_claim(&self) -> bool {
-        !self.options.version().is_empty() && self.options.persistent_module_hash().is_none()
+        let is_script = raw::script(&self.module).is_some();
+        let is_named = self.options.persistent_module_hash().is_some();
+        !self.options.version().is_empty() && !is_named && !is_script
     }
 
     /// Claims the module hash before the first call, which another module that contains this one may
@@ -302,6 +273,12 @@ impl<M> Cached<M> {
     /// Passes everything that is known of what the output depends on to `f`.
     fn dependencies(&self, f: &mut Fingerprinter<'_>) {
         type_of(&self.module, f);
+        self.weights.fingerprint(f);
+        match raw::script(&self.module) {
+            Some(Script::Loaded(module)) => return module.fingerprint(f),
+            Some(Script::Trainable(module)) => return torchscript::trainable(module, f),
+            None => {}
+        }
         f.field("made in", self.wrapped_at.file());
         if self.options.version().is_empty() {
             // One location may wrap many modules, in a loop or a function.
@@ -316,11 +293,6 @@ impl<M> Cached<M> {
             f.content("executable", &[], || {
                 (executable().to_vec(), "the running executable".into())
             });
-        }
-        match &self.weights.0 {
-            WeightSource::None | WeightSource::File(_) => {}
-            WeightSource::Variables(variables) => tch_types::variables(variables, f),
-            WeightSource::Digest(digest) => f.field("file", digest),
         }
     }
 }
@@ -347,25 +319,6 @@ fn ordinal(place: &'static Location<'static>) -> u64 {
     let count = made.entry(place).or_default();
     *count += 1;
     *count - 1
-}
-
-impl Weights {
-    /// Hashes a file now: later writes to it do not change the loaded module.
-    fn load(self) -> Result<Self, Detail> {
-        let WeightSource::File(path) = self.0 else {
-            return Ok(self);
-        };
-        match hash_file(&path) {
-            Ok(digest) => Ok(Weights(WeightSource::Digest(digest))),
-            Err(source) => Err(Detail::Weights { path, source }),
-        }
-    }
-}
-
-fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
-    let mut hasher = blake3::Hasher::new();
-    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(*hasher.finalize().as_bytes())
 }
 
 /// The digest of the running executable, in place of code that is unknown.
