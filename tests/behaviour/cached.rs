@@ -1,9 +1,13 @@
 //! `Cached`, the wrapper for modules that cannot be annotated.
 
+use std::path::Path;
+use std::process::Command;
+
 use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
 use torchcache::{Cached, ErrorKind, Options, Weights};
 
+use crate::multi_process::{program, succeed};
 use crate::support::{assert_panics, counts, device, random, same, version};
 use crate::torchscript::traced;
 
@@ -153,6 +157,77 @@ fn a_file_that_cannot_be_read_is_an_error() {
         Cached::new(nn::func(Tensor::shallow_clone), missing, Options::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("no/such/file.pt"), "{error}");
+}
+
+/// The child under the name `name` in `folder`, with `bytes` after its end.
+fn copy_of_child(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    std::fs::create_dir_all(folder).unwrap();
+    let path = folder.join(name);
+    std::fs::write(&path, [&std::fs::read(program()).unwrap(), bytes].concat()).unwrap();
+    let permissions = std::fs::metadata(program()).unwrap().permissions();
+    std::fs::set_permissions(&path, permissions).unwrap();
+    path
+}
+
+/// Runs `command` with rows in `cache`.
+fn run(mut command: Command, cache: &Path, words: &[&str]) -> String {
+    command.args(words).env("TORCHCACHE_DIR", cache);
+    succeed(command)
+}
+
+/// Two programs may have the same source path and version; two checkouts of one program share rows.
+#[test]
+fn programs_of_one_name_share_rows_of_a_version() {
+    let root = tempfile::tempdir().unwrap();
+    let one = copy_of_child(&root.path().join("one"), "program", b"");
+    let two = copy_of_child(&root.path().join("two"), "program-0123456789abcdef", b"2");
+    let other = copy_of_child(&root.path().join("two"), "other", b"");
+    let run = |program, factor| {
+        run(
+            Command::new(program),
+            root.path(),
+            &["wrapped", "1", factor],
+        )
+    };
+    assert!(run(&one, "2").starts_with("hits 0 misses 10"));
+    assert!(run(&other, "3").starts_with("hits 0 misses 10"));
+    assert!(run(&one, "2").starts_with("hits 10 misses 0"));
+    assert!(
+        run(&two, "2").starts_with("hits 10 misses 0"),
+        "a checkout, built again"
+    );
+    assert!(run(&other, "3").starts_with("hits 10 misses 0"));
+}
+
+/// Without a version, a rebuild has rows of its own, whatever starts the program.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn a_rebuilt_program_computes_its_rows_again() {
+    let root = tempfile::tempdir().unwrap();
+    let loader = Path::new("/lib64/ld-linux-x86-64.so.2");
+    assert!(loader.exists(), "{}", loader.display());
+    for (number, start) in [None, Some(loader)].into_iter().enumerate() {
+        let cache = root.path().join(number.to_string());
+        std::fs::create_dir(&cache).unwrap();
+        let run = |bytes: &[u8], factor| {
+            let program = copy_of_child(&root.path().join("built"), "program", bytes);
+            let mut command = Command::new(start.unwrap_or(&program));
+            command.args(start.map(|_| &program));
+            run(command, &cache, &["wrapped", "", factor])
+        };
+        assert!(
+            run(b"first", "2").starts_with("hits 0 misses 10"),
+            "{start:?}"
+        );
+        assert!(
+            run(b"first", "2").starts_with("hits 10 misses 0"),
+            "{start:?}"
+        );
+        assert!(
+            run(b"second", "3").starts_with("hits 0 misses 10"),
+            "{start:?}"
+        );
+    }
 }
 
 /// The module hash of `xs * 1`, wrapped here with any weights.

@@ -1,11 +1,11 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
+mod program;
 mod weights;
 
 use std::any::type_name;
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 
 use tch::{Tensor, nn};
@@ -25,7 +25,7 @@ use crate::output::structure;
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
-use weights::hash_file;
+use program::{Object, SourceFile};
 
 pub use weights::Weights;
 
@@ -36,12 +36,13 @@ pub use weights::Weights;
 ///
 /// The code of any other module is unknown. So its module hash is made from the type's name, the weights
 /// passed with it, the source location that wraps it, how many modules were wrapped there before, and
-/// the running executable: after a rebuild its rows are computed again, and of several modules wrapped
-/// at one location, the next run finds only the rows of the first.
+/// the program or library that contains the call: after a rebuild its rows are computed again, and of
+/// several modules wrapped at one location, the next run finds only the rows of the first.
 ///
-/// With a [`version`](Options::version) it is made from the type, the weights, the version and the name
-/// of the source file (in a dependency its path): give modules that differ in anything else different
-/// versions, also those whose closures capture different values. Two locations in a file with the same
+/// With a [`version`](Options::version) it is made from the type, the weights, the version, the source
+/// file, and the name of the program or library (not in a dependency from a registry or from git): give
+/// modules that differ in anything else different versions, also those whose closures capture different
+/// values. Two locations in a file with the same
 /// version are an error. Programs that share rows wrap the module in one function that all of them call,
 /// or name it by [`persistent_module_hash`](Options::persistent_module_hash).
 ///
@@ -65,6 +66,8 @@ pub struct Cached<M> {
     weights: Weights,
     options: Options,
     wrapped_at: &'static Location<'static>,
+    file: SourceFile,
+    object: Option<Object>,
     /// How many modules were wrapped there before.
     ordinal: u64,
     cache: TorchCache,
@@ -102,6 +105,8 @@ impl<M> Cached<M> {
             weights,
             options,
             wrapped_at,
+            file: SourceFile::new(wrapped_at.file()),
+            object: Object::of(wrapped_at),
             ordinal: ordinal(wrapped_at),
             cache: TorchCache::new(),
         };
@@ -279,7 +284,7 @@ impl<M> Cached<M> {
             Some(Script::Trainable(module)) => return torchscript::trainable(module, f),
             None => {}
         }
-        f.field("made in", self.wrapped_at.file());
+        f.field("made in", &self.file.path);
         if self.options.version().is_empty() {
             // One location may wrap many modules, in a loop or a function.
             let place = (self.wrapped_at.line(), self.wrapped_at.column());
@@ -290,8 +295,16 @@ impl<M> Cached<M> {
                     (this_run().to_vec(), "this run alone".into())
                 });
             }
-            f.content("executable", &[], || {
-                (executable().to_vec(), "the running executable".into())
+            f.content("program", &[], || {
+                let digest = self.object.as_ref().map_or_else(this_run, Object::digest);
+                (digest.to_vec(), "the program or library".into())
+            });
+        } else if !self.file.is_released {
+            // Every program has a `src/main.rs`.
+            f.content("program", &[], || {
+                let name = self.object.as_ref().map(Object::name);
+                let name = name.unwrap_or_default();
+                (name.clone().into_bytes(), name)
             });
         }
     }
@@ -319,16 +332,4 @@ fn ordinal(place: &'static Location<'static>) -> u64 {
     let count = made.entry(place).or_default();
     *count += 1;
     *count - 1
-}
-
-/// The digest of the running executable, in place of code that is unknown.
-fn executable() -> [u8; 32] {
-    static DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
-    *DIGEST.get_or_init(|| {
-        // On Linux this is the running file even after another one replaced it.
-        let running = Path::new("/proc/self/exe");
-        hash_file(running)
-            .or_else(|_| hash_file(&std::env::current_exe()?))
-            .unwrap_or_else(|_| unique())
-    })
 }

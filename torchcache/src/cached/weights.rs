@@ -104,7 +104,7 @@ impl Fingerprint for Source {
     }
 }
 
-pub(super) fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
+fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
     Ok(*hasher.finalize().as_bytes())
