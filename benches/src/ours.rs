@@ -23,7 +23,7 @@ pub fn cached(
 ) -> Cached<Func<'static>> {
     let options = options.version(format!("{} {version}", workload.name));
     let options = options.build().expect("valid options");
-    Cached::new(tch::nn::func(workload.forward), (), options).expect("a new identity")
+    Cached::shared(tch::nn::func(workload.forward), (), options).expect("a new identity")
 }
 
 /// One round: the forward, memory, and disk with and without compression, each with new rows.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tch::nn::{Module, ModuleT};
 use tch::{Tensor, nn};
-use torchcache::{Cached, ErrorKind, Options, Weights};
+use torchcache::{Cached, Error, ErrorKind, Options, TorchCache, Weights, torchcache};
 
 use crate::multi_process::{program, succeed};
 use crate::support::{assert_panics, counts, device, random, same, version};
@@ -114,9 +114,10 @@ fn without_a_version_wrappers_of_one_place_do_not_share() {
 }
 
 #[test]
-fn wrappers_of_one_place_and_version_share_rows() {
+fn shared_wrappers_of_one_place_and_version_share_rows() {
     let xs = random(&[2, 2]);
-    let (first, second) = (here("one place"), here("one place"));
+    let shared = || Cached::shared(nn::func(|xs| xs * 2), (), version("one place")).unwrap();
+    let (first, second) = (shared(), shared());
     assert!(same(&first.forward(&xs), &(&xs * 2)));
     assert!(same(&second.forward(&xs), &(&xs * 2)));
     assert_eq!(first.cache().module_hash(), second.cache().module_hash());
@@ -157,6 +158,89 @@ fn a_file_that_cannot_be_read_is_an_error() {
         Cached::new(nn::func(Tensor::shallow_clone), missing, Options::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Weights);
     assert!(error.to_string().contains("no/such/file.pt"), "{error}");
+}
+
+/// `x * factor`, wrapped in this place.
+fn scaled(factor: f64, options: Options) -> Result<Cached<nn::Func<'static>>, Error> {
+    Cached::new(nn::func(move |xs| xs * factor), (), options)
+}
+
+#[test]
+fn with_a_version_wrappers_of_one_place_do_not_share() {
+    let [two, three] = [2.0, 3.0].map(|factor| scaled(factor, version("a loop")).unwrap());
+    assert_apart(&two, &three);
+    // In other threads, where both may be made at once.
+    let outputs = std::thread::scope(|scope| {
+        [5.0, 7.0]
+            .map(|factor| {
+                scope.spawn(move || {
+                    let net = scaled(factor, version("threads")).unwrap();
+                    let xs = Tensor::from_slice(&[1.0f32, 2.0]).to_device(device());
+                    [net.forward(&xs), net.forward(&xs)].map(|ys| same(&ys, &(&xs * factor)))
+                })
+            })
+            .map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(outputs, [[true; 2]; 2]);
+}
+
+/// On disk the rows outlive the module that computed them.
+#[test]
+fn a_second_persistent_wrapper_of_one_identity_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let options = || {
+        let options = version("a loop on disk").to_builder().persistent(true);
+        options.persistent_cache_dir(root.path()).build().unwrap()
+    };
+    let xs = random(&[2, 2]);
+    let two = scaled(2.0, options()).unwrap();
+    assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+    two.cache().flush().unwrap();
+    drop(two);
+    let error = scaled(3.0, options()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AmbiguousIdentity);
+    for words in ["give them different versions", "Cached::shared", file!()] {
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    let elsewhere = options().to_builder().persistent_cache_dir(other.path());
+    let three = scaled(3.0, elsewhere.build().unwrap()).unwrap();
+    assert!(same(&three.forward(&xs), &(&xs * 3.0)));
+    let five = scaled(5.0, version("a loop on disk")).unwrap();
+    assert!(same(&five.forward(&xs), &(&xs * 5.0)), "in memory");
+}
+
+/// Holds a `Cached`.
+#[torchcache]
+#[derive(Debug)]
+struct Plus {
+    inner: Cached<nn::Func<'static>>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Plus {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) + 1.0
+    }
+}
+
+/// The outer module's rows outlive the inner one.
+#[test]
+fn another_wrapper_in_a_field_is_another_identity() {
+    let inner = |factor| scaled(factor, version("in a field")).unwrap();
+    let mut outer = Plus {
+        inner: inner(2.0),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[2, 2]);
+    assert!(same(&outer.forward(&xs), &(&xs * 2.0 + 1.0)));
+    for factor in [3.0, 4.0] {
+        outer.inner = inner(factor);
+        assert!(same(&outer.forward(&xs), &(&xs * factor + 1.0)), "{factor}");
+        assert!(same(&outer.forward(&xs), &(&xs * factor + 1.0)), "{factor}");
+    }
+    assert_eq!(counts(&outer.torchcache), (6, 4, 0));
 }
 
 /// The child under the name `name` in `folder`, with `bytes` after its end.
@@ -233,7 +317,7 @@ fn a_rebuilt_program_computes_its_rows_again() {
 /// The module hash of `xs * 1`, wrapped here with any weights.
 fn hash_with(weights: impl Into<Weights>) -> String {
     let net = nn::func(|xs| xs * 1);
-    let net = Cached::new(net, weights, version("sources")).unwrap();
+    let net = Cached::shared(net, weights, version("sources")).unwrap();
     net.forward(&random(&[1, 2]));
     net.cache().module_hash().unwrap()
 }

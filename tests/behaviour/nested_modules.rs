@@ -177,7 +177,7 @@ impl Module for Holder {
 
 /// `x * factor`, always wrapped in this place and identified by the file `weights`.
 fn wrapped(factor: f64, weights: &Path, options: Options) -> Cached<nn::Func<'static>> {
-    Cached::new(nn::func(move |xs| xs * factor), weights, options).unwrap()
+    Cached::shared(nn::func(move |xs| xs * factor), weights, options).unwrap()
 }
 
 fn holder(factor: f64, weights: &Path, options: Options) -> Holder {

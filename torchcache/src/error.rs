@@ -135,9 +135,13 @@ pub(crate) enum Detail {
     )]
     OutputRequiresGrad,
     #[error(
-        "the modules wrapped at {first} and at {second} have the same identity: type, weights and `version` are equal, and their code cannot be compared; give them different versions, or wrap the module in one place"
+        "the modules wrapped at {first} and at {second} have the same identity: type, weights and `version` are equal, and their code cannot be compared; give them different versions, or wrap the module in one place, with `Cached::shared`"
     )]
     SameIdentity { first: String, second: String },
+    #[error(
+        "another module wrapped at {place} has the same identity: type, weights and `version` are equal, and code and captured values cannot be compared; give them different versions, or wrap them with `Cached::shared` if they compute the same"
+    )]
+    SameIdentityOnDisk { place: String },
     #[error("cannot use the cache directory {}; fix it, or name another with `persistent_cache_dir` or TORCHCACHE_DIR", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(
@@ -166,7 +170,9 @@ impl Detail {
             Detail::ParameterRequiresGrad { .. } | Detail::OutputRequiresGrad => {
                 ErrorKind::RequiresGrad
             }
-            Detail::SameIdentity { .. } => ErrorKind::AmbiguousIdentity,
+            Detail::SameIdentity { .. } | Detail::SameIdentityOnDisk { .. } => {
+                ErrorKind::AmbiguousIdentity
+            }
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
         }

@@ -1,16 +1,19 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
+mod claims;
 mod program;
 mod weights;
 
 use std::any::type_name;
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tch::{Tensor, nn};
 
 use crate::argument::{Arguments, SampleIds};
+use crate::cache::directory;
 use crate::cache::handle::TorchCache;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
@@ -25,16 +28,19 @@ use crate::output::structure;
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
+use claims::{Claimant, Rows};
 use program::{Object, SourceFile};
 
 pub use weights::Weights;
 
 /// A cache around a module of another crate: `tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`.
 ///
+/// # Identity
+///
 /// A `CModule` is known as it is: its module hash is made from its code, mode, kinds, weights and
 /// buffers, and from the [`Weights`] passed with it. Its parameters are watched.
 ///
-/// The code of any other module is unknown. So its module hash is made from the type's name, the weights
+/// The code of any other module is unknown. Its module hash is made from the type's name, the weights
 /// passed with it, the source location that wraps it, how many modules were wrapped there before, and
 /// the program or library that contains the call: after a rebuild its rows are computed again, and of
 /// several modules wrapped at one location, the next run finds only the rows of the first.
@@ -42,9 +48,10 @@ pub use weights::Weights;
 /// With a [`version`](Options::version) it is made from the type, the weights, the version, the source
 /// file, and the name of the program or library (not in a dependency from a registry or from git): give
 /// modules that differ in anything else different versions, also those whose closures capture different
-/// values. Two locations in a file with the same
-/// version are an error. Programs that share rows wrap the module in one function that all of them call,
-/// or name it by [`persistent_module_hash`](Options::persistent_module_hash).
+/// values. In one process, modules with the same version and weights are kept apart where that is
+/// possible: each has rows of its own in memory. Where rows outlive the module, in a persistent cache,
+/// and where two source locations wrap them, the second one is an error. [`Cached::shared`] wraps modules
+/// that are meant to be the same.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor, nn};
@@ -65,11 +72,15 @@ pub struct Cached<M> {
     module: M,
     weights: Weights,
     options: Options,
-    wrapped_at: &'static Location<'static>,
     file: SourceFile,
     object: Option<Object>,
     /// How many modules were wrapped there before.
     ordinal: u64,
+    /// Differs between all instances of the process.
+    number: u64,
+    claimant: Claimant,
+    /// The location that wraps another module with this identity, as of the last hash.
+    claimed_by: Mutex<Option<&'static Location<'static>>>,
     cache: TorchCache,
 }
 
@@ -87,30 +98,84 @@ impl<M> Cached<M> {
     /// # Errors
     ///
     /// [`ErrorKind::Weights`] for a file that cannot be read and for a `TrainableCModule` without its
-    /// `VarStore`, and [`ErrorKind::AmbiguousIdentity`] for a module of this type and weights that another source location wraps with the same `version`.
+    /// `VarStore`, and [`ErrorKind::AmbiguousIdentity`] for a second module with this type, weights and
+    /// `version`, where its rows cannot be kept apart from those of the first.
     ///
     /// [`ErrorKind::Weights`]: crate::ErrorKind::Weights
     /// [`ErrorKind::AmbiguousIdentity`]: crate::ErrorKind::AmbiguousIdentity
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
-        let wrapped_at = Location::caller();
+        let place = Location::caller();
+        let alive = Some(Arc::new(()));
+        let claimant = Claimant { place, alive };
+        Cached::wrap(module, weights.into(), options, claimant)
+    }
+
+    /// As [`new`](Self::new), for a module that its type, weights and `version` determine: all modules
+    /// that this source location wraps with the same ones share rows, in several threads and one after
+    /// the other. Captures of closures must be the same, or part of the version.
+    ///
+    /// ```
+    /// use tch::{Tensor, nn};
+    /// use torchcache::{Cached, Error, Options};
+    ///
+    /// fn double() -> Result<Cached<nn::Func<'static>>, Error> {
+    ///     Cached::shared(nn::func(|xs| xs * 2), (), Options::builder().version("double").build()?)
+    /// }
+    ///
+    /// let (first, second) = (double()?, double()?);
+    /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
+    /// assert_eq!(first.forward(&xs), second.forward(&xs));
+    /// assert_eq!(second.cache().stats().memory.hits, 3);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for `new`.
+    #[track_caller]
+    pub fn shared(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
+        let place = Location::caller();
+        let claimant = Claimant { place, alive: None };
+        Cached::wrap(module, weights.into(), options, claimant)
+    }
+
+    fn wrap(
+        module: M,
+        weights: Weights,
+        options: Options,
+        claimant: Claimant,
+    ) -> Result<Self, Error> {
         let failed = |detail| Error::new(type_name::<M>(), detail);
-        let weights = weights.into().load().map_err(failed)?;
+        let weights = weights.load().map_err(failed)?;
         let is_trainable = matches!(raw::script(&module), Some(Script::Trainable(_)));
         if is_trainable && !weights.have_variables() {
             return Err(failed(Detail::WeightsWithoutStore));
         }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let place = claimant.place;
         let cached = Cached {
             module,
             weights,
             options,
-            wrapped_at,
-            file: SourceFile::new(wrapped_at.file()),
-            object: Object::of(wrapped_at),
-            ordinal: ordinal(wrapped_at),
+            file: SourceFile::new(place.file()),
+            object: Object::of(place),
+            ordinal: match claimant.alive {
+                Some(_) => ordinal(place),
+                None => 0,
+            },
+            number: NEXT.fetch_add(1, Relaxed),
+            claimant,
+            claimed_by: Mutex::new(None),
             cache: TorchCache::new(),
         };
         cached.claim_early().map_err(failed)?;
+        if lock(&cached.claimed_by).is_some() {
+            tracing::info!(
+                module = cached.name(),
+                "another module wrapped at {place} has the same identity: this one has rows of its own"
+            );
+        }
         Ok(cached)
     }
 
@@ -224,26 +289,28 @@ impl<M> Target for Cached<M> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        self.dependencies(f);
+        let rows = || match self.options.persistent() {
+            true => Rows::on_disk(directory::configured(&self.options).as_deref()),
+            false => Rows::InMemory,
+        };
+        let claimed = self.dependencies(f, rows);
+        if f.hashes() {
+            *lock(&self.claimed_by) = claimed.err();
+        }
     }
 
-    /// With a `version`, the line is not part of the module hash: two locations with the same version
-    /// would use each other's rows.
-    fn claim(&self, hash: &str) -> Result<(), Detail> {
-        static CLAIMS: Mutex<BTreeMap<String, &Location<'_>>> = Mutex::new(BTreeMap::new());
-        if !self.needs_claim() {
-            return Ok(());
+    fn claim(&self, _: &str) -> Result<(), Detail> {
+        let (claimed_by, here) = (*lock(&self.claimed_by), self.claimant.place);
+        match claimed_by {
+            Some(first) if first != here => Err(Detail::SameIdentity {
+                first: first.to_string(),
+                second: here.to_string(),
+            }),
+            Some(_) if self.options.persistent() => Err(Detail::SameIdentityOnDisk {
+                place: here.to_string(),
+            }),
+            _ => Ok(()),
         }
-        let first = *lock(&CLAIMS)
-            .entry(hash.to_owned())
-            .or_insert(self.wrapped_at);
-        if first == self.wrapped_at {
-            return Ok(());
-        }
-        Err(Detail::SameIdentity {
-            first: first.to_string(),
-            second: self.wrapped_at.to_string(),
-        })
     }
 
     fn handle(&self) -> &TorchCache {
@@ -256,27 +323,68 @@ impl<M> Target for Cached<M> {
 }
 
 impl<M> Cached<M> {
-    fn needs_claim(&self) -> bool {
-        let is_script = raw::script(&self.module).is_some();
-        let is_named = self.options.persistent_module_hash().is_some();
-        !self.options.version().is_empty() && !is_named && !is_script
-    }
-
     /// Claims the module hash before the first call, which another module that contains this one may
     /// never make, since its own rows are cached.
     fn claim_early(&self) -> Result<(), Detail> {
-        if !self.needs_claim() || !self.options.enabled() || environment::is_disabled() {
+        let named = self.options.persistent_module_hash().is_some();
+        if !self.needs_claim() || named || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
         // Where a lock is held, the first call claims it.
-        match Identity::compute(&self.name(), &self.options, |f| self.dependencies(f)) {
+        match Identity::compute(&self.name(), &self.options, |f| {
+            Target::fingerprint(self, f)
+        }) {
             Some(identity) => self.claim(&identity.hash),
             None => Ok(()),
         }
     }
 
-    /// Passes everything that is known of what the output depends on to `f`.
-    fn dependencies(&self, f: &mut Fingerprinter<'_>) {
+    /// Whether modules with other code may have the same identity.
+    fn needs_claim(&self) -> bool {
+        !self.options.version().is_empty() && raw::script(&self.module).is_none()
+    }
+
+    /// Passes everything that is known of what the output depends on to `f`. Where another module has
+    /// that identity for these rows, this one gets another.
+    ///
+    /// # Errors
+    ///
+    /// The location that wraps the other module.
+    fn dependencies(
+        &self,
+        f: &mut Fingerprinter<'_>,
+        rows: impl FnOnce() -> Rows,
+    ) -> Result<(), &'static Location<'static>> {
+        let known = f.digest_of(|f| self.known(f));
+        if f.compares() {
+            // Another instance may take the place of this one.
+            f.plain("instance", &self.number.to_le_bytes(), &self.number);
+        }
+        let Some(known) = known.filter(|_| self.needs_claim()) else {
+            return Ok(());
+        };
+        let rounding = self.options.cache_dtype();
+        let options = (
+            self.options.version(),
+            rounding.filter(|_| self.options.enabled()),
+            self.options.subsample_count(),
+        );
+        let mut identity = blake3::Hasher::new();
+        identity
+            .update(&known)
+            .update(format!("{options:?}").as_bytes());
+        let identity = *identity.finalize().as_bytes();
+        let claimed = self.claimant.claim(identity, rows());
+        if claimed.is_err() {
+            f.content("instance", &[], || {
+                let alone = [&this_run()[..], &self.number.to_le_bytes()].concat();
+                (alone, "this instance alone".into())
+            });
+        }
+        claimed
+    }
+
+    fn known(&self, f: &mut Fingerprinter<'_>) {
         type_of(&self.module, f);
         self.weights.fingerprint(f);
         match raw::script(&self.module) {
@@ -287,8 +395,8 @@ impl<M> Cached<M> {
         f.field("made in", &self.file.path);
         if self.options.version().is_empty() {
             // One location may wrap many modules, in a loop or a function.
-            let place = (self.wrapped_at.line(), self.wrapped_at.column());
-            f.field("made at", &(place, self.ordinal));
+            let place = self.claimant.place;
+            f.field("made at", &(place.line(), place.column(), self.ordinal));
             if self.ordinal > 0 {
                 // The next run may wrap them in another order.
                 f.content("run", &[], || {
@@ -315,7 +423,12 @@ impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.inner_handle(self.cache.changes());
         nested_options(&self.options, f);
-        self.dependencies(f);
+        if let Err(place) = self.dependencies(f, || Rows::OfOuterModule) {
+            tracing::info!(
+                module = self.name(),
+                "another module wrapped at {place} has the same identity: the module around this one has rows of its own"
+            );
+        }
     }
 }
 

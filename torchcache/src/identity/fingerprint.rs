@@ -199,6 +199,22 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// Runs `walk`, and returns the digest of what it added to the hash: the same wherever the value
+    /// is. `None` where this walk does not compute the hash, or cannot.
+    pub(crate) fn digest_of(&mut self, walk: impl FnOnce(&mut Self)) -> Option<[u8; 32]> {
+        let start = match &self.walk {
+            Walk::Hash(collector) => Some(collector.parts.len()),
+            Walk::Watch(_) | Walk::Trainable(_) => None,
+        };
+        walk(self);
+        match &self.walk {
+            Walk::Hash(collector) if !collector.locked => {
+                Some(collector.digest_from(start?, &self.path))
+            }
+            _ => None,
+        }
+    }
+
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.walk {

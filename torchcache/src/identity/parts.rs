@@ -73,10 +73,20 @@ impl Collector {
 
     /// BLAKE3 over every part's path, category and digest, each with its length.
     pub(crate) fn digest(&self) -> [u8; 32] {
+        self.digest_from(0, "")
+    }
+
+    /// The same for the parts from `start` on, with their paths below `parent`.
+    pub(crate) fn digest_from(&self, start: usize, parent: &str) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
-        for part in &self.parts {
-            hasher.update(&(part.path.len() as u64).to_le_bytes());
-            hasher.update(part.path.as_bytes());
+        for part in &self.parts[start..] {
+            let path = part.path.strip_prefix(parent).unwrap_or(&part.path);
+            let path = match parent {
+                "" => path,
+                _ => path.strip_prefix('.').unwrap_or(path),
+            };
+            hasher.update(&(path.len() as u64).to_le_bytes());
+            hasher.update(path.as_bytes());
             hasher.update(&[part.category as u8]);
             hasher.update(&part.digest);
         }

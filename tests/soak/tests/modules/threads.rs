@@ -82,7 +82,7 @@ fn handle(dir: &Path) -> Result<Cached<nn::Linear>, torchcache::Error> {
         .eviction(Eviction::Lru)
         .max_memory_cache_size(100_000)
         .build()?;
-    Cached::new(linear, &vs, options)
+    Cached::shared(linear, &vs, options)
 }
 
 fn one_thread(thread: usize, dir: &Path, start: &Barrier) {
