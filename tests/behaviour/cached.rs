@@ -210,6 +210,26 @@ fn a_second_persistent_wrapper_of_one_identity_is_refused() {
     assert!(same(&five.forward(&xs), &(&xs * 5.0)), "in memory");
 }
 
+/// A directory that cannot be used now leaves the rows in memory, apart from those of other caches.
+#[cfg(unix)]
+#[test]
+fn a_wrapper_without_its_directory_has_its_own_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let cycle = root.path().join("cycle");
+    std::os::unix::fs::symlink(&cycle, &cycle).unwrap();
+    let on_disk = version("faulty").to_builder().persistent(true);
+    let on_disk = on_disk.persistent_cache_dir(&cycle).build().unwrap();
+    let two = scaled(2.0, version("faulty")).unwrap();
+    let three = scaled(3.0, on_disk).unwrap();
+    let xs = random(&[2, 2]);
+    for _ in 0..2 {
+        assert!(same(&two.forward(&xs), &(&xs * 2.0)));
+        assert!(same(&three.forward(&xs), &(&xs * 3.0)));
+    }
+    assert_eq!(three.cache().stats().faults.open, 1);
+    assert_eq!(counts(three.cache()), (2, 2, 0));
+}
+
 /// Holds a `Cached`.
 #[torchcache]
 #[derive(Debug)]

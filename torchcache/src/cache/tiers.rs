@@ -92,7 +92,9 @@ impl Tiers {
             }
             Err(Unusable::Misuse(detail) | Unusable::Fault(detail)) => {
                 let (reason, at) = (Arc::new(detail), Instant::now());
-                (None, None, Some(DiskFault { reason, at }))
+                // Apart from caches of this module hash that are meant to be in memory only.
+                let root = location.directory.clone().unwrap_or_default();
+                (Some(root), None, Some(DiskFault { reason, at }))
             }
         };
         let memory = shared_memory((identity.hash.clone(), root), previous, options);
