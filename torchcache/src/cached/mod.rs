@@ -409,10 +409,9 @@ impl<M> Cached<M> {
             });
         } else if !self.file.is_released {
             // Every program has a `src/main.rs`.
-            f.content("program", &[], || {
-                let name = self.object.as_ref().map(Object::name);
-                let name = name.unwrap_or_default();
-                (name.clone().into_bytes(), name)
+            f.content("program", &[], || match &self.object {
+                Some(object) => (object.name().into_bytes(), object.name()),
+                None => (this_run().to_vec(), "unknown".into()),
             });
         }
     }

@@ -2,6 +2,7 @@
 //! checkout and machine.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -123,12 +124,18 @@ impl Object {
 
     /// Its name, which builds and checkouts of one program have in common.
     pub(super) fn name(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default();
-        let name = name.to_string_lossy();
+        let text = |name: Option<&OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+        let name = text(self.path.file_name());
         let extensions = [".exe", ".dll", ".dylib", ".so"];
         let stem = extensions.iter().find_map(|end| name.strip_suffix(end));
         let stem = stem.unwrap_or(&name);
-        without_hash(stem).unwrap_or(stem).to_owned()
+        let stem = without_hash(stem).unwrap_or(stem);
+        if !stem.starts_with('_') {
+            return stem.to_owned();
+        }
+        // Many Python packages have a `_native.abi3.so`.
+        let package = text(self.path.parent().and_then(Path::file_name));
+        format!("{package}/{stem}")
     }
 
     /// The digest of its file. Where another file has its path by now, it equals no other digest.
@@ -368,6 +375,7 @@ mod tests {
             ("/a/app-0123456789abcdef.exe", "app"),
             ("/a/libmodel.so", "libmodel"),
             ("/a/my.app", "my.app"),
+            ("/site-packages/model/_native.abi3.so", "model/_native.abi3"),
         ] {
             let object = Object {
                 path: path.into(),
