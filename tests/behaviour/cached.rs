@@ -230,6 +230,35 @@ fn a_wrapper_without_its_directory_has_its_own_rows() {
     assert_eq!(counts(three.cache()), (2, 2, 0));
 }
 
+#[test]
+fn persistent_wrappers_with_equal_weights_later_do_not_share() {
+    let root = tempfile::tempdir().unwrap();
+    let nets = [2.0, 3.0].map(|factor| {
+        let vs = nn::VarStore::new(device());
+        let weight = vs.root().zeros_no_train("w", &[2]).fill_(factor);
+        let options = version("later on disk").to_builder().persistent(true);
+        let options = options.persistent_cache_dir(root.path()).build().unwrap();
+        let net = Cached::new(nn::func(move |xs| xs * factor), &vs, options).unwrap();
+        (net, weight)
+    });
+    let xs = random(&[2, 2]);
+    for weight in [None, Some(7.0), Some(8.0)] {
+        for ((net, tensor), factor) in nets.iter().zip([2.0, 3.0]) {
+            let mut tensor = tensor.shallow_clone();
+            weight.map(|weight: f64| tensor.fill_(weight));
+            for _ in 0..2 {
+                assert!(
+                    same(&net.forward(&xs), &(&xs * factor)),
+                    "{weight:?}, {factor}"
+                );
+            }
+        }
+    }
+    for (net, _) in &nets {
+        assert_eq!(counts(net.cache()), (6, 6, 0));
+    }
+}
+
 /// Holds a `Cached`.
 #[torchcache]
 #[derive(Debug)]

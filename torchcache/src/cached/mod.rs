@@ -48,9 +48,9 @@ pub use weights::Weights;
 /// With a [`version`](Options::version) it is made from the type, the weights, the version, the source
 /// file, and the name of the program or library (not in a dependency from a registry or from git): give
 /// modules that differ in anything else different versions, also those whose closures capture different
-/// values. In one process, modules with the same version and weights are kept apart where that is
-/// possible: each has rows of its own in memory. Where rows outlive the module, in a persistent cache,
-/// and where two source locations wrap them, the second one is an error. [`Cached::shared`] wraps modules
+/// values. In one process, modules with the same version and weights are kept apart: each has rows of its
+/// own, which no other run finds. So in a persistent cache the second one is an error, and everywhere if
+/// two source locations wrap them. [`Cached::shared`] wraps modules
 /// that are meant to be the same.
 ///
 /// ```
@@ -170,12 +170,6 @@ impl<M> Cached<M> {
             cache: TorchCache::new(),
         };
         cached.claim_early().map_err(failed)?;
-        if lock(&cached.claimed_by).is_some() {
-            tracing::info!(
-                module = cached.name(),
-                "another module wrapped at {place} has the same identity: this one has rows of its own"
-            );
-        }
         Ok(cached)
     }
 
@@ -302,14 +296,18 @@ impl<M> Target for Cached<M> {
     fn claim(&self, _: &str) -> Result<(), Detail> {
         let (claimed_by, here) = (*lock(&self.claimed_by), self.claimant.place);
         match claimed_by {
-            Some(first) if first != here => Err(Detail::SameIdentity {
+            None => Ok(()),
+            Some(first) if first == here => {
+                tracing::info!(
+                    module = self.name(),
+                    "another module wrapped at {here} has the same identity: this one has rows of its own"
+                );
+                Ok(())
+            }
+            Some(first) => Err(Detail::SameIdentity {
                 first: first.to_string(),
                 second: here.to_string(),
             }),
-            Some(_) if self.options.persistent() => Err(Detail::SameIdentityOnDisk {
-                place: here.to_string(),
-            }),
-            _ => Ok(()),
         }
     }
 
@@ -330,13 +328,20 @@ impl<M> Cached<M> {
         if !self.needs_claim() || named || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
-        // Where a lock is held, the first call claims it.
-        match Identity::compute(&self.name(), &self.options, |f| {
+        let identity = Identity::compute(&self.name(), &self.options, |f| {
             Target::fingerprint(self, f)
-        }) {
-            Some(identity) => self.claim(&identity.hash),
-            None => Ok(()),
+        });
+        let Some(identity) = identity else {
+            // Where a lock is held, the first call claims it.
+            return Ok(());
+        };
+        // The next run would not find the rows of an identity of its own.
+        let here = self.claimant.place;
+        if self.options.persistent() && *lock(&self.claimed_by) == Some(here) {
+            let place = here.to_string();
+            return Err(Detail::SameIdentityOnDisk { place });
         }
+        self.claim(&identity.hash)
     }
 
     /// Whether modules with other code may have the same identity.
