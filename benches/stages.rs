@@ -288,8 +288,7 @@ fn read_all(folder: &Path) -> Vec<Vec<u8>> {
 fn fixed_cost(fixed: &Fixed) -> String {
     let header = ["weights", "call", "copy by libtorch", "ratio"];
     let mut table = Table::new(1, &header);
-    let weights = [("none", fixed.bare), ("ResNet-50", fixed.resnet50)];
-    for (weights, call) in weights {
+    for (weights, call) in fixed.calls.iter().copied() {
         table.row([
             weights.to_owned(),
             time(call),
