@@ -126,6 +126,7 @@ impl Fingerprint for Walked {
 #[derive(Debug)]
 struct Shared {
     walked: Walked,
+    torchcache_max_memory_cache_size: u64,
     torchcache: TorchCache,
 }
 
@@ -136,14 +137,32 @@ impl Module for Shared {
     }
 }
 
+impl Shared {
+    fn new() -> Self {
+        Shared {
+            walked: Walked::default(),
+            torchcache_max_memory_cache_size: 1_000_000,
+            torchcache: TorchCache::default(),
+        }
+    }
+}
+
+#[test]
+fn a_bound_is_changed_without_hashing_the_module_again() {
+    let (mut model, xs) = (Shared::new(), random(&[4, 2]));
+    model.forward(&xs);
+    model.torchcache_max_memory_cache_size = 2_000_000;
+    let before = model.walked.0.load(SeqCst);
+    model.forward(&xs);
+    assert_eq!(model.walked.0.load(SeqCst), before + 1, "compared");
+    assert_eq!(counts(&model.torchcache), (4, 4, 0));
+}
+
 #[test]
 fn threads_of_one_handle_compute_its_hash_once() {
     const THREADS: usize = 16;
     let (log, start) = (Log::default(), Barrier::new(THREADS));
-    let model = Shared {
-        walked: Walked::default(),
-        torchcache: TorchCache::default(),
-    };
+    let model = Shared::new();
     let xs = random(&[4, 2]);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

@@ -17,7 +17,7 @@ use super::target::Target;
 use super::tiers::Tiers;
 use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
-use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest};
+use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest, same_options};
 use crate::options::{Options, environment};
 use crate::sync::lock;
 
@@ -27,6 +27,12 @@ pub(crate) enum Refused {
     Misuse(Error),
     /// The call bypasses the cache.
     Bypass(Reason),
+}
+
+impl From<Detail> for Refused {
+    fn from(detail: Detail) -> Self {
+        Refused::Misuse(detail.into())
+    }
 }
 
 /// How long a call waits for another thread that attaches the same handle. That thread may need a
@@ -41,6 +47,16 @@ impl TorchCache {
     /// Options out of range, a parameter that requires grad, a directory that cannot be used; a
     /// field whose lock another thread holds.
     pub(crate) fn attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
+        self.try_attach(target).map_err(|refused| match refused {
+            Refused::Misuse(error) => {
+                *lock(&self.directory_error) = error.directory();
+                Refused::Misuse(error.in_module(&target.name()))
+            }
+            bypass => bypass,
+        })
+    }
+
+    fn try_attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
         let before = lock(&self.attached).clone();
         if let Some(attached) = self.still_attached(target, before.as_ref())? {
             return Ok(attached);
@@ -53,9 +69,7 @@ impl TorchCache {
         {
             return Ok(attached);
         }
-        let attached = self.attach_again(target, before.as_ref());
-        let attached = attached.map_err(|detail| self.refuse(target, detail))?;
-        let attached = Arc::new(attached.ok_or(Refused::Bypass(Reason::Locked))?);
+        let attached = Arc::new(self.attach_again(target, before.as_deref())?);
         if let Some(before) = &before {
             self.flush_replaced(before, &attached);
         }
@@ -64,12 +78,6 @@ impl TorchCache {
         drop(turn);
         self.log_change(target, before.as_deref(), &attached);
         Ok(attached)
-    }
-
-    fn refuse(&self, target: &dyn Target, detail: Detail) -> Refused {
-        let error = Error::new(target.name(), detail);
-        *lock(&self.directory_error) = error.directory();
-        Refused::Misuse(error)
     }
 
     /// `before`, if it still holds.
@@ -106,8 +114,7 @@ impl TorchCache {
             return Err(Refused::Bypass(Reason::Locked));
         }
         if !seen.changed {
-            self.check_frozen(target, seen)
-                .map_err(|detail| self.refuse(target, detail))?;
+            self.check_frozen(target, seen)?;
         }
         Ok(!seen.changed)
     }
@@ -117,7 +124,7 @@ impl TorchCache {
         if !seen.trainable {
             return Ok(());
         }
-        // Whoever trains the module may change it without a trace.
+        // A training step may change the module without a trace.
         self.changes().report();
         let mut parameter = None;
         target.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
@@ -125,55 +132,57 @@ impl TorchCache {
         Err(Detail::ParameterRequiresGrad { parameter })
     }
 
-    /// Reads options and fields again, and opens their tiers. `None` where another thread holds the
-    /// lock of a field.
+    /// Reads options and fields again, and opens their tiers.
     fn attach_again(
         &self,
         target: &dyn Target,
-        before: Option<&Arc<Attached>>,
-    ) -> Result<Option<Attached>, Detail> {
+        before: Option<&Attached>,
+    ) -> Result<Attached, Refused> {
         let (overridden, _) = Snapshot::record(overrides(target));
         let mut options = target.options();
         target.overrides(&mut Overrides::apply(&mut options));
         let options = options.checked()?;
         let before_cache = before.and_then(|before| before.cache.as_ref());
-        let attached = |options, cache| {
-            Some(Attached {
-                options,
-                overrides: overridden,
-                cache,
-            })
+        let cache = if options.enabled() && !environment::is_disabled() {
+            let same_options = |before: &Attached| same_options(&before.options, &options);
+            let module = match before_cache {
+                Some(cache)
+                    if before.is_some_and(same_options)
+                        && self.still_hashed(target, &cache.module)? =>
+                {
+                    cache.module.clone()
+                }
+                _ => Arc::new(self.hash(target, &options)?),
+            };
+            target.claim(&module.identity.hash)?;
+            let previous = before_cache.map(|cache| &cache.tiers);
+            let tiers = Tiers::open(&module.identity, &options, previous)?;
+            Some(Arc::new(OpenCache { module, tiers }))
+        } else {
+            before_cache.cloned()
         };
-        if !options.enabled() || environment::is_disabled() {
-            return Ok(attached(options, before_cache.cloned()));
-        }
-        let Some(module) = self.hash(target, &options)? else {
-            return Ok(None);
-        };
-        target.claim(&module.identity.hash)?;
-        let previous = before_cache.map(|cache| &cache.tiers);
-        let tiers = Tiers::open(&module.identity, &options, previous)?;
-        let module = Arc::new(module);
-        let cache = OpenCache { module, tiers };
-        Ok(attached(options, Some(Arc::new(cache))))
+        Ok(Attached {
+            options,
+            overrides: overridden,
+            cache,
+        })
     }
 
-    /// Hashes the module. `None` where another thread holds the lock of a field.
-    fn hash(&self, target: &dyn Target, options: &Options) -> Result<Option<HashedModule>, Detail> {
+    fn hash(&self, target: &dyn Target, options: &Options) -> Result<HashedModule, Refused> {
         // All that is compared is read before it is hashed, so that the next call notices a change in
         // between.
         let changes = self.changes().count();
         let (fields, seen) = Snapshot::record(fields(target));
         if seen.locked {
-            return Ok(None);
+            return Err(Refused::Bypass(Reason::Locked));
         }
         self.check_frozen(target, seen)?;
         let identity = Identity::compute(&target.name(), options, |f| target.fingerprint(f));
-        Ok(identity.map(|identity| HashedModule {
-            identity,
+        Ok(HashedModule {
+            identity: identity.ok_or(Refused::Bypass(Reason::Locked))?,
             fields,
             changes,
-        }))
+        })
     }
 
     /// Writes what the cache of `before` has queued, if `after` has another one: later flushes do not
@@ -199,7 +208,13 @@ impl TorchCache {
         if before.is_some_and(|before| Arc::ptr_eq(before, after)) {
             return;
         }
-        after.log_attached(target, before.map(|before| &**before));
+        let place = |cache: &OpenCache| {
+            let directory = cache.tiers.directory().map(Path::to_owned);
+            (cache.identity().hash.clone(), directory)
+        };
+        if before.map(|before| place(before)) != Some(place(after)) {
+            after.log_attached(target, before.map(|before| &**before));
+        }
         if after.identity().in_train_mode {
             self.warnings
                 .warn_once(|| target.name(), &Reason::TrainMode);

@@ -81,6 +81,14 @@ fn option_parts(options: &Options) -> Vec<IdentityPart> {
     ]
 }
 
+/// Whether the options that are part of the identity are equal.
+pub(crate) fn same_options(left: &Options, right: &Options) -> bool {
+    left.cache_dtype() == right.cache_dtype()
+        && left.subsample_count() == right.subsample_count()
+        && left.version() == right.version()
+        && left.persistent_module_hash() == right.persistent_module_hash()
+}
+
 /// The same options of a module inside another one, whose rows came through the inner cache.
 pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
     // A disabled cache does not round.

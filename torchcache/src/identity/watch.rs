@@ -188,10 +188,21 @@ impl Watcher {
     /// Bytes, after their number.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.word(bytes.len() as i64);
-        for chunk in bytes.chunks(8) {
+        let words = bytes.chunks(8).map(|chunk| {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.word(i64::from_le_bytes(word));
+            i64::from_le_bytes(word)
+        });
+        match &mut self.mode {
+            Mode::Record {
+                words: recorded, ..
+            } => recorded.extend(words),
+            Mode::Compare { recorded, compared } => {
+                let end = *compared + words.len();
+                let before = recorded.get(*compared..end);
+                self.seen.changed |= !before.is_some_and(|before| words.eq(before.iter().copied()));
+                *compared = end;
+            }
         }
     }
 
@@ -280,7 +291,7 @@ impl Write for TextWriter<'_> {
     }
 }
 
-/// A digest for this process alone: nobody outside can make two values with one digest.
+/// A digest for this process alone: its seed is a secret, so that no two values can be made to collide.
 fn digest(bytes: &[u8]) -> i64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     let seed = *SEED.get_or_init(|| RandomState::new().hash_one(0));
