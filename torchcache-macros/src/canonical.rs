@@ -14,18 +14,30 @@ const OPERATORS: [&str; 24] = [
 /// The text of `tokens` with one space between tokens, without documentation and without the last
 /// comma of a list, which `rustfmt` adds and removes with the line breaks.
 ///
-/// Other attributes inside a body are kept: `#[cfg]` decides what is computed.
+/// The tokens of a macro are all kept, since a macro may tell `m![a]` from `m![a,]`. So are attributes
+/// inside a body: `#[cfg]` decides what is computed, others are macros.
 pub(crate) fn text(tokens: TokenStream) -> String {
     let mut text = String::new();
-    write(&mut text, tokens);
+    write(&mut text, tokens, Tokens::Code);
     text
 }
 
-fn write(text: &mut String, tokens: TokenStream) {
+/// What tokens are.
+#[derive(Clone, Copy, PartialEq)]
+enum Tokens {
+    /// Rust, in which a comma at the end of a list has no meaning.
+    Code,
+    /// Those of a macro or an attribute.
+    Macro,
+}
+
+fn write(text: &mut String, tokens: TokenStream, kind: Tokens) {
     // The operator that the next punctuation character may extend.
     let mut open = String::new();
     // Whether a parenthesis that follows holds arguments rather than a tuple.
     let mut callee = false;
+    // Whether a group that follows belongs to a macro: `name!(…)`, `macro_rules! name {…}`.
+    let mut invocation = false;
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
         if let TokenTree::Punct(punct) = &token {
@@ -33,15 +45,17 @@ fn write(text: &mut String, tokens: TokenStream) {
                 open.clear();
                 let inner = tokens
                     .next_if(|next| matches!(next, TokenTree::Punct(p) if p.as_char() == '!'));
-                if tokens.next_if(is_documentation).is_some() {
+                if kind == Tokens::Code && tokens.next_if(is_documentation).is_some() {
                     continue;
                 }
                 push(text, "#");
                 if inner.is_some() {
                     push(text, "!");
                 }
+                invocation = true;
                 continue;
             }
+            invocation = callee && punct.as_char() == '!' && punct.spacing() == Spacing::Alone;
             callee = false;
             open.push(punct.as_char());
             if open.len() > 1 && OPERATORS.contains(&open.as_str()) {
@@ -58,6 +72,8 @@ fn write(text: &mut String, tokens: TokenStream) {
         let lifetime = open == "'";
         open.clear();
         let called = std::mem::replace(&mut callee, is_name(&token));
+        let in_macro = invocation;
+        invocation &= callee;
         match token {
             TokenTree::Ident(ident) if lifetime => text.push_str(&ident.to_string()),
             TokenTree::Ident(ident) => push(text, &ident.to_string()),
@@ -71,21 +87,20 @@ fn write(text: &mut String, tokens: TokenStream) {
                     // mark, `1 + 2 * 3` and `(1 + 2) * 3` would have the same text.
                     Delimiter::None => ("«", "»"),
                 };
+                let kind = if in_macro { Tokens::Macro } else { kind };
                 // `(a,)` is a tuple, and the content of an invisible group is unknown.
                 let list = match group.delimiter() {
+                    _ if kind == Tokens::Macro => false,
                     Delimiter::Brace | Delimiter::Bracket => true,
                     Delimiter::Parenthesis => called,
                     Delimiter::None => false,
                 };
                 push(text, left);
-                write(
-                    text,
-                    if list {
-                        without_last_comma(group.stream())
-                    } else {
-                        group.stream()
-                    },
-                );
+                let inner = match list {
+                    true => without_last_comma(group.stream()),
+                    false => group.stream(),
+                };
+                write(text, inner, kind);
                 push(text, right);
             }
             TokenTree::Punct(_) => unreachable!("punctuation was written above"),

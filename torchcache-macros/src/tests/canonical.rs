@@ -41,7 +41,7 @@ fn white_space_and_comments_do_not_change_the_text() {
 
 #[test]
 fn trailing_commas_do_not_change_the_text() {
-    let short = "fn f(a: &T, b: T) -> T { g(a).h([a, b], S { a, b }); match a { _ => b } }";
+    let short = "fn f(a: &T, b: T) -> T { g(a).h([a, b], S { a, b }); match a { _ => !b(a) } }";
     let long = "
         fn f(
             a: &T,
@@ -61,7 +61,9 @@ fn trailing_commas_do_not_change_the_text() {
                 },
             );
             match a {
-                _ => b,
+                _ => !b(
+                    a,
+                ),
             }
         }";
     assert_eq!(code(short), code(long));
@@ -89,6 +91,22 @@ fn different_code_has_different_text() {
         "fn f(x: &T) -> T { m!(x & &y) }",
         "fn f(x: &T) -> T { m!('a') }",
         "fn f(x: &T) -> T { m!('a) }",
+        "fn f(x: &T) -> T { m![x] }",
+        "fn f(x: &T) -> T { m![x,] }",
+        "fn f(x: &T) -> T { m!(g(x)) }",
+        "fn f(x: &T) -> T { m!(g(x,)) }",
+        "fn f(x: &T) -> T { a::m! { g([x]) } }",
+        "fn f(x: &T) -> T { a::m! { g([x,]) } }",
+        "fn f(x: &T) -> T { r#match!(x) }",
+        "fn f(x: &T) -> T { r#match!(x,) }",
+        "fn f(x: &T) -> T { g(m!(x)) }",
+        "fn f(x: &T) -> T { g(m!(x,)) }",
+        "fn f(x: &T) -> T { m! { /// Documentation\n x } }",
+        "fn f(x: &T) -> T { m! { x } }",
+        "fn f(x: &T) -> T { macro_rules! m { (a) => { 1 } } x }",
+        "fn f(x: &T) -> T { macro_rules! m { (a,) => { 1 } } x }",
+        "fn f(x: &T) -> T { #[m(a)] g(x) }",
+        "fn f(x: &T) -> T { #[m(a,)] g(x) }",
     ];
     let texts: std::collections::HashSet<String> =
         different.iter().map(|source| code(source)).collect();
