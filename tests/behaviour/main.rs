@@ -38,5 +38,6 @@ mod state_machine;
 mod stats_and_log;
 mod support;
 mod torchscript;
+mod training;
 mod verify;
 mod weight_changes;

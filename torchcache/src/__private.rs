@@ -41,49 +41,42 @@ pub const fn size(text: &str, least: u64) -> u64 {
     }
 }
 
-/// A call of a cached method.
+/// A call of a cached method; `training` where an argument says so.
 #[track_caller]
 pub fn call_method<T: CachedForward, O: Output>(
     module: &T,
     function: usize,
+    training: bool,
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    call::run(
-        &ModuleTarget(module),
-        &T::FUNCTIONS[function],
-        &arguments,
-        &body,
-    )
+    let (target, function) = (ModuleTarget(module), &T::FUNCTIONS[function]);
+    run(&target, function, training, &arguments, &body)
 }
 
-/// A call of a cached method with a `train` argument.
-#[track_caller]
-pub fn call_method_t<T: CachedForward, O: Output>(
-    module: &T,
-    function: usize,
-    train: bool,
-    arguments: Arguments,
-    body: impl Fn(&SelectedRows) -> O,
-) -> O {
-    if train {
-        return bypass::bypass(&ModuleTarget(module), &Reason::Training, &arguments, &body);
-    }
-    call_method(module, function, arguments, body)
-}
-
-/// A call of a cached function.
+/// A call of a cached function; `training` where an argument says so.
 #[track_caller]
 pub fn call_function<F: CachedFunction, O: Output>(
+    training: bool,
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    call::run(
-        &FunctionTarget::<F>(PhantomData),
-        &F::FUNCTION,
-        &arguments,
-        &body,
-    )
+    let target = FunctionTarget::<F>(PhantomData);
+    run(&target, &F::FUNCTION, training, &arguments, &body)
+}
+
+#[track_caller]
+fn run<O: Output>(
+    target: &dyn Target,
+    function: &'static Function,
+    training: bool,
+    arguments: &Arguments,
+    body: &dyn Fn(&SelectedRows) -> O,
+) -> O {
+    if training {
+        return bypass::bypass(target, &Reason::Training, arguments, body);
+    }
+    call::run(target, function, arguments, body)
 }
 
 /// The handle of a cached function. Attached at once where that succeeds: a function has no fields.

@@ -6,7 +6,7 @@
 pub struct Function {
     /// Its name.
     pub name: &'static str,
-    /// The names of its arguments, in order, without `self` and `train`.
+    /// The names of its arguments, in order, without `self` and those that mean training.
     pub arguments: &'static [&'static str],
     /// The tokens of its signature and body, without comments.
     pub code: &'static str,

@@ -30,10 +30,13 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
     let (options, output) = (options::expand(options), &function.output);
     let module = module(item, &quote!(::torchcache::__private::handle::<Cached>()));
     let path = name.unraw().to_string();
+    let training = function.is_training();
     quote! {
         #(#attributes)*
         #vis #signature {
-            ::torchcache::__private::call_function::<#name::Cached, #output>(#arguments, #closure)
+            ::torchcache::__private::call_function::<#name::Cached, #output>(
+                #training, #arguments, #closure
+            )
         }
         #module
         #(#cfgs)*

@@ -66,17 +66,13 @@ fn wrap(item: &mut ImplItem, method: &Method, place: usize) {
     let (signature, output) = (&method.function.signature, &method.function.output);
     let arguments = method.function.arguments();
     let closure = method.function.closure();
-    let call = match &method.function.train {
-        Some(train) => {
-            let train = &train.name;
-            quote!(call_method_t::<_, #output>(self, #place, #train, #arguments, #closure))
-        }
-        None => quote!(call_method::<_, #output>(self, #place, #arguments, #closure)),
-    };
+    let training = method.function.is_training();
     *item = ImplItem::Verbatim(quote! {
         #(#attributes)*
         #vis #signature {
-            ::torchcache::__private::#call
+            ::torchcache::__private::call_method::<_, #output>(
+                self, #place, #training, #arguments, #closure
+            )
         }
     });
 }

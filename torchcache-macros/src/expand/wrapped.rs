@@ -26,6 +26,15 @@ impl WrappedFn {
     }
 
     /// The body as a closure over the rows to compute.
+    /// Whether an argument of the call says that the module is being trained.
+    pub(crate) fn is_training(&self) -> TokenStream {
+        let names = self.training.iter().map(|argument| &argument.name);
+        match self.training.len() {
+            0 => quote!(false),
+            _ => quote!(#(#names)||*),
+        }
+    }
+
     pub(crate) fn closure(&self) -> TokenStream {
         // Hygienic, since the body may have a variable `rows`.
         let rows = Ident::new("rows", Span::mixed_site());
@@ -49,19 +58,16 @@ impl WrappedFn {
                 Role::Shared => quote_spanned!(span=> let #pattern = #rows.shared(&#name);),
             }
         });
-        let train = self
-            .train
-            .as_ref()
-            .and_then(|Argument { name, pattern, .. }| {
-                let unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
-                (!unchanged).then(|| quote!(let #pattern = #name;))
-            });
+        let training = self.training.iter().map(|Argument { name, pattern, .. }| {
+            let is_unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
+            (!is_unchanged).then(|| quote!(let #pattern = #name;))
+        });
         let Self { output, block, .. } = self;
         // One block with the user's braces: a nested block would be linted as the user's code.
         let statements = &block.stmts;
         let mut body = Group::new(
             Delimiter::Brace,
-            quote!(#(#bindings)* #train #(#statements)*),
+            quote!(#(#bindings)* #(#training)* #(#statements)*),
         );
         body.set_span(block.brace_token.span.join());
         quote!(|#rows| -> #output #body)

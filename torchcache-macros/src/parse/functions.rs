@@ -5,7 +5,7 @@ use syn::ItemFn;
 
 use crate::errors::Errors;
 use crate::parse::options::Options;
-use crate::parse::signature::{Train, WrappedFn};
+use crate::parse::signature::{Training, WrappedFn};
 
 /// A checked function.
 pub(crate) struct Function {
@@ -29,7 +29,7 @@ impl Function {
         }
         let options = Options::parse(arguments, &mut errors);
         options.require_persistence(false, &mut errors);
-        let function = WrappedFn::parse(&item.sig, &item.block, Train::Absent, &mut errors);
+        let function = WrappedFn::parse(&item.sig, &item.block, Training::Named, &mut errors);
         let parsed = function.map(|function| Self {
             item: item.clone(),
             options,

@@ -5,7 +5,7 @@ use syn::{GenericArgument, ImplItem, ItemImpl, PathArguments, Signature, Type};
 
 use crate::errors::Errors;
 use crate::parse::attributes::cfgs;
-use crate::parse::signature::{Train, WrappedFn};
+use crate::parse::signature::{Training, WrappedFn};
 use crate::validate;
 
 /// A checked impl.
@@ -47,7 +47,7 @@ impl Impl {
                 let ImplItem::Fn(method) = member else {
                     continue;
                 };
-                let Some(train) = kind.wraps(&method.sig) else {
+                let Some(training) = kind.wraps(&method.sig) else {
                     continue;
                 };
                 found = true;
@@ -58,7 +58,7 @@ impl Impl {
                     );
                 }
                 validate::signature::receiver(&method.sig, &mut errors);
-                let function = WrappedFn::parse(&method.sig, &method.block, train, &mut errors);
+                let function = WrappedFn::parse(&method.sig, &method.block, training, &mut errors);
                 methods.extend(function.map(|function| Method { index, function }));
             }
             if !found && matches!(kind, Kind::Inherent) {
@@ -77,12 +77,12 @@ impl Impl {
 }
 
 impl Kind {
-    /// Which argument of a wrapped method is `train`; `None` for a method that is not wrapped.
-    fn wraps(self, signature: &Signature) -> Option<Train> {
+    /// Which arguments of a wrapped method mean training; `None` for a method that is not wrapped.
+    fn wraps(self, signature: &Signature) -> Option<Training> {
         match self {
-            Self::Module | Self::Inherent if signature.ident == "forward" => Some(Train::Absent),
-            Self::ModuleT if signature.ident == "forward_t" => Some(Train::Second),
-            Self::Inherent if signature.ident == "forward_t" => Some(Train::Named),
+            Self::Module | Self::Inherent if signature.ident == "forward" => Some(Training::Named),
+            Self::ModuleT if signature.ident == "forward_t" => Some(Training::Second),
+            Self::Inherent if signature.ident == "forward_t" => Some(Training::Required),
             _ => None,
         }
     }

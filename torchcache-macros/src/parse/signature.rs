@@ -2,7 +2,8 @@
 //! functions follow the same rules.
 
 use proc_macro2::Span;
-use quote::quote;
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
 use syn::{Attribute, Block, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
 
 use crate::canonical;
@@ -10,24 +11,30 @@ use crate::errors::Errors;
 use crate::suggest;
 use crate::validate::signature as validate;
 
-/// Which argument says whether the module is being trained. It is not part of the key.
+/// The names of arguments that say whether the module is being trained, if they are of type `bool`;
+/// with an underscore in front of them as well.
+const TRAINING: [&str; 3] = ["train", "training", "is_training"];
+
+/// Which arguments, other than those named so, say whether the module is being trained.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Train {
-    /// There is none.
-    Absent,
+pub(crate) enum Training {
+    /// No other, and there may be none.
+    Named,
+    /// No other, and there must be one: `forward_t`.
+    Required,
     /// The second one after `self`, as in `nn::ModuleT`.
     Second,
-    /// The `bool` called `train` or `_train`.
-    Named,
 }
 
 /// A function whose body becomes a closure.
 pub(crate) struct WrappedFn {
     /// The signature of the expansion, in which each argument has a name.
     pub(crate) signature: Signature,
-    /// In the order of the signature, without `train`.
+    /// In the order of the signature, without those that mean training.
     pub(crate) arguments: Vec<Argument>,
-    pub(crate) train: Option<Argument>,
+    /// The arguments with which the call bypasses the cache if they are true. They are not part of
+    /// the key.
+    pub(crate) training: Vec<Argument>,
     pub(crate) output: Type,
     pub(crate) block: Block,
     /// The canonical text, which is part of the identity.
@@ -63,13 +70,13 @@ impl WrappedFn {
     pub(crate) fn parse(
         signature: &Signature,
         block: &Block,
-        train: Train,
+        means_training: Training,
         errors: &mut Errors,
     ) -> Option<Self> {
         validate::qualifiers(signature, errors);
         let mut renamed = signature.clone();
         let mut arguments = Vec::new();
-        let mut found_train = None;
+        let mut training = Vec::new();
         let typed = renamed.inputs.iter_mut().filter_map(|input| match input {
             FnArg::Typed(typed) => Some(typed),
             FnArg::Receiver(_) => None,
@@ -77,29 +84,31 @@ impl WrappedFn {
         for (position, typed) in typed.enumerate() {
             validate::argument_attributes(&typed.attrs, errors);
             let role = take_role(&mut typed.attrs, errors);
-            let is_train = match train {
-                Train::Absent => false,
-                Train::Second => position == 1,
-                Train::Named => is_called_train(typed),
+            let is_training = match means_training {
+                Training::Second => position == 1,
+                Training::Named | Training::Required => is_named_training(typed),
             };
-            if !is_train {
+            if !is_training {
                 validate::argument_type(&typed.ty, errors);
             } else if role != Role::Rows {
                 errors.report(
                     &typed.pat,
-                    "`train` is not part of the key; remove its attribute",
+                    format!(
+                        "`{}` is not part of the key; remove its attribute",
+                        typed.pat.to_token_stream()
+                    ),
                 );
             }
             let argument = Argument::rename(typed, position, role);
-            if is_train {
-                found_train = Some(argument);
+            if is_training {
+                training.push(argument);
             } else {
                 arguments.push(argument);
             }
         }
         refuse_second_id(&arguments, errors);
         let name = &signature.ident;
-        if train == Train::Named && found_train.is_none() {
+        if means_training == Training::Required && training.is_empty() {
             errors.report(
                 name,
                 "`forward_t` needs an argument `train: bool`, as in `fn forward_t(&self, xs: \
@@ -119,7 +128,7 @@ impl WrappedFn {
         Some(Self {
             signature: renamed,
             arguments,
-            train: found_train,
+            training,
             output,
             block: block.clone(),
             code: canonical::text(quote!(#signature #block)),
@@ -223,7 +232,25 @@ fn refuse_second_id(arguments: &[Argument], errors: &mut Errors) {
     }
 }
 
-fn is_called_train(typed: &PatType) -> bool {
-    matches!(&*typed.pat, Pat::Ident(name) if name.ident == "train" || name.ident == "_train")
-        && matches!(&*typed.ty, Type::Path(path) if path.path.is_ident("bool"))
+/// Whether an argument means training by its name and type.
+fn is_named_training(typed: &PatType) -> bool {
+    let Pat::Ident(pattern) = &*typed.pat else {
+        return false;
+    };
+    let name = pattern.ident.unraw().to_string();
+    TRAINING.contains(&name.trim_start_matches('_')) && is_bool(&typed.ty)
+}
+
+fn is_bool(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .is_some_and(|it| it.ident == "bool"),
+        // The value of a macro variable.
+        Type::Group(group) => is_bool(&group.elem),
+        Type::Paren(paren) => is_bool(&paren.elem),
+        _ => false,
+    }
 }

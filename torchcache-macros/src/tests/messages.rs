@@ -253,7 +253,7 @@ fn arguments() {
             "fn forward(&self, a: f64, b: &[(i64, bool)], c: Option<&str>, d: tch::Kind) -> Tensor",
             "fn forward(&self, a: [u8; 2], b: &(str)) -> Tensor",
             "fn forward_t(&self, train: bool) -> Tensor",
-            "fn forward_t(&self, xs: &Tensor, training: bool) -> Tensor",
+            "fn forward_t(&self, xs: &Tensor, trained: bool) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[ids] names: &[&str]) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[id] #[shared] a: &Tensor) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[id(1)] a: &[i64], #[id] b: &[i64]) -> Tensor",
