@@ -11,6 +11,7 @@
 
 mod attribute_forms;
 mod bad_input;
+mod build_inputs;
 mod cached;
 mod eviction;
 mod faults;

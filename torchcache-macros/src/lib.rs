@@ -4,6 +4,7 @@
 //! code refers to the runtime only by `torchcache::__private`, where everything is that can be an
 //! ordinary function.
 
+mod build_inputs;
 mod canonical;
 mod errors;
 mod expand;

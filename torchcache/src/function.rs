@@ -10,8 +10,31 @@ pub struct Function {
     pub arguments: &'static [&'static str],
     /// The tokens of its signature and body, without comments.
     pub code: &'static str,
+    /// What the compiler put into its body.
+    pub inputs: &'static [BuildInput],
     /// The structure of its output, as text.
     pub output: fn() -> String,
+}
+
+/// A value that the compiler put into a body.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub struct BuildInput {
+    /// The invocation.
+    pub name: &'static str,
+    pub value: BuildValue,
+}
+
+/// What an invocation in a body expanded to.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub enum BuildValue {
+    /// Of `cfg!` and `#[cfg]`.
+    Cfg(bool),
+    /// Of `env!` and `option_env!`.
+    Variable(Option<&'static str>),
+    /// Of `include!`, `include_str!` and `include_bytes!`.
+    File(&'static [u8]),
 }
 
 impl Function {

@@ -8,6 +8,7 @@ use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Pat, Type};
 
+use crate::build_inputs::BuildInput;
 use crate::parse::signature::{Argument, Role, WrappedFn};
 
 impl WrappedFn {
@@ -25,7 +26,6 @@ impl WrappedFn {
         quote!(::torchcache::__private::Arguments::new() #(#with)*)
     }
 
-    /// The body as a closure over the rows to compute.
     /// Whether an argument of the call says that the module is being trained.
     pub(crate) fn is_training(&self) -> TokenStream {
         let names = self.training.iter().map(|argument| &argument.name);
@@ -35,6 +35,7 @@ impl WrappedFn {
         }
     }
 
+    /// The body as a closure over the rows to compute.
     pub(crate) fn closure(&self) -> TokenStream {
         // Hygienic, since the body may have a variable `rows`.
         let rows = Ident::new("rows", Span::mixed_site());
@@ -98,11 +99,22 @@ impl WrappedFn {
             .iter()
             .map(|argument| argument.name.unraw().to_string());
         let (code, output) = (&self.code, self.static_output());
+        let inputs = self.inputs.iter().map(BuildInput::expand);
+        let inputs = match self.inputs.len() {
+            0 => quote!(&[]),
+            // A predicate that the user's code allows is not reported here either.
+            _ => quote!({
+                #[allow(unexpected_cfgs)]
+                const INPUTS: &[::torchcache::__private::BuildInput] = &[#(#inputs),*];
+                INPUTS
+            }),
+        };
         quote! {
             ::torchcache::__private::Function {
                 name: #name,
                 arguments: &[#(#arguments),*],
                 code: #code,
+                inputs: #inputs,
                 output: {
                     #[allow(unused_imports)]
                     use ::torchcache::__private::Unreturnable as _;

@@ -6,6 +6,7 @@ use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::{Attribute, Block, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
 
+use crate::build_inputs::{self, BuildInput};
 use crate::canonical;
 use crate::errors::Errors;
 use crate::suggest;
@@ -39,6 +40,8 @@ pub(crate) struct WrappedFn {
     pub(crate) block: Block,
     /// The canonical text, which is part of the identity.
     pub(crate) code: String,
+    /// What the compiler puts into the body, which is part of the identity.
+    pub(crate) inputs: Vec<BuildInput>,
 }
 
 /// An argument of a wrapped function.
@@ -132,6 +135,7 @@ impl WrappedFn {
             output,
             block: block.clone(),
             code: canonical::text(quote!(#signature #block)),
+            inputs: build_inputs::find(signature, block),
         })
     }
 }

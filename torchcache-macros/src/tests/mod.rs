@@ -1,5 +1,6 @@
 //! The macros on source text, without the compiler: expansions and error messages as snapshots.
 
+mod build_inputs;
 mod canonical;
 mod expansion;
 mod messages;

@@ -88,6 +88,7 @@ const FORWARD: Function = Function {
     name: "forward",
     arguments: &["xs", "ids"],
     code: "",
+    inputs: &[],
     output: structure::<Tensor>,
 };
 

@@ -273,14 +273,15 @@ impl<'a> Fingerprinter<'a> {
     pub fn functions(&mut self, functions: &'static [Function]) {
         match &mut self.walk {
             Walk::Watch(watcher) => {
+                // What the compiler put into them is fixed by the type, which is watched.
                 for function in functions {
                     watcher.name(self.depth, function.name);
                     watcher.bytes(function.code.as_bytes());
                 }
             }
             Walk::Hash(collector) => {
-                let code = functions.iter();
-                code.for_each(|function| collector.add(parts::code(&self.path, function)));
+                let parts = functions.iter().flat_map(|it| parts::code(&self.path, it));
+                parts.for_each(|part| collector.add(part));
             }
             Walk::Trainable(_) => {}
         }

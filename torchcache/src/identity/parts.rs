@@ -1,10 +1,12 @@
 //! The parts of an identity: a digest of each hashed value, in the order of the walk, with its
 //! readable form.
 
+use std::iter;
+
 use tch::Tensor;
 pub(crate) use torchcache_store::manifest::{Category, IdentityPart};
 
-use crate::function::Function;
+use crate::function::{BuildInput, BuildValue, Function};
 use crate::tensor::digest::{describe, tensor_digest};
 
 /// A part with the digest of some pieces, each with its length, so that nothing runs together.
@@ -32,14 +34,44 @@ pub(crate) fn option(name: &str, value: &str) -> IdentityPart {
     part(name, Category::Option, value, &[value.as_bytes()])
 }
 
-/// The code of a function.
-pub(crate) fn code(path: &str, function: &Function) -> IdentityPart {
+/// The code of a function, and what the compiler put into it.
+pub(crate) fn code(path: &str, function: &Function) -> impl Iterator<Item = IdentityPart> {
     let path = match path {
         "" => function.name.to_owned(),
         path => format!("{path}.{}", function.name),
     };
     let pieces = [function.name.as_bytes(), function.code.as_bytes()];
-    part(&path, Category::Code, function.code, &pieces)
+    let code = part(&path, Category::Code, function.code, &pieces);
+    let inputs = function.inputs.iter();
+    let inputs = inputs.map(move |input| build_input(&format!("{path}: {}", input.name), input));
+    iter::once(code).chain(inputs)
+}
+
+fn build_input(path: &str, input: &BuildInput) -> IdentityPart {
+    let (readable, bytes): (_, &[u8]) = match &input.value {
+        BuildValue::Cfg(true) => ("true".to_owned(), b"true"),
+        BuildValue::Cfg(false) => ("false".to_owned(), b"false"),
+        BuildValue::Variable(None) => ("not set".to_owned(), b""),
+        // Not readable, since it may be a secret.
+        BuildValue::Variable(Some(value)) => (shown(value.as_bytes()), value.as_bytes()),
+        BuildValue::File(bytes) => (shown(bytes), bytes),
+    };
+    let kind: &[u8] = match &input.value {
+        BuildValue::Cfg(_) => b"cfg",
+        BuildValue::Variable(None) => b"no variable",
+        BuildValue::Variable(Some(_)) => b"variable",
+        BuildValue::File(_) => b"file",
+    };
+    part(path, Category::Code, &readable, &[kind, bytes])
+}
+
+/// How many bytes, and which.
+fn shown(bytes: &[u8]) -> String {
+    format!(
+        "{} bytes {}",
+        bytes.len(),
+        &blake3::hash(bytes).to_hex()[..16]
+    )
 }
 
 /// A weight or a buffer. One that cannot be read gets a unique digest, so that it equals no other.

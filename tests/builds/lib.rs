@@ -1,0 +1,242 @@
+//! Cached functions whose tokens are the same in both packages that build this file. What the
+//! compiler puts into their bodies is not.
+
+#![expect(missing_docs, reason = "for tests")]
+
+use tch::Tensor;
+use tch::nn::Module;
+use torchcache::{TorchCache, torchcache};
+
+/// What every function of this build multiplies by.
+pub const FACTOR: f64 = if cfg!(feature = "three") { 3.0 } else { 2.0 };
+
+pub type Call = fn(&Tensor) -> Tensor;
+
+/// Each function, and its cache.
+pub fn functions() -> Vec<(&'static str, Call, &'static TorchCache)> {
+    macro_rules! functions {
+        ($($name:ident)*) => { vec![$((stringify!($name), $name, $name::cache())),*] };
+    }
+    functions! {
+        cfg_macro cfg_of_core cfg_in_closure cfg_on_statements cfg_on_expressions cfg_on_arms cfg_on_fields
+        cfg_attr cfg_in_macro cfg_if variable optional_variable variable_of_std variable_in_macro
+        variable_in_concat variable_of_macro missing_variable text bytes included text_in_macro
+        missing_file
+    }
+}
+
+fn parse(text: &str) -> f64 {
+    text.trim().parse().expect("a number")
+}
+
+#[torchcache]
+fn cfg_macro(xs: &Tensor) -> Tensor {
+    xs * if cfg!(feature = "three") { 3.0 } else { 2.0 }
+}
+
+#[torchcache]
+fn cfg_of_core(xs: &Tensor) -> Tensor {
+    xs * if ::core::cfg!(all(feature = "three", not(test))) {
+        3.0
+    } else {
+        2.0
+    }
+}
+
+#[torchcache]
+fn cfg_in_closure(xs: &Tensor) -> Tensor {
+    let factor = || {
+        if std::cfg!(not(feature = "three")) {
+            2.0
+        } else {
+            3.0
+        }
+    };
+    xs * factor()
+}
+
+#[torchcache]
+fn cfg_on_statements(xs: &Tensor) -> Tensor {
+    #[cfg(feature = "three")]
+    let factor = 3.0;
+    #[cfg(not(feature = "three"))]
+    let factor = 2.0;
+    xs * factor
+}
+
+#[torchcache]
+fn cfg_on_expressions(xs: &Tensor) -> Tensor {
+    let factors = [
+        #[cfg(feature = "three")]
+        3.0,
+        2.0,
+    ];
+    xs * factors[0]
+}
+
+#[torchcache]
+fn cfg_on_arms(xs: &Tensor) -> Tensor {
+    let factor = match xs.dim() {
+        #[cfg(feature = "three")]
+        1.. => 3.0,
+        _ => 2.0,
+    };
+    xs * factor
+}
+
+#[torchcache]
+fn cfg_on_fields(xs: &Tensor) -> Tensor {
+    struct Factors {
+        factor: f64,
+        offset: f64,
+    }
+    impl Default for Factors {
+        fn default() -> Self {
+            Factors {
+                factor: 3.0,
+                offset: 0.0,
+            }
+        }
+    }
+    let factors = Factors {
+        #[cfg(not(feature = "three"))]
+        factor: 2.0,
+        ..Default::default()
+    };
+    xs * (factors.factor + factors.offset)
+}
+
+#[torchcache]
+fn cfg_attr(xs: &Tensor) -> Tensor {
+    #[cfg_attr(feature = "three", cfg(any()))]
+    let factor = 2.0;
+    #[cfg_attr(not(feature = "three"), cfg_attr(all(), cfg(any())))]
+    let factor = 3.0;
+    xs * factor
+}
+
+#[torchcache]
+fn cfg_in_macro(xs: &Tensor) -> Tensor {
+    xs * vec![1.0, if cfg!(feature = "three") { 3.0 } else { 2.0 }][1]
+}
+
+/// As the macro of the crate `cfg-if`.
+macro_rules! cfg_if {
+    (if #[cfg($predicate:meta)] { $($yes:tt)* } else { $($no:tt)* }) => {
+        #[cfg($predicate)]
+        { $($yes)* }
+        #[cfg(not($predicate))]
+        { $($no)* }
+    };
+}
+
+#[torchcache]
+fn cfg_if(xs: &Tensor) -> Tensor {
+    let factor;
+    cfg_if! {
+        if #[cfg(feature = "three")] {
+            factor = parse(include_str!(concat!(env!("OUT_DIR"), "/three.txt")));
+        } else {
+            factor = 2.0;
+        }
+    }
+    xs * factor
+}
+
+#[torchcache]
+fn variable(xs: &Tensor) -> Tensor {
+    xs * parse(env!("FACTOR"))
+}
+
+#[torchcache]
+fn optional_variable(xs: &Tensor) -> Tensor {
+    xs * option_env!("THREE").map_or(2.0, parse)
+}
+
+#[torchcache]
+fn variable_of_std(xs: &Tensor) -> Tensor {
+    xs * parse(std::env!("FACTOR", "the build script sets it"))
+}
+
+#[torchcache]
+fn variable_in_macro(xs: &Tensor) -> Tensor {
+    xs * parse(&format!("{}{}", env!("FACTOR"), ""))
+}
+
+#[torchcache]
+fn variable_in_concat(xs: &Tensor) -> Tensor {
+    xs * parse(concat!(env!("FACTOR"), "0"))
+}
+
+macro_rules! from_variable {
+    ($name:ident, $variable:expr) => {
+        #[torchcache]
+        fn $name(xs: &Tensor) -> Tensor {
+            xs * parse(env!($variable))
+        }
+    };
+}
+
+from_variable!(variable_of_macro, "FACTOR");
+
+#[torchcache]
+fn missing_variable(xs: &Tensor) -> Tensor {
+    #[cfg(feature = "three")]
+    let factor = parse(env!("THREE"));
+    #[cfg(not(feature = "three"))]
+    let factor = 2.0;
+    xs * factor
+}
+
+#[torchcache]
+fn text(xs: &Tensor) -> Tensor {
+    xs * parse(include_str!(concat!(env!("OUT_DIR"), "/factor.txt")))
+}
+
+#[torchcache]
+fn bytes(xs: &Tensor) -> Tensor {
+    let bytes = core::include_bytes!(concat!(env!("OUT_DIR"), "/factor.txt"));
+    xs * f64::from(bytes[0] - b'0')
+}
+
+#[torchcache]
+fn included(xs: &Tensor) -> Tensor {
+    let factor: f64 = include!(concat!(env!("OUT_DIR"), "/factor.txt"));
+    xs * factor
+}
+
+#[torchcache]
+fn text_in_macro(xs: &Tensor) -> Tensor {
+    macro_rules! same {
+        ($($tokens:tt)*) => { $($tokens)* };
+    }
+    xs * parse(same!(include_str!(concat!(env!("OUT_DIR"), "/factor.txt"))))
+}
+
+#[torchcache]
+fn missing_file(xs: &Tensor) -> Tensor {
+    let factor = 2.0f64;
+    #[cfg_attr(not(feature = "three"), cfg(any()))]
+    let factor = factor.max(parse(include_str!(concat!(env!("OUT_DIR"), "/three.txt"))));
+    xs * factor
+}
+
+/// A module with a method as above.
+#[torchcache]
+#[derive(Debug, Default)]
+pub struct Scale {
+    pub torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Scale {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * parse(env!("FACTOR"))
+    }
+}
+
+/// A function of which both builds have the same tokens and the same values.
+#[torchcache]
+pub fn scaled(xs: &Tensor) -> Tensor {
+    xs * FACTOR
+}
