@@ -8,6 +8,8 @@ use tch::nn::Module;
 use tch::{CModule, Device, Kind, Tensor, nn};
 use torchcache::{Cached, Options, Prefill, TorchCache, torchcache};
 
+mod local_items;
+
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
 #[torchcache(persistent = true)]
 fn double(xs: &Tensor) -> Tensor {
@@ -123,6 +125,17 @@ fn main() {
         ["wrapped", version, factor] => wrapped(version, factor.parse().expect("a factor")),
         // Wraps a TorchScript file in one mode and kind.
         ["script", path, mode, kind] => script(path, mode, kind),
+        // Calls the first or the second of each two items that only their place tells apart.
+        ["local-items", which] => {
+            let xs = rows(0, 4);
+            for (way, make) in local_items::WAYS {
+                let item = &make()[number(which) as usize];
+                let (ys, stats) = (item.call)(&xs);
+                let is_right = ys.equal(&(&xs * item.factor));
+                let (hits, misses) = (stats.hits(), stats.misses);
+                println!("{way}: right {is_right} hits {hits} misses {misses}");
+            }
+        }
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
         _ => {

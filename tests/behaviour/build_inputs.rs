@@ -7,7 +7,7 @@ use tch::Tensor;
 use tch::nn::Module;
 use torchcache::torchcache;
 
-use crate::support::{assert_computed_once, counts, random, same};
+use crate::support::{assert_computed_once, assert_panics, counts, random, same};
 
 #[test]
 fn builds_with_other_inputs_do_not_share_rows() {
@@ -39,6 +39,18 @@ fn methods_of_other_builds_do_not_share_rows() {
     }
     assert_eq!(counts(&first.torchcache), (3, 3, 0));
     assert_eq!(counts(&second.torchcache), (3, 3, 0));
+}
+
+/// A constant outside of the function is not part of its identity.
+#[test]
+fn a_second_crate_of_one_name_is_refused() {
+    let xs = random(&[3, 2]);
+    let scaled: [fn(&Tensor) -> Tensor; 2] = [first_build::scaled, second_build::scaled];
+    assert!(same(&scaled[0](&xs), &(&xs * 2.0)));
+    let texts = ["`builds::scaled` at ", "have the same identity"];
+    assert_panics(&texts, || scaled[1](&xs));
+    assert!(same(&scaled[0](&xs), &(&xs * 2.0)));
+    assert_eq!(counts(first_build::scaled::cache()), (3, 3, 0));
 }
 
 /// Paths relative to this file, and a predicate that is unknown to Cargo.

@@ -18,6 +18,7 @@ mod faults;
 mod generic_modules;
 mod gradients;
 mod identity;
+mod local_items;
 mod multi_process;
 mod nested_modules;
 pub mod no_prelude;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 pub use core::default::Default;
 pub use core::iter::Iterator;
 pub use core::option::Option;
-pub use core::{cfg, concat, include_bytes, module_path, option_env};
+pub use core::{cfg, column, concat, file, include_bytes, line, module_path, option_env};
 pub use std::string::String;
 pub use std::vec::Vec;
 
@@ -15,6 +15,7 @@ pub use tch::nn::ModuleT;
 pub use crate::argument::{Arguments, SelectedRows};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
+pub use crate::definition::{Definition, Place};
 pub use crate::function::{BuildInput, BuildValue, Function};
 pub use crate::identity::type_of;
 pub use crate::output::{Returned, Unreturnable, nested};

@@ -139,6 +139,10 @@ pub(crate) enum Detail {
     )]
     SameIdentity { first: String, second: String },
     #[error(
+        "{first} and {second} have the same identity: name, weights and `version` are equal, and the code around them cannot be compared; give them different versions or names, or use one of them for both"
+    )]
+    SameDefinition { first: String, second: String },
+    #[error(
         "another module wrapped at {place} has the same identity: type, weights and `version` are equal, and code and captured values cannot be compared; give them different versions, or wrap them with `Cached::shared` if they compute the same"
     )]
     SameIdentityOnDisk { place: String },
@@ -170,9 +174,9 @@ impl Detail {
             Detail::ParameterRequiresGrad { .. } | Detail::OutputRequiresGrad => {
                 ErrorKind::RequiresGrad
             }
-            Detail::SameIdentity { .. } | Detail::SameIdentityOnDisk { .. } => {
-                ErrorKind::AmbiguousIdentity
-            }
+            Detail::SameIdentity { .. }
+            | Detail::SameIdentityOnDisk { .. }
+            | Detail::SameDefinition { .. } => ErrorKind::AmbiguousIdentity,
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
         }

@@ -76,6 +76,7 @@ mod argument;
 mod cache;
 mod cached;
 mod call;
+mod definition;
 mod error;
 mod function;
 mod identity;

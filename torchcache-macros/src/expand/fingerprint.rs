@@ -6,6 +6,7 @@ use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
+use crate::expand::definition;
 use crate::parse::derives::{Fingerprint, Shape, Variant};
 use crate::parse::fields::{self, Field};
 
@@ -49,6 +50,7 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
     } = parsed;
     let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields());
     let (generics, arguments, bounds) = bounded.split_for_impl();
+    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
     let body = match shape {
         Shape::Struct(fields) => self::fields(fields),
         Shape::Enum(variants) => {
@@ -60,7 +62,7 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
         #[automatically_derived]
         impl #generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
             fn fingerprint(&self, f: &mut ::torchcache::__private::Fingerprinter<'_>) {
-                ::torchcache::__private::type_of(self, f);
+                ::torchcache::__private::type_of(&#definition, f);
                 #body
             }
         }

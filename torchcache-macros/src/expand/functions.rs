@@ -7,7 +7,7 @@ use quote::quote;
 use syn::ItemFn;
 use syn::ext::IdentExt;
 
-use crate::expand::options;
+use crate::expand::{definition, options};
 use crate::parse::attributes::{cfgs, wrapped};
 use crate::parse::functions::Function;
 use crate::parse::signature::remove_roles;
@@ -29,7 +29,7 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
     );
     let (options, output) = (options::expand(options), &function.output);
     let module = module(item, &quote!(::torchcache::__private::handle::<Cached>()));
-    let path = name.unraw().to_string();
+    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
     let training = function.is_training();
     quote! {
         #(#attributes)*
@@ -41,9 +41,7 @@ pub(crate) fn expand(parsed: &Function) -> TokenStream {
         #module
         #(#cfgs)*
         impl ::torchcache::__private::CachedFunction for #name::Cached {
-            const NAME: &'static str = ::torchcache::__private::concat!(
-                ::torchcache::__private::module_path!(), "::", #path
-            );
+            const DEFINITION: ::torchcache::__private::Definition = #definition;
             const FUNCTION: ::torchcache::__private::Function = #constant;
             fn options() -> ::torchcache::__private::OptionsBuilder {
                 #options

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Generics, ImplItem, ItemImpl, parse_quote};
 
-use crate::expand::paired;
+use crate::expand::{definition, paired};
 use crate::parse::attributes::{cfgs, is_generic, wrapped};
 use crate::parse::impls::{Impl, Method, has_arguments};
 use crate::parse::signature::remove_roles;
@@ -85,23 +85,31 @@ fn cached_forward(
     let cfgs = cfgs(&item.attrs);
     let ty = &item.self_ty;
     let (generics, _, bounds) = item.generics.split_for_impl();
-    let (attribute, functions) = if has_arguments(ty) {
-        let paired = paired::path(ty);
-        // `allow` makes this a use even where the struct itself is never used.
-        (
-            Some(quote!(#[allow(dead_code)])),
-            quote!(#paired(#functions)),
-        )
-    } else {
-        (None, functions.clone())
-    };
+    if !has_arguments(ty) {
+        return quote! {
+            #(#cfgs)*
+            impl #generics ::torchcache::__private::CachedForward for #ty #bounds {
+                const FUNCTIONS: &'static [::torchcache::__private::Function] = #functions;
+                #batch
+            }
+        };
+    }
+    let paired = paired::path(ty);
+    let definition = definition::expand("_::TorchcacheImpl", &quote!(TorchcacheImpl));
+    // The enum is where the impl is, which the name of `Self` does not say. `allow` makes the
+    // constant a use even where the struct itself is never used.
     quote! {
         #(#cfgs)*
-        impl #generics ::torchcache::__private::CachedForward for #ty #bounds {
-            #attribute
-            const FUNCTIONS: &'static [::torchcache::__private::Function] = #functions;
-            #batch
-        }
+        const _: () = {
+            enum TorchcacheImpl {}
+            impl #generics ::torchcache::__private::CachedForward for #ty #bounds {
+                #[allow(dead_code)]
+                const FUNCTIONS: &'static [::torchcache::__private::Function] = #paired(#functions);
+                const IMPL: ::torchcache::__private::Option<::torchcache::__private::Definition> =
+                    ::torchcache::__private::Option::Some(#definition);
+                #batch
+            }
+        };
     }
 }
 

@@ -3,6 +3,7 @@
 //! refers to, so that one mistake gives one message.
 
 pub(crate) mod batched;
+mod definition;
 pub(crate) mod fingerprint;
 pub(crate) mod functions;
 pub(crate) mod impls;

@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::{ItemStruct, parse_quote};
 
 use crate::errors::Errors;
-use crate::expand::{fingerprint, options, paired};
+use crate::expand::{definition, fingerprint, options, paired};
 use crate::parse::attributes::{cfgs, is_generic};
 use crate::parse::fields;
 use crate::parse::structs::Struct;
@@ -32,7 +32,7 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
     };
     let identity = fingerprint::fields(identity);
     let options = options::expand(options);
-    let path = name.unraw().to_string();
+    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
     let parameter = if overrides.is_empty() {
         quote!(_)
     } else {
@@ -49,9 +49,7 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
         #(#cfgs)*
         #[automatically_derived]
         impl #generics ::torchcache::__private::CachedStruct for #name #arguments #bounds {
-            const NAME: &'static str = ::torchcache::__private::concat!(
-                ::torchcache::__private::module_path!(), "::", #path
-            );
+            const DEFINITION: ::torchcache::__private::Definition = #definition;
             fn options() -> ::torchcache::__private::OptionsBuilder {
                 #options
             }
@@ -81,6 +79,7 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
     let cfgs = cfgs(&item.attrs);
     let (generics, arguments, bounds) = item.generics.split_for_impl();
     let paired = paired::definition(&item, false);
+    let definition = definition::expand("", &quote!(Self));
     quote! {
         #item
         #error
@@ -90,7 +89,7 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
         }
         #(#cfgs)*
         impl #generics ::torchcache::__private::CachedStruct for #name #arguments #bounds {
-            const NAME: &'static str = "";
+            const DEFINITION: ::torchcache::__private::Definition = #definition;
             fn options() -> ::torchcache::__private::OptionsBuilder {
                 loop {}
             }

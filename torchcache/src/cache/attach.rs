@@ -231,8 +231,8 @@ impl TorchCache {
 fn overrides(target: &dyn Target) -> impl FnOnce(&mut Watcher) {
     |watcher| {
         // A handle may be moved to a module of another type, with another attribute.
-        if let Some(name) = target.watched_type() {
-            watcher.bytes(name.as_bytes());
+        if let Some(number) = target.watched_type() {
+            watcher.bytes(&number.to_le_bytes());
         }
         target.overrides(&mut Overrides::watch(watcher));
     }

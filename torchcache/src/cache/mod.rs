@@ -1,6 +1,7 @@
 //! The cache of one module or function: its handle, the tiers behind it, and what it counts.
 
 pub(crate) mod attach;
+pub(crate) mod claims;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod overrides;

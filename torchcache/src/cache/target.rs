@@ -1,12 +1,13 @@
 //! [`Target`]: what is cached. The call path handles modules, functions and wrapped modules alike.
 
-use std::any::type_name;
 use std::marker::PhantomData;
 
 use tch::{Tensor, nn};
 
+use super::claims::claim;
 use super::handle::TorchCache;
 use super::overrides::Overrides;
+use crate::definition::Definition;
 use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::{Fingerprinter, nested_options, type_of};
@@ -16,9 +17,9 @@ use crate::options::OptionsBuilder;
 pub(crate) trait Target {
     /// The path and name, for the module hash, messages and the manifest.
     fn name(&self) -> String;
-    /// The full type name, where the handle could be moved to a module of another type. `None`
+    /// The number of the type, where the handle could be moved to a module of another type. `None`
     /// where it cannot, and has no fields to watch either.
-    fn watched_type(&self) -> Option<&'static str>;
+    fn watched_type(&self) -> Option<u64>;
     /// The options before overrides.
     fn options(&self) -> OptionsBuilder;
     /// Passes the override fields of this instance to `overrides`.
@@ -28,10 +29,8 @@ pub(crate) trait Target {
     fn handle(&self) -> &TorchCache;
     /// The cached functions.
     fn functions(&self) -> &'static [Function];
-    /// Claims a module hash, where it does not contain everything that the output depends on.
-    fn claim(&self, _hash: &str) -> Result<(), Detail> {
-        Ok(())
-    }
+    /// Claims a module hash, which does not contain everything that the output depends on.
+    fn claim(&self, hash: &str) -> Result<(), Detail>;
 }
 
 /// Implemented by `#[torchcache]` on a struct.
@@ -42,8 +41,8 @@ pub(crate) trait Target {
     note = "put `#[torchcache]` on the struct as well: its options, its cache field and what its identity consists of are found there"
 )]
 pub trait CachedStruct {
-    /// The module path and name.
-    const NAME: &'static str;
+    /// The struct.
+    const DEFINITION: Definition;
     /// The options of the attribute.
     fn options() -> OptionsBuilder;
     /// The cache field.
@@ -64,6 +63,8 @@ pub trait CachedStruct {
 pub trait CachedForward: CachedStruct {
     /// The cached functions of the impl.
     const FUNCTIONS: &'static [Function];
+    /// The impl, where there may be others for types of the same name: of a generic struct.
+    const IMPL: Option<Definition> = None;
 
     /// The output for a batch, outside training. Generated code calls `nn::Module::forward` where that
     /// is what is cached: tch's `forward_t` for an `nn::Module` would hide the caller from a panic.
@@ -75,8 +76,13 @@ pub trait CachedForward: CachedStruct {
         self.forward_t(xs, false)
     }
 
-    /// Passes the code of the functions, then the fields, to `f`.
+    /// Passes the type, the code of the functions, then the fields, to `f`. The type is watched as
+    /// well: a handle may be moved to another module.
     fn identity(&self, f: &mut Fingerprinter<'_>) {
+        type_of(&Self::DEFINITION, f);
+        if let Some(place) = Self::IMPL.and_then(|it| it.place()) {
+            f.field("impl", place.to_string().as_str());
+        }
         f.functions(Self::FUNCTIONS);
         self.fields(f);
     }
@@ -86,7 +92,6 @@ pub trait CachedForward: CachedStruct {
     /// type, the options, the code and the fields.
     fn nested(&self, f: &mut Fingerprinter<'_>) {
         f.inner_handle(self.cache().changes());
-        type_of(self, f);
         let mut options = Self::options();
         self.overrides(&mut Overrides::apply(&mut options));
         nested_options(options.unchecked(), f);
@@ -97,8 +102,8 @@ pub trait CachedForward: CachedStruct {
 /// Implemented by `#[torchcache]` on a function, for the marker type next to it.
 #[doc(hidden)]
 pub trait CachedFunction {
-    /// The module path and name.
-    const NAME: &'static str;
+    /// The function, by the type next to it.
+    const DEFINITION: Definition;
     /// The function.
     const FUNCTION: Function;
     /// The options of the attribute.
@@ -113,14 +118,11 @@ pub(crate) struct ModuleTarget<'a, T>(pub(crate) &'a T);
 impl<T: CachedForward> Target for ModuleTarget<'_, T> {
     fn name(&self) -> String {
         // Instances of a generic struct may compute different outputs for each type argument.
-        let generics = type_name::<T>()
-            .find('<')
-            .map_or("", |at| &type_name::<T>()[at..]);
-        format!("{}{generics}", T::NAME)
+        format!("{}{}", T::DEFINITION.name, T::DEFINITION.arguments())
     }
 
-    fn watched_type(&self) -> Option<&'static str> {
-        Some(type_name::<T>())
+    fn watched_type(&self) -> Option<u64> {
+        Some(T::DEFINITION.type_number())
     }
 
     fn options(&self) -> OptionsBuilder {
@@ -132,9 +134,6 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        // The name is the same for items of one name in two function bodies; the type is not. It
-        // is watched as well: a handle may be moved to another module.
-        type_of(self.0, f);
         self.0.identity(f);
     }
 
@@ -145,6 +144,10 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
     fn functions(&self) -> &'static [Function] {
         T::FUNCTIONS
     }
+
+    fn claim(&self, hash: &str) -> Result<(), Detail> {
+        claim(hash, T::DEFINITION)
+    }
 }
 
 /// A free function with the attribute.
@@ -152,10 +155,10 @@ pub(crate) struct FunctionTarget<F>(pub(crate) PhantomData<F>);
 
 impl<F: CachedFunction> Target for FunctionTarget<F> {
     fn name(&self) -> String {
-        F::NAME.to_owned()
+        F::DEFINITION.name.to_owned()
     }
 
-    fn watched_type(&self) -> Option<&'static str> {
+    fn watched_type(&self) -> Option<u64> {
         None
     }
 
@@ -164,10 +167,7 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        // As for modules, but not watched: the handle of a function is in a static.
-        f.content("type", &[], || {
-            (type_name::<F>().into(), type_name::<F>().into())
-        });
+        type_of(&F::DEFINITION, f);
         f.functions(self.functions());
     }
 
@@ -177,5 +177,9 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
 
     fn functions(&self) -> &'static [Function] {
         const { &[F::FUNCTION] }
+    }
+
+    fn claim(&self, hash: &str) -> Result<(), Detail> {
+        claim(hash, F::DEFINITION)
     }
 }

@@ -6,6 +6,7 @@ mod weights;
 
 use std::any::type_name;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,11 +19,10 @@ use crate::cache::handle::TorchCache;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
+use crate::definition::number_of;
 use crate::error::{Detail, Error};
 use crate::function::Function;
-use crate::identity::{
-    Fingerprint, Fingerprinter, Identity, nested_options, torchscript, type_of, unique,
-};
+use crate::identity::{Fingerprint, Fingerprinter, Identity, nested_options, torchscript, unique};
 use crate::options::{Options, OptionsBuilder, environment};
 use crate::output::structure;
 use crate::sync::lock;
@@ -275,8 +275,8 @@ impl<M> Target for Cached<M> {
         format!("Cached<{}>", type_name::<M>())
     }
 
-    fn watched_type(&self) -> Option<&'static str> {
-        Some(type_name::<M>())
+    fn watched_type(&self) -> Option<u64> {
+        Some(number_of(typeid::of::<M>()))
     }
 
     fn options(&self) -> OptionsBuilder {
@@ -391,7 +391,7 @@ impl<M> Cached<M> {
     }
 
     fn known(&self, f: &mut Fingerprinter<'_>) {
-        type_of(&self.module, f);
+        f.field("type", &PhantomData::<M>);
         self.weights.fingerprint(f);
         match raw::script(&self.module) {
             Some(Script::Loaded(module)) => return module.fingerprint(f),

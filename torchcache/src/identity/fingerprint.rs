@@ -5,7 +5,6 @@
 //! name of a parameter that requires grad. So a type lists its fields once.
 
 use std::fmt::Debug;
-use std::marker::PhantomData;
 
 use tch::Tensor;
 
@@ -42,14 +41,6 @@ use crate::tensor::layout;
 pub trait Fingerprint {
     /// Passes to `f` everything in this value that changes what `forward` computes.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
-}
-
-/// Adds the type of a value to the identity. Two types may have the same fields, or none, and still
-/// compute different outputs; behind a `Box<dyn …>` one may replace the other between two calls.
-/// Called by generated code.
-#[doc(hidden)]
-pub fn type_of<T: ?Sized>(_: &T, f: &mut Fingerprinter<'_>) {
-    f.field("type", &PhantomData::<T>);
 }
 
 /// Receives the fields of a value. See [`Fingerprint`].

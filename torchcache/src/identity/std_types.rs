@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +10,6 @@ use std::time::Duration;
 use tch::{Device, Kind, Reduction};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
-use super::parts::unique;
 use crate::schema::kind;
 
 macro_rules! numbers {
@@ -54,18 +52,6 @@ plain! {
 
 impl Fingerprint for () {
     fn fingerprint(&self, _: &mut Fingerprinter<'_>) {}
-}
-
-/// The type: a generic module may compute another output for each type argument.
-impl<T: ?Sized> Fingerprint for PhantomData<T> {
-    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        let name = std::any::type_name::<T>();
-        f.plain("PhantomData", name.as_bytes(), &name);
-        if name.contains("{{closure}}") {
-            // All closures of one function have this name, so that none may equal another.
-            f.content("closure", &[], || (unique().to_vec(), "a closure".into()));
-        }
-    }
 }
 
 impl<T: Fingerprint> Fingerprint for Option<T> {
@@ -173,6 +159,8 @@ tuples! {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use super::*;
     use crate::identity::parts::Collector;
 
