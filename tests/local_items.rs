@@ -325,10 +325,54 @@ fn impls() -> [Item; 2] {
     [two, three]
 }
 
+/// Structs and functions under one `persistent_module_hash`, in modules and in blocks.
+macro_rules! named {
+    ($name:ident, $k:expr) => {
+        #[torchcache(persistent = true, persistent_module_hash = "one-name")]
+        #[derive(Debug, Default)]
+        struct $name {
+            torchcache: TorchCache,
+        }
+        #[torchcache]
+        impl Module for $name {
+            fn forward(&self, xs: &Tensor) -> Tensor {
+                xs * $k
+            }
+        }
+    };
+}
+
+named!(NamedTwo, 2.0);
+named!(NamedThree, 3.0);
+
+fn names() -> [Item; 2] {
+    let two = module(NamedTwo::default(), |it| &it.torchcache, 2.0);
+    let three = module(NamedThree::default(), |it| &it.torchcache, 3.0);
+    [two, three]
+}
+
+fn names_in_blocks() -> [Item; 2] {
+    let two = {
+        #[torchcache(persistent = true, persistent_module_hash = "one-name")]
+        fn named(xs: &Tensor) -> Tensor {
+            xs * 2.0
+        }
+        function(named, named::cache(), 2.0)
+    };
+    let three = {
+        #[torchcache(persistent = true, persistent_module_hash = "one-name")]
+        fn named(xs: &Tensor) -> Tensor {
+            xs * 3.0
+        }
+        function(named, named::cache(), 3.0)
+    };
+    [two, three]
+}
+
 type Make = fn() -> [Item; 2];
 
 /// Every way to make two items that only their place tells apart.
-pub(crate) const WAYS: [(&str, Make); 14] = [
+pub(crate) const WAYS: [(&str, Make); 16] = [
     ("expansions", expansions),
     ("both", || both!(2.0, 3.0)),
     ("repeated", || repeated!(2.0, 3.0)),
@@ -343,4 +387,6 @@ pub(crate) const WAYS: [(&str, Make); 14] = [
     ("parameters", parameters),
     ("parameters in closures", parameters_in_closures),
     ("impls", impls),
+    ("names", names),
+    ("names in blocks", names_in_blocks),
 ];

@@ -71,6 +71,16 @@ impl Definition {
         (!is_in_module).then_some(self.place)
     }
 
+    /// The name, with the arguments, and with the place where it counts: what the rows of a
+    /// `persistent_module_hash` are kept apart by.
+    pub(crate) fn full_name(&self) -> String {
+        let (name, arguments) = (self.name, self.arguments());
+        match self.place() {
+            Some(place) => format!("{name}{arguments} at {place}"),
+            None => format!("{name}{arguments}"),
+        }
+    }
+
     /// The name and the place, for messages.
     pub(crate) fn shown(&self) -> String {
         format!("`{}` at {}", self.name, self.place)

@@ -9,14 +9,15 @@ use crate::definition::Definition;
 use crate::error::Detail;
 use crate::sync::lock;
 
-/// Claims a module hash for an item.
+/// Claims a module hash, and the name in its row keys, for an item.
 ///
 /// # Errors
 ///
-/// Another item uses it.
+/// Another item uses them.
 pub(crate) fn claim(hash: &str, definition: Definition) -> Result<(), Detail> {
-    static CLAIMS: Mutex<BTreeMap<String, Definition>> = Mutex::new(BTreeMap::new());
-    let first = *lock(&CLAIMS).entry(hash.to_owned()).or_insert(definition);
+    static CLAIMS: Mutex<BTreeMap<(String, String), Definition>> = Mutex::new(BTreeMap::new());
+    let claimed = (hash.to_owned(), definition.full_name());
+    let first = *lock(&CLAIMS).entry(claimed).or_insert(definition);
     if first.type_id() == definition.type_id() {
         return Ok(());
     }

@@ -17,6 +17,8 @@ use crate::options::OptionsBuilder;
 pub(crate) trait Target {
     /// The path and name, for the module hash, messages and the manifest.
     fn name(&self) -> String;
+    /// What the rows of a `persistent_module_hash` are kept apart by.
+    fn row_name(&self) -> String;
     /// The number of the type, where the handle could be moved to a module of another type. `None`
     /// where it cannot, and has no fields to watch either.
     fn watched_type(&self) -> Option<u64>;
@@ -121,6 +123,10 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
         format!("{}{}", T::DEFINITION.name, T::DEFINITION.arguments())
     }
 
+    fn row_name(&self) -> String {
+        T::DEFINITION.full_name()
+    }
+
     fn watched_type(&self) -> Option<u64> {
         Some(T::DEFINITION.type_number())
     }
@@ -156,6 +162,10 @@ pub(crate) struct FunctionTarget<F>(pub(crate) PhantomData<F>);
 impl<F: CachedFunction> Target for FunctionTarget<F> {
     fn name(&self) -> String {
         F::DEFINITION.name.to_owned()
+    }
+
+    fn row_name(&self) -> String {
+        F::DEFINITION.full_name()
     }
 
     fn watched_type(&self) -> Option<u64> {

@@ -275,6 +275,11 @@ impl<M> Target for Cached<M> {
         format!("Cached<{}>", type_name::<M>())
     }
 
+    /// Programs may share the rows of a `persistent_module_hash`, whatever their type names.
+    fn row_name(&self) -> String {
+        "Cached".to_owned()
+    }
+
     fn watched_type(&self) -> Option<u64> {
         Some(number_of(typeid::of::<M>()))
     }

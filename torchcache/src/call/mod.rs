@@ -124,10 +124,13 @@ impl Call<'_> {
     fn row_keys<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
         let shared = self.target.handle().shared_digests(&self.arguments.shared);
+        let is_named = self.options.persistent_module_hash().is_some();
+        let named = is_named.then(|| self.target.row_name());
         let keys = shared.and_then(|shared| {
             let context = KeyContext {
                 module_hash: &self.cache.identity().hash,
                 options: self.options,
+                name: named.as_deref(),
                 function: self.function.name,
                 output: &self.structure,
                 shared: &shared,

@@ -27,6 +27,8 @@ const FORMAT: u32 = 4;
 pub(crate) struct KeyContext<'a> {
     pub(crate) module_hash: &'a str,
     pub(crate) options: &'a Options,
+    /// The name of the module or function, where the module hash is a `persistent_module_hash`.
+    pub(crate) name: Option<&'a str>,
     pub(crate) function: &'a str,
     /// The structure of the output type.
     pub(crate) output: &'a str,
@@ -77,6 +79,9 @@ impl KeyContext<'_> {
         add(format!("{:?}", self.options.cache_dtype()).as_bytes());
         add(format!("{:?}", self.options.subsample_count()).as_bytes());
         add(self.options.version().as_bytes());
+        if let Some(name) = self.name {
+            add(name.as_bytes());
+        }
         add(self.function.as_bytes());
         add(self.output.as_bytes());
         for (position, digest) in &arguments.plain {
@@ -141,6 +146,7 @@ mod tests {
         let context = KeyContext {
             module_hash: "m",
             options,
+            name: None,
             function: "forward",
             output: "T",
             shared: &SharedDigests::new().digests(&arguments.shared).unwrap(),

@@ -36,6 +36,9 @@ macro_rules! for_each_option {
             persistent_cache_dir: [optional path] = None, "None";
 
             /// The module hash, instead of one computed from code and weights.
+            ///
+            /// Rows are kept apart by the path and name of the annotated type or function only; those of
+            /// [`Cached`](crate::Cached) modules are shared.
             persistent_module_hash: [optional text] = None, "None";
 
             /// The bound in bytes of what one module hash has on disk, rows of earlier runs included.
