@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use torchcache_faults::cases::{case, cases, random, seen};
-use torchcache_faults::fuzzed::{TARGETS, Target};
+use torchcache_faults::fuzzed::{FuzzTarget, TARGETS};
 use torchcache_faults::memory::{bounded, store_costs};
 use torchcache_faults::rows::{batch, expect_all, key, keys, opened};
 use torchcache_faults::sim::Sim;
@@ -71,7 +71,7 @@ fn mutated(target: &str) -> impl Strategy<Value = Vec<u8>> {
 /// Runs a target on mutated seeds.
 fn mutate(name: &str, cases: u32) {
     let mut targets = TARGETS.into_iter();
-    let found: Option<(_, Target)> = targets.find(|(it, _)| *it == name);
+    let found: Option<(_, FuzzTarget)> = targets.find(|(it, _)| *it == name);
     let (_, target) = found.expect("a target of this name");
     proptest!(random(cases), |(bytes in mutated(name))| target(&bytes));
 }

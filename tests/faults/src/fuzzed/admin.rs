@@ -8,17 +8,17 @@ use std::sync::Arc;
 use torchcache_store::admin::{Cache, CacheRows, Root, SegmentState, check, repair};
 use torchcache_store::{Fault, Key};
 
-use super::reference::{LONGEST, Row};
+use super::reference::{LONGEST, SoundRow};
 use crate::sim::Sim;
 
 /// A name that torchcache gives: damaged files under other names may be foreign.
 const FILE: &str = "/cache/0000000000000000-1-0000000000000000.tcs";
 
 /// A row group: schema and length.
-type Group<'f> = (&'f [u8], u64);
+type GroupId<'f> = (&'f [u8], u64);
 
 /// Compares what administration says of a cache of one such segment with the reference reader.
-pub(super) fn administrate(file: &[u8], expected: &Result<Vec<Row<'_>>, Fault>) {
+pub(super) fn administrate(file: &[u8], expected: &Result<Vec<SoundRow<'_>>, Fault>) {
     let sim = Sim::new();
     sim.add(Path::new(FILE), file.to_vec());
     let root = Root::open_on(Arc::new(sim), Path::new("/cache")).expect("it is there");
@@ -56,11 +56,11 @@ fn verified(cache: &Cache) -> SegmentState {
     report.segments.remove(0).state
 }
 
-fn is_sound(row: &&Row<'_>) -> bool {
+fn is_sound(row: &&SoundRow<'_>) -> bool {
     row.value(&row.key).is_some()
 }
 
-fn is_as_expected(outcome: &SegmentState, expected: &[Row<'_>]) {
+fn is_as_expected(outcome: &SegmentState, expected: &[SoundRow<'_>]) {
     let sound = expected.iter().filter(is_sound).count();
     let got = match outcome {
         SegmentState::Intact { rows } => (*rows, 0),
@@ -74,8 +74,8 @@ fn is_as_expected(outcome: &SegmentState, expected: &[Row<'_>]) {
 }
 
 /// Of each group, every row that has an intact copy is read once, from the first of them.
-fn exported(cache: &Cache, expected: &[Row<'_>]) {
-    let mut wanted: BTreeMap<Group<'_>, BTreeMap<Key, Vec<u8>>> = BTreeMap::new();
+fn exported(cache: &Cache, expected: &[SoundRow<'_>]) {
+    let mut wanted: BTreeMap<GroupId<'_>, BTreeMap<Key, Vec<u8>>> = BTreeMap::new();
     for row in expected {
         let group = wanted.entry((row.schema, row.len)).or_default();
         if let Some(value) = row.value(&row.key) {
@@ -83,7 +83,7 @@ fn exported(cache: &Cache, expected: &[Row<'_>]) {
         }
     }
     let rows = CacheRows::open(cache).expect("it is there");
-    let groups: BTreeSet<Group<'_>> = rows
+    let groups: BTreeSet<GroupId<'_>> = rows
         .groups()
         .iter()
         .map(|group| (&*group.schema, u64::from(group.row_bytes)))
@@ -109,13 +109,13 @@ fn exported(cache: &Cache, expected: &[Row<'_>]) {
 }
 
 /// A repair keeps every sound record, and nothing else.
-fn repaired(cache: &Cache, expected: &[Row<'_>]) {
+fn repaired(cache: &Cache, expected: &[SoundRow<'_>]) {
     let found = check(std::slice::from_ref(cache), &()).remove(0);
     let done = repair(&found);
     assert!(done.error.is_none(), "{done:?}");
     let again = check(std::slice::from_ref(cache), &()).remove(0);
     assert!(again.is_intact(), "{again:?}");
-    let sound: Vec<Row<'_>> = expected.iter().filter(is_sound).cloned().collect();
+    let sound: Vec<SoundRow<'_>> = expected.iter().filter(is_sound).cloned().collect();
     match &again.segments[..] {
         [] => assert!(sound.is_empty()),
         [segment] => {

@@ -26,7 +26,7 @@ impl ForgedNumber {
 }
 
 #[derive(Arbitrary, Debug)]
-struct Group {
+struct ForgedGroup {
     /// The length of the values; right is that of the last row of the row group.
     raw_len: ForgedNumber,
     schema_len: ForgedNumber,
@@ -42,7 +42,7 @@ enum Stored {
 }
 
 #[derive(Arbitrary, Debug)]
-struct Row {
+struct ForgedRow {
     /// All bytes of the key but the last are the same, so that keys or their fingerprints collide.
     key: u8,
     last: u8,
@@ -65,8 +65,8 @@ struct Forged {
     group_count: ForgedNumber,
     /// So many bytes between the records and the footer.
     gap: u8,
-    groups: Vec<Group>,
-    rows: Vec<Row>,
+    groups: Vec<ForgedGroup>,
+    rows: Vec<ForgedRow>,
 }
 
 /// Makes a segment of parts that may contradict each other, and reads it as [`segment`](super::segment()) does.
@@ -119,7 +119,7 @@ impl Forged {
     }
 }
 
-impl Row {
+impl ForgedRow {
     /// The bytes of the record, and the length of the value that they give.
     fn stored(&self) -> (Vec<u8>, usize) {
         match self.stored {

@@ -15,10 +15,10 @@ pub use operations::run as operations;
 pub use segment::run as segment;
 
 /// A function that any bytes may be given to.
-pub type Target = fn(&[u8]);
+pub type FuzzTarget = fn(&[u8]);
 
 /// Every target, by its name and that of the folder with its inputs.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, FuzzTarget); 4] = [
     ("segment", segment),
     ("footer", footer),
     ("manifest", manifest),

@@ -22,7 +22,7 @@ pub const LONGEST: u64 = 1 << 18;
 
 /// A row of a sound segment.
 #[derive(Clone, Debug)]
-pub struct Row<'f> {
+pub struct SoundRow<'f> {
     /// The whole key.
     pub key: Key,
     /// The schema of its row group.
@@ -50,7 +50,7 @@ pub fn footer_at(file: &[u8]) -> Option<usize> {
 }
 
 /// The numbers of an entry of the row table.
-struct Entry {
+struct TableEntry {
     key: Key,
     stored_len: u64,
     group: usize,
@@ -58,10 +58,10 @@ struct Entry {
     zero: u8,
 }
 
-impl Entry {
-    fn new(entry: &[u8; ROW]) -> Entry {
+impl TableEntry {
+    fn new(entry: &[u8; ROW]) -> TableEntry {
         let [key @ .., _, _, _, _, _, _, encoding, zero] = *entry;
-        Entry {
+        TableEntry {
             key,
             stored_len: number(entry, 32, 4).expect("it is there"),
             group: number(entry, 36, 2).expect("it is there") as usize,
@@ -71,9 +71,14 @@ impl Entry {
     }
 
     /// The row that it makes of the bytes from `offset` on, if there are enough of them.
-    fn row<'f>(&self, group: &Group<'f>, file: &'f [u8], offset: usize) -> Option<Row<'f>> {
+    fn row<'f>(
+        &self,
+        group: &SoundGroup<'f>,
+        file: &'f [u8],
+        offset: usize,
+    ) -> Option<SoundRow<'f>> {
         let end = offset + self.stored_len as usize;
-        Some(Row {
+        Some(SoundRow {
             key: self.key,
             schema: group.schema,
             len: group.raw_len,
@@ -84,7 +89,7 @@ impl Entry {
     }
 }
 
-struct Group<'f> {
+struct SoundGroup<'f> {
     raw_len: u64,
     schema: &'f [u8],
 }
@@ -92,7 +97,7 @@ struct Group<'f> {
 /// The content of a footer: as many row groups as are claimed or can be decoded, and whole entries after
 /// them.
 struct Tables<'f> {
-    groups: Vec<Group<'f>>,
+    groups: Vec<SoundGroup<'f>>,
     entries: &'f [[u8; ROW]],
     /// Whether the footer holds nothing else, and the counts are those claimed.
     fits: bool,
@@ -107,7 +112,7 @@ impl<'f> Tables<'f> {
             && let Some(schema_len @ ..=4096) = number(rest, 4, 4)
             && let Some(schema) = rest[GROUP_HEAD..].get(..schema_len as usize)
         {
-            groups.push(Group { raw_len, schema });
+            groups.push(SoundGroup { raw_len, schema });
             rest = &rest[GROUP_HEAD + schema.len()..];
         }
         let (entries, left) = rest.as_chunks::<ROW>();
@@ -125,7 +130,7 @@ impl<'f> Tables<'f> {
 ///
 /// # Errors
 /// Under which kind the store is to count the file.
-pub fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
+pub fn read(file: &[u8]) -> Result<Vec<SoundRow<'_>>, Fault> {
     let ensure = |holds: bool, fault| if holds { Ok(()) } else { Err(fault) };
     let Some(end) = file.len().checked_sub(TRAILER).filter(|end| *end >= HEADER) else {
         return Err(Fault::Truncated);
@@ -163,7 +168,7 @@ pub fn read(file: &[u8]) -> Result<Vec<Row<'_>>, Fault> {
     // 6
     let mut rows = Vec::new();
     let mut offset = HEADER;
-    for entry in tables.entries.iter().map(Entry::new) {
+    for entry in tables.entries.iter().map(TableEntry::new) {
         let group = tables.groups.get(entry.group).ok_or(Fault::Corrupt)?;
         let known = if version == 1 { 0..=1 } else { 0..=4 };
         ensure(
@@ -188,7 +193,7 @@ fn footer_sum(footer: &[u8], trailer: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&trailer[..32]), footer)
 }
 
-impl Row<'_> {
+impl SoundRow<'_> {
     /// The checksum of the record as that of a key.
     fn sum(&self, key: &Key) -> u64 {
         let mut head = [0; 56];
@@ -249,7 +254,7 @@ pub fn seal_records(file: &mut [u8]) {
     let group_count = number(trailer, 20, 4).expect("it is there");
     let tables = Tables::new(footer, group_count, 0);
     let mut offset = HEADER;
-    for entry in tables.entries.iter().map(Entry::new) {
+    for entry in tables.entries.iter().map(TableEntry::new) {
         let Some(group) = tables.groups.get(entry.group) else {
             return;
         };

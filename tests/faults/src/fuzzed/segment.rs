@@ -11,7 +11,7 @@ use torchcache_store::segment::{Footer, SegmentError, SegmentReader};
 use torchcache_store::{Fault, Key, Store};
 
 use super::admin::administrate;
-use super::reference::{self, HEADER, LONGEST, Row, TRAILER, seal, seal_records};
+use super::reference::{self, HEADER, LONGEST, SoundRow, TRAILER, seal, seal_records};
 use crate::memory::{EACH_BYTE, bounded, store_costs};
 use crate::rows::{key, manual_flush, put_flushed};
 use crate::sim::Sim;
@@ -89,7 +89,7 @@ pub(super) fn examine(file: &[u8]) {
     administrate(file, &expected);
 }
 
-fn same_rows(segment: &SegmentReader, expected: &[Row<'_>]) {
+fn same_rows(segment: &SegmentReader, expected: &[SoundRow<'_>]) {
     for group in segment.groups() {
         let most = EACH_BYTE * group.schema.len() + ONCE;
         describes(&group.schema, most);
@@ -121,7 +121,7 @@ fn describes(bytes: &[u8], most: usize) {
 }
 
 /// Looks for every row in a store, before and after the copies are compacted.
-fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
+fn in_a_store(store: &Store, expected: &Result<Vec<SoundRow<'_>>, Fault>) {
     let stats = store.stats();
     let Ok(rows) = expected else {
         assert!(
@@ -138,7 +138,7 @@ fn in_a_store(store: &Store, expected: &Result<Vec<Row<'_>>, Fault>) {
     assert_eq!((stats.faults.total(), stats.segments), (0, COPIES as u64));
     let all: Vec<_> = rows.iter().collect();
     let keys: BTreeSet<&Key> = rows.iter().map(|row| &row.key).collect();
-    let known = |rows: &[&Row<'_>]| -> u64 {
+    let known = |rows: &[&SoundRow<'_>]| -> u64 {
         let known: BTreeSet<_> = rows.iter().map(|row| fingerprint(&row.key)).collect();
         known.len() as u64
     };
@@ -168,7 +168,7 @@ fn fingerprint(key: &Key) -> &[u8] {
 
 /// Reads rows one by one. Of rows with one fingerprint a store knows the first; if that is corrupt, it
 /// looks for another copy.
-fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&Row<'_>]) {
+fn look_for(store: &Store, keys: &BTreeSet<&Key>, rows: &[&SoundRow<'_>]) {
     let mut forgotten = BTreeSet::new();
     for key in keys {
         let mut alike = rows

@@ -29,7 +29,7 @@ pub(super) struct Rules {
 /// Something that happens. With one process, both are the same.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) enum Operation {
-    Put(bool, Rows),
+    Put(bool, RowPattern),
     Flush(bool),
     /// Every row is looked for.
     CheckRows(bool),
@@ -38,7 +38,7 @@ pub(super) enum Operation {
     Reopen(bool, Settings),
     Configure(bool, Settings),
     /// Some call of a process is going to fail.
-    Fail(bool, Failure),
+    Fail(bool, FailingCalls),
     CutPower(u8),
     /// A file is copied.
     Double(u8),
@@ -49,7 +49,7 @@ pub(super) enum Operation {
 
 /// Rows of a batch. With the step, a row may come twice.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-pub(super) struct Rows {
+pub(super) struct RowPattern {
     pub(super) from: u8,
     pub(super) count: u8,
     pub(super) step: u8,
@@ -89,7 +89,7 @@ impl Settings {
 
 /// From the call after so many on, so many fail.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-pub(super) struct Failure {
+pub(super) struct FailingCalls {
     pub(super) call: u8,
     pub(super) after: u8,
     pub(super) times: u8,

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_store::fs::FileSystem;
 
-use super::input::Failure;
+use super::input::FailingCalls;
 use crate::faulty::{Call, ERRORS, Fate, Faulty};
 use crate::sim::Sim;
 
@@ -31,7 +31,7 @@ impl Power {
 #[derive(Debug)]
 pub(super) struct Life {
     power: Arc<Power>,
-    failure: Mutex<Option<Failure>>,
+    failure: Mutex<Option<FailingCalls>>,
     caused: AtomicU64,
 }
 
@@ -52,12 +52,12 @@ impl Life {
         }))
     }
 
-    pub(super) fn set_failure(&self, failure: Option<Failure>) {
+    pub(super) fn set_failure(&self, failure: Option<FailingCalls>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// The failure that has not happened yet.
-    pub(super) fn left(&self) -> Option<Failure> {
+    pub(super) fn left(&self) -> Option<FailingCalls> {
         self.failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

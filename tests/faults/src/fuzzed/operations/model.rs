@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use torchcache_store::{Key, Located, RowBatch, Store};
 
-use super::input::Rows;
+use super::input::RowPattern;
 use crate::rows;
 
 /// How many rows there are.
@@ -83,7 +83,7 @@ pub(super) fn located(store: &Store) -> usize {
     store.locate(&keys).iter().flatten().count()
 }
 
-impl Rows {
+impl RowPattern {
     pub(super) fn numbers(self) -> Vec<usize> {
         let number = |n: usize| usize::from(self.from) + n * usize::from(self.step % 4);
         (0..usize::from(self.count % 12))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use torchcache_store::fs::{Directory, FileSystem};
 use torchcache_store::{FlushError, Store};
 
-use super::input::{Harm, Operation, Rows, Rules, Settings};
+use super::input::{Harm, Operation, RowPattern, Rules, Settings};
 use super::life::{Life, Power};
 use super::model::{KEYS, Numbers, Values};
 use crate::sim::Sim;
@@ -90,7 +90,7 @@ impl World {
             self.check_rows(one, 0..KEYS);
         }
         if !self.rules.is_limited && !self.rules.is_damaged {
-            let rows = Rows {
+            let rows = RowPattern {
                 from: 3,
                 count: 5,
                 step: 1,
@@ -139,7 +139,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, one: usize, rows: Rows) {
+    fn put(&mut self, one: usize, rows: RowPattern) {
         let exact = self.is_exact();
         let World {
             rules,
