@@ -27,7 +27,7 @@ mod tensor;
 
 pub use self::kind::{ElementClass, ElementKind};
 pub use self::names::names;
-use self::tensor::{MAX_DIMENSIONS, take};
+use self::tensor::{MAX_DIMENSIONS, take_bytes};
 pub use self::tensor::{OutputDevice, TensorSpec};
 use crate::segment::MAX_SCHEMA;
 
@@ -126,7 +126,7 @@ impl Schema {
     /// that [`row_bytes`](Self::row_bytes) of the result is never `None`.
     pub fn decode(mut bytes: &[u8]) -> Option<Schema> {
         let bytes = &mut bytes;
-        if take::<1>(bytes)? != [VERSION] {
+        if take_bytes::<1>(bytes)? != [VERSION] {
             return None;
         }
         let length = count(bytes)?;
@@ -136,7 +136,7 @@ impl Schema {
         let tensors = count(bytes).filter(|&tensors| tensors <= MAX_TENSORS)?;
         let tensors: Option<Vec<_>> = (0..tensors).map(|_| TensorSpec::decode(bytes)).collect();
         let tensors = tensors?;
-        let lengths = (0..count(bytes)?).map(|_| Some(u32::from_le_bytes(take(bytes)?)));
+        let lengths = (0..count(bytes)?).map(|_| Some(u32::from_le_bytes(take_bytes(bytes)?)));
         let lengths: Option<Vec<_>> = lengths.collect();
         let schema = Schema {
             structure,
@@ -148,7 +148,7 @@ impl Schema {
 }
 
 fn count(bytes: &mut &[u8]) -> Option<usize> {
-    Some(usize::from(u16::from_le_bytes(take(bytes)?)))
+    Some(usize::from(u16::from_le_bytes(take_bytes(bytes)?)))
 }
 
 #[cfg(test)]

@@ -13,14 +13,16 @@ use std::fmt::Display;
 /// assert_eq!(names("T", &[], 1), ["output"]);
 /// ```
 pub fn names(structure: &str, lengths: &[u32], count: usize) -> Vec<String> {
-    let mut walk = TensorNames {
+    let mut collected = TensorNames {
         lengths,
         names: Vec::new(),
         most: count,
     };
-    let walked = Node::parse(structure).and_then(|root| walk.along(&root, ""));
-    match walked {
-        Some(()) if walk.names.len() == count && walk.lengths.is_empty() => walk.names,
+    let complete = Node::parse(structure).and_then(|root| collected.add(&root, ""));
+    match complete {
+        Some(()) if collected.names.len() == count && collected.lengths.is_empty() => {
+            collected.names
+        }
         _ => (0..count).map(|number| join("output", number)).collect(),
     }
 }
@@ -40,37 +42,37 @@ const DEEPEST: usize = 64;
 impl<'a> Node<'a> {
     /// Parses a whole text.
     fn parse(mut text: &'a str) -> Option<Self> {
-        let root = Self::take(&mut text, DEEPEST)?;
+        let root = Self::parse_node(&mut text, DEEPEST)?;
         text.is_empty().then_some(root)
     }
 
-    fn take(text: &mut &'a str, depth: usize) -> Option<Self> {
+    fn parse_node(text: &mut &'a str, depth: usize) -> Option<Self> {
         let depth = depth.checked_sub(1)?;
         let next = text.chars().next()?;
         *text = &text[next.len_utf8()..];
-        let take = |text: &mut &'a str| Self::take(text, depth);
+        let parse = |text: &mut &'a str| Self::parse_node(text, depth);
         Some(match next {
             'T' => Node::Tensor,
-            '?' => Node::Optional(take(text)?.into()),
+            '?' => Node::Optional(parse(text)?.into()),
             '[' => {
-                let of = take(text)?;
+                let of = parse(text)?;
                 *text = text.strip_prefix(']')?;
                 Node::Vector(of.into())
             }
             '(' => {
                 let mut elements = Vec::new();
-                while !skip(text, ')') {
-                    elements.push(take(text)?);
+                while !skip_char(text, ')') {
+                    elements.push(parse(text)?);
                 }
                 Node::Tuple(elements)
             }
             '{' => {
                 let mut fields = Vec::new();
-                while !skip(text, '}') {
+                while !skip_char(text, '}') {
                     let (name, rest) = text.split_once(':')?;
                     *text = rest;
-                    fields.push((name, take(text)?));
-                    skip(text, ',');
+                    fields.push((name, parse(text)?));
+                    skip_char(text, ',');
                 }
                 Node::Struct(fields)
             }
@@ -79,22 +81,22 @@ impl<'a> Node<'a> {
     }
 }
 
-fn skip(text: &mut &str, expected: char) -> bool {
+fn skip_char(text: &mut &str, expected: char) -> bool {
     let rest = text.strip_prefix(expected);
     *text = rest.unwrap_or(text);
     rest.is_some()
 }
 
-/// A walk along the tensors of one output.
+/// The names of the tensors of one output so far.
 struct TensorNames<'a> {
     lengths: &'a [u32],
     names: Vec<String>,
-    /// The walk stops when there are more names.
+    /// Collecting stops when there are more names.
     most: usize,
 }
 
 impl TensorNames<'_> {
-    fn along(&mut self, node: &Node<'_>, name: &str) -> Option<()> {
+    fn add(&mut self, node: &Node<'_>, name: &str) -> Option<()> {
         if self.names.len() > self.most {
             return None;
         }
@@ -105,25 +107,25 @@ impl TensorNames<'_> {
             }
             Node::Tuple(elements) => {
                 for (place, element) in elements.iter().enumerate() {
-                    self.along(element, &join(name, place))?;
+                    self.add(element, &join(name, place))?;
                 }
             }
             Node::Struct(fields) => {
                 for (field, node) in fields {
-                    self.along(node, &join(name, field))?;
+                    self.add(node, &join(name, field))?;
                 }
             }
             Node::Vector(of) => {
                 for place in 0..self.length()? {
                     let left = (self.names.len(), self.lengths.len());
-                    self.along(of, &join(name, place))?;
+                    self.add(of, &join(name, place))?;
                     // An element without tensors could be repeated billions of times.
                     ((self.names.len(), self.lengths.len()) != left).then_some(())?;
                 }
             }
             Node::Optional(of) => {
                 if self.length()? > 0 {
-                    self.along(of, name)?;
+                    self.add(of, name)?;
                 }
             }
         }

@@ -105,13 +105,13 @@ impl TensorSpec {
     }
 
     pub(super) fn decode(bytes: &mut &[u8]) -> Option<TensorSpec> {
-        let [stored, output] = take(bytes)?;
-        let device = u32::from_le_bytes(take(bytes)?);
-        let [dimensions] = take(bytes)?;
+        let [stored, output] = take_bytes(bytes)?;
+        let device = u32::from_le_bytes(take_bytes(bytes)?);
+        let [dimensions] = take_bytes(bytes)?;
         if usize::from(dimensions) > MAX_DIMENSIONS {
             return None;
         }
-        let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take(bytes)?)));
+        let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take_bytes(bytes)?)));
         Some(TensorSpec {
             stored: ElementKind::from_code(stored)?,
             output: ElementKind::from_code(output)?,
@@ -122,7 +122,7 @@ impl TensorSpec {
 }
 
 /// Takes the next bytes off the front.
-pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take_bytes<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = bytes.split_first_chunk()?;
     *bytes = tail;
     Some(*head)

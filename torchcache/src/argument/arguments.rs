@@ -130,7 +130,7 @@ impl<'a> Arguments<'a> {
     }
 
     pub(super) fn tensor(&mut self, tensor: &Tensor) {
-        self.tensors.push(self.here(tensor));
+        self.tensors.push(self.tensor_argument(tensor));
     }
 
     pub(super) fn optional_tensor(&mut self, tensor: Option<&Tensor>) {
@@ -152,10 +152,10 @@ impl<'a> Arguments<'a> {
         tensors: impl ExactSizeIterator<Item = &'t Tensor>,
     ) {
         self.plain(&("shared", tensors.len()));
-        tensors.for_each(|tensor| self.shared.push(self.here(tensor)));
+        tensors.for_each(|tensor| self.shared.push(self.tensor_argument(tensor)));
     }
 
-    fn here(&self, tensor: &Tensor) -> TensorArgument {
+    fn tensor_argument(&self, tensor: &Tensor) -> TensorArgument {
         TensorArgument {
             position: self.count,
             tensor: tensor.shallow_clone(),

@@ -290,7 +290,7 @@ impl Memory {
             .collect();
         let mut slots = Vec::with_capacity(new.len());
         let wanted = new.len();
-        let taken = self.take(keys, row_bytes, device, &mut new, &mut slots);
+        let taken = self.take_slots(keys, row_bytes, device, &mut new, &mut slots);
         if let Err(error) = taken {
             slots.into_iter().for_each(|slot| self.slabs.release(slot));
             return Err(error);
@@ -306,7 +306,7 @@ impl Memory {
     }
 
     /// Takes slots for the new rows, free ones first. Rows that get none are removed from `new`.
-    fn take(
+    fn take_slots(
         &mut self,
         keys: &[Key],
         row_bytes: usize,
@@ -314,9 +314,9 @@ impl Memory {
         new: &mut Vec<usize>,
         slots: &mut Vec<RowSlot>,
     ) -> Result<(), TchError> {
-        self.slabs.take(row_bytes, device, new.len(), slots)?;
+        self.slabs.take_slots(row_bytes, device, new.len(), slots)?;
         if slots.len() < new.len() && self.slabs.drop_unused(Some((row_bytes, device))) {
-            self.slabs.take(row_bytes, device, new.len(), slots)?;
+            self.slabs.take_slots(row_bytes, device, new.len(), slots)?;
         }
         // A pinned row is no victim. Pinned rows are usually few among those used longest ago. Where
         // the disk's queue pins most of a small tier, the tries run out and new rows are not kept.
@@ -332,7 +332,7 @@ impl Memory {
                 // A dropped chunk frees more than one slot: those are taken before the next victim,
                 // one for each remaining row.
                 self.slabs
-                    .take(row_bytes, device, new.len() - (at - kept), slots)?;
+                    .take_slots(row_bytes, device, new.len() - (at - kept), slots)?;
             }
             if slots.len() > kept {
                 new[kept] = new[at];

@@ -142,7 +142,7 @@ impl Slabs {
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
-    pub(crate) fn take(
+    pub(crate) fn take_slots(
         &mut self,
         row_bytes: usize,
         device: Device,

@@ -34,10 +34,10 @@ impl PrefillProgress {
 impl PrefillProgress {
     /// A bar for so many batches, if that is known.
     pub(super) fn new(batches: Option<u64>) -> Self {
-        PrefillProgress::on(ProgressDrawTarget::stderr(), batches)
+        PrefillProgress::with_target(ProgressDrawTarget::stderr(), batches)
     }
 
-    fn on(target: ProgressDrawTarget, batches: Option<u64>) -> Self {
+    fn with_target(target: ProgressDrawTarget, batches: Option<u64>) -> Self {
         let (bar, left) = match batches {
             Some(batches) => (
                 ProgressBar::new(batches),
@@ -111,7 +111,7 @@ mod tests {
 
         let term = InMemoryTerm::new(10, 120);
         let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
-        let mut progress = PrefillProgress::on(target, Some(4));
+        let mut progress = PrefillProgress::with_target(target, Some(4));
         progress.batch(|| stats.clone());
         progress.bar.tick();
         let shown = term.contents();
