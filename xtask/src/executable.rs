@@ -6,14 +6,14 @@ use serde_json::Value;
 
 /// How an executable is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum ExecutableKind {
     Test,
     Bench,
     /// A program that tests of its package start.
     Bin,
 }
 
-impl Kind {
+impl ExecutableKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -25,7 +25,7 @@ impl Kind {
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct Executable {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ExecutableKind,
     pub(crate) path: PathBuf,
     /// The folder of the package, in which cargo starts it.
     pub(crate) package: PathBuf,
@@ -45,11 +45,11 @@ pub(crate) fn parse(messages: &str) -> Vec<Executable> {
 fn executable(message: &Value) -> Option<Executable> {
     let test = message["profile"]["test"] == true;
     let kind = match message["target"]["kind"][0].as_str()? {
-        "bench" => Kind::Bench,
+        "bench" => ExecutableKind::Bench,
         // `cargo bench` builds unit tests even of programs with `test = false`.
         "bin" if test => return None,
-        _ if test => Kind::Test,
-        _ => Kind::Bin,
+        _ if test => ExecutableKind::Test,
+        _ => ExecutableKind::Bin,
     };
     Some(Executable {
         kind,
@@ -74,7 +74,7 @@ mod tests {
 a line of a program
 {"reason":"build-finished","success":true}"#;
         let expected = Executable {
-            kind: Kind::Test,
+            kind: ExecutableKind::Test,
             path: "/t/deps/promises-0f".into(),
             package: "/w/tests".into(),
             target: "promises".into(),
@@ -93,10 +93,10 @@ a line of a program
             });
             parse(&message.to_string()).first().map(|found| found.kind)
         };
-        assert_eq!(kind("lib", true), Some(Kind::Test));
-        assert_eq!(kind("bin", false), Some(Kind::Bin));
+        assert_eq!(kind("lib", true), Some(ExecutableKind::Test));
+        assert_eq!(kind("bin", false), Some(ExecutableKind::Bin));
         assert_eq!(kind("bin", true), None);
-        assert_eq!(kind("bench", false), Some(Kind::Bench));
-        assert_eq!(kind("bench", true), Some(Kind::Bench));
+        assert_eq!(kind("bench", false), Some(ExecutableKind::Bench));
+        assert_eq!(kind("bench", true), Some(ExecutableKind::Bench));
     }
 }

@@ -31,7 +31,7 @@ const INTERLEAVINGS: u32 = 3_000;
 
 /// A line of the table: a fault, and how often it was caused.
 #[derive(Debug, PartialEq)]
-struct Row {
+struct FaultRow {
     fault: String,
     times: u64,
 }
@@ -68,14 +68,14 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
          | fault | times |\n| --- | ---: |\n",
         machine::describe(DEFAULT),
     );
-    for Row { fault, times } in rows {
+    for FaultRow { fault, times } in rows {
         text += &format!("| {fault} | {times} |\n");
     }
     PAGE.put(root, "soak", &text)
 }
 
 /// The state machine of the whole library, with more cases than in a test.
-fn state_machine(sh: &Shell) -> Result<Row> {
+fn state_machine(sh: &Shell) -> Result<FaultRow> {
     let test = ["--package", "torchcache-tests", "--test", "behaviour"];
     let filter = ["state_machine", "--nocapture"];
     let test = cmd!(sh, "cargo test --release {test...} -- {filter...}");
@@ -84,20 +84,20 @@ fn state_machine(sh: &Shell) -> Result<Row> {
 }
 
 /// One line for all that some tests did.
-fn sum(fault: &str, output: &str) -> Result<Row> {
-    Ok(Row {
+fn sum(fault: &str, output: &str) -> Result<FaultRow> {
+    Ok(FaultRow {
         fault: fault.to_owned(),
         times: parse(output)?.iter().map(|row| row.times).sum(),
     })
 }
 
 /// What tests print: `seen`, how often the fault was caused, and what it is.
-fn parse(output: &str) -> Result<Vec<Row>> {
+fn parse(output: &str) -> Result<Vec<FaultRow>> {
     // The test harness prints the name of a test in front of it.
     let seen = output.lines().filter_map(|line| line.split_once("seen "));
     seen.map(|(_, text)| {
         let (times, fault) = text.split_once(' ').unwrap_or((text, ""));
-        Ok(Row {
+        Ok(FaultRow {
             fault: fault.to_owned(),
             times: times
                 .parse()
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_tests_print_becomes_rows() {
         let output = "running 2 tests\ntest a ... seen 2 a fault, or two\nok\nseen 5\n";
-        let row = |fault: &str, times| Row {
+        let row = |fault: &str, times| FaultRow {
             fault: fault.to_owned(),
             times,
         };

@@ -32,7 +32,7 @@ impl Libtorch {
 }
 
 #[derive(Debug, PartialEq)]
-enum Source {
+enum LibtorchSource {
     /// `LIBTORCH_USE_PYTORCH` is set.
     Python,
     /// `LIBTORCH` is set, and not by `.cargo/config.toml`.
@@ -46,7 +46,7 @@ pub(crate) fn prepare(root: &Path, release: &'static Release) -> Result<Libtorch
     let use_python = env::var_os("LIBTORCH_USE_PYTORCH").is_some();
     let mut variables = Vec::new();
     let folder = match choose(use_python, variable, root) {
-        Source::Python => {
+        LibtorchSource::Python => {
             let (version, folder) = python_torch()?;
             check(
                 "Python's torch (LIBTORCH_USE_PYTORCH is set)",
@@ -55,13 +55,13 @@ pub(crate) fn prepare(root: &Path, release: &'static Release) -> Result<Libtorch
             )?;
             folder
         }
-        Source::Folder(folder) => {
+        LibtorchSource::Folder(folder) => {
             let variable = format!("LIBTORCH={}", folder.display());
             let version = folder_version(&folder).context(variable.clone())?;
             check(&variable, &version, release)?;
             folder
         }
-        Source::Managed => {
+        LibtorchSource::Managed => {
             let folder = torch_wheel::ensure(root, release, has_gpu())?;
             // For the default release `.cargo/config.toml` has the same value in the same words, so
             // that cargo run by hand has nothing to build again.
@@ -78,13 +78,13 @@ pub(crate) fn prepare(root: &Path, release: &'static Release) -> Result<Libtorch
     Ok(Libtorch { variables })
 }
 
-fn choose(use_python: bool, variable: Option<PathBuf>, root: &Path) -> Source {
+fn choose(use_python: bool, variable: Option<PathBuf>, root: &Path) -> LibtorchSource {
     // `cargo xtask` passes the entry of `.cargo/config.toml` on like a variable of the user.
     let entry = torch_wheel::folder(root, release::DEFAULT);
     match variable {
-        _ if use_python => Source::Python,
-        Some(folder) if folder != entry => Source::Folder(folder),
-        _ => Source::Managed,
+        _ if use_python => LibtorchSource::Python,
+        Some(folder) if folder != entry => LibtorchSource::Folder(folder),
+        _ => LibtorchSource::Managed,
     }
 }
 
@@ -179,14 +179,14 @@ mod tests {
     fn the_environment_wins_and_python_over_a_folder() {
         let root = Path::new("/somewhere");
         let folder = || PathBuf::from("/opt/libtorch");
-        assert_eq!(choose(true, Some(folder()), root), Source::Python);
+        assert_eq!(choose(true, Some(folder()), root), LibtorchSource::Python);
         assert_eq!(
             choose(false, Some(folder()), root),
-            Source::Folder(folder())
+            LibtorchSource::Folder(folder())
         );
-        assert_eq!(choose(false, None, root), Source::Managed);
+        assert_eq!(choose(false, None, root), LibtorchSource::Managed);
         let entry = torch_wheel::folder(root, release::DEFAULT);
-        assert_eq!(choose(false, Some(entry), root), Source::Managed);
+        assert_eq!(choose(false, Some(entry), root), LibtorchSource::Managed);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::install::pip::Request;
+use crate::install::pip::PipInstall;
 use crate::install::python;
 use crate::install::staged::{Partial, Staged};
 
@@ -71,7 +71,7 @@ fn fetch(partial: &Partial) -> Result<()> {
     let list = partial.scratch.join("requirements.txt");
     fs::write(&list, requirement()).with_context(|| format!("cannot write {}", list.display()))?;
     let site = partial.scratch.join("site");
-    let request = Request {
+    let request = PipInstall {
         python: &python::with_pip()?,
         target: &site,
         args: args(&list),

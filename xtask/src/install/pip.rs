@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::install::staged::Partial;
 
 /// What pip installs.
-pub(crate) struct Request<'a> {
+pub(crate) struct PipInstall<'a> {
     pub(crate) python: &'a Path,
     pub(crate) target: &'a Path,
     /// Options and requirements.
@@ -21,7 +21,7 @@ pub(crate) struct Request<'a> {
     pub(crate) size: &'a str,
 }
 
-impl Request<'_> {
+impl PipInstall<'_> {
     pub(crate) fn run(&self, partial: &Partial) -> Result<()> {
         let Self { what, size, .. } = self;
         eprintln!("installing {what} below target/, about {size}");

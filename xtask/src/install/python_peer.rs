@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 
-use crate::install::pip::Request;
+use crate::install::pip::PipInstall;
 use crate::install::python;
 use crate::install::staged::{Partial, Staged};
 use crate::release::{Release, public_version};
@@ -88,7 +88,7 @@ fn install(release: &Release, partial: &Partial) -> Result<()> {
     let inside = python_of(&partial.content);
     let site = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let site = python::output(Command::new(&inside).args(["-c", site])).map_err(Error::msg)?;
-    let request = Request {
+    let request = PipInstall {
         python: &python,
         target: Path::new(&site),
         args: requirements(release).map(OsString::from).to_vec(),

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Error, Result, anyhow};
 use xshell::Shell;
 
-use crate::install::pip::Request;
+use crate::install::pip::PipInstall;
 use crate::install::python;
 use crate::install::staged::{Partial, Staged};
 
@@ -60,7 +60,7 @@ fn identify(python: &Path) -> Result<(String, String)> {
 
 fn install(python: &Path, executable: &str, partial: &Partial) -> Result<()> {
     let options = ["--only-binary=:all:", "--no-deps"].into_iter();
-    let request = Request {
+    let request = PipInstall {
         python,
         target: &partial.content,
         args: options.chain(REQUIREMENTS).map(OsString::from).collect(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::install::pip::Request;
+use crate::install::pip::PipInstall;
 use crate::install::python;
 use crate::install::staged::{Partial, Staged};
 use crate::release::Release;
@@ -75,7 +75,7 @@ pub(crate) fn ensure(root: &Path, release: &Release, gpu: bool) -> Result<PathBu
 }
 
 fn install(release: &Release, wanted: &Wanted, partial: &Partial) -> Result<()> {
-    let request = Request {
+    let request = PipInstall {
         python: &python::with_pip()?,
         target: &partial.content,
         args: wanted.args(),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::commands::bench::figures::Group;
+use crate::commands::bench::figures::BarGroup;
 
 const WIDTH: f64 = 860.0;
 /// The start of the bars and the end of the longest one; labels take the rest.
@@ -49,7 +49,7 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(groups: &[Group]) -> Self {
+    fn new(groups: &[BarGroup]) -> Self {
         let bars = groups.iter().flat_map(|group| &group.bars);
         let decades = bars
             .filter_map(|bar| bar.milliseconds)
@@ -82,7 +82,7 @@ impl Scale {
 }
 
 /// The chart of the workloads' figures.
-pub(crate) fn svg(groups: &[Group]) -> String {
+pub(crate) fn svg(groups: &[BarGroup]) -> String {
     let scale = Scale::new(groups);
     let mut body = String::new();
     let mut y = TOP;
@@ -154,7 +154,7 @@ fn draw_legend(svg: &mut String) {
 }
 
 /// Draws a group at `y` and returns the place of the next one.
-fn draw_group(svg: &mut String, group: &Group, scale: &Scale, y: f64) -> f64 {
+fn draw_group(svg: &mut String, group: &BarGroup, scale: &Scale, y: f64) -> f64 {
     let height = BAR * group.bars.len() as f64;
     let middle = y + height / 2.0 + 4.5;
     text(svg, (LEFT - 10.0, middle), "end", "", &group.served);
@@ -200,15 +200,15 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::bench::figures::Bar;
+    use crate::commands::bench::figures::ChartBar;
 
-    fn groups(peer: Option<f64>) -> Vec<Group> {
-        let bar = |side: &str, milliseconds: Option<f64>| Bar {
+    fn groups(peer: Option<f64>) -> Vec<BarGroup> {
+        let bar = |side: &str, milliseconds: Option<f64>| ChartBar {
             side: side.to_owned(),
             milliseconds,
             label: milliseconds.map(|ms| format!("{ms} <ms>")),
         };
-        let group = |served: &str| Group {
+        let group = |served: &str| BarGroup {
             workload: "embed".to_owned(),
             served: served.to_owned(),
             bars: vec![

@@ -17,7 +17,7 @@ use crate::page::Page;
 use crate::release::DEFAULT;
 use crate::shell;
 
-use figures::Figures;
+use figures::ChartFigures;
 pub(crate) use plan::{Part, Plan};
 
 const PAGE: Page = Page("docs/benchmarks.md");
@@ -105,7 +105,7 @@ fn measure(sh: &Shell, part: Part, plan: &Plan) -> Result<()> {
     }
 
     if has_chart {
-        let figures: Figures = serde_json::from_str(&sh.read_file(&figures)?)?;
+        let figures: ChartFigures = serde_json::from_str(&sh.read_file(&figures)?)?;
         if !is_publishable(&figures, plan)? {
             eprintln!("--no-peer: {} is unchanged", PAGE.0);
             return Ok(());
@@ -118,7 +118,7 @@ fn measure(sh: &Shell, part: Part, plan: &Plan) -> Result<()> {
 
 /// Whether the workloads go into the page: only with figures of the Python package. Their absence is
 /// an error unless `--no-peer` asked for it.
-fn is_publishable(figures: &Figures, plan: &Plan) -> Result<bool> {
+fn is_publishable(figures: &ChartFigures, plan: &Plan) -> Result<bool> {
     match &figures.without_peer {
         None => Ok(true),
         Some(_) if plan.no_peer => Ok(false),

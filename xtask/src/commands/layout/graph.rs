@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::commands::layout::source::Target;
+use crate::commands::layout::source::ModuleTree;
 
 /// The files of a target and their imports.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    pub(crate) fn new(target: &Target) -> Self {
+    pub(crate) fn new(target: &ModuleTree) -> Self {
         let relative = |file: &PathBuf| {
             let relative = file.strip_prefix(&target.folder);
             relative.unwrap_or(file).to_owned()
@@ -129,7 +129,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Graph::new(&Target::read(&folder.path().join(files[0].0)).unwrap())
+        Graph::new(&ModuleTree::read(&folder.path().join(files[0].0)).unwrap())
     }
 
     fn imports(graph: &Graph) -> Vec<String> {

@@ -9,12 +9,12 @@ use crate::commands::layout::graph::Graph;
 
 /// `["lib", ["admin", "engine"], "fs"]`; a package without a list has no layers.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Layers(Vec<Layer>);
+pub(crate) struct Layers(Vec<LayerNames>);
 
 /// One name, or several that do not import one another.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Layer {
+enum LayerNames {
     One(String),
     Several(Vec<String>),
 }
@@ -28,8 +28,8 @@ impl Layers {
         let names: Vec<_> = graph.files.iter().map(|file| name(file)).collect();
         let layer = |name: &str| {
             self.0.iter().position(|layer| match layer {
-                Layer::One(one) => one == name,
-                Layer::Several(names) => names.iter().any(|one| one == name),
+                LayerNames::One(one) => one == name,
+                LayerNames::Several(names) => names.iter().any(|one| one == name),
             })
         };
         let mut problems = Vec::new();

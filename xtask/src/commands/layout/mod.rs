@@ -15,7 +15,7 @@ use xshell::{Shell, cmd};
 
 use graph::Graph;
 use layers::Layers;
-use source::Target;
+use source::ModuleTree;
 
 pub(crate) fn run(root: &Path) -> Result<()> {
     let sh = Shell::new()?;
@@ -32,7 +32,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
                 .with_context(|| format!("workspace.metadata.layers.{name}"))?;
         let layers = layers.unwrap_or_default();
         for path in targets(package) {
-            let target = Target::read(&path)
+            let target = ModuleTree::read(&path)
                 .with_context(|| format!("cannot read the modules of {}", path.display()))?;
             let graph = Graph::new(&target);
             let shown = path.strip_prefix(root).unwrap_or(&path).display();

@@ -9,7 +9,7 @@ use crate::commands::layout::contents::{Contents, Declared, Use};
 
 /// The module tree of a library, program, test or benchmark.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct ModuleTree {
     /// The folder of the root file.
     pub(crate) folder: PathBuf,
     pub(crate) files: Vec<PathBuf>,
@@ -24,10 +24,10 @@ pub(crate) struct Module {
     children: BTreeMap<String, usize>,
 }
 
-impl Target {
+impl ModuleTree {
     pub(crate) fn read(root: &Path) -> io::Result<Self> {
         let folder = root.parent().expect("a file is in a folder").to_owned();
-        let mut target = Target {
+        let mut target = ModuleTree {
             folder: folder.clone(),
             files: Vec::new(),
             modules: Vec::new(),
