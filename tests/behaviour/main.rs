@@ -10,6 +10,7 @@
 )]
 
 mod attribute_forms;
+mod autograd;
 mod bad_input;
 mod build_inputs;
 mod cached;

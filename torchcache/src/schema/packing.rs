@@ -70,7 +70,8 @@ impl Schema {
         }
     }
 
-    /// The tensors of `packed` rows, in the forward's kinds and on its devices.
+    /// The tensors of `packed` rows, in the forward's kinds and on its devices. They are no views to
+    /// autograd, which forbids some writes to those.
     pub(crate) fn unpack(
         &self,
         packed: &Tensor,
@@ -97,7 +98,7 @@ impl Schema {
                 returned(spec, stored.f_view(shape.as_slice())?, module_device)?
             };
             offset += bytes;
-            tensors.push(tensor);
+            tensors.push(tensor.f_detach()?);
         }
         Ok(tensors)
     }
@@ -232,6 +233,15 @@ mod tests {
         assert_eq!(unpacked[0].int64_value(&[0]), 70_000);
         assert_eq!(unpacked[1].kind(), Kind::Float);
         assert_eq!(unpacked[1].double_value(&[0]), f64::from(0.099_975_586f32));
+    }
+
+    #[test]
+    fn unpacking_one_tensor_copies_nothing() {
+        let tensors = [Tensor::randn([3, 4], tch::kind::FLOAT_CPU)];
+        let schema = schema(&tensors, None);
+        let packed = schema.pack(&tensors).unwrap();
+        let unpacked = schema.unpack(&packed, Device::Cpu).unwrap();
+        assert_eq!(unpacked[0].data_ptr(), packed.data_ptr());
     }
 
     #[test]
