@@ -14,6 +14,7 @@ mod autograd;
 mod bad_input;
 mod build_inputs;
 mod cached;
+mod cut_batches;
 mod eviction;
 mod faults;
 mod generic_modules;

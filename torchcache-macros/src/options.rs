@@ -14,7 +14,7 @@ pub(crate) const POLICIES: [(&str, &str); 3] =
 /// The variants of `tch::Kind` that floating-point outputs can be rounded to.
 pub(crate) const FLOAT_KINDS: [&str; 4] = ["Half", "BFloat16", "Float", "Double"];
 
-const TABLE: [(&str, OptionKind); 16] = [
+const TABLE: [(&str, OptionKind); 17] = [
     ("enabled", OptionKind::Flag),
     ("memory_cache_device", OptionKind::Device),
     ("max_memory_cache_size", OptionKind::Size { least: 0 }),
@@ -31,6 +31,7 @@ const TABLE: [(&str, OptionKind); 16] = [
     ("use_mmap_on_load", OptionKind::Flag),
     ("version", OptionKind::Text),
     ("verify", OptionKind::Share),
+    ("whole_batch", OptionKind::Flag),
 ];
 
 /// What an option takes.

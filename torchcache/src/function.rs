@@ -38,11 +38,56 @@ pub enum BuildValue {
 }
 
 impl Function {
+    /// Whether the output for one row may lack the dimension of the batch: the code is unknown, or
+    /// drops dimensions of one element without naming them.
+    pub(crate) fn may_squeeze(&self) -> bool {
+        if self.code.is_empty() {
+            return true;
+        }
+        let mut tokens = self.code.split(' ').peekable();
+        while let Some(token) = tokens.next() {
+            if ["squeeze", "f_squeeze", "squeeze_"].contains(&token) {
+                let arguments = tokens.next_if_eq(&"(").and_then(|_| tokens.next());
+                // `xs.squeeze()`, or `Tensor::squeeze` as a value.
+                if arguments.is_none_or(|first| first == ")") {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// The name of the argument at `position`, for messages.
     pub(crate) fn argument(&self, position: usize) -> String {
         match self.arguments.get(position) {
             Some(name) => (*name).to_owned(),
             None => format!("#{position}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_squeeze_of_all_dimensions_counts() {
+        let squeezes = |code| {
+            let function = Function {
+                name: "forward",
+                arguments: &[],
+                code,
+                inputs: &[],
+                output: String::new,
+            };
+            function.may_squeeze()
+        };
+        assert!(squeezes("{ xs . apply ( & self . fc ) . squeeze ( ) }"));
+        assert!(squeezes("{ xs . f_squeeze ( ) ? }"));
+        assert!(squeezes("{ xs . map ( Tensor :: squeeze ) }"));
+        assert!(!squeezes("{ xs . squeeze_dim ( - 1 ) }"));
+        assert!(!squeezes("{ xs . unsqueeze ( 0 ) . my_squeeze ( ) }"));
+        assert!(!squeezes("{ squeeze ( xs ) }"));
+        assert!(squeezes(""), "unknown code");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::{Device, TchError};
 
+use super::cuts::CutHistory;
 use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
@@ -47,6 +48,7 @@ pub struct TorchCache {
     changes: Changes,
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
+    pub(crate) cuts: CutHistory,
     /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
 }
@@ -125,6 +127,7 @@ impl TorchCache {
             changes: Changes::new(),
             counters: Counters::new(),
             warnings: Warnings::new(),
+            cuts: CutHistory::new(),
             unwritten: AtomicU64::new(0),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod claims;
+pub(crate) mod cuts;
 pub(crate) mod directory;
 pub(crate) mod handle;
 pub(crate) mod overrides;

@@ -75,7 +75,8 @@ stats! {
         counted {
             /// Calls of the cached function while the cache was enabled.
             calls,
-            /// Calls that bypassed the cache: training, gradients, unsupported layouts, no rows.
+            /// Calls that bypassed the cache: training, gradients, unsupported layouts, no rows, a forward that
+            /// failed on a part of its batch.
             bypassed,
             /// Rows in the calls that did not.
             rows,

@@ -36,6 +36,15 @@ pub(crate) enum Reason {
     DiskTier(String),
     /// A TorchScript module is in train mode.
     TrainMode,
+    /// The forward failed on some rows of a batch, and not on all of it.
+    CutBatch {
+        /// What it did, such as "panicked".
+        failure: String,
+        rows: usize,
+        of: i64,
+    },
+    /// The output for a batch of one row has no dimension for it.
+    OneRow,
     /// Recomputed rows differ from the cached ones.
     Mismatch {
         mismatched: usize,
@@ -70,7 +79,7 @@ impl Reason {
             ),
             Reason::OutputLayout => (
                 3,
-                "the output is sparse, quantized, of an unknown kind or has too many tensors to be cut into rows: it is not cached".into(),
+                "the output is sparse, quantized, undefined, of an unknown kind or layout or has too many tensors to be cut into rows: it is not cached".into(),
             ),
             Reason::NoTensors => (4, "the output holds no tensor: it is not cached".into()),
             Reason::ChangingShape => (
@@ -104,6 +113,14 @@ impl Reason {
             Reason::Locked => (
                 11,
                 "a lock in the module is held, such as that of its `VarStore`: calls that cannot take it within 100 ms bypass the cache; release it before the call".into(),
+            ),
+            Reason::CutBatch { failure, rows, of } => (
+                12,
+                format!("the forward {failure} on {rows} of the {of} rows of a batch, and not on the whole batch, which ran instead: it seems to need whole batches; set `whole_batch = true`, and it gets no others"),
+            ),
+            Reason::OneRow => (
+                13,
+                "the output for a batch of one row has no dimension for it, as after `squeeze()`: such calls bypass the cache; name the dimension to drop, as in `squeeze_dim(-1)`, to cache them".into(),
             ),
         })
     }

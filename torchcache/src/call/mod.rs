@@ -5,6 +5,7 @@
 
 mod assemble;
 pub(crate) mod bypass;
+mod cut;
 mod disk;
 mod insert;
 mod lookup;
@@ -13,7 +14,7 @@ mod recheck;
 
 use std::time::Instant;
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, TchError};
 
 use crate::argument::{Arguments, SelectedRows};
 use crate::cache::handle::OpenCache;
@@ -21,18 +22,17 @@ use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::cache::tiers::Epoch;
 use crate::cache::warnings::{Reason, first_line};
-use crate::error::Detail;
+use crate::error::{self, Detail};
 use crate::function::Function;
 use crate::key::{Key, KeyContext};
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
 use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
 use crate::schema::Schema;
-use crate::tensor::layout;
 
 use insert::Insert;
 use lookup::Lookup;
-use outcome::{Stop, flatten_output};
+use outcome::{Flattened, Stop, Unfit};
 use recheck::{Comparison, Recomputing};
 
 /// Runs `body` through the cache of `target`: on the rows that no tier holds.
@@ -73,6 +73,7 @@ fn run_cached<O: Output>(
     bypass::check(function, arguments, rows)?;
     let call = Call {
         target,
+        rows,
         function,
         arguments,
         options: &attached.options,
@@ -98,6 +99,7 @@ fn run_cached<O: Output>(
         }
         lookup.add_computed(computed);
     }
+    call.check_one_row(body)?;
     if uses_tiers && call.options.verify() > 0.0 {
         call.verify_hits(&lookup, body)?;
     }
@@ -107,6 +109,8 @@ fn run_cached<O: Output>(
 /// One call that the cache serves.
 struct Call<'a> {
     target: &'a dyn Target,
+    /// The rows of the batch.
+    rows: i64,
     function: &'a Function,
     arguments: &'a Arguments<'a>,
     options: &'a Options,
@@ -210,49 +214,185 @@ impl Call<'_> {
         found.map(|_| ()).or_else(|reason| self.miss(reason))
     }
 
-    /// Runs the body once, on all missing rows together.
+    /// Runs the body once: on all missing rows together, or on the whole batch.
     fn compute_missing<O: Output>(
         &self,
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<PackedRows, Stop<O>> {
-        let rows = if lookup.misses_all() {
-            SelectedRows::all(self.arguments)
-        } else {
-            SelectedRows::select(self.arguments, &lookup.missing_rows())?
+        let body = &|rows: &SelectedRows| {
+            let start = Instant::now();
+            let output = body(rows);
+            Counters::time(&self.counters.time.forward, start);
+            output
         };
-        let start = Instant::now();
-        let output = body(&rows);
-        Counters::time(&self.counters.time.forward, start);
-        let (tensors, lengths) = flatten_output(output, rows.count())?;
-        match self.pack(&tensors, &lengths) {
-            Ok(computed) if lookup.accepts(&computed.schema) => Ok(computed),
-            Ok(_) => Err(Reason::ChangingShape.into()),
-            Err(reason) if lookup.misses_all() => {
-                // The body ran on the whole batch already: its output is returned.
-                bypass::count(self.target, &reason);
-                let (mut tensors, mut lengths) = (tensors.into_iter(), lengths.into_iter());
-                let value = O::Value::unflatten(&mut tensors, &mut lengths);
-                let value = value.expect("tensors fit the value that they were taken from");
-                Err(Stop::Return(O::from_value(value)))
-            }
-            Err(reason) => Err(reason.into()),
+        if lookup.misses_all() {
+            return self.compute_whole_batch(lookup, body);
+        }
+        let missing = lookup.missing_rows();
+        if !self.may_cut(missing.len()) {
+            let computed = self.compute_whole_batch(lookup, body)?;
+            return Ok(computed.select(&missing)?);
+        }
+        match self.compute_cut(lookup, &missing, body)? {
+            Ok(computed) => Ok(computed),
+            Err(failure) => Err(self.repeat_whole_batch(failure, missing.len(), body)),
         }
     }
 
-    /// Rows as the tiers keep them: rounded to `cache_dtype`, and packed.
-    fn pack(&self, tensors: &[Tensor], lengths: &[u32]) -> Result<PackedRows, Reason> {
-        if tensors.is_empty() {
-            return Err(Reason::NoTensors);
+    /// Whether to run the body on some `rows` of the batch.
+    fn may_cut(&self, rows: usize) -> bool {
+        !self.options.whole_batch() && self.target.handle().cuts.allows(rows)
+    }
+
+    /// Runs the body on the whole batch, as the program would without the cache.
+    fn compute_whole_batch<O: Output>(
+        &self,
+        lookup: &Lookup,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<PackedRows, Stop<O>> {
+        let output = body(&SelectedRows::all(self.arguments));
+        let output = Flattened::from_output(output).map_err(Stop::Return)?;
+        let reason = match self.pack(lookup, &output, self.rows) {
+            Ok(computed) => {
+                self.note_batch_of_one(self.rows, true);
+                return Ok(computed);
+            }
+            Err(unfit) => self.bypass_reason(unfit)?,
+        };
+        bypass::count(self.target, &reason);
+        Err(Stop::Return(output.into_output()))
+    }
+
+    /// Runs the body on some rows of the batch. The inner error is how it failed, which it may do on
+    /// these rows alone.
+    fn compute_cut<O: Output>(
+        &self,
+        lookup: &Lookup,
+        rows: &[i64],
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<Result<PackedRows, Reason>, Stop<O>> {
+        let selected = SelectedRows::select(self.arguments, rows)?;
+        let failure = match cut::attempt(|| body(&selected)).map(Flattened::from_output) {
+            Err(panic) => format!("panicked (\"{panic}\")"),
+            Ok(Err(_)) => "returned an error".to_owned(),
+            Ok(Ok(output)) => match self.pack(lookup, &output, selected.count()) {
+                Ok(computed) => {
+                    self.target.handle().cuts.note_success(rows.len());
+                    self.note_batch_of_one(selected.count(), true);
+                    return Ok(Ok(computed));
+                }
+                Err(Unfit::Gradient) => return Err(Detail::OutputRequiresGrad.into()),
+                Err(Unfit::Rows { part, got }) => {
+                    self.note_batch_of_one(selected.count(), false);
+                    format!("returned {} of shape {got:?}", error::output(&part))
+                }
+                Err(Unfit::Reason(Reason::Libtorch(error))) => return Err(error.into()),
+                Err(Unfit::Reason(Reason::NoTensors)) => "returned no tensor".to_owned(),
+                Err(Unfit::Reason(Reason::OutputLayout)) => {
+                    "returned a tensor that cannot be cut into rows".to_owned()
+                }
+                Err(Unfit::Reason(reason)) => return Ok(Err(reason)),
+            },
+        };
+        Ok(Err(Reason::CutBatch {
+            failure,
+            rows: rows.len(),
+            of: self.rows,
+        }))
+    }
+
+    /// Runs the body on the whole batch, past the cache, after it failed on some `rows` of it.
+    fn repeat_whole_batch<O: Output>(
+        &self,
+        failure: Reason,
+        rows: usize,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Stop<O> {
+        Counters::add(&self.counters.bypassed, 1);
+        let output = match Flattened::from_output(body(&SelectedRows::all(self.arguments))) {
+            Ok(output) => output,
+            Err(failed) => return Stop::Return(failed),
+        };
+        let reason = match output.check(&self.structure, self.rows) {
+            Ok(()) => {
+                self.target.handle().cuts.note_failure(rows);
+                failure
+            }
+            Err(unfit) => match self.bypass_reason(unfit) {
+                Ok(reason) => reason,
+                Err(misuse) => return misuse.into(),
+            },
+        };
+        self.warn_once(&reason);
+        Stop::Return(output.into_output())
+    }
+
+    /// The program may get a single row without the dimension of the batch, which cached rows have. Where
+    /// that is in doubt, the body runs to show it.
+    fn check_one_row<O: Output>(&self, body: &dyn Fn(&SelectedRows) -> O) -> Result<(), Stop<O>> {
+        if self.rows > 1
+            || self
+                .target
+                .handle()
+                .cuts
+                .returns_batch_of_one(self.function)
+        {
+            return Ok(());
         }
-        if !tensors.iter().all(layout::is_strided) {
-            return Err(Reason::OutputLayout);
+        // A body that fails says nothing about the cached row.
+        let output = cut::attempt(|| body(&SelectedRows::all(self.arguments)));
+        let Ok(Ok(output)) = output.map(Flattened::from_output) else {
+            return Ok(());
+        };
+        match output.check(&self.structure, 1) {
+            Err(Unfit::Rows { .. }) => {
+                bypass::count(self.target, &Reason::OneRow);
+                Err(Stop::Return(output.into_output()))
+            }
+            _ => {
+                self.note_batch_of_one(1, true);
+                Ok(())
+            }
         }
-        let lengths = lengths.to_vec();
+    }
+
+    fn note_batch_of_one(&self, rows: i64, is_batch: bool) {
+        if rows == 1 {
+            let cuts = &self.target.handle().cuts;
+            cuts.note_batch_of_one(self.function, is_batch);
+        }
+    }
+
+    /// Why the output of a whole batch goes past the cache; an error where it is a misuse.
+    fn bypass_reason(&self, unfit: Unfit) -> Result<Reason, Detail> {
+        match unfit {
+            Unfit::Reason(reason) => Ok(reason),
+            Unfit::Rows { .. } if self.rows == 1 => {
+                self.note_batch_of_one(1, false);
+                Ok(Reason::OneRow)
+            }
+            Unfit::Rows { part, got } => {
+                let rows = self.rows;
+                Err(Detail::OutputRows { part, got, rows })
+            }
+            Unfit::Gradient => Err(Detail::OutputRequiresGrad),
+        }
+    }
+
+    /// The output for `rows` rows as the tiers keep them, rounded to `cache_dtype` and packed: of a
+    /// schema that the rows found so far have.
+    fn pack(&self, lookup: &Lookup, output: &Flattened, rows: i64) -> Result<PackedRows, Unfit> {
+        output.check(&self.structure, rows)?;
+        let Flattened { tensors, lengths } = output;
         let (structure, dtype) = (&self.structure, self.options.cache_dtype());
+        let lengths = lengths.clone();
         let schema = Schema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
         if !schema.fits() {
-            return Err(Reason::OutputLayout);
+            return Err(Unfit::Reason(Reason::OutputLayout));
+        }
+        if !lookup.accepts(&schema) {
+            return Err(Unfit::Reason(Reason::ChangingShape));
         }
         let bytes = schema.pack(tensors)?;
         let schema = schema.into();
@@ -325,6 +465,7 @@ impl Call<'_> {
                 self.memory_fault(&error);
                 return Ok(());
             }
+            Err(stop @ Stop::Bypass(Reason::OneRow)) => return Err(stop),
             Err(Stop::Return(_)) => Comparison::all_differ(&sample, "the forward failed"),
             Err(Stop::Bypass(_) | Stop::Misuse(_)) => Comparison::all_differ(
                 &sample,
@@ -350,21 +491,47 @@ impl Call<'_> {
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Comparison, Stop<O>> {
         let rows = lookup.rows_at(sample);
-        let rows = SelectedRows::select(self.arguments, &rows)?;
-        let output = {
-            let _recomputing = Recomputing::start();
-            body(&rows)
-        };
-        let (tensors, lengths) = flatten_output(output, rows.count())?;
         // Packed and unpacked as cached rows are, rounding included.
-        let computed = self.pack(&tensors, &lengths)?;
-        if !lookup.accepts(&computed.schema) {
-            return Err(Reason::ChangingShape.into());
-        }
+        let computed = self.recompute(lookup, &rows, body)?;
         let PackedRows { schema, bytes } = computed;
         let recomputed = schema.unpack(&bytes, self.module_device)?;
         let cached = lookup.outputs_at(sample, self.module_device)?;
         Ok(recheck::compare(&schema, &cached, &recomputed)?)
+    }
+
+    /// Computes cached rows again. A forward that fails on these alone says nothing about them: they
+    /// are computed in the whole batch.
+    fn recompute<O: Output>(
+        &self,
+        lookup: &Lookup,
+        rows: &[i64],
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<PackedRows, Stop<O>> {
+        let body = &|rows: &SelectedRows| {
+            let _recomputing = Recomputing::start();
+            body(rows)
+        };
+        let whole = || -> Result<PackedRows, Stop<O>> {
+            let output = body(&SelectedRows::all(self.arguments));
+            let output = Flattened::from_output(output).map_err(Stop::Return)?;
+            match self.pack(lookup, &output, self.rows) {
+                Ok(computed) => Ok(computed.select(rows)?),
+                Err(unfit) => Err(self.bypass_reason(unfit)?.into()),
+            }
+        };
+        let is_whole = rows.len() as i64 == self.rows;
+        if is_whole || !self.may_cut(rows.len()) {
+            return whole();
+        }
+        match self.compute_cut(lookup, rows, body)? {
+            Ok(computed) => Ok(computed),
+            Err(failure) => {
+                let computed = whole()?;
+                self.target.handle().cuts.note_failure(rows.len());
+                self.warn_once(&failure);
+                Ok(computed)
+            }
+        }
     }
 
     fn assemble<O: Output>(&self, lookup: Lookup) -> Result<O, Stop<O>> {

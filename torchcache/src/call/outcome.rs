@@ -6,8 +6,8 @@ use torchcache_store::schema::names;
 use crate::cache::attach::Refused;
 use crate::cache::warnings::Reason;
 use crate::error::{Detail, Error};
-use crate::output::{Batched, Output, structure};
-use crate::tensor::layout;
+use crate::output::{Batched, Output};
+use crate::tensor::{layout, raw};
 
 /// Why a call ends before its output is assembled.
 pub(crate) enum Stop<O> {
@@ -45,28 +45,71 @@ impl<O> From<Detail> for Stop<O> {
     }
 }
 
-/// The tensors of a body's output for `rows` rows, and the lengths of its vectors.
-pub(crate) fn flatten_output<O: Output>(
-    output: O,
-    rows: i64,
-) -> Result<(Vec<Tensor>, Vec<u32>), Stop<O>> {
-    let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-    let value = output.into_value().map_err(Stop::Return)?;
-    value.flatten(&mut tensors, &mut lengths);
-    for (position, tensor) in tensors.iter().enumerate() {
-        let got = if tensor.defined() {
-            tensor.size()
-        } else {
-            Vec::new()
-        };
-        if got.first() != Some(&rows) {
-            let mut names = names(&structure::<O>(), &lengths, tensors.len());
-            let part = names.swap_remove(position);
-            return Err(Detail::OutputRows { part, got, rows }.into());
-        }
-        if layout::records_gradients(tensor) {
-            return Err(Detail::OutputRequiresGrad.into());
-        }
+/// The tensors of a body's output, and the lengths of its vectors.
+#[derive(Debug)]
+pub(crate) struct Flattened {
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) lengths: Vec<u32>,
+}
+
+/// Why an output cannot be cached.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// A part of it does not have the rows of the batch.
+    Rows {
+        part: String,
+        got: Vec<i64>,
+    },
+    /// It requires grad.
+    Gradient,
+    Reason(Reason),
+}
+
+impl From<TchError> for Unfit {
+    fn from(error: TchError) -> Self {
+        Unfit::Reason(error.into())
     }
-    Ok((tensors, lengths))
+}
+
+impl Flattened {
+    /// The output of a body, or the failed output as it is.
+    pub(crate) fn from_output<O: Output>(output: O) -> Result<Self, O> {
+        let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
+        output.into_value()?.flatten(&mut tensors, &mut lengths);
+        Ok(Flattened { tensors, lengths })
+    }
+
+    /// The output that it was made from.
+    pub(crate) fn into_output<O: Output>(self) -> O {
+        let (mut tensors, mut lengths) = (self.tensors.into_iter(), self.lengths.into_iter());
+        let value = O::Value::unflatten(&mut tensors, &mut lengths);
+        O::from_value(value.expect("tensors fit the value that they were taken from"))
+    }
+
+    /// Whether each tensor can be cut into the rows of a batch of `rows`. `structure` is that of the
+    /// output type.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) fn check(&self, structure: &str, rows: i64) -> Result<(), Unfit> {
+        if self.tensors.is_empty() {
+            return Err(Unfit::Reason(Reason::NoTensors));
+        }
+        if !self.tensors.iter().all(layout::is_strided) {
+            return Err(Unfit::Reason(Reason::OutputLayout));
+        }
+        for (position, tensor) in self.tensors.iter().enumerate() {
+            let got = raw::shape(tensor)?;
+            if got.first() != Some(&rows) {
+                let mut names = names(structure, &self.lengths, self.tensors.len());
+                let part = names.swap_remove(position);
+                return Err(Unfit::Rows { part, got });
+            }
+            if layout::records_gradients(tensor) {
+                return Err(Unfit::Gradient);
+            }
+        }
+        Ok(())
+    }
 }

@@ -18,6 +18,15 @@ pub(crate) struct PackedRows {
     pub(crate) bytes: Tensor,
 }
 
+impl PackedRows {
+    /// Some of the rows.
+    pub(crate) fn select(self, rows: &[i64]) -> Result<Self, TchError> {
+        let index = Tensor::from_slice(rows).f_to_device(self.bytes.device())?;
+        let bytes = self.bytes.f_index_select(0, &index)?;
+        Ok(PackedRows { bytes, ..self })
+    }
+}
+
 /// Where rows came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowSource {

@@ -101,6 +101,13 @@ macro_rules! for_each_option {
             /// # Ok::<(), torchcache::Error>(())
             /// ```
             verify: [copy f64] = 0.0, "0.0";
+
+            /// Whether a call with missing rows runs the forward on its whole batch.
+            ///
+            /// By default the forward gets the missing rows alone. Set it for a module that only takes
+            /// whole batches, such as one traced with a fixed batch size. Missing rows are then stored,
+            /// and the others keep their cached value.
+            whole_batch: [copy bool] = false, "false";
         }
     };
 }

@@ -253,6 +253,12 @@ fn warn_if_incomplete(cache: &TorchCache, stats: &Stats, flushed: Result<(), Flu
         tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
     } else if let Err(error) = flushed {
         tracing::warn!("prefilled, but {}", with_sources(&error));
+    } else if stats.bypassed > 0 {
+        let bypassed = stats.bypassed;
+        tracing::warn!(
+            bypassed,
+            "prefilled, but some calls bypassed the cache: their rows are not stored"
+        );
     } else if !cache.effective_options().persistent() && lacks_memory {
         let (computed, held) = (stats.misses, stats.memory.rows);
         tracing::warn!(

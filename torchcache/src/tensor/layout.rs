@@ -1,14 +1,13 @@
 //! Layouts: which tensors rows can be cut from, and their elements as contiguous memory.
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
-/// Whether the tensor is strided memory of a known kind: not sparse, not quantized, not in an opaque
-/// layout.
+use super::raw::{self, TensorState};
+
+/// Whether the tensor is strided memory of a known kind that is not quantized.
 pub(crate) fn is_strided(tensor: &Tensor) -> bool {
-    tensor.defined()
-        && matches!(tensor.f_kind(), Ok(kind) if !matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32))
-        && !tensor.is_mkldnn()
-        && !is_sparse(tensor)
+    let mut state = TensorState::new();
+    state.read(tensor) && state.is_strided()
 }
 
 /// Whether a defined tensor is sparse: some of its elements are stored, in tensors of their own.
@@ -46,27 +45,6 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Whether gradients are recorded for `tensor`: it requires grad, and grad mode is on.
-///
-/// tch has no getter for the grad mode, so this runs an operation and checks whether it was
-/// recorded. Not a view: views of a leaf require grad in either mode.
 pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
-    let recorded = || {
-        let small = if tensor.dim() == 0 {
-            tensor.shallow_clone()
-        } else {
-            tensor.f_narrow(0, 0, 0)?
-        };
-        small.f_mul_scalar(1)
-    };
-    if !tensor.requires_grad() {
-        return false;
-    }
-    match recorded() {
-        Ok(product) => product.requires_grad(),
-        // A layout that cannot be narrowed. The grad mode is the same for every tensor.
-        Err(_) => Tensor::from_slice(&[0.0f32])
-            .f_set_requires_grad(true)
-            .and_then(|leaf| leaf.f_mul_scalar(1))
-            .map_or(true, |product| product.requires_grad()),
-    }
+    tensor.requires_grad() && raw::grad_mode()
 }

@@ -9,12 +9,11 @@
 )]
 
 use std::any::TypeId;
+use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
 
 use tch::{CModule, Device, Kind, TchError, Tensor, TrainableCModule};
 use torchcache_store::schema::ElementKind;
-
-use crate::tensor::layout;
 
 /// The bytes of `tensor`, which must be strided, contiguous and on the CPU.
 ///
@@ -28,7 +27,7 @@ pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
             return Ok(bytes);
         }
         // A tensor without elements has no memory.
-        if tensor.numel() == 0 && tensor.device() == Device::Cpu && layout::is_strided(tensor) {
+        if state.is_strided() && tensor.device() == Device::Cpu && tensor.numel() == 0 {
             return Ok(&[]);
         }
     }
@@ -110,6 +109,118 @@ pub(crate) fn script<M>(module: &M) -> Option<Script<'_>> {
     None
 }
 
+/// The shape of a tensor. That of tch panics where libtorch has none, as for nested tensors.
+///
+/// # Errors
+///
+/// A tensor that is undefined or has no shape.
+pub(crate) fn shape(tensor: &Tensor) -> Result<Vec<i64>, TchError> {
+    let raw = tensor.as_ptr().cast_mut();
+    // SAFETY: `raw` is the live C++ tensor of `tensor`, which these do not change. `at_shape` writes
+    // `at_dim` numbers.
+    let shape = unsafe {
+        if torch_sys::at_defined(raw) == 0 {
+            return Err(TchError::Shape("undefined tensor".into()));
+        }
+        let mut shape = vec![0; torch_sys::at_dim(raw)];
+        torch_sys::at_shape(raw, shape.as_mut_ptr());
+        shape
+    };
+    take_error().map_or(Ok(shape), Err)
+}
+
+/// The error that the calls of `torch_sys` on this thread left, which the next fallible call of tch
+/// would return as its own.
+fn take_error() -> Option<TchError> {
+    unsafe extern "C" {
+        fn free(pointer: *mut c_void);
+    }
+    // SAFETY: the pointer is null, or that of a text which libtorch's wrapper allocated with `malloc`,
+    // ended with a NUL and gave up. It is freed once, after the last use.
+    unsafe {
+        let text = torch_sys::get_and_reset_last_err();
+        if text.is_null() {
+            return None;
+        }
+        let error = TchError::Torch(CStr::from_ptr(text).to_string_lossy().into_owned());
+        free(text.cast());
+        Some(error)
+    }
+}
+
+/// The devices that autocast is set for apart, by libtorch's numbers: the CPU, and CUDA.
+const AUTOCAST_DEVICES: [i8; 2] = [0, 1];
+
+// The functions that the wrapper in torch-sys calls. It calls them through others that log a
+// deprecation on every call.
+unsafe extern "C" {
+    #[link_name = "_ZN2at8autocast19is_autocast_enabledEN3c1010DeviceTypeE"]
+    fn is_autocast_enabled(device: i8) -> bool;
+    #[link_name = "_ZN2at8autocast20set_autocast_enabledEN3c1010DeviceTypeEb"]
+    fn set_autocast_enabled(device: i8, enabled: bool);
+    #[link_name = "_ZN2at8autocast18get_autocast_dtypeEN3c1010DeviceTypeE"]
+    fn get_autocast_dtype(device: i8) -> i8;
+}
+
+/// The kind, as libtorch's number, that autocast computes in on each of its devices, if it is on there.
+pub(crate) fn autocast_kinds() -> [Option<i8>; 2] {
+    // SAFETY: these read settings of this thread, and throw for unknown devices only.
+    AUTOCAST_DEVICES
+        .map(|device| unsafe { is_autocast_enabled(device).then(|| get_autocast_dtype(device)) })
+}
+
+/// Whether this thread records gradients.
+pub(crate) fn grad_mode() -> bool {
+    // SAFETY: these read and write a setting of this thread, and take no pointer.
+    unsafe {
+        let enabled = torch_sys::at_grad_set_enabled(0);
+        torch_sys::at_grad_set_enabled(enabled);
+        enabled != 0
+    }
+}
+
+/// The settings of libtorch on this thread that closures of tch change while they run: `no_grad`,
+/// `with_grad`, `autocast`. These closures do not restore them when a panic unwinds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ThreadSettings {
+    grad_mode: bool,
+    autocast: [bool; 2],
+    autocast_nesting: i32,
+}
+
+impl ThreadSettings {
+    /// The present settings.
+    pub(crate) fn read() -> Self {
+        // SAFETY: these read and write settings of this thread, and take no pointer.
+        let autocast_nesting = unsafe {
+            let _ = torch_sys::at_autocast_increment_nesting();
+            torch_sys::at_autocast_decrement_nesting()
+        };
+        ThreadSettings {
+            grad_mode: grad_mode(),
+            autocast: autocast_kinds().map(|kind| kind.is_some()),
+            autocast_nesting,
+        }
+    }
+
+    /// Sets them as they were read.
+    pub(crate) fn restore(self) {
+        let nesting = Self::read().autocast_nesting;
+        // SAFETY: as in `read`, and for the devices as in `autocast_kinds`.
+        unsafe {
+            torch_sys::at_grad_set_enabled(self.grad_mode.into());
+            for (device, enabled) in AUTOCAST_DEVICES.into_iter().zip(self.autocast) {
+                set_autocast_enabled(device, enabled);
+            }
+            for _ in self.autocast_nesting..nesting {
+                if torch_sys::at_autocast_decrement_nesting() == 0 {
+                    torch_sys::at_autocast_clear_cache();
+                }
+            }
+        }
+    }
+}
+
 /// What distinguishes a tensor from another one, or from itself before a change, except for its
 /// elements. Read on every call for every weight, so by libtorch's own getters: those of tch allocate
 /// vectors for shapes and strides, and take four times as long.
@@ -117,6 +228,7 @@ pub(crate) fn script<M>(module: &M) -> Option<Script<'_>> {
 pub(crate) struct TensorState<'t> {
     tensor: PhantomData<&'t Tensor>,
     requires_grad: bool,
+    is_strided: bool,
     rank: usize,
     /// Version, data pointer, layout and rank, then shape and strides.
     fields: [i64; HEAD + 2 * RANK],
@@ -136,6 +248,7 @@ impl<'t> TensorState<'t> {
         TensorState {
             tensor: PhantomData,
             requires_grad: false,
+            is_strided: false,
             rank: 0,
             fields: [0; HEAD + 2 * RANK],
             more_fields: Vec::new(),
@@ -148,20 +261,14 @@ impl<'t> TensorState<'t> {
         // Inference tensors have no version; they cannot change outside inference mode either.
         let version = tensor.f_internal_version().unwrap_or(0);
         let raw = tensor.as_ptr().cast_mut();
-        // SAFETY: `raw` is the live C++ tensor of `tensor`, and this does not change it. It is the
-        // function that tch's own getter calls.
-        let pointer = unsafe { torch_sys::at_data_ptr(raw) };
-        if pointer.is_null() {
-            // Layouts without one block of memory left an error pending, which the next fallible
-            // call would return.
-            let _ = tensor.f_internal_version();
-            if !tensor.defined() {
+        // SAFETY: `raw` is the live C++ tensor of `tensor`, and these do not change it. They are the
+        // functions that tch's own getters call. `at_shape` and `at_stride` write `at_dim` numbers
+        // each, and `fields` holds twice as many after its head.
+        let pointer = unsafe {
+            if torch_sys::at_defined(raw) == 0 {
                 return false;
             }
-        }
-        // SAFETY: as above. `at_shape` and `at_stride` write `at_dim` numbers each, and `fields` holds
-        // twice as many after its head.
-        unsafe {
+            let pointer = torch_sys::at_data_ptr(raw);
             self.requires_grad = torch_sys::at_requires_grad(raw) != 0;
             self.rank = torch_sys::at_dim(raw);
             let rank = self.rank;
@@ -182,15 +289,27 @@ impl<'t> TensorState<'t> {
             );
             fields[3] = rank as i64;
             torch_sys::at_shape(raw, fields[HEAD..].as_mut_ptr());
-            if !pointer.is_null() {
-                torch_sys::at_stride(raw, fields[HEAD + rank..].as_mut_ptr());
-            }
-        }
+            torch_sys::at_stride(raw, fields[HEAD + rank..].as_mut_ptr());
+            pointer
+        };
+        // Only strided tensors have a data pointer, a shape and strides; those of others are zeros, or
+        // mean nothing.
+        let has_all = take_error().is_none();
+        let shape = &self.fields()[HEAD..][..self.rank];
+        // On the meta device there is no memory.
+        let has_memory = !pointer.is_null() || shape.contains(&0);
+        self.is_strided = has_all && (has_memory || is_zero_tensor(tensor));
         true
     }
 
-    /// Version, data pointer, layout, rank, shape and strides. The pointer is null, and strides are
-    /// zeros, where the layout has no single block of memory.
+    /// Whether the tensor is strided memory of a kind with a name in tch.
+    pub(crate) fn is_strided(&self) -> bool {
+        let kind = (self.fields()[2] >> 32) as u8;
+        self.is_strided && ElementKind::from_code(kind).is_some()
+    }
+
+    /// Version, data pointer, layout, rank, shape and strides. The pointer is null where the layout has no
+    /// single block of memory.
     pub(crate) fn fields(&self) -> &[i64] {
         match self.rank {
             0..=RANK => &self.fields[..HEAD + 2 * self.rank],
@@ -225,7 +344,8 @@ impl<'t> TensorState<'t> {
             return None;
         };
         let kind = ElementKind::from_code((layout >> 32) as u8)?;
-        if pointer == 0 || layout != layout_field((layout >> 32) as i32, CPU, 0) {
+        let is_plain = layout == layout_field((layout >> 32) as i32, CPU, 0);
+        if pointer == 0 || !self.is_strided || !is_plain {
             return None;
         }
         let (shape, strides) = extents.split_at(self.rank);
@@ -308,6 +428,11 @@ impl<'s> StridedElements<'s> {
             std::slice::from_raw_parts(start, self.size)
         }
     }
+}
+
+/// Whether the tensor is zeros without memory, as automatic differentiation makes them.
+fn is_zero_tensor(tensor: &Tensor) -> bool {
+    tensor.f_internal_is_zerotensor().unwrap_or(false)
 }
 
 /// Kind, device, and a pending conjugation (1) or negation (2), with which the bytes are not the

@@ -1,0 +1,125 @@
+//! [`CutHistory`]: how modules take cut batches, which hold some rows of a batch. A module may fail on
+//! one: it was traced with a fixed batch size, or drops the dimension of a single row.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::function::Function;
+use crate::sync::lock;
+
+/// How the functions of a handle took cut batches so far.
+#[derive(Debug)]
+pub(crate) struct CutHistory {
+    one_row: Attempts,
+    several_rows: Attempts,
+    /// Whether the output of each function, by its name, is a batch where the input is one row. After
+    /// `squeeze()` it is the row itself.
+    batches_of_one: Mutex<BTreeMap<&'static str, bool>>,
+}
+
+/// After a cut that failed, the next 2, 4, 8, … cuts run as whole batches: a module that fails on all
+/// of them rarely runs twice, and one that failed by chance gets cuts again.
+#[derive(Debug)]
+struct Attempts {
+    /// How many failed since the last one that did not.
+    failed: AtomicU32,
+    /// How many to leave out.
+    left_out: AtomicU32,
+}
+
+/// The binary logarithm of the most cuts to leave out after a failure.
+const MAX_FAILED: u32 = 10;
+
+impl Attempts {
+    const fn new() -> Self {
+        Attempts {
+            failed: AtomicU32::new(0),
+            left_out: AtomicU32::new(0),
+        }
+    }
+}
+
+impl CutHistory {
+    pub(crate) const fn new() -> Self {
+        CutHistory {
+            one_row: Attempts::new(),
+            several_rows: Attempts::new(),
+            batches_of_one: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Many a module fails on single rows only.
+    fn attempts(&self, rows: usize) -> &Attempts {
+        match rows {
+            1 => &self.one_row,
+            _ => &self.several_rows,
+        }
+    }
+
+    /// Whether to try a cut of `rows`. Where not, it is one of those that are left out.
+    pub(crate) fn allows(&self, rows: usize) -> bool {
+        let left_out = &self.attempts(rows).left_out;
+        let taken = left_out.fetch_update(Relaxed, Relaxed, |left_out| left_out.checked_sub(1));
+        taken.is_err()
+    }
+
+    /// A cut of `rows` did what the whole batch would.
+    pub(crate) fn note_success(&self, rows: usize) {
+        self.attempts(rows).failed.store(0, Relaxed);
+    }
+
+    /// A cut of `rows` failed, and the whole batch did not.
+    pub(crate) fn note_failure(&self, rows: usize) {
+        let attempts = self.attempts(rows);
+        let failed = attempts.failed.fetch_add(1, Relaxed) + 1;
+        attempts
+            .left_out
+            .store(1 << failed.min(MAX_FAILED), Relaxed);
+    }
+
+    /// Whether `function` is known to return a batch for one row: as it did last, or else by its code.
+    pub(crate) fn returns_batch_of_one(&self, function: &Function) -> bool {
+        let mut known = lock(&self.batches_of_one);
+        *known
+            .entry(function.name)
+            .or_insert_with(|| !function.may_squeeze())
+    }
+
+    /// `function` returned a batch for one row, or did not.
+    pub(crate) fn note_batch_of_one(&self, function: &Function, is_batch: bool) {
+        lock(&self.batches_of_one).insert(function.name, is_batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_leave_out_more_and_more_cuts() {
+        let history = CutHistory::new();
+        let mut tried = 0;
+        for _ in 0..3_000 {
+            if history.allows(5) {
+                tried += 1;
+                history.note_failure(5);
+            }
+        }
+        assert_eq!(tried, 11, "of sizes 2 + 4 + … + 1024, and once more");
+        assert!(history.allows(1), "single rows are counted apart");
+    }
+
+    #[test]
+    fn a_success_forgets_the_failures() {
+        let history = CutHistory::new();
+        for _ in 0..3 {
+            history.note_failure(5);
+        }
+        while !history.allows(5) {}
+        history.note_success(5);
+        history.note_failure(5);
+        let left_out = (0..100).take_while(|_| !history.allows(5)).count();
+        assert_eq!(left_out, 2);
+    }
+}
