@@ -24,6 +24,7 @@ mod local_items;
 mod multi_process;
 mod nested_modules;
 pub mod no_prelude;
+mod odd_tensors;
 mod options;
 mod outputs;
 mod ownership;

@@ -6,6 +6,7 @@ use super::ids::Ids;
 use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::{Collector, Fingerprint, Fingerprinter};
+use crate::tensor::raw;
 
 /// The arguments of one call, in order.
 #[doc(hidden)]
@@ -23,6 +24,8 @@ pub struct Arguments<'a> {
     pub(crate) plain_gradient: Option<usize>,
     /// A plain argument could not be read, since another thread holds its lock.
     pub(crate) plain_locked: bool,
+    /// The position of a plain argument that holds a tensor which cannot be hashed.
+    pub(crate) plain_unreadable: Option<usize>,
     count: usize,
 }
 
@@ -52,7 +55,7 @@ impl<'a> Arguments<'a> {
         self
     }
 
-    /// The number of rows, which the tensors and the ids share.
+    /// The number of rows, which the tensors, whose shapes are known, and the ids share.
     ///
     /// # Errors
     ///
@@ -61,7 +64,8 @@ impl<'a> Arguments<'a> {
         let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
         for argument in &self.tensors {
-            let Some(&rows) = argument.tensor.size().first() else {
+            let shape = raw::shape(&argument.tensor).unwrap_or_default();
+            let Some(&rows) = shape.first() else {
                 return Err(Detail::ZeroDimensional {
                     argument: name(argument),
                 });
@@ -124,6 +128,9 @@ impl<'a> Arguments<'a> {
         value.fingerprint(&mut Fingerprinter::hash(&mut collector));
         if collector.records_gradients {
             self.plain_gradient.get_or_insert(self.count);
+        }
+        if collector.unreadable {
+            self.plain_unreadable.get_or_insert(self.count);
         }
         self.plain_locked |= collector.locked;
         self.plain.push((self.count, collector.digest()));

@@ -83,17 +83,16 @@ impl Ids<'_> {
     pub(super) fn check(&self, argument: &str) -> Result<i64, Detail> {
         if let Ids::Tensor(tensor) = self {
             use Kind::{Int, Int8, Int16, Int64, Uint8};
-            let shape = tensor.size();
+            let shape = raw::shape(tensor).unwrap_or_default();
             let kind = tensor.f_kind();
             let is_dense = layout::is_strided(tensor);
             if shape.len() != 1
                 || !is_dense
                 || !matches!(kind, Ok(Uint8 | Int8 | Int16 | Int | Int64))
             {
-                let layout = if tensor.defined() && !is_dense {
-                    "sparse or quantized "
-                } else {
-                    ""
+                let layout = match tensor.defined() && !is_dense {
+                    true => format!("{} ", layout::describe(tensor)),
+                    false => String::new(),
                 };
                 let kind = kind.map_or_else(|error| error.to_string(), |kind| format!("{kind:?}"));
                 return Err(Detail::IdTensor {
@@ -108,7 +107,10 @@ impl Ids<'_> {
     pub(super) fn count(&self) -> i64 {
         match self {
             Ids::List(list) => list.count() as i64,
-            Ids::Tensor(tensor) => tensor.size().first().copied().unwrap_or(0),
+            Ids::Tensor(tensor) => {
+                let shape = raw::shape(tensor).unwrap_or_default();
+                shape.first().copied().unwrap_or(0)
+            }
         }
     }
 

@@ -24,8 +24,9 @@ impl SelectedRows {
     /// All rows of the call, in the caller's own tensors.
     pub(crate) fn all(arguments: &Arguments) -> Self {
         let tensors = arguments.tensors.iter();
-        let first = arguments.tensors.first().map(|first| first.tensor.size());
-        let tensor_rows = first.and_then(|size| size.first().copied());
+        let first = arguments.tensors.first();
+        let shape = first.and_then(|first| raw::shape(&first.tensor).ok());
+        let tensor_rows = shape.and_then(|shape| shape.first().copied());
         let id_rows = || arguments.ids.as_ref().map(|argument| argument.ids.count());
         SelectedRows {
             tensors: tensors

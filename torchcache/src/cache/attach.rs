@@ -110,8 +110,8 @@ impl TorchCache {
             return Ok(false);
         }
         let seen = module.fields.compare(fields(target));
-        if seen.locked {
-            return Err(Refused::Bypass(Reason::Locked));
+        if let Some(reason) = unreadable(seen) {
+            return Err(Refused::Bypass(reason));
         }
         if !seen.changed {
             self.check_frozen(target, seen)?;
@@ -173,8 +173,8 @@ impl TorchCache {
         // between.
         let changes = self.changes().count();
         let (fields, seen) = Snapshot::record(fields(target));
-        if seen.locked {
-            return Err(Refused::Bypass(Reason::Locked));
+        if let Some(reason) = unreadable(seen) {
+            return Err(Refused::Bypass(reason));
         }
         self.check_frozen(target, seen)?;
         let identity = Identity::compute(&target.name(), options, |f| target.fingerprint(f));
@@ -224,6 +224,17 @@ impl TorchCache {
             let reason = Reason::DiskTier(with_sources(&*fault.reason));
             self.warnings.warn_once(|| target.name(), &reason);
         }
+    }
+}
+
+/// Why a field cannot be read, if so.
+fn unreadable(seen: Seen) -> Option<Reason> {
+    if seen.locked {
+        Some(Reason::Locked)
+    } else if seen.unreadable {
+        Some(Reason::Unreadable("a field is".to_owned()))
+    } else {
+        None
     }
 }
 

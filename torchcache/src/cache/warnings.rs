@@ -14,8 +14,10 @@ pub(crate) enum Reason {
     Training,
     /// The named argument requires grad.
     Gradient(String),
-    /// The named argument cannot be cut into rows.
-    ArgumentLayout(String),
+    /// The named argument, of a layout in words, cannot be cut into rows.
+    ArgumentLayout(String, &'static str),
+    /// A tensor cannot be hashed, and what holds it: "argument `mask` is".
+    Unreadable(String),
     /// The named argument is undefined, or of a kind without a name in tch.
     ArgumentKind(String, TchError),
     /// The output cannot be cut into rows.
@@ -69,9 +71,9 @@ impl Reason {
                 0,
                 format!("argument `{argument}` requires grad, and a cached output has none: such calls bypass the cache; detach the input to cache them"),
             ),
-            Reason::ArgumentLayout(argument) => (
+            Reason::ArgumentLayout(argument, layout) => (
                 1,
-                format!("argument `{argument}` is sparse or quantized and cannot be cut into rows: such calls bypass the cache"),
+                format!("argument `{argument}` is {layout} and cannot be cut into rows: such calls bypass the cache"),
             ),
             Reason::ArgumentKind(argument, error) => (
                 2,
@@ -121,6 +123,10 @@ impl Reason {
             Reason::OneRow => (
                 13,
                 "the output for a batch of one row has no dimension for it, as after `squeeze()`: such calls bypass the cache; name the dimension to drop, as in `squeeze_dim(-1)`, to cache them".into(),
+            ),
+            Reason::Unreadable(holder) => (
+                14,
+                format!("{holder} a tensor that cannot be hashed, since it is nested, without memory, or of a kind that tch does not know: such calls bypass the cache"),
             ),
         })
     }

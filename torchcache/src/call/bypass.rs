@@ -8,43 +8,65 @@ use crate::function::Function;
 use crate::output::Output;
 use crate::tensor::layout;
 
+/// Whether libtorch knows the shape of each argument, and the cache can cut or hash it.
+///
+/// # Errors
+///
+/// The first argument of which that is not so.
+pub(crate) fn check_layouts(function: &Function, arguments: &Arguments) -> Result<(), Reason> {
+    for argument in &arguments.shared {
+        let name = || function.argument(argument.position);
+        check_kind(argument, name)?;
+        if !layout::has_digest(&argument.tensor) {
+            return Err(Reason::Unreadable(format!("argument `{}` is", name())));
+        }
+    }
+    for argument in &arguments.tensors {
+        let name = || arguments.name(function, argument);
+        check_kind(argument, name)?;
+        if !layout::is_strided(&argument.tensor) {
+            let layout = layout::describe(&argument.tensor);
+            return Err(Reason::ArgumentLayout(name(), layout));
+        }
+    }
+    match arguments.plain_unreadable {
+        Some(position) => {
+            let name = function.argument(position);
+            Err(Reason::Unreadable(format!("argument `{name}` holds")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_kind(argument: &TensorArgument, name: impl Fn() -> String) -> Result<(), Reason> {
+    match argument.tensor.f_kind() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Reason::ArgumentKind(name(), error)),
+    }
+}
+
 /// Whether the cache can serve a call with these arguments, a batch of `rows`.
 ///
 /// # Errors
 ///
 /// Why it cannot.
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
-    let name = |argument: &TensorArgument| function.argument(argument.position);
     if arguments.plain_locked {
         return Err(Reason::Locked);
     }
     if let Some(position) = arguments.plain_gradient {
         return Err(Reason::Gradient(function.argument(position)));
     }
-    for argument in &arguments.shared {
-        if let Err(error) = argument.tensor.f_kind() {
-            return Err(Reason::ArgumentKind(name(argument), error));
-        }
-        if layout::records_gradients(&argument.tensor) {
-            return Err(Reason::Gradient(name(argument)));
-        }
+    let requires_grad = |argument: &&TensorArgument| layout::records_gradients(&argument.tensor);
+    if let Some(argument) = arguments.shared.iter().find(requires_grad) {
+        return Err(Reason::Gradient(function.argument(argument.position)));
     }
-    for argument in &arguments.tensors {
-        let name = || arguments.name(function, argument);
-        if let Err(error) = argument.tensor.f_kind() {
-            return Err(Reason::ArgumentKind(name(), error));
-        }
-        if !layout::is_strided(&argument.tensor) {
-            return Err(Reason::ArgumentLayout(name()));
-        }
-        if layout::records_gradients(&argument.tensor) {
-            return Err(Reason::Gradient(name()));
-        }
+    if let Some(argument) = arguments.tensors.iter().find(requires_grad) {
+        return Err(Reason::Gradient(arguments.name(function, argument)));
     }
-    if rows == 0 {
-        Err(Reason::NoRows)
-    } else {
-        Ok(())
+    match rows {
+        0 => Err(Reason::NoRows),
+        _ => Ok(()),
     }
 }
 

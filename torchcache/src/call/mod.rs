@@ -69,6 +69,7 @@ fn run_cached<O: Output>(
         return Ok(body(&SelectedRows::all(arguments)));
     };
     Counters::add(&handle.counters.calls, 1);
+    bypass::check_layouts(function, arguments)?;
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows)?;
     let call = Call {

@@ -141,8 +141,8 @@ impl<'a> Fingerprinter<'a> {
             Walk::Watch(watcher) => watcher.tensor(tensor),
             Walk::Hash(collector) => {
                 collector.add(parts::tensor(&self.path, tensor));
-                collector.records_gradients |=
-                    tensor.defined() && layout::records_gradients(tensor);
+                collector.records_gradients |= layout::records_gradients(tensor);
+                collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
             }
             Walk::Trainable(found) => {
                 if found.is_none() && tensor.defined() && tensor.requires_grad() {

@@ -92,6 +92,8 @@ pub(crate) struct Collector {
     pub(crate) parts: Vec<IdentityPart>,
     /// A value could not be read, since another thread holds its lock.
     pub(crate) locked: bool,
+    /// A tensor cannot be hashed.
+    pub(crate) unreadable: bool,
     /// Gradients are recorded for a tensor.
     pub(crate) records_gradients: bool,
     /// Whether a TorchScript module in train mode is among them.

@@ -60,6 +60,8 @@ pub(crate) struct Seen {
     pub(crate) trainable: bool,
     /// A value could not be read, since another thread holds its lock.
     pub(crate) locked: bool,
+    /// A tensor cannot be hashed.
+    pub(crate) unreadable: bool,
 }
 
 impl Snapshot {
@@ -222,6 +224,7 @@ impl Watcher {
         if !state.read(tensor) {
             return self.word(i64::MIN);
         }
+        self.seen.unreadable |= !state.is_strided() && !layout::has_digest(tensor);
         self.words(state.fields());
         if let Mode::Record {
             aliases, devices, ..

@@ -38,7 +38,7 @@ const NOT_STRIDED: u64 = u64::MAX;
 
 /// The kind and shape of a tensor as text.
 pub(crate) fn describe(tensor: &Tensor) -> Result<String, TchError> {
-    Ok(format!("{:?}{:?}", tensor.f_kind()?, tensor.size()))
+    Ok(format!("{:?}{:?}", tensor.f_kind()?, raw::shape(tensor)?))
 }
 
 fn hash_text(text: &str, hasher: &mut blake3::Hasher) {

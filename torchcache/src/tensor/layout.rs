@@ -1,6 +1,6 @@
 //! Layouts: which tensors rows can be cut from, and their elements as contiguous memory.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::raw::{self, TensorState};
 
@@ -8,6 +8,36 @@ use super::raw::{self, TensorState};
 pub(crate) fn is_strided(tensor: &Tensor) -> bool {
     let mut state = TensorState::new();
     state.read(tensor) && state.is_strided()
+}
+
+/// Whether every element of the tensor can be read: of nested tensors, and on the meta device, none can.
+pub(crate) fn has_digest(tensor: &Tensor) -> bool {
+    is_strided(tensor) || is_sparse(tensor) || is_quantized(tensor) || is_opaque(tensor)
+}
+
+/// What a tensor is that is not strided, for messages.
+pub(crate) fn describe(tensor: &Tensor) -> &'static str {
+    if is_sparse(tensor) || is_quantized(tensor) {
+        "sparse or quantized"
+    } else if is_opaque(tensor) {
+        "in the layout of MKL-DNN"
+    } else if raw::shape(tensor).is_err() {
+        "nested"
+    } else {
+        "without memory"
+    }
+}
+
+fn is_quantized(tensor: &Tensor) -> bool {
+    matches!(
+        tensor.f_kind(),
+        Ok(Kind::QInt8 | Kind::QUInt8 | Kind::QInt32)
+    )
+}
+
+/// Whether only libtorch knows how the elements lie in memory.
+fn is_opaque(tensor: &Tensor) -> bool {
+    tensor.is_mkldnn()
 }
 
 /// Whether a defined tensor is sparse: some of its elements are stored, in tensors of their own.
