@@ -10,6 +10,7 @@
 )]
 
 mod attribute_forms;
+mod autocast;
 mod autograd;
 mod bad_input;
 mod build_inputs;

@@ -1,9 +1,9 @@
-//! A tensor of a kind that tch does not know, and a write that libtorch does not notice. The only
-//! file of this package with `unsafe`.
+//! A tensor of a kind that tch does not know, a write that libtorch does not notice, and autocast without
+//! a GPU. The only file of this package with `unsafe`.
 
 #![expect(
     unsafe_code,
-    reason = "tch has no safe way to name an unknown kind or to write past libtorch"
+    reason = "tch has no safe way to name an unknown kind, to write past libtorch, or to set autocast"
 )]
 
 use tch::{Device, Kind, Tensor};
@@ -41,4 +41,20 @@ pub(crate) fn write(tensor: &mut Tensor, position: usize, value: f32) {
     // pointer on, and the position is within them; they are floats in host memory, and nothing
     // else uses them during the call.
     unsafe { tensor.data_ptr().cast::<f32>().add(position).write(value) };
+}
+
+/// Runs a closure under autocast. That of tch does nothing without a GPU.
+pub(crate) fn autocast<R>(run: impl FnOnce() -> R) -> R {
+    // SAFETY: these read and write a setting of this thread, and take no pointer.
+    let before = unsafe { torch_sys::at_autocast_set_enabled(1) } & 1;
+    let result = run();
+    // SAFETY: as above.
+    unsafe { torch_sys::at_autocast_set_enabled(before) };
+    result
+}
+
+/// Whether this thread runs under autocast.
+pub(crate) fn is_autocast() -> bool {
+    // SAFETY: it reads a setting of this thread, and takes no pointer.
+    (unsafe { torch_sys::at_autocast_is_enabled() }) & 1 == 1
 }

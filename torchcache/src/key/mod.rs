@@ -84,6 +84,10 @@ impl KeyContext<'_> {
         }
         add(self.function.as_bytes());
         add(self.output.as_bytes());
+        let autocast = raw::autocast_kinds();
+        if autocast != [None; 2] {
+            add(format!("autocast {autocast:?}").as_bytes());
+        }
         for (position, digest) in &arguments.plain {
             add(&(*position as u64).to_le_bytes());
             add(digest);

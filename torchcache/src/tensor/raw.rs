@@ -545,6 +545,37 @@ mod tests {
     }
 
     #[test]
+    fn nested_tensors_have_a_state_but_no_shape() {
+        let rows = |values: &[i64]| Tensor::from_slice(values).view([2, 2]);
+        let (sizes, strides) = (rows(&[1, 2, 3, 2]), rows(&[2, 1, 2, 1]));
+        let offsets = Tensor::from_slice(&[0i64, 2]);
+        let elements = Tensor::zeros([8], tch::kind::FLOAT_CPU);
+        let nested = elements.internal_nested_view_from_buffer(&sizes, &strides, &offsets);
+        assert!(!state(&nested).is_strided() && state(&nested).bytes().is_none());
+        assert!(shape(&nested).is_err() && shape(&Tensor::new()).is_err());
+        assert_eq!(shape(&sizes).unwrap(), [2, 2]);
+        assert!(take_error().is_none());
+    }
+
+    #[test]
+    fn autocast_is_read_for_each_device() {
+        let before = ThreadSettings::read();
+        assert_eq!(autocast_kinds(), [None, None]);
+        // SAFETY: the CPU is a device of autocast.
+        unsafe { set_autocast_enabled(0, true) };
+        let ones = Tensor::ones([2, 2], tch::kind::FLOAT_CPU);
+        let kind = ones.matmul(&ones).f_kind().unwrap();
+        assert_eq!(
+            autocast_kinds(),
+            [Some(ElementKind::BFloat16.code() as i8), None]
+        );
+        assert_eq!(kind, Kind::BFloat16);
+        before.restore();
+        assert_eq!(ThreadSettings::read(), before);
+        assert_eq!(ones.matmul(&ones).f_kind().unwrap(), Kind::Float);
+    }
+
+    #[test]
     fn the_state_covers_many_dimensions() {
         let fields = |tensor: &Tensor| state(tensor).fields().to_vec();
         let tensor = Tensor::zeros([1, 1, 1, 1, 1, 1, 1, 2, 3], tch::kind::FLOAT_CPU);
