@@ -26,6 +26,7 @@ mod multi_process;
 mod nested_modules;
 pub mod no_prelude;
 mod odd_tensors;
+mod opaque_fields;
 mod options;
 mod outputs;
 mod ownership;

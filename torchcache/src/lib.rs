@@ -45,6 +45,7 @@
 //! * [`TorchCache`], the handle of a cache: [`Stats`], flush, clear, module hash, directory.
 //! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
+//!   [`Named`]: functions and closures in fields.
 //! * [`Argument`] and [`Output`]: what cached functions take and return. [`SampleIds`] and
 //!   [`SharedArgument`]: parameters marked `#[id]` and `#[shared]`. [`trait@Batched`] and its derive:
 //!   outputs of several tensors.
@@ -95,7 +96,7 @@ pub use cache::overrides::Setting;
 pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
 pub use cached::{Cached, Eval, Weights};
 pub use error::{Error, ErrorKind, FlushError};
-pub use identity::{Fingerprint, Fingerprinter};
+pub use identity::{Fingerprint, Fingerprinter, Named};
 pub use options::size::Size;
 pub use options::{Eviction, Options, OptionsBuilder};
 pub use output::{Batched, Output};

@@ -13,7 +13,7 @@ mod shared;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::identity::Fingerprint;
+use crate::identity::{Fingerprint, Named};
 
 pub use arguments::Arguments;
 pub(crate) use arguments::TensorArgument;
@@ -93,6 +93,7 @@ plain_arguments! {
 }
 
 impl PlainArgument for () {}
+impl<F: Clone> PlainArgument for Named<F> {}
 impl<T: PlainArgument> PlainArgument for &T {}
 impl<T: PlainArgument> PlainArgument for &[T] {}
 impl<T: PlainArgument> PlainArgument for Option<T> {}

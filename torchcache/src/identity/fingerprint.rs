@@ -34,9 +34,11 @@ use crate::tensor::layout;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a module's identity",
     label = "this type does not implement `torchcache::Fingerprint`",
-    note = "where it does not change what `forward` computes, mark the field `#[torchcache(skip)]`",
-    note = "where its weights are private, as in `nn::Sequential`, `nn::FuncT`, LSTM and GRU, mark it so and keep their `VarStore` in another field, or wrap it in `torchcache::Cached`: if it is only skipped, two of them have the same identity",
-    note = "where it is yours, derive it: `#[derive(torchcache::Fingerprint)]`"
+    note = "plain data of yours, such as an enum of activations: `#[derive(torchcache::Fingerprint)]`",
+    note = "a module of yours: `#[torchcache(enabled = false)]` on its struct and `#[torchcache]` on its impl, so that its code is part of the identity",
+    note = "a function pointer, a closure or a `Box<dyn Fn>`: `torchcache::Named`, with a name that stands for its code",
+    note = "a layer with private weights, such as `nn::Sequential`, `nn::FuncT`, LSTM and GRU: `torchcache::Cached` with its `VarStore`",
+    note = "only where it does not change what `forward` computes: `#[torchcache(skip)]` on the field"
 )]
 pub trait Fingerprint {
     /// Passes to `f` everything in this value that changes what `forward` computes.

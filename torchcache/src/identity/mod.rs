@@ -1,12 +1,14 @@
 //! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
 //! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
-//! implementations, `types` tells types apart, `watch` is the cheap comparison on each call, `changes`
-//! what was reported, `parts` what was hashed, `manifest` the readable record on disk.
+//! implementations, `types` tells types apart, `named` is for code without a name, `watch` is the cheap
+//! comparison on each call, `changes` what was reported, `parts` what was hashed, `manifest` the readable
+//! record on disk.
 
 mod changes;
 mod fingerprint;
 pub(crate) mod manifest;
+mod named;
 mod parts;
 mod std_types;
 pub(crate) mod tch_types;
@@ -16,6 +18,7 @@ mod watch;
 
 pub(crate) use changes::Changes;
 pub use fingerprint::{Fingerprint, Fingerprinter};
+pub use named::Named;
 pub(crate) use parts::{Collector, IdentityPart, unique};
 pub use types::type_of;
 pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
