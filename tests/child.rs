@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::Write;
 
-use tch::nn::Module;
+use tch::nn::{Module, ModuleT};
 use tch::{CModule, Device, Kind, Tensor, nn};
-use torchcache::{Cached, Options, Prefill, TorchCache, torchcache};
+use torchcache::{Cached, Fingerprint, Options, Prefill, TorchCache, torchcache};
 
 mod local_items;
 
@@ -138,6 +138,8 @@ fn main() {
         }
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
+        // Cached modules around inner ones, and what each found on disk and computed.
+        ["derived"] => derived(),
         _ => {
             eprintln!("child: unknown command {words:?}");
             std::process::exit(2);
@@ -212,6 +214,155 @@ fn out_of_files() {
         .expect_err("nothing of it is on disk");
     drop(open);
     report(&model.torchcache);
+}
+
+/// A cached module around another.
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct Outer<M> {
+    inner: M,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl<M: Inner> Module for Outer<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.apply(xs)
+    }
+}
+
+trait Inner: std::fmt::Debug + Send {
+    fn apply(&self, xs: &Tensor) -> Tensor;
+}
+
+macro_rules! inner {
+    ($($inner:ty, |$self:ident, $xs:ident| $value:expr;)*) => {$(
+        impl Inner for $inner {
+            fn apply(&self, $xs: &Tensor) -> Tensor {
+                let $self = self;
+                $value
+            }
+        }
+    )*};
+}
+
+/// A module without weights.
+#[derive(Debug, Fingerprint)]
+struct Scale(f64);
+
+impl Module for Scale {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * self.0
+    }
+}
+
+/// A module with a flag for training.
+#[derive(Debug, Fingerprint)]
+struct Dropout(f64);
+
+impl ModuleT for Dropout {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
+        xs.dropout(self.0, train)
+    }
+}
+
+/// A module if its field is one.
+#[derive(Debug, Fingerprint)]
+struct Again<M>(M);
+
+impl<M: Module> Module for Again<M> {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.0.forward(xs)
+    }
+}
+
+/// Weights, and a `forward` of its own.
+#[derive(Debug, Fingerprint)]
+struct Attention {
+    weight: Tensor,
+}
+
+impl Attention {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * &self.weight
+    }
+}
+
+/// Weights in a field.
+#[derive(Debug, Fingerprint)]
+enum Encoder {
+    One { attention: Versioned },
+}
+
+/// Weights, and a version that stands for the code.
+#[derive(Debug, Fingerprint)]
+#[fingerprint(version = "1")]
+struct Versioned {
+    weight: Tensor,
+}
+
+/// A module with the attribute, without a cache of its own.
+#[torchcache(enabled = false)]
+#[derive(Debug)]
+struct Annotated {
+    weight: Tensor,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Annotated {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * &self.weight
+    }
+}
+
+#[derive(Debug, Fingerprint)]
+enum Activation {
+    Relu,
+}
+
+inner! {
+    Scale, |module, xs| module.forward(xs);
+    Dropout, |module, xs| module.forward_t(xs, false);
+    Vec<Scale>, |modules, xs| modules[0].forward(xs);
+    Again<Annotated>, |module, xs| module.forward(xs);
+    Attention, |module, xs| module.forward(xs);
+    Encoder, |module, xs| match module {
+        Encoder::One { attention } => xs * &attention.weight,
+    };
+    Versioned, |module, xs| xs * &module.weight;
+    Annotated, |module, xs| module.forward(xs);
+    Activation, |activation, xs| match activation {
+        Activation::Relu => xs.relu(),
+    };
+}
+
+fn derived() {
+    fn show(name: &str, inner: impl Inner + Fingerprint) {
+        let model = Outer {
+            inner,
+            torchcache: TorchCache::default(),
+        };
+        let _ = model.forward(&rows(1, 3));
+        model.torchcache.flush().expect("its rows are on disk");
+        let stats = model.torchcache.stats();
+        println!("{name}: {} hits, {} misses", stats.hits(), stats.misses);
+    }
+    let weight = || Tensor::from_slice(&[2.0f32]);
+    let annotated = || Annotated {
+        weight: weight(),
+        torchcache: TorchCache::default(),
+    };
+    show("module", Scale(2.0));
+    show("module with training", Dropout(0.5));
+    show("module in a list", vec![Scale(2.0)]);
+    show("generic", Again(annotated()));
+    show("weights", Attention { weight: weight() });
+    let attention = Versioned { weight: weight() };
+    show("weights in a field", Encoder::One { attention });
+    show("versioned", Versioned { weight: weight() });
+    show("annotated", annotated());
+    show("plain", Activation::Relu);
 }
 
 fn number(text: &str) -> i64 {

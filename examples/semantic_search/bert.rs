@@ -59,7 +59,10 @@ impl Config {
 }
 
 /// Token ids in, a state for each token out.
+///
+/// The cache does not see its code: increase the version if it changes.
 #[derive(Debug, Fingerprint)]
+#[fingerprint(version = "1")]
 pub(crate) struct Bert {
     words: Embedding,
     positions: Embedding,
@@ -118,6 +121,7 @@ impl Bert {
 
 /// Self-attention, then two linear layers, each with a residual connection.
 #[derive(Debug, Fingerprint)]
+#[fingerprint(version = "1")]
 struct Layer {
     heads: i64,
     query: Linear,

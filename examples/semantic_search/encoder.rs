@@ -11,7 +11,7 @@ use crate::weights;
 
 /// BERT, the mean over the tokens of a text, normalised to length one, as in sentence-transformers.
 ///
-/// The code of helpers such as `bert.rs` is not part of the identity: increase `version` if it changes.
+/// The code of functions that it calls is not part of the identity: increase `version` if it changes.
 #[torchcache(persistent = true, version = "1")]
 #[derive(Debug)]
 pub(crate) struct Encoder {

@@ -293,7 +293,7 @@ fn another_wrapper_in_a_field_is_another_identity() {
 }
 
 /// The child under the name `name` in `folder`, with `bytes` after its end.
-fn copy_of_child(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+pub(crate) fn copy_of_child(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     std::fs::create_dir_all(folder).unwrap();
     let path = folder.join(name);
     std::fs::write(&path, [&std::fs::read(program()).unwrap(), bytes].concat()).unwrap();

@@ -16,6 +16,7 @@ mod bad_input;
 mod build_inputs;
 mod cached;
 mod cut_batches;
+mod derived_modules;
 mod eviction;
 mod faults;
 mod generic_modules;

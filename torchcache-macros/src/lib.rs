@@ -34,8 +34,8 @@ pub fn torchcache(
 }
 
 /// Implements `Fingerprint`, so that a struct or an enum can be part of a module's identity: every
-/// field without `#[torchcache(skip)]`.
-#[proc_macro_derive(Fingerprint, attributes(torchcache))]
+/// field without `#[torchcache(skip)]`, and what stands for its code.
+#[proc_macro_derive(Fingerprint, attributes(torchcache, fingerprint))]
 pub fn fingerprint(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive(input.into()).into()
 }

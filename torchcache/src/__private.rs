@@ -17,7 +17,7 @@ pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
 pub use crate::definition::{Definition, Place};
 pub use crate::function::{BuildInput, BuildValue, Function};
-pub use crate::identity::type_of;
+pub use crate::identity::{ModuleProbe, hashed_modules, type_of, unknown_code};
 pub use crate::output::{Returned, Unreturnable, nested};
 pub use crate::{
     Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,

@@ -7,6 +7,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use crate::expand::definition;
+use crate::parse::attributes::is_generic;
 use crate::parse::derives::{Fingerprint, Shape, Variant};
 use crate::parse::fields::{self, Field};
 
@@ -47,9 +48,10 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
         name,
         generics,
         shape,
+        version,
     } = parsed;
     let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields());
-    let (generics, arguments, bounds) = bounded.split_for_impl();
+    let (impl_generics, arguments, bounds) = bounded.split_for_impl();
     let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
     let body = match shape {
         Shape::Struct(fields) => self::fields(fields),
@@ -58,9 +60,27 @@ pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
             quote!(match *self { #(#arms)* })
         }
     };
+    let body = match version {
+        Some(version) => quote!(f.field("code version", #version); #body),
+        // There is no value of an enum without variants.
+        None if matches!(shape, Shape::Enum(variants) if variants.is_empty()) => body,
+        None => {
+            // Whether a generic type is a module may depend on its arguments.
+            let is_module = if is_generic(generics) {
+                quote!(true)
+            } else {
+                quote!(::torchcache::__private::ModuleProbe::<Self>::new().is_module())
+            };
+            quote! {
+                let before = ::torchcache::__private::hashed_modules(f);
+                #body
+                ::torchcache::__private::unknown_code::<Self>(#is_module, before, f);
+            }
+        }
+    };
     quote! {
         #[automatically_derived]
-        impl #generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
+        impl #impl_generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
             fn fingerprint(&self, f: &mut ::torchcache::__private::Fingerprinter<'_>) {
                 ::torchcache::__private::type_of(&#definition, f);
                 #body

@@ -1,15 +1,18 @@
 //! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
 
-use syn::{Data, DeriveInput, Fields, Generics, Ident};
+use syn::{Attribute, Data, DeriveInput, Fields, Generics, Ident, Lit, LitStr, Meta};
 
 use crate::errors::Errors;
 use crate::parse::fields::{Field, names, take_skip};
+use crate::validate;
 
 /// A checked struct or enum.
 pub(crate) struct Fingerprint {
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
     pub(crate) shape: Shape,
+    /// Stands for the code of the type.
+    pub(crate) version: Option<LitStr>,
 }
 
 /// The fields that are part of the identity.
@@ -28,6 +31,7 @@ impl Fingerprint {
     /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let mut errors = Errors::default();
+        let version = version(&input.attrs, &mut errors);
         let shape = match input.data {
             Data::Struct(data) => Shape::Struct(identity_fields(data.fields, &mut errors)),
             Data::Enum(data) => Shape::Enum(
@@ -52,6 +56,7 @@ impl Fingerprint {
             name: input.ident,
             generics: input.generics,
             shape,
+            version,
         })
     }
 
@@ -61,6 +66,36 @@ impl Fingerprint {
             Shape::Struct(fields) => Box::new(fields.iter()),
             Shape::Enum(variants) => Box::new(variants.iter().flat_map(|variant| &variant.fields)),
         }
+    }
+}
+
+/// The text in `#[fingerprint(version = "…")]`.
+fn version(attributes: &[Attribute], errors: &mut Errors) -> Option<LitStr> {
+    let mut version = None;
+    for attribute in attributes {
+        if !attribute.path().is_ident("fingerprint") {
+            continue;
+        }
+        let parsed = attribute.parse_args().ok().and_then(version_text);
+        match parsed {
+            Some(text) if !text.value().is_empty() && version.is_none() => version = Some(text),
+            _ => errors.report(
+                attribute,
+                "expected one `#[fingerprint(version = \"1\")]`, whose text is not empty: it stands \
+                 for the code of the type, and changes with it",
+            ),
+        }
+    }
+    version
+}
+
+fn version_text(meta: Meta) -> Option<LitStr> {
+    let Meta::NameValue(pair) = meta else {
+        return None;
+    };
+    match validate::options::literal(&pair.value)? {
+        (false, Lit::Str(text)) if pair.path.is_ident("version") => Some(text.clone()),
+        _ => None,
     }
 }
 

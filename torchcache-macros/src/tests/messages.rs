@@ -283,6 +283,11 @@ fn derives() {
     let fingerprints = [
         "union A { a: u8 }",
         "enum A { B(#[torchcache(skp)] u8), C { #[torchcache(skipp)] x: u8 } }",
+        "#[fingerprint] struct A;",
+        "#[fingerprint(version = 1)] struct A;",
+        "#[fingerprint(version = \"\")] struct A;",
+        "#[fingerprint(vresion = \"1\")] struct A;",
+        "#[fingerprint(version = \"1\")] #[fingerprint(version = \"2\")] struct A;",
     ];
     let outputs = [
         "enum Output { One(Tensor) }",

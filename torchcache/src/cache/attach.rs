@@ -219,6 +219,12 @@ impl TorchCache {
             self.warnings
                 .warn_once(|| target.name(), &Reason::TrainMode);
         }
+        let unknown = &after.identity().unknown_code;
+        if !unknown.is_empty() && after.tiers.outlives_the_process() {
+            let types: Vec<_> = unknown.iter().map(|name| format!("`{name}`")).collect();
+            let reason = Reason::UnknownCode(types.join(", "));
+            self.warnings.warn_once(|| target.name(), &reason);
+        }
         if let Some(fault) = &after.tiers.disk_fault {
             Counters::add(&self.counters.faults.open, 1);
             let reason = Reason::DiskTier(with_sources(&*fault.reason));

@@ -106,6 +106,11 @@ impl Tiers {
         })
     }
 
+    /// Whether rows are found by later processes.
+    pub(crate) fn outlives_the_process(&self) -> bool {
+        self.store.is_some() && self.location.directory.is_some()
+    }
+
     /// Whether it is time to retry a disk tier that could not be opened.
     pub(crate) fn should_retry_disk(&self) -> bool {
         let fault = self.disk_fault.as_ref();

@@ -47,6 +47,8 @@ pub(crate) enum Reason {
     },
     /// The output for a batch of one row has no dimension for it.
     OneRow,
+    /// The types with derived fingerprints that have code.
+    UnknownCode(String),
     /// Recomputed rows differ from the cached ones.
     Mismatch {
         mismatched: usize,
@@ -111,6 +113,10 @@ impl Reason {
             Reason::TrainMode => (
                 15,
                 "a TorchScript module is in train mode, in which a row may depend on chance and on the rest of its batch: call `set_eval()` before it is cached".into(),
+            ),
+            Reason::UnknownCode(types) => (
+                16,
+                format!("the code of {types} is unknown, since `Fingerprint` is derived: every build computes the rows on disk again; replace the derive by `#[torchcache(enabled = false)]`, and put `#[torchcache]` on the impl, or put `#[fingerprint(version = \"1\")]` next to the derive"),
             ),
             Reason::Locked => (
                 11,

@@ -1,7 +1,6 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
 mod claims;
-mod program;
 mod weights;
 
 use std::any::type_name;
@@ -9,7 +8,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tch::{Tensor, nn};
 
@@ -22,14 +21,14 @@ use crate::call::{self, bypass};
 use crate::definition::number_of;
 use crate::error::{Detail, Error};
 use crate::function::Function;
-use crate::identity::{Fingerprint, Fingerprinter, Identity, nested_options, torchscript, unique};
+use crate::identity::program::{Object, SourceFile, this_run};
+use crate::identity::{Fingerprint, Fingerprinter, Identity, nested_options, torchscript};
 use crate::options::{Options, OptionsBuilder, environment};
 use crate::output::structure;
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
 use claims::{Claimant, Rows};
-use program::{Object, SourceFile};
 
 pub use weights::Weights;
 
@@ -440,12 +439,6 @@ impl<M> Fingerprint for Cached<M> {
             );
         }
     }
-}
-
-/// Bytes that are the same throughout this process, and different in every other.
-fn this_run() -> [u8; 32] {
-    static RUN: OnceLock<[u8; 32]> = OnceLock::new();
-    *RUN.get_or_init(unique)
 }
 
 /// How many modules were wrapped at `place` before.

@@ -4,21 +4,60 @@
 //! cheap comparison on every call, the full hash when something changed, and the search for the
 //! name of a parameter that requires grad. So a type lists its fields once.
 
+use std::any::type_name;
 use std::fmt::Debug;
+use std::panic::Location;
 
 use tch::Tensor;
 
 use super::changes::Changes;
 use super::parts::{self, Collector};
+use super::program::{Object, this_run};
 use super::watch::Watcher;
 use crate::function::Function;
 use crate::tensor::layout;
 
 /// A value that can be part of a module's identity.
 ///
-/// Implemented for plain types, collections, `tch::nn` layers, `Tensor`, `VarStore` and
-/// `CModule`; derived for your own structs and enums with `#[derive(Fingerprint)]`. Fields that
-/// do not change what `forward` computes are left out with `#[torchcache(skip)]`.
+/// Implemented for plain types, collections, `tch::nn` layers, `Tensor`, `VarStore`, `CModule`,
+/// [`Cached`](crate::Cached) and modules with [`torchcache`](macro@crate::torchcache).
+///
+/// * **Plain data**, such as an enum of activations: `#[derive(Fingerprint)]`. Fields that do not change
+///   what `forward` computes are left out with `#[torchcache(skip)]`.
+/// * **A module**: `#[torchcache(enabled = false)]` on the struct and `#[torchcache]` on its impl, which
+///   hash its code without a cache of its own. A derive sees the fields alone. So where the type has weights
+///   or type parameters or is an `nn::ModuleT`, the running program stands for its code, and each build
+///   computes the rows again; with `#[fingerprint(version = "1")]` next to the derive, the version does.
+/// * **A function pointer or a closure**: [`Named`](crate::Named).
+/// * **A layer with private weights**, such as `nn::Sequential`: `Cached`, with `enabled(false)` where it needs
+///   no cache of its own.
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::Fingerprint;
+///
+/// #[derive(Debug, Fingerprint)]
+/// enum Activation {
+///     Relu,
+///     Leaky { slope: f64 },
+/// }
+///
+/// // Change the version with the code of `forward`.
+/// #[derive(Debug, Fingerprint)]
+/// #[fingerprint(version = "1")]
+/// struct Scale {
+///     weight: Tensor,
+/// }
+///
+/// impl Scale {
+///     fn forward(&self, xs: &Tensor) -> Tensor {
+///         xs * &self.weight
+///     }
+/// }
+/// ```
+///
+/// An implementation by hand passes on everything that the output depends on, and a version if its
+/// code does:
 ///
 /// ```
 /// use torchcache::{Fingerprint, Fingerprinter};
@@ -43,6 +82,12 @@ use crate::tensor::layout;
 pub trait Fingerprint {
     /// Passes to `f` everything in this value that changes what `forward` computes.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
+
+    /// The name of its type, also of the type behind a `dyn`.
+    #[doc(hidden)]
+    fn dynamic_type(&self) -> &'static str {
+        type_name::<Self>()
+    }
 }
 
 /// Receives the fields of a value. See [`Fingerprint`].
@@ -143,6 +188,7 @@ impl<'a> Fingerprinter<'a> {
             Walk::Watch(watcher) => watcher.tensor(tensor),
             Walk::Hash(collector) => {
                 collector.add(parts::tensor(&self.path, tensor));
+                collector.modules += 1;
                 collector.records_gradients |= layout::records_gradients(tensor);
                 collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
             }
@@ -157,6 +203,27 @@ impl<'a> Fingerprinter<'a> {
     /// Whether this walk records or compares the state.
     pub(crate) fn compares(&self) -> bool {
         matches!(self.walk, Walk::Watch(_))
+    }
+
+    /// How many weights and modules were hashed so far.
+    pub(crate) fn hashed_modules(&self) -> usize {
+        match &self.walk {
+            Walk::Hash(collector) => collector.modules,
+            Walk::Watch(_) | Walk::Trainable(_) => 0,
+        }
+    }
+
+    /// The program or library that contains the caller, in place of the code of `T`. It does not
+    /// change while it is used, so that it is not watched.
+    #[track_caller]
+    pub(crate) fn unknown_code<T: ?Sized>(&mut self) {
+        if let Walk::Hash(collector) = &mut self.walk {
+            let name = type_name::<T>();
+            let program = Object::of(Location::caller());
+            let digest = program.map_or_else(this_run, |program| program.digest());
+            collector.add(parts::unknown_code(&self.path, name, digest));
+            collector.unknown_code.insert(name);
+        }
     }
 
     /// A value that cannot be read now, since another thread holds its lock: the call bypasses the
@@ -175,7 +242,10 @@ impl<'a> Fingerprinter<'a> {
     pub(crate) fn inner_handle(&mut self, changes: &Changes) {
         match &mut self.walk {
             Walk::Watch(watcher) => watcher.word(changes.reported() as i64),
-            Walk::Hash(_) => changes.outer_hashed(),
+            Walk::Hash(collector) => {
+                changes.outer_hashed();
+                collector.modules += 1;
+            }
             Walk::Trainable(_) => {}
         }
     }

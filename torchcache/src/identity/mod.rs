@@ -1,15 +1,17 @@
 //! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
 //! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
-//! implementations, `types` tells types apart, `named` is for code without a name, `watch` is the cheap
-//! comparison on each call, `changes` what was reported, `parts` what was hashed, `manifest` the readable
-//! record on disk.
+//! implementations, `types` tells types apart, `named` is for code without a name, `code` and `program` for
+//! unknown code, `watch` is the cheap comparison on each call, `changes` what was reported, `parts` what
+//! was hashed, `manifest` the readable record on disk.
 
 mod changes;
+mod code;
 mod fingerprint;
 pub(crate) mod manifest;
 mod named;
 mod parts;
+pub(crate) mod program;
 mod std_types;
 pub(crate) mod tch_types;
 pub(crate) mod torchscript;
@@ -17,11 +19,14 @@ mod types;
 mod watch;
 
 pub(crate) use changes::Changes;
+pub use code::{ModuleProbe, hashed_modules, unknown_code};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use named::Named;
-pub(crate) use parts::{Collector, IdentityPart, unique};
+pub(crate) use parts::{Collector, IdentityPart};
 pub use types::type_of;
 pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
+
+use std::collections::BTreeSet;
 
 use crate::options::Options;
 
@@ -36,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) parts: Vec<IdentityPart>,
     /// Whether it contains a TorchScript module in train mode.
     pub(crate) in_train_mode: bool,
+    /// The types whose code is unknown.
+    pub(crate) unknown_code: BTreeSet<&'static str>,
 }
 
 impl Identity {
@@ -55,6 +62,7 @@ impl Identity {
                 hash: hash.to_owned(),
                 parts: collector.parts,
                 in_train_mode: false,
+                unknown_code: BTreeSet::new(),
             });
         }
         walk(&mut Fingerprinter::hash(&mut collector));
@@ -70,6 +78,7 @@ impl Identity {
             hash: hasher.finalize().to_hex().to_string(),
             parts: collector.parts,
             in_train_mode: collector.in_train_mode,
+            unknown_code: collector.unknown_code,
         })
     }
 }

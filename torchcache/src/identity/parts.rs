@@ -1,6 +1,7 @@
 //! The parts of an identity: a digest of each hashed value, in the order of the walk, with its
 //! readable form.
 
+use std::collections::BTreeSet;
 use std::iter;
 
 use tch::Tensor;
@@ -74,6 +75,17 @@ fn shown(bytes: &[u8]) -> String {
     )
 }
 
+/// What stands for code that is unknown.
+pub(crate) fn unknown_code(path: &str, type_name: &str, program: [u8; 32]) -> IdentityPart {
+    let readable = format!("the program or library, for the code of {type_name}");
+    part(
+        path,
+        Category::Code,
+        &readable,
+        &[type_name.as_bytes(), &program],
+    )
+}
+
 /// A weight or a buffer. One that cannot be read gets a unique digest, so that it equals no other.
 pub(crate) fn tensor(path: &str, tensor: &Tensor) -> IdentityPart {
     if !tensor.defined() {
@@ -98,6 +110,10 @@ pub(crate) struct Collector {
     pub(crate) records_gradients: bool,
     /// Whether a TorchScript module in train mode is among them.
     pub(crate) in_train_mode: bool,
+    /// How many weights and modules are among them. A type with one of these in its fields has code.
+    pub(crate) modules: usize,
+    /// The types whose code is unknown.
+    pub(crate) unknown_code: BTreeSet<&'static str>,
 }
 
 impl Collector {

@@ -71,7 +71,7 @@ macro_rules! pointers {
     ($($type:ty $(, $parameter:ident: $($bound:path),+)?;)*) => {$(
         impl$(<$parameter: $($bound +)+ ?Sized>)? Fingerprint for $type {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-                (**self).fingerprint(f);
+                pointed_to(&**self, f);
             }
         }
     )*};
@@ -85,6 +85,16 @@ pointers! {
     Rc<T>, T: Fingerprint;
     Arc<T>, T: Fingerprint;
     Cow<'_, T>, T: Fingerprint, ToOwned;
+}
+
+/// A value behind a pointer. Where the pointer does not name its type, since that is a `dyn`, the type
+/// is part of the identity.
+fn pointed_to<T: Fingerprint + ?Sized>(value: &T, f: &mut Fingerprinter<'_>) {
+    let type_name = value.dynamic_type();
+    if type_name != std::any::type_name::<T>() {
+        f.plain("dyn", type_name.as_bytes(), &type_name);
+    }
+    value.fingerprint(f);
 }
 
 fn length(f: &mut Fingerprinter<'_>, length: usize) {

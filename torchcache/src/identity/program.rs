@@ -6,23 +6,23 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
-use crate::identity::unique;
+use super::parts::unique;
 use crate::sync::lock;
 
 /// The source file of a location, relative to its package.
 #[derive(Debug, PartialEq)]
-pub(super) struct SourceFile {
-    pub(super) path: String,
+pub(crate) struct SourceFile {
+    pub(crate) path: String,
     /// Whether the path names a package and its release, so that it stands for one code.
-    pub(super) is_released: bool,
+    pub(crate) is_released: bool,
 }
 
 impl SourceFile {
     /// From the path that the compiler recorded. Cargo passes paths relative to the workspace for its
     /// members, and absolute ones for all dependencies.
-    pub(super) fn new(recorded: &str) -> Self {
+    pub(crate) fn new(recorded: &str) -> Self {
         let recorded = recorded.replace('\\', "/");
         let parts: Vec<&str> = recorded.split('/').collect();
         let released = |path| SourceFile {
@@ -69,9 +69,15 @@ fn without_hash(name: &str) -> Option<&str> {
     (hash.len() == 16 && hash.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(name)
 }
 
+/// Bytes that are the same throughout this process, and different in every other.
+pub(crate) fn this_run() -> [u8; 32] {
+    static RUN: OnceLock<[u8; 32]> = OnceLock::new();
+    *RUN.get_or_init(unique)
+}
+
 /// The file of the program or library that contains a source location.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Object {
+pub(crate) struct Object {
     path: PathBuf,
     /// Of the file that is mapped: another one may have its path by now.
     mapped: Option<MappedFile>,
@@ -86,7 +92,7 @@ struct MappedFile {
 
 impl Object {
     /// The one in which the constant `location` is: the one whose code makes the call.
-    pub(super) fn of(location: &'static Location<'static>) -> Option<Self> {
+    pub(crate) fn of(location: &'static Location<'static>) -> Option<Self> {
         if cfg!(target_os = "linux") {
             let maps = std::fs::read("/proc/self/maps").ok()?;
             let address = std::ptr::from_ref(location).addr() as u64;
@@ -123,7 +129,7 @@ impl Object {
     }
 
     /// Its name, which builds and checkouts of one program have in common.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let text = |name: Option<&OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
         let name = text(self.path.file_name());
         let extensions = [".exe", ".dll", ".dylib", ".so"];
@@ -139,7 +145,7 @@ impl Object {
     }
 
     /// The digest of its file. Where another file has its path by now, it equals no other digest.
-    pub(super) fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         static DIGESTS: Mutex<BTreeMap<Object, [u8; 32]>> = Mutex::new(BTreeMap::new());
         if let Some(&digest) = lock(&DIGESTS).get(self) {
             return digest;
