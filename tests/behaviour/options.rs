@@ -211,6 +211,21 @@ fn a_changed_override_field_applies_to_the_next_call() {
 }
 
 #[test]
+fn a_version_changed_while_disabled_applies_once_enabled() {
+    let mut module = overridden();
+    let xs = random(&[2, 3]);
+    module.forward(&xs);
+    let hash = module.handle.module_hash();
+    module.torchcache_enabled = Some(false);
+    module.torchcache_version = Some("changed".into());
+    module.forward(&xs);
+    module.torchcache_enabled = Some(true);
+    module.forward(&xs);
+    assert_ne!(module.handle.module_hash(), hash);
+    assert_eq!(module.handle.stats().misses, 4);
+}
+
+#[test]
 fn out_of_range_override_fields_panic_until_fixed() {
     let mut model = overridden();
     let xs = random(&[3, 2]);

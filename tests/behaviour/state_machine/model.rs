@@ -122,7 +122,8 @@ impl Model {
         };
         let moved = before.is_none_or(|before| before.place != place);
         let sure = moved || before.is_some_and(|before| before.roomy != roomy);
-        let there = self.memory_of.get(&place).copied();
+        // Without its directory, an instance keeps its memory apart from those that have none.
+        let there = self.memory_of.get(&named).copied();
         let there = there.filter(|&memory| self.users(memory) > 0);
         let own = before.map(|before| before.memory);
         let own = own.filter(|&memory| self.users(memory) == 1);
@@ -135,7 +136,7 @@ impl Model {
         disk.set_bound(roomy.disk, sure);
         // A tier that moved is not found under its earlier place.
         self.memory_of.retain(|_, other| *other != memory);
-        self.memory_of.insert(place, memory);
+        self.memory_of.insert(named, memory);
         let attached = Attached {
             named,
             place,

@@ -144,10 +144,9 @@ impl TorchCache {
         let options = options.checked()?;
         let before_cache = before.and_then(|before| before.cache.as_ref());
         let cache = if options.enabled() && !environment::is_disabled() {
-            let same_options = |before: &Attached| same_options(&before.options, &options);
             let module = match before_cache {
                 Some(cache)
-                    if before.is_some_and(same_options)
+                    if same_options(&cache.module.options, &options)
                         && self.still_hashed(target, &cache.module)? =>
                 {
                     cache.module.clone()
@@ -180,6 +179,7 @@ impl TorchCache {
         let identity = Identity::compute(&target.name(), options, |f| target.fingerprint(f));
         Ok(HashedModule {
             identity: identity.ok_or(Refused::Bypass(Reason::Locked))?,
+            options: options.clone(),
             fields,
             changes,
         })

@@ -102,6 +102,8 @@ impl OpenCache {
 #[derive(Debug)]
 pub(super) struct HashedModule {
     pub(super) identity: Identity,
+    /// Those that it was hashed with.
+    pub(super) options: Options,
     pub(super) fields: Snapshot,
     /// The count of changes before the fields were read.
     pub(super) changes: (u64, u64),
