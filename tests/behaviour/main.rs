@@ -47,5 +47,6 @@ mod stats_and_log;
 mod support;
 mod torchscript;
 mod training;
+mod training_machine;
 mod verify;
 mod weight_changes;
