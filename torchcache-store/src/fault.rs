@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::events;
+
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal,)*) => {
         /// A kind of disk fault. Its rows are misses; callers get no error.
@@ -110,19 +112,25 @@ impl FaultLog {
     /// Counts one fault at `path`.
     pub(crate) fn note(&self, fault: Fault, path: &Path, reason: impl Display) {
         if self.0[fault as usize].fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(
-                fault = fault.name(),
-                path = %path.display(),
-                count = 1,
-                "cache fault, handled as a miss: {reason}; further faults of this kind are only counted"
-            );
+            let (path, reason) = (path.to_owned(), reason.to_string());
+            events::emit(move || {
+                tracing::warn!(
+                    fault = fault.name(),
+                    path = %path.display(),
+                    count = 1,
+                    "cache fault, handled as a miss: {reason}; further faults of this kind are only counted"
+                );
+            });
         }
     }
 
     /// Logs how often each kind occurred, if more than once. Called when the store is closed.
     pub(crate) fn log_totals(&self, dir: &Path) {
         for (fault, count) in self.counts().iter().filter(|(_, count)| *count > 1) {
-            tracing::warn!(fault = fault.name(), dir = %dir.display(), count, "total cache faults");
+            let dir = dir.to_owned();
+            events::emit(move || {
+                tracing::warn!(fault = fault.name(), dir = %dir.display(), count, "total cache faults");
+            });
         }
     }
 

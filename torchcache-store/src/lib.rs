@@ -76,6 +76,7 @@ mod clock;
 mod config;
 mod engine;
 mod error;
+mod events;
 mod fault;
 mod fork;
 #[cfg(not(feature = "unstable"))]

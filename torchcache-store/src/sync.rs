@@ -4,11 +4,11 @@
 #[cfg(not(shuttle))]
 pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard},
-    thread,
+    thread, thread_local,
 };
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::{
     sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard},
-    thread,
+    thread, thread_local,
 };

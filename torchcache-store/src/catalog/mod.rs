@@ -5,6 +5,7 @@
 //! so that no two threads insert one file), then the queue's, then `live`. `scan` may be held over
 //! file operations: `locate` never waits for it, and reading does only after a file vanished. The
 //! others are held for short memory operations only: the index is changed one partition at a time.
+//! Events that occur under `scan` are emitted when it is released.
 
 pub(crate) mod directory;
 pub(crate) mod file_cache;
@@ -27,6 +28,7 @@ use hashbrown::HashMap;
 use self::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
 use self::live_segment::LiveSegment;
 use self::located::Located;
+use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
@@ -145,15 +147,15 @@ impl Catalog {
         file_cache::source(segment.id, segment.name(), mmap, || self.open_dir())
     }
 
-    pub(crate) fn scan(&self) -> MutexGuard<'_, Scan> {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn scan(&self) -> Deferring<MutexGuard<'_, Scan>> {
+        Deferring::new(self.scan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The scan lock if it is free: a lookup misses rather than waits for a disk.
-    fn try_scan(&self) -> Option<MutexGuard<'_, Scan>> {
+    fn try_scan(&self) -> Option<Deferring<MutexGuard<'_, Scan>>> {
         match self.scan.try_lock() {
-            Ok(scan) => Some(scan),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Ok(scan) => Some(Deferring::new(scan)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(Deferring::new(poisoned.into_inner())),
             Err(TryLockError::WouldBlock) => None,
         }
     }

@@ -10,6 +10,7 @@ use super::write_queue::{FlusherTask, WriteBatch};
 use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
+use crate::events::Deferred;
 use crate::fault::Fault;
 use crate::segment::{Encoding, RawValue, SegmentWriter, encode_rows, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
@@ -59,8 +60,13 @@ fn run(engine: &Engine) {
     }
 }
 
-/// Counts a panic as a fault: a bug must not leave callers waiting for this thread.
+/// Counts a panic as a fault: a bug must not leave callers waiting for this thread. Events are emitted
+/// when the work is done, so that a log subscriber that panics interrupts none of it.
 fn guarded(engine: &Engine, work: impl FnOnce()) {
+    let work = || {
+        let _deferred = Deferred::new();
+        work();
+    };
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         // A log subscriber may have panicked, and may do so again.
         let note = || engine.note(Fault::Panic, "the flusher thread panicked");

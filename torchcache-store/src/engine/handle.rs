@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Engine, eviction, flusher};
 use crate::config::Config;
+use crate::events::Deferring;
 use crate::fault::Fault;
 use crate::fork;
 use crate::fs::FileSystem;
@@ -65,8 +66,8 @@ impl Handle {
         }
     }
 
-    fn flusher(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.flusher.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flusher(&self) -> Deferring<MutexGuard<'_, Option<JoinHandle<()>>>> {
+        Deferring::new(self.flusher.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Instant;
 use self::write_queue::{QueueLimits, WriteQueue};
 use crate::catalog::Catalog;
 use crate::config::{Config, Eviction};
+use crate::events;
 use crate::fault::Fault;
 use crate::fs::FileSystem;
 use crate::sync::RwLock;
@@ -107,12 +108,15 @@ impl Engine {
         let refused = &self.counters.refused_rows;
         let is_first = refused.fetch_add(rows as u64, Ordering::Relaxed) == 0;
         if is_first && config.eviction != Eviction::Never {
-            tracing::warn!(
-                dir = %self.catalog.dir.display(),
-                rows,
-                max_bytes = config.max_bytes,
-                "one call stores more rows than the disk tier may hold; the rest is not kept"
-            );
+            let (dir, max_bytes) = (self.catalog.dir.clone(), config.max_bytes);
+            events::emit(move || {
+                tracing::warn!(
+                    dir = %dir.display(),
+                    rows,
+                    max_bytes,
+                    "one call stores more rows than the disk tier may hold; the rest is not kept"
+                );
+            });
         }
     }
 

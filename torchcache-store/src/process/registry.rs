@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::engine::Engine;
 use crate::engine::handle::Handle;
+use crate::events::Deferring;
 
 /// Never held while anything waits, since the end of the process needs it.
 static STORES: LazyLock<Mutex<HashMap<PathBuf, Registered>>> = LazyLock::new(Mutex::default);
@@ -38,7 +39,7 @@ fn stores() -> MutexGuard<'static, HashMap<PathBuf, Registered>> {
 /// directory wait meanwhile.
 pub(crate) fn shared(dir: PathBuf, open: impl FnOnce(PathBuf) -> Arc<Handle>) -> Arc<Handle> {
     let opening = stores().entry(dir.clone()).or_default().opening.clone();
-    let _guard = opening.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = Deferring::new(opening.lock().unwrap_or_else(PoisonError::into_inner));
     let present = stores().get(&dir).and_then(|store| store.handle.upgrade());
     if let Some(handle) = present {
         return handle;

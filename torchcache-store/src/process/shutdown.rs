@@ -14,7 +14,7 @@ use super::registry::{engines, flush};
 use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::{fork, sys};
+use crate::{events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process
 /// lives.
@@ -35,9 +35,11 @@ pub(crate) fn register_exit_hook() {
         return;
     }
     if !sys::at_exit(exit_hook) {
-        tracing::warn!(
-            "cannot register an exit hook; drop or flush stores before the process ends"
-        );
+        events::emit(|| {
+            tracing::warn!(
+                "cannot register an exit hook; drop or flush stores before the process ends"
+            );
+        });
     }
 }
 
