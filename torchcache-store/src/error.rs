@@ -45,13 +45,22 @@ pub enum FlushError {
         /// How long the disk did not respond: [`Config::stall_timeout`](crate::Config::stall_timeout).
         waited: Duration,
     },
+    /// A log subscriber or the destructor of stored rows made the call on the thread that writes a
+    /// store, which cannot wait. The rows are still queued, and are written after it returns.
+    #[error("a thread that writes a store cannot wait for a flush; {rows} rows are still queued")]
+    FlusherThread {
+        /// How many rows are queued.
+        rows: u64,
+    },
 }
 
 impl FlushError {
     /// How many rows are not on disk.
     pub fn rows(&self) -> u64 {
         match self {
-            FlushError::Lost { rows } | FlushError::Stalled { rows, .. } => *rows,
+            FlushError::Lost { rows }
+            | FlushError::Stalled { rows, .. }
+            | FlushError::FlusherThread { rows } => *rows,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::catalog::directory;
 use crate::catalog::located::Located;
 use crate::config::Config;
 use crate::engine::handle::Handle;
-use crate::engine::write_queue::Stalled;
+use crate::engine::write_queue::{Stalled, is_flusher_thread};
 use crate::engine::{Engine, read};
 use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
@@ -208,6 +208,9 @@ impl Store {
     /// their positions in the batch and where the winning rows are, so that the caller can use those
     /// values in place of its own.
     ///
+    /// A log subscriber, and the destructor of stored rows, may run on the thread that writes a store.
+    /// There it never blocks: rows that find no room are dropped at once.
+    ///
     /// The caller must not hold a lock that dropping the values of a queued batch needs: blocking
     /// ends when such batches are dropped.
     ///
@@ -247,7 +250,7 @@ impl Store {
         let on_disk = |keys: &[Key]| engine.catalog.present(keys);
         let put = engine.queue.put(rows, on_disk, engine.queue_limits());
         put.unwrap_or_else(|Stalled| {
-            engine.note_stall("the queue is full, and rows are dropped");
+            engine.note_no_room();
             engine.lose(count);
             Vec::new()
         })
@@ -262,11 +265,14 @@ impl Store {
     /// [`FlushError::Lost`] if rows of the directory could not be written since this store was opened
     /// or last reported that, also rows that another store of this process put. Clones count as one store; each
     /// further [`Store::open`] has reports of its own. [`FlushError::Stalled`] if rows are still
-    /// queued.
+    /// queued. [`FlushError::FlusherThread`] where it would have to wait on a thread that writes a store.
     pub fn flush(&self) -> Result<(), FlushError> {
         let engine = self.engine();
         if !engine.flush_queue() {
             let (rows, _) = engine.queue.pending();
+            if is_flusher_thread() {
+                return Err(FlushError::FlusherThread { rows });
+            }
             let waited = engine.config().stall_timeout;
             return Err(FlushError::Stalled { rows, waited });
         }

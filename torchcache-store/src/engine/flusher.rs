@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::write_queue::{FlusherTask, WriteBatch};
+use super::write_queue::{FlusherTask, WriteBatch, set_flusher_thread};
 use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
@@ -24,6 +24,7 @@ pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
     Builder::new()
         .name("torchcache-store".into())
         .spawn(move || {
+            set_flusher_thread(true);
             lower_priority();
             run(&engine);
         })

@@ -4,15 +4,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
+use super::write_queue::is_flusher_thread;
 use super::{Engine, eviction, flusher};
 use crate::config::Config;
 use crate::events::Deferring;
 use crate::fault::Fault;
 use crate::fork;
 use crate::fs::FileSystem;
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::thread::JoinHandle;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Dropping it writes what is queued and ends the flusher.
@@ -78,17 +78,13 @@ impl Drop for Handle {
         if fork::is_forked() {
             return std::mem::forget(flusher); // not a thread of this process
         }
-        // Dropping rows may drop the last handle on the flusher itself, which then ends alone.
-        let is_flusher = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
         if let Some(flusher) = flusher {
-            let stall_timeout = match is_flusher(&flusher) {
-                true => Duration::ZERO,
-                false => self.engine.config().stall_timeout,
-            };
-            // A flusher that waits for the disk is left running. It catches its own panics.
+            let stall_timeout = self.engine.config().stall_timeout;
+            // A flusher that waits for the disk is left running. It catches its own panics. Code that a
+            // flusher thread runs may drop the last handle: then the flusher ends alone.
             if self.engine.queue.close(stall_timeout).is_ok() {
                 let _ = flusher.join();
-            } else if !is_flusher(&flusher) {
+            } else if !is_flusher_thread() {
                 self.engine.note_stall("the store is closed without it");
             }
         }

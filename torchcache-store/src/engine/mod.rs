@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::write_queue::{QueueLimits, WriteQueue};
+use self::write_queue::{QueueLimits, WriteQueue, is_flusher_thread};
 use crate::catalog::Catalog;
 use crate::config::{Config, Eviction};
 use crate::events;
@@ -83,11 +83,12 @@ impl Engine {
         self.wait_written(self.queue.request_flush(), since)
     }
 
-    /// Waits until everything up to a batch is written. Returns whether the disk made progress.
+    /// Waits until everything up to a batch is written. Returns whether the disk made progress; `false`
+    /// on a flusher thread, which does not wait.
     pub(crate) fn wait_written(&self, seq: u64, since: Instant) -> bool {
         let stall_timeout = self.config().stall_timeout;
         let written = self.queue.wait_written(seq, since, stall_timeout);
-        if written.is_err() {
+        if written.is_err() && !is_flusher_thread() {
             self.note_stall("the flush does not wait any longer");
         }
         written.is_ok()
@@ -96,6 +97,17 @@ impl Engine {
     /// Counts a fault of the directory as a whole.
     pub(crate) fn note(&self, fault: Fault, reason: impl Display) {
         self.catalog.faults.note(fault, &self.catalog.dir, reason);
+    }
+
+    /// Counts that a queue without room made rows be dropped.
+    pub(crate) fn note_no_room(&self) {
+        match is_flusher_thread() {
+            true => self.note(
+                Fault::Write,
+                "the queue is full, and the flusher thread cannot wait for room",
+            ),
+            false => self.note_stall("the queue is full, and rows are dropped"),
+        }
     }
 
     pub(crate) fn note_stall(&self, consequence: &str) {

@@ -1,6 +1,7 @@
 //! The queue between callers and the flusher: it bounds the bytes that wait and decides when they are
 //! written. Nothing here touches the disk, so its lock is never held for long.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -10,7 +11,22 @@ use super::pending::{PendingRows, QueuedRows};
 use crate::batch::RowBatch;
 use crate::catalog::located::Located;
 use crate::key::Key;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread_local};
+
+thread_local! {
+    static IS_FLUSHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is the flusher thread of any store. Code of the program may run there (a log subscriber,
+/// the destructor of a queued value) and call any store. It must not wait for a flusher: for this one
+/// that would be endless, and two flushers might wait for each other.
+pub(crate) fn is_flusher_thread() -> bool {
+    IS_FLUSHER.with(Cell::get)
+}
+
+pub(crate) fn set_flusher_thread(is_flusher: bool) {
+    IS_FLUSHER.with(|present| present.set(is_flusher));
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
@@ -50,7 +66,7 @@ impl FlusherProgress {
     }
 }
 
-/// The flusher made no progress for the stall timeout.
+/// The flusher made no progress for the stall timeout, or this is a flusher thread.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stalled;
 
@@ -171,7 +187,7 @@ impl WriteQueue {
     }
 
     /// Waits until the flusher has done something. Fails if it made no progress for `stall_timeout`,
-    /// counted from `since` at the earliest.
+    /// counted from `since` at the earliest, and at once on a flusher thread.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State>,
@@ -180,7 +196,7 @@ impl WriteQueue {
     ) -> Result<MutexGuard<'s, State>, Stalled> {
         let since = since.max(self.progress.last());
         let left = stall_timeout.saturating_sub(since.elapsed());
-        if left.is_zero() {
+        if left.is_zero() || is_flusher_thread() {
             return Err(Stalled);
         }
         let waited = self.done.wait_timeout(state, left);

@@ -62,7 +62,8 @@ pub(super) fn engines() -> Vec<Arc<Engine>> {
 }
 
 /// Waits until every store of this process has written what is queued. For programs that end in
-/// another way than by `exit` or by returning from `main`, which do so by themselves.
+/// another way than by `exit` or by returning from `main`, which do so by themselves. On a thread that
+/// writes a store, where log subscribers may run, it does not wait.
 ///
 /// ```
 /// torchcache_store::flush_all();

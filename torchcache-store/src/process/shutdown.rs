@@ -14,6 +14,7 @@ use super::registry::{engines, flush};
 use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::engine::write_queue::set_flusher_thread;
 use crate::{events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process
@@ -74,6 +75,8 @@ extern "C" fn exit_hook() {
 /// stall timeout of the stores.
 fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();
+    // The end waits on a flusher thread as well: for other stores, and until the stall timeout for its own.
+    set_flusher_thread(false);
     let timeouts = engines.iter().map(|engine| engine.config().stall_timeout);
     let stall_timeout = timeouts.max().unwrap_or(Config::default().stall_timeout);
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,6 +87,7 @@ fn child_process() {
             );
         }
         "panic in the log" => panic_in_the_log(dir),
+        "exit in the log" => exit_in_the_log(dir),
         "live in a temporary directory" => {
             let temp = TEMP.get_or_init(|| TempCache::new_in(dir).expect("it is made"));
             let open = || Store::open(temp.path().join("hash"), manual_flush()).expect("it opens");
@@ -116,6 +118,38 @@ fn panic_in_the_log(dir: &Path) {
     std::fs::remove_file(&dir).expect("it can be removed");
     store.put(batch(&keys(0..3), "a", LEN));
     store.flush().expect("the thread goes on");
+    assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
+}
+
+/// The flusher thread of one store ends the process while another store has queued rows.
+fn exit_in_the_log(dir: &Path) {
+    let config = manual_flush().with_stall_timeout(Duration::from_secs(2));
+    let open = |name: &str| Store::open(dir.join(name), config.clone()).expect("it opens");
+    let (ends, kept) = (open("ends"), open("kept"));
+    kept.put(batch(&keys(0..3), "a", LEN));
+    std::fs::remove_dir_all(ends.dir()).expect("it can be removed");
+    std::fs::write(ends.dir(), "in the way").expect("it can be written");
+    // The end of the process may warn that the store did not end.
+    let is_first = AtomicBool::new(true);
+    let log = OnWarning(move || {
+        let is_flusher = thread::current().name() == Some("torchcache-store");
+        if is_flusher && is_first.swap(false, Ordering::Relaxed) {
+            std::process::exit(7);
+        }
+    });
+    tracing::subscriber::set_global_default(log).expect("the first one");
+    ends.put(batch(&keys(0..3), "a", LEN));
+    let _ = ends.flush();
+    thread::sleep(Duration::from_secs(60));
+    panic!("the process did not end");
+}
+
+#[test]
+fn a_flusher_that_ends_the_process_keeps_other_stores_rows() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let ended = child("exit in the log", dir.path(), "").status();
+    assert_eq!(ended.expect("the child starts").code(), Some(7));
+    let store = Store::open(dir.path().join("kept"), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
 }
 
