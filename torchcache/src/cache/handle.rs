@@ -211,9 +211,9 @@ impl TorchCache {
         self.with_cache(|cache| cache.tiers.directory().map(Path::to_owned))?
     }
 
-    /// Computes the module hash and the digests of shared arguments again at the next call, also those of
-    /// modules inside this one and around it. For changes that cannot be watched: weights written
-    /// through a raw pointer, mode and buffers of a TorchScript module.
+    /// Computes the module hash and the digests of shared arguments again at the next call. Modules around
+    /// this one do so as well, and modules inside it from that call on. For changes that cannot be
+    /// watched: weights written through a raw pointer, buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.changes.report();
         // Weights that were replaced need not stay until the next call.
