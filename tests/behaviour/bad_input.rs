@@ -34,9 +34,12 @@ fn no_tensor_argument_is_an_error() {
 #[test]
 fn different_batch_sizes_are_an_error() {
     let (xs, ys) = (random(&[3, 2]), random(&[4, 2]));
-    let error = fallible(Some(&xs), Some(&ys)).unwrap_err().to_string();
+    let error = fallible(Some(&xs), Some(&ys)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BatchSizeMismatch);
     assert!(
-        error.contains("argument `xs` has 3 rows, argument `ys` has 4"),
+        error
+            .to_string()
+            .contains("argument `xs` has 3 rows, argument `ys` has 4"),
         "{error}"
     );
     assert!(fallible(Some(&xs), None).is_ok());
@@ -44,10 +47,12 @@ fn different_batch_sizes_are_an_error() {
 
 #[test]
 fn a_0d_tensor_is_an_error() {
-    let error = fallible(Some(&Tensor::from(1.0f32)), None)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("argument `xs` is a 0-d tensor"), "{error}");
+    let error = fallible(Some(&Tensor::from(1.0f32)), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ZeroDimensionalArgument);
+    assert!(
+        error.to_string().contains("argument `xs` is a 0-d tensor"),
+        "{error}"
+    );
     let text = "support::Scale: argument `xs` is a 0-d tensor";
     assert_panics(&[text], || Scale::by(1.0).forward(&Tensor::from(1.0f32)));
 }
@@ -78,9 +83,16 @@ fn halved(xs: &Tensor) -> (Tensor, Tensor) {
     (xs.shallow_clone(), xs.narrow(0, 0, xs.size()[0] / 2))
 }
 
+#[torchcache]
+fn fallible_sum(xs: &Tensor) -> Result<Tensor, Error> {
+    Ok(xs.sum(Kind::Float))
+}
+
 #[test]
 fn an_output_without_a_row_per_input_row_is_an_error() {
     let xs = random(&[4, 2]);
+    let error = fallible_sum(&xs).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutputBatchMismatch);
     let text = "the output has shape []; expected a first dimension of 4, the rows of the batch";
     assert_panics(&[text], || summed(&xs));
     assert_panics(&["output `1` has shape [2, 2]"], || halved(&xs));

@@ -259,10 +259,10 @@ fn rows_lost_before_the_module_hash_changed_fail_the_flush() {
 
     model.torchcache_cache_dtype = Some(Kind::Half);
     model.forward(&random(&[3, 4])).unwrap();
-    let lost = model.torchcache.flush();
-    let Err(FlushError::Rows(source)) = lost else {
-        panic!("{lost:?}");
-    };
+    let lost = model.torchcache.flush().unwrap_err();
+    assert!(matches!(lost, FlushError::Rows(_)), "{lost:?}");
+    assert_eq!(lost.to_string(), "not every row was written to disk");
+    let source = std::error::Error::source(&lost).unwrap();
     assert!(source.to_string().starts_with("7 rows"), "{source}");
     model.torchcache.flush().expect("reported once");
     assert_eq!(model.torchcache.stats().disk.rows, 3);
@@ -314,10 +314,13 @@ fn an_unusable_directory_is_an_error() {
     assert!(source.contains("os error"), "{source}");
     let mut model = kept(&file);
     assert!(model.forward(&random(&[1, 2])).is_err());
-    let flushed = model.torchcache.flush();
+    let flushed = model.torchcache.flush().unwrap_err();
+    assert!(matches!(flushed, FlushError::Directory(_)), "{flushed:?}");
+    assert_eq!(flushed.to_string(), "no row was written to disk");
+    let source = std::error::Error::source(&flushed).unwrap().to_string();
     assert!(
-        matches!(flushed, Err(FlushError::Directory(_))),
-        "{flushed:?}"
+        source.contains("cannot use the cache directory"),
+        "{source}"
     );
     assert_eq!(model.torchcache.directory(), None);
     model.torchcache_persistent_cache_dir = root.path().join("deeper").join("still");
