@@ -213,7 +213,7 @@ impl TorchCache {
 
     /// Computes the module hash and the digests of shared arguments again at the next call. Modules around
     /// this one do so as well, and modules inside it from that call on. For changes that cannot be
-    /// watched: weights written through a raw pointer, buffers of a TorchScript module.
+    /// watched: weights written through a raw pointer, mode and buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.changes.report();
         // Weights that were replaced need not stay until the next call.
