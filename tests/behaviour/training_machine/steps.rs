@@ -1,6 +1,7 @@
 //! The random steps of the training machine.
 
 use proptest::prelude::*;
+use tch::Tensor;
 
 pub(super) const INSTANCES: usize = 2;
 /// The rows that are called: few, so that calls repeat them, and most of all those of [`TWO`].
@@ -77,6 +78,21 @@ pub(super) enum Write {
     /// One row, past the version counter.
     Data,
     SetData,
+}
+
+impl Write {
+    /// Multiplies a tensor, or one row of it.
+    pub(super) fn multiply(self, tensor: &Tensor, row: i64, factor: f64) {
+        let mut tensor = tensor.shallow_clone();
+        tch::no_grad(|| match self {
+            Write::Copy => tensor.copy_(&(&tensor * factor)),
+            Write::Data => {
+                let mut row = tensor.data().narrow(0, row, 1);
+                row.copy_(&(&row * factor));
+            }
+            Write::SetData => tensor.set_data(&(tensor.detach() * factor)),
+        });
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,6 @@ use tch::nn::Module;
 use torchcache::{Fingerprint, Fingerprinter, TorchCache, torchcache};
 
 use super::steps::{Action, Write};
-use super::world::change;
 use crate::support::same;
 
 /// A weight that threads share.
@@ -72,7 +71,7 @@ impl Shared {
 
     /// Writes the weight, or replaces it.
     pub(super) fn change(&self, how: Write, factor: f64) {
-        change(&self.weight.read(), 0, how, factor);
+        how.multiply(&self.weight.read(), 0, factor);
     }
 
     /// Runs each list in a thread of its own. Returns the hits of a call afterwards.

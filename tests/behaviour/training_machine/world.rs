@@ -157,19 +157,6 @@ fn part_of(number: usize) -> Part {
     }
 }
 
-/// Writes a tensor, or one row of it.
-pub(super) fn change(tensor: &Tensor, row: i64, how: Write, factor: f64) {
-    let mut tensor = tensor.shallow_clone();
-    tch::no_grad(|| match how {
-        Write::Copy => tensor.copy_(&(&tensor * factor)),
-        Write::Data => {
-            let mut row = tensor.data().narrow(0, row, 1);
-            row.copy_(&(&row * factor));
-        }
-        Write::SetData => tensor.set_data(&(tensor.detach() * factor)),
-    });
-}
-
 impl<'a> World<'a> {
     pub(super) fn new(process: &'a RefCell<Process>, seen: &'a Seen) -> Self {
         let root = tempfile::tempdir().unwrap();
@@ -380,12 +367,8 @@ impl<'a> World<'a> {
 
     fn write(&mut self, one: usize, number: usize, how: Write, factor: f64) -> Checked {
         self.call_both(one)?;
-        change(
-            self.instances[one].outer.tensors()[number],
-            TWO[0],
-            how,
-            factor,
-        );
+        let tensor = self.instances[one].outer.tensors()[number];
+        how.multiply(tensor, TWO[0], factor);
         self.changed(one, part_of(number));
         self.call_both(one)
     }

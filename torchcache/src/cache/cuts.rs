@@ -49,7 +49,7 @@ impl CutHistory {
         }
     }
 
-    /// Many a module fails on single rows only.
+    /// Some modules fail on single rows only.
     fn attempts(&self, rows: usize) -> &Attempts {
         match rows {
             1 => &self.one_row,
