@@ -1,15 +1,13 @@
 //! Gives rows of the memory tier to the disk tier where it lacks them: rows from before `persistent` was
 //! set or the directory changed, and rows that a failing disk lost.
 
-use tch::TchError;
-use torchcache_store::{RowBatch, RowValues};
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::tiers::{Epoch, Tiers};
 use crate::key::Key;
 use crate::memory::Memory;
-use crate::memory::rows::RowBytes;
+use crate::memory::rows::{PackedRows, overwrite_rows};
 use crate::memory::saved::SavedAt;
-use crate::tensor::{layout, raw};
 
 /// Rows are copied for the disk tier this many at a time.
 const BATCH: usize = 1024;
@@ -64,32 +62,11 @@ impl Tiers {
             (mark, memory.by_schema(&missing)?)
         };
         for (schema, keys, found) in held {
-            let row_bytes = schema.row_bytes();
-            let mut bytes = vec![0; keys.len() * row_bytes];
-            for rows in found {
-                let mut copy = |row: usize, value: &[u8]| {
-                    let at = rows.positions[row] * row_bytes;
-                    bytes[at..at + row_bytes].copy_from_slice(value);
-                };
-                match &rows.bytes {
-                    RowBytes::Pinned(pinned) => {
-                        (0..pinned.len()).for_each(|row| copy(row, pinned.row(row)));
-                    }
-                    RowBytes::Packed(packed) if row_bytes > 0 => {
-                        let packed = layout::on_cpu(packed)?;
-                        let values = raw::view(&packed)?.chunks_exact(row_bytes);
-                        values.enumerate().for_each(|(row, value)| copy(row, value));
-                    }
-                    RowBytes::Packed(_) => {}
-                }
-            }
-            let batch = RowBatch::new(keys.clone(), schema.encode().into(), bytes, row_bytes);
-            let batch = batch.map_err(|error| TchError::Shape(error.to_string()))?;
-            store.put(
-                batch
-                    .element_bytes(schema.element_bytes())
-                    .since(epoch.store),
-            );
+            let shape = [keys.len() as i64, schema.row_bytes() as i64];
+            let mut bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
+            overwrite_rows(&mut bytes, &found)?;
+            let batch = PackedRows { schema, bytes }.to_batch(&keys)?;
+            store.put(batch.since(epoch.store));
             self.memory().mark_saved(&keys, mark);
         }
         Ok(())

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use tch::{Kind, TchError, Tensor};
 use torchcache_store::{Located, RowBatch, Store};
 
-use super::insert::Insert;
 use crate::cache::warnings::Reason;
-use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::schema::Schema;
-use crate::tensor::{layout, raw};
+use crate::tensor::raw;
 
 /// Rows of one schema that the store located.
 #[derive(Debug)]
@@ -76,29 +74,6 @@ impl LocatedRows {
         }
         Ok((positions, PackedRows { schema, bytes }))
     }
-}
-
-/// Computed rows as the store takes them.
-///
-/// # Errors
-///
-/// Rows that libtorch cannot copy, or that are longer than the store allows.
-pub(crate) fn row_batch(
-    keys: &[Key],
-    computed: &PackedRows,
-    insert: Option<&Insert<'_>>,
-) -> Result<RowBatch, TchError> {
-    let PackedRows { schema, bytes } = computed;
-    let (encoded, row_bytes) = (schema.encode().into(), schema.row_bytes());
-    let rows = match insert.and_then(Insert::pinned) {
-        Some(pinned) => RowBatch::shared(keys.to_vec(), encoded, pinned, row_bytes),
-        None => {
-            let copied = raw::view(&layout::on_cpu(bytes)?)?.to_vec();
-            RowBatch::new(keys.to_vec(), encoded, copied, row_bytes)
-        }
-    };
-    let rows = rows.map_err(|error| TchError::Shape(error.to_string()))?;
-    Ok(rows.element_bytes(schema.element_bytes()))
 }
 
 /// Queues rows for the disk. Returns the rows that the store already holds: theirs are the values

@@ -406,7 +406,10 @@ impl Call<'_> {
         let mut insert = self.insert(keys, computed);
         if let (Some(store), Some(epoch)) = (&self.cache.tiers.store, self.epoch) {
             // The disk comes first, so that memory never holds another value than the disk.
-            let batch = disk::row_batch(keys, computed, insert.as_ref());
+            let batch = match insert.as_ref().and_then(Insert::pinned) {
+                Some(pinned) => computed.to_pinned_batch(keys, pinned),
+                None => computed.to_batch(keys),
+            };
             if batch.is_err() {
                 self.cache.tiers.memory().saved().doubt();
                 self.target.handle().add_unwritten(keys.len() as u64);

@@ -314,7 +314,7 @@ impl<'a> Fingerprinter<'a> {
 
     /// A collection without an order: elements are added in the order of their digests.
     pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
-        if !matches!(self.walk, Walk::Hash(_)) {
+        if !self.hashes() {
             let values = values.enumerate();
             return values.for_each(|(position, value)| self.element(position, &value));
         }

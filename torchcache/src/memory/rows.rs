@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
-use torchcache_store::RowValues;
+use torchcache_store::{RowBatch, RowValues, StoreError};
 
 use super::arena::PinnedRows;
+use crate::key::Key;
 use crate::schema::Schema;
 use crate::tensor::parallel::copy_rows;
-use crate::tensor::raw;
+use crate::tensor::{layout, raw};
 
 /// Rows of one schema as a tensor of bytes, `[rows, row_bytes]`.
 #[derive(Debug)]
@@ -24,6 +25,37 @@ impl PackedRows {
         let index = Tensor::from_slice(rows).f_to_device(self.bytes.device())?;
         let bytes = self.bytes.f_index_select(0, &index)?;
         Ok(PackedRows { bytes, ..self })
+    }
+
+    /// A copy of the rows as the store takes them.
+    ///
+    /// # Errors
+    ///
+    /// Rows that libtorch cannot copy, or that are longer than the store allows.
+    pub(crate) fn to_batch(&self, keys: &[Key]) -> Result<RowBatch, TchError> {
+        let bytes = raw::view(&layout::on_cpu(&self.bytes)?)?.to_vec();
+        let (schema, row_bytes) = (self.schema.encode().into(), self.schema.row_bytes());
+        let batch = RowBatch::new(keys.to_vec(), schema, bytes, row_bytes);
+        self.checked(batch)
+    }
+
+    /// As [`to_batch`](Self::to_batch), of rows that are pinned in memory: nothing is copied.
+    ///
+    /// # Errors
+    ///
+    /// Rows that are longer than the store allows.
+    pub(crate) fn to_pinned_batch(
+        &self,
+        keys: &[Key],
+        pinned: Arc<dyn RowValues>,
+    ) -> Result<RowBatch, TchError> {
+        let (schema, row_bytes) = (self.schema.encode().into(), self.schema.row_bytes());
+        self.checked(RowBatch::shared(keys.to_vec(), schema, pinned, row_bytes))
+    }
+
+    fn checked(&self, batch: Result<RowBatch, StoreError>) -> Result<RowBatch, TchError> {
+        let batch = batch.map_err(|error| TchError::Shape(error.to_string()))?;
+        Ok(batch.element_bytes(self.schema.element_bytes()))
     }
 }
 
