@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use torchcache::{Cached, Fingerprint, Fingerprinter, Options, TorchCache, torchcache};
 
 use crate::nested_modules::Wrapper;
-use crate::support::{Log, Scale, counts, device, events, random, same};
+use crate::support::{Log, OnEvent, Scale, counts, device, events, random, same};
 
 #[torchcache]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
@@ -194,34 +194,6 @@ fn threads_of_one_handle_compute_its_hash_once() {
     assert_eq!(model.walked.0.load(SeqCst), 8_000 - 1 + 2);
 }
 
-/// A subscriber that calls a cached function at the first event.
-struct Calls {
-    call: fn(&Tensor) -> Tensor,
-    xs: std::sync::Mutex<Option<Tensor>>,
-}
-
-impl tracing::Subscriber for Calls {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("torchcache")
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-
-    fn event(&self, _: &tracing::Event<'_>) {
-        let xs = self.xs.lock().unwrap().take();
-        if let Some(xs) = xs {
-            assert!(same(&(self.call)(&xs), &(&xs * 3)));
-        }
-    }
-}
-
 #[torchcache]
 fn logged_in_memory(xs: &Tensor) -> Tensor {
     xs * 3
@@ -237,10 +209,13 @@ fn a_log_subscriber_may_call_the_cached_function() {
     for call in [logged_in_memory as fn(&Tensor) -> Tensor, logged_on_disk] {
         ends(move || {
             let xs = random(&[2, 2]);
-            let calls = Calls {
-                call,
-                xs: Some(random(&[2, 2])).into(),
-            };
+            let first = std::sync::Mutex::new(Some(random(&[2, 2])));
+            let calls = OnEvent(move |_: &tracing::Event<'_>| {
+                let xs = first.lock().unwrap().take();
+                if let Some(xs) = xs {
+                    assert!(same(&call(&xs), &(&xs * 3)));
+                }
+            });
             tracing::subscriber::with_default(calls, || {
                 assert!(same(&call(&xs), &(&xs * 3)));
             });

@@ -118,7 +118,7 @@ pub(crate) fn logged<R>(run: impl FnOnce() -> R) -> (R, Vec<String>) {
     (result, log.lines())
 }
 
-/// A subscriber that records each event as `LEVEL message field=value …`. Clones record into the same
+/// Records each event as `LEVEL message field=value …`. Clones record into the same
 /// list, for other threads.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
@@ -126,15 +126,35 @@ pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 impl Log {
     /// Records the events of this thread while `run` runs.
     pub(crate) fn during<R>(&self, run: impl FnOnce() -> R) -> R {
-        tracing::subscriber::with_default(self.clone(), run)
+        let log = self.clone();
+        let subscriber = OnEvent(move |event: &tracing::Event<'_>| log.record(event));
+        tracing::subscriber::with_default(subscriber, run)
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
+
+    fn record(&self, event: &tracing::Event<'_>) {
+        struct Line(String);
+        impl tracing::field::Visit for Line {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                match field.name() {
+                    "message" => self.0.push_str(&format!(" {value:?}")),
+                    name => self.0.push_str(&format!(" {name}={value:?}")),
+                }
+            }
+        }
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
 }
 
-impl tracing::Subscriber for Log {
+/// A subscriber that calls a function with each event of the library.
+pub(crate) struct OnEvent<F>(pub(crate) F);
+
+impl<F: Fn(&tracing::Event<'_>) + 'static> tracing::Subscriber for OnEvent<F> {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("torchcache")
     }
@@ -149,18 +169,7 @@ impl tracing::Subscriber for Log {
     fn exit(&self, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
-        struct Line(String);
-        impl tracing::field::Visit for Line {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                match field.name() {
-                    "message" => self.0.push_str(&format!(" {value:?}")),
-                    name => self.0.push_str(&format!(" {name}={value:?}")),
-                }
-            }
-        }
-        let mut line = Line(event.metadata().level().to_string());
-        event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        (self.0)(event);
     }
 }
 
