@@ -16,7 +16,7 @@ use crate::canonical;
 
 /// A value that the compiler puts into a body.
 pub(crate) struct BuildInput {
-    kind: Kind,
+    kind: InputKind,
     /// The tokens of the invocation.
     arguments: TokenStream,
     /// The predicates without which the compiler removes the invocation. Only those of a file count:
@@ -27,7 +27,7 @@ pub(crate) struct BuildInput {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum InputKind {
     Cfg,
     Variable,
     File,
@@ -57,10 +57,12 @@ impl BuildInput {
         // Of the invocation in the body, where a relative path begins.
         let span = Span::call_site().located_at(self.span);
         let value = match self.kind {
-            Kind::Cfg => quote_spanned!(span=> Cfg(#private::cfg!(#arguments))),
+            InputKind::Cfg => quote_spanned!(span=> Cfg(#private::cfg!(#arguments))),
             // `env!` is an error where the variable is not set, which the body may avoid.
-            Kind::Variable => quote_spanned!(span=> Variable(#private::option_env!(#arguments))),
-            Kind::File => quote_spanned!(span=> File(#private::include_bytes!(#arguments))),
+            InputKind::Variable => {
+                quote_spanned!(span=> Variable(#private::option_env!(#arguments)))
+            }
+            InputKind::File => quote_spanned!(span=> File(#private::include_bytes!(#arguments))),
         };
         quote! {
             #(#[cfg(#guards)])*
@@ -71,9 +73,9 @@ impl BuildInput {
     /// The invocation, for messages.
     fn name(&self) -> String {
         let name = match self.kind {
-            Kind::Cfg => "cfg",
-            Kind::Variable => "env",
-            Kind::File => "include",
+            InputKind::Cfg => "cfg",
+            InputKind::Variable => "env",
+            InputKind::File => "include",
         };
         format!("{name}!({})", canonical::text(self.arguments.clone()))
     }
@@ -94,15 +96,15 @@ struct Search {
 }
 
 impl Search {
-    fn add(&mut self, kind: Kind, arguments: TokenStream, span: Span) {
+    fn add(&mut self, kind: InputKind, arguments: TokenStream, span: Span) {
         let arguments = without_invisible_groups(arguments);
         // The variable of a macro that the body defines has no value outside of that macro.
         if has_macro_variable(&arguments) {
             return;
         }
         let mut guards = match kind {
-            Kind::Cfg | Kind::Variable => Vec::new(),
-            Kind::File => self.guards.clone(),
+            InputKind::Cfg | InputKind::Variable => Vec::new(),
+            InputKind::File => self.guards.clone(),
         };
         // A statement and the expression that it consists of have the same attributes.
         guards.dedup_by_key(|guard| canonical::text(guard.clone()));
@@ -115,7 +117,7 @@ impl Search {
     }
 
     fn add_cfg(&mut self, predicate: &TokenStream) {
-        self.add(Kind::Cfg, predicate.clone(), Span::call_site());
+        self.add(InputKind::Cfg, predicate.clone(), Span::call_site());
     }
 
     fn guarded(&mut self, guards: Vec<TokenStream>, search: impl FnOnce(&mut Self)) {
@@ -163,16 +165,16 @@ impl Search {
     fn invocation(&mut self, name: &Ident, is_standard: bool, tokens: TokenStream) {
         let text = name.to_string();
         match text.as_str() {
-            "cfg" if is_standard => self.add(Kind::Cfg, tokens, name.span()),
+            "cfg" if is_standard => self.add(InputKind::Cfg, tokens, name.span()),
             "env" | "option_env" if is_standard => {
                 // `env!` takes a message as well.
                 let [variable, ..] = &split(tokens)[..] else {
                     return;
                 };
-                self.add(Kind::Variable, variable.clone(), name.span());
+                self.add(InputKind::Variable, variable.clone(), name.span());
             }
             "include" | "include_str" | "include_bytes" if is_standard => {
-                self.add(Kind::File, tokens, name.span());
+                self.add(InputKind::File, tokens, name.span());
             }
             "stringify" if is_standard => {}
             "cfg_if" => match cfg_if.parse2(tokens.clone()) {

@@ -19,9 +19,9 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Item;
 
-use crate::parse::derives::{Batched, Fingerprint};
-use crate::parse::functions::Function;
-use crate::parse::impls::Impl;
+use crate::parse::derives::{BatchedDerive, FingerprintDerive};
+use crate::parse::functions::FunctionItem;
+use crate::parse::impls::ModuleImpl;
 use crate::parse::structs::Struct;
 
 /// Caches a module or a function row by row: see the `torchcache` crate.
@@ -52,11 +52,11 @@ fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
             Ok(parsed) => expand::structs::expand(&parsed),
             Err(error) => expand::structs::fallback(item, &error),
         },
-        Ok(Item::Impl(item)) => match Impl::parse(arguments, &item) {
+        Ok(Item::Impl(item)) => match ModuleImpl::parse(arguments, &item) {
             Ok(parsed) => expand::impls::expand(&parsed),
             Err(error) => expand::impls::fallback(&item, &error),
         },
-        Ok(Item::Fn(item)) => match Function::parse(arguments, &item) {
+        Ok(Item::Fn(item)) => match FunctionItem::parse(arguments, &item) {
             Ok(parsed) => expand::functions::expand(&parsed),
             Err(error) => expand::functions::fallback(&item, &error),
         },
@@ -66,14 +66,14 @@ fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn derive(input: TokenStream) -> TokenStream {
-    match syn::parse2(input).and_then(Fingerprint::parse) {
+    match syn::parse2(input).and_then(FingerprintDerive::parse) {
         Ok(parsed) => expand::fingerprint::expand(&parsed),
         Err(error) => error.to_compile_error(),
     }
 }
 
 fn derive_batched(input: TokenStream) -> TokenStream {
-    match syn::parse2(input).and_then(Batched::parse) {
+    match syn::parse2(input).and_then(BatchedDerive::parse) {
         Ok(parsed) => expand::batched::expand(&parsed),
         Err(error) => error.to_compile_error(),
     }

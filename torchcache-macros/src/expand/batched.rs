@@ -4,12 +4,12 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
-use crate::parse::derives::Batched;
+use crate::parse::derives::BatchedDerive;
 use crate::parse::fields::bounds;
 
 /// The expansion of the derive.
-pub(crate) fn expand(parsed: &Batched) -> TokenStream {
-    let Batched {
+pub(crate) fn expand(parsed: &BatchedDerive) -> TokenStream {
+    let BatchedDerive {
         name,
         generics,
         fields,

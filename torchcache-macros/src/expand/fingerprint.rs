@@ -8,7 +8,7 @@ use syn::spanned::Spanned;
 
 use crate::expand::definition;
 use crate::parse::attributes::is_generic;
-use crate::parse::derives::{Fingerprint, Shape, Variant};
+use crate::parse::derives::{FingerprintDerive, Shape, Variant};
 use crate::parse::fields::{self, Field};
 
 impl Field {
@@ -43,8 +43,8 @@ pub(crate) fn fields(fields: &[Field]) -> TokenStream {
 }
 
 /// The expansion of the derive.
-pub(crate) fn expand(parsed: &Fingerprint) -> TokenStream {
-    let Fingerprint {
+pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
+    let FingerprintDerive {
         name,
         generics,
         shape,

@@ -9,12 +9,12 @@ use syn::ext::IdentExt;
 
 use crate::expand::{definition, options};
 use crate::parse::attributes::{cfgs, wrapped};
-use crate::parse::functions::Function;
+use crate::parse::functions::FunctionItem;
 use crate::parse::signature::remove_roles;
 
 /// The expansion of a checked function.
-pub(crate) fn expand(parsed: &Function) -> TokenStream {
-    let Function {
+pub(crate) fn expand(parsed: &FunctionItem) -> TokenStream {
+    let FunctionItem {
         item,
         options,
         function,

@@ -6,11 +6,11 @@ use syn::{Generics, ImplItem, ItemImpl, parse_quote};
 
 use crate::expand::{definition, paired};
 use crate::parse::attributes::{cfgs, is_generic, wrapped};
-use crate::parse::impls::{Impl, Method, has_arguments};
+use crate::parse::impls::{Method, ModuleImpl, has_arguments};
 use crate::parse::signature::remove_roles;
 
 /// The expansion of a checked impl.
-pub(crate) fn expand(parsed: &Impl) -> TokenStream {
+pub(crate) fn expand(parsed: &ModuleImpl) -> TokenStream {
     let mut item = parsed.item.clone();
     item.generics = with_struct_bounds(&item);
     for (place, method) in parsed.methods.iter().enumerate() {

@@ -6,11 +6,11 @@ use syn::spanned::Spanned;
 use syn::{Expr, Lit};
 
 use crate::options::{OptionKind, policy_named};
-use crate::parse::options::{Assignment, Options};
+use crate::parse::options::{Assignment, OptionAssignments};
 use crate::validate::options::literal;
 
 /// The expression that makes the option builder.
-pub(crate) fn expand(options: &Options) -> TokenStream {
+pub(crate) fn expand(options: &OptionAssignments) -> TokenStream {
     let calls = options
         .assignments
         .iter()

@@ -9,18 +9,18 @@ use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Pat, Type};
 
 use crate::build_inputs::BuildInput;
-use crate::parse::signature::{Argument, Role, WrappedFn};
+use crate::parse::signature::{ArgumentRole, WrappedArgument, WrappedFn};
 
 impl WrappedFn {
     /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
     pub(crate) fn arguments(&self) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
-            let Argument { name, role, .. } = argument;
+            let WrappedArgument { name, role, .. } = argument;
             let span = type_span(argument);
             match role {
-                Role::Rows => quote_spanned!(span=> .with(&#name)),
-                Role::Id => quote_spanned!(span=> .with_id(&#name)),
-                Role::Shared => quote_spanned!(span=> .with_shared(&#name)),
+                ArgumentRole::Rows => quote_spanned!(span=> .with(&#name)),
+                ArgumentRole::Id => quote_spanned!(span=> .with_id(&#name)),
+                ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
             }
         });
         quote!(::torchcache::__private::Arguments::new() #(#with)*)
@@ -42,27 +42,31 @@ impl WrappedFn {
         let held = Ident::new("held", Span::mixed_site());
         let bindings = self.arguments.iter().enumerate();
         let bindings = bindings.map(|(position, argument)| {
-            let Argument { name, pattern, .. } = argument;
+            let WrappedArgument { name, pattern, .. } = argument;
             let span = type_span(argument);
             let holds = quote_spanned! {span=>
                 let #held = &mut ::torchcache::__private::Default::default();
             };
             match argument.role {
-                Role::Rows => quote_spanned! {span=>
+                ArgumentRole::Rows => quote_spanned! {span=>
                     #holds
                     let #pattern = #rows.argument(&#name, #position, #held);
                 },
-                Role::Id => quote_spanned! {span=>
+                ArgumentRole::Id => quote_spanned! {span=>
                     #holds
                     let #pattern = #rows.id(&#name, #held);
                 },
-                Role::Shared => quote_spanned!(span=> let #pattern = #rows.shared(&#name);),
+                ArgumentRole::Shared => quote_spanned!(span=> let #pattern = #rows.shared(&#name);),
             }
         });
-        let training = self.training.iter().map(|Argument { name, pattern, .. }| {
-            let is_unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
-            (!is_unchanged).then(|| quote!(let #pattern = #name;))
-        });
+        let training = self
+            .training
+            .iter()
+            .map(|WrappedArgument { name, pattern, .. }| {
+                let is_unchanged =
+                    matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
+                (!is_unchanged).then(|| quote!(let #pattern = #name;))
+            });
         let Self { output, block, .. } = self;
         // One block with the user's braces: a nested block would be linted as the user's code.
         let statements = &block.stmts;
@@ -127,7 +131,7 @@ impl WrappedFn {
 
 /// The span of the name of the argument's type, or else of the argument, so that an error about the
 /// type is shown there; with the hygiene of generated code.
-fn type_span(argument: &Argument) -> Span {
+fn type_span(argument: &WrappedArgument) -> Span {
     let mut ty = &argument.ty;
     while let Type::Reference(reference) = ty {
         ty = &reference.elem;

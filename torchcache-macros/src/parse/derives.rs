@@ -7,7 +7,7 @@ use crate::parse::fields::{Field, names, take_skip};
 use crate::validate;
 
 /// A checked struct or enum.
-pub(crate) struct Fingerprint {
+pub(crate) struct FingerprintDerive {
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
     pub(crate) shape: Shape,
@@ -27,7 +27,7 @@ pub(crate) struct Variant {
     pub(crate) fields: Vec<Field>,
 }
 
-impl Fingerprint {
+impl FingerprintDerive {
     /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let mut errors = Errors::default();
@@ -100,7 +100,7 @@ fn version_text(meta: Meta) -> Option<LitStr> {
 }
 
 /// A checked struct of tensors.
-pub(crate) struct Batched {
+pub(crate) struct BatchedDerive {
     pub(crate) name: Ident,
     pub(crate) generics: Generics,
     pub(crate) fields: Vec<Field>,
@@ -108,7 +108,7 @@ pub(crate) struct Batched {
     pub(crate) is_named: bool,
 }
 
-impl Batched {
+impl BatchedDerive {
     /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let fields = match input.data {

@@ -4,17 +4,17 @@ use proc_macro2::TokenStream;
 use syn::ItemFn;
 
 use crate::errors::Errors;
-use crate::parse::options::Options;
+use crate::parse::options::OptionAssignments;
 use crate::parse::signature::{Training, WrappedFn};
 
 /// A checked function.
-pub(crate) struct Function {
+pub(crate) struct FunctionItem {
     pub(crate) item: ItemFn,
-    pub(crate) options: Options,
+    pub(crate) options: OptionAssignments,
     pub(crate) function: WrappedFn,
 }
 
-impl Function {
+impl FunctionItem {
     /// Reads and checks a function.
     pub(crate) fn parse(arguments: TokenStream, item: &ItemFn) -> syn::Result<Self> {
         let mut errors = Errors::default();
@@ -27,7 +27,7 @@ impl Function {
                 .finish(())
                 .map(|()| unreachable!("an error was reported"));
         }
-        let options = Options::parse(arguments, &mut errors);
+        let options = OptionAssignments::parse(arguments, &mut errors);
         options.require_persistence(false, &mut errors);
         let function = WrappedFn::parse(&item.sig, &item.block, Training::Named, &mut errors);
         let parsed = function.map(|function| Self {

@@ -9,7 +9,7 @@ use crate::parse::signature::{Training, WrappedFn};
 use crate::validate;
 
 /// A checked impl.
-pub(crate) struct Impl {
+pub(crate) struct ModuleImpl {
     pub(crate) item: ItemImpl,
     /// In the order of the impl.
     pub(crate) methods: Vec<Method>,
@@ -24,13 +24,13 @@ pub(crate) struct Method {
 
 /// What an impl is of.
 #[derive(Clone, Copy)]
-enum Kind {
+enum ImplKind {
     Module,
     ModuleT,
     Inherent,
 }
 
-impl Impl {
+impl ModuleImpl {
     /// Reads and checks an impl.
     pub(crate) fn parse(arguments: TokenStream, item: &ItemImpl) -> syn::Result<Self> {
         let mut errors = Errors::default();
@@ -61,7 +61,7 @@ impl Impl {
                 let function = WrappedFn::parse(&method.sig, &method.block, training, &mut errors);
                 methods.extend(function.map(|function| Method { index, function }));
             }
-            if !found && matches!(kind, Kind::Inherent) {
+            if !found && matches!(kind, ImplKind::Inherent) {
                 errors.report(
                     &item.self_ty,
                     "this impl has neither `forward` nor `forward_t`, so there is nothing to \
@@ -76,7 +76,7 @@ impl Impl {
     }
 }
 
-impl Kind {
+impl ImplKind {
     /// Which arguments of a wrapped method mean training; `None` for a method that is not wrapped.
     fn wraps(self, signature: &Signature) -> Option<Training> {
         match self {
@@ -88,9 +88,9 @@ impl Kind {
     }
 }
 
-fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<Kind> {
+fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<ImplKind> {
     let Some((path, _)) = &item.trait_ else {
-        return Some(Kind::Inherent);
+        return Some(ImplKind::Inherent);
     };
     let name = path
         .segments
@@ -98,8 +98,8 @@ fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<Kind> {
         .map(|last| last.ident.to_string())
         .unwrap_or_default();
     match name.as_str() {
-        "Module" => Some(Kind::Module),
-        "ModuleT" => Some(Kind::ModuleT),
+        "Module" => Some(ImplKind::Module),
+        "ModuleT" => Some(ImplKind::ModuleT),
         _ => {
             errors.report(
                 path,

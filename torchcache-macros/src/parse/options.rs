@@ -19,11 +19,11 @@ pub(crate) struct Assignment {
 }
 
 /// The options of one attribute, in the order written.
-pub(crate) struct Options {
+pub(crate) struct OptionAssignments {
     pub(crate) assignments: Vec<Assignment>,
 }
 
-impl Options {
+impl OptionAssignments {
     /// Reads and checks the arguments of the attribute, up to the first syntax error.
     pub(crate) fn parse(arguments: TokenStream, errors: &mut Errors) -> Self {
         let mut assignments = Vec::new();

@@ -32,10 +32,10 @@ pub(crate) struct WrappedFn {
     /// The signature of the expansion, in which each argument has a name.
     pub(crate) signature: Signature,
     /// In the order of the signature, without those that mean training.
-    pub(crate) arguments: Vec<Argument>,
+    pub(crate) arguments: Vec<WrappedArgument>,
     /// The arguments with which the call bypasses the cache if they are true. They are not part of
     /// the key.
-    pub(crate) training: Vec<Argument>,
+    pub(crate) training: Vec<WrappedArgument>,
     pub(crate) output: Type,
     pub(crate) block: Block,
     /// The canonical text, which is part of the identity.
@@ -45,18 +45,18 @@ pub(crate) struct WrappedFn {
 }
 
 /// An argument of a wrapped function.
-pub(crate) struct Argument {
+pub(crate) struct WrappedArgument {
     /// Its name in the signature of the expansion.
     pub(crate) name: Ident,
     /// Its pattern in the signature as written, which the body uses.
     pub(crate) pattern: Pat,
     pub(crate) ty: Type,
-    pub(crate) role: Role,
+    pub(crate) role: ArgumentRole,
 }
 
 /// What an argument is to the cache.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Role {
+pub(crate) enum ArgumentRole {
     /// Rows or a plain value, depending on its type.
     Rows,
     /// `#[id]`: the ids that rows are keyed by.
@@ -66,7 +66,8 @@ pub(crate) enum Role {
 }
 
 /// The attributes that give an argument a role.
-const ROLES: [(&str, Role); 2] = [("id", Role::Id), ("shared", Role::Shared)];
+const ROLES: [(&str, ArgumentRole); 2] =
+    [("id", ArgumentRole::Id), ("shared", ArgumentRole::Shared)];
 
 impl WrappedFn {
     /// Reads and checks a function, except for its receiver.
@@ -93,7 +94,7 @@ impl WrappedFn {
             };
             if !is_training {
                 validate::argument_type(&typed.ty, errors);
-            } else if role != Role::Rows {
+            } else if role != ArgumentRole::Rows {
                 errors.report(
                     &typed.pat,
                     format!(
@@ -102,7 +103,7 @@ impl WrappedFn {
                     ),
                 );
             }
-            let argument = Argument::rename(typed, position, role);
+            let argument = WrappedArgument::rename(typed, position, role);
             if is_training {
                 training.push(argument);
             } else {
@@ -118,7 +119,7 @@ impl WrappedFn {
                  &Tensor, train: bool) -> Tensor`; without one, call the method `forward`",
             );
         }
-        if !arguments.iter().any(Argument::may_have_rows) {
+        if !arguments.iter().any(WrappedArgument::may_have_rows) {
             errors.report(
                 name,
                 format!(
@@ -140,9 +141,9 @@ impl WrappedFn {
     }
 }
 
-impl Argument {
+impl WrappedArgument {
     /// Replaces a pattern in the signature by a name; the pattern is matched where the body begins.
-    fn rename(typed: &mut PatType, position: usize, role: Role) -> Self {
+    fn rename(typed: &mut PatType, position: usize, role: ArgumentRole) -> Self {
         let pattern = (*typed.pat).clone();
         let name = match &pattern {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
@@ -161,17 +162,17 @@ impl Argument {
 
     fn may_have_rows(&self) -> bool {
         match self.role {
-            Role::Rows => !validate::has_no_tensor(&self.ty),
-            Role::Id => true,
-            Role::Shared => false,
+            ArgumentRole::Rows => !validate::has_no_tensor(&self.ty),
+            ArgumentRole::Id => true,
+            ArgumentRole::Shared => false,
         }
     }
 }
 
 /// Removes the role attributes of an argument, misspelt ones included: the compiler knows none of
 /// them.
-fn take_role(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Role {
-    let mut first: Option<(String, Role)> = None;
+fn take_role(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> ArgumentRole {
+    let mut first: Option<(String, ArgumentRole)> = None;
     for attribute in attributes.extract_if(.., |attribute| role_name(attribute).is_some()) {
         let Some(name) = role_name(&attribute) else {
             continue;
@@ -198,7 +199,7 @@ fn take_role(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Role {
             ),
         }
     }
-    first.map_or(Role::Rows, |(_, role)| role)
+    first.map_or(ArgumentRole::Rows, |(_, role)| role)
 }
 
 /// The name of a role attribute, right or misspelt; `None` for attributes of the compiler.
@@ -219,10 +220,10 @@ pub(crate) fn remove_roles(signature: &mut Signature) {
     }
 }
 
-fn refuse_second_id(arguments: &[Argument], errors: &mut Errors) {
+fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
     let mut ids = arguments
         .iter()
-        .filter(|argument| argument.role == Role::Id);
+        .filter(|argument| argument.role == ArgumentRole::Id);
     let Some(first) = ids.next() else { return };
     for second in ids {
         errors.report(

@@ -8,13 +8,13 @@ use syn::{Ident, ItemStruct, Member, Type};
 use crate::errors::Errors;
 use crate::options::OVERRIDE_PREFIX;
 use crate::parse::fields::{Field, take_skip};
-use crate::parse::options::{Options, overridden};
+use crate::parse::options::{OptionAssignments, overridden};
 
 /// A checked struct.
 pub(crate) struct Struct {
     /// The struct without `#[torchcache(skip)]`.
     pub(crate) item: ItemStruct,
-    pub(crate) options: Options,
+    pub(crate) options: OptionAssignments,
     /// The field of type `TorchCache`.
     pub(crate) cache: Member,
     pub(crate) overrides: Vec<Override>,
@@ -32,7 +32,7 @@ impl Struct {
     /// Reads and checks a struct.
     pub(crate) fn parse(arguments: TokenStream, mut item: ItemStruct) -> syn::Result<Self> {
         let mut errors = Errors::default();
-        let options = Options::parse(arguments, &mut errors);
+        let options = OptionAssignments::parse(arguments, &mut errors);
         let mut caches = Vec::new();
         let mut overrides = Vec::new();
         let mut fields = Vec::new();

@@ -6,9 +6,9 @@ use syn::Item;
 
 use super::tokens;
 use crate::parse;
-use crate::parse::derives::{Batched, Fingerprint};
-use crate::parse::functions::Function;
-use crate::parse::impls::Impl;
+use crate::parse::derives::{BatchedDerive, FingerprintDerive};
+use crate::parse::functions::FunctionItem;
+use crate::parse::impls::ModuleImpl;
 use crate::parse::structs::Struct;
 
 /// The mistakes of an item with the attribute, a line each: the token, and the message.
@@ -16,8 +16,8 @@ fn attribute(arguments: &str, item: &str) -> String {
     let arguments = tokens(arguments);
     let error = match syn::parse2(tokens(item)).unwrap() {
         Item::Struct(item) => Struct::parse(arguments, item).err(),
-        Item::Impl(item) => Impl::parse(arguments, &item).err(),
-        Item::Fn(item) => Function::parse(arguments, &item).err(),
+        Item::Impl(item) => ModuleImpl::parse(arguments, &item).err(),
+        Item::Fn(item) => FunctionItem::parse(arguments, &item).err(),
         other => Some(parse::wrong_item(&other)),
     };
     lines(error)
@@ -53,11 +53,11 @@ fn method(method: &str) -> String {
 }
 
 fn fingerprint(item: &str) -> String {
-    lines(Fingerprint::parse(syn::parse2(tokens(item)).unwrap()).err())
+    lines(FingerprintDerive::parse(syn::parse2(tokens(item)).unwrap()).err())
 }
 
 fn batched(item: &str) -> String {
-    lines(Batched::parse(syn::parse2(tokens(item)).unwrap()).err())
+    lines(BatchedDerive::parse(syn::parse2(tokens(item)).unwrap()).err())
 }
 
 #[test]

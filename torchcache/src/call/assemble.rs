@@ -4,13 +4,13 @@ use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::RowValues;
 
 use crate::memory::rows::{FoundRows, RowBytes, overwrite_rows};
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 use crate::tensor::raw;
 
 /// The output tensors, in memory of their own: a row for each of `key_of_row`, the positions of the
 /// rows' keys, or one for each of `keys` keys.
 pub(crate) fn assemble(
-    schema: &Schema,
+    schema: &TensorSchema,
     found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
@@ -37,7 +37,7 @@ pub(crate) fn assemble(
 
 /// Copies each row once, from where it was found to its place in the output.
 fn gather_on_cpu(
-    schema: &Schema,
+    schema: &TensorSchema,
     found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
@@ -72,7 +72,7 @@ fn gather_on_cpu(
 
 /// Gathers by libtorch's operations, since some rows are on a device.
 fn gather_on_device(
-    schema: &Schema,
+    schema: &TensorSchema,
     found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,

@@ -7,13 +7,13 @@ use torchcache_store::{Located, RowBatch, Store};
 
 use crate::cache::warnings::Reason;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 use crate::tensor::raw;
 
 /// Rows of one schema that the store located.
 #[derive(Debug)]
 pub(crate) struct LocatedRows {
-    pub(crate) schema: Arc<Schema>,
+    pub(crate) schema: Arc<TensorSchema>,
     positions: Vec<usize>,
     located: Vec<Located>,
 }
@@ -31,10 +31,10 @@ impl LocatedRows {
         let Some(first) = located.first() else {
             return Ok(None);
         };
-        let schema = Schema::decode(first.schema()).ok_or(Reason::ForeignRows)?;
+        let schema = TensorSchema::decode(first.schema()).ok_or(Reason::ForeignRows)?;
         let agrees = |row: &Located| {
             row.schema() == first.schema()
-                || Schema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
+                || TensorSchema::decode(row.schema()).is_some_and(|other| other.agrees(&schema))
         };
         if !located.iter().all(agrees) {
             return Err(Reason::ChangingShape);
@@ -85,7 +85,7 @@ impl LocatedRows {
 pub(crate) fn put(
     store: &Store,
     rows: RowBatch,
-    schema: &Schema,
+    schema: &TensorSchema,
 ) -> Result<Vec<FoundRows>, TchError> {
     let winners = store.put(rows);
     match LocatedRows::check(winners.into_iter()) {

@@ -13,14 +13,14 @@ use crate::memory::Reservation;
 use crate::memory::arena::PinnedRows;
 use crate::memory::rows::{FoundRows, PackedRows};
 use crate::memory::saved::SavedAt;
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 use crate::tensor::{parallel, raw};
 
 /// Rows that are copied to reserved slots and not published yet.
 pub(crate) struct Insert<'a> {
     tiers: &'a Tiers,
     keys: &'a [Key],
-    schema: Arc<Schema>,
+    schema: Arc<TensorSchema>,
     /// What the rows are given to.
     saved: SavedAt,
     /// In the order of the rows.

@@ -14,7 +14,7 @@ use crate::cache::warnings::Reason;
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::memory::{KeyHasher, Memory, RowRef};
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 
 /// The rows of a call by distinct key. A position is that of a key among the distinct ones.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Lookup {
     /// The position of each row's key; `None` where no key repeats.
     key_of_row: Option<Vec<i64>>,
     /// The schema of all found rows: one output cannot hold rows of several.
-    schema: Option<Arc<Schema>>,
+    schema: Option<Arc<TensorSchema>>,
     found: Vec<FoundRows>,
     /// The positions not found so far, in rising order.
     missing: Vec<usize>,
@@ -172,7 +172,7 @@ impl Lookup {
     }
 
     /// Whether rows of this schema fit into an output with those found.
-    pub(crate) fn accepts(&self, schema: &Schema) -> bool {
+    pub(crate) fn accepts(&self, schema: &TensorSchema) -> bool {
         let found = self.schema.as_ref();
         found.is_none_or(|found| found.agrees(schema))
     }
@@ -198,7 +198,7 @@ impl Lookup {
     pub(crate) fn assemble(
         self,
         module_device: Device,
-    ) -> Result<(Arc<Schema>, Vec<Tensor>), TchError> {
+    ) -> Result<(Arc<TensorSchema>, Vec<Tensor>), TchError> {
         let tensors = self.outputs(self.key_of_row.as_deref(), module_device)?;
         Ok((self.known_schema().clone(), tensors))
     }
@@ -222,12 +222,12 @@ impl Lookup {
         assemble(schema, &self.found, keys, positions, module_device)
     }
 
-    fn known_schema(&self) -> &Arc<Schema> {
+    fn known_schema(&self) -> &Arc<TensorSchema> {
         let schema = self.schema.as_ref();
         schema.expect("found or computed rows have a schema")
     }
 
-    fn set_schema(&mut self, schema: &Arc<Schema>) -> Result<(), Reason> {
+    fn set_schema(&mut self, schema: &Arc<TensorSchema>) -> Result<(), Reason> {
         if !self.accepts(schema) {
             return Err(Reason::ChangingShape);
         }

@@ -28,7 +28,7 @@ use crate::key::{Key, KeyContext};
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
 use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 
 use insert::Insert;
 use lookup::Lookup;
@@ -72,7 +72,7 @@ fn run_cached<O: Output>(
     bypass::check_layouts(function, arguments)?;
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows)?;
-    let call = Call {
+    let call = CachedCall {
         target,
         rows,
         function,
@@ -108,7 +108,7 @@ fn run_cached<O: Output>(
 }
 
 /// One call that the cache serves.
-struct Call<'a> {
+struct CachedCall<'a> {
     target: &'a dyn Target,
     /// The rows of the batch.
     rows: i64,
@@ -125,7 +125,7 @@ struct Call<'a> {
     structure: String,
 }
 
-impl Call<'_> {
+impl CachedCall<'_> {
     fn row_keys<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
         let shared = self.target.handle().shared_digests(&self.arguments.shared);
@@ -388,7 +388,8 @@ impl Call<'_> {
         let Flattened { tensors, lengths } = output;
         let (structure, dtype) = (&self.structure, self.options.cache_dtype());
         let lengths = lengths.clone();
-        let schema = Schema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
+        let schema =
+            TensorSchema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
         if !schema.fits() {
             return Err(Unfit::Reason(Reason::OutputLayout));
         }

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use tch::{Kind, TchError, Tensor};
 
 use crate::error::output;
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 use crate::tensor::layout;
 
 /// How recomputed rows compare with cached ones.
@@ -68,7 +68,7 @@ pub(crate) fn sample(share: f64, hits: impl Iterator<Item = usize>) -> Vec<usize
 
 /// Compares the tensors of cached rows with those of the same rows computed again.
 pub(crate) fn compare(
-    schema: &Schema,
+    schema: &TensorSchema,
     cached: &[Tensor],
     recomputed: &[Tensor],
 ) -> Result<Comparison, TchError> {
@@ -189,7 +189,8 @@ mod tests {
     /// How many rows of one tensor differ.
     fn mismatched(given: &Tensor, again: &Tensor, cache_dtype: Option<Kind>) -> usize {
         let one = std::slice::from_ref(given);
-        let schema = Schema::from_outputs("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
+        let schema =
+            TensorSchema::from_outputs("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
         let again = std::slice::from_ref(again);
         let comparison = compare(&schema, one, again).unwrap();
         let Comparison {
@@ -290,7 +291,8 @@ mod tests {
             given[1].copy(),
             Tensor::from_slice(&[0.0f32, 1.5, 1.0]),
         ];
-        let schema = Schema::from_outputs("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
+        let schema =
+            TensorSchema::from_outputs("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
         let comparison = compare(&schema, &given, &again).unwrap();
         assert_eq!(
             comparison,

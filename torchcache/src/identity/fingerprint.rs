@@ -93,14 +93,14 @@ pub trait Fingerprint {
 /// Receives the fields of a value. See [`Fingerprint`].
 #[derive(Debug)]
 pub struct Fingerprinter<'a> {
-    walk: Walk<'a>,
+    walk: FingerprintMode<'a>,
     path: String,
     /// How many fields the walk is in.
     depth: u32,
 }
 
 #[derive(Debug)]
-enum Walk<'a> {
+enum FingerprintMode<'a> {
     /// Record the state, or compare with it.
     Watch(&'a mut Watcher),
     /// Collect digests, and readable values for the manifest.
@@ -110,26 +110,26 @@ enum Walk<'a> {
 }
 
 impl<'a> Fingerprinter<'a> {
-    fn new(walk: Walk<'a>) -> Self {
+    fn new(walk: FingerprintMode<'a>) -> Self {
         let (path, depth) = (String::new(), 0);
         Fingerprinter { walk, path, depth }
     }
 
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {
-        Self::new(Walk::Watch(watcher))
+        Self::new(FingerprintMode::Watch(watcher))
     }
 
     pub(crate) fn hash(collector: &'a mut Collector) -> Self {
-        Self::new(Walk::Hash(collector))
+        Self::new(FingerprintMode::Hash(collector))
     }
 
     pub(crate) fn trainable(found: &'a mut Option<String>) -> Self {
-        Self::new(Walk::Trainable(found))
+        Self::new(FingerprintMode::Trainable(found))
     }
 
     /// A named component: a field, an element, a layer.
     pub fn field<T: Fingerprint + ?Sized>(&mut self, name: &str, value: &T) {
-        if let Walk::Watch(watcher) = &mut self.walk {
+        if let FingerprintMode::Watch(watcher) = &mut self.walk {
             watcher.name(self.depth, name);
             return self.nested(value);
         }
@@ -151,7 +151,7 @@ impl<'a> Fingerprinter<'a> {
 
     /// An element of a sequence, by its position.
     pub(crate) fn element<T: Fingerprint + ?Sized>(&mut self, position: usize, value: &T) {
-        if let Walk::Watch(watcher) = &mut self.walk {
+        if let FingerprintMode::Watch(watcher) = &mut self.walk {
             watcher.word(position as i64);
             return self.nested(value);
         }
@@ -166,11 +166,11 @@ impl<'a> Fingerprinter<'a> {
     /// A plain value: the name of its type, its exact bytes, and a readable form.
     pub fn plain(&mut self, type_name: &str, bytes: &[u8], readable: &dyn Debug) {
         match &mut self.walk {
-            Walk::Watch(watcher) => {
+            FingerprintMode::Watch(watcher) => {
                 watcher.name(self.depth, type_name);
                 watcher.bytes(bytes);
             }
-            Walk::Hash(collector) => {
+            FingerprintMode::Hash(collector) => {
                 collector.add(parts::plain(
                     &self.path,
                     type_name,
@@ -178,21 +178,21 @@ impl<'a> Fingerprinter<'a> {
                     &format!("{readable:?}"),
                 ));
             }
-            Walk::Trainable(_) => {}
+            FingerprintMode::Trainable(_) => {}
         }
     }
 
     /// A tensor: its kind, shape and every byte of its elements.
     pub fn tensor(&mut self, tensor: &Tensor) {
         match &mut self.walk {
-            Walk::Watch(watcher) => watcher.tensor(tensor),
-            Walk::Hash(collector) => {
+            FingerprintMode::Watch(watcher) => watcher.tensor(tensor),
+            FingerprintMode::Hash(collector) => {
                 collector.add(parts::tensor(&self.path, tensor));
                 collector.modules += 1;
                 collector.records_gradients |= layout::records_gradients(tensor);
                 collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
             }
-            Walk::Trainable(found) => {
+            FingerprintMode::Trainable(found) => {
                 if found.is_none() && tensor.defined() && tensor.requires_grad() {
                     **found = Some(self.path.clone());
                 }
@@ -202,14 +202,14 @@ impl<'a> Fingerprinter<'a> {
 
     /// Whether this walk records or compares the state.
     pub(crate) fn compares(&self) -> bool {
-        matches!(self.walk, Walk::Watch(_))
+        matches!(self.walk, FingerprintMode::Watch(_))
     }
 
     /// How many weights and modules were hashed so far.
     pub(crate) fn hashed_modules(&self) -> usize {
         match &self.walk {
-            Walk::Hash(collector) => collector.modules,
-            Walk::Watch(_) | Walk::Trainable(_) => 0,
+            FingerprintMode::Hash(collector) => collector.modules,
+            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => 0,
         }
     }
 
@@ -217,7 +217,7 @@ impl<'a> Fingerprinter<'a> {
     /// change while it is used, so that it is not watched.
     #[track_caller]
     pub(crate) fn unknown_code<T: ?Sized>(&mut self) {
-        if let Walk::Hash(collector) = &mut self.walk {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
             let name = type_name::<T>();
             let program = Object::of(Location::caller());
             let digest = program.map_or_else(this_run, |program| program.digest());
@@ -230,9 +230,9 @@ impl<'a> Fingerprinter<'a> {
     /// cache.
     pub(crate) fn locked(&mut self) {
         match &mut self.walk {
-            Walk::Watch(watcher) => watcher.locked(),
-            Walk::Hash(collector) => collector.locked = true,
-            Walk::Trainable(_) => {}
+            FingerprintMode::Watch(watcher) => watcher.locked(),
+            FingerprintMode::Hash(collector) => collector.locked = true,
+            FingerprintMode::Trainable(_) => {}
         }
     }
 
@@ -241,23 +241,23 @@ impl<'a> Fingerprinter<'a> {
     /// the inner one is a change of this one.
     pub(crate) fn inner_handle(&mut self, changes: &Changes) {
         match &mut self.walk {
-            Walk::Watch(watcher) => watcher.word(changes.reported() as i64),
-            Walk::Hash(collector) => {
+            FingerprintMode::Watch(watcher) => watcher.word(changes.reported() as i64),
+            FingerprintMode::Hash(collector) => {
                 changes.outer_hashed();
                 collector.modules += 1;
             }
-            Walk::Trainable(_) => {}
+            FingerprintMode::Trainable(_) => {}
         }
     }
 
     /// Whether this walk computes the hash.
     pub(crate) fn hashes(&self) -> bool {
-        matches!(self.walk, Walk::Hash(_))
+        matches!(self.walk, FingerprintMode::Hash(_))
     }
 
     /// Records that a TorchScript module is in train mode, for a warning.
     pub(crate) fn in_train_mode(&mut self) {
-        if let Walk::Hash(collector) = &mut self.walk {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
             collector.in_train_mode = true;
         }
     }
@@ -266,12 +266,12 @@ impl<'a> Fingerprinter<'a> {
     /// is. `None` where this walk does not compute the hash, or cannot.
     pub(crate) fn digest_of(&mut self, walk: impl FnOnce(&mut Self)) -> Option<[u8; 32]> {
         let start = match &self.walk {
-            Walk::Hash(collector) => Some(collector.parts.len()),
-            Walk::Watch(_) | Walk::Trainable(_) => None,
+            FingerprintMode::Hash(collector) => Some(collector.parts.len()),
+            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => None,
         };
         walk(self);
         match &self.walk {
-            Walk::Hash(collector) if !collector.locked => {
+            FingerprintMode::Hash(collector) if !collector.locked => {
                 Some(collector.digest_from(start?, &self.path))
             }
             _ => None,
@@ -281,12 +281,12 @@ impl<'a> Fingerprinter<'a> {
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.walk {
-            Walk::Watch(watcher) => watcher.text(format_args!("{value:?}")),
-            Walk::Hash(_) => {
+            FingerprintMode::Watch(watcher) => watcher.text(format_args!("{value:?}")),
+            FingerprintMode::Hash(_) => {
                 let text = format!("{value:?}");
                 self.content("configuration", &[], || (text.clone().into_bytes(), text));
             }
-            Walk::Trainable(_) => {}
+            FingerprintMode::Trainable(_) => {}
         }
     }
 
@@ -300,15 +300,15 @@ impl<'a> Fingerprinter<'a> {
         make: impl FnOnce() -> (Vec<u8>, String),
     ) {
         match &mut self.walk {
-            Walk::Watch(watcher) => {
+            FingerprintMode::Watch(watcher) => {
                 watcher.name(self.depth, type_name);
                 watcher.bytes(watched);
             }
-            Walk::Hash(collector) => {
+            FingerprintMode::Hash(collector) => {
                 let (bytes, readable) = make();
                 collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
             }
-            Walk::Trainable(_) => {}
+            FingerprintMode::Trainable(_) => {}
         }
     }
 
@@ -335,18 +335,18 @@ impl<'a> Fingerprinter<'a> {
     #[doc(hidden)]
     pub fn functions(&mut self, functions: &'static [Function]) {
         match &mut self.walk {
-            Walk::Watch(watcher) => {
+            FingerprintMode::Watch(watcher) => {
                 // What the compiler put into them is fixed by the type, which is watched.
                 for function in functions {
                     watcher.name(self.depth, function.name);
                     watcher.bytes(function.code.as_bytes());
                 }
             }
-            Walk::Hash(collector) => {
+            FingerprintMode::Hash(collector) => {
                 let parts = functions.iter().flat_map(|it| parts::code(&self.path, it));
                 parts.for_each(|part| collector.add(part));
             }
-            Walk::Trainable(_) => {}
+            FingerprintMode::Trainable(_) => {}
         }
     }
 }

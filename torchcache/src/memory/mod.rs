@@ -17,7 +17,7 @@ use tch::{Device, TchError, Tensor};
 
 use crate::key::Key;
 use crate::options::Eviction;
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 
 use admission::Admission;
 use arena::{PinnedRows, RowArena};
@@ -31,7 +31,7 @@ use slab::Slabs;
 pub(crate) struct Memory {
     rows: LruCache<Key, RowRef, BuildHasherDefault<KeyHasher>>,
     slabs: Slabs,
-    schemas: Vec<Arc<Schema>>,
+    schemas: Vec<Arc<TensorSchema>>,
     eviction: Eviction,
     admission: Option<Admission>,
     evicted: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Memory {
 }
 
 /// Rows of one schema with their keys.
-type HeldRows = (Arc<Schema>, Vec<Key>, Vec<FoundRows>);
+type HeldRows = (Arc<TensorSchema>, Vec<Key>, Vec<FoundRows>);
 
 /// Where a row is, its schema, and what it was given to.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +189,7 @@ impl Memory {
         keys.map(find).collect()
     }
 
-    pub(crate) fn schema(&self, row: RowRef) -> &Arc<Schema> {
+    pub(crate) fn schema(&self, row: RowRef) -> &Arc<TensorSchema> {
         &self.schemas[row.schema as usize]
     }
 
@@ -416,7 +416,7 @@ impl Memory {
     pub(crate) fn publish(
         &mut self,
         keys: &[Key],
-        schema: &Arc<Schema>,
+        schema: &Arc<TensorSchema>,
         reservations: Vec<Reservation>,
         saved: SavedAt,
     ) -> Vec<(usize, RowRef)> {
@@ -465,7 +465,7 @@ impl Memory {
         }
     }
 
-    fn intern(&mut self, schema: &Arc<Schema>) -> u32 {
+    fn intern(&mut self, schema: &Arc<TensorSchema>) -> u32 {
         let known = self.schemas.iter().position(|known| known == schema);
         known.unwrap_or_else(|| {
             self.schemas.push(schema.clone());

@@ -8,14 +8,14 @@ use torchcache_store::{RowBatch, RowValues, StoreError};
 
 use super::arena::PinnedRows;
 use crate::key::Key;
-use crate::schema::Schema;
+use crate::schema::TensorSchema;
 use crate::tensor::parallel::copy_rows;
 use crate::tensor::{layout, raw};
 
 /// Rows of one schema as a tensor of bytes, `[rows, row_bytes]`.
 #[derive(Debug)]
 pub(crate) struct PackedRows {
-    pub(crate) schema: Arc<Schema>,
+    pub(crate) schema: Arc<TensorSchema>,
     pub(crate) bytes: Tensor,
 }
 

@@ -12,13 +12,13 @@ fn key(number: u32) -> Key {
     *blake3::hash(&number.to_le_bytes()).as_bytes()
 }
 
-fn rows(numbers: &[u32], elements: i64) -> (Vec<Key>, Arc<Schema>, Tensor) {
+fn rows(numbers: &[u32], elements: i64) -> (Vec<Key>, Arc<TensorSchema>, Tensor) {
     let values: Vec<f32> = numbers.iter().map(|&number| number as f32).collect();
     let tensor = Tensor::from_slice(&values)
         .view([-1, 1])
         .repeat([1, elements]);
     let one = [tensor];
-    let schema = Schema::from_outputs("T", &one, Vec::new(), None, Device::Cpu).unwrap();
+    let schema = TensorSchema::from_outputs("T", &one, Vec::new(), None, Device::Cpu).unwrap();
     let packed = schema.pack(&one).unwrap();
     (
         numbers.iter().map(|&number| key(number)).collect(),
@@ -36,7 +36,7 @@ fn insert_sized(memory: &mut Memory, numbers: &[u32], elements: i64) {
     put(memory, &keys, &schema, &packed);
 }
 
-fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor) {
+fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<TensorSchema>, packed: &Tensor) {
     let row_bytes = schema.row_bytes();
     let mut reservations = memory
         .reserve(keys, row_bytes, Device::Cpu, memory.epoch)
@@ -51,7 +51,7 @@ fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<Schema>, packed: &Tensor)
 fn publish(
     memory: &mut Memory,
     keys: &[Key],
-    schema: &Arc<Schema>,
+    schema: &Arc<TensorSchema>,
     reservations: Vec<Reservation>,
 ) {
     let saved = memory.saved.mark(None);
@@ -224,7 +224,10 @@ fn the_first_row_of_a_key_wins() {
 const DEVICE: Device = Device::Vulkan;
 
 /// Inserts a row as a call does, up to the moment when it is published.
-fn fill_on_device(memory: &mut Memory, number: u32) -> (Vec<Key>, Arc<Schema>, Vec<Reservation>) {
+fn fill_on_device(
+    memory: &mut Memory,
+    number: u32,
+) -> (Vec<Key>, Arc<TensorSchema>, Vec<Reservation>) {
     let (keys, schema, packed) = rows(&[number], 10);
     let reservations = memory
         .reserve(&keys, ROW as usize, DEVICE, memory.epoch)

@@ -1,4 +1,4 @@
-//! [`Schema`]: what the bytes of a row mean, in terms of tensors. It is the schema of
+//! [`TensorSchema`]: what the bytes of a row mean, in terms of tensors. It is the schema of
 //! `torchcache_store::schema` with what only tch knows: kinds, devices, and the way between tensors and
 //! bytes (in `packing.rs`).
 //!
@@ -16,9 +16,9 @@ use torchcache_store::schema::{self as stored, OutputDevice, TensorSpec};
 
 /// What a row consists of. Its rows fit into memory, and tch knows its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Schema(stored::Schema);
+pub(crate) struct TensorSchema(stored::Schema);
 
-impl Deref for Schema {
+impl Deref for TensorSchema {
     type Target = stored::Schema;
 
     fn deref(&self) -> &stored::Schema {
@@ -26,7 +26,7 @@ impl Deref for Schema {
     }
 }
 
-impl Schema {
+impl TensorSchema {
     /// The schema of a forward's outputs, which must be strided and have a batch dimension.
     pub(crate) fn from_outputs(
         structure: &str,
@@ -51,7 +51,7 @@ impl Schema {
                 shape: tensor.size()[1..].to_vec(),
             })
         };
-        Ok(Schema(stored::Schema {
+        Ok(TensorSchema(stored::Schema {
             structure: structure.to_owned(),
             tensors: tensors.iter().map(spec).collect::<Result<_, TchError>>()?,
             lengths,
@@ -90,7 +90,7 @@ impl Schema {
             .tensors
             .iter()
             .all(is_known)
-            .then_some(Schema(schema))
+            .then_some(TensorSchema(schema))
     }
 }
 
@@ -129,17 +129,18 @@ mod tests {
         ];
         let half = Some(Kind::BFloat16);
         let schema =
-            Schema::from_outputs("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
+            TensorSchema::from_outputs("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
         assert_eq!((schema.row_bytes(), schema.element_bytes()), (20, 1));
-        assert_eq!(Schema::decode(&schema.encode()), Some(schema));
+        assert_eq!(TensorSchema::decode(&schema.encode()), Some(schema));
     }
 
     #[test]
     fn unknown_devices_are_not_decoded() {
         let tensors = [Tensor::zeros([1, 4], tch::kind::FLOAT_CPU)];
-        let schema = Schema::from_outputs("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
+        let schema =
+            TensorSchema::from_outputs("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
         let mut unknown = schema.0.clone();
         unknown.tensors[0].device = OutputDevice::Unknown(9);
-        assert_eq!(Schema::decode(&unknown.encode()), None);
+        assert_eq!(TensorSchema::decode(&unknown.encode()), None);
     }
 }

@@ -3,11 +3,11 @@
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema::TensorSpec;
 
-use super::{Schema, device, kind};
+use super::{TensorSchema, device, kind};
 use crate::tensor::parallel::{copy, copy_rows};
 use crate::tensor::{layout, raw};
 
-impl Schema {
+impl TensorSchema {
     /// Tensors as `[rows, row_bytes]` bytes in new memory: a forward may return its input or a view
     /// of its weights, and writes to the output must reach neither.
     pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
@@ -166,8 +166,8 @@ fn returned(spec: &TensorSpec, stored: Tensor, module_device: Device) -> Result<
 mod tests {
     use super::*;
 
-    fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> Schema {
-        Schema::from_outputs("", tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
+    fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> TensorSchema {
+        TensorSchema::from_outputs("", tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
     }
 
     fn assert_same(left: &Tensor, right: &Tensor) {

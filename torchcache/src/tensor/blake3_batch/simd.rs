@@ -29,7 +29,7 @@ impl<const N: usize> ChainingValues<N> {
 
 /// What is mixed in with each block of a run of blocks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
+pub(super) struct BlockRun {
     pub(super) counter: u64,
     /// Bytes of each block that are not padding.
     pub(super) block_len: u32,
@@ -47,7 +47,7 @@ pub(super) trait Lanes<const N: usize>: Copy {
     /// # Panics
     ///
     /// If the runs differ in length.
-    fn compress(self, values: &mut ChainingValues<N>, runs: &[&[Block]; N], run: Run);
+    fn compress(self, values: &mut ChainingValues<N>, runs: &[&[Block]; N], run: BlockRun);
 
     /// Replaces `left` by the parent of `left` and `right` in each lane.
     fn merge(
@@ -86,7 +86,7 @@ impl Avx2 {
 }
 
 impl Lanes<16> for Avx512 {
-    fn compress(self, values: &mut ChainingValues<16>, runs: &[&[Block]; 16], run: Run) {
+    fn compress(self, values: &mut ChainingValues<16>, runs: &[&[Block]; 16], run: BlockRun) {
         // SAFETY: `self` proves that the CPU has AVX-512F.
         unsafe { avx512::compress(values, runs, run) }
     }
@@ -114,7 +114,7 @@ impl Lanes<16> for Avx512 {
 }
 
 impl Lanes<8> for Avx512 {
-    fn compress(self, values: &mut ChainingValues<8>, runs: &[&[Block]; 8], run: Run) {
+    fn compress(self, values: &mut ChainingValues<8>, runs: &[&[Block]; 8], run: BlockRun) {
         // SAFETY: `self` proves that the CPU has AVX2, AVX-512F and AVX-512VL.
         unsafe { avx512vl::compress(values, runs, run) }
     }
@@ -137,7 +137,7 @@ impl Lanes<8> for Avx512 {
 }
 
 impl Lanes<8> for Avx2 {
-    fn compress(self, values: &mut ChainingValues<8>, runs: &[&[Block]; 8], run: Run) {
+    fn compress(self, values: &mut ChainingValues<8>, runs: &[&[Block]; 8], run: BlockRun) {
         // SAFETY: `self` proves that the CPU has AVX2.
         unsafe { avx2::compress(values, runs, run) }
     }
@@ -242,7 +242,7 @@ macro_rules! compression {
         pub(super) fn compress(
             values: &mut ChainingValues<LANES>,
             runs: &[&[Block]; LANES],
-            run: Run,
+            run: BlockRun,
         ) {
             let count = runs[0].len();
             assert!(
@@ -302,7 +302,7 @@ mod avx512 {
         _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
     };
 
-    use super::{BLOCK_LEN, Block, ChainingValues, IV, Run, SCHEDULE};
+    use super::{BLOCK_LEN, Block, BlockRun, ChainingValues, IV, SCHEDULE};
 
     type Vector = __m512i;
     const LANES: usize = 16;
@@ -403,7 +403,7 @@ macro_rules! eight_lanes {
         };
 
         use crate::tensor::blake3_batch::simd::{
-            BLOCK_LEN, Block, ChainingValues, IV, OUT_LEN, Run, SCHEDULE,
+            BLOCK_LEN, Block, BlockRun, ChainingValues, IV, OUT_LEN, SCHEDULE,
         };
 
         type Vector = __m256i;

@@ -2,7 +2,7 @@
 
 use blake3::{BLOCK_LEN, CHUNK_LEN, OUT_LEN};
 
-use super::simd::{Avx2, Avx512, ChainingValues, IV, Lanes, Run};
+use super::simd::{Avx2, Avx512, BlockRun, ChainingValues, IV, Lanes};
 
 /// A BLAKE3 digest.
 type Digest = [u8; OUT_LEN];
@@ -126,7 +126,7 @@ impl<L: Lanes<N>, const N: usize> Tree<L, N> {
             rest => Some(rest),
         };
         let mut values = ChainingValues::splat(&self.key);
-        let mut run = Run {
+        let mut run = BlockRun {
             counter: number as u64,
             block_len: BLOCK_LEN as u32,
             flags: self.flags,
@@ -137,7 +137,7 @@ impl<L: Lanes<N>, const N: usize> Tree<L, N> {
             let blocks = rows.map(|row| row[start..end].as_chunks().0);
             let last = if in_padded.is_some() { 0 } else { run.last };
             self.lanes
-                .compress(&mut values, &blocks, Run { last, ..run });
+                .compress(&mut values, &blocks, BlockRun { last, ..run });
             run.first = 0;
         }
         if let Some(rest) = in_padded {
