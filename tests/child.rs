@@ -103,11 +103,13 @@ fn main() {
                 call(double_in_memory, &row(number));
             }
             let stats = double_in_memory::cache().stats();
+            let left_to_the_program = Vec::<u8>::new().try_reserve_exact(24 << 20);
             println!(
-                "{} {} {}",
+                "{} {} {} {}",
                 stats.hits(),
                 stats.misses,
-                stats.memory.evicted > 100
+                stats.memory.evicted > 100,
+                left_to_the_program.is_ok()
             );
         }
         ["disabled", from, count] => {

@@ -201,5 +201,5 @@ fn a_disk_tier_that_cannot_open_leaves_memory() {
 fn a_tier_that_cannot_grow_evicts() {
     let root = tempfile::tempdir().unwrap();
     let printed = succeed(child(Some(root.path()), &["little-memory"]));
-    assert_eq!(printed, "400 401 true");
+    assert_eq!(printed, "400 401 true true");
 }

@@ -36,10 +36,12 @@ impl RowArena {
     ///
     /// # Errors
     ///
-    /// A mapping that fails.
+    /// A mapping that fails, or after which the system would not map as much again: the program needs
+    /// memory as well.
     pub(crate) fn new(rows: usize, row_bytes: usize) -> io::Result<Self> {
         let length = rows.checked_mul(row_bytes).ok_or(ErrorKind::OutOfMemory)?;
         let memory = MmapMut::map_anon(length.max(1))?;
+        drop(MmapMut::map_anon(length.max(1))?);
         #[cfg(target_os = "linux")]
         if length >= HUGE_PAGE {
             // Optional: ignored where the system refuses.

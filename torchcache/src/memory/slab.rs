@@ -206,9 +206,8 @@ impl Slabs {
             }
             match ChunkRows::new(rows, slab.row_bytes, slab.device) {
                 Ok(chunk_rows) => break chunk_rows,
-                Err(error) if rows < 4 && self.chunks.is_empty() => return Err(error),
-                // Not half: the program needs memory as well.
-                Err(_) => rows /= 4,
+                Err(error) if rows < 2 && self.chunks.is_empty() => return Err(error),
+                Err(_) => rows /= 2,
             }
             is_refused = true;
         };
