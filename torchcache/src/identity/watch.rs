@@ -151,6 +151,9 @@ const CACHE_LINE: usize = 64;
 /// Of a larger tensor, some bytes of every row are compared, and of each this many bytes of a longer row.
 const MAX_SPACING: usize = 4096;
 
+/// How many words of a sample are under way from memory at once.
+const PREFETCHED: usize = 64;
+
 impl Watcher {
     fn new(mode: Mode) -> Self {
         Watcher {
@@ -314,24 +317,26 @@ pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool 
         && (bytes() < SMALL_BYTES || state.requires_grad() || has_gradient(tensor))
 }
 
-/// Appends a word of every row, or of every `MAX_SPACING` bytes of longer rows; all bytes of short rows.
+/// Fills `sample`, which is empty, with a word of every row, or of every `MAX_SPACING` bytes of longer rows; all bytes of short rows.
 fn sample_bytes(bytes: &[u8], row_bytes: usize, sample: &mut Vec<u8>) {
     if row_bytes <= CACHE_LINE {
         return sample.extend_from_slice(bytes);
     }
-    // Most of the time is waiting for memory: the fewer instructions a word takes, the more words the
-    // processor reads at once.
+    // Most of the time is waiting for memory, where each word is on a page of its own: so it is asked
+    // for words long before they are read.
     let spacing = row_bytes.min(MAX_SPACING);
-    sample.reserve(8 * bytes.len().div_ceil(spacing));
-    let pieces = bytes.chunks_exact(spacing);
-    let rest = pieces.remainder();
-    for (number, piece) in pieces.enumerate() {
-        let at = moving_offset(number, spacing - 7);
-        if let Some(word) = piece[at..].first_chunk::<8>() {
-            sample.extend_from_slice(word);
-        }
+    let count = bytes.len() / spacing;
+    let place = |piece| piece * spacing + moving_offset(piece, spacing - 7);
+    for piece in 0..PREFETCHED.min(count) {
+        raw::prefetch(bytes, place(piece));
     }
-    sample.extend_from_slice(rest);
+    sample.resize(8 * count, 0);
+    for (piece, word) in sample.chunks_exact_mut(8).enumerate() {
+        raw::prefetch(bytes, place(piece + PREFETCHED));
+        let at = place(piece);
+        word.copy_from_slice(&bytes[at..at + 8]);
+    }
+    sample.extend_from_slice(&bytes[count * spacing..]);
 }
 
 /// As [`sample_bytes`], by elements.

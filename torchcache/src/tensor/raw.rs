@@ -36,6 +36,19 @@ pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
     ))
 }
 
+/// Has the processor fetch the memory around `bytes[at]`, which is read soon. Does nothing beyond the end,
+/// and on processors other than x86-64.
+pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(byte) = bytes.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the pointer is that of a reference, and each x86-64 processor has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, at);
+}
+
 /// A new contiguous CPU tensor, all of whose bytes `write` sets.
 ///
 /// # Errors
