@@ -50,11 +50,11 @@ impl User {
 pub(crate) fn check_directory(dir: &Metadata) -> io::Result<()> {
     let user = User::current();
     let why = if dir.mode & WRITE_OTHERS != 0 {
-        "all users may write to it and could forge rows; run `chmod o-w` on it".to_owned()
+        "all users may write to it and could forge rows; run `chmod -R o-w` on it".to_owned()
     } else if !user.accepts_owner(dir.owner) && !user.shares(dir) {
         format!(
-            "it belongs to user {}, and this process runs as user {}; to share it, give it to a \
-             group of both and let the group write to it",
+            "it belongs to user {}, and this process runs as user {}; to share it, run `chgrp -R` \
+             with a group of both and `chmod -R g+rwX` on it",
             dir.owner,
             user.id.as_raw()
         )
@@ -71,7 +71,7 @@ pub(crate) fn check_directory(dir: &Metadata) -> io::Result<()> {
 pub(crate) fn check_file(file: &Metadata, dir: &Metadata) -> Result<(), String> {
     let user = User::current();
     if file.mode & WRITE_OTHERS != 0 {
-        return Err("all users may write to it".to_owned());
+        return Err("all users may write to it; run `chmod o-w` on it".to_owned());
     }
     // If the group may write to the directory, files of its members belong there.
     if user.accepts_owner(file.owner) || file.owner == dir.owner || dir.mode & WRITE_GROUP != 0 {
@@ -128,10 +128,11 @@ mod tests {
         for mode in [0o777, 0o757, 0o722] {
             let refused =
                 check_directory(&metadata(own, group, mode)).expect_err("all users may write");
-            assert!(refused.to_string().contains("chmod o-w"), "{refused}");
+            assert!(refused.to_string().contains("`chmod -R o-w`"), "{refused}");
         }
         let dir = metadata(own, group, 0o755);
         assert_eq!(check_file(&metadata(own, group, 0o644), &dir), Ok(()));
-        assert!(check_file(&metadata(own, group, 0o646), &dir).is_err());
+        let refused = check_file(&metadata(own, group, 0o646), &dir).expect_err("so may they");
+        assert!(refused.contains("`chmod o-w`"), "{refused}");
     }
 }

@@ -157,7 +157,7 @@ fn writable_by_all_users() {
     assert!(!planted.exists(), "clearing empties the directory");
     for open in [0o777, 0o1777, 0o757] {
         set_mode(&dir, open);
-        refused(&dir, "chmod o-w");
+        refused(&dir, "`chmod -R o-w`");
     }
     set_mode(&dir, 0o755);
     // The mode changes while a store has it open.
