@@ -7,7 +7,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use torchcache_store::admin::Keep;
-use torchcache_store::size::{self, SizeError};
+use torchcache_store::size;
 
 use crate::export::ExportPath;
 use crate::time;
@@ -94,7 +94,7 @@ pub(crate) struct Check {
 pub(crate) struct Prune {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
-    /// Remove the least recently read segments until the others fit: 50GB, 5e9, "512 MiB".
+    /// Remove the least recently read segments until the others fit: 50GB, "512 MiB".
     #[arg(long, group = "keep", value_name = "SIZE", value_parser = max_size)]
     max_size: Option<Keep>,
     /// Remove segments that were last read longer ago than this: 12h, 30d, 4w.
@@ -106,6 +106,9 @@ pub(crate) struct Prune {
     /// Only print what would be removed.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Do not ask before everything is removed.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 impl Prune {
@@ -119,8 +122,16 @@ impl Prune {
     }
 }
 
-fn max_size(text: &str) -> Result<Keep, SizeError> {
-    size::parse(text).map(Keep::MaxBytes)
+/// Refuses a number without a unit: `--max-size 5` would be five bytes.
+fn max_size(text: &str) -> Result<Keep, String> {
+    let bytes = size::parse(text).map_err(|error| error.to_string())?;
+    if !text.trim_end().ends_with(char::is_alphabetic) {
+        let text = text.trim();
+        return Err(format!(
+            "write a unit, as in `50GB` or `512 MiB`; `{text}B` are {text} bytes"
+        ));
+    }
+    Ok(Keep::MaxBytes(bytes))
 }
 
 fn older_than(text: &str) -> Result<Keep, &'static str> {
@@ -238,5 +249,16 @@ mod tests {
         }
         let none = keep("--keep-latest 0").expect_err("it would remove everything");
         assert!(none.contains("`torchcache clear` removes all"), "{none}");
+    }
+
+    #[test]
+    fn a_size_without_a_unit_is_refused() {
+        for size in ["5", "0", "5e9", "5_000", "1.5"] {
+            let refused = keep(&format!("--max-size {size}")).expect_err(size);
+            assert!(refused.contains("write a unit"), "{refused}");
+            assert!(refused.contains(&format!("`{size}B`")), "{refused}");
+        }
+        assert_eq!(keep("--max-size 5B"), Ok(Keep::MaxBytes(5)));
+        assert_eq!(keep("--max-size 5e9b"), Ok(Keep::MaxBytes(5_000_000_000)));
     }
 }

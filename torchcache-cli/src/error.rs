@@ -41,7 +41,16 @@ impl Error {
 
     /// Adds the action and the path to an error of the system, which names neither.
     pub(crate) fn io(action: impl Display, path: &Path) -> impl FnOnce(io::Error) -> Error {
-        move |error| Error::failed(format!("cannot {action} {}: {error}", path.display()))
+        move |error| {
+            let hint = match path.as_os_str().as_encoded_bytes() {
+                [b'~' | b'$', ..] if error.kind() == io::ErrorKind::NotFound => {
+                    "; only a shell expands `~` and variables, and only outside quotes"
+                }
+                _ => "",
+            };
+            let path = path.display();
+            Error::failed(format!("cannot {action} {path}: {error}{hint}"))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! pipe that was closed early is not an error.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -113,10 +113,20 @@ pub(crate) fn failure(what: &str, path: &Path, error: impl Display) -> String {
     format!("{BAD}{what}{BAD:#}: {path}: {error}\n")
 }
 
-/// Prints a question, and leaves the cursor after it.
-pub(crate) fn ask(question: &str) {
-    let question = wrapped(question, columns(&io::stderr()));
+/// Asks a question on the terminal. Returns whether the answer is `y` or `yes`.
+///
+/// Without a terminal, the error is `refusal`.
+pub(crate) fn confirm(question: &str, refusal: impl Display) -> Result<bool, Error> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::failed(refusal));
+    }
+    let question = wrapped(&format!("{question} [y/N]"), columns(&io::stderr()));
     write_stderr(&format!("{} ", question.trim_end()));
+    let mut answer = String::new();
+    let answered = io::stdin().lock().read_line(&mut answer);
+    answered.map_err(|error| Error::failed(format!("cannot read the answer: {error}")))?;
+    let answer = answer.trim().to_ascii_lowercase();
+    Ok(answer == "y" || answer == "yes")
 }
 
 /// Prints clap's help, version or usage error, and returns the exit code.

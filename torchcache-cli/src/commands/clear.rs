@@ -1,7 +1,5 @@
 //! `torchcache clear`: removes whole caches after a confirmation.
 
-use std::io::{self, BufRead, IsTerminal};
-
 use serde_json::json;
 use torchcache_store::admin::{Cache, ClearReport, clear};
 use torchcache_store::size::human;
@@ -95,11 +93,6 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
 
 /// Asks whether to remove these caches.
 fn confirm(list: &CacheList, caches: &[&Cache]) -> Result<bool, Error> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Error::failed(
-            "cannot ask for confirmation without a terminal; pass --yes to remove the rows",
-        ));
-    }
     let (mut rows, mut bytes) = (0, 0u64);
     for cache in caches {
         if let Ok(summary) = cache.summary() {
@@ -111,14 +104,12 @@ fn confirm(list: &CacheList, caches: &[&Cache]) -> Result<bool, Error> {
         [only] => list.titles()(only),
         all => counted(all.len() as u64, "cache"),
     };
-    output::ask(&format!(
-        "Remove {what} with {}, {}? [y/N]",
-        counted(rows, "row"),
-        human(bytes)
-    ));
-    let mut answer = String::new();
-    let answered = io::stdin().lock().read_line(&mut answer);
-    answered.map_err(|error| Error::failed(format!("cannot read the answer: {error}")))?;
-    let answer = answer.trim().to_ascii_lowercase();
-    Ok(answer == "y" || answer == "yes")
+    output::confirm(
+        &format!(
+            "Remove {what} with {}, {}?",
+            counted(rows, "row"),
+            human(bytes)
+        ),
+        "cannot ask for confirmation without a terminal; pass --yes to remove the rows",
+    )
 }

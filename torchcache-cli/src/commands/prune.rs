@@ -8,7 +8,7 @@ use crate::args::Prune;
 use crate::describe::missing_module;
 use crate::error::Error;
 use crate::json;
-use crate::output::{CommandReport, Printer, failure};
+use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
 use crate::text::{count, counted, plain};
@@ -24,8 +24,13 @@ pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Erro
             list.root.path().display()
         )));
     }
-    let report = prune(&list.root, keep, args.dry_run)
-        .map_err(Error::io("list the directory", &args.dir))?;
+    let prune = |dry_run| {
+        prune(&list.root, keep, dry_run).map_err(Error::io("list the directory", &args.dir))
+    };
+    if !args.dry_run && !args.yes && !confirm(&prune(true)?, keep)? {
+        return Err(Error::failed("nothing was removed"));
+    }
+    let report = prune(args.dry_run)?;
     for (path, reason) in &report.skipped {
         let path = path.strip_prefix(list.root.path()).unwrap_or(path);
         printer.note(format_args!("{}: {reason}", path.display()));
@@ -73,6 +78,31 @@ pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Erro
     let code = if report.failed.is_empty() { 0 } else { 2 };
     let json = as_json(&report, args.dry_run);
     Ok(CommandReport::with_code(text, json, code))
+}
+
+/// Asks whether to remove what is planned, if that is everything.
+fn confirm(planned: &PruneReport, keep: Keep) -> Result<bool, Error> {
+    if segments(planned) == 0 || planned.remaining_bytes > 0 {
+        return Ok(true);
+    }
+    let reason = match keep {
+        Keep::MaxBytes(limit) => format!(
+            " The most recently read segment alone is larger than {}.",
+            human(limit)
+        ),
+        _ => String::new(),
+    };
+    let everything = format!(
+        "everything: {} in {} with {} ({})",
+        counted(segments(planned), "segment"),
+        counted(planned.caches.len() as u64, "cache"),
+        counted(planned.caches.iter().map(rows).sum(), "row"),
+        human(planned.removed_bytes()),
+    );
+    output::confirm(
+        &format!("This removes {everything}.{reason} Remove it?"),
+        format_args!("this would remove {everything}.{reason} Pass --yes to remove it"),
+    )
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {

@@ -112,7 +112,11 @@ fn commands_see_no_wrong_row_during_eviction_and_clearing() {
             let mut rounds = 0;
             while !stop.load(Ordering::Relaxed) || rounds == 0 {
                 assert_eq!(json(root.path(), &["check", "."], 0)["intact"], json!(true));
-                json(root.path(), &["prune", ".", "--max-size", "100KB"], 0);
+                json(
+                    root.path(),
+                    &["prune", ".", "--max-size", "100KB", "--yes"],
+                    0,
+                );
                 let output = run_in(
                     root.path(),
                     &["export", ".", "cache", "-o", "x.npy", "--force"],

@@ -1,8 +1,10 @@
-//! `prune` removes what its criterion says and reports it.
+//! `prune` removes what its criterion says and reports it; everything only after a confirmation.
 
 use serde_json::json;
 
-use crate::support::{DAY, hash, json, root, segment, stdout};
+use crate::support::{
+    DAY, HOUR, hash, json, manifest, root, run_on_terminal, segment, stderr, stdout,
+};
 
 #[test]
 fn a_dry_run_reports_what_a_real_run_removes() {
@@ -52,7 +54,7 @@ fn a_manifest_of_another_program_is_kept() {
     std::fs::write(dir.join("manifest.json"), "{}").unwrap();
     let listed = stdout(root.path(), &["ls", "."], 0);
     assert!(listed.contains("(unreadable manifest)"), "{listed}");
-    let pruned = stdout(root.path(), &["prune", ".", "--older-than", "30d"], 0);
+    let pruned = stdout(root.path(), &["prune", ".", "--older-than", "30d", "-y"], 0);
     assert!(pruned.contains("(unreadable manifest)"), "{pruned}");
     assert!(pruned.contains("rest"), "{pruned}");
     let cleared = stdout(root.path(), &["clear", ".", "--yes"], 0);
@@ -61,4 +63,76 @@ fn a_manifest_of_another_program_is_kept() {
         "{cleared}"
     );
     assert!(dir.join("manifest.json").exists());
+}
+
+/// Ten caches, each with one segment of about 56 KB.
+fn ten_caches() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for n in 0..10 {
+        let dir = root.path().join(hash(n));
+        segment(
+            &dir,
+            "a.tcs",
+            b"s",
+            1_000,
+            53 * n..53 * (n + 1),
+            DAY + n * HOUR,
+        );
+        manifest(&dir, &format!("m::Module{n}"), Vec::new(), DAY);
+    }
+    root
+}
+
+fn caches(root: &tempfile::TempDir) -> usize {
+    std::fs::read_dir(root.path()).unwrap().count()
+}
+
+#[test]
+fn everything_is_removed_only_after_a_confirmation() {
+    for (criterion, reason) in [
+        (["--max-size", "5B"], "alone is larger than 5 B"),
+        (["--max-size", "50KB"], "alone is larger than 50.0 KB"),
+        (["--older-than", "2h"], "530 rows"),
+    ] {
+        let root = ten_caches();
+        let args = [&["prune", "."], &criterion[..]].concat();
+        for args in [args.clone(), [&args[..], &["--json"]].concat()] {
+            let refused = stderr(root.path(), &args, 2);
+            for words in ["10 segments in 10 caches", reason, "--yes"] {
+                assert!(refused.contains(words), "{criterion:?}: {refused}");
+            }
+        }
+        assert_eq!(caches(&root), 10, "{criterion:?}");
+        let dry = json(root.path(), &[&args[..], &["--dry-run"]].concat(), 0);
+        assert_eq!(dry["removed_segments"], json!(10), "nothing to confirm");
+        let (asked, code) = run_on_terminal(root.path(), &args, "n\n");
+        assert!(asked.contains("10 caches"), "{asked}");
+        assert_eq!((code, caches(&root)), (Some(2), 10), "{criterion:?}");
+        let (_, code) = run_on_terminal(root.path(), &args, "y\n");
+        assert_eq!((code, caches(&root)), (Some(0), 0), "{criterion:?}");
+    }
+    let root = ten_caches();
+    stdout(root.path(), &["prune", ".", "--max-size", "5B", "-y"], 0);
+    assert_eq!(caches(&root), 0);
+    let nothing = stdout(root.path(), &["prune", ".", "--max-size", "5B"], 0);
+    assert!(nothing.starts_with("nothing to remove"), "{nothing}");
+}
+
+#[test]
+fn a_part_is_removed_without_a_confirmation() {
+    let root = ten_caches();
+    for (size, left) in [("520 KB", 9), ("100KB", 1)] {
+        stdout(root.path(), &["prune", ".", "--max-size", size], 0);
+        assert_eq!(caches(&root), left, "{size}");
+    }
+}
+
+#[test]
+fn a_size_without_a_unit_removes_nothing() {
+    let root = ten_caches();
+    for size in ["5", "5e9", "0"] {
+        let refused = stderr(root.path(), &["prune", ".", "--yes", "--max-size", size], 2);
+        assert!(refused.contains("write a unit"), "{refused}");
+    }
+    assert_eq!(caches(&root), 10);
 }

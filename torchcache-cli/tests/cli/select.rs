@@ -90,3 +90,25 @@ fn a_stray_segment_or_manifest_hides_no_cache() {
         assert!(!root.path().join(hash(1)).exists());
     }
 }
+
+#[test]
+fn a_path_that_a_shell_would_have_expanded_gets_a_hint() {
+    let root = root();
+    for (dir, args) in [
+        ("~/features", &["ls"][..]),
+        ("~someone/features", &["check"]),
+        ("$HOME/features", &["prune", "--max-size", "1TB"]),
+    ] {
+        let refused = stderr(root.path(), &[args, &[dir]].concat(), 2);
+        assert!(refused.contains("only a shell expands"), "{refused}");
+        assert!(refused.contains(dir), "{refused}");
+    }
+    let args = ["export", ".", &hash(1)[..8], "--output=~/rows.npy"];
+    let refused = stderr(root.path(), &args, 2);
+    assert!(refused.contains("only a shell expands"), "{refused}");
+    // One that exists is what it says.
+    std::fs::create_dir(root.path().join("~")).unwrap();
+    stdout(root.path(), &["ls", "~"], 0);
+    let missing = stderr(root.path(), &["ls", "missing"], 2);
+    assert!(!missing.contains("shell"), "{missing}");
+}

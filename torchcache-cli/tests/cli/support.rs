@@ -1,11 +1,14 @@
 //! Directories of caches as stores write them, and running the program on them.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use torchcache_store::Key;
 use torchcache_store::fs::{FileSystem, Os};
@@ -30,6 +33,36 @@ pub(crate) fn command(args: &[&str]) -> Command {
 /// Runs the program in a directory.
 pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
     command(args).current_dir(dir).output().unwrap()
+}
+
+/// Runs the program on a terminal, and answers its question. Returns the question and the exit code.
+pub(crate) fn run_on_terminal(dir: &Path, args: &[&str], answer: &str) -> (String, Option<i32>) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal)
+        .and_then(|()| unlockpt(&terminal))
+        .unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let name = name.to_str().unwrap().to_owned();
+    let side = File::options().read(true).write(true).open(name).unwrap();
+    let mut command = command(args);
+    let copy = side.try_clone().unwrap();
+    command
+        .current_dir(dir)
+        .stdin(Stdio::from(OwnedFd::from(copy)));
+    command
+        .stderr(Stdio::from(OwnedFd::from(side)))
+        .stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    drop(command); // closes our copies of the terminal's other side
+    let mut screen = File::from(terminal);
+    let (mut asked, mut piece) = (Vec::new(), [0; 256]);
+    while !text(&asked).contains("[y/N]") {
+        let read = screen.read(&mut piece).unwrap();
+        asked.extend(&piece[..read]);
+    }
+    screen.write_all(answer.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (text(&asked), output.status.code())
 }
 
 /// Runs the program, asserts the exit code, and returns both streams.

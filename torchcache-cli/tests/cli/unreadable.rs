@@ -129,7 +129,7 @@ fn sums_of_absurd_file_lengths_do_not_overflow() {
         (&["prune", ".", "--max-size", "1TB", "--dry-run"], 0),
         (&["prune", ".", "--max-size", "15 MB"], 0),
         (&["clear", ".", &hash(1), "--yes"], 0),
-        (&["prune", ".", "--max-size", "1KB"], 0),
+        (&["prune", ".", "--max-size", "1KB", "--yes"], 0),
     ] {
         printed(root.path(), args, code);
     }
