@@ -215,9 +215,14 @@ impl Directory for FaultyDirectory {
         run(&self.decide, Call::LookDir, name, || self.inner.metadata())
     }
 
+    /// Names are read one by one: those that come or go while the call is decided are not in it.
     fn list(&self) -> io::Result<Vec<DirEntry>> {
+        let before = self.inner.list();
         let name = OsStr::new("");
-        run(&self.decide, Call::List, name, || self.inner.list())
+        let mut entries = run(&self.decide, Call::List, name, || self.inner.list())?;
+        let before = before?;
+        entries.retain(|entry| before.contains(entry));
+        Ok(entries)
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {

@@ -7,9 +7,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shuttle::sync::Mutex;
 use shuttle::thread;
+use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, key, keys, value};
 use torchcache_faults::sim::Sim;
+use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Eviction, Store};
 
 const LEN: usize = 40;
@@ -39,13 +42,17 @@ std::thread_local! {
     static CHECKED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Time stands still in a model, so no thread may wait for it.
 fn opened(sim: &Sim, queue_bytes: u64) -> Store {
+    opened_on(sim.clone(), queue_bytes)
+}
+
+/// Time stands still in a model, so no thread may wait for it.
+fn opened_on(fs: impl FileSystem + 'static, queue_bytes: u64) -> Store {
     let config = Config::default()
         .with_batch_delay(Duration::ZERO)
         .with_stall_timeout(Duration::from_secs(3600))
         .with_queue_bytes(queue_bytes);
-    Store::open_on(Arc::new(sim.clone()), "/cache", config).expect("it opens")
+    Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
 }
 
 /// How many of some rows are there; none of them is wrong.
@@ -193,6 +200,37 @@ fn two_processes_that_write_lose_nothing() {
         let store = opened(&sim, 1 << 20);
         assert_eq!(right(&store, 0..8), 8, "nothing is lost");
         assert!(store.locate(&[key(100)])[0].is_none());
+    });
+}
+
+/// Another process opens the directory and looks for new rows while the first compacts: each of its calls
+/// is a point where the first may go on.
+#[test]
+fn rows_are_found_while_another_process_compacts_them() {
+    check(|| {
+        let sim = Sim::new();
+        let writer = opened(&sim, 1 << 20);
+        let put = |n| {
+            writer.put(batch(n..n + 1, LEN));
+            writer.flush().expect("it is written");
+        };
+        (0..7).for_each(put);
+        let reading = {
+            let point = Mutex::new(());
+            let fs = Faulty::new(sim.clone(), move |_: Call, _: &_| {
+                drop(point.lock());
+                Fate::Done
+            });
+            thread::spawn(move || {
+                let reader = opened_on(fs, 1 << 20);
+                assert_eq!(right(&reader, 0..7), 7, "it is opened");
+                reader.refresh();
+                assert_eq!(right(&reader, 0..7), 7, "it is refreshed");
+            })
+        };
+        put(7);
+        reading.join().expect("it does not panic");
+        assert_eq!(writer.stats().compacted_segments, 8);
     });
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 
 use fastrand::Rng;
 use rustix::io::Errno;
-use torchcache_faults::cases::Counter;
+use torchcache_faults::cases::{Counter, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
@@ -83,6 +83,81 @@ fn compaction_does_not_revive_cleared_segments() {
     let reopened = opened(sim, "/cache");
     assert_eq!(count_right(&reopened, 0..8, LEN), 0);
     assert_eq!(store.stats().faults.total(), 0);
+}
+
+/// The calls of finding segments, between which another process may compact them.
+const FINDING: [Call; 3] = [Call::List, Call::Open, Call::LookDir];
+
+/// Compacts eight rows in segments of one each at the `nth` call of a kind while another process looks for
+/// them, which knows the first `known` of them. Returns whether it makes that many calls.
+fn compacted_at(call: Call, nth: u64, known: u64) -> bool {
+    let sim = Sim::new();
+    let writer = opened(sim.clone(), "/cache");
+    (0..known).for_each(|n| put_flushed(&writer, n..n + 1, LEN));
+    let (is_on, calls) = (Arc::new(AtomicBool::new(known == 0)), Counter::default());
+    let decide = {
+        let (is_on, writer) = (is_on.clone(), writer.clone());
+        move |this: Call, _: &_| {
+            if this == call && is_on.load(Ordering::SeqCst) && calls.next() == nth {
+                put_flushed(&writer, 7..8, LEN);
+            }
+            Fate::Done
+        }
+    };
+    let fs = Faulty::new(sim, decide);
+    let reader = match known {
+        0 => {
+            (0..7).for_each(|n| put_flushed(&writer, n..n + 1, LEN));
+            opened(fs, "/cache")
+        }
+        _ => {
+            let reader = opened(fs, "/cache");
+            (known..7).for_each(|n| put_flushed(&writer, n..n + 1, LEN));
+            is_on.store(true, Ordering::SeqCst);
+            reader.refresh();
+            is_on.store(false, Ordering::SeqCst);
+            reader
+        }
+    };
+    let rows = reader.stats().rows;
+    assert!(rows >= 7, "{rows} rows are found");
+    expect_all(&reader, 0..7, LEN);
+    assert_eq!(reader.stats().faults.total(), 0);
+    writer.stats().compacted_segments > 0
+}
+
+#[test]
+fn rows_compacted_while_they_are_looked_for_are_found() {
+    // When the directory is opened, and when it is known in part.
+    for known in [0, 1, 4] {
+        for call in FINDING {
+            series(format_args!("{call:?} with {known} known"), |nth| {
+                compacted_at(call, nth, known)
+            });
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_always_changes_is_listed_to_an_end() {
+    let sim = Sim::new();
+    let (other, lists) = (opened(sim.clone(), "/cache"), Arc::new(Counter::default()));
+    put_flushed(&other, 0..1, LEN);
+    let decide = {
+        let lists = lists.clone();
+        move |call: Call, _: &_| {
+            if call == Call::List {
+                let row = lists.next();
+                put_flushed(&other, row..row + 1, LEN);
+            }
+            Fate::Done
+        }
+    };
+    let store = opened(Faulty::new(sim, decide), "/cache");
+    let before = lists.get();
+    store.refresh();
+    assert!((2..100).contains(&(lists.get() - before)));
+    expect_all(&store, 0..before, LEN);
 }
 
 #[test]

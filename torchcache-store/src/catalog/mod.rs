@@ -282,9 +282,6 @@ impl Catalog {
 
     /// Counts what is wrong with a segment, and remembers to skip it.
     fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, error: &SegmentError) {
-        if error.is_not_found() {
-            return; // removed since it was listed
-        }
         let fault = error.fault();
         self.faults.note(fault, &self.dir.join(name), error);
         // A read error may pass. The others are in the bytes, which never change.

@@ -19,12 +19,13 @@ const ROWS_AT_ONCE: usize = 1 << 17;
 const MAX_RESERVE_FACTOR: usize = 64;
 
 impl Catalog {
-    /// Fills a catalog that has no segments. Of two segments with the same row, the first is read.
-    pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&String]) {
+    /// Fills a catalog that has no segments. Of two segments with the same row, the first is read. Returns
+    /// whether all of them still exist.
+    pub(super) fn load(&self, dir: &dyn Directory, scan: &mut Scan, names: &[&String]) -> bool {
         let mut live = LiveSet::new();
         let claims = names.iter().filter_map(|name| claimed_rows(dir, name).ok());
         let claimed = claims.sum::<u64>() as usize;
-        let mut rows = 0;
+        let (mut rows, mut all_exist) = (0, true);
         let mut footers = Vec::new();
         for name in names {
             match self.load_segment(dir, name) {
@@ -34,6 +35,7 @@ impl Catalog {
                     scan.names.insert((*name).clone(), segment.id);
                     live.segments.insert(segment.id, Arc::new(segment));
                 }
+                Err(error) if error.is_not_found() => all_exist = false,
                 Err(error) => self.skip(dir, scan, name, &error),
             }
             if rows >= ROWS_AT_ONCE {
@@ -47,6 +49,7 @@ impl Catalog {
         let before = self.change_live(|present| std::mem::replace(present, live));
         drop(before); // where the lock is not held
         self.dead_entries.store(0, Ordering::Relaxed);
+        all_exist
     }
 
     pub(super) fn load_segment(

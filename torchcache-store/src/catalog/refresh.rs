@@ -1,23 +1,19 @@
 //! Keeps the catalog in step with the directory: segments that other processes published or removed,
 //! and rows that are shadowed no longer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::live_segment::LiveSegment;
 use super::{Catalog, Scan};
 use crate::fs::Directory;
 use crate::key::Key;
-use crate::segment::{Footer, SegmentError, segment_names};
+use crate::segment::{Footer, Listing, MAX_LISTINGS, SegmentError, list_segments};
 
 /// How often misses check at most whether the directory changed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The time of a directory is from a coarse clock: a change so soon after a listing may carry the
-/// same time.
-const CLOCK_STEP: Duration = Duration::from_millis(50);
 
 /// Why the footer of a live segment could not be read again.
 enum RereadError {
@@ -27,9 +23,15 @@ enum RereadError {
 }
 
 impl Catalog {
-    /// Brings the catalog up to date.
+    /// Brings the catalog up to date: afterwards, it has every segment that was published before.
     pub(crate) fn refresh(&self) {
-        self.rescan(&mut self.scan());
+        self.rescan(&mut self.scan(), true);
+    }
+
+    /// The same, but a segment of another process may be left to the next lookup that misses. Lists the
+    /// directory once, unless a segment of the catalog is gone.
+    pub(crate) fn refresh_size(&self) {
+        self.rescan(&mut self.scan(), false);
     }
 
     /// The same, but only if that is likely to find something and the lock is free. Returns whether
@@ -46,7 +48,7 @@ impl Catalog {
         if time.is_some() && time == scan.seen {
             return false;
         }
-        self.rescan(&mut scan);
+        self.rescan(&mut scan, true);
         true
     }
 
@@ -55,45 +57,67 @@ impl Catalog {
         Some(metadata.ok()?.modified)
     }
 
-    fn rescan(&self, scan: &mut Scan) {
-        if let Err(error) = self.try_rescan(scan) {
+    fn rescan(&self, scan: &mut Scan, finds_all: bool) {
+        if let Err(error) = self.try_rescan(scan, finds_all) {
             self.note_unlisted(&error);
         }
     }
 
-    fn try_rescan(&self, scan: &mut Scan) -> io::Result<()> {
-        let is_settled = |time: &SystemTime| time.elapsed().is_ok_and(|age| age > CLOCK_STEP);
+    /// Lists the directory until no segment can have escaped a listing: another process may replace
+    /// segments by the result of a compaction during it, or before they are opened.
+    fn try_rescan(&self, scan: &mut Scan, finds_all: bool) -> io::Result<()> {
+        scan.seen = None;
         // A missing directory has no segments.
         let dir = match self.open_dir() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             dir => Some(dir?),
         };
-        let (time, mut listed) = match &dir {
-            Some(dir) => (dir.metadata()?.modified, segment_names(&**dir)?),
-            None => (UNIX_EPOCH, Vec::new()),
-        };
-        scan.seen = dir.is_some().then_some(time).filter(is_settled);
-        listed.sort(); // by age, so that every process prefers the same of two copies
-
-        let present: HashSet<&String> = listed.iter().collect();
-        scan.skipped.retain(|name, _| present.contains(name));
-        let known = scan.names.iter();
-        let gone: HashSet<u32> = known
-            .filter(|(name, _)| !present.contains(name))
-            .map(|(_, id)| *id)
-            .collect();
-        let is_new =
-            |name: &&String| !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name);
-        let new: Vec<&String> = listed.iter().filter(is_new).collect();
-        match &dir {
-            Some(dir) if scan.names.is_empty() => self.load(&**dir, scan, &new),
-            Some(dir) => new
-                .into_iter()
-                .for_each(|name| self.open_new(&**dir, scan, name, &gone)),
-            None => {}
+        let (mut gone, mut before) = (HashSet::new(), None::<BTreeSet<String>>);
+        for _ in 0..MAX_LISTINGS {
+            let Listing { names, time } = match &dir {
+                Some(dir) => list_segments(&**dir)?,
+                None => Listing::default(),
+            };
+            scan.skipped.retain(|name, _| names.contains(name));
+            let known = scan.names.iter();
+            gone = known
+                .filter(|(name, _)| !names.contains(*name))
+                .map(|(_, id)| *id)
+                .collect();
+            let is_new = |name: &&String| {
+                !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name)
+            };
+            let new: Vec<&String> = names.iter().filter(is_new).collect();
+            let all_exist = dir
+                .as_ref()
+                .is_none_or(|dir| self.insert_listed(&**dir, scan, &new, &gone));
+            let is_complete =
+                time.is_some() || before.as_ref() == Some(&names) || gone.is_empty() && !finds_all;
+            if all_exist && is_complete {
+                scan.seen = time;
+                break;
+            }
+            before = Some(names);
         }
+        // Only now: until then, their rows are located in the segments that took their place.
         self.detach(scan, &gone);
         Ok(())
+    }
+
+    /// Inserts the new segments of a listing, which are sorted by age, so that every process prefers the
+    /// same of two copies. Returns whether all of them still exist.
+    fn insert_listed(
+        &self,
+        dir: &dyn Directory,
+        scan: &mut Scan,
+        new: &[&String],
+        gone: &HashSet<u32>,
+    ) -> bool {
+        if scan.names.is_empty() {
+            return self.load(dir, scan, new);
+        }
+        let is_gone = |name: &&&String| !self.open_new(dir, scan, name, gone);
+        new.iter().filter(is_gone).count() == 0
     }
 
     /// Takes segments out of the set, and finds the rows that they shadowed in the other segments,
@@ -157,11 +181,20 @@ impl Catalog {
         })
     }
 
-    /// Inserts a new segment, or counts what is wrong with it and leaves the file alone.
-    fn open_new(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, leaving: &HashSet<u32>) {
+    /// Inserts a new segment, or counts what is wrong with it and leaves the file alone. Returns whether
+    /// it exists.
+    fn open_new(
+        &self,
+        dir: &dyn Directory,
+        scan: &mut Scan,
+        name: &str,
+        leaving: &HashSet<u32>,
+    ) -> bool {
         match self.load_segment(dir, name) {
             Ok((segment, footer)) => self.insert_segment(scan, segment, &footer, leaving),
+            Err(error) if error.is_not_found() => return false,
             Err(error) => self.skip(dir, scan, name, &error),
         }
+        true
     }
 }

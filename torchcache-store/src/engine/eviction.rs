@@ -38,7 +38,7 @@ pub(crate) fn room(engine: &Engine) -> u64 {
     if config.eviction != Eviction::Never {
         return u64::MAX;
     }
-    engine.catalog.refresh(); // other processes fill the directory as well
+    engine.catalog.refresh_size(); // other processes fill the directory as well
     let room = config.max_bytes.saturating_sub(live(&engine.catalog));
     match room < config.max_bytes / 100 {
         true => 0,
@@ -56,7 +56,7 @@ pub(crate) fn admit(engine: &Engine, bytes: u64) -> bool {
 
 /// Lists the directory, and removes segments until it is within its limit.
 pub(crate) fn enforce_limit(engine: &Engine) {
-    engine.catalog.refresh(); // other processes fill the directory as well
+    engine.catalog.refresh_size(); // other processes fill the directory as well
     make_room(engine, 0, true);
 }
 

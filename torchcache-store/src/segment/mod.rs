@@ -43,6 +43,8 @@ pub(crate) use encoder::{RawValue, encode_rows};
 pub(crate) use ends::claimed_rows;
 pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
-pub(crate) use name::{is_segment, segment_names, visit_segments};
+pub(crate) use name::{
+    Listing, MAX_LISTINGS, is_segment, list_segments, segment_names, visit_segments,
+};
 pub(crate) use segment_file::SegmentFile;
 pub(crate) use writer::MOST_ROWS;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fs::temp_file::SUFFIX;
 use crate::fs::{Directory, file_names};
 
 /// How often a directory is listed, at most, while it changes.
-const MAX_LISTINGS: usize = 64;
+pub(crate) const MAX_LISTINGS: usize = 64;
 
 /// Whether a file name is that of a segment: it ends in `.tcs`, does not begin with a dot, and
 /// consists of ASCII letters, digits, `-`, `_` and `.`.
@@ -21,25 +22,56 @@ pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
     file_names(dir, is_segment)
 }
 
-/// Lists the segments of a directory until a listing has no new one and the directory did not change
-/// meanwhile: another process may publish the result of a compaction, and a listing during that may lack
-/// both the result and a source. `visit` gets the names that the listing before did not have. Returns the
-/// last listing.
+/// The segments that a directory had at about one moment. Where another process publishes the result of a
+/// compaction meanwhile, a listing may lack both the result and a source.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// In the order of their age, for the names that torchcache gives.
+    pub(crate) names: BTreeSet<String>,
+    /// The directory's time, if it did not change during the listing and any later change gives it
+    /// another one.
+    pub(crate) time: Option<SystemTime>,
+}
+
+/// Lists the segments of a directory once.
+pub(crate) fn list_segments(dir: &dyn Directory) -> io::Result<Listing> {
+    let time = dir.metadata()?.modified;
+    let is_settled = time.elapsed().is_ok_and(|age| age > clock_step(time));
+    let names = segment_names(dir)?.into_iter().collect();
+    let is_same = is_settled && dir.metadata().is_ok_and(|dir| dir.modified == time);
+    Ok(Listing {
+        names,
+        time: is_same.then_some(time),
+    })
+}
+
+/// The time of a directory is from a coarse clock: a change that comes so soon after another one may
+/// carry the same time.
+fn clock_step(time: SystemTime) -> Duration {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    match since.subsec_nanos() {
+        0 => Duration::from_secs(2), // FAT and others have no fractions of seconds
+        _ => Duration::from_millis(50),
+    }
+}
+
+/// Lists the segments of a directory until two listings are the same. `visit` gets the names that the
+/// listing before did not have. Returns the last listing.
 pub(crate) fn visit_segments(
     dir: &dyn Directory,
     mut visit: impl FnMut(Vec<String>),
 ) -> io::Result<BTreeSet<String>> {
-    let mut last = BTreeSet::new();
+    let mut last: Option<BTreeSet<String>> = None;
     for _ in 0..MAX_LISTINGS {
-        let before = dir.metadata()?.modified;
-        let listed: BTreeSet<String> = segment_names(dir)?.into_iter().collect();
-        let new: Vec<String> = listed.difference(&last).cloned().collect();
-        let is_stable = new.is_empty() && dir.metadata()?.modified == before;
-        last = listed;
-        if is_stable {
+        let Listing { names, time } = list_segments(dir)?;
+        let is_new = |name: &&String| last.as_ref().is_none_or(|last| !last.contains(*name));
+        let new: Vec<String> = names.iter().filter(is_new).cloned().collect();
+        let is_complete = last.as_ref() == Some(&names) || names.is_empty() && time.is_some();
+        last = Some(names);
+        if is_complete {
             break;
         }
         visit(new);
     }
-    Ok(last)
+    Ok(last.unwrap_or_default())
 }

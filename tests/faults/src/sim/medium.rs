@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 
@@ -22,6 +22,8 @@ pub(super) struct Medium {
     pub(super) ticks: u64,
     /// Bytes of all files that are allowed.
     pub(super) capacity: Option<u64>,
+    /// Whether times have no fractions of seconds.
+    pub(super) whole_seconds: bool,
 }
 
 /// The names of a directory.
@@ -44,6 +46,10 @@ pub(super) struct Content {
 
 impl Medium {
     pub(super) fn now(&mut self) -> SystemTime {
+        if self.whole_seconds {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            return UNIX_EPOCH + Duration::from_secs(since.unwrap_or_default().as_secs());
+        }
         self.ticks += 1;
         SystemTime::now() + Duration::from_nanos(self.ticks)
     }

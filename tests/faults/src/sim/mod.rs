@@ -36,6 +36,11 @@ impl Sim {
         self.medium().capacity = bytes;
     }
 
+    /// Lets the times of files and directories be whole seconds, as on FAT and some network file systems.
+    pub fn set_whole_seconds(&self) {
+        self.medium().whole_seconds = true;
+    }
+
     /// Cuts the power. Each name that changed since its directory was synced means any of the
     /// things that it meant since then; each page that was not synced holds what was written, or
     /// zeros, or anything, or is not there. Whatever was open is closed.

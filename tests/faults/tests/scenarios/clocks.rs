@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use proptest::prelude::*;
-use torchcache_faults::cases::{cases, random, seen};
-use torchcache_faults::rows::{batch, count_right, expect_all, expect_no_faults, manual_flush};
+use torchcache_faults::cases::{cases, eventually, random, seen};
+use torchcache_faults::rows::{
+    batch, count_right, expect_all, expect_no_faults, manual_flush, put_flushed,
+};
+use torchcache_faults::sim::Sim;
 use torchcache_store::{Config, Store};
 
 const LEN: usize = 9000;
@@ -23,6 +28,28 @@ fn wrong_times_cost_no_rows() {
     let cases = cases(3, 100);
     proptest!(random(cases), |(seed: u64)| odd_times(seed));
     seen("clocks set back, times in the future", cases.into());
+}
+
+#[test]
+fn rows_of_the_same_second_are_found() {
+    let sim = Sim::new();
+    sim.set_whole_seconds();
+    let open = || {
+        let fs = Arc::new(sim.clone());
+        Store::open_on(fs, "/cache", manual_flush()).unwrap()
+    };
+    let (reader, writer) = (open(), open());
+    // The second begins: nothing shows a change that comes a little later.
+    let begun = eventually(Duration::from_secs(2), || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.unwrap().subsec_millis() < 100
+    });
+    assert!(begun);
+    for row in 0..2 {
+        put_flushed(&writer, row..row + 1, LEN);
+        thread::sleep(Duration::from_millis(250));
+        expect_all(&reader, 0..row + 1, LEN);
+    }
 }
 
 fn opened(dir: &Path, config: Config) -> Store {
