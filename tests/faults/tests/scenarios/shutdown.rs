@@ -62,6 +62,9 @@ const WAIT: End = End {
 /// As the first process of a container.
 const FIRST: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--fork"];
 
+/// Tests may have been started with signals ignored, as in the background of a shell.
+const DEFAULT: &[&str] = &["env", "--default-signal=HUP,INT"];
+
 /// A process may be started with a signal ignored.
 const NOHUP: &[&str] = &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"];
 
@@ -103,11 +106,13 @@ const ENDS: &[End] = &[
         ..WAIT
     },
     End {
+        through: DEFAULT,
         signals: &[Signal::INT],
         how: How::Signal(Signal::INT),
         ..WAIT
     },
     End {
+        through: DEFAULT,
         signals: &[Signal::HUP],
         how: How::Signal(Signal::HUP),
         ..WAIT
@@ -122,6 +127,7 @@ const ENDS: &[End] = &[
     },
     // A terminal that is closed sends two.
     End {
+        through: DEFAULT,
         signals: &[Signal::HUP, Signal::HUP],
         pause: Duration::from_millis(1),
         how: How::Signal(Signal::HUP),
