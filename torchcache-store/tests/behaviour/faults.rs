@@ -4,14 +4,11 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{
-    OnWarning, batch, count_right, fetch, key, keys, manual_flush, segments, temps, value,
-};
+use crate::common::{batch, count_right, fetch, key, keys, manual_flush, segments, temps, value};
 use torchcache_store::segment::{Encoding, SegmentReader, SegmentWriter};
 use torchcache_store::{Compression, Fault, FlushError, Store};
 
@@ -239,27 +236,5 @@ fn a_mapped_file_that_changes_gives_right_rows_or_none() {
         });
         done.store(true, Ordering::Relaxed);
         assert!(wrong.is_none() && right > 0, "{wrong:?}, {right} right");
-    });
-}
-
-#[test]
-fn each_kind_of_fault_is_warned_of_once() {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, len) in [("a", 10), ("b", 20), ("c", 100), ("d", 200), ("e", 300)] {
-        let path = dir.path().join(name).with_extension("tcs");
-        fs::write(path, vec![7; len]).unwrap();
-    }
-    let warnings = Arc::new(AtomicU64::new(0));
-    let counted = warnings.clone();
-    let count = OnWarning(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-    });
-    tracing::subscriber::with_default(count, || {
-        let store = Store::open(dir.path(), manual_flush()).unwrap();
-        store.refresh();
-        let faults = store.stats().faults;
-        assert_eq!(faults.get(Fault::Truncated), 2);
-        assert_eq!(faults.get(Fault::Corrupt), 3);
-        assert_eq!(warnings.load(Ordering::Relaxed), 2, "one of each kind");
     });
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,6 +86,7 @@ fn child_process() {
                 (100, 0)
             );
         }
+        "count warnings" => count_warnings(dir),
         "panic in the log" => panic_in_the_log(dir),
         "exit in the log" => exit_in_the_log(dir),
         "live in a temporary directory" => {
@@ -100,6 +101,22 @@ fn child_process() {
         }
         role => panic!("no such role: {role}"),
     }
+}
+
+fn count_warnings(dir: &Path) {
+    for (name, len) in [("a", 10), ("b", 20), ("c", 100), ("d", 200), ("e", 300)] {
+        let path = dir.join(name).with_extension("tcs");
+        std::fs::write(path, vec![7; len]).expect("it can be written");
+    }
+    static WARNINGS: AtomicU64 = AtomicU64::new(0);
+    let log = OnWarning(|| _ = WARNINGS.fetch_add(1, Ordering::Relaxed));
+    tracing::subscriber::set_global_default(log).expect("the first one");
+    let store = Store::open(dir, manual_flush()).expect("it opens");
+    store.refresh();
+    let faults = store.stats().faults;
+    assert_eq!(faults.get(Fault::Truncated), 2);
+    assert_eq!(faults.get(Fault::Corrupt), 3);
+    assert_eq!(WARNINGS.load(Ordering::Relaxed), 2, "one of each kind");
 }
 
 fn panic_in_the_log(dir: &Path) {
@@ -151,6 +168,14 @@ fn a_flusher_that_ends_the_process_keeps_other_stores_rows() {
     assert_eq!(ended.expect("the child starts").code(), Some(7));
     let store = Store::open(dir.path().join("kept"), manual_flush()).expect("it opens");
     assert_eq!(count_right(&store, &keys(0..3), LEN), 3);
+}
+
+/// In a process of its own: a subscriber of one thread misses events whose place in the code another
+/// thread, which has no subscriber, reaches first.
+#[test]
+fn each_kind_of_fault_is_warned_of_once() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    run_to_end(child("count warnings", dir.path(), ""));
 }
 
 #[test]

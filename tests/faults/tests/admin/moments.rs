@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use torchcache_faults::cases::Counter;
+use torchcache_faults::cases::{Counter, eventually};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, SegmentRepair, SegmentState, check, clear, prune, repair};
@@ -25,10 +25,14 @@ fn a_compaction_under_way_does_not_count_twice() {
     let sim = root();
     put(&store(sim.clone(), "old"), 100..110);
     age(&sim, "old", HOUR);
-    let (renamed, is_merging) = (Counter::default(), Arc::new(AtomicBool::new(false)));
-    let (looking, looks) = Faulty::counting(sim.clone(), Call::List);
+    let [is_merging, is_counted, is_merged] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+    let wait_for = |flag: &AtomicBool| {
+        let is_set = || flag.load(Ordering::SeqCst);
+        assert!(eventually(Duration::from_secs(60), is_set));
+    };
+    let renamed = Counter::default();
     let decide = {
-        let is_merging = is_merging.clone();
+        let (is_merging, is_counted) = (is_merging.clone(), is_counted.clone());
         move |call: Call, _: &_| {
             if call == Call::Rename {
                 renamed.next();
@@ -36,10 +40,7 @@ fn a_compaction_under_way_does_not_count_twice() {
             // Eight segments, and then the one that they are compacted into: all nine are there.
             if call == Call::SyncDir && renamed.get() == 9 {
                 is_merging.store(true, Ordering::SeqCst);
-                while looks.get() < 2 {
-                    thread::yield_now();
-                }
-                thread::sleep(Duration::from_millis(50));
+                wait_for(&is_counted);
             }
             Fate::Done
         }
@@ -48,15 +49,28 @@ fn a_compaction_under_way_does_not_count_twice() {
     for n in 0..7 {
         put(&compacting, n..n + 1);
     }
+    let roots = Counter::default();
+    let looking = {
+        let (is_counted, is_merged) = (is_counted.clone(), is_merged.clone());
+        Faulty::new(sim.clone(), move |call: Call, name: &OsStr| {
+            // After it was opened and listed once, with all nine segments.
+            if call == Call::OpenDir && name == "root" && roots.next() == 3 {
+                is_counted.store(true, Ordering::SeqCst);
+                wait_for(&is_merged);
+            }
+            Fate::Done
+        })
+    };
     let limit = bytes(&sim, "old") + bytes(&sim, "c") / 7 * 8;
     thread::scope(|scope| {
-        let pruned = scope.spawn(move || {
-            while !is_merging.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
-            prune(&opened(looking), Keep::MaxBytes(limit), false).expect("it can be pruned")
+        let pruned = scope.spawn(|| {
+            wait_for(&is_merging);
+            let pruned = prune(&opened(looking), Keep::MaxBytes(limit), false);
+            is_counted.store(true, Ordering::SeqCst); // also where it was listed once only
+            pruned.expect("it can be pruned")
         });
         put(&compacting, 7..8);
+        is_merged.store(true, Ordering::SeqCst);
         let pruned = pruned.join().expect("it does not panic");
         assert!(pruned.caches.is_empty(), "{pruned:?}");
     });
