@@ -11,6 +11,7 @@ use std::time::Duration;
 pub enum StoreError {
     /// The directory cannot hold a cache.
     #[error("cannot use {} as a cache directory; name one that can be created and written to", path.display())]
+    #[non_exhaustive]
     Directory {
         /// The directory that was asked for.
         path: PathBuf,
@@ -19,6 +20,7 @@ pub enum StoreError {
     },
     /// The parts of a batch do not fit together.
     #[error("the rows do not make a batch: {reason}")]
+    #[non_exhaustive]
     Batch {
         /// What was passed and what was expected.
         reason: String,
@@ -33,12 +35,14 @@ pub enum FlushError {
     #[error(
         "{rows} rows could not be written and will be computed again; the log and the fault counts of the store say why"
     )]
+    #[non_exhaustive]
     Lost {
         /// How many rows were lost since this store was opened or last reported any.
         rows: u64,
     },
     /// The disk did not respond in time. The rows are still queued, and are written once it does.
     #[error("the disk has not responded for {waited:?}; {rows} rows are still queued")]
+    #[non_exhaustive]
     Stalled {
         /// How many rows are queued.
         rows: u64,
@@ -48,6 +52,7 @@ pub enum FlushError {
     /// A log subscriber or the destructor of stored rows made the call on the thread that writes a
     /// store, which cannot wait. The rows are still queued, and are written after it returns.
     #[error("a thread that writes a store cannot wait for a flush; {rows} rows are still queued")]
+    #[non_exhaustive]
     FlusherThread {
         /// How many rows are queued.
         rows: u64,

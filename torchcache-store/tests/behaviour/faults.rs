@@ -108,7 +108,7 @@ fn each_opened_store_reports_lost_rows_once() {
     for store in [&first, &second] {
         let flushed = store.flush();
         assert!(
-            matches!(flushed, Err(FlushError::Lost { rows: 7 })),
+            matches!(flushed, Err(FlushError::Lost { rows: 7, .. })),
             "{flushed:?}"
         );
         assert_eq!(store.flush(), Ok(()), "reported before");

@@ -36,7 +36,7 @@ fn flush_fails_when_a_file_or_its_name_cannot_be_synced() {
             store.put(batch(&keys(0..10), "a", LEN));
             let flushed = store.flush();
             assert!(
-                matches!(flushed, Err(FlushError::Lost { rows: 10 })),
+                matches!(flushed, Err(FlushError::Lost { rows: 10, .. })),
                 "{call}: {flushed:?}"
             );
             assert_eq!(store.stats().faults.get(Fault::Write), 1, "{call}");

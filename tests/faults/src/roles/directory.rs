@@ -41,7 +41,7 @@ pub fn run(root: &Path, args: &[String]) {
             store.put(batch(0..20, LEN));
             expect_all(&store, 0..20, LEN);
             let lost = store.flush().expect_err("nothing can be written");
-            assert!(matches!(lost, FlushError::Lost { rows: 10 }), "{lost}");
+            assert!(matches!(lost, FlushError::Lost { rows: 10, .. }), "{lost}");
             expect_all(&store, 0..10, LEN);
             assert_eq!(content(&dir), before);
             // An empty one is of no use.

@@ -91,7 +91,7 @@ fn replaced(replace: fn(&Path), mmap: bool) {
         let is_dir = fs::symlink_metadata(&dir).is_ok_and(|dir| dir.is_dir());
         match flushed {
             Ok(()) => assert!(is_dir),
-            Err(FlushError::Lost { rows }) => assert!(rows == 10 && !is_dir),
+            Err(FlushError::Lost { rows, .. }) => assert!(rows == 10 && !is_dir),
             Err(error) => panic!("{error}"),
         }
         assert_eq!(store.stats().pending_bytes, 0);

@@ -236,7 +236,7 @@ fn dropped_rows_may_call_their_store() {
         .recv_timeout(LIMIT)
         .expect("the drop waits for itself");
     assert!(
-        matches!(flushed, Err(FlushError::FlusherThread { rows: 2 })),
+        matches!(flushed, Err(FlushError::FlusherThread { rows: 2, .. })),
         "{flushed:?}"
     );
     let store = run.join().expect("the flush ends");

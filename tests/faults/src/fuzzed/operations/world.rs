@@ -187,7 +187,7 @@ impl World {
         let is_sound = process.life.is_sound();
         match flushed {
             Ok(()) => self.keep(taken, is_sound),
-            Err(FlushError::Lost { rows }) if !is_sound => assert!(rows > 0),
+            Err(FlushError::Lost { rows, .. }) if !is_sound => assert!(rows > 0),
             Err(error) => panic!("{error}"),
         }
         self.check_idle(one);
