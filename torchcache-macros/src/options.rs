@@ -94,8 +94,9 @@ impl OptionKind {
             Self::Eviction => "`\"lru\"`, `\"never\"` or `\"auto\"`",
             Self::Count => "a whole number of at least 1, or `None`",
             Self::Directory => {
-                "a path that is not empty and has no NUL, such as `\"features\"`; leave the option \
-                 out for a private temporary directory"
+                "a path that is not empty, has no NUL and does not start with `~` or `$`, which only \
+                 a shell expands, such as `\"features\"`; leave the option out for a private \
+                 temporary directory"
             }
             Self::ModuleHash => {
                 return format!(

@@ -66,7 +66,7 @@ fn fits(kind: OptionKind, is_negative: bool, literal: &Lit) -> bool {
         }
         (OptionKind::Directory, Lit::Str(path)) => {
             let path = path.value();
-            !path.is_empty() && !path.contains('\0')
+            !path.is_empty() && !path.contains('\0') && !path.starts_with(['~', '$'])
         }
         (OptionKind::ModuleHash, Lit::Str(hash)) => is_directory_name(&hash.value()),
         _ => false,
