@@ -74,6 +74,7 @@ mod batch;
 mod catalog;
 mod clock;
 mod config;
+mod descriptors;
 mod engine;
 mod error;
 mod events;

@@ -7,22 +7,26 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use crate::descriptors;
 use crate::fs::Directory;
 use crate::segment::SegmentFile;
 
-/// How many files stay open between reads.
-const CAPACITY: NonZero<usize> = NonZero::new(256).expect("it is not zero");
-
 /// By the number of the segment.
-static OPEN_FILES: LazyLock<Mutex<LruCache<u32, Arc<SegmentFile>>>> =
-    LazyLock::new(|| Mutex::new(LruCache::new(CAPACITY)));
+static OPEN_FILES: LazyLock<Mutex<LruCache<u32, Arc<SegmentFile>>>> = LazyLock::new(|| {
+    descriptors::on_exhaustion(close_all);
+    Mutex::new(LruCache::new(capacity()))
+});
+
+/// How many files stay open between reads. The program may change its limit at any time.
+fn capacity() -> NonZero<usize> {
+    NonZero::new(descriptors::kept_files()).unwrap_or(NonZero::<usize>::MIN)
+}
 
 fn open_files() -> MutexGuard<'static, LruCache<u32, Arc<SegmentFile>>> {
     OPEN_FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The file of a segment; if it is not open, it is opened in the directory that `open_dir` returns. If
-/// the process has no descriptor left, closes all files that no read uses and tries once more.
+/// The file of a segment; if it is not open, it is opened in the directory that `open_dir` returns.
 pub(super) fn source(
     id: u32,
     name: &str,
@@ -34,15 +38,11 @@ pub(super) fn source(
         return Ok(source);
     }
     let open = || SegmentFile::open(&*open_dir()?, name.as_ref(), mmap);
-    let source = match open() {
-        Err(error) if is_out_of_descriptors(&error) => {
-            open_files().clear();
-            open()
-        }
-        opened => opened,
-    };
-    let source = Arc::new(source?);
-    let replaced = open_files().push(id, source.clone());
+    let source = Arc::new(descriptors::retry(open)?);
+    let mut files = open_files();
+    files.resize(capacity());
+    let replaced = files.push(id, source.clone());
+    drop(files);
     drop(replaced); // closes a file where the lock is not held
     Ok(source)
 }
@@ -53,6 +53,7 @@ pub(crate) fn close(id: u32) {
     drop(closed); // where the lock is not held
 }
 
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+/// Closes the files that no read uses, and the others as soon as none does.
+fn close_all() {
+    open_files().clear();
 }

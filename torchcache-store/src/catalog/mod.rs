@@ -28,6 +28,7 @@ use hashbrown::HashMap;
 use self::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
 use self::live_segment::LiveSegment;
 use self::located::Located;
+use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
@@ -56,6 +57,8 @@ pub(crate) struct Scan {
     seen: Option<SystemTime>,
     /// When a miss last checked the directory.
     checked: Instant,
+    /// A new segment could not be opened for want of a descriptor: try again.
+    retry_open: bool,
     /// A segment with shadowed rows could not be opened when they were needed: try again.
     retry_unshadow: bool,
 }
@@ -104,6 +107,7 @@ impl Catalog {
                 skipped: HashMap::new(),
                 seen: None,
                 checked: Instant::now(),
+                retry_open: false,
                 retry_unshadow: false,
             }),
             dead_entries: AtomicU64::new(0),
@@ -284,6 +288,7 @@ impl Catalog {
     fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, error: &SegmentError) {
         let fault = error.fault();
         self.faults.note(fault, &self.dir.join(name), error);
+        scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
         // A read error may pass. The others are in the bytes, which never change.
         if fault != Fault::Read {
             let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);

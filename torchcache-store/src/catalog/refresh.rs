@@ -88,13 +88,14 @@ impl Catalog {
                 !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name)
             };
             let new: Vec<&String> = names.iter().filter(is_new).collect();
+            scan.retry_open = false;
             let all_exist = dir
                 .as_ref()
                 .is_none_or(|dir| self.insert_listed(&**dir, scan, &new, &gone));
             let is_complete =
                 time.is_some() || before.as_ref() == Some(&names) || gone.is_empty() && !finds_all;
             if all_exist && is_complete {
-                scan.seen = time;
+                scan.seen = time.filter(|_| !scan.retry_open);
                 break;
             }
             before = Some(names);

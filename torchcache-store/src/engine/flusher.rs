@@ -10,6 +10,7 @@ use super::write_queue::{FlusherTask, WriteBatch, set_flusher_thread};
 use super::{Engine, compaction, eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
+use crate::descriptors::FlusherTurn;
 use crate::events::Deferred;
 use crate::fault::Fault;
 use crate::segment::{Encoding, RawValue, SegmentWriter, encode_rows, segment_bytes};
@@ -43,22 +44,31 @@ fn run(engine: &Engine) {
     loop {
         match engine.queue.next_task(|| engine.queue_limits()) {
             FlusherTask::Write(batch) => {
-                guarded(engine, || write(engine, &batch));
+                on_files(engine, || write(engine, &batch));
                 engine.queue.remove(&batch);
                 // It may run code of the caller who put the rows.
                 guarded(engine, || drop(batch));
                 // Other processes may have filled the directory. Without eviction, what they wrote
                 // stays: what seems to be too much may be a compaction of theirs.
                 if engine.config().eviction != Eviction::Never {
-                    guarded(engine, || eviction::enforce_limit(engine));
+                    on_files(engine, || eviction::enforce_limit(engine));
                 }
             }
-            FlusherTask::Evict => guarded(engine, || eviction::enforce_limit(engine)),
+            FlusherTask::Evict => on_files(engine, || eviction::enforce_limit(engine)),
             FlusherTask::Stop => return,
         }
-        guarded(engine, || compaction::compact(engine));
+        on_files(engine, || compaction::compact(engine));
         engine.queue.finish_work();
     }
+}
+
+/// Work on files, of as many flushers at a time as there are descriptors for. No code of the program runs
+/// meanwhile.
+fn on_files(engine: &Engine, work: impl FnOnce()) {
+    guarded(engine, || {
+        let _turn = FlusherTurn::take(|| engine.queue.note_progress());
+        work();
+    });
 }
 
 /// Counts a panic as a fault: a bug must not leave callers waiting for this thread. Events are emitted

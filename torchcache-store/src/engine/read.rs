@@ -14,13 +14,13 @@ use crate::events::Deferred;
 use crate::fault::Fault;
 use crate::key::Key;
 use crate::segment::{self, SegmentError, SegmentFile};
-use crate::threads;
+use crate::{descriptors, threads};
 
 /// How often rows are followed to another segment: more than once if compactions race.
 const MAX_RETRIES: usize = 4;
 
-/// How many files one call keeps open at a time.
-const MAX_OPEN_FILES: usize = 64;
+/// A call keeps at most one of so many files open at a time that may stay open between calls.
+const OPEN_FILES_SHARE: usize = 4;
 
 /// Below this cost (about 0.1 ms) a call wakes no other threads: it is done about when they are awake,
 /// and earlier on a busy machine.
@@ -166,12 +166,13 @@ fn is_stale_handle(error: &io::Error) -> bool {
 /// Reads rows that are sorted by position, and returns those whose files are gone.
 fn fetch(catalog: &Catalog, requests: &mut [DiskRequest<'_>], mmap: bool) -> Vec<Failed> {
     let mut vanished = Vec::new();
+    let max_open = descriptors::kept_files().div_ceil(OPEN_FILES_SHARE);
     let mut open = Vec::new();
     for group in requests.chunk_by_mut(|a, b| a.tag.1.id == b.tag.1.id) {
         let segment = group[0].tag.1;
         let mut source = catalog.source(segment, mmap);
         // The process may have no descriptor left because this call holds so many.
-        if open.len() >= MAX_OPEN_FILES || source.is_err() && !open.is_empty() {
+        if open.len() >= max_open || source.is_err() && !open.is_empty() {
             fetch_files(std::mem::take(&mut open));
             source = catalog.source(segment, mmap);
         }

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
-use crate::sys;
+use crate::{descriptors, sys};
 
 /// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,8 +48,8 @@ impl FileSystem for Os {
 
 fn open(path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {
     let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
-    Ok(fd.into())
+    let open = || retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+    Ok(descriptors::retry(open)?.into())
 }
 
 /// Names a symbolic link in place of a directory as the reason.
@@ -120,7 +120,7 @@ impl Directory for OsDirectory {
 
     fn list(&self) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+        for entry in descriptors::retry(|| rustix::fs::Dir::read_from(&self.fd))? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
@@ -193,8 +193,8 @@ impl OsDirectory {
 
     fn open_file(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OsFile> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let fd = retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, mode))?;
-        Ok(OsFile(fd.into()))
+        let open = || retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, mode));
+        Ok(OsFile(descriptors::retry(open)?.into()))
     }
 }
 

@@ -15,7 +15,7 @@ use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::write_queue::set_flusher_thread;
-use crate::{events, fork, sys};
+use crate::{descriptors, events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process
 /// lives.
@@ -119,7 +119,7 @@ pub(super) fn cancel_removal(dir: &Path) {
 /// Removes a directory with its content, the lock file last, so that the next process can finish a
 /// removal that is interrupted. Does not follow symbolic links.
 pub(super) fn remove(path: &Path) {
-    let Ok(entries) = std::fs::read_dir(path) else {
+    let Ok(entries) = descriptors::retry(|| std::fs::read_dir(path)) else {
         return;
     };
     for entry in entries

@@ -9,8 +9,8 @@ use std::thread::Builder;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::fork;
 use crate::sys::{self, Disposition};
+use crate::{descriptors, fork};
 
 /// Termination, interruption at the terminal, loss of the terminal.
 const SIGNALS: [c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
@@ -33,7 +33,7 @@ pub(super) fn install(finish: impl Fn() + Send + 'static) -> io::Result<()> {
     if signals.is_empty() || fork::is_forked() || PIPE.get().is_some() {
         return Ok(());
     }
-    let (mut receiver, sender) = io::pipe()?;
+    let (mut receiver, sender) = descriptors::retry(io::pipe)?;
     Builder::new()
         .name("torchcache-end".into())
         .spawn(move || {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::shutdown::{self, LOCK_FILE, remove};
-use crate::fork;
+use crate::{descriptors, fork};
 
 const PREFIX: &str = "torchcache-";
 
@@ -58,11 +58,8 @@ impl TempCache {
                 .tempdir_in(&parent)?;
             let path = dir.path().join(LOCK_FILE);
             let mut options = OpenOptions::new();
-            let lock = options
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?;
+            options.write(true).create_new(true).mode(0o600);
+            let lock = descriptors::retry(|| options.open(&path))?;
             // A process that removes stale directories may have taken the lock first. Then the
             // directory is about to be removed, and another one is needed.
             if lock.try_lock().is_ok() && same_file(&lock, &path) {

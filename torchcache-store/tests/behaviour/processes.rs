@@ -86,6 +86,8 @@ fn child_process() {
                 (100, 0)
             );
         }
+        "have many stores" => have_many_stores(dir),
+        "have many files open" => have_many_files_open(dir),
         "count warnings" => count_warnings(dir),
         "panic in the log" => panic_in_the_log(dir),
         "exit in the log" => exit_in_the_log(dir),
@@ -100,6 +102,80 @@ fn child_process() {
             }
         }
         role => panic!("no such role: {role}"),
+    }
+}
+
+/// Opens files of the program itself meanwhile, eight at a time, and returns how many.
+fn open_own_files(while_open: impl FnOnce() + Send) -> usize {
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            let program = std::env::current_exe().expect("this program has a path");
+            let mut opened = 0;
+            loop {
+                let files: Vec<_> = (0..8).map(|_| std::fs::File::open(&program)).collect();
+                let failed = files.into_iter().find_map(Result::err);
+                assert!(failed.is_none(), "after {opened}: {failed:?}");
+                opened += 8;
+                if is_done.load(Ordering::Relaxed) {
+                    return opened;
+                }
+                thread::yield_now();
+            }
+        });
+        while_open();
+        is_done.store(true, Ordering::Relaxed);
+        opening.join().expect("every file can be opened")
+    })
+}
+
+/// 200 stores are alive, and their process may have 64 descriptors.
+fn have_many_stores(dir: &Path) {
+    let config = || manual_flush().with_batch_delay(Duration::ZERO);
+    let open = |n| Store::open(dir.join(format!("{n}")), config()).expect("it opens");
+    for round in 0..2 {
+        let opened = open_own_files(|| {
+            let stores: Vec<_> = (0..200).map(open).collect();
+            let row = |n: u64| n..n + 1;
+            for (n, store) in (0..).zip(&stores) {
+                store.put(batch(&keys(row(1000 * round + n)), "a", LEN));
+            }
+            stores
+                .iter()
+                .for_each(|store| store.flush().expect("it is written"));
+            for (n, store) in (0..).zip(&stores) {
+                for before in 0..=round {
+                    let found = count_right(store, &keys(row(1000 * before + n)), LEN);
+                    assert_eq!((n, before, found), (n, before, 1));
+                }
+                assert_eq!(store.stats().faults.total(), 0, "{:?}", store.stats());
+            }
+        });
+        assert!(opened > 0);
+    }
+}
+
+/// The program takes every descriptor that there is, and then gives a few back.
+fn have_many_files_open(dir: &Path) {
+    let config = manual_flush().with_segment_bytes(4096);
+    let store = Store::open(dir, config).expect("it opens");
+    for n in 0..20 {
+        store.put(batch(&keys(n..n + 1), "a", 5000));
+    }
+    store.flush().expect("it is written");
+    assert_eq!(count_right(&store, &keys(0..10), 5000), 10);
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut own = Vec::new();
+    while let Ok(file) = std::fs::File::open(&program) {
+        own.push(file);
+    }
+    // The files that stay open between reads are given back to whatever needs one.
+    let again = Store::open_on(Arc::new(Os), dir, manual_flush()).expect("it opens");
+    store.put(batch(&keys(20..21), "a", 5000));
+    store.flush().expect("it is written");
+    for store in [&again, &store] {
+        assert_eq!(count_right(store, &keys(0..20), 5000), 20);
+        assert_eq!(store.stats().faults.total(), 0, "{:?}", store.stats());
     }
 }
 
@@ -188,6 +264,18 @@ fn a_panic_of_the_flusher_blocks_no_caller() {
 fn more_segments_than_descriptors_are_all_readable() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     run_to_end(child("have few descriptors", dir.path(), "ulimit -n 30;"));
+}
+
+#[test]
+fn many_stores_leave_descriptors_to_the_program() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    run_to_end(child("have many stores", dir.path(), "ulimit -n 64;"));
+}
+
+#[test]
+fn rows_are_read_when_the_program_has_no_descriptor_left() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    run_to_end(child("have many files open", dir.path(), "ulimit -n 64;"));
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! File descriptors, which the process has a limited number of: the store keeps a share of them, and gives
+//! all that it can back where there are none left, so that the program can open files of its own.
+
+use std::io;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+/// The store keeps at most one of so many open between calls.
+const SHARE: u64 = 4;
+
+/// The most that it keeps open, however many there are.
+const MAX_KEPT: u64 = 256;
+
+/// A flusher that works has a few open; one of so many may be needed by all of them.
+const FLUSHER_SHARE: u64 = 32;
+
+/// How long to wait, after giving back what is not in use, for what other threads use for a moment.
+const WAITS: [Duration; 3] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(16),
+];
+
+/// How many files may stay open between reads: fewer where the process may have few.
+pub(crate) fn kept_files() -> usize {
+    share(SHARE).clamp(1, MAX_KEPT) as usize
+}
+
+/// This fraction of the limit of the process.
+fn share(fraction: u64) -> u64 {
+    getrlimit(Resource::Nofile)
+        .current
+        .map_or(u64::MAX, |limit| limit / fraction)
+}
+
+/// Closes what is open without being used.
+static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
+
+/// Has `give_back` called when there is no descriptor left.
+pub(crate) fn on_exhaustion(give_back: fn()) {
+    let _ = GIVE_BACK.set(give_back);
+}
+
+/// An error of the operating system.
+pub(crate) trait OsError {
+    /// Its number.
+    fn number(&self) -> Option<i32>;
+}
+
+impl OsError for io::Error {
+    fn number(&self) -> Option<i32> {
+        self.raw_os_error()
+    }
+}
+
+impl OsError for Errno {
+    fn number(&self) -> Option<i32> {
+        Some(self.raw_os_error())
+    }
+}
+
+/// Whether the process, or the system, has no descriptor left.
+pub(crate) fn are_exhausted(error: &impl OsError) -> bool {
+    matches!(error.number(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Opens something. Where there is no descriptor left, gives back those that are not in use and tries
+/// again.
+pub(crate) fn retry<T, E: OsError>(mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let mut opened = open();
+    let mut waits = WAITS.into_iter();
+    while opened.as_ref().is_err_and(are_exhausted) {
+        if let Some(give_back) = GIVE_BACK.get() {
+            give_back();
+        }
+        opened = open();
+        match waits.next() {
+            Some(wait) if opened.as_ref().is_err_and(are_exhausted) => std::thread::sleep(wait),
+            _ => break,
+        }
+    }
+    opened
+}
+
+/// How many flushers work on files.
+static WORKING: Mutex<u64> = Mutex::new(0);
+static DONE: Condvar = Condvar::new();
+
+/// Lets a flusher work on files, while it exists: not more at a time than there are descriptors for.
+#[derive(Debug)]
+pub(crate) struct FlusherTurn(());
+
+impl FlusherTurn {
+    /// Waits for a turn. Calls `waited` whenever another flusher has ended its own.
+    pub(crate) fn take(waited: impl Fn()) -> FlusherTurn {
+        let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
+        while *working >= share(FLUSHER_SHARE).max(1) {
+            working = DONE.wait(working).unwrap_or_else(PoisonError::into_inner);
+            waited();
+        }
+        *working += 1;
+        FlusherTurn(())
+    }
+}
+
+impl Drop for FlusherTurn {
+    fn drop(&mut self) {
+        *WORKING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        DONE.notify_all();
+    }
+}
