@@ -59,7 +59,7 @@ fn main() -> Result<(), torchcache::Error> {
     let tokens = Tensor::from_slice(&[3i64, 1, 4, 1, 5]);
     assert_eq!(embed(&tokens, 2.0), embed(&tokens, 2.0));
     let _ = embed(&tokens, 3.0);
-    let stats = embed::cache().stats();
+    let stats = embed_cache().stats();
     println!(
         "  {} hits, {} of them rows that were twice in their batch",
         stats.hits(),

@@ -53,7 +53,7 @@ fn main() {
         // Stores rows and returns from `main`, without a flush.
         ["store", from, count] => {
             call(double, &rows(number(from), number(count)));
-            report(double::cache());
+            report(double_cache());
         }
         // Stores rows until it is killed, and prints how many rows each flush acknowledged.
         ["stream", flush_every] => {
@@ -63,7 +63,7 @@ fn main() {
                     call(double, &rows(next, 8));
                     next += 8;
                 }
-                double::cache().flush().unwrap();
+                double_cache().flush().unwrap();
                 println!("flushed {next}");
                 std::io::stdout().flush().expect("a reader");
             }
@@ -72,8 +72,8 @@ fn main() {
         ["store-on-disk", from, count] => {
             call(double_on_disk, &rows(number(from), number(count)));
             // The faults are printed below.
-            let _ = double_on_disk::cache().flush();
-            report(double_on_disk::cache());
+            let _ = double_on_disk_cache().flush();
+            report(double_on_disk_cache());
         }
         // Takes four seconds without cached rows.
         ["prefill"] => {
@@ -83,7 +83,7 @@ fn main() {
                 ys
             };
             let batches = (0..400).map(|batch| rows(5 * batch, 5));
-            let stats = Prefill::new(slow_double::cache()).run(batches, slowly);
+            let stats = Prefill::new(slow_double_cache()).run(batches, slowly);
             println!("{} {}", stats.hits(), stats.misses);
         }
         // With 200 MiB of address space left, for rows of 1 MiB: they replace earlier ones.
@@ -102,7 +102,7 @@ fn main() {
                 call(double_in_memory, &row(number));
                 call(double_in_memory, &row(number));
             }
-            let stats = double_in_memory::cache().stats();
+            let stats = double_in_memory_cache().stats();
             let left_to_the_program = Vec::<u8>::new().try_reserve_exact(24 << 20);
             println!(
                 "{} {} {} {}",
@@ -114,13 +114,13 @@ fn main() {
         }
         ["disabled", from, count] => {
             call(double, &rows(number(from), number(count)));
-            let options = double::cache().effective_options();
+            let options = double_cache().effective_options();
             println!(
                 "calls {} enabled {} persistent {} hash {:?}",
-                double::cache().stats().calls,
+                double_cache().stats().calls,
                 options.enabled(),
                 options.persistent(),
-                double::cache().module_hash()
+                double_cache().module_hash()
             );
         }
         // Wraps a closure with a version, which may be empty.

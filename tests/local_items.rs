@@ -37,7 +37,7 @@ macro_rules! scaled {
         fn scaled(xs: &Tensor) -> Tensor {
             xs * K
         }
-        function(scaled, scaled::cache(), K)
+        function(scaled, scaled_cache(), K)
     }};
 }
 
@@ -51,7 +51,7 @@ macro_rules! both {
                 fn scaled(xs: &Tensor) -> Tensor {
                     xs * K
                 }
-                function(scaled, scaled::cache(), K)
+                function(scaled, scaled_cache(), K)
             },
             {
                 const K: f64 = $three;
@@ -59,7 +59,7 @@ macro_rules! both {
                 fn scaled(xs: &Tensor) -> Tensor {
                     xs * K
                 }
-                function(scaled, scaled::cache(), K)
+                function(scaled, scaled_cache(), K)
             },
         ]
     };
@@ -74,7 +74,7 @@ macro_rules! repeated {
             fn scaled(xs: &Tensor) -> Tensor {
                 xs * K
             }
-            function(scaled, scaled::cache(), K)
+            function(scaled, scaled_cache(), K)
         }),*]
     };
 }
@@ -122,7 +122,7 @@ fn blocks() -> [Item; 2] {
         fn scaled(xs: &Tensor) -> Tensor {
             xs * factor()
         }
-        function(scaled, scaled::cache(), 2.0)
+        function(scaled, scaled_cache(), 2.0)
     };
     let three = {
         fn factor() -> f64 {
@@ -132,7 +132,7 @@ fn blocks() -> [Item; 2] {
         fn scaled(xs: &Tensor) -> Tensor {
             xs * factor()
         }
-        function(scaled, scaled::cache(), 3.0)
+        function(scaled, scaled_cache(), 3.0)
     };
     [two, three]
 }
@@ -144,7 +144,7 @@ fn closures() -> [Item; 2] {
         fn scaled(xs: &Tensor) -> Tensor {
             xs * K
         }
-        function(scaled, scaled::cache(), K)
+        function(scaled, scaled_cache(), K)
     };
     let three = || {
         const K: f64 = 3.0;
@@ -152,7 +152,7 @@ fn closures() -> [Item; 2] {
         fn scaled(xs: &Tensor) -> Tensor {
             xs * K
         }
-        function(scaled, scaled::cache(), K)
+        function(scaled, scaled_cache(), K)
     };
     [two(), three()]
 }
@@ -201,7 +201,7 @@ const _: () = {
     }
     impl Made for Two {
         fn item() -> Item {
-            function(scaled, scaled::cache(), K)
+            function(scaled, scaled_cache(), K)
         }
     }
 };
@@ -215,7 +215,7 @@ const _: () = {
     }
     impl Made for Three {
         fn item() -> Item {
-            function(scaled, scaled::cache(), K)
+            function(scaled, scaled_cache(), K)
         }
     }
 };
@@ -235,7 +235,7 @@ fn modules() -> [Item; 2] {
                     xs * K
                 }
                 pub(super) fn item() -> Item {
-                    function(scaled, scaled::cache(), K)
+                    function(scaled, scaled_cache(), K)
                 }
             }
             inner::item()
@@ -357,14 +357,14 @@ fn names_in_blocks() -> [Item; 2] {
         fn named(xs: &Tensor) -> Tensor {
             xs * 2.0
         }
-        function(named, named::cache(), 2.0)
+        function(named, named_cache(), 2.0)
     };
     let three = {
         #[torchcache(persistent = true, persistent_module_hash = "one-name")]
         fn named(xs: &Tensor) -> Tensor {
             xs * 3.0
         }
-        function(named, named::cache(), 3.0)
+        function(named, named_cache(), 3.0)
     };
     [two, three]
 }

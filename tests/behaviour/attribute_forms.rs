@@ -29,7 +29,7 @@ fn generated_code_does_not_depend_on_names_in_scope() {
         hashes[0] < hashes[1] && hashes[1] < hashes[2],
         "each has its own"
     );
-    assert_computed_once(no_prelude::doubled::cache(), no_prelude::doubled, |xs| {
+    assert_computed_once(no_prelude::doubled_cache(), no_prelude::doubled, |xs| {
         xs * 2
     });
 
@@ -39,7 +39,7 @@ fn generated_code_does_not_depend_on_names_in_scope() {
         assert!(same(&encoded.r#type, &(&xs * &table)) && same(&encoded.inner.0, &xs));
         assert!(encoded.inner.1.is_none());
     }
-    assert_eq!(counts(no_prelude::pick::cache()), (2, 2, 0));
+    assert_eq!(counts(no_prelude::pick_cache()), (2, 2, 0));
 }
 
 mod functions {
@@ -71,7 +71,7 @@ mod functions {
 
 #[test]
 fn a_function_may_have_a_raw_name_and_lifetimes() {
-    let (cache, xs) = (functions::r#match::cache(), random(&[2, 2]));
+    let (cache, xs) = (functions::match_cache(), random(&[2, 2]));
     assert_eq!(
         functions::r#match(&xs, ""),
         Err(functions::Failed::Body(""))
@@ -243,17 +243,14 @@ fn a_nested_function_has_its_own_cache() {
     assert_eq!(inner(&xs, Kind::Half).kind(), Kind::Half);
     assert_eq!(inner(&xs, Kind::Double).kind(), Kind::Double);
     assert_eq!(inner(&xs, Kind::Half).device(), device());
-    assert_eq!(counts(inner::cache()), (4, 2, 0));
-    assert_eq!(
-        inner::cache().module_hash().map(|hash| hash.len()),
-        Some(64)
-    );
+    assert_eq!(counts(inner_cache()), (4, 2, 0));
+    assert_eq!(inner_cache().module_hash().map(|hash| hash.len()), Some(64));
 }
 
 #[test]
 fn a_function_has_its_hash_before_the_first_call() {
     assert_eq!(
-        crate::no_prelude::doubled::cache()
+        crate::no_prelude::doubled_cache()
             .module_hash()
             .map(|hash| hash.len()),
         Some(64)
@@ -292,7 +289,7 @@ mod same_names {
                 }
 
                 let torchcache = TorchCache::default();
-                (scaled, scaled::cache(), Box::new(Scaled { torchcache }))
+                (scaled, scaled_cache(), Box::new(Scaled { torchcache }))
             }
         };
     }

@@ -96,7 +96,7 @@ fn an_output_without_a_row_per_input_row_is_an_error() {
     let text = "the output has shape []; expected a first dimension of 4, the rows of the batch";
     assert_panics(&[text], || summed(&xs));
     assert_panics(&["output `1` has shape [2, 2]"], || halved(&xs));
-    let [summed, halved] = [summed::cache(), halved::cache()].map(|cache| cache.stats().stored);
+    let [summed, halved] = [summed_cache(), halved_cache()].map(|cache| cache.stats().stored);
     assert_eq!((summed, halved), (0, 0));
 }
 
@@ -177,8 +177,8 @@ fn sparse_and_quantized_tensors_bypass_with_one_warning() {
             assert!(same(&sparse(&xs).to_dense(None, false), &xs));
         }
     });
-    assert_eq!(dense::cache().stats().bypassed, 4);
-    assert_eq!(sparse::cache().stats().bypassed, 2);
+    assert_eq!(dense_cache().stats().bypassed, 4);
+    assert_eq!(sparse_cache().stats().bypassed, 2);
     let wanted = "argument `xs` is sparse or quantized and cannot be cut into rows";
     assert_eq!(warnings(&lines, wanted), 1, "{lines:?}");
     assert_eq!(warnings(&lines, "the output is sparse"), 1, "{lines:?}");
@@ -258,7 +258,7 @@ fn forward_errors_are_returned_and_not_cached() {
             "the forward failed"
         );
     }
-    assert_eq!(sometimes::cache().stats().stored, 0);
+    assert_eq!(sometimes_cache().stats().stored, 0);
     assert!(same(&sometimes(&xs, false).unwrap(), &(&xs * 2)));
 }
 

@@ -50,7 +50,7 @@ fn a_second_crate_of_one_name_is_refused() {
     let texts = ["`builds::scaled` at ", "have the same identity"];
     assert_panics(&texts, || scaled[1](&xs));
     assert!(same(&scaled[0](&xs), &(&xs * 2.0)));
-    assert_eq!(counts(first_build::scaled::cache()), (3, 3, 0));
+    assert_eq!(counts(first_build::scaled_cache()), (3, 3, 0));
 }
 
 /// Paths relative to this file, and a predicate that is unknown to Cargo.
@@ -74,5 +74,5 @@ fn a_file_is_found_relative_to_the_source() {
         include_str!("state_machine/mod.rs"),
     );
     let (main, more) = (main.len() as f64, more.len() as f64);
-    assert_computed_once(length::cache(), length, |xs| xs * main * more);
+    assert_computed_once(length_cache(), length, |xs| xs * main * more);
 }

@@ -181,7 +181,7 @@ fn whole_batch_returns_the_cached_value_of_hits() {
     let second = noise(&mixed);
     assert!(same(&second.narrow(0, 0, 4), &first.narrow(0, 0, 4)));
     assert!(same(&noise(&mixed), &second));
-    let stats = noise::cache().stats();
+    let stats = noise_cache().stats();
     assert_eq!((stats.misses, stats.memory.hits), (8, 10));
 }
 

@@ -224,6 +224,6 @@ fn a_plain_argument_that_requires_grad_bypasses_the_cache() {
         assert!(same(&output.detach(), &expected));
         assert!(warnings(&lines, "requires grad") <= 1, "{lines:#?}");
     }
-    let stats = amplified::cache().stats();
+    let stats = amplified_cache().stats();
     assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (4, 4, 2));
 }

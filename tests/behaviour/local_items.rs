@@ -145,7 +145,7 @@ fn the_place_of_an_item_in_a_module_is_not_in_its_identity() {
         mark: PhantomData::<fn(&Option<u8>) -> Option<u8>>,
         torchcache: TorchCache::default(),
     };
-    let cache = r#fn::r#match::cache();
+    let cache = r#fn::match_cache();
     assert_computed_once(cache, r#fn::r#match, |xs| xs * 2);
     assert_computed_once(&module.torchcache, |xs| module.forward(xs), |xs| xs * 2);
     for cache in [cache, &module.torchcache] {
@@ -185,9 +185,9 @@ fn the_number_of_a_type_is_not_in_the_identity_of_written_items() {
         factor: Factor(2.0),
         torchcache: TorchCache::default(),
     };
-    assert_computed_once(scaled::cache(), scaled, |xs| xs * 2);
+    assert_computed_once(scaled_cache(), scaled, |xs| xs * 2);
     assert_computed_once(&scale.torchcache, |xs| scale.forward(xs), |xs| xs * 2);
-    for cache in [scaled::cache(), &scale.torchcache] {
+    for cache in [scaled_cache(), &scale.torchcache] {
         let manifest = manifest(cache);
         assert!(manifest.contains("behaviour/local_items.rs:"), "{manifest}");
         // Nothing of it is as if a macro had made the item.

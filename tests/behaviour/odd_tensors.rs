@@ -283,9 +283,9 @@ fn odd_tensors_in_plain_arguments_are_hashed_or_bypass_the_cache() {
     for (kind, odd) in kinds() {
         let expected = &xs * sum(&odd);
         let config = Config(Rc::new(vec![odd]));
-        let before = configured::cache().stats();
+        let before = configured_cache().stats();
         check(kind, &expected, || configured(&xs, config.clone()));
-        let stats = configured::cache().stats().since(&before);
+        let stats = configured_cache().stats().since(&before);
         assert_eq!(
             stats.bypassed,
             if is_hashed(kind) { 0 } else { 2 },

@@ -134,7 +134,7 @@ fn a_named_function_is_a_plain_argument() {
             assert!(same(&ys, &expected));
         }
     }
-    assert_eq!(counts(activated::cache()), (4, 4, 0));
+    assert_eq!(counts(activated_cache()), (4, 4, 0));
 }
 
 /// A layer with private weights in a `Cached` without a cache of its own.

@@ -31,7 +31,7 @@ fn everything(xs: &Tensor) -> Tensor {
 
 #[test]
 fn every_option_is_an_attribute_argument() {
-    let options = everything::cache().effective_options();
+    let options = everything_cache().effective_options();
     let directory = options.persistent_cache_dir().unwrap();
     let expected = Options::builder()
         .memory_cache_device(Device::Cpu)
@@ -52,8 +52,8 @@ fn every_option_is_an_attribute_argument() {
         .unwrap();
     assert_eq!(options, expected);
     everything(&random(&[2, 2]));
-    everything::cache().flush().unwrap();
-    let own = everything::cache().directory().unwrap();
+    everything_cache().flush().unwrap();
+    let own = everything_cache().directory().unwrap();
     assert!(own.starts_with(directory) && own.is_dir());
     std::fs::remove_dir_all(directory).unwrap();
 }
@@ -74,18 +74,18 @@ fn enabled_false_computes_every_call() {
         .persistent_module_hash("off")
         .build()
         .unwrap();
-    assert_eq!(switched_off::cache().effective_options(), expected);
+    assert_eq!(switched_off_cache().effective_options(), expected);
     let xs = random(&[2, 2]);
     for _ in 0..3 {
         assert!(same(&switched_off(&xs), &(&xs * 2)));
     }
     assert_eq!(RAN.load(SeqCst), 3, "computed at every call");
-    let stats = switched_off::cache().stats();
+    let stats = switched_off_cache().stats();
     assert_eq!(
         (stats.calls, stats.stored, stats.memory.rows, stats.hits()),
         (0, 0, 0, 0)
     );
-    assert_eq!(switched_off::cache().module_hash(), None);
+    assert_eq!(switched_off_cache().module_hash(), None);
 }
 
 #[torchcache(max_memory_cache_size = "1 GB", version = "attribute")]

@@ -129,7 +129,7 @@ fn rows_of_different_output_structure_are_not_joined() {
     let given = moody(&both);
     assert!(same(&given.always, &(&both * 2)));
     assert!(same(&given.sometimes.unwrap(), &(&both * 3)));
-    let stats = moody::cache().stats();
+    let stats = moody_cache().stats();
     assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (2, 1, 1));
 }
 
@@ -156,7 +156,7 @@ fn an_output_without_a_tensor_is_not_cached() {
         }
     });
     assert_eq!(warnings(&lines, "the output holds no tensor"), 1);
-    let stats = picky::cache().stats();
+    let stats = picky_cache().stats();
     assert_eq!((stats.misses, stats.memory.hits, stats.bypassed), (1, 1, 6));
 }
 

@@ -112,7 +112,7 @@ fn misses_return_the_same_rounded_rows_as_hits() {
     );
     let (again, ints_again) = rounded(&xs);
     assert!(same(&again, &floats) && same(&ints_again, &ints));
-    assert_eq!(rounded::cache().stats().misses, 64);
+    assert_eq!(rounded_cache().stats().misses, 64);
 }
 
 /// Whether the storage holds exactly the tensor's elements.
@@ -143,11 +143,11 @@ fn a_result_owns_only_its_own_elements() {
     // From the queue, and from disk.
     doubled_on_disk(&xs);
     assert!(owns_exactly_its_elements(&doubled_on_disk(&row(5))));
-    doubled_on_disk::cache().flush().unwrap();
+    doubled_on_disk_cache().flush().unwrap();
     let ys = doubled_on_disk(&row(6));
     assert!(owns_exactly_its_elements(&ys));
     assert!(same(&ys, &(row(6) * 2)));
-    assert_eq!(counts(doubled_on_disk::cache()), (64, 0, 2));
+    assert_eq!(counts(doubled_on_disk_cache()), (64, 0, 2));
 }
 
 /// Adds noise, so that each forward returns another value.

@@ -116,11 +116,11 @@ fn every_kind_returns_bit_for_bit() {
             Kind::Bool => floats.gt(0.0),
             _ => floats.to_kind(kind),
         };
-        let misses = identity::cache().stats().misses;
+        let misses = identity_cache().stats().misses;
         assert!(same(&identity(&xs), &xs), "{kind:?}");
-        assert_eq!(identity::cache().stats().misses - misses, 5, "{kind:?}");
+        assert_eq!(identity_cache().stats().misses - misses, 5, "{kind:?}");
         assert!(same(&identity(&xs), &xs), "{kind:?}");
-        assert_eq!(identity::cache().stats().misses - misses, 5, "{kind:?}");
+        assert_eq!(identity_cache().stats().misses - misses, 5, "{kind:?}");
         let mixed = identity(&Tensor::cat(
             &[&xs.narrow(0, 1, 2), &random(&[1, 3, 20]).to_kind(kind)],
             0,
@@ -182,7 +182,7 @@ fn combine(
 #[test]
 fn several_arguments_and_outputs_are_cached_per_row() {
     let (xs, ys, mask) = (random(&[6, 3]), random(&[6, 3]), random(&[6, 3]));
-    let misses = || combine::cache().stats().misses;
+    let misses = || combine_cache().stats().misses;
     let run = |start: i64, rows: i64, mask: Option<&Tensor>| {
         let part = |tensor: &Tensor| tensor.narrow(0, start, rows);
         let mask = mask.map(part);

@@ -41,7 +41,7 @@ fn prefill_takes_wrapped_modules_and_closures() {
         Ok(xs + ys)
     }
     let pairs = || (0..3).map(|_| (random(&[2, 2]), random(&[2, 2])));
-    let prefill = || Prefill::new(joined::cache()).batches(3).quiet();
+    let prefill = || Prefill::new(joined_cache()).batches(3).quiet();
     let stats = prefill()
         .try_run(pairs(), |(xs, ys)| joined(&xs, &ys))
         .unwrap();
@@ -51,7 +51,7 @@ fn prefill_takes_wrapped_modules_and_closures() {
     let failed = prefill().try_run(uneven, |(xs, ys)| joined(&xs, &ys));
     let error = failed.unwrap_err().to_string();
     assert!(error.contains("batch sizes differ"), "{error}");
-    assert_eq!(joined::cache().stats().memory.rows, 12);
+    assert_eq!(joined_cache().stats().memory.rows, 12);
 }
 
 #[test]
@@ -76,11 +76,11 @@ fn prefill_warns_when_rows_do_not_fit() {
     let made = |batches: usize| (0..batches).map(|_| random(&[8, 64])).collect::<Vec<_>>();
     let batches = || made(20);
     let filled = |batches: &[Tensor]| {
-        let prefill = Prefill::new(small::cache());
+        let prefill = Prefill::new(small_cache());
         let (_, lines) = logged(|| prefill.run(batches, small));
-        let before = small::cache().stats();
+        let before = small_cache().stats();
         batches.iter().for_each(|xs| drop(small(xs)));
-        let found = small::cache().stats().since(&before).memory.hits;
+        let found = small_cache().stats().since(&before).memory.hits;
         (found, warnings(&lines, "more rows than memory holds"))
     };
     let (found, warned) = filled(&batches());
@@ -99,16 +99,16 @@ fn prefill_warns_when_rows_do_not_fit() {
     for batch in batches() {
         full(&batch);
     }
-    assert!(full::cache().stats().memory.evicted > 0);
+    assert!(full_cache().stats().memory.evicted > 0);
     let few = made(4);
-    let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&few, full));
+    let (stats, lines) = logged(|| Prefill::new(full_cache()).run(&few, full));
     assert!(stats.memory.evicted > 0, "{stats}");
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
-    let again = Prefill::new(full::cache()).run(&few, full);
+    let again = Prefill::new(full_cache()).run(&few, full);
     assert_eq!(again.memory.hits, 32);
     // Rows that this prefill has just found are evicted.
     let more: Vec<_> = few.into_iter().chain(made(8)).collect();
-    let (stats, lines) = logged(|| Prefill::new(full::cache()).run(&more, full));
+    let (stats, lines) = logged(|| Prefill::new(full_cache()).run(&more, full));
     assert!(
         stats.memory.hits == 32 && stats.misses <= stats.memory.rows,
         "{stats}"
@@ -119,14 +119,14 @@ fn prefill_warns_when_rows_do_not_fit() {
     fn off(xs: &Tensor) -> Tensor {
         xs * 2
     }
-    let (_, lines) = logged(|| Prefill::new(off::cache()).run(batches(), |xs| off(&xs)));
+    let (_, lines) = logged(|| Prefill::new(off_cache()).run(batches(), |xs| off(&xs)));
     assert_eq!(warnings(&lines, "prefilled nothing"), 1, "{lines:?}");
 
     #[torchcache]
     fn fits(xs: &Tensor) -> Tensor {
         xs * 2
     }
-    let (_, lines) = logged(|| Prefill::new(fits::cache()).run(batches(), |xs| fits(&xs)));
+    let (_, lines) = logged(|| Prefill::new(fits_cache()).run(batches(), |xs| fits(&xs)));
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
 }
 

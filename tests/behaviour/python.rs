@@ -83,7 +83,7 @@ fn integer_inputs_return_float_outputs() {
     for _ in 0..2 {
         assert!(same(&embed(&tokens), &expected));
     }
-    assert_eq!(counts(embed::cache()), (32, 32, 0));
+    assert_eq!(counts(embed_cache()), (32, 32, 0));
 }
 
 #[torchcache]
@@ -100,7 +100,7 @@ fn plain_arguments_are_keyed_apart() {
             assert!(same(&affine(&xs, scale, offset), &(&xs * scale + offset)));
         }
     }
-    assert_eq!(counts(affine::cache()), (12, 12, 0));
+    assert_eq!(counts(affine_cache()), (12, 12, 0));
 }
 
 /// The package raises an error where an empty batch is the first call of an instance.

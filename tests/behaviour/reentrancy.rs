@@ -26,7 +26,7 @@ fn a_function_may_call_itself() {
     for _ in 0..2 {
         assert!(same(&countdown(&xs, 5), &(&xs * 32)));
     }
-    assert_eq!(countdown::cache().stats().misses, 18);
+    assert_eq!(countdown_cache().stats().misses, 18);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn threads_agree_on_one_value_per_row() {
             }
         }
     }
-    assert_eq!(noisy_on_disk::cache().stats().memory.hits, 0);
+    assert_eq!(noisy_on_disk_cache().stats().memory.hits, 0);
 }
 
 #[torchcache]
@@ -115,7 +115,7 @@ fn a_function_called_from_many_threads_is_attached_once() {
     });
     let lines = log.lines();
     assert_eq!(events(&lines, "INFO", "cache attached"), 1, "{lines:#?}");
-    let stats = busy::cache().stats();
+    let stats = busy_cache().stats();
     assert_eq!((stats.calls, stats.rows), (1600, 6400));
     assert_eq!(stats.misses + stats.memory.hits, 6400);
     assert!(stats.misses <= 4 * 8, "at most each thread's first call");
@@ -389,6 +389,6 @@ fn shifting(xs: &Tensor) -> Tensor {
 fn a_row_stored_with_another_kind_is_not_returned() {
     let xs = random(&[3, 2]);
     assert!(same(&shifting(&xs), &(&xs * 2)));
-    let stats = shifting::cache().stats();
+    let stats = shifting_cache().stats();
     assert_eq!((stats.calls, stats.misses), (2, 6));
 }

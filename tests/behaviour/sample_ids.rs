@@ -176,29 +176,29 @@ fn ids_are_strings_integers_or_a_tensor() {
     let vector = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
     by_vector(&xs.narrow(0, 0, 2), &vector[..2].to_vec());
     by_vector(&xs, &vector);
-    assert_eq!(by_vector::cache().stats().memory.hits, 2);
+    assert_eq!(by_vector_cache().stats().memory.hits, 2);
     let part = xs.narrow(0, 1, 2);
     by_name(&xs, &["a", "b", ""], 0.5);
     by_name(&xs, &["a", "b", ""], 0.25);
     let hit = by_name(&part, &["", "c"], 0.5);
     assert!(same(&hit.get(0), &(xs.get(2) * 0.5)));
-    assert_eq!(counts(by_name::cache()), (7, 1, 0));
+    assert_eq!(counts(by_name_cache()), (7, 1, 0));
 
     let names = ["a", "b", "c"].map(str::to_owned);
     by_owned_name(&xs, &names);
     by_owned_name(&part, &names[1..]);
-    assert_eq!(by_owned_name::cache().stats().memory.hits, 2);
+    assert_eq!(by_owned_name_cache().stats().memory.hits, 2);
 
     by_number(&xs, &[1, 2, 3]);
     by_number(&part, &[3, 9]);
-    assert_eq!(by_number::cache().stats().memory.hits, 1);
+    assert_eq!(by_number_cache().stats().memory.hits, 1);
 
     let ids = Tensor::from_slice(&[5i64, 6, 7]).to_device(device());
     by_tensor(&xs, &ids);
     let ys = by_tensor(&part, &Tensor::from_slice(&[7i32, 8]));
     assert!(same(&ys.get(0), &(xs.get(2) * 7)));
     assert!(same(&ys.get(1), &(xs.get(2) * 8)));
-    assert_eq!(by_tensor::cache().stats().memory.hits, 1);
+    assert_eq!(by_tensor_cache().stats().memory.hits, 1);
 }
 
 #[test]
@@ -234,8 +234,8 @@ fn a_function_of_ids_alone_runs_for_missing_ids_only() {
         &ys,
         &Tensor::from_slice(&[5.0f32, 8.0, 5.0]).to_device(device())
     ));
-    assert_eq!(counts(read_and_embed::cache()), (3, 1, 0));
-    assert_eq!(read_and_embed::cache().stats().duplicates, 1);
+    assert_eq!(counts(read_and_embed_cache()), (3, 1, 0));
+    assert_eq!(read_and_embed_cache().stats().duplicates, 1);
     assert_eq!(read_and_embed(&[]).size(), [0]);
 }
 

@@ -105,10 +105,10 @@ fn an_optimizer_step_on_a_shared_table_is_noticed() {
     let xs = Tensor::from_slice(&[7i64, 9_999]).to_device(device());
     let before = look_up(&xs, &table);
     assert!(same(&look_up(&xs, &table), &before));
-    assert_eq!(look_up::cache().stats().memory.hits, 2);
+    assert_eq!(look_up_cache().stats().memory.hits, 2);
     sgd.backward_step(&weights.index_select(0, &xs).sum(Kind::Float));
     if device() != Device::Cpu {
-        look_up::cache().refresh(); // only memory of the CPU is read at each call
+        look_up_cache().refresh(); // only memory of the CPU is read at each call
     }
     let after = look_up(&xs, &table);
     assert!(same(&after, &table.index_select(0, &xs)));
@@ -180,7 +180,7 @@ fn sparse_shared_tensors_are_keyed_by_stored_values() {
             assert_eq!(stored(&xs, graph).double_value(&[0, 0]), stored_values);
         }
     }
-    assert_eq!(counts(stored::cache()), (6, 6, 0));
+    assert_eq!(counts(stored_cache()), (6, 6, 0));
 }
 
 #[test]
@@ -193,13 +193,13 @@ fn a_sparse_shared_tensor_that_requires_grad_bypasses() {
     let leaf = Tensor::eye(2, (Kind::Float, device())).set_requires_grad(true);
     let graph = leaf.to_sparse(None, None::<&[i64]>, None);
     tch::no_grad(|| multiplied(&xs, &graph));
-    assert_eq!(multiplied::cache().stats().misses, 2);
+    assert_eq!(multiplied_cache().stats().misses, 2);
     assert!(
         multiplied(&xs, &graph).requires_grad(),
         "the gradient is kept"
     );
     tch::no_grad(|| multiplied(&xs, &graph));
-    assert_eq!(multiplied::cache().stats().memory.hits, 2);
+    assert_eq!(multiplied_cache().stats().memory.hits, 2);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn an_undefined_shared_tensor_bypasses_with_one_warning() {
         lines.iter().all(|line| line.lines().count() == 1),
         "{lines:?}"
     );
-    let stats = ignored::cache().stats();
+    let stats = ignored_cache().stats();
     assert_eq!((stats.bypassed, stats.faults.total()), (1, 0));
 }
 
@@ -253,11 +253,11 @@ fn lists_of_shared_tensors_have_any_layout() {
     let ys = call(1.0, &all, &[&b]);
     assert!(same(&ys, &(&xs + 0.0 + &a + &b + &b + 4.0)));
     call(1.0, &all, &[&b]);
-    assert_eq!(counts(mixed::cache()), (3, 3, 0));
+    assert_eq!(counts(mixed_cache()), (3, 3, 0));
     call(2.0, &all, &[&b]);
     call(1.0, &all[..1], &[&b, &b]);
     call(1.0, &[b.copy(), a.copy()], &[&b]);
-    assert_eq!(counts(mixed::cache()), (12, 3, 0));
+    assert_eq!(counts(mixed_cache()), (12, 3, 0));
 }
 
 /// The sum of two lists of batches.
@@ -283,11 +283,11 @@ fn lists_of_tensors_are_cut_into_rows() {
     let zs = sum(&[a.copy(), b.copy()], &[&c]);
     assert!(same(&zs, &(a.zeros_like() + &a + &b + &c)));
     assert!(same(&zs.narrow(0, 0, 3), &ys.index_select(0, &index)));
-    assert_eq!(counts(sum::cache()), (7, 3, 0));
+    assert_eq!(counts(sum_cache()), (7, 3, 0));
     // The same tensors in other lists have other keys.
     sum(&[a.copy()], &[&b, &c]);
     sum(&[], &[&a, &b, &c]);
-    assert_eq!(counts(sum::cache()), (17, 3, 0));
+    assert_eq!(counts(sum_cache()), (17, 3, 0));
 }
 
 #[test]

@@ -86,17 +86,13 @@ fn assert_bypassed(cache: &TorchCache, call: impl Fn(&Tensor, bool) -> Tensor, f
 
 #[test]
 fn training_of_a_function_bypasses_the_cache() {
-    assert_bypassed(dropout::cache(), dropout, 1.0);
-    assert_bypassed(
-        by_training::cache(),
-        |xs, train| by_training(train, xs),
-        1.0,
-    );
+    assert_bypassed(dropout_cache(), dropout, 1.0);
+    assert_bypassed(by_training_cache(), |xs, train| by_training(train, xs), 1.0);
     let scaled = |xs: &Tensor, train| by_is_training(xs, train, 2.0);
-    assert_bypassed(by_is_training::cache(), scaled, 2.0);
-    assert_bypassed(by_two::cache(), |xs, train| by_two(xs, train, false), 1.0);
-    assert_bypassed(by_two::cache(), |xs, train| by_two(xs, false, train), 1.0);
-    assert_bypassed(of_macro::cache(), of_macro, 1.0);
+    assert_bypassed(by_is_training_cache(), scaled, 2.0);
+    assert_bypassed(by_two_cache(), |xs, train| by_two(xs, train, false), 1.0);
+    assert_bypassed(by_two_cache(), |xs, train| by_two(xs, false, train), 1.0);
+    assert_bypassed(of_macro_cache(), of_macro, 1.0);
 }
 
 #[test]
@@ -120,6 +116,6 @@ fn other_flags_are_plain_arguments() {
         assert!(same(&plain(&xs, None, false), &xs));
         assert!(same(&plain(&xs, Some(false), true), &xs.neg()));
     }
-    assert_eq!(counts(plain::cache()), (12, 12, 0));
-    assert_eq!(plain::cache().stats().bypassed, 0);
+    assert_eq!(counts(plain_cache()), (12, 12, 0));
+    assert_eq!(plain_cache().stats().bypassed, 0);
 }

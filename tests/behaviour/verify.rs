@@ -303,11 +303,11 @@ fn every_output_is_compared_and_integers_exactly() {
     let xs = random(&[8, 5]);
     several(&xs);
     several(&xs);
-    assert_eq!(verified(&several::cache().stats()), (8, 0));
+    assert_eq!(verified(&several_cache().stats()), (8, 0));
     OFF_BY_ONE.set(true);
     let ((_, at, _), lines) = logged(|| several(&xs));
     assert!(same(&at, &xs.argmax(1, false)));
-    assert_eq!(verified(&several::cache().stats()), (16, 8));
+    assert_eq!(verified(&several_cache().stats()), (16, 8));
     assert_eq!(warnings(&lines, "output `1` has"), 1, "{lines:#?}");
     assert_eq!(warnings(&lines, "verify::several"), 1, "{lines:#?}");
 }
@@ -342,7 +342,7 @@ fn recursive_and_nested_caches_are_verified() {
         assert!(same(&countdown(&xs, 5), &(&xs * 32)));
     }
     // Inner calls of a verification compute their rows, and verify none.
-    assert_eq!(verified(&countdown::cache().stats()), (3, 0));
+    assert_eq!(verified(&countdown_cache().stats()), (3, 0));
     let inner = fickle("inner", Does::Double, 1.0);
     let model = Outer {
         inner,

@@ -15,13 +15,31 @@ pub type Call = fn(&Tensor) -> Tensor;
 /// Each function, and its cache.
 pub fn functions() -> Vec<(&'static str, Call, &'static TorchCache)> {
     macro_rules! functions {
-        ($($name:ident)*) => { vec![$((stringify!($name), $name, $name::cache())),*] };
+        ($($name:ident: $cache:ident,)*) => { vec![$((stringify!($name), $name, $cache())),*] };
     }
     functions! {
-        cfg_macro cfg_of_core cfg_in_closure cfg_on_statements cfg_on_expressions cfg_on_arms cfg_on_fields
-        cfg_attr cfg_in_macro cfg_if variable optional_variable variable_of_std variable_in_macro
-        variable_in_concat variable_of_macro missing_variable text bytes included text_in_macro
-        missing_file
+        cfg_macro: cfg_macro_cache,
+        cfg_of_core: cfg_of_core_cache,
+        cfg_in_closure: cfg_in_closure_cache,
+        cfg_on_statements: cfg_on_statements_cache,
+        cfg_on_expressions: cfg_on_expressions_cache,
+        cfg_on_arms: cfg_on_arms_cache,
+        cfg_on_fields: cfg_on_fields_cache,
+        cfg_attr: cfg_attr_cache,
+        cfg_in_macro: cfg_in_macro_cache,
+        cfg_if: cfg_if_cache,
+        variable: variable_cache,
+        optional_variable: optional_variable_cache,
+        variable_of_std: variable_of_std_cache,
+        variable_in_macro: variable_in_macro_cache,
+        variable_in_concat: variable_in_concat_cache,
+        variable_of_macro: variable_of_macro_cache,
+        missing_variable: missing_variable_cache,
+        text: text_cache,
+        bytes: bytes_cache,
+        included: included_cache,
+        text_in_macro: text_in_macro_cache,
+        missing_file: missing_file_cache,
     }
 }
 

@@ -22,7 +22,7 @@ fn embed(xs: &Tensor) -> Tensor {
 }
 
 fn use_them(module: &Backbone, xs: &Tensor) -> (Tensor, Tensor) {
-    embed::cache().clear();
+    embed_cache().clear();
     (embed(xs), xs.apply(module))
 }
 

@@ -1,7 +1,5 @@
 //! The items that generated code names. Not part of the public interface.
 
-use std::marker::PhantomData;
-
 pub use core::default::Default;
 pub use core::iter::Iterator;
 pub use core::option::Option;
@@ -24,7 +22,7 @@ pub use crate::{
 };
 
 use crate::cache::attach::Refused;
-use crate::cache::target::{FunctionTarget, ModuleTarget, Target};
+use crate::cache::target::{ModuleTarget, Target};
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
 
@@ -57,13 +55,13 @@ pub fn call_method<T: CachedForward, O: Output>(
 
 /// A call of a cached function; `training` where an argument says so.
 #[track_caller]
-pub fn call_function<F: CachedFunction, O: Output>(
+pub fn call_function<O: Output>(
+    function: &'static CachedFunction,
     training: bool,
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    let target = FunctionTarget::<F>(PhantomData);
-    run(&target, &F::FUNCTION, training, &arguments, &body)
+    run(&function, &function.function, training, &arguments, &body)
 }
 
 #[track_caller]
@@ -81,9 +79,8 @@ fn run<O: Output>(
 }
 
 /// The handle of a cached function. Attached at once where that succeeds: a function has no fields.
-pub fn handle<F: CachedFunction>() -> &'static TorchCache {
-    let function = FunctionTarget::<F>(PhantomData);
-    let cache = F::cache();
+pub fn handle(function: &'static CachedFunction) -> &'static TorchCache {
+    let cache = &function.cache;
     if let Err(Refused::Misuse(error)) = cache.attach(&function) {
         tracing::debug!(module = function.name(), %error, "not attached before the first call");
     }

@@ -32,7 +32,7 @@ pub struct Place {
 }
 
 impl Definition {
-    /// The definition of the item whose type is `T`: the struct, or the type next to a function.
+    /// The definition of the item whose type is `T`.
     pub const fn of<T: ?Sized>(name: &'static str, place: Place) -> Self {
         Definition {
             name,
@@ -40,6 +40,11 @@ impl Definition {
             type_id: typeid::of::<T>,
             place,
         }
+    }
+
+    /// The definition of a function, whose type has no name.
+    pub const fn of_function<F>(_: &F, name: &'static str, place: Place) -> Self {
+        Definition::of::<F>(name, place)
     }
 
     /// The name of the type, with its path and arguments.
@@ -65,9 +70,7 @@ impl Definition {
     /// The place, where the name may be that of other items as well.
     pub(crate) fn place(&self) -> Option<Place> {
         let (path, _) = split_arguments(self.type_name());
-        // A function's type is in a module of the function's name.
-        let is_named = |path| is_same_path(path, self.name);
-        let is_in_module = is_named(path) || path.strip_suffix("::Cached").is_some_and(is_named);
+        let is_in_module = is_same_path(path, self.name);
         (!is_in_module).then_some(self.place)
     }
 

@@ -157,7 +157,8 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// # A function
 ///
-/// The attribute takes the options and wraps the function; `name::cache()` is the handle.
+/// The attribute takes the options and wraps the function. Next to a function `embed` it puts `embed_cache()`, with
+/// the same visibility, which returns the handle.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -170,7 +171,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// let tokens = Tensor::from_slice(&[5i64, 7, 5]);
 /// assert_eq!(embed(&tokens, 0.5).size(), [3, 1]);
-/// assert_eq!(embed::cache().stats().misses, 2);
+/// assert_eq!(embed_cache().stats().misses, 2);
 /// ```
 ///
 /// # Arguments
@@ -199,7 +200,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// let (images, basis) = (Tensor::rand([2, 8], tch::kind::FLOAT_CPU), Tensor::eye(8, tch::kind::FLOAT_CPU));
 /// project(&images, &[17, 4], &basis);
 /// project(&images.narrow(0, 1, 1), &[4], &basis);
-/// assert_eq!(project::cache().stats().memory.hits, 1);
+/// assert_eq!(project_cache().stats().memory.hits, 1);
 /// ```
 ///
 /// # Errors and panics

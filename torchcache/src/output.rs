@@ -38,7 +38,7 @@ use crate::error::{Error, with_sources};
 /// let cached = encode(&xs.narrow(0, 2, 2), true);
 /// assert_eq!(cached.pooled, computed.pooled.narrow(0, 2, 2));
 /// assert_eq!(cached.layers.len(), 2);
-/// assert_eq!(encode::cache().stats().memory.hits, 2);
+/// assert_eq!(encode_cache().stats().memory.hits, 2);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",

@@ -52,7 +52,7 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
     } = parsed;
     let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields());
     let (impl_generics, arguments, bounds) = bounded.split_for_impl();
-    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
+    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self));
     let body = match shape {
         Shape::Struct(fields) => self::fields(fields),
         Shape::Enum(variants) => {

@@ -1,9 +1,8 @@
-//! The expansion of a function: the function with its body in a call, a module of the same name
-//! with its cache, and an impl that connects them. The impl is outside the module, so that names in
-//! the options resolve as they do at the function.
+//! The expansion of a function: the function with its body in a call, a static with its cache, and
+//! a function that returns the handle. None of them has a name in the namespace of types and modules.
 
-use proc_macro2::TokenStream;
-use quote::quote;
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
 use syn::ItemFn;
 use syn::ext::IdentExt;
 
@@ -28,62 +27,54 @@ pub(crate) fn expand(parsed: &FunctionItem) -> TokenStream {
         function.constant(),
     );
     let (options, output) = (options::expand(options), &function.output);
-    let module = module(item, &quote!(::torchcache::__private::handle::<Cached>()));
-    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
+    let cached = format_ident!("TORCHCACHE_{}", name.unraw(), span = span(name));
+    let handle = handle(item, &quote!(::torchcache::__private::handle(&#cached)));
+    let definition = definition::of_function(name);
     let training = function.is_training();
     quote! {
         #(#attributes)*
         #vis #signature {
-            ::torchcache::__private::call_function::<#name::Cached, #output>(
-                #training, #arguments, #closure
+            ::torchcache::__private::call_function::<#output>(
+                &#cached, #training, #arguments, #closure
             )
         }
-        #module
         #(#cfgs)*
-        impl ::torchcache::__private::CachedFunction for #name::Cached {
-            const DEFINITION: ::torchcache::__private::Definition = #definition;
-            const FUNCTION: ::torchcache::__private::Function = #constant;
-            fn options() -> ::torchcache::__private::OptionsBuilder {
-                #options
-            }
-            fn cache() -> &'static ::torchcache::__private::TorchCache {
-                static CACHE: ::torchcache::__private::TorchCache =
-                    ::torchcache::__private::TorchCache::new();
-                &CACHE
-            }
-        }
+        static #cached: ::torchcache::__private::CachedFunction =
+            ::torchcache::__private::CachedFunction::new(#definition, #constant, || #options);
+        #handle
     }
 }
 
-/// The function as written, the errors, and the module that callers may refer to. An impl cannot
-/// hold a module, so a method has none.
+/// The function as written, the errors, and the handle that callers may refer to. A
+/// method has none.
 pub(crate) fn fallback(item: &ItemFn, error: &syn::Error) -> TokenStream {
     let error = error.to_compile_error();
-    let module = item
+    let handle = item
         .sig
         .receiver()
         .is_none()
-        .then(|| module(item, &quote!(loop {})));
+        .then(|| handle(item, &quote!(loop {})));
     let mut item = item.clone();
     remove_roles(&mut item.sig);
-    quote!(#item #module #error)
+    quote!(#item #handle #error)
 }
 
-fn module(item: &ItemFn, handle: &TokenStream) -> TokenStream {
+/// The function that returns the handle.
+fn handle(item: &ItemFn, value: &TokenStream) -> TokenStream {
     let cfgs = cfgs(&item.attrs);
     let (vis, name) = (&item.vis, &item.sig.ident);
-    let module_doc = format!(" The cache of `{}`.", name.unraw());
-    let handle_doc = format!(" The handle of the cache of `{}`.", name.unraw());
+    let handle = format_ident!("{}_cache", name.unraw(), span = span(name));
+    let doc = format!(" The handle of the cache of `{}`.", name.unraw());
     quote! {
         #(#cfgs)*
-        #[doc = #module_doc]
-        #vis mod #name {
-            /// The function, as a type.
-            pub enum Cached {}
-            #[doc = #handle_doc]
-            pub fn cache() -> &'static ::torchcache::__private::TorchCache {
-                #handle
-            }
+        #[doc = #doc]
+        #vis fn #handle() -> &'static ::torchcache::__private::TorchCache {
+            #value
         }
     }
+}
+
+/// The place of `name`, for a name of generated code.
+fn span(name: &Ident) -> Span {
+    Span::call_site().located_at(name.span())
 }

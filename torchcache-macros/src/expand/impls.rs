@@ -95,7 +95,7 @@ fn cached_forward(
         };
     }
     let paired = paired::path(ty);
-    let definition = definition::expand("_::TorchcacheImpl", &quote!(TorchcacheImpl));
+    let definition = definition::of_type("_::TorchcacheImpl", &quote!(TorchcacheImpl));
     // The enum is where the impl is, which the name of `Self` does not say. `allow` makes the
     // constant a use even where the struct itself is never used.
     quote! {

@@ -32,7 +32,7 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
     };
     let identity = fingerprint::fields(identity);
     let options = options::expand(options);
-    let definition = definition::expand(&name.unraw().to_string(), &quote!(Self));
+    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self));
     let parameter = if overrides.is_empty() {
         quote!(_)
     } else {
@@ -79,7 +79,7 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
     let cfgs = cfgs(&item.attrs);
     let (generics, arguments, bounds) = item.generics.split_for_impl();
     let paired = paired::definition(&item, false);
-    let definition = definition::expand("", &quote!(Self));
+    let definition = definition::of_type("", &quote!(Self));
     quote! {
         #item
         #error

@@ -33,7 +33,7 @@ use super::rows::{Nothing, SelectedRows};
 /// let images = Tensor::rand([2, 1000], tch::kind::FLOAT_CPU);
 /// let first = embed(&images, &["cat.png", "dog.png"]);
 /// assert_eq!(embed(&images.narrow(0, 1, 1), &["dog.png"]), first.narrow(0, 1, 1));
-/// assert_eq!(embed::cache().stats().memory.hits, 1);
+/// assert_eq!(embed_cache().stats().memory.hits, 1);
 /// ```
 ///
 /// A function may take ids and no tensor, and load the samples itself: then only missing samples are

@@ -31,10 +31,10 @@ use super::rows::SelectedRows;
 /// let mut mask = Tensor::from_slice(&[1.0f32, 0.0, 1.0]);
 /// masked(&xs, &mask);
 /// masked(&xs.narrow(0, 0, 4), &mask);
-/// assert_eq!(masked::cache().stats().memory.hits, 4);
+/// assert_eq!(masked_cache().stats().memory.hits, 4);
 /// let _ = mask.fill_(0.0);
 /// masked(&xs, &mask);
-/// assert_eq!(masked::cache().stats().misses, 16);
+/// assert_eq!(masked_cache().stats().misses, 16);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a shared argument",

@@ -18,10 +18,10 @@ use crate::sync::{Turn, lock};
 
 /// The cache of one module instance or function.
 ///
-/// A module holds it in a field (`torchcache: TorchCache`, made with `TorchCache::default()`); a
-/// function's is `name::cache()`. A module's handle is inert until the first call, which resolves
-/// options, module hash and directory; a function's resolves them at once. Dropping it waits until
-/// its rows are on disk, and so does the process at exit for handles in statics.
+/// A module holds it in a field (`torchcache: TorchCache`, made with `TorchCache::default()`); for a
+/// function `embed` it is what `embed_cache()` returns. A module's handle is inert until the first
+/// call, which resolves options, module hash and directory; a function's resolves them at once.
+/// Dropping it waits until its rows are on disk, and so does the process at exit for handles in statics.
 ///
 /// ```
 /// use tch::Tensor;
@@ -34,7 +34,7 @@ use crate::sync::{Turn, lock};
 ///
 /// let xs = Tensor::from_slice(&[1.0f32, 2.0]);
 /// assert_eq!(double(&xs), double(&xs));
-/// let stats = double::cache().stats();
+/// let stats = double_cache().stats();
 /// assert_eq!((stats.misses, stats.memory.hits), (2, 2));
 /// ```
 pub struct TorchCache {

@@ -251,9 +251,9 @@ impl Stats {
     ///
     /// let xs = Tensor::from_slice(&[1i64, 2, 3]);
     /// double(&xs);
-    /// let before = double::cache().stats();
+    /// let before = double_cache().stats();
     /// double(&xs);
-    /// let epoch = double::cache().stats().since(&before);
+    /// let epoch = double_cache().stats().since(&before);
     /// assert_eq!((epoch.memory.hits, epoch.misses), (3, 0));
     /// ```
     pub fn since(&self, before: &Stats) -> Stats {

@@ -1,7 +1,5 @@
 //! [`Target`]: what is cached. The call path handles modules, functions and wrapped modules alike.
 
-use std::marker::PhantomData;
-
 use tch::{Tensor, nn};
 
 use super::claims::claim;
@@ -101,17 +99,31 @@ pub trait CachedForward: CachedStruct {
     }
 }
 
-/// Implemented by `#[torchcache]` on a function, for the marker type next to it.
+/// A free function with the attribute, in a static next to it.
 #[doc(hidden)]
-pub trait CachedFunction {
-    /// The function, by the type next to it.
-    const DEFINITION: Definition;
-    /// The function.
-    const FUNCTION: Function;
+#[derive(Debug)]
+pub struct CachedFunction {
+    definition: Definition,
+    pub(crate) function: Function,
     /// The options of the attribute.
-    fn options() -> OptionsBuilder;
-    /// The function's cache, in a static.
-    fn cache() -> &'static TorchCache;
+    options: fn() -> OptionsBuilder,
+    pub(crate) cache: TorchCache,
+}
+
+impl CachedFunction {
+    /// The function, with an inert handle.
+    pub const fn new(
+        definition: Definition,
+        function: Function,
+        options: fn() -> OptionsBuilder,
+    ) -> Self {
+        CachedFunction {
+            definition,
+            function,
+            options,
+            cache: TorchCache::new(),
+        }
+    }
 }
 
 /// A module with the attribute.
@@ -156,16 +168,13 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
     }
 }
 
-/// A free function with the attribute.
-pub(crate) struct FunctionTarget<F>(pub(crate) PhantomData<F>);
-
-impl<F: CachedFunction> Target for FunctionTarget<F> {
+impl Target for &'static CachedFunction {
     fn name(&self) -> String {
-        F::DEFINITION.name.to_owned()
+        self.definition.name.to_owned()
     }
 
     fn row_name(&self) -> String {
-        F::DEFINITION.full_name()
+        self.definition.full_name()
     }
 
     fn watched_type(&self) -> Option<u64> {
@@ -173,23 +182,23 @@ impl<F: CachedFunction> Target for FunctionTarget<F> {
     }
 
     fn options(&self) -> OptionsBuilder {
-        F::options()
+        (self.options)()
     }
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
-        type_of(&F::DEFINITION, f);
+        type_of(&self.definition, f);
         f.functions(self.functions());
     }
 
     fn handle(&self) -> &TorchCache {
-        F::cache()
+        &self.cache
     }
 
     fn functions(&self) -> &'static [Function] {
-        const { &[F::FUNCTION] }
+        std::slice::from_ref(&self.function)
     }
 
     fn claim(&self, hash: &str) -> Result<(), Detail> {
-        claim(hash, F::DEFINITION)
+        claim(hash, self.definition)
     }
 }

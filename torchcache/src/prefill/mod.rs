@@ -132,7 +132,7 @@ where
 /// }
 ///
 /// let tokens = Tensor::from_slice(&[3i64, 1, 4, 1, 5]);
-/// let stats = Prefill::new(embed::cache())
+/// let stats = Prefill::new(embed_cache())
 ///     .batches(3)
 ///     .run(tokens.split(2, 0), |batch| embed(&batch, 0.5));
 /// assert_eq!((stats.rows, stats.misses, stats.hits()), (5, 4, 1));

@@ -20,7 +20,7 @@ fn main() {
     let how = std::env::args().nth(1).expect("how to end");
     let xs = rows(&(0..ROWS).collect::<Vec<_>>());
     check(&tripled(&xs), &(&xs * 3));
-    let stats = tripled::cache().stats();
+    let stats = tripled_cache().stats();
     if how == "again" {
         assert_eq!(stats.misses, 0, "the first process wrote all rows");
         assert!(stats.faults.is_empty(), "{:?}", stats.faults);

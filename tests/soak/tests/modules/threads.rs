@@ -47,7 +47,7 @@ fn threads_never_see_a_wrong_row() {
         }
     });
     let computed = COMPUTED.load(Ordering::Relaxed);
-    let stats = [shifted::cache().stats(), doubled::cache().stats()];
+    let stats = [shifted_cache().stats(), doubled_cache().stats()];
     let counted: u64 = stats.iter().map(|stats| stats.misses).sum();
     assert!(
         computed == counted,
@@ -107,11 +107,11 @@ fn one_thread(thread: usize, dir: &Path, start: &Barrier) {
             6 => check(&outer.forward(&xs), &outer.expected(&xs)),
             _ => {
                 outer.torchcache.flush().expect("no row is lost");
-                shifted::cache().flush().expect("no row is lost");
+                shifted_cache().flush().expect("no row is lost");
             }
         }
         if thread == 0 && rng.u8(..100) == 0 {
-            shifted::cache().clear();
+            shifted_cache().clear();
         }
     }
 }
