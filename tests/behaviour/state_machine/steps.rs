@@ -13,7 +13,8 @@ pub(super) const POOL: i64 = 12;
 pub(super) const WEIGHTS: [[f32; 4]; 3] = [
     [1.0, 2.0, 3.0, 4.0],
     [1.0, 2.0, 3.0, 5.0],
-    [0.1, -0.2, 1e3, 1e-3],
+    // With it, the outputs of the largest row still fit into `Half`.
+    [0.1, -0.2, 7.0, 1e-3],
 ];
 
 /// One step.

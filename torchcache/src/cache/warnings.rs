@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tch::TchError;
+use tch::{Kind, TchError};
+use torchcache_store::size::human;
 
 /// Why a call bypasses the cache, or what went wrong in one that did not.
 #[derive(Debug)]
@@ -49,6 +50,18 @@ pub(crate) enum Reason {
     OneRow,
     /// The types with derived fingerprints that have code.
     UnknownCode(String),
+    /// Rows are on disk in a directory that is removed at exit.
+    TemporaryDirectory,
+    /// Options that do nothing, and the setting that they need.
+    WithoutEffect(Vec<&'static str>, &'static str),
+    /// The only tensors of a call have one dimension, as the named one, with so many elements.
+    OneDimension(String, i64),
+    /// A value of an output that `cache_dtype` cannot hold.
+    Overflow { value: f64, kind: Kind },
+    /// The module hash changed so many times in a row, the last time by this change.
+    ChangingHash(u64, String),
+    /// The memory tiers of the process have reached this bound.
+    ProcessMemory(u64),
     /// Recomputed rows differ from the cached ones.
     Mismatch {
         mismatched: usize,
@@ -117,6 +130,38 @@ impl Reason {
             Reason::UnknownCode(types) => (
                 16,
                 format!("the code of {types} is unknown, since `Fingerprint` is derived: every build computes the rows on disk again; replace the derive by `#[torchcache(enabled = false)]`, and put `#[torchcache]` on the impl, or put `#[fingerprint(version = \"1\")]` next to the derive"),
+            ),
+            Reason::TemporaryDirectory => (
+                20,
+                "`persistent` is set without a directory: rows are on disk until the process ends, and are then removed; name a directory with `persistent_cache_dir` or TORCHCACHE_DIR to keep them".into(),
+            ),
+            Reason::WithoutEffect(names, needed) => {
+                let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+                let have = if names.len() == 1 { "has" } else { "have" };
+                let effect = match *needed {
+                    "persistent = true" => "no row is kept on disk",
+                    _ => "rows on disk are not compressed",
+                };
+                (
+                    21,
+                    format!("{} {have} no effect without `{needed}`: {effect}", names.join(" and ")),
+                )
+            }
+            Reason::OneDimension(argument, elements) => (
+                22,
+                format!("argument `{argument}` has one dimension, so each of its {elements} elements is a row: if it is one sample, add the dimension of the batch with `unsqueeze(0)`"),
+            ),
+            Reason::Overflow { value, kind } => (
+                23,
+                format!("the output holds {value:e}, which is infinite in `cache_dtype = Kind::{kind:?}`: such calls bypass the cache; use a kind with a larger range, or leave `cache_dtype` out"),
+            ),
+            Reason::ChangingHash(times, change) => (
+                24,
+                format!("the module hash changed {times} times in a row and no row was found again: {change}. Each module hash has its own rows, and on disk a directory of its own: mark a field that the output does not depend on with `#[torchcache(skip)]`, and do not cache a forward that changes its own fields"),
+            ),
+            Reason::ProcessMemory(bound) => (
+                25,
+                format!("the memory tiers of this process have reached their common bound of {}, so this one keeps fewer rows than `max_memory_cache_size` allows: set TORCHCACHE_MAX_MEMORY to change the bound, or lower `max_memory_cache_size` of other caches", human(*bound)),
             ),
             Reason::Locked => (
                 11,

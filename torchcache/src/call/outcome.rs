@@ -7,6 +7,7 @@ use crate::cache::attach::Refused;
 use crate::cache::warnings::Reason;
 use crate::error::{Detail, Error};
 use crate::output::{Batched, Output};
+use crate::schema::Unpackable;
 use crate::tensor::{layout, raw};
 
 /// Why a call ends before its output is assembled.
@@ -68,6 +69,15 @@ pub(crate) enum Unfit {
 impl From<TchError> for Unfit {
     fn from(error: TchError) -> Self {
         Unfit::Reason(error.into())
+    }
+}
+
+impl From<Unpackable> for Unfit {
+    fn from(unpackable: Unpackable) -> Self {
+        match unpackable {
+            Unpackable::Overflow { value, kind } => Unfit::Reason(Reason::Overflow { value, kind }),
+            Unpackable::Libtorch(error) => error.into(),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use std::ops::Deref;
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema::{self as stored, OutputDevice, TensorSpec};
 
+pub(crate) use packing::Unpackable;
+
 /// What a row consists of. Its rows fit into memory, and tch knows its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TensorSchema(stored::Schema);

@@ -7,10 +7,31 @@ use super::{TensorSchema, device, kind};
 use crate::tensor::parallel::{copy, copy_rows};
 use crate::tensor::{layout, raw};
 
+/// Why tensors cannot be packed.
+#[derive(Debug)]
+pub(crate) enum Unpackable {
+    /// A finite value is infinite in the kind that it is stored in.
+    Overflow {
+        value: f64,
+        kind: Kind,
+    },
+    Libtorch(TchError),
+}
+
+impl From<TchError> for Unpackable {
+    fn from(error: TchError) -> Self {
+        Unpackable::Libtorch(error)
+    }
+}
+
 impl TensorSchema {
     /// Tensors as `[rows, row_bytes]` bytes in new memory: a forward may return its input or a view
     /// of its weights, and writes to the output must reach neither.
-    pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, TchError> {
+    ///
+    /// # Errors
+    ///
+    /// Values that rounding makes infinite, and whatever libtorch reports.
+    pub(crate) fn pack(&self, tensors: &[Tensor]) -> Result<Tensor, Unpackable> {
         let parts = self
             .tensors
             .iter()
@@ -18,15 +39,23 @@ impl TensorSchema {
             .map(|(spec, tensor)| {
                 layout::contiguous(tensor)?.f_to_kind(kind::from_element(spec.stored))
             })
-            .collect::<Result<Vec<_>, _>>()?;
-        match &parts[..] {
+            .collect::<Result<Vec<_>, TchError>>()?;
+        for (kinds, (tensor, part)) in self.kinds().zip(tensors.iter().zip(&parts)) {
+            if let Some(value) = overflowed(kinds, tensor, part)? {
+                let kind = kinds.0;
+                return Err(Unpackable::Overflow { value, kind });
+            }
+        }
+        Ok(match &parts[..] {
             // Rounding it, or laying out its elements in order, has copied it already.
             [whole] if self.row_bytes() > 0 && whole.data_ptr() != tensors[0].data_ptr() => {
-                bytes_of_rows(whole)
+                bytes_of_rows(whole)?
             }
-            _ if parts.iter().all(|part| part.device() == Device::Cpu) => self.pack_on_cpu(&parts),
-            _ => self.pack_on_device(&parts),
-        }
+            _ if parts.iter().all(|part| part.device() == Device::Cpu) => {
+                self.pack_on_cpu(&parts)?
+            }
+            _ => self.pack_on_device(&parts)?,
+        })
     }
 
     fn pack_on_cpu(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
@@ -133,6 +162,40 @@ impl TensorSchema {
     }
 }
 
+/// A finite value of a tensor that is infinite after it was rounded. `kinds` are the kind in the cache and
+/// that of the output.
+fn overflowed(
+    kinds: (Kind, Kind),
+    tensor: &Tensor,
+    rounded: &Tensor,
+) -> Result<Option<f64>, TchError> {
+    if largest(kinds.0) >= largest(kinds.1) {
+        return Ok(None);
+    }
+    let infinite = rounded.f_isinf()?;
+    if infinite.f_any()?.f_int64_value(&[])? == 0 {
+        return Ok(None);
+    }
+    let lost = infinite.f_logical_and(&tensor.f_isfinite()?)?;
+    let lost = tensor.f_masked_select(&lost)?;
+    match lost.numel() {
+        0 => Ok(None),
+        _ => lost.f_double_value(&[0]).map(Some),
+    }
+}
+
+/// The largest finite value of a floating-point kind, as far as these differ in their range.
+fn largest(kind: Kind) -> f64 {
+    match kind {
+        Kind::Half => 65_504.0,
+        Kind::BFloat16 => 3.389_531_389_251_535_5e38,
+        Kind::Float => f64::from(f32::MAX),
+        Kind::Double => f64::MAX,
+        // Kinds that nothing is rounded to.
+        _ => 0.0,
+    }
+}
+
 /// The elements of each row of a contiguous tensor as bytes, where they lie.
 fn bytes_of_rows(tensor: &Tensor) -> Result<Tensor, TchError> {
     let rows = tensor.size()[0];
@@ -233,6 +296,39 @@ mod tests {
         assert_eq!(unpacked[0].int64_value(&[0]), 70_000);
         assert_eq!(unpacked[1].kind(), Kind::Float);
         assert_eq!(unpacked[1].double_value(&[0]), f64::from(0.099_975_586f32));
+    }
+
+    #[test]
+    fn a_finite_value_is_not_packed_as_infinity() {
+        let (half, bfloat, float) = (Kind::Half, Kind::BFloat16, Kind::Float);
+        for (value, kind, stored, overflows) in [
+            (1e6, float, half, true),
+            (-1e6, float, half, true),
+            (65_520.0, Kind::Double, half, true),
+            (65_519.0, float, half, false),
+            (1e6, float, bfloat, false),
+            (f64::from(f32::MAX), float, bfloat, true),
+            (1e39, Kind::Double, float, true),
+            (1e39, Kind::Double, Kind::Double, false),
+            (1e6, bfloat, half, true),
+            (f64::INFINITY, float, half, false),
+            (f64::NEG_INFINITY, Kind::Double, float, false),
+            (f64::NAN, float, half, false),
+        ] {
+            let tensors = [
+                Tensor::from_slice(&[1i64, 2]),
+                Tensor::from_slice(&[0.5, value]).to_kind(kind),
+            ];
+            let packed = schema(&tensors, Some(stored)).pack(&tensors);
+            match packed {
+                Err(Unpackable::Overflow { value: got, kind }) => {
+                    assert!(overflows && kind == stored, "{value}");
+                    assert!((got - value).abs() <= 0.01 * value.abs(), "{got}");
+                }
+                Err(Unpackable::Libtorch(error)) => panic!("{error}"),
+                Ok(_) => assert!(!overflows, "{value} as {stored:?}"),
+            }
+        }
     }
 
     #[test]
