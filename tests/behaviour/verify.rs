@@ -312,6 +312,55 @@ fn every_output_is_compared_and_integers_exactly() {
     assert_eq!(warnings(&lines, "verify::several"), 1, "{lines:#?}");
 }
 
+/// Rows as integers of 8 bits with a scale each, computed with some noise.
+#[torchcache(verify = 1.0)]
+#[derive(Debug)]
+struct Quantizer {
+    #[torchcache(skip)]
+    noise: Cell<f64>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Quantizer {
+    fn forward(&self, xs: &Tensor) -> (Tensor, Tensor) {
+        let xs = xs + self.noise.get();
+        let scale = xs.abs().amax([1], true) / 127.0;
+        ((xs / &scale).round().to_kind(Kind::Int8), scale)
+    }
+}
+
+#[test]
+fn integers_with_a_scale_a_row_may_be_off_by_rounding() {
+    let model = Quantizer {
+        noise: Cell::new(0.0),
+        torchcache: TorchCache::default(),
+    };
+    // In the middle between two integers.
+    let xs = Tensor::arange(8, (Kind::Float, device())) + 0.5;
+    let xs = xs.repeat([4, 1]);
+    let xs = Tensor::cat(
+        &[&xs, &Tensor::full([4, 1], 127.0, (Kind::Float, device()))],
+        1,
+    );
+    let shift = Tensor::arange(4, (Kind::Float, device())).view([4, 1]) * 10.0;
+    let xs = &xs + shift * xs.lt(100.0);
+    let (first, _) = model.forward(&xs);
+    for (noise, mismatched) in [(0.0, 0), (-1e-4, 0), (1e-4, 0), (-3.0, 4)] {
+        model.noise.set(noise);
+        let before = model.torchcache.stats();
+        let ((cached, _), lines) = logged(|| model.forward(&xs));
+        assert!(same(&cached, &first), "the cached rows");
+        let stats = model.torchcache.stats().since(&before);
+        assert_eq!(verified(&stats), (4, mismatched), "{noise}");
+        assert_eq!(warnings(&lines, "") as u64, mismatched / 4, "{lines:#?}");
+    }
+    // The noise does change integers.
+    model.torchcache.clear();
+    model.noise.set(1e-4);
+    assert!(!same(&model.forward(&xs).0, &first));
+}
+
 #[torchcache(verify = 1.0)]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
     if steps == 0 {

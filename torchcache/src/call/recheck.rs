@@ -73,8 +73,10 @@ pub(crate) fn compare(
     recomputed: &[Tensor],
 ) -> Result<Comparison, TchError> {
     let (mut differs, mut example) = (Vec::new(), String::new());
-    let columns = schema.kinds().zip(schema.names());
-    for ((kinds, name), (cached, recomputed)) in columns.zip(cached.iter().zip(recomputed)) {
+    let columns = schema.kinds().zip(schema.names()).zip(quantized(schema));
+    for (((kinds, name), quantized), (cached, recomputed)) in
+        columns.zip(cached.iter().zip(recomputed))
+    {
         let rows = cached.size()[0] as usize;
         differs.resize(rows, false);
         let (cached, recomputed) = (numbers(cached)?, numbers(recomputed)?);
@@ -85,6 +87,8 @@ pub(crate) fn compare(
         let length = cached.len() / rows;
         let pairs = cached.chunks(length).zip(recomputed.chunks(length));
         for (differs, (cached, recomputed)) in differs.iter_mut().zip(pairs) {
+            let quantized = quantized.filter(|_| largest(cached) >= LEAST_RANGE);
+            let tolerance = quantized.unwrap_or(tolerance);
             let difference = tolerance.first_difference(cached, recomputed);
             let Some((cached, recomputed)) = difference else {
                 continue;
@@ -112,6 +116,43 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
         _ => tensor,
     };
     Vec::try_from(real.f_to_kind(Kind::Double)?.f_view(-1)?)
+}
+
+/// Integers of a smaller range are taken for classes, which are compared exactly: that of four bits.
+const LEAST_RANGE: f64 = 7.0;
+
+/// For each tensor of an output how far its integers may be off, if they are quantized: those of 8 or 16
+/// bits with a float for several of them, their scale, in the same output. They are off by the noise of
+/// the scaled values and then by rounding, which is one unit, or two where the offset of the values was
+/// rounded as well.
+fn quantized(schema: &TensorSchema) -> Vec<Option<Tolerance>> {
+    let lengths = schema.tensors.iter();
+    let lengths = lengths.map(|spec| spec.shape.iter().product::<i64>());
+    let parts: Vec<(Kind, i64)> = schema.kinds().map(|(_, kind)| kind).zip(lengths).collect();
+    let of_part = |&(kind, length): &(Kind, i64)| {
+        if !matches!(kind, Kind::Int8 | Kind::Uint8 | Kind::Int16) {
+            return None;
+        }
+        // Offsets are as many as scales, and of the kind of the values.
+        let same = || parts.iter().filter(move |(other, _)| *other == kind);
+        let values = same().map(|&(_, length)| length).max()?;
+        let scales = parts.iter().filter_map(|&(kind, scales)| {
+            let tolerance = Tolerance::for_kind(kind);
+            let is_scale = tolerance.relative > 0.0 && scales < values && scales <= length;
+            is_scale.then_some(tolerance)
+        });
+        let Tolerance { relative, .. } = scales.reduce(Tolerance::coarser)?;
+        let has_offset = same().any(|&(_, other)| other < length);
+        let absolute = if has_offset { 2.0 } else { 1.0 };
+        Some(Tolerance { absolute, relative })
+    };
+    parts.iter().map(of_part).collect()
+}
+
+/// The largest finite absolute value.
+fn largest(row: &[f64]) -> f64 {
+    let finite = row.iter().filter(|value| value.is_finite());
+    finite.fold(0.0, |largest: f64, value| largest.max(value.abs()))
 }
 
 /// How far a recomputed value may be from the cached one.
@@ -169,9 +210,7 @@ impl Tolerance {
 
     /// The first values of a row that differ.
     fn first_difference(self, cached: &[f64], recomputed: &[f64]) -> Option<(f64, f64)> {
-        let finite = cached.iter().filter(|value| value.is_finite());
-        let largest = finite.fold(0.0, |largest: f64, value| largest.max(value.abs()));
-        let allowed = self.absolute + self.relative * largest;
+        let allowed = self.absolute + self.relative * largest(cached);
         let agree = |a: f64, b: f64| {
             // Equal infinities have no difference.
             a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= allowed
@@ -237,6 +276,66 @@ mod tests {
         let other = Tensor::from_slice(&[i64::MAX, i64::MAX - 1, i64::MIN + 1]);
         assert_eq!(mismatched(&large, &large, None), 0);
         assert_eq!(mismatched(&large, &other, None), 2, "by one in 2^63");
+    }
+
+    /// How many rows of an output of several tensors differ.
+    fn mismatched_of(given: &[Tensor], again: &[Tensor]) -> usize {
+        let parts = format!("({})", "T".repeat(given.len()));
+        let schema =
+            TensorSchema::from_outputs(&parts, given, Vec::new(), None, Device::Cpu).unwrap();
+        compare(&schema, given, again).unwrap().mismatched
+    }
+
+    #[test]
+    fn integers_with_a_scale_a_row_are_off_by_rounding() {
+        let row = |values: &[i64], kind| Tensor::from_slice(values).to_kind(kind).unsqueeze(0);
+        let scale = |kind| Tensor::from_slice(&[0.013f64]).to_kind(kind);
+        for kind in [Kind::Int8, Kind::Uint8, Kind::Int16] {
+            let cached = || row(&[100, 3, 7, 0], kind);
+            let differs = |again: &[i64], scale: &Tensor| {
+                let given = [cached(), scale.shallow_clone()];
+                mismatched_of(&given, &[row(again, kind), scale.shallow_clone()]) > 0
+            };
+            let float = scale(Kind::Float);
+            assert!(!differs(&[99, 4, 7, 1], &float), "{kind:?}");
+            assert!(differs(&[98, 3, 7, 0], &float), "{kind:?}");
+            // The values were scaled by a coarser kind.
+            assert!(!differs(&[98, 3, 7, 0], &scale(Kind::Half)), "{kind:?}");
+            assert!(differs(&[90, 3, 7, 0], &scale(Kind::Half)), "{kind:?}");
+            // A float for each of them is no scale.
+            let scores = Tensor::from_slice(&[0.1f32, 0.2, 0.3, 0.4]).unsqueeze(0);
+            assert!(differs(&[99, 3, 7, 0], &scores), "{kind:?}");
+        }
+        let float = scale(Kind::Float);
+        // Classes, a mask, and wide integers.
+        for (kind, cached, again) in [
+            (Kind::Uint8, [6, 0, 1, 2], [5, 0, 1, 2]),
+            (Kind::Int8, [1, 0, 1, 0], [1, 1, 1, 0]),
+            (Kind::Int64, [100, 3, 7, 0], [99, 3, 7, 0]),
+            (Kind::Int, [100, 3, 7, 0], [99, 3, 7, 0]),
+        ] {
+            let output = |values: &[i64]| [row(values, kind), float.shallow_clone()];
+            assert_eq!(
+                mismatched_of(&output(&cached), &output(&again)),
+                1,
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_offset_a_row_is_off_by_one_and_its_values_by_two() {
+        let output = |values: &[u8], offset: u8| {
+            [
+                Tensor::from_slice(values).unsqueeze(0),
+                Tensor::from_slice(&[0.02f32]),
+                Tensor::from_slice(&[offset]),
+            ]
+        };
+        let cached = output(&[255, 0, 130], 128);
+        assert_eq!(mismatched_of(&cached, &output(&[254, 2, 129], 127)), 0);
+        assert_eq!(mismatched_of(&cached, &output(&[252, 0, 130], 128)), 1);
+        assert_eq!(mismatched_of(&cached, &output(&[255, 0, 130], 126)), 1);
     }
 
     #[test]

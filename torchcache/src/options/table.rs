@@ -15,6 +15,8 @@ macro_rules! for_each_option {
             /// The bound of the memory tier in bytes, keys and bookkeeping included.
             ///
             /// Caches with one module hash and directory share memory and bound: the latest setting holds.
+            /// On the CPU all caches of the process share the bound `TORCHCACHE_MAX_MEMORY` as well, by
+            /// default half of the memory of the machine or of the limit of its control group.
             max_memory_cache_size: [size] = 1_000_000_000, "1 GB";
 
             /// What a full tier does.
@@ -32,7 +34,7 @@ macro_rules! for_each_option {
             /// The directory of the disk tier.
             ///
             /// `None` is `TORCHCACHE_DIR` where that is set, else a private temporary directory that
-            /// is removed at exit.
+            /// is removed at exit, which is logged as a warning. `~` and variables are not expanded.
             persistent_cache_dir: [optional path] = None, "None";
 
             /// The module hash, instead of one computed from code and weights.
@@ -58,7 +60,8 @@ macro_rules! for_each_option {
             /// The kind that floating-point outputs are rounded to; `None` is as computed.
             ///
             /// Part of the identity. Every returned value is rounded, that of the computing call
-            /// included, and returned in the forward's own kind.
+            /// included, and returned in the forward's own kind. A call with a finite value that would be
+            /// infinite bypasses the cache.
             cache_dtype: [optional Kind] = None, "None";
 
             /// Whether segments are read through `mmap` instead of `pread`.
@@ -85,7 +88,9 @@ macro_rules! for_each_option {
             /// Values agree within 1e-5, plus, relative to the largest value of the row, 2.6e-4 for
             /// `Float`, 2e-2 for `Half` and 3.2e-2 for `BFloat16`; within 1e-7 plus a relative 1e-7
             /// for `Double`; exactly for integers and `Bool`. Complex kinds are compared by their
-            /// parts, rounded rows as the coarser kind.
+            /// parts, rounded rows as the coarser kind. Integers of 8 or 16 bits with a float scale for
+            /// several of them in the same output may be off by one, or by two if they have an offset too,
+            /// plus what the kind of the scale allows.
             ///
             /// ```
             /// use tch::{Device, Kind, Tensor, nn};
