@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::nn::{Module, ModuleT};
 use tch::{CModule, Device, Kind, Tensor, nn};
@@ -140,6 +142,8 @@ fn main() {
         }
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
+        // Twenty modules in memory: the bytes that they hold, the rows found again, and the warnings.
+        ["many-tiers"] => many_tiers(),
         // Cached modules around inner ones, and what each found on disk and computed.
         ["derived"] => derived(),
         _ => {
@@ -216,6 +220,53 @@ fn out_of_files() {
         .expect_err("nothing of it is on disk");
     drop(open);
     report(&model.torchcache);
+}
+
+fn many_tiers() {
+    let wrap = |number: i64| {
+        let options = Options::builder().version(number.to_string());
+        let net = nn::func(move |xs| xs * number);
+        Cached::new(net, (), options.build().expect("valid options")).expect("no directory")
+    };
+    let nets: Vec<_> = (0..20).map(wrap).collect();
+    let xs = rows(0, 500);
+    let warned = Warned::default();
+    tracing::subscriber::with_default(warned.clone(), || {
+        for _ in 0..2 {
+            for (number, net) in (0i64..).zip(&nets) {
+                for batch in xs.split(125, 0) {
+                    assert!(net.forward(&batch).equal(&(&batch * number)), "a wrong row");
+                }
+            }
+        }
+    });
+    let stats: Vec<_> = nets.iter().map(|net| net.cache().stats()).collect();
+    let bytes: u64 = stats.iter().map(|stats| stats.memory.bytes).sum();
+    let hits: u64 = stats.iter().map(|stats| stats.memory.hits).sum();
+    println!("{bytes} {hits} {}", warned.0.load(Ordering::Relaxed));
+}
+
+/// Counts warnings.
+#[derive(Clone, Default)]
+struct Warned(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warned {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A cached module around another.

@@ -4,7 +4,7 @@
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A misuse of a cache, or a directory or file that cannot be used.
@@ -30,7 +30,8 @@ pub struct Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The value of an option is out of range or does not fit the other options.
+    /// The value of an option is out of range or does not fit the other options, or an environment
+    /// variable has no valid value.
     InvalidOption,
     /// The call has no tensor argument to take rows from.
     NoTensorArgument,
@@ -149,9 +150,13 @@ pub(crate) enum Detail {
     #[error("cannot use the cache directory {}; fix it, or name another with `persistent_cache_dir` or TORCHCACHE_DIR", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error(
-        "the environment variable TORCHCACHE_DIR is {got:?}; expected an absolute path: correct it, or unset it to use a private temporary directory"
+        "the environment variable TORCHCACHE_DIR is {got:?}; expected an absolute path, with `~` and variables expanded: correct it, or unset it to use a private temporary directory"
     )]
     EnvironmentDirectory { got: String },
+    #[error(
+        "the environment variable TORCHCACHE_MAX_MEMORY is {got:?}; expected a number and a unit, such as \"8 GB\" or \"512 MiB\": correct it, or unset it for half of the memory"
+    )]
+    EnvironmentMemory { got: String },
     #[error("cannot read the weights from {}", path.display())]
     Weights { path: PathBuf, source: io::Error },
     #[error(
@@ -161,9 +166,14 @@ pub(crate) enum Detail {
 }
 
 impl Detail {
+    pub(crate) fn directory(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Detail::Directory { path, source }
+    }
+
     fn kind(&self) -> ErrorKind {
         match self {
-            Detail::Option { .. } => ErrorKind::InvalidOption,
+            Detail::Option { .. } | Detail::EnvironmentMemory { .. } => ErrorKind::InvalidOption,
             Detail::NoTensor => ErrorKind::NoTensorArgument,
             Detail::ZeroDimensional { .. } => ErrorKind::ZeroDimensionalArgument,
             Detail::BatchSizes { .. } => ErrorKind::BatchSizeMismatch,

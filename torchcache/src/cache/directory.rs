@@ -34,13 +34,32 @@ impl Unusable {
                 | ErrorKind::InvalidFilename
                 | ErrorKind::Unsupported
         );
-        let path = directory.to_owned();
-        let detail = Detail::Directory { path, source };
+        let detail = Detail::directory(directory, source);
         if wrong {
             Unusable::Misuse(detail)
         } else {
             Unusable::Fault(detail)
         }
+    }
+
+    /// As [`classify`](Self::classify), for the directory of a module hash below a root that exists. A root
+    /// that this process may only read has rows of other module hashes.
+    pub(crate) fn classify_below(root: &Path, directory: &Path, source: std::io::Error) -> Self {
+        let is_denied = matches!(
+            source.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+        );
+        // Permissions that torchcache rejects are no error of the system.
+        let is_by_system = source.raw_os_error().is_some();
+        let is_readable = |path: &Path| std::fs::read_dir(path).is_ok();
+        if is_denied
+            && is_by_system
+            && is_readable(root)
+            && (!directory.exists() || is_readable(directory))
+        {
+            return Unusable::Fault(Detail::directory(directory, source));
+        }
+        Unusable::classify(directory, source)
     }
 }
 
@@ -77,15 +96,15 @@ fn create(directory: &Path) -> Result<PathBuf, Unusable> {
     path.map_err(|error| Unusable::classify(directory, error))
 }
 
-/// The temporary directory of this process, which the store removes at exit.
+/// The temporary directory of this process, which the store removes at exit. The program did not name
+/// it, so that it is no misuse if there is none.
 fn temporary() -> Result<PathBuf, Unusable> {
     static TEMPORARY: Mutex<Option<TempCache>> = Mutex::new(None);
     let mut temporary = lock(&TEMPORARY);
     let cache = match temporary.take() {
         Some(cache) => cache,
-        None => {
-            TempCache::new().map_err(|error| Unusable::classify(&std::env::temp_dir(), error))?
-        }
+        None => TempCache::new()
+            .map_err(|error| Unusable::Fault(Detail::directory(&std::env::temp_dir(), error)))?,
     };
     Ok(temporary.insert(cache).path().to_owned())
 }

@@ -12,6 +12,7 @@ use super::directory::{self, Unusable};
 use crate::error::Detail;
 use crate::identity::Identity;
 use crate::memory::Memory;
+use crate::memory::budget::Budget;
 use crate::options::{Eviction, Options};
 use crate::sync::lock;
 
@@ -74,13 +75,15 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used. Where the options named the same one for `previous`, it was
-    /// usable then: so it is a fault of the machine now, such as a disk that became read-only.
+    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_MEMORY`. Where the options named the
+    /// same directory for `previous`, it was usable then: so it is a fault of the machine now, such as a
+    /// disk that became read-only.
     pub(crate) fn open(
         identity: &Identity,
         options: &Options,
         previous: Option<&Tiers>,
     ) -> Result<Self, Detail> {
+        let budget = Budget::of_process()?;
         let location = DiskLocation::from_options(options);
         let (root, store, disk_fault) = match disk(identity, options) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
@@ -97,7 +100,7 @@ impl Tiers {
                 (Some(root), None, Some(DiskFault { reason, at }))
             }
         };
-        let memory = shared_memory((identity.hash.clone(), root), previous, options);
+        let memory = shared_memory((identity.hash.clone(), root), previous, options, budget);
         Ok(Tiers {
             memory,
             location,
@@ -154,6 +157,7 @@ fn shared_memory(
     key: (String, Option<PathBuf>),
     previous: Option<&Tiers>,
     options: &Options,
+    budget: &'static Budget,
 ) -> Arc<Mutex<Memory>> {
     let mut shared = lock(&MEMORY_TIERS);
     let shared = shared.get_or_insert_default();
@@ -165,7 +169,7 @@ fn shared_memory(
         (Arc::strong_count(own) == 1).then(|| own.clone())
     });
     let Some(memory) = memory else {
-        let memory = Arc::new(Mutex::new(Memory::new(bound, eviction)));
+        let memory = Arc::new(Mutex::new(Memory::new(bound, eviction, budget)));
         shared.insert(key, Arc::downgrade(&memory));
         return memory;
     };
@@ -190,11 +194,8 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
     let root = directory::root(options)?;
     let directory = root.join(&identity.hash);
     let store = Store::open(&directory, config(options)).map_err(|error| match error {
-        StoreError::Directory { source, .. } => Unusable::classify(&directory, source),
-        other => Unusable::Fault(Detail::Directory {
-            path: directory.clone(),
-            source: std::io::Error::other(other),
-        }),
+        StoreError::Directory { source, .. } => Unusable::classify_below(&root, &directory, source),
+        other => Unusable::Fault(Detail::directory(&directory, std::io::Error::other(other))),
     })?;
     Ok(Some((root, store)))
 }

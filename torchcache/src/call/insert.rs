@@ -25,6 +25,8 @@ pub(crate) struct Insert<'a> {
     saved: SavedAt,
     /// In the order of the rows.
     reservations: Vec<Reservation>,
+    /// The bound of all memory tiers of the process, if it left too little room.
+    pub(crate) exhausted_budget: Option<u64>,
 }
 
 impl<'a> Insert<'a> {
@@ -46,11 +48,14 @@ impl<'a> Insert<'a> {
         let host = on_cpu.then(|| rows.bytes.f_to_device(Device::Cpu));
         let host = host.transpose()?;
         let bytes = host.as_ref().map(raw::view).transpose()?;
+        let exhausted_budget;
         let (saved, reservations) = {
             let mut memory = tiers.memory();
             // Before they are given to the disk tier, so that a loss in between makes them doubtful.
             let saved = tiers.mark_of_saved(&mut memory);
-            let reservations = memory.reserve(keys, row_bytes, device, epoch.memory)?;
+            let reserved = memory.reserve(keys, row_bytes, device, epoch.memory);
+            exhausted_budget = memory.take_exhausted_budget();
+            let reservations = reserved?;
             if !on_cpu && let Err(error) = memory.scatter(&reservations, &rows.bytes) {
                 memory.release(reservations);
                 return Err(error);
@@ -64,6 +69,7 @@ impl<'a> Insert<'a> {
             schema: rows.schema.clone(),
             saved,
             reservations,
+            exhausted_budget,
         };
         if let Some(bytes) = bytes {
             insert.copy(bytes);

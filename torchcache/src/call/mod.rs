@@ -565,9 +565,12 @@ impl CachedCall<'_> {
     fn insert<'a>(&'a self, keys: &'a [Key], rows: &PackedRows) -> Option<Insert<'a>> {
         let output_device = rows.schema.device(self.module_device);
         let device = self.options.memory_cache_device().unwrap_or(output_device);
-        Insert::fill(&self.cache.tiers, keys, rows, device, self.epoch?)
-            .inspect_err(|error| self.memory_fault(error))
-            .ok()
+        let insert = Insert::fill(&self.cache.tiers, keys, rows, device, self.epoch?);
+        let insert = insert.inspect_err(|error| self.memory_fault(error)).ok()?;
+        if let Some(bound) = insert.exhausted_budget {
+            self.warn_once(&Reason::ProcessMemory(bound));
+        }
+        Some(insert)
     }
 
     /// Counts rows of a tier that cannot be used, which makes them misses. Rows that no one output

@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use memmap2::{MmapMut, MmapRaw};
 use torchcache_store::RowValues;
 
+use super::budget::Share;
+
 /// Slots for rows of one length, in a mapping of their own.
 ///
 /// A slot is empty, or one thread is filling it, or it is full and any number of [`PinnedRows`] keep
@@ -20,6 +22,8 @@ pub(crate) struct RowArena {
     memory: MmapRaw,
     row_bytes: usize,
     states: Box<[AtomicU32]>,
+    /// Of the memory of the process, given back with the mapping.
+    _share: Share,
 }
 
 const EMPTY: u32 = 0;
@@ -51,7 +55,16 @@ impl RowArena {
             memory: memory.into(),
             row_bytes,
             states: (0..rows).map(|_| AtomicU32::new(EMPTY)).collect(),
+            _share: Share::default(),
         })
+    }
+
+    /// Keeps a share of a budget as long as the mapping.
+    pub(crate) fn with_share(self, share: Share) -> Self {
+        RowArena {
+            _share: share,
+            ..self
+        }
     }
 
     /// Has the system allocate memory for slots before they are filled, which is most of the cost of

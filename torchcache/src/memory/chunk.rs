@@ -7,6 +7,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::threads;
 
 use super::arena::RowArena;
+use super::budget::Share;
 use crate::key::Key;
 
 /// Fewer bytes are not worth waking another thread for.
@@ -83,12 +84,16 @@ fn ahead(
 }
 
 impl ChunkRows {
-    pub(super) fn new(rows: u32, row_bytes: usize, device: Device) -> Result<Self, TchError> {
+    /// Allocates memory for `rows` rows, and for the CPU keeps the `share` of the budget with it.
+    pub(super) fn new(
+        rows: u32,
+        row_bytes: usize,
+        device: Device,
+        share: Share,
+    ) -> Result<Self, TchError> {
         if device == Device::Cpu {
-            return Ok(ChunkRows::Host(Arc::new(RowArena::new(
-                rows as usize,
-                row_bytes,
-            )?)));
+            let arena = RowArena::new(rows as usize, row_bytes)?;
+            return Ok(ChunkRows::Host(Arc::new(arena.with_share(share))));
         }
         // Tests use Vulkan as a device whose rows are on the CPU.
         let actual = match device {

@@ -3,6 +3,7 @@
 
 mod admission;
 pub(crate) mod arena;
+pub(crate) mod budget;
 mod chunk;
 pub(crate) mod rows;
 pub(crate) mod saved;
@@ -21,6 +22,7 @@ use crate::schema::TensorSchema;
 
 use admission::Admission;
 use arena::{PinnedRows, RowArena};
+use budget::Budget;
 use chunk::RowSlot;
 use rows::{FoundRows, RowBytes, RowSource};
 use saved::{SavedAt, SavedRows};
@@ -93,10 +95,10 @@ pub(crate) struct Usage {
 }
 
 impl Memory {
-    pub(crate) fn new(bound: u64, eviction: Eviction) -> Self {
+    pub(crate) fn new(bound: u64, eviction: Eviction, budget: &'static Budget) -> Self {
         Memory {
             rows: LruCache::unbounded_with_hasher(BuildHasherDefault::default()),
-            slabs: Slabs::new(bound),
+            slabs: Slabs::new(bound, budget),
             schemas: Vec::new(),
             eviction,
             admission: None,
@@ -305,6 +307,12 @@ impl Memory {
         Ok(new.into_iter().zip(slots).map(reservation).collect())
     }
 
+    /// The bound of all tiers of the process, if it kept this one from growing since the last call of
+    /// this.
+    pub(crate) fn take_exhausted_budget(&mut self) -> Option<u64> {
+        self.slabs.take_exhausted_budget()
+    }
+
     /// Takes slots for the new rows, free ones first. Rows that get none are removed from `new`.
     fn take_slots(
         &mut self,
@@ -374,9 +382,9 @@ impl Memory {
             self.rows.pop_lru();
             self.slabs.release(slot);
             self.evicted += 1;
-        } else if self.slabs.can_ever_hold(row_bytes) {
+        } else if self.slabs.can_ever_hold(row_bytes, device) {
             self.drop_chunk_of(slot);
-            if self.slabs.affordable(row_bytes) == 0 {
+            if self.slabs.affordable(row_bytes, device) == 0 {
                 // A row of the chunk is still pinned, so that its memory is not free. The next
                 // chunk may be the same: one is enough.
                 *tries = 0;

@@ -5,7 +5,8 @@
 //! nothing, and there are few chunks. On the CPU a chunk is a [`RowArena`], whose rows are filled
 //! and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes, and a
 //! batch is gathered or scattered by one libtorch call per chunk. A chunk counts towards the bound,
-//! overhead included, from when it is made until it is dropped and no longer pinned.
+//! overhead included, from when it is made until it is dropped and no longer pinned; one on the CPU
+//! counts towards the [`Budget`] of the process as well.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -13,6 +14,7 @@ use std::sync::{Arc, Weak};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::arena::RowArena;
+use super::budget::{Budget, Share};
 use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, index};
 use crate::key::Key;
 
@@ -37,6 +39,9 @@ pub(crate) struct Slabs {
     /// Chunks that were dropped while pinned, with their cost.
     pinned_chunks: Vec<(Weak<RowArena>, u64)>,
     bound: u64,
+    budget: &'static Budget,
+    /// Rows needed more than the budget had left, and the bound allowed it.
+    is_budget_exhausted: bool,
     /// The cost of the chunks when the system refused another one: a lower bound, until one is dropped.
     refused_at: Option<u64>,
     /// The cost of the chunks that are not dropped.
@@ -54,7 +59,7 @@ struct Slab {
 }
 
 impl Slabs {
-    pub(crate) fn new(bound: u64) -> Self {
+    pub(crate) fn new(bound: u64, budget: &'static Budget) -> Self {
         Slabs {
             slabs: Vec::new(),
             by_size: HashMap::new(),
@@ -63,6 +68,8 @@ impl Slabs {
             pinned_slots: Vec::new(),
             pinned_chunks: Vec::new(),
             bound,
+            budget,
+            is_budget_exhausted: false,
             refused_at: None,
             bytes: 0,
         }
@@ -98,19 +105,36 @@ impl Slabs {
         *self = Slabs {
             next_chunk: self.next_chunk,
             pinned_chunks: std::mem::take(&mut self.pinned_chunks),
-            ..Slabs::new(self.bound)
+            ..Slabs::new(self.bound, self.budget)
         };
     }
 
-    /// Whether an empty tier could hold a row of this size.
-    pub(crate) fn can_ever_hold(&self, row_bytes: usize) -> bool {
-        cost(row_bytes) <= self.bound
+    /// Whether an empty tier could hold a row of this size, if it were the only one.
+    pub(crate) fn can_ever_hold(&self, row_bytes: usize, device: Device) -> bool {
+        let limit = match device {
+            Device::Cpu => self.budget.limit(),
+            _ => u64::MAX,
+        };
+        cost(row_bytes) <= self.bound.min(limit)
     }
 
-    /// How many more rows of this size the bound allows.
-    pub(crate) fn affordable(&self, row_bytes: usize) -> u64 {
+    /// How many more rows of this size the bound and the budget allow.
+    pub(crate) fn affordable(&self, row_bytes: usize, device: Device) -> u64 {
+        let within_bound = self.within_bound(row_bytes);
+        match device {
+            Device::Cpu => within_bound.min(self.budget.left() / cost(row_bytes)),
+            _ => within_bound,
+        }
+    }
+
+    fn within_bound(&self, row_bytes: usize) -> u64 {
         let bound = self.refused_at.map_or(self.bound, |at| at.min(self.bound));
         bound.saturating_sub(self.bytes()) / cost(row_bytes)
+    }
+
+    /// The limit of the budget, if it kept a slab from growing since the last call of this.
+    pub(crate) fn take_exhausted_budget(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.is_budget_exhausted).then(|| self.budget.limit())
     }
 
     /// Whether `slot`, once released, could hold a row of this size on this device.
@@ -161,9 +185,13 @@ impl Slabs {
         let slab = &self.slabs[number as usize];
         let missing = count - slots.len();
         if slab.free.len() < missing {
-            let wanted = (missing - slab.free.len()).max(slab.rows) as u64;
+            let needed = (missing - slab.free.len()) as u64;
+            let wanted = needed.max(slab.rows as u64);
             let wanted = wanted.max(FIRST_CHUNK_BYTES / cost(row_bytes));
-            let rows = wanted.min(self.affordable(row_bytes));
+            let affordable = self.affordable(row_bytes, device);
+            let rows = wanted.min(affordable);
+            self.is_budget_exhausted |=
+                affordable < needed && affordable < self.within_bound(row_bytes);
             self.grow(number, rows.min(u64::from(u32::MAX)) as u32)?;
         }
         let free = &mut self.slabs[number as usize].free;
@@ -189,13 +217,15 @@ impl Slabs {
         }
     }
 
-    /// Adds a chunk of at most `rows` rows: as many as the system has memory for.
+    /// Adds a chunk of at most `rows` rows: as many as the system has memory for, and the budget if other
+    /// tiers grow at the same time.
     ///
     /// # Errors
     ///
     /// No memory for a single row, and no chunk whose rows could be evicted instead.
     fn grow(&mut self, number: u32, mut rows: u32) -> Result<(), TchError> {
         let slab = &mut self.slabs[number as usize];
+        let cost = cost(slab.row_bytes);
         let mut is_refused = false;
         let chunk_rows = loop {
             if rows == 0 {
@@ -204,7 +234,15 @@ impl Slabs {
                 }
                 return Ok(());
             }
-            match ChunkRows::new(rows, slab.row_bytes, slab.device) {
+            let share = match slab.device {
+                Device::Cpu => self.budget.take(u64::from(rows) * cost),
+                _ => Some(Share::default()),
+            };
+            let Some(share) = share else {
+                rows = (self.budget.left() / cost).min(u64::from(rows) - 1) as u32;
+                continue;
+            };
+            match ChunkRows::new(rows, slab.row_bytes, slab.device, share) {
                 Ok(chunk_rows) => break chunk_rows,
                 Err(error) if rows < 2 && self.chunks.is_empty() => return Err(error),
                 Err(_) => rows /= 2,
@@ -223,7 +261,7 @@ impl Slabs {
         let slot = |index| RowSlot { chunk: next, index };
         slab.free.splice(0..0, (0..rows).rev().map(slot));
         slab.rows += rows as usize;
-        self.bytes += u64::from(rows) * cost(slab.row_bytes);
+        self.bytes += u64::from(rows) * cost;
         if is_refused {
             self.refused_at = Some(self.bytes);
         }

@@ -8,6 +8,12 @@ use torchcache_store::RowValues;
 const ROW: u64 = 40;
 const COST: u64 = ROW + ROW_OVERHEAD;
 
+/// The only tier of its process.
+fn only_tier(bound: u64, eviction: Eviction) -> Memory {
+    static BUDGET: Budget = Budget::new(u64::MAX);
+    Memory::new(bound, eviction, &BUDGET)
+}
+
 fn key(number: u32) -> Key {
     *blake3::hash(&number.to_le_bytes()).as_bytes()
 }
@@ -85,7 +91,7 @@ fn held(memory: &mut Memory, numbers: impl IntoIterator<Item = u32>) -> Vec<u32>
 
 #[test]
 fn rows_are_found_across_chunks() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     for number in 0..1000 {
         insert(&mut memory, &[number]);
     }
@@ -103,7 +109,7 @@ fn rows_are_found_across_chunks() {
 
 #[test]
 fn lru_evicts_the_least_recently_used_row() {
-    let mut memory = Memory::new(3 * COST, Eviction::Lru);
+    let mut memory = only_tier(3 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3]);
     held(&mut memory, [1]);
     insert(&mut memory, &[4]);
@@ -113,7 +119,7 @@ fn lru_evicts_the_least_recently_used_row() {
 
 #[test]
 fn never_evicting_keeps_its_rows() {
-    let mut memory = Memory::new(3 * COST, Eviction::Never);
+    let mut memory = only_tier(3 * COST, Eviction::Never);
     insert(&mut memory, &[1, 2]);
     insert(&mut memory, &[3, 4, 5]);
     assert_eq!(held(&mut memory, 1..=5), [1, 2, 3]);
@@ -123,7 +129,7 @@ fn never_evicting_keeps_its_rows() {
 #[test]
 fn the_bound_includes_keys_and_bookkeeping() {
     for bound in [0, COST - 1, COST, 10 * COST, 1000 * COST + 5] {
-        let mut memory = Memory::new(bound, Eviction::Lru);
+        let mut memory = only_tier(bound, Eviction::Lru);
         for start in 0..50 {
             insert(
                 &mut memory,
@@ -138,7 +144,7 @@ fn the_bound_includes_keys_and_bookkeeping() {
 
 #[test]
 fn rows_of_another_size_replace_a_chunk() {
-    let mut memory = Memory::new(100 * COST, Eviction::Lru);
+    let mut memory = only_tier(100 * COST, Eviction::Lru);
     insert(&mut memory, &(0..100).collect::<Vec<_>>());
     insert_sized(&mut memory, &[1000, 1001], 100);
     assert_eq!(held(&mut memory, 1000..=1001), [1000, 1001]);
@@ -157,7 +163,7 @@ fn rows_of_another_size_replace_a_chunk() {
 
 #[test]
 fn a_smaller_bound_takes_effect_at_once() {
-    let mut memory = Memory::new(100 * COST, Eviction::Lru);
+    let mut memory = only_tier(100 * COST, Eviction::Lru);
     insert(&mut memory, &(0..100).collect::<Vec<_>>());
     memory.reconfigure(10 * COST, Eviction::Lru);
     assert!(memory.usage().bytes <= 10 * COST);
@@ -167,7 +173,7 @@ fn a_smaller_bound_takes_effect_at_once() {
 
 #[test]
 fn empty_rows_are_held() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     insert_sized(&mut memory, &[1, 2], 0);
     let mut pinned = PinnedRows::default();
     for row in memory.find([key(2), key(1)].iter()) {
@@ -178,7 +184,7 @@ fn empty_rows_are_held() {
 
 #[test]
 fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
-    let mut memory = Memory::new(2 * COST, Eviction::Lru);
+    let mut memory = only_tier(2 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2]);
     let mut pinned = PinnedRows::default();
     let [Some(row)] = memory.find([key(1)].iter())[..] else {
@@ -197,7 +203,7 @@ fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
 
 #[test]
 fn clear_invalidates_reservations() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, schema, _) = rows(&[1], 10);
     let reservations = memory
         .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
@@ -212,7 +218,7 @@ fn clear_invalidates_reservations() {
 
 #[test]
 fn the_first_row_of_a_key_wins() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     insert(&mut memory, &[1]);
     let (_, schema, packed) = rows(&[9], 10);
     put(&mut memory, &[key(1)], &schema, &packed);
@@ -247,7 +253,7 @@ fn held_on_device(memory: &mut Memory, number: u32) -> Option<f32> {
 
 #[test]
 fn dropping_a_chunk_invalidates_device_reservations() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, schema, reservations) = fill_on_device(&mut memory, 1);
     memory.remove_all();
     // The chunk is gone, and then another one is there.
@@ -272,7 +278,7 @@ fn dropping_a_chunk_invalidates_device_reservations() {
 
 #[test]
 fn pinned_rows_are_not_evicted() {
-    let mut memory = Memory::new(4 * COST, Eviction::Lru);
+    let mut memory = only_tier(4 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3, 4]);
     let mut pinned = PinnedRows::default();
     for number in [1, 2] {
@@ -288,7 +294,7 @@ fn pinned_rows_are_not_evicted() {
 
 #[test]
 fn empty_chunks_are_dropped_for_another_row_size() {
-    let mut memory = Memory::new(2 * COST, Eviction::Lru);
+    let mut memory = only_tier(2 * COST, Eviction::Lru);
     let (keys, _, _) = rows(&[1, 2], 10);
     let reservations = memory
         .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
@@ -297,7 +303,7 @@ fn empty_chunks_are_dropped_for_another_row_size() {
     insert_sized(&mut memory, &[3], 5);
     assert_eq!(held(&mut memory, [3]), [3]);
     // For a smaller bound as well.
-    let mut memory = Memory::new(100 * COST, Eviction::Lru);
+    let mut memory = only_tier(100 * COST, Eviction::Lru);
     let reservations = memory
         .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
         .unwrap();
@@ -308,7 +314,7 @@ fn empty_chunks_are_dropped_for_another_row_size() {
 
 #[test]
 fn pinned_memory_counts_until_it_is_unpinned() {
-    let mut memory = Memory::new(4 * COST, Eviction::Lru);
+    let mut memory = only_tier(4 * COST, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3, 4]);
     let [Some(row)] = memory.find([key(1)].iter())[..] else {
         panic!("row 1 is held")
@@ -329,7 +335,7 @@ fn pinned_memory_counts_until_it_is_unpinned() {
 fn auto_keeps_its_counts_with_batches_of_cache_size() {
     // Skewed access to a set that changes.
     let hits = |eviction| {
-        let mut memory = Memory::new(1000 * ROW_OVERHEAD, eviction);
+        let mut memory = only_tier(1000 * ROW_OVERHEAD, eviction);
         let (_, schema, packed) = rows(&(0..2000).collect::<Vec<_>>(), 0);
         let (mut state, mut hits, mut asked) = (7u64, 0, 0);
         let mut random = || {
@@ -367,7 +373,7 @@ fn auto_keeps_its_counts_with_batches_of_cache_size() {
 
 #[test]
 fn rows_of_an_earlier_epoch_are_not_kept() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, ..) = rows(&[1, 2], 10);
     let epoch = memory.epoch().unwrap();
     memory.begin_clear();
@@ -384,9 +390,81 @@ fn rows_of_an_earlier_epoch_are_not_kept() {
 
 #[test]
 fn an_evicted_row_is_counted_once() {
-    let mut memory = Memory::new(1 << 20, Eviction::Lru);
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
     insert(&mut memory, &[1, 2, 3, 4]);
     memory.reconfigure(0, Eviction::Lru);
     let usage = memory.usage();
     assert_eq!((usage.rows, usage.evicted), (0, 4));
+}
+
+#[test]
+fn tiers_share_the_budget_of_the_process() {
+    // Slabs do not grow by more of them than are needed.
+    const LARGE: i64 = 20_000;
+    const COST_OF_LARGE: u64 = 4 * LARGE as u64 + ROW_OVERHEAD;
+    static BUDGET: Budget = Budget::new(10 * COST_OF_LARGE);
+    let tier = || Memory::new(1 << 20, Eviction::Lru, &BUDGET);
+    let (mut first, mut second) = (tier(), tier());
+    insert_sized(&mut first, &[0, 1, 2, 3, 4, 5], LARGE);
+    assert_eq!(first.take_exhausted_budget(), None);
+    insert_sized(&mut second, &[10, 11, 12, 13, 14, 15], LARGE);
+    assert_eq!(held(&mut second, 10..16), [10, 11, 12, 13]);
+    assert_eq!(second.take_exhausted_budget(), Some(10 * COST_OF_LARGE));
+    assert_eq!(second.take_exhausted_budget(), None, "reported once");
+    assert_eq!(
+        first.usage().bytes + second.usage().bytes,
+        10 * COST_OF_LARGE
+    );
+
+    // A tier without room to grow evicts its own rows.
+    insert_sized(&mut second, &[16], LARGE);
+    assert_eq!(held(&mut second, 10..17), [11, 12, 13, 16]);
+    assert_eq!(held(&mut first, 0..6), [0, 1, 2, 3, 4, 5]);
+
+    // One that goes leaves room to the others.
+    drop(first);
+    insert_sized(&mut second, &[0, 1, 2, 3, 4, 5], LARGE);
+    assert_eq!(second.usage().rows, 10);
+    assert_eq!(BUDGET.left(), 0);
+    second.begin_clear();
+    assert_eq!(BUDGET.left(), 10 * COST_OF_LARGE);
+}
+
+#[test]
+fn pinned_memory_stays_in_the_budget_until_it_is_read() {
+    static BUDGET: Budget = Budget::new(4 * COST);
+    let tier = || Memory::new(1 << 20, Eviction::Lru, &BUDGET);
+    let (mut first, mut second) = (tier(), tier());
+    insert(&mut first, &[0, 1, 2, 3]);
+    let row = first.find([key(0)].iter())[0].unwrap();
+    let mut pinned = PinnedRows::default();
+    assert!(first.pin(row, &mut pinned));
+    drop(first);
+    insert(&mut second, &[4]);
+    assert_eq!(second.usage().rows, 0, "it is still read");
+    drop(pinned);
+    insert(&mut second, &[4]);
+    assert_eq!(held(&mut second, [4]), [4]);
+}
+
+#[test]
+fn rows_on_other_devices_need_no_host_memory() {
+    static BUDGET: Budget = Budget::new(COST);
+    let mut memory = Memory::new(1 << 20, Eviction::Lru, &BUDGET);
+    let (keys, schema, packed) = rows(&[0, 1, 2, 3], 10);
+    // Tests use Vulkan as a device whose rows are on the CPU.
+    let reserved = memory.reserve(&keys, schema.row_bytes(), Device::Vulkan, memory.epoch);
+    let reservations = reserved.unwrap();
+    memory.scatter(&reservations, &packed).unwrap();
+    publish(&mut memory, &keys, &schema, reservations);
+    assert_eq!((memory.usage().rows, BUDGET.left()), (4, COST));
+}
+
+#[test]
+fn a_row_larger_than_the_budget_evicts_nothing() {
+    static BUDGET: Budget = Budget::new(4 * COST);
+    let mut memory = Memory::new(1 << 20, Eviction::Lru, &BUDGET);
+    insert(&mut memory, &[0, 1]);
+    insert_sized(&mut memory, &[2], 1000);
+    assert_eq!(held(&mut memory, 0..3), [0, 1]);
 }

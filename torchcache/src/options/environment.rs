@@ -1,7 +1,11 @@
-//! The environment variables `TORCHCACHE_DISABLE` and `TORCHCACHE_DIR`.
+//! The environment variables `TORCHCACHE_DISABLE`, `TORCHCACHE_DIR` and `TORCHCACHE_MAX_MEMORY`.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+
+use torchcache_store::size;
+
+use crate::error::Detail;
 
 /// Whether `TORCHCACHE_DISABLE` disables every cache of the process: set to anything but `0`,
 /// `false` or the empty string. Read once.
@@ -22,4 +26,23 @@ pub(crate) fn is_disabled() -> bool {
 /// The directory of persistent caches that name none.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
     std::env::var_os("TORCHCACHE_DIR").map(PathBuf::from)
+}
+
+/// The bytes that the memory tiers of the process may take together.
+///
+/// # Errors
+///
+/// It is set to something other than a size with a unit.
+pub(crate) fn max_memory() -> Result<Option<u64>, Detail> {
+    let Some(value) = std::env::var_os("TORCHCACHE_MAX_MEMORY") else {
+        return Ok(None);
+    };
+    let text = value.to_string_lossy();
+    let has_unit = text.trim_end().ends_with(char::is_alphabetic);
+    match size::parse(&text) {
+        Ok(bytes) if has_unit => Ok(Some(bytes)),
+        _ => Err(Detail::EnvironmentMemory {
+            got: text.into_owned(),
+        }),
+    }
 }
