@@ -91,6 +91,11 @@ stats! {
             /// Verified rows that disagreed with the cached ones.
             mismatched,
         }
+        held {
+            /// Rows of the disk tier that wait to be written, for about a second. They are among those of
+            /// [`disk`](Self::disk), and one that is being written may count there twice for a moment.
+            queued,
+        }
         nested {
             /// The memory tier.
             memory: TierStats, TierCounters;
@@ -265,7 +270,9 @@ impl Stats {
         (self.memory.rows, self.memory.bytes) = (memory.rows, memory.bytes);
         (self.memory.evicted, self.memory.refused) = (memory.evicted, memory.refused);
         if let Some(disk) = tiers.store.as_ref().map(Store::stats) {
-            (self.disk.rows, self.disk.bytes) = (disk.rows, disk.bytes);
+            self.queued = disk.pending_rows;
+            self.disk.rows = disk.rows + disk.pending_rows;
+            self.disk.bytes = disk.bytes + disk.pending_bytes;
             (self.disk.evicted, self.disk.refused) = (disk.evicted_rows, disk.refused_rows);
             self.faults.disk = disk.faults;
         }
@@ -340,10 +347,17 @@ impl fmt::Display for Stats {
         ] {
             writeln!(f, "{name}{rows:>12}   {}", share(rows))?;
         }
-        for (name, tier) in [("in memory  ", &self.memory), ("on disk    ", &self.disk)] {
+        for (name, tier, queued) in [
+            ("in memory  ", &self.memory, 0),
+            ("on disk    ", &self.disk, self.queued),
+        ] {
+            let queued = match queued {
+                0 => String::new(),
+                rows => format!(", {rows} rows not written yet"),
+            };
             writeln!(
                 f,
-                "{name}{:>12}   {}, {} rows evicted, {} refused",
+                "{name}{:>12}   {}{queued}, {} rows evicted, {} refused",
                 tier.rows,
                 human(tier.bytes),
                 tier.evicted,
