@@ -21,6 +21,7 @@ mod eviction;
 mod faults;
 mod generic_modules;
 mod gradients;
+mod hints;
 mod identity;
 mod local_items;
 mod multi_process;

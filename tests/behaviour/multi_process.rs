@@ -156,12 +156,16 @@ fn private_directories_are_removed_even_after_a_kill() {
 
 #[test]
 fn torchcache_dir_must_be_an_absolute_path() {
-    for value in ["", "relative/path"] {
+    for value in ["", "relative/path", "~/features", "$HOME/features"] {
         let (_, output) = run(child(Some(Path::new(value)), &["store", "0", "1"]));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
         let wanted = format!("TORCHCACHE_DIR is {value:?}; expected an absolute path");
         assert!(stderr.contains(&wanted), "{stderr}");
+        assert!(
+            stderr.contains("with `~` and variables expanded"),
+            "{stderr}"
+        );
         assert!(stderr.contains("child::double"), "{stderr}");
     }
 }

@@ -62,12 +62,13 @@
 //! # Environment
 //!
 //! `TORCHCACHE_DISABLE` disables every cache, unless it is empty, `0` or `false`. `TORCHCACHE_DIR` is the
-//! directory of persistent caches whose options name none; it must be an absolute path.
+//! directory of persistent caches whose options name none; it must be an absolute path. `TORCHCACHE_MAX_MEMORY`,
+//! such as `8 GB`, is the bound of all memory tiers together, by default half of the memory.
 //!
 //! # Logging
 //!
 //! With `tracing`, or with `log` where `tracing` has no subscriber: the module hash and directory at INFO, the
-//! hits and misses of each call at DEBUG, and each kind of fault and bypass once at WARN.
+//! hits and misses of each call at DEBUG, and each kind of fault, bypass and hint once at WARN.
 
 // Shows which feature an item needs on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

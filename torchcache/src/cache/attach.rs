@@ -77,6 +77,7 @@ impl TorchCache {
         *lock(&self.directory_error) = None;
         drop(turn);
         self.log_change(target, before.as_deref(), &attached);
+        self.hint(target, before.as_deref(), &attached);
         Ok(attached)
     }
 

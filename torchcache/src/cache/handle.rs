@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tch::{Device, TchError};
 
 use super::cuts::CutHistory;
+use super::hash_changes::HashChanges;
 use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
@@ -49,6 +50,7 @@ pub struct TorchCache {
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
     pub(crate) cuts: CutHistory,
+    pub(super) hash_changes: Mutex<HashChanges>,
     /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
 }
@@ -130,6 +132,7 @@ impl TorchCache {
             counters: Counters::new(),
             warnings: Warnings::new(),
             cuts: CutHistory::new(),
+            hash_changes: Mutex::new(HashChanges::new()),
             unwritten: AtomicU64::new(0),
         }
     }

@@ -5,6 +5,8 @@ pub(crate) mod claims;
 pub(crate) mod cuts;
 pub(crate) mod directory;
 pub(crate) mod handle;
+mod hash_changes;
+mod hints;
 pub(crate) mod overrides;
 mod save;
 pub(crate) mod stats;

@@ -70,6 +70,26 @@ pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Re
     }
 }
 
+/// A batch of single elements is more often one sample without the dimension of the batch. Where ids name
+/// the rows, they are meant.
+pub(crate) fn hint_one_dimension(
+    target: &dyn Target,
+    function: &Function,
+    arguments: &Arguments,
+    rows: i64,
+) {
+    let has_one = |argument: &TensorArgument| argument.tensor.dim() == 1;
+    if let Some(first) = arguments.tensors.first()
+        && rows > 1
+        && arguments.ids.is_none()
+        && arguments.tensors.iter().all(has_one)
+    {
+        let reason = Reason::OneDimension(arguments.name(function, first), rows);
+        let warnings = &target.handle().warnings;
+        warnings.warn_once(|| target.name(), &reason);
+    }
+}
+
 /// Runs the body on the whole batch.
 #[track_caller]
 pub(crate) fn bypass<O: Output>(

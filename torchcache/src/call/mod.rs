@@ -72,6 +72,7 @@ fn run_cached<O: Output>(
     bypass::check_layouts(function, arguments)?;
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows)?;
+    bypass::hint_one_dimension(target, function, arguments, rows);
     let call = CachedCall {
         target,
         rows,

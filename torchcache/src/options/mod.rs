@@ -228,6 +228,16 @@ impl Options {
                 "a path that is not empty and has no NUL",
             );
         }
+        if let Some(directory) = &self.persistent_cache_dir
+            && matches!(directory.as_os_str().as_encoded_bytes(), [b'~' | b'$', ..])
+        {
+            return refuse(
+                "persistent_cache_dir",
+                format!("{directory:?}"),
+                "a path that does not start with `~` or `$`, which only a shell expands: write the \
+                 home directory out, or put `./` in front of a name that starts so",
+            );
+        }
         if !(0.0..=1.0).contains(&self.verify) {
             return refuse(
                 "verify",
@@ -236,6 +246,41 @@ impl Options {
             );
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// Options that are set and do nothing, since another one is not: their names, and what they need.
+    pub(crate) fn without_effect(&self) -> Option<(Vec<&'static str>, &'static str)> {
+        let default = Options::default();
+        let compression = [
+            (
+                "zstd_compression_level",
+                self.zstd_compression_level != default.zstd_compression_level,
+            ),
+            (
+                "zstd_compression_threads",
+                self.zstd_compression_threads != default.zstd_compression_threads,
+            ),
+        ];
+        let disk = [
+            ("persistent_cache_dir", self.persistent_cache_dir.is_some()),
+            (
+                "max_persistent_cache_size",
+                self.max_persistent_cache_size != default.max_persistent_cache_size,
+            ),
+            ("use_mmap_on_load", self.use_mmap_on_load),
+        ];
+        let (idle, needed) = match (self.persistent, self.zstd_compression) {
+            (false, _) => ([&disk[..], &compression].concat(), "persistent = true"),
+            (true, false) => (compression.to_vec(), "zstd_compression = true"),
+            (true, true) => return None,
+        };
+        let names: Vec<_> = idle
+            .into_iter()
+            .filter_map(|(name, is_set)| is_set.then_some(name))
+            .collect();
+        (!names.is_empty()).then_some((names, needed))
     }
 }
 
@@ -308,6 +353,46 @@ mod tests {
     }
 
     #[test]
+    fn options_of_a_tier_that_is_not_there_have_no_effect() {
+        let builder = Options::builder;
+        let persistent = || builder().persistent(true);
+        for (options, expected) in [
+            (builder(), None),
+            (persistent().persistent_cache_dir("features"), None),
+            (
+                builder().persistent_cache_dir("features"),
+                Some((vec!["persistent_cache_dir"], "persistent = true")),
+            ),
+            (
+                builder()
+                    .max_persistent_cache_size("5 GB")
+                    .use_mmap_on_load(true),
+                Some((
+                    vec!["max_persistent_cache_size", "use_mmap_on_load"],
+                    "persistent = true",
+                )),
+            ),
+            (
+                builder().zstd_compression_level(7),
+                Some((vec!["zstd_compression_level"], "persistent = true")),
+            ),
+            (
+                persistent().zstd_compression_threads(2),
+                Some((vec!["zstd_compression_threads"], "zstd_compression = true")),
+            ),
+            (
+                persistent()
+                    .zstd_compression(true)
+                    .zstd_compression_level(7),
+                None,
+            ),
+        ] {
+            let options = options.build().unwrap();
+            assert_eq!(options.without_effect(), expected, "{options:?}");
+        }
+    }
+
+    #[test]
     fn build_names_the_option_that_is_out_of_range() {
         let builder = Options::builder;
         let persistent = || Options::builder().persistent(true);
@@ -357,6 +442,19 @@ mod tests {
                 builder().persistent_module_hash(long.as_str()),
             ),
             ("persistent_cache_dir", builder().persistent_cache_dir("")),
+            ("persistent_cache_dir", builder().persistent_cache_dir("~")),
+            (
+                "persistent_cache_dir",
+                builder().persistent_cache_dir("~/features"),
+            ),
+            (
+                "persistent_cache_dir",
+                builder().persistent_cache_dir("~someone/features"),
+            ),
+            (
+                "persistent_cache_dir",
+                builder().persistent_cache_dir("$HOME/features"),
+            ),
             ("verify", builder().verify(-0.01)),
             ("verify", builder().verify(1.01)),
             ("verify", builder().verify(f64::NAN)),

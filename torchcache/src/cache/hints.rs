@@ -1,0 +1,50 @@
+//! Hints about options that do not do what they seem to do, and about modules whose rows are never found
+//! again. Each is logged once per handle.
+
+use torchcache_store::manifest::difference;
+
+use super::directory;
+use super::handle::{Attached, OpenCache, TorchCache};
+use super::target::Target;
+use super::warnings::Reason;
+use crate::sync::lock;
+
+/// After so many changes there is a hint.
+const MAX_CHANGES: u64 = 10;
+
+impl TorchCache {
+    /// Logs hints about what the handle is attached to from now on.
+    pub(super) fn hint(&self, target: &dyn Target, before: Option<&Attached>, after: &Attached) {
+        let Some(cache) = after.enabled_cache() else {
+            return;
+        };
+        let warn = |reason| self.warnings.warn_once(|| target.name(), &reason);
+        let options = &after.options;
+        if cache.tiers.store.is_some() && directory::configured(options).is_none() {
+            warn(Reason::TemporaryDirectory);
+        }
+        if let Some((names, needed)) = options.without_effect() {
+            warn(Reason::WithoutEffect(names, needed));
+        }
+        let before = before.and_then(|before| before.cache.as_deref());
+        if let Some((count, change)) = self.repeated_change(before, cache) {
+            warn(Reason::ChangingHash(count, change));
+        }
+    }
+
+    /// How often the module hash has changed, and what changed last, where that is often and in vain.
+    fn repeated_change(
+        &self,
+        before: Option<&OpenCache>,
+        after: &OpenCache,
+    ) -> Option<(u64, String)> {
+        let (before, after) = (before?.identity(), after.identity());
+        if before.hash == after.hash {
+            return None;
+        }
+        let stats = self.counters.snapshot();
+        let found = stats.memory.hits + stats.disk.hits;
+        let count = lock(&self.hash_changes).add(found, stats.calls);
+        (count == MAX_CHANGES).then(|| (count, difference(&before.parts, &after.parts)))
+    }
+}
