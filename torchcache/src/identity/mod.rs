@@ -3,8 +3,9 @@
 //! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
 //! implementations, `types` tells types apart, `named` is for code without a name, `code` and `program` for
 //! unknown code, `watch` is the cheap comparison on each call, `changes` what was reported, `parts` what
-//! was hashed, `manifest` the readable record on disk.
+//! was hashed, `bounded` joins those of large collections, `manifest` the readable record on disk.
 
+mod bounded;
 mod changes;
 mod code;
 mod fingerprint;
@@ -38,6 +39,7 @@ const FORMAT: u32 = 3;
 pub(crate) struct Identity {
     /// 64 hexadecimal digits, or the name given by `persistent_module_hash`.
     pub(crate) hash: String,
+    /// Those of large collections are joined.
     pub(crate) parts: Vec<IdentityPart>,
     /// Whether it contains a TorchScript module in train mode.
     pub(crate) in_train_mode: bool,
@@ -76,7 +78,7 @@ impl Identity {
         hasher.update(&collector.digest());
         Some(Identity {
             hash: hasher.finalize().to_hex().to_string(),
-            parts: collector.parts,
+            parts: bounded::bounded(collector.parts),
             in_train_mode: collector.in_train_mode,
             unknown_code: collector.unknown_code,
         })

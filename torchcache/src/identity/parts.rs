@@ -128,20 +128,28 @@ impl Collector {
 
     /// The same for the parts from `start` on, with their paths below `parent`.
     pub(crate) fn digest_from(&self, start: usize, parent: &str) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        for part in &self.parts[start..] {
-            let path = part.path.strip_prefix(parent).unwrap_or(&part.path);
-            let path = match parent {
-                "" => path,
-                _ => path.strip_prefix('.').unwrap_or(path),
-            };
-            hasher.update(&(path.len() as u64).to_le_bytes());
-            hasher.update(path.as_bytes());
-            hasher.update(&[part.category as u8]);
-            hasher.update(&part.digest);
-        }
-        *hasher.finalize().as_bytes()
+        digest(&self.parts[start..], parent)
     }
+}
+
+/// BLAKE3 over the path below `parent`, the category and the digest of each part.
+pub(super) fn digest<'p>(
+    parts: impl IntoIterator<Item = &'p IdentityPart>,
+    parent: &str,
+) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        let path = part.path.strip_prefix(parent).unwrap_or(&part.path);
+        let path = match parent {
+            "" => path,
+            _ => path.strip_prefix('.').unwrap_or(path),
+        };
+        hasher.update(&(path.len() as u64).to_le_bytes());
+        hasher.update(path.as_bytes());
+        hasher.update(&[part.category as u8]);
+        hasher.update(&part.digest);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// Bytes that no other call in any process returns.
