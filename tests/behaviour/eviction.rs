@@ -1,9 +1,12 @@
 //! Which rows full tiers keep.
 
-use tch::{Device, Kind, Tensor};
-use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats};
+use std::path::PathBuf;
 
-use crate::support::{device, same};
+use tch::nn::Module;
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{Cached, Eviction, Options, OptionsBuilder, Stats, TorchCache, torchcache};
+
+use crate::support::{Ran, device, same};
 
 /// Rows of an epoch, and how many of them fit.
 const ROWS: i64 = 400;
@@ -65,6 +68,76 @@ fn never_evicting_fills_the_disk_tier_once() {
     let last = cached.cache().stats();
     assert_eq!(last.disk.bytes, first.disk.bytes);
     assert_eq!((last.disk.evicted, last.faults.total()), (0, 0));
+}
+
+/// A module of one version after the other, in one directory.
+#[torchcache(persistent = true, max_memory_cache_size = 0)]
+#[derive(Debug)]
+struct Version {
+    number: i64,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache_persistent_cache_dir: PathBuf,
+    torchcache_max_persistent_cache_size: Option<u64>,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl nn::Module for Version {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs * self.number
+    }
+}
+
+#[test]
+fn a_set_bound_holds_for_all_versions_in_a_directory() {
+    const BOUND: u64 = 400_000;
+    let directory = tempfile::tempdir().unwrap();
+    let xs = Tensor::rand([40, 1000], (Kind::Float, device()));
+    let bytes = || {
+        let files = |path: &std::path::Path| {
+            let entries = std::fs::read_dir(path).unwrap().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let caches = files(directory.path())
+            .into_iter()
+            .filter(|path| path.is_dir());
+        let segments = caches.flat_map(|cache| files(&cache));
+        let segments = segments.filter(|path| path.extension().is_some_and(|end| end == "tcs"));
+        segments
+            .map(|path| path.metadata().unwrap().len())
+            .sum::<u64>()
+    };
+    let computed = |number: i64, bound| {
+        let module = Version {
+            number,
+            ran: Ran::default(),
+            torchcache_persistent_cache_dir: directory.path().to_owned(),
+            torchcache_max_persistent_cache_size: bound,
+            cache: TorchCache::default(),
+        };
+        assert!(same(&module.forward(&xs), &(&xs * number)));
+        module.cache.flush().unwrap();
+        let stats = module.cache.stats();
+        assert_eq!(stats.faults.total(), 0, "{stats}");
+        (module.ran.take().1, module)
+    };
+    // Not set: each version has its own.
+    (0..5).for_each(|n| assert_eq!(computed(n, None).0, 40));
+    (0..5).for_each(|n| assert_eq!(computed(n, None).0, 0));
+    assert!(bytes() > 2 * BOUND);
+    let mut live = Vec::new();
+    for n in 10..20 {
+        let (rows, module) = computed(n, Some(BOUND));
+        assert_eq!(rows, 40);
+        assert!(bytes() <= BOUND, "version {n}: {} bytes", bytes());
+        if n % 2 == 0 {
+            live.push(module);
+        }
+    }
+    assert_eq!(computed(19, Some(BOUND)).0, 0, "the newest rows stay");
+    assert_eq!(computed(0, Some(BOUND)).0, 40, "the oldest are gone");
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub struct Config {
     /// Bound on the bytes of all segment files in the directory, those of other processes included.
     /// Processes that write at the same time may exceed it until each has finished its batch.
     pub max_bytes: u64,
+    /// Bound on the bytes of all caches in the directory above, this one and those of other programs
+    /// included: of all segment files that are named as this crate does. The segments that were read
+    /// least recently are removed, in whichever cache they are. `None` for no bound. Of the stores of a
+    /// process, the largest bound holds while one has it; processes that write at the same time may exceed
+    /// it by a sixteenth each.
+    pub max_root_bytes: Option<u64>,
     /// What happens when `max_bytes` is reached.
     pub eviction: Eviction,
     /// How new rows are compressed; `None` stores them as they are.
@@ -96,6 +102,7 @@ const MIN_SEGMENTS: u64 = 16;
 impl Config {
     setters! {
         with_max_bytes, max_bytes: u64;
+        with_max_root_bytes, max_root_bytes: Option<u64>;
         with_eviction, eviction: Eviction;
         with_compression, compression: Option<Compression>;
         with_mmap, mmap: bool;
@@ -117,6 +124,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             max_bytes: 10_000_000_000,
+            max_root_bytes: None,
             eviction: Eviction::default(),
             compression: None,
             mmap: false,

@@ -1,15 +1,16 @@
 //! The public handle: the one store that a process has for a directory.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::RowBatch;
 use crate::catalog::directory;
 use crate::catalog::located::Located;
 use crate::config::Config;
 use crate::engine::handle::Handle;
+use crate::engine::root::{Root, RootClaim};
 use crate::engine::write_queue::{Stalled, is_flusher_thread};
 use crate::engine::{Engine, read};
 use crate::error::{FlushError, StoreError};
@@ -28,8 +29,16 @@ use crate::segment::rows_within;
 #[derive(Clone, Debug)]
 pub struct Store {
     handle: Arc<Handle>,
-    /// How many lost rows `flush` has reported. Clones share it, others have their own.
-    reported_lost_rows: Arc<AtomicU64>,
+    opened: Arc<Opened>,
+}
+
+/// What clones share, and others that are opened have of their own.
+#[derive(Debug)]
+struct Opened {
+    /// How many lost rows `flush` has reported.
+    reported_lost_rows: AtomicU64,
+    /// The bound that it puts on the directory above.
+    root_claim: Mutex<Option<RootClaim>>,
 }
 
 /// What a store has, and what happened to it.
@@ -79,8 +88,11 @@ impl Store {
         let write_error = directory::probe(&Os, dir)?;
         let path = directory::resolve(dir)?;
         shutdown::register_exit_hook();
-        let open = |path| Handle::open(Arc::new(Os), path, &config);
-        let store = Store::new(registry::shared(path, open));
+        let open = |path: PathBuf| {
+            let root = Root::shared(Arc::new(Os), &path);
+            Handle::open(Arc::new(Os), path, root, &config)
+        };
+        let store = Store::new(registry::shared(path, open), &config);
         store.note_unwritable(write_error);
         store.reconfigure(config);
         Ok(store)
@@ -109,18 +121,33 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
         let write_error = directory::probe(&*fs, dir)?;
-        let store = Store::new(Handle::open(fs, dir.to_owned(), &config));
+        let root = Root::above(fs.clone(), dir);
+        let store = Store::new(Handle::open(fs, dir.to_owned(), root, &config), &config);
         store.note_unwritable(write_error);
         Ok(store)
     }
 
     /// Rows that were lost before are not reported to this user of the handle.
-    fn new(handle: Arc<Handle>) -> Store {
+    fn new(handle: Arc<Handle>, config: &Config) -> Store {
         let lost = handle.engine.counters.lost_rows.load(Ordering::Relaxed);
-        Store {
+        let store = Store {
             handle,
-            reported_lost_rows: Arc::new(AtomicU64::new(lost)),
-        }
+            opened: Arc::new(Opened {
+                reported_lost_rows: AtomicU64::new(lost),
+                root_claim: Mutex::default(),
+            }),
+        };
+        store.claim_root(config);
+        store
+    }
+
+    /// Bounds the directory above as `config` says.
+    fn claim_root(&self, config: &Config) {
+        let root = self.engine().root.as_ref().zip(config.max_root_bytes);
+        let claim = root.map(|(root, bytes)| RootClaim::new(root, bytes));
+        let present = self.opened.root_claim.lock();
+        // The new one first: the root is not without a bound in between.
+        *present.unwrap_or_else(PoisonError::into_inner) = claim;
     }
 
     fn note_unwritable(&self, error: Option<io::Error>) {
@@ -147,13 +174,14 @@ impl Store {
     /// Replaces the configuration, for all users of the store. A lower size bound is enforced soon, in
     /// the background.
     pub fn reconfigure(&self, config: Config) {
+        self.claim_root(&config);
         if *self.engine().config() == config {
             return;
         }
-        let max_bytes = config.max_bytes;
+        let (max_bytes, max_root_bytes) = (config.max_bytes, config.max_root_bytes);
         let before = self.engine().set_config(config);
         self.engine().queue.notify();
-        if max_bytes < before.max_bytes {
+        if max_bytes < before.max_bytes || max_root_bytes != before.max_root_bytes {
             self.handle.enforce_limit();
         }
     }
@@ -277,7 +305,8 @@ impl Store {
             return Err(FlushError::Stalled { rows, waited });
         }
         let lost = engine.counters.lost_rows.load(Ordering::Relaxed);
-        let reported = self.reported_lost_rows.fetch_max(lost, Ordering::Relaxed);
+        let reported = &self.opened.reported_lost_rows;
+        let reported = reported.fetch_max(lost, Ordering::Relaxed);
         match lost.saturating_sub(reported) {
             0 => Ok(()),
             rows => Err(FlushError::Lost { rows }),

@@ -1,5 +1,6 @@
 //! Something happens during one call of the file system.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -264,6 +265,39 @@ fn making_room_lists_the_directory_once_per_batch() {
         assert!(stats.segments > 8 && stats.bytes <= 64 << 10, "{stats:?}");
         assert!(stats.evicted_rows + stats.refused_rows > 500, "{stats:?}");
     }
+}
+
+/// A root of a hundred caches: with a bound, it is listed once a sixteenth of it was written.
+#[test]
+fn a_bounded_root_is_not_listed_at_each_write() {
+    let sim = Sim::new();
+    sim.open_dir(Path::new("/root"), true)
+        .expect("it can be made");
+    for n in 0..100 {
+        let store = opened(sim.clone(), format!("/root/{n}"));
+        put_flushed(&store, 0..1, LEN);
+    }
+    let lists = Arc::new(Counter::default());
+    let decide = {
+        let lists = lists.clone();
+        move |call: Call, name: &OsStr| {
+            if call == Call::OpenDir && name == "root" {
+                lists.next();
+            }
+            Fate::Done
+        }
+    };
+    // A hundred rows of about 200 bytes are there, and room for about 400.
+    let config = manual_flush().with_max_root_bytes(Some(100_000));
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/root/own", config).expect("it opens");
+    assert_eq!(lists.get(), 0, "opening takes the same time in any root");
+    for n in 0..1000 {
+        put_flushed(&store, n..n + 1, LEN);
+    }
+    let times = lists.get();
+    assert!((2..60).contains(&times), "listed {times} times");
+    assert!(store.stats().evicted_rows > 0);
 }
 
 #[test]

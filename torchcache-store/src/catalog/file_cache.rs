@@ -47,10 +47,9 @@ pub(super) fn source(
     Ok(source)
 }
 
-/// Closes the file of a segment as soon as no read uses it.
-pub(crate) fn close(id: u32) {
-    let closed = open_files().pop(&id);
-    drop(closed); // where the lock is not held
+/// Takes the file of a segment out, if it is open, so that it is closed as soon as no read uses it.
+pub(crate) fn close(id: u32) -> Option<Arc<SegmentFile>> {
+    open_files().pop(&id)
 }
 
 /// Closes the files that no read uses, and the others as soon as none does.

@@ -129,7 +129,15 @@ impl LiveSegment {
 }
 
 impl Drop for LiveSegment {
+    /// Closes the file. Reads within the last minute show in its time from then on.
     fn drop(&mut self) {
-        file_cache::close(self.id);
+        let file = file_cache::close(self.id);
+        let read = *self.last_read.get_mut();
+        if let Some(file) = file
+            && read > *self.touched.get_mut()
+            && !*self.is_deleted.get_mut()
+        {
+            let _ = file.file().set_modified(clock::as_system(read));
+        }
     }
 }

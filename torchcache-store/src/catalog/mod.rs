@@ -39,7 +39,7 @@ use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 /// The segments of one directory and the index over their rows.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    fs: Arc<dyn FileSystem>,
+    pub(crate) fs: Arc<dyn FileSystem>,
     pub(crate) dir: PathBuf,
     pub(crate) faults: FaultLog,
     live: RwLock<LiveSet>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::write_queue::{FlusherTask, WriteBatch, set_flusher_thread};
-use super::{Engine, compaction, eviction};
+use super::{Engine, compaction, eviction, root_eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
 use crate::descriptors::FlusherTurn;
@@ -58,6 +58,7 @@ fn run(engine: &Engine) {
             FlusherTask::Stop => return,
         }
         on_files(engine, || compaction::compact(engine));
+        on_files(engine, || root_eviction::enforce(engine));
         engine.queue.finish_work();
     }
 }
@@ -129,7 +130,7 @@ fn write_items(
         config: &config,
         epoch,
         open: None,
-        room: eviction::room(engine),
+        room: eviction::room(engine).min(root_eviction::room(engine)),
         is_full: false,
         unwritten,
     };

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
+use super::root::Root;
 use super::write_queue::is_flusher_thread;
 use super::{Engine, eviction, flusher};
 use crate::config::Config;
@@ -23,12 +24,20 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn open(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Arc<Handle> {
-        let engine = Engine::new(fs, dir, config);
+    pub(crate) fn open(
+        fs: Arc<dyn FileSystem>,
+        dir: PathBuf,
+        root: Option<Arc<Root>>,
+        config: &Config,
+    ) -> Arc<Handle> {
+        let engine = Arc::new(Engine::new(fs, dir, root, config));
         engine.catalog.remove_stale_temp_files();
         engine.catalog.refresh();
+        if let Some(root) = &engine.root {
+            root.add_member(&engine.catalog);
+        }
         let handle = Handle {
-            engine: Arc::new(engine),
+            engine,
             flusher: Mutex::new(None),
         };
         handle.enforce_limit();
@@ -60,7 +69,11 @@ impl Handle {
     /// directory exceeds the limit.
     pub(crate) fn enforce_limit(&self) {
         let is_running = self.flusher().is_some();
-        let exceeds = || eviction::exceeds(&self.engine.catalog, self.engine.config().max_bytes);
+        let Engine { catalog, root, .. } = &*self.engine;
+        let exceeds = || {
+            eviction::exceeds(catalog, self.engine.config().max_bytes)
+                || root.as_ref().is_some_and(|root| root.exceeds())
+        };
         if (is_running || exceeds()) && self.ensure_flusher() {
             self.engine.queue.request_eviction();
         }

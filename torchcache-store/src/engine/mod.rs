@@ -10,6 +10,8 @@ pub(crate) mod flusher;
 pub(crate) mod handle;
 pub(crate) mod pending;
 pub(crate) mod read;
+pub(crate) mod root;
+pub(crate) mod root_eviction;
 pub(crate) mod write_queue;
 
 use std::fmt::Display;
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use self::root::Root;
 use self::write_queue::{QueueLimits, WriteQueue, is_flusher_thread};
 use crate::catalog::Catalog;
 use crate::config::{Config, Eviction};
@@ -29,9 +32,11 @@ use crate::sync::RwLock;
 /// Everything of a store but the handle that its users share.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) queue: WriteQueue,
     pub(crate) counters: StoreCounters,
+    /// The directory above; `None` for one that has none.
+    pub(crate) root: Option<Arc<Root>>,
     config: RwLock<Arc<Config>>,
 }
 
@@ -46,11 +51,17 @@ pub(crate) struct StoreCounters {
 }
 
 impl Engine {
-    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: PathBuf, config: &Config) -> Engine {
+    pub(crate) fn new(
+        fs: Arc<dyn FileSystem>,
+        dir: PathBuf,
+        root: Option<Arc<Root>>,
+        config: &Config,
+    ) -> Engine {
         Engine {
-            catalog: Catalog::new(fs, dir),
+            catalog: Arc::new(Catalog::new(fs, dir)),
             queue: WriteQueue::default(),
             counters: StoreCounters::default(),
+            root,
             config: RwLock::new(Arc::new(config.clone())),
         }
     }

@@ -136,7 +136,7 @@ fn read_once<'a>(
             None => {}
             Some(Ok(())) => ok[slot] = true,
             Some(Err(SegmentError::Io(error))) if is_stale_handle(&error) => {
-                file_cache::close(segment.id);
+                drop(file_cache::close(segment.id));
                 let is_vanished = true;
                 failed.push(Failed { slot, is_vanished });
             }

@@ -20,20 +20,21 @@
 //! ```
 
 mod difference;
+mod newest;
 mod part;
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 pub use difference::{PartChange, changes, difference};
+pub use newest::{newest, note_newest};
 pub use part::{Category, IdentityPart};
 
 use crate::fs::temp_file::TempFile;
-use crate::fs::{Directory, File, FileSystem, Os, read_exact};
+use crate::fs::{Directory, File, read_exact};
 
 /// The file name of a manifest.
 pub const FILE: &str = "manifest.json";
@@ -83,17 +84,19 @@ impl Manifest {
         }
     }
 
-    /// Writes the manifest into a directory, unless it has one, which is of the same identity.
+    /// Writes the manifest into a directory, unless it has one, which is of the same identity. Returns
+    /// whether it did.
     ///
     /// # Errors
     /// If writing fails. The cache works without a manifest.
-    pub fn write(&self, dir: &Arc<dyn Directory>) -> io::Result<()> {
+    pub fn write(&self, dir: &Arc<dyn Directory>) -> io::Result<bool> {
         if dir.stat(FILE.as_ref()).is_ok() {
-            return Ok(());
+            return Ok(false);
         }
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        publish(dir, &json, None)
+        publish(dir, &json, None)?;
+        Ok(true)
     }
 
     /// Reads the manifest of a directory.
@@ -161,19 +164,6 @@ pub(crate) fn publish(
 
 fn invalid(what: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
-}
-
-/// Finds the most recently written manifest of a module in the directories of `root`.
-pub fn newest(root: &Path, module: &str) -> Option<Manifest> {
-    let dirs = Os.open_dir(root, false).ok()?.list().ok()?;
-    let written = dirs.iter().filter_map(|entry| {
-        let dir = Os.open_dir(&root.join(&entry.name), false).ok()?;
-        let written = dir.stat(FILE.as_ref()).ok()?.modified;
-        Some((written, Manifest::read(&*dir).ok()?))
-    });
-    let of_module = written.filter(|(_, manifest)| manifest.module == module);
-    let newest = of_module.max_by_key(|(written, _)| *written)?;
-    Some(newest.1)
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use crate::fs::{FileSystem, Os};
 
 fn part(path: &str, category: Category, digest: u8) -> IdentityPart {
     IdentityPart::new(path, category, "a value", [digest; 32])

@@ -96,7 +96,7 @@ mod tests {
         let [gone, kept] = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
         let open = |dir: &Path| {
             shared(dir.to_owned(), |dir| {
-                Handle::open(Arc::new(Os), dir, &Config::default())
+                Handle::open(Arc::new(Os), dir, None, &Config::default())
             })
         };
         drop(open(gone.path()));

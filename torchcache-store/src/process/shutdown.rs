@@ -179,7 +179,9 @@ mod tests {
     /// The store of a directory on such a file system.
     fn open(fs: &Arc<BlockingFs>, dir: &Path, stall_timeout: Duration) -> Arc<Handle> {
         let config = Config::default().with_stall_timeout(stall_timeout);
-        shared(dir.to_owned(), |dir| Handle::open(fs.clone(), dir, &config))
+        shared(dir.to_owned(), |dir| {
+            Handle::open(fs.clone(), dir, None, &config)
+        })
     }
 
     fn put(handle: &Handle) {

@@ -203,6 +203,7 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
 fn config(options: &Options) -> Config {
     Config::default()
         .with_max_bytes(options.max_persistent_cache_size())
+        .with_max_root_bytes(options.directory_bound())
         .with_eviction(match options.eviction() {
             Eviction::Never => torchcache_store::Eviction::Never,
             _ => torchcache_store::Eviction::LeastRecentlyRead,

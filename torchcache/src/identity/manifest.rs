@@ -4,31 +4,36 @@ use std::io;
 use std::path::Path;
 
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::manifest::{FILE, FunctionOutput, Manifest, difference, newest};
+use torchcache_store::manifest::{FILE, FunctionOutput, Manifest, difference, newest, note_newest};
 
 use super::Identity;
 use crate::function::Function;
 
-/// Writes the manifest of `identity` into its directory, unless there is one: the parts of the
+/// Writes the manifest of `identity` into its directory `path`, unless there is one: the parts of the
 /// identity, and the output structure of each function.
 ///
 /// # Errors
 ///
 /// Errors of the file system. The cache works without its manifest.
 pub(crate) fn write(
-    directory: &Path,
+    path: &Path,
     module: &str,
     identity: &Identity,
     functions: &[Function],
 ) -> io::Result<()> {
-    let directory = Os.open_dir(directory, false)?;
+    let directory = Os.open_dir(path, false)?;
     let output = |function: &Function| FunctionOutput {
         function: function.name.to_owned(),
         structure: (function.output)(),
     };
     let mut manifest = Manifest::new(module, &identity.hash, identity.parts.clone());
     manifest.outputs.extend(functions.iter().map(output));
-    manifest.write(&directory)
+    if manifest.write(&directory)?
+        && let Some(root) = path.parent()
+    {
+        note_newest(root, module, &identity.hash)?;
+    }
+    Ok(())
 }
 
 /// What changed between `identity` and the newest identity of this module in `root`; `None` where

@@ -103,6 +103,13 @@ macro_rules! define_options {
 
 for_each_option!(define_options);
 
+/// A size that has another meaning where it was set than as a default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Bound {
+    bytes: u64,
+    is_set: bool,
+}
+
 /// Makes [`Options`]: one method for each option.
 #[derive(Debug, Clone, Default)]
 #[must_use]
@@ -124,6 +131,12 @@ impl Options {
             options: self.clone(),
             invalid_size: None,
         }
+    }
+
+    /// The bound of the directory of the disk tier, if one was set.
+    pub(crate) fn directory_bound(&self) -> Option<u64> {
+        let Bound { bytes, is_set } = self.max_persistent_cache_size;
+        is_set.then_some(bytes)
     }
 
     /// The options of a cache that `TORCHCACHE_DISABLE` switches off.
@@ -171,7 +184,7 @@ impl Options {
                 "at least 1, or `None` to hash every byte",
             );
         }
-        if self.persistent && self.max_persistent_cache_size == 0 {
+        if self.persistent && self.max_persistent_cache_size.bytes == 0 {
             return refuse(
                 "max_persistent_cache_size",
                 0,

@@ -43,10 +43,13 @@ macro_rules! for_each_option {
             /// [`Cached`](crate::Cached) modules are shared.
             persistent_module_hash: [optional text] = None, "None";
 
-            /// The bound in bytes of what one module hash has on disk, rows of earlier runs included.
+            /// The bound in bytes of what is on disk, rows of earlier runs included.
             ///
-            /// Other module hashes have subdirectories and bounds of their own.
-            max_persistent_cache_size: [size] = 10_000_000_000, "10 GB";
+            /// Set, it bounds the directory of the disk tier, all module hashes together: the segments that
+            /// were read least recently are removed, whichever hash they are of. Of the caches of a
+            /// process that share a directory, the largest bound holds. Not set, each module hash has a
+            /// bound of its own.
+            max_persistent_cache_size: [bound] = 10_000_000_000, "10 GB";
 
             /// Whether rows are compressed on disk; needs `persistent`.
             zstd_compression: [copy bool] = false, "false";
@@ -121,19 +124,23 @@ macro_rules! for_each_option {
 macro_rules! option_kind {
     (stored [copy $type:ty]) => { $type };
     (stored [size]) => { u64 };
+    (stored [bound]) => { Bound };
     (stored [text]) => { String };
     (stored [optional text]) => { Option<String> };
     (stored [optional path]) => { Option<PathBuf> };
     (stored [optional $type:ty]) => { Option<$type> };
 
+    (default [bound] $default:expr) => { Bound { bytes: $default, is_set: false } };
     (default [text] $default:expr) => { String::from($default) };
     (default $kind:tt $default:expr) => { $default };
 
+    (returned [bound]) => { u64 };
     (returned [text]) => { &str };
     (returned [optional text]) => { Option<&str> };
     (returned [optional path]) => { Option<&Path> };
     (returned $kind:tt) => { $crate::options::table::option_kind!(stored $kind) };
 
+    (read [bound] $field:expr) => { $field.bytes };
     (read [text] $field:expr) => { &$field };
     (read [optional text] $field:expr) => { $field.as_deref() };
     (read [optional path] $field:expr) => { $field.as_deref() };
@@ -141,6 +148,7 @@ macro_rules! option_kind {
 
     (taken [copy $type:ty]) => { $type };
     (taken [size]) => { impl Into<Size> };
+    (taken [bound]) => { impl Into<Size> };
     (taken [text]) => { impl Into<String> };
     (taken [optional text]) => { impl Into<String> };
     (taken [optional path]) => { impl Into<PathBuf> };
@@ -152,6 +160,12 @@ macro_rules! option_kind {
     (set [size] $builder:ident $name:ident $value:ident) => {
         match $value.into().0 {
             Ok(bytes) => $builder.options.$name = bytes,
+            Err(text) => $builder.refuse_size(stringify!($name), text),
+        }
+    };
+    (set [bound] $builder:ident $name:ident $value:ident) => {
+        match $value.into().0 {
+            Ok(bytes) => $builder.options.$name = Bound { bytes, is_set: true },
             Err(text) => $builder.refuse_size(stringify!($name), text),
         }
     };
@@ -168,6 +182,7 @@ macro_rules! option_kind {
     // The type that an override field converts into.
     (overridden [copy $type:ty]) => { $type };
     (overridden [size]) => { Size };
+    (overridden [bound]) => { Size };
     (overridden [text]) => { String };
     (overridden [optional text]) => { String };
     (overridden [optional path]) => { PathBuf };

@@ -1,0 +1,235 @@
+//! Keeps a root within its bound: whole segments are removed, least recently read first, of whichever cache
+//! they are.
+//!
+//! The root is listed when a flusher first writes, and again after a sixteenth of the bound was written or
+//! the caches are known to exceed it, never at each write. In between, the caches of this process are
+//! counted by what they have, and the others by what the listing found.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::root::{Root, SLACK_FRACTION};
+use super::{Engine, eviction};
+use crate::catalog::directory;
+use crate::clock;
+use crate::config::Eviction;
+use crate::fault::Fault;
+use crate::fs::temp_file::is_unique;
+use crate::fs::{Directory, permissions, remove_if_present};
+use crate::segment::{SegmentError, claimed_rows, segment_names};
+use crate::size::sum;
+use crate::sync::MutexGuard;
+
+/// The name of a store's directory in its root.
+fn cache_name(engine: &Engine) -> &OsStr {
+    engine.catalog.dir.file_name().unwrap_or_default()
+}
+
+/// Counts what the store has now, and brings the root within its bound if need be. Called by flushers.
+pub(crate) fn enforce(engine: &Engine) {
+    if let Some(root) = &engine.root
+        && let Some(listed) = list_if_due(engine, root)
+        && engine.config().eviction != Eviction::Never
+    {
+        evict(engine, root, listed);
+    }
+}
+
+/// How many bytes a batch may write without eviction.
+pub(crate) fn room(engine: &Engine) -> u64 {
+    match &engine.root {
+        Some(root) if engine.config().eviction == Eviction::Never => {
+            drop(list_if_due(engine, root));
+            root.room()
+        }
+        _ => u64::MAX,
+    }
+}
+
+/// The caches of a root, which nobody else lists meanwhile.
+struct ListedRoot<'r> {
+    bound: u64,
+    /// The bytes of all caches.
+    total: u64,
+    caches: Vec<ListedCache>,
+    _enforcing: MutexGuard<'r, ()>,
+}
+
+/// A cache of a listing.
+struct ListedCache {
+    name: OsString,
+    segments: Vec<ListedSegment>,
+}
+
+/// A segment of a listing.
+struct ListedSegment {
+    name: String,
+    bytes: u64,
+    modified: SystemTime,
+    /// In nanoseconds since 1970.
+    last_read: u64,
+}
+
+impl ListedCache {
+    fn bytes(&self) -> u64 {
+        sum(self.segments.iter().map(|segment| segment.bytes))
+    }
+}
+
+/// Lists the caches, if that is due.
+fn list_if_due<'r>(engine: &Engine, root: &'r Root) -> Option<ListedRoot<'r>> {
+    let is_due = || root.record(cache_name(engine), eviction::live(&engine.catalog));
+    is_due()?;
+    let enforcing = root.enforcing();
+    // Another flusher may have been first.
+    let bound = is_due()?;
+    match list(engine, root) {
+        Ok(caches) => {
+            let totals = caches
+                .iter()
+                .map(|cache| (cache.name.clone(), cache.bytes()));
+            Some(ListedRoot {
+                bound,
+                total: root.set_listed(totals.collect()),
+                caches,
+                _enforcing: enforcing,
+            })
+        }
+        Err(error) => {
+            let reason = format_args!("cannot list it: {error}");
+            engine.catalog.faults.note(Fault::Read, &root.path, reason);
+            root.set_unlisted();
+            None
+        }
+    }
+}
+
+fn list(engine: &Engine, root: &Root) -> io::Result<Vec<ListedCache>> {
+    let entries = root.fs.open_dir(&root.path, false)?.list()?;
+    let names = entries.into_iter().filter(|entry| !entry.is_file);
+    // What cannot be opened, or belongs to another user, is no cache of this one.
+    let caches = names.filter_map(|entry| {
+        engine.queue.note_progress();
+        list_cache(root, entry.name).ok()
+    });
+    Ok(caches.collect())
+}
+
+fn list_cache(root: &Root, name: OsString) -> io::Result<ListedCache> {
+    let dir = directory::open(&*root.fs, &root.path.join(&name), false)?;
+    let metadata = dir.metadata()?;
+    let mut reads = HashMap::new();
+    if let Some(member) = root.member(&name) {
+        let live = member.live_segments();
+        reads.extend(live.iter().map(|it| (it.name().to_owned(), it.last_read())));
+    }
+    let mut segments = Vec::new();
+    for name in segment_names(&*dir)? {
+        let Ok(file) = dir.stat(name.as_ref()) else {
+            continue;
+        };
+        let read_here = reads.get(&name).copied();
+        if read_here.is_none() && !is_unique(&name)
+            || permissions::check_file(&file, &metadata).is_err()
+        {
+            continue;
+        }
+        let last_read = clock::past_or_now(file.modified).max(read_here.unwrap_or(0));
+        segments.push(ListedSegment {
+            name,
+            bytes: file.len,
+            modified: file.modified,
+            last_read,
+        });
+    }
+    Ok(ListedCache { name, segments })
+}
+
+/// Removes segments that were read least recently, until the caches are clearly within the bound.
+fn evict(engine: &Engine, root: &Root, listed: ListedRoot<'_>) {
+    let ListedRoot {
+        bound,
+        total,
+        mut caches,
+        _enforcing,
+    } = listed;
+    if total <= bound {
+        return;
+    }
+    let target = bound - bound / SLACK_FRACTION;
+    let mut excess = total - target;
+    let mut order: Vec<(u64, usize)> = Vec::new();
+    for (number, cache) in caches.iter_mut().enumerate() {
+        cache
+            .segments
+            .sort_by_key(|it| std::cmp::Reverse(it.last_read));
+        order.extend(cache.segments.iter().map(|it| (it.last_read, number)));
+    }
+    order.sort_unstable();
+    let mut evicted: BTreeMap<usize, Vec<ListedSegment>> = BTreeMap::new();
+    for (_, number) in order {
+        if excess == 0 {
+            break;
+        }
+        // The least recently read one of this cache.
+        if let Some(segment) = caches[number].segments.pop() {
+            excess = excess.saturating_sub(segment.bytes);
+            evicted.entry(number).or_default().push(segment);
+        }
+    }
+    for (number, segments) in evicted {
+        engine.queue.note_progress();
+        let cache = &caches[number];
+        match root.member(&cache.name) {
+            Some(member) => {
+                let names = segments.iter().map(|segment| segment.name.as_str());
+                count_evicted(engine, eviction::evict_named(&member, &names.collect()));
+            }
+            None => remove_all(engine, &root.path.join(&cache.name), &segments),
+        }
+        root.record(&cache.name, cache.bytes());
+    }
+    root.set_evicted(target);
+}
+
+fn count_evicted(engine: &Engine, rows: u64) {
+    let evicted = &engine.counters.evicted_rows;
+    evicted.fetch_add(rows, Ordering::Relaxed);
+}
+
+/// Removes segments of a cache that no store of this process has open.
+fn remove_all(engine: &Engine, cache: &Path, segments: &[ListedSegment]) {
+    let removed = directory::open(&*engine.catalog.fs, cache, false).map(|dir| {
+        let each = |segment: &ListedSegment| remove(engine, &*dir, segment);
+        segments.iter().for_each(each);
+    });
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        let reason = format_args!("cannot remove its segments: {error}");
+        engine.catalog.faults.note(Fault::Write, cache, reason);
+    }
+}
+
+/// Removes a segment, unless it was read since it was listed or a newer version uses it.
+fn remove(engine: &Engine, dir: &dyn Directory, segment: &ListedSegment) {
+    let is_unread = dir
+        .stat(segment.name.as_ref())
+        .is_ok_and(|file| file.modified == segment.modified);
+    let rows = claimed_rows(dir, &segment.name);
+    if !is_unread || matches!(rows, Err(SegmentError::FutureVersion(_))) {
+        return;
+    }
+    match remove_if_present(dir, &segment.name) {
+        Ok(_) => count_evicted(engine, rows.unwrap_or(0)),
+        Err(error) => {
+            let path = dir.path().join(&segment.name);
+            let reason = format_args!("cannot remove it: {error}");
+            engine.catalog.faults.note(Fault::Write, &path, reason);
+        }
+    }
+}
