@@ -106,7 +106,7 @@ fn a_path_that_a_shell_would_have_expanded_gets_a_hint() {
     let args = ["export", ".", &hash(1)[..8], "--output=~/rows.npy"];
     let refused = stderr(root.path(), &args, 2);
     assert!(refused.contains("only a shell expands"), "{refused}");
-    // One that exists is what it says.
+    // A directory of that name is opened.
     std::fs::create_dir(root.path().join("~")).unwrap();
     stdout(root.path(), &["ls", "~"], 0);
     let missing = stderr(root.path(), &["ls", "missing"], 2);
