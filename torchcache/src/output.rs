@@ -12,6 +12,7 @@ use crate::error::{Error, with_sources};
 ///
 /// Each tensor has its own kind and row shape. The lengths of vectors, and whether options are `Some`,
 /// are the same for all rows of a call; rows that differ in these cannot be in one batch.
+/// The tensors of hits and of misses are contiguous, whatever strides the forward gave them.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
