@@ -36,6 +36,9 @@ pub(crate) struct WriteQueue {
     /// Signalled when the flusher has done something: there is room, or a flush is complete.
     done: Condvar,
     progress: FlusherProgress,
+    /// Counts the calls of `clear`. Changed under the lock of the state, and read without it: each call
+    /// of a cache does.
+    epoch: AtomicU64,
 }
 
 /// When the flusher last made progress. It is noted for each row, so it is not under the lock.
@@ -90,8 +93,6 @@ struct State {
     closing: bool,
     /// The flusher is about to end.
     stopped: bool,
-    /// Counts the calls of `clear`.
-    epoch: u64,
     /// Counts the batches that were removed because they are on disk or lost.
     removals: u64,
 }
@@ -150,20 +151,17 @@ impl State {
     }
 
     /// Takes batches from the front until they fill a segment; at least one.
-    fn take_batch(&mut self, target_bytes: u64) -> WriteBatch {
-        let mut batch = WriteBatch {
-            rows: Vec::new(),
-            epoch: self.epoch,
-        };
+    fn take_batch(&mut self, target_bytes: u64) -> Vec<QueuedRows> {
+        let mut rows = Vec::new();
         let mut bytes = 0;
         while bytes < target_bytes
             && let Some(waiting) = self.waiting.pop_front()
         {
             bytes += waiting.rows.batch.memory();
-            batch.rows.push(waiting.rows);
+            rows.push(waiting.rows);
         }
         self.waiting_bytes -= bytes;
-        batch
+        rows
     }
 }
 
@@ -238,7 +236,7 @@ impl WriteQueue {
                 removals = state.removals;
                 on_disk = locate_on_disk(batch.keys());
             }
-            if batch.is_outdated(state.epoch) {
+            if batch.is_outdated(self.epoch()) {
                 return Ok(Vec::new());
             }
             let new = rows_not_in(&on_disk, batch.rows());
@@ -324,7 +322,7 @@ impl WriteQueue {
     /// Removes every row. A batch that is being written is recognized as outdated by its epoch.
     pub(crate) fn clear(&self) -> ClearedRows {
         let mut state = self.state();
-        state.epoch += 1;
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         state.bytes -= state.waiting_bytes;
         state.waiting_bytes = 0;
         self.done.notify_all();
@@ -335,7 +333,7 @@ impl WriteQueue {
     }
 
     pub(crate) fn epoch(&self) -> u64 {
-        self.state().epoch
+        self.epoch.load(Ordering::SeqCst)
     }
 
     /// Rows and bytes that are not on disk yet.
@@ -374,7 +372,10 @@ impl WriteQueue {
             if is_due {
                 let first = front.rows.seq;
                 self.begin_work(&mut state, first);
-                return FlusherTask::Write(state.take_batch(limits.target_bytes));
+                return FlusherTask::Write(WriteBatch {
+                    rows: state.take_batch(limits.target_bytes),
+                    epoch: self.epoch(),
+                });
             }
             let waited = self.work.wait_timeout(state, delay);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -437,4 +438,25 @@ fn rows_not_in(present: &[(usize, Located)], count: usize) -> Vec<u32> {
     let mut present = present.iter().map(|(row, _)| *row as u32).peekable();
     let is_absent = |row: &u32| present.next_if_eq(row).is_none();
     (0..count as u32).filter(is_absent).collect()
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_read_while_the_queue_is_locked() {
+        let queue = Arc::new(WriteQueue::default());
+        let state = queue.state();
+        let (reader, (done, read)) = (queue.clone(), mpsc::channel());
+        thread::spawn(move || done.send(reader.epoch()));
+        let epoch = read.recv_timeout(Duration::from_secs(10));
+        assert_eq!(epoch, Ok(0), "it waits for no lock");
+        drop(state);
+        drop(queue.clear());
+        assert_eq!(queue.epoch(), 1);
+    }
 }
