@@ -42,9 +42,7 @@ impl SelectedRows {
 
     /// Some rows of the call, copied.
     pub(crate) fn select(arguments: &Arguments, rows: &[i64]) -> Result<Self, TchError> {
-        let index = Tensor::from_slice(rows);
-        let select =
-            |tensor: &Tensor| tensor.f_index_select(0, &index.f_to_device(tensor.device())?);
+        let select = |tensor: &Tensor| select(tensor, rows);
         let tensors = arguments.tensors.iter();
         let ids = arguments.ids.as_ref();
         Ok(SelectedRows {
@@ -85,6 +83,12 @@ impl SelectedRows {
     }
 }
 
+/// Some rows of a tensor, copied.
+fn select(tensor: &Tensor, rows: &[i64]) -> Result<Tensor, TchError> {
+    let index = Tensor::from_slice(rows).f_to_device(tensor.device())?;
+    tensor.f_index_select(0, &index)
+}
+
 impl Arguments<'_> {
     /// Compares rows of the call bit for bit, each of `one` with that of `other` at the same place.
     /// Returns the first tensor and place where they differ.
@@ -93,16 +97,22 @@ impl Arguments<'_> {
         one: &[i64],
         other: &[i64],
     ) -> Result<Option<(&TensorArgument, usize)>, TchError> {
-        let one = SelectedRows::select(self, one)?;
-        let other = SelectedRows::select(self, other)?;
-        let pairs = one.tensors.iter().zip(&other.tensors);
-        for (argument, (one, other)) in self.tensors.iter().zip(pairs) {
-            let (one, other) = (layout::on_cpu(one)?, layout::on_cpu(other)?);
-            let (rows, one, other) = (one.size()[0], raw::view(&one)?, raw::view(&other)?);
-            let length = (one.len() / rows as usize).max(1);
-            let mut pairs = one.chunks(length).zip(other.chunks(length));
-            if let Some(place) = pairs.position(|(one, other)| one != other) {
-                return Ok(Some((argument, place)));
+        let tensors = self.tensors.iter();
+        for argument in tensors.filter(|it| !layout::has_equal_rows(&it.tensor)) {
+            let tensor = &argument.tensor;
+            let rows = |numbers: &[i64]| layout::on_cpu(&select(tensor, numbers)?);
+            let row_bytes = rows(&one[..1])?.numel() * tensor.f_kind()?.elt_size_in_bytes();
+            // Some rows at a time, since they are copied.
+            let count = layout::slices_in_part(row_bytes);
+            let parts = one.chunks(count).zip(other.chunks(count));
+            for (part, (one, other)) in parts.enumerate() {
+                let (one, other) = (rows(one)?, rows(other)?);
+                let length = row_bytes.max(1);
+                let pairs = raw::view(&one)?.chunks(length);
+                let mut pairs = pairs.zip(raw::view(&other)?.chunks(length));
+                if let Some(place) = pairs.position(|(one, other)| one != other) {
+                    return Ok(Some((argument, part * count + place)));
+                }
             }
         }
         Ok(None)

@@ -15,7 +15,7 @@ use tch::{TchError, Tensor};
 use crate::argument::{Arguments, TensorArgument};
 use crate::options::Options;
 use crate::schema::kind;
-use crate::tensor::{blake3_batch, layout, raw};
+use crate::tensor::{blake3_batch, layout, parallel, raw};
 
 pub(crate) use torchcache_store::Key;
 
@@ -116,12 +116,40 @@ impl KeyContext<'_> {
 
 /// BLAKE3 of each row's bytes.
 fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, TchError> {
-    let rows = tensor.size()[0] as usize;
-    let tensor = match subsample {
-        Some(count) => layout::on_cpu(&subsampled(tensor, count)?)?,
-        None => layout::on_cpu(tensor)?,
+    let rows = tensor.size()[0];
+    if rows > 1 && layout::has_equal_rows(tensor) {
+        let first = row_digests(&tensor.f_narrow(0, 0, 1)?, subsample)?;
+        return Ok(vec![first[0]; rows as usize]);
+    }
+    let digests = |rows: i64, tensor: &Tensor| -> Result<_, TchError> {
+        let bytes = raw::view(tensor)?;
+        Ok(blake3_batch::row_digests(bytes, rows as usize, None))
     };
-    Ok(blake3_batch::row_digests(raw::view(&tensor)?, rows, None))
+    let tensor = tensor.f_detach()?;
+    if subsample.is_none() && raw::view(&tensor).is_ok() {
+        return digests(rows, &tensor);
+    }
+    // Others are copied, some rows at a time.
+    let row_bytes = tensor.numel() / rows.max(1) as usize * tensor.f_kind()?.elt_size_in_bytes();
+    let count = layout::slices_in_part(row_bytes) as i64;
+    let mut all = Vec::with_capacity(rows as usize);
+    for start in (0..rows).step_by(count as usize) {
+        let count = count.min(rows - start);
+        let part = tensor.f_narrow(0, start, count)?;
+        match subsample {
+            Some(samples) => {
+                let part = layout::on_cpu(&subsampled(&part, samples)?)?;
+                all.extend(digests(count, &part)?);
+            }
+            None if count > 1 => all.extend(digests(count, &layout::on_cpu(&part)?)?),
+            None => {
+                let mut hasher = blake3::Hasher::new();
+                layout::for_each_part(&part, &mut |bytes| parallel::update(&mut hasher, bytes))?;
+                all.push(*hasher.finalize().as_bytes());
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// `count` evenly spaced elements of each row, the first among them.
@@ -174,6 +202,29 @@ mod tests {
         let strided = batch.transpose(1, 2).contiguous().transpose(1, 2);
         assert!(!strided.is_contiguous());
         assert_eq!(keys_of(&strided), keys);
+    }
+
+    /// Of each kind of strides: expanded over the rows and within a row, transposed, every other row.
+    #[test]
+    fn a_large_strided_batch_has_the_keys_of_its_copy() {
+        let float = (Kind::Float, Device::Cpu);
+        let long = Tensor::rand([1, 5_000_001], float);
+        for (batch, distinct) in [
+            (long.expand([3, 5_000_001], false), 1),
+            (
+                Tensor::rand([3, 1, 2], float).expand([3, 2_500_001, 2], false),
+                3,
+            ),
+            (Tensor::rand([3_001, 2_003], float).tr(), 2_003),
+            (Tensor::rand([6, 1_500_001], float).slice(0, 0, 6, 2), 3),
+            (Tensor::rand([1, 3], float).expand([100_000, 3], false), 1),
+            (Tensor::rand([1], float).expand([1_000], false), 1),
+        ] {
+            let keys = keys_of(&batch);
+            assert_eq!(keys, keys_of(&batch.contiguous()), "{:?}", batch.size());
+            let set: std::collections::HashSet<_> = keys.iter().collect();
+            assert_eq!(set.len(), distinct, "{:?}", batch.size());
+        }
     }
 
     #[test]

@@ -48,11 +48,47 @@ fn hash_text(text: &str, hasher: &mut blake3::Hasher) {
 
 fn hash_strided(tensor: &Tensor, hasher: &mut blake3::Hasher) -> Result<(), TchError> {
     hash_text(&describe(tensor)?, hasher);
-    let elements = layout::on_cpu(tensor)?;
-    for digest in piece_digests(raw::view(&elements)?) {
-        hasher.update(&digest);
-    }
+    let mut pieces = Pieces {
+        hasher,
+        rest: Vec::new(),
+    };
+    layout::for_each_part(tensor, &mut |bytes| pieces.add(bytes))?;
+    pieces.end();
     Ok(())
+}
+
+/// Hashes elements that come in parts of any length in pieces of [`PIECE_BYTES`].
+struct Pieces<'h> {
+    hasher: &'h mut blake3::Hasher,
+    /// The beginning of the next piece.
+    rest: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    fn add(&mut self, mut bytes: &[u8]) {
+        if !self.rest.is_empty() {
+            let missing = PIECE_BYTES - self.rest.len();
+            let (next, after) = bytes.split_at(missing.min(bytes.len()));
+            self.rest.extend_from_slice(next);
+            bytes = after;
+            if self.rest.len() == PIECE_BYTES {
+                self.end();
+            }
+        }
+        let (whole, rest) = bytes.split_at(bytes.len() / PIECE_BYTES * PIECE_BYTES);
+        for digest in piece_digests(whole) {
+            self.hasher.update(&digest);
+        }
+        self.rest.extend_from_slice(rest);
+    }
+
+    /// Hashes what is left as the last piece.
+    fn end(&mut self) {
+        if !self.rest.is_empty() {
+            self.hasher.update(blake3::hash(&self.rest).as_bytes());
+            self.rest.clear();
+        }
+    }
 }
 
 fn piece_digests(bytes: &[u8]) -> Vec<[u8; 32]> {
@@ -230,6 +266,22 @@ mod tests {
             "not converted to dense"
         );
         assert_ne!(digest_of(&huge(1.0)), digest_of(&huge(2.0)));
+    }
+
+    /// Copied in parts, whose ends are not those of pieces.
+    #[test]
+    fn a_large_strided_tensor_has_the_digest_of_its_copy() {
+        let float = (Kind::Float, Device::Cpu);
+        for tensor in [
+            Tensor::rand([3_001, 2_003], float).tr(),
+            Tensor::rand([1, 5_000_003], float).expand([2, 5_000_003], false),
+            Tensor::rand([2, 2_500_001, 2], float).narrow(2, 1, 1),
+            Tensor::rand([7, 1, 3], float).expand([7, 1_000_001, 3], false),
+        ] {
+            let copy = tensor.contiguous();
+            assert!(copy.is_contiguous() && !tensor.is_contiguous());
+            assert_eq!(digest_of(&tensor), digest_of(&copy), "{:?}", tensor.size());
+        }
     }
 
     #[test]

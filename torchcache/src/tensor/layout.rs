@@ -74,6 +74,50 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
     }
 }
 
+/// Elements that are not contiguous on the CPU are copied in parts of about so many bytes.
+const PART_BYTES: usize = 16 << 20;
+
+/// How many slices of `bytes` bytes make a part; at least one.
+pub(crate) fn slices_in_part(bytes: usize) -> usize {
+    (PART_BYTES / bytes.max(1)).max(1)
+}
+
+/// Whether a strided tensor was expanded over its rows, so that all are the first one.
+pub(crate) fn has_equal_rows(tensor: &Tensor) -> bool {
+    tensor.stride().first() == Some(&0)
+}
+
+/// Passes the elements of a strided tensor to `visit`, in order, as contiguous memory on the CPU: at once
+/// where they are that, and else in parts. So an expanded tensor takes little memory.
+///
+/// # Errors
+///
+/// Errors of libtorch when the tensor cannot be read.
+pub(crate) fn for_each_part(
+    tensor: &Tensor,
+    visit: &mut impl FnMut(&[u8]),
+) -> Result<(), TchError> {
+    if let Ok(bytes) = raw::view(tensor) {
+        visit(bytes);
+        return Ok(());
+    }
+    let bytes = tensor.numel() * tensor.f_kind()?.elt_size_in_bytes();
+    if bytes <= PART_BYTES {
+        visit(raw::view(&on_cpu(tensor)?)?);
+        return Ok(());
+    }
+    let slices = raw::shape(tensor)?[0];
+    let count = slices_in_part(bytes / slices as usize) as i64;
+    for start in (0..slices).step_by(count as usize) {
+        let part = match count {
+            1 => tensor.f_select(0, start)?,
+            _ => tensor.f_narrow(0, start, count.min(slices - start))?,
+        };
+        for_each_part(&part, visit)?;
+    }
+    Ok(())
+}
+
 /// Whether gradients are recorded for `tensor`: it requires grad, and grad mode is on.
 pub(crate) fn records_gradients(tensor: &Tensor) -> bool {
     tensor.requires_grad() && raw::grad_mode()
