@@ -29,6 +29,7 @@ mod nested_modules;
 pub mod no_prelude;
 mod odd_tensors;
 mod opaque_fields;
+mod optimizer_steps;
 mod options;
 mod outputs;
 mod ownership;

@@ -2,8 +2,9 @@
 //!
 //! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
 //! implementations, `types` tells types apart, `named` is for code without a name, `code` and `program` for
-//! unknown code, `watch` is the cheap comparison on each call, `changes` what was reported, `parts` what
-//! was hashed, `bounded` joins those of large collections, `manifest` the readable record on disk.
+//! unknown code, `watch` is the cheap comparison on each call and `sample` what it reads of large weights,
+//! `changes` what was reported, `parts` what was hashed, `bounded` joins those of large collections,
+//! `manifest` the readable record on disk.
 
 mod bounded;
 mod changes;
@@ -13,6 +14,7 @@ pub(crate) mod manifest;
 mod named;
 mod parts;
 pub(crate) mod program;
+mod sample;
 mod std_types;
 pub(crate) mod tch_types;
 pub(crate) mod torchscript;

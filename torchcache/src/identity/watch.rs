@@ -9,19 +9,20 @@
 //!
 //! The version alone is not enough: `batch_norm` writes its running statistics, and `nn::Sgd` its
 //! parameters, without changing it. So elements on the CPU are compared as well: all of a small tensor
-//! and of one with a gradient, and some of every row of a larger one.
+//! and some of every row and column of a larger one (`sample`).
 
 use std::fmt::Write;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tch::{Device, Tensor};
-use twox_hash::XxHash3_64;
 
+use super::sample::{
+    Guide, LINE, MAX_SPACING, digest, sample_bytes, sample_elements, sample_gradient,
+};
 use crate::sync::lock;
 use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
-use crate::tensor::raw::{self, StridedElements, TensorState};
+use crate::tensor::raw::{self, TensorState};
 
 /// The recorded state of every watched value. Threads share it: it is only read.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Snapshot {
     /// Keep the storage of the recorded tensors alive. Not read: they are in a lock since a `Tensor`
     /// is not `Sync`.
     aliases: Mutex<Vec<Tensor>>,
+    /// Where the gradients of the recorded tensors that had one were largest, if libtorch could tell.
+    guides: Arc<[Option<Arc<Guide>>]>,
     devices: Devices,
 }
 
@@ -70,12 +73,14 @@ impl Snapshot {
         let mut watcher = Watcher::new(Mode::Record {
             words: Vec::new(),
             aliases: Vec::new(),
+            guides: Vec::new(),
             devices: Devices::None,
         });
         visit(&mut watcher);
         let Mode::Record {
             words,
             aliases,
+            guides,
             devices,
         } = watcher.mode
         else {
@@ -84,6 +89,7 @@ impl Snapshot {
         let snapshot = Snapshot {
             words: words.into(),
             aliases: Mutex::new(aliases),
+            guides: guides.into(),
             devices,
         };
         (snapshot, watcher.seen)
@@ -94,6 +100,8 @@ impl Snapshot {
         let mut watcher = Watcher::new(Mode::Compare {
             recorded: self.words.clone(),
             compared: 0,
+            guides: self.guides.clone(),
+            guided: 0,
         });
         visit(&mut watcher);
         if let Mode::Compare { compared, .. } = watcher.mode {
@@ -133,26 +141,24 @@ enum Mode {
     Record {
         words: Vec<i64>,
         aliases: Vec<Tensor>,
+        guides: Vec<Option<Arc<Guide>>>,
         devices: Devices,
     },
     Compare {
         recorded: Arc<[i64]>,
         /// How many of them were compared.
         compared: usize,
+        guides: Arc<[Option<Arc<Guide>>]>,
+        /// How many of them were used.
+        guided: usize,
     },
 }
 
 /// Tensors below this size are compared in full on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// Rows of up to this size are compared in full: reading a word of each reads all their memory.
-const CACHE_LINE: usize = 64;
-
-/// Of a larger tensor, some bytes of every row are compared, and of each this many bytes of a longer row.
-const MAX_SPACING: usize = 4096;
-
-/// How many words of a sample are under way from memory at once.
-const PREFETCHED: usize = 64;
+/// Vectors below this size are: a step may change single elements of them.
+const SMALL_VECTOR_BYTES: usize = 1024 * 1024;
 
 impl Watcher {
     fn new(mode: Mode) -> Self {
@@ -171,7 +177,9 @@ impl Watcher {
     fn words(&mut self, found: &[i64]) {
         match &mut self.mode {
             Mode::Record { words, .. } => words.extend_from_slice(found),
-            Mode::Compare { recorded, compared } => {
+            Mode::Compare {
+                recorded, compared, ..
+            } => {
                 let end = *compared + found.len();
                 self.seen.changed |= recorded.get(*compared..end) != Some(found);
                 *compared = end;
@@ -202,7 +210,9 @@ impl Watcher {
             Mode::Record {
                 words: recorded, ..
             } => recorded.extend(words),
-            Mode::Compare { recorded, compared } => {
+            Mode::Compare {
+                recorded, compared, ..
+            } => {
                 let end = *compared + words.len();
                 let before = recorded.get(*compared..end);
                 self.seen.changed |= !before.is_some_and(|before| words.eq(before.iter().copied()));
@@ -239,8 +249,7 @@ impl Watcher {
             aliases.extend(tensor.f_detach().ok());
         }
         if self.is_open() {
-            let elements = self.elements(tensor, &state);
-            self.words(&elements);
+            self.elements(tensor, &state);
         }
         if !self.seen.trainable && state.requires_grad() {
             // The grad mode is the same throughout the walk.
@@ -251,39 +260,95 @@ impl Watcher {
         }
     }
 
-    /// The elements of a tensor as two words: which of them were read, and their digest.
-    fn elements(&mut self, tensor: &Tensor, state: &TensorState<'_>) -> [i64; 2] {
+    /// The elements of a tensor: which of them were read, and their digest.
+    fn elements(&mut self, tensor: &Tensor, state: &TensorState<'_>) {
         /// Only version and pointer are compared.
         const NONE: [i64; 2] = [0, 0];
         let all = |bytes: &[u8]| [1, digest(bytes)];
-        let is_small = |bytes: usize| bytes < SMALL_BYTES || has_gradient(tensor);
-        if let Some(bytes) = state.bytes() {
-            if is_small(bytes.len()) {
-                return all(bytes);
+        if let Some((bytes, row_bytes)) = state.memory() {
+            let small = match state.is_vector() {
+                true => SMALL_VECTOR_BYTES,
+                false => SMALL_BYTES,
+            };
+            if bytes.len() < small {
+                return self.words(&all(bytes));
             }
-            let row_bytes = state.row_elements() * bytes.len() / tensor.numel();
+            if let Some(gradient) = gradient(tensor) {
+                return self.with_gradient(bytes, row_bytes, state, &gradient);
+            }
+            let row_bytes = match state.is_vector() {
+                true => MAX_SPACING,
+                false => row_bytes,
+            };
             self.sample.clear();
-            sample_bytes(bytes, row_bytes, &mut self.sample);
-            return [2, digest(&self.sample)];
+            sample_bytes(bytes, row_bytes, None, &mut self.sample);
+            let found = [2, digest(&self.sample)];
+            return self.words(&found);
         }
         if let Some(elements) = state.elements()
-            && !is_small(elements.count() * elements.size())
+            && elements.count() * elements.size() >= SMALL_BYTES
+            && gradient(tensor).is_none()
         {
             self.sample.clear();
             sample_elements(&elements, state.row_elements(), &mut self.sample);
-            return [3, digest(&self.sample)];
+            let found = [3, digest(&self.sample)];
+            return self.words(&found);
         }
-        if is_worth_a_copy(tensor, state) {
-            return match layout::on_cpu(tensor) {
+        let found = if is_worth_a_copy(tensor, state) {
+            match layout::on_cpu(tensor) {
                 Ok(copied) => raw::view(&copied).map_or(NONE, all),
                 Err(_) => NONE,
-            };
-        }
-        if layout::is_sparse(tensor) {
+            }
+        } else if layout::is_sparse(tensor) {
             // Writes to the tensors that it consists of do not change its version.
-            return tensor_digest(tensor).map_or(NONE, |digest| all(&digest));
+            tensor_digest(tensor).map_or(NONE, |digest| all(&digest))
+        } else {
+            NONE
+        };
+        self.words(&found);
+    }
+
+    /// The elements of a weight with a gradient, where that is largest, and some of the gradient. All
+    /// elements, where the gradient does not lie in memory as the weight does.
+    fn with_gradient(
+        &mut self,
+        bytes: &[u8],
+        row_bytes: usize,
+        weight: &TensorState<'_>,
+        gradient: &Tensor,
+    ) {
+        let mut state = TensorState::new();
+        let found = if state.read(gradient)
+            && state.has_layout_of(weight)
+            && let Some(gradients) = state.bytes()
+            && row_bytes > LINE
+            && let Some(guide) = self.guide(gradient, row_bytes)
+        {
+            self.sample.clear();
+            sample_bytes(bytes, row_bytes, Some(&guide), &mut self.sample);
+            sample_gradient(gradients, row_bytes, &guide, &mut self.sample);
+            let found = [4, digest(&self.sample)];
+            self.words(&[state.version(), state.pointer()]);
+            found
+        } else {
+            [1, digest(bytes)]
+        };
+        self.words(&found);
+    }
+
+    /// Where the gradient of the next weight is, or was when it was recorded, largest.
+    fn guide(&mut self, gradient: &Tensor, row_bytes: usize) -> Option<Arc<Guide>> {
+        match &mut self.mode {
+            Mode::Record { guides, .. } => {
+                let guide = Guide::of(gradient, row_bytes).ok().map(Arc::new);
+                guides.push(guide.clone());
+                guide
+            }
+            Mode::Compare { guides, guided, .. } => {
+                *guided += 1;
+                guides.get(*guided - 1).cloned().flatten()
+            }
         }
-        NONE
     }
 }
 
@@ -297,68 +362,18 @@ impl Write for TextWriter<'_> {
     }
 }
 
-/// A digest for this process alone: its seed is a secret, so that no two values can be made to collide.
-fn digest(bytes: &[u8]) -> i64 {
-    static SEED: OnceLock<u64> = OnceLock::new();
-    let seed = *SEED.get_or_init(|| RandomState::new().hash_one(0));
-    XxHash3_64::oneshot_with_seed(seed, bytes) as i64
-}
-
-/// Whether a training step left a gradient: an optimiser may write the elements, which does not change
-/// the version. Only leaves: reading it of others logs a warning.
-fn has_gradient(tensor: &Tensor) -> bool {
-    tensor.is_leaf() && tensor.grad().defined()
+/// The gradient that a training step left: an optimiser may write the elements, which does not change
+/// the version. Only of leaves: reading it of others logs a warning.
+fn gradient(tensor: &Tensor) -> Option<Tensor> {
+    let gradient = tensor.is_leaf().then(|| tensor.grad())?;
+    gradient.defined().then_some(gradient)
 }
 
 /// Whether elements that are not contiguous on the CPU are worth copying there on every call.
 pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool {
     let bytes = || tensor.numel() * tensor.kind().elt_size_in_bytes();
     layout::is_strided(tensor)
-        && (bytes() < SMALL_BYTES || state.requires_grad() || has_gradient(tensor))
-}
-
-/// Fills `sample`, which is empty, with a word of every row, or of every `MAX_SPACING` bytes of longer rows; all bytes of short rows.
-fn sample_bytes(bytes: &[u8], row_bytes: usize, sample: &mut Vec<u8>) {
-    if row_bytes <= CACHE_LINE {
-        return sample.extend_from_slice(bytes);
-    }
-    // Most of the time is waiting for memory, where each word is on a page of its own: so it is asked
-    // for words long before they are read.
-    let spacing = row_bytes.min(MAX_SPACING);
-    let count = bytes.len() / spacing;
-    let place = |piece| piece * spacing + moving_offset(piece, spacing - 7);
-    for piece in 0..PREFETCHED.min(count) {
-        raw::prefetch(bytes, place(piece));
-    }
-    sample.resize(8 * count, 0);
-    for (piece, word) in sample.chunks_exact_mut(8).enumerate() {
-        raw::prefetch(bytes, place(piece + PREFETCHED));
-        let at = place(piece);
-        word.copy_from_slice(&bytes[at..at + 8]);
-    }
-    sample.extend_from_slice(&bytes[count * spacing..]);
-}
-
-/// As [`sample_bytes`], by elements.
-fn sample_elements(elements: &StridedElements<'_>, row: usize, sample: &mut Vec<u8>) {
-    let (count, size) = (elements.count(), elements.size());
-    let spacing = if row * size <= CACHE_LINE {
-        1
-    } else {
-        row.min(MAX_SPACING / size)
-    };
-    for (number, first) in (0..count).step_by(spacing).enumerate() {
-        let at = first + moving_offset(number, spacing.min(count - first));
-        sample.extend_from_slice(elements.get(at));
-    }
-}
-
-/// An offset below `range` that moves from piece to piece, so that no column stays unread.
-fn moving_offset(piece: usize, range: usize) -> usize {
-    /// An odd multiplier with many bits set.
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mixed = (piece as u64).wrapping_mul(MULTIPLIER) >> 32;
-    ((mixed * range as u64) >> 32) as usize
+        && (bytes() < SMALL_BYTES || state.requires_grad() || gradient(tensor).is_some())
 }
 
 #[cfg(test)]

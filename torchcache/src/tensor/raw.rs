@@ -330,9 +330,19 @@ impl<'t> TensorState<'t> {
         }
     }
 
+    /// How often the tensor was written, as far as libtorch counts.
+    pub(crate) fn version(&self) -> i64 {
+        self.fields()[0]
+    }
+
     /// The data pointer.
     pub(crate) fn pointer(&self) -> i64 {
         self.fields()[1]
+    }
+
+    /// Whether kind, device, shape and strides are those of another tensor.
+    pub(crate) fn has_layout_of(&self, other: &TensorState<'_>) -> bool {
+        self.fields()[2..] == other.fields()[2..]
     }
 
     pub(crate) fn requires_grad(&self) -> bool {
@@ -371,22 +381,53 @@ impl<'t> TensorState<'t> {
         })
     }
 
+    /// Whether it has one dimension.
+    pub(crate) fn is_vector(&self) -> bool {
+        self.rank == 1
+    }
+
     /// The bytes of the tensor, if it is contiguous on the CPU and nothing is pending.
     pub(crate) fn bytes(&self) -> Option<&'t [u8]> {
+        self.dense(self.dimensions()?.rev()).map(|(bytes, _)| bytes)
+    }
+
+    /// The bytes of the tensor in the order of its memory, where that has nothing else and nothing is
+    /// pending; and how many of them a row has: a slice along the outermost dimension in memory, or all of
+    /// a vector.
+    pub(crate) fn memory(&self) -> Option<(&'t [u8], usize)> {
+        let (bytes, rows) = self.dense(self.dimensions()?.rev()).or_else(|| {
+            let mut dimensions: Vec<_> = self.dimensions()?.collect();
+            dimensions.sort_by_key(|&(_, stride)| stride);
+            self.dense(dimensions.into_iter())
+        })?;
+        Some((bytes, bytes.len() / rows.max(1)))
+    }
+
+    /// The extent and stride of each dimension.
+    fn dimensions(&self) -> Option<impl DoubleEndedIterator<Item = (i64, i64)>> {
+        let StridedElements { shape, strides, .. } = self.elements()?;
+        Some(shape.iter().copied().zip(strides.iter().copied()))
+    }
+
+    /// The bytes of the tensor, if the elements of its dimensions, from the innermost one, are on the CPU
+    /// without gaps; and the number of rows.
+    fn dense(&self, dimensions: impl Iterator<Item = (i64, i64)>) -> Option<(&'t [u8], usize)> {
         let StridedElements {
             pointer,
             size,
             shape,
-            strides,
             ..
         } = self.elements()?;
-        let mut elements = 1;
-        for (&extent, &stride) in shape.iter().zip(strides).rev() {
-            if extent != 1 && stride != elements {
+        let (mut elements, mut outermost, mut is_vector) = (1, 1, true);
+        for (extent, stride) in dimensions.filter(|&(extent, _)| extent != 1) {
+            if stride != elements {
                 return None;
             }
+            is_vector = elements == 1 && (self.rank == 1 || shape[0] == 1);
+            outermost = extent;
             elements *= extent;
         }
+        let rows = if is_vector { 1 } else { outermost as usize };
         let length = elements as usize * size;
         // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
         // slice. It has a data pointer, which only layouts with one block of memory have, on the
@@ -394,7 +435,8 @@ impl<'t> TensorState<'t> {
         // allocated the storage, so the compiler cannot assume that any of it is uninitialised. A
         // concurrent write through an alias would be a race in the caller's own code, as with any
         // read of a tensor; this crate does not write to tensors that it views.
-        Some(unsafe { std::slice::from_raw_parts(pointer, length) })
+        let bytes = unsafe { std::slice::from_raw_parts(pointer, length) };
+        Some((bytes, rows))
     }
 }
 
@@ -520,6 +562,31 @@ mod tests {
         assert!(state(&complex).bytes().is_some());
         assert_eq!(state(&complex.conj()).bytes(), None);
         assert_eq!(state(&complex.conj().imag()).bytes(), None);
+    }
+
+    #[test]
+    fn the_memory_of_a_tensor_has_its_rows() {
+        let tensor = Tensor::arange(24, (Kind::Int64, Device::Cpu)).view([2, 3, 4]);
+        let all = view(&tensor).unwrap();
+        let rows = |tensor: &Tensor| {
+            let state = state(tensor);
+            let (bytes, row_bytes) = state.memory()?;
+            assert_eq!(bytes, all, "{tensor:?}");
+            Some(row_bytes / 8)
+        };
+        assert_eq!(rows(&tensor), Some(12));
+        assert_eq!(rows(&tensor.permute([2, 0, 1])), Some(12));
+        assert_eq!(rows(&tensor.unsqueeze(0)), Some(12));
+        assert_eq!(rows(&tensor.view([24])), Some(24));
+        assert_eq!(rows(&tensor.view([1, 24])), Some(24));
+        assert_eq!(rows(&tensor.view([24, 1])), Some(1));
+        assert_eq!(rows(&tensor.view([1, 6, 4])), Some(4));
+        let gaps = [
+            tensor.narrow(2, 1, 2),
+            tensor.select(1, 2),
+            tensor.narrow(1, 0, 1).expand([2, 3, 4], false),
+        ];
+        assert!(gaps.iter().all(|tensor| rows(tensor).is_none()));
     }
 
     #[test]

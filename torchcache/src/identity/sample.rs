@@ -1,0 +1,298 @@
+//! Which elements of a large weight each call compares.
+//!
+//! A step of an optimiser may change few rows (those of an embedding) or few columns (those of sparse
+//! inputs), and libtorch counts no version for it. So of every row a cache line is read, in a place that
+//! moves from row to row until each column was read in several rows. A line is the least that memory
+//! returns, and all of it counts.
+//!
+//! A step may also change single elements. Where a weight still has the gradient, its rows are read where
+//! that is largest: a step with this gradient changes them there. A few elements of the gradient show
+//! whether it is another one by now.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+
+use tch::{Kind, TchError, Tensor};
+use twox_hash::XxHash3_64;
+
+use crate::tensor::raw::{self, StridedElements};
+
+/// The size of a cache line.
+pub(super) const LINE: usize = 64;
+
+/// Of longer rows a line is read of each this many bytes.
+pub(super) const MAX_SPACING: usize = 4096;
+
+/// In so many rows each column is read, if there are as many.
+const ROWS_PER_COLUMN: usize = 8;
+
+/// How many lines are under way from memory at once.
+const PREFETCHED: usize = 64;
+
+/// How many elements of a row are read at once where the elements of a tensor are apart in memory.
+const RUN: usize = 8;
+
+/// How many lines of a gradient are read.
+const GRADIENT_LINES: usize = 16;
+
+/// Numbers that only this process knows, so that no two values can be made to collide.
+struct Secret {
+    seed: u64,
+    words: [u64; LINE / 8],
+}
+
+fn secret() -> &'static Secret {
+    static SECRET: OnceLock<Secret> = OnceLock::new();
+    SECRET.get_or_init(|| Secret {
+        seed: RandomState::new().hash_one(0),
+        words: std::array::from_fn(|word| RandomState::new().hash_one(word)),
+    })
+}
+
+/// A digest for this process alone.
+pub(super) fn digest(bytes: &[u8]) -> i64 {
+    XxHash3_64::oneshot_with_seed(secret().seed, bytes) as i64
+}
+
+/// A digest of a line: products of its words, as XXH3 makes them of a short input.
+fn line_digest(line: &[u8; LINE], secret: &[u64; LINE / 8]) -> u64 {
+    let (words, _) = line.as_chunks();
+    let word = |at: usize| u64::from_le_bytes(words[at]) ^ secret[at];
+    (0..LINE / 16).fold(0, |sum: u64, pair| {
+        let product = u128::from(word(2 * pair)) * u128::from(word(2 * pair + 1));
+        sum.wrapping_add(product as u64 ^ (product >> 64) as u64)
+    })
+}
+
+/// The rows of a tensor, in elements or bytes.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    count: usize,
+    length: usize,
+}
+
+/// The places in the rows of a tensor that are read, each the begin of a piece.
+#[derive(Debug, Clone)]
+struct Places<'g> {
+    rows: Rows,
+    /// The length of a piece.
+    piece: usize,
+    /// How many pieces cover a row.
+    pieces: usize,
+    /// Of how many pieces one is read.
+    spacing: usize,
+    guide: Option<&'g Guide>,
+    row: usize,
+    /// The first piece that is read of this row.
+    first: usize,
+    /// The next piece.
+    next: usize,
+}
+
+impl<'g> Places<'g> {
+    /// Pieces of rows that are not shorter than a piece: at least one of each row and of `max_spacing`.
+    fn new(rows: Rows, piece: usize, max_spacing: usize, guide: Option<&'g Guide>) -> Self {
+        let pieces = rows.length.div_ceil(piece);
+        let by_column = (pieces * ROWS_PER_COLUMN).div_ceil(rows.count);
+        let of_each_row = rows.length.div_ceil(max_spacing).max(by_column);
+        Places {
+            rows,
+            piece,
+            pieces,
+            spacing: pieces.div_ceil(of_each_row.min(pieces)),
+            guide,
+            row: 0,
+            first: 0,
+            next: 0,
+        }
+    }
+
+    fn begin(&self, row: usize, piece: usize) -> usize {
+        let in_row = (piece * self.piece).min(self.rows.length - self.piece);
+        row * self.rows.length + in_row
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if self.row == self.rows.count {
+            return None;
+        }
+        let guided = match self.guide {
+            Some(guide) if self.next == self.first => guide.piece(self.row),
+            _ => None,
+        };
+        let begin = self.begin(self.row, guided.unwrap_or(self.next));
+        self.next += self.spacing;
+        if self.next >= self.pieces {
+            self.row += 1;
+            // After each round one further, or a column would be read in even rows alone.
+            self.first += 1 + usize::from(self.row.is_multiple_of(self.spacing));
+            self.first %= self.spacing;
+            self.next = self.first;
+        }
+        Some(begin)
+    }
+}
+
+/// Where a gradient is largest, in each row.
+#[derive(Debug)]
+pub(super) struct Guide {
+    /// The line of each row, or `NO_LINE` where the gradient is zero.
+    lines: Box<[u32]>,
+    /// Rows of the gradient that are read: some of those where it is not zero.
+    gradient_rows: Vec<usize>,
+}
+
+const NO_LINE: u32 = u32::MAX;
+
+impl Guide {
+    /// Reads all of a gradient, of rows of `row_bytes` bytes.
+    pub(super) fn of(gradient: &Tensor, row_bytes: usize) -> Result<Self, TchError> {
+        let element = gradient.f_kind()?.elt_size_in_bytes();
+        let row = (row_bytes / element) as i64;
+        let sizes = gradient.f_detach()?.f_view([-1, row])?.f_abs()?;
+        let (largest, columns) = sizes.f_max_dim(1, false)?;
+        let largest: Vec<f64> = largest.f_to_kind(Kind::Double)?.try_into()?;
+        let columns: Vec<i64> = columns.try_into()?;
+        let line = |(size, column): (f64, i64)| match size {
+            0.0 => NO_LINE,
+            _ => (column as usize * element / LINE) as u32,
+        };
+        let lines: Box<[u32]> = largest.into_iter().zip(columns).map(line).collect();
+        let rows: Vec<_> = (0..lines.len())
+            .filter(|&row| lines[row] != NO_LINE)
+            .collect();
+        let spacing = rows.len().div_ceil(GRADIENT_LINES).max(1);
+        let gradient_rows = rows.into_iter().step_by(spacing).collect();
+        Ok(Guide {
+            lines,
+            gradient_rows,
+        })
+    }
+
+    fn piece(&self, row: usize) -> Option<usize> {
+        let line = *self.lines.get(row)?;
+        (line != NO_LINE).then_some(line as usize)
+    }
+}
+
+/// Appends digests of some lines of `bytes`, which consist of rows, or short rows as they are; with a
+/// guide, of the line of each row to which it points. A vector is cut into rows.
+pub(super) fn sample_bytes(
+    bytes: &[u8],
+    row_bytes: usize,
+    guide: Option<&Guide>,
+    sample: &mut Vec<u8>,
+) {
+    if row_bytes <= LINE {
+        return sample.extend_from_slice(bytes);
+    }
+    let rows = Rows {
+        count: bytes.len() / row_bytes,
+        length: row_bytes,
+    };
+    // Of a vector whose length is not a multiple.
+    sample.extend_from_slice(&bytes[rows.count * row_bytes..]);
+    let places = Places::new(rows, LINE, MAX_SPACING, guide);
+    // Most of the time is waiting for memory, where each line is on a page of its own: so it is asked
+    // for lines long before they are read.
+    let mut ahead = places.clone();
+    for at in ahead.by_ref().take(PREFETCHED) {
+        raw::prefetch(bytes, at);
+    }
+    let secret = &secret().words;
+    for at in places {
+        if let Some(at) = ahead.next() {
+            raw::prefetch(bytes, at);
+        }
+        if let Some(line) = bytes[at..].first_chunk() {
+            sample.extend_from_slice(&line_digest(line, secret).to_le_bytes());
+        }
+    }
+}
+
+/// Appends some lines of a gradient.
+pub(super) fn sample_gradient(bytes: &[u8], row_bytes: usize, guide: &Guide, sample: &mut Vec<u8>) {
+    for &row in &guide.gradient_rows {
+        let in_row = guide.lines[row] as usize * LINE;
+        let at = row * row_bytes + in_row.min(row_bytes - LINE);
+        sample.extend_from_slice(bytes.get(at..at + LINE).unwrap_or_default());
+    }
+}
+
+/// As [`sample_bytes`], by elements, in rows of `row` elements.
+pub(super) fn sample_elements(elements: &StridedElements<'_>, row: usize, sample: &mut Vec<u8>) {
+    let (count, size) = (elements.count(), elements.size());
+    if row * size <= LINE {
+        return (0..count).for_each(|at| sample.extend_from_slice(elements.get(at)));
+    }
+    let rows = Rows {
+        count: count / row,
+        length: row,
+    };
+    let run = RUN.min(row);
+    for begin in Places::new(rows, run, MAX_SPACING / size, None) {
+        (begin..begin + run).for_each(|at| sample.extend_from_slice(elements.get(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn every_row_and_column_is_read() {
+        for (count, length) in [
+            (1, 5_000),
+            (3, 65),
+            (64, 120_000),
+            (768, 3_072),
+            (30_000, 256),
+        ] {
+            let rows = Rows { count, length };
+            let (mut in_rows, mut in_columns) = (vec![0; count], BTreeMap::new());
+            for begin in Places::new(rows, LINE, MAX_SPACING, None) {
+                let (row, column) = (begin / length, begin % length);
+                assert!(column + LINE <= length, "a line of one row");
+                in_rows[row] += 1;
+                for column in column..column + LINE {
+                    *in_columns.entry(column).or_insert(0) += 1;
+                }
+            }
+            let least = *in_rows.iter().min().unwrap();
+            assert!(least >= length / MAX_SPACING && least > 0, "{rows:?}");
+            assert_eq!(in_columns.len(), length, "{rows:?}");
+            let least = *in_columns.values().min().unwrap();
+            assert!(least >= count.min(ROWS_PER_COLUMN / 2), "{rows:?}: {least}");
+        }
+    }
+
+    #[test]
+    fn even_rows_alone_show_every_column() {
+        let rows = Rows {
+            count: 768,
+            length: 3_072,
+        };
+        let places = Places::new(rows, LINE, MAX_SPACING, None);
+        let even = places.filter(|begin| (begin / 3_072).is_multiple_of(2));
+        let columns: std::collections::BTreeSet<_> = even.map(|begin| begin % 3_072).collect();
+        assert_eq!(columns.len(), 48);
+    }
+
+    #[test]
+    fn each_word_of_a_line_counts() {
+        let secret = &secret().words;
+        let line: [u8; LINE] = std::array::from_fn(|at| at as u8);
+        let before = line_digest(&line, secret);
+        assert_eq!(line_digest(&line, secret), before);
+        for bit in 0..8 * LINE {
+            let mut other = line;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(line_digest(&other, secret), before, "bit {bit}");
+        }
+    }
+}
