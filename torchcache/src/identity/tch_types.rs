@@ -60,14 +60,20 @@ pub(crate) fn variables(variables: &Mutex<nn::Variables>, f: &mut Fingerprinter<
     let Some(locked) = lock_for(variables, LOCK_TIMEOUT) else {
         return f.locked();
     };
+    // Reading the elements takes long: others may need the store meanwhile.
+    let named = locked.named_variables.iter();
     if f.compares() {
-        let named = locked.named_variables.iter();
-        return named.for_each(|(name, tensor)| f.field(name, tensor));
+        let tensors: Vec<_> = named
+            .map(|(name, tensor)| {
+                f.plain("name", name.as_bytes(), name);
+                tensor.shallow_clone()
+            })
+            .collect();
+        drop(locked);
+        let tensors = tensors.iter().enumerate();
+        return tensors.for_each(|(position, tensor)| f.element(position, tensor));
     }
-    // Hashing takes long: others may need the store meanwhile.
-    let mut named: Vec<_> = locked
-        .named_variables
-        .iter()
+    let mut named: Vec<_> = named
         .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
         .collect();
     drop(locked);
