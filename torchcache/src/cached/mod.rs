@@ -1,6 +1,7 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
 mod claims;
+mod files;
 mod weights;
 
 use std::any::type_name;
@@ -144,10 +145,19 @@ impl<M> Cached<M> {
         module: M,
         weights: Weights,
         options: Options,
-        claimant: Claimant,
+        place: &'static Location<'static>,
+        is_shared: bool,
     ) -> Result<Self, Error> {
+        let start = Instant::now();
         let failed = |detail| Error::new(type_name::<M>(), detail);
-        let weights = weights.load().map_err(failed)?;
+        // Where rows on disk have a place of their own.
+        let root = || {
+            let is_enabled = options.enabled() && !environment::is_disabled();
+            let is_persistent = options.persistent() && is_enabled;
+            let is_kept = is_persistent && directory::configured(&options).is_some();
+            is_kept.then(|| directory::root(&options).ok())?
+        };
+        let weights = weights.load(root).map_err(failed)?;
         let is_trainable = matches!(raw::script(&module), Some(Script::Trainable(_)));
         if is_trainable && !weights.have_variables() {
             return Err(failed(Detail::WeightsWithoutStore));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::{CModule, Tensor, TrainableCModule, nn};
 
+use super::files;
 use crate::error::Detail;
 use crate::identity::torchscript::Archive;
 use crate::identity::{Fingerprint, Fingerprinter, tch_types};
@@ -43,18 +44,25 @@ enum Source {
     File(PathBuf),
     /// The digest of a file.
     Content([u8; 32]),
-    Script(Archive, Arc<Mutex<Parameters>>),
+    Script(Archive, Parameters),
 }
 
-/// The parameters of a TorchScript module, by name.
-type Parameters = Vec<(String, Tensor)>;
+/// The parameters of a TorchScript module.
+#[derive(Debug, Clone, Default)]
+struct Parameters {
+    names: Arc<[String]>,
+    /// In a lock, since a `Tensor` is not `Sync`. It is held to clone the handles.
+    tensors: Arc<Mutex<Vec<Tensor>>>,
+}
 
 impl Weights {
-    /// Hashes files now: later writes to them do not change the loaded module.
-    pub(super) fn load(mut self) -> Result<Self, Detail> {
+    /// Hashes files now: later writes to them do not change the loaded module. `root`: where their
+    /// digests are remembered.
+    pub(super) fn load(mut self, root: impl Fn() -> Option<PathBuf>) -> Result<Self, Detail> {
         for source in &mut self.0 {
             if let Source::File(path) = source {
-                let content = hash_file(path).map_err(|source| Detail::Weights {
+                let content = files::digest(path, root().as_deref());
+                let content = content.map_err(|source| Detail::Weights {
                     path: path.clone(),
                     source,
                 })?;
@@ -89,25 +97,16 @@ impl Fingerprint for Source {
             Source::Content(digest) => f.field("file", digest),
             Source::Script(archive, parameters) => {
                 archive.fingerprint(f);
-                let parameters: Parameters = {
-                    let parameters = lock(parameters);
-                    let parameters = parameters.iter();
-                    let clone =
-                        |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shallow_clone());
-                    parameters.map(clone).collect()
+                let tensors: Vec<Tensor> = {
+                    let tensors = lock(&parameters.tensors);
+                    tensors.iter().map(Tensor::shallow_clone).collect()
                 };
-                for (name, tensor) in &parameters {
+                for (name, tensor) in parameters.names.iter().zip(&tensors) {
                     f.field(name, tensor);
                 }
             }
         }
     }
-}
-
-fn hash_file(path: &Path) -> std::io::Result<[u8; 32]> {
-    let mut hasher = blake3::Hasher::new();
-    std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(*hasher.finalize().as_bytes())
 }
 
 impl From<()> for Weights {
@@ -143,11 +142,15 @@ sources! {
     nn::VarStore: |vs| Weights(vec![Source::Variables(vs.variables_.clone())]);
     CModule: |module| {
         let parameters = module.named_parameters().unwrap_or_default();
-        let parameters = Arc::new(Mutex::new(parameters));
+        let (names, tensors): (Vec<_>, Vec<_>) = parameters.into_iter().unzip();
+        let parameters = Parameters {
+            names: names.into(),
+            tensors: Arc::new(Mutex::new(tensors)),
+        };
         Weights(vec![Source::Script(Archive::of_module(module), parameters)])
     };
     TrainableCModule: |module| {
-        Weights(vec![Source::Script(Archive::of_trainable(module), Arc::default())])
+        Weights(vec![Source::Script(Archive::of_trainable(module), Parameters::default())])
     };
     Path: |path| Weights(vec![Source::File(path.to_owned())]);
     PathBuf: |path| Path::weights(path);

@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::parts::unique;
 use crate::sync::lock;
+use crate::tensor::parallel;
 
 /// The source file of a location, relative to its package.
 #[derive(Debug, PartialEq)]
@@ -164,9 +165,7 @@ impl Object {
         if is_mapped.is_some_and(|mapped| !mapped.is(&file)) {
             return None;
         }
-        let mut hasher = blake3::Hasher::new();
-        std::io::copy(&mut file, &mut hasher).ok()?;
-        Some(*hasher.finalize().as_bytes())
+        parallel::hash_file(&mut file).ok()
     }
 }
 

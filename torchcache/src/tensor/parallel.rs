@@ -1,6 +1,9 @@
 //! Hashing and copying on several threads, where it is worth waking them. No lock of this crate may be
 //! held meanwhile.
 
+use std::fs::File;
+use std::io::{self, Read};
+
 use torchcache_store::threads;
 
 /// One more thread for each of these many bytes to hash: waking a thread takes as long as hashing half
@@ -24,6 +27,26 @@ pub(crate) fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
         .is_some();
     if !spread {
         hasher.update(bytes);
+    }
+}
+
+/// A file is read in pieces of this size, each of which several threads hash.
+const FILE_PIECE: u64 = 8 << 20;
+
+/// BLAKE3 of the rest of a file.
+///
+/// # Errors
+///
+/// Errors of reading it.
+pub(crate) fn hash_file(file: &mut File) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = Vec::new();
+    loop {
+        piece.clear();
+        if file.by_ref().take(FILE_PIECE).read_to_end(&mut piece)? == 0 {
+            return Ok(*hasher.finalize().as_bytes());
+        }
+        update(&mut hasher, &piece);
     }
 }
 
@@ -71,6 +94,17 @@ mod tests {
             let mut out = vec![0; rows.len() * 1000];
             copy_rows(&mut out, &rows);
             assert!(out == rows.concat(), "{} rows", rows.len());
+        }
+    }
+
+    #[test]
+    fn files_of_any_size_have_the_digest_of_their_bytes() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        for length in [0, 1, 100_000, FILE_PIECE as usize, FILE_PIECE as usize + 77] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n * 31) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            let hashed = hash_file(&mut File::open(&path).unwrap()).unwrap();
+            assert_eq!(hashed, *blake3::hash(&bytes).as_bytes(), "{length} bytes");
         }
     }
 

@@ -1,0 +1,213 @@
+//! Digests of files of weights. A persistent cache remembers them next to the caches, by what changes with
+//! every write: so a file of gigabytes is read once, and not at each start.
+//!
+//! Which file it is and its times say whether it is the same. The time of its last change cannot be set, but it
+//! is as coarse as the kernel's clock, so that a file is remembered only when it has not changed for a minute.
+//! That holds for the file systems below. Others take times from elsewhere, or change files in memory without
+//! noting a time.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::tensor::parallel;
+
+/// The file of the remembered digests, below the directory of all caches.
+const FILE: &str = "weights.txt";
+
+/// How many are remembered, the last ones.
+const MAX_REMEMBERED: usize = 256;
+
+/// How long a file must not have changed. A page that a program has mapped and written to is written to
+/// disk within that time, and the next write to it changes the time.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// The local file systems that note the time of every change.
+const FILE_SYSTEMS: [&str; 8] = [
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay",
+];
+
+/// The digest of a file's content. `root`: where it is remembered.
+///
+/// # Errors
+///
+/// Errors of reading the file.
+pub(super) fn digest(path: &Path, root: Option<&Path>) -> io::Result<[u8; 32]> {
+    let mut file = File::open(path)?;
+    let root = root.filter(|root| is_private(root, true));
+    let state = state(&file, SystemTime::now()).zip(root);
+    if let Some((state, root)) = &state
+        && let Some(digest) = remembered(root, state)
+    {
+        tracing::debug!(path = %path.display(), "the weights are those of before: the file did not change");
+        return Ok(digest);
+    }
+    let digest = parallel::hash_file(&mut file)?;
+    if let Some((before, root)) = state
+        && self::state(&file, SystemTime::now()).as_ref() == Some(&before)
+        && let Err(error) = remember(root, &before, &digest)
+    {
+        tracing::debug!(root = %root.display(), %error, "the digest of a file cannot be remembered");
+    }
+    Ok(digest)
+}
+
+/// What changes with each write to a file, as text; `None` where that is not known, or it changed just
+/// before `now`.
+#[cfg(target_os = "linux")]
+fn state(file: &File, now: SystemTime) -> Option<String> {
+    use std::os::linux::fs::MetadataExt;
+    let metadata = file.metadata().ok()?;
+    let changed = UNIX_EPOCH + Duration::from_secs(metadata.st_ctime().try_into().ok()?);
+    let is_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLED);
+    if !metadata.is_file() || !is_settled || !notes_changes(metadata.st_dev()) {
+        return None;
+    }
+    Some(format!(
+        "{} {} {} {}.{:09} {}.{:09}",
+        metadata.st_dev(),
+        metadata.st_ino(),
+        metadata.st_size(),
+        metadata.st_mtime(),
+        metadata.st_mtime_nsec(),
+        metadata.st_ctime(),
+        metadata.st_ctime_nsec(),
+    ))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn state(_: &File, _: SystemTime) -> Option<String> {
+    None
+}
+
+/// Whether a device holds one of the file systems that note every change.
+fn notes_changes(device: u64) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let (major, minor) = (
+        device >> 8 & 0xfff | device >> 32 & !0xfff,
+        device & 0xff | device >> 12 & !0xff,
+    );
+    let number = format!("{major}:{minor}");
+    let kinds = mounts.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let is_this = mount.split(' ').nth(2) == Some(&*number);
+        is_this.then(|| kind.split(' ').next())?
+    });
+    let mut kinds = kinds.peekable();
+    kinds.peek().is_some() && kinds.all(|kind| FILE_SYSTEMS.contains(&kind))
+}
+
+/// Whether only this user may write to a directory, or a file: others could name another digest.
+fn is_private(path: &Path, is_dir: bool) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(found), Ok(own)) = (fs::symlink_metadata(path), fs::metadata("/proc/self")) else {
+        return false;
+    };
+    let is_private = |found: &Metadata| found.uid() == own.uid() && found.mode() & 0o022 == 0;
+    found.is_dir() == is_dir && !found.is_symlink() && is_private(&found)
+}
+
+fn remembered(root: &Path, state: &str) -> Option<[u8; 32]> {
+    let path = root.join(FILE);
+    let text = is_private(&path, false).then(|| fs::read_to_string(&path))?;
+    let text = text.ok()?;
+    let mut lines = text.lines().rev();
+    let digest = lines.find_map(|line| line.strip_prefix(state)?.strip_prefix(' '))?;
+    Some(*blake3::Hash::from_hex(digest).ok()?.as_bytes())
+}
+
+fn remember(root: &Path, state: &str, digest: &[u8; 32]) -> io::Result<()> {
+    let path = root.join(FILE);
+    let text = match is_private(&path, false) {
+        true => fs::read_to_string(&path).unwrap_or_default(),
+        false => String::new(),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let mut file = tempfile::NamedTempFile::new_in(root)?;
+    for line in &lines[lines.len().saturating_sub(MAX_REMEMBERED - 1)..] {
+        writeln!(file, "{line}")?;
+    }
+    let digest = blake3::Hash::from_bytes(*digest).to_hex();
+    writeln!(file, "{state} {digest}")?;
+    file.persist(&path)?;
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn private() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_file_is_remembered_only_once_it_is_settled() {
+        let root = private();
+        let path = root.path().join("model.pt");
+        fs::write(&path, b"weights").unwrap();
+        let file = File::open(&path).unwrap();
+        let state = |now| super::state(&file, now);
+        assert_eq!(state(SystemTime::now()), None, "it was just written");
+        let Some(before) = state(SystemTime::now() + HOUR) else {
+            return; // on a file system that does not note changes
+        };
+        assert_eq!(state(SystemTime::now() + 2 * HOUR), Some(before.clone()));
+        fs::write(&path, b"Weights").unwrap();
+        let later = SystemTime::now() + HOUR;
+        assert_ne!(state(later), Some(before), "of equal length");
+        assert_eq!(
+            digest(&path, Some(root.path())).unwrap(),
+            *blake3::hash(b"Weights").as_bytes()
+        );
+        assert!(
+            !root.path().join(FILE).exists(),
+            "nothing is remembered yet"
+        );
+    }
+
+    #[test]
+    fn the_last_digests_are_remembered() {
+        let root = private();
+        let state = |number: usize| format!("1 {number} 3 4.5 6.7");
+        let digest = |number: usize| *blake3::hash(&number.to_le_bytes()).as_bytes();
+        assert_eq!(remembered(root.path(), &state(0)), None);
+        for number in 0..MAX_REMEMBERED + 10 {
+            remember(root.path(), &state(number), &digest(number)).unwrap();
+        }
+        assert_eq!(remembered(root.path(), &state(9)), None);
+        for number in [10, 11, MAX_REMEMBERED + 9] {
+            assert_eq!(
+                remembered(root.path(), &state(number)),
+                Some(digest(number))
+            );
+        }
+        assert_eq!(remembered(root.path(), "1 1"), None, "not a whole state");
+        let names = fs::read_dir(root.path()).unwrap().count();
+        assert_eq!(names, 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_believed() {
+        let root = private();
+        let file = root.path().join(FILE);
+        let digest = *blake3::hash(b"forged").as_bytes();
+        remember(root.path(), "state", &digest).unwrap();
+        assert_eq!(remembered(root.path(), "state"), Some(digest));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(remembered(root.path(), "state"), None);
+        let moved = root.path().join("moved");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&file, &moved).unwrap();
+        std::os::unix::fs::symlink(&moved, &file).unwrap();
+        assert_eq!(remembered(root.path(), "state"), None, "a link");
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_private(root.path(), true));
+    }
+}
