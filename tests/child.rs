@@ -10,6 +10,7 @@ use tch::nn::{Module, ModuleT};
 use tch::{CModule, Device, Kind, Tensor, nn};
 use torchcache::{Cached, Fingerprint, Options, Prefill, TorchCache, torchcache};
 
+mod bounds;
 mod local_items;
 
 /// `x * 2`, in `TORCHCACHE_DIR` or a private directory.
@@ -144,6 +145,10 @@ fn main() {
         ["out-of-files"] => out_of_files(),
         // Twenty modules in memory: the bytes that they hold, the rows found again, and the warnings.
         ["many-tiers"] => many_tiers(),
+        // Changes a weight so often, in an annotated or a wrapped module.
+        ["weight-changes", kind, changes] => bounds::weight_changes(kind, number(changes)),
+        // Arguments whose elements are not contiguous.
+        ["wide-arguments"] => bounds::wide_arguments(),
         // Cached modules around inner ones, and what each found on disk and computed.
         ["derived"] => derived(),
         _ => {

@@ -13,6 +13,7 @@ mod attribute_forms;
 mod autocast;
 mod autograd;
 mod bad_input;
+mod bounds;
 mod build_inputs;
 mod cached;
 mod cut_batches;

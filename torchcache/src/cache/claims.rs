@@ -1,6 +1,6 @@
-//! Which annotated item uses a module hash in this process. The code of two items may differ in what no
-//! hash contains, such as the constants around them: a second item with the hash of the first is an
-//! error.
+//! Who uses a module hash in this process. The code of two items, or of two wrapped modules, may differ in
+//! what no hash contains, such as the constants around them: a second one with the hash of the first gets
+//! none of its rows.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,20 +9,108 @@ use crate::definition::Definition;
 use crate::error::Detail;
 use crate::sync::lock;
 
+/// The claims of those whose rows may outlive them, by a digest of what is claimed. The claims are bounded,
+/// since weights that keep changing make one at each change: the owner that finds no room has all others
+/// from then on.
+#[derive(Debug)]
+pub(crate) struct Claims<O> {
+    recorded: BTreeMap<[u8; 32], O>,
+    /// The most to record.
+    max: usize,
+    /// Who has every claim that is not recorded.
+    others: Option<O>,
+}
+
+/// Why a claim fails.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Conflict<O> {
+    /// Another owner has it.
+    With(O),
+    /// Another owner may have it: too many claims were made to record them all.
+    Possible(O),
+}
+
+impl<O: Copy> Claims<O> {
+    /// No claims, of which so many are recorded at most.
+    pub(crate) const fn new(max: usize) -> Self {
+        Claims {
+            recorded: BTreeMap::new(),
+            max,
+            others: None,
+        }
+    }
+
+    /// Claims `key` permanently.
+    ///
+    /// # Errors
+    ///
+    /// An owner that is not the same has it, or may have it.
+    pub(crate) fn claim(
+        &mut self,
+        key: [u8; 32],
+        owner: O,
+        is_same: impl Fn(&O, &O) -> bool,
+    ) -> Result<(), Conflict<O>> {
+        if let Some(first) = self.recorded.get(&key) {
+            return match is_same(first, &owner) {
+                true => Ok(()),
+                false => Err(Conflict::With(*first)),
+            };
+        }
+        if self.recorded.len() < self.max {
+            self.recorded.insert(key, owner);
+            return Ok(());
+        }
+        let first = *self.others.get_or_insert(owner);
+        match is_same(&first, &owner) {
+            true => Ok(()),
+            false => Err(Conflict::Possible(first)),
+        }
+    }
+}
+
+/// The most claims of items of one name, which nearly always are one item: about a megabyte.
+const MAX_CLAIMS: usize = 1 << 13;
+
 /// Claims a module hash, and the name in its row keys, for an item.
 ///
 /// # Errors
 ///
-/// Another item uses them.
+/// Another item uses them, or may use them.
 pub(crate) fn claim(hash: &str, definition: Definition) -> Result<(), Detail> {
-    static CLAIMS: Mutex<BTreeMap<(String, String), Definition>> = Mutex::new(BTreeMap::new());
-    let claimed = (hash.to_owned(), definition.full_name());
-    let first = *lock(&CLAIMS).entry(claimed).or_insert(definition);
-    if first.type_id() == definition.type_id() {
-        return Ok(());
+    static CLAIMS: Mutex<BTreeMap<String, Claims<Definition>>> = Mutex::new(BTreeMap::new());
+    let mut claims = lock(&CLAIMS);
+    let claims = claims.entry(definition.full_name());
+    let claims = claims.or_insert_with(|| Claims::new(MAX_CLAIMS));
+    let key = *blake3::hash(hash.as_bytes()).as_bytes();
+    let is_same = |one: &Definition, other: &Definition| one.type_id() == other.type_id();
+    match claims.claim(key, definition, is_same) {
+        Ok(()) => Ok(()),
+        Err(Conflict::With(first) | Conflict::Possible(first)) => Err(Detail::SameDefinition {
+            first: first.shown(),
+            second: definition.shown(),
+        }),
     }
-    Err(Detail::SameDefinition {
-        first: first.shown(),
-        second: definition.shown(),
-    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_beyond_the_bound_have_one_owner() {
+        let mut claims = Claims::new(2);
+        let mut claim = |key: u8, owner: char| claims.claim([key; 32], owner, |a, b| a == b);
+        assert_eq!(claim(1, 'a'), Ok(()));
+        assert_eq!(claim(2, 'b'), Ok(()));
+        assert_eq!(claim(1, 'b'), Err(Conflict::With('a')));
+        // Without room: 'b' is first.
+        for key in 3..100 {
+            assert_eq!(claim(key, 'b'), Ok(()));
+            assert_eq!(claim(key, 'a'), Err(Conflict::Possible('b')));
+        }
+        assert_eq!(claim(1, 'a'), Ok(()), "it is recorded");
+        assert_eq!(claim(2, 'a'), Err(Conflict::With('b')));
+        assert_eq!(claims.recorded.len(), 2);
+    }
 }

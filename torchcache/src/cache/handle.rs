@@ -85,8 +85,9 @@ impl Attached {
 /// A module as it was hashed, and the tiers that hold its rows.
 #[derive(Debug)]
 pub(crate) struct OpenCache {
-    pub(super) module: Arc<HashedModule>,
+    // They end before the claims of the module hash.
     pub(crate) tiers: Tiers,
+    pub(super) module: Arc<HashedModule>,
 }
 
 impl OpenCache {

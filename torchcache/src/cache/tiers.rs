@@ -10,7 +10,7 @@ use torchcache_store::{Compression, Config, Store, StoreError};
 
 use super::directory::{self, Unusable};
 use crate::error::Detail;
-use crate::identity::Identity;
+use crate::identity::{Claim, Identity};
 use crate::memory::Memory;
 use crate::memory::budget::Budget;
 use crate::options::{Eviction, Options};
@@ -24,6 +24,8 @@ pub(crate) struct Tiers {
     pub(crate) store: Option<Store>,
     /// Why there is no store although one is configured.
     pub(crate) disk_fault: Option<DiskFault>,
+    /// The claims of the module hash. They end after the rows in memory.
+    _claims: Vec<Claim>,
 }
 
 /// The time between two calls of `clear`, in each tier. A call takes it before its lookup; what it
@@ -106,6 +108,7 @@ impl Tiers {
             location,
             store,
             disk_fault,
+            _claims: identity.claims.clone(),
         })
     }
 

@@ -1,26 +1,28 @@
 //! Which module has an identity that does not cover its code: with a `version`, closures that differ
 //! in their code or captures have the same module hash. In a process, one module claims it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
+use crate::cache::claims::{Claims, Conflict};
 use crate::sync::lock;
 
-/// Who claims an identity.
-#[derive(Debug)]
+/// Who claims an identity: the same for modules that are meant to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Claimant {
     /// The source location that wraps the module.
     pub(super) place: &'static Location<'static>,
-    /// Lives as long as the module. `None` where all modules that are wrapped there are equal.
-    pub(super) alive: Option<Arc<()>>,
+    /// The number of the module. `None` where all modules that are wrapped there are equal.
+    pub(super) number: Option<u64>,
 }
 
 /// The rows that are claimed with an identity: those of others may be of another module.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Rows {
-    /// They end with the module.
+    /// They end with the tiers that hold them.
     InMemory,
     /// Below a configured directory, or a private one of the process.
     OnDisk(Option<PathBuf>),
@@ -32,6 +34,22 @@ impl Rows {
     /// The rows below `directory`, or else in a private one.
     pub(super) fn on_disk(directory: Option<&Path>) -> Self {
         Rows::OnDisk(directory.map(resolved))
+    }
+
+    /// A digest of the rows and of an identity.
+    fn of_identity(&self, identity: [u8; 32]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&identity);
+        match self {
+            Rows::InMemory => hasher.update(b"in memory"),
+            Rows::OnDisk(None) => hasher.update(b"private"),
+            Rows::OnDisk(Some(path)) => {
+                hasher.update(b"below ");
+                hasher.update(path.as_os_str().as_encoded_bytes())
+            }
+            Rows::OfOuterModule => hasher.update(b"outer"),
+        };
+        *hasher.finalize().as_bytes()
     }
 }
 
@@ -45,52 +63,54 @@ fn resolved(path: &Path) -> PathBuf {
     found.unwrap_or(path)
 }
 
-#[derive(Debug)]
-struct Claim {
-    place: &'static Location<'static>,
-    alive: Option<Weak<()>>,
-}
+/// The most claims of rows that outlive their modules: a few megabytes.
+const MAX_CLAIMS: usize = 1 << 15;
 
-static CLAIMS: Mutex<BTreeMap<([u8; 32], Rows), Claim>> = Mutex::new(BTreeMap::new());
+/// Those of rows that outlive their modules.
+static PERMANENT: Mutex<Claims<Claimant>> = Mutex::new(Claims::new(MAX_CLAIMS));
 
-impl Claimant {
-    /// Claims an identity for `rows`. If they outlive the module, no other one may ever have it.
-    ///
-    /// # Errors
-    ///
-    /// The location that wraps the module which has it.
-    pub(super) fn claim(
-        &self,
-        identity: [u8; 32],
-        rows: Rows,
-    ) -> Result<(), &'static Location<'static>> {
-        let mut claims = lock(&CLAIMS);
-        claims.retain(|(_, rows), claim| *rows != Rows::InMemory || claim.is_alive());
-        let claim = claims.entry((identity, rows)).or_insert_with(|| Claim {
-            place: self.place,
-            alive: self.alive.as_ref().map(Arc::downgrade),
-        });
-        if claim.is_by(self) {
-            Ok(())
-        } else {
-            Err(claim.place)
+/// Those of rows in memory: who has each, and how often.
+static HELD: Mutex<BTreeMap<[u8; 32], (Claimant, usize)>> = Mutex::new(BTreeMap::new());
+
+/// A claim that ends when this is dropped.
+struct Held([u8; 32]);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = lock(&HELD);
+        if let Some((_, count)) = held.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.0);
+            }
         }
     }
 }
 
-impl Claim {
-    fn is_by(&self, claimant: &Claimant) -> bool {
-        let one = match (&self.alive, &claimant.alive) {
-            (Some(owner), Some(claimant)) => std::ptr::eq(owner.as_ptr(), Arc::as_ptr(claimant)),
-            (None, None) => true,
-            _ => false,
-        };
-        one && self.place == claimant.place
-    }
-
-    fn is_alive(&self) -> bool {
-        let alive = self.alive.as_ref();
-        alive.is_none_or(|alive| alive.strong_count() > 0)
+impl Claimant {
+    /// Claims an identity for `rows`. Those in memory are claimed until the returned value is dropped; if
+    /// they outlive the module, no other one may ever have it.
+    ///
+    /// # Errors
+    ///
+    /// Another module has it, or may have it.
+    pub(super) fn claim(
+        self,
+        identity: [u8; 32],
+        rows: &Rows,
+    ) -> Result<Option<Arc<dyn Any + Send + Sync>>, Conflict<Claimant>> {
+        if *rows != Rows::InMemory {
+            let key = rows.of_identity(identity);
+            let claimed = lock(&PERMANENT).claim(key, self, Claimant::eq);
+            return claimed.map(|()| None);
+        }
+        let mut held = lock(&HELD);
+        let (first, count) = held.entry(identity).or_insert((self, 0));
+        if *first != self {
+            return Err(Conflict::With(*first));
+        }
+        *count += 1;
+        Ok(Some(Arc::new(Held(identity))))
     }
 }
 
@@ -110,5 +130,44 @@ mod tests {
         std::fs::create_dir(real.join("made later")).unwrap();
         assert_eq!(name(&link.join("made later")), before);
         assert_ne!(name(&real.join("other")), before);
+    }
+
+    #[test]
+    fn rows_in_memory_are_claimed_while_they_are_held() {
+        let place = Location::caller();
+        let [one, other] = [Some(1), Some(2)].map(|number| Claimant { place, number });
+        let identity = *blake3::hash(b"rows_in_memory_are_claimed").as_bytes();
+        let claim = |claimant: Claimant| claimant.claim(identity, &Rows::InMemory);
+        let (first, again) = (claim(one).unwrap(), claim(one).unwrap());
+        assert!(claim(other).is_err_and(|conflict| conflict == Conflict::With(one)));
+        drop(first);
+        assert!(claim(other).is_err(), "it is still held");
+        drop(again);
+        assert!(
+            !lock(&HELD).contains_key(&identity),
+            "nothing is left of it"
+        );
+        assert!(claim(other).is_ok());
+    }
+
+    #[test]
+    fn rows_on_disk_are_claimed_for_each_directory() {
+        let place = Location::caller();
+        let [one, other] = [Some(3), Some(4)].map(|number| Claimant { place, number });
+        let identity = *blake3::hash(b"rows_on_disk_are_claimed").as_bytes();
+        let below = |path: &str| Rows::OnDisk(Some(PathBuf::from(path)));
+        for (claimant, rows, is_claimed) in [
+            (one, below("/first"), true),
+            (one, below("/first"), true),
+            (other, below("/first"), false),
+            (other, below("/second"), true),
+            (other, Rows::OnDisk(None), true),
+            (one, Rows::OnDisk(None), false),
+            (one, Rows::OfOuterModule, true),
+            (other, Rows::OfOuterModule, false),
+        ] {
+            let claimed = claimant.claim(identity, &rows).is_ok();
+            assert_eq!(claimed, is_claimed, "{claimant:?}, {rows:?}");
+        }
     }
 }

@@ -8,14 +8,17 @@ use std::any::type_name;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::panic::Location;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tch::{Tensor, nn};
 
 use crate::argument::{Arguments, SampleIds};
+use crate::cache::claims::Conflict;
 use crate::cache::directory;
 use crate::cache::handle::TorchCache;
+use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
@@ -79,8 +82,8 @@ pub struct Cached<M> {
     /// Differs between all instances of the process.
     number: u64,
     claimant: Claimant,
-    /// The location that wraps another module with this identity, as of the last hash.
-    claimed_by: Mutex<Option<&'static Location<'static>>>,
+    /// The module that has, or may have, this identity, as of the last hash.
+    conflict: Mutex<Option<Conflict<Claimant>>>,
     cache: TorchCache,
 }
 
@@ -106,10 +109,7 @@ impl<M> Cached<M> {
     /// [`ErrorKind::AmbiguousIdentity`]: crate::ErrorKind::AmbiguousIdentity
     #[track_caller]
     pub fn new(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
-        let place = Location::caller();
-        let alive = Some(Arc::new(()));
-        let claimant = Claimant { place, alive };
-        Cached::wrap(module, weights.into(), options, claimant)
+        Cached::wrap(module, weights.into(), options, Location::caller(), false)
     }
 
     /// As [`new`](Self::new), for a module that its type, weights and `version` determine: all modules
@@ -136,9 +136,7 @@ impl<M> Cached<M> {
     /// As for `new`.
     #[track_caller]
     pub fn shared(module: M, weights: impl Into<Weights>, options: Options) -> Result<Self, Error> {
-        let place = Location::caller();
-        let claimant = Claimant { place, alive: None };
-        Cached::wrap(module, weights.into(), options, claimant)
+        Cached::wrap(module, weights.into(), options, Location::caller(), true)
     }
 
     fn wrap(
@@ -163,22 +161,24 @@ impl<M> Cached<M> {
             return Err(failed(Detail::WeightsWithoutStore));
         }
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let place = claimant.place;
+        let number = NEXT.fetch_add(1, Relaxed);
         let cached = Cached {
             module,
             weights,
             options,
             file: SourceFile::new(place.file()),
             object: Object::of(place),
-            ordinal: match claimant.alive {
-                Some(_) => ordinal(place),
-                None => 0,
+            ordinal: if is_shared { 0 } else { ordinal(place) },
+            number,
+            claimant: Claimant {
+                place,
+                number: (!is_shared).then_some(number),
             },
-            number: NEXT.fetch_add(1, Relaxed),
-            claimant,
-            claimed_by: Mutex::new(None),
+            conflict: Mutex::new(None),
             cache: TorchCache::new(),
         };
+        // Files are hashed by now.
+        Counters::time(&cached.cache.counters.time.attaching, start);
         cached.claim_early().map_err(failed)?;
         Ok(cached)
     }
@@ -304,18 +304,22 @@ impl<M> Target for Cached<M> {
         };
         let claimed = self.dependencies(f, rows);
         if f.hashes() {
-            *lock(&self.claimed_by) = claimed.err();
+            *lock(&self.conflict) = claimed.err();
         }
     }
 
     fn claim(&self, _: &str) -> Result<(), Detail> {
-        let (claimed_by, here) = (*lock(&self.claimed_by), self.claimant.place);
-        match claimed_by {
-            None => Ok(()),
-            Some(first) if first == here => {
+        let (conflict, here) = (*lock(&self.conflict), self.claimant.place);
+        match conflict {
+            Some(Conflict::With(first)) if first.place != here => Err(Detail::SameIdentity {
+                first: first.place.to_string(),
+                second: here.to_string(),
+            }),
+            Some(conflict) => {
+                let conflict = shown(conflict);
                 tracing::info!(
                     module = self.name(),
-                    "another module wrapped at {here} has the same identity: this one has rows of its own"
+                    "{conflict}: this one has rows of its own"
                 );
                 Ok(())
             }
@@ -343,20 +347,20 @@ impl<M> Cached<M> {
         if !self.needs_claim() || named || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
-        let identity = Identity::compute(&self.name(), &self.options, |f| {
-            Target::fingerprint(self, f)
-        });
-        let Some(identity) = identity else {
+        let Some(hash) = self.cache.hash_early(self, &self.options) else {
             // Where a lock is held, the first call claims it.
             return Ok(());
         };
         // The next run would not find the rows of an identity of its own.
         let here = self.claimant.place;
-        if self.options.persistent() && *lock(&self.claimed_by) == Some(here) {
+        if self.options.persistent()
+            && let Some(Conflict::With(first)) = *lock(&self.conflict)
+            && first.place == here
+        {
             let place = here.to_string();
             return Err(Detail::SameIdentityOnDisk { place });
         }
-        self.claim(&identity.hash)
+        self.claim(&hash)
     }
 
     /// Whether modules with other code may have the same identity.
@@ -374,7 +378,7 @@ impl<M> Cached<M> {
         &self,
         f: &mut Fingerprinter<'_>,
         rows: impl FnOnce() -> Rows,
-    ) -> Result<(), &'static Location<'static>> {
+    ) -> Result<(), Conflict<Claimant>> {
         let known = f.digest_of(|f| self.known(f));
         if f.compares() {
             // Another instance may take the place of this one.
@@ -394,14 +398,19 @@ impl<M> Cached<M> {
             .update(&known)
             .update(format!("{options:?}").as_bytes());
         let identity = *identity.finalize().as_bytes();
-        let claimed = self.claimant.claim(identity, rows());
-        if claimed.is_err() {
-            f.content("instance", &[], || {
-                let alone = [&this_run()[..], &self.number.to_le_bytes()].concat();
-                (alone, "this instance alone".into())
-            });
+        match self.claimant.claim(identity, &rows()) {
+            Ok(claim) => {
+                claim.into_iter().for_each(|claim| f.holds(claim));
+                Ok(())
+            }
+            Err(conflict) => {
+                f.content("instance", &[], || {
+                    let alone = [&this_run()[..], &self.number.to_le_bytes()].concat();
+                    (alone, "this instance alone".into())
+                });
+                Err(conflict)
+            }
         }
-        claimed
     }
 
     fn known(&self, f: &mut Fingerprinter<'_>) {
@@ -442,12 +451,25 @@ impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.inner_handle(self.cache.changes());
         nested_options(&self.options, f);
-        if let Err(place) = self.dependencies(f, || Rows::OfOuterModule) {
+        if let Err(conflict) = self.dependencies(f, || Rows::OfOuterModule) {
+            let conflict = shown(conflict);
             tracing::info!(
                 module = self.name(),
-                "another module wrapped at {place} has the same identity: the module around this one has rows of its own"
+                "{conflict}: the module around this one has rows of its own"
             );
         }
+    }
+}
+
+/// Why a module does not get an identity, for the log.
+fn shown(conflict: Conflict<Claimant>) -> String {
+    match conflict {
+        Conflict::With(Claimant { place, .. }) => {
+            format!("another module wrapped at {place} has the same identity")
+        }
+        Conflict::Possible(Claimant { place, .. }) => format!(
+            "another module wrapped at {place} may have the same identity, after more changes of weights than this process keeps track of"
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ use std::panic::Location;
 use tch::Tensor;
 
 use super::changes::Changes;
-use super::parts::{self, Collector};
+use super::parts::{self, Claim, Collector};
 use super::program::{Object, this_run};
 use super::watch::Watcher;
 use crate::function::Function;
@@ -247,6 +247,13 @@ impl<'a> Fingerprinter<'a> {
                 collector.modules += 1;
             }
             FingerprintMode::Trainable(_) => {}
+        }
+    }
+
+    /// Keeps a claim of what is hashed as long as rows can be found under the hash.
+    pub(crate) fn holds(&mut self, claim: Claim) {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
+            collector.claims.push(claim);
         }
     }
 

@@ -25,7 +25,7 @@ pub(crate) use changes::Changes;
 pub use code::{ModuleProbe, hashed_modules, unknown_code};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use named::Named;
-pub(crate) use parts::{Collector, IdentityPart};
+pub(crate) use parts::{Claim, Collector, IdentityPart};
 pub use types::type_of;
 pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
 
@@ -47,6 +47,8 @@ pub(crate) struct Identity {
     pub(crate) in_train_mode: bool,
     /// The types whose code is unknown.
     pub(crate) unknown_code: BTreeSet<&'static str>,
+    /// Held as long as rows can be found under the hash.
+    pub(crate) claims: Vec<Claim>,
 }
 
 impl Identity {
@@ -67,6 +69,7 @@ impl Identity {
                 parts: collector.parts,
                 in_train_mode: false,
                 unknown_code: BTreeSet::new(),
+                claims: Vec::new(),
             });
         }
         walk(&mut Fingerprinter::hash(&mut collector));
@@ -83,6 +86,7 @@ impl Identity {
             parts: bounded::bounded(collector.parts),
             in_train_mode: collector.in_train_mode,
             unknown_code: collector.unknown_code,
+            claims: collector.claims,
         })
     }
 }

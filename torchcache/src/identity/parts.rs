@@ -98,6 +98,9 @@ pub(crate) fn tensor(path: &str, tensor: &Tensor) -> IdentityPart {
     IdentityPart::new(path, Category::Weights, &readable, digest)
 }
 
+/// A claim that ends when it is dropped.
+pub(crate) type Claim = Arc<dyn Any + Send + Sync>;
+
 /// Collects the parts of one identity.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
@@ -114,6 +117,10 @@ pub(crate) struct Collector {
     pub(crate) modules: usize,
     /// The types whose code is unknown.
     pub(crate) unknown_code: BTreeSet<&'static str>,
+    /// The claims of what is hashed.
+    pub(crate) claims: Vec<Claim>,
+    /// Shows that hashing goes on.
+    pub(crate) progress: Arc<Progress>,
 }
 
 impl Collector {
