@@ -45,6 +45,7 @@ mod reentrancy;
 mod refresh;
 mod sample_ids;
 mod shared_arguments;
+mod shared_handles;
 mod state_machine;
 mod stats_and_log;
 mod support;

@@ -1,9 +1,10 @@
 //! Statistics, log events, and the methods of a handle.
 
-use tch::nn::Module;
-use torchcache::TorchCache;
+use tch::nn::{self, Module};
+use tch::{Device, Kind};
+use torchcache::{Cached, TorchCache};
 
-use crate::support::{Scale, counts, events, logged, random};
+use crate::support::{Scale, counts, device, events, logged, random, version};
 
 // Tests use different factors, because equal identities share rows.
 
@@ -54,6 +55,72 @@ fn statistics_add_up_and_print_as_a_table() {
     ] {
         assert!(table.contains(line), "{table}");
     }
+}
+
+/// Neither is part of another stage: a hit of a large module is nearly all watching.
+#[test]
+fn the_time_of_watching_and_attaching_is_counted() {
+    let weight = random(&[20_000, 64]);
+    let vs = nn::VarStore::new(weight.device());
+    vs.root().var_copy("weight", &weight);
+    let xs = random(&[4, 2]);
+    let double = nn::func(|xs| xs * 2);
+    let double = Cached::new(double, &vs, version("watched")).unwrap();
+    let wrapped = double.cache().stats().time;
+    assert!(
+        !wrapped.attaching.is_zero(),
+        "it is hashed when it is wrapped"
+    );
+    assert!(wrapped.watching.is_zero());
+    let _guard = tch::no_grad_guard();
+    double.forward(&xs);
+    let first = double.cache().stats().time;
+    double.forward(&xs);
+    let hit = double.cache().stats();
+    assert!(hit.time.watching > first.watching);
+    assert_eq!(hit.time.attaching, first.attaching, "nothing changed");
+    let since = hit.time.watching - first.watching;
+    assert!(since > hit.time.hashing - first.hashing, "{hit}");
+    let table = hit.to_string();
+    for line in ["\nwatching ", "\nattaching "] {
+        assert!(table.contains(line), "{table}");
+    }
+}
+
+/// Hashing takes as long as there are weights: the first call does not repeat it.
+#[test]
+fn a_module_hashed_when_it_is_wrapped_is_not_hashed_again() {
+    let vs = nn::VarStore::new(device());
+    // Of a quantized tensor no element is compared.
+    let weight = tch::Tensor::zeros([4_000, 8_000], (Kind::Float, Device::Cpu));
+    let mut weight = weight.quantize_per_tensor(0.5, 0, Kind::QInt8);
+    let mut variables = vs.variables_.lock().unwrap();
+    let named = &mut variables.named_variables;
+    named.insert("weight".to_owned(), weight.shallow_clone());
+    drop(variables);
+    let double = nn::func(|xs| xs * 2);
+    let double = Cached::new(double, &vs, version("hashed early")).unwrap();
+    let wrapped = double.cache().stats().time.attaching;
+    double.forward(&random(&[4, 2]));
+    let first = double.cache().stats().time.attaching - wrapped;
+    assert!(first < wrapped / 2, "{first:?} after {wrapped:?}");
+    // A change in between is noticed.
+    let triple = nn::func(|xs| xs * 3);
+    let triple = Cached::new(triple, &vs, version("changed early")).unwrap();
+    let _ = weight.fill_(1.0);
+    triple.forward(&random(&[4, 2]));
+    let hash = triple.cache().module_hash();
+    triple.cache().refresh();
+    triple.forward(&random(&[4, 2]));
+    assert_eq!(triple.cache().module_hash(), hash);
+}
+
+/// How long hashing took is part of the event.
+#[test]
+fn attaching_logs_the_time_of_hashing() {
+    let model = Scale::by(105.0);
+    let (_, lines) = logged(|| model.forward(&random(&[4, 2])));
+    assert_eq!(events(&lines, "INFO", "hashed_in="), 1, "{lines:#?}");
 }
 
 #[test]

@@ -1,20 +1,32 @@
 //! [`SharedDigests`]: the digests of shared tensors. Those of tensors on a device are kept until they
 //! change; memory of the CPU is hashed at every call.
 
+use std::mem::take;
+use std::sync::Mutex;
+
 use tch::{Device, TchError, Tensor};
 
 use super::arguments::TensorArgument;
 use crate::identity::is_worth_a_copy;
+use crate::sync::lock;
 use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
 use crate::tensor::raw::TensorState;
 
-/// The digests of the shared tensors of recent calls, by their place among the shared arguments.
-#[derive(Debug, Default)]
-pub(crate) struct SharedDigests(Vec<Vec<KnownTensor>>);
+/// The digests of the shared tensors of recent calls. The lock is not held while a tensor is hashed:
+/// calls that overlap find what the others know.
+#[derive(Debug)]
+pub(crate) struct SharedDigests(Mutex<KnownTensors>);
 
-/// How many tensors to keep for each place, the most recent one last: masks of training and of
-/// evaluation alternate.
+#[derive(Debug)]
+struct KnownTensors {
+    /// By their place among the shared arguments, the most recent one last.
+    places: Vec<Vec<KnownTensor>>,
+    /// How often they were discarded: a digest of before that is not kept.
+    discarded: u64,
+}
+
+/// How many tensors to keep for each place: masks of training and of evaluation alternate.
 const MAX_KNOWN: usize = 4;
 
 /// A tensor on a device, and its digest.
@@ -34,10 +46,53 @@ impl KnownTensor {
     }
 }
 
+impl KnownTensors {
+    const fn new() -> Self {
+        KnownTensors {
+            places: Vec::new(),
+            discarded: 0,
+        }
+    }
+
+    /// The digest of a tensor of this state.
+    fn find(&mut self, place: usize, state: &TensorState<'_>) -> Option<[u8; 32]> {
+        let known = self.places.get_mut(place)?;
+        let found = known.iter().position(|before| before.matches(state))?;
+        let found = known.remove(found);
+        let digest = found.digest;
+        known.push(found);
+        Some(digest)
+    }
+
+    /// Keeps a tensor that was not found after so many discards. Returns one that is not kept, to be
+    /// dropped where no lock is held.
+    fn keep(&mut self, place: usize, tensor: KnownTensor, discarded: u64) -> Option<KnownTensor> {
+        if self.discarded != discarded {
+            return Some(tensor);
+        }
+        if self.places.len() <= place {
+            self.places.resize_with(place + 1, Vec::new);
+        }
+        let known = &mut self.places[place];
+        known.push(tensor);
+        (known.len() > MAX_KNOWN).then(|| known.remove(0))
+    }
+}
+
 impl SharedDigests {
     /// No digests yet.
     pub(crate) const fn new() -> Self {
-        SharedDigests(Vec::new())
+        SharedDigests(Mutex::new(KnownTensors::new()))
+    }
+
+    /// Has each tensor hashed again at its next call.
+    pub(crate) fn discard(&self) {
+        let places = {
+            let mut known = lock(&self.0);
+            known.discarded += 1;
+            take(&mut known.places)
+        };
+        drop(places);
     }
 
     /// The digest of each tensor, in order, over its layout, kind, shape and every stored byte.
@@ -45,44 +100,42 @@ impl SharedDigests {
     /// # Errors
     ///
     /// Errors of libtorch when a tensor cannot be read.
-    pub(crate) fn digests(&mut self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
-        self.0.resize_with(shared.len(), Vec::new);
-        let places = shared.iter().zip(&mut self.0);
+    pub(crate) fn digests(&self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
+        let places = shared.iter().enumerate();
         places
-            .map(|(argument, known)| digest(&argument.tensor, known))
+            .map(|(place, argument)| self.digest(place, &argument.tensor))
             .collect()
     }
-}
 
-fn digest(tensor: &Tensor, known: &mut Vec<KnownTensor>) -> Result<[u8; 32], TchError> {
-    let mut state = TensorState::new();
-    // Memory of the CPU, and the tensors of a sparse layout, may change while the state stays the same.
-    if !layout::is_strided(tensor)
-        || !state.read(tensor)
-        || tensor.device() == Device::Cpu
-        || is_worth_a_copy(tensor, &state)
-    {
-        return tensor_digest(tensor);
+    fn digest(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {
+        let mut state = TensorState::new();
+        // Memory of the CPU, and the tensors of a sparse layout, may change while the state stays the same.
+        if !layout::is_strided(tensor)
+            || !state.read(tensor)
+            || tensor.device() == Device::Cpu
+            || is_worth_a_copy(tensor, &state)
+        {
+            return tensor_digest(tensor);
+        }
+        let discarded = {
+            let mut known = lock(&self.0);
+            if let Some(digest) = known.find(place, &state) {
+                return Ok(digest);
+            }
+            known.discarded
+        };
+        // Read before it is hashed, so that the next call notices a change in between.
+        let fields = state.fields().to_vec();
+        let digest = tensor_digest(tensor)?;
+        let tensor = KnownTensor {
+            alias: tensor.f_detach()?,
+            fields,
+            digest,
+        };
+        let dropped = lock(&self.0).keep(place, tensor, discarded);
+        drop(dropped);
+        Ok(digest)
     }
-    if let Some(place) = known.iter().position(|before| before.matches(&state)) {
-        let before = known.remove(place);
-        let digest = before.digest;
-        known.push(before);
-        return Ok(digest);
-    }
-    if known.len() == MAX_KNOWN {
-        known.remove(0);
-    }
-    // Read before it is hashed, so that the next call notices a change in between.
-    let fields = state.fields().to_vec();
-    let digest = tensor_digest(tensor)?;
-    let alias = tensor.f_detach()?;
-    known.push(KnownTensor {
-        alias,
-        fields,
-        digest,
-    });
-    Ok(digest)
 }
 
 #[cfg(test)]
@@ -91,7 +144,7 @@ mod tests {
     use crate::argument::Arguments;
     use twox_hash::XxHash3_64;
 
-    fn digests(known: &mut SharedDigests, tensors: &[&Tensor]) -> Vec<[u8; 32]> {
+    fn digests(known: &SharedDigests, tensors: &[&Tensor]) -> Vec<[u8; 32]> {
         known
             .digests(&Arguments::new().with_shared(&tensors).shared)
             .unwrap()
@@ -118,32 +171,77 @@ mod tests {
             XxHash3_64::oneshot(&bytes)
         });
         assert_eq!(hashes[0], hashes[1], "they collide");
-        let mut known = SharedDigests::new();
-        let first = digests(&mut known, &[&tables[0]]);
-        assert_ne!(digests(&mut known, &[&tables[1]]), first);
-        assert_eq!(digests(&mut known, &[&tables[0]]), first);
+        let known = SharedDigests::new();
+        let first = digests(&known, &[&tables[0]]);
+        assert_ne!(digests(&known, &[&tables[1]]), first);
+        assert_eq!(digests(&known, &[&tables[0]]), first);
     }
 
     #[test]
     fn a_changed_tensor_has_another_digest() {
-        let mut known = SharedDigests::new();
+        let known = SharedDigests::new();
         let ones = Tensor::ones([300, 300], tch::kind::FLOAT_CPU);
         let twos = &ones * 2;
-        let first = digests(&mut known, &[&ones, &twos]);
-        assert_ne!(digests(&mut known, &[&ones.view([90_000])])[0], first[0]);
-        assert_eq!(digests(&mut known, &[&ones, &twos]), first);
+        let first = digests(&known, &[&ones, &twos]);
+        assert_ne!(digests(&known, &[&ones.view([90_000])])[0], first[0]);
+        assert_eq!(digests(&known, &[&ones, &twos]), first);
         let _ = ones.data().fill_(2.0);
-        assert_eq!(digests(&mut known, &[&ones]), [first[1]]);
+        assert_eq!(digests(&known, &[&ones]), [first[1]]);
     }
 
     #[test]
     fn a_write_to_the_values_of_a_sparse_tensor_gives_another_digest() {
-        let mut known = SharedDigests::new();
+        let known = SharedDigests::new();
         let dense = Tensor::from_slice(&[0.0f32, 3.0, 0.0, 4.0]).view([2, 2]);
         let sparse = dense.to_sparse(None, None::<&[i64]>, None).coalesce();
-        let before = digests(&mut known, &[&sparse]);
-        assert_eq!(digests(&mut known, &[&sparse]), before);
+        let before = digests(&known, &[&sparse]);
+        assert_eq!(digests(&known, &[&sparse]), before);
         let _ = sparse.values().fill_(5.0);
-        assert_ne!(digests(&mut known, &[&sparse]), before);
+        assert_ne!(digests(&known, &[&sparse]), before);
+    }
+    fn known(tensor: &Tensor) -> KnownTensor {
+        let mut state = TensorState::new();
+        assert!(state.read(tensor));
+        KnownTensor {
+            alias: tensor.detach(),
+            fields: state.fields().to_vec(),
+            digest: tensor_digest(tensor).unwrap(),
+        }
+    }
+
+    fn find(digests: &SharedDigests, tensor: &Tensor) -> Option<[u8; 32]> {
+        let mut state = TensorState::new();
+        assert!(state.read(tensor));
+        lock(&digests.0).find(0, &state)
+    }
+
+    #[test]
+    fn a_known_digest_stays_while_calls_use_it() {
+        let digests = SharedDigests::new();
+        let mask = Tensor::ones([4, 4], tch::kind::FLOAT_CPU);
+        assert_eq!(find(&digests, &mask), None);
+        assert!(lock(&digests.0).keep(0, known(&mask), 0).is_none());
+        let digest = tensor_digest(&mask).unwrap();
+        // A call that overlaps another one finds it as well.
+        let [first, second] = [(); 2].map(|()| find(&digests, &mask));
+        assert_eq!([first, second], [Some(digest); 2]);
+        let others = [(); MAX_KNOWN].map(|()| Tensor::ones([4, 4], tch::kind::FLOAT_CPU));
+        let dropped = others.each_ref().map(|other| {
+            let dropped = lock(&digests.0).keep(0, known(other), 0);
+            dropped.is_some()
+        });
+        assert_eq!(dropped, [false, false, false, true]);
+        assert_eq!(find(&digests, &mask), None, "the one used longest ago");
+    }
+
+    #[test]
+    fn a_digest_from_before_a_discard_is_not_kept() {
+        let digests = SharedDigests::new();
+        let mask = Tensor::ones([4, 4], tch::kind::FLOAT_CPU);
+        digests.discard();
+        assert!(lock(&digests.0).keep(0, known(&mask), 0).is_some());
+        assert_eq!(find(&digests, &mask), None);
+        assert!(lock(&digests.0).keep(0, known(&mask), 1).is_none());
+        assert!(find(&digests, &mask).is_some());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use torchcache_store::manifest::difference;
 
@@ -19,7 +19,7 @@ use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
 use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest, same_options};
 use crate::options::{Options, environment};
-use crate::sync::lock;
+use crate::sync::{Progress, lock, write};
 
 /// Why a call cannot use the cache of its module.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ impl From<Detail> for Refused {
     }
 }
 
-/// How long a call waits for another thread that attaches the same handle. That thread may need a
-/// lock that the caller holds.
+/// How long a call waits for another thread that attaches the same handle and does not hash meanwhile.
+/// That thread may need a lock that the caller holds.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl TorchCache {
@@ -57,23 +57,34 @@ impl TorchCache {
     }
 
     fn try_attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
-        let before = lock(&self.attached).clone();
-        if let Some(attached) = self.still_attached(target, before.as_ref())? {
+        let start = Instant::now();
+        let attached = self.still_attached(target, self.attached().as_ref());
+        Counters::time(&self.counters.time.watching, start);
+        if let Some(attached) = attached? {
             return Ok(attached);
         }
-        // Threads that find the same change attach once.
+        let start = Instant::now();
+        let attached = self.attach_in_turn(target);
+        Counters::time(&self.counters.time.attaching, start);
+        attached
+    }
+
+    /// Attaches, unless another thread has done so meanwhile: threads that find the same change attach
+    /// once.
+    fn attach_in_turn(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
         let turn = self.attaching.take(ATTACH_TIMEOUT);
-        let before = lock(&self.attached).clone();
+        let before = self.attached();
         if turn.waited
             && let Some(attached) = self.still_attached(target, before.as_ref())?
         {
             return Ok(attached);
         }
-        let attached = Arc::new(self.attach_again(target, before.as_deref())?);
+        let attached = self.attach_again(target, before.as_deref(), &turn.progress)?;
+        let attached = Arc::new(attached);
         if let Some(before) = &before {
             self.flush_replaced(before, &attached);
         }
-        *lock(&self.attached) = Some(attached.clone());
+        *write(&self.attached) = Some(attached.clone());
         *lock(&self.directory_error) = None;
         drop(turn);
         self.log_change(target, before.as_deref(), &attached);
@@ -138,6 +149,7 @@ impl TorchCache {
         &self,
         target: &dyn Target,
         before: Option<&Attached>,
+        progress: &Arc<Progress>,
     ) -> Result<Attached, Refused> {
         let (overridden, _) = Snapshot::record(overrides(target));
         let mut options = target.options();
@@ -145,14 +157,16 @@ impl TorchCache {
         let options = options.checked()?;
         let before_cache = before.and_then(|before| before.cache.as_ref());
         let cache = if options.enabled() && !environment::is_disabled() {
-            let module = match before_cache {
-                Some(cache)
-                    if same_options(&cache.module.options, &options)
-                        && self.still_hashed(target, &cache.module)? =>
+            let hashed_early = lock(&self.hashed_early).take();
+            let hashed = before_cache.map(|cache| cache.module.clone());
+            let module = match hashed.or(hashed_early) {
+                Some(module)
+                    if same_options(&module.options, &options)
+                        && self.still_hashed(target, &module)? =>
                 {
-                    cache.module.clone()
+                    module
                 }
-                _ => Arc::new(self.hash(target, &options)?),
+                _ => Arc::new(self.hash(target, &options, progress)?),
             };
             target.claim(&module.identity.hash)?;
             let previous = before_cache.map(|cache| &cache.tiers);
@@ -168,7 +182,28 @@ impl TorchCache {
         })
     }
 
-    fn hash(&self, target: &dyn Target, options: &Options) -> Result<HashedModule, Refused> {
+    /// Hashes a module before its first call, for which the hash is kept. `None` where it cannot be
+    /// read now.
+    pub(crate) fn hash_early(&self, target: &dyn Target, options: &Options) -> Option<String> {
+        let start = Instant::now();
+        let module = {
+            // A module may be wrapped before it is frozen.
+            let _guard = tch::no_grad_guard();
+            self.hash(target, options, &Arc::default()).ok()
+        };
+        Counters::time(&self.counters.time.attaching, start);
+        let module = Arc::new(module?);
+        let hash = module.identity.hash.clone();
+        *lock(&self.hashed_early) = Some(module);
+        Some(hash)
+    }
+
+    fn hash(
+        &self,
+        target: &dyn Target,
+        options: &Options,
+        progress: &Arc<Progress>,
+    ) -> Result<HashedModule, Refused> {
         // All that is compared is read before it is hashed, so that the next call notices a change in
         // between.
         let changes = self.changes().count();
@@ -177,12 +212,15 @@ impl TorchCache {
             return Err(Refused::Bypass(reason));
         }
         self.check_frozen(target, seen)?;
-        let identity = Identity::compute(&target.name(), options, |f| target.fingerprint(f));
+        let start = Instant::now();
+        let name = target.name();
+        let identity = Identity::compute(&name, options, progress, |f| target.fingerprint(f));
         Ok(HashedModule {
             identity: identity.ok_or(Refused::Bypass(Reason::Locked))?,
             options: options.clone(),
             fields,
             changes,
+            hashed_in: start.elapsed(),
         })
     }
 
@@ -277,11 +315,18 @@ impl OpenCache {
         if let Some(change) = change {
             tracing::info!(module, hash, "the module hash changed: {change}");
         }
+        let hashed_in = self.module.hashed_in;
         let Some(directory) = directory else {
-            tracing::info!(module, hash, "cache attached, in memory only");
+            tracing::info!(module, hash, ?hashed_in, "cache attached, in memory only");
             return;
         };
-        tracing::info!(module, hash, directory = %directory.display(), "cache attached");
+        tracing::info!(
+            module,
+            hash,
+            directory = %directory.display(),
+            ?hashed_in,
+            "cache attached"
+        );
         if let Err(error) = manifest::write(directory, module, self.identity(), target.functions())
         {
             tracing::debug!(module, %error, "the manifest could not be written");

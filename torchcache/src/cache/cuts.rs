@@ -2,11 +2,11 @@
 //! one: it was traced with a fixed batch size, or drops the dimension of a single row.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::function::Function;
-use crate::sync::lock;
+use crate::sync::{read, write};
 
 /// How the functions of a handle took cut batches so far.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct CutHistory {
     several_rows: Attempts,
     /// Whether the output of each function, by its name, is a batch where the input is one row. After
     /// `squeeze()` it is the row itself.
-    batches_of_one: Mutex<BTreeMap<&'static str, bool>>,
+    batches_of_one: RwLock<BTreeMap<&'static str, bool>>,
 }
 
 /// After a cut that failed, the next 2, 4, 8, … cuts run as whole batches: a module that fails on all
@@ -45,7 +45,7 @@ impl CutHistory {
         CutHistory {
             one_row: Attempts::new(),
             several_rows: Attempts::new(),
-            batches_of_one: Mutex::new(BTreeMap::new()),
+            batches_of_one: RwLock::new(BTreeMap::new()),
         }
     }
 
@@ -80,15 +80,17 @@ impl CutHistory {
 
     /// Whether `function` is known to return a batch for one row: as it did last, or else by its code.
     pub(crate) fn returns_batch_of_one(&self, function: &Function) -> bool {
-        let mut known = lock(&self.batches_of_one);
-        *known
-            .entry(function.name)
-            .or_insert_with(|| !function.may_squeeze())
+        let known = read(&self.batches_of_one).get(function.name).copied();
+        known.unwrap_or_else(|| {
+            let mut known = write(&self.batches_of_one);
+            let by_code = || !function.may_squeeze();
+            *known.entry(function.name).or_insert_with(by_code)
+        })
     }
 
     /// `function` returned a batch for one row, or did not.
     pub(crate) fn note_batch_of_one(&self, function: &Function, is_batch: bool) {
-        lock(&self.batches_of_one).insert(function.name, is_batch);
+        write(&self.batches_of_one).insert(function.name, is_batch);
     }
 }
 

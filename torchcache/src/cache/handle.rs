@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
-use tch::{Device, TchError};
+use tch::Device;
 
 use super::cuts::CutHistory;
 use super::hash_changes::HashChanges;
 use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
-use crate::argument::{SharedDigests, TensorArgument};
+use crate::argument::SharedDigests;
 use crate::error::{Detail, FlushError, Unwritten};
 use crate::identity::{Changes, Identity, Snapshot};
 use crate::options::{Options, environment};
-use crate::sync::{Turn, lock};
+use crate::sync::{Turn, lock, read};
 
 /// The cache of one module instance or function.
 ///
@@ -39,13 +40,16 @@ use crate::sync::{Turn, lock};
 /// assert_eq!((stats.misses, stats.memory.hits), (2, 2));
 /// ```
 pub struct TorchCache {
-    /// Held to clone or replace the `Arc`.
-    pub(super) attached: Mutex<Option<Arc<Attached>>>,
+    /// Locked to clone the `Arc`, by any number of threads at once, and to replace it.
+    pub(super) attached: RwLock<Option<Arc<Attached>>>,
     /// The thread that attaches.
     pub(super) attaching: Turn,
     /// Why the last attach could not use the directory of the disk tier.
     pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
-    shared: Mutex<SharedState>,
+    /// The hash of a module that claimed it before its first call.
+    pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,
+    /// The digests of shared tensors.
+    pub(crate) shared: SharedDigests,
     changes: Changes,
     pub(crate) counters: Counters,
     pub(crate) warnings: Warnings,
@@ -53,14 +57,6 @@ pub struct TorchCache {
     pub(super) hash_changes: Mutex<HashChanges>,
     /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
-}
-
-/// The digests of shared tensors, taken out while a call uses them.
-#[derive(Debug)]
-struct SharedState {
-    digests: SharedDigests,
-    /// How often they were discarded. A call that took them out before that does not put them back.
-    generation: u64,
 }
 
 /// What a handle is attached to, as of the walk that found it. Immutable: threads share it, and a
@@ -110,6 +106,8 @@ pub(super) struct HashedModule {
     pub(super) fields: Snapshot,
     /// The count of changes before the fields were read.
     pub(super) changes: (u64, u64),
+    /// How long hashing took.
+    pub(super) hashed_in: Duration,
 }
 
 impl Default for TorchCache {
@@ -122,13 +120,11 @@ impl TorchCache {
     /// An inert handle.
     pub const fn new() -> Self {
         TorchCache {
-            attached: Mutex::new(None),
+            attached: RwLock::new(None),
             attaching: Turn::new(),
             directory_error: Mutex::new(None),
-            shared: Mutex::new(SharedState {
-                digests: SharedDigests::new(),
-                generation: 0,
-            }),
+            hashed_early: Mutex::new(None),
+            shared: SharedDigests::new(),
             changes: Changes::new(),
             counters: Counters::new(),
             warnings: Warnings::new(),
@@ -190,7 +186,7 @@ impl TorchCache {
     /// rows of earlier hashes of this instance are removed from memory as well. Other caches keep
     /// theirs. Does nothing before a module's first call, since the module hash is not known until then.
     pub fn clear(&self) {
-        self.discard_shared();
+        self.shared.discard();
         let tiers = self.with_cache(|cache| cache.tiers.clone());
         if let Some(tiers) = tiers {
             tiers.clear();
@@ -200,8 +196,9 @@ impl TorchCache {
     /// The options in effect: the defaults, then the attribute, then the fields of the module. Before
     /// a module's first call, the defaults. Where `TORCHCACHE_DISABLE` is set, `enabled` is false.
     pub fn effective_options(&self) -> Options {
-        let attached = lock(&self.attached).clone();
-        let options = attached.map_or_else(Options::default, |attached| attached.options.clone());
+        let options = self
+            .attached()
+            .map_or_else(Options::default, |attached| attached.options.clone());
         if environment::is_disabled() {
             options.disabled()
         } else {
@@ -222,43 +219,20 @@ impl TorchCache {
         self.changes.report();
         // Weights that were replaced need not stay until the next call.
         self.with_cache(|cache| cache.module.fields.release());
-        self.discard_shared();
+        self.shared.discard();
     }
 
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    fn discard_shared(&self) {
-        let mut shared = lock(&self.shared);
-        shared.digests = SharedDigests::new();
-        shared.generation += 1;
-    }
-
-    /// The digests of shared tensors, in their order. Those of the last calls are not hashed again.
-    pub(crate) fn shared_digests(
-        &self,
-        tensors: &[TensorArgument],
-    ) -> Result<Vec<[u8; 32]>, TchError> {
-        if tensors.is_empty() {
-            return Ok(Vec::new());
-        }
-        // Out of the lock while tensors are hashed.
-        let (generation, mut known) = {
-            let mut shared = lock(&self.shared);
-            (shared.generation, std::mem::take(&mut shared.digests))
-        };
-        let digests = known.digests(tensors);
-        let mut shared = lock(&self.shared);
-        if shared.generation == generation {
-            shared.digests = known;
-        }
-        digests
+    /// What it is attached to.
+    pub(super) fn attached(&self) -> Option<Arc<Attached>> {
+        read(&self.attached).clone()
     }
 
     fn with_cache<R>(&self, read: impl FnOnce(&OpenCache) -> R) -> Option<R> {
-        let attached = lock(&self.attached).clone()?;
-        attached.cache.as_deref().map(read)
+        self.attached()?.cache.as_deref().map(read)
     }
 }
 

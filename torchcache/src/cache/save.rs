@@ -27,13 +27,13 @@ impl Tiers {
     ///
     /// Rows that libtorch cannot copy.
     pub(crate) fn save_all(&self) -> Result<(), TchError> {
-        let Some(epoch) = self.epoch() else {
-            return Ok(());
-        };
-        let keys = {
+        let (epoch, keys) = {
             let mut memory = self.memory();
+            let Some(epoch) = self.epoch(&memory) else {
+                return Ok(());
+            };
             self.mark_of_saved(&mut memory);
-            memory.doubtful_keys()
+            (epoch, memory.doubtful_keys())
         };
         keys.chunks(BATCH)
             .try_for_each(|keys| self.save(keys, epoch))

@@ -137,6 +137,11 @@ stats! {
     /// The time spent in each stage of a call.
     TimeStats, TimeCounters: Duration {
         counted {
+            /// Comparing weights, fields and options with those of the module hash.
+            watching,
+            /// Computing the module hash, which reads every weight, and opening its tiers: at the first
+            /// call, at a change, and when a module is wrapped in a [`Cached`](crate::Cached).
+            attaching,
             /// Making keys.
             hashing,
             /// Looking up rows and copying hits.
@@ -237,7 +242,8 @@ impl Stats {
         }
         let time = &self.time;
         let spared = time.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
-        let spent = time.hashing + time.loading + time.storing + time.verifying;
+        let watched = time.watching + time.attaching;
+        let spent = watched + time.hashing + time.loading + time.storing + time.verifying;
         Some(Duration::from_secs_f64(
             (spared - spent.as_secs_f64()).max(0.0),
         ))
@@ -365,6 +371,8 @@ impl fmt::Display for Stats {
             )?;
         }
         for (name, time) in [
+            ("watching   ", self.time.watching),
+            ("attaching  ", self.time.attaching),
             ("hashing    ", self.time.hashing),
             ("loading    ", self.time.loading),
             ("forward    ", self.time.forward),

@@ -128,9 +128,10 @@ impl Tiers {
         lock(&self.memory)
     }
 
-    /// The epoch of a call that begins now; `None` while the tiers are being cleared.
-    pub(crate) fn epoch(&self) -> Option<Epoch> {
-        let memory = self.memory().epoch()?;
+    /// The epoch of a call whose lookup begins under this lock; `None` while the tiers are being
+    /// cleared.
+    pub(crate) fn epoch(&self, memory: &Memory) -> Option<Epoch> {
+        let memory = memory.epoch()?;
         let store = self.store.as_ref().map_or(0, Store::epoch);
         Some(Epoch { memory, store })
     }

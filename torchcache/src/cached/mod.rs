@@ -26,7 +26,7 @@ use crate::definition::number_of;
 use crate::error::{Detail, Error};
 use crate::function::Function;
 use crate::identity::program::{Object, SourceFile, this_run};
-use crate::identity::{Fingerprint, Fingerprinter, Identity, nested_options, torchscript};
+use crate::identity::{Fingerprint, Fingerprinter, nested_options, torchscript};
 use crate::options::{Options, OptionsBuilder, environment};
 use crate::output::structure;
 use crate::sync::lock;
@@ -323,10 +323,7 @@ impl<M> Target for Cached<M> {
                 );
                 Ok(())
             }
-            Some(first) => Err(Detail::SameIdentity {
-                first: first.to_string(),
-                second: here.to_string(),
-            }),
+            None => Ok(()),
         }
     }
 
@@ -373,7 +370,7 @@ impl<M> Cached<M> {
     ///
     /// # Errors
     ///
-    /// The location that wraps the other module.
+    /// The other module.
     fn dependencies(
         &self,
         f: &mut Fingerprinter<'_>,

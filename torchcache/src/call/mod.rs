@@ -73,14 +73,14 @@ fn run_cached<O: Output>(
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows)?;
     bypass::hint_one_dimension(target, function, arguments, rows);
-    let call = CachedCall {
+    let mut call = CachedCall {
         target,
         rows,
         function,
         arguments,
         options: &attached.options,
         cache,
-        epoch: cache.tiers.epoch(),
+        epoch: None,
         counters: &handle.counters,
         module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
@@ -117,7 +117,8 @@ struct CachedCall<'a> {
     arguments: &'a Arguments<'a>,
     options: &'a Options,
     cache: &'a OpenCache,
-    /// What it brings is kept in this epoch; in none where the tiers are being cleared.
+    /// What it brings is kept in this epoch; in none before its lookup, and where the tiers are being
+    /// cleared.
     epoch: Option<Epoch>,
     counters: &'a Counters,
     /// The device of the module's weights, or else of its input.
@@ -129,7 +130,7 @@ struct CachedCall<'a> {
 impl CachedCall<'_> {
     fn row_keys<O>(&self) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
-        let shared = self.target.handle().shared_digests(&self.arguments.shared);
+        let shared = self.target.handle().shared.digests(&self.arguments.shared);
         let is_named = self.options.persistent_module_hash().is_some();
         let named = is_named.then(|| self.target.row_name());
         let keys = shared.and_then(|shared| {
@@ -171,12 +172,14 @@ impl CachedCall<'_> {
         }
     }
 
-    fn find_in_memory<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
+    fn find_in_memory<O>(&mut self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
         let start = Instant::now();
         let found = {
-            let mut memory = self.cache.tiers.memory();
+            let tiers = &self.cache.tiers;
+            let mut memory = tiers.memory();
+            self.epoch = tiers.epoch(&memory);
             memory.note(lookup.keys());
-            self.cache.tiers.mark_of_saved(&mut memory);
+            tiers.mark_of_saved(&mut memory);
             lookup.find_in_memory(&mut memory, self.module_device)
         };
         Counters::time(&self.counters.time.loading, start);

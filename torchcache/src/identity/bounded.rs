@@ -121,7 +121,7 @@ mod tests {
     use crate::options::Options;
 
     fn identity(walk: impl FnOnce(&mut Fingerprinter<'_>)) -> Identity {
-        Identity::compute("m", &Options::default(), walk).unwrap()
+        Identity::compute("m", &Options::default(), &Default::default(), walk).unwrap()
     }
 
     fn vocabulary(changed: i64) -> HashMap<String, i64> {

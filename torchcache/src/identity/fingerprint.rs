@@ -187,7 +187,8 @@ impl<'a> Fingerprinter<'a> {
         match &mut self.walk {
             FingerprintMode::Watch(watcher) => watcher.tensor(tensor),
             FingerprintMode::Hash(collector) => {
-                collector.add(parts::tensor(&self.path, tensor));
+                let progress = collector.progress.clone();
+                collector.add(progress.work(|| parts::tensor(&self.path, tensor)));
                 collector.modules += 1;
                 collector.records_gradients |= layout::records_gradients(tensor);
                 collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
@@ -220,7 +221,8 @@ impl<'a> Fingerprinter<'a> {
         if let FingerprintMode::Hash(collector) = &mut self.walk {
             let name = type_name::<T>();
             let program = Object::of(Location::caller());
-            let digest = program.map_or_else(this_run, |program| program.digest());
+            let digest = || program.map_or_else(this_run, |program| program.digest());
+            let digest = collector.progress.work(digest);
             collector.add(parts::unknown_code(&self.path, name, digest));
             collector.unknown_code.insert(name);
         }
@@ -260,6 +262,15 @@ impl<'a> Fingerprinter<'a> {
     /// Whether this walk computes the hash.
     pub(crate) fn hashes(&self) -> bool {
         matches!(self.walk, FingerprintMode::Hash(_))
+    }
+
+    /// Does work that may take long, and waits for no lock of the program; `None` where this walk does not
+    /// compute the hash.
+    pub(super) fn hashing<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        match &self.walk {
+            FingerprintMode::Hash(collector) => Some(collector.progress.work(work)),
+            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => None,
+        }
     }
 
     /// Records that a TorchScript module is in train mode, for a warning.
@@ -312,7 +323,7 @@ impl<'a> Fingerprinter<'a> {
                 watcher.bytes(watched);
             }
             FingerprintMode::Hash(collector) => {
-                let (bytes, readable) = make();
+                let (bytes, readable) = collector.progress.work(make);
                 collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
             }
             FingerprintMode::Trainable(_) => {}

@@ -54,7 +54,7 @@ mod tests {
 
     fn identity(version: &str, walk: impl FnOnce(&mut Fingerprinter<'_>)) -> Identity {
         let options = Options::builder().version(version).build().unwrap();
-        Identity::compute("m", &options, walk).unwrap()
+        Identity::compute("m", &options, &Default::default(), walk).unwrap()
     }
 
     #[test]

@@ -30,8 +30,10 @@ pub use types::type_of;
 pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::options::Options;
+use crate::sync::Progress;
 
 /// Bumped whenever the same module would get another hash. Older directories are then ignored.
 const FORMAT: u32 = 3;
@@ -57,10 +59,12 @@ impl Identity {
     pub(crate) fn compute(
         name: &str,
         options: &Options,
+        progress: &Arc<Progress>,
         walk: impl FnOnce(&mut Fingerprinter<'_>),
     ) -> Option<Identity> {
         let mut collector = Collector {
             parts: option_parts(options),
+            progress: progress.clone(),
             ..Collector::default()
         };
         if let Some(hash) = options.persistent_module_hash() {
@@ -132,11 +136,12 @@ mod tests {
 
     #[test]
     fn module_hashes_are_the_same_in_every_release() {
-        let identity = Identity::compute("demo::Module", &Options::default(), |f| {
-            f.field("scale", &2.5f64);
-            f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
-        })
-        .unwrap();
+        let identity =
+            Identity::compute("demo::Module", &Options::default(), &Arc::default(), |f| {
+                f.field("scale", &2.5f64);
+                f.field("table", &tch::Tensor::from_slice(&[1i64, 2, 3]));
+            })
+            .unwrap();
         // A golden value: if it changes, so must FORMAT, which makes old caches expire.
         assert_eq!(
             identity.hash,
@@ -148,7 +153,9 @@ mod tests {
     fn only_identity_options_change_the_hash() {
         let hash = |options: OptionsBuilder| {
             let options = options.build().unwrap();
-            Identity::compute("m", &options, |_| ()).unwrap().hash
+            Identity::compute("m", &options, &Arc::default(), |_| ())
+                .unwrap()
+                .hash
         };
         let plain = hash(Options::builder());
         for options in [

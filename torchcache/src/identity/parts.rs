@@ -1,13 +1,16 @@
 //! The parts of an identity: a digest of each hashed value, in the order of the walk, with its
 //! readable form.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::iter;
+use std::sync::Arc;
 
 use tch::Tensor;
 pub(crate) use torchcache_store::manifest::{Category, IdentityPart};
 
 use crate::function::{BuildInput, BuildValue, Function};
+use crate::sync::Progress;
 use crate::tensor::digest::{describe, tensor_digest};
 
 /// A part with the digest of some pieces, each with its length, so that nothing runs together.

@@ -7,6 +7,7 @@ use tch::{CModule, TchError, TrainableCModule};
 
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use super::parts::unique;
+use crate::tensor::parallel;
 
 /// Its address and its parameters are watched. Mode and buffers are not: libtorch shows them only in
 /// the archive, so `refresh()` reads them.
@@ -17,8 +18,8 @@ impl Fingerprint for CModule {
             let address = format!("{self:?}");
             f.plain("address", address.as_bytes(), &address);
         }
-        if f.hashes() {
-            Archive::of_module(self).fingerprint(f);
+        if let Some(archive) = f.hashing(|| Archive::of_module(self)) {
+            archive.fingerprint(f);
         }
         for (name, tensor) in self.named_parameters().unwrap_or_default() {
             f.field(&name, &tensor);
@@ -28,8 +29,8 @@ impl Fingerprint for CModule {
 
 /// Hashes a trainable module. Its parameters are watched through the `VarStore` that holds them.
 pub(crate) fn trainable(module: &TrainableCModule, f: &mut Fingerprinter<'_>) {
-    if f.hashes() {
-        Archive::of_trainable(module).fingerprint(f);
+    if let Some(archive) = f.hashing(|| Archive::of_trainable(module)) {
+        archive.fingerprint(f);
     }
 }
 
@@ -66,7 +67,11 @@ impl Archive {
         let (digest, in_train_mode) = match zip_files(bytes) {
             Some(files) => digest_files(&files),
             // Above 4 GB.
-            None => (*blake3::hash(bytes).as_bytes(), false),
+            None => {
+                let mut hasher = blake3::Hasher::new();
+                parallel::update(&mut hasher, bytes);
+                (*hasher.finalize().as_bytes(), false)
+            }
         };
         let mode = if in_train_mode { ", in train mode" } else { "" };
         Archive {
@@ -111,7 +116,7 @@ fn digest_files(files: &[(&[u8], &[u8])]) -> ([u8; 32], bool) {
             pickled.is_some_and(|operations| pickle::has_true(&operations, "training"));
         for piece in [name, canonical.as_deref().unwrap_or(content)] {
             hasher.update(&(piece.len() as u64).to_le_bytes());
-            hasher.update(piece);
+            parallel::update(&mut hasher, piece);
         }
     }
     (*hasher.finalize().as_bytes(), in_train_mode)
