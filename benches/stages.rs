@@ -12,10 +12,13 @@ use tch::{Device, Kind};
 use torchcache::Options;
 
 use torchcache_benches::args::Args;
+use torchcache_benches::bert::Bert;
+use torchcache_benches::changes::Changes;
 use torchcache_benches::clock;
 use torchcache_benches::fixed::Fixed;
 use torchcache_benches::limits;
 use torchcache_benches::ours::{cached, expect, files_below};
+use torchcache_benches::shared::{Shared, THREADS};
 use torchcache_benches::stages::{Profile, Stages};
 use torchcache_benches::table::{Table, bytes, ratio, time};
 use torchcache_benches::workload::{WORKLOADS, Workload};
@@ -92,6 +95,12 @@ fn main() {
     println!("{}", storing(&measured));
     println!("{}", opening(if args.quick { 1_000 } else { 100_000 }));
     println!("{}", fixed_cost(&Fixed::measure(clock::device(), PASSES)));
+    println!("{}", large_model(&Bert::measure(clock::device(), PASSES)));
+    println!(
+        "{}",
+        threads(&Shared::measure(if args.quick { 1_600 } else { 160_000 }))
+    );
+    println!("{}", changes(if args.quick { 1_000 } else { 100_000 }));
 }
 
 fn whole_calls(measured: &[Measured]) -> String {
@@ -297,4 +306,46 @@ fn fixed_cost(fixed: &Fixed) -> String {
         ]);
     }
     format!("#### Fixed cost of a call\n\n{table}")
+}
+
+/// Hits of a model as large as BERT-base.
+fn large_model(bert: &Bert) -> String {
+    let header = ["weights of BERT-base", "hit", "forward", "hit / forward"];
+    let mut table = Table::new(1, &header);
+    for (weights, hit) in bert.hits.iter().copied() {
+        table.row([
+            weights.to_owned(),
+            time(hit),
+            time(bert.forward),
+            ratio(hit / bert.forward),
+        ]);
+    }
+    format!("#### A hit of a large model\n\n{table}")
+}
+
+fn threads(shared: &Shared) -> String {
+    let mut table = Table::new(1, &["threads", "hits/s of one module", "of one function"]);
+    let hits = shared.handle.iter().zip(&shared.function);
+    for (threads, (handle, function)) in THREADS.into_iter().zip(hits) {
+        table.row([
+            threads.to_string(),
+            format!("{handle:.0}"),
+            format!("{function:.0}"),
+        ]);
+    }
+    format!("#### Hits from several threads\n\n{table}")
+}
+
+fn changes(count: usize) -> String {
+    let Changes { each, grown } = Changes::measure(count);
+    let header = [
+        "changes of a weight",
+        "each, at first",
+        "each, at last",
+        "grown by",
+    ];
+    let mut table = Table::new(1, &header);
+    let [first, last] = each.map(|each| time(each / 1e3));
+    table.row([count.to_string(), first, last, bytes(grown.max(0.0))]);
+    format!("#### Changes of a weight\n\n{table}")
 }

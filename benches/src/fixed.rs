@@ -36,43 +36,13 @@ impl Fixed {
         let mut resnet50 = nn::VarStore::new(device);
         tch::vision::resnet::resnet50(&resnet50.root(), 1000);
         resnet50.freeze();
-        let mut bert = bert_base(device);
-        let trained = hits("BERT-base in training, without gradients", (&bert).into());
-        bert.freeze();
         let calls = vec![
             hits("none", ().into()),
             hits("ResNet-50", (&resnet50).into()),
-            hits("BERT-base", (&bert).into()),
-            trained,
         ];
         Fixed {
             calls,
             copy: best(passes, || repeated(device, CALLS, || xs.copy())),
         }
     }
-}
-
-/// The weights of BERT-base: 110 million floats.
-fn bert_base(device: Device) -> nn::VarStore {
-    let vs = nn::VarStore::new(device);
-    let linear = |path: nn::Path<'_>, inputs: i64, outputs: i64| {
-        nn::linear(path, inputs, outputs, Default::default());
-    };
-    let embeddings = vs.root() / "embeddings";
-    for (name, rows) in [("words", 30_522), ("positions", 512), ("types", 2)] {
-        nn::embedding(&embeddings / name, rows, 768, Default::default());
-    }
-    for layer in 0..12 {
-        let layer = vs.root() / "layers" / layer;
-        for name in ["query", "key", "value", "output"] {
-            linear(&layer / name, 768, 768);
-        }
-        linear(&layer / "up", 768, 3072);
-        linear(&layer / "down", 3072, 768);
-        for name in ["attention_norm", "output_norm"] {
-            nn::layer_norm(&layer / name, vec![768], Default::default());
-        }
-    }
-    linear(vs.root() / "pooler", 768, 768);
-    vs
 }

@@ -2,6 +2,8 @@
 //! tables. The benchmarks are in the parent folder and print Markdown.
 
 pub mod args;
+pub mod bert;
+pub mod changes;
 pub mod clock;
 pub mod figures;
 pub mod fixed;
@@ -9,6 +11,7 @@ pub mod limits;
 pub mod ours;
 pub mod peer;
 pub mod report;
+pub mod shared;
 pub mod stages;
 pub mod table;
 pub mod workload;

@@ -26,7 +26,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// The time that no clock of the cache covers: checking arguments and weights, assembling.
+    /// The remaining time: checking arguments and weights, assembling.
     pub fn rest(&self) -> f64 {
         (self.call - self.keys - self.load - self.forward - self.store).max(0.0)
     }
