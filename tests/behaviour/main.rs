@@ -23,6 +23,7 @@ mod faults;
 mod generic_modules;
 mod gradients;
 mod hints;
+mod hygiene;
 mod identity;
 mod local_items;
 mod multi_process;

@@ -13,6 +13,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Block, Expr, Macro, Meta, Signature, Token};
 
 use crate::canonical;
+use crate::runtime::Runtime;
 
 /// A value that the compiler puts into a body.
 pub(crate) struct BuildInput {
@@ -49,24 +50,24 @@ pub(crate) fn find(signature: &Signature, block: &Block) -> Vec<BuildInput> {
 
 impl BuildInput {
     /// The value of type `BuildInput`.
-    pub(crate) fn expand(&self) -> TokenStream {
+    pub(crate) fn expand(&self, runtime: &Runtime) -> TokenStream {
         let Self {
             arguments, guards, ..
         } = self;
-        let (name, private) = (self.name(), quote!(::torchcache::__private));
+        let name = self.name();
         // Of the invocation in the body, where a relative path begins.
         let span = Span::call_site().located_at(self.span);
         let value = match self.kind {
-            InputKind::Cfg => quote_spanned!(span=> Cfg(#private::cfg!(#arguments))),
+            InputKind::Cfg => quote_spanned!(span=> Cfg(#runtime::cfg!(#arguments))),
             // `env!` is an error where the variable is not set, which the body may avoid.
             InputKind::Variable => {
-                quote_spanned!(span=> Variable(#private::option_env!(#arguments)))
+                quote_spanned!(span=> Variable(#runtime::option_env!(#arguments)))
             }
-            InputKind::File => quote_spanned!(span=> File(#private::include_bytes!(#arguments))),
+            InputKind::File => quote_spanned!(span=> File(#runtime::include_bytes!(#arguments))),
         };
         quote! {
             #(#[cfg(#guards)])*
-            #private::BuildInput { name: #name, value: #private::BuildValue::#value }
+            #runtime::BuildInput { name: #name, value: #runtime::BuildValue::#value }
         }
     }
 

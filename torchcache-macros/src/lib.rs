@@ -1,8 +1,9 @@
 //! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`.
 //!
 //! An item is parsed (`parse`) and checked (`validate`), then expanded (`expand`). Generated
-//! code refers to the runtime only by `torchcache::__private`, where everything is that can be an
-//! ordinary function.
+//! code refers to the library only by its module `__private` (`runtime`), where everything is that
+//! can be an ordinary function. Names that it binds begin with `torchcache_`, since a pattern may be
+//! the name of a constant of the user's.
 
 mod build_inputs;
 mod canonical;
@@ -10,6 +11,7 @@ mod errors;
 mod expand;
 mod options;
 mod parse;
+mod runtime;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,15 @@ mod validate;
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::Item;
+use syn::{Item, ItemStruct};
 
+use crate::errors::Errors;
 use crate::parse::derives::{BatchedDerive, FingerprintDerive};
 use crate::parse::functions::FunctionItem;
 use crate::parse::impls::ModuleImpl;
+use crate::parse::options::OptionAssignments;
 use crate::parse::structs::Struct;
+use crate::runtime::Runtime;
 
 /// Caches a module or a function row by row: see the `torchcache` crate.
 #[proc_macro_attribute]
@@ -41,28 +46,53 @@ pub fn fingerprint(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
 }
 
 /// Implements `Batched`, so that a cached function can return a struct of tensors.
-#[proc_macro_derive(Batched)]
+#[proc_macro_derive(Batched, attributes(batched))]
 pub fn batched(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive_batched(input.into()).into()
 }
 
+/// What the attribute on a struct expands to. A derive sees the fields without those that a `#[cfg]`
+/// removes, and with the attributes of their `#[cfg_attr]`s.
+#[doc(hidden)]
+#[proc_macro_derive(CachedStruct, attributes(torchcache, torchcache_struct))]
+pub fn cached_struct(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    derive_struct(input.into()).into()
+}
+
 fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let runtime = runtime(&arguments);
     match syn::parse2::<Item>(item.clone()) {
-        Ok(Item::Struct(item)) => match Struct::parse(arguments, item.clone()) {
-            Ok(parsed) => expand::structs::expand(&parsed),
-            Err(error) => expand::structs::fallback(item, &error),
-        },
+        Ok(Item::Struct(item)) => expand::structs::derive(&arguments, item, &runtime),
         Ok(Item::Impl(item)) => match ModuleImpl::parse(arguments, &item) {
-            Ok(parsed) => expand::impls::expand(&parsed),
-            Err(error) => expand::impls::fallback(&item, &error),
+            Ok(parsed) => expand::impls::expand(&parsed, &runtime),
+            Err(error) => expand::impls::fallback(&item, &error, &runtime),
         },
         Ok(Item::Fn(item)) => match FunctionItem::parse(arguments, &item) {
-            Ok(parsed) => expand::functions::expand(&parsed),
-            Err(error) => expand::functions::fallback(&item, &error),
+            Ok(parsed) => expand::functions::expand(&parsed, &runtime),
+            Err(error) => expand::functions::fallback(&item, &error, &runtime),
         },
         Ok(other) => keep(item, &parse::wrong_item(&other)),
         Err(error) => keep(item, &error),
     }
+}
+
+fn derive_struct(input: TokenStream) -> TokenStream {
+    let item: ItemStruct = match syn::parse2(input) {
+        Ok(item) => item,
+        Err(error) => return error.to_compile_error(),
+    };
+    let arguments = parse::structs::arguments(&item);
+    let runtime = runtime(arguments.as_ref().unwrap_or(&TokenStream::new()));
+    match arguments.and_then(|arguments| Struct::parse(arguments, item.clone())) {
+        Ok(parsed) => expand::structs::expand(&parsed, &runtime),
+        Err(error) => expand::structs::fallback(&item, &error, &runtime),
+    }
+}
+
+/// The library that the arguments of an attribute name; mistakes in them are reported elsewhere.
+fn runtime(arguments: &TokenStream) -> Runtime {
+    let arguments = OptionAssignments::parse(arguments.clone(), &mut Errors::default());
+    Runtime::locate(arguments.library.as_ref())
 }
 
 fn derive(input: TokenStream) -> TokenStream {

@@ -1,18 +1,25 @@
 //! The items that generated code names. Not part of the public interface.
 
+use std::ops::Deref;
+
 pub use core::default::Default;
 pub use core::iter::Iterator;
 pub use core::option::Option;
+pub use core::primitive::{u32, u64};
 pub use core::{cfg, column, concat, file, include_bytes, line, module_path, option_env};
 pub use std::string::String;
 pub use std::vec::Vec;
 
 pub use tch::Tensor;
 pub use tch::nn::ModuleT;
+pub use torchcache_macros::CachedStruct;
 
 pub use crate::argument::{Arguments, SelectedRows};
 pub use crate::cache::overrides::Overrides;
-pub use crate::cache::target::{CachedForward, CachedFunction, CachedStruct};
+pub use crate::cache::target::{
+    CachedForward as OneAnnotatedImplPerStruct, CachedFunction, CachedStruct,
+    EveryFieldImplementsFingerprint,
+};
 pub use crate::definition::{Definition, Place};
 pub use crate::function::{BuildInput, BuildValue, Function};
 pub use crate::identity::{ModuleProbe, hashed_modules, type_of, unknown_code};
@@ -22,7 +29,7 @@ pub use crate::{
 };
 
 use crate::cache::attach::Refused;
-use crate::cache::target::{ModuleTarget, Target};
+use crate::cache::target::{CachedForward, ModuleTarget, Target};
 use crate::cache::warnings::Reason;
 use crate::call::{self, bypass};
 
@@ -40,17 +47,141 @@ pub const fn size(text: &str, least: u64) -> u64 {
     }
 }
 
+/// An argument with the name of a training flag, whose type may be another name of `bool`: its method is
+/// that of [`NoFlag`] otherwise.
+#[derive(Debug)]
+pub struct FlagProbe<'a, T: ?Sized>(NoFlag, &'a T);
+
+/// See [`FlagProbe`].
+#[derive(Debug)]
+pub struct NoFlag;
+
+impl<'a, T: ?Sized> FlagProbe<'a, T> {
+    pub fn new(value: &'a T) -> Self {
+        FlagProbe(NoFlag, value)
+    }
+}
+
+impl FlagProbe<'_, bool> {
+    pub fn is_true(&self) -> bool {
+        *self.1
+    }
+}
+
+impl<T: ?Sized> Deref for FlagProbe<'_, T> {
+    type Target = NoFlag;
+
+    fn deref(&self) -> &NoFlag {
+        &self.0
+    }
+}
+
+impl NoFlag {
+    pub fn is_true(&self) -> bool {
+        false
+    }
+}
+
+/// Whether a field is the cache, where its type may be another name of [`TorchCache`]: its methods and
+/// its constant are those of [`OtherField`] otherwise.
+#[derive(Debug)]
+pub struct FieldProbe<T>(pub T);
+
+impl<'a> FieldProbe<&'a TorchCache> {
+    pub const IS_CACHE: bool = true;
+
+    pub fn cache(self) -> Option<&'a TorchCache> {
+        Some(self.0)
+    }
+
+    /// The cache is not part of the identity.
+    pub fn field(self, _: &str, _: &mut Fingerprinter<'_>) {}
+}
+
+/// See [`FieldProbe`].
+pub trait OtherField<'a, T>: Sized {
+    const IS_CACHE: bool = false;
+
+    fn cache(self) -> Option<&'a TorchCache> {
+        None
+    }
+
+    fn field(self, name: &str, f: &mut Fingerprinter<'_>)
+    where
+        T: Fingerprint;
+}
+
+impl<'a, T> OtherField<'a, T> for FieldProbe<&'a T> {
+    fn field(self, name: &str, f: &mut Fingerprinter<'_>)
+    where
+        T: Fingerprint,
+    {
+        f.field(name, self.0);
+    }
+}
+
+/// The field that is the cache. [`one_cache`] has checked that there is one.
+pub fn found<const N: usize>(fields: [Option<&TorchCache>; N]) -> &TorchCache {
+    let cache = fields.into_iter().flatten().next();
+    cache.expect("a constant checks it")
+}
+
+/// Checks the number of fields that are caches. Generated code evaluates it in a constant.
+///
+/// # Panics
+///
+/// While the constant is evaluated, so that the error is shown at the struct.
+#[track_caller]
+pub const fn one_cache(are_caches: &[bool], none: &str) {
+    let (mut found, mut at) = (0, 0);
+    while at < are_caches.len() {
+        found += are_caches[at] as usize;
+        at += 1;
+    }
+    match found {
+        0 => panic!("{}", none),
+        1 => {}
+        _ => panic!("a struct has one cache; remove the other fields of type `TorchCache`"),
+    }
+}
+
+/// Implemented next to an annotated impl of the struct `T`, for a type that is in use wherever the impl is.
+pub trait Paired<T> {
+    /// The function that the struct's expansion has for its impl.
+    const PAIRED: fn();
+}
+
+/// Stands in for the function of a generic struct where the struct is not generic.
+pub trait Unpaired {
+    fn torchcache_is_needed_on_both_the_struct_and_its_impl() {}
+}
+
+impl<T> Unpaired for T {}
+
+/// Stands in for the function of a generic struct where the struct is not annotated, and says so.
+pub trait Unannotated {
+    fn torchcache_is_needed_on_both_the_struct_and_its_impl()
+    where
+        Self: CachedStruct,
+    {
+    }
+}
+
+impl<T> Unannotated for T {}
+
 /// A call of a cached method; `training` where an argument says so.
 #[track_caller]
 pub fn call_method<T: CachedForward, O: Output>(
     module: &T,
-    function: usize,
+    function: &str,
     training: bool,
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    let (target, function) = (ModuleTarget(module), &T::FUNCTIONS[function]);
-    run(&target, function, training, &arguments, &body)
+    let target = ModuleTarget(module);
+    let described = T::FUNCTIONS.iter().find(|it| it.name == function);
+    let described = described.expect("every cached method is described");
+    run(&target, described, training, &arguments, &body)
 }
 
 /// A call of a cached function; `training` where an argument says so.

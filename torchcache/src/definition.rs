@@ -14,6 +14,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 pub struct Definition {
     /// The module path and name.
     pub(crate) name: &'static str,
+    /// The path that the type has if the item is in a module.
+    path: &'static str,
     type_name: fn() -> &'static str,
     type_id: fn() -> TypeId,
     place: Place,
@@ -36,20 +38,28 @@ impl Definition {
     pub const fn of<T: ?Sized>(name: &'static str, place: Place) -> Self {
         Definition {
             name,
+            path: name,
             type_name: type_name::<T>,
             type_id: typeid::of::<T>,
             place,
         }
     }
 
-    /// The definition of a function, whose type has no name.
-    pub const fn of_function<F>(_: &F, name: &'static str, place: Place) -> Self {
-        Definition::of::<F>(name, place)
+    /// The definition of a function, for which the type `T` stands. `path`: see the field.
+    pub const fn of_function<T>(name: &'static str, path: &'static str, place: Place) -> Self {
+        Definition {
+            path,
+            ..Definition::of::<T>(name, place)
+        }
     }
 
-    /// The name of the type, with its path and arguments.
+    /// The name of the type, with its path and arguments; of a function in a module, its own.
     pub(crate) fn type_name(&self) -> &'static str {
-        (self.type_name)()
+        let is_of_function = self.path != self.name;
+        match is_of_function && self.place().is_none() {
+            true => self.name,
+            false => (self.type_name)(),
+        }
     }
 
     /// The type arguments, as in `<f64>`.
@@ -69,8 +79,8 @@ impl Definition {
 
     /// The place, where the name may be that of other items as well.
     pub(crate) fn place(&self) -> Option<Place> {
-        let (path, _) = split_arguments(self.type_name());
-        let is_in_module = is_same_path(path, self.name);
+        let (path, _) = split_arguments((self.type_name)());
+        let is_in_module = is_same_path(path, self.path);
         (!is_in_module).then_some(self.place)
     }
 

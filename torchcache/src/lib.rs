@@ -111,9 +111,9 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// # A module
 ///
 /// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On the
-/// impl, it wraps `forward`. The impl is one of `nn::Module` or of `nn::ModuleT`, or an inherent impl whose
-/// `forward` or `forward_t` takes any number of [`Argument`]s and returns an [`Output`]. Other methods are left
-/// unchanged. A `bool` named `train`, `training` or `is_training`, of a function as well, bypasses the cache if it
+/// impl, it wraps `forward`. The impl is one of `nn::Module` or of `nn::ModuleT`, or an impl of another trait or
+/// without one whose `forward` or `forward_t` takes any number of [`Argument`]s and returns an [`Output`]. Other
+/// methods are left unchanged. A `bool` named `train`, `training` or `is_training`, of a function as well, bypasses the cache if it
 /// is true.
 ///
 /// The struct has one field of type [`TorchCache`], with any name. A field named `torchcache_<option>`
@@ -179,7 +179,13 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// The options of the table in [`Options`], each as `name = value`. A size is a number or text such as
 /// `"2 GB"`, `eviction` is `"lru"`, `"never"` or `"auto"`; any other value is an expression that the method of
-/// [`OptionsBuilder`] takes.
+/// [`OptionsBuilder`] takes. Two more are no options:
+///
+/// * `handle = "rows"`, on a function: the name of the function that returns the handle, where `embed_cache` is
+///   taken;
+/// * `crate = facade::torchcache`, on each item: where this library is, for crates that have it through another
+///   one. A dependency with another name in `Cargo.toml` is found without it. The derives take it as
+///   `#[fingerprint(crate = …)]` and `#[batched(crate = …)]`.
 ///
 /// # Parameters
 ///

@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 
+use crate::expand::local;
 use crate::parse::derives::BatchedDerive;
 use crate::parse::fields::bounds;
 
@@ -14,8 +15,10 @@ pub(crate) fn expand(parsed: &BatchedDerive) -> TokenStream {
         generics,
         fields,
         is_named,
+        lints,
+        runtime,
     } = parsed;
-    let bounded = bounds("Batched", name, generics, fields.iter());
+    let bounded = bounds("Batched", name, generics, fields.iter(), runtime);
     let (generics, arguments, bounds) = bounded.split_for_impl();
     let members: Vec<_> = fields.iter().map(|field| &field.member).collect();
     // An error about a type points at it.
@@ -23,7 +26,8 @@ pub(crate) fn expand(parsed: &BatchedDerive) -> TokenStream {
         .iter()
         .map(|field| {
             let ty = &field.ty;
-            quote_spanned!(ty.span()=> <#ty as ::torchcache::__private::Batched>)
+            let at = runtime.at(ty.span());
+            quote_spanned!(ty.span()=> <#ty as #at::Batched>)
         })
         .collect();
     let (begin, end) = if *is_named { ("{", "}") } else { ("(", ")") };
@@ -33,31 +37,34 @@ pub(crate) fn expand(parsed: &BatchedDerive) -> TokenStream {
         0 => format!("{}:", field.name()),
         _ => format!(",{}:", field.name()),
     });
+    let [text, tensors, lengths] = ["text", "tensors", "lengths"].map(local);
+    let allowed: Vec<_> = fields.iter().map(|field| &field.lints).collect();
     quote! {
+        #(#lints)*
         #[automatically_derived]
-        impl #generics ::torchcache::__private::Batched for #name #arguments #bounds {
-            fn structure(text: &mut ::torchcache::__private::String) {
-                ::torchcache::__private::nested(#called, text, |text| {
-                    text.push_str(#begin);
-                    #(text.push_str(#labels); #parts::structure(text);)*
-                    text.push_str(#end);
+        impl #generics #runtime::Batched for #name #arguments #bounds {
+            fn structure(#text: &mut #runtime::String) {
+                #runtime::nested(#called, #text, |#text| {
+                    #text.push_str(#begin);
+                    #(#text.push_str(#labels); #parts::structure(#text);)*
+                    #text.push_str(#end);
                 });
             }
             fn flatten(
                 self,
-                tensors: &mut ::torchcache::__private::Vec<::torchcache::__private::Tensor>,
-                lengths: &mut ::torchcache::__private::Vec<u32>,
+                #tensors: &mut #runtime::Vec<#runtime::Tensor>,
+                #lengths: &mut #runtime::Vec<#runtime::u32>,
             ) {
-                #(#parts::flatten(self.#members, tensors, lengths);)*
+                #(#(#allowed)* #parts::flatten(self.#members, #tensors, #lengths);)*
             }
             fn unflatten(
-                tensors: &mut dyn ::torchcache::__private::Iterator<
-                    Item = ::torchcache::__private::Tensor,
+                #tensors: &mut dyn #runtime::Iterator<
+                    Item = #runtime::Tensor,
                 >,
-                lengths: &mut dyn ::torchcache::__private::Iterator<Item = u32>,
-            ) -> ::torchcache::__private::Option<Self> {
-                ::torchcache::__private::Option::Some(Self {
-                    #(#members: #parts::unflatten(tensors, lengths)?,)*
+                #lengths: &mut dyn #runtime::Iterator<Item = #runtime::u32>,
+            ) -> #runtime::Option<Self> {
+                #runtime::Option::Some(Self {
+                    #(#(#allowed)* #members: #parts::unflatten(#tensors, #lengths)?,)*
                 })
             }
         }

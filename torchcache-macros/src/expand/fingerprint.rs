@@ -1,15 +1,16 @@
 //! The calls that add a field to the identity, and the expansion of `#[derive(Fingerprint)]`.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use crate::expand::definition;
+use crate::expand::{definition, local};
 use crate::parse::attributes::is_generic;
 use crate::parse::derives::{FingerprintDerive, Shape, Variant};
 use crate::parse::fields::{self, Field};
+use crate::runtime::Runtime;
 
 impl Field {
     /// `&self.conv`, with the span of the field's type, so that an error about the type underlines
@@ -30,16 +31,36 @@ impl Field {
         quote_spanned!(begin=> &self.#member)
     }
 
-    fn call(&self, value: &TokenStream) -> TokenStream {
-        let (cfgs, name) = (&self.cfgs, self.name());
-        quote!(#(#cfgs)* f.field(#name, #value);)
+    fn call(&self, value: &TokenStream, runtime: &Runtime) -> TokenStream {
+        let (lints, name, f) = (&self.lints, self.name(), local("fingerprinter"));
+        if self.may_be_cache {
+            let probe = self.probe(value, runtime);
+            return quote!(#(#lints)* #probe.field(#name, #f););
+        }
+        quote!(#(#lints)* #f.field(#name, #value);)
+    }
+
+    /// A value whose methods depend on whether `value` is a `TorchCache`.
+    pub(crate) fn probe(&self, value: &TokenStream, runtime: &Runtime) -> TokenStream {
+        let span = Span::call_site().located_at(self.ty.span());
+        let at = runtime.at(span);
+        quote_spanned!(span=> #at::FieldProbe(#value))
     }
 }
 
 /// `f.field("conv", &self.conv);` for each of `fields`.
-pub(crate) fn fields(fields: &[Field]) -> TokenStream {
-    let calls = fields.iter().map(|field| field.call(&field.reference()));
-    quote!(#(#calls)*)
+pub(crate) fn fields(fields: &[Field], runtime: &Runtime) -> TokenStream {
+    let calls = fields
+        .iter()
+        .map(|field| field.call(&field.reference(), runtime));
+    let import = import(fields, runtime);
+    quote!(#import #(#calls)*)
+}
+
+/// The import of what the probes of `fields` need.
+pub(crate) fn import(fields: &[Field], runtime: &Runtime) -> Option<TokenStream> {
+    let has_probe = fields.iter().any(|field| field.may_be_cache);
+    has_probe.then(|| runtime.import("OtherField"))
 }
 
 /// The expansion of the derive.
@@ -49,19 +70,22 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
         generics,
         shape,
         version,
+        lints,
+        runtime,
     } = parsed;
-    let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields());
+    let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields(), runtime);
     let (impl_generics, arguments, bounds) = bounded.split_for_impl();
-    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self));
+    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self), runtime);
+    let [f, before] = ["fingerprinter", "before"].map(local);
     let body = match shape {
-        Shape::Struct(fields) => self::fields(fields),
+        Shape::Struct(fields) => self::fields(fields, runtime),
         Shape::Enum(variants) => {
-            let arms = variants.iter().map(arm);
+            let arms = variants.iter().map(|variant| arm(variant, runtime));
             quote!(match *self { #(#arms)* })
         }
     };
     let body = match version {
-        Some(version) => quote!(f.field("code version", #version); #body),
+        Some(version) => quote!(#f.field("code version", #version); #body),
         // There is no value of an enum without variants.
         None if matches!(shape, Shape::Enum(variants) if variants.is_empty()) => body,
         None => {
@@ -69,41 +93,43 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
             let is_module = if is_generic(generics) {
                 quote!(true)
             } else {
-                quote!(::torchcache::__private::ModuleProbe::<Self>::new().is_module())
+                quote!(#runtime::ModuleProbe::<Self>::new().is_module())
             };
             quote! {
-                let before = ::torchcache::__private::hashed_modules(f);
+                let #before = #runtime::hashed_modules(#f);
                 #body
-                ::torchcache::__private::unknown_code::<Self>(#is_module, before, f);
+                #runtime::unknown_code::<Self>(#is_module, #before, #f);
             }
         }
     };
     quote! {
+        #(#lints)*
         #[automatically_derived]
-        impl #impl_generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
-            fn fingerprint(&self, f: &mut ::torchcache::__private::Fingerprinter<'_>) {
-                ::torchcache::__private::type_of(&#definition, f);
+        impl #impl_generics #runtime::Fingerprint for #name #arguments #bounds {
+            fn fingerprint(&self, #f: &mut #runtime::Fingerprinter<'_>) {
+                #runtime::type_of(&#definition, #f);
                 #body
             }
         }
     }
 }
 
-fn arm(variant: &Variant) -> TokenStream {
+fn arm(variant: &Variant, runtime: &Runtime) -> TokenStream {
     let name = &variant.name;
     let text = name.unraw().to_string();
     let bound: Vec<Ident> = (0..variant.fields.len())
-        .map(|index| format_ident!("field_{index}"))
+        .map(|index| local(&format!("field_{index}")))
         .collect();
     let members = variant.fields.iter().map(|field| &field.member);
     let calls = variant
         .fields
         .iter()
         .zip(&bound)
-        .map(|(field, bound)| field.call(&quote!(#bound)));
+        .map(|(field, bound)| field.call(&quote!(#bound), runtime));
+    let f = local("fingerprinter");
     quote! {
         Self::#name { #(#members: ref #bound,)* .. } => {
-            f.variant(#text);
+            #f.variant(#text);
             #(#calls)*
         }
     }

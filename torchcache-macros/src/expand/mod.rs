@@ -11,3 +11,11 @@ mod options;
 mod paired;
 pub(crate) mod structs;
 mod wrapped;
+
+use proc_macro2::{Ident, Span};
+
+/// The name of a variable of generated code. A name that a constant or static of the user's has would
+/// be a pattern that refers to it, in spite of hygiene.
+fn local(name: &str) -> Ident {
+    Ident::new(&format!("torchcache_{name}"), Span::mixed_site())
+}

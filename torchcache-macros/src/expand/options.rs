@@ -7,10 +7,11 @@ use syn::{Expr, Lit};
 
 use crate::options::{OptionKind, policy_named};
 use crate::parse::options::{Assignment, OptionAssignments};
+use crate::runtime::Runtime;
 use crate::validate::options::literal;
 
 /// The expression that makes the option builder.
-pub(crate) fn expand(options: &OptionAssignments) -> TokenStream {
+pub(crate) fn expand(options: &OptionAssignments, runtime: &Runtime) -> TokenStream {
     let calls = options
         .assignments
         .iter()
@@ -18,28 +19,29 @@ pub(crate) fn expand(options: &OptionAssignments) -> TokenStream {
             let span = name.span();
             let value = value.as_ref().map(|value| {
                 OptionKind::from_name(&name.to_string())
-                    .and_then(|kind| converted(kind, value))
+                    .and_then(|kind| converted(kind, value, runtime))
                     .unwrap_or_else(|| value.to_token_stream())
             });
             quote_spanned!(span=> .#name(#value))
         });
-    let builder = quote!(::torchcache::__private::Options::builder());
+    let builder = quote!(#runtime::Options::builder());
     quote!(#builder #(#calls)*)
 }
 
 /// A literal in the type of the builder's parameter, where it would have another one.
-fn converted(kind: OptionKind, value: &Expr) -> Option<TokenStream> {
+fn converted(kind: OptionKind, value: &Expr, runtime: &Runtime) -> Option<TokenStream> {
     let span = value.span();
     let mut number = match (kind, literal(value)?) {
         (OptionKind::Eviction, (_, Lit::Str(text))) => {
             let policy = Ident::new(policy_named(&text.value())?, text.span());
-            return Some(quote!(::torchcache::__private::Eviction::#policy));
+            return Some(quote!(#runtime::Eviction::#policy));
         }
         // A constant item is evaluated in a generic impl as well, and the error is at the literal.
         (OptionKind::Size { least }, (false, Lit::Str(text))) => {
+            let at = runtime.at(span);
             return Some(quote_spanned! {span=> {
-                const SIZE: u64 = ::torchcache::__private::size(#text, #least);
-                SIZE
+                const TORCHCACHE_SIZE: #at::u64 = #at::size(#text, #least);
+                TORCHCACHE_SIZE
             }});
         }
         (OptionKind::Size { .. }, (false, Lit::Int(number))) => {

@@ -1,13 +1,16 @@
 //! How the two attributes of a generic struct require each other. No trait can ask for the impl,
 //! which may have narrower bounds than the struct, so the struct has a function that only the
-//! impl's expansion uses: without the impl it is "never used", without the struct it is missing.
+//! impl's expansion uses: without the impl it is "never used", and without the struct that of a trait
+//! takes its place, whose bound says what is missing.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{ItemStruct, Type};
+use syn::{ItemImpl, ItemStruct};
 
-use crate::parse::attributes::{cfgs, is_generic};
+use crate::parse::attributes::is_generic;
+use crate::parse::fields;
+use crate::runtime::Runtime;
 
 /// The name of the function, which the compiler prints where one of the attributes is missing.
 /// After an underscore the compiler would print nothing.
@@ -34,26 +37,58 @@ pub(crate) fn definition(item: &ItemStruct, ask: bool) -> Option<TokenStream> {
     };
     let lint = denies.then(|| quote_spanned!(span=> #[deny(dead_code)]));
     let (paired, name) = (Ident::new(NAME, span), &item.ident);
-    let cfgs = cfgs(&item.attrs);
     let (generics, arguments, bounds) = item.generics.split_for_impl();
-    let functions = quote_spanned!(span=> &'static [::torchcache::__private::Function]);
     let function = quote_spanned! {span=>
         #lint
         #[doc(hidden)]
-        pub(crate) const fn #paired(functions: #functions) -> #functions {
-            functions
-        }
+        pub(crate) const fn #paired() {}
     };
     Some(quote! {
-        #(#cfgs)*
         impl #generics #name #arguments #bounds {
             #function
         }
     })
 }
 
-/// The path of the function in an impl of `ty`.
-pub(crate) fn path(ty: &Type) -> TokenStream {
-    let name = Ident::new(NAME, ty.span());
-    quote_spanned!(ty.span()=> Self::#name)
+/// The use of the function next to an impl: in an item of `TorchcacheImpl`, which is in use itself even
+/// where the struct is not.
+pub(crate) fn usage(item: &ItemImpl, runtime: &Runtime) -> TokenStream {
+    let ty = &item.self_ty;
+    let mut generics = item.generics.clone();
+    if let Some(clause) = &mut generics.where_clause {
+        let predicates = std::mem::take(&mut clause.predicates).into_iter();
+        // `Self` is another type here.
+        let others = predicates.filter(|predicate| !fields::mentions_self(predicate));
+        clause.predicates = others.collect();
+    }
+    let (generics, _, bounds) = generics.split_for_impl();
+    let path = path(item, &quote!(#ty), runtime);
+    quote! {
+        #[automatically_derived]
+        impl #generics #runtime::Paired<#ty> for TorchcacheImpl #bounds {
+            const PAIRED: fn() = {
+                #path
+            };
+        }
+        { let _ = #runtime::Option::None::<TorchcacheImpl>; }
+    }
+}
+
+/// The use of the function in the impl of a type without arguments, which may be an alias of one with
+/// them. Where it is none, the function is one of a trait.
+pub(crate) fn usage_of_alias(item: &ItemImpl, runtime: &Runtime) -> TokenStream {
+    let path = path(item, &quote!(Self), runtime);
+    quote!(let _: fn() = { #path };)
+}
+
+fn path(item: &ItemImpl, ty: &TokenStream, runtime: &Runtime) -> TokenStream {
+    let span = item.self_ty.span();
+    let name = Ident::new(NAME, span);
+    let path = quote_spanned!(span=> <#ty>::#name);
+    // The bounds of an impl without parameters report by themselves that the struct is not annotated.
+    let other = match is_generic(&item.generics) {
+        true => runtime.import("Unannotated"),
+        false => runtime.import("Unpaired"),
+    };
+    quote!(#other #path)
 }

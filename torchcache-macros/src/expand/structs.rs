@@ -1,18 +1,37 @@
-//! The expansion of a struct: the struct, its identity, and `CachedStruct`.
+//! The expansion of a struct: the struct with a derive, which makes its identity and `CachedStruct`.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::{ItemStruct, parse_quote};
 
-use crate::errors::Errors;
-use crate::expand::{definition, fingerprint, options, paired};
-use crate::parse::attributes::{cfgs, is_generic};
-use crate::parse::fields;
-use crate::parse::structs::Struct;
+use crate::expand::{definition, fingerprint, local, options, paired};
+use crate::parse::attributes::{Inherited, inherited, is_generic};
+use crate::parse::fields::{self, Field};
+use crate::parse::structs::{CacheField, DERIVED, Struct, no_cache};
+use crate::runtime::Runtime;
 
-/// The expansion of a checked struct.
-pub(crate) fn expand(parsed: &Struct) -> TokenStream {
+/// The struct with the derive, which reads the arguments and the attributes of the fields.
+pub(crate) fn derive(
+    arguments: &TokenStream,
+    mut item: ItemStruct,
+    runtime: &Runtime,
+) -> TokenStream {
+    for field in &mut item.fields {
+        for attribute in &mut field.attrs {
+            fields::without_path(&mut attribute.meta);
+        }
+    }
+    let derived = Ident::new(DERIVED, Span::call_site());
+    quote! {
+        #[derive(#runtime::CachedStruct)]
+        #[#derived(#arguments)]
+        #item
+    }
+}
+
+/// The expansion of the derive of a checked struct.
+pub(crate) fn expand(parsed: &Struct, runtime: &Runtime) -> TokenStream {
     let Struct {
         item,
         options,
@@ -21,83 +40,125 @@ pub(crate) fn expand(parsed: &Struct) -> TokenStream {
         fields: identity,
     } = parsed;
     let name = &item.ident;
-    let bounded = fields::bounds("Fingerprint", name, &item.generics, identity.iter());
+    let bounded = fields::bounds(
+        "Fingerprint",
+        name,
+        &item.generics,
+        identity.iter(),
+        runtime,
+    );
     let (generics, arguments, bounds) = bounded.split_for_impl();
-    let cfgs = cfgs(&item.attrs);
-    let nested = nested(item);
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let nested = nested(item, runtime);
+    let f = local("fingerprinter");
     let fingerprinter = if identity.is_empty() {
         quote!(_)
     } else {
-        quote!(f)
+        f.to_token_stream()
     };
-    let identity = fingerprint::fields(identity);
-    let options = options::expand(options);
-    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self));
+    let identity = fingerprint::fields(identity, runtime);
+    let options = options::expand(options, runtime);
+    let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self), runtime);
+    let overridden = local("overrides");
     let parameter = if overrides.is_empty() {
         quote!(_)
     } else {
-        quote!(overrides)
+        overridden.to_token_stream()
     };
     let overrides = overrides.iter().map(|over| {
-        let (field, cfgs) = (over.field.reference(), &over.field.cfgs);
+        let (field, lints) = (over.field.reference(), &over.field.lints);
         let option = Ident::new(&over.option.to_string(), Span::call_site());
-        quote!(#(#cfgs)* overrides.#option(#field);)
+        quote!(#(#lints)* #overridden.#option(#field);)
     });
+    let (cache, check) = match cache {
+        CacheField::Named(member) => (quote!(&self.#member), None),
+        CacheField::Among(fields) => (
+            among(fields, runtime),
+            Some(one_cache(item, fields, runtime)),
+        ),
+    };
     let paired = paired::definition(item, true);
     quote! {
-        #item
-        #(#cfgs)*
+        #(#lints)*
         #[automatically_derived]
-        impl #generics ::torchcache::__private::CachedStruct for #name #arguments #bounds {
-            const DEFINITION: ::torchcache::__private::Definition = #definition;
-            fn options() -> ::torchcache::__private::OptionsBuilder {
+        impl #generics #runtime::CachedStruct for #name #arguments #bounds {
+            const DEFINITION: #runtime::Definition = #definition;
+            fn options() -> #runtime::OptionsBuilder {
                 #options
             }
-            fn cache(&self) -> &::torchcache::__private::TorchCache {
-                &self.#cache
+            fn cache(&self) -> &#runtime::TorchCache {
+                #cache
             }
-            fn overrides(&self, #parameter: &mut ::torchcache::__private::Overrides<'_>) {
+            fn overrides(&self, #parameter: &mut #runtime::Overrides<'_>) {
                 #(#overrides)*
             }
-            fn fields(&self, #fingerprinter: &mut ::torchcache::__private::Fingerprinter<'_>) {
+            fn fields(&self, #fingerprinter: &mut #runtime::Fingerprinter<'_>) {
                 #identity
             }
         }
+        #check
         #nested
         #paired
     }
 }
 
-/// The struct without our attributes, the errors, and the items that the impl refers to.
-pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream {
-    for field in &mut item.fields {
-        // Its mistakes are in `error`.
-        fields::take_skip(&mut field.attrs, &mut Errors::default());
+/// The one of `fields` that is a `TorchCache`.
+fn among(fields: &[Field], runtime: &Runtime) -> TokenStream {
+    let import = fingerprint::import(fields, runtime);
+    let probes = fields
+        .iter()
+        .map(|field| field.probe(&field.reference(), runtime));
+    quote! {
+        #import
+        #runtime::found([#(#probes.cache()),*])
     }
+}
+
+/// Checks that one of `fields` is a `TorchCache`, in a constant.
+fn one_cache(item: &ItemStruct, fields: &[Field], runtime: &Runtime) -> TokenStream {
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let span = Span::call_site().located_at(item.ident.span());
+    let at = runtime.at(span);
+    let import = fingerprint::import(fields, runtime);
+    let types = fields.iter().map(|field| &field.ty);
+    let message = no_cache(item);
+    let check = quote_spanned!(span=> #at::one_cache);
+    quote! {
+        #(#lints)*
+        const _: () = {
+            #import
+            #check(&[#(#runtime::FieldProbe::<&#types>::IS_CACHE),*], #message)
+        };
+    }
+}
+
+/// The errors, and the items that the impl refers to.
+pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime) -> TokenStream {
     let error = error.to_compile_error();
     let name = &item.ident;
-    let cfgs = cfgs(&item.attrs);
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
     let (generics, arguments, bounds) = item.generics.split_for_impl();
-    let paired = paired::definition(&item, false);
-    let definition = definition::of_type("", &quote!(Self));
+    let paired = paired::definition(item, false);
+    let definition = definition::of_type("", &quote!(Self), runtime);
     quote! {
-        #item
         #error
-        #(#cfgs)*
-        impl #generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
-            fn fingerprint(&self, _: &mut ::torchcache::__private::Fingerprinter<'_>) {}
+        #(#lints)*
+        #[automatically_derived]
+        impl #generics #runtime::Fingerprint for #name #arguments #bounds {
+            fn fingerprint(&self, _: &mut #runtime::Fingerprinter<'_>) {}
         }
-        #(#cfgs)*
-        impl #generics ::torchcache::__private::CachedStruct for #name #arguments #bounds {
-            const DEFINITION: ::torchcache::__private::Definition = #definition;
-            fn options() -> ::torchcache::__private::OptionsBuilder {
+        #(#lints)*
+        #[automatically_derived]
+        impl #generics #runtime::CachedStruct for #name #arguments #bounds {
+            const DEFINITION: #runtime::Definition = #definition;
+            fn options() -> #runtime::OptionsBuilder {
                 loop {}
             }
-            fn cache(&self) -> &::torchcache::__private::TorchCache {
+            fn cache(&self) -> &#runtime::TorchCache {
                 loop {}
             }
-            fn overrides(&self, _: &mut ::torchcache::__private::Overrides<'_>) {}
-            fn fields(&self, _: &mut ::torchcache::__private::Fingerprinter<'_>) {}
+            fn overrides(&self, _: &mut #runtime::Overrides<'_>) {}
+            fn fields(&self, _: &mut #runtime::Fingerprinter<'_>) {}
         }
         #paired
     }
@@ -105,24 +166,25 @@ pub(crate) fn fallback(mut item: ItemStruct, error: &syn::Error) -> TokenStream 
 
 /// The struct as a part of another identity: everything in its own identity, its code included.
 /// This needs the cached impl; for a generic struct its parameters decide whether there is one.
-fn nested(item: &ItemStruct) -> TokenStream {
+fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let name = &item.ident;
     let mut generics = item.generics.clone();
     if is_generic(&generics) {
-        let bound = parse_quote!(Self: ::torchcache::__private::CachedForward);
+        let bound = parse_quote!(Self: #runtime::OneAnnotatedImplPerStruct);
         generics.make_where_clause().predicates.push(bound);
     }
-    let cfgs = cfgs(&item.attrs);
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
     let (generics, arguments, bounds) = generics.split_for_impl();
     let span = Span::call_site().located_at(name.span());
+    let (at, f) = (runtime.at(span), local("fingerprinter"));
     let nested = quote_spanned! {span=>
-        <Self as ::torchcache::__private::CachedForward>::nested(self, f)
+        <Self as #at::OneAnnotatedImplPerStruct>::nested(self, #f)
     };
     quote! {
-        #(#cfgs)*
+        #(#lints)*
         #[automatically_derived]
-        impl #generics ::torchcache::__private::Fingerprint for #name #arguments #bounds {
-            fn fingerprint(&self, f: &mut ::torchcache::__private::Fingerprinter<'_>) {
+        impl #generics #runtime::Fingerprint for #name #arguments #bounds {
+            fn fingerprint(&self, #f: &mut #runtime::Fingerprinter<'_>) {
                 #nested
             }
         }

@@ -1,19 +1,20 @@
 //! The call that replaces a body, and the constant that describes the function, alike for methods
 //! and free functions.
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use proc_macro2::{Delimiter, Group, Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Pat, Type};
 
-use crate::build_inputs::BuildInput;
+use crate::expand::local;
 use crate::parse::signature::{ArgumentRole, WrappedArgument, WrappedFn};
+use crate::runtime::Runtime;
 
 impl WrappedFn {
     /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
-    pub(crate) fn arguments(&self) -> TokenStream {
+    pub(crate) fn arguments(&self, runtime: &Runtime) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
             let WrappedArgument { name, role, .. } = argument;
             let span = type_span(argument);
@@ -23,59 +24,80 @@ impl WrappedFn {
                 ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
             }
         });
-        quote!(::torchcache::__private::Arguments::new() #(#with)*)
+        quote!(#runtime::Arguments::new() #(#with)*)
     }
 
     /// Whether an argument of the call says that the module is being trained.
-    pub(crate) fn is_training(&self) -> TokenStream {
-        let names = self.training.iter().map(|argument| &argument.name);
-        match self.training.len() {
+    pub(crate) fn is_training(&self, runtime: &Runtime) -> TokenStream {
+        let names = self
+            .training
+            .iter()
+            .map(|argument| argument.name.to_token_stream());
+        let flags = self.flags.iter();
+        let flags = flags.map(|name| quote!(#runtime::FlagProbe::new(&#name).is_true()));
+        let all: Vec<_> = names.chain(flags).collect();
+        match all.len() {
             0 => quote!(false),
-            _ => quote!(#(#names)||*),
+            _ => quote!(#(#all)||*),
         }
     }
 
     /// The body as a closure over the rows to compute.
-    pub(crate) fn closure(&self) -> TokenStream {
-        // Hygienic, since the body may have a variable `rows`.
-        let rows = Ident::new("rows", Span::mixed_site());
-        let held = Ident::new("held", Span::mixed_site());
+    pub(crate) fn closure(&self, runtime: &Runtime) -> TokenStream {
+        let [rows, held] = ["rows", "held"].map(local);
         let bindings = self.arguments.iter().enumerate();
         let bindings = bindings.map(|(position, argument)| {
-            let WrappedArgument { name, pattern, .. } = argument;
+            let WrappedArgument {
+                name,
+                pattern,
+                lints,
+                ..
+            } = argument;
             let span = type_span(argument);
+            let at = runtime.at(span);
             let holds = quote_spanned! {span=>
-                let #held = &mut ::torchcache::__private::Default::default();
+                let #held = &mut #at::Default::default();
             };
             match argument.role {
                 ArgumentRole::Rows => quote_spanned! {span=>
                     #holds
+                    #(#lints)*
                     let #pattern = #rows.argument(&#name, #position, #held);
                 },
                 ArgumentRole::Id => quote_spanned! {span=>
                     #holds
+                    #(#lints)*
                     let #pattern = #rows.id(&#name, #held);
                 },
-                ArgumentRole::Shared => quote_spanned!(span=> let #pattern = #rows.shared(&#name);),
+                ArgumentRole::Shared => quote_spanned! {span=>
+                    #(#lints)*
+                    let #pattern = #rows.shared(&#name);
+                },
             }
         });
-        let training = self
-            .training
-            .iter()
-            .map(|WrappedArgument { name, pattern, .. }| {
-                let is_unchanged =
-                    matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
-                (!is_unchanged).then(|| quote!(let #pattern = #name;))
-            });
-        let Self { output, block, .. } = self;
+        let training = self.training.iter().map(|argument| {
+            let WrappedArgument {
+                name,
+                pattern,
+                lints,
+                ..
+            } = argument;
+            let is_unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
+            (!is_unchanged).then(|| quote!(#(#lints)* let #pattern = #name;))
+        });
+        let Self { block, .. } = self;
         // One block with the user's braces: a nested block would be linted as the user's code.
         let statements = &block.stmts;
-        let mut body = Group::new(
-            Delimiter::Brace,
-            quote!(#(#bindings)* #(#training)* #(#statements)*),
-        );
-        body.set_span(block.brace_token.span.join());
+        let body = self.body(quote!(#(#bindings)* #(#training)* #(#statements)*));
+        let Self { output, .. } = self;
         quote!(|#rows| -> #output #body)
+    }
+
+    /// `content` in the braces of the body as written: lints skip an item that ends in generated code.
+    pub(crate) fn body(&self, content: TokenStream) -> Group {
+        let mut body = Group::new(Delimiter::Brace, content);
+        body.set_span(self.block.brace_token.span.join());
+        body
     }
 
     /// The output's type with `'static` for the function's lifetimes, for use outside the function.
@@ -96,33 +118,36 @@ impl WrappedFn {
     }
 
     /// The value of type `Function`.
-    pub(crate) fn constant(&self) -> TokenStream {
+    pub(crate) fn constant(&self, runtime: &Runtime) -> TokenStream {
         let name = self.signature.ident.unraw().to_string();
-        let arguments = self
-            .arguments
-            .iter()
-            .map(|argument| argument.name.unraw().to_string());
+        let arguments = self.arguments.iter().map(WrappedArgument::shown_name);
         let (code, output) = (&self.code, self.static_output());
-        let inputs = self.inputs.iter().map(BuildInput::expand);
+        let import = runtime.import("Unreturnable");
+        let inputs = self.inputs.iter().map(|input| input.expand(runtime));
         let inputs = match self.inputs.len() {
             0 => quote!(&[]),
-            // A predicate that the user's code allows is not reported here either.
-            _ => quote!({
-                #[allow(unexpected_cfgs)]
-                const INPUTS: &[::torchcache::__private::BuildInput] = &[#(#inputs),*];
-                INPUTS
-            }),
+            // Where the body says something about predicates, what it allows is not reported here either.
+            _ => {
+                let mut words = self.code.split(' ');
+                let allow = words
+                    .any(|word| word == "unexpected_cfgs")
+                    .then(|| quote!(#[allow(unexpected_cfgs)]));
+                quote!({
+                    #allow
+                    const INPUTS: &[#runtime::BuildInput] = &[#(#inputs),*];
+                    INPUTS
+                })
+            }
         };
         quote! {
-            ::torchcache::__private::Function {
+            #runtime::Function {
                 name: #name,
                 arguments: &[#(#arguments),*],
                 code: #code,
                 inputs: #inputs,
                 output: {
-                    #[allow(unused_imports)]
-                    use ::torchcache::__private::Unreturnable as _;
-                    ::torchcache::__private::Returned::<#output>::structure
+                    #import
+                    #runtime::Returned::<#output>::structure
                 },
             }
         }

@@ -1,14 +1,57 @@
 //! Attributes and generics of items, read alike for every kind of item.
 
-use syn::{AttrStyle, Attribute, Generics, parse_quote};
+use syn::punctuated::Punctuated;
+use syn::{AttrStyle, Attribute, Generics, Meta, Token, parse_quote};
 
-/// The `#[cfg]`s among `attributes`. Generated items have those of the item that they belong to.
-pub(crate) fn cfgs(attributes: &[Attribute]) -> Vec<Attribute> {
-    attributes
+/// Attributes of an item, for the items that are generated for it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Inherited {
+    /// Under which conditions it is compiled.
+    Cfgs,
+    /// What the user allows and denies in it.
+    Lints,
+    /// That it is not to be used or shown.
+    Marks,
+}
+
+/// Those among `attributes` that are of one of `kinds`, also inside `#[cfg_attr]`.
+pub(crate) fn inherited(attributes: &[Attribute], kinds: &[Inherited]) -> Vec<Attribute> {
+    let metas = attributes.iter().map(|attribute| &attribute.meta);
+    let metas = metas.filter_map(|meta| inherited_meta(meta, kinds));
+    metas.map(|meta| parse_quote!(#[#meta])).collect()
+}
+
+fn inherited_meta(meta: &Meta, kinds: &[Inherited]) -> Option<Meta> {
+    let kind = match meta.path().get_ident()?.to_string().as_str() {
+        "cfg" => Inherited::Cfgs,
+        "allow" | "warn" | "deny" | "forbid" => Inherited::Lints,
+        // An expectation is fulfilled in the item itself.
+        "expect" if kinds.contains(&Inherited::Lints) => {
+            let lints = &meta.require_list().ok()?.tokens;
+            return Some(parse_quote!(allow(#lints)));
+        }
+        "deprecated" => Inherited::Marks,
+        "doc" if matches!(meta, Meta::List(_)) => Inherited::Marks,
+        "cfg_attr" => {
+            let list = meta.require_list().ok()?;
+            let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
+            let mut metas = list.parse_args_with(parse).ok()?.into_iter();
+            let predicate = metas.next()?;
+            let kept = metas.filter_map(|meta| inherited_meta(&meta, kinds));
+            let kept: Vec<_> = kept.collect();
+            return (!kept.is_empty()).then(|| parse_quote!(cfg_attr(#predicate, #(#kept),*)));
+        }
+        _ => return None,
+    };
+    kinds.contains(&kind).then(|| meta.clone())
+}
+
+/// Whether an attribute sets the level of lints.
+pub(crate) fn is_lint(attribute: &Attribute) -> bool {
+    let name = attribute.path();
+    ["allow", "expect", "warn", "deny", "forbid"]
         .iter()
-        .filter(|attribute| attribute.path().is_ident("cfg"))
-        .cloned()
-        .collect()
+        .any(|lint| name.is_ident(lint))
 }
 
 /// `attribute` as one before the item. An attribute inside the braces of a function cannot stay

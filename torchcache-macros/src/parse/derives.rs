@@ -1,9 +1,15 @@
 //! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
 
-use syn::{Attribute, Data, DeriveInput, Fields, Generics, Ident, Lit, LitStr, Meta};
+use syn::punctuated::Punctuated;
+use syn::{
+    Attribute, Data, DeriveInput, Fields, Generics, Ident, Lit, LitStr, MetaNameValue, Path, Token,
+};
 
 use crate::errors::Errors;
+use crate::parse::attributes::{Inherited, inherited};
 use crate::parse::fields::{Field, names, take_skip};
+use crate::parse::options::path;
+use crate::runtime::Runtime;
 use crate::validate;
 
 /// A checked struct or enum.
@@ -13,6 +19,8 @@ pub(crate) struct FingerprintDerive {
     pub(crate) shape: Shape,
     /// Stands for the code of the type.
     pub(crate) version: Option<LitStr>,
+    pub(crate) lints: Vec<Attribute>,
+    pub(crate) runtime: Runtime,
 }
 
 /// The fields that are part of the identity.
@@ -31,7 +39,7 @@ impl FingerprintDerive {
     /// Reads and checks the item.
     pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
         let mut errors = Errors::default();
-        let version = version(&input.attrs, &mut errors);
+        let (version, library) = fingerprint_arguments(&input.attrs, &mut errors);
         let shape = match input.data {
             Data::Struct(data) => Shape::Struct(identity_fields(data.fields, &mut errors)),
             Data::Enum(data) => Shape::Enum(
@@ -57,6 +65,8 @@ impl FingerprintDerive {
             generics: input.generics,
             shape,
             version,
+            lints: inherited(&input.attrs, &[Inherited::Lints]),
+            runtime: Runtime::locate(library.as_ref()),
         })
     }
 
@@ -69,34 +79,71 @@ impl FingerprintDerive {
     }
 }
 
-/// The text in `#[fingerprint(version = "…")]`.
-fn version(attributes: &[Attribute], errors: &mut Errors) -> Option<LitStr> {
-    let mut version = None;
+/// The text in `#[fingerprint(version = "…")]`, and the path in `#[fingerprint(crate = …)]`.
+fn fingerprint_arguments(
+    attributes: &[Attribute],
+    errors: &mut Errors,
+) -> (Option<LitStr>, Option<Path>) {
+    let (mut version, mut library) = (None, None);
     for attribute in attributes {
         if !attribute.path().is_ident("fingerprint") {
             continue;
         }
-        let parsed = attribute.parse_args().ok().and_then(version_text);
-        match parsed {
-            Some(text) if !text.value().is_empty() && version.is_none() => version = Some(text),
-            _ => errors.report(
+        let pairs =
+            attribute.parse_args_with(Punctuated::<MetaNameValue, Token![,]>::parse_terminated);
+        let pairs = pairs.ok().filter(|pairs| !pairs.is_empty());
+        let is_known = pairs.is_some_and(|pairs| {
+            pairs.iter().all(|pair| match version_text(pair) {
+                Some(text) if version.is_none() => {
+                    version = Some(text);
+                    true
+                }
+                _ => is_library(pair, &mut library),
+            })
+        });
+        if !is_known {
+            errors.report(
                 attribute,
                 "expected one `#[fingerprint(version = \"1\")]`, whose text is not empty: it stands \
                  for the code of the type, and changes with it",
-            ),
+            );
         }
     }
-    version
+    (version, library)
 }
 
-fn version_text(meta: Meta) -> Option<LitStr> {
-    let Meta::NameValue(pair) = meta else {
-        return None;
-    };
+fn version_text(pair: &MetaNameValue) -> Option<LitStr> {
     match validate::options::literal(&pair.value)? {
-        (false, Lit::Str(text)) if pair.path.is_ident("version") => Some(text.clone()),
+        (false, Lit::Str(text)) if pair.path.is_ident("version") && !text.value().is_empty() => {
+            Some(text.clone())
+        }
         _ => None,
     }
+}
+
+/// Whether `pair` is `crate = path`, the first one. The path is then `library`.
+fn is_library(pair: &MetaNameValue, library: &mut Option<Path>) -> bool {
+    let path = path(&pair.value).filter(|_| pair.path.is_ident("crate") && library.is_none());
+    let is_library = path.is_some();
+    *library = library.take().or(path);
+    is_library
+}
+
+/// The path in `#[batched(crate = …)]`.
+fn batched_arguments(attributes: &[Attribute], errors: &mut Errors) -> Option<Path> {
+    let mut library = None;
+    for attribute in attributes {
+        if attribute.path().is_ident("batched") {
+            let pair = attribute.parse_args();
+            if !pair.is_ok_and(|pair| is_library(&pair, &mut library)) {
+                errors.report(
+                    attribute,
+                    "expected one `#[batched(crate = facade::torchcache)]`",
+                );
+            }
+        }
+    }
+    library
 }
 
 /// A checked struct of tensors.
@@ -106,6 +153,8 @@ pub(crate) struct BatchedDerive {
     pub(crate) fields: Vec<Field>,
     /// Whether its fields have names.
     pub(crate) is_named: bool,
+    pub(crate) lints: Vec<Attribute>,
+    pub(crate) runtime: Runtime,
 }
 
 impl BatchedDerive {
@@ -136,6 +185,7 @@ impl BatchedDerive {
             return Err(syn::Error::new_spanned(input.ident, message));
         }
         let mut errors = Errors::default();
+        let library = batched_arguments(&input.attrs, &mut errors);
         for field in &fields {
             if names(&field.ty, &input.ident) {
                 let message = format!(
@@ -153,6 +203,8 @@ impl BatchedDerive {
             generics: input.generics,
             is_named: matches!(fields, Fields::Named(_)),
             fields: members.collect(),
+            lints: inherited(&input.attrs, &[Inherited::Lints]),
+            runtime: Runtime::locate(library.as_ref()),
         })
     }
 }

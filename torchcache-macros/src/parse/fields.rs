@@ -11,22 +11,28 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Generics, Member, Meta, Token, Type, TypePath, parse_quote};
 
 use crate::errors::Errors;
-use crate::parse::attributes::cfgs;
+use crate::parse::attributes::{Inherited, inherited};
+use crate::runtime::Runtime;
 use crate::suggest;
 
 /// A field that is part of the identity.
+#[derive(Clone)]
 pub(crate) struct Field {
-    pub(crate) cfgs: Vec<Attribute>,
+    /// What the user allows and denies of it.
+    pub(crate) lints: Vec<Attribute>,
     pub(crate) member: Member,
     pub(crate) ty: Type,
+    /// Whether its type may be another name of `TorchCache`, so that it is the cache.
+    pub(crate) may_be_cache: bool,
 }
 
 impl Field {
     pub(crate) fn new(field: &syn::Field, member: Member) -> Self {
         Self {
-            cfgs: cfgs(&field.attrs),
+            lints: inherited(&field.attrs, &[Inherited::Lints]),
             member,
             ty: field.ty.clone(),
+            may_be_cache: false,
         }
     }
 
@@ -39,17 +45,28 @@ impl Field {
     }
 }
 
+/// Writes `#[torchcache(…)]` on a field without a path, as the attribute of a derive must be, also
+/// inside `#[cfg_attr]`.
+pub(crate) fn without_path(meta: &mut Meta) {
+    let last = meta.path().segments.last().map(|last| last.ident.clone());
+    let Some(last) = last else { return };
+    let Meta::List(list) = meta else { return };
+    if last == "torchcache" {
+        list.path = last.into();
+    } else if list.path.is_ident("cfg_attr") {
+        let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
+        if let Ok(mut metas) = list.parse_args_with(parse) {
+            metas.iter_mut().skip(1).for_each(without_path);
+            list.tokens = metas.to_token_stream();
+        }
+    }
+}
+
 /// Removes the `#[torchcache(…)]` attributes of a field and returns the word `skip` in them.
 pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Option<Meta> {
     const EMPTY: &str = "this field attribute is empty; write `#[torchcache(skip)]` to leave the \
                          field out of the identity, or remove it";
-    let ours = |attribute: &mut Attribute| {
-        attribute
-            .path()
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "torchcache")
-    };
+    let ours = |attribute: &mut Attribute| attribute.path().is_ident("torchcache");
     let mut skip = None;
     for attribute in attributes.extract_if(.., ours) {
         if matches!(attribute.meta, Meta::Path(_)) {
@@ -91,6 +108,7 @@ pub(crate) fn bounds<'a>(
     name: &syn::Ident,
     generics: &Generics,
     fields: impl Iterator<Item = &'a Field>,
+    runtime: &Runtime,
 ) -> Generics {
     let bound = Ident::new(bound, Span::call_site());
     let mut bounded = generics.clone();
@@ -105,7 +123,7 @@ pub(crate) fn bounds<'a>(
             bounded
                 .make_where_clause()
                 .predicates
-                .push(parse_quote!(#ty: ::torchcache::__private::#bound));
+                .push(parse_quote!(#ty: #runtime::#bound));
         }
     }
     bounded
@@ -132,6 +150,11 @@ pub(crate) fn names(ty: &Type, name: &Ident) -> bool {
     let mut search = Search(name, false);
     search.visit_type(ty);
     search.1
+}
+
+/// Whether `Self` is in `node`.
+pub(crate) fn mentions_self(node: &impl ToTokens) -> bool {
+    mentions(&node.to_token_stream(), &HashSet::from(["Self".to_owned()]))
 }
 
 fn mentions(tokens: &TokenStream, names: &HashSet<String>) -> bool {

@@ -1,11 +1,12 @@
 //! The attribute on an impl, and which methods it wraps.
 
 use proc_macro2::TokenStream;
-use syn::{GenericArgument, ImplItem, ItemImpl, PathArguments, Signature, Type};
+use quote::ToTokens;
+use syn::{GenericArgument, ImplItem, ItemImpl, Path, PathArguments, Signature, Type};
 
 use crate::errors::Errors;
-use crate::parse::attributes::cfgs;
-use crate::parse::signature::{Training, WrappedFn};
+use crate::parse::options::OptionAssignments;
+use crate::parse::signature::{Training, WrappedFn, has_second_flag};
 use crate::validate;
 
 /// A checked impl.
@@ -25,8 +26,10 @@ pub(crate) struct Method {
 /// What an impl is of.
 #[derive(Clone, Copy)]
 enum ImplKind {
-    Module,
+    /// The trait `ModuleT`.
     ModuleT,
+    /// Another trait. The name says nothing: `nn::Module` and `nn::ModuleT` may be imported under others.
+    Trait,
     Inherent,
 }
 
@@ -34,40 +37,32 @@ impl ModuleImpl {
     /// Reads and checks an impl.
     pub(crate) fn parse(arguments: TokenStream, item: &ItemImpl) -> syn::Result<Self> {
         let mut errors = Errors::default();
-        if !arguments.is_empty() {
+        let mut mistakes = Errors::default();
+        let options = OptionAssignments::parse(arguments.clone(), &mut mistakes);
+        let has_options = !options.assignments.is_empty() || options.handle.is_some();
+        if has_options || mistakes.finish(()).is_err() {
             errors.report(
                 arguments,
                 "options go on the struct; on the impl write `#[torchcache]` alone",
             );
         }
         let mut methods = Vec::new();
-        if let Some(kind) = kind(item, &mut errors) {
-            let mut found = false;
-            for (index, member) in item.items.iter().enumerate() {
-                let ImplItem::Fn(method) = member else {
-                    continue;
-                };
-                let Some(training) = kind.wraps(&method.sig) else {
-                    continue;
-                };
-                found = true;
-                for cfg in cfgs(&method.attrs) {
-                    errors.report(
-                        cfg,
-                        "a cached method cannot have `#[cfg]`; put it on the impl",
-                    );
-                }
-                validate::signature::receiver(&method.sig, &mut errors);
-                let function = WrappedFn::parse(&method.sig, &method.block, training, &mut errors);
-                methods.extend(function.map(|function| Method { index, function }));
-            }
-            if !found && matches!(kind, ImplKind::Inherent) {
-                errors.report(
-                    &item.self_ty,
-                    "this impl has neither `forward` nor `forward_t`, so there is nothing to \
-                     cache; move the attribute to the impl that has one of them",
-                );
-            }
+        let kind = kind(item);
+        let mut found = false;
+        for (index, member) in item.items.iter().enumerate() {
+            let ImplItem::Fn(method) = member else {
+                continue;
+            };
+            let Some(training) = kind.wraps(&method.sig) else {
+                continue;
+            };
+            found = true;
+            validate::signature::receiver(&method.sig, &mut errors);
+            let function = WrappedFn::parse(&method.sig, &method.block, training, &mut errors);
+            methods.extend(function.map(|function| Method { index, function }));
+        }
+        if !found {
+            report_nothing_to_cache(item, &mut errors);
         }
         errors.finish(Self {
             item: item.clone(),
@@ -79,37 +74,51 @@ impl ModuleImpl {
 impl ImplKind {
     /// Which arguments of a wrapped method mean training; `None` for a method that is not wrapped.
     fn wraps(self, signature: &Signature) -> Option<Training> {
-        match self {
-            Self::Module | Self::Inherent if signature.ident == "forward" => Some(Training::Named),
-            Self::ModuleT if signature.ident == "forward_t" => Some(Training::Second),
-            Self::Inherent if signature.ident == "forward_t" => Some(Training::Required),
-            _ => None,
+        if signature.ident == "forward" {
+            return Some(Training::Named);
         }
+        if signature.ident != "forward_t" {
+            return None;
+        }
+        Some(match self {
+            Self::ModuleT => Training::Second,
+            Self::Trait if has_second_flag(signature) => Training::Second,
+            Self::Trait | Self::Inherent => Training::Required,
+        })
     }
 }
 
-fn kind(item: &ItemImpl, errors: &mut Errors) -> Option<ImplKind> {
-    let Some((path, _)) = &item.trait_ else {
-        return Some(ImplKind::Inherent);
-    };
-    let name = path
-        .segments
-        .last()
-        .map(|last| last.ident.to_string())
-        .unwrap_or_default();
-    match name.as_str() {
-        "Module" => Some(ImplKind::Module),
-        "ModuleT" => Some(ImplKind::ModuleT),
-        _ => {
-            errors.report(
-                path,
-                format!(
-                    "`#[torchcache]` goes on an impl of `nn::Module` or `nn::ModuleT`, or on an \
-                     inherent impl with `forward` or `forward_t`; this is an impl of `{name}`"
-                ),
+fn kind(item: &ItemImpl) -> ImplKind {
+    match &item.trait_ {
+        None => ImplKind::Inherent,
+        Some((path, _)) if is_named(path, "ModuleT") => ImplKind::ModuleT,
+        Some(_) => ImplKind::Trait,
+    }
+}
+
+/// Whether the last segment of a path is `name`.
+pub(crate) fn is_named(path: &Path, name: &str) -> bool {
+    path.segments.last().is_some_and(|last| last.ident == name)
+}
+
+fn report_nothing_to_cache(item: &ItemImpl, errors: &mut Errors) {
+    match &item.trait_ {
+        // The compiler reports that the method is missing.
+        Some((path, _)) if is_named(path, "Module") || is_named(path, "ModuleT") => {}
+        Some((path, _)) => {
+            let name = path.segments.last().map(|last| &last.ident);
+            let message = format!(
+                "`#[torchcache]` goes on an impl of `nn::Module` or `nn::ModuleT`, or on another impl \
+                 with `forward` or `forward_t`; this is an impl of `{}`",
+                name.to_token_stream()
             );
-            None
+            errors.report(path, message);
         }
+        None => errors.report(
+            &item.self_ty,
+            "this impl has neither `forward` nor `forward_t`, so there is nothing to cache; move the \
+             attribute to the impl that has one of them",
+        ),
     }
 }
 

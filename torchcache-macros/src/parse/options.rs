@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Expr, Lit, Token};
+use syn::{Expr, Lit, Path, Token};
 
 use crate::errors::Errors;
 use crate::options::{self, OVERRIDE_PREFIX, OptionKind};
@@ -18,9 +18,20 @@ pub(crate) struct Assignment {
     pub(crate) value: Option<Expr>,
 }
 
-/// The options of one attribute, in the order written.
+/// The arguments that are no options: how they are written.
+const OTHERS: [(&str, &str); 2] = [
+    ("crate", "facade::torchcache"),
+    ("handle", "\"embed_rows\""),
+];
+
+/// The arguments of one attribute.
 pub(crate) struct OptionAssignments {
+    /// The options, in the order written.
     pub(crate) assignments: Vec<Assignment>,
+    /// `crate`: the path of the library.
+    pub(crate) library: Option<Path>,
+    /// `handle`: the name of the function that returns the handle.
+    pub(crate) handle: Option<Ident>,
 }
 
 impl OptionAssignments {
@@ -34,8 +45,7 @@ impl OptionAssignments {
                     Some(_) => Some(input.parse()?),
                     None if input.is_empty() || input.peek(Token![,]) => None,
                     None => {
-                        let kind = OptionKind::from_name(&name.unraw().to_string());
-                        let example = kind.map_or("value", OptionKind::example);
+                        let example = example(&name.unraw().to_string());
                         let message =
                             format!("expected `=` after `{name}`: write `{name} = {example}`");
                         return Err(syn::Error::new(name.span(), message));
@@ -51,16 +61,42 @@ impl OptionAssignments {
         if let Err(error) = read.parse2(arguments) {
             errors.include(error);
         }
-        let options = Self { assignments };
+        let library = take_path(&mut assignments, "crate", errors);
+        let handle = take_path(&mut assignments, "handle", errors);
+        let handle = handle.and_then(|path| match path.get_ident() {
+            Some(name) => Some(name.clone()),
+            None => {
+                errors.report(path, "expected a name: write `handle = \"embed_rows\"`");
+                None
+            }
+        });
+        let options = Self {
+            assignments,
+            library,
+            handle,
+        };
         options.check(errors);
         options
+    }
+
+    /// Reports the arguments that only a function takes.
+    pub(crate) fn refuse_handle(&self, errors: &mut Errors) {
+        if let Some(name) = &self.handle {
+            errors.report(
+                name,
+                "`handle` names the function that returns the handle of a function; the handle of a \
+                 module is its field",
+            );
+        }
     }
 
     fn check(&self, errors: &mut Errors) {
         for (index, assignment) in self.assignments.iter().enumerate() {
             let name = assignment.name.unraw().to_string();
             let Some(kind) = OptionKind::from_name(&name) else {
-                let hint = suggest::hint(&name, &options::names(), "");
+                let mut known = options::names().to_vec();
+                known.extend(OTHERS.map(|(name, _)| name));
+                let hint = suggest::hint(&name, &known, "");
                 errors.report(&assignment.name, format!("unknown option `{name}`{hint}"));
                 continue;
             };
@@ -124,6 +160,49 @@ impl Assignment {
             (_, Lit::Bool(flag)) => Some(flag.value),
             _ => None,
         }
+    }
+}
+
+/// The value of an argument as it is written.
+fn example(name: &str) -> &'static str {
+    let other = OTHERS.into_iter().find(|(other, _)| *other == name);
+    let option = OptionKind::from_name(name).map(OptionKind::example);
+    option
+        .or(other.map(|(_, example)| example))
+        .unwrap_or("value")
+}
+
+/// Removes the argument `name`, whose value is a path, or text with one.
+fn take_path(assignments: &mut Vec<Assignment>, name: &str, errors: &mut Errors) -> Option<Path> {
+    let mut found = None;
+    for Assignment { name: given, value } in
+        assignments.extract_if(.., |assignment| assignment.name == name)
+    {
+        match value.as_ref().map(path) {
+            Some(Some(path)) if found.is_none() => found = Some(path),
+            Some(Some(_)) => errors.report(given, format!("`{name}` is given twice; remove one")),
+            Some(None) => errors.report(
+                value,
+                format!("expected a path: write `{name} = {}`", example(name)),
+            ),
+            None => errors.report(
+                given,
+                format!("`{name}` has no value; write `{name} = {}`", example(name)),
+            ),
+        }
+    }
+    found
+}
+
+/// The path that `value` is, or that its text is.
+pub(crate) fn path(value: &Expr) -> Option<Path> {
+    match value {
+        Expr::Path(value) if value.qself.is_none() => Some(value.path.clone()),
+        Expr::Group(group) => path(&group.expr),
+        _ => match validate::options::literal(value)? {
+            (false, Lit::Str(text)) => text.parse().ok(),
+            _ => None,
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use syn::{Attribute, Block, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
 use crate::build_inputs::{self, BuildInput};
 use crate::canonical;
 use crate::errors::Errors;
+use crate::parse::attributes::is_lint;
 use crate::suggest;
 use crate::validate::signature as validate;
 
@@ -36,6 +37,9 @@ pub(crate) struct WrappedFn {
     /// The arguments with which the call bypasses the cache if they are true. They are not part of
     /// the key.
     pub(crate) training: Vec<WrappedArgument>,
+    /// The arguments that mean training if their type is another name of `bool`. They are part of the
+    /// key as well.
+    pub(crate) flags: Vec<Ident>,
     pub(crate) output: Type,
     pub(crate) block: Block,
     /// The canonical text, which is part of the identity.
@@ -52,6 +56,8 @@ pub(crate) struct WrappedArgument {
     pub(crate) pattern: Pat,
     pub(crate) ty: Type,
     pub(crate) role: ArgumentRole,
+    /// What the user allows of it, which holds where the pattern is.
+    pub(crate) lints: Vec<Attribute>,
 }
 
 /// What an argument is to the cache.
@@ -81,6 +87,7 @@ impl WrappedFn {
         let mut renamed = signature.clone();
         let mut arguments = Vec::new();
         let mut training = Vec::new();
+        let mut flags = Vec::new();
         let typed = renamed.inputs.iter_mut().filter_map(|input| match input {
             FnArg::Typed(typed) => Some(typed),
             FnArg::Receiver(_) => None,
@@ -90,8 +97,11 @@ impl WrappedFn {
             let role = take_role(&mut typed.attrs, errors);
             let is_training = match means_training {
                 Training::Second => position == 1,
-                Training::Named | Training::Required => is_named_training(typed),
+                Training::Named | Training::Required => {
+                    is_named_training(typed) && is_bool(&typed.ty)
+                }
             };
+            let may_be_training = is_named_training(typed) && may_be_bool(&typed.ty);
             if !is_training {
                 validate::argument_type(&typed.ty, errors);
             } else if role != ArgumentRole::Rows {
@@ -107,12 +117,13 @@ impl WrappedFn {
             if is_training {
                 training.push(argument);
             } else {
+                flags.extend(may_be_training.then(|| argument.name.clone()));
                 arguments.push(argument);
             }
         }
         refuse_second_id(&arguments, errors);
         let name = &signature.ident;
-        if means_training == Training::Required && training.is_empty() {
+        if means_training == Training::Required && training.is_empty() && flags.is_empty() {
             errors.report(
                 name,
                 "`forward_t` needs an argument `train: bool`, as in `fn forward_t(&self, xs: \
@@ -133,6 +144,7 @@ impl WrappedFn {
             signature: renamed,
             arguments,
             training,
+            flags,
             output,
             block: block.clone(),
             code: canonical::text(quote!(#signature #block)),
@@ -149,15 +161,30 @@ impl WrappedArgument {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
                 ident.ident.clone()
             }
-            _ => Ident::new(&format!("argument_{position}"), Span::mixed_site()),
+            _ => Ident::new(
+                &format!("torchcache_argument_{position}"),
+                Span::mixed_site(),
+            ),
         };
+        let lints = typed
+            .attrs
+            .extract_if(.., |attribute| is_lint(attribute))
+            .collect();
         *typed.pat = syn::parse_quote!(#name);
         Self {
             name,
             pattern,
             ty: (*typed.ty).clone(),
             role,
+            lints,
         }
+    }
+
+    /// The name, for messages.
+    pub(crate) fn shown_name(&self) -> String {
+        let name = self.name.unraw().to_string();
+        let argument = name.strip_prefix("torchcache_").map(str::to_owned);
+        argument.unwrap_or(name)
     }
 
     fn may_have_rows(&self) -> bool {
@@ -231,19 +258,34 @@ fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
             format!(
                 "rows have one id, and `{}` is already marked `#[id]`; combine the two into one \
                  string, or take this argument without `#[id]`",
-                first.name
+                first.shown_name()
             ),
         );
     }
 }
 
-/// Whether an argument means training by its name and type.
+/// Whether an argument means training by its name.
 fn is_named_training(typed: &PatType) -> bool {
     let Pat::Ident(pattern) = &*typed.pat else {
         return false;
     };
     let name = pattern.ident.unraw().to_string();
-    TRAINING.contains(&name.trim_start_matches('_')) && is_bool(&typed.ty)
+    TRAINING.contains(&name.trim_start_matches('_'))
+}
+
+/// Whether the second argument after `self` is a `bool`, as in `nn::ModuleT::forward_t`, and the last.
+pub(crate) fn has_second_flag(signature: &Signature) -> bool {
+    let mut typed = signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(&*typed.ty),
+        FnArg::Receiver(_) => None,
+    });
+    typed.nth(1).is_some_and(is_bool) && typed.next().is_none()
+}
+
+/// Whether a type may be another name of `bool`.
+fn may_be_bool(ty: &Type) -> bool {
+    let is_path = matches!(ty, Type::Path(path) if path.qself.is_none());
+    is_path && !validate::has_no_tensor(ty)
 }
 
 fn is_bool(ty: &Type) -> bool {

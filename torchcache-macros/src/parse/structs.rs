@@ -3,23 +3,34 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{Ident, ItemStruct, Member, Type};
+use syn::{Ident, ItemStruct, Member, PathArguments, Type};
 
 use crate::errors::Errors;
 use crate::options::OVERRIDE_PREFIX;
-use crate::parse::fields::{Field, take_skip};
+use crate::parse::fields::{Field, names, take_skip};
+use crate::parse::impls::is_named;
 use crate::parse::options::{OptionAssignments, overridden};
+use crate::validate::signature::PLAIN;
+
+/// The attribute of the derive that the attribute on a struct becomes, with its arguments.
+pub(crate) const DERIVED: &str = "torchcache_struct";
 
 /// A checked struct.
 pub(crate) struct Struct {
-    /// The struct without `#[torchcache(skip)]`.
     pub(crate) item: ItemStruct,
     pub(crate) options: OptionAssignments,
-    /// The field of type `TorchCache`.
-    pub(crate) cache: Member,
+    pub(crate) cache: CacheField,
     pub(crate) overrides: Vec<Override>,
     /// The fields that are part of the identity.
     pub(crate) fields: Vec<Field>,
+}
+
+/// The field that holds the cache.
+pub(crate) enum CacheField {
+    /// Its type is written as `TorchCache`.
+    Named(Member),
+    /// No type is, and those of these fields may be another name of it.
+    Among(Vec<Field>),
 }
 
 /// A field `torchcache_<option>`.
@@ -28,14 +39,31 @@ pub(crate) struct Override {
     pub(crate) field: Field,
 }
 
+/// The arguments of the attribute that became the derive of `item`.
+pub(crate) fn arguments(item: &ItemStruct) -> syn::Result<TokenStream> {
+    const TWICE: &str = "this struct has `#[torchcache]` twice; write all options into one";
+    let mut arguments = None;
+    for attribute in &item.attrs {
+        if attribute.path().is_ident(DERIVED) && arguments.is_none() {
+            arguments = Some(attribute.meta.require_list()?.tokens.clone());
+        } else if is_named(attribute.path(), "torchcache") || attribute.path().is_ident(DERIVED) {
+            // A second one is an attribute of the derive, unless it was imported under another name.
+            return Err(syn::Error::new_spanned(attribute, TWICE));
+        }
+    }
+    Ok(arguments.unwrap_or_default())
+}
+
 impl Struct {
     /// Reads and checks a struct.
     pub(crate) fn parse(arguments: TokenStream, mut item: ItemStruct) -> syn::Result<Self> {
         let mut errors = Errors::default();
         let options = OptionAssignments::parse(arguments, &mut errors);
+        options.refuse_handle(&mut errors);
         let mut caches = Vec::new();
         let mut overrides = Vec::new();
         let mut fields = Vec::new();
+        let mut skipped = Vec::new();
         let members: Vec<Member> = item.fields.members().collect();
         for (field, member) in item.fields.iter_mut().zip(members) {
             let skip = take_skip(&mut field.attrs, &mut errors);
@@ -55,9 +83,12 @@ impl Struct {
                 }
                 "an override"
             } else {
-                if skip.is_none() {
-                    fields.push(Field::new(field, member));
-                }
+                let list = if skip.is_some() {
+                    &mut skipped
+                } else {
+                    &mut fields
+                };
+                list.push(Field::new(field, member));
                 continue;
             };
             if let Some(skip) = skip {
@@ -69,7 +100,14 @@ impl Struct {
         }
         let persistence = overrides.iter().any(|field| field.option == "persistent");
         options.require_persistence(persistence, &mut errors);
-        let cache = one_cache(&item, caches, &mut errors);
+        if caches.is_empty() {
+            for field in fields.iter_mut().chain(&mut skipped) {
+                field.may_be_cache = may_be_cache(&field.ty, &item);
+            }
+        }
+        let others = fields.iter().chain(&skipped);
+        let others = others.filter(|field| field.may_be_cache).cloned().collect();
+        let cache = one_cache(&item, caches, others, &mut errors);
         let parsed = cache.map(|cache| Self {
             item,
             options,
@@ -80,6 +118,31 @@ impl Struct {
         errors
             .finish(parsed)
             .map(|parsed| parsed.expect("a missing cache field was reported"))
+    }
+}
+
+/// Whether a type may be another name of `TorchCache`.
+fn may_be_cache(ty: &Type, item: &ItemStruct) -> bool {
+    match ty {
+        Type::Path(path) => {
+            let path = &path.path;
+            let is_parameter = |name: &Ident| {
+                item.generics
+                    .type_params()
+                    .any(|parameter| parameter.ident == *name)
+            };
+            let is_other =
+                |name: &Ident| PLAIN.iter().any(|plain| name == plain) || is_parameter(name);
+            !path.get_ident().is_some_and(is_other)
+                && path
+                    .segments
+                    .iter()
+                    .all(|segment| matches!(segment.arguments, PathArguments::None))
+                && !names(ty, &item.ident)
+        }
+        Type::Group(group) => may_be_cache(&group.elem, item),
+        Type::Paren(paren) => may_be_cache(&paren.elem, item),
+        _ => false,
     }
 }
 
@@ -97,24 +160,33 @@ fn is_cache(ty: &Type) -> bool {
     }
 }
 
-fn one_cache(item: &ItemStruct, caches: Vec<Member>, errors: &mut Errors) -> Option<Member> {
+/// What to do about a struct without a cache.
+pub(crate) fn no_cache(item: &ItemStruct) -> String {
+    let name = &item.ident;
+    let label = match item.fields {
+        syn::Fields::Unnamed(_) => "",
+        _ => "torchcache: ",
+    };
+    format!(
+        "`{name}` has no field for its cache; add these two lines:\n    \
+         {label}torchcache::TorchCache,             // in the struct\n    \
+         {label}torchcache::TorchCache::default(),  // where it is built"
+    )
+}
+
+fn one_cache(
+    item: &ItemStruct,
+    caches: Vec<Member>,
+    others: Vec<Field>,
+    errors: &mut Errors,
+) -> Option<CacheField> {
     let mut caches = caches.into_iter();
     let Some(first) = caches.next() else {
-        let name = &item.ident;
-        let (field, value) = if matches!(item.fields, syn::Fields::Unnamed(_)) {
-            ("", "")
-        } else {
-            ("torchcache: ", "torchcache: ")
-        };
-        errors.report(
-            name,
-            format!(
-                "`{name}` has no field for its cache; add these two lines:\n    \
-                 {field}torchcache::TorchCache,             // in the struct\n    \
-                 {value}torchcache::TorchCache::default(),  // where it is built"
-            ),
-        );
-        return None;
+        if others.is_empty() {
+            errors.report(&item.ident, no_cache(item));
+            return None;
+        }
+        return Some(CacheField::Among(others));
     };
     let shown = first.to_token_stream();
     for second in caches {
@@ -134,5 +206,5 @@ fn one_cache(item: &ItemStruct, caches: Vec<Member>, errors: &mut Errors) -> Opt
             ),
         );
     }
-    Some(first)
+    Some(CacheField::Named(first))
 }

@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 
 use super::tokens;
 use crate::build_inputs;
+use crate::runtime::Runtime;
 
 /// The name of each value that the compiler puts into the body, after the predicates of a file.
 fn found(body: &str) -> Vec<String> {
@@ -14,7 +15,7 @@ fn found(body: &str) -> Vec<String> {
 }
 
 fn shown(input: &build_inputs::BuildInput) -> String {
-    let element = input.expand();
+    let element = input.expand(&Runtime::locate(None));
     let array: syn::ExprArray = syn::parse_quote!([#element]);
     let syn::Expr::Struct(expanded) = &array.elems[0] else {
         panic!("a struct")

@@ -9,6 +9,16 @@ fn attribute(arguments: &str, item: &str) -> String {
     pretty(crate::attribute(tokens(arguments), tokens(item)))
 }
 
+/// What the attribute on a struct makes, and what the derive in it makes.
+fn structure(arguments: &str, item: &str) -> String {
+    let derive = crate::attribute(tokens(arguments), tokens(item));
+    let mut item: syn::ItemStruct = syn::parse2(derive.clone()).unwrap();
+    item.attrs
+        .retain(|attribute| !attribute.path().is_ident("derive"));
+    let derived = crate::derive_struct(quote::quote!(#item));
+    pretty(quote::quote!(#derive #derived))
+}
+
 fn derive(item: &str) -> String {
     pretty(crate::derive(tokens(item)))
 }
@@ -21,7 +31,7 @@ fn pretty(expansion: TokenStream) -> String {
 
 #[test]
 fn a_struct() {
-    assert_snapshot!(attribute(
+    assert_snapshot!(structure(
         r#"persistent = true, max_memory_cache_size = "5 GB", eviction = "never""#,
         r#"
         /// A frozen backbone.
@@ -40,12 +50,12 @@ fn a_struct() {
 
 #[test]
 fn a_tuple_struct() {
-    assert_snapshot!(attribute("", "struct Scale(f64, torchcache::TorchCache);"));
+    assert_snapshot!(structure("", "struct Scale(f64, torchcache::TorchCache);"));
 }
 
 #[test]
 fn a_generic_struct() {
-    assert_snapshot!(attribute(
+    assert_snapshot!(structure(
         "",
         "struct Residual<'a, M: nn::Module, const N: usize> {
             inner: [M; N],

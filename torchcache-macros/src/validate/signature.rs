@@ -156,12 +156,14 @@ pub(crate) fn output<'a>(signature: &'a Signature, errors: &mut Errors) -> Optio
     None
 }
 
+/// The names of types that hold no tensor.
+pub(crate) const PLAIN: [&str; 20] = [
+    "bool", "char", "str", "String", "Kind", "Device", "f32", "f64", "u8", "u16", "u32", "u64",
+    "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",
+];
+
 /// Whether a type is known to hold no tensor. An alias may hold one, so unknown names do not count.
 pub(crate) fn has_no_tensor(ty: &Type) -> bool {
-    const PLAIN: [&str; 20] = [
-        "bool", "char", "str", "String", "Kind", "Device", "f32", "f64", "u8", "u16", "u32", "u64",
-        "u128", "usize", "i8", "i16", "i32", "i64", "i128", "isize",
-    ];
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
             let inner = match &last.arguments {
@@ -184,7 +186,8 @@ pub(crate) fn has_no_tensor(ty: &Type) -> bool {
     }
 }
 
-fn is_tensor(ty: &Type) -> bool {
+/// Whether a type is written as `Tensor`, under any path.
+pub(crate) fn is_tensor(ty: &Type) -> bool {
     matches!(ty, Type::Path(path)
         if path.path.segments.last().is_some_and(|last| last.ident == "Tensor"))
 }

@@ -31,6 +31,8 @@ use crate::tensor::layout;
 /// * **A function pointer or a closure**: [`Named`](crate::Named).
 /// * **A layer with private weights**, such as `nn::Sequential`: `Cached`, with `enabled(false)` where it needs
 ///   no cache of its own.
+/// * **A module of many parts**: `#[torchcache(skip)]` on its field, its `VarStore` in another field, and
+///   `version`, which stands for its code and settings.
 ///
 /// ```
 /// use tch::Tensor;
@@ -77,6 +79,7 @@ use crate::tensor::layout;
     note = "a module of yours: `#[torchcache(enabled = false)]` on its struct and `#[torchcache]` on its impl, so that its code is part of the identity",
     note = "a function pointer, a closure or a `Box<dyn Fn>`: `torchcache::Named`, with a name that stands for its code",
     note = "a layer with private weights, such as `nn::Sequential`, `nn::FuncT`, LSTM and GRU: `torchcache::Cached` with its `VarStore`",
+    note = "a module of many parts, in one step: `#[torchcache(skip)]` on its field, its `VarStore` in another field and `version = \"1\"` for its code; or `torchcache::Cached`",
     note = "only where it does not change what `forward` computes: `#[torchcache(skip)]` on the field"
 )]
 pub trait Fingerprint {
