@@ -86,12 +86,22 @@ pub trait Fingerprint {
     /// Passes to `f` everything in this value that changes what `forward` computes.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
 
+    /// Appends the bytes of a plain value, so that where one ends follows from its type and bytes. Returns
+    /// `false` where it is not plain; what it appended has no meaning then.
+    #[doc(hidden)]
+    fn append_plain(&self, _: &mut Vec<u8>) -> bool {
+        false
+    }
+
     /// The name of its type, also of the type behind a `dyn`.
     #[doc(hidden)]
     fn dynamic_type(&self) -> &'static str {
         type_name::<Self>()
     }
 }
+
+/// So many bytes of plain elements are compared at once.
+const PLAIN_BYTES: usize = 32 << 10;
 
 /// Receives the fields of a value. See [`Fingerprint`].
 #[derive(Debug)]
@@ -150,6 +160,41 @@ impl<'a> Fingerprinter<'a> {
         self.depth += 1;
         value.fingerprint(self);
         self.depth -= 1;
+    }
+
+    /// The elements of a sequence.
+    pub(crate) fn elements<T: Fingerprint>(&mut self, values: impl Iterator<Item = T>) {
+        if self.compares() {
+            return self.compare_elements(values);
+        }
+        for (position, value) in values.enumerate() {
+            self.element(position, &value);
+        }
+    }
+
+    /// Records or compares elements: plain ones by a digest of many.
+    fn compare_elements<T: Fingerprint>(&mut self, values: impl Iterator<Item = T>) {
+        let mut plain = Vec::new();
+        self.watch_with(|watcher, depth| watcher.name(depth, type_name::<T>()));
+        for (position, value) in values.enumerate() {
+            let before = plain.len();
+            if value.append_plain(&mut plain) {
+                if plain.len() >= PLAIN_BYTES {
+                    self.watch_with(|watcher, _| watcher.digest(&mut plain));
+                }
+                continue;
+            }
+            plain.truncate(before);
+            self.watch_with(|watcher, _| watcher.digest(&mut plain));
+            self.element(position, &value);
+        }
+        self.watch_with(|watcher, _| watcher.digest(&mut plain));
+    }
+
+    fn watch_with(&mut self, watch: impl FnOnce(&mut Watcher, u32)) {
+        if let FingerprintMode::Watch(watcher) = &mut self.walk {
+            watch(watcher, self.depth);
+        }
     }
 
     /// An element of a sequence, by its position.
@@ -336,8 +381,7 @@ impl<'a> Fingerprinter<'a> {
     /// A collection without an order: elements are added in the order of their digests.
     pub(crate) fn unordered<'t, T: Fingerprint + 't>(&mut self, values: impl Iterator<Item = T>) {
         if !self.hashes() {
-            let values = values.enumerate();
-            return values.for_each(|(position, value)| self.element(position, &value));
+            return self.elements(values);
         }
         let mut values: Vec<_> = values
             .map(|value| {

@@ -18,6 +18,11 @@ macro_rules! numbers {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 f.plain(stringify!($type), &self.to_le_bytes(), self);
             }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                bytes.extend(self.to_le_bytes());
+                true
+            }
         }
     )*};
 }
@@ -31,6 +36,12 @@ macro_rules! plain {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 let $value = self;
                 f.plain(stringify!($type), $bytes, &self);
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                let $value = self;
+                append(bytes, $bytes);
+                true
             }
         }
     )*};
@@ -50,8 +61,18 @@ plain! {
     Reduction: |value| &value.to_int().to_le_bytes();
 }
 
+/// Appends bytes after their number.
+fn append(bytes: &mut Vec<u8>, more: &[u8]) {
+    bytes.extend((more.len() as u64).to_le_bytes());
+    bytes.extend(more);
+}
+
 impl Fingerprint for () {
     fn fingerprint(&self, _: &mut Fingerprinter<'_>) {}
+
+    fn append_plain(&self, _: &mut Vec<u8>) -> bool {
+        true
+    }
 }
 
 impl<T: Fingerprint> Fingerprint for Option<T> {
@@ -64,6 +85,11 @@ impl<T: Fingerprint> Fingerprint for Option<T> {
             }
         }
     }
+
+    fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+        bytes.push(self.is_some().into());
+        self.as_ref().is_none_or(|value| value.append_plain(bytes))
+    }
 }
 
 /// Types that stand for the value that they point to.
@@ -72,6 +98,10 @@ macro_rules! pointers {
         impl$(<$parameter: $($bound +)+ ?Sized>)? Fingerprint for $type {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 pointed_to(&**self, f);
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                !is_dyn(&**self) && (**self).append_plain(bytes)
             }
         }
     )*};
@@ -90,11 +120,16 @@ pointers! {
 /// A value behind a pointer. Where the pointer does not name its type, since that is a `dyn`, the type
 /// is part of the identity.
 fn pointed_to<T: Fingerprint + ?Sized>(value: &T, f: &mut Fingerprinter<'_>) {
-    let type_name = value.dynamic_type();
-    if type_name != std::any::type_name::<T>() {
+    if is_dyn(value) {
+        let type_name = value.dynamic_type();
         f.plain("dyn", type_name.as_bytes(), &type_name);
     }
     value.fingerprint(f);
+}
+
+/// Whether `T` is a `dyn`, which does not name the type of the value.
+fn is_dyn<T: Fingerprint + ?Sized>(value: &T) -> bool {
+    value.dynamic_type() != std::any::type_name::<T>()
 }
 
 fn length(f: &mut Fingerprinter<'_>, length: usize) {
@@ -107,9 +142,12 @@ macro_rules! ordered {
         impl<T: Fingerprint $(, const $size: usize)?> Fingerprint for $type {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 length(f, self.len());
-                for (position, value) in self.iter().enumerate() {
-                    f.element(position, value);
-                }
+                f.elements(self.iter());
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                bytes.extend((self.len() as u64).to_le_bytes());
+                self.iter().all(|value| value.append_plain(bytes))
             }
         }
     )*};
@@ -126,9 +164,7 @@ ordered! {
 impl<K: Fingerprint, V: Fingerprint> Fingerprint for BTreeMap<K, V> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         length(f, self.len());
-        for (position, entry) in self.iter().enumerate() {
-            f.element(position, &entry);
-        }
+        f.elements(self.iter());
     }
 }
 
@@ -151,6 +187,10 @@ macro_rules! tuples {
         impl<$($type: Fingerprint),+> Fingerprint for ($($type,)+) {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 $(f.field(stringify!($position), &self.$position);)+
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                true $(&& self.$position.append_plain(bytes))+
             }
         }
     )*};

@@ -171,7 +171,15 @@ impl Watcher {
     }
 
     pub(crate) fn word(&mut self, word: i64) {
-        self.words(&[word]);
+        match &mut self.mode {
+            Mode::Record { words, .. } => words.push(word),
+            Mode::Compare {
+                recorded, compared, ..
+            } => {
+                self.seen.changed |= recorded.get(*compared) != Some(&word);
+                *compared += 1;
+            }
+        }
     }
 
     fn words(&mut self, found: &[i64]) {
@@ -201,23 +209,22 @@ impl Watcher {
     /// Bytes, after their number.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.word(bytes.len() as i64);
-        let words = bytes.chunks(8).map(|chunk| {
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.word(i64::from_le_bytes(*word));
+        }
+        if !rest.is_empty() {
             let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            i64::from_le_bytes(word)
-        });
-        match &mut self.mode {
-            Mode::Record {
-                words: recorded, ..
-            } => recorded.extend(words),
-            Mode::Compare {
-                recorded, compared, ..
-            } => {
-                let end = *compared + words.len();
-                let before = recorded.get(*compared..end);
-                self.seen.changed |= !before.is_some_and(|before| words.eq(before.iter().copied()));
-                *compared = end;
-            }
+            word[..rest.len()].copy_from_slice(rest);
+            self.word(i64::from_le_bytes(word));
+        }
+    }
+
+    /// Bytes of many plain values, by their digest. Clears them.
+    pub(crate) fn digest(&mut self, bytes: &mut Vec<u8>) {
+        if !bytes.is_empty() {
+            self.words(&[bytes.len() as i64, digest(bytes)]);
+            bytes.clear();
         }
     }
 
@@ -378,6 +385,8 @@ pub(crate) fn is_worth_a_copy(tensor: &Tensor, state: &TensorState<'_>) -> bool 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::identity::fingerprint::{Fingerprint, Fingerprinter};
 
@@ -498,6 +507,73 @@ mod tests {
         assert!(changed(&snapshot, &(1u8, "ac".to_owned())));
         assert!(changed(&snapshot, &(2u8, "ab".to_owned())));
         assert!(changed(&snapshot, &1u8));
+    }
+
+    /// Each of the values differs from the first.
+    fn differ<T: Fingerprint>(values: impl IntoIterator<Item = T>) {
+        let values: Vec<T> = values.into_iter().collect();
+        let snapshot = record(&values[0]);
+        assert!(!changed(&snapshot, &values[0]));
+        for (number, value) in values.iter().enumerate().skip(1) {
+            assert!(changed(&snapshot, value), "value {number}");
+        }
+    }
+
+    #[test]
+    fn any_change_of_a_collection_is_noticed() {
+        let mut vocabulary: HashMap<String, i64> =
+            (0..20_000).map(|n| (format!("token {n}"), n)).collect();
+        let snapshot = record(&vocabulary);
+        assert!(snapshot.words.len() < 100, "{}", snapshot.words.len());
+        for n in (0..20_000).step_by(999) {
+            let value = vocabulary.get_mut(&format!("token {n}")).unwrap();
+            *value += 1;
+            assert!(changed(&snapshot, &vocabulary), "{n}");
+            *vocabulary.get_mut(&format!("token {n}")).unwrap() -= 1;
+            assert!(!changed(&snapshot, &vocabulary), "{n}");
+        }
+        let list = |at: usize, by: f64| {
+            let mut list = vec![1.5; 50_000];
+            list[at] += by;
+            list
+        };
+        differ([(0, 0.0), (0, 1.0), (30_000, -3.0), (49_999, 1e-9)].map(|(at, by)| list(at, by)));
+        differ([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]]);
+        differ([
+            vec!["ab", "c"],
+            vec!["a", "bc"],
+            vec!["abc", ""],
+            vec!["ab"],
+            vec!["ab", "c", ""],
+        ]);
+        differ([
+            vec![vec![1u8], vec![]],
+            vec![vec![], vec![1]],
+            vec![vec![1, 0], vec![]],
+            vec![vec![1]],
+        ]);
+        differ([vec![None, Some(0u8)], vec![Some(0), None], vec![None, None]]);
+    }
+
+    #[test]
+    fn the_types_of_elements_are_watched() {
+        fn boxed<T: Fingerprint + 'static>(value: T) -> Box<dyn Fingerprint> {
+            Box::new(value)
+        }
+        differ([boxed(5i64), boxed(5u64), boxed(5.0f64)].map(|value| vec![Some(value), None]));
+        // The type of a collection depends on a value.
+        struct Either(bool);
+        impl Fingerprint for Either {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                match self.0 {
+                    true => f.field("x", &vec![1u32, 2]),
+                    false => f.field("x", &vec![1i32, 2]),
+                }
+            }
+        }
+        differ([Either(true), Either(false)]);
+        let tensors = |n: f64| vec![(1, Some(Tensor::from_slice(&[n]))), (2, None)];
+        differ([tensors(1.0), tensors(2.0)]);
     }
 
     /// One value in a field and type whose names are given.
