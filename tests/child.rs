@@ -143,6 +143,8 @@ fn main() {
         }
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
+        // 200 identities that live at a time, on disk alone, and files of the program.
+        ["many-identities"] => many_identities(),
         // Twenty modules in memory: the bytes that they hold, the rows found again, and the warnings.
         ["many-tiers"] => many_tiers(),
         // Changes a weight so often, in an annotated or a wrapped module.
@@ -225,6 +227,37 @@ fn out_of_files() {
         .expect_err("nothing of it is on disk");
     drop(open);
     report(&model.torchcache);
+}
+
+fn many_identities() {
+    let net = |number: i64| {
+        let options = Options::builder()
+            .persistent(true)
+            .max_memory_cache_size(0)
+            .version(number.to_string());
+        let net = nn::func(move |xs| xs * number);
+        Cached::new(net, (), options.build().expect("valid options")).expect("a directory")
+    };
+    let nets: Vec<_> = (0..200).map(net).collect();
+    let xs = rows(0, 10);
+    let open_files = || {
+        let open = || File::open("/dev/null").expect("the program opens files of its own");
+        drop([(); 8].map(|()| open()));
+    };
+    for _ in 0..2 {
+        for (number, net) in (0i64..).zip(&nets) {
+            assert!(net.forward(&xs).equal(&(&xs * number)), "a wrong row");
+            open_files();
+        }
+        for net in &nets {
+            net.cache().flush().expect("the rows are on disk");
+            open_files();
+        }
+    }
+    let stats: Vec<_> = nets.iter().map(|net| net.cache().stats()).collect();
+    let hits: u64 = stats.iter().map(|stats| stats.disk.hits).sum();
+    let faults: u64 = stats.iter().map(|stats| stats.faults.total()).sum();
+    println!("hits {hits} faults {faults}");
 }
 
 fn many_tiers() {

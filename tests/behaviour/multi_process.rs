@@ -201,6 +201,13 @@ fn a_disk_tier_that_cannot_open_leaves_memory() {
 }
 
 #[test]
+fn many_identities_need_few_files() {
+    let root = tempfile::tempdir().unwrap();
+    let stdout = succeed(limited("ulimit -n 64", root.path(), "many-identities"));
+    assert_eq!(stdout, "hits 2000 faults 0");
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn a_tier_that_cannot_grow_evicts() {
     let root = tempfile::tempdir().unwrap();
