@@ -139,6 +139,30 @@ fn conditions_decide_which_fields_are_in_the_identity() {
     assert_ne!(first.2.module_hash(), other.2.module_hash());
 }
 
+#[torchcache]
+fn conditional(
+    #[cfg(any())] none: NoSuchType,
+    by: i64,
+    #[cfg(not(any()))] xs: &Tensor,
+    #[cfg(any())] plus: NoSuchType,
+    #[cfg(not(any()))] plus: f64,
+    #[cfg(any())] train: NoSuchType,
+    #[cfg(not(any()))] training: bool,
+) -> Tensor {
+    (xs * by + plus).dropout(0.5, training)
+}
+
+#[test]
+fn conditional_arguments_are_in_the_key() {
+    for (by, plus) in [(2, 0.0), (3, 0.0), (2, 1.0)] {
+        let call = |xs: &Tensor| conditional(by, xs, plus, false);
+        assert_computed_once(conditional_cache(), call, |xs| xs * by + plus);
+    }
+    let masks = [(); 2].map(|()| conditional(2, &random(&[4, 100]), 0.0, true));
+    assert!(!same(&masks[0], &masks[1]));
+    assert_eq!(conditional_cache().stats().bypassed, 2);
+}
+
 macro_rules! module {
     ($name:ident, $self:ident, $xs:ident => $body:expr) => {
         #[torchcache]

@@ -715,6 +715,57 @@ pub mod conditional_items {
     }
 }
 
+pub mod conditional_arguments {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache};
+
+    #[torchcache]
+    pub fn embed(
+        #[cfg(feature = "off")] first: NoSuchType,
+        xs: &Tensor,
+        #[cfg(feature = "on")]
+        #[id]
+        ids: &[i64],
+        #[cfg(not(feature = "on"))]
+        #[id]
+        ids: &[&str],
+        #[cfg_attr(all(), cfg(feature = "off"))] none: NoSuchType,
+        #[cfg(feature = "on")]
+        #[shared]
+        mask: &Tensor,
+        #[cfg(feature = "on")] (low, _): (f64, f64),
+        #[cfg(feature = "off")] train: bool,
+        #[cfg(feature = "on")] mut is_training: bool,
+    ) -> Tensor {
+        is_training = !is_training;
+        #[cfg(feature = "off")]
+        let xs = xs * first * none * train;
+        (xs * mask * low * ids.len() as f64).dropout(0.5, !is_training)
+    }
+
+    #[torchcache]
+    pub fn only(#[cfg(any())] none: NoSuchType, #[cfg(not(any()))] xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl nn::ModuleT for Scale {
+        fn forward_t(
+            &self,
+            #[cfg(all())] xs: &Tensor,
+            #[cfg_attr(all(), allow(unused_variables))] train: bool,
+        ) -> Tensor {
+            xs * 2
+        }
+    }
+}
+
 pub mod a_derive_before_the_attribute {
     use tch::{Tensor, nn};
     use torchcache::{TorchCache, torchcache};

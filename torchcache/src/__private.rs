@@ -47,6 +47,16 @@ pub const fn size(text: &str, least: u64) -> u64 {
     }
 }
 
+/// Whether one of `flags` is set.
+pub fn any(flags: &[bool]) -> bool {
+    flags.contains(&true)
+}
+
+/// The number of `elements`, some of which may be there under conditions.
+pub const fn length(elements: &[()]) -> usize {
+    elements.len()
+}
+
 /// An argument with the name of a training flag, whose type may be another name of `bool`: its method is
 /// that of [`NoFlag`] otherwise.
 #[derive(Debug)]

@@ -24,21 +24,49 @@ impl WrappedFn {
                 ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
             }
         });
-        quote!(#runtime::Arguments::new() #(#with)*)
+        let none = quote!(#runtime::Arguments::new());
+        if !self.has_conditions() {
+            return quote!(#none #(#with)*);
+        }
+        let all = local("arguments");
+        let cfgs = self.arguments.iter().map(|argument| &argument.cfgs);
+        quote! {{
+            let #all = #none;
+            #(#(#cfgs)* let #all = #all #with;)*
+            #all
+        }}
+    }
+
+    fn has_conditions(&self) -> bool {
+        let all = self.arguments.iter().chain(&self.training);
+        all.into_iter().any(|argument| !argument.cfgs.is_empty())
+    }
+
+    /// The number of arguments before the one at `position`.
+    fn position(&self, position: usize, runtime: &Runtime) -> TokenStream {
+        if !self.has_conditions() {
+            return position.to_token_stream();
+        }
+        let before = self.arguments[..position].iter();
+        let before = before.map(|WrappedArgument { cfgs, .. }| quote!(#(#cfgs)* ()));
+        quote!(#runtime::length(&[#(#before),*]))
     }
 
     /// Whether an argument of the call says that the module is being trained.
     pub(crate) fn is_training(&self, runtime: &Runtime) -> TokenStream {
-        let names = self
-            .training
-            .iter()
-            .map(|argument| argument.name.to_token_stream());
-        let flags = self.flags.iter();
-        let flags = flags.map(|name| quote!(#runtime::FlagProbe::new(&#name).is_true()));
-        let all: Vec<_> = names.chain(flags).collect();
-        match all.len() {
-            0 => quote!(false),
-            _ => quote!(#(#all)||*),
+        let named = self.training.iter().map(|argument| {
+            let WrappedArgument { name, cfgs, .. } = argument;
+            quote!(#(#cfgs)* #name)
+        });
+        let probed = self.flags.iter().map(|&position| {
+            let WrappedArgument { name, cfgs, .. } = &self.arguments[position];
+            quote!(#(#cfgs)* #runtime::FlagProbe::new(&#name).is_true())
+        });
+        let all: Vec<_> = named.chain(probed).collect();
+        match &all[..] {
+            [] => quote!(false),
+            [one] if !self.has_conditions() => one.clone(),
+            _ => quote!(#runtime::any(&[#(#all),*])),
         }
     }
 
@@ -50,26 +78,32 @@ impl WrappedFn {
             let WrappedArgument {
                 name,
                 pattern,
+                cfgs,
                 lints,
                 ..
             } = argument;
+            let position = self.position(position, runtime);
             let span = type_span(argument);
             let at = runtime.at(span);
             let holds = quote_spanned! {span=>
+                #(#cfgs)*
                 let #held = &mut #at::Default::default();
             };
             match argument.role {
                 ArgumentRole::Rows => quote_spanned! {span=>
                     #holds
+                    #(#cfgs)*
                     #(#lints)*
                     let #pattern = #rows.argument(&#name, #position, #held);
                 },
                 ArgumentRole::Id => quote_spanned! {span=>
                     #holds
+                    #(#cfgs)*
                     #(#lints)*
                     let #pattern = #rows.id(&#name, #held);
                 },
                 ArgumentRole::Shared => quote_spanned! {span=>
+                    #(#cfgs)*
                     #(#lints)*
                     let #pattern = #rows.shared(&#name);
                 },
@@ -79,11 +113,12 @@ impl WrappedFn {
             let WrappedArgument {
                 name,
                 pattern,
+                cfgs,
                 lints,
                 ..
             } = argument;
             let is_unchanged = matches!(pattern, Pat::Ident(ident) if ident.mutability.is_none());
-            (!is_unchanged).then(|| quote!(#(#lints)* let #pattern = #name;))
+            (!is_unchanged).then(|| quote!(#(#cfgs)* #(#lints)* let #pattern = #name;))
         });
         let Self { block, .. } = self;
         // One block with the user's braces: a nested block would be linted as the user's code.

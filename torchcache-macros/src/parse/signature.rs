@@ -9,7 +9,7 @@ use syn::{Attribute, Block, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
 use crate::build_inputs::{self, BuildInput};
 use crate::canonical;
 use crate::errors::Errors;
-use crate::parse::attributes::is_lint;
+use crate::parse::attributes::{Inherited, inherited, is_lint};
 use crate::suggest;
 use crate::validate::signature as validate;
 
@@ -37,9 +37,8 @@ pub(crate) struct WrappedFn {
     /// The arguments with which the call bypasses the cache if they are true. They are not part of
     /// the key.
     pub(crate) training: Vec<WrappedArgument>,
-    /// The arguments that mean training if their type is another name of `bool`. They are part of the
-    /// key as well.
-    pub(crate) flags: Vec<Ident>,
+    /// Which of `arguments` mean training if their type is another name of `bool`.
+    pub(crate) flags: Vec<usize>,
     pub(crate) output: Type,
     pub(crate) block: Block,
     /// The canonical text, which is part of the identity.
@@ -56,6 +55,8 @@ pub(crate) struct WrappedArgument {
     pub(crate) pattern: Pat,
     pub(crate) ty: Type,
     pub(crate) role: ArgumentRole,
+    /// The conditions under which there is such an argument.
+    pub(crate) cfgs: Vec<Attribute>,
     /// What the user allows of it, which holds where the pattern is.
     pub(crate) lints: Vec<Attribute>,
 }
@@ -117,7 +118,7 @@ impl WrappedFn {
             if is_training {
                 training.push(argument);
             } else {
-                flags.extend(may_be_training.then(|| argument.name.clone()));
+                flags.extend(may_be_training.then_some(arguments.len()));
                 arguments.push(argument);
             }
         }
@@ -170,12 +171,14 @@ impl WrappedArgument {
             .attrs
             .extract_if(.., |attribute| is_lint(attribute))
             .collect();
+        let cfgs = inherited(&typed.attrs, &[Inherited::Cfgs]);
         *typed.pat = syn::parse_quote!(#name);
         Self {
             name,
             pattern,
             ty: (*typed.ty).clone(),
             role,
+            cfgs,
             lints,
         }
     }
@@ -248,9 +251,10 @@ pub(crate) fn remove_roles(signature: &mut Signature) {
 }
 
 fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
+    // Of several under conditions, one may be left.
     let mut ids = arguments
         .iter()
-        .filter(|argument| argument.role == ArgumentRole::Id);
+        .filter(|argument| argument.role == ArgumentRole::Id && argument.cfgs.is_empty());
     let Some(first) = ids.next() else { return };
     for second in ids {
         errors.report(

@@ -248,7 +248,7 @@ fn arguments() {
     assert_snapshot!(report(
         [
             "fn forward(&self, xs: &Tensor, x: impl Into<f64>) -> Tensor",
-            "fn forward(&self, #[cfg(a)] xs: &Tensor) -> Tensor",
+            "fn forward(&self, #[cfg_attr(a, cfg_attr(b, id))] xs: &[i64]) -> Tensor",
             "fn forward(&self, xs: &mut Tensor) -> Tensor",
             "fn forward(&self, xs: &Tensor, seen: Option<&mut Vec<i64>>) -> Tensor",
             "fn forward(&self) -> Tensor",

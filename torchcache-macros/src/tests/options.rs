@@ -7,7 +7,8 @@ fn library_kind(kind: OptionKind) -> &'static str {
     match kind {
         OptionKind::Flag => "copy bool",
         OptionKind::Device => "optional Device",
-        OptionKind::Size { .. } => "size",
+        OptionKind::Size { least: 0 } => "size",
+        OptionKind::Size { .. } => "bound",
         OptionKind::Eviction => "copy Eviction",
         OptionKind::Count => "optional usize",
         OptionKind::Directory => "optional path",

@@ -2,10 +2,11 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
+use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{
-    Attribute, FnArg, GenericArgument, GenericParam, PathArguments, ReceiverKind, ReturnType,
-    Safety, Signature, Type,
+    Attribute, FnArg, GenericArgument, GenericParam, Meta, PathArguments, ReceiverKind, ReturnType,
+    Safety, Signature, Token, Type,
 };
 
 use crate::errors::Errors;
@@ -90,15 +91,28 @@ pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-/// Refuses `#[cfg]` on an argument: all arguments are part of the key.
+/// Refuses `#[cfg_attr]` with a role, which nothing evaluates before the attribute of the function.
 pub(crate) fn argument_attributes(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
-        if attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr") {
+        if attribute.path().is_ident("cfg_attr") && has_role(&attribute.meta) {
             errors.report(
                 attribute,
-                "an argument of a cached function cannot have `#[cfg]`; put it on the whole item",
+                "the role of an argument cannot depend on a condition; write the argument twice, each \
+                 with a `#[cfg]`",
             );
         }
+    }
+}
+
+/// Whether an attribute, or one inside `#[cfg_attr]`, gives an argument a role.
+fn has_role(meta: &Meta) -> bool {
+    let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
+    match meta {
+        Meta::List(list) if list.path.is_ident("cfg_attr") => {
+            let metas = list.parse_args_with(parse).unwrap_or_default();
+            metas.iter().skip(1).any(has_role)
+        }
+        meta => meta.path().is_ident("id") || meta.path().is_ident("shared"),
     }
 }
 
