@@ -12,9 +12,12 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 /// The crates, with the name under which their manifest has the library.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 11] = [
     ("accepted", "torchcache = { workspace = true }"),
     ("forbidden", "torchcache = { workspace = true }"),
+    ("edition_2015", "torchcache = { workspace = true }"),
+    ("edition_2018", "torchcache = { workspace = true }"),
+    ("edition_2021", "torchcache = { workspace = true }"),
     ("rejected", "torchcache = { workspace = true }"),
     ("rejected_by_names", "torchcache = { workspace = true }"),
     ("rejected_by_types", "torchcache = { workspace = true }"),
@@ -125,8 +128,9 @@ fn write_project(root: &Path, project: &Path) {
         let folder = project.join(name);
         fs::create_dir_all(&folder).unwrap();
         let path = root.join(format!("programs/{name}.rs"));
+        let edition = name.strip_prefix("edition_").unwrap_or("2024");
         let manifest = format!(
-            "[package]\nname = {name:?}\nversion = \"0.0.0\"\nedition = \"2024\"\n\n\
+            "[package]\nname = {name:?}\nversion = \"0.0.0\"\nedition = {edition:?}\n\n\
              [lib]\npath = {path:?}\n\n\
              [features]\ndefault = [\"on\"]\non = []\noff = []\n\n\
              [dependencies]\ntch.workspace = true\n{dependency}\n",

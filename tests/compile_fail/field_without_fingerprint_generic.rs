@@ -1,5 +1,6 @@
 //! A generic module whose parameter has no fingerprint.
 
+use tch::nn::Module;
 use tch::{Tensor, nn};
 use torchcache::{TorchCache, torchcache};
 
@@ -19,6 +20,10 @@ impl<M: nn::Module> nn::Module for Residual<M> {
 
 fn features(module: &Residual<nn::Sequential>, xs: &Tensor) -> Tensor {
     nn::Module::forward(module, xs)
+}
+
+fn method(module: &Residual<nn::Sequential>, xs: &Tensor) -> Tensor {
+    module.forward(xs)
 }
 
 fn main() {}

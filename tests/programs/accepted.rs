@@ -113,7 +113,9 @@ pub mod handles_have_the_visibility_of_the_function {
         }
 
         #[torchcache]
-        pub(in crate::handles_have_the_visibility_of_the_function) fn in_a_path(xs: &Tensor) -> Tensor {
+        pub(in crate::handles_have_the_visibility_of_the_function) fn in_a_path(
+            xs: &Tensor,
+        ) -> Tensor {
             xs * 3
         }
 
@@ -130,8 +132,16 @@ pub mod handles_have_the_visibility_of_the_function {
     }
 
     pub fn use_them(xs: &tch::Tensor) -> [&'static torchcache::TorchCache; 3] {
-        let _ = (inner::of_the_parent(xs), inner::in_a_path(xs), inner::of_the_crate(xs));
-        [inner::of_the_parent_cache(), inner::in_a_path_cache(), inner::of_the_crate_cache()]
+        let _ = (
+            inner::of_the_parent(xs),
+            inner::in_a_path(xs),
+            inner::of_the_crate(xs),
+        );
+        [
+            inner::of_the_parent_cache(),
+            inner::in_a_path_cache(),
+            inner::of_the_crate_cache(),
+        ]
     }
 }
 
@@ -227,7 +237,10 @@ pub mod lifetimes_of_functions {
 
     #[torchcache]
     pub fn anonymous(xs: &'_ Tensor, mask: Option<&'_ Tensor>) -> Vec<Tensor> {
-        xs.unbind(0).into_iter().chain(mask.map(Tensor::shallow_clone)).collect()
+        xs.unbind(0)
+            .into_iter()
+            .chain(mask.map(Tensor::shallow_clone))
+            .collect()
     }
 }
 
@@ -498,7 +511,12 @@ pub mod conditional_fields_of_tuples {
 
     #[torchcache]
     #[derive(Debug)]
-    pub struct Kept(#[cfg(feature = "on")] f64, #[cfg(any())] u8, i64, TorchCache);
+    pub struct Kept(
+        #[cfg(feature = "on")] f64,
+        #[cfg(any())] u8,
+        i64,
+        TorchCache,
+    );
 
     #[torchcache]
     impl nn::Module for Kept {
@@ -526,7 +544,11 @@ pub mod conditional_fields_of_tuples {
         #[cfg(any())]
         None(NoSuchType),
         Some(#[cfg(any())] NoSuchType, i64),
-        Named { #[cfg(any())] none: NoSuchType, scale: f64 },
+        Named {
+            #[cfg(any())]
+            none: NoSuchType,
+            scale: f64,
+        },
     }
 
     #[derive(Batched)]
@@ -571,7 +593,11 @@ pub mod caches_under_opposite_conditions {
 
     #[torchcache]
     #[derive(Debug)]
-    pub struct Tuple(#[cfg(feature = "off")] TorchCache, f64, #[cfg(not(feature = "off"))] TorchCache);
+    pub struct Tuple(
+        #[cfg(feature = "off")] TorchCache,
+        f64,
+        #[cfg(not(feature = "off"))] TorchCache,
+    );
 
     #[torchcache]
     impl nn::Module for Tuple {
@@ -847,7 +873,10 @@ pub mod items_from_a_macro {
     }
 
     macro_rules! derived {
-        ($derive:ident: $item:item) => { #[derive($derive)] $item };
+        ($derive:ident: $item:item) => {
+            #[derive($derive)]
+            $item
+        };
     }
 
     annotated! {
@@ -884,10 +913,16 @@ pub mod items_from_a_macro {
     derived!(Batched: pub struct Encoded { pub rows: Tensor });
 
     macro_rules! twice {
-        ($item:item) => { annotated! { $item } };
+        ($item:item) => {
+            annotated! { $item }
+        };
     }
 
-    twice!(pub fn of_two_macros(xs: &Tensor) -> Tensor { xs * 2 });
+    twice!(
+        pub fn of_two_macros(xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    );
 }
 
 pub mod fragments_from_a_macro {
@@ -921,7 +956,9 @@ pub mod fragments_from_a_macro {
         pub torchcache: TorchCache,
     }
 
-    methods!(Dropped, nn::ModuleT, bool, forward_t, xs, train, { xs.dropout(0.5, train) });
+    methods!(Dropped, nn::ModuleT, bool, forward_t, xs, train, {
+        xs.dropout(0.5, train)
+    });
 
     macro_rules! fields {
         ($name:ident<$($parameter:ident),*>, $cache:ident: $handle:ty, $($attribute:meta)?) => {
@@ -945,6 +982,125 @@ pub mod fragments_from_a_macro {
 
     fields!(Plain<>, cache: TorchCache, torchcache(skip));
     fields!(Pair<A, B>, handle: torchcache::TorchCache, torchcache(skip));
+}
+
+pub mod more_fragments_from_a_macro {
+    #![allow(unused_parens)]
+    use tch::{Tensor, nn};
+    use torchcache::{Fingerprint, TorchCache, torchcache};
+
+    macro_rules! function {
+        ($vis:vis fn $name:ident($xs:ident: $in:ty, $flag:ident: $bool:ty) -> $out:ty $body:block) => {
+            #[torchcache]
+            $vis fn $name($xs: $in, $flag: $bool) -> $out $body
+        };
+    }
+
+    pub type Flag = bool;
+
+    function!(
+        pub fn dropped(xs: &Tensor, train: bool) -> Tensor {
+            xs.dropout(0.5, train)
+        }
+    );
+    function!(
+        pub(crate) fn aliased(xs: &tch::Tensor, train: Flag) -> (Tensor, Vec<Tensor>) {
+            (xs.dropout(0.5, train), vec![])
+        }
+    );
+    function!(
+        fn parenthesized(xs: Tensor, train: (bool)) -> Result<Tensor, torchcache::Error> {
+            Ok(xs.dropout(0.5, train))
+        }
+    );
+
+    pub fn use_them(xs: &Tensor) -> (Tensor, Vec<Tensor>) {
+        let _ = parenthesized(xs.shallow_clone(), false);
+        aliased(xs, false)
+    }
+
+    macro_rules! tokens {
+        ($($item:tt)*) => { #[torchcache] $($item)* };
+    }
+
+    tokens! {
+        /// Documented.
+        #[derive(Debug)]
+        pub struct Scale<'a, M> {
+            pub inner: &'a M,
+            pub torchcache: TorchCache,
+        }
+    }
+    tokens! {
+        impl<M: nn::Module + Sync> nn::Module for Scale<'_, M> {
+            fn forward(&self, xs: &Tensor) -> Tensor {
+                self.inner.forward(xs)
+            }
+        }
+    }
+
+    macro_rules! generic {
+        ($lifetime:lifetime, $name:ident, $parameter:ident: $bound:path, $n:literal, $init:expr) => {
+            #[torchcache(version = concat!("a", $n), subsample_count = $init)]
+            #[derive(Debug)]
+            pub struct $name<$lifetime, $parameter: $bound> {
+                pub inner: [&$lifetime $parameter; $n],
+                pub torchcache: TorchCache,
+            }
+
+            #[torchcache]
+            impl<$lifetime, $parameter: $bound + Sync> nn::Module for $name<$lifetime, $parameter> {
+                fn forward(&self, xs: &Tensor) -> Tensor {
+                    self.inner[$n - 1].forward(xs) * $init as f64
+                }
+            }
+        };
+    }
+
+    generic!('a, Generic, M: nn::Module, 2, 1 + 2);
+
+    macro_rules! plain {
+        ($name:ident, $($variant:ident($($type:ty),*)),* ; $skipped:ty) => {
+            #[derive(Debug, Fingerprint)]
+            pub enum $name {
+                $($variant($($type),*),)*
+                Skipped(#[torchcache(skip)] $skipped),
+            }
+        };
+    }
+
+    plain!(Mode, None(), One(f64), Two(i64, Option<Vec<i64>>); fn(f64));
+}
+
+pub mod a_macro_that_makes_a_macro {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache};
+
+    macro_rules! outer {
+        ($inner:ident, $by:expr) => {
+            macro_rules! $inner {
+                            ($name:ident, $self:ident, $rest:expr) => {
+                                #[torchcache]
+                                #[derive(Debug)]
+                                pub struct $name {
+                                    pub by: f64,
+                                    pub torchcache: TorchCache,
+                                }
+
+                                #[torchcache]
+                                impl nn::Module for $name {
+                                    fn forward(&$self, xs: &Tensor) -> Tensor {
+                                        let rows = xs * $by;
+                                        rows * $rest
+                                    }
+                                }
+                            };
+                        }
+        };
+    }
+
+    outer!(inner, 2.0);
+    inner!(Scale, self, self.by);
 }
 
 pub mod a_macro_with_crate_paths {
@@ -986,8 +1142,8 @@ pub mod a_macro_with_crate_paths {
     macro_rules! a_macro_with_crate_paths_function {
         ($name:ident) => {
             #[$crate::a_macro_with_crate_paths::library::torchcache(
-                crate = $crate::a_macro_with_crate_paths::library
-            )]
+                            crate = $crate::a_macro_with_crate_paths::library
+                        )]
             pub fn $name(xs: &::tch::Tensor) -> ::tch::Tensor {
                 $crate::a_macro_with_crate_paths::scaled(xs)
             }
@@ -1631,7 +1787,9 @@ pub mod shapes_of_structs {
     #[torchcache]
     impl nn::Module for Tree {
         fn forward(&self, xs: &Tensor) -> Tensor {
-            self.children.iter().fold(xs.apply(&self.fc), |xs, child| child.forward(&xs))
+            self.children
+                .iter()
+                .fold(xs.apply(&self.fc), |xs, child| child.forward(&xs))
         }
     }
 }
@@ -1657,7 +1815,12 @@ pub mod shapes_of_impls {
         }
 
         /// Documented.
-        pub fn forward(self: &Self, mut xs: Tensor, Plain { by, .. }: Plain, _: bool) -> Option<Tensor> {
+        pub fn forward(
+            self: &Self,
+            mut xs: Tensor,
+            Plain { by, .. }: Plain,
+            _: bool,
+        ) -> Option<Tensor> {
             xs *= by * self.by * Self::BY;
             Some(xs)
         }
@@ -1678,7 +1841,9 @@ pub mod shapes_of_impls {
     impl nn::Module for Two {
         fn forward(&self, xs: &Tensor) -> Tensor {
             let inner = |xs: &Tensor| -> Option<Tensor> { Some(xs * Some(2)?) };
-            let Some(ys) = inner(xs) else { return xs.shallow_clone() };
+            let Some(ys) = inner(xs) else {
+                return xs.shallow_clone();
+            };
             ys
         }
     }

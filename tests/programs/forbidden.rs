@@ -138,7 +138,12 @@ pub mod every_lint_of_the_compiler_forbidden {
 
     /// Documented.
     #[torchcache]
-    pub fn encode(xs: &Tensor, #[id] ids: &[i64], #[shared] mask: &Tensor, scale: (f64, f64)) -> Encoded {
+    pub fn encode(
+        xs: &Tensor,
+        #[id] ids: &[i64],
+        #[shared] mask: &Tensor,
+        scale: (f64, f64),
+    ) -> Encoded {
         let scale = scale.0 * ids.len() as f64 * if cfg!(feature = "on") { 1.0 } else { 2.0 };
         let rows = xs * mask * scale;
         Encoded { rows }

@@ -15,6 +15,7 @@ mod runtime;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod types;
 mod validate;
 
 use proc_macro2::TokenStream;

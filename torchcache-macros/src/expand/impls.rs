@@ -7,10 +7,10 @@ use syn::{Attribute, FnArg, Generics, ImplItem, ItemImpl, Type, parse_quote};
 
 use crate::expand::{definition, local, paired};
 use crate::parse::attributes::{Inherited, inherited, is_generic, wrapped};
-use crate::parse::impls::{Method, ModuleImpl, has_arguments, is_named};
+use crate::parse::impls::{Method, ModuleImpl, has_arguments};
 use crate::parse::signature::remove_roles;
 use crate::runtime::Runtime;
-use crate::validate::signature::is_tensor;
+use crate::types::{self, ends_in, ungrouped};
 
 /// The expansion of a checked impl.
 pub(crate) fn expand(parsed: &ModuleImpl, runtime: &Runtime) -> TokenStream {
@@ -36,18 +36,20 @@ pub(crate) fn expand(parsed: &ModuleImpl, runtime: &Runtime) -> TokenStream {
 /// calls, hides the caller from a panic.
 fn forward_batch(parsed: &ModuleImpl, runtime: &Runtime) -> Option<TokenStream> {
     let (path, _) = parsed.item.trait_.as_ref()?;
+    let is_tensor = |ty| types::is_named(ty, "Tensor");
     // A trait of the user's may have this name.
     let [method] = &parsed.methods[..] else {
         return None;
     };
     let signature = &method.function.signature;
     let takes_a_batch = match signature.inputs.last()? {
-        FnArg::Typed(typed) => {
-            matches!(&*typed.ty, Type::Reference(reference) if is_tensor(&reference.elem))
-        }
+        FnArg::Typed(typed) => match ungrouped(&typed.ty) {
+            Type::Reference(reference) => is_tensor(&reference.elem),
+            _ => false,
+        },
         FnArg::Receiver(_) => false,
     };
-    let is_module = is_named(path, "Module")
+    let is_module = ends_in(path, "Module")
         && signature.inputs.len() == 2
         && takes_a_batch
         && is_tensor(&method.function.output);

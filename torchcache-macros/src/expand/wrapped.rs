@@ -11,6 +11,7 @@ use syn::{Lifetime, Pat, Type};
 use crate::expand::local;
 use crate::parse::signature::{ArgumentRole, WrappedArgument, WrappedFn};
 use crate::runtime::Runtime;
+use crate::types::{self, ungrouped};
 
 impl WrappedFn {
     /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
@@ -192,13 +193,11 @@ impl WrappedFn {
 /// The span of the name of the argument's type, or else of the argument, so that an error about the
 /// type is shown there; with the hygiene of generated code.
 fn type_span(argument: &WrappedArgument) -> Span {
-    let mut ty = &argument.ty;
+    let mut ty = ungrouped(&argument.ty);
     while let Type::Reference(reference) = ty {
-        ty = &reference.elem;
+        ty = ungrouped(&reference.elem);
     }
-    let name = match ty {
-        Type::Path(path) => path.path.segments.last().map(|last| last.ident.span()),
-        _ => None,
-    };
+    let last = types::path(ty).and_then(|path| path.segments.last());
+    let name = last.map(|last| last.ident.span());
     Span::mixed_site().located_at(name.unwrap_or_else(|| argument.pattern.span()))
 }

@@ -2,11 +2,12 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{GenericArgument, ImplItem, ItemImpl, Path, PathArguments, Signature, Type};
+use syn::{GenericArgument, ImplItem, ItemImpl, PathArguments, Signature, Type};
 
 use crate::errors::Errors;
 use crate::parse::options::OptionAssignments;
 use crate::parse::signature::{Training, WrappedFn, has_second_flag};
+use crate::types::{self, ends_in};
 use crate::validate;
 
 /// A checked impl.
@@ -91,20 +92,15 @@ impl ImplKind {
 fn kind(item: &ItemImpl) -> ImplKind {
     match &item.trait_ {
         None => ImplKind::Inherent,
-        Some((path, _)) if is_named(path, "ModuleT") => ImplKind::ModuleT,
+        Some((path, _)) if ends_in(path, "ModuleT") => ImplKind::ModuleT,
         Some(_) => ImplKind::Trait,
     }
-}
-
-/// Whether the last segment of a path is `name`.
-pub(crate) fn is_named(path: &Path, name: &str) -> bool {
-    path.segments.last().is_some_and(|last| last.ident == name)
 }
 
 fn report_nothing_to_cache(item: &ItemImpl, errors: &mut Errors) {
     match &item.trait_ {
         // The compiler reports that the method is missing.
-        Some((path, _)) if is_named(path, "Module") || is_named(path, "ModuleT") => {}
+        Some((path, _)) if ends_in(path, "Module") || ends_in(path, "ModuleT") => {}
         Some((path, _)) => {
             let name = path.segments.last().map(|last| &last.ident);
             let message = format!(
@@ -124,20 +120,10 @@ fn report_nothing_to_cache(item: &ItemImpl, errors: &mut Errors) {
 
 /// Whether a type has arguments other than lifetimes: `Backbone<M>`, `Backbone<Linear>`.
 pub(crate) fn has_arguments(ty: &Type) -> bool {
-    match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .is_some_and(|last| match &last.arguments {
-                PathArguments::AngleBracketed(inner) => inner
-                    .args
-                    .iter()
-                    .any(|inner| !matches!(inner, GenericArgument::Lifetime(_))),
-                _ => false,
-            }),
-        Type::Group(group) => has_arguments(&group.elem),
-        Type::Paren(paren) => has_arguments(&paren.elem),
-        _ => false,
-    }
+    let last = types::path(ty).and_then(|path| path.segments.last());
+    let Some(PathArguments::AngleBracketed(inner)) = last.map(|last| &last.arguments) else {
+        return false;
+    };
+    let mut arguments = inner.args.iter();
+    arguments.any(|inner| !matches!(inner, GenericArgument::Lifetime(_)))
 }

@@ -11,6 +11,7 @@ use crate::canonical;
 use crate::errors::Errors;
 use crate::parse::attributes::{Inherited, inherited, is_lint};
 use crate::suggest;
+use crate::types;
 use crate::validate::signature as validate;
 
 /// The names of arguments that say whether the module is being trained, if they are of type `bool`;
@@ -288,20 +289,9 @@ pub(crate) fn has_second_flag(signature: &Signature) -> bool {
 
 /// Whether a type may be another name of `bool`.
 fn may_be_bool(ty: &Type) -> bool {
-    let is_path = matches!(ty, Type::Path(path) if path.qself.is_none());
-    is_path && !validate::has_no_tensor(ty)
+    types::path(ty).is_some() && !validate::has_no_tensor(ty)
 }
 
 fn is_bool(ty: &Type) -> bool {
-    match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .is_some_and(|it| it.ident == "bool"),
-        // The value of a macro variable.
-        Type::Group(group) => is_bool(&group.elem),
-        Type::Paren(paren) => is_bool(&paren.elem),
-        _ => false,
-    }
+    types::is_named(ty, "bool")
 }

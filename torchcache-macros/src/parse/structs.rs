@@ -3,13 +3,13 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::{Ident, ItemStruct, Member, PathArguments, Type};
+use syn::{Ident, ItemStruct, Member, Type};
 
 use crate::errors::Errors;
 use crate::options::OVERRIDE_PREFIX;
 use crate::parse::fields::{Field, names, take_skip};
-use crate::parse::impls::is_named;
 use crate::parse::options::{OptionAssignments, overridden};
+use crate::types;
 use crate::validate::signature::PLAIN;
 
 /// The attribute of the derive that the attribute on a struct becomes, with its arguments.
@@ -46,7 +46,9 @@ pub(crate) fn arguments(item: &ItemStruct) -> syn::Result<TokenStream> {
     for attribute in &item.attrs {
         if attribute.path().is_ident(DERIVED) && arguments.is_none() {
             arguments = Some(attribute.meta.require_list()?.tokens.clone());
-        } else if is_named(attribute.path(), "torchcache") || attribute.path().is_ident(DERIVED) {
+        } else if types::ends_in(attribute.path(), "torchcache")
+            || attribute.path().is_ident(DERIVED)
+        {
             // A second one is an attribute of the derive, unless it was imported under another name.
             return Err(syn::Error::new_spanned(attribute, TWICE));
         }
@@ -71,7 +73,7 @@ impl Struct {
                 .ident
                 .as_ref()
                 .filter(|name| name.to_string().starts_with(OVERRIDE_PREFIX));
-            let role = if is_cache(&field.ty) {
+            let role = if types::is_named(&field.ty, "TorchCache") {
                 caches.push(member);
                 "the cache"
             } else if let Some(name) = override_name {
@@ -123,41 +125,18 @@ impl Struct {
 
 /// Whether a type may be another name of `TorchCache`.
 fn may_be_cache(ty: &Type, item: &ItemStruct) -> bool {
-    match ty {
-        Type::Path(path) => {
-            let path = &path.path;
-            let is_parameter = |name: &Ident| {
-                item.generics
-                    .type_params()
-                    .any(|parameter| parameter.ident == *name)
-            };
-            let is_other =
-                |name: &Ident| PLAIN.iter().any(|plain| name == plain) || is_parameter(name);
-            !path.get_ident().is_some_and(is_other)
-                && path
-                    .segments
-                    .iter()
-                    .all(|segment| matches!(segment.arguments, PathArguments::None))
-                && !names(ty, &item.ident)
-        }
-        Type::Group(group) => may_be_cache(&group.elem, item),
-        Type::Paren(paren) => may_be_cache(&paren.elem, item),
-        _ => false,
-    }
-}
-
-/// Whether a type is `TorchCache`, under any path.
-fn is_cache(ty: &Type) -> bool {
-    match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "TorchCache"),
-        Type::Group(group) => is_cache(&group.elem),
-        Type::Paren(paren) => is_cache(&paren.elem),
-        _ => false,
-    }
+    let Some(path) = types::path(ty) else {
+        return false;
+    };
+    let mut parameters = item.generics.type_params();
+    let is_other = path.get_ident().is_some_and(|name| {
+        PLAIN.iter().any(|plain| name == plain) || parameters.any(|other| other.ident == *name)
+    });
+    let has_arguments = path
+        .segments
+        .iter()
+        .any(|segment| !segment.arguments.is_none());
+    !is_other && !has_arguments && !names(ty, &item.ident)
 }
 
 /// What to do about a struct without a cache.

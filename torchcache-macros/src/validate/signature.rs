@@ -10,6 +10,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
+use crate::types::{self, ungrouped};
 
 /// Refuses `const`, `async`, `unsafe`, `extern`, variadic and generic functions.
 pub(crate) fn qualifiers(signature: &Signature, errors: &mut Errors) {
@@ -78,7 +79,7 @@ pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
     let is_shared = match &receiver.kind {
         ReceiverKind::Reference(_, _, mutability) => mutability.is_none(),
         ReceiverKind::Typed(_, ty) => {
-            matches!(&**ty, Type::Reference(reference) if reference.mutability.is_none())
+            matches!(ungrouped(ty), Type::Reference(reference) if reference.mutability.is_none())
         }
         _ => false,
     };
@@ -122,7 +123,7 @@ pub(crate) fn argument_type(ty: &Type, errors: &mut Errors) {
     impl<'ast> Visit<'ast> for Refuse<'_> {
         fn visit_type_reference(&mut self, ty: &'ast syn::TypeReference) {
             if ty.mutability.is_some() {
-                let fix = if is_tensor(&ty.elem) {
+                let fix = if types::is_named(&ty.elem, "Tensor") {
                     "take `&Tensor` and return the new tensor"
                 } else {
                     "take `&` and return the new value"
@@ -159,7 +160,7 @@ pub(crate) fn output<'a>(signature: &'a Signature, errors: &mut Errors) -> Optio
         }
         ReturnType::Type(_, ty) => &**ty,
     };
-    let what = match ty {
+    let what = match ungrouped(ty) {
         Type::Tuple(tuple) if tuple.elems.is_empty() => "returns nothing to cache",
         Type::Never(_) => "never returns",
         Type::ImplTrait(_) => "returns an unnamed type, which a hit cannot build",
@@ -178,7 +179,7 @@ pub(crate) const PLAIN: [&str; 20] = [
 
 /// Whether a type is known to hold no tensor. An alias may hold one, so unknown names do not count.
 pub(crate) fn has_no_tensor(ty: &Type) -> bool {
-    match ty {
+    match ungrouped(ty) {
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
             let inner = match &last.arguments {
                 PathArguments::None => return PLAIN.iter().any(|plain| last.ident == plain),
@@ -193,15 +194,7 @@ pub(crate) fn has_no_tensor(ty: &Type) -> bool {
         Type::Reference(reference) => has_no_tensor(&reference.elem),
         Type::Slice(slice) => has_no_tensor(&slice.elem),
         Type::Array(array) => has_no_tensor(&array.elem),
-        Type::Group(group) => has_no_tensor(&group.elem),
-        Type::Paren(paren) => has_no_tensor(&paren.elem),
         Type::Tuple(tuple) => tuple.elems.iter().all(has_no_tensor),
         _ => false,
     }
-}
-
-/// Whether a type is written as `Tensor`, under any path.
-pub(crate) fn is_tensor(ty: &Type) -> bool {
-    matches!(ty, Type::Path(path)
-        if path.path.segments.last().is_some_and(|last| last.ident == "Tensor"))
 }

@@ -53,16 +53,9 @@ pub trait CachedStruct {
     fn fields(&self, f: &mut Fingerprinter<'_>);
 }
 
-/// What an annotated impl with type parameters requires of its struct, which is annotated as well: a
-/// message about the attribute would be wrong where a type argument is the reason.
+/// What an annotated impl with type parameters requires of its struct. The compiler prints the name
+/// where a type argument is the reason that a method is missing, and the struct is annotated.
 #[doc(hidden)]
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be cached, since one of its fields cannot be part of its identity",
-    label = "one of the types in it does not implement `torchcache::Fingerprint`",
-    note = "implement `Fingerprint` for the type argument: the documentation of `torchcache::Fingerprint` says how for each kind of type",
-    note = "or mark the field with `#[torchcache(skip)]`, put the `VarStore` of its weights into another field, and add `version = \"1\"`",
-    note = "or wrap the argument in `torchcache::Cached`, with its `VarStore`"
-)]
 pub trait EveryFieldImplementsFingerprint: CachedStruct {}
 
 impl<T: CachedStruct> EveryFieldImplementsFingerprint for T {}
