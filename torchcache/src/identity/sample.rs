@@ -72,7 +72,7 @@ struct Rows {
 }
 
 /// The places in the rows of a tensor that are read, each the begin of a piece.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Places<'g> {
     rows: Rows,
     /// The length of a piece.
@@ -83,10 +83,14 @@ struct Places<'g> {
     spacing: usize,
     guide: Option<&'g Guide>,
     row: usize,
+    /// Where the row begins.
+    row_begin: usize,
     /// The first piece that is read of this row.
     first: usize,
     /// The next piece.
     next: usize,
+    /// How many rows until each piece was the first one.
+    left_in_round: usize,
 }
 
 impl<'g> Places<'g> {
@@ -95,21 +99,36 @@ impl<'g> Places<'g> {
         let pieces = rows.length.div_ceil(piece);
         let by_column = (pieces * ROWS_PER_COLUMN).div_ceil(rows.count);
         let of_each_row = rows.length.div_ceil(max_spacing).max(by_column);
+        let spacing = pieces.div_ceil(of_each_row.min(pieces));
         Places {
             rows,
             piece,
             pieces,
-            spacing: pieces.div_ceil(of_each_row.min(pieces)),
+            spacing,
             guide,
             row: 0,
+            row_begin: 0,
             first: 0,
             next: 0,
+            left_in_round: spacing,
         }
     }
 
-    fn begin(&self, row: usize, piece: usize) -> usize {
-        let in_row = (piece * self.piece).min(self.rows.length - self.piece);
-        row * self.rows.length + in_row
+    /// Goes on to the next row, without a division: that would take as long as reading a line.
+    fn next_row(&mut self) {
+        self.row += 1;
+        self.row_begin += self.rows.length;
+        self.first += 1;
+        self.left_in_round -= 1;
+        if self.left_in_round == 0 {
+            // One further, or a column would be read in even rows alone.
+            self.first += 1;
+            self.left_in_round = self.spacing;
+        }
+        while self.first >= self.spacing {
+            self.first -= self.spacing;
+        }
+        self.next = self.first;
     }
 }
 
@@ -124,14 +143,12 @@ impl Iterator for Places<'_> {
             Some(guide) if self.next == self.first => guide.piece(self.row),
             _ => None,
         };
-        let begin = self.begin(self.row, guided.unwrap_or(self.next));
+        let piece = guided.unwrap_or(self.next);
+        let in_row = (piece * self.piece).min(self.rows.length - self.piece);
+        let begin = self.row_begin + in_row;
         self.next += self.spacing;
         if self.next >= self.pieces {
-            self.row += 1;
-            // After each round one further, or a column would be read in even rows alone.
-            self.first += 1 + usize::from(self.row.is_multiple_of(self.spacing));
-            self.first %= self.spacing;
-            self.next = self.first;
+            self.next_row();
         }
         Some(begin)
     }
@@ -196,18 +213,19 @@ pub(super) fn sample_bytes(
     };
     // Of a vector whose length is not a multiple.
     sample.extend_from_slice(&bytes[rows.count * row_bytes..]);
-    let places = Places::new(rows, LINE, MAX_SPACING, guide);
+    let mut places = Places::new(rows, LINE, MAX_SPACING, guide);
     // Most of the time is waiting for memory, where each line is on a page of its own: so it is asked
     // for lines long before they are read.
-    let mut ahead = places.clone();
-    for at in ahead.by_ref().take(PREFETCHED) {
+    let mut ask = || {
+        let at = places.next()?;
         raw::prefetch(bytes, at);
-    }
+        Some(at)
+    };
+    let mut asked: [Option<usize>; PREFETCHED] = std::array::from_fn(|_| ask());
     let secret = &secret().words;
-    for at in places {
-        if let Some(at) = ahead.next() {
-            raw::prefetch(bytes, at);
-        }
+    for slot in (0..PREFETCHED).cycle() {
+        let Some(at) = asked[slot] else { return };
+        asked[slot] = ask();
         if let Some(line) = bytes[at..].first_chunk() {
             sample.extend_from_slice(&line_digest(line, secret).to_le_bytes());
         }
