@@ -607,6 +607,39 @@ pub mod caches_under_opposite_conditions {
     }
 }
 
+pub mod literal_conditions {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache};
+
+    #[torchcache]
+    #[cfg_attr(true, cfg(false))]
+    pub fn removed(xs: &NoSuchType) -> Tensor {
+        xs.into()
+    }
+
+    #[torchcache]
+    pub fn kept(xs: &Tensor, #[cfg(false)] none: NoSuchType, #[cfg(true)] by: f64) -> Tensor {
+        xs * by * if cfg!(true) { 2 } else { 3 }
+    }
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Scale {
+        #[cfg_attr(true, torchcache::torchcache(skip))]
+        pub opaque: fn(f64),
+        #[cfg(true)]
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl nn::Module for Scale {
+        #[cfg_attr(true, cfg(true))]
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+}
+
 pub mod conditional_overrides {
     use tch::{Tensor, nn};
     use torchcache::{TorchCache, torchcache};
@@ -1079,23 +1112,23 @@ pub mod a_macro_that_makes_a_macro {
     macro_rules! outer {
         ($inner:ident, $by:expr) => {
             macro_rules! $inner {
-                            ($name:ident, $self:ident, $rest:expr) => {
-                                #[torchcache]
-                                #[derive(Debug)]
-                                pub struct $name {
-                                    pub by: f64,
-                                    pub torchcache: TorchCache,
-                                }
+                                        ($name:ident, $self:ident, $rest:expr) => {
+                                            #[torchcache]
+                                            #[derive(Debug)]
+                                            pub struct $name {
+                                                pub by: f64,
+                                                pub torchcache: TorchCache,
+                                            }
 
-                                #[torchcache]
-                                impl nn::Module for $name {
-                                    fn forward(&$self, xs: &Tensor) -> Tensor {
-                                        let rows = xs * $by;
-                                        rows * $rest
+                                            #[torchcache]
+                                            impl nn::Module for $name {
+                                                fn forward(&$self, xs: &Tensor) -> Tensor {
+                                                    let rows = xs * $by;
+                                                    rows * $rest
+                                                }
+                                            }
+                                        };
                                     }
-                                }
-                            };
-                        }
         };
     }
 
@@ -1142,8 +1175,8 @@ pub mod a_macro_with_crate_paths {
     macro_rules! a_macro_with_crate_paths_function {
         ($name:ident) => {
             #[$crate::a_macro_with_crate_paths::library::torchcache(
-                            crate = $crate::a_macro_with_crate_paths::library
-                        )]
+                                        crate = $crate::a_macro_with_crate_paths::library
+                                    )]
             pub fn $name(xs: &::tch::Tensor) -> ::tch::Tensor {
                 $crate::a_macro_with_crate_paths::scaled(xs)
             }

@@ -1,6 +1,7 @@
 //! Programs that do not compile, and what the compiler says. See `../programs.rs`.
 
 // error: unknown option `persistant`; did you mean `persistent`?
+// error: unknown option `persistant`; did you mean `persistent`?
 pub mod an_unknown_option {
     use tch::Tensor;
     use torchcache::torchcache;
@@ -10,8 +11,14 @@ pub mod an_unknown_option {
         xs * 2
     }
 
-    pub fn use_it() {
+    #[torchcache(handle = "rows", persistant = true)]
+    pub fn named(xs: &Tensor) -> Tensor {
+        xs * 2
+    }
+
+    pub fn use_them() {
         embed_cache().clear();
+        rows().clear();
     }
 }
 

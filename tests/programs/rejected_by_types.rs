@@ -265,3 +265,26 @@ pub mod an_impl_without_the_attribute {
         }
     }
 }
+
+// error: `a_field_without_a_fingerprint_next_to_an_alias::Other` cannot be part of a module's identity
+pub mod a_field_without_a_fingerprint_next_to_an_alias {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache as Handle, torchcache};
+
+    #[derive(Debug)]
+    pub struct Other;
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub other: Other,
+        pub handle: Handle,
+    }
+
+    #[torchcache]
+    impl nn::Module for Scale {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+}

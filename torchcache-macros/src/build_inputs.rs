@@ -322,7 +322,7 @@ fn guards(meta: &Meta) -> Vec<TokenStream> {
 }
 
 /// The predicate and the attributes of a `cfg_attr`.
-fn conditional(tokens: &TokenStream) -> (TokenStream, Vec<Meta>) {
+pub(crate) fn conditional(tokens: &TokenStream) -> (TokenStream, Vec<Meta>) {
     let mut parts = split(tokens.clone()).into_iter();
     let predicate = parts.next().unwrap_or_default();
     (
@@ -381,7 +381,7 @@ fn cfg_select(input: ParseStream<'_>) -> syn::Result<Vec<Branch>> {
 }
 
 /// The parts between commas.
-fn split(tokens: TokenStream) -> Vec<TokenStream> {
+pub(crate) fn split(tokens: TokenStream) -> Vec<TokenStream> {
     let mut parts = vec![TokenStream::new()];
     for token in tokens {
         match parts.last_mut() {

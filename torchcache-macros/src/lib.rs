@@ -61,7 +61,9 @@ pub fn cached_struct(input: proc_macro::TokenStream) -> proc_macro::TokenStream 
 }
 
 fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let runtime = runtime(&arguments);
+    // Mistakes in them are reported below.
+    let given = OptionAssignments::parse(arguments.clone(), &mut Errors::default());
+    let runtime = Runtime::locate(given.library.as_ref());
     match syn::parse2::<Item>(item.clone()) {
         Ok(Item::Struct(item)) => expand::structs::derive(&arguments, item, &runtime),
         Ok(Item::Impl(item)) => match ModuleImpl::parse(arguments, &item) {
@@ -70,7 +72,9 @@ fn attribute(arguments: TokenStream, item: TokenStream) -> TokenStream {
         },
         Ok(Item::Fn(item)) => match FunctionItem::parse(arguments, &item) {
             Ok(parsed) => expand::functions::expand(&parsed, &runtime),
-            Err(error) => expand::functions::fallback(&item, &error, &runtime),
+            Err(error) => {
+                expand::functions::fallback(&item, &error, given.handle.as_ref(), &runtime)
+            }
         },
         Ok(other) => keep(item, &parse::wrong_item(&other)),
         Err(error) => keep(item, &error),
@@ -83,17 +87,13 @@ fn derive_struct(input: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let arguments = parse::structs::arguments(&item);
-    let runtime = runtime(arguments.as_ref().unwrap_or(&TokenStream::new()));
+    let given = arguments.clone().unwrap_or_default();
+    let given = OptionAssignments::parse(given, &mut Errors::default());
+    let runtime = Runtime::locate(given.library.as_ref());
     match arguments.and_then(|arguments| Struct::parse(arguments, item.clone())) {
         Ok(parsed) => expand::structs::expand(&parsed, &runtime),
         Err(error) => expand::structs::fallback(&item, &error, &runtime),
     }
-}
-
-/// The library that the arguments of an attribute name; mistakes in them are reported elsewhere.
-fn runtime(arguments: &TokenStream) -> Runtime {
-    let arguments = OptionAssignments::parse(arguments.clone(), &mut Errors::default());
-    Runtime::locate(arguments.library.as_ref())
 }
 
 fn derive(input: TokenStream) -> TokenStream {

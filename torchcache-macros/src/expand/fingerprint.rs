@@ -21,7 +21,7 @@ impl Field {
             TokenTree::Group(group) => group.span_close(),
             last => last.span(),
         });
-        let begin = Span::call_site().located_at(self.ty.span());
+        let begin = self.span();
         let end = Span::call_site().located_at(end);
         let mut member = self.member.clone();
         match &mut member {
@@ -34,17 +34,22 @@ impl Field {
     fn call(&self, value: &TokenStream, runtime: &Runtime) -> TokenStream {
         let (lints, name, f) = (&self.lints, self.name(), local("fingerprinter"));
         if self.may_be_cache {
-            let probe = self.probe(value, runtime);
-            return quote!(#(#lints)* #probe.field(#name, #f););
+            let (probe, span) = (self.probe(value, runtime), self.span());
+            return quote_spanned!(span=> #(#lints)* #probe.field(#name, #f););
         }
         quote!(#(#lints)* #f.field(#name, #value);)
     }
 
     /// A value whose methods depend on whether `value` is a `TorchCache`.
     pub(crate) fn probe(&self, value: &TokenStream, runtime: &Runtime) -> TokenStream {
-        let span = Span::call_site().located_at(self.ty.span());
+        let span = self.span();
         let at = runtime.at(span);
         quote_spanned!(span=> #at::FieldProbe(#value))
+    }
+
+    /// The place of the type, with the hygiene of generated code.
+    fn span(&self) -> Span {
+        Span::call_site().located_at(self.ty.span())
     }
 }
 

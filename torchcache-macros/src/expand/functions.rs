@@ -51,15 +51,19 @@ pub(crate) fn expand(parsed: &FunctionItem, runtime: &Runtime) -> TokenStream {
     }
 }
 
-/// The function as written, the errors, and the handle that callers may refer to. A
-/// method has none.
-pub(crate) fn fallback(item: &ItemFn, error: &syn::Error, runtime: &Runtime) -> TokenStream {
+/// The function as written, the errors, and the handle that callers may refer to. A method has none.
+pub(crate) fn fallback(
+    item: &ItemFn,
+    error: &syn::Error,
+    renamed: Option<&Ident>,
+    runtime: &Runtime,
+) -> TokenStream {
     let error = error.to_compile_error();
     let handle = item
         .sig
         .receiver()
         .is_none()
-        .then(|| handle(item, None, &quote!(loop {}), runtime));
+        .then(|| handle(item, renamed, &quote!(loop {}), runtime));
     let mut item = item.clone();
     remove_roles(&mut item.sig);
     quote!(#item #handle #error)

@@ -1,7 +1,8 @@
 //! Attributes and generics of items, read alike for every kind of item.
 
-use syn::punctuated::Punctuated;
-use syn::{AttrStyle, Attribute, Generics, Meta, Token, parse_quote};
+use syn::{AttrStyle, Attribute, Generics, Meta, parse_quote};
+
+use crate::build_inputs::conditional;
 
 /// Attributes of an item, for the items that are generated for it.
 #[derive(Clone, Copy, PartialEq)]
@@ -33,11 +34,8 @@ fn inherited_meta(meta: &Meta, kinds: &[Inherited]) -> Option<Meta> {
         "deprecated" => Inherited::Marks,
         "doc" if matches!(meta, Meta::List(_)) => Inherited::Marks,
         "cfg_attr" => {
-            let list = meta.require_list().ok()?;
-            let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
-            let mut metas = list.parse_args_with(parse).ok()?.into_iter();
-            let predicate = metas.next()?;
-            let kept = metas.filter_map(|meta| inherited_meta(&meta, kinds));
+            let (predicate, metas) = conditional(&meta.require_list().ok()?.tokens);
+            let kept = metas.iter().filter_map(|meta| inherited_meta(meta, kinds));
             let kept: Vec<_> = kept.collect();
             return (!kept.is_empty()).then(|| parse_quote!(cfg_attr(#predicate, #(#kept),*)));
         }

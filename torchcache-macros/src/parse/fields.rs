@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use quote::ToTokens;
+use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Generics, Member, Meta, Token, Type, TypePath, parse_quote};
 
+use crate::build_inputs::split;
 use crate::errors::Errors;
 use crate::parse::attributes::{Inherited, inherited};
 use crate::runtime::Runtime;
@@ -54,11 +55,15 @@ pub(crate) fn without_path(meta: &mut Meta) {
     if last == "torchcache" {
         list.path = last.into();
     } else if list.path.is_ident("cfg_attr") {
-        let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
-        if let Ok(mut metas) = list.parse_args_with(parse) {
-            metas.iter_mut().skip(1).for_each(without_path);
-            list.tokens = metas.to_token_stream();
-        }
+        let parts = split(list.tokens.clone()).into_iter();
+        let parts = parts.map(|part| match syn::parse2::<Meta>(part.clone()) {
+            Ok(mut meta) => {
+                without_path(&mut meta);
+                meta.to_token_stream()
+            }
+            Err(_) => part,
+        });
+        list.tokens = quote!(#(#parts),*);
     }
 }
 

@@ -2,13 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
-use syn::punctuated::Punctuated;
 use syn::visit::{self, Visit};
 use syn::{
     Attribute, FnArg, GenericArgument, GenericParam, Meta, PathArguments, ReceiverKind, ReturnType,
-    Safety, Signature, Token, Type,
+    Safety, Signature, Type,
 };
 
+use crate::build_inputs::conditional;
 use crate::errors::Errors;
 use crate::types::{self, ungrouped};
 
@@ -107,11 +107,9 @@ pub(crate) fn argument_attributes(attributes: &[Attribute], errors: &mut Errors)
 
 /// Whether an attribute, or one inside `#[cfg_attr]`, gives an argument a role.
 fn has_role(meta: &Meta) -> bool {
-    let parse = Punctuated::<Meta, Token![,]>::parse_terminated;
     match meta {
         Meta::List(list) if list.path.is_ident("cfg_attr") => {
-            let metas = list.parse_args_with(parse).unwrap_or_default();
-            metas.iter().skip(1).any(has_role)
+            conditional(&list.tokens).1.iter().any(has_role)
         }
         meta => meta.path().is_ident("id") || meta.path().is_ident("shared"),
     }
