@@ -14,6 +14,7 @@ use super::Engine;
 use crate::catalog::live_segment::LiveSegment;
 use crate::catalog::{Catalog, Scan};
 use crate::config::Eviction;
+use crate::fault::Fault;
 use crate::size::sum;
 
 /// Whether the known segments exceed the limit.
@@ -91,7 +92,11 @@ fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
                 *excess = excess.saturating_sub(segment.bytes);
                 false
             }
-            Err(_) => true,
+            // Its last known time counts.
+            Err(error) => {
+                catalog.faults.note(Fault::Read, &segment.path, error);
+                true
+            }
         });
     }
     segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
