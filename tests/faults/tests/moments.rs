@@ -242,6 +242,134 @@ fn a_segment_that_failed_to_open_is_opened_later() {
     expect_all(&store, 0..3, LEN);
 }
 
+/// Another process puts the same rows while the first syncs their name, and then `then` happens to that sync.
+/// Returns whether the other one's flush succeeded, and the file system.
+fn skipped_over_unsynced(
+    other_syncs: Fate,
+    then: impl Fn(&Sim) -> Fate + Send + Sync + 'static,
+) -> (bool, Sim) {
+    let sim = Sim::new();
+    let syncs = Arc::new(Counter::default());
+    let flushed = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let (sim, syncs, flushed) = (sim.clone(), syncs.clone(), flushed.clone());
+        move |call: Call, _: &_| {
+            if call != Call::SyncDir || syncs.next() > 1 {
+                return Fate::Done;
+            }
+            let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| match call {
+                Call::SyncDir => other_syncs,
+                _ => Fate::Done,
+            });
+            // The thread of a flusher cannot wait for a flush.
+            let flush = thread::spawn(move || {
+                let other = opened(fs, "/cache");
+                let winners = other.put(batch(0..5, LEN)).len();
+                (winners, other.flush().is_ok())
+            });
+            let (winners, is_ok) = flush.join().expect("it does not panic");
+            assert_eq!(winners, 5, "they were skipped");
+            flushed.store(is_ok, Ordering::SeqCst);
+            then(&sim)
+        }
+    };
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+    store.put(batch(0..5, LEN));
+    let _ = store.flush();
+    assert!(syncs.get() > 0, "the directory was synced");
+    (flushed.load(Ordering::SeqCst), sim)
+}
+
+#[test]
+fn rows_flushed_over_an_unsynced_segment_survive_a_cut() {
+    for seed in 0..30 {
+        let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |sim| {
+            sim.cut_power(&mut Rng::with_seed(seed));
+            Fate::Fails(Errno::IO)
+        });
+        assert!(is_flushed, "seed {seed}");
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
+    }
+}
+
+#[test]
+fn a_segment_that_others_may_use_is_not_taken_back() {
+    for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
+        let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |_| Fate::Fails(errno));
+        assert!(is_flushed, "{errno}");
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
+    }
+}
+
+/// Another process finds rows whose sync is about to fail, and flushes after that.
+#[test]
+fn rows_that_were_taken_back_are_reported_as_lost() {
+    let (sim, skipped) = (Sim::new(), Arc::new(OnceLock::new()));
+    let decide = {
+        let (sim, skipped) = (sim.clone(), skipped.clone());
+        move |call: Call, _: &_| {
+            if call != Call::SyncDir {
+                return Fate::Done;
+            }
+            skipped.get_or_init(|| {
+                let other = opened(sim.clone(), "/cache");
+                assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
+                other
+            });
+            Fate::Fails(Errno::IO)
+        }
+    };
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+    store.put(batch(0..5, LEN));
+    store.flush().expect_err("its sync failed");
+    let other = skipped.get().expect("the directory was synced");
+    other.flush().expect_err("they are gone");
+    assert_eq!(other.lost_rows(), 5);
+    put_flushed(other, 0..5, LEN);
+    expect_all(&opened(sim, "/cache"), 0..5, LEN);
+}
+
+#[test]
+fn rows_that_were_compacted_before_the_flush_are_not_lost() {
+    let sim = Sim::new();
+    let other = opened(sim.clone(), "/cache");
+    (0..7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
+    let store = opened(sim.clone(), "/cache");
+    assert_eq!(store.put(batch(0..7, LEN)).len(), 7, "they are skipped");
+    put_flushed(&other, 7..8, LEN);
+    assert_eq!(other.stats().compacted_segments, 8);
+    store.flush().expect("they are in another segment");
+    expect_all(&store, 0..8, LEN);
+}
+
+#[test]
+fn a_flush_that_cannot_sync_skipped_rows_reports_them() {
+    let (is_flushed, _) = skipped_over_unsynced(Fate::Fails(Errno::IO), |_| Fate::Done);
+    assert!(!is_flushed, "their name may be lost");
+}
+
+#[test]
+fn segments_of_others_are_synced_once() {
+    let sim = Sim::new();
+    let other = opened(sim.clone(), "/cache");
+    for n in 0..3 {
+        put_flushed(&other, n..n + 1, LEN);
+    }
+    let (fs, syncs) = Faulty::counting(sim, Call::SyncDir);
+    let store = opened(fs, "/cache");
+    for times in 1..4 {
+        put_flushed(&store, 0..3, LEN);
+        assert_eq!(syncs.get(), 1, "flush {times}");
+    }
+    put_flushed(&store, 3..4, LEN);
+    put_flushed(&store, 3..4, LEN);
+    assert_eq!(
+        syncs.get(),
+        2,
+        "its own segment is synced as it is published"
+    );
+}
+
 /// A store of a directory that holds about 64 KB, in segments of about 4 KB.
 fn small(fs: impl FileSystem + 'static, eviction: Eviction) -> Store {
     let config = manual_flush()

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::live_segment::LiveSegment;
 use crate::batch::RowBatch;
@@ -48,6 +49,16 @@ impl Located {
         match &self.location {
             RowLocation::Queue(batch, _) => batch.schema(),
             RowLocation::Disk(segment, row) => &row_group(segment, row).schema,
+        }
+    }
+
+    /// The segment of another process that has the row, if its name may not survive a power loss.
+    pub(crate) fn unsynced(&self) -> Option<&Arc<LiveSegment>> {
+        match &self.location {
+            RowLocation::Queue(..) => None,
+            RowLocation::Disk(segment, _) => {
+                (!segment.is_synced.load(Ordering::Relaxed)).then_some(segment)
+            }
         }
     }
 

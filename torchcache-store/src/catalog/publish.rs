@@ -1,17 +1,19 @@
 //! The files of segments: giving finished ones their names, and removing those that are not needed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Catalog;
 use super::live_segment::LiveSegment;
+use super::located::Located;
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, remove_if_present};
-use crate::segment::{FinishedSegment, visit_segments};
+use crate::key::Key;
+use crate::segment::{FinishedSegment, rely_on, visit_segments};
 
 impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
@@ -40,6 +42,7 @@ impl Catalog {
         };
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
+        segment.is_synced.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
         // left them out as corrupt.
@@ -47,6 +50,36 @@ impl Catalog {
         // Still under the lock, or a refresh would insert the old files again.
         self.delete(sources);
         Ok(true)
+    }
+
+    /// Makes rows durable that other processes wrote: their segments may not be synced yet, and are removed
+    /// if that fails. Returns how many of the rows are gone.
+    pub(crate) fn confirm(&self, rows: &[Located]) -> io::Result<usize> {
+        let segments = rows.iter().filter_map(Located::unsynced);
+        let segments: HashMap<u32, _> = segments.map(|it| (it.id, it.clone())).collect();
+        match self.open_dir() {
+            // Removed with all rows.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            dir => {
+                let dir = dir?;
+                for segment in segments.values() {
+                    // Impossible for those of another user.
+                    let _ = rely_on(&*dir, segment.name());
+                }
+                dir.sync()?;
+                for segment in segments.values() {
+                    let exists = dir.stat(segment.name().as_ref()).is_ok();
+                    segment.is_synced.store(exists, Ordering::Relaxed);
+                }
+            }
+        }
+        let gone = rows.iter().filter(|row| row.unsynced().is_some());
+        let gone: Vec<Key> = gone.map(|row| *row.key()).collect();
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        self.refresh(); // another process may have compacted them
+        Ok(gone.len() - self.present(&gone).len())
     }
 
     /// Removes the files of detached segments.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::write_queue::{FlusherTask, WriteBatch, set_flusher_thread};
 use super::{Engine, compaction, eviction, root_eviction};
 use crate::batch::RowBatch;
+use crate::catalog::located::Located;
 use crate::config::{Config, Eviction};
 use crate::descriptors::FlusherTurn;
 use crate::events::Deferred;
@@ -54,6 +55,7 @@ fn run(engine: &Engine) {
                     on_files(engine, || eviction::enforce_limit(engine));
                 }
             }
+            FlusherTask::Confirm(rows) => on_files(engine, || confirm(engine, &rows)),
             FlusherTask::Evict => on_files(engine, || eviction::enforce_limit(engine)),
             FlusherTask::Stop => return,
         }
@@ -89,7 +91,7 @@ fn guarded(engine: &Engine, work: impl FnOnce()) {
 /// A queued row: its batch, and its position there.
 type Item<'a> = (&'a RowBatch, u32);
 
-/// Counts the rows of a batch that are not on disk yet. Dropping it counts them as lost, so that a
+/// Counts rows that are not on disk yet. Dropping it counts them as lost, so that a
 /// failure or a panic at any place loses exactly the rest.
 struct LossGuard<'a> {
     engine: &'a Engine,
@@ -115,6 +117,18 @@ fn write(engine: &Engine, batch: &WriteBatch) {
     };
     if let Err(error) = write_items(engine, batch.epoch, &items, &mut unwritten.rows) {
         engine.note(Fault::from_write_error(&error), error);
+    }
+}
+
+/// Makes rows of other processes durable.
+fn confirm(engine: &Engine, rows: &[Located]) {
+    let mut unconfirmed = LossGuard {
+        engine,
+        rows: rows.len(),
+    };
+    match engine.catalog.confirm(rows) {
+        Ok(gone) => unconfirmed.rows = gone,
+        Err(error) => engine.note(Fault::from_write_error(&error), error),
     }
 }
 

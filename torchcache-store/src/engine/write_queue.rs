@@ -88,6 +88,11 @@ struct State {
     flush_up_to: u64,
     /// How many callers wait for room.
     blocked: usize,
+    /// Rows that were skipped since the last flush, because segments of other processes have them that may
+    /// not survive a power loss.
+    unconfirmed: Vec<Located>,
+    /// They have to be confirmed.
+    confirm_requested: bool,
     /// The directory has to be brought within its limit.
     eviction_requested: bool,
     closing: bool,
@@ -107,6 +112,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) enum FlusherTask {
     Write(WriteBatch),
+    /// Make these rows of other processes durable.
+    Confirm(Vec<Located>),
     /// Bring the directory within its limit.
     Evict,
     /// End the thread.
@@ -146,6 +153,7 @@ impl State {
     fn is_done(&self, seq: u64) -> bool {
         let is_waiting = |waiting: &Waiting| waiting.rows.seq <= seq;
         !self.eviction_requested
+            && !self.confirm_requested
             && self.busy.is_none_or(|first| first > seq)
             && !self.waiting.front().is_some_and(is_waiting)
     }
@@ -256,6 +264,9 @@ impl WriteQueue {
                 state.blocked -= 1;
                 continue;
             }
+            let unsynced = on_disk.iter().map(|(_, row)| row);
+            let unsynced = unsynced.filter(|row| row.unsynced().is_some());
+            state.unconfirmed.extend(unsynced.cloned());
             let queued = state.rows.insert(&batch, new);
             let inserted = queued.as_ref().map_or(&[][..], |queued| &queued.numbers);
             let winners = winners(&batch, on_disk, inserted, &state.rows);
@@ -273,10 +284,11 @@ impl WriteQueue {
         }
     }
 
-    /// Has everything that is queued now written without delay. Returns the number of the last batch.
+    /// Has everything that is queued now written without delay, and what was skipped confirmed. Returns the number of the last batch.
     pub(crate) fn request_flush(&self) -> u64 {
         let mut state = self.state();
         state.flush_up_to = state.rows.newest();
+        state.confirm_requested |= !state.unconfirmed.is_empty();
         self.work.notify_one();
         state.flush_up_to
     }
@@ -325,6 +337,7 @@ impl WriteQueue {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         state.bytes -= state.waiting_bytes;
         state.waiting_bytes = 0;
+        state.unconfirmed.clear();
         self.done.notify_all();
         ClearedRows {
             _rows: state.rows.clear(),
@@ -348,6 +361,10 @@ impl WriteQueue {
         self.progress.note();
         loop {
             // First, since rows may wait for their delay, or keep coming.
+            if std::mem::take(&mut state.confirm_requested) {
+                self.begin_work(&mut state, 0);
+                return FlusherTask::Confirm(std::mem::take(&mut state.unconfirmed));
+            }
             if std::mem::take(&mut state.eviction_requested) {
                 self.begin_work(&mut state, 0);
                 return FlusherTask::Evict;

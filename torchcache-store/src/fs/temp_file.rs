@@ -12,7 +12,7 @@ use super::{Directory, File, file_names, remove_if_present};
 use crate::clock;
 
 /// The start of the name of a temporary file.
-const PREFIX: &str = ".tmp-";
+pub(crate) const PREFIX: &str = ".tmp-";
 
 /// Its end, and that of the name of a segment.
 pub(crate) const SUFFIX: &str = ".tcs";

@@ -47,4 +47,4 @@ pub(crate) use name::{
     Listing, MAX_LISTINGS, is_segment, list_segments, segment_names, visit_segments,
 };
 pub(crate) use segment_file::SegmentFile;
-pub(crate) use writer::MOST_ROWS;
+pub(crate) use writer::{MOST_ROWS, rely_on};

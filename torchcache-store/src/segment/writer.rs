@@ -2,16 +2,18 @@
 //! leaves nothing behind; after a kill, its temporary file.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::footer::Footer;
 use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
-use crate::fs::temp_file::TempFile;
+use crate::fs::temp_file::{PREFIX, TempFile};
 use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
 use crate::key::Key;
 
@@ -198,19 +200,25 @@ impl FinishedSegment {
     /// to before the sources are removed and before its rows are reported as flushed.
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
-    /// that and after an error, the segment is removed again. A process that replaces segments lists
-    /// the directory after removing, so one of the two sees the other.
+    /// that and after an error, the segment is removed again, but not a new one that another process
+    /// [relies on](rely_on). A process that replaces segments lists the directory after removing, so one of
+    /// the two sees the other.
     pub(crate) fn publish_replacing<'n>(
         self,
         sources: impl IntoIterator<Item = &'n str>,
     ) -> io::Result<Option<(PathBuf, Footer)>> {
         let dir = self.dir().clone();
+        let written = self.file.metadata().map(|file| file.modified).ok();
         let (path, footer) = self.publish_footer()?;
-        let exist = || {
-            sources
-                .into_iter()
-                .try_for_each(|name| dir.stat(name.as_ref()).map(drop))
-        };
+        let mut sources = sources.into_iter().peekable();
+        if sources.peek().is_none() {
+            if let Err(error) = dir.sync() {
+                take_back(&*dir, path.file_name().unwrap_or_default(), written)?;
+                return Err(error);
+            }
+            return Ok(Some((path, footer)));
+        }
+        let mut exist = || sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
         let is_gone = match exist() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             exist => exist.and_then(|()| dir.sync()).map(|()| false),
@@ -225,5 +233,23 @@ impl FinishedSegment {
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
         let name = self.temp.unique_name().to_owned();
         Ok((self.temp.publish(&name)?, self.footer))
+    }
+}
+
+/// Records that this process relies on a segment of another one, whose name may not be synced yet. If the
+/// segment is there afterwards, the other one does not remove it when its own sync fails.
+pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
+    let file = dir.open(name.as_ref())?;
+    // More than the coarsest clock of a file system.
+    file.set_modified(file.metadata()?.modified + Duration::from_secs(2))
+}
+
+/// Removes a segment that was written at this time, unless another process relies on it.
+fn take_back(dir: &dyn Directory, name: &OsStr, written: Option<SystemTime>) -> io::Result<()> {
+    let hidden = OsString::from(format!("{PREFIX}{}", name.to_string_lossy()));
+    dir.rename(name, &hidden)?;
+    match dir.stat(&hidden)?.modified {
+        modified if written == Some(modified) => dir.remove(&hidden),
+        _ => dir.rename(&hidden, name),
     }
 }
