@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::discover::{Cache, is_foreign};
+use super::discover::Cache;
 use crate::fs::temp_file::remove_stale;
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
-use crate::segment::visit_segments;
+use crate::segment::{is_foreign, visit_segments};
 
 /// What [`clear`] removed.
 #[derive(Debug, Default)]

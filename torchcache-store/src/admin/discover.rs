@@ -9,12 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::directory;
 use crate::fs::permissions;
-use crate::fs::temp_file::{is_temp, is_unique};
-use crate::fs::{Directory, FileSystem, Metadata, Os, file_names, read_exact};
+use crate::fs::temp_file::is_temp;
+use crate::fs::{Directory, FileSystem, Metadata, Os, file_names};
 use crate::manifest::{self, Manifest};
-use crate::segment::{
-    END_MAGIC, MAGIC, SegmentError, SegmentReader, segment_names, visit_segments,
-};
+use crate::segment::{SegmentError, SegmentReader, is_foreign, segment_names, visit_segments};
 use crate::size::sum;
 use crate::threads;
 
@@ -244,22 +242,6 @@ pub(super) fn if_permitted<T>(
         return Err(SegmentError::PermissionRejected(why.to_owned()));
     }
     result
-}
-
-/// Whether a file that ends in `.tcs` belongs to another program: its name is none that torchcache gives,
-/// and neither end is that of a segment or the zeros that a power loss leaves.
-pub(super) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    if is_unique(name) {
-        return Ok(false);
-    }
-    let file = dir.open(name.as_ref())?;
-    let len = file.metadata()?.len;
-    let mut begin = vec![0; len.min(MAGIC.len() as u64) as usize];
-    read_exact(&*file, &mut begin, 0)?;
-    let mut end = vec![0; begin.len()];
-    read_exact(&*file, &mut end, len - begin.len() as u64)?;
-    let is_blank = begin.iter().all(|&byte| byte == 0);
-    Ok(!is_blank && !MAGIC.starts_with(&begin) && end != END_MAGIC)
 }
 
 #[cfg(test)]

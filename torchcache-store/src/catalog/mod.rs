@@ -33,7 +33,7 @@ use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
-use crate::segment::{Footer, RowEntry, SegmentError, SegmentFile, SegmentReader};
+use crate::segment::{Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, is_foreign};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The segments of one directory and the index over their rows.
@@ -67,14 +67,16 @@ pub(crate) struct Scan {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipped {
     fault: Fault,
+    /// It may be a file of another program.
+    is_foreign: bool,
     pub(crate) bytes: u64,
 }
 
 impl Skipped {
-    /// Whether the file is neither counted against the limit nor removed: a newer version, or
-    /// another user, may use it.
+    /// Whether the file is neither counted against the limit nor removed: a newer version, another
+    /// user or another program may use it.
     pub(crate) fn is_left_alone(self) -> bool {
-        matches!(self.fault, Fault::FutureVersion | Fault::PermissionRejected)
+        self.is_foreign || matches!(self.fault, Fault::FutureVersion | Fault::PermissionRejected)
     }
 }
 
@@ -291,9 +293,12 @@ impl Catalog {
         scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
         // A read error may pass. The others are in the bytes, which never change.
         if fault != Fault::Read {
-            let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
-            scan.skipped
-                .insert(name.to_owned(), Skipped { fault, bytes });
+            let skipped = Skipped {
+                fault,
+                is_foreign: is_foreign(dir, name).unwrap_or(true),
+                bytes: dir.stat(name.as_ref()).map_or(0, |file| file.len),
+            };
+            scan.skipped.insert(name.to_owned(), skipped);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, remove_if_present};
 use crate::key::Key;
-use crate::segment::{FinishedSegment, rely_on, visit_segments};
+use crate::segment::{FinishedSegment, is_foreign, rely_on, visit_segments};
 
 impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
@@ -141,7 +141,12 @@ impl Catalog {
 
     /// Removes every segment, those included that another process publishes meanwhile.
     fn remove_all(&self, dir: &dyn Directory) -> io::Result<()> {
-        visit_segments(dir, |names| self.remove(names.iter().map(String::as_str))).map(drop)
+        // One that cannot be opened is removed: only files of other programs stay.
+        let is_ours = |name: &&str| !is_foreign(dir, name).unwrap_or(false);
+        let remove = |names: Vec<String>| {
+            self.remove(names.iter().map(String::as_str).filter(is_ours));
+        };
+        visit_segments(dir, remove).map(drop)
     }
 
     /// Removes the temporary files of processes that are dead.

@@ -42,9 +42,9 @@ pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{RawValue, encode_rows};
 pub(crate) use ends::claimed_rows;
 pub(crate) use fetch::{RowRequest, fetch};
-pub(crate) use format::{END_MAGIC, MAGIC, rows_within, segment_bytes};
+pub(crate) use format::{rows_within, segment_bytes};
 pub(crate) use name::{
-    Listing, MAX_LISTINGS, is_segment, list_segments, segment_names, visit_segments,
+    Listing, MAX_LISTINGS, is_foreign, is_segment, list_segments, segment_names, visit_segments,
 };
 pub(crate) use segment_file::SegmentFile;
 pub(crate) use writer::{MOST_ROWS, rely_on};

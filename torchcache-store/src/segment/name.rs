@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::fs::temp_file::SUFFIX;
-use crate::fs::{Directory, file_names};
+use super::format::{END_MAGIC, MAGIC};
+use crate::fs::temp_file::{SUFFIX, is_unique};
+use crate::fs::{Directory, file_names, read_exact};
 
 /// How often a directory is listed, at most, while it changes.
 pub(crate) const MAX_LISTINGS: usize = 64;
@@ -15,6 +16,23 @@ pub(crate) const MAX_LISTINGS: usize = 64;
 pub(crate) fn is_segment(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_allowed)
+}
+
+/// Whether a file with the name of a segment belongs to another program: torchcache gives no such name, and
+/// neither end of the file is that of a segment.
+pub(crate) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    if is_unique(name) {
+        return Ok(false);
+    }
+    let file = dir.open(name.as_ref())?;
+    let mut end = [0; MAGIC.len()];
+    let Some(end_offset) = file.metadata()?.len.checked_sub(end.len() as u64) else {
+        return Ok(true);
+    };
+    let mut begin = end;
+    read_exact(&*file, &mut begin, 0)?;
+    read_exact(&*file, &mut end, end_offset)?;
+    Ok(begin != MAGIC && end != END_MAGIC)
 }
 
 /// The names of all segments in a directory, in no particular order.

@@ -93,6 +93,16 @@ fn foreign_and_future_files_are_left_alone() {
         );
     }
     assert!(path.exists());
+
+    // Neither for room nor by clearing.
+    let foreign = &files[..4];
+    store.reconfigure(manual_flush().with_max_bytes(0));
+    store.flush().expect("nothing is queued");
+    assert!(!path.exists(), "segments are evicted");
+    store.clear();
+    for (name, _) in foreign {
+        assert!(dir.path().join(name).exists(), "{name}");
+    }
 }
 
 #[test]
