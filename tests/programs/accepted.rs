@@ -1827,6 +1827,91 @@ pub mod shapes_of_structs {
     }
 }
 
+pub mod impls_for_some_parameters {
+    use tch::{Tensor, nn};
+    use torchcache::{Fingerprint, TorchCache, torchcache};
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Named<'a, 'b: 'a> {
+        pub name: &'a str,
+        pub other: &'b str,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl nn::Module for Named<'static, 'static> {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * self.name.len() as i64
+        }
+    }
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Pair<A, B> {
+        pub first: A,
+        pub second: B,
+        pub torchcache: TorchCache,
+    }
+
+    pub type Same<M> = Pair<M, M>;
+
+    #[torchcache]
+    impl<M> nn::Module for Same<M>
+    where
+        M: nn::Module,
+        Self: Sized,
+    {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            self.first.forward(xs) + self.second.forward(xs)
+        }
+    }
+
+    pub fn boxed<M: nn::Module + Fingerprint + 'static>(same: Same<M>) -> Box<dyn nn::Module> {
+        Box::new(same)
+    }
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Sizes<const N: usize>(pub [f64; N], pub TorchCache);
+
+    #[torchcache]
+    impl Sizes<2> {
+        pub fn forward(&self, &(a, b): &(f64, f64), [c, d]: [i64; 2], ref xs: Tensor) -> Tensor {
+            xs * a * b * c * d * self.0[1]
+        }
+    }
+}
+
+pub mod shapes_of_bodies {
+    use tch::Tensor;
+    use torchcache::torchcache;
+
+    #[torchcache]
+    pub fn body(body: &Tensor, times: i64) -> Tensor {
+        #![allow(unused_mut)]
+        #[derive(Clone, Copy)]
+        struct Local(i64);
+        impl Local {
+            fn get(self) -> i64 {
+                self.0
+            }
+        }
+        const TWO: i64 = 2;
+        macro_rules! double {
+            ($value:expr) => {
+                $value * TWO
+            };
+        }
+        let mut local = Local(3);
+        if times > 0 {
+            return self::body(body, times - 1);
+        }
+        let call = move || body.shallow_clone() * double!(local.get());
+        call()
+    }
+}
+
 pub mod shapes_of_impls {
     use tch::{Tensor, nn};
     use torchcache::{TorchCache, torchcache};

@@ -288,3 +288,22 @@ pub mod a_field_without_a_fingerprint_next_to_an_alias {
         }
     }
 }
+
+// error: no impl of `a_struct_with_a_lifetime_without_an_impl::Named<'static>` is annotated with `#[torchcache]`
+pub mod a_struct_with_a_lifetime_without_an_impl {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache};
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Named<'a> {
+        pub name: &'a str,
+        pub torchcache: TorchCache,
+    }
+
+    impl nn::Module for Named<'_> {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+}

@@ -47,6 +47,9 @@ pub const fn size(text: &str, least: u64) -> u64 {
     }
 }
 
+/// Requires that an impl of `T` is annotated.
+pub const fn annotated<T: CachedForward>() {}
+
 /// Whether one of `flags` is set.
 pub fn any(flags: &[bool]) -> bool {
     flags.contains(&true)

@@ -165,11 +165,11 @@ pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime)
 }
 
 /// The struct as a part of another identity: everything in its own identity, its code included.
-/// This needs the cached impl; for a generic struct its parameters decide whether there is one.
+/// This needs the cached impl; for a struct with parameters these decide whether there is one.
 fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let name = &item.ident;
     let mut generics = item.generics.clone();
-    if is_generic(&generics) {
+    if !generics.params.is_empty() {
         let bound = parse_quote!(Self: #runtime::OneAnnotatedImplPerStruct);
         generics.make_where_clause().predicates.push(bound);
     }
@@ -180,7 +180,15 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let nested = quote_spanned! {span=>
         <Self as #at::OneAnnotatedImplPerStruct>::nested(self, #f)
     };
+    // An impl may be for `'static` alone, but for no other lifetime alone.
+    let lifetimes = item.generics.lifetimes().map(|_| quote!('static));
+    let has_lifetimes = !item.generics.params.is_empty() && !is_generic(&item.generics);
+    let check = has_lifetimes.then(|| {
+        let check = quote_spanned!(span=> #at::annotated::<#name<#(#lifetimes),*>>());
+        quote!(#(#lints)* const _: () = #check;)
+    });
     quote! {
+        #check
         #(#lints)*
         #[automatically_derived]
         impl #generics #runtime::Fingerprint for #name #arguments #bounds {
