@@ -21,7 +21,7 @@ const RUN: &str = include_str!("run.sh");
 const MAX_BYTES: u64 = 60_000_000;
 
 /// Tests that run cargo.
-const NEED_CARGO: [&str; 1] = ["compile_fail"];
+const NEED_CARGO: [&str; 2] = ["compile_fail", "programs"];
 
 /// Files that only a build reads.
 const BUILD_ONLY: [&str; 5] = ["rs", "toml", "stderr", "snap", "md"];
