@@ -5,7 +5,7 @@ use std::fs;
 use tch::{Kind, Tensor};
 use torchcache::{Batched, TorchCache, torchcache};
 
-use crate::support::{Ran, device, logged, random, same, warnings};
+use crate::support::{Ran, counts, device, logged, random, same, warnings};
 
 #[derive(Batched, Debug)]
 struct Encoded {
@@ -184,4 +184,22 @@ fn mutually_recursive_output_structs_panic() {
         }
     }
     graph(&random(&[2, 2]));
+}
+
+#[derive(Batched)]
+struct Flat(Tensor);
+
+#[torchcache]
+fn flat(xs: &Tensor) -> Flat {
+    Flat((xs * 2.0).flatten(1, -1))
+}
+
+/// `use torchcache::Batched` imports the derive and the trait, which has methods for `Tensor`.
+#[test]
+fn the_trait_of_outputs_hides_no_method_of_tensors() {
+    let xs = random(&[2, 3, 4]);
+    for _ in 0..2 {
+        assert!(same(&flat(&xs).0, &(&xs * 2.0).view([2, 12])));
+    }
+    assert_eq!(counts(flat_cache()), (2, 2, 0));
 }

@@ -51,9 +51,10 @@ pub trait Batched: Sized {
     #[doc(hidden)]
     fn structure(text: &mut String);
 
-    /// Appends the tensors of the value, and the length of each vector, in order.
+    /// Appends the tensors of the value, and the length of each vector, in order. Not named `flatten`: in a
+    /// method call on a temporary, that would hide the method of `Tensor`.
     #[doc(hidden)]
-    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
+    fn flatten_into(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>);
 
     /// Builds a value from tensors and lengths; `None` where these do not fit.
     #[doc(hidden)]
@@ -153,7 +154,7 @@ impl Batched for Tensor {
         text.push('T');
     }
 
-    fn flatten(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
+    fn flatten_into(self, tensors: &mut Vec<Tensor>, _: &mut Vec<u32>) {
         tensors.push(self);
     }
 
@@ -172,10 +173,10 @@ impl<T: Batched> Batched for Vec<T> {
         text.push(']');
     }
 
-    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten_into(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         lengths.push(u32::try_from(self.len()).expect("fewer than 2^32 tensors"));
         for value in self {
-            value.flatten(tensors, lengths);
+            value.flatten_into(tensors, lengths);
         }
     }
 
@@ -196,10 +197,10 @@ impl<T: Batched> Batched for Option<T> {
         T::structure(text);
     }
 
-    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten_into(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         lengths.push(u32::from(self.is_some()));
         if let Some(value) = self {
-            value.flatten(tensors, lengths);
+            value.flatten_into(tensors, lengths);
         }
     }
 
@@ -223,9 +224,9 @@ impl<T: Batched, const N: usize> Batched for [T; N] {
         text.push(')');
     }
 
-    fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+    fn flatten_into(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
         for value in self {
-            value.flatten(tensors, lengths);
+            value.flatten_into(tensors, lengths);
         }
     }
 
@@ -248,9 +249,9 @@ macro_rules! tuples {
             }
 
             #[expect(non_snake_case, reason = "the type parameters name the elements")]
-            fn flatten(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
+            fn flatten_into(self, tensors: &mut Vec<Tensor>, lengths: &mut Vec<u32>) {
                 let ($($type,)+) = self;
-                $($type.flatten(tensors, lengths);)+
+                $($type.flatten_into(tensors, lengths);)+
             }
 
             fn unflatten(
@@ -309,7 +310,7 @@ mod tests {
             vec![(tensor(2), tensor(3)), (tensor(4), tensor(5))],
         );
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        value.flatten(&mut tensors, &mut lengths);
+        value.flatten_into(&mut tensors, &mut lengths);
         assert_eq!((tensors.len(), lengths.as_slice()), (5, [2].as_slice()));
         let mut tensors = tensors.into_iter();
         let again = Nested::unflatten(&mut tensors, &mut lengths.into_iter()).unwrap();
@@ -323,7 +324,7 @@ mod tests {
         let tensor = |value: i64| Tensor::from_slice(&[value]);
         let value: Optional = (Some(vec![]), [None, Some(tensor(7))]);
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        value.flatten(&mut tensors, &mut lengths);
+        value.flatten_into(&mut tensors, &mut lengths);
         assert_eq!(
             (tensors.len(), lengths.as_slice()),
             (1, [1, 0, 0, 1].as_slice())

@@ -50,12 +50,12 @@ pub(crate) fn expand(parsed: &BatchedDerive) -> TokenStream {
                     #text.push_str(#end);
                 });
             }
-            fn flatten(
+            fn flatten_into(
                 self,
                 #tensors: &mut #runtime::Vec<#runtime::Tensor>,
                 #lengths: &mut #runtime::Vec<#runtime::u32>,
             ) {
-                #(#(#allowed)* #parts::flatten(self.#members, #tensors, #lengths);)*
+                #(#(#allowed)* #parts::flatten_into(self.#members, #tensors, #lengths);)*
             }
             fn unflatten(
                 #tensors: &mut dyn #runtime::Iterator<

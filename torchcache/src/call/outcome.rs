@@ -85,7 +85,9 @@ impl Flattened {
     /// The output of a body, or the failed output as it is.
     pub(crate) fn from_output<O: Output>(output: O) -> Result<Self, O> {
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        output.into_value()?.flatten(&mut tensors, &mut lengths);
+        output
+            .into_value()?
+            .flatten_into(&mut tensors, &mut lengths);
         Ok(Flattened { tensors, lengths })
     }
 
