@@ -27,6 +27,16 @@ fn by_two(xs: &Tensor, train: bool, _is_training: bool) -> Tensor {
     xs.dropout(0.5, train || _is_training)
 }
 
+#[torchcache]
+fn by_reference(xs: &Tensor, train: &bool) -> Tensor {
+    xs.dropout(0.5, *train)
+}
+
+#[torchcache]
+fn by_pattern(xs: &Tensor, &training: &bool) -> Tensor {
+    xs.dropout(0.5, training)
+}
+
 macro_rules! of_macro {
     ($name:ident: $flag:ty) => {
         #[torchcache]
@@ -93,6 +103,12 @@ fn training_of_a_function_bypasses_the_cache() {
     assert_bypassed(by_two_cache(), |xs, train| by_two(xs, train, false), 1.0);
     assert_bypassed(by_two_cache(), |xs, train| by_two(xs, false, train), 1.0);
     assert_bypassed(of_macro_cache(), of_macro, 1.0);
+    assert_bypassed(
+        by_reference_cache(),
+        |xs, train| by_reference(xs, &train),
+        1.0,
+    );
+    assert_bypassed(by_pattern_cache(), |xs, train| by_pattern(xs, &train), 1.0);
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub const fn length(elements: &[()]) -> usize {
     elements.len()
 }
 
-/// An argument with the name of a training flag, whose type may be another name of `bool`: its method is
-/// that of [`NoFlag`] otherwise.
+/// An argument with the name of a training flag, whose type may be another name of `bool`, or a reference
+/// to one: its method is that of [`NoFlag`] otherwise.
 #[derive(Debug)]
 pub struct FlagProbe<'a, T: ?Sized>(NoFlag, &'a T);
 
@@ -78,6 +78,12 @@ impl<'a, T: ?Sized> FlagProbe<'a, T> {
 impl FlagProbe<'_, bool> {
     pub fn is_true(&self) -> bool {
         *self.1
+    }
+}
+
+impl FlagProbe<'_, &bool> {
+    pub fn is_true(&self) -> bool {
+        **self.1
     }
 }
 

@@ -271,7 +271,11 @@ fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
 
 /// Whether an argument means training by its name.
 fn is_named_training(typed: &PatType) -> bool {
-    let Pat::Ident(pattern) = &*typed.pat else {
+    let mut pattern = &*typed.pat;
+    while let Pat::Reference(reference) = pattern {
+        pattern = &reference.pat;
+    }
+    let Pat::Ident(pattern) = pattern else {
         return false;
     };
     let name = pattern.ident.unraw().to_string();
@@ -287,8 +291,11 @@ pub(crate) fn has_second_flag(signature: &Signature) -> bool {
     typed.nth(1).is_some_and(is_bool) && typed.next().is_none()
 }
 
-/// Whether a type may be another name of `bool`.
+/// Whether a type may be another name of `bool`, or a reference to one.
 fn may_be_bool(ty: &Type) -> bool {
+    if let Type::Reference(reference) = ty {
+        return is_bool(&reference.elem) || may_be_bool(&reference.elem);
+    }
     types::path(ty).is_some() && !validate::has_no_tensor(ty)
 }
 
