@@ -4,7 +4,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tch::Tensor;
-use torchcache::{Cached, Error, HasCache, Prefill, prefill, torchcache};
+use tch::nn::Module;
+use torchcache::{Cached, Error, HasCache, Prefill, TorchCache, prefill, torchcache};
 
 use crate::multi_process::{child, succeed};
 use crate::persistent_module::segments;
@@ -128,6 +129,43 @@ fn prefill_warns_when_rows_do_not_fit() {
     }
     let (_, lines) = logged(|| Prefill::new(fits_cache()).run(batches(), |xs| fits(&xs)));
     assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
+}
+
+/// The rows are in memory then, and do not go to the disk again.
+#[test]
+fn each_prefill_warns_of_rows_that_are_not_on_disk() {
+    #[torchcache(persistent = true, eviction = "never")]
+    #[derive(Debug)]
+    struct Double {
+        torchcache_persistent_cache_dir: String,
+        torchcache_max_persistent_cache_size: u64,
+        torchcache: TorchCache,
+    }
+    #[torchcache]
+    impl Module for Double {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+    let xs = random(&[100, 500]);
+    for (bound, warned) in [(100_000, 1), (1_000_000, 0)] {
+        let directory = tempfile::tempdir().unwrap();
+        let model = Double {
+            torchcache_persistent_cache_dir: directory.path().to_str().unwrap().to_owned(),
+            torchcache_max_persistent_cache_size: bound,
+            torchcache: TorchCache::default(),
+        };
+        for hits in [0, 100] {
+            let (stats, lines) = logged(|| prefill(&model, xs.split(10, 0)));
+            assert_eq!((stats.memory.hits, stats.memory.rows), (hits, 100));
+            assert_eq!(
+                warnings(&lines, "more rows than the disk"),
+                warned,
+                "{lines:?}"
+            );
+        }
+        assert_eq!(model.torchcache.stats().disk.rows < 100, warned == 1);
+    }
 }
 
 /// The child prefills 400 batches of 5 rows, at ten milliseconds a batch.

@@ -248,6 +248,10 @@ fn warn_if_incomplete(cache: &TorchCache, stats: &Stats, flushed: Result<(), Flu
     // Evicted rows may be others than those of the prefill.
     let wanted = stats.misses + stats.memory.hits;
     let evicted_own = stats.memory.evicted > 0 && wanted > stats.memory.rows;
+    // Rows of memory may have been evicted or refused by the disk before the prefill.
+    let disk = cache.stats().disk;
+    let lacks_disk = stats.disk.evicted + stats.disk.refused > 0
+        || (disk.evicted + disk.refused > 0 && wanted > disk.rows);
     let lacks_memory = stats.memory.refused > 0 || evicted_own;
     if stats.rows == 0 {
         tracing::warn!("prefilled nothing: the cache is disabled, or every call bypassed it");
@@ -266,8 +270,8 @@ fn warn_if_incomplete(cache: &TorchCache, stats: &Stats, flushed: Result<(), Flu
             held,
             "prefilled more rows than memory holds: raise `max_memory_cache_size`, or set `persistent`"
         );
-    } else if stats.disk.evicted + stats.disk.refused > 0 {
-        let (evicted, refused) = (stats.disk.evicted, stats.disk.refused);
+    } else if lacks_disk {
+        let (evicted, refused) = (disk.evicted, disk.refused);
         tracing::warn!(
             evicted,
             refused,
