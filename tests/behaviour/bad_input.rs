@@ -149,6 +149,131 @@ fn batch_dependent_row_shapes_bypass_with_one_warning() {
     assert_eq!(model.ran.take(), (0, 0), "rows cached before are hits");
 }
 
+/// Adds to its arguments in place, where the first is positive.
+fn add_in_place(
+    mut first: Tensor,
+    second: Option<&Tensor>,
+    rest: &[Tensor],
+    shared: &Tensor,
+) -> Tensor {
+    let out = &first * 2.0 + shared;
+    if first.max().double_value(&[]) > 0.0 {
+        let all = second.into_iter().chain(rest).chain([shared]);
+        for mut tensor in all.map(Tensor::shallow_clone) {
+            tensor += 1.0;
+        }
+        first += 1.0;
+    }
+    out
+}
+
+#[torchcache]
+fn written(
+    first: Tensor,
+    second: Option<&Tensor>,
+    rest: &[Tensor],
+    #[shared] shared: &Tensor,
+) -> Tensor {
+    add_in_place(first, second, rest, shared)
+}
+
+#[torchcache]
+#[derive(Debug, Default)]
+struct InPlace {
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for InPlace {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.ran.note(xs);
+        xs.shallow_clone().relu_() + 1.0
+    }
+}
+
+#[torchcache]
+#[derive(Debug, Default)]
+struct Outer {
+    inner: InPlace,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Outer {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.inner.forward(xs) * 2.0
+    }
+}
+
+/// A hit would not write: the program would find other values in its tensors.
+#[test]
+fn a_forward_that_writes_to_an_argument_bypasses_the_cache() {
+    let model = Outer::default();
+    let base = random(&[4, 3]);
+    let ((), lines) = logged(|| {
+        for rows in [4, 4, 1, 3] {
+            let xs = base.narrow(0, 0, rows).copy();
+            let expected = (xs.relu() + 1.0) * 2.0;
+            assert!(same(&model.forward(&xs), &expected));
+            assert!(same(&xs, &base.narrow(0, 0, rows).relu()));
+        }
+    });
+    assert_eq!(model.inner.ran.take(), (4, 12));
+    let texts = "argument `xs` was written in place during the forward";
+    assert_eq!(
+        warnings(&lines, texts),
+        2,
+        "once for each module: {lines:?}"
+    );
+    for cache in [&model.torchcache, &model.inner.torchcache] {
+        assert_eq!((cache.stats().stored, cache.stats().bypassed), (0, 4));
+    }
+}
+
+#[test]
+fn writes_to_arguments_of_every_kind_are_seen() {
+    let positive = |rows| random(&[rows, 3]).abs() + 0.1;
+    let negative = random(&[4, 3]).abs() * -1.0 - 0.1;
+    let mixed = Tensor::cat(&[&negative, &positive(2)], 0);
+    for (first, writes) in [(&negative, false), (&mixed, true), (&positive(4), true)] {
+        for has_second in [false, true] {
+            let rows = first.size()[0];
+            let made = || [first.copy(), positive(rows), positive(rows), positive(1)];
+            let given = made();
+            let plain = given.each_ref().map(Tensor::copy);
+            for _ in 0..3 {
+                let call =
+                    |f: fn(Tensor, Option<&Tensor>, &[Tensor], &Tensor) -> Tensor,
+                     [first, second, rest, shared]: &[Tensor; 4]| {
+                        let second = has_second.then_some(second);
+                        f(
+                            first.shallow_clone(),
+                            second,
+                            std::slice::from_ref(rest),
+                            shared,
+                        )
+                    };
+                let before = written_cache().stats().bypassed;
+                let (ys, expected) = (call(written, &given), call(add_in_place, &plain));
+                assert!(same(&ys, &expected));
+                for (given, plain) in given.iter().zip(&plain) {
+                    assert!(same(given, plain));
+                }
+                let bypassed = written_cache().stats().bypassed - before;
+                assert_eq!(bypassed, u64::from(writes));
+            }
+        }
+    }
+    let stats = written_cache().stats();
+    assert_eq!(
+        (stats.misses, stats.memory.hits),
+        (8, 16),
+        "those without a write"
+    );
+}
+
 #[torchcache]
 fn dense(xs: &Tensor) -> Tensor {
     if xs.is_sparse() {

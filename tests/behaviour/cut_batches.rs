@@ -569,6 +569,38 @@ fn nested_cuts_that_fail_are_repeated_as_the_whole_batch() {
     }
 }
 
+/// Writes to its argument where a row is above one.
+#[torchcache]
+fn clamped(xs: &Tensor) -> Tensor {
+    let mut ys = xs.shallow_clone();
+    if ys.max().double_value(&[]) > 1.0 {
+        ys = ys.clamp_max_(1.0);
+    }
+    ys * 2.0
+}
+
+/// It would write to a copy of the program's rows.
+#[test]
+fn a_cut_that_writes_to_its_argument_is_repeated_as_the_whole_batch() {
+    let below = random(&[4, 3]).clamp_max(1.0);
+    let xs = Tensor::cat(&[&below, &(random(&[2, 3]).abs() + 2.0)], 0);
+    clamped(&below);
+    let ((), lines) = logged(|| {
+        for _ in 0..2 {
+            let batch = xs.copy();
+            assert!(same(&clamped(&batch), &(xs.clamp_max(1.0) * 2.0)));
+            assert!(same(&batch, &xs.clamp_max(1.0)));
+        }
+    });
+    assert_eq!(
+        warnings(&lines, "argument `xs` was written"),
+        1,
+        "{lines:?}"
+    );
+    let stats = clamped_cache().stats();
+    assert_eq!((stats.stored, stats.bypassed), (4, 2));
+}
+
 #[test]
 fn a_panic_of_a_whole_batch_passes_through_at_once() {
     let model = of_eight(Fails::Panics);

@@ -60,6 +60,18 @@ impl SelectedRows {
         })
     }
 
+    /// The versions of the tensors that the body gets: of those that are cut into rows, and where these are
+    /// the caller's own, of the shared ones.
+    pub(crate) fn versions(&self, arguments: &Arguments) -> Vec<i64> {
+        let shared = arguments.shared.iter().map(|argument| &argument.tensor);
+        let shared = shared.filter(|_| self.selection.is_none());
+        self.tensors
+            .iter()
+            .chain(shared)
+            .map(raw::version)
+            .collect()
+    }
+
     /// The number of rows.
     pub(crate) fn count(&self) -> i64 {
         self.count

@@ -58,6 +58,8 @@ pub(crate) enum Reason {
     OneDimension(String, i64),
     /// A value of an output that `cache_dtype` cannot hold.
     Overflow { value: f64, kind: Kind },
+    /// The named argument was written in place during the forward.
+    ArgumentWritten(String),
     /// The module hash changed so many times in a row, the last time by this change.
     ChangingHash(u64, String),
     /// The memory tiers of the process have reached this bound.
@@ -158,6 +160,10 @@ impl Reason {
             Reason::ChangingHash(times, change) => (
                 24,
                 format!("the module hash changed {times} times in a row and no row was found again: {change}. Each module hash has its own rows, and on disk a directory of its own: mark a field that the output does not depend on with `#[torchcache(skip)]`, and do not cache a forward that changes its own fields"),
+            ),
+            Reason::ArgumentWritten(argument) => (
+                26,
+                format!("argument `{argument}` was written in place during the forward, and a hit would leave it as it is: such calls bypass the cache; write to a copy, as `relu()` does and `relu_()` does not"),
             ),
             Reason::ProcessMemory(bound) => (
                 25,

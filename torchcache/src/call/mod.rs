@@ -256,9 +256,11 @@ impl CachedCall<'_> {
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<PackedRows, Stop<O>> {
-        let output = body(&SelectedRows::all(self.arguments));
-        let output = Flattened::from_output(output).map_err(Stop::Return)?;
-        let reason = match self.pack(lookup, &output, self.rows) {
+        let all = SelectedRows::all(self.arguments);
+        let versions = all.versions(self.arguments);
+        let output = Flattened::from_output(body(&all)).map_err(Stop::Return)?;
+        let unwritten = self.check_unwritten(&all, &versions);
+        let reason = match unwritten.and_then(|()| self.pack(lookup, &output, self.rows)) {
             Ok(computed) => {
                 self.note_batch_of_one(self.rows, true);
                 return Ok(computed);
@@ -278,10 +280,14 @@ impl CachedCall<'_> {
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<PackedRows, Reason>, Stop<O>> {
         let selected = SelectedRows::select(self.arguments, rows)?;
-        let failure = match cut::attempt(|| body(&selected)).map(Flattened::from_output) {
+        let versions = selected.versions(self.arguments);
+        let output = cut::attempt(|| body(&selected)).map(Flattened::from_output);
+        let unwritten = self.check_unwritten(&selected, &versions);
+        let pack = |output| self.pack(lookup, output, selected.count());
+        let failure = match output {
             Err(panic) => format!("panicked (\"{panic}\")"),
             Ok(Err(_)) => "returned an error".to_owned(),
-            Ok(Ok(output)) => match self.pack(lookup, &output, selected.count()) {
+            Ok(Ok(output)) => match unwritten.and_then(|()| pack(&output)) {
                 Ok(computed) => {
                     self.target.handle().cuts.note_success(rows.len());
                     self.note_batch_of_one(selected.count(), true);
@@ -366,6 +372,22 @@ impl CachedCall<'_> {
         if rows == 1 {
             let cuts = &self.target.handle().cuts;
             cuts.note_batch_of_one(self.function, is_batch);
+        }
+    }
+
+    /// A hit does not repeat a write to an argument.
+    fn check_unwritten(&self, rows: &SelectedRows, before: &[i64]) -> Result<(), Unfit> {
+        let versions = rows.versions(self.arguments).into_iter().zip(before);
+        let arguments = self.arguments.tensors.iter().chain(&self.arguments.shared);
+        let mut written = arguments
+            .zip(versions)
+            .filter(|(_, (now, before))| now != *before);
+        match written.next() {
+            Some((argument, _)) => {
+                let name = self.function.argument(argument.position);
+                Err(Unfit::Reason(Reason::ArgumentWritten(name)))
+            }
+            None => Ok(()),
         }
     }
 

@@ -234,6 +234,12 @@ impl ThreadSettings {
     }
 }
 
+/// How often the tensor was written, as far as libtorch counts. Inference tensors have no version; they
+/// cannot change outside inference mode either.
+pub(crate) fn version(tensor: &Tensor) -> i64 {
+    tensor.f_internal_version().unwrap_or(0)
+}
+
 /// What distinguishes a tensor from another one, or from itself before a change, except for its
 /// elements. Read on every call for every weight, so by libtorch's own getters: those of tch allocate
 /// vectors for shapes and strides, and take four times as long.
@@ -271,8 +277,7 @@ impl<'t> TensorState<'t> {
     /// Reads the state of a tensor; `false` where it is undefined. To be called once: returning a new
     /// state instead would copy it, which takes longer than reading it.
     pub(crate) fn read(&mut self, tensor: &'t Tensor) -> bool {
-        // Inference tensors have no version; they cannot change outside inference mode either.
-        let version = tensor.f_internal_version().unwrap_or(0);
+        let version = version(tensor);
         let raw = tensor.as_ptr().cast_mut();
         // SAFETY: `raw` is the live C++ tensor of `tensor`, and these do not change it. They are the
         // functions that tch's own getters call. `at_shape` and `at_stride` write `at_dim` numbers
