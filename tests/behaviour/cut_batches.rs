@@ -324,6 +324,47 @@ fn a_squeezing_forward_returns_what_it_does_without_the_cache() {
     }
 }
 
+#[torchcache]
+#[derive(Debug, Default)]
+struct SqueezedFirst {
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for SqueezedFirst {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        (xs * 2.0).squeeze_dim(0)
+    }
+}
+
+/// A batch of one row loses its dimension, and the next one may look like it.
+#[test]
+fn a_forward_that_squeezes_the_batch_is_cached_with_its_rows() {
+    for shape in [&[1, 5][..], &[1, 1, 5], &[5], &[1], &[1, 1]] {
+        let model = SqueezedFirst::default();
+        let made = |rows: i64| random(&[&[rows], shape].concat());
+        let (xs, row) = (made(4), made(1));
+        let repeats: Vec<i64> = [4].into_iter().chain(shape.iter().map(|_| 1)).collect();
+        let one_new = Tensor::cat(&[xs.narrow(0, 0, 3), made(1)], 0);
+        for (batch, name) in [
+            (&xs, "all new"),
+            (&row.repeat(&repeats), "equal"),
+            (&xs.narrow(0, 1, 1), "a cached row"),
+            (&row, "a row cached of equal ones"),
+            (&made(1), "a new row"),
+            (&one_new, "one new row"),
+            (&xs, "all cached"),
+        ] {
+            for _ in 0..2 {
+                let expected = (batch * 2.0).squeeze_dim(0);
+                assert!(same(&model.forward(batch), &expected), "{shape:?}, {name}");
+            }
+        }
+        let hits = model.torchcache.stats().memory.hits;
+        assert!(hits >= 12, "{shape:?}: {hits}");
+    }
+}
+
 #[test]
 fn a_cached_row_of_a_squeezing_forward_has_no_batch_dimension() {
     let model = Squeezed::default();

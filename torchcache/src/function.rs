@@ -38,18 +38,34 @@ pub enum BuildValue {
 }
 
 impl Function {
-    /// Whether the output for one row may lack the dimension of the batch: the code is unknown, or
-    /// drops dimensions of one element without naming them.
+    /// Whether the output for one row may lack the dimension of the batch: the code is unknown, drops
+    /// dimensions of one element without naming them, or drops the first one.
     pub(crate) fn may_squeeze(&self) -> bool {
-        if self.code.is_empty() {
-            return true;
-        }
+        // `xs.squeeze()`, or `Tensor::squeeze` as a value.
+        let squeezes_all = || {
+            self.calls(&["squeeze", "f_squeeze", "squeeze_"], |first| {
+                first.is_none_or(|first| first == ")")
+            })
+        };
+        self.code.is_empty() || squeezes_all() || self.squeezes_first()
+    }
+
+    /// Whether the code drops the first dimension if it has one element. The second one may then look like
+    /// it: `[1, 1, 5]` becomes `[1, 5]`.
+    pub(crate) fn squeezes_first(&self) -> bool {
+        self.calls(&["squeeze_dim", "f_squeeze_dim", "squeeze_dim_"], |first| {
+            first.is_some_and(|first| first.trim_end_matches("i64") == "0")
+        })
+    }
+
+    /// Whether the code names one of the methods, with such a first token in its parentheses; `None` where
+    /// it has none.
+    fn calls(&self, methods: &[&str], has: impl Fn(Option<&str>) -> bool) -> bool {
         let mut tokens = self.code.split(' ').peekable();
         while let Some(token) = tokens.next() {
-            if ["squeeze", "f_squeeze", "squeeze_"].contains(&token) {
-                let arguments = tokens.next_if_eq(&"(").and_then(|_| tokens.next());
-                // `xs.squeeze()`, or `Tensor::squeeze` as a value.
-                if arguments.is_none_or(|first| first == ")") {
+            if methods.contains(&token) {
+                let first = tokens.next_if_eq(&"(").and_then(|_| tokens.next());
+                if has(first) {
                     return true;
                 }
             }
@@ -71,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_squeeze_of_all_dimensions_counts() {
+    fn only_a_squeeze_of_all_or_of_the_first_dimension_counts() {
         let squeezes = |code| {
             let function = Function {
                 name: "forward",
@@ -85,7 +101,12 @@ mod tests {
         assert!(squeezes("{ xs . apply ( & self . fc ) . squeeze ( ) }"));
         assert!(squeezes("{ xs . f_squeeze ( ) ? }"));
         assert!(squeezes("{ xs . map ( Tensor :: squeeze ) }"));
+        assert!(squeezes("{ xs . squeeze_dim ( 0 ) }"));
+        assert!(squeezes("{ xs . f_squeeze_dim ( 0i64 ) ? }"));
         assert!(!squeezes("{ xs . squeeze_dim ( - 1 ) }"));
+        assert!(!squeezes(
+            "{ xs . squeeze_dim ( 1 ) . map ( Tensor :: squeeze_dim ) }"
+        ));
         assert!(!squeezes("{ xs . unsqueeze ( 0 ) . my_squeeze ( ) }"));
         assert!(!squeezes("{ squeeze ( xs ) }"));
         assert!(squeezes(""), "unknown code");

@@ -101,7 +101,7 @@ fn run_cached<O: Output>(
         }
         lookup.add_computed(computed);
     }
-    call.check_one_row(body)?;
+    call.check_one_row(&lookup, body)?;
     if uses_tiers && call.options.verify() > 0.0 {
         call.verify_hits(&lookup, body)?;
     }
@@ -235,7 +235,7 @@ impl CachedCall<'_> {
             return self.compute_whole_batch(lookup, body);
         }
         let missing = lookup.missing_rows();
-        if !self.may_cut(missing.len()) {
+        if !self.may_cut(lookup, missing.len()) {
             let computed = self.compute_whole_batch(lookup, body)?;
             return Ok(computed.select(&missing)?);
         }
@@ -246,8 +246,10 @@ impl CachedCall<'_> {
     }
 
     /// Whether to run the body on some `rows` of the batch.
-    fn may_cut(&self, rows: usize) -> bool {
-        !self.options.whole_batch() && self.target.handle().cuts.allows(rows)
+    fn may_cut(&self, lookup: &Lookup, rows: usize) -> bool {
+        // No other row would show that one lost a dimension.
+        let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.squeezes_first();
+        !self.options.whole_batch() && !may_lose_one() && self.target.handle().cuts.allows(rows)
     }
 
     /// Runs the body on the whole batch, as the program would without the cache.
@@ -341,14 +343,18 @@ impl CachedCall<'_> {
 
     /// The program may get a single row without the dimension of the batch, which cached rows have. Where
     /// that is in doubt, the body runs to show it.
-    fn check_one_row<O: Output>(&self, body: &dyn Fn(&SelectedRows) -> O) -> Result<(), Stop<O>> {
-        if self.rows > 1
-            || self
-                .target
-                .handle()
-                .cuts
-                .returns_batch_of_one(self.function)
-        {
+    fn check_one_row<O: Output>(
+        &self,
+        lookup: &Lookup,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<(), Stop<O>> {
+        // A row that a batch of several computed may have a first dimension that one alone loses.
+        let may_lose_one = || {
+            let is_hit = lookup.hits().next().is_some();
+            is_hit && lookup.rows_begin_with_one() && self.function.squeezes_first()
+        };
+        let cuts = &self.target.handle().cuts;
+        if self.rows > 1 || cuts.returns_batch_of_one(self.function) && !may_lose_one() {
             return Ok(());
         }
         // A body that fails says nothing about the cached row.
@@ -356,8 +362,8 @@ impl CachedCall<'_> {
         let Ok(Ok(output)) = output.map(Flattened::from_output) else {
             return Ok(());
         };
-        match output.check(&self.structure, 1) {
-            Err(Unfit::Rows { .. }) => {
+        match self.pack(lookup, &output, 1) {
+            Err(Unfit::Rows { .. } | Unfit::Reason(Reason::ChangingShape)) => {
                 bypass::count(self.target, &Reason::OneRow);
                 Err(Stop::Return(output.into_output()))
             }
@@ -551,7 +557,7 @@ impl CachedCall<'_> {
             }
         };
         let is_whole = rows.len() as i64 == self.rows;
-        if is_whole || !self.may_cut(rows.len()) {
+        if is_whole || !self.may_cut(lookup, rows.len()) {
             return whole();
         }
         match self.compute_cut(lookup, rows, body)? {
