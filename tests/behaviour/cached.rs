@@ -8,7 +8,7 @@ use tch::{Tensor, nn};
 use torchcache::{Cached, Error, ErrorKind, Options, TorchCache, Weights, torchcache};
 
 use crate::multi_process::{program, succeed};
-use crate::support::{assert_panics, counts, device, random, same, version};
+use crate::support::{assert_panics, counts, device, events, logged, random, same, version};
 use crate::torchscript::traced;
 
 /// Calls a module that doubles and one that triples, twice each: both are right, and each hits only
@@ -435,4 +435,45 @@ fn a_closure_over_two_stores_watches_both() {
         assert!(net.forward(&xs).allclose(&(&xs + sum), 1e-6, 1e-6, false));
     }
     assert_eq!(counts(net.cache()), (9, 3, 0));
+}
+
+/// Wrapped in one place, with rows below `root`.
+#[cfg(target_os = "linux")]
+fn over_file(file: &Path, root: &Path, text: &str) -> Cached<nn::Func<'static>> {
+    let options = version(text).to_builder().persistent(true);
+    let options = options.persistent_cache_dir(root).build().unwrap();
+    Cached::new(nn::func(|xs| xs * 2), file, options).unwrap()
+}
+
+/// One that did not change for a minute, which the shell of the system did not.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_of_weights_that_stays_is_read_once() {
+    let [root, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(root.path(), own).unwrap();
+    let shell = Path::new("/bin/sh").canonicalize().unwrap();
+    let remembered = || std::fs::read_to_string(root.path().join("weights.txt"));
+    let again = "the file did not change";
+    let (_first, lines) = logged(|| over_file(&shell, root.path(), "first"));
+    assert_eq!(events(&lines, "DEBUG", again), 0, "{lines:#?}");
+    assert_eq!(remembered().unwrap().lines().count(), 1);
+    let (second, lines) = logged(|| over_file(&shell, root.path(), "second"));
+    assert_eq!(events(&lines, "DEBUG", again), 1, "{lines:#?}");
+    // It is the digest of the content.
+    let read = over_file(&shell, other.path(), "second");
+    let xs = random(&[2, 2]);
+    second.forward(&xs);
+    read.forward(&xs);
+    assert_eq!(second.cache().module_hash(), read.cache().module_hash());
+    // A copy is another file, and one that was just written is read each time.
+    let copy = other.path().join("copy");
+    std::fs::copy(&shell, &copy).unwrap();
+    let (_copied, lines) = logged(|| over_file(&copy, root.path(), "copied"));
+    std::fs::write(&copy, "other weights").unwrap();
+    let (changed, more) = logged(|| over_file(&copy, root.path(), "second, changed"));
+    assert_eq!(events(&[lines, more].concat(), "DEBUG", again), 0);
+    changed.forward(&xs);
+    assert_ne!(changed.cache().module_hash(), second.cache().module_hash());
+    assert_eq!(remembered().unwrap().lines().count(), 1);
 }
