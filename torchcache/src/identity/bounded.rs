@@ -114,8 +114,9 @@ fn summary(path: &str, category: Category, parts: Vec<&IdentityPart>) -> Identit
 mod tests {
     use std::collections::HashMap;
 
+    use torchcache_store::admin::{Keep, Root, prune};
     use torchcache_store::fs::{FileSystem, Os};
-    use torchcache_store::manifest::{Manifest, difference};
+    use torchcache_store::manifest::{FILE, Manifest, difference};
 
     use crate::identity::{Fingerprint, Fingerprinter, Identity, manifest};
     use crate::options::Options;
@@ -191,6 +192,25 @@ mod tests {
         };
         assert_eq!((flat.len(), &*all.path), (4, "*"));
         assert!(all.value.starts_with("9000 values "), "{}", all.value);
+    }
+
+    #[test]
+    fn administration_knows_modules_with_large_collections() {
+        let root = tempfile::tempdir().unwrap();
+        for changed in [0, 1] {
+            let identity = identity(|f| f.field("vocabulary", &vocabulary(changed)));
+            let directory = root.path().join(&identity.hash);
+            std::fs::create_dir(&directory).unwrap();
+            manifest::write(&directory, "m", &identity, &[]).unwrap();
+            let len = directory.join(FILE).metadata().unwrap().len();
+            assert!(len < 4096, "{len}");
+        }
+        let root = Root::open(root.path()).unwrap();
+        for cache in root.list().unwrap().caches {
+            assert_eq!(cache.summary().unwrap().manifest.unwrap().module, "m");
+        }
+        let pruned = prune(&root, Keep::LatestPerModule(1), true).unwrap();
+        assert_eq!(pruned.caches.len(), 1);
     }
 
     #[test]
