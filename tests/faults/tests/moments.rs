@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use fastrand::Rng;
 use rustix::io::Errno;
@@ -392,6 +393,53 @@ fn making_room_lists_the_directory_once_per_batch() {
         let stats = store.stats();
         assert!(stats.segments > 8 && stats.bytes <= 64 << 10, "{stats:?}");
         assert!(stats.evicted_rows + stats.refused_rows > 500, "{stats:?}");
+    }
+}
+
+/// A directory that holds what it may, and keeps it, is opened while another process compacts it: for a moment,
+/// the rows are in the result and in its sources.
+#[test]
+fn opening_during_a_compaction_evicts_no_kept_row() {
+    for call in [Call::SyncDir, Call::Remove] {
+        let sim = Sim::new();
+        let bytes = |sim: &Sim| -> u64 {
+            let files = sim.files(Path::new("/cache"));
+            files.iter().map(|file| sim.bytes(file).len() as u64).sum()
+        };
+        let opener = Arc::new(OnceLock::new());
+        let decide = {
+            let (sim, opener, renames) = (sim.clone(), opener.clone(), Counter::default());
+            move |this: Call, _: &_| {
+                // Eight segments of a row each, and then the one that they are compacted into.
+                if this == Call::Rename {
+                    renames.next();
+                }
+                if this == call && renames.get() == 9 && opener.get().is_none() {
+                    let sim = sim.clone();
+                    let limit = bytes(&sim) * 2 / 3;
+                    let open = move || {
+                        let config = manual_flush()
+                            .with_max_bytes(limit)
+                            .with_eviction(Eviction::Never);
+                        let store = Store::open_on(Arc::new(sim), "/cache", config);
+                        let store = store.expect("it opens");
+                        store.flush().expect("nothing is queued");
+                        store.stats().evicted_rows
+                    };
+                    opener.get_or_init(|| Mutex::new(Some(thread::spawn(open))));
+                    thread::sleep(Duration::from_millis(200));
+                }
+                Fate::Done
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert_eq!(store.stats().compacted_segments, 8);
+        let opener = opener.get().expect("it was opened meanwhile");
+        let opener = opener.lock().ok().and_then(|mut opener| opener.take());
+        let evicted = opener.expect("once").join().expect("it does not panic");
+        assert_eq!(evicted, 0, "{call:?}");
+        expect_all(&opened(sim, "/cache"), 0..8, LEN);
     }
 }
 

@@ -3,24 +3,14 @@
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::discover::{Cache, Found, Root, read_segments};
 use crate::clock;
 use crate::fs::Directory;
 use crate::manifest::{self, Manifest};
-use crate::segment::claimed_rows;
+use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, claimed_rows, is_settled};
 use crate::size::sum;
-
-/// No compaction is under way in a directory that did not change for this long: a compaction syncs the
-/// directory between publishing its result and removing the sources.
-const SETTLED_AFTER: Duration = Duration::from_millis(500);
-
-/// How long to wait for all directories to settle.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The time between two listings meanwhile.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// All caches and segments of a listing.
 pub(super) struct Inventory {
@@ -80,8 +70,7 @@ impl Inventory {
     }
 
     fn is_settled(&self) -> bool {
-        let settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > SETTLED_AFTER);
-        self.caches.iter().all(|entry| settled(entry.changed))
+        self.caches.iter().all(|entry| is_settled(entry.changed))
     }
 
     pub(super) fn list(root: &Root, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<Inventory> {

@@ -52,7 +52,8 @@ impl Catalog {
         true
     }
 
-    fn dir_time(&self) -> Option<SystemTime> {
+    /// When the directory changed last.
+    pub(crate) fn dir_time(&self) -> Option<SystemTime> {
         let metadata = self.open_dir().and_then(|dir| dir.metadata());
         Some(metadata.ok()?.modified)
     }

@@ -9,12 +9,14 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Engine;
 use crate::catalog::live_segment::LiveSegment;
 use crate::catalog::{Catalog, Scan};
 use crate::config::Eviction;
 use crate::fault::Fault;
+use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, is_settled};
 use crate::size::sum;
 
 /// Whether the known segments exceed the limit.
@@ -60,6 +62,23 @@ pub(crate) fn admit(engine: &Engine, bytes: u64) -> bool {
 /// Lists the directory, and removes segments until it is within its limit.
 pub(crate) fn enforce_limit(engine: &Engine) {
     engine.catalog.refresh_size(); // other processes fill the directory as well
+    make_room(engine, 0, true);
+}
+
+/// The same without eviction: what is stored stays, so this waits while another process may be compacting.
+pub(crate) fn enforce_kept_limit(engine: &Engine) {
+    let (catalog, since) = (&engine.catalog, Instant::now());
+    loop {
+        catalog.refresh_size();
+        if !exceeds(catalog, engine.config().max_bytes) {
+            return;
+        }
+        if catalog.dir_time().is_none_or(is_settled) || since.elapsed() > SETTLE_TIMEOUT {
+            break;
+        }
+        engine.queue.note_progress();
+        std::thread::sleep(POLL_INTERVAL);
+    }
     make_room(engine, 0, true);
 }
 

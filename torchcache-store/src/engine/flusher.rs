@@ -56,7 +56,10 @@ fn run(engine: &Engine) {
                 }
             }
             FlusherTask::Confirm(rows) => on_files(engine, || confirm(engine, &rows)),
-            FlusherTask::Evict => on_files(engine, || eviction::enforce_limit(engine)),
+            FlusherTask::Evict => on_files(engine, || match engine.config().eviction {
+                Eviction::Never => eviction::enforce_kept_limit(engine),
+                _ => eviction::enforce_limit(engine),
+            }),
             FlusherTask::Stop => return,
         }
         on_files(engine, || compaction::compact(engine));

@@ -11,6 +11,22 @@ use crate::fs::{Directory, file_names, read_exact};
 /// How often a directory is listed, at most, while it changes.
 pub(crate) const MAX_LISTINGS: usize = 64;
 
+/// No compaction is under way in a directory that did not change for this long: a compaction syncs the
+/// directory between publishing its result and removing the sources. Time stands still in a model checker.
+const SETTLED_AFTER: Duration = Duration::from_millis(if cfg!(shuttle) { 0 } else { 500 });
+
+/// How long to wait for directories to settle.
+pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time between two listings meanwhile.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Whether no compaction is under way in a directory that changed at this time. During one, rows are counted
+/// in the result and in the sources.
+pub(crate) fn is_settled(changed: SystemTime) -> bool {
+    changed.elapsed().is_ok_and(|age| age > SETTLED_AFTER)
+}
+
 /// Whether a file name is that of a segment: it ends in `.tcs`, does not begin with a dot, and
 /// consists of ASCII letters, digits, `-`, `_` and `.`.
 pub(crate) fn is_segment(name: &str) -> bool {
