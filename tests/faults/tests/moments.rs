@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::io::Errno;
@@ -85,6 +85,86 @@ fn compaction_does_not_revive_cleared_segments() {
     let reopened = opened(sim, "/cache");
     assert_eq!(count_right(&reopened, 0..8, LEN), 0);
     assert_eq!(store.stats().faults.total(), 0);
+}
+
+/// One process stalls before it looks whether the sources of its compaction still exist. They are cleared, and
+/// another process finds the result and compacts it.
+#[test]
+fn cleared_rows_do_not_come_back_through_two_compactions() {
+    let sim = Sim::new();
+    let stats = Arc::new(Counter::default());
+    let decide = {
+        let (sim, stats) = (sim.clone(), stats.clone());
+        move |call: Call, _: &_| {
+            // Only compaction looks at files by their names.
+            if call == Call::Stat && stats.next() == 1 {
+                let sim = sim.clone();
+                let other = thread::spawn(move || {
+                    let dir = sim
+                        .open_dir(Path::new("/cache"), false)
+                        .expect("it is there");
+                    let mut files = sim.files(Path::new("/cache"));
+                    let result = files.pop().expect("the result is the newest");
+                    assert_eq!(files.len(), 8);
+                    // Cleared by a process that did not list the result.
+                    for file in files {
+                        dir.remove(file.file_name().expect("it has one"))
+                            .expect("it is there");
+                    }
+                    let other = opened(sim.clone(), "/cache");
+                    // Of about the size of the result, so that they are compacted with it.
+                    for n in 100..107 {
+                        put_flushed(&other, 10 * n..10 * n + 8, LEN);
+                    }
+                    assert!(
+                        !sim.bytes(&result).is_empty(),
+                        "it is left to its publisher"
+                    );
+                });
+                other.join().expect("it does not panic");
+            }
+            Fate::Done
+        }
+    };
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+    (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+    assert!(stats.get() > 0, "it looked at its sources");
+    let reopened = opened(sim, "/cache");
+    assert_eq!(count_right(&reopened, 0..8, LEN), 0, "they were cleared");
+}
+
+/// A segment is copied into the directory while a store reads from it.
+#[test]
+fn a_segment_that_was_seen_half_copied_is_read_later() {
+    for (part, name) in [
+        (2, "copy.tcs"),
+        (50, "copy.tcs"),
+        (2, "0123456789abcdef-1-0123456789abcdef.tcs"),
+        (1 << 20, "copy.tcs"),
+    ] {
+        let sim = Sim::new();
+        put_flushed(&opened(sim.clone(), "/from"), 0..5, LEN);
+        let whole = sim.bytes(&sim.files(Path::new("/from"))[0]);
+        let store = small(sim.clone(), Eviction::LeastRecentlyRead);
+        let copy = Path::new("/cache").join(name);
+        sim.add(&copy, whole[..whole.len() / part].to_vec());
+        store.refresh();
+        assert_eq!(count_right(&store, 0..5, LEN), 0);
+        let faults = store.stats().faults.total();
+        let dir = sim
+            .open_dir(Path::new("/cache"), false)
+            .expect("it is there");
+        sim.damage(&copy, |bytes| *bytes = whole.clone());
+        let file = dir.open(name.as_ref()).expect("it is there");
+        file.set_modified(SystemTime::now()).expect("it is ours");
+
+        // Now it may be the first to be removed.
+        put_flushed(&store, 100..400, LEN);
+        assert!(!sim.bytes(&copy).is_empty(), "it is sound");
+        store.refresh();
+        expect_all(&store, 0..5, LEN);
+        assert_eq!(store.stats().faults.total(), faults, "counted once");
+    }
 }
 
 /// The calls of finding segments, between which another process may compact them.

@@ -31,9 +31,12 @@ use self::located::Located;
 use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
+use crate::fs::temp_file::is_recent;
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
-use crate::segment::{Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, is_foreign};
+use crate::segment::{
+    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, is_blank, is_foreign,
+};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The segments of one directory and the index over their rows.
@@ -63,16 +66,28 @@ pub(crate) struct Scan {
     retry_unshadow: bool,
 }
 
-/// A segment that cannot be read, and will not be readable later.
+/// A segment that cannot be read, and will not be readable unless it changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipped {
     fault: Fault,
     /// It may be a file of another program.
     is_foreign: bool,
     pub(crate) bytes: u64,
+    modified: Option<SystemTime>,
 }
 
 impl Skipped {
+    /// Whether the file is as it was when it could not be read, and not a copy that was under way.
+    pub(crate) fn is_unchanged(self, dir: &dyn Directory, name: &str) -> bool {
+        dir.stat(name.as_ref())
+            .is_ok_and(|file| file.len == self.bytes && Some(file.modified) == self.modified)
+    }
+
+    /// Whether it may be a copy under way.
+    fn is_recent(&self) -> bool {
+        self.modified.is_none_or(is_recent)
+    }
+
     /// Whether the file is neither counted against the limit nor removed: a newer version, another
     /// user or another program may use it.
     pub(crate) fn is_left_alone(self) -> bool {
@@ -221,6 +236,7 @@ impl Catalog {
         leaving: &HashSet<u32>,
     ) {
         let segment = Arc::new(segment);
+        scan.skipped.remove(segment.name());
         scan.names.insert(segment.name().to_owned(), segment.id);
         self.change_live(|live| live.segments.insert(segment.id, segment.clone()));
         self.index_rows(&segment, footer.rows(), leaving);
@@ -286,20 +302,26 @@ impl Catalog {
         self.dead_entries.store(0, Ordering::Relaxed);
     }
 
-    /// Counts what is wrong with a segment, and remembers to skip it.
+    /// Counts what is wrong with a segment, and remembers to skip it until it changes.
     fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, error: &SegmentError) {
-        let fault = error.fault();
-        self.faults.note(fault, &self.dir.join(name), error);
-        scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
-        // A read error may pass. The others are in the bytes, which never change.
-        if fault != Fault::Read {
-            let skipped = Skipped {
-                fault,
-                is_foreign: is_foreign(dir, name).unwrap_or(true),
-                bytes: dir.stat(name.as_ref()).map_or(0, |file| file.len),
-            };
-            scan.skipped.insert(name.to_owned(), skipped);
+        let (fault, file) = (error.fault(), dir.stat(name.as_ref()).ok());
+        if !scan.skipped.contains_key(name) {
+            self.faults.note(fault, &self.dir.join(name), error);
         }
+        scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
+        if fault == Fault::Read {
+            return; // it may pass
+        }
+        // A copy that was under way may have been completed before the look at its length.
+        scan.retry_open |= self.load_segment(dir, name).is_ok();
+        let skipped = Skipped {
+            fault,
+            is_foreign: is_foreign(dir, name).unwrap_or(true)
+                && !is_blank(dir, name).unwrap_or(false),
+            bytes: file.map_or(0, |file| file.len),
+            modified: file.filter(|_| !scan.retry_open).map(|file| file.modified),
+        };
+        scan.skipped.insert(name.to_owned(), skipped);
     }
 }
 

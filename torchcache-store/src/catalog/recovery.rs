@@ -32,6 +32,7 @@ impl Catalog {
                 Ok((segment, footer)) => {
                     rows += footer.row_count();
                     footers.push((segment.id, footer));
+                    scan.skipped.remove(*name);
                     scan.names.insert((*name).clone(), segment.id);
                     live.segments.insert(segment.id, Arc::new(segment));
                 }

@@ -85,9 +85,11 @@ impl Catalog {
                 .filter(|(name, _)| !names.contains(*name))
                 .map(|(_, id)| *id)
                 .collect();
-            let is_new = |name: &&String| {
-                !scan.names.contains_key(*name) && !scan.skipped.contains_key(*name)
+            let is_skipped = |name: &&String| {
+                let file = scan.skipped.get(*name).zip(dir.as_ref());
+                file.is_some_and(|(file, dir)| file.is_unchanged(&**dir, name))
             };
+            let is_new = |name: &&String| !scan.names.contains_key(*name) && !is_skipped(name);
             let new: Vec<&String> = names.iter().filter(is_new).collect();
             scan.retry_open = false;
             let all_exist = dir
@@ -96,7 +98,9 @@ impl Catalog {
             let is_complete =
                 time.is_some() || before.as_ref() == Some(&names) || gone.is_empty() && !finds_all;
             if all_exist && is_complete {
-                scan.seen = time.filter(|_| !scan.retry_open);
+                // A copy that grows leaves the time of the directory as it is.
+                let may_change = scan.retry_open || scan.skipped.values().any(|it| it.is_recent());
+                scan.seen = time.filter(|_| !may_change);
                 break;
             }
             before = Some(names);

@@ -81,6 +81,15 @@ fn size_class(segment: &LiveSegment) -> u32 {
 fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> {
     let epoch = engine.queue.epoch();
     let dir = engine.catalog.open_dir()?;
+    // Its publisher may have to remove it again, since its sources were cleared.
+    let is_locked = |segment: &Arc<LiveSegment>| {
+        let file = dir.open(segment.name().as_ref());
+        file.and_then(|file| file.try_lock())
+            .is_ok_and(|is_free| !is_free)
+    };
+    if group.iter().any(is_locked) {
+        return Ok(false);
+    }
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut copied = HashSet::new();
     for source in group {

@@ -155,8 +155,17 @@ fn evict_all(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegment>]) 
 
 /// Skipped files are removed first, since they serve no row.
 fn remove_skipped(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
-    let removed = scan.skipped.extract_if(|_, file| {
-        let is_removed = *excess > 0 && !file.is_left_alone();
+    if *excess == 0 {
+        return;
+    }
+    let dir = catalog.open_dir();
+    let removed = scan.skipped.extract_if(|name, file| {
+        // One that changed may be sound by now.
+        let is_unchanged = || {
+            dir.as_ref()
+                .is_ok_and(|dir| file.is_unchanged(&**dir, name))
+        };
+        let is_removed = *excess > 0 && !file.is_left_alone() && is_unchanged();
         if is_removed {
             *excess = excess.saturating_sub(file.bytes);
         }

@@ -28,14 +28,14 @@ pub(crate) fn is_temp(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
-/// Whether a name is one of [`TempFile::unique_name`].
+/// Whether a name is of the form of [`TempFile::unique_name`].
 pub(crate) fn is_unique(name: &str) -> bool {
     let parts: Vec<&str> = name.strip_suffix(SUFFIX).unwrap_or("").split('-').collect();
     let is_hex = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let [time, _, random] = parts[..] else {
         return false;
     };
-    (time.len(), random.len()) == (16, 16) && parts.iter().all(is_hex)
+    time.len() == 16 && (1..=16).contains(&random.len()) && parts.iter().all(is_hex)
 }
 
 /// A file under its temporary name. Dropping it removes the file, unless it was published.

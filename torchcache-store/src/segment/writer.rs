@@ -201,7 +201,7 @@ impl FinishedSegment {
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
     /// that and after an error, the segment is removed again, but not a new one that another process
-    /// [relies on](rely_on). A process that replaces segments lists the directory after removing, so one of
+    /// [relies on](rely_on). The file is locked until then, so that no other process compacts it. A process that replaces segments lists the directory after removing, so one of
     /// the two sees the other.
     pub(crate) fn publish_replacing<'n>(
         self,
@@ -209,7 +209,8 @@ impl FinishedSegment {
     ) -> io::Result<Option<(PathBuf, Footer)>> {
         let dir = self.dir().clone();
         let written = self.file.metadata().map(|file| file.modified).ok();
-        let (path, footer) = self.publish_footer()?;
+        let name = self.temp.unique_name().to_owned();
+        let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
         let mut sources = sources.into_iter().peekable();
         if sources.peek().is_none() {
             if let Err(error) = dir.sync() {

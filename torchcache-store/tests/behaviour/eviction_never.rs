@@ -98,7 +98,7 @@ fn a_lower_limit_does_not_wait_for_queued_rows() {
 fn unreadable_segments_stay_while_there_is_room() {
     for (junk, room) in [(50_000, 5), (95_000, 0)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("0000000000000000-1-0000000000000000.tcs");
+        let path = dir.path().join("junk.tcs");
         fs::write(&path, vec![0; junk]).expect("it can be written");
         let store = Store::open(dir.path(), keeping(100_000)).expect("it opens");
         put_each(&store, 0..room);
