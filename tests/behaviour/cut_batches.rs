@@ -366,6 +366,17 @@ fn a_forward_that_squeezes_the_batch_is_cached_with_its_rows() {
 }
 
 #[test]
+fn equal_rows_of_a_wrapped_module_keep_their_dimensions() {
+    let squeezing = nn::func(|xs| (xs * 2.0).squeeze_dim(0));
+    let net = Cached::new(squeezing, (), version("squeezing the batch")).unwrap();
+    let xs = random(&[1, 1, 5]).repeat([4, 1, 1]);
+    for _ in 0..2 {
+        assert!(same(&net.forward(&xs), &(&xs * 2.0)));
+    }
+    assert_eq!(net.cache().stats().memory.hits, 1);
+}
+
+#[test]
 fn a_cached_row_of_a_squeezing_forward_has_no_batch_dimension() {
     let model = Squeezed::default();
     let xs = random(&[32, 5]);

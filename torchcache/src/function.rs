@@ -50,6 +50,11 @@ impl Function {
         self.code.is_empty() || squeezes_all() || self.squeezes_first()
     }
 
+    /// Whether the code is unknown, or [squeezes the first dimension](Self::squeezes_first).
+    pub(crate) fn may_squeeze_first(&self) -> bool {
+        self.code.is_empty() || self.squeezes_first()
+    }
+
     /// Whether the code drops the first dimension if it has one element. The second one may then look like
     /// it: `[1, 1, 5]` becomes `[1, 5]`.
     pub(crate) fn squeezes_first(&self) -> bool {

@@ -248,7 +248,7 @@ impl CachedCall<'_> {
     /// Whether to run the body on some `rows` of the batch.
     fn may_cut(&self, lookup: &Lookup, rows: usize) -> bool {
         // No other row would show that one lost a dimension.
-        let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.squeezes_first();
+        let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.may_squeeze_first();
         !self.options.whole_batch() && !may_lose_one() && self.target.handle().cuts.allows(rows)
     }
 
