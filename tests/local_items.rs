@@ -188,6 +188,80 @@ fn async_functions() -> [Item; 2] {
     }
 }
 
+/// Functions in two arms of a `match`.
+fn arms() -> [Item; 2] {
+    let make = |factor: i32| match factor {
+        2 => {
+            const K: f64 = 2.0;
+            #[torchcache(persistent = true)]
+            fn scaled(xs: &Tensor) -> Tensor {
+                xs * K
+            }
+            function(scaled, scaled_cache(), K)
+        }
+        _ => {
+            const K: f64 = 3.0;
+            #[torchcache(persistent = true)]
+            fn scaled(xs: &Tensor) -> Tensor {
+                xs * K
+            }
+            function(scaled, scaled_cache(), K)
+        }
+    };
+    [make(2), make(3)]
+}
+
+/// Functions in the initialisers of statics and in a `const` block.
+fn statics() -> [Item; 2] {
+    static TWO: fn() -> Item = {
+        const K: f64 = 2.0;
+        #[torchcache(persistent = true)]
+        fn scaled(xs: &Tensor) -> Tensor {
+            xs * K
+        }
+        || function(scaled, scaled_cache(), K)
+    };
+    let three: fn() -> Item = const {
+        const K: f64 = 3.0;
+        #[torchcache(persistent = true)]
+        fn scaled(xs: &Tensor) -> Tensor {
+            xs * K
+        }
+        || function(scaled, scaled_cache(), K)
+    };
+    [TWO(), three()]
+}
+
+/// Functions in the default methods of two traits, in generic methods.
+fn default_methods() -> [Item; 2] {
+    trait TwoByDefault {
+        fn item<T>(_: T) -> Item {
+            const K: f64 = 2.0;
+            #[torchcache(persistent = true)]
+            fn scaled(xs: &Tensor) -> Tensor {
+                xs * K
+            }
+            function(scaled, scaled_cache(), K)
+        }
+    }
+    trait ThreeByDefault {
+        fn item<T>(_: T) -> Item {
+            const K: f64 = 3.0;
+            #[torchcache(persistent = true)]
+            fn scaled(xs: &Tensor) -> Tensor {
+                xs * K
+            }
+            function(scaled, scaled_cache(), K)
+        }
+    }
+    impl TwoByDefault for Two {}
+    impl ThreeByDefault for Two {}
+    [
+        <Two as TwoByDefault>::item(1),
+        <Two as ThreeByDefault>::item("one"),
+    ]
+}
+
 trait Made {
     fn item() -> Item;
 }
@@ -372,7 +446,7 @@ fn names_in_blocks() -> [Item; 2] {
 type Make = fn() -> [Item; 2];
 
 /// Every way to make two items that only their place tells apart.
-pub(crate) const WAYS: [(&str, Make); 16] = [
+pub(crate) const WAYS: [(&str, Make); 19] = [
     ("expansions", expansions),
     ("both", || both!(2.0, 3.0)),
     ("repeated", || repeated!(2.0, 3.0)),
@@ -382,6 +456,9 @@ pub(crate) const WAYS: [(&str, Make); 16] = [
     ("closures", closures),
     ("structs in closures", structs_in_closures),
     ("async functions", async_functions),
+    ("arms", arms),
+    ("statics", statics),
+    ("default methods", default_methods),
     ("constants", constants),
     ("modules", modules),
     ("parameters", parameters),

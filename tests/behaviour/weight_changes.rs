@@ -432,3 +432,66 @@ fn closures_of_one_function_do_not_share() {
         ((2, 2, 0), (2, 2, 0))
     );
 }
+
+/// Two weights, which may be one tensor.
+#[torchcache]
+#[derive(Debug)]
+struct Tied {
+    input: Tensor,
+    output: Tensor,
+    torchcache: TorchCache,
+}
+
+impl Tied {
+    fn compute(&self, xs: &Tensor) -> Tensor {
+        xs.matmul(&self.input).matmul(&self.output.tr())
+    }
+}
+
+#[torchcache]
+impl Module for Tied {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.compute(xs)
+    }
+}
+
+#[test]
+fn weights_that_share_memory_are_watched_each() {
+    for width in [4, 300] {
+        let weight = random(&[width, width]);
+        let mut model = Tied {
+            input: weight.shallow_clone(),
+            output: weight.shallow_clone(),
+            torchcache: TorchCache::default(),
+        };
+        let xs = random(&[3, width]);
+        type Step = fn(&mut Tied);
+        let steps: [(&str, Step); 7] = [
+            ("tied", |_| {}),
+            ("tied and scaled", |model| {
+                let _ = model.input.g_mul_scalar_(2.0);
+            }),
+            ("untied", |model| model.output = model.input.copy()),
+            ("untied and scaled", |model| {
+                let _ = model.output.g_mul_scalar_(2.0);
+            }),
+            ("a view", |model| model.output = model.input.tr()),
+            ("written through the view", |model| {
+                let _ = model.output.data().narrow(0, 2, 1).fill_(0.25);
+            }),
+            ("exchanged", |model| {
+                std::mem::swap(&mut model.input, &mut model.output);
+            }),
+        ];
+        for (step, run) in steps {
+            run(&mut model);
+            for _ in 0..2 {
+                let expected = model.compute(&xs);
+                assert!(same(&model.forward(&xs), &expected), "{width}: {step}");
+            }
+        }
+        let stats = model.torchcache.stats();
+        assert_eq!(stats.hits() + stats.misses, 7 * 2 * 3);
+        assert!(stats.misses >= 6 * 3, "{stats}");
+    }
+}
