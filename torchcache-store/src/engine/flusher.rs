@@ -251,7 +251,12 @@ impl Segments<'_> {
 
 /// Begins a segment, and makes the directory again if it was removed.
 fn create(engine: &Engine) -> io::Result<SegmentWriter> {
-    let create = || SegmentWriter::create_in(engine.catalog.create_dir()?);
+    let create = || {
+        SegmentWriter::create_in(match engine.queue.has_ended() {
+            true => engine.catalog.open_dir()?,
+            false => engine.catalog.create_dir()?,
+        })
+    };
     match create() {
         // Removed between the two calls: pruning removes empty directories.
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(),

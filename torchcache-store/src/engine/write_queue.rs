@@ -96,6 +96,8 @@ struct State {
     /// The directory has to be brought within its limit.
     eviction_requested: bool,
     closing: bool,
+    /// Rows are not queued any more.
+    has_ended: bool,
     /// The flusher is about to end.
     stopped: bool,
     /// Counts the batches that were removed because they are on disk or lost.
@@ -244,7 +246,7 @@ impl WriteQueue {
                 removals = state.removals;
                 on_disk = locate_on_disk(batch.keys());
             }
-            if batch.is_outdated(self.epoch()) {
+            if state.has_ended || batch.is_outdated(self.epoch()) {
                 return Ok(Vec::new());
             }
             let new = rows_not_in(&on_disk, batch.rows());
@@ -343,6 +345,16 @@ impl WriteQueue {
             _rows: state.rows.clear(),
             _waiting: std::mem::take(&mut state.waiting),
         }
+    }
+
+    /// The same, and queues no row from now on: the directory is about to be removed.
+    pub(crate) fn end(&self) -> ClearedRows {
+        self.state().has_ended = true;
+        self.clear()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().has_ended
     }
 
     pub(crate) fn epoch(&self) -> u64 {

@@ -86,7 +86,7 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
         dirs.iter().any(|private| dir.starts_with(private))
     };
     let (private, kept): (Vec<_>, Vec<_>) = engines.into_iter().partition(is_private);
-    let cleared: Vec<_> = private.iter().map(|engine| engine.queue.clear()).collect();
+    let cleared: Vec<_> = private.iter().map(|engine| engine.queue.end()).collect();
     let (done, removed) = mpsc::channel::<()>();
     if !dirs.is_empty() {
         // Removing may take any time, and so may code of the caller that dropping rows runs, so both
@@ -116,16 +116,27 @@ pub(super) fn cancel_removal(dir: &Path) {
     private_dirs().retain(|path| path != dir);
 }
 
+/// Ends the stores in a private directory, which no longer write, and removes it.
+pub(super) fn end_private(dir: &Path) {
+    let mut private = engines();
+    private.retain(|engine| engine.catalog.dir.starts_with(dir));
+    let cleared: Vec<_> = private.iter().map(|engine| engine.queue.end()).collect();
+    flush(&private, Instant::now());
+    remove(dir);
+    drop(cleared);
+}
+
 /// Removes a directory with its content, the lock file last, so that the next process can finish a
 /// removal that is interrupted. Does not follow symbolic links.
 pub(super) fn remove(path: &Path) {
-    let Ok(entries) = descriptors::retry(|| std::fs::read_dir(path)) else {
-        return;
+    let others = || {
+        let entries = descriptors::retry(|| std::fs::read_dir(path)).into_iter();
+        entries
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_name() != LOCK_FILE)
     };
-    for entry in entries
-        .flatten()
-        .filter(|entry| entry.file_name() != LOCK_FILE)
-    {
+    for entry in others() {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         // What cannot be removed now is left to the next process.
         let _ = match is_dir {
@@ -133,8 +144,10 @@ pub(super) fn remove(path: &Path) {
             false => std::fs::remove_file(entry.path()),
         };
     }
-    let _ = std::fs::remove_file(path.join(LOCK_FILE));
-    let _ = std::fs::remove_dir(path);
+    if others().next().is_none() {
+        let _ = std::fs::remove_file(path.join(LOCK_FILE));
+        let _ = std::fs::remove_dir(path);
+    }
 }
 
 #[cfg(all(test, not(shuttle)))]
@@ -245,6 +258,45 @@ mod tests {
         assert!(took < SOON, "{took:?}");
         drop(scan);
         assert!(!private.exists(), "it is removed once the scan ends");
+    }
+
+    #[test]
+    fn a_private_directory_stays_removed_while_rows_keep_coming() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let private = parent.path().join("private");
+        let dir = private.join("hash");
+        std::fs::create_dir_all(&dir).expect("it is made");
+        std::fs::write(private.join(LOCK_FILE), "").expect("it is made");
+        let config = Config::default()
+            .with_batch_delay(Duration::ZERO)
+            .with_queue_bytes(1 << 20);
+        let handle = shared(dir, |dir| Handle::open(Arc::new(Os), dir, None, &config));
+        assert!(handle.ensure_flusher(), "the thread starts");
+        let (engine, ended) = (&handle.engine, AtomicBool::new(false));
+        let exists = thread::scope(|scope| {
+            let put = |thread: u64| {
+                for n in 0u64.. {
+                    let key = *blake3::hash(&[thread, n].map(u64::to_le_bytes).concat()).as_bytes();
+                    let batch = RowBatch::new(vec![key], [].into(), vec![7; 1 << 16], 1 << 16);
+                    let batch = batch.expect("the parts fit");
+                    let _ = engine
+                        .queue
+                        .put(batch, |_| Vec::new(), engine.queue_limits());
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            };
+            for thread in 0..4 {
+                scope.spawn(move || put(thread));
+            }
+            thread::sleep(Duration::from_millis(200));
+            finish(vec![engine.clone()], vec![private.clone()]);
+            thread::sleep(Duration::from_millis(200));
+            ended.store(true, Ordering::Relaxed);
+            private.exists()
+        });
+        assert!(!exists, "it is not made again");
     }
 
     #[test]

@@ -2,22 +2,25 @@
 //! the process lives, so that the next one removes the directories of those that were killed.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::shutdown::{self, LOCK_FILE, remove};
+use super::shutdown::{self, LOCK_FILE, end_private, remove};
 use crate::{descriptors, fork};
 
 const PREFIX: &str = "torchcache-";
+
+/// How many directories are made, at most, until one has a lock that no other process takes.
+const MAX_ATTEMPTS: usize = 16;
 
 /// A temporary cache directory that only this user may enter, below the temporary directory of the
 /// system. It is removed when dropped and at the end of the process. If a signal ends the process, the
 /// next one that makes such a directory removes it; see
 /// [`flush_on_signals`](crate::flush_on_signals).
 ///
-/// Drop the stores inside before it: a store that still has rows to write makes the directory again.
+/// From then on, stores inside write no rows.
 ///
 /// ```
 /// use torchcache_store::TempCache;
@@ -51,7 +54,7 @@ impl TempCache {
     pub fn new_in(parent: &Path) -> io::Result<TempCache> {
         shutdown::register_exit_hook();
         let parent = parent.canonicalize()?;
-        loop {
+        for _ in 0..MAX_ATTEMPTS {
             let dir = tempfile::Builder::new()
                 .prefix(PREFIX)
                 .permissions(Permissions::from_mode(0o700))
@@ -61,14 +64,20 @@ impl TempCache {
             options.write(true).create_new(true).mode(0o600);
             let lock = descriptors::retry(|| options.open(&path))?;
             // A process that removes stale directories may have taken the lock first. Then the
-            // directory is about to be removed, and another one is needed.
-            if lock.try_lock().is_ok() && same_file(&lock, &path) {
+            // directory is about to be removed, and another one is needed. Without locks, none are removed.
+            let is_taken = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+            if !is_taken && same_file(&lock, &path) {
                 let path = dir.keep();
                 shutdown::remove_at_exit(path.clone());
                 remove_stale(&parent, lock.metadata()?.uid());
                 return Ok(TempCache { path, _lock: lock });
             }
         }
+        Err(io::Error::other(format!(
+            "other processes took the lock of {MAX_ATTEMPTS} new directories in {}, one after the other; \
+             set another directory, for example by TMPDIR",
+            parent.display()
+        )))
     }
 
     /// The path of the directory.
@@ -81,7 +90,7 @@ impl Drop for TempCache {
     fn drop(&mut self) {
         if !fork::is_forked() {
             shutdown::cancel_removal(&self.path);
-            remove(&self.path);
+            end_private(&self.path);
         }
     }
 }

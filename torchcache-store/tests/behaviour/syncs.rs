@@ -15,7 +15,7 @@ use crate::common::{batch, count_right, keys, manual_flush, segments};
 const LEN: usize = 100;
 
 /// From now on, this call of this thread, and of those that it starts, ends so.
-fn filter(call: i64, end: SeccompAction) {
+pub(crate) fn filter(call: i64, end: SeccompAction) {
     let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a processor with filters");
     let rules = BTreeMap::from([(call, Vec::new())]);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, end, arch);

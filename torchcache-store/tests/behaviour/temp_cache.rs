@@ -2,10 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use seccompiler::SeccompAction;
 
 use torchcache_store::{Store, TempCache};
 
 use crate::common::{batch, keys, manual_flush};
+use crate::syncs::filter;
 
 #[test]
 fn a_temp_cache_is_private_and_removed_with_its_owner() {
@@ -63,4 +69,40 @@ fn a_dead_process_s_directory_is_removed_with_its_content() {
     let _cache = TempCache::new_in(parent.path()).expect("it is made");
     assert!(!dead.exists());
     assert!(kept.join("file").exists());
+}
+
+#[test]
+fn a_temp_cache_without_file_locks_comes_to_an_end() {
+    // Without locks, and with a lock that others always have.
+    let errnos = [libc::ENOSYS, libc::ENOTSUP, libc::ENOLCK, libc::EAGAIN];
+    for errno in errnos {
+        let (done, made) = mpsc::channel();
+        thread::spawn(move || {
+            let parent = tempfile::tempdir().expect("a temporary directory");
+            filter(libc::SYS_flock, SeccompAction::Errno(errno as u32));
+            let cache = TempCache::new_in(parent.path());
+            let exists = cache.as_ref().map(|cache| cache.path().is_dir());
+            done.send(exists.map_err(|error| error.to_string()))
+        });
+        let made = made.recv_timeout(Duration::from_secs(20));
+        let made = made.expect("it comes to an end");
+        match errno {
+            libc::EAGAIN => assert!(made.is_err_and(|error| error.contains("lock"))),
+            _ => assert_eq!(made, Ok(true), "{errno}"),
+        }
+    }
+}
+
+#[test]
+fn a_store_does_not_make_its_private_directory_again() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let cache = TempCache::new_in(parent.path()).expect("it is made");
+    let store = Store::open(cache.path().join("hash"), manual_flush()).expect("it opens");
+    store.put(batch(&keys(0..3), "a", 10));
+    let path = cache.path().to_owned();
+    drop(cache);
+    store.put(batch(&keys(3..6), "a", 10));
+    let _ = store.flush();
+    drop(store);
+    assert!(!path.exists());
 }
