@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "mmap, atexit and sigaction have no safe interface"
+    reason = "mmap, atexit, sigaction and signal masks have no safe interface"
 )]
 
 use std::ffi::c_int;
@@ -92,4 +92,38 @@ pub(crate) fn end_by(signal: c_int) -> ! {
         // report an end by a signal as this exit code.
         libc::_exit(128 + signal)
     }
+}
+
+/// Runs `spawn` so that the threads that it starts handle no signal: it goes to a thread of the program, as it
+/// would without these, and one that a thread causes by exceeding a limit is an error of the call. Signals of
+/// faulty code stay, since blocked ones end the process without the program's handler.
+pub(crate) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
+    struct Restore(libc::sigset_t);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: the set was returned by the same call.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, null_mut()) };
+        }
+    }
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+        libc::SIGSYS,
+    ];
+    // SAFETY: zeros are a valid value of a set, which `sigfillset` initializes, and the numbers are those of
+    // signals.
+    let _restore = unsafe {
+        let (mut blocked, mut before): (libc::sigset_t, libc::sigset_t) = (zeroed(), zeroed());
+        libc::sigfillset(&raw mut blocked);
+        for fault in faults {
+            libc::sigdelset(&raw mut blocked, fault);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, &raw mut before);
+        Restore(before)
+    };
+    spawn()
 }

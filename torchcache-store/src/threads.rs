@@ -15,7 +15,7 @@ use std::thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::fork;
+use crate::{fork, sys};
 
 /// The most threads that [`scoped_for_each`] uses: more do not fill an index faster, and each is
 /// newly started. The pool has no such bound.
@@ -31,7 +31,7 @@ fn pool() -> Option<&'static ThreadPool> {
     }
     let name = |thread| format!("torchcache-{thread}");
     let build = || ThreadPoolBuilder::new().thread_name(name).build().ok();
-    POOL.get_or_init(build).as_ref()
+    POOL.get_or_init(|| sys::without_signals(build)).as_ref()
 }
 
 /// How many threads can share the work of this one. Starts the pool if need be.
@@ -100,7 +100,8 @@ pub(crate) fn scoped_for_each<J: Send>(jobs: Vec<J>, work: impl Fn(J) + Sync) {
     thread::scope(|scope| {
         for _ in 0..helpers {
             // If no thread can be started, this one does all the work.
-            let _ = thread::Builder::new().spawn_scoped(scope, || jobs.run(&work));
+            let builder = thread::Builder::new();
+            let _ = sys::without_signals(|| builder.spawn_scoped(scope, || jobs.run(&work)));
         }
         jobs.run(&work);
     });

@@ -16,6 +16,7 @@ use crate::events::Deferred;
 use crate::fault::Fault;
 use crate::segment::{Encoding, RawValue, SegmentWriter, encode_rows, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
+use crate::sys;
 
 /// Values are compressed in windows of about this size, to bound the memory of their frames.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -23,13 +24,13 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// Starts the thread, which ends after [`WriteQueue::close`](super::write_queue::WriteQueue::close).
 pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
     let engine = engine.clone();
-    Builder::new()
-        .name("torchcache-store".into())
-        .spawn(move || {
-            set_flusher_thread(true);
-            lower_priority();
-            run(&engine);
-        })
+    let builder = Builder::new().name("torchcache-store".into());
+    let work = move || {
+        set_flusher_thread(true);
+        lower_priority();
+        run(&engine);
+    };
+    sys::without_signals(|| builder.spawn(work))
 }
 
 /// Lets the model use the cores first, ahead of this thread and those that it starts, which keep about

@@ -96,9 +96,8 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
             dirs.iter().for_each(|dir| remove(dir));
             drop((cleared, private, done));
         };
-        let _ = Builder::new()
-            .name("torchcache-end".into())
-            .spawn(remove_all);
+        let builder = Builder::new().name("torchcache-end".into());
+        let _ = sys::without_signals(|| builder.spawn(remove_all));
     } else {
         drop(done);
     }

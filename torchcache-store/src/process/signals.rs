@@ -34,15 +34,15 @@ pub(super) fn install(finish: impl Fn() + Send + 'static) -> io::Result<()> {
         return Ok(());
     }
     let (mut receiver, sender) = descriptors::retry(io::pipe)?;
-    Builder::new()
-        .name("torchcache-end".into())
-        .spawn(move || {
-            let mut signal = [0];
-            if receiver.read_exact(&mut signal).is_ok() {
-                finish();
-                sys::end_by(c_int::from(signal[0]));
-            }
-        })?;
+    let end = move || {
+        let mut signal = [0];
+        if receiver.read_exact(&mut signal).is_ok() {
+            finish();
+            sys::end_by(c_int::from(signal[0]));
+        }
+    };
+    let builder = Builder::new().name("torchcache-end".into());
+    sys::without_signals(|| builder.spawn(end))?;
     // Another thread may have been first. The end of this pipe then ends the new thread.
     if PIPE.set(sender).is_err() {
         return Ok(());

@@ -141,3 +141,42 @@ fn only_the_flusher_lowers_its_priority() {
         assert!(right, "{tasks:?} where {expected} is expected");
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_of_the_store_handle_no_signal() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = manual_flush().with_compression(Some(Compression::new(1, 1)));
+    let store = Store::open(dir.path(), config).expect("it opens");
+    store.put(batch(&keys(0..1000), "a", 4000));
+    store.flush().expect("it is written");
+    assert_eq!(count_right(&store, &keys(0..1000), 4000), 1000);
+    let mut threads = 0;
+    for task in std::fs::read_dir("/proc/self/task").expect("it is there") {
+        let task = task.expect("it can be read").path();
+        // Threads of other tests may end meanwhile.
+        let Ok(status) = std::fs::read_to_string(task.join("status")) else {
+            continue;
+        };
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.expect("it is there").trim().to_owned()
+        };
+        if !field("Name:").starts_with("torchcache") {
+            continue;
+        }
+        threads += 1;
+        let blocked = u64::from_str_radix(&field("SigBlk:"), 16).expect("a number");
+        for signal in [
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGUSR1,
+            libc::SIGXFSZ,
+        ] {
+            let is_blocked = blocked & (1 << (signal - 1)) != 0;
+            assert!(is_blocked, "{signal} in {}", field("Name:"));
+        }
+    }
+    assert!(threads > 0, "the flusher runs");
+}
