@@ -134,6 +134,11 @@ impl Model {
         self.memories[memory].set_bound(roomy.memory, sure);
         let disk = self.disks.entry(place).or_default();
         disk.set_bound(roomy.disk, sure);
+        if let (Some(directory), false) = (place.1, roomy.disk) {
+            // The bound is that of the directory, with all identities in it.
+            self.disks_of(directory)
+                .for_each(|disk| disk.set_bound(false, false));
+        }
         // A tier that moved is not found under its earlier place.
         self.memory_of.retain(|_, other| *other != memory);
         self.memory_of.insert(named, memory);
