@@ -287,8 +287,8 @@ impl Store {
     /// Waits until everything that was queued before is on disk, and the directory within its bound;
     /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress. Rows that were
     /// put before a successful flush survive a crash and a power loss, also those that were skipped because
-    /// another process wrote them: they count as lost if it could not, or if they were removed before the flush. Rows that were refused or evicted
-    /// are no error: [`StoreStats`] counts them.
+    /// another process wrote them: they count as lost if it could not, or if they were removed before the
+    /// flush. Rows that were refused or evicted are no error: [`StoreStats`] counts them.
     ///
     /// # Errors
     /// [`FlushError::Lost`] if rows of the directory could not be written since this store was opened

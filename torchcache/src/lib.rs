@@ -113,8 +113,8 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On the
 /// impl, it wraps `forward`. The impl is one of `nn::Module` or of `nn::ModuleT`, or an impl of another trait or
 /// without one whose `forward` or `forward_t` takes any number of [`Argument`]s and returns an [`Output`]. Other
-/// methods are left unchanged. A `bool` named `train`, `training` or `is_training`, of a function as well, bypasses the cache if it
-/// is true.
+/// methods are left unchanged. A `bool` or `&bool` named `train`, `training` or `is_training`, of a function as
+/// well, bypasses the cache if it is true.
 ///
 /// The struct has one field of type [`TorchCache`], with any name. A field named `torchcache_<option>`
 /// overrides that option for its instance; it has the option's type or an `Option` of it and is read at every

@@ -60,7 +60,7 @@ pub(crate) struct Scan {
     seen: Option<SystemTime>,
     /// When a miss last checked the directory.
     checked: Instant,
-    /// A new segment could not be opened for want of a descriptor: try again.
+    /// A new segment could not be opened, since there was no descriptor left: try again.
     retry_open: bool,
     /// A segment with shadowed rows could not be opened when they were needed: try again.
     retry_unshadow: bool,

@@ -2,7 +2,7 @@
 //! they are.
 //!
 //! The root is listed when a flusher first writes, and again after a sixteenth of the bound was written or
-//! the caches are known to exceed it, never at each write. In between, the caches of this process are
+//! while the caches are known to exceed it, as they may with [`Eviction::Never`]. In between, the caches of this process are
 //! counted by what they have, and the others by what the listing found.
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,7 +50,7 @@ pub(crate) fn room(engine: &Engine) -> u64 {
     }
 }
 
-/// The caches of a root, which nobody else lists meanwhile.
+/// The caches of a root. No other flusher of this process lists it meanwhile.
 struct ListedRoot<'r> {
     bound: u64,
     /// The bytes of all caches.

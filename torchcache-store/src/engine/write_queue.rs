@@ -286,7 +286,8 @@ impl WriteQueue {
         }
     }
 
-    /// Has everything that is queued now written without delay, and what was skipped confirmed. Returns the number of the last batch.
+    /// Has everything that is queued now written without delay, and what was skipped confirmed. Returns
+    /// the number of the last batch.
     pub(crate) fn request_flush(&self) -> u64 {
         let mut state = self.state();
         state.flush_up_to = state.rows.newest();

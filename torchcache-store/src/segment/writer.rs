@@ -201,8 +201,8 @@ impl FinishedSegment {
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
     /// that and after an error, the segment is removed again, but not a new one that another process
-    /// [relies on](rely_on). The file is locked until then, so that no other process compacts it. A process that replaces segments lists the directory after removing, so one of
-    /// the two sees the other.
+    /// [relies on](rely_on). The file is locked until then, so that no other process compacts it. A
+    /// process that replaces segments lists the directory after removing, so one of the two sees the other.
     pub(crate) fn publish_replacing<'n>(
         self,
         sources: impl IntoIterator<Item = &'n str>,

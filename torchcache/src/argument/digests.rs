@@ -199,6 +199,7 @@ mod tests {
         let _ = sparse.values().fill_(5.0);
         assert_ne!(digests(&known, &[&sparse]), before);
     }
+
     fn known(tensor: &Tensor) -> KnownTensor {
         let mut state = TensorState::new();
         assert!(state.read(tensor));

@@ -71,7 +71,7 @@ struct Rows {
     length: usize,
 }
 
-/// The places in the rows of a tensor that are read, each the begin of a piece.
+/// The places in the rows of a tensor that are read, each the start of a piece.
 #[derive(Debug)]
 struct Places<'g> {
     rows: Rows,

@@ -82,7 +82,7 @@ impl Pieces<'_> {
         self.rest.extend_from_slice(rest);
     }
 
-    /// Hashes what is left as the last piece.
+    /// Hashes the rest as the last piece.
     fn end(&mut self) {
         if !self.rest.is_empty() {
             self.hasher.update(blake3::hash(&self.rest).as_bytes());
