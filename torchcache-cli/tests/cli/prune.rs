@@ -65,6 +65,42 @@ fn a_manifest_of_another_program_is_kept() {
     assert!(dir.join("manifest.json").exists());
 }
 
+#[test]
+fn more_caches_than_descriptors_are_pruned() {
+    let root = tempfile::tempdir().unwrap();
+    for n in 0..100 {
+        segment(&root.path().join(hash(n)), "a.tcs", b"s", 1000, 0..10, DAY);
+    }
+    let prune = |descriptors: u32| {
+        let script = format!("ulimit -n {descriptors}; exec \"$@\"");
+        let pruned = std::process::Command::new("sh")
+            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_torchcache")])
+            .args(["prune", ".", "--max-size", "300KB", "--yes"])
+            .current_dir(root.path())
+            .output();
+        pruned.unwrap()
+    };
+    // Too few to look at one cache.
+    let failed = prune(4);
+    let error = String::from_utf8_lossy(&failed.stderr);
+    assert!(
+        !failed.status.success() && error.contains("open files"),
+        "{failed:?}"
+    );
+    let pruned = prune(40);
+    assert!(
+        pruned.status.success() && pruned.stderr.is_empty(),
+        "{pruned:?}"
+    );
+    let left = json(root.path(), &["ls", "."], 0);
+    assert!(left["bytes"].as_u64().unwrap() <= 300_000, "{left}");
+    assert!(
+        left["caches"]
+            .as_array()
+            .is_some_and(|left| left.len() > 20)
+    );
+}
+
 /// Ten caches, each with one segment of about 56 KB.
 fn ten_caches() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();

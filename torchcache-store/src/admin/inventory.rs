@@ -2,14 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::discover::{Cache, Found, Root, read_segments};
 use crate::clock;
-use crate::fs::Directory;
+use crate::descriptors::are_exhausted;
 use crate::manifest::{self, Manifest};
-use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, claimed_rows, is_settled};
+use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, SegmentError, claimed_rows, is_settled};
 use crate::size::sum;
 
 /// All caches and segments of a listing.
@@ -21,7 +20,6 @@ pub(super) struct Inventory {
 /// A cache of an [`Inventory`].
 pub(super) struct CacheEntry {
     pub(super) cache: Cache,
-    pub(super) dir: Arc<dyn Directory>,
     /// When the directory changed last, read after it was listed.
     changed: SystemTime,
     /// The module, or why the manifest cannot be read.
@@ -75,8 +73,9 @@ impl Inventory {
 
     pub(super) fn list(root: &Root, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<Inventory> {
         let listing = root.list()?;
-        let unopened = listing.unopened.into_iter();
-        skipped.extend(unopened.map(|(path, error)| (path, error.to_string())));
+        for (path, error) in listing.unopened {
+            skip(skipped, path, error)?;
+        }
         let mut inventory = Inventory {
             caches: Vec::new(),
             segments: Vec::new(),
@@ -84,9 +83,7 @@ impl Inventory {
         for cache in listing.caches {
             let path = cache.path().to_owned();
             match inventory.add_cache(cache, skipped) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    skipped.push((path, error.to_string()));
-                }
+                Err(error) if error.kind() != ErrorKind::NotFound => skip(skipped, path, error)?,
                 _ => {}
             }
         }
@@ -107,6 +104,7 @@ impl Inventory {
                 Ok(rows) => Some(rows),
                 // A corrupt segment is removed in its turn.
                 Err(error) if error.is_corruption() => None,
+                Err(SegmentError::Io(error)) if are_exhausted(&error) => return Err(error),
                 Err(error) => {
                     skipped.push((cache.path().join(&name), error.to_string()));
                     has_skipped = true;
@@ -133,7 +131,6 @@ impl Inventory {
         self.segments.append(&mut segments);
         self.caches.push(CacheEntry {
             cache,
-            dir,
             changed,
             module,
             last_used: last_used.unwrap_or_else(created),
@@ -146,4 +143,13 @@ impl Inventory {
     pub(super) fn bytes(&self) -> u64 {
         sum(self.segments.iter().map(|segment| segment.bytes))
     }
+}
+
+/// Skips a directory that cannot be read, but not for want of a descriptor: that says nothing about it.
+fn skip(skipped: &mut Vec<(PathBuf, String)>, path: PathBuf, error: io::Error) -> io::Result<()> {
+    if are_exhausted(&error) {
+        return Err(error);
+    }
+    skipped.push((path, error.to_string()));
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::clear::{is_manifest, remove_empty};
@@ -83,7 +84,7 @@ impl PruneReport {
 /// Removes what `keep` does not keep. With `dry_run`, only reports what would be removed.
 ///
 /// # Errors
-/// If the root itself cannot be listed. All other errors are in the report.
+/// If the root itself cannot be listed, or there are too few file descriptors to list a cache. All other errors are in the report.
 pub fn prune(root: &Root, keep: Keep, dry_run: bool) -> io::Result<PruneReport> {
     let mut report = PruneReport::default();
     let mut pruned = BTreeMap::new();
@@ -169,9 +170,11 @@ impl Inventory {
             let entry = &self.caches[segment.cache];
             let removed = match dry_run {
                 true => Ok(Some(true)),
-                false => entry.dir.stat(segment.name.as_ref()).and_then(|file| {
+                // Opened again, since there may be more caches than descriptors.
+                false => entry.cache.open().and_then(|dir| {
+                    let file = dir.stat(segment.name.as_ref())?;
                     match file.modified == segment.modified {
-                        true => remove_if_present(&*entry.dir, &segment.name).map(Some),
+                        true => remove_if_present(&*dir, &segment.name).map(Some),
                         false => Ok(None),
                     }
                 }),
@@ -206,13 +209,14 @@ impl Inventory {
             let entry = &self.caches[index];
             let is_empty = emptied.contains(&index);
             // Without the sync, a power loss could bring the rows back.
-            let removed = match (dry_run, is_empty) {
-                (true, _) => Ok(is_empty && holds_nothing_else(&*entry.dir)),
-                (false, false) => entry.dir.sync().map(|()| false),
-                (false, true) => entry
-                    .dir
-                    .sync()
-                    .and_then(|()| remove_empty(&entry.cache, &entry.dir)),
+            let remove = |dir: Arc<dyn Directory>| match (dry_run, is_empty) {
+                (true, _) => Ok(is_empty && holds_nothing_else(&*dir)),
+                (false, false) => dir.sync().map(|()| false),
+                (false, true) => dir.sync().and_then(|()| remove_empty(&entry.cache, &dir)),
+            };
+            let removed = match entry.cache.open() {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(is_empty),
+                dir => dir.and_then(remove),
             };
             match removed {
                 Ok(removed) => {
