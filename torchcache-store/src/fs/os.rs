@@ -80,12 +80,27 @@ fn make_dir(path: &Path) -> rustix::io::Result<()> {
         Err(Errno::EXIST) => return Ok(()), // another process made it
         made => made?,
     }
-    // Some file systems cannot sync directories, and some parents must not be read.
+    // Some parents must not be read.
     if let Ok(parent) = open(parent, OFlags::empty()) {
         let _ = share_with_group(path, &parent);
-        let _ = parent.sync_all();
+        sync_dir(&parent).inspect_err(|_| {
+            // The next opener would take it for one that survives a power loss.
+            let _ = rustix::fs::rmdir(path);
+        })?;
     }
     Ok(())
+}
+
+/// Syncs a directory, where its file system supports that.
+fn sync_dir(dir: &std::fs::File) -> rustix::io::Result<()> {
+    // The standard library knows which call makes a sync durable on each system.
+    let synced = dir
+        .sync_all()
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    match synced {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOTTY) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Lets the group write to a new directory if it may write to the parent, although the umask may deny
@@ -174,14 +189,7 @@ impl Directory for OsDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The standard library knows which call makes a sync durable on each system.
-        self.fd
-            .sync_all()
-            .or_else(|error| match Errno::from_io_error(&error) {
-                // Some file systems cannot sync directories.
-                Some(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOTTY) => Ok(()),
-                _ => Err(error),
-            })
+        Ok(sync_dir(&self.fd)?)
     }
 }
 

@@ -115,3 +115,26 @@ fn a_new_directory_is_synced_in_its_parent() {
     assert!(ends_at("fsync", &below));
     assert!(below.join("opened").exists() && !below.join("flushed").exists());
 }
+
+#[test]
+fn a_new_directory_that_cannot_be_synced_is_an_error() {
+    // The last three say that directories cannot be synced there.
+    for errno in [
+        libc::EIO,
+        libc::ENOSPC,
+        libc::EINVAL,
+        libc::ENOSYS,
+        libc::ENOTSUP,
+    ] {
+        let done = std::thread::spawn(move || {
+            let root = tempfile::tempdir().expect("a temporary directory");
+            let dir = root.path().join("new/below");
+            filter(libc::SYS_fsync, SeccompAction::Errno(errno as u32));
+            let opened = Store::open(&dir, manual_flush()).is_ok();
+            (opened, root.path().join("new").exists())
+        });
+        let is_unsupported = ![libc::EIO, libc::ENOSPC].contains(&errno);
+        let done = done.join().expect("it does not panic");
+        assert_eq!(done, (is_unsupported, is_unsupported), "{errno}");
+    }
+}
