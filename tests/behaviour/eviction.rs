@@ -169,3 +169,34 @@ fn queued_rows_do_not_reduce_the_memory_tier() {
     assert!(stats.memory.hits > 0, "{stats}");
     assert!(stats.memory.bytes <= 32 * ROW_BYTES, "{stats}");
 }
+
+#[torchcache(persistent = true, max_memory_cache_size = 0)]
+fn unbounded(xs: &Tensor) -> Tensor {
+    xs * 2
+}
+
+#[torchcache(
+    persistent = true,
+    max_memory_cache_size = 0,
+    max_persistent_cache_size = "200 KB"
+)]
+fn bounded(xs: &Tensor) -> Tensor {
+    xs * 3
+}
+
+#[test]
+fn a_set_bound_leaves_others_in_the_temporary_directory() {
+    let xs = Tensor::rand([100, 1000], (Kind::Float, device()));
+    let _ = unbounded(&xs);
+    unbounded_cache().flush().unwrap();
+    for rows in xs.split(10, 0) {
+        let _ = bounded(&rows);
+        bounded_cache().flush().unwrap();
+    }
+    let stats = bounded_cache().stats();
+    assert!(stats.disk.bytes <= 200_000, "{stats}");
+    assert!(stats.disk.evicted > 0, "{stats}");
+    assert!(same(&unbounded(&xs), &(&xs * 2)));
+    let stats = unbounded_cache().stats();
+    assert_eq!((stats.misses, stats.disk.hits), (100, 100), "{stats}");
+}

@@ -205,9 +205,11 @@ fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store
 }
 
 fn config(options: &Options) -> Config {
+    // All caches of the process share the temporary directory, which no one named.
+    let is_named = directory::configured(options).is_some();
     Config::default()
         .with_max_bytes(options.max_persistent_cache_size())
-        .with_max_root_bytes(options.directory_bound())
+        .with_max_root_bytes(options.directory_bound().filter(|_| is_named))
         .with_eviction(match options.eviction() {
             Eviction::Never => torchcache_store::Eviction::Never,
             _ => torchcache_store::Eviction::LeastRecentlyRead,

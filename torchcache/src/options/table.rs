@@ -45,7 +45,7 @@ macro_rules! for_each_option {
 
             /// The bound in bytes of what is on disk, rows of earlier runs included.
             ///
-            /// Set, it bounds the directory of the disk tier, all module hashes together: the segments that
+            /// Set, it bounds the directory that you name, all module hashes together: the segments that
             /// were read least recently are removed, whichever hash they are of. Of the caches of a
             /// process that share a directory, the largest bound holds. Not set, each module hash has a
             /// bound of its own.
