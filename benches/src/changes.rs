@@ -64,7 +64,7 @@ impl Changes {
     }
 }
 
-/// The memory that the process has, in bytes; zero where the system does not tell.
+/// The memory that the process has, in bytes; zero where the system does not report it.
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

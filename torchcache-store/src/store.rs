@@ -10,7 +10,7 @@ use crate::catalog::directory;
 use crate::catalog::located::Located;
 use crate::config::Config;
 use crate::engine::handle::Handle;
-use crate::engine::root::{Root, RootClaim};
+use crate::engine::root::{RootClaim, SharedRoot};
 use crate::engine::write_queue::{Stalled, is_flusher_thread};
 use crate::engine::{Engine, read};
 use crate::error::{FlushError, StoreError};
@@ -89,7 +89,7 @@ impl Store {
         let path = directory::resolve(dir)?;
         shutdown::register_exit_hook();
         let open = |path: PathBuf| {
-            let root = Root::shared(Arc::new(Os), &path);
+            let root = SharedRoot::shared(Arc::new(Os), &path);
             Handle::open(Arc::new(Os), path, root, &config)
         };
         let store = Store::new(registry::shared(path, open), &config);
@@ -121,7 +121,7 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let dir = dir.as_ref();
         let write_error = directory::probe(&*fs, dir)?;
-        let root = Root::above(fs.clone(), dir);
+        let root = SharedRoot::above(fs.clone(), dir);
         let store = Store::new(Handle::open(fs, dir.to_owned(), root, &config), &config);
         store.note_unwritable(write_error);
         Ok(store)

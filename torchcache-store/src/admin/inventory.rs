@@ -145,7 +145,7 @@ impl Inventory {
     }
 }
 
-/// Skips a directory that cannot be read, but not for want of a descriptor: that says nothing about it.
+/// Skips a directory that cannot be read, unless no descriptor is left: that says nothing about it.
 fn skip(skipped: &mut Vec<(PathBuf, String)>, path: PathBuf, error: io::Error) -> io::Result<()> {
     if are_exhausted(&error) {
         return Err(error);

@@ -84,7 +84,8 @@ impl PruneReport {
 /// Removes what `keep` does not keep. With `dry_run`, only reports what would be removed.
 ///
 /// # Errors
-/// If the root itself cannot be listed, or there are too few file descriptors to list a cache. All other errors are in the report.
+/// If the root itself cannot be listed, or there are too few file descriptors to list a cache. All other
+/// errors are in the report.
 pub fn prune(root: &Root, keep: Keep, dry_run: bool) -> io::Result<PruneReport> {
     let mut report = PruneReport::default();
     let mut pruned = BTreeMap::new();

@@ -10,7 +10,7 @@ use super::live_segment::LiveSegment;
 use super::{Catalog, Scan};
 use crate::fs::Directory;
 use crate::key::Key;
-use crate::segment::{Footer, Listing, MAX_LISTINGS, SegmentError, list_segments};
+use crate::segment::{Footer, MAX_LISTINGS, SegmentError, SegmentListing, list_segments};
 
 /// How often misses check at most whether the directory changed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -75,9 +75,9 @@ impl Catalog {
         };
         let (mut gone, mut before) = (HashSet::new(), None::<BTreeSet<String>>);
         for _ in 0..MAX_LISTINGS {
-            let Listing { names, time } = match &dir {
+            let SegmentListing { names, time } = match &dir {
                 Some(dir) => list_segments(&**dir)?,
-                None => Listing::default(),
+                None => SegmentListing::default(),
             };
             scan.skipped.retain(|name, _| names.contains(name));
             let known = scan.names.iter();

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use super::root::Root;
+use super::root::SharedRoot;
 use super::write_queue::is_flusher_thread;
 use super::{Engine, eviction, flusher};
 use crate::config::Config;
@@ -27,7 +27,7 @@ impl Handle {
     pub(crate) fn open(
         fs: Arc<dyn FileSystem>,
         dir: PathBuf,
-        root: Option<Arc<Root>>,
+        root: Option<Arc<SharedRoot>>,
         config: &Config,
     ) -> Arc<Handle> {
         let engine = Arc::new(Engine::new(fs, dir, root, config));

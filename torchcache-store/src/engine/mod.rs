@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use self::root::Root;
+use self::root::SharedRoot;
 use self::write_queue::{QueueLimits, WriteQueue, is_flusher_thread};
 use crate::catalog::Catalog;
 use crate::config::{Config, Eviction};
@@ -36,7 +36,7 @@ pub(crate) struct Engine {
     pub(crate) queue: WriteQueue,
     pub(crate) counters: StoreCounters,
     /// The directory above; `None` for one that has none.
-    pub(crate) root: Option<Arc<Root>>,
+    pub(crate) root: Option<Arc<SharedRoot>>,
     config: RwLock<Arc<Config>>,
 }
 
@@ -54,7 +54,7 @@ impl Engine {
     pub(crate) fn new(
         fs: Arc<dyn FileSystem>,
         dir: PathBuf,
-        root: Option<Arc<Root>>,
+        root: Option<Arc<SharedRoot>>,
         config: &Config,
     ) -> Engine {
         Engine {

@@ -16,12 +16,12 @@ use crate::sync::{Mutex, MutexGuard};
 pub(super) const SLACK_FRACTION: u64 = 16;
 
 /// The roots of the stores on the file system of the operating system.
-static ROOTS: LazyLock<std::sync::Mutex<HashMap<PathBuf, Weak<Root>>>> =
+static ROOTS: LazyLock<std::sync::Mutex<HashMap<PathBuf, Weak<SharedRoot>>>> =
     LazyLock::new(std::sync::Mutex::default);
 
 /// What a process knows of a root.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub(crate) struct SharedRoot {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) path: PathBuf,
     state: Mutex<RootState>,
@@ -67,12 +67,12 @@ impl RootState {
 /// Bounds a root while it exists.
 #[derive(Debug)]
 pub(crate) struct RootClaim {
-    root: Arc<Root>,
+    root: Arc<SharedRoot>,
     bytes: u64,
 }
 
 impl RootClaim {
-    pub(crate) fn new(root: &Arc<Root>, bytes: u64) -> RootClaim {
+    pub(crate) fn new(root: &Arc<SharedRoot>, bytes: u64) -> RootClaim {
         let mut state = root.state();
         if state.bounds.is_empty() {
             state.added = None; // what happened without a bound was not recorded
@@ -93,11 +93,11 @@ impl Drop for RootClaim {
     }
 }
 
-impl Root {
+impl SharedRoot {
     /// The root of a directory; each call makes one.
-    pub(crate) fn above(fs: Arc<dyn FileSystem>, dir: &Path) -> Option<Arc<Root>> {
+    pub(crate) fn above(fs: Arc<dyn FileSystem>, dir: &Path) -> Option<Arc<SharedRoot>> {
         let path = dir.parent()?.to_owned();
-        Some(Arc::new(Root {
+        Some(Arc::new(SharedRoot {
             fs,
             path,
             state: Mutex::default(),
@@ -106,12 +106,12 @@ impl Root {
     }
 
     /// The root of a directory, which all stores below it share.
-    pub(crate) fn shared(fs: Arc<dyn FileSystem>, dir: &Path) -> Option<Arc<Root>> {
+    pub(crate) fn shared(fs: Arc<dyn FileSystem>, dir: &Path) -> Option<Arc<SharedRoot>> {
         let mut roots = ROOTS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(root) = dir.parent().and_then(|path| roots.get(path)?.upgrade()) {
             return Some(root);
         }
-        let root = Root::above(fs, dir)?;
+        let root = SharedRoot::above(fs, dir)?;
         roots.retain(|_, root| root.strong_count() > 0);
         roots.insert(root.path.clone(), Arc::downgrade(&root));
         Some(root)

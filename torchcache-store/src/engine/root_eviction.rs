@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use super::root::{Root, SLACK_FRACTION};
+use super::root::{SLACK_FRACTION, SharedRoot};
 use super::{Engine, eviction};
 use crate::catalog::directory;
 use crate::clock;
@@ -81,7 +81,7 @@ impl ListedCache {
 }
 
 /// Lists the caches, if that is due.
-fn list_if_due<'r>(engine: &Engine, root: &'r Root) -> Option<ListedRoot<'r>> {
+fn list_if_due<'r>(engine: &Engine, root: &'r SharedRoot) -> Option<ListedRoot<'r>> {
     let is_due = || root.record(cache_name(engine), eviction::live(&engine.catalog));
     is_due()?;
     let enforcing = root.enforcing();
@@ -108,7 +108,7 @@ fn list_if_due<'r>(engine: &Engine, root: &'r Root) -> Option<ListedRoot<'r>> {
     }
 }
 
-fn list(engine: &Engine, root: &Root) -> io::Result<Vec<ListedCache>> {
+fn list(engine: &Engine, root: &SharedRoot) -> io::Result<Vec<ListedCache>> {
     let entries = root.fs.open_dir(&root.path, false)?.list()?;
     let names = entries.into_iter().filter(|entry| !entry.is_file);
     // What cannot be opened, or belongs to another user, is no cache of this one.
@@ -119,7 +119,7 @@ fn list(engine: &Engine, root: &Root) -> io::Result<Vec<ListedCache>> {
     Ok(caches.collect())
 }
 
-fn list_cache(root: &Root, name: OsString) -> io::Result<ListedCache> {
+fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
     let dir = directory::open(&*root.fs, &root.path.join(&name), false)?;
     let metadata = dir.metadata()?;
     let mut reads = HashMap::new();
@@ -150,7 +150,7 @@ fn list_cache(root: &Root, name: OsString) -> io::Result<ListedCache> {
 }
 
 /// Removes segments that were read least recently, until the caches are clearly within the bound.
-fn evict(engine: &Engine, root: &Root, listed: ListedRoot<'_>) {
+fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot<'_>) {
     let ListedRoot {
         bound,
         total,

@@ -75,7 +75,7 @@ pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
 /// The segments that a directory had at about one moment. Where another process publishes the result of a
 /// compaction meanwhile, a listing may lack both the result and a source.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub(crate) struct SegmentListing {
     /// In the order of their age, for the names that torchcache gives.
     pub(crate) names: BTreeSet<String>,
     /// The directory's time, if it did not change during the listing and any later change gives it
@@ -84,12 +84,12 @@ pub(crate) struct Listing {
 }
 
 /// Lists the segments of a directory once.
-pub(crate) fn list_segments(dir: &dyn Directory) -> io::Result<Listing> {
+pub(crate) fn list_segments(dir: &dyn Directory) -> io::Result<SegmentListing> {
     let time = dir.metadata()?.modified;
     let is_settled = time.elapsed().is_ok_and(|age| age > clock_step(time));
     let names = segment_names(dir)?.into_iter().collect();
     let is_same = is_settled && dir.metadata().is_ok_and(|dir| dir.modified == time);
-    Ok(Listing {
+    Ok(SegmentListing {
         names,
         time: is_same.then_some(time),
     })
@@ -113,7 +113,7 @@ pub(crate) fn visit_segments(
 ) -> io::Result<BTreeSet<String>> {
     let mut last: Option<BTreeSet<String>> = None;
     for _ in 0..MAX_LISTINGS {
-        let Listing { names, time } = list_segments(dir)?;
+        let SegmentListing { names, time } = list_segments(dir)?;
         let is_new = |name: &&String| last.as_ref().is_none_or(|last| !last.contains(*name));
         let new: Vec<String> = names.iter().filter(is_new).cloned().collect();
         let is_complete = last.as_ref() == Some(&names) || names.is_empty() && time.is_some();

@@ -73,9 +73,9 @@ static PERMANENT: Mutex<Claims<Claimant>> = Mutex::new(Claims::new(MAX_CLAIMS));
 static HELD: Mutex<BTreeMap<[u8; 32], (Claimant, usize)>> = Mutex::new(BTreeMap::new());
 
 /// A claim that ends when this is dropped.
-struct Held([u8; 32]);
+struct HeldClaim([u8; 32]);
 
-impl Drop for Held {
+impl Drop for HeldClaim {
     fn drop(&mut self) {
         let mut held = lock(&HELD);
         if let Some((_, count)) = held.get_mut(&self.0) {
@@ -110,7 +110,7 @@ impl Claimant {
             return Err(Conflict::With(*first));
         }
         *count += 1;
-        Ok(Some(Arc::new(Held(identity))))
+        Ok(Some(Arc::new(HeldClaim(identity))))
     }
 }
 

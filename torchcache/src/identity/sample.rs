@@ -66,7 +66,7 @@ fn line_digest(line: &[u8; LINE], secret: &[u64; LINE / 8]) -> u64 {
 
 /// The rows of a tensor, in elements or bytes.
 #[derive(Debug, Clone, Copy)]
-struct Rows {
+struct RowLayout {
     count: usize,
     length: usize,
 }
@@ -74,7 +74,7 @@ struct Rows {
 /// The places in the rows of a tensor that are read, each the start of a piece.
 #[derive(Debug)]
 struct Places<'g> {
-    rows: Rows,
+    rows: RowLayout,
     /// The length of a piece.
     piece: usize,
     /// How many pieces cover a row.
@@ -95,7 +95,7 @@ struct Places<'g> {
 
 impl<'g> Places<'g> {
     /// Pieces of rows that are not shorter than a piece: at least one of each row and of `max_spacing`.
-    fn new(rows: Rows, piece: usize, max_spacing: usize, guide: Option<&'g Guide>) -> Self {
+    fn new(rows: RowLayout, piece: usize, max_spacing: usize, guide: Option<&'g Guide>) -> Self {
         let pieces = rows.length.div_ceil(piece);
         let by_column = (pieces * ROWS_PER_COLUMN).div_ceil(rows.count);
         let of_each_row = rows.length.div_ceil(max_spacing).max(by_column);
@@ -207,7 +207,7 @@ pub(super) fn sample_bytes(
     if row_bytes <= LINE {
         return sample.extend_from_slice(bytes);
     }
-    let rows = Rows {
+    let rows = RowLayout {
         count: bytes.len() / row_bytes,
         length: row_bytes,
     };
@@ -247,7 +247,7 @@ pub(super) fn sample_elements(elements: &StridedElements<'_>, row: usize, sample
     if row * size <= LINE {
         return (0..count).for_each(|at| sample.extend_from_slice(elements.get(at)));
     }
-    let rows = Rows {
+    let rows = RowLayout {
         count: count / row,
         length: row,
     };
@@ -271,7 +271,7 @@ mod tests {
             (768, 3_072),
             (30_000, 256),
         ] {
-            let rows = Rows { count, length };
+            let rows = RowLayout { count, length };
             let (mut in_rows, mut in_columns) = (vec![0; count], BTreeMap::new());
             for begin in Places::new(rows, LINE, MAX_SPACING, None) {
                 let (row, column) = (begin / length, begin % length);
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn even_rows_alone_show_every_column() {
-        let rows = Rows {
+        let rows = RowLayout {
             count: 768,
             length: 3_072,
         };

@@ -31,7 +31,7 @@ pub(crate) struct Snapshot {
     /// Keep the storage of the recorded tensors alive. Not read: they are in a lock since a `Tensor`
     /// is not `Sync`.
     aliases: Mutex<Vec<Tensor>>,
-    /// Where the gradients of the recorded tensors that had one were largest, if libtorch could tell.
+    /// Where the gradients of the recorded tensors that had one were largest, if libtorch could find it.
     guides: Arc<[Option<Arc<Guide>>]>,
     devices: Devices,
 }
