@@ -18,6 +18,7 @@ mod build_inputs;
 mod cached;
 mod cut_batches;
 mod derived_modules;
+mod device_copies;
 mod eviction;
 mod faults;
 mod generic_modules;

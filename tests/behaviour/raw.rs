@@ -1,10 +1,13 @@
-//! A tensor of a kind that tch does not know, a write that libtorch does not notice, and autocast without
-//! a GPU. The only file of this package with `unsafe`.
+//! A tensor of a kind that tch does not know, a write that libtorch does not notice, autocast without a
+//! GPU, and the fake CUDA device. The only file of this package with `unsafe`.
 
 #![expect(
     unsafe_code,
-    reason = "tch has no safe way to name an unknown kind, to write past libtorch, or to set autocast"
+    reason = "tch has no safe way to name an unknown kind, to write past libtorch, or to set autocast; \
+              the fake CUDA device is C++"
 )]
+
+use std::ffi::c_void;
 
 use tch::{Device, Kind, Tensor};
 
@@ -57,4 +60,40 @@ pub(crate) fn autocast<R>(run: impl FnOnce() -> R) -> R {
 pub(crate) fn is_autocast() -> bool {
     // SAFETY: it reads a setting of this thread, and takes no pointer.
     (unsafe { torch_sys::at_autocast_is_enabled() }) & 1 == 1
+}
+
+/// Copies between host and device since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub(crate) struct Copies {
+    pub(crate) to_device: u64,
+    pub(crate) bytes_to_device: u64,
+    pub(crate) from_device: u64,
+    pub(crate) bytes_from_device: u64,
+}
+
+/// The copies that the fake CUDA device counted. `None` without it.
+pub(crate) fn copies() -> Option<Copies> {
+    // SAFETY: the name ends with a zero byte.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"fake_cuda_copies".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
+    let count: extern "C" fn(*mut Copies) =
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut Copies)>(symbol) };
+    let mut copies = Copies::default();
+    // It writes four integers of 64 bits, the fields.
+    count(&mut copies);
+    Some(copies)
+}
+
+/// Reads the first float of a tensor on the host, wherever it is: of a fake CUDA device's, this ends the
+/// process.
+pub(crate) fn read_on_host(tensor: &Tensor) -> f32 {
+    assert_eq!(tensor.kind(), Kind::Float);
+    assert!(tensor.numel() > 0 && copies().is_some());
+    // SAFETY: the memory of the fake device is mapped, for the first element at least, and aligned.
+    // Unless it may be read, the process ends here.
+    unsafe { tensor.data_ptr().cast::<f32>().read_volatile() }
 }

@@ -195,7 +195,8 @@ fn ids_are_strings_integers_or_a_tensor() {
 
     let ids = Tensor::from_slice(&[5i64, 6, 7]).to_device(device());
     by_tensor(&xs, &ids);
-    let ys = by_tensor(&part, &Tensor::from_slice(&[7i32, 8]));
+    let others = Tensor::from_slice(&[7i32, 8]).to_device(device());
+    let ys = by_tensor(&part, &others);
     assert!(same(&ys.get(0), &(xs.get(2) * 7)));
     assert!(same(&ys.get(1), &(xs.get(2) * 8)));
     assert_eq!(by_tensor_cache().stats().memory.hits, 1);

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::Plan;
 use crate::release::{DEFAULT, Release};
@@ -46,6 +46,9 @@ pub(crate) enum Command {
         /// Run the long ones as well: compile-fail cases, long faults, interleavings
         #[arg(long)]
         all: bool,
+        /// Run the tests of behaviour on this device instead
+        #[arg(long, conflicts_with = "all")]
+        device: Option<Device>,
         /// 0.26 (torch 2.13.0) or 0.24 (torch 2.11.0)
         #[arg(long, value_name = "VERSION", default_value = DEFAULT.tch, value_parser = Release::parse)]
         tch: &'static Release,
@@ -79,6 +82,12 @@ pub(crate) enum Command {
     CudaBundle,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Device {
+    /// A CUDA device made of host memory, for machines without a GPU
+    Fake,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +115,7 @@ mod tests {
             parse("test --tch=0.24 -- name").unwrap(),
             Command::Test {
                 all: false,
+                device: None,
                 tch: oldest,
                 args
             }
@@ -115,6 +125,18 @@ mod tests {
                 .unwrap_err()
                 .contains("0.26 or 0.24")
         );
+    }
+
+    #[test]
+    fn tests_run_on_a_known_device_only() {
+        let device = |line| match parse(line) {
+            Ok(Command::Test { device, .. }) => Ok(device),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!(device("test"), Ok(None));
+        assert_eq!(device("test --device fake -- x"), Ok(Some(Device::Fake)));
+        assert!(device("test --device cuda").unwrap_err().contains("fake"));
+        assert!(device("test --device fake --all").is_err());
     }
 
     #[test]

@@ -16,8 +16,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use cli::{Cli, Command};
-use commands::{bench, cuda_bundle, demo, docs, layout, planted, sanitize, soak, test};
+use cli::{Cli, Command, Device};
+use commands::{
+    bench, cuda_bundle, demo, docs, fake_device, layout, planted, sanitize, soak, test,
+};
 use install::{libtorch, minilm};
 use shell::Reported;
 
@@ -41,7 +43,15 @@ fn run(command: Command) -> Result<()> {
         Command::Setup { tch } => libtorch::prepare(root, tch).map(|_| ()),
         Command::Minilm => minilm::folder(root).map(|folder| println!("{}", folder.display())),
         Command::Demo { args } => demo::run(root, &args),
-        Command::Test { all, tch, args } => test::run(root, tch, all, &args),
+        Command::Test {
+            all,
+            device,
+            tch,
+            args,
+        } => match device {
+            Some(Device::Fake) => fake_device::run(root, tch, &args),
+            None => test::run(root, tch, all, &args),
+        },
         Command::Bench(plan) => bench::run(root, &plan),
         Command::Soak { names } => soak::run(root, &names),
         Command::Planted { names } => planted::run(root, &names),

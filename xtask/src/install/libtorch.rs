@@ -16,6 +16,8 @@ use crate::release::{self, RELEASES, Release};
 
 /// The environment of builds with a libtorch that exists and fits.
 pub(crate) struct Libtorch {
+    /// It has `include/` and `lib/`.
+    pub(crate) folder: PathBuf,
     variables: Vec<(&'static str, OsString)>,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn prepare(root: &Path, release: &'static Release) -> Result<Libtorch
         variables.push(("TORCHCACHE_LINK_CUDA", "1".into()));
     }
     eprintln!("libtorch for tch {}: {}", release.tch, folder.display());
-    Ok(Libtorch { variables })
+    Ok(Libtorch { folder, variables })
 }
 
 fn choose(use_python: bool, variable: Option<PathBuf>, root: &Path) -> LibtorchSource {

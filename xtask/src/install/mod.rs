@@ -1,6 +1,7 @@
 //! What commands need from elsewhere: taken from where the environment says, else installed below
 //! `target/`.
 
+pub(crate) mod fake_cuda;
 pub(crate) mod fashion_mnist;
 pub(crate) mod libtorch;
 pub(crate) mod minilm;

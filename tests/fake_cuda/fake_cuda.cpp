@@ -1,0 +1,264 @@
+// A CUDA device made of host memory. Preloaded into a program that does not load libtorch_cuda, it runs
+// what the program does with tensors on `cuda:0` on the CPU, one operation at a time, without streams.
+//
+// As on a GPU, device memory cannot be used by the host: it is protected between libtorch's operations, and
+// an access outside of them ends the process with SIGSEGV. Operations on tensors of several devices fail, and
+// copies between host and device are counted.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/native/CPUFallback.h>
+#include <ATen/native/Resize.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
+#include <ATen/ops/view_native.h>
+#include <c10/core/impl/FakeGuardImpl.h>
+#include <torch/library.h>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace {
+
+// Copies between host and device, also those that an operation makes to return a value to the host.
+struct Copies {
+    std::atomic<uint64_t> count, bytes;
+
+    void add(size_t n) {
+        count++;
+        bytes += n;
+    }
+};
+Copies to_device, from_device;
+
+// The allocations of the device, and how many operations run.
+std::mutex memory_mutex;
+std::map<void *, size_t> allocations;
+int running = 0;
+
+void protect_all(int protection) {
+    for (auto &[address, bytes] : allocations)
+        TORCH_CHECK(mprotect(address, bytes, protection) == 0, "fake CUDA: mprotect failed");
+}
+
+// An operation of the device: while one runs, its memory can be used.
+struct Operation {
+    Operation() {
+        std::lock_guard<std::mutex> guard(memory_mutex);
+        if (running++ == 0) protect_all(PROT_READ | PROT_WRITE);
+    }
+    ~Operation() {
+        std::lock_guard<std::mutex> guard(memory_mutex);
+        if (--running == 0) protect_all(PROT_NONE);
+    }
+    Operation(const Operation &) = delete;
+};
+
+// Whether this thread is in libtorch's fallback to the CPU, which copies all tensors: a GPU would not.
+thread_local bool in_fallback = false;
+
+struct Allocator final : c10::Allocator {
+    static void free(void *address) {
+        std::lock_guard<std::mutex> guard(memory_mutex);
+        auto found = allocations.find(address);
+        if (found == allocations.end()) return;
+        munmap(address, found->second);
+        allocations.erase(found);
+    }
+
+    c10::DataPtr allocate(size_t bytes) override {
+        const c10::Device device(c10::kCUDA, 0);
+        if (bytes == 0) return {nullptr, nullptr, &free, device};
+        std::lock_guard<std::mutex> guard(memory_mutex);
+        const int protection = running == 0 ? PROT_NONE : PROT_READ | PROT_WRITE;
+        void *address = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        TORCH_CHECK_WITH(OutOfMemoryError, address != MAP_FAILED, "CUDA out of memory (fake device)");
+        allocations[address] = bytes;
+        return {address, address, &free, device};
+    }
+
+    c10::DeleterFnPtr raw_deleter() const override { return &free; }
+
+    void copy_data(void *to, const void *from, size_t bytes) const override {
+        Operation operation;
+        std::memcpy(to, from, bytes);
+    }
+};
+Allocator allocator;
+
+// libtorch finds it by its name.
+struct CUDAHooks : at::CUDAHooksInterface {
+    explicit CUDAHooks(at::CUDAHooksArgs) {}
+    void init() const override {}
+    bool hasCUDA() const override { return true; }
+    bool isBuilt() const override { return true; }
+    bool isAvailable() const override { return true; }
+    bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+    c10::DeviceIndex deviceCount() const override { return 1; }
+    int getNumGPUs() const override { return 1; }
+    c10::DeviceIndex current_device() const override { return 0; }
+    void deviceSynchronize(c10::DeviceIndex) const override {}
+    const at::Generator &getDefaultGenerator(c10::DeviceIndex) const override {
+        return at::detail::getDefaultCPUGenerator();
+    }
+    at::Generator getNewGenerator(c10::DeviceIndex) const override {
+        return at::detail::createCPUGenerator();
+    }
+    c10::Allocator *getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
+    c10::Allocator *getCUDADeviceAllocator() const override { return &allocator; }
+    at::Device getDeviceFromPtr(void *) const override { return at::Device(at::kCUDA, 0); }
+};
+
+// The memory of a tensor as a tensor on the CPU.
+at::Tensor on_host(const at::Tensor &tensor) {
+    if (!tensor.is_cuda()) return tensor;
+    auto *data = const_cast<void *>(tensor.const_data_ptr());
+    return at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+}
+
+at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> type, std::optional<at::Layout>,
+                 std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+    const c10::DispatchKeySet keys(c10::DispatchKey::CUDA);
+    return at::detail::empty_generic(size, &allocator, keys, c10::dtype_or_default(type), format);
+}
+
+at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> type,
+                         std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
+    const c10::DispatchKeySet keys(c10::DispatchKey::CUDA);
+    return at::detail::empty_strided_generic(size, stride, &allocator, keys, c10::dtype_or_default(type));
+}
+
+at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking) {
+    if (self.numel() > 0 && !in_fallback && self.is_cuda() != source.is_cuda())
+        (self.is_cuda() ? to_device : from_device).add(self.nbytes());
+    Operation operation;
+    on_host(self).copy_(on_host(source), non_blocking);
+    return self;
+}
+
+at::Tensor copy_from_and_resize(const at::Tensor &from, const at::Tensor &to) {
+    if (to.sizes() != from.sizes()) to.resize_(from.sizes());
+    Operation operation;
+    on_host(to).copy_(on_host(from));
+    return to;
+}
+
+const at::Tensor &resize_(const at::Tensor &self, c10::IntArrayRef size, std::optional<at::MemoryFormat>) {
+    auto *tensor = self.unsafeGetTensorImpl();
+    tensor->set_sizes_contiguous(size);
+    const size_t bytes = tensor->numel() * tensor->itemsize() + tensor->storage_offset() * tensor->itemsize();
+    auto &storage = tensor->unsafe_storage();
+    if (storage.nbytes() < bytes) {
+        Operation operation;
+        auto data = allocator.allocate(bytes);
+        if (storage.nbytes() > 0) std::memcpy(data.get(), storage.data(), storage.nbytes());
+        storage.set_data_ptr(std::move(data));
+        storage.set_nbytes(bytes);
+    }
+    return self;
+}
+
+at::Tensor &set_storage(at::Tensor &self, at::Storage storage, int64_t offset, c10::IntArrayRef size,
+                        c10::IntArrayRef stride) {
+    auto *tensor = self.unsafeGetTensorImpl();
+    tensor->set_storage_keep_dtype(std::move(storage));
+    tensor->set_storage_offset(offset);
+    const bool contiguous = stride.empty() && !size.empty();
+    const auto strides = contiguous ? at::detail::defaultStrides(size) : std::vector<int64_t>();
+    tensor->set_sizes_and_strides(size, contiguous ? c10::IntArrayRef(strides) : stride);
+    return self;
+}
+
+// Fails as CUDA's kernels do. Indexing takes indices on the CPU as well.
+void check_devices(const std::string &name, c10::ArrayRef<c10::IValue> arguments) {
+    constexpr std::array<std::string_view, 4> indexing = {"aten::index", "aten::index_put_",
+                                                          "aten::_index_put_impl_", "aten::_unsafe_index"};
+    if (std::find(indexing.begin(), indexing.end(), name) != indexing.end()) return;
+    for (const auto &argument : arguments) {
+        if (!argument.isTensor()) continue;
+        const auto &tensor = argument.toTensor();
+        TORCH_CHECK(!tensor.defined() || tensor.is_cuda() || tensor.dim() == 0,
+                    "Expected all tensors to be on the same device (fake CUDA: ", name, ")");
+    }
+}
+
+// What such an operation returns to the host, or needs there, is copied from the device.
+void count_result(const std::string &name) {
+    constexpr std::array<std::string_view, 4> on_host = {"aten::_local_scalar_dense", "aten::equal",
+                                                         "aten::nonzero", "aten::masked_select"};
+    if (std::find(on_host.begin(), on_host.end(), name) != on_host.end()) from_device.add(8);
+}
+
+void fallback(const c10::OperatorHandle &op, torch::jit::Stack *stack) {
+    const auto &name = op.schema().operator_name().name;
+    check_devices(name, torch::jit::last(*stack, op.schema().arguments().size()));
+    if (!in_fallback) count_result(name);
+    struct InFallback {
+        bool before = std::exchange(in_fallback, true);
+        ~InFallback() { in_fallback = before; }
+    };
+    Operation operation;
+    InFallback inside;
+    at::native::cpu_fallback(op, stack);
+}
+
+TORCH_LIBRARY_IMPL(_, CUDA, library) {
+    library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
+
+TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+    using at::Tensor;
+    using Ints = c10::IntArrayRef;
+    library.impl("empty.memory_format", &empty);
+    library.impl("empty_strided", &empty_strided);
+    library.impl("copy_", &copy_);
+    library.impl("_copy_from_and_resize", &copy_from_and_resize);
+    library.impl("resize_", &resize_);
+    library.impl("set_.source_Storage_storage_offset", &set_storage);
+    // Views read no element.
+    library.impl("as_strided", [](const Tensor &self, Ints size, Ints stride, std::optional<int64_t> offset) {
+        return at::native::as_strided_tensorimpl(self, size, stride, offset);
+    });
+    library.impl("view", [](const Tensor &self, Ints size) { return at::native::view(self, size); });
+    library.impl("_reshape_alias", [](const Tensor &self, Ints size, Ints stride) {
+        return at::native::_reshape_alias(self, size, stride);
+    });
+    library.impl("view_as_real", [](const Tensor &self) { return at::native::view_as_real(self); });
+    library.impl("view_as_complex", [](const Tensor &self) { return at::native::view_as_complex(self); });
+    library.impl("unfold", [](const Tensor &self, int64_t dimension, int64_t size, int64_t step) {
+        return at::native::unfold(self, dimension, size, step);
+    });
+}
+
+REGISTER_ALLOCATOR(c10::kCUDA, &allocator)
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::FakeGuardImpl<c10::DeviceType::CUDA>)
+
+} // namespace
+
+namespace at {
+using ::CUDAHooks;
+REGISTER_CUDA_HOOKS(CUDAHooks)
+} // namespace at
+
+// The copies since the start: their number and bytes to the device, and from it.
+extern "C" void fake_cuda_copies(uint64_t copies[4]) {
+    copies[0] = to_device.count;
+    copies[1] = to_device.bytes;
+    copies[2] = from_device.count;
+    copies[3] = from_device.bytes;
+}
