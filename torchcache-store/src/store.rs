@@ -366,7 +366,7 @@ impl Store {
             pending_rows,
             pending_bytes,
             stored_rows: get(&counters.stored_rows),
-            evicted_rows: get(&counters.evicted_rows),
+            evicted_rows: get(&catalog.evicted_rows),
             refused_rows: get(&counters.refused_rows),
             lost_rows: get(&counters.lost_rows),
             compacted_segments: get(&counters.compacted_segments),

@@ -49,6 +49,8 @@ pub(crate) struct Catalog {
     scan: Mutex<Scan>,
     /// About how many entries of the index belong to detached segments.
     dead_entries: AtomicU64,
+    /// How many rows were removed for want of room.
+    pub(crate) evicted_rows: AtomicU64,
 }
 
 /// What is known of the files of the directory.
@@ -128,6 +130,7 @@ impl Catalog {
                 retry_unshadow: false,
             }),
             dead_entries: AtomicU64::new(0),
+            evicted_rows: AtomicU64::new(0),
         }
     }
 

@@ -124,33 +124,31 @@ fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
         *excess = excess.saturating_sub(segment.bytes);
         is_evicted
     });
-    let rows = evict_all(catalog, scan, &segments);
-    let evicted = &engine.counters.evicted_rows;
-    evicted.fetch_add(rows, Ordering::Relaxed);
+    evict_all(catalog, scan, &segments);
 }
 
-/// Removes segments of these names, also those that cannot be read. Returns their rows.
-pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) -> u64 {
+/// Removes segments of these names, also those that cannot be read.
+pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) {
     catalog.refresh_size(); // other processes may have written some
     let mut scan = catalog.scan();
     let mut segments = catalog.live_segments();
     segments.retain(|segment| names.contains(segment.name()));
-    let rows = evict_all(catalog, &mut scan, &segments);
+    evict_all(catalog, &mut scan, &segments);
     let skipped = scan
         .skipped
         .extract_if(|name, file| names.contains(name.as_str()) && !file.is_left_alone());
     let skipped: Vec<String> = skipped.map(|(name, _)| name).collect();
     catalog.remove(skipped.iter().map(String::as_str));
-    rows
 }
 
-/// Removes segments, and returns how many rows they have.
-fn evict_all(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegment>]) -> u64 {
+/// Removes segments, and counts their rows.
+fn evict_all(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegment>]) {
     let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
     catalog.detach(scan, &ids);
     // Still under the lock, or a refresh would insert them again.
     catalog.delete(segments);
-    segments.iter().map(|segment| segment.rows).sum()
+    let rows = segments.iter().map(|segment| segment.rows).sum();
+    catalog.evicted_rows.fetch_add(rows, Ordering::Relaxed);
 }
 
 /// Skipped files are removed first, since they serve no row.

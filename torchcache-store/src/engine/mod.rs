@@ -44,7 +44,6 @@ pub(crate) struct Engine {
 #[derive(Debug, Default)]
 pub(crate) struct StoreCounters {
     pub(crate) stored_rows: AtomicU64,
-    pub(crate) evicted_rows: AtomicU64,
     pub(crate) refused_rows: AtomicU64,
     pub(crate) compacted_segments: AtomicU64,
     pub(crate) lost_rows: AtomicU64,

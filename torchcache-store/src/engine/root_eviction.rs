@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::root::{SLACK_FRACTION, SharedRoot};
@@ -187,18 +186,13 @@ fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot<'_>) {
         match root.member(&cache.name) {
             Some(member) => {
                 let names = segments.iter().map(|segment| segment.name.as_str());
-                count_evicted(engine, eviction::evict_named(&member, &names.collect()));
+                eviction::evict_named(&member, &names.collect());
             }
             None => remove_all(engine, &root.path.join(&cache.name), &segments),
         }
         root.record(&cache.name, cache.bytes());
     }
     root.set_evicted(target);
-}
-
-fn count_evicted(engine: &Engine, rows: u64) {
-    let evicted = &engine.counters.evicted_rows;
-    evicted.fetch_add(rows, Ordering::Relaxed);
 }
 
 /// Removes segments of a cache that no store of this process has open.
@@ -224,12 +218,9 @@ fn remove(engine: &Engine, dir: &dyn Directory, segment: &ListedSegment) {
     if !is_unread || matches!(rows, Err(SegmentError::FutureVersion(_))) {
         return;
     }
-    match remove_if_present(dir, &segment.name) {
-        Ok(_) => count_evicted(engine, rows.unwrap_or(0)),
-        Err(error) => {
-            let path = dir.path().join(&segment.name);
-            let reason = format_args!("cannot remove it: {error}");
-            engine.catalog.faults.note(Fault::Write, &path, reason);
-        }
+    if let Err(error) = remove_if_present(dir, &segment.name) {
+        let path = dir.path().join(&segment.name);
+        let reason = format_args!("cannot remove it: {error}");
+        engine.catalog.faults.note(Fault::Write, &path, reason);
     }
 }

@@ -95,9 +95,14 @@ fn the_least_recently_read_cache_is_evicted_first() {
         put(&b, 0..25);
         assert_eq!(present(&a, 0..25), 25);
         let open = if are_closed { Vec::new() } else { vec![a, b] };
-        put(&self::open(root.path(), "c"), 0..25);
+        let c = self::open(root.path(), "c");
+        put(&c, 0..25);
+        assert_eq!(c.stats().evicted_rows, 0, "rows of another cache");
         let [a, b] = ["a", "b"].map(|name| present(&self::open(root.path(), name), 0..25));
         assert!(a == 25 && b < 25, "{a} and {b} rows, closed: {are_closed}");
+        if let [_, evicted] = &*open {
+            assert_eq!(evicted.stats().evicted_rows, 25 - b as u64);
+        }
         drop(open);
     }
 }
