@@ -52,10 +52,10 @@ pub(crate) fn fill_with_bad_segments(dir: &Path) {
     let mut future = sound.clone();
     future[8] = VERSION as u8 + 1;
     for (name, bytes) in [
-        ("corrupt.tcs", &[7; 100][..]),
+        ("0000000000000001-1-1.tcs", &[7; 100][..]),
         ("future.tcs", &future),
         ("open.tcs", &sound),
-        ("short.tcs", &[7; 10]),
+        ("0000000000000002-1-2.tcs", &[7; 10]),
     ] {
         fs::write(dir.join(name), bytes).unwrap();
     }
