@@ -24,9 +24,7 @@ const MAX_REMEMBERED: usize = 256;
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// The local file systems that note the time of every change.
-const FILE_SYSTEMS: [&str; 8] = [
-    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay",
-];
+const FILE_SYSTEMS: [&str; 7] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"];
 
 /// The digest of a file's content. `root`: where it is remembered.
 ///
@@ -61,7 +59,8 @@ fn state(file: &File, now: SystemTime) -> Option<String> {
     let metadata = file.metadata().ok()?;
     let changed = UNIX_EPOCH + Duration::from_secs(metadata.st_ctime().try_into().ok()?);
     let is_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLED);
-    if !metadata.is_file() || !is_settled || !notes_changes(metadata.st_dev()) {
+    let is_noted = notes_changes(metadata.st_dev()) && writes_back();
+    if !metadata.is_file() || !is_settled || !is_noted {
         return None;
     }
     Some(format!(
@@ -79,6 +78,18 @@ fn state(file: &File, now: SystemTime) -> Option<String> {
 #[cfg(not(target_os = "linux"))]
 fn state(_: &File, _: SystemTime) -> Option<String> {
     None
+}
+
+/// Whether the system writes changed pages to disk within [`SETTLED`].
+#[cfg(target_os = "linux")]
+fn writes_back() -> bool {
+    let read = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(Path::new("/proc/sys/vm").join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    // In hundredths of a second: the age of pages to write, and how often that is looked at; zero is never.
+    let times = read("dirty_expire_centisecs").zip(read("dirty_writeback_centisecs"));
+    times.is_some_and(|(age, interval)| interval > 0 && (age + interval) / 100 < SETTLED.as_secs())
 }
 
 /// Whether a device holds one of the file systems that note every change.
