@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::io::Errno;
-use torchcache_faults::cases::{Counter, series};
+use torchcache_faults::cases::{Counter, eventually, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
@@ -449,6 +449,21 @@ fn segments_of_others_are_synced_once() {
         2,
         "its own segment is synced as it is published"
     );
+}
+
+#[test]
+fn many_skipped_rows_are_confirmed_without_a_flush() {
+    const ROWS: u64 = 40_000;
+    let sim = Sim::new();
+    let other = opened(sim.clone(), "/cache");
+    put_flushed(&other, 0..ROWS, 1);
+    let (fs, syncs) = Faulty::counting(sim, Call::SyncDir);
+    let store = opened(fs, "/cache");
+    store.put(batch(0..ROWS, 1));
+    assert_eq!(syncs.get(), 0, "a flush would");
+    store.put(batch(0..ROWS, 1));
+    let is_synced = eventually(Duration::from_secs(20), || syncs.get() == 1);
+    assert!(is_synced, "{} syncs", syncs.get());
 }
 
 /// A store of a directory that holds about 64 KB, in segments of about 4 KB.

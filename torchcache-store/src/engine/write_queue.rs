@@ -28,6 +28,9 @@ pub(crate) fn set_flusher_thread(is_flusher: bool) {
     IS_FLUSHER.with(|present| present.set(is_flusher));
 }
 
+/// So many skipped rows are confirmed without a flush.
+const MAX_UNCONFIRMED: usize = 1 << 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
@@ -269,6 +272,10 @@ impl WriteQueue {
             let unsynced = on_disk.iter().map(|(_, row)| row);
             let unsynced = unsynced.filter(|row| row.unsynced().is_some());
             state.unconfirmed.extend(unsynced.cloned());
+            if state.unconfirmed.len() > MAX_UNCONFIRMED {
+                state.confirm_requested = true;
+                self.work.notify_one();
+            }
             let queued = state.rows.insert(&batch, new);
             let inserted = queued.as_ref().map_or(&[][..], |queued| &queued.numbers);
             let winners = winners(&batch, on_disk, inserted, &state.rows);
