@@ -572,6 +572,37 @@ fn a_bounded_root_is_not_listed_at_each_write() {
 }
 
 #[test]
+fn a_full_root_is_listed_once_a_write_without_eviction() {
+    let sim = Sim::new();
+    sim.open_dir(Path::new("/root"), true)
+        .expect("it can be made");
+    let other = opened(sim.clone(), "/root/other");
+    put_flushed(&other, 0..100, LEN);
+    let lists = Arc::new(Counter::default());
+    let decide = {
+        let lists = lists.clone();
+        move |call: Call, name: &OsStr| {
+            if call == Call::OpenDir && name == "root" {
+                lists.next();
+            }
+            Fate::Done
+        }
+    };
+    let config = manual_flush()
+        .with_max_root_bytes(Some(1000))
+        .with_eviction(Eviction::Never);
+    let fs = Arc::new(Faulty::new(sim, decide));
+    let store = Store::open_on(fs, "/root/own", config).expect("it opens");
+    for n in 0..5 {
+        put_flushed(&store, n..n + 1, LEN);
+        assert_eq!(lists.get(), n + 1);
+    }
+    let stats = store.stats();
+    assert_eq!((stats.refused_rows, stats.faults.total()), (5, 0));
+    expect_all(&other, 0..100, LEN);
+}
+
+#[test]
 fn what_another_process_evicted_is_not_evicted_again() {
     let sim = Sim::new();
     let [store, other] = [(); 2].map(|()| small(sim.clone(), Eviction::LeastRecentlyRead));

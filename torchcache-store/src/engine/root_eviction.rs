@@ -2,8 +2,8 @@
 //! they are.
 //!
 //! The root is listed when a flusher first writes, and again after a sixteenth of the bound was written or
-//! while the caches are known to exceed it, as they may with [`Eviction::Never`]. In between, the caches of this process are
-//! counted by what they have, and the others by what the listing found.
+//! while the caches are known to exceed it, as they may with [`Eviction::Never`]. In between, the caches of
+//! this process are counted by what they have, and the others by what the listing found.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -30,12 +30,17 @@ fn cache_name(engine: &Engine) -> &OsStr {
 
 /// Counts what the store has now, and brings the root within its bound if need be. Called by flushers.
 pub(crate) fn enforce(engine: &Engine) {
-    if let Some(root) = &engine.root
-        && let Some(listed) = list_if_due(engine, root)
-        && engine.config().eviction != Eviction::Never
-    {
+    let Some(root) = &engine.root else { return };
+    if engine.config().eviction == Eviction::Never {
+        record(engine, root); // a listing is for the room of the next batch
+    } else if let Some(listed) = list_if_due(engine, root) {
         evict(engine, root, listed);
     }
+}
+
+/// Counts what the store has now. Returns the bound, if the root has to be listed.
+fn record(engine: &Engine, root: &SharedRoot) -> Option<u64> {
+    root.record(cache_name(engine), eviction::live(&engine.catalog))
 }
 
 /// How many bytes a batch may write without eviction.
@@ -81,11 +86,10 @@ impl ListedCache {
 
 /// Lists the caches, if that is due.
 fn list_if_due<'r>(engine: &Engine, root: &'r SharedRoot) -> Option<ListedRoot<'r>> {
-    let is_due = || root.record(cache_name(engine), eviction::live(&engine.catalog));
-    is_due()?;
+    record(engine, root)?;
     let enforcing = root.enforcing();
     // Another flusher may have been first.
-    let bound = is_due()?;
+    let bound = record(engine, root)?;
     match list(engine, root) {
         Ok(caches) => {
             let totals = caches
