@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// The crates, with the name under which their manifest has the library.
+/// The crates, with the name under which their manifest has the library. Those of earlier editions share a
+/// file.
 const CRATES: [(&str, &str); 11] = [
     ("accepted", "torchcache = { workspace = true }"),
     ("forbidden", "torchcache = { workspace = true }"),
@@ -25,6 +26,18 @@ const CRATES: [(&str, &str); 11] = [
     ("facade", "torchcache = { workspace = true }"),
     ("behind_a_facade", "facade = { path = \"../facade\" }"),
 ];
+
+/// The names of the crates of earlier editions begin so.
+const EDITION: &str = "edition_";
+
+/// The file of a crate.
+fn file(root: &Path, name: &str) -> PathBuf {
+    let name = match name.starts_with(EDITION) {
+        true => "editions",
+        false => name,
+    };
+    root.join(format!("programs/{name}.rs"))
+}
 
 /// A program in a table.
 #[derive(Debug)]
@@ -43,7 +56,7 @@ fn programs_compile_or_are_explained() {
     let shown = messages(&project);
     let (mut count, mut mistakes) = (0, Vec::new());
     for (name, _) in CRATES {
-        let path = root.join(format!("programs/{name}.rs"));
+        let path = file(root, name);
         let programs = table(&fs::read_to_string(&path).unwrap());
         assert!(!programs.is_empty(), "{name} has programs");
         let mut rest = shown.get(&path).cloned().unwrap_or_default();
@@ -127,8 +140,8 @@ fn write_project(root: &Path, project: &Path) {
     for (name, dependency) in CRATES {
         let folder = project.join(name);
         fs::create_dir_all(&folder).unwrap();
-        let path = root.join(format!("programs/{name}.rs"));
-        let edition = name.strip_prefix("edition_").unwrap_or("2024");
+        let path = file(root, name);
+        let edition = name.strip_prefix(EDITION).unwrap_or("2024");
         let manifest = format!(
             "[package]\nname = {name:?}\nversion = \"0.0.0\"\nedition = {edition:?}\n\n\
              [lib]\npath = {path:?}\n\n\

@@ -1,4 +1,4 @@
-//! A crate of an earlier edition. See `../programs.rs`.
+//! The crates of earlier editions. See `../programs.rs`.
 
 extern crate tch;
 extern crate torchcache;
