@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
 
 use crate::support::{counts, device, random, same};
+use crate::weight_changes::Embedded;
 
 /// What happens between a step and the next call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -149,20 +150,6 @@ fn further_steps_with_the_same_gradient_are_noticed() {
         optimizer.step();
     }
     assert_eq!(counts(&model.torchcache), (20, 20, 0));
-}
-
-#[torchcache]
-#[derive(Debug)]
-struct Embedded {
-    table: nn::Embedding,
-    torchcache: TorchCache,
-}
-
-#[torchcache]
-impl Module for Embedded {
-    fn forward(&self, ids: &Tensor) -> Tensor {
-        ids.apply(&self.table)
-    }
 }
 
 type Build = fn(&VarStore) -> Optimizer;

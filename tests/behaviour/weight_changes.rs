@@ -88,9 +88,9 @@ fn a_step_of_sgd_is_noticed_at_any_size_and_order() {
 
 #[torchcache]
 #[derive(Debug)]
-struct Embedded {
-    table: nn::Embedding,
-    torchcache: TorchCache,
+pub(crate) struct Embedded {
+    pub(crate) table: nn::Embedding,
+    pub(crate) torchcache: TorchCache,
 }
 
 #[torchcache]
