@@ -140,6 +140,7 @@ fn a_cache_without_a_directory_gets_a_private_one() {
 #[torchcache]
 #[derive(Debug)]
 struct Switched {
+    factor: f64,
     torchcache_persistent: bool,
     torchcache_persistent_cache_dir: std::path::PathBuf,
     #[torchcache(skip)]
@@ -151,12 +152,13 @@ struct Switched {
 impl Module for Switched {
     fn forward(&self, xs: &Tensor) -> Tensor {
         self.ran.note(xs);
-        xs * 2.0
+        xs * self.factor
     }
 }
 
 fn switched(directory: &std::path::Path, persistent: bool) -> Switched {
     Switched {
+        factor: 2.0,
         torchcache_persistent: persistent,
         torchcache_persistent_cache_dir: directory.to_owned(),
         ran: Ran::default(),
@@ -204,6 +206,35 @@ fn rows_in_memory_follow_to_a_new_directory() {
     model.torchcache.flush().unwrap();
     assert!(all_on_disk(second.path(), &xs), "another directory");
     assert_eq!(model.ran.take(), (1, 100));
+}
+
+#[test]
+fn rows_of_a_hash_that_returns_follow_to_a_new_directory() {
+    let xs = random(&[100, 4]);
+    // In memory alone before, or in another directory; found again before the flush, or not.
+    for (persistent, found) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut model = switched(first.path(), persistent);
+        model.forward(&xs);
+        model.factor = 3.0;
+        assert!(same(&model.forward(&xs), &(&xs * 3.0)));
+        model.factor = 2.0;
+        model.torchcache_persistent = true;
+        model.torchcache_persistent_cache_dir = second.path().to_owned();
+        let called = if found { 100 } else { 1 };
+        assert!(same(
+            &model.forward(&xs.narrow(0, 0, called)),
+            &(xs.narrow(0, 0, called) * 2.0)
+        ));
+        model.torchcache.flush().unwrap();
+        assert_eq!(model.ran.take(), (2, 200), "it is found in memory");
+        assert!(
+            all_on_disk(second.path(), &xs),
+            "persistent before: {persistent}, all found again: {found}"
+        );
+        let stats = model.torchcache.stats();
+        assert_eq!(stats.disk.rows, 100, "no row of the other factor");
+    }
 }
 
 #[test]

@@ -172,20 +172,16 @@ fn shared_memory(
         let own = previous.map(|tiers| &tiers.memory)?;
         (Arc::strong_count(own) == 1).then(|| own.clone())
     });
-    let Some(memory) = memory else {
-        let memory = Arc::new(Mutex::new(Memory::new(bound, eviction, budget)));
-        shared.insert(key, Arc::downgrade(&memory));
-        return memory;
-    };
-    // Caches that share a memory tier share its bound: the latest setting holds.
-    lock(&memory).reconfigure(bound, eviction);
-    // A tier that moved to another module hash or directory is not found under the earlier one.
-    let is_this = |tier: &Weak<Mutex<Memory>>| std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory));
-    if let Some(((hash, _), _)) = shared.extract_if(|_, tier| is_this(tier)).last()
-        && hash != key.0
+    let memory =
+        memory.unwrap_or_else(|| Arc::new(Mutex::new(Memory::new(bound, eviction, budget))));
     {
-        lock(&memory).saved().begin_hash();
+        let mut memory = lock(&memory);
+        // Caches that share a memory tier share its bound: the latest setting holds.
+        memory.reconfigure(bound, eviction);
+        memory.saved().use_hash(&key.0);
     }
+    // A tier that moved to another module hash or directory is not found under the earlier one.
+    shared.retain(|_, tier| !std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory)));
     shared.insert(key, Arc::downgrade(&memory));
     memory
 }

@@ -2,9 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-/// When a row entered the memory tier: a number that grows with each change of the disk tier.
+use twox_hash::XxHash3_64;
+
+/// When a row was given to the disk tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SavedAt(u32);
+pub(crate) struct SavedAt {
+    /// A number that grows with each change of the disk tier.
+    change: u32,
+    hash: ShortHash,
+}
+
+/// 32 bits of a module hash. A row that is taken for one of another module hash is written to a directory
+/// where nothing looks for it.
+type ShortHash = u32;
 
 /// The disk tier that rows are given to, as far as it matters whether a row is there.
 #[derive(Debug, Default)]
@@ -13,10 +23,10 @@ pub(crate) struct SavedRows {
     /// How many rows the disk tier had lost.
     lost: u64,
     now: u32,
-    /// Earlier rows were not given to this directory.
+    /// Rows were not given to this directory before, or not since another one was used.
     directory_since: u32,
-    /// Earlier rows belong to another module hash.
-    hash_since: u32,
+    /// Of the module hash that the tiers are used for.
+    hash: ShortHash,
 }
 
 impl SavedRows {
@@ -34,7 +44,8 @@ impl SavedRows {
             self.doubt();
         }
         self.lost = lost;
-        SavedAt(self.now)
+        let (change, hash) = (self.now, self.hash);
+        SavedAt { change, hash }
     }
 
     /// Any row may be missing on disk: the next flush looks.
@@ -42,20 +53,25 @@ impl SavedRows {
         self.now += 1;
     }
 
-    /// The tier is used for another module hash from now on.
-    pub(crate) fn begin_hash(&mut self) {
-        self.doubt();
-        self.hash_since = self.now;
+    /// The tiers are used for a module hash from now on. Rows of others stay in memory, and are used again
+    /// when their hash returns.
+    pub(crate) fn use_hash(&mut self, hash: &str) {
+        let hash = XxHash3_64::oneshot(hash.as_bytes()) as ShortHash;
+        if self.hash != hash {
+            self.hash = hash;
+            self.doubt();
+        }
     }
 
-    /// Whether there is a directory that a row of this module hash was not given to.
+    /// Whether there is a directory that a row, which was found under this module hash, may not have been
+    /// given to.
     pub(crate) fn is_older(&self, saved: SavedAt) -> bool {
-        (self.hash_since..self.directory_since).contains(&saved.0)
+        saved.change < self.directory_since
     }
 
-    /// Whether a row of this module hash may be missing on disk.
+    /// Whether a row is one of this module hash and may be missing on disk.
     pub(crate) fn is_doubtful(&self, saved: SavedAt) -> bool {
-        (self.hash_since..self.now).contains(&saved.0)
+        saved.hash == self.hash && saved.change < self.now
     }
 }
 
@@ -94,9 +110,25 @@ mod tests {
     #[test]
     fn rows_of_another_module_hash_are_left_alone() {
         let mut saved = SavedRows::default();
+        saved.use_hash("one");
         let before = mark(&mut saved, FIRST);
-        saved.begin_hash();
+        saved.use_hash("two");
         mark(&mut saved, Some(("second", 0)));
-        assert!(!saved.is_older(before) && !saved.is_doubtful(before));
+        assert!(!saved.is_doubtful(before));
+    }
+
+    #[test]
+    fn rows_of_a_module_hash_that_returns_are_doubtful() {
+        let mut saved = SavedRows::default();
+        saved.use_hash("one");
+        let before = mark(&mut saved, None);
+        saved.use_hash("two");
+        saved.use_hash("one");
+        assert!(saved.is_doubtful(before) && !saved.is_older(before));
+        let after = mark(&mut saved, FIRST);
+        assert!(saved.is_doubtful(before) && saved.is_older(before));
+        assert!(!saved.is_doubtful(after) && !saved.is_older(after));
+        saved.use_hash("one");
+        assert!(!saved.is_doubtful(after), "it is the same");
     }
 }
