@@ -26,8 +26,8 @@ const UNSEEN: i64 = 17;
 
 type Checked = Result<(), TestCaseError>;
 
-/// Rows that a part of an instance must find.
-type Known = BTreeMap<(usize, Part), BTreeSet<i64>>;
+/// Rows that a part of an instance must find, and whether another process must as well.
+type Known = BTreeMap<(usize, Part), BTreeMap<i64, bool>>;
 
 /// Fields drop in order: the instances before their directories.
 pub(super) struct World<'a> {
@@ -36,6 +36,9 @@ pub(super) struct World<'a> {
     known: Known,
     /// Whether another process may have queued rows.
     other_process: bool,
+    /// Whether it cleared directories. Rows that this process found since may be in memory alone, or in
+    /// files that were open.
+    cleared_by_other: bool,
     process: &'a RefCell<Process>,
     seen: &'a Seen,
     root: tempfile::TempDir,
@@ -167,6 +170,7 @@ impl<'a> World<'a> {
             instances: instances.into(),
             known: Known::new(),
             other_process: false,
+            cleared_by_other: false,
             process,
             seen,
             root,
@@ -280,10 +284,16 @@ impl<'a> World<'a> {
         let computed: BTreeSet<i64> = computed.into_iter().flatten().copied().collect();
         prop_assert_eq!(computed.len() as u64, stats.misses, "each once");
         let known = self.known.entry((one, part)).or_default();
-        let lost: Vec<_> = computed.intersection(known).collect();
+        let lost: Vec<_> = computed
+            .iter()
+            .filter(|row| known.contains_key(row))
+            .collect();
         prop_assert!(lost.is_empty(), "{part:?} of {one} computed {lost:?} again");
-        let had_to = rows.iter().filter(|row| known.contains(row)).count();
-        known.extend(rows);
+        let had_to = rows.iter().filter(|row| known.contains_key(row)).count();
+        for row in rows {
+            let is_on_disk = !self.cleared_by_other || computed.contains(row);
+            known.entry(*row).or_insert(is_on_disk);
+        }
         for (what, times) in [
             ("a row that had to be found", had_to as u64),
             ("a row that could not be", stats.misses),
@@ -564,9 +574,12 @@ impl<'a> World<'a> {
             "in another process: {given:?} is not {expected:?}"
         );
         let known = self.known.get(&(one, Part::Outer));
-        let had_to = |row: &&i64| known.is_some_and(|known| known.contains(row));
+        let had_to = |row: &&i64| known.is_some_and(|known| known.get(row) == Some(&true));
         match kept {
-            Kept::Clear => self.known.clear(),
+            Kept::Clear => {
+                self.known.clear();
+                self.cleared_by_other = true;
+            }
             Kept::Reopen if outer.torchcache_persistent => {
                 let had_to = rows.iter().filter(had_to).count() as u64;
                 prop_assert!(hits >= had_to, "{hits} of {had_to} in another process");
