@@ -1,7 +1,6 @@
 //! Shared by the tests: a module that counts its runs, tensors, and a log subscriber.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
@@ -198,36 +197,42 @@ pub(crate) fn version(text: &str) -> Options {
     Options::builder().version(text).build().unwrap()
 }
 
-/// The message of the panic that ends `run`.
+/// The message of the panic that ends `run`, which is not reported: an unexpected one is easier to find.
 pub(crate) fn panic_of<R>(run: impl FnOnce() -> R) -> String {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-    let payload = result.err().expect("expected a panic");
-    let mut text = String::new();
-    match (
-        payload.downcast_ref::<String>(),
-        payload.downcast_ref::<&str>(),
-    ) {
-        (Some(message), _) => text.push_str(message),
-        (_, Some(message)) => text.push_str(message),
-        _ => write!(text, "a panic without a message").unwrap(),
-    }
-    text
+    caught_panic(run).0
 }
 
 /// The file and line that a panic of `run` points at.
 pub(crate) fn panic_place<R>(run: impl FnOnce() -> R) -> Option<(String, u32)> {
+    caught_panic(run).1
+}
+
+fn caught_panic<R>(run: impl FnOnce() -> R) -> (String, Option<(String, u32)>) {
     static HOOK: Once = Once::new();
-    thread_local!(static PLACE: RefCell<Option<(String, u32)>> = const { RefCell::new(None) });
+    thread_local! {
+        static IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
+        static PLACE: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
+    }
     HOOK.call_once(|| {
         let report = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let place = panic.location();
-            PLACE.set(place.map(|place| (place.file().to_owned(), place.line())));
-            report(panic);
+        std::panic::set_hook(Box::new(move |panic| match IS_EXPECTED.get() {
+            true => PLACE.set(panic.location().map(|it| (it.file().to_owned(), it.line()))),
+            false => report(panic),
         }));
     });
-    panic_of(run);
-    PLACE.take()
+    IS_EXPECTED.set(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    IS_EXPECTED.set(false);
+    let payload = result.err().expect("expected a panic");
+    let text = match (
+        payload.downcast_ref::<String>(),
+        payload.downcast_ref::<&str>(),
+    ) {
+        (Some(message), _) => message.clone(),
+        (_, Some(message)) => (*message).to_owned(),
+        _ => "a panic without a message".to_owned(),
+    };
+    (text, PLACE.take())
 }
 
 /// The 1,797 digits as floats, `[1797, 64]`, from the folder of the example's data.
