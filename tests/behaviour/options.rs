@@ -1,6 +1,6 @@
 //! Options given by attribute, field and builder, and their precedence.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
@@ -91,6 +91,8 @@ fn enabled_false_computes_every_call() {
 #[torchcache(max_memory_cache_size = "1 GB", version = "attribute")]
 #[derive(Debug)]
 struct Overridden {
+    /// Another one in each instance: those of tests that run at once share no memory tier and no bound.
+    number: u64,
     torchcache_enabled: Option<bool>,
     torchcache_memory_cache_device: Option<Option<Device>>,
     torchcache_max_memory_cache_size: u64,
@@ -121,7 +123,9 @@ impl Module for Overridden {
 }
 
 fn overridden() -> Overridden {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     Overridden {
+        number: NUMBER.fetch_add(1, SeqCst),
         torchcache_enabled: None,
         torchcache_memory_cache_device: Some(None),
         torchcache_max_memory_cache_size: 1_000_000,
