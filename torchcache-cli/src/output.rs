@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anstream::AutoStream;
+use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
 use terminal_size::terminal_size_of;
-use textwrap::{WordSeparator, WordSplitter};
 
 use crate::error::Error;
-use crate::text::{escaped, harmless, plain};
+use crate::text::{escaped, harmless, plain, width};
 
 pub(crate) const HEADER: Style = Style::new().bold();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -196,19 +196,31 @@ fn wrapped(text: &str, columns: Option<usize>) -> String {
     let Some(columns) = columns else {
         return text.to_owned();
     };
-    let wrap = |line: &str| {
-        let words = line.trim_start_matches(' ');
-        let indent = " ".repeat(line.len() - words.len());
-        let hanging = format!("{indent}{HANGING}");
-        let options = textwrap::Options::new(columns)
-            .initial_indent(&indent)
-            .subsequent_indent(&hanging)
-            .break_words(false)
-            .word_separator(WordSeparator::AsciiSpace)
-            .word_splitter(WordSplitter::NoHyphenation);
-        textwrap::fill(words, options) + "\n"
-    };
-    text.lines().map(wrap).collect()
+    text.lines()
+        .map(|line| wrapped_line(line, columns))
+        .collect()
+}
+
+fn wrapped_line(line: &str, columns: usize) -> String {
+    let words = line.trim_start_matches(' ');
+    let indent = &line[..line.len() - words.len()];
+    let mut wrapped = indent.to_owned();
+    // The columns that the present line takes; none without a word in it.
+    let mut used = None;
+    for piece in words.split_inclusive(' ') {
+        let word = piece.trim_end_matches(' ');
+        let columns_of_word = width(&strip_str(word).to_string());
+        let mut begin = used.unwrap_or(indent.len());
+        if used.is_some() && !word.is_empty() && begin + columns_of_word > columns {
+            wrapped.truncate(wrapped.trim_end_matches(' ').len());
+            wrapped += &format!("\n{indent}{HANGING}");
+            begin = indent.len() + HANGING.len();
+        }
+        wrapped += piece;
+        used = Some(begin + columns_of_word + piece.len() - word.len());
+    }
+    wrapped.truncate(wrapped.trim_end_matches(' ').len());
+    wrapped + "\n"
 }
 
 #[cfg(test)]
@@ -230,5 +242,9 @@ mod tests {
         assert_eq!(wrapped(&line, Some(16)), broken, "the terminal breaks it");
         let line = format!("  {hash}\n");
         assert_eq!(wrapped(&line, Some(16)), line);
+        // Ten columns, of which a sum over the letters finds five.
+        let hearts = "❤\u{fe0f}".repeat(5);
+        let broken = format!("{hearts} is\n  two\n");
+        assert_eq!(wrapped(&format!("{hearts} is two\n"), Some(14)), broken);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use torchcache_store::admin::{Cache, Root};
+use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::Error;
 use crate::output::Printer;
@@ -149,11 +150,22 @@ impl CacheList {
                 NAME_LETTERS
             };
             let letters = unique.unwrap_or(0).max(least);
-            let text: String = name.chars().take(letters).collect();
-            short.insert(*name, plain(&text));
+            short.insert(*name, plain(beginning(name, letters)));
         }
         short
     }
+}
+
+/// At least so many letters from the start of a name, in whole grapheme clusters.
+fn beginning(name: &str, letters: usize) -> &str {
+    let mut taken = 0;
+    let mut clusters = name.grapheme_indices(true);
+    let rest = clusters.find(|(_, cluster)| {
+        let is_enough = taken >= letters;
+        taken += cluster.chars().count();
+        is_enough
+    });
+    rest.map_or(name, |(end, _)| &name[..end])
 }
 
 /// Whether a name is a module hash, and not one that the user chose.

@@ -3,10 +3,9 @@
 //! nothing is shortened.
 
 use anstyle::Style;
-use textwrap::core::display_width;
 
 use crate::output::HEADER;
-use crate::text::shortened;
+use crate::text::{shortened, width};
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -86,12 +85,8 @@ impl Table {
     fn widths(&self, columns: Option<usize>) -> Vec<usize> {
         let widest = |at: usize| {
             let cells = self.rows.iter().filter_map(|(_, cells)| cells.get(at));
-            let header = display_width(self.columns[at].header());
-            cells
-                .map(|cell| display_width(cell))
-                .max()
-                .unwrap_or(0)
-                .max(header)
+            let header = width(self.columns[at].header());
+            cells.map(|cell| width(cell)).max().unwrap_or(0).max(header)
         };
         let mut widths: Vec<_> = (0..self.columns.len()).map(widest).collect();
         let Some(columns) = columns else {
@@ -116,7 +111,7 @@ impl Table {
         let laid: Vec<_> = laid
             .map(|((column, cell), &columns)| {
                 let cell = shortened(cell, columns);
-                let space = " ".repeat(columns - display_width(&cell));
+                let space = " ".repeat(columns - width(&cell));
                 match column {
                     Column::Right(_) => space + &cell,
                     _ => cell + &space,

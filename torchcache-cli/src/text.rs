@@ -4,7 +4,8 @@
 use std::fmt::Display;
 
 use indicatif::HumanCount;
-use textwrap::core::display_width;
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
 
 /// Whether a letter changes the direction of text or ends a line, without being a control character.
 fn is_layout_mark(letter: char) -> bool {
@@ -83,29 +84,43 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-/// Shortens a text to `columns` by leaving out its middle.
+/// The columns that a text without styles takes on a terminal: the sum over its grapheme clusters. The
+/// letters of a cluster do not add up: a variation selector, for one, makes its letter wide.
+pub(crate) fn width(text: &str) -> usize {
+    text.graphemes(true).map(UnicodeWidthStr::width).sum()
+}
+
+/// Shortens a text to `columns` by leaving out its middle, in whole grapheme clusters.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
-    if display_width(text) <= columns {
+    shortened_by(text, columns, UnicodeWidthStr::width)
+}
+
+/// [`shortened`], with the width of a cluster from `width_of`, which is called once for each.
+fn shortened_by(text: &str, columns: usize, width_of: impl FnMut(&str) -> usize) -> String {
+    let clusters: Vec<&str> = text.graphemes(true).collect();
+    let widths: Vec<usize> = clusters.iter().copied().map(width_of).collect();
+    if widths.iter().sum::<usize>() <= columns {
         return text.to_owned();
     }
-    let room = columns.saturating_sub(1);
-    let end = taken(text.chars().rev(), room / 2);
-    let begin = taken(text.chars(), room - display_width(&end));
-    let end: String = end.chars().rev().collect();
+    // Less than the whole text fits, so that begin and end do not overlap.
+    let Some(room) = columns.checked_sub(1) else {
+        return String::new();
+    };
+    let (at_end, end_width) = fitting(widths.iter().rev(), room / 2);
+    let (at_begin, _) = fitting(widths.iter(), room - end_width);
+    let begin = clusters[..at_begin].concat();
+    let end = clusters[clusters.len() - at_end..].concat();
     format!("{begin}…{end}")
 }
 
-/// As many letters as fit into `columns`.
-fn taken(letters: impl Iterator<Item = char>, columns: usize) -> String {
-    let mut taken = String::new();
-    for letter in letters {
-        taken.push(letter);
-        if display_width(&taken) > columns {
-            taken.pop();
-            break;
-        }
-    }
-    taken
+/// How many of these fit into `columns`, and their sum.
+fn fitting<'w>(widths: impl Iterator<Item = &'w usize>, columns: usize) -> (usize, usize) {
+    let sums = widths.scan(0, |sum, width| {
+        *sum += width;
+        Some(*sum)
+    });
+    let fitting = sums.take_while(|&sum| sum <= columns);
+    fitting.fold((0, 0), |(count, _), sum| (count + 1, sum))
 }
 
 /// Formats a number: `1,797`.
@@ -121,6 +136,9 @@ pub(crate) fn counted(number: u64, thing: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use torchcache_faults::cases::random;
+
     use super::*;
 
     #[test]
@@ -128,10 +146,78 @@ mod tests {
         assert_eq!(shortened("demo::Head", 10), "demo::Head");
         assert_eq!(shortened("demo::Head", 9), "demo…Head");
         assert_eq!(shortened("demo::Head", 2), "d…");
-        // Wide letters are never split.
-        for columns in 1..12 {
-            let short = shortened("漢字漢字漢字", columns);
-            assert!(display_width(&short) <= columns, "{short} in {columns}");
+        assert_eq!(shortened("demo::Head", 0), "");
+    }
+
+    /// Clusters whose letters have other widths alone than together, and letters that join their neighbours.
+    const CLUSTERS: [&str; 20] = [
+        "a",
+        "漢",
+        "e\u{301}",
+        "\u{301}",
+        "❤\u{fe0f}",
+        "☎\u{fe0e}",
+        "1\u{fe0f}\u{20e3}",
+        "#\u{20e3}",
+        "🇩🇪",
+        "🇫",
+        "👨\u{200d}👩\u{200d}👧",
+        "👍🏽",
+        "\u{200d}",
+        "\u{200b}",
+        "\u{fe0f}",
+        "नि",
+        "각",
+        "שׁ",
+        "لا",
+        "\u{600}",
+    ];
+
+    proptest! {
+        #![proptest_config(random(1000))]
+
+        #[test]
+        fn any_text_is_shortened_to_any_width(
+            picked in prop::collection::vec(prop_oneof![
+                prop::sample::select(&CLUSTERS[..]).prop_map(str::to_owned),
+                any::<char>().prop_map(String::from),
+            ], 0..60),
+            columns in 1..200usize,
+        ) {
+            let text = plain(picked.concat().replace('…', ""));
+            let short = shortened(&text, columns);
+            prop_assert!(width(&short) <= columns && short.width() <= columns, "{short:?} in {columns}");
+            match width(&text) <= columns {
+                true => prop_assert_eq!(short, text),
+                false => {
+                    // What is left out begins and ends between clusters, and no more is left out than need be.
+                    let (begin, end) = short.split_once('…').unwrap();
+                    let (begin, end) = (begin.len(), text.len() - end.len());
+                    let bounds: Vec<_> = text.grapheme_indices(true).map(|(at, _)| at).collect();
+                    let is_bound = |at| at == text.len() || bounds.contains(&at);
+                    prop_assert!(begin < end && is_bound(begin) && is_bound(end), "{short:?} of {text:?}");
+                    let widest = text.graphemes(true).map(|cluster| cluster.width()).max();
+                    prop_assert!(width(&short) + 2 * widest.unwrap() > columns, "{short:?} in {columns}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_cluster_is_measured_once() {
+        for text in [
+            "\u{200b}".repeat(40_000),
+            format!("a{}", "\u{301}".repeat(40_000)),
+            "ab".repeat(20_000),
+        ] {
+            for columns in [0, 1, 12, 39_999] {
+                let mut measured = 0;
+                shortened_by(&text, columns, |cluster| {
+                    measured += cluster.len();
+                    cluster.width()
+                });
+                assert_eq!(measured, text.len());
+            }
         }
     }
 

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde_json::json;
 
+use torchcache_store::manifest::Category;
 use torchcache_store::schema::{ElementKind, Schema};
+use unicode_width::UnicodeWidthStr;
 
 use crate::support::{
-    DAY, command, hash, json, manifest, mask, root, run_in, segment, set_read, tensor, text,
+    DAY, command, hash, json, manifest, mask, part, root, run_in, segment, set_read, tensor, text,
 };
 
 /// The text that the program prints in a terminal of this width.
@@ -56,6 +58,40 @@ fn a_cache_without_manifest_and_known_schema() {
 #[test]
 fn a_check_with_corruption() {
     snapshot("check", &["check", "."], &["80", "200"]);
+}
+
+#[test]
+fn clusters_of_letters_fit_terminals_of_every_width() {
+    let keycaps = "1\u{fe0f}\u{20e3}#\u{20e3}".repeat(12);
+    let hearts = "❤\u{fe0f}🇩🇪👨\u{200d}👩\u{200d}👧é".repeat(6);
+    let root = tempfile::tempdir().unwrap();
+    for (number, seconds) in [(1, DAY), (2, 2 * DAY)] {
+        let dir = root.path().join(hash(number));
+        segment(&dir, "a.tcs", b"s", 10, 0..3, seconds);
+        let code = part(Category::Code, &keycaps, &format!("{hearts}{number}"));
+        let label = part(Category::Field, &hearts, &format!("{keycaps}{number}"));
+        manifest(&dir, &format!("m::{hearts}"), vec![code, label], DAY);
+    }
+    let (one, two) = (&hash(1)[..8], &hash(2)[..8]);
+    for columns in (1..200).step_by(9).chain(40..66) {
+        for (args, code, least) in [
+            (&["ls", "."][..], 0, 80),
+            (&["show", ".", one], 0, 80),
+            (&["diff", ".", one, two], 1, 80),
+            (&["prune", ".", "--older-than", "1h", "--dry-run"], 0, 90),
+        ] {
+            let mut command = command(args);
+            command.env("COLUMNS", columns.to_string());
+            let output = command.current_dir(root.path()).output().unwrap();
+            let screen = text(&output.stdout) + &text(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{columns}: {screen}");
+            // The hash that `show` prints whole and the path are single words.
+            let wide = screen.lines().find(|line| {
+                line.width() > columns && line.trim_start().contains(' ') && columns >= least
+            });
+            assert_eq!(wide, None, "{columns}: {screen}");
+        }
+    }
 }
 
 #[test]
