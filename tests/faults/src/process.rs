@@ -75,12 +75,12 @@ pub fn number(line: &str, word: &str) -> Option<u64> {
     line.strip_prefix(word)?.trim().parse().ok()
 }
 
+/// An unprivileged user that every system has, and its group.
+pub const NOBODY: u32 = 65_534;
+
 /// Starts a child to whom permissions apply: as another user where this one is root. The program
 /// is copied to where that user can reach it.
 pub fn unprivileged(mut command: Command, dir: &Path) -> Running {
-    /// An unprivileged user that every system has.
-    const NOBODY: u32 = 65_534;
-
     if !geteuid().is_root() {
         return Running::start(command);
     }

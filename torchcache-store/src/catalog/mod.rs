@@ -58,6 +58,7 @@ pub(crate) struct Catalog {
 pub(crate) struct Scan {
     pub(crate) names: HashMap<String, u32>,
     pub(crate) skipped: HashMap<String, Skipped>,
+    pub(crate) unremovable: Unremovable,
     /// The directory's time when it was last listed; `None` if that may hide a later change.
     seen: Option<SystemTime>,
     /// When a miss last checked the directory.
@@ -68,13 +69,18 @@ pub(crate) struct Scan {
     retry_unshadow: bool,
 }
 
-/// A segment that cannot be read, and will not be readable unless it changes.
+/// Files that could not be removed, and why. They are not compacted.
+pub(crate) type Unremovable = HashMap<String, io::ErrorKind>;
+
+/// A segment that cannot be read: one that failed to open is opened again with each listing, any other one if it
+/// changes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipped {
     fault: Fault,
     /// It may be a file of another program.
     is_foreign: bool,
     pub(crate) bytes: u64,
+    /// `None` if that may change without notice, and for one that failed to open.
     modified: Option<SystemTime>,
 }
 
@@ -87,7 +93,12 @@ impl Skipped {
 
     /// Whether it may be a copy under way.
     fn is_recent(&self) -> bool {
-        self.modified.is_none_or(is_recent)
+        !self.is_unopened() && self.modified.is_none_or(is_recent)
+    }
+
+    /// Whether it failed to open. Other processes may read it, so it is evicted like the segments of this one.
+    pub(crate) fn is_unopened(&self) -> bool {
+        self.fault == Fault::Read
     }
 
     /// Whether the file is neither counted against the limit nor removed: a newer version, another
@@ -124,6 +135,7 @@ impl Catalog {
             scan: Mutex::new(Scan {
                 names: HashMap::new(),
                 skipped: HashMap::new(),
+                unremovable: HashMap::new(),
                 seen: None,
                 checked: Instant::now(),
                 retry_open: false,
@@ -308,22 +320,25 @@ impl Catalog {
     /// Counts what is wrong with a segment, and remembers to skip it until it changes.
     fn skip(&self, dir: &dyn Directory, scan: &mut Scan, name: &str, error: &SegmentError) {
         let (fault, file) = (error.fault(), dir.stat(name.as_ref()).ok());
-        if !scan.skipped.contains_key(name) {
+        if scan.skipped.get(name).is_none_or(|it| it.fault != fault) {
             self.faults.note(fault, &self.dir.join(name), error);
         }
         scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
-        if fault == Fault::Read {
-            return; // it may pass
-        }
-        // A copy that was under way may have been completed before the look at its length.
-        scan.retry_open |= self.load_segment(dir, name).is_ok();
-        let skipped = Skipped {
+        let mut skipped = Skipped {
             fault,
             is_foreign: is_foreign(dir, name).unwrap_or(true)
                 && !is_blank(dir, name).unwrap_or(false),
             bytes: file.map_or(0, |file| file.len),
-            modified: file.filter(|_| !scan.retry_open).map(|file| file.modified),
+            modified: None,
         };
+        if skipped.is_unopened() {
+            // Its permissions could not be checked either.
+            skipped.is_foreign |= file.is_none_or(|file| check_permissions(dir, &file).is_err());
+        } else {
+            // A copy that was under way may have been completed before the look at its length.
+            scan.retry_open |= self.load_segment(dir, scan, name).is_ok();
+            skipped.modified = file.filter(|_| !scan.retry_open).map(|file| file.modified);
+        }
         scan.skipped.insert(name.to_owned(), skipped);
     }
 }

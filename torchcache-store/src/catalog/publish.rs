@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Catalog;
 use super::live_segment::LiveSegment;
 use super::located::Located;
+use super::{Catalog, Scan, Unremovable};
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
@@ -48,7 +48,7 @@ impl Catalog {
         // left them out as corrupt.
         self.detach(&mut scan, &leaving);
         // Still under the lock, or a refresh would insert the old files again.
-        self.delete(sources);
+        self.delete(&mut scan, sources);
         Ok(true)
     }
 
@@ -82,29 +82,52 @@ impl Catalog {
         Ok(gone.len() - self.present(&gone).len())
     }
 
-    /// Removes the files of detached segments.
-    pub(crate) fn delete(&self, segments: &[Arc<LiveSegment>]) {
+    /// Removes the files of detached segments. Those that cannot be removed are inserted again.
+    fn delete(&self, scan: &mut Scan, segments: &[Arc<LiveSegment>]) {
+        let dir = match self.open_dir() {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                let each =
+                    |segment: &Arc<LiveSegment>| self.note_not_removed(segment.name(), &error);
+                return segments.iter().for_each(each);
+            }
+        };
         for segment in segments {
-            segment.is_deleted.store(true, Ordering::Relaxed);
+            if !self.remove_segment(&*dir, &mut scan.unremovable, segment) {
+                self.open_new(&*dir, scan, segment.name(), &HashSet::new());
+            }
         }
-        self.remove(segments.iter().map(|segment| segment.name()));
     }
 
-    /// Removes files of the directory; some may be gone already.
-    pub(crate) fn remove<'n>(&self, names: impl Iterator<Item = &'n str>) {
-        let mut names = names.peekable();
-        if names.peek().is_none() {
-            return;
+    /// Removes the file of a segment. Returns whether it is gone.
+    pub(crate) fn remove_segment(
+        &self,
+        dir: &dyn Directory,
+        unremovable: &mut Unremovable,
+        segment: &LiveSegment,
+    ) -> bool {
+        segment.is_deleted.store(true, Ordering::Relaxed);
+        let is_gone = self.remove(dir, unremovable, segment.name());
+        segment.is_deleted.store(is_gone, Ordering::Relaxed);
+        is_gone
+    }
+
+    /// Removes a file of the directory. Returns whether it is gone. If it cannot be removed, that is counted
+    /// once.
+    pub(crate) fn remove(
+        &self,
+        dir: &dyn Directory,
+        unremovable: &mut Unremovable,
+        name: &str,
+    ) -> bool {
+        let Err(error) = remove_if_present(dir, name) else {
+            return true;
+        };
+        if unremovable.insert(name.to_owned(), error.kind()).is_none() {
+            self.note_not_removed(name, &error);
         }
-        match self.open_dir() {
-            Ok(dir) => names.for_each(|name| {
-                if let Err(error) = remove_if_present(&*dir, name) {
-                    self.note_not_removed(name, &error);
-                }
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => names.for_each(|name| self.note_not_removed(name, &error)),
-        }
+        false
     }
 
     fn note_not_removed(&self, name: &str, error: &io::Error) {
@@ -119,13 +142,14 @@ impl Catalog {
         let cleared = clear_queue();
         let all = self.live_segments();
         self.take_out(&mut scan, &all.iter().map(|segment| segment.id).collect());
-        self.delete(&all);
+        scan.unremovable.clear(); // what stays is counted
+        self.delete(&mut scan, &all);
         self.sweep();
         scan.skipped.clear();
         scan.seen = None;
         // Without the sync, a power loss could bring cleared rows back.
-        let clear = |dir: &dyn Directory| {
-            let (removed, synced) = (self.remove_all(dir), dir.sync());
+        let mut clear = |dir: &dyn Directory| {
+            let (removed, synced) = (self.remove_all(dir, &mut scan.unremovable), dir.sync());
             removed.and(synced)
         };
         match self.open_dir().and_then(|dir| clear(&*dir)) {
@@ -140,11 +164,13 @@ impl Catalog {
     }
 
     /// Removes every segment, those included that another process publishes meanwhile.
-    fn remove_all(&self, dir: &dyn Directory) -> io::Result<()> {
+    fn remove_all(&self, dir: &dyn Directory, unremovable: &mut Unremovable) -> io::Result<()> {
         // One that cannot be opened is removed: only files of other programs stay.
-        let is_ours = |name: &&str| !is_foreign(dir, name).unwrap_or(false);
+        let is_ours = |name: &&String| !is_foreign(dir, name).unwrap_or(false);
         let remove = |names: Vec<String>| {
-            self.remove(names.iter().map(String::as_str).filter(is_ours));
+            for name in names.iter().filter(is_ours) {
+                self.remove(dir, unremovable, name);
+            }
         };
         visit_segments(dir, remove).map(drop)
     }

@@ -1,13 +1,14 @@
 //! Opening a directory that has segments: their footers are read a few at a time, and several threads
 //! fill an index that is not in use yet.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::live_segment::LiveSegment;
 use super::{Catalog, LiveSet, Scan};
 use crate::clock;
-use crate::fs::Directory;
+use crate::fs::{Directory, permissions};
 use crate::segment::{Footer, SegmentError, claimed_rows};
 
 /// So many rows are indexed together: enough to be worth several threads, few enough for their footers
@@ -28,7 +29,7 @@ impl Catalog {
         let (mut rows, mut all_exist) = (0, true);
         let mut footers = Vec::new();
         for name in names {
-            match self.load_segment(dir, name) {
+            match self.load_segment(dir, scan, name) {
                 Ok((segment, footer)) => {
                     rows += footer.row_count();
                     footers.push((segment.id, footer));
@@ -56,9 +57,14 @@ impl Catalog {
     pub(super) fn load_segment(
         &self,
         dir: &dyn Directory,
+        scan: &mut Scan,
         name: &str,
     ) -> Result<(LiveSegment, Footer), SegmentError> {
         let (footer, metadata) = self.read_footer(dir, name)?;
+        if !permissions::may_remove(&metadata, &dir.metadata()?) {
+            let denied = io::ErrorKind::PermissionDenied;
+            scan.unremovable.insert(name.to_owned(), denied);
+        }
         let read = clock::past_or_now(metadata.modified);
         let segment = LiveSegment::new(self.dir.join(name), metadata.len, read, &footer);
         Ok((segment, footer))

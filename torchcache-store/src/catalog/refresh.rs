@@ -80,6 +80,7 @@ impl Catalog {
                 None => SegmentListing::default(),
             };
             scan.skipped.retain(|name, _| names.contains(name));
+            scan.unremovable.retain(|name, _| names.contains(name));
             let known = scan.names.iter();
             gone = known
                 .filter(|(name, _)| !names.contains(*name))
@@ -189,14 +190,14 @@ impl Catalog {
 
     /// Inserts a new segment, or counts what is wrong with it and leaves the file alone. Returns whether
     /// it exists.
-    fn open_new(
+    pub(super) fn open_new(
         &self,
         dir: &dyn Directory,
         scan: &mut Scan,
         name: &str,
         leaving: &HashSet<u32>,
     ) -> bool {
-        match self.load_segment(dir, name) {
+        match self.load_segment(dir, scan, name) {
             Ok((segment, footer)) => self.insert_segment(scan, segment, &footer, leaving),
             Err(error) if error.is_not_found() => return false,
             Err(error) => self.skip(dir, scan, name, &error),

@@ -52,11 +52,14 @@ pub(crate) fn compact(engine: &Engine) {
 fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
     let target = engine.config().target_segment_bytes();
     let mut small = engine.catalog.live_segments();
+    let scan = engine.catalog.scan();
     small.retain(|segment| {
-        segment.bytes < target / LARGE_FRACTION
+        !scan.unremovable.contains_key(segment.name())
+            && segment.bytes < target / LARGE_FRACTION
             && segment.rows < MOST_ROWS as u64 / LARGE_FRACTION
             && !segment.compaction_failed.load(Ordering::Relaxed)
     });
+    drop(scan);
     small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
     let mut classes = small.chunk_by(|a, b| size_class(a) == size_class(b));
     let mut group = classes.find(|class| class.len() >= GROUP_LEN)?.to_vec();

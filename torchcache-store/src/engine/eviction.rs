@@ -14,8 +14,10 @@ use std::time::Instant;
 use super::Engine;
 use crate::catalog::live_segment::LiveSegment;
 use crate::catalog::{Catalog, Scan};
+use crate::clock;
 use crate::config::Eviction;
 use crate::fault::Fault;
+use crate::fs::Directory;
 use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, is_settled};
 use crate::size::sum;
 
@@ -35,16 +37,41 @@ pub(crate) fn live(catalog: &Catalog) -> u64 {
     sum(catalog.live_segments().iter().map(|segment| segment.bytes))
 }
 
-/// How many bytes a batch may write; skipped files are removed for them. Without eviction, a
+/// The bytes of files that other users keep this one from removing.
+fn denied(catalog: &Catalog, scan: &Scan) -> u64 {
+    let is_denied = |name: &str| scan.unremovable.get(name) == Some(&ErrorKind::PermissionDenied);
+    let live = catalog.live_segments();
+    let live = live.iter().map(|segment| (segment.name(), segment.bytes));
+    let skipped = scan
+        .skipped
+        .iter()
+        .filter(|(_, file)| !file.is_left_alone());
+    let files = live.chain(skipped.map(|(name, file)| (name.as_str(), file.bytes)));
+    sum(files
+        .filter(|(name, _)| is_denied(name))
+        .map(|(_, bytes)| bytes))
+}
+
+/// How many bytes a batch may write. Without eviction, skipped files are removed for them, and a
 /// directory counts as full once less than a hundredth is left: that is too little for most batches,
 /// but each would try.
 pub(crate) fn room(engine: &Engine) -> u64 {
-    let config = engine.config();
+    let (catalog, config) = (&engine.catalog, engine.config());
     if config.eviction != Eviction::Never {
-        return u64::MAX;
+        let scan = catalog.scan();
+        return match scan.unremovable.is_empty() {
+            true => u64::MAX,
+            false => config.max_bytes.saturating_sub(denied(catalog, &scan)),
+        };
     }
-    engine.catalog.refresh_size(); // other processes fill the directory as well
-    let room = config.max_bytes.saturating_sub(live(&engine.catalog));
+    catalog.refresh_size(); // other processes fill the directory as well
+    let scan = catalog.scan();
+    let unopened = scan
+        .skipped
+        .values()
+        .filter(|file| file.is_unopened() && !file.is_left_alone());
+    let kept = sum(unopened.map(|file| file.bytes).chain([live(catalog)]));
+    let room = config.max_bytes.saturating_sub(kept);
     match room < config.max_bytes / 100 {
         true => 0,
         false => room,
@@ -89,86 +116,144 @@ fn make_room(engine: &Engine, incoming: u64, may_evict: bool) -> bool {
     let limit = engine.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
     let mut excess = total(catalog, &scan).saturating_sub(limit);
-    remove_skipped(catalog, &mut scan, &mut excess);
-    if excess > 0 && may_evict {
-        evict(engine, &mut scan, &mut excess);
+    if excess == 0 {
+        return true;
+    }
+    match catalog.open_dir() {
+        Ok(dir) => {
+            remove_skipped(catalog, &*dir, &mut scan, &mut excess);
+            if excess > 0 && may_evict {
+                evict(catalog, &*dir, &mut scan, &mut excess);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return true, // nothing takes room
+        Err(error) => {
+            let reason = format_args!("cannot remove segments: {error}");
+            catalog.faults.note(Fault::Write, &catalog.dir, reason);
+        }
     }
     excess == 0
 }
 
-/// Removes the segments that were read least recently, by any process.
-fn evict(engine: &Engine, scan: &mut Scan, excess: &mut u64) {
-    let catalog = &engine.catalog;
-    let mut segments = catalog.live_segments();
-    if let Ok(dir) = catalog.open_dir() {
-        segments.retain(|segment| match dir.stat(segment.name().as_ref()) {
-            Ok(file) => {
-                segment.note_read_elsewhere(file.modified);
-                true
-            }
-            // Another process removed it, so it takes no room.
+/// A file that may be removed for others.
+struct Candidate {
+    last_read: u64,
+    name: String,
+    bytes: u64,
+    /// `None` if it failed to open.
+    segment: Option<Arc<LiveSegment>>,
+}
+
+/// Removes the segments that were read least recently, by any process. Where one cannot be removed, the next
+/// one is.
+fn evict(catalog: &Catalog, dir: &dyn Directory, scan: &mut Scan, excess: &mut u64) {
+    let mut candidates = candidates(catalog, dir, scan, excess);
+    candidates.sort_by(|a, b| (a.last_read, &a.name).cmp(&(b.last_read, &b.name)));
+    let mut evicted = Vec::new();
+    for Candidate {
+        name,
+        bytes,
+        segment,
+        ..
+    } in candidates
+    {
+        if *excess == 0 {
+            break;
+        }
+        let unremovable = &mut scan.unremovable;
+        let is_gone = match &segment {
+            Some(segment) => catalog.remove_segment(dir, unremovable, segment),
+            None => catalog.remove(dir, unremovable, &name),
+        };
+        if is_gone {
+            *excess = excess.saturating_sub(bytes);
+            scan.skipped.remove(&name);
+            evicted.extend(segment);
+        }
+    }
+    detach_evicted(catalog, scan, &evicted);
+}
+
+/// The files that may be removed. Subtracts those that another process removed from the excess.
+fn candidates(
+    catalog: &Catalog,
+    dir: &dyn Directory,
+    scan: &Scan,
+    excess: &mut u64,
+) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for segment in catalog.live_segments() {
+        match dir.stat(segment.name().as_ref()) {
+            Ok(file) => segment.note_read_elsewhere(file.modified),
+            // It takes no room.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 *excess = excess.saturating_sub(segment.bytes);
-                false
+                continue;
             }
             // Its last known time counts.
-            Err(error) => {
-                catalog.faults.note(Fault::Read, &segment.path, error);
-                true
-            }
+            Err(error) => catalog.faults.note(Fault::Read, &segment.path, error),
+        }
+        candidates.push(Candidate {
+            last_read: segment.last_read(),
+            name: segment.name().to_owned(),
+            bytes: segment.bytes,
+            segment: Some(segment),
         });
     }
-    segments.sort_by_cached_key(|segment| (segment.last_read(), segment.path.clone()));
-    segments.retain(|segment| {
-        let is_evicted = *excess > 0;
-        *excess = excess.saturating_sub(segment.bytes);
-        is_evicted
-    });
-    evict_all(catalog, scan, &segments);
+    let unopened = scan.skipped.iter();
+    let unopened = unopened.filter(|(_, file)| file.is_unopened() && !file.is_left_alone());
+    candidates.extend(unopened.map(|(name, file)| {
+        let modified = dir.stat(name.as_ref()).map(|file| file.modified);
+        Candidate {
+            last_read: modified.map_or(0, clock::past_or_now),
+            name: name.clone(),
+            bytes: file.bytes,
+            segment: None,
+        }
+    }));
+    candidates
 }
 
 /// Removes segments of these names, also those that cannot be read.
 pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) {
     catalog.refresh_size(); // other processes may have written some
     let mut scan = catalog.scan();
+    let Ok(dir) = catalog.open_dir() else {
+        return;
+    };
+    let scan = &mut *scan;
     let mut segments = catalog.live_segments();
-    segments.retain(|segment| names.contains(segment.name()));
-    evict_all(catalog, &mut scan, &segments);
-    let skipped = scan
-        .skipped
-        .extract_if(|name, file| names.contains(name.as_str()) && !file.is_left_alone());
-    let skipped: Vec<String> = skipped.map(|(name, _)| name).collect();
-    catalog.remove(skipped.iter().map(String::as_str));
+    segments.retain(|segment| {
+        names.contains(segment.name())
+            && catalog.remove_segment(&*dir, &mut scan.unremovable, segment)
+    });
+    detach_evicted(catalog, scan, &segments);
+    scan.skipped.retain(|name, file| {
+        !names.contains(name.as_str())
+            || file.is_left_alone()
+            || !catalog.remove(&*dir, &mut scan.unremovable, name)
+    });
 }
 
-/// Removes segments, and counts their rows.
-fn evict_all(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegment>]) {
-    let ids: HashSet<u32> = segments.iter().map(|segment| segment.id).collect();
-    catalog.detach(scan, &ids);
-    // Still under the lock, or a refresh would insert them again.
-    catalog.delete(segments);
+/// Takes segments out whose files were removed, and counts their rows.
+fn detach_evicted(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegment>]) {
+    // Still under the lock of their removal, or a refresh would do it.
+    catalog.detach(scan, &segments.iter().map(|segment| segment.id).collect());
     let rows = segments.iter().map(|segment| segment.rows).sum();
     catalog.evicted_rows.fetch_add(rows, Ordering::Relaxed);
 }
 
 /// Skipped files are removed first, since they serve no row.
-fn remove_skipped(catalog: &Catalog, scan: &mut Scan, excess: &mut u64) {
-    if *excess == 0 {
-        return;
-    }
-    let dir = catalog.open_dir();
-    let removed = scan.skipped.extract_if(|name, file| {
+fn remove_skipped(catalog: &Catalog, dir: &dyn Directory, scan: &mut Scan, excess: &mut u64) {
+    scan.skipped.retain(|name, file| {
         // One that changed may be sound by now.
-        let is_unchanged = || {
-            dir.as_ref()
-                .is_ok_and(|dir| file.is_unchanged(&**dir, name))
-        };
-        let is_removed = *excess > 0 && !file.is_left_alone() && is_unchanged();
+        let is_removed = *excess > 0
+            && !file.is_left_alone()
+            && file.is_unchanged(dir, name)
+            && catalog.remove(dir, &mut scan.unremovable, name);
         if is_removed {
             *excess = excess.saturating_sub(file.bytes);
         }
-        is_removed
+        !is_removed
     });
-    let removed: Vec<_> = removed.collect();
-    catalog.remove(removed.iter().map(|(name, _)| name.as_str()));
 }

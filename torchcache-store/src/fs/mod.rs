@@ -175,7 +175,7 @@ pub struct Metadata {
     pub owner: u32,
     /// The number of its group.
     pub group: u32,
-    /// The permissions: the nine bits of Unix.
+    /// The permissions: the nine bits of Unix, and the sticky bit.
     pub mode: u32,
 }
 

@@ -265,7 +265,7 @@ fn metadata(stat: &Stat) -> Metadata {
         is_file: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
         owner: stat.st_uid,
         group: stat.st_gid,
-        mode: u32::from(stat.st_mode) & 0o777,
+        mode: u32::from(stat.st_mode) & 0o1777,
     }
 }
 

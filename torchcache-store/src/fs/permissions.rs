@@ -14,6 +14,9 @@ const WRITE_OTHERS: u32 = 0o002;
 /// The mode bit that lets the group write.
 const WRITE_GROUP: u32 = 0o020;
 
+/// The mode bit that lets only owners remove the files of a directory.
+const STICKY: u32 = 0o1000;
+
 /// The user of this process.
 struct User {
     id: Uid,
@@ -78,6 +81,12 @@ pub(crate) fn check_file(file: &Metadata, dir: &Metadata) -> Result<(), String> 
         return Ok(());
     }
     Err(format!("it belongs to user {}", file.owner))
+}
+
+/// Whether this process may remove a file of a directory that it may write to.
+pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
+    let user = geteuid();
+    dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod fill;
 mod forked;
 pub mod neighbour;
 pub mod other_user;
+pub mod shared_dir;
 pub mod shutdown;
 pub mod steady;
 
@@ -22,4 +23,5 @@ pub const ROLES: &[(&str, Role)] = &[
     ("shutdown", shutdown::run),
     ("steady", steady::run),
     ("other_user", other_user::run),
+    ("shared_dir", shared_dir::run),
 ];

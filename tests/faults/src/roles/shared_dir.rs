@@ -1,0 +1,94 @@
+//! Uses a directory that a group shares, with files of another user in it.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use torchcache_store::{Config, Store};
+
+use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
+
+/// The length of the rows.
+pub const LEN: usize = 1000;
+
+/// The rows of the other user, each in a segment of its own.
+pub const OTHERS: Range<u64> = 0..20;
+
+/// The bound of the directory in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// How the files of the other user are closed.
+#[derive(Clone, Copy, Debug)]
+pub enum Shared {
+    /// The sticky bit of the directory: only their owner may remove them.
+    Sticky,
+    /// A umask of 077: only their owner may read them.
+    Umask,
+}
+
+impl Shared {
+    /// Both ways.
+    pub const ALL: [Shared; 2] = [Shared::Sticky, Shared::Umask];
+
+    /// The mode of the directory, and that of the files.
+    pub fn modes(self) -> (u32, u32) {
+        match self {
+            Shared::Sticky => (0o1775, 0o644),
+            Shared::Umask => (0o775, 0o600),
+        }
+    }
+}
+
+/// The segments of a directory.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "tcs");
+    paths.filter(is_segment).collect()
+}
+
+/// The argument: the way.
+pub fn run(root: &Path, args: &[String]) {
+    let dir = &root.join("of another");
+    let mut ways = Shared::ALL.into_iter();
+    let shared = ways.find(|way| args == [format!("{way:?}")]).unwrap();
+    let others = OTHERS.end;
+    match shared {
+        Shared::Sticky => {
+            let store = Store::open(dir, manual_flush()).unwrap();
+            for n in 1000..1008 {
+                put_flushed(&store, n..n + 1, LEN);
+            }
+            let stats = store.stats();
+            assert_eq!(stats.compacted_segments, 8, "its own: {stats:?}");
+            assert_eq!(stats.faults.total(), 0, "{stats:?}");
+            expect_all(&store, 1000..1008, LEN);
+            store.clear();
+        }
+        Shared::Umask => {}
+    }
+    let config = bounded();
+    let store = Store::open(dir, config).unwrap();
+    for n in 100..200 {
+        put_flushed(&store, n..n + 1, LEN);
+        let lengths = files(dir)
+            .into_iter()
+            .map(|file| file.metadata().unwrap().len());
+        let bytes: u64 = lengths.sum();
+        assert!(bytes <= LIMIT, "{bytes} bytes");
+    }
+    expect_all(&store, 199..200, LEN);
+    let (kept, stats) = (count_right(&store, OTHERS, LEN), store.stats());
+    match shared {
+        Shared::Sticky => assert_eq!(kept, others),
+        Shared::Umask => expect_all(&store, 160..200, LEN),
+    }
+    assert_eq!(stats.refused_rows, 0, "{stats:?}");
+}
+
+/// Segments of a row each are not compacted.
+fn bounded() -> Config {
+    manual_flush()
+        .with_max_bytes(LIMIT)
+        .with_segment_bytes(2 << 10)
+}
