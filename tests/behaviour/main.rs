@@ -54,5 +54,6 @@ mod support;
 mod torchscript;
 mod training;
 mod training_machine;
+mod values;
 mod verify;
 mod weight_changes;

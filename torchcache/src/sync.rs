@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    TryLockError,
+    TryLockError, TryLockResult,
 };
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -34,11 +34,30 @@ const MIN_TRIES: usize = 100;
 
 /// Locks `mutex` of the caller's program, unless another holder keeps it for longer than `timeout`. Threads
 /// that wait in this function get it in their order, however many there are.
-pub(crate) fn lock_for<T>(mutex: &Mutex<T>, timeout: Duration) -> Option<MutexGuard<'_, T>> {
-    let mut turn = LockQueue::of(mutex).enter(timeout)?;
+pub(crate) fn lock_for<T: ?Sized>(
+    mutex: &Mutex<T>,
+    timeout: Duration,
+) -> Option<MutexGuard<'_, T>> {
+    try_for(LockQueue::of(mutex), timeout, || mutex.try_lock())
+}
+
+/// Locks `lock` of the caller's program for reading, as [`lock_for`] does.
+pub(crate) fn read_for<T: ?Sized>(
+    lock: &RwLock<T>,
+    timeout: Duration,
+) -> Option<RwLockReadGuard<'_, T>> {
+    try_for(LockQueue::of(lock), timeout, || lock.try_read())
+}
+
+fn try_for<G>(
+    queue: &LockQueue,
+    timeout: Duration,
+    try_lock: impl Fn() -> TryLockResult<G>,
+) -> Option<G> {
+    let mut turn = queue.enter(timeout)?;
     let start = Instant::now();
     for tries in 1.. {
-        match mutex.try_lock() {
+        match try_lock() {
             Ok(guard) => return Some(guard),
             Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
             Err(TryLockError::WouldBlock) => match start.elapsed() {
@@ -82,10 +101,10 @@ impl LockQueue {
         }
     }
 
-    /// The queue of a mutex. Others may share it.
-    fn of<T>(mutex: &Mutex<T>) -> &'static Self {
+    /// The queue of a lock. Others may share it.
+    fn of<T: ?Sized>(lock: &T) -> &'static Self {
         static QUEUES: [LockQueue; 64] = [const { LockQueue::new() }; 64];
-        &QUEUES[std::ptr::from_ref(mutex).addr() / 64 % QUEUES.len()]
+        &QUEUES[std::ptr::from_ref(lock).addr() / 64 % QUEUES.len()]
     }
 
     /// Waits for the turn of this thread: as long as others get their locks, and else for `timeout`.

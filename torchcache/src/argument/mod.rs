@@ -11,7 +11,16 @@ mod rows;
 mod sample_ids;
 mod shared;
 
-use tch::{Device, Kind, Tensor};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Debug;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tch::{Device, Kind, Reduction, Tensor, nn};
 
 use crate::identity::{Fingerprint, Named};
 
@@ -69,7 +78,8 @@ impl SelectedRows {
 }
 
 /// An argument that is the same for all rows and part of every row's key: numbers (floats by their
-/// bits), `bool`, `char`, text, `Option`, tuples, slices, `Vec`, `Kind`, `Device`.
+/// bits), `bool`, `char`, text, paths, `Duration`, `Option`, tuples, slices, ranges, collections, `Kind`, `Device`,
+/// `Reduction` and the configurations of `tch::nn`.
 ///
 /// ```
 /// use torchcache::{Fingerprint, PlainArgument};
@@ -90,9 +100,22 @@ macro_rules! plain_arguments {
 
 plain_arguments! {
     u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool char String Kind Device &str
+    &Path PathBuf &OsStr OsString Duration Reduction Ordering
+    nn::LinearConfig nn::BatchNormConfig nn::LayerNormConfig nn::GroupNormConfig nn::EmbeddingConfig nn::RNNConfig
+    nn::PaddingMode nn::Init
 }
 
 impl PlainArgument for () {}
+impl<ND: Debug + Clone> PlainArgument for nn::ConvConfigND<ND> {}
+impl<ND: Debug + Clone> PlainArgument for nn::ConvTransposeConfigND<ND> {}
+impl<T: PlainArgument> PlainArgument for Range<T> {}
+impl<T: PlainArgument> PlainArgument for RangeInclusive<T> {}
+impl<K: PlainArgument, V: PlainArgument> PlainArgument for BTreeMap<K, V> {}
+impl<T: PlainArgument> PlainArgument for BTreeSet<T> {}
+impl<K: PlainArgument, V: PlainArgument, S: Clone> PlainArgument for HashMap<K, V, S> {}
+impl<T: PlainArgument, S: Clone> PlainArgument for HashSet<T, S> {}
+impl<T: PlainArgument> PlainArgument for Box<T> {}
+impl<T: PlainArgument> PlainArgument for Arc<T> {}
 impl<F: Clone> PlainArgument for Named<F> {}
 impl<T: PlainArgument> PlainArgument for &T {}
 impl<T: PlainArgument> PlainArgument for &[T] {}

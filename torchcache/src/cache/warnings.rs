@@ -171,7 +171,7 @@ impl Reason {
             ),
             Reason::Locked => (
                 11,
-                "a lock in the module is held, such as that of its `VarStore`: calls that cannot take it within 100 ms bypass the cache; release it before the call".into(),
+                "a lock in the module is held, such as that of its `VarStore` or the borrow of a `RefCell`: calls that cannot take it within 100 ms bypass the cache; release it before the call".into(),
             ),
             Reason::CutBatch { failure, rows, of } => (
                 12,

@@ -19,8 +19,9 @@ use crate::tensor::layout;
 
 /// A value that can be part of a module's identity.
 ///
-/// Implemented for plain types, collections, `tch::nn` layers, `Tensor`, `VarStore`, `CModule`,
-/// [`Cached`](crate::Cached) and modules with [`torchcache`](macro@crate::torchcache).
+/// Implemented for plain types, collections, cells, locks and atomic numbers (with what they hold at the call),
+/// `tch::nn` layers and configurations, `Tensor`, `VarStore`, `CModule`, [`Cached`](crate::Cached) and modules with
+/// [`torchcache`](macro@crate::torchcache).
 ///
 /// * **Plain data**, such as an enum of activations: `#[derive(Fingerprint)]`. Fields that do not change
 ///   what `forward` computes are left out with `#[torchcache(skip)]`.

@@ -1,12 +1,13 @@
 //! The identity of a module, which decides which rows are valid for it, and how changes are noticed.
 //!
-//! `fingerprint` is the trait and the walk, `std_types`, `tch_types` and `torchscript` its
+//! `fingerprint` is the trait and the walk, `std_types`, `cells`, `tch_types` and `torchscript` its
 //! implementations, `types` tells types apart, `named` is for code without a name, `code` and `program` for
 //! unknown code, `watch` is the cheap comparison on each call and `sample` what it reads of large weights,
 //! `changes` what was reported, `parts` what was hashed, `bounded` joins those of large collections,
 //! `manifest` the readable record on disk.
 
 mod bounded;
+mod cells;
 mod changes;
 mod code;
 mod fingerprint;
@@ -31,9 +32,13 @@ pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::options::Options;
 use crate::sync::Progress;
+
+/// How long a call waits for a lock of the program that it needs to read a module.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Bumped whenever the same module would get another hash. Older directories are then ignored.
 const FORMAT: u32 = 3;

@@ -1,7 +1,13 @@
 //! [`Fingerprint`] for plain types and collections.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, LinkedList, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::num::{NonZero, Saturating, Wrapping};
+use std::ops::{
+    Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive,
+};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +35,22 @@ macro_rules! numbers {
 
 numbers!(u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64);
 
+macro_rules! non_zero_numbers {
+    ($($type:ty)*) => {$(
+        impl Fingerprint for NonZero<$type> {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                self.get().fingerprint(f);
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                self.get().append_plain(bytes)
+            }
+        }
+    )*};
+}
+
+non_zero_numbers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
+
 /// Types of one value: the name that enters the hash, and the bytes.
 macro_rules! plain {
     ($($type:ident: |$value:ident| $bytes:expr;)*) => {$(
@@ -51,6 +73,7 @@ plain! {
     bool: |value| &[u8::from(*value)];
     char: |value| &u32::from(*value).to_le_bytes();
     str: |value| value.as_bytes();
+    OsStr: |value| value.as_encoded_bytes();
     Path: |value| value.as_os_str().as_encoded_bytes();
     // Pointer-sized numbers are hashed as 64 bits, so that an identity does not depend on the machine.
     usize: |value| &(*value as u64).to_le_bytes();
@@ -59,6 +82,7 @@ plain! {
     Kind: |value| &[kind::code(*value)];
     Device: |value| format!("{value:?}").as_bytes();
     Reduction: |value| &value.to_int().to_le_bytes();
+    Ordering: |value| &(*value as i8).to_le_bytes();
 }
 
 /// Appends bytes after their number.
@@ -109,6 +133,7 @@ macro_rules! pointers {
 
 pointers! {
     String;
+    OsString;
     PathBuf;
     &T, T: Fingerprint;
     Box<T>, T: Fingerprint;
@@ -119,7 +144,7 @@ pointers! {
 
 /// A value behind a pointer. Where the pointer does not name its type, since that is a `dyn`, the type
 /// is part of the identity.
-fn pointed_to<T: Fingerprint + ?Sized>(value: &T, f: &mut Fingerprinter<'_>) {
+pub(super) fn pointed_to<T: Fingerprint + ?Sized>(value: &T, f: &mut Fingerprinter<'_>) {
     if is_dyn(value) {
         let type_name = value.dynamic_type();
         f.plain("dyn", type_name.as_bytes(), &type_name);
@@ -158,6 +183,7 @@ ordered! {
     [T; N], N;
     Vec<T>;
     VecDeque<T>;
+    LinkedList<T>;
     BTreeSet<T>;
 }
 
@@ -165,6 +191,13 @@ impl<K: Fingerprint, V: Fingerprint> Fingerprint for BTreeMap<K, V> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         length(f, self.len());
         f.elements(self.iter());
+    }
+}
+
+impl<T: Fingerprint> Fingerprint for BinaryHeap<T> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        length(f, self.len());
+        f.unordered(self.iter());
     }
 }
 
@@ -180,6 +213,56 @@ impl<K: Fingerprint, V: Fingerprint, S> Fingerprint for HashMap<K, V, S> {
         length(f, self.len());
         f.unordered(self.iter());
     }
+}
+
+macro_rules! wrappers {
+    ($($type:ident)*) => {$(
+        impl<T: Fingerprint> Fingerprint for $type<T> {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                f.field("0", &self.0);
+            }
+
+            fn append_plain(&self, bytes: &mut Vec<u8>) -> bool {
+                self.0.append_plain(bytes)
+            }
+        }
+    )*};
+}
+
+wrappers! { Wrapping Saturating Reverse }
+
+impl<T: Fingerprint> Fingerprint for Bound<T> {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        match self {
+            Bound::Included(value) => {
+                f.variant("Included");
+                value.fingerprint(f);
+            }
+            Bound::Excluded(value) => {
+                f.variant("Excluded");
+                value.fingerprint(f);
+            }
+            Bound::Unbounded => f.variant("Unbounded"),
+        }
+    }
+}
+
+/// Ranges by their bounds: an inclusive range that was iterated to its end excludes it.
+macro_rules! ranges {
+    ($($type:ident)*) => {$(
+        impl<T: Fingerprint> Fingerprint for $type<T> {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                f.field("start", &self.start_bound());
+                f.field("end", &self.end_bound());
+            }
+        }
+    )*};
+}
+
+ranges! { Range RangeFrom RangeInclusive RangeTo RangeToInclusive }
+
+impl Fingerprint for RangeFull {
+    fn fingerprint(&self, _: &mut Fingerprinter<'_>) {}
 }
 
 macro_rules! tuples {

@@ -6,10 +6,15 @@
 
 use std::fmt::Debug;
 use std::sync::Mutex;
-use std::time::Duration;
 
+use tch::nn::init::{FanInOut, NonLinearity, NormalOrUniform};
+use tch::nn::{
+    BatchNormConfig, ConvConfigND, ConvTransposeConfigND, EmbeddingConfig, GroupNormConfig, Init,
+    LayerNormConfig, LinearConfig, PaddingMode, RNNConfig,
+};
 use tch::{Tensor, nn};
 
+use super::LOCK_TIMEOUT;
 use super::fingerprint::{Fingerprint, Fingerprinter};
 use crate::sync::lock_for;
 
@@ -47,6 +52,22 @@ configured_layers! {
     Embedding: ws;
 }
 
+/// Configurations, which their derived `Debug` shows.
+macro_rules! configurations {
+    ($($type:ident $(<$dimensions:ident>)?)*) => {$(
+        impl $(<$dimensions: Debug>)? Fingerprint for $type $(<$dimensions>)? {
+            fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+                f.configuration(self);
+            }
+        }
+    )*};
+}
+
+configurations! {
+    LinearConfig ConvConfigND<ND> ConvTransposeConfigND<ND> BatchNormConfig LayerNormConfig GroupNormConfig
+    EmbeddingConfig RNNConfig PaddingMode Init FanInOut NonLinearity NormalOrUniform
+}
+
 impl Fingerprint for nn::VarStore {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         variables(&self.variables_, f);
@@ -82,6 +103,3 @@ pub(crate) fn variables(variables: &Mutex<nn::Variables>, f: &mut Fingerprinter<
         f.field(name, tensor);
     }
 }
-
-/// How long a call waits for a lock that it needs to read a module.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
