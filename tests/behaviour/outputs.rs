@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use tch::{Kind, Tensor};
-use torchcache::{Batched, TorchCache, torchcache};
+use tch::{Kind, TchError, Tensor};
+use torchcache::{Batched, ErrorKind, TorchCache, torchcache};
 
 use crate::support::{Ran, counts, device, logged, random, same, warnings};
 
@@ -202,4 +202,93 @@ fn the_trait_of_outputs_hides_no_method_of_tensors() {
         assert!(same(&flat(&xs).0, &(&xs * 2.0).view([2, 12])));
     }
     assert_eq!(counts(flat_cache()), (2, 2, 0));
+}
+
+/// Functions that return each error which the library's own converts into.
+mod results {
+    use super::*;
+    use std::error::Error;
+
+    macro_rules! fallible {
+        ($($name:ident: $error:ty, |$text:ident| $failure:expr;)*) => {$(
+            #[torchcache]
+            pub(super) fn $name(xs: &Tensor) -> Result<Tensor, $error> {
+                if xs.size()[1] == 7 {
+                    let $text = "seven columns";
+                    return Err($failure);
+                }
+                // A failure of libtorch where there are not three columns.
+                let product = xs.f_matmul(&Tensor::ones([3, 2], (Kind::Float, xs.device())))?;
+                Ok(product)
+            }
+        )*};
+    }
+
+    fallible! {
+        of_tch: TchError, |text| TchError::Shape(text.into());
+        of_the_library: torchcache::Error, |text| TchError::Shape(text.into()).into();
+        boxed: Box<dyn Error + Send + Sync>, |text| text.into();
+    }
+
+    #[torchcache]
+    pub(super) fn text(xs: &Tensor) -> Result<Tensor, String> {
+        xs.f_matmul(&Tensor::ones([3, 2], (Kind::Float, xs.device())))
+            .map_err(|error| error.to_string())
+    }
+}
+
+#[test]
+fn each_common_error_type_holds_every_failure() {
+    fn assert_fails<E: std::fmt::Display>(
+        cache: &TorchCache,
+        call: impl Fn(&Tensor) -> Result<Tensor, E>,
+        full_text: impl Fn(E) -> String,
+    ) {
+        let ones = Tensor::ones([3, 2], (Kind::Float, device()));
+        let xs = random(&[4, 3]);
+        for _ in 0..2 {
+            let output = call(&xs).unwrap_or_else(|error| panic!("{error}"));
+            assert!(same(&output, &xs.matmul(&ones)));
+        }
+        assert_eq!(counts(cache), (4, 4, 0));
+        let failed = |xs: &Tensor| full_text(call(xs).unwrap_err());
+        let misuse = failed(&Tensor::from(1.0f32));
+        assert!(misuse.contains("0-d tensor"), "{misuse}");
+        for _ in 0..2 {
+            let torch = failed(&random(&[4, 5]));
+            assert!(torch.contains("cannot be multiplied"), "{torch}");
+        }
+    }
+    let with_sources = |error: &dyn std::error::Error| {
+        let sources = std::iter::successors(Some(error), |error| error.source());
+        sources
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": ")
+    };
+    assert_fails(results::of_tch_cache(), results::of_tch, |error| {
+        with_sources(&error)
+    });
+    assert_fails(
+        results::of_the_library_cache(),
+        results::of_the_library,
+        |error| with_sources(&error),
+    );
+    assert_fails(results::boxed_cache(), results::boxed, |error| {
+        with_sources(&*error)
+    });
+    assert_fails(results::text_cache(), results::text, |error| error);
+
+    let seven = random(&[1, 7]);
+    let error = results::of_the_library(&seven).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Torch);
+    assert_eq!(
+        with_sources(&error),
+        "libtorch failed: invalid shape: seven columns"
+    );
+    let error = results::of_tch(&seven).unwrap_err();
+    assert!(
+        matches!(error, TchError::Shape(_)),
+        "as the body returned it"
+    );
 }

@@ -7,10 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tch::TchError;
+
 /// A misuse of a cache, or a directory or file that cannot be used.
 ///
 /// A cached function that returns `Result<_, E>` with `E: From<torchcache::Error>` returns it; any
-/// other cached function panics with its message, as functions of tch do.
+/// other cached function panics with its message, as functions of tch do. `TchError`, `String`,
+/// `Box<dyn std::error::Error>` and `anyhow::Error` are such types. In a function that returns this error, `?`
+/// takes a `TchError`.
 ///
 /// ```
 /// use torchcache::{ErrorKind, Options};
@@ -55,6 +59,8 @@ pub enum ErrorKind {
     Directory,
     /// The weights that identify a module cannot be read.
     Weights,
+    /// libtorch failed in the body of a function that returns this error.
+    Torch,
 }
 
 /// What a part of an output is called in messages.
@@ -163,6 +169,8 @@ pub(crate) enum Detail {
         "the parameters of a `TrainableCModule` can be watched only in the `VarStore` that it was loaded into; pass that store as its weights"
     )]
     WeightsWithoutStore,
+    #[error("libtorch failed")]
+    Torch(#[source] TchError),
 }
 
 impl Detail {
@@ -189,6 +197,7 @@ impl Detail {
             | Detail::SameDefinition { .. } => ErrorKind::AmbiguousIdentity,
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
+            Detail::Torch(_) => ErrorKind::Torch,
         }
     }
 }
@@ -247,6 +256,26 @@ impl From<Detail> for Error {
             module: None,
             detail: Arc::new(detail),
         }
+    }
+}
+
+impl From<TchError> for Error {
+    fn from(error: TchError) -> Self {
+        Detail::Torch(error).into()
+    }
+}
+
+/// For cached functions that return the error of tch. The message is that of `error`, which is its source.
+impl From<Error> for TchError {
+    fn from(error: Error) -> Self {
+        io::Error::other(error).into()
+    }
+}
+
+/// The message of the error and of its sources.
+impl From<Error> for String {
+    fn from(error: Error) -> Self {
+        with_sources(&error)
     }
 }
 
