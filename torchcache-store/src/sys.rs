@@ -94,17 +94,32 @@ pub(crate) fn end_by(signal: c_int) -> ! {
     }
 }
 
+/// The signals that a thread blocked before. Restored when dropped.
+struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Blocks signals in this thread.
+    fn block(signals: &libc::sigset_t) -> Mask {
+        // SAFETY: zeros are a valid value of a set, and both sets live as long as the call.
+        unsafe {
+            let mut before: libc::sigset_t = zeroed();
+            libc::pthread_sigmask(libc::SIG_BLOCK, signals, &raw mut before);
+            Mask(before)
+        }
+    }
+}
+
+impl Drop for Mask {
+    fn drop(&mut self) {
+        // SAFETY: the set was returned by the same call.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, null_mut()) };
+    }
+}
+
 /// Runs `spawn` so that the threads that it starts handle no signal: it goes to a thread of the program, as it
 /// would without these, and one that a thread causes by exceeding a limit is an error of the call. Signals of
 /// faulty code stay, since blocked ones end the process without the program's handler.
 pub(crate) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
-    struct Restore(libc::sigset_t);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            // SAFETY: the set was returned by the same call.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, null_mut()) };
-        }
-    }
     let faults = [
         libc::SIGSEGV,
         libc::SIGBUS,
@@ -116,14 +131,52 @@ pub(crate) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
     ];
     // SAFETY: zeros are a valid value of a set, which `sigfillset` initializes, and the numbers are those of
     // signals.
-    let _restore = unsafe {
-        let (mut blocked, mut before): (libc::sigset_t, libc::sigset_t) = (zeroed(), zeroed());
+    let blocked = unsafe {
+        let mut blocked: libc::sigset_t = zeroed();
         libc::sigfillset(&raw mut blocked);
         for fault in faults {
             libc::sigdelset(&raw mut blocked, fault);
         }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const blocked, &raw mut before);
-        Restore(before)
+        blocked
     };
+    let _restore = Mask::block(&blocked);
     spawn()
+}
+
+/// The set of the signal that a thread gets when it exceeds the limit of file sizes.
+fn file_size_signal() -> libc::sigset_t {
+    // SAFETY: zeros are a valid value of a set, which `sigemptyset` initializes.
+    unsafe {
+        let mut only: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, libc::SIGXFSZ);
+        only
+    }
+}
+
+/// Has this thread, and those that it starts, get errors at a limit of file sizes, and no signal.
+pub(crate) fn block_file_size_signal() {
+    std::mem::forget(Mask::block(&file_size_signal()));
+}
+
+/// Writes on a thread of the program. At a limit of file sizes that is an error of the call: the signal, which ends
+/// a program that does not handle it, is taken back.
+pub(crate) fn without_file_size_signal<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let signal = file_size_signal();
+    let before = Mask::block(&signal);
+    let written = write();
+    let is_exceeded = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
+    // SAFETY: calls on sets that are initialized, and on a number. `sigwait` does not wait: the signal is pending.
+    unsafe {
+        let was_blocked = libc::sigismember(&raw const before.0, libc::SIGXFSZ) == 1;
+        if written.as_ref().is_err_and(is_exceeded) && !was_blocked {
+            let mut pending: libc::sigset_t = zeroed();
+            libc::sigpending(&raw mut pending);
+            if libc::sigismember(&raw const pending, libc::SIGXFSZ) == 1 {
+                let mut taken = 0;
+                libc::sigwait(&raw const signal, &raw mut taken);
+            }
+        }
+    }
+    written
 }

@@ -34,6 +34,12 @@ fn pool() -> Option<&'static ThreadPool> {
     POOL.get_or_init(|| sys::without_signals(build)).as_ref()
 }
 
+/// From now on, at a limit of file sizes, writes of this thread and of those that it starts fail, and do not end
+/// the process by SIGXFSZ. For the start of a program.
+pub fn block_file_size_signal() {
+    sys::block_file_size_signal();
+}
+
 /// How many threads can share the work of this one. Starts the pool if need be.
 pub fn count() -> usize {
     pool().map_or(1, ThreadPool::current_num_threads)

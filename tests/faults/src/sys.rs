@@ -1,8 +1,10 @@
 //! All `unsafe` code of the package: forking without `exec`.
 
-#![expect(unsafe_code, reason = "fork has no safe interface")]
+#![expect(unsafe_code, reason = "fork and signal masks have no safe interface")]
 
+use std::ffi::c_int;
 use std::io;
+use std::mem::zeroed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::process::Pid;
@@ -21,4 +23,25 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
     // It is negative if there is no child.
     Pid::from_raw(pid.max(0)).ok_or_else(io::Error::last_os_error)
+}
+
+/// Blocks signals in this thread, and returns a function that waits for the next of them.
+pub(crate) fn blocked(signals: &[c_int]) -> impl Fn() -> c_int {
+    // SAFETY: zeros are a valid value of a set, which `sigemptyset` initializes, and the numbers are
+    // those of signals.
+    let blocked = unsafe {
+        let mut blocked: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut blocked);
+        for signal in signals {
+            libc::sigaddset(&raw mut blocked, *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut());
+        blocked
+    };
+    move || {
+        let mut signal = 0;
+        // SAFETY: both outlive the call.
+        unsafe { libc::sigwait(&raw const blocked, &raw mut signal) };
+        signal
+    }
 }

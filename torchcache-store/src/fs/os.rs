@@ -211,7 +211,7 @@ struct OsFile(std::fs::File);
 
 impl Write for OsFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        sys::without_file_size_signal(|| self.0.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

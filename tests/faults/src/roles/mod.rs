@@ -8,6 +8,7 @@ pub mod neighbour;
 pub mod other_user;
 pub mod shared_dir;
 pub mod shutdown;
+pub mod signals;
 pub mod steady;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub const ROLES: &[(&str, Role)] = &[
     ("fill", fill::run),
     ("neighbour", neighbour::run),
     ("shutdown", shutdown::run),
+    ("signals", signals::run),
     ("steady", steady::run),
     ("other_user", other_user::run),
     ("shared_dir", shared_dir::run),

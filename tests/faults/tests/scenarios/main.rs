@@ -12,6 +12,7 @@ mod multi_process;
 mod permissions;
 mod power;
 mod shutdown;
+mod signals;
 mod unremovable;
 mod versions;
 
