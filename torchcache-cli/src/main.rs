@@ -21,8 +21,10 @@ use clap::Parser;
 use commands::{check, clear, diff, export as export_command, generate, ls, prune, show};
 use error::Error;
 use output::{CommandReport, Printer};
+use torchcache_store::threads;
 
 fn main() -> ExitCode {
+    threads::block_file_size_signal();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(usage) => return output::print_usage(&usage),

@@ -2,12 +2,12 @@
 //! complete. On an error it is removed.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, PersistError};
 
 use crate::error::Error;
 
@@ -68,11 +68,29 @@ impl OutputFile {
         // Without the sync, a power loss could leave the name without the bytes.
         self.temp.as_file().sync_all()?;
         let named = match self.force {
-            true => self.temp.persist(&self.path),
-            false => self.temp.persist_noclobber(&self.path),
+            true => self.temp.persist(&self.path).map(drop),
+            false => persist_new(self.temp, &self.path),
         };
-        named.map(drop).map_err(|error| error.error.into())
+        named.map_err(|error| error.error.into())
     }
+}
+
+/// Renames a file unless `path` exists. Where the system can do that neither by renaming nor by a second link, an
+/// empty file takes the name first, and is then replaced.
+fn persist_new(temp: NamedTempFile, path: &Path) -> Result<(), PersistError> {
+    let unnamed = match temp.persist_noclobber(path) {
+        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => error.file,
+        named => return named.map(drop),
+    };
+    if let Err(error) = File::create_new(path) {
+        return Err(PersistError {
+            error,
+            file: unnamed,
+        });
+    }
+    unnamed.persist(path).map(drop).inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 /// Removes files of killed exports, as far as possible.

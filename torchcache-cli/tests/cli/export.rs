@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use torchcache_store::schema::{ElementKind, OutputDevice, Schema};
 
 use crate::support::{
     BACKBONE, DAY, corrupt_rows, hash, json, key, manifest, root, segment, single, stderr, stdout,
-    tensor, value,
+    tensor, text, value,
 };
 
 /// The header and the data of a safetensors file.
@@ -275,4 +276,130 @@ fn an_export_removes_files_of_killed_exports() {
     lock.try_lock().unwrap();
     json(root.path(), &["export", ".", "-o", "x.npy"], 0);
     assert!(!stale.exists() && young.exists() && running.exists());
+}
+
+/// Neither a rename that replaces nothing nor a second link of a file, from now on in this thread and in processes
+/// that it starts.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn without_exclusive_names() {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+    let flags = SeccompCondition::new(4, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0);
+    let with_flags = SeccompRule::new(vec![flags.unwrap()]).unwrap();
+    let links = [
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_link, Vec::new()),
+        (libc::SYS_linkat, Vec::new()),
+    ];
+    for (calls, errno) in [
+        (vec![(libc::SYS_renameat2, vec![with_flags])], libc::EINVAL),
+        (links.into(), libc::EPERM),
+    ] {
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let (allow, fail) = (SeccompAction::Allow, SeccompAction::Errno(errno as u32));
+        let filter = SeccompFilter::new(calls.into_iter().collect(), allow, fail, arch);
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+    }
+}
+
+#[test]
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn a_file_system_without_exclusive_names_gets_exports() {
+    let root = floats(&[(0, 3)]);
+    std::thread::scope(|scope| {
+        let exported = scope.spawn(|| {
+            without_exclusive_names();
+            let moved = fs::hard_link(root.path(), root.path().join("link"));
+            assert_eq!(moved.unwrap_err().raw_os_error(), Some(libc::EPERM));
+            for file in ["x.npy", "x.safetensors"] {
+                let exported = json(root.path(), &["export", ".", "-o", file], 0);
+                assert_eq!(exported["rows"], 3);
+                let bytes = fs::metadata(root.path().join(file)).unwrap().len();
+                assert_eq!(exported["bytes"], bytes);
+                let again = stderr(root.path(), &["export", ".", "-o", file], 2);
+                assert!(again.contains("exists already"), "{again}");
+            }
+        });
+        exported.join().unwrap();
+    });
+    assert_eq!(temporary_files(root.path()), 0);
+}
+
+fn temporary_files(dir: &Path) -> usize {
+    let names = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let is_temporary =
+        |name: &std::ffi::OsString| name.to_string_lossy().starts_with(".torchcache-export-");
+    names.filter(is_temporary).count()
+}
+
+#[test]
+fn a_file_size_limit_is_an_error() {
+    let root = root();
+    let broken = root.path().join(hash(1)).join("18bd1c2f9a3e4d50-a.tcs");
+    corrupt_rows(&broken, 1024, [3]);
+    // Errors of a pipe are read, those of a file are not written.
+    for (script, args, error) in [
+        (
+            "exec \"$@\"",
+            &["export", ".", &hash(1), "-o", "x.npy"][..],
+            "File too large",
+        ),
+        (
+            "exec \"$@\"",
+            &["export", ".", &hash(1), "-o", "x.safetensors"],
+            "File too large",
+        ),
+        (
+            "exec \"$@\"",
+            &["check", ".", "--repair"],
+            "1 could not be checked or repaired",
+        ),
+        (
+            "exec \"$@\" > printed",
+            &["show", ".", &hash(1)],
+            "cannot print",
+        ),
+        (
+            "exec \"$@\" > printed",
+            &["ls", ".", "--json"],
+            "cannot print",
+        ),
+        (
+            "exec \"$@\" > printed",
+            &["completions", "bash"],
+            "cannot print",
+        ),
+    ] {
+        let mut limited = Command::new("env");
+        limited.args([
+            "--default-signal=XFSZ",
+            "sh",
+            "-c",
+            &format!("ulimit -f 1; {script}"),
+            "sh",
+        ]);
+        let limited = limited.arg(env!("CARGO_BIN_EXE_torchcache")).args(args);
+        let output = limited.current_dir(root.path()).output().unwrap();
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {:?} {printed}",
+            output.status
+        );
+        assert!(printed.contains(error), "{args:?}: {printed}");
+        assert!(!root.path().join("x.npy").exists() && !root.path().join("x.safetensors").exists());
+        assert_eq!(temporary_files(root.path()), 0);
+    }
 }
