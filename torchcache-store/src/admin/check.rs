@@ -4,6 +4,7 @@
 use std::io;
 
 use super::discover::{Cache, Found, open, read_segments};
+use crate::descriptors::are_exhausted;
 use crate::fs::Directory;
 use crate::fs::temp_file::stale_names;
 use crate::segment::{Decoder, SegmentError};
@@ -141,7 +142,10 @@ fn check_cache(
         let state = state.unwrap_or_else(SegmentState::NotRead);
         report.segments.push(SegmentCheck { name, bytes, state });
     }
-    report.stale_files = stale_names(&*dir, |_, _| Ok(()))?;
+    report.stale_files = stale_names(&*dir, |_, error| match are_exhausted(&error) {
+        true => Err(error),
+        false => Ok(()),
+    })?;
     Ok(())
 }
 

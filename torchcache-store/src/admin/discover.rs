@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::directory;
+use crate::descriptors::are_exhausted;
 use crate::fs::permissions;
 use crate::fs::temp_file::is_temp;
 use crate::fs::{Directory, FileSystem, Metadata, Os, file_names};
@@ -68,7 +69,7 @@ impl Root {
     pub fn open_on(fs: Arc<dyn FileSystem>, path: &Path) -> io::Result<Root> {
         let dir = fs.open_dir(path, false)?;
         // `manifest.json` may be a file of another program.
-        let is_cache = !segment_names(&*dir)?.is_empty() || Manifest::read(&*dir).is_ok();
+        let is_cache = !segment_names(&*dir)?.is_empty() || read_manifest(&*dir)?.is_ok();
         let path = path.to_owned();
         Ok(Root { fs, path, is_cache })
     }
@@ -87,7 +88,7 @@ impl Root {
     /// Lists the caches. If the root is a cache and contains others, it comes first under the name `.`.
     ///
     /// # Errors
-    /// If the root itself cannot be listed.
+    /// If the root itself cannot be listed, or no file descriptor is left for a directory in it.
     pub fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing {
             caches: Vec::new(),
@@ -102,6 +103,8 @@ impl Root {
             match dir.and_then(|dir| holds_cache(&*dir)) {
                 Ok(true) => listing.caches.push(self.cache(path)),
                 Ok(false) => {}
+                // It says nothing about the directory.
+                Err(error) if are_exhausted(&error) => return Err(error),
                 // Gone meanwhile, a link or a pipe.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
@@ -183,7 +186,7 @@ pub(super) type Segments<T> = BTreeMap<String, io::Result<Found<T>>>;
 
 /// Reads the segments of a directory, several at a time, and returns those of the last listing. Other
 /// processes may use the directory meanwhile: see [`visit_segments`]. Before segments are read, `expect`
-/// gets their bytes.
+/// gets their bytes. That no file descriptor is left says nothing about a segment, and is an error.
 pub(super) fn read_segments<T: Send>(
     dir: &dyn Directory,
     expect: impl Fn(u64),
@@ -218,7 +221,27 @@ pub(super) fn read_segments<T: Send>(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     segments.retain(|name, _| listed.contains(name));
-    Ok(segments)
+    let errors = segments.values().filter_map(|found| match found {
+        Ok(found) => match &found.contents {
+            Err(SegmentError::Io(error)) => Some(error),
+            _ => None,
+        },
+        Err(error) => Some(error),
+    });
+    let exhausted = errors.into_iter().find(|error| are_exhausted(*error));
+    match exhausted.and_then(io::Error::raw_os_error) {
+        Some(number) => Err(io::Error::from_raw_os_error(number)),
+        None => Ok(segments),
+    }
+}
+
+/// Reads the manifest of a directory. The outer error says that no file descriptor is left, and nothing about the
+/// manifest.
+pub(super) fn read_manifest(dir: &dyn Directory) -> io::Result<io::Result<Manifest>> {
+    match Manifest::read(dir) {
+        Err(error) if are_exhausted(&error) => Err(error),
+        manifest => Ok(manifest),
+    }
 }
 
 /// Opens a segment whose permissions were accepted.

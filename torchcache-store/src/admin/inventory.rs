@@ -4,11 +4,11 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
-use super::discover::{Cache, Found, Root, read_segments};
+use super::discover::{Cache, Found, Root, read_manifest, read_segments};
 use crate::clock;
 use crate::descriptors::are_exhausted;
-use crate::manifest::{self, Manifest};
-use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, SegmentError, claimed_rows, is_settled};
+use crate::manifest;
+use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, claimed_rows, is_settled};
 use crate::size::sum;
 
 /// All caches and segments of a listing.
@@ -104,7 +104,6 @@ impl Inventory {
                 Ok(rows) => Some(rows),
                 // A corrupt segment is removed in its turn.
                 Err(error) if error.is_corruption() => None,
-                Err(SegmentError::Io(error)) if are_exhausted(&error) => return Err(error),
                 Err(error) => {
                     skipped.push((cache.path().join(&name), error.to_string()));
                     has_skipped = true;
@@ -123,7 +122,7 @@ impl Inventory {
         let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
         let created = || written.map_or(0, |file| clock::past_or_now(file.modified));
-        let manifest = Manifest::read(&*dir).map_err(|error| error.kind());
+        let manifest = read_manifest(&*dir)?.map_err(|error| error.kind());
         let module = manifest.map(|manifest| manifest.module);
         has_skipped |= module
             .as_ref()

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::discover::{Cache, Found, open, read_segments};
+use super::discover::{Cache, Found, open, read_manifest, read_segments};
 use crate::fs::file_names;
 use crate::fs::temp_file::is_temp;
 use crate::manifest::{self, Manifest};
@@ -158,8 +158,8 @@ impl Cache {
     /// Reads the manifest and the row table of each segment.
     ///
     /// # Errors
-    /// If the directory cannot be opened or listed, or its permissions are rejected. Errors of single files
-    /// are in the summary.
+    /// If the directory cannot be opened or listed, its permissions are rejected, or no file descriptor is
+    /// left for a file. Other errors of single files are in the summary.
     pub fn summary(&self) -> io::Result<CacheSummary> {
         let dir = self.open()?;
         let written = dir.stat(manifest::FILE.as_ref());
@@ -177,7 +177,7 @@ impl Cache {
             }
         };
         Ok(CacheSummary {
-            manifest: Manifest::read(&*dir),
+            manifest: read_manifest(&*dir)?,
             created: written.ok().map(|file| file.modified),
             segments: segments.into_iter().map(summarize).collect(),
             temp_files: file_names(&*dir, is_temp)?.len(),

@@ -1,5 +1,6 @@
 //! Administration while another process or a power cut interferes.
 
 mod common;
+mod descriptors;
 mod moments;
 mod power;
