@@ -1,7 +1,7 @@
 //! `torchcache prune`: frees space, and prints what was removed.
 
 use serde_json::{Value, json};
-use torchcache_store::admin::{Keep, PruneReport, PrunedCache, prune};
+use torchcache_store::admin::{Keep, PrunePlan, PruneReport, PrunedCache};
 use torchcache_store::size::{human, sum};
 
 use crate::args::Prune;
@@ -11,7 +11,7 @@ use crate::json;
 use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
-use crate::text::{count, counted, plain};
+use crate::text::{count, counted, path_text, plain};
 use crate::time::{ago, rfc3339};
 
 pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Error> {
@@ -21,19 +21,22 @@ pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Erro
         return Err(Error::failed(format!(
             "{} is the directory of one cache, and --keep-latest chooses among several; name the \
              directory above it",
-            list.root.path().display()
+            path_text(list.root.path())
         )));
     }
-    let prune = |dry_run| {
-        prune(&list.root, keep, dry_run).map_err(Error::io("list the directory", &args.dir))
+    let failed = || Error::io("list the directory", &args.dir);
+    let plan = PrunePlan::new(&list.root, keep).map_err(failed())?;
+    let report = if args.dry_run {
+        plan.report()
+    } else if args.yes || !is_everything(&plan.report()) {
+        plan.carry_out_repeatedly().map_err(failed())?
+    } else {
+        confirm(&plan.report(), keep)?;
+        plan.carry_out()
     };
-    if !args.dry_run && !args.yes && !confirm(&prune(true)?, keep)? {
-        return Err(Error::failed("nothing was removed"));
-    }
-    let report = prune(args.dry_run)?;
     for (path, reason) in &report.skipped {
         let path = path.strip_prefix(list.root.path()).unwrap_or(path);
-        printer.note(format_args!("{}: {reason}", path.display()));
+        printer.note(format_args!("{}: {reason}", path_text(path)));
     }
     let mut table = Table::new([
         Column::Long("TYPE"),
@@ -80,11 +83,13 @@ pub(crate) fn run(printer: &Printer, args: &Prune) -> Result<CommandReport, Erro
     Ok(CommandReport::with_code(text, json, code))
 }
 
-/// Asks whether to remove what is planned, if that is everything.
-fn confirm(planned: &PruneReport, keep: Keep) -> Result<bool, Error> {
-    if segments(planned) == 0 || planned.remaining_bytes > 0 {
-        return Ok(true);
-    }
+/// Whether nothing would remain.
+fn is_everything(planned: &PruneReport) -> bool {
+    segments(planned) > 0 && planned.remaining_bytes == 0
+}
+
+/// Asks whether to remove everything. The error says that it was not confirmed.
+fn confirm(planned: &PruneReport, keep: Keep) -> Result<(), Error> {
     let reason = match keep {
         Keep::MaxBytes(limit) => format!(
             " The most recently read segment alone is larger than {}.",
@@ -99,10 +104,14 @@ fn confirm(planned: &PruneReport, keep: Keep) -> Result<bool, Error> {
         counted(planned.caches.iter().map(rows).sum(), "row"),
         human(planned.removed_bytes()),
     );
-    output::confirm(
+    let confirmed = output::confirm(
         &format!("This removes {everything}.{reason} Remove it?"),
         format_args!("this would remove {everything}.{reason} Pass --yes to remove it"),
-    )
+    )?;
+    match confirmed {
+        true => Ok(()),
+        false => Err(Error::failed("nothing was removed")),
+    }
 }
 
 fn rows(pruned: &PrunedCache) -> u64 {

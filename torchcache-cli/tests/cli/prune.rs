@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::support::{
-    DAY, HOUR, hash, json, manifest, root, run_on_terminal, segment, stderr, stdout,
+    DAY, HOUR, hash, json, manifest, root, run_on_terminal, run_on_terminal_while, segment,
+    set_read, stderr, stdout,
 };
 
 #[test]
@@ -99,6 +100,30 @@ fn more_caches_than_descriptors_are_pruned() {
             .as_array()
             .is_some_and(|left| left.len() > 20)
     );
+}
+
+#[test]
+fn what_changes_before_the_answer_stays() {
+    for criterion in [&["--max-size", "1KB"][..], &["--older-than", "1h"]] {
+        let root = ten_caches();
+        let path = |n: u64, name: &str| root.path().join(hash(n)).join(name);
+        let args = [&["prune", "."], criterion].concat();
+        let (question, code) = run_on_terminal_while(root.path(), &args, "y\n", || {
+            set_read(&path(3, "a.tcs"), 2 * HOUR); // another process read a row
+            segment(&root.path().join(hash(4)), "new.tcs", b"s", 10, 0..3, DAY);
+        });
+        assert!(question.contains("everything: 10 segments"), "{question}");
+        assert_eq!(code, Some(0));
+        let left = json(root.path(), &["ls", "."], 0);
+        let names: Vec<_> = left["caches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| &it["name"])
+            .collect();
+        assert_eq!(names.len(), 2, "{left}");
+        assert!(path(3, "a.tcs").exists() && path(4, "new.tcs").exists());
+    }
 }
 
 /// Ten caches, each with one segment of about 56 KB.

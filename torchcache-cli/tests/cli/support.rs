@@ -37,7 +37,22 @@ pub(crate) fn run_in(dir: &Path, args: &[&str]) -> Output {
 
 /// Runs the program on a terminal, and answers its question. Returns the question and the exit code.
 pub(crate) fn run_on_terminal(dir: &Path, args: &[&str], answer: &str) -> (String, Option<i32>) {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    run_on_terminal_while(dir, args, answer, || {})
+}
+
+/// [`run_on_terminal`], and does something before it answers.
+pub(crate) fn run_on_terminal_while(
+    dir: &Path,
+    args: &[&str],
+    answer: &str,
+    before_answer: impl FnOnce(),
+) -> (String, Option<i32>) {
+    // Tests that run meanwhile start processes with few descriptors.
+    #[cfg(target_os = "linux")]
+    let private = OpenptFlags::CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    let private = OpenptFlags::empty();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | private).unwrap();
     grantpt(&terminal)
         .and_then(|()| unlockpt(&terminal))
         .unwrap();
@@ -60,6 +75,7 @@ pub(crate) fn run_on_terminal(dir: &Path, args: &[&str], answer: &str) -> (Strin
         let read = screen.read(&mut piece).unwrap();
         asked.extend(&piece[..read]);
     }
+    before_answer();
     screen.write_all(answer.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     (text(&asked), output.status.code())

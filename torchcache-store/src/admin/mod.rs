@@ -41,7 +41,7 @@ pub use check::{CheckProgress, CheckReport, SegmentCheck, SegmentState, check};
 pub use clear::{ClearReport, clear};
 pub use dedup::DistinctRows;
 pub use discover::{Cache, Listing, Root};
-pub use prune::{Keep, PruneReport, PrunedCache, PrunedSegment, prune};
+pub use prune::{Keep, PrunePlan, PruneReport, PrunedCache, PrunedSegment, prune};
 pub use repair::{RepairReport, SegmentRepair, repair};
 pub use snapshot::CacheRows;
 pub use summary::{CacheSummary, RowGroupSummary, SegmentContents, SegmentSummary};

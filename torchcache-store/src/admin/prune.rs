@@ -84,28 +84,112 @@ impl PruneReport {
 /// Removes what `keep` does not keep. With `dry_run`, only reports what would be removed.
 ///
 /// # Errors
-/// If the root itself cannot be listed, or there are too few file descriptors to list a cache. All other
-/// errors are in the report.
+/// As [`PrunePlan::new`].
 pub fn prune(root: &Root, keep: Keep, dry_run: bool) -> io::Result<PruneReport> {
-    let mut report = PruneReport::default();
-    let mut pruned = BTreeMap::new();
-    // A segment that vanished may have been compacted: its rows are in another one.
-    for _ in 0..MAX_ROUNDS {
-        report.skipped.clear();
-        report.failed.clear();
+    let plan = PrunePlan::new(root, keep)?;
+    match dry_run {
+        true => Ok(plan.report()),
+        false => plan.carry_out_repeatedly(),
+    }
+}
+
+/// What is to be removed of a root, by one listing.
+pub struct PrunePlan<'r> {
+    root: &'r Root,
+    keep: Keep,
+    /// What remains.
+    inventory: Inventory,
+    removal: Removal,
+    skipped: Vec<(PathBuf, String)>,
+}
+
+impl<'r> PrunePlan<'r> {
+    /// Lists the caches, and chooses what `keep` does not keep.
+    ///
+    /// # Errors
+    /// If the root itself cannot be listed, or there are too few file descriptors to list a cache. All other
+    /// errors are in the report.
+    pub fn new(root: &'r Root, keep: Keep) -> io::Result<PrunePlan<'r>> {
+        let mut skipped = Vec::new();
         let (mut inventory, excess) = match keep {
-            Keep::MaxBytes(limit) => Inventory::list_settled(root, limit, &mut report.skipped)?,
-            _ => (Inventory::list(root, &mut report.skipped)?, 0),
+            Keep::MaxBytes(limit) => Inventory::list_settled(root, limit, &mut skipped)?,
+            _ => (Inventory::list(root, &mut skipped)?, 0),
         };
         let removal = inventory.choose(keep, excess);
-        let changed = inventory.remove(removal, dry_run, &mut pruned, &mut report);
-        report.remaining_bytes = inventory.bytes();
-        if !changed {
-            break;
-        }
+        Ok(PrunePlan {
+            root,
+            keep,
+            inventory,
+            removal,
+            skipped,
+        })
     }
-    report.caches = pruned.into_values().collect();
-    Ok(report)
+
+    /// What would be removed.
+    pub fn report(&self) -> PruneReport {
+        let mut report = PruneReport {
+            remaining_bytes: self.inventory.bytes(),
+            skipped: self.skipped.clone(),
+            ..PruneReport::default()
+        };
+        let mut pruned = BTreeMap::new();
+        for segment in &self.removal.segments {
+            let entry = &self.inventory.caches[segment.cache];
+            pruned_cache(&mut pruned, entry)
+                .segments
+                .push(segment.into());
+        }
+        for &index in &self.removal.emptied {
+            let entry = &self.inventory.caches[index];
+            match entry.cache.open().and_then(|dir| holds_nothing_else(&*dir)) {
+                Ok(is_removed) => set_removed(&mut pruned, entry, is_removed),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => report.failed.push((entry.cache.path().to_owned(), error)),
+            }
+        }
+        report.caches = pruned.into_values().collect();
+        report
+    }
+
+    /// Removes what is planned. A segment that was read or replaced since it was listed stays.
+    pub fn carry_out(self) -> PruneReport {
+        let (mut report, mut pruned) = (PruneReport::default(), BTreeMap::new());
+        self.remove(&mut pruned, &mut report);
+        report.caches = pruned.into_values().collect();
+        report
+    }
+
+    /// Removes what is planned. If a segment vanished or was read since it was listed, lists the caches
+    /// again and removes what `keep` does not keep then: its rows may be in another segment.
+    ///
+    /// # Errors
+    /// As [`PrunePlan::new`].
+    pub fn carry_out_repeatedly(self) -> io::Result<PruneReport> {
+        let (root, keep) = (self.root, self.keep);
+        let (mut report, mut pruned) = (PruneReport::default(), BTreeMap::new());
+        let mut changed = self.remove(&mut pruned, &mut report);
+        for _ in 1..MAX_ROUNDS {
+            if !changed {
+                break;
+            }
+            changed = PrunePlan::new(root, keep)?.remove(&mut pruned, &mut report);
+        }
+        report.caches = pruned.into_values().collect();
+        Ok(report)
+    }
+
+    /// Returns whether a segment vanished or was read since it was listed.
+    fn remove(
+        mut self,
+        pruned: &mut BTreeMap<PathBuf, PrunedCache>,
+        report: &mut PruneReport,
+    ) -> bool {
+        report.skipped = self.skipped;
+        report.failed.clear();
+        let changed = self.inventory.remove(self.removal, pruned, report);
+        report.remaining_bytes = self.inventory.bytes();
+        changed
+    }
 }
 
 impl Inventory {
@@ -155,12 +239,10 @@ impl Inventory {
         others.collect()
     }
 
-    /// Carries out a removal. Returns whether a segment vanished or was read meanwhile, so that pruning
-    /// has to start again.
+    /// Carries out a removal. Returns whether a segment vanished or was read meanwhile.
     fn remove(
         &mut self,
         removal: Removal,
-        dry_run: bool,
         pruned: &mut BTreeMap<PathBuf, PrunedCache>,
         report: &mut PruneReport,
     ) -> bool {
@@ -169,26 +251,18 @@ impl Inventory {
         let mut touched: HashSet<usize> = emptied.clone();
         for segment in removal.segments {
             let entry = &self.caches[segment.cache];
-            let removed = match dry_run {
-                true => Ok(Some(true)),
-                // Opened again, since there may be more caches than descriptors.
-                false => entry.cache.open().and_then(|dir| {
-                    let file = dir.stat(segment.name.as_ref())?;
-                    match file.modified == segment.modified {
-                        true => remove_if_present(&*dir, &segment.name).map(Some),
-                        false => Ok(None),
-                    }
-                }),
-            };
+            // Opened again, since there may be more caches than descriptors.
+            let removed = entry.cache.open().and_then(|dir| {
+                let file = dir.stat(segment.name.as_ref())?;
+                match (file.modified, file.len) == (segment.modified, segment.bytes) {
+                    true => remove_if_present(&*dir, &segment.name).map(Some),
+                    false => Ok(None),
+                }
+            });
             match removed {
                 Ok(Some(true)) => {
                     touched.insert(segment.cache);
-                    pruned_cache(pruned, entry).segments.push(PrunedSegment {
-                        name: segment.name,
-                        bytes: segment.bytes,
-                        rows: segment.rows,
-                        last_read: clock::as_system(segment.last_read),
-                    });
+                    pruned_cache(pruned, entry).segments.push((&segment).into());
                 }
                 Ok(Some(false)) => changed = true,
                 // Read since it was listed.
@@ -210,21 +284,16 @@ impl Inventory {
             let entry = &self.caches[index];
             let is_empty = emptied.contains(&index);
             // Without the sync, a power loss could bring the rows back.
-            let remove = |dir: Arc<dyn Directory>| match (dry_run, is_empty) {
-                (true, _) => Ok(is_empty && holds_nothing_else(&*dir)),
-                (false, false) => dir.sync().map(|()| false),
-                (false, true) => dir.sync().and_then(|()| remove_empty(&entry.cache, &dir)),
+            let remove = |dir: Arc<dyn Directory>| match is_empty {
+                false => dir.sync().map(|()| false),
+                true => dir.sync().and_then(|()| remove_empty(&entry.cache, &dir)),
             };
             let removed = match entry.cache.open() {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(is_empty),
                 dir => dir.and_then(remove),
             };
             match removed {
-                Ok(removed) => {
-                    if removed || pruned.contains_key(entry.cache.path()) {
-                        pruned_cache(pruned, entry).directory_removed |= removed;
-                    }
-                }
+                Ok(removed) => set_removed(pruned, entry, removed),
                 Err(error) => report.failed.push((entry.cache.path().to_owned(), error)),
             }
         }
@@ -252,13 +321,31 @@ fn oldest_kept(keep: Keep) -> u64 {
 }
 
 /// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers.
-fn holds_nothing_else(dir: &dyn Directory) -> bool {
-    let stale = stale_names(dir, |_, _| Ok(())).unwrap_or_default();
+fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
+    let stale = stale_names(dir, |_, error| Err(error))?;
     let is_ours = |entry: &DirEntry| match entry.name.to_str() {
         Some(name) if entry.is_file && is_segment(name) => true,
         _ => is_manifest(entry) || stale.iter().any(|name| entry.name == name.as_str()),
     };
-    dir.list().is_ok_and(|entries| entries.iter().all(is_ours))
+    Ok(dir.list()?.iter().all(is_ours))
+}
+
+impl From<&SegmentEntry> for PrunedSegment {
+    fn from(segment: &SegmentEntry) -> PrunedSegment {
+        PrunedSegment {
+            name: segment.name.clone(),
+            bytes: segment.bytes,
+            rows: segment.rows,
+            last_read: clock::as_system(segment.last_read),
+        }
+    }
+}
+
+/// Notes whether the directory of a cache was removed.
+fn set_removed(pruned: &mut BTreeMap<PathBuf, PrunedCache>, entry: &CacheEntry, is_removed: bool) {
+    if is_removed || pruned.contains_key(entry.cache.path()) {
+        pruned_cache(pruned, entry).directory_removed |= is_removed;
+    }
 }
 
 fn pruned_cache<'a>(

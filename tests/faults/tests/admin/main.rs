@@ -3,4 +3,5 @@
 mod common;
 mod descriptors;
 mod moments;
+mod plan;
 mod power;
