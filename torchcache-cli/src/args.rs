@@ -1,6 +1,7 @@
 //! The command line: clap's definition of it, with values that are checked while they are parsed.
 //! Nothing after this reads text from the command line again.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
@@ -62,7 +63,7 @@ pub(crate) struct Show {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
     /// The cache; not needed if DIR has only one.
-    pub(crate) hash: Option<String>,
+    pub(crate) hash: Option<OsString>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,10 +72,10 @@ pub(crate) struct Diff {
     pub(crate) dir: PathBuf,
     /// The first cache.
     #[arg(value_name = "HASH")]
-    pub(crate) before: String,
+    pub(crate) before: OsString,
     /// The cache to compare it with.
     #[arg(value_name = "HASH")]
-    pub(crate) after: String,
+    pub(crate) after: OsString,
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,7 +153,7 @@ pub(crate) struct Clear {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
     /// The cache; without it, all of them.
-    pub(crate) hash: Option<String>,
+    pub(crate) hash: Option<OsString>,
     /// Do not ask for confirmation.
     #[arg(long, short)]
     pub(crate) yes: bool,
@@ -164,7 +165,7 @@ pub(crate) struct Export {
     /// Directory of caches, or of one cache.
     pub(crate) dir: PathBuf,
     /// The cache; not needed if DIR has only one.
-    pub(crate) hash: Option<String>,
+    pub(crate) hash: Option<OsString>,
     /// The file to write; its extension, .safetensors or .npy, names the format.
     #[arg(long, short, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(ExportPath::new))]
     pub(crate) output: ExportPath,

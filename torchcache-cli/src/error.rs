@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::path::Path;
 
-use crate::text::plain;
+use crate::text::{path_text, plain};
 
 /// Why a command printed no result. The message has no control characters, whatever names it repeats.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Error {
                 }
                 _ => "",
             };
-            let path = path.display();
+            let path = path_text(path);
             Error::failed(format!("cannot {action} {path}: {error}{hint}"))
         }
     }

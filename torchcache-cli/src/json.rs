@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use torchcache_store::admin::{Cache, CacheSummary, SegmentSummary};
 
 use crate::describe::{NumberedSchema, corrupt_segments, device, newer_versions, ratio, versions};
+use crate::text::path_text;
 use crate::time::rfc3339;
 
 /// A cache in the list of `ls`.
@@ -13,7 +14,7 @@ pub(crate) fn cache(cache: &Cache, summary: &CacheSummary) -> Value {
     let manifest = summary.manifest.as_ref().ok();
     json!({
         "name": cache.name(),
-        "path": cache.path().to_string_lossy(),
+        "path": path_text(cache.path()),
         "module": manifest.map(|manifest| &manifest.module),
         "rows": summary.rows(),
         "bytes": summary.bytes(),
@@ -31,14 +32,14 @@ pub(crate) fn cache(cache: &Cache, summary: &CacheSummary) -> Value {
 /// Directories and segments that were skipped, with the reason.
 pub(crate) fn skipped(all: &[(PathBuf, String)]) -> Value {
     let all = all.iter();
-    all.map(|(path, reason)| json!({ "path": path.to_string_lossy(), "reason": reason }))
+    all.map(|(path, reason)| json!({ "path": path_text(path), "reason": reason }))
         .collect()
 }
 
 /// Files and directories that could not be removed, with the error.
 pub(crate) fn failed(all: &[(PathBuf, std::io::Error)]) -> Value {
     let all = all.iter();
-    all.map(|(path, error)| json!({ "path": path.to_string_lossy(), "error": error.to_string() }))
+    all.map(|(path, error)| json!({ "path": path_text(path), "error": error.to_string() }))
         .collect()
 }
 

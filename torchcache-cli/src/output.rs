@@ -15,7 +15,7 @@ use serde_json::Value;
 use terminal_size::terminal_size_of;
 
 use crate::error::Error;
-use crate::text::{escaped, harmless, plain, width};
+use crate::text::{escaped, harmless, path_text, plain, width};
 
 pub(crate) const HEADER: Style = Style::new().bold();
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -109,7 +109,7 @@ pub(crate) fn print_error(error: &Error) -> ExitCode {
 
 /// A line about a file or directory for which something failed.
 pub(crate) fn failure(what: &str, path: &Path, error: impl Display) -> String {
-    let (path, error) = (plain(path.display()), plain(error));
+    let (path, error) = (plain(path_text(path)), plain(error));
     format!("{BAD}{what}{BAD:#}: {path}: {error}\n")
 }
 
@@ -132,10 +132,7 @@ pub(crate) fn confirm(question: &str, refusal: impl Display) -> Result<bool, Err
 /// Prints clap's help, version or usage error, and returns the exit code.
 pub(crate) fn print_usage(error: &clap::Error) -> ExitCode {
     // It repeats arguments, which may be file names that another user chose.
-    let is_plain = |arg: std::ffi::OsString| {
-        let arg = arg.to_string_lossy();
-        plain(&arg) == arg
-    };
+    let is_plain = |arg: std::ffi::OsString| arg.to_str().is_some_and(|arg| plain(arg) == arg);
     let text = match std::env::args_os().all(is_plain) {
         true => error.render().ansi().to_string(),
         false => {

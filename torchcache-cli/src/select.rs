@@ -1,14 +1,15 @@
 //! Selects caches: lists those below DIR, and finds the one that HASH names.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use torchcache_store::admin::{Cache, Root};
+use torchcache_store::admin::{Cache, Root, name_text};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::Error;
 use crate::output::Printer;
-use crate::text::plain;
+use crate::text::{path_text, plain};
 
 /// The digits of a hash to show, although fewer may be unique.
 const HASH_DIGITS: usize = 8;
@@ -35,7 +36,7 @@ impl CacheList {
             .map(|(path, error)| (path, error.to_string()))
             .collect();
         for (path, error) in &unopened {
-            let path = path.display();
+            let path = path_text(path);
             printer.note(format_args!(
                 "{path} may be a cache, but is skipped: {error}"
             ));
@@ -51,7 +52,7 @@ impl CacheList {
     pub(crate) fn open_noting_none(printer: &Printer, dir: &Path) -> Result<CacheList, Error> {
         let list = CacheList::open(printer, dir)?;
         if list.caches.is_empty() && list.unopened.is_empty() {
-            let dir = list.root.path().display();
+            let dir = path_text(list.root.path());
             printer.note(format_args!("{dir} holds no caches"));
         }
         Ok(list)
@@ -64,8 +65,8 @@ impl CacheList {
 
     /// Finds the cache that `hash` names: its whole name, or a prefix that no other has. Without `hash`,
     /// the only cache.
-    pub(crate) fn find(&self, hash: Option<&str>) -> Result<&Cache, Error> {
-        let dir = self.root.path().display();
+    pub(crate) fn find(&self, hash: Option<&OsStr>) -> Result<&Cache, Error> {
+        let dir = path_text(self.root.path());
         let Some(hash) = hash else {
             return match &self.caches[..] {
                 [only] => Ok(only),
@@ -77,12 +78,7 @@ impl CacheList {
                 ))),
             };
         };
-        if let Some(exact) = self.caches.iter().find(|cache| cache.name() == hash) {
-            return Ok(exact);
-        }
-        let matches = |cache: &&Cache| !hash.is_empty() && cache.name().starts_with(hash);
-        let matching: Vec<_> = self.caches.iter().filter(matches).collect();
-        match &matching[..] {
+        match &self.matching(hash)[..] {
             [only] => Ok(only),
             [] if self.caches.is_empty() => Err(self.no_caches()),
             [] => Err(Error::not_found(format!(
@@ -97,8 +93,36 @@ impl CacheList {
         }
     }
 
+    /// The caches of this name, or else those whose names begin so. A name that is not UTF-8 may be given
+    /// by its bytes, as it is printed, or as other programs print it.
+    fn matching(&self, hash: &OsStr) -> Vec<&Cache> {
+        let bytes_of = |cache: &Cache| match cache.path() == self.root.path() {
+            true => OsString::from(cache.name()),
+            false => cache.path().file_name().unwrap_or_default().to_owned(),
+        };
+        let texts_of = |cache: &Cache| {
+            let lossy = bytes_of(cache).to_string_lossy().into_owned();
+            [cache.name().to_owned(), lossy]
+        };
+        let hash_text = name_text(hash);
+        let steps: [&dyn Fn(&Cache) -> bool; 3] = [
+            &|cache| bytes_of(cache) == hash,
+            &|cache| texts_of(cache).contains(&hash_text),
+            &|cache| {
+                let mut texts = texts_of(cache).into_iter();
+                !hash.is_empty() && texts.any(|text| text.starts_with(&hash_text))
+            },
+        ];
+        let found = steps.into_iter().map(|is_named| {
+            let caches = self.caches.iter();
+            caches.filter(|cache| is_named(cache)).collect::<Vec<_>>()
+        });
+        let mut found = found.filter(|caches| !caches.is_empty());
+        found.next().unwrap_or_default()
+    }
+
     fn no_caches(&self) -> Error {
-        let dir = self.root.path().display();
+        let dir = path_text(self.root.path());
         Error::not_found(format!(
             "{dir} holds no caches; name the directory given to persistent_cache_dir or TORCHCACHE_DIR"
         ))
@@ -193,7 +217,7 @@ mod tests {
         let a = "abcdef0123".repeat(6) + "0000";
         let b = "abcdef0124".repeat(6) + "0000";
         let (_root, list) = list(&[&a, &b, "abc", "resnet18-of-last-spring"]);
-        let find = |hash: &str| list.find(Some(hash)).map(Cache::name);
+        let find = |hash: &str| list.find(Some(hash.as_ref())).map(Cache::name);
         assert_eq!(find("abcdef0123").ok(), Some(&*a));
         assert_eq!(find("res").ok(), Some("resnet18-of-last-spring"));
         assert_eq!(find("abc").ok(), Some("abc"), "a whole name wins");

@@ -2,14 +2,21 @@
 //! have written, so none may move the cursor or reorder a line.
 
 use std::fmt::Display;
+use std::path::Path;
 
 use indicatif::HumanCount;
+use torchcache_store::admin::name_text;
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
 /// Whether a letter changes the direction of text or ends a line, without being a control character.
 fn is_layout_mark(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A path as text, which no other path has: bytes that are not UTF-8 are written as `\xNN`.
+pub(crate) fn path_text(path: &Path) -> String {
+    name_text(path.as_os_str())
 }
 
 /// Escapes control characters and layout marks, which leaves the text on one line. Idempotent.

@@ -14,7 +14,7 @@ use crate::json;
 use crate::output::{BAD, CommandReport, DIM, GOOD, HEADER, Printer};
 use crate::progress::ByteBar;
 use crate::select::CacheList;
-use crate::text::{count, counted, plain};
+use crate::text::{count, counted, path_text, plain};
 
 pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Error> {
     let list = CacheList::open_noting_none(printer, &args.dir)?;
@@ -52,7 +52,7 @@ pub(crate) fn run(printer: &Printer, args: &Check) -> Result<CommandReport, Erro
         skipped.extend(check.error.as_ref().map(|error| (path, error.to_string())));
     }
     let json = json!({
-        "path": list.root.path().to_string_lossy(),
+        "path": path_text(list.root.path()),
         "intact": totals.corrupt_segments == 0 && totals.failures == 0,
         "segments": totals.segments,
         "rows": totals.rows,

@@ -1,5 +1,7 @@
 //! `torchcache clear`: removes whole caches after a confirmation.
 
+use std::io::ErrorKind;
+
 use serde_json::json;
 use torchcache_store::admin::{Cache, ClearReport, clear};
 use torchcache_store::size::human;
@@ -9,7 +11,7 @@ use crate::error::Error;
 use crate::json;
 use crate::output::{self, CommandReport, Printer, failure};
 use crate::select::CacheList;
-use crate::text::counted;
+use crate::text::{counted, path_text};
 
 pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Error> {
     let list = match args.hash {
@@ -39,7 +41,7 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
                     printer.note(format_args!(
                         "the directory {} stays: a process writes to it, it holds other files, or its \
                          parent directory is not writable",
-                        cache.path().display()
+                        path_text(cache.path())
                     ));
                 }
             }
@@ -95,9 +97,13 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
 fn confirm(list: &CacheList, caches: &[&Cache]) -> Result<bool, Error> {
     let (mut rows, mut bytes) = (0, 0u64);
     for cache in caches {
-        if let Ok(summary) = cache.summary() {
-            rows += summary.rows();
-            bytes = bytes.saturating_add(summary.bytes());
+        match cache.summary() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            summary => {
+                let summary = summary.map_err(Error::io("read", cache.path()))?;
+                rows += summary.rows();
+                bytes = bytes.saturating_add(summary.bytes());
+            }
         }
     }
     let what = match caches {

@@ -10,14 +10,14 @@ use crate::json;
 use crate::output::{CommandReport, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
-use crate::text::{plain, plain_value};
+use crate::text::{path_text, plain, plain_value};
 
 pub(crate) fn run(printer: &Printer, args: &Diff) -> Result<CommandReport, Error> {
     let list = CacheList::open(printer, &args.dir)?;
     if list.is_one_cache() {
         return Err(Error::failed(format!(
             "{} is the directory of one cache; name the directory that holds both",
-            list.root.path().display()
+            path_text(list.root.path())
         )));
     }
     let (before, after) = (

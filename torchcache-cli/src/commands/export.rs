@@ -1,6 +1,7 @@
 //! `torchcache export`: writes the rows of a cache and their keys into one file for Python.
 
 use std::fs::File;
+use std::io::ErrorKind;
 
 use serde_json::{Value, json};
 use torchcache_store::admin::{Cache, CacheRows};
@@ -14,7 +15,7 @@ use crate::export::{ExportError, Origin, OutputFile, write_rows};
 use crate::json;
 use crate::output::{CommandReport, Printer};
 use crate::select::CacheList;
-use crate::text::{counted, plain};
+use crate::text::{counted, path_text, plain};
 
 pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Error> {
     let (path, format) = (&args.output.path, args.output.format);
@@ -33,11 +34,18 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
         printer.note(note);
     }
     let mut distinct = rows
-        .distinct(numbered.number - 1)
+        .distinct_with(numbered.number - 1, file.folder())
         .map_err(Error::io("read", cache.path()))?;
     let expected = distinct.count();
+    let module = match cache.manifest() {
+        Ok(manifest) => manifest.module,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+            String::new()
+        }
+        Err(error) => return Err(Error::io("read", cache.path())(error)),
+    };
     let origin = Origin {
-        module: cache.manifest().map_or(String::new(), |it| it.module),
+        module,
         hash: cache.name().to_owned(),
         structure: schema.structure.clone(),
     };
@@ -54,7 +62,7 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
             .iter()
             .any(|(_, error)| error.is_corruption());
     let bytes = path.metadata().map_or(0, |file| file.len());
-    let shown = plain(path.display());
+    let shown = plain(path_text(path));
     let mut text = format!("{} ({}) in {shown}\n", counted(count, "row"), human(bytes));
     for column in columns.with_key() {
         text += &format!("  {}\n", plain(column.one_line(count)));
@@ -67,7 +75,7 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
         ));
     }
     let json = json!({
-        "file": path.to_string_lossy(),
+        "file": path_text(path),
         "format": format.name(),
         "hash": cache.name(),
         "rows": count,

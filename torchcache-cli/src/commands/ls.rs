@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::io::ErrorKind;
 
+use rustix::io::Errno;
 use serde_json::json;
 use torchcache_store::admin::{Cache, CacheSummary};
 use torchcache_store::size::{human, sum};
@@ -14,7 +15,7 @@ use crate::json;
 use crate::output::{CommandReport, DIM, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
-use crate::text::{count, counted, plain, quoted};
+use crate::text::{count, counted, path_text, plain, quoted};
 use crate::time::ago;
 
 pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> {
@@ -25,9 +26,18 @@ pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> 
             Ok(summary) => listed.push((cache, summary)),
             // Removed since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // It says nothing about the cache.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::MFILE | Errno::NFILE)
+                ) =>
+            {
+                return Err(Error::io("read", cache.path())(error));
+            }
             Err(error) => {
                 let path = cache.path();
-                printer.note(format_args!("{} is skipped: {error}", path.display()));
+                printer.note(format_args!("{} is skipped: {error}", path_text(path)));
                 skipped.push((path.to_owned(), error.to_string()));
             }
         }
@@ -64,7 +74,7 @@ pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> 
                 "{} in {}: see `torchcache show {} {}`",
                 counted(corrupt, "corrupt segment"),
                 plain(cache.name()),
-                quoted(&args.dir.display().to_string()),
+                quoted(&path_text(&args.dir)),
                 quoted(cache.name()),
             ));
         }
@@ -90,7 +100,7 @@ pub(crate) fn run(printer: &Printer, args: &Ls) -> Result<CommandReport, Error> 
         .map(|(cache, summary)| json::cache(cache, summary))
         .collect();
     let json = json!({
-        "path": list.root.path().to_string_lossy(),
+        "path": path_text(list.root.path()),
         "caches": caches,
         "skipped": json::skipped(&skipped),
         "rows": rows,

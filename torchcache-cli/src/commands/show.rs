@@ -15,7 +15,7 @@ use crate::json;
 use crate::output::{BAD, CommandReport, DIM, HEADER, Printer};
 use crate::select::CacheList;
 use crate::table::{Column, Table};
-use crate::text::{count, counted, plain, plain_value};
+use crate::text::{count, counted, path_text, plain, plain_value};
 use crate::time::{ago, rfc3339};
 
 /// The indent of tables below their titles.
@@ -42,7 +42,7 @@ fn head(printer: &Printer, cache: &Cache, summary: &CacheSummary) -> String {
     let mut lines = format!("{HEADER}{}{HEADER:#}\n", module(summary));
     let mut line = |name: &str, value: String| lines += &format!("  {name:<12}{value}\n");
     line("hash", plain(cache.name()));
-    line("directory", plain(cache.path().display()));
+    line("directory", plain(path_text(cache.path())));
     match &summary.manifest {
         Ok(manifest) => line("created by", plain(&manifest.created_by)),
         Err(error) if error.kind() == ErrorKind::NotFound => line("manifest", "none".to_owned()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::{Builder, NamedTempFile, PersistError};
 
 use crate::error::Error;
+use crate::text::path_text;
 
 /// The prefix of temporary names.
 const PREFIX: &str = ".torchcache-export-";
@@ -30,20 +31,16 @@ impl OutputFile {
         if !force && path.symlink_metadata().is_ok() {
             return Err(Error::failed(format!(
                 "{} exists already; --force replaces it",
-                path.display()
+                path_text(path)
             )));
         }
         if path.is_dir() {
             return Err(Error::failed(format!(
                 "{} is a directory; name a file in it",
-                path.display()
+                path_text(path)
             )));
         }
-        // "rows.npy" is in ".".
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder(path);
         remove_stale(folder);
         let temp = Builder::new()
             .prefix(PREFIX)
@@ -59,6 +56,11 @@ impl OutputFile {
         })
     }
 
+    /// The directory that the file is in.
+    pub(crate) fn folder(&self) -> &Path {
+        folder(&self.path)
+    }
+
     /// Writes the contents, and renames the file.
     pub(crate) fn fill<E: From<io::Error>>(
         self,
@@ -72,6 +74,14 @@ impl OutputFile {
             false => persist_new(self.temp, &self.path),
         };
         named.map_err(|error| error.error.into())
+    }
+}
+
+/// The directory of a file: "rows.npy" is in ".".
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 
@@ -96,7 +106,10 @@ fn persist_new(temp: NamedTempFile, path: &Path) -> Result<(), PersistError> {
 /// Removes files of killed exports, as far as possible.
 fn remove_stale(folder: &Path) {
     for entry in folder.read_dir().into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let is_ours = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIX.as_bytes());
         if is_ours && is_stale(&entry.path()).unwrap_or(false) {
             let _ = std::fs::remove_file(entry.path());
         }

@@ -1,6 +1,6 @@
 //! DIR and HASH: what they accept, and the errors if they name nothing.
 
-use crate::support::{DAY, hash, json, manifest, root, segment, stderr, stdout};
+use crate::support::{DAY, command, hash, json, manifest, root, segment, stderr, stdout};
 
 #[test]
 fn dir_may_be_the_directory_of_one_cache() {
@@ -111,4 +111,64 @@ fn a_path_that_a_shell_would_have_expanded_gets_a_hint() {
     stdout(root.path(), &["ls", "~"], 0);
     let missing = stderr(root.path(), &["ls", "missing"], 2);
     assert!(!missing.contains("shell"), "{missing}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn names_that_are_not_utf_8_are_told_apart() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let root = tempfile::tempdir().unwrap();
+    let names = [&b"abc\xfe"[..], b"abc\xff"].map(OsStr::from_bytes);
+    for name in names {
+        segment(&root.path().join(name), "a.tcs", b"s", 10, 0..2, DAY);
+        manifest(&root.path().join(name), "m::Module", Vec::new(), DAY);
+    }
+    let listed = json(root.path(), &["ls", "."], 0);
+    let field = |of: &str| {
+        let caches = listed["caches"].as_array().unwrap().iter();
+        let mut all: Vec<_> = caches
+            .map(|cache| cache[of].as_str().unwrap().to_owned())
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(field("name"), ["abc\\xfe", "abc\\xff"]);
+    assert!(field("path")[1].ends_with("/abc\\xff"), "{listed}");
+    let printed = stdout(root.path(), &["ls", "."], 0);
+    assert!(
+        printed.contains("abc\\xfe") && printed.contains("abc\\xff"),
+        "{printed}"
+    );
+    // As other programs print both of them, and what both begin with.
+    for ambiguous in ["abc\u{fffd}", "abc", "abc\\x"] {
+        for command in ["show", "clear", "export"] {
+            let args = match command {
+                "show" => vec![command, ".", ambiguous],
+                "clear" => vec![command, ".", ambiguous, "--yes"],
+                _ => vec![command, ".", ambiguous, "-o", "x.npy"],
+            };
+            let error = stderr(root.path(), &args, 2);
+            assert!(
+                error.contains("is a prefix of 2 caches: abc\\xfe, abc\\xff;"),
+                "{error}"
+            );
+        }
+        stderr(root.path(), &["diff", ".", ambiguous, "abc\\xff"], 2);
+    }
+    assert!(names.iter().all(|name| root.path().join(name).exists()));
+    // By its bytes, or as it is printed.
+    let shown = json(root.path(), &["show", ".", "abc\\xff"], 0);
+    assert_eq!(shown["name"], "abc\\xff");
+    let mut clear = command(&["clear", ".", "--yes"]);
+    let cleared = clear
+        .arg(names[0])
+        .current_dir(root.path())
+        .output()
+        .unwrap();
+    assert!(cleared.status.success(), "{cleared:?}");
+    assert!(!root.path().join(names[0]).exists() && root.path().join(names[1]).exists());
+    json(root.path(), &["clear", ".", "abc\u{fffd}", "--yes"], 0);
+    assert!(!root.path().join(names[1]).exists());
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use torchcache_store::schema::ElementKind;
 
 use crate::support::{DAY, hash, manifest, printed, segment, text};
 
@@ -134,5 +135,95 @@ fn sums_of_absurd_file_lengths_do_not_overflow() {
         (&["prune", ".", "--max-size", "1KB", "--yes"], 0),
     ] {
         printed(root.path(), args, code);
+    }
+}
+
+/// A root with three caches of three segments each. One segment has a corrupt row, and a writer of each cache crashed.
+fn several() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for n in 0..3 {
+        let dir = root.path().join(hash(n));
+        for (name, first) in [("a.tcs", 0), ("b.tcs", 3), ("c.tcs", 6)] {
+            let schema = crate::support::single(ElementKind::Uint8, &[100]).encode();
+            let written = segment(&dir, name, &schema, 100, first..first + 3, DAY);
+            if (n, name) == (0, "b.tcs") {
+                crate::support::corrupt_rows(&written, 100, [1]);
+                crate::support::set_read(&written, DAY);
+            }
+        }
+        manifest(&dir, "m::Module", Vec::new(), DAY);
+        let temporary = dir.join(".tmp-0000000000000001-1-0.tcs");
+        fs::write(&temporary, "half").unwrap();
+        crate::support::set_read(&temporary, DAY);
+    }
+    root
+}
+
+#[test]
+fn without_descriptors_commands_fail_and_leave_nothing_out() {
+    let (one, two) = (hash(1), hash(2));
+    for args in [
+        &["ls", "."][..],
+        &["show", ".", &one],
+        &["diff", ".", &one, &two],
+        &["check", "."],
+        &["check", ".", "--repair"],
+        &["prune", ".", "--max-size", "1KB", "--dry-run"],
+        &["prune", ".", "--max-size", "1KB"],
+        &["prune", ".", "--keep-latest", "1"],
+        &["clear", ".", &one, "--yes"],
+        &["clear", ".", "--yes"],
+        &["export", ".", &one, "-o", "x.npy", "--force"],
+    ] {
+        let is_changing =
+            args.contains(&"--yes") || args.contains(&"--repair") || args[0] == "prune";
+        let mut root = several();
+        let mut run = |descriptors: u32| {
+            if is_changing {
+                root = several();
+            }
+            let mut command = Command::new("sh");
+            let script = format!("ulimit -n {descriptors}; exec \"$@\"");
+            command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_torchcache")]);
+            let output = command
+                .args(args)
+                .arg("--json")
+                .current_dir(root.path())
+                .output()
+                .unwrap();
+            let mut found: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            leave_out(&mut found, &["path", "last_read", "created", "replaced_by"]);
+            (output.status.code(), found, text(&output.stderr))
+        };
+        let (code, expected, _) = run(64);
+        assert!(code.is_some_and(|code| code < 2), "{args:?}: {expected}");
+        let mut failed = 0;
+        for descriptors in 4..12 {
+            let (got, found, error) = run(descriptors);
+            if got == Some(2) || got == Some(127) {
+                failed += 1;
+            } else {
+                assert_eq!(
+                    (got, &found),
+                    (code, &expected),
+                    "{args:?}, {descriptors}: {error}"
+                );
+            }
+        }
+        assert!(failed > 0, "{args:?}");
+    }
+}
+
+/// Removes fields at any depth.
+fn leave_out(value: &mut Value, names: &[&str]) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !names.contains(&name.as_str()));
+            fields
+                .values_mut()
+                .for_each(|value| leave_out(value, names));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| leave_out(value, names)),
+        _ => {}
     }
 }

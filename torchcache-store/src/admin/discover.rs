@@ -2,6 +2,7 @@
 //! check of the permissions. Other directories in a root are ignored.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -126,10 +127,19 @@ impl Root {
         let name = path.file_name().unwrap_or(path.as_os_str());
         Cache {
             fs: self.fs.clone(),
-            name: name.to_string_lossy().into_owned(),
+            name: name_text(name),
             path,
         }
     }
+}
+
+/// The name of a file as text, which no other name has: bytes that are not UTF-8 are written as `\xNN`.
+pub fn name_text(name: &OsStr) -> String {
+    let chunks = name.as_encoded_bytes().utf8_chunks().map(|chunk| {
+        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        chunk.valid().to_owned() + &invalid.collect::<String>()
+    });
+    chunks.collect()
 }
 
 /// Whether a directory is that of a cache, judging by the names in it.
@@ -139,7 +149,8 @@ fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
 }
 
 impl Cache {
-    /// The module hash that the directory is named after, or the name that the user chose.
+    /// The module hash that the directory is named after, or the name that the user chose, as
+    /// [`name_text`] writes it.
     pub fn name(&self) -> &str {
         &self.name
     }

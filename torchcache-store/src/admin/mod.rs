@@ -40,7 +40,7 @@ mod summary;
 pub use check::{CheckProgress, CheckReport, SegmentCheck, SegmentState, check};
 pub use clear::{ClearReport, clear};
 pub use dedup::DistinctRows;
-pub use discover::{Cache, Listing, Root};
+pub use discover::{Cache, Listing, Root, name_text};
 pub use prune::{Keep, PrunePlan, PruneReport, PrunedCache, PrunedSegment, prune};
 pub use repair::{RepairReport, SegmentRepair, repair};
 pub use snapshot::CacheRows;
