@@ -214,3 +214,68 @@ fn names_cannot_move_the_cursor() {
         }
     }
 }
+
+#[test]
+fn names_neither_style_text_nor_break_lines() {
+    let shown_with = |name: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let schema = Schema {
+            structure: format!("{{{name}:T,{name}:T}}"),
+            tensors: vec![tensor(ElementKind::Uint8, ElementKind::Uint8, &[1]); 2],
+            lengths: Vec::new(),
+        };
+        let caches = [1, 2].map(|number| format!("{name}{number}"));
+        for (cache, seconds) in caches.iter().zip([DAY, 2 * DAY]) {
+            let dir = root.path().join(cache);
+            segment(&dir, "a.tcs", &schema.encode(), 2, 0..3, seconds);
+            let broken = dir.join("0000000000000001-1-1.tcs");
+            std::fs::write(&broken, "broken").unwrap();
+            set_read(&broken, DAY);
+            let categories = [
+                Category::Code,
+                Category::Field,
+                Category::Weights,
+                Category::Option,
+            ];
+            let parts =
+                categories.map(|category| part(category, name, &format!("{name} in {cache}")));
+            manifest(&dir, &format!("{name}::{cache}"), parts.into(), DAY);
+        }
+        let [one, two] = &caches;
+        let file = format!("{name}.npy");
+        let commands = [
+            &["ls", "."][..],
+            &["show", ".", one],
+            &["show", "."],
+            &["diff", ".", one, two],
+            &["check", "."],
+            &["prune", ".", "--older-than", "36h", "--dry-run"],
+            &["prune", ".", "--older-than", "1h"],
+            &["export", ".", one, "-o", &file],
+            &["export", ".", one, "-o", &file],
+            &["check", ".", "--repair"],
+            &["clear", ".", "--yes"],
+        ];
+        commands.map(|args| {
+            let mut command = command(args);
+            let output = command
+                .current_dir(root.path())
+                .env("CLICOLOR_FORCE", "1")
+                .output();
+            let output = output.unwrap();
+            text(&output.stdout) + &text(&output.stderr)
+        })
+    };
+    let evil = "e\n\x1b[45mv\u{2028}\r\x1b[0m";
+    for (shown, expected) in shown_with(evil).iter().zip(shown_with("plain")) {
+        assert!(
+            !shown.contains("\x1b[45m") && !shown.contains(['\r', '\u{2028}']),
+            "{shown:?}"
+        );
+        assert_eq!(
+            shown.lines().count(),
+            expected.lines().count(),
+            "{shown}\n{expected}"
+        );
+    }
+}
