@@ -410,6 +410,82 @@ fn rows_that_were_taken_back_are_reported_as_lost() {
     expect_all(&opened(sim, "/cache"), 0..5, LEN);
 }
 
+/// A segment that cannot be marked: its time cannot be set, since it is another user's or in an overlay.
+#[test]
+fn a_flush_over_a_segment_of_others_waits_for_its_sync() {
+    for errno in [Errno::PERM, Errno::NOTSUP] {
+        let (sim, flush) = (Sim::new(), Arc::new(Mutex::new(None)));
+        let decide = {
+            let (sim, flush) = (sim.clone(), flush.clone());
+            move |call: Call, _: &_| {
+                let mut flush = flush.lock().expect("it is not poisoned");
+                if call != Call::SyncDir || flush.is_some() {
+                    return Fate::Done;
+                }
+                let waits = Arc::new(Counter::default());
+                let fs = {
+                    let waits = waits.clone();
+                    Faulty::new(sim.clone(), move |call: Call, name: &OsStr| match call {
+                        Call::SetModified => Fate::Fails(errno),
+                        Call::Lock if !name.as_encoded_bytes().starts_with(b".tmp-") => {
+                            waits.next();
+                            Fate::Done
+                        }
+                        _ => Fate::Done,
+                    })
+                };
+                let other = opened(fs, "/cache");
+                assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
+                let other = thread::spawn(move || other.flush().is_ok());
+                let is_on = || waits.get() > 0 || other.is_finished();
+                assert!(eventually(Duration::from_secs(20), is_on));
+                *flush = Some(other);
+                Fate::Fails(Errno::IO)
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        store.put(batch(0..5, LEN));
+        store.flush().expect_err("its sync failed");
+        let other = flush.lock().expect("it is not poisoned").take();
+        let is_flushed = other
+            .expect("it was synced")
+            .join()
+            .expect("it does not panic");
+        let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
+        assert!(
+            !is_flushed || kept == 5,
+            "{kept} of 5 rows are left, {errno}"
+        );
+    }
+}
+
+#[test]
+fn a_flush_over_a_segment_that_is_never_synced_fails() {
+    let sim = Sim::new();
+    put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
+    let segment = sim.files(Path::new("/cache")).remove(0);
+    let name = segment.file_name().expect("it has a name");
+    let dir = sim
+        .open_dir(Path::new("/cache"), false)
+        .expect("it is there");
+    let publisher = dir.open(name).expect("it is there");
+    assert!(
+        publisher.try_lock().expect("it has locks"),
+        "it is not locked"
+    );
+    let decide = |call: Call, _: &_| match call {
+        Call::SetModified => Fate::Fails(Errno::PERM),
+        _ => Fate::Done,
+    };
+    let store = opened(Faulty::new(sim, decide), "/cache");
+    for _ in 0..2 {
+        assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they were skipped");
+        store.flush().expect_err("its publisher may take it back");
+    }
+    drop(publisher);
+    put_flushed(&store, 0..5, LEN);
+}
+
 #[test]
 fn rows_that_were_compacted_before_the_flush_are_not_lost() {
     let sim = Sim::new();

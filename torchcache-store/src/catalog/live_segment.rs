@@ -126,7 +126,8 @@ impl LiveSegment {
             claimed.is_ok()
         };
         if is_due && claim() {
-            // The time of another user's file cannot be set; then only its owner's reads count.
+            // The time of another user's file cannot be set, and that of one in an overlay is not; then only
+            // reads of this process count.
             let _ = source.file().set_modified(clock::as_system(now));
         }
     }

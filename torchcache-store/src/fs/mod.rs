@@ -131,7 +131,7 @@ pub trait File: io::Write + Debug + Send + Sync {
     /// Sets the time of the last change.
     ///
     /// # Errors
-    /// What the system reports.
+    /// What the system reports, or [`Unsupported`](io::ErrorKind::Unsupported) where that may copy the whole file.
     fn set_modified(&self, time: SystemTime) -> io::Result<()>;
 
     /// Locks a temporary file. The lock is released when the file is closed, also by a kill. `false`

@@ -160,16 +160,19 @@ impl Directory for OsDirectory {
         // Without NONBLOCK, opening a pipe in its place would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let file = self.open_file(name, flags, Mode::empty())?;
-        if !file.metadata()?.is_file {
+        if !metadata(&rustix::fs::fstat(&file)?).is_file {
             let what = "it is not a regular file";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        Ok(Box::new(file))
+        let is_new = false;
+        Ok(Box::new(OsFile { file, is_new }))
     }
 
     fn create(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        Ok(Box::new(self.open_file(name, flags, FILE_MODE)?))
+        let file = self.open_file(name, flags, FILE_MODE)?;
+        let is_new = true;
+        Ok(Box::new(OsFile { file, is_new }))
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
@@ -199,19 +202,23 @@ impl OsDirectory {
         stat.is_err_and(|errno| errno == Errno::NOENT)
     }
 
-    fn open_file(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OsFile> {
+    fn open_file(&self, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<std::fs::File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY;
         let open = || retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, mode));
-        Ok(OsFile(descriptors::retry(open)?.into()))
+        Ok(descriptors::retry(open)?.into())
     }
 }
 
 #[derive(Debug)]
-struct OsFile(std::fs::File);
+struct OsFile {
+    file: std::fs::File,
+    /// It was made by this process.
+    is_new: bool,
+}
 
 impl Write for OsFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        sys::without_file_size_signal(|| self.0.write(bytes))
+        sys::without_file_size_signal(|| self.file.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -221,23 +228,27 @@ impl Write for OsFile {
 
 impl File for OsFile {
     fn metadata(&self) -> io::Result<Metadata> {
-        Ok(metadata(&rustix::fs::fstat(&self.0)?))
+        Ok(metadata(&rustix::fs::fstat(&self.file)?))
     }
 
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
-        Ok(rustix::io::preadv(&self.0, buffers, offset)?)
+        Ok(rustix::io::preadv(&self.file, buffers, offset)?)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {
-        self.0.set_times(FileTimes::new().set_modified(time))
+        if !self.is_new && copies_on_change(&self.file) {
+            let what = "the file system would copy the whole file";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+        }
+        self.file.set_times(FileTimes::new().set_modified(time))
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        match self.0.try_lock() {
+        match self.file.try_lock() {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
@@ -249,8 +260,26 @@ impl File for OsFile {
         if self.metadata()?.len == 0 {
             return Ok(None);
         }
-        Ok(Some(Box::new(sys::map(&self.0)?)))
+        Ok(Some(Box::new(sys::map(&self.file)?)))
     }
+}
+
+/// Whether the first change of a file, even of its time, copies it: in an overlay, it may be in a layer below, as
+/// part of a container image.
+#[cfg(target_os = "linux")]
+fn copies_on_change(file: &std::fs::File) -> bool {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    const AUFS: i64 = 0x6175_6673;
+    #[allow(
+        clippy::useless_conversion,
+        reason = "the type differs between machines"
+    )]
+    rustix::fs::fstatfs(file).is_ok_and(|fs| [OVERLAYFS, AUFS].contains(&i64::from(fs.f_type)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copies_on_change(_: &std::fs::File) -> bool {
+    false
 }
 
 #[expect(

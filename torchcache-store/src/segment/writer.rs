@@ -6,13 +6,14 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::footer::Footer;
 use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
+use super::name::{POLL_INTERVAL, SETTLE_TIMEOUT};
 use crate::fs::temp_file::{PREFIX, TempFile};
 use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
 use crate::key::Key;
@@ -238,11 +239,23 @@ impl FinishedSegment {
 }
 
 /// Records that this process relies on a segment of another one, whose name may not be synced yet. If the
-/// segment is there afterwards, the other one does not remove it when its own sync fails.
+/// segment is there afterwards, the other one does not remove it when its own sync fails. Where its time cannot
+/// be set for that, this waits until the other one is through.
+///
+/// # Errors
+/// [`NotFound`](io::ErrorKind::NotFound) and others of opening it, and [`TimedOut`](io::ErrorKind::TimedOut).
 pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
-    let file = dir.open(name.as_ref())?;
+    let (file, since) = (dir.open(name.as_ref())?, Instant::now());
     // More than the coarsest clock of a file system.
-    file.set_modified(file.metadata()?.modified + Duration::from_secs(2))
+    let marked = file.set_modified(file.metadata()?.modified + Duration::from_secs(2));
+    while marked.is_err() && matches!(file.try_lock(), Ok(false)) {
+        if since.elapsed() > SETTLE_TIMEOUT {
+            let what = format!("the process that wrote {name} does not come to sync it");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
 }
 
 /// Removes a segment that was written at this time, unless another process relies on it.

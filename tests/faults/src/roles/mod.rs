@@ -4,6 +4,7 @@ pub mod directory;
 mod endless;
 pub mod fill;
 mod forked;
+pub mod image;
 pub mod neighbour;
 pub mod other_user;
 pub mod shared_dir;
@@ -25,5 +26,6 @@ pub const ROLES: &[(&str, Role)] = &[
     ("signals", signals::run),
     ("steady", steady::run),
     ("other_user", other_user::run),
+    ("image", image::run),
     ("shared_dir", shared_dir::run),
 ];

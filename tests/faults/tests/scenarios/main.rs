@@ -9,6 +9,7 @@ mod flusher;
 mod io_errors;
 mod killed;
 mod multi_process;
+mod overlay;
 mod permissions;
 mod power;
 mod shutdown;
