@@ -91,7 +91,16 @@ fn compaction_does_not_revive_cleared_segments() {
 /// another process finds the result and compacts it.
 #[test]
 fn cleared_rows_do_not_come_back_through_two_compactions() {
+    for has_locks in [true, false] {
+        cleared_between_two_compactions(has_locks);
+    }
+}
+
+fn cleared_between_two_compactions(has_locks: bool) {
     let sim = Sim::new();
+    if !has_locks {
+        sim.remove_locks();
+    }
     let stats = Arc::new(Counter::default());
     let decide = {
         let (sim, stats) = (sim.clone(), stats.clone());
@@ -130,7 +139,11 @@ fn cleared_rows_do_not_come_back_through_two_compactions() {
     (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
     assert!(stats.get() > 0, "it looked at its sources");
     let reopened = opened(sim, "/cache");
-    assert_eq!(count_right(&reopened, 0..8, LEN), 0, "they were cleared");
+    assert_eq!(
+        count_right(&reopened, 0..8, LEN),
+        0,
+        "they were cleared, locks: {has_locks}"
+    );
 }
 
 /// A segment is copied into the directory while a store reads from it.
@@ -165,6 +178,70 @@ fn a_segment_that_was_seen_half_copied_is_read_later() {
         expect_all(&store, 0..5, LEN);
         assert_eq!(store.stats().faults.total(), faults, "counted once");
     }
+}
+
+/// The same where times are whole seconds, for a copy that had its full length from the start.
+#[test]
+fn a_half_copied_segment_is_read_later_if_its_length_stays() {
+    for name in ["copy.tcs", "0123456789abcdef-1-0123456789abcdef.tcs"] {
+        let sim = Sim::new();
+        sim.set_whole_seconds();
+        put_flushed(&opened(sim.clone(), "/from"), 0..5, LEN);
+        let whole = sim.bytes(&sim.files(Path::new("/from"))[0]);
+        let store = small(sim.clone(), Eviction::LeastRecentlyRead);
+        let copy = Path::new("/cache").join(name);
+        let mut half = whole.clone();
+        half[whole.len() / 2..].fill(0);
+        sim.add(&copy, half);
+        store.refresh();
+        assert_eq!(count_right(&store, 0..5, LEN), 0);
+        sim.overwrite(&copy, whole);
+        put_flushed(&store, 100..400, LEN);
+        assert!(!sim.bytes(&copy).is_empty(), "it is sound");
+        expect_all(&store, 0..5, LEN);
+        assert_eq!(store.stats().faults.total(), 1, "counted once");
+    }
+}
+
+/// Segments of processes that ended long ago are compacted without locks, too.
+#[test]
+fn without_locks_only_young_segments_of_others_are_left_alone() {
+    for (name_of, compacted) in [
+        (
+            |n: u64| format!("0123456789abcde{n:x}-1-0123456789abcdef.tcs"),
+            8,
+        ),
+        (|n: u64| format!("copy{n}.tcs"), 8),
+        (|n: u64| format!("{:016x}-1-{n:x}.tcs", nanoseconds()), 0),
+    ] as [(fn(u64) -> String, u64); 3]
+    {
+        let sim = Sim::new();
+        sim.remove_locks();
+        let other = opened(sim.clone(), "/from");
+        (0..7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
+        for (n, file) in (0..).zip(sim.files(Path::new("/from"))) {
+            sim.add(&Path::new("/cache").join(name_of(n)), sim.bytes(&file));
+        }
+        let store = opened(sim, "/cache");
+        put_flushed(&store, 7..8, LEN);
+        assert_eq!(
+            store.stats().compacted_segments,
+            compacted,
+            "{}",
+            name_of(0)
+        );
+        expect_all(&store, 0..8, LEN);
+        // Its own need no locks.
+        (10..30).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert!(store.stats().compacted_segments >= 16);
+        expect_all(&store, 0..8, LEN);
+    }
+}
+
+/// Since 1970.
+fn nanoseconds() -> u128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.expect("the clock is right").as_nanos()
 }
 
 /// The calls of finding segments, between which another process may compact them.

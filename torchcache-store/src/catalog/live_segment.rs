@@ -33,6 +33,8 @@ pub(crate) struct LiveSegment {
     /// Segments that have some of these rows as well, and from which those are read. When one of
     /// them is removed, its rows are looked for here.
     shadowed_by: Mutex<HashSet<u32>>,
+    /// This process wrote it.
+    pub(crate) is_own: bool,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.
     pub(crate) is_synced: AtomicBool,
@@ -60,6 +62,7 @@ impl LiveSegment {
             groups: footer.groups().to_vec(),
             indexed: AtomicU64::new(0),
             shadowed_by: Mutex::default(),
+            is_own: false,
             is_synced: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),
             compaction_failed: AtomicBool::new(false),

@@ -21,7 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, TryLockError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hashbrown::HashMap;
 
@@ -35,7 +35,7 @@ use crate::fs::temp_file::is_recent;
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
 use crate::segment::{
-    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, is_blank, is_foreign,
+    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_blank, is_foreign,
 };
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
@@ -337,10 +337,18 @@ impl Catalog {
         } else {
             // A copy that was under way may have been completed before the look at its length.
             scan.retry_open |= self.load_segment(dir, scan, name).is_ok();
-            skipped.modified = file.filter(|_| !scan.retry_open).map(|file| file.modified);
+            let is_final = |file: &Metadata| !scan.retry_open && is_final(file.modified);
+            skipped.modified = file.filter(is_final).map(|file| file.modified);
         }
         scan.skipped.insert(name.to_owned(), skipped);
     }
+}
+
+/// Whether a copy that is under way will give the file another time. It takes longer than the step of a clock
+/// that has fractions of seconds.
+fn is_final(modified: SystemTime) -> bool {
+    let step = clock_step(modified);
+    step < Duration::from_secs(1) || modified.elapsed().map_or(true, |age| age > step)
 }
 
 fn check_permissions(dir: &dyn Directory, file: &Metadata) -> Result<(), SegmentError> {

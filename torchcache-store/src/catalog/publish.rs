@@ -41,7 +41,8 @@ impl Catalog {
             return Ok(false);
         };
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
-        let segment = LiveSegment::new(path, bytes, read, &footer);
+        let mut segment = LiveSegment::new(path, bytes, read, &footer);
+        segment.is_own = true;
         segment.is_synced.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it

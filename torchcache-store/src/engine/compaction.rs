@@ -15,6 +15,7 @@ use crate::catalog::live_segment::LiveSegment;
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
+use crate::fs::temp_file::may_be_withdrawn;
 use crate::key::Key;
 use crate::segment::{CopyError, MOST_ROWS, RowEntry, RowGroup, SegmentWriter, copy_records};
 
@@ -72,7 +73,10 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
         }
         fits
     });
-    Some(group)
+    // Their publisher may have to remove them again, since its sources were cleared.
+    let (least, dir) = (group.len().min(GROUP_LEN), engine.catalog.open_dir().ok()?);
+    group.retain(|segment| segment.is_own || !may_be_withdrawn(&*dir, segment.name()));
+    (group.len() >= least).then_some(group)
 }
 
 /// Each size class spans a factor of eight.
@@ -84,15 +88,6 @@ fn size_class(segment: &LiveSegment) -> u32 {
 fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> {
     let epoch = engine.queue.epoch();
     let dir = engine.catalog.open_dir()?;
-    // Its publisher may have to remove it again, since its sources were cleared.
-    let is_locked = |segment: &Arc<LiveSegment>| {
-        let file = dir.open(segment.name().as_ref());
-        file.and_then(|file| file.try_lock())
-            .is_ok_and(|is_free| !is_free)
-    };
-    if group.iter().any(is_locked) {
-        return Ok(false);
-    }
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut copied = HashSet::new();
     for source in group {

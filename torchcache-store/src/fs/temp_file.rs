@@ -114,6 +114,24 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     })
 }
 
+/// Whether the process that gave a file its [unique name](TempFile::unique_name) may have to remove it again: it
+/// still holds the lock, or there are no locks and the name is young.
+pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> bool {
+    let Ok(file) = dir.open(name.as_ref()) else {
+        return false; // that is noticed elsewhere
+    };
+    match file.try_lock() {
+        Ok(is_free) => !is_free,
+        Err(_) => is_unique(name) && !is_older(named_at(name), STALE_AFTER_UNLOCKABLE),
+    }
+}
+
+/// The time in a unique name.
+fn named_at(name: &str) -> SystemTime {
+    let time = name.split('-').next().unwrap_or_default();
+    clock::as_system(u64::from_str_radix(time, 16).unwrap_or(0))
+}
+
 /// The names of the temporary files without a writer, without those that were removed since they were
 /// listed and those of other users. Any other error of a file goes to `failed`, which decides whether
 /// that is the end.

@@ -95,9 +95,9 @@ pub(crate) fn list_segments(dir: &dyn Directory) -> io::Result<SegmentListing> {
     })
 }
 
-/// The time of a directory is from a coarse clock: a change that comes so soon after another one may
+/// A file's or directory's time is from a coarse clock: a change that comes so soon after another one may
 /// carry the same time.
-fn clock_step(time: SystemTime) -> Duration {
+pub(crate) fn clock_step(time: SystemTime) -> Duration {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     match since.subsec_nanos() {
         0 => Duration::from_secs(2), // FAT and others have no fractions of seconds

@@ -24,6 +24,8 @@ pub(super) struct Medium {
     pub(super) capacity: Option<u64>,
     /// Whether times have no fractions of seconds.
     pub(super) whole_seconds: bool,
+    /// Whether files cannot be locked.
+    pub(super) no_locks: bool,
 }
 
 /// The names of a directory.

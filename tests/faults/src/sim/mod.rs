@@ -41,6 +41,11 @@ impl Sim {
         self.medium().whole_seconds = true;
     }
 
+    /// Lets locking a file fail, as on some network file systems.
+    pub fn remove_locks(&self) {
+        self.medium().no_locks = true;
+    }
+
     /// Cuts the power. Each name that changed since its directory was synced means any of the
     /// things that it meant since then; each page that was not synced holds what was written, or
     /// zeros, or anything, or is not there. Whatever was open is closed.
@@ -126,6 +131,19 @@ impl Sim {
             let content = &mut medium.files[file];
             change(&mut content.bytes);
             content.synced = content.bytes.len();
+        }
+    }
+
+    /// Writes other bytes into a file, which changes its time.
+    pub fn overwrite(&self, path: &Path, bytes: Vec<u8>) {
+        self.damage(path, |present| *present = bytes);
+        let mut medium = self.medium();
+        let now = medium.now();
+        let names = path.parent().and_then(|dir| medium.directories.get(dir));
+        let file = names.zip(path.file_name());
+        let file = file.and_then(|(names, name)| names.now.get(name).copied());
+        if let Some(file) = file {
+            medium.files[file].modified = now;
         }
     }
 
@@ -380,6 +398,9 @@ impl File for SimFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         let mut medium = self.medium()?;
+        if medium.no_locks {
+            return Err(ErrorKind::Unsupported.into());
+        }
         let file = &mut medium.files[self.file];
         let taken = !std::mem::replace(&mut file.locked, true);
         self.has_lock
