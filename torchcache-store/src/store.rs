@@ -17,7 +17,7 @@ use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
 #[cfg(feature = "unstable")]
 use crate::fs::FileSystem;
-use crate::fs::Os;
+use crate::fs::{Os, removed};
 use crate::key::Key;
 use crate::process::{registry, shutdown};
 use crate::segment::rows_within;
@@ -92,7 +92,15 @@ impl Store {
             let root = SharedRoot::shared(Arc::new(Os), &path);
             Handle::open(Arc::new(Os), path, root, &config)
         };
-        let store = Store::new(registry::shared(path, open), &config);
+        let handle = registry::shared(path, open);
+        if let Some(private) = removed::around(&handle.engine.catalog.dir) {
+            // It was removed in between.
+            drop(handle.engine.queue.end());
+            shutdown::remove(&private);
+            let (path, source) = (dir.to_owned(), removed::error());
+            return Err(StoreError::Directory { path, source });
+        }
+        let store = Store::new(handle, &config);
         store.note_unwritable(write_error);
         store.reconfigure(config);
         Ok(store)

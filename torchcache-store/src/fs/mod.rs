@@ -21,6 +21,7 @@
 
 mod os;
 pub(crate) mod permissions;
+pub(crate) mod removed;
 pub(crate) mod temp_file;
 
 use std::ffi::{OsStr, OsString};

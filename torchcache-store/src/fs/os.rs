@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
+use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata, removed};
 use crate::{descriptors, sys};
 
 /// The file system of the operating system.
@@ -62,13 +62,14 @@ fn describe_link(path: &Path, errno: Errno) -> io::Error {
 }
 
 /// Makes a directory and its parents, and syncs each in the one above it.
-fn make_dir(path: &Path) -> rustix::io::Result<()> {
+fn make_dir(path: &Path) -> io::Result<()> {
     // "a/b" is in "a", and "b" in "."; "/" exists.
     let parent = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
         None => return Ok(()),
     };
+    removed::check(path)?;
     let made = match rustix::fs::mkdir(path, DIR_MODE) {
         Err(Errno::NOENT) => {
             make_dir(parent)?;
@@ -80,6 +81,10 @@ fn make_dir(path: &Path) -> rustix::io::Result<()> {
         Err(Errno::EXIST) => return Ok(()), // another process made it
         made => made?,
     }
+    removed::check(path).inspect_err(|_| {
+        // It was removed in between.
+        let _ = rustix::fs::rmdir(path);
+    })?;
     // Some parents must not be read.
     if let Ok(parent) = open(parent, OFlags::empty()) {
         let _ = share_with_group(path, &parent);

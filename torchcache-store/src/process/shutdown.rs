@@ -15,6 +15,7 @@ use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::write_queue::set_flusher_thread;
+use crate::fs::removed;
 use crate::{descriptors, events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process
@@ -81,20 +82,15 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let stall_timeout = timeouts.max().unwrap_or(Config::default().stall_timeout);
 
     // Rows in private directories are removed with them, so they need not be written.
-    let is_private = |engine: &Arc<Engine>| {
-        let dir = &engine.catalog.dir;
-        dirs.iter().any(|private| dir.starts_with(private))
-    };
-    let (private, kept): (Vec<_>, Vec<_>) = engines.into_iter().partition(is_private);
-    let cleared: Vec<_> = private.iter().map(|engine| engine.queue.end()).collect();
+    let (private, kept): (Vec<_>, Vec<_>) =
+        engines.into_iter().partition(|engine| is_in(engine, &dirs));
     let (done, removed) = mpsc::channel::<()>();
     if !dirs.is_empty() {
         // Removing may take any time, and so may code of the caller that dropping rows runs, so both
         // are waited for from here. If no thread can be started, the next process removes them.
         let remove_all = move || {
-            flush(&private, begin);
-            dirs.iter().for_each(|dir| remove(dir));
-            drop((cleared, private, done));
+            end_private(&dirs, begin);
+            drop((private, done));
         };
         let builder = Builder::new().name("torchcache-end".into());
         let _ = sys::without_signals(|| builder.spawn(remove_all));
@@ -115,19 +111,26 @@ pub(super) fn cancel_removal(dir: &Path) {
     private_dirs().retain(|path| path != dir);
 }
 
-/// Ends the stores in a private directory, which no longer write, and removes it.
-pub(super) fn end_private(dir: &Path) {
+/// Ends the stores in private directories, which no longer write, and removes the directories.
+pub(super) fn end_private(dirs: &[PathBuf], since: Instant) {
+    // A store that is opened from now on sees this, and one before that is registered.
+    removed::forbid(dirs);
     let mut private = engines();
-    private.retain(|engine| engine.catalog.dir.starts_with(dir));
+    private.retain(|engine| is_in(engine, dirs));
     let cleared: Vec<_> = private.iter().map(|engine| engine.queue.end()).collect();
-    flush(&private, Instant::now());
-    remove(dir);
+    flush(&private, since);
+    dirs.iter().for_each(|dir| remove(dir));
     drop(cleared);
+}
+
+fn is_in(engine: &Engine, dirs: &[PathBuf]) -> bool {
+    let dir = &engine.catalog.dir;
+    dirs.iter().any(|private| dir.starts_with(private))
 }
 
 /// Removes a directory with its content, the lock file last, so that the next process can finish a
 /// removal that is interrupted. Does not follow symbolic links.
-pub(super) fn remove(path: &Path) {
+pub(crate) fn remove(path: &Path) {
     let others = || {
         let entries = descriptors::retry(|| std::fs::read_dir(path)).into_iter();
         entries

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::shutdown::{self, LOCK_FILE, end_private, remove};
 use crate::{descriptors, fork};
@@ -90,7 +91,7 @@ impl Drop for TempCache {
     fn drop(&mut self) {
         if !fork::is_forked() {
             shutdown::cancel_removal(&self.path);
-            end_private(&self.path);
+            end_private(std::slice::from_ref(&self.path), Instant::now());
         }
     }
 }

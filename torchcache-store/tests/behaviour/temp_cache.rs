@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use seccompiler::SeccompAction;
 
-use torchcache_store::{Store, TempCache};
+use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::{Store, StoreError, TempCache};
 
 use crate::common::{batch, keys, manual_flush};
 use crate::syncs::filter;
@@ -105,4 +106,55 @@ fn a_store_does_not_make_its_private_directory_again() {
     let _ = store.flush();
     drop(store);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_removed_temp_cache_is_made_again_by_no_call() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let cache = TempCache::new_in(parent.path()).expect("it is made");
+    let path = cache.path().to_owned();
+    drop(cache);
+    for inside in [path.clone(), path.join("hash"), path.join("a/b")] {
+        match Store::open(&inside, manual_flush()) {
+            Err(StoreError::Directory { source, .. }) => {
+                assert!(source.to_string().contains("was removed"), "{source}");
+            }
+            other => panic!("{other:?}"),
+        }
+        Os.open_dir(&inside, true).expect_err("it was removed");
+        assert!(!path.exists());
+    }
+    // One with a name that begins alike is another directory.
+    let alike = parent.path().join(format!(
+        "{}x",
+        path.file_name().expect("it has one").display()
+    ));
+    Store::open(&alike, manual_flush()).expect("it opens");
+}
+
+#[test]
+fn stores_opened_while_a_temp_cache_is_removed_leave_nothing() {
+    for n in 0..20 {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let cache = TempCache::new_in(parent.path()).expect("it is made");
+        let path = cache.path().to_owned();
+        thread::scope(|scope| {
+            for thread in 0..3 {
+                let path = &path;
+                scope.spawn(move || {
+                    for hash in 0..1000 {
+                        let dir = path.join(format!("{thread}-{hash}"));
+                        let Ok(store) = Store::open(dir, manual_flush()) else {
+                            return;
+                        };
+                        store.put(batch(&keys(0..3), "a", 10));
+                        let _ = store.flush();
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(n));
+            drop(cache);
+        });
+        assert!(!path.exists(), "round {n}");
+    }
 }
