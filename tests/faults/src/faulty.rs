@@ -225,6 +225,20 @@ impl Directory for FaultyDirectory {
         Ok(entries)
     }
 
+    fn open_dir(&self, name: &OsStr) -> io::Result<Arc<dyn Directory>> {
+        let inner = run(&self.decide, Call::OpenDir, name, || {
+            self.inner.open_dir(name)
+        })?;
+        let decide = self.decide.clone();
+        Ok(Arc::new(FaultyDirectory { inner, decide }))
+    }
+
+    fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        run(&self.decide, Call::RemoveDir, name, || {
+            self.inner.remove_dir(name)
+        })
+    }
+
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {
         run(&self.decide, Call::Stat, name, || self.inner.stat(name))
     }

@@ -75,6 +75,11 @@ pub fn number(line: &str, word: &str) -> Option<u64> {
     line.strip_prefix(word)?.trim().parse().ok()
 }
 
+fn is_of_another(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b"of another")
+}
+
 /// An unprivileged user that every system has, and its group.
 pub const NOBODY: u32 = 65_534;
 
@@ -86,7 +91,7 @@ pub fn unprivileged(mut command: Command, dir: &Path) -> Running {
     }
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let entries = entries.map(|entry| entry.path());
-    for path in entries.filter(|path| !path.ends_with("of another")) {
+    for path in entries.filter(|path| !is_of_another(path)) {
         chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     chown(dir, Some(NOBODY), Some(NOBODY)).unwrap();

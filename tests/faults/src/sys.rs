@@ -1,6 +1,6 @@
-//! All `unsafe` code of the package: forking without `exec`.
+//! All `unsafe` code of the package: forking without `exec`, signal masks, and becoming another user.
 
-#![expect(unsafe_code, reason = "fork and signal masks have no safe interface")]
+#![expect(unsafe_code, reason = "these calls have no safe interface")]
 
 use std::ffi::c_int;
 use std::io;
@@ -43,5 +43,19 @@ pub(crate) fn blocked(signals: &[c_int]) -> impl Fn() -> c_int {
         // SAFETY: both outlive the call.
         unsafe { libc::sigwait(&raw const blocked, &raw mut signal) };
         signal
+    }
+}
+
+/// Becomes another user, permanently, with one group.
+pub(crate) fn become_user(user: u32, group: u32) -> io::Result<()> {
+    // SAFETY: plain system calls; the list has as many groups as is said.
+    let failed = unsafe {
+        libc::setgroups(1, &raw const group) != 0
+            || libc::setgid(group) != 0
+            || libc::setuid(user) != 0
+    };
+    match failed {
+        false => Ok(()),
+        true => Err(io::Error::last_os_error()),
     }
 }

@@ -19,11 +19,64 @@ use crate::size::sum;
 use crate::threads;
 
 /// A directory of caches, or the directory of one cache, or both.
+///
+/// It and its caches are opened in the directories that were above them when they were found, so that a link that
+/// takes the place of one of those leads nowhere else.
 #[derive(Debug)]
 pub struct Root {
-    fs: Arc<dyn FileSystem>,
-    path: PathBuf,
+    place: Place,
     is_cache: bool,
+}
+
+/// Where a directory is.
+#[derive(Clone)]
+struct Place {
+    fs: Arc<dyn FileSystem>,
+    /// The directory above, if it could be opened.
+    above: Option<Arc<dyn Directory>>,
+    path: PathBuf,
+}
+
+impl Place {
+    /// Does something by the name in the directory above, or by the path where that is not supported.
+    fn reach<T>(
+        &self,
+        by_name: impl FnOnce(&dyn Directory, &OsStr) -> io::Result<T>,
+        by_path: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let reached = match (&self.above, self.path.file_name()) {
+            (Some(above), Some(name)) => by_name(&**above, name),
+            _ => Err(ErrorKind::Unsupported.into()),
+        };
+        match reached {
+            Err(error) if error.kind() == ErrorKind::Unsupported => by_path(&self.path),
+            reached => reached,
+        }
+    }
+
+    fn open(&self) -> io::Result<Arc<dyn Directory>> {
+        self.reach(
+            |above, name| above.open_dir(name),
+            |path| self.fs.open_dir(path, false),
+        )
+    }
+
+    /// Removes the directory, which must be empty.
+    fn remove(&self) -> io::Result<()> {
+        self.reach(
+            |above, name| above.remove_dir(name),
+            |path| self.fs.remove_dir(path),
+        )
+    }
+
+    /// A directory in this one, which was opened.
+    fn within(&self, opened: &Arc<dyn Directory>, name: &OsStr) -> Place {
+        Place {
+            fs: self.fs.clone(),
+            above: Some(opened.clone()),
+            path: self.path.join(name),
+        }
+    }
 }
 
 /// The contents of a root.
@@ -38,9 +91,8 @@ pub struct Listing {
 /// The directory of one cache.
 #[derive(Clone)]
 pub struct Cache {
-    fs: Arc<dyn FileSystem>,
+    place: Place,
     name: String,
-    path: PathBuf,
 }
 
 impl Root {
@@ -68,16 +120,20 @@ impl Root {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn open_on(fs: Arc<dyn FileSystem>, path: &Path) -> io::Result<Root> {
-        let dir = fs.open_dir(path, false)?;
+        let above = path
+            .parent()
+            .and_then(|parent| fs.open_dir(parent, false).ok());
+        let path = path.to_owned();
+        let place = Place { fs, above, path };
+        let dir = place.open()?;
         // `manifest.json` may be a file of another program.
         let is_cache = !segment_names(&*dir)?.is_empty() || read_manifest(&*dir)?.is_ok();
-        let path = path.to_owned();
-        Ok(Root { fs, path, is_cache })
+        Ok(Root { place, is_cache })
     }
 
     /// The path, with links resolved.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
     /// Whether it is the directory of a cache. It may contain other caches all the same, after a segment
@@ -95,41 +151,32 @@ impl Root {
             caches: Vec::new(),
             unopened: Vec::new(),
         };
-        for entry in self.fs.open_dir(&self.path, false)?.list()? {
+        let opened = self.place.open()?;
+        for entry in opened.list()? {
             if entry.is_file {
                 continue;
             }
-            let path = self.path.join(&entry.name);
-            let dir = self.fs.open_dir(&path, false);
-            match dir.and_then(|dir| holds_cache(&*dir)) {
-                Ok(true) => listing.caches.push(self.cache(path)),
+            let place = self.place.within(&opened, &entry.name);
+            match place.open().and_then(|dir| holds_cache(&*dir)) {
+                Ok(true) => listing.caches.push(Cache::new(place)),
                 Ok(false) => {}
                 // It says nothing about the directory.
                 Err(error) if are_exhausted(&error) => return Err(error),
                 // Gone meanwhile, a link or a pipe.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(error) => listing.unopened.push((path, error)),
+                Err(error) => listing.unopened.push((place.path, error)),
             }
         }
-        listing.caches.sort_by(|a, b| a.path.cmp(&b.path));
+        listing.caches.sort_by(|a, b| a.path().cmp(b.path()));
         if self.is_cache {
-            let mut itself = self.cache(self.path.clone());
+            let mut itself = Cache::new(self.place.clone());
             if !listing.caches.is_empty() {
                 itself.name = ".".to_owned();
             }
             listing.caches.insert(0, itself);
         }
         Ok(listing)
-    }
-
-    fn cache(&self, path: PathBuf) -> Cache {
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        Cache {
-            fs: self.fs.clone(),
-            name: name_text(name),
-            path,
-        }
     }
 }
 
@@ -149,6 +196,12 @@ fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
 }
 
 impl Cache {
+    fn new(place: Place) -> Cache {
+        let name = place.path.file_name().unwrap_or(place.path.as_os_str());
+        let name = name_text(name);
+        Cache { place, name }
+    }
+
     /// The module hash that the directory is named after, or the name that the user chose, as
     /// [`name_text`] writes it.
     pub fn name(&self) -> &str {
@@ -157,7 +210,7 @@ impl Cache {
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
     /// Reads the manifest. A cache works without one.
@@ -171,18 +224,24 @@ impl Cache {
 
     /// Opens the directory if its permissions are accepted.
     pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::open(&*self.fs, &self.path, false)
+        directory::checked(self.place.open()?)
     }
 
     /// Removes the directory, which must be empty.
     pub(super) fn remove_dir(&self) -> io::Result<()> {
-        self.fs.remove_dir(&self.path)
+        self.place.remove()
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
     }
 }
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cache").field(&self.path).finish()
+        f.debug_tuple("Cache").field(&self.path()).finish()
     }
 }
 

@@ -15,8 +15,12 @@ pub(crate) fn open(
     path: &Path,
     create: bool,
 ) -> io::Result<Arc<dyn Directory>> {
-    let dir = fs.open_dir(path, create)?;
-    permissions::check_directory(&dir.metadata()?)?;
+    checked(fs.open_dir(path, create)?)
+}
+
+/// A directory that was opened, if its permissions allow that it holds a cache.
+pub(crate) fn checked(dir: Arc<dyn Directory>) -> io::Result<Arc<dyn Directory>> {
+    permissions::check_directory(&*dir)?;
     Ok(dir)
 }
 

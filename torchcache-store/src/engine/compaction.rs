@@ -74,7 +74,9 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
         fits
     });
     // Their publisher may have to remove them again, since its sources were cleared.
-    let (least, dir) = (group.len().min(GROUP_LEN), engine.catalog.open_dir().ok()?);
+    let dir = engine.catalog.open_dir();
+    let dir = dir.map_err(|error| engine.note(Fault::Read, error)).ok()?;
+    let least = group.len().min(GROUP_LEN);
     group.retain(|segment| segment.is_own || !may_be_withdrawn(&*dir, segment.name()));
     (group.len() >= least).then_some(group)
 }

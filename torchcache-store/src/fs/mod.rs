@@ -71,7 +71,26 @@ pub trait Directory: Debug + Send + Sync {
     /// What the system reports.
     fn list(&self) -> io::Result<Vec<DirEntry>>;
 
-    /// The metadata of a file.
+    /// Opens a directory in this one, whichever directory has its path by now. A symbolic link is not followed.
+    ///
+    /// # Errors
+    /// What the system reports, or [`Unsupported`](io::ErrorKind::Unsupported): it is then opened by its path.
+    fn open_dir(&self, name: &OsStr) -> io::Result<Arc<dyn Directory>> {
+        let _ = name;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Removes an empty directory in this one. A store never does; [`admin`](crate::admin) does.
+    ///
+    /// # Errors
+    /// What the system reports, for example that the directory is not empty, or
+    /// [`Unsupported`](io::ErrorKind::Unsupported): it is then removed by its path.
+    fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        let _ = name;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The metadata of a file. For `..`, `../..` and so on, that of a directory above this one.
     ///
     /// # Errors
     /// What the system reports, for example that the file does not exist.

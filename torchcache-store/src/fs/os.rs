@@ -4,12 +4,13 @@
 use std::ffi::OsStr;
 use std::fs::{FileTimes, TryLockError};
 use std::io::{self, IoSliceMut, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata, removed};
@@ -29,10 +30,10 @@ impl FileSystem for Os {
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
         // With a slash at the end, a link would be followed.
         let path = path.components().as_path();
-        let fd = match open(path, OFlags::NOFOLLOW) {
+        let fd = match open(CWD, path, OFlags::NOFOLLOW) {
             Err(Errno::NOENT) if create => {
                 make_dir(path)?;
-                open(path, OFlags::NOFOLLOW)
+                open(CWD, path, OFlags::NOFOLLOW)
             }
             opened => opened,
         };
@@ -46,9 +47,10 @@ impl FileSystem for Os {
     }
 }
 
-fn open(path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {
+/// Opens a directory. A path that is not absolute begins at `dir`.
+fn open(dir: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<std::fs::File> {
     let flags = flags | OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = || retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+    let open = || retry_on_intr(|| rustix::fs::openat(&dir, path, flags, Mode::empty()));
     Ok(descriptors::retry(open)?.into())
 }
 
@@ -86,7 +88,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
         let _ = rustix::fs::rmdir(path);
     })?;
     // Some parents must not be read.
-    if let Ok(parent) = open(parent, OFlags::empty()) {
+    if let Ok(parent) = open(CWD, parent, OFlags::empty()) {
         let _ = share_with_group(path, &parent);
         sync_dir(&parent).inspect_err(|_| {
             // The next opener would take it for one that survives a power loss.
@@ -111,7 +113,7 @@ fn sync_dir(dir: &std::fs::File) -> rustix::io::Result<()> {
 /// Lets the group write to a new directory if it may write to the parent, although the umask may deny
 /// it: users who share the parent share the new directory.
 fn share_with_group(path: &Path, parent: &std::fs::File) -> rustix::io::Result<()> {
-    let dir = open(path, OFlags::NOFOLLOW)?;
+    let dir = open(CWD, path, OFlags::NOFOLLOW)?;
     let (above, made) = (rustix::fs::fstat(parent)?, rustix::fs::fstat(&dir)?);
     let mode = Mode::from_raw_mode(made.st_mode);
     if Mode::from_raw_mode(above.st_mode).contains(Mode::WGRP)
@@ -154,6 +156,17 @@ impl Directory for OsDirectory {
             entries.push(DirEntry { name, is_file });
         }
         Ok(entries)
+    }
+
+    fn open_dir(&self, name: &OsStr) -> io::Result<Arc<dyn Directory>> {
+        let path = self.path.join(name);
+        let fd = open(&self.fd, name.as_ref(), OFlags::NOFOLLOW);
+        let fd = fd.map_err(|errno| describe_link(&path, errno))?;
+        Ok(Arc::new(OsDirectory { fd, path }))
+    }
+
+    fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
     }
 
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {

@@ -3,35 +3,37 @@
 //! to it whom its owner did not choose.
 
 use std::io;
-use std::sync::OnceLock;
 
 use rustix::process::{Gid, Uid, getegid, geteuid, getgroups};
 
-use super::Metadata;
+use super::{Directory, Metadata};
 
 /// The mode bit that lets all users write.
 const WRITE_OTHERS: u32 = 0o002;
 /// The mode bit that lets the group write.
 const WRITE_GROUP: u32 = 0o020;
 
+/// No path has so many directories.
+const MAX_DEPTH: usize = 4096;
+
 /// The mode bit that lets only owners remove the files of a directory.
 const STICKY: u32 = 0o1000;
 
-/// The user of this process.
+/// The user of this process, who may change.
 struct User {
     id: Uid,
+    /// The primary group.
+    group: Gid,
     groups: Vec<Gid>,
 }
 
 impl User {
-    fn current() -> &'static User {
-        static USER: OnceLock<User> = OnceLock::new();
-        USER.get_or_init(|| {
-            let mut groups = getgroups().unwrap_or_default();
-            groups.push(getegid());
-            let id = geteuid();
-            User { id, groups }
-        })
+    fn current() -> User {
+        User {
+            id: geteuid(),
+            group: getegid(),
+            groups: getgroups().unwrap_or_default(),
+        }
     }
 
     /// Whether this user may use files of `owner`: its own and those of root. Root may use any.
@@ -41,8 +43,22 @@ impl User {
 
     /// Whether the group of `dir` may write to it, and this user is a member.
     fn shares(&self, dir: &Metadata) -> bool {
-        let member = self.groups.iter().any(|group| group.as_raw() == dir.group);
-        member && dir.mode & WRITE_GROUP != 0
+        let mut groups = self.groups.iter().chain([&self.group]);
+        dir.mode & WRITE_GROUP != 0 && groups.any(|group| group.as_raw() == dir.group)
+    }
+
+    /// Whether any user may have put another user's directory in its place: one of those above it is open to all
+    /// users, and none in between belongs to this user or root.
+    fn may_be_planted(&self, dir: &dyn Directory) -> bool {
+        for depth in 1..MAX_DEPTH {
+            match dir.stat("../".repeat(depth).as_ref()) {
+                Ok(above) if above.mode & WRITE_OTHERS != 0 => return true,
+                Ok(above) if !self.accepts_owner(above.owner) => {}
+                Ok(_) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
     }
 }
 
@@ -50,16 +66,25 @@ impl User {
 ///
 /// # Errors
 /// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
-pub(crate) fn check_directory(dir: &Metadata) -> io::Result<()> {
+pub(crate) fn check_directory(dir: &dyn Directory) -> io::Result<()> {
     let user = User::current();
-    let why = if dir.mode & WRITE_OTHERS != 0 {
+    let metadata = dir.metadata()?;
+    let (owner, group) = (metadata.owner, metadata.group);
+    let why = if metadata.mode & WRITE_OTHERS != 0 {
         "all users may write to it and could forge rows; run `chmod -R o-w` on it".to_owned()
-    } else if !user.accepts_owner(dir.owner) && !user.shares(dir) {
+    } else if user.accepts_owner(owner) {
+        return Ok(());
+    } else if !user.shares(&metadata) {
         format!(
-            "it belongs to user {}, and this process runs as user {}; to share it, run `chgrp -R` \
+            "it belongs to user {owner}, and this process runs as user {}; to share it, run `chgrp -R` \
              with a group of both and `chmod -R g+rwX` on it",
-            dir.owner,
             user.id.as_raw()
+        )
+    } else if group == user.group.as_raw() && user.may_be_planted(dir) {
+        format!(
+            "it belongs to user {owner}, who shares it only with the primary group {group} of this \
+             process, below a directory that all users may write to: any user may have made it; run \
+             `chgrp -R` with a group for sharing on it, or move it"
         )
     } else {
         return Ok(());
@@ -91,9 +116,11 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::fs::{FileSystem, Os};
 
     fn metadata(owner: u32, group: u32, mode: u32) -> Metadata {
         Metadata {
@@ -109,6 +136,7 @@ mod tests {
     fn user(id: u32, group: u32) -> User {
         User {
             id: Uid::from_raw(id),
+            group: Gid::from_raw(group + 1),
             groups: vec![Gid::from_raw(group)],
         }
     }
@@ -131,17 +159,41 @@ mod tests {
 
     #[test]
     fn what_all_users_may_write_to_is_rejected() {
-        let own = geteuid().as_raw();
-        let group = getegid().as_raw();
-        check_directory(&metadata(own, group, 0o755)).expect("it is of this user");
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let check = |mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(root.path(), mode).expect("it is ours");
+            check_directory(&*Os.open_dir(root.path(), false).expect("it is there"))
+        };
+        check(0o755).expect("it is of this user");
         for mode in [0o777, 0o757, 0o722] {
-            let refused =
-                check_directory(&metadata(own, group, mode)).expect_err("all users may write");
+            let refused = check(mode).expect_err("all users may write");
             assert!(refused.to_string().contains("`chmod -R o-w`"), "{refused}");
         }
+        let own = geteuid().as_raw();
+        let group = getegid().as_raw();
         let dir = metadata(own, group, 0o755);
         assert_eq!(check_file(&metadata(own, group, 0o644), &dir), Ok(()));
         let refused = check_file(&metadata(own, group, 0o646), &dir).expect_err("so may they");
         assert!(refused.contains("`chmod o-w`"), "{refused}");
+    }
+
+    #[test]
+    fn others_remove_no_file_below_a_sticky_bit() {
+        let own = geteuid().as_raw();
+        let (dir, file) = (
+            |owner, mode| metadata(owner, 7, mode),
+            metadata(own + 1, 7, 0o644),
+        );
+        assert!(may_remove(&file, &dir(own + 2, 0o775)));
+        assert!(
+            may_remove(&file, &dir(own, 0o1775)),
+            "the directory is ours"
+        );
+        assert!(may_remove(&metadata(own, 7, 0o644), &dir(own + 2, 0o1775)));
+        assert_eq!(
+            may_remove(&file, &dir(own + 2, 0o1775)),
+            geteuid().is_root()
+        );
     }
 }

@@ -5,10 +5,22 @@ use std::path::Path;
 
 use torchcache_store::{Fault, Store, StoreError};
 
+use crate::process::NOBODY;
 use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
+use crate::sys::become_user;
 
 /// The length of the rows.
 pub const LEN: usize = 64;
+
+/// Directories that another user shares with this one's primary group, below one that all users may write to, and
+/// whether they are accepted: root or the user itself made those.
+pub const PLACES: [(&str, bool); 5] = [
+    ("cache", false),
+    ("theirs/cache", false),
+    ("theirs/further/cache", false),
+    ("own/cache", true),
+    ("own/theirs/cache", true),
+];
 
 /// The rows of planted segments.
 pub const PLANTED: Range<u64> = 0..10;
@@ -31,9 +43,22 @@ pub fn nothing_planted(dir: &Path) -> Store {
     store
 }
 
-/// No arguments; as a user that is not root.
-pub fn run(root: &Path, _: &[String]) {
-    refused(&root.join("of another"), "belongs to user");
+/// As a user that is not root; with the argument `setuid`, as root, which becomes another user.
+pub fn run(root: &Path, args: &[String]) {
+    let victim = root.join("of another");
+    if args == ["setuid"] {
+        Store::open(&victim, manual_flush()).expect("root may use any");
+        become_user(NOBODY, NOBODY).expect("root may");
+        return refused(&victim, "belongs to user");
+    }
+    refused(&victim, "belongs to user");
+    for (path, is_accepted) in PLACES {
+        let dir = root.join("of another, open").join(path);
+        match is_accepted {
+            true => expect_all(&Store::open(&dir, manual_flush()).unwrap(), PLANTED, LEN),
+            false => refused(&dir, "primary group"),
+        }
+    }
     let store = nothing_planted(&root.join("own"));
     assert_eq!(store.stats().faults.get(Fault::PermissionRejected), 1);
 }

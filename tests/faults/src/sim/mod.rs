@@ -267,6 +267,16 @@ impl Directory for SimDirectory {
         Ok(files.chain(within).collect())
     }
 
+    fn open_dir(&self, name: &OsStr) -> io::Result<Arc<dyn Directory>> {
+        drop(self.medium()?);
+        self.sim.open_dir(&self.path.join(name), false)
+    }
+
+    fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
+        drop(self.medium()?);
+        self.sim.remove_dir(&self.path.join(name))
+    }
+
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {
         let medium = self.medium()?;
         let file = &medium.files[self.file(&medium, name)?];

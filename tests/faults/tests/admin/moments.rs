@@ -1,18 +1,23 @@
 //! Another process acts between two calls of administration.
 
 use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
-use torchcache_faults::cases::{Counter, eventually};
+use torchcache_faults::cases::{Counter, eventually, seen, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::roles::directory::content;
 use torchcache_faults::sim::Sim;
-use torchcache_store::admin::{Keep, SegmentRepair, SegmentState, check, clear, prune, repair};
-use torchcache_store::fs::FileSystem;
+use torchcache_store::admin::{
+    Cache, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
+};
+use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::manifest::{self, Manifest};
 
 use crate::common::{
@@ -365,4 +370,84 @@ fn clear_reports_a_segment_that_cannot_be_removed() {
     assert_eq!(cleared.failed.len(), 1);
     assert_eq!(cleared.failed[0].0, stuck);
     assert_eq!(segments(&sim), [stuck]);
+}
+
+/// What administration does with all caches of a root.
+const DEEDS: [(&str, fn(Root)); 3] = [
+    ("clear", |root| each(&root, |cache| drop(clear(cache)))),
+    ("prune", |root| {
+        drop(prune(&root, Keep::ReadWithin(HOUR / 2), false));
+    }),
+    ("repair", |root| {
+        each(&root, |cache| {
+            let checked = check(std::slice::from_ref(cache), &());
+            checked.iter().for_each(|checked| drop(repair(checked)));
+        });
+    }),
+];
+
+fn each(root: &Root, deed: impl Fn(&Cache)) {
+    let listing = root.list().map(|listing| listing.caches);
+    listing.unwrap_or_default().iter().for_each(deed);
+}
+
+/// A link takes the place of a directory above the caches, before the `nth` call of a kind, and leads to other
+/// caches. Returns whether there were so many calls.
+fn leads_elsewhere(segments: &[Vec<u8>], deed: fn(Root), call: Call, nth: u64, path: &str) -> bool {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let [place, victim] = ["place", "victim"].map(|name| temp.path().join(name));
+    for dir in [&place, &victim].map(|above| above.join("root/c")) {
+        fs::create_dir_all(&dir).expect("it can be made");
+        for (n, bytes) in segments.iter().enumerate() {
+            let path = dir.join(format!("{n}.tcs"));
+            fs::write(&path, bytes).expect("it can be written");
+            let file = fs::File::options().append(true).open(path);
+            let file = file.expect("it is ours");
+            let set = file.set_modified(SystemTime::now() - HOUR);
+            set.expect("its time can be set");
+        }
+    }
+    let before = content(&victim.join("root/c"));
+    let (calls, is_open) = (
+        Arc::new(Counter::default()),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let decide = {
+        let (calls, is_open) = (calls.clone(), is_open.clone());
+        let (place, victim, away) = (place.clone(), victim.clone(), temp.path().join("away"));
+        move |this: Call, _: &OsStr| {
+            if this == call && is_open.load(Ordering::SeqCst) && calls.next() == nth {
+                fs::rename(&place, &away).expect("it is there");
+                symlink(&victim, &place).expect("it can be made");
+            }
+            Fate::Done
+        }
+    };
+    let fs = Arc::new(Faulty::new(Os, decide));
+    let root = Root::open_on(fs, &place.join(path)).expect("it is there");
+    is_open.store(true, Ordering::SeqCst);
+    deed(root);
+    let after = content(&victim.join("root/c"));
+    assert!(before == after, "what the link leads to was changed");
+    calls.get() >= nth
+}
+
+#[test]
+fn a_link_above_the_caches_leads_nowhere_else() {
+    let sim = root();
+    put(&store(sim.clone(), "c"), 0..3);
+    put(&store(sim.clone(), "c"), 3..5);
+    sim.damage(&segments(&sim)[0], |bytes| bytes[20] ^= 1);
+    let segments: Vec<_> = segments(&sim).iter().map(|path| sim.bytes(path)).collect();
+    let mut caused = 0;
+    for (name, deed) in DEEDS {
+        for path in ["root", "root/c"] {
+            for call in [Call::OpenDir, Call::List, Call::SyncDir] {
+                caused += series(format_args!("{name} {path}, {call:?}"), |nth| {
+                    leads_elsewhere(&segments, deed, call, nth, path)
+                });
+            }
+        }
+    }
+    seen("a link takes the place of a directory above caches", caused);
 }

@@ -13,11 +13,11 @@ use std::process::Command;
 use rustix::process::geteuid;
 use tempfile::TempDir;
 use torchcache_faults::cases::{cases, seen};
-use torchcache_faults::process::unprivileged;
-use torchcache_faults::roles::other_user::{LEN, PLANTED, nothing_planted, refused};
-use torchcache_faults::rows::{count_right, expect_no_faults, key};
-use torchcache_store::Fault;
+use torchcache_faults::process::{NOBODY, Running, unprivileged};
+use torchcache_faults::roles::other_user::{LEN, PLACES, PLANTED, nothing_planted, refused};
+use torchcache_faults::rows::{count_right, expect_no_faults, key, manual_flush, put_flushed};
 use torchcache_store::segment::{Encoding, SegmentWriter};
+use torchcache_store::{Fault, Store};
 
 use crate::child;
 
@@ -46,8 +46,30 @@ fn another_owner() {
         plant(dir, "planted.tcs", PLANTED);
         chown(dir.join("planted.tcs"), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     }
-    chown(victim, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    chown(&victim, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    let setuid = child("other_user", root.path(), &["setuid".to_owned()]);
+    Running::start(setuid).succeeds();
+    shared_with_primary_group(&root.path().join("of another, open"));
     unprivileged(child("other_user", root.path(), &[]), root.path()).succeeds();
+}
+
+/// Directories of another user, whose group is the primary one of the user that plays the role.
+fn shared_with_primary_group(open: &Path) {
+    for (path, _) in PLACES {
+        let dir = open.join(path);
+        let store = Store::open(&dir, manual_flush()).unwrap();
+        put_flushed(&store, PLANTED, LEN);
+        for path in dir.ancestors().take_while(|path| *path != open) {
+            let owner = if path.ends_with("own") {
+                NOBODY
+            } else {
+                OTHER_USER
+            };
+            chown(path, Some(owner), Some(NOBODY)).unwrap();
+            set_mode(path, 0o775);
+        }
+    }
+    set_mode(open, 0o1777);
 }
 
 /// A user that does not exist.
