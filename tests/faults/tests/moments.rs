@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, eventually, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
-use torchcache_faults::sim::Sim;
+use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::{Eviction, Fault, Store};
 
@@ -99,7 +99,7 @@ fn cleared_rows_do_not_come_back_through_two_compactions() {
 fn cleared_between_two_compactions(has_locks: bool) {
     let sim = Sim::new();
     if !has_locks {
-        sim.remove_locks();
+        sim.set_locks(Locks::None);
     }
     let stats = Arc::new(Counter::default());
     let decide = {
@@ -216,7 +216,7 @@ fn without_locks_only_young_segments_of_others_are_left_alone() {
     ] as [(fn(u64) -> String, u64); 3]
     {
         let sim = Sim::new();
-        sim.remove_locks();
+        sim.set_locks(Locks::None);
         let other = opened(sim.clone(), "/from");
         (0..7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
         for (n, file) in (0..).zip(sim.files(Path::new("/from"))) {

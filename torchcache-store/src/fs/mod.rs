@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use os::Os;
+pub(crate) use os::try_lock;
 
 /// Opens and removes directories.
 pub trait FileSystem: Debug + Send + Sync {
@@ -155,10 +156,11 @@ pub trait File: io::Write + Debug + Send + Sync {
     fn set_modified(&self, time: SystemTime) -> io::Result<()>;
 
     /// Locks a temporary file. The lock is released when the file is closed, also by a kill. `false`
-    /// if another open file of the same name has it.
+    /// if another open file of the same name has it, on whichever machine.
     ///
     /// # Errors
-    /// What the system reports, for example that it does not support locks.
+    /// What the system reports, for example that it does not support locks, or only among the processes of a
+    /// machine.
     fn try_lock(&self) -> io::Result<bool>;
 
     /// Maps the file into memory; `None` if it has to be read.

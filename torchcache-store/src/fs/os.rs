@@ -99,15 +99,29 @@ fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Syncs a directory, where its file system supports that.
-fn sync_dir(dir: &std::fs::File) -> rustix::io::Result<()> {
-    // The standard library knows which call makes a sync durable on each system.
-    let synced = dir
-        .sync_all()
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    match synced {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::NOTTY) => Ok(()),
+fn sync_dir(dir: &std::fs::File) -> io::Result<()> {
+    match sync(dir, std::fs::File::sync_all) {
+        Err(error) if is_unsupported(&error) => Ok(()),
         synced => synced,
     }
+}
+
+/// Syncs a file by the call that the standard library has for it. On Apple systems that also empties the cache of
+/// the disk, which not all file systems support: there, what `fsync` does has to do.
+fn sync(
+    file: &std::fs::File,
+    call: impl FnOnce(&std::fs::File) -> io::Result<()>,
+) -> io::Result<()> {
+    match call(file) {
+        Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
+        synced => synced,
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    use Errno as E;
+    let errno = E::from_io_error(error);
+    matches!(errno, Some(E::INVAL | E::NOSYS | E::NOTSUP | E::NOTTY))
 }
 
 /// Lets the group write to a new directory if it may write to the parent, although the umask may deny
@@ -210,7 +224,7 @@ impl Directory for OsDirectory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(sync_dir(&self.fd)?)
+        sync_dir(&self.fd)
     }
 }
 
@@ -254,7 +268,7 @@ impl File for OsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        sync(&self.file, std::fs::File::sync_data)
     }
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {
@@ -266,11 +280,7 @@ impl File for OsFile {
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        match self.file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        try_lock(&self.file)
     }
 
     fn map(&self) -> io::Result<Option<Mapped>> {
@@ -282,22 +292,53 @@ impl File for OsFile {
     }
 }
 
-/// Whether the first change of a file, even of its time, copies it: in an overlay, it may be in a layer below, as
-/// part of a container image.
+/// Locks a file for all processes that share it: see [`File::try_lock`].
+pub(crate) fn try_lock(file: &std::fs::File) -> io::Result<bool> {
+    if kind_of_fs(file).is_some_and(has_local_locks) {
+        let what = "the file system has locks among the processes of a machine only";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether locks on a kind of file system may be local to a machine although its files are not. Those of NFS are
+/// not, unless it is mounted with `local_lock` or `nolock`.
+fn has_local_locks(kind: i64) -> bool {
+    const V9FS: i64 = 0x0102_1997;
+    const CIFS: i64 = 0xff53_4d42;
+    const SMB2: i64 = 0xfe53_4d42;
+    const SMB: i64 = 0x517b;
+    const VBOXSF: i64 = 0x786f_4256;
+    // virtiofs too.
+    const FUSE: i64 = 0x6573_5546;
+    [V9FS, CIFS, SMB2, SMB, VBOXSF, FUSE].contains(&kind)
+}
+
+/// The number by which Linux tells kinds of file systems apart.
 #[cfg(target_os = "linux")]
-fn copies_on_change(file: &std::fs::File) -> bool {
-    const OVERLAYFS: i64 = 0x794c_7630;
-    const AUFS: i64 = 0x6175_6673;
-    #[allow(
-        clippy::useless_conversion,
-        reason = "the type differs between machines"
-    )]
-    rustix::fs::fstatfs(file).is_ok_and(|fs| [OVERLAYFS, AUFS].contains(&i64::from(fs.f_type)))
+fn kind_of_fs(file: &std::fs::File) -> Option<i64> {
+    // The type differs between machines; some extend a sign.
+    #[allow(clippy::unnecessary_cast, reason = "see above")]
+    rustix::fs::fstatfs(file)
+        .ok()
+        .map(|fs| i64::from(fs.f_type as u32))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn copies_on_change(_: &std::fs::File) -> bool {
-    false
+fn kind_of_fs(_: &std::fs::File) -> Option<i64> {
+    None
+}
+
+/// Whether the first change of a file, even of its time, copies it: in an overlay, it may be in a layer below, as
+/// part of a container image.
+fn copies_on_change(file: &std::fs::File) -> bool {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    const AUFS: i64 = 0x6175_6673;
+    kind_of_fs(file).is_some_and(|kind| [OVERLAYFS, AUFS].contains(&kind))
 }
 
 #[expect(
@@ -342,6 +383,42 @@ mod tests {
             assert_eq!(mode & 0o020 != 0, shared, "{mode:o} in {parent:o}");
             assert_eq!(mode & 0o002, 0, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_sync_that_is_not_supported_is_done_by_fsync() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        let fails = |errno: Errno| sync(&file, |_| Err(errno.into()));
+        for errno in [Errno::NOTSUP, Errno::NOTTY, Errno::INVAL, Errno::NOSYS] {
+            fails(errno).expect("fsync succeeds");
+        }
+        for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
+            fails(errno).expect_err("it failed");
+        }
+        // One that cannot be synced at all.
+        let (_reader, writer) = std::io::pipe().expect("it can be made");
+        let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        sync(&pipe, |_| Err(Errno::NOTSUP.into())).expect_err("a file must be synced");
+        sync_dir(&pipe).expect("a directory need not be");
+    }
+
+    #[test]
+    fn locks_of_a_machine_are_no_locks() {
+        // 9p, SMB, virtiofs; ext4, tmpfs, NFS, overlayfs.
+        for (kind, is_local) in [
+            (0x0102_1997, true),
+            (0xff53_4d42, true),
+            (0xfe53_4d42, true),
+            (0x6573_5546, true),
+            (0xef53, false),
+            (0x0102_1994, false),
+            (0x6969, false),
+            (0x794c_7630, false),
+        ] {
+            assert_eq!(has_local_locks(kind), is_local, "{kind:x}");
+        }
+        let file = tempfile::tempfile().expect("a temporary file");
+        assert!(kind_of_fs(&file).is_some() || !cfg!(target_os = "linux"));
     }
 
     #[test]

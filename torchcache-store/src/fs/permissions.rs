@@ -71,7 +71,10 @@ pub(crate) fn check_directory(dir: &dyn Directory) -> io::Result<()> {
     let metadata = dir.metadata()?;
     let (owner, group) = (metadata.owner, metadata.group);
     let why = if metadata.mode & WRITE_OTHERS != 0 {
-        "all users may write to it and could forge rows; run `chmod -R o-w` on it".to_owned()
+        "all users may write to it and could forge rows; run `chmod -R o-w` on it, or, if that changes \
+         nothing since the mount has one mode for all files, mount it with `umask=022`, on SMB with \
+         `dir_mode=0755,file_mode=0644`, in WSL with `metadata`"
+            .to_owned()
     } else if user.accepts_owner(owner) {
         return Ok(());
     } else if !user.shares(&metadata) {
@@ -136,7 +139,7 @@ mod tests {
     fn user(id: u32, group: u32) -> User {
         User {
             id: Uid::from_raw(id),
-            group: Gid::from_raw(group + 1),
+            group: Gid::from_raw(group),
             groups: vec![Gid::from_raw(group)],
         }
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::shutdown::{self, LOCK_FILE, end_private, remove};
+use crate::fs::try_lock;
 use crate::{descriptors, fork};
 
 const PREFIX: &str = "torchcache-";
@@ -134,5 +135,5 @@ fn stale_lock(dir: &Path) -> Option<File> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.join(LOCK_FILE))
         .ok()?;
-    lock.try_lock().is_ok().then_some(lock)
+    matches!(try_lock(&lock), Ok(true)).then_some(lock)
 }

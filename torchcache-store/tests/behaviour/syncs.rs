@@ -138,3 +138,24 @@ fn a_new_directory_that_cannot_be_synced_is_an_error() {
         assert_eq!(done, (is_unsupported, is_unsupported), "{errno}");
     }
 }
+
+/// On file systems without one of two kinds of sync, the other one counts.
+#[test]
+fn a_file_is_synced_by_the_call_that_is_supported() {
+    for errno in [libc::ENOTSUP, libc::EINVAL, libc::ENOSYS] {
+        let done = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            filter(libc::SYS_fdatasync, SeccompAction::Errno(errno as u32));
+            let store = Store::open(dir.path(), manual_flush()).expect("it opens");
+            store.put(batch(&keys(0..10), "a", LEN));
+            let flushed = store.flush();
+            assert!(flushed.is_ok(), "{errno}: {flushed:?}");
+            // Not even the other one.
+            filter(libc::SYS_fsync, SeccompAction::Errno(errno as u32));
+            let store = Store::open(dir.path().join("new"), manual_flush()).expect("it opens");
+            store.put(batch(&keys(0..10), "a", LEN));
+            store.flush().expect_err("it cannot be synced");
+        });
+        done.join().expect("it does not panic");
+    }
+}

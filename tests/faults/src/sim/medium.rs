@@ -10,6 +10,18 @@ use fastrand::Rng;
 /// Media take pages as a whole.
 const PAGE: usize = 512;
 
+/// How files can be locked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locks {
+    /// For all that use the file system.
+    #[default]
+    Shared,
+    /// For the processes of one machine. Each store has a machine of its own.
+    Local,
+    /// Not at all.
+    None,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Medium {
     pub(super) directories: HashMap<PathBuf, Names>,
@@ -24,8 +36,9 @@ pub(super) struct Medium {
     pub(super) capacity: Option<u64>,
     /// Whether times have no fractions of seconds.
     pub(super) whole_seconds: bool,
-    /// Whether files cannot be locked.
-    pub(super) no_locks: bool,
+    pub(super) locks: Locks,
+    /// The one mode of all files and directories.
+    pub(super) mode: Option<u32>,
 }
 
 /// The names of a directory.

@@ -15,6 +15,7 @@ use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
 use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
 
+pub use medium::Locks;
 use medium::{Content, Medium, Names};
 
 /// A file system in memory. Clones are the same one.
@@ -41,9 +42,14 @@ impl Sim {
         self.medium().whole_seconds = true;
     }
 
-    /// Lets locking a file fail, as on some network file systems.
-    pub fn remove_locks(&self) {
-        self.medium().no_locks = true;
+    /// Lets locks work in another way, as on some network file systems.
+    pub fn set_locks(&self, locks: Locks) {
+        self.medium().locks = locks;
+    }
+
+    /// Gives all files and directories one mode, as some mounts do.
+    pub fn set_mode(&self, mode: u32) {
+        self.medium().mode = Some(mode);
     }
 
     /// Cuts the power. Each name that changed since its directory was synced means any of the
@@ -225,14 +231,14 @@ fn since(sim: &Sim, boot: u64) -> io::Result<MutexGuard<'_, Medium>> {
     }
 }
 
-fn metadata(len: usize, modified: SystemTime, is_file: bool) -> Metadata {
+fn metadata(medium: &Medium, len: usize, modified: SystemTime, is_file: bool) -> Metadata {
     Metadata {
         len: len as u64,
         modified,
         is_file,
         owner: geteuid().as_raw(),
         group: getegid().as_raw(),
-        mode: if is_file { 0o644 } else { 0o755 },
+        mode: medium.mode.unwrap_or(if is_file { 0o644 } else { 0o755 }),
     }
 }
 
@@ -246,6 +252,7 @@ impl Directory for SimDirectory {
         let names = medium.directories.get(&self.path);
         let modified = names.and_then(|names| names.modified);
         Ok(metadata(
+            &medium,
             0,
             modified.unwrap_or(SystemTime::UNIX_EPOCH),
             false,
@@ -280,7 +287,7 @@ impl Directory for SimDirectory {
     fn stat(&self, name: &OsStr) -> io::Result<Metadata> {
         let medium = self.medium()?;
         let file = &medium.files[self.file(&medium, name)?];
-        Ok(metadata(file.bytes.len(), file.modified, true))
+        Ok(metadata(&medium, file.bytes.len(), file.modified, true))
     }
 
     fn open(&self, name: &OsStr) -> io::Result<Box<dyn File>> {
@@ -377,7 +384,7 @@ impl File for SimFile {
     fn metadata(&self) -> io::Result<Metadata> {
         let medium = self.medium()?;
         let file = &medium.files[self.file];
-        Ok(metadata(file.bytes.len(), file.modified, true))
+        Ok(metadata(&medium, file.bytes.len(), file.modified, true))
     }
 
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
@@ -408,8 +415,10 @@ impl File for SimFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         let mut medium = self.medium()?;
-        if medium.no_locks {
-            return Err(ErrorKind::Unsupported.into());
+        match medium.locks {
+            Locks::Shared => {}
+            Locks::Local => return Ok(true),
+            Locks::None => return Err(ErrorKind::Unsupported.into()),
         }
         let file = &mut medium.files[self.file];
         let taken = !std::mem::replace(&mut file.locked, true);

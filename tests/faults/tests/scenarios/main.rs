@@ -8,6 +8,7 @@ mod enospc;
 mod flusher;
 mod io_errors;
 mod killed;
+mod mounts;
 mod multi_process;
 mod overlay;
 mod permissions;
