@@ -168,10 +168,20 @@ fn evict(catalog: &Catalog, dir: &dyn Directory, scan: &mut Scan, excess: &mut u
         if is_gone {
             *excess = excess.saturating_sub(bytes);
             scan.skipped.remove(&name);
+        }
+        // After an error of the disk it is unknown whether the file is there.
+        if is_gone || !stays(scan.unremovable.get(&name)) {
             evicted.extend(segment);
         }
     }
     detach_evicted(catalog, scan, &evicted);
+}
+
+/// Whether this error of removing a file says that it is still there.
+fn stays(error: Option<&ErrorKind>) -> bool {
+    use ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    let stays = [PermissionDenied, ReadOnlyFilesystem, ResourceBusy];
+    error.is_some_and(|error| stays.contains(error))
 }
 
 /// The files that may be removed. Subtracts those that another process removed from the excess.
