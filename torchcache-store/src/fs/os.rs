@@ -321,8 +321,7 @@ fn has_local_locks(kind: i64) -> bool {
 /// The number by which Linux tells kinds of file systems apart.
 #[cfg(target_os = "linux")]
 fn kind_of_fs(file: &std::fs::File) -> Option<i64> {
-    // The type differs between machines; some extend a sign.
-    #[allow(clippy::unnecessary_cast, reason = "see above")]
+    // The type differs between machines, and some extend a sign.
     rustix::fs::fstatfs(file)
         .ok()
         .map(|fs| i64::from(fs.f_type as u32))
