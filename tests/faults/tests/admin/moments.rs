@@ -372,8 +372,10 @@ fn clear_reports_a_segment_that_cannot_be_removed() {
     assert_eq!(segments(&sim), [stuck]);
 }
 
+type Deed = (&'static str, fn(Root));
+
 /// What administration does with all caches of a root.
-const DEEDS: [(&str, fn(Root)); 3] = [
+const DEEDS: [Deed; 3] = [
     ("clear", |root| each(&root, |cache| drop(clear(cache)))),
     ("prune", |root| {
         drop(prune(&root, Keep::ReadWithin(HOUR / 2), false));
