@@ -16,6 +16,7 @@ mod bad_input;
 mod bounds;
 mod build_inputs;
 mod cached;
+mod changing_modules;
 mod cut_batches;
 mod derived_modules;
 mod device_copies;

@@ -136,6 +136,8 @@ impl Fingerprint for Walked {
 #[derive(Debug)]
 struct Shared {
     walked: Walked,
+    #[torchcache(skip)]
+    runs: AtomicUsize,
     torchcache_max_memory_cache_size: u64,
     torchcache: TorchCache,
 }
@@ -143,6 +145,7 @@ struct Shared {
 #[torchcache]
 impl Module for Shared {
     fn forward(&self, xs: &Tensor) -> Tensor {
+        self.runs.fetch_add(1, SeqCst);
         xs * 2
     }
 }
@@ -151,6 +154,7 @@ impl Shared {
     fn new() -> Self {
         Shared {
             walked: Walked::default(),
+            runs: AtomicUsize::new(0),
             torchcache_max_memory_cache_size: 1_000_000,
             torchcache: TorchCache::default(),
         }
@@ -190,8 +194,10 @@ fn threads_of_one_handle_compute_its_hash_once() {
     let lines = log.lines();
     assert_eq!(events(&lines, "INFO", "cache attached"), 1, "{lines:#?}");
     assert_eq!(model.torchcache.stats().calls, 8_000);
-    // The first call records and hashes; the others compare.
-    assert_eq!(model.walked.0.load(SeqCst), 8_000 - 1 + 2);
+    // The first call records and hashes; the others compare, and each forward ends with a comparison.
+    let forwards = model.runs.load(SeqCst);
+    assert!((1..=THREADS).contains(&forwards), "{forwards}");
+    assert_eq!(model.walked.0.load(SeqCst), 8_000 - 1 + 2 + forwards);
 }
 
 #[torchcache]

@@ -46,7 +46,7 @@ pub struct TorchCache {
     pub(super) attaching: Turn,
     /// Why the last attach could not use the directory of the disk tier.
     pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
-    /// The hash of a module that claimed it before its first call.
+    /// The hash of a module that was hashed before the call that needs it.
     pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,
     /// The digests of shared tensors.
     pub(crate) shared: SharedDigests,

@@ -7,6 +7,8 @@ pub(super) struct HashChanges {
     /// The rows found, and the calls, before the first of them.
     found: u64,
     calls: u64,
+    /// Whether a forward changed its module.
+    pub(super) by_forward: bool,
 }
 
 impl HashChanges {
@@ -15,6 +17,7 @@ impl HashChanges {
             count: 0,
             found: 0,
             calls: 0,
+            by_forward: false,
         }
     }
 
@@ -26,6 +29,7 @@ impl HashChanges {
                 count: 0,
                 found,
                 calls,
+                by_forward: self.by_forward,
             };
         }
         self.count += 1;

@@ -27,24 +27,26 @@ impl TorchCache {
             warn(Reason::WithoutEffect(names, needed));
         }
         let before = before.and_then(|before| before.cache.as_deref());
-        if let Some((count, change)) = self.repeated_change(before, cache) {
-            warn(Reason::ChangingHash(count, change));
+        if let Some(reason) = self.repeated_change(before, cache) {
+            warn(reason);
         }
     }
 
-    /// How often the module hash has changed, and what changed last, where that is often and in vain.
-    fn repeated_change(
-        &self,
-        before: Option<&OpenCache>,
-        after: &OpenCache,
-    ) -> Option<(u64, String)> {
+    /// A module hash that has changed often and in vain.
+    fn repeated_change(&self, before: Option<&OpenCache>, after: &OpenCache) -> Option<Reason> {
         let (before, after) = (before?.identity(), after.identity());
         if before.hash == after.hash {
             return None;
         }
         let stats = self.counters.snapshot();
         let found = stats.memory.hits + stats.disk.hits;
-        let count = lock(&self.hash_changes).add(found, stats.calls);
-        (count == MAX_CHANGES).then(|| (count, difference(&before.parts, &after.parts)))
+        let mut changes = lock(&self.hash_changes);
+        let times = changes.add(found, stats.calls);
+        let by_forward = changes.by_forward;
+        (times == MAX_CHANGES).then(|| Reason::ChangingHash {
+            times,
+            change: difference(&before.parts, &after.parts),
+            by_forward,
+        })
     }
 }

@@ -60,8 +60,14 @@ pub(crate) enum Reason {
     Overflow { value: f64, kind: Kind },
     /// The named argument was written in place during the forward.
     ArgumentWritten(String),
-    /// The module hash changed so many times in a row, the last time by this change.
-    ChangingHash(u64, String),
+    /// The module hash changed so many times in a row.
+    ChangingHash {
+        times: u64,
+        /// What the last change was.
+        change: String,
+        /// A forward changed its module.
+        by_forward: bool,
+    },
     /// The memory tiers of the process have reached this bound.
     ProcessMemory(u64),
     /// Recomputed rows differ from the cached ones.
@@ -157,10 +163,16 @@ impl Reason {
                 23,
                 format!("the output holds {value:e}, which is infinite in `cache_dtype = Kind::{kind:?}`: such calls bypass the cache; use a kind with a larger range, or leave `cache_dtype` out"),
             ),
-            Reason::ChangingHash(times, change) => (
-                24,
-                format!("the module hash changed {times} times in a row and no row was found again: {change}. Each module hash has its own rows, and on disk a directory of its own: mark a field that the output does not depend on with `#[torchcache(skip)]`, and do not cache a forward that changes its own fields"),
-            ),
+            Reason::ChangingHash { times, change, by_forward } => {
+                let advice = match by_forward {
+                    true => "It changed during the forward: the rows of such a call are not kept, since a hit would not repeat the change. Keep state outside the module, and pass it as an argument; mark",
+                    false => "Each module hash has its own rows, and on disk a directory of its own: mark",
+                };
+                (
+                    24,
+                    format!("the module hash changed {times} times in a row and no row was found again: {change}. {advice} a field that the output does not depend on with `#[torchcache(skip)]`"),
+                )
+            }
             Reason::ArgumentWritten(argument) => (
                 26,
                 format!("argument `{argument}` was written in place during the forward, and a hit would leave it as it is: such calls bypass the cache; write to a copy, as `relu()` does and `relu_()` does not"),

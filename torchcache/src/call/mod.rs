@@ -96,7 +96,9 @@ fn run_cached<O: Output>(
     }
     if lookup.has_missing() {
         let mut computed = call.compute_missing(&lookup, body)?;
-        if uses_tiers {
+        // A hit would not repeat what the forward changed, and rows of weights that changed meanwhile are
+        // those of no module hash.
+        if uses_tiers && handle.is_unchanged(target, &attached) {
             call.store(&lookup.missing_keys(), &mut computed);
         }
         lookup.add_computed(computed);
