@@ -755,6 +755,43 @@ fn a_full_root_is_listed_once_a_write_without_eviction() {
     expect_all(&other, 0..100, LEN);
 }
 
+/// All segments have some rows in common, and one of their own each.
+#[test]
+fn evicting_rows_that_all_segments_have_reads_few_footers() {
+    const SEGMENTS: u64 = 40;
+    // Long enough that no segment is compacted.
+    const LEN: usize = 1000;
+    for shared in [1, 20] {
+        let sim = Sim::new();
+        let mut lengths = 0;
+        for n in 0..SEGMENTS {
+            let from = format!("/from{n}");
+            let store = opened(sim.clone(), &from);
+            store.put(batch(0..shared, LEN));
+            store.put(batch(100 + n..101 + n, LEN));
+            store.flush().expect("it is written");
+            let file = sim.files(Path::new(&from)).remove(0);
+            let bytes = sim.bytes(&file);
+            lengths += bytes.len() as u64;
+            sim.add(&Path::new("/cache").join(format!("{n:03}.tcs")), bytes);
+        }
+        let (fs, opens) = Faulty::counting(sim, Call::Open);
+        let config = manual_flush().with_max_bytes(lengths + 100);
+        let store = Store::open_on(Arc::new(fs), "/cache", config).expect("it opens");
+        assert_eq!(store.stats().rows, shared + SEGMENTS);
+        for n in 0..SEGMENTS - 1 {
+            let (before, evicted) = (opens.get(), store.stats().evicted_rows);
+            let (first, rows) = (1000 + 100 * n, shared + 1);
+            put_flushed(&store, first..first + rows, LEN);
+            assert!(store.stats().evicted_rows > evicted);
+            let times = opens.get() - before;
+            assert!(times <= 8, "{times} files are opened for one of {SEGMENTS}");
+            assert_eq!(store.stats().compacted_segments, 0);
+            expect_all(&store, 0..shared, LEN);
+        }
+    }
+}
+
 #[test]
 fn what_another_process_evicted_is_not_evicted_again() {
     let sim = Sim::new();

@@ -8,7 +8,7 @@
 //! Entries of detached segments stay until the next `sweep`. The caller knows which segments are live:
 //! other entries count as absent and may be overwritten.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
@@ -82,15 +82,17 @@ pub(crate) struct Inserted {
     pub(crate) added: u64,
     /// Rows that overwrote a dead entry.
     pub(crate) revived: u64,
-    /// Live segments that have some of the rows as well, and whose entries stay.
-    pub(crate) shadowed_by: HashSet<u32>,
+    /// The rows that live segments have as well, whose entries stay: their fingerprints, by these segments.
+    pub(crate) shadowed_by: HashMap<u32, Vec<u64>>,
 }
 
 impl Inserted {
     fn add(&mut self, more: Inserted) {
         self.added += more.added;
         self.revived += more.revived;
-        self.shadowed_by.extend(more.shadowed_by);
+        for (segment, rows) in more.shadowed_by {
+            self.shadowed_by.entry(segment).or_default().extend(rows);
+        }
     }
 }
 
@@ -154,7 +156,11 @@ impl Index {
 
     /// The entry of a key. The caller checks that its segment is live.
     pub(crate) fn get(&self, key: &Key) -> Option<&IndexEntry> {
-        let wanted = fingerprint(key);
+        self.find(fingerprint(key))
+    }
+
+    /// The entry of the keys with this fingerprint.
+    pub(crate) fn find(&self, wanted: u64) -> Option<&IndexEntry> {
         let partition = &self.partitions[partition_of(wanted)].0;
         partition.find(wanted, |entry| entry.fingerprint == wanted)
     }
@@ -211,7 +217,11 @@ impl Partition {
                         continue;
                     }
                     if is_live(present) {
-                        inserted.shadowed_by.insert(present);
+                        inserted
+                            .shadowed_by
+                            .entry(present)
+                            .or_default()
+                            .push(wanted);
                     } else {
                         *slot.get_mut() = *entry;
                         inserted.revived += 1;
@@ -368,12 +378,15 @@ mod tests {
             done.iter().map(|done| done.added).collect::<Vec<_>>(),
             [many, 100, 0]
         );
-        let shadowed_by = done
-            .iter()
-            .map(|done| done.shadowed_by.iter().copied().collect());
+        let shadowed_by = done.iter().map(|done| {
+            done.shadowed_by
+                .iter()
+                .map(|(id, rows)| (*id, rows.len() as u64))
+                .collect()
+        });
         assert_eq!(
-            shadowed_by.collect::<Vec<Vec<u32>>>(),
-            [vec![], vec![7], vec![7]]
+            shadowed_by.collect::<Vec<Vec<_>>>(),
+            [vec![], vec![(7, many / 2)], vec![(7, 10)]]
         );
         assert_eq!(index.len() as u64, many + 100);
         for n in 0..many + 100 {

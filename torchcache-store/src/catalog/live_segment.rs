@@ -1,7 +1,7 @@
 //! A segment that a store reads from: what its rows share, when it was last read, and which segments
 //! shadow its rows. Its row table stays on disk; the index has what is needed of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,6 +15,9 @@ use crate::segment::{Footer, RowGroup, SegmentFile};
 
 /// How often at most the time of a file is set, so that other processes see that it was read.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The number of no segment.
+pub(super) const GONE: u32 = 0;
 
 /// Numbers the segments of all stores of the process, which share one cache of open files.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -30,9 +33,9 @@ pub(crate) struct LiveSegment {
     pub(crate) groups: Vec<RowGroup>,
     /// How many entries of the index point here. Fewer than `rows` if other segments shadow some.
     pub(crate) indexed: AtomicU64,
-    /// Segments that have some of these rows as well, and from which those are read. When one of
-    /// them is removed, its rows are looked for here.
-    shadowed_by: Mutex<HashSet<u32>>,
+    /// Segments that have some of these rows as well, and from which those are read, with the fingerprints of the
+    /// rows. When one of them is removed, its rows are looked for here.
+    shadowed_by: Mutex<HashMap<u32, Vec<u64>>>,
     /// This process wrote it.
     pub(crate) is_own: bool,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
@@ -78,21 +81,26 @@ impl LiveSegment {
         name.unwrap_or_default()
     }
 
-    /// Whether a segment that shadows some of these rows is not live any more.
-    pub(super) fn has_lost_shadow(&self, live: &HashSet<u32>) -> bool {
-        !self.shadowed_by().is_subset(live)
+    /// Takes the rows that segments shadowed which are not live any more: their fingerprints.
+    pub(super) fn unshadow(&self, live: &HashSet<u32>) -> Vec<u64> {
+        let mut shadowed_by = self.shadowed_by();
+        let lost = shadowed_by.extract_if(|id, _| !live.contains(id));
+        lost.flat_map(|(_, rows)| rows).collect()
     }
 
-    /// Drops the segments that are not live any more from those that shadow this one.
-    pub(super) fn unshadow(&self, live: &HashSet<u32>) {
-        self.shadowed_by().retain(|id| live.contains(id));
+    /// Records that a segment shadows some of these rows; [`GONE`] for one that is not live any more.
+    pub(super) fn shadow(&self, other: u32, rows: impl IntoIterator<Item = u64>) {
+        self.shadowed_by().entry(other).or_default().extend(rows);
     }
 
-    pub(super) fn is_shadowed_by(&self, other: u32) -> bool {
-        self.shadowed_by().contains(&other)
+    /// Whether a segment shadows any of these rows.
+    pub(super) fn is_shadowed_by(&self, other: u32, rows: &HashSet<u64>) -> bool {
+        let shadowed_by = self.shadowed_by();
+        let shadowed = shadowed_by.get(&other);
+        shadowed.is_some_and(|shadowed| shadowed.iter().any(|row| rows.contains(row)))
     }
 
-    fn shadowed_by(&self) -> MutexGuard<'_, HashSet<u32>> {
+    fn shadowed_by(&self) -> MutexGuard<'_, HashMap<u32, Vec<u64>>> {
         let shadowed_by = self.shadowed_by.lock();
         shadowed_by.unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,7 +109,9 @@ impl LiveSegment {
     pub(super) fn note_inserted(&self, inserted: &Inserted) {
         let indexed = inserted.added + inserted.revived;
         self.indexed.fetch_add(indexed, Ordering::Relaxed);
-        self.shadowed_by().extend(&inserted.shadowed_by);
+        for (other, rows) in &inserted.shadowed_by {
+            self.shadow(*other, rows.iter().copied());
+        }
     }
 
     /// When this segment was last read, as far as this process knows.

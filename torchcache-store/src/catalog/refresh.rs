@@ -6,11 +6,11 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::live_segment::LiveSegment;
-use super::{Catalog, Scan};
+use super::live_segment::{GONE, LiveSegment};
+use super::{Catalog, LiveSet, Scan};
 use crate::fs::Directory;
-use crate::key::Key;
-use crate::segment::{Footer, MAX_LISTINGS, SegmentError, SegmentListing, list_segments};
+use crate::key::{Key, fingerprint};
+use crate::segment::{Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentListing, list_segments};
 
 /// How often misses check at most whether the directory changed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
@@ -138,28 +138,47 @@ impl Catalog {
         let segments = self.live_segments();
         let live = segments.iter().map(|segment| segment.id).collect();
         for segment in segments {
-            if !segment.has_lost_shadow(&live) {
+            let lost = self.reshadow(&segment, segment.unshadow(&live));
+            if lost.is_empty() {
                 continue;
             }
             match self.reread_footer(&segment) {
                 Ok(footer) => {
-                    segment.unshadow(&live);
-                    self.index_rows(&segment, footer.rows(), &HashSet::new());
+                    let is_lost = |row: &RowEntry| lost.contains(&fingerprint(&row.key));
+                    self.index_rows(&segment, footer.rows().filter(is_lost), &HashSet::new());
+                    continue;
                 }
                 // It may pass: the next miss lists the directory again, and so does any later change.
-                Err(RereadError::First(SegmentError::Io(_))) => {
-                    (scan.retry_unshadow, scan.seen) = (true, None);
-                }
-                Err(RereadError::Repeated) => scan.retry_unshadow = true,
-                Err(RereadError::First(_)) => segment.unshadow(&live),
+                Err(RereadError::First(SegmentError::Io(_))) => scan.seen = None,
+                Err(RereadError::Repeated) => {}
+                Err(RereadError::First(_)) => continue,
+            }
+            segment.shadow(GONE, lost);
+            scan.retry_unshadow = true;
+        }
+    }
+
+    /// Rows of a segment whose shadows are gone: has those that other live segments took over be shadowed by
+    /// these, and returns the rest, which no index entry leads to.
+    fn reshadow(&self, segment: &LiveSegment, rows: Vec<u64>) -> HashSet<u64> {
+        let LiveSet { segments, index } = &*self.live();
+        let mut lost = HashSet::new();
+        for row in rows {
+            let entry = index.find(row).map(|entry| entry.segment);
+            match entry.filter(|id| segments.contains_key(id)) {
+                Some(other) if other != segment.id => segment.shadow(other, [row]),
+                Some(_) => {}
+                None => drop(lost.insert(row)),
             }
         }
+        lost
     }
 
     /// Finds rows whose records in a segment are corrupt in the segments that have them as well.
     pub(crate) fn unshadow_rows(&self, corrupt: &LiveSegment, keys: &HashSet<Key>) {
+        let fingerprints = keys.iter().map(fingerprint).collect();
         let mut others = self.live_segments();
-        others.retain(|other| other.is_shadowed_by(corrupt.id));
+        others.retain(|other| other.is_shadowed_by(corrupt.id, &fingerprints));
         for other in others {
             if let Ok(footer) = self.reread_footer(&other) {
                 let rows = footer.rows().filter(|row| keys.contains(&row.key));
