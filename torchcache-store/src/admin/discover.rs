@@ -331,8 +331,7 @@ pub(super) fn if_permitted<T>(
     permissions::check_file(file, &dir.metadata()?).map_err(SegmentError::PermissionRejected)?;
     let result = read(name, file);
     if result.as_ref().is_err_and(SegmentError::is_corruption) && is_foreign(dir, name)? {
-        let why = "neither its name nor its first and last bytes are those of a segment";
-        return Err(SegmentError::PermissionRejected(why.to_owned()));
+        return Err(SegmentError::Foreign);
     }
     result
 }

@@ -65,6 +65,23 @@ impl TempFile {
         Ok((temp, file))
     }
 
+    /// Makes a file with these bytes, and `written` as its time, and syncs it, so that no power loss leaves the name
+    /// that it gets without the bytes.
+    pub(crate) fn written(
+        dir: Arc<dyn Directory>,
+        bytes: &[u8],
+        written: Option<SystemTime>,
+    ) -> io::Result<TempFile> {
+        let (temp, mut file) = TempFile::create(dir)?;
+        file.write_all(bytes)?;
+        if let Some(written) = written {
+            // A file with a wrong time is better than none.
+            let _ = file.set_modified(written);
+        }
+        file.sync()?;
+        Ok(temp)
+    }
+
     /// The directory of the file.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
         &self.dir
@@ -101,6 +118,13 @@ impl fmt::Debug for TempFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TempFile").field(&self.name).finish()
     }
+}
+
+/// Writes a small file in place of one that may exist. If that fails, the latter stays.
+pub(crate) fn replace(dir: &Arc<dyn Directory>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temp = TempFile::written(dir.clone(), bytes, None)?;
+    remove_if_present(&**dir, name)?;
+    temp.publish(name).map(drop)
 }
 
 /// Whether a temporary file has no writer any more: it is not locked, or cannot be, and was not written

@@ -148,15 +148,7 @@ pub(crate) fn publish(
     json: &[u8],
     written: Option<SystemTime>,
 ) -> io::Result<()> {
-    let (temp, mut file) = TempFile::create(dir.clone())?;
-    file.write_all(json)?;
-    if let Some(written) = written {
-        // A manifest with a wrong time is better than none.
-        let _ = file.set_modified(written);
-    }
-    // Without the sync, a power loss could leave the name without the bytes.
-    file.sync()?;
-    match temp.publish(FILE) {
+    match TempFile::written(dir.clone(), json, written)?.publish(FILE) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }

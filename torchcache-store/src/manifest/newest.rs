@@ -8,7 +8,8 @@ use std::path::Path;
 use twox_hash::XxHash3_64;
 
 use super::{FILE, Manifest};
-use crate::fs::{FileSystem, Os, read_exact, remove_if_present};
+use crate::fs::temp_file::replace;
+use crate::fs::{FileSystem, Os, read_exact};
 
 /// Of a root without such a file, so many directories are searched; none if there are more.
 const MAX_SEARCHED: usize = 64;
@@ -29,9 +30,7 @@ fn note_file(module: &str) -> String {
 /// If the note cannot be written. The manifest is then not found among many.
 pub fn note_newest(root: &Path, module: &str, dir: &str) -> io::Result<()> {
     let root = Os.open_dir(root, false)?;
-    let file = note_file(module);
-    remove_if_present(&*root, &file)?;
-    root.create(file.as_ref())?.write_all(dir.as_bytes())
+    replace(&root, &note_file(module), dir.as_bytes())
 }
 
 /// Finds the most recently written manifest of a module in the directories of `root`: the one that

@@ -21,6 +21,12 @@ pub enum SegmentError {
     /// A user who may not write to this directory may have written the file.
     #[error("the permissions of the segment are rejected: {0}; it is left alone")]
     PermissionRejected(String),
+    /// The file belongs to another program.
+    #[error(
+        "it is a file of another program: neither its name nor its first and last bytes are those of a segment; \
+         it is left alone"
+    )]
+    Foreign,
     /// A newer torchcache wrote the file.
     #[error(
         "the segment is of format version {0}, this build reads up to {VERSION}; it is left alone"
@@ -29,8 +35,8 @@ pub enum SegmentError {
 }
 
 impl SegmentError {
-    /// Whether the bytes are not those that were written. A failed read, rejected permissions and
-    /// a newer version are not corruption.
+    /// Whether the bytes are not those that were written. A failed read, rejected permissions, a file of
+    /// another program and a newer version are not corruption.
     pub fn is_corruption(&self) -> bool {
         matches!(self, SegmentError::Truncated(_) | SegmentError::Corrupt(_))
     }
@@ -53,7 +59,7 @@ impl SegmentError {
         match self {
             SegmentError::Io(_) => Fault::Read,
             SegmentError::Truncated(_) => Fault::Truncated,
-            SegmentError::Corrupt(_) => Fault::Corrupt,
+            SegmentError::Corrupt(_) | SegmentError::Foreign => Fault::Corrupt,
             SegmentError::PermissionRejected(_) => Fault::PermissionRejected,
             SegmentError::FutureVersion(_) => Fault::FutureVersion,
         }

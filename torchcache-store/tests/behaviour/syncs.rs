@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::manifest::{Manifest, newest, note_newest};
 use torchcache_store::{Fault, FlushError, Store};
 
 use crate::common::{batch, count_right, keys, manual_flush, segments};
@@ -158,4 +160,39 @@ fn a_file_is_synced_by_the_call_that_is_supported() {
         });
         done.join().expect("it does not panic");
     }
+}
+
+#[test]
+fn the_note_of_the_newest_manifest_outlives_a_full_disk() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let path = root.path().to_owned();
+    // Too many directories to search.
+    for n in 0..100 {
+        fs::create_dir(path.join(format!("other{n}"))).expect("it can be made");
+    }
+    let write = |hash: &str| {
+        let dir = Os.open_dir(&path.join(hash), true).expect("it is made");
+        let written = Manifest::new("m", hash, Vec::new()).write(&dir);
+        written.expect("it is written");
+    };
+    ["old", "new"].into_iter().for_each(write);
+    note_newest(&path, "m", "old").expect("it is written");
+    let done = {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            filter(libc::SYS_write, SeccompAction::Errno(libc::ENOSPC as u32));
+            note_newest(&path, "m", "new").is_err()
+        })
+    };
+    assert!(
+        done.join().expect("it does not panic"),
+        "nothing can be written"
+    );
+    let newest_hash = || newest(&path, "m").map(|manifest| manifest.hash);
+    assert_eq!(newest_hash().as_deref(), Some("old"));
+    note_newest(&path, "m", "new").expect("it is written");
+    assert_eq!(newest_hash().as_deref(), Some("new"));
+    let temps = fs::read_dir(&path).expect("it is there").flatten();
+    let is_temp = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".tmp-");
+    assert!(!temps.into_iter().any(|entry| is_temp(&entry)));
 }

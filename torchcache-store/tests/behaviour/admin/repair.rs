@@ -8,6 +8,7 @@ use std::time::Duration;
 use torchcache_store::admin::{
     CheckReport, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
 };
+use torchcache_store::segment::SegmentError;
 use torchcache_store::{Compression, Fault, Store};
 
 use super::{LEN, filled, only, segment};
@@ -248,6 +249,11 @@ fn files_that_only_end_like_a_segment_stay() {
     let report = checked(&dir);
     let damaged = report.segments.iter().filter(|it| it.state.is_corrupt());
     assert_eq!(damaged.count(), all.len(), "{report:?}");
+    for segment in &report.segments {
+        let is_other = others.contains(&dir.join(&segment.name));
+        let is_foreign = matches!(segment.state, SegmentState::NotRead(SegmentError::Foreign));
+        assert_eq!(is_foreign, is_other, "{segment:?}");
+    }
     repair(&report);
     assert!(checked(&dir).is_intact());
     assert!(!all.iter().any(|path| path.exists()));
@@ -259,6 +265,8 @@ fn files_that_only_end_like_a_segment_stay() {
     let pruning = pruning.expect("it can be pruned");
     assert_eq!(pruning.caches[0].segments.len(), all.len(), "{pruning:?}");
     assert_eq!(pruning.skipped.len(), others.len(), "{pruning:?}");
+    let is_named = |(_, why): &(_, String)| why.contains("another program");
+    assert!(pruning.skipped.iter().all(is_named), "{pruning:?}");
     all_stay();
 
     let all = ours();
