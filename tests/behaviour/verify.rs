@@ -361,6 +361,45 @@ fn integers_with_a_scale_a_row_may_be_off_by_rounding() {
     assert!(!same(&model.forward(&xs).0, &first));
 }
 
+/// A map of classes with 8 bits a pixel, and how sure each image is, or the logits of its classes.
+#[torchcache(verify = 1.0)]
+#[derive(Debug)]
+struct Segmenter {
+    logits: bool,
+    #[torchcache(skip)]
+    shift: Cell<i64>,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Segmenter {
+    fn forward(&self, xs: &Tensor) -> (Tensor, Tensor) {
+        let classes = (xs.argmax(1, false) + self.shift.get()).to_kind(Kind::Uint8);
+        let scores = xs.mean_dim(&[2i64, 3][..], false, Kind::Float);
+        let sure = || scores.softmax(1, Kind::Float).amax([1], false);
+        (classes, if self.logits { scores } else { sure() })
+    }
+}
+
+#[test]
+fn class_maps_with_8_bits_are_compared_exactly() {
+    for logits in [false, true] {
+        let model = Segmenter {
+            logits,
+            shift: Cell::new(0),
+            torchcache: TorchCache::default(),
+        };
+        // As many pixels as are divisible by the number of classes.
+        let xs = random(&[3, 16, 8, 8]);
+        let (first, _) = model.forward(&xs);
+        model.shift.set(1);
+        let ((cached, _), lines) = logged(|| model.forward(&xs));
+        assert!(same(&cached, &first), "the cached rows");
+        assert_eq!(verified(&model.torchcache.stats()), (3, 3), "{logits}");
+        assert_eq!(warnings(&lines, "output `0` has"), 1, "{lines:#?}");
+    }
+}
+
 #[torchcache(verify = 1.0)]
 fn countdown(xs: &Tensor, steps: u32) -> Tensor {
     if steps == 0 {

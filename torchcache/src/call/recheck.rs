@@ -66,29 +66,50 @@ pub(crate) fn sample(share: f64, hits: impl Iterator<Item = usize>) -> Vec<usize
     hits.filter(|hit| number(hit) < share).collect()
 }
 
+/// A tensor of an output, in the rows that are compared.
+struct Column {
+    kind: Kind,
+    tolerance: Tolerance,
+    /// How many numbers a row has.
+    length: usize,
+    cached: Vec<f64>,
+    recomputed: Vec<f64>,
+}
+
+impl Column {
+    /// The cached and the recomputed numbers of a row.
+    fn row(&self, row: usize) -> (&[f64], &[f64]) {
+        let numbers = row * self.length..(row + 1) * self.length;
+        (&self.cached[numbers.clone()], &self.recomputed[numbers])
+    }
+}
+
 /// Compares the tensors of cached rows with those of the same rows computed again.
 pub(crate) fn compare(
     schema: &TensorSchema,
     cached: &[Tensor],
     recomputed: &[Tensor],
 ) -> Result<Comparison, TchError> {
-    let (mut differs, mut example) = (Vec::new(), String::new());
-    let columns = schema.kinds().zip(schema.names()).zip(quantized(schema));
-    for (((kinds, name), quantized), (cached, recomputed)) in
-        columns.zip(cached.iter().zip(recomputed))
-    {
-        let rows = cached.size()[0] as usize;
-        differs.resize(rows, false);
+    let rows = cached.first().map_or(0, |tensor| tensor.size()[0] as usize);
+    let tensors = schema.kinds().zip(cached.iter().zip(recomputed));
+    let column = |((stored, kind), (cached, recomputed))| {
         let (cached, recomputed) = (numbers(cached)?, numbers(recomputed)?);
-        if cached.is_empty() {
-            continue;
-        }
-        let tolerance = Tolerance::for_kind(kinds.0).coarser(Tolerance::for_kind(kinds.1));
-        let length = cached.len() / rows;
-        let pairs = cached.chunks(length).zip(recomputed.chunks(length));
-        for (differs, (cached, recomputed)) in differs.iter_mut().zip(pairs) {
-            let quantized = quantized.filter(|_| largest(cached) >= LEAST_RANGE);
-            let tolerance = quantized.unwrap_or(tolerance);
+        Ok(Column {
+            kind,
+            tolerance: Tolerance::for_kind(stored).coarser(Tolerance::for_kind(kind)),
+            length: cached.len() / rows.max(1),
+            cached,
+            recomputed,
+        })
+    };
+    let columns: Vec<Column> = tensors.map(column).collect::<Result<_, TchError>>()?;
+    let mut differs = vec![false; rows];
+    // Of the first tensor that differs, in its first row.
+    let mut example = String::new();
+    for (column, name) in columns.iter().zip(schema.names()) {
+        for (row, differs) in differs.iter_mut().enumerate() {
+            let tolerance = quantized(column, &columns, row).unwrap_or(column.tolerance);
+            let (cached, recomputed) = column.row(row);
             let difference = tolerance.first_difference(cached, recomputed);
             let Some((cached, recomputed)) = difference else {
                 continue;
@@ -118,35 +139,43 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
     Vec::try_from(real.f_to_kind(Kind::Double)?.f_view(-1)?)
 }
 
-/// Integers of a smaller range are taken for classes, which are compared exactly: that of four bits.
-const LEAST_RANGE: f64 = 7.0;
-
-/// For each tensor of an output how far its integers may be off, if they are quantized: those of 8 or 16
-/// bits with a float for several of them, their scale, in the same output. They are off by the noise of
-/// the scaled values and then by rounding, which is one unit, or two where the offset of the values was
-/// rounded as well.
-fn quantized(schema: &TensorSchema) -> Vec<Option<Tolerance>> {
-    let lengths = schema.tensors.iter();
-    let lengths = lengths.map(|spec| spec.shape.iter().product::<i64>());
-    let parts: Vec<(Kind, i64)> = schema.kinds().map(|(_, kind)| kind).zip(lengths).collect();
-    let of_part = |&(kind, length): &(Kind, i64)| {
-        if !matches!(kind, Kind::Int8 | Kind::Uint8 | Kind::Int16) {
-            return None;
-        }
-        // Offsets are as many as scales, and of the kind of the values.
-        let same = || parts.iter().filter(move |(other, _)| *other == kind);
-        let values = same().map(|&(_, length)| length).max()?;
-        let scales = parts.iter().filter_map(|&(kind, scales)| {
-            let tolerance = Tolerance::for_kind(kind);
-            let is_scale = tolerance.relative > 0.0 && scales < values && scales <= length;
-            is_scale.then_some(tolerance)
-        });
-        let Tolerance { relative, .. } = scales.reduce(Tolerance::coarser)?;
-        let has_offset = same().any(|&(_, other)| other < length);
-        let absolute = if has_offset { 2.0 } else { 1.0 };
-        Some(Tolerance { absolute, relative })
+/// How far the integers of a row may be off, if they are quantized: off by the noise of the scaled values and
+/// then by rounding, which is one unit, or two where the offset of the values was rounded as well. Other
+/// integers, such as classes and masks, are compared exactly.
+///
+/// A row is quantized if it uses the whole range of 8 or 16 bits, as the largest value of a row or group does by
+/// which it was scaled, and the output has its scales: positive floats, one or as many as divide the row.
+/// Offsets are as many as scales, and of the kind of the values.
+fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Tolerance> {
+    let range = match column.kind {
+        Kind::Int8 => 127.0,
+        // One less, if the offset was rounded down.
+        Kind::Uint8 => 254.0,
+        Kind::Int16 => 32_767.0,
+        _ => return None,
     };
-    parts.iter().map(of_part).collect()
+    let is_full = |column: &Column| largest(column.row(row).0) >= range;
+    let same = || columns.iter().filter(|other| other.kind == column.kind);
+    let values = match is_full(column) {
+        true => column,
+        // An offset does not use the range.
+        false => same().find(|other| other.length > column.length && is_full(other))?,
+    };
+    let is_scale = |scales: &&Column| {
+        let is_valid = |scale: &f64| scale.is_finite() && *scale > 0.0;
+        scales.tolerance.relative > 0.0
+            && (1..values.length).contains(&scales.length)
+            && values.length.is_multiple_of(scales.length)
+            && (std::ptr::eq(values, column) || scales.length == column.length)
+            && scales.row(row).0.iter().all(is_valid)
+    };
+    let scales = || columns.iter().filter(is_scale);
+    let tolerances = scales().map(|scales| scales.tolerance);
+    let Tolerance { relative, .. } = tolerances.reduce(Tolerance::coarser)?;
+    let is_offset = |other: &Column| scales().any(|scales| scales.length == other.length);
+    let has_offset = same().any(|other| other.length < column.length && is_offset(other));
+    let absolute = if has_offset { 2.0 } else { 1.0 };
+    Some(Tolerance { absolute, relative })
 }
 
 /// The largest finite absolute value.
@@ -286,41 +315,87 @@ mod tests {
         compare(&schema, given, again).unwrap().mismatched
     }
 
+    const SMALL_INTEGERS: [(Kind, i64); 3] =
+        [(Kind::Int8, 127), (Kind::Uint8, 255), (Kind::Int16, 32_767)];
+
+    fn row_of(values: &[i64], kind: Kind) -> Tensor {
+        Tensor::from_slice(values).to_kind(kind).unsqueeze(0)
+    }
+
+    /// Whether integers differ next to the same floats.
+    fn differ(kind: Kind, cached: &[i64], again: &[i64], floats: &Tensor) -> bool {
+        let output = |values| [row_of(values, kind), floats.shallow_clone()];
+        mismatched_of(&output(cached), &output(again)) > 0
+    }
+
     #[test]
     fn integers_with_a_scale_a_row_are_off_by_rounding() {
-        let row = |values: &[i64], kind| Tensor::from_slice(values).to_kind(kind).unsqueeze(0);
-        let scale = |kind| Tensor::from_slice(&[0.013f64]).to_kind(kind);
-        for kind in [Kind::Int8, Kind::Uint8, Kind::Int16] {
-            let cached = || row(&[100, 3, 7, 0], kind);
-            let differs = |again: &[i64], scale: &Tensor| {
-                let given = [cached(), scale.shallow_clone()];
-                mismatched_of(&given, &[row(again, kind), scale.shallow_clone()]) > 0
-            };
-            let float = scale(Kind::Float);
-            assert!(!differs(&[99, 4, 7, 1], &float), "{kind:?}");
-            assert!(differs(&[98, 3, 7, 0], &float), "{kind:?}");
-            // The values were scaled by a coarser kind.
-            assert!(!differs(&[98, 3, 7, 0], &scale(Kind::Half)), "{kind:?}");
-            assert!(differs(&[90, 3, 7, 0], &scale(Kind::Half)), "{kind:?}");
-            // A float for each of them is no scale.
-            let scores = Tensor::from_slice(&[0.1f32, 0.2, 0.3, 0.4]).unsqueeze(0);
-            assert!(differs(&[99, 3, 7, 0], &scores), "{kind:?}");
-        }
-        let float = scale(Kind::Float);
-        // Classes, a mask, and wide integers.
-        for (kind, cached, again) in [
-            (Kind::Uint8, [6, 0, 1, 2], [5, 0, 1, 2]),
-            (Kind::Int8, [1, 0, 1, 0], [1, 1, 1, 0]),
-            (Kind::Int64, [100, 3, 7, 0], [99, 3, 7, 0]),
-            (Kind::Int, [100, 3, 7, 0], [99, 3, 7, 0]),
-        ] {
-            let output = |values: &[i64]| [row(values, kind), float.shallow_clone()];
-            assert_eq!(
-                mismatched_of(&output(&cached), &output(&again)),
-                1,
+        let scales = |values: &[f64], kind| Tensor::from_slice(values).to_kind(kind).unsqueeze(0);
+        for (kind, full) in SMALL_INTEGERS {
+            let cached = [full, 3, 7, 0];
+            let differs = |again: &[i64], scales: &Tensor| differ(kind, &cached, again, scales);
+            let float = scales(&[0.013], Kind::Float);
+            let relative = full / 3_800;
+            assert!(
+                !differs(&[full - 1, 4, 7, 1 + relative], &float),
                 "{kind:?}"
             );
+            assert!(differs(&[full, 3, 7, 2 + relative], &float), "{kind:?}");
+            // The values were scaled by a coarser kind.
+            let half = scales(&[0.013], Kind::Half);
+            assert!(!differs(&[full - full / 50, 3, 7, 0], &half), "{kind:?}");
+            assert!(differs(&[full - full / 12, 3, 7, 0], &half), "{kind:?}");
+            // A scale for every two.
+            let pair = scales(&[0.013, 0.5], Kind::Float);
+            assert!(!differs(&[full, 4, 7, 0], &pair), "{kind:?}");
+            // No scales: one for each, and none that divides the row.
+            for count in [3, 4, 5] {
+                let scores = scales(&[0.1; 5][..count], Kind::Float);
+                assert!(differs(&[full - 1, 3, 7, 0], &scores), "{kind:?}, {count}");
+            }
         }
+        // Wide integers.
+        for kind in [Kind::Int, Kind::Int64] {
+            let float = scales(&[0.013], Kind::Float);
+            assert!(differ(kind, &[127, 3, 7, 0], &[126, 3, 7, 0], &float));
+        }
+    }
+
+    #[test]
+    fn classes_next_to_floats_compare_exactly() {
+        for (kind, full) in SMALL_INTEGERS {
+            let logits = |values: &[f32]| Tensor::from_slice(values).unsqueeze(0);
+            for floats in [
+                logits(&[0.9]),
+                logits(&[0.2, 0.8]),
+                logits(&[1.5, -0.3, 0.1]),
+                logits(&[-2.0]),
+                logits(&[0.0; 8]),
+            ] {
+                let is_noticed = |classes: [i64; 8], again: [i64; 8]| {
+                    assert!(differ(kind, &classes, &again, &floats), "{kind:?}");
+                };
+                // Of 2, 8, 21 and 120 classes.
+                is_noticed([1, 0, 1, 0, 0, 0, 1, 1], [1, 1, 1, 0, 0, 0, 1, 1]);
+                is_noticed([7, 3, 0, 1, 2, 5, 6, 7], [6, 3, 0, 1, 2, 5, 6, 7]);
+                is_noticed([20, 3, 0, 1, 2, 5, 6, 7], [20, 3, 0, 1, 2, 5, 6, 8]);
+                is_noticed([119, 3, 0, 1, 2, 5, 6, 7], [118, 3, 0, 1, 2, 5, 6, 7]);
+            }
+            // A class at the limit of its kind, next to what is no scale.
+            for floats in [logits(&[-2.0]), logits(&[0.0, 1.0]), logits(&[f32::NAN])] {
+                assert!(differ(kind, &[full, 3], &[full, 4], &floats), "{kind:?}");
+                assert!(differ(kind, &[full, 3, 1, 0], &[full, 4, 1, 0], &floats));
+            }
+        }
+        // A class of a row whose values are quantized, by another number of scales.
+        let output = |class: u8| {
+            [
+                Tensor::from_slice(&[255u8, 0, 130, 9]).unsqueeze(0),
+                Tensor::from_slice(&[0.02f32, 0.5]).unsqueeze(0),
+                Tensor::from_slice(&[class]),
+            ]
+        };
+        assert_eq!(mismatched_of(&output(8), &output(9)), 1);
     }
 
     #[test]

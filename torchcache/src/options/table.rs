@@ -91,9 +91,13 @@ macro_rules! for_each_option {
             /// Values agree within 1e-5, plus, relative to the largest value of the row, 2.6e-4 for
             /// `Float`, 2e-2 for `Half` and 3.2e-2 for `BFloat16`; within 1e-7 plus a relative 1e-7
             /// for `Double`; exactly for integers and `Bool`. Complex kinds are compared by their
-            /// parts, rounded rows as the coarser kind. Integers of 8 or 16 bits with a float scale for
-            /// several of them in the same output may be off by one, or by two if they have an offset too,
-            /// plus what the kind of the scale allows.
+            /// parts, rounded rows as the coarser kind.
+            ///
+            /// Quantized rows may be off by one, or by two if they have an offset too, plus what the kind of
+            /// their scale allows. These are rows of `Int8`, `Uint8` or `Int16` that reach the end of the
+            /// range (127, 254 or 32,767), as those do that are scaled by their own largest value, next to a
+            /// positive float for all or for equal parts of them in the same output. Other integers, such as
+            /// maps of classes next to logits or to a score, are compared exactly.
             ///
             /// ```
             /// use tch::{Device, Kind, Tensor, nn};
