@@ -152,6 +152,42 @@ fn further_steps_with_the_same_gradient_are_noticed() {
     assert_eq!(counts(&model.torchcache), (20, 20, 0));
 }
 
+/// What an optimiser keeps of earlier gradients moves weights where the present gradient does not: it is
+/// elsewhere and too small, or zero.
+#[test]
+fn a_step_by_earlier_gradients_alone_is_noticed() {
+    let nesterov: Build = |vs| nn::sgd(0.9, 0.0, 0.0, true).build(vs, 0.5).unwrap();
+    for (name, build) in [OPTIMIZERS[1], OPTIMIZERS[2], ("Nesterov", nesterov)] {
+        for is_zero in [false, true] {
+            let vs = VarStore::new(device());
+            let model = Projection::new(&vs, 300, 400);
+            let mut optimizer = build(&vs);
+            let column = |number| model.weight.select(1, number).sum(Kind::Float);
+            optimizer.backward_step(&column(321));
+            optimizer.zero_grad();
+            column(5).backward();
+            let factor = if is_zero { 0.0 } else { 1e-30 };
+            let _ = model.weight.grad().g_mul_scalar_(factor);
+            let xs = random(&[4, 400]);
+            for step in 0..3 {
+                let before = model.weight.copy();
+                let _guard = tch::no_grad_guard();
+                let expected = xs.linear(&model.weight, None::<&Tensor>);
+                for _ in 0..2 {
+                    let given = model.forward(&xs);
+                    assert!(same(&given, &expected), "{name}, {is_zero}, step {step}");
+                }
+                optimizer.step();
+                let moved = model.weight.ne_tensor(&before).any_dim(0, false);
+                assert!(bool::try_from(moved.get(321)).unwrap(), "{name}");
+                let moved = i64::try_from(moved.sum(Kind::Int64)).unwrap();
+                assert_eq!(moved, 1, "{name}: one column");
+            }
+            assert_eq!(counts(&model.torchcache), (12, 12, 0), "{name}, {is_zero}");
+        }
+    }
+}
+
 type Build = fn(&VarStore) -> Optimizer;
 
 const OPTIMIZERS: [(&str, Build); 5] = [

@@ -5,9 +5,9 @@
 //! moves from row to row until each column was read in several rows. A line is the least that memory
 //! returns, and all of it counts.
 //!
-//! A step may also change single elements. Where a weight still has the gradient, its rows are read where
-//! that is largest: a step with this gradient changes them there. A few elements of the gradient show
-//! whether it is another one by now.
+//! A step may also change single elements. Where a weight still has the gradient, its rows are also read
+//! where that is largest: a step with this gradient changes them there. A few elements of the gradient show
+//! whether it is another one by now. What an optimiser keeps of earlier gradients may change others.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -82,6 +82,8 @@ struct Places<'g> {
     /// Of how many pieces one is read.
     spacing: usize,
     guide: Option<&'g Guide>,
+    /// The piece of this row to which the guide points, until it was read.
+    guided: Option<usize>,
     row: usize,
     /// Where the row begins.
     row_begin: usize,
@@ -106,6 +108,7 @@ impl<'g> Places<'g> {
             pieces,
             spacing,
             guide,
+            guided: guide.and_then(|guide| guide.piece(0)),
             row: 0,
             row_begin: 0,
             first: 0,
@@ -129,6 +132,7 @@ impl<'g> Places<'g> {
             self.first -= self.spacing;
         }
         self.next = self.first;
+        self.guided = self.guide.and_then(|guide| guide.piece(self.row));
     }
 }
 
@@ -139,14 +143,13 @@ impl Iterator for Places<'_> {
         if self.row == self.rows.count {
             return None;
         }
-        let guided = match self.guide {
-            Some(guide) if self.next == self.first => guide.piece(self.row),
-            _ => None,
-        };
-        let piece = guided.unwrap_or(self.next);
+        let piece = self.guided.take().unwrap_or_else(|| {
+            let next = self.next;
+            self.next += self.spacing;
+            next
+        });
         let in_row = (piece * self.piece).min(self.rows.length - self.piece);
         let begin = self.row_begin + in_row;
-        self.next += self.spacing;
         if self.next >= self.pieces {
             self.next_row();
         }
@@ -197,7 +200,7 @@ impl Guide {
 }
 
 /// Appends digests of some lines of `bytes`, which consist of rows, or short rows as they are; with a
-/// guide, of the line of each row to which it points. A vector is cut into rows.
+/// guide, also of the line of each row to which it points. A vector is cut into rows.
 pub(super) fn sample_bytes(
     bytes: &[u8],
     row_bytes: usize,
