@@ -33,6 +33,7 @@ use std::time::SystemTime;
 
 pub use os::Os;
 pub(crate) use os::try_lock;
+pub use permissions::is_private;
 
 /// Opens and removes directories.
 pub trait FileSystem: Debug + Send + Sync {

@@ -117,6 +117,12 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
     dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
 }
 
+/// Whether only the user of this process may write to a file or directory with this owner and mode; and
+/// root.
+pub fn is_private(owner: u32, mode: u32) -> bool {
+    owner == User::current().id.as_raw() && mode & (WRITE_GROUP | WRITE_OTHERS) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -158,6 +164,15 @@ mod tests {
         assert!(user(1000, 10).shares(&of_another(10, 0o775)));
         assert!(!user(1000, 10).shares(&of_another(10, 0o755)));
         assert!(!user(1000, 10).shares(&of_another(11, 0o775)));
+    }
+
+    #[test]
+    fn what_the_group_may_write_to_is_not_private() {
+        let own = geteuid().as_raw();
+        assert!(is_private(own, 0o755) && is_private(own, 0o100_600));
+        for (owner, mode) in [(own + 1, 0o755), (own, 0o775), (own, 0o757)] {
+            assert!(!is_private(owner, mode), "{owner}, {mode:o}");
+        }
     }
 
     #[test]

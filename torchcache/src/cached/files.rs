@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use torchcache_store::fs::is_private;
+
 use crate::tensor::parallel;
 
 /// The file of the remembered digests, below the directory of all caches.
@@ -32,18 +34,31 @@ const FILE_SYSTEMS: [&str; 7] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", 
 ///
 /// Errors of reading the file.
 pub(super) fn digest(path: &Path, root: Option<&Path>) -> io::Result<[u8; 32]> {
+    let state_now = |file: &File| {
+        let metadata = file.metadata().ok()?;
+        state(&metadata, SystemTime::now()).filter(|_| is_noted(&metadata))
+    };
+    digest_by(path, root, state_now)
+}
+
+/// As [`digest`], with what changes with each write to the file, where that is known.
+fn digest_by(
+    path: &Path,
+    root: Option<&Path>,
+    state: impl Fn(&File) -> Option<String>,
+) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
-    let root = root.filter(|root| is_private(root, true));
-    let state = state(&file, SystemTime::now()).zip(root);
-    if let Some((state, root)) = &state
+    let root = root.filter(|root| is_ours(root, true));
+    let state_before = state(&file).zip(root);
+    if let Some((state, root)) = &state_before
         && let Some(digest) = remembered(root, state)
     {
         tracing::debug!(path = %path.display(), "the weights are those of before: the file did not change");
         return Ok(digest);
     }
     let digest = parallel::hash_file(&mut file)?;
-    if let Some((before, root)) = state
-        && self::state(&file, SystemTime::now()).as_ref() == Some(&before)
+    if let Some((before, root)) = state_before
+        && state(&file).as_ref() == Some(&before)
         && let Err(error) = remember(root, &before, &digest)
     {
         tracing::debug!(root = %root.display(), %error, "the digest of a file cannot be remembered");
@@ -51,16 +66,13 @@ pub(super) fn digest(path: &Path, root: Option<&Path>) -> io::Result<[u8; 32]> {
     Ok(digest)
 }
 
-/// What changes with each write to a file, as text; `None` where that is not known, or it changed just
-/// before `now`.
+/// What changes with each write to a file, as text; `None` where it changed just before `now`.
 #[cfg(target_os = "linux")]
-fn state(file: &File, now: SystemTime) -> Option<String> {
+fn state(metadata: &Metadata, now: SystemTime) -> Option<String> {
     use std::os::linux::fs::MetadataExt;
-    let metadata = file.metadata().ok()?;
     let changed = UNIX_EPOCH + Duration::from_secs(metadata.st_ctime().try_into().ok()?);
     let is_settled = now.duration_since(changed).is_ok_and(|age| age > SETTLED);
-    let is_noted = notes_changes(metadata.st_dev()) && writes_back();
-    if !metadata.is_file() || !is_settled || !is_noted {
+    if !metadata.is_file() || !is_settled {
         return None;
     }
     Some(format!(
@@ -76,8 +88,21 @@ fn state(file: &File, now: SystemTime) -> Option<String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn state(_: &File, _: SystemTime) -> Option<String> {
+fn state(_: &Metadata, _: SystemTime) -> Option<String> {
     None
+}
+
+/// Whether a file is on a file system that notes every change, in time.
+#[cfg(target_os = "linux")]
+fn is_noted(metadata: &Metadata) -> bool {
+    use std::os::linux::fs::MetadataExt;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    notes_changes(metadata.st_dev(), &mounts) && writes_back()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_noted(_: &Metadata) -> bool {
+    false
 }
 
 /// Whether the system writes changed pages to disk within [`SETTLED`].
@@ -92,9 +117,10 @@ fn writes_back() -> bool {
     times.is_some_and(|(age, interval)| interval > 0 && (age + interval) / 100 < SETTLED.as_secs())
 }
 
-/// Whether a device holds one of the file systems that note every change.
-fn notes_changes(device: u64) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+/// Whether a device holds one of the file systems that note every change. `mounts`: those of the process,
+/// as in `/proc/self/mountinfo`.
+#[cfg(target_os = "linux")]
+fn notes_changes(device: u64, mounts: &str) -> bool {
     let (major, minor) = (
         device >> 8 & 0xfff | device >> 32 & !0xfff,
         device & 0xff | device >> 12 & !0xff,
@@ -110,18 +136,22 @@ fn notes_changes(device: u64) -> bool {
 }
 
 /// Whether only this user may write to a directory, or a file: others could name another digest.
-fn is_private(path: &Path, is_dir: bool) -> bool {
+fn is_ours(path: &Path, is_dir: bool) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let (Ok(found), Ok(own)) = (fs::symlink_metadata(path), fs::metadata("/proc/self")) else {
-        return false;
-    };
-    let is_private = |found: &Metadata| found.uid() == own.uid() && found.mode() & 0o022 == 0;
-    found.is_dir() == is_dir && !found.is_symlink() && is_private(&found)
+    let found = fs::symlink_metadata(path);
+    found.is_ok_and(|found| {
+        let is_kind = if is_dir {
+            found.is_dir()
+        } else {
+            found.is_file()
+        };
+        is_kind && is_private(found.uid(), found.mode())
+    })
 }
 
 fn remembered(root: &Path, state: &str) -> Option<[u8; 32]> {
     let path = root.join(FILE);
-    let text = is_private(&path, false).then(|| fs::read_to_string(&path))?;
+    let text = is_ours(&path, false).then(|| fs::read_to_string(&path))?;
     let text = text.ok()?;
     let mut lines = text.lines().rev();
     let digest = lines.find_map(|line| line.strip_prefix(state)?.strip_prefix(' '))?;
@@ -130,7 +160,7 @@ fn remembered(root: &Path, state: &str) -> Option<[u8; 32]> {
 
 fn remember(root: &Path, state: &str, digest: &[u8; 32]) -> io::Result<()> {
     let path = root.join(FILE);
-    let text = match is_private(&path, false) {
+    let text = match is_ours(&path, false) {
         true => fs::read_to_string(&path).unwrap_or_default(),
         false => String::new(),
     };
@@ -163,24 +193,118 @@ mod tests {
         let root = private();
         let path = root.path().join("model.pt");
         fs::write(&path, b"weights").unwrap();
-        let file = File::open(&path).unwrap();
-        let state = |now| super::state(&file, now);
+        let state = |now| super::state(&fs::metadata(&path).unwrap(), now);
         assert_eq!(state(SystemTime::now()), None, "it was just written");
-        let Some(before) = state(SystemTime::now() + HOUR) else {
-            return; // on a file system that does not note changes
-        };
+        let before = state(SystemTime::now() + HOUR).expect("an hour ago");
         assert_eq!(state(SystemTime::now() + 2 * HOUR), Some(before.clone()));
-        fs::write(&path, b"Weights").unwrap();
-        let later = SystemTime::now() + HOUR;
-        assert_ne!(state(later), Some(before), "of equal length");
+        let (digest, again) = [(); 2].map(|()| digest(&path, Some(root.path()))).into();
         assert_eq!(
-            digest(&path, Some(root.path())).unwrap(),
-            *blake3::hash(b"Weights").as_bytes()
+            (digest.unwrap(), again.unwrap()),
+            (hash(b"weights"), hash(b"weights"))
         );
         assert!(
             !root.path().join(FILE).exists(),
             "nothing is remembered yet"
         );
+    }
+
+    /// The digest of a file that was written an hour ago.
+    fn digest_later(path: &Path, root: &Path) -> [u8; 32] {
+        let later = |file: &File| state(&file.metadata().unwrap(), SystemTime::now() + HOUR);
+        digest_by(path, Some(root), later).unwrap()
+    }
+
+    fn hash(bytes: &[u8]) -> [u8; 32] {
+        *blake3::hash(bytes).as_bytes()
+    }
+
+    #[test]
+    fn a_remembered_digest_holds_until_the_file_changes() {
+        let root = private();
+        let path = root.path().join("model.pt");
+        fs::write(&path, b"weights").unwrap();
+        assert_eq!(digest_later(&path, root.path()), hash(b"weights"));
+        // It is not computed again: another one, which is remembered later, is returned.
+        let state = state(&fs::metadata(&path).unwrap(), SystemTime::now() + HOUR).unwrap();
+        remember(root.path(), &state, &hash(b"remembered")).unwrap();
+        assert_eq!(digest_later(&path, root.path()), hash(b"remembered"));
+        let change_time = || {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = fs::metadata(&path).unwrap();
+            (metadata.ctime(), metadata.ctime_nsec())
+        };
+        let before = change_time();
+        // Until the clock of the file system has moved on.
+        while change_time() == before {
+            fs::write(&path, b"Weights").unwrap();
+        }
+        assert_eq!(
+            digest_later(&path, root.path()),
+            hash(b"Weights"),
+            "of equal length"
+        );
+        let times = fs::FileTimes::new().set_modified(UNIX_EPOCH);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_times(times).unwrap();
+        remember(root.path(), &state, &hash(b"remembered")).unwrap();
+        assert_eq!(
+            digest_later(&path, root.path()),
+            hash(b"Weights"),
+            "with another time"
+        );
+        let other = root.path().join("other.pt");
+        fs::write(&other, b"WEIGHTS").unwrap();
+        assert_eq!(
+            digest_later(&other, root.path()),
+            hash(b"WEIGHTS"),
+            "another file"
+        );
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_remembered() {
+        let root = private();
+        let path = root.path().join("model.pt");
+        fs::write(&path, b"weights").unwrap();
+        let reads = std::cell::Cell::new(0);
+        let changing = |_: &File| {
+            reads.set(reads.get() + 1);
+            Some(format!("state {}", reads.get()))
+        };
+        digest_by(&path, Some(root.path()), changing).unwrap();
+        assert_eq!(reads.get(), 2);
+        assert!(!root.path().join(FILE).exists());
+    }
+
+    #[test]
+    fn file_systems_that_note_no_changes_are_recognised() {
+        let line = |device: &str, kind: &str| {
+            format!("36 35 {device} / /mnt rw,noatime master:1 - {kind} /dev/sda1 rw\n")
+        };
+        let mounts = [
+            line("8:1", "ext4"),
+            line("0:44", "tmpfs"),
+            line("0:45", "overlay"),
+            line("0:46", "nfs4"),
+            line("259:300", "xfs"),
+            line("8:2", "ext4"),
+            line("8:2", "fuse"),
+        ];
+        for (device, expected) in [
+            (0x801, true),
+            (259 << 8 | 300 & 0xff | (300 & !0xff) << 12, true),
+            (44, false),
+            (45, false),
+            (46, false),
+            (0x802, false),
+            (0x803, false),
+        ] {
+            assert_eq!(
+                notes_changes(device, &mounts.concat()),
+                expected,
+                "{device:#x}"
+            );
+        }
     }
 
     #[test]
@@ -219,6 +343,6 @@ mod tests {
         std::os::unix::fs::symlink(&moved, &file).unwrap();
         assert_eq!(remembered(root.path(), "state"), None, "a link");
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(!is_private(root.path(), true));
+        assert!(!is_ours(root.path(), true));
     }
 }
