@@ -150,6 +150,15 @@ pub(crate) enum Detail {
     )]
     SameDefinition { first: String, second: String },
     #[error(
+        "{first} and {second} may have the same identity: their names are equal, and this process has used more than {claims} module hashes of that name, too many to know by which of the two each was used; give them different names, or use one of them for both"
+    )]
+    PossiblySameDefinition {
+        first: String,
+        second: String,
+        /// How many module hashes of a name are recorded.
+        claims: usize,
+    },
+    #[error(
         "another module wrapped at {place} has the same identity: type, weights and `version` are equal, and code and captured values cannot be compared; give them different versions, or wrap them with `Cached::shared` if they compute the same"
     )]
     SameIdentityOnDisk { place: String },
@@ -194,7 +203,8 @@ impl Detail {
             }
             Detail::SameIdentity { .. }
             | Detail::SameIdentityOnDisk { .. }
-            | Detail::SameDefinition { .. } => ErrorKind::AmbiguousIdentity,
+            | Detail::SameDefinition { .. }
+            | Detail::PossiblySameDefinition { .. } => ErrorKind::AmbiguousIdentity,
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
             Detail::Torch(_) => ErrorKind::Torch,

@@ -86,9 +86,14 @@ pub(crate) fn claim(hash: &str, definition: Definition) -> Result<(), Detail> {
     let is_same = |one: &Definition, other: &Definition| one.type_id() == other.type_id();
     match claims.claim(key, definition, is_same) {
         Ok(()) => Ok(()),
-        Err(Conflict::With(first) | Conflict::Possible(first)) => Err(Detail::SameDefinition {
+        Err(Conflict::With(first)) => Err(Detail::SameDefinition {
             first: first.shown(),
             second: definition.shown(),
+        }),
+        Err(Conflict::Possible(first)) => Err(Detail::PossiblySameDefinition {
+            first: first.shown(),
+            second: definition.shown(),
+            claims: MAX_CLAIMS,
         }),
     }
 }
@@ -96,6 +101,36 @@ pub(crate) fn claim(hash: &str, definition: Definition) -> Result<(), Detail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definition::Place;
+
+    #[test]
+    fn an_error_says_what_is_known_of_two_items() {
+        struct One;
+        struct Other;
+        // Two items of one expansion.
+        let place = Place::new("src/lib.rs", None, (3, 1), (7, 1));
+        let (one, other) = (
+            Definition::of::<One>("claimed", place),
+            Definition::of::<Other>("claimed", place),
+        );
+        claim("first", one).unwrap();
+        let error = |hash| claim(hash, other).unwrap_err().to_string();
+        let known = error("first");
+        assert!(known.contains("have the same identity: name, weights and `version` are equal"));
+        for number in 0..MAX_CLAIMS {
+            claim(&number.to_string(), one).unwrap();
+        }
+        assert_eq!(error("first"), known);
+        let possible = error("another");
+        for words in [
+            "`claimed` at src/lib.rs:3:1",
+            "may have the same identity",
+            "8192",
+        ] {
+            assert!(possible.contains(words), "{possible}");
+        }
+        assert!(!possible.contains("weights"), "{possible}");
+    }
 
     #[test]
     fn claims_beyond_the_bound_have_one_owner() {
