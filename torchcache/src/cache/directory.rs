@@ -69,15 +69,16 @@ pub(crate) fn configured(options: &Options) -> Option<PathBuf> {
     directory.or_else(environment::cache_dir)
 }
 
-/// The directory that holds one subdirectory per module hash; created if missing.
+/// The directory that holds one subdirectory per module hash; created if missing. `configured`: the one
+/// that [`configured`] returned.
 ///
 /// # Errors
 ///
 /// [`Detail::Directory`] and [`Detail::EnvironmentDirectory`] as misuse, and faults.
-pub(crate) fn root(options: &Options) -> Result<PathBuf, Unusable> {
-    match configured(options) {
+pub(crate) fn root(options: &Options, configured: Option<&Path>) -> Result<PathBuf, Unusable> {
+    match configured {
         Some(directory) if options.persistent_cache_dir().is_some() || directory.is_absolute() => {
-            create(&directory)
+            create(directory)
         }
         Some(directory) => Err(Unusable::Misuse(Detail::EnvironmentDirectory {
             got: directory.to_string_lossy().into_owned(),

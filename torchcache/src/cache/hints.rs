@@ -3,7 +3,6 @@
 
 use torchcache_store::manifest::difference;
 
-use super::directory;
 use super::handle::{Attached, OpenCache, TorchCache};
 use super::target::Target;
 use super::warnings::Reason;
@@ -20,7 +19,7 @@ impl TorchCache {
         };
         let warn = |reason| self.warnings.warn_once(|| target.name(), &reason);
         let options = &after.options;
-        if cache.tiers.store.is_some() && directory::configured(options).is_none() {
+        if cache.tiers.ends_with_the_process() {
             warn(Reason::TemporaryDirectory);
         }
         if let Some((names, needed)) = options.without_effect() {

@@ -87,7 +87,7 @@ impl Tiers {
     ) -> Result<Self, Detail> {
         let budget = Budget::of_process()?;
         let location = DiskLocation::from_options(options);
-        let (root, store, disk_fault) = match disk(identity, options) {
+        let (root, store, disk_fault) = match disk(identity, options, &location) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
             Err(Unusable::Misuse(detail))
@@ -115,6 +115,11 @@ impl Tiers {
     /// Whether rows are found by later processes.
     pub(crate) fn outlives_the_process(&self) -> bool {
         self.store.is_some() && self.location.directory.is_some()
+    }
+
+    /// Whether rows are on disk, and removed when the process ends.
+    pub(crate) fn ends_with_the_process(&self) -> bool {
+        self.store.is_some() && self.location.directory.is_none()
     }
 
     /// Whether it is time to retry a disk tier that could not be opened.
@@ -187,22 +192,26 @@ fn shared_memory(
 }
 
 /// The root and the store of a persistent cache.
-fn disk(identity: &Identity, options: &Options) -> Result<Option<(PathBuf, Store)>, Unusable> {
+fn disk(
+    identity: &Identity,
+    options: &Options,
+    location: &DiskLocation,
+) -> Result<Option<(PathBuf, Store)>, Unusable> {
     if !options.persistent() {
         return Ok(None);
     }
-    let root = directory::root(options)?;
+    let root = directory::root(options, location.directory.as_deref())?;
     let directory = root.join(&identity.hash);
-    let store = Store::open(&directory, config(options)).map_err(|error| match error {
+    let config = config(options, location.directory.is_some());
+    let store = Store::open(&directory, config).map_err(|error| match error {
         StoreError::Directory { source, .. } => Unusable::classify_below(&root, &directory, source),
         other => Unusable::Fault(Detail::directory(&directory, std::io::Error::other(other))),
     })?;
     Ok(Some((root, store)))
 }
 
-fn config(options: &Options) -> Config {
-    // All caches of the process share the temporary directory, which no one named.
-    let is_named = directory::configured(options).is_some();
+/// `is_named`: all caches of the process share the temporary directory, which no one named.
+fn config(options: &Options, is_named: bool) -> Config {
     Config::default()
         .with_max_bytes(options.max_persistent_cache_size())
         .with_max_root_bytes(options.directory_bound().filter(|_| is_named))

@@ -152,8 +152,8 @@ impl<M> Cached<M> {
         let root = || {
             let is_enabled = options.enabled() && !environment::is_disabled();
             let is_persistent = options.persistent() && is_enabled;
-            let is_kept = is_persistent && directory::configured(&options).is_some();
-            is_kept.then(|| directory::root(&options).ok())?
+            let directory = directory::configured(&options).filter(|_| is_persistent)?;
+            directory::root(&options, Some(&directory)).ok()
         };
         let weights = weights.load(root).map_err(failed)?;
         let is_trainable = matches!(raw::script(&module), Some(Script::Trainable(_)));
