@@ -84,6 +84,11 @@ struct Places<'g> {
     guide: Option<&'g Guide>,
     /// The piece of this row to which the guide points, until it was read.
     guided: Option<usize>,
+    /// In one of so many rounds it is read with the first piece, in the others instead of it: so that each
+    /// column is read in several rows, and few pieces more are read.
+    both_every: usize,
+    /// How many rounds are left until both are read.
+    left_until_both: usize,
     row: usize,
     /// Where the row begins.
     row_begin: usize,
@@ -109,6 +114,8 @@ impl<'g> Places<'g> {
             spacing,
             guide,
             guided: guide.and_then(|guide| guide.piece(0)),
+            both_every: (rows.count / spacing / ROWS_PER_COLUMN).max(1),
+            left_until_both: 0,
             row: 0,
             row_begin: 0,
             first: 0,
@@ -127,6 +134,10 @@ impl<'g> Places<'g> {
             // One further, or a column would be read in even rows alone.
             self.first += 1;
             self.left_in_round = self.spacing;
+            self.left_until_both = match self.left_until_both {
+                0 => self.both_every - 1,
+                left => left - 1,
+            };
         }
         while self.first >= self.spacing {
             self.first -= self.spacing;
@@ -143,11 +154,11 @@ impl Iterator for Places<'_> {
         if self.row == self.rows.count {
             return None;
         }
-        let piece = self.guided.take().unwrap_or_else(|| {
-            let next = self.next;
+        let guided = self.guided.take();
+        let piece = guided.unwrap_or(self.next);
+        if guided.is_none() || self.left_until_both > 0 {
             self.next += self.spacing;
-            next
-        });
+        }
         let in_row = (piece * self.piece).min(self.rows.length - self.piece);
         let begin = self.row_begin + in_row;
         if self.next >= self.pieces {
@@ -289,6 +300,32 @@ mod tests {
             assert_eq!(in_columns.len(), length, "{rows:?}");
             let least = *in_columns.values().min().unwrap();
             assert!(least >= count.min(ROWS_PER_COLUMN / 2), "{rows:?}: {least}");
+        }
+    }
+
+    #[test]
+    fn columns_are_read_in_rows_of_a_guide() {
+        for (count, length) in [(64, 120_000), (768, 3_072), (3_072, 3_072), (30_000, 3_072)] {
+            let rows = RowLayout { count, length };
+            let guide = Guide {
+                lines: vec![5; count].into(),
+                gradient_rows: Vec::new(),
+            };
+            let (mut guided, mut all) = (0, 0);
+            let mut in_columns = vec![0; length / LINE];
+            for begin in Places::new(rows, LINE, MAX_SPACING, Some(&guide)) {
+                let line = begin % length / LINE;
+                guided += usize::from(line == 5);
+                in_columns[line] += 1;
+                all += 1;
+            }
+            assert!(guided >= count, "{rows:?}");
+            let least = *in_columns.iter().min().unwrap();
+            assert!(least >= ROWS_PER_COLUMN / 2, "{rows:?}: {least}");
+            let without = Places::new(rows, LINE, MAX_SPACING, None).count();
+            let more = all - without;
+            let most = ROWS_PER_COLUMN * length / LINE;
+            assert!(more <= 2 * most.min(count), "{rows:?}: {more} more");
         }
     }
 
