@@ -120,7 +120,7 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
 /// Whether only the user of this process may write to a file or directory with this owner and mode; and
 /// root.
 pub fn is_private(owner: u32, mode: u32) -> bool {
-    owner == User::current().id.as_raw() && mode & (WRITE_GROUP | WRITE_OTHERS) == 0
+    owner == geteuid().as_raw() && mode & (WRITE_GROUP | WRITE_OTHERS) == 0
 }
 
 #[cfg(test)]
