@@ -26,4 +26,8 @@ fn method(module: &Residual<nn::Sequential>, xs: &Tensor) -> Tensor {
     module.forward(xs)
 }
 
+fn owned(module: Residual<nn::Sequential>, xs: &Tensor) -> Tensor {
+    module.forward(xs)
+}
+
 fn main() {}

@@ -56,6 +56,13 @@ pub trait CachedStruct {
 /// What an annotated impl with type parameters requires of its struct. The compiler prints the name
 /// where a type argument is the reason that a method is missing, and the struct is annotated.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a field of `{Self}` cannot be part of its identity",
+    label = "the type of a field does not implement `torchcache::Fingerprint`",
+    note = "a layer with private weights as the type argument, such as `nn::Sequential`, `nn::FuncT`, LSTM and GRU: wrap it with its `VarStore` in `torchcache::Cached`",
+    note = "a module or plain data of yours: `#[torchcache(enabled = false)]` on its struct and `#[torchcache]` on its impl, or `#[derive(torchcache::Fingerprint)]`",
+    note = "only where it does not change what `forward` computes: `#[torchcache(skip)]` on the field"
+)]
 pub trait EveryFieldImplementsFingerprint: CachedStruct {}
 
 impl<T: CachedStruct> EveryFieldImplementsFingerprint for T {}
