@@ -250,17 +250,21 @@ mod tests {
 
     /// Whether a thread that waits gets the turn that another one has while that does `work`.
     fn waits_for(work: impl FnOnce(&Progress) + Send) -> bool {
+        waits_within(TIMEOUT, work)
+    }
+
+    fn waits_within(timeout: Duration, work: impl FnOnce(&Progress) + Send) -> bool {
         let turn = Turn::new();
         thread::scope(|scope| {
             let (sender, taken) = mpsc::channel();
             let turn = &turn;
             scope.spawn(move || {
-                let own = turn.take(TIMEOUT);
+                let own = turn.take(timeout);
                 sender.send(()).unwrap();
                 work(&own.progress);
             });
             taken.recv().unwrap();
-            let waited = turn.take(TIMEOUT);
+            let waited = turn.take(timeout);
             assert!(waited.waited);
             waited.turn.is_some()
         })
@@ -271,10 +275,12 @@ mod tests {
         assert!(waits_for(
             |progress| progress.work(|| thread::sleep(10 * TIMEOUT))
         ));
-        assert!(waits_for(|progress| {
-            for _ in 0..100 {
+        // Long, since a pause is longer on a busy machine.
+        let timeout = Duration::from_secs(1);
+        assert!(waits_within(timeout, |progress| {
+            for _ in 0..30 {
                 progress.work(|| ());
-                thread::sleep(TIMEOUT / 10);
+                thread::sleep(timeout / 20);
             }
         }));
     }
