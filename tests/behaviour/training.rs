@@ -60,14 +60,14 @@ fn plain(xs: &Tensor, train: Option<bool>, trained: bool) -> Tensor {
 
 #[torchcache]
 #[derive(Debug, Default)]
-struct Dropout {
+struct InherentDropout {
     #[torchcache(skip)]
     ran: Ran,
     torchcache: TorchCache,
 }
 
 #[torchcache]
-impl Dropout {
+impl InherentDropout {
     fn forward(&self, xs: &Tensor, is_training: bool) -> Tensor {
         self.ran.note(xs);
         xs.dropout(0.5, is_training)
@@ -113,7 +113,7 @@ fn training_of_a_function_bypasses_the_cache() {
 
 #[test]
 fn training_of_an_inherent_method_bypasses_the_cache() {
-    let model = Dropout::default();
+    let model = InherentDropout::default();
     assert_bypassed(&model.torchcache, |xs, train| model.forward(xs, train), 1.0);
     assert_eq!(model.ran.take(), (4, 16));
     assert_bypassed(
