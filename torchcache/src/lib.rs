@@ -182,7 +182,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// [`OptionsBuilder`] takes. Two more are no options:
 ///
 /// * `handle = "rows"`, on a function: the name of the function that returns the handle, where `embed_cache` is
-///   taken;
+///   taken, which the compiler reports as E0428 or E0255: defined multiple times;
 /// * `crate = facade::torchcache`, on each item: where this library is, for crates that have it through another
 ///   one. A dependency with another name in `Cargo.toml` is found without it. The derives take it as
 ///   `#[fingerprint(crate = …)]` and `#[batched(crate = …)]`.
