@@ -18,6 +18,8 @@ fn generated_code_does_not_depend_on_names_in_scope() {
         let model = no_prelude::Doubled {
             mode,
             result: no_prelude::Result,
+            string: no_prelude::String,
+            vec: no_prelude::Vec,
             torchcache_subsample_count: 1_000,
             torchcache: torchcache::TorchCache::default(),
         };

@@ -56,6 +56,12 @@ pub struct Doubled {
     /// Skipped.
     #[torchcache(skip)]
     pub result: Result,
+    /// Skipped by the name of the attribute here.
+    #[remember(skip)]
+    pub string: String,
+    /// Skipped under a condition.
+    #[cfg_attr(all(), remember(skip))]
+    pub vec: Vec,
     /// An option.
     pub torchcache_subsample_count: usize,
     /// The handle.

@@ -1412,6 +1412,48 @@ pub mod other_names_of_the_macros {
     }
 }
 
+pub mod another_name_of_the_attribute_on_fields {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache as cached};
+
+    #[cached(max_memory_cache_size = "1 GB")]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub factor: f64,
+        #[cached(skip)]
+        pub opaque: fn(f64),
+        #[cfg_attr(all(), cached(skip))]
+        pub other: fn(f64),
+        #[torchcache(skip)]
+        pub usual: fn(f64),
+        pub torchcache: TorchCache,
+    }
+
+    #[cached]
+    impl nn::Module for Scale {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * self.factor
+        }
+    }
+
+    pub mod by_a_path {
+        pub use torchcache as library;
+
+        #[library::torchcache]
+        pub struct Scale(
+            #[library::torchcache(skip)] pub fn(f64),
+            pub library::TorchCache,
+        );
+
+        #[library::torchcache]
+        impl Scale {
+            pub fn forward(&self, xs: &tch::Tensor) -> tch::Tensor {
+                xs * 2
+            }
+        }
+    }
+}
+
 pub mod traits_of_the_users {
     use tch::Tensor;
     use torchcache::{TorchCache, torchcache};

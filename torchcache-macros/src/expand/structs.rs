@@ -17,9 +17,10 @@ pub(crate) fn derive(
     mut item: ItemStruct,
     runtime: &Runtime,
 ) -> TokenStream {
+    let alias = attribute_name(&Span::call_site().source_text().unwrap_or_default());
     for field in &mut item.fields {
         for attribute in &mut field.attrs {
-            fields::without_path(&mut attribute.meta);
+            fields::without_path(&mut attribute.meta, alias.as_deref());
         }
     }
     let derived = Ident::new(DERIVED, Span::call_site());
@@ -28,6 +29,15 @@ pub(crate) fn derive(
         #[#derived(#arguments)]
         #item
     }
+}
+
+/// The name that the program has imported the attribute by, from its text, such as `#[name(…)]`.
+fn attribute_name(text: &str) -> Option<String> {
+    let text = text.trim_start().strip_prefix("#[")?.trim_start();
+    let path = text.split(['(', ']']).next()?;
+    let name = path.rsplit("::").next()?.trim();
+    syn::parse_str::<Ident>(name).ok()?;
+    Some(name.to_owned())
 }
 
 /// The expansion of the derive of a checked struct.
@@ -195,6 +205,27 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
             fn fingerprint(&self, #f: &mut #runtime::Fingerprinter<'_>) {
                 #nested
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::attribute_name;
+
+    #[test]
+    fn the_text_of_an_attribute_has_its_name() {
+        for text in [
+            "#[cached]",
+            "#[cached(persistent = true)]",
+            "#[library::cached(version = \"a::b\")]",
+            "#[ ::library :: cached ]",
+            "#[cached (\n    enabled = false,\n)]",
+        ] {
+            assert_eq!(attribute_name(text).as_deref(), Some("cached"), "{text}");
+        }
+        for text in ["", "cached", "struct S;", "#[]", "$item"] {
+            assert_eq!(attribute_name(text), None, "{text}");
         }
     }
 }

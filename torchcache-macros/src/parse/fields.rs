@@ -47,18 +47,18 @@ impl Field {
 }
 
 /// Writes `#[torchcache(…)]` on a field without a path, as the attribute of a derive must be, also
-/// inside `#[cfg_attr]`.
-pub(crate) fn without_path(meta: &mut Meta) {
+/// inside `#[cfg_attr]`. `alias`: another name of the attribute.
+pub(crate) fn without_path(meta: &mut Meta, alias: Option<&str>) {
     let last = meta.path().segments.last().map(|last| last.ident.clone());
     let Some(last) = last else { return };
     let Meta::List(list) = meta else { return };
-    if last == "torchcache" {
-        list.path = last.into();
+    if last == "torchcache" || alias.is_some_and(|alias| last == alias) {
+        list.path = Ident::new("torchcache", last.span()).into();
     } else if list.path.is_ident("cfg_attr") {
         let parts = split(list.tokens.clone()).into_iter();
         let parts = parts.map(|part| match syn::parse2::<Meta>(part.clone()) {
             Ok(mut meta) => {
-                without_path(&mut meta);
+                without_path(&mut meta, alias);
                 meta.to_token_stream()
             }
             Err(_) => part,
