@@ -113,7 +113,9 @@ pub(crate) fn wide_arguments() {
     for (name, call) in calls {
         let before = peak_kilobytes();
         assert!(call() && call(), "a wrong row: {name}");
-        println!("{name}: {}", (peak_kilobytes() - before) / 1024);
+        // The system counts pages for each processor, and reads less where one has not added its own yet.
+        let raised = peak_kilobytes().saturating_sub(before);
+        println!("{name}: {}", raised / 1024);
     }
 }
 
