@@ -26,10 +26,12 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -46,26 +48,112 @@ struct Copies {
 };
 Copies to_device, from_device;
 
-// The allocations of the device, and how many operations run.
-std::mutex memory_mutex;
-std::map<void *, size_t> allocations;
-int running = 0;
+// The memory of the device: a range of addresses, whose first `used` bytes were handed out at some time. It is
+// protected in one call, however many allocations it has, and in huge pages, of which there are few.
+class Memory {
+    static constexpr size_t RESERVED = size_t(1) << 36, PAGE = 2 << 20, ALIGNMENT = 512;
 
-void protect_all(int protection) {
-    for (auto &[address, bytes] : allocations)
-        TORCH_CHECK(mprotect(address, bytes, protection) == 0, "fake CUDA: mprotect failed");
+    std::mutex mutex;
+    char *const base;
+    size_t used = 0;
+    std::map<size_t, size_t> taken, unused; // bytes at each offset
+    size_t left = RESERVED;
+    int running = 0;
+
+    static char *reserve() {
+        const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void *reserved = mmap(nullptr, RESERVED + PAGE, PROT_NONE, flags, -1, 0);
+        TORCH_CHECK(reserved != MAP_FAILED, "fake CUDA: cannot reserve addresses");
+        auto *base = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(reserved) + PAGE - 1) / PAGE * PAGE);
+        madvise(base, RESERVED, MADV_HUGEPAGE); // Only faster.
+        return base;
+    }
+
+    void protect(size_t from, size_t to, int protection) {
+        TORCH_CHECK(from == to || mprotect(base + from, to - from, protection) == 0,
+                    "fake CUDA: mprotect failed");
+    }
+
+    void add_unused(size_t offset, size_t bytes) {
+        auto next = unused.lower_bound(offset);
+        if (next != unused.end() && next->first == offset + bytes) {
+            bytes += next->second;
+            next = unused.erase(next);
+        }
+        if (next != unused.begin()) {
+            auto previous = std::prev(next);
+            if (previous->first + previous->second == offset) {
+                previous->second += bytes;
+                return;
+            }
+        }
+        unused[offset] = bytes;
+    }
+
+  public:
+    Memory() : base(reserve()) {}
+
+    void start_operation() {
+        std::lock_guard<std::mutex> guard(mutex);
+        if (running++ == 0) protect(0, used, PROT_READ | PROT_WRITE);
+    }
+
+    void end_operation() {
+        std::lock_guard<std::mutex> guard(mutex);
+        if (--running == 0) protect(0, used, PROT_NONE);
+    }
+
+    void leave(size_t bytes) {
+        std::lock_guard<std::mutex> guard(mutex);
+        left = std::min(bytes, RESERVED);
+    }
+
+    void *allocate(size_t bytes) {
+        std::lock_guard<std::mutex> guard(mutex);
+        TORCH_CHECK_WITH(OutOfMemoryError, bytes < left, "CUDA out of memory (fake device)");
+        bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        auto fits = [&](auto &block) { return block.second >= bytes; };
+        auto found = std::find_if(unused.begin(), unused.end(), fits);
+        if (found == unused.end()) {
+            const size_t pages = (bytes + PAGE - 1) / PAGE * PAGE;
+            TORCH_CHECK_WITH(OutOfMemoryError, pages <= RESERVED - used, "CUDA out of memory (fake device)");
+            if (running > 0) protect(used, used + pages, PROT_READ | PROT_WRITE);
+            add_unused(used, pages);
+            used += pages;
+            found = std::find_if(unused.begin(), unused.end(), fits);
+        }
+        const auto [offset, length] = *found;
+        unused.erase(found);
+        if (length > bytes) unused[offset + bytes] = length - bytes;
+        taken[offset] = bytes;
+        left -= std::min(bytes, left);
+        return base + offset;
+    }
+
+    void free(void *address) {
+        std::lock_guard<std::mutex> guard(mutex);
+        auto found = taken.find(static_cast<char *>(address) - base);
+        if (found == taken.end()) return;
+        const auto [offset, bytes] = *found;
+        taken.erase(found);
+        left += bytes;
+        add_unused(offset, bytes);
+        // The system gets whole pages back.
+        const size_t from = (offset + PAGE - 1) / PAGE * PAGE, to = (offset + bytes) / PAGE * PAGE;
+        if (from < to) madvise(base + from, to - from, MADV_DONTNEED);
+    }
+};
+
+// Never destroyed: tensors are freed until the process ends.
+Memory &memory() {
+    static Memory &memory = *new Memory;
+    return memory;
 }
 
 // An operation of the device: while one runs, its memory can be used.
 struct Operation {
-    Operation() {
-        std::lock_guard<std::mutex> guard(memory_mutex);
-        if (running++ == 0) protect_all(PROT_READ | PROT_WRITE);
-    }
-    ~Operation() {
-        std::lock_guard<std::mutex> guard(memory_mutex);
-        if (--running == 0) protect_all(PROT_NONE);
-    }
+    Operation() { memory().start_operation(); }
+    ~Operation() { memory().end_operation(); }
     Operation(const Operation &) = delete;
 };
 
@@ -73,22 +161,12 @@ struct Operation {
 thread_local bool in_fallback = false;
 
 struct Allocator final : c10::Allocator {
-    static void free(void *address) {
-        std::lock_guard<std::mutex> guard(memory_mutex);
-        auto found = allocations.find(address);
-        if (found == allocations.end()) return;
-        munmap(address, found->second);
-        allocations.erase(found);
-    }
+    static void free(void *address) { memory().free(address); }
 
     c10::DataPtr allocate(size_t bytes) override {
         const c10::Device device(c10::kCUDA, 0);
         if (bytes == 0) return {nullptr, nullptr, &free, device};
-        std::lock_guard<std::mutex> guard(memory_mutex);
-        const int protection = running == 0 ? PROT_NONE : PROT_READ | PROT_WRITE;
-        void *address = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        TORCH_CHECK_WITH(OutOfMemoryError, address != MAP_FAILED, "CUDA out of memory (fake device)");
-        allocations[address] = bytes;
+        void *address = memory().allocate(bytes);
         return {address, address, &free, device};
     }
 
@@ -151,11 +229,53 @@ at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking)
     return self;
 }
 
+// The result of an operation on the host, on the device.
+at::Tensor on_device(const at::Tensor &result) {
+    Operation operation;
+    at::Tensor tensor = at::empty(result.sizes(), result.options().device(at::kCUDA));
+    on_host(tensor).copy_(result);
+    return tensor;
+}
+
 at::Tensor copy_from_and_resize(const at::Tensor &from, const at::Tensor &to) {
     if (to.sizes() != from.sizes()) to.resize_(from.sizes());
     Operation operation;
     on_host(to).copy_(on_host(from));
     return to;
+}
+
+// The fallback copies all arguments: many of `cat`, and overlapping ones, which take much memory, of
+// `index_select`. It does not copy running statistics back, since the schema does not say that they change.
+at::Tensor cat(const at::ITensorListRef &tensors, int64_t dimension) {
+    std::vector<at::Tensor> all;
+    for (const at::Tensor &tensor : tensors) {
+        TORCH_CHECK(tensor.is_cuda(), "Expected all tensors to be on the same device (fake CUDA: aten::cat)");
+        all.push_back(on_host(tensor));
+    }
+    Operation operation;
+    return on_device(at::cat(all, dimension));
+}
+
+at::Tensor index_select(const at::Tensor &self, int64_t dimension, const at::Tensor &index) {
+    TORCH_CHECK(index.is_cuda(), "Expected all tensors to be on the same device (fake CUDA: aten::index_select)");
+    Operation operation;
+    return on_device(at::index_select(on_host(self), dimension, on_host(index)));
+}
+
+using MaybeTensor = std::optional<at::Tensor>;
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor>
+native_batch_norm(const at::Tensor &input, const MaybeTensor &weight, const MaybeTensor &bias,
+                  const MaybeTensor &mean, const MaybeTensor &variance, bool training, double momentum,
+                  double epsilon) {
+    auto there = [](const MaybeTensor &tensor) {
+        return tensor && tensor->defined() ? MaybeTensor(on_host(*tensor)) : MaybeTensor();
+    };
+    Operation operation;
+    auto [output, saved, saved_inverse] =
+        at::native_batch_norm(on_host(input), there(weight), there(bias), there(mean), there(variance), training,
+                              momentum, epsilon);
+    return {on_device(output), on_device(saved), on_device(saved_inverse)};
 }
 
 const at::Tensor &resize_(const at::Tensor &self, c10::IntArrayRef size, std::optional<at::MemoryFormat>) {
@@ -228,6 +348,9 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
     library.impl("empty_strided", &empty_strided);
     library.impl("copy_", &copy_);
     library.impl("_copy_from_and_resize", &copy_from_and_resize);
+    library.impl("cat", &cat);
+    library.impl("index_select", &index_select);
+    library.impl("native_batch_norm", &native_batch_norm);
     library.impl("resize_", &resize_);
     library.impl("set_.source_Storage_storage_offset", &set_storage);
     // Views read no element.
@@ -262,3 +385,6 @@ extern "C" void fake_cuda_copies(uint64_t copies[4]) {
     copies[2] = from_device.count;
     copies[3] = from_device.bytes;
 }
+
+// From now on the device has so many bytes left.
+extern "C" void fake_cuda_leave(uint64_t bytes) { memory().leave(bytes); }
