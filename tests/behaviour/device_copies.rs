@@ -3,12 +3,13 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::Mutex;
 
-use tch::nn::ModuleT;
+use tch::nn::{Module, ModuleT};
 use tch::{Device, Kind, Tensor, nn};
-use torchcache::{Cached, Options};
+use torchcache::{Cached, Eviction, Options, OptionsBuilder, torchcache};
 
-use crate::raw::{self, Copies};
+use crate::raw::{self, Copies, leave_device_memory};
 use crate::support::{Scale, counts, device, random, same};
 
 /// What `run` returns, and the copies that were made.
@@ -113,4 +114,148 @@ fn a_hit_of_a_frozen_resnet_makes_83_copies() {
     let copies = of_a_hit(&net, &random(&[2, 3, 32, 32]));
     assert_eq!(counts(net.cache()), (2, 2, 0));
     assert_eq!((copies.from_device, copies.to_device), (83, 1));
+}
+
+/// The bytes of a row of [`ROWS`].
+const ROW_BYTES: u64 = 4_000;
+
+const ROWS: u64 = 5;
+
+fn doubling(
+    version: &str,
+    set: impl FnOnce(OptionsBuilder) -> OptionsBuilder,
+) -> Cached<impl Module> {
+    let options = set(Options::builder().version(version)).build().unwrap();
+    Cached::new(nn::func(|xs| xs * 2.0), (), options).unwrap()
+}
+
+/// The number of copies, and how many rows they have: from the device, and to it.
+fn rows_of(copies: Copies) -> [(u64, u64); 2] {
+    let rows = |bytes: u64| bytes / ROW_BYTES;
+    [
+        (copies.from_device, rows(copies.bytes_from_device)),
+        (copies.to_device, rows(copies.bytes_to_device)),
+    ]
+}
+
+/// The input is hashed on the host: those are the first rows of each call.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_that_no_tier_keeps_are_not_copied() {
+    let xs = random(&[ROWS as i64, 1_000]);
+    let directory = tempfile::tempdir().unwrap();
+    // Room for that many rows in memory, and whether there is a disk; how many rows are copied.
+    for (room, is_persistent, copies) in [
+        (0, false, (1, 5)),
+        (2, false, (2, 7)),
+        (10, false, (2, 10)),
+        (0, true, (2, 10)),
+        (2, true, (2, 10)),
+        (10, true, (2, 10)),
+    ] {
+        let name = format!("{room} rows, persistent: {is_persistent}");
+        let net = doubling(&name, |options| {
+            let options = options
+                .max_memory_cache_size(room * (ROW_BYTES + 200))
+                .eviction(Eviction::Never);
+            match is_persistent {
+                false => options,
+                true => options
+                    .persistent(true)
+                    .persistent_cache_dir(directory.path()),
+            }
+        });
+        net.forward(&xs.narrow(0, 0, 0));
+        let (given, made) = counted(|| net.forward(&xs));
+        assert!(same(&given, &(&xs * 2.0)));
+        assert_eq!(rows_of(made), [copies, (0, 0)], "{name}");
+        net.cache().flush().unwrap();
+        assert!(same(&net.forward(&xs), &(&xs * 2.0)));
+        let kept = if is_persistent { ROWS } else { room.min(ROWS) };
+        assert_eq!(net.cache().stats().hits(), kept, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_on_the_device_move_without_copies() {
+    let net = doubling("on the device", |options| options.memory_cache_device(None));
+    let xs = random(&[ROWS as i64, 1_000]);
+    let copies_of = |xs: &Tensor| {
+        let (given, copies) = counted(|| net.forward(xs));
+        assert!(same(&given, &(xs * 2.0)));
+        rows_of(copies)
+    };
+    let index = (1, 0);
+    assert_eq!(copies_of(&xs), [(1, 5), (0, 0)], "computed");
+    assert_eq!(copies_of(&xs), [(1, 5), (0, 0)], "found");
+    assert_eq!(copies_of(&xs.narrow(0, 1, 3)), [(1, 3), (0, 0)], "some");
+    assert_eq!(
+        copies_of(&xs.flip([0])),
+        [(1, 5), index],
+        "in another order"
+    );
+    assert_eq!(counts(net.cache()), (5, 13, 0));
+}
+
+#[torchcache]
+fn sum(first: &Tensor, second: &Tensor) -> Tensor {
+    first + second
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn missing_rows_of_all_arguments_are_selected_by_one_index() {
+    let (first, second) = (random(&[8, 1_000]), random(&[8, 1_000]));
+    let select = |rows: &[i64]| {
+        let index = Tensor::from_slice(rows).to_device(device());
+        [
+            first.index_select(0, &index),
+            second.index_select(0, &index),
+        ]
+    };
+    let copies_of = |rows: &[i64]| {
+        let [first, second] = select(rows);
+        let (given, copies) = counted(|| sum(&first, &second));
+        assert!(same(&given, &(first + second)));
+        rows_of(copies)
+    };
+    assert_eq!(
+        copies_of(&[0, 1, 2]),
+        [(3, 9), (0, 0)],
+        "arguments and rows"
+    );
+    // The rows in memory are copied to the device.
+    assert_eq!(copies_of(&[0, 1, 3, 4]), [(3, 10), (1, 2)], "ranges");
+    // And an index of the missing rows, and the places of these and of the others.
+    assert_eq!(copies_of(&[0, 5, 1, 6]), [(3, 10), (4, 2)], "not ranges");
+    assert_eq!(counts(&sum_cache()), (7, 4, 0));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_that_the_device_cannot_hold_are_kept_on_the_host() {
+    const MEGABYTE: u64 = 1 << 20;
+    let outputs = Mutex::new(Vec::new());
+    let double = nn::func(move |xs| {
+        let output = xs * 2.0;
+        outputs.lock().unwrap().push(output.shallow_clone());
+        output
+    });
+    let options = Options::builder()
+        .version("a full device")
+        .memory_cache_device(None);
+    let net = Cached::new(double, (), options.build().unwrap()).unwrap();
+    let xs = random(&[5, MEGABYTE as i64 / 4]);
+    let expected = &xs * 2.0;
+    // For the output, which the forward keeps, and a copy of it.
+    leave_device_memory(10 * MEGABYTE + MEGABYTE / 2);
+    let given = net.forward(&xs);
+    leave_device_memory(u64::MAX);
+    assert!(same(&given, &expected));
+    assert_eq!(net.cache().stats().faults.memory, 1);
+    let (given, copies) = counted(|| net.forward(&xs));
+    assert!(same(&given, &expected));
+    assert_eq!(copies.bytes_to_device, 5 * MEGABYTE);
+    assert_eq!(counts(net.cache()), (5, 5, 0));
 }

@@ -7,7 +7,7 @@
               the fake CUDA device is C++"
 )]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 
 use tch::{Device, Kind, Tensor};
 
@@ -72,13 +72,16 @@ pub(crate) struct Copies {
     pub(crate) bytes_from_device: u64,
 }
 
+/// A function of the fake CUDA device. `None` without it.
+fn fake_cuda(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: the name ends with a zero byte.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!symbol.is_null()).then_some(symbol)
+}
+
 /// The copies that the fake CUDA device counted. `None` without it.
 pub(crate) fn copies() -> Option<Copies> {
-    // SAFETY: the name ends with a zero byte.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"fake_cuda_copies".as_ptr()) };
-    if symbol.is_null() {
-        return None;
-    }
+    let symbol = fake_cuda(c"fake_cuda_copies")?;
     // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
     let count: extern "C" fn(*mut Copies) =
         unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut Copies)>(symbol) };
@@ -86,6 +89,15 @@ pub(crate) fn copies() -> Option<Copies> {
     // It writes four integers of 64 bits, the fields.
     count(&mut copies);
     Some(copies)
+}
+
+/// Leaves the fake CUDA device so many bytes from now on.
+pub(crate) fn leave_device_memory(bytes: u64) {
+    let symbol = fake_cuda(c"fake_cuda_leave").expect("the fake CUDA device");
+    // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
+    let leave: extern "C" fn(u64) =
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(u64)>(symbol) };
+    leave(bytes);
 }
 
 /// Reads the first float of a tensor on the host, wherever it is: of a fake CUDA device's, this ends the

@@ -4,6 +4,7 @@
 use tch::{TchError, Tensor};
 
 use super::arguments::{Arguments, TensorArgument};
+use crate::tensor::rows::RowNumbers;
 use crate::tensor::{layout, raw};
 
 /// The arguments for the rows that are to be computed.
@@ -42,19 +43,19 @@ impl SelectedRows {
 
     /// Some rows of the call, copied.
     pub(crate) fn select(arguments: &Arguments, rows: &[i64]) -> Result<Self, TchError> {
-        let select = |tensor: &Tensor| select(tensor, rows);
+        let mut numbers = RowNumbers::new(rows);
         let tensors = arguments.tensors.iter();
         let ids = arguments.ids.as_ref();
         Ok(SelectedRows {
             tensors: tensors
                 .clone()
-                .map(|argument| select(&argument.tensor))
+                .map(|argument| numbers.copy(&argument.tensor))
                 .collect::<Result<_, _>>()?,
             positions: tensors.map(|argument| argument.position).collect(),
             selection: Some(rows.to_vec()),
             ids: ids
                 .and_then(|argument| argument.ids.tensor())
-                .map(select)
+                .map(|ids| numbers.copy(ids))
                 .transpose()?,
             count: rows.len() as i64,
         })
@@ -95,12 +96,6 @@ impl SelectedRows {
     }
 }
 
-/// Some rows of a tensor, copied.
-fn select(tensor: &Tensor, rows: &[i64]) -> Result<Tensor, TchError> {
-    let index = Tensor::from_slice(rows).f_to_device(tensor.device())?;
-    tensor.f_index_select(0, &index)
-}
-
 impl Arguments<'_> {
     /// Compares rows of the call bit for bit, each of `one` with that of `other` at the same place.
     /// Returns the first tensor and place where they differ.
@@ -112,7 +107,7 @@ impl Arguments<'_> {
         let tensors = self.tensors.iter();
         for argument in tensors.filter(|it| !layout::has_equal_rows(&it.tensor)) {
             let tensor = &argument.tensor;
-            let rows = |numbers: &[i64]| layout::on_cpu(&select(tensor, numbers)?);
+            let rows = |numbers: &[i64]| layout::on_cpu(&RowNumbers::new(numbers).read(tensor)?);
             let row_bytes = rows(&one[..1])?.numel() * tensor.f_kind()?.elt_size_in_bytes();
             // Some rows at a time, since they are copied.
             let count = layout::slices_in_part(row_bytes);

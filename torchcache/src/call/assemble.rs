@@ -6,6 +6,7 @@ use torchcache_store::RowValues;
 use crate::memory::rows::{FoundRows, RowBytes, overwrite_rows};
 use crate::schema::TensorSchema;
 use crate::tensor::raw;
+use crate::tensor::rows::RowNumbers;
 
 /// The output tensors, in memory of their own: a row for each of `key_of_row`, the positions of the
 /// rows' keys, or one for each of `keys` keys.
@@ -83,7 +84,7 @@ fn gather_on_device(
     let mut packed = Tensor::f_empty(shape, (Kind::Uint8, device))?;
     overwrite_rows(&mut packed, found)?;
     if let Some(key_of_row) = key_of_row {
-        packed = packed.f_index_select(0, &Tensor::from_slice(key_of_row).f_to_device(device)?)?;
+        packed = RowNumbers::new(key_of_row).copy(&packed)?;
     }
     schema.unpack(&packed, module_device)
 }

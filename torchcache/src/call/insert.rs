@@ -44,10 +44,6 @@ impl<'a> Insert<'a> {
     ) -> Result<Self, TchError> {
         let row_bytes = rows.schema.row_bytes();
         let on_cpu = device == Device::Cpu;
-        // Before slots are reserved, which would have to be released if this failed.
-        let host = on_cpu.then(|| rows.bytes.f_to_device(Device::Cpu));
-        let host = host.transpose()?;
-        let bytes = host.as_ref().map(raw::view).transpose()?;
         let exhausted_budget;
         let (saved, reservations) = {
             let mut memory = tiers.memory();
@@ -71,20 +67,35 @@ impl<'a> Insert<'a> {
             reservations,
             exhausted_budget,
         };
-        if let Some(bytes) = bytes {
-            insert.copy(bytes);
+        if on_cpu {
+            insert.copy(rows)?;
         }
         Ok(insert)
     }
 
-    fn copy(&mut self, bytes: &[u8]) {
+    /// Copies the rows that have a slot: of rows on a device only those.
+    fn copy(&mut self, rows: &PackedRows) -> Result<(), TchError> {
         let row_bytes = self.schema.row_bytes();
         let count = self.reservations.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let is_selected = count < self.keys.len() && rows.bytes.device() != Device::Cpu;
+        let host = if is_selected {
+            let reserved = self.reservations.iter();
+            let reserved: Vec<i64> = reserved.map(|reservation| reservation.row as i64).collect();
+            rows.select(&reserved)?.on_cpu()?
+        } else {
+            rows.on_cpu()?
+        };
+        let bytes = raw::view(&host.bytes)?;
         let (workers, share) = parallel::copying(count * row_bytes, count);
-        threads::for_each(workers, self.reservations.chunks_mut(share), |share| {
-            for reservation in share {
-                let row = &bytes[reservation.row * row_bytes..][..row_bytes];
-                reservation.fill(row);
+        let shares = self.reservations.chunks_mut(share);
+        let shares = shares.zip((0..).step_by(share));
+        threads::for_each(workers, shares, |(share, first)| {
+            for (place, reservation) in (first..).zip(share) {
+                let row = if is_selected { place } else { reservation.row };
+                reservation.fill(&bytes[row * row_bytes..][..row_bytes]);
             }
         });
         debug_assert!(
@@ -92,6 +103,7 @@ impl<'a> Insert<'a> {
             "reserved slots are empty"
         );
         self.reservations.retain(Reservation::is_filled);
+        Ok(())
     }
 
     /// The rows, pinned in memory; `None` unless all of them are there.

@@ -212,7 +212,7 @@ impl CachedCall<'_> {
         let start = Instant::now();
         let found = lookup.find_on_disk(store);
         if let Ok(Some((keys, rows))) = &found
-            && let Some(insert) = self.insert(keys, rows)
+            && let Some(insert) = self.insert(keys, rows, None)
             && let Err(error) = insert.publish(self.module_device)
         {
             self.memory_fault(&error);
@@ -438,13 +438,18 @@ impl CachedCall<'_> {
     /// Hands computed rows to both tiers, which keep the first copy of each row.
     fn store(&self, keys: &[Key], computed: &mut PackedRows) {
         let start = Instant::now();
-        let mut insert = self.insert(keys, computed);
-        if let (Some(store), Some(epoch)) = (&self.cache.tiers.store, self.epoch) {
+        let disk = self.cache.tiers.store.as_ref().zip(self.epoch);
+        // All rows go to the disk: they are copied to the host once, for both tiers.
+        let host = disk.map(|_| computed.on_cpu());
+        let on_host = host.as_ref().and_then(|host| host.as_ref().ok());
+        let mut insert = self.insert(keys, computed, on_host);
+        if let (Some((store, epoch)), Some(host)) = (disk, host) {
             // The disk comes first, so that memory never holds another value than the disk.
-            let batch = match insert.as_ref().and_then(Insert::pinned) {
-                Some(pinned) => computed.to_pinned_batch(keys, pinned),
-                None => computed.to_batch(keys),
-            };
+            let pinned = insert.as_ref().and_then(Insert::pinned);
+            let batch = host.and_then(|host| match pinned {
+                Some(pinned) => host.to_pinned_batch(keys, pinned),
+                None => host.to_batch(keys),
+            });
             if batch.is_err() {
                 self.cache.tiers.memory().saved().doubt();
                 self.target.handle().add_unwritten(keys.len() as u64);
@@ -595,12 +600,24 @@ impl CachedCall<'_> {
         Ok(O::from_value(value))
     }
 
-    /// Copies rows to memory, not published yet; `None` where that fails.
-    fn insert<'a>(&'a self, keys: &'a [Key], rows: &PackedRows) -> Option<Insert<'a>> {
+    /// Copies rows, which may be on the host as well, to memory, not published yet; `None` where that fails.
+    fn insert<'a>(
+        &'a self,
+        keys: &'a [Key],
+        rows: &PackedRows,
+        on_host: Option<&PackedRows>,
+    ) -> Option<Insert<'a>> {
         let output_device = rows.schema.device(self.module_device);
         let device = self.options.memory_cache_device().unwrap_or(output_device);
-        let insert = Insert::fill(&self.cache.tiers, keys, rows, device, self.epoch?);
-        let insert = insert.inspect_err(|error| self.memory_fault(error)).ok()?;
+        let rows = on_host.filter(|_| device == Device::Cpu).unwrap_or(rows);
+        let (tiers, epoch) = (&self.cache.tiers, self.epoch?);
+        let fill = |device| {
+            let insert = Insert::fill(tiers, keys, rows, device, epoch);
+            insert.inspect_err(|error| self.memory_fault(error)).ok()
+        };
+        // A device without room for a row leaves it to the host.
+        let on_host = || (device != Device::Cpu).then(|| fill(Device::Cpu)).flatten();
+        let insert = fill(device).or_else(on_host)?;
         if let Some(bound) = insert.exhausted_budget {
             self.warn_once(&Reason::ProcessMemory(bound));
         }

@@ -105,13 +105,10 @@ impl ChunkRows {
     }
 }
 
-/// The places of the slots at the positions in `group`, as an index tensor.
-pub(super) fn index(slots: &[RowSlot], group: &[i64]) -> Tensor {
-    let rows: Vec<i64> = group
-        .iter()
-        .map(|&slot| i64::from(slots[slot as usize].index))
-        .collect();
-    Tensor::from_slice(&rows)
+/// The places of the slots at the positions in `group`, in their chunk.
+pub(super) fn indices(slots: &[RowSlot], group: &[i64]) -> Vec<i64> {
+    let index = |&slot: &i64| i64::from(slots[slot as usize].index);
+    group.iter().map(index).collect()
 }
 
 /// The positions of `slots`, grouped by the chunk they are in.

@@ -10,6 +10,7 @@ use super::arena::PinnedRows;
 use crate::key::Key;
 use crate::schema::TensorSchema;
 use crate::tensor::parallel::copy_rows;
+use crate::tensor::rows::RowNumbers;
 use crate::tensor::{layout, raw};
 
 /// Rows of one schema as a tensor of bytes, `[rows, row_bytes]`.
@@ -20,20 +21,29 @@ pub(crate) struct PackedRows {
 }
 
 impl PackedRows {
-    /// Some of the rows.
-    pub(crate) fn select(self, rows: &[i64]) -> Result<Self, TchError> {
-        let index = Tensor::from_slice(rows).f_to_device(self.bytes.device())?;
-        let bytes = self.bytes.f_index_select(0, &index)?;
-        Ok(PackedRows { bytes, ..self })
+    /// A copy of some of the rows.
+    pub(crate) fn select(&self, rows: &[i64]) -> Result<Self, TchError> {
+        Ok(PackedRows {
+            schema: self.schema.clone(),
+            bytes: RowNumbers::new(rows).copy(&self.bytes)?,
+        })
     }
 
-    /// A copy of the rows as the store takes them.
+    /// The rows in host memory.
+    pub(crate) fn on_cpu(&self) -> Result<Self, TchError> {
+        Ok(PackedRows {
+            schema: self.schema.clone(),
+            bytes: layout::on_cpu(&self.bytes)?,
+        })
+    }
+
+    /// A copy of rows in host memory as the store takes them.
     ///
     /// # Errors
     ///
-    /// Rows that libtorch cannot copy, or that are longer than the store allows.
+    /// Rows that are elsewhere, or longer than the store allows.
     pub(crate) fn to_batch(&self, keys: &[Key]) -> Result<RowBatch, TchError> {
-        let bytes = raw::view(&layout::on_cpu(&self.bytes)?)?.to_vec();
+        let bytes = raw::view(&self.bytes)?.to_vec();
         let (schema, row_bytes) = (self.schema.encode().into(), self.schema.row_bytes());
         let batch = RowBatch::new(keys.to_vec(), schema, bytes, row_bytes);
         self.checked(batch)
@@ -111,10 +121,9 @@ pub(crate) fn overwrite_rows(packed: &mut Tensor, found: &[FoundRows]) -> Result
     let device = packed.device();
     let row_bytes = packed.size()[1] as usize;
     for rows in found {
-        let index: Vec<i64> = rows.positions.iter().map(|&row| row as i64).collect();
-        let index = Tensor::from_slice(&index).f_to_device(device)?;
+        let positions: Vec<i64> = rows.positions.iter().map(|&row| row as i64).collect();
         let rows = rows.bytes.to_packed(row_bytes)?.f_to_device(device)?;
-        let _ = packed.f_index_copy_(0, &index, &rows)?;
+        RowNumbers::new(&positions).write(packed, &rows)?;
     }
     Ok(())
 }

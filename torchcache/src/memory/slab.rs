@@ -15,8 +15,9 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use super::arena::RowArena;
 use super::budget::{Budget, Share};
-use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, index};
+use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, indices};
 use crate::key::Key;
+use crate::tensor::rows::RowNumbers;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
 /// load), its key (33) and state (4) in the chunk, its place in the list of free slots (up to 12), and
@@ -351,7 +352,8 @@ impl Slabs {
             let Some(ChunkRows::Device(rows)) = self.rows(first) else {
                 return Err(TchError::Shape("expected rows on a device".into()));
             };
-            rows.f_index_select(0, &index(slots, group).f_to_device(rows.device())?)?
+            RowNumbers::new(&indices(slots, group))
+                .copy(rows)?
                 .f_to_device(device)
         };
         let groups = by_chunk(slots);
@@ -363,8 +365,7 @@ impl Slabs {
         let shape = [slots.len() as i64, row_bytes as i64];
         let mut gathered = Tensor::f_empty(shape, (Kind::Uint8, device))?;
         for (_, group) in &groups {
-            let into = Tensor::from_slice(group).f_to_device(device)?;
-            let _ = gathered.f_index_copy_(0, &into, &select(group)?)?;
+            RowNumbers::new(group).write(&mut gathered, &select(group)?)?;
         }
         Ok(gathered)
     }
@@ -378,8 +379,7 @@ impl Slabs {
     ) -> Result<(), TchError> {
         for (_, group) in by_chunk(slots) {
             let from: Vec<i64> = group.iter().map(|&slot| positions[slot as usize]).collect();
-            let from = Tensor::from_slice(&from).f_to_device(packed.device())?;
-            let into = index(slots, &group);
+            let into = indices(slots, &group);
             let first = slots[group[0] as usize];
             if let Some(SlabChunk {
                 rows: ChunkRows::Device(rows),
@@ -387,8 +387,8 @@ impl Slabs {
             }) = self.chunk_mut(first)
             {
                 let device = rows.device();
-                let new = packed.f_index_select(0, &from)?.f_to_device(device)?;
-                let _ = rows.f_index_copy_(0, &into.f_to_device(device)?, &new)?;
+                let new = RowNumbers::new(&from).read(packed)?.f_to_device(device)?;
+                RowNumbers::new(&into).write(rows, &new)?;
             }
         }
         Ok(())

@@ -6,3 +6,4 @@ pub(crate) mod digest;
 pub(crate) mod layout;
 pub(crate) mod parallel;
 pub(crate) mod raw;
+pub(crate) mod rows;
