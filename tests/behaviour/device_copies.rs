@@ -103,17 +103,30 @@ fn a_hit_without_weights_copies_its_input_and_its_rows() {
     assert_eq!(copies, expected);
 }
 
-/// Each small weight is compared on the host, in a copy of its own.
+/// The weights are compared on the host: a sample of all of them, in one copy.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
-fn a_hit_of_a_frozen_resnet_makes_83_copies() {
+fn a_hit_of_a_resnet_copies_its_weights_once() {
     let mut vs = nn::VarStore::new(device());
     let net = tch::vision::resnet::resnet18_no_final_layer(&vs.root());
-    vs.freeze();
     let net = Cached::new(net, &vs, Options::default()).unwrap();
-    let copies = of_a_hit(&net, &random(&[2, 3, 32, 32]));
-    assert_eq!(counts(net.cache()), (2, 2, 0));
-    assert_eq!((copies.from_device, copies.to_device), (83, 1));
+    let xs = random(&[2, 3, 32, 32]);
+    let input = 2 * 3 * 32 * 32 * 4;
+    for step in ["frozen", "not frozen", "with gradients"] {
+        match step {
+            "frozen" => vs.freeze(),
+            "not frozen" => vs.unfreeze(),
+            _ => {
+                let loss = net.module().forward_t(&xs, false).square().sum(Kind::Float);
+                loss.backward();
+            }
+        }
+        let copies = tch::no_grad(|| of_a_hit(&net, &xs));
+        assert_eq!((copies.from_device, copies.to_device), (2, 1), "{step}");
+        let sampled = copies.bytes_from_device - input;
+        assert!(sampled < 2_000_000, "{step}: {sampled} of 46,800,000 bytes");
+    }
+    assert_eq!(net.cache().stats().bypassed, 0);
 }
 
 /// The bytes of a row of [`ROWS`].
@@ -258,4 +271,37 @@ fn rows_that_the_device_cannot_hold_are_kept_on_the_host() {
     assert!(same(&given, &expected));
     assert_eq!(copies.bytes_to_device, 5 * MEGABYTE);
     assert_eq!(counts(net.cache()), (5, 5, 0));
+}
+
+/// Its elements may have changed: all weights are hashed, on the host.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn weights_that_cannot_be_sampled_are_hashed_again() {
+    let mut vs = nn::VarStore::new(device());
+    for number in 0..100 {
+        vs.root()
+            .randn_standard(&format!("small{number}"), &[100, 100]);
+    }
+    let mut factor = vs.root().zeros("factor", &[1]);
+    vs.freeze();
+    let factor_of = factor.shallow_clone();
+    let options = Options::builder().version("sampled").build().unwrap();
+    let net = Cached::new(nn::func(move |xs| xs * &factor_of), &vs, options).unwrap();
+    let xs = random(&[4, 2]);
+    for step in 0..4 {
+        if step == 1 {
+            leave_device_memory(1 << 20);
+        }
+        if step == 2 {
+            let _ = factor.data().fill_(3.0);
+        }
+        if step == 3 {
+            leave_device_memory(u64::MAX);
+        }
+        for _ in 0..2 {
+            assert!(same(&net.forward(&xs), &(&xs * &factor)), "step {step}");
+        }
+    }
+    assert_eq!(counts(net.cache()), (8, 24, 0));
+    assert_eq!(net.cache().stats().bypassed, 0);
 }

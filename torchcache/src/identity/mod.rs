@@ -10,6 +10,7 @@ mod bounded;
 mod cells;
 mod changes;
 mod code;
+mod device;
 mod fingerprint;
 pub(crate) mod manifest;
 mod named;

@@ -246,29 +246,65 @@ pub(super) fn sample_bytes(
     }
 }
 
+/// Where the lines begin that [`sample_bytes`] reads of `length` bytes; `None` where it reads all of them.
+pub(super) fn sampled_lines(
+    length: usize,
+    row_bytes: usize,
+    guide: Option<&Guide>,
+) -> Option<Vec<usize>> {
+    if row_bytes <= LINE {
+        return None;
+    }
+    let rows = RowLayout {
+        count: length / row_bytes,
+        length: row_bytes,
+    };
+    let rest = (rows.count * row_bytes..length).step_by(LINE);
+    let rest = rest.map(|begin| begin.min(length - LINE));
+    Some(
+        rest.chain(Places::new(rows, LINE, MAX_SPACING, guide))
+            .collect(),
+    )
+}
+
 /// Appends some lines of a gradient.
 pub(super) fn sample_gradient(bytes: &[u8], row_bytes: usize, guide: &Guide, sample: &mut Vec<u8>) {
-    for &row in &guide.gradient_rows {
-        let in_row = guide.lines[row] as usize * LINE;
-        let at = row * row_bytes + in_row.min(row_bytes - LINE);
+    for at in sampled_gradient(row_bytes, guide) {
         sample.extend_from_slice(bytes.get(at..at + LINE).unwrap_or_default());
     }
 }
 
+/// Where the lines begin that [`sample_gradient`] reads.
+pub(super) fn sampled_gradient(row_bytes: usize, guide: &Guide) -> impl Iterator<Item = usize> {
+    guide.gradient_rows.iter().map(move |&row| {
+        let in_row = guide.lines[row] as usize * LINE;
+        row * row_bytes + in_row.min(row_bytes - LINE)
+    })
+}
+
 /// As [`sample_bytes`], by elements, in rows of `row` elements.
 pub(super) fn sample_elements(elements: &StridedElements<'_>, row: usize, sample: &mut Vec<u8>) {
-    let (count, size) = (elements.count(), elements.size());
-    if row * size <= LINE {
-        return (0..count).for_each(|at| sample.extend_from_slice(elements.get(at)));
+    for at in sampled_elements(elements.count(), elements.size(), row) {
+        sample.extend_from_slice(elements.get(at));
     }
+}
+
+/// Which of `count` elements of `size` bytes [`sample_elements`] reads.
+pub(super) fn sampled_elements(
+    count: usize,
+    size: usize,
+    row: usize,
+) -> impl Iterator<Item = usize> {
+    // Rows of a line or less are read in full, as one.
+    let (row, run) = match row * size <= LINE {
+        true => (count, count),
+        false => (row, RUN.min(row)),
+    };
     let rows = RowLayout {
         count: count / row,
         length: row,
     };
-    let run = RUN.min(row);
-    for begin in Places::new(rows, run, MAX_SPACING / size, None) {
-        (begin..begin + run).for_each(|at| sample.extend_from_slice(elements.get(at)));
-    }
+    Places::new(rows, run, MAX_SPACING / size, None).flat_map(move |begin| begin..begin + run)
 }
 
 #[cfg(test)]

@@ -8,21 +8,23 @@
 //! watched storage is kept, so that no other tensor gets its address.
 //!
 //! The version alone is not enough: `batch_norm` writes its running statistics, and `nn::Sgd` its
-//! parameters, without changing it. So elements on the CPU are compared as well: all of a small tensor
-//! and some of every row and column of a larger one (`sample`).
+//! parameters, without changing it. So elements are compared as well: all of a small tensor and some of
+//! every row and column of a larger one (`sample`); on a device, those of all tensors at once (`device`).
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, Tensor};
 
+use super::device::{DeviceSample, RecordedSample};
 use super::sample::{
     Guide, LINE, MAX_SPACING, digest, sample_bytes, sample_elements, sample_gradient,
+    sampled_elements, sampled_gradient, sampled_lines,
 };
 use crate::sync::lock;
 use crate::tensor::digest::tensor_digest;
 use crate::tensor::layout;
-use crate::tensor::raw::{self, TensorState};
+use crate::tensor::raw::{self, Extents, TensorState};
 
 /// The recorded state of every watched value. Threads share it: it is only read.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Snapshot {
     aliases: Mutex<Vec<Tensor>>,
     /// Where the gradients of the recorded tensors that had one were largest, if libtorch could find it.
     guides: Arc<[Option<Arc<Guide>>]>,
+    /// The elements of those that are on a device other than the CPU.
+    on_device: RecordedSample,
     devices: Devices,
 }
 
@@ -74,6 +78,7 @@ impl Snapshot {
             words: Vec::new(),
             aliases: Vec::new(),
             guides: Vec::new(),
+            on_device: DeviceSample::default(),
             devices: Devices::None,
         });
         visit(&mut watcher);
@@ -81,6 +86,7 @@ impl Snapshot {
             words,
             aliases,
             guides,
+            on_device,
             devices,
         } = watcher.mode
         else {
@@ -90,6 +96,7 @@ impl Snapshot {
             words: words.into(),
             aliases: Mutex::new(aliases),
             guides: guides.into(),
+            on_device: RecordedSample::new(on_device),
             devices,
         };
         (snapshot, watcher.seen)
@@ -107,6 +114,9 @@ impl Snapshot {
         if let Mode::Compare { compared, .. } = watcher.mode {
             watcher.seen.changed |= compared != self.words.len();
         }
+        if watcher.is_open() && !watcher.seen.locked {
+            watcher.seen.changed |= !self.on_device.is_unchanged();
+        }
         watcher.seen
     }
 
@@ -114,6 +124,7 @@ impl Snapshot {
     pub(crate) fn release(&self) {
         let aliases = std::mem::take(&mut *lock(&self.aliases));
         drop(aliases);
+        self.on_device.release();
     }
 
     /// The device of the recorded tensors, if all are on one.
@@ -142,6 +153,7 @@ enum Mode {
         words: Vec<i64>,
         aliases: Vec<Tensor>,
         guides: Vec<Option<Arc<Guide>>>,
+        on_device: DeviceSample,
         devices: Devices,
     },
     Compare {
@@ -272,12 +284,13 @@ impl Watcher {
         /// Only version and pointer are compared.
         const NONE: [i64; 2] = [0, 0];
         let all = |bytes: &[u8]| [1, digest(bytes)];
+        if !state.is_on_cpu()
+            && let Some(extents) = state.extents()
+        {
+            return self.elements_on_device(tensor, state, &extents);
+        }
         if let Some((bytes, row_bytes)) = state.memory() {
-            let small = match state.is_vector() {
-                true => SMALL_VECTOR_BYTES,
-                false => SMALL_BYTES,
-            };
-            if bytes.len() < small {
+            if bytes.len() < small_bytes(state) {
                 return self.words(&all(bytes));
             }
             if let Some(gradient) = gradient(tensor) {
@@ -343,6 +356,62 @@ impl Watcher {
         self.words(&found);
     }
 
+    /// The elements of a tensor on a device: which of them are read, at the end of the walk.
+    fn elements_on_device(
+        &mut self,
+        tensor: &Tensor,
+        state: &TensorState<'_>,
+        extents: &Extents<'_>,
+    ) {
+        let (count, size) = (extents.count(), extents.size());
+        if count * size < small_bytes(state) {
+            return self.on_device(1, |sample| sample.all(tensor));
+        }
+        let dense = state.dense_elements();
+        let Some(gradient) = gradient(tensor) else {
+            let Some((elements, row)) = dense else {
+                let row = state.row_elements();
+                let indices = || sampled_elements(count, size, row);
+                return self.on_device(3, |sample| sample.elements(tensor, extents, indices()));
+            };
+            let row_bytes = match state.is_vector() {
+                true => MAX_SPACING,
+                false => row * size,
+            };
+            return self.on_device(2, |sample| {
+                match sampled_lines(elements * size, row_bytes, None) {
+                    Some(lines) => sample.lines(tensor, (elements, size), lines),
+                    None => sample.all(tensor),
+                }
+            });
+        };
+        let mut gradients = TensorState::new();
+        if gradients.read(&gradient)
+            && gradients.has_layout_of(state)
+            && let Some((elements, row)) = dense
+            && row * size > LINE
+            && let Some(guide) = self.guide(&gradient, row * size)
+        {
+            self.words(&[gradients.version(), gradients.pointer()]);
+            let row_bytes = row * size;
+            return self.on_device(4, |sample| {
+                let lines = sampled_lines(elements * size, row_bytes, Some(&guide));
+                sample.lines(tensor, (elements, size), lines.into_iter().flatten());
+                let of_gradient = sampled_gradient(row_bytes, &guide);
+                sample.lines(&gradient, (elements, size), of_gradient);
+            });
+        }
+        self.on_device(1, |sample| sample.all(tensor));
+    }
+
+    /// How elements on a device are read, and where the walk records, which.
+    fn on_device(&mut self, how: i64, add: impl FnOnce(&mut DeviceSample)) {
+        self.words(&[how, 0]);
+        if let Mode::Record { on_device, .. } = &mut self.mode {
+            add(on_device);
+        }
+    }
+
     /// Where the gradient of the next weight is, or was when it was recorded, largest.
     fn guide(&mut self, gradient: &Tensor, row_bytes: usize) -> Option<Arc<Guide>> {
         match &mut self.mode {
@@ -366,6 +435,14 @@ impl Write for TextWriter<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.0.bytes(text.as_bytes());
         Ok(())
+    }
+}
+
+/// Tensors of less bytes are compared in full.
+fn small_bytes(state: &TensorState<'_>) -> usize {
+    match state.is_vector() {
+        true => SMALL_VECTOR_BYTES,
+        false => SMALL_BYTES,
     }
 }
 

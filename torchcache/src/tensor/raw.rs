@@ -365,25 +365,36 @@ impl<'t> TensorState<'t> {
         row.iter().product::<i64>() as usize
     }
 
-    /// The elements of the tensor, if they are strided memory of the CPU and nothing is pending.
-    pub(crate) fn elements(&self) -> Option<StridedElements<'_>> {
-        const CPU: i32 = -1;
+    /// The extents of the tensor, if it is strided memory of any device and nothing is pending.
+    pub(crate) fn extents(&self) -> Option<Extents<'_>> {
         let &[_, pointer, layout, _, ref extents @ ..] = self.fields() else {
             return None;
         };
         let kind = ElementKind::from_code((layout >> 32) as u8)?;
-        let is_plain = layout == layout_field((layout >> 32) as i32, CPU, 0);
-        if pointer == 0 || !self.is_strided || !is_plain {
+        if pointer == 0 || !self.is_strided || layout & PENDING != 0 {
             return None;
         }
         let (shape, strides) = extents.split_at(self.rank);
-        Some(StridedElements {
-            tensor: PhantomData,
-            pointer: pointer as *const u8,
+        Some(Extents {
             size: kind.size(),
             shape,
             strides,
         })
+    }
+
+    /// The elements of the tensor, if they are strided memory of the CPU and nothing is pending.
+    pub(crate) fn elements(&self) -> Option<StridedElements<'_>> {
+        Some(StridedElements {
+            tensor: PhantomData,
+            extents: self.extents().filter(|_| self.is_on_cpu())?,
+            pointer: self.pointer() as *const u8,
+        })
+    }
+
+    /// Whether the tensor is on the CPU.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        const CPU: i32 = -1;
+        self.fields()[2] & DEVICE == layout_field(0, CPU, 0)
     }
 
     /// Whether it has one dimension.
@@ -393,47 +404,39 @@ impl<'t> TensorState<'t> {
 
     /// The bytes of the tensor, if it is contiguous on the CPU and nothing is pending.
     pub(crate) fn bytes(&self) -> Option<&'t [u8]> {
-        self.dense(self.dimensions()?.rev()).map(|(bytes, _)| bytes)
+        let extents = self.extents()?;
+        let (bytes, _) = self.dense(extents.dimensions().rev())?;
+        Some(bytes)
     }
 
     /// The bytes of the tensor in the order of its memory, where that has nothing else and nothing is
     /// pending; and how many of them a row has: a slice along the outermost dimension in memory, or all of
     /// a vector.
     pub(crate) fn memory(&self) -> Option<(&'t [u8], usize)> {
-        let (bytes, rows) = self.dense(self.dimensions()?.rev()).or_else(|| {
-            let mut dimensions: Vec<_> = self.dimensions()?.collect();
-            dimensions.sort_by_key(|&(_, stride)| stride);
-            self.dense(dimensions.into_iter())
-        })?;
+        let extents = self.extents()?;
+        let dense = self.dense(extents.dimensions().rev());
+        let (bytes, rows) = dense.or_else(|| self.dense(extents.by_stride()))?;
         Some((bytes, bytes.len() / rows.max(1)))
     }
 
-    /// The extent and stride of each dimension.
-    fn dimensions(&self) -> Option<impl DoubleEndedIterator<Item = (i64, i64)>> {
-        let StridedElements { shape, strides, .. } = self.elements()?;
-        Some(shape.iter().copied().zip(strides.iter().copied()))
+    /// How many elements [`memory`](Self::memory) is, and how many of them a row has, of a tensor on any
+    /// device.
+    pub(crate) fn dense_elements(&self) -> Option<(usize, usize)> {
+        let extents = self.extents()?;
+        let (elements, rows) = extents
+            .without_gaps(extents.dimensions().rev())
+            .or_else(|| extents.without_gaps(extents.by_stride()))?;
+        Some((elements, elements / rows.max(1)))
     }
 
     /// The bytes of the tensor, if the elements of its dimensions, from the innermost one, are on the CPU
     /// without gaps; and the number of rows.
     fn dense(&self, dimensions: impl Iterator<Item = (i64, i64)>) -> Option<(&'t [u8], usize)> {
         let StridedElements {
-            pointer,
-            size,
-            shape,
-            ..
+            pointer, extents, ..
         } = self.elements()?;
-        let (mut elements, mut outermost, mut is_vector) = (1, 1, true);
-        for (extent, stride) in dimensions.filter(|&(extent, _)| extent != 1) {
-            if stride != elements {
-                return None;
-            }
-            is_vector = elements == 1 && (self.rank == 1 || shape[0] == 1);
-            outermost = extent;
-            elements *= extent;
-        }
-        let rows = if is_vector { 1 } else { outermost as usize };
-        let length = elements as usize * size;
+        let (elements, rows) = extents.without_gaps(dimensions)?;
+        let length = elements * extents.size;
         // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
         // slice. It has a data pointer, which only layouts with one block of memory have, on the
         // CPU; its strides say that its `elements` elements are there without gaps. Foreign code
@@ -445,18 +448,16 @@ impl<'t> TensorState<'t> {
     }
 }
 
-/// The elements of a strided tensor in host memory, in the order of their indices.
-#[derive(Debug)]
-pub(crate) struct StridedElements<'s> {
-    tensor: PhantomData<&'s Tensor>,
-    pointer: *const u8,
+/// Where the elements of a strided tensor lie in memory, in the order of their indices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extents<'s> {
     /// Of an element, in bytes.
     size: usize,
     shape: &'s [i64],
     strides: &'s [i64],
 }
 
-impl<'s> StridedElements<'s> {
+impl<'s> Extents<'s> {
     /// The number of elements.
     pub(crate) fn count(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
@@ -467,25 +468,83 @@ impl<'s> StridedElements<'s> {
         self.size
     }
 
-    /// The bytes of one element.
+    /// How many elements before this one are in memory, from the data pointer on.
     ///
     /// # Panics
     ///
     /// If there are not more than `index` elements.
-    pub(crate) fn get(&self, index: usize) -> &'s [u8] {
+    pub(crate) fn offset(&self, index: usize) -> i64 {
         let (mut rest, mut offset) = (index as i64, 0);
         for (&extent, &stride) in self.shape.iter().zip(self.strides).rev() {
             offset += rest % extent * stride;
             rest /= extent;
         }
         assert_eq!(rest, 0, "element {index} of {:?}", self.shape);
+        offset
+    }
+
+    /// The extent and stride of each dimension.
+    fn dimensions(&self) -> impl DoubleEndedIterator<Item = (i64, i64)> + use<'s> {
+        self.shape.iter().copied().zip(self.strides.iter().copied())
+    }
+
+    /// From the innermost dimension in memory.
+    fn by_stride(&self) -> impl Iterator<Item = (i64, i64)> + use<'s> {
+        let mut dimensions: Vec<_> = self.dimensions().collect();
+        dimensions.sort_by_key(|&(_, stride)| stride);
+        dimensions.into_iter()
+    }
+
+    /// The number of elements and of rows, if the elements of the dimensions, from the innermost one, lie
+    /// without gaps.
+    fn without_gaps(&self, dimensions: impl Iterator<Item = (i64, i64)>) -> Option<(usize, usize)> {
+        let (mut elements, mut outermost, mut is_vector) = (1, 1, true);
+        for (extent, stride) in dimensions.filter(|&(extent, _)| extent != 1) {
+            if stride != elements {
+                return None;
+            }
+            is_vector = elements == 1 && (self.shape.len() == 1 || self.shape[0] == 1);
+            outermost = extent;
+            elements *= extent;
+        }
+        let rows = if is_vector { 1 } else { outermost as usize };
+        Some((elements as usize, rows))
+    }
+}
+
+/// The elements of a strided tensor in host memory, in the order of their indices.
+#[derive(Debug)]
+pub(crate) struct StridedElements<'s> {
+    tensor: PhantomData<&'s Tensor>,
+    pointer: *const u8,
+    extents: Extents<'s>,
+}
+
+impl<'s> StridedElements<'s> {
+    /// The number of elements.
+    pub(crate) fn count(&self) -> usize {
+        self.extents.count()
+    }
+
+    /// The size of an element in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.extents.size
+    }
+
+    /// The bytes of one element.
+    ///
+    /// # Panics
+    ///
+    /// If there are not more than `index` elements.
+    pub(crate) fn get(&self, index: usize) -> &'s [u8] {
+        let (offset, size) = (self.extents.offset(index), self.size());
         // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the
         // slice. It is strided memory of the CPU: libtorch checks that the element at every index
         // within the shape, `offset` elements from the data pointer, is inside the storage, and no
         // stride is negative. For the absence of writes see `TensorState::bytes`.
         unsafe {
-            let start = self.pointer.add(offset as usize * self.size);
-            std::slice::from_raw_parts(start, self.size)
+            let start = self.pointer.add(offset as usize * size);
+            std::slice::from_raw_parts(start, size)
         }
     }
 }
@@ -500,6 +559,12 @@ fn is_zero_tensor(tensor: &Tensor) -> bool {
 fn layout_field(kind: i32, device: i32, pending: i32) -> i64 {
     i64::from(kind) << 32 | i64::from(device as u16) << 8 | i64::from(pending)
 }
+
+/// The bits of the device in a layout.
+const DEVICE: i64 = 0xffff << 8;
+
+/// The bits of what is pending.
+const PENDING: i64 = 0xff;
 
 #[cfg(test)]
 mod tests {
