@@ -12,35 +12,13 @@ use crate::mirror;
 use crate::release::Release;
 use crate::shell;
 
-/// Of a large weight on a GPU each call compares the version, which these steps do not change.
-const LARGE_WEIGHTS: &str = "writes to large weights on a GPU need `refresh()`, as the guide says";
-
 const SPARSE: &str = "the fake device has no sparse tensors";
-
-const SLOW: &str =
-    "comparing 200 weights takes the fake device longer than calls wait for each other";
 
 /// Tests that do not hold on the fake device, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
     (
         "opaque_fields::private_weights_are_known_to_a_wrapper_in_a_field",
         "the fake device has no kernel for LSTM cells",
-    ),
-    (
-        "optimizer_steps::a_step_of_any_optimizer_on_a_pure_embedding_is_noticed",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "optimizer_steps::a_step_on_half_of_a_row_is_noticed",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "optimizer_steps::a_step_on_one_column_of_a_weight_is_noticed",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "optimizer_steps::a_step_on_one_element_of_a_vector_is_noticed",
-        LARGE_WEIGHTS,
     ),
     (
         "shared_arguments::a_sparse_shared_tensor_that_requires_grad_bypasses",
@@ -53,34 +31,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "shared_arguments::sparse_shared_tensors_are_keyed_by_stored_values",
         SPARSE,
-    ),
-    (
-        "shared_handles::a_change_seen_by_16_threads_is_hashed_once",
-        SLOW,
-    ),
-    (
-        "shared_handles::a_module_in_16_threads_computes_one_identity",
-        SLOW,
-    ),
-    (
-        "shared_handles::calls_that_watch_one_store_do_not_bypass_the_cache",
-        SLOW,
-    ),
-    (
-        "weight_changes::a_step_of_sgd_on_few_rows_of_a_large_table_is_noticed",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "weight_changes::an_unseen_write_to_a_row_of_any_layout_is_noticed",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "weight_changes::weights_that_share_memory_are_watched_each",
-        LARGE_WEIGHTS,
-    ),
-    (
-        "weight_changes::running_statistics_moved_by_training_are_noticed",
-        "batch_norm writes no running statistics on the fake device",
     ),
 ];
 
