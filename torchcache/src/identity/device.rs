@@ -1,7 +1,8 @@
-//! Watched elements of tensors on a device. The sample of all tensors is gathered there and copied to the
-//! host at once: each copy waits for the device.
+//! Watched elements of tensors on a device. The sample of all tensors is gathered and summed up there, and the
+//! sums are copied to the host at once: each copy waits for the device.
 
-use std::sync::Mutex;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, OnceLock};
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -9,10 +10,42 @@ use super::sample::{LINE, digest};
 use crate::sync::lock;
 use crate::tensor::raw::{self, Extents};
 
+/// So many words of the sample have one sum: 8 bytes are copied of 4 KiB.
+const WORDS: usize = 1024;
+
+/// The sample is summed up in parts of about so many bytes, which take little memory on the device.
+const PART_BYTES: usize = 16 << 20;
+
+/// A factor for each word of a sum. Each is odd, so that a change of one word changes the sum; only this process
+/// knows them, so that no changes of several can be made to cancel out.
+fn factors() -> &'static [i64] {
+    static FACTORS: OnceLock<Vec<i64>> = OnceLock::new();
+    FACTORS.get_or_init(|| {
+        let random = RandomState::new();
+        let factor = |word| random.hash_one(word) as i64 | 1;
+        (0..WORDS).map(factor).collect()
+    })
+}
+
+/// The sums of the bytes of some pieces: of 32-bit words, each times its factor, modulo 2^64.
+fn sums(pieces: &[Tensor], factors: &Tensor) -> Result<Tensor, TchError> {
+    let length: usize = pieces.iter().map(Tensor::numel).sum();
+    let padding = length.next_multiple_of(4 * WORDS) - length;
+    let padding = Tensor::f_zeros([padding as i64], (Kind::Uint8, factors.device()))?;
+    let padded: Vec<&Tensor> = pieces.iter().chain([&padding]).collect();
+    let bytes = Tensor::f_cat(&padded, 0)?;
+    let words = bytes.f_view_dtype(Kind::Int)?.f_view([-1, WORDS as i64])?;
+    let mut products = words.f_to_kind(Kind::Int64)?;
+    let products = products.f_mul_(factors)?;
+    products.f_sum_dim_intlist(1, false, None)
+}
+
 /// Which elements to gather, of all watched tensors.
 #[derive(Debug, Default)]
 pub(super) struct DeviceSample {
     pieces: Vec<Piece>,
+    /// The factors on each device of a piece.
+    factors: Vec<Tensor>,
     /// An error kept some of them out.
     is_incomplete: bool,
 }
@@ -132,15 +165,22 @@ impl DeviceSample {
     fn share(&self) -> Self {
         DeviceSample {
             pieces: self.pieces.iter().map(Piece::share).collect(),
+            factors: self.factors.iter().map(Tensor::shallow_clone).collect(),
             is_incomplete: self.is_incomplete,
         }
     }
 
     fn add(&mut self, elements: impl FnOnce() -> Result<Elements, TchError>) {
-        match elements() {
-            Ok(elements) => self.pieces.push(Piece::new(elements)),
-            Err(_) => self.is_incomplete = true,
-        }
+        let added = elements().and_then(|elements| {
+            let piece = Piece::new(elements);
+            if !self.factors.iter().any(|it| it.device() == piece.device) {
+                let factors = Tensor::from_slice(factors()).f_to_device(piece.device)?;
+                self.factors.push(factors);
+            }
+            self.pieces.push(piece);
+            Ok(())
+        });
+        self.is_incomplete |= added.is_err();
     }
 
     /// A digest of the elements as they are now: one copy for each device. `None` where they cannot be
@@ -149,25 +189,45 @@ impl DeviceSample {
         if self.is_incomplete {
             return None;
         }
-        let mut devices: Vec<(Device, Vec<Tensor>)> = Vec::new();
-        for piece in self.pieces {
-            let device = piece.device;
-            let bytes = piece.gather().ok()??;
-            match devices.iter_mut().find(|(other, _)| *other == device) {
-                Some((_, all)) => all.push(bytes),
-                None => devices.push((device, vec![bytes])),
-            }
+        let (mut pieces, mut digests) = (self.pieces, Vec::new());
+        for factors in &self.factors {
+            let device = factors.device();
+            let here = pieces.extract_if(.., |piece| piece.device == device);
+            let sums = sums_of(here, factors).ok()??;
+            digests.extend_from_slice(&digest(raw::view(&sums).ok()?).to_le_bytes());
         }
-        let mut sample = Vec::new();
-        for (_, bytes) in devices {
-            let bytes = Tensor::f_cat(&bytes, 0)
-                .ok()?
-                .f_to_device(Device::Cpu)
-                .ok()?;
-            sample.extend_from_slice(&digest(raw::view(&bytes).ok()?).to_le_bytes());
-        }
-        Some(digest(&sample))
+        Some(digest(&digests))
     }
+}
+
+/// The sums of all pieces of a device, on the host. `None` where one was moved.
+fn sums_of(
+    pieces: impl Iterator<Item = Piece>,
+    factors: &Tensor,
+) -> Result<Option<Tensor>, TchError> {
+    let (mut all, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for piece in pieces {
+        let Some(elements) = piece.gather()? else {
+            return Ok(None);
+        };
+        if elements.numel() > PART_BYTES {
+            for slice in elements.f_split(PART_BYTES as i64, 0)? {
+                all.push(sums(&[slice], factors)?);
+            }
+            continue;
+        }
+        bytes += elements.numel();
+        part.push(elements);
+        if bytes >= PART_BYTES {
+            all.push(sums(&part, factors)?);
+            part.clear();
+            bytes = 0;
+        }
+    }
+    if !part.is_empty() {
+        all.push(sums(&part, factors)?);
+    }
+    Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu).map(Some)
 }
 
 /// A sample, and its digest when it was recorded.
@@ -213,7 +273,7 @@ mod tests {
 
     /// Works on any device.
     #[test]
-    fn the_digest_is_that_of_the_sampled_bytes() {
+    fn the_digest_is_that_of_the_sums_of_the_sampled_bytes() {
         let table = Tensor::arange(4_096, (Kind::Float, Device::Cpu)).view([64, 64]);
         let bytes = raw::view(&table).unwrap();
         let transposed = table.tr();
@@ -234,7 +294,20 @@ mod tests {
             &bytes[256..260],
             &bytes[4..8],
         ];
-        let expected = digest(&digest(&expected.concat()).to_le_bytes());
+        let mut expected = expected.concat();
+        expected.resize(expected.len().next_multiple_of(4 * WORDS), 0);
+        let sums = expected.chunks(4 * WORDS).map(|group| {
+            let (words, _) = group.as_chunks();
+            let words = words
+                .iter()
+                .map(|&word| i64::from(i32::from_le_bytes(word)));
+            let products = words
+                .zip(factors())
+                .map(|(word, &factor)| word.wrapping_mul(factor));
+            products.fold(0, i64::wrapping_add)
+        });
+        let sums: Vec<u8> = sums.flat_map(i64::to_le_bytes).collect();
+        let expected = digest(&digest(&sums).to_le_bytes());
         assert_eq!(sample.digest(), Some(expected));
     }
 
@@ -256,6 +329,23 @@ mod tests {
         }
         recorded.release();
         assert!(!recorded.is_unchanged());
+    }
+
+    #[test]
+    fn each_bit_of_a_word_counts() {
+        let tensor = Tensor::zeros([4 * WORDS as i64 + 3], (Kind::Uint8, Device::Cpu));
+        let mut sample = DeviceSample::default();
+        sample.all(&tensor);
+        let recorded = RecordedSample::new(sample);
+        for at in [0, 1, 2, 3, 4_093, 4_095, 4_098] {
+            for bit in 0..8 {
+                let mut byte = tensor.narrow(0, at, 1);
+                let _ = byte.fill_(1 << bit);
+                assert!(!recorded.is_unchanged(), "bit {bit} of byte {at}");
+                let _ = byte.fill_(0);
+                assert!(recorded.is_unchanged());
+            }
+        }
     }
 
     /// Its memory may be that of another tensor.
