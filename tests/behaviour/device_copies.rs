@@ -242,7 +242,7 @@ fn missing_rows_of_all_arguments_are_selected_by_one_index() {
     assert_eq!(copies_of(&[0, 1, 3, 4]), [(3, 10), (1, 2)], "ranges");
     // And an index of the missing rows, and the places of these and of the others.
     assert_eq!(copies_of(&[0, 5, 1, 6]), [(3, 10), (4, 2)], "not ranges");
-    assert_eq!(counts(&sum_cache()), (7, 4, 0));
+    assert_eq!(counts(sum_cache()), (7, 4, 0));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn weights_that_cannot_be_sampled_are_hashed_again() {
         vs.root()
             .randn_standard(&format!("small{number}"), &[100, 100]);
     }
-    let mut factor = vs.root().zeros("factor", &[1]);
+    let factor = vs.root().zeros("factor", &[1]);
     vs.freeze();
     let factor_of = factor.shallow_clone();
     let options = Options::builder().version("sampled").build().unwrap();

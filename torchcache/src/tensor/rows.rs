@@ -83,6 +83,7 @@ mod tests {
             &[0, 1, 2, 3],
             &[0, 2],
             &[1, 1],
+            &[0, 0, 2],
             &[],
         ] {
             let index = Tensor::from_slice(rows);
