@@ -34,12 +34,15 @@ fn paused(locks: Locks, is_kept: bool) {
     let other = Arc::new(Mutex::new(None));
     let decide = {
         let (sim, other) = (sim.clone(), other.clone());
-        move |call: Call, name: &std::ffi::OsStr| {
+        move |call: Call, _: &_| {
             let mut other = other.lock().unwrap();
             if call == Call::Sync && other.is_none() {
                 let dir = sim.open_dir("/cache".as_ref(), false).unwrap();
                 let earlier = SystemTime::now() - Duration::from_secs(120);
-                dir.open(name).unwrap().set_modified(earlier).unwrap();
+                for file in sim.files("/cache".as_ref()) {
+                    let file = dir.open(file.file_name().unwrap()).unwrap();
+                    file.set_modified(earlier).unwrap();
+                }
                 let sim = sim.clone();
                 let opens = thread::spawn(move || opened(sim, "/cache"));
                 *other = Some(opens.join().unwrap());
