@@ -77,15 +77,19 @@ pub(crate) fn encode_rows(
         let workers: Vec<_> = work
             .chunks(share)
             .map(|chunk| {
-                thread::Builder::new().spawn_scoped(scope, move || encode_chunk(chunk, level))
+                let encode = move || encode_chunk(chunk, level);
+                let worker = thread::Builder::new().spawn_scoped(scope, encode);
+                worker.map_err(|_| chunk)
             })
             .collect();
         workers
             .into_iter()
-            .map(|worker| {
-                worker?
+            .map(|worker| match worker {
+                Ok(worker) => worker
                     .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // There is no thread for it.
+                Err(chunk) => encode_chunk(chunk, level),
             })
             .collect::<io::Result<Vec<EncodedChunk>>>()
     })?;

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::manifest::{Manifest, newest, note_newest};
-use torchcache_store::{Fault, FlushError, Store};
+use torchcache_store::{Compression, Fault, FlushError, RowBatch, RowValues, Store};
 
-use crate::common::{batch, count_right, keys, manual_flush, segments};
+use crate::common::{batch, count_right, keys, manual_flush, segments, value};
 
 const LEN: usize = 100;
 
@@ -195,4 +196,36 @@ fn the_note_of_the_newest_manifest_outlives_a_full_disk() {
     let temps = fs::read_dir(&path).expect("it is there").flatten();
     let is_temp = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".tmp-");
     assert!(!temps.into_iter().any(|entry| is_temp(&entry)));
+}
+
+/// Rows whose values are written on a thread that cannot start another one.
+struct OnlyThread(Vec<u8>);
+
+impl RowValues for OnlyThread {
+    fn row(&self, row: usize) -> &[u8] {
+        if row == 0 {
+            for call in [libc::SYS_clone3, libc::SYS_clone] {
+                filter(call, SeccompAction::Errno(libc::EAGAIN as u32));
+            }
+            std::thread::Builder::new()
+                .spawn(|| ())
+                .expect_err("there is no thread");
+        }
+        &self.0[row * LEN..][..LEN]
+    }
+}
+
+#[test]
+fn rows_are_compressed_where_no_thread_can_be_started() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = manual_flush().with_compression(Some(Compression::new(1, 4)));
+    let store = Store::open(dir.path(), config).expect("it opens");
+    let rows = keys(0..40);
+    let values = rows.iter().flat_map(|key| value(key, LEN)).collect();
+    let values = Arc::new(OnlyThread(values));
+    let batch = RowBatch::shared(rows.clone(), b"a".as_slice().into(), values, LEN);
+    store.put(batch.expect("the parts fit"));
+    assert_eq!(store.flush(), Ok(()));
+    assert_eq!(store.stats().faults.total(), 0);
+    assert_eq!(count_right(&store, &rows, LEN), 40);
 }
