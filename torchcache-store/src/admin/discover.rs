@@ -14,7 +14,9 @@ use crate::fs::permissions;
 use crate::fs::temp_file::is_temp;
 use crate::fs::{Directory, FileSystem, Metadata, Os, file_names};
 use crate::manifest::{self, Manifest};
-use crate::segment::{SegmentError, SegmentReader, is_foreign, segment_names, visit_segments};
+use crate::segment::{
+    SegmentError, SegmentReader, has_flipped_version, is_foreign, segment_names, visit_segments,
+};
 use crate::size::sum;
 use crate::threads;
 
@@ -316,7 +318,14 @@ pub(super) fn read_manifest(dir: &dyn Directory) -> io::Result<io::Result<Manife
 
 /// Opens a segment whose permissions were accepted.
 pub(super) fn open(dir: &dyn Directory, name: &str) -> Result<SegmentReader, SegmentError> {
-    SegmentReader::open_in(dir, name.as_ref(), false)
+    let opened = SegmentReader::open_in(dir, name.as_ref(), false);
+    if let Err(SegmentError::FutureVersion(version)) = opened
+        && has_flipped_version(&*dir.open(name.as_ref())?, version)?
+    {
+        let what = format!("a bit of its version was flipped: it begins as version {version}");
+        return Err(SegmentError::Corrupt(what));
+    }
+    opened
 }
 
 /// Calls `read` on a segment if its permissions are accepted. They are checked before the file is opened,

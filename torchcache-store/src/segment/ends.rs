@@ -33,8 +33,16 @@ impl Ends {
         };
         let mut head = [0; HEADER_LEN];
         read_at(file, &mut head, 0)?;
-        let version = check_header(&head)?;
+        Ends::read_end(file, file_len, check_header(&head)?, between)
+    }
 
+    /// Reads and checks the end of a file whose header has this version. `between` the two are so many bytes.
+    fn read_end(
+        file: &dyn File,
+        file_len: u64,
+        version: u32,
+        between: u64,
+    ) -> Result<Ends, SegmentError> {
         let mut tail = [0; TRAILER_LEN];
         read_at(file, &mut tail, file_len - TRAILER_LEN as u64)?;
         if !tail.ends_with(&END_MAGIC) {
@@ -114,6 +122,22 @@ fn check_header(head: &[u8; HEADER_LEN]) -> Result<u32, SegmentError> {
         return corrupt("the header is malformed".into());
     }
     Ok(version)
+}
+
+/// Whether a segment that seems to be of a newer version is one of this version, or of an earlier one, with
+/// a flipped bit in its header: the end of it has a version too, and a checksum over that.
+pub(crate) fn has_flipped_version(file: &dyn File, newer: u32) -> Result<bool, SegmentError> {
+    let file_len = file.metadata()?.len;
+    let between = file_len.saturating_sub((HEADER_LEN + TRAILER_LEN) as u64);
+    for version in (1..=VERSION).filter(|version| (version ^ newer).is_power_of_two()) {
+        let read = Ends::read_end(file, file_len, version, between);
+        match read.and_then(|ends| ends.check_in_pieces(file)) {
+            Ok(()) => return Ok(true),
+            Err(error @ SegmentError::Io(_)) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 /// How many rows a segment claims to have. The number fits the length of the file; the footer is

@@ -40,7 +40,7 @@ pub use writer::{FinishedSegment, SegmentWriter};
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{RawValue, encode_rows};
-pub(crate) use ends::claimed_rows;
+pub(crate) use ends::{claimed_rows, has_flipped_version};
 pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{rows_within, segment_bytes};
 pub(crate) use name::{

@@ -12,6 +12,7 @@ use torchcache_faults::rows::{
     count_right, expect_all, expect_no_faults, fetch, keys, manual_flush, put_flushed,
 };
 use torchcache_faults::sim::Sim;
+use torchcache_store::admin::{Root, check};
 use torchcache_store::{Fault, Key, Store};
 
 use crate::versions;
@@ -212,6 +213,7 @@ impl Damage {
             let sim = holding(&sound.bytes);
             let before = opened(&sim, !mmap);
             sim.damage(&path(), change);
+            is_reported(&sim);
             let store = opened(&sim, mmap);
             let records = sound.records();
             let is_read = records.start <= hit.start && hit.end <= records.end;
@@ -241,6 +243,17 @@ impl Damage {
             expect_all(&store, 100..103, LEN);
         });
     }
+}
+
+/// Whatever is damaged, a check says so. (Under a name that torchcache gives: it may be any program's otherwise.)
+fn is_reported(damaged: &Sim) {
+    let sim = Sim::new();
+    let file = Path::new(DIR).join("0000000000000000-1-0000000000000000.tcs");
+    sim.add(&file, damaged.bytes(&path()));
+    let root = Root::open_on(Arc::new(sim), Path::new(DIR)).expect("it is there");
+    let caches = root.list().expect("it can be listed").caches;
+    let report = check(&caches, &()).remove(0);
+    assert!(report.segments[0].state.is_corrupt(), "{report:?}");
 }
 
 /// Compaction leaves out corrupt rows, and nothing else.
