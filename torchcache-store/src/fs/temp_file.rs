@@ -14,6 +14,9 @@ use crate::clock;
 /// The start of the name of a temporary file.
 pub(crate) const PREFIX: &str = ".tmp-";
 
+/// The start of the name of one that its writer could not lock.
+const UNLOCKED_PREFIX: &str = ".tmp-unlocked-";
+
 /// Its end, and that of the name of a segment.
 pub(crate) const SUFFIX: &str = ".tcs";
 
@@ -42,6 +45,8 @@ pub(crate) fn is_unique(name: &str) -> bool {
 pub(crate) struct TempFile {
     dir: Arc<dyn Directory>,
     name: String,
+    /// Whether its writer has the lock.
+    is_locked: bool,
     /// It was renamed or removed.
     is_gone: bool,
 }
@@ -53,15 +58,22 @@ impl TempFile {
         let now = clock::now();
         let random = RandomState::new().hash_one(now);
         let process = std::process::id();
-        let name = format!("{PREFIX}{now:016x}-{process:x}-{random:016x}{SUFFIX}");
+        let unique = format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}");
+        let name = format!("{PREFIX}{unique}");
         let file = dir.create(name.as_ref())?;
-        // The lock shows that the writer lives. Without locks, the age of the file has to.
-        let _ = file.try_lock();
-        let temp = TempFile {
+        let mut temp = TempFile {
             dir,
             name,
+            // The lock shows that the writer lives. Without locks, the age of the file has to. Another process
+            // that looks at the file may have the lock for a moment.
+            is_locked: file.try_lock().unwrap_or(false),
             is_gone: false,
         };
+        if !temp.is_locked {
+            let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
+            temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
+            temp.name = unlocked;
+        }
         Ok((temp, file))
     }
 
@@ -82,6 +94,11 @@ impl TempFile {
         Ok(temp)
     }
 
+    /// Whether other processes can see from the lock of the file that its writer lives.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+
     /// The directory of the file.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
         &self.dir
@@ -89,7 +106,11 @@ impl TempFile {
 
     /// The unique part of the name, for a file that needs no particular one.
     pub(crate) fn unique_name(&self) -> &str {
-        &self.name[PREFIX.len()..]
+        let prefix = match self.is_locked {
+            true => PREFIX,
+            false => UNLOCKED_PREFIX,
+        };
+        &self.name[prefix.len()..]
     }
 
     /// Renames the file. An existing file is not replaced.
@@ -127,14 +148,16 @@ pub(crate) fn replace(dir: &Arc<dyn Directory>, name: &str, bytes: &[u8]) -> io:
     temp.publish(name).map(drop)
 }
 
-/// Whether a temporary file has no writer any more: it is not locked, or cannot be, and was not written
+/// Whether a temporary file has no writer any more: it is not locked, or could not be, and was not written
 /// to for some time. A time in the future counts as now, unless it is far ahead.
 fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     let file = dir.open(name.as_ref())?;
     let (metadata, locked) = (file.metadata()?, file.try_lock());
     Ok(match locked {
-        Ok(taken) => taken && is_older(metadata.modified, STALE_AFTER),
-        Err(_) => is_older(metadata.modified, STALE_AFTER_UNLOCKABLE),
+        Ok(taken) if !name.starts_with(UNLOCKED_PREFIX) => {
+            taken && is_older(metadata.modified, STALE_AFTER)
+        }
+        _ => is_older(metadata.modified, STALE_AFTER_UNLOCKABLE),
     })
 }
 

@@ -1,18 +1,22 @@
 //! Impossible times, as after a clock was set back, and directories with 100,000 files.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use proptest::prelude::*;
+use rustix::io::Errno;
 use torchcache_faults::cases::{cases, eventually, random, seen};
+use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{
     batch, count_right, expect_all, expect_no_faults, manual_flush, put_flushed,
 };
 use torchcache_faults::sim::Sim;
+use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Store};
 
 const LEN: usize = 9000;
@@ -49,6 +53,59 @@ fn rows_of_the_same_second_are_found() {
         put_flushed(&writer, row..row + 1, LEN);
         thread::sleep(Duration::from_millis(250));
         expect_all(&reader, 0..row + 1, LEN);
+    }
+}
+
+/// A writer pauses for longer than a minute, and does not have the lock of its file: the system refused it, or
+/// another process looked at the file in that moment.
+#[test]
+fn a_writer_without_a_lock_keeps_its_file_over_a_pause() {
+    for refused in [
+        Some(Errno::NOLCK),
+        Some(Errno::IO),
+        Some(Errno::NOSYS),
+        None,
+    ] {
+        let sim = Sim::new();
+        let held = Mutex::new(None);
+        let decide = {
+            let sim = sim.clone();
+            move |call: Call, name: &OsStr| {
+                let dir = sim.open_dir(Path::new("/cache"), false);
+                let is_flusher = thread::current().name() == Some("torchcache-store");
+                if !is_flusher {
+                    return Fate::Done;
+                }
+                let dir = dir.unwrap();
+                match (call, refused) {
+                    (Call::Lock, Some(errno)) => return Fate::Fails(errno),
+                    (Call::Lock, None) => {
+                        let file = dir.open(name).unwrap();
+                        assert!(file.try_lock().unwrap());
+                        *held.lock().unwrap() = Some(file);
+                    }
+                    (Call::Sync, _) => {
+                        drop(held.lock().unwrap().take());
+                        let mut files = sim.files(Path::new("/cache"));
+                        files.retain(|path| path.to_string_lossy().contains(".tmp-"));
+                        let name = files[0].file_name().unwrap();
+                        let before = SystemTime::now() - Duration::from_secs(120);
+                        dir.open(name).unwrap().set_modified(before).unwrap();
+                        let other = Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush());
+                        drop(other.unwrap());
+                    }
+                    _ => {}
+                }
+                Fate::Done
+            }
+        };
+        let fs = Arc::new(Faulty::new(sim.clone(), decide));
+        let store = Store::open_on(fs, "/cache", manual_flush()).unwrap();
+        store.put(batch(0..3, LEN));
+        assert_eq!(store.flush(), Ok(()), "{refused:?}");
+        expect_all(&store, 0..3, LEN);
+        let files = sim.files(Path::new("/cache"));
+        assert_eq!(files.len(), 1, "no other file is left: {files:?}");
     }
 }
 
