@@ -2,11 +2,13 @@
 //! all that it can back where there are none left, so that the program can open files of its own.
 
 use std::io;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+
+use crate::progress::{FlusherProgress, Turn, Turns};
 
 /// The store keeps at most one of so many open between calls.
 const SHARE: u64 = 4;
@@ -85,30 +87,10 @@ pub(crate) fn retry<T, E: OsError>(mut open: impl FnMut() -> Result<T, E>) -> Re
     opened
 }
 
-/// How many flushers work on files.
-static WORKING: Mutex<u64> = Mutex::new(0);
-static DONE: Condvar = Condvar::new();
+/// The flushers that work on files: not more at a time than there are descriptors for.
+static FLUSHERS: LazyLock<Arc<Turns>> = LazyLock::new(Arc::default);
 
-/// Lets a flusher work on files, while it exists: not more at a time than there are descriptors for.
-#[derive(Debug)]
-pub(crate) struct FlusherTurn(());
-
-impl FlusherTurn {
-    /// Waits for a turn. Calls `waited` whenever another flusher has ended its own.
-    pub(crate) fn take(waited: impl Fn()) -> FlusherTurn {
-        let mut working = WORKING.lock().unwrap_or_else(PoisonError::into_inner);
-        while *working >= share(FLUSHER_SHARE).max(1) {
-            working = DONE.wait(working).unwrap_or_else(PoisonError::into_inner);
-            waited();
-        }
-        *working += 1;
-        FlusherTurn(())
-    }
-}
-
-impl Drop for FlusherTurn {
-    fn drop(&mut self) {
-        *WORKING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        DONE.notify_all();
-    }
+/// Waits for the turn of a flusher to work on files.
+pub(crate) fn flusher_turn(progress: &Arc<FlusherProgress>) -> Turn {
+    FLUSHERS.take(progress, || share(FLUSHER_SHARE))
 }

@@ -88,6 +88,7 @@ mod key;
 #[cfg(feature = "unstable")]
 pub mod manifest;
 mod process;
+mod progress;
 #[cfg(feature = "unstable")]
 pub mod schema;
 #[cfg(not(feature = "unstable"))]

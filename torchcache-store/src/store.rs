@@ -11,7 +11,7 @@ use crate::catalog::located::Located;
 use crate::config::Config;
 use crate::engine::handle::Handle;
 use crate::engine::root::{RootClaim, SharedRoot};
-use crate::engine::write_queue::{Stalled, is_flusher_thread};
+use crate::engine::write_queue::Stalled;
 use crate::engine::{Engine, read};
 use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
@@ -20,6 +20,7 @@ use crate::fs::FileSystem;
 use crate::fs::{Os, removed};
 use crate::key::Key;
 use crate::process::{registry, shutdown};
+use crate::progress::is_flusher_thread;
 use crate::segment::rows_within;
 
 /// The rows of one directory. All stores of a process with the same directory share them.

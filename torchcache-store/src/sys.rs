@@ -23,6 +23,27 @@ pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// Waits until what was written to a file is with the disk. It need not survive a power loss before the file
+/// is synced.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn write_back(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    const ALL: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the call takes numbers only, and the descriptor is open.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, ALL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The same, which takes longer.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn write_back(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
 /// Registers `hook` to run when the process ends by `exit` or by returning from `main`. Returns
 /// whether the C library accepted it.
 pub(crate) fn at_exit(hook: extern "C" fn()) -> bool {

@@ -326,6 +326,10 @@ impl File for FaultyFile {
         self.run(Call::Sync, || self.inner.sync())
     }
 
+    fn sync_part(&self) -> io::Result<()> {
+        self.run(Call::Sync, || self.inner.sync_part())
+    }
+
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {
         self.run(Call::SetModified, || self.inner.set_modified(time))
     }

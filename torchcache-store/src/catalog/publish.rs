@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, remove_if_present};
 use crate::key::Key;
+use crate::progress;
 use crate::segment::{FinishedSegment, is_foreign, rely_on, visit_segments};
 
 impl Catalog {
@@ -124,6 +125,7 @@ impl Catalog {
         unremovable: &mut Unremovable,
         name: &str,
     ) -> bool {
+        progress::note();
         let Err(error) = remove_if_present(dir, name) else {
             return true;
         };

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::fs::Directory;
 use crate::fs::temp_file::may_be_withdrawn;
 use crate::key::Key;
+use crate::progress;
 use crate::segment::{CopyError, MOST_ROWS, RowEntry, RowGroup, SegmentWriter, copy_records};
 
 /// So many segments of about one size are joined.
@@ -114,11 +115,11 @@ fn copy(
 ) -> Result<(), CopyError> {
     let reader = engine.catalog.open_segment(dir, source.name())?;
     let accept = |row: &RowEntry, _: &RowGroup, _: &[u8]| {
-        engine.queue.note_progress();
+        progress::note();
         Ok(copied.insert(row.key))
     };
     copy_records(&reader, writer, accept, |error| {
-        engine.queue.note_progress();
+        progress::note();
         let faults = &engine.catalog.faults;
         faults.note(error.fault(), &source.path, error);
     })

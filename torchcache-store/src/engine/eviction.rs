@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::Eviction;
 use crate::fault::Fault;
 use crate::fs::Directory;
+use crate::progress;
 use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, is_settled};
 use crate::size::sum;
 
@@ -103,7 +104,7 @@ pub(crate) fn enforce_kept_limit(engine: &Engine) {
         if catalog.dir_time().is_none_or(is_settled) || since.elapsed() > SETTLE_TIMEOUT {
             break;
         }
-        engine.queue.note_progress();
+        progress::note();
         std::thread::sleep(POLL_INTERVAL);
     }
     make_room(engine, 0, true);
@@ -193,6 +194,7 @@ fn candidates(
 ) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for segment in catalog.live_segments() {
+        progress::note();
         match dir.stat(segment.name().as_ref()) {
             Ok(file) => segment.note_read_elsewhere(file.modified),
             // It takes no room.
@@ -256,6 +258,7 @@ fn detach_evicted(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegmen
 /// Skipped files are removed first, since they serve no row.
 fn remove_skipped(catalog: &Catalog, dir: &dyn Directory, scan: &mut Scan, excess: &mut u64) {
     scan.skipped.retain(|name, file| {
+        progress::note();
         // One that changed may be sound by now.
         let is_removed = *excess > 0
             && !file.is_left_alone()

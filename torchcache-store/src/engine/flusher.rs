@@ -6,17 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::write_queue::{FlusherTask, WriteBatch, set_flusher_thread};
+use super::write_queue::{FlusherTask, WriteBatch};
 use super::{Engine, compaction, eviction, root_eviction};
 use crate::batch::RowBatch;
 use crate::catalog::located::Located;
 use crate::config::{Config, Eviction};
-use crate::descriptors::FlusherTurn;
 use crate::events::Deferred;
 use crate::fault::Fault;
 use crate::segment::{Encoding, RawValue, SegmentWriter, encode_rows, segment_bytes};
 use crate::sync::thread::{Builder, JoinHandle};
-use crate::sys;
+use crate::{descriptors, progress, sys};
 
 /// Values are compressed in windows of about this size, to bound the memory of their frames.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -26,7 +25,7 @@ pub(crate) fn spawn(engine: &Arc<Engine>) -> io::Result<JoinHandle<()>> {
     let engine = engine.clone();
     let builder = Builder::new().name("torchcache-store".into());
     let work = move || {
-        set_flusher_thread(true);
+        engine.queue.progress.follow_this_thread();
         lower_priority();
         run(&engine);
     };
@@ -73,7 +72,7 @@ fn run(engine: &Engine) {
 /// meanwhile.
 fn on_files(engine: &Engine, work: impl FnOnce()) {
     guarded(engine, || {
-        let _turn = FlusherTurn::take(|| engine.queue.note_progress());
+        let _turn = descriptors::flusher_turn(&engine.queue.progress);
         work();
     });
 }
@@ -170,7 +169,7 @@ fn write_items(
                 element_bytes: batch.element_len(),
             })
             .collect();
-        let encoded = encode_rows(&values, compression)?;
+        let encoded = progress::compute(|| encode_rows(&values, compression))?;
         for (item, (encoding, stored)) in window.iter().zip(encoded.rows(&values)) {
             segments.push(item, encoding, stored)?;
         }
@@ -216,7 +215,6 @@ impl Segments<'_> {
             None => self.open.insert(create(self.engine)?),
         };
         let raw_len = batch.row_len() as u32; // checked when the batch was made
-        self.engine.queue.note_progress();
         open.push(batch.key(*row), batch.schema(), raw_len, encoding, stored)
     }
 
@@ -227,7 +225,6 @@ impl Segments<'_> {
     fn publish(&mut self, segment: SegmentWriter) -> io::Result<()> {
         let engine = self.engine;
         let finished = segment.finish()?;
-        engine.queue.note_progress();
         let rows = finished.footer().row_count();
         if !eviction::admit(engine, finished.bytes()) {
             self.refuse(rows);
@@ -240,7 +237,6 @@ impl Segments<'_> {
             stored.fetch_add(rows as u64, Ordering::Relaxed);
         }
         *self.unwritten -= rows;
-        engine.queue.note_progress();
         Ok(())
     }
 

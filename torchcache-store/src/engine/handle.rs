@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use super::root::SharedRoot;
-use super::write_queue::is_flusher_thread;
 use super::{Engine, eviction, flusher};
 use crate::config::Config;
 use crate::events::Deferring;
 use crate::fault::Fault;
 use crate::fork;
 use crate::fs::FileSystem;
+use crate::progress::is_flusher_thread;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Mutex, MutexGuard};
 

@@ -21,12 +21,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use self::root::SharedRoot;
-use self::write_queue::{QueueLimits, WriteQueue, is_flusher_thread};
+use self::write_queue::{QueueLimits, WriteQueue};
 use crate::catalog::Catalog;
 use crate::config::{Config, Eviction};
 use crate::events;
 use crate::fault::Fault;
 use crate::fs::FileSystem;
+use crate::progress::is_flusher_thread;
 use crate::sync::RwLock;
 
 /// Everything of a store but the handle that its users share.

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, PoisonError, Weak};
 
 use crate::catalog::Catalog;
 use crate::fs::FileSystem;
+use crate::progress::Turns;
 use crate::size::sum;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -25,8 +26,8 @@ pub(crate) struct SharedRoot {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) path: PathBuf,
     state: Mutex<RootState>,
-    /// Held while the root is listed and segments are removed, by one flusher at a time.
-    enforcing: Mutex<()>,
+    /// One flusher at a time lists the root and removes segments.
+    pub(super) enforcing: Arc<Turns>,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +102,7 @@ impl SharedRoot {
             fs,
             path,
             state: Mutex::default(),
-            enforcing: Mutex::default(),
+            enforcing: Arc::default(),
         }))
     }
 
@@ -119,12 +120,6 @@ impl SharedRoot {
 
     fn state(&self) -> MutexGuard<'_, RootState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn enforcing(&self) -> MutexGuard<'_, ()> {
-        self.enforcing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a store of this process.

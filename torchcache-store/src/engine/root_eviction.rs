@@ -19,9 +19,9 @@ use crate::config::Eviction;
 use crate::fault::Fault;
 use crate::fs::temp_file::is_unique;
 use crate::fs::{Directory, permissions, remove_if_present};
+use crate::progress::{self, Turn};
 use crate::segment::{SegmentError, claimed_rows, segment_names};
 use crate::size::sum;
-use crate::sync::MutexGuard;
 
 /// The name of a store's directory in its root.
 fn cache_name(engine: &Engine) -> &OsStr {
@@ -55,12 +55,12 @@ pub(crate) fn room(engine: &Engine) -> u64 {
 }
 
 /// The caches of a root. No other flusher of this process lists it meanwhile.
-struct ListedRoot<'r> {
+struct ListedRoot {
     bound: u64,
     /// The bytes of all caches.
     total: u64,
     caches: Vec<ListedCache>,
-    _enforcing: MutexGuard<'r, ()>,
+    _enforcing: Turn,
 }
 
 /// A cache of a listing.
@@ -85,12 +85,12 @@ impl ListedCache {
 }
 
 /// Lists the caches, if that is due.
-fn list_if_due<'r>(engine: &Engine, root: &'r SharedRoot) -> Option<ListedRoot<'r>> {
+fn list_if_due(engine: &Engine, root: &SharedRoot) -> Option<ListedRoot> {
     record(engine, root)?;
-    let enforcing = root.enforcing();
+    let enforcing = root.enforcing.take(&engine.queue.progress, || 1);
     // Another flusher may have been first.
     let bound = record(engine, root)?;
-    match list(engine, root) {
+    match list(root) {
         Ok(caches) => {
             let totals = caches
                 .iter()
@@ -111,12 +111,12 @@ fn list_if_due<'r>(engine: &Engine, root: &'r SharedRoot) -> Option<ListedRoot<'
     }
 }
 
-fn list(engine: &Engine, root: &SharedRoot) -> io::Result<Vec<ListedCache>> {
+fn list(root: &SharedRoot) -> io::Result<Vec<ListedCache>> {
     let entries = root.fs.open_dir(&root.path, false)?.list()?;
     let names = entries.into_iter().filter(|entry| !entry.is_file);
     // What cannot be opened, or belongs to another user, is no cache of this one.
     let caches = names.filter_map(|entry| {
-        engine.queue.note_progress();
+        progress::note();
         list_cache(root, entry.name).ok()
     });
     Ok(caches.collect())
@@ -132,6 +132,7 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
     }
     let mut segments = Vec::new();
     for name in segment_names(&*dir)? {
+        progress::note();
         let Ok(file) = dir.stat(name.as_ref()) else {
             continue;
         };
@@ -153,7 +154,7 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
 }
 
 /// Removes segments that were read least recently, until the caches are clearly within the bound.
-fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot<'_>) {
+fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot) {
     let ListedRoot {
         bound,
         total,
@@ -185,7 +186,7 @@ fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot<'_>) {
         }
     }
     for (number, segments) in evicted {
-        engine.queue.note_progress();
+        progress::note();
         let cache = &caches[number];
         match root.member(&cache.name) {
             Some(member) => {
@@ -202,7 +203,10 @@ fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot<'_>) {
 /// Removes segments of a cache that no store of this process has open.
 fn remove_all(engine: &Engine, cache: &Path, segments: &[ListedSegment]) {
     let removed = directory::open(&*engine.catalog.fs, cache, false).map(|dir| {
-        let each = |segment: &ListedSegment| remove(engine, &*dir, segment);
+        let each = |segment: &ListedSegment| {
+            progress::note();
+            remove(engine, &*dir, segment);
+        };
         segments.iter().for_each(each);
     });
     if let Err(error) = removed
@@ -226,5 +230,81 @@ fn remove(engine: &Engine, dir: &dyn Directory, segment: &ListedSegment) {
         let path = dir.path().join(&segment.name);
         let reason = format_args!("cannot remove it: {error}");
         engine.catalog.faults.note(Fault::Write, &path, reason);
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::batch::RowBatch;
+    use crate::config::Config;
+    use crate::engine::handle::Handle;
+    use crate::engine::root::RootClaim;
+    use crate::fs::{FileSystem, Os};
+
+    /// A file system on which opening the directories of others takes a step of the test.
+    #[derive(Debug)]
+    struct SteppedFs {
+        begun: Sender<()>,
+        steps: Mutex<Receiver<()>>,
+    }
+
+    impl FileSystem for SteppedFs {
+        fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
+            if path.to_string_lossy().contains("other") {
+                self.begun.send(()).expect("the test receives");
+                let steps = self.steps.lock().expect("it is not poisoned");
+                let _ = steps.recv();
+            }
+            Os.open_dir(path, create)
+        }
+    }
+
+    #[test]
+    fn a_flusher_makes_progress_while_another_lists_the_root() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in ["a", "b", "other-1", "other-2", "other-3"] {
+            std::fs::create_dir(dir.path().join(name)).expect("it can be made");
+        }
+        let ((begun, begins), (step, steps)) = (channel(), channel());
+        let steps = Mutex::new(steps);
+        let fs: Arc<dyn FileSystem> = Arc::new(SteppedFs { begun, steps });
+        let root = SharedRoot::above(fs.clone(), &dir.path().join("a")).expect("it has one");
+        let _claim = RootClaim::new(&root, 1 << 30);
+        let stores = ["a", "b"].map(|name| {
+            let dir = dir.path().join(name);
+            Handle::open(fs.clone(), dir, Some(root.clone()), &Config::default())
+        });
+        let write = |store: &Handle| {
+            assert!(store.ensure_flusher(), "the thread starts");
+            let engine = &store.engine;
+            let batch = RowBatch::new(vec![[1; 32]], b"".as_slice().into(), vec![1], 1);
+            let look = |_: &[_]| Vec::new();
+            let put = engine
+                .queue
+                .put(batch.expect("it fits"), look, engine.queue_limits());
+            put.expect("there is room");
+            engine.queue.request_flush();
+        };
+        let [lists, waits] = &stores;
+        write(lists);
+        begins.recv().expect("it lists the root");
+        write(waits);
+        while !waits.engine.queue.progress.is_waiting() {
+            thread::yield_now();
+        }
+        for _ in 0..2 {
+            let before = Instant::now();
+            thread::sleep(Duration::from_millis(2));
+            step.send(()).expect("it lists the root");
+            begins.recv().expect("there is another directory");
+            assert!(waits.engine.queue.progress.last() > before);
+        }
+        drop(step); // no step is waited for
     }
 }

@@ -1,7 +1,6 @@
 //! The queue between callers and the flusher: it bounds the bytes that wait and decides when they are
 //! written. Nothing here touches the disk, so its lock is never held for long.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -11,22 +10,8 @@ use super::pending::{PendingRows, QueuedRows};
 use crate::batch::RowBatch;
 use crate::catalog::located::Located;
 use crate::key::Key;
-use crate::sync::{Condvar, Mutex, MutexGuard, thread_local};
-
-thread_local! {
-    static IS_FLUSHER: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this is the flusher thread of any store. Code of the program may run there (a log subscriber,
-/// the destructor of a queued value) and call any store. It must not wait for a flusher: for this one
-/// that would be endless, and two flushers might wait for each other.
-pub(crate) fn is_flusher_thread() -> bool {
-    IS_FLUSHER.with(Cell::get)
-}
-
-pub(crate) fn set_flusher_thread(is_flusher: bool) {
-    IS_FLUSHER.with(|present| present.set(is_flusher));
-}
+use crate::progress::{FlusherProgress, is_flusher_thread};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// So many skipped rows are confirmed without a flush.
 const MAX_UNCONFIRMED: usize = 1 << 16;
@@ -38,38 +23,10 @@ pub(crate) struct WriteQueue {
     work: Condvar,
     /// Signalled when the flusher has done something: there is room, or a flush is complete.
     done: Condvar,
-    progress: FlusherProgress,
+    pub(crate) progress: Arc<FlusherProgress>,
     /// Counts the calls of `clear`. Changed under the lock of the state, and read without it: each call
     /// of a cache does.
     epoch: AtomicU64,
-}
-
-/// When the flusher last made progress. It is noted for each row, so it is not under the lock.
-#[derive(Debug)]
-struct FlusherProgress {
-    begin: Instant,
-    /// Milliseconds since `begin`.
-    last: AtomicU64,
-}
-
-impl Default for FlusherProgress {
-    fn default() -> Self {
-        FlusherProgress {
-            begin: Instant::now(),
-            last: AtomicU64::new(0),
-        }
-    }
-}
-
-impl FlusherProgress {
-    fn note(&self) {
-        let now = self.begin.elapsed().as_millis() as u64;
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    fn last(&self) -> Instant {
-        self.begin + Duration::from_millis(self.last.load(Ordering::Relaxed))
-    }
 }
 
 /// The flusher made no progress for the stall timeout, or this is a flusher thread.
@@ -424,11 +381,6 @@ impl WriteQueue {
         state.busy = Some(first);
     }
 
-    /// For the flusher: it makes progress.
-    pub(crate) fn note_progress(&self) {
-        self.progress.note();
-    }
-
     /// For the flusher: these rows are on disk or lost, and no longer pending.
     pub(crate) fn remove(&self, written: &WriteBatch) {
         for rows in &written.rows {
@@ -483,6 +435,37 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::progress;
+
+    #[test]
+    fn a_flusher_that_computes_is_waited_for() {
+        let queue = Arc::new(WriteQueue::default());
+        queue.state().busy = Some(0);
+        let (begun, begins) = mpsc::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let computing = thread::spawn({
+            let queue = queue.clone();
+            move || {
+                queue.progress.follow_this_thread();
+                progress::compute(|| {
+                    begun.send(()).expect("the test receives");
+                    ends.recv().expect("the test sends");
+                    queue.finish_work();
+                });
+            }
+        });
+        begins.recv().expect("it computes");
+        let (waiter, (done, waited)) = (queue, mpsc::channel());
+        thread::spawn(move || {
+            let stall_timeout = Duration::from_millis(1);
+            done.send(waiter.wait_written(0, Instant::now(), stall_timeout))
+        });
+        let early = waited.recv_timeout(Duration::from_millis(50));
+        assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+        end.send(()).expect("it computes");
+        assert_eq!(waited.recv(), Ok(Ok(())));
+        computing.join().expect("it does not panic");
+    }
 
     #[test]
     fn the_epoch_is_read_while_the_queue_is_locked() {

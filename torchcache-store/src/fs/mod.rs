@@ -35,6 +35,8 @@ pub use os::Os;
 pub(crate) use os::try_lock;
 pub use permissions::is_private;
 
+use crate::progress;
+
 /// Opens and removes directories.
 pub trait FileSystem: Debug + Send + Sync {
     /// Opens a directory; with `create`, makes it and its parents if they do not exist, so that they
@@ -150,6 +152,15 @@ pub trait File: io::Write + Debug + Send + Sync {
     /// What the system reports; it is then unknown what does.
     fn sync(&self) -> io::Result<()>;
 
+    /// Has the disk take what was written, so that [`sync`](Self::sync) has less to wait for. It need not survive
+    /// a power loss before that.
+    ///
+    /// # Errors
+    /// What the system reports; it is then unknown what survives.
+    fn sync_part(&self) -> io::Result<()> {
+        self.sync()
+    }
+
     /// Sets the time of the last change.
     ///
     /// # Errors
@@ -222,10 +233,16 @@ pub(crate) fn remove_if_present(dir: &dyn Directory, name: impl AsRef<OsStr>) ->
     }
 }
 
+/// The most bytes of a read, so that none takes long on a disk that is slow.
+const READ_BYTES: usize = 4 << 20;
+
 /// Fills `out` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
 pub(crate) fn read_exact(file: &dyn File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !out.is_empty() {
-        match file.read_at(&mut [IoSliceMut::new(out)], offset) {
+        let part = out.len().min(READ_BYTES);
+        let read = file.read_at(&mut [IoSliceMut::new(&mut out[..part])], offset);
+        progress::note();
+        match read {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 out = out.get_mut(read..).unwrap_or_default();

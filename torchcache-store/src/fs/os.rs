@@ -121,7 +121,10 @@ fn sync(
 fn is_unsupported(error: &io::Error) -> bool {
     use Errno as E;
     let errno = E::from_io_error(error);
-    matches!(errno, Some(E::INVAL | E::NOSYS | E::NOTSUP | E::NOTTY))
+    matches!(
+        errno,
+        Some(E::INVAL | E::NOSYS | E::NOTSUP | E::NOTTY | E::SPIPE)
+    )
 }
 
 /// Lets the group write to a new directory if it may write to the parent, although the umask may deny
@@ -269,6 +272,13 @@ impl File for OsFile {
 
     fn sync(&self) -> io::Result<()> {
         sync(&self.file, std::fs::File::sync_data)
+    }
+
+    fn sync_part(&self) -> io::Result<()> {
+        match sys::write_back(&self.file) {
+            Err(error) if is_unsupported(&error) => self.sync(),
+            done => done,
+        }
     }
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {

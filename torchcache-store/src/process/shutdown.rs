@@ -14,8 +14,8 @@ use super::registry::{engines, flush};
 use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::engine::write_queue::set_flusher_thread;
 use crate::fs::removed;
+use crate::progress::set_flusher_thread;
 use crate::{descriptors, events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process

@@ -229,3 +229,27 @@ fn rows_are_compressed_where_no_thread_can_be_started() {
     assert_eq!(store.stats().faults.total(), 0);
     assert_eq!(count_right(&store, &rows, LEN), 40);
 }
+
+#[test]
+fn large_segments_are_written_where_parts_cannot_be_synced() {
+    for (errno, is_ok) in [
+        (libc::EIO, false),
+        (libc::EINVAL, true),
+        (libc::ENOSYS, true),
+        (libc::ESPIPE, true),
+    ] {
+        let done = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let part = libc::SYS_sync_file_range;
+            filter(part, SeccompAction::Errno(errno as u32));
+            let store = Store::open(dir.path(), manual_flush()).expect("it opens");
+            store.put(batch(&keys(0..3), "a", 3 << 20));
+            (
+                store.flush().is_ok(),
+                count_right(&store, &keys(0..3), 3 << 20) == 3,
+            )
+        });
+        let done = done.join().expect("it does not panic");
+        assert_eq!(done, (is_ok, is_ok), "{errno}");
+    }
+}

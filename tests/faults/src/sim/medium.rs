@@ -32,6 +32,8 @@ pub(super) struct Medium {
     pub(super) boots: u64,
     /// Counts changes, for times that differ.
     pub(super) ticks: u64,
+    /// The most bytes that can be synced at once.
+    pub(super) most_at_once: Option<usize>,
     /// Bytes of all files that are allowed.
     pub(super) capacity: Option<u64>,
     /// Whether times have no fractions of seconds.
@@ -55,6 +57,8 @@ pub(super) struct Content {
     pub(super) bytes: Vec<u8>,
     /// How many of them outlast a power cut: bytes are only ever added.
     pub(super) synced: usize,
+    /// How many of them the disk has taken already.
+    pub(super) taken: usize,
     pub(super) modified: SystemTime,
     pub(super) locked: bool,
 }

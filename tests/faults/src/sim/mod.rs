@@ -9,7 +9,8 @@ use std::ffi::OsStr;
 use std::io::{self, ErrorKind, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
@@ -35,6 +36,11 @@ impl Sim {
     /// Lets all files together have so many bytes; `None` for as many as they like.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.medium().capacity = bytes;
+    }
+
+    /// Makes the disk slow: a sync of more bytes than this takes until there is no such limit.
+    pub fn set_most_at_once(&self, bytes: Option<usize>) {
+        self.medium().most_at_once = bytes;
     }
 
     /// Lets the times of files and directories be whole seconds, as on FAT and some network file systems.
@@ -84,6 +90,7 @@ impl Sim {
             synced: file.bytes.len(),
             modified: file.modified,
             locked: false,
+            taken: 0,
         });
         let directories = medium.directories.iter().map(|(path, names)| {
             let names = Names {
@@ -112,6 +119,7 @@ impl Sim {
             bytes,
             modified,
             locked: false,
+            taken: 0,
         });
         let file = medium.files.len() - 1;
         medium.change_name(dir, name, Some(file));
@@ -310,6 +318,7 @@ impl Directory for SimDirectory {
             synced: 0,
             modified,
             locked: false,
+            taken: 0,
         });
         let file = medium.files.len() - 1;
         medium.change_name(&self.path, name, Some(file));
@@ -354,6 +363,21 @@ struct SimFile {
 impl SimFile {
     fn medium(&self) -> io::Result<MutexGuard<'_, Medium>> {
         since(&self.sim, self.boot)
+    }
+
+    /// Has the disk take what was written.
+    fn wait_for_disk(&self) -> io::Result<()> {
+        loop {
+            let mut medium = self.medium()?;
+            let limit = medium.most_at_once.unwrap_or(usize::MAX);
+            let file = &mut medium.files[self.file];
+            if file.bytes.len() - file.taken <= limit {
+                file.taken = file.bytes.len();
+                return Ok(());
+            }
+            drop(medium);
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -402,10 +426,16 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.wait_for_disk()?;
         let mut medium = self.medium()?;
         let file = &mut medium.files[self.file];
         file.synced = file.bytes.len();
         Ok(())
+    }
+
+    /// Nothing of it survives for sure.
+    fn sync_part(&self) -> io::Result<()> {
+        self.wait_for_disk()
     }
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {

@@ -11,7 +11,7 @@ use torchcache_faults::rows::{
     batch, count_right, expect_all, keys, manual_flush, opened, put_flushed,
 };
 use torchcache_faults::sim::Sim;
-use torchcache_store::{Fault, FlushError, Store};
+use torchcache_store::{Compression, Fault, FlushError, Store};
 
 const LEN: usize = 900;
 
@@ -49,6 +49,46 @@ fn a_disk_that_does_not_answer_hangs_no_caller() {
         case(format_args!("{call:?} hangs"), || hangs_at(call));
     }
     seen("the disk does not answer", calls.len() as u64);
+}
+
+/// The disk takes a few megabytes at a time, and hangs at more.
+#[test]
+fn a_disk_that_is_slow_loses_no_rows() {
+    const MOST: usize = 6 << 20;
+    let zstd = Compression::new(1, 2);
+    for (rows, len, compression) in [
+        (0..40, 700_000, None),
+        (0..40, 700_000, Some(zstd)),
+        (0..1, 24 << 20, None),
+        (0..1, 24 << 20, Some(zstd)),
+    ] {
+        let sim = Sim::new();
+        sim.set_most_at_once(Some(MOST));
+        let config = manual_flush()
+            .with_stall_timeout(GRACE)
+            .with_compression(compression);
+        let store = Store::open_on(Arc::new(sim.clone()), "/cache", config).unwrap();
+        store.put(batch(rows.clone(), len));
+        let flushed = store.flush();
+        sim.set_most_at_once(None);
+        assert_eq!(flushed, Ok(()), "{rows:?} of {len} bytes");
+        expect_all(&store, rows, len);
+    }
+    seen("the disk is slow", 4);
+}
+
+/// Compressing takes longer than a caller waits for a disk.
+#[test]
+fn a_row_that_takes_long_to_compress_is_flushed() {
+    const LEN: usize = 8 << 20;
+    let config = manual_flush()
+        .with_stall_timeout(2 * LONG)
+        .with_compression(Some(Compression::new(19, 1)));
+    let store = Store::open_on(Arc::new(Sim::new()), "/cache", config).unwrap();
+    store.put(batch(0..1, LEN));
+    assert_eq!(store.flush(), Ok(()));
+    expect_all(&store, 0..1, LEN);
+    assert_eq!(store.stats().faults.total(), 0);
 }
 
 fn is_flusher() -> bool {
