@@ -22,6 +22,44 @@ pub(super) const GONE: u32 = 0;
 /// Numbers the segments of all stores of the process, which share one cache of open files.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
+/// After each failure, twice as many turns pass until the next attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Retry {
+    /// How many turns are left; [`u32::MAX`] for all.
+    pause: AtomicU32,
+    failures: AtomicU32,
+}
+
+impl Retry {
+    /// The most turns that pass, as a power of two.
+    const MAX_PAUSE: u32 = 6;
+
+    /// Whether the next attempt may be made.
+    pub(crate) fn is_due(&self) -> bool {
+        self.pause.load(Ordering::Relaxed) == 0
+    }
+
+    /// A turn passes.
+    pub(crate) fn next_turn(&self) {
+        let next = |pause: u32| (1..u32::MAX).contains(&pause).then(|| pause - 1);
+        let _ = self
+            .pause
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// An attempt failed for a reason that may pass.
+    pub(crate) fn pause(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        let pause = 1 << failures.min(Retry::MAX_PAUSE);
+        self.pause.store(pause, Ordering::Relaxed);
+    }
+
+    /// No attempt can succeed.
+    pub(crate) fn give_up(&self) {
+        self.pause.store(u32::MAX, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct LiveSegment {
     pub(crate) id: u32,
@@ -43,8 +81,8 @@ pub(crate) struct LiveSegment {
     pub(crate) is_synced: AtomicBool,
     /// The footer could not be read at the last attempt.
     pub(super) footer_failed: AtomicBool,
-    /// A compaction of this segment failed, and is not tried again.
-    pub(crate) compaction_failed: AtomicBool,
+    /// When it may be compacted, after compactions of it failed.
+    pub(crate) compaction: Retry,
     /// Set before this process removes the file. A read that comes too late is then a plain miss and
     /// no fault.
     pub(crate) is_deleted: AtomicBool,
@@ -68,7 +106,7 @@ impl LiveSegment {
             is_own: false,
             is_synced: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),
-            compaction_failed: AtomicBool::new(false),
+            compaction: Retry::default(),
             is_deleted: AtomicBool::new(false),
             last_read: AtomicU64::new(read),
             touched: AtomicU64::new(read),

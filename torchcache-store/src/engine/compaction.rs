@@ -18,7 +18,9 @@ use crate::fs::Directory;
 use crate::fs::temp_file::may_be_withdrawn;
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{CopyError, MOST_ROWS, RowEntry, RowGroup, SegmentWriter, copy_records};
+use crate::segment::{
+    CopyError, MOST_ROWS, RowEntry, RowGroup, SegmentError, SegmentWriter, copy_records,
+};
 
 /// So many segments of about one size are joined.
 const GROUP_LEN: usize = 8;
@@ -26,8 +28,11 @@ const GROUP_LEN: usize = 8;
 /// A segment of at least this fraction of the target size, or of the most rows, is not joined.
 const LARGE_FRACTION: u64 = 4;
 
-/// Joins segments until there is no group to be joined.
+/// Joins segments until there is no group to be joined. What failed is tried again at a later turn.
 pub(crate) fn compact(engine: &Engine) {
+    for segment in engine.catalog.live_segments() {
+        segment.compaction.next_turn();
+    }
     while let Some(group) = next_group(engine) {
         match join(engine, &group) {
             Ok(true) => {
@@ -41,11 +46,12 @@ pub(crate) fn compact(engine: &Engine) {
             Err(CopyError::Write(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return engine.catalog.refresh();
             }
+            // The others are joined without it.
             Err(CopyError::Read(error)) => engine.note(error.fault(), error),
-            Err(CopyError::Write(error)) => engine.note(Fault::from_write_error(&error), error),
-        }
-        for segment in &group {
-            segment.compaction_failed.store(true, Ordering::Relaxed);
+            Err(CopyError::Write(error)) => {
+                engine.note(Fault::from_write_error(&error), error);
+                group.iter().for_each(|segment| segment.compaction.pause());
+            }
         }
     }
 }
@@ -59,7 +65,7 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
         !scan.unremovable.contains_key(segment.name())
             && segment.bytes < target / LARGE_FRACTION
             && segment.rows < MOST_ROWS as u64 / LARGE_FRACTION
-            && !segment.compaction_failed.load(Ordering::Relaxed)
+            && segment.compaction.is_due()
     });
     drop(scan);
     small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
@@ -94,7 +100,11 @@ fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> 
     let mut writer = SegmentWriter::create_in(dir.clone())?;
     let mut copied = HashSet::new();
     for source in group {
-        copy(engine, &*dir, source, &mut writer, &mut copied)?;
+        copy(engine, &*dir, source, &mut writer, &mut copied).inspect_err(|error| match error {
+            CopyError::Read(SegmentError::Io(_)) => source.compaction.pause(),
+            CopyError::Read(_) => source.compaction.give_up(),
+            CopyError::Write(_) => {}
+        })?;
     }
     let finished = writer.finish()?;
     // Joining is not reading: the result was last read when the newest of its sources was.

@@ -3,14 +3,18 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fastrand::Rng;
 use proptest::prelude::*;
-use torchcache_faults::cases::{case, cases, random, seen};
+use rustix::io::Errno;
+use torchcache_faults::cases::{Counter, case, cases, random, seen};
+use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::process::Running;
 use torchcache_faults::rows::{batch, count_right, expect_all, opened, put_flushed};
 use torchcache_faults::sim::Sim;
-use torchcache_store::Fault;
+use torchcache_store::{Fault, Store};
 
 use crate::child;
 
@@ -58,6 +62,88 @@ fn in_memory(capacity: u64, seed: u64) {
     sim.set_capacity(None);
     put_flushed(&store, 0..put, LEN);
     expect_all(&store, 0..put, LEN);
+}
+
+/// How compacting may fail: on a full disk, and where a call fails once.
+const FAILURES: [(Call, Errno); 7] = [
+    (Call::Write, Errno::NOSPC),
+    (Call::Write, Errno::DQUOT),
+    (Call::Create, Errno::NOSPC),
+    (Call::Sync, Errno::IO),
+    (Call::Rename, Errno::NOSPC),
+    (Call::Read, Errno::IO),
+    (Call::Open, Errno::MFILE),
+];
+
+/// A store whose compactions fail while they are to. The first file of each flush is that of its row.
+struct Compacting {
+    store: Store,
+    fails: Arc<AtomicBool>,
+    renamed: Arc<AtomicU64>,
+    failed: Arc<Counter>,
+    rows: u64,
+}
+
+impl Compacting {
+    fn new(call: Call, errno: Errno) -> Compacting {
+        let (fails, renamed) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let failed = Arc::new(Counter::default());
+        let decide = {
+            let (fails, renamed, failed) = (fails.clone(), renamed.clone(), failed.clone());
+            move |this: Call, _: &_| {
+                let is_renamed = renamed.load(Ordering::SeqCst) > 0;
+                renamed.fetch_add(u64::from(this == Call::Rename), Ordering::SeqCst);
+                if this != call || !is_renamed || !fails.load(Ordering::SeqCst) {
+                    return Fate::Done;
+                }
+                failed.next();
+                Fate::Fails(errno)
+            }
+        };
+        Compacting {
+            store: opened(Faulty::new(Sim::new(), decide), "/cache"),
+            fails,
+            renamed,
+            failed,
+            rows: 0,
+        }
+    }
+
+    /// Flushes so many rows one by one. Returns the segments, and those that were compacted.
+    fn flush(&mut self, rows: u64, fails: bool) -> (u64, u64) {
+        self.fails.store(fails, Ordering::SeqCst);
+        for _ in 0..rows {
+            self.renamed.store(0, Ordering::SeqCst);
+            put_flushed(&self.store, self.rows..self.rows + 1, LEN);
+            self.rows += 1;
+        }
+        let stats = self.store.stats();
+        (stats.segments, stats.compacted_segments)
+    }
+}
+
+#[test]
+fn what_could_not_be_compacted_is_compacted_later() {
+    for (call, errno) in FAILURES {
+        let mut compacting = Compacting::new(call, errno);
+        assert_eq!(compacting.flush(8, true), (8, 0), "{call:?}");
+        assert!(compacting.failed.get() > 0, "{call:?}");
+        assert_eq!(compacting.flush(1, false), (1, 9), "{call:?}");
+        expect_all(&compacting.store, 0..9, LEN);
+    }
+    seen("compacting fails once", FAILURES.len() as u64);
+}
+
+#[test]
+fn compacting_on_a_full_disk_is_tried_less_and_less() {
+    let mut compacting = Compacting::new(Call::Create, Errno::NOSPC);
+    assert_eq!(compacting.flush(200, true), (200, 0));
+    let failed = compacting.failed.get();
+    assert!((10..100).contains(&failed), "{failed} attempts");
+    expect_all(&compacting.store, 0..200, LEN);
 }
 
 /// A file system of a megabyte, which the child mounts in a namespace of its own.
