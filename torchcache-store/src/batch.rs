@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::StoreError;
 use crate::key::Key;
@@ -75,6 +76,22 @@ pub struct RowBatch {
     element_bytes: u8,
     /// See [`since`](RowBatch::since).
     epoch: Option<u64>,
+    losses: Arc<Losses>,
+}
+
+/// Counts the rows that a user of a store lost.
+#[derive(Debug, Default)]
+pub(crate) struct Losses(AtomicU64);
+
+impl Losses {
+    pub(crate) fn add(&self, rows: usize) {
+        self.0.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// How many were lost since the last call.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 impl RowBatch {
@@ -136,6 +153,7 @@ impl RowBatch {
             row_len,
             element_bytes: 1,
             epoch: None,
+            losses: Arc::default(),
         })
     }
 
@@ -158,6 +176,15 @@ impl RowBatch {
             epoch: Some(epoch),
             ..self
         }
+    }
+
+    /// Sets where rows are counted that are lost.
+    pub(crate) fn set_losses(&mut self, losses: &Arc<Losses>) {
+        self.losses = losses.clone();
+    }
+
+    pub(crate) fn losses(&self) -> &Arc<Losses> {
+        &self.losses
     }
 
     pub(crate) fn is_outdated(&self, epoch: u64) -> bool {

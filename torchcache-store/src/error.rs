@@ -37,7 +37,7 @@ pub enum FlushError {
     )]
     #[non_exhaustive]
     Lost {
-        /// How many rows were lost since this store was opened or last reported any.
+        /// How many rows of this store were lost since it last reported any.
         rows: u64,
     },
     /// The disk did not respond in time. The rows are still queued, and are written once it does.

@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::batch::RowBatch;
+use crate::batch::{Losses, RowBatch};
 use crate::catalog::directory;
 use crate::catalog::located::Located;
 use crate::config::Config;
@@ -36,8 +37,8 @@ pub struct Store {
 /// What clones share, and others that are opened have of their own.
 #[derive(Debug)]
 struct Opened {
-    /// How many lost rows `flush` has reported.
-    reported_lost_rows: AtomicU64,
+    /// Rows that were lost since `flush` last reported any.
+    losses: Arc<Losses>,
     /// The bound that it puts on the directory above.
     root_claim: Mutex<Option<RootClaim>>,
 }
@@ -136,13 +137,11 @@ impl Store {
         Ok(store)
     }
 
-    /// Rows that were lost before are not reported to this user of the handle.
     fn new(handle: Arc<Handle>, config: &Config) -> Store {
-        let lost = handle.engine.counters.lost_rows.load(Ordering::Relaxed);
         let store = Store {
             handle,
             opened: Arc::new(Opened {
-                reported_lost_rows: AtomicU64::new(lost),
+                losses: Arc::default(),
                 root_claim: Mutex::default(),
             }),
         };
@@ -243,7 +242,8 @@ impl Store {
     ///
     /// Rows that are present already, on disk or queued, are skipped: the first one wins. Returns
     /// their positions in the batch and where the winning rows are, so that the caller can use those
-    /// values in place of its own.
+    /// values in place of its own. The directory is asked whether their files exist, unless its disk makes no
+    /// progress.
     ///
     /// A log subscriber, and the destructor of stored rows, may run on the thread that writes a store.
     /// There it never blocks: rows that find no room are dropped at once.
@@ -279,30 +279,41 @@ impl Store {
         if rows.rows() == 0 {
             return Vec::new();
         }
+        let (count, losses) = (rows.rows(), &self.opened.losses);
+        let lose = || {
+            engine.lose(count);
+            losses.add(count);
+            Vec::new()
+        };
         if !self.handle.ensure_flusher() {
-            engine.lose(rows.rows());
-            return Vec::new();
+            return lose();
         }
-        let count = rows.rows();
-        let on_disk = |keys: &[Key]| engine.catalog.present(keys);
-        let put = engine.queue.put(rows, on_disk, engine.queue_limits());
+        rows.set_losses(losses);
+        let limits = engine.queue_limits();
+        let look = |keys: &[Key]| match engine.queue.is_stalled(limits.stall_timeout) {
+            // A disk that makes no progress is not asked.
+            true => engine.catalog.known(keys),
+            false if is_flusher_thread() => engine.catalog.look(keys, Duration::ZERO),
+            false => engine.catalog.look(keys, limits.stall_timeout),
+        };
+        let put = engine.queue.put(rows, look, limits);
         put.unwrap_or_else(|Stalled| {
             engine.note_no_room();
-            engine.lose(count);
-            Vec::new()
+            lose()
         })
     }
 
     /// Waits until everything that was queued before is on disk, and the directory within its bound;
-    /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress. Rows that were
-    /// put before a successful flush survive a crash and a power loss, also those that were skipped because
-    /// another process wrote them: they count as lost if it could not, or if they were removed before the
-    /// flush. Rows that were refused or evicted are no error: [`StoreStats`] counts them.
+    /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress: one that is slow makes some
+    /// every few megabytes. Rows that were put before a successful flush survive a crash and a power loss, also those
+    /// that were skipped because another process wrote them. These count as lost where neither process could make
+    /// them durable. Rows that any process evicted, cleared or removed after they were put are no error, nor are
+    /// those that were refused: [`StoreStats`] counts what this process did.
     ///
     /// # Errors
-    /// [`FlushError::Lost`] if rows of the directory could not be written since this store was opened
-    /// or last reported that, also rows that another store of this process put. Clones count as one store; each
-    /// further [`Store::open`] has reports of its own. [`FlushError::Stalled`] if rows are still
+    /// [`FlushError::Lost`] if rows that were put through this store could not be written since it last reported
+    /// that; those included that were skipped since another store of this process had queued them. Clones count as
+    /// one store; each further [`Store::open`] has reports of its own. [`FlushError::Stalled`] if rows are still
     /// queued. [`FlushError::FlusherThread`] where it would have to wait on a thread that writes a store.
     pub fn flush(&self) -> Result<(), FlushError> {
         let engine = self.engine();
@@ -314,10 +325,7 @@ impl Store {
             let waited = engine.config().stall_timeout;
             return Err(FlushError::Stalled { rows, waited });
         }
-        let lost = engine.counters.lost_rows.load(Ordering::Relaxed);
-        let reported = &self.opened.reported_lost_rows;
-        let reported = reported.fetch_max(lost, Ordering::Relaxed);
-        match lost.saturating_sub(reported) {
+        match self.opened.losses.take() {
             0 => Ok(()),
             rows => Err(FlushError::Lost { rows }),
         }

@@ -49,13 +49,15 @@ pub enum Call {
     Lock,
     /// A file is mapped.
     Map,
+    /// The names of a directory and of those above it are synced.
+    SyncParents,
     /// An empty directory is removed, which only administration does.
     RemoveDir,
 }
 
 impl Call {
     /// Every call of a store.
-    pub const ALL: [Call; 16] = [
+    pub const ALL: [Call; 17] = [
         Call::OpenDir,
         Call::LookDir,
         Call::List,
@@ -72,6 +74,7 @@ impl Call {
         Call::SetModified,
         Call::Lock,
         Call::Map,
+        Call::SyncParents,
     ];
 
     /// Whether it takes bytes, and so can take only some of them.
@@ -180,6 +183,13 @@ impl FileSystem for Faulty {
         })?;
         let decide = self.decide.clone();
         Ok(Arc::new(FaultyDirectory { inner, decide }))
+    }
+
+    fn sync_parents(&self, path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        run(&self.decide, Call::SyncParents, name, || {
+            self.inner.sync_parents(path)
+        })
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {

@@ -16,7 +16,7 @@ use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::{Eviction, Fault, Store};
+use torchcache_store::{Eviction, Fault, FlushError, Store};
 
 const LEN: usize = 100;
 
@@ -459,9 +459,9 @@ fn a_segment_that_others_may_use_is_not_taken_back() {
     }
 }
 
-/// Another process finds rows whose sync is about to fail, and flushes after that.
-#[test]
-fn rows_that_were_taken_back_are_reported_as_lost() {
+/// Another process puts rows whose sync is about to fail, and flushes after that. Returns its store, and whether its
+/// flush succeeded.
+fn skipped_before_a_failing_sync(may_set_times: bool) -> (Store, bool, Sim) {
     let (sim, skipped) = (Sim::new(), Arc::new(OnceLock::new()));
     let decide = {
         let (sim, skipped) = (sim.clone(), skipped.clone());
@@ -470,7 +470,12 @@ fn rows_that_were_taken_back_are_reported_as_lost() {
                 return Fate::Done;
             }
             skipped.get_or_init(|| {
-                let other = opened(sim.clone(), "/cache");
+                let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| match call {
+                    // As for the file of another user.
+                    Call::SetModified if !may_set_times => Fate::Fails(Errno::PERM),
+                    _ => Fate::Done,
+                });
+                let other = opened(fs, "/cache");
                 assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
                 other
             });
@@ -480,10 +485,18 @@ fn rows_that_were_taken_back_are_reported_as_lost() {
     let store = opened(Faulty::new(sim.clone(), decide), "/cache");
     store.put(batch(0..5, LEN));
     store.flush().expect_err("its sync failed");
-    let other = skipped.get().expect("the directory was synced");
-    other.flush().expect_err("they are gone");
-    assert_eq!(other.lost_rows(), 5);
-    put_flushed(other, 0..5, LEN);
+    let other = skipped.get().expect("the directory was synced").clone();
+    let flushed = other.flush();
+    assert_eq!(flushed.is_ok(), other.lost_rows() == 0, "{flushed:?}");
+    (other, flushed.is_ok(), sim)
+}
+
+#[test]
+fn rows_that_were_skipped_are_not_taken_back() {
+    let (other, is_flushed, sim) = skipped_before_a_failing_sync(true);
+    assert!(is_flushed);
+    sim.cut_power(&mut Rng::with_seed(1));
+    drop(other);
     expect_all(&opened(sim, "/cache"), 0..5, LEN);
 }
 
@@ -561,6 +574,129 @@ fn a_flush_over_a_segment_that_is_never_synced_fails() {
     }
     drop(publisher);
     put_flushed(&store, 0..5, LEN);
+}
+
+#[test]
+fn rows_that_were_taken_back_are_reported_as_lost() {
+    let (other, is_flushed, sim) = skipped_before_a_failing_sync(false);
+    assert!(!is_flushed, "they are gone");
+    assert_eq!(other.lost_rows(), 5);
+    put_flushed(&other, 0..5, LEN);
+    expect_all(&opened(sim, "/cache"), 0..5, LEN);
+}
+
+/// What a process may do with the rows of another one.
+const REMOVALS: [fn(&Sim, &Store); 5] = [
+    |_, other| other.clear(),
+    |_, other| {
+        other.reconfigure(manual_flush().with_max_bytes(0));
+        other.flush().expect("nothing is queued");
+    },
+    |sim, _| {
+        let dir = sim.open_dir(Path::new("/cache"), false);
+        let dir = dir.expect("it is there");
+        for file in sim.files(Path::new("/cache")) {
+            let name = file.file_name().expect("it has one");
+            dir.remove(name).expect("it is there");
+        }
+    },
+    |sim, other| {
+        other.clear();
+        sim.remove_dir(Path::new("/cache")).expect("it is empty");
+    },
+    // The rows are in another segment then, which is removed.
+    |_, other| {
+        (10..17).for_each(|n| put_flushed(other, n..n + 1, 5 * LEN));
+        assert_eq!(other.stats().compacted_segments, 8);
+        other.clear();
+    },
+];
+
+#[test]
+fn rows_removed_on_purpose_before_the_flush_are_not_lost() {
+    for (number, remove) in REMOVALS.iter().enumerate() {
+        let sim = Sim::new();
+        let other = opened(sim.clone(), "/cache");
+        put_flushed(&other, 0..5, LEN);
+        let store = opened(sim.clone(), "/cache");
+        assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they are skipped");
+        remove(&sim, &other);
+        assert_eq!(store.flush(), Ok(()), "removal {number}");
+        assert_eq!(store.lost_rows(), 0, "removal {number}");
+        // They are not skipped a second time.
+        put_flushed(&store, 0..5, LEN);
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
+    }
+}
+
+#[test]
+fn rows_that_are_gone_when_they_are_put_are_written() {
+    for (number, remove) in REMOVALS.iter().enumerate() {
+        for is_own in [false, true] {
+            let sim = Sim::new();
+            let [other, store] = [(); 2].map(|()| opened(sim.clone(), "/cache"));
+            put_flushed(if is_own { &store } else { &other }, 0..5, LEN);
+            [&other, &store].into_iter().for_each(Store::refresh);
+            remove(&sim, &other);
+            put_flushed(&store, 0..5, LEN);
+            let reopened = opened(sim, "/cache");
+            assert_eq!(
+                count_right(&reopened, 0..5, LEN),
+                5,
+                "removal {number}, own rows: {is_own}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_name_of_a_directory_is_synced_once() {
+    let sim = Sim::new();
+    let (fs, syncs) = Faulty::counting(sim.clone(), Call::SyncParents);
+    let store = opened(fs, "/cache");
+    for n in 0..3 {
+        put_flushed(&store, n..n + 1, LEN);
+        put_flushed(&store, 0..n, LEN);
+        assert_eq!(syncs.get(), 1, "flush {n}");
+    }
+    // One that another process makes after it was removed is another.
+    store.clear();
+    sim.remove_dir(Path::new("/cache")).expect("it is empty");
+    store.refresh();
+    sim.add_unsynced_dir(Path::new("/cache"));
+    put_flushed(&store, 0..3, LEN);
+    assert_eq!(syncs.get(), 2);
+    // Skipped rows need it as well.
+    let (fs, syncs) = Faulty::counting(sim, Call::SyncParents);
+    put_flushed(&opened(fs, "/cache"), 0..3, LEN);
+    assert_eq!(syncs.get(), 1);
+}
+
+#[test]
+fn a_flush_fails_until_the_name_of_the_directory_is_synced() {
+    let sim = Sim::new();
+    put_flushed(&opened(sim.clone(), "/cache"), 0..3, LEN);
+    let fails = Arc::new(AtomicBool::new(true));
+    let decide = {
+        let fails = fails.clone();
+        move |call: Call, _: &_| match call == Call::SyncParents && fails.load(Ordering::SeqCst) {
+            true => Fate::Fails(Errno::IO),
+            false => Fate::Done,
+        }
+    };
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+    // Those that are there already, and new ones.
+    for rows in [0..3, 3..6] {
+        store.put(batch(rows, LEN));
+        let flushed = store.flush();
+        assert!(
+            matches!(flushed, Err(FlushError::Lost { rows: 3, .. })),
+            "{flushed:?}"
+        );
+    }
+    fails.store(false, Ordering::SeqCst);
+    put_flushed(&store, 0..6, LEN);
+    expect_all(&opened(sim, "/cache"), 0..6, LEN);
 }
 
 #[test]

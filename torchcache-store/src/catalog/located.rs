@@ -52,14 +52,23 @@ impl Located {
         }
     }
 
-    /// The segment of another process that has the row, if its name may not survive a power loss.
-    pub(crate) fn unsynced(&self) -> Option<&Arc<LiveSegment>> {
+    /// The segment that has the row.
+    pub(super) fn segment(&self) -> Option<&Arc<LiveSegment>> {
         match &self.location {
             RowLocation::Queue(..) => None,
-            RowLocation::Disk(segment, _) => {
-                (!segment.is_synced.load(Ordering::Relaxed)).then_some(segment)
-            }
+            RowLocation::Disk(segment, _) => Some(segment),
         }
+    }
+
+    /// Whether it is in the queue.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.segment().is_none()
+    }
+
+    /// Whether the name of its segment, which another process wrote, may not survive a power loss.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        let is_synced = |segment: &Arc<LiveSegment>| segment.is_synced.load(Ordering::Relaxed);
+        !self.segment().is_none_or(is_synced)
     }
 
     pub(crate) fn key(&self) -> &Key {
@@ -68,6 +77,15 @@ impl Located {
             RowLocation::Disk(_, row) => &row.key,
         }
     }
+}
+
+/// Where rows are on disk.
+#[derive(Debug)]
+pub(crate) struct RowsOnDisk {
+    /// Their positions among those that were looked for, in rising order.
+    pub(crate) rows: Vec<(usize, Located)>,
+    /// Their segments were seen to exist.
+    pub(crate) exist: bool,
 }
 
 /// The group of a row that [`Located::on_disk`] accepted.

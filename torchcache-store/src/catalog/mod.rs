@@ -19,7 +19,7 @@ mod refresh;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -49,6 +49,8 @@ pub(crate) struct Catalog {
     scan: Mutex<Scan>,
     /// About how many entries of the index belong to detached segments.
     dead_entries: AtomicU64,
+    /// The name of the directory itself survives a power loss.
+    is_anchored: AtomicBool,
     /// How many rows were removed for want of room.
     pub(crate) evicted_rows: AtomicU64,
 }
@@ -142,13 +144,20 @@ impl Catalog {
                 retry_unshadow: false,
             }),
             dead_entries: AtomicU64::new(0),
+            is_anchored: AtomicBool::new(false),
             evicted_rows: AtomicU64::new(0),
         }
     }
 
     /// Opens the directory as it is now: it may have been replaced, or its permissions changed.
     pub(crate) fn open_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        directory::open(&*self.fs, &self.dir, false)
+        let opened = directory::open(&*self.fs, &self.dir, false);
+        if let Err(error) = &opened
+            && error.kind() == io::ErrorKind::NotFound
+        {
+            self.is_anchored.store(false, Ordering::Relaxed); // the next one is another
+        }
+        opened
     }
 
     /// The same, but makes the directory if it was removed.

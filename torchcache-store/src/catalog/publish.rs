@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::live_segment::LiveSegment;
-use super::located::Located;
+use super::located::{Located, RowsOnDisk};
 use super::{Catalog, Scan, Unremovable};
 use crate::clock;
 use crate::fault::Fault;
@@ -15,6 +16,9 @@ use crate::fs::{Directory, remove_if_present};
 use crate::key::Key;
 use crate::progress;
 use crate::segment::{FinishedSegment, is_foreign, rely_on, visit_segments};
+
+/// How often rows are looked for, at most, while other processes remove their segments.
+const MAX_LOOKS: usize = 4;
 
 impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
@@ -38,13 +42,15 @@ impl Catalog {
             _ => clock::past_or_now(finished.file().metadata()?.modified),
         };
         let names = sources.iter().map(|source| source.name());
-        let Some((path, footer)) = finished.publish_replacing(names)? else {
+        let sync = |dir: &dyn Directory| self.sync_names(dir);
+        let Some((path, footer)) = finished.publish_replacing(names, sync)? else {
             return Ok(false);
         };
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let mut segment = LiveSegment::new(path, bytes, read, &footer);
         segment.is_own = true;
         segment.is_synced.store(true, Ordering::Relaxed);
+        segment.is_kept.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
         // left them out as corrupt.
@@ -54,36 +60,104 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Makes rows durable that other processes wrote: their segments may not be synced yet, and are removed
-    /// if that fails. Returns how many of the rows are gone.
-    pub(crate) fn confirm(&self, rows: &[Located]) -> io::Result<usize> {
-        let segments = rows.iter().filter_map(Located::unsynced);
-        let segments: HashMap<u32, _> = segments.map(|it| (it.id, it.clone())).collect();
+    /// Those of the keys that are on disk now, also where other processes remove segments. Waits no longer than
+    /// this for a thread that changes the set of segments.
+    pub(crate) fn look(&self, keys: &[Key], timeout: Duration) -> RowsOnDisk {
+        let mut rows = self.present(keys);
+        for _ in 0..MAX_LOOKS {
+            match self.exist(&rows) {
+                Ok(true) => return RowsOnDisk { rows, exist: true },
+                Ok(false) if self.refresh_within(timeout) => rows = self.present(keys),
+                _ => break,
+            }
+        }
+        RowsOnDisk { rows, exist: false }
+    }
+
+    /// The same without a look at the disk.
+    pub(crate) fn known(&self, keys: &[Key]) -> RowsOnDisk {
+        let (rows, exist) = (self.present(keys), false);
+        RowsOnDisk { rows, exist }
+    }
+
+    /// Whether the segments of rows exist. From then on, those of other processes stay until they are
+    /// removed on purpose.
+    fn exist(&self, rows: &[(usize, Located)]) -> io::Result<bool> {
+        let segments = distinct_segments(rows.iter().map(|(_, row)| row));
+        if segments.is_empty() {
+            return Ok(true);
+        }
+        let exist = self.open_dir().and_then(|dir| {
+            segments
+                .iter()
+                .try_for_each(|segment| match segment.is_kept.load(Ordering::Relaxed) {
+                    true => dir.stat(segment.name().as_ref()).map(drop),
+                    false => keep(&*dir, segment),
+                })
+        });
+        match exist {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            exist => exist.map(|()| true),
+        }
+    }
+
+    /// Makes rows durable that were skipped, each with whether its segment was seen then. Returns the positions of
+    /// those that are lost: the process that wrote them could not make them durable and took them back. Rows that
+    /// were removed on purpose are not lost.
+    pub(crate) fn confirm(&self, rows: &[(&Located, bool)]) -> io::Result<Vec<usize>> {
+        let segments = distinct_segments(rows.iter().map(|(row, _)| *row));
+        let mut gone = HashSet::new();
         match self.open_dir() {
-            // Removed with all rows.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                gone.extend(segments.iter().map(|segment| segment.id));
+            }
             dir => {
                 let dir = dir?;
-                for segment in segments.values() {
-                    match rely_on(&*dir, segment.name()) {
+                let is_kept = |segment: &LiveSegment| segment.is_kept.load(Ordering::Relaxed);
+                for segment in segments.iter().filter(|segment| !is_kept(segment)) {
+                    match keep(&*dir, segment) {
                         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
-                        _ => {} // one that is gone does not exist below
+                        _ => {} // one that is gone is noticed below
                     }
                 }
-                dir.sync()?;
-                for segment in segments.values() {
-                    let exists = dir.stat(segment.name().as_ref()).is_ok();
-                    segment.is_synced.store(exists, Ordering::Relaxed);
+                self.sync_names(&*dir)?;
+                for segment in segments {
+                    progress::note();
+                    match dir.stat(segment.name().as_ref()) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            gone.insert(segment.id);
+                        }
+                        _ => segment.is_synced.store(true, Ordering::Relaxed),
+                    }
                 }
             }
         }
-        let gone = rows.iter().filter(|row| row.unsynced().is_some());
-        let gone: Vec<Key> = gone.map(|row| *row.key()).collect();
-        if gone.is_empty() {
-            return Ok(0);
+        let is_doubtful = |(row, existed): &(&Located, bool)| {
+            let segment = row.segment().filter(|segment| gone.contains(&segment.id));
+            segment.is_some_and(|it| !(*existed && it.is_kept.load(Ordering::Relaxed)))
+        };
+        let doubtful = (0..rows.len()).filter(|&at| is_doubtful(&rows[at]));
+        let doubtful: Vec<usize> = doubtful.collect();
+        if !gone.is_empty() {
+            self.refresh(); // another process may have compacted them
         }
-        self.refresh(); // another process may have compacted them
-        Ok(gone.len() - self.present(&gone).len())
+        let keys: Vec<Key> = doubtful.iter().map(|&at| *rows[at].0.key()).collect();
+        let present = self.present(&keys).into_iter().map(|(at, _)| doubtful[at]);
+        let present: HashSet<usize> = present.collect();
+        let lost = doubtful.into_iter().filter(|at| !present.contains(at));
+        Ok(lost.collect())
+    }
+
+    /// Makes the names in the directory durable, and the first time its own: another process may have made the
+    /// directory and not have synced it.
+    fn sync_names(&self, dir: &dyn Directory) -> io::Result<()> {
+        dir.sync()?;
+        progress::note();
+        if !self.is_anchored.load(Ordering::Relaxed) {
+            self.fs.sync_parents(&self.dir)?;
+            self.is_anchored.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Removes the files of detached segments. Those that cannot be removed are inserted again.
@@ -197,6 +271,20 @@ impl Catalog {
         let reason = format_args!("cannot list it: {error}");
         self.faults.note(Fault::Read, &self.dir, reason);
     }
+}
+
+/// Has a segment of another process stay until it is removed on purpose. Fails if it is gone.
+fn keep(dir: &dyn Directory, segment: &LiveSegment) -> io::Result<()> {
+    rely_on(dir, segment.name())?;
+    segment.is_kept.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The segments of those rows that are on disk.
+fn distinct_segments<'r>(rows: impl Iterator<Item = &'r Located>) -> Vec<&'r Arc<LiveSegment>> {
+    let segments = rows.filter_map(Located::segment);
+    let segments: HashMap<u32, _> = segments.map(|it| (it.id, it)).collect();
+    segments.into_values().collect()
 }
 
 #[cfg(test)]

@@ -11,9 +11,13 @@ use super::{Catalog, LiveSet, Scan};
 use crate::fs::Directory;
 use crate::key::{Key, fingerprint};
 use crate::segment::{Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentListing, list_segments};
+use crate::sync::thread;
 
 /// How often misses check at most whether the directory changed.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often a thread tries to take the scan lock that does not wait for it without a bound.
+const SCAN_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why the footer of a live segment could not be read again.
 enum RereadError {
@@ -32,6 +36,22 @@ impl Catalog {
     /// directory once, unless a segment of the catalog is gone.
     pub(crate) fn refresh_size(&self) {
         self.rescan(&mut self.scan(), false);
+    }
+
+    /// Brings the catalog up to date, unless another thread changes it for longer than this. Returns whether it
+    /// did.
+    pub(super) fn refresh_within(&self, timeout: Duration) -> bool {
+        let begin = Instant::now();
+        loop {
+            if let Some(mut scan) = self.try_scan() {
+                self.rescan(&mut scan, true);
+                return true;
+            }
+            if begin.elapsed() >= timeout {
+                return false;
+            }
+            thread::sleep(SCAN_INTERVAL);
+        }
     }
 
     /// The same, but only if that is likely to find something and the lock is free. Returns whether

@@ -2,14 +2,14 @@
 //! its limit, and compacts small segments.
 
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::write_queue::{FlusherTask, WriteBatch};
+use super::write_queue::{FlusherTask, SkippedRow, WriteBatch};
 use super::{Engine, compaction, eviction, root_eviction};
 use crate::batch::RowBatch;
-use crate::catalog::located::Located;
 use crate::config::{Config, Eviction};
 use crate::events::Deferred;
 use crate::fault::Fault;
@@ -45,8 +45,11 @@ fn run(engine: &Engine) {
     loop {
         match engine.queue.next_task(|| engine.queue_limits()) {
             FlusherTask::Write(batch) => {
-                on_files(engine, || write(engine, &batch));
-                engine.queue.remove(&batch);
+                let mut outcome = Outcome::default();
+                on_files(engine, || write(engine, &batch, &mut outcome));
+                let lost = outcome.lost(batch.row_count());
+                engine.queue.remove(&batch, &lost);
+                engine.lose(lost.len());
                 // It may run code of the caller who put the rows.
                 guarded(engine, || drop(batch));
                 // Other processes may have filled the directory. Without eviction, what they wrote
@@ -94,43 +97,53 @@ fn guarded(engine: &Engine, work: impl FnOnce()) {
 /// A queued row: its batch, and its position there.
 type Item<'a> = (&'a RowBatch, u32);
 
-/// Counts rows that are not on disk yet. Dropping it counts them as lost, so that a
-/// failure or a panic at any place loses exactly the rest.
-struct LossGuard<'a> {
-    engine: &'a Engine,
-    rows: usize,
+/// What became of the rows of a batch: the first ones are in segments, and of the others the last ones were
+/// refused. After a failure or a panic at any place, those in between are lost.
+#[derive(Default)]
+struct Outcome {
+    done: usize,
+    refused: usize,
 }
 
-impl Drop for LossGuard<'_> {
-    fn drop(&mut self) {
-        if self.rows > 0 {
-            self.engine.lose(self.rows);
-        }
+impl Outcome {
+    fn lost(&self, rows: usize) -> Range<usize> {
+        self.done..rows.saturating_sub(self.refused)
     }
 }
 
-fn write(engine: &Engine, batch: &WriteBatch) {
+fn write(engine: &Engine, batch: &WriteBatch, outcome: &mut Outcome) {
     let rows = batch.rows.iter();
     let items: Vec<Item<'_>> = rows
         .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
         .collect();
-    let mut unwritten = LossGuard {
-        engine,
-        rows: items.len(),
-    };
-    if let Err(error) = write_items(engine, batch.epoch, &items, &mut unwritten.rows) {
+    if let Err(error) = write_items(engine, batch.epoch, &items, outcome) {
         engine.note(Fault::from_write_error(&error), error);
     }
 }
 
-/// Makes rows of other processes durable.
-fn confirm(engine: &Engine, rows: &[Located]) {
-    let mut unconfirmed = LossGuard {
+/// Skipped rows of which it is not known whether they are durable. Dropping it counts them as lost, also
+/// after a panic.
+struct Unconfirmed<'a> {
+    engine: &'a Engine,
+    rows: Vec<&'a SkippedRow>,
+}
+
+impl Drop for Unconfirmed<'_> {
+    fn drop(&mut self) {
+        self.engine.lose(self.rows.len());
+        self.rows.iter().for_each(|row| row.losses.add(1));
+    }
+}
+
+/// Makes rows durable that were skipped.
+fn confirm(engine: &Engine, rows: &[SkippedRow]) {
+    let mut unconfirmed = Unconfirmed {
         engine,
-        rows: rows.len(),
+        rows: rows.iter().collect(),
     };
-    match engine.catalog.confirm(rows) {
-        Ok(gone) => unconfirmed.rows = gone,
+    let located: Vec<_> = rows.iter().map(|it| (&it.row, it.existed)).collect();
+    match engine.catalog.confirm(&located) {
+        Ok(lost) => unconfirmed.rows = lost.into_iter().map(|at| &rows[at]).collect(),
         Err(error) => engine.note(Fault::from_write_error(&error), error),
     }
 }
@@ -139,7 +152,7 @@ fn write_items(
     engine: &Engine,
     epoch: u64,
     items: &[Item<'_>],
-    unwritten: &mut usize,
+    outcome: &mut Outcome,
 ) -> io::Result<()> {
     let config = engine.config();
     let mut segments = Segments {
@@ -149,7 +162,7 @@ fn write_items(
         open: None,
         room: eviction::room(engine).min(root_eviction::room(engine)),
         is_full: false,
-        unwritten,
+        outcome,
     };
     let Some(compression) = config.compression else {
         for item in items {
@@ -187,8 +200,7 @@ struct Segments<'a> {
     room: u64,
     /// A row did not fit, so none of those after it is tried.
     is_full: bool,
-    /// Rows that are in no published segment yet.
-    unwritten: &'a mut usize,
+    outcome: &'a mut Outcome,
 }
 
 impl Segments<'_> {
@@ -227,7 +239,8 @@ impl Segments<'_> {
         let finished = segment.finish()?;
         let rows = finished.footer().row_count();
         if !eviction::admit(engine, finished.bytes()) {
-            self.refuse(rows);
+            engine.refuse(rows, self.config);
+            self.outcome.done += rows;
             return Ok(());
         }
         self.room -= finished.bytes().min(self.room);
@@ -236,13 +249,13 @@ impl Segments<'_> {
             let stored = &engine.counters.stored_rows;
             stored.fetch_add(rows as u64, Ordering::Relaxed);
         }
-        *self.unwritten -= rows;
+        self.outcome.done += rows;
         Ok(())
     }
 
     fn refuse(&mut self, rows: usize) {
         self.engine.refuse(rows, self.config);
-        *self.unwritten -= rows;
+        self.outcome.refused += rows;
     }
 }
 

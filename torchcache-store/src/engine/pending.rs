@@ -1,12 +1,13 @@
 //! The table of queued rows: from key to batch and row, so that each of them is a hit. It knows
 //! nothing of order, time and room, which are the queue's.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
-use crate::batch::RowBatch;
+use crate::batch::{Losses, RowBatch};
 use crate::key::{Key, fingerprint};
 
 /// The rows of a batch that have to be written. Rows that were present already are left out.
@@ -32,6 +33,8 @@ struct Pending {
     fingerprint: u64,
     batch: Arc<RowBatch>,
     row: u32,
+    /// Other users of the store who put the row while it was queued.
+    others: Vec<Arc<Losses>>,
 }
 
 impl Pending {
@@ -84,6 +87,7 @@ impl PendingRows {
                 fingerprint,
                 batch: batch.clone(),
                 row: *row,
+                others: Vec::new(),
             });
             true
         });
@@ -98,14 +102,32 @@ impl PendingRows {
         })
     }
 
-    /// Removes rows that are on disk or lost. Does nothing for rows that were cleared before.
-    pub(crate) fn remove(&mut self, rows: &QueuedRows) {
-        for row in &rows.numbers {
+    /// Counts a queued row for another user of the store as well, if it is lost.
+    pub(crate) fn share(&mut self, key: &Key, user: &Arc<Losses>) {
+        let wanted = fingerprint(key);
+        let same = |pending: &Pending| pending.holds(wanted, key);
+        if let Some(pending) = self.table.find_mut(wanted, same)
+            && !Arc::ptr_eq(pending.batch.losses(), user)
+            && !pending.others.iter().any(|other| Arc::ptr_eq(other, user))
+        {
+            pending.others.push(user.clone());
+        }
+    }
+
+    /// Removes rows that are on disk or lost: those at the positions `lost`. Does nothing for rows that were
+    /// cleared before, except that they count.
+    pub(crate) fn remove(&mut self, rows: &QueuedRows, lost: Range<usize>) {
+        for (at, row) in rows.numbers.iter().enumerate() {
+            let is_lost = lost.contains(&at);
             let same =
                 |pending: &Pending| pending.row == *row && Arc::ptr_eq(&pending.batch, &rows.batch);
             let key = rows.batch.key(*row);
-            if let Ok(slot) = self.table.find_entry(fingerprint(key), same) {
-                slot.remove();
+            let slot = self.table.find_entry(fingerprint(key), same);
+            let removed = slot.ok().map(|slot| slot.remove().0);
+            if is_lost {
+                rows.batch.losses().add(1);
+                let others = removed.iter().flat_map(|pending| &pending.others);
+                others.for_each(|other| other.add(1));
             }
         }
         if self.table.is_empty() {
@@ -161,13 +183,13 @@ mod tests {
         let values = |pending: &PendingRows| [1, 2, 3].map(|n| value(pending, n));
         assert_eq!(values(&pending), [Some(1), Some(1), Some(2)]);
 
-        pending.remove(&second); // in any order
+        pending.remove(&second, 0..0); // in any order
         assert_eq!(values(&pending), [Some(1), Some(1), None]);
         let third = insert(&mut pending, &[3], 3).expect("it is new again");
         assert_eq!(third.seq, 3);
-        pending.remove(&first);
+        pending.remove(&first, 0..0);
         assert_eq!(values(&pending), [None, None, Some(3)]);
-        pending.remove(&third);
+        pending.remove(&third, 0..0);
         assert!(pending.is_empty());
     }
 
@@ -178,7 +200,7 @@ mod tests {
         assert_eq!(pending.clear().len(), 2);
         let after = insert(&mut pending, &[1, 2], 2).expect("they are new again");
         assert_eq!(after.seq, 2);
-        pending.remove(&before);
+        pending.remove(&before, 0..0);
         assert_eq!([1, 2].map(|n| value(&pending, n)), [Some(2); 2]);
     }
 }

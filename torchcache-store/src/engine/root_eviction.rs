@@ -284,7 +284,7 @@ mod tests {
             assert!(store.ensure_flusher(), "the thread starts");
             let engine = &store.engine;
             let batch = RowBatch::new(vec![[1; 32]], b"".as_slice().into(), vec![1], 1);
-            let look = |_: &[_]| Vec::new();
+            let look = |keys: &[_]| engine.catalog.known(keys);
             let put = engine
                 .queue
                 .put(batch.expect("it fits"), look, engine.queue_limits());

@@ -2,13 +2,14 @@
 //! written. Nothing here touches the disk, so its lock is never held for long.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::pending::{PendingRows, QueuedRows};
-use crate::batch::RowBatch;
-use crate::catalog::located::Located;
+use crate::batch::{Losses, RowBatch};
+use crate::catalog::located::{Located, RowsOnDisk};
 use crate::key::Key;
 use crate::progress::{FlusherProgress, is_flusher_thread};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -48,9 +49,9 @@ struct State {
     flush_up_to: u64,
     /// How many callers wait for room.
     blocked: usize,
-    /// Rows that were skipped since the last flush, because segments of other processes have them that may
-    /// not survive a power loss.
-    unconfirmed: Vec<Located>,
+    /// Rows that were skipped since the last flush and may not survive a power loss: segments of other processes
+    /// have them, or it is not known whether their segments exist.
+    unconfirmed: Vec<SkippedRow>,
     /// They have to be confirmed.
     confirm_requested: bool,
     /// The directory has to be brought within its limit.
@@ -70,12 +71,22 @@ struct Waiting {
     rows: QueuedRows,
 }
 
+/// A row that was not queued, since it is on disk.
+#[derive(Debug)]
+pub(crate) struct SkippedRow {
+    pub(crate) row: Located,
+    /// Its segment was seen to exist.
+    pub(crate) existed: bool,
+    /// Of the user of the store who put it.
+    pub(crate) losses: Arc<Losses>,
+}
+
 /// What the flusher has to do next.
 #[derive(Debug)]
 pub(crate) enum FlusherTask {
     Write(WriteBatch),
-    /// Make these rows of other processes durable.
-    Confirm(Vec<Located>),
+    /// Make these rows durable.
+    Confirm(Vec<SkippedRow>),
     /// Bring the directory within its limit.
     Evict,
     /// End the thread.
@@ -88,6 +99,12 @@ pub(crate) struct WriteBatch {
     pub(crate) rows: Vec<QueuedRows>,
     /// The epoch in which they were taken.
     pub(crate) epoch: u64,
+}
+
+impl WriteBatch {
+    pub(crate) fn row_count(&self) -> usize {
+        self.rows.iter().map(|rows| rows.numbers.len()).sum()
+    }
 }
 
 /// Rows that were cleared. Dropping them may run code of the caller who put them.
@@ -185,31 +202,34 @@ impl WriteQueue {
         self.progress.last().elapsed() > stall_timeout && self.state().busy.is_some()
     }
 
-    /// Queues the rows that are neither queued nor found by `locate_on_disk`, and returns the others:
-    /// their positions, and where the rows that were first are. Waits while there is no room; a batch
+    /// Queues the rows that are neither queued nor found by `look_on_disk`, which is called without a lock,
+    /// and returns the others: their positions, and where the rows that were first are. Waits while there is no room; a batch
     /// larger than the bound waits for an empty queue. Queues nothing of a batch of an earlier epoch.
     pub(crate) fn put(
         &self,
         batch: RowBatch,
-        locate_on_disk: impl Fn(&[Key]) -> Vec<(usize, Located)>,
+        look_on_disk: impl Fn(&[Key]) -> RowsOnDisk,
         limits: QueueLimits,
     ) -> Result<Vec<(usize, Located)>, Stalled> {
         let begin = Instant::now();
         let cost = batch.memory();
         let batch = Arc::new(batch);
         let mut removals = self.state().removals;
-        let mut on_disk = locate_on_disk(batch.keys());
+        let mut on_disk = look_on_disk(batch.keys());
         let mut state = self.state();
         loop {
             // Rows that left the queue since the last lookup are on disk now.
             if removals != state.removals {
                 removals = state.removals;
-                on_disk = locate_on_disk(batch.keys());
+                drop(state);
+                on_disk = look_on_disk(batch.keys());
+                state = self.state();
+                continue;
             }
             if state.has_ended || batch.is_outdated(self.epoch()) {
                 return Ok(Vec::new());
             }
-            let new = rows_not_in(&on_disk, batch.rows());
+            let new = rows_not_in(&on_disk.rows, batch.rows());
             let is_full = state.bytes > 0 && state.bytes + cost > limits.max_bytes;
             let is_queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
             if is_full && !new.iter().all(is_queued) {
@@ -226,16 +246,26 @@ impl WriteQueue {
                 state.blocked -= 1;
                 continue;
             }
-            let unsynced = on_disk.iter().map(|(_, row)| row);
-            let unsynced = unsynced.filter(|row| row.unsynced().is_some());
-            state.unconfirmed.extend(unsynced.cloned());
+            let RowsOnDisk { rows, exist } = on_disk;
+            let unsure = rows.iter().map(|(_, row)| row);
+            let unsure = unsure.filter(|row| !exist || row.is_unsynced());
+            state.unconfirmed.extend(unsure.map(|row| SkippedRow {
+                row: row.clone(),
+                existed: exist,
+                losses: batch.losses().clone(),
+            }));
             if state.unconfirmed.len() > MAX_UNCONFIRMED {
                 state.confirm_requested = true;
                 self.work.notify_one();
             }
             let queued = state.rows.insert(&batch, new);
             let inserted = queued.as_ref().map_or(&[][..], |queued| &queued.numbers);
-            let winners = winners(&batch, on_disk, inserted, &state.rows);
+            let winners = winners(&batch, rows, inserted, &state.rows);
+            for (row, winner) in &winners {
+                if winner.is_queued() {
+                    state.rows.share(batch.key(*row as u32), batch.losses());
+                }
+            }
             if let Some(rows) = queued {
                 let was_empty = state.waiting.is_empty();
                 state.bytes += cost;
@@ -381,12 +411,15 @@ impl WriteQueue {
         state.busy = Some(first);
     }
 
-    /// For the flusher: these rows are on disk or lost, and no longer pending.
-    pub(crate) fn remove(&self, written: &WriteBatch) {
+    /// For the flusher: these rows are on disk, or lost at the positions `lost`, and no longer pending.
+    pub(crate) fn remove(&self, written: &WriteBatch, lost: &Range<usize>) {
+        let mut begin = 0;
         for rows in &written.rows {
             // Locked for each, so that lookups come in between.
             let mut state = self.state();
-            state.rows.remove(rows);
+            let lost = lost.start.saturating_sub(begin)..lost.end.saturating_sub(begin);
+            state.rows.remove(rows, lost);
+            begin += rows.numbers.len();
             state.removals += 1;
             state.bytes -= rows.batch.memory();
             self.done.notify_all();

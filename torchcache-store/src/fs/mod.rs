@@ -46,6 +46,16 @@ pub trait FileSystem: Debug + Send + Sync {
     /// What the system reports, for example that the directory does not exist, or is none.
     fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>>;
 
+    /// Waits until the name of a directory survives a power loss, and those of the directories above it: another
+    /// process may have made them.
+    ///
+    /// # Errors
+    /// What the system reports, but not that it does not support this.
+    fn sync_parents(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
+
     /// Removes an empty directory. A store never does; [`admin`](crate::admin) does.
     ///
     /// # Errors

@@ -42,6 +42,27 @@ impl FileSystem for Os {
         Ok(Arc::new(OsDirectory { fd, path }))
     }
 
+    fn sync_parents(&self, path: &Path) -> io::Result<()> {
+        let mut dir = open(CWD, path, OFlags::NOFOLLOW)?;
+        for above in path.ancestors().skip(1) {
+            // "b" is in ".".
+            let above = match above.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => above,
+            };
+            let parent = match open(CWD, above, OFlags::empty()) {
+                Err(Errno::ACCESS | Errno::PERM) => break, // it must not be read
+                parent => parent?,
+            };
+            if rustix::fs::fstat(&parent)?.st_dev != rustix::fs::fstat(&dir)?.st_dev {
+                break; // that a file system is mounted is not up to its directories
+            }
+            sync_dir(&parent)?;
+            dir = parent;
+        }
+        Ok(())
+    }
+
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::rmdir(path)?)
     }
@@ -87,15 +108,18 @@ fn make_dir(path: &Path) -> io::Result<()> {
         // It was removed in between.
         let _ = rustix::fs::rmdir(path);
     })?;
-    // Some parents must not be read.
-    if let Ok(parent) = open(CWD, parent, OFlags::empty()) {
+    let parent = match open(CWD, parent, OFlags::empty()) {
+        Err(Errno::ACCESS | Errno::PERM) => return Ok(()), // it must not be read
+        parent => parent,
+    };
+    let synced = parent.map_err(io::Error::from).and_then(|parent| {
         let _ = share_with_group(path, &parent);
-        sync_dir(&parent).inspect_err(|_| {
-            // The next opener would take it for one that survives a power loss.
-            let _ = rustix::fs::rmdir(path);
-        })?;
-    }
-    Ok(())
+        sync_dir(&parent)
+    });
+    synced.inspect_err(|_| {
+        // The next opener would take it for one that survives a power loss.
+        let _ = rustix::fs::rmdir(path);
+    })
 }
 
 /// Syncs a directory, where its file system supports that.

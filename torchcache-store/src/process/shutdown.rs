@@ -204,7 +204,7 @@ mod tests {
         assert!(handle.ensure_flusher(), "the thread starts");
         let batch = batch.expect("the parts fit");
         let engine = &handle.engine;
-        let on_disk = |_: &[Key]| Vec::new();
+        let on_disk = |keys: &[Key]| engine.catalog.known(keys);
         let put = engine.queue.put(batch, on_disk, engine.queue_limits());
         assert!(put.expect("there is room").is_empty());
     }
@@ -281,9 +281,11 @@ mod tests {
                     let key = *blake3::hash(&[thread, n].map(u64::to_le_bytes).concat()).as_bytes();
                     let batch = RowBatch::new(vec![key], [].into(), vec![7; 1 << 16], 1 << 16);
                     let batch = batch.expect("the parts fit");
-                    let _ = engine
-                        .queue
-                        .put(batch, |_| Vec::new(), engine.queue_limits());
+                    let _ = engine.queue.put(
+                        batch,
+                        |keys| engine.catalog.known(keys),
+                        engine.queue_limits(),
+                    );
                     if ended.load(Ordering::Relaxed) {
                         return;
                     }

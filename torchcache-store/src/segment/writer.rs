@@ -232,7 +232,7 @@ impl FinishedSegment {
     }
 
     /// Gives the segment its name in place of the segments called `sources`, which the caller removes
-    /// afterwards, and syncs the directory: names may reach the medium in any order, and this one has
+    /// afterwards, and syncs the directory by `sync`: names may reach the medium in any order, and this one has
     /// to before the sources are removed and before its rows are reported as flushed.
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
@@ -242,14 +242,17 @@ impl FinishedSegment {
     pub(crate) fn publish_replacing<'n>(
         self,
         sources: impl IntoIterator<Item = &'n str>,
+        sync: impl Fn(&dyn Directory) -> io::Result<()>,
     ) -> io::Result<Option<(PathBuf, Footer)>> {
         let dir = self.dir().clone();
         let written = self.file.metadata().map(|file| file.modified).ok();
+        // Without the lock, others may rely on it although its time is as it was.
+        let written = written.filter(|_| self.temp.is_locked());
         let name = self.temp.unique_name().to_owned();
         let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
         let mut sources = sources.into_iter().peekable();
         if sources.peek().is_none() {
-            if let Err(error) = dir.sync() {
+            if let Err(error) = sync(&*dir) {
                 take_back(&*dir, path.file_name().unwrap_or_default(), written)?;
                 return Err(error);
             }
@@ -258,7 +261,7 @@ impl FinishedSegment {
         let mut exist = || sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
         let is_gone = match exist() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            exist => exist.and_then(|()| dir.sync()).map(|()| false),
+            exist => exist.and_then(|()| sync(&*dir)).map(|()| false),
         };
         if matches!(is_gone, Ok(false)) {
             return Ok(Some((path, footer)));
@@ -273,24 +276,30 @@ impl FinishedSegment {
     }
 }
 
-/// Records that this process relies on a segment of another one, whose name may not be synced yet. If the
-/// segment is there afterwards, the other one does not remove it when its own sync fails. Where its time cannot
-/// be set for that, this waits until the other one is through.
+/// Has a segment of another process stay, whose name may not be synced yet, also where that process cannot sync
+/// it. Where its time cannot be set for that, this waits until the other one is through.
 ///
 /// # Errors
-/// [`NotFound`](io::ErrorKind::NotFound) and others of opening it, and [`TimedOut`](io::ErrorKind::TimedOut).
+/// [`NotFound`](io::ErrorKind::NotFound) if it is gone, others of opening it, and
+/// [`TimedOut`](io::ErrorKind::TimedOut).
 pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
     let (file, since) = (dir.open(name.as_ref())?, Instant::now());
-    // More than the coarsest clock of a file system.
-    let marked = file.set_modified(file.metadata()?.modified + Duration::from_secs(2));
-    while marked.is_err() && matches!(file.try_lock(), Ok(false)) {
-        if since.elapsed() > SETTLE_TIMEOUT {
-            let what = format!("the process that wrote {name} does not come to sync it");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+    // Its writer has it locked until the name is synced, and does not take it back after that.
+    let mut locked = file.try_lock();
+    if !matches!(locked, Ok(true)) {
+        // More than the coarsest clock of a file system.
+        let marked = file.set_modified(file.metadata()?.modified + Duration::from_secs(2));
+        while marked.is_err() && matches!(locked, Ok(false)) {
+            if since.elapsed() > SETTLE_TIMEOUT {
+                let what = format!("the process that wrote {name} does not come to sync it");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+            locked = file.try_lock();
         }
-        std::thread::sleep(POLL_INTERVAL);
     }
-    Ok(())
+    drop(file); // a compaction would respect the lock
+    dir.stat(name.as_ref()).map(drop)
 }
 
 /// Removes a segment that was written at this time, unless another process relies on it.

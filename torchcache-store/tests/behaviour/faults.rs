@@ -105,27 +105,58 @@ fn foreign_and_future_files_are_left_alone() {
     }
 }
 
+/// What a flush lost.
+fn lost(store: &Store) -> u64 {
+    match store.flush() {
+        Ok(()) => 0,
+        Err(FlushError::Lost { rows, .. }) => rows,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 #[test]
-fn each_opened_store_reports_lost_rows_once() {
+fn each_opened_store_reports_its_lost_rows_once() {
     let parent = tempfile::tempdir().expect("a temporary directory");
     let dir = parent.path().join("cache");
     let open = || Store::open(&dir, manual_flush()).expect("it opens");
-    let (first, second) = (open(), open());
-    first.put(batch(&keys(0..7), "raw", LEN));
+    let (first, second, idle) = (open(), open(), open());
+    let put = |store: &Store, rows| store.put(batch(&keys(rows), "raw", LEN)).len();
+    assert_eq!(put(&first, 0..7), 0);
+    // Two of them are those of the first store, and lost with them.
+    for skipped in [2, 5] {
+        assert_eq!(put(&second, 5..10), skipped);
+    }
     fs::remove_dir_all(&dir).expect("it can be removed");
     fs::write(&dir, "in the way").expect("it can be written");
     let clone = first.clone();
-    for store in [&first, &second] {
-        let flushed = store.flush();
-        assert!(
-            matches!(flushed, Err(FlushError::Lost { rows: 7, .. })),
-            "{flushed:?}"
-        );
+    for (store, rows) in [(&idle, 0), (&second, 5), (&first, 7)] {
+        assert_eq!(lost(store), rows);
         assert_eq!(store.flush(), Ok(()), "reported before");
     }
     assert_eq!(clone.flush(), Ok(()), "its original reported it");
+    assert_eq!(first.lost_rows(), 10, "each row once");
     fs::remove_file(&dir).expect("it can be removed");
     assert_eq!(open().flush(), Ok(()), "opened after the loss");
+}
+
+#[test]
+fn only_the_store_whose_rows_find_no_room_lost_them() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let dir = parent.path().join("cache");
+    let config = manual_flush()
+        .with_queue_bytes(1)
+        .with_stall_timeout(Duration::ZERO);
+    let open = || Store::open(&dir, config.clone()).expect("it opens");
+    let (first, second) = (open(), open());
+    let mut tried = 0;
+    while second.lost_rows() == 0 {
+        first.put(batch(&keys(2 * tried..2 * tried + 1), "raw", LEN));
+        second.put(batch(&keys(2 * tried + 1..2 * tried + 2), "raw", LEN));
+        tried += 1;
+    }
+    first.reconfigure(manual_flush());
+    let all = lost(&first) + lost(&second);
+    assert_eq!(all, first.lost_rows(), "each is reported by one of them");
 }
 
 #[test]

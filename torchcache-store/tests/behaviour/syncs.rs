@@ -231,6 +231,27 @@ fn rows_are_compressed_where_no_thread_can_be_started() {
 }
 
 #[test]
+fn names_of_directories_above_are_synced_where_that_is_supported() {
+    for (errno, is_ok) in [
+        (libc::EIO, false),
+        (libc::ENOSPC, false),
+        (libc::EINVAL, true),
+        (libc::ENOSYS, true),
+        (libc::ENOTSUP, true),
+    ] {
+        let done = std::thread::spawn(move || {
+            let root = tempfile::tempdir().expect("a temporary directory");
+            let dir = root.path().join("cache");
+            fs::create_dir(&dir).expect("it can be made");
+            Os.sync_parents(&dir).expect("it is synced");
+            filter(libc::SYS_fsync, SeccompAction::Errno(errno as u32));
+            Os.sync_parents(&dir).is_ok()
+        });
+        assert_eq!(done.join().expect("it does not panic"), is_ok, "{errno}");
+    }
+}
+
+#[test]
 fn large_segments_are_written_where_parts_cannot_be_synced() {
     for (errno, is_ok) in [
         (libc::EIO, false),

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use torchcache_store::{Compression, Config, Fault, FlushError, Store};
+use torchcache_store::{Compression, Config, Fault, Store};
 
 use crate::process::say;
 use crate::rows::{self, batch};
@@ -94,11 +94,7 @@ pub fn run(root: &Path, args: &[String]) {
                 }
                 // Small segments, which are compacted.
                 if part == "common" {
-                    let flushed = store.flush();
-                    // Rows that were skipped since others had written them may have been taken away.
-                    let is_taken = matches!(flushed, Err(FlushError::Lost { .. }));
-                    let others_take = deeds.split(' ').any(|deed| deed == DEEDS[0]);
-                    assert!(flushed.is_ok() || is_taken && others_take, "{flushed:?}");
+                    store.flush().unwrap();
                 }
             }
             _ => {

@@ -1,6 +1,6 @@
 //! The content of the medium, and what a power cut leaves of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +27,8 @@ pub(super) struct Medium {
     pub(super) directories: HashMap<PathBuf, Names>,
     /// Removed directories. The one above is not synced, so a power cut may bring them back.
     pub(super) removed: HashMap<PathBuf, Names>,
+    /// Directories whose names a power cut may take.
+    pub(super) unsynced: HashSet<PathBuf>,
     pub(super) files: Vec<Content>,
     /// Counts power cuts: what was open before one is closed.
     pub(super) boots: u64,

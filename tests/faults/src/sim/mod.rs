@@ -38,6 +38,13 @@ impl Sim {
         self.medium().capacity = bytes;
     }
 
+    /// Makes a directory whose name no process has synced yet: the one that makes it is about to.
+    pub fn add_unsynced_dir(&self, path: &Path) {
+        let mut medium = self.medium();
+        medium.directories.entry(path.to_owned()).or_default();
+        medium.unsynced.insert(path.to_owned());
+    }
+
     /// Makes the disk slow: a sync of more bytes than this takes until there is no such limit.
     pub fn set_most_at_once(&self, bytes: Option<usize>) {
         self.medium().most_at_once = bytes;
@@ -64,6 +71,11 @@ impl Sim {
     pub fn cut_power(&self, rng: &mut Rng) {
         let mut medium = self.medium();
         medium.boots += 1;
+        for path in std::mem::take(&mut medium.unsynced) {
+            if rng.bool() {
+                medium.directories.remove(&path);
+            }
+        }
         for (path, names) in std::mem::take(&mut medium.removed) {
             if rng.bool() {
                 medium.directories.entry(path).or_insert(names);
@@ -183,6 +195,11 @@ impl FileSystem for Sim {
             path: path.to_owned(),
             boot: medium.boots,
         }))
+    }
+
+    fn sync_parents(&self, path: &Path) -> io::Result<()> {
+        self.medium().unsynced.remove(path);
+        Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {

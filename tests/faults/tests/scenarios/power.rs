@@ -36,6 +36,9 @@ fn flushed_rows_survive_a_power_cut() {
 fn cut_at(at: u64, seed: u64, compressed: bool) {
     let (sim, dir) = (Sim::new(), Path::new("/cache"));
     let mut rng = Rng::with_seed(seed);
+    if rng.bool() {
+        sim.add_unsynced_dir(dir);
+    }
     let calls = Arc::new(AtomicU64::new(0));
     let decide = {
         let (sim, calls, mut rng) = (sim.clone(), calls.clone(), rng.fork());

@@ -46,11 +46,6 @@ pub(super) struct Process {
     pub(super) known: Numbers,
     /// Rows that it took since it last flushed.
     pub(super) taken: Numbers,
-    /// Another process cleared the directory since it last flushed: rows that it was given but skipped, since
-    /// they were there, are gone.
-    is_cleared: bool,
-    /// How many rows its flushes reported as lost for that reason.
-    pub(super) lost: u64,
     /// How many it took since it opened the directory; unknown after a clear.
     pub(super) count: Option<u64>,
 }
@@ -64,8 +59,6 @@ impl World {
             life: Life::new(&power),
             known: Numbers::new(),
             taken: Numbers::new(),
-            is_cleared: false,
-            lost: 0,
             count: Some(0),
         };
         World {
@@ -188,18 +181,13 @@ impl World {
         let Some(store) = &process.store else { return };
         let flushed = store.flush();
         let taken = std::mem::take(&mut process.taken);
-        let is_cleared = std::mem::take(&mut process.is_cleared);
-        let others_remove = self.rules.is_shared && self.rules.is_limited || self.rules.is_damaged;
         if !self.power.is_on() {
             return;
         }
         let is_sound = process.life.is_sound();
         match flushed {
             Ok(()) => self.keep(taken, is_sound),
-            Err(FlushError::Lost { rows, .. }) if !is_sound || is_cleared || others_remove => {
-                assert!(rows > 0);
-                process.lost += rows;
-            }
+            Err(FlushError::Lost { rows, .. }) if !is_sound => assert!(rows > 0),
             Err(error) => panic!("{error}"),
         }
         self.check_idle(one);
@@ -223,10 +211,8 @@ impl World {
         for process in &mut self.processes {
             process.known.clear();
             process.taken.clear();
-            process.is_cleared = true;
             process.count = None;
         }
-        self.processes[one].is_cleared = false;
         let others = self
             .processes
             .iter()
@@ -272,7 +258,7 @@ impl World {
         let config = process.settings.config(self.rules);
         let store = Store::open_on(process.life.file_system(&self.sim), DIR, config);
         process.known = self.kept.clone();
-        (process.count, process.is_cleared, process.lost) = (Some(0), false, 0);
+        process.count = Some(0);
         match store {
             Ok(store) => process.store = Some(store),
             Err(error) => assert!(!process.life.is_sound() || !self.power.is_on(), "{error}"),
