@@ -268,6 +268,71 @@ fn rows_lost_before_the_module_hash_changed_fail_the_flush() {
     assert_eq!(model.torchcache.stats().disk.rows, 3);
 }
 
+/// Two caches of one module hash and directory with rows on disk only, and what makes the disk lose rows until it
+/// is dropped.
+fn two_on_a_bad_disk(root: &Path) -> ([Kept; 2], BadDisk) {
+    let models = [(); 2].map(|()| Kept {
+        torchcache_max_memory_cache_size: 0,
+        ..kept(root)
+    });
+    for model in &models {
+        model.forward(&random(&[5, 4])).unwrap();
+        model.torchcache.flush().unwrap();
+    }
+    let (directory, away) = (models[0].torchcache.directory().unwrap(), root.join("away"));
+    assert_eq!(models[1].torchcache.directory().as_ref(), Some(&directory));
+    fs::rename(&directory, &away).unwrap();
+    fs::write(&directory, "").unwrap();
+    (models, BadDisk { directory, away })
+}
+
+struct BadDisk {
+    directory: PathBuf,
+    away: PathBuf,
+}
+
+impl Drop for BadDisk {
+    fn drop(&mut self) {
+        fs::remove_file(&self.directory).unwrap();
+        fs::rename(&self.away, &self.directory).unwrap();
+    }
+}
+
+/// The rows that a flush reports as lost.
+fn lost(model: &Kept) -> Option<String> {
+    let lost = model.torchcache.flush().err()?;
+    Some(std::error::Error::source(&lost).unwrap().to_string())
+}
+
+#[test]
+fn each_cache_reports_its_own_lost_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let (models, disk) = two_on_a_bad_disk(root.path());
+    for (model, rows) in models.iter().zip([7, 2]) {
+        model.forward(&random(&[rows, 4])).unwrap();
+    }
+    for (model, rows) in models.iter().zip(["7 rows", "2 rows"]).rev() {
+        let lost = lost(model).expect("they are lost");
+        assert!(lost.starts_with(rows), "{lost}");
+    }
+    drop(disk);
+    assert_eq!(models.each_ref().map(lost), [None, None], "reported once");
+}
+
+#[test]
+fn rows_lost_before_an_option_changed_fail_the_flush() {
+    let root = tempfile::tempdir().unwrap();
+    let ([mut model, other], disk) = two_on_a_bad_disk(root.path());
+    model.forward(&random(&[7, 4])).unwrap();
+    assert_eq!(lost(&other), None, "none of its own");
+    drop(disk);
+    model.torchcache_zstd_compression = true;
+    model.forward(&random(&[3, 4])).unwrap();
+    let lost_rows = lost(&model).expect("they are lost");
+    assert!(lost_rows.starts_with("7 rows"), "{lost_rows}");
+    assert_eq!(lost(&model), None, "reported once");
+}
+
 #[test]
 fn a_flush_covers_rows_of_an_earlier_module_hash() {
     let root = tempfile::tempdir().unwrap();

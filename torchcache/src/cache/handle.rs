@@ -155,9 +155,9 @@ impl TorchCache {
     /// # Errors
     ///
     /// [`FlushError::Directory`] where the directory could not be used, and [`FlushError::Rows`] where
-    /// rows could not be written since the last flush, or not in time. [`Stats::faults`] counts the
+    /// rows of this handle could not be written since the last flush, or not in time. [`Stats::faults`] counts the
     /// reasons, and the log has them. Rows that the full tier refused or evicted are no error:
-    /// [`Stats::disk`] counts them.
+    /// [`Stats::disk`] counts them. Nor are rows that another process evicted or cleared.
     pub fn flush(&self) -> Result<(), FlushError> {
         let tiers = self.with_cache(|cache| cache.tiers.clone());
         // Outside the handle's lock, since this may take as long as the disk does.

@@ -87,7 +87,8 @@ impl Tiers {
     ) -> Result<Self, Detail> {
         let budget = Budget::of_process()?;
         let location = DiskLocation::from_options(options);
-        let (root, store, disk_fault) = match disk(identity, options, &location) {
+        let before = previous.and_then(|tiers| tiers.store.as_ref());
+        let (root, store, disk_fault) = match disk(identity, options, &location, before) {
             Ok(Some((root, store))) => (Some(root), Some(store), None),
             Ok(None) => (None, None, None),
             Err(Unusable::Misuse(detail))
@@ -191,11 +192,13 @@ fn shared_memory(
     memory
 }
 
-/// The root and the store of a persistent cache.
+/// The root and the store of a persistent cache. The store is the one of `before` where its directory is the same:
+/// that reports what it lost.
 fn disk(
     identity: &Identity,
     options: &Options,
     location: &DiskLocation,
+    before: Option<&Store>,
 ) -> Result<Option<(PathBuf, Store)>, Unusable> {
     if !options.persistent() {
         return Ok(None);
@@ -207,7 +210,11 @@ fn disk(
         StoreError::Directory { source, .. } => Unusable::classify_below(&root, &directory, source),
         other => Unusable::Fault(Detail::directory(&directory, std::io::Error::other(other))),
     })?;
-    Ok(Some((root, store)))
+    let Some(same) = before.filter(|before| before.dir() == store.dir()) else {
+        return Ok(Some((root, store)));
+    };
+    same.reconfigure(store.config());
+    Ok(Some((root, same.clone())))
 }
 
 /// `is_named`: all caches of the process share the temporary directory, which no one named.
