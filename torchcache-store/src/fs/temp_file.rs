@@ -45,8 +45,8 @@ pub(crate) fn is_unique(name: &str) -> bool {
 pub(crate) struct TempFile {
     dir: Arc<dyn Directory>,
     name: String,
-    /// Whether its writer has the lock.
-    is_locked: bool,
+    /// Its writer has no lock although there are locks.
+    is_unlocked: bool,
     /// It was renamed or removed.
     is_gone: bool,
 }
@@ -66,10 +66,13 @@ impl TempFile {
             name,
             // The lock shows that the writer lives. Without locks, the age of the file has to. Another process
             // that looks at the file may have the lock for a moment.
-            is_locked: file.try_lock().unwrap_or(false),
+            is_unlocked: match file.try_lock() {
+                Ok(taken) => !taken,
+                Err(error) => error.kind() != io::ErrorKind::Unsupported,
+            },
             is_gone: false,
         };
-        if !temp.is_locked {
+        if temp.is_unlocked {
             let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
             temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
             temp.name = unlocked;
@@ -94,9 +97,9 @@ impl TempFile {
         Ok(temp)
     }
 
-    /// Whether other processes can see from the lock of the file that its writer lives.
-    pub(crate) fn is_locked(&self) -> bool {
-        self.is_locked
+    /// Whether the lock of the file is free although its writer lives.
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.is_unlocked
     }
 
     /// The directory of the file.
@@ -106,9 +109,9 @@ impl TempFile {
 
     /// The unique part of the name, for a file that needs no particular one.
     pub(crate) fn unique_name(&self) -> &str {
-        let prefix = match self.is_locked {
-            true => PREFIX,
-            false => UNLOCKED_PREFIX,
+        let prefix = match self.is_unlocked {
+            true => UNLOCKED_PREFIX,
+            false => PREFIX,
         };
         &self.name[prefix.len()..]
     }

@@ -246,8 +246,8 @@ impl FinishedSegment {
     ) -> io::Result<Option<(PathBuf, Footer)>> {
         let dir = self.dir().clone();
         let written = self.file.metadata().map(|file| file.modified).ok();
-        // Without the lock, others may rely on it although its time is as it was.
-        let written = written.filter(|_| self.temp.is_locked());
+        // If its lock is free, others may rely on it although its time is as it was.
+        let written = written.filter(|_| !self.temp.is_unlocked());
         let name = self.temp.unique_name().to_owned();
         let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
         let mut sources = sources.into_iter().peekable();
