@@ -226,12 +226,12 @@ fn candidates(
     candidates
 }
 
-/// Removes segments of these names, also those that cannot be read.
-pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) {
+/// Removes segments of these names, also those that cannot be read. Returns the bytes of those that are gone.
+pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) -> u64 {
     catalog.refresh_size(); // other processes may have written some
     let mut scan = catalog.scan();
     let Ok(dir) = catalog.open_dir() else {
-        return;
+        return 0;
     };
     let scan = &mut *scan;
     let mut segments = catalog.live_segments();
@@ -240,11 +240,13 @@ pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) {
             && catalog.remove_segment(&*dir, &mut scan.unremovable, segment)
     });
     detach_evicted(catalog, scan, &segments);
-    scan.skipped.retain(|name, file| {
-        !names.contains(name.as_str())
-            || file.is_left_alone()
-            || !catalog.remove(&*dir, &mut scan.unremovable, name)
+    let skipped = scan.skipped.extract_if(|name, file| {
+        names.contains(name.as_str())
+            && !file.is_left_alone()
+            && catalog.remove(&*dir, &mut scan.unremovable, name)
     });
+    let live = segments.iter().map(|segment| segment.bytes);
+    sum(live.chain(skipped.map(|(_, file)| file.bytes)))
 }
 
 /// Takes segments out whose files were removed, and counts their rows.

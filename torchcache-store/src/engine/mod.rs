@@ -137,7 +137,8 @@ impl Engine {
                     dir = %dir.display(),
                     rows,
                     max_bytes,
-                    "one call stores more rows than the disk tier may hold; the rest is not kept"
+                    "rows are not kept: one call stores more than the disk tier may hold, or files that \
+                     cannot be removed fill it"
                 );
             });
         }

@@ -67,6 +67,8 @@ struct ListedRoot {
 struct ListedCache {
     name: OsString,
     segments: Vec<ListedSegment>,
+    /// The bytes of segments that were to be removed and could not be.
+    unremovable: u64,
 }
 
 /// A segment of a listing.
@@ -80,7 +82,8 @@ struct ListedSegment {
 
 impl ListedCache {
     fn bytes(&self) -> u64 {
-        sum(self.segments.iter().map(|segment| segment.bytes))
+        let segments = self.segments.iter().map(|segment| segment.bytes);
+        sum(segments.chain([self.unremovable]))
     }
 }
 
@@ -150,7 +153,12 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
             last_read,
         });
     }
-    Ok(ListedCache { name, segments })
+    let unremovable = 0;
+    Ok(ListedCache {
+        name,
+        segments,
+        unremovable,
+    })
 }
 
 /// Removes segments that were read least recently, until the caches are clearly within the bound.
@@ -174,63 +182,79 @@ fn evict(engine: &Engine, root: &SharedRoot, listed: ListedRoot) {
         order.extend(cache.segments.iter().map(|it| (it.last_read, number)));
     }
     order.sort_unstable();
-    let mut evicted: BTreeMap<usize, Vec<ListedSegment>> = BTreeMap::new();
-    for (_, number) in order {
-        if excess == 0 {
-            break;
-        }
-        // The least recently read one of this cache.
-        if let Some(segment) = caches[number].segments.pop() {
-            excess = excess.saturating_sub(segment.bytes);
-            evicted.entry(number).or_default().push(segment);
-        }
-    }
-    for (number, segments) in evicted {
-        progress::note();
-        let cache = &caches[number];
-        match root.member(&cache.name) {
-            Some(member) => {
-                let names = segments.iter().map(|segment| segment.name.as_str());
-                eviction::evict_named(&member, &names.collect());
+    let mut order = order.into_iter();
+    // Where some cannot be removed, the next ones are.
+    while excess > 0 && order.len() > 0 {
+        let mut chosen: BTreeMap<usize, Vec<ListedSegment>> = BTreeMap::new();
+        let mut expected = 0;
+        for (_, number) in order.by_ref() {
+            // The least recently read one of this cache.
+            if let Some(segment) = caches[number].segments.pop() {
+                expected += segment.bytes;
+                chosen.entry(number).or_default().push(segment);
             }
-            None => remove_all(engine, &root.path.join(&cache.name), &segments),
+            if expected >= excess {
+                break;
+            }
         }
-        root.record(&cache.name, cache.bytes());
+        for (number, segments) in chosen {
+            progress::note();
+            let cache = &mut caches[number];
+            let gone = match root.member(&cache.name) {
+                Some(member) => {
+                    let names = segments.iter().map(|segment| segment.name.as_str());
+                    eviction::evict_named(&member, &names.collect())
+                }
+                None => remove_all(engine, &root.path.join(&cache.name), &segments),
+            };
+            excess = excess.saturating_sub(gone);
+            let chosen = sum(segments.iter().map(|segment| segment.bytes));
+            cache.unremovable += chosen.saturating_sub(gone);
+            root.record(&cache.name, cache.bytes());
+        }
     }
     root.set_evicted(target);
 }
 
-/// Removes segments of a cache that no store of this process has open.
-fn remove_all(engine: &Engine, cache: &Path, segments: &[ListedSegment]) {
-    let removed = directory::open(&*engine.catalog.fs, cache, false).map(|dir| {
-        let each = |segment: &ListedSegment| {
-            progress::note();
-            remove(engine, &*dir, segment);
-        };
-        segments.iter().for_each(each);
-    });
-    if let Err(error) = removed
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        let reason = format_args!("cannot remove its segments: {error}");
-        engine.catalog.faults.note(Fault::Write, cache, reason);
+/// Removes segments of a cache that no store of this process has open. Returns the bytes of those that are gone.
+fn remove_all(engine: &Engine, cache: &Path, segments: &[ListedSegment]) -> u64 {
+    let all = || segments.iter().map(|segment| segment.bytes);
+    match directory::open(&*engine.catalog.fs, cache, false) {
+        Ok(dir) => {
+            let is_gone = |segment: &&ListedSegment| {
+                progress::note();
+                remove(engine, &*dir, segment)
+            };
+            sum(segments.iter().filter(is_gone).map(|segment| segment.bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => sum(all()),
+        Err(error) => {
+            let reason = format_args!("cannot remove its segments: {error}");
+            engine.catalog.faults.note(Fault::Write, cache, reason);
+            0
+        }
     }
 }
 
-/// Removes a segment, unless it was read since it was listed or a newer version uses it.
-fn remove(engine: &Engine, dir: &dyn Directory, segment: &ListedSegment) {
-    let is_unread = dir
-        .stat(segment.name.as_ref())
-        .is_ok_and(|file| file.modified == segment.modified);
-    let rows = claimed_rows(dir, &segment.name);
-    if !is_unread || matches!(rows, Err(SegmentError::FutureVersion(_))) {
-        return;
+/// Removes a segment, unless it was read since it was listed or a newer version uses it. Returns whether it counts
+/// no longer: one of a newer version never does.
+fn remove(engine: &Engine, dir: &dyn Directory, segment: &ListedSegment) -> bool {
+    match dir.stat(segment.name.as_ref()) {
+        Ok(file) if file.modified == segment.modified => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+        _ => return false,
     }
-    if let Err(error) = remove_if_present(dir, &segment.name) {
+    let rows = claimed_rows(dir, &segment.name);
+    if matches!(rows, Err(SegmentError::FutureVersion(_))) {
+        return true;
+    }
+    let removed = remove_if_present(dir, &segment.name);
+    if let Err(error) = &removed {
         let path = dir.path().join(&segment.name);
         let reason = format_args!("cannot remove it: {error}");
         engine.catalog.faults.note(Fault::Write, &path, reason);
     }
+    removed.is_ok()
 }
 
 #[cfg(all(test, not(shuttle)))]

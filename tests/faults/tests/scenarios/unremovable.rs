@@ -16,6 +16,7 @@ use torchcache_faults::process::{NOBODY, unprivileged};
 use torchcache_faults::roles::shared_dir::{LEN, OTHERS, Shared, files};
 use torchcache_faults::rows::{count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
+use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Eviction, Store};
 
 use crate::child;
@@ -97,6 +98,38 @@ fn others_are_evicted_for_files_that_cannot_be_removed() {
         caused += failed.get();
     }
     seen("files of the directory that cannot be removed", caused);
+}
+
+#[test]
+fn other_caches_are_evicted_for_files_that_cannot_be_removed() {
+    for is_open in [false, true] {
+        let sim = Sim::new();
+        sim.open_dir("/root".as_ref(), true)
+            .expect("it can be made");
+        let caches = ["/root/first", "/root/own"];
+        let first = Store::open_on(Arc::new(sim.clone()), caches[0], config()).expect("it opens");
+        (0..20).for_each(|n| put_flushed(&first, n..n + 1, LEN));
+        drop(first);
+        let files = sim.files(Path::new(caches[0])).into_iter();
+        let names = files.filter_map(|file| file.file_name().map(OsStr::to_owned));
+        let (fs, failed) = closed(&sim, &names.collect(), &[Call::Remove], Errno::PERM);
+        let fs = Arc::new(fs);
+        let config = config().with_max_root_bytes(Some(LIMIT));
+        let first = is_open.then(|| Store::open_on(fs.clone(), caches[0], config.clone()));
+        let store = Store::open_on(fs, caches[1], config.clone()).expect("it opens");
+        for n in 0..100 {
+            put_flushed(&store, 100 + n..101 + n, LEN);
+            let lengths = caches.iter().flat_map(|cache| sim.files(Path::new(cache)));
+            let bytes: usize = lengths.map(|file| sim.bytes(&file).len()).sum();
+            // A sixteenth may be written before the root is listed again.
+            assert!(bytes as u64 <= LIMIT + LIMIT / 16, "{bytes} bytes");
+        }
+        assert!(failed.get() > 0, "their removal was tried");
+        assert!(store.stats().evicted_rows > 0);
+        expect_all(&store, 199..200, LEN);
+        drop(first);
+        expect_all(&opened(sim, caches[0]), 0..20, LEN);
+    }
 }
 
 #[test]
