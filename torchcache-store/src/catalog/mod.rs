@@ -35,7 +35,7 @@ use crate::fs::temp_file::is_recent;
 use crate::fs::{Directory, FileSystem, Metadata, permissions};
 use crate::key::Key;
 use crate::segment::{
-    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_blank, is_foreign,
+    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_foreign,
 };
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
@@ -335,8 +335,7 @@ impl Catalog {
         scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
         let mut skipped = Skipped {
             fault,
-            is_foreign: is_foreign(dir, name).unwrap_or(true)
-                && !is_blank(dir, name).unwrap_or(false),
+            is_foreign: is_foreign(dir, name).unwrap_or(true),
             bytes: file.map_or(0, |file| file.len),
             modified: None,
         };

@@ -44,7 +44,7 @@ pub(crate) use ends::{claimed_rows, has_flipped_version};
 pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{rows_within, segment_bytes};
 pub(crate) use name::{
-    MAX_LISTINGS, POLL_INTERVAL, SETTLE_TIMEOUT, SegmentListing, clock_step, is_blank, is_foreign,
+    MAX_LISTINGS, POLL_INTERVAL, SETTLE_TIMEOUT, SegmentListing, clock_step, is_foreign,
     is_segment, is_settled, list_segments, segment_names, visit_segments,
 };
 pub(crate) use segment_file::SegmentFile;

@@ -51,22 +51,6 @@ pub(crate) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     Ok(begin != MAGIC && end != END_MAGIC)
 }
 
-/// Whether a file holds nothing but zeros, as a power loss may leave one.
-pub(crate) fn is_blank(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    let file = dir.open(name.as_ref())?;
-    let len = file.metadata()?.len;
-    let (mut piece, mut offset) = (vec![0; 1 << 16], 0);
-    while offset < len {
-        piece.truncate(usize::try_from(len - offset).unwrap_or(usize::MAX));
-        read_exact(&*file, &mut piece, offset)?;
-        if piece.iter().any(|&byte| byte != 0) {
-            return Ok(false);
-        }
-        offset += piece.len() as u64;
-    }
-    Ok(len > 0)
-}
-
 /// The names of all segments in a directory, in no particular order.
 pub(crate) fn segment_names(dir: &dyn Directory) -> io::Result<Vec<String>> {
     file_names(dir, is_segment)

@@ -98,7 +98,7 @@ fn a_lower_limit_does_not_wait_for_queued_rows() {
 fn unreadable_segments_stay_while_there_is_room() {
     for (junk, room) in [(50_000, 5), (95_000, 0)] {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("junk.tcs");
+        let path = dir.path().join("0123456789abcdef-1-0123456789abcdef.tcs");
         fs::write(&path, vec![0; junk]).expect("it can be written");
         let store = Store::open(dir.path(), keeping(100_000)).expect("it opens");
         put_each(&store, 0..room);
@@ -108,5 +108,29 @@ fn unreadable_segments_stay_while_there_is_room() {
         let stats = store.stats();
         assert_eq!((stats.rows, stats.refused_rows), (10, 0), "{stats:?}");
         assert_eq!(count_right(&store, &keys(0..10), LEN), 10);
+    }
+}
+
+#[test]
+fn no_limit_removes_files_of_other_programs() {
+    let content = [
+        vec![],
+        vec![0; 4],
+        vec![0; 50_000],
+        b"a description".repeat(4000),
+    ];
+    for config in [keeping(30_000), tight(30_000)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = |number: usize| dir.path().join(format!("mesh-{number}.tcs"));
+        for (number, bytes) in content.iter().enumerate() {
+            fs::write(path(number), bytes).expect("it can be written");
+        }
+        let store = Store::open(dir.path(), config).expect("it opens");
+        put_each(&store, 0..10);
+        assert!((1..10).contains(&store.stats().rows), "{:?}", store.stats());
+        for (number, bytes) in content.iter().enumerate() {
+            let present = fs::read(path(number)).expect("it stays");
+            assert!(present == *bytes, "{number}");
+        }
     }
 }
