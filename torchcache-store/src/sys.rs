@@ -25,7 +25,7 @@ pub(crate) fn map(file: &File) -> io::Result<Mmap> {
 
 /// Waits until what was written to a file is with the disk. It need not survive a power loss before the file
 /// is synced.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(target_os = "linux")]
 pub(crate) fn write_back(file: &File) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     const ALL: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
@@ -39,7 +39,7 @@ pub(crate) fn write_back(file: &File) -> io::Result<()> {
 }
 
 /// The same, which takes longer.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn write_back(file: &File) -> io::Result<()> {
     file.sync_data()
 }
