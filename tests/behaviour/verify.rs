@@ -366,6 +366,9 @@ fn integers_with_a_scale_a_row_may_be_off_by_rounding() {
 #[derive(Debug)]
 struct Segmenter {
     logits: bool,
+    /// How many columns are of no class, which is 255.
+    ignored: i64,
+    scores: Kind,
     #[torchcache(skip)]
     shift: Cell<i64>,
     torchcache: TorchCache,
@@ -375,17 +378,26 @@ struct Segmenter {
 impl Segmenter {
     fn forward(&self, xs: &Tensor) -> (Tensor, Tensor) {
         let classes = (xs.argmax(1, false) + self.shift.get()).to_kind(Kind::Uint8);
-        let scores = xs.mean_dim(&[2i64, 3][..], false, Kind::Float);
-        let sure = || scores.softmax(1, Kind::Float).amax([1], false);
+        let _ = classes.narrow(2, 0, self.ignored).fill_(255);
+        let scores = xs.mean_dim(&[2i64, 3][..], false, self.scores);
+        let sure = || scores.softmax(1, self.scores).amax([1], false);
         (classes, if self.logits { scores } else { sure() })
     }
 }
 
 #[test]
 fn class_maps_with_8_bits_are_compared_exactly() {
-    for logits in [false, true] {
+    for (logits, ignored, scores) in [
+        (false, 0, Kind::Float),
+        (true, 0, Kind::Float),
+        (false, 1, Kind::Float),
+        (true, 3, Kind::Float),
+        (false, 3, Kind::Half),
+    ] {
         let model = Segmenter {
             logits,
+            ignored,
+            scores,
             shift: Cell::new(0),
             torchcache: TorchCache::default(),
         };
@@ -395,7 +407,8 @@ fn class_maps_with_8_bits_are_compared_exactly() {
         model.shift.set(1);
         let ((cached, _), lines) = logged(|| model.forward(&xs));
         assert!(same(&cached, &first), "the cached rows");
-        assert_eq!(verified(&model.torchcache.stats()), (3, 3), "{logits}");
+        let name = format!("{logits}, {ignored}, {scores:?}");
+        assert_eq!(verified(&model.torchcache.stats()), (3, 3), "{name}");
         assert_eq!(warnings(&lines, "output `0` has"), 1, "{lines:#?}");
     }
 }

@@ -145,7 +145,8 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
 ///
 /// A row is quantized if it uses the whole range of 8 or 16 bits, as the largest value of a row or group does by
 /// which it was scaled, and the output has its scales: positive floats, one or as many as divide the row.
-/// Offsets are as many as scales, and of the kind of the values.
+/// Offsets are as many as scales, and of the kind of the values. In a map of classes of `Uint8`, 255 often stands
+/// for no class: the upper half of its range must have another value.
 fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Tolerance> {
     let range = match column.kind {
         Kind::Int8 => 127.0,
@@ -154,7 +155,12 @@ fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Toleranc
         Kind::Int16 => 32_767.0,
         _ => return None,
     };
-    let is_full = |column: &Column| largest(column.row(row).0) >= range;
+    let is_full = |column: &Column| {
+        let values = column.row(row).0;
+        let largest = largest(values);
+        let is_next = |value: &f64| *value < largest && *value > range / 2.0;
+        largest >= range && (column.kind != Kind::Uint8 || values.iter().any(is_next))
+    };
     let same = || columns.iter().filter(|other| other.kind == column.kind);
     let values = match is_full(column) {
         true => column,
@@ -332,26 +338,31 @@ mod tests {
     fn integers_with_a_scale_a_row_are_off_by_rounding() {
         let scales = |values: &[f64], kind| Tensor::from_slice(values).to_kind(kind).unsqueeze(0);
         for (kind, full) in SMALL_INTEGERS {
-            let cached = [full, 3, 7, 0];
+            // A map of classes with pixels of none has no other large value.
+            let next = if kind == Kind::Uint8 { 128 } else { 7 };
+            let cached = [full, 3, next, 0];
             let differs = |again: &[i64], scales: &Tensor| differ(kind, &cached, again, scales);
             let float = scales(&[0.013], Kind::Float);
             let relative = full / 3_800;
             assert!(
-                !differs(&[full - 1, 4, 7, 1 + relative], &float),
+                !differs(&[full - 1, 4, next, 1 + relative], &float),
                 "{kind:?}"
             );
-            assert!(differs(&[full, 3, 7, 2 + relative], &float), "{kind:?}");
+            assert!(differs(&[full, 3, next, 2 + relative], &float), "{kind:?}");
             // The values were scaled by a coarser kind.
             let half = scales(&[0.013], Kind::Half);
-            assert!(!differs(&[full - full / 50, 3, 7, 0], &half), "{kind:?}");
-            assert!(differs(&[full - full / 12, 3, 7, 0], &half), "{kind:?}");
+            assert!(!differs(&[full - full / 50, 3, next, 0], &half), "{kind:?}");
+            assert!(differs(&[full - full / 12, 3, next, 0], &half), "{kind:?}");
             // A scale for every two.
             let pair = scales(&[0.013, 0.5], Kind::Float);
-            assert!(!differs(&[full, 4, 7, 0], &pair), "{kind:?}");
+            assert!(!differs(&[full, 4, next, 0], &pair), "{kind:?}");
             // No scales: one for each, and none that divides the row.
             for count in [3, 4, 5] {
                 let scores = scales(&[0.1; 5][..count], Kind::Float);
-                assert!(differs(&[full - 1, 3, 7, 0], &scores), "{kind:?}, {count}");
+                assert!(
+                    differs(&[full - 1, 3, next, 0], &scores),
+                    "{kind:?}, {count}"
+                );
             }
         }
         // Wide integers.
@@ -363,8 +374,8 @@ mod tests {
 
     #[test]
     fn classes_next_to_floats_compare_exactly() {
+        let logits = |values: &[f32]| Tensor::from_slice(values).unsqueeze(0);
         for (kind, full) in SMALL_INTEGERS {
-            let logits = |values: &[f32]| Tensor::from_slice(values).unsqueeze(0);
             for floats in [
                 logits(&[0.9]),
                 logits(&[0.2, 0.8]),
@@ -385,6 +396,17 @@ mod tests {
             for floats in [logits(&[-2.0]), logits(&[0.0, 1.0]), logits(&[f32::NAN])] {
                 assert!(differ(kind, &[full, 3], &[full, 4], &floats), "{kind:?}");
                 assert!(differ(kind, &[full, 3, 1, 0], &[full, 4, 1, 0], &floats));
+            }
+        }
+        // Pixels of no class, of 21 and 128 classes.
+        for (ignored, largest) in [(255, 20), (255, 127), (254, 127)] {
+            for scores in [Kind::Float, Kind::Half].map(|kind| logits(&[0.9]).to_kind(kind)) {
+                let is_noticed = |cached: [i64; 4], again: [i64; 4]| {
+                    assert!(differ(Kind::Uint8, &cached, &again, &scores), "{cached:?}");
+                };
+                is_noticed([ignored, 3, largest, 0], [ignored, 4, largest, 0]);
+                is_noticed([ignored, ignored, 0, largest], [ignored, ignored, 0, 9]);
+                is_noticed([ignored, 3, largest, 0], [ignored - 1, 3, largest, 0]);
             }
         }
         // A class of a row whose values are quantized, by another number of scales.

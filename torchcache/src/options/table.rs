@@ -96,8 +96,10 @@ macro_rules! for_each_option {
             /// Quantized rows may be off by one, or by two if they have an offset too, plus what the kind of
             /// their scale allows. These are rows of `Int8`, `Uint8` or `Int16` that reach the end of the
             /// range (127, 254 or 32,767), as those do that are scaled by their own largest value, next to a
-            /// positive float for all or for equal parts of them in the same output. Other integers, such as
-            /// maps of classes next to logits or to a score, are compared exactly.
+            /// positive float for all or for equal parts of them in the same output; those of `Uint8` also
+            /// have another value above 127. Other integers, such as maps of classes next to logits or to a
+            /// score, are compared exactly, also where 255 stands for no class, unless another class is
+            /// above 127.
             ///
             /// ```
             /// use tch::{Device, Kind, Tensor, nn};
