@@ -67,7 +67,7 @@ pub(crate) fn sample(share: f64, hits: impl Iterator<Item = usize>) -> Vec<usize
 }
 
 /// A tensor of an output, in the rows that are compared.
-struct Column {
+struct ComparedTensor {
     kind: Kind,
     tolerance: Tolerance,
     /// How many numbers a row has.
@@ -76,7 +76,7 @@ struct Column {
     recomputed: Vec<f64>,
 }
 
-impl Column {
+impl ComparedTensor {
     /// The cached and the recomputed numbers of a row.
     fn row(&self, row: usize) -> (&[f64], &[f64]) {
         let numbers = row * self.length..(row + 1) * self.length;
@@ -94,7 +94,7 @@ pub(crate) fn compare(
     let tensors = schema.kinds().zip(cached.iter().zip(recomputed));
     let column = |((stored, kind), (cached, recomputed))| {
         let (cached, recomputed) = (numbers(cached)?, numbers(recomputed)?);
-        Ok(Column {
+        Ok(ComparedTensor {
             kind,
             tolerance: Tolerance::for_kind(stored).coarser(Tolerance::for_kind(kind)),
             length: cached.len() / rows.max(1),
@@ -102,7 +102,7 @@ pub(crate) fn compare(
             recomputed,
         })
     };
-    let columns: Vec<Column> = tensors.map(column).collect::<Result<_, TchError>>()?;
+    let columns: Vec<ComparedTensor> = tensors.map(column).collect::<Result<_, TchError>>()?;
     let mut differs = vec![false; rows];
     // Of the first tensor that differs, in its first row.
     let mut example = String::new();
@@ -147,7 +147,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, TchError> {
 /// which it was scaled, and the output has its scales: positive floats, one or as many as divide the row.
 /// Offsets are as many as scales, and of the kind of the values. In a map of classes of `Uint8`, 255 often stands
 /// for no class: the upper half of its range must have another value.
-fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Tolerance> {
+fn quantized(column: &ComparedTensor, columns: &[ComparedTensor], row: usize) -> Option<Tolerance> {
     let range = match column.kind {
         Kind::Int8 => 127.0,
         // One less, if the offset was rounded down.
@@ -155,7 +155,7 @@ fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Toleranc
         Kind::Int16 => 32_767.0,
         _ => return None,
     };
-    let is_full = |column: &Column| {
+    let is_full = |column: &ComparedTensor| {
         let values = column.row(row).0;
         let largest = largest(values);
         let is_next = |value: &f64| *value < largest && *value > range / 2.0;
@@ -167,7 +167,7 @@ fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Toleranc
         // An offset does not use the range.
         false => same().find(|other| other.length > column.length && is_full(other))?,
     };
-    let is_scale = |scales: &&Column| {
+    let is_scale = |scales: &&ComparedTensor| {
         let is_valid = |scale: &f64| scale.is_finite() && *scale > 0.0;
         scales.tolerance.relative > 0.0
             && (1..values.length).contains(&scales.length)
@@ -178,7 +178,7 @@ fn quantized(column: &Column, columns: &[Column], row: usize) -> Option<Toleranc
     let scales = || columns.iter().filter(is_scale);
     let tolerances = scales().map(|scales| scales.tolerance);
     let Tolerance { relative, .. } = tolerances.reduce(Tolerance::coarser)?;
-    let is_offset = |other: &Column| scales().any(|scales| scales.length == other.length);
+    let is_offset = |other: &ComparedTensor| scales().any(|scales| scales.length == other.length);
     let has_offset = same().any(|other| other.length < column.length && is_offset(other));
     let absolute = if has_offset { 2.0 } else { 1.0 };
     Some(Tolerance { absolute, relative })
