@@ -453,9 +453,48 @@ fn rows_flushed_over_an_unsynced_segment_survive_a_cut() {
 #[test]
 fn a_segment_that_others_may_use_is_not_taken_back() {
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
-        let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |_| Fate::Fails(errno));
-        assert!(is_flushed, "{errno}");
-        expect_all(&opened(sim, "/cache"), 0..5, LEN);
+        for seed in 0..20 {
+            let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |_| Fate::Fails(errno));
+            assert!(is_flushed, "{errno}");
+            sim.cut_power(&mut Rng::with_seed(seed));
+            let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
+            assert_eq!(kept, 5, "{errno}, seed {seed}");
+        }
+    }
+}
+
+/// The other process flushes when the first has seen that its segment is not used, and is about to take it back.
+#[test]
+fn a_segment_used_while_it_is_taken_back_survives_a_cut() {
+    for seed in 0..20 {
+        let (sim, flushes) = (Sim::new(), Arc::new(Counter::default()));
+        let decide = {
+            let (sim, flushes) = (sim.clone(), flushes.clone());
+            move |call: Call, name: &OsStr| {
+                let is_hidden = call == Call::Rename && name.as_encoded_bytes().starts_with(b".");
+                if is_hidden && flushes.next() == 1 {
+                    let sim = sim.clone();
+                    // The thread of a flusher cannot wait for a flush.
+                    let flush = thread::spawn(move || {
+                        let other = opened(sim, "/cache");
+                        assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
+                        other.flush().expect("its sync succeeds");
+                    });
+                    flush.join().expect("it does not panic");
+                }
+                match call == Call::SyncDir && flushes.get() == 0 {
+                    true => Fate::Fails(Errno::IO),
+                    false => Fate::Done,
+                }
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        store.put(batch(0..5, LEN));
+        store.flush().expect_err("its sync failed");
+        assert!(flushes.get() > 0, "it was taken back");
+        sim.cut_power(&mut Rng::with_seed(seed));
+        let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
+        assert_eq!(kept, 5, "seed {seed}");
     }
 }
 

@@ -15,7 +15,7 @@ use super::format::{
 };
 use super::name::{POLL_INTERVAL, SETTLE_TIMEOUT};
 use crate::fs::temp_file::{PREFIX, TempFile};
-use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
+use crate::fs::{Directory, File, FileSystem, Metadata, Os, remove_if_present};
 use crate::key::Key;
 use crate::progress;
 
@@ -304,10 +304,17 @@ pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
 
 /// Removes a segment that was written at this time, unless another process relies on it.
 fn take_back(dir: &dyn Directory, name: &OsStr, written: Option<SystemTime>) -> io::Result<()> {
+    // It keeps its name throughout, or a kill or a power cut could take it.
+    if written != Some(dir.stat(name)?.modified) {
+        return Ok(());
+    }
     let hidden = OsString::from(format!("{PREFIX}{}", name.to_string_lossy()));
     dir.rename(name, &hidden)?;
-    match dir.stat(&hidden)?.modified {
-        modified if written == Some(modified) => dir.remove(&hidden),
-        _ => dir.rename(&hidden, name),
+    // From now on no other process comes to rely on it. One may have before.
+    let is_unused = |file: Metadata| written == Some(file.modified);
+    if dir.stat(&hidden).is_ok_and(is_unused) {
+        return dir.remove(&hidden);
     }
+    dir.rename(&hidden, name)?;
+    dir.sync()
 }
