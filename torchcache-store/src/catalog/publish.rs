@@ -15,7 +15,7 @@ use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, remove_if_present};
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{FinishedSegment, is_foreign, rely_on, visit_segments};
+use crate::segment::{FinishedSegment, SETTLE_TIMEOUT, is_foreign, rely_on, visit_segments};
 
 /// How often rows are looked for, at most, while other processes remove their segments.
 const MAX_LOOKS: usize = 4;
@@ -92,7 +92,8 @@ impl Catalog {
                 .iter()
                 .try_for_each(|segment| match segment.is_kept.load(Ordering::Relaxed) {
                     true => dir.stat(segment.name().as_ref()).map(drop),
-                    false => keep(&*dir, segment),
+                    // A flush waits.
+                    false => keep(&*dir, segment, Duration::ZERO),
                 })
         });
         match exist {
@@ -115,9 +116,11 @@ impl Catalog {
                 let dir = dir?;
                 let is_kept = |segment: &LiveSegment| segment.is_kept.load(Ordering::Relaxed);
                 for segment in segments.iter().filter(|segment| !is_kept(segment)) {
-                    match keep(&*dir, segment) {
-                        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
-                        _ => {} // one that is gone is noticed below
+                    progress::note();
+                    match keep(&*dir, segment, SETTLE_TIMEOUT) {
+                        // It is noticed below.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        kept => kept?,
                     }
                 }
                 self.sync_names(&*dir)?;
@@ -127,7 +130,10 @@ impl Catalog {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
                             gone.insert(segment.id);
                         }
-                        _ => segment.is_synced.store(true, Ordering::Relaxed),
+                        file => {
+                            file?;
+                            segment.is_synced.store(true, Ordering::Relaxed);
+                        }
                     }
                 }
             }
@@ -274,8 +280,8 @@ impl Catalog {
 }
 
 /// Has a segment of another process stay until it is removed on purpose. Fails if it is gone.
-fn keep(dir: &dyn Directory, segment: &LiveSegment) -> io::Result<()> {
-    rely_on(dir, segment.name())?;
+fn keep(dir: &dyn Directory, segment: &LiveSegment, timeout: Duration) -> io::Result<()> {
+    rely_on(dir, segment.name(), timeout)?;
     segment.is_kept.store(true, Ordering::Relaxed);
     Ok(())
 }

@@ -13,8 +13,8 @@ use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
-use super::name::{POLL_INTERVAL, SETTLE_TIMEOUT};
-use crate::fs::temp_file::{PREFIX, TempFile};
+use super::name::POLL_INTERVAL;
+use crate::fs::temp_file::{PREFIX, TempFile, is_young};
 use crate::fs::{Directory, File, FileSystem, Metadata, Os, remove_if_present};
 use crate::key::Key;
 use crate::progress;
@@ -277,12 +277,13 @@ impl FinishedSegment {
 }
 
 /// Has a segment of another process stay, whose name may not be synced yet, also where that process cannot sync
-/// it. Where its time cannot be set for that, this waits until the other one is through.
+/// it. Where its time cannot be set for that, this waits so long until the other one is through.
 ///
 /// # Errors
-/// [`NotFound`](io::ErrorKind::NotFound) if it is gone, others of opening it, and
-/// [`TimedOut`](io::ErrorKind::TimedOut).
-pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
+/// [`NotFound`](io::ErrorKind::NotFound) if it is gone, others of opening it,
+/// [`TimedOut`](io::ErrorKind::TimedOut), and [`Unsupported`](io::ErrorKind::Unsupported) if there are no locks
+/// either.
+pub(crate) fn rely_on(dir: &dyn Directory, name: &str, timeout: Duration) -> io::Result<()> {
     let (file, since) = (dir.open(name.as_ref())?, Instant::now());
     // Its writer has it locked until the name is synced, and does not take it back after that.
     let mut locked = file.try_lock();
@@ -290,12 +291,21 @@ pub(crate) fn rely_on(dir: &dyn Directory, name: &str) -> io::Result<()> {
         // More than the coarsest clock of a file system.
         let marked = file.set_modified(file.metadata()?.modified + Duration::from_secs(2));
         while marked.is_err() && matches!(locked, Ok(false)) {
-            if since.elapsed() > SETTLE_TIMEOUT {
+            if since.elapsed() >= timeout {
                 let what = format!("the process that wrote {name} does not come to sync it");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
             std::thread::sleep(POLL_INTERVAL);
             locked = file.try_lock();
+        }
+        if let (Err(marked), Err(locked)) = (marked, locked)
+            && is_young(name)
+        {
+            let what = format!(
+                "the process that wrote {name} may take it back: its lock cannot be seen ({locked}), nor its \
+                 time be set ({marked}). After an hour, it counts as synced"
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
     }
     drop(file); // a compaction would respect the lock

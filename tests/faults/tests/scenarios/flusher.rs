@@ -1,10 +1,12 @@
 //! The flusher panics at any call, or the disk does not answer it. Callers go on.
 
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, case, eventually, seen, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{
@@ -89,6 +91,34 @@ fn a_row_that_takes_long_to_compress_is_flushed() {
     assert_eq!(store.flush(), Ok(()));
     expect_all(&store, 0..1, LEN);
     assert_eq!(store.stats().faults.total(), 0);
+}
+
+/// Each segment of another process takes less than the stall timeout, and all of them take longer.
+#[test]
+fn a_flush_over_many_segments_on_a_slow_disk_succeeds() {
+    let sim = Sim::new();
+    let other = opened(sim.clone(), "/cache");
+    (0..3).for_each(|n| put_flushed(&other, n..n + 1, LEN));
+    let is_on = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let is_on = is_on.clone();
+        move |call: Call, _: &OsStr| match call == Call::Open && is_on.load(Ordering::SeqCst) {
+            true if is_flusher() => {
+                thread::sleep(2 * LONG);
+                Fate::Done
+            }
+            // They are left to the flusher.
+            true => Fate::Fails(Errno::MFILE),
+            false => Fate::Done,
+        }
+    };
+    let fs = Arc::new(Faulty::new(sim, decide));
+    let store = Store::open_on(fs, "/cache", manual_flush().with_stall_timeout(GRACE)).unwrap();
+    is_on.store(true, Ordering::SeqCst);
+    assert_eq!(store.put(batch(0..3, LEN)).len(), 3, "they were skipped");
+    assert_eq!(store.flush(), Ok(()));
+    is_on.store(false, Ordering::SeqCst);
+    expect_all(&store, 0..3, LEN);
 }
 
 fn is_flusher() -> bool {
