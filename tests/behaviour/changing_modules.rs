@@ -8,7 +8,7 @@ use tch::nn::Module;
 use tch::{Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
 
-use crate::support::{Ran, counts, device, logged, random, same};
+use crate::support::{Ran, counts, device, logged, random, same, warnings};
 
 /// Adds what it was called with before, as a recurrent layer does.
 #[torchcache(persistent = true)]
@@ -16,6 +16,7 @@ use crate::support::{Ran, counts, device, logged, random, same};
 struct Recurrent<S> {
     state: S,
     torchcache_persistent_cache_dir: PathBuf,
+    torchcache_persistent_module_hash: Option<String>,
     #[torchcache(skip)]
     ran: Ran,
     torchcache: TorchCache,
@@ -70,19 +71,19 @@ impl State for Cell<f64> {
 /// That of a module inside.
 #[torchcache(enabled = false)]
 #[derive(Debug)]
-struct Inner {
+struct Counting {
     count: Cell<f64>,
     torchcache: TorchCache,
 }
 
 #[torchcache]
-impl Module for Inner {
+impl Module for Counting {
     fn forward(&self, xs: &Tensor) -> Tensor {
         self.count.add(xs)
     }
 }
 
-impl State for Inner {
+impl State for Counting {
     fn add(&self, xs: &Tensor) -> Tensor {
         self.forward(xs)
     }
@@ -104,6 +105,7 @@ fn recurrent<S>(state: S, directory: &Path) -> Recurrent<S> {
     Recurrent {
         state,
         torchcache_persistent_cache_dir: directory.to_owned(),
+        torchcache_persistent_module_hash: None,
         ran: Ran::default(),
         torchcache: TorchCache::default(),
     }
@@ -111,9 +113,10 @@ fn recurrent<S>(state: S, directory: &Path) -> Recurrent<S> {
 
 /// Two runs over the same inputs give what the module gives without a cache.
 #[track_caller]
-fn assert_plain<S: State>(state: S, mut plain: S) {
+fn assert_plain<S: State>(state: S, mut plain: S, hash: Option<&str>) {
     let root = tempfile::tempdir().unwrap();
     let mut model = recurrent(state, root.path());
+    model.torchcache_persistent_module_hash = hash.map(str::to_owned);
     let inputs = [2, 3, 2].map(|rows| random(&[rows, 4]));
     let (_, log) = logged(|| {
         for _ in 0..2 {
@@ -128,65 +131,110 @@ fn assert_plain<S: State>(state: S, mut plain: S) {
     model.torchcache.flush().unwrap();
     let stats = model.torchcache.stats();
     assert_eq!((stats.memory.rows, stats.disk.rows), (0, 0));
-    let warned = log
-        .iter()
-        .filter(|line| line.contains("during the forward"));
-    assert_eq!(warned.count(), 1, "{log:?}");
+    assert_eq!((stats.calls, stats.bypassed), (12, 12));
+    // A hash that the program gives does not change.
+    let expected = usize::from(hash.is_none());
+    assert_eq!(warnings(&log, WARNING), expected, "{log:?}");
 }
+
+const WARNING: &str = "while the forward ran";
 
 #[test]
 fn a_forward_that_changes_its_module_is_not_cached() {
     let zeros = || Tensor::zeros([4], (Kind::Float, device()));
-    assert_plain(zeros(), zeros());
-    assert_plain(RefCell::new(zeros()), RefCell::new(zeros()));
-    assert_plain(Cell::new(0.0), Cell::new(0.0));
-    let inner = || Inner {
+    let inner = || Counting {
         count: Cell::new(0.0),
         torchcache: TorchCache::default(),
     };
-    assert_plain(inner(), inner());
+    for hash in [None, Some("given")] {
+        assert_plain(zeros(), zeros(), hash);
+        assert_plain(RefCell::new(zeros()), RefCell::new(zeros()), hash);
+        assert_plain(Cell::new(0.0), Cell::new(0.0), hash);
+        assert_plain(inner(), inner(), hash);
+    }
 }
 
-/// Its weight is written by another thread where it is asked for.
+/// Each call begins with the same state, so that the module hash does not change.
+#[test]
+fn a_state_that_is_reset_before_each_call_is_warned_of_once() {
+    let root = tempfile::tempdir().unwrap();
+    let zeros = Tensor::zeros([4], (Kind::Float, device()));
+    let mut of_tensor = recurrent(zeros, root.path());
+    let mut of_cell = recurrent(Cell::new(0.0), root.path());
+    let xs = random(&[2, 4]);
+    for (calls, expected) in [(19, 0), (21, 2)] {
+        let (_, log) = logged(|| {
+            for _ in 0..calls {
+                of_tensor.state.reset();
+                assert!(same(&of_tensor.forward(&xs), &xs));
+                of_cell.state.reset();
+                assert!(same(&of_cell.forward(&xs), &xs));
+            }
+        });
+        assert_eq!(warnings(&log, WARNING), expected, "{log:?}");
+    }
+    for stats in [of_tensor.torchcache.stats(), of_cell.torchcache.stats()] {
+        let counts = (stats.bypassed, stats.misses, stats.memory.rows);
+        assert_eq!(counts, (40, 80, 0));
+    }
+}
+
+/// Another thread writes these values to its weight while its forward runs.
 #[torchcache]
 #[derive(Debug)]
 struct Raced {
     weight: Tensor,
     #[torchcache(skip)]
-    races: Cell<bool>,
+    writes: RefCell<Vec<f64>>,
+    torchcache_persistent_module_hash: Option<String>,
     torchcache: TorchCache,
+}
+
+impl Raced {
+    fn write(&self) {
+        if let Some(value) = self.writes.borrow_mut().pop() {
+            let mut weight = self.weight.shallow_clone();
+            let write = std::thread::spawn(move || drop(weight.fill_(value)));
+            write.join().unwrap();
+        }
+    }
 }
 
 #[torchcache]
 impl Module for Raced {
     fn forward(&self, xs: &Tensor) -> Tensor {
         let first = xs * &self.weight;
-        if self.races.get() {
-            let mut weight = self.weight.shallow_clone();
-            let write = std::thread::spawn(move || drop(weight.fill_(7.0)));
-            write.join().unwrap();
-        }
-        first + xs * &self.weight
+        self.write();
+        let sum = first + xs * &self.weight;
+        self.write();
+        sum
     }
 }
 
 #[test]
 fn rows_of_weights_that_change_meanwhile_are_not_kept() {
-    // Compared element by element, and by samples.
-    for elements in [4, 100_000] {
+    // Compared element by element, and by samples; also back to what it was before.
+    for (elements, writes, hash) in [
+        (4, vec![7.0], None),
+        (100_000, vec![7.0], None),
+        (4, vec![1.0, 7.0], None),
+        (100_000, vec![1.0, 7.0], None),
+        (4, vec![7.0], Some("raced".to_owned())),
+    ] {
         let mut model = Raced {
             weight: Tensor::ones([elements], (Kind::Float, device())),
-            races: Cell::new(true),
+            writes: RefCell::new(writes),
+            torchcache_persistent_module_hash: hash,
             torchcache: TorchCache::default(),
         };
         let xs = random(&[3, elements]);
         assert!(same(&model.forward(&xs), &(&xs * 1.0 + &xs * 7.0)));
-        model.races.set(false);
         let _ = model.weight.fill_(1.0);
         for _ in 0..2 {
             assert!(same(&model.forward(&xs), &(&xs * 1.0 + &xs * 1.0)));
         }
         assert_eq!(counts(&model.torchcache), (6, 3, 0));
+        assert_eq!(model.torchcache.stats().bypassed, 1);
     }
 }
 
@@ -195,8 +243,6 @@ fn rows_of_weights_that_change_meanwhile_are_not_kept() {
 #[derive(Debug)]
 struct Lazy {
     mask: OnceLock<Tensor>,
-    /// Written at each call, with the same values.
-    scratch: Tensor,
     torchcache: TorchCache,
 }
 
@@ -206,16 +252,14 @@ impl Module for Lazy {
         let mask = self
             .mask
             .get_or_init(|| Tensor::ones_like(&xs.get(0)) * 2.0);
-        let _ = self.scratch.shallow_clone().fill_(1.0);
         xs * mask
     }
 }
 
 #[test]
-fn a_module_that_is_as_before_after_its_forward_is_cached() {
+fn what_a_first_forward_finds_out_is_no_lasting_change() {
     let model = Lazy {
         mask: OnceLock::new(),
-        scratch: Tensor::ones([100_000], (Kind::Float, device())),
         torchcache: TorchCache::default(),
     };
     let xs = random(&[3, 4]);

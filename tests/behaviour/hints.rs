@@ -499,7 +499,7 @@ fn a_forward_that_changes_its_own_field_is_warned_of_once() {
             let words = "the module hash changed 10 times in a row";
             assert_eq!(warnings(&lines, words), 1, "{lines:#?}");
             assert_eq!(warnings(&lines, part), 1, "{part}: {lines:#?}");
-            assert_eq!(warnings(&lines, "during the forward"), 1, "{lines:#?}");
+            assert_eq!(warnings(&lines, "while the forward ran"), 1, "{lines:#?}");
             assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
         }
     }
@@ -517,7 +517,7 @@ fn a_module_that_changes_before_each_call_is_warned_of_once() {
     let words = "the module hash changed 10 times in a row";
     assert_eq!(warnings(&lines, words), 1, "{lines:#?}");
     assert_eq!(warnings(&lines, "the field `factor`"), 1, "{lines:#?}");
-    assert_eq!(warnings(&lines, "during the forward"), 0, "{lines:#?}");
+    assert_eq!(warnings(&lines, "while the forward ran"), 0, "{lines:#?}");
     assert_eq!(warnings(&lines, ""), 1, "{lines:#?}");
 }
 

@@ -161,6 +161,36 @@ fn values_that_are_held_elsewhere_bypass_the_cache() {
     }
 }
 
+/// Counts how often it is read.
+#[derive(Debug, Default)]
+struct Read(AtomicU64);
+
+impl Fingerprint for Read {
+    fn fingerprint(&self, f: &mut torchcache::Fingerprinter<'_>) {
+        self.0.fetch_add(1, SeqCst);
+        f.variant("Read");
+    }
+}
+
+/// Each lock that is held would cost another wait.
+#[test]
+fn nothing_is_waited_for_after_a_lock_that_is_held() {
+    let (held, read) = (
+        Arc::new(Mutex::new(1.0)),
+        Arc::new(Mutex::new(Read::default())),
+    );
+    let model = holding((held.clone(), read.clone()), |_| 3.0);
+    let guard = held.lock().unwrap();
+    let xs = random(&[3, 2]);
+    assert!(same(&model.forward(&xs), &(&xs * 3.0)));
+    assert_eq!(model.torchcache.stats().bypassed, 1);
+    let reads = || read.lock().unwrap().0.load(SeqCst);
+    assert_eq!(reads(), 0);
+    drop(guard);
+    assert!(same(&model.forward(&xs), &(&xs * 3.0)));
+    assert!(reads() > 0);
+}
+
 #[test]
 fn each_bound_of_a_range_counts() {
     assert_noticed::<Range<i64>>(

@@ -275,7 +275,8 @@ impl From<TchError> for Error {
     }
 }
 
-/// For cached functions that return the error of tch. The message is that of `error`, which is its source.
+/// For cached functions that return the error of tch: a `TchError::Io` with the message of the library's error, and
+/// with that inside ([`io::Error::get_ref`]).
 impl From<Error> for TchError {
     fn from(error: Error) -> Self {
         io::Error::other(error).into()

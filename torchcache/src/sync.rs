@@ -54,17 +54,24 @@ fn try_for<G>(
     timeout: Duration,
     try_lock: impl Fn() -> TryLockResult<G>,
 ) -> Option<G> {
-    let mut turn = queue.enter(timeout)?;
+    let try_lock = || match try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    };
+    let Some(mut turn) = queue.enter(timeout) else {
+        // Those in front may have waited for another lock.
+        return try_lock();
+    };
     let start = Instant::now();
     for tries in 1.. {
-        match try_lock() {
-            Ok(guard) => return Some(guard),
-            Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
-            Err(TryLockError::WouldBlock) => match start.elapsed() {
-                waited if waited >= timeout && tries >= MIN_TRIES => break,
-                waited if waited < YIELDING => thread::yield_now(),
-                _ => thread::sleep(Duration::from_micros(200)),
-            },
+        if let Some(guard) = try_lock() {
+            return Some(guard);
+        }
+        match start.elapsed() {
+            waited if waited >= timeout && tries >= MIN_TRIES => break,
+            waited if waited < YIELDING => thread::yield_now(),
+            _ => thread::sleep(Duration::from_micros(200)),
         }
     }
     turn.is_in_vain = true;

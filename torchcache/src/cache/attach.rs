@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use torchcache_store::manifest::difference;
@@ -159,7 +160,7 @@ impl TorchCache {
         let cache = if options.enabled() && !environment::is_disabled() {
             let hashed_early = lock(&self.hashed_early).take();
             let hashed = before_cache.map(|cache| cache.module.clone());
-            let module = match hashed_early.or(hashed) {
+            let module = match hashed.or(hashed_early) {
                 Some(module)
                     if same_options(&module.options, &options)
                         && self.still_hashed(target, &module)? =>
@@ -182,31 +183,36 @@ impl TorchCache {
         })
     }
 
-    /// Whether the module is still what it was hashed as, after its forward ran. If not, the next call has
-    /// its hash already.
-    pub(crate) fn is_unchanged(&self, target: &dyn Target, attached: &Attached) -> bool {
-        let Some(cache) = &attached.cache else {
-            return false;
-        };
+    /// Whether the module is still what it was hashed as, now that its forward ran.
+    ///
+    /// # Errors
+    ///
+    /// It changed meanwhile, or cannot be read now.
+    pub(crate) fn check_unchanged(
+        &self,
+        target: &dyn Target,
+        cache: &OpenCache,
+    ) -> Result<(), Reason> {
         let start = Instant::now();
         let still_hashed = self.still_hashed(target, &cache.module);
         Counters::time(&self.counters.time.watching, start);
-        let is_unchanged = match still_hashed {
-            Ok(true) => true,
-            // What seems to be changed may have the same elements.
-            Ok(false) => {
-                let hash = self.hash_early(target, &attached.options);
-                hash.is_some_and(|hash| hash == cache.identity().hash)
+        match still_hashed {
+            Ok(true) => {
+                // A store is shared between the processors, even of the same value.
+                if self.changing_calls.load(Relaxed) > 0 {
+                    self.changing_calls.store(0, Relaxed);
+                }
+                Ok(())
             }
-            Err(_) => false,
-        };
-        if !is_unchanged {
-            lock(&self.hash_changes).by_forward = true;
+            Err(Refused::Bypass(reason)) => Err(reason),
+            Ok(false) | Err(Refused::Misuse(_)) => {
+                let calls = self.changing_calls.fetch_add(1, Relaxed) + 1;
+                Err(Reason::ModuleChanged(calls))
+            }
         }
-        is_unchanged
     }
 
-    /// Hashes a module before the call that needs it, for which the hash is kept. `None` where it cannot be
+    /// Hashes a module before its first call, for which the hash is kept. `None` where it cannot be
     /// read now.
     pub(crate) fn hash_early(&self, target: &dyn Target, options: &Options) -> Option<String> {
         let start = Instant::now();

@@ -46,7 +46,7 @@ pub struct TorchCache {
     pub(super) attaching: Turn,
     /// Why the last attach could not use the directory of the disk tier.
     pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
-    /// The hash of a module that was hashed before the call that needs it.
+    /// The hash of a module that claimed it before its first call.
     pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,
     /// The digests of shared tensors.
     pub(crate) shared: SharedDigests,
@@ -55,6 +55,8 @@ pub struct TorchCache {
     pub(crate) warnings: Warnings,
     pub(crate) cuts: CutHistory,
     pub(super) hash_changes: Mutex<HashChanges>,
+    /// In how many calls in a row the module changed while its forward ran.
+    pub(super) changing_calls: AtomicU64,
     /// Rows since the last flush that the disk tier was not given, or lost before it was replaced.
     unwritten: AtomicU64,
 }
@@ -130,6 +132,7 @@ impl TorchCache {
             warnings: Warnings::new(),
             cuts: CutHistory::new(),
             hash_changes: Mutex::new(HashChanges::new()),
+            changing_calls: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
         }
     }

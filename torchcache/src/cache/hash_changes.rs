@@ -7,8 +7,6 @@ pub(super) struct HashChanges {
     /// The rows found, and the calls, before the first of them.
     found: u64,
     calls: u64,
-    /// Whether a forward changed its module.
-    pub(super) by_forward: bool,
 }
 
 impl HashChanges {
@@ -17,7 +15,6 @@ impl HashChanges {
             count: 0,
             found: 0,
             calls: 0,
-            by_forward: false,
         }
     }
 
@@ -29,7 +26,6 @@ impl HashChanges {
                 count: 0,
                 found,
                 calls,
-                by_forward: self.by_forward,
             };
         }
         self.count += 1;

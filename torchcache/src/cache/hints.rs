@@ -1,6 +1,8 @@
 //! Hints about options that do not do what they seem to do, and about modules whose rows are never found
 //! again. Each is logged once per handle.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use torchcache_store::manifest::difference;
 
 use super::handle::{Attached, OpenCache, TorchCache};
@@ -9,7 +11,7 @@ use super::warnings::Reason;
 use crate::sync::lock;
 
 /// After so many changes there is a hint.
-const MAX_CHANGES: u64 = 10;
+pub(super) const MAX_CHANGES: u64 = 10;
 
 impl TorchCache {
     /// Logs hints about what the handle is attached to from now on.
@@ -39,13 +41,11 @@ impl TorchCache {
         }
         let stats = self.counters.snapshot();
         let found = stats.memory.hits + stats.disk.hits;
-        let mut changes = lock(&self.hash_changes);
-        let times = changes.add(found, stats.calls);
-        let by_forward = changes.by_forward;
+        let times = lock(&self.hash_changes).add(found, stats.calls);
         (times == MAX_CHANGES).then(|| Reason::ChangingHash {
             times,
             change: difference(&before.parts, &after.parts),
-            by_forward,
+            in_forward: self.changing_calls.load(Relaxed) > 0,
         })
     }
 }

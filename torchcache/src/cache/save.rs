@@ -16,9 +16,10 @@ impl Tiers {
     /// The mark of rows that enter memory now, and are given to the disk tier.
     pub(crate) fn mark_of_saved(&self, memory: &mut Memory) -> SavedAt {
         let store = self.store.as_ref();
-        memory
-            .saved()
-            .mark(store.map(|store| (store.dir(), store.lost_rows())))
+        memory.saved().mark(
+            self.short_hash,
+            store.map(|store| (store.dir(), store.lost_rows())),
+        )
     }
 
     /// Gives every row in memory that the disk tier may lack to it, before a flush.
@@ -33,7 +34,7 @@ impl Tiers {
                 return Ok(());
             };
             self.mark_of_saved(&mut memory);
-            (epoch, memory.doubtful_keys())
+            (epoch, memory.doubtful_keys(self.short_hash))
         };
         keys.chunks(BATCH)
             .try_for_each(|keys| self.save(keys, epoch))

@@ -76,9 +76,10 @@ stats! {
             /// Calls of the cached function while the cache was enabled.
             calls,
             /// Calls that bypassed the cache: training, gradients, unsupported layouts, no rows, a forward that
-            /// failed on a part of its batch.
+            /// failed on a part of its batch. Also calls during which the module changed: their rows are counted
+            /// and not kept.
             bypassed,
-            /// Rows in the calls that did not.
+            /// Rows in the calls that were looked up.
             rows,
             /// Rows that were computed.
             misses,

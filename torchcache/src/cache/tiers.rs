@@ -13,6 +13,7 @@ use crate::error::Detail;
 use crate::identity::{Claim, Identity};
 use crate::memory::Memory;
 use crate::memory::budget::Budget;
+use crate::memory::saved::ShortHash;
 use crate::options::{Eviction, Options};
 use crate::sync::lock;
 
@@ -20,6 +21,7 @@ use crate::sync::lock;
 #[derive(Debug, Clone)]
 pub(crate) struct Tiers {
     memory: Arc<Mutex<Memory>>,
+    pub(super) short_hash: ShortHash,
     location: DiskLocation,
     pub(crate) store: Option<Store>,
     /// Why there is no store although one is configured.
@@ -106,6 +108,7 @@ impl Tiers {
         let memory = shared_memory((identity.hash.clone(), root), previous, options, budget);
         Ok(Tiers {
             memory,
+            short_hash: ShortHash::of(&identity.hash),
             location,
             store,
             disk_fault,
@@ -180,12 +183,8 @@ fn shared_memory(
     });
     let memory =
         memory.unwrap_or_else(|| Arc::new(Mutex::new(Memory::new(bound, eviction, budget))));
-    {
-        let mut memory = lock(&memory);
-        // Caches that share a memory tier share its bound: the latest setting holds.
-        memory.reconfigure(bound, eviction);
-        memory.saved().use_hash(&key.0);
-    }
+    // Caches that share a memory tier share its bound: the latest setting holds.
+    lock(&memory).reconfigure(bound, eviction);
     // A tier that moved to another module hash or directory is not found under the earlier one.
     shared.retain(|_, tier| !std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory)));
     shared.insert(key, Arc::downgrade(&memory));

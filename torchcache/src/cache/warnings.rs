@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tch::{Kind, TchError};
 use torchcache_store::size::human;
 
+use super::hints::MAX_CHANGES;
+
 /// Why a call bypasses the cache, or what went wrong in one that did not.
 #[derive(Debug)]
 pub(crate) enum Reason {
@@ -65,9 +67,11 @@ pub(crate) enum Reason {
         times: u64,
         /// What the last change was.
         change: String,
-        /// A forward changed its module.
-        by_forward: bool,
+        /// The last one while the forward ran.
+        in_forward: bool,
     },
+    /// The module changed while the forward ran, in so many calls in a row.
+    ModuleChanged(u64),
     /// The memory tiers of the process have reached this bound.
     ProcessMemory(u64),
     /// Recomputed rows differ from the cached ones.
@@ -83,6 +87,9 @@ impl From<TchError> for Reason {
         Reason::Libtorch(error)
     }
 }
+
+/// What to do where no row is kept.
+const WHILE_FORWARD_RAN: &str = "The module changed while the forward ran, and the rows of such a call are not kept, since a hit would not repeat the change: keep state outside the module and pass it as an argument, and mark a field that the output does not depend on, such as a buffer for intermediate results, with `#[torchcache(skip)]`";
 
 impl Reason {
     /// The bit that marks this reason as logged, and its message; `None` for reasons that are no
@@ -163,16 +170,22 @@ impl Reason {
                 23,
                 format!("the output holds {value:e}, which is infinite in `cache_dtype = Kind::{kind:?}`: such calls bypass the cache; use a kind with a larger range, or leave `cache_dtype` out"),
             ),
-            Reason::ChangingHash { times, change, by_forward } => {
-                let advice = match by_forward {
-                    true => "It changed during the forward: the rows of such a call are not kept, since a hit would not repeat the change. Keep state outside the module, and pass it as an argument; mark",
-                    false => "Each module hash has its own rows, and on disk a directory of its own: mark",
+            Reason::ChangingHash { times, change, in_forward } => {
+                let advice = match in_forward {
+                    true => WHILE_FORWARD_RAN,
+                    false => "Each module hash has its own rows, and on disk a directory of its own: mark a field that the output does not depend on with `#[torchcache(skip)]`",
                 };
                 (
                     24,
-                    format!("the module hash changed {times} times in a row and no row was found again: {change}. {advice} a field that the output does not depend on with `#[torchcache(skip)]`"),
+                    format!("the module hash changed {times} times in a row and no row was found again: {change}. {advice}"),
                 )
             }
+            // The hint about the hash says more, if that changes from call to call.
+            Reason::ModuleChanged(calls) if *calls <= 2 * MAX_CHANGES => return None,
+            Reason::ModuleChanged(calls) => (
+                24,
+                format!("no row of the last {calls} calls is kept. {WHILE_FORWARD_RAN}"),
+            ),
             Reason::ArgumentWritten(argument) => (
                 26,
                 format!("argument `{argument}` was written in place during the forward, and a hit would leave it as it is: such calls bypass the cache; write to a copy, as `relu()` does and `relu_()` does not"),

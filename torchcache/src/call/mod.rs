@@ -96,9 +96,7 @@ fn run_cached<O: Output>(
     }
     if lookup.has_missing() {
         let mut computed = call.compute_missing(&lookup, body)?;
-        // A hit would not repeat what the forward changed, and rows of weights that changed meanwhile are
-        // those of no module hash.
-        if uses_tiers && handle.is_unchanged(target, &attached) {
+        if uses_tiers && call.check_unchanged() {
             call.store(&lookup.missing_keys(), &mut computed);
         }
         lookup.add_computed(computed);
@@ -433,6 +431,18 @@ impl CachedCall<'_> {
         let bytes = schema.pack(tensors)?;
         let schema = schema.into();
         Ok(PackedRows { schema, bytes })
+    }
+
+    /// Whether computed rows may be kept. A hit would not repeat what the forward changed, and rows of weights that
+    /// changed meanwhile are those of no module hash.
+    fn check_unchanged(&self) -> bool {
+        let checked = self
+            .target
+            .handle()
+            .check_unchanged(self.target, self.cache);
+        checked
+            .inspect_err(|reason| bypass::count(self.target, reason))
+            .is_ok()
     }
 
     /// Hands computed rows to both tiers, which keep the first copy of each row.

@@ -45,12 +45,15 @@ values! {
     AtomicUsize: |atomic| atomic.load(SeqCst);
 }
 
-/// Types that lend a value, and those that cannot lend it now: the call bypasses the cache.
-macro_rules! lenders {
+/// Types whose value is read under a lock. Where another holder keeps that, the call bypasses the cache.
+macro_rules! locks {
     ($($type:ident $(+ $unsized:tt Sized)?: |$cell:ident| $value:expr;)*) => {$(
         impl<T: Fingerprint $(+ $unsized Sized)?> Fingerprint for $type<T> {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 let $cell = self;
+                if f.is_locked() {
+                    return;
+                }
                 match $value {
                     Some(value) => pointed_to(&*value, f),
                     None => f.locked(),
@@ -60,7 +63,7 @@ macro_rules! lenders {
     )*};
 }
 
-lenders! {
+locks! {
     RefCell + ?Sized: |cell| cell.try_borrow().ok();
     Mutex + ?Sized: |mutex| lock_for(mutex, LOCK_TIMEOUT);
     RwLock + ?Sized: |lock| read_for(lock, LOCK_TIMEOUT);

@@ -287,6 +287,15 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// Whether a value could not be read, so that this walk is in vain.
+    pub(crate) fn is_locked(&self) -> bool {
+        match &self.walk {
+            FingerprintMode::Watch(watcher) => watcher.is_locked(),
+            FingerprintMode::Hash(collector) => collector.locked,
+            FingerprintMode::Trainable(_) => false,
+        }
+    }
+
     /// The handle of a module inside this one. Hashing this module means that it may have changed
     /// without a trace, so that the inner one hashes itself again as well; and what was reported to
     /// the inner one is a change of this one.

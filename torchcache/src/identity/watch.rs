@@ -251,6 +251,10 @@ impl Watcher {
         self.seen.locked = true;
     }
 
+    pub(crate) fn is_locked(&self) -> bool {
+        self.seen.locked
+    }
+
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
         let mut state = TensorState::new();
         if !state.read(tensor) {

@@ -25,7 +25,7 @@ use arena::{PinnedRows, RowArena};
 use budget::Budget;
 use chunk::RowSlot;
 use rows::{FoundRows, RowBytes, RowSource};
-use saved::{SavedAt, SavedRows};
+use saved::{SavedAt, SavedRows, ShortHash};
 use slab::Slabs;
 
 /// Rows by key, in slabs, within a bound of bytes.
@@ -234,9 +234,9 @@ impl Memory {
         self.saved.is_older(row.saved)
     }
 
-    /// The keys of the rows that may be missing on disk.
-    pub(crate) fn doubtful_keys(&self) -> Vec<Key> {
-        let doubtful = |row: &RowRef| self.saved.is_doubtful(row.saved);
+    /// The keys of the rows of a module hash that may be missing on disk.
+    pub(crate) fn doubtful_keys(&self, hash: ShortHash) -> Vec<Key> {
+        let doubtful = |row: &RowRef| self.saved.is_doubtful(hash, row.saved);
         let rows = self.rows.iter().filter(|(_, row)| doubtful(row));
         rows.map(|(key, _)| *key).collect()
     }

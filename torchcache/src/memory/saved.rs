@@ -14,7 +14,14 @@ pub(crate) struct SavedAt {
 
 /// 32 bits of a module hash. A row that is taken for one of another module hash is written to a directory
 /// where nothing looks for it.
-type ShortHash = u32;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ShortHash(u32);
+
+impl ShortHash {
+    pub(crate) fn of(hash: &str) -> Self {
+        ShortHash(XxHash3_64::oneshot(hash.as_bytes()) as u32)
+    }
+}
 
 /// The disk tier that rows are given to, as far as it matters whether a row is there.
 #[derive(Debug, Default)]
@@ -25,13 +32,12 @@ pub(crate) struct SavedRows {
     now: u32,
     /// Rows were not given to this directory before, or not since another one was used.
     directory_since: u32,
-    /// Of the module hash that the tiers are used for.
-    hash: ShortHash,
 }
 
 impl SavedRows {
-    /// The mark of rows that are given to the disk tier now: its directory, and how many rows it lost.
-    pub(crate) fn mark(&mut self, disk: Option<(&Path, u64)>) -> SavedAt {
+    /// The mark of rows of a module hash that are given to the disk tier now: its directory, and how many rows
+    /// it lost.
+    pub(crate) fn mark(&mut self, hash: ShortHash, disk: Option<(&Path, u64)>) -> SavedAt {
         let (directory, lost) = disk.unzip();
         let lost = lost.unwrap_or(self.lost);
         if self.directory.as_deref() != directory {
@@ -44,7 +50,7 @@ impl SavedRows {
             self.doubt();
         }
         self.lost = lost;
-        let (change, hash) = (self.now, self.hash);
+        let change = self.now;
         SavedAt { change, hash }
     }
 
@@ -53,25 +59,14 @@ impl SavedRows {
         self.now += 1;
     }
 
-    /// The tiers are used for a module hash from now on. Rows of others stay in memory, and are used again
-    /// when their hash returns.
-    pub(crate) fn use_hash(&mut self, hash: &str) {
-        let hash = XxHash3_64::oneshot(hash.as_bytes()) as ShortHash;
-        if self.hash != hash {
-            self.hash = hash;
-            self.doubt();
-        }
-    }
-
-    /// Whether there is a directory that a row, which was found under this module hash, may not have been
-    /// given to.
+    /// Whether there is a directory that a row of its module hash may not have been given to.
     pub(crate) fn is_older(&self, saved: SavedAt) -> bool {
         saved.change < self.directory_since
     }
 
-    /// Whether a row is one of this module hash and may be missing on disk.
-    pub(crate) fn is_doubtful(&self, saved: SavedAt) -> bool {
-        saved.hash == self.hash && saved.change < self.now
+    /// Whether a row is one of a module hash and may be missing in its directory.
+    pub(crate) fn is_doubtful(&self, hash: ShortHash, saved: SavedAt) -> bool {
+        saved.hash == hash && saved.change < self.now
     }
 }
 
@@ -79,10 +74,18 @@ impl SavedRows {
 mod tests {
     use super::*;
 
+    const HASH: ShortHash = ShortHash(1);
     const FIRST: Option<(&str, u64)> = Some(("first", 0));
 
+    fn mark_as(saved: &mut SavedRows, hash: ShortHash, disk: Option<(&str, u64)>) -> SavedAt {
+        saved.mark(
+            hash,
+            disk.map(|(directory, lost)| (Path::new(directory), lost)),
+        )
+    }
+
     fn mark(saved: &mut SavedRows, disk: Option<(&str, u64)>) -> SavedAt {
-        saved.mark(disk.map(|(directory, lost)| (Path::new(directory), lost)))
+        mark_as(saved, HASH, disk)
     }
 
     #[test]
@@ -101,34 +104,22 @@ mod tests {
         let mut saved = SavedRows::default();
         let before = mark(&mut saved, FIRST);
         assert_eq!(mark(&mut saved, FIRST), before);
-        assert!(!saved.is_doubtful(before));
+        assert!(!saved.is_doubtful(HASH, before));
         let after = mark(&mut saved, Some(("first", 3)));
-        assert!(saved.is_doubtful(before) && !saved.is_doubtful(after));
+        assert!(saved.is_doubtful(HASH, before) && !saved.is_doubtful(HASH, after));
         assert!(!saved.is_older(before), "it is not known to be lost");
     }
 
     #[test]
-    fn rows_of_another_module_hash_are_left_alone() {
-        let mut saved = SavedRows::default();
-        saved.use_hash("one");
-        let before = mark(&mut saved, FIRST);
-        saved.use_hash("two");
-        mark(&mut saved, Some(("second", 0)));
-        assert!(!saved.is_doubtful(before));
-    }
-
-    #[test]
     fn rows_of_a_module_hash_that_returns_are_doubtful() {
-        let mut saved = SavedRows::default();
-        saved.use_hash("one");
-        let before = mark(&mut saved, None);
-        saved.use_hash("two");
-        saved.use_hash("one");
-        assert!(saved.is_doubtful(before) && !saved.is_older(before));
-        let after = mark(&mut saved, FIRST);
-        assert!(saved.is_doubtful(before) && saved.is_older(before));
-        assert!(!saved.is_doubtful(after) && !saved.is_older(after));
-        saved.use_hash("one");
-        assert!(!saved.is_doubtful(after), "it is the same");
+        let (mut saved, other) = (SavedRows::default(), ShortHash(2));
+        let before = mark(&mut saved, FIRST);
+        let others = mark_as(&mut saved, other, Some(("second", 0)));
+        assert!(!saved.is_doubtful(other, before), "it is left alone");
+        // Threads of both hashes may use the tier at once.
+        let again = mark(&mut saved, FIRST);
+        assert!(saved.is_doubtful(HASH, before) && saved.is_older(before));
+        assert!(saved.is_doubtful(other, others) && !saved.is_doubtful(HASH, others));
+        assert!(!saved.is_doubtful(HASH, again) && !saved.is_older(again));
     }
 }

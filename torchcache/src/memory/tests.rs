@@ -60,7 +60,7 @@ fn publish(
     schema: &Arc<TensorSchema>,
     reservations: Vec<Reservation>,
 ) {
-    let saved = memory.saved.mark(None);
+    let saved = memory.saved.mark(ShortHash::of("hash"), None);
     memory.publish(keys, schema, reservations, saved);
 }
 
