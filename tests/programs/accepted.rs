@@ -1454,6 +1454,56 @@ pub mod another_name_of_the_attribute_on_fields {
     }
 }
 
+pub mod a_conditional_attribute_of_another_name {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache as cached};
+
+    #[cfg_attr(feature = "on", cached)]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub factor: f64,
+        #[cfg_attr(feature = "on", cached(skip))]
+        pub opaque: fn(f64),
+        pub torchcache: TorchCache,
+    }
+
+    #[cfg_attr(feature = "on", cached)]
+    impl nn::Module for Scale {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * self.factor
+        }
+    }
+
+    #[cfg_attr(all(), derive(Debug), cached(max_memory_cache_size = "1 GB"))]
+    pub struct Listed {
+        #[cached(skip)]
+        pub opaque: fn(f64),
+        pub torchcache: TorchCache,
+    }
+
+    #[cached]
+    impl nn::Module for Listed {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+
+    #[cfg_attr(all(), cfg_attr(not(feature = "off"), self::cached(persistent = true)))]
+    #[derive(Debug)]
+    pub struct Nested {
+        #[self::cached(skip)]
+        pub opaque: fn(f64),
+        pub torchcache: TorchCache,
+    }
+
+    #[cached]
+    impl nn::Module for Nested {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+    }
+}
+
 pub mod traits_of_the_users {
     use tch::Tensor;
     use torchcache::{TorchCache, torchcache};

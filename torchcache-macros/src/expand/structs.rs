@@ -31,13 +31,15 @@ pub(crate) fn derive(
     }
 }
 
-/// The name that the program has imported the attribute by, from its text, such as `#[name(…)]`.
+/// The name that the program has imported the attribute by, from its text: `#[name(…)]`, or `name(…)` in a
+/// `cfg_attr`.
 fn attribute_name(text: &str) -> Option<String> {
-    let text = text.trim_start().strip_prefix("#[")?.trim_start();
-    let path = text.split(['(', ']']).next()?;
+    let text = text.trim_start();
+    let path = text.strip_prefix("#[").unwrap_or(text);
+    let path = path.split(['(', ']']).next()?;
     let name = path.rsplit("::").next()?.trim();
-    syn::parse_str::<Ident>(name).ok()?;
-    Some(name.to_owned())
+    let name = syn::parse_str::<Ident>(name).ok()?;
+    (name != "cfg_attr").then(|| name.to_string())
 }
 
 /// The expansion of the derive of a checked struct.
@@ -221,10 +223,19 @@ mod tests {
             "#[library::cached(version = \"a::b\")]",
             "#[ ::library :: cached ]",
             "#[cached (\n    enabled = false,\n)]",
+            "cached",
+            "library::cached(version = \"a::b\")",
         ] {
             assert_eq!(attribute_name(text).as_deref(), Some("cached"), "{text}");
         }
-        for text in ["", "cached", "struct S;", "#[]", "$item"] {
+        for text in [
+            "",
+            "struct S;",
+            "#[]",
+            "$item",
+            "#[cfg_attr(all(), cached)]",
+            "cfg_attr(all(), cached)",
+        ] {
             assert_eq!(attribute_name(text), None, "{text}");
         }
     }
