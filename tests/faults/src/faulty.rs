@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
-use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
+use torchcache_store::fs::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata};
 
 use crate::cases::Counter;
 
@@ -223,6 +223,11 @@ impl Directory for FaultyDirectory {
     fn metadata(&self) -> io::Result<Metadata> {
         let name = OsStr::new("");
         run(&self.decide, Call::LookDir, name, || self.inner.metadata())
+    }
+
+    fn id(&self) -> io::Result<DirectoryId> {
+        let name = OsStr::new("");
+        run(&self.decide, Call::LookDir, name, || self.inner.id())
     }
 
     /// Names are read one by one: those that come or go while the call is decided are not in it.

@@ -812,7 +812,6 @@ fn the_name_of_a_directory_is_synced_once() {
     // One that another process makes after it was removed is another.
     store.clear();
     sim.remove_dir(Path::new("/cache")).expect("it is empty");
-    store.refresh();
     sim.add_unsynced_dir(Path::new("/cache"));
     put_flushed(&store, 0..3, LEN);
     assert_eq!(syncs.get(), 2);

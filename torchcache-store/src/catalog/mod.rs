@@ -19,7 +19,7 @@ mod refresh;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,7 +32,7 @@ use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::temp_file::is_recent;
-use crate::fs::{Directory, FileSystem, Metadata, permissions};
+use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, permissions};
 use crate::key::Key;
 use crate::segment::{
     Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_foreign,
@@ -49,8 +49,8 @@ pub(crate) struct Catalog {
     scan: Mutex<Scan>,
     /// About how many entries of the index belong to detached segments.
     dead_entries: AtomicU64,
-    /// The name of the directory itself survives a power loss.
-    is_anchored: AtomicBool,
+    /// The directory whose own name survives a power loss.
+    anchored: Mutex<Option<DirectoryId>>,
     /// How many rows were removed for want of room.
     pub(crate) evicted_rows: AtomicU64,
 }
@@ -144,20 +144,14 @@ impl Catalog {
                 retry_unshadow: false,
             }),
             dead_entries: AtomicU64::new(0),
-            is_anchored: AtomicBool::new(false),
+            anchored: Mutex::new(None),
             evicted_rows: AtomicU64::new(0),
         }
     }
 
     /// Opens the directory as it is now: it may have been replaced, or its permissions changed.
     pub(crate) fn open_dir(&self) -> io::Result<Arc<dyn Directory>> {
-        let opened = directory::open(&*self.fs, &self.dir, false);
-        if let Err(error) = &opened
-            && error.kind() == io::ErrorKind::NotFound
-        {
-            self.is_anchored.store(false, Ordering::Relaxed); // the next one is another
-        }
-        opened
+        directory::open(&*self.fs, &self.dir, false)
     }
 
     /// The same, but makes the directory if it was removed.

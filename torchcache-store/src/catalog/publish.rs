@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::live_segment::LiveSegment;
@@ -12,10 +12,11 @@ use super::{Catalog, Scan, Unremovable};
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
-use crate::fs::{Directory, remove_if_present};
+use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
 use crate::segment::{FinishedSegment, SETTLE_TIMEOUT, is_foreign, rely_on, visit_segments};
+use crate::sync::MutexGuard;
 
 /// How often rows are looked for, at most, while other processes remove their segments.
 const MAX_LOOKS: usize = 4;
@@ -154,16 +155,21 @@ impl Catalog {
         Ok(lost.collect())
     }
 
-    /// Makes the names in the directory durable, and the first time its own: another process may have made the
-    /// directory and not have synced it.
+    /// Makes the names in the directory durable, and its own unless it is known to be: another process may have made
+    /// the directory, also in place of one that was removed, and not have synced it.
     fn sync_names(&self, dir: &dyn Directory) -> io::Result<()> {
         dir.sync()?;
         progress::note();
-        if !self.is_anchored.load(Ordering::Relaxed) {
+        let id = dir.id()?;
+        if *self.anchored() != Some(id) {
             self.fs.sync_parents(&self.dir)?;
-            self.is_anchored.store(true, Ordering::Relaxed);
+            *self.anchored() = Some(id);
         }
         Ok(())
+    }
+
+    fn anchored(&self) -> MutexGuard<'_, Option<DirectoryId>> {
+        self.anchored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the files of detached segments. Those that cannot be removed are inserted again.

@@ -79,6 +79,12 @@ pub trait Directory: Debug + Send + Sync {
     /// What the system reports.
     fn metadata(&self) -> io::Result<Metadata>;
 
+    /// Tells this directory from every other one, also from one that took its path after it was removed.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn id(&self) -> io::Result<DirectoryId>;
+
     /// Its entries, in any order.
     ///
     /// # Errors
@@ -204,6 +210,17 @@ pub struct DirEntry {
     pub name: OsString,
     /// Whether it is a regular file.
     pub is_file: bool,
+}
+
+/// What tells a directory from every other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryId {
+    /// The number of the device.
+    pub device: u64,
+    /// Its number on the device, which another one may get after it was removed.
+    pub inode: u64,
+    /// When it was made; `None` where the file system does not record that.
+    pub created: Option<SystemTime>,
 }
 
 /// What a file system knows about a file or a directory.

@@ -6,6 +6,7 @@ use std::fs::{FileTimes, TryLockError};
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{DirEntry, Directory, File, FileSystem, Mapped, Metadata, removed};
+use super::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata, removed};
 use crate::{descriptors, sys};
 
 /// The file system of the operating system.
@@ -179,6 +180,15 @@ impl Directory for OsDirectory {
 
     fn metadata(&self) -> io::Result<Metadata> {
         Ok(metadata(&rustix::fs::fstat(&self.fd)?))
+    }
+
+    fn id(&self) -> io::Result<DirectoryId> {
+        let metadata = self.fd.metadata()?;
+        Ok(DirectoryId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            created: metadata.created().ok(),
+        })
     }
 
     fn list(&self) -> io::Result<Vec<DirEntry>> {
@@ -416,6 +426,18 @@ mod tests {
             assert_eq!(mode & 0o020 != 0, shared, "{mode:o} in {parent:o}");
             assert_eq!(mode & 0o002, 0, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_another_has_another_id() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("cache");
+        let id = || Os.open_dir(&path, true).and_then(|dir| dir.id());
+        let before = id().expect("it is made");
+        std::fs::write(path.join("a"), "b").expect("it can be written");
+        assert_eq!(id().expect("it is there"), before);
+        std::fs::rename(&path, root.path().join("other")).expect("it is there");
+        assert_ne!(id().expect("it is made"), before);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
@@ -45,9 +46,21 @@ pub(super) struct Medium {
     pub(super) mode: Option<u32>,
 }
 
+/// The number of a directory, from 1 on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NamesId(pub(super) u64);
+
+impl Default for NamesId {
+    fn default() -> NamesId {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        NamesId(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 /// The names of a directory.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    pub(super) id: NamesId,
     pub(super) now: BTreeMap<OsString, usize>,
     /// What each name meant since the directory was last synced, where that changed.
     pub(super) since: BTreeMap<OsString, Vec<Option<usize>>>,

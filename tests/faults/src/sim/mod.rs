@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::process::{getegid, geteuid};
-use torchcache_store::fs::{DirEntry, Directory, File, FileSystem, Mapped, Metadata};
+use torchcache_store::fs::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata};
 
 pub use medium::Locks;
 use medium::{Content, Medium, Names};
@@ -106,6 +106,7 @@ impl Sim {
         });
         let directories = medium.directories.iter().map(|(path, names)| {
             let names = Names {
+                id: names.id,
                 now: names.now.clone(),
                 since: BTreeMap::new(),
                 modified: names.modified,
@@ -282,6 +283,16 @@ impl Directory for SimDirectory {
             modified.unwrap_or(SystemTime::UNIX_EPOCH),
             false,
         ))
+    }
+
+    fn id(&self) -> io::Result<DirectoryId> {
+        let medium = self.medium()?;
+        let names = medium.directories.get(&self.path);
+        Ok(DirectoryId {
+            device: 0,
+            inode: names.map_or(0, |names| names.id.0),
+            created: None,
+        })
     }
 
     fn list(&self) -> io::Result<Vec<DirEntry>> {
