@@ -238,6 +238,44 @@ fn without_locks_only_young_segments_of_others_are_left_alone() {
     }
 }
 
+#[test]
+fn young_segments_of_others_do_not_block_compaction() {
+    let sim = Sim::new();
+    sim.set_locks(Locks::None);
+    for first in [10, 20] {
+        let other = opened(sim.clone(), "/cache");
+        (first..first + 7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
+        assert_eq!(other.stats().compacted_segments, 0);
+    }
+    let from = opened(sim.clone(), "/from");
+    (0..4).for_each(|n| put_flushed(&from, n..n + 1, LEN));
+    for (n, file) in (0..).zip(sim.files(Path::new("/from"))) {
+        sim.add(
+            &Path::new("/cache").join(format!("copy{n}.tcs")),
+            sim.bytes(&file),
+        );
+    }
+    let asked = Arc::new(Counter::default());
+    let decide = {
+        let asked = asked.clone();
+        move |call: Call, name: &OsStr| {
+            if call == Call::Lock && name.as_encoded_bytes().starts_with(b"copy") {
+                asked.next();
+            }
+            Fate::Done
+        }
+    };
+    let store = opened(Faulty::new(sim, decide), "/cache");
+    // Its own are in the next class of sizes.
+    (30..37).for_each(|n| put_flushed(&store, n..n + 1, 20 * LEN));
+    assert_eq!(store.stats().compacted_segments, 0);
+    assert_eq!(asked.get(), 4, "once each");
+    put_flushed(&store, 37..38, 20 * LEN);
+    assert_eq!(store.stats().compacted_segments, 8);
+    expect_all(&store, 30..38, 20 * LEN);
+    expect_all(&store, 0..4, LEN);
+}
+
 /// Since 1970.
 fn nanoseconds() -> u128 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -74,8 +74,8 @@ pub(crate) struct LiveSegment {
     /// Segments that have some of these rows as well, and from which those are read, with the fingerprints of the
     /// rows. When one of them is removed, its rows are looked for here.
     shadowed_by: Mutex<HashMap<u32, Vec<u64>>>,
-    /// This process wrote it.
-    pub(crate) is_own: bool,
+    /// The process that wrote it does not withdraw it: this one did, or it is known to be through.
+    pub(crate) is_final: AtomicBool,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.
     pub(crate) is_synced: AtomicBool,
@@ -105,7 +105,7 @@ impl LiveSegment {
             groups: footer.groups().to_vec(),
             indexed: AtomicU64::new(0),
             shadowed_by: Mutex::default(),
-            is_own: false,
+            is_final: AtomicBool::new(false),
             is_synced: AtomicBool::new(false),
             is_kept: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),

@@ -48,8 +48,8 @@ impl Catalog {
             return Ok(false);
         };
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
-        let mut segment = LiveSegment::new(path, bytes, read, &footer);
-        segment.is_own = true;
+        let segment = LiveSegment::new(path, bytes, read, &footer);
+        segment.is_final.store(true, Ordering::Relaxed);
         segment.is_synced.store(true, Ordering::Relaxed);
         segment.is_kept.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);

@@ -69,23 +69,41 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
     });
     drop(scan);
     small.sort_by_key(|segment| (size_class(segment), segment.path.clone()));
-    let mut classes = small.chunk_by(|a, b| size_class(a) == size_class(b));
-    let mut group = classes.find(|class| class.len() >= GROUP_LEN)?.to_vec();
-    let (mut bytes, mut rows) = (target, MOST_ROWS as u64);
-    group.retain(|segment| {
-        let fits = segment.bytes <= bytes && segment.rows <= rows;
-        if fits {
-            bytes -= segment.bytes;
-            rows -= segment.rows;
-        }
-        fits
-    });
-    // Their publisher may have to remove them again, since its sources were cleared.
+    let classes = small.chunk_by(|a, b| size_class(a) == size_class(b));
+    let mut classes = classes.filter(|class| class.len() >= GROUP_LEN).peekable();
+    classes.peek()?;
     let dir = engine.catalog.open_dir();
     let dir = dir.map_err(|error| engine.note(Fault::Read, error)).ok()?;
-    let least = group.len().min(GROUP_LEN);
-    group.retain(|segment| segment.is_own || !may_be_withdrawn(&*dir, segment.name()));
-    (group.len() >= least).then_some(group)
+    classes.find_map(|class| {
+        let mut group = class.to_vec();
+        group.retain(|segment| is_final(&*dir, segment));
+        if group.len() < GROUP_LEN {
+            return None;
+        }
+        let (mut bytes, mut rows) = (target, MOST_ROWS as u64);
+        group.retain(|segment| {
+            let fits = segment.bytes <= bytes && segment.rows <= rows;
+            if fits {
+                bytes -= segment.bytes;
+                rows -= segment.rows;
+            }
+            fits
+        });
+        Some(group)
+    })
+}
+
+/// Whether no process withdraws a segment, since its sources were cleared.
+fn is_final(dir: &dyn Directory, segment: &LiveSegment) -> bool {
+    let is_known = segment.is_final.load(Ordering::Relaxed);
+    is_known
+        || match may_be_withdrawn(dir, segment.name()) {
+            Ok(may_be) => {
+                segment.is_final.store(!may_be, Ordering::Relaxed);
+                !may_be
+            }
+            Err(_) => true, // copying it fails as well
+        }
 }
 
 /// Each size class spans a factor of eight.

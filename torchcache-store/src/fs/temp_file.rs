@@ -166,14 +166,11 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
 
 /// Whether the process that gave a file its [unique name](TempFile::unique_name) may have to remove it again: it
 /// still holds the lock, or there are no locks and the name is young.
-pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> bool {
-    let Ok(file) = dir.open(name.as_ref()) else {
-        return false; // that is noticed elsewhere
-    };
-    match file.try_lock() {
+pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    Ok(match dir.open(name.as_ref())?.try_lock() {
         Ok(is_free) => !is_free,
         Err(_) => is_young(name),
-    }
+    })
 }
 
 /// Whether a process gave a file this [unique name](TempFile::unique_name) within the last hour. Where its lock
