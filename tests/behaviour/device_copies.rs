@@ -9,7 +9,7 @@ use tch::nn::{Module, ModuleT};
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Eviction, Options, OptionsBuilder, torchcache};
 
-use crate::raw::{self, Copies, leave_device_memory};
+use crate::raw::{self, Copies, DeviceMemoryLimit};
 use crate::support::{Scale, counts, device, random, same};
 
 /// What `run` returns, and the copies that were made.
@@ -262,9 +262,9 @@ fn rows_that_the_device_cannot_hold_are_kept_on_the_host() {
     let xs = random(&[5, MEGABYTE as i64 / 4]);
     let expected = &xs * 2.0;
     // For the output, which the forward keeps, and a copy of it.
-    leave_device_memory(10 * MEGABYTE + MEGABYTE / 2);
+    let limit = DeviceMemoryLimit::leave(10 * MEGABYTE + MEGABYTE / 2);
     let given = net.forward(&xs);
-    leave_device_memory(u64::MAX);
+    drop(limit);
     assert!(same(&given, &expected));
     assert_eq!(net.cache().stats().faults.memory, 1);
     let (given, copies) = counted(|| net.forward(&xs));
@@ -288,15 +288,16 @@ fn weights_that_cannot_be_sampled_are_hashed_again() {
     let options = Options::builder().version("sampled").build().unwrap();
     let net = Cached::new(nn::func(move |xs| xs * &factor_of), &vs, options).unwrap();
     let xs = random(&[4, 2]);
+    let mut limit = None;
     for step in 0..4 {
         if step == 1 {
-            leave_device_memory(1 << 20);
+            limit = Some(DeviceMemoryLimit::leave(1 << 20));
         }
         if step == 2 {
             let _ = factor.data().fill_(3.0);
         }
         if step == 3 {
-            leave_device_memory(u64::MAX);
+            drop(limit.take());
         }
         for _ in 0..2 {
             assert!(same(&net.forward(&xs), &(&xs * &factor)), "step {step}");

@@ -91,8 +91,26 @@ pub(crate) fn copies() -> Option<Copies> {
     Some(copies)
 }
 
-/// Leaves the fake CUDA device so many bytes from now on.
-pub(crate) fn leave_device_memory(bytes: u64) {
+/// While this lives, the fake CUDA device has a limited number of bytes left.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct DeviceMemoryLimit(());
+
+impl DeviceMemoryLimit {
+    /// Leaves the device so many bytes from now on.
+    pub(crate) fn leave(bytes: u64) -> Self {
+        leave_device_memory(bytes);
+        DeviceMemoryLimit(())
+    }
+}
+
+impl Drop for DeviceMemoryLimit {
+    fn drop(&mut self) {
+        leave_device_memory(u64::MAX);
+    }
+}
+
+fn leave_device_memory(bytes: u64) {
     let symbol = fake_cuda(c"fake_cuda_leave").expect("the fake CUDA device");
     // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
     let leave: extern "C" fn(u64) =
