@@ -140,13 +140,13 @@ fn a_named_function_is_a_plain_argument() {
 /// A layer with private weights in a `Cached` without a cache of its own.
 #[torchcache]
 #[derive(Debug)]
-struct Recurrent {
+struct WrappedLstm {
     lstm: Cached<nn::LSTM>,
     torchcache: TorchCache,
 }
 
 #[torchcache]
-impl Module for Recurrent {
+impl Module for WrappedLstm {
     fn forward(&self, xs: &Tensor) -> Tensor {
         self.lstm.module().seq(xs).0
     }
@@ -158,7 +158,7 @@ fn private_weights_are_known_to_a_wrapper_in_a_field() {
     let lstm = nn::lstm(vs.root(), 3, 4, Default::default());
     vs.freeze();
     let options = Options::builder().enabled(false).version("lstm").build();
-    let model = Recurrent {
+    let model = WrappedLstm {
         lstm: Cached::new(lstm, &vs, options.unwrap()).unwrap(),
         torchcache: TorchCache::default(),
     };
