@@ -625,7 +625,7 @@ impl CachedCall<'_> {
             let insert = Insert::fill(tiers, keys, rows, device, epoch);
             insert.inspect_err(|error| self.memory_fault(error)).ok()
         };
-        // A device without room for a row leaves it to the host.
+        // Rows for which the device has no memory are kept on the host.
         let on_host = || (device != Device::Cpu).then(|| fill(Device::Cpu)).flatten();
         let insert = fill(device).or_else(on_host)?;
         if let Some(bound) = insert.exhausted_budget {
