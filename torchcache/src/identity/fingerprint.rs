@@ -397,6 +397,9 @@ impl<'a> Fingerprinter<'a> {
             .map(|value| {
                 let mut alone = Collector::default();
                 value.fingerprint(&mut Fingerprinter::hash(&mut alone));
+                if alone.locked {
+                    self.locked();
+                }
                 (alone.digest(), value)
             })
             .collect();

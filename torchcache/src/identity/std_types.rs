@@ -292,7 +292,9 @@ tuples! {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::marker::PhantomData;
+    use std::sync::Mutex;
 
     use super::*;
     use crate::identity::parts::Collector;
@@ -331,5 +333,58 @@ mod tests {
         let mut other = forwards.clone();
         other.insert(7, 0);
         assert_ne!(digest(&forwards), digest(&other));
+    }
+
+    #[test]
+    fn the_inner_order_of_a_binary_heap_is_not_hashed() {
+        let heaped = BinaryHeap::from(vec![1u32, 2, 3, 4, 5]);
+        let pushed: BinaryHeap<_> = heaped.clone().into_sorted_vec().into_iter().rev().collect();
+        assert_ne!(heaped.as_slice(), pushed.as_slice());
+        assert_eq!(digest(&heaped), digest(&pushed));
+        let other = BinaryHeap::from(vec![1u32, 2, 3, 4, 4]);
+        assert_ne!(digest(&heaped), digest(&other));
+    }
+
+    #[test]
+    fn a_hash_map_of_locks_is_hashed_by_what_they_hold() {
+        let map = |numbers: &[u32]| -> HashMap<u32, Mutex<u32>> {
+            let entry = |&number: &u32| (number, Mutex::new(number * number));
+            numbers.iter().map(entry).collect()
+        };
+        let locks = map(&[1, 2, 3]);
+        assert_eq!(digest(&locks), digest(&map(&[3, 2, 1])));
+        *locks[&2].lock().unwrap() += 1;
+        assert_ne!(digest(&locks), digest(&map(&[1, 2, 3])));
+        let mut collector = Collector::default();
+        let held = locks[&2].lock().unwrap();
+        locks.fingerprint(&mut Fingerprinter::hash(&mut collector));
+        drop(held);
+        assert!(collector.locked);
+    }
+
+    /// A lock that another thread holds during the first walk.
+    #[derive(Default)]
+    struct LockedOnce(Cell<bool>);
+
+    impl Fingerprint for LockedOnce {
+        fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+            if self.0.replace(true) {
+                f.variant("free");
+            } else {
+                f.locked();
+            }
+        }
+    }
+
+    /// The elements are sorted by what a walk of each found.
+    #[test]
+    fn a_lock_that_is_held_while_elements_are_sorted_counts() {
+        let locks = HashMap::from([(1u32, LockedOnce::default())]);
+        let mut collector = Collector::default();
+        locks.fingerprint(&mut Fingerprinter::hash(&mut collector));
+        assert!(locks[&1].0.get() && collector.locked);
+        let mut collector = Collector::default();
+        locks.fingerprint(&mut Fingerprinter::hash(&mut collector));
+        assert!(!collector.locked);
     }
 }
