@@ -27,14 +27,14 @@ fn factors() -> &'static [i64] {
     })
 }
 
-/// The sums of the bytes of some pieces: of 32-bit words, each times its factor, modulo 2^64.
-fn sums(pieces: &[Tensor], factors: &Tensor) -> Result<Tensor, TchError> {
-    let length: usize = pieces.iter().map(Tensor::numel).sum();
+/// The sums of some bytes: of 32-bit words, each times its factor, modulo 2^64.
+fn sums(bytes: &[Tensor], factors: &Tensor) -> Result<Tensor, TchError> {
+    let length: usize = bytes.iter().map(Tensor::numel).sum();
     let padding = length.next_multiple_of(4 * WORDS) - length;
     let padding = Tensor::f_zeros([padding as i64], (Kind::Uint8, factors.device()))?;
-    let padded: Vec<&Tensor> = pieces.iter().chain([&padding]).collect();
-    let bytes = Tensor::f_cat(&padded, 0)?;
-    let words = bytes.f_view_dtype(Kind::Int)?.f_view([-1, WORDS as i64])?;
+    let padded: Vec<&Tensor> = bytes.iter().chain([&padding]).collect();
+    let padded = Tensor::f_cat(&padded, 0)?;
+    let words = padded.f_view_dtype(Kind::Int)?.f_view([-1, WORDS as i64])?;
     let mut products = words.f_to_kind(Kind::Int64)?;
     let products = products.f_mul_(factors)?;
     products.f_sum_dim_intlist(1, false, None)
@@ -43,8 +43,9 @@ fn sums(pieces: &[Tensor], factors: &Tensor) -> Result<Tensor, TchError> {
 /// Which elements to gather, of all watched tensors.
 #[derive(Debug, Default)]
 pub(super) struct DeviceSample {
-    pieces: Vec<Piece>,
-    /// The factors on each device of a piece.
+    tensors: Vec<SampledTensor>,
+    gradients: Vec<GradientLines>,
+    /// The factors on each device of a tensor.
     factors: Vec<Tensor>,
     /// An error kept some of them out.
     is_incomplete: bool,
@@ -52,15 +53,15 @@ pub(super) struct DeviceSample {
 
 /// Elements of one tensor.
 #[derive(Debug)]
-struct Piece {
+struct SampledTensor {
     device: Device,
-    elements: Elements,
+    elements: SampledElements,
     /// Where the tensor was when its state was recorded.
     pointer: usize,
 }
 
 #[derive(Debug)]
-enum Elements {
+enum SampledElements {
     /// All of them, as they lie in memory.
     Bytes(Tensor),
     /// All of them, to be copied in order.
@@ -69,12 +70,12 @@ enum Elements {
     Windows { all: Tensor, some: Tensor },
 }
 
-impl Piece {
-    fn new(elements: Elements) -> Self {
-        let (Elements::Bytes(tensor)
-        | Elements::Strided(tensor)
-        | Elements::Windows { all: tensor, .. }) = &elements;
-        Piece {
+impl SampledTensor {
+    fn new(elements: SampledElements) -> Self {
+        let (SampledElements::Bytes(tensor)
+        | SampledElements::Strided(tensor)
+        | SampledElements::Windows { all: tensor, .. }) = &elements;
+        SampledTensor {
             device: tensor.device(),
             pointer: tensor.data_ptr() as usize,
             elements,
@@ -83,23 +84,25 @@ impl Piece {
 
     fn share(&self) -> Self {
         let elements = match &self.elements {
-            Elements::Bytes(bytes) => Elements::Bytes(bytes.shallow_clone()),
-            Elements::Strided(tensor) => Elements::Strided(tensor.shallow_clone()),
-            Elements::Windows { all, some } => Elements::Windows {
+            SampledElements::Bytes(bytes) => SampledElements::Bytes(bytes.shallow_clone()),
+            SampledElements::Strided(tensor) => SampledElements::Strided(tensor.shallow_clone()),
+            SampledElements::Windows { all, some } => SampledElements::Windows {
                 all: all.shallow_clone(),
                 some: some.shallow_clone(),
             },
         };
-        Piece { elements, ..*self }
+        SampledTensor { elements, ..*self }
     }
 
     /// The elements as bytes. `None` where a resize has moved them: another tensor may have this one's
     /// recorded state by now.
     fn gather(self) -> Result<Option<Tensor>, TchError> {
         let (pointer, elements) = match self.elements {
-            Elements::Bytes(bytes) => (bytes.data_ptr(), bytes),
-            Elements::Strided(tensor) => (tensor.data_ptr(), bytes(&tensor.f_contiguous()?)?),
-            Elements::Windows { all, some } => {
+            SampledElements::Bytes(bytes) => (bytes.data_ptr(), bytes),
+            SampledElements::Strided(tensor) => {
+                (tensor.data_ptr(), bytes(&tensor.f_contiguous()?)?)
+            }
+            SampledElements::Windows { all, some } => {
                 (all.data_ptr(), bytes(&all.f_index_select(0, &some)?)?)
             }
         };
@@ -107,9 +110,45 @@ impl Piece {
     }
 }
 
+/// Lines of a gradient. It is passed to each comparison, since its memory would not be freed if it was kept.
+#[derive(Debug)]
+struct GradientLines {
+    length: i64,
+    line: i64,
+    /// On the device.
+    begins: Tensor,
+}
+
+impl GradientLines {
+    fn of(&self, gradient: &Tensor) -> Result<SampledElements, TchError> {
+        Ok(SampledElements::Windows {
+            all: windows(gradient, self.length, self.line)?,
+            some: self.begins.shallow_clone(),
+        })
+    }
+
+    fn share(&self) -> Self {
+        GradientLines {
+            begins: self.begins.shallow_clone(),
+            ..*self
+        }
+    }
+}
+
+/// All windows of the first `length` elements of a tensor in memory.
+fn windows(tensor: &Tensor, length: i64, window: i64) -> Result<Tensor, TchError> {
+    let memory = tensor.f_detach()?.f_as_strided([length], [1], None)?;
+    memory.f_unfold(0, window, 1)
+}
+
 /// The bytes of a contiguous tensor.
 fn bytes(tensor: &Tensor) -> Result<Tensor, TchError> {
     tensor.f_view([-1])?.f_view_dtype(Kind::Uint8)
+}
+
+/// Where lines begin, in elements of `size` bytes.
+fn in_elements(begins: impl IntoIterator<Item = usize>, size: usize) -> impl Iterator<Item = i64> {
+    begins.into_iter().map(move |begin| (begin / size) as i64)
 }
 
 impl DeviceSample {
@@ -118,8 +157,8 @@ impl DeviceSample {
         self.add(|| {
             let tensor = tensor.f_detach()?;
             Ok(match tensor.is_contiguous() {
-                true => Elements::Bytes(bytes(&tensor)?),
-                false => Elements::Strided(tensor),
+                true => SampledElements::Bytes(bytes(&tensor)?),
+                false => SampledElements::Strided(tensor),
             })
         });
     }
@@ -132,10 +171,25 @@ impl DeviceSample {
         (elements, size): (usize, usize),
         begins: impl IntoIterator<Item = usize>,
     ) {
-        let begins = begins.into_iter().map(|begin| (begin / size) as i64);
-        let begins: Vec<i64> = begins.collect();
-        let line = (LINE / size) as i64;
-        self.windows(tensor, elements as i64, line, &begins);
+        self.windows(tensor, elements, LINE / size, in_elements(begins, size));
+    }
+
+    /// Adds lines of the next gradient, which lies in memory as `weight` does.
+    pub(super) fn gradient(
+        &mut self,
+        weight: &Tensor,
+        (elements, size): (usize, usize),
+        begins: impl IntoIterator<Item = usize>,
+    ) {
+        let begins: Vec<i64> = in_elements(begins, size).collect();
+        match Tensor::from_slice(&begins).f_to_device(weight.device()) {
+            Ok(begins) => self.gradients.push(GradientLines {
+                length: elements as i64,
+                line: (LINE / size) as i64,
+                begins,
+            }),
+            Err(_) => self.is_incomplete = true,
+        }
     }
 
     /// Adds elements of a strided tensor, by their indices.
@@ -146,53 +200,63 @@ impl DeviceSample {
         indices: impl IntoIterator<Item = usize>,
     ) {
         let offsets = indices.into_iter().map(|index| extents.offset(index));
-        let offsets: Vec<i64> = offsets.collect();
         let length = extents.offset(extents.count() - 1) + 1;
-        self.windows(tensor, length, 1, &offsets);
+        self.windows(tensor, length as usize, 1, offsets);
     }
 
     /// Adds some windows of the first `length` elements of a tensor in memory.
-    fn windows(&mut self, tensor: &Tensor, length: i64, window: i64, begins: &[i64]) {
+    fn windows(
+        &mut self,
+        tensor: &Tensor,
+        length: usize,
+        window: usize,
+        begins: impl Iterator<Item = i64>,
+    ) {
+        let begins: Vec<i64> = begins.collect();
         self.add(|| {
-            let memory = tensor.f_detach()?.f_as_strided([length], [1], None)?;
-            Ok(Elements::Windows {
-                all: memory.f_unfold(0, window, 1)?,
-                some: Tensor::from_slice(begins).f_to_device(tensor.device())?,
+            Ok(SampledElements::Windows {
+                all: windows(tensor, length as i64, window as i64)?,
+                some: Tensor::from_slice(&begins).f_to_device(tensor.device())?,
             })
         });
     }
 
     fn share(&self) -> Self {
         DeviceSample {
-            pieces: self.pieces.iter().map(Piece::share).collect(),
+            tensors: self.tensors.iter().map(SampledTensor::share).collect(),
+            gradients: self.gradients.iter().map(GradientLines::share).collect(),
             factors: self.factors.iter().map(Tensor::shallow_clone).collect(),
             is_incomplete: self.is_incomplete,
         }
     }
 
-    fn add(&mut self, elements: impl FnOnce() -> Result<Elements, TchError>) {
+    fn add(&mut self, elements: impl FnOnce() -> Result<SampledElements, TchError>) {
         let added = elements().and_then(|elements| {
-            let piece = Piece::new(elements);
-            if !self.factors.iter().any(|it| it.device() == piece.device) {
-                let factors = Tensor::from_slice(factors()).f_to_device(piece.device)?;
+            let tensor = SampledTensor::new(elements);
+            if !self.factors.iter().any(|it| it.device() == tensor.device) {
+                let factors = Tensor::from_slice(factors()).f_to_device(tensor.device)?;
                 self.factors.push(factors);
             }
-            self.pieces.push(piece);
+            self.tensors.push(tensor);
             Ok(())
         });
         self.is_incomplete |= added.is_err();
     }
 
-    /// A digest of the elements as they are now: one copy for each device. `None` where they cannot be
-    /// read.
-    fn digest(self) -> Option<i64> {
-        if self.is_incomplete {
+    /// A digest of the elements and gradients as they are now: one copy for each device. `None` where they
+    /// cannot be read.
+    fn digest(mut self, gradients: &[Tensor]) -> Option<i64> {
+        let lines = std::mem::take(&mut self.gradients);
+        for (lines, gradient) in lines.iter().zip(gradients) {
+            self.add(|| lines.of(gradient));
+        }
+        if self.is_incomplete || lines.len() != gradients.len() {
             return None;
         }
-        let (mut pieces, mut digests) = (self.pieces, Vec::new());
+        let (mut tensors, mut digests) = (self.tensors, Vec::new());
         for factors in &self.factors {
             let device = factors.device();
-            let here = pieces.extract_if(.., |piece| piece.device == device);
+            let here = tensors.extract_if(.., |tensor| tensor.device == device);
             let sums = sums_of(here, factors).ok()??;
             digests.extend_from_slice(&digest(raw::view(&sums).ok()?).to_le_bytes());
         }
@@ -200,14 +264,14 @@ impl DeviceSample {
     }
 }
 
-/// The sums of all pieces of a device, on the host. `None` where one was moved.
+/// The sums of all tensors of a device, on the host. `None` where one was moved.
 fn sums_of(
-    pieces: impl Iterator<Item = Piece>,
+    tensors: impl Iterator<Item = SampledTensor>,
     factors: &Tensor,
 ) -> Result<Option<Tensor>, TchError> {
     let (mut all, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for piece in pieces {
-        let Some(elements) = piece.gather()? else {
+    for tensor in tensors {
+        let Some(elements) = tensor.gather()? else {
             return Ok(None);
         };
         if elements.numel() > PART_BYTES {
@@ -242,21 +306,22 @@ pub(super) struct RecordedSample {
 }
 
 impl RecordedSample {
-    pub(super) fn new(sample: DeviceSample) -> Self {
+    /// `gradients`: those of which the sample has lines, in order.
+    pub(super) fn new(sample: DeviceSample, gradients: &[Tensor]) -> Self {
         RecordedSample {
-            is_empty: sample.pieces.is_empty() && !sample.is_incomplete,
-            digest: sample.share().digest(),
+            is_empty: sample.tensors.is_empty() && !sample.is_incomplete,
+            digest: sample.share().digest(gradients),
             sample: Mutex::new(sample),
         }
     }
 
     /// Whether the elements are what they were. The tensors must be in their recorded states.
-    pub(super) fn is_unchanged(&self) -> bool {
+    pub(super) fn is_unchanged(&self, gradients: &[Tensor]) -> bool {
         if self.is_empty {
             return true;
         }
         let sample = lock(&self.sample).share();
-        self.digest.is_some() && sample.digest() == self.digest
+        self.digest.is_some() && sample.digest(gradients) == self.digest
     }
 
     /// Frees the storage of the tensors.
@@ -308,27 +373,27 @@ mod tests {
         });
         let sums: Vec<u8> = sums.flat_map(i64::to_le_bytes).collect();
         let expected = digest(&digest(&sums).to_le_bytes());
-        assert_eq!(sample.digest(), Some(expected));
+        assert_eq!(sample.digest(&[]), Some(expected));
     }
 
     #[test]
-    fn every_piece_of_a_sample_is_compared() {
+    fn every_tensor_of_a_sample_is_compared() {
         let weights = [(); 3].map(|()| Tensor::zeros([300, 400], (Kind::Float, Device::Cpu)));
         let mut sample = DeviceSample::default();
         sample.all(&weights[0]);
         sample.all(&weights[1].tr());
         sample.lines(&weights[2], (120_000, 4), [0, 64, 479_936]);
-        let recorded = RecordedSample::new(sample);
-        assert!(recorded.is_unchanged());
+        let recorded = RecordedSample::new(sample, &[]);
+        assert!(recorded.is_unchanged(&[]));
         for weight in &weights {
             let last = weight.view([-1]).narrow(0, 119_999, 1);
             let _ = last.data().fill_(1.0);
-            assert!(!recorded.is_unchanged());
+            assert!(!recorded.is_unchanged(&[]));
             let _ = last.data().fill_(0.0);
-            assert!(recorded.is_unchanged());
+            assert!(recorded.is_unchanged(&[]));
         }
         recorded.release();
-        assert!(!recorded.is_unchanged());
+        assert!(!recorded.is_unchanged(&[]));
     }
 
     #[test]
@@ -336,14 +401,14 @@ mod tests {
         let tensor = Tensor::zeros([4 * WORDS as i64 + 3], (Kind::Uint8, Device::Cpu));
         let mut sample = DeviceSample::default();
         sample.all(&tensor);
-        let recorded = RecordedSample::new(sample);
+        let recorded = RecordedSample::new(sample, &[]);
         for at in [0, 1, 2, 3, 4_093, 4_095, 4_098] {
             for bit in 0..8 {
                 let mut byte = tensor.narrow(0, at, 1);
                 let _ = byte.fill_(1 << bit);
-                assert!(!recorded.is_unchanged(), "bit {bit} of byte {at}");
+                assert!(!recorded.is_unchanged(&[]), "bit {bit} of byte {at}");
                 let _ = byte.fill_(0);
-                assert!(recorded.is_unchanged());
+                assert!(recorded.is_unchanged(&[]));
             }
         }
     }
@@ -354,11 +419,32 @@ mod tests {
         let mut weight = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         let mut sample = DeviceSample::default();
         sample.all(&weight);
-        let recorded = RecordedSample::new(sample);
-        assert!(recorded.is_unchanged());
+        let recorded = RecordedSample::new(sample, &[]);
+        assert!(recorded.is_unchanged(&[]));
         let before = weight.data_ptr();
         let _ = weight.resize_([1_000_000]);
         assert_ne!(weight.data_ptr(), before);
-        assert!(!recorded.is_unchanged());
+        assert!(!recorded.is_unchanged(&[]));
+    }
+
+    /// A sample that held the gradient would find it unchanged, and keep its memory.
+    #[test]
+    fn gradients_are_compared_as_they_are_passed() {
+        let weight = Tensor::zeros([300, 400], (Kind::Float, Device::Cpu));
+        let mut sample = DeviceSample::default();
+        sample.all(&weight);
+        sample.gradient(&weight, (120_000, 4), [0, 64, 479_936]);
+        let gradient = weight.ones_like();
+        let recorded = RecordedSample::new(sample, &[gradient]);
+        let gradient = weight.ones_like();
+        for at in [0, 15, 31, 119_999] {
+            let element = gradient.view([-1]).narrow(0, at, 1);
+            let _ = element.data().fill_(2.0);
+            assert!(!recorded.is_unchanged(&[gradient.shallow_clone()]), "{at}");
+            let _ = element.data().fill_(1.0);
+            assert!(recorded.is_unchanged(&[gradient.shallow_clone()]), "{at}");
+        }
+        assert!(!recorded.is_unchanged(&[]));
+        assert!(!recorded.is_unchanged(&[weight]));
     }
 }

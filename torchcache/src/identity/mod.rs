@@ -2,8 +2,8 @@
 //!
 //! `fingerprint` is the trait and the walk, `std_types`, `cells`, `tch_types` and `torchscript` its
 //! implementations, `types` tells types apart, `named` is for code without a name, `code` and `program` for
-//! unknown code, `watch` is the cheap comparison on each call and `sample` what it reads of large weights,
-//! `changes` what was reported, `parts` what was hashed, `bounded` joins those of large collections,
+//! unknown code, `watch` is the cheap comparison on each call, `sample` what it reads of large weights and `device` how
+//! it reads those on a device, `changes` what was reported, `parts` what was hashed, `bounded` joins those of large collections,
 //! `manifest` the readable record on disk.
 
 mod bounded;

@@ -96,7 +96,7 @@ impl Snapshot {
             words: words.into(),
             aliases: Mutex::new(aliases),
             guides: guides.into(),
-            on_device: RecordedSample::new(on_device),
+            on_device: RecordedSample::new(on_device, &watcher.device_gradients),
             devices,
         };
         (snapshot, watcher.seen)
@@ -115,7 +115,7 @@ impl Snapshot {
             watcher.seen.changed |= compared != self.words.len();
         }
         if watcher.is_open() && !watcher.seen.locked {
-            watcher.seen.changed |= !self.on_device.is_unchanged();
+            watcher.seen.changed |= !self.on_device.is_unchanged(&watcher.device_gradients);
         }
         watcher.seen
     }
@@ -145,6 +145,8 @@ pub(crate) struct Watcher {
     gradients: Option<bool>,
     /// The sampled bytes of one tensor.
     sample: Vec<u8>,
+    /// The gradients that are compared on a device, until the walk ends.
+    device_gradients: Vec<Tensor>,
 }
 
 #[derive(Debug)]
@@ -166,6 +168,19 @@ enum Mode {
     },
 }
 
+/// Which elements of a tensor are compared.
+#[derive(Debug, Clone, Copy)]
+enum Sampling {
+    /// Only version and pointer are compared.
+    None,
+    All,
+    Lines,
+    /// Of a tensor that is not dense in memory.
+    Elements,
+    /// Lines, also where the gradient is largest, and some of the gradient.
+    Guided,
+}
+
 /// Tensors below this size are compared in full on every call.
 const SMALL_BYTES: usize = 64 * 1024;
 
@@ -179,6 +194,7 @@ impl Watcher {
             seen: Seen::default(),
             gradients: None,
             sample: Vec::new(),
+            device_gradients: Vec::new(),
         }
     }
 
@@ -285,9 +301,8 @@ impl Watcher {
 
     /// The elements of a tensor: which of them were read, and their digest.
     fn elements(&mut self, tensor: &Tensor, state: &TensorState<'_>) {
-        /// Only version and pointer are compared.
-        const NONE: [i64; 2] = [0, 0];
-        let all = |bytes: &[u8]| [1, digest(bytes)];
+        const NONE: [i64; 2] = [Sampling::None as i64, 0];
+        let all = |bytes: &[u8]| [Sampling::All as i64, digest(bytes)];
         if !state.is_on_cpu()
             && let Some(extents) = state.extents()
         {
@@ -306,7 +321,7 @@ impl Watcher {
             };
             self.sample.clear();
             sample_bytes(bytes, row_bytes, None, &mut self.sample);
-            let found = [2, digest(&self.sample)];
+            let found = [Sampling::Lines as i64, digest(&self.sample)];
             return self.words(&found);
         }
         if let Some(elements) = state.elements()
@@ -315,7 +330,7 @@ impl Watcher {
         {
             self.sample.clear();
             sample_elements(&elements, state.row_elements(), &mut self.sample);
-            let found = [3, digest(&self.sample)];
+            let found = [Sampling::Elements as i64, digest(&self.sample)];
             return self.words(&found);
         }
         let found = if is_worth_a_copy(tensor, state) {
@@ -351,11 +366,11 @@ impl Watcher {
             self.sample.clear();
             sample_bytes(bytes, row_bytes, Some(&guide), &mut self.sample);
             sample_gradient(gradients, row_bytes, &guide, &mut self.sample);
-            let found = [4, digest(&self.sample)];
+            let found = [Sampling::Guided as i64, digest(&self.sample)];
             self.words(&[state.version(), state.pointer()]);
             found
         } else {
-            [1, digest(bytes)]
+            [Sampling::All as i64, digest(bytes)]
         };
         self.words(&found);
     }
@@ -369,20 +384,22 @@ impl Watcher {
     ) {
         let (count, size) = (extents.count(), extents.size());
         if count * size < small_bytes(state) {
-            return self.on_device(1, |sample| sample.all(tensor));
+            return self.on_device(Sampling::All, |sample| sample.all(tensor));
         }
         let dense = state.dense_elements();
         let Some(gradient) = gradient(tensor) else {
             let Some((elements, row)) = dense else {
                 let row = state.row_elements();
                 let indices = || sampled_elements(count, size, row);
-                return self.on_device(3, |sample| sample.elements(tensor, extents, indices()));
+                return self.on_device(Sampling::Elements, |sample| {
+                    sample.elements(tensor, extents, indices())
+                });
             };
             let row_bytes = match state.is_vector() {
                 true => MAX_SPACING,
                 false => row * size,
             };
-            return self.on_device(2, |sample| {
+            return self.on_device(Sampling::Lines, |sample| {
                 match sampled_lines(elements * size, row_bytes, None) {
                     Some(lines) => sample.lines(tensor, (elements, size), lines),
                     None => sample.all(tensor),
@@ -397,20 +414,21 @@ impl Watcher {
             && let Some(guide) = self.guide(&gradient, row * size)
         {
             self.words(&[gradients.version(), gradients.pointer()]);
+            self.device_gradients.push(gradient);
             let row_bytes = row * size;
-            return self.on_device(4, |sample| {
+            return self.on_device(Sampling::Guided, |sample| {
                 let lines = sampled_lines(elements * size, row_bytes, Some(&guide));
                 sample.lines(tensor, (elements, size), lines.into_iter().flatten());
                 let of_gradient = sampled_gradient(row_bytes, &guide);
-                sample.lines(&gradient, (elements, size), of_gradient);
+                sample.gradient(tensor, (elements, size), of_gradient);
             });
         }
-        self.on_device(1, |sample| sample.all(tensor));
+        self.on_device(Sampling::All, |sample| sample.all(tensor));
     }
 
     /// How elements on a device are read, and where the walk records, which.
-    fn on_device(&mut self, how: i64, add: impl FnOnce(&mut DeviceSample)) {
-        self.words(&[how, 0]);
+    fn on_device(&mut self, sampling: Sampling, add: impl FnOnce(&mut DeviceSample)) {
+        self.words(&[sampling as i64, 0]);
         if let Mode::Record { on_device, .. } = &mut self.mode {
             add(on_device);
         }
@@ -546,6 +564,28 @@ mod tests {
             let _ = column.data().fill_(0.0);
         }
         assert!(!changed(&snapshot, &table));
+    }
+
+    /// Works on any device.
+    #[test]
+    fn a_weight_on_a_device_is_compared_with_its_gradient() {
+        let weight = Tensor::rand([300, 400], tch::kind::FLOAT_CPU).set_requires_grad(true);
+        weight.square().sum(tch::Kind::Float).backward();
+        let visit = |watcher: &mut Watcher| {
+            let mut state = TensorState::new();
+            assert!(state.read(&weight));
+            watcher.elements_on_device(&weight, &state, &state.extents().unwrap());
+        };
+        let (snapshot, _) = Snapshot::record(visit);
+        let changed = || snapshot.compare(visit).changed;
+        assert!(!changed());
+        for tensor in [&weight, &weight.grad()] {
+            let before = tensor.copy();
+            write_unseen(tensor);
+            assert!(changed());
+            tensor.data().copy_(&before);
+            assert!(!changed());
+        }
     }
 
     #[test]
