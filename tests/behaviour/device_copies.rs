@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::Mutex;
 
-use tch::nn::{Module, ModuleT};
+use tch::nn::{Module, ModuleT, OptimizerConfig};
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::{Cached, Eviction, Options, OptionsBuilder, torchcache};
 
@@ -305,4 +305,31 @@ fn weights_that_cannot_be_sampled_are_hashed_again() {
     }
     assert_eq!(counts(net.cache()), (8, 24, 0));
     assert_eq!(net.cache().stats().bypassed, 0);
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn gradients_that_are_released_free_their_memory() {
+    const MEGABYTE: u64 = 1 << 20;
+    let vs = nn::VarStore::new(device());
+    // Of one megabyte, as its gradient is.
+    let weight = vs.root().randn_standard("weight", &[512, 512]);
+    let mut optimizer = nn::Sgd::default().build(&vs, 0.1).unwrap();
+    let weight_of = weight.shallow_clone();
+    let options = Options::builder().version("gradients").build().unwrap();
+    let net = Cached::new(nn::func(move |xs| xs.matmul(&weight_of)), &vs, options).unwrap();
+    weight.square().sum(Kind::Float).backward();
+    let xs = random(&[2, 512]);
+    tch::no_grad(|| {
+        for _ in 0..2 {
+            assert!(same(&net.forward(&xs), &xs.matmul(&weight)));
+        }
+    });
+    assert_eq!(counts(net.cache()), (2, 2, 0));
+    let limit = DeviceMemoryLimit::leave(MEGABYTE / 2);
+    let megabyte = || Tensor::f_zeros([MEGABYTE as i64], (Kind::Uint8, device()));
+    assert!(megabyte().is_err());
+    optimizer.zero_grad();
+    megabyte().unwrap();
+    drop(limit);
 }
