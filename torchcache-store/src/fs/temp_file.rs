@@ -58,7 +58,14 @@ impl TempFile {
         let now = clock::now();
         let random = RandomState::new().hash_one(now);
         let process = std::process::id();
-        let unique = format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}");
+        TempFile::create_for(
+            dir,
+            &format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}"),
+        )
+    }
+
+    /// Makes a file whose name is this one after a prefix.
+    fn create_for(dir: Arc<dyn Directory>, unique: &str) -> io::Result<(TempFile, Box<dyn File>)> {
         let name = format!("{PREFIX}{unique}");
         let file = dir.create(name.as_ref())?;
         let mut temp = TempFile {
@@ -144,9 +151,24 @@ impl fmt::Debug for TempFile {
     }
 }
 
-/// Writes a small file in place of one that may exist. If that fails, the latter stays.
+/// Writes a small file in place of one that may exist, which is removed first: where that succeeds and the renaming
+/// fails, neither is left. The temporary file has one name, so that what a kill left is found without a listing.
 pub(crate) fn replace(dir: &Arc<dyn Directory>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temp = TempFile::written(dir.clone(), bytes, None)?;
+    let unique = format!("{name}{SUFFIX}");
+    let lefts = [PREFIX, UNLOCKED_PREFIX].map(|prefix| format!("{prefix}{unique}"));
+    for left in lefts {
+        if is_stale(&**dir, &left).unwrap_or(false) {
+            remove_if_present(&**dir, &left)?;
+        }
+    }
+    let (temp, mut file) = match TempFile::create_for(dir.clone(), &unique) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            TempFile::create(dir.clone())? // another process writes one as well
+        }
+        created => created?,
+    };
+    file.write_all(bytes)?;
+    file.sync()?;
     remove_if_present(&**dir, name)?;
     temp.publish(name).map(drop)
 }

@@ -83,6 +83,30 @@ mod tests {
     }
 
     #[test]
+    fn a_note_removes_what_a_killed_one_left() {
+        use std::time::{Duration, SystemTime};
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let note = note_file("m");
+        let age = Duration::from_secs(2 * 3600);
+        for (prefix, age, stays) in [
+            (".tmp-", age, false),
+            (".tmp-unlocked-", age, false),
+            (".tmp-", Duration::ZERO, true),
+            (".tmp-unlocked-", Duration::ZERO, true),
+        ] {
+            let left = root.path().join(format!("{prefix}{note}.tcs"));
+            let file = std::fs::File::create(&left).expect("it can be made");
+            let modified = file.set_modified(SystemTime::now() - age);
+            modified.expect("it is ours");
+            note_newest(root.path(), "m", "dir").expect("it is written");
+            let noted = std::fs::read(root.path().join(&note)).expect("it is there");
+            assert_eq!(noted, b"dir");
+            assert_eq!(left.exists(), stays, "{left:?} may have a writer");
+            let _ = std::fs::remove_file(left);
+        }
+    }
+
+    #[test]
     fn the_newest_manifest_is_found_without_reading_the_others() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let found = |module| newest(root.path(), module).map(|manifest| manifest.hash);
