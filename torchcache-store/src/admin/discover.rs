@@ -122,9 +122,10 @@ impl Root {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn open_on(fs: Arc<dyn FileSystem>, path: &Path) -> io::Result<Root> {
-        let above = path
-            .parent()
-            .and_then(|parent| fs.open_dir(parent, false).ok());
+        let above = match path.parent().map(|parent| fs.open_dir(parent, false)) {
+            Some(Err(error)) if are_exhausted(&error) => return Err(error),
+            above => above.and_then(Result::ok),
+        };
         let path = path.to_owned();
         let place = Place { fs, above, path };
         let dir = place.open()?;

@@ -10,6 +10,7 @@ use super::live_segment::{GONE, LiveSegment};
 use super::{Catalog, LiveSet, Scan};
 use crate::fs::Directory;
 use crate::key::{Key, fingerprint};
+use crate::progress;
 use crate::segment::{Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentListing, list_segments};
 use crate::sync::thread;
 
@@ -107,6 +108,7 @@ impl Catalog {
                 .map(|(_, id)| *id)
                 .collect();
             let is_skipped = |name: &&String| {
+                progress::note();
                 let file = scan.skipped.get(*name).zip(dir.as_ref());
                 file.is_some_and(|(file, dir)| file.is_unchanged(&**dir, name))
             };

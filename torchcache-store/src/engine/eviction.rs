@@ -214,14 +214,15 @@ fn candidates(
     }
     let unopened = scan.skipped.iter();
     let unopened = unopened.filter(|(_, file)| file.is_unopened() && !file.is_left_alone());
-    candidates.extend(unopened.map(|(name, file)| {
-        let modified = dir.stat(name.as_ref()).map(|file| file.modified);
-        Candidate {
-            last_read: modified.map_or(0, clock::past_or_now),
+    // Nothing is known of the age of one that cannot be looked at.
+    candidates.extend(unopened.filter_map(|(name, file)| {
+        let modified = dir.stat(name.as_ref()).ok()?.modified;
+        Some(Candidate {
+            last_read: clock::past_or_now(modified),
             name: name.clone(),
             bytes: file.bytes,
             segment: None,
-        }
+        })
     }));
     candidates
 }

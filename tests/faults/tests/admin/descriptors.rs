@@ -151,6 +151,20 @@ fn a_missing_descriptor_is_a_failure_of_every_operation() {
     seen("operation without a descriptor", times);
 }
 
+#[test]
+fn a_root_whose_parent_finds_no_descriptor_is_not_opened() {
+    let opens = Counter::default();
+    let faulty = Faulty::new(root(), move |call: Call, _: &_| {
+        match call == Call::OpenDir && opens.next() == 1 {
+            true => Fate::Fails(Errno::MFILE),
+            false => Fate::Done,
+        }
+    });
+    let opened = Root::open_on(Arc::new(faulty), Path::new("/root"));
+    let error = opened.expect_err("it would be used by its path alone");
+    assert_eq!(error.raw_os_error(), Some(Errno::MFILE.raw_os_error()));
+}
+
 /// Runs an operation; `None` if the root cannot be opened.
 fn run(
     sim: &Sim,

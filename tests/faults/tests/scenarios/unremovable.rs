@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -98,6 +99,28 @@ fn others_are_evicted_for_files_that_cannot_be_removed() {
         caused += failed.get();
     }
     seen("files of the directory that cannot be removed", caused);
+}
+
+#[test]
+fn an_unopened_segment_of_unknown_age_is_not_evicted() {
+    let (sim, others) = of_another_user();
+    let is_unknown = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let (others, is_unknown) = (others.clone(), is_unknown.clone());
+        move |call: Call, name: &OsStr| match call {
+            Call::Open if others.contains(name) => Fate::Fails(Errno::ACCESS),
+            Call::Stat if others.contains(name) && is_unknown.load(Ordering::SeqCst) => {
+                Fate::Fails(Errno::IO)
+            }
+            _ => Fate::Done,
+        }
+    };
+    let fs = Arc::new(Faulty::new(sim.clone(), decide));
+    let store = Store::open_on(fs, "/cache", config()).expect("it opens");
+    is_unknown.store(true, Ordering::SeqCst);
+    put_flushed(&store, 100..200, LEN);
+    assert!(store.stats().evicted_rows > 0, "{:?}", store.stats());
+    expect_all(&opened(sim, "/cache"), 0..20, LEN);
 }
 
 #[test]
