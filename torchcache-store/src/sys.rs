@@ -1,8 +1,9 @@
-//! All `unsafe` code of the crate: memory maps, the exit hook of the C library, and signals.
+//! All `unsafe` code of the crate: memory maps, writing back parts of files, the exit hook of the C library, and
+//! signals.
 
 #![expect(
     unsafe_code,
-    reason = "mmap, atexit, sigaction and signal masks have no safe interface"
+    reason = "mmap, sync_file_range, atexit, sigaction and signal masks have no safe interface"
 )]
 
 use std::ffi::c_int;
@@ -175,13 +176,15 @@ fn file_size_signal() -> libc::sigset_t {
     }
 }
 
-/// Has this thread, and those that it starts, get errors at a limit of file sizes, and no signal.
+/// Has this thread, and those that it starts, get errors at a limit of file sizes, and no signal. On Linux: other
+/// systems send the signal to the process, and any thread that does not block it takes it.
 pub(crate) fn block_file_size_signal() {
     std::mem::forget(Mask::block(&file_size_signal()));
 }
 
 /// Writes on a thread of the program. At a limit of file sizes that is an error of the call: the signal, which ends
-/// a program that does not handle it, is taken back.
+/// a program that does not handle it, is taken back. Where the system sends it to the process and not to the thread,
+/// as macOS does, another thread may take it first.
 pub(crate) fn without_file_size_signal<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let signal = file_size_signal();
     let before = Mask::block(&signal);

@@ -35,7 +35,7 @@ fn pool() -> Option<&'static ThreadPool> {
 }
 
 /// From now on, at a limit of file sizes, writes of this thread and of those that it starts fail, and do not end
-/// the process by SIGXFSZ. For the start of a program.
+/// the process by SIGXFSZ. For the start of a program. On macOS, threads that were started before take that signal.
 pub fn block_file_size_signal() {
     sys::block_file_size_signal();
 }
