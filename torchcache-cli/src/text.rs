@@ -197,7 +197,7 @@ mod tests {
             match width(&text) <= columns {
                 true => prop_assert_eq!(short, text),
                 false => {
-                    // What is left out begins and ends between clusters, and no more is left out than need be.
+                    // The part left out begins and ends between clusters, and is no longer than need be.
                     let (begin, end) = short.split_once('…').unwrap();
                     let (begin, end) = (begin.len(), text.len() - end.len());
                     let bounds: Vec<_> = text.grapheme_indices(true).map(|(at, _)| at).collect();

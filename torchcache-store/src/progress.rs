@@ -14,7 +14,7 @@ const COMPUTING: u64 = u64::MAX;
 thread_local! {
     /// The progress of the flusher whose thread this is.
     static OWN: RefCell<Option<Arc<FlusherProgress>>> = const { RefCell::new(None) };
-    /// Apart, since it is read when a thread has ended.
+    /// Not part of `OWN`: it is read after that was destroyed at the end of the thread.
     static IS_FLUSHER: Cell<bool> = const { Cell::new(false) };
 }
 

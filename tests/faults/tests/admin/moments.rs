@@ -376,19 +376,21 @@ type Deed = (&'static str, fn(Root));
 
 /// What administration does with all caches of a root.
 const DEEDS: [Deed; 3] = [
-    ("clear", |root| each(&root, |cache| drop(clear(cache)))),
+    ("clear", |root| {
+        in_each_cache(&root, |cache| drop(clear(cache)))
+    }),
     ("prune", |root| {
         drop(prune(&root, Keep::ReadWithin(HOUR / 2), false));
     }),
     ("repair", |root| {
-        each(&root, |cache| {
+        in_each_cache(&root, |cache| {
             let checked = check(std::slice::from_ref(cache), &());
             checked.iter().for_each(|checked| drop(repair(checked)));
         });
     }),
 ];
 
-fn each(root: &Root, deed: impl Fn(&Cache)) {
+fn in_each_cache(root: &Root, deed: impl Fn(&Cache)) {
     let listing = root.list().map(|listing| listing.caches);
     listing.unwrap_or_default().iter().for_each(deed);
 }

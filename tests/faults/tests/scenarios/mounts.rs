@@ -56,8 +56,8 @@ fn paused(locks: Locks, is_kept: bool) {
     match is_kept {
         true => flushed.unwrap(),
         false => {
-            let is_told = matches!(flushed, Err(FlushError::Lost { rows: 5, .. }));
-            assert!(is_told, "{flushed:?}");
+            let is_reported = matches!(flushed, Err(FlushError::Lost { rows: 5, .. }));
+            assert!(is_reported, "{flushed:?}");
             put_flushed(&store, 0..5, LEN);
         }
     }
