@@ -296,7 +296,8 @@ impl Store {
             false if is_flusher_thread() => engine.catalog.look(keys, Duration::ZERO),
             false => engine.catalog.look(keys, limits.stall_timeout),
         };
-        let put = engine.queue.put(rows, look, limits);
+        let locate = |keys: &[Key]| engine.catalog.present(keys);
+        let put = engine.queue.put(rows, look, locate, limits);
         put.unwrap_or_else(|Stalled| {
             engine.note_no_room();
             lose()

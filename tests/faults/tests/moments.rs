@@ -942,6 +942,37 @@ fn many_skipped_rows_are_confirmed_without_a_flush() {
     assert!(is_synced, "{} syncs", syncs.get());
 }
 
+/// While a put looks at the disk, other rows are written, and one of its own.
+#[test]
+fn a_put_among_many_batches_looks_at_the_disk_once() {
+    static STORE: OnceLock<Store> = OnceLock::new();
+    let looks = Arc::new(Counter::default());
+    let decide = {
+        let looks = looks.clone();
+        move |call: Call, _: &_| {
+            let is_put = thread::current().name() == Some("puts");
+            if call == Call::Stat && is_put && looks.next() < 10 {
+                let row = 10 + looks.get();
+                let store = STORE.get().expect("it is open").clone();
+                let writes = thread::spawn(move || put_flushed(&store, row..row + 1, LEN));
+                writes.join().expect("it does not panic");
+            }
+            Fate::Done
+        }
+    };
+    let store = STORE.get_or_init(|| opened(Faulty::new(Sim::new(), decide), "/cache"));
+    put_flushed(store, 0..5, LEN);
+    let puts = thread::Builder::new().name("puts".to_owned());
+    let puts = puts.spawn(|| STORE.get().expect("it is open").put(batch(0..12, LEN)));
+    let skipped = puts.expect("it starts").join().expect("it does not panic");
+    let skipped: Vec<usize> = skipped.iter().map(|(row, _)| *row).collect();
+    assert_eq!(skipped, [0, 1, 2, 3, 4, 11], "those on disk");
+    assert_eq!(looks.get(), 1);
+    store.flush().expect("they are written");
+    assert_eq!(store.stats().stored_rows, 12);
+    expect_all(store, 0..12, LEN);
+}
+
 /// A store of a directory that holds about 64 KB, in segments of about 4 KB.
 fn small(fs: impl FileSystem + 'static, eviction: Eviction) -> Store {
     let config = manual_flush()

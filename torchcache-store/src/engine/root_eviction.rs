@@ -309,9 +309,9 @@ mod tests {
             let engine = &store.engine;
             let batch = RowBatch::new(vec![[1; 32]], b"".as_slice().into(), vec![1], 1);
             let look = |keys: &[_]| engine.catalog.known(keys);
-            let put = engine
-                .queue
-                .put(batch.expect("it fits"), look, engine.queue_limits());
+            let locate = |keys: &[_]| engine.catalog.present(keys);
+            let batch = batch.expect("it fits");
+            let put = engine.queue.put(batch, look, locate, engine.queue_limits());
             put.expect("there is room");
             engine.queue.request_flush();
         };

@@ -202,34 +202,35 @@ impl WriteQueue {
         self.progress.last().elapsed() > stall_timeout && self.state().busy.is_some()
     }
 
-    /// Queues the rows that are neither queued nor found by `look_on_disk`, which is called without a lock,
-    /// and returns the others: their positions, and where the rows that were first are. Waits while there is no room; a batch
-    /// larger than the bound waits for an empty queue. Queues nothing of a batch of an earlier epoch.
+    /// Queues the rows that are neither queued nor on disk, and returns the others: their positions, and where
+    /// the rows that were first are. `look_on_disk` is called once, without a lock, and `locate_on_disk`, which
+    /// looks at memory only, for rows that leave the queue meanwhile. Waits while there is no room; a batch larger
+    /// than the bound waits for an empty queue. Queues nothing of a batch of an earlier epoch.
     pub(crate) fn put(
         &self,
         batch: RowBatch,
-        look_on_disk: impl Fn(&[Key]) -> RowsOnDisk,
+        look_on_disk: impl FnOnce(&[Key]) -> RowsOnDisk,
+        locate_on_disk: impl Fn(&[Key]) -> Vec<(usize, Located)>,
         limits: QueueLimits,
     ) -> Result<Vec<(usize, Located)>, Stalled> {
         let begin = Instant::now();
         let cost = batch.memory();
         let batch = Arc::new(batch);
         let mut removals = self.state().removals;
-        let mut on_disk = look_on_disk(batch.keys());
+        let RowsOnDisk { mut rows, exist } = look_on_disk(batch.keys());
         let mut state = self.state();
         loop {
             // Rows that left the queue since the last lookup are on disk now.
             if removals != state.removals {
                 removals = state.removals;
-                drop(state);
-                on_disk = look_on_disk(batch.keys());
-                state = self.state();
-                continue;
+                rows.extend(locate_on_disk(batch.keys()));
+                rows.sort_by_key(|(row, _)| *row); // stable: what was found first stays
+                rows.dedup_by_key(|(row, _)| *row);
             }
             if state.has_ended || batch.is_outdated(self.epoch()) {
                 return Ok(Vec::new());
             }
-            let new = rows_not_in(&on_disk.rows, batch.rows());
+            let new = rows_not_in(&rows, batch.rows());
             let is_full = state.bytes > 0 && state.bytes + cost > limits.max_bytes;
             let is_queued = |row: &u32| state.rows.find(batch.key(*row)).is_some();
             if is_full && !new.iter().all(is_queued) {
@@ -246,7 +247,6 @@ impl WriteQueue {
                 state.blocked -= 1;
                 continue;
             }
-            let RowsOnDisk { rows, exist } = on_disk;
             let unsure = rows.iter().map(|(_, row)| row);
             let unsure = unsure.filter(|row| !exist || row.is_unsynced());
             state.unconfirmed.extend(unsure.map(|row| SkippedRow {

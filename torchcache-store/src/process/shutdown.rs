@@ -205,7 +205,10 @@ mod tests {
         let batch = batch.expect("the parts fit");
         let engine = &handle.engine;
         let on_disk = |keys: &[Key]| engine.catalog.known(keys);
-        let put = engine.queue.put(batch, on_disk, engine.queue_limits());
+        let locate = |keys: &[Key]| engine.catalog.present(keys);
+        let put = engine
+            .queue
+            .put(batch, on_disk, locate, engine.queue_limits());
         assert!(put.expect("there is room").is_empty());
     }
 
@@ -284,6 +287,7 @@ mod tests {
                     let _ = engine.queue.put(
                         batch,
                         |keys| engine.catalog.known(keys),
+                        |keys| engine.catalog.present(keys),
                         engine.queue_limits(),
                     );
                     if ended.load(Ordering::Relaxed) {
