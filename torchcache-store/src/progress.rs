@@ -185,7 +185,8 @@ mod tests {
         }
         thread::sleep(Duration::from_millis(2));
         working.note();
-        assert_eq!(waiting.last(), working.last());
+        // Waking up is progress as well.
+        assert!(waiting.last() >= working.last());
         assert!(waiting.last() > waiting.begin);
         drop(turn);
         waiter.join().expect("it does not panic");

@@ -91,20 +91,30 @@ fn compaction_does_not_revive_cleared_segments() {
 /// another process finds the result and compacts it.
 #[test]
 fn cleared_rows_do_not_come_back_through_two_compactions() {
-    for has_locks in [true, false] {
-        cleared_between_two_compactions(has_locks);
+    for (locks, is_refused) in [
+        (Locks::Shared, false),
+        (Locks::None, false),
+        (Locks::Shared, true),
+    ] {
+        cleared_between_two_compactions(locks, is_refused);
     }
 }
 
-fn cleared_between_two_compactions(has_locks: bool) {
+/// The lock of the result is refused at first: the sources are compacted at a later turn, with a lock.
+fn cleared_between_two_compactions(locks: Locks, is_refused: bool) {
     let sim = Sim::new();
-    if !has_locks {
-        sim.set_locks(Locks::None);
-    }
+    sim.set_locks(locks);
     let stats = Arc::new(Counter::default());
     let decide = {
-        let (sim, stats) = (sim.clone(), stats.clone());
+        let (sim, stats, created) = (sim.clone(), stats.clone(), Counter::default());
         move |call: Call, _: &_| {
+            if call == Call::Create {
+                created.next();
+            }
+            // Eight segments of a row each, one that is tried when the store is opened, and the result.
+            if call == Call::Lock && is_refused && created.get() == 10 {
+                return Fate::Fails(Errno::NOLCK);
+            }
             // Only compaction looks at files by their names.
             if call == Call::Stat && stats.next() == 1 {
                 let sim = sim.clone();
@@ -114,7 +124,6 @@ fn cleared_between_two_compactions(has_locks: bool) {
                         .expect("it is there");
                     let mut files = sim.files(Path::new("/cache"));
                     let result = files.pop().expect("the result is the newest");
-                    assert_eq!(files.len(), 8);
                     // Cleared by a process that did not list the result.
                     for file in files {
                         dir.remove(file.file_name().expect("it has one"))
@@ -136,14 +145,49 @@ fn cleared_between_two_compactions(has_locks: bool) {
         }
     };
     let store = opened(Faulty::new(sim.clone(), decide), "/cache");
-    (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
-    assert!(stats.get() > 0, "it looked at its sources");
+    let mut rows = 0;
+    while stats.get() == 0 {
+        put_flushed(&store, rows..rows + 1, LEN);
+        rows += 1;
+        assert!(rows < 20, "it looks at its sources");
+    }
     let reopened = opened(sim, "/cache");
     assert_eq!(
-        count_right(&reopened, 0..8, LEN),
+        count_right(&reopened, 0..rows, LEN),
         0,
-        "they were cleared, locks: {has_locks}"
+        "they were cleared, {locks:?}, refused: {is_refused}"
     );
+}
+
+/// A process whose lock of a file is refused must not publish it in place of others, which may be cleared.
+#[test]
+fn a_compaction_whose_file_is_not_locked_is_put_off() {
+    for errno in [Errno::IO, Errno::NOLCK, Errno::INTR] {
+        let (sim, refuses) = (Sim::new(), Arc::new(AtomicBool::new(true)));
+        let decide = {
+            let refuses = refuses.clone();
+            move |call: Call, name: &OsStr| {
+                let is_temp = name.as_encoded_bytes().starts_with(b".tmp-");
+                match call == Call::Lock && is_temp && refuses.load(Ordering::SeqCst) {
+                    true => Fate::Fails(errno),
+                    false => Fate::Done,
+                }
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        (0..9).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert_eq!(store.stats().compacted_segments, 0, "{errno}");
+        let faults = store.stats().faults.total();
+        assert!(faults > 0, "{errno} is counted");
+        expect_all(&store, 0..9, LEN);
+        refuses.store(false, Ordering::SeqCst);
+        (9..16).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert!(store.stats().compacted_segments >= 8, "{errno}");
+        assert_eq!(store.stats().faults.total(), faults, "{errno}");
+        for store in [store, opened(sim, "/cache")] {
+            expect_all(&store, 0..16, LEN);
+        }
+    }
 }
 
 /// A segment is copied into the directory while a store reads from it.

@@ -49,7 +49,10 @@ pub(crate) fn compact(engine: &Engine) {
             // The others are joined without it.
             Err(CopyError::Read(error)) => engine.note(error.fault(), error),
             Err(CopyError::Write(error)) => {
-                engine.note(Fault::from_write_error(&error), error);
+                // A process that looks at the new file has its lock for a moment.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    engine.note(Fault::from_write_error(&error), error);
+                }
                 group.iter().for_each(|segment| segment.compaction.pause());
             }
         }
@@ -116,6 +119,7 @@ fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> 
     let epoch = engine.queue.epoch();
     let dir = engine.catalog.open_dir()?;
     let mut writer = SegmentWriter::create_in(dir.clone())?;
+    writer.require_lock()?; // before the work
     let mut copied = HashSet::new();
     for source in group {
         copy(engine, &*dir, source, &mut writer, &mut copied).inspect_err(|error| match error {

@@ -45,8 +45,8 @@ pub(crate) fn is_unique(name: &str) -> bool {
 pub(crate) struct TempFile {
     dir: Arc<dyn Directory>,
     name: String,
-    /// Its writer has no lock although there are locks.
-    is_unlocked: bool,
+    /// Why its writer has no lock although there are locks.
+    unlocked: Option<io::Error>,
     /// It was renamed or removed.
     is_gone: bool,
 }
@@ -73,13 +73,14 @@ impl TempFile {
             name,
             // The lock shows that the writer lives. Without locks, the age of the file has to. Another process
             // that looks at the file may have the lock for a moment.
-            is_unlocked: match file.try_lock() {
-                Ok(taken) => !taken,
-                Err(error) => error.kind() != io::ErrorKind::Unsupported,
+            unlocked: match file.try_lock() {
+                Ok(true) => None,
+                Ok(false) => Some(io::ErrorKind::WouldBlock.into()),
+                Err(error) => Some(error).filter(|it| it.kind() != io::ErrorKind::Unsupported),
             },
             is_gone: false,
         };
-        if temp.is_unlocked {
+        if temp.is_unlocked() {
             let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
             temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
             temp.name = unlocked;
@@ -106,7 +107,17 @@ impl TempFile {
 
     /// Whether the lock of the file is free although its writer lives.
     pub(crate) fn is_unlocked(&self) -> bool {
-        self.is_unlocked
+        self.unlocked.is_some()
+    }
+
+    /// Fails if the lock of the file is free although its writer lives: other processes could compact it before
+    /// its writer knows whether the segments that it replaces were cleared.
+    pub(crate) fn require_lock(&self) -> io::Result<()> {
+        self.unlocked.as_ref().map_or(Ok(()), |error| {
+            let what =
+                format!("a file that replaces segments cannot be locked, so they stay: {error}");
+            Err(io::Error::new(error.kind(), what))
+        })
     }
 
     /// The directory of the file.
@@ -116,7 +127,7 @@ impl TempFile {
 
     /// The unique part of the name, for a file that needs no particular one.
     pub(crate) fn unique_name(&self) -> &str {
-        let prefix = match self.is_unlocked {
+        let prefix = match self.is_unlocked() {
             true => UNLOCKED_PREFIX,
             false => PREFIX,
         };

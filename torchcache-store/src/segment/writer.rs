@@ -76,6 +76,11 @@ impl SegmentWriter {
         temp.remove()
     }
 
+    /// Fails if the segment may not replace others: see [`TempFile::require_lock`].
+    pub(crate) fn require_lock(&self) -> io::Result<()> {
+        self.temp.require_lock()
+    }
+
     /// The size that the file has if it is finished now.
     pub fn bytes(&self) -> u64 {
         self.offset + self.footer_len + TRAILER_LEN as u64
@@ -244,13 +249,16 @@ impl FinishedSegment {
         sources: impl IntoIterator<Item = &'n str>,
         sync: impl Fn(&dyn Directory) -> io::Result<()>,
     ) -> io::Result<Option<(PathBuf, Footer)>> {
+        let mut sources = sources.into_iter().peekable();
+        if sources.peek().is_some() {
+            self.temp.require_lock()?;
+        }
         let dir = self.dir().clone();
         let written = self.file.metadata().map(|file| file.modified).ok();
         // If its lock is free, others may rely on it although its time is as it was.
         let written = written.filter(|_| !self.temp.is_unlocked());
         let name = self.temp.unique_name().to_owned();
         let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
-        let mut sources = sources.into_iter().peekable();
         if sources.peek().is_none() {
             if let Err(error) = sync(&*dir) {
                 take_back(&*dir, path.file_name().unwrap_or_default(), written)?;

@@ -172,6 +172,26 @@ fn repair_does_not_revive_rows_cleared_meanwhile() {
     assert_eq!(segments(&sim), Vec::<std::path::PathBuf>::new());
 }
 
+/// A running store could compact the copy before it is known whether the damaged segment was cleared.
+#[test]
+fn repair_replaces_nothing_where_its_lock_is_refused() {
+    let sim = damaged();
+    let before = segments(&sim);
+    let fs = Faulty::new(sim.clone(), |call: Call, name: &OsStr| {
+        match call == Call::Lock && !is_segment(name) {
+            true => Fate::Fails(Errno::NOLCK),
+            false => Fate::Done,
+        }
+    });
+    let repairs = repair(&check(&[only(fs)], &()).remove(0));
+    let failed = repairs.segments[0].1.as_ref();
+    failed.expect_err("others do not see that it has a writer");
+    assert_eq!(segments(&sim), before);
+    let repairs = repair(&check(&[only(sim.clone())], &()).remove(0));
+    let done = repairs.segments[0].1.as_ref().expect("nothing fails");
+    assert!(matches!(done, SegmentRepair::Rewritten { .. }), "{done:?}");
+}
+
 #[test]
 fn repair_keeps_a_segment_that_grew_meanwhile() {
     let sim = damaged();
