@@ -292,9 +292,9 @@ impl Store {
         let limits = engine.queue_limits();
         let look = |keys: &[Key]| match engine.queue.is_stalled(limits.stall_timeout) {
             // A disk that makes no progress is not asked.
-            true => engine.catalog.known(keys),
-            false if is_flusher_thread() => engine.catalog.look(keys, Duration::ZERO),
-            false => engine.catalog.look(keys, limits.stall_timeout),
+            true => engine.catalog.known_rows(keys),
+            false if is_flusher_thread() => engine.catalog.rows_on_disk(keys, Duration::ZERO),
+            false => engine.catalog.rows_on_disk(keys, limits.stall_timeout),
         };
         let locate = |keys: &[Key]| engine.catalog.present(keys);
         let put = engine.queue.put(rows, look, locate, limits);

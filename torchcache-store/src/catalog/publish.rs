@@ -63,7 +63,7 @@ impl Catalog {
 
     /// Those of the keys that are on disk now, also where other processes remove segments. Waits no longer than
     /// this for a thread that changes the set of segments.
-    pub(crate) fn look(&self, keys: &[Key], timeout: Duration) -> RowsOnDisk {
+    pub(crate) fn rows_on_disk(&self, keys: &[Key], timeout: Duration) -> RowsOnDisk {
         let mut rows = self.present(keys);
         for _ in 0..MAX_LOOKS {
             match self.exist(&rows) {
@@ -76,7 +76,7 @@ impl Catalog {
     }
 
     /// The same without a look at the disk.
-    pub(crate) fn known(&self, keys: &[Key]) -> RowsOnDisk {
+    pub(crate) fn known_rows(&self, keys: &[Key]) -> RowsOnDisk {
         let (rows, exist) = (self.present(keys), false);
         RowsOnDisk { rows, exist }
     }
@@ -285,7 +285,7 @@ impl Catalog {
     }
 }
 
-/// Has a segment of another process stay until it is removed on purpose. Fails if it is gone.
+/// Keeps the process that wrote a segment from taking it back. Fails if it is gone.
 fn keep(dir: &dyn Directory, segment: &LiveSegment, timeout: Duration) -> io::Result<()> {
     rely_on(dir, segment.name(), timeout)?;
     segment.is_kept.store(true, Ordering::Relaxed);

@@ -308,7 +308,7 @@ mod tests {
             assert!(store.ensure_flusher(), "the thread starts");
             let engine = &store.engine;
             let batch = RowBatch::new(vec![[1; 32]], b"".as_slice().into(), vec![1], 1);
-            let look = |keys: &[_]| engine.catalog.known(keys);
+            let look = |keys: &[_]| engine.catalog.known_rows(keys);
             let locate = |keys: &[_]| engine.catalog.present(keys);
             let batch = batch.expect("it fits");
             let put = engine.queue.put(batch, look, locate, engine.queue_limits());

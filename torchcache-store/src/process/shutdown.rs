@@ -204,7 +204,7 @@ mod tests {
         assert!(handle.ensure_flusher(), "the thread starts");
         let batch = batch.expect("the parts fit");
         let engine = &handle.engine;
-        let on_disk = |keys: &[Key]| engine.catalog.known(keys);
+        let on_disk = |keys: &[Key]| engine.catalog.known_rows(keys);
         let locate = |keys: &[Key]| engine.catalog.present(keys);
         let put = engine
             .queue
@@ -286,7 +286,7 @@ mod tests {
                     let batch = batch.expect("the parts fit");
                     let _ = engine.queue.put(
                         batch,
-                        |keys| engine.catalog.known(keys),
+                        |keys| engine.catalog.known_rows(keys),
                         |keys| engine.catalog.present(keys),
                         engine.queue_limits(),
                     );

@@ -284,7 +284,7 @@ impl FinishedSegment {
     }
 }
 
-/// Has a segment of another process stay, whose name may not be synced yet, also where that process cannot sync
+/// Keeps a segment of another process, whose name may not be synced yet, also where that process cannot sync
 /// it. Where its time cannot be set for that, this waits so long until the other one is through.
 ///
 /// # Errors
