@@ -119,8 +119,17 @@ impl TorchCache {
 
     /// Whether a module hash still holds.
     fn still_hashed(&self, target: &dyn Target, module: &HashedModule) -> Result<bool, Refused> {
+        let seen = self.compare(target, module)?;
+        Ok(!seen.changed && !seen.unsampled)
+    }
+
+    /// Compares a module with what it was hashed as.
+    fn compare(&self, target: &dyn Target, module: &HashedModule) -> Result<Seen, Refused> {
         if module.changes != self.changes().count() {
-            return Ok(false);
+            return Ok(Seen {
+                changed: true,
+                ..Seen::default()
+            });
         }
         let seen = module.fields.compare(fields(target));
         if let Some(reason) = unreadable(seen) {
@@ -129,7 +138,7 @@ impl TorchCache {
         if !seen.changed {
             self.check_frozen(target, seen)?;
         }
-        Ok(!seen.changed)
+        Ok(seen)
     }
 
     /// A parameter that requires grad is an error: a cached output has no gradient.
@@ -194,10 +203,10 @@ impl TorchCache {
         cache: &OpenCache,
     ) -> Result<(), Reason> {
         let start = Instant::now();
-        let still_hashed = self.still_hashed(target, &cache.module);
+        let seen = self.compare(target, &cache.module);
         Counters::time(&self.counters.time.watching, start);
-        match still_hashed {
-            Ok(true) => {
+        match seen {
+            Ok(seen) if !seen.changed && (!seen.unsampled || self.has_hash(target, cache)) => {
                 // A store is shared between the processors, even of the same value.
                 if self.changing_calls.load(Relaxed) > 0 {
                     self.changing_calls.store(0, Relaxed);
@@ -205,11 +214,21 @@ impl TorchCache {
                 Ok(())
             }
             Err(Refused::Bypass(reason)) => Err(reason),
-            Ok(false) | Err(Refused::Misuse(_)) => {
+            Ok(_) | Err(Refused::Misuse(_)) => {
                 let calls = self.changing_calls.fetch_add(1, Relaxed) + 1;
                 Err(Reason::ModuleChanged(calls))
             }
         }
+    }
+
+    /// Whether a module that could not be compared has the hash of `cache`.
+    fn has_hash(&self, target: &dyn Target, cache: &OpenCache) -> bool {
+        let module = &cache.module;
+        // A hash that the program gives says nothing.
+        module.options.persistent_module_hash().is_none()
+            && self
+                .hash(target, &module.options, &Arc::default())
+                .is_ok_and(|again| again.identity.hash == module.identity.hash)
     }
 
     /// Hashes a module before its first call, for which the hash is kept. `None` where it cannot be

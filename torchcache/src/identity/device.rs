@@ -315,13 +315,14 @@ impl RecordedSample {
         }
     }
 
-    /// Whether the elements are what they were. The tensors must be in their recorded states.
-    pub(super) fn is_unchanged(&self, gradients: &[Tensor]) -> bool {
+    /// Whether the elements are what they were; `None` where they cannot be read, or could not be. The tensors
+    /// must be in their recorded states.
+    pub(super) fn compare(&self, gradients: &[Tensor]) -> Option<bool> {
         if self.is_empty {
-            return true;
+            return Some(true);
         }
         let sample = lock(&self.sample).share();
-        self.digest.is_some() && sample.digest(gradients) == self.digest
+        Some(sample.digest(gradients)? == self.digest?)
     }
 
     /// Frees the storage of the tensors.
@@ -384,16 +385,16 @@ mod tests {
         sample.all(&weights[1].tr());
         sample.lines(&weights[2], (120_000, 4), [0, 64, 479_936]);
         let recorded = RecordedSample::new(sample, &[]);
-        assert!(recorded.is_unchanged(&[]));
+        assert_eq!(recorded.compare(&[]), Some(true));
         for weight in &weights {
             let last = weight.view([-1]).narrow(0, 119_999, 1);
             let _ = last.data().fill_(1.0);
-            assert!(!recorded.is_unchanged(&[]));
+            assert_ne!(recorded.compare(&[]), Some(true));
             let _ = last.data().fill_(0.0);
-            assert!(recorded.is_unchanged(&[]));
+            assert_eq!(recorded.compare(&[]), Some(true));
         }
         recorded.release();
-        assert!(!recorded.is_unchanged(&[]));
+        assert_ne!(recorded.compare(&[]), Some(true));
     }
 
     #[test]
@@ -406,9 +407,9 @@ mod tests {
             for bit in 0..8 {
                 let mut byte = tensor.narrow(0, at, 1);
                 let _ = byte.fill_(1 << bit);
-                assert!(!recorded.is_unchanged(&[]), "bit {bit} of byte {at}");
+                assert_ne!(recorded.compare(&[]), Some(true), "bit {bit} of byte {at}");
                 let _ = byte.fill_(0);
-                assert!(recorded.is_unchanged(&[]));
+                assert_eq!(recorded.compare(&[]), Some(true));
             }
         }
     }
@@ -420,11 +421,11 @@ mod tests {
         let mut sample = DeviceSample::default();
         sample.all(&weight);
         let recorded = RecordedSample::new(sample, &[]);
-        assert!(recorded.is_unchanged(&[]));
+        assert_eq!(recorded.compare(&[]), Some(true));
         let before = weight.data_ptr();
         let _ = weight.resize_([1_000_000]);
         assert_ne!(weight.data_ptr(), before);
-        assert!(!recorded.is_unchanged(&[]));
+        assert_ne!(recorded.compare(&[]), Some(true));
     }
 
     /// A sample that held the gradient would find it unchanged, and keep its memory.
@@ -440,11 +441,19 @@ mod tests {
         for at in [0, 15, 31, 119_999] {
             let element = gradient.view([-1]).narrow(0, at, 1);
             let _ = element.data().fill_(2.0);
-            assert!(!recorded.is_unchanged(&[gradient.shallow_clone()]), "{at}");
+            assert_ne!(
+                recorded.compare(&[gradient.shallow_clone()]),
+                Some(true),
+                "{at}"
+            );
             let _ = element.data().fill_(1.0);
-            assert!(recorded.is_unchanged(&[gradient.shallow_clone()]), "{at}");
+            assert_eq!(
+                recorded.compare(&[gradient.shallow_clone()]),
+                Some(true),
+                "{at}"
+            );
         }
-        assert!(!recorded.is_unchanged(&[]));
-        assert!(!recorded.is_unchanged(&[weight]));
+        assert_ne!(recorded.compare(&[]), Some(true));
+        assert_ne!(recorded.compare(&[weight]), Some(true));
     }
 }

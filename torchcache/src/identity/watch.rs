@@ -63,6 +63,8 @@ impl Devices {
 pub(crate) struct Seen {
     /// A value differs from the snapshot. The walk ignores what follows.
     pub(crate) changed: bool,
+    /// Elements on a device could not be compared.
+    pub(crate) unsampled: bool,
     /// A tensor requires grad while grad mode is on.
     pub(crate) trainable: bool,
     /// A value could not be read, since another thread holds its lock.
@@ -115,7 +117,10 @@ impl Snapshot {
             watcher.seen.changed |= compared != self.words.len();
         }
         if watcher.is_open() && !watcher.seen.locked {
-            watcher.seen.changed |= !self.on_device.is_unchanged(&watcher.device_gradients);
+            match self.on_device.compare(&watcher.device_gradients) {
+                Some(is_unchanged) => watcher.seen.changed |= !is_unchanged,
+                None => watcher.seen.unsampled = true,
+            }
         }
         watcher.seen
     }
