@@ -1,5 +1,8 @@
 //! [`HashChanges`]: module hashes that change without end, so that no row is found again.
 
+/// After so many changes there is a hint.
+pub(super) const MAX_CHANGES: u64 = 10;
+
 /// How often the module hash changed while no row was found again.
 #[derive(Debug)]
 pub(super) struct HashChanges {

@@ -6,12 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use torchcache_store::manifest::difference;
 
 use super::handle::{Attached, OpenCache, TorchCache};
+use super::hash_changes::MAX_CHANGES;
 use super::target::Target;
 use super::warnings::Reason;
 use crate::sync::lock;
-
-/// After so many changes there is a hint.
-pub(super) const MAX_CHANGES: u64 = 10;
 
 impl TorchCache {
     /// Logs hints about what the handle is attached to from now on.

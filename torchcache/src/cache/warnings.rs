@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tch::{Kind, TchError};
 use torchcache_store::size::human;
 
-use super::hints::MAX_CHANGES;
+use super::hash_changes::MAX_CHANGES;
 
 /// Why a call bypasses the cache, or what went wrong in one that did not.
 #[derive(Debug)]
