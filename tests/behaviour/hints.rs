@@ -572,14 +572,56 @@ fn the_memory_tiers_of_a_process_share_a_bound() {
 }
 
 #[test]
-fn a_bound_of_memory_without_a_unit_is_refused() {
-    for bound in ["8", "", "8e9", "much", "-1 GB", "8 parsecs"] {
-        let mut child = child(None, &["many-tiers"]);
-        child.env("TORCHCACHE_MAX_MEMORY", bound);
-        let output = child.output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{bound}");
-        let words = format!("TORCHCACHE_MAX_MEMORY is {bound:?}; expected a number and a unit");
-        assert!(stderr.contains(&words), "{stderr}");
+fn a_bound_in_the_environment_without_a_unit_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, words) in [
+        ("TORCHCACHE_MAX_MEMORY", &["many-tiers"][..]),
+        ("TORCHCACHE_MAX_DIR_SIZE", &["wrapped", "1", "2"]),
+    ] {
+        for bound in ["8", "", "8e9", "much", "-1 GB", "8 parsecs"] {
+            let mut child = child(Some(root.path()), words);
+            child.env(name, bound);
+            let output = child.output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{bound}");
+            let message = format!("{name} is {bound:?}; expected a number and a unit");
+            assert!(stderr.contains(&message), "{stderr}");
+        }
     }
+}
+
+#[test]
+fn the_environment_bounds_a_directory() {
+    fn bytes(directory: &Path) -> u64 {
+        let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+        let bytes = |entry: fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+            true => bytes(&entry.path()),
+            false if entry.path().extension().is_some_and(|end| end == "tcs") => {
+                entry.metadata().unwrap().len()
+            }
+            false => 0,
+        };
+        entries.map(bytes).sum()
+    }
+    let run = |root: &Path, version: &str, bound: Option<u64>| {
+        let mut child = child(Some(root), &["wrapped", version, "2"]);
+        if let Some(bound) = bound {
+            child.env("TORCHCACHE_MAX_DIR_SIZE", format!("{bound} B"));
+        }
+        succeed(child);
+        bytes(root)
+    };
+    let (unbounded, bounded) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let one = run(unbounded.path(), "0", None);
+    let bound = 3 * one;
+    for version in 1..8 {
+        let version = version.to_string();
+        let all = run(unbounded.path(), &version, None);
+        let kept = run(bounded.path(), &version, Some(bound));
+        assert!(
+            kept <= bound && kept > 0,
+            "{kept} of {bound} bytes, {all} without a bound"
+        );
+    }
+    assert!(bytes(unbounded.path()) > 2 * bound);
 }

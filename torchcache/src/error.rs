@@ -169,9 +169,14 @@ pub(crate) enum Detail {
     )]
     EnvironmentDirectory { got: String },
     #[error(
-        "the environment variable TORCHCACHE_MAX_MEMORY is {got:?}; expected a number and a unit, such as \"8 GB\" or \"512 MiB\": correct it, or unset it for half of the memory"
+        "the environment variable {name} is {got:?}; expected a number and a unit, such as \"8 GB\" or \"512 MiB\": correct it, or unset it for {default}"
     )]
-    EnvironmentMemory { got: String },
+    EnvironmentSize {
+        name: &'static str,
+        got: String,
+        /// What holds where it is not set.
+        default: &'static str,
+    },
     #[error("cannot read the weights from {}", path.display())]
     Weights { path: PathBuf, source: io::Error },
     #[error(
@@ -190,7 +195,7 @@ impl Detail {
 
     fn kind(&self) -> ErrorKind {
         match self {
-            Detail::Option { .. } | Detail::EnvironmentMemory { .. } => ErrorKind::InvalidOption,
+            Detail::Option { .. } | Detail::EnvironmentSize { .. } => ErrorKind::InvalidOption,
             Detail::NoTensor => ErrorKind::NoTensorArgument,
             Detail::ZeroDimensional { .. } => ErrorKind::ZeroDimensionalArgument,
             Detail::BatchSizes { .. } => ErrorKind::BatchSizeMismatch,

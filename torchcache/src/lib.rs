@@ -62,8 +62,9 @@
 //! # Environment
 //!
 //! `TORCHCACHE_DISABLE` disables every cache, unless it is empty, `0` or `false`. `TORCHCACHE_DIR` is the
-//! directory of persistent caches whose options name none; it must be an absolute path. `TORCHCACHE_MAX_MEMORY`,
-//! such as `8 GB`, is the bound of all memory tiers together, by default half of the memory.
+//! directory of persistent caches whose options name none; it must be an absolute path. `TORCHCACHE_MAX_DIR_SIZE`,
+//! such as `50 GB`, bounds the directory of caches that do not set `max_persistent_cache_size`, as that does.
+//! `TORCHCACHE_MAX_MEMORY`, such as `8 GB`, is the bound of all memory tiers together, by default half of the memory.
 //!
 //! # Logging
 //!

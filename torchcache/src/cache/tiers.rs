@@ -14,7 +14,7 @@ use crate::identity::{Claim, Identity};
 use crate::memory::Memory;
 use crate::memory::budget::Budget;
 use crate::memory::saved::ShortHash;
-use crate::options::{Eviction, Options};
+use crate::options::{Eviction, Options, environment};
 use crate::sync::lock;
 
 /// The tiers that keep the rows of one module hash.
@@ -79,7 +79,7 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_MEMORY`. Where the options named the
+    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_DIR_SIZE` or `TORCHCACHE_MAX_MEMORY`. Where the options named the
     /// same directory for `previous`, it was usable then: so it is a fault of the machine now, such as a
     /// disk that became read-only.
     pub(crate) fn open(
@@ -204,7 +204,7 @@ fn disk(
     }
     let root = directory::root(options, location.directory.as_deref())?;
     let directory = root.join(&identity.hash);
-    let config = config(options, location.directory.is_some());
+    let config = config(options, location.directory.is_some())?;
     let store = Store::open(&directory, config).map_err(|error| match error {
         StoreError::Directory { source, .. } => Unusable::classify_below(&root, &directory, source),
         other => Unusable::Fault(Detail::directory(&directory, std::io::Error::other(other))),
@@ -217,10 +217,18 @@ fn disk(
 }
 
 /// `is_named`: all caches of the process share the temporary directory, which no one named.
-fn config(options: &Options, is_named: bool) -> Config {
-    Config::default()
-        .with_max_bytes(options.max_persistent_cache_size())
-        .with_max_root_bytes(options.directory_bound().filter(|_| is_named))
+///
+/// # Errors
+///
+/// An invalid `TORCHCACHE_MAX_DIR_SIZE`.
+fn config(options: &Options, is_named: bool) -> Result<Config, Unusable> {
+    let bound = match options.directory_bound() {
+        Some(bound) => Some(bound),
+        None => environment::max_dir_size().map_err(Unusable::Misuse)?,
+    };
+    let config = Config::default()
+        .with_max_bytes(bound.unwrap_or_else(|| options.max_persistent_cache_size()))
+        .with_max_root_bytes(bound.filter(|_| is_named))
         .with_eviction(match options.eviction() {
             Eviction::Never => torchcache_store::Eviction::Never,
             _ => torchcache_store::Eviction::LeastRecentlyRead,
@@ -229,5 +237,6 @@ fn config(options: &Options, is_named: bool) -> Config {
             options.zstd_compression_level(),
             options.zstd_compression_threads(),
         )))
-        .with_mmap(options.use_mmap_on_load())
+        .with_mmap(options.use_mmap_on_load());
+    Ok(config)
 }

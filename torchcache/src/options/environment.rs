@@ -1,4 +1,5 @@
-//! The environment variables `TORCHCACHE_DISABLE`, `TORCHCACHE_DIR` and `TORCHCACHE_MAX_MEMORY`.
+//! The environment variables `TORCHCACHE_DISABLE`, `TORCHCACHE_DIR`, `TORCHCACHE_MAX_DIR_SIZE` and
+//! `TORCHCACHE_MAX_MEMORY`.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -34,15 +35,33 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
 ///
 /// It is set to something other than a size with a unit.
 pub(crate) fn max_memory() -> Result<Option<u64>, Detail> {
-    let Some(value) = std::env::var_os("TORCHCACHE_MAX_MEMORY") else {
+    size("TORCHCACHE_MAX_MEMORY", "half of the memory")
+}
+
+/// The bound of the directory of persistent caches whose options set none.
+///
+/// # Errors
+///
+/// It is set to something other than a size with a unit.
+pub(crate) fn max_dir_size() -> Result<Option<u64>, Detail> {
+    size(
+        "TORCHCACHE_MAX_DIR_SIZE",
+        "a bound for each module hash alone",
+    )
+}
+
+fn size(name: &'static str, default: &'static str) -> Result<Option<u64>, Detail> {
+    let Some(value) = std::env::var_os(name) else {
         return Ok(None);
     };
     let text = value.to_string_lossy();
     let has_unit = text.trim_end().ends_with(char::is_alphabetic);
     match size::parse(&text) {
         Ok(bytes) if has_unit => Ok(Some(bytes)),
-        _ => Err(Detail::EnvironmentMemory {
+        _ => Err(Detail::EnvironmentSize {
+            name,
             got: text.into_owned(),
+            default,
         }),
     }
 }
