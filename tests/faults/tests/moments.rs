@@ -15,7 +15,7 @@ use torchcache_faults::cases::{Counter, eventually, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
-use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::fs::{File, FileSystem, Os};
 use torchcache_store::{Eviction, Fault, FlushError, Store};
 
 const LEN: usize = 100;
@@ -683,15 +683,7 @@ fn a_flush_over_a_segment_that_is_never_synced_fails() {
     let sim = Sim::new();
     put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
     let segment = sim.files(Path::new("/cache")).remove(0);
-    let name = segment.file_name().expect("it has a name");
-    let dir = sim
-        .open_dir(Path::new("/cache"), false)
-        .expect("it is there");
-    let publisher = dir.open(name).expect("it is there");
-    assert!(
-        publisher.try_lock().expect("it has locks"),
-        "it is not locked"
-    );
+    let publisher = locked(&sim, &segment);
     let decide = |call: Call, _: &_| match call {
         Call::SetModified => Fate::Fails(Errno::PERM),
         _ => Fate::Done,
@@ -739,6 +731,17 @@ fn a_flush_over_a_young_segment_without_marks_fails() {
     }
 }
 
+/// A segment of `/cache`, locked as by another process that is about to sync it.
+fn locked(sim: &Sim, segment: &Path) -> Box<dyn File> {
+    let dir = sim.open_dir(Path::new("/cache"), false);
+    let publisher = dir
+        .expect("it is there")
+        .open(segment.file_name().expect("a name"));
+    let publisher = publisher.expect("it is there");
+    assert!(publisher.try_lock().expect("it has locks"));
+    publisher
+}
+
 /// It is not known whether the segments of skipped rows exist, or whether their writers keep them.
 #[test]
 fn a_flush_that_cannot_see_skipped_rows_reports_them() {
@@ -752,14 +755,8 @@ fn a_flush_that_cannot_see_skipped_rows_reports_them() {
         for since_put in [true, false] {
             let sim = Sim::new();
             put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
-            // As another process that is about to sync it.
             let segment = sim.files(Path::new("/cache")).remove(0);
-            let dir = sim.open_dir(Path::new("/cache"), false);
-            let publisher = dir
-                .expect("it is there")
-                .open(segment.file_name().expect("a name"));
-            let publisher = publisher.expect("it is there");
-            assert!(publisher.try_lock().expect("it has locks"));
+            let _publisher = locked(&sim, &segment);
             let fails = Arc::new(AtomicBool::new(false));
             let decide = {
                 let fails = fails.clone();
@@ -792,12 +789,7 @@ fn skipping_rows_of_others_does_not_wait() {
     let sim = Sim::new();
     put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
     let segment = sim.files(Path::new("/cache")).remove(0);
-    let dir = sim.open_dir(Path::new("/cache"), false);
-    let publisher = dir
-        .expect("it is there")
-        .open(segment.file_name().expect("a name"));
-    let publisher = publisher.expect("it is there");
-    assert!(publisher.try_lock().expect("it has locks"));
+    let publisher = locked(&sim, &segment);
     let looks = Arc::new(Counter::default());
     let decide = {
         let looks = looks.clone();
