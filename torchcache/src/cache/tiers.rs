@@ -79,9 +79,9 @@ impl Tiers {
     ///
     /// # Errors
     ///
-    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_DIR_SIZE` or `TORCHCACHE_MAX_MEMORY`. Where the options named the
-    /// same directory for `previous`, it was usable then: so it is a fault of the machine now, such as a
-    /// disk that became read-only.
+    /// A directory that cannot be used, and an invalid `TORCHCACHE_MAX_DIR_SIZE` or `TORCHCACHE_MAX_MEMORY`.
+    /// Where the options named the same directory for `previous`, it was usable then: so it is a fault of
+    /// the machine now, such as a disk that became read-only.
     pub(crate) fn open(
         identity: &Identity,
         options: &Options,

@@ -1,5 +1,5 @@
 //! [`Fingerprint`] for values that change behind a shared reference: cells, locks and atomic numbers. Each
-//! stands for what it holds at the call.
+//! stands for what it contains at the call.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::atomic::{
@@ -51,12 +51,8 @@ macro_rules! locks {
         impl<T: Fingerprint $(+ $unsized Sized)?> Fingerprint for $type<T> {
             fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
                 let $cell = self;
-                if f.is_locked() {
-                    return;
-                }
-                match $value {
-                    Some(value) => pointed_to(&*value, f),
-                    None => f.locked(),
+                if let Some(value) = f.lock(|| $value) {
+                    pointed_to(&*value, f);
                 }
             }
         }

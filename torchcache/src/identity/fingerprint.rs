@@ -277,9 +277,22 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// The guard of a value, by `lock`. Where another holder keeps the lock, `lock` returns `None`, and the call
+    /// bypasses the cache: this walk is in vain then, and waits for no other lock.
+    pub(crate) fn lock<G>(&mut self, lock: impl FnOnce() -> Option<G>) -> Option<G> {
+        if self.is_locked() {
+            return None;
+        }
+        let guard = lock();
+        if guard.is_none() {
+            self.locked();
+        }
+        guard
+    }
+
     /// A value that cannot be read now, since another thread holds its lock: the call bypasses the
     /// cache.
-    pub(crate) fn locked(&mut self) {
+    pub(super) fn locked(&mut self) {
         match &mut self.walk {
             FingerprintMode::Watch(watcher) => watcher.locked(),
             FingerprintMode::Hash(collector) => collector.locked = true,
@@ -288,7 +301,7 @@ impl<'a> Fingerprinter<'a> {
     }
 
     /// Whether a value could not be read, so that this walk is in vain.
-    pub(crate) fn is_locked(&self) -> bool {
+    fn is_locked(&self) -> bool {
         match &self.walk {
             FingerprintMode::Watch(watcher) => watcher.is_locked(),
             FingerprintMode::Hash(collector) => collector.locked,

@@ -77,12 +77,9 @@ impl Fingerprint for nn::VarStore {
 /// The variables of a store: hashed in the order of their names, compared in the order of the map,
 /// which does not change as long as the map does not.
 pub(crate) fn variables(variables: &Mutex<nn::Variables>, f: &mut Fingerprinter<'_>) {
-    if f.is_locked() {
-        return;
-    }
     // The caller may hold it already.
-    let Some(locked) = lock_for(variables, LOCK_TIMEOUT) else {
-        return f.locked();
+    let Some(locked) = f.lock(|| lock_for(variables, LOCK_TIMEOUT)) else {
+        return;
     };
     // Reading the elements takes long: others may need the store meanwhile.
     let named = locked.named_variables.iter();

@@ -35,7 +35,7 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
 ///
 /// It is set to something other than a size with a unit.
 pub(crate) fn max_memory() -> Result<Option<u64>, Detail> {
-    size("TORCHCACHE_MAX_MEMORY", "half of the memory")
+    bytes("TORCHCACHE_MAX_MEMORY", "half of the memory")
 }
 
 /// The bound of the directory of persistent caches whose options set none.
@@ -44,13 +44,13 @@ pub(crate) fn max_memory() -> Result<Option<u64>, Detail> {
 ///
 /// It is set to something other than a size with a unit.
 pub(crate) fn max_dir_size() -> Result<Option<u64>, Detail> {
-    size(
+    bytes(
         "TORCHCACHE_MAX_DIR_SIZE",
         "a bound for each module hash alone",
     )
 }
 
-fn size(name: &'static str, default: &'static str) -> Result<Option<u64>, Detail> {
+fn bytes(name: &'static str, default: &'static str) -> Result<Option<u64>, Detail> {
     let Some(value) = std::env::var_os(name) else {
         return Ok(None);
     };
