@@ -80,6 +80,7 @@ mod cache;
 mod cached;
 mod call;
 mod definition;
+mod device;
 mod error;
 mod function;
 mod identity;
