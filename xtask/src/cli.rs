@@ -78,6 +78,12 @@ pub(crate) enum Command {
     Docs,
     /// Fail on import circles between files and on imports that point up in a package's layers
     Layout,
+    /// Compile the CUDA kernels of the library with NVRTC, which pip installs (23 MB), and write their PTX
+    Kernels {
+        /// Fail if the PTX that is checked in differs
+        #[arg(long)]
+        check: bool,
+    },
     /// Pack tests and benchmarks into cuda-bundle/, for a machine with a GPU and no compiler
     CudaBundle,
 }

@@ -18,7 +18,7 @@ use clap::Parser;
 
 use cli::{Cli, Command, Device};
 use commands::{
-    bench, cuda_bundle, demo, docs, fake_device, layout, planted, sanitize, soak, test,
+    bench, cuda_bundle, demo, docs, fake_device, kernels, layout, planted, sanitize, soak, test,
 };
 use install::{libtorch, minilm};
 use shell::Reported;
@@ -57,6 +57,7 @@ fn run(command: Command) -> Result<()> {
         Command::Planted { names } => planted::run(root, &names),
         Command::Sanitize => sanitize::run(root),
         Command::Docs => docs::run(root),
+        Command::Kernels { check } => kernels::run(root, check),
         Command::Layout => layout::run(root),
         Command::CudaBundle => cuda_bundle::run(root),
     }

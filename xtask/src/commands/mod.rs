@@ -5,6 +5,7 @@ pub(crate) mod cuda_bundle;
 pub(crate) mod demo;
 pub(crate) mod docs;
 pub(crate) mod fake_device;
+pub(crate) mod kernels;
 pub(crate) mod layout;
 pub(crate) mod planted;
 pub(crate) mod sanitize;

@@ -11,27 +11,33 @@ use anyhow::{Context, Result, ensure};
 use crate::install::staged::{Partial, Staged};
 use crate::release::Release;
 
-const SOURCE: &str = "tests/fake_cuda/fake_cuda.cpp";
+/// The file to compile, and those that it includes.
+const SOURCES: [&str; 3] = [
+    "tests/fake_cuda/fake_cuda.cpp",
+    "tests/fake_cuda/kernels_on_host.h",
+    "torchcache/src/device/kernels.cu",
+];
 
 const LIBRARY: &str = "libfake_cuda.so";
 
-/// The library to preload, compiled again if its source, the compiler or libtorch changed.
+/// The library to preload, compiled again if its sources, the compiler or libtorch changed.
 pub(crate) fn library(root: &Path, release: &Release, libtorch: &Path) -> Result<PathBuf> {
     ensure!(
         cfg!(target_os = "linux"),
         "the fake CUDA device is preloaded with LD_PRELOAD, which needs Linux"
     );
     let compiler = env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let source = root.join(SOURCE);
-    let text =
-        fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
-    let stamp = format!("{compiler}\n{}\n{text}", identify(libtorch)?);
+    let mut stamp = format!("{compiler}\n{}\n", identify(libtorch)?);
+    for source in SOURCES.map(|source| root.join(source)) {
+        stamp += &fs::read_to_string(&source)
+            .with_context(|| format!("cannot read {}", source.display()))?;
+    }
     let staged = Staged {
         parent: &root.join("target/fake-cuda"),
         name: release.torch,
     };
     let folder = staged.ensure(&[stamp], |partial| {
-        compile(&compiler, &source, libtorch, partial)
+        compile(&compiler, &root.join(SOURCES[0]), libtorch, partial)
     })?;
     Ok(folder.join(LIBRARY))
 }

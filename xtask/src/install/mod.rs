@@ -5,6 +5,7 @@ pub(crate) mod fake_cuda;
 pub(crate) mod fashion_mnist;
 pub(crate) mod libtorch;
 pub(crate) mod minilm;
+pub(crate) mod nvrtc;
 pub(crate) mod python_peer;
 pub(crate) mod readback;
 
