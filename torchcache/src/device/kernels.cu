@@ -143,6 +143,7 @@ DEVICE void put(Values &values, u32 t, const ChainingValue &value) {
 // Joins the values of each group of up to `width` of the `nodes` nodes of a row, and writes one value a group.
 template <class NodeOf> DEVICE void join(Values &values, u32 width, u64 nodes, u32 *out, NodeOf node_of) {
     for (u32 step = 1; step < width; step *= 2) {
+        BARRIER;
         THREADS(t) {
             Node node = node_of(t);
             if (node.lane % (2 * step) == 0 && node.lane + step < node.count) {
@@ -152,9 +153,8 @@ template <class NodeOf> DEVICE void join(Values &values, u32 width, u64 nodes, u
                 put(values, t, compress(initial_value(), words, 0, 64, PARENT | (is_root ? ROOT : 0)));
             }
         }
-        BARRIER;
     }
-    THREADS(t) {
+    THREADS(t) { // which has written the value itself
         Node node = node_of(t);
         if (node.lane == 0 && node.count > 0)
             UNROLL for (u32 w = 0; w < 8; w++) out[8 * node.group + w] = values[w][t];
@@ -172,7 +172,6 @@ KERNEL blake3_chunks(const u8 *bytes, u64 rows, u64 row_bytes, u64 stride, u32 w
         if (chunk.lane < chunk.count)
             put(values, t, hash_chunk(bytes + chunk.row * stride, row_bytes, chunk.index));
     }
-    BARRIER;
     join(values, width, chunks, out, node);
 }
 
@@ -186,7 +185,6 @@ KERNEL blake3_nodes(const u32 *in, u64 rows, u64 nodes, u32 width, u32 *out) {
             UNROLL for (u32 w = 0; w < 8; w++)
                 values[w][t] = load_4(in + 8 * (child.row * nodes + child.index) + w);
     }
-    BARRIER;
     join(values, width, nodes, out, node);
 }
 
@@ -203,7 +201,6 @@ KERNEL blake3_pieces(const Span *table, u64 pieces, u32 *out) {
     THREADS(t) {
         if (t < chunks) put(values, t, hash_chunk(from, bytes, t));
     }
-    BARRIER;
     join(values, BLOCK, chunks, out, node);
 }
 
@@ -261,12 +258,11 @@ KERNEL line_sums(const Span *table, u64 lines, const u64 *factors, u64 *out) {
         }
         sums[t] = sum;
     }
-    BARRIER;
     for (u32 step = BLOCK / 2; step > 0; step /= 2) {
+        BARRIER;
         THREADS(t) {
             if (t < step) sums[t] += sums[t + step];
         }
-        BARRIER;
     }
     THREADS(t) {
         if (t == 0) out[BLOCK_INDEX] = sums[0];
