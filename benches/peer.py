@@ -10,7 +10,8 @@ turn it is:
     disk raw|zstd       the same with files; a fresh cache on them; one with no room in memory
 
 Times are milliseconds a call, averaged over a pass. Workloads and limit are those of
-`src/workload.rs`, and of the script that the bars were set with.
+`src/workload.rs`, and of the script that the bars were set with. The arguments are the number of
+threads and the device of the tensors.
 """
 
 import gc
@@ -37,6 +38,8 @@ logging.disable(logging.CRITICAL)
 
 ROOM = 8_000_000_000
 
+DEVICE = torch.device(sys.argv[2])
+
 
 class Vision(torch.nn.Module):
     rows, shape = 64, (3, 224, 224)
@@ -56,15 +59,22 @@ class Tokens(torch.nn.Module):
     rows, shape = 32, (128,)
 
     def forward(self, x):
-        return x.unsqueeze(-1).to(torch.float32) * torch.ones(384)
+        return x.unsqueeze(-1).to(torch.float32) * torch.ones(384, device=x.device)
 
 
 WORKLOADS = {"vision": Vision, "embed": Embed, "tokens": Tokens}
 
 
+def synchronize():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize(DEVICE)
+
+
 def milliseconds(run):
+    synchronize()
     start = time.perf_counter()
     run()
+    synchronize()
     return (time.perf_counter() - start) * 1e3
 
 
@@ -76,9 +86,10 @@ class Workload:
         shape = (self.kind.rows, *self.kind.shape)
         torch.manual_seed(0)
         if name == "tokens":
-            self.batches = [torch.randint(0, 30_000, shape) for _ in range(batches)]
+            batches = [torch.randint(0, 30_000, shape) for _ in range(batches)]
         else:
-            self.batches = [torch.randn(shape) for _ in range(batches)]
+            batches = [torch.randn(shape) for _ in range(batches)]
+        self.batches = [batch.to(DEVICE) for batch in batches]
 
     def one_pass(self, module):
         def run():
@@ -90,20 +101,28 @@ class Workload:
     def cached(self, room=ROOM, **options):
         kind = type("Cached", (self.kind,), {})
         decorate = torchcache(
-            max_memory_cache_size=room, persistent_module_hash="bench", **options
+            max_memory_cache_size=room,
+            # Rows stay on their device.
+            memory_cache_device=None,
+            persistent_module_hash="bench",
+            **options,
         )
         return decorate(kind)()
 
     def limit(self):
         source = self.batches[0]
-        words = source.numpy().reshape(-1).view(numpy.int64)
         output = self.kind()(source).contiguous()
         spare = torch.empty_like(output)
 
         def best(run):
             return min(milliseconds(run) for _ in range(30))
 
-        read = best(lambda: numpy.bitwise_xor.reduce(words))
+        if DEVICE.type == "cpu":
+            words = source.numpy().reshape(-1).view(numpy.int64)
+            read = best(lambda: numpy.bitwise_xor.reduce(words))
+        else:
+            words = source.reshape(-1).view(torch.int64)
+            read = best(words.max)
         return {"limit": read + best(lambda: spare.copy_(output))}
 
     def wrong(self, module):

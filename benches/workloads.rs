@@ -99,12 +99,8 @@ struct Running {
 
 impl Running {
     fn start(threads: usize) -> Self {
-        let peer = match clock::device() {
-            tch::Device::Cpu => Peer::start(threads),
-            _ => Err("it is timed on the CPU only".into()),
-        };
         let mut running = Running {
-            peer,
+            peer: Peer::start(threads, clock::device()),
             versions: String::new(),
         };
         if let Err(reason) = &running.peer {

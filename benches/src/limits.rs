@@ -52,7 +52,7 @@ impl Limits {
 }
 
 /// Milliseconds to read a batch of the input, on its device.
-fn read(data: &[Batch], passes: usize) -> f64 {
+pub fn read(data: &[Batch], passes: usize) -> f64 {
     let device = data[0].input.device();
     if device != Device::Cpu {
         return per_batch(data, passes, device, |batch| {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use tch::Device;
 
 use crate::figures::{Figures, Served};
 
@@ -42,13 +43,17 @@ pub struct Answers {
 }
 
 impl Peer {
-    /// Starts it, or returns why it is not run.
-    pub fn start(threads: usize) -> Result<Self, String> {
+    /// Starts it for tensors on `device`, or returns why it is not run.
+    pub fn start(threads: usize, device: Device) -> Result<Self, String> {
         let python = env::var_os(VARIABLE).filter(|python| !python.is_empty());
         let python = python.ok_or_else(|| format!("{VARIABLE} is not set"))?;
         let mut command = Command::new(&python);
         command
             .args(["-c", SCRIPT, &threads.to_string()])
+            .arg(match device {
+                Device::Cuda(index) => format!("cuda:{index}"),
+                _ => "cpu".to_owned(),
+            })
             // cargo sets it for our libtorch; Python's torch has its own.
             .env_remove("LD_LIBRARY_PATH");
         Self::spawn(command, TIMEOUT)
@@ -120,17 +125,26 @@ impl Peer {
 
     /// One round over the loaded workload.
     pub fn round(&mut self, passes: usize, to: &mut Answers) -> Result<(), String> {
-        for question in [&format!("memory {passes}"), "disk raw", "disk zstd"] {
-            let value = self.ask(question)?;
-            for (name, figure) in value.as_object().into_iter().flatten() {
-                let served = serde_json::from_value::<Served>(name.as_str().into());
-                if let (Ok(served), Some(figure)) = (served, figure.as_f64()) {
-                    to.figures.add(served, figure);
-                }
+        self.memory(passes, to)?;
+        self.measure("disk raw", to)?;
+        self.measure("disk zstd", to)
+    }
+
+    /// The part of a round without files.
+    pub fn memory(&mut self, passes: usize, to: &mut Answers) -> Result<(), String> {
+        self.measure(&format!("memory {passes}"), to)
+    }
+
+    fn measure(&mut self, question: &str, to: &mut Answers) -> Result<(), String> {
+        let value = self.ask(question)?;
+        for (name, figure) in value.as_object().into_iter().flatten() {
+            let served = serde_json::from_value::<Served>(name.as_str().into());
+            if let (Ok(served), Some(figure)) = (served, figure.as_f64()) {
+                to.figures.add(served, figure);
             }
-            if let (Some(wrong), Some(rows)) = (value["wrong"].as_u64(), value["rows"].as_u64()) {
-                to.wrong = Some((wrong, rows));
-            }
+        }
+        if let (Some(wrong), Some(rows)) = (value["wrong"].as_u64(), value["rows"].as_u64()) {
+            to.wrong = Some((wrong, rows));
         }
         Ok(())
     }
