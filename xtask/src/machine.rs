@@ -23,11 +23,19 @@ pub(crate) fn describe(release: &Release) -> String {
     let date = output("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(|| "unknown date".to_owned());
     let system = output("uname", &["-sr"]).unwrap_or_default();
     let system = release_of(&system);
+    let versions = versions(release);
+    format!(
+        "*Measured on {date}: {processor} ({cores} cores{virtual_machine}){memory}, {system}; \
+         {versions}.*"
+    )
+}
+
+/// The versions of what is measured: `rustc 1.95.0, torchcache 0.1.0, tch 0.26.0, libtorch 2.13.0`.
+pub(crate) fn versions(release: &Release) -> String {
     let rustc = output("rustc", &["--version"]).unwrap_or_default();
     let rustc = rustc.split(' ').nth(1).unwrap_or("unknown");
     format!(
-        "*Measured on {date}: {processor} ({cores} cores{virtual_machine}){memory}, {system}; \
-         rustc {rustc}, torchcache {}, tch {}, libtorch {}.*",
+        "rustc {rustc}, torchcache {}, tch {}, libtorch {}",
         env!("CARGO_PKG_VERSION"),
         release.tch_exact,
         release.torch

@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: runs the benchmarks one after another, next to the Python package, and writes
-//! their tables into `docs/benchmarks.md` and the chart into `docs/benchmarks.svg`.
+//! their tables into `docs/benchmarks.md` and the chart into `docs/benchmarks.svg`. Or takes the figures of a
+//! GPU from the proof of the CUDA bundle.
 
 mod chart;
 mod figures;
 mod plan;
+pub(crate) mod proof;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,6 +26,9 @@ const PAGE: Page = Page("docs/benchmarks.md");
 const CHART: &str = "docs/benchmarks.svg";
 
 pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
+    if let Some(file) = &plan.proof {
+        return PAGE.put(root, "cuda", &proof::markdown(file)?);
+    }
     let sh = libtorch::prepare(root, DEFAULT)?.shell(root)?;
     if plan.parts().any(|part| part == Part::Workloads) {
         // Set in any case: the variable may be set, and --no-peer given.

@@ -1,5 +1,7 @@
 //! The arguments of `cargo xtask bench`, and the benchmarks, which are the parts of `docs/benchmarks.md`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 #[derive(Debug, PartialEq, Args)]
@@ -10,6 +12,9 @@ pub(crate) struct Plan {
     /// Run the workloads without the Python package, and only print them
     #[arg(long)]
     pub(crate) no_peer: bool,
+    /// Run nothing: write the part about a GPU from the proof.json of the CUDA bundle
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "no_peer", "named"])]
+    pub(crate) proof: Option<PathBuf>,
     /// What to run [default: all]
     #[arg(value_name = "PART")]
     named: Vec<Part>,

@@ -1,5 +1,6 @@
 //! `cargo xtask cuda-bundle`: tests and benchmarks in one folder, to run on a machine that has a GPU
-//! and the right torch, but neither Rust nor a compiler.
+//! and the right torch, but neither Rust nor a compiler. `run.sh --prove` there writes a proof, which
+//! `cargo xtask bench --proof` takes into `docs/benchmarks.md`.
 
 use std::fs;
 use std::io;
@@ -7,15 +8,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use xshell::{Shell, cmd};
 
 use crate::executable::{self, Executable};
 use crate::install::libtorch;
+use crate::machine;
 use crate::mirror;
 use crate::release::BUNDLED;
 use crate::shell;
 
 const RUN: &str = include_str!("run.sh");
+const PROVE: &str = include_str!("prove.py");
 
 /// The largest bundle that is handed around.
 const MAX_BYTES: u64 = 60_000_000;
@@ -43,7 +47,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         MAX_BYTES / 1_000_000
     );
     println!(
-        "{}: {} programs, {:.1} MB. On the other machine: bash cuda-bundle/run.sh",
+        "{}: {} programs, {:.1} MB. On the other machine: bash cuda-bundle/run.sh --prove",
         bundle.display(),
         programs.len(),
         bytes as f64 / 1e6
@@ -86,6 +90,13 @@ fn fill(sh: &Shell, bundle: &Path, programs: &[Executable], root: &Path) -> Resu
         sh.copy_file(root.join(file), bundle.join(file))?;
     }
     sh.write_file(bundle.join("programs"), list)?;
+    let commit = cmd!(sh, "git -C {root} describe --always --dirty");
+    let facts = json!({
+        "versions": machine::versions(BUNDLED),
+        "commit": commit.quiet().ignore_stderr().read().unwrap_or_default(),
+    });
+    sh.write_file(bundle.join("bundle.json"), facts.to_string())?;
+    sh.write_file(bundle.join("prove.py"), PROVE)?;
     let script = bundle.join("run.sh");
     sh.write_file(&script, RUN.replace("@TORCH@", BUNDLED.torch))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
@@ -137,6 +148,9 @@ fn size(folder: &Path) -> io::Result<u64> {
         Ok(sum + fs::metadata(folder.join(file))?.len())
     })
 }
+
+#[cfg(test)]
+mod prove_tests;
 
 #[cfg(test)]
 mod tests {

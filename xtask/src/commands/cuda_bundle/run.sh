@@ -2,10 +2,15 @@
 # Runs torchcache's tests and benchmarks on this machine's GPU.
 #
 #   run.sh [--cpu] [--no-bench] [NAME...]
+#   run.sh --prove [--cpu] [--limits=FACTOR] [STEP...]
 #
-#   --cpu        go on without a GPU: a dry run of the bundle itself
+#   --cpu        use no GPU: a dry run of the bundle itself
 #   --no-bench   only the tests
 #   NAME         only the programs of that name (see the file `programs`)
+#   --prove      all that shows whether torchcache works on this GPU, in less than nine minutes;
+#                the results are in output/proof.json (see prove.py)
+#   --limits     multiply the time limits of its steps, on a slow machine
+#   STEP         only the steps of that name
 #
 # Needed: Python with `import torch` of the version below. $PYTHON names the interpreter.
 # Ends with the line `N passed, N failed`. Exit code: 0, 1 when something failed or nothing ran,
@@ -16,12 +21,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 stop() { echo "error: $*" >&2; exit 2; }
 
-cpu=no bench=yes only=()
+cpu=no bench=yes prove=no only=() of_proof=()
 for arg in "$@"; do
     case $arg in
-        --cpu) cpu=yes ;;
+        --cpu) cpu=yes of_proof+=("$arg") ;;
         --no-bench) bench=no ;;
-        -*) stop "there is no option $arg; there are --cpu and --no-bench" ;;
+        --prove) prove=yes ;;
+        --limits=*) of_proof+=("$arg") ;;
+        -*) stop "there is no option $arg; there are --cpu, --no-bench, --prove and --limits=FACTOR" ;;
         *) only+=("$arg") ;;
     esac
 done
@@ -38,10 +45,11 @@ EOF
 
 [[ ${version%%+*} == "$needed" ]] \
     || stop "$python has torch $version, but these programs need $needed: pip install torch==$needed"
-if [[ -z ${gpu-} ]]; then
-    [[ $cpu == yes ]] || stop "torch $version finds no CUDA device; --cpu goes on without one"
-    gpu="none, on the CPU"
+if [[ $cpu == yes ]]; then
+    gpu="not used"
+    unset TORCHCACHE_TEST_DEVICE
 else
+    [[ -n ${gpu-} ]] || stop "torch $version finds no CUDA device; --cpu goes on without one"
     # For tests that would rather fail than quietly do without.
     export TORCHCACHE_TEST_DEVICE=cuda
 fi
@@ -51,6 +59,9 @@ echo "torch $version, GPU: $gpu"
 output=$here/output
 mkdir -p "$output" || stop "cannot write to $here"
 chmod +x "$here"/bin/*
+if [[ $prove == yes ]]; then
+    exec "$python" "$here/prove.py" ${of_proof[@]+"${of_proof[@]}"} ${only[@]+"${only[@]}"}
+fi
 passed=0 failed=0 lines=()
 
 # run KIND PACKAGE TARGET FILE, as cargo would: in the package's folder, knowing where it is.
