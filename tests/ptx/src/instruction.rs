@@ -10,6 +10,7 @@ pub(crate) type Slot = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
     Predicate,
+    Bits16,
     Bits32,
     Bits64,
 }
@@ -18,6 +19,7 @@ impl Width {
     pub(crate) fn bits(self) -> u32 {
         match self {
             Self::Predicate => 1,
+            Self::Bits16 => 16,
             Self::Bits32 => 32,
             Self::Bits64 => 64,
         }
@@ -100,7 +102,7 @@ pub(crate) enum Binary {
     Subtract,
     /// The low half of the product.
     Multiply,
-    /// The product of two words.
+    /// The product of two halves of a word, or of two words.
     MultiplyWide,
     Divide,
     Remainder,

@@ -177,9 +177,10 @@ impl<'t> Builder<'t> {
         let (kind, names) = text.split_once(char::is_whitespace).unwrap_or_default();
         let width = match kind {
             ".pred" => Width::Predicate,
+            ".b16" => Width::Bits16,
             ".b32" => Width::Bits32,
             ".b64" => Width::Bits64,
-            _ => return Err("registers are predicates or have 32 or 64 bits"),
+            _ => return Err("registers are predicates or have 16, 32 or 64 bits"),
         };
         let names = names.trim().strip_suffix('>');
         let (prefix, count) = names
@@ -318,15 +319,18 @@ impl<'t> Builder<'t> {
                     by: self.source(by, width)?,
                 }
             }
-            (["mul", "wide", "u32"], &[to, a, b]) => Operation::Binary {
-                function: Binary::MultiplyWide,
-                width: Width::Bits64,
-                to: self.register(to, Width::Bits64)?,
-                from: [
-                    self.source(a, Width::Bits32)?,
-                    self.source(b, Width::Bits32)?,
-                ],
-            },
+            (["mul", "wide", kind @ ("u16" | "u32")], &[to, a, b]) => {
+                let (from, width) = match *kind {
+                    "u16" => (Width::Bits16, Width::Bits32),
+                    _ => (Width::Bits32, Width::Bits64),
+                };
+                Operation::Binary {
+                    function: Binary::MultiplyWide,
+                    width,
+                    to: self.register(to, width)?,
+                    from: [self.source(a, from)?, self.source(b, from)?],
+                }
+            }
             ([name @ .., kind], &[to, a, b]) => {
                 let function = binary_of(name, kind).ok_or(UNKNOWN)?;
                 let width = width_of(kind)?;
@@ -357,9 +361,10 @@ impl<'t> Builder<'t> {
             ["v4", kind] => (4, kind),
             _ => return Err("unknown kind of access"),
         };
-        let (element, width) = match *kind {
-            "u8" => (1, Width::Bits32),
-            kind => (width_of(kind)?.bits() as u8 / 8, width_of(kind)?),
+        // A byte is in a register of 16 or 32 bits.
+        let (element, widths) = match *kind {
+            "u8" => (1, [Width::Bits32, Width::Bits16]),
+            kind => (width_of(kind)?.bits() as u8 / 8, [width_of(kind)?; 2]),
         };
         let list = match values.strip_prefix('{') {
             Some(list) => operands_of(list.strip_suffix('}').ok_or("a list without an end")?),
@@ -370,10 +375,11 @@ impl<'t> Builder<'t> {
         }
         let mut values = [0; 4];
         for (value, name) in values.iter_mut().zip(list) {
-            *value = match is_load {
-                true => self.register(name, width)?,
-                false => self.source(name, width)?,
+            let find = |builder: &mut Self, width| match is_load {
+                true => builder.register(name, width),
+                false => builder.source(name, width),
             };
+            *value = find(self, widths[0]).or_else(|_| find(self, widths[1]))?;
         }
         let address = brackets(address).ok_or("an address is in brackets")?;
         let (base, offset) = address.split_once('+').unwrap_or((address, "0"));

@@ -22,11 +22,11 @@ typedef unsigned long long u64;
 #define BLOCKS ((u64)gridDim.x)
 #define THREADS(t) for (u32 t = threadIdx.x, pending_ = 1; pending_; pending_ = 0)
 #define BARRIER __syncthreads()
-DEVICE u8 load_1(const void *from) { return __ldg((const u8 *)from); }
-DEVICE u32 load_4(const void *from) { return __ldg((const u32 *)from); }
-DEVICE u64 load_8(const void *from) { return __ldg((const u64 *)from); }
+DEVICE u8 load_1(const void *from) { return *(const u8 *)from; }
+DEVICE u32 load_4(const void *from) { return *(const u32 *)from; }
+DEVICE u64 load_8(const void *from) { return *(const u64 *)from; }
 DEVICE void load_16(u32 to[4], const void *from) {
-    uint4 words = __ldg((const uint4 *)from);
+    uint4 words = *(const uint4 *)from;
     to[0] = words.x, to[1] = words.y, to[2] = words.z, to[3] = words.w;
 }
 DEVICE void store_4(void *to, u32 from) { *(u32 *)to = from; }
