@@ -21,8 +21,10 @@ impl HostMemory {
     ///
     /// As long as the result is used, each range can be read and written, and no reference of Rust to a part of
     /// it is in use.
-    pub unsafe fn new(ranges: Vec<Range<u64>>) -> Self {
-        Self { ranges }
+    pub unsafe fn new(ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
+        Self {
+            ranges: ranges.into_iter().collect(),
+        }
     }
 
     fn check(&self, address: u64, bytes: usize) -> Result<(), Denied> {
@@ -77,5 +79,52 @@ impl Kernel {
                 u64::from_le_bytes(value)
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Grid, Module};
+
+    const STORE: &str = "
+.visible .entry store(
+    .param .u64 out,
+    .param .u32 value
+)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<2>;
+    ld.param.u64 %rd1, [out];
+    ld.param.u32 %r1, [value];
+    st.global.u32 [%rd1+4], %r1;
+    ret;
+}
+";
+
+    #[test]
+    fn a_launch_writes_to_the_ranges_that_are_passed() {
+        let module = Module::parse(STORE).unwrap();
+        let kernel = module.kernel("store").unwrap();
+        let mut words = [0u32; 2];
+        let address = words.as_mut_ptr() as u64;
+        let (out, value) = (address, 5u32);
+        let addresses: [*const c_void; 2] = [(&raw const out).cast(), (&raw const value).cast()];
+        // SAFETY: the addresses are those of 8 and of 4 bytes.
+        let parameters = unsafe { kernel.read_parameters(addresses.as_ptr()) };
+        assert_eq!(parameters, [address, 5]);
+        let one = Grid {
+            blocks: 1,
+            threads: 1,
+        };
+        let run = |bytes| {
+            // SAFETY: the range is a part of `words`, which is not used until the launch is over.
+            let mut memory = unsafe { HostMemory::new(Some(address..address + bytes)) };
+            kernel.run(one, &parameters, &mut memory)
+        };
+        let error = run(7).unwrap_err().to_string();
+        assert!(error.contains("out of bounds"), "{error}");
+        assert_eq!(run(8), Ok(()));
+        assert_eq!(words, [0, 5]);
     }
 }

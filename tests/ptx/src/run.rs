@@ -8,7 +8,7 @@ use crate::memory::{Denied, Memory};
 use crate::shared::SharedMemory;
 
 /// Instructions of a thread between two barriers: a chunk of BLAKE3 takes some ten thousand.
-const MOST_INSTRUCTIONS: u32 = 1 << 28;
+const MOST_INSTRUCTIONS: u32 = 1 << 26;
 
 impl Kernel {
     /// Runs all blocks. After an error, `memory` has what was written before it.

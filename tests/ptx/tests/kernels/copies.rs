@@ -48,7 +48,18 @@ pub(crate) fn check(kernels: &Kernels) -> Checked {
         (2, 6),
         (0, 1),
     ];
-    for row_bytes in [1, 16, 32, 36, 50, 4096, 16 * 1024 + 16, 40_004] {
+    for row_bytes in [
+        1,
+        16,
+        32,
+        36,
+        50,
+        4096,
+        16 * 1024,
+        16 * 1024 + 16,
+        27_000,
+        40_004,
+    ] {
         check_copies(kernels, row_bytes, &offsets, planned(row_bytes, &offsets))?;
     }
     Ok(())

@@ -6,4 +6,5 @@ mod launch;
 mod pieces;
 #[path = "../../../../torchcache/src/device/plan.rs"]
 mod plan;
+mod planted;
 mod sums;
