@@ -106,8 +106,11 @@ impl Hunk {
     pub(crate) fn apply(&self, sources: &Path) -> Result<(PathBuf, String)> {
         let mut places = Vec::new();
         let files = mirror::files_below(sources)?;
-        let is_rust = |file: &PathBuf| file.extension().is_some_and(|end| end == "rs");
-        for file in files.into_iter().filter(is_rust) {
+        let is_code = |file: &PathBuf| {
+            let end = file.extension();
+            end.is_some_and(|end| end == "rs" || end == "ptx")
+        };
+        for file in files.into_iter().filter(is_code) {
             let path = sources.join(file);
             let text = fs::read_to_string(&path)?;
             places.extend(
