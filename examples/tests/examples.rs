@@ -144,6 +144,20 @@ fn invalidation_logs_the_change_and_finds_old_rows() {
     }
 }
 
+/// On the CPU, unless there is a GPU.
+#[test]
+fn cuda_computes_each_image_once() {
+    let output = succeeds(&mut example("cuda"));
+    let is_on_cpu = output.contains("no CUDA device: on the CPU");
+    assert_ne!(is_on_cpu, tch::Cuda::is_available(), "{output}");
+    let rows = |name: &str| cells(&output, name)[0].parse::<u64>().unwrap();
+    let images = rows("rows") / 3;
+    assert!(output.contains(&format!("{images} images of ")), "{output}");
+    // An image may be twice in the data.
+    assert!(rows("  computed") <= images, "{output}");
+    assert!(rows("  memory") >= 2 * images, "{output}");
+}
+
 #[test]
 fn transfer_learning_computes_each_image_once() {
     let directory = tempfile::tempdir().unwrap();
