@@ -96,6 +96,41 @@ pub(crate) enum Operation {
     Return,
 }
 
+impl Operation {
+    /// The slots that are read.
+    pub(crate) fn sources(&self) -> Vec<Slot> {
+        match *self {
+            Self::Binary { from, .. } | Self::Compare { from, .. } => from.to_vec(),
+            Self::Funnel {
+                from: [a, b], by, ..
+            } => vec![a, b, by],
+            Self::Select {
+                from: [a, b],
+                predicate,
+                ..
+            } => vec![a, b, predicate],
+            Self::Not { from, .. } | Self::Move { from, .. } => vec![from],
+            Self::Load { access, .. } => vec![access.base],
+            Self::Store { access, .. } => [access.values(), &[access.base]].concat(),
+            Self::Branch { .. } | Self::Barrier | Self::Return => Vec::new(),
+        }
+    }
+
+    /// The slots that are written.
+    pub(crate) fn targets(&self) -> Vec<Slot> {
+        match *self {
+            Self::Binary { to, .. }
+            | Self::Funnel { to, .. }
+            | Self::Compare { to, .. }
+            | Self::Select { to, .. }
+            | Self::Not { to, .. }
+            | Self::Move { to, .. } => vec![to],
+            Self::Load { access, .. } => access.values().to_vec(),
+            Self::Store { .. } | Self::Branch { .. } | Self::Barrier | Self::Return => Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Binary {
     Add,

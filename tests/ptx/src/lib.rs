@@ -8,7 +8,7 @@
 //! * global memory is written twice in a launch, or both read and written.
 //!
 //! So are accesses out of bounds, misaligned addresses, and divisions by zero. The interpreter has the
-//! instructions that the kernels use; parsing fails at others.
+//! instructions that the kernels use; parsing fails at others, and at a register that may be read before it is written.
 //!
 //! ```
 //! use torchcache_ptx::{Buffers, Grid, Module};
@@ -44,6 +44,7 @@
 //! # Ok::<(), torchcache_ptx::Error>(())
 //! ```
 
+mod definite;
 mod error;
 mod global;
 mod host;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::definite::first_undefined;
 use crate::error::Error;
 use crate::instruction::{
     Access, Binary, Comparison, Guard, Instruction, Operation, Slot, Space, Width,
@@ -476,6 +477,12 @@ impl<'t> Builder<'t> {
                 text: "",
             });
             return Err(last.error("a kernel ends with a return or a branch"));
+        }
+        let registers = self.registers.values();
+        let registers = registers.flat_map(|it| it.first..it.first + it.count);
+        let undefined = first_undefined(&self.instructions, self.slots.len(), registers);
+        if let Some(index) = undefined {
+            return Err(self.lines[index].error("a register may be read before it is written"));
         }
         Ok(Kernel {
             name: name.to_owned(),

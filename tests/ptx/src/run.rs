@@ -1,5 +1,7 @@
 //! Runs a kernel.
 
+use std::ops::Range;
+
 use crate::error::{Error, Fault};
 use crate::global::GlobalAccesses;
 use crate::instruction::{Access, Binary, Comparison, Operation, Slot, Space, Width};
@@ -23,10 +25,25 @@ impl Kernel {
         parameters: &[u64],
         memory: &mut impl Memory,
     ) -> Result<(), Error> {
+        self.run_blocks(grid, 0..grid.blocks, parameters, memory)
+    }
+
+    /// Runs some blocks of a launch that may be too large to be run as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`run`](Self::run).
+    pub fn run_blocks(
+        &self,
+        grid: Grid,
+        blocks: Range<u32>,
+        parameters: &[u64],
+        memory: &mut impl Memory,
+    ) -> Result<(), Error> {
         let mut initial = self.initial(grid, parameters)?;
         let mut slots = Vec::new();
         let mut accesses = GlobalAccesses::default();
-        for index in 0..grid.blocks {
+        for index in blocks.start..blocks.end.min(grid.blocks) {
             initial[self.special.block as usize] = index.into();
             slots.clear();
             for thread in 0..grid.threads {

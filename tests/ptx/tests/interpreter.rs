@@ -334,6 +334,54 @@ fn unknown_statements_are_refused_with_their_text() {
 }
 
 #[test]
+fn registers_are_written_before_they_are_read_on_every_way() {
+    let undefined = |statements: &str| match module(statements) {
+        Err(Error::Syntax { text, problem, .. }) => {
+            assert_eq!(problem, "a register may be read before it is written");
+            Some(text)
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    };
+    let read = "add.s32 %r4, %r1, %r3;";
+    assert_eq!(undefined(read).as_deref(), Some(read));
+    assert_eq!(undefined("@%p1 ret;").as_deref(), Some("@%p1 ret;"));
+    let compare = "setp.eq.s32 %p1, %r1, 7;\n";
+    let one_way = format!("{compare}@%p1 bra $a;\nmov.u32 %r3, 1;\n$a:\n{read}");
+    assert_eq!(undefined(&one_way).as_deref(), Some(read));
+    let guarded = format!("{compare}@%p1 mov.u32 %r3, 1;\n{read}");
+    assert_eq!(undefined(&guarded).as_deref(), Some(read));
+    let both_ways = format!(
+        "{compare}@%p1 bra $a;\nmov.u32 %r3, 1;\nbra $b;\n$a:\nmov.u32 %r3, 2;\n$b:\n{read}"
+    );
+    assert_eq!(undefined(&both_ways), None);
+    // Written in the first round, before the loop reads it.
+    let in_loop = format!("$a:\nmov.u32 %r3, 1;\n{read}\n{compare}@%p1 bra $a;");
+    assert_eq!(undefined(&in_loop), None);
+    let after_first_round = format!("$a:\n{read}\nmov.u32 %r3, 1;\n{compare}@%p1 bra $a;");
+    assert_eq!(undefined(&after_first_round).as_deref(), Some(read));
+}
+
+#[test]
+fn some_blocks_of_a_launch_can_be_run() {
+    let module = module("mov.u32 %r3, %ctaid.x;\nst.global.u32 [%rd1], %r3;").unwrap();
+    let mut memory = Buffers::new();
+    let out = memory.output(0, 4);
+    let grid = Grid {
+        blocks: 2_000_000_000,
+        threads: 1,
+    };
+    let kernel = module.kernel("k").unwrap();
+    kernel
+        .run_blocks(grid, 1_999_999_999..u32::MAX, &[out, 0], &mut memory)
+        .unwrap();
+    assert_eq!(
+        memory.written(out),
+        Some(&1_999_999_999u32.to_le_bytes()[..])
+    );
+}
+
+#[test]
 fn a_launch_must_fit_the_kernel() {
     let module = module("").unwrap();
     let kernel = module.kernel("k").unwrap();
