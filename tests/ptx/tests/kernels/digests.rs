@@ -43,7 +43,8 @@ pub(crate) fn check(kernels: &Kernels) -> Checked {
         };
         check_rows(kernels, &rows)?;
     }
-    check_rows(kernels, &contiguous(1, 2 * GROUP + 1))
+    check_rows(kernels, &contiguous(130, 5))?;
+    check_rows(kernels, &contiguous(2, 2 * GROUP + 1))
 }
 
 #[test]

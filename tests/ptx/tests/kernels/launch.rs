@@ -1,6 +1,8 @@
 //! Launches as the library makes them.
 
-use torchcache_ptx::{Buffers, Grid, Module};
+use std::ops::Range;
+
+use torchcache_ptx::{Buffers, Grid, Memory, Module};
 
 use crate::plan;
 
@@ -53,13 +55,32 @@ impl Kernels {
         Ok(Self { module })
     }
 
-    fn launch(&self, name: &str, blocks: u32, params: &[u64], memory: &mut Buffers) -> Checked {
+    /// Runs all blocks of a launch.
+    pub(crate) fn launch(
+        &self,
+        name: &str,
+        blocks: u32,
+        params: &[u64],
+        memory: &mut impl Memory,
+    ) -> Checked {
+        self.launch_part(name, blocks, 0..blocks, params, memory)
+    }
+
+    /// Runs some blocks of a launch.
+    pub(crate) fn launch_part(
+        &self,
+        name: &str,
+        blocks: u32,
+        part: Range<u32>,
+        params: &[u64],
+        memory: &mut impl Memory,
+    ) -> Checked {
         let grid = Grid {
             blocks,
             threads: plan::BLOCK_THREADS,
         };
         let kernel = self.module.kernel(name);
-        let run = kernel.and_then(|kernel| kernel.run(grid, params, memory));
+        let run = kernel.and_then(|kernel| kernel.run_blocks(grid, part, params, memory));
         run.map_err(|error| error.to_string())
     }
 
@@ -155,11 +176,11 @@ fn spans(memory: &mut Buffers, pieces: &[Piece]) -> u64 {
     memory.input(0, words(table))
 }
 
-fn words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
+pub(crate) fn words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
     words.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
-fn digests(memory: &Buffers, out: u64) -> Checked<Vec<Digest>> {
+pub(crate) fn digests(memory: &Buffers, out: u64) -> Checked<Vec<Digest>> {
     let bytes = memory.written(out).ok_or("a digest is missing")?;
     Ok(bytes.as_chunks().0.to_vec())
 }

@@ -2,9 +2,11 @@
 
 mod copies;
 mod digests;
+mod huge;
 mod launch;
 mod pieces;
 #[path = "../../../../torchcache/src/device/plan.rs"]
 mod plan;
 mod planted;
 mod sums;
+mod word_sizes;

@@ -40,23 +40,10 @@ fn line(offset: u64, bytes: u64) -> Piece {
     }
 }
 
-/// Lines of each kind, in two blocks.
+/// Lines of each length, at addresses of each kind, in two blocks.
 pub(crate) fn check(kernels: &Kernels) -> Checked {
-    let kinds = [
-        (0, 64),
-        (4, 64),
-        (1, 64),
-        (0, 63),
-        (0, 0),
-        (8, 32),
-        (3, 5),
-        (0, 2),
-    ];
-    let lines = kinds
-        .iter()
-        .cycle()
-        .take(200)
-        .map(|&(offset, bytes)| line(offset, bytes));
+    let lengths = (0..=MAX_LINE_BYTES).chain([MAX_LINE_BYTES]);
+    let lines = lengths.flat_map(|bytes| [0, 4, 1].map(|offset| line(offset, bytes)));
     check_lines(kernels, &lines.collect::<Vec<_>>())
 }
 

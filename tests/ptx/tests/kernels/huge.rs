@@ -1,0 +1,153 @@
+//! Blocks of launches on so much memory that sizes and indices need more than 32 bits. Of each range of memory only what
+//! the block accesses is there: its address is that of the range, less what is before it.
+
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root};
+use torchcache_ptx::Buffers;
+
+use crate::launch::{Digest, Kernels, digests, random_bytes, words};
+use crate::plan::{self, BLOCK_THREADS};
+
+const CHUNK: u64 = 1024;
+const THREADS: u64 = BLOCK_THREADS as u64;
+/// The last block of the largest launch.
+const LAST: u32 = i32::MAX as u32 - 1;
+
+/// The address of a range that begins `before` bytes before an address.
+fn begin(address: u64, before: u64) -> u64 {
+    address.wrapping_sub(before)
+}
+
+/// Runs one block of the largest launch.
+fn run_block(name: &str, block: u32, params: &[u64], memory: &mut Buffers) {
+    let kernels = Kernels::embedded();
+    let part = block..block + 1;
+    kernels
+        .launch_part(name, LAST + 1, part, params, memory)
+        .unwrap();
+}
+
+/// What joins to the digest of the last of many rows of these chunks.
+fn value_of(first_chunk: u64, bytes: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(first_chunk * CHUNK);
+    hasher.update(bytes).finalize_non_root()
+}
+
+#[test]
+fn chunks_of_a_row_of_8_tib_are_joined() {
+    let row_bytes = (1 << 43) + 100;
+    let levels = plan::row_digest_levels(1, row_bytes).unwrap();
+    assert_eq!(levels[0].groups, (1 << 26) + 1);
+    for (group, length) in [((1 << 26) - 1, THREADS * CHUNK), (1 << 26, 100)] {
+        let bytes = random_bytes(group, length as usize);
+        let mut memory = Buffers::new();
+        let input = memory.input(0, bytes.as_slice());
+        let out = memory.output(0, 32);
+        let (from, to) = (
+            begin(input, group * THREADS * CHUNK),
+            begin(out, group * 32),
+        );
+        let params = [from, 1, row_bytes, row_bytes, THREADS, to];
+        run_block("blake3_chunks", group as u32, &params, &mut memory);
+        let expected = value_of(group * THREADS, &bytes);
+        assert_eq!(digests(&memory, out), Ok(vec![expected]));
+    }
+}
+
+#[test]
+fn values_of_more_than_a_row_of_4_tib_are_joined() {
+    let (rows, nodes, group) = (3, 1 << 33, (1 << 27) + 5);
+    let values: Vec<Digest> = random_bytes(1, 32 * 128).as_chunks().0.to_vec();
+    let mut memory = Buffers::new();
+    let input = memory.input(0, values.concat());
+    let out = memory.output(0, 32);
+    // It is in the third row, of 2^26 groups each.
+    let (from, to) = (begin(input, group * THREADS * 32), begin(out, group * 32));
+    run_block(
+        "blake3_nodes",
+        group as u32,
+        &[from, rows, nodes, THREADS, to],
+        &mut memory,
+    );
+    let mut expected = values;
+    while expected.len() > 1 {
+        let pairs = expected.chunks(2);
+        let join = |pair: &[Digest]| merge_subtrees_non_root(&pair[0], &pair[1], Mode::Hash);
+        expected = pairs.map(join).collect();
+    }
+    assert_eq!(digests(&memory, out), Ok(expected));
+}
+
+#[test]
+fn the_last_of_270_billion_rows_have_their_digests() {
+    for (row_bytes, width) in [(8, 1), (1500, 2), (5000, 8)] {
+        let rows_of_block = THREADS / width;
+        let rows = u64::from(LAST + 1) * rows_of_block;
+        let levels = plan::row_digest_levels(rows, row_bytes).unwrap();
+        assert_eq!((levels.len(), levels[0].blocks), (1, LAST + 1));
+        let first = u64::from(LAST) * rows_of_block;
+        let bytes = random_bytes(row_bytes, (rows_of_block * row_bytes) as usize);
+        let mut memory = Buffers::new();
+        let input = memory.input(0, bytes.as_slice());
+        let out = memory.output(0, 32 * rows_of_block as usize);
+        let (from, to) = (begin(input, first * row_bytes), begin(out, first * 32));
+        let params = [from, rows, row_bytes, row_bytes, width, to];
+        run_block("blake3_chunks", LAST, &params, &mut memory);
+        let rows = bytes.chunks(row_bytes as usize);
+        let expected = rows.map(|row| *blake3::hash(row).as_bytes()).collect();
+        assert_eq!(digests(&memory, out), Ok(expected));
+    }
+}
+
+#[test]
+fn the_last_of_two_billion_pieces_has_its_digest() {
+    let bytes = random_bytes(2, 3000);
+    let mut memory = Buffers::new();
+    let input = memory.input(0, bytes.as_slice());
+    let table = memory.input(0, words([input, 3000]));
+    let out = memory.output(0, 32);
+    let piece = u64::from(LAST);
+    let (from, to) = (begin(table, piece * 16), begin(out, piece * 32));
+    run_block("blake3_pieces", LAST, &[from, piece + 1, to], &mut memory);
+    assert_eq!(
+        digests(&memory, out),
+        Ok(vec![*blake3::hash(&bytes).as_bytes()])
+    );
+}
+
+#[test]
+fn the_last_of_270_billion_lines_are_summed() {
+    let first = u64::from(LAST) * THREADS;
+    let mut memory = Buffers::new();
+    let line = memory.input(0, 5u32.to_le_bytes());
+    let table = memory.input(0, words([line, 4].repeat(3)));
+    let factors = memory.input(0, words((0..plan::FACTORS as u64).map(|at| 2 * at + 1)));
+    let out = memory.output(0, 8);
+    // The block has three lines, of one word each.
+    let (from, to) = (begin(table, first * 16), begin(out, u64::from(LAST) * 8));
+    run_block(
+        "line_sums",
+        LAST,
+        &[from, first + 3, factors, to],
+        &mut memory,
+    );
+    let sum: u64 = 5 * (1 + 33 + 65);
+    assert_eq!(memory.written(out), Some(&sum.to_le_bytes()[..]));
+}
+
+#[test]
+fn the_end_of_a_row_of_5_gib_is_copied() {
+    const SEGMENT: u64 = 16 * 1024;
+    let row_bytes = (5 << 30) + 48;
+    let begin_of_last = row_bytes / SEGMENT * SEGMENT;
+    let bytes = random_bytes(3, 48);
+    let mut memory = Buffers::new();
+    let (input, out) = (memory.input(0, bytes.as_slice()), memory.output(0, 48));
+    let table = memory.input(
+        0,
+        words([begin(input, begin_of_last), begin(out, begin_of_last)]),
+    );
+    let block = (begin_of_last / SEGMENT) as u32;
+    run_block("copy_rows", block, &[table, 1, row_bytes], &mut memory);
+    assert_eq!(memory.written(out), Some(bytes.as_slice()));
+}
