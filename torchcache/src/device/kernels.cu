@@ -84,10 +84,11 @@ DEVICE ChainingValue compress(const ChainingValue &value, u32 words[16], u64 cou
     UNROLL for (u32 w = 0; w < 4; w++) v[w + 8] = initial.words[w];
     v[12] = (u32)counter, v[13] = (u32)(counter >> 32), v[14] = bytes, v[15] = flags;
     UNROLL for (u32 round = 0; round < 7; round++) {
-        UNROLL for (u32 i = 0; i < 4; i++) // columns
-            quarter_round(v[i], v[i + 4], v[i + 8], v[i + 12], words[2 * i], words[2 * i + 1]);
-        UNROLL for (u32 i = 0; i < 4; i++) // diagonals
-            quarter_round(v[i], v[(i + 1) % 4 + 4], v[(i + 2) % 4 + 8], v[(i + 3) % 4 + 12], words[2 * i + 8], words[2 * i + 9]);
+        UNROLL for (u32 i = 0; i < 8; i++) {
+            u32 turn = i / 4; // the columns, then the diagonals
+            u32 &b = v[4 + (i + turn) % 4], &c = v[8 + (i + 2 * turn) % 4], &d = v[12 + (i + 3 * turn) % 4];
+            quarter_round(v[i % 4], b, c, d, words[2 * i], words[2 * i + 1]);
+        }
         u32 permuted[16];
         UNROLL for (u32 w = 0; w < 16; w++) permuted[w] = words[permutation[w]];
         UNROLL for (u32 w = 0; w < 16; w++) words[w] = permuted[w];
@@ -141,23 +142,23 @@ DEVICE void put(Values &values, u32 t, const ChainingValue &value) {
 }
 
 // Joins the values of each group of up to `width` of the `nodes` nodes of a row, and writes one value a group.
-template <class NodeOf> DEVICE void join(Values &values, u32 width, u64 nodes, u32 *out, NodeOf node_of) {
+template <class NodeOf> DEVICE void join(Values &values, u32 width, u64 nodes, u32 *out, NodeOf node) {
     for (u32 step = 1; step < width; step *= 2) {
         BARRIER;
         THREADS(t) {
-            Node node = node_of(t);
-            if (node.lane % (2 * step) == 0 && node.lane + step < node.count) {
+            Node own = node(t);
+            if (own.lane % (2 * step) == 0 && own.lane + step < own.count) {
                 u32 words[16];
                 UNROLL for (u32 w = 0; w < 8; w++) words[w] = values[w][t], words[w + 8] = values[w][t + step];
-                bool is_root = node.count == nodes && 2 * step >= node.count;
+                bool is_root = own.count == nodes && 2 * step >= own.count;
                 put(values, t, compress(initial_value(), words, 0, 64, PARENT | (is_root ? ROOT : 0)));
             }
         }
     }
     THREADS(t) { // which has written the value itself
-        Node node = node_of(t);
-        if (node.lane == 0 && node.count > 0)
-            UNROLL for (u32 w = 0; w < 8; w++) out[8 * node.group + w] = values[w][t];
+        Node own = node(t);
+        if (own.lane == 0 && own.count > 0)
+            UNROLL for (u32 w = 0; w < 8; w++) out[8 * own.group + w] = values[w][t];
     }
 }
 

@@ -1,5 +1,5 @@
-//! Blocks of launches on so much memory that sizes and indices need more than 32 bits. Of each range of memory only what
-//! the block accesses is there: its address is that of the range, less what is before it.
+//! Blocks of launches on so much memory that sizes and indices need more than 32 bits. Only what the block accesses
+//! is in memory.
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root};
 use torchcache_ptx::Buffers;
