@@ -48,18 +48,7 @@ pub(crate) fn check(kernels: &Kernels) -> Checked {
         (2, 6),
         (0, 1),
     ];
-    for row_bytes in [
-        1,
-        16,
-        32,
-        36,
-        50,
-        4096,
-        16 * 1024,
-        16 * 1024 + 16,
-        27_000,
-        40_004,
-    ] {
+    for row_bytes in [1, 16, 36, 48, 50, 80, 4096, 16_384, 16_400, 27_000, 40_004] {
         for blocks in [planned(row_bytes, &offsets), 1] {
             check_copies(kernels, row_bytes, &offsets, blocks)?;
         }

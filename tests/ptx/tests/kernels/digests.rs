@@ -1,13 +1,37 @@
 //! `blake3_chunks` and `blake3_nodes`.
 
 use crate::launch::{Checked, Kernels, Rows, random_bytes, same};
+use crate::plan::{self, BLOCK_THREADS, Level};
 
 const CHUNK: u64 = 1024;
 /// The chunks of a row that one launch joins.
 const GROUP: u64 = 128 * CHUNK;
 
-/// Compares the digests of rows with those of the `blake3` crate.
+/// Compares the digests of rows, by the launches of the library, with those of the `blake3` crate.
 fn check_rows(kernels: &Kernels, rows: &Rows) -> Checked {
+    let levels = plan::row_digest_levels(rows.rows, rows.row_bytes).expect("a grid");
+    check_levels(kernels, rows, &levels)
+}
+
+/// Launches that join rows in groups of these widths.
+fn levels_of_widths(rows: &Rows, widths: &[u32]) -> Vec<Level> {
+    let mut nodes = rows.row_bytes.div_ceil(CHUNK);
+    let mut levels = Vec::new();
+    for &width in widths {
+        let groups = nodes.div_ceil(width.into());
+        levels.push(Level {
+            blocks: (rows.rows * groups).div_ceil(u64::from(BLOCK_THREADS / width)) as u32,
+            width,
+            nodes,
+            groups,
+        });
+        nodes = groups;
+    }
+    assert_eq!(nodes, 1);
+    levels
+}
+
+fn check_levels(kernels: &Kernels, rows: &Rows, levels: &[Level]) -> Checked {
     let last = rows.rows.saturating_sub(1) * rows.stride;
     let bytes = random_bytes(
         rows.row_bytes + rows.offset,
@@ -19,7 +43,7 @@ fn check_rows(kernels: &Kernels, rows: &Rows) -> Checked {
             *blake3::hash(row).as_bytes()
         })
         .collect();
-    same(&kernels.row_digests(rows, &bytes)?, &expected, rows)
+    same(&kernels.row_digests(rows, &bytes, levels)?, &expected, rows)
 }
 
 fn contiguous(rows: u64, row_bytes: u64) -> Rows {
@@ -44,7 +68,10 @@ pub(crate) fn check(kernels: &Kernels) -> Checked {
         check_rows(kernels, &rows)?;
     }
     check_rows(kernels, &contiguous(130, 5))?;
-    check_rows(kernels, &contiguous(2, 2 * GROUP + 1))
+    check_rows(kernels, &contiguous(2, 2 * GROUP + 1))?;
+    // As longer rows: several launches, of several groups and blocks.
+    let rows = contiguous(30, 9 * CHUNK + 5);
+    check_levels(kernels, &rows, &levels_of_widths(&rows, &[2, 4, 2]))
 }
 
 #[test]
@@ -77,6 +104,22 @@ fn many_rows_fill_several_blocks() {
         }
     }
     check_rows(&kernels, &contiguous(5, GROUP + 3 * CHUNK)).unwrap();
+}
+
+#[test]
+fn rows_are_joined_in_groups_of_any_width() {
+    let kernels = Kernels::embedded();
+    let rows = contiguous(7, 21 * CHUNK - 3);
+    for widths in [
+        &[32][..],
+        &[1, 32],
+        &[2, 16],
+        &[2, 2, 2, 2, 2],
+        &[4, 1, 8],
+        &[16, 2],
+    ] {
+        check_levels(&kernels, &rows, &levels_of_widths(&rows, widths)).unwrap();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use torchcache_ptx::{Buffers, Grid, Memory, Module};
 
-use crate::plan;
+use crate::plan::{self, Level};
 
 /// What the library embeds.
 pub(crate) const PTX: &str = include_str!("../../../../torchcache/src/device/kernels.ptx");
@@ -84,8 +84,13 @@ impl Kernels {
         run.map_err(|error| error.to_string())
     }
 
-    /// The digest of each row of `bytes`.
-    pub(crate) fn row_digests(&self, rows: &Rows, bytes: &[u8]) -> Checked<Vec<Digest>> {
+    /// The digest of each row of `bytes`, by these launches.
+    pub(crate) fn row_digests(
+        &self,
+        rows: &Rows,
+        bytes: &[u8],
+        levels: &[Level],
+    ) -> Checked<Vec<Digest>> {
         let mut memory = Buffers::new();
         let mut from = memory.input(rows.offset, bytes);
         let &Rows {
@@ -97,7 +102,6 @@ impl Kernels {
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let levels = plan::row_digest_levels(rows, row_bytes).expect("a grid");
         for (index, level) in levels.iter().enumerate() {
             let width = level.width.into();
             let out = memory.output(0, (rows * level.groups * plan::VALUE_BYTES) as usize);
