@@ -1,7 +1,7 @@
 //! Faults in the PTX, which the checks of its kernels find.
 
 use crate::launch::{Checked, Kernels, PTX};
-use crate::{copies, digests, pieces, sums};
+use crate::{copies, digests, huge, pieces, sums};
 
 /// The name of a kernel, and its check.
 type Checker = (&'static str, fn(&Kernels) -> Checked);
@@ -134,6 +134,16 @@ fn a_wrong_counter_changes_digests() {
     for ptx in faults(CHUNKS.0, replacing("shr.u64", ", 32;", ", 1;")) {
         let problem = problem_of(CHUNKS, &ptx);
         assert!(problem.contains("differs"), "{problem}");
+    }
+}
+
+/// Numbers are divided in 32 bits where their high words are zero.
+#[test]
+fn indices_that_are_cut_to_32_bits_are_found() {
+    for kernel in [CHUNKS.0, NODES.0] {
+        for ptx in faults(kernel, replacing("and.b64", ", -4294967296;", ", 0;")) {
+            problem_of((kernel, huge::check), &ptx);
+        }
     }
 }
 
