@@ -96,6 +96,20 @@ fn lengths_around_blocks_chunks_and_groups_are_right() {
 }
 
 #[test]
+fn last_blocks_of_any_length_are_right_at_addresses_of_each_kind() {
+    let kernels = Kernels::embedded();
+    for offset in [0, 4, 1] {
+        for row_bytes in (0..=64).chain(1024 + 65..=1024 + 128) {
+            let rows = Rows {
+                offset,
+                ..contiguous(1, row_bytes)
+            };
+            check_rows(&kernels, &rows).unwrap();
+        }
+    }
+}
+
+#[test]
 fn many_rows_fill_several_blocks() {
     let kernels = Kernels::embedded();
     for rows in [0, 1, 2, 127, 128, 129, 300] {

@@ -53,6 +53,11 @@ fn pieces_of_any_length_and_address_have_their_digests() {
         .map(|(index, bytes)| piece(index as u64 * 5 % 16, bytes))
         .collect();
     check_pieces(&Kernels::embedded(), &pieces).unwrap();
+    let any_last_block = [0, 4, 1].into_iter().flat_map(|offset| {
+        let lengths = (0..=64).chain(1024 + 65..=1024 + 128);
+        lengths.map(move |bytes| piece(offset, bytes))
+    });
+    check_pieces(&Kernels::embedded(), &any_last_block.collect::<Vec<_>>()).unwrap();
     let short =
         (0..16).flat_map(|offset| [1, 63, 64, 65, 1025, 2048].map(|bytes| piece(offset, bytes)));
     check_pieces(&Kernels::embedded(), &short.collect::<Vec<_>>()).unwrap();
