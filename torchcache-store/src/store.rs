@@ -307,7 +307,7 @@ impl Store {
     /// Waits until everything that was queued before is on disk, and the directory within its bound;
     /// but not longer than [`Config::stall_timeout`] for a disk that makes no progress: one that is slow makes some
     /// every few megabytes. Rows that were put before a successful flush survive a crash and a power loss, also those
-    /// that were skipped because another process wrote them. These count as lost where neither process could make
+    /// that were skipped because another process wrote them. These count as lost where this one cannot make
     /// them durable. Rows that any process evicted, cleared or removed after they were put are no error, nor are
     /// those that were refused: [`StoreStats`] counts what this process did.
     ///

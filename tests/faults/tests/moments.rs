@@ -15,7 +15,7 @@ use torchcache_faults::cases::{Counter, eventually, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
-use torchcache_store::fs::{File, FileSystem, Os};
+use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::{Eviction, Fault, FlushError, Store};
 
 const LEN: usize = 100;
@@ -532,237 +532,139 @@ fn rows_flushed_over_an_unsynced_segment_survive_a_cut() {
     }
 }
 
-#[test]
-fn a_segment_that_others_may_use_is_not_taken_back() {
-    for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
-        for seed in 0..20 {
-            let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |_| Fate::Fails(errno));
-            assert!(is_flushed, "{errno}");
-            sim.cut_power(&mut Rng::with_seed(seed));
-            let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
-            assert_eq!(kept, 5, "{errno}, seed {seed}");
-        }
-    }
-}
-
-/// The other process flushes when the first has seen that its segment is not used, and is about to take it back.
-#[test]
-fn a_segment_used_while_it_is_taken_back_survives_a_cut() {
-    for seed in 0..20 {
-        let (sim, flushes) = (Sim::new(), Arc::new(Counter::default()));
-        let decide = {
-            let (sim, flushes) = (sim.clone(), flushes.clone());
-            move |call: Call, name: &OsStr| {
-                let is_hidden = call == Call::Rename && name.as_encoded_bytes().starts_with(b".");
-                if is_hidden && flushes.next() == 1 {
-                    let sim = sim.clone();
-                    // The thread of a flusher cannot wait for a flush.
-                    let flush = thread::spawn(move || {
-                        let other = opened(sim, "/cache");
-                        assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-                        other.flush().expect("its sync succeeds");
-                    });
-                    flush.join().expect("it does not panic");
-                }
-                match call == Call::SyncDir && flushes.get() == 0 {
-                    true => Fate::Fails(Errno::IO),
-                    false => Fate::Done,
-                }
-            }
-        };
-        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
-        store.put(batch(0..5, LEN));
-        store.flush().expect_err("its sync failed");
-        assert!(flushes.get() > 0, "it was taken back");
-        sim.cut_power(&mut Rng::with_seed(seed));
-        let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
-        assert_eq!(kept, 5, "seed {seed}");
-    }
-}
-
-/// Another process puts rows whose sync is about to fail, and flushes after that. Returns its store, and whether its
-/// flush succeeded.
-fn skipped_before_a_failing_sync(locks: Locks, may_set_times: bool) -> (Store, bool, Sim) {
-    let (sim, skipped) = (Sim::new(), Arc::new(OnceLock::new()));
-    sim.set_locks(locks);
+/// Another process flushes over a segment whose sync failed, before the `flush_at`th call of its writer after that.
+/// From the `end_at`th one on, the writer does nothing more. Returns whether it makes that many calls.
+fn skipped_after_a_failed_sync(errno: Errno, flush_at: u64, end_at: u64) -> bool {
+    let (sim, is_failed) = (Sim::new(), Arc::new(AtomicBool::new(false)));
+    let (calls, is_flushed) = (
+        Arc::new(Counter::default()),
+        Arc::new(AtomicBool::new(false)),
+    );
     let decide = {
-        let (sim, skipped) = (sim.clone(), skipped.clone());
+        let (sim, calls, is_flushed) = (sim.clone(), calls.clone(), is_flushed.clone());
         move |call: Call, _: &_| {
-            if call != Call::SyncDir {
+            if call == Call::SyncDir {
+                is_failed.store(true, Ordering::SeqCst);
+                return Fate::Fails(errno);
+            }
+            if !is_failed.load(Ordering::SeqCst) {
                 return Fate::Done;
             }
-            skipped.get_or_init(|| {
-                let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| match call {
-                    // As for the file of another user.
-                    Call::SetModified if !may_set_times => Fate::Fails(Errno::PERM),
-                    _ => Fate::Done,
+            let number = calls.next();
+            if number == flush_at {
+                let sim = sim.clone();
+                // The thread of a flusher cannot wait for a flush.
+                let flush = thread::spawn(move || {
+                    let other = opened(sim, "/cache");
+                    assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they are skipped");
+                    other.flush()
                 });
-                let other = opened(fs, "/cache");
-                assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-                other
-            });
-            Fate::Fails(Errno::IO)
+                let flushed = flush.join().expect("it does not panic");
+                assert_eq!(flushed, Ok(()), "its sync succeeds");
+                is_flushed.store(true, Ordering::SeqCst);
+            }
+            match number >= end_at {
+                true => Fate::Fails(Errno::IO),
+                false => Fate::Done,
+            }
         }
     };
     let store = opened(Faulty::new(sim.clone(), decide), "/cache");
     store.put(batch(0..5, LEN));
     store.flush().expect_err("its sync failed");
-    let other = skipped.get().expect("the directory was synced").clone();
-    let flushed = other.flush();
-    assert_eq!(flushed.is_ok(), other.lost_rows() == 0, "{flushed:?}");
-    (other, flushed.is_ok(), sim)
-}
-
-#[test]
-fn rows_that_were_skipped_are_not_taken_back() {
-    for locks in [Locks::Shared, Locks::None] {
-        let (other, is_flushed, sim) = skipped_before_a_failing_sync(locks, true);
-        assert!(is_flushed, "{locks:?}");
-        sim.cut_power(&mut Rng::with_seed(1));
-        drop(other);
+    drop(store);
+    if is_flushed.load(Ordering::SeqCst) {
+        sim.cut_power(&mut Rng::with_seed(flush_at * 100 + end_at));
         expect_all(&opened(sim, "/cache"), 0..5, LEN);
     }
+    calls.get() >= end_at
 }
 
-/// A segment that cannot be marked: its time cannot be set, since it is another user's or in an overlay.
+/// Also if the process whose sync failed is killed at any moment after that.
 #[test]
-fn a_flush_over_a_segment_of_others_waits_for_its_sync() {
-    let locks = [Locks::Shared, Locks::None];
-    for (locks, errno) in locks
-        .into_iter()
-        .flat_map(|it| [(it, Errno::PERM), (it, Errno::NOTSUP)])
-    {
-        let (sim, flush) = (Sim::new(), Arc::new(Mutex::new(None)));
-        sim.set_locks(locks);
-        let decide = {
-            let (sim, flush) = (sim.clone(), flush.clone());
-            move |call: Call, _: &_| {
-                let mut flush = flush.lock().expect("it is not poisoned");
-                if call != Call::SyncDir || flush.is_some() {
-                    return Fate::Done;
-                }
-                let waits = Arc::new(Counter::default());
-                let fs = {
-                    let waits = waits.clone();
-                    Faulty::new(sim.clone(), move |call: Call, name: &OsStr| match call {
-                        Call::SetModified => Fate::Fails(errno),
-                        Call::Lock if !name.as_encoded_bytes().starts_with(b".tmp-") => {
-                            waits.next();
-                            Fate::Done
-                        }
-                        _ => Fate::Done,
-                    })
-                };
-                let other = opened(fs, "/cache");
-                assert_eq!(other.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-                let other = thread::spawn(move || other.flush().is_ok());
-                let is_on = || waits.get() > 0 || other.is_finished();
-                assert!(eventually(Duration::from_secs(20), is_on));
-                *flush = Some(other);
-                Fate::Fails(Errno::IO)
-            }
-        };
-        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
-        store.put(batch(0..5, LEN));
-        store.flush().expect_err("its sync failed");
-        let other = flush.lock().expect("it is not poisoned").take();
-        let is_flushed = other
-            .expect("it was synced")
-            .join()
-            .expect("it does not panic");
-        let kept = count_right(&opened(sim, "/cache"), 0..5, LEN);
-        assert!(
-            !is_flushed || kept == 5,
-            "{kept} of 5 rows are left, {locks:?}, {errno}"
-        );
+fn a_segment_whose_sync_failed_stays_for_others() {
+    for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
+        for flush_at in 1..4 {
+            series(
+                format_args!("{errno}, flushed at call {flush_at}"),
+                |end_at| skipped_after_a_failed_sync(errno, flush_at, end_at),
+            );
+        }
     }
 }
 
+/// The process whose sync failed reports that, and finds its rows when they are put again.
 #[test]
-fn a_flush_over_a_segment_that_is_never_synced_fails() {
-    let sim = Sim::new();
-    put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
-    let segment = sim.files(Path::new("/cache")).remove(0);
-    let publisher = locked(&sim, &segment);
-    let decide = |call: Call, _: &_| match call {
-        Call::SetModified => Fate::Fails(Errno::PERM),
-        _ => Fate::Done,
+fn rows_whose_sync_failed_are_synced_by_the_next_flush() {
+    let (sim, syncs) = (Sim::new(), Arc::new(Counter::default()));
+    let decide = {
+        let syncs = syncs.clone();
+        move |call: Call, _: &_| match call == Call::SyncDir && syncs.next() <= 2 {
+            true => Fate::Fails(Errno::IO),
+            false => Fate::Done,
+        }
     };
-    let store = opened(Faulty::new(sim, decide), "/cache");
-    for _ in 0..2 {
-        assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-        store.flush().expect_err("its publisher may take it back");
+    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+    for times in 1..3 {
+        store.put(batch(0..5, LEN));
+        let flushed = store.flush();
+        assert!(
+            matches!(flushed, Err(FlushError::Lost { rows: 5, .. })),
+            "{flushed:?}"
+        );
+        assert_eq!((store.stats().segments, syncs.get()), (1, times));
     }
-    drop(publisher);
     put_flushed(&store, 0..5, LEN);
+    assert_eq!((store.stats().segments, store.stats().stored_rows), (1, 0));
+    sim.cut_power(&mut Rng::with_seed(1));
+    drop(store);
+    expect_all(&opened(sim, "/cache"), 0..5, LEN);
 }
 
+/// Whether its writer is through or not, and with and without locks.
 #[test]
-fn rows_that_were_taken_back_are_reported_as_lost() {
-    for locks in [Locks::Shared, Locks::None] {
-        let (other, is_flushed, sim) = skipped_before_a_failing_sync(locks, false);
-        assert!(!is_flushed, "they are gone, {locks:?}");
-        assert_eq!(other.lost_rows(), 5, "{locks:?}");
-        put_flushed(&other, 0..5, LEN);
-        expect_all(&opened(sim, "/cache"), 0..5, LEN);
-    }
-}
-
-/// Without locks, a segment that cannot be marked may be taken back for an hour.
-#[test]
-fn a_flush_over_a_young_segment_without_marks_fails() {
-    for (name, is_flushed) in [
-        (format!("{:016x}-1-1.tcs", nanoseconds()), false),
-        ("0123456789abcdef-1-1.tcs".to_owned(), true),
-        ("copy.tcs".to_owned(), true),
+fn a_flush_over_a_segment_of_others_needs_nothing_of_them() {
+    for (locks, errno) in [
+        (Locks::Shared, Errno::PERM),
+        (Locks::None, Errno::PERM),
+        (Locks::Shared, Errno::NOTSUP),
     ] {
         let sim = Sim::new();
-        sim.set_locks(Locks::None);
+        sim.set_locks(locks);
         put_flushed(&opened(sim.clone(), "/from"), 0..5, LEN);
         let bytes = sim.bytes(&sim.files(Path::new("/from"))[0]);
+        let name = format!("{:016x}-1-1.tcs", nanoseconds());
+        let dir = sim.open_dir(Path::new("/cache"), true);
+        let dir = dir.expect("it can be made");
         sim.add(&Path::new("/cache").join(&name), bytes);
-        let decide = |call: Call, _: &_| match call {
-            Call::SetModified => Fate::Fails(Errno::PERM),
+        let publisher = dir.open(name.as_ref()).expect("it is there");
+        let _ = publisher.try_lock();
+        let decide = move |call: Call, _: &_| match call {
+            Call::SetModified => Fate::Fails(errno),
             _ => Fate::Done,
         };
-        let store = opened(Faulty::new(sim, decide), "/cache");
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
         assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-        assert_eq!(store.flush().is_ok(), is_flushed, "{name}");
+        assert_eq!(store.flush(), Ok(()), "{locks:?}, {errno}");
+        sim.cut_power(&mut Rng::with_seed(1));
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
     }
 }
 
-/// A segment of `/cache`, locked as by another process that is about to sync it.
-fn locked(sim: &Sim, segment: &Path) -> Box<dyn File> {
-    let dir = sim.open_dir(Path::new("/cache"), false);
-    let publisher = dir
-        .expect("it is there")
-        .open(segment.file_name().expect("a name"));
-    let publisher = publisher.expect("it is there");
-    assert!(publisher.try_lock().expect("it has locks"));
-    publisher
-}
-
-/// It is not known whether the segments of skipped rows exist, or whether their writers keep them.
+/// It is not known whether the segments of skipped rows exist.
 #[test]
 fn a_flush_that_cannot_see_skipped_rows_reports_them() {
-    for (call, errno) in [
-        (Call::Open, Errno::MFILE),
-        (Call::Open, Errno::IO),
-        (Call::Look, Errno::IO),
-        (Call::Stat, Errno::IO),
-        (Call::Stat, Errno::STALE),
-    ] {
+    for errno in [Errno::IO, Errno::STALE, Errno::ACCESS] {
         for since_put in [true, false] {
             let sim = Sim::new();
-            put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
+            put_flushed(&opened(sim.clone(), "/cache"), 0..3, LEN);
             let segment = sim.files(Path::new("/cache")).remove(0);
-            let _publisher = locked(&sim, &segment);
             let fails = Arc::new(AtomicBool::new(false));
             let decide = {
                 let fails = fails.clone();
-                move |this: Call, name: &OsStr| {
+                move |call: Call, name: &OsStr| {
                     let is_segment = segment.file_name() == Some(name);
-                    match this == call && is_segment && fails.load(Ordering::SeqCst) {
+                    match call == Call::Stat && is_segment && fails.load(Ordering::SeqCst) {
                         true => Fate::Fails(errno),
                         false => Fate::Done,
                     }
@@ -770,43 +672,18 @@ fn a_flush_that_cannot_see_skipped_rows_reports_them() {
             };
             let store = opened(Faulty::new(sim.clone(), decide), "/cache");
             fails.store(since_put, Ordering::SeqCst);
-            assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-            fails.store(since_put || call == Call::Stat, Ordering::SeqCst);
-            // One that was marked when the rows were put is not opened again.
-            let is_flushed = !fails.load(Ordering::SeqCst);
+            assert_eq!(store.put(batch(0..3, LEN)).len(), 3, "they were skipped");
+            fails.store(true, Ordering::SeqCst);
             let flushed = store.flush();
-            assert_eq!(flushed.is_ok(), is_flushed, "{call:?}: {flushed:?}");
+            assert!(
+                matches!(flushed, Err(FlushError::Lost { rows: 3, .. })),
+                "{errno}: {flushed:?}"
+            );
             fails.store(false, Ordering::SeqCst);
-            put_flushed(&store, 0..5, LEN);
-            expect_all(&store, 0..5, LEN);
+            put_flushed(&store, 0..3, LEN);
+            expect_all(&store, 0..3, LEN);
         }
     }
-}
-
-/// A flush waits for a segment that its writer has not synced yet.
-#[test]
-fn skipping_rows_of_others_does_not_wait() {
-    let sim = Sim::new();
-    put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
-    let segment = sim.files(Path::new("/cache")).remove(0);
-    let publisher = locked(&sim, &segment);
-    let looks = Arc::new(Counter::default());
-    let decide = {
-        let looks = looks.clone();
-        move |call: Call, name: &OsStr| match call {
-            Call::SetModified => Fate::Fails(Errno::PERM),
-            Call::Lock if segment.file_name() == Some(name) => {
-                looks.next();
-                Fate::Done
-            }
-            _ => Fate::Done,
-        }
-    };
-    let store = opened(Faulty::new(sim, decide), "/cache");
-    assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they were skipped");
-    assert_eq!(looks.get(), 1, "whether it is locked");
-    drop(publisher);
-    store.flush().expect("its writer is through");
 }
 
 /// What a process may do with the rows of another one.

@@ -138,7 +138,7 @@ fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<
         kept,
         lost,
     } = rewriting;
-    let Some((path, _)) = finished.publish_replacing([name], |dir| dir.sync())? else {
+    let Some((path, _)) = finished.publish_replacing([name].into_iter(), |dir| dir.sync())? else {
         return Ok(SegmentRepair::Superseded);
     };
     let to = path.file_name().unwrap_or_default();

@@ -79,8 +79,6 @@ pub(crate) struct LiveSegment {
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.
     pub(crate) is_synced: AtomicBool,
-    /// The process that wrote it does not take it back: it is gone only where it was removed on purpose.
-    pub(crate) is_kept: AtomicBool,
     /// The footer could not be read at the last attempt.
     pub(super) footer_failed: AtomicBool,
     /// When it may be compacted, after compactions of it failed.
@@ -107,7 +105,6 @@ impl LiveSegment {
             shadowed_by: Mutex::default(),
             is_final: AtomicBool::new(false),
             is_synced: AtomicBool::new(false),
-            is_kept: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),
             compaction: Retry::default(),
             is_deleted: AtomicBool::new(false),

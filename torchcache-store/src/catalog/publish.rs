@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{FinishedSegment, SETTLE_TIMEOUT, is_foreign, rely_on, visit_segments};
+use crate::segment::{FinishedSegment, Footer, is_foreign, visit_segments};
 use crate::sync::MutexGuard;
 
 /// How often rows are looked for, at most, while other processes remove their segments.
@@ -25,6 +26,9 @@ impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
     /// under the lock that `clear` holds, so that cleared rows do not come back. Returns whether the
     /// segment is in use; otherwise its file is removed.
+    ///
+    /// After an error, one that replaces no others may have its name all the same: its rows are not durable until a
+    /// flush that skips them syncs the directory.
     pub(crate) fn publish(
         &self,
         finished: FinishedSegment,
@@ -42,16 +46,20 @@ impl Catalog {
             [] => clock::now(),
             _ => clock::past_or_now(finished.file().metadata()?.modified),
         };
-        let names = sources.iter().map(|source| source.name());
-        let sync = |dir: &dyn Directory| self.sync_names(dir);
-        let Some((path, footer)) = finished.publish_replacing(names, sync)? else {
+        let published = match sources {
+            [] => self.publish_new(&mut scan, finished).map(Some),
+            _ => {
+                let names = sources.iter().map(|source| source.name());
+                finished.publish_replacing(names, |dir| self.sync_names(dir))
+            }
+        };
+        let Some((path, footer)) = published? else {
             return Ok(false);
         };
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
         segment.is_final.store(true, Ordering::Relaxed);
         segment.is_synced.store(true, Ordering::Relaxed);
-        segment.is_kept.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
         // left them out as corrupt.
@@ -59,6 +67,20 @@ impl Catalog {
         // Still under the lock, or a refresh would insert the old files again.
         self.delete(&mut scan, sources);
         Ok(true)
+    }
+
+    /// Names a segment, and syncs the name.
+    fn publish_new(
+        &self,
+        scan: &mut Scan,
+        finished: FinishedSegment,
+    ) -> io::Result<(PathBuf, Footer)> {
+        let dir = finished.dir().clone();
+        let published = finished.publish_footer()?;
+        // Others may have skipped rows over it by now, so it keeps its name after an error.
+        self.sync_names(&*dir)
+            .inspect_err(|_| self.rescan(scan, true))?;
+        Ok(published)
     }
 
     /// Those of the keys that are on disk now, also where other processes remove segments. Waits no longer than
@@ -81,8 +103,7 @@ impl Catalog {
         RowsOnDisk { rows, exist }
     }
 
-    /// Whether the segments of rows exist. From then on, those of other processes stay until they are
-    /// removed on purpose.
+    /// Whether the segments of rows exist.
     fn exist(&self, rows: &[(usize, Located)]) -> io::Result<bool> {
         let segments = distinct_segments(rows.iter().map(|(_, row)| row));
         if segments.is_empty() {
@@ -91,11 +112,7 @@ impl Catalog {
         let exist = self.open_dir().and_then(|dir| {
             segments
                 .iter()
-                .try_for_each(|segment| match segment.is_kept.load(Ordering::Relaxed) {
-                    true => dir.stat(segment.name().as_ref()).map(drop),
-                    // A flush waits.
-                    false => keep(&*dir, segment, Duration::ZERO),
-                })
+                .try_for_each(|segment| dir.stat(segment.name().as_ref()).map(drop))
         });
         match exist {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -104,8 +121,8 @@ impl Catalog {
     }
 
     /// Makes rows durable that were skipped, each with whether its segment was seen then. Returns the positions of
-    /// those that are lost: the process that wrote them could not make them durable and took them back. Rows that
-    /// were removed on purpose are not lost.
+    /// those that are lost: their segment is gone, and it is not known whether it existed when they were skipped.
+    /// Rows that were removed after that are not lost.
     pub(crate) fn confirm(&self, rows: &[(&Located, bool)]) -> io::Result<Vec<usize>> {
         let segments = distinct_segments(rows.iter().map(|(row, _)| *row));
         let mut gone = HashSet::new();
@@ -115,44 +132,27 @@ impl Catalog {
             }
             dir => {
                 let dir = dir?;
-                let is_kept = |segment: &LiveSegment| segment.is_kept.load(Ordering::Relaxed);
-                for segment in segments.iter().filter(|segment| !is_kept(segment)) {
-                    progress::note();
-                    match keep(&*dir, segment, SETTLE_TIMEOUT) {
-                        // It is noticed below.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        kept => kept?,
-                    }
-                }
                 self.sync_names(&*dir)?;
                 for segment in segments {
                     progress::note();
                     match dir.stat(segment.name().as_ref()) {
+                        Ok(_) => segment.is_synced.store(true, Ordering::Relaxed),
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
                             gone.insert(segment.id);
                         }
-                        file => {
-                            file?;
-                            segment.is_synced.store(true, Ordering::Relaxed);
-                        }
+                        Err(error) => return Err(error),
                     }
                 }
             }
         }
-        let is_doubtful = |(row, existed): &(&Located, bool)| {
-            let segment = row.segment().filter(|segment| gone.contains(&segment.id));
-            segment.is_some_and(|it| !(*existed && it.is_kept.load(Ordering::Relaxed)))
-        };
-        let doubtful = (0..rows.len()).filter(|&at| is_doubtful(&rows[at]));
-        let doubtful: Vec<usize> = doubtful.collect();
         if !gone.is_empty() {
             self.refresh(); // another process may have compacted them
         }
-        let keys: Vec<Key> = doubtful.iter().map(|&at| *rows[at].0.key()).collect();
-        let present = self.present(&keys).into_iter().map(|(at, _)| doubtful[at]);
-        let present: HashSet<usize> = present.collect();
-        let lost = doubtful.into_iter().filter(|at| !present.contains(at));
-        Ok(lost.collect())
+        let is_lost = |(row, existed): &(&Located, bool)| {
+            let is_gone = row.segment().is_some_and(|it| gone.contains(&it.id));
+            is_gone && !existed && self.present(&[*row.key()]).is_empty()
+        };
+        Ok((0..rows.len()).filter(|&at| is_lost(&rows[at])).collect())
     }
 
     /// Makes the names in the directory durable, and its own unless it is known to be: another process may have made
@@ -283,13 +283,6 @@ impl Catalog {
         let reason = format_args!("cannot list it: {error}");
         self.faults.note(Fault::Read, &self.dir, reason);
     }
-}
-
-/// Keeps the process that wrote a segment from taking it back. Fails if it is gone.
-fn keep(dir: &dyn Directory, segment: &LiveSegment, timeout: Duration) -> io::Result<()> {
-    rely_on(dir, segment.name(), timeout)?;
-    segment.is_kept.store(true, Ordering::Relaxed);
-    Ok(())
 }
 
 /// The segments of those rows that are on disk.

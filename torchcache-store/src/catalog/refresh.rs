@@ -79,7 +79,7 @@ impl Catalog {
         Some(metadata.ok()?.modified)
     }
 
-    fn rescan(&self, scan: &mut Scan, finds_all: bool) {
+    pub(super) fn rescan(&self, scan: &mut Scan, finds_all: bool) {
         if let Err(error) = self.try_rescan(scan, finds_all) {
             self.note_unlisted(&error);
         }

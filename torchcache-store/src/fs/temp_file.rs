@@ -202,14 +202,8 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
 pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     Ok(match dir.open(name.as_ref())?.try_lock() {
         Ok(is_free) => !is_free,
-        Err(_) => is_young(name),
+        Err(_) => is_unique(name) && !is_older(named_at(name), STALE_AFTER_UNLOCKABLE),
     })
-}
-
-/// Whether a process gave a file this [unique name](TempFile::unique_name) within the last hour. Where its lock
-/// cannot be seen, it may still be about to sync the name, or to remove it.
-pub(crate) fn is_young(name: &str) -> bool {
-    is_unique(name) && !is_older(named_at(name), STALE_AFTER_UNLOCKABLE)
 }
 
 /// The time in a unique name.

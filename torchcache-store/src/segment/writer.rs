@@ -2,20 +2,17 @@
 //! leaves nothing behind; after a kill, its temporary file.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
 
 use super::footer::Footer;
 use super::format::{
     CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
-use super::name::POLL_INTERVAL;
-use crate::fs::temp_file::{PREFIX, TempFile, is_young};
-use crate::fs::{Directory, File, FileSystem, Metadata, Os, remove_if_present};
+use crate::fs::temp_file::TempFile;
+use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
 use crate::key::Key;
 use crate::progress;
 
@@ -238,34 +235,21 @@ impl FinishedSegment {
 
     /// Gives the segment its name in place of the segments called `sources`, which the caller removes
     /// afterwards, and syncs the directory by `sync`: names may reach the medium in any order, and this one has
-    /// to before the sources are removed and before its rows are reported as flushed.
+    /// to before the sources are removed.
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
-    /// that and after an error, the segment is removed again, but not a new one that another process
-    /// [relies on](rely_on). The file is locked until then, so that no other process compacts it. A
-    /// process that replaces segments lists the directory after removing, so one of the two sees the other.
+    /// that and after an error, the segment is removed again. The file is locked until then, so that no other
+    /// process compacts it. A process that replaces segments lists the directory after removing, so one of the
+    /// two sees the other.
     pub(crate) fn publish_replacing<'n>(
         self,
-        sources: impl IntoIterator<Item = &'n str>,
-        sync: impl Fn(&dyn Directory) -> io::Result<()>,
+        mut sources: impl Iterator<Item = &'n str>,
+        sync: impl FnOnce(&dyn Directory) -> io::Result<()>,
     ) -> io::Result<Option<(PathBuf, Footer)>> {
-        let mut sources = sources.into_iter().peekable();
-        if sources.peek().is_some() {
-            self.temp.require_lock()?;
-        }
+        self.temp.require_lock()?;
         let dir = self.dir().clone();
-        let written = self.file.metadata().map(|file| file.modified).ok();
-        // If its lock is free, others may rely on it although its time is as it was.
-        let written = written.filter(|_| !self.temp.is_unlocked());
         let name = self.temp.unique_name().to_owned();
         let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
-        if sources.peek().is_none() {
-            if let Err(error) = sync(&*dir) {
-                take_back(&*dir, path.file_name().unwrap_or_default(), written)?;
-                return Err(error);
-            }
-            return Ok(Some((path, footer)));
-        }
         let mut exist = || sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
         let is_gone = match exist() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -278,61 +262,9 @@ impl FinishedSegment {
         is_gone.map(|_| None)
     }
 
+    /// Gives the segment its name in place of no other. The directory is not synced.
     pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
         let name = self.temp.unique_name().to_owned();
         Ok((self.temp.publish(&name)?, self.footer))
     }
-}
-
-/// Keeps a segment of another process, whose name may not be synced yet, also where that process cannot sync
-/// it. Where its time cannot be set for that, this waits so long until the other one is through.
-///
-/// # Errors
-/// [`NotFound`](io::ErrorKind::NotFound) if it is gone, others of opening it,
-/// [`TimedOut`](io::ErrorKind::TimedOut), and [`Unsupported`](io::ErrorKind::Unsupported) if there are no locks
-/// either.
-pub(crate) fn rely_on(dir: &dyn Directory, name: &str, timeout: Duration) -> io::Result<()> {
-    let (file, since) = (dir.open(name.as_ref())?, Instant::now());
-    // Its writer has it locked until the name is synced, and does not take it back after that.
-    let mut locked = file.try_lock();
-    if !matches!(locked, Ok(true)) {
-        // More than the coarsest clock of a file system.
-        let marked = file.set_modified(file.metadata()?.modified + Duration::from_secs(2));
-        while marked.is_err() && matches!(locked, Ok(false)) {
-            if since.elapsed() >= timeout {
-                let what = format!("the process that wrote {name} does not come to sync it");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-            }
-            std::thread::sleep(POLL_INTERVAL);
-            locked = file.try_lock();
-        }
-        if let (Err(marked), Err(locked)) = (marked, locked)
-            && is_young(name)
-        {
-            let what = format!(
-                "the process that wrote {name} may take it back: its lock cannot be seen ({locked}), nor its \
-                 time be set ({marked}). After an hour, it counts as synced"
-            );
-            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
-        }
-    }
-    drop(file); // a compaction would respect the lock
-    dir.stat(name.as_ref()).map(drop)
-}
-
-/// Removes a segment that was written at this time, unless another process relies on it.
-fn take_back(dir: &dyn Directory, name: &OsStr, written: Option<SystemTime>) -> io::Result<()> {
-    // It keeps its name throughout, or a kill or a power cut could take it.
-    if written != Some(dir.stat(name)?.modified) {
-        return Ok(());
-    }
-    let hidden = OsString::from(format!("{PREFIX}{}", name.to_string_lossy()));
-    dir.rename(name, &hidden)?;
-    // From now on no other process comes to rely on it. One may have before.
-    let is_unused = |file: Metadata| written == Some(file.modified);
-    if dir.stat(&hidden).is_ok_and(is_unused) {
-        return dir.remove(&hidden);
-    }
-    dir.rename(&hidden, name)?;
-    dir.sync()
 }

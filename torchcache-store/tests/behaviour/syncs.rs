@@ -43,7 +43,9 @@ fn flush_fails_when_a_file_or_its_name_cannot_be_synced() {
                 "{call}: {flushed:?}"
             );
             assert_eq!(store.stats().faults.get(Fault::Write), 1, "{call}");
-            assert!(segments(dir.path()).is_empty(), "{call}");
+            // A segment whose name cannot be synced stays, for others that came to skip its rows.
+            let named = usize::from(call == libc::SYS_fsync);
+            assert_eq!(segments(dir.path()).len(), named, "{call}");
         });
         done.join().expect("it does not panic");
     }
