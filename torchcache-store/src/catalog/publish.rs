@@ -121,11 +121,11 @@ impl Catalog {
     }
 
     /// Makes rows durable that were skipped, each with whether its segment was seen then. Returns the positions of
-    /// those that are lost: their segment is gone, and it is not known whether it existed when they were skipped.
+    /// those that are lost: it is not known whether their segment exists, or whether it did when they were skipped.
     /// Rows that were removed after that are not lost.
     pub(crate) fn confirm(&self, rows: &[(&Located, bool)]) -> io::Result<Vec<usize>> {
         let segments = distinct_segments(rows.iter().map(|(row, _)| *row));
-        let mut gone = HashSet::new();
+        let (mut gone, mut unknown) = (HashSet::new(), HashSet::new());
         match self.open_dir() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 gone.extend(segments.iter().map(|segment| segment.id));
@@ -140,7 +140,11 @@ impl Catalog {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
                             gone.insert(segment.id);
                         }
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            let fault = Fault::from_write_error(&error);
+                            self.faults.note(fault, &segment.path, &error);
+                            unknown.insert(segment.id);
+                        }
                     }
                 }
             }
@@ -148,9 +152,13 @@ impl Catalog {
         if !gone.is_empty() {
             self.refresh(); // another process may have compacted them
         }
+        let is_in = |segments: &HashSet<u32>, row: &Located| {
+            let segment = row.segment();
+            segment.is_some_and(|segment| segments.contains(&segment.id))
+        };
         let is_lost = |(row, existed): &(&Located, bool)| {
-            let is_gone = row.segment().is_some_and(|it| gone.contains(&it.id));
-            is_gone && !existed && self.present(&[*row.key()]).is_empty()
+            is_in(&unknown, row)
+                || is_in(&gone, row) && !existed && self.present(&[*row.key()]).is_empty()
         };
         Ok((0..rows.len()).filter(|&at| is_lost(&rows[at])).collect())
     }
