@@ -775,6 +775,74 @@ fn the_name_of_a_directory_is_synced_once() {
     assert_eq!(syncs.get(), 1);
 }
 
+/// Another process moves the directory away, or removes it, and makes it again before the `nth` call of a kind.
+fn replaced_at(call: Call, nth: u64, replace: fn(&Path)) -> bool {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let dir = root.path().join("cache");
+    let (is_on, calls) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Counter::default()),
+    );
+    let had_rows = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let (dir, is_on, calls) = (dir.clone(), is_on.clone(), calls.clone());
+        let had_rows = had_rows.clone();
+        move |this: Call, _: &_| {
+            if this == call && is_on.load(Ordering::SeqCst) && calls.next() == nth {
+                let entries = fs::read_dir(&dir).expect("it is there").flatten();
+                let mut names = entries.map(|entry| entry.file_name());
+                let is_segment =
+                    |name: std::ffi::OsString| !name.as_encoded_bytes().starts_with(b".");
+                had_rows.store(names.any(is_segment), Ordering::SeqCst);
+                replace(&dir);
+            }
+            Fate::Done
+        }
+    };
+    let store = opened(Faulty::new(Os, decide), &dir);
+    is_on.store(true, Ordering::SeqCst);
+    store.put(batch(0..3, LEN));
+    let flushed = store.flush();
+    is_on.store(false, Ordering::SeqCst);
+    // What had its name by then was moved or removed after it was written.
+    if flushed.is_ok() && !had_rows.load(Ordering::SeqCst) {
+        expect_all(&opened(Os, &dir), 0..3, LEN);
+    }
+    put_flushed(&store, 0..3, LEN);
+    for store in [store, opened(Os, &dir)] {
+        expect_all(&store, 0..3, LEN);
+    }
+    calls.get() >= nth
+}
+
+#[test]
+fn rows_flushed_to_a_replaced_directory_are_reported() {
+    let moved = |dir: &Path| {
+        fs::rename(dir, dir.with_file_name("away")).expect("it is there");
+        fs::create_dir(dir).expect("it can be made");
+    };
+    let removed = |dir: &Path| {
+        fs::remove_dir_all(dir).expect("it is there");
+        fs::create_dir(dir).expect("it can be made");
+    };
+    for replace in [moved as fn(&Path), removed] {
+        for call in [
+            Call::OpenDir,
+            Call::Create,
+            Call::Lock,
+            Call::Write,
+            Call::Sync,
+            Call::Rename,
+            Call::SyncDir,
+            Call::LookDir,
+        ] {
+            series(format_args!("{call:?}"), |nth| {
+                replaced_at(call, nth, replace)
+            });
+        }
+    }
+}
+
 #[test]
 fn a_flush_fails_until_the_name_of_the_directory_is_synced() {
     let sim = Sim::new();

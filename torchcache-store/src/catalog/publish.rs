@@ -164,11 +164,16 @@ impl Catalog {
     }
 
     /// Makes the names in the directory durable, and its own unless it is known to be: another process may have made
-    /// the directory, also in place of one that was removed, and not have synced it.
+    /// the directory, also in place of one that was removed, and not have synced it. Fails where another directory
+    /// has the path by now: no process would find these names.
     fn sync_names(&self, dir: &dyn Directory) -> io::Result<()> {
         dir.sync()?;
         progress::note();
         let id = dir.id()?;
+        if self.open_dir()?.id()? != id {
+            let what = "another directory took its place while rows were written to it; they are computed again";
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        }
         if *self.anchored() != Some(id) {
             self.fs.sync_parents(&self.dir)?;
             *self.anchored() = Some(id);
