@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use rustix::io::Errno;
@@ -982,51 +982,187 @@ fn making_room_lists_the_directory_once_per_batch() {
     }
 }
 
-/// A directory that holds what it may, and keeps it, is opened while another process compacts it: for a moment,
-/// the rows are in the result and in its sources.
+/// Compacts eight rows in segments of one each, and before the `nth` call after the result got its name, another
+/// thread does something with the bytes of one segment. Returns whether there are that many calls.
+fn during_a_compaction(sim: &Sim, dir: &str, nth: u64, act: impl Fn(u64) + Send + Sync) -> bool {
+    let (begin, begins) = mpsc::channel();
+    let (end, ends) = mpsc::channel();
+    let one = {
+        let sim = Sim::new();
+        put_flushed(&opened(sim.clone(), "/cache"), 0..1, LEN);
+        sim.bytes(&sim.files(Path::new("/cache"))[0]).len() as u64
+    };
+    let (renames, calls) = (Counter::default(), Arc::new(Counter::default()));
+    let is_done = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let (calls, is_done, channels) =
+            (calls.clone(), is_done.clone(), Mutex::new((begin, ends)));
+        move |call: Call, _: &_| {
+            if call == Call::Rename {
+                renames.next();
+                // Eight segments of a row each, and then the one that they are compacted into.
+                return Fate::Done;
+            }
+            if renames.get() == 9 && !is_done.load(Ordering::SeqCst) && calls.next() == nth {
+                let channels = channels.lock().expect("it is not poisoned");
+                channels.0.send(()).expect("the other thread waits");
+                // It ends without an answer if it panics.
+                let _: Result<(), _> = channels.1.recv();
+            }
+            Fate::Done
+        }
+    };
+    thread::scope(|scope| {
+        // Its end of the channel is dropped with it.
+        let act = scope.spawn(move || {
+            if begins.recv().is_ok() {
+                act(one);
+                drop(end);
+            }
+        });
+        let store = opened(Faulty::new(sim.clone(), decide), dir);
+        (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        is_done.store(true, Ordering::SeqCst);
+        drop(store);
+        act.join().expect("it does not panic");
+    });
+    calls.get() >= nth
+}
+
+/// A store on a directory that has about room for what it has, and for half a row more.
+fn nearly_full(fs: impl FileSystem + 'static, one: u64, eviction: Eviction) -> Store {
+    let config = manual_flush()
+        .with_max_bytes(9 * one + one / 2)
+        .with_eviction(eviction);
+    Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
+}
+
+/// For a moment, the rows are in the result of a compaction and in its sources.
+#[test]
+fn rows_that_another_process_compacts_count_once() {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
+        series(format_args!("{eviction:?}"), |nth| {
+            let sim = Sim::new();
+            let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
+                let store = nearly_full(sim.clone(), one, eviction);
+                put_flushed(&store, 100..101, LEN);
+                let stats = store.stats();
+                assert_eq!(
+                    (stats.evicted_rows, stats.refused_rows),
+                    (0, 0),
+                    "{stats:?}"
+                );
+                expect_all(&store, 100..101, LEN);
+            });
+            expect_all(&opened(sim, "/cache"), 0..8, LEN);
+            is_reached
+        });
+    }
+}
+
+#[test]
+fn a_segment_counts_once_it_is_unlocked() {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
+        let sim = Sim::new();
+        let other = opened(sim.clone(), "/cache");
+        put_flushed(&other, 0..1, LEN);
+        let one = sim.bytes(&sim.files(Path::new("/cache"))[0]).len() as u64;
+        put_flushed(&other, 10..20, LEN);
+        let dir = sim.open_dir(Path::new("/cache"), false);
+        let segment = sim.files(Path::new("/cache")).pop().expect("two segments");
+        let segment = dir
+            .expect("it is there")
+            .open(segment.file_name().expect("a name"));
+        let segment = segment.expect("it is there");
+        assert!(segment.try_lock().expect("it has locks"));
+        let store = nearly_full(sim.clone(), one, eviction);
+        let not_kept = || store.stats().evicted_rows + store.stats().refused_rows;
+        // With it, they would be above the limit.
+        (100..104).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert_eq!(not_kept(), 0, "{eviction:?}");
+        drop(segment);
+        put_flushed(&store, 104..105, LEN);
+        assert!(not_kept() > 0, "{eviction:?}");
+    }
+}
+
+/// As far as one process knows, the result of a compaction was read long ago, and the sources just now.
+#[test]
+fn a_result_whose_sources_are_there_is_not_evicted() {
+    series(format_args!("evicted"), |nth| {
+        let sim = Sim::new();
+        let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
+            let store = nearly_full(sim.clone(), one, Eviction::LeastRecentlyRead);
+            expect_all(&store, 0..8, LEN);
+            put_flushed(&store, 100..102, LEN);
+            assert!(store.stats().evicted_rows <= 2, "{:?}", store.stats());
+        });
+        let kept = count_right(&opened(sim, "/cache"), 0..8, LEN);
+        assert!(kept >= 6, "{kept} of 8 rows are left");
+        is_reached
+    });
+}
+
+/// The same for the bound of a root, in a cache that the other process has not opened.
+#[test]
+fn rows_that_another_process_compacts_count_once_in_a_root() {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
+        series(format_args!("{eviction:?}"), |nth| {
+            let sim = Sim::new();
+            sim.open_dir(Path::new("/root"), true)
+                .expect("it can be made");
+            let is_reached = during_a_compaction(&sim, "/root/a", nth, |one| {
+                let config = manual_flush()
+                    .with_max_root_bytes(Some(9 * one + one / 2))
+                    .with_eviction(eviction);
+                let store = Store::open_on(Arc::new(sim.clone()), "/root/b", config);
+                let store = store.expect("it opens");
+                put_flushed(&store, 100..101, LEN);
+                assert_eq!(store.stats().refused_rows, 0);
+                expect_all(&store, 100..101, LEN);
+            });
+            expect_all(&opened(sim, "/root/a"), 0..8, LEN);
+            is_reached
+        });
+    }
+}
+
+/// A directory that holds what it may, and keeps it, is opened while another process compacts it, also if that takes
+/// long. Without locks, it is opened when the directory has come to rest.
 #[test]
 fn opening_during_a_compaction_evicts_no_kept_row() {
-    for call in [Call::SyncDir, Call::Remove] {
+    let open = |sim: &Sim, one| {
+        let store = nearly_full(sim.clone(), one, Eviction::Never);
+        store.flush().expect("nothing is queued");
+        assert_eq!(store.stats().evicted_rows, 0);
+    };
+    series(format_args!("with locks"), |nth| {
         let sim = Sim::new();
-        let bytes = |sim: &Sim| -> u64 {
-            let files = sim.files(Path::new("/cache"));
-            files.iter().map(|file| sim.bytes(file).len() as u64).sum()
-        };
-        let opener = Arc::new(OnceLock::new());
-        let decide = {
-            let (sim, opener, renames) = (sim.clone(), opener.clone(), Counter::default());
-            move |this: Call, _: &_| {
-                // Eight segments of a row each, and then the one that they are compacted into.
-                if this == Call::Rename {
-                    renames.next();
-                }
-                if this == call && renames.get() == 9 && opener.get().is_none() {
-                    let sim = sim.clone();
-                    let limit = bytes(&sim) * 2 / 3;
-                    let open = move || {
-                        let config = manual_flush()
-                            .with_max_bytes(limit)
-                            .with_eviction(Eviction::Never);
-                        let store = Store::open_on(Arc::new(sim), "/cache", config);
-                        let store = store.expect("it opens");
-                        store.flush().expect("nothing is queued");
-                        store.stats().evicted_rows
-                    };
-                    opener.get_or_init(|| Mutex::new(Some(thread::spawn(open))));
-                    thread::sleep(Duration::from_millis(200));
-                }
-                Fate::Done
+        let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(if nth == 1 { 600 } else { 0 }) {
+                thread::sleep(Duration::from_millis(10));
             }
-        };
-        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
-        (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
-        assert_eq!(store.stats().compacted_segments, 8);
-        let opener = opener.get().expect("it was opened meanwhile");
-        let opener = opener.lock().ok().and_then(|mut opener| opener.take());
-        let evicted = opener.expect("once").join().expect("it does not panic");
-        assert_eq!(evicted, 0, "{call:?}");
+            open(&sim, one);
+        });
         expect_all(&opened(sim, "/cache"), 0..8, LEN);
-    }
+        is_reached
+    });
+    let sim = Sim::new();
+    sim.set_locks(Locks::None);
+    thread::scope(|scope| {
+        let opener = Mutex::new(None);
+        during_a_compaction(&sim, "/cache", 1, |one| {
+            let sim = sim.clone();
+            *opener.lock().expect("it is not poisoned") =
+                Some(scope.spawn(move || open(&sim, one)));
+            thread::sleep(Duration::from_millis(200));
+        });
+        let opener = opener.into_inner().expect("it is not poisoned");
+        let opened = opener.expect("it was opened meanwhile").join();
+        opened.expect("it does not panic");
+    });
+    expect_all(&opened(sim, "/cache"), 0..8, LEN);
 }
 
 /// A root of a hundred caches: with a bound, it is listed once a sixteenth of it was written.

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use super::discover::{Cache, Found, Root, read_manifest, read_segments};
 use crate::clock;
 use crate::descriptors::are_exhausted;
+use crate::fs::temp_file::is_locked;
 use crate::manifest;
 use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, claimed_rows, is_settled};
 use crate::size::sum;
@@ -45,9 +46,9 @@ pub(super) struct SegmentEntry {
 }
 
 impl Inventory {
-    /// Lists everything, and returns by how many bytes it exceeds `limit`. During a compaction, rows are
-    /// counted in the result and in the sources. So if the limit is exceeded, this lists again until no
-    /// directory changes, for [`SETTLE_TIMEOUT`] at most; the smallest total counts.
+    /// Lists everything, and returns by how many bytes it exceeds `limit`. During a compaction, the sources count,
+    /// and the result does not, which is locked. Where there may be no locks, this lists again until no directory
+    /// changes, for [`SETTLE_TIMEOUT`] at most; the smallest total counts.
     pub(super) fn list_settled(
         root: &Root,
         limit: u64,
@@ -57,7 +58,10 @@ impl Inventory {
         let mut least = u64::MAX;
         loop {
             skipped.clear();
-            let inventory = Inventory::list(root, skipped)?;
+            let mut inventory = Inventory::list(root, skipped)?;
+            if inventory.bytes() > limit {
+                inventory.skip_locked();
+            }
             least = least.min(inventory.bytes());
             let excess = least.saturating_sub(limit);
             if excess == 0 || inventory.is_settled() || since.elapsed() > SETTLE_TIMEOUT {
@@ -65,6 +69,19 @@ impl Inventory {
             }
             std::thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// Takes out segments that may replace others, which are there.
+    fn skip_locked(&mut self) {
+        let Inventory { caches, segments } = self;
+        segments.retain(|segment| {
+            let entry = &mut caches[segment.cache];
+            let dir = entry.cache.open();
+            let is_locked = dir.and_then(|dir| is_locked(&*dir, &segment.name));
+            let is_locked = is_locked.unwrap_or(false);
+            entry.has_skipped |= is_locked;
+            !is_locked
+        });
     }
 
     fn is_settled(&self) -> bool {

@@ -10,8 +10,8 @@ use crate::clock;
 use crate::fs::temp_file::{is_recent, remove_stale};
 use crate::fs::{Directory, remove_if_present};
 use crate::segment::{
-    CopyError, Decoder, FinishedSegment, RowEntry, RowGroup, SegmentError, SegmentWriter,
-    copy_records,
+    CopyError, Decoder, FinishedSegment, PublishedSegment, RowEntry, RowGroup, SegmentError,
+    SegmentWriter, copy_records,
 };
 
 /// The result of repairing a cache.
@@ -138,11 +138,13 @@ fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<
         kept,
         lost,
     } = rewriting;
-    let Some((path, _)) = finished.publish_replacing([name].into_iter(), |dir| dir.sync())? else {
+    let published = finished.publish_replacing([name].into_iter(), |dir| dir.sync())?;
+    let Some(PublishedSegment { path, lock, .. }) = published else {
         return Ok(SegmentRepair::Superseded);
     };
     let to = path.file_name().unwrap_or_default();
     remove_if_present(dir, name)?;
+    drop(lock);
     Ok(SegmentRepair::Rewritten {
         to: to.to_string_lossy().into_owned(),
         kept,

@@ -360,8 +360,8 @@ mod tests {
                 .push(&row(n).key, &schema, 0, Encoding::Raw, b"")
                 .expect("it is written");
         }
-        let published = writer.finish().and_then(|segment| segment.publish_footer());
-        published.expect("it is written").1
+        let published = writer.finish().and_then(|segment| segment.publish_named());
+        published.expect("it is written").footer
     }
 
     #[test]

@@ -76,6 +76,10 @@ pub(crate) struct LiveSegment {
     shadowed_by: Mutex<HashMap<u32, Vec<u64>>>,
     /// The process that wrote it does not withdraw it: this one did, or it is known to be through.
     pub(crate) is_final: AtomicBool,
+    /// When its lock was last looked at, its writer had it: segments that it replaces may be left. It does not count.
+    pub(crate) is_locked: AtomicBool,
+    /// Its lock need not be looked at again.
+    pub(crate) is_settled: AtomicBool,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.
     pub(crate) is_synced: AtomicBool,
@@ -104,6 +108,8 @@ impl LiveSegment {
             indexed: AtomicU64::new(0),
             shadowed_by: Mutex::default(),
             is_final: AtomicBool::new(false),
+            is_locked: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
             is_synced: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),
             compaction: Retry::default(),

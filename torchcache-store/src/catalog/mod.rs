@@ -31,9 +31,10 @@ use self::located::Located;
 use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
-use crate::fs::temp_file::is_recent;
+use crate::fs::temp_file::{is_locked, is_recent, is_unique};
 use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, permissions};
 use crate::key::Key;
+use crate::progress;
 use crate::segment::{
     Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_foreign,
 };
@@ -210,6 +211,30 @@ impl Catalog {
     /// Every live segment, in no order.
     pub(crate) fn live_segments(&self) -> Vec<Arc<LiveSegment>> {
         self.live().segments.values().cloned().collect()
+    }
+
+    /// Looks whether the writers of segments have them locked: that of a compaction's result does until the sources
+    /// are removed. Returns whether any was looked at.
+    pub(crate) fn look_at_locks(&self) -> bool {
+        let mut segments = self.live_segments();
+        segments.retain(|it| !it.is_settled.load(Ordering::Relaxed) && is_unique(it.name()));
+        if segments.is_empty() {
+            return false;
+        }
+        let Ok(dir) = self.open_dir() else {
+            return false;
+        };
+        for segment in segments {
+            progress::note();
+            let (is_locked, is_settled) = match is_locked(&*dir, segment.name()) {
+                Ok(is_locked) => (is_locked, !is_locked),
+                // Where there are no locks, none will be seen later either.
+                Err(error) => (false, error.kind() == io::ErrorKind::Unsupported),
+            };
+            segment.is_locked.store(is_locked, Ordering::Relaxed);
+            segment.is_settled.store(is_settled, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Fills the empty slots whose keys are on disk. Returns whether any slot is still empty.

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{FinishedSegment, Footer, is_foreign, visit_segments};
+use crate::segment::{FinishedSegment, PublishedSegment, is_foreign, visit_segments};
 use crate::sync::MutexGuard;
 
 /// How often rows are looked for, at most, while other processes remove their segments.
@@ -53,19 +52,22 @@ impl Catalog {
                 finished.publish_replacing(names, |dir| self.sync_names(dir))
             }
         };
-        let Some((path, footer)) = published? else {
+        let Some(published) = published? else {
             return Ok(false);
         };
+        let PublishedSegment { path, footer, lock } = published;
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
         segment.is_final.store(true, Ordering::Relaxed);
         segment.is_synced.store(true, Ordering::Relaxed);
+        segment.is_settled.store(true, Ordering::Relaxed);
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
         // left them out as corrupt.
         self.detach(&mut scan, &leaving);
         // Still under the lock, or a refresh would insert the old files again.
         self.delete(&mut scan, sources);
+        drop(lock); // until now, other processes count the sources only
         Ok(true)
     }
 
@@ -74,9 +76,9 @@ impl Catalog {
         &self,
         scan: &mut Scan,
         finished: FinishedSegment,
-    ) -> io::Result<(PathBuf, Footer)> {
+    ) -> io::Result<PublishedSegment> {
         let dir = finished.dir().clone();
-        let published = finished.publish_footer()?;
+        let published = finished.publish_named()?;
         // Others may have skipped rows over it by now, so it keeps its name after an error.
         self.sync_names(&*dir)
             .inspect_err(|_| self.rescan(scan, true))?;

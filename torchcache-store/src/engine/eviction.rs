@@ -24,18 +24,33 @@ use crate::size::sum;
 
 /// Whether the known segments exceed the limit.
 pub(crate) fn exceeds(catalog: &Catalog, max_bytes: u64) -> bool {
-    total(catalog, &catalog.scan()) > max_bytes
+    excess(catalog, &catalog.scan(), max_bytes) > 0
+}
+
+/// The bytes above a limit. While another process compacts, rows are in the sources, which count, and in the result.
+fn excess(catalog: &Catalog, scan: &Scan, limit: u64) -> u64 {
+    let all = catalog.live_segments();
+    if total(scan, sum(all.iter().map(|segment| segment.bytes))) <= limit {
+        return 0;
+    }
+    catalog.look_at_locks();
+    total(scan, live(catalog)).saturating_sub(limit)
 }
 
 /// The bytes that count against the limit: all segment files but those of a newer version, which has
 /// a limit of its own, and those that other users may have written.
-fn total(catalog: &Catalog, scan: &Scan) -> u64 {
+fn total(scan: &Scan, live: u64) -> u64 {
     let skipped = scan.skipped.values().filter(|file| !file.is_left_alone());
-    sum(skipped.map(|file| file.bytes).chain([live(catalog)]))
+    sum(skipped.map(|file| file.bytes).chain([live]))
 }
 
+/// The bytes of the segments that the store reads from, without those that may replace others which are there.
 pub(crate) fn live(catalog: &Catalog) -> u64 {
-    sum(catalog.live_segments().iter().map(|segment| segment.bytes))
+    let segments = catalog.live_segments();
+    let counted = segments
+        .iter()
+        .filter(|it| !it.is_locked.load(Ordering::Relaxed));
+    sum(counted.map(|segment| segment.bytes))
 }
 
 /// The bytes of files that other users keep this one from removing.
@@ -66,6 +81,9 @@ pub(crate) fn room(engine: &Engine) -> u64 {
         };
     }
     catalog.refresh_size(); // other processes fill the directory as well
+    if catalog.look_at_locks() {
+        catalog.refresh_size(); // the sources of one that is not locked any more are gone
+    }
     let scan = catalog.scan();
     let unopened = scan
         .skipped
@@ -116,7 +134,7 @@ fn make_room(engine: &Engine, incoming: u64, may_evict: bool) -> bool {
     let catalog = &engine.catalog;
     let limit = engine.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
-    let mut excess = total(catalog, &scan).saturating_sub(limit);
+    let mut excess = excess(catalog, &scan, limit);
     if excess == 0 {
         return true;
     }
@@ -193,7 +211,10 @@ fn candidates(
     excess: &mut u64,
 ) -> Vec<Candidate> {
     let mut candidates = Vec::new();
-    for segment in catalog.live_segments() {
+    let mut segments = catalog.live_segments();
+    // Without one of these, the rows of its sources would be gone too.
+    segments.retain(|segment| !segment.is_locked.load(Ordering::Relaxed));
+    for segment in segments {
         progress::note();
         match dir.stat(segment.name().as_ref()) {
             Ok(file) => segment.note_read_elsewhere(file.modified),

@@ -17,7 +17,7 @@ use crate::catalog::directory;
 use crate::clock;
 use crate::config::Eviction;
 use crate::fault::Fault;
-use crate::fs::temp_file::is_unique;
+use crate::fs::temp_file::{is_locked, is_recent, is_unique};
 use crate::fs::{Directory, permissions, remove_if_present};
 use crate::progress::{self, Turn};
 use crate::segment::{SegmentError, claimed_rows, segment_names};
@@ -134,8 +134,14 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
         reads.extend(live.iter().map(|it| (it.name().to_owned(), it.last_read())));
     }
     let mut segments = Vec::new();
+    let may_compact = is_recent(metadata.modified);
     for name in segment_names(&*dir)? {
         progress::note();
+        // The sources of a compaction count, and its result does not, which is locked until they are removed. So
+        // the lock comes first: those of an unlocked one are not found below.
+        if may_compact && is_unique(&name) && is_locked(&*dir, &name).unwrap_or(false) {
+            continue;
+        }
         let Ok(file) = dir.stat(name.as_ref()) else {
             continue;
         };

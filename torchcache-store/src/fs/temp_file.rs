@@ -197,6 +197,11 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     })
 }
 
+/// Whether a process has a file locked; an error where that cannot be seen.
+pub(crate) fn is_locked(dir: &dyn Directory, name: &str) -> io::Result<bool> {
+    Ok(!dir.open(name.as_ref())?.try_lock()?)
+}
+
 /// Whether the process that gave a file its [unique name](TempFile::unique_name) may have to remove it again: it
 /// still holds the lock, or there are no locks and the name is young.
 pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> io::Result<bool> {

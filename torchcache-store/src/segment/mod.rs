@@ -48,4 +48,4 @@ pub(crate) use name::{
     is_segment, is_settled, list_segments, segment_names, visit_segments,
 };
 pub(crate) use segment_file::SegmentFile;
-pub(crate) use writer::MOST_ROWS;
+pub(crate) use writer::{MOST_ROWS, PublishedSegment};

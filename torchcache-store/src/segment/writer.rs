@@ -196,6 +196,15 @@ impl Write for PartWriter {
     }
 }
 
+/// A segment that has its name.
+pub(crate) struct PublishedSegment {
+    pub(crate) path: PathBuf,
+    pub(crate) footer: Footer,
+    /// Its lock. Where it replaces others, other processes neither compact it while it may be removed again, nor
+    /// count it while its sources are there.
+    pub(crate) lock: Box<dyn File>,
+}
+
 /// A complete segment that has no name yet. Dropping it removes its file.
 #[derive(Debug)]
 pub struct FinishedSegment {
@@ -230,7 +239,7 @@ impl FinishedSegment {
     /// # Errors
     /// If the file cannot be renamed; the file is removed.
     pub fn publish(self) -> io::Result<PathBuf> {
-        self.publish_footer().map(|(path, _)| path)
+        self.publish_named().map(|published| published.path)
     }
 
     /// Gives the segment its name in place of the segments called `sources`, which the caller removes
@@ -238,33 +247,35 @@ impl FinishedSegment {
     /// to before the sources are removed.
     ///
     /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
-    /// that and after an error, the segment is removed again. The file is locked until then, so that no other
-    /// process compacts it. A process that replaces segments lists the directory after removing, so one of the
-    /// two sees the other.
+    /// that and after an error, the segment is removed again. A process that replaces segments lists the directory
+    /// after removing, so one of the two sees the other. The caller keeps the lock until the sources are removed.
     pub(crate) fn publish_replacing<'n>(
         self,
         mut sources: impl Iterator<Item = &'n str>,
         sync: impl FnOnce(&dyn Directory) -> io::Result<()>,
-    ) -> io::Result<Option<(PathBuf, Footer)>> {
+    ) -> io::Result<Option<PublishedSegment>> {
         self.temp.require_lock()?;
         let dir = self.dir().clone();
-        let name = self.temp.unique_name().to_owned();
-        let (path, footer, _locked) = (self.temp.publish(&name)?, self.footer, self.file);
+        let published = self.publish_named()?;
         let mut exist = || sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
         let is_gone = match exist() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             exist => exist.and_then(|()| sync(&*dir)).map(|()| false),
         };
         if matches!(is_gone, Ok(false)) {
-            return Ok(Some((path, footer)));
+            return Ok(Some(published));
         }
-        remove_if_present(&*dir, path.file_name().unwrap_or_default())?;
+        remove_if_present(&*dir, published.path.file_name().unwrap_or_default())?;
         is_gone.map(|_| None)
     }
 
     /// Gives the segment its name in place of no other. The directory is not synced.
-    pub(crate) fn publish_footer(self) -> io::Result<(PathBuf, Footer)> {
+    pub(crate) fn publish_named(self) -> io::Result<PublishedSegment> {
         let name = self.temp.unique_name().to_owned();
-        Ok((self.temp.publish(&name)?, self.footer))
+        Ok(PublishedSegment {
+            path: self.temp.publish(&name)?,
+            footer: self.footer,
+            lock: self.file,
+        })
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, eventually, seen, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::roles::directory::content;
-use torchcache_faults::sim::Sim;
+use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::admin::{
     Cache, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
 };
@@ -25,9 +25,42 @@ use crate::common::{
     store,
 };
 
+/// However long it takes to sync the name of its result.
+#[test]
+fn a_compaction_that_stalls_does_not_count_twice() {
+    let sim = root();
+    put(&store(sim.clone(), "old"), 100..110);
+    age(&sim, "old", HOUR);
+    let (renamed, pruned) = (Counter::default(), Arc::new(Counter::default()));
+    let decide = {
+        let (sim, pruned) = (sim.clone(), pruned.clone());
+        move |call: Call, _: &_| {
+            if call == Call::Rename {
+                renamed.next();
+            }
+            // Eight segments, and then the one that they are compacted into: all nine are there.
+            if call == Call::SyncDir && renamed.get() == 9 && pruned.next() == 1 {
+                let result = segments(&sim).pop().expect("it is the newest");
+                let limit = bytes(&sim, "old") + bytes(&sim, "c") - sim.bytes(&result).len() as u64;
+                let done = prune(&opened(sim.clone()), Keep::MaxBytes(limit), false);
+                let done = done.expect("it can be pruned");
+                assert!(done.caches.is_empty(), "{done:?}");
+            }
+            Fate::Done
+        }
+    };
+    let compacting = store(Faulty::new(sim.clone(), decide), "c");
+    (0..8).for_each(|n| put(&compacting, n..n + 1));
+    assert!(pruned.get() > 0 && compacting.stats().compacted_segments > 0);
+    assert_eq!(compacting.stats().faults.total(), 0, "nothing panicked");
+    assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
+}
+
+/// The same where there are no locks, until the directories have come to rest.
 #[test]
 fn a_compaction_under_way_does_not_count_twice() {
     let sim = root();
+    sim.set_locks(Locks::None);
     put(&store(sim.clone(), "old"), 100..110);
     age(&sim, "old", HOUR);
     let [is_merging, is_counted, is_merged] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
