@@ -154,6 +154,9 @@ pub(crate) struct Clear {
     pub(crate) dir: PathBuf,
     /// The cache; without it, all of them.
     pub(crate) hash: Option<OsString>,
+    /// Only print what would be removed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask for confirmation.
     #[arg(long, short)]
     pub(crate) yes: bool,

@@ -1,4 +1,4 @@
-//! `torchcache clear`: removes whole caches after a confirmation.
+//! `torchcache clear`: removes whole caches after a confirmation, or prints what it would remove.
 
 use std::io::ErrorKind;
 
@@ -22,9 +22,11 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
         Some(hash) => vec![list.find(Some(hash))?],
         None => list.caches.iter().collect(),
     };
-    if !args.yes && !caches.is_empty() && !confirm(&list, &caches)? {
+    let is_confirmed = args.dry_run || args.yes || caches.is_empty();
+    if !is_confirmed && !confirm(&list, &caches)? {
         return Err(Error::failed("nothing was removed"));
     }
+    let clear = |cache: &&'_ Cache| clear(cache, args.dry_run);
     let cleared: Vec<_> = caches.iter().map(|cache| (*cache, clear(cache))).collect();
 
     let mut text = String::new();
@@ -65,7 +67,12 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
         .iter()
         .filter(|it| it.directory_removed || it.segments > 0);
     text += &format!(
-        "removed {} with {} ({})\n",
+        "{} {} with {} ({})\n",
+        if args.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        },
         counted(removed.count() as u64, "cache"),
         counted(segments, "segment"),
         human(bytes)
@@ -83,6 +90,7 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
     });
     let failures = cleared.len() - complete.len() + unopened.len();
     let json = json!({
+        "dry_run": args.dry_run,
         "caches": json.collect::<Vec<_>>(),
         "removed_segments": segments,
         "removed_bytes": bytes,

@@ -19,6 +19,32 @@ fn without_a_terminal_clear_needs_yes() {
 }
 
 #[test]
+fn a_dry_run_reports_what_a_real_run_removes() {
+    for hash in [None, Some(hash(1))] {
+        let root = root();
+        // One of another program keeps its directory.
+        fs::write(
+            root.path().join("resnet18-of-last-spring/notes.tcs"),
+            "notes",
+        )
+        .unwrap();
+        let before = json(root.path(), &["ls", "."], 0);
+        let mut args = vec!["clear", "."];
+        args.extend(hash.as_deref());
+        let mut dry = json(root.path(), &[&args[..], &["--dry-run"]].concat(), 0);
+        assert_eq!(json(root.path(), &["ls", "."], 0), before);
+        let wet = json(root.path(), &[&args[..], &["--yes"]].concat(), 0);
+        assert_eq!(dry["dry_run"], serde_json::json!(true));
+        dry["dry_run"] = serde_json::json!(false);
+        assert_eq!(dry, wet, "{hash:?}");
+        assert!(wet["removed_bytes"].as_u64() > Some(0));
+    }
+    let root = root();
+    let text = stdout(root.path(), &["clear", ".", "--dry-run"], 0);
+    assert!(text.starts_with("would remove 5 caches with"), "{text}");
+}
+
+#[test]
 fn on_a_terminal_only_yes_confirms() {
     for (answer, code) in [
         ("n\n", 2),

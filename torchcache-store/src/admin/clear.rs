@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::discover::Cache;
-use crate::fs::temp_file::remove_stale;
+use crate::fs::temp_file::{remove_stale, stale_names};
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
-use crate::segment::{is_foreign, visit_segments};
+use crate::segment::{is_foreign, is_segment, visit_segments};
 
-/// What [`clear`] removed.
+/// What [`clear`] removed, or would remove.
 #[derive(Debug, Default)]
 pub struct ClearReport {
     /// The number of segments, of newer versions too.
@@ -26,12 +26,12 @@ pub struct ClearReport {
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
-/// Removes every row of a cache, and then its directory.
+/// Removes every row of a cache, and then its directory. With `dry_run`, only reports what would be removed.
 ///
 /// # Errors
 /// If the directory cannot be opened or listed, or its permissions are rejected. Nothing was removed
 /// then.
-pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
+pub fn clear(cache: &Cache, dry_run: bool) -> io::Result<ClearReport> {
     let mut cleared = ClearReport::default();
     let dir = match cache.open() {
         // Another process removed it.
@@ -42,7 +42,7 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
     let listed = visit_segments(&*dir, |names| {
         is_listed = true;
         for name in names {
-            match remove_segment(&*dir, &name) {
+            match remove_segment(&*dir, &name, dry_run) {
                 Ok(Some(bytes)) => {
                     cleared.segments += 1;
                     cleared.bytes = cleared.bytes.saturating_add(bytes);
@@ -57,8 +57,12 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
         Err(error) => cleared.failed.push((cache.path().to_owned(), error)),
         Ok(_) => {}
     }
-    // Without the sync, a power loss could bring the rows back.
-    match dir.sync().and_then(|()| remove_empty(cache, &dir)) {
+    let remove = || match dry_run {
+        true => holds_nothing_else(&*dir),
+        // Without the sync, a power loss could bring the rows back.
+        false => dir.sync().and_then(|()| remove_empty(cache, &dir)),
+    };
+    match remove() {
         Ok(gone) => cleared.directory_removed = gone,
         Err(error) => cleared.failed.push((cache.path().to_owned(), error)),
     }
@@ -66,14 +70,43 @@ pub fn clear(cache: &Cache) -> io::Result<ClearReport> {
 }
 
 /// Removes a segment, and returns the size of the file; `None` if it is gone or of another program.
-fn remove_segment(dir: &dyn Directory, name: &str) -> io::Result<Option<u64>> {
+fn remove_segment(dir: &dyn Directory, name: &str, dry_run: bool) -> io::Result<Option<u64>> {
     match is_foreign(dir, name) {
         Ok(false) => {}
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => return Ok(None),
     }
-    let bytes = dir.stat(name.as_ref()).map_or(0, |file| file.len);
-    Ok(remove_if_present(dir, name)?.then_some(bytes))
+    let file = dir.stat(name.as_ref());
+    let is_removed = match dry_run {
+        true => file.is_ok(),
+        false => remove_if_present(dir, name)?,
+    };
+    Ok(is_removed.then_some(file.map_or(0, |file| file.len)))
+}
+
+/// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers, so that
+/// [`remove_empty`] removes it when the segments are gone.
+pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
+    let stale = stale_names(dir, |_, error| Err(error))?;
+    for entry in dir.list()? {
+        let is_ours = match entry.name.to_str() {
+            _ if is_manifest(&entry) => {
+                let read = RemovedManifest::read(dir);
+                read.err()
+                    .is_none_or(|it| it.kind() != ErrorKind::InvalidData)
+            }
+            Some(name) if entry.is_file && is_segment(name) => match is_foreign(dir, name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => true,
+                is_foreign => !is_foreign?,
+            },
+            Some(name) => stale.iter().any(|it| it == name),
+            None => false,
+        };
+        if !is_ours {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes the directory of a cache without segments, unless a process writes to it or it holds other

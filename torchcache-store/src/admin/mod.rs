@@ -22,7 +22,7 @@
 //! let reports = check(&caches, &());
 //! assert!(reports.iter().all(|report| report.is_intact()));
 //!
-//! let cleared = clear(&caches[0])?;
+//! let cleared = clear(&caches[0], false)?;
 //! assert_eq!((cleared.segments, cleared.directory_removed), (1, true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

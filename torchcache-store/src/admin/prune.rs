@@ -9,13 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::clear::{is_manifest, remove_empty};
+use super::clear::{holds_nothing_else, remove_empty};
 use super::discover::{Cache, Root};
 use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
-use crate::fs::temp_file::stale_names;
-use crate::fs::{DirEntry, Directory, remove_if_present};
-use crate::segment::is_segment;
+use crate::fs::{Directory, remove_if_present};
 use crate::size::sum;
 
 /// How often pruning starts again, at most, after segments vanished.
@@ -318,16 +316,6 @@ fn oldest_kept(keep: Keep) -> u64 {
         }
         _ => 0,
     }
-}
-
-/// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers.
-fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
-    let stale = stale_names(dir, |_, error| Err(error))?;
-    let is_ours = |entry: &DirEntry| match entry.name.to_str() {
-        Some(name) if entry.is_file && is_segment(name) => true,
-        _ => is_manifest(entry) || stale.iter().any(|name| entry.name == name.as_str()),
-    };
-    Ok(dir.list()?.iter().all(is_ours))
 }
 
 impl From<&SegmentEntry> for PrunedSegment {

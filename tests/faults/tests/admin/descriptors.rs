@@ -90,7 +90,7 @@ fn pruned(root: &Root, keep: Keep, dry_run: bool) -> Option<String> {
 fn cleared(root: &Root) -> Option<String> {
     let mut found = String::new();
     for cache in &root.list().ok()?.caches {
-        let report = clear(cache).ok()?;
+        let report = clear(cache, false).ok()?;
         if !report.failed.is_empty() {
             return None;
         }

@@ -288,7 +288,7 @@ fn clear_removes_the_result_of_a_running_compaction() {
         let bytes = sim.bytes(&segments(sim)[0]);
         sim.add(Path::new("/root/c/compacted.tcs"), bytes);
     });
-    let cleared = clear(&only(fs)).expect("it can be cleared");
+    let cleared = clear(&only(fs), false).expect("it can be cleared");
     assert_eq!((cleared.segments, happened.get()), (2, 1));
     assert!(cleared.directory_removed);
 }
@@ -311,7 +311,7 @@ fn a_manifest_is_put_back_when_a_writer_comes_in_between() {
     let (fs, happened) = before(&sim, when, |sim| {
         sim.add(Path::new("/root/c/.tmp-1-new.tcs"), Vec::new());
     });
-    let cleared = clear(&only(fs)).expect("it can be cleared");
+    let cleared = clear(&only(fs), false).expect("it can be cleared");
     assert_eq!((cleared.directory_removed, happened.get()), (false, 1));
     let there = Manifest::read(&*dir(&sim)).expect("it is there");
     assert_eq!(there, manifest);
@@ -329,7 +329,7 @@ fn a_manifest_stays_where_its_directory_cannot_be_removed() {
         Call::Remove if name == manifest::FILE => panic!("it was removed"),
         _ => Fate::Done,
     };
-    let cleared = clear(&only(Faulty::new(sim.clone(), decide)));
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide)), false);
     let cleared = cleared.expect("it can be cleared");
     assert_eq!((cleared.segments, cleared.directory_removed), (1, false));
     assert!(cleared.failed.is_empty(), "{cleared:?}");
@@ -418,7 +418,7 @@ fn clear_reports_a_segment_that_cannot_be_removed() {
             false => Fate::Done,
         }
     };
-    let cleared = clear(&only(Faulty::new(sim.clone(), decide))).expect("it can be listed");
+    let cleared = clear(&only(Faulty::new(sim.clone(), decide)), false).expect("it can be listed");
     assert_eq!((cleared.segments, cleared.directory_removed), (2, false));
     assert_eq!(cleared.failed.len(), 1);
     assert_eq!(cleared.failed[0].0, stuck);
@@ -430,7 +430,7 @@ type Deed = (&'static str, fn(Root));
 /// What administration does with all caches of a root.
 const DEEDS: [Deed; 3] = [
     ("clear", |root| {
-        in_each_cache(&root, |cache| drop(clear(cache)))
+        in_each_cache(&root, |cache| drop(clear(cache, false)))
     }),
     ("prune", |root| {
         drop(prune(&root, Keep::ReadWithin(HOUR / 2), false));

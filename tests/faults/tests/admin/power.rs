@@ -108,14 +108,14 @@ fn cleared_rows_stay_away_after_a_power_cut() {
         listing.caches.into_iter().next()
     };
     let deed = |fs: Faulty| {
-        let cleared = cache(fs).map(|cache| clear(&cache));
+        let cleared = cache(fs).map(|cache| clear(&cache, false));
         cleared.is_some_and(|cleared| cleared.is_ok_and(|it| it.failed.is_empty()))
     };
     at_every_call(&medium, deed, |sim, done| {
         let left = there(sim, "c", 0..8);
         assert!(!done || left.is_empty(), "{left:?} came back");
     });
-    clear(&only(medium.clone())).expect("it can be cleared");
+    clear(&only(medium.clone()), false).expect("it can be cleared");
     assert!(medium.files(Path::new("/root/c")).is_empty());
 }
 

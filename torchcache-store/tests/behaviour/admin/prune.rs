@@ -137,7 +137,10 @@ fn prune_leaves_foreign_files_alone() {
     assert!(future.exists() && a.join("manifest.json").exists());
     assert!(b.join("notes.txt").exists() && b.join("manifest.json").exists());
     // Clearing removes segments of every version, and leaves foreign files.
-    let cleared: Vec<_> = caches(temp.path()).iter().map(clear).collect();
+    let cleared: Vec<_> = caches(temp.path())
+        .iter()
+        .map(|cache| clear(cache, false))
+        .collect();
     let gone = |n: usize| {
         cleared[n]
             .as_ref()
@@ -154,7 +157,7 @@ fn a_store_goes_on_in_a_directory_that_was_pruned() {
     let dir = temp.path().join("cache");
     let store = filled(&dir, &keys(0..50));
     manifest(&dir, "m", 0);
-    let cleared = clear(&only(temp.path())).expect("it is cleared");
+    let cleared = clear(&only(temp.path()), false).expect("it is cleared");
     assert!(cleared.directory_removed && !dir.exists());
     assert_eq!(cleared.segments, 1);
     store.refresh();
@@ -171,7 +174,7 @@ fn prune_leaves_a_directory_named_like_the_manifest() {
     let dir = temp.path().join("cache");
     segment(&dir, &keys(0..3), 1);
     fs::create_dir(dir.join("manifest.json")).expect("it can be made");
-    let cleared = clear(&only(temp.path())).expect("it is cleared");
+    let cleared = clear(&only(temp.path()), false).expect("it is cleared");
     assert_eq!((cleared.segments, cleared.directory_removed), (1, false));
     assert!(cleared.failed.is_empty(), "{cleared:?}");
 }
@@ -225,7 +228,7 @@ fn prune_leaves_a_foreign_manifest_and_its_directory() {
     }
     reset();
     for cache in caches(temp.path()) {
-        let cleared = clear(&cache).expect("it can be cleared");
+        let cleared = clear(&cache, false).expect("it can be cleared");
         assert!(!cleared.directory_removed && cleared.failed.is_empty());
     }
     for (name, text) in foreign {

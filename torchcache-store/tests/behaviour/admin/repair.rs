@@ -270,7 +270,7 @@ fn files_that_only_end_like_a_segment_stay() {
     all_stay();
 
     let all = ours();
-    let cleared = clear(&only(temp.path())).expect("it can be cleared");
+    let cleared = clear(&only(temp.path()), false).expect("it can be cleared");
     assert_eq!(cleared.segments, all.len() as u64 + 1);
     assert!(!cleared.directory_removed && cleared.failed.is_empty());
     assert_eq!(segments(&dir), others);
