@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::part::{Category, IdentityPart, shortened};
+use super::part::{Category, IdentityPart, MAX_LETTERS, shortened};
 
 /// A part that differs between two identities, or is in only one of them.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
 }
 
 fn shown(path: &str) -> String {
-    format!("`{}`", shortened(path).escape_debug())
+    format!("`{}`", shortened(path, MAX_LETTERS).escape_debug())
 }
 
 /// The sorted paths of the changes of a category.

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use difference::{PartChange, changes, difference};
 pub use newest::{newest, note_newest};
-pub use part::{Category, IdentityPart};
+pub use part::{Category, IdentityPart, shortened};
 
 use crate::fs::temp_file::TempFile;
 use crate::fs::{Directory, File, read_exact};

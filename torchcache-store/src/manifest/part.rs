@@ -3,9 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use unicode_segmentation::UnicodeSegmentation;
 
 /// Longer values and names are cut; the digest says whether a value changed.
-const MAX_LETTERS: usize = 120;
+pub(super) const MAX_LETTERS: usize = 120;
 
 /// One part of an identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,16 +53,25 @@ impl IdentityPart {
         IdentityPart {
             category,
             path: path.to_owned(),
-            value: shortened(readable),
+            value: shortened(readable, MAX_LETTERS),
             digest,
         }
     }
 }
 
-/// Cuts a text after [`MAX_LETTERS`].
-pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_LETTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+/// Cuts a text after so many letters, between grapheme clusters: what looks like one letter stays whole.
+///
+/// ```
+/// use torchcache_store::manifest::shortened;
+/// assert_eq!(shortened("layers", 6), "layers");
+/// assert_eq!(shortened("layers", 5), "layer…");
+/// assert_eq!(shortened("1\u{fe0f}\u{20e3}2\u{fe0f}\u{20e3}", 5), "1\u{fe0f}\u{20e3}…");
+/// ```
+pub fn shortened(text: &str, letters: usize) -> String {
+    let Some((limit, _)) = text.char_indices().nth(letters) else {
+        return text.to_owned();
+    };
+    let starts = text.grapheme_indices(true).map(|(at, _)| at);
+    let end = starts.take_while(|at| *at <= limit).last();
+    format!("{}…", &text[..end.unwrap_or(0)])
 }

@@ -208,6 +208,37 @@ fn long_and_odd_names_are_described_in_one_short_line() {
     );
 }
 
+#[test]
+fn values_and_names_are_cut_between_grapheme_clusters() {
+    for cluster in [
+        "1\u{fe0f}\u{20e3}",
+        "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+        "\u{1f1e6}\u{1f1f9}",
+        "e\u{301}",
+        "\r\n",
+    ] {
+        for before in 0..cluster.chars().count() {
+            let text = "x".repeat(before) + &cluster.repeat(121);
+            let part = IdentityPart::new(&text, Category::Field, &text, [1; 32]);
+            let cut = part.value.strip_suffix('…').expect("it is cut");
+            let rest = text.strip_prefix(cut).expect("it is the start");
+            assert!(
+                rest.starts_with(cluster) || before > 0 && cut.is_empty(),
+                "{cut:?}"
+            );
+            let letters = cut.chars().count();
+            let most = 120 - cluster.chars().count()..=120;
+            assert!(most.contains(&letters), "{letters} letters of {cluster:?}");
+            let shown = difference(std::slice::from_ref(&part), &[]);
+            assert!(shown.contains(&cut.escape_debug().to_string()), "{shown}");
+        }
+    }
+    // One that is longer is left out: no value has more letters.
+    let endless = "e".to_owned() + &"\u{301}".repeat(1000);
+    let part = IdentityPart::new("x", Category::Field, &endless, [1; 32]);
+    assert_eq!(part.value, "…");
+}
+
 /// Comparing every pair would take an hour.
 #[test]
 fn large_identities_are_compared_in_linear_time() {

@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use torchcache_store::manifest::shortened;
+
 use super::parts::{Category, IdentityPart, digest};
 
 /// The most parts. A manifest of so many is well below the size that its readers accept.
@@ -27,9 +29,8 @@ pub(super) fn bounded(mut parts: Vec<IdentityPart>) -> Vec<IdentityPart> {
         parts = join(&parts, &largest(&parts, excess));
     }
     for part in &mut parts {
-        if let Some((end, _)) = part.path.char_indices().nth(MAX_PATH_LETTERS) {
-            part.path.truncate(end);
-            part.path.push('…');
+        if part.path.len() > MAX_PATH_LETTERS {
+            part.path = shortened(&part.path, MAX_PATH_LETTERS);
         }
     }
     parts
