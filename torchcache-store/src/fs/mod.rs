@@ -35,7 +35,7 @@ pub use os::Os;
 pub(crate) use os::try_lock;
 pub use permissions::is_private;
 
-use crate::progress;
+use crate::{progress, sys};
 
 /// Opens and removes directories.
 pub trait FileSystem: Debug + Send + Sync {
@@ -238,6 +238,24 @@ pub struct Metadata {
     pub group: u32,
     /// The permissions: the nine bits of Unix, and the sticky bit.
     pub mode: u32,
+}
+
+/// Writes to a file by `write`. A limit of file sizes is then an error of the system call, which has to be returned as it
+/// is, and not the signal SIGXFSZ, which ends a program that does not handle it.
+///
+/// ```
+/// use std::io::Write;
+/// use torchcache_store::fs::without_file_size_signal;
+///
+/// let mut file = tempfile::tempfile()?;
+/// without_file_size_signal(|| file.write_all(b"digests"))?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// Those of `write`.
+pub fn without_file_size_signal<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    sys::without_file_size_signal(write)
 }
 
 /// The names of the regular files in a directory that `is_wanted` accepts, in no particular order. Names

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use torchcache_store::fs::is_private;
+use torchcache_store::fs::{is_private, without_file_size_signal};
 
 use crate::tensor::parallel;
 
@@ -165,12 +165,13 @@ fn remember(root: &Path, state: &str, digest: &[u8; 32]) -> io::Result<()> {
         false => String::new(),
     };
     let lines: Vec<&str> = text.lines().collect();
-    let mut file = tempfile::NamedTempFile::new_in(root)?;
-    for line in &lines[lines.len().saturating_sub(MAX_REMEMBERED - 1)..] {
-        writeln!(file, "{line}")?;
-    }
     let digest = blake3::Hash::from_bytes(*digest).to_hex();
-    writeln!(file, "{state} {digest}")?;
+    let last = format!("{state} {digest}");
+    let kept = &lines[lines.len().saturating_sub(MAX_REMEMBERED - 1)..];
+    let text = [kept, &[&last, ""]].concat().join("\n");
+    let mut file = tempfile::NamedTempFile::new_in(root)?;
+    // The errors of the file itself: those of the temporary file hide what the system reported.
+    without_file_size_signal(|| file.as_file_mut().write_all(text.as_bytes()))?;
     file.persist(&path)?;
     Ok(())
 }
@@ -216,6 +217,40 @@ mod tests {
 
     fn hash(bytes: &[u8]) -> [u8; 32] {
         *blake3::hash(bytes).as_bytes()
+    }
+
+    const LIMITED: &str = "TORCHCACHE_TEST_LIMITED";
+
+    #[test]
+    #[ignore = "what the test below starts as another process"]
+    fn remember_at_a_file_size_limit() {
+        let Some(root) = std::env::var_os(LIMITED) else {
+            return;
+        };
+        let failed = remember(Path::new(&root), "state", &[1; 32]);
+        let failed = failed.expect_err("no file may have any bytes");
+        assert_eq!(failed.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_file_size_limit_does_not_end_the_program() {
+        let root = private();
+        remember(root.path(), "before", &[2; 32]).unwrap();
+        let mut limited = std::process::Command::new("env");
+        let ended = limited
+            .args(["--default-signal=XFSZ", "sh", "-c"])
+            .arg("ulimit -f 0; exec \"$0\" --ignored --exact \"$1\"")
+            .arg(std::env::current_exe().unwrap())
+            .arg("cached::files::tests::remember_at_a_file_size_limit")
+            .env(LIMITED, root.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success(), "{}: {text}", ended.status);
+        assert!(text.contains("1 passed"), "{text}");
+        assert_eq!(remembered(root.path(), "before"), Some([2; 32]));
+        let left = fs::read_dir(root.path()).unwrap().count();
+        assert_eq!(left, 1, "no temporary file");
     }
 
     #[test]
