@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use rustix::io::Errno;
-use torchcache_faults::cases::{Counter, eventually, series};
+use torchcache_faults::cases::{Counter, cases, eventually, seen, series};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
@@ -331,8 +331,11 @@ const FINDING: [Call; 3] = [Call::List, Call::Open, Call::LookDir];
 
 /// Compacts eight rows in segments of one each at the `nth` call of a kind while another process looks for
 /// them, which knows the first `known` of them. Returns whether it makes that many calls.
-fn compacted_at(call: Call, nth: u64, known: u64) -> bool {
+fn compacted_at(call: Call, nth: u64, known: u64, whole_seconds: bool) -> bool {
     let sim = Sim::new();
+    if whole_seconds {
+        sim.set_whole_seconds();
+    }
     let writer = opened(sim.clone(), "/cache");
     (0..known).for_each(|n| put_flushed(&writer, n..n + 1, LEN));
     let (is_on, calls) = (Arc::new(AtomicBool::new(known == 0)), Counter::default());
@@ -369,14 +372,23 @@ fn compacted_at(call: Call, nth: u64, known: u64) -> bool {
 
 #[test]
 fn rows_compacted_while_they_are_looked_for_are_found() {
+    let mut caused = 0;
     // When the directory is opened, and when it is known in part.
-    for known in [0, 1, 4] {
+    for (known, whole_seconds) in [0, 1, 4]
+        .into_iter()
+        .flat_map(|it| [(it, false), (it, true)])
+    {
         for call in FINDING {
-            series(format_args!("{call:?} with {known} known"), |nth| {
-                compacted_at(call, nth, known)
-            });
+            caused += series(
+                format_args!("{call:?} with {known} known, whole seconds: {whole_seconds}"),
+                |nth| compacted_at(call, nth, known, whole_seconds),
+            );
         }
     }
+    seen(
+        "segments are compacted while another process looks for them",
+        caused,
+    );
 }
 
 #[test]
@@ -522,7 +534,8 @@ fn skipped_over_unsynced(
 
 #[test]
 fn rows_flushed_over_an_unsynced_segment_survive_a_cut() {
-    for seed in 0..30 {
+    let seeds = cases(30, 2000);
+    for seed in 0..seeds.into() {
         let (is_flushed, sim) = skipped_over_unsynced(Fate::Done, move |sim| {
             sim.cut_power(&mut Rng::with_seed(seed));
             Fate::Fails(Errno::IO)
@@ -530,6 +543,10 @@ fn rows_flushed_over_an_unsynced_segment_survive_a_cut() {
         assert!(is_flushed, "seed {seed}");
         expect_all(&opened(sim, "/cache"), 0..5, LEN);
     }
+    seen(
+        "power cut after rows were skipped over a segment that is not synced",
+        seeds.into(),
+    );
 }
 
 /// Another process flushes over a segment whose sync failed, before the `flush_at`th call of its writer after that.
@@ -583,14 +600,16 @@ fn skipped_after_a_failed_sync(errno: Errno, flush_at: u64, end_at: u64) -> bool
 /// Also if the process whose sync failed is killed at any moment after that.
 #[test]
 fn a_segment_whose_sync_failed_stays_for_others() {
+    let mut caused = 0;
     for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
         for flush_at in 1..4 {
-            series(
+            caused += series(
                 format_args!("{errno}, flushed at call {flush_at}"),
                 |end_at| skipped_after_a_failed_sync(errno, flush_at, end_at),
             );
         }
     }
+    seen("rows are skipped over a segment whose sync failed", caused);
 }
 
 /// The process whose sync failed reports that, and finds its rows when they are put again.
@@ -825,6 +844,7 @@ fn rows_flushed_to_a_replaced_directory_are_reported() {
         fs::remove_dir_all(dir).expect("it is there");
         fs::create_dir(dir).expect("it can be made");
     };
+    let mut caused = 0;
     for replace in [moved as fn(&Path), removed] {
         for call in [
             Call::OpenDir,
@@ -836,11 +856,12 @@ fn rows_flushed_to_a_replaced_directory_are_reported() {
             Call::SyncDir,
             Call::LookDir,
         ] {
-            series(format_args!("{call:?}"), |nth| {
+            caused += series(format_args!("{call:?}"), |nth| {
                 replaced_at(call, nth, replace)
             });
         }
     }
+    seen("the directory is replaced before a call of a write", caused);
 }
 
 #[test]
@@ -1040,8 +1061,9 @@ fn nearly_full(fs: impl FileSystem + 'static, one: u64, eviction: Eviction) -> S
 /// For a moment, the rows are in the result of a compaction and in its sources.
 #[test]
 fn rows_that_another_process_compacts_count_once() {
+    let mut caused = 0;
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
-        series(format_args!("{eviction:?}"), |nth| {
+        caused += series(format_args!("{eviction:?}"), |nth| {
             let sim = Sim::new();
             let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
                 let store = nearly_full(sim.clone(), one, eviction);
@@ -1058,6 +1080,7 @@ fn rows_that_another_process_compacts_count_once() {
             is_reached
         });
     }
+    seen("a bound is enforced while another process compacts", caused);
 }
 
 #[test]
@@ -1106,8 +1129,9 @@ fn a_result_whose_sources_are_there_is_not_evicted() {
 /// The same for the bound of a root, in a cache that the other process has not opened.
 #[test]
 fn rows_that_another_process_compacts_count_once_in_a_root() {
+    let mut caused = 0;
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
-        series(format_args!("{eviction:?}"), |nth| {
+        caused += series(format_args!("{eviction:?}"), |nth| {
             let sim = Sim::new();
             sim.open_dir(Path::new("/root"), true)
                 .expect("it can be made");
@@ -1125,6 +1149,10 @@ fn rows_that_another_process_compacts_count_once_in_a_root() {
             is_reached
         });
     }
+    seen(
+        "a bound of a root is enforced while another process compacts",
+        caused,
+    );
 }
 
 /// A directory that holds what it may, and keeps it, is opened while another process compacts it, also if that takes

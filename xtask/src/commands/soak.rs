@@ -17,8 +17,10 @@ use crate::shell;
 const PAGE: Page = Page("docs/reliability.md");
 
 /// The tests that have a long form: package and test target.
-const TESTS: [(&str, &str); 3] = [
+const TESTS: [(&str, &str); 5] = [
     ("torchcache-faults", "scenarios"),
+    ("torchcache-faults", "moments"),
+    ("torchcache-faults", "admin"),
     ("torchcache-faults", "forged"),
     ("torchcache-soak", "modules"),
 ];

@@ -6,6 +6,7 @@ mod corruption;
 mod directory;
 mod enospc;
 mod flusher;
+mod foreign;
 mod io_errors;
 mod killed;
 mod mounts;
