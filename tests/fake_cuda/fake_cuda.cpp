@@ -1,9 +1,11 @@
 // A CUDA device made of host memory. Preloaded into a program that does not load libtorch_cuda, it runs
-// what the program does with tensors on `cuda:0` on the CPU, one operation at a time, without streams.
+// what the program does with tensors on `cuda:0` on the CPU, one operation at a time.
 //
 // As on a GPU, device memory cannot be used by the host: it is protected between libtorch's operations, and
 // an access outside of them ends the process with SIGSEGV. Operations on tensors of several devices fail, and
-// copies between host and device are counted.
+// copies between host and device are counted. A copy from pinned memory that the host does not wait for is made
+// when the next operation of its stream runs. A test can set the current stream; on another one than that of
+// number 0, copies within the device are made as late.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -25,7 +27,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -47,6 +51,12 @@ struct Copies {
     }
 };
 Copies to_device, from_device;
+
+// Copies to the device that the host waited for, and how often it waited for the device.
+std::atomic<uint64_t> waits, synchronizations;
+
+// The current stream of each thread.
+thread_local uint64_t stream = 0;
 
 // The memory of the device: a range of addresses, whose first `used` bytes were handed out at some time. It is
 // protected in one call, however many allocations it has, and in huge pages, of which there are few.
@@ -150,9 +160,67 @@ Memory &memory() {
     return memory;
 }
 
+// The memory of a tensor as a tensor on the CPU.
+at::Tensor on_host(const at::Tensor &tensor) {
+    if (!tensor.is_cuda()) return tensor;
+    auto *data = const_cast<void *>(tensor.const_data_ptr());
+    return at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
+}
+
+// Copies that are not made yet. They keep their tensors: libtorch uses neither memory of the device again before
+// what was queued on its stream is done, nor pinned memory.
+class Queue {
+    struct Copy {
+        uint64_t stream;
+        at::Tensor to, from;
+    };
+
+    std::mutex mutex;
+    std::vector<Copy> copies;
+
+    void finish(const std::function<bool(uint64_t)> &runs) {
+        std::vector<Copy> done;
+        std::lock_guard<std::mutex> guard(mutex);
+        if (copies.empty()) return;
+        memory().start_operation();
+        for (auto copy = copies.begin(); copy != copies.end();) {
+            if (runs(copy->stream)) {
+                on_host(copy->to).copy_(on_host(copy->from));
+                done.push_back(std::move(*copy));
+                copy = copies.erase(copy);
+            } else {
+                ++copy;
+            }
+        }
+        memory().end_operation();
+    }
+
+  public:
+    void add(const at::Tensor &to, const at::Tensor &from) {
+        std::lock_guard<std::mutex> guard(mutex);
+        copies.push_back({stream, to, from});
+    }
+
+    void finish_current_stream() {
+        finish([](uint64_t other) { return other == stream; });
+    }
+
+    void finish_all() {
+        finish([](uint64_t) { return true; });
+    }
+};
+
+Queue &queue() {
+    static Queue &queue = *new Queue;
+    return queue;
+}
+
 // An operation of the device: while one runs, its memory can be used.
 struct Operation {
-    Operation() { memory().start_operation(); }
+    Operation() {
+        queue().finish_current_stream();
+        memory().start_operation();
+    }
     ~Operation() { memory().end_operation(); }
     Operation(const Operation &) = delete;
 };
@@ -179,6 +247,49 @@ struct Allocator final : c10::Allocator {
 };
 Allocator allocator;
 
+// Memory of the host that the device reads by itself. What is freed is overwritten.
+class PinnedAllocator final : public c10::Allocator {
+    static inline std::mutex mutex;
+    static inline std::map<const char *, size_t> blocks;
+    static inline size_t left = SIZE_MAX;
+
+    static void free(void *address) {
+        std::lock_guard<std::mutex> guard(mutex);
+        auto found = blocks.find(static_cast<char *>(address));
+        if (found == blocks.end()) return;
+        std::memset(address, 0xee, found->second);
+        blocks.erase(found);
+        std::free(address);
+    }
+
+  public:
+    c10::DataPtr allocate(size_t bytes) override {
+        std::lock_guard<std::mutex> guard(mutex);
+        TORCH_CHECK_WITH(OutOfMemoryError, bytes < left, "no pinned memory is left (fake CUDA)");
+        if (bytes == 0) return {nullptr, nullptr, &free, at::kCPU};
+        void *address = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+        blocks[static_cast<char *>(address)] = bytes;
+        return {address, address, &free, at::kCPU};
+    }
+
+    c10::DeleterFnPtr raw_deleter() const override { return &free; }
+
+    void copy_data(void *to, const void *from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+
+    static bool has(const void *address) {
+        std::lock_guard<std::mutex> guard(mutex);
+        auto *byte = static_cast<const char *>(address);
+        auto next = blocks.upper_bound(byte);
+        return next != blocks.begin() && byte < std::prev(next)->first + std::prev(next)->second;
+    }
+
+    static void leave(size_t bytes) {
+        std::lock_guard<std::mutex> guard(mutex);
+        left = bytes;
+    }
+};
+PinnedAllocator pinned_allocator;
+
 // libtorch finds it by its name.
 struct CUDAHooks : at::CUDAHooksInterface {
     explicit CUDAHooks(at::CUDAHooksArgs) {}
@@ -190,24 +301,21 @@ struct CUDAHooks : at::CUDAHooksInterface {
     c10::DeviceIndex deviceCount() const override { return 1; }
     int getNumGPUs() const override { return 1; }
     c10::DeviceIndex current_device() const override { return 0; }
-    void deviceSynchronize(c10::DeviceIndex) const override {}
+    void deviceSynchronize(c10::DeviceIndex) const override {
+        synchronizations++;
+        queue().finish_all();
+    }
     const at::Generator &getDefaultGenerator(c10::DeviceIndex) const override {
         return at::detail::getDefaultCPUGenerator();
     }
     at::Generator getNewGenerator(c10::DeviceIndex) const override {
         return at::detail::createCPUGenerator();
     }
-    c10::Allocator *getPinnedMemoryAllocator() const override { return at::getCPUAllocator(); }
+    c10::Allocator *getPinnedMemoryAllocator() const override { return &pinned_allocator; }
+    bool isPinnedPtr(const void *address) const override { return PinnedAllocator::has(address); }
     c10::Allocator *getCUDADeviceAllocator() const override { return &allocator; }
     at::Device getDeviceFromPtr(void *) const override { return at::Device(at::kCUDA, 0); }
 };
-
-// The memory of a tensor as a tensor on the CPU.
-at::Tensor on_host(const at::Tensor &tensor) {
-    if (!tensor.is_cuda()) return tensor;
-    auto *data = const_cast<void *>(tensor.const_data_ptr());
-    return at::from_blob(data, tensor.sizes(), tensor.strides(), tensor.options().device(at::kCPU));
-}
 
 at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> type, std::optional<at::Layout>,
                  std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
@@ -224,6 +332,13 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::op
 at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking) {
     if (self.numel() > 0 && !in_fallback && self.is_cuda() != source.is_cuda())
         (self.is_cuda() ? to_device : from_device).add(self.nbytes());
+    const bool is_upload = self.is_cuda() && !source.is_cuda();
+    const bool is_pinned = is_upload && PinnedAllocator::has(source.const_data_ptr());
+    if (!in_fallback && (is_upload ? non_blocking && is_pinned : self.is_cuda() && stream != 0)) {
+        queue().add(self, source);
+        return self;
+    }
+    if (!in_fallback && is_upload && self.numel() > 0) waits++;
     Operation operation;
     on_host(self).copy_(on_host(source), non_blocking);
     return self;
@@ -260,6 +375,14 @@ at::Tensor index_select(const at::Tensor &self, int64_t dimension, const at::Ten
     TORCH_CHECK(index.is_cuda(), "Expected all tensors to be on the same device (fake CUDA: aten::index_select)");
     Operation operation;
     return on_device(at::index_select(on_host(self), dimension, on_host(index)));
+}
+
+at::Tensor &index_select_out(const at::Tensor &self, int64_t dimension, const at::Tensor &index, at::Tensor &out) {
+    TORCH_CHECK(index.is_cuda() && out.is_cuda(),
+                "Expected all tensors to be on the same device (fake CUDA: aten::index_select)");
+    Operation operation;
+    on_host(out).copy_(at::index_select(on_host(self), dimension, on_host(index)));
+    return out;
 }
 
 using MaybeTensor = std::optional<at::Tensor>;
@@ -350,6 +473,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
     library.impl("_copy_from_and_resize", &copy_from_and_resize);
     library.impl("cat", &cat);
     library.impl("index_select", &index_select);
+    library.impl("index_select.out", &index_select_out);
     library.impl("native_batch_norm", &native_batch_norm);
     library.impl("resize_", &resize_);
     library.impl("set_.source_Storage_storage_offset", &set_storage);
@@ -388,3 +512,21 @@ extern "C" void fake_cuda_copies(uint64_t copies[4]) {
 
 // From now on the device has so many bytes left.
 extern "C" void fake_cuda_leave(uint64_t bytes) { memory().leave(bytes); }
+
+// From now on so many bytes can be pinned.
+extern "C" void fake_cuda_leave_pinned(uint64_t bytes) { PinnedAllocator::leave(bytes); }
+
+// How often the host waited since the start: for a copy to the device, and for all work on the device.
+extern "C" void fake_cuda_waits(uint64_t counts[2]) {
+    counts[0] = waits;
+    counts[1] = synchronizations;
+}
+
+// The stream of this thread from now on.
+extern "C" void fake_cuda_set_stream(uint64_t number) { stream = number; }
+
+// libtorch's function of this name.
+extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t, void **current) {
+    *current = reinterpret_cast<void *>(stream);
+    return 0;
+}
