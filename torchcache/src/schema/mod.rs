@@ -106,17 +106,20 @@ fn output_device(device: Device) -> OutputDevice {
     }
 }
 
-/// Where hits of a tensor are returned. A CUDA device that this machine does not have is replaced by
-/// the module's.
+/// Where hits of a tensor are returned. A device that this machine does not have is replaced by the
+/// module's.
 fn device(spec: &TensorSpec, module_device: Device) -> Device {
-    match spec.device {
-        OutputDevice::Module | OutputDevice::Unknown(_) => module_device,
-        OutputDevice::Cpu => Device::Cpu,
-        OutputDevice::Mps => Device::Mps,
-        OutputDevice::Vulkan => Device::Vulkan,
-        OutputDevice::Cuda(index) if tch::Cuda::device_count() <= i64::from(index) => module_device,
-        OutputDevice::Cuda(index) => Device::Cuda(index as usize),
-    }
+    let (device, is_here) = match spec.device {
+        OutputDevice::Module | OutputDevice::Unknown(_) => return module_device,
+        OutputDevice::Cpu => return Device::Cpu,
+        OutputDevice::Mps => (Device::Mps, tch::utils::has_mps()),
+        OutputDevice::Vulkan => (Device::Vulkan, tch::utils::has_vulkan()),
+        OutputDevice::Cuda(index) => (
+            Device::Cuda(index as usize),
+            i64::from(index) < tch::Cuda::device_count(),
+        ),
+    };
+    if is_here { device } else { module_device }
 }
 
 #[cfg(test)]
@@ -134,6 +137,26 @@ mod tests {
             TensorSchema::from_outputs("[?T]", &tensors, vec![2, 1, 1], half, Device::Cpu).unwrap();
         assert_eq!((schema.row_bytes(), schema.element_bytes()), (20, 1));
         assert_eq!(TensorSchema::decode(&schema.encode()), Some(schema));
+    }
+
+    #[test]
+    fn a_device_that_is_not_here_is_replaced_by_that_of_the_module() {
+        let tensors = [Tensor::zeros([1, 4], tch::kind::FLOAT_CPU)];
+        let mut schema =
+            TensorSchema::from_outputs("T", &tensors, Vec::new(), None, Device::Cpu).unwrap();
+        let mut device_of = |device| {
+            schema.0.tensors[0].device = device;
+            schema.device(Device::Cuda(7))
+        };
+        assert_eq!(device_of(OutputDevice::Module), Device::Cuda(7));
+        assert_eq!(device_of(OutputDevice::Cpu), Device::Cpu);
+        for (device, is_here) in [
+            (OutputDevice::Cuda(1000), false),
+            (OutputDevice::Mps, tch::utils::has_mps()),
+            (OutputDevice::Vulkan, tch::utils::has_vulkan()),
+        ] {
+            assert_eq!(device_of(device) == Device::Cuda(7), !is_here, "{device:?}");
+        }
     }
 
     #[test]
