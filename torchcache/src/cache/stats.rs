@@ -147,7 +147,7 @@ stats! {
             hashing,
             /// Looking up rows and copying hits.
             loading,
-            /// In the forward.
+            /// In the forward. Where it queues work on a GPU, until that is queued: the call returns before it is done.
             forward,
             /// Giving computed rows to the tiers.
             storing,
