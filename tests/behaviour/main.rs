@@ -20,6 +20,7 @@ mod changing_modules;
 mod cut_batches;
 mod derived_modules;
 mod device_copies;
+mod device_tier;
 mod eviction;
 mod faults;
 mod generic_modules;

@@ -111,11 +111,48 @@ impl Drop for DeviceMemoryLimit {
 }
 
 fn leave_device_memory(bytes: u64) {
-    let symbol = fake_cuda(c"fake_cuda_leave").expect("the fake CUDA device");
-    // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
-    let leave: extern "C" fn(u64) =
+    set_fake_cuda(c"fake_cuda_leave", bytes);
+}
+
+/// Leaves so many bytes of memory that can be pinned for the fake CUDA device.
+pub(crate) fn leave_pinned_memory(bytes: u64) {
+    set_fake_cuda(c"fake_cuda_leave_pinned", bytes);
+}
+
+/// Sets the stream of this thread on the fake CUDA device.
+pub(crate) fn set_stream(number: u64) {
+    set_fake_cuda(c"fake_cuda_set_stream", number);
+}
+
+/// Calls a function of the fake CUDA device that takes a number.
+fn set_fake_cuda(name: &CStr, number: u64) {
+    let symbol = fake_cuda(name).expect("the fake CUDA device");
+    // SAFETY: `tests/fake_cuda` defines the functions of these names with this type.
+    let set: extern "C" fn(u64) =
         unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(u64)>(symbol) };
-    leave(bytes);
+    set(number);
+}
+
+/// How often the host waited since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub(crate) struct Waits {
+    /// For a copy to the device.
+    pub(crate) copies: u64,
+    /// For all work on the device.
+    pub(crate) synchronizations: u64,
+}
+
+/// How often the host waited for the fake CUDA device.
+pub(crate) fn waits() -> Waits {
+    let symbol = fake_cuda(c"fake_cuda_waits").expect("the fake CUDA device");
+    // SAFETY: `tests/fake_cuda` defines the function of this name with this type.
+    let count: extern "C" fn(*mut Waits) =
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*mut Waits)>(symbol) };
+    let mut waits = Waits::default();
+    // It writes two integers of 64 bits, the fields.
+    count(&mut waits);
+    waits
 }
 
 /// Reads the first float of a tensor on the host, wherever it is: of a fake CUDA device's, this ends the

@@ -60,12 +60,12 @@ impl Tiers {
             let mut memory = self.memory();
             let mark = self.mark_of_saved(&mut memory);
             memory.mark_saved(&present, mark);
-            (mark, memory.by_schema(&missing)?)
+            (mark, memory.by_schema(&missing))
         };
         for (schema, keys, found) in held {
             let shape = [keys.len() as i64, schema.row_bytes() as i64];
-            let mut bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
-            overwrite_rows(&mut bytes, &found)?;
+            let bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
+            overwrite_rows(&bytes, &found)?;
             let batch = PackedRows { schema, bytes }.to_batch(&keys)?;
             store.put(batch.since(epoch.store));
             self.memory().mark_saved(&keys, mark);

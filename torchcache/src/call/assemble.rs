@@ -3,10 +3,9 @@
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::RowValues;
 
-use crate::memory::rows::{FoundRows, RowBytes, overwrite_rows};
+use crate::memory::rows::{FoundRows, RowBytes, copy_found};
 use crate::schema::TensorSchema;
-use crate::tensor::raw;
-use crate::tensor::rows::RowNumbers;
+use crate::tensor::{raw, staging};
 
 /// The output tensors, in memory of their own: a row for each of `key_of_row`, the positions of the
 /// rows' keys, or one for each of `keys` keys.
@@ -17,19 +16,16 @@ pub(crate) fn assemble(
     key_of_row: Option<&[i64]>,
     module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
-    if let [
-        FoundRows {
-            bytes: RowBytes::Packed(packed),
-            ..
-        },
-    ] = found
+    let device = schema.device(module_device);
+    if let [FoundRows { bytes, .. }] = found
         && key_of_row.is_none()
+        && let RowBytes::Packed(packed) = bytes
     {
         // All rows are in one tensor, in order.
-        let packed = packed.f_to_device(schema.device(module_device))?;
+        let packed = staging::to_device(packed, device)?;
         return schema.unpack(&packed, module_device);
     }
-    if found.iter().all(|rows| rows.bytes.is_on_cpu()) {
+    if device == Device::Cpu || found.iter().all(|rows| rows.bytes.is_on_cpu()) {
         gather_on_cpu(schema, found, keys, key_of_row, module_device)
     } else {
         gather_on_device(schema, found, keys, key_of_row, module_device)
@@ -45,24 +41,36 @@ fn gather_on_cpu(
     module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
     let row_bytes = schema.row_bytes();
+    // Rows that are on a device are copied from there first.
+    let to_host = |rows: &FoundRows| match rows.bytes.is_on_cpu() {
+        true => Ok(None),
+        false => rows.bytes.to_packed(row_bytes, Device::Cpu).map(Some),
+    };
+    let on_host = found.iter().map(to_host);
+    let on_host = on_host.collect::<Result<Vec<_>, TchError>>()?;
     let mut rows: Vec<&[u8]> = vec![&[]; keys];
-    for FoundRows {
-        positions, bytes, ..
-    } in found
+    for (
+        FoundRows {
+            positions, bytes, ..
+        },
+        on_host,
+    ) in found.iter().zip(&on_host)
     {
-        match bytes {
-            RowBytes::Pinned(pinned) => {
+        let packed = match (bytes, on_host) {
+            (RowBytes::Pinned(pinned), _) => {
                 for (row, &position) in positions.iter().enumerate() {
                     rows[position] = pinned.row(row);
                 }
+                continue;
             }
-            RowBytes::Packed(packed) if row_bytes > 0 => {
-                let packed = raw::view(packed)?.chunks_exact(row_bytes);
-                for (row, &position) in packed.zip(positions) {
-                    rows[position] = row;
-                }
+            (RowBytes::Packed(packed), None) | (_, Some(packed)) => packed,
+            (RowBytes::OnDevice(_), None) => continue,
+        };
+        if row_bytes > 0 {
+            let packed = raw::view(packed)?.chunks_exact(row_bytes);
+            for (row, &position) in packed.zip(positions) {
+                rows[position] = row;
             }
-            RowBytes::Packed(_) => {}
         }
     }
     if let Some(key_of_row) = key_of_row {
@@ -71,7 +79,7 @@ fn gather_on_cpu(
     schema.gather(&rows, module_device)
 }
 
-/// Gathers by libtorch's operations, since some rows are on a device.
+/// Gathers on the device of the output, since some rows are on a device.
 fn gather_on_device(
     schema: &TensorSchema,
     found: &[FoundRows],
@@ -79,12 +87,24 @@ fn gather_on_device(
     key_of_row: Option<&[i64]>,
     module_device: Device,
 ) -> Result<Vec<Tensor>, TchError> {
-    let device = schema.device(module_device);
-    let shape = [keys as i64, schema.row_bytes() as i64];
-    let mut packed = Tensor::f_empty(shape, (Kind::Uint8, device))?;
-    overwrite_rows(&mut packed, found)?;
-    if let Some(key_of_row) = key_of_row {
-        packed = RowNumbers::new(key_of_row).copy(&packed)?;
+    // The source and row of each key.
+    let mut sources = vec![(0, 0); keys];
+    for (source, rows) in found.iter().enumerate() {
+        for (row, &position) in rows.positions.iter().enumerate() {
+            sources[position] = (source, row);
+        }
     }
+    let mut places = vec![Vec::new(); found.len()];
+    let mut add = |place: i64, (source, row): (usize, usize)| places[source].push((row, place));
+    match key_of_row {
+        None => (0..).zip(sources).for_each(|(place, row)| add(place, row)),
+        Some(keys) => (0..)
+            .zip(keys)
+            .for_each(|(place, &key)| add(place, sources[key as usize])),
+    }
+    let rows = key_of_row.map_or(keys, <[i64]>::len);
+    let shape = [rows as i64, schema.row_bytes() as i64];
+    let packed = Tensor::f_empty(shape, (Kind::Uint8, schema.device(module_device)))?;
+    copy_found(&packed, found, places)?;
     schema.unpack(&packed, module_device)
 }

@@ -9,10 +9,10 @@ use torchcache_store::{RowValues, threads};
 
 use crate::cache::tiers::{Epoch, Tiers};
 use crate::key::Key;
-use crate::memory::Reservation;
 use crate::memory::arena::PinnedRows;
 use crate::memory::rows::{FoundRows, PackedRows};
 use crate::memory::saved::SavedAt;
+use crate::memory::{Reservation, fill_on_device};
 use crate::schema::TensorSchema;
 use crate::tensor::{parallel, raw};
 
@@ -43,7 +43,6 @@ impl<'a> Insert<'a> {
         epoch: Epoch,
     ) -> Result<Self, TchError> {
         let row_bytes = rows.schema.row_bytes();
-        let on_cpu = device == Device::Cpu;
         let exhausted_budget;
         let (saved, reservations) = {
             let mut memory = tiers.memory();
@@ -51,12 +50,7 @@ impl<'a> Insert<'a> {
             let saved = tiers.mark_of_saved(&mut memory);
             let reserved = memory.reserve(keys, row_bytes, device, epoch.memory);
             exhausted_budget = memory.take_exhausted_budget();
-            let reservations = reserved?;
-            if !on_cpu && let Err(error) = memory.scatter(&reservations, &rows.bytes) {
-                memory.release(reservations);
-                return Err(error);
-            }
-            (saved, reservations)
+            (saved, reserved?)
         };
         // Dropping it releases the slots that were not published.
         let mut insert = Insert {
@@ -67,27 +61,35 @@ impl<'a> Insert<'a> {
             reservations,
             exhausted_budget,
         };
-        if on_cpu {
-            insert.copy(rows)?;
+        if !insert.reservations.is_empty() {
+            match device {
+                Device::Cpu => insert.copy(rows)?,
+                device => insert.copy_on_device(rows, device)?,
+            }
         }
         Ok(insert)
     }
 
-    /// Copies the rows that have a slot: of rows on a device only those.
+    /// Those of the rows that have a slot, where some have none; in the order of the slots.
+    fn reserved(&self, rows: &PackedRows) -> Result<Option<PackedRows>, TchError> {
+        if self.reservations.len() == self.keys.len() {
+            return Ok(None);
+        }
+        let reserved = self.reservations.iter();
+        let reserved: Vec<i64> = reserved.map(|reservation| reservation.row as i64).collect();
+        rows.select(&reserved).map(Some)
+    }
+
+    /// Copies the rows that have a slot to the CPU: of rows on a device only those.
     fn copy(&mut self, rows: &PackedRows) -> Result<(), TchError> {
         let row_bytes = self.schema.row_bytes();
         let count = self.reservations.len();
-        if count == 0 {
-            return Ok(());
-        }
-        let is_selected = count < self.keys.len() && rows.bytes.device() != Device::Cpu;
-        let host = if is_selected {
-            let reserved = self.reservations.iter();
-            let reserved: Vec<i64> = reserved.map(|reservation| reservation.row as i64).collect();
-            rows.select(&reserved)?.on_cpu()?
-        } else {
-            rows.on_cpu()?
+        let selected = match rows.bytes.device() {
+            Device::Cpu => None,
+            _ => self.reserved(rows)?,
         };
+        let is_selected = selected.is_some();
+        let host = selected.as_ref().unwrap_or(rows).to_device(Device::Cpu)?;
         let bytes = raw::view(&host.bytes)?;
         let (workers, share) = parallel::copying(count * row_bytes, count);
         let shares = self.reservations.chunks_mut(share);
@@ -98,12 +100,35 @@ impl<'a> Insert<'a> {
                 reservation.fill(&bytes[row * row_bytes..][..row_bytes]);
             }
         });
+        self.keep_filled();
+        Ok(())
+    }
+
+    /// Queues copies of the rows that have a slot, on a device.
+    fn copy_on_device(&mut self, rows: &PackedRows, device: Device) -> Result<(), TchError> {
+        let is_elsewhere = rows.bytes.device() != device;
+        let selected = if is_elsewhere {
+            self.reserved(rows)?
+        } else {
+            None
+        };
+        let packed = selected.as_ref().unwrap_or(rows).to_device(device)?;
+        let row = |(place, it): (usize, &Reservation)| match selected {
+            Some(_) => place as i64,
+            None => it.row as i64,
+        };
+        let rows: Vec<i64> = self.reservations.iter().enumerate().map(row).collect();
+        fill_on_device(&mut self.reservations, &packed.bytes, &rows)?;
+        self.keep_filled();
+        Ok(())
+    }
+
+    fn keep_filled(&mut self) {
         debug_assert!(
             self.reservations.iter().all(Reservation::is_filled),
             "reserved slots are empty"
         );
         self.reservations.retain(Reservation::is_filled);
-        Ok(())
     }
 
     /// The rows, pinned in memory; `None` unless all of them are there.
@@ -128,15 +153,11 @@ impl<'a> Insert<'a> {
 
     /// Makes the rows visible. Returns the rows of these keys that another thread published first:
     /// theirs are the values from now on.
-    ///
-    /// # Errors
-    ///
-    /// Memory that cannot be allocated to copy those.
-    pub(crate) fn publish(mut self, module_device: Device) -> Result<Vec<FoundRows>, TchError> {
+    pub(crate) fn publish(mut self) -> Vec<FoundRows> {
         let mut memory = self.tiers.memory();
         let reservations = take(&mut self.reservations);
         let winners = memory.publish(self.keys, &self.schema, reservations, self.saved);
-        memory.read(winners, module_device)
+        memory.read(winners)
     }
 }
 

@@ -121,11 +121,7 @@ impl Lookup {
     }
 
     /// Finds missing rows in memory.
-    pub(crate) fn find_in_memory(
-        &mut self,
-        memory: &mut Memory,
-        module_device: Device,
-    ) -> Result<(), Reason> {
+    pub(crate) fn find_in_memory(&mut self, memory: &mut Memory) -> Result<(), Reason> {
         let rows = memory.find(self.missing.iter().map(|&position| &self.keys[position]));
         let rows = self.missing.iter().zip(rows);
         let hits: Vec<(usize, RowRef)> = rows
@@ -142,16 +138,20 @@ impl Lookup {
             .iter()
             .filter(|&&(_, row)| memory.is_older_than_disk(row));
         self.unsaved = unsaved.map(|&(position, _)| position).collect();
-        for rows in memory.read(hits, module_device)? {
-            self.add(rows);
-        }
+        memory
+            .read(hits)
+            .into_iter()
+            .for_each(|rows| self.add(rows));
         Ok(())
     }
 
-    /// Finds missing rows on disk. Returns them with their keys, for memory to keep.
+    /// Finds missing rows on disk. Returns them with their keys, for memory to keep: on the device of
+    /// memory, where the output is on it as well.
     pub(crate) fn find_on_disk(
         &mut self,
         store: &Store,
+        memory_device: impl FnOnce(&TensorSchema) -> Device,
+        module_device: Device,
     ) -> Result<Option<(Vec<Key>, PackedRows)>, Reason> {
         let located = store.locate(&self.missing_keys());
         let located = self.missing.iter().zip(located);
@@ -160,7 +160,14 @@ impl Lookup {
             return Ok(None);
         };
         self.set_schema(&located.schema)?;
-        let (positions, read) = located.read(store)?;
+        let (positions, mut read) = located.read(store)?;
+        let output_device = read.schema.device(module_device);
+        if memory_device(&read.schema) == output_device
+            && let Ok(on_device) = read.to_device(output_device)
+        {
+            // Copied once, for both.
+            read = on_device;
+        }
         let keys = positions.iter().map(|&position| self.keys[position]);
         let keys = keys.collect();
         self.add(FoundRows {

@@ -95,9 +95,9 @@ fn run_cached<O: Output>(
         call.find_on_disk(&mut lookup)?;
     }
     if lookup.has_missing() {
-        let mut computed = call.compute_missing(&lookup, body)?;
+        let computed = call.compute_missing(&lookup, body)?;
         if uses_tiers && call.check_unchanged() {
-            call.store(&lookup.missing_keys(), &mut computed);
+            call.store(&lookup.missing_keys(), &computed);
         }
         lookup.add_computed(computed);
     }
@@ -180,7 +180,7 @@ impl CachedCall<'_> {
             self.epoch = tiers.epoch(&memory);
             memory.note(lookup.keys());
             tiers.mark_of_saved(&mut memory);
-            lookup.find_in_memory(&mut memory, self.module_device)
+            lookup.find_in_memory(&mut memory)
         };
         Counters::time(&self.counters.time.loading, start);
         found.or_else(|reason| self.miss(reason))?;
@@ -208,12 +208,12 @@ impl CachedCall<'_> {
             return Ok(());
         };
         let start = Instant::now();
-        let found = lookup.find_on_disk(store);
+        let memory_device = |schema: &TensorSchema| self.memory_device(schema);
+        let found = lookup.find_on_disk(store, memory_device, self.module_device);
         if let Ok(Some((keys, rows))) = &found
             && let Some(insert) = self.insert(keys, rows, None)
-            && let Err(error) = insert.publish(self.module_device)
         {
-            self.memory_fault(&error);
+            insert.publish();
         }
         Counters::time(&self.counters.time.loading, start);
         found.map(|_| ()).or_else(|reason| self.miss(reason))
@@ -446,11 +446,11 @@ impl CachedCall<'_> {
     }
 
     /// Hands computed rows to both tiers, which keep the first copy of each row.
-    fn store(&self, keys: &[Key], computed: &mut PackedRows) {
+    fn store(&self, keys: &[Key], computed: &PackedRows) {
         let start = Instant::now();
         let disk = self.cache.tiers.store.as_ref().zip(self.epoch);
         // All rows go to the disk: they are copied to the host once, for both tiers.
-        let host = disk.map(|_| computed.on_cpu());
+        let host = disk.map(|_| computed.to_device(Device::Cpu));
         let on_host = host.as_ref().and_then(|host| host.as_ref().ok());
         let mut insert = self.insert(keys, computed, on_host);
         if let (Some((store, epoch)), Some(host)) = (disk, host) {
@@ -476,7 +476,7 @@ impl CachedCall<'_> {
             self.target.handle().add_unwritten(keys.len() as u64);
         }
         if let Some(insert) = insert {
-            self.reconcile(computed, insert.publish(self.module_device));
+            self.reconcile(computed, Ok(insert.publish()));
         }
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.time.storing, start);
@@ -484,8 +484,8 @@ impl CachedCall<'_> {
 
     /// Overwrites computed rows with the copies of another thread or process that a tier held
     /// first.
-    fn reconcile(&self, computed: &mut PackedRows, winners: Result<Vec<FoundRows>, TchError>) {
-        let overwritten = winners.and_then(|rows| overwrite_rows(&mut computed.bytes, &rows));
+    fn reconcile(&self, computed: &PackedRows, winners: Result<Vec<FoundRows>, TchError>) {
+        let overwritten = winners.and_then(|rows| overwrite_rows(&computed.bytes, &rows));
         if let Err(error) = overwritten {
             self.memory_fault(&error);
         }
@@ -610,6 +610,12 @@ impl CachedCall<'_> {
         Ok(O::from_value(value))
     }
 
+    /// Where memory keeps rows of a schema.
+    fn memory_device(&self, schema: &TensorSchema) -> Device {
+        let device = self.options.memory_cache_device();
+        device.unwrap_or_else(|| schema.device(self.module_device))
+    }
+
     /// Copies rows, which may be on the host as well, to memory, not published yet; `None` where that fails.
     fn insert<'a>(
         &'a self,
@@ -617,8 +623,7 @@ impl CachedCall<'_> {
         rows: &PackedRows,
         on_host: Option<&PackedRows>,
     ) -> Option<Insert<'a>> {
-        let output_device = rows.schema.device(self.module_device);
-        let device = self.options.memory_cache_device().unwrap_or(output_device);
+        let device = self.memory_device(&rows.schema);
         let rows = on_host.filter(|_| device == Device::Cpu).unwrap_or(rows);
         let (tiers, epoch) = (&self.cache.tiers, self.epoch?);
         let fill = |device| {

@@ -1,35 +1,25 @@
 //! [`RowArena`]: slots for the rows of the memory tier on the CPU, filled, read and emptied without a
-//! lock. The state of a slot controls access to its bytes, which the borrow checker cannot.
+//! lock. The [state](SlotStates) of a slot controls access to its bytes, which the borrow checker cannot.
 
 #![expect(unsafe_code, reason = "threads share one mapping slot by slot")]
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use memmap2::{MmapMut, MmapRaw};
 use torchcache_store::RowValues;
 
 use super::budget::Share;
+use super::slots::{Pins, SlotStates, Slots};
 
 /// Slots for rows of one length, in a mapping of their own.
-///
-/// A slot is empty, or one thread is filling it, or it is full and any number of [`PinnedRows`] keep
-/// it as it is. An operation that the state does not allow fails at once instead of waiting.
 pub(crate) struct RowArena {
     memory: MmapRaw,
     row_bytes: usize,
-    states: Box<[AtomicU32]>,
+    states: SlotStates,
     /// Of the memory of the process, given back with the mapping.
     _share: Share,
 }
-
-const EMPTY: u32 = 0;
-/// Each pin adds one.
-const FULL: u32 = 1;
-const FILLING: u32 = u32::MAX;
 
 /// From this size on, an arena asks for huge pages, so that filling it takes fewer page faults.
 #[cfg(target_os = "linux")]
@@ -54,7 +44,7 @@ impl RowArena {
         Ok(RowArena {
             memory: memory.into(),
             row_bytes,
-            states: (0..rows).map(|_| AtomicU32::new(EMPTY)).collect(),
+            states: SlotStates::new(rows),
             _share: Share::default(),
         })
     }
@@ -83,7 +73,7 @@ impl RowArena {
 
     /// The number of slots.
     pub(crate) fn rows(&self) -> usize {
-        self.states.len()
+        self.states.count()
     }
 
     pub(crate) fn row_bytes(&self) -> usize {
@@ -93,43 +83,15 @@ impl RowArena {
     /// Copies a row into an empty slot; `false` where the slot is not empty.
     pub(crate) fn fill(&self, slot: usize, row: &[u8]) -> bool {
         assert_eq!(row.len(), self.row_bytes, "a row of another arena");
-        let state = &self.states[slot];
-        if state
-            .compare_exchange(EMPTY, FILLING, Acquire, Relaxed)
-            .is_err()
-        {
+        if !self.states.begin_filling(slot) {
             return false;
         }
-        // SAFETY: the slot is within the mapping, which was made for `states.len()` rows. This thread
-        // has just taken its state from empty to filling; until it is full, no other thread reads or
+        // SAFETY: the slot is within the mapping, which was made for as many rows as there are states. This
+        // thread has just taken the slot from empty to filling; until it is full, no other thread reads or
         // writes these bytes. The source does not overlap: `PinnedRows` return full slots only.
         unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.slot(slot), row.len()) };
-        state.store(FULL, Release);
+        self.states.end_filling(slot);
         true
-    }
-
-    /// Empties the slot, so that it can be filled again; `false` while it is pinned or being filled.
-    pub(crate) fn empty(&self, slot: usize) -> bool {
-        match self.states[slot].compare_exchange(FULL, EMPTY, AcqRel, Relaxed) {
-            Ok(_) => true,
-            Err(state) => state == EMPTY,
-        }
-    }
-
-    /// Whether the slot is pinned or being filled.
-    pub(crate) fn is_pinned(&self, slot: usize) -> bool {
-        !matches!(self.states[slot].load(Relaxed), EMPTY | FULL)
-    }
-
-    fn pin(&self, slot: usize) -> bool {
-        let add = |state: u32| (FULL..FILLING - 1).contains(&state).then(|| state + 1);
-        self.states[slot]
-            .fetch_update(Acquire, Relaxed, add)
-            .is_ok()
-    }
-
-    fn unpin(&self, slot: usize) {
-        self.states[slot].fetch_sub(1, Release);
     }
 
     fn slot(&self, slot: usize) -> *mut u8 {
@@ -146,57 +108,30 @@ impl std::fmt::Debug for RowArena {
     }
 }
 
+impl Slots for RowArena {
+    fn states(&self) -> &SlotStates {
+        &self.states
+    }
+}
+
 /// Rows in arenas that are neither emptied nor overwritten until this is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct PinnedRows {
-    arenas: Vec<Arc<RowArena>>,
-    /// The arena, by its place in `arenas`, and the slot of each row.
-    rows: Vec<(u32, u32)>,
-}
-
-impl PinnedRows {
-    /// Pins another row; `false` where the slot is not full.
-    pub(crate) fn add(&mut self, arena: &Arc<RowArena>, slot: u32) -> bool {
-        if !arena.pin(slot as usize) {
-            return false;
-        }
-        // Few arenas, and mostly the last one again.
-        let known = self.arenas.iter().rposition(|it| Arc::ptr_eq(it, arena));
-        let number = known.unwrap_or_else(|| {
-            self.arenas.push(arena.clone());
-            self.arenas.len() - 1
-        });
-        self.rows.push((number as u32, slot));
-        true
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.rows.len()
-    }
-}
+pub(crate) type PinnedRows = Pins<RowArena>;
 
 impl RowValues for PinnedRows {
     fn row(&self, row: usize) -> &[u8] {
-        let (arena, slot) = self.rows[row];
-        let arena = &self.arenas[arena as usize];
+        let (arena, slot) = self.place(row);
+        let arena = &self.chunks()[arena];
         // SAFETY: the slot is within the mapping, which `arena` keeps alive. It was full when it was
         // pinned, and a pinned slot is neither emptied nor filled: so these bytes are initialised
         // and do not change until `self`, which the slice borrows from, is dropped.
-        unsafe { std::slice::from_raw_parts(arena.slot(slot as usize), arena.row_bytes) }
-    }
-}
-
-impl Drop for PinnedRows {
-    fn drop(&mut self) {
-        for &(arena, slot) in &self.rows {
-            self.arenas[arena as usize].unpin(slot as usize);
-        }
+        unsafe { std::slice::from_raw_parts(arena.slot(slot), arena.row_bytes) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[test]
     fn a_pinned_slot_is_not_emptied() {
@@ -212,13 +147,13 @@ mod tests {
         );
         let mut pinned = PinnedRows::default();
         assert!(pinned.add(&arena, 0) && pinned.add(&arena, 0));
-        assert!(!arena.empty(0), "the slot is pinned");
+        assert!(!arena.states().empty(0), "the slot is pinned");
         assert_eq!(
             (pinned.row(0), pinned.row(1)),
             ([1, 2, 3].as_slice(), [1, 2, 3].as_slice())
         );
         drop(pinned);
-        assert!(arena.empty(0) && arena.fill(0, &[4, 5, 6]));
+        assert!(arena.states().empty(0) && arena.fill(0, &[4, 5, 6]));
         let mut pinned = PinnedRows::default();
         assert!(pinned.add(&arena, 0));
         assert_eq!(pinned.row(0), [4, 5, 6]);
@@ -255,7 +190,7 @@ mod tests {
                 std::thread::spawn(move || {
                     let mut seen = 0;
                     for round in 0..4000u16 {
-                        arena.empty(0);
+                        arena.states().empty(0);
                         arena.fill(0, &[thread ^ round as u8; 4096]);
                         let mut pinned = PinnedRows::default();
                         if pinned.add(&arena, 0) {

@@ -1,13 +1,15 @@
 //! A chunk of a slab, and the slots in it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::TchError;
 use torchcache_store::threads;
 
 use super::arena::RowArena;
 use super::budget::Share;
+use super::device_arena::{DeviceArena, DeviceQueue};
+use super::slots::{SlotStates, Slots};
 use crate::key::Key;
 
 /// Fewer bytes are not worth waking another thread for.
@@ -41,10 +43,10 @@ pub(super) struct SlabChunk {
 }
 
 /// The rows of a chunk.
-#[derive(Debug)]
-pub(super) enum ChunkRows {
+#[derive(Debug, Clone)]
+pub(crate) enum ChunkRows {
     Host(Arc<RowArena>),
-    Device(Tensor),
+    Device(Arc<DeviceArena>),
 }
 
 impl SlabChunk {
@@ -84,44 +86,44 @@ fn ahead(
 }
 
 impl ChunkRows {
-    /// Allocates memory for `rows` rows, and for the CPU keeps the `share` of the budget with it.
+    /// Allocates memory for `rows` rows on the device of `queue`, or where there is none on the CPU: this keeps
+    /// the `share` of the budget with it.
     pub(super) fn new(
         rows: u32,
         row_bytes: usize,
-        device: Device,
+        queue: Option<&Arc<DeviceQueue>>,
         share: Share,
     ) -> Result<Self, TchError> {
-        if device == Device::Cpu {
-            let arena = RowArena::new(rows as usize, row_bytes)?;
-            return Ok(ChunkRows::Host(Arc::new(arena.with_share(share))));
+        if let Some(queue) = queue {
+            let arena = DeviceArena::new(rows, row_bytes, queue.clone())?;
+            return Ok(ChunkRows::Device(Arc::new(arena)));
         }
-        // Tests use Vulkan as a device whose rows are on the CPU.
-        let actual = match device {
-            Device::Vulkan if cfg!(test) => Device::Cpu,
-            device => device,
-        };
-        let shape = [i64::from(rows), row_bytes as i64];
-        Tensor::f_empty(shape, (Kind::Uint8, actual)).map(ChunkRows::Device)
+        let arena = RowArena::new(rows as usize, row_bytes)?;
+        Ok(ChunkRows::Host(Arc::new(arena.with_share(share))))
+    }
+
+    pub(super) fn states(&self) -> &SlotStates {
+        match self {
+            ChunkRows::Host(arena) => arena.states(),
+            ChunkRows::Device(arena) => arena.states(),
+        }
+    }
+
+    /// Weak where it is pinned.
+    pub(super) fn pinned(&self) -> Option<WeakRows> {
+        match self {
+            ChunkRows::Host(arena) => {
+                (Arc::strong_count(arena) > 1).then(|| Arc::downgrade(arena) as WeakRows)
+            }
+            ChunkRows::Device(arena) => {
+                (Arc::strong_count(arena) > 1).then(|| Arc::downgrade(arena) as WeakRows)
+            }
+        }
     }
 }
 
-/// The places of the slots at the positions in `group`, in their chunk.
-pub(super) fn indices(slots: &[RowSlot], group: &[i64]) -> Vec<i64> {
-    let index = |&slot: &i64| i64::from(slots[slot as usize].index);
-    group.iter().map(index).collect()
-}
-
-/// The positions of `slots`, grouped by the chunk they are in.
-pub(super) fn by_chunk(slots: &[RowSlot]) -> Vec<(u32, Vec<i64>)> {
-    let mut groups: Vec<(u32, Vec<i64>)> = Vec::new();
-    for (position, slot) in slots.iter().enumerate() {
-        match groups.iter_mut().find(|(chunk, _)| *chunk == slot.chunk) {
-            Some((_, group)) => group.push(position as i64),
-            None => groups.push((slot.chunk, vec![position as i64])),
-        }
-    }
-    groups
-}
+/// The rows of a dropped chunk, until the last pin of them ends.
+pub(super) type WeakRows = Weak<dyn Send + Sync>;
 
 #[cfg(test)]
 mod tests {

@@ -5,11 +5,13 @@ mod admission;
 pub(crate) mod arena;
 pub(crate) mod budget;
 mod chunk;
+pub(crate) mod device_arena;
 pub(crate) mod rows;
 pub(crate) mod saved;
 mod slab;
+mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -19,11 +21,13 @@ use tch::{Device, TchError, Tensor};
 use crate::key::Key;
 use crate::options::Eviction;
 use crate::schema::TensorSchema;
+use crate::tensor::rows::RowCopies;
 
 use admission::Admission;
-use arena::{PinnedRows, RowArena};
+use arena::PinnedRows;
 use budget::Budget;
-use chunk::RowSlot;
+use chunk::{ChunkRows, RowSlot};
+use device_arena::{DeviceArena, PinnedDeviceRows};
 use rows::{FoundRows, RowBytes, RowSource};
 use saved::{SavedAt, SavedRows, ShortHash};
 use slab::Slabs;
@@ -62,16 +66,17 @@ pub(crate) struct Reservation {
     /// The position of the row among those that slots were reserved for.
     pub(crate) row: usize,
     slot: RowSlot,
-    /// Where the slot is; `None` on another device than the CPU.
-    arena: Option<Arc<RowArena>>,
+    /// The rows of its chunk.
+    chunk: ChunkRows,
     is_filled: bool,
 }
 
 impl Reservation {
     /// Copies a row to its slot on the CPU.
     pub(crate) fn fill(&mut self, row: &[u8]) {
-        let arena = self.arena.as_ref();
-        self.is_filled = arena.is_some_and(|arena| arena.fill(self.slot.index as usize, row));
+        if let ChunkRows::Host(arena) = &self.chunk {
+            self.is_filled = arena.fill(self.slot.index as usize, row);
+        }
     }
 
     pub(crate) fn is_filled(&self) -> bool {
@@ -80,9 +85,52 @@ impl Reservation {
 
     /// Pins the filled row after the others; `false` on another device than the CPU.
     pub(crate) fn pin(&self, pinned: &mut PinnedRows) -> bool {
-        let arena = self.arena.as_ref();
-        arena.is_some_and(|arena| pinned.add(arena, self.slot.index))
+        match &self.chunk {
+            ChunkRows::Host(arena) => pinned.add(arena, self.slot.index),
+            ChunkRows::Device(_) => false,
+        }
     }
+}
+
+/// Queues copies of rows of `packed` to reserved slots on its device: of `rows`, one for each slot.
+///
+/// # Errors
+///
+/// Memory that cannot be allocated.
+pub(crate) fn fill_on_device(
+    reservations: &mut [Reservation],
+    packed: &Tensor,
+    rows: &[i64],
+) -> Result<(), TchError> {
+    let mut by_chunk: Vec<(Arc<DeviceArena>, Vec<i64>, Vec<i64>)> = Vec::new();
+    for (reservation, &row) in reservations.iter().zip(rows) {
+        let ChunkRows::Device(arena) = &reservation.chunk else {
+            return Err(TchError::Shape("expected slots on a device".into()));
+        };
+        // Few chunks, and mostly the last one again.
+        let known = by_chunk.iter().rposition(|(it, ..)| Arc::ptr_eq(it, arena));
+        let at = known.unwrap_or_else(|| {
+            by_chunk.push((arena.clone(), Vec::new(), Vec::new()));
+            by_chunk.len() - 1
+        });
+        by_chunk[at].1.push(row);
+        by_chunk[at].2.push(i64::from(reservation.slot.index));
+    }
+    let Some((first, ..)) = by_chunk.first() else {
+        return Ok(());
+    };
+    let queue = first.queue().clone();
+    let mut copies = RowCopies::default();
+    for (arena, rows, slots) in by_chunk {
+        copies.add((packed, rows), (&arena.tensor(), slots));
+    }
+    queue.in_order(|| copies.queue())?;
+    for reservation in reservations {
+        if let ChunkRows::Device(arena) = &reservation.chunk {
+            reservation.is_filled = arena.mark_full(reservation.slot.index as usize);
+        }
+    }
+    Ok(())
 }
 
 /// What the memory tier holds now.
@@ -200,33 +248,37 @@ impl Memory {
         left.schema == right.schema || self.schema(left).agrees(self.schema(right))
     }
 
-    /// The bytes of rows that share a schema, given with their positions: those on the CPU pinned,
-    /// others copied.
-    pub(crate) fn read(
-        &self,
-        rows: Vec<(usize, RowRef)>,
-        module_device: Device,
-    ) -> Result<Vec<FoundRows>, TchError> {
-        let mut pinned = PinnedRows::default();
-        let (on_cpu, elsewhere): (Vec<_>, Vec<_>) = rows
-            .into_iter()
-            .partition(|&(_, row)| self.pin(row, &mut pinned));
-        let found = |rows: &[(usize, RowRef)], bytes| FoundRows {
+    /// The bytes of rows that share a schema, given with their positions: pinned where they are.
+    pub(crate) fn read(&self, rows: Vec<(usize, RowRef)>) -> Vec<FoundRows> {
+        let mut on_cpu = (Vec::new(), PinnedRows::default());
+        let mut on_devices = HashMap::<Device, (Vec<usize>, PinnedDeviceRows)>::new();
+        for (position, RowRef { slot, .. }) in rows {
+            match self.slabs.rows(slot) {
+                Some(ChunkRows::Host(arena)) if on_cpu.1.add(arena, slot.index) => {
+                    on_cpu.0.push(position);
+                }
+                Some(ChunkRows::Device(arena)) => {
+                    let device = arena.queue().device();
+                    let (positions, pinned) = on_devices.entry(device).or_default();
+                    if pinned.add(arena, slot.index) {
+                        positions.push(position);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let on_cpu = (on_cpu.0, RowBytes::Pinned(on_cpu.1));
+        let on_devices = on_devices.into_values();
+        let on_devices =
+            on_devices.map(|(positions, pinned)| (positions, RowBytes::OnDevice(pinned)));
+        let found = [on_cpu].into_iter().chain(on_devices);
+        let found = found.filter(|(positions, _)| !positions.is_empty());
+        let found = found.map(|(positions, bytes)| FoundRows {
             source: RowSource::Memory,
-            positions: rows.iter().map(|&(position, _)| position).collect(),
+            positions,
             bytes,
-        };
-        let mut all = Vec::new();
-        if !on_cpu.is_empty() {
-            all.push(found(&on_cpu, RowBytes::Pinned(pinned)));
-        }
-        if let Some(&(_, first)) = elsewhere.first() {
-            let device = self.schema(first).device(module_device);
-            let slots: Vec<RowSlot> = elsewhere.iter().map(|&(_, row)| row.slot).collect();
-            let packed = self.slabs.gather(&slots, device)?;
-            all.push(found(&elsewhere, RowBytes::Packed(packed)));
-        }
-        Ok(all)
+        });
+        found.collect()
     }
 
     /// Whether there is a disk tier that a row was not given to.
@@ -242,7 +294,7 @@ impl Memory {
     }
 
     /// Those of the rows that are here, by schema: their keys, and their bytes in the order of these.
-    pub(crate) fn by_schema(&self, keys: &[Key]) -> Result<Vec<HeldRows>, TchError> {
+    pub(crate) fn by_schema(&self, keys: &[Key]) -> Vec<HeldRows> {
         let mut groups: BTreeMap<u32, Vec<(Key, RowRef)>> = BTreeMap::new();
         for key in keys {
             if let Some(&row) = self.rows.peek(key) {
@@ -252,8 +304,8 @@ impl Memory {
         let read = |rows: Vec<(Key, RowRef)>| {
             let schema = self.schema(rows[0].1).clone();
             let (keys, rows): (Vec<Key>, Vec<RowRef>) = rows.into_iter().unzip();
-            let found = self.read(rows.into_iter().enumerate().collect(), Device::Cpu)?;
-            Ok((schema, keys, found))
+            let found = self.read(rows.into_iter().enumerate().collect());
+            (schema, keys, found)
         };
         groups.into_values().map(read).collect()
     }
@@ -265,11 +317,6 @@ impl Memory {
                 row.saved = row.saved.max(saved);
             }
         }
-    }
-
-    fn pin(&self, row: RowRef, pinned: &mut PinnedRows) -> bool {
-        let arena = self.slabs.arena(row.slot);
-        arena.is_some_and(|arena| pinned.add(arena, row.slot.index))
     }
 
     /// Reserves slots for those of the rows that are not here, as far as the bound and policy
@@ -298,13 +345,15 @@ impl Memory {
             return Err(error);
         }
         self.refused += (wanted - slots.len()) as u64;
-        let reservation = |(row, slot)| Reservation {
-            row,
-            slot,
-            arena: self.slabs.arena(slot).cloned(),
-            is_filled: false,
+        let reservation = |(row, slot)| {
+            Some(Reservation {
+                row,
+                slot,
+                chunk: self.slabs.rows(slot)?.clone(),
+                is_filled: false,
+            })
         };
-        Ok(new.into_iter().zip(slots).map(reservation).collect())
+        Ok(new.into_iter().zip(slots).filter_map(reservation).collect())
     }
 
     /// The bound of all tiers of the process, if it kept this one from growing since the last call of
@@ -404,19 +453,6 @@ impl Memory {
             Some(suits) => self.admission.insert(suits),
             None => self.admission.insert(Admission::new(rows, held)),
         }
-    }
-
-    /// Copies rows of `packed` to their slots on another device than the CPU.
-    pub(crate) fn scatter(
-        &mut self,
-        reservations: &[Reservation],
-        packed: &Tensor,
-    ) -> Result<(), TchError> {
-        let (slots, rows): (Vec<RowSlot>, Vec<i64>) = reservations
-            .iter()
-            .map(|reservation| (reservation.slot, reservation.row as i64))
-            .unzip();
-        self.slabs.scatter(&slots, &rows, packed)
     }
 
     /// Makes filled rows visible, with what they were given to. Returns those of `keys` that were visible before, if they are of

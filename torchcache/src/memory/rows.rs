@@ -7,11 +7,12 @@ use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::{RowBatch, RowValues, StoreError};
 
 use super::arena::PinnedRows;
+use super::device_arena::PinnedDeviceRows;
 use crate::key::Key;
 use crate::schema::TensorSchema;
 use crate::tensor::parallel::copy_rows;
-use crate::tensor::rows::RowNumbers;
-use crate::tensor::{layout, raw};
+use crate::tensor::rows::RowCopies;
+use crate::tensor::{raw, staging};
 
 /// Rows of one schema as a tensor of bytes, `[rows, row_bytes]`.
 #[derive(Debug)]
@@ -23,17 +24,23 @@ pub(crate) struct PackedRows {
 impl PackedRows {
     /// A copy of some of the rows.
     pub(crate) fn select(&self, rows: &[i64]) -> Result<Self, TchError> {
+        let shape = [rows.len() as i64, self.schema.row_bytes() as i64];
+        let bytes = Tensor::f_empty(shape, (Kind::Uint8, self.bytes.device()))?;
+        let places = (0..shape[0]).collect();
+        let mut copies = RowCopies::default();
+        copies.add((&self.bytes, rows.to_vec()), (&bytes, places));
+        copies.queue()?;
         Ok(PackedRows {
             schema: self.schema.clone(),
-            bytes: RowNumbers::new(rows).copy(&self.bytes)?,
+            bytes,
         })
     }
 
-    /// The rows in host memory.
-    pub(crate) fn on_cpu(&self) -> Result<Self, TchError> {
+    /// The rows on a device.
+    pub(crate) fn to_device(&self, device: Device) -> Result<Self, TchError> {
         Ok(PackedRows {
             schema: self.schema.clone(),
-            bytes: layout::on_cpu(&self.bytes)?,
+            bytes: staging::to_device(&self.bytes, device)?,
         })
     }
 
@@ -89,8 +96,10 @@ pub(crate) struct FoundRows {
 /// The bytes of rows, in the order of their positions.
 #[derive(Debug)]
 pub(crate) enum RowBytes {
-    /// In the memory tier, not copied yet.
+    /// In the memory tier on the CPU, not copied yet.
     Pinned(PinnedRows),
+    /// In the memory tier on another device, not copied yet.
+    OnDevice(PinnedDeviceRows),
     /// `[rows, row_bytes]`.
     Packed(Tensor),
 }
@@ -99,31 +108,75 @@ impl RowBytes {
     pub(crate) fn is_on_cpu(&self) -> bool {
         match self {
             RowBytes::Pinned(_) => true,
+            RowBytes::OnDevice(_) => false,
             RowBytes::Packed(packed) => packed.device() == Device::Cpu,
         }
     }
 
-    fn to_packed(&self, row_bytes: usize) -> Result<Tensor, TchError> {
+    /// `[rows, row_bytes]` on a device.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated.
+    pub(crate) fn to_packed(&self, row_bytes: usize, device: Device) -> Result<Tensor, TchError> {
         match self {
-            RowBytes::Packed(packed) => Ok(packed.shallow_clone()),
+            RowBytes::Packed(packed) => staging::to_device(packed, device),
+            RowBytes::OnDevice(pinned) => staging::to_device(&pinned.copy()?, device),
             RowBytes::Pinned(pinned) => {
                 let rows: Vec<&[u8]> = (0..pinned.len()).map(|row| pinned.row(row)).collect();
                 let shape = [rows.len() as i64, row_bytes as i64];
-                raw::tensor(&shape, Kind::Uint8, |bytes| copy_rows(bytes, &rows))
+                staging::upload(&shape, Kind::Uint8, device, |part, bytes| {
+                    copy_rows(bytes, &rows[part]);
+                })
             }
         }
     }
 }
 
 /// Overwrites rows of `packed`, a tensor of bytes with a row for each position, with those found.
-/// By libtorch's operations, since either may be on a device.
-pub(crate) fn overwrite_rows(packed: &mut Tensor, found: &[FoundRows]) -> Result<(), TchError> {
-    let device = packed.device();
-    let row_bytes = packed.size()[1] as usize;
-    for rows in found {
-        let positions: Vec<i64> = rows.positions.iter().map(|&row| row as i64).collect();
-        let rows = rows.bytes.to_packed(row_bytes)?.f_to_device(device)?;
-        RowNumbers::new(&positions).write(packed, &rows)?;
+///
+/// # Errors
+///
+/// Memory that cannot be allocated.
+pub(crate) fn overwrite_rows(packed: &Tensor, found: &[FoundRows]) -> Result<(), TchError> {
+    let places = found.iter().map(|rows| {
+        let places = rows.positions.iter().map(|&place| place as i64);
+        (0..).zip(places).collect()
+    });
+    copy_found(packed, found, places.collect())
+}
+
+/// Copies found rows to `packed`, a tensor of bytes: of each source, the rows and their places.
+///
+/// # Errors
+///
+/// Memory that cannot be allocated.
+pub(crate) fn copy_found(
+    packed: &Tensor,
+    found: &[FoundRows],
+    places: Vec<Vec<(usize, i64)>>,
+) -> Result<(), TchError> {
+    let (device, row_bytes) = (packed.device(), packed.size()[1] as usize);
+    let mut copies = RowCopies::default();
+    let mut queue = None;
+    for (FoundRows { bytes, .. }, places) in found.iter().zip(places) {
+        match bytes {
+            // The rows of one tier on one device are one source.
+            RowBytes::OnDevice(pinned) if queue.is_none() && pinned.is_on(device) => {
+                pinned.copy_to(&mut copies, packed, places);
+                queue = pinned.queue();
+            }
+            _ => {
+                let from = bytes.to_packed(row_bytes, device)?;
+                let places = places.into_iter().map(|(row, place)| (row as i64, place));
+                let (rows, places) = places.unzip();
+                copies.add((&from, rows), (packed, places));
+            }
+        }
     }
-    Ok(())
+    // `found` keeps the rows pinned until their copies are queued.
+    match queue {
+        Some(queue) => queue.in_order(|| copies.queue()),
+        None => copies.queue(),
+    }
 }

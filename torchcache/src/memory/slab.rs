@@ -2,22 +2,23 @@
 //! needs neither a tensor nor an allocation of its own.
 //!
 //! A slab grows by chunks, each as large as all before it: memory grows with use, growing copies
-//! nothing, and there are few chunks. On the CPU a chunk is a [`RowArena`], whose rows are filled
-//! and read outside any lock. On another device it is a `[rows, row_bytes]` tensor of bytes, and a
-//! batch is gathered or scattered by one libtorch call per chunk. A chunk counts towards the bound,
+//! nothing, and there are few chunks. On the CPU a chunk is a [`RowArena`], and on another device a
+//! [`DeviceArena`]: their rows are filled and read outside any lock. A chunk counts towards the bound,
 //! overhead included, from when it is made until it is dropped and no longer pinned; one on the CPU
 //! counts towards the [`Budget`] of the process as well.
+//!
+//! [`RowArena`]: super::arena::RowArena
+//! [`DeviceArena`]: super::device_arena::DeviceArena
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError};
 
-use super::arena::RowArena;
 use super::budget::{Budget, Share};
-use super::chunk::{ChunkRows, RowSlot, SlabChunk, by_chunk, indices};
+use super::chunk::{ChunkRows, RowSlot, SlabChunk, WeakRows};
+use super::device_arena::DeviceQueue;
 use crate::key::Key;
-use crate::tensor::rows::RowNumbers;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
 /// load), its key (33) and state (4) in the chunk, its place in the list of free slots (up to 12), and
@@ -38,7 +39,9 @@ pub(crate) struct Slabs {
     /// Slots that were released while pinned.
     pinned_slots: Vec<RowSlot>,
     /// Chunks that were dropped while pinned, with their cost.
-    pinned_chunks: Vec<(Weak<RowArena>, u64)>,
+    pinned_chunks: Vec<(WeakRows, u64)>,
+    /// Of each device other than the CPU.
+    queues: Vec<Arc<DeviceQueue>>,
     bound: u64,
     budget: &'static Budget,
     /// Rows needed more than the budget had left, and the bound allowed it.
@@ -68,6 +71,7 @@ impl Slabs {
             next_chunk: 0,
             pinned_slots: Vec::new(),
             pinned_chunks: Vec::new(),
+            queues: Vec::new(),
             bound,
             budget,
             is_budget_exhausted: false,
@@ -90,7 +94,7 @@ impl Slabs {
         let read = self
             .pinned_chunks
             .iter()
-            .filter(|(arena, _)| arena.strong_count() > 0);
+            .filter(|(rows, _)| rows.strong_count() > 0);
         self.bytes + read.map(|(_, cost)| cost).sum::<u64>()
     }
 
@@ -106,6 +110,7 @@ impl Slabs {
         *self = Slabs {
             next_chunk: self.next_chunk,
             pinned_chunks: std::mem::take(&mut self.pinned_chunks),
+            queues: std::mem::take(&mut self.queues),
             ..Slabs::new(self.bound, self.budget)
         };
     }
@@ -153,8 +158,8 @@ impl Slabs {
 
     /// Whether the row of a slot is pinned.
     pub(crate) fn is_pinned(&self, slot: RowSlot) -> bool {
-        let arena = self.arena(slot);
-        arena.is_some_and(|arena| arena.is_pinned(slot.index as usize))
+        let rows = self.rows(slot);
+        rows.is_some_and(|rows| rows.states().is_pinned(slot.index as usize))
     }
 
     /// Frees slots and chunks that are no longer pinned.
@@ -163,7 +168,7 @@ impl Slabs {
             self.free(slot);
         }
         self.pinned_chunks
-            .retain(|(arena, _)| arena.strong_count() > 0);
+            .retain(|(rows, _)| rows.strong_count() > 0);
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
@@ -225,6 +230,8 @@ impl Slabs {
     ///
     /// No memory for a single row, and no chunk whose rows could be evicted instead.
     fn grow(&mut self, number: u32, mut rows: u32) -> Result<(), TchError> {
+        let device = self.slabs[number as usize].device;
+        let queue = (device != Device::Cpu).then(|| self.queue(device));
         let slab = &mut self.slabs[number as usize];
         let cost = cost(slab.row_bytes);
         let mut is_refused = false;
@@ -243,7 +250,7 @@ impl Slabs {
                 rows = (self.budget.left() / cost).min(u64::from(rows) - 1) as u32;
                 continue;
             };
-            match ChunkRows::new(rows, slab.row_bytes, slab.device, share) {
+            match ChunkRows::new(rows, slab.row_bytes, queue.as_ref(), share) {
                 Ok(chunk_rows) => break chunk_rows,
                 Err(error) if rows < 2 && self.chunks.is_empty() => return Err(error),
                 Err(_) => rows /= 2,
@@ -271,6 +278,16 @@ impl Slabs {
         Ok(())
     }
 
+    /// The queue of a device.
+    fn queue(&mut self, device: Device) -> Arc<DeviceQueue> {
+        let known = self.queues.iter().find(|queue| queue.device() == device);
+        known.cloned().unwrap_or_else(|| {
+            let queue = Arc::new(DeviceQueue::new(device));
+            self.queues.push(queue.clone());
+            queue
+        })
+    }
+
     /// Records the key of the row in a taken slot.
     pub(crate) fn occupy(&mut self, slot: RowSlot, key: Key) {
         if let Some(chunk) = self.chunk_mut(slot) {
@@ -292,11 +309,7 @@ impl Slabs {
             return;
         };
         let slab = chunk.slab as usize;
-        let is_free = match &chunk.rows {
-            ChunkRows::Host(arena) => arena.empty(slot.index as usize),
-            ChunkRows::Device(_) => true,
-        };
-        if is_free {
+        if chunk.rows.states().empty(slot.index as usize) {
             self.slabs[slab].free.push(slot);
         } else {
             self.pinned_slots.push(slot);
@@ -329,72 +342,14 @@ impl Slabs {
         let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
         self.bytes -= cost;
         self.refused_at = None;
-        if let ChunkRows::Host(arena) = &chunk.rows
-            && Arc::strong_count(arena) > 1
-        {
-            self.pinned_chunks.push((Arc::downgrade(arena), cost));
+        if let Some(rows) = chunk.rows.pinned() {
+            self.pinned_chunks.push((rows, cost));
         }
         chunk.keys.into_iter().flatten().collect()
     }
 
-    /// The arena of a slot; `None` on another device than the CPU.
-    pub(crate) fn arena(&self, slot: RowSlot) -> Option<&Arc<RowArena>> {
-        match self.rows(slot)? {
-            ChunkRows::Host(arena) => Some(arena),
-            ChunkRows::Device(_) => None,
-        }
-    }
-
-    /// Copies rows from another device than the CPU: `[slots, row_bytes]` on `device`.
-    pub(crate) fn gather(&self, slots: &[RowSlot], device: Device) -> Result<Tensor, TchError> {
-        let select = |group: &[i64]| {
-            let first = slots[group[0] as usize];
-            let Some(ChunkRows::Device(rows)) = self.rows(first) else {
-                return Err(TchError::Shape("expected rows on a device".into()));
-            };
-            RowNumbers::new(&indices(slots, group))
-                .copy(rows)?
-                .f_to_device(device)
-        };
-        let groups = by_chunk(slots);
-        if let [(_, group)] = groups.as_slice() {
-            return select(group);
-        }
-        let first = slots.first().and_then(|&slot| self.chunk(slot));
-        let row_bytes = first.map_or(0, |chunk| self.slabs[chunk.slab as usize].row_bytes);
-        let shape = [slots.len() as i64, row_bytes as i64];
-        let mut gathered = Tensor::f_empty(shape, (Kind::Uint8, device))?;
-        for (_, group) in &groups {
-            RowNumbers::new(group).write(&mut gathered, &select(group)?)?;
-        }
-        Ok(gathered)
-    }
-
-    /// Copies rows of `packed` to slots on another device than the CPU.
-    pub(crate) fn scatter(
-        &mut self,
-        slots: &[RowSlot],
-        positions: &[i64],
-        packed: &Tensor,
-    ) -> Result<(), TchError> {
-        for (_, group) in by_chunk(slots) {
-            let from: Vec<i64> = group.iter().map(|&slot| positions[slot as usize]).collect();
-            let into = indices(slots, &group);
-            let first = slots[group[0] as usize];
-            if let Some(SlabChunk {
-                rows: ChunkRows::Device(rows),
-                ..
-            }) = self.chunk_mut(first)
-            {
-                let device = rows.device();
-                let new = RowNumbers::new(&from).read(packed)?.f_to_device(device)?;
-                RowNumbers::new(&into).write(rows, &new)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn rows(&self, slot: RowSlot) -> Option<&ChunkRows> {
+    /// The chunk of a slot; `None` where it was dropped since the slot was taken.
+    pub(crate) fn rows(&self, slot: RowSlot) -> Option<&ChunkRows> {
         self.chunk(slot).map(|chunk| &chunk.rows)
     }
 

@@ -42,6 +42,14 @@ fn insert_sized(memory: &mut Memory, numbers: &[u32], elements: i64) {
     put(memory, &keys, &schema, &packed);
 }
 
+/// Pins a row after the others.
+fn pin(memory: &Memory, row: RowRef, pinned: &mut PinnedRows) -> bool {
+    match memory.slabs.rows(row.slot) {
+        Some(ChunkRows::Host(arena)) => pinned.add(arena, row.slot.index),
+        _ => false,
+    }
+}
+
 fn put(memory: &mut Memory, keys: &[Key], schema: &Arc<TensorSchema>, packed: &Tensor) {
     let row_bytes = schema.row_bytes();
     let mut reservations = memory
@@ -67,7 +75,7 @@ fn publish(
 /// The value of a held row: all its elements are equal.
 fn value(memory: &Memory, row: RowRef) -> f32 {
     let mut pinned = PinnedRows::default();
-    assert!(memory.pin(row, &mut pinned));
+    assert!(pin(memory, row, &mut pinned));
     let tensor = &memory
         .schema(row)
         .gather(&[pinned.row(0)], Device::Cpu)
@@ -177,7 +185,7 @@ fn empty_rows_are_held() {
     insert_sized(&mut memory, &[1, 2], 0);
     let mut pinned = PinnedRows::default();
     for row in memory.find([key(2), key(1)].iter()) {
-        assert!(memory.pin(row.unwrap(), &mut pinned));
+        assert!(pin(&memory, row.unwrap(), &mut pinned));
     }
     assert_eq!((pinned.len(), pinned.row(1)), (2, [].as_slice()));
 }
@@ -190,7 +198,7 @@ fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
     let [Some(row)] = memory.find([key(1)].iter())[..] else {
         panic!("row 1 is held")
     };
-    assert!(memory.pin(row, &mut pinned));
+    assert!(pin(&memory, row, &mut pinned));
     let before = pinned.row(0).to_vec();
     insert(&mut memory, &[3]);
     insert(&mut memory, &[4, 5]);
@@ -230,15 +238,17 @@ fn the_first_row_of_a_key_wins() {
 const DEVICE: Device = Device::Vulkan;
 
 /// Inserts a row as a call does, up to the moment when it is published.
-fn fill_on_device(
+fn reserve_on_device(
     memory: &mut Memory,
     number: u32,
 ) -> (Vec<Key>, Arc<TensorSchema>, Vec<Reservation>) {
     let (keys, schema, packed) = rows(&[number], 10);
-    let reservations = memory
+    let mut reservations = memory
         .reserve(&keys, ROW as usize, DEVICE, memory.epoch)
         .unwrap();
-    memory.scatter(&reservations, &packed).unwrap();
+    let rows: Vec<i64> = reservations.iter().map(|it| it.row as i64).collect();
+    fill_on_device(&mut reservations, &packed, &rows).unwrap();
+    assert!(reservations.iter().all(Reservation::is_filled));
     (keys, schema, reservations)
 }
 
@@ -246,28 +256,64 @@ fn held_on_device(memory: &mut Memory, number: u32) -> Option<f32> {
     let [row] = memory.find([key(number)].iter())[..] else {
         panic!("one row was asked for")
     };
-    let packed = memory.slabs.gather(&[row?.slot], Device::Cpu).unwrap();
+    let found = memory.read(vec![(0, row?)]);
+    Some(value_on_device(&found[0]))
+}
+
+/// The value of a row on the device, which is copied now.
+fn value_on_device(found: &FoundRows) -> f32 {
+    assert!(matches!(found.bytes, RowBytes::OnDevice(_)));
+    let packed = found.bytes.to_packed(ROW as usize, Device::Cpu).unwrap();
     let bytes = raw::view(&packed).unwrap();
-    Some(f32::from_ne_bytes(*bytes.first_chunk().unwrap()))
+    f32::from_ne_bytes(*bytes.first_chunk().unwrap())
+}
+
+#[test]
+fn the_slot_of_a_row_that_is_read_on_a_device_is_not_reused() {
+    let mut memory = only_tier(2 * COST, Eviction::Lru);
+    let insert = |memory: &mut Memory, number| {
+        let (keys, schema, reservations) = reserve_on_device(memory, number);
+        publish(memory, &keys, &schema, reservations);
+    };
+    insert(&mut memory, 1);
+    insert(&mut memory, 2);
+    let row = memory.find([key(1)].iter())[0].unwrap();
+    let found = memory.read(vec![(0, row)]);
+    for number in 3..9 {
+        insert(&mut memory, number);
+    }
+    assert_eq!(value_on_device(&found[0]), 1.0);
+    assert_eq!(held_on_device(&mut memory, 1), Some(1.0));
+    assert_eq!(held_on_device(&mut memory, 8), Some(8.0));
+    // Another one is read while its chunk is dropped.
+    memory.remove_all();
+    assert_eq!(memory.usage().bytes, 2 * COST);
+    insert(&mut memory, 9);
+    assert_eq!(memory.usage().rows, 0, "the chunk still has its memory");
+    assert_eq!(value_on_device(&found[0]), 1.0);
+    drop(found);
+    insert(&mut memory, 9);
+    assert_eq!(held_on_device(&mut memory, 1), None);
+    assert_eq!(held_on_device(&mut memory, 9), Some(9.0));
 }
 
 #[test]
 fn dropping_a_chunk_invalidates_device_reservations() {
     let mut memory = only_tier(1 << 20, Eviction::Lru);
-    let (keys, schema, reservations) = fill_on_device(&mut memory, 1);
+    let (keys, schema, reservations) = reserve_on_device(&mut memory, 1);
     memory.remove_all();
     // The chunk is gone, and then another one is there.
     publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 1), None);
-    let (keys, schema, reservations) = fill_on_device(&mut memory, 3);
+    let (keys, schema, reservations) = reserve_on_device(&mut memory, 3);
     memory.remove_all();
-    let (other_keys, other_schema, other_reservations) = fill_on_device(&mut memory, 2);
+    let (other_keys, other_schema, other_reservations) = reserve_on_device(&mut memory, 2);
     publish(&mut memory, &other_keys, &other_schema, other_reservations);
     publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 3), None);
     assert_eq!(held_on_device(&mut memory, 2), Some(2.0));
     // A smaller bound drops the chunk as well.
-    let (keys, schema, reservations) = fill_on_device(&mut memory, 4);
+    let (keys, schema, reservations) = reserve_on_device(&mut memory, 4);
     memory.reconfigure(COST, Eviction::Lru);
     publish(&mut memory, &keys, &schema, reservations);
     memory.reconfigure(1 << 20, Eviction::Lru);
@@ -285,7 +331,7 @@ fn pinned_rows_are_not_evicted() {
         let [Some(row)] = memory.find([key(number)].iter())[..] else {
             panic!("row {number} is held")
         };
-        assert!(memory.pin(row, &mut pinned));
+        assert!(pin(&memory, row, &mut pinned));
     }
     insert(&mut memory, &[5, 6, 7]);
     assert_eq!(held(&mut memory, 1..=7), [1, 2, 5, 6]);
@@ -320,7 +366,7 @@ fn pinned_memory_counts_until_it_is_unpinned() {
         panic!("row 1 is held")
     };
     let mut pinned = PinnedRows::default();
-    assert!(memory.pin(row, &mut pinned));
+    assert!(pin(&memory, row, &mut pinned));
     // A row of another size drops the chunk, which is still pinned.
     insert_sized(&mut memory, &[5], 11);
     assert_eq!(memory.usage().rows, 0);
@@ -438,7 +484,7 @@ fn pinned_memory_stays_in_the_budget_until_it_is_read() {
     insert(&mut first, &[0, 1, 2, 3]);
     let row = first.find([key(0)].iter())[0].unwrap();
     let mut pinned = PinnedRows::default();
-    assert!(first.pin(row, &mut pinned));
+    assert!(pin(&first, row, &mut pinned));
     drop(first);
     insert(&mut second, &[4]);
     assert_eq!(second.usage().rows, 0, "it is still read");
@@ -452,10 +498,9 @@ fn rows_on_other_devices_need_no_host_memory() {
     static BUDGET: Budget = Budget::new(COST);
     let mut memory = Memory::new(1 << 20, Eviction::Lru, &BUDGET);
     let (keys, schema, packed) = rows(&[0, 1, 2, 3], 10);
-    // Tests use Vulkan as a device whose rows are on the CPU.
-    let reserved = memory.reserve(&keys, schema.row_bytes(), Device::Vulkan, memory.epoch);
-    let reservations = reserved.unwrap();
-    memory.scatter(&reservations, &packed).unwrap();
+    let reserved = memory.reserve(&keys, schema.row_bytes(), DEVICE, memory.epoch);
+    let mut reservations = reserved.unwrap();
+    fill_on_device(&mut reservations, &packed, &[0, 1, 2, 3]).unwrap();
     publish(&mut memory, &keys, &schema, reservations);
     assert_eq!((memory.usage().rows, BUDGET.left()), (4, COST));
 }

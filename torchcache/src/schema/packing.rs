@@ -5,7 +5,7 @@ use torchcache_store::schema::TensorSpec;
 
 use super::{TensorSchema, device, kind};
 use crate::tensor::parallel::{copy, copy_rows};
-use crate::tensor::{layout, raw};
+use crate::tensor::{layout, raw, staging};
 
 /// Why tensors cannot be packed.
 #[derive(Debug)]
@@ -154,7 +154,10 @@ impl TensorSchema {
             };
             let shape = batch_shape(spec, rows.len() as i64);
             let kind = kind::from_element(spec.stored);
-            let tensor = raw::tensor(&shape, kind, |out| copy_rows(out, rows))?;
+            let device = device(spec, module_device);
+            let tensor = staging::upload(&shape, kind, device, |part, out| {
+                copy_rows(out, &rows[part]);
+            })?;
             tensors.push(returned(spec, tensor, module_device)?);
             offset += bytes;
         }

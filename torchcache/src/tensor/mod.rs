@@ -7,3 +7,4 @@ pub(crate) mod layout;
 pub(crate) mod parallel;
 pub(crate) mod raw;
 pub(crate) mod rows;
+pub(crate) mod staging;

@@ -73,20 +73,104 @@ pub(crate) fn written<R>(
     write: impl FnOnce(&mut [u8]) -> R,
 ) -> Result<(Tensor, R), TchError> {
     let tensor = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+    let result = write_new(&tensor, shape, kind, write)?;
+    Ok((tensor, result))
+}
+
+/// As [`tensor`], in pinned memory for copies to and from a CUDA device; `false` where that cannot be had.
+///
+/// # Errors
+///
+/// As for [`tensor`].
+pub(crate) fn pinned(
+    shape: &[i64],
+    kind: Kind,
+    device: Device,
+    write: impl FnOnce(&mut [u8]),
+) -> Result<(Tensor, bool), TchError> {
+    let pinned = allocate_pinned(shape, kind, device).ok();
+    let is_pinned = pinned.is_some();
+    let tensor = match pinned {
+        Some(pinned) => pinned,
+        None => Tensor::f_empty(shape, (kind, Device::Cpu))?,
+    };
+    write_new(&tensor, shape, kind, write)?;
+    Ok((tensor, is_pinned))
+}
+
+/// A new contiguous tensor in pinned memory.
+fn allocate_pinned(shape: &[i64], kind: Kind, device: Device) -> Result<Tensor, TchError> {
+    let length = shape.iter().product::<i64>();
+    let tensor = Tensor::f_empty([length], (kind, Device::Cpu))?;
+    // tch can only pin a copy. That of a view has memory for all that the view spans, and only the first and the
+    // last element are copied.
+    let ends = match length {
+        0 | 1 => tensor,
+        _ => tensor.f_as_strided([2], [length - 1], None)?,
+    };
+    // Not `f_pin_memory`, which logs that the device is deprecated; without it, it may not be CUDA's.
+    let pinned = ends.f_internal_pin_memory(device)?;
+    pinned.f_as_strided([length], [1], None)?.f_view(shape)
+}
+
+/// Has `write` set all bytes of a contiguous CPU tensor of this shape and kind that was just allocated.
+fn write_new<R>(
+    tensor: &Tensor,
+    shape: &[i64],
+    kind: Kind,
+    write: impl FnOnce(&mut [u8]) -> R,
+) -> Result<R, TchError> {
     let elements = shape.iter().product::<i64>() as usize;
     let length = elements * kind.elt_size_in_bytes();
-    let result = if length == 0 {
-        write(&mut [])
-    } else {
-        let pointer = non_null(&tensor)?;
-        // SAFETY: libtorch has just allocated the tensor, contiguous and with as many elements of this
-        // size as the shape says (it rejects a product that overflows), so its storage is `length`
-        // bytes from `pointer`. No other reference to it exists yet, so the slice is the only access
-        // while `write` runs. Foreign code allocated the storage, so the compiler cannot assume that
-        // any of it is uninitialised.
-        write(unsafe { std::slice::from_raw_parts_mut(pointer, length) })
-    };
-    Ok((tensor, result))
+    if length == 0 {
+        return Ok(write(&mut []));
+    }
+    let pointer = non_null(tensor)?;
+    // SAFETY: libtorch has just allocated the tensor, contiguous and with as many elements of this
+    // size as the shape says (it rejects a product that overflows), so its storage is `length`
+    // bytes from `pointer`. No other reference to it exists yet, so the slice is the only access
+    // while `write` runs. Foreign code allocated the storage, so the compiler cannot assume that
+    // any of it is uninitialised.
+    Ok(write(unsafe {
+        std::slice::from_raw_parts_mut(pointer, length)
+    }))
+}
+
+/// Copies the elements of a tensor to another one of its shape. Without waiting for it, if so asked: then
+/// nothing may write to `from`.
+///
+/// # Errors
+///
+/// Errors of libtorch.
+pub(crate) fn copy(to: &Tensor, from: &Tensor, non_blocking: bool) -> Result<(), TchError> {
+    if !non_blocking {
+        return to.shallow_clone().f_copy_(from);
+    }
+    unsafe extern "C" {
+        fn aoti_torch_copy_(
+            to: *mut torch_sys::C_tensor,
+            from: *mut torch_sys::C_tensor,
+            non_blocking: i32,
+        ) -> i32;
+    }
+    // SAFETY: libtorch's C interface takes pointers to its tensors, as `torch_sys` does; these are live, and
+    // are not kept. libtorch checks shapes, and returns an error for what it throws.
+    let error = unsafe { aoti_torch_copy_(to.as_ptr().cast_mut(), from.as_ptr().cast_mut(), 1) };
+    match error {
+        0 => Ok(()),
+        _ => Err(TchError::Torch("a copy to a device failed".into())),
+    }
+}
+
+/// Waits for all work that was queued on a CUDA device.
+///
+/// # Errors
+///
+/// Those of the work.
+pub(crate) fn synchronize(device: usize) -> Result<(), TchError> {
+    // SAFETY: it takes no pointer; libtorch checks the number of the device.
+    unsafe { torch_sys::cuda::atc_synchronize(device as i64) };
+    take_error().map_or(Ok(()), Err)
 }
 
 fn non_null(tensor: &Tensor) -> Result<*mut u8, TchError> {

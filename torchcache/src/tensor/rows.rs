@@ -1,6 +1,8 @@
 //! Rows of tensors, by their numbers.
 
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::staging;
 
 /// The numbers of rows of a tensor. Consecutive ones are a range; others are an index, which is copied to
 /// each device once.
@@ -13,13 +15,17 @@ pub(crate) struct RowNumbers<'n> {
     indices: Vec<Tensor>,
 }
 
+/// The first of consecutive numbers; `None` where they are not.
+fn first_of_range(numbers: &[i64]) -> Option<i64> {
+    let first = numbers.first().copied();
+    first.filter(|&first| numbers.iter().zip(first..).all(|(&row, at)| row == at))
+}
+
 impl<'n> RowNumbers<'n> {
     pub(crate) fn new(numbers: &'n [i64]) -> Self {
-        let first = numbers.first().copied();
-        let is_range = |first: &i64| numbers.iter().zip(*first..).all(|(&row, at)| row == at);
         RowNumbers {
             numbers,
-            first: first.filter(is_range),
+            first: first_of_range(numbers),
             indices: Vec::new(),
         }
     }
@@ -43,24 +49,12 @@ impl<'n> RowNumbers<'n> {
         }
     }
 
-    /// Overwrites these rows.
-    pub(crate) fn write(&mut self, tensor: &mut Tensor, rows: &Tensor) -> Result<(), TchError> {
-        match self.first {
-            Some(_) => self.read(tensor)?.f_copy_(rows),
-            None => {
-                let index = self.index(tensor.device())?;
-                tensor.f_index_copy_(0, index, rows).map(|_| ())
-            }
-        }
-    }
-
     fn index(&mut self, device: Device) -> Result<&Tensor, TchError> {
         let known = |index: &Tensor| index.device() == device;
         let at = match self.indices.iter().position(known) {
             Some(at) => at,
             None => {
-                let index = Tensor::from_slice(self.numbers);
-                self.indices.push(index.f_to_device(device)?);
+                self.indices.push(staging::numbers(self.numbers, device)?);
                 self.indices.len() - 1
             }
         };
@@ -68,38 +62,192 @@ impl<'n> RowNumbers<'n> {
     }
 }
 
+/// Copies of rows between tensors of bytes, `[rows, row_bytes]`, all on one device and with rows of one length.
+#[derive(Debug, Default)]
+pub(crate) struct RowCopies(Vec<RowCopy>);
+
+#[derive(Debug)]
+struct RowCopy {
+    count: i64,
+    from: Tensor,
+    rows: Rows<Vec<i64>>,
+    to: Tensor,
+    places: Rows<Vec<i64>>,
+}
+
+/// Rows of a tensor.
+#[derive(Debug)]
+enum Rows<I> {
+    /// Consecutive ones, by the first one.
+    From(i64),
+    At(I),
+}
+
+impl Rows<Vec<i64>> {
+    fn new(numbers: Vec<i64>) -> Self {
+        first_of_range(&numbers).map_or(Rows::At(numbers), Rows::From)
+    }
+
+    /// The numbers of rows that are not consecutive.
+    fn numbers(&self) -> &[i64] {
+        match self {
+            Rows::From(_) => &[],
+            Rows::At(numbers) => numbers,
+        }
+    }
+}
+
+impl RowCopies {
+    /// Adds copies of rows of one tensor to places in another one. No two are to one place.
+    pub(crate) fn add(
+        &mut self,
+        (from, rows): (&Tensor, Vec<i64>),
+        (to, places): (&Tensor, Vec<i64>),
+    ) {
+        debug_assert_eq!(rows.len(), places.len());
+        if !rows.is_empty() {
+            self.0.push(RowCopy {
+                count: rows.len() as i64,
+                from: from.shallow_clone(),
+                rows: Rows::new(rows),
+                to: to.shallow_clone(),
+                places: Rows::new(places),
+            });
+        }
+    }
+
+    /// Queues the copies on the current stream. The numbers of all rows are one copy to the device, and none
+    /// where they are ranges.
+    ///
+    /// # Errors
+    ///
+    /// Errors of libtorch, such as memory that cannot be allocated.
+    pub(crate) fn queue(self) -> Result<(), TchError> {
+        let Some(first) = self.0.first() else {
+            return Ok(());
+        };
+        let copies = self.0.iter();
+        let numbers = copies.flat_map(|copy| [copy.rows.numbers(), copy.places.numbers()]);
+        let numbers: Vec<i64> = numbers.flatten().copied().collect();
+        let index = staging::numbers(&numbers, first.to.device())?;
+        let mut begin = 0;
+        let mut part_of_index = |rows| match rows {
+            Rows::From(first) => Ok(Rows::From(first)),
+            Rows::At(numbers) => {
+                let count = Vec::len(&numbers) as i64;
+                begin += count;
+                index.f_narrow(0, begin - count, count).map(Rows::At)
+            }
+        };
+        for copy in self.0 {
+            let (from, mut to) = in_words(copy.from, copy.to);
+            let (rows, places) = (part_of_index(copy.rows)?, part_of_index(copy.places)?);
+            match (rows, places) {
+                (Rows::From(row), Rows::From(place)) => {
+                    let mut to = to.f_narrow(0, place, copy.count)?;
+                    to.f_copy_(&from.f_narrow(0, row, copy.count)?)?;
+                }
+                (Rows::At(rows), Rows::From(place)) => {
+                    let to = to.f_narrow(0, place, copy.count)?;
+                    let _ = from.f_index_select_out(&to, 0, &rows)?;
+                }
+                (Rows::From(row), Rows::At(places)) => {
+                    let from = from.f_narrow(0, row, copy.count)?;
+                    let _ = to.f_index_copy_(0, &places, &from)?;
+                }
+                (Rows::At(rows), Rows::At(places)) => {
+                    let from = from.f_index_select(0, &rows)?;
+                    let _ = to.f_index_copy_(0, &places, &from)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two tensors of bytes as such of the longest words that both consist of: libtorch copies rows element by element.
+fn in_words(from: Tensor, to: Tensor) -> (Tensor, Tensor) {
+    if !matches!(to.device(), Device::Cpu | Device::Cuda(_)) {
+        // Some do not have all these kinds.
+        return (from, to);
+    }
+    for kind in [Kind::ComplexDouble, Kind::Int64, Kind::Int] {
+        let size = kind.elt_size_in_bytes();
+        let has_words = |tensor: &Tensor| {
+            let address = tensor.data_ptr() as usize;
+            address.is_multiple_of(size) && (tensor.size()[1] as usize).is_multiple_of(size)
+        };
+        if has_words(&from)
+            && has_words(&to)
+            && let (Ok(from), Ok(to)) = (from.f_view_dtype(kind), to.f_view_dtype(kind))
+        {
+            return (from, to);
+        }
+    }
+    (from, to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
+
+    const ROWS: [&[i64]; 8] = [
+        &[1, 2],
+        &[2, 1],
+        &[3],
+        &[0, 1, 2, 3],
+        &[0, 2],
+        &[1, 1],
+        &[0, 0, 2],
+        &[],
+    ];
 
     #[test]
-    fn ranges_and_other_rows_are_copied_and_written() {
-        let table = || Tensor::arange(12, (Kind::Int64, Device::Cpu)).view([4, 3]);
-        for rows in [
-            &[1, 2][..],
-            &[2, 1],
-            &[3],
-            &[0, 1, 2, 3],
-            &[0, 2],
-            &[1, 1],
-            &[0, 0, 2],
-            &[],
-        ] {
+    fn ranges_and_other_rows_are_copied() {
+        let table = Tensor::arange(12, (Kind::Int64, Device::Cpu));
+        for rows in ROWS {
             let index = Tensor::from_slice(rows);
             let mut numbers = RowNumbers::new(rows);
-            for table in [table(), table().view([3, 4]).tr()] {
+            for table in [table.view([4, 3]), table.view([3, 4]).tr()] {
                 let expected = table.index_select(0, &index);
                 let mut copy = numbers.copy(&table).unwrap();
                 assert!(copy.equal(&expected) && copy.is_contiguous(), "{rows:?}");
                 let _ = copy.f_fill_(-1).unwrap();
                 assert!(numbers.read(&table).unwrap().equal(&expected), "{rows:?}");
             }
-            let (mut written, mut expected) = (table(), table());
-            let new = Tensor::ones([rows.len() as i64, 3], (Kind::Int64, Device::Cpu)) * 7;
-            numbers.write(&mut written, &new).unwrap();
-            let _ = expected.index_copy_(0, &index, &new);
-            assert!(written.equal(&expected), "{rows:?}");
+        }
+    }
+
+    /// Rows of each number of bytes up to two words, in one operation for two tensors.
+    #[test]
+    fn rows_are_copied_to_any_places() {
+        for row_bytes in 0..=33i64 {
+            let table = Tensor::arange(4 * row_bytes, (Kind::Uint8, Device::Cpu));
+            let table = table.view([4, row_bytes]);
+            for rows in ROWS {
+                for places in [[4, 5, 6, 7], [7, 3, 1, 5]] {
+                    let places = &places[..rows.len()];
+                    let to = Tensor::full([9, row_bytes], 255, (Kind::Uint8, Device::Cpu));
+                    let expected = to.copy();
+                    let mut copies = RowCopies::default();
+                    // Within another tensor, where words may not be aligned.
+                    let from = table.narrow(0, 1, 3);
+                    copies.add((&from, vec![2, 0]), (&to, vec![8, 0]));
+                    copies.add((&table, rows.to_vec()), (&to, places.to_vec()));
+                    copies.queue().unwrap();
+                    let all = [(1, 0), (3, 8)];
+                    let all = all
+                        .into_iter()
+                        .chain(rows.iter().copied().zip(places.iter().copied()));
+                    for (row, place) in all {
+                        expected.get(place).copy_(&table.get(row));
+                    }
+                    assert!(
+                        to.equal(&expected),
+                        "{row_bytes} bytes, {rows:?} to {places:?}"
+                    );
+                }
+            }
         }
     }
 }

@@ -1,0 +1,237 @@
+//! Rows between the tiers and a device: without waiting for it, on several streams and threads.
+
+use std::path::PathBuf;
+use std::thread;
+
+use tch::nn::Module;
+use tch::{Device, Kind, Tensor, nn};
+use torchcache::{Cached, Options, TorchCache, torchcache};
+
+use crate::device_copies::{ROW_BYTES, ROWS, counted, doubling, rows_of};
+use crate::raw;
+use crate::support::{counts, device, random, same};
+
+fn several(xs: &Tensor) -> [Tensor; 3] {
+    [
+        xs * 2.0,
+        xs.narrow(1, 0, 3) + 1.0,
+        xs.select(1, 0).to_kind(Kind::Int64),
+    ]
+}
+
+#[torchcache]
+fn kept_on_host(xs: &Tensor) -> [Tensor; 3] {
+    several(xs)
+}
+
+#[torchcache(memory_cache_device = None)]
+fn kept_on_device(xs: &Tensor) -> [Tensor; 3] {
+    several(xs)
+}
+
+/// Calls with rows that were computed before, in several orders: the host waits for no copy to the device, or
+/// where `has_pinned` is false for each.
+fn find_in_orders(cached: fn(&Tensor) -> [Tensor; 3], uploads: [u64; 4], has_pinned: bool) {
+    let xs = random(&[6, 1_000]);
+    cached(&xs);
+    let orders: [&[i64]; 4] = [&[0, 1, 2, 3, 4, 5], &[5, 3, 1], &[2, 2, 0, 5, 2], &[4]];
+    for (rows, uploads) in orders.into_iter().zip(uploads) {
+        let xs = xs.index_select(0, &Tensor::from_slice(rows).to_device(device()));
+        let before = raw::waits().copies;
+        let (given, copies) = counted(|| cached(&xs));
+        let waited = raw::waits().copies - before;
+        assert_eq!(waited, if has_pinned { 0 } else { uploads }, "{rows:?}");
+        assert_eq!(copies.to_device, uploads, "{rows:?}");
+        for (given, expected) in given.iter().zip(several(&xs)) {
+            assert!(same(given, &expected), "{rows:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_found_on_the_host_are_copied_without_waiting() {
+    find_in_orders(kept_on_host, [3, 3, 3, 3], true);
+    assert_eq!(counts(kept_on_host_cache()), (6, 13, 0));
+}
+
+/// The places of the rows, unless they are in order.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_found_on_the_device_take_one_copy_without_waiting() {
+    find_in_orders(kept_on_device, [0, 1, 1, 0], true);
+    assert_eq!(counts(kept_on_device_cache()), (6, 13, 0));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn without_pinned_memory_copies_wait() {
+    raw::leave_pinned_memory(0);
+    find_in_orders(kept_on_host, [3, 3, 3, 3], false);
+    find_in_orders(kept_on_device, [0, 1, 1, 0], false);
+}
+
+#[torchcache(persistent = true)]
+#[derive(Debug)]
+struct KeptOnDisk {
+    torchcache_persistent_cache_dir: PathBuf,
+    torchcache_memory_cache_device: Option<Option<Device>>,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Module for KeptOnDisk {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2.0
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_found_on_disk_are_copied_once() {
+    let xs = random(&[ROWS as i64, 1_000]);
+    for memory in [Some(Device::Cpu), None] {
+        let name = format!("memory on {memory:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let open = || KeptOnDisk {
+            torchcache_persistent_cache_dir: directory.path().to_owned(),
+            torchcache_memory_cache_device: Some(memory),
+            cache: TorchCache::default(),
+        };
+        open().forward(&xs);
+        let net = open();
+        let copies_of_hit = || {
+            let waits = raw::waits();
+            let (given, copies) = counted(|| net.forward(&xs));
+            assert_eq!(raw::waits(), waits, "{name}");
+            assert!(same(&given, &(&xs * 2.0)), "{name}");
+            rows_of(copies)
+        };
+        // The input is copied from the device, to be hashed.
+        assert_eq!(copies_of_hit(), [(1, 5), (1, 5)], "{name}");
+        let from_memory = if memory.is_some() { (1, 5) } else { (0, 0) };
+        assert_eq!(copies_of_hit(), [(1, 5), from_memory], "{name}");
+        assert_eq!(counts(&net.cache), (0, 5, 5), "{name}");
+    }
+}
+
+/// Of 32 MiB, eight of which are queued before the host waits.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn large_batches_are_copied_in_parts() {
+    const PARTS: u64 = 10;
+    let columns = || Tensor::arange(8 << 20, (Kind::Float, device()));
+    let options = Options::builder().version("large rows").build().unwrap();
+    let net = Cached::new(nn::func(move |xs| xs * columns()), (), options).unwrap();
+    let xs = random(&[PARTS as i64, 1]);
+    let expected = &xs * columns();
+    let (given, computed) = counted(|| net.forward(&xs));
+    assert!(same(&given, &expected));
+    let before = raw::waits();
+    let (given, found) = counted(|| net.forward(&xs));
+    let waits = raw::waits();
+    assert_eq!((waits.copies - before.copies, found.to_device), (1, PARTS));
+    assert_eq!(waits.synchronizations, before.synchronizations);
+    assert!(same(&given, &expected));
+    // The input is hashed, and computed rows are kept, on the host.
+    assert_eq!((found.from_device, computed.from_device), (1, 1 + PARTS));
+    assert_eq!(counts(net.cache()), (PARTS, PARTS, 0));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn outputs_on_the_host_of_rows_on_the_device_are_the_callers() {
+    #[torchcache(memory_cache_device = device())]
+    fn to_host(xs: &Tensor) -> Tensor {
+        xs.to_device(Device::Cpu) * 2.0
+    }
+    let xs = random(&[4, 100]);
+    let expected = xs.to_device(Device::Cpu) * 2.0;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut given = to_host(&xs);
+        assert!(same(&given, &expected));
+        let _ = given.fill_(all.len() as i64);
+        all.push(given);
+    }
+    for (number, given) in all.iter().enumerate() {
+        let sum = given.sum(Kind::Double).double_value(&[]);
+        assert_eq!(sum, 400.0 * number as f64);
+    }
+}
+
+/// Has room for 24 rows.
+#[torchcache(
+    memory_cache_device = None,
+    max_memory_cache_size = 24 * (ROW_BYTES + 200),
+    eviction = "lru"
+)]
+fn kept_for_a_while(xs: &Tensor) -> Tensor {
+    xs * 2.0
+}
+
+/// Also where the device is the CPU.
+#[test]
+fn threads_that_find_and_evict_rows_on_a_device_get_their_own() {
+    let xs = random(&[40, 1_000]);
+    let expected = &xs * 2.0;
+    thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (xs, expected) = (xs.shallow_clone(), expected.shallow_clone());
+            scope.spawn(move || {
+                let mut state = thread;
+                for round in 0..50 {
+                    let mut rows: Vec<i64> = Vec::new();
+                    for _ in 0..6 {
+                        state = state
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1);
+                        rows.push((state >> 33) as i64 % 40);
+                    }
+                    let index = Tensor::from_slice(&rows).to_device(device());
+                    let given = kept_for_a_while(&xs.index_select(0, &index));
+                    let expected = expected.index_select(0, &index);
+                    assert!(same(&given, &expected), "round {round}: {rows:?}");
+                }
+            });
+        }
+    });
+    let stats = kept_for_a_while_cache().stats();
+    assert!(stats.hits() > 100, "{stats:?}");
+    assert!(stats.memory.evicted > 100, "{stats:?}");
+    assert_eq!(stats.bypassed, 0);
+}
+
+/// A copy on one stream may be made before those that were queued earlier on another one.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_are_read_after_they_were_written_on_another_stream() {
+    let net = doubling("streams", |options| options.memory_cache_device(None));
+    let xs = random(&[ROWS as i64, 1_000]);
+    let expected = &xs * 2.0;
+    let waits_of = |run: &dyn Fn()| {
+        let before = raw::waits().synchronizations;
+        run();
+        raw::waits().synchronizations - before
+    };
+    raw::set_stream(1);
+    // Reading the output would finish the copies to memory.
+    assert_eq!(waits_of(&|| drop(net.forward(&xs))), 0, "computed");
+    let found_on = |stream| {
+        raw::set_stream(stream);
+        waits_of(&|| assert!(same(&net.forward(&xs), &expected), "stream {stream}"))
+    };
+    assert_eq!(found_on(2), 1, "another stream");
+    assert_eq!(found_on(2), 0, "the same stream");
+    assert_eq!(found_on(1), 1, "back");
+    assert_eq!(counts(net.cache()), (5, 15, 0));
+    // Memory is used again on the stream that it was allocated on.
+    assert_eq!(waits_of(&|| net.cache().clear()), 0);
+    assert_eq!(found_on(1), 0, "computed again");
+    assert_eq!(found_on(2), 1);
+    assert_eq!(
+        waits_of(&|| net.cache().clear()),
+        1,
+        "it is read on another stream"
+    );
+}

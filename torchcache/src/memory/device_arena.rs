@@ -1,0 +1,202 @@
+//! [`DeviceArena`]: slots for the rows of the memory tier on a device, copied without the tier's lock.
+
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::slots::{Pins, SlotStates, Slots};
+use crate::device::{self, Stream};
+use crate::sync::lock;
+use crate::tensor::raw;
+use crate::tensor::rows::RowCopies;
+
+/// Slots for rows of one length, in a tensor.
+///
+/// The device does what is queued on one stream in order. So a slot is full as soon as the copy of its row
+/// is queued, and a pin of it may end as soon as all reads are.
+#[derive(Debug)]
+pub(crate) struct DeviceArena {
+    /// `[rows, row_bytes]`. In a lock since a `Tensor` is not `Sync`.
+    rows: Mutex<Tensor>,
+    states: SlotStates,
+    /// The stream on which libtorch uses the memory again once it is freed.
+    stream: Option<Stream>,
+    queue: Arc<DeviceQueue>,
+}
+
+impl DeviceArena {
+    /// Allocates slots for `rows` rows.
+    ///
+    /// # Errors
+    ///
+    /// No memory on the device.
+    pub(super) fn new(
+        rows: u32,
+        row_bytes: usize,
+        queue: Arc<DeviceQueue>,
+    ) -> Result<Self, TchError> {
+        // Tests use Vulkan as a device whose rows are on the CPU.
+        let device = match queue.device {
+            Device::Vulkan if cfg!(test) => Device::Cpu,
+            device => device,
+        };
+        let shape = [i64::from(rows), row_bytes as i64];
+        // What used the memory before may not be done on this stream.
+        let allocate = || Tensor::f_empty(shape, (Kind::Uint8, device));
+        let memory = queue.in_order(allocate)?;
+        Ok(DeviceArena {
+            rows: Mutex::new(memory),
+            states: SlotStates::new(rows as usize),
+            stream: queue.current_stream(),
+            queue,
+        })
+    }
+
+    /// The rows of all slots.
+    pub(crate) fn tensor(&self) -> Tensor {
+        lock(&self.rows).shallow_clone()
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<DeviceQueue> {
+        &self.queue
+    }
+
+    /// Marks a slot as full: a copy to it was queued. `false` where it is not empty.
+    pub(crate) fn mark_full(&self, slot: usize) -> bool {
+        let is_empty = self.states.begin_filling(slot);
+        if is_empty {
+            self.states.end_filling(slot);
+        }
+        is_empty
+    }
+}
+
+impl Drop for DeviceArena {
+    fn drop(&mut self) {
+        self.queue.end_use(self.stream);
+    }
+}
+
+impl Slots for DeviceArena {
+    fn states(&self) -> &SlotStates {
+        &self.states
+    }
+}
+
+/// Rows on a device that are neither emptied nor overwritten until this is dropped.
+pub(crate) type PinnedDeviceRows = Pins<DeviceArena>;
+
+impl PinnedDeviceRows {
+    /// The order of copies of these rows, all of which are on one device. `None` without a row.
+    pub(crate) fn queue(&self) -> Option<&Arc<DeviceQueue>> {
+        self.chunks().first().map(|chunk| chunk.queue())
+    }
+
+    /// Whether the rows are on this device.
+    pub(crate) fn is_on(&self, device: Device) -> bool {
+        self.queue().is_some_and(|queue| queue.device == device)
+    }
+
+    /// Adds copies of rows to places in `to`, to be queued in the order of [`queue`](Self::queue) while these
+    /// are pinned.
+    pub(crate) fn copy_to(
+        &self,
+        copies: &mut RowCopies,
+        to: &Tensor,
+        places: impl IntoIterator<Item = (usize, i64)>,
+    ) {
+        let mut by_chunk = vec![(Vec::new(), Vec::new()); self.chunks().len()];
+        for (row, place) in places {
+            let (chunk, slot) = self.place(row);
+            by_chunk[chunk].0.push(slot as i64);
+            by_chunk[chunk].1.push(place);
+        }
+        for (chunk, (slots, places)) in self.chunks().iter().zip(by_chunk) {
+            copies.add((&chunk.tensor(), slots), (to, places));
+        }
+    }
+
+    /// A copy of the rows, on their device.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated.
+    pub(crate) fn copy(&self) -> Result<Tensor, TchError> {
+        let first = self.chunks().first().map(|chunk| chunk.tensor());
+        let first = first.ok_or_else(|| TchError::Shape("expected rows on a device".into()))?;
+        let shape = [self.len() as i64, first.size()[1]];
+        let copy = Tensor::f_empty(shape, (Kind::Uint8, first.device()))?;
+        let mut copies = RowCopies::default();
+        self.copy_to(&mut copies, &copy, (0..self.len()).zip(0..));
+        match self.queue() {
+            Some(queue) => queue.in_order(|| copies.queue())?,
+            None => copies.queue()?,
+        }
+        Ok(copy)
+    }
+}
+
+/// Queues the copies of a tier's rows on one device, so that they are done in order.
+///
+/// Those that are queued on one stream are. A program that changes the current stream of a thread, which tch
+/// cannot, queues them on several: before the first one on another stream, all others are done.
+#[derive(Debug)]
+pub(crate) struct DeviceQueue {
+    device: Device,
+    /// The stream of the copies that may not be done yet. Locked while copies are queued.
+    last: Mutex<Option<Stream>>,
+}
+
+impl DeviceQueue {
+    pub(super) fn new(device: Device) -> Self {
+        DeviceQueue {
+            device,
+            last: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Has `queue` queue work on the current stream, after the work of earlier calls.
+    ///
+    /// # Errors
+    ///
+    /// Those of `queue`, and of earlier work on another stream.
+    pub(crate) fn in_order<R>(
+        &self,
+        queue: impl FnOnce() -> Result<R, TchError>,
+    ) -> Result<R, TchError> {
+        let current = self.current_stream();
+        let mut last = lock(&self.last);
+        if last.is_some() && *last != current {
+            self.synchronize()?;
+        }
+        *last = current;
+        queue()
+    }
+
+    /// Waits for work on another stream than the one on which libtorch uses memory again that is freed next.
+    fn end_use(&self, freed_on: Option<Stream>) {
+        let last = lock(&self.last);
+        if last.is_some() && *last != freed_on {
+            // Where it fails, so does each later use of the device.
+            let _ = self.synchronize();
+        }
+    }
+
+    fn current_stream(&self) -> Option<Stream> {
+        match self.device {
+            Device::Cuda(index) => device::current_stream(index),
+            _ => None,
+        }
+    }
+
+    fn synchronize(&self) -> Result<(), TchError> {
+        match self.device {
+            Device::Cuda(index) => raw::synchronize(index),
+            _ => Ok(()),
+        }
+    }
+}
