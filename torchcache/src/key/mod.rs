@@ -10,12 +10,12 @@
 //! The layout is documented in `docs/format.md`; changing it bumps `FORMAT`.
 
 use blake3::BLOCK_LEN;
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use crate::argument::{Arguments, TensorArgument};
 use crate::options::Options;
 use crate::schema::kind;
-use crate::tensor::{blake3_batch, layout, parallel, raw};
+use crate::tensor::{blake3_batch, layout, parallel, raw, staging};
 
 pub(crate) use torchcache_store::Key;
 
@@ -126,19 +126,23 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
         Ok(blake3_batch::row_digests(bytes, rows as usize, None))
     };
     let tensor = tensor.f_detach()?;
-    if subsample.is_none() && raw::view(&tensor).is_ok() {
+    let elements = tensor.numel() / rows.max(1) as usize;
+    let samples = subsample.filter(|&count| count < elements);
+    let samples = samples.map(|count| Samples::new(count, elements, tensor.device()));
+    let samples = samples.transpose()?;
+    if samples.is_none() && raw::view(&tensor).is_ok() {
         return digests(rows, &tensor);
     }
     // Others are copied, some rows at a time.
-    let row_bytes = tensor.numel() / rows.max(1) as usize * tensor.f_kind()?.elt_size_in_bytes();
+    let row_bytes = elements * tensor.f_kind()?.elt_size_in_bytes();
     let count = layout::slices_in_part(row_bytes) as i64;
     let mut all = Vec::with_capacity(rows as usize);
     for start in (0..rows).step_by(count as usize) {
         let count = count.min(rows - start);
         let part = tensor.f_narrow(0, start, count)?;
-        match subsample {
+        match &samples {
             Some(samples) => {
-                let part = layout::on_cpu(&subsampled(&part, samples)?)?;
+                let part = layout::on_cpu(&samples.of(&part)?)?;
                 all.extend(digests(count, &part)?);
             }
             None if count > 1 => all.extend(digests(count, &layout::on_cpu(&part)?)?),
@@ -152,32 +156,39 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
     Ok(all)
 }
 
-/// `count` evenly spaced elements of each row, the first among them.
-fn subsampled(tensor: &Tensor, count: usize) -> Result<Tensor, TchError> {
-    let rows = tensor.f_reshape([tensor.size()[0], -1])?;
-    let elements = rows.size()[1] as usize;
-    if elements <= count {
-        return Ok(rows);
+/// Evenly spaced elements of each row, the first among them.
+enum Samples {
+    Spacing(i64),
+    /// On the device of the tensor.
+    Positions(Tensor),
+}
+
+impl Samples {
+    /// `count` of `elements` elements, which are more.
+    fn new(count: usize, elements: usize, device: Device) -> Result<Self, TchError> {
+        if elements.is_multiple_of(count) {
+            // No index, which would be copied to a device.
+            return Ok(Samples::Spacing((elements / count) as i64));
+        }
+        let position = |sample| (sample as u128 * elements as u128 / count as u128) as i64;
+        let positions: Vec<i64> = (0..count).map(position).collect();
+        staging::numbers(&positions, device).map(Samples::Positions)
     }
-    if elements.is_multiple_of(count) {
-        // No index, which would be copied to a device.
-        let spacing = (elements / count) as i64;
-        return rows.f_slice(1, None, None, spacing);
+
+    fn of(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        let rows = tensor.f_reshape([tensor.size()[0], -1])?;
+        match self {
+            Samples::Spacing(spacing) => rows.f_slice(1, None, None, *spacing),
+            Samples::Positions(positions) => rows.f_index_select(1, positions),
+        }
     }
-    let positions: Vec<i64> = (0..count)
-        .map(|sample| (sample as u128 * elements as u128 / count as u128) as i64)
-        .collect();
-    rows.f_index_select(
-        1,
-        &Tensor::from_slice(&positions).f_to_device(tensor.device())?,
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::argument::SharedDigests;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
         let context = KeyContext {
