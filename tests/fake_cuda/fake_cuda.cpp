@@ -140,6 +140,18 @@ class Memory {
         return base + offset;
     }
 
+    // The addresses where allocations begin and end, of as many as there is room for; returns how many there are.
+    size_t allocations(uint64_t *bounds, size_t room) {
+        std::lock_guard<std::mutex> guard(mutex);
+        size_t count = 0;
+        for (const auto &[offset, bytes] : taken) {
+            if (count++ >= room) continue;
+            *bounds++ = reinterpret_cast<uint64_t>(base + offset);
+            *bounds++ = reinterpret_cast<uint64_t>(base + offset + bytes);
+        }
+        return count;
+    }
+
     void free(void *address) {
         std::lock_guard<std::mutex> guard(mutex);
         auto found = taken.find(static_cast<char *>(address) - base);
@@ -525,8 +537,20 @@ extern "C" void fake_cuda_waits(uint64_t counts[2]) {
 // The stream of this thread from now on.
 extern "C" void fake_cuda_set_stream(uint64_t number) { stream = number; }
 
+// For the driver: between these, the memory of the device can be used.
+extern "C" void fake_cuda_start_operation() {
+    queue().finish_current_stream();
+    memory().start_operation();
+}
+extern "C" void fake_cuda_end_operation() { memory().end_operation(); }
+
+// The addresses where allocations begin and end.
+extern "C" size_t fake_cuda_allocations(uint64_t *bounds, size_t room) {
+    return memory().allocations(bounds, room);
+}
+
 // libtorch's function of this name.
-extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t, void **current) {
+extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device, void **current) {
     *current = reinterpret_cast<void *>(stream);
-    return 0;
+    return device != 0;
 }

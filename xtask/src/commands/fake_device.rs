@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use xshell::cmd;
+use xshell::{Shell, cmd};
 
 use crate::install::{fake_cuda, libtorch, readback};
 use crate::machine;
@@ -34,7 +34,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Every test of behaviour, those for the fake device alone too, or those that `args` name.
+/// The variable that has the library hash on the device.
+const HASHING: &str = "TORCHCACHE_DEVICE_HASHING";
+
+/// Tests that run once more, with the device's tensors hashed on the host.
+const ON_THE_HOST: [&str; 2] = ["device_copies::", "shared_arguments::"];
+
+/// Every test of behaviour, those for the fake device alone too, or those that `args` name. The library hashes on the
+/// device, unless a variable says otherwise.
 pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> Result<()> {
     let libtorch = libtorch::prepare(root, release)?;
     let sh = match release.is_default() {
@@ -42,24 +49,49 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         false => mirror::prepare(root, release, &libtorch)?,
     };
     readback::prepare(root, &sh)?;
-    let library = fake_cuda::library(root, release, &libtorch.folder)?;
+    let hashing = sh.var_os(HASHING);
+    let runner = prepare(root, release, &libtorch.folder, &sh)?;
+    for (test, reason) in LEFT_OUT {
+        eprintln!("left out: {test}: {reason}");
+    }
+    if let Some(hashing) = &hashing {
+        sh.set_var(HASHING, hashing);
+    }
+    run_tests(&sh, &runner, args)?;
+    if args.is_empty() && hashing.is_none() {
+        sh.set_var(HASHING, "off");
+        run_tests(&sh, &runner, &ON_THE_HOST.map(OsString::from))?;
+    }
+    Ok(())
+}
+
+/// Sets the variables of tests on the fake device, and returns the setting that has cargo run them there.
+pub(crate) fn prepare(
+    root: &Path,
+    release: &Release,
+    libtorch: &Path,
+    sh: &Shell,
+) -> Result<String> {
+    let [device, driver] = fake_cuda::libraries(root, release, libtorch)?;
     if sh.var_os("TORCHCACHE_LINK_CUDA").is_some() {
         // A GPU would be the device.
         sh.set_var("TORCHCACHE_LINK_CUDA", "0");
     }
     sh.set_var("TORCHCACHE_TEST_DEVICE", "cuda");
+    sh.set_var(HASHING, "on");
     // The runner starts the tests, and nothing else: cargo and the compiler go without libtorch.
     let host = machine::host().context("`rustc -vV` prints no host")?;
-    let runner = format!(
-        "target.{host}.runner = ['env', 'LD_PRELOAD={}']",
-        library.display()
-    );
-    let tests = ["--test", "behaviour", "--config", &runner];
-    for (test, reason) in LEFT_OUT {
-        eprintln!("left out: {test}: {reason}");
-    }
+    Ok(format!(
+        "target.{host}.runner = ['env', 'LD_PRELOAD={}:{}']",
+        device.display(),
+        driver.display()
+    ))
+}
+
+fn run_tests(sh: &Shell, runner: &str, args: &[OsString]) -> Result<()> {
+    let tests = ["--test", "behaviour", "--config", runner];
     let skip = LEFT_OUT.iter().flat_map(|(test, _)| ["--skip", test]);
-    if shell::has_nextest(&sh) {
+    if shell::has_nextest(sh) {
         // With the features of the other tests of the workspace, nothing is built again for these.
         let only = ["--workspace", "-E", "package(torchcache-tests)"];
         return shell::run(cmd!(

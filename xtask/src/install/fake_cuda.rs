@@ -11,17 +11,22 @@ use anyhow::{Context, Result, ensure};
 use crate::install::staged::{Partial, Staged};
 use crate::release::Release;
 
-/// The file to compile, and those that it includes.
-const SOURCES: [&str; 3] = [
+/// The files to compile, of the device and of its driver, and those that they include.
+const SOURCES: [&str; 4] = [
     "tests/fake_cuda/fake_cuda.cpp",
+    "tests/fake_cuda/fake_driver.cpp",
     "tests/fake_cuda/kernels_on_host.h",
     "torchcache/src/device/kernels.cu",
 ];
 
-const LIBRARY: &str = "libfake_cuda.so";
+const DEVICE: &str = "libfake_cuda.so";
 
-/// The library to preload, compiled again if its sources, the compiler or libtorch changed.
-pub(crate) fn library(root: &Path, release: &Release, libtorch: &Path) -> Result<PathBuf> {
+/// The name by which the driver is found.
+const DRIVER: &str = "libcuda.so.1";
+
+/// The libraries to preload, compiled again if their sources, the compiler or libtorch changed: the device, and
+/// its driver, without which it is a device that runs no kernels.
+pub(crate) fn libraries(root: &Path, release: &Release, libtorch: &Path) -> Result<[PathBuf; 2]> {
     ensure!(
         cfg!(target_os = "linux"),
         "the fake CUDA device is preloaded with LD_PRELOAD, which needs Linux"
@@ -37,9 +42,9 @@ pub(crate) fn library(root: &Path, release: &Release, libtorch: &Path) -> Result
         name: release.torch,
     };
     let folder = staged.ensure(&[stamp], |partial| {
-        compile(&compiler, &root.join(SOURCES[0]), libtorch, partial)
+        compile(&compiler, root, libtorch, partial)
     })?;
-    Ok(folder.join(LIBRARY))
+    Ok([DEVICE, DRIVER].map(|library| folder.join(library)))
 }
 
 /// Path, size and time of the library that the fake device is linked to.
@@ -54,25 +59,39 @@ fn identify(libtorch: &Path) -> Result<String> {
     identify().with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn compile(compiler: &str, source: &Path, libtorch: &Path, partial: &Partial) -> Result<()> {
-    eprintln!("compiling the fake CUDA device below target/");
-    // As for torch-sys, `CXX` may hold a wrapper and arguments: `ccache g++`.
-    let mut words = compiler.split_whitespace();
-    let mut command = Command::new(words.next().unwrap_or("c++"));
-    let include = libtorch.join("include");
-    let lib = libtorch.join("lib");
+fn compile(compiler: &str, root: &Path, libtorch: &Path, partial: &Partial) -> Result<()> {
+    eprintln!("compiling the fake CUDA device and its driver below target/");
+    let [device, driver, ..] = SOURCES.map(|source| root.join(source));
+    let (include, lib) = (libtorch.join("include"), libtorch.join("lib"));
+    let mut command = shared_library(compiler, &device, &partial.content.join(DEVICE));
     command
-        .args(words)
-        .args(["-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra"])
+        .arg("-O1")
         .arg("-isystem")
         .arg(&include)
-        .arg(source)
-        .arg("-o")
-        .arg(partial.content.join(LIBRARY))
         .arg("-L")
         .arg(&lib)
         .args(["-ltorch_cpu", "-lc10"])
         .arg(format!("-Wl,-rpath,{}", lib.display()));
+    run(command, compiler, &device)?;
+    let mut command = shared_library(compiler, &driver, &partial.content.join(DRIVER));
+    command.arg("-O2").arg(format!("-Wl,-soname,{DRIVER}"));
+    run(command, compiler, &driver)
+}
+
+fn shared_library(compiler: &str, source: &Path, library: &Path) -> Command {
+    // As for torch-sys, `CXX` may hold a wrapper and arguments: `ccache g++`.
+    let mut words = compiler.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or("c++"));
+    command
+        .args(words)
+        .args(["-std=c++20", "-fPIC", "-shared", "-Wall", "-Wextra"])
+        .arg(source)
+        .arg("-o")
+        .arg(library);
+    command
+}
+
+fn run(mut command: Command, compiler: &str, source: &Path) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start {compiler}; set CXX to a C++ compiler"))?;

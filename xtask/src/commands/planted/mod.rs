@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
+use crate::commands::fake_device;
 use crate::install::libtorch;
 use crate::mirror;
 use crate::release::DEFAULT;
@@ -35,15 +36,20 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     let mut files = mirror::sources(root)?;
     files.insert("Cargo.lock".into());
     mirror::sync(root, &tree, &files)?;
-    let sh = match patches.iter().any(needs_libtorch) {
-        true => libtorch::prepare(root, DEFAULT)?.shell(&tree)?,
-        false => Shell::new()?,
+    let libtorch = match patches.iter().any(needs_libtorch) {
+        true => Some(libtorch::prepare(root, DEFAULT)?),
+        false => None,
+    };
+    let sh = match &libtorch {
+        Some(libtorch) => libtorch.shell(&tree)?,
+        None => Shell::new()?,
     };
     sh.change_dir(&tree);
     let mut missed = 0;
     for patch in &patches {
         let begin = Instant::now();
-        let outcome = plant(patch, root, &sh);
+        let libtorch = libtorch.as_ref().map(|libtorch| &*libtorch.folder);
+        let outcome = plant(patch, root, libtorch, &sh);
         let seconds = begin.elapsed().as_secs();
         let (verdict, detail) = match outcome {
             Ok(Outcome::Found(test)) => ("found", test),
@@ -73,7 +79,7 @@ fn needs_libtorch(patch: &Patch) -> bool {
 }
 
 /// Applies a patch, runs its tests, and restores the files.
-fn plant(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
+fn plant(patch: &Patch, root: &Path, libtorch: Option<&Path>, sh: &Shell) -> Result<Outcome> {
     let mut changed = Vec::new();
     let sources = sh.current_dir().join(&patch.package).join("src");
     let applied = patch.hunks.iter().try_for_each(|hunk| {
@@ -83,7 +89,7 @@ fn plant(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
         changed.push((path, before));
         Ok(())
     });
-    let outcome = applied.and_then(|()| test(patch, root, sh));
+    let outcome = applied.and_then(|()| test(patch, root, libtorch, sh));
     // The last change first, since two may be in one file.
     for (path, before) in changed.into_iter().rev() {
         fs::write(&path, before)?;
@@ -91,7 +97,7 @@ fn plant(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
     outcome
 }
 
-fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
+fn test(patch: &Patch, root: &Path, libtorch: Option<&Path>, sh: &Shell) -> Result<Outcome> {
     let work = root.join(WORK);
     let log = work.join(&patch.name).with_extension("log");
     let target = work.join(if patch.shuttle { "shuttle" } else { "build" });
@@ -99,7 +105,15 @@ fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
     if patch.shuttle {
         sh.set_var("RUSTFLAGS", "--cfg shuttle");
     }
+    let mut config = Vec::new();
+    if patch.fake_device {
+        let libtorch =
+            libtorch.context("tests on the fake device are of packages with libtorch")?;
+        let runner = fake_device::prepare(root, DEFAULT, libtorch, &sh)?;
+        config = vec!["--config".to_owned(), runner];
+    }
     for words in &patch.tests {
+        let config = &config;
         let test = ["test", "--target-dir"];
         // A failure to build must not pass for a test that fails.
         let build = cmd!(sh, "cargo {test...} {target} --no-run {words...}");
@@ -108,7 +122,7 @@ fn test(patch: &Patch, root: &Path, sh: &Shell) -> Result<Outcome> {
         // Kills what the test has started, too.
         let run = cmd!(
             sh,
-            "timeout --signal KILL {TIMEOUT} cargo {test...} {target} {words...}"
+            "timeout --signal KILL {TIMEOUT} cargo {test...} {target} {config...} {words...}"
         );
         match run_logged(run.into(), &log)?.code() {
             Some(0) => {

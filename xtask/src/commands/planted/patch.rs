@@ -20,6 +20,8 @@ pub(crate) struct Patch {
     pub(crate) tests: Vec<Vec<String>>,
     /// Whether the tests are those of the model checker.
     pub(crate) shuttle: bool,
+    /// Whether the tests run on the fake CUDA device.
+    pub(crate) fake_device: bool,
     pub(crate) hunks: Vec<Hunk>,
 }
 
@@ -73,6 +75,7 @@ impl Patch {
             package: field("package").next().context("no line `package: `")?,
             tests: field("test").map(words).collect(),
             shuttle: field("cfg").any(|cfg| cfg == "shuttle"),
+            fake_device: field("device").any(|device| device == "fake"),
             hunks: body
                 .split("\n@@\n")
                 .map(Hunk::parse)
