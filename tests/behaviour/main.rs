@@ -20,6 +20,8 @@ mod changing_modules;
 mod cut_batches;
 mod derived_modules;
 mod device_copies;
+mod device_faults;
+mod device_hashing;
 mod device_tier;
 mod eviction;
 mod faults;

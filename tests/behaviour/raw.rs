@@ -7,9 +7,12 @@
               the fake CUDA device is C++"
 )]
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
+use torchcache_ptx::{Grid, HostMemory, Module};
 
 /// libtorch's code of unsigned 16-bit integers.
 const UINT16: i32 = 27;
@@ -153,6 +156,94 @@ pub(crate) fn waits() -> Waits {
     // It writes two integers of 64 bits, the fields.
     count(&mut waits);
     waits
+}
+
+/// A function of the fake CUDA device or its driver.
+///
+/// # Safety
+///
+/// The function of this name has this type.
+unsafe fn fake_function<F: Copy>(name: &CStr) -> F {
+    let symbol = fake_cuda(name).expect("the fake CUDA device and its driver");
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
+    // SAFETY: it is a pointer to the function, whose type the caller knows.
+    unsafe { std::mem::transmute_copy(&symbol) }
+}
+
+/// Kernels that were launched on the fake device since the start of the process.
+pub(crate) fn launches() -> u64 {
+    // SAFETY: `fake_driver.cpp` defines it so.
+    let launches: extern "C" fn() -> u64 = unsafe { fake_function(c"fake_driver_launches") };
+    launches()
+}
+
+/// Has the fake driver refuse kernels after so many more.
+pub(crate) fn refuse_launches_after(more: u64) {
+    // SAFETY: as above.
+    let refuse: extern "C" fn(u64) = unsafe { fake_function(c"fake_driver_refuse_after") };
+    refuse(more);
+}
+
+/// Has a kernel of the fake device compute something wrong from the start.
+pub(crate) fn break_kernel(name: &CStr) {
+    // SAFETY: as above; the name ends with a zero byte.
+    let set: extern "C" fn(*const c_char) = unsafe { fake_function(c"fake_driver_break") };
+    set(name.as_ptr());
+}
+
+/// Whether kernels that the fake driver loads are loaded only when this says otherwise.
+pub(crate) fn hold_loading(hold: bool) {
+    // SAFETY: as above.
+    let set: extern "C" fn(bool) = unsafe { fake_function(c"fake_driver_hold_loading") };
+    set(hold);
+}
+
+/// The contexts that are current on this thread of the fake driver, one over another.
+pub(crate) fn contexts() -> u64 {
+    // SAFETY: as above.
+    let contexts: extern "C" fn() -> u64 = unsafe { fake_function(c"fake_driver_contexts") };
+    contexts()
+}
+
+/// Has kernels run from the PTX that the fake driver was given. The process ends where one does what it may not.
+pub(crate) fn interpret_kernels() {
+    type Run = extern "C" fn(*const c_char, *const c_char, u32, u32, *const *const c_void);
+    // SAFETY: as above.
+    let set: extern "C" fn(Run) = unsafe { fake_function(c"fake_driver_run_with") };
+    set(interpret);
+}
+
+extern "C" fn interpret(
+    ptx: *const c_char,
+    name: *const c_char,
+    blocks: u32,
+    threads: u32,
+    parameters: *const *const c_void,
+) {
+    static MODULE: OnceLock<Module> = OnceLock::new();
+    // SAFETY: both texts end with a zero byte and live during the call.
+    let [ptx, name] = [ptx, name].map(|text| unsafe { CStr::from_ptr(text) }.to_str().unwrap());
+    let module = MODULE.get_or_init(|| Module::parse(ptx).unwrap());
+    let kernel = module.kernel(name).unwrap();
+    // SAFETY: the launch has the parameters of the kernel.
+    let parameters = unsafe { kernel.read_parameters(parameters) };
+    // SAFETY: the driver lets the memory of the device be used during a launch, and Rust has no references to it.
+    let mut memory = unsafe { HostMemory::new(device_allocations()) };
+    let grid = Grid { blocks, threads };
+    kernel.run(grid, &parameters, &mut memory).unwrap();
+}
+
+/// The memory of the fake device that is allocated.
+fn device_allocations() -> Vec<Range<u64>> {
+    // SAFETY: `fake_cuda.cpp` defines it so. It writes two numbers for each of as many allocations as there is
+    // room for.
+    let list: extern "C" fn(*mut u64, usize) -> usize =
+        unsafe { fake_function(c"fake_cuda_allocations") };
+    let mut bounds = vec![0; 2 * 100_000];
+    let count = list(bounds.as_mut_ptr(), bounds.len() / 2);
+    assert!(count <= bounds.len() / 2, "{count} allocations");
+    let (bounds, _) = bounds[..2 * count].as_chunks();
+    bounds.iter().map(|&[begin, end]| begin..end).collect()
 }
 
 /// Reads the first float of a tensor on the host, wherever it is: of a fake CUDA device's, this ends the

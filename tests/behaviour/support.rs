@@ -16,6 +16,8 @@ pub(crate) fn device() -> Device {
                 tch::Cuda::is_available(),
                 "TORCHCACHE_TEST_DEVICE=cuda, but there is no GPU"
             );
+            // Else the copies of a call would depend on how soon they are loaded.
+            torchcache::__private::wait_for_kernels(0);
             Device::Cuda(0)
         }
         Ok(other) => panic!("TORCHCACHE_TEST_DEVICE is {other:?}; expected cuda or nothing"),

@@ -8,6 +8,7 @@
 //!
 //! Public because torchcache hashes and copies rows on the same threads.
 
+use std::io;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -69,6 +70,16 @@ pub fn for_each<J: Send>(
         }
         jobs.run(&work);
     });
+}
+
+/// Starts a thread for what takes long. The program's signals go to its own threads.
+///
+/// # Errors
+///
+/// The system starts no thread.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    sys::without_signals(|| builder.spawn(work)).map(drop)
 }
 
 /// Runs a job on another thread soon, or drops it if there is no other thread or such a job runs

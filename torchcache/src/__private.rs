@@ -1,4 +1,4 @@
-//! The items that generated code names. Not part of the public interface.
+//! The items that generated code names, and one for tests and benchmarks. Not part of the public interface.
 
 use std::ops::Deref;
 
@@ -21,6 +21,7 @@ pub use crate::cache::target::{
     EveryFieldImplementsFingerprint,
 };
 pub use crate::definition::{Definition, Place};
+pub use crate::device::wait_for_kernels;
 pub use crate::function::{BuildInput, BuildValue, Function};
 pub use crate::identity::{ModuleProbe, hashed_modules, type_of, unknown_code};
 pub use crate::output::{Returned, Unreturnable, nested};

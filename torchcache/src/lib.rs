@@ -66,6 +66,9 @@
 //! such as `50 GB`, bounds the directory of caches that do not set `max_persistent_cache_size`, as that does.
 //! `TORCHCACHE_MAX_MEMORY`, such as `8 GB`, is the bound of all memory tiers together, by default half of the memory.
 //!
+//! `TORCHCACHE_DEVICE_HASHING=on` has CUDA devices hash the tensors that they hold, where a call would copy inputs to the
+//! host. It is off by default, as no GPU has run it yet.
+//!
 //! # Logging
 //!
 //! With `tracing`, or with `log` where `tracing` has no subscriber: the module hash and directory at INFO, the

@@ -1,5 +1,5 @@
-//! [`SharedDigests`]: the digests of shared tensors. Those of tensors on a device are kept until they
-//! change; memory of the CPU is hashed at every call.
+//! [`SharedDigests`]: the digests of shared tensors. Memory of the CPU is hashed at every call, and by kernels, where
+//! they are on, that of a device. Digests of other tensors on a device are kept until these change.
 
 use std::mem::take;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use tch::{Device, TchError, Tensor};
 use super::arguments::TensorArgument;
 use crate::identity::is_worth_a_copy;
 use crate::sync::lock;
-use crate::tensor::digest::tensor_digest;
+use crate::tensor::digest::{digests_on_devices, tensor_digest};
 use crate::tensor::layout;
 use crate::tensor::raw::TensorState;
 
@@ -101,10 +101,14 @@ impl SharedDigests {
     ///
     /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn digests(&self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
-        let places = shared.iter().enumerate();
-        places
-            .map(|(place, argument)| self.digest(place, &argument.tensor))
-            .collect()
+        let tensors: Vec<&Tensor> = shared.iter().map(|argument| &argument.tensor).collect();
+        let hashed = digests_on_devices(&tensors)?.into_iter();
+        let places = tensors.iter().enumerate().zip(hashed);
+        let digests = places.map(|((place, tensor), hashed)| match hashed {
+            Some(digest) => Ok(digest),
+            None => self.digest(place, tensor),
+        });
+        digests.collect()
     }
 
     fn digest(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {

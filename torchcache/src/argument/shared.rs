@@ -13,7 +13,8 @@ use super::rows::SelectedRows;
 /// is another one, and at every call where it is sparse or quantized, below 64 KiB, requires grad or has a
 /// gradient.
 ///
-/// A write to any other tensor on another device that does not change its version (through a raw pointer,
+/// With [`TORCHCACHE_DEVICE_HASHING`](crate#environment), every call has a CUDA device hash all of it, as on the CPU.
+/// Without it, a write to any other tensor on another device that does not change its version (through a raw pointer,
 /// `Tensor::data()`, or by `nn::Sgd` under a detached alias) goes unnoticed: call
 /// [`refresh`](crate::TorchCache::refresh) after it. For such tensors the cache also keeps the memory of the
 /// last four of each parameter alive, beyond its bound, until [`clear`](crate::TorchCache::clear).

@@ -1,35 +1,48 @@
-//! CUDA's driver and libtorch's streams, found at run time in what the program has loaded.
+//! CUDA's driver and libtorch's streams, found at run time; and the launches of the kernels.
+//!
+//! Kernels run on libtorch's current stream. Their memory is that of tensors, and libtorch's allocator gives
+//! memory that is freed to later work of the same stream only: a tensor that this thread allocated may be
+//! dropped as soon as the launch is queued. Others are the caller's, who waits for the digests.
 
 #![expect(
     unsafe_code,
     reason = "functions of C that are found at run time have no safe interface"
 )]
 
-use std::ffi::{c_int, c_void};
-use std::ptr::null_mut;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::marker::PhantomData;
+use std::ptr::{from_ref, null, null_mut};
 use std::sync::LazyLock;
 
-use libloading::os::unix::{Library, RTLD_LAZY};
+use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+use tch::{Device, Kind, TchError, Tensor};
+
+use Parameter::{U32, U64};
+
+use super::plan::{self, BLOCK_THREADS, FACTORS, MAX_LINE_BYTES, MAX_PIECE_BYTES, VALUE_BYTES};
 
 /// Opens a library only if it is loaded. As Linux has it; no other system has CUDA.
 const RTLD_NOLOAD: c_int = 4;
 
 /// A stream of a device: what is queued on one runs in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stream(usize);
+pub(crate) struct Stream(Handle);
+
+/// An object of the driver. Only the driver uses it as a pointer.
+type Handle = usize;
 
 /// The stream of a CUDA device that libtorch queues the work of this thread on. `None` if libtorch has no
 /// CUDA, or no such device.
 pub(crate) fn current_stream(device: usize) -> Option<Stream> {
     let get = (*CURRENT_STREAM)?;
-    let mut stream = null_mut();
+    let mut stream = 0;
     // SAFETY: `CURRENT_STREAM` is the function of this type. It writes one pointer, and returns an error for
     // what it throws.
     let error = unsafe { get(device.try_into().ok()?, &raw mut stream) };
-    (error == 0).then_some(Stream(stream.addr()))
+    (error == 0).then_some(Stream(stream))
 }
 
-type CurrentStream = unsafe extern "C" fn(i32, *mut *mut c_void) -> i32;
+type CurrentStream = unsafe extern "C" fn(i32, *mut Handle) -> i32;
 
 /// libtorch's function, of its C interface. It is loaded in every program that has a tensor on a device.
 static CURRENT_STREAM: LazyLock<Option<CurrentStream>> = LazyLock::new(|| {
@@ -47,6 +60,524 @@ static CURRENT_STREAM: LazyLock<Option<CurrentStream>> = LazyLock::new(|| {
         Some(function)
     })
 });
+
+/// Declares the functions of the driver, as `cuda.h` does.
+macro_rules! driver {
+    ($($name:ident = $symbol:literal($($argument:ty),*);)*) => {
+        #[derive(Debug)]
+        struct Driver {
+            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
+        }
+
+        impl Driver {
+            fn of(library: &Library) -> Option<Self> {
+                Some(Driver {
+                    // SAFETY: the driver's function of this name has this type.
+                    $($name: *unsafe { library.get($symbol) }.ok()?,)*
+                })
+            }
+        }
+    };
+}
+
+driver! {
+    init = "cuInit"(c_uint);
+    get_device = "cuDeviceGet"(*mut c_int, c_int);
+    retain_context = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+    push_context = "cuCtxPushCurrent_v2"(Handle);
+    pop_context = "cuCtxPopCurrent_v2"(*mut Handle);
+    load_module = "cuModuleLoadData"(*mut Handle, *const c_char);
+    get_function = "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
+    launch = "cuLaunchKernel"(
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
+    );
+    error_name = "cuGetErrorName"(c_int, *mut *const c_char);
+}
+
+impl Driver {
+    /// The driver of this machine. `None` without one, or with one that is too old.
+    fn find() -> Option<&'static Self> {
+        static DRIVER: LazyLock<Option<Driver>> = LazyLock::new(|| {
+            // SAFETY: this is NVIDIA's driver, which libtorch loads as well before it has a CUDA device.
+            let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_LAZY | RTLD_LOCAL) };
+            let library = library.ok()?;
+            let driver = Driver::of(&library)?;
+            // Never closed, so that the functions stay.
+            std::mem::forget(library);
+            Some(driver)
+        });
+        DRIVER.as_ref()
+    }
+
+    fn check(&self, function: &'static str, code: c_int) -> Result<(), DriverError> {
+        if code == 0 {
+            return Ok(());
+        }
+        let mut name = null();
+        // SAFETY: it writes one pointer, or returns an error.
+        let is_known = unsafe { (self.error_name)(code, &raw mut name) } == 0 && !name.is_null();
+        let name = match is_known {
+            // SAFETY: the driver's text ends with a zero byte, and is never freed.
+            true => unsafe { CStr::from_ptr(name) }
+                .to_string_lossy()
+                .into_owned(),
+            false => "an error without a name".to_owned(),
+        };
+        Err(DriverError {
+            function,
+            name,
+            code,
+        })
+    }
+
+    /// Makes a context current on this thread until the result is dropped.
+    fn enter(&self, context: Handle) -> Result<Entered<'_>, DriverError> {
+        // SAFETY: the driver has returned the context, which is never released.
+        let code = unsafe { (self.push_context)(context) };
+        self.check("cuCtxPushCurrent", code)?;
+        Ok(Entered(self))
+    }
+}
+
+/// While this lives, a context is current on its thread; then the one from before is again.
+struct Entered<'d>(&'d Driver);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut context = 0;
+        // SAFETY: it writes one handle.
+        unsafe { (self.0.pop_context)(&raw mut context) };
+    }
+}
+
+/// An error of the driver.
+#[derive(Debug, thiserror::Error)]
+#[error("{function} returned {name} ({code})")]
+pub(super) struct DriverError {
+    function: &'static str,
+    name: String,
+    code: c_int,
+}
+
+/// Why the device did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeviceError {
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// Memory that cannot be allocated, or a copy that failed.
+    #[error(transparent)]
+    Torch(#[from] TchError),
+    #[error("libtorch has no current stream for the device")]
+    NoStream,
+    #[error("one launch cannot have so many rows")]
+    TooLarge,
+}
+
+/// Rows of bytes in the memory of a CUDA device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceRows<'t> {
+    device: usize,
+    address: u64,
+    rows: u64,
+    row_bytes: u64,
+    stride: u64,
+    owner: PhantomData<&'t Tensor>,
+}
+
+impl<'t> DeviceRows<'t> {
+    /// `rows` rows of `row_bytes` bytes, each `stride` bytes after the one before.
+    ///
+    /// # Safety
+    ///
+    /// They are in the storage of a tensor on that CUDA device, which lives for `'t`.
+    pub(crate) unsafe fn new(
+        device: usize,
+        address: u64,
+        rows: u64,
+        row_bytes: u64,
+        stride: u64,
+    ) -> Self {
+        DeviceRows {
+            device,
+            address,
+            rows,
+            row_bytes,
+            stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// The number of rows.
+    pub(crate) fn count(&self) -> u64 {
+        self.rows
+    }
+
+    /// The first rows, at most `count`.
+    pub(super) fn take(self, count: u64) -> Self {
+        DeviceRows {
+            rows: self.rows.min(count),
+            ..self
+        }
+    }
+
+    /// The rows one after another, each cut into pieces of at most `bytes` bytes.
+    pub(crate) fn pieces(self, bytes: u64) -> impl Iterator<Item = Span<'t>> {
+        (0..self.rows).flat_map(move |row| {
+            let begins = (0..self.row_bytes).step_by(bytes as usize);
+            begins.map(move |begin| Span {
+                device: self.device,
+                address: self.address + row * self.stride + begin,
+                bytes: bytes.min(self.row_bytes - begin),
+                owner: PhantomData,
+            })
+        })
+    }
+}
+
+/// Bytes in the memory of a CUDA device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span<'t> {
+    device: usize,
+    address: u64,
+    bytes: u64,
+    owner: PhantomData<&'t Tensor>,
+}
+
+/// New memory of a device.
+#[derive(Debug)]
+pub(super) struct DeviceBuffer {
+    device: usize,
+    tensor: Tensor,
+    bytes: u64,
+}
+
+impl DeviceBuffer {
+    fn of(device: usize, tensor: Tensor) -> Self {
+        DeviceBuffer {
+            device,
+            bytes: tensor.numel() as u64,
+            tensor,
+        }
+    }
+
+    pub(super) fn new(device: usize, bytes: u64) -> Result<Self, DeviceError> {
+        let options = (Kind::Uint8, Device::Cuda(device));
+        let tensor = Tensor::f_empty([bytes as i64], options)?;
+        Ok(Self::of(device, tensor))
+    }
+
+    /// Copies bytes from the host, without waiting for work that is queued.
+    pub(super) fn upload(device: usize, bytes: &[u8]) -> Result<Self, DeviceError> {
+        let on = Device::Cuda(device);
+        // libtorch uses pinned memory again only after the copies that were queued from it.
+        // Not by `f_pin_memory`, which logs that its argument is deprecated.
+        let pinned = Tensor::f_from_slice(bytes)?.f_internal_pin_memory(on)?;
+        let tensor = pinned.f_to_device_(on, Kind::Uint8, true, false)?;
+        Ok(Self::of(device, tensor))
+    }
+
+    /// Copies the bytes to the host, after the work that is queued.
+    pub(super) fn download(&self) -> Result<Vec<u8>, DeviceError> {
+        let mut bytes = vec![0; self.bytes as usize];
+        self.tensor
+            .f_copy_data_u8(&mut bytes, self.bytes as usize)?;
+        Ok(bytes)
+    }
+
+    /// Its memory as rows.
+    pub(super) fn rows(&self, row_bytes: u64) -> DeviceRows<'_> {
+        DeviceRows {
+            device: self.device,
+            address: self.address(),
+            rows: self.bytes.checked_div(row_bytes).unwrap_or(0),
+            row_bytes,
+            stride: row_bytes,
+            owner: PhantomData,
+        }
+    }
+
+    fn address(&self) -> u64 {
+        self.tensor.data_ptr().addr() as u64
+    }
+
+    /// The address of `count` values of `value_bytes` bytes after the first `skipped` ones.
+    fn values(&self, skipped: u64, count: u64, value_bytes: u64) -> u64 {
+        assert!(
+            skipped + count <= self.bytes / value_bytes,
+            "{count} values of {value_bytes} bytes after {skipped} in {} bytes",
+            self.bytes
+        );
+        self.address() + skipped * value_bytes
+    }
+}
+
+/// The kernels of `kernels.cu`, compiled to PTX.
+const PTX: &CStr =
+    match CStr::from_bytes_with_nul(concat!(include_str!("kernels.ptx"), "\0").as_bytes()) {
+        Ok(ptx) => ptx,
+        Err(_) => panic!("PTX is text"),
+    };
+
+/// The kernels, loaded for one device.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    driver: &'static Driver,
+    device: usize,
+    /// The context of the device that libtorch uses as well.
+    context: Handle,
+    blake3_chunks: Handle,
+    blake3_nodes: Handle,
+    blake3_pieces: Handle,
+    copy_rows: Handle,
+    line_sums: Handle,
+}
+
+impl Kernels {
+    /// Has the driver compile the kernels for a device, which takes up to some seconds. `None` where there is no
+    /// driver, or no way to learn libtorch's stream. Calls nothing of libtorch.
+    pub(super) fn load(device: usize) -> Option<Result<Self, DriverError>> {
+        CURRENT_STREAM.as_ref()?;
+        Some(Self::load_by(Driver::find()?, device))
+    }
+
+    fn load_by(driver: &'static Driver, device: usize) -> Result<Self, DriverError> {
+        let (mut number, mut context, mut module) = (0, 0, 0);
+        // SAFETY: each writes one number or handle, or returns an error. `PTX` ends with a zero byte.
+        unsafe {
+            driver.check("cuInit", (driver.init)(0))?;
+            let code = (driver.get_device)(&raw mut number, device as c_int);
+            driver.check("cuDeviceGet", code)?;
+            let code = (driver.retain_context)(&raw mut context, number);
+            driver.check("cuDevicePrimaryCtxRetain", code)?;
+        }
+        let _entered = driver.enter(context)?;
+        // SAFETY: as above.
+        let code = unsafe { (driver.load_module)(&raw mut module, PTX.as_ptr()) };
+        driver.check("cuModuleLoadData", code)?;
+        let function = |name: &CStr| {
+            let mut function = 0;
+            // SAFETY: as above, and the name ends with a zero byte.
+            let code = unsafe { (driver.get_function)(&raw mut function, module, name.as_ptr()) };
+            driver.check("cuModuleGetFunction", code)?;
+            Ok::<_, DriverError>(function)
+        };
+        Ok(Kernels {
+            driver,
+            device,
+            context,
+            blake3_chunks: function(c"blake3_chunks")?,
+            blake3_nodes: function(c"blake3_nodes")?,
+            blake3_pieces: function(c"blake3_pieces")?,
+            copy_rows: function(c"copy_rows")?,
+            line_sums: function(c"line_sums")?,
+        })
+    }
+
+    pub(super) fn device(&self) -> usize {
+        self.device
+    }
+
+    /// Queues the digests of rows, from the one numbered `first` on.
+    pub(super) fn hash_rows(
+        &self,
+        rows: &DeviceRows<'_>,
+        digests: &DeviceBuffer,
+        first: u64,
+    ) -> Result<(), DeviceError> {
+        let &DeviceRows {
+            rows: count,
+            row_bytes,
+            stride,
+            ..
+        } = rows;
+        self.assert_device([rows.device, digests.device]);
+        let levels = plan::row_digest_levels(count, row_bytes).ok_or(DeviceError::TooLarge)?;
+        let mut joined: Option<DeviceBuffer> = None;
+        for level in &levels {
+            let values = count * level.groups;
+            let (buffer, out) = match level.groups {
+                1 => (None, digests.values(first, count, VALUE_BYTES)),
+                _ => {
+                    let buffer = DeviceBuffer::new(self.device, values * VALUE_BYTES)?;
+                    let out = buffer.values(0, values, VALUE_BYTES);
+                    (Some(buffer), out)
+                }
+            };
+            // SAFETY: these are the parameters of the kernels. They read the rows, or the values of the launch
+            // before, and write `values` values.
+            unsafe {
+                match &joined {
+                    None => {
+                        let parameters = [
+                            U64(rows.address),
+                            U64(count),
+                            U64(row_bytes),
+                            U64(stride),
+                            U32(level.width),
+                            U64(out),
+                        ];
+                        self.launch(self.blake3_chunks, level.blocks, parameters)?;
+                    }
+                    Some(joined) => {
+                        let values = joined.values(0, count * level.nodes, VALUE_BYTES);
+                        let parameters = [
+                            U64(values),
+                            U64(count),
+                            U64(level.nodes),
+                            U32(level.width),
+                            U64(out),
+                        ];
+                        self.launch(self.blake3_nodes, level.blocks, parameters)?;
+                    }
+                }
+            }
+            joined = buffer;
+        }
+        Ok(())
+    }
+
+    /// Queues the digests of pieces, none longer than [`MAX_PIECE_BYTES`], from the one numbered `first` on.
+    pub(super) fn hash_pieces(
+        &self,
+        pieces: &[Span<'_>],
+        digests: &DeviceBuffer,
+        first: u64,
+    ) -> Result<(), DeviceError> {
+        let blocks = plan::piece_blocks(pieces.len() as u64).ok_or(DeviceError::TooLarge)?;
+        let table = self.table(pieces, MAX_PIECE_BYTES)?;
+        let count = pieces.len() as u64;
+        let out = digests.values(first, count, VALUE_BYTES);
+        self.assert_device([digests.device]);
+        let parameters = [U64(table.address()), U64(count), U64(out)];
+        // SAFETY: these are the parameters of the kernel. It reads the table and the pieces, and writes a digest
+        // for each.
+        unsafe { self.launch(self.blake3_pieces, blocks, parameters) }
+    }
+
+    /// Queues copies of rows of one length, each from the first place to the second one. The rows that are
+    /// written must overlap no other.
+    pub(super) fn copy_rows(&self, moves: &[(Span<'_>, Span<'_>)]) -> Result<(), DeviceError> {
+        let (count, row_bytes) = (
+            moves.len() as u64,
+            moves.first().map_or(0, |(from, _)| from.bytes),
+        );
+        let mut table = Vec::with_capacity(16 * moves.len());
+        for (from, to) in moves {
+            self.assert_device([from.device, to.device]);
+            assert!(
+                from.bytes == row_bytes && to.bytes == row_bytes,
+                "rows of several lengths"
+            );
+            table.extend(from.address.to_le_bytes());
+            table.extend(to.address.to_le_bytes());
+        }
+        let table = DeviceBuffer::upload(self.device, &table)?;
+        let parameters = [U64(table.address()), U64(count), U64(row_bytes)];
+        let blocks = plan::copy_blocks(count, row_bytes);
+        // SAFETY: these are the parameters of the kernel. It reads the table and the first rows, and writes the
+        // second ones.
+        unsafe { self.launch(self.copy_rows, blocks, parameters) }
+    }
+
+    /// Queues the sums of lines, none longer than [`MAX_LINE_BYTES`], as `line_sums` forms them: 64-bit words, one
+    /// for every 128 lines.
+    pub(super) fn sum_lines(
+        &self,
+        lines: &[Span<'_>],
+        factors: &DeviceBuffer,
+    ) -> Result<DeviceBuffer, DeviceError> {
+        let blocks = plan::line_blocks(lines.len() as u64).ok_or(DeviceError::TooLarge)?;
+        let table = self.table(lines, MAX_LINE_BYTES)?;
+        let sums = DeviceBuffer::new(self.device, u64::from(blocks) * 8)?;
+        self.assert_device([factors.device]);
+        let count = lines.len() as u64;
+        let factors = factors.values(0, FACTORS as u64, 8);
+        let parameters = [
+            U64(table.address()),
+            U64(count),
+            U64(factors),
+            U64(sums.address()),
+        ];
+        // SAFETY: these are the parameters of the kernel. It reads the table, the lines and the factors, and
+        // writes a word for each block.
+        unsafe { self.launch(self.line_sums, blocks, parameters) }?;
+        Ok(sums)
+    }
+
+    /// A table of addresses and lengths.
+    fn table(&self, spans: &[Span<'_>], max_bytes: u64) -> Result<DeviceBuffer, DeviceError> {
+        let mut table = Vec::with_capacity(16 * spans.len());
+        for span in spans {
+            self.assert_device([span.device]);
+            assert!(
+                span.bytes <= max_bytes,
+                "{} of at most {max_bytes} bytes",
+                span.bytes
+            );
+            table.extend(span.address.to_le_bytes());
+            table.extend(span.bytes.to_le_bytes());
+        }
+        DeviceBuffer::upload(self.device, &table)
+    }
+
+    fn assert_device<const N: usize>(&self, devices: [usize; N]) {
+        assert_eq!(devices, [self.device; N], "memory of another device");
+    }
+
+    /// Queues a kernel on libtorch's current stream; none, if there are no blocks.
+    ///
+    /// # Safety
+    ///
+    /// The parameters are those that the kernel takes, and it reads and writes only memory of this device that
+    /// stays allocated until work that is queued later on the stream.
+    unsafe fn launch<const N: usize>(
+        &self,
+        kernel: Handle,
+        blocks: u32,
+        parameters: [Parameter; N],
+    ) -> Result<(), DeviceError> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        let Stream(stream) = current_stream(self.device).ok_or(DeviceError::NoStream)?;
+        let mut parameters = parameters.each_ref().map(Parameter::pointer);
+        let _entered = self.driver.enter(self.context)?;
+        // SAFETY: the kernel, the context and the stream are of this device. The driver copies the parameters,
+        // which are those of the kernel, before it returns.
+        let code = unsafe {
+            (self.driver.launch)(
+                kernel,
+                blocks,
+                1,
+                1,
+                BLOCK_THREADS,
+                1,
+                1,
+                0,
+                stream,
+                parameters.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        Ok(self.driver.check("cuLaunchKernel", code)?)
+    }
+}
+
+/// A parameter of a kernel.
+#[derive(Debug, Clone, Copy)]
+enum Parameter {
+    U32(u32),
+    U64(u64),
+}
+
+impl Parameter {
+    fn pointer(&self) -> *mut c_void {
+        match self {
+            U32(number) => from_ref(number).cast_mut().cast(),
+            U64(number) => from_ref(number).cast_mut().cast(),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

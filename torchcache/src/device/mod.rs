@@ -1,7 +1,252 @@
-//! What runs on a CUDA device past libtorch.
+//! What runs on a CUDA device past libtorch: BLAKE3 of rows and of pieces of tensors, by kernels of this crate.
+//!
+//! Off unless `TORCHCACHE_DEVICE_HASHING` is `on`. The driver compiles the kernels on a thread of its own; the first
+//! call after that tests them, and until then, and where anything fails, the host does the work.
 
 mod driver;
-#[expect(dead_code, reason = "for the launches")]
 mod plan;
+mod self_test;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock};
+
+use torchcache_store::threads;
+
+use crate::sync::lock;
+use driver::{DeviceBuffer, DeviceError, Kernels};
+use plan::VALUE_BYTES;
+
+pub(crate) use driver::{DeviceRows, Span};
 pub(crate) use driver::{Stream, current_stream};
+pub(crate) use plan::MAX_PIECE_BYTES;
+
+/// The environment variable that switches the kernels on.
+const VARIABLE: &str = "TORCHCACHE_DEVICE_HASHING";
+
+/// Whether the kernels are switched on. Read once.
+fn is_enabled() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    if let Some(enabled) = ENABLED.get() {
+        return *enabled;
+    }
+    let value = std::env::var_os(VARIABLE).unwrap_or_default();
+    let enabled = parse_switch(&value.to_string_lossy());
+    // Not logged inside `get_or_init`: a log subscriber may call a cached function.
+    if ENABLED.set(enabled.unwrap_or(false)).is_ok() && enabled.is_none() {
+        tracing::warn!(
+            "{VARIABLE} is {value:?}; expected `on` or `off`: tensors on CUDA devices are hashed on the host"
+        );
+    }
+    enabled.unwrap_or(false)
+}
+
+fn parse_switch(value: &str) -> Option<bool> {
+    match value {
+        "on" | "1" | "true" => Some(true),
+        "" | "off" | "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// The kernels of one device, and whether they are used.
+#[derive(Debug)]
+struct DeviceKernels {
+    number: usize,
+    /// Set by the thread that loads them. `None` without a driver.
+    loaded: OnceLock<Option<Result<Kernels, String>>>,
+    /// Whether a call tests them, or has tested them.
+    is_test_begun: AtomicBool,
+    tested: OnceLock<()>,
+    /// Whether they are used.
+    is_on: AtomicBool,
+}
+
+impl DeviceKernels {
+    /// Those of a device. The first call has a thread load them.
+    fn get(number: usize) -> &'static Self {
+        static DEVICES: Mutex<BTreeMap<usize, &'static DeviceKernels>> =
+            Mutex::new(BTreeMap::new());
+        let mut devices = lock(&DEVICES);
+        if let Some(device) = devices.get(&number) {
+            return device;
+        }
+        let device: &'static Self = Box::leak(Box::new(DeviceKernels {
+            number,
+            loaded: OnceLock::new(),
+            is_test_begun: AtomicBool::new(false),
+            tested: OnceLock::new(),
+            is_on: AtomicBool::new(false),
+        }));
+        devices.insert(number, device);
+        drop(devices);
+        let load = move || {
+            let loaded = Kernels::load(number);
+            let loaded = loaded.map(|result| result.map_err(|error| error.to_string()));
+            device.loaded.get_or_init(|| loaded);
+        };
+        if let Err(error) = threads::spawn(&format!("torchcache-cuda-{number}"), load) {
+            device.loaded.get_or_init(|| Some(Err(error.to_string())));
+        }
+        device
+    }
+
+    /// The kernels; `None` while they are loaded or tested, and where they cannot be used.
+    fn kernels(&self) -> Option<&Kernels> {
+        let loaded = self.loaded.get()?;
+        if !self.is_test_begun.swap(true, SeqCst) {
+            self.test(loaded);
+        }
+        let kernels = loaded.as_ref()?.as_ref().ok()?;
+        self.is_on.load(SeqCst).then_some(kernels)
+    }
+
+    fn test(&self, loaded: &Option<Result<Kernels, String>>) {
+        let result = loaded.as_ref().map(|loaded| {
+            let kernels = loaded.as_ref().map_err(String::clone)?;
+            self_test::run(kernels).map_err(|failure| failure.to_string())
+        });
+        self.is_on.store(matches!(result, Some(Ok(()))), SeqCst);
+        self.tested.get_or_init(|| ());
+        // With no lock held: a log subscriber may call a cached function.
+        match result {
+            Some(Ok(())) => tracing::info!("tensors on cuda:{} are hashed there", self.number),
+            Some(Err(error)) => self.warn(&error),
+            None => tracing::debug!(
+                "no CUDA driver was found: tensors on CUDA devices are hashed on the host"
+            ),
+        }
+    }
+
+    /// Uses the kernels no more after an error of the driver.
+    fn note(&self, error: &DeviceError) {
+        match error {
+            DeviceError::Driver(_) | DeviceError::NoStream => {
+                if self.is_on.swap(false, SeqCst) {
+                    self.warn(error);
+                }
+            }
+            // Another call may have more memory, or fewer rows.
+            DeviceError::Torch(_) | DeviceError::TooLarge => {
+                tracing::debug!(
+                    "a call hashes on the host what is on cuda:{}: {error}",
+                    self.number
+                );
+            }
+        }
+    }
+
+    fn warn(&self, error: &dyn Display) {
+        tracing::warn!(
+            "tensors on cuda:{} are hashed on the host from now on, since hashing there failed: {error}",
+            self.number
+        );
+    }
+}
+
+/// A BLAKE3 digest.
+type Digest = [u8; VALUE_BYTES as usize];
+
+/// Digests that a device computes, to be copied to the host together. Where one cannot be computed there is
+/// `None`, and the host hashes.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    device: &'static DeviceKernels,
+    kernels: &'static Kernels,
+    digests: DeviceBuffer,
+    /// How many of them were added.
+    added: u64,
+}
+
+impl Digests {
+    /// Room for `count` digests on a CUDA device.
+    pub(crate) fn new(device: usize, count: usize) -> Option<Self> {
+        if !is_enabled() {
+            return None;
+        }
+        let device = DeviceKernels::get(device);
+        let kernels = device.kernels()?;
+        let digests = DeviceBuffer::new(device.number, count as u64 * VALUE_BYTES);
+        Some(Digests {
+            device,
+            kernels,
+            digests: digests.map_err(|error| device.note(&error)).ok()?,
+            added: 0,
+        })
+    }
+
+    /// Adds the digest of each row.
+    pub(crate) fn add_rows(&mut self, rows: &DeviceRows<'_>) -> Option<()> {
+        let queued = self.kernels.hash_rows(rows, &self.digests, self.added);
+        self.added += rows.count();
+        queued.map_err(|error| self.device.note(&error)).ok()
+    }
+
+    /// Adds the digest of each piece, none longer than [`MAX_PIECE_BYTES`].
+    pub(crate) fn add_pieces(&mut self, pieces: &[Span<'_>]) -> Option<()> {
+        let queued = self.kernels.hash_pieces(pieces, &self.digests, self.added);
+        self.added += pieces.len() as u64;
+        queued.map_err(|error| self.device.note(&error)).ok()
+    }
+
+    /// All of them, in the order in which they were added, by one copy.
+    pub(crate) fn copy_to_host(self) -> Option<Vec<Digest>> {
+        let bytes = self.digests.download();
+        let bytes = bytes.map_err(|error| self.device.note(&error)).ok()?;
+        let (digests, _) = bytes.as_chunks();
+        Some(digests[..self.added as usize].to_vec())
+    }
+}
+
+/// What `hash` returns for each place with the number of a CUDA device: it gets a device and all its places. `None`
+/// at others, and where `hash` returns nothing.
+pub(crate) fn on_each<T>(
+    devices: &[Option<usize>],
+    hash: impl Fn(usize, &[usize]) -> Option<Vec<T>>,
+) -> Vec<Option<T>> {
+    let mut hashed: Vec<_> = devices.iter().map(|_| None).collect();
+    let distinct: BTreeSet<_> = devices.iter().flatten().collect();
+    for &device in distinct {
+        let here = |place: &usize| devices[*place] == Some(device);
+        let places: Vec<_> = (0..devices.len()).filter(here).collect();
+        let results = hash(device, &places).into_iter().flatten();
+        for (&place, result) in places.iter().zip(results) {
+            hashed[place] = Some(result);
+        }
+    }
+    hashed
+}
+
+/// Waits until the kernels of a CUDA device are loaded and tested, where they are switched on. Whether they are
+/// used.
+pub fn wait_for_kernels(device: usize) -> bool {
+    if !is_enabled() {
+        return false;
+    }
+    let device = DeviceKernels::get(device);
+    device.loaded.wait();
+    if device.kernels().is_none() {
+        // Another thread may be testing them.
+        device.tested.wait();
+    }
+    device.kernels().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_is_on_or_off() {
+        for value in ["on", "1", "true"] {
+            assert_eq!(parse_switch(value), Some(true));
+        }
+        for value in ["", "off", "0", "false"] {
+            assert_eq!(parse_switch(value), Some(false));
+        }
+        for value in ["yes", "On", " on", "2"] {
+            assert_eq!(parse_switch(value), None);
+        }
+    }
+}

@@ -13,6 +13,7 @@ use blake3::BLOCK_LEN;
 use tch::{Device, TchError, Tensor};
 
 use crate::argument::{Arguments, TensorArgument};
+use crate::device::{self, Digests};
 use crate::options::Options;
 use crate::schema::kind;
 use crate::tensor::{blake3_batch, layout, parallel, raw, staging};
@@ -44,16 +45,9 @@ impl KeyContext<'_> {
     /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
         let prefix = self.prefix(arguments)?;
-        let hashed = |argument: &TensorArgument| {
-            row_digests(&argument.tensor, self.options.subsample_count())
-        };
         let digests = match &arguments.ids {
             Some(argument) => vec![argument.ids.key_bytes()?],
-            None => arguments
-                .tensors
-                .iter()
-                .map(hashed)
-                .collect::<Result<_, _>>()?,
+            None => digests_of_rows(&arguments.tensors, self.options.subsample_count())?,
         };
         let rows = digests.first().map_or(0, Vec::len);
         let length = (digests.len() * size_of::<Key>()).next_multiple_of(BLOCK_LEN);
@@ -114,7 +108,86 @@ impl KeyContext<'_> {
     }
 }
 
-/// BLAKE3 of each row's bytes.
+/// BLAKE3 of the bytes of each row of each tensor, computed where the tensor is, if that is possible.
+fn digests_of_rows(
+    tensors: &[TensorArgument],
+    subsample: Option<usize>,
+) -> Result<Vec<Vec<Key>>, TchError> {
+    let tensors: Vec<&Tensor> = tensors.iter().map(|argument| &argument.tensor).collect();
+    let devices: Vec<_> = tensors
+        .iter()
+        .map(|tensor| raw::cuda_device(tensor))
+        .collect();
+    let on_devices = device::on_each(&devices, |device, places| {
+        let here: Vec<_> = places.iter().map(|&place| tensors[place]).collect();
+        digests_on_device(device, &here, subsample)
+    });
+    let digests = tensors.iter().zip(on_devices);
+    let digests = digests.map(|(tensor, on_device)| match on_device {
+        Some(digests) => Ok(digests),
+        None => row_digests(tensor, subsample),
+    });
+    digests.collect()
+}
+
+/// BLAKE3 of each row of tensors on one CUDA device, copied to the host at once. `None` where the device cannot
+/// hash them.
+fn digests_on_device(
+    device: usize,
+    tensors: &[&Tensor],
+    subsample: Option<usize>,
+) -> Option<Vec<Vec<Key>>> {
+    let rows = |tensor: &Tensor| tensor.size()[0] as usize;
+    let distinct = tensors.iter().map(|tensor| distinct_rows(tensor));
+    let distinct: Vec<_> = distinct.collect::<Result<_, _>>().ok()?;
+    let mut digests = Digests::new(device, distinct.iter().map(rows).sum())?;
+    for tensor in &distinct {
+        add_rows(&mut digests, tensor, subsample)?;
+    }
+    let mut digests = digests.copy_to_host()?.into_iter();
+    let of_tensors = tensors.iter().zip(&distinct).map(|(tensor, distinct)| {
+        let digests: Vec<_> = digests.by_ref().take(rows(distinct)).collect();
+        match digests[..] {
+            [only] => vec![only; rows(tensor)],
+            _ => digests,
+        }
+    });
+    Some(of_tensors.collect())
+}
+
+/// Has a device hash the rows of a tensor. They are copied there, some rows at a time, where they are not contiguous.
+fn add_rows(digests: &mut Digests, tensor: &Tensor, subsample: Option<usize>) -> Option<()> {
+    let samples = Samples::of_rows(tensor, subsample).ok()?;
+    if samples.is_none()
+        && let Some(rows) = raw::device_rows(tensor)
+    {
+        return digests.add_rows(&rows);
+    }
+    let row_bytes = row_elements(tensor) * tensor.f_kind().ok()?.elt_size_in_bytes();
+    if row_bytes > layout::MAX_COPY_BYTES {
+        return None;
+    }
+    let (rows, count) = (tensor.size()[0], layout::slices_in_part(row_bytes) as i64);
+    for start in (0..rows).step_by(count as usize) {
+        let mut part = tensor.f_narrow(0, start, count.min(rows - start)).ok()?;
+        if let Some(samples) = &samples {
+            part = samples.of(&part).ok()?;
+        }
+        let part = layout::contiguous(&part).ok()?;
+        digests.add_rows(&raw::device_rows(&part)?)?;
+    }
+    Some(())
+}
+
+/// The rows of a tensor, or the first one where all are in its memory.
+fn distinct_rows(tensor: &Tensor) -> Result<Tensor, TchError> {
+    match layout::has_equal_rows(tensor) {
+        true => tensor.f_narrow(0, 0, 1),
+        false => tensor.f_detach(),
+    }
+}
+
+/// BLAKE3 of each row's bytes, on the host.
 fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, TchError> {
     let rows = tensor.size()[0];
     if rows > 1 && layout::has_equal_rows(tensor) {
@@ -126,15 +199,12 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
         Ok(blake3_batch::row_digests(bytes, rows as usize, None))
     };
     let tensor = tensor.f_detach()?;
-    let elements = tensor.numel() / rows.max(1) as usize;
-    let samples = subsample.filter(|&count| count < elements);
-    let samples = samples.map(|count| Samples::new(count, elements, tensor.device()));
-    let samples = samples.transpose()?;
+    let samples = Samples::of_rows(&tensor, subsample)?;
     if samples.is_none() && raw::view(&tensor).is_ok() {
         return digests(rows, &tensor);
     }
     // Others are copied, some rows at a time.
-    let row_bytes = elements * tensor.f_kind()?.elt_size_in_bytes();
+    let row_bytes = row_elements(&tensor) * tensor.f_kind()?.elt_size_in_bytes();
     let count = layout::slices_in_part(row_bytes) as i64;
     let mut all = Vec::with_capacity(rows as usize);
     for start in (0..rows).step_by(count as usize) {
@@ -156,6 +226,10 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
     Ok(all)
 }
 
+fn row_elements(tensor: &Tensor) -> usize {
+    tensor.numel() / tensor.size()[0].max(1) as usize
+}
+
 /// Evenly spaced elements of each row, the first among them.
 enum Samples {
     Spacing(i64),
@@ -164,6 +238,14 @@ enum Samples {
 }
 
 impl Samples {
+    /// So many of each row of `tensor`; `None` for all elements.
+    fn of_rows(tensor: &Tensor, count: Option<usize>) -> Result<Option<Self>, TchError> {
+        let elements = row_elements(tensor);
+        let count = count.filter(|&count| count < elements);
+        let samples = count.map(|count| Samples::new(count, elements, tensor.device()));
+        samples.transpose()
+    }
+
     /// `count` of `elements` elements, which are more.
     fn new(count: usize, elements: usize, device: Device) -> Result<Self, TchError> {
         if elements.is_multiple_of(count) {

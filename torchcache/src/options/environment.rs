@@ -1,5 +1,5 @@
 //! The environment variables `TORCHCACHE_DISABLE`, `TORCHCACHE_DIR`, `TORCHCACHE_MAX_DIR_SIZE` and
-//! `TORCHCACHE_MAX_MEMORY`.
+//! `TORCHCACHE_MAX_MEMORY`. `TORCHCACHE_DEVICE_HASHING` is that of `device/`.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -4,10 +4,13 @@ use tch::{Kind, TchError, Tensor};
 use torchcache_store::threads;
 
 use super::{layout, parallel, raw};
+use crate::device::{self, Digests};
 
 /// Elements are hashed in pieces of this size: a digest for each, and BLAKE3 of these. So a device can
 /// hash the pieces side by side.
 const PIECE_BYTES: usize = 128 * 1024;
+
+const _: () = assert!(PIECE_BYTES as u64 <= device::MAX_PIECE_BYTES);
 
 /// The digest of a tensor, over its layout, kind, shape and every stored byte.
 ///
@@ -15,6 +18,9 @@ const PIECE_BYTES: usize = 128 * 1024;
 ///
 /// Errors of libtorch when it cannot be read.
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
+    if let Some(digest) = digests_on_devices(&[tensor])?[0] {
+        return Ok(digest);
+    }
     let mut hasher = blake3::Hasher::new();
     let detached = tensor.f_detach()?;
     if layout::is_strided(tensor) {
@@ -30,6 +36,64 @@ pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
         }
     }
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// The digests of the tensors that their devices can hash, in one copy from each device. `None` for others.
+///
+/// # Errors
+///
+/// As for [`tensor_digest`].
+pub(crate) fn digests_on_devices(tensors: &[&Tensor]) -> Result<Vec<Option<[u8; 32]>>, TchError> {
+    let devices = tensors.iter().map(|tensor| {
+        let can_copy = || elements_bytes(tensor).is_ok_and(|bytes| bytes <= layout::MAX_COPY_BYTES);
+        let can_hash = |_: &usize| raw::device_bytes(tensor).is_some() || can_copy();
+        raw::cuda_device(tensor).filter(can_hash)
+    });
+    let devices: Vec<_> = devices.collect();
+    let pieces = device::on_each(&devices, |device, places| {
+        let here: Vec<_> = places.iter().map(|&place| tensors[place]).collect();
+        pieces_on_device(device, &here)
+    });
+    let digests = tensors.iter().zip(pieces).map(|(tensor, pieces)| {
+        let Some(pieces) = pieces else {
+            return Ok(None);
+        };
+        let mut hasher = blake3::Hasher::new();
+        hash_text(&describe(tensor)?, &mut hasher);
+        hasher.update(pieces.as_flattened());
+        Ok(Some(*hasher.finalize().as_bytes()))
+    });
+    digests.collect()
+}
+
+/// The digests of the pieces of each tensor, which one device has.
+fn pieces_on_device(device: usize, tensors: &[&Tensor]) -> Option<Vec<Vec<[u8; 32]>>> {
+    let count = |tensor: &&Tensor| Ok(elements_bytes(tensor)?.div_ceil(PIECE_BYTES));
+    let counts: Vec<_> = tensors
+        .iter()
+        .map(count)
+        .collect::<Result<_, TchError>>()
+        .ok()?;
+    let mut digests = Digests::new(device, counts.iter().sum())?;
+    let contiguous = tensors.iter().map(|tensor| layout::contiguous(tensor));
+    let contiguous: Vec<_> = contiguous.collect::<Result<_, _>>().ok()?;
+    let rows: Vec<_> = contiguous
+        .iter()
+        .map(raw::device_bytes)
+        .collect::<Option<_>>()?;
+    let pieces = rows
+        .into_iter()
+        .flat_map(|row| row.pieces(PIECE_BYTES as u64));
+    digests.add_pieces(&pieces.collect::<Vec<_>>())?;
+    let mut digests = digests.copy_to_host()?.into_iter();
+    let of_tensors = counts
+        .into_iter()
+        .map(|count| digests.by_ref().take(count).collect());
+    Some(of_tensors.collect())
+}
+
+fn elements_bytes(tensor: &Tensor) -> Result<usize, TchError> {
+    Ok(tensor.numel() * tensor.f_kind()?.elt_size_in_bytes())
 }
 
 /// Starts the digest of another layout: the digest of a strided tensor starts with the length of its

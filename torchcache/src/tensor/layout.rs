@@ -77,6 +77,9 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
 /// Elements that are not contiguous on the CPU are copied in parts of about so many bytes.
 const PART_BYTES: usize = 16 << 20;
 
+/// No more bytes are copied on a device to be hashed there.
+pub(crate) const MAX_COPY_BYTES: usize = 256 << 20;
+
 /// How many slices of `bytes` bytes make a part; at least one.
 pub(crate) fn slices_in_part(bytes: usize) -> usize {
     (PART_BYTES / bytes.max(1)).max(1)

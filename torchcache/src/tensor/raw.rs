@@ -15,6 +15,8 @@ use std::marker::PhantomData;
 use tch::{CModule, Device, Kind, TchError, Tensor, TrainableCModule};
 use torchcache_store::schema::ElementKind;
 
+use crate::device::DeviceRows;
+
 /// The bytes of `tensor`, which must be strided, contiguous and on the CPU.
 ///
 /// # Errors
@@ -34,6 +36,26 @@ pub(crate) fn view(tensor: &Tensor) -> Result<&[u8], TchError> {
     Err(TchError::Shape(
         "expected a strided, contiguous CPU tensor".into(),
     ))
+}
+
+/// The number of the CUDA device that has the elements of `tensor`, if it is strided and has any.
+pub(crate) fn cuda_device(tensor: &Tensor) -> Option<usize> {
+    let mut state = TensorState::new();
+    let is_strided = state.read(tensor) && state.is_strided() && state.pointer() != 0;
+    is_strided.then(|| state.cuda_device()).flatten()
+}
+
+/// The rows of `tensor`, its slices along the first dimension, if each is contiguous on a CUDA device and nothing
+/// is pending.
+pub(crate) fn device_rows(tensor: &Tensor) -> Option<DeviceRows<'_>> {
+    let mut state = TensorState::new();
+    state.read(tensor).then(|| state.device_rows()).flatten()
+}
+
+/// The bytes of `tensor` as one row, if it is contiguous on a CUDA device and nothing is pending.
+pub(crate) fn device_bytes(tensor: &Tensor) -> Option<DeviceRows<'_>> {
+    let mut state = TensorState::new();
+    state.read(tensor).then(|| state.device_bytes()).flatten()
 }
 
 /// Has the processor fetch the memory around `bytes[at]`, which is read soon. Does nothing beyond the end,
@@ -479,6 +501,43 @@ impl<'t> TensorState<'t> {
     pub(crate) fn is_on_cpu(&self) -> bool {
         const CPU: i32 = -1;
         self.fields()[2] & DEVICE == layout_field(0, CPU, 0)
+    }
+
+    /// The number of the CUDA device that the tensor is on.
+    fn cuda_device(&self) -> Option<usize> {
+        let device = (self.fields()[2] & DEVICE) >> 8;
+        // Of others the number is negative.
+        (device as u16 as i16).try_into().ok()
+    }
+
+    /// See [`device_rows`].
+    fn device_rows(&self) -> Option<DeviceRows<'t>> {
+        let (device, extents) = (self.cuda_device()?, self.extents()?);
+        let mut dimensions = extents.dimensions();
+        let (rows, stride) = dimensions.next()?;
+        let (elements, _) = extents.without_gaps(dimensions.rev())?;
+        let bytes = |elements: i64| elements as u64 * extents.size as u64;
+        // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the rows. It
+        // is strided memory of the device: libtorch checks that the element at every index within the shape is
+        // inside the storage, no stride is negative, and those of a row have no gaps.
+        Some(unsafe {
+            DeviceRows::new(
+                device,
+                self.pointer() as u64,
+                rows as u64,
+                bytes(elements as i64),
+                bytes(stride),
+            )
+        })
+    }
+
+    /// See [`device_bytes`].
+    fn device_bytes(&self) -> Option<DeviceRows<'t>> {
+        let (device, extents) = (self.cuda_device()?, self.extents()?);
+        let (elements, _) = extents.without_gaps(extents.dimensions().rev())?;
+        let bytes = (elements * extents.size) as u64;
+        // SAFETY: as in `device_rows`, where the only row is all elements, without gaps.
+        Some(unsafe { DeviceRows::new(device, self.pointer() as u64, 1, bytes, bytes) })
     }
 
     /// Whether it has one dimension.

@@ -281,7 +281,7 @@ HASHING = {"TORCHCACHE_DEVICE_HASHING": "on"}
 
 def kernels(step):
     needs_gpu(step)
-    return step.tests("torchcache", ["device::"], **HASHING)
+    return step.tests("torchcache", ["device::", "--include-ignored"], **HASHING)
 
 
 def large(step):
@@ -308,7 +308,8 @@ def sanitizer(tool):
         if not found:
             raise NotRun("compute-sanitizer not found")
         before = [found, "--tool", tool, "--error-exitcode", "99"]
-        return step.tests("torchcache", ["device::", "--test-threads", "1"], before, **HASHING)
+        tests = ["device::", "--include-ignored", "--test-threads", "1"]
+        return step.tests("torchcache", tests, before, **HASHING)
 
     return run
 

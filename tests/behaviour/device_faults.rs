@@ -1,0 +1,216 @@
+//! Devices that cannot hash, or not rightly: the host hashes then. And the PTX of the library, run by an interpreter.
+//!
+//! Each test has a process of its own, since a device that failed once is not tried again.
+
+use std::process::Command;
+
+use tch::{Device, Kind, Tensor};
+use torchcache::__private::wait_for_kernels;
+use torchcache::torchcache;
+
+use crate::device_copies::counted;
+use crate::device_hashing::{CUDA, doubling, masked, masked_cache, ones, random};
+use crate::raw::{self, DeviceMemoryLimit};
+use crate::support::{Log, counts, events, same, warnings};
+
+const SWITCH: &str = "TORCHCACHE_DEVICE_HASHING";
+
+/// Whether this process is there for a test alone. Else one is started with these variables, and must succeed.
+fn in_own_process(test: &str, variables: &[(&str, &str)]) -> bool {
+    const OWN: &str = "TORCHCACHE_TEST_OWN_PROCESS";
+    if std::env::var_os(OWN).is_some() {
+        return true;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = format!("device_faults::{test}");
+    command.args(["--exact", &name, "--include-ignored", "--nocapture"]);
+    let variables = variables.iter().copied().chain([(OWN, "1")]);
+    let output = command.envs(variables).output().unwrap();
+    assert!(output.status.success(), "{output:#?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("1 passed"), "{stdout}");
+    false
+}
+
+/// Calls that hash on the host what should be hashed on the device. Returns what they log.
+fn hashed_on_the_host() -> Vec<String> {
+    let xs = Tensor::randn([5, 40_000], (Kind::Float, CUDA));
+    let net = doubling("on the host", |options| options);
+    let log = Log::default();
+    for _ in 0..3 {
+        let (given, copies) = log.during(|| counted(|| net.forward(&xs)));
+        assert!(same(&given, &(&xs * 2.0)));
+        assert!(copies.bytes_from_device >= 5 * 160_000);
+    }
+    assert_eq!(counts(net.cache()), (5, 10, 0));
+    log.lines()
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn kernels_that_compute_something_wrong_are_not_used() {
+    const KERNEL: &str = "TORCHCACHE_TEST_KERNEL";
+    for (kernel, wrong) in [
+        (c"blake3_chunks", "digests of rows"),
+        (c"blake3_nodes", "digests of rows"),
+        (c"blake3_pieces", "digests of pieces"),
+        (c"copy_rows", "copies of rows"),
+        (c"line_sums", "sums of lines"),
+    ] {
+        let test = "kernels_that_compute_something_wrong_are_not_used";
+        let name = kernel.to_str().unwrap();
+        if !in_own_process(test, &[(SWITCH, "on"), (KERNEL, name)]) {
+            continue;
+        }
+        if std::env::var(KERNEL).unwrap() == name {
+            raw::break_kernel(kernel);
+            let log = Log::default();
+            assert!(!log.during(|| wait_for_kernels(0)));
+            assert_eq!(warnings(&log.lines(), wrong), 1, "{:?}", log.lines());
+            let launches = raw::launches();
+            assert_eq!(warnings(&hashed_on_the_host(), ""), 0, "logged once");
+            assert_eq!(raw::launches(), launches);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn after_a_refused_launch_the_host_hashes() {
+    let test = "after_a_refused_launch_the_host_hashes";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    let xs = random(&[5, 200_000]);
+    let mask = random(&[5, 200_000]);
+    let net = doubling("refused", |options| options);
+    assert!(same(&net.forward(&xs), &(&xs * 2.0)));
+    // The chunks of a call are hashed, and their values are not joined.
+    raw::refuse_launches_after(1);
+    let log = Log::default();
+    let (given, copies) = log.during(|| counted(|| net.forward(&xs)));
+    assert!(same(&given, &(&xs * 2.0)));
+    assert_eq!(counts(net.cache()), (5, 5, 0));
+    assert!(copies.bytes_from_device >= 5 * 800_000);
+    let reason = "cuLaunchKernel returned CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES (701)";
+    assert_eq!(warnings(&log.lines(), reason), 1, "{:?}", log.lines());
+    let launches = raw::launches();
+    for _ in 0..2 {
+        masked(&xs, &[mask.shallow_clone(), xs.shallow_clone()]);
+    }
+    assert_eq!(counts(masked_cache()), (5, 5, 0));
+    assert_eq!(warnings(&hashed_on_the_host(), ""), 0, "logged once");
+    assert_eq!(raw::launches(), launches);
+    assert!(!wait_for_kernels(0));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn calls_hash_on_the_host_while_kernels_are_loaded() {
+    let test = "calls_hash_on_the_host_while_kernels_are_loaded";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    assert_eq!(hashed_on_the_host().len(), 4, "attached, and three calls");
+    assert_eq!(raw::launches(), 0);
+    raw::hold_loading(false);
+    let log = Log::default();
+    assert!(log.during(|| wait_for_kernels(0)));
+    assert_eq!(
+        events(&log.lines(), "INFO", "cuda:0"),
+        1,
+        "{:?}",
+        log.lines()
+    );
+    let xs = random(&[5, 40_000]);
+    let (_, copies) = counted(|| ones(&xs));
+    assert_eq!(copies.bytes_from_device, 5 * 32 + 5 * 8);
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn without_a_driver_the_host_hashes_without_a_warning() {
+    let test = "without_a_driver_the_host_hashes_without_a_warning";
+    let preloaded = std::env::var("LD_PRELOAD").unwrap_or_default();
+    let (device, driver) = preloaded.split_once(':').unwrap_or_default();
+    let variables = [(SWITCH, "on"), ("LD_PRELOAD", device)];
+    if driver.is_empty() || in_own_process(test, &variables) {
+        let log = Log::default();
+        assert!(!log.during(|| wait_for_kernels(0)));
+        let lines = [log.lines(), hashed_on_the_host()].concat();
+        assert_eq!(warnings(&lines, ""), 0, "{lines:?}");
+        assert_eq!(events(&lines, "DEBUG", "no CUDA driver"), 1, "{lines:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn the_host_hashes_unless_a_variable_says_otherwise() {
+    const VALUE: &str = "TORCHCACHE_TEST_VALUE";
+    let test = "the_host_hashes_unless_a_variable_says_otherwise";
+    for (value, warned) in [("", 0), ("off", 0), ("0", 0), ("yes", 1)] {
+        if !in_own_process(test, &[(SWITCH, value), (VALUE, value)]) {
+            continue;
+        }
+        if std::env::var(VALUE).unwrap() == value {
+            let lines = hashed_on_the_host();
+            let text = "TORCHCACHE_DEVICE_HASHING is \"yes\"; expected `on` or `off`";
+            assert_eq!(warnings(&lines, text), warned, "{lines:?}");
+            assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
+            assert_eq!(raw::launches(), 0);
+        }
+    }
+}
+
+#[torchcache]
+fn ones_on_the_host(xs: &Tensor) -> Tensor {
+    Tensor::ones([xs.size()[0], 2], (Kind::Float, Device::Cpu))
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn a_call_without_memory_on_the_device_hashes_on_the_host() {
+    let test = "a_call_without_memory_on_the_device_hashes_on_the_host";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    let xs = random(&[5, 40_000]);
+    ones_on_the_host(&xs);
+    for (left, copied) in [(100, 5 * 160_000), (u64::MAX, 5 * 32)] {
+        let limit = DeviceMemoryLimit::leave(left);
+        let log = Log::default();
+        let (_, copies) = log.during(|| counted(|| ones_on_the_host(&xs)));
+        drop(limit);
+        assert_eq!(copies.bytes_from_device, copied);
+        assert_eq!(warnings(&log.lines(), ""), 0, "{:?}", log.lines());
+    }
+    assert_eq!(counts(ones_on_the_host_cache()), (5, 10, 0));
+}
+
+/// The PTX that the library gives to the driver, run by an interpreter that checks every access.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn the_ptx_of_the_library_hashes_as_the_cpu_does() {
+    let test = "the_ptx_of_the_library_hashes_as_the_cpu_does";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::interpret_kernels();
+    let xs = random(&[3, 40_000]);
+    let launches = raw::launches();
+    let masks = [random(&[40_000]), random(&[3, 40_000])];
+    masked(&xs, &masks);
+    assert!(raw::launches() > launches);
+    let host = masks.each_ref().map(|mask| mask.to_device(Device::Cpu));
+    masked(&xs.to_device(Device::Cpu), &host);
+    assert_eq!(counts(masked_cache()), (3, 3, 0));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn no_context_stays_current() {
+    assert_eq!(raw::contexts(), 0);
+    ones(&random(&[3, 200_000]));
+    assert_eq!(raw::contexts(), 0);
+}
