@@ -18,6 +18,7 @@ mod waits;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use tch::Device;
 
 use figure::Report;
 use setting::{Part, Setting};
@@ -47,6 +48,12 @@ fn main() {
             return;
         }
     };
+    if let Device::Cuda(index) = setting.device {
+        // Until the driver has compiled them, the host hashes.
+        let on = torchcache::__private::wait_for_kernels(index);
+        let place = if on { "on the device" } else { "by the host" };
+        println!("Tensors are hashed {place}.\n");
+    }
     let all = Part::value_variants();
     let named = |part: &&Part| arguments.parts.is_empty() || arguments.parts.contains(part);
     for part in all.iter().filter(named) {
