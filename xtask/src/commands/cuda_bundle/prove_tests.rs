@@ -28,10 +28,11 @@ class cuda:
     ("torchcache.py", "torchcache = 1"),
 ];
 
-/// A test of one name fails.
+/// Tests of one name fail, and all of them hang where they are asked to.
 const TESTS: &str = "\
+[ -z \"$HANG\" ] || { echo 'test first ... ok'; echo 'test second ... ok'; sleep 600; }
 case \"$1\" in
-    device::) echo 'test device::digests ... FAILED'; echo 'test result: FAILED. 8 passed; 1 failed;'; exit 101 ;;
+    device::) echo 'test device::digests ... FAILED'; echo 'it panicked at a.rs:1:'; echo 'no driver'; echo 'test result: FAILED. 8 passed; 1 failed;'; exit 101 ;;
     *) echo \"hashing: $TORCHCACHE_DEVICE_HASHING\"; echo 'test result: ok. 3 passed; 0 failed; 1 ignored'
 esac
 ";
@@ -81,10 +82,19 @@ fn make(folder: &Path) {
 
 /// Runs `prove.py`. `None` without a Python.
 fn prove(folder: &Path, arguments: &[&str]) -> Option<(Output, Value)> {
+    prove_with(folder, arguments, ("HANG", ""))
+}
+
+fn prove_with(
+    folder: &Path,
+    arguments: &[&str],
+    (variable, value): (&str, &str),
+) -> Option<(Output, Value)> {
     let run = Command::new("python3")
         .arg(folder.join("prove.py"))
         .args(["--limits", "0.2"])
         .args(arguments)
+        .env(variable, value)
         .env("PYTHONPATH", folder.join("python"))
         .env("PATH", "/usr/bin:/bin")
         .env_remove("CUDA_HOME")
@@ -115,10 +125,16 @@ fn steps_that_fail_or_hang_stop_no_other() {
     for (name, status, reason) in [
         ("machine", "passed", "GPU 9"),
         ("device hashing", "passed", "3 tests"),
-        ("kernels", "failed", "8 passed, 1 failed: device::digests"),
+        (
+            "kernels",
+            "failed",
+            "8 passed, 1 failed: device::digests; the first: no driver",
+        ),
+        ("random rows", "passed", "3 tests"),
         ("large rows", "passed", "3 tests"),
         ("memcheck", "not run", "compute-sanitizer not found"),
         ("behaviour", "passed", "3 tests"),
+        ("one directory", "passed", "3 tests"),
         ("several devices", "not run", "this machine has one device"),
         ("python package", "passed", "it is installed"),
         (
@@ -143,13 +159,27 @@ fn steps_that_fail_or_hang_stop_no_other() {
     let summary = fs::read_to_string(folder.path().join("output/proof.txt")).unwrap();
     assert!(summary.contains("MISSED: at most 2 µs"), "{summary}");
     assert!(
-        summary.contains("6 passed, 5 failed, 3 not run"),
+        summary.contains("8 passed, 5 failed, 3 not run"),
         "{summary}"
     );
 
     let file = folder.path().join("output/proof.json");
     let error = format!("{:#}", proof::markdown(&file).unwrap_err());
     assert!(error.contains("`kernels` failed"), "{error}");
+}
+
+#[test]
+fn tests_that_hang_are_killed_and_those_before_them_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path());
+    let run = prove_with(folder.path(), &["random rows"], ("HANG", "1"));
+    let Some((output, proof)) = run else {
+        return; // No Python.
+    };
+    assert_eq!(output.status.code(), Some(1));
+    let reason = "killed after its time limit of 4 s; 2 tests had passed";
+    let expected = ("failed".to_owned(), reason.to_owned());
+    assert_eq!(outcome(&proof, "random rows"), expected);
 }
 
 #[test]
