@@ -9,6 +9,7 @@
     reason = "many calls are made for their effect on the cache"
 )]
 
+mod across_devices;
 mod attribute_forms;
 mod autocast;
 mod autograd;
