@@ -5,6 +5,7 @@ use std::thread;
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor, nn};
+use torchcache::__private::wait_for_kernels;
 use torchcache::{Cached, Options, TorchCache, torchcache};
 
 use crate::device_copies::{ROW_BYTES, ROWS, counted, doubling, rows_of};
@@ -61,6 +62,30 @@ fn rows_found_on_the_host_are_copied_without_waiting() {
 fn rows_found_on_the_device_take_one_copy_without_waiting() {
     find_in_orders(kept_on_device, [0, 1, 1, 0], true);
     assert_eq!(counts(kept_on_device_cache()), (6, 13, 0));
+}
+
+/// In one launch, from several chunks of memory; where the kernels are off, by libtorch.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_found_in_another_order_are_copied_by_one_kernel() {
+    let has_kernels = wait_for_kernels(0);
+    let net = doubling("kernels", |options| options.memory_cache_device(None));
+    // Rows of words of each length, and of no word.
+    for (number, row) in (1..).zip([1_000, 1_001, 1_002, 1_004]) {
+        let bytes = random(&[60, row]).to_kind(Kind::Int8);
+        for (begin, count) in [(0, 1), (1, 19), (20, 40)] {
+            net.forward(&bytes.narrow(0, begin, count));
+        }
+        let xs = bytes.flip([0]);
+        let (launches, waits) = (raw::launches(), raw::waits());
+        let (given, copies) = counted(|| net.forward(&xs));
+        assert!(same(&given, &(&xs * 2.0)), "{row}");
+        assert_eq!((raw::waits(), copies.to_device), (waits, 1), "{row}");
+        // And one for the keys.
+        let launched = raw::launches() - launches;
+        assert_eq!(launched, if has_kernels { 2 } else { 0 }, "{row}");
+        assert_eq!(counts(net.cache()), (60 * number, 60 * number, 0));
+    }
 }
 
 #[test]

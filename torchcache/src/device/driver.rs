@@ -212,6 +212,17 @@ impl<'t> DeviceRows<'t> {
         self.rows
     }
 
+    /// A row, by its number.
+    pub(crate) fn row(&self, number: u64) -> Span<'t> {
+        assert!(number < self.rows, "row {number} of {}", self.rows);
+        Span {
+            device: self.device,
+            address: self.address + number * self.stride,
+            bytes: self.row_bytes,
+            owner: PhantomData,
+        }
+    }
+
     /// The first rows, at most `count`.
     pub(super) fn take(self, count: u64) -> Self {
         DeviceRows {

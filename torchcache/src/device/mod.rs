@@ -199,6 +199,21 @@ impl Digests {
     }
 }
 
+/// Queues copies of rows of one length on a CUDA device, each from the first place to the second one, in one launch.
+/// Rows that are written must overlap no other, and work on other streams must use none of them before. `None` where
+/// nothing was queued; without kernels, `moves` is not called.
+pub(crate) fn copy_rows<'t>(
+    device: usize,
+    moves: impl FnOnce() -> Option<Vec<(Span<'t>, Span<'t>)>>,
+) -> Option<()> {
+    if !is_enabled() {
+        return None;
+    }
+    let device = DeviceKernels::get(device);
+    let queued = device.kernels()?.copy_rows(&moves()?);
+    queued.map_err(|error| device.note(&error)).ok()
+}
+
 /// What `hash` returns for each place with the number of a CUDA device: it gets a device and all its places. `None`
 /// at others, and where `hash` returns nothing.
 pub(crate) fn on_each<T>(

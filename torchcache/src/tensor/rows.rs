@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::staging;
+use super::{raw, staging};
+use crate::device;
 
 /// The numbers of rows of a tensor. Consecutive ones are a range; others are an index, which is copied to
 /// each device once.
@@ -88,6 +89,14 @@ impl Rows<Vec<i64>> {
         first_of_range(&numbers).map_or(Rows::At(numbers), Rows::From)
     }
 
+    /// The number of a row.
+    fn number(&self, place: usize) -> i64 {
+        match self {
+            Rows::From(first) => first + place as i64,
+            Rows::At(numbers) => numbers[place],
+        }
+    }
+
     /// The numbers of rows that are not consecutive.
     fn numbers(&self) -> &[i64] {
         match self {
@@ -117,7 +126,7 @@ impl RowCopies {
     }
 
     /// Queues the copies on the current stream. The numbers of all rows are one copy to the device, and none
-    /// where they are ranges.
+    /// where they are ranges. Where the device has kernels of this crate, one launch makes all copies.
     ///
     /// # Errors
     ///
@@ -129,6 +138,9 @@ impl RowCopies {
         let copies = self.0.iter();
         let numbers = copies.flat_map(|copy| [copy.rows.numbers(), copy.places.numbers()]);
         let numbers: Vec<i64> = numbers.flatten().copied().collect();
+        if !numbers.is_empty() && self.launch().is_some() {
+            return Ok(());
+        }
         let index = staging::numbers(&numbers, first.to.device())?;
         let mut begin = 0;
         let mut part_of_index = |rows| match rows {
@@ -162,6 +174,27 @@ impl RowCopies {
             }
         }
         Ok(())
+    }
+}
+
+impl RowCopies {
+    /// Queues the copies as one launch of a kernel. `None` where nothing was queued.
+    fn launch(&self) -> Option<()> {
+        let Device::Cuda(device) = self.0.first()?.to.device() else {
+            return None;
+        };
+        device::copy_rows(device, || {
+            let mut moves = Vec::new();
+            for copy in &self.0 {
+                let from = raw::device_rows(&copy.from)?;
+                let to = raw::device_rows(&copy.to)?;
+                for place in 0..copy.count as usize {
+                    let (row, place) = (copy.rows.number(place), copy.places.number(place));
+                    moves.push((from.row(row as u64), to.row(place as u64)));
+                }
+            }
+            Some(moves)
+        })
     }
 }
 

@@ -37,8 +37,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
 /// The variable that has the library hash on the device.
 const HASHING: &str = "TORCHCACHE_DEVICE_HASHING";
 
-/// Tests that run once more, with the device's tensors hashed on the host.
-const ON_THE_HOST: [&str; 2] = ["device_copies::", "shared_arguments::"];
+/// Tests that run once more, without the kernels.
+const ON_THE_HOST: [&str; 3] = ["device_copies::", "device_tier::", "shared_arguments::"];
 
 /// Every test of behaviour, those for the fake device alone too, or those that `args` name. The library hashes on the
 /// device, unless a variable says otherwise.
