@@ -141,6 +141,16 @@ fn main() {
                 println!("{way}: right {is_right} hits {hits} misses {misses}");
             }
         }
+        // Calls the methods of one of two builds.
+        ["methods", build] => {
+            let called = match *build {
+                "first" => first_build::call_methods(),
+                _ => second_build::call_methods(),
+            };
+            for (name, [first, second], is_right) in called {
+                println!("{name}: right {is_right} {first:?} {second:?}");
+            }
+        }
         // A new module hash while no file can be opened: the disk tier is a fault.
         ["out-of-files"] => out_of_files(),
         // 200 identities that live at a time, on disk alone, and files of the program.

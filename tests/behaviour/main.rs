@@ -32,6 +32,7 @@ mod hints;
 mod hygiene;
 mod identity;
 mod local_items;
+mod methods;
 mod multi_process;
 mod nested_modules;
 pub mod no_prelude;

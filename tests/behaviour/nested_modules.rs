@@ -92,7 +92,7 @@ fn code_of_inner_modules_is_part_of_the_identity() {
     };
     model.forward(&random(&[1, 2]));
     let parts = manifest(root.path(), &model.torchcache.module_hash().unwrap());
-    for path in ["forward", "outer.forward", "outer.inner.forward"] {
+    for path in ["outer.forward", "outer.inner.forward"] {
         let code = ("code".to_owned(), path.to_owned());
         assert_eq!(
             parts.iter().filter(|part| **part == code).count(),

@@ -253,6 +253,136 @@ impl Module for Scale {
     }
 }
 
+/// A module of which one method differs between the builds.
+#[torchcache(persistent = true)]
+#[derive(Debug, Default)]
+pub struct Codec {
+    pub torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Codec {
+    #[torchcache]
+    pub fn encode(&self, xs: &Tensor) -> Tensor {
+        xs * parse(env!("FACTOR"))
+    }
+
+    #[torchcache]
+    pub fn decode(&self, xs: &Tensor) -> Tensor {
+        xs * 0.5
+    }
+
+    #[torchcache]
+    pub fn round_trip(&self, xs: &Tensor) -> Tensor {
+        self.decode(&self.encode(xs))
+    }
+
+    #[torchcache]
+    pub fn encode_by_helper(&self, xs: &Tensor) -> Tensor {
+        self.helper(xs)
+    }
+
+    fn helper(&self, xs: &Tensor) -> Tensor {
+        self.encode(xs)
+    }
+}
+
+#[torchcache]
+impl Module for Codec {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.encode(xs) + 1.0
+    }
+}
+
+/// A module around it, which calls its `forward` alone.
+#[torchcache(persistent = true)]
+#[derive(Debug, Default)]
+pub struct Around {
+    pub codec: Codec,
+    pub torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Around {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.codec.forward(xs)
+    }
+}
+
+/// A module around it, which calls a method that its `forward` does not call.
+#[torchcache(persistent = true)]
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    pub codec: Codec,
+    pub torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Pipeline {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.codec.encode_by_helper(xs) + self.codec.forward(xs)
+    }
+}
+
+/// Two calls of a method: its name, the misses and the hits of each, and whether both were right.
+pub type TwoCalls = (&'static str, [(u64, u64); 2], bool);
+
+/// Calls each method twice with four rows.
+pub fn call_methods() -> Vec<TwoCalls> {
+    let xs = Tensor::arange(4, (tch::Kind::Float, tch::Device::Cpu)).unsqueeze(-1);
+    let (codec, around, pipeline) = (Codec::default(), Around::default(), Pipeline::default());
+    let encoded = &xs * FACTOR;
+    let call = |name, cache: &TorchCache, method: &dyn Fn() -> Tensor, expected: Tensor| {
+        let stats = || cache.stats_by_method().remove(name).unwrap_or_default();
+        let mut is_right = true;
+        let counts = [(); 2].map(|()| {
+            let before = stats();
+            is_right &= method().equal(&expected);
+            let stats = stats().since(&before);
+            (stats.misses, stats.hits())
+        });
+        (name, counts, is_right)
+    };
+    let cache = &codec.torchcache;
+    let mut called = vec![
+        call("decode", cache, &|| codec.decode(&xs), &xs * 0.5),
+        call(
+            "round_trip",
+            cache,
+            &|| codec.round_trip(&xs),
+            &encoded * 0.5,
+        ),
+        call("forward", cache, &|| codec.forward(&xs), &encoded + 1.0),
+        call(
+            "encode_by_helper",
+            cache,
+            &|| codec.encode_by_helper(&xs),
+            encoded.shallow_clone(),
+        ),
+        call(
+            "encode",
+            cache,
+            &|| codec.encode(&xs),
+            encoded.shallow_clone(),
+        ),
+    ];
+    let outer = call(
+        "forward",
+        &around.torchcache,
+        &|| around.forward(&xs),
+        &encoded + 1.0,
+    );
+    called.push(("around", outer.1, outer.2));
+    let outer = call(
+        "forward",
+        &pipeline.torchcache,
+        &|| pipeline.forward(&xs),
+        &encoded * 2.0 + 1.0,
+    );
+    called.push(("pipeline", outer.1, outer.2));
+    called
+}
+
 /// A function of which both builds have the same tokens and the same values.
 #[torchcache]
 pub fn scaled(xs: &Tensor) -> Tensor {

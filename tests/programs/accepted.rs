@@ -1735,7 +1735,6 @@ pub mod unused_functions {
     }
 }
 
-// warning: struct `Scale` is never constructed
 pub mod unused_structs {
     use tch::{Tensor, nn};
     use torchcache::{TorchCache, torchcache};
@@ -2062,5 +2061,251 @@ pub mod shapes_of_impls {
     #[torchcache]
     pub struct Two {
         pub torchcache: TorchCache,
+    }
+}
+
+// Methods other than `forward`, and several impls.
+
+pub mod methods_of_several_impls {
+    use tch::{Tensor, nn};
+    use torchcache::{TorchCache, torchcache};
+
+    const SCALES_VERSION: &str = "2";
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Vae {
+        pub scale: f64,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl Vae {
+        #[torchcache]
+        pub fn encode(&self, xs: &Tensor) -> Tensor {
+            xs * self.scale
+        }
+
+        #[torchcache(version = SCALES_VERSION, verify = 0.01, whole_batch = true)]
+        #[must_use]
+        pub fn decode<'a>(&'a self, xs: &'a Tensor) -> Option<Tensor> {
+            Some(self.encode(xs) / self.by(2.0))
+        }
+
+        fn by(&self, scale: f64) -> f64 {
+            self.scale * scale
+        }
+    }
+
+    #[torchcache]
+    impl Vae {
+        #[torchcache::torchcache]
+        #[allow(non_snake_case)]
+        pub fn r#match(&self, XS: &Tensor) -> Tensor {
+            Self::encode(self, XS)
+        }
+
+        #[cfg(feature = "on")]
+        #[torchcache]
+        pub fn step(&self, xs: &Tensor) -> Tensor {
+            xs * 2.0
+        }
+
+        #[cfg(not(feature = "on"))]
+        #[torchcache]
+        pub fn step(&self, xs: &Tensor) -> Tensor {
+            xs * 3.0
+        }
+    }
+
+    #[torchcache]
+    impl nn::Module for Vae {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            self.r#match(&self.step(xs))
+        }
+    }
+
+    pub trait Features<T> {
+        const BY: f64;
+        fn features(&self, xs: &Tensor, by: T) -> Tensor;
+        fn default_features(&self, xs: &Tensor) -> Tensor;
+    }
+
+    #[torchcache]
+    impl Features<f32> for Vae {
+        const BY: f64 = 2.0;
+
+        #[torchcache]
+        fn features(&self, xs: &Tensor, by: f32) -> Tensor {
+            xs * f64::from(by) * Self::BY_ITSELF
+        }
+
+        #[torchcache]
+        fn default_features(&self, xs: &Tensor) -> Tensor {
+            self.features(xs, 1.0f32)
+        }
+    }
+
+    #[torchcache]
+    impl Features<i64> for Vae {
+        const BY: f64 = 3.0;
+
+        #[torchcache]
+        fn features(&self, xs: &Tensor, by: i64) -> Tensor {
+            xs * by
+        }
+
+        fn default_features(&self, xs: &Tensor) -> Tensor {
+            self.features(xs, 1i64)
+        }
+    }
+
+    impl Vae {
+        const BY_ITSELF: f64 = 1.0;
+    }
+
+    /// Holds one without a name for it.
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Pipeline {
+        pub vae: Vae,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl Pipeline {
+        #[torchcache]
+        pub fn images(&self, xs: &Tensor) -> Option<Tensor> {
+            self.vae.decode(xs)
+        }
+    }
+}
+
+pub mod methods_by_another_name_of_the_attribute {
+    use tch::Tensor;
+    use torchcache::{TorchCache, torchcache as cached};
+
+    #[cached]
+    #[derive(Debug)]
+    pub struct Scale {
+        pub torchcache: TorchCache,
+    }
+
+    #[cached]
+    impl Scale {
+        #[cached]
+        pub fn double(&self, xs: &Tensor) -> Tensor {
+            xs * 2
+        }
+
+        #[cached(whole_batch = true)]
+        pub fn triple(&self, xs: &Tensor) -> Tensor {
+            xs * 3
+        }
+    }
+}
+
+pub mod methods_of_generic_and_borrowing_structs {
+    use tch::{Tensor, nn};
+    use torchcache::{Fingerprint, TorchCache, torchcache};
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Tower<'a, M, const N: usize = 1> {
+        pub inner: &'a [M; N],
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl<M: nn::Module, const N: usize> Tower<'_, M, N> {
+        #[torchcache]
+        pub fn embed(&self, xs: &Tensor) -> Tensor {
+            self.inner.iter().fold(xs.shallow_clone(), |xs, inner| xs.apply(inner))
+        }
+
+        #[torchcache]
+        pub fn twice(&self, xs: &Tensor) -> Tensor {
+            self.embed(&self.embed(xs))
+        }
+    }
+
+    #[torchcache]
+    impl<'a, M> Tower<'a, M, 2>
+    where
+        M: nn::ModuleT,
+    {
+        #[torchcache]
+        pub fn in_evaluation(&self, xs: &Tensor, train: bool) -> Tensor {
+            xs.apply_t(&self.inner[0], train)
+        }
+    }
+
+    pub trait Embed {
+        fn embed_all(&self, xs: &Tensor) -> Tensor;
+    }
+
+    #[torchcache]
+    impl<M: nn::Module> Embed for Tower<'static, M> {
+        #[torchcache]
+        fn embed_all(&self, xs: &Tensor) -> Tensor {
+            self.embed(xs)
+        }
+    }
+
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Named<'a> {
+        pub name: &'a str,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl<'a> Named<'a> {
+        #[torchcache]
+        pub fn length(&self, xs: &Tensor) -> Tensor {
+            xs * self.name.len() as i64
+        }
+
+        #[torchcache]
+        pub fn again(&self, xs: &Tensor) -> Tensor {
+            self.length(xs) + self.again(xs)
+        }
+    }
+
+    /// The parameter has a default.
+    #[torchcache]
+    #[derive(Debug)]
+    pub struct Plain<T: Fingerprint = f64> {
+        pub by: T,
+        pub torchcache: TorchCache,
+    }
+
+    #[torchcache]
+    impl Plain {
+        #[torchcache]
+        pub fn scale(&self, xs: &Tensor) -> Tensor {
+            xs * self.by
+        }
+    }
+}
+
+pub mod methods_in_a_body {
+    use tch::Tensor;
+    use torchcache::{TorchCache, torchcache};
+
+    pub fn run(xs: &Tensor) -> Tensor {
+        #[torchcache]
+        #[derive(Debug, Default)]
+        struct Scale {
+            torchcache: TorchCache,
+        }
+        #[torchcache]
+        impl Scale {
+            #[torchcache]
+            fn double(&self, xs: &Tensor) -> Tensor {
+                xs * 2
+            }
+        }
+        Scale::default().double(xs)
     }
 }

@@ -121,7 +121,7 @@ pub mod a_struct_annotated_twice {
     }
 }
 
-// error: `#[torchcache]` goes on an impl of `nn::Module` or `nn::ModuleT`, or on another impl with `forward` or `forward_t`; this is an impl of `Display`
+// error: this impl of `Display` has neither `forward` nor `forward_t`, and no method with `#[torchcache]`, so there is nothing to cache; put `#[torchcache]` on the methods to cache as well
 pub mod an_impl_of_another_trait {
     use torchcache::{TorchCache, torchcache};
 

@@ -248,24 +248,6 @@ pub mod a_struct_without_the_attribute {
     }
 }
 
-// error: no impl of `an_impl_without_the_attribute::Scale` is annotated with `#[torchcache]`
-pub mod an_impl_without_the_attribute {
-    use tch::{Tensor, nn};
-    use torchcache::{TorchCache, torchcache};
-
-    #[torchcache]
-    #[derive(Debug)]
-    pub struct Scale {
-        pub torchcache: TorchCache,
-    }
-
-    impl nn::Module for Scale {
-        fn forward(&self, xs: &Tensor) -> Tensor {
-            xs * 2
-        }
-    }
-}
-
 // error: `a_field_without_a_fingerprint_next_to_an_alias::Other` cannot be part of a module's identity
 pub mod a_field_without_a_fingerprint_next_to_an_alias {
     use tch::{Tensor, nn};
@@ -289,21 +271,3 @@ pub mod a_field_without_a_fingerprint_next_to_an_alias {
     }
 }
 
-// error: no impl of `a_struct_with_a_lifetime_without_an_impl::Named<'static>` is annotated with `#[torchcache]`
-pub mod a_struct_with_a_lifetime_without_an_impl {
-    use tch::{Tensor, nn};
-    use torchcache::{TorchCache, torchcache};
-
-    #[torchcache]
-    #[derive(Debug)]
-    pub struct Named<'a> {
-        pub name: &'a str,
-        pub torchcache: TorchCache,
-    }
-
-    impl nn::Module for Named<'_> {
-        fn forward(&self, xs: &Tensor) -> Tensor {
-            xs * 2
-        }
-    }
-}

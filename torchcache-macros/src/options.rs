@@ -34,6 +34,9 @@ const TABLE: [(&str, OptionKind); 17] = [
     ("whole_batch", OptionKind::Flag),
 ];
 
+/// The options that a single method takes as well.
+pub(crate) const OF_METHODS: [&str; 3] = ["verify", "version", "whole_batch"];
+
 /// What an option takes.
 #[derive(Clone, Copy)]
 pub(crate) enum OptionKind {

@@ -1,5 +1,6 @@
 //! The items that generated code names, and one for tests and benchmarks. Not part of the public interface.
 
+use std::marker::PhantomData;
 use std::ops::Deref;
 
 pub use core::default::Default;
@@ -17,22 +18,21 @@ pub use torchcache_macros::CachedStruct;
 pub use crate::argument::{Arguments, SelectedRows};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{
-    CachedForward as OneAnnotatedImplPerStruct, CachedFunction, CachedStruct,
+    CachedForward as OneImplWithForwardPerStruct, CachedFunction, CachedMethod, CachedStruct,
     EveryFieldImplementsFingerprint,
 };
 pub use crate::definition::{Definition, Place};
 pub use crate::device::wait_for_kernels;
-pub use crate::function::{BuildInput, BuildValue, Function};
+pub use crate::function::{BuildInput, BuildValue, Function, FunctionOptions, Implementation};
 pub use crate::identity::{ModuleProbe, hashed_modules, type_of, unknown_code};
-pub use crate::output::{Returned, Unreturnable, nested};
+pub use crate::output::nested;
 pub use crate::{
     Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,
 };
 
 use crate::cache::attach::Refused;
 use crate::cache::target::{CachedForward, ModuleTarget, Target};
-use crate::cache::warnings::Reason;
-use crate::call::{self, bypass};
+use crate::call;
 
 /// A size option given as text, in bytes. Generated code evaluates it in a constant.
 ///
@@ -47,9 +47,6 @@ pub const fn size(text: &str, least: u64) -> u64 {
         Err(error) => panic!("{}", error.message()),
     }
 }
-
-/// Requires that an impl of `T` is annotated.
-pub const fn annotated<T: CachedForward>() {}
 
 /// Whether one of `flags` is set.
 pub fn any(flags: &[bool]) -> bool {
@@ -189,19 +186,60 @@ pub trait Unannotated {
 
 impl<T> Unannotated for T {}
 
-/// A call of a cached method; `training` where an argument says so.
+/// The cached method `NAME` of `T`.
+pub const fn method<T: CachedMethod<NAME>, const NAME: u64>() -> &'static Function {
+    T::FUNCTION
+}
+
+/// The cached methods of the impl of `T` with `forward`: none where the constant is that of [`NoForward`].
+#[derive(Debug)]
+pub struct ForwardProbe<T>(PhantomData<T>);
+
+impl<T: CachedForward> ForwardProbe<T> {
+    pub const FUNCTIONS: &'static [&'static Function] = T::FUNCTIONS;
+}
+
+/// See [`ForwardProbe`].
+pub trait NoForward {
+    const FUNCTIONS: &'static [&'static Function] = &[];
+}
+
+impl<T> NoForward for ForwardProbe<T> {}
+
+/// The cached method `NAME` of `T`: none where the function is that of [`NoMethod`].
+#[derive(Debug)]
+pub struct MethodProbe<T, const NAME: u64>(PhantomData<T>);
+
+impl<const NAME: u64, T: CachedMethod<NAME>> MethodProbe<T, NAME> {
+    pub fn function() -> Option<&'static Function> {
+        Some(T::FUNCTION)
+    }
+}
+
+/// See [`MethodProbe`].
+pub trait NoMethod {
+    fn function() -> Option<&'static Function> {
+        None
+    }
+}
+
+impl<T, const NAME: u64> NoMethod for MethodProbe<T, NAME> {}
+
+/// A call of the cached method `NAME`; `training` where an argument says so.
 #[track_caller]
-pub fn call_method<T: CachedForward, O: Output>(
+pub fn call_method<T: CachedMethod<NAME>, O: Output, const NAME: u64>(
     module: &T,
-    function: &str,
     training: bool,
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    let target = ModuleTarget(module);
-    let described = T::FUNCTIONS.iter().find(|it| it.name == function);
-    let described = described.expect("every cached method is described");
-    run(&target, described, training, &arguments, &body)
+    call::run(
+        &ModuleTarget(module),
+        T::FUNCTION,
+        training,
+        &arguments,
+        &body,
+    )
 }
 
 /// A call of a cached function; `training` where an argument says so.
@@ -212,21 +250,7 @@ pub fn call_function<O: Output>(
     arguments: Arguments,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    run(&function, &function.function, training, &arguments, &body)
-}
-
-#[track_caller]
-fn run<O: Output>(
-    target: &dyn Target,
-    function: &'static Function,
-    training: bool,
-    arguments: &Arguments,
-    body: &dyn Fn(&SelectedRows) -> O,
-) -> O {
-    if training {
-        return bypass::bypass(target, &Reason::Training, arguments, body);
-    }
-    call::run(target, function, arguments, body)
+    call::run(&function, &function.function, training, &arguments, &body)
 }
 
 /// The handle of a cached function. Attached at once where that succeeds: a function has no fields.

@@ -1,6 +1,6 @@
 //! Caches PyTorch module outputs per sample, for users of `tch`.
 //!
-//! The attribute [`#[torchcache]`](macro@torchcache) goes on a module's struct and its `forward` impl, or on a
+//! The attribute [`#[torchcache]`](macro@torchcache) goes on a module's struct and its impls, or on a
 //! free function of tensors. The first dimension of every tensor is the batch. Each row has its own key, so a
 //! call computes only the rows that were never computed before, in any batch, and reads the others from memory
 //! or disk.
@@ -115,9 +115,10 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// # A module
 ///
-/// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On the
-/// impl, it wraps `forward`. The impl is one of `nn::Module` or of `nn::ModuleT`, or an impl of another trait or
-/// without one whose `forward` or `forward_t` takes any number of [`Argument`]s and returns an [`Output`]. Other
+/// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On an
+/// impl, it wraps `forward` and `forward_t`, and the [methods](#methods) that carry it themselves. The impl is one of
+/// `nn::Module` or of `nn::ModuleT`, or an impl of another trait or
+/// without one whose methods take any number of [`Argument`]s and return an [`Output`]. Other
 /// methods are left unchanged. A `bool` or `&bool` named `train`, `training` or `is_training`, of a function as
 /// well, bypasses the cache if it is true.
 ///
@@ -159,6 +160,53 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// attention.forward(&q.narrow(0, 1, 2), &q.narrow(0, 1, 2), None)?;
 /// assert_eq!(attention.cache.stats().memory.hits, 2);
 /// # Ok::<(), Error>(())
+/// ```
+///
+/// # Methods
+///
+/// Methods other than `forward` and `forward_t` are cached if they carry the attribute, in one or several
+/// annotated impls. One impl of a struct may have `forward` or `forward_t`. Methods take `&self`. They share
+/// the identity and the tiers of the module, and each has its own keys and [statistics](TorchCache::stats_by_method).
+/// On a method, the attribute takes the options `verify`, `version` and `whole_batch`, for that method in addition
+/// to those of the struct.
+///
+/// ```
+/// use tch::{Tensor, nn};
+/// use torchcache::{TorchCache, torchcache};
+///
+/// #[torchcache]
+/// #[derive(Debug, Default)]
+/// struct Vae {
+///     torchcache: TorchCache,
+/// }
+///
+/// #[torchcache]
+/// impl Vae {
+///     #[torchcache]
+///     fn encode(&self, images: &Tensor) -> Tensor {
+///         images * 2.0
+///     }
+///
+///     #[torchcache(whole_batch = true)]
+///     fn decode(&self, latents: &Tensor, scale: f64) -> Tensor {
+///         latents / scale
+///     }
+/// }
+///
+/// #[torchcache]
+/// impl nn::Module for Vae {
+///     fn forward(&self, images: &Tensor) -> Tensor {
+///         self.decode(&self.encode(images), 2.0)
+///     }
+/// }
+///
+/// let vae = Vae::default();
+/// let images = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
+/// vae.encode(&images);
+/// images.narrow(0, 0, 2).apply(&vae);
+/// let stats = vae.torchcache.stats_by_method();
+/// assert_eq!((stats["encode"].misses, stats["encode"].memory.hits), (3, 2));
+/// assert_eq!((stats["forward"].misses, stats["decode"].misses), (2, 2));
 /// ```
 ///
 /// # A function

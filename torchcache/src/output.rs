@@ -1,7 +1,6 @@
 //! What a cached function may return: tensors, values built of tensors, or a `Result` of these.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
 
 use tch::Tensor;
 
@@ -265,30 +264,6 @@ macro_rules! tuples {
 }
 
 tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) }
-
-/// What a function returns, for the constant that describes it.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Returned<O>(PhantomData<O>);
-
-impl<O: Output> Returned<O> {
-    /// The structure of the output.
-    pub fn structure() -> String {
-        structure::<O>()
-    }
-}
-
-/// Stands in for an output type that cannot be returned, so that the compiler reports it only once, at
-/// the call.
-#[doc(hidden)]
-pub trait Unreturnable {
-    /// No structure.
-    fn structure() -> String {
-        String::new()
-    }
-}
-
-impl<O> Unreturnable for Returned<O> {}
 
 /// The structure of an output type as text, such as `(T[T])`.
 pub(crate) fn structure<O: Output>() -> String {

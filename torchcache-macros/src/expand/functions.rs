@@ -26,7 +26,7 @@ pub(crate) fn expand(parsed: &FunctionItem, runtime: &Runtime) -> TokenStream {
     let (arguments, closure, constant) = (
         function.arguments(runtime),
         function.closure(runtime),
-        function.constant(runtime),
+        function.constant(None, &[], &quote!(#runtime::FunctionOptions::NONE), runtime),
     );
     let cached = format_ident!("TORCHCACHE_{}", name.unraw(), span = span(name));
     let value = quote!(#runtime::handle(&#cached));

@@ -1,13 +1,14 @@
-//! The expansion of an impl: the impl with its bodies in calls, and `CachedForward`.
+//! The expansion of an impl: the impl with its bodies in calls, a constant for each of them, and
+//! `CachedForward`.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::{Attribute, FnArg, Generics, ImplItem, ItemImpl, Type, parse_quote};
 
-use crate::expand::{definition, local, paired};
+use crate::expand::{definition, local, options, paired};
 use crate::parse::attributes::{Inherited, inherited, is_generic, wrapped};
-use crate::parse::impls::{Method, ModuleImpl, has_arguments};
+use crate::parse::impls::{Method, ModuleImpl, has_forward, remove_marks};
 use crate::parse::signature::remove_roles;
 use crate::runtime::Runtime;
 use crate::types::{self, ends_in, ungrouped};
@@ -16,20 +17,89 @@ use crate::types::{self, ends_in, ungrouped};
 pub(crate) fn expand(parsed: &ModuleImpl, runtime: &Runtime) -> TokenStream {
     let mut item = parsed.item.clone();
     item.generics = with_struct_bounds(&item, runtime);
-    let mut lints = inherited(&item.attrs, &[Inherited::Lints]);
-    let mut functions = Vec::new();
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let ty = item.self_ty.clone();
+    let generics = item.generics.clone();
+    let (generics, _, bounds) = generics.split_for_impl();
+    let (mut methods, mut functions) = (Vec::new(), Vec::new());
     for method in &parsed.methods {
+        let name = number(method);
         let member = &mut item.items[method.index];
-        let attributes = wrap(member, method, runtime);
-        lints.extend(inherited(&attributes, &[Inherited::Lints]));
+        let attributes = wrap(member, method, name, runtime);
+        let own_lints = inherited(&attributes, &[Inherited::Lints]);
         let cfgs = inherited(&attributes, &[Inherited::Cfgs]);
-        let constant = method.function.constant(runtime);
-        functions.push(quote!(#(#cfgs)* #constant));
+        let of = &method.of;
+        let implementation = quote! {
+            #runtime::Implementation { of: #of, definition: TORCHCACHE_IMPL }
+        };
+        let callees: Vec<_> = callees(method, parsed, runtime).collect();
+        let options = options::of_function(&method.options, runtime);
+        let constant = method
+            .function
+            .constant(Some(&implementation), &callees, &options, runtime);
+        methods.push(quote! {
+            #(#cfgs)*
+            #(#lints)*
+            #(#own_lints)*
+            #[automatically_derived]
+            impl #generics #runtime::CachedMethod<#name> for #ty #bounds {
+                const FUNCTION: &'static #runtime::Function = &#constant;
+            }
+        });
+        functions.push(quote!(#(#cfgs)* #runtime::method::<Self, #name>()));
     }
-    let functions = quote!(&[#(#functions),*]);
-    let batch = forward_batch(parsed, runtime);
-    let forward = cached_forward(&item, &lints, &functions, &batch, runtime);
-    quote!(#item #forward)
+    let definition = definition::of_type("_::TorchcacheImpl", &quote!(TorchcacheImpl), runtime);
+    let forward = parsed.has_forward().then(|| {
+        let batch = forward_batch(parsed, runtime);
+        cached_forward(&item, &quote!(&[#(#functions),*]), &batch, runtime)
+    });
+    let paired = paired::usage(&item, runtime);
+    let cfgs = inherited(&item.attrs, &[Inherited::Cfgs]);
+    // The enum is where the impl is, which the name of `Self` does not say.
+    quote! {
+        #item
+        #(#cfgs)*
+        const _: () = {
+            enum TorchcacheImpl {}
+            const TORCHCACHE_IMPL: #runtime::Definition = #definition;
+            #(#methods)*
+            #forward
+            #(#lints)*
+            #paired
+        };
+    }
+}
+
+/// The number of a method among those of its struct: a hash of its name, and of its trait where that counts.
+fn number(method: &Method) -> u64 {
+    hash(
+        &method.of,
+        &method.function.signature.ident.unraw().to_string(),
+    )
+}
+
+/// FNV-1a.
+fn hash(of: &str, name: &str) -> u64 {
+    let bytes = of.bytes().chain(*b"::").chain(name.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Functions that return the cached methods that the body of `method` names: those of its own impl, and of
+/// the impls without a trait, which the compiler looks up.
+fn callees(
+    method: &Method,
+    parsed: &ModuleImpl,
+    runtime: &Runtime,
+) -> impl Iterator<Item = TokenStream> {
+    let import = runtime.import("NoMethod");
+    method.callees.iter().map(move |name| {
+        let mut methods = parsed.methods.iter();
+        let own = methods.find(|it| it.function.signature.ident.unraw() == name.as_str());
+        let name = own.map_or_else(|| hash("", name), number);
+        quote!({ #import #runtime::MethodProbe::<Self, #name>::function })
+    })
 }
 
 /// `CachedForward::forward_batch` for an impl of `nn::Module`: tch's `forward_t`, which the default
@@ -38,9 +108,8 @@ fn forward_batch(parsed: &ModuleImpl, runtime: &Runtime) -> Option<TokenStream> 
     let (path, _) = parsed.item.trait_.as_ref()?;
     let is_tensor = |ty| types::is_named(ty, "Tensor");
     // A trait of the user's may have this name.
-    let [method] = &parsed.methods[..] else {
-        return None;
-    };
+    let mut methods = parsed.methods.iter();
+    let method = methods.find(|method| method.function.signature.ident == "forward")?;
     let signature = &method.function.signature;
     let takes_a_batch = match signature.inputs.last()? {
         FnArg::Typed(typed) => match ungrouped(&typed.ty) {
@@ -66,14 +135,16 @@ fn forward_batch(parsed: &ModuleImpl, runtime: &Runtime) -> Option<TokenStream> 
     })
 }
 
-/// The impl as written, the errors, and the item that the struct refers to.
+/// The impl as written, the errors, and the items that the struct refers to.
 pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error, runtime: &Runtime) -> TokenStream {
     let error = error.to_compile_error();
-    let lints = inherited(&item.attrs, &[Inherited::Lints]);
-    let forward = cached_forward(item, &lints, &quote!(&[]), &None, runtime);
+    let cfgs = inherited(&item.attrs, &[Inherited::Cfgs]);
+    let forward = has_forward(item).then(|| cached_forward(item, &quote!(&[]), &None, runtime));
+    let forward = forward.map(|forward| quote!(#(#cfgs)* #forward));
     let mut item = item.clone();
     for member in &mut item.items {
         if let ImplItem::Fn(method) = member {
+            remove_marks(&mut method.attrs);
             remove_roles(&mut method.sig);
         }
     }
@@ -81,14 +152,13 @@ pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error, runtime: &Runtime) -
 }
 
 /// Replaces the body of a method by a call. Returns the method's attributes.
-fn wrap(item: &mut ImplItem, method: &Method, runtime: &Runtime) -> Vec<Attribute> {
+fn wrap(item: &mut ImplItem, method: &Method, name: u64, runtime: &Runtime) -> Vec<Attribute> {
     let ImplItem::Fn(original) = item else {
         unreachable!("only functions are wrapped");
     };
     let attributes = wrapped(&original.attrs);
     let vis = &original.vis;
     let (signature, output) = (&method.function.signature, &method.function.output);
-    let name = signature.ident.unraw().to_string();
     // That of the user's, which a macro may have passed on.
     let module = original.sig.receiver().map(|receiver| receiver.self_token);
     let arguments = method.function.arguments(runtime);
@@ -97,8 +167,8 @@ fn wrap(item: &mut ImplItem, method: &Method, runtime: &Runtime) -> Vec<Attribut
     *item = ImplItem::Verbatim(quote! {
         #(#attributes)*
         #vis #signature {
-            #runtime::call_method::<_, #output>(
-                #module, #name, #training, #arguments, #closure
+            #runtime::call_method::<_, #output, #name>(
+                #module, #training, #arguments, #closure
             )
         }
     });
@@ -107,44 +177,20 @@ fn wrap(item: &mut ImplItem, method: &Method, runtime: &Runtime) -> Vec<Attribut
 
 fn cached_forward(
     item: &ItemImpl,
-    lints: &[Attribute],
     functions: &TokenStream,
     batch: &Option<TokenStream>,
     runtime: &Runtime,
 ) -> TokenStream {
-    let cfgs = inherited(&item.attrs, &[Inherited::Cfgs]);
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
     let ty = &item.self_ty;
     let (generics, _, bounds) = item.generics.split_for_impl();
-    if !has_arguments(ty) {
-        let check = paired::usage_of_alias(item, runtime);
-        return quote! {
-            #(#cfgs)*
-            #(#lints)*
-            #[automatically_derived]
-            impl #generics #runtime::OneAnnotatedImplPerStruct for #ty #bounds {
-                const FUNCTIONS: &'static [#runtime::Function] = { #check #functions };
-                #batch
-            }
-        };
-    }
-    let paired = paired::usage(item, runtime);
-    let definition = definition::of_type("_::TorchcacheImpl", &quote!(TorchcacheImpl), runtime);
-    // The enum is where the impl is, which the name of `Self` does not say.
     quote! {
-        #(#cfgs)*
-        const _: () = {
-            enum TorchcacheImpl {}
-            #(#lints)*
-            #[automatically_derived]
-            impl #generics #runtime::OneAnnotatedImplPerStruct for #ty #bounds {
-                const FUNCTIONS: &'static [#runtime::Function] = #functions;
-                const IMPL: #runtime::Option<#runtime::Definition> =
-                    #runtime::Option::Some(#definition);
-                #batch
-            }
-            #(#lints)*
-            #paired
-        };
+        #(#lints)*
+        #[automatically_derived]
+        impl #generics #runtime::OneImplWithForwardPerStruct for #ty #bounds {
+            const FUNCTIONS: &'static [&'static #runtime::Function] = #functions;
+            #batch
+        }
     }
 }
 

@@ -12,7 +12,18 @@ use crate::validate::options::literal;
 
 /// The expression that makes the option builder.
 pub(crate) fn expand(options: &OptionAssignments, runtime: &Runtime) -> TokenStream {
-    let calls = options
+    let calls = calls(options, runtime);
+    quote!(#runtime::Options::builder() #calls)
+}
+
+/// The constant that has the options of a single method.
+pub(crate) fn of_function(options: &OptionAssignments, runtime: &Runtime) -> TokenStream {
+    let calls = calls(options, runtime);
+    quote!(#runtime::FunctionOptions::NONE #calls)
+}
+
+fn calls(options: &OptionAssignments, runtime: &Runtime) -> TokenStream {
+    options
         .assignments
         .iter()
         .map(|Assignment { name, value }| {
@@ -23,9 +34,8 @@ pub(crate) fn expand(options: &OptionAssignments, runtime: &Runtime) -> TokenStr
                     .unwrap_or_else(|| value.to_token_stream())
             });
             quote_spanned!(span=> .#name(#value))
-        });
-    let builder = quote!(#runtime::Options::builder());
-    quote!(#builder #(#calls)*)
+        })
+        .collect()
 }
 
 /// A literal in the type of the builder's parameter, where it would have another one.

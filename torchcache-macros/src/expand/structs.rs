@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::{ItemStruct, parse_quote};
 
 use crate::expand::{definition, fingerprint, local, options, paired};
-use crate::parse::attributes::{Inherited, inherited, is_generic};
+use crate::parse::attributes::{Inherited, alias, inherited};
 use crate::parse::fields::{self, Field};
 use crate::parse::structs::{CacheField, DERIVED, Struct, no_cache};
 use crate::runtime::Runtime;
@@ -17,7 +17,7 @@ pub(crate) fn derive(
     mut item: ItemStruct,
     runtime: &Runtime,
 ) -> TokenStream {
-    let alias = attribute_name(&Span::call_site().source_text().unwrap_or_default());
+    let alias = alias();
     for field in &mut item.fields {
         for attribute in &mut field.attrs {
             fields::without_path(&mut attribute.meta, alias.as_deref());
@@ -29,17 +29,6 @@ pub(crate) fn derive(
         #[#derived(#arguments)]
         #item
     }
-}
-
-/// The name that the program has imported the attribute by, from its text: `#[name(…)]`, or `name(…)` in a
-/// `cfg_attr`.
-fn attribute_name(text: &str) -> Option<String> {
-    let text = text.trim_start();
-    let path = text.strip_prefix("#[").unwrap_or(text);
-    let path = path.split(['(', ']']).next()?;
-    let name = path.rsplit("::").next()?.trim();
-    let name = syn::parse_str::<Ident>(name).ok()?;
-    (name != "cfg_attr").then(|| name.to_string())
 }
 
 /// The expansion of the derive of a checked struct.
@@ -176,67 +165,34 @@ pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime)
     }
 }
 
-/// The struct as a part of another identity: everything in its own identity, its code included.
-/// This needs the cached impl; for a struct with parameters these decide whether there is one.
+/// The struct as a part of another identity: everything in its own identity, and the code of its cached
+/// impl with `forward`. A struct with parameters requires that impl, which may be for some of them alone.
 fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let name = &item.ident;
     let mut generics = item.generics.clone();
-    if !generics.params.is_empty() {
-        let bound = parse_quote!(Self: #runtime::OneAnnotatedImplPerStruct);
-        generics.make_where_clause().predicates.push(bound);
-    }
-    let lints = inherited(&item.attrs, &[Inherited::Lints]);
-    let (generics, arguments, bounds) = generics.split_for_impl();
     let span = Span::call_site().located_at(name.span());
     let (at, f) = (runtime.at(span), local("fingerprinter"));
-    let nested = quote_spanned! {span=>
-        <Self as #at::OneAnnotatedImplPerStruct>::nested(self, #f)
+    let functions = if generics.params.is_empty() {
+        let import = runtime.import("NoForward");
+        quote!({ #import #runtime::ForwardProbe::<Self>::FUNCTIONS })
+    } else {
+        let bound =
+            parse_quote!(Self: #runtime::CachedStruct + #runtime::OneImplWithForwardPerStruct);
+        generics.make_where_clause().predicates.push(bound);
+        quote!(<Self as #runtime::OneImplWithForwardPerStruct>::FUNCTIONS)
     };
-    // An impl may be for `'static` alone, but for no other lifetime alone.
-    let lifetimes = item.generics.lifetimes().map(|_| quote!('static));
-    let has_lifetimes = !item.generics.params.is_empty() && !is_generic(&item.generics);
-    let check = has_lifetimes.then(|| {
-        let check = quote_spanned!(span=> #at::annotated::<#name<#(#lifetimes),*>>());
-        quote!(#(#lints)* const _: () = #check;)
-    });
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let (generics, arguments, bounds) = generics.split_for_impl();
+    let nested = quote_spanned! {span=>
+        <Self as #at::CachedStruct>::nested(self, #functions, #f)
+    };
     quote! {
-        #check
         #(#lints)*
         #[automatically_derived]
         impl #generics #runtime::Fingerprint for #name #arguments #bounds {
             fn fingerprint(&self, #f: &mut #runtime::Fingerprinter<'_>) {
                 #nested
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::attribute_name;
-
-    #[test]
-    fn the_text_of_an_attribute_has_its_name() {
-        for text in [
-            "#[cached]",
-            "#[cached(persistent = true)]",
-            "#[library::cached(version = \"a::b\")]",
-            "#[ ::library :: cached ]",
-            "#[cached (\n    enabled = false,\n)]",
-            "cached",
-            "library::cached(version = \"a::b\")",
-        ] {
-            assert_eq!(attribute_name(text).as_deref(), Some("cached"), "{text}");
-        }
-        for text in [
-            "",
-            "struct S;",
-            "#[]",
-            "$item",
-            "#[cfg_attr(all(), cached)]",
-            "cfg_attr(all(), cached)",
-        ] {
-            assert_eq!(attribute_name(text), None, "{text}");
         }
     }
 }

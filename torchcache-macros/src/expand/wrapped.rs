@@ -5,8 +5,7 @@ use proc_macro2::{Delimiter, Group, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::visit_mut::VisitMut;
-use syn::{Lifetime, Pat, Type};
+use syn::{Pat, Type};
 
 use crate::expand::local;
 use crate::parse::signature::{ArgumentRole, WrappedArgument, WrappedFn};
@@ -136,29 +135,22 @@ impl WrappedFn {
         body
     }
 
-    /// The output's type with `'static` for the function's lifetimes, for use outside the function.
-    fn static_output(&self) -> Type {
-        struct MakeStatic<'a>(Vec<&'a Lifetime>);
-        impl VisitMut for MakeStatic<'_> {
-            fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-                if self.0.contains(&&*lifetime) {
-                    *lifetime = Lifetime::new("'static", lifetime.span());
-                }
-            }
-        }
-        let generics = self.signature.generics.lifetimes();
-        let own = generics.map(|parameter| &parameter.lifetime).collect();
-        let mut output = self.output.clone();
-        MakeStatic(own).visit_type_mut(&mut output);
-        output
-    }
-
-    /// The value of type `Function`.
-    pub(crate) fn constant(&self, runtime: &Runtime) -> TokenStream {
+    /// The value of type `Function`. `implementation`: the impl of a method. `callees`: functions that return
+    /// other methods.
+    pub(crate) fn constant(
+        &self,
+        implementation: Option<&TokenStream>,
+        callees: &[TokenStream],
+        options: &TokenStream,
+        runtime: &Runtime,
+    ) -> TokenStream {
         let name = self.signature.ident.unraw().to_string();
         let arguments = self.arguments.iter().map(WrappedArgument::shown_name);
-        let (code, output) = (&self.code, self.static_output());
-        let import = runtime.import("Unreturnable");
+        let code = &self.code;
+        let implementation = match implementation {
+            Some(implementation) => quote!(Some(#implementation)),
+            None => quote!(None),
+        };
         let inputs = self.inputs.iter().map(|input| input.expand(runtime));
         let inputs = match self.inputs.len() {
             0 => quote!(&[]),
@@ -178,13 +170,12 @@ impl WrappedFn {
         quote! {
             #runtime::Function {
                 name: #name,
+                implementation: #runtime::Option::#implementation,
                 arguments: &[#(#arguments),*],
                 code: #code,
                 inputs: #inputs,
-                output: {
-                    #import
-                    #runtime::Returned::<#output>::structure
-                },
+                callees: &[#(#callees),*],
+                options: #options,
             }
         }
     }

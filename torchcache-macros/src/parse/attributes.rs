@@ -1,6 +1,7 @@
 //! Attributes and generics of items, read alike for every kind of item.
 
-use syn::{AttrStyle, Attribute, Generics, Meta, parse_quote};
+use proc_macro2::Span;
+use syn::{AttrStyle, Attribute, Generics, Ident, Meta, parse_quote};
 
 use crate::build_inputs::conditional;
 
@@ -73,4 +74,50 @@ pub(crate) fn wrapped(attributes: &[Attribute]) -> Vec<Attribute> {
 /// Whether there are type or constant parameters.
 pub(crate) fn is_generic(generics: &Generics) -> bool {
     generics.type_params().next().is_some() || generics.const_params().next().is_some()
+}
+
+/// The name that the program has imported the attribute by, where that can be read.
+pub(crate) fn alias() -> Option<String> {
+    attribute_name(&Span::call_site().source_text().unwrap_or_default())
+}
+
+/// The name in the text of the attribute: `#[name(…)]`, or `name(…)` in a
+/// `cfg_attr`.
+fn attribute_name(text: &str) -> Option<String> {
+    let text = text.trim_start();
+    let path = text.strip_prefix("#[").unwrap_or(text);
+    let path = path.split(['(', ']']).next()?;
+    let name = path.rsplit("::").next()?.trim();
+    let name = syn::parse_str::<Ident>(name).ok()?;
+    (name != "cfg_attr").then(|| name.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::attribute_name;
+
+    #[test]
+    fn the_text_of_an_attribute_has_its_name() {
+        for text in [
+            "#[cached]",
+            "#[cached(persistent = true)]",
+            "#[library::cached(version = \"a::b\")]",
+            "#[ ::library :: cached ]",
+            "#[cached (\n    enabled = false,\n)]",
+            "cached",
+            "library::cached(version = \"a::b\")",
+        ] {
+            assert_eq!(attribute_name(text).as_deref(), Some("cached"), "{text}");
+        }
+        for text in [
+            "",
+            "struct S;",
+            "#[]",
+            "$item",
+            "#[cfg_attr(all(), cached)]",
+            "cfg_attr(all(), cached)",
+        ] {
+            assert_eq!(attribute_name(text), None, "{text}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ impl FunctionItem {
         if let Some(receiver) = item.sig.receiver() {
             errors.report(
                 receiver,
-                "this is a method; put `#[torchcache]` on its impl and on the struct",
+                "this is a method; put `#[torchcache]` on its impl and on the struct as well",
             );
             return errors
                 .finish(())

@@ -25,6 +25,7 @@ const OTHERS: [(&str, &str); 2] = [
 ];
 
 /// The arguments of one attribute.
+#[derive(Default)]
 pub(crate) struct OptionAssignments {
     /// The options, in the order written.
     pub(crate) assignments: Vec<Assignment>,
@@ -88,6 +89,25 @@ impl OptionAssignments {
                  module is its field",
             );
         }
+    }
+
+    /// Reports options that a single method does not take.
+    pub(crate) fn require_method_options(&self, errors: &mut Errors) {
+        let known = |name: &&Ident| OptionKind::from_name(&name.unraw().to_string()).is_some();
+        let names = self.assignments.iter().map(|assignment| &assignment.name);
+        for name in names.filter(known) {
+            if !options::OF_METHODS.contains(&name.unraw().to_string().as_str()) {
+                errors.report(
+                    name,
+                    format!(
+                        "option `{name}` goes on the struct: all methods of a module share its identity \
+                         and its tiers; a method takes `{}`",
+                        options::OF_METHODS.join("`, `")
+                    ),
+                );
+            }
+        }
+        self.refuse_handle(errors);
     }
 
     fn check(&self, errors: &mut Errors) {

@@ -66,6 +66,30 @@ fn a_generic_struct() {
 }
 
 #[test]
+fn methods() {
+    assert_snapshot!(attribute(
+        "",
+        "impl Codec for Vae {
+            #[torchcache]
+            fn encode(&self, xs: &Tensor) -> Tensor {
+                xs.apply(&self.conv)
+            }
+
+            #[cfg(feature = \"decoder\")]
+            #[torchcache(version = \"2\", whole_batch = true)]
+            fn decode(&self, xs: &Tensor) -> Tensor {
+                let xs = self.encode(xs);
+                self.scale(&xs).relu() + Self::offset()
+            }
+
+            fn name(&self) -> &str {
+                \"vae\"
+            }
+        }",
+    ));
+}
+
+#[test]
 fn a_module() {
     assert_snapshot!(attribute(
         "",

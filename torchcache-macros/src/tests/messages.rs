@@ -218,6 +218,15 @@ fn impls() {
             [
                 "impl A { fn infer(&self, xs: &Tensor) -> Tensor { x } }",
                 "impl fmt::Display for A { fn fmt(&self) {} }",
+                "impl A { #[torchcache] fn encode(&mut self, xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache] fn encode(xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache] fn encode<T>(&self, n: i64) {} }",
+                "impl A { #[cfg_attr(on, torchcache)] fn encode(&self, xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache] #[torchcache] fn encode(&self, xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache = 1] fn encode(&self, xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache(persistent = true, handle = \"rows\", versoin = 1, verify = 2.0)]
+                 fn encode(&self, xs: &Tensor) -> Tensor { x } }",
+                "impl A { #[torchcache(skip)] fn forward(&self, xs: &Tensor) -> Tensor { x } }",
                 "fn forward(&self, xs: &Tensor) -> Tensor { x }",
             ],
             item,
@@ -356,7 +365,10 @@ fn an_erroneous_item_is_emitted_with_what_others_refer_to() {
         "no",
         "impl A { fn forward(&self, xs: &Tensor) -> Tensor { x } }",
     );
-    assert!(block.contains("OneAnnotatedImplPerStruct for A"), "{block}");
+    assert!(
+        block.contains("OneImplWithForwardPerStruct for A"),
+        "{block}"
+    );
     let function = expansion("no = 1", "fn f(xs: &Tensor) -> Tensor { x }");
     assert!(function.contains("fn f_cache ()"), "{function}");
     for text in [structure, block, function] {

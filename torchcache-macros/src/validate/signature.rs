@@ -87,7 +87,7 @@ pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
         errors.report(
             FnArg::Receiver(receiver.clone()),
             "a cached method takes `&self`: a hit does not run the body, so it can neither change \
-             nor consume the module",
+             nor consume the module; take `&self`, and what changes as an argument that is returned",
         );
     }
 }

@@ -57,22 +57,10 @@ pub struct Manifest {
     pub created_by: String,
     /// The parts of the identity, in the order of hashing.
     pub parts: Vec<IdentityPart>,
-    /// The outputs of the cached functions.
-    #[serde(default)]
-    pub outputs: Vec<FunctionOutput>,
-}
-
-/// The output of a cached function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FunctionOutput {
-    /// The name of the function.
-    pub function: String,
-    /// How the output is built from tensors: see [`Schema`](crate::schema::Schema::structure).
-    pub structure: String,
 }
 
 impl Manifest {
-    /// The manifest of an identity, without outputs.
+    /// The manifest of an identity.
     pub fn new(module: &str, hash: &str, parts: Vec<IdentityPart>) -> Manifest {
         Manifest {
             format: FORMAT,
@@ -80,7 +68,6 @@ impl Manifest {
             hash: hash.to_owned(),
             created_by: concat!("torchcache ", env!("CARGO_PKG_VERSION")).to_owned(),
             parts,
-            outputs: Vec::new(),
         }
     }
 

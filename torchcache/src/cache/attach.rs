@@ -5,13 +5,14 @@
 //! which may call this cache again, or wait for a thread that does.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use torchcache_store::manifest::difference;
 
 use super::handle::{Attached, HashedModule, OpenCache, TorchCache};
+use super::methods::Method;
 use super::overrides::Overrides;
 use super::stats::Counters;
 use super::target::Target;
@@ -20,7 +21,7 @@ use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
 use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest, same_options};
 use crate::options::{Options, environment};
-use crate::sync::{Progress, lock, write};
+use crate::sync::{Progress, lock, read, write};
 
 /// Why a call cannot use the cache of its module.
 #[derive(Debug)]
@@ -178,10 +179,14 @@ impl TorchCache {
                 }
                 _ => Arc::new(self.hash(target, &options, progress)?),
             };
-            target.claim(&module.identity.hash)?;
             let previous = before_cache.map(|cache| &cache.tiers);
             let tiers = Tiers::open(&module.identity, &options, previous)?;
-            Some(Arc::new(OpenCache { module, tiers }))
+            let claimed = RwLock::default();
+            Some(Arc::new(OpenCache {
+                tiers,
+                module,
+                claimed,
+            }))
         } else {
             before_cache.cloned()
         };
@@ -231,9 +236,9 @@ impl TorchCache {
                 .is_ok_and(|again| again.identity.hash == module.identity.hash)
     }
 
-    /// Hashes a module before its first call, for which the hash is kept. `None` where it cannot be
+    /// Hashes a module before its first call, for which the hash is kept. `false` where it cannot be
     /// read now.
-    pub(crate) fn hash_early(&self, target: &dyn Target, options: &Options) -> Option<String> {
+    pub(crate) fn hash_early(&self, target: &dyn Target, options: &Options) -> bool {
         let start = Instant::now();
         let module = {
             // A module may be wrapped before it is frozen.
@@ -241,10 +246,9 @@ impl TorchCache {
             self.hash(target, options, &Arc::default()).ok()
         };
         Counters::time(&self.counters.time.attaching, start);
-        let module = Arc::new(module?);
-        let hash = module.identity.hash.clone();
-        *lock(&self.hashed_early) = Some(module);
-        Some(hash)
+        let is_hashed = module.is_some();
+        *lock(&self.hashed_early) = module.map(Arc::new);
+        is_hashed
     }
 
     fn hash(
@@ -349,6 +353,19 @@ fn fields(target: &dyn Target) -> impl FnOnce(&mut Watcher) {
 }
 
 impl OpenCache {
+    /// Claims the module hash for a method, unless that was done.
+    ///
+    /// # Errors
+    ///
+    /// Another item of this process, of equal identity, has claimed it.
+    pub(crate) fn claim(&self, target: &dyn Target, method: &Method) -> Result<(), Detail> {
+        if !read(&self.claimed).contains(&method.digest) {
+            target.claim(&self.identity().hash, method)?;
+            write(&self.claimed).insert(method.digest);
+        }
+        Ok(())
+    }
+
     /// Logs the module hash and directory, and what changed since the hash that this handle used
     /// before, or else since the newest one in the directory.
     fn log_attached(&self, target: &dyn Target, before: Option<&OpenCache>) {
@@ -376,8 +393,7 @@ impl OpenCache {
             ?hashed_in,
             "cache attached"
         );
-        if let Err(error) = manifest::write(directory, module, self.identity(), target.functions())
-        {
+        if let Err(error) = manifest::write(directory, module, self.identity()) {
             tracing::debug!(module, %error, "the manifest could not be written");
         }
     }

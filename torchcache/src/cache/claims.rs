@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use crate::definition::Definition;
 use crate::error::Detail;
+use crate::function::{Function, Implementation};
 use crate::sync::lock;
 
 /// The claims of those whose rows may outlive them, by a digest of what is claimed. The claims are bounded,
@@ -72,27 +73,63 @@ impl<O: Copy> Claims<O> {
 /// The most claims of items of one name, which nearly always are one item: about a megabyte.
 const MAX_CLAIMS: usize = 1 << 13;
 
-/// Claims a module hash, and the name in its row keys, for an item.
+/// A function of an item.
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    definition: Definition,
+    implementation: Option<Implementation>,
+}
+
+impl Owner {
+    fn is_same(&self, other: &Owner) -> bool {
+        let ids = |owner: &Owner| {
+            let implementation = owner.implementation.map(|it| it.definition.type_id());
+            (owner.definition.type_id(), implementation)
+        };
+        ids(self) == ids(other)
+    }
+
+    /// As shown in an error about it and `other`.
+    fn shown(&self, other: &Owner) -> String {
+        let is_same_item = self.definition.type_id() == other.definition.type_id();
+        match self.implementation.filter(|_| is_same_item) {
+            Some(implementation) => implementation.definition.shown(),
+            None => self.definition.shown(),
+        }
+    }
+}
+
+/// Claims a module hash, and the name in its row keys, for a function of an item. `code`: the digest of the
+/// function.
 ///
 /// # Errors
 ///
-/// Another item uses them, or may use them.
-pub(crate) fn claim(hash: &str, definition: Definition) -> Result<(), Detail> {
-    static CLAIMS: Mutex<BTreeMap<String, Claims<Definition>>> = Mutex::new(BTreeMap::new());
+/// Another item uses them, or may use them, for a function of equal code.
+pub(crate) fn claim(
+    hash: &str,
+    definition: Definition,
+    function: &Function,
+    code: &[u8; 32],
+) -> Result<(), Detail> {
+    static CLAIMS: Mutex<BTreeMap<String, Claims<Owner>>> = Mutex::new(BTreeMap::new());
     let mut claims = lock(&CLAIMS);
     let claims = claims.entry(definition.full_name());
     let claims = claims.or_insert_with(|| Claims::new(MAX_CLAIMS));
-    let key = *blake3::hash(hash.as_bytes()).as_bytes();
-    let is_same = |one: &Definition, other: &Definition| one.type_id() == other.type_id();
-    match claims.claim(key, definition, is_same) {
+    let mut key = blake3::Hasher::new();
+    key.update(code).update(hash.as_bytes());
+    let owner = Owner {
+        definition,
+        implementation: function.implementation,
+    };
+    match claims.claim(*key.finalize().as_bytes(), owner, Owner::is_same) {
         Ok(()) => Ok(()),
         Err(Conflict::With(first)) => Err(Detail::SameDefinition {
-            first: first.shown(),
-            second: definition.shown(),
+            first: first.shown(&owner),
+            second: owner.shown(&first),
         }),
         Err(Conflict::Possible(first)) => Err(Detail::PossiblySameDefinition {
-            first: first.shown(),
-            second: definition.shown(),
+            first: first.shown(&owner),
+            second: owner.shown(&first),
             claims: MAX_CLAIMS,
         }),
     }
@@ -113,6 +150,8 @@ mod tests {
             Definition::of::<One>("claimed", place),
             Definition::of::<Other>("claimed", place),
         );
+        let function = Function::unknown("forward", &["xs"]);
+        let claim = |hash: &str, of| claim(hash, of, &function, &[0; 32]);
         claim("first", one).unwrap();
         let error = |hash| claim(hash, other).unwrap_err().to_string();
         let known = error("first");

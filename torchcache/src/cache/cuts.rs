@@ -1,21 +1,20 @@
-//! [`CutHistory`]: how modules take cut batches, which hold some rows of a batch. A module may fail on
+//! [`CutHistory`]: how functions take cut batches, which hold some rows of a batch. A module may fail on
 //! one: it was traced with a fixed batch size, or drops the dimension of a single row.
 
-use std::collections::BTreeMap;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::function::Function;
 use crate::sync::{read, write};
 
-/// How the functions of a handle took cut batches so far.
+/// How a function took cut batches so far.
 #[derive(Debug)]
 pub(crate) struct CutHistory {
     one_row: Attempts,
     several_rows: Attempts,
-    /// Whether the output of each function, by its name, is a batch where the input is one row. After
+    /// Whether the output is a batch where the input is one row, as far as it is known. After
     /// `squeeze()` it is the row itself.
-    batches_of_one: RwLock<BTreeMap<&'static str, bool>>,
+    batch_of_one: RwLock<Option<bool>>,
 }
 
 /// After a cut that failed, the next 2, 4, 8, … cuts run as whole batches: a module that fails on all
@@ -45,7 +44,7 @@ impl CutHistory {
         CutHistory {
             one_row: Attempts::new(),
             several_rows: Attempts::new(),
-            batches_of_one: RwLock::new(BTreeMap::new()),
+            batch_of_one: RwLock::new(None),
         }
     }
 
@@ -80,17 +79,15 @@ impl CutHistory {
 
     /// Whether `function` is known to return a batch for one row: as it did last, or else by its code.
     pub(crate) fn returns_batch_of_one(&self, function: &Function) -> bool {
-        let known = read(&self.batches_of_one).get(function.name).copied();
+        let known = *read(&self.batch_of_one);
         known.unwrap_or_else(|| {
-            let mut known = write(&self.batches_of_one);
-            let by_code = || !function.may_squeeze();
-            *known.entry(function.name).or_insert_with(by_code)
+            *write(&self.batch_of_one).get_or_insert_with(|| !function.may_squeeze())
         })
     }
 
-    /// `function` returned a batch for one row, or did not.
-    pub(crate) fn note_batch_of_one(&self, function: &Function, is_batch: bool) {
-        write(&self.batches_of_one).insert(function.name, is_batch);
+    /// The function returned a batch for one row, or did not.
+    pub(crate) fn note_batch_of_one(&self, is_batch: bool) {
+        *write(&self.batch_of_one) = Some(is_batch);
     }
 }
 

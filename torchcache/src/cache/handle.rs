@@ -1,5 +1,6 @@
 //! [`TorchCache`]: the handle of one cache.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
@@ -7,13 +8,14 @@ use std::time::Duration;
 
 use tch::Device;
 
-use super::cuts::CutHistory;
 use super::hash_changes::HashChanges;
+use super::methods::{CodeDigest, Method, Methods};
 use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
 use crate::argument::SharedDigests;
 use crate::error::{Detail, FlushError, Unwritten};
+use crate::function::Function;
 use crate::identity::{Changes, Identity, Snapshot};
 use crate::options::{Options, environment};
 use crate::sync::{Turn, lock, read};
@@ -51,9 +53,10 @@ pub struct TorchCache {
     /// The digests of shared tensors.
     pub(crate) shared: SharedDigests,
     changes: Changes,
+    /// Those of the module. Its methods have others.
     pub(crate) counters: Counters,
+    pub(super) methods: Methods,
     pub(crate) warnings: Warnings,
-    pub(crate) cuts: CutHistory,
     pub(super) hash_changes: Mutex<HashChanges>,
     /// In how many calls in a row the module changed while its forward ran.
     pub(super) changing_calls: AtomicU64,
@@ -86,6 +89,8 @@ pub(crate) struct OpenCache {
     // They end before the claims of the module hash.
     pub(crate) tiers: Tiers,
     pub(super) module: Arc<HashedModule>,
+    /// The code that the hash is claimed with.
+    pub(super) claimed: RwLock<BTreeSet<CodeDigest>>,
 }
 
 impl OpenCache {
@@ -129,8 +134,8 @@ impl TorchCache {
             shared: SharedDigests::new(),
             changes: Changes::new(),
             counters: Counters::new(),
+            methods: Methods::new(),
             warnings: Warnings::new(),
-            cuts: CutHistory::new(),
             hash_changes: Mutex::new(HashChanges::new()),
             changing_calls: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
@@ -146,8 +151,68 @@ impl TorchCache {
     /// What the cache did and holds. Calls, rows and times are this handle's; what the tiers hold
     /// is shared by all handles of this module hash.
     pub fn stats(&self) -> Stats {
-        let mut stats = self.counters.snapshot();
+        let mut stats = self.counted();
         self.with_cache(|cache| stats.add_tiers(&cache.tiers));
+        stats
+    }
+
+    /// What each method that was called did, by its name: its calls, rows and times. The tiers, and the times
+    /// of watching and attaching, are those of the module, and are in [`stats`](Self::stats) alone. Methods of
+    /// one name, of several traits, are counted together.
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// use torchcache::{TorchCache, torchcache};
+    ///
+    /// #[torchcache]
+    /// #[derive(Debug, Default)]
+    /// struct Codec {
+    ///     torchcache: TorchCache,
+    /// }
+    ///
+    /// #[torchcache]
+    /// impl Codec {
+    ///     #[torchcache]
+    ///     fn encode(&self, xs: &Tensor) -> Tensor {
+    ///         xs * 2
+    ///     }
+    ///
+    ///     #[torchcache]
+    ///     fn decode(&self, xs: &Tensor) -> Tensor {
+    ///         xs / 2
+    ///     }
+    /// }
+    ///
+    /// let codec = Codec::default();
+    /// let xs = Tensor::from_slice(&[1.0f32, 2.0]);
+    /// let encoded = codec.encode(&xs);
+    /// assert_eq!(codec.decode(&encoded), codec.decode(&encoded));
+    /// let stats = codec.torchcache.stats_by_method();
+    /// assert_eq!((stats["encode"].misses, stats["encode"].hits()), (2, 0));
+    /// assert_eq!((stats["decode"].misses, stats["decode"].hits()), (2, 2));
+    /// ```
+    pub fn stats_by_method(&self) -> BTreeMap<&'static str, Stats> {
+        let counters = self.methods.counters().into_iter();
+        counters
+            .map(|(name, counters)| (name, counters.snapshot()))
+            .collect()
+    }
+
+    /// What it knows of `function`. `module`: the name that tells its module apart from others.
+    pub(crate) fn method(
+        &self,
+        module: impl FnOnce() -> String,
+        function: &'static Function,
+    ) -> Arc<Method> {
+        self.methods.get(module, function)
+    }
+
+    /// What the module and all its methods counted.
+    pub(super) fn counted(&self) -> Stats {
+        let mut stats = self.counters.snapshot();
+        for (_, counters) in self.methods.counters() {
+            stats.add_counted(&counters);
+        }
         stats
     }
 

@@ -37,7 +37,7 @@ impl TorchCache {
         if before.hash == after.hash {
             return None;
         }
-        let stats = self.counters.snapshot();
+        let stats = self.counted();
         let found = stats.memory.hits + stats.disk.hits;
         let times = lock(&self.hash_changes).add(found, stats.calls);
         (times == MAX_CHANGES).then(|| Reason::ChangingHash {

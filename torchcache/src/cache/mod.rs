@@ -7,6 +7,7 @@ pub(crate) mod directory;
 pub(crate) mod handle;
 mod hash_changes;
 mod hints;
+pub(crate) mod methods;
 pub(crate) mod overrides;
 mod save;
 pub(crate) mod stats;

@@ -56,6 +56,13 @@ macro_rules! stats {
             }
         }
 
+        impl Plus for $stats {
+            fn plus(&mut self, other: &Self) {
+                $($(self.$counted.plus(&other.$counted);)*)?
+                $($(self.$nested.plus(&other.$nested);)*)?
+            }
+        }
+
         impl Since for $stats {
             fn since(&self, before: &Self) -> Self {
                 $stats {
@@ -188,6 +195,23 @@ pub(crate) struct RowCounts {
     pub(crate) computed: usize,
 }
 
+/// The sum of what was counted. What the tiers report and hold is not counted by functions.
+trait Plus {
+    fn plus(&mut self, other: &Self);
+}
+
+impl Plus for u64 {
+    fn plus(&mut self, other: &Self) {
+        *self += other;
+    }
+}
+
+impl Plus for Duration {
+    fn plus(&mut self, other: &Self) {
+        *self += *other;
+    }
+}
+
 /// The difference between two snapshots.
 trait Since {
     fn since(&self, before: &Self) -> Self;
@@ -270,6 +294,11 @@ impl Stats {
     /// ```
     pub fn since(&self, before: &Stats) -> Stats {
         Since::since(self, before)
+    }
+
+    /// Adds what `counters` have counted.
+    pub(crate) fn add_counted(&mut self, counters: &Counters) {
+        self.plus(&counters.snapshot());
     }
 
     pub(crate) fn add_tiers(&mut self, tiers: &Tiers) {

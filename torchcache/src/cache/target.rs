@@ -4,6 +4,7 @@ use tch::{Tensor, nn};
 
 use super::claims::claim;
 use super::handle::TorchCache;
+use super::methods::Method;
 use super::overrides::Overrides;
 use crate::definition::Definition;
 use crate::error::Detail;
@@ -27,17 +28,15 @@ pub(crate) trait Target {
     /// Passes everything that the output depends on to `f`.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
     fn handle(&self) -> &TorchCache;
-    /// The cached functions.
-    fn functions(&self) -> &'static [Function];
-    /// Claims a module hash, which does not contain everything that the output depends on.
-    fn claim(&self, hash: &str) -> Result<(), Detail>;
+    /// Claims a module hash for a method, whose code does not show everything that its output depends on.
+    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail>;
 }
 
 /// Implemented by `#[torchcache]` on a struct.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "the struct `{Self}` is not annotated with `#[torchcache]`",
-    label = "its forward is",
+    label = "its impl is",
     note = "put `#[torchcache]` on the struct as well: its options, its cache field and what its identity consists of are found there"
 )]
 pub trait CachedStruct {
@@ -51,6 +50,26 @@ pub trait CachedStruct {
     fn overrides(&self, overrides: &mut Overrides<'_>);
     /// Passes the fields in the identity to `f`.
     fn fields(&self, f: &mut Fingerprinter<'_>);
+
+    /// Passes the type, then the fields, to `f`. The type is watched as well: a handle may be moved to another
+    /// module.
+    fn identity(&self, f: &mut Fingerprinter<'_>) {
+        type_of(&Self::DEFINITION, f);
+        self.fields(f);
+    }
+
+    /// The `Fingerprint` of the module as a field of another one. The outer module's rows came
+    /// through this module's cache, so everything that its rows depend on is in the outer identity: the
+    /// type, the options, the fields, and the code of the impl with `forward`. The code of methods in other
+    /// impls is in the keys of the outer rows whose forward calls them.
+    fn nested(&self, functions: &'static [&'static Function], f: &mut Fingerprinter<'_>) {
+        f.inner_handle(self.cache().changes());
+        let mut options = Self::options();
+        self.overrides(&mut Overrides::apply(&mut options));
+        nested_options(options.unchecked(), f);
+        self.identity(f);
+        f.functions(|| Self::DEFINITION.full_name(), functions);
+    }
 }
 
 /// What an annotated impl with type parameters requires of its struct. The compiler prints the name
@@ -67,19 +86,25 @@ pub trait EveryFieldImplementsFingerprint: CachedStruct {}
 
 impl<T: CachedStruct> EveryFieldImplementsFingerprint for T {}
 
-/// Implemented by `#[torchcache]` on the impl that holds `forward`. Generated code knows it by the name that
-/// says what is wrong where a struct has two such impls.
+/// Implemented for each cached method. `NAME`: a hash of its name, of its trait as well where that counts.
+/// It requires that the struct is annotated.
+#[doc(hidden)]
+pub trait CachedMethod<const NAME: u64>: CachedStruct {
+    /// The method.
+    const FUNCTION: &'static Function;
+}
+
+/// Implemented by `#[torchcache]` on the impl that holds `forward` or `forward_t`, of which a struct has one.
+/// Generated code knows it by the name that says what is wrong where there are two.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "no impl of `{Self}` is annotated with `#[torchcache]`",
-    label = "this struct is, but nothing is cached without the impl",
-    note = "put `#[torchcache]` on the impl that holds `forward`: `#[torchcache] impl nn::Module for …`"
+    message = "`forward` of `{Self}` is not cached",
+    label = "no impl with `forward` or `forward_t` is annotated with `#[torchcache]`",
+    note = "a generic struct can be part of another cached module where its `forward` is cached: put `#[torchcache]` on the impl that holds it"
 )]
-pub trait CachedForward: CachedStruct {
-    /// The cached functions of the impl.
-    const FUNCTIONS: &'static [Function];
-    /// The impl, where there may be others for types of the same name: of a generic struct.
-    const IMPL: Option<Definition> = None;
+pub trait CachedForward {
+    /// The cached methods of the impl.
+    const FUNCTIONS: &'static [&'static Function];
 
     /// The output for a batch, outside training. Generated code calls `nn::Module::forward` where that
     /// is what is cached: tch's `forward_t` for an `nn::Module` would hide the caller from a panic.
@@ -89,28 +114,6 @@ pub trait CachedForward: CachedStruct {
         Self: nn::ModuleT + Sized,
     {
         self.forward_t(xs, false)
-    }
-
-    /// Passes the type, the code of the functions, then the fields, to `f`. The type is watched as
-    /// well: a handle may be moved to another module.
-    fn identity(&self, f: &mut Fingerprinter<'_>) {
-        type_of(&Self::DEFINITION, f);
-        if let Some(place) = Self::IMPL.and_then(|it| it.place()) {
-            f.field("impl", place.to_string().as_str());
-        }
-        f.functions(Self::FUNCTIONS);
-        self.fields(f);
-    }
-
-    /// The `Fingerprint` of the module as a field of another one. The outer module's rows came
-    /// through this module's cache, so everything in this module's identity is in theirs: the
-    /// type, the options, the code and the fields.
-    fn nested(&self, f: &mut Fingerprinter<'_>) {
-        f.inner_handle(self.cache().changes());
-        let mut options = Self::options();
-        self.overrides(&mut Overrides::apply(&mut options));
-        nested_options(options.unchecked(), f);
-        self.identity(f);
     }
 }
 
@@ -144,7 +147,7 @@ impl CachedFunction {
 /// A module with the attribute.
 pub(crate) struct ModuleTarget<'a, T>(pub(crate) &'a T);
 
-impl<T: CachedForward> Target for ModuleTarget<'_, T> {
+impl<T: CachedStruct> Target for ModuleTarget<'_, T> {
     fn name(&self) -> String {
         // Instances of a generic struct may compute different outputs for each type argument.
         format!("{}{}", T::DEFINITION.name, T::DEFINITION.arguments())
@@ -174,12 +177,8 @@ impl<T: CachedForward> Target for ModuleTarget<'_, T> {
         self.0.cache()
     }
 
-    fn functions(&self) -> &'static [Function] {
-        T::FUNCTIONS
-    }
-
-    fn claim(&self, hash: &str) -> Result<(), Detail> {
-        claim(hash, T::DEFINITION)
+    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail> {
+        claim(hash, T::DEFINITION, method.function, &method.digest)
     }
 }
 
@@ -202,18 +201,13 @@ impl Target for &'static CachedFunction {
 
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         type_of(&self.definition, f);
-        f.functions(self.functions());
     }
 
     fn handle(&self) -> &TorchCache {
         &self.cache
     }
 
-    fn functions(&self) -> &'static [Function] {
-        std::slice::from_ref(&self.function)
-    }
-
-    fn claim(&self, hash: &str) -> Result<(), Detail> {
-        claim(hash, self.definition)
+    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail> {
+        claim(hash, self.definition, method.function, &method.digest)
     }
 }

@@ -18,17 +18,16 @@ use crate::argument::{Arguments, SampleIds};
 use crate::cache::claims::Conflict;
 use crate::cache::directory;
 use crate::cache::handle::TorchCache;
+use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
-use crate::cache::warnings::Reason;
-use crate::call::{self, bypass};
+use crate::call;
 use crate::definition::number_of;
 use crate::error::{Detail, Error};
 use crate::function::Function;
 use crate::identity::program::{Object, SourceFile, this_run};
 use crate::identity::{Fingerprint, Fingerprinter, nested_options, torchscript};
 use crate::options::{Options, OptionsBuilder, environment};
-use crate::output::structure;
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
@@ -87,13 +86,7 @@ pub struct Cached<M> {
     cache: TorchCache,
 }
 
-const FORWARD: Function = Function {
-    name: "forward",
-    arguments: &["xs", "ids"],
-    code: "",
-    inputs: &[],
-    output: structure::<Tensor>,
-};
+static FORWARD: Function = Function::unknown("forward", &["xs", "ids"]);
 
 impl<M> Cached<M> {
     /// Wraps `module`, whose output depends on `weights`: a `&VarStore`, the path of a file, `()`, or
@@ -207,7 +200,7 @@ impl<M: nn::ModuleT> Cached<M> {
     /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        self.call(xs, &Arguments::new().with(&xs))
+        self.call(xs, false, &Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward), for rows that are keyed by ids instead of their content: see
@@ -231,15 +224,15 @@ impl<M: nn::ModuleT> Cached<M> {
     /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
     pub fn forward_by_id<'i, I: SampleIds<'i>>(&self, xs: &Tensor, ids: I) -> Tensor {
-        self.call(xs, &Arguments::new().with(&xs).with_id(&ids))
+        self.call(xs, false, &Arguments::new().with(&xs).with_id(&ids))
     }
 
     #[track_caller]
-    fn call(&self, xs: &Tensor, arguments: &Arguments<'_>) -> Tensor {
-        call::run(self, &FORWARD, arguments, &|rows| {
+    fn call(&self, xs: &Tensor, train: bool, arguments: &Arguments<'_>) -> Tensor {
+        call::run(self, &FORWARD, train, arguments, &|rows| {
             let mut nothing = Default::default();
             let xs = rows.argument(&xs, 0, &mut nothing);
-            self.module.forward_t(xs, false)
+            self.module.forward_t(xs, train)
         })
     }
 
@@ -253,11 +246,7 @@ impl<M: nn::ModuleT> Cached<M> {
 impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
     #[track_caller]
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        if train {
-            bypass::count(self, &Reason::Training);
-            return self.module.forward_t(xs, true);
-        }
-        self.forward(xs)
+        self.call(xs, train, &Arguments::new().with(&xs))
     }
 }
 
@@ -308,7 +297,18 @@ impl<M> Target for Cached<M> {
         }
     }
 
-    fn claim(&self, _: &str) -> Result<(), Detail> {
+    fn claim(&self, _: &str, _: &Method) -> Result<(), Detail> {
+        self.claim_identity()
+    }
+
+    fn handle(&self) -> &TorchCache {
+        &self.cache
+    }
+}
+
+impl<M> Cached<M> {
+    /// Whether the identity found when it was last hashed is this module's.
+    fn claim_identity(&self) -> Result<(), Detail> {
         let (conflict, here) = (*lock(&self.conflict), self.claimant.place);
         match conflict {
             Some(Conflict::With(first)) if first.place != here => Err(Detail::SameIdentity {
@@ -327,16 +327,6 @@ impl<M> Target for Cached<M> {
         }
     }
 
-    fn handle(&self) -> &TorchCache {
-        &self.cache
-    }
-
-    fn functions(&self) -> &'static [Function] {
-        const { &[FORWARD] }
-    }
-}
-
-impl<M> Cached<M> {
     /// Claims the module hash before the first call, which another module that contains this one may
     /// never make, since its own rows are cached.
     fn claim_early(&self) -> Result<(), Detail> {
@@ -344,10 +334,10 @@ impl<M> Cached<M> {
         if !self.needs_claim() || named || !self.options.enabled() || environment::is_disabled() {
             return Ok(());
         }
-        let Some(hash) = self.cache.hash_early(self, &self.options) else {
+        if !self.cache.hash_early(self, &self.options) {
             // Where a lock is held, the first call claims it.
             return Ok(());
-        };
+        }
         // The next run would not find the rows of an identity of its own.
         let here = self.claimant.place;
         if self.options.persistent()
@@ -357,7 +347,7 @@ impl<M> Cached<M> {
             let place = here.to_string();
             return Err(Detail::SameIdentityOnDisk { place });
         }
-        self.claim(&hash)
+        self.claim_identity()
     }
 
     /// Whether modules with other code may have the same identity.

@@ -94,21 +94,22 @@ pub(crate) fn hint_one_dimension(
 #[track_caller]
 pub(crate) fn bypass<O: Output>(
     target: &dyn Target,
+    counters: &Counters,
     reason: &Reason,
     arguments: &Arguments,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
-    count(target, reason);
+    count(target, counters, reason);
     body(&SelectedRows::all(arguments))
 }
 
 /// Counts a call that bypasses the cache.
-pub(crate) fn count(target: &dyn Target, reason: &Reason) {
+pub(crate) fn count(target: &dyn Target, counters: &Counters, reason: &Reason) {
     let handle = target.handle();
     if matches!(reason, Reason::Training) {
         // The training step may change the module without a trace.
         handle.changes().report();
     }
-    Counters::add(&handle.counters.bypassed, 1);
+    Counters::add(&counters.bypassed, 1);
     handle.warnings.warn_once(|| target.name(), reason);
 }

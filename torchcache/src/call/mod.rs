@@ -7,6 +7,7 @@ mod assemble;
 pub(crate) mod bypass;
 mod cut;
 mod disk;
+mod frame;
 mod insert;
 mod lookup;
 mod outcome;
@@ -18,6 +19,7 @@ use tch::{Device, TchError};
 
 use crate::argument::{Arguments, SelectedRows};
 use crate::cache::handle::OpenCache;
+use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::cache::tiers::Epoch;
@@ -30,12 +32,14 @@ use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
 use crate::schema::TensorSchema;
 
+use frame::Frame;
 use insert::Insert;
 use lookup::Lookup;
 use outcome::{Flattened, Stop, Unfit};
 use recheck::{Comparison, Recomputing};
 
-/// Runs `body` through the cache of `target`: on the rows that no tier holds.
+/// Runs `body` through the cache of `target`: on the rows that no tier holds. `training`: the call
+/// bypasses the cache.
 ///
 /// # Panics
 ///
@@ -43,32 +47,43 @@ use recheck::{Comparison, Recomputing};
 #[track_caller]
 pub(crate) fn run<O: Output>(
     target: &dyn Target,
-    function: &Function,
+    function: &'static Function,
+    training: bool,
     arguments: &Arguments,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
-    match run_cached(target, function, arguments, body) {
+    let method = target.handle().method(|| target.row_name(), function);
+    let frame = Frame::enter(&method);
+    let run = match training {
+        true => Err(Stop::Bypass(Reason::Training)),
+        false => run_cached(target, &frame, arguments, body),
+    };
+    match run {
         Ok(output) | Err(Stop::Return(output)) => output,
-        Err(Stop::Bypass(reason)) => bypass::bypass(target, &reason, arguments, body),
+        Err(Stop::Bypass(reason)) => {
+            bypass::bypass(target, &method.counters, &reason, arguments, body)
+        }
         Err(Stop::Misuse(error)) => O::from_error(error.in_module(&target.name())),
     }
 }
 
 fn run_cached<O: Output>(
     target: &dyn Target,
-    function: &Function,
+    frame: &Frame<'_>,
     arguments: &Arguments,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> Result<O, Stop<O>> {
     if environment::is_disabled() {
         return Ok(body(&SelectedRows::all(arguments)));
     }
-    let handle = target.handle();
-    let attached = handle.attach(target)?;
+    let attached = target.handle().attach(target)?;
     let Some(cache) = attached.enabled_cache() else {
         return Ok(body(&SelectedRows::all(arguments)));
     };
-    Counters::add(&handle.counters.calls, 1);
+    let method = frame.method;
+    let function = method.function;
+    cache.claim(target, method)?;
+    Counters::add(&method.counters.calls, 1);
     bypass::check_layouts(function, arguments)?;
     let rows = arguments.rows(function)?;
     bypass::check(function, arguments, rows)?;
@@ -76,17 +91,19 @@ fn run_cached<O: Output>(
     let mut call = CachedCall {
         target,
         rows,
+        method,
         function,
         arguments,
         options: &attached.options,
         cache,
         epoch: None,
-        counters: &handle.counters,
+        counters: &method.counters,
         module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
     };
 
-    let mut lookup = Lookup::new(call.row_keys()?);
+    let code = call.code();
+    let mut lookup = Lookup::new(call.row_keys(&code)?);
     call.reject_ambiguous_ids(&lookup)?;
     // Inside a verified module rows are computed, and neither looked up nor stored.
     let uses_tiers = !Recomputing::is_active();
@@ -97,12 +114,13 @@ fn run_cached<O: Output>(
     if lookup.has_missing() {
         let computed = call.compute_missing(&lookup, body)?;
         if uses_tiers && call.check_unchanged() {
-            call.store(&lookup.missing_keys(), &computed);
+            let keys = call.keys_to_store(&lookup, frame, &code)?;
+            call.store(&keys, &computed);
         }
         lookup.add_computed(computed);
     }
     call.check_one_row(&lookup, body)?;
-    if uses_tiers && call.options.verify() > 0.0 {
+    if uses_tiers && call.verified_share() > 0.0 {
         call.verify_hits(&lookup, body)?;
     }
     call.assemble(lookup)
@@ -113,6 +131,8 @@ struct CachedCall<'a> {
     target: &'a dyn Target,
     /// The rows of the batch.
     rows: i64,
+    method: &'a Method,
+    /// That of the method.
     function: &'a Function,
     arguments: &'a Arguments<'a>,
     options: &'a Options,
@@ -128,17 +148,24 @@ struct CachedCall<'a> {
 }
 
 impl CachedCall<'_> {
-    fn row_keys<O>(&self) -> Result<Vec<Key>, Stop<O>> {
+    /// A digest of the code that the rows depend on, as far as it is known and not in the module hash.
+    fn code(&self) -> [u8; 32] {
+        self.method.row_code(&self.cache.identity().functions)
+    }
+
+    fn row_keys<O>(&self, code: &[u8; 32]) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
         let shared = self.target.handle().shared.digests(&self.arguments.shared);
         let is_named = self.options.persistent_module_hash().is_some();
         let named = is_named.then(|| self.target.row_name());
+        let function = self.function.full_name();
         let keys = shared.and_then(|shared| {
             let context = KeyContext {
                 module_hash: &self.cache.identity().hash,
                 options: self.options,
                 name: named.as_deref(),
-                function: self.function.name,
+                function: &function,
+                code: (!is_named).then_some(code),
                 output: &self.structure,
                 shared: &shared,
             };
@@ -149,6 +176,24 @@ impl CachedCall<'_> {
             Counters::add(&self.counters.faults.hashing, 1);
             Stop::from(error)
         })
+    }
+
+    /// The keys of the missing rows, now that they are computed. Where the body called functions whose code was
+    /// not in the keys, these are keys that have it, which the next call looks up.
+    fn keys_to_store<O>(
+        &self,
+        lookup: &Lookup,
+        frame: &Frame<'_>,
+        code: &[u8; 32],
+    ) -> Result<Vec<Key>, Stop<O>> {
+        frame.note_callees();
+        let now = self.code();
+        if now == *code {
+            return Ok(lookup.missing_keys());
+        }
+        let keys = self.row_keys(&now)?;
+        let rows = lookup.missing_rows().into_iter();
+        Ok(rows.map(|row| keys[row as usize]).collect())
     }
 
     /// Rows with the same id must be equal: else the forward would have to choose one of them.
@@ -249,7 +294,8 @@ impl CachedCall<'_> {
     fn may_cut(&self, lookup: &Lookup, rows: usize) -> bool {
         // No other row would show that one lost a dimension.
         let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.may_squeeze_first();
-        !self.options.whole_batch() && !may_lose_one() && self.target.handle().cuts.allows(rows)
+        let whole_batch = self.options.whole_batch() || self.function.options.whole_batch;
+        !whole_batch && !may_lose_one() && self.method.cuts.allows(rows)
     }
 
     /// Runs the body on the whole batch, as the program would without the cache.
@@ -269,7 +315,7 @@ impl CachedCall<'_> {
             }
             Err(unfit) => self.bypass_reason(unfit)?,
         };
-        bypass::count(self.target, &reason);
+        bypass::count(self.target, self.counters, &reason);
         Err(Stop::Return(output.into_output()))
     }
 
@@ -291,7 +337,7 @@ impl CachedCall<'_> {
             Ok(Err(_)) => "returned an error".to_owned(),
             Ok(Ok(output)) => match unwritten.and_then(|()| pack(&output)) {
                 Ok(computed) => {
-                    self.target.handle().cuts.note_success(rows.len());
+                    self.method.cuts.note_success(rows.len());
                     self.note_batch_of_one(selected.count(), true);
                     return Ok(Ok(computed));
                 }
@@ -329,7 +375,7 @@ impl CachedCall<'_> {
         };
         let reason = match output.check(&self.structure, self.rows) {
             Ok(()) => {
-                self.target.handle().cuts.note_failure(rows);
+                self.method.cuts.note_failure(rows);
                 failure
             }
             Err(unfit) => match self.bypass_reason(unfit) {
@@ -353,7 +399,7 @@ impl CachedCall<'_> {
             let is_hit = lookup.hits().next().is_some();
             is_hit && lookup.rows_begin_with_one() && self.function.squeezes_first()
         };
-        let cuts = &self.target.handle().cuts;
+        let cuts = &self.method.cuts;
         if self.rows > 1 || cuts.returns_batch_of_one(self.function) && !may_lose_one() {
             return Ok(());
         }
@@ -364,7 +410,7 @@ impl CachedCall<'_> {
         };
         match self.pack(lookup, &output, 1) {
             Err(Unfit::Rows { .. } | Unfit::Reason(Reason::ChangingShape)) => {
-                bypass::count(self.target, &Reason::OneRow);
+                bypass::count(self.target, self.counters, &Reason::OneRow);
                 Err(Stop::Return(output.into_output()))
             }
             _ => {
@@ -376,8 +422,7 @@ impl CachedCall<'_> {
 
     fn note_batch_of_one(&self, rows: i64, is_batch: bool) {
         if rows == 1 {
-            let cuts = &self.target.handle().cuts;
-            cuts.note_batch_of_one(self.function, is_batch);
+            self.method.cuts.note_batch_of_one(is_batch);
         }
     }
 
@@ -441,7 +486,7 @@ impl CachedCall<'_> {
             .handle()
             .check_unchanged(self.target, self.cache);
         checked
-            .inspect_err(|reason| bypass::count(self.target, reason))
+            .inspect_err(|reason| bypass::count(self.target, self.counters, reason))
             .is_ok()
     }
 
@@ -491,6 +536,11 @@ impl CachedCall<'_> {
         }
     }
 
+    /// The share of hits to compute again: the larger one of the module's and the method's.
+    fn verified_share(&self) -> f64 {
+        self.options.verify().max(self.function.options.verify)
+    }
+
     /// Computes a share of the hits again, in one forward, and compares. The call returns the
     /// cached rows in any case; only an output that requires grad is an error, and a panic of the
     /// body passes through, as on a miss.
@@ -499,7 +549,7 @@ impl CachedCall<'_> {
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<(), Stop<O>> {
-        let sample = recheck::sample(self.options.verify(), lookup.hits());
+        let sample = recheck::sample(self.verified_share(), lookup.hits());
         if sample.is_empty() {
             return Ok(());
         }
@@ -581,7 +631,7 @@ impl CachedCall<'_> {
             Ok(computed) => Ok(computed),
             Err(failure) => {
                 let computed = whole()?;
-                self.target.handle().cuts.note_failure(rows.len());
+                self.method.cuts.note_failure(rows.len());
                 self.warn_once(&failure);
                 Ok(computed)
             }

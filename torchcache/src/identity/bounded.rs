@@ -202,7 +202,7 @@ mod tests {
             let identity = identity(|f| f.field("vocabulary", &vocabulary(changed)));
             let directory = root.path().join(&identity.hash);
             std::fs::create_dir(&directory).unwrap();
-            manifest::write(&directory, "m", &identity, &[]).unwrap();
+            manifest::write(&directory, "m", &identity).unwrap();
             let len = directory.join(FILE).metadata().unwrap().len();
             assert!(len < 4096, "{len}");
         }
@@ -223,7 +223,7 @@ mod tests {
             }
         });
         let directory = tempfile::tempdir().unwrap();
-        manifest::write(directory.path(), "m", &identity, &[]).unwrap();
+        manifest::write(directory.path(), "m", &identity).unwrap();
         let directory = Os.open_dir(directory.path(), false).unwrap();
         let read = Manifest::read(&*directory).unwrap();
         assert_eq!(read.parts, identity.parts);

@@ -5,6 +5,7 @@
 //! name of a parameter that requires grad. So a type lists its fields once.
 
 use std::any::type_name;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::panic::Location;
 
@@ -422,9 +423,13 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
-    /// The code of cached functions. Called by generated code.
-    #[doc(hidden)]
-    pub fn functions(&mut self, functions: &'static [Function]) {
+    /// The code of cached methods of the module called `module`, which is inside the one that is hashed, and
+    /// of those that they name.
+    pub(crate) fn functions(
+        &mut self,
+        module: impl FnOnce() -> String,
+        functions: &'static [&'static Function],
+    ) {
         match &mut self.walk {
             FingerprintMode::Watch(watcher) => {
                 // What the compiler put into them is fixed by the type, which is watched.
@@ -434,8 +439,15 @@ impl<'a> Fingerprinter<'a> {
                 }
             }
             FingerprintMode::Hash(collector) => {
-                let parts = functions.iter().flat_map(|it| parts::code(&self.path, it));
-                parts.for_each(|part| collector.add(part));
+                let module = module();
+                let called = functions.iter().flat_map(|it| it.all_callees());
+                let mut added = BTreeSet::new();
+                for function in functions.iter().copied().chain(called) {
+                    if added.insert(function.code_in(&module)) {
+                        parts::code(&self.path, function).for_each(|part| collector.add(part));
+                    }
+                }
+                collector.functions.extend(added);
             }
             FingerprintMode::Trainable(_) => {}
         }

@@ -4,30 +4,18 @@ use std::io;
 use std::path::Path;
 
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::manifest::{FILE, FunctionOutput, Manifest, difference, newest, note_newest};
+use torchcache_store::manifest::{FILE, Manifest, difference, newest, note_newest};
 
 use super::Identity;
-use crate::function::Function;
 
-/// Writes the manifest of `identity` into its directory `path`, unless there is one: the parts of the
-/// identity, and the output structure of each function.
+/// Writes the manifest of `identity` into its directory `path`, unless there is one.
 ///
 /// # Errors
 ///
 /// Errors of the file system. The cache works without its manifest.
-pub(crate) fn write(
-    path: &Path,
-    module: &str,
-    identity: &Identity,
-    functions: &[Function],
-) -> io::Result<()> {
+pub(crate) fn write(path: &Path, module: &str, identity: &Identity) -> io::Result<()> {
     let directory = Os.open_dir(path, false)?;
-    let output = |function: &Function| FunctionOutput {
-        function: function.name.to_owned(),
-        structure: (function.output)(),
-    };
-    let mut manifest = Manifest::new(module, &identity.hash, identity.parts.clone());
-    manifest.outputs.extend(functions.iter().map(output));
+    let manifest = Manifest::new(module, &identity.hash, identity.parts.clone());
     if manifest.write(&directory)?
         && let Some(root) = path.parent()
     {
@@ -65,7 +53,7 @@ mod tests {
         assert_eq!(explain(root.path(), "m", &before), None, "no manifest yet");
         let directory = root.path().join(&before.hash);
         std::fs::create_dir(&directory).unwrap();
-        write(&directory, "m", &before, &[]).unwrap();
+        write(&directory, "m", &before).unwrap();
         assert_eq!(
             explain(root.path(), "m", &before),
             None,

@@ -42,7 +42,7 @@ use crate::sync::Progress;
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Bumped whenever the same module would get another hash. Older directories are then ignored.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// A computed identity: the hash, and the parts that explain it.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ pub(crate) struct Identity {
     pub(crate) unknown_code: BTreeSet<&'static str>,
     /// Held as long as rows can be found under the hash.
     pub(crate) claims: Vec<Claim>,
+    /// The code of functions of inner modules that is in it.
+    pub(crate) functions: BTreeSet<[u8; 32]>,
 }
 
 impl Identity {
@@ -80,6 +82,7 @@ impl Identity {
                 in_train_mode: false,
                 unknown_code: BTreeSet::new(),
                 claims: Vec::new(),
+                functions: BTreeSet::new(),
             });
         }
         walk(&mut Fingerprinter::hash(&mut collector));
@@ -97,6 +100,7 @@ impl Identity {
             in_train_mode: collector.in_train_mode,
             unknown_code: collector.unknown_code,
             claims: collector.claims,
+            functions: collector.functions,
         })
     }
 }
@@ -151,7 +155,7 @@ mod tests {
         // A golden value: if it changes, so must FORMAT, which makes old caches expire.
         assert_eq!(
             identity.hash,
-            "a9cd620c7959b3ce1e07b93f2be9d76531aafc02a810c786b84fb66bbd0a6696",
+            "0537ba17f6ad8fd376e773f0a6d01b5d2d53e4aa573aba32411b4deaa0b3fc5d",
         );
     }
 

@@ -44,7 +44,13 @@ pub(crate) fn code(path: &str, function: &Function) -> impl Iterator<Item = Iden
         "" => function.name.to_owned(),
         path => format!("{path}.{}", function.name),
     };
-    let pieces = [function.name.as_bytes(), function.code.as_bytes()];
+    let name = function.full_name();
+    let version = function.options.version;
+    let pieces = [
+        name.as_bytes(),
+        function.code.as_bytes(),
+        version.as_bytes(),
+    ];
     let code = part(&path, Category::Code, function.code, &pieces);
     let inputs = function.inputs.iter();
     let inputs = inputs.map(move |input| build_input(&format!("{path}: {}", input.name), input));
@@ -52,19 +58,12 @@ pub(crate) fn code(path: &str, function: &Function) -> impl Iterator<Item = Iden
 }
 
 fn build_input(path: &str, input: &BuildInput) -> IdentityPart {
-    let (readable, bytes): (_, &[u8]) = match &input.value {
-        BuildValue::Cfg(true) => ("true".to_owned(), b"true"),
-        BuildValue::Cfg(false) => ("false".to_owned(), b"false"),
-        BuildValue::Variable(None) => ("not set".to_owned(), b""),
+    let (kind, bytes) = input.value.bytes();
+    let readable = match &input.value {
+        BuildValue::Cfg(value) => value.to_string(),
+        BuildValue::Variable(None) => "not set".to_owned(),
         // Not readable, since it may be a secret.
-        BuildValue::Variable(Some(value)) => (shown(value.as_bytes()), value.as_bytes()),
-        BuildValue::File(bytes) => (shown(bytes), bytes),
-    };
-    let kind: &[u8] = match &input.value {
-        BuildValue::Cfg(_) => b"cfg",
-        BuildValue::Variable(None) => b"no variable",
-        BuildValue::Variable(Some(_)) => b"variable",
-        BuildValue::File(_) => b"file",
+        BuildValue::Variable(Some(_)) | BuildValue::File(_) => shown(bytes),
     };
     part(path, Category::Code, &readable, &[kind, bytes])
 }
@@ -122,6 +121,8 @@ pub(crate) struct Collector {
     pub(crate) unknown_code: BTreeSet<&'static str>,
     /// The claims of what is hashed.
     pub(crate) claims: Vec<Claim>,
+    /// The functions whose code is hashed, with their modules.
+    pub(crate) functions: BTreeSet<[u8; 32]>,
     /// Shows that hashing goes on.
     pub(crate) progress: Arc<Progress>,
 }

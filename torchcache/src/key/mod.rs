@@ -21,7 +21,7 @@ use crate::tensor::{blake3_batch, layout, parallel, raw, staging};
 pub(crate) use torchcache_store::Key;
 
 /// Bumped whenever the same call would give other keys.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// The inputs of a key that are the same for every row of a call, except for its arguments.
 #[derive(Debug)]
@@ -30,7 +30,11 @@ pub(crate) struct KeyContext<'a> {
     pub(crate) options: &'a Options,
     /// The name of the module or function, where the module hash is a `persistent_module_hash`.
     pub(crate) name: Option<&'a str>,
+    /// Of the function, with its trait where that counts.
     pub(crate) function: &'a str,
+    /// A digest of the code of the function and of those that it calls; `None` where the program gives the
+    /// module hash, which then stands for the code.
+    pub(crate) code: Option<&'a [u8; 32]>,
     /// The structure of the output type.
     pub(crate) output: &'a str,
     /// The digests of the shared tensors, in their order.
@@ -77,6 +81,9 @@ impl KeyContext<'_> {
             add(name.as_bytes());
         }
         add(self.function.as_bytes());
+        if let Some(code) = self.code {
+            add(code);
+        }
         add(self.output.as_bytes());
         let autocast = raw::autocast_kinds();
         if autocast != [None; 2] {
@@ -278,6 +285,7 @@ mod tests {
             options,
             name: None,
             function: "forward",
+            code: Some(&[7; 32]),
             output: "T",
             shared: &SharedDigests::new().digests(&arguments.shared).unwrap(),
         };
@@ -432,7 +440,7 @@ mod tests {
         // A golden value: if it changes, so must FORMAT, which makes old rows expire.
         assert_eq!(
             blake3::Hash::from_bytes(keys[0]).to_hex().as_str(),
-            "48d659420523edd31e0291771cb7797637c31fe31dd8ef9d3f18b53f464f172f"
+            "c55aef261d56eb0962c10dd0ca1d2ef0043f5918cdb263d936d5fe85f7b7563f"
         );
     }
 }

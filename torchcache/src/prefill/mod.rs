@@ -9,7 +9,7 @@ use tch::{Tensor, nn};
 
 use crate::cache::handle::TorchCache;
 use crate::cache::stats::Stats;
-use crate::cache::target::CachedForward;
+use crate::cache::target::{CachedForward, CachedStruct};
 use crate::cached::{Cached, Eval};
 use crate::error::{FlushError, with_sources};
 use crate::output::Batched;
@@ -36,7 +36,7 @@ pub trait HasCache {
     }
 }
 
-impl<T: CachedForward> HasCache for T {
+impl<T: CachedForward + CachedStruct> HasCache for T {
     fn cache(&self) -> &TorchCache {
         T::cache(self)
     }
