@@ -45,7 +45,7 @@ pub enum Call {
     Sync,
     /// The time of a file is set.
     SetModified,
-    /// A file is locked.
+    /// A file is locked, or its lock is looked at.
     Lock,
     /// A file is mapped.
     Map,
@@ -351,6 +351,10 @@ impl File for FaultyFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         self.run(Call::Lock, || self.inner.try_lock())
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        self.run(Call::Lock, || self.inner.is_locked())
     }
 
     fn map(&self) -> io::Result<Option<Mapped>> {

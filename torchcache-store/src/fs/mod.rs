@@ -191,6 +191,13 @@ pub trait File: io::Write + Debug + Send + Sync {
     /// machine.
     fn try_lock(&self) -> io::Result<bool>;
 
+    /// Whether another open file of the same name is [locked](Self::try_lock). Those who ask at the same time do not
+    /// count.
+    ///
+    /// # Errors
+    /// As `try_lock`.
+    fn is_locked(&self) -> io::Result<bool>;
+
     /// Maps the file into memory; `None` if it has to be read.
     ///
     /// # Errors
@@ -240,8 +247,8 @@ pub struct Metadata {
     pub mode: u32,
 }
 
-/// Writes to a file by `write`. A limit of file sizes is then an error of the system call, which has to be returned as it
-/// is, and not the signal SIGXFSZ, which ends a program that does not handle it.
+/// Writes to a file by `write`. A limit of file sizes is then an error of the system call, which has to be returned
+/// as it is, and not the signal SIGXFSZ, which ends a program that does not handle it.
 ///
 /// ```
 /// use std::io::Write;

@@ -285,6 +285,15 @@ struct OsFile {
     is_new: bool,
 }
 
+impl Drop for OsFile {
+    /// A child that this process forked meanwhile has the file open as well, and would keep its lock.
+    fn drop(&mut self) {
+        if self.is_new {
+            let _ = self.file.unlock();
+        }
+    }
+}
+
 impl Write for OsFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         sys::without_file_size_signal(|| self.file.write(bytes))
@@ -327,6 +336,15 @@ impl File for OsFile {
         try_lock(&self.file)
     }
 
+    /// By a shared lock: two that look do not see each other, and NFS refuses others for reading.
+    fn is_locked(&self) -> io::Result<bool> {
+        let is_free = lock_by(&self.file, std::fs::File::try_lock_shared)?;
+        if is_free {
+            self.file.unlock()?;
+        }
+        Ok(!is_free)
+    }
+
     fn map(&self) -> io::Result<Option<Mapped>> {
         // An empty file cannot be mapped.
         if self.metadata()?.len == 0 {
@@ -338,11 +356,19 @@ impl File for OsFile {
 
 /// Locks a file for all processes that share it: see [`File::try_lock`].
 pub(crate) fn try_lock(file: &std::fs::File) -> io::Result<bool> {
+    lock_by(file, std::fs::File::try_lock)
+}
+
+/// Takes a lock by this call, unless locks are local to a machine. Returns whether it was free.
+fn lock_by(
+    file: &std::fs::File,
+    call: impl FnOnce(&std::fs::File) -> Result<(), TryLockError>,
+) -> io::Result<bool> {
     if kind_of_fs(file).is_some_and(has_local_locks) {
         let what = "the file system has locks among the processes of a machine only";
         return Err(io::Error::new(io::ErrorKind::Unsupported, what));
     }
-    match file.try_lock() {
+    match call(file) {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
@@ -455,6 +481,46 @@ mod tests {
         let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
         sync(&pipe, |_| Err(Errno::NOTSUP.into())).expect_err("a file must be synced");
         sync_dir(&pipe).expect("a directory need not be");
+    }
+
+    #[test]
+    fn only_the_writer_has_a_file_locked_and_not_who_looks_at_a_lock() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let dir = Os.open_dir(parent.path(), false).expect("it exists");
+        let writer = dir.create("file".as_ref()).expect("it is new");
+        let [looks, other] = [(); 2].map(|()| {
+            let file = std::fs::File::open(parent.path().join("file"));
+            let is_new = false;
+            let file = file.expect("it exists");
+            OsFile { file, is_new }
+        });
+        let held = looks.file.try_lock_shared(); // for the moment of a look
+        held.expect("it is free");
+        assert!(!other.is_locked().expect("it has locks"));
+        looks.file.unlock().expect("it is locked");
+        assert!(writer.try_lock().expect("it has locks"));
+        assert!(other.is_locked().expect("it has locks"));
+        drop(writer);
+        assert!(!other.is_locked().expect("it has locks"));
+    }
+
+    /// A forked child has the same open file.
+    #[test]
+    fn a_lock_ends_with_its_writer_also_where_a_child_has_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let [writer, other] = [(); 2].map(|()| file.reopen().expect("it exists"));
+        let _child = writer.try_clone().expect("there are descriptors");
+        let writer = OsFile {
+            file: writer,
+            is_new: true,
+        };
+        assert!(writer.try_lock().expect("it has locks"));
+        drop(writer);
+        let other = OsFile {
+            file: other,
+            is_new: false,
+        };
+        assert!(!other.is_locked().expect("it has locks"));
     }
 
     #[test]

@@ -188,10 +188,10 @@ pub(crate) fn replace(dir: &Arc<dyn Directory>, name: &str, bytes: &[u8]) -> io:
 /// to for some time. A time in the future counts as now, unless it is far ahead.
 fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     let file = dir.open(name.as_ref())?;
-    let (metadata, locked) = (file.metadata()?, file.try_lock());
+    let (metadata, locked) = (file.metadata()?, file.is_locked());
     Ok(match locked {
-        Ok(taken) if !name.starts_with(UNLOCKED_PREFIX) => {
-            taken && is_older(metadata.modified, STALE_AFTER)
+        Ok(is_locked) if !name.starts_with(UNLOCKED_PREFIX) => {
+            !is_locked && is_older(metadata.modified, STALE_AFTER)
         }
         _ => is_older(metadata.modified, STALE_AFTER_UNLOCKABLE),
     })
@@ -199,14 +199,14 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
 
 /// Whether a process has a file locked; an error where that cannot be seen.
 pub(crate) fn is_locked(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    Ok(!dir.open(name.as_ref())?.try_lock()?)
+    dir.open(name.as_ref())?.is_locked()
 }
 
 /// Whether the process that gave a file its [unique name](TempFile::unique_name) may have to remove it again: it
 /// still holds the lock, or there are no locks and the name is young.
 pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    Ok(match dir.open(name.as_ref())?.try_lock() {
-        Ok(is_free) => !is_free,
+    Ok(match dir.open(name.as_ref())?.is_locked() {
+        Ok(is_locked) => is_locked,
         Err(_) => is_unique(name) && !is_older(named_at(name), STALE_AFTER_UNLOCKABLE),
     })
 }

@@ -485,6 +485,15 @@ impl File for SimFile {
         Ok(taken)
     }
 
+    fn is_locked(&self) -> io::Result<bool> {
+        let medium = self.medium()?;
+        match medium.locks {
+            Locks::Shared => Ok(medium.files[self.file].locked),
+            Locks::Local => Ok(false),
+            Locks::None => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// The bytes as they are now: what is damaged later does not show.
     fn map(&self) -> io::Result<Option<Mapped>> {
         let bytes = self.medium()?.files[self.file].bytes.clone();
