@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 pub mod cases;
+pub mod compaction;
 pub mod faulty;
 pub mod fuzzed;
 pub mod memory;

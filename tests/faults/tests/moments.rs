@@ -5,18 +5,19 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, cases, eventually, seen, series};
+use torchcache_faults::compaction::{Paused, bytes_of_one, during_a_compaction};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::fs::{FileSystem, Os};
-use torchcache_store::{Eviction, Fault, FlushError, Store};
+use torchcache_store::{Config, Eviction, Fault, FlushError, Store};
 
 const LEN: usize = 100;
 
@@ -1003,69 +1004,42 @@ fn making_room_lists_the_directory_once_per_batch() {
     }
 }
 
-/// Compacts eight rows in segments of one each, and before the `nth` call after the result got its name, another
-/// thread does something with the bytes of one segment. Returns whether there are that many calls.
-fn during_a_compaction(sim: &Sim, dir: &str, nth: u64, act: impl Fn(u64) + Send + Sync) -> bool {
-    let (begin, begins) = mpsc::channel();
-    let (end, ends) = mpsc::channel();
-    let one = {
-        let sim = Sim::new();
-        put_flushed(&opened(sim.clone(), "/cache"), 0..1, LEN);
-        sim.bytes(&sim.files(Path::new("/cache"))[0]).len() as u64
-    };
-    let (renames, calls) = (Counter::default(), Arc::new(Counter::default()));
-    let is_done = Arc::new(AtomicBool::new(false));
+/// A store on a directory that has about room for what it has, and for half a row more.
+fn nearly_full(fs: impl FileSystem + 'static, one: u64, eviction: Eviction) -> Store {
+    let config = nearly_full_config(one, eviction);
+    Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
+}
+
+fn nearly_full_config(one: u64, eviction: Eviction) -> Config {
+    manual_flush()
+        .with_max_bytes(9 * one + one / 2)
+        .with_eviction(eviction)
+}
+
+/// Has a paused compaction finish before the `nth` call of a file system. Counts the calls.
+fn finishing(sim: &Sim, paused: &Paused, nth: u64) -> (Faulty, Arc<Counter>) {
+    let calls = Arc::new(Counter::default());
     let decide = {
-        let (calls, is_done, channels) =
-            (calls.clone(), is_done.clone(), Mutex::new((begin, ends)));
-        move |call: Call, _: &_| {
-            if call == Call::Rename {
-                renames.next();
-                // Eight segments of a row each, and then the one that they are compacted into.
-                return Fate::Done;
-            }
-            if renames.get() == 9 && !is_done.load(Ordering::SeqCst) && calls.next() == nth {
-                let channels = channels.lock().expect("it is not poisoned");
-                channels.0.send(()).expect("the other thread waits");
-                // It ends without an answer if it panics.
-                let _: Result<(), _> = channels.1.recv();
+        let (paused, calls) = (paused.clone(), calls.clone());
+        move |_: Call, _: &_| {
+            if calls.next() == nth {
+                paused.finish();
             }
             Fate::Done
         }
     };
-    thread::scope(|scope| {
-        // Its end of the channel is dropped with it.
-        let act = scope.spawn(move || {
-            if begins.recv().is_ok() {
-                act(one);
-                drop(end);
-            }
-        });
-        let store = opened(Faulty::new(sim.clone(), decide), dir);
-        (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
-        is_done.store(true, Ordering::SeqCst);
-        drop(store);
-        act.join().expect("it does not panic");
-    });
-    calls.get() >= nth
-}
-
-/// A store on a directory that has about room for what it has, and for half a row more.
-fn nearly_full(fs: impl FileSystem + 'static, one: u64, eviction: Eviction) -> Store {
-    let config = manual_flush()
-        .with_max_bytes(9 * one + one / 2)
-        .with_eviction(eviction);
-    Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
+    (Faulty::new(sim.clone(), decide), calls)
 }
 
 /// For a moment, the rows are in the result of a compaction and in its sources.
 #[test]
 fn rows_that_another_process_compacts_count_once() {
     let mut caused = 0;
+    let one = bytes_of_one();
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
         caused += series(format_args!("{eviction:?}"), |nth| {
             let sim = Sim::new();
-            let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
+            let is_reached = during_a_compaction(&sim, "/cache", manual_flush(), nth, |_| {
                 let store = nearly_full(sim.clone(), one, eviction);
                 put_flushed(&store, 100..101, LEN);
                 let stats = store.stats();
@@ -1112,9 +1086,10 @@ fn a_segment_counts_once_it_is_unlocked() {
 /// As far as one process knows, the result of a compaction was read long ago, and the sources just now.
 #[test]
 fn a_result_whose_sources_are_there_is_not_evicted() {
+    let one = bytes_of_one();
     series(format_args!("evicted"), |nth| {
         let sim = Sim::new();
-        let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
+        let is_reached = during_a_compaction(&sim, "/cache", manual_flush(), nth, |_| {
             let store = nearly_full(sim.clone(), one, Eviction::LeastRecentlyRead);
             expect_all(&store, 0..8, LEN);
             put_flushed(&store, 100..102, LEN);
@@ -1126,16 +1101,81 @@ fn a_result_whose_sources_are_there_is_not_evicted() {
     });
 }
 
+/// The result counts for no process until its sources are gone, which others evict.
+#[test]
+fn a_result_whose_sources_are_evicted_is_within_the_bound() {
+    let (one, mut caused) = (bytes_of_one(), 0);
+    series(format_args!("evicted"), |nth| {
+        let (sim, config) = (
+            Sim::new(),
+            nearly_full_config(one, Eviction::LeastRecentlyRead),
+        );
+        let limit = config.max_bytes;
+        let is_reached = during_a_compaction(&sim, "/cache", config, nth, |_| {
+            let store = nearly_full(sim.clone(), one, Eviction::LeastRecentlyRead);
+            put_flushed(&store, 100..108, LEN);
+            caused += u64::from(store.stats().evicted_rows > 0);
+        });
+        let files = sim.files(Path::new("/cache"));
+        let bytes: usize = files.iter().map(|file| sim.bytes(file).len()).sum();
+        assert!(bytes as u64 <= limit, "{bytes} bytes are left of {limit}");
+        is_reached
+    });
+    seen("the sources of a compaction are evicted", caused);
+}
+
+/// For a process that knows the sources only, or the result too, before the `nth` of its calls.
+#[test]
+fn rows_fit_while_another_process_ends_a_compaction() {
+    let one = bytes_of_one();
+    let caused = series(format_args!("ended"), |nth| {
+        let (sim, mut is_reached) = (Sim::new(), false);
+        during_a_compaction(&sim, "/cache", manual_flush(), 3, |paused| {
+            let (fs, calls) = finishing(&sim, &paused, nth);
+            let store = nearly_full(fs, one, Eviction::Never);
+            put_flushed(&store, 100..101, LEN);
+            assert_eq!(store.stats().refused_rows, 0);
+            is_reached = calls.get() >= nth;
+        });
+        is_reached
+    });
+    seen("a compaction ends while room is looked for", caused);
+}
+
+/// The same for the room of a root.
+#[test]
+fn rows_fit_in_a_root_while_another_process_ends_a_compaction() {
+    let one = bytes_of_one();
+    let caused = series(format_args!("ended"), |nth| {
+        let (sim, mut is_reached) = (Sim::new(), false);
+        let root = sim.open_dir(Path::new("/root"), true);
+        drop(root.expect("it can be made"));
+        during_a_compaction(&sim, "/root/a", manual_flush(), 3, |paused| {
+            let (fs, calls) = finishing(&sim, &paused, nth);
+            let config = manual_flush()
+                .with_max_root_bytes(Some(9 * one + one / 2))
+                .with_eviction(Eviction::Never);
+            let store = Store::open_on(Arc::new(fs), "/root/b", config).expect("it opens");
+            put_flushed(&store, 100..101, LEN);
+            assert_eq!(store.stats().refused_rows, 0);
+            is_reached = calls.get() >= nth;
+        });
+        is_reached
+    });
+    seen("a compaction ends while a root is listed", caused);
+}
+
 /// The same for the bound of a root, in a cache that the other process has not opened.
 #[test]
 fn rows_that_another_process_compacts_count_once_in_a_root() {
     let mut caused = 0;
+    let one = bytes_of_one();
     for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
         caused += series(format_args!("{eviction:?}"), |nth| {
             let sim = Sim::new();
             sim.open_dir(Path::new("/root"), true)
                 .expect("it can be made");
-            let is_reached = during_a_compaction(&sim, "/root/a", nth, |one| {
+            let is_reached = during_a_compaction(&sim, "/root/a", manual_flush(), nth, |_| {
                 let config = manual_flush()
                     .with_max_root_bytes(Some(9 * one + one / 2))
                     .with_eviction(eviction);
@@ -1159,19 +1199,17 @@ fn rows_that_another_process_compacts_count_once_in_a_root() {
 /// long. Without locks, it is opened when the directory has come to rest.
 #[test]
 fn opening_during_a_compaction_evicts_no_kept_row() {
-    let open = |sim: &Sim, one| {
+    let one = bytes_of_one();
+    let open = |sim: &Sim| {
         let store = nearly_full(sim.clone(), one, Eviction::Never);
         store.flush().expect("nothing is queued");
         assert_eq!(store.stats().evicted_rows, 0);
     };
     series(format_args!("with locks"), |nth| {
         let sim = Sim::new();
-        let is_reached = during_a_compaction(&sim, "/cache", nth, |one| {
-            let begin = Instant::now();
-            while begin.elapsed() < Duration::from_millis(if nth == 1 { 600 } else { 0 }) {
-                thread::sleep(Duration::from_millis(10));
-            }
-            open(&sim, one);
+        let is_reached = during_a_compaction(&sim, "/cache", manual_flush(), nth, |_| {
+            thread::sleep(Duration::from_millis(if nth == 1 { 600 } else { 0 }));
+            open(&sim);
         });
         expect_all(&opened(sim, "/cache"), 0..8, LEN);
         is_reached
@@ -1180,10 +1218,9 @@ fn opening_during_a_compaction_evicts_no_kept_row() {
     sim.set_locks(Locks::None);
     thread::scope(|scope| {
         let opener = Mutex::new(None);
-        during_a_compaction(&sim, "/cache", 1, |one| {
+        during_a_compaction(&sim, "/cache", manual_flush(), 1, |_| {
             let sim = sim.clone();
-            *opener.lock().expect("it is not poisoned") =
-                Some(scope.spawn(move || open(&sim, one)));
+            *opener.lock().expect("it is not poisoned") = Some(scope.spawn(move || open(&sim)));
             thread::sleep(Duration::from_millis(200));
         });
         let opener = opener.into_inner().expect("it is not poisoned");

@@ -76,9 +76,9 @@ pub(crate) struct LiveSegment {
     shadowed_by: Mutex<HashMap<u32, Vec<u64>>>,
     /// The process that wrote it does not withdraw it: this one did, or it is known to be through.
     pub(crate) is_final: AtomicBool,
-    /// When its lock was last looked at, its writer had it: segments that it replaces may be left. It does not count.
+    /// Locked by its writer at the last check, so its sources may still exist. Does not count against a bound.
     pub(crate) is_locked: AtomicBool,
-    /// Its lock need not be looked at again.
+    /// Its lock was seen to be free, or cannot be seen.
     pub(crate) is_settled: AtomicBool,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.

@@ -31,12 +31,13 @@ use self::located::Located;
 use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
-use crate::fs::temp_file::{is_locked, is_recent, is_unique};
+use crate::fs::temp_file::{is_recent, is_unique};
 use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, permissions};
 use crate::key::Key;
 use crate::progress;
 use crate::segment::{
-    Footer, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step, is_foreign,
+    Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step,
+    is_foreign,
 };
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
@@ -214,8 +215,18 @@ impl Catalog {
     }
 
     /// Looks whether the writers of segments have them locked: that of a compaction's result does until the sources
-    /// are removed. Returns whether any was looked at.
-    pub(crate) fn look_at_locks(&self) -> bool {
+    /// are removed. Where one has ended, the sources leave the catalog.
+    pub(crate) fn refresh_locks(&self, scan: &mut Scan) {
+        for _ in 0..MAX_LISTINGS {
+            if !self.look_at_locks() {
+                return;
+            }
+            self.rescan(scan, false);
+        }
+    }
+
+    /// Looks at the locks of segments, except for those that were seen to be free. Returns whether any is free.
+    fn look_at_locks(&self) -> bool {
         let mut segments = self.live_segments();
         segments.retain(|it| !it.is_settled.load(Ordering::Relaxed) && is_unique(it.name()));
         if segments.is_empty() {
@@ -224,17 +235,19 @@ impl Catalog {
         let Ok(dir) = self.open_dir() else {
             return false;
         };
+        let mut is_any_free = false;
         for segment in segments {
             progress::note();
-            let (is_locked, is_settled) = match is_locked(&*dir, segment.name()) {
-                Ok(is_locked) => (is_locked, !is_locked),
-                // Where there are no locks, none will be seen later either.
-                Err(error) => (false, error.kind() == io::ErrorKind::Unsupported),
+            let Ok(file) = dir.open(segment.name().as_ref()) else {
+                continue; // as at the last look
             };
+            // Where there are no locks, none will be seen later either.
+            let is_locked = file.is_locked().unwrap_or(false);
             segment.is_locked.store(is_locked, Ordering::Relaxed);
-            segment.is_settled.store(is_settled, Ordering::Relaxed);
+            segment.is_settled.store(!is_locked, Ordering::Relaxed);
+            is_any_free |= !is_locked;
         }
-        true
+        is_any_free
     }
 
     /// Fills the empty slots whose keys are on disk. Returns whether any slot is still empty.

@@ -28,8 +28,15 @@ const GROUP_LEN: usize = 8;
 /// A segment of at least this fraction of the target size, or of the most rows, is not joined.
 const LARGE_FRACTION: u64 = 4;
 
-/// Joins segments until there is no group to be joined. What failed is tried again at a later turn.
-pub(crate) fn compact(engine: &Engine) {
+/// Joins segments until there is no group to be joined. What failed is tried again at a later turn. Returns whether
+/// any were joined.
+pub(crate) fn compact(engine: &Engine) -> bool {
+    let before = engine.counters.compacted_segments.load(Ordering::Relaxed);
+    join_groups(engine);
+    engine.counters.compacted_segments.load(Ordering::Relaxed) > before
+}
+
+fn join_groups(engine: &Engine) {
     for segment in engine.catalog.live_segments() {
         segment.compaction.next_turn();
     }

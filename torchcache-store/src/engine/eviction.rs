@@ -24,16 +24,16 @@ use crate::size::sum;
 
 /// Whether the known segments exceed the limit.
 pub(crate) fn exceeds(catalog: &Catalog, max_bytes: u64) -> bool {
-    excess(catalog, &catalog.scan(), max_bytes) > 0
+    excess(catalog, &mut catalog.scan(), max_bytes) > 0
 }
 
 /// The bytes above a limit. While another process compacts, rows are in the sources, which count, and in the result.
-fn excess(catalog: &Catalog, scan: &Scan, limit: u64) -> u64 {
+fn excess(catalog: &Catalog, scan: &mut Scan, limit: u64) -> u64 {
     let all = catalog.live_segments();
     if total(scan, sum(all.iter().map(|segment| segment.bytes))) <= limit {
         return 0;
     }
-    catalog.look_at_locks();
+    catalog.refresh_locks(scan);
     total(scan, live(catalog)).saturating_sub(limit)
 }
 
@@ -44,7 +44,7 @@ fn total(scan: &Scan, live: u64) -> u64 {
     sum(skipped.map(|file| file.bytes).chain([live]))
 }
 
-/// The bytes of the segments that the store reads from, without those that may replace others which are there.
+/// The bytes of the segments that the store reads from, without locked ones: their sources may still exist.
 pub(crate) fn live(catalog: &Catalog) -> u64 {
     let segments = catalog.live_segments();
     let counted = segments
@@ -81,10 +81,8 @@ pub(crate) fn room(engine: &Engine) -> u64 {
         };
     }
     catalog.refresh_size(); // other processes fill the directory as well
-    if catalog.look_at_locks() {
-        catalog.refresh_size(); // the sources of one that is not locked any more are gone
-    }
-    let scan = catalog.scan();
+    let mut scan = catalog.scan();
+    catalog.refresh_locks(&mut scan);
     let unopened = scan
         .skipped
         .values()
@@ -134,7 +132,7 @@ fn make_room(engine: &Engine, incoming: u64, may_evict: bool) -> bool {
     let catalog = &engine.catalog;
     let limit = engine.config().max_bytes.saturating_sub(incoming);
     let mut scan = catalog.scan();
-    let mut excess = excess(catalog, &scan, limit);
+    let mut excess = excess(catalog, &mut scan, limit);
     if excess == 0 {
         return true;
     }

@@ -54,9 +54,7 @@ fn run(engine: &Engine) {
                 guarded(engine, || drop(batch));
                 // Other processes may have filled the directory. Without eviction, what they wrote
                 // stays: what seems to be too much may be a compaction of theirs.
-                if engine.config().eviction != Eviction::Never {
-                    on_files(engine, || eviction::enforce_limit(engine));
-                }
+                on_files(engine, || enforce_limit(engine));
             }
             FlusherTask::Confirm(rows) => on_files(engine, || confirm(engine, &rows)),
             FlusherTask::Evict => on_files(engine, || match engine.config().eviction {
@@ -65,9 +63,21 @@ fn run(engine: &Engine) {
             }),
             FlusherTask::Stop => return,
         }
-        on_files(engine, || compaction::compact(engine));
+        on_files(engine, || {
+            // Other processes may have evicted the sources while the result did not count yet.
+            if compaction::compact(engine) {
+                enforce_limit(engine);
+            }
+        });
         on_files(engine, || root_eviction::enforce(engine));
         engine.queue.finish_work();
+    }
+}
+
+/// Keeps the directory within its limit, unless what is stored stays.
+fn enforce_limit(engine: &Engine) {
+    if engine.config().eviction != Eviction::Never {
+        eviction::enforce_limit(engine);
     }
 }
 

@@ -133,15 +133,18 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
         let live = member.live_segments();
         reads.extend(live.iter().map(|it| (it.name().to_owned(), it.last_read())));
     }
+    let mut names = segment_names(&*dir)?;
+    // The sources of a compaction count, and its result does not, which is locked until they are removed. So
+    // the locks come first, all of them: the sources of an unlocked one are not found below.
+    if is_recent(metadata.modified) {
+        names.retain(|name| {
+            progress::note();
+            !is_unique(name) || !is_locked(&*dir, name).unwrap_or(false)
+        });
+    }
     let mut segments = Vec::new();
-    let may_compact = is_recent(metadata.modified);
-    for name in segment_names(&*dir)? {
+    for name in names {
         progress::note();
-        // The sources of a compaction count, and its result does not, which is locked until they are removed. So
-        // the lock comes first: those of an unlocked one are not found below.
-        if may_compact && is_unique(&name) && is_locked(&*dir, &name).unwrap_or(false) {
-            continue;
-        }
         let Ok(file) = dir.stat(name.as_ref()) else {
             continue;
         };
