@@ -1,5 +1,7 @@
-//! The caches and segments that pruning chooses from, listed while no compaction is under way.
+//! The caches and segments that pruning chooses from. Where there is a bound, they are listed while no compaction is
+//! under way.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -29,6 +31,8 @@ pub(super) struct CacheEntry {
     pub(super) last_used: u64,
     /// Whether it has no segments.
     pub(super) is_empty: bool,
+    /// The names of its segments, without those that replace others which count.
+    pub(super) names: HashSet<String>,
     /// Whether it has segments that are skipped, or a manifest that may belong to another program.
     pub(super) has_skipped: bool,
 }
@@ -46,9 +50,10 @@ pub(super) struct SegmentEntry {
 }
 
 impl Inventory {
-    /// Lists everything, and returns by how many bytes it exceeds `limit`. During a compaction, the sources count,
-    /// and the result does not, which is locked. Where there may be no locks, this lists again until no directory
-    /// changes, for [`SETTLE_TIMEOUT`] at most; the smallest total counts.
+    /// Lists everything, and returns by how many bytes it exceeds `limit`. If it does, this lists again until no
+    /// compaction is under way, for [`SETTLE_TIMEOUT`] at most: until no segment is locked and, since there may be no
+    /// locks, no directory changes. The smallest total counts. After that time, the sources of a compaction count,
+    /// and not its result, which is locked.
     pub(super) fn list_settled(
         root: &Root,
         limit: u64,
@@ -59,29 +64,35 @@ impl Inventory {
         loop {
             skipped.clear();
             let mut inventory = Inventory::list(root, skipped)?;
-            if inventory.bytes() > limit {
-                inventory.skip_locked();
-            }
-            least = least.min(inventory.bytes());
-            let excess = least.saturating_sub(limit);
-            if excess == 0 || inventory.is_settled() || since.elapsed() > SETTLE_TIMEOUT {
-                return Ok((inventory, excess));
+            let is_locked = inventory.bytes() > limit && inventory.skip_locked();
+            let is_late = since.elapsed() > SETTLE_TIMEOUT;
+            if !is_locked || is_late {
+                least = least.min(inventory.bytes());
+                let excess = least.saturating_sub(limit);
+                if excess == 0 || is_late || inventory.is_settled() {
+                    return Ok((inventory, excess));
+                }
             }
             std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Takes out segments that may replace others, which are there.
-    fn skip_locked(&mut self) {
+    /// Takes out locked segments: their sources may still exist. Returns whether there are any.
+    fn skip_locked(&mut self) -> bool {
         let Inventory { caches, segments } = self;
+        let listed = segments.len();
         segments.retain(|segment| {
             let entry = &mut caches[segment.cache];
             let dir = entry.cache.open();
             let is_locked = dir.and_then(|dir| is_locked(&*dir, &segment.name));
             let is_locked = is_locked.unwrap_or(false);
             entry.has_skipped |= is_locked;
+            if is_locked {
+                entry.names.remove(&segment.name);
+            }
             !is_locked
         });
+        segments.len() < listed
     }
 
     fn is_settled(&self) -> bool {
@@ -112,9 +123,11 @@ impl Inventory {
         // Added only after the whole directory was read: segments refer to the index of their cache.
         let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
+        let mut names = HashSet::new();
         for (name, found) in read_segments(&*dir, |_| {}, |name, _| claimed_rows(&*dir, name))? {
             // Without the time of a segment, nothing of its cache is removed.
             let Found { file, contents } = found?;
+            names.insert(name.clone());
             let last_read = clock::past_or_now(file.modified);
             last_used = last_used.max(Some(last_read));
             let rows = match contents {
@@ -151,6 +164,7 @@ impl Inventory {
             module,
             last_used: last_used.unwrap_or_else(created),
             is_empty: last_used.is_none(),
+            names,
             has_skipped,
         });
         Ok(())

@@ -14,6 +14,7 @@ use super::discover::{Cache, Root};
 use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
 use crate::fs::{Directory, remove_if_present};
+use crate::segment::segment_names;
 use crate::size::sum;
 
 /// How often pruning starts again, at most, after segments vanished.
@@ -157,8 +158,8 @@ impl<'r> PrunePlan<'r> {
         report
     }
 
-    /// Removes what is planned. If a segment vanished or was read since it was listed, lists the caches
-    /// again and removes what `keep` does not keep then: its rows may be in another segment.
+    /// Removes what is planned. If a segment vanished, was read or came to a cache that lost some since it was listed,
+    /// lists the caches again and removes what `keep` does not keep then: the rows may be in another segment.
     ///
     /// # Errors
     /// As [`PrunePlan::new`].
@@ -176,7 +177,7 @@ impl<'r> PrunePlan<'r> {
         Ok(report)
     }
 
-    /// Returns whether a segment vanished or was read since it was listed.
+    /// Returns whether the caches have to be listed again: see [`carry_out_repeatedly`](Self::carry_out_repeatedly).
     fn remove(
         mut self,
         pruned: &mut BTreeMap<PathBuf, PrunedCache>,
@@ -237,7 +238,7 @@ impl Inventory {
         others.collect()
     }
 
-    /// Carries out a removal. Returns whether a segment vanished or was read meanwhile.
+    /// Carries out a removal. Returns whether a segment vanished, was read, or came to a cache that lost some.
     fn remove(
         &mut self,
         removal: Removal,
@@ -282,9 +283,18 @@ impl Inventory {
             let entry = &self.caches[index];
             let is_empty = emptied.contains(&index);
             // Without the sync, a power loss could bring the rows back.
-            let remove = |dir: Arc<dyn Directory>| match is_empty {
-                false => dir.sync().map(|()| false),
-                true => dir.sync().and_then(|()| remove_empty(&entry.cache, &dir)),
+            let remove = |dir: Arc<dyn Directory>| {
+                dir.sync()?;
+                // The result of a compaction whose sources were removed before it counted.
+                let is_new = |name: String| !entry.names.contains(&name);
+                match segment_names(&*dir) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    names => changed |= names?.into_iter().any(is_new),
+                }
+                match is_empty {
+                    true => remove_empty(&entry.cache, &dir),
+                    false => Ok(false),
+                }
             };
             let removed = match entry.cache.open() {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(is_empty),

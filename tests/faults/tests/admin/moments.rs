@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, eventually, seen, series};
+use torchcache_faults::compaction::during_a_compaction;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::roles::directory::content;
+use torchcache_faults::rows::manual_flush;
 use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::admin::{
     Cache, Keep, Root, SegmentRepair, SegmentState, check, clear, prune, repair,
@@ -54,6 +56,54 @@ fn a_compaction_that_stalls_does_not_count_twice() {
     assert!(pruned.get() > 0 && compacting.stats().compacted_segments > 0);
     assert_eq!(compacting.stats().faults.total(), 0, "nothing panicked");
     assert!(is_there(&sim, "old", 100..110) && is_there(&sim, "c", 0..8));
+}
+
+/// The result of a compaction has all rows that are removed with its sources. It counts before the `nth` call.
+#[test]
+fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
+    const CALLS: u64 = 12;
+    for nth in 1..=CALLS {
+        let (sim, calls) = (root(), Arc::new(Counter::default()));
+        let sources_checked = 3;
+        during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
+            let decide = {
+                let (paused, calls) = (paused.clone(), calls.clone());
+                move |_: Call, _: &_| {
+                    if calls.next() == nth {
+                        paused.finish();
+                    }
+                    Fate::Done
+                }
+            };
+            let fs = Faulty::new(sim.clone(), decide);
+            let pruned = prune(&opened(fs), Keep::MaxBytes(0), false);
+            pruned.expect("it can be pruned");
+        });
+        assert!(calls.get() >= nth, "it waits for the compaction");
+        assert!(segments(&sim).is_empty(), "before call {nth}");
+    }
+    seen("a compaction ends while it is pruned", CALLS);
+}
+
+/// It ends when pruning, which does not wait any longer, removes its sources.
+#[test]
+fn the_result_of_a_compaction_that_stalls_is_pruned() {
+    let sim = root();
+    let sources_checked = 3;
+    during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
+        let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| {
+            if call == Call::Remove {
+                paused.finish();
+            }
+            Fate::Done
+        });
+        let pruned = prune(&opened(fs), Keep::MaxBytes(0), false);
+        pruned.expect("it can be pruned");
+    });
+    assert!(
+        segments(&sim).is_empty(),
+        "its rows are those of the sources"
+    );
 }
 
 /// The same where there are no locks, until the directories have come to rest.
