@@ -116,7 +116,8 @@ fn a_hit_without_weights_copies_its_input_and_its_rows() {
     assert_eq!(copies, expected);
 }
 
-/// The weights are compared on the host: sums over a sample of all of them, in one copy.
+/// The weights are compared on the host: sums over a sample of all of them, in one copy, and by one launch where there
+/// are kernels; another one hashes the rows.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn a_hit_of_a_resnet_copies_its_weights_once() {
@@ -136,6 +137,10 @@ fn a_hit_of_a_resnet_copies_its_weights_once() {
         }
         let copies = tch::no_grad(|| of_a_hit(&net, &xs));
         assert_eq!((copies.from_device, copies.to_device), (2, 1), "{step}");
+        let launches = raw::launches();
+        tch::no_grad(|| net.forward_t(&xs, false));
+        let expected = if wait_for_kernels(0) { 2 } else { 0 };
+        assert_eq!(raw::launches() - launches, expected, "{step}");
         let sampled = copies.bytes_from_device - input;
         assert!(sampled < 10_000, "{step}: {sampled} of 46,800,000 bytes");
     }

@@ -10,6 +10,7 @@ use torchcache::torchcache;
 
 use crate::device_copies::counted;
 use crate::device_hashing::{CUDA, doubling, masked, masked_cache, ones, random};
+use crate::device_watching::{BY_A_KERNEL, Weighted, first, write_unseen};
 use crate::raw::{self, DeviceMemoryLimit};
 use crate::support::{Log, counts, events, same, warnings};
 
@@ -188,6 +189,83 @@ fn a_call_without_memory_on_the_device_hashes_on_the_host() {
     assert_eq!(counts(ones_on_the_host_cache()), (5, 10, 0));
 }
 
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn weights_are_watched_while_kernels_are_loaded_and_after() {
+    let test = "weights_are_watched_while_kernels_are_loaded_and_after";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
+    let xs = random(&[4, 2]);
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs));
+    write_unseen(&first(&net.weights[1]), 1.0);
+    assert!(net.runs(&xs));
+    assert_eq!(net.hit(&xs), (0, 2));
+    raw::hold_loading(false);
+    assert!(wait_for_kernels(0));
+    write_unseen(&first(&net.weights[1]), 2.0);
+    assert!(net.runs(&xs), "between the ways");
+    assert_eq!(net.hit(&xs), BY_A_KERNEL);
+    write_unseen(&first(&net.weights[0]), 3.0);
+    assert!(net.runs(&xs));
+    assert_eq!(net.cache.stats().bypassed, 0);
+}
+
+/// Without a write, each change of the way has the weights hashed once more, and no forward run.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_stay_found_when_weights_are_watched_in_another_way() {
+    let test = "rows_stay_found_when_weights_are_watched_in_another_way";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
+    let xs = random(&[4, 2]);
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs));
+    raw::hold_loading(false);
+    assert!(wait_for_kernels(0));
+    assert!(!net.runs(&xs));
+    assert_eq!(net.hit(&xs), BY_A_KERNEL);
+    raw::refuse_launches_after(0);
+    assert!(!net.runs(&xs));
+    assert_eq!(net.hit(&xs), (0, 2));
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn after_a_refused_launch_libtorch_watches_weights() {
+    const LEFT: &str = "TORCHCACHE_TEST_LAUNCHES";
+    let test = "after_a_refused_launch_libtorch_watches_weights";
+    // The weights are compared first, then the rows are hashed.
+    for left in ["0", "1"] {
+        if !in_own_process(test, &[(SWITCH, "on"), (LEFT, left)]) {
+            continue;
+        }
+        if std::env::var(LEFT).unwrap() != left {
+            continue;
+        }
+        let xs = random(&[4, 2]);
+        let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+        assert!(net.runs(&xs));
+        assert_eq!(net.hit(&xs), BY_A_KERNEL);
+        raw::refuse_launches_after(left.parse().unwrap());
+        write_unseen(&first(&net.weights[0]), 1.0);
+        let log = Log::default();
+        assert!(log.during(|| net.runs(&xs)));
+        assert_eq!(warnings(&log.lines(), ""), 1, "{:?}", log.lines());
+        assert_eq!(net.hit(&xs), (0, 2));
+        write_unseen(&first(&net.weights[1]), 1.0);
+        assert!(net.runs(&xs));
+        assert_eq!(net.hit(&xs), (0, 2));
+        assert_eq!(net.cache.stats().bypassed, 0);
+    }
+}
+
 /// The PTX that the library gives to the driver, run by an interpreter that checks every access.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
@@ -205,6 +283,11 @@ fn the_ptx_of_the_library_hashes_as_the_cpu_does() {
     let host = masks.each_ref().map(|mask| mask.to_device(Device::Cpu));
     masked(&xs.to_device(Device::Cpu), &host);
     assert_eq!(counts(masked_cache()), (3, 3, 0));
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs));
+    assert_eq!(net.hit(&xs).1, BY_A_KERNEL.1);
+    write_unseen(&first(&net.weights[1]), 1.0);
+    assert!(net.runs(&xs));
 }
 
 #[test]

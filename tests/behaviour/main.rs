@@ -24,6 +24,7 @@ mod device_copies;
 mod device_faults;
 mod device_hashing;
 mod device_tier;
+mod device_watching;
 mod eviction;
 mod faults;
 mod generic_modules;

@@ -11,8 +11,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{from_ref, null, null_mut};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use tch::{Device, Kind, TchError, Tensor};
@@ -171,6 +172,8 @@ pub(super) enum DeviceError {
     NoStream,
     #[error("one launch cannot have so many rows")]
     TooLarge,
+    #[error("memory was moved since its lines were recorded")]
+    Moved,
 }
 
 /// Rows of bytes in the memory of a CUDA device.
@@ -254,6 +257,85 @@ pub(crate) struct Span<'t> {
     owner: PhantomData<&'t Tensor>,
 }
 
+/// Device, address and length of memory that may be freed by now.
+type MemoryPlace = (usize, u64, u64);
+
+impl Span<'_> {
+    fn place(&self) -> MemoryPlace {
+        (self.device, self.address, self.bytes)
+    }
+}
+
+/// Lines of memory of a device, in the order in which they are to be summed up.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// Address and length of each.
+    table: Vec<u8>,
+    count: u64,
+    /// The memory that has them.
+    memory: Vec<MemoryPlace>,
+}
+
+impl Lines {
+    /// Adds lines of some memory, from where each begins to where it ends.
+    ///
+    /// # Panics
+    ///
+    /// If one is not in the memory, or longer than [`MAX_LINE_BYTES`].
+    pub(crate) fn add(&mut self, memory: Span<'_>, lines: impl IntoIterator<Item = Range<u64>>) {
+        for line in lines {
+            let Range { start, end } = line;
+            assert!(
+                start <= end && end <= memory.bytes && end - start <= MAX_LINE_BYTES,
+                "bytes {line:?} of {}",
+                memory.bytes
+            );
+            self.table.extend((memory.address + start).to_le_bytes());
+            self.table.extend((end - start).to_le_bytes());
+            self.count += 1;
+        }
+        self.memory.push(memory.place());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds lines that are all of some memory.
+    pub(crate) fn add_all(&mut self, memory: Span<'_>) {
+        let begins = (0..memory.bytes).step_by(MAX_LINE_BYTES as usize);
+        let lines = begins.map(|begin| begin..memory.bytes.min(begin + MAX_LINE_BYTES));
+        self.add(memory, lines);
+    }
+}
+
+/// The table of [`Lines`], on their device.
+#[derive(Debug)]
+pub(super) struct LineTable {
+    table: DeviceBuffer,
+    count: u64,
+    memory: Arc<[MemoryPlace]>,
+}
+
+impl LineTable {
+    pub(super) fn upload(device: usize, lines: &Lines) -> Result<Self, DeviceError> {
+        Ok(LineTable {
+            table: DeviceBuffer::upload(device, &lines.table)?,
+            count: lines.count,
+            memory: lines.memory.as_slice().into(),
+        })
+    }
+
+    pub(super) fn share(&self) -> Self {
+        let table = self.table.tensor.shallow_clone();
+        LineTable {
+            table: DeviceBuffer::of(self.table.device, table),
+            count: self.count,
+            memory: self.memory.clone(),
+        }
+    }
+}
+
 /// New memory of a device.
 #[derive(Debug)]
 pub(super) struct DeviceBuffer {
@@ -293,6 +375,11 @@ impl DeviceBuffer {
         self.tensor
             .f_copy_data_u8(&mut bytes, self.bytes as usize)?;
         Ok(bytes)
+    }
+
+    /// The bytes as words of 64 bits.
+    pub(super) fn into_words(self) -> Result<Tensor, DeviceError> {
+        Ok(self.tensor.f_view_dtype(Kind::Int64)?)
     }
 
     /// Its memory as rows.
@@ -455,7 +542,18 @@ impl Kernels {
         first: u64,
     ) -> Result<(), DeviceError> {
         let blocks = plan::piece_blocks(pieces.len() as u64).ok_or(DeviceError::TooLarge)?;
-        let table = self.table(pieces, MAX_PIECE_BYTES)?;
+        let mut table = Vec::with_capacity(16 * pieces.len());
+        for piece in pieces {
+            self.assert_device([piece.device]);
+            assert!(
+                piece.bytes <= MAX_PIECE_BYTES,
+                "{} bytes in a piece",
+                piece.bytes
+            );
+            table.extend(piece.address.to_le_bytes());
+            table.extend(piece.bytes.to_le_bytes());
+        }
+        let table = DeviceBuffer::upload(self.device, &table)?;
         let count = pieces.len() as u64;
         let out = digests.values(first, count, VALUE_BYTES);
         self.assert_device([digests.device]);
@@ -490,45 +588,38 @@ impl Kernels {
         unsafe { self.launch(self.copy_rows, blocks, parameters) }
     }
 
-    /// Queues the sums of lines, none longer than [`MAX_LINE_BYTES`], as `line_sums` forms them: 64-bit words, one
-    /// for every 128 lines.
+    /// Queues the sums of lines as `line_sums` forms them: 64-bit words, one for every 128 lines. `memory` is that of
+    /// [`Lines::add`], in order.
     pub(super) fn sum_lines(
         &self,
-        lines: &[Span<'_>],
-        factors: &DeviceBuffer,
+        lines: &LineTable,
+        memory: &[Span<'_>],
+        factors: Span<'_>,
     ) -> Result<DeviceBuffer, DeviceError> {
-        let blocks = plan::line_blocks(lines.len() as u64).ok_or(DeviceError::TooLarge)?;
-        let table = self.table(lines, MAX_LINE_BYTES)?;
+        for span in memory.iter().chain([&factors]) {
+            self.assert_device([span.device, lines.table.device]);
+        }
+        assert_eq!(factors.bytes, FACTORS as u64 * 8, "bytes of factors");
+        let is_recorded = lines
+            .memory
+            .iter()
+            .copied()
+            .eq(memory.iter().map(Span::place));
+        if !is_recorded {
+            return Err(DeviceError::Moved);
+        }
+        let blocks = plan::line_blocks(lines.count).ok_or(DeviceError::TooLarge)?;
         let sums = DeviceBuffer::new(self.device, u64::from(blocks) * 8)?;
-        self.assert_device([factors.device]);
-        let count = lines.len() as u64;
-        let factors = factors.values(0, FACTORS as u64, 8);
         let parameters = [
-            U64(table.address()),
-            U64(count),
-            U64(factors),
+            U64(lines.table.address()),
+            U64(lines.count),
+            U64(factors.address),
             U64(sums.address()),
         ];
-        // SAFETY: these are the parameters of the kernel. It reads the table, the lines and the factors, and
-        // writes a word for each block.
+        // SAFETY: these are the parameters of the kernel. It reads the table, its lines, which are in `memory`, and
+        // the factors, and writes a word for each block.
         unsafe { self.launch(self.line_sums, blocks, parameters) }?;
         Ok(sums)
-    }
-
-    /// A table of addresses and lengths.
-    fn table(&self, spans: &[Span<'_>], max_bytes: u64) -> Result<DeviceBuffer, DeviceError> {
-        let mut table = Vec::with_capacity(16 * spans.len());
-        for span in spans {
-            self.assert_device([span.device]);
-            assert!(
-                span.bytes <= max_bytes,
-                "{} of at most {max_bytes} bytes",
-                span.bytes
-            );
-            table.extend(span.address.to_le_bytes());
-            table.extend(span.bytes.to_le_bytes());
-        }
-        DeviceBuffer::upload(self.device, &table)
     }
 
     fn assert_device<const N: usize>(&self, devices: [usize; N]) {
@@ -600,5 +691,34 @@ mod tests {
         if !tch::Cuda::is_available() {
             assert_eq!(current_stream(0), None);
         }
+    }
+
+    fn memory(bytes: u64) -> Span<'static> {
+        Span {
+            device: 0,
+            address: 4_096,
+            bytes,
+            owner: PhantomData,
+        }
+    }
+
+    #[test]
+    fn all_of_some_memory_is_lines() {
+        let mut lines = Lines::default();
+        lines.add_all(memory(0));
+        assert!(lines.is_empty());
+        lines.add_all(memory(130));
+        let expected = [4_096, 64, 4_160, 64, 4_224, 2];
+        assert_eq!(lines.table, expected.map(u64::to_le_bytes).as_flattened());
+        assert_eq!(lines.count, 3);
+    }
+
+    #[test]
+    fn lines_outside_their_memory_are_refused() {
+        for line in [100..131, 131..131, 0..65, 0..u64::MAX] {
+            let add = || Lines::default().add(memory(130), [line.clone()]);
+            assert!(std::panic::catch_unwind(add).is_err(), "{line:?}");
+        }
+        Lines::default().add(memory(130), [0..64, 66..130, 130..130]);
     }
 }

@@ -12,15 +12,15 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 
+use tch::Tensor;
 use torchcache_store::threads;
 
 use crate::sync::lock;
 use driver::{DeviceBuffer, DeviceError, Kernels};
 use plan::VALUE_BYTES;
 
-pub(crate) use driver::{DeviceRows, Span};
-pub(crate) use driver::{Stream, current_stream};
-pub(crate) use plan::MAX_PIECE_BYTES;
+pub(crate) use driver::{DeviceRows, Lines, Span, Stream, current_stream};
+pub(crate) use plan::{FACTORS, MAX_PIECE_BYTES};
 
 /// The environment variable that switches the kernels on.
 const VARIABLE: &str = "TORCHCACHE_DEVICE_HASHING";
@@ -128,7 +128,7 @@ impl DeviceKernels {
                 }
             }
             // Another call may have more memory, or fewer rows.
-            DeviceError::Torch(_) | DeviceError::TooLarge => {
+            DeviceError::Torch(_) | DeviceError::TooLarge | DeviceError::Moved => {
                 tracing::debug!(
                     "a call hashes on the host what is on cuda:{}: {error}",
                     self.number
@@ -212,6 +212,44 @@ pub(crate) fn copy_rows<'t>(
     let device = DeviceKernels::get(device);
     let queued = device.kernels()?.copy_rows(&moves()?);
     queued.map_err(|error| device.note(&error)).ok()
+}
+
+/// [`Lines`] on their device, which are summed up by one launch.
+#[derive(Debug)]
+pub(crate) struct LineTable {
+    device: &'static DeviceKernels,
+    table: driver::LineTable,
+}
+
+impl LineTable {
+    /// Queues a copy of the table. It may be shared with other threads once the sums are known on this one.
+    pub(crate) fn upload(device: usize, lines: &Lines) -> Option<Self> {
+        let device = DeviceKernels::get(device);
+        let table = driver::LineTable::upload(device.number, lines);
+        let table = table.map_err(|error| device.note(&error)).ok()?;
+        Some(LineTable { device, table })
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        LineTable {
+            device: self.device,
+            table: self.table.share(),
+        }
+    }
+
+    /// The sums, on the device: integers of 64 bits. `None` where the kernels are not used, or one failed, or where
+    /// `memory` is not that of the lines.
+    pub(crate) fn sums(&self, memory: &[Span<'_>], factors: Span<'_>) -> Option<Tensor> {
+        let kernels = self.device.kernels()?;
+        let sums = kernels.sum_lines(&self.table, memory, factors);
+        let sums = sums.and_then(DeviceBuffer::into_words);
+        sums.map_err(|error| self.device.note(&error)).ok()
+    }
+}
+
+/// Whether the kernels of a device are used now.
+pub(crate) fn has_kernels(device: usize) -> bool {
+    is_enabled() && DeviceKernels::get(device).kernels().is_some()
 }
 
 /// What `hash` returns for each place with the number of a CUDA device: it gets a device and all its places. `None`

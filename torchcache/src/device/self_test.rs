@@ -1,6 +1,6 @@
 //! Whether the kernels compute on a device what they should.
 
-use super::driver::{DeviceBuffer, DeviceError, Kernels};
+use super::driver::{DeviceBuffer, DeviceError, Kernels, LineTable, Lines};
 use super::plan::{FACTORS, MAX_LINE_BYTES, MAX_PIECE_BYTES, VALUE_BYTES};
 
 /// The longest row: of more chunks than one block of threads joins.
@@ -123,8 +123,12 @@ fn sum_lines(kernels: &Kernels, bytes: &[u8], memory: &DeviceBuffer) -> Result<(
         .collect();
     let uploaded = DeviceBuffer::upload(kernels.device(), &uploaded)?;
     let rows = memory.rows(ROW_BYTES).take(MAX_ROWS);
-    let lines: Vec<_> = rows.pieces(MAX_LINE_BYTES).collect();
-    let sums = kernels.sum_lines(&lines, &uploaded)?;
+    let summed: Vec<_> = rows.pieces(ROW_BYTES).collect();
+    let mut lines = Lines::default();
+    summed.iter().for_each(|&row| lines.add_all(row));
+    let table = LineTable::upload(kernels.device(), &lines)?;
+    let factors_of = uploaded.rows(FACTORS as u64 * 8).row(0);
+    let sums = kernels.sum_lines(&table, &summed, factors_of)?;
     let lines = bytes.chunks(ROW_BYTES as usize).take(rows.count() as usize);
     let lines: Vec<_> = lines
         .flat_map(|row| row.chunks(MAX_LINE_BYTES as usize))

@@ -1,5 +1,9 @@
-//! Watched elements of tensors on a device. The sample of all tensors is gathered and summed up there, and the
-//! sums are copied to the host at once: each copy waits for the device.
+//! Watched elements of tensors on a device. The sample of all tensors is summed up there, and the sums are copied to
+//! the host at once: each copy waits for the device.
+//!
+//! Where the kernels of the device are used, one of them reads the sample where it lies, by a table that stays on the
+//! device; else operations of libtorch gather it. Sums that were recorded in one way are not compared with those of the
+//! other: the sample is recorded again.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, OnceLock};
@@ -7,13 +11,14 @@ use std::sync::{Mutex, OnceLock};
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::sample::{LINE, digest};
+use crate::device::{self, DeviceRows, FACTORS, LineTable, Lines};
 use crate::sync::lock;
 use crate::tensor::raw::{self, Extents};
 
-/// So many words of the sample have one sum: 8 bytes are copied of 4 KiB.
-const WORDS: usize = 1024;
+/// So many words of the sample have one sum: 8 bytes are copied of 8 KiB.
+const WORDS: usize = FACTORS;
 
-/// The sample is summed up in parts of about so many bytes, which take little memory on the device.
+/// libtorch sums up the sample in parts of about so many bytes, which take little memory on the device.
 const PART_BYTES: usize = 16 << 20;
 
 /// A factor for each word of a sum. Each is odd, so that a change of one word changes the sum; only this process
@@ -40,13 +45,11 @@ fn sums(bytes: &[Tensor], factors: &Tensor) -> Result<Tensor, TchError> {
     products.f_sum_dim_intlist(1, false, None)
 }
 
-/// Which elements to gather, of all watched tensors.
+/// Which elements to sum up, of all watched tensors.
 #[derive(Debug, Default)]
 pub(super) struct DeviceSample {
     tensors: Vec<SampledTensor>,
-    gradients: Vec<GradientLines>,
-    /// The factors on each device of a tensor.
-    factors: Vec<Tensor>,
+    devices: Vec<SampledDevice>,
     /// An error kept some of them out.
     is_incomplete: bool,
 }
@@ -54,91 +57,67 @@ pub(super) struct DeviceSample {
 /// Elements of one tensor.
 #[derive(Debug)]
 struct SampledTensor {
-    device: Device,
+    /// Which of the devices has them.
+    device: usize,
+    source: Source,
     elements: SampledElements,
-    /// Where the tensor was when its state was recorded.
-    pointer: usize,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// A tensor that was at this pointer when its state was recorded.
+    Tensor(Tensor, usize),
+    /// The first elements in memory of the next gradient, so many. It is passed to each comparison, since its memory
+    /// would not be freed if it was kept.
+    Gradient(i64),
 }
 
 #[derive(Debug)]
 enum SampledElements {
-    /// All of them, as they lie in memory.
-    Bytes(Tensor),
-    /// All of them, to be copied in order.
-    Strided(Tensor),
-    /// Some of overlapping windows.
-    Windows { all: Tensor, some: Tensor },
+    /// Lines in the table of the device.
+    Lines,
+    /// All, or some windows, which libtorch copies in order.
+    Gathered(Option<Windows>),
 }
 
-impl SampledTensor {
-    fn new(elements: SampledElements) -> Self {
-        let (SampledElements::Bytes(tensor)
-        | SampledElements::Strided(tensor)
-        | SampledElements::Windows { all: tensor, .. }) = &elements;
-        SampledTensor {
-            device: tensor.device(),
-            pointer: tensor.data_ptr() as usize,
-            elements,
-        }
-    }
-
-    fn share(&self) -> Self {
-        let elements = match &self.elements {
-            SampledElements::Bytes(bytes) => SampledElements::Bytes(bytes.shallow_clone()),
-            SampledElements::Strided(tensor) => SampledElements::Strided(tensor.shallow_clone()),
-            SampledElements::Windows { all, some } => SampledElements::Windows {
-                all: all.shallow_clone(),
-                some: some.shallow_clone(),
-            },
-        };
-        SampledTensor { elements, ..*self }
-    }
-
-    /// The elements as bytes. `None` where a resize has moved them: another tensor may have this one's
-    /// recorded state by now.
-    fn gather(self) -> Result<Option<Tensor>, TchError> {
-        let (pointer, elements) = match self.elements {
-            SampledElements::Bytes(bytes) => (bytes.data_ptr(), bytes),
-            SampledElements::Strided(tensor) => {
-                (tensor.data_ptr(), bytes(&tensor.f_contiguous()?)?)
-            }
-            SampledElements::Windows { all, some } => {
-                (all.data_ptr(), bytes(&all.f_index_select(0, &some)?)?)
-            }
-        };
-        Ok((pointer as usize == self.pointer).then_some(elements))
-    }
-}
-
-/// Lines of a gradient. It is passed to each comparison, since its memory would not be freed if it was kept.
+/// Some of the overlapping windows of a vector.
 #[derive(Debug)]
-struct GradientLines {
+struct Windows {
     length: i64,
-    line: i64,
     /// On the device.
     begins: Tensor,
 }
 
-impl GradientLines {
-    fn of(&self, gradient: &Tensor) -> Result<SampledElements, TchError> {
-        Ok(SampledElements::Windows {
-            all: windows(gradient, self.length, self.line)?,
-            some: self.begins.shallow_clone(),
-        })
-    }
-
-    fn share(&self) -> Self {
-        GradientLines {
-            begins: self.begins.shallow_clone(),
-            ..*self
-        }
-    }
+/// How the sample on one device is summed up.
+#[derive(Debug)]
+struct SampledDevice {
+    device: Device,
+    /// On the device.
+    factors: Tensor,
+    /// Whether a kernel reads what is without gaps in memory.
+    has_kernels: bool,
+    /// What it reads, until the sample is recorded.
+    lines: Lines,
+    table: Option<LineTable>,
 }
 
-/// All windows of the first `length` elements of a tensor in memory.
-fn windows(tensor: &Tensor, length: i64, window: i64) -> Result<Tensor, TchError> {
-    let memory = tensor.f_detach()?.f_as_strided([length], [1], None)?;
-    memory.f_unfold(0, window, 1)
+/// What one device sums up for one comparison.
+#[derive(Debug)]
+struct CurrentSample {
+    factors: Tensor,
+    table: Option<LineTable>,
+    /// The tensors with the lines of the table.
+    lines: Vec<Tensor>,
+    gathered: Vec<(Tensor, Option<Windows>)>,
+}
+
+fn has_kernels(device: Device) -> bool {
+    matches!(device, Device::Cuda(number) if device::has_kernels(number))
+}
+
+/// The first `length` elements of a tensor in memory, as a vector.
+fn in_memory(tensor: &Tensor, length: i64) -> Result<Tensor, TchError> {
+    tensor.f_detach()?.f_as_strided([length], [1], None)
 }
 
 /// The bytes of a contiguous tensor.
@@ -146,20 +125,61 @@ fn bytes(tensor: &Tensor) -> Result<Tensor, TchError> {
     tensor.f_view([-1])?.f_view_dtype(Kind::Uint8)
 }
 
-/// Where lines begin, in elements of `size` bytes.
-fn in_elements(begins: impl IntoIterator<Item = usize>, size: usize) -> impl Iterator<Item = i64> {
-    begins.into_iter().map(move |begin| (begin / size) as i64)
+impl Source {
+    fn new(tensor: &Tensor) -> Self {
+        Source::Tensor(tensor.shallow_clone(), tensor.data_ptr() as usize)
+    }
+
+    fn current<'g>(&self, gradients: &mut impl Iterator<Item = &'g Tensor>) -> Option<Tensor> {
+        match self {
+            Source::Tensor(tensor, _) => Some(tensor.shallow_clone()),
+            Source::Gradient(length) => in_memory(gradients.next()?, *length).ok(),
+        }
+    }
+
+    /// Whether a resize has moved the tensor: another one may have its recorded state by now.
+    fn is_moved(&self) -> bool {
+        match self {
+            Source::Tensor(tensor, pointer) => tensor.data_ptr() as usize != *pointer,
+            Source::Gradient(_) => false,
+        }
+    }
+}
+
+impl Windows {
+    fn share(&self) -> Self {
+        Windows {
+            begins: self.begins.shallow_clone(),
+            ..*self
+        }
+    }
 }
 
 impl DeviceSample {
-    /// Adds all elements of a tensor.
-    pub(super) fn all(&mut self, tensor: &Tensor) {
-        self.add(|| {
-            let tensor = tensor.f_detach()?;
-            Ok(match tensor.is_contiguous() {
-                true => SampledElements::Bytes(bytes(&tensor)?),
-                false => SampledElements::Strided(tensor),
-            })
+    /// Adds all elements of a tensor: so many that lie in memory without gaps, if they do.
+    pub(super) fn all(&mut self, tensor: &Tensor, dense: Option<usize>) {
+        self.add(|sample| {
+            let tensor = match dense {
+                Some(length) => in_memory(tensor, length as i64)?,
+                None => tensor.f_detach()?,
+            };
+            let device = sample.device(tensor.device())?;
+            // A table of more would be large.
+            let is_read = dense.is_some()
+                && tensor.numel() * tensor.f_kind()?.elt_size_in_bytes() <= PART_BYTES;
+            let elements = match sample.devices[device].lines_of(&tensor).filter(|_| is_read) {
+                Some((lines, memory)) => {
+                    lines.add_all(memory.row(0));
+                    SampledElements::Lines
+                }
+                None => SampledElements::Gathered(None),
+            };
+            sample.tensors.push(SampledTensor {
+                device,
+                source: Source::new(&tensor),
+                elements,
+            });
+            Ok(())
         });
     }
 
@@ -171,25 +191,26 @@ impl DeviceSample {
         (elements, size): (usize, usize),
         begins: impl IntoIterator<Item = usize>,
     ) {
-        self.windows(tensor, elements, LINE / size, in_elements(begins, size));
+        let begins = begins.into_iter().map(|begin| (begin / size) as i64);
+        self.add(|sample| {
+            let memory = in_memory(tensor, elements as i64)?;
+            sample.windows(Source::new(&memory), &memory, LINE / size, begins)
+        });
     }
 
-    /// Adds lines of the next gradient, which lies in memory as `weight` does.
+    /// As [`lines`](Self::lines), of the next gradient.
     pub(super) fn gradient(
         &mut self,
-        weight: &Tensor,
+        gradient: &Tensor,
         (elements, size): (usize, usize),
         begins: impl IntoIterator<Item = usize>,
     ) {
-        let begins: Vec<i64> = in_elements(begins, size).collect();
-        match Tensor::from_slice(&begins).f_to_device(weight.device()) {
-            Ok(begins) => self.gradients.push(GradientLines {
-                length: elements as i64,
-                line: (LINE / size) as i64,
-                begins,
-            }),
-            Err(_) => self.is_incomplete = true,
-        }
+        let begins = begins.into_iter().map(|begin| (begin / size) as i64);
+        self.add(|sample| {
+            let memory = in_memory(gradient, elements as i64)?;
+            let source = Source::Gradient(elements as i64);
+            sample.windows(source, &memory, LINE / size, begins)
+        });
     }
 
     /// Adds elements of a strided tensor, by their indices.
@@ -201,97 +222,172 @@ impl DeviceSample {
     ) {
         let offsets = indices.into_iter().map(|index| extents.offset(index));
         let length = extents.offset(extents.count() - 1) + 1;
-        self.windows(tensor, length as usize, 1, offsets);
+        self.add(|sample| {
+            let memory = in_memory(tensor, length)?;
+            sample.windows(Source::new(&memory), &memory, 1, offsets)
+        });
     }
 
-    /// Adds some windows of the first `length` elements of a tensor in memory.
+    /// Adds windows of `length` elements of a vector.
     fn windows(
         &mut self,
-        tensor: &Tensor,
+        source: Source,
+        memory: &Tensor,
         length: usize,
-        window: usize,
         begins: impl Iterator<Item = i64>,
-    ) {
-        let begins: Vec<i64> = begins.collect();
-        self.add(|| {
-            Ok(SampledElements::Windows {
-                all: windows(tensor, length as i64, window as i64)?,
-                some: Tensor::from_slice(&begins).f_to_device(tensor.device())?,
-            })
-        });
-    }
-
-    fn share(&self) -> Self {
-        DeviceSample {
-            tensors: self.tensors.iter().map(SampledTensor::share).collect(),
-            gradients: self.gradients.iter().map(GradientLines::share).collect(),
-            factors: self.factors.iter().map(Tensor::shallow_clone).collect(),
-            is_incomplete: self.is_incomplete,
-        }
-    }
-
-    fn add(&mut self, elements: impl FnOnce() -> Result<SampledElements, TchError>) {
-        let added = elements().and_then(|elements| {
-            let tensor = SampledTensor::new(elements);
-            if !self.factors.iter().any(|it| it.device() == tensor.device) {
-                let factors = Tensor::from_slice(factors()).f_to_device(tensor.device)?;
-                self.factors.push(factors);
+    ) -> Result<(), TchError> {
+        let device = self.device(memory.device())?;
+        let size = memory.f_kind()?.elt_size_in_bytes() as u64;
+        let bytes = length as u64 * size;
+        let elements = match self.devices[device].lines_of(memory) {
+            Some((lines, memory)) => {
+                let begins = begins.map(|begin| begin as u64 * size);
+                lines.add(memory.row(0), begins.map(|begin| begin..begin + bytes));
+                SampledElements::Lines
             }
-            self.tensors.push(tensor);
-            Ok(())
+            None => {
+                let begins: Vec<i64> = begins.collect();
+                SampledElements::Gathered(Some(Windows {
+                    length: length as i64,
+                    begins: Tensor::from_slice(&begins).f_to_device(memory.device())?,
+                }))
+            }
+        };
+        self.tensors.push(SampledTensor {
+            device,
+            source,
+            elements,
         });
-        self.is_incomplete |= added.is_err();
+        Ok(())
     }
 
-    /// A digest of the elements and gradients as they are now: one copy for each device. `None` where they
-    /// cannot be read.
-    fn digest(mut self, gradients: &[Tensor]) -> Option<i64> {
-        let lines = std::mem::take(&mut self.gradients);
-        for (lines, gradient) in lines.iter().zip(gradients) {
-            self.add(|| lines.of(gradient));
+    fn add(&mut self, add: impl FnOnce(&mut Self) -> Result<(), TchError>) {
+        self.is_incomplete |= add(self).is_err();
+    }
+
+    /// The place of a device among those of the sample.
+    fn device(&mut self, device: Device) -> Result<usize, TchError> {
+        let place = self.devices.iter().position(|it| it.device == device);
+        if let Some(place) = place {
+            return Ok(place);
         }
-        if self.is_incomplete || lines.len() != gradients.len() {
-            return None;
+        self.devices.push(SampledDevice {
+            device,
+            factors: Tensor::from_slice(factors()).f_to_device(device)?,
+            has_kernels: has_kernels(device),
+            lines: Lines::default(),
+            table: None,
+        });
+        Ok(self.devices.len() - 1)
+    }
+
+    /// What is summed up now. `None` where a tensor is not what it was, or could not be added.
+    fn current(&self, gradients: &[Tensor]) -> Option<Vec<CurrentSample>> {
+        let mut gradients = gradients.iter();
+        let mut devices: Vec<_> = self.devices.iter().map(SampledDevice::current).collect();
+        for sampled in &self.tensors {
+            let tensor = sampled.source.current(&mut gradients)?;
+            let current = &mut devices[sampled.device];
+            match &sampled.elements {
+                // The table knows where its tensors were.
+                SampledElements::Lines => current.lines.push(tensor),
+                SampledElements::Gathered(_) if sampled.source.is_moved() => return None,
+                SampledElements::Gathered(windows) => {
+                    let windows = windows.as_ref().map(Windows::share);
+                    current.gathered.push((tensor, windows));
+                }
+            }
         }
-        let (mut tensors, mut digests) = (self.tensors, Vec::new());
-        for factors in &self.factors {
-            let device = factors.device();
-            let here = tensors.extract_if(.., |tensor| tensor.device == device);
-            let sums = sums_of(here, factors).ok()??;
-            digests.extend_from_slice(&digest(raw::view(&sums).ok()?).to_le_bytes());
-        }
-        Some(digest(&digests))
+        (!self.is_incomplete && gradients.next().is_none()).then_some(devices)
     }
 }
 
-/// The sums of all tensors of a device, on the host. `None` where one was moved.
-fn sums_of(
-    tensors: impl Iterator<Item = SampledTensor>,
-    factors: &Tensor,
-) -> Result<Option<Tensor>, TchError> {
-    let (mut all, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for tensor in tensors {
-        let Some(elements) = tensor.gather()? else {
-            return Ok(None);
+impl SampledDevice {
+    /// Where to add lines of a vector, and the vector; `None` where no kernel reads it.
+    fn lines_of<'t>(&mut self, vector: &'t Tensor) -> Option<(&mut Lines, DeviceRows<'t>)> {
+        let memory = raw::device_bytes(vector).filter(|_| self.has_kernels)?;
+        Some((&mut self.lines, memory))
+    }
+
+    /// Copies the table to the device. `None` where it has no room.
+    fn upload(&mut self) -> Option<()> {
+        let lines = std::mem::take(&mut self.lines);
+        if let Device::Cuda(number) = self.device
+            && !lines.is_empty()
+        {
+            self.table = Some(LineTable::upload(number, &lines)?);
+        }
+        Some(())
+    }
+
+    fn current(&self) -> CurrentSample {
+        CurrentSample {
+            factors: self.factors.shallow_clone(),
+            table: self.table.as_ref().map(LineTable::share),
+            lines: Vec::new(),
+            gathered: Vec::new(),
+        }
+    }
+}
+
+impl CurrentSample {
+    /// All sums, on the host. `None` where they cannot be computed.
+    fn sums(&self) -> Option<Tensor> {
+        let mut sums = Vec::new();
+        if let Some(table) = &self.table {
+            let memory = |tensor| raw::device_bytes(tensor).map(|memory| memory.row(0));
+            let lines: Vec<_> = self.lines.iter().map(memory).collect::<Option<_>>()?;
+            sums.push(table.sums(&lines, memory(&self.factors)?)?);
+        }
+        self.gather(&mut sums).ok()?;
+        let sums = match &sums[..] {
+            [only] => only.shallow_clone(),
+            several => Tensor::f_cat(several, 0).ok()?,
         };
-        if elements.numel() > PART_BYTES {
-            for slice in elements.f_split(PART_BYTES as i64, 0)? {
-                all.push(sums(&[slice], factors)?);
+        sums.f_to_device(Device::Cpu).ok()
+    }
+
+    /// Adds the sums of what libtorch gathers.
+    fn gather(&self, all: &mut Vec<Tensor>) -> Result<(), TchError> {
+        let (mut part, mut part_bytes) = (Vec::new(), 0);
+        for (tensor, windows) in &self.gathered {
+            let elements = match windows {
+                None => tensor.f_contiguous()?,
+                Some(Windows { length, begins }) => {
+                    let windows = tensor.f_unfold(0, *length, 1)?;
+                    windows.f_index_select(0, begins)?
+                }
+            };
+            let elements = bytes(&elements)?;
+            if elements.numel() > PART_BYTES {
+                for slice in elements.f_split(PART_BYTES as i64, 0)? {
+                    all.push(sums(&[slice], &self.factors)?);
+                }
+                continue;
             }
-            continue;
+            part_bytes += elements.numel();
+            part.push(elements);
+            if part_bytes >= PART_BYTES {
+                all.push(sums(&part, &self.factors)?);
+                part.clear();
+                part_bytes = 0;
+            }
         }
-        bytes += elements.numel();
-        part.push(elements);
-        if bytes >= PART_BYTES {
-            all.push(sums(&part, factors)?);
-            part.clear();
-            bytes = 0;
+        if !part.is_empty() {
+            all.push(sums(&part, &self.factors)?);
         }
+        Ok(())
     }
-    if !part.is_empty() {
-        all.push(sums(&part, factors)?);
+}
+
+/// A digest of the sums of each device, by one copy for each.
+fn digest_of(devices: &[CurrentSample]) -> Option<i64> {
+    let mut digests = Vec::new();
+    for device in devices {
+        let sums = device.sums()?;
+        digests.extend_from_slice(&digest(raw::view(&sums).ok()?).to_le_bytes());
     }
-    Tensor::f_cat(&all, 0)?.f_to_device(Device::Cpu).map(Some)
+    Some(digest(&digests))
 }
 
 /// A sample, and its digest when it was recorded.
@@ -299,6 +395,8 @@ fn sums_of(
 pub(super) struct RecordedSample {
     /// In a lock since a `Tensor` is not `Sync`.
     sample: Mutex<DeviceSample>,
+    /// Its devices, and whether a kernel read them.
+    devices: Vec<(Device, bool)>,
     /// Whether no tensor was on a device.
     is_empty: bool,
     /// `None` where they could not be read: they count as changed then.
@@ -307,22 +405,35 @@ pub(super) struct RecordedSample {
 
 impl RecordedSample {
     /// `gradients`: those of which the sample has lines, in order.
-    pub(super) fn new(sample: DeviceSample, gradients: &[Tensor]) -> Self {
+    pub(super) fn new(mut sample: DeviceSample, gradients: &[Tensor]) -> Self {
+        for device in &mut sample.devices {
+            sample.is_incomplete |= device.upload().is_none();
+        }
+        let devices = sample.devices.iter();
         RecordedSample {
+            devices: devices.map(|it| (it.device, it.has_kernels)).collect(),
             is_empty: sample.tensors.is_empty() && !sample.is_incomplete,
-            digest: sample.share().digest(gradients),
+            digest: sample
+                .current(gradients)
+                .and_then(|current| digest_of(&current)),
             sample: Mutex::new(sample),
         }
     }
 
-    /// Whether the elements are what they were; `None` where they cannot be read, or could not be. The tensors
-    /// must be in their recorded states.
+    /// Whether the elements are what they were; `None` where they cannot be read, or could not be, or were read in
+    /// another way. The tensors must be in their recorded states.
     pub(super) fn compare(&self, gradients: &[Tensor]) -> Option<bool> {
         if self.is_empty {
             return Some(true);
         }
-        let sample = lock(&self.sample).share();
-        Some(sample.digest(gradients)? == self.digest?)
+        // Else a table may be under way to the device still.
+        let recorded = self.digest?;
+        let mut devices = self.devices.iter();
+        if devices.any(|&(device, had_kernels)| has_kernels(device) != had_kernels) {
+            return None;
+        }
+        let current = lock(&self.sample).current(gradients)?;
+        Some(digest_of(&current)? == recorded)
     }
 
     /// Frees the storage of the tensors.
@@ -346,8 +457,8 @@ mod tests {
         let mut state = TensorState::new();
         assert!(state.read(&transposed));
         let mut sample = DeviceSample::default();
-        sample.all(&transposed);
-        sample.all(&table.narrow(0, 0, 1));
+        sample.all(&transposed, None);
+        sample.all(&table.narrow(0, 0, 1), Some(64));
         sample.lines(&table, (4_096, 4), [0, 256, 16_320]);
         sample.elements(&transposed, &state.extents().unwrap(), [1, 64]);
         let transposed = transposed.contiguous();
@@ -374,15 +485,16 @@ mod tests {
         });
         let sums: Vec<u8> = sums.flat_map(i64::to_le_bytes).collect();
         let expected = digest(&digest(&sums).to_le_bytes());
-        assert_eq!(sample.digest(&[]), Some(expected));
+        let recorded = RecordedSample::new(sample, &[]);
+        assert_eq!(recorded.digest, Some(expected));
     }
 
     #[test]
     fn every_tensor_of_a_sample_is_compared() {
         let weights = [(); 3].map(|()| Tensor::zeros([300, 400], (Kind::Float, Device::Cpu)));
         let mut sample = DeviceSample::default();
-        sample.all(&weights[0]);
-        sample.all(&weights[1].tr());
+        sample.all(&weights[0], Some(120_000));
+        sample.all(&weights[1].tr(), None);
         sample.lines(&weights[2], (120_000, 4), [0, 64, 479_936]);
         let recorded = RecordedSample::new(sample, &[]);
         assert_eq!(recorded.compare(&[]), Some(true));
@@ -401,9 +513,9 @@ mod tests {
     fn each_bit_of_a_word_counts() {
         let tensor = Tensor::zeros([4 * WORDS as i64 + 3], (Kind::Uint8, Device::Cpu));
         let mut sample = DeviceSample::default();
-        sample.all(&tensor);
+        sample.all(&tensor, Some(4 * WORDS + 3));
         let recorded = RecordedSample::new(sample, &[]);
-        for at in [0, 1, 2, 3, 4_093, 4_095, 4_098] {
+        for at in [0, 1, 2, 3, 8_189, 8_191, 8_194] {
             for bit in 0..8 {
                 let mut byte = tensor.narrow(0, at, 1);
                 let _ = byte.fill_(1 << bit);
@@ -419,7 +531,7 @@ mod tests {
     fn a_moved_tensor_counts_as_changed() {
         let mut weight = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         let mut sample = DeviceSample::default();
-        sample.all(&weight);
+        sample.all(&weight, Some(8));
         let recorded = RecordedSample::new(sample, &[]);
         assert_eq!(recorded.compare(&[]), Some(true));
         let before = weight.data_ptr();
@@ -433,9 +545,9 @@ mod tests {
     fn gradients_are_compared_as_they_are_passed() {
         let weight = Tensor::zeros([300, 400], (Kind::Float, Device::Cpu));
         let mut sample = DeviceSample::default();
-        sample.all(&weight);
-        sample.gradient(&weight, (120_000, 4), [0, 64, 479_936]);
+        sample.all(&weight, Some(120_000));
         let gradient = weight.ones_like();
+        sample.gradient(&gradient, (120_000, 4), [0, 64, 479_936]);
         let recorded = RecordedSample::new(sample, &[gradient]);
         let gradient = weight.ones_like();
         for at in [0, 15, 31, 119_999] {

@@ -388,10 +388,12 @@ impl Watcher {
         extents: &Extents<'_>,
     ) {
         let (count, size) = (extents.count(), extents.size());
-        if count * size < small_bytes(state) {
-            return self.on_device(Sampling::All, |sample| sample.all(tensor));
-        }
         let dense = state.dense_elements();
+        let dense_count = dense.map(|(elements, _)| elements);
+        let all = |sample: &mut DeviceSample| sample.all(tensor, dense_count);
+        if count * size < small_bytes(state) {
+            return self.on_device(Sampling::All, all);
+        }
         let Some(gradient) = gradient(tensor) else {
             let Some((elements, row)) = dense else {
                 let row = state.row_elements();
@@ -407,7 +409,7 @@ impl Watcher {
             return self.on_device(Sampling::Lines, |sample| {
                 match sampled_lines(elements * size, row_bytes, None) {
                     Some(lines) => sample.lines(tensor, (elements, size), lines),
-                    None => sample.all(tensor),
+                    None => all(sample),
                 }
             });
         };
@@ -419,16 +421,16 @@ impl Watcher {
             && let Some(guide) = self.guide(&gradient, row * size)
         {
             self.words(&[gradients.version(), gradients.pointer()]);
-            self.device_gradients.push(gradient);
             let row_bytes = row * size;
-            return self.on_device(Sampling::Guided, |sample| {
+            self.on_device(Sampling::Guided, |sample| {
                 let lines = sampled_lines(elements * size, row_bytes, Some(&guide));
                 sample.lines(tensor, (elements, size), lines.into_iter().flatten());
                 let of_gradient = sampled_gradient(row_bytes, &guide);
-                sample.gradient(tensor, (elements, size), of_gradient);
+                sample.gradient(&gradient, (elements, size), of_gradient);
             });
+            return self.device_gradients.push(gradient);
         }
-        self.on_device(Sampling::All, |sample| sample.all(tensor));
+        self.on_device(Sampling::All, all);
     }
 
     /// How elements on a device are read, and where the walk records, which.
