@@ -753,6 +753,90 @@ fn rows_removed_on_purpose_before_the_flush_are_not_lost() {
     }
 }
 
+/// The directory is cleared, removed or replaced before the `nth` call of the flush.
+#[test]
+fn rows_removed_during_the_flush_are_not_lost() {
+    let replace: fn(&Sim, &Store) = |sim, other| {
+        other.clear();
+        sim.remove_dir(Path::new("/cache")).expect("it is empty");
+        sim.add_unsynced_dir(Path::new("/cache"));
+    };
+    let mut caused = 0;
+    for (number, remove) in REMOVALS.into_iter().chain([replace]).enumerate() {
+        caused += series(format_args!("removal {number}"), |nth| {
+            let (sim, is_on) = (Sim::new(), Arc::new(AtomicBool::new(false)));
+            let other = opened(sim.clone(), "/cache");
+            put_flushed(&other, 0..5, LEN);
+            let calls = Arc::new(Counter::default());
+            let decide = {
+                let (sim, is_on, calls) = (sim.clone(), is_on.clone(), calls.clone());
+                move |_: Call, _: &_| {
+                    if is_on.load(Ordering::SeqCst) && calls.next() == nth {
+                        let (sim, other) = (sim.clone(), other.clone());
+                        // The thread of a flusher cannot wait for a flush.
+                        let removal = thread::spawn(move || remove(&sim, &other));
+                        removal.join().expect("it does not panic");
+                    }
+                    Fate::Done
+                }
+            };
+            let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+            assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they are skipped");
+            is_on.store(true, Ordering::SeqCst);
+            assert_eq!(store.flush(), Ok(()), "removal {number}, call {nth}");
+            is_on.store(false, Ordering::SeqCst);
+            put_flushed(&store, 0..5, LEN);
+            expect_all(&opened(sim, "/cache"), 0..5, LEN);
+            calls.get() >= nth
+        });
+    }
+    seen("rows are removed while they are confirmed", caused);
+}
+
+/// Another process replaces the segment of rows by one that is not synced, after the flush synced the directory. It
+/// was not seen when they were put.
+#[test]
+fn rows_written_again_before_the_flush_are_synced() {
+    for seed in 0..20 {
+        let sim = Sim::new();
+        put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
+        let looks = Arc::new(Counter::default());
+        let is_on = Arc::new(AtomicBool::new(false));
+        let decide = {
+            let (sim, is_on, looks) = (sim.clone(), is_on.clone(), looks.clone());
+            move |call: Call, _: &_| {
+                if call != Call::Stat {
+                    return Fate::Done;
+                }
+                if !is_on.load(Ordering::SeqCst) {
+                    return Fate::Fails(Errno::IO);
+                }
+                if looks.next() == 1 {
+                    let old = sim.files(Path::new("/cache")).remove(0);
+                    let bytes = sim.bytes(&old);
+                    let dir = sim.open_dir(Path::new("/cache"), false);
+                    let dir = dir.expect("it is there");
+                    let file = dir.create("again.tcs".as_ref());
+                    let mut file = file.expect("it is new");
+                    file.write_all(&bytes).expect("there is room");
+                    file.sync().expect("it can be synced");
+                    let removed = dir.remove(old.file_name().expect("it has one"));
+                    removed.expect("it is there");
+                }
+                Fate::Done
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        assert_eq!(store.put(batch(0..5, LEN)).len(), 5, "they are skipped");
+        is_on.store(true, Ordering::SeqCst);
+        store.flush().expect("they are on disk");
+        assert!(looks.get() > 0, "the flush looks for the segment");
+        sim.cut_power(&mut Rng::with_seed(seed));
+        drop(store);
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
+    }
+}
+
 #[test]
 fn rows_that_are_gone_when_they_are_put_are_written() {
     for (number, remove) in REMOVALS.iter().enumerate() {

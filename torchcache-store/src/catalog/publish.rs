@@ -126,43 +126,81 @@ impl Catalog {
     /// those that are lost: it is not known whether their segment exists, or whether it did when they were skipped.
     /// Rows that were removed after that are not lost.
     pub(crate) fn confirm(&self, rows: &[(&Located, bool)]) -> io::Result<Vec<usize>> {
-        let segments = distinct_segments(rows.iter().map(|(row, _)| *row));
-        let (mut gone, mut unknown) = (HashSet::new(), HashSet::new());
-        match self.open_dir() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                gone.extend(segments.iter().map(|segment| segment.id));
+        let mut lost = Vec::new();
+        let rows_to_sync = rows.iter().map(|(row, _)| (*row).clone());
+        let mut to_sync: Vec<(usize, Located)> = rows_to_sync.enumerate().collect();
+        for _ in 0..MAX_LOOKS {
+            let SyncedSegments { gone, unknown } = self.sync_segments(&to_sync)?;
+            let is_in = |segments: &HashSet<u32>, row: &Located| {
+                row.segment().is_some_and(|it| segments.contains(&it.id))
+            };
+            let is_unknown = |(_, row): &&(usize, Located)| is_in(&unknown, row);
+            lost.extend(to_sync.iter().filter(is_unknown).map(|(at, _)| *at));
+            to_sync.retain(|(_, row)| is_in(&gone, row));
+            if to_sync.is_empty() {
+                return Ok(lost);
             }
-            dir => {
-                let dir = dir?;
-                self.sync_names(&*dir)?;
-                for segment in segments {
-                    progress::note();
-                    match dir.stat(segment.name().as_ref()) {
-                        Ok(_) => segment.is_synced.store(true, Ordering::Relaxed),
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            gone.insert(segment.id);
-                        }
-                        Err(error) => {
-                            let fault = Fault::from_write_error(&error);
-                            self.faults.note(fault, &segment.path, &error);
-                            unknown.insert(segment.id);
-                        }
-                    }
+            // Another process may have compacted them, into a segment that is synced next.
+            self.refresh();
+            to_sync.retain_mut(|(at, row)| {
+                let now = self.present(&[*row.key()]).pop();
+                let is_present = now.is_some();
+                if let Some((_, now)) = now {
+                    *row = now;
+                } else if !rows[*at].1 {
+                    lost.push(*at);
+                }
+                is_present
+            });
+        }
+        lost.extend(to_sync.iter().map(|(at, _)| *at));
+        Ok(lost)
+    }
+
+    /// Makes the names of the segments of rows durable, and finds those that do not exist. Starts again where another
+    /// directory takes the place of theirs.
+    fn sync_segments(&self, rows: &[(usize, Located)]) -> io::Result<SyncedSegments> {
+        let segments = distinct_segments(rows.iter().map(|(_, row)| row));
+        let mut synced = SyncedSegments::default();
+        if segments.is_empty() {
+            return Ok(synced);
+        }
+        let Some(dir) = self.open_synced()? else {
+            synced.gone.extend(segments.iter().map(|it| it.id));
+            return Ok(synced);
+        };
+        for segment in segments {
+            progress::note();
+            match dir.stat(segment.name().as_ref()) {
+                Ok(_) => segment.is_synced.store(true, Ordering::Relaxed),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    synced.gone.insert(segment.id);
+                }
+                Err(error) => {
+                    let fault = Fault::from_write_error(&error);
+                    self.faults.note(fault, &segment.path, &error);
+                    synced.unknown.insert(segment.id);
                 }
             }
         }
-        if !gone.is_empty() {
-            self.refresh(); // another process may have compacted them
+        Ok(synced)
+    }
+
+    /// Opens the directory and syncs its names; `None` if it does not exist.
+    fn open_synced(&self) -> io::Result<Option<Arc<dyn Directory>>> {
+        let mut looks = 0..MAX_LOOKS;
+        loop {
+            looks.next();
+            let dir = match self.open_dir() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                dir => dir?,
+            };
+            match self.sync_names(&*dir) {
+                // Removed or replaced in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !looks.is_empty() => {}
+                synced => return synced.map(|()| Some(dir)),
+            }
         }
-        let is_in = |segments: &HashSet<u32>, row: &Located| {
-            let segment = row.segment();
-            segment.is_some_and(|segment| segments.contains(&segment.id))
-        };
-        let is_lost = |(row, existed): &(&Located, bool)| {
-            is_in(&unknown, row)
-                || is_in(&gone, row) && !existed && self.present(&[*row.key()]).is_empty()
-        };
-        Ok((0..rows.len()).filter(|&at| is_lost(&rows[at])).collect())
     }
 
     /// Makes the names in the directory durable, and its own unless it is known to be: another process may have made
@@ -298,6 +336,15 @@ impl Catalog {
         let reason = format_args!("cannot list it: {error}");
         self.faults.note(Fault::Read, &self.dir, reason);
     }
+}
+
+/// The segments of rows after the names of their directory were synced.
+#[derive(Default)]
+struct SyncedSegments {
+    /// They do not exist.
+    gone: HashSet<u32>,
+    /// It is not known whether they exist.
+    unknown: HashSet<u32>,
 }
 
 /// The segments of those rows that are on disk.
