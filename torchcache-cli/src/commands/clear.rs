@@ -26,8 +26,10 @@ pub(crate) fn run(printer: &Printer, args: &Clear) -> Result<CommandReport, Erro
     if !is_confirmed && !confirm(&list, &caches)? {
         return Err(Error::failed("nothing was removed"));
     }
-    let clear = |cache: &&'_ Cache| clear(cache, args.dry_run);
-    let cleared: Vec<_> = caches.iter().map(|cache| (*cache, clear(cache))).collect();
+    let cleared = caches
+        .iter()
+        .map(|cache| (*cache, clear(cache, args.dry_run)));
+    let cleared: Vec<_> = cleared.collect();
 
     let mut text = String::new();
     let (mut segments, mut bytes) = (0, 0u64);

@@ -26,7 +26,8 @@ pub struct ClearReport {
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
-/// Removes every row of a cache, and then its directory. With `dry_run`, only reports what would be removed.
+/// Removes every row of a cache, and then its directory. With `dry_run`, only reports what would be removed, without
+/// regard to permissions: of this directory, its parent and its manifest.
 ///
 /// # Errors
 /// If the directory cannot be opened or listed, or its permissions are rejected. Nothing was removed
