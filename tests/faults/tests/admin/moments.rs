@@ -85,14 +85,14 @@ fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
     seen("a compaction ends while it is pruned", CALLS);
 }
 
-/// It ends when pruning, which does not wait any longer, removes its sources.
+/// It ends after pruning, which does not wait any longer, removed its sources.
 #[test]
 fn the_result_of_a_compaction_that_stalls_is_pruned() {
     let sim = root();
     let sources_checked = 3;
     during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
         let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| {
-            if call == Call::Remove {
+            if call == Call::SyncDir {
                 paused.finish();
             }
             Fate::Done
