@@ -64,7 +64,7 @@ fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
     const CALLS: u64 = 12;
     for nth in 1..=CALLS {
         let (sim, calls) = (root(), Arc::new(Counter::default()));
-        let sources_checked = 3;
+        let sources_checked = 10; // and the directory synced
         during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
             let decide = {
                 let (paused, calls) = (paused.clone(), calls.clone());
@@ -89,7 +89,7 @@ fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
 #[test]
 fn the_result_of_a_compaction_that_stalls_is_pruned() {
     let sim = root();
-    let sources_checked = 3;
+    let sources_checked = 10; // and the directory synced
     during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
         let fs = Faulty::new(sim.clone(), move |call: Call, _: &_| {
             if call == Call::SyncDir {
