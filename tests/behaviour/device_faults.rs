@@ -3,16 +3,19 @@
 //! Each test has a process of its own, since a device that failed once is not tried again.
 
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
+use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::__private::wait_for_kernels;
-use torchcache::torchcache;
+use torchcache::{TorchCache, torchcache};
+use tracing::Level;
 
 use crate::device_copies::counted;
 use crate::device_hashing::{CUDA, doubling, masked, masked_cache, ones, random};
 use crate::device_watching::{BY_A_KERNEL, Weighted, first, write_unseen};
 use crate::raw::{self, DeviceMemoryLimit};
-use crate::support::{Log, counts, events, same, warnings};
+use crate::support::{Log, OnEvent, counts, events, same, warnings};
 
 const SWITCH: &str = "TORCHCACHE_DEVICE_HASHING";
 
@@ -103,6 +106,7 @@ fn after_a_refused_launch_the_host_hashes() {
     assert_eq!(warnings(&hashed_on_the_host(), ""), 0, "logged once");
     assert_eq!(raw::launches(), launches);
     assert!(!wait_for_kernels(0));
+    assert_eq!(raw::contexts(), 0);
 }
 
 #[test]
@@ -264,6 +268,89 @@ fn after_a_refused_launch_libtorch_watches_weights() {
         assert_eq!(net.hit(&xs), (0, 2));
         assert_eq!(net.cache.stats().bypassed, 0);
     }
+}
+
+#[torchcache]
+#[derive(Debug)]
+struct Locked {
+    weight: Arc<Mutex<Tensor>>,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Locked {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        xs * 2.0
+    }
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn events_of_hashing_weights_are_emitted_when_their_lock_is_free() {
+    let test = "events_of_hashing_weights_are_emitted_when_their_lock_is_free";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    let weight = Tensor::randn([300, 300], (Kind::Float, CUDA));
+    let net = Locked {
+        weight: Arc::new(Mutex::new(weight)),
+        cache: TorchCache::default(),
+    };
+    // Rows on the CPU: all work on the device is that for the weight.
+    let xs = Tensor::randn([2, 2], (Kind::Float, Device::Cpu));
+    net.forward(&xs);
+    raw::hold_loading(false);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (weight, events) = (net.weight.clone(), seen.clone());
+    let subscriber = OnEvent(move |event: &tracing::Event<'_>| {
+        let is_free = weight.try_lock().is_ok();
+        events
+            .lock()
+            .unwrap()
+            .push((*event.metadata().level(), is_free));
+    });
+    let call = || {
+        net.cache.refresh();
+        assert!(same(&net.forward(&xs), &(&xs * 2.0)));
+    };
+    tracing::subscriber::with_default(subscriber, || {
+        while raw::launches() == 0 {
+            call();
+        }
+        raw::refuse_launches_after(0);
+        call();
+    });
+    let seen = seen.lock().unwrap();
+    let warnings = seen.iter().filter(|(level, _)| *level == Level::WARN);
+    assert_eq!(warnings.count(), 1, "{seen:?}");
+    assert!(
+        seen.iter().any(|(level, _)| *level == Level::INFO),
+        "{seen:?}"
+    );
+    assert!(seen.iter().all(|(_, is_free)| *is_free), "{seen:?}");
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn kernels_whose_test_lacks_memory_are_tested_again() {
+    let test = "kernels_whose_test_lacks_memory_are_tested_again";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    let xs = Tensor::randn([5, 40_000], (Kind::Float, CUDA));
+    ones_on_the_host(&xs);
+    raw::hold_loading(false);
+    let limit = DeviceMemoryLimit::leave(100);
+    let log = Log::default();
+    let failed = || events(&log.lines(), "DEBUG", "tests hashing on cuda:0 again");
+    while failed() + warnings(&log.lines(), "") == 0 {
+        log.during(|| ones_on_the_host(&xs));
+    }
+    drop(limit);
+    assert_eq!(failed(), 1, "{:?}", log.lines());
+    assert!(wait_for_kernels(0));
 }
 
 /// The PTX that the library gives to the driver, run by an interpreter that checks every access.

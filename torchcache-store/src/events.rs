@@ -4,6 +4,8 @@
 //! Each lock under which an event can occur is held within a [`Deferring`], and the thread emits its
 //! events when the last of these locks is released. Under the other locks, which are held for memory
 //! operations only, no event occurs.
+//!
+//! Public because torchcache hashes tensors under locks of the program.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -24,7 +26,7 @@ thread_local! {
 }
 
 /// Emits an event, or has it wait until this thread holds no lock under which events can occur.
-pub(crate) fn emit(event: impl FnOnce() + 'static) {
+pub fn emit(event: impl FnOnce() + 'static) {
     if DEFERRALS.with(Cell::get) == 0 {
         return event();
     }
@@ -37,13 +39,18 @@ pub(crate) fn emit(event: impl FnOnce() + 'static) {
 
 /// Has the events of this thread wait until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Deferred {
+pub struct Deferred {
     /// It counts for the thread that made it.
     _not_send: PhantomData<*const ()>,
 }
 
 impl Deferred {
-    pub(crate) fn new() -> Deferred {
+    /// Has the events wait from now on.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a value that is made in passing would defer nothing"
+    )]
+    pub fn new() -> Deferred {
         DEFERRALS.with(|deferrals| deferrals.set(deferrals.get() + 1));
         Deferred {
             _not_send: PhantomData,
@@ -79,14 +86,15 @@ fn emit_all(events: Vec<Event>) {
 
 /// The guard of a lock under which events can occur.
 #[derive(Debug)]
-pub(crate) struct Deferring<G> {
+pub struct Deferring<G> {
     // The lock is released first.
     guard: G,
     _deferred: Deferred,
 }
 
 impl<G> Deferring<G> {
-    pub(crate) fn new(guard: G) -> Deferring<G> {
+    /// Has the events of this thread wait until the guard is dropped.
+    pub fn new(guard: G) -> Deferring<G> {
         Deferring {
             guard,
             _deferred: Deferred::new(),

@@ -77,7 +77,10 @@ mod config;
 mod descriptors;
 mod engine;
 mod error;
+#[cfg(not(feature = "unstable"))]
 mod events;
+#[cfg(feature = "unstable")]
+pub mod events;
 mod fault;
 mod fork;
 #[cfg(not(feature = "unstable"))]

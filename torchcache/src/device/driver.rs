@@ -71,7 +71,7 @@ macro_rules! driver {
         }
 
         impl Driver {
-            fn of(library: &Library) -> Option<Self> {
+            fn functions_of(library: &Library) -> Option<Self> {
                 Some(Driver {
                     // SAFETY: the driver's function of this name has this type.
                     $($name: *unsafe { library.get($symbol) }.ok()?,)*
@@ -102,7 +102,7 @@ impl Driver {
             // SAFETY: this is NVIDIA's driver, which libtorch loads as well before it has a CUDA device.
             let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_LAZY | RTLD_LOCAL) };
             let library = library.ok()?;
-            let driver = Driver::of(&library)?;
+            let driver = Driver::functions_of(&library)?;
             // Never closed, so that the functions stay.
             std::mem::forget(library);
             Some(driver)
@@ -165,9 +165,12 @@ pub(super) struct DriverError {
 pub(super) enum DeviceError {
     #[error(transparent)]
     Driver(#[from] DriverError),
-    /// Memory that cannot be allocated, or a copy that failed.
+    /// Mostly memory that cannot be allocated.
     #[error(transparent)]
     Torch(#[from] TchError),
+    /// A fault of work that was queued before.
+    #[error("results could not be copied from the device: {0}")]
+    Fault(#[source] TchError),
     #[error("libtorch has no current stream for the device")]
     NoStream,
     #[error("one launch cannot have so many rows")]
@@ -329,7 +332,7 @@ impl LineTable {
     pub(super) fn share(&self) -> Self {
         let table = self.table.tensor.shallow_clone();
         LineTable {
-            table: DeviceBuffer::of(self.table.device, table),
+            table: DeviceBuffer::from_tensor(self.table.device, table),
             count: self.count,
             memory: self.memory.clone(),
         }
@@ -345,7 +348,7 @@ pub(super) struct DeviceBuffer {
 }
 
 impl DeviceBuffer {
-    fn of(device: usize, tensor: Tensor) -> Self {
+    fn from_tensor(device: usize, tensor: Tensor) -> Self {
         DeviceBuffer {
             device,
             bytes: tensor.numel() as u64,
@@ -356,7 +359,7 @@ impl DeviceBuffer {
     pub(super) fn new(device: usize, bytes: u64) -> Result<Self, DeviceError> {
         let options = (Kind::Uint8, Device::Cuda(device));
         let tensor = Tensor::f_empty([bytes as i64], options)?;
-        Ok(Self::of(device, tensor))
+        Ok(Self::from_tensor(device, tensor))
     }
 
     /// Copies bytes from the host, without waiting for work that is queued.
@@ -366,14 +369,15 @@ impl DeviceBuffer {
         // Not by `f_pin_memory`, which logs that its argument is deprecated.
         let pinned = Tensor::f_from_slice(bytes)?.f_internal_pin_memory(on)?;
         let tensor = pinned.f_to_device_(on, Kind::Uint8, true, false)?;
-        Ok(Self::of(device, tensor))
+        Ok(Self::from_tensor(device, tensor))
     }
 
     /// Copies the bytes to the host, after the work that is queued.
     pub(super) fn download(&self) -> Result<Vec<u8>, DeviceError> {
         let mut bytes = vec![0; self.bytes as usize];
         self.tensor
-            .f_copy_data_u8(&mut bytes, self.bytes as usize)?;
+            .f_copy_data_u8(&mut bytes, self.bytes as usize)
+            .map_err(DeviceError::Fault)?;
         Ok(bytes)
     }
 

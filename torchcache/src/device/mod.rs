@@ -9,15 +9,18 @@ mod self_test;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::mem::replace;
 use std::sync::{Mutex, OnceLock};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
-use torchcache_store::threads;
+use torchcache_store::{events, threads};
 
 use crate::sync::lock;
 use driver::{DeviceBuffer, DeviceError, Kernels};
 use plan::VALUE_BYTES;
+use self_test::Failure;
 
 pub(crate) use driver::{DeviceRows, Lines, Span, Stream, current_stream};
 pub(crate) use plan::{FACTORS, MAX_PIECE_BYTES};
@@ -26,7 +29,7 @@ pub(crate) use plan::{FACTORS, MAX_PIECE_BYTES};
 const VARIABLE: &str = "TORCHCACHE_DEVICE_HASHING";
 
 /// Whether the kernels are switched on. Read once.
-fn is_enabled() -> bool {
+pub(crate) fn is_enabled() -> bool {
     static ENABLED: OnceLock<bool> = OnceLock::new();
     if let Some(enabled) = ENABLED.get() {
         return *enabled;
@@ -35,9 +38,11 @@ fn is_enabled() -> bool {
     let enabled = parse_switch(&value.to_string_lossy());
     // Not logged inside `get_or_init`: a log subscriber may call a cached function.
     if ENABLED.set(enabled.unwrap_or(false)).is_ok() && enabled.is_none() {
-        tracing::warn!(
-            "{VARIABLE} is {value:?}; expected `on` or `off`: tensors on CUDA devices are hashed on the host"
-        );
+        events::emit(move || {
+            tracing::warn!(
+                "{VARIABLE} is {value:?}; expected `on` or `off`: tensors on CUDA devices are hashed on the host"
+            );
+        });
     }
     enabled.unwrap_or(false)
 }
@@ -56,12 +61,24 @@ struct DeviceKernels {
     number: usize,
     /// Set by the thread that loads them. `None` without a driver.
     loaded: OnceLock<Option<Result<Kernels, String>>>,
-    /// Whether a call tests them, or has tested them.
-    is_test_begun: AtomicBool,
-    tested: OnceLock<()>,
-    /// Whether they are used.
-    is_on: AtomicBool,
+    state: Mutex<State>,
 }
+
+/// Whether kernels are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The next call tests them, and so many calls after that, where libtorch has no memory for the test.
+    Untested {
+        more_tries: u32,
+    },
+    /// A call tests them.
+    Testing,
+    On,
+    Off,
+}
+
+/// How often a test may lack memory.
+const TEST_TRIES: u32 = 16;
 
 impl DeviceKernels {
     /// Those of a device. The first call has a thread load them.
@@ -75,9 +92,9 @@ impl DeviceKernels {
         let device: &'static Self = Box::leak(Box::new(DeviceKernels {
             number,
             loaded: OnceLock::new(),
-            is_test_begun: AtomicBool::new(false),
-            tested: OnceLock::new(),
-            is_on: AtomicBool::new(false),
+            state: Mutex::new(State::Untested {
+                more_tries: TEST_TRIES - 1,
+            }),
         }));
         devices.insert(number, device);
         drop(devices);
@@ -95,53 +112,91 @@ impl DeviceKernels {
     /// The kernels; `None` while they are loaded or tested, and where they cannot be used.
     fn kernels(&self) -> Option<&Kernels> {
         let loaded = self.loaded.get()?;
-        if !self.is_test_begun.swap(true, SeqCst) {
-            self.test(loaded);
+        if let Some(more_tries) = self.begin_test() {
+            self.test(loaded, more_tries);
         }
         let kernels = loaded.as_ref()?.as_ref().ok()?;
-        self.is_on.load(SeqCst).then_some(kernels)
+        (*lock(&self.state) == State::On).then_some(kernels)
     }
 
-    fn test(&self, loaded: &Option<Result<Kernels, String>>) {
-        let result = loaded.as_ref().map(|loaded| {
-            let kernels = loaded.as_ref().map_err(String::clone)?;
-            self_test::run(kernels).map_err(|failure| failure.to_string())
-        });
-        self.is_on.store(matches!(result, Some(Ok(()))), SeqCst);
-        self.tested.get_or_init(|| ());
-        // With no lock held: a log subscriber may call a cached function.
+    /// How many tries are left after the test that this call is to run. `None` where it is to run none.
+    fn begin_test(&self) -> Option<u32> {
+        let mut state = lock(&self.state);
+        let State::Untested { more_tries } = *state else {
+            return None;
+        };
+        *state = State::Testing;
+        Some(more_tries)
+    }
+
+    fn test(&self, loaded: &Option<Result<Kernels, String>>, more_tries: u32) {
+        let number = self.number;
+        let result = match loaded {
+            None => {
+                self.set(State::Off);
+                return events::emit(|| {
+                    tracing::debug!(
+                        "no CUDA driver was found: tensors on CUDA devices are hashed on the host"
+                    );
+                });
+            }
+            Some(Ok(kernels)) => self_test::run(kernels),
+            Some(Err(error)) => {
+                self.set(State::Off);
+                return self.warn(error);
+            }
+        };
         match result {
-            Some(Ok(())) => tracing::info!("tensors on cuda:{} are hashed there", self.number),
-            Some(Err(error)) => self.warn(&error),
-            None => tracing::debug!(
-                "no CUDA driver was found: tensors on CUDA devices are hashed on the host"
-            ),
+            Ok(()) => {
+                self.set(State::On);
+                events::emit(move || tracing::info!("tensors on cuda:{number} are hashed there"));
+            }
+            Err(Failure::Device(DeviceError::Torch(error))) if more_tries > 0 => {
+                self.set(State::Untested {
+                    more_tries: more_tries - 1,
+                });
+                events::emit(move || {
+                    tracing::debug!(
+                        "a later call tests hashing on cuda:{number} again, {more_tries} times at most: {error}"
+                    );
+                });
+            }
+            Err(failure) => {
+                self.set(State::Off);
+                self.warn(&failure);
+            }
         }
     }
 
-    /// Uses the kernels no more after an error of the driver.
-    fn note(&self, error: &DeviceError) {
+    fn set(&self, state: State) -> State {
+        replace(&mut *lock(&self.state), state)
+    }
+
+    /// Uses the kernels no more after an error of the driver or of the device.
+    fn note(&self, error: DeviceError) {
         match error {
-            DeviceError::Driver(_) | DeviceError::NoStream => {
-                if self.is_on.swap(false, SeqCst) {
-                    self.warn(error);
+            DeviceError::Driver(_) | DeviceError::NoStream | DeviceError::Fault(_) => {
+                if self.set(State::Off) == State::On {
+                    self.warn(&error);
                 }
             }
             // Another call may have more memory, or fewer rows.
             DeviceError::Torch(_) | DeviceError::TooLarge | DeviceError::Moved => {
-                tracing::debug!(
-                    "a call hashes on the host what is on cuda:{}: {error}",
-                    self.number
-                );
+                let number = self.number;
+                events::emit(move || {
+                    tracing::debug!("a call hashes on the host what is on cuda:{number}: {error}");
+                });
             }
         }
     }
 
     fn warn(&self, error: &dyn Display) {
-        tracing::warn!(
-            "tensors on cuda:{} are hashed on the host from now on, since hashing there failed: {error}",
-            self.number
-        );
+        let (number, error) = (self.number, error.to_string());
+        events::emit(move || {
+            tracing::warn!(
+                "tensors on cuda:{number} are hashed on the host from now on, since hashing there failed: {error}"
+            );
+        });
     }
 }
 
@@ -171,7 +226,7 @@ impl Digests {
         Some(Digests {
             device,
             kernels,
-            digests: digests.map_err(|error| device.note(&error)).ok()?,
+            digests: digests.map_err(|error| device.note(error)).ok()?,
             added: 0,
         })
     }
@@ -180,20 +235,20 @@ impl Digests {
     pub(crate) fn add_rows(&mut self, rows: &DeviceRows<'_>) -> Option<()> {
         let queued = self.kernels.hash_rows(rows, &self.digests, self.added);
         self.added += rows.count();
-        queued.map_err(|error| self.device.note(&error)).ok()
+        queued.map_err(|error| self.device.note(error)).ok()
     }
 
     /// Adds the digest of each piece, none longer than [`MAX_PIECE_BYTES`].
     pub(crate) fn add_pieces(&mut self, pieces: &[Span<'_>]) -> Option<()> {
         let queued = self.kernels.hash_pieces(pieces, &self.digests, self.added);
         self.added += pieces.len() as u64;
-        queued.map_err(|error| self.device.note(&error)).ok()
+        queued.map_err(|error| self.device.note(error)).ok()
     }
 
     /// All of them, in the order in which they were added, by one copy.
     pub(crate) fn copy_to_host(self) -> Option<Vec<Digest>> {
         let bytes = self.digests.download();
-        let bytes = bytes.map_err(|error| self.device.note(&error)).ok()?;
+        let bytes = bytes.map_err(|error| self.device.note(error)).ok()?;
         let (digests, _) = bytes.as_chunks();
         Some(digests[..self.added as usize].to_vec())
     }
@@ -211,7 +266,7 @@ pub(crate) fn copy_rows<'t>(
     }
     let device = DeviceKernels::get(device);
     let queued = device.kernels()?.copy_rows(&moves()?);
-    queued.map_err(|error| device.note(&error)).ok()
+    queued.map_err(|error| device.note(error)).ok()
 }
 
 /// [`Lines`] on their device, which are summed up by one launch.
@@ -226,7 +281,7 @@ impl LineTable {
     pub(crate) fn upload(device: usize, lines: &Lines) -> Option<Self> {
         let device = DeviceKernels::get(device);
         let table = driver::LineTable::upload(device.number, lines);
-        let table = table.map_err(|error| device.note(&error)).ok()?;
+        let table = table.map_err(|error| device.note(error)).ok()?;
         Some(LineTable { device, table })
     }
 
@@ -243,7 +298,7 @@ impl LineTable {
         let kernels = self.device.kernels()?;
         let sums = kernels.sum_lines(&self.table, memory, factors);
         let sums = sums.and_then(DeviceBuffer::into_words);
-        sums.map_err(|error| self.device.note(&error)).ok()
+        sums.map_err(|error| self.device.note(error)).ok()
     }
 }
 
@@ -271,24 +326,39 @@ pub(crate) fn on_each<T>(
     hashed
 }
 
-/// Waits until the kernels of a CUDA device are loaded and tested, where they are switched on. Whether they are
-/// used.
+/// Waits until the kernels of a CUDA device are loaded and tested, where they are switched on; two minutes at most.
+/// Whether they are used.
 pub fn wait_for_kernels(device: usize) -> bool {
-    if !is_enabled() {
-        return false;
+    let begin = Instant::now();
+    while is_enabled() && begin.elapsed() < Duration::from_secs(120) {
+        let kernels = DeviceKernels::get(device);
+        if kernels.kernels().is_some() {
+            return true;
+        }
+        if *lock(&kernels.state) == State::Off {
+            return false;
+        }
+        // They are loaded, or another thread tests them.
+        sleep(Duration::from_millis(1));
     }
-    let device = DeviceKernels::get(device);
-    device.loaded.wait();
-    if device.kernels().is_none() {
-        // Another thread may be testing them.
-        device.tested.wait();
-    }
-    device.kernels().is_some()
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_device_gets_its_places() {
+        let devices = [Some(1), None, Some(0), Some(1), Some(2)];
+        let hash = |device: usize, places: &[usize]| {
+            let results = places.iter().map(|place| (device, *place));
+            (device < 2).then(|| results.collect())
+        };
+        let expected = [Some((1, 0)), None, Some((0, 2)), Some((1, 3)), None];
+        assert_eq!(on_each(&devices, hash), expected);
+        assert_eq!(on_each(&[], hash), []);
+    }
 
     #[test]
     fn the_switch_is_on_or_off() {

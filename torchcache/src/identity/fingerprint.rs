@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::panic::Location;
 
 use tch::Tensor;
+use torchcache_store::events::Deferred;
 
 use super::changes::Changes;
 use super::parts::{self, Claim, Collector};
@@ -112,6 +113,8 @@ pub struct Fingerprinter<'a> {
     path: String,
     /// How many fields the walk is in.
     depth: u32,
+    /// A field may be read under a lock of the program, which a log subscriber may want.
+    _events: Deferred,
 }
 
 #[derive(Debug)]
@@ -127,7 +130,12 @@ enum FingerprintMode<'a> {
 impl<'a> Fingerprinter<'a> {
     fn new(walk: FingerprintMode<'a>) -> Self {
         let (path, depth) = (String::new(), 0);
-        Fingerprinter { walk, path, depth }
+        Fingerprinter {
+            walk,
+            path,
+            depth,
+            _events: Deferred::new(),
+        }
     }
 
     pub(crate) fn watch(watcher: &'a mut Watcher) -> Self {

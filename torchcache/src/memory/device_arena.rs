@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::events::Deferring;
 
 use super::slots::{Pins, SlotStates, Slots};
 use crate::device::{self, Stream};
@@ -169,7 +170,7 @@ impl DeviceQueue {
         queue: impl FnOnce() -> Result<R, TchError>,
     ) -> Result<R, TchError> {
         let current = self.current_stream();
-        let mut last = lock(&self.last);
+        let mut last = Deferring::new(lock(&self.last));
         if last.is_some() && *last != current {
             self.synchronize()?;
         }
