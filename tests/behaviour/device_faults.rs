@@ -353,6 +353,31 @@ fn kernels_whose_test_lacks_memory_are_tested_again() {
     assert!(wait_for_kernels(0));
 }
 
+#[torchcache]
+fn ones_with(xs: &Tensor, #[shared] _: &[Tensor]) -> Tensor {
+    Tensor::ones([xs.size()[0], 2], (Kind::Float, Device::Cpu))
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn copies_of_shared_tensors_take_bounded_memory_on_the_device() {
+    let test = "copies_of_shared_tensors_take_bounded_memory_on_the_device";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    const MIB: i64 = 1 << 20;
+    let xs = random(&[5, 2]);
+    let masks = [0.0, 1.0, 2.0].map(|value| {
+        let byte = Tensor::full([1], value, (Kind::Uint8, CUDA));
+        byte.expand([150 * MIB], false)
+    });
+    let limit = DeviceMemoryLimit::leave(350 * MIB as u64);
+    let (_, copies) = counted(|| ones_with(&xs, &masks));
+    drop(limit);
+    // A digest of each 128 KiB, and of each row.
+    assert_eq!(copies.bytes_from_device, (3 * 150 * 8 + 5) * 32);
+}
+
 /// The PTX that the library gives to the driver, run by an interpreter that checks every access.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]

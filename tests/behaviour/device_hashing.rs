@@ -120,6 +120,11 @@ fn layouts() -> Vec<(&'static str, Tensor, u64)> {
         ("conjugated", complex().conj(), 6),
         ("imaginary parts", complex().imag(), 6),
         ("negated", complex().conj().imag(), 6),
+        (
+            "transposed, in two parts",
+            random(&[3_001, 2_003]).tr(),
+            2_003,
+        ),
     ]
 }
 
@@ -217,6 +222,8 @@ fn samples_of_rows_are_hashed_on_the_device() {
         (7, xs.permute([1, 2, 0])),
         (7, xs.narrow(0, 0, 1).expand([5, 12, 10], false)),
         (500, xs.shallow_clone()),
+        // Rows that are copied in two parts.
+        (7, random(&[3_001, 2_003]).tr()),
     ] {
         let net = doubling(&format!("{samples} samples"), |options| {
             options.subsample_count(samples)
@@ -232,6 +239,34 @@ fn samples_of_rows_are_hashed_on_the_device() {
         let stats = net.cache().stats();
         assert_eq!((stats.rows, stats.misses), (2 * rows, computed));
     }
+}
+
+#[torchcache(subsample_count = 40)]
+fn sampled(xs: &Tensor) -> Tensor {
+    ones_for(xs)
+}
+
+/// 256 MiB is the most that is copied on a device.
+#[test]
+#[ignore = "needs a CUDA device whose kernels are on: cargo xtask test --device fake"]
+fn a_row_that_the_device_cannot_hash_leaves_it_the_others() {
+    #[torchcache]
+    fn two(first: &Tensor, _: &Tensor) -> Tensor {
+        ones_for(first)
+    }
+    const BYTES: i64 = (256 << 20) + 1;
+    let short = random(&[1, 1_000]);
+    let byte = Tensor::full([1, 1], 7, (Kind::Uint8, CUDA));
+    let expanded = byte.expand([1, BYTES], false);
+    two(&short, &expanded);
+    if raw::copies().is_some() {
+        let (_, copies) = counted(|| two(&short, &expanded));
+        assert_eq!(copies.bytes_from_device, 32 + BYTES as u64);
+    }
+    assert_eq!(counts(two_cache()), (1, 1, 0));
+    // Of a contiguous row only the samples are copied.
+    let long = Tensor::zeros([1, BYTES], (Kind::Uint8, CUDA));
+    assert_digests_copied(sampled_cache(), 1, 1, || sampled(&long));
 }
 
 #[torchcache]

@@ -14,7 +14,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{TchError, Tensor};
 use torchcache_store::{events, threads};
 
 use crate::sync::lock;
@@ -243,6 +243,12 @@ impl Digests {
         let queued = self.kernels.hash_pieces(pieces, &self.digests, self.added);
         self.added += pieces.len() as u64;
         queued.map_err(|error| self.device.note(error)).ok()
+    }
+
+    /// The result of libtorch on the way to these digests.
+    pub(crate) fn note_error<T>(&self, result: Result<T, TchError>) -> Option<T> {
+        let noted = |error: TchError| self.device.note(error.into());
+        result.map_err(noted).ok()
     }
 
     /// All of them, in the order in which they were added, by one copy.

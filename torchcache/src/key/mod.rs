@@ -121,10 +121,14 @@ fn digests_of_rows(
     subsample: Option<usize>,
 ) -> Result<Vec<Vec<Key>>, TchError> {
     let tensors: Vec<&Tensor> = tensors.iter().map(|argument| &argument.tensor).collect();
-    let devices: Vec<_> = tensors
-        .iter()
-        .map(|tensor| raw::cuda_device(tensor))
-        .collect();
+    let devices = tensors.iter().map(|tensor| {
+        let can_hash = |_: &usize| {
+            let bytes = copied_bytes(tensor, subsample);
+            bytes.is_ok_and(|bytes| bytes <= layout::MAX_COPY_BYTES)
+        };
+        raw::cuda_device(tensor).filter(can_hash)
+    });
+    let devices: Vec<_> = devices.collect();
     let on_devices = device::on_each(&devices, |device, places| {
         let here: Vec<_> = places.iter().map(|&place| tensors[place]).collect();
         digests_on_device(device, &here, subsample)
@@ -164,26 +168,44 @@ fn digests_on_device(
 
 /// Has a device hash the rows of a tensor. They are copied there, some rows at a time, where they are not contiguous.
 fn add_rows(digests: &mut Digests, tensor: &Tensor, subsample: Option<usize>) -> Option<()> {
-    let samples = Samples::of_rows(tensor, subsample).ok()?;
+    let samples = digests.note_error(Samples::of_rows(tensor, subsample))?;
     if samples.is_none()
         && let Some(rows) = raw::device_rows(tensor)
     {
         return digests.add_rows(&rows);
     }
-    let row_bytes = row_elements(tensor) * tensor.f_kind().ok()?.elt_size_in_bytes();
-    if row_bytes > layout::MAX_COPY_BYTES {
-        return None;
-    }
-    let (rows, count) = (tensor.size()[0], layout::slices_in_part(row_bytes) as i64);
+    let copied = digests.note_error(copied_bytes(tensor, subsample))?;
+    let (rows, count) = (tensor.size()[0], layout::slices_in_part(copied) as i64);
     for start in (0..rows).step_by(count as usize) {
-        let mut part = tensor.f_narrow(0, start, count.min(rows - start)).ok()?;
-        if let Some(samples) = &samples {
-            part = samples.of(&part).ok()?;
-        }
-        let part = layout::contiguous(&part).ok()?;
+        let part = contiguous_part(tensor, start, count.min(rows - start), samples.as_ref());
+        let part = digests.note_error(part)?;
         digests.add_rows(&raw::device_rows(&part)?)?;
     }
     Some(())
+}
+
+/// Some rows of a tensor, or the samples of these, as contiguous memory on its device.
+fn contiguous_part(
+    tensor: &Tensor,
+    start: i64,
+    count: i64,
+    samples: Option<&Samples>,
+) -> Result<Tensor, TchError> {
+    let part = tensor.f_narrow(0, start, count)?;
+    match samples {
+        Some(samples) => layout::contiguous(&samples.of(&part)?),
+        None => layout::contiguous(&part),
+    }
+}
+
+/// So many bytes of each row of a tensor are copied on its CUDA device before they are hashed there.
+fn copied_bytes(tensor: &Tensor, subsample: Option<usize>) -> Result<usize, TchError> {
+    let elements = row_elements(tensor);
+    let copied = match raw::device_rows(tensor) {
+        Some(_) => subsample.filter(|&count| count < elements).unwrap_or(0),
+        None => elements,
+    };
+    Ok(copied * tensor.f_kind()?.elt_size_in_bytes())
 }
 
 /// The rows of a tensor, or the first one where all are in its memory.

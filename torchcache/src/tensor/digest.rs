@@ -18,9 +18,18 @@ const _: () = assert!(PIECE_BYTES as u64 <= device::MAX_PIECE_BYTES);
 ///
 /// Errors of libtorch when it cannot be read.
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
-    if let Some(digest) = digests_on_devices(&[tensor])?[0] {
-        return Ok(digest);
+    match digests_on_devices(&[tensor])?[0] {
+        Some(digest) => Ok(digest),
+        None => digest_on_host(tensor),
     }
+}
+
+/// The digest of a tensor, computed on the host.
+///
+/// # Errors
+///
+/// As for [`tensor_digest`].
+pub(crate) fn digest_on_host(tensor: &Tensor) -> Result<[u8; 32], TchError> {
     let mut hasher = blake3::Hasher::new();
     let detached = tensor.f_detach()?;
     if layout::is_strided(tensor) {
@@ -75,21 +84,36 @@ fn pieces_on_device(device: usize, tensors: &[&Tensor]) -> Option<Vec<Vec<[u8; 3
         .collect::<Result<_, TchError>>()
         .ok()?;
     let mut digests = Digests::new(device, counts.iter().sum())?;
-    let contiguous = tensors.iter().map(|tensor| layout::contiguous(tensor));
-    let contiguous: Vec<_> = contiguous.collect::<Result<_, _>>().ok()?;
-    let rows: Vec<_> = contiguous
-        .iter()
-        .map(raw::device_bytes)
-        .collect::<Option<_>>()?;
-    let pieces = rows
-        .into_iter()
-        .flat_map(|row| row.pieces(PIECE_BYTES as u64));
-    digests.add_pieces(&pieces.collect::<Vec<_>>())?;
+    // Copies are dropped before they take more memory than one of them may.
+    let (mut contiguous, mut copied) = (Vec::new(), 0);
+    for tensor in tensors {
+        let bytes = match raw::device_bytes(tensor) {
+            Some(_) => 0,
+            None => digests.note_error(elements_bytes(tensor))?,
+        };
+        if copied + bytes > layout::MAX_COPY_BYTES {
+            add_pieces(&mut digests, &contiguous)?;
+            (contiguous, copied) = (Vec::new(), 0);
+        }
+        contiguous.push(digests.note_error(layout::contiguous(tensor))?);
+        copied += bytes;
+    }
+    add_pieces(&mut digests, &contiguous)?;
     let mut digests = digests.copy_to_host()?.into_iter();
     let of_tensors = counts
         .into_iter()
         .map(|count| digests.by_ref().take(count).collect());
     Some(of_tensors.collect())
+}
+
+/// Adds the digests of the pieces of contiguous tensors.
+fn add_pieces(digests: &mut Digests, tensors: &[Tensor]) -> Option<()> {
+    let rows = tensors.iter().map(raw::device_bytes);
+    let rows: Vec<_> = rows.collect::<Option<_>>()?;
+    let pieces = rows
+        .into_iter()
+        .flat_map(|row| row.pieces(PIECE_BYTES as u64));
+    digests.add_pieces(&pieces.collect::<Vec<_>>())
 }
 
 fn elements_bytes(tensor: &Tensor) -> Result<usize, TchError> {

@@ -515,6 +515,8 @@ impl<'t> TensorState<'t> {
         let (device, extents) = (self.cuda_device()?, self.extents()?);
         let mut dimensions = extents.dimensions();
         let (rows, stride) = dimensions.next()?;
+        // The stride of a single row may be any number.
+        let stride = if rows > 1 { stride } else { 0 };
         let (elements, _) = extents.without_gaps(dimensions.rev())?;
         let bytes = |elements: i64| elements as u64 * extents.size as u64;
         // SAFETY: the tensor is borrowed since its state was read, so its storage lives as long as the rows. It
