@@ -270,6 +270,34 @@ fn after_a_refused_launch_libtorch_watches_weights() {
     }
 }
 
+/// The digest of a time when the host hashed is not used once the device has noticed a write.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again() {
+    let test = "a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again";
+    if !in_own_process(test, &[(SWITCH, "on")]) {
+        return;
+    }
+    raw::hold_loading(true);
+    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
+    let xs = random(&[4, 300, 300]);
+    let masks = [random(&[300, 300]), random(&[300, 300])];
+    let call = || {
+        let given = masked(&xs, &masks);
+        assert!(same(&given, &(&xs * &masks[0] + &masks[1])));
+        counts(masked_cache())
+    };
+    assert_eq!(call(), (4, 0, 0));
+    raw::hold_loading(false);
+    assert!(wait_for_kernels(0));
+    let _ = masks[0].data().fill_(0.5);
+    assert_eq!(call(), (8, 0, 0));
+    raw::refuse_launches_after(0);
+    assert_eq!(call(), (8, 4, 0));
+    let _ = masks[0].data().fill_(0.25);
+    assert_eq!(call(), (12, 4, 0));
+}
+
 #[torchcache]
 #[derive(Debug)]
 struct Locked {

@@ -1,5 +1,5 @@
-//! [`SharedDigests`]: the digests of shared tensors. Memory of the CPU is hashed at every call, and by kernels, where
-//! they are on, that of a device. Digests of other tensors on a device are kept until these change.
+//! [`SharedDigests`]: the digests of shared tensors. Memory of the CPU is hashed at every call, and that of CUDA devices
+//! where hashing there is switched on. Digests of other tensors on a device are kept until these change.
 
 use std::mem::take;
 use std::sync::Mutex;
@@ -7,9 +7,10 @@ use std::sync::Mutex;
 use tch::{Device, TchError, Tensor};
 
 use super::arguments::TensorArgument;
+use crate::device;
 use crate::identity::is_worth_a_copy;
 use crate::sync::lock;
-use crate::tensor::digest::{digests_on_devices, tensor_digest};
+use crate::tensor::digest::{digest_on_host, digests_on_devices};
 use crate::tensor::layout;
 use crate::tensor::raw::TensorState;
 
@@ -106,20 +107,22 @@ impl SharedDigests {
         let places = tensors.iter().enumerate().zip(hashed);
         let digests = places.map(|((place, tensor), hashed)| match hashed {
             Some(digest) => Ok(digest),
-            None => self.digest(place, tensor),
+            None => self.digest_on_host(place, tensor),
         });
         digests.collect()
     }
 
-    fn digest(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {
+    fn digest_on_host(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {
         let mut state = TensorState::new();
         // Memory of the CPU, and the tensors of a sparse layout, may change while the state stays the same.
         if !layout::is_strided(tensor)
             || !state.read(tensor)
             || tensor.device() == Device::Cpu
+            // Where it falls back to the host, writes that the device noticed before must stay noticed.
+            || tensor.device().is_cuda() && device::is_enabled()
             || is_worth_a_copy(tensor, &state)
         {
-            return tensor_digest(tensor);
+            return digest_on_host(tensor);
         }
         let discarded = {
             let mut known = lock(&self.0);
@@ -130,7 +133,7 @@ impl SharedDigests {
         };
         // Read before it is hashed, so that the next call notices a change in between.
         let fields = state.fields().to_vec();
-        let digest = tensor_digest(tensor)?;
+        let digest = digest_on_host(tensor)?;
         let tensor = KnownTensor {
             alias: tensor.f_detach()?,
             fields,
@@ -210,7 +213,7 @@ mod tests {
         KnownTensor {
             alias: tensor.detach(),
             fields: state.fields().to_vec(),
-            digest: tensor_digest(tensor).unwrap(),
+            digest: digest_on_host(tensor).unwrap(),
         }
     }
 
@@ -226,7 +229,7 @@ mod tests {
         let mask = Tensor::ones([4, 4], tch::kind::FLOAT_CPU);
         assert_eq!(find(&digests, &mask), None);
         assert!(lock(&digests.0).keep(0, known(&mask), 0).is_none());
-        let digest = tensor_digest(&mask).unwrap();
+        let digest = digest_on_host(&mask).unwrap();
         // A call that overlaps another one finds it as well.
         let [first, second] = [(); 2].map(|()| find(&digests, &mask));
         assert_eq!([first, second], [Some(digest); 2]);
