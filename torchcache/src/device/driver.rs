@@ -2,7 +2,11 @@
 //!
 //! Kernels run on libtorch's current stream. Their memory is that of tensors, and libtorch's allocator gives
 //! memory that is freed to later work of the same stream only: a tensor that this thread allocated may be
-//! dropped as soon as the launch is queued. Others are the caller's, who waits for the digests.
+//! dropped as soon as the launch is queued. Others are the caller's, who waits for the digests. Where an error ends that
+//! wait early, or another stream uses the memory of such a tensor again, queued kernels read other values, as queued
+//! operations of libtorch do: no digest of them is used, and memory of the device stays mapped while kernels run.
+//!
+//! As in tch, a shared reference to a tensor is enough to write its elements: the type does not say who else reads them.
 
 #![expect(
     unsafe_code,
