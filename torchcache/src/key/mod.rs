@@ -193,7 +193,7 @@ fn contiguous_part(
 ) -> Result<Tensor, TchError> {
     let part = tensor.f_narrow(0, start, count)?;
     match samples {
-        Some(samples) => layout::contiguous(&samples.of(&part)?),
+        Some(samples) => layout::contiguous(&samples.select(&part)?),
         None => layout::contiguous(&part),
     }
 }
@@ -241,7 +241,7 @@ fn row_digests(tensor: &Tensor, subsample: Option<usize>) -> Result<Vec<Key>, Tc
         let part = tensor.f_narrow(0, start, count)?;
         match &samples {
             Some(samples) => {
-                let part = layout::on_cpu(&samples.of(&part)?)?;
+                let part = layout::on_cpu(&samples.select(&part)?)?;
                 all.extend(digests(count, &part)?);
             }
             None if count > 1 => all.extend(digests(count, &layout::on_cpu(&part)?)?),
@@ -286,8 +286,9 @@ impl Samples {
         staging::numbers(&positions, device).map(Samples::Positions)
     }
 
-    fn of(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
-        let rows = tensor.f_reshape([tensor.size()[0], -1])?;
+    /// The samples of each row.
+    fn select(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+        let rows = rows.f_reshape([rows.size()[0], -1])?;
         match self {
             Samples::Spacing(spacing) => rows.f_slice(1, None, None, *spacing),
             Samples::Positions(positions) => rows.f_index_select(1, positions),
