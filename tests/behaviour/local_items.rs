@@ -63,6 +63,36 @@ fn items_that_nothing_tells_apart_are_refused() {
     assert_eq!(counts(cache), (3, 3, 0));
 }
 
+/// From the same tokens of one expansion, with one name for their module hashes, which stands for their code.
+#[test]
+fn items_with_one_module_hash_that_nothing_tells_apart_are_refused() {
+    macro_rules! scaled {
+        ($($version:literal: $k:literal),*) => {
+            [$({
+                #[torchcache(persistent_module_hash = "one-for-all")]
+                #[derive(Debug, Default)]
+                struct Scale {
+                    torchcache: TorchCache,
+                }
+                #[torchcache]
+                impl Scale {
+                    #[torchcache(version = $version)]
+                    fn scaled(&self, xs: &Tensor) -> Tensor {
+                        xs * $k
+                    }
+                }
+                let scale = Scale::default();
+                Box::new(move |xs: &Tensor| scale.scaled(xs)) as Box<dyn Fn(&Tensor) -> Tensor>
+            }),*]
+        };
+    }
+    let xs = random(&[3, 2]);
+    let [first, same_version, other_version] = scaled!["1": 2.0, "1": 3.0, "2": 4.0];
+    assert!(same(&first(&xs), &(&xs * 2.0)));
+    assert_panics(&["have the same identity"], || same_version(&xs));
+    assert!(same(&other_version(&xs), &(&xs * 4.0)));
+}
+
 #[test]
 fn a_handle_moved_to_an_item_of_one_name_is_that_items() {
     let xs = random(&[3, 2]);

@@ -360,7 +360,17 @@ impl OpenCache {
     /// Another item of this process, of equal identity, has claimed it.
     pub(crate) fn claim(&self, target: &dyn Target, method: &Method) -> Result<(), Detail> {
         if !read(&self.claimed).contains(&method.digest) {
-            target.claim(&self.identity().hash, method)?;
+            let options = &self.module.options;
+            let function = method.function;
+            let (hash, version) = (&self.identity().hash, function.options.version);
+            match options.persistent_module_hash() {
+                // The code is not in the keys then.
+                Some(_) => {
+                    let names = (options.version(), function.full_name(), version);
+                    target.claim(hash, function, format!("{names:?}").as_bytes())?;
+                }
+                None => target.claim(hash, function, &method.digest)?,
+            }
             write(&self.claimed).insert(method.digest);
         }
         Ok(())

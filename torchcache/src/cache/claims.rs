@@ -99,8 +99,8 @@ impl Owner {
     }
 }
 
-/// Claims a module hash, and the name in its row keys, for a function of an item. `code`: the digest of the
-/// function.
+/// Claims a module hash, and the name in its row keys, for a function of an item. `code`: what tells its rows
+/// under the hash from those of others.
 ///
 /// # Errors
 ///
@@ -109,13 +109,14 @@ pub(crate) fn claim(
     hash: &str,
     definition: Definition,
     function: &Function,
-    code: &[u8; 32],
+    code: &[u8],
 ) -> Result<(), Detail> {
     static CLAIMS: Mutex<BTreeMap<String, Claims<Owner>>> = Mutex::new(BTreeMap::new());
     let mut claims = lock(&CLAIMS);
     let claims = claims.entry(definition.full_name());
     let claims = claims.or_insert_with(|| Claims::new(MAX_CLAIMS));
     let mut key = blake3::Hasher::new();
+    key.update(&(code.len() as u64).to_le_bytes());
     key.update(code).update(hash.as_bytes());
     let owner = Owner {
         definition,

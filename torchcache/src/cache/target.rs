@@ -4,7 +4,6 @@ use tch::{Tensor, nn};
 
 use super::claims::claim;
 use super::handle::TorchCache;
-use super::methods::Method;
 use super::overrides::Overrides;
 use crate::definition::Definition;
 use crate::error::Detail;
@@ -28,8 +27,9 @@ pub(crate) trait Target {
     /// Passes everything that the output depends on to `f`.
     fn fingerprint(&self, f: &mut Fingerprinter<'_>);
     fn handle(&self) -> &TorchCache;
-    /// Claims a module hash for a method, whose code does not show everything that its output depends on.
-    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail>;
+    /// Claims a module hash for a function, whose code does not show everything that its output depends on.
+    /// `code`: what tells its rows under the hash from those of others.
+    fn claim(&self, hash: &str, function: &Function, code: &[u8]) -> Result<(), Detail>;
 }
 
 /// Implemented by `#[torchcache]` on a struct.
@@ -177,8 +177,8 @@ impl<T: CachedStruct> Target for ModuleTarget<'_, T> {
         self.0.cache()
     }
 
-    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail> {
-        claim(hash, T::DEFINITION, method.function, &method.digest)
+    fn claim(&self, hash: &str, function: &Function, code: &[u8]) -> Result<(), Detail> {
+        claim(hash, T::DEFINITION, function, code)
     }
 }
 
@@ -207,7 +207,7 @@ impl Target for &'static CachedFunction {
         &self.cache
     }
 
-    fn claim(&self, hash: &str, method: &Method) -> Result<(), Detail> {
-        claim(hash, self.definition, method.function, &method.digest)
+    fn claim(&self, hash: &str, function: &Function, code: &[u8]) -> Result<(), Detail> {
+        claim(hash, self.definition, function, code)
     }
 }

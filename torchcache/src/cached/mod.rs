@@ -18,7 +18,6 @@ use crate::argument::{Arguments, SampleIds};
 use crate::cache::claims::Conflict;
 use crate::cache::directory;
 use crate::cache::handle::TorchCache;
-use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::call;
@@ -297,7 +296,7 @@ impl<M> Target for Cached<M> {
         }
     }
 
-    fn claim(&self, _: &str, _: &Method) -> Result<(), Detail> {
+    fn claim(&self, _: &str, _: &Function, _: &[u8]) -> Result<(), Detail> {
         self.claim_identity()
     }
 

@@ -165,7 +165,10 @@ impl CachedCall<'_> {
                 options: self.options,
                 name: named.as_deref(),
                 function: &function,
-                code: (!is_named).then_some(code),
+                code: match is_named {
+                    true => self.function.options.version.as_bytes(),
+                    false => code,
+                },
                 output: &self.structure,
                 shared: &shared,
             };

@@ -32,9 +32,9 @@ pub(crate) struct KeyContext<'a> {
     pub(crate) name: Option<&'a str>,
     /// Of the function, with its trait where that counts.
     pub(crate) function: &'a str,
-    /// A digest of the code of the function and of those that it calls; `None` where the program gives the
-    /// module hash, which then stands for the code.
-    pub(crate) code: Option<&'a [u8; 32]>,
+    /// A digest of the code of the function and of those that it calls; the `version` of the method where the
+    /// module hash is a `persistent_module_hash`, which stands for the code.
+    pub(crate) code: &'a [u8],
     /// The structure of the output type.
     pub(crate) output: &'a str,
     /// The digests of the shared tensors, in their order.
@@ -81,9 +81,7 @@ impl KeyContext<'_> {
             add(name.as_bytes());
         }
         add(self.function.as_bytes());
-        if let Some(code) = self.code {
-            add(code);
-        }
+        add(self.code);
         add(self.output.as_bytes());
         let autocast = raw::autocast_kinds();
         if autocast != [None; 2] {
@@ -308,7 +306,7 @@ mod tests {
             options,
             name: None,
             function: "forward",
-            code: Some(&[7; 32]),
+            code: &[7; 32],
             output: "T",
             shared: &SharedDigests::new().digests(&arguments.shared).unwrap(),
         };
