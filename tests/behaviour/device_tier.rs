@@ -1,6 +1,8 @@
 //! Rows between the tiers and a device: without waiting for it, on several streams and threads.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tch::nn::Module;
@@ -9,7 +11,7 @@ use torchcache::__private::wait_for_kernels;
 use torchcache::{Cached, Options, TorchCache, torchcache};
 
 use crate::device_copies::{ROW_BYTES, ROWS, counted, doubling, rows_of};
-use crate::raw;
+use crate::raw::{self, CurrentStream, DeviceMemoryLimit, NoPageLockedMemory};
 use crate::support::{counts, device, random, same};
 
 fn several(xs: &Tensor) -> [Tensor; 3] {
@@ -31,8 +33,8 @@ fn kept_on_device(xs: &Tensor) -> [Tensor; 3] {
 }
 
 /// Calls with rows that were computed before, in several orders: the host waits for no copy to the device, or
-/// where `has_pinned` is false for each.
-fn find_in_orders(cached: fn(&Tensor) -> [Tensor; 3], uploads: [u64; 4], has_pinned: bool) {
+/// where `has_page_locked` is false for each.
+fn find_in_orders(cached: fn(&Tensor) -> [Tensor; 3], uploads: [u64; 4], has_page_locked: bool) {
     let xs = random(&[6, 1_000]);
     cached(&xs);
     let orders: [&[i64]; 4] = [&[0, 1, 2, 3, 4, 5], &[5, 3, 1], &[2, 2, 0, 5, 2], &[4]];
@@ -41,7 +43,11 @@ fn find_in_orders(cached: fn(&Tensor) -> [Tensor; 3], uploads: [u64; 4], has_pin
         let before = raw::waits().copies;
         let (given, copies) = counted(|| cached(&xs));
         let waited = raw::waits().copies - before;
-        assert_eq!(waited, if has_pinned { 0 } else { uploads }, "{rows:?}");
+        assert_eq!(
+            waited,
+            if has_page_locked { 0 } else { uploads },
+            "{rows:?}"
+        );
         assert_eq!(copies.to_device, uploads, "{rows:?}");
         for (given, expected) in given.iter().zip(several(&xs)) {
             assert!(same(given, &expected), "{rows:?}");
@@ -90,8 +96,8 @@ fn rows_found_in_another_order_are_copied_by_one_kernel() {
 
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
-fn without_pinned_memory_copies_wait() {
-    raw::leave_pinned_memory(0);
+fn without_page_locked_memory_copies_wait() {
+    let _limit = NoPageLockedMemory::start();
     find_in_orders(kept_on_host, [3, 3, 3, 3], false);
     find_in_orders(kept_on_device, [0, 1, 1, 0], false);
 }
@@ -139,7 +145,7 @@ fn rows_found_on_disk_are_copied_once() {
     }
 }
 
-/// Of 32 MiB, eight of which are queued before the host waits.
+/// Of 32 MiB, eight of which are queued before the host waits: the last of these waits.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn large_batches_are_copied_in_parts() {
@@ -160,6 +166,70 @@ fn large_batches_are_copied_in_parts() {
     // For hashing, and of computed rows, which the host keeps.
     assert_eq!((found.from_device, computed.from_device), (1, 1 + PARTS));
     assert_eq!(counts(net.cache()), (PARTS, PARTS, 0));
+}
+
+/// The forward of the whole batch has room again.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_without_room_for_the_output_are_computed_in_one_forward() {
+    const ROWS: i64 = 6;
+    // A megabyte a row.
+    let columns = Tensor::arange(1 << 18, (Kind::Float, device()));
+    let limit = Arc::new(Mutex::new(None));
+    let forwards = Arc::new(AtomicUsize::new(0));
+    let forward = {
+        let (columns, limit, forwards) = (columns.shallow_clone(), limit.clone(), forwards.clone());
+        nn::func(move |xs| {
+            forwards.fetch_add(1, SeqCst);
+            if xs.size()[0] == ROWS {
+                drop(limit.lock().unwrap().take());
+            }
+            xs * &columns
+        })
+    };
+    let options = Options::builder()
+        .version("no room")
+        .memory_cache_device(None);
+    let net = Cached::new(forward, (), options.build().unwrap()).unwrap();
+    let xs = random(&[ROWS, 1]);
+    let expected = &xs * &columns;
+    for known in [ROWS - 1, ROWS] {
+        net.cache().clear();
+        net.forward(&xs.narrow(0, 0, known));
+        let (before, faults) = (forwards.load(SeqCst), net.cache().stats().faults.memory);
+        // The forward of one row, and a copy of its output, fit.
+        *limit.lock().unwrap() = Some(DeviceMemoryLimit::leave(5 << 19));
+        let given = net.forward(&xs);
+        assert!(limit.lock().unwrap().is_none(), "{known}");
+        assert!(same(&given, &expected), "{known}");
+        assert_eq!(forwards.load(SeqCst) - before, 1, "{known}");
+        let stats = net.cache().stats();
+        assert_eq!((stats.faults.memory - faults, stats.bypassed), (1, 0));
+    }
+    assert!(same(&net.forward(&xs), &expected));
+    assert_eq!(net.cache().stats().hits(), ROWS as u64);
+}
+
+#[torchcache]
+fn wide(xs: &Tensor) -> Tensor {
+    xs.repeat([1, 12 << 20])
+}
+
+/// However few bytes each call copies, the host waits once in 256 MiB.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn the_memory_of_queued_copies_is_bounded_across_calls() {
+    // A row of 48 MiB, in two parts.
+    let xs = random(&[1, 1]);
+    wide(&xs);
+    let before = raw::waits().copies;
+    for _ in 0..11 {
+        let (given, copies) = counted(|| wide(&xs));
+        assert_eq!(copies.to_device, 2);
+        assert!(same(&given, &xs.repeat([1, 12 << 20])));
+    }
+    assert_eq!(raw::waits().copies - before, 2);
+    assert_eq!(counts(wide_cache()), (1, 11, 0));
 }
 
 #[test]
@@ -194,7 +264,7 @@ fn kept_for_a_while(xs: &Tensor) -> Tensor {
     xs * 2.0
 }
 
-/// Also where the device is the CPU.
+/// Also where the device is the CPU. On the fake device each thread has a stream of its own.
 #[test]
 fn threads_that_find_and_evict_rows_on_a_device_get_their_own() {
     let xs = random(&[40, 1_000]);
@@ -203,6 +273,7 @@ fn threads_that_find_and_evict_rows_on_a_device_get_their_own() {
         for thread in 0..4u64 {
             let (xs, expected) = (xs.shallow_clone(), expected.shallow_clone());
             scope.spawn(move || {
+                let _stream = raw::copies().map(|_| CurrentStream::set(1 + thread));
                 let mut state = thread;
                 for round in 0..50 {
                     let mut rows: Vec<i64> = Vec::new();
@@ -238,11 +309,12 @@ fn rows_are_read_after_they_were_written_on_another_stream() {
         run();
         raw::waits().synchronizations - before
     };
-    raw::set_stream(1);
+    let stream = CurrentStream::set(1);
     // Reading the output would finish the copies to memory.
     assert_eq!(waits_of(&|| drop(net.forward(&xs))), 0, "computed");
+    drop(stream);
     let found_on = |stream| {
-        raw::set_stream(stream);
+        let _stream = CurrentStream::set(stream);
         waits_of(&|| assert!(same(&net.forward(&xs), &expected), "stream {stream}"))
     };
     assert_eq!(found_on(2), 1, "another stream");

@@ -8,6 +8,7 @@
 )]
 
 use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -117,14 +118,40 @@ fn leave_device_memory(bytes: u64) {
     set_fake_cuda(c"fake_cuda_leave", bytes);
 }
 
-/// Leaves so many bytes of memory that can be pinned for the fake CUDA device.
-pub(crate) fn leave_pinned_memory(bytes: u64) {
-    set_fake_cuda(c"fake_cuda_leave_pinned", bytes);
+/// While this lives, no memory can be page-locked for the fake CUDA device.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct NoPageLockedMemory(());
+
+impl NoPageLockedMemory {
+    pub(crate) fn start() -> Self {
+        set_fake_cuda(c"fake_cuda_leave_pinned", 0);
+        NoPageLockedMemory(())
+    }
 }
 
-/// Sets the stream of this thread on the fake CUDA device.
-pub(crate) fn set_stream(number: u64) {
-    set_fake_cuda(c"fake_cuda_set_stream", number);
+impl Drop for NoPageLockedMemory {
+    fn drop(&mut self) {
+        set_fake_cuda(c"fake_cuda_leave_pinned", u64::MAX);
+    }
+}
+
+/// While this lives, the thread has another stream on the fake CUDA device than that of number 0.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct CurrentStream(PhantomData<*const ()>);
+
+impl CurrentStream {
+    pub(crate) fn set(number: u64) -> Self {
+        set_fake_cuda(c"fake_cuda_set_stream", number);
+        CurrentStream(PhantomData)
+    }
+}
+
+impl Drop for CurrentStream {
+    fn drop(&mut self) {
+        set_fake_cuda(c"fake_cuda_set_stream", 0);
+    }
 }
 
 /// Calls a function of the fake CUDA device that takes a number.

@@ -5,7 +5,7 @@
 // an access outside of them ends the process with SIGSEGV. Operations on tensors of several devices fail, and
 // copies between host and device are counted. A copy from pinned memory that the host does not wait for is made
 // when the next operation of its stream runs. A test can set the current stream; on another one than that of
-// number 0, copies within the device are made as late.
+// number 0, copies within the device are made as late, also those of rows by their numbers.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -184,7 +184,7 @@ at::Tensor on_host(const at::Tensor &tensor) {
 class Queue {
     struct Copy {
         uint64_t stream;
-        at::Tensor to, from;
+        std::function<void()> make;
     };
 
     std::mutex mutex;
@@ -197,7 +197,7 @@ class Queue {
         memory().start_operation();
         for (auto copy = copies.begin(); copy != copies.end();) {
             if (runs(copy->stream)) {
-                on_host(copy->to).copy_(on_host(copy->from));
+                copy->make();
                 done.push_back(std::move(*copy));
                 copy = copies.erase(copy);
             } else {
@@ -208,9 +208,9 @@ class Queue {
     }
 
   public:
-    void add(const at::Tensor &to, const at::Tensor &from) {
+    void add(std::function<void()> make) {
         std::lock_guard<std::mutex> guard(mutex);
-        copies.push_back({stream, to, from});
+        copies.push_back({stream, std::move(make)});
     }
 
     void finish_current_stream() {
@@ -347,7 +347,7 @@ at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking)
     const bool is_upload = self.is_cuda() && !source.is_cuda();
     const bool is_pinned = is_upload && PinnedAllocator::has(source.const_data_ptr());
     if (!in_fallback && (is_upload ? non_blocking && is_pinned : self.is_cuda() && stream != 0)) {
-        queue().add(self, source);
+        queue().add([self, source] { on_host(self).copy_(on_host(source)); });
         return self;
     }
     if (!in_fallback && is_upload && self.numel() > 0) waits++;
@@ -383,6 +383,13 @@ at::Tensor cat(const at::ITensorListRef &tensors, int64_t dimension) {
     return on_device(at::cat(all, dimension));
 }
 
+// Makes a copy within the device, or queues it.
+void make_copy(const std::function<void()> &make) {
+    if (stream != 0) return queue().add(make);
+    Operation operation;
+    make();
+}
+
 at::Tensor index_select(const at::Tensor &self, int64_t dimension, const at::Tensor &index) {
     TORCH_CHECK(index.is_cuda(), "Expected all tensors to be on the same device (fake CUDA: aten::index_select)");
     Operation operation;
@@ -392,9 +399,19 @@ at::Tensor index_select(const at::Tensor &self, int64_t dimension, const at::Ten
 at::Tensor &index_select_out(const at::Tensor &self, int64_t dimension, const at::Tensor &index, at::Tensor &out) {
     TORCH_CHECK(index.is_cuda() && out.is_cuda(),
                 "Expected all tensors to be on the same device (fake CUDA: aten::index_select)");
-    Operation operation;
-    on_host(out).copy_(at::index_select(on_host(self), dimension, on_host(index)));
+    make_copy([self, dimension, index, out] {
+        on_host(out).copy_(at::index_select(on_host(self), dimension, on_host(index)));
+    });
     return out;
+}
+
+at::Tensor &index_copy_(at::Tensor &self, int64_t dimension, const at::Tensor &index, const at::Tensor &source) {
+    TORCH_CHECK(index.is_cuda() && source.is_cuda(),
+                "Expected all tensors to be on the same device (fake CUDA: aten::index_copy_)");
+    make_copy([self, dimension, index, source] {
+        on_host(self).index_copy_(dimension, on_host(index), on_host(source));
+    });
+    return self;
 }
 
 using MaybeTensor = std::optional<at::Tensor>;
@@ -486,6 +503,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
     library.impl("cat", &cat);
     library.impl("index_select", &index_select);
     library.impl("index_select.out", &index_select_out);
+    library.impl("index_copy_", &index_copy_);
     library.impl("native_batch_norm", &native_batch_norm);
     library.impl("resize_", &resize_);
     library.impl("set_.source_Storage_storage_offset", &set_storage);

@@ -151,10 +151,12 @@ impl Tiers {
         struct Clearing<'a>(&'a Tiers);
         impl Drop for Clearing<'_> {
             fn drop(&mut self) {
-                self.0.memory().end_clear();
+                let dropped = self.0.memory().end_clear();
+                drop(dropped);
             }
         }
-        self.memory().begin_clear();
+        let dropped = self.memory().begin_clear();
+        drop(dropped);
         let _clearing = Clearing(self);
         if let Some(store) = &self.store {
             store.clear();

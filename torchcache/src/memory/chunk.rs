@@ -8,7 +8,7 @@ use torchcache_store::threads;
 
 use super::arena::RowArena;
 use super::budget::Share;
-use super::device_arena::{DeviceArena, DeviceQueue};
+use super::device_arena::{DeviceArena, StreamOrder};
 use super::slots::{SlotStates, Slots};
 use crate::key::Key;
 
@@ -86,16 +86,16 @@ fn ahead(
 }
 
 impl ChunkRows {
-    /// Allocates memory for `rows` rows on the device of `queue`, or where there is none on the CPU: this keeps
+    /// Allocates memory for `rows` rows on the device of `order`, or where there is none on the CPU: this keeps
     /// the `share` of the budget with it.
     pub(super) fn new(
         rows: u32,
         row_bytes: usize,
-        queue: Option<&Arc<DeviceQueue>>,
+        order: Option<&Arc<StreamOrder>>,
         share: Share,
     ) -> Result<Self, TchError> {
-        if let Some(queue) = queue {
-            let arena = DeviceArena::new(rows, row_bytes, queue.clone())?;
+        if let Some(order) = order {
+            let arena = DeviceArena::new(rows, row_bytes, order.clone())?;
             return Ok(ChunkRows::Device(Arc::new(arena)));
         }
         let arena = RowArena::new(rows as usize, row_bytes)?;

@@ -22,7 +22,7 @@ pub(crate) struct DeviceArena {
     states: SlotStates,
     /// The stream on which libtorch uses the memory again once it is freed.
     stream: Option<Stream>,
-    queue: Arc<DeviceQueue>,
+    order: Arc<StreamOrder>,
 }
 
 impl DeviceArena {
@@ -34,22 +34,22 @@ impl DeviceArena {
     pub(super) fn new(
         rows: u32,
         row_bytes: usize,
-        queue: Arc<DeviceQueue>,
+        order: Arc<StreamOrder>,
     ) -> Result<Self, TchError> {
         // Tests use Vulkan as a device whose rows are on the CPU.
-        let device = match queue.device {
+        let device = match order.device {
             Device::Vulkan if cfg!(test) => Device::Cpu,
             device => device,
         };
         let shape = [i64::from(rows), row_bytes as i64];
         // What used the memory before may not be done on this stream.
         let allocate = || Tensor::f_empty(shape, (Kind::Uint8, device));
-        let memory = queue.in_order(allocate)?;
+        let memory = order.in_order(allocate)?;
         Ok(DeviceArena {
             rows: Mutex::new(memory),
             states: SlotStates::new(rows as usize),
-            stream: queue.current_stream(),
-            queue,
+            stream: order.current_stream(),
+            order,
         })
     }
 
@@ -58,8 +58,8 @@ impl DeviceArena {
         lock(&self.rows).shallow_clone()
     }
 
-    pub(crate) fn queue(&self) -> &Arc<DeviceQueue> {
-        &self.queue
+    pub(crate) fn order(&self) -> &Arc<StreamOrder> {
+        &self.order
     }
 
     /// Marks a slot as full: a copy to it was queued. `false` where it is not empty.
@@ -74,7 +74,7 @@ impl DeviceArena {
 
 impl Drop for DeviceArena {
     fn drop(&mut self) {
-        self.queue.end_use(self.stream);
+        self.order.end_use(self.stream);
     }
 }
 
@@ -89,17 +89,16 @@ pub(crate) type PinnedDeviceRows = Pins<DeviceArena>;
 
 impl PinnedDeviceRows {
     /// The order of copies of these rows, all of which are on one device. `None` without a row.
-    pub(crate) fn queue(&self) -> Option<&Arc<DeviceQueue>> {
-        self.chunks().first().map(|chunk| chunk.queue())
+    pub(crate) fn order(&self) -> Option<&Arc<StreamOrder>> {
+        self.chunks().first().map(|chunk| chunk.order())
     }
 
     /// Whether the rows are on this device.
     pub(crate) fn is_on(&self, device: Device) -> bool {
-        self.queue().is_some_and(|queue| queue.device == device)
+        self.order().is_some_and(|order| order.device == device)
     }
 
-    /// Adds copies of rows to places in `to`, to be queued in the order of [`queue`](Self::queue) while these
-    /// are pinned.
+    /// Adds copies of rows to places in `to`, to be queued in their [order](Self::order) while these are pinned.
     pub(crate) fn copy_to(
         &self,
         copies: &mut RowCopies,
@@ -123,16 +122,14 @@ impl PinnedDeviceRows {
     ///
     /// Memory that cannot be allocated.
     pub(crate) fn copy(&self) -> Result<Tensor, TchError> {
-        let first = self.chunks().first().map(|chunk| chunk.tensor());
+        let first = self.chunks().first();
         let first = first.ok_or_else(|| TchError::Shape("expected rows on a device".into()))?;
-        let shape = [self.len() as i64, first.size()[1]];
-        let copy = Tensor::f_empty(shape, (Kind::Uint8, first.device()))?;
+        let rows = first.tensor();
+        let shape = [self.len() as i64, rows.size()[1]];
+        let copy = Tensor::f_empty(shape, (Kind::Uint8, rows.device()))?;
         let mut copies = RowCopies::default();
         self.copy_to(&mut copies, &copy, (0..self.len()).zip(0..));
-        match self.queue() {
-            Some(queue) => queue.in_order(|| copies.queue())?,
-            None => copies.queue()?,
-        }
+        first.order.queue(copies)?;
         Ok(copy)
     }
 }
@@ -140,17 +137,18 @@ impl PinnedDeviceRows {
 /// Queues the copies of a tier's rows on one device, so that they are done in order.
 ///
 /// Those that are queued on one stream are. A program that changes the current stream of a thread, which tch
-/// cannot, queues them on several: before the first one on another stream, all others are done.
+/// cannot, queues them on several: before the first one on another stream, all others are done. Streams are compared
+/// by their handles: one that the program destroys may have that of a later one, so that its work must be done before.
 #[derive(Debug)]
-pub(crate) struct DeviceQueue {
+pub(crate) struct StreamOrder {
     device: Device,
     /// The stream of the copies that may not be done yet. Locked while copies are queued.
     last: Mutex<Option<Stream>>,
 }
 
-impl DeviceQueue {
+impl StreamOrder {
     pub(super) fn new(device: Device) -> Self {
-        DeviceQueue {
+        StreamOrder {
             device,
             last: Mutex::new(None),
         }
@@ -160,15 +158,21 @@ impl DeviceQueue {
         self.device
     }
 
+    /// Queues copies on the current stream, after the work of earlier calls.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated, and errors of earlier work on another stream.
+    pub(crate) fn queue(&self, copies: RowCopies) -> Result<(), TchError> {
+        copies.queue_by(|queue| self.in_order(queue))
+    }
+
     /// Has `queue` queue work on the current stream, after the work of earlier calls.
     ///
     /// # Errors
     ///
     /// Those of `queue`, and of earlier work on another stream.
-    pub(crate) fn in_order<R>(
-        &self,
-        queue: impl FnOnce() -> Result<R, TchError>,
-    ) -> Result<R, TchError> {
+    fn in_order<R>(&self, queue: impl FnOnce() -> Result<R, TchError>) -> Result<R, TchError> {
         let current = self.current_stream();
         let mut last = Deferring::new(lock(&self.last));
         if last.is_some() && *last != current {
@@ -180,10 +184,11 @@ impl DeviceQueue {
 
     /// Waits for work on another stream than the one on which libtorch uses memory again that is freed next.
     fn end_use(&self, freed_on: Option<Stream>) {
-        let last = lock(&self.last);
+        let mut last = lock(&self.last);
         if last.is_some() && *last != freed_on {
             // Where it fails, so does each later use of the device.
             let _ = self.synchronize();
+            *last = None;
         }
     }
 

@@ -11,7 +11,7 @@ pub(crate) mod saved;
 mod slab;
 mod slots;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -51,6 +51,11 @@ pub(crate) struct Memory {
 
 /// Rows of one schema with their keys.
 type HeldRows = (Arc<TensorSchema>, Vec<Key>, Vec<FoundRows>);
+
+/// The memory of removed rows. Dropping it may wait for a device: not under the tier's lock.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct DroppedRows(#[expect(dead_code, reason = "only dropped")] Vec<ChunkRows>);
 
 /// Where a row is, its schema, and what it was given to.
 #[derive(Debug, Clone, Copy)]
@@ -119,12 +124,12 @@ pub(crate) fn fill_on_device(
     let Some((first, ..)) = by_chunk.first() else {
         return Ok(());
     };
-    let queue = first.queue().clone();
+    let order = first.order().clone();
     let mut copies = RowCopies::default();
     for (arena, rows, slots) in by_chunk {
         copies.add((packed, rows), (&arena.tensor(), slots));
     }
-    queue.in_order(|| copies.queue())?;
+    order.queue(copies)?;
     for reservation in reservations {
         if let ChunkRows::Device(arena) = &reservation.chunk {
             reservation.is_filled = arena.mark_full(reservation.slot.index as usize);
@@ -201,22 +206,22 @@ impl Memory {
     }
 
     /// Removes every row. Calls that began before [`end_clear`](Self::end_clear) keep none of theirs.
-    pub(crate) fn begin_clear(&mut self) {
+    pub(crate) fn begin_clear(&mut self) -> DroppedRows {
         self.clearing += 1;
-        self.remove_all();
+        self.remove_all()
     }
 
-    pub(crate) fn end_clear(&mut self) {
+    pub(crate) fn end_clear(&mut self) -> DroppedRows {
         self.clearing -= 1;
-        self.remove_all();
+        self.remove_all()
     }
 
-    fn remove_all(&mut self) {
+    fn remove_all(&mut self) -> DroppedRows {
         self.epoch += 1;
         self.rows.clear();
-        self.slabs.clear();
         self.schemas.clear();
         self.admission = None;
+        DroppedRows(self.slabs.clear())
     }
 
     /// Records what a call asks for, each key once, for the admission policy.
@@ -258,7 +263,7 @@ impl Memory {
                     on_cpu.0.push(position);
                 }
                 Some(ChunkRows::Device(arena)) => {
-                    let device = arena.queue().device();
+                    let device = arena.order().device();
                     let (positions, pinned) = on_devices.entry(device).or_default();
                     if pinned.add(arena, slot.index) {
                         positions.push(position);
@@ -304,7 +309,17 @@ impl Memory {
         let read = |rows: Vec<(Key, RowRef)>| {
             let schema = self.schema(rows[0].1).clone();
             let (keys, rows): (Vec<Key>, Vec<RowRef>) = rows.into_iter().unzip();
-            let found = self.read(rows.into_iter().enumerate().collect());
+            let mut found = self.read(rows.into_iter().enumerate().collect());
+            let positions = found.iter().flat_map(|rows| rows.positions.iter().copied());
+            let read: BTreeSet<usize> = positions.collect();
+            if read.len() == keys.len() {
+                return (schema, keys, found);
+            }
+            // A row that could not be pinned is left out.
+            let place: BTreeMap<usize, usize> = read.iter().copied().zip(0..).collect();
+            let positions = found.iter_mut().flat_map(|rows| &mut rows.positions);
+            positions.for_each(|position| *position = place[position]);
+            let keys = read.iter().map(|&position| keys[position]).collect();
             (schema, keys, found)
         };
         groups.into_values().map(read).collect()
@@ -502,7 +517,11 @@ impl Memory {
 
     /// Drops the chunk of a slot with all its rows, which frees memory for rows of another size.
     fn drop_chunk_of(&mut self, slot: RowSlot) {
-        for key in self.slabs.drop_chunk(slot.chunk) {
+        // Freed at once: the rows that replace them need the memory.
+        let Some((keys, _)) = self.slabs.drop_chunk(slot.chunk) else {
+            return;
+        };
+        for key in keys {
             if self.rows.pop(&key).is_some() {
                 self.evicted += 1;
             }

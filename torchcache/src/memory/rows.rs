@@ -10,7 +10,6 @@ use super::arena::PinnedRows;
 use super::device_arena::PinnedDeviceRows;
 use crate::key::Key;
 use crate::schema::TensorSchema;
-use crate::tensor::parallel::copy_rows;
 use crate::tensor::rows::RowCopies;
 use crate::tensor::{raw, staging};
 
@@ -105,6 +104,14 @@ pub(crate) enum RowBytes {
 }
 
 impl RowBytes {
+    /// The tensor of packed rows.
+    pub(crate) fn packed(&self) -> Option<&Tensor> {
+        match self {
+            RowBytes::Packed(packed) => Some(packed),
+            RowBytes::Pinned(_) | RowBytes::OnDevice(_) => None,
+        }
+    }
+
     pub(crate) fn is_on_cpu(&self) -> bool {
         match self {
             RowBytes::Pinned(_) => true,
@@ -125,9 +132,7 @@ impl RowBytes {
             RowBytes::Pinned(pinned) => {
                 let rows: Vec<&[u8]> = (0..pinned.len()).map(|row| pinned.row(row)).collect();
                 let shape = [rows.len() as i64, row_bytes as i64];
-                staging::upload(&shape, Kind::Uint8, device, |part, bytes| {
-                    copy_rows(bytes, &rows[part]);
-                })
+                staging::upload_rows(&rows, &shape, Kind::Uint8, device)
             }
         }
     }
@@ -158,13 +163,13 @@ pub(crate) fn copy_found(
 ) -> Result<(), TchError> {
     let (device, row_bytes) = (packed.device(), packed.size()[1] as usize);
     let mut copies = RowCopies::default();
-    let mut queue = None;
+    let mut order = None;
     for (FoundRows { bytes, .. }, places) in found.iter().zip(places) {
         match bytes {
             // The rows of one tier on one device are one source.
-            RowBytes::OnDevice(pinned) if queue.is_none() && pinned.is_on(device) => {
+            RowBytes::OnDevice(pinned) if order.is_none() && pinned.is_on(device) => {
                 pinned.copy_to(&mut copies, packed, places);
-                queue = pinned.queue();
+                order = pinned.order();
             }
             _ => {
                 let from = bytes.to_packed(row_bytes, device)?;
@@ -175,8 +180,8 @@ pub(crate) fn copy_found(
         }
     }
     // `found` keeps the rows pinned until their copies are queued.
-    match queue {
-        Some(queue) => queue.in_order(|| copies.queue()),
+    match order {
+        Some(order) => order.queue(copies),
         None => copies.queue(),
     }
 }

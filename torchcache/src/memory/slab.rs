@@ -17,7 +17,7 @@ use tch::{Device, TchError};
 
 use super::budget::{Budget, Share};
 use super::chunk::{ChunkRows, RowSlot, SlabChunk, WeakRows};
-use super::device_arena::DeviceQueue;
+use super::device_arena::StreamOrder;
 use crate::key::Key;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
@@ -41,7 +41,7 @@ pub(crate) struct Slabs {
     /// Chunks that were dropped while pinned, with their cost.
     pinned_chunks: Vec<(WeakRows, u64)>,
     /// Of each device other than the CPU.
-    queues: Vec<Arc<DeviceQueue>>,
+    orders: Vec<Arc<StreamOrder>>,
     bound: u64,
     budget: &'static Budget,
     /// Rows needed more than the budget had left, and the bound allowed it.
@@ -71,7 +71,7 @@ impl Slabs {
             next_chunk: 0,
             pinned_slots: Vec::new(),
             pinned_chunks: Vec::new(),
-            queues: Vec::new(),
+            orders: Vec::new(),
             bound,
             budget,
             is_budget_exhausted: false,
@@ -103,16 +103,19 @@ impl Slabs {
         self.chunks.values().map(|chunk| chunk.taken).sum()
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Drops all chunks, and returns their memory.
+    pub(crate) fn clear(&mut self) -> Vec<ChunkRows> {
+        let mut dropped = Vec::new();
         while let Some((&number, _)) = self.chunks.first_key_value() {
-            self.drop_chunk(number);
+            dropped.extend(self.drop_chunk(number).map(|(_, rows)| rows));
         }
         *self = Slabs {
             next_chunk: self.next_chunk,
             pinned_chunks: std::mem::take(&mut self.pinned_chunks),
-            queues: std::mem::take(&mut self.queues),
+            orders: std::mem::take(&mut self.orders),
             ..Slabs::new(self.bound, self.budget)
         };
+        dropped
     }
 
     /// Whether an empty tier could hold a row of this size, if it were the only one.
@@ -231,7 +234,7 @@ impl Slabs {
     /// No memory for a single row, and no chunk whose rows could be evicted instead.
     fn grow(&mut self, number: u32, mut rows: u32) -> Result<(), TchError> {
         let device = self.slabs[number as usize].device;
-        let queue = (device != Device::Cpu).then(|| self.queue(device));
+        let order = (device != Device::Cpu).then(|| self.order(device));
         let slab = &mut self.slabs[number as usize];
         let cost = cost(slab.row_bytes);
         let mut is_refused = false;
@@ -250,7 +253,7 @@ impl Slabs {
                 rows = (self.budget.left() / cost).min(u64::from(rows) - 1) as u32;
                 continue;
             };
-            match ChunkRows::new(rows, slab.row_bytes, queue.as_ref(), share) {
+            match ChunkRows::new(rows, slab.row_bytes, order.as_ref(), share) {
                 Ok(chunk_rows) => break chunk_rows,
                 Err(error) if rows < 2 && self.chunks.is_empty() => return Err(error),
                 Err(_) => rows /= 2,
@@ -278,13 +281,13 @@ impl Slabs {
         Ok(())
     }
 
-    /// The queue of a device.
-    fn queue(&mut self, device: Device) -> Arc<DeviceQueue> {
-        let known = self.queues.iter().find(|queue| queue.device() == device);
+    /// The order of copies on a device.
+    fn order(&mut self, device: Device) -> Arc<StreamOrder> {
+        let known = self.orders.iter().find(|order| order.device() == device);
         known.cloned().unwrap_or_else(|| {
-            let queue = Arc::new(DeviceQueue::new(device));
-            self.queues.push(queue.clone());
-            queue
+            let order = Arc::new(StreamOrder::new(device));
+            self.orders.push(order.clone());
+            order
         })
     }
 
@@ -329,11 +332,9 @@ impl Slabs {
         !unused.is_empty()
     }
 
-    /// Frees the memory of a chunk, and returns the keys of its rows; none where it was dropped before.
-    pub(super) fn drop_chunk(&mut self, number: u32) -> Vec<Key> {
-        let Some(chunk) = self.chunks.remove(&number) else {
-            return Vec::new();
-        };
+    /// Drops a chunk, and returns the keys of its rows and their memory; `None` where it was dropped before.
+    pub(super) fn drop_chunk(&mut self, number: u32) -> Option<(Vec<Key>, ChunkRows)> {
+        let chunk = self.chunks.remove(&number)?;
         let slab = &mut self.slabs[chunk.slab as usize];
         let stays = |slot: &RowSlot| slot.chunk != number;
         slab.free.retain(stays);
@@ -345,7 +346,7 @@ impl Slabs {
         if let Some(rows) = chunk.rows.pinned() {
             self.pinned_chunks.push((rows, cost));
         }
-        chunk.keys.into_iter().flatten().collect()
+        Some((chunk.keys.into_iter().flatten().collect(), chunk.rows))
     }
 
     /// The chunk of a slot; `None` where it was dropped since the slot was taken.

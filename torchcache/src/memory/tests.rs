@@ -210,13 +210,30 @@ fn the_slot_of_an_evicted_pinned_row_is_not_reused() {
 }
 
 #[test]
+fn a_row_that_cannot_be_pinned_is_given_to_no_other_tier() {
+    let mut memory = only_tier(8 * COST, Eviction::Lru);
+    insert(&mut memory, &[0, 1, 2]);
+    let row = memory.rows.peek(&key(1)).copied().unwrap();
+    let states = memory.slabs.rows(row.slot).unwrap().states();
+    assert!(states.empty(row.slot.index as usize));
+    let held = memory.by_schema(&[key(0), key(1), key(2)]);
+    let [(schema, keys, found)] = &held[..] else {
+        panic!("{held:?}")
+    };
+    assert_eq!(*keys, [key(0), key(2)]);
+    let packed = schema.allocate(2, Device::Cpu).unwrap();
+    rows::overwrite_rows(&packed, found).unwrap();
+    assert!(packed.equal(&rows(&[0, 2], 10).2));
+}
+
+#[test]
 fn clear_invalidates_reservations() {
     let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, schema, _) = rows(&[1], 10);
     let reservations = memory
         .reserve(&keys, ROW as usize, Device::Cpu, memory.epoch)
         .unwrap();
-    memory.remove_all();
+    drop(memory.remove_all());
     insert(&mut memory, &[2]);
     publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held(&mut memory, 1..=2), [2]);
@@ -286,7 +303,7 @@ fn the_slot_of_a_row_that_is_read_on_a_device_is_not_reused() {
     assert_eq!(held_on_device(&mut memory, 1), Some(1.0));
     assert_eq!(held_on_device(&mut memory, 8), Some(8.0));
     // Another one is read while its chunk is dropped.
-    memory.remove_all();
+    drop(memory.remove_all());
     assert_eq!(memory.usage().bytes, 2 * COST);
     insert(&mut memory, 9);
     assert_eq!(memory.usage().rows, 0, "the chunk still has its memory");
@@ -301,12 +318,12 @@ fn the_slot_of_a_row_that_is_read_on_a_device_is_not_reused() {
 fn dropping_a_chunk_invalidates_device_reservations() {
     let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, schema, reservations) = reserve_on_device(&mut memory, 1);
-    memory.remove_all();
+    drop(memory.remove_all());
     // The chunk is gone, and then another one is there.
     publish(&mut memory, &keys, &schema, reservations);
     assert_eq!(held_on_device(&mut memory, 1), None);
     let (keys, schema, reservations) = reserve_on_device(&mut memory, 3);
-    memory.remove_all();
+    drop(memory.remove_all());
     let (other_keys, other_schema, other_reservations) = reserve_on_device(&mut memory, 2);
     publish(&mut memory, &other_keys, &other_schema, other_reservations);
     publish(&mut memory, &keys, &schema, reservations);
@@ -422,9 +439,9 @@ fn rows_of_an_earlier_epoch_are_not_kept() {
     let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, ..) = rows(&[1, 2], 10);
     let epoch = memory.epoch().unwrap();
-    memory.begin_clear();
+    drop(memory.begin_clear());
     assert_eq!(memory.epoch(), None, "a call that begins now keeps nothing");
-    memory.end_clear();
+    drop(memory.end_clear());
     let reserve = |memory: &mut Memory, epoch| {
         let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu, epoch);
         reservations.unwrap().len()
@@ -472,7 +489,7 @@ fn tiers_share_the_budget_of_the_process() {
     insert_sized(&mut second, &[0, 1, 2, 3, 4, 5], LARGE);
     assert_eq!(second.usage().rows, 10);
     assert_eq!(BUDGET.left(), 0);
-    second.begin_clear();
+    drop(second.begin_clear());
     assert_eq!(BUDGET.left(), 10 * COST_OF_LARGE);
 }
 

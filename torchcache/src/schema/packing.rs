@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema::TensorSpec;
 
 use super::{TensorSchema, device, kind};
-use crate::tensor::parallel::{copy, copy_rows};
+use crate::tensor::parallel::copy;
 use crate::tensor::{layout, raw, staging};
 
 /// Why tensors cannot be packed.
@@ -56,6 +56,16 @@ impl TensorSchema {
             }
             _ => self.pack_on_device(&parts)?,
         })
+    }
+
+    /// Memory for `rows` packed rows on a device.
+    ///
+    /// # Errors
+    ///
+    /// No memory on the device.
+    pub(crate) fn allocate(&self, rows: usize, device: Device) -> Result<Tensor, TchError> {
+        let shape = [rows as i64, self.row_bytes() as i64];
+        Tensor::f_empty(shape, (Kind::Uint8, device))
     }
 
     fn pack_on_cpu(&self, parts: &[Tensor]) -> Result<Tensor, TchError> {
@@ -155,9 +165,12 @@ impl TensorSchema {
             let shape = batch_shape(spec, rows.len() as i64);
             let kind = kind::from_element(spec.stored);
             let device = device(spec, module_device);
-            let tensor = staging::upload(&shape, kind, device, |part, out| {
-                copy_rows(out, &rows[part]);
-            })?;
+            // Other devices than these lack some kinds: the host converts from those.
+            let device = match device {
+                Device::Cuda(_) => device,
+                _ => Device::Cpu,
+            };
+            let tensor = staging::upload_rows(rows, &shape, kind, device)?;
             tensors.push(returned(spec, tensor, module_device)?);
             offset += bytes;
         }

@@ -99,32 +99,32 @@ pub(crate) fn written<R>(
     Ok((tensor, result))
 }
 
-/// As [`tensor`], in pinned memory for copies to and from a CUDA device; `false` where that cannot be had.
+/// As [`tensor`], in page-locked memory for copies to and from a CUDA device; `false` where that cannot be had.
 ///
 /// # Errors
 ///
 /// As for [`tensor`].
-pub(crate) fn pinned(
+pub(crate) fn page_locked(
     shape: &[i64],
     kind: Kind,
     device: Device,
     write: impl FnOnce(&mut [u8]),
 ) -> Result<(Tensor, bool), TchError> {
-    let pinned = allocate_pinned(shape, kind, device).ok();
-    let is_pinned = pinned.is_some();
-    let tensor = match pinned {
-        Some(pinned) => pinned,
+    let locked = allocate_page_locked(shape, kind, device).ok();
+    let is_locked = locked.is_some();
+    let tensor = match locked {
+        Some(locked) => locked,
         None => Tensor::f_empty(shape, (kind, Device::Cpu))?,
     };
     write_new(&tensor, shape, kind, write)?;
-    Ok((tensor, is_pinned))
+    Ok((tensor, is_locked))
 }
 
-/// A new contiguous tensor in pinned memory.
-fn allocate_pinned(shape: &[i64], kind: Kind, device: Device) -> Result<Tensor, TchError> {
+/// A new contiguous tensor in page-locked memory.
+fn allocate_page_locked(shape: &[i64], kind: Kind, device: Device) -> Result<Tensor, TchError> {
     let length = shape.iter().product::<i64>();
     let tensor = Tensor::f_empty([length], (kind, Device::Cpu))?;
-    // tch can only pin a copy. That of a view has memory for all that the view spans, and only the first and the
+    // tch can only lock a copy. That of a view has memory for all that the view spans, and only the first and the
     // last element are copied.
     let ends = match length {
         0 | 1 => tensor,
@@ -142,32 +142,36 @@ fn write_new<R>(
     kind: Kind,
     write: impl FnOnce(&mut [u8]) -> R,
 ) -> Result<R, TchError> {
-    let elements = shape.iter().product::<i64>() as usize;
-    let length = elements * kind.elt_size_in_bytes();
+    let length = shape
+        .iter()
+        .try_fold(kind.elt_size_in_bytes(), |bytes, &size| {
+            bytes.checked_mul(usize::try_from(size).ok()?)
+        });
+    let too_large = || TchError::Shape(format!("expected fewer elements than {shape:?}"));
+    let length = length.ok_or_else(too_large)?;
     if length == 0 {
         return Ok(write(&mut []));
     }
     let pointer = non_null(tensor)?;
-    // SAFETY: libtorch has just allocated the tensor, contiguous and with as many elements of this
-    // size as the shape says (it rejects a product that overflows), so its storage is `length`
-    // bytes from `pointer`. No other reference to it exists yet, so the slice is the only access
-    // while `write` runs. Foreign code allocated the storage, so the compiler cannot assume that
+    // SAFETY: the callers have just had libtorch allocate the storage. The tensor, or the view that
+    // `allocate_page_locked` returns, is contiguous and has as many elements of this size as the shape
+    // says, and libtorch checks that the storage has all elements of a view: so it has `length` bytes from
+    // `pointer`. No other reference to it exists yet, and no copy to or from it is queued, so the slice is
+    // the only access while `write` runs. Foreign code allocated the storage, so the compiler cannot assume that
     // any of it is uninitialised.
     Ok(write(unsafe {
         std::slice::from_raw_parts_mut(pointer, length)
     }))
 }
 
-/// Copies the elements of a tensor to another one of its shape. Without waiting for it, if so asked: then
-/// nothing may write to `from`.
+/// Queues a copy of a tensor in page-locked memory to one of its shape on a device, without waiting for it.
+/// libtorch does not use that memory again before the copy is done. It takes the tensor, so that nothing writes
+/// to it until then.
 ///
 /// # Errors
 ///
 /// Errors of libtorch.
-pub(crate) fn copy(to: &Tensor, from: &Tensor, non_blocking: bool) -> Result<(), TchError> {
-    if !non_blocking {
-        return to.shallow_clone().f_copy_(from);
-    }
+pub(crate) fn queue_copy(to: &Tensor, from: Tensor) -> Result<(), TchError> {
     unsafe extern "C" {
         fn aoti_torch_copy_(
             to: *mut torch_sys::C_tensor,
@@ -178,10 +182,17 @@ pub(crate) fn copy(to: &Tensor, from: &Tensor, non_blocking: bool) -> Result<(),
     // SAFETY: libtorch's C interface takes pointers to its tensors, as `torch_sys` does; these are live, and
     // are not kept. libtorch checks shapes, and returns an error for what it throws.
     let error = unsafe { aoti_torch_copy_(to.as_ptr().cast_mut(), from.as_ptr().cast_mut(), 1) };
-    match error {
-        0 => Ok(()),
-        _ => Err(TchError::Torch("a copy to a device failed".into())),
+    if error == 0 {
+        return Ok(());
     }
+    // The same copy by a call that returns libtorch's text.
+    let copied = to.shallow_clone().f_copy_(&from);
+    copied.map_err(|error| {
+        let (size, device) = (from.size(), to.device());
+        TchError::Torch(format!(
+            "a tensor of shape {size:?} could not be copied to {device:?}: {error}"
+        ))
+    })
 }
 
 /// Waits for all work that was queued on a CUDA device.

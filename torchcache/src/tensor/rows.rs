@@ -71,37 +71,37 @@ pub(crate) struct RowCopies(Vec<RowCopy>);
 struct RowCopy {
     count: i64,
     from: Tensor,
-    rows: Rows<Vec<i64>>,
+    rows: RowPlaces<Vec<i64>>,
     to: Tensor,
-    places: Rows<Vec<i64>>,
+    places: RowPlaces<Vec<i64>>,
 }
 
 /// Rows of a tensor.
 #[derive(Debug)]
-enum Rows<I> {
+enum RowPlaces<I> {
     /// Consecutive ones, by the first one.
     From(i64),
     At(I),
 }
 
-impl Rows<Vec<i64>> {
+impl RowPlaces<Vec<i64>> {
     fn new(numbers: Vec<i64>) -> Self {
-        first_of_range(&numbers).map_or(Rows::At(numbers), Rows::From)
+        first_of_range(&numbers).map_or(RowPlaces::At(numbers), RowPlaces::From)
     }
 
     /// The number of a row.
     fn number(&self, place: usize) -> i64 {
         match self {
-            Rows::From(first) => first + place as i64,
-            Rows::At(numbers) => numbers[place],
+            RowPlaces::From(first) => first + place as i64,
+            RowPlaces::At(numbers) => numbers[place],
         }
     }
 
     /// The numbers of rows that are not consecutive.
     fn numbers(&self) -> &[i64] {
         match self {
-            Rows::From(_) => &[],
-            Rows::At(numbers) => numbers,
+            RowPlaces::From(_) => &[],
+            RowPlaces::At(numbers) => numbers,
         }
     }
 }
@@ -118,56 +118,81 @@ impl RowCopies {
             self.0.push(RowCopy {
                 count: rows.len() as i64,
                 from: from.shallow_clone(),
-                rows: Rows::new(rows),
+                rows: RowPlaces::new(rows),
                 to: to.shallow_clone(),
-                places: Rows::new(places),
+                places: RowPlaces::new(places),
             });
         }
     }
 
-    /// Queues the copies on the current stream. The numbers of all rows are one copy to the device, and none
-    /// where they are ranges. Where the device has kernels of this crate, one launch makes all copies.
+    /// Queues the copies on the current stream.
     ///
     /// # Errors
     ///
     /// Errors of libtorch, such as memory that cannot be allocated.
     pub(crate) fn queue(self) -> Result<(), TchError> {
+        self.queue_by(|work| work())
+    }
+
+    /// Queues the copies on the current stream, inside of `order`, which may lock. Where the device has kernels of this
+    /// crate, one launch makes all copies. Else the numbers of all rows are one copy to the device, made outside of
+    /// `order`, and none where they are ranges.
+    ///
+    /// # Errors
+    ///
+    /// Errors of libtorch, such as memory that cannot be allocated, and those of `order`.
+    pub(crate) fn queue_by(
+        self,
+        order: impl Fn(&mut dyn FnMut() -> Result<(), TchError>) -> Result<(), TchError>,
+    ) -> Result<(), TchError> {
         let Some(first) = self.0.first() else {
             return Ok(());
         };
         let copies = self.0.iter();
         let numbers = copies.flat_map(|copy| [copy.rows.numbers(), copy.places.numbers()]);
         let numbers: Vec<i64> = numbers.flatten().copied().collect();
-        if !numbers.is_empty() && self.launch().is_some() {
-            return Ok(());
+        if !numbers.is_empty() {
+            let mut is_launched = false;
+            order(&mut || {
+                is_launched = self.launch().is_some();
+                Ok(())
+            })?;
+            if is_launched {
+                return Ok(());
+            }
         }
         let index = staging::numbers(&numbers, first.to.device())?;
+        order(&mut || self.queue_with(&index))
+    }
+
+    /// Queues the copies by libtorch. `index` has the numbers of rows that are no ranges, on the device.
+    fn queue_with(&self, index: &Tensor) -> Result<(), TchError> {
         let mut begin = 0;
-        let mut part_of_index = |rows| match rows {
-            Rows::From(first) => Ok(Rows::From(first)),
-            Rows::At(numbers) => {
-                let count = Vec::len(&numbers) as i64;
+        let mut part_of_index = |rows: &RowPlaces<Vec<i64>>| match rows {
+            RowPlaces::From(first) => Ok(RowPlaces::From(*first)),
+            RowPlaces::At(numbers) => {
+                let count = numbers.len() as i64;
                 begin += count;
-                index.f_narrow(0, begin - count, count).map(Rows::At)
+                index.f_narrow(0, begin - count, count).map(RowPlaces::At)
             }
         };
-        for copy in self.0 {
-            let (from, mut to) = in_words(copy.from, copy.to);
-            let (rows, places) = (part_of_index(copy.rows)?, part_of_index(copy.places)?);
+        for copy in &self.0 {
+            let (from, mut to) = in_words(copy.from.shallow_clone(), copy.to.shallow_clone());
+            let (rows, places) = (part_of_index(&copy.rows)?, part_of_index(&copy.places)?);
             match (rows, places) {
-                (Rows::From(row), Rows::From(place)) => {
+                (RowPlaces::From(row), RowPlaces::From(place)) => {
                     let mut to = to.f_narrow(0, place, copy.count)?;
                     to.f_copy_(&from.f_narrow(0, row, copy.count)?)?;
                 }
-                (Rows::At(rows), Rows::From(place)) => {
+                (RowPlaces::At(rows), RowPlaces::From(place)) => {
                     let to = to.f_narrow(0, place, copy.count)?;
                     let _ = from.f_index_select_out(&to, 0, &rows)?;
                 }
-                (Rows::From(row), Rows::At(places)) => {
+                (RowPlaces::From(row), RowPlaces::At(places)) => {
                     let from = from.f_narrow(0, row, copy.count)?;
                     let _ = to.f_index_copy_(0, &places, &from)?;
                 }
-                (Rows::At(rows), Rows::At(places)) => {
+                (RowPlaces::At(rows), RowPlaces::At(places)) => {
                     let from = from.f_index_select(0, &rows)?;
                     let _ = to.f_index_copy_(0, &places, &from)?;
                 }
