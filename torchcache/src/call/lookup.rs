@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tch::{Device, TchError, Tensor};
 use torchcache_store::Store;
 
-use super::assemble::assemble;
+use super::assemble::{assemble, in_order};
 use super::disk::LocatedRows;
 use crate::cache::stats::RowCounts;
 use crate::cache::warnings::Reason;
@@ -31,6 +31,8 @@ pub(crate) struct Lookup {
     missing: Vec<usize>,
     /// The positions of rows in memory that were not given to the present disk tier.
     unsaved: Vec<usize>,
+    /// The rows of the output, where they are gathered on a device.
+    output: Option<Tensor>,
 }
 
 impl Lookup {
@@ -56,6 +58,7 @@ impl Lookup {
             schema: None,
             found: Vec::new(),
             unsaved: Vec::new(),
+            output: None,
         }
     }
 
@@ -178,6 +181,33 @@ impl Lookup {
         Ok(Some((keys, read)))
     }
 
+    /// Allocates the output, if rows are gathered on its device.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated.
+    pub(crate) fn allocate_output(&mut self, module_device: Device) -> Result<(), TchError> {
+        let Some(schema) = &self.schema else {
+            return Ok(());
+        };
+        let is_hit = !self.has_missing();
+        let is_on_host = || self.found.iter().all(|rows| rows.bytes.is_on_cpu());
+        let is_in_order = || in_order(&self.found, self.key_of_row.as_deref()).is_some();
+        let device = schema.device(module_device);
+        if device != Device::Cpu && !(is_hit && (is_on_host() || is_in_order())) {
+            let rows = self.key_of_row.as_ref().map_or(self.keys.len(), Vec::len);
+            self.output = Some(schema.allocate(rows, device)?);
+        }
+        Ok(())
+    }
+
+    /// Makes all rows missing again.
+    pub(crate) fn forget_found(&mut self) {
+        self.found.clear();
+        self.schema = None;
+        self.missing = (0..self.keys.len()).collect();
+    }
+
     /// Whether rows of this schema fit into an output with those found.
     pub(crate) fn accepts(&self, schema: &TensorSchema) -> bool {
         let found = self.schema.as_ref();
@@ -214,10 +244,11 @@ impl Lookup {
 
     /// The output of the call, every row in its place.
     pub(crate) fn assemble(
-        self,
+        mut self,
         module_device: Device,
     ) -> Result<(Arc<TensorSchema>, Vec<Tensor>), TchError> {
-        let tensors = self.outputs(self.key_of_row.as_deref(), module_device)?;
+        let output = self.output.take();
+        let tensors = self.outputs(self.key_of_row.as_deref(), module_device, output)?;
         Ok((self.known_schema().clone(), tensors))
     }
 
@@ -228,16 +259,17 @@ impl Lookup {
         module_device: Device,
     ) -> Result<Vec<Tensor>, TchError> {
         let positions: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
-        self.outputs(Some(&positions), module_device)
+        self.outputs(Some(&positions), module_device, None)
     }
 
     fn outputs(
         &self,
         positions: Option<&[i64]>,
         module_device: Device,
+        output: Option<Tensor>,
     ) -> Result<Vec<Tensor>, TchError> {
         let (schema, keys) = (self.known_schema(), self.keys.len());
-        assemble(schema, &self.found, keys, positions, module_device)
+        assemble(schema, &self.found, keys, positions, module_device, output)
     }
 
     fn known_schema(&self) -> &Arc<TensorSchema> {

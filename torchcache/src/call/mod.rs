@@ -111,6 +111,7 @@ fn run_cached<O: Output>(
         call.find_in_memory(&mut lookup)?;
         call.find_on_disk(&mut lookup)?;
     }
+    call.allocate_output(&mut lookup);
     if lookup.has_missing() {
         let computed = call.compute_missing(&lookup, body)?;
         if uses_tiers && call.check_unchanged() {
@@ -265,6 +266,15 @@ impl CachedCall<'_> {
         }
         Counters::time(&self.counters.time.loading, start);
         found.map(|_| ()).or_else(|reason| self.miss(reason))
+    }
+
+    /// Allocates the output on a device where rows were found, while nothing was computed yet. Where there is no
+    /// memory for it, all rows are misses.
+    fn allocate_output(&self, lookup: &mut Lookup) {
+        if let Err(error) = lookup.allocate_output(self.module_device) {
+            self.memory_fault(&error);
+            lookup.forget_found();
+        }
     }
 
     /// Runs the body once: on all missing rows together, or on the whole batch.
