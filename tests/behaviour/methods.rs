@@ -92,26 +92,36 @@ trait Texts {
     fn features(&self, xs: &Tensor) -> Tensor;
 }
 
-/// What the methods of two traits compute, whose tokens are the same.
-const IMAGES: f64 = 2.0;
+mod images {
+    use super::*;
 
-#[torchcache]
-impl Images for Vae {
+    const FACTOR: f64 = 2.0;
+
     #[torchcache]
-    fn features(&self, xs: &Tensor) -> Tensor {
-        scaled(xs, Self::count(self))
-    }
+    impl Images for Vae {
+        #[torchcache]
+        fn features(&self, xs: &Tensor) -> Tensor {
+            xs * FACTOR
+        }
 
-    fn count(&self) -> i64 {
-        3
+        fn count(&self) -> i64 {
+            3
+        }
     }
 }
 
-#[torchcache]
-impl Texts for Vae {
+/// Its method has the same tokens, and another constant.
+mod texts {
+    use super::*;
+
+    const FACTOR: f64 = 5.0;
+
     #[torchcache]
-    fn features(&self, xs: &Tensor) -> Tensor {
-        scaled(xs, Self::count(self))
+    impl Texts for Vae {
+        #[torchcache]
+        fn features(&self, xs: &Tensor) -> Tensor {
+            xs * FACTOR
+        }
     }
 }
 
@@ -119,10 +129,6 @@ impl Vae {
     fn expected(&self, xs: &Tensor) -> Tensor {
         xs.apply(&self.fc)
     }
-}
-
-fn scaled(xs: &Tensor, count: i64) -> Tensor {
-    xs * IMAGES * count
 }
 
 /// Misses and hits in memory of a method.
@@ -177,9 +183,10 @@ fn methods_of_two_traits_with_one_name_do_not_share_rows() {
     let vae = Vae::new();
     let xs = random(&[4, 3]);
     for _ in 0..2 {
-        assert!(same(&Images::features(&vae, &xs), &(&xs * 2.0 * 3)));
-        assert!(same(&Texts::features(&vae, &xs), &(&xs * 2.0 * 3)));
+        assert!(same(&Images::features(&vae, &xs), &(&xs * 2.0)));
+        assert!(same(&Texts::features(&vae, &xs), &(&xs * 5.0)));
     }
+    assert_eq!(vae.count(), 3);
     // Counted under one name.
     assert_eq!(of(&vae.torchcache, "features"), (8, 8));
 }
@@ -430,6 +437,53 @@ fn options_of_a_method_are_for_it_alone() {
     assert_eq!(verified, [0, 4, 0]);
 }
 
+/// Its `forward` has no attribute.
+#[torchcache]
+#[derive(Debug, Default)]
+struct PlainForward {
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl PlainForward {
+    #[torchcache]
+    fn encode(&self, xs: &Tensor) -> Tensor {
+        xs * 2.0
+    }
+}
+
+impl Module for PlainForward {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.encode(xs) + 1.0
+    }
+}
+
+#[torchcache(persistent = true)]
+#[derive(Debug, Default)]
+struct AroundPlain {
+    plain: PlainForward,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for AroundPlain {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        self.plain.forward(xs)
+    }
+}
+
+#[test]
+fn the_program_stands_for_a_forward_that_is_not_cached() {
+    let around = AroundPlain::default();
+    let xs = random(&[2, 3]);
+    assert!(same(&around.forward(&xs), &(&xs * 2.0 + 1.0)));
+    let manifest = around.torchcache.directory().unwrap().join("manifest.json");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    let words = "the program or library, for the code of";
+    assert!(manifest.contains(words), "{manifest}");
+    assert!(manifest.contains("PlainForward"), "{manifest}");
+}
+
 #[test]
 fn a_panic_of_a_method_passes_through() {
     let vae = Vae::new();
@@ -456,6 +510,8 @@ fn an_edit_of_a_method_changes_its_rows_and_those_that_call_it() {
         "encode",
         "around",
         "pipeline",
+        "calls_versioned",
+        "calls_wrapped",
     ];
     let lines = |counts: &dyn Fn(&str) -> &'static str| {
         all.map(|name| format!("{name}: right true {}", counts(name)))
@@ -465,6 +521,8 @@ fn an_edit_of_a_method_changes_its_rows_and_those_that_call_it() {
     let first = |name: &str| match name {
         // `round_trip` called it.
         "encode" => known,
+        // One row was computed before.
+        "calls_versioned" | "calls_wrapped" => "(3, 1) (0, 4)",
         _ => new,
     };
     let again = |name: &str| match name {

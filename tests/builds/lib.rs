@@ -4,8 +4,8 @@
 #![expect(missing_docs, reason = "for tests")]
 
 use tch::Tensor;
-use tch::nn::Module;
-use torchcache::{TorchCache, torchcache};
+use tch::nn::{self, Module};
+use torchcache::{Cached, Options, TorchCache, torchcache};
 
 /// What every function of this build multiplies by.
 pub const FACTOR: f64 = if cfg!(feature = "three") { 3.0 } else { 2.0 };
@@ -327,6 +327,28 @@ impl Module for Pipeline {
 /// Two calls of a method: its name, the misses and the hits of each, and whether both were right.
 pub type TwoCalls = (&'static str, [(u64, u64); 2], bool);
 
+/// Changes with the constant that it uses.
+#[torchcache(version = env!("FACTOR"))]
+fn versioned(xs: &Tensor) -> Tensor {
+    xs * FACTOR
+}
+
+#[torchcache(persistent = true)]
+fn calls_versioned(xs: &Tensor) -> Tensor {
+    versioned(xs) + 1.0
+}
+
+thread_local! {
+    /// Calls a cached function.
+    static WRAPPED: Cached<nn::Func<'static>> =
+        Cached::new(nn::func(variable), (), Options::default()).expect("its options are valid");
+}
+
+#[torchcache(persistent = true)]
+fn calls_wrapped(xs: &Tensor) -> Tensor {
+    WRAPPED.with(|wrapped| wrapped.forward(xs)) + 2.0
+}
+
 /// Calls each method twice with four rows.
 pub fn call_methods() -> Vec<TwoCalls> {
     let xs = Tensor::arange(4, (tch::Kind::Float, tch::Device::Cpu)).unsqueeze(-1);
@@ -380,6 +402,19 @@ pub fn call_methods() -> Vec<TwoCalls> {
         &encoded * 2.0 + 1.0,
     );
     called.push(("pipeline", outer.1, outer.2));
+    // What they call is known after the first row.
+    for (name, function, cache, added) in [
+        (
+            "calls_versioned",
+            calls_versioned as Call,
+            calls_versioned_cache(),
+            1.0,
+        ),
+        ("calls_wrapped", calls_wrapped, calls_wrapped_cache(), 2.0),
+    ] {
+        let _ = function(&xs.narrow(0, 0, 1));
+        called.push(call(name, cache, &|| function(&xs), &encoded + added));
+    }
     called
 }
 

@@ -196,12 +196,12 @@ pub const fn method<T: CachedMethod<NAME>, const NAME: u64>() -> &'static Functi
 pub struct ForwardProbe<T>(PhantomData<T>);
 
 impl<T: CachedForward> ForwardProbe<T> {
-    pub const FUNCTIONS: &'static [&'static Function] = T::FUNCTIONS;
+    pub const FUNCTIONS: Option<&'static [&'static Function]> = Some(T::FUNCTIONS);
 }
 
 /// See [`ForwardProbe`].
 pub trait NoForward {
-    const FUNCTIONS: &'static [&'static Function] = &[];
+    const FUNCTIONS: Option<&'static [&'static Function]> = None;
 }
 
 impl<T> NoForward for ForwardProbe<T> {}

@@ -166,7 +166,8 @@ pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime)
 }
 
 /// The struct as a part of another identity: everything in its own identity, and the code of its cached
-/// impl with `forward`. A struct with parameters requires that impl, which may be for some of them alone.
+/// impl with `forward`, or what stands for it where the struct is a module without that impl. A struct with parameters
+/// requires that impl, which may be for some of them alone.
 fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let name = &item.ident;
     let mut generics = item.generics.clone();
@@ -174,12 +175,18 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let (at, f) = (runtime.at(span), local("fingerprinter"));
     let functions = if generics.params.is_empty() {
         let import = runtime.import("NoForward");
-        quote!({ #import #runtime::ForwardProbe::<Self>::FUNCTIONS })
+        quote! {
+            { #import #runtime::ForwardProbe::<Self>::FUNCTIONS },
+            #runtime::ModuleProbe::<Self>::new().is_module()
+        }
     } else {
         let bound =
             parse_quote!(Self: #runtime::CachedStruct + #runtime::OneImplWithForwardPerStruct);
         generics.make_where_clause().predicates.push(bound);
-        quote!(<Self as #runtime::OneImplWithForwardPerStruct>::FUNCTIONS)
+        quote! {
+            #runtime::Option::Some(<Self as #runtime::OneImplWithForwardPerStruct>::FUNCTIONS),
+            true
+        }
     };
     let lints = inherited(&item.attrs, &[Inherited::Lints]);
     let (generics, arguments, bounds) = generics.split_for_impl();

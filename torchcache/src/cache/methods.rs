@@ -27,7 +27,8 @@ pub(crate) struct Method {
     /// Those of methods of one name are one.
     pub(crate) counters: Arc<Counters>,
     pub(crate) cuts: CutHistory,
-    /// The code of the cached functions that its body is known to call, and of those that these call.
+    /// The code of the cached functions that its body is known to call, and of those that these call; and of the
+    /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
 }
 
@@ -100,12 +101,16 @@ impl Method {
     }
 
     /// A digest of the code that a row of it depends on, except for that in the module hash, which has
-    /// the functions `hashed`.
-    pub(crate) fn row_code(&self, hashed: &BTreeSet<CodeDigest>) -> CodeDigest {
+    /// the functions `hashed`. `options`: the digest of its own, which the keys have.
+    pub(crate) fn row_code(
+        &self,
+        hashed: &BTreeSet<CodeDigest>,
+        options: Option<CodeDigest>,
+    ) -> CodeDigest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.digest);
         for callee in read(&self.callees).difference(hashed) {
-            if *callee != self.code {
+            if *callee != self.code && Some(*callee) != options {
                 hasher.update(callee);
             }
         }
@@ -113,15 +118,22 @@ impl Method {
     }
 
     /// Adds functions that the body called.
-    pub(crate) fn add_callees(&self, called: &BTreeSet<CodeDigest>) {
-        if !called.is_subset(&read(&self.callees)) {
+    pub(crate) fn add_callees<'c>(&self, called: impl Iterator<Item = &'c CodeDigest> + Clone) {
+        let is_known = {
+            let callees = read(&self.callees);
+            called.clone().all(|callee| callees.contains(callee))
+        };
+        if !is_known {
             write(&self.callees).extend(called);
         }
     }
 
-    /// Its code, and that of all functions that it is known to call.
+    /// Its code, and that of all functions that it is known to call. What stands for the code of a wrapped module
+    /// is in its own identity, and in those around it.
     pub(crate) fn add_code_to(&self, called: &mut BTreeSet<CodeDigest>) {
-        called.insert(self.code);
+        if !self.function.is_unknown() {
+            called.insert(self.code);
+        }
         called.extend(read(&self.callees).iter());
     }
 }

@@ -61,14 +61,25 @@ pub trait CachedStruct {
     /// The `Fingerprint` of the module as a field of another one. The outer module's rows came
     /// through this module's cache, so everything that its rows depend on is in the outer identity: the
     /// type, the options, the fields, and the code of the impl with `forward`. The code of methods in other
-    /// impls is in the keys of the outer rows whose forward calls them.
-    fn nested(&self, functions: &'static [&'static Function], f: &mut Fingerprinter<'_>) {
+    /// impls is in the keys of the outer rows whose forward calls them. Where no annotated impl has `forward`,
+    /// there are no `functions`, and if the struct is a module the code of its forward is unknown.
+    #[track_caller]
+    fn nested(
+        &self,
+        functions: Option<&'static [&'static Function]>,
+        is_module: bool,
+        f: &mut Fingerprinter<'_>,
+    ) {
         f.inner_handle(self.cache().changes());
         let mut options = Self::options();
         self.overrides(&mut Overrides::apply(&mut options));
-        nested_options(options.unchecked(), f);
+        nested_options(&Self::DEFINITION.full_name(), options.unchecked(), f);
         self.identity(f);
-        f.functions(|| Self::DEFINITION.full_name(), functions);
+        match functions {
+            Some(functions) => f.functions(|| Self::DEFINITION.full_name(), functions),
+            None if is_module => f.unknown_code::<Self>(),
+            None => {}
+        }
     }
 }
 

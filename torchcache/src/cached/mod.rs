@@ -436,7 +436,7 @@ impl<M> Cached<M> {
 impl<M> Fingerprint for Cached<M> {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.inner_handle(self.cache.changes());
-        nested_options(&self.options, f);
+        nested_options(&self.row_name(), &self.options, f);
         if let Err(conflict) = self.dependencies(f, || Rows::OfOuterModule) {
             let conflict = shown(conflict);
             tracing::info!(

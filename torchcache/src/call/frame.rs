@@ -1,11 +1,16 @@
 //! [`Frame`]: which cached functions the body of a cached call calls on its thread. Its rows depend on
-//! their code, which no macro can see: they are in other impls, in inner modules, or behind helpers.
+//! their code and options, which no macro can see: they are in other impls, in inner modules, or behind helpers.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
+use crate::cache::handle::Attached;
 use crate::cache::methods::{CodeDigest, Method};
+use crate::cache::overrides::Overrides;
+use crate::cache::target::Target;
+use crate::identity::options_digest;
 
 thread_local! {
     /// The functions called so far in each of the calls that this thread is in.
@@ -13,32 +18,54 @@ thread_local! {
 }
 
 /// Does nothing while the thread ends.
-fn with_called(work: impl FnOnce(&mut Vec<BTreeSet<CodeDigest>>)) {
-    let _ = CALLED.try_with(|called| work(&mut called.borrow_mut()));
+fn with_called<R>(work: impl FnOnce(&mut Vec<BTreeSet<CodeDigest>>) -> R) -> Option<R> {
+    CALLED
+        .try_with(|called| work(&mut called.borrow_mut()))
+        .ok()
+}
+
+/// The digest of the options of `target`, as they are now.
+fn options(target: &dyn Target) -> Option<CodeDigest> {
+    let mut options = target.options();
+    target.overrides(&mut Overrides::apply(&mut options));
+    options_digest(&target.row_name(), options.unchecked())
 }
 
 /// A cached call, from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) method: &'a Method,
+    /// Of a call inside another one, the digest of its options.
+    options: Option<CodeDigest>,
+    attached: OnceCell<Arc<Attached>>,
     on_this_thread: PhantomData<*const ()>,
 }
 
 impl<'a> Frame<'a> {
-    /// Begins a call of `method`.
-    pub(crate) fn enter(method: &'a Method) -> Self {
+    /// Begins a call of `method` of `target`.
+    pub(crate) fn enter(target: &dyn Target, method: &'a Method) -> Self {
+        let is_inside = with_called(|called| !called.is_empty()) == Some(true);
+        let options = is_inside.then(|| options(target)).flatten();
         with_called(|called| called.push(BTreeSet::new()));
         Frame {
             method,
+            options,
+            attached: OnceCell::new(),
             on_this_thread: PhantomData,
         }
     }
 
-    /// Adds the functions called so far to those that the method is known to call.
-    pub(crate) fn note_callees(&self) {
+    /// The call is served by the cache of `attached`.
+    pub(crate) fn attached_to(&self, attached: &Arc<Attached>) {
+        let _ = self.attached.set(attached.clone());
+    }
+
+    /// Adds the functions called so far to those that the method is known to call, except for those that are
+    /// `hashed`.
+    pub(crate) fn note_callees(&self, hashed: &BTreeSet<CodeDigest>) {
         with_called(|called| {
             if let Some(called) = called.last() {
-                self.method.add_callees(called);
+                self.method.add_callees(called.difference(hashed));
             }
         });
     }
@@ -46,14 +73,17 @@ impl<'a> Frame<'a> {
 
 impl Drop for Frame<'_> {
     fn drop(&mut self) {
-        self.note_callees();
         with_called(|called| {
-            called.pop();
-            // What stands for the code of a wrapped module is in its own identity, and in those around it.
-            if let Some(outer) = called.last_mut()
-                && !self.method.function.is_unknown()
-            {
+            let inner = called.pop().unwrap_or_default();
+            if let Some(outer) = called.last_mut() {
+                outer.extend(inner);
                 self.method.add_code_to(outer);
+                outer.extend(self.options);
+                // A hit calls nothing, and its rows depend on these as well.
+                let attached = self.attached.get();
+                if let Some(cache) = attached.and_then(|attached| attached.enabled_cache()) {
+                    outer.extend(&cache.identity().functions);
+                }
             }
         });
     }

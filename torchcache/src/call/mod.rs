@@ -26,6 +26,7 @@ use crate::cache::tiers::Epoch;
 use crate::cache::warnings::{Reason, first_line};
 use crate::error::{self, Detail};
 use crate::function::Function;
+use crate::identity::options_digest;
 use crate::key::{Key, KeyContext};
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
 use crate::options::{Options, environment};
@@ -53,7 +54,7 @@ pub(crate) fn run<O: Output>(
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
     let method = target.handle().method(|| target.row_name(), function);
-    let frame = Frame::enter(&method);
+    let frame = Frame::enter(target, &method);
     let run = match training {
         true => Err(Stop::Bypass(Reason::Training)),
         false => run_cached(target, &frame, arguments, body),
@@ -77,6 +78,7 @@ fn run_cached<O: Output>(
         return Ok(body(&SelectedRows::all(arguments)));
     }
     let attached = target.handle().attach(target)?;
+    frame.attached_to(&attached);
     let Some(cache) = attached.enabled_cache() else {
         return Ok(body(&SelectedRows::all(arguments)));
     };
@@ -151,7 +153,9 @@ struct CachedCall<'a> {
 impl CachedCall<'_> {
     /// A digest of the code that the rows depend on, as far as it is known and not in the module hash.
     fn code(&self) -> [u8; 32] {
-        self.method.row_code(&self.cache.identity().functions)
+        let options = options_digest(&self.target.row_name(), self.options);
+        self.method
+            .row_code(&self.cache.identity().functions, options)
     }
 
     fn row_keys<O>(&self, code: &[u8; 32]) -> Result<Vec<Key>, Stop<O>> {
@@ -190,7 +194,7 @@ impl CachedCall<'_> {
         frame: &Frame<'_>,
         code: &[u8; 32],
     ) -> Result<Vec<Key>, Stop<O>> {
-        frame.note_callees();
+        frame.note_callees(&self.cache.identity().functions);
         let now = self.code();
         if now == *code {
             return Ok(lookup.missing_keys());

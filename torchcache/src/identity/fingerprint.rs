@@ -431,6 +431,13 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// Records what is in the hash, so that the keys of rows do not have it again.
+    pub(super) fn knows(&mut self, digest: impl FnOnce() -> Option<[u8; 32]>) {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
+            collector.functions.extend(digest());
+        }
+    }
+
     /// The code of cached methods of the module called `module`, which is inside the one that is hashed, and
     /// of those that they name.
     pub(crate) fn functions(

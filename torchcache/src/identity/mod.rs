@@ -35,6 +35,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tch::Kind;
+
 use crate::options::Options;
 use crate::sync::Progress;
 
@@ -57,7 +59,7 @@ pub(crate) struct Identity {
     pub(crate) unknown_code: BTreeSet<&'static str>,
     /// Held as long as rows can be found under the hash.
     pub(crate) claims: Vec<Claim>,
-    /// The code of functions of inner modules that is in it.
+    /// The code of functions and the options of inner modules that are in it.
     pub(crate) functions: BTreeSet<[u8; 32]>,
 }
 
@@ -125,10 +127,33 @@ pub(crate) fn same_options(left: &Options, right: &Options) -> bool {
         && left.persistent_module_hash() == right.persistent_module_hash()
 }
 
-/// The same options of a module inside another one, whose rows came through the inner cache.
-pub(crate) fn nested_options(options: &Options, f: &mut Fingerprinter<'_>) {
-    // A disabled cache does not round.
-    let rounding = options.cache_dtype().filter(|_| options.enabled());
+/// A digest of the same options of the module or function called `module`, for the keys of those that call it.
+/// `None` where all have their defaults.
+pub(crate) fn options_digest(module: &str, options: &Options) -> Option<[u8; 32]> {
+    let output_options = |options: &Options| {
+        let version = options.version().to_owned();
+        let hash = options.persistent_module_hash().map(str::to_owned);
+        (rounding(options), options.subsample_count(), version, hash)
+    };
+    let set = output_options(options);
+    if set == output_options(&Options::default()) {
+        return None;
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("torchcache options of a called function");
+    hasher.update(format!("{:?}", (module, set)).as_bytes());
+    Some(*hasher.finalize().as_bytes())
+}
+
+/// The kind that the cache of a module rounds to. A disabled one does not.
+fn rounding(options: &Options) -> Option<Kind> {
+    options.cache_dtype().filter(|_| options.enabled())
+}
+
+/// The same options of the module called `module`, which is inside another one, whose rows came through the
+/// inner cache.
+pub(crate) fn nested_options(module: &str, options: &Options, f: &mut Fingerprinter<'_>) {
+    f.knows(|| options_digest(module, options));
+    let rounding = rounding(options);
     f.field("torchcache_cache_dtype", &rounding);
     f.field("torchcache_subsample_count", &options.subsample_count());
     f.field("torchcache_version", options.version());

@@ -121,7 +121,7 @@ pub(crate) struct Collector {
     pub(crate) unknown_code: BTreeSet<&'static str>,
     /// The claims of what is hashed.
     pub(crate) claims: Vec<Claim>,
-    /// The functions whose code is hashed, with their modules.
+    /// The functions whose code is hashed, with their modules, and the modules whose options are.
     pub(crate) functions: BTreeSet<[u8; 32]>,
     /// Shows that hashing goes on.
     pub(crate) progress: Arc<Progress>,
