@@ -57,6 +57,8 @@ fn by_place(parts: &[IdentityPart]) -> HashMap<(Category, &str), Vec<&IdentityPa
 pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
     let changes = changes(before, after);
     let (mut changed, mut same) = (Vec::new(), Vec::new());
+    let mut parts = before.iter().chain(after);
+    let has_code = parts.any(|part| part.category == Category::Code);
     for (category, one, name) in [
         (Category::Code, "the code of", "code"),
         (Category::Field, "the field", "fields"),
@@ -65,6 +67,8 @@ pub fn difference(before: &[IdentityPart], after: &[IdentityPart]) -> String {
     ] {
         let paths = changed_paths(category, &changes);
         match paths.as_slice() {
+            // A manifest without code says nothing of it: that of functions is in the keys of rows.
+            [] if category == Category::Code && !has_code => {}
             [] => same.push(name),
             [first, rest @ ..] if rest.len() < 3 => {
                 let rest: String = rest

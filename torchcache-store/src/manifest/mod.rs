@@ -14,7 +14,7 @@
 //! let before = newest(root.path(), "demo::Head").expect("it was written");
 //! assert_eq!(
 //!     difference(&before.parts, &weights([2; 32])),
-//!     "the weights of `fc.ws` changed; code, fields and options did not"
+//!     "the weights of `fc.ws` changed; fields and options did not"
 //! );
 //! # Ok::<(), std::io::Error>(())
 //! ```

@@ -66,7 +66,7 @@ mod tests {
         );
         assert_eq!(
             explain(root.path(), "m", &after).unwrap(),
-            "the weights of `fc.ws` changed; code, fields and options did not"
+            "the weights of `fc.ws` changed; fields and options did not"
         );
     }
 
