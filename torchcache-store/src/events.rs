@@ -46,9 +46,12 @@ pub struct Deferred {
 
 impl Deferred {
     /// Has the events wait from now on.
-    #[expect(
-        clippy::new_without_default,
-        reason = "a value that is made in passing would defer nothing"
+    #[cfg_attr(
+        feature = "unstable",
+        expect(
+            clippy::new_without_default,
+            reason = "a value that is made in passing would defer nothing"
+        )
     )]
     pub fn new() -> Deferred {
         DEFERRALS.with(|deferrals| deferrals.set(deferrals.get() + 1));
