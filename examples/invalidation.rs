@@ -1,7 +1,7 @@
 //! Changes of weights: when rows stop being hits, and when they are hits again.
 //!
 //! A weight is edited in place. Look for the log line that says what changed: `the weights of
-//! 'fc.ws' changed; code, fields and options did not`. Every row is then computed again. With the old
+//! 'fc.ws' changed; fields and options did not`. Every row is then computed again. With the old
 //! weight back, the old rows are hits again: nothing was deleted.
 //!
 //! Run it with `cargo run --example invalidation`.

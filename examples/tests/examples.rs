@@ -132,7 +132,7 @@ fn torchscript_is_cached_both_ways() {
 #[test]
 fn invalidation_logs_the_change_and_finds_old_rows() {
     let output = succeeds(&mut example("invalidation"));
-    let reason = "the weights of `fc.ws` changed; code, fields and options did not";
+    let reason = "the weights of `fc.ws` changed; fields and options did not";
     assert!(output.contains(reason), "{output}");
     for line in [
         "a new cache: 10 rows computed, 0 hits",
