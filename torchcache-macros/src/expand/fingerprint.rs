@@ -98,7 +98,7 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
             let is_module = if is_generic(generics) {
                 quote!(true)
             } else {
-                quote!(#runtime::ModuleProbe::<Self>::new().is_module())
+                quote!((&#runtime::ModuleProbe::<Self>::new()).is_module())
             };
             quote! {
                 let #before = #runtime::hashed_modules(#f);

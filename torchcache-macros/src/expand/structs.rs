@@ -177,7 +177,7 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
         let import = runtime.import("NoForward");
         quote! {
             { #import #runtime::ForwardProbe::<Self>::FUNCTIONS },
-            #runtime::ModuleProbe::<Self>::new().is_module()
+            (&#runtime::ModuleProbe::<Self>::new()).is_module()
         }
     } else {
         let bound =
