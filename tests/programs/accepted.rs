@@ -402,7 +402,7 @@ pub mod types_of_the_names_of_generated_items {
 
 pub mod traits_with_methods_of_the_names_of_generated_calls {
     use tch::{Tensor, nn};
-    use torchcache::{TorchCache, torchcache};
+    use torchcache::{Fingerprint, TorchCache, torchcache};
 
     pub trait Everywhere: Sized {
         fn with(self, _: &Tensor) {}
@@ -416,6 +416,11 @@ pub mod traits_with_methods_of_the_names_of_generated_calls {
     }
 
     impl<T> Everywhere for T {}
+
+    #[derive(Debug, Fingerprint)]
+    pub struct Settings {
+        pub by: f64,
+    }
 
     #[torchcache(enabled = true)]
     #[derive(Debug)]

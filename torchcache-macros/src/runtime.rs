@@ -46,6 +46,12 @@ impl Runtime {
         quote!(#allow use #self::#name as _;)
     }
 
+    /// Whether `Self`, which is not generic, is a module.
+    pub(crate) fn is_module(&self) -> TokenStream {
+        let import = self.import("NoModule");
+        quote!({ #import #self::ModuleProbe::<Self>::IS_MODULE })
+    }
+
     /// The path, such that an error about it is shown at `span`.
     pub(crate) fn at(&self, span: Span) -> TokenStream {
         let tokens = self.0.clone().into_iter();

@@ -24,7 +24,7 @@ pub use crate::cache::target::{
 pub use crate::definition::{Definition, Place};
 pub use crate::device::wait_for_kernels;
 pub use crate::function::{BuildInput, BuildValue, Function, FunctionOptions, Implementation};
-pub use crate::identity::{ModuleProbe, hashed_modules, type_of, unknown_code};
+pub use crate::identity::{ModuleProbe, NoModule, hashed_modules, type_of, unknown_code};
 pub use crate::output::nested;
 pub use crate::{
     Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,

@@ -95,10 +95,9 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
         None if matches!(shape, Shape::Enum(variants) if variants.is_empty()) => body,
         None => {
             // Whether a generic type is a module may depend on its arguments.
-            let is_module = if is_generic(generics) {
-                quote!(true)
-            } else {
-                quote!((&#runtime::ModuleProbe::<Self>::new()).is_module())
+            let is_module = match is_generic(generics) {
+                true => quote!(true),
+                false => runtime.is_module(),
             };
             quote! {
                 let #before = #runtime::hashed_modules(#f);

@@ -174,10 +174,10 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
     let span = Span::call_site().located_at(name.span());
     let (at, f) = (runtime.at(span), local("fingerprinter"));
     let functions = if generics.params.is_empty() {
-        let import = runtime.import("NoForward");
+        let (import, is_module) = (runtime.import("NoForward"), runtime.is_module());
         quote! {
             { #import #runtime::ForwardProbe::<Self>::FUNCTIONS },
-            (&#runtime::ModuleProbe::<Self>::new()).is_module()
+            #is_module
         }
     } else {
         let bound =

@@ -1,7 +1,6 @@
 //! Code that a derived [`Fingerprint`](super::Fingerprint) does not see.
 
 use std::marker::PhantomData;
-use std::ops::Deref;
 
 use tch::nn;
 
@@ -24,39 +23,20 @@ pub fn unknown_code<T: ?Sized>(is_module: bool, before: usize, f: &mut Fingerpri
     }
 }
 
-/// Finds out whether a type that is not generic is a module: its method is that of [`NoModule`]
-/// otherwise. Named by generated code.
+/// Whether a type that is not generic is a module: it is not where the constant is that of [`NoModule`]. Named by
+/// generated code.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct ModuleProbe<T: ?Sized>(NoModule, PhantomData<T>);
-
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct NoModule;
-
-impl<T: ?Sized> ModuleProbe<T> {
-    #[expect(clippy::new_without_default, reason = "named by generated code alone")]
-    pub fn new() -> Self {
-        ModuleProbe(NoModule, PhantomData)
-    }
-}
+pub struct ModuleProbe<T: ?Sized>(PhantomData<T>);
 
 impl<T: nn::ModuleT + ?Sized> ModuleProbe<T> {
-    pub fn is_module(&self) -> bool {
-        true
-    }
+    pub const IS_MODULE: bool = true;
 }
 
-impl<T: ?Sized> Deref for ModuleProbe<T> {
-    type Target = NoModule;
-
-    fn deref(&self) -> &NoModule {
-        &self.0
-    }
+/// See [`ModuleProbe`].
+#[doc(hidden)]
+pub trait NoModule {
+    const IS_MODULE: bool = false;
 }
 
-impl NoModule {
-    pub fn is_module(&self) -> bool {
-        false
-    }
-}
+impl<T: ?Sized> NoModule for ModuleProbe<T> {}

@@ -24,7 +24,7 @@ mod types;
 mod watch;
 
 pub(crate) use changes::Changes;
-pub use code::{ModuleProbe, hashed_modules, unknown_code};
+pub use code::{ModuleProbe, NoModule, hashed_modules, unknown_code};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use named::Named;
 pub(crate) use parts::{Claim, Collector, IdentityPart};
