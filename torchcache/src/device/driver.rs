@@ -243,13 +243,13 @@ impl<'t> DeviceRows<'t> {
 
     /// The rows one after another, each cut into pieces of at most `bytes` bytes.
     pub(crate) fn pieces(self, bytes: u64) -> impl Iterator<Item = Span<'t>> {
-        (0..self.rows).flat_map(move |row| {
-            let begins = (0..self.row_bytes).step_by(bytes as usize);
+        let rows = (0..self.rows).map(move |number| self.row(number));
+        rows.flat_map(move |row| {
+            let begins = (0..row.bytes).step_by(bytes as usize);
             begins.map(move |begin| Span {
-                device: self.device,
-                address: self.address + row * self.stride + begin,
-                bytes: bytes.min(self.row_bytes - begin),
-                owner: PhantomData,
+                address: row.address + begin,
+                bytes: bytes.min(row.bytes - begin),
+                ..row
             })
         })
     }
@@ -271,6 +271,12 @@ impl Span<'_> {
     fn place(&self) -> MemoryPlace {
         (self.device, self.address, self.bytes)
     }
+}
+
+/// Adds an entry to a table that a kernel reads.
+fn add_entry(table: &mut Vec<u8>, first: u64, second: u64) {
+    table.extend(first.to_le_bytes());
+    table.extend(second.to_le_bytes());
 }
 
 /// Lines of memory of a device, in the order in which they are to be summed up.
@@ -297,8 +303,7 @@ impl Lines {
                 "bytes {line:?} of {}",
                 memory.bytes
             );
-            self.table.extend((memory.address + start).to_le_bytes());
-            self.table.extend((end - start).to_le_bytes());
+            add_entry(&mut self.table, memory.address + start, end - start);
             self.count += 1;
         }
         self.memory.push(memory.place());
@@ -558,8 +563,7 @@ impl Kernels {
                 "{} bytes in a piece",
                 piece.bytes
             );
-            table.extend(piece.address.to_le_bytes());
-            table.extend(piece.bytes.to_le_bytes());
+            add_entry(&mut table, piece.address, piece.bytes);
         }
         let table = DeviceBuffer::upload(self.device, &table)?;
         let count = pieces.len() as u64;
@@ -585,8 +589,7 @@ impl Kernels {
                 from.bytes == row_bytes && to.bytes == row_bytes,
                 "rows of several lengths"
             );
-            table.extend(from.address.to_le_bytes());
-            table.extend(to.address.to_le_bytes());
+            add_entry(&mut table, from.address, to.address);
         }
         let table = DeviceBuffer::upload(self.device, &table)?;
         let parameters = [U64(table.address()), U64(count), U64(row_bytes)];

@@ -172,6 +172,11 @@ impl DeviceKernels {
         replace(&mut *lock(&self.state), state)
     }
 
+    /// A result of the driver or of the device; `None` for an error, which is noted.
+    fn result<T>(&self, result: Result<T, DeviceError>) -> Option<T> {
+        result.map_err(|error| self.note(error)).ok()
+    }
+
     /// Uses the kernels no more after an error of the driver or of the device.
     fn note(&self, error: DeviceError) {
         match error {
@@ -226,7 +231,7 @@ impl Digests {
         Some(Digests {
             device,
             kernels,
-            digests: digests.map_err(|error| device.note(error)).ok()?,
+            digests: device.result(digests)?,
             added: 0,
         })
     }
@@ -235,26 +240,24 @@ impl Digests {
     pub(crate) fn add_rows(&mut self, rows: &DeviceRows<'_>) -> Option<()> {
         let queued = self.kernels.hash_rows(rows, &self.digests, self.added);
         self.added += rows.count();
-        queued.map_err(|error| self.device.note(error)).ok()
+        self.device.result(queued)
     }
 
     /// Adds the digest of each piece, none longer than [`MAX_PIECE_BYTES`].
     pub(crate) fn add_pieces(&mut self, pieces: &[Span<'_>]) -> Option<()> {
         let queued = self.kernels.hash_pieces(pieces, &self.digests, self.added);
         self.added += pieces.len() as u64;
-        queued.map_err(|error| self.device.note(error)).ok()
+        self.device.result(queued)
     }
 
     /// The result of libtorch on the way to these digests.
     pub(crate) fn note_error<T>(&self, result: Result<T, TchError>) -> Option<T> {
-        let noted = |error: TchError| self.device.note(error.into());
-        result.map_err(noted).ok()
+        self.device.result(result.map_err(DeviceError::from))
     }
 
     /// All of them, in the order in which they were added, by one copy.
     pub(crate) fn copy_to_host(self) -> Option<Vec<Digest>> {
-        let bytes = self.digests.download();
-        let bytes = bytes.map_err(|error| self.device.note(error)).ok()?;
+        let bytes = self.device.result(self.digests.download())?;
         let (digests, _) = bytes.as_chunks();
         Some(digests[..self.added as usize].to_vec())
     }
@@ -271,8 +274,7 @@ pub(crate) fn copy_rows<'t>(
         return None;
     }
     let device = DeviceKernels::get(device);
-    let queued = device.kernels()?.copy_rows(&moves()?);
-    queued.map_err(|error| device.note(error)).ok()
+    device.result(device.kernels()?.copy_rows(&moves()?))
 }
 
 /// [`Lines`] on their device, which are summed up by one launch.
@@ -286,8 +288,7 @@ impl LineTable {
     /// Queues a copy of the table. It may be shared with other threads once the sums are known on this one.
     pub(crate) fn upload(device: usize, lines: &Lines) -> Option<Self> {
         let device = DeviceKernels::get(device);
-        let table = driver::LineTable::upload(device.number, lines);
-        let table = table.map_err(|error| device.note(error)).ok()?;
+        let table = device.result(driver::LineTable::upload(device.number, lines))?;
         Some(LineTable { device, table })
     }
 
@@ -303,8 +304,7 @@ impl LineTable {
     pub(crate) fn sums(&self, memory: &[Span<'_>], factors: Span<'_>) -> Option<Tensor> {
         let kernels = self.device.kernels()?;
         let sums = kernels.sum_lines(&self.table, memory, factors);
-        let sums = sums.and_then(DeviceBuffer::into_words);
-        sums.map_err(|error| self.device.note(error)).ok()
+        self.device.result(sums.and_then(DeviceBuffer::into_words))
     }
 }
 

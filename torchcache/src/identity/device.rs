@@ -191,11 +191,7 @@ impl DeviceSample {
         (elements, size): (usize, usize),
         begins: impl IntoIterator<Item = usize>,
     ) {
-        let begins = begins.into_iter().map(|begin| (begin / size) as i64);
-        self.add(|sample| {
-            let memory = in_memory(tensor, elements as i64)?;
-            sample.windows(Source::new(&memory), &memory, LINE / size, begins)
-        });
+        self.lines_of(tensor, Source::new, (elements, size), begins);
     }
 
     /// As [`lines`](Self::lines), of the next gradient.
@@ -205,11 +201,22 @@ impl DeviceSample {
         (elements, size): (usize, usize),
         begins: impl IntoIterator<Item = usize>,
     ) {
+        let source = |_: &Tensor| Source::Gradient(elements as i64);
+        self.lines_of(gradient, source, (elements, size), begins);
+    }
+
+    /// `source`: that of the elements in memory.
+    fn lines_of(
+        &mut self,
+        tensor: &Tensor,
+        source: impl FnOnce(&Tensor) -> Source,
+        (elements, size): (usize, usize),
+        begins: impl IntoIterator<Item = usize>,
+    ) {
         let begins = begins.into_iter().map(|begin| (begin / size) as i64);
         self.add(|sample| {
-            let memory = in_memory(gradient, elements as i64)?;
-            let source = Source::Gradient(elements as i64);
-            sample.windows(source, &memory, LINE / size, begins)
+            let memory = in_memory(tensor, elements as i64)?;
+            sample.windows(source(&memory), &memory, LINE / size, begins)
         });
     }
 

@@ -200,9 +200,7 @@ impl RowCopies {
         }
         Ok(())
     }
-}
 
-impl RowCopies {
     /// Queues the copies as one launch of a kernel. `None` where nothing was queued.
     fn launch(&self) -> Option<()> {
         let Device::Cuda(device) = self.0.first()?.to.device() else {
