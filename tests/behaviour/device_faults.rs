@@ -2,6 +2,7 @@
 //!
 //! Each test has a process of its own, since a device that failed once is not tried again.
 
+use std::any::type_name;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
@@ -19,26 +20,38 @@ use crate::support::{Log, OnEvent, counts, events, same, warnings};
 
 const SWITCH: &str = "TORCHCACHE_DEVICE_HASHING";
 
-/// Whether this process is there for a test alone. Else one is started with these variables, and must succeed.
-fn in_own_process(test: &str, variables: &[(&str, &str)]) -> bool {
+/// Whether this process is there for a test alone. Else one is started that hashes on the device, with these variables,
+/// and must succeed.
+fn in_own_process<T: Fn()>(_: T, variables: &[(&str, &str)]) -> bool {
     const OWN: &str = "TORCHCACHE_TEST_OWN_PROCESS";
     if std::env::var_os(OWN).is_some() {
         return true;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let name = format!("device_faults::{test}");
-    command.args(["--exact", &name, "--include-ignored", "--nocapture"]);
-    let variables = variables.iter().copied().chain([(OWN, "1")]);
-    let output = command.envs(variables).output().unwrap();
+    let (_, name) = type_name::<T>().split_once("::").expect("a path");
+    command.args(["--exact", name, "--include-ignored", "--nocapture"]);
+    command.envs([(SWITCH, "on"), (OWN, "1")]);
+    let output = command.envs(variables.iter().copied()).output().unwrap();
     assert!(output.status.success(), "{output:#?}");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.contains("1 passed"), "{stdout}");
     false
 }
 
+/// Random numbers on the device, whose kernels may not be used yet.
+fn unawaited(shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, CUDA))
+}
+
+/// Has the kernels loaded that were held, and used.
+fn finish_loading() {
+    raw::hold_loading(false);
+    assert!(wait_for_kernels(0));
+}
+
 /// Calls that hash on the host what should be hashed on the device. Returns what they log.
 fn hashed_on_the_host() -> Vec<String> {
-    let xs = Tensor::randn([5, 40_000], (Kind::Float, CUDA));
+    let xs = unawaited(&[5, 40_000]);
     let net = doubling("on the host", |options| options);
     let log = Log::default();
     for _ in 0..3 {
@@ -61,9 +74,11 @@ fn kernels_that_compute_something_wrong_are_not_used() {
         (c"copy_rows", "copies of rows"),
         (c"line_sums", "sums of lines"),
     ] {
-        let test = "kernels_that_compute_something_wrong_are_not_used";
         let name = kernel.to_str().unwrap();
-        if !in_own_process(test, &[(SWITCH, "on"), (KERNEL, name)]) {
+        if !in_own_process(
+            kernels_that_compute_something_wrong_are_not_used,
+            &[(KERNEL, name)],
+        ) {
             continue;
         }
         if std::env::var(KERNEL).unwrap() == name {
@@ -81,8 +96,7 @@ fn kernels_that_compute_something_wrong_are_not_used() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn after_a_refused_launch_the_host_hashes() {
-    let test = "after_a_refused_launch_the_host_hashes";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(after_a_refused_launch_the_host_hashes, &[]) {
         return;
     }
     let xs = random(&[5, 200_000]);
@@ -112,8 +126,7 @@ fn after_a_refused_launch_the_host_hashes() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn calls_hash_on_the_host_while_kernels_are_loaded() {
-    let test = "calls_hash_on_the_host_while_kernels_are_loaded";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(calls_hash_on_the_host_while_kernels_are_loaded, &[]) {
         return;
     }
     raw::hold_loading(true);
@@ -136,11 +149,15 @@ fn calls_hash_on_the_host_while_kernels_are_loaded() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn without_a_driver_the_host_hashes_without_a_warning() {
-    let test = "without_a_driver_the_host_hashes_without_a_warning";
     let preloaded = std::env::var("LD_PRELOAD").unwrap_or_default();
     let (device, driver) = preloaded.split_once(':').unwrap_or_default();
-    let variables = [(SWITCH, "on"), ("LD_PRELOAD", device)];
-    if driver.is_empty() || in_own_process(test, &variables) {
+    let variables = [("LD_PRELOAD", device)];
+    if driver.is_empty()
+        || in_own_process(
+            without_a_driver_the_host_hashes_without_a_warning,
+            &variables,
+        )
+    {
         let log = Log::default();
         assert!(!log.during(|| wait_for_kernels(0)));
         let lines = [log.lines(), hashed_on_the_host()].concat();
@@ -153,9 +170,11 @@ fn without_a_driver_the_host_hashes_without_a_warning() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn the_host_hashes_unless_a_variable_says_otherwise() {
     const VALUE: &str = "TORCHCACHE_TEST_VALUE";
-    let test = "the_host_hashes_unless_a_variable_says_otherwise";
     for (value, warned) in [("", 0), ("off", 0), ("0", 0), ("yes", 1)] {
-        if !in_own_process(test, &[(SWITCH, value), (VALUE, value)]) {
+        if !in_own_process(
+            the_host_hashes_unless_a_variable_says_otherwise,
+            &[(SWITCH, value), (VALUE, value)],
+        ) {
             continue;
         }
         if std::env::var(VALUE).unwrap() == value {
@@ -176,8 +195,7 @@ fn ones_on_the_host(xs: &Tensor) -> Tensor {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn a_call_without_memory_on_the_device_hashes_on_the_host() {
-    let test = "a_call_without_memory_on_the_device_hashes_on_the_host";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(a_call_without_memory_on_the_device_hashes_on_the_host, &[]) {
         return;
     }
     let xs = random(&[5, 40_000]);
@@ -196,20 +214,17 @@ fn a_call_without_memory_on_the_device_hashes_on_the_host() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn weights_are_watched_while_kernels_are_loaded_and_after() {
-    let test = "weights_are_watched_while_kernels_are_loaded_and_after";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(weights_are_watched_while_kernels_are_loaded_and_after, &[]) {
         return;
     }
     raw::hold_loading(true);
-    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
-    let xs = random(&[4, 2]);
-    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    let xs = unawaited(&[4, 2]);
+    let net = Weighted::new(vec![unawaited(&[5]), unawaited(&[300, 400])]);
     assert!(net.runs(&xs));
     write_unseen(&first(&net.weights[1]), 1.0);
     assert!(net.runs(&xs));
     assert_eq!(net.hit(&xs), (0, 2));
-    raw::hold_loading(false);
-    assert!(wait_for_kernels(0));
+    finish_loading();
     write_unseen(&first(&net.weights[1]), 2.0);
     assert!(net.runs(&xs), "between the ways");
     assert_eq!(net.hit(&xs), BY_A_KERNEL);
@@ -222,17 +237,14 @@ fn weights_are_watched_while_kernels_are_loaded_and_after() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn rows_stay_found_when_weights_are_watched_in_another_way() {
-    let test = "rows_stay_found_when_weights_are_watched_in_another_way";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(rows_stay_found_when_weights_are_watched_in_another_way, &[]) {
         return;
     }
     raw::hold_loading(true);
-    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
-    let xs = random(&[4, 2]);
-    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    let xs = unawaited(&[4, 2]);
+    let net = Weighted::new(vec![unawaited(&[5]), unawaited(&[300, 400])]);
     assert!(net.runs(&xs));
-    raw::hold_loading(false);
-    assert!(wait_for_kernels(0));
+    finish_loading();
     assert!(!net.runs(&xs));
     assert_eq!(net.hit(&xs), BY_A_KERNEL);
     raw::refuse_launches_after(0);
@@ -244,10 +256,12 @@ fn rows_stay_found_when_weights_are_watched_in_another_way() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn after_a_refused_launch_libtorch_watches_weights() {
     const LEFT: &str = "TORCHCACHE_TEST_LAUNCHES";
-    let test = "after_a_refused_launch_libtorch_watches_weights";
     // The weights are compared first, then the rows are hashed.
     for left in ["0", "1"] {
-        if !in_own_process(test, &[(SWITCH, "on"), (LEFT, left)]) {
+        if !in_own_process(
+            after_a_refused_launch_libtorch_watches_weights,
+            &[(LEFT, left)],
+        ) {
             continue;
         }
         if std::env::var(LEFT).unwrap() != left {
@@ -274,22 +288,22 @@ fn after_a_refused_launch_libtorch_watches_weights() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again() {
-    let test = "a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(
+        a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again,
+        &[],
+    ) {
         return;
     }
     raw::hold_loading(true);
-    let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, CUDA));
-    let xs = random(&[4, 300, 300]);
-    let masks = [random(&[300, 300]), random(&[300, 300])];
+    let xs = unawaited(&[4, 300, 300]);
+    let masks = [unawaited(&[300, 300]), unawaited(&[300, 300])];
     let call = || {
         let given = masked(&xs, &masks);
         assert!(same(&given, &(&xs * &masks[0] + &masks[1])));
         counts(masked_cache())
     };
     assert_eq!(call(), (4, 0, 0));
-    raw::hold_loading(false);
-    assert!(wait_for_kernels(0));
+    finish_loading();
     let _ = masks[0].data().fill_(0.5);
     assert_eq!(call(), (8, 0, 0));
     raw::refuse_launches_after(0);
@@ -315,12 +329,14 @@ impl Module for Locked {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn events_of_hashing_weights_are_emitted_when_their_lock_is_free() {
-    let test = "events_of_hashing_weights_are_emitted_when_their_lock_is_free";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(
+        events_of_hashing_weights_are_emitted_when_their_lock_is_free,
+        &[],
+    ) {
         return;
     }
     raw::hold_loading(true);
-    let weight = Tensor::randn([300, 300], (Kind::Float, CUDA));
+    let weight = unawaited(&[300, 300]);
     let net = Locked {
         weight: Arc::new(Mutex::new(weight)),
         cache: TorchCache::default(),
@@ -362,12 +378,11 @@ fn events_of_hashing_weights_are_emitted_when_their_lock_is_free() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn kernels_whose_test_lacks_memory_are_tested_again() {
-    let test = "kernels_whose_test_lacks_memory_are_tested_again";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(kernels_whose_test_lacks_memory_are_tested_again, &[]) {
         return;
     }
     raw::hold_loading(true);
-    let xs = Tensor::randn([5, 40_000], (Kind::Float, CUDA));
+    let xs = unawaited(&[5, 40_000]);
     ones_on_the_host(&xs);
     raw::hold_loading(false);
     let limit = DeviceMemoryLimit::leave(100);
@@ -389,8 +404,10 @@ fn ones_with(xs: &Tensor, #[shared] _: &[Tensor]) -> Tensor {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn copies_of_shared_tensors_take_bounded_memory_on_the_device() {
-    let test = "copies_of_shared_tensors_take_bounded_memory_on_the_device";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(
+        copies_of_shared_tensors_take_bounded_memory_on_the_device,
+        &[],
+    ) {
         return;
     }
     const MIB: i64 = 1 << 20;
@@ -410,8 +427,7 @@ fn copies_of_shared_tensors_take_bounded_memory_on_the_device() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn the_ptx_of_the_library_hashes_as_the_cpu_does() {
-    let test = "the_ptx_of_the_library_hashes_as_the_cpu_does";
-    if !in_own_process(test, &[(SWITCH, "on")]) {
+    if !in_own_process(the_ptx_of_the_library_hashes_as_the_cpu_does, &[]) {
         return;
     }
     raw::interpret_kernels();
