@@ -40,6 +40,21 @@ impl Paused {
             let _: Result<(), _> = ends.recv();
         }
     }
+
+    /// A file system on which it finishes before the `nth` call, and how many calls there were.
+    pub fn finish_before(&self, sim: &Sim, nth: u64) -> (Faulty, Arc<Counter>) {
+        let calls = Arc::new(Counter::default());
+        let decide = {
+            let (paused, calls) = (self.clone(), calls.clone());
+            move |_: Call, _: &_| {
+                if calls.next() == nth {
+                    paused.finish();
+                }
+                Fate::Done
+            }
+        };
+        (Faulty::new(sim.clone(), decide), calls)
+    }
 }
 
 /// The bytes of a segment of one row.

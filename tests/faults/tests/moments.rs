@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, cases, eventually, seen, series};
-use torchcache_faults::compaction::{Paused, bytes_of_one, during_a_compaction};
+use torchcache_faults::compaction::{bytes_of_one, during_a_compaction};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
@@ -1088,7 +1088,7 @@ fn making_room_lists_the_directory_once_per_batch() {
     }
 }
 
-/// A store on a directory that has about room for what it has, and for half a row more.
+/// A store on a directory with about room for its rows, and for half a row more.
 fn nearly_full(fs: impl FileSystem + 'static, one: u64, eviction: Eviction) -> Store {
     let config = nearly_full_config(one, eviction);
     Store::open_on(Arc::new(fs), "/cache", config).expect("it opens")
@@ -1098,21 +1098,6 @@ fn nearly_full_config(one: u64, eviction: Eviction) -> Config {
     manual_flush()
         .with_max_bytes(9 * one + one / 2)
         .with_eviction(eviction)
-}
-
-/// Has a paused compaction finish before the `nth` call of a file system. Counts the calls.
-fn finishing(sim: &Sim, paused: &Paused, nth: u64) -> (Faulty, Arc<Counter>) {
-    let calls = Arc::new(Counter::default());
-    let decide = {
-        let (paused, calls) = (paused.clone(), calls.clone());
-        move |_: Call, _: &_| {
-            if calls.next() == nth {
-                paused.finish();
-            }
-            Fate::Done
-        }
-    };
-    (Faulty::new(sim.clone(), decide), calls)
 }
 
 /// For a moment, the rows are in the result of a compaction and in its sources.
@@ -1215,7 +1200,7 @@ fn rows_fit_while_another_process_ends_a_compaction() {
     let caused = series(format_args!("ended"), |nth| {
         let (sim, mut is_reached) = (Sim::new(), false);
         during_a_compaction(&sim, "/cache", manual_flush(), 3, |paused| {
-            let (fs, calls) = finishing(&sim, &paused, nth);
+            let (fs, calls) = paused.finish_before(&sim, nth);
             let store = nearly_full(fs, one, Eviction::Never);
             put_flushed(&store, 100..101, LEN);
             assert_eq!(store.stats().refused_rows, 0);
@@ -1235,7 +1220,7 @@ fn rows_fit_in_a_root_while_another_process_ends_a_compaction() {
         let root = sim.open_dir(Path::new("/root"), true);
         drop(root.expect("it can be made"));
         during_a_compaction(&sim, "/root/a", manual_flush(), 3, |paused| {
-            let (fs, calls) = finishing(&sim, &paused, nth);
+            let (fs, calls) = paused.finish_before(&sim, nth);
             let config = manual_flush()
                 .with_max_root_bytes(Some(9 * one + one / 2))
                 .with_eviction(Eviction::Never);

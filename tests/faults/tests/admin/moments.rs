@@ -63,23 +63,15 @@ fn a_compaction_that_stalls_does_not_count_twice() {
 fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
     const CALLS: u64 = 12;
     for nth in 1..=CALLS {
-        let (sim, calls) = (root(), Arc::new(Counter::default()));
+        let (sim, mut is_reached) = (root(), false);
         let sources_checked = 10; // and the directory synced
         during_a_compaction(&sim, "/root/c", manual_flush(), sources_checked, |paused| {
-            let decide = {
-                let (paused, calls) = (paused.clone(), calls.clone());
-                move |_: Call, _: &_| {
-                    if calls.next() == nth {
-                        paused.finish();
-                    }
-                    Fate::Done
-                }
-            };
-            let fs = Faulty::new(sim.clone(), decide);
+            let (fs, calls) = paused.finish_before(&sim, nth);
             let pruned = prune(&opened(fs), Keep::MaxBytes(0), false);
             pruned.expect("it can be pruned");
+            is_reached = calls.get() >= nth;
         });
-        assert!(calls.get() >= nth, "it waits for the compaction");
+        assert!(is_reached, "it waits for the compaction");
         assert!(segments(&sim).is_empty(), "before call {nth}");
     }
     seen("a compaction ends while it is pruned", CALLS);
