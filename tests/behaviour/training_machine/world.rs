@@ -550,6 +550,10 @@ impl<'a> World<'a> {
                 self.known.remove(&(one, part));
             }
         }
+        // Rows in memory alone go with their last instance.
+        for (_, rows) in self.known.iter_mut().filter(|((of, _), _)| *of == one) {
+            rows.retain(|_, is_on_disk| *is_on_disk);
+        }
         self.instances[one] = new;
     }
 
