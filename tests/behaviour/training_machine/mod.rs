@@ -40,6 +40,7 @@ fn random_training_agrees_with_modules_without_a_cache() {
     if let Err(failure) = TestRunner::new(config).run(&steps::steps(), run) {
         panic!("{failure}");
     }
+    println!("seen {runs}");
     // Rare kinds may be missing from few cases.
     if runs > CASES {
         for kind in steps::KINDS {

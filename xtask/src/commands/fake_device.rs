@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
+use crate::commands::test;
 use crate::install::{fake_cuda, libtorch, readback};
 use crate::machine;
 use crate::mirror;
@@ -49,6 +50,7 @@ pub(crate) fn run(root: &Path, release: &'static Release, args: &[OsString]) -> 
         false => mirror::prepare(root, release, &libtorch)?,
     };
     readback::prepare(root, &sh)?;
+    test::fix_random_cases(&sh);
     let hashing = sh.var_os(HASHING);
     let runner = prepare(root, release, &libtorch.folder, &sh)?;
     for (test, reason) in LEFT_OUT {

@@ -25,8 +25,19 @@ const TESTS: [(&str, &str); 5] = [
     ("torchcache-soak", "modules"),
 ];
 
-/// Cases of the state machine of the whole library.
-const CASES: u32 = 10_000;
+/// The random sequences of the whole library: the test, its cases, and what it does.
+const SEQUENCES: [(&str, u32, &str); 2] = [
+    (
+        "state_machine",
+        10_000,
+        "any sequence of calls, edits, options and faults",
+    ),
+    (
+        "training_machine",
+        1_000,
+        "any sequence of training, writes, swaps and options, with a second process",
+    ),
+];
 
 /// Interleavings that each scheduler of the model checker tries.
 const INTERLEAVINGS: u32 = 3_000;
@@ -58,7 +69,9 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     if !names.is_empty() {
         return Ok(());
     }
-    rows.push(state_machine(&sh)?);
+    for (test, cases, fault) in SEQUENCES {
+        rows.push(sequences(&sh, test, cases, fault)?);
+    }
     let output = test::interleavings(&sh, Some(INTERLEAVINGS))?;
     rows.push(sum(
         "any interleaving of threads, in each of the models",
@@ -76,13 +89,15 @@ pub(crate) fn run(root: &Path, names: &[String]) -> Result<()> {
     PAGE.put(root, "soak", &text)
 }
 
-/// The state machine of the whole library, with more cases than in a test.
-fn state_machine(sh: &Shell) -> Result<FaultRow> {
-    let test = ["--package", "torchcache-tests", "--test", "behaviour"];
-    let filter = ["state_machine", "--nocapture"];
-    let test = cmd!(sh, "cargo test --release {test...} -- {filter...}");
-    let output = shell::read_tests(test.env("PROPTEST_CASES", CASES.to_string()))?;
-    sum("any sequence of calls, edits, options and faults", &output)
+/// Random sequences of the whole library, with more cases than in a test.
+fn sequences(sh: &Shell, test: &str, cases: u32, fault: &str) -> Result<FaultRow> {
+    let target = ["--package", "torchcache-tests", "--test", "behaviour"];
+    let filter = [test, "--nocapture"];
+    let run = cmd!(sh, "cargo test --release {target...} -- {filter...}");
+    sum(
+        fault,
+        &shell::read_tests(run.env("PROPTEST_CASES", cases.to_string()))?,
+    )
 }
 
 /// One line for all that some tests did.

@@ -26,6 +26,7 @@ pub(crate) fn run(
     // Set for the copy of the sources as well, which has no `target/minilm`.
     sh.set_var(minilm::VARIABLE, minilm::folder(root)?);
     readback::prepare(root, &sh)?;
+    fix_random_cases(&sh);
 
     // nextest runs no doc tests. They come first, so that the last line is the summary of the tests.
     if args.is_empty() {
@@ -52,6 +53,18 @@ pub(crate) fn run(
         sh,
         "cargo test --workspace --tests --no-fail-fast {args...}"
     ))
+}
+
+/// Gives random tests the same cases in every run, so that a change fails for what it changed. `soak` runs new ones, and
+/// so does a run with a number of cases of its own.
+pub(crate) fn fix_random_cases(sh: &Shell) {
+    const SEED: &str = "PROPTEST_RNG_SEED";
+    if [SEED, "PROPTEST_CASES"]
+        .iter()
+        .all(|name| sh.var_os(name).is_none())
+    {
+        sh.set_var(SEED, "0");
+    }
 }
 
 /// Runs the model checker's tests and returns their output. `tries` is the number of interleavings
