@@ -5,11 +5,13 @@
 use std::any::type_name;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::__private::wait_for_kernels;
-use torchcache::{TorchCache, torchcache};
+use torchcache::{OptionsBuilder, TorchCache, torchcache};
 use tracing::Level;
 
 use crate::device_copies::counted;
@@ -144,6 +146,29 @@ fn calls_hash_on_the_host_while_kernels_are_loaded() {
     let xs = random(&[5, 40_000]);
     let (_, copies) = counted(|| ones(&xs));
     assert_eq!(copies.bytes_from_device, 5 * 32 + 5 * 8);
+}
+
+/// The driver, which libtorch starts, ends in an exit hook, and must not compile then.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn the_end_of_the_process_waits_for_kernels_that_are_loaded() {
+    if !in_own_process(
+        the_end_of_the_process_waits_for_kernels_that_are_loaded,
+        &[],
+    ) {
+        return;
+    }
+    // The exit hook of its private directory is registered before that of the driver.
+    let on_disk = |options: OptionsBuilder| options.persistent(true);
+    let xs = Tensor::randn([2, 2], (Kind::Float, Device::Cpu));
+    doubling("before the driver", on_disk).forward(&xs);
+    raw::hold_loading(true);
+    ones(&unawaited(&[2, 2]));
+    // Long after `main` returned.
+    thread::spawn(|| {
+        thread::sleep(Duration::from_secs(1));
+        raw::hold_loading(false);
+    });
 }
 
 #[test]

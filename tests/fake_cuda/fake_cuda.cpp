@@ -39,6 +39,9 @@
 #include <utility>
 #include <vector>
 
+// Of the fake driver, where that is preloaded as well.
+extern "C" __attribute__((weak)) void fake_driver_end_at_exit();
+
 namespace {
 
 // Copies between host and device, also those that an operation makes to return a value to the host.
@@ -246,6 +249,9 @@ struct Allocator final : c10::Allocator {
     c10::DataPtr allocate(size_t bytes) override {
         const c10::Device device(c10::kCUDA, 0);
         if (bytes == 0) return {nullptr, nullptr, &free, device};
+        // libtorch starts the driver when it is first needed.
+        static const bool is_started = fake_driver_end_at_exit && (fake_driver_end_at_exit(), true);
+        (void)is_started;
         void *address = memory().allocate(bytes);
         return {address, address, &free, device};
     }

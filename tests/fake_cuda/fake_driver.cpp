@@ -2,13 +2,15 @@
 // run on the host, from their source or, where a test says so, as the test runs their PTX.
 //
 // As a driver it refuses what was not initialised, calls without a current context, handles that it did not make, and
-// launches beyond the limits of a device.
+// launches beyond the limits of a device. It ends in an exit hook of its own: a module that is loaded then is an error of
+// the program, which ends by SIGABRT.
 #include "kernels_on_host.h"
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <mutex>
 #include <string>
@@ -50,8 +52,9 @@ std::atomic<std::uint64_t> launches = 0, first_refused = UINT64_MAX;
 std::atomic<RunKernel> run_kernel = nullptr;
 std::string wrong_kernel;
 
-// Whether loading a module waits.
+// Whether loading a module waits, and how many are loaded now.
 bool is_held = false;
+int loading = 0;
 std::condition_variable released;
 
 thread_local std::vector<const Context *> contexts;
@@ -121,7 +124,9 @@ int cuModuleLoadData(void **module, const void *image) {
     std::string ptx = static_cast<const char *>(image);
     if (ptx.find(".version ") == std::string::npos) return INVALID_PTX;
     std::unique_lock<std::mutex> guard(mutex);
+    loading++;
     released.wait(guard, [] { return !is_held; });
+    loading--;
     *module = &modules.emplace_back(Module{std::move(ptx)});
     return SUCCESS;
 }
@@ -166,6 +171,14 @@ int cuGetErrorName(int error, const char **name) {
     default: return INVALID_VALUE;
     }
     return SUCCESS;
+}
+
+// Has the driver end with the process, before what was registered earlier.
+void fake_driver_end_at_exit() {
+    std::atexit([] {
+        std::lock_guard<std::mutex> guard(mutex);
+        if (loading > 0) std::abort();
+    });
 }
 
 // The launches since the start, those that were refused too.

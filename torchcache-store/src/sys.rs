@@ -49,7 +49,7 @@ pub(crate) fn write_back(file: &File) -> io::Result<()> {
 /// whether the C library accepted it.
 pub(crate) fn at_exit(hook: extern "C" fn()) -> bool {
     // SAFETY: `hook` has the signature that `atexit` expects, lives as long as the program, and does
-    // not unwind: `exit_hook` catches panics, and an `extern "C"` function aborts on others.
+    // not unwind: an `extern "C"` function aborts on panics that it does not catch.
     unsafe { libc::atexit(hook) == 0 }
 }
 
