@@ -273,7 +273,7 @@ fn threads_that_find_and_evict_rows_on_a_device_get_their_own() {
         for thread in 0..4u64 {
             let (xs, expected) = (xs.shallow_clone(), expected.shallow_clone());
             scope.spawn(move || {
-                let _stream = raw::copies().map(|_| CurrentStream::set(1 + thread));
+                let _stream = raw::copies().map(|_| CurrentStream::set(3 + thread));
                 let mut state = thread;
                 for round in 0..50 {
                     let mut rows: Vec<i64> = Vec::new();
@@ -297,6 +297,13 @@ fn threads_that_find_and_evict_rows_on_a_device_get_their_own() {
     assert_eq!(stats.bypassed, 0);
 }
 
+/// How often `run` waits for all work on the device.
+fn synchronizations(run: impl FnOnce()) -> u64 {
+    let before = raw::waits().synchronizations;
+    run();
+    raw::waits().synchronizations - before
+}
+
 /// A copy on one stream may be made before those that were queued earlier on another one.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
@@ -304,30 +311,51 @@ fn rows_are_read_after_they_were_written_on_another_stream() {
     let net = doubling("streams", |options| options.memory_cache_device(None));
     let xs = random(&[ROWS as i64, 1_000]);
     let expected = &xs * 2.0;
-    let waits_of = |run: &dyn Fn()| {
-        let before = raw::waits().synchronizations;
-        run();
-        raw::waits().synchronizations - before
-    };
-    let stream = CurrentStream::set(1);
+    let stream = CurrentStream::set(3);
     // Reading the output would finish the copies to memory.
-    assert_eq!(waits_of(&|| drop(net.forward(&xs))), 0, "computed");
+    assert_eq!(synchronizations(|| drop(net.forward(&xs))), 0, "computed");
     drop(stream);
     let found_on = |stream| {
         let _stream = CurrentStream::set(stream);
-        waits_of(&|| assert!(same(&net.forward(&xs), &expected), "stream {stream}"))
+        synchronizations(|| assert!(same(&net.forward(&xs), &expected), "stream {stream}"))
     };
-    assert_eq!(found_on(2), 1, "another stream");
-    assert_eq!(found_on(2), 0, "the same stream");
-    assert_eq!(found_on(1), 1, "back");
+    assert_eq!(found_on(4), 1, "another stream");
+    assert_eq!(found_on(4), 0, "the same stream");
+    assert_eq!(found_on(3), 1, "back");
     assert_eq!(counts(net.cache()), (5, 15, 0));
     // Memory is used again on the stream that it was allocated on.
-    assert_eq!(waits_of(&|| net.cache().clear()), 0);
-    assert_eq!(found_on(1), 0, "computed again");
-    assert_eq!(found_on(2), 1);
-    assert_eq!(
-        waits_of(&|| net.cache().clear()),
-        1,
-        "it is read on another stream"
-    );
+    assert_eq!(synchronizations(|| net.cache().clear()), 0);
+    assert_eq!(found_on(3), 0, "computed again");
+    assert_eq!(found_on(4), 1);
+    let cleared = synchronizations(|| net.cache().clear());
+    assert_eq!(cleared, 1, "it is read on another stream");
+    assert_eq!(found_on(0), 0, "computed again");
+    assert_eq!(found_on(1), 0, "the default stream has two handles");
+}
+
+/// The handle of such streams is the same on all threads.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn the_default_stream_of_each_thread_is_another_one() {
+    #[torchcache(memory_cache_device = None)]
+    fn doubled(xs: &Tensor) -> Tensor {
+        xs * 2.0
+    }
+    const PER_THREAD: u64 = 2;
+    let xs = random(&[ROWS as i64, 1_000]);
+    let expected = &xs * 2.0;
+    let found =
+        |xs: &Tensor, expected: &Tensor| synchronizations(|| assert!(same(&doubled(xs), expected)));
+    let _stream = CurrentStream::set(PER_THREAD);
+    assert_eq!(synchronizations(|| drop(doubled(&xs))), 0, "computed");
+    let tensors = [&xs, &expected].map(Tensor::shallow_clone);
+    let other = thread::spawn(move || {
+        let _stream = CurrentStream::set(PER_THREAD);
+        [(); 2].map(|()| found(&tensors[0], &tensors[1]))
+    });
+    assert_eq!(other.join().unwrap(), [1, 0]);
+    assert_eq!(found(&xs, &expected), 1, "back");
+    assert_eq!(counts(doubled_cache()), (5, 15, 0));
+    // Another thread may use the memory again.
+    assert_eq!(synchronizations(|| doubled_cache().clear()), 1);
 }

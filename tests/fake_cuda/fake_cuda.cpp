@@ -4,8 +4,9 @@
 // As on a GPU, device memory cannot be used by the host: it is protected between libtorch's operations, and
 // an access outside of them ends the process with SIGSEGV. Operations on tensors of several devices fail, and
 // copies between host and device are counted. A copy from pinned memory that the host does not wait for is made
-// when the next operation of its stream runs. A test can set the current stream; on another one than that of
-// number 0, copies within the device are made as late, also those of rows by their numbers.
+// when the next operation of its stream runs. A test can set the current stream; on another one than the default one,
+// of number 0 or 1, copies within the device are made as late, also those of rows by their numbers. Number 2 is that of
+// another stream on each thread.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -58,8 +59,14 @@ Copies to_device, from_device;
 // Copies to the device that the host waited for, and how often it waited for the device.
 std::atomic<uint64_t> waits, synchronizations;
 
-// The current stream of each thread.
-thread_local uint64_t stream = 0;
+// The current stream of each thread: its handle, and a number that no other stream has.
+thread_local uint64_t stream_handle = 0, stream = 0;
+
+uint64_t number_of_stream(uint64_t handle) {
+    static std::atomic<uint64_t> last_number = UINT64_C(1) << 63;
+    static thread_local const uint64_t own_number = ++last_number;
+    return handle == 1 ? 0 : handle == 2 ? own_number : handle;
+}
 
 // The memory of the device: a range of addresses, whose first `used` bytes were handed out at some time. It is
 // protected in one call, however many allocations it has, and in huge pages, of which there are few.
@@ -559,7 +566,10 @@ extern "C" void fake_cuda_waits(uint64_t counts[2]) {
 }
 
 // The stream of this thread from now on.
-extern "C" void fake_cuda_set_stream(uint64_t number) { stream = number; }
+extern "C" void fake_cuda_set_stream(uint64_t handle) {
+    stream_handle = handle;
+    stream = number_of_stream(handle);
+}
 
 // For the driver: between these, the memory of the device can be used.
 extern "C" void fake_cuda_start_operation() {
@@ -575,6 +585,6 @@ extern "C" size_t fake_cuda_allocations(uint64_t *bounds, size_t room) {
 
 // libtorch's function of this name.
 extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device, void **current) {
-    *current = reinterpret_cast<void *>(stream);
+    *current = reinterpret_cast<void *>(stream_handle);
     return device != 0;
 }

@@ -150,7 +150,10 @@ int cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsigned grid
         function = known(functions, handle);
     }
     void *current;
-    if (!function || aoti_torch_get_current_cuda_stream(0, &current) != 0 || stream != current) return INVALID_HANDLE;
+    if (!function || aoti_torch_get_current_cuda_stream(0, &current) != 0) return INVALID_HANDLE;
+    // Both of these are the default stream.
+    auto handle_of = [](void *stream) { return stream == reinterpret_cast<void *>(1) ? nullptr : stream; };
+    if (handle_of(stream) != handle_of(current)) return INVALID_HANDLE;
     if (grid_x == 0 || grid_x > INT32_MAX || block_x == 0 || block_x > 1024) return INVALID_VALUE;
     if (grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1 || shared_bytes != 0 || extra) return INVALID_VALUE;
     if (launches++ >= first_refused) return LAUNCH_OUT_OF_RESOURCES;

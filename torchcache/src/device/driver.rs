@@ -18,6 +18,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::{from_ref, null, null_mut};
 use std::sync::{Arc, LazyLock};
+use std::thread::{self, ThreadId};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use tch::{Device, Kind, TchError, Tensor};
@@ -31,7 +32,31 @@ const RTLD_NOLOAD: c_int = 4;
 
 /// A stream of a device: what is queued on one runs in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stream(Handle);
+pub(crate) struct Stream {
+    handle: Handle,
+    /// The thread that has the stream, where the handle is that of another stream on each thread.
+    thread: Option<ThreadId>,
+}
+
+/// The handle of the default stream, `CU_STREAM_LEGACY`, which is also 0.
+const LEGACY: Handle = 1;
+
+/// The handle of the default stream of each thread, `CU_STREAM_PER_THREAD`.
+const PER_THREAD: Handle = 2;
+
+impl Stream {
+    fn new(handle: Handle) -> Self {
+        Stream {
+            handle: if handle == LEGACY { 0 } else { handle },
+            thread: (handle == PER_THREAD).then(|| thread::current().id()),
+        }
+    }
+
+    /// Whether its handle is that of this stream on each thread.
+    pub(crate) fn has_own_handle(self) -> bool {
+        self.thread.is_none()
+    }
+}
 
 /// An object of the driver. Only the driver uses it as a pointer.
 type Handle = usize;
@@ -44,7 +69,7 @@ pub(crate) fn current_stream(device: usize) -> Option<Stream> {
     // SAFETY: `CURRENT_STREAM` is the function of this type. It writes one pointer, and returns an error for
     // what it throws.
     let error = unsafe { get(device.try_into().ok()?, &raw mut stream) };
-    (error == 0).then_some(Stream(stream))
+    (error == 0).then(|| Stream::new(stream))
 }
 
 type CurrentStream = unsafe extern "C" fn(i32, *mut Handle) -> i32;
@@ -652,7 +677,7 @@ impl Kernels {
         if blocks == 0 {
             return Ok(());
         }
-        let Stream(stream) = current_stream(self.device).ok_or(DeviceError::NoStream)?;
+        let stream = current_stream(self.device).ok_or(DeviceError::NoStream)?;
         let mut parameters = parameters.each_ref().map(Parameter::pointer);
         let _entered = self.driver.enter(self.context)?;
         // SAFETY: the kernel, the context and the stream are of this device. The driver copies the parameters,
@@ -667,7 +692,7 @@ impl Kernels {
                 1,
                 1,
                 0,
-                stream,
+                stream.handle,
                 parameters.as_mut_ptr(),
                 null_mut(),
             )

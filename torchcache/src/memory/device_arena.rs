@@ -20,7 +20,8 @@ pub(crate) struct DeviceArena {
     /// `[rows, row_bytes]`. In a lock since a `Tensor` is not `Sync`.
     rows: Mutex<Tensor>,
     states: SlotStates,
-    /// The stream on which libtorch uses the memory again once it is freed.
+    /// The stream on which libtorch uses the memory again once it is freed. `None` where that may be one of several:
+    /// libtorch compares streams by their handles alone.
     stream: Option<Stream>,
     order: Arc<StreamOrder>,
 }
@@ -48,7 +49,7 @@ impl DeviceArena {
         Ok(DeviceArena {
             rows: Mutex::new(memory),
             states: SlotStates::new(rows as usize),
-            stream: order.current_stream(),
+            stream: order.current_stream().filter(|it| it.has_own_handle()),
             order,
         })
     }
