@@ -17,7 +17,7 @@ use tracing::Level;
 use crate::device_copies::counted;
 use crate::device_hashing::{CUDA, doubling, masked, masked_cache, ones, random};
 use crate::device_watching::{BY_A_KERNEL, Weighted, first, write_unseen};
-use crate::raw::{self, DeviceMemoryLimit};
+use crate::raw::{self, DeviceMemoryLimit, NoPageLockedMemory};
 use crate::support::{Log, OnEvent, counts, events, same, warnings};
 
 const SWITCH: &str = "TORCHCACHE_DEVICE_HASHING";
@@ -146,6 +146,31 @@ fn calls_hash_on_the_host_while_kernels_are_loaded() {
     let xs = random(&[5, 40_000]);
     let (_, copies) = counted(|| ones(&xs));
     assert_eq!(copies.bytes_from_device, 5 * 32 + 5 * 8);
+}
+
+/// Copies to the device wait then.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn without_page_locked_memory_the_device_hashes() {
+    if !in_own_process(without_page_locked_memory_the_device_hashes, &[]) {
+        return;
+    }
+    let _limit = NoPageLockedMemory::start();
+    let xs = random(&[4, 300, 300]);
+    let masks = [random(&[300, 300]), random(&[300, 300])];
+    let expected = &xs * &masks[0] + &masks[1];
+    for found in [0, 4] {
+        let (given, copies) = counted(|| masked(&xs, &masks));
+        assert!(same(&given, &expected));
+        // The digests of three pieces of each mask, and those of the rows.
+        let digests = (2 * 3 + 4) * 32;
+        let rows = if found == 0 { 4 * 360_000 } else { 0 };
+        assert_eq!(copies.bytes_from_device, digests + rows);
+        assert_eq!(counts(masked_cache()), (4, found, 0));
+    }
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs.narrow(1, 0, 1)));
+    assert_eq!(net.hit(&xs.narrow(1, 0, 1)), BY_A_KERNEL);
 }
 
 /// The driver, which libtorch starts, ends in an exit hook, and must not compile then.

@@ -396,13 +396,16 @@ impl DeviceBuffer {
         Ok(Self::from_tensor(device, tensor))
     }
 
-    /// Copies bytes from the host, without waiting for work that is queued.
+    /// Copies bytes from the host, without waiting for work that is queued where memory can be page-locked.
     pub(super) fn upload(device: usize, bytes: &[u8]) -> Result<Self, DeviceError> {
         let on = Device::Cuda(device);
+        let bytes = Tensor::f_from_slice(bytes)?;
         // libtorch uses pinned memory again only after the copies that were queued from it.
         // Not by `f_pin_memory`, which logs that its argument is deprecated.
-        let pinned = Tensor::f_from_slice(bytes)?.f_internal_pin_memory(on)?;
-        let tensor = pinned.f_to_device_(on, Kind::Uint8, true, false)?;
+        let tensor = match bytes.f_internal_pin_memory(on) {
+            Ok(pinned) => pinned.f_to_device_(on, Kind::Uint8, true, false)?,
+            Err(_) => bytes.f_to_device(on)?,
+        };
         Ok(Self::from_tensor(device, tensor))
     }
 
