@@ -4,20 +4,21 @@
 
 use std::any::type_name;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use tch::nn::Module;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, nn};
 use torchcache::__private::wait_for_kernels;
-use torchcache::{OptionsBuilder, TorchCache, torchcache};
+use torchcache::{Cached, Options, OptionsBuilder, TorchCache, torchcache};
 use tracing::Level;
 
 use crate::device_copies::counted;
 use crate::device_hashing::{CUDA, doubling, masked, masked_cache, ones, random};
 use crate::device_watching::{BY_A_KERNEL, Weighted, first, write_unseen};
-use crate::raw::{self, DeviceMemoryLimit, NoPageLockedMemory};
+use crate::raw::{self, DeviceMemoryLimit, FailingCopies, NoPageLockedMemory};
 use crate::support::{Log, OnEvent, counts, events, same, warnings};
 
 const SWITCH: &str = "TORCHCACHE_DEVICE_HASHING";
@@ -444,6 +445,111 @@ fn kernels_whose_test_lacks_memory_are_tested_again() {
     drop(limit);
     assert_eq!(failed(), 1, "{:?}", log.lines());
     assert!(wait_for_kernels(0));
+}
+
+/// Of the sums of the weights, and of the digests of the rows.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again() {
+    const FAILED: &str = "TORCHCACHE_TEST_COPY";
+    for (failed, warned) in [("0", 0), ("1", 1)] {
+        if !in_own_process(
+            where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again,
+            &[(FAILED, failed)],
+        ) {
+            continue;
+        }
+        if std::env::var(FAILED).unwrap() != failed {
+            continue;
+        }
+        let xs = random(&[4, 2]);
+        let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+        assert!(net.runs(&xs));
+        assert_eq!(net.hit(&xs), BY_A_KERNEL);
+        let expected = net.forward(&xs);
+        let misses = net.cache.stats().misses;
+        let number: u64 = failed.parse().unwrap();
+        let failing = FailingCopies::start(number..number + 1);
+        let log = Log::default();
+        let given = log.during(|| net.forward(&xs));
+        assert_eq!(failing.count(), 1);
+        drop(failing);
+        assert!(same(&given, &expected));
+        let lines = log.lines();
+        assert_eq!(
+            warnings(&lines, "hashing there failed"),
+            warned,
+            "{lines:?}"
+        );
+        assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
+        assert!(!net.runs(&xs));
+        assert_eq!(net.cache.stats().misses, misses);
+        write_unseen(&first(&net.weights[1]), 1.0);
+        assert!(net.runs(&xs));
+    }
+}
+
+/// Wherever rows are kept, and where the output is: each copy alone, and all from one on.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn where_a_copy_from_the_device_fails_a_call_takes_one_forward_at_most() {
+    if !in_own_process(
+        where_a_copy_from_the_device_fails_a_call_takes_one_forward_at_most,
+        &[],
+    ) {
+        return;
+    }
+    let xs = random(&[5, 1_000]);
+    let doubled = &xs * 2.0;
+    let places = [CUDA, Device::Cpu];
+    let tiers = places
+        .into_iter()
+        .flat_map(|memory| [(memory, false), (memory, true)]);
+    let nets = tiers.flat_map(|tier| places.map(|output| (tier, output)));
+    for ((memory, persistent), output) in nets {
+        let name = format!("memory on {memory:?}, persistent: {persistent}, output on {output:?}");
+        let expected = doubled.to_device(output);
+        let forwards = Arc::new(AtomicUsize::new(0));
+        let forward = {
+            let (forwards, expected) = (forwards.clone(), expected.shallow_clone());
+            nn::func(move |_| {
+                forwards.fetch_add(1, SeqCst);
+                expected.copy()
+            })
+        };
+        let options = Options::builder().version(&name).persistent(persistent);
+        let options = options.memory_cache_device(Some(memory)).build().unwrap();
+        let net = Cached::new(forward, (), options).unwrap();
+        let call = || {
+            let before = forwards.load(SeqCst);
+            assert!(same(&net.forward(&xs), &expected), "{name}");
+            forwards.load(SeqCst) - before
+        };
+        for (is_hit, are_many) in [(false, false), (false, true), (true, false), (true, true)] {
+            for number in 0.. {
+                let name = format!("{name}, hit: {is_hit}, {number}, all: {are_many}");
+                net.cache().clear();
+                if is_hit {
+                    assert_eq!(call(), 1, "{name}");
+                }
+                let before = forwards.load(SeqCst);
+                let end = if are_many { u64::MAX } else { number + 1 };
+                let failing = FailingCopies::start(number..end);
+                let given = net.forward(&xs);
+                let failed = failing.count();
+                drop(failing);
+                assert!(same(&given, &expected), "{name}");
+                let forwards = forwards.load(SeqCst) - before;
+                assert!(forwards <= 1, "{name}: {forwards}");
+                call();
+                assert_eq!(call(), 0, "{name}");
+                if failed == 0 {
+                    assert_eq!(forwards, usize::from(!is_hit), "{name}");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 #[torchcache]

@@ -136,6 +136,38 @@ impl Drop for NoPageLockedMemory {
     }
 }
 
+/// While this lives, some copies from the fake CUDA device fail.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct FailingCopies(());
+
+impl FailingCopies {
+    /// Those of these numbers, counted from now on.
+    pub(crate) fn start(numbers: Range<u64>) -> Self {
+        fail_downloads(numbers);
+        FailingCopies(())
+    }
+
+    /// How many failed.
+    pub(crate) fn count(&self) -> u64 {
+        // SAFETY: `fake_cuda.cpp` defines it so.
+        let count: extern "C" fn() -> u64 = unsafe { fake_function(c"fake_cuda_failed_downloads") };
+        count()
+    }
+}
+
+impl Drop for FailingCopies {
+    fn drop(&mut self) {
+        fail_downloads(0..0);
+    }
+}
+
+fn fail_downloads(numbers: Range<u64>) {
+    // SAFETY: `fake_cuda.cpp` defines it so.
+    let fail: extern "C" fn(u64, u64) = unsafe { fake_function(c"fake_cuda_fail_downloads") };
+    fail(numbers.start, numbers.end);
+}
+
 /// While this lives, the thread has another stream on the fake CUDA device than that of number 0.
 #[derive(Debug)]
 #[must_use]

@@ -56,6 +56,19 @@ struct Copies {
 };
 Copies to_device, from_device;
 
+// Copies from the device that fail: of those since the last setting, from one number up to another one. And how many did.
+std::atomic<uint64_t> downloads = 0, first_failing = UINT64_MAX, end_failing = UINT64_MAX, failed = 0;
+
+// A copy from the device, which an error of earlier work on the device may prevent.
+void download(size_t bytes) {
+    const uint64_t number = downloads++;
+    if (number >= first_failing && number < end_failing) {
+        failed++;
+        TORCH_CHECK(false, "CUDA error: an illegal memory access was encountered (fake device)");
+    }
+    from_device.add(bytes);
+}
+
 // Copies to the device that the host waited for, and how often it waited for the device.
 std::atomic<uint64_t> waits, synchronizations;
 
@@ -355,9 +368,9 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, std::op
 }
 
 at::Tensor &copy_(at::Tensor &self, const at::Tensor &source, bool non_blocking) {
-    if (self.numel() > 0 && !in_fallback && self.is_cuda() != source.is_cuda())
-        (self.is_cuda() ? to_device : from_device).add(self.nbytes());
     const bool is_upload = self.is_cuda() && !source.is_cuda();
+    if (self.numel() > 0 && !in_fallback && self.is_cuda() != source.is_cuda())
+        is_upload ? to_device.add(self.nbytes()) : download(self.nbytes());
     const bool is_pinned = is_upload && PinnedAllocator::has(source.const_data_ptr());
     if (!in_fallback && (is_upload ? non_blocking && is_pinned : self.is_cuda() && stream != 0)) {
         queue().add([self, source] { on_host(self).copy_(on_host(source)); });
@@ -486,7 +499,7 @@ void check_devices(const std::string &name, c10::ArrayRef<c10::IValue> arguments
 void count_result(const std::string &name) {
     constexpr std::array<std::string_view, 4> on_host = {"aten::_local_scalar_dense", "aten::equal",
                                                          "aten::nonzero", "aten::masked_select"};
-    if (std::find(on_host.begin(), on_host.end(), name) != on_host.end()) from_device.add(8);
+    if (std::find(on_host.begin(), on_host.end(), name) != on_host.end()) download(8);
 }
 
 void fallback(const c10::OperatorHandle &op, torch::jit::Stack *stack) {
@@ -558,6 +571,16 @@ extern "C" void fake_cuda_leave(uint64_t bytes) { memory().leave(bytes); }
 
 // From now on so many bytes can be pinned.
 extern "C" void fake_cuda_leave_pinned(uint64_t bytes) { PinnedAllocator::leave(bytes); }
+
+// From now on, of the copies from the device those from one number up to another one fail.
+extern "C" void fake_cuda_fail_downloads(uint64_t first, uint64_t end) {
+    downloads = failed = 0;
+    first_failing = first;
+    end_failing = end;
+}
+
+// How many copies from the device failed since the last call of fake_cuda_fail_downloads.
+extern "C" uint64_t fake_cuda_failed_downloads() { return failed; }
 
 // How often the host waited since the start: for a copy to the device, and for all work on the device.
 extern "C" void fake_cuda_waits(uint64_t counts[2]) {
