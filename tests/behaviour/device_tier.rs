@@ -210,6 +210,38 @@ fn rows_without_room_for_the_output_are_computed_in_one_forward() {
     assert_eq!(net.cache().stats().hits(), ROWS as u64);
 }
 
+/// The forward may have room, as that of another batch.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn rows_on_the_host_without_room_for_the_output_take_one_forward() {
+    let forwards = Arc::new(AtomicUsize::new(0));
+    let columns = Tensor::arange(1 << 18, (Kind::Float, device()));
+    let limit = Arc::new(Mutex::new(None));
+    let forward = {
+        let (columns, limit, forwards) = (columns.shallow_clone(), limit.clone(), forwards.clone());
+        nn::func(move |xs| {
+            forwards.fetch_add(1, SeqCst);
+            drop(limit.lock().unwrap().take());
+            xs * &columns
+        })
+    };
+    let options = Options::builder().version("no room for rows of the host");
+    let net = Cached::new(forward, (), options.build().unwrap()).unwrap();
+    let xs = random(&[6, 1]);
+    let expected = &xs * &columns;
+    net.forward(&xs);
+    *limit.lock().unwrap() = Some(DeviceMemoryLimit::leave(5 << 19));
+    let given = net.forward(&xs);
+    assert!(limit.lock().unwrap().is_none());
+    assert!(same(&given, &expected));
+    assert_eq!(
+        (forwards.load(SeqCst), net.cache().stats().bypassed),
+        (2, 1)
+    );
+    assert!(same(&net.forward(&xs), &expected));
+    assert_eq!((forwards.load(SeqCst), counts(net.cache())), (2, (6, 6, 0)));
+}
+
 #[torchcache]
 fn wide(xs: &Tensor) -> Tensor {
     xs.repeat([1, 12 << 20])
