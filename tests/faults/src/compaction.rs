@@ -64,6 +64,45 @@ pub fn bytes_of_one() -> u64 {
     sim.bytes(&sim.files(Path::new("/cache"))[0]).len() as u64
 }
 
+/// Compacts eight rows in segments of one each. Before the `nth` call, from the making of the new file on, another
+/// thread acts, and the next sync of the directory does then what `sync` says. Returns whether there are that many
+/// calls.
+pub fn acting_at(
+    sim: &Sim,
+    dir: &str,
+    nth: u64,
+    sync: Fate,
+    act: impl Fn(&Sim) + Copy + Send + Sync + 'static,
+) -> bool {
+    let calls = Arc::new(Counter::default());
+    let decide = {
+        let (sim, calls) = (sim.clone(), calls.clone());
+        let (created, syncs) = (Counter::default(), Counter::default());
+        move |call: Call, _: &_| {
+            if call == Call::Create {
+                created.next();
+            }
+            // Eight segments of a row each, one that is tried when the store is opened, and the result.
+            if created.get() < 10 {
+                return Fate::Done;
+            }
+            if calls.next() == nth {
+                let sim = sim.clone();
+                // The thread of a flusher cannot wait for a flush.
+                let acting = thread::spawn(move || act(&sim));
+                acting.join().expect("it does not panic");
+            }
+            match call == Call::SyncDir && calls.get() >= nth && syncs.next() == 1 {
+                true => sync,
+                false => Fate::Done,
+            }
+        }
+    };
+    let store = opened(Faulty::new(sim.clone(), decide), dir);
+    (0..8).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+    calls.get() >= nth
+}
+
 /// Compacts eight rows in segments of one each, and before the `nth` call after the result got its name, another
 /// thread acts. Returns whether there are that many calls.
 pub fn during_a_compaction(

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, cases, eventually, seen, series};
-use torchcache_faults::compaction::{bytes_of_one, during_a_compaction};
+use torchcache_faults::compaction::{acting_at, bytes_of_one, during_a_compaction};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
@@ -88,79 +88,70 @@ fn compaction_does_not_revive_cleared_segments() {
     assert_eq!(store.stats().faults.total(), 0);
 }
 
-/// One process stalls before it looks whether the sources of its compaction still exist. They are cleared, and
-/// another process finds the result and compacts it.
+/// At any moment of a compaction, whose result has other segments to be compacted with then.
 #[test]
-fn cleared_rows_do_not_come_back_through_two_compactions() {
-    for (locks, is_refused) in [
-        (Locks::Shared, false),
-        (Locks::None, false),
-        (Locks::Shared, true),
-    ] {
-        cleared_between_two_compactions(locks, is_refused);
+fn rows_cleared_during_a_compaction_do_not_come_back() {
+    let mut caused = 0;
+    for locks in [Locks::Shared, Locks::None] {
+        caused += series(format_args!("{locks:?}"), |nth| {
+            let sim = Sim::new();
+            sim.set_locks(locks);
+            let is_reached = acting_at(&sim, "/cache", nth, Fate::Done, |sim| {
+                let other = opened(sim.clone(), "/cache");
+                other.clear();
+                for n in 100..107 {
+                    put_flushed(&other, 10 * n..10 * n + 8, LEN);
+                }
+            });
+            let left = count_right(&opened(sim, "/cache"), 0..8, LEN);
+            assert_eq!(left, if is_reached { 0 } else { 8 });
+            is_reached
+        });
     }
+    seen("a directory is cleared during a compaction", caused);
 }
 
-/// The lock of the result is refused at first: the sources are compacted at a later turn, with a lock.
-fn cleared_between_two_compactions(locks: Locks, is_refused: bool) {
-    let sim = Sim::new();
-    sim.set_locks(locks);
-    let stats = Arc::new(Counter::default());
-    let decide = {
-        let (sim, stats, created) = (sim.clone(), stats.clone(), Counter::default());
-        move |call: Call, _: &_| {
-            if call == Call::Create {
-                created.next();
-            }
-            // Eight segments of a row each, one that is tried when the store is opened, and the result.
-            if call == Call::Lock && is_refused && created.get() == 10 {
-                return Fate::Fails(Errno::NOLCK);
-            }
-            // Only compaction looks at files by their names.
-            if call == Call::Stat && stats.next() == 1 {
-                let sim = sim.clone();
-                let other = thread::spawn(move || {
-                    let dir = sim
-                        .open_dir(Path::new("/cache"), false)
-                        .expect("it is there");
-                    let mut files = sim.files(Path::new("/cache"));
-                    let result = files.pop().expect("the result is the newest");
-                    // Cleared by a process that did not list the result.
-                    for file in files {
-                        dir.remove(file.file_name().expect("it has one"))
-                            .expect("it is there");
-                    }
-                    let other = opened(sim.clone(), "/cache");
-                    // Of about the size of the result, so that they are compacted with it.
-                    for n in 100..107 {
-                        put_flushed(&other, 10 * n..10 * n + 8, LEN);
-                    }
-                    assert!(
-                        !sim.bytes(&result).is_empty(),
-                        "it is left to its publisher"
-                    );
+/// Removes the oldest segment, as eviction does: a source, until the compaction removes it.
+fn evict_oldest(sim: &Sim) {
+    let mut segments = sim.files(Path::new("/cache"));
+    segments.retain(|file| !file.to_string_lossy().contains(".tmp-"));
+    let dir = sim.open_dir(Path::new("/cache"), false);
+    let name = segments[0].file_name().expect("it has one");
+    let removed = dir.expect("it is there").remove(name);
+    removed.expect("it is there");
+}
+
+/// Rows are removed at any moment of a compaction, and put again, by a process that may see them in its result. That
+/// may fail afterwards.
+#[test]
+fn rows_flushed_during_a_compaction_stay() {
+    let removals: [fn(&Sim); 2] = [evict_oldest, |sim| opened(sim.clone(), "/cache").clear()];
+    let mut caused = 0;
+    for (number, remove) in removals.into_iter().enumerate() {
+        for (locks, sync) in [
+            (Locks::Shared, Fate::Done),
+            (Locks::Shared, Fate::Fails(Errno::IO)),
+            (Locks::None, Fate::Fails(Errno::IO)),
+        ] {
+            let name = format_args!("removal {number}, {locks:?}, {sync:?}");
+            caused += series(name, |nth| {
+                let sim = Sim::new();
+                sim.set_locks(locks);
+                let is_reached = acting_at(&sim, "/cache", nth, sync, move |sim| {
+                    remove(sim);
+                    put_flushed(&opened(sim.clone(), "/cache"), 0..8, LEN);
                 });
-                other.join().expect("it does not panic");
-            }
-            Fate::Done
+                expect_all(&opened(sim.clone(), "/cache"), 0..8, LEN);
+                sim.cut_power(&mut Rng::with_seed(nth));
+                expect_all(&opened(sim, "/cache"), 0..8, LEN);
+                is_reached
+            });
         }
-    };
-    let store = opened(Faulty::new(sim.clone(), decide), "/cache");
-    let mut rows = 0;
-    while stats.get() == 0 {
-        put_flushed(&store, rows..rows + 1, LEN);
-        rows += 1;
-        assert!(rows < 20, "it looks at its sources");
     }
-    let reopened = opened(sim, "/cache");
-    assert_eq!(
-        count_right(&reopened, 0..rows, LEN),
-        0,
-        "they were cleared, {locks:?}, refused: {is_refused}"
-    );
+    seen("rows are flushed during a compaction", caused);
 }
 
-/// A process whose lock of a file is refused must not publish it in place of others, which may be cleared.
+/// Other processes would count a result that is not locked next to its sources.
 #[test]
 fn a_compaction_whose_file_is_not_locked_is_put_off() {
     for errno in [Errno::IO, Errno::NOLCK, Errno::INTR] {
@@ -248,17 +239,13 @@ fn a_half_copied_segment_is_read_later_if_its_length_stays() {
     }
 }
 
-/// Segments of processes that ended long ago are compacted without locks, too.
 #[test]
-fn without_locks_only_young_segments_of_others_are_left_alone() {
-    for (name_of, compacted) in [
-        (
-            |n: u64| format!("0123456789abcde{n:x}-1-0123456789abcdef.tcs"),
-            8,
-        ),
-        (|n: u64| format!("copy{n}.tcs"), 8),
-        (|n: u64| format!("{:016x}-1-{n:x}.tcs", nanoseconds()), 0),
-    ] as [(fn(u64) -> String, u64); 3]
+fn without_locks_segments_of_others_are_compacted() {
+    for name_of in [
+        |n: u64| format!("0123456789abcde{n:x}-1-0123456789abcdef.tcs"),
+        |n: u64| format!("copy{n}.tcs"),
+        |n: u64| format!("{:016x}-1-{n:x}.tcs", nanoseconds()),
+    ] as [fn(u64) -> String; 3]
     {
         let sim = Sim::new();
         sim.set_locks(Locks::None);
@@ -269,28 +256,26 @@ fn without_locks_only_young_segments_of_others_are_left_alone() {
         }
         let store = opened(sim, "/cache");
         put_flushed(&store, 7..8, LEN);
-        assert_eq!(
-            store.stats().compacted_segments,
-            compacted,
-            "{}",
-            name_of(0)
-        );
-        expect_all(&store, 0..8, LEN);
-        // Its own need no locks.
-        (10..30).for_each(|n| put_flushed(&store, n..n + 1, LEN));
-        assert!(store.stats().compacted_segments >= 16);
+        assert_eq!(store.stats().compacted_segments, 8, "{}", name_of(0));
         expect_all(&store, 0..8, LEN);
     }
 }
 
 #[test]
-fn young_segments_of_others_do_not_block_compaction() {
+fn locked_segments_of_others_do_not_block_compaction() {
     let sim = Sim::new();
-    sim.set_locks(Locks::None);
     for first in [10, 20] {
         let other = opened(sim.clone(), "/cache");
         (first..first + 7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
-        assert_eq!(other.stats().compacted_segments, 0);
+        // Kept until the end.
+        let dir = sim.open_dir(Path::new("/cache"), false);
+        let dir = dir.expect("it is there");
+        for file in sim.files(Path::new("/cache")) {
+            let file = dir.open(file.file_name().expect("it has a name"));
+            let file = file.expect("it is there");
+            file.try_lock().expect("it has locks");
+            std::mem::forget(file);
+        }
     }
     let from = opened(sim.clone(), "/from");
     (0..4).for_each(|n| put_flushed(&from, n..n + 1, LEN));

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::discover::Cache;
-use crate::fs::temp_file::{remove_stale, stale_names};
+use crate::fs::temp_file::{is_replacement, remove_stale, stale_names};
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
-use crate::segment::{is_foreign, is_segment, visit_segments};
+use crate::segment::{is_foreign, is_segment, visit_all};
 
 /// What [`clear`] removed, or would remove.
 #[derive(Debug, Default)]
@@ -40,10 +40,11 @@ pub fn clear(cache: &Cache, dry_run: bool) -> io::Result<ClearReport> {
         dir => dir?,
     };
     let mut is_listed = false;
-    let listed = visit_segments(&*dir, |names| {
+    let listed = visit_all(&*dir, |names| {
         is_listed = true;
         for name in names {
             match remove_segment(&*dir, &name, dry_run) {
+                Ok(Some(_)) if is_replacement(&name) => {} // copies of rows
                 Ok(Some(bytes)) => {
                     cleared.segments += 1;
                     cleared.bytes = cleared.bytes.saturating_add(bytes);
@@ -85,8 +86,8 @@ fn remove_segment(dir: &dyn Directory, name: &str, dry_run: bool) -> io::Result<
     Ok(is_removed.then_some(file.map_or(0, |file| file.len)))
 }
 
-/// Whether a directory holds nothing but segments, a manifest and temporary files of crashed writers, so that
-/// [`remove_empty`] removes it when the segments are gone.
+/// Whether a directory holds nothing but segments, files that are about to replace some, a manifest and temporary
+/// files of crashed writers, so that [`remove_empty`] removes it when these are gone.
 pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
     let stale = stale_names(dir, |_, error| Err(error))?;
     for entry in dir.list()? {
@@ -100,7 +101,7 @@ pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
                 Err(error) if error.kind() == ErrorKind::NotFound => true,
                 is_foreign => !is_foreign?,
             },
-            Some(name) => stale.iter().any(|it| it == name),
+            Some(name) => is_replacement(name) || stale.iter().any(|it| it == name),
             None => false,
         };
         if !is_ours {

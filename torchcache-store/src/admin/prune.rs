@@ -13,7 +13,8 @@ use super::clear::{holds_nothing_else, remove_empty};
 use super::discover::{Cache, Root};
 use super::inventory::{CacheEntry, Inventory, SegmentEntry};
 use crate::clock;
-use crate::fs::{Directory, remove_if_present};
+use crate::fs::temp_file::is_replacement;
+use crate::fs::{Directory, file_names, remove_if_present};
 use crate::segment::segment_names;
 use crate::size::sum;
 
@@ -285,11 +286,9 @@ impl Inventory {
             // Without the sync, a power loss could bring the rows back.
             let remove = |dir: Arc<dyn Directory>| {
                 dir.sync()?;
-                // The result of a compaction whose sources were removed before it counted.
-                let is_new = |name: String| !entry.names.contains(&name);
-                match segment_names(&*dir) {
+                match has_new(&*dir, &entry.names) {
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    names => changed |= names?.into_iter().any(is_new),
+                    has_new => changed |= has_new?,
                 }
                 match is_empty {
                     true => remove_empty(&entry.cache, &dir),
@@ -307,6 +306,16 @@ impl Inventory {
         }
         changed
     }
+}
+
+/// Whether a directory has segments that a listing did not have: results of compactions, with rows of sources that were
+/// removed. Removes those that have no name yet.
+fn has_new(dir: &dyn Directory, listed: &HashSet<String>) -> io::Result<bool> {
+    for name in file_names(dir, is_replacement)? {
+        remove_if_present(dir, &name)?;
+    }
+    let names = segment_names(dir)?;
+    Ok(names.iter().any(|name| !listed.contains(name)))
 }
 
 /// What is to be removed of an inventory.

@@ -112,7 +112,7 @@ struct Rewriting {
 fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError> {
     let file = dir.stat(name.as_ref()).map_err(SegmentError::Io)?;
     let reader = if_permitted(&**dir, name, &file, |name, _| open(&**dir, name))?;
-    let mut writer = SegmentWriter::create_in(dir.clone())?;
+    let mut writer = SegmentWriter::create_replacement(dir.clone())?;
     let mut decoder = Decoder::default();
     let mut lost = 0;
     let accept = |row: &RowEntry, group: &RowGroup, stored: &[u8]| {
@@ -138,11 +138,12 @@ fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<
         kept,
         lost,
     } = rewriting;
-    let published = finished.publish_replacing([name].into_iter(), |dir| dir.sync())?;
+    let published = finished.publish_replacing([name].into_iter())?;
     let Some(PublishedSegment { path, lock, .. }) = published else {
         return Ok(SegmentRepair::Superseded);
     };
     let to = path.file_name().unwrap_or_default();
+    dir.sync()?;
     remove_if_present(dir, name)?;
     drop(lock);
     Ok(SegmentRepair::Rewritten {

@@ -4,13 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::file_cache;
 use super::index::Inserted;
 use crate::clock;
+use crate::fs::Directory;
 use crate::segment::{Footer, RowGroup, SegmentFile};
 
 /// How often at most the time of a file is set, so that other processes see that it was read.
@@ -18,6 +19,15 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The number of no segment.
 pub(super) const GONE: u32 = 0;
+
+/// No process looked at the lock of a segment yet.
+const UNSEEN: u8 = 0;
+
+/// Its writer had it locked at the last look.
+const LOCKED: u8 = 1;
+
+/// It was not locked, or that cannot be seen. It will not be locked.
+const FREE: u8 = 2;
 
 /// Numbers the segments of all stores of the process, which share one cache of open files.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -74,12 +84,8 @@ pub(crate) struct LiveSegment {
     /// Segments that have some of these rows as well, and from which those are read, with the fingerprints of the
     /// rows. When one of them is removed, its rows are looked for here.
     shadowed_by: Mutex<HashMap<u32, Vec<u64>>>,
-    /// The process that wrote it does not withdraw it: this one did, or it is known to be through.
-    pub(crate) is_final: AtomicBool,
-    /// Locked by its writer at the last check, so its sources may still exist. Does not count against a bound.
-    pub(crate) is_locked: AtomicBool,
-    /// Its lock was seen to be free, or cannot be seen.
-    pub(crate) is_settled: AtomicBool,
+    /// What was seen of the lock of its writer: one of [`UNSEEN`], [`LOCKED`] and [`FREE`].
+    lock: AtomicU8,
     /// The name of the file survives a power loss. Until this process synced the directory, that of another
     /// process's segment may not.
     pub(crate) is_synced: AtomicBool,
@@ -107,9 +113,7 @@ impl LiveSegment {
             groups: footer.groups().to_vec(),
             indexed: AtomicU64::new(0),
             shadowed_by: Mutex::default(),
-            is_final: AtomicBool::new(false),
-            is_locked: AtomicBool::new(false),
-            is_settled: AtomicBool::new(false),
+            lock: AtomicU8::new(UNSEEN),
             is_synced: AtomicBool::new(false),
             footer_failed: AtomicBool::new(false),
             compaction: Retry::default(),
@@ -117,6 +121,34 @@ impl LiveSegment {
             last_read: AtomicU64::new(read),
             touched: AtomicU64::new(read),
         }
+    }
+
+    /// Looks whether its writer has it locked, unless it was seen not to have.
+    pub(crate) fn look_at_lock(&self, dir: &dyn Directory) -> bool {
+        if self.is_unlocked() {
+            return false;
+        }
+        if let Ok(file) = dir.open(self.name().as_ref()) {
+            // Where there are no locks, none will be seen later either.
+            self.note_lock(file.is_locked().unwrap_or(false));
+        }
+        self.is_locked()
+    }
+
+    pub(super) fn note_lock(&self, is_locked: bool) {
+        let seen = if is_locked { LOCKED } else { FREE };
+        self.lock.store(seen, Ordering::Relaxed);
+    }
+
+    /// Whether its writer had it locked at the last look, so that its sources may still exist. It does not count
+    /// against a bound.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.load(Ordering::Relaxed) == LOCKED
+    }
+
+    /// Whether its writer is known to be done with it.
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.lock.load(Ordering::Relaxed) == FREE
     }
 
     /// The name of the file in its directory.

@@ -228,26 +228,18 @@ impl Catalog {
     /// Looks at the locks of segments, except for those that were seen to be free. Returns whether any is free.
     fn look_at_locks(&self) -> bool {
         let mut segments = self.live_segments();
-        segments.retain(|it| !it.is_settled.load(Ordering::Relaxed) && is_unique(it.name()));
+        segments.retain(|it| !it.is_unlocked() && is_unique(it.name()));
         if segments.is_empty() {
             return false;
         }
         let Ok(dir) = self.open_dir() else {
             return false;
         };
-        let mut is_any_free = false;
-        for segment in segments {
+        for segment in &segments {
             progress::note();
-            let Ok(file) = dir.open(segment.name().as_ref()) else {
-                continue; // as at the last look
-            };
-            // Where there are no locks, none will be seen later either.
-            let is_locked = file.is_locked().unwrap_or(false);
-            segment.is_locked.store(is_locked, Ordering::Relaxed);
-            segment.is_settled.store(!is_locked, Ordering::Relaxed);
-            is_any_free |= !is_locked;
+            segment.look_at_lock(&*dir);
         }
-        is_any_free
+        segments.iter().any(|segment| segment.is_unlocked())
     }
 
     /// Fills the empty slots whose keys are on disk. Returns whether any slot is still empty.
@@ -377,8 +369,8 @@ impl Catalog {
         } else {
             // A copy that was under way may have been completed before the look at its length.
             scan.retry_open |= self.load_segment(dir, scan, name).is_ok();
-            let is_final = |file: &Metadata| !scan.retry_open && is_final(file.modified);
-            skipped.modified = file.filter(is_final).map(|file| file.modified);
+            let is_kept = |file: &Metadata| !scan.retry_open && changes_time(file.modified);
+            skipped.modified = file.filter(is_kept).map(|file| file.modified);
         }
         scan.skipped.insert(name.to_owned(), skipped);
     }
@@ -386,7 +378,7 @@ impl Catalog {
 
 /// Whether a copy that is under way will give the file another time. It takes longer than the step of a clock
 /// that has fractions of seconds.
-fn is_final(modified: SystemTime) -> bool {
+fn changes_time(modified: SystemTime) -> bool {
     let step = clock_step(modified);
     step < Duration::from_secs(1) || modified.elapsed().map_or(true, |age| age > step)
 }

@@ -15,7 +15,7 @@ use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{FinishedSegment, PublishedSegment, is_foreign, visit_segments};
+use crate::segment::{FinishedSegment, PublishedSegment, is_foreign, visit_all};
 use crate::sync::MutexGuard;
 
 /// How often rows are looked for, at most, while other processes remove their segments.
@@ -26,8 +26,8 @@ impl Catalog {
     /// under the lock that `clear` holds, so that cleared rows do not come back. Returns whether the
     /// segment is in use; otherwise its file is removed.
     ///
-    /// After an error, one that replaces no others may have its name all the same: its rows are not durable until a
-    /// flush that skips them syncs the directory.
+    /// After an error, it may have its name all the same, and keeps it: other processes may have skipped rows over it,
+    /// which a flush of theirs makes durable.
     pub(crate) fn publish(
         &self,
         finished: FinishedSegment,
@@ -45,22 +45,21 @@ impl Catalog {
             [] => clock::now(),
             _ => clock::past_or_now(finished.file().metadata()?.modified),
         };
+        let dir = finished.dir().clone();
         let published = match sources {
-            [] => self.publish_new(&mut scan, finished).map(Some),
-            _ => {
-                let names = sources.iter().map(|source| source.name());
-                finished.publish_replacing(names, |dir| self.sync_names(dir))
-            }
+            [] => Some(finished.publish_named()?),
+            _ => finished.publish_replacing(sources.iter().map(|source| source.name()))?,
         };
-        let Some(published) = published? else {
+        let Some(published) = published else {
             return Ok(false);
         };
+        self.sync_names(&*dir)
+            .inspect_err(|_| self.rescan(&mut scan, true))?;
         let PublishedSegment { path, footer, lock } = published;
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
-        segment.is_final.store(true, Ordering::Relaxed);
         segment.is_synced.store(true, Ordering::Relaxed);
-        segment.is_settled.store(true, Ordering::Relaxed);
+        segment.note_lock(false); // its sources are removed below
         self.insert_segment(&mut scan, segment, &footer, &leaving);
         // Rows that the sources shadowed are now shadowed by the new segment, or become visible if it
         // left them out as corrupt.
@@ -69,20 +68,6 @@ impl Catalog {
         self.delete(&mut scan, sources);
         drop(lock); // until now, other processes count the sources only
         Ok(true)
-    }
-
-    /// Names a segment, and syncs the name.
-    fn publish_new(
-        &self,
-        scan: &mut Scan,
-        finished: FinishedSegment,
-    ) -> io::Result<PublishedSegment> {
-        let dir = finished.dir().clone();
-        let published = finished.publish_named()?;
-        // Others may have skipped rows over it by now, so it keeps its name after an error.
-        self.sync_names(&*dir)
-            .inspect_err(|_| self.rescan(scan, true))?;
-        Ok(published)
     }
 
     /// Those of the keys that are on disk now, also where other processes remove segments. Waits no longer than
@@ -307,7 +292,8 @@ impl Catalog {
         cleared
     }
 
-    /// Removes every segment, those included that another process publishes meanwhile.
+    /// Removes every segment, those included that another process publishes meanwhile, and the files that hold copies
+    /// of their rows.
     fn remove_all(&self, dir: &dyn Directory, unremovable: &mut Unremovable) -> io::Result<()> {
         // One that cannot be opened is removed: only files of other programs stay.
         let is_ours = |name: &&String| !is_foreign(dir, name).unwrap_or(false);
@@ -316,7 +302,7 @@ impl Catalog {
                 self.remove(dir, unremovable, name);
             }
         };
-        visit_segments(dir, remove).map(drop)
+        visit_all(dir, remove).map(drop)
     }
 
     /// Removes the temporary files of processes that are dead.

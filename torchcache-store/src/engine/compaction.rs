@@ -15,7 +15,6 @@ use crate::catalog::live_segment::LiveSegment;
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::Directory;
-use crate::fs::temp_file::may_be_withdrawn;
 use crate::key::Key;
 use crate::progress;
 use crate::segment::{
@@ -86,7 +85,8 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
     let dir = dir.map_err(|error| engine.note(Fault::Read, error)).ok()?;
     classes.find_map(|class| {
         let mut group = class.to_vec();
-        group.retain(|segment| is_final(&*dir, segment));
+        // In a result of this process, the rows of one that is locked would count next to those of its sources.
+        group.retain(|segment| !segment.look_at_lock(&*dir));
         if group.len() < GROUP_LEN {
             return None;
         }
@@ -103,19 +103,6 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
     })
 }
 
-/// Whether no process withdraws a segment, since its sources were cleared.
-fn is_final(dir: &dyn Directory, segment: &LiveSegment) -> bool {
-    let is_known = segment.is_final.load(Ordering::Relaxed);
-    is_known
-        || match may_be_withdrawn(dir, segment.name()) {
-            Ok(may_be) => {
-                segment.is_final.store(!may_be, Ordering::Relaxed);
-                !may_be
-            }
-            Err(_) => true, // copying it fails as well
-        }
-}
-
 /// Each size class spans a factor of eight.
 fn size_class(segment: &LiveSegment) -> u32 {
     segment.bytes.max(1).ilog2() / 3
@@ -125,8 +112,7 @@ fn size_class(segment: &LiveSegment) -> u32 {
 fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> {
     let epoch = engine.queue.epoch();
     let dir = engine.catalog.open_dir()?;
-    let mut writer = SegmentWriter::create_in(dir.clone())?;
-    writer.require_lock()?; // before the work
+    let mut writer = SegmentWriter::create_replacement(dir.clone())?;
     let mut copied = HashSet::new();
     for source in group {
         copy(engine, &*dir, source, &mut writer, &mut copied).inspect_err(|error| match error {

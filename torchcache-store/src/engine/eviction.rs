@@ -47,9 +47,7 @@ fn total(scan: &Scan, live: u64) -> u64 {
 /// The bytes of the segments that the store reads from, without locked ones: their sources may still exist.
 pub(crate) fn live(catalog: &Catalog) -> u64 {
     let segments = catalog.live_segments();
-    let counted = segments
-        .iter()
-        .filter(|it| !it.is_locked.load(Ordering::Relaxed));
+    let counted = segments.iter().filter(|segment| !segment.is_locked());
     sum(counted.map(|segment| segment.bytes))
 }
 
@@ -211,7 +209,7 @@ fn candidates(
     let mut candidates = Vec::new();
     let mut segments = catalog.live_segments();
     // Without one of these, the rows of its sources would be gone too.
-    segments.retain(|segment| !segment.is_locked.load(Ordering::Relaxed));
+    segments.retain(|segment| !segment.is_locked());
     for segment in segments {
         progress::note();
         match dir.stat(segment.name().as_ref()) {

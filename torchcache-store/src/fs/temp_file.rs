@@ -17,6 +17,9 @@ pub(crate) const PREFIX: &str = ".tmp-";
 /// The start of the name of one that its writer could not lock.
 const UNLOCKED_PREFIX: &str = ".tmp-unlocked-";
 
+/// The start of the name of one that holds rows of segments which it will replace.
+const REPLACEMENT_PREFIX: &str = ".tmp-replacement-";
+
 /// Its end, and that of the name of a segment.
 pub(crate) const SUFFIX: &str = ".tcs";
 
@@ -29,6 +32,11 @@ const STALE_AFTER_UNLOCKABLE: Duration = Duration::from_secs(3600);
 /// Whether a file name is that of a temporary file.
 pub(crate) fn is_temp(name: &str) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
+/// Whether a file name is that of a [replacement](TempFile::create_replacement).
+pub(crate) fn is_replacement(name: &str) -> bool {
+    name.strip_prefix(REPLACEMENT_PREFIX).is_some_and(is_unique)
 }
 
 /// Whether a name is of the form of [`TempFile::unique_name`].
@@ -45,46 +53,58 @@ pub(crate) fn is_unique(name: &str) -> bool {
 pub(crate) struct TempFile {
     dir: Arc<dyn Directory>,
     name: String,
-    /// Why its writer has no lock although there are locks.
-    unlocked: Option<io::Error>,
+    /// The start of the name.
+    prefix: &'static str,
     /// It was renamed or removed.
     is_gone: bool,
 }
 
 impl TempFile {
-    /// Makes a file with a unique name: the time (so that names sort by age), the process, and 64
-    /// random bits, since machines may share the directory.
+    /// Makes a file with a [unique name](Self::unique_name).
     pub(crate) fn create(dir: Arc<dyn Directory>) -> io::Result<(TempFile, Box<dyn File>)> {
-        let now = clock::now();
-        let random = RandomState::new().hash_one(now);
-        let process = std::process::id();
-        TempFile::create_for(
-            dir,
-            &format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}"),
-        )
+        TempFile::create_for(dir, &new_name())
+    }
+
+    /// The same for rows of segments that the file will replace. A process that clears them removes this file as
+    /// well. Fails if the lock of the file is refused although there are locks: other processes would count its rows
+    /// next to those of the segments.
+    pub(crate) fn create_replacement(
+        dir: Arc<dyn Directory>,
+    ) -> io::Result<(TempFile, Box<dyn File>)> {
+        let (temp, file) = TempFile::create_unlocked(dir, REPLACEMENT_PREFIX, &new_name())?;
+        lock(&*file).map_err(|error| {
+            let what =
+                format!("a file that replaces segments cannot be locked, so they stay: {error}");
+            io::Error::new(error.kind(), what)
+        })?;
+        Ok((temp, file))
     }
 
     /// Makes a file whose name is this one after a prefix.
     fn create_for(dir: Arc<dyn Directory>, unique: &str) -> io::Result<(TempFile, Box<dyn File>)> {
-        let name = format!("{PREFIX}{unique}");
-        let file = dir.create(name.as_ref())?;
-        let mut temp = TempFile {
-            dir,
-            name,
-            // The lock shows that the writer lives. Without locks, the age of the file has to. Another process
-            // that looks at the file may have the lock for a moment.
-            unlocked: match file.try_lock() {
-                Ok(true) => None,
-                Ok(false) => Some(io::ErrorKind::WouldBlock.into()),
-                Err(error) => Some(error).filter(|it| it.kind() != io::ErrorKind::Unsupported),
-            },
-            is_gone: false,
-        };
-        if temp.is_unlocked() {
+        let (mut temp, file) = TempFile::create_unlocked(dir, PREFIX, unique)?;
+        if lock(&*file).is_err() {
             let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
             temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
-            temp.name = unlocked;
+            (temp.name, temp.prefix) = (unlocked, UNLOCKED_PREFIX);
         }
+        Ok((temp, file))
+    }
+
+    fn create_unlocked(
+        dir: Arc<dyn Directory>,
+        prefix: &'static str,
+        unique: &str,
+    ) -> io::Result<(TempFile, Box<dyn File>)> {
+        let name = format!("{prefix}{unique}");
+        let file = dir.create(name.as_ref())?;
+        let is_gone = false;
+        let temp = TempFile {
+            dir,
+            name,
+            prefix,
+            is_gone,
+        };
         Ok((temp, file))
     }
 
@@ -105,21 +125,6 @@ impl TempFile {
         Ok(temp)
     }
 
-    /// Whether the lock of the file is free although its writer lives.
-    pub(crate) fn is_unlocked(&self) -> bool {
-        self.unlocked.is_some()
-    }
-
-    /// Fails if the lock of the file is free although its writer lives: other processes could compact it before
-    /// its writer knows whether the segments that it replaces were cleared.
-    pub(crate) fn require_lock(&self) -> io::Result<()> {
-        self.unlocked.as_ref().map_or(Ok(()), |error| {
-            let what =
-                format!("a file that replaces segments cannot be locked, so they stay: {error}");
-            Err(io::Error::new(error.kind(), what))
-        })
-    }
-
     /// The directory of the file.
     pub(crate) fn dir(&self) -> &Arc<dyn Directory> {
         &self.dir
@@ -127,11 +132,7 @@ impl TempFile {
 
     /// The unique part of the name, for a file that needs no particular one.
     pub(crate) fn unique_name(&self) -> &str {
-        let prefix = match self.is_unlocked() {
-            true => UNLOCKED_PREFIX,
-            false => PREFIX,
-        };
-        &self.name[prefix.len()..]
+        &self.name[self.prefix.len()..]
     }
 
     /// Renames the file. An existing file is not replaced.
@@ -159,6 +160,26 @@ impl Drop for TempFile {
 impl fmt::Debug for TempFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TempFile").field(&self.name).finish()
+    }
+}
+
+/// A name that no other file has: the time (so that names sort by age), the process, and 64 random bits, since
+/// machines may share the directory.
+fn new_name() -> String {
+    let now = clock::now();
+    let random = RandomState::new().hash_one(now);
+    let process = std::process::id();
+    format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}")
+}
+
+/// Locks a new file, which shows that its writer lives. Without locks, its age has to.
+fn lock(file: &dyn File) -> io::Result<()> {
+    match file.try_lock() {
+        Ok(true) => Ok(()),
+        // Another process that looks at the file has the lock for a moment.
+        Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -200,21 +221,6 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
 /// Whether a process has a file locked; an error where that cannot be seen.
 pub(crate) fn is_locked(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     dir.open(name.as_ref())?.is_locked()
-}
-
-/// Whether the process that gave a file its [unique name](TempFile::unique_name) may have to remove it again: it
-/// still holds the lock, or there are no locks and the name is young.
-pub(crate) fn may_be_withdrawn(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    Ok(match dir.open(name.as_ref())?.is_locked() {
-        Ok(is_locked) => is_locked,
-        Err(_) => is_unique(name) && !is_older(named_at(name), STALE_AFTER_UNLOCKABLE),
-    })
-}
-
-/// The time in a unique name.
-fn named_at(name: &str) -> SystemTime {
-    let time = name.split('-').next().unwrap_or_default();
-    clock::as_system(u64::from_str_radix(time, 16).unwrap_or(0))
 }
 
 /// The names of the temporary files without a writer, without those that were removed since they were

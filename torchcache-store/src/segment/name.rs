@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::format::{END_MAGIC, MAGIC};
-use crate::fs::temp_file::{SUFFIX, is_unique};
+use crate::fs::temp_file::{SUFFIX, is_replacement, is_unique};
 use crate::fs::{Directory, file_names, read_exact};
 
 /// How often a directory is listed, at most, while it changes.
@@ -34,10 +34,10 @@ pub(crate) fn is_segment(name: &str) -> bool {
     name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_allowed)
 }
 
-/// Whether a file with the name of a segment belongs to another program: torchcache gives no such name, and
+/// Whether a file that [`visit_all`] lists belongs to another program: torchcache gives no such name, and
 /// neither end of the file is that of a segment.
 pub(crate) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    if is_unique(name) {
+    if is_unique(name) || is_replacement(name) {
         return Ok(false);
     }
     let file = dir.open(name.as_ref())?;
@@ -69,9 +69,13 @@ pub(crate) struct SegmentListing {
 
 /// Lists the segments of a directory once.
 pub(crate) fn list_segments(dir: &dyn Directory) -> io::Result<SegmentListing> {
+    list(dir, is_segment)
+}
+
+fn list(dir: &dyn Directory, is_wanted: fn(&str) -> bool) -> io::Result<SegmentListing> {
     let time = dir.metadata()?.modified;
     let is_settled = time.elapsed().is_ok_and(|age| age > clock_step(time));
-    let names = segment_names(dir)?.into_iter().collect();
+    let names = file_names(dir, is_wanted)?.into_iter().collect();
     let is_same = is_settled && dir.metadata().is_ok_and(|dir| dir.modified == time);
     Ok(SegmentListing {
         names,
@@ -93,11 +97,27 @@ pub(crate) fn clock_step(time: SystemTime) -> Duration {
 /// listing before did not have. Returns the last listing.
 pub(crate) fn visit_segments(
     dir: &dyn Directory,
+    visit: impl FnMut(Vec<String>),
+) -> io::Result<BTreeSet<String>> {
+    visit_files(dir, is_segment, visit)
+}
+
+/// The same with the files that are about to replace segments.
+pub(crate) fn visit_all(
+    dir: &dyn Directory,
+    visit: impl FnMut(Vec<String>),
+) -> io::Result<BTreeSet<String>> {
+    visit_files(dir, |name| is_segment(name) || is_replacement(name), visit)
+}
+
+fn visit_files(
+    dir: &dyn Directory,
+    is_wanted: fn(&str) -> bool,
     mut visit: impl FnMut(Vec<String>),
 ) -> io::Result<BTreeSet<String>> {
     let mut last: Option<BTreeSet<String>> = None;
     for _ in 0..MAX_LISTINGS {
-        let SegmentListing { names, time } = list_segments(dir)?;
+        let SegmentListing { names, time } = list(dir, is_wanted)?;
         let is_new = |name: &&String| last.as_ref().is_none_or(|last| !last.contains(*name));
         let new: Vec<String> = names.iter().filter(is_new).cloned().collect();
         let is_complete = last.as_ref() == Some(&names) || names.is_empty() && time.is_some();

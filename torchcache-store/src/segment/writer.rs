@@ -12,7 +12,7 @@ use super::format::{
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::fs::temp_file::TempFile;
-use crate::fs::{Directory, File, FileSystem, Os, remove_if_present};
+use crate::fs::{Directory, File, FileSystem, Os};
 use crate::key::Key;
 use crate::progress;
 
@@ -51,7 +51,15 @@ impl SegmentWriter {
 
     /// The same in an open directory.
     pub(crate) fn create_in(dir: Arc<dyn Directory>) -> io::Result<SegmentWriter> {
-        let (temp, file) = TempFile::create(dir)?;
+        SegmentWriter::begin(TempFile::create(dir)?)
+    }
+
+    /// The same for a segment that is published by [`FinishedSegment::publish_replacing`].
+    pub(crate) fn create_replacement(dir: Arc<dyn Directory>) -> io::Result<SegmentWriter> {
+        SegmentWriter::begin(TempFile::create_replacement(dir)?)
+    }
+
+    fn begin((temp, file): (TempFile, Box<dyn File>)) -> io::Result<SegmentWriter> {
         let unsynced = 0;
         let mut out = BufWriter::with_capacity(WRITE_BYTES, PartWriter { file, unsynced });
         out.write_all(&header(VERSION))?;
@@ -71,11 +79,6 @@ impl SegmentWriter {
         let (temp, mut file) = TempFile::create(dir)?;
         file.write_all(&header(VERSION))?;
         temp.remove()
-    }
-
-    /// Fails if the segment may not replace others: see [`TempFile::require_lock`].
-    pub(crate) fn require_lock(&self) -> io::Result<()> {
-        self.temp.require_lock()
     }
 
     /// The size that the file has if it is finished now.
@@ -200,8 +203,7 @@ impl Write for PartWriter {
 pub(crate) struct PublishedSegment {
     pub(crate) path: PathBuf,
     pub(crate) footer: Footer,
-    /// Its lock. Where it replaces others, other processes neither compact it while it may be removed again, nor
-    /// count it while its sources are there.
+    /// Its lock. Where it replaces others, other processes do not count it while its sources are there.
     pub(crate) lock: Box<dyn File>,
 }
 
@@ -242,31 +244,23 @@ impl FinishedSegment {
         self.publish_named().map(|published| published.path)
     }
 
-    /// Gives the segment its name in place of the segments called `sources`, which the caller removes
-    /// afterwards, and syncs the directory by `sync`: names may reach the medium in any order, and this one has
-    /// to before the sources are removed.
+    /// Gives the segment its name in place of the segments called `sources`, which the caller removes afterwards:
+    /// after it synced the directory, since names may reach the medium in any order. It keeps the lock until then.
     ///
-    /// Returns `None` if a source is gone, since another process then replaced or cleared it. After
-    /// that and after an error, the segment is removed again. A process that replaces segments lists the directory
-    /// after removing, so one of the two sees the other. The caller keeps the lock until the sources are removed.
+    /// Returns `None` if a source is gone, since another process replaced or cleared it. One that clears lists the
+    /// directory after removing segments, and removes [replacements](TempFile::create_replacement) as well: either it
+    /// sees this one, which then has no file to rename, or the sources are gone before they are looked for. So a segment
+    /// that has its name keeps it, and other processes may skip rows over it.
     pub(crate) fn publish_replacing<'n>(
         self,
         mut sources: impl Iterator<Item = &'n str>,
-        sync: impl FnOnce(&dyn Directory) -> io::Result<()>,
     ) -> io::Result<Option<PublishedSegment>> {
-        self.temp.require_lock()?;
         let dir = self.dir().clone();
-        let published = self.publish_named()?;
-        let mut exist = || sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
-        let is_gone = match exist() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            exist => exist.and_then(|()| sync(&*dir)).map(|()| false),
-        };
-        if matches!(is_gone, Ok(false)) {
-            return Ok(Some(published));
+        let exist = sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
+        match exist.and_then(|()| self.publish_named()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            published => published.map(Some),
         }
-        remove_if_present(&*dir, published.path.file_name().unwrap_or_default())?;
-        is_gone.map(|_| None)
     }
 
     /// Gives the segment its name in place of no other. The directory is not synced.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, eventually, seen, series};
-use torchcache_faults::compaction::during_a_compaction;
+use torchcache_faults::compaction::{acting_at, during_a_compaction};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::roles::directory::content;
 use torchcache_faults::rows::manual_flush;
@@ -223,31 +223,57 @@ fn damaged() -> Sim {
     sim
 }
 
+/// What removes all rows.
+const REMOVALS: [fn(&Sim); 3] = [
+    |sim| store(sim.clone(), "c").clear(),
+    |sim| drop(clear(&only(sim.clone()), false)),
+    |sim| {
+        drop(prune(
+            &opened(sim.clone()),
+            Keep::ReadWithin(Duration::ZERO),
+            false,
+        ))
+    },
+];
+
+/// At any moment of a repair or a compaction.
 #[test]
-fn repair_does_not_revive_rows_cleared_meanwhile() {
-    let sim = damaged();
-    let source = segments(&sim).remove(0);
-    let renamed = Counter::default();
-    let when = {
-        let source = source.clone();
-        move |call: Call, looked: &OsStr| {
-            if call == Call::Rename {
-                renamed.next();
-            }
-            call == Call::Stat && renamed.get() > 0 && looked == name(&source)
-        }
-    };
-    let (fs, happened) = before(&sim, when, move |sim| {
-        dir(sim).remove(name(&source)).expect("it is there");
-    });
-    let report = check(&[only(fs)], &()).remove(0);
-    let repairs = repair(&report);
-    let done = repairs.segments[0].1.as_ref().expect("nothing fails");
-    assert_eq!((done, happened.get()), (&SegmentRepair::Superseded, 1));
-    assert_eq!(segments(&sim), Vec::<std::path::PathBuf>::new());
+fn removed_rows_do_not_come_back_by_files_that_replace_them() {
+    let mut caused = 0;
+    for (number, remove) in REMOVALS.into_iter().enumerate() {
+        caused += series(format_args!("repair, removal {number}"), |nth| {
+            let sim = damaged();
+            let (is_on, calls) = (
+                Arc::new(AtomicBool::new(false)),
+                Arc::new(Counter::default()),
+            );
+            let decide = {
+                let (sim, is_on, calls) = (sim.clone(), is_on.clone(), calls.clone());
+                move |_: Call, _: &_| {
+                    if is_on.load(Ordering::SeqCst) && calls.next() == nth {
+                        remove(&sim);
+                    }
+                    Fate::Done
+                }
+            };
+            let report = check(&[only(Faulty::new(sim.clone(), decide))], &()).remove(0);
+            is_on.store(true, Ordering::SeqCst);
+            repair(&report);
+            let is_reached = calls.get() >= nth;
+            assert!(!is_reached || segments(&sim).is_empty());
+            is_reached
+        });
+        caused += series(format_args!("compaction, removal {number}"), |nth| {
+            let sim = root();
+            let is_reached = acting_at(&sim, "/root/c", nth, Fate::Done, remove);
+            assert!(!is_reached || segments(&sim).is_empty());
+            is_reached
+        });
+    }
+    seen("rows are removed while files replace segments", caused);
 }
 
-/// A running store could compact the copy before it is known whether the damaged segment was cleared.
+/// Other processes would count the copy next to the damaged segment.
 #[test]
 fn repair_replaces_nothing_where_its_lock_is_refused() {
     let sim = damaged();
