@@ -1219,26 +1219,34 @@ fn rows_fit_in_a_root_while_another_process_ends_a_compaction() {
     seen("a compaction ends while a root is listed", caused);
 }
 
-/// The same for the bound of a root, in a cache that the other process has not opened.
+/// The same for the bound of a root, in a cache that the other process has not opened, and, where rows are evicted,
+/// however long it stalls.
 #[test]
 fn rows_that_another_process_compacts_count_once_in_a_root() {
     let mut caused = 0;
     let one = bytes_of_one();
-    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
-        caused += series(format_args!("{eviction:?}"), |nth| {
+    for (eviction, age) in [
+        (Eviction::LeastRecentlyRead, Duration::ZERO),
+        (Eviction::LeastRecentlyRead, Duration::from_secs(3600)),
+        (Eviction::Never, Duration::ZERO),
+    ] {
+        caused += series(format_args!("{eviction:?}, {age:?} later"), |nth| {
             let sim = Sim::new();
             sim.open_dir(Path::new("/root"), true)
                 .expect("it can be made");
+            put_flushed(&opened(sim.clone(), "/root/oldest"), 200..201, LEN);
             let is_reached = during_a_compaction(&sim, "/root/a", manual_flush(), nth, |_| {
                 let config = manual_flush()
-                    .with_max_root_bytes(Some(9 * one + one / 2))
+                    .with_max_root_bytes(Some(10 * one + one / 2))
                     .with_eviction(eviction);
                 let store = Store::open_on(Arc::new(sim.clone()), "/root/b", config);
                 let store = store.expect("it opens");
+                sim.age_dir(Path::new("/root/a"), age);
                 put_flushed(&store, 100..101, LEN);
                 assert_eq!(store.stats().refused_rows, 0);
                 expect_all(&store, 100..101, LEN);
             });
+            expect_all(&opened(sim.clone(), "/root/oldest"), 200..201, LEN);
             expect_all(&opened(sim, "/root/a"), 0..8, LEN);
             is_reached
         });

@@ -23,7 +23,7 @@ pub(super) struct Inventory {
 /// A cache of an [`Inventory`].
 pub(super) struct CacheEntry {
     pub(super) cache: Cache,
-    /// When the directory changed last, read after it was listed.
+    /// When the directory had changed last before it was listed.
     changed: SystemTime,
     /// The module, or why the manifest cannot be read.
     pub(super) module: Result<String, ErrorKind>,
@@ -69,7 +69,7 @@ impl Inventory {
             if !is_locked || is_late {
                 least = least.min(inventory.bytes());
                 let excess = least.saturating_sub(limit);
-                if excess == 0 || is_late || inventory.is_settled() {
+                if excess == 0 || is_late || inventory.has_settled() {
                     return Ok((inventory, excess));
                 }
             }
@@ -95,8 +95,13 @@ impl Inventory {
         segments.len() < listed
     }
 
-    fn is_settled(&self) -> bool {
-        self.caches.iter().all(|entry| is_settled(entry.changed))
+    /// Whether no compaction is under way, and none ended since the listing: then the sources are counted, and its
+    /// result is not locked any more.
+    fn has_settled(&self) -> bool {
+        self.caches.iter().all(|entry| {
+            let dir = entry.cache.open().and_then(|dir| dir.metadata());
+            dir.is_ok_and(|dir| dir.modified == entry.changed) && is_settled(entry.changed)
+        })
     }
 
     pub(super) fn list(root: &Root, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<Inventory> {
@@ -120,6 +125,7 @@ impl Inventory {
 
     fn add_cache(&mut self, cache: Cache, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         let dir = cache.open()?;
+        let changed = dir.metadata()?.modified;
         // Added only after the whole directory was read: segments refer to the index of their cache.
         let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
@@ -149,7 +155,6 @@ impl Inventory {
                 last_read,
             });
         }
-        let changed = dir.metadata()?.modified;
         let written = dir.stat(manifest::FILE.as_ref()).ok();
         let created = || written.map_or(0, |file| clock::past_or_now(file.modified));
         let manifest = read_manifest(&*dir)?.map_err(|error| error.kind());

@@ -93,7 +93,8 @@ fn list_if_due(engine: &Engine, root: &SharedRoot) -> Option<ListedRoot> {
     let enforcing = root.enforcing.take(&engine.queue.progress, || 1);
     // Another flusher may have been first.
     let bound = record(engine, root)?;
-    match list(root) {
+    let may_evict = engine.config().eviction != Eviction::Never;
+    match list_within(root, bound, may_evict) {
         Ok(caches) => {
             let totals = caches
                 .iter()
@@ -114,18 +115,37 @@ fn list_if_due(engine: &Engine, root: &SharedRoot) -> Option<ListedRoot> {
     }
 }
 
-fn list(root: &SharedRoot) -> io::Result<Vec<ListedCache>> {
+/// Lists the caches. Locks are looked at in directories that changed lately: most are at rest, and one where a
+/// compaction stalls for longer than that counts twice what this compacts. So all are looked at before something is
+/// evicted. Without eviction, rows are refused at worst that would fit.
+fn list_within(root: &SharedRoot, bound: u64, may_evict: bool) -> io::Result<Vec<ListedCache>> {
+    let caches = list(root, is_recent)?;
+    match may_evict && sum(caches.iter().map(ListedCache::bytes)) > bound {
+        true => list(root, |_| true),
+        false => Ok(caches),
+    }
+}
+
+/// Lists the caches, and looks at locks where a directory that changed at a time `may_have_locked`.
+fn list(
+    root: &SharedRoot,
+    may_have_locked: fn(SystemTime) -> bool,
+) -> io::Result<Vec<ListedCache>> {
     let entries = root.fs.open_dir(&root.path, false)?.list()?;
     let names = entries.into_iter().filter(|entry| !entry.is_file);
     // What cannot be opened, or belongs to another user, is no cache of this one.
     let caches = names.filter_map(|entry| {
         progress::note();
-        list_cache(root, entry.name).ok()
+        list_cache(root, entry.name, may_have_locked).ok()
     });
     Ok(caches.collect())
 }
 
-fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
+fn list_cache(
+    root: &SharedRoot,
+    name: OsString,
+    may_have_locked: fn(SystemTime) -> bool,
+) -> io::Result<ListedCache> {
     let dir = directory::open(&*root.fs, &root.path.join(&name), false)?;
     let metadata = dir.metadata()?;
     let mut reads = HashMap::new();
@@ -136,7 +156,7 @@ fn list_cache(root: &SharedRoot, name: OsString) -> io::Result<ListedCache> {
     let mut names = segment_names(&*dir)?;
     // The sources of a compaction count, and its result does not, which is locked until they are removed. So
     // the locks come first, all of them: the sources of an unlocked one are not found below.
-    if is_recent(metadata.modified) {
+    if may_have_locked(metadata.modified) {
         names.retain(|name| {
             progress::note();
             !is_unique(name) || !is_locked(&*dir, name).unwrap_or(false)

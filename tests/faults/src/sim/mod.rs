@@ -55,6 +55,13 @@ impl Sim {
         self.medium().whole_seconds = true;
     }
 
+    /// Sets when a directory changed last.
+    pub fn age_dir(&self, path: &Path, age: Duration) {
+        if let Some(names) = self.medium().directories.get_mut(path) {
+            names.modified = Some(SystemTime::now() - age);
+        }
+    }
+
     /// Lets locks work in another way, as on some network file systems.
     pub fn set_locks(&self, locks: Locks) {
         self.medium().locks = locks;

@@ -77,6 +77,31 @@ fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
     seen("a compaction ends while it is pruned", CALLS);
 }
 
+/// It stalled for so long that its directory has come to rest, and ends before the `nth` call.
+#[test]
+fn a_compaction_that_ends_while_pruning_lists_does_not_count_twice() {
+    const CALLS: u64 = 120; // of two listings
+    for nth in 1..=CALLS {
+        let (sim, mut is_reached) = (root(), false);
+        put(&store(sim.clone(), "old"), 100..110);
+        age(&sim, "old", HOUR);
+        during_a_compaction(&sim, "/root/c", manual_flush(), 1, |paused| {
+            for cache in ["/root/old", "/root/c"] {
+                sim.age_dir(Path::new(cache), HOUR);
+            }
+            let result = segments(&sim).pop().expect("it is the newest");
+            let limit = bytes(&sim, "old") + bytes(&sim, "c") - sim.bytes(&result).len() as u64;
+            let (fs, calls) = paused.finish_before(&sim, nth);
+            let done = prune(&opened(fs), Keep::MaxBytes(limit), false);
+            let done = done.expect("it can be pruned");
+            assert!(done.caches.is_empty(), "{done:?}");
+            is_reached = calls.get() >= nth;
+        });
+        assert!(is_reached, "it waits for the compaction");
+    }
+    seen("a compaction ends while pruning lists", CALLS);
+}
+
 /// It ends after pruning, which does not wait any longer, removed its sources.
 #[test]
 fn the_result_of_a_compaction_that_stalls_is_pruned() {
