@@ -798,12 +798,19 @@ pub mod conditional_arguments {
         #[shared]
         mask: &Tensor,
         #[cfg(feature = "on")] (low, _): (f64, f64),
+        #[cfg(feature = "off")]
+        #[skip]
+        log: NoSuchType,
+        #[cfg(feature = "on")]
+        #[skip]
+        log: &dyn Fn(&Tensor),
         #[cfg(feature = "off")] train: bool,
         #[cfg(feature = "on")] mut is_training: bool,
     ) -> Tensor {
         is_training = !is_training;
         #[cfg(feature = "off")]
         let xs = xs * first * none * train;
+        log(xs);
         (xs * mask * low * ids.len() as f64).dropout(0.5, !is_training)
     }
 
@@ -1775,13 +1782,14 @@ pub mod unused_structs {
 
 // warning: unused variable: `unused`
 // warning: unused variable: `id`
+// warning: unused variable: `skipped`
 // warning: variable does not need to be mutable
 pub mod unused_arguments {
     use tch::{Tensor, nn};
     use torchcache::{TorchCache, torchcache};
 
     #[torchcache]
-    pub fn embed(mut xs: &Tensor, unused: f64, #[id] id: &[i64]) -> Tensor {
+    pub fn embed(mut xs: &Tensor, unused: f64, #[id] id: &[i64], #[skip] skipped: ()) -> Tensor {
         xs * 2
     }
 
@@ -1795,6 +1803,10 @@ pub mod unused_arguments {
         mask: &Tensor,
         _name: &str,
         _: i64,
+        #[skip]
+        #[allow(unused_variables)]
+        log: &dyn Fn(),
+        #[skip] _rows: Option<&Tensor>,
     ) -> Tensor {
         xs * 2
     }

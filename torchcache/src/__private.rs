@@ -15,7 +15,7 @@ pub use tch::Tensor;
 pub use tch::nn::ModuleT;
 pub use torchcache_macros::CachedStruct;
 
-pub use crate::argument::{Arguments, SelectedRows};
+pub use crate::argument::{Arguments, SelectedRows, SkipProbe};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{
     CachedForward as OneImplWithForwardPerStruct, CachedFunction, CachedMethod, CachedStruct,

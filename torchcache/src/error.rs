@@ -81,7 +81,7 @@ pub(crate) enum Detail {
         expected: String,
     },
     #[error(
-        "no tensor argument: rows are the first dimension of tensor arguments, and every argument is plain, shared, `None` or an empty list; pass at least one `&Tensor`, or ids marked `#[id]`"
+        "no tensor argument: rows are the first dimension of tensor arguments, and every argument is plain, shared, skipped, `None` or an empty list; pass at least one `&Tensor`, or ids marked `#[id]`"
     )]
     NoTensor,
     #[error(
@@ -89,7 +89,7 @@ pub(crate) enum Detail {
     )]
     ZeroDimensional { argument: String },
     #[error(
-        "batch sizes differ: argument `{first}` has {first_rows} rows, argument `{second}` has {second_rows}; expected the same first dimension in every tensor argument"
+        "batch sizes differ: argument `{first}` has {first_rows} rows, argument `{second}` has {second_rows}; expected the same first dimension in every tensor argument; mark one that is the same for all rows `#[shared]`"
     )]
     BatchSizes {
         first: String,

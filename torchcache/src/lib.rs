@@ -46,9 +46,9 @@
 //! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
 //!   [`Named`]: functions and closures in fields.
-//! * [`Argument`] and [`Output`]: what cached functions take and return. [`SampleIds`] and
-//!   [`SharedArgument`]: parameters marked `#[id]` and `#[shared]`. [`trait@Batched`] and its derive:
-//!   outputs of several tensors.
+//! * [`Argument`] and [`Output`]: what cached functions take and return. [`SampleIds`],
+//!   [`SharedArgument`] and [`SkippedArgument`]: parameters marked `#[id]`, `#[shared]` and `#[skip]`.
+//!   [`trait@Batched`] and its derive: outputs of several tensors.
 //! * [`Error`]: misuse, and directories that cannot be used. Faults of the machine are misses, counted in
 //!   [`Stats::faults`].
 //!
@@ -96,7 +96,7 @@ mod schema;
 mod sync;
 mod tensor;
 
-pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument};
+pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument, SkippedArgument};
 pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
 pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
@@ -242,11 +242,12 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// # Parameters
 ///
-/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value that is part of every key. Two
+/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value that is part of every key. Three
 /// attributes change that:
 ///
 /// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content ([`SampleIds`]);
-/// * `#[shared] mask: &Tensor`: a tensor without a batch, part of every key ([`SharedArgument`]).
+/// * `#[shared] mask: &Tensor`: a tensor without a batch, part of every key ([`SharedArgument`]);
+/// * `#[skip] log: &dyn Fn(&str)`: not part of the key, so that no output may depend on it ([`SkippedArgument`]).
 ///
 /// ```
 /// use tch::Tensor;

@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use crate::expand::{definition, local, options};
 use crate::parse::attributes::{Inherited, inherited, wrapped};
 use crate::parse::functions::FunctionItem;
-use crate::parse::signature::remove_roles;
+use crate::parse::signature::remove_marks;
 use crate::runtime::Runtime;
 
 /// The expansion of a checked function.
@@ -65,7 +65,7 @@ pub(crate) fn fallback(
         .is_none()
         .then(|| handle(item, renamed, &quote!(loop {}), runtime));
     let mut item = item.clone();
-    remove_roles(&mut item.sig);
+    remove_marks(&mut item.sig);
     quote!(#item #handle #error)
 }
 

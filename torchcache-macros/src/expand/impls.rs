@@ -9,7 +9,7 @@ use syn::{Attribute, FnArg, Generics, ImplItem, ItemImpl, Type, parse_quote};
 use crate::expand::{definition, local, options, paired};
 use crate::parse::attributes::{Inherited, inherited, is_generic, wrapped};
 use crate::parse::impls::{Method, ModuleImpl, has_forward, remove_marks};
-use crate::parse::signature::remove_roles;
+use crate::parse::signature;
 use crate::runtime::Runtime;
 use crate::types::{self, ends_in, ungrouped};
 
@@ -145,7 +145,7 @@ pub(crate) fn fallback(item: &ItemImpl, error: &syn::Error, runtime: &Runtime) -
     for member in &mut item.items {
         if let ImplItem::Fn(method) = member {
             remove_marks(&mut method.attrs);
-            remove_roles(&mut method.sig);
+            signature::remove_marks(&mut method.sig);
         }
     }
     quote!(#item #forward #error)

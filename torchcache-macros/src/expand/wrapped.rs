@@ -18,11 +18,19 @@ impl WrappedFn {
         let with = self.arguments.iter().map(|argument| {
             let WrappedArgument { name, role, .. } = argument;
             let span = type_span(argument);
-            match role {
+            let at = runtime.at(span);
+            let skipped = argument
+                .is_skipped
+                .then(|| quote_spanned!(span=> .skipped()));
+            let with = match role {
+                ArgumentRole::Rows if argument.is_probed() => quote_spanned! {span=>
+                    .with(#at::SkipProbe::new(&#name).torchcache_argument())
+                },
                 ArgumentRole::Rows => quote_spanned!(span=> .with(&#name)),
                 ArgumentRole::Id => quote_spanned!(span=> .with_id(&#name)),
                 ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
-            }
+            };
+            quote!(#skipped #with)
         });
         let none = quote!(#runtime::Arguments::new());
         if !self.has_conditions() {
@@ -90,6 +98,13 @@ impl WrappedFn {
                 let #held = &mut #at::Default::default();
             };
             match argument.role {
+                ArgumentRole::Rows if argument.is_probed() => quote_spanned! {span=>
+                    #holds
+                    #(#cfgs)*
+                    #(#lints)*
+                    let #pattern =
+                        #at::SkipProbe::new(&#name).torchcache_rows(#rows, #position, #held);
+                },
                 ArgumentRole::Rows => quote_spanned! {span=>
                     #holds
                     #(#cfgs)*

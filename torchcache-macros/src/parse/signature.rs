@@ -12,7 +12,7 @@ use crate::errors::Errors;
 use crate::parse::attributes::{Inherited, inherited, is_lint};
 use crate::suggest;
 use crate::types;
-use crate::validate::signature as validate;
+use crate::validate::signature::{self as validate, MARKS};
 
 /// The names of arguments that say whether the module is being trained, if they are of type `bool`;
 /// with an underscore in front of them as well.
@@ -56,6 +56,8 @@ pub(crate) struct WrappedArgument {
     pub(crate) pattern: Pat,
     pub(crate) ty: Type,
     pub(crate) role: ArgumentRole,
+    /// `#[skip]`: it is not part of the key.
+    pub(crate) is_skipped: bool,
     /// The conditions under which there is such an argument.
     pub(crate) cfgs: Vec<Attribute>,
     /// What the user allows of it, which holds where the pattern is.
@@ -73,10 +75,6 @@ pub(crate) enum ArgumentRole {
     Shared,
 }
 
-/// The attributes that give an argument a role.
-const ROLES: [(&str, ArgumentRole); 2] =
-    [("id", ArgumentRole::Id), ("shared", ArgumentRole::Shared)];
-
 impl WrappedFn {
     /// Reads and checks a function, except for its receiver.
     pub(crate) fn parse(
@@ -87,6 +85,7 @@ impl WrappedFn {
     ) -> Option<Self> {
         validate::qualifiers(signature, errors);
         let mut renamed = signature.clone();
+        refuse_marks_of_receiver(&mut renamed, errors);
         let mut arguments = Vec::new();
         let mut training = Vec::new();
         let mut flags = Vec::new();
@@ -96,7 +95,7 @@ impl WrappedFn {
         });
         for (position, typed) in typed.enumerate() {
             validate::argument_attributes(&typed.attrs, errors);
-            let role = take_role(&mut typed.attrs, errors);
+            let marks = take_marks(&mut typed.attrs, errors);
             let is_training = match means_training {
                 Training::Second => position == 1,
                 Training::Named | Training::Required => {
@@ -105,8 +104,8 @@ impl WrappedFn {
             };
             let may_be_training = is_named_training(typed) && may_be_bool(&typed.ty);
             if !is_training {
-                validate::argument_type(&typed.ty, errors);
-            } else if role != ArgumentRole::Rows {
+                validate::argument_type(&typed.ty, marks.is_skipped(), errors);
+            } else if !marks.is_empty() {
                 errors.report(
                     &typed.pat,
                     format!(
@@ -115,7 +114,7 @@ impl WrappedFn {
                     ),
                 );
             }
-            let argument = WrappedArgument::rename(typed, position, role);
+            let argument = WrappedArgument::rename(typed, position, &marks);
             if is_training {
                 training.push(argument);
             } else {
@@ -137,7 +136,7 @@ impl WrappedFn {
                 name,
                 format!(
                     "`{name}` has no tensor argument, so there are no rows to cache; take at least \
-                     one `&Tensor` without `#[shared]`, or ids marked `#[id]`"
+                     one `&Tensor` without `#[shared]` and `#[skip]`, or ids marked `#[id]`"
                 ),
             );
         }
@@ -157,7 +156,7 @@ impl WrappedFn {
 
 impl WrappedArgument {
     /// Replaces a pattern in the signature by a name; the pattern is matched where the body begins.
-    fn rename(typed: &mut PatType, position: usize, role: ArgumentRole) -> Self {
+    fn rename(typed: &mut PatType, position: usize, marks: &Marks) -> Self {
         let pattern = (*typed.pat).clone();
         let name = match &pattern {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
@@ -178,7 +177,8 @@ impl WrappedArgument {
             name,
             pattern,
             ty: (*typed.ty).clone(),
-            role,
+            role: marks.role(),
+            is_skipped: marks.is_skipped(),
             cfgs,
             lints,
         }
@@ -191,50 +191,85 @@ impl WrappedArgument {
         argument.unwrap_or(name)
     }
 
+    /// Whether it is skipped, and the compiler has to find out whether its type is one of tensors.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.is_skipped && self.role == ArgumentRole::Rows && !validate::names_tensor(&self.ty)
+    }
+
     fn may_have_rows(&self) -> bool {
         match self.role {
-            ArgumentRole::Rows => !validate::has_no_tensor(&self.ty),
+            ArgumentRole::Rows => !self.is_skipped && !validate::has_no_tensor(&self.ty),
             ArgumentRole::Id => true,
             ArgumentRole::Shared => false,
         }
     }
 }
 
-/// Removes the role attributes of an argument, misspelt ones included: the compiler knows none of
-/// them.
-fn take_role(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> ArgumentRole {
-    let mut first: Option<(String, ArgumentRole)> = None;
-    for attribute in attributes.extract_if(.., |attribute| role_name(attribute).is_some()) {
-        let Some(name) = role_name(&attribute) else {
+/// The attributes of an argument among [`MARKS`].
+struct Marks(Vec<String>);
+
+impl Marks {
+    fn role(&self) -> ArgumentRole {
+        match () {
+            () if self.has("id") => ArgumentRole::Id,
+            () if self.has("shared") => ArgumentRole::Shared,
+            () => ArgumentRole::Rows,
+        }
+    }
+
+    fn is_skipped(&self) -> bool {
+        self.has("skip")
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|given| given == name)
+    }
+
+    /// The one that `name` cannot be next to.
+    fn conflict(&self, name: &str) -> Option<&str> {
+        let mut given = self.0.iter().map(String::as_str);
+        given.find(|&given| given == name || given == "id" || name == "id")
+    }
+}
+
+/// Removes the marks of an argument, misspelt ones included: the compiler knows none of them.
+fn take_marks(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Marks {
+    let mut marks = Marks(Vec::new());
+    for attribute in attributes.extract_if(.., |attribute| mark_name(attribute).is_some()) {
+        let Some(name) = mark_name(&attribute) else {
             continue;
         };
-        let Some((_, role)) = ROLES.into_iter().find(|(known, _)| name == *known) else {
-            let hint = suggest::hint(&name, &ROLES.map(|(known, _)| known), "");
+        if !MARKS.contains(&name.as_str()) {
+            let hint = suggest::hint(&name, &MARKS, "");
             errors.report(
                 attribute.path(),
                 format!("unknown argument attribute `{name}`{hint}"),
             );
             continue;
-        };
+        }
         if !matches!(attribute.meta, Meta::Path(_)) {
             errors.report(
                 &attribute,
                 format!("`#[{name}]` takes no value; write `#[{name}]`"),
             );
         }
-        match &first {
-            None => first = Some((name, role)),
-            Some((before, _)) => errors.report(
+        match marks.conflict(&name) {
+            None => marks.0.push(name),
+            Some(before) => errors.report(
                 &attribute,
                 format!("this argument already has `#[{before}]`; remove one of the two"),
             ),
         }
     }
-    first.map_or(ArgumentRole::Rows, |(_, role)| role)
+    marks
 }
 
-/// The name of a role attribute, right or misspelt; `None` for attributes of the compiler.
-fn role_name(attribute: &Attribute) -> Option<String> {
+/// The name of a mark, right or misspelt; `None` for attributes of the compiler.
+fn mark_name(attribute: &Attribute) -> Option<String> {
     const OTHERS: [&str; 8] = [
         "allow", "cfg", "cfg_attr", "deny", "doc", "expect", "forbid", "warn",
     ];
@@ -242,11 +277,26 @@ fn role_name(attribute: &Attribute) -> Option<String> {
     (!OTHERS.contains(&name.as_str())).then_some(name)
 }
 
-/// Removes all role attributes from a signature that is emitted unchanged next to an error.
-pub(crate) fn remove_roles(signature: &mut Signature) {
+/// Refuses marks on `self`, and removes them.
+fn refuse_marks_of_receiver(signature: &mut Signature, errors: &mut Errors) {
+    let Some(FnArg::Receiver(receiver)) = signature.inputs.first_mut() else {
+        return;
+    };
+    for attribute in receiver.attrs.extract_if(.., |it| mark_name(it).is_some()) {
+        errors.report(
+            &attribute,
+            "`self` is the module, which rows are stored under; remove this attribute, and leave a field out \
+             of the module hash with `#[torchcache(skip)]` on it",
+        );
+    }
+}
+
+/// Removes all marks from a signature that is emitted unchanged next to an error.
+pub(crate) fn remove_marks(signature: &mut Signature) {
+    refuse_marks_of_receiver(signature, &mut Errors::default());
     for input in &mut signature.inputs {
         if let FnArg::Typed(typed) = input {
-            take_role(&mut typed.attrs, &mut Errors::default());
+            take_marks(&mut typed.attrs, &mut Errors::default());
         }
     }
 }

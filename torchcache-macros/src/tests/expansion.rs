@@ -181,7 +181,8 @@ fn the_derive_of_an_enum() {
 fn a_function_with_argument_attributes() {
     assert_snapshot!(attribute(
         "",
-        "fn attend(xs: &[Tensor], #[id] names: &[&str], #[shared] mask: &Tensor) -> Encoded {
+        "fn attend(xs: &[Tensor], #[id] names: &[&str], #[shared] mask: &Tensor, #[skip] log: &Log,
+             #[skip] rows: &Tensor, #[skip] #[shared] table: &Tensor) -> Encoded {
             encode(xs, mask)
         }",
     ));

@@ -12,6 +12,9 @@ use crate::build_inputs::conditional;
 use crate::errors::Errors;
 use crate::types::{self, ungrouped};
 
+/// The attributes of arguments. `#[skip]` and `#[shared]` may be on one.
+pub(crate) const MARKS: [&str; 3] = ["id", "shared", "skip"];
+
 /// Refuses `const`, `async`, `unsafe`, `extern`, variadic and generic functions.
 pub(crate) fn qualifiers(signature: &Signature, errors: &mut Errors) {
     let mut refuse = |tokens: TokenStream, what: &str, fix: &str| {
@@ -92,41 +95,44 @@ pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-/// Refuses `#[cfg_attr]` with a role, which nothing evaluates before the attribute of the function.
+/// Refuses `#[cfg_attr]` with a mark, which nothing evaluates before the attribute of the function.
 pub(crate) fn argument_attributes(attributes: &[Attribute], errors: &mut Errors) {
     for attribute in attributes {
-        if attribute.path().is_ident("cfg_attr") && has_role(&attribute.meta) {
+        if attribute.path().is_ident("cfg_attr") && has_mark(&attribute.meta) {
             errors.report(
                 attribute,
-                "the role of an argument cannot depend on a condition; write the argument twice, each \
+                "the attributes of an argument cannot depend on a condition; write the argument twice, each \
                  with a `#[cfg]`",
             );
         }
     }
 }
 
-/// Whether an attribute, or one inside `#[cfg_attr]`, gives an argument a role.
-fn has_role(meta: &Meta) -> bool {
+/// Whether an attribute, or one inside `#[cfg_attr]`, is a mark of an argument.
+fn has_mark(meta: &Meta) -> bool {
     match meta {
         Meta::List(list) if list.path.is_ident("cfg_attr") => {
-            conditional(&list.tokens).1.iter().any(has_role)
+            conditional(&list.tokens).1.iter().any(has_mark)
         }
-        meta => meta.path().is_ident("id") || meta.path().is_ident("shared"),
+        meta => MARKS.iter().any(|mark| meta.path().is_ident(mark)),
     }
 }
 
 /// Refuses the argument types that no key can be made of.
-pub(crate) fn argument_type(ty: &Type, errors: &mut Errors) {
-    struct Refuse<'a>(&'a mut Errors);
+pub(crate) fn argument_type(ty: &Type, is_skipped: bool, errors: &mut Errors) {
+    struct Refuse<'a> {
+        is_skipped: bool,
+        errors: &'a mut Errors,
+    }
     impl<'ast> Visit<'ast> for Refuse<'_> {
         fn visit_type_reference(&mut self, ty: &'ast syn::TypeReference) {
             if ty.mutability.is_some() {
-                let fix = if types::is_named(&ty.elem, "Tensor") {
-                    "take `&Tensor` and return the new tensor"
-                } else {
-                    "take `&` and return the new value"
+                let fix = match types::is_named(&ty.elem, "Tensor") {
+                    true => "take `&Tensor` and return the new tensor",
+                    false if self.is_skipped => "take `&` of a `Cell`, `RefCell` or `Mutex`",
+                    false => "take `&` and return the new value",
                 };
-                self.0.report(
+                self.errors.report(
                     ty,
                     format!(
                         "a hit does not run the body, so it cannot write through a `&mut` \
@@ -138,13 +144,21 @@ pub(crate) fn argument_type(ty: &Type, errors: &mut Errors) {
         }
 
         fn visit_type_impl_trait(&mut self, ty: &'ast syn::TypeImplTrait) {
-            self.0.report(
+            self.errors.report(
                 ty,
                 "a generic function cannot be cached; write the type out",
             );
         }
+
+        // What a callback takes is no argument.
+        fn visit_parenthesized_generic_arguments(
+            &mut self,
+            _: &'ast syn::ParenthesizedGenericArguments,
+        ) {
+        }
+        fn visit_type_fn_ptr(&mut self, _: &'ast syn::TypeFnPtr) {}
     }
-    Refuse(errors).visit_type(ty);
+    Refuse { is_skipped, errors }.visit_type(ty);
 }
 
 /// The return type, where it may hold tensors.
@@ -167,6 +181,25 @@ pub(crate) fn output<'a>(signature: &'a Signature, errors: &mut Errors) -> Optio
     };
     errors.report(ty, format!("`{name}` {what}; {fix}"));
     None
+}
+
+/// Whether a type that is written with the name `Tensor` may hold one. Callbacks hold none.
+pub(crate) fn names_tensor(ty: &Type) -> bool {
+    match ungrouped(ty) {
+        Type::Path(path) => path.path.segments.last().is_some_and(|last| {
+            let inner = match &last.arguments {
+                PathArguments::AngleBracketed(inner) => &inner.args,
+                _ => return last.ident == "Tensor",
+            };
+            let mut inner = inner.iter();
+            inner.any(|inner| matches!(inner, GenericArgument::Type(inner) if names_tensor(inner)))
+        }),
+        Type::Reference(reference) => names_tensor(&reference.elem),
+        Type::Slice(slice) => names_tensor(&slice.elem),
+        Type::Array(array) => names_tensor(&array.elem),
+        Type::Tuple(tuple) => tuple.elems.iter().any(names_tensor),
+        _ => false,
+    }
 }
 
 /// The names of types that hold no tensor.

@@ -27,12 +27,16 @@ pub struct Arguments<'a> {
     /// The position of a plain argument that holds a tensor which cannot be hashed.
     pub(crate) plain_unreadable: Option<usize>,
     count: usize,
+    /// Whether the next argument is marked `#[skip]`.
+    is_skipping: bool,
 }
 
 /// A tensor and the position of its argument. The tensors of a list have the same position.
 #[derive(Debug)]
 pub(crate) struct TensorArgument {
     pub(crate) position: usize,
+    /// It is not part of the keys.
+    pub(crate) is_skipped: bool,
     pub(crate) tensor: Tensor,
 }
 
@@ -52,6 +56,14 @@ impl<'a> Arguments<'a> {
     /// Ends an argument: the next one has the next position.
     pub(super) fn next(mut self) -> Self {
         self.count += 1;
+        self.is_skipping = false;
+        self
+    }
+
+    /// Leaves the next argument out of the keys.
+    #[must_use]
+    pub fn skipped(mut self) -> Self {
+        self.is_skipping = true;
         self
     }
 
@@ -59,7 +71,7 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     ///
-    /// Neither tensors nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids.
+    /// Neither tensors of the keys nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids.
     pub(crate) fn rows(&self, function: &Function) -> Result<i64, Detail> {
         let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
@@ -82,7 +94,8 @@ impl<'a> Arguments<'a> {
         }
         let rows = first.map(|(_, rows)| rows);
         let Some(IdArgument { position, ids }) = &self.ids else {
-            return rows.ok_or(Detail::NoTensor);
+            let has_key = self.keyed_tensors().next().is_some();
+            return rows.filter(|_| has_key).ok_or(Detail::NoTensor);
         };
         let argument = function.argument(*position);
         match (ids.check(&argument)?, rows) {
@@ -94,6 +107,16 @@ impl<'a> Arguments<'a> {
                 rows,
             }),
         }
+    }
+
+    /// The tensors that are cut into rows and whose rows are part of the keys.
+    pub(crate) fn keyed_tensors(&self) -> impl Iterator<Item = &TensorArgument> {
+        self.tensors.iter().filter(|argument| !argument.is_skipped)
+    }
+
+    /// The shared tensors that are part of the keys.
+    pub(crate) fn keyed_shared(&self) -> impl Iterator<Item = &TensorArgument> {
+        self.shared.iter().filter(|argument| !argument.is_skipped)
     }
 
     /// The device of the first tensor.
@@ -124,6 +147,9 @@ impl<'a> Arguments<'a> {
     }
 
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
+        if self.is_skipping {
+            return;
+        }
         let mut collector = Collector::default();
         value.fingerprint(&mut Fingerprinter::hash(&mut collector));
         if collector.records_gradients {
@@ -165,6 +191,7 @@ impl<'a> Arguments<'a> {
     fn tensor_argument(&self, tensor: &Tensor) -> TensorArgument {
         TensorArgument {
             position: self.count,
+            is_skipped: self.is_skipping,
             tensor: tensor.shallow_clone(),
         }
     }

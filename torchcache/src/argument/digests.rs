@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use tch::{Device, TchError, Tensor};
 
-use super::arguments::TensorArgument;
+use super::arguments::Arguments;
 use crate::device;
 use crate::identity::is_worth_a_copy;
 use crate::sync::lock;
@@ -96,13 +96,14 @@ impl SharedDigests {
         drop(places);
     }
 
-    /// The digest of each tensor, in order, over its layout, kind, shape and every stored byte.
+    /// The digest of each tensor of the keys, in order, over its layout, kind, shape and every stored byte.
     ///
     /// # Errors
     ///
     /// Errors of libtorch when a tensor cannot be read.
-    pub(crate) fn digests(&self, shared: &[TensorArgument]) -> Result<Vec<[u8; 32]>, TchError> {
-        let tensors: Vec<&Tensor> = shared.iter().map(|argument| &argument.tensor).collect();
+    pub(crate) fn digests(&self, arguments: &Arguments) -> Result<Vec<[u8; 32]>, TchError> {
+        let shared = arguments.keyed_shared();
+        let tensors: Vec<&Tensor> = shared.map(|argument| &argument.tensor).collect();
         let hashed = digests_on_devices(&tensors)?.into_iter();
         let places = tensors.iter().enumerate().zip(hashed);
         let digests = places.map(|((place, tensor), hashed)| match hashed {
@@ -148,12 +149,11 @@ impl SharedDigests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::argument::Arguments;
     use twox_hash::XxHash3_64;
 
     fn digests(known: &SharedDigests, tensors: &[&Tensor]) -> Vec<[u8; 32]> {
         known
-            .digests(&Arguments::new().with_shared(&tensors).shared)
+            .digests(&Arguments::new().with_shared(&tensors))
             .unwrap()
     }
 

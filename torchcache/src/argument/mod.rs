@@ -1,7 +1,7 @@
 //! What a cached function may take: tensors that are cut into rows, and plain values that go into
 //! every key.
 //!
-//! `sample_ids` and `shared` are the two marks that change what a parameter is. `arguments` are
+//! `sample_ids`, `shared` and `skipped` are the marks that change what a parameter is. `arguments` are
 //! those of one call, and `rows` what the body gets of them.
 
 mod arguments;
@@ -10,6 +10,7 @@ mod ids;
 mod rows;
 mod sample_ids;
 mod shared;
+mod skipped;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -31,6 +32,7 @@ pub use ids::SampleId;
 pub use rows::SelectedRows;
 pub use sample_ids::SampleIds;
 pub use shared::SharedArgument;
+pub use skipped::{SkipProbe, SkippedArgument};
 
 use rows::Nothing;
 

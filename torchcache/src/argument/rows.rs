@@ -97,15 +97,17 @@ impl SelectedRows {
 }
 
 impl Arguments<'_> {
-    /// Compares rows of the call bit for bit, each of `one` with that of `other` at the same place.
+    /// Compares rows of the tensors of the keys bit for bit, each of `one` with that of `other` at the same place.
     /// Returns the first tensor and place where they differ.
     pub(crate) fn first_difference(
         &self,
         one: &[i64],
         other: &[i64],
     ) -> Result<Option<(&TensorArgument, usize)>, TchError> {
-        let tensors = self.tensors.iter();
-        for argument in tensors.filter(|it| !layout::has_equal_rows(&it.tensor)) {
+        for argument in self
+            .keyed_tensors()
+            .filter(|it| !layout::has_equal_rows(&it.tensor))
+        {
             let tensor = &argument.tensor;
             let rows = |numbers: &[i64]| layout::on_cpu(&RowNumbers::new(numbers).read(tensor)?);
             let row_bytes = rows(&one[..1])?.numel() * tensor.f_kind()?.elt_size_in_bytes();

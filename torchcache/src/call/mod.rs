@@ -160,7 +160,7 @@ impl CachedCall<'_> {
 
     fn row_keys<O>(&self, code: &[u8; 32]) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
-        let shared = self.target.handle().shared.digests(&self.arguments.shared);
+        let shared = self.target.handle().shared.digests(self.arguments);
         let is_named = self.options.persistent_module_hash().is_some();
         let named = is_named.then(|| self.target.row_name());
         let function = self.function.full_name();

@@ -51,7 +51,7 @@ impl KeyContext<'_> {
         let prefix = self.prefix(arguments)?;
         let digests = match &arguments.ids {
             Some(argument) => vec![argument.ids.key_bytes()?],
-            None => digests_of_rows(&arguments.tensors, self.options.subsample_count())?,
+            None => digests_of_rows(arguments.keyed_tensors(), self.options.subsample_count())?,
         };
         let rows = digests.first().map_or(0, Vec::len);
         let length = (digests.len() * size_of::<Key>()).next_multiple_of(BLOCK_LEN);
@@ -91,7 +91,7 @@ impl KeyContext<'_> {
             add(&(*position as u64).to_le_bytes());
             add(digest);
         }
-        for (argument, digest) in arguments.shared.iter().zip(self.shared) {
+        for (argument, digest) in arguments.keyed_shared().zip(self.shared) {
             add(&(argument.position as u64).to_le_bytes());
             add(b"shared");
             add(digest);
@@ -100,7 +100,7 @@ impl KeyContext<'_> {
             add(&(argument.position as u64).to_le_bytes());
             add(argument.ids.kind().name().as_bytes());
         }
-        for argument in &arguments.tensors {
+        for argument in arguments.keyed_tensors() {
             add(&(argument.position as u64).to_le_bytes());
             add(&[kind::code(argument.tensor.f_kind()?)]);
             let shape = argument.tensor.size();
@@ -114,11 +114,11 @@ impl KeyContext<'_> {
 }
 
 /// BLAKE3 of the bytes of each row of each tensor, computed where the tensor is, if that is possible.
-fn digests_of_rows(
-    tensors: &[TensorArgument],
+fn digests_of_rows<'a>(
+    tensors: impl Iterator<Item = &'a TensorArgument>,
     subsample: Option<usize>,
 ) -> Result<Vec<Vec<Key>>, TchError> {
-    let tensors: Vec<&Tensor> = tensors.iter().map(|argument| &argument.tensor).collect();
+    let tensors: Vec<&Tensor> = tensors.map(|argument| &argument.tensor).collect();
     let devices = tensors.iter().map(|tensor| {
         let can_hash = |_: &usize| {
             let bytes = copied_bytes(tensor, subsample);
@@ -308,7 +308,7 @@ mod tests {
             function: "forward",
             code: &[7; 32],
             output: "T",
-            shared: &SharedDigests::new().digests(&arguments.shared).unwrap(),
+            shared: &SharedDigests::new().digests(&arguments).unwrap(),
         };
         context.keys(&arguments).unwrap()
     }
