@@ -1,6 +1,7 @@
 //! Rows that are keyed by ids instead of their content.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 
 use tch::{Kind, Tensor, nn};
 use torchcache::{Cached, Error, ErrorKind, TorchCache, torchcache};
@@ -200,6 +201,37 @@ fn ids_are_strings_integers_or_a_tensor() {
     assert!(same(&ys.get(0), &(xs.get(2) * 7)));
     assert!(same(&ys.get(1), &(xs.get(2) * 8)));
     assert_eq!(by_tensor_cache().stats().memory.hits, 1);
+}
+
+#[test]
+fn ids_are_paths_bytes_or_tuples() {
+    #[torchcache]
+    fn by_path(xs: &Tensor, #[id] paths: &[PathBuf]) -> Tensor {
+        xs * paths[0].as_os_str().len() as f64
+    }
+    #[torchcache]
+    fn by_uuid(xs: &Tensor, #[id] uuids: &[[u8; 16]]) -> Tensor {
+        assert_eq!(xs.size()[0] as usize, uuids.len());
+        xs * 2
+    }
+    #[torchcache]
+    fn by_view(xs: &Tensor, #[id] views: &[(String, u8)]) -> Tensor {
+        assert_eq!(xs.size()[0] as usize, views.len());
+        xs * f64::from(views[0].1)
+    }
+    let xs = random(&[3, 2]);
+    let part = xs.narrow(0, 1, 2);
+    let paths = ["a.png", "b.png", "c.png"].map(PathBuf::from);
+    by_path(&xs, &paths);
+    assert!(same(&by_path(&part, &paths[1..]), &(&part * 5.0)));
+    assert_eq!(counts(by_path_cache()), (3, 2, 0));
+    by_uuid(&xs, &[[0; 16], [1; 16], [2; 16]]);
+    by_uuid(&part, &[[2; 16], [3; 16]]);
+    assert_eq!(counts(by_uuid_cache()), (4, 1, 0));
+    let view = |name: &str, view| (name.to_owned(), view);
+    by_view(&xs, &[view("ab", 1), view("a", 1), view("ab", 2)]);
+    by_view(&part, &[view("ab", 2), view("b", 1)]);
+    assert_eq!(counts(by_view_cache()), (4, 1, 0));
 }
 
 #[test]

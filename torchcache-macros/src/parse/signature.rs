@@ -311,8 +311,8 @@ fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
         errors.report(
             &second.pattern,
             format!(
-                "rows have one id, and `{}` is already marked `#[id]`; combine the two into one \
-                 string, or take this argument without `#[id]`",
+                "rows have one id, and `{}` is already marked `#[id]`; combine the two into \
+                 tuples, or take this argument without `#[id]`",
                 first.shown_name()
             ),
         );

@@ -8,15 +8,15 @@ use super::ids::{Ids, SampleId};
 use super::rows::{Nothing, SelectedRows};
 
 /// The ids of a batch, for a parameter that is marked `#[id]`: `&Tensor` (one dimension of integers), or
-/// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]` and `&[String]`.
+/// `&[T]` or `&Vec<T>` of [`SampleId`]s, such as `&[i64]`, `&[&str]`, `&[PathBuf]` and `&[(String, u32)]`.
 ///
 /// Rows are then keyed by id, and their content is not hashed. So **you guarantee the ids**: an id must
 /// stand for the same sample in every call, every run and every program that uses this cache, or the
 /// wrong row is returned. Row numbers are not enough where there are two data sets: row 0 of the
-/// training set is not row 0 of the test set. Add the name of the set to the id, or pass it as a plain
+/// training set is not row 0 of the test set. Use ids such as `("train", 0)`, or pass the name of the set as a plain
 /// argument. The option `verify` finds ids that are used twice.
 ///
-/// Integers are equal across types; text never equals an integer. The kinds and row shapes of tensors
+/// Integers are equal across types; ids of different kinds never are. The kinds and row shapes of tensors
 /// are still part of the key, and so are plain and shared arguments: a sample at two resolutions has
 /// two rows.
 ///
@@ -46,7 +46,7 @@ use super::rows::{Nothing, SelectedRows};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
-    note = "ids are a `&Tensor`, or a `&[T]` or `&Vec<T>` of integers, `&str` or `String`; of an array, pass `.as_slice()`"
+    note = "ids are a `&Tensor`, or a `&[T]` or `&Vec<T>` of integers, text, paths, bytes or tuples of these; of an array, pass `.as_slice()`"
 )]
 pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]
