@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use torchcache_store::{Config, Store};
 
-use crate::cases::Counter;
+use crate::cases::{Counter, eventually};
 use crate::faulty::{Call, Fate, Faulty};
 use crate::rows::{opened, put_flushed};
 use crate::sim::Sim;
@@ -55,6 +56,15 @@ impl Paused {
         };
         (Faulty::new(sim.clone(), decide), calls)
     }
+}
+
+/// Waits until times that are even seconds are between half a second and one and a half behind.
+pub fn wait_within_whole_seconds() {
+    let is_within = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        (600..1500).contains(&(since.unwrap_or_default().as_millis() % 2000))
+    };
+    assert!(eventually(Duration::from_secs(60), is_within));
 }
 
 /// The bytes of a segment of one row.

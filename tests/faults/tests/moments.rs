@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, cases, eventually, seen, series};
-use torchcache_faults::compaction::{acting_at, bytes_of_one, during_a_compaction};
+use torchcache_faults::compaction::{
+    acting_at, bytes_of_one, during_a_compaction, wait_within_whole_seconds,
+};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
@@ -281,7 +283,7 @@ fn locked_segments_of_others_do_not_block_compaction() {
     (0..4).for_each(|n| put_flushed(&from, n..n + 1, LEN));
     for (n, file) in (0..).zip(sim.files(Path::new("/from"))) {
         sim.add(
-            &Path::new("/cache").join(format!("copy{n}.tcs")),
+            &Path::new("/cache").join(format!("fedcba987654321{n}-1-0123456789abcdef.tcs")),
             sim.bytes(&file),
         );
     }
@@ -289,7 +291,7 @@ fn locked_segments_of_others_do_not_block_compaction() {
     let decide = {
         let asked = asked.clone();
         move |call: Call, name: &OsStr| {
-            if call == Call::Lock && name.as_encoded_bytes().starts_with(b"copy") {
+            if call == Call::Lock && name.as_encoded_bytes().starts_with(b"fedc") {
                 asked.next();
             }
             Fate::Done
@@ -304,6 +306,27 @@ fn locked_segments_of_others_do_not_block_compaction() {
     assert_eq!(store.stats().compacted_segments, 8);
     expect_all(&store, 30..38, 20 * LEN);
     expect_all(&store, 0..4, LEN);
+}
+
+/// It has no sources.
+#[test]
+fn a_file_of_another_name_that_is_locked_counts() {
+    let one = bytes_of_one();
+    let (sim, copy) = (Sim::new(), Path::new("/cache/copy.tcs"));
+    put_flushed(&opened(sim.clone(), "/from"), 200..201, LEN);
+    sim.add(copy, sim.bytes(&sim.files(Path::new("/from"))[0]));
+    let dir = sim.open_dir(Path::new("/cache"), false);
+    let file = dir.expect("it is there").open("copy.tcs".as_ref());
+    let file = file.expect("it is there");
+    assert!(file.try_lock().expect("it has locks"));
+    let store = nearly_full(sim.clone(), one, Eviction::LeastRecentlyRead);
+    (0..7).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+    assert_eq!(store.stats().compacted_segments, 8, "it is one of them");
+    (7..30).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+    let files = sim.files(Path::new("/cache"));
+    let bytes: usize = files.iter().map(|file| sim.bytes(file).len()).sum();
+    assert!(bytes as u64 <= 9 * one + one / 2, "{bytes} bytes");
+    drop(file);
 }
 
 /// Since 1970.
@@ -1258,7 +1281,7 @@ fn rows_that_another_process_compacts_count_once_in_a_root() {
 }
 
 /// A directory that holds what it may, and keeps it, is opened while another process compacts it, also if that takes
-/// long. Without locks, it is opened when the directory has come to rest.
+/// long. Without locks, it is opened when the directory has come to rest, also where its times are coarse.
 #[test]
 fn opening_during_a_compaction_evicts_no_kept_row() {
     let one = bytes_of_one();
@@ -1276,20 +1299,26 @@ fn opening_during_a_compaction_evicts_no_kept_row() {
         expect_all(&opened(sim, "/cache"), 0..8, LEN);
         is_reached
     });
-    let sim = Sim::new();
-    sim.set_locks(Locks::None);
-    thread::scope(|scope| {
-        let opener = Mutex::new(None);
-        during_a_compaction(&sim, "/cache", manual_flush(), 1, |_| {
-            let sim = sim.clone();
-            *opener.lock().expect("it is not poisoned") = Some(scope.spawn(move || open(&sim)));
-            thread::sleep(Duration::from_millis(200));
+    for whole_seconds in [false, true] {
+        let sim = Sim::new();
+        sim.set_locks(Locks::None);
+        if whole_seconds {
+            sim.set_whole_seconds();
+            wait_within_whole_seconds();
+        }
+        thread::scope(|scope| {
+            let opener = Mutex::new(None);
+            during_a_compaction(&sim, "/cache", manual_flush(), 1, |_| {
+                let sim = sim.clone();
+                *opener.lock().expect("it is not poisoned") = Some(scope.spawn(move || open(&sim)));
+                thread::sleep(Duration::from_millis(200));
+            });
+            let opener = opener.into_inner().expect("it is not poisoned");
+            let opened = opener.expect("it was opened meanwhile").join();
+            opened.expect("it does not panic");
         });
-        let opener = opener.into_inner().expect("it is not poisoned");
-        let opened = opener.expect("it was opened meanwhile").join();
-        opened.expect("it does not panic");
-    });
-    expect_all(&opened(sim, "/cache"), 0..8, LEN);
+        expect_all(&opened(sim, "/cache"), 0..8, LEN);
+    }
 }
 
 /// A root of a hundred caches: with a bound, it is listed once a sixteenth of it was written.

@@ -12,6 +12,8 @@ use super::file_cache;
 use super::index::Inserted;
 use crate::clock;
 use crate::fs::Directory;
+use crate::fs::temp_file::is_locked;
+use crate::progress;
 use crate::segment::{Footer, RowGroup, SegmentFile};
 
 /// How often at most the time of a file is set, so that other processes see that it was read.
@@ -128,9 +130,10 @@ impl LiveSegment {
         if self.is_unlocked() {
             return false;
         }
-        if let Ok(file) = dir.open(self.name().as_ref()) {
-            // Where there are no locks, none will be seen later either.
-            self.note_lock(file.is_locked().unwrap_or(false));
+        progress::note();
+        // Where there are no locks, none will be seen later either.
+        if let Ok(is_locked) = is_locked(dir, self.name()) {
+            self.note_lock(is_locked);
         }
         self.is_locked()
     }

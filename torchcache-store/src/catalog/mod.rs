@@ -31,10 +31,9 @@ use self::located::Located;
 use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
-use crate::fs::temp_file::{is_recent, is_unique};
+use crate::fs::temp_file::is_recent;
 use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, permissions};
 use crate::key::Key;
-use crate::progress;
 use crate::segment::{
     Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step,
     is_foreign,
@@ -228,7 +227,7 @@ impl Catalog {
     /// Looks at the locks of segments, except for those that were seen to be free. Returns whether any is free.
     fn look_at_locks(&self) -> bool {
         let mut segments = self.live_segments();
-        segments.retain(|it| !it.is_unlocked() && is_unique(it.name()));
+        segments.retain(|it| !it.is_unlocked());
         if segments.is_empty() {
             return false;
         }
@@ -236,7 +235,6 @@ impl Catalog {
             return false;
         };
         for segment in &segments {
-            progress::note();
             segment.look_at_lock(&*dir);
         }
         segments.iter().any(|segment| segment.is_unlocked())

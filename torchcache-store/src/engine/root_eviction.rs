@@ -159,7 +159,7 @@ fn list_cache(
     if may_have_locked(metadata.modified) {
         names.retain(|name| {
             progress::note();
-            !is_unique(name) || !is_locked(&*dir, name).unwrap_or(false)
+            !is_locked(&*dir, name).unwrap_or(false)
         });
     }
     let mut segments = Vec::new();

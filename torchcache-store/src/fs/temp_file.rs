@@ -218,9 +218,10 @@ fn is_stale(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     })
 }
 
-/// Whether a process has a file locked; an error where that cannot be seen.
+/// Whether the writer of a segment is seen to have it locked, so that its sources may still exist. Another program may
+/// lock files of other names.
 pub(crate) fn is_locked(dir: &dyn Directory, name: &str) -> io::Result<bool> {
-    dir.open(name.as_ref())?.is_locked()
+    Ok(is_unique(name) && dir.open(name.as_ref())?.is_locked().unwrap_or(false))
 }
 
 /// The names of the temporary files without a writer, without those that were removed since they were

@@ -39,7 +39,7 @@ pub(super) struct Medium {
     pub(super) most_at_once: Option<usize>,
     /// Bytes of all files that are allowed.
     pub(super) capacity: Option<u64>,
-    /// Whether times have no fractions of seconds.
+    /// Whether times are even seconds.
     pub(super) whole_seconds: bool,
     pub(super) locks: Locks,
     /// The one mode of all files and directories.
@@ -82,7 +82,7 @@ impl Medium {
     pub(super) fn now(&mut self) -> SystemTime {
         if self.whole_seconds {
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            return UNIX_EPOCH + Duration::from_secs(since.unwrap_or_default().as_secs());
+            return UNIX_EPOCH + Duration::from_secs(since.unwrap_or_default().as_secs() & !1);
         }
         self.ticks += 1;
         SystemTime::now() + Duration::from_nanos(self.ticks)

@@ -50,7 +50,7 @@ impl Sim {
         self.medium().most_at_once = bytes;
     }
 
-    /// Lets the times of files and directories be whole seconds, as on FAT and some network file systems.
+    /// Lets the times of files and directories be even seconds, as on FAT.
     pub fn set_whole_seconds(&self) {
         self.medium().whole_seconds = true;
     }

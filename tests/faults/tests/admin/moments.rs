@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, eventually, seen, series};
-use torchcache_faults::compaction::{acting_at, during_a_compaction};
+use torchcache_faults::compaction::{acting_at, during_a_compaction, wait_within_whole_seconds};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::roles::directory::content;
 use torchcache_faults::rows::manual_flush;
@@ -77,17 +77,38 @@ fn pruning_removes_the_result_of_a_compaction_that_ends_meanwhile() {
     seen("a compaction ends while it is pruned", CALLS);
 }
 
-/// It stalled for so long that its directory has come to rest, and ends before the `nth` call.
+/// It is no result of a compaction.
+#[test]
+fn a_file_of_another_name_that_is_locked_is_pruned() {
+    let (sim, copy) = (root(), Path::new("/root/c/copy.tcs"));
+    put(&store(sim.clone(), "from"), 0..5);
+    put(&store(sim.clone(), "c"), 5..10);
+    sim.add(copy, sim.bytes(&sim.files(Path::new("/root/from"))[0]));
+    let file = dir(&sim).open(name(copy)).expect("it is there");
+    assert!(file.try_lock().expect("it has locks"));
+    let pruned = prune(&opened(sim.clone()), Keep::MaxBytes(0), false);
+    assert_eq!(pruned.expect("it can be pruned").remaining_bytes, 0);
+    assert_eq!(segments(&sim), Vec::<std::path::PathBuf>::new());
+    drop(file);
+}
+
+/// It stalled for so long that its directory has come to rest, or for as long as its end may give the directory the
+/// same time; and it ends before the `nth` call.
 #[test]
 fn a_compaction_that_ends_while_pruning_lists_does_not_count_twice() {
     const CALLS: u64 = 120; // of two listings
-    for nth in 1..=CALLS {
+    for (nth, whole_seconds) in (1..=CALLS).flat_map(|nth| [(nth, false), (nth, true)]) {
         let (sim, mut is_reached) = (root(), false);
         put(&store(sim.clone(), "old"), 100..110);
         age(&sim, "old", HOUR);
+        if whole_seconds {
+            sim.set_whole_seconds();
+            wait_within_whole_seconds();
+        }
         during_a_compaction(&sim, "/root/c", manual_flush(), 1, |paused| {
-            for cache in ["/root/old", "/root/c"] {
-                sim.age_dir(Path::new(cache), HOUR);
+            sim.age_dir(Path::new("/root/old"), HOUR);
+            if !whole_seconds {
+                sim.age_dir(Path::new("/root/c"), HOUR);
             }
             let result = segments(&sim).pop().expect("it is the newest");
             let limit = bytes(&sim, "old") + bytes(&sim, "c") - sim.bytes(&result).len() as u64;
@@ -99,7 +120,7 @@ fn a_compaction_that_ends_while_pruning_lists_does_not_count_twice() {
         });
         assert!(is_reached, "it waits for the compaction");
     }
-    seen("a compaction ends while pruning lists", CALLS);
+    seen("a compaction ends while pruning lists", 2 * CALLS);
 }
 
 /// It ends after pruning, which does not wait any longer, removed its sources.

@@ -127,6 +127,30 @@ fn a_flush_over_many_segments_on_a_slow_disk_succeeds() {
     expect_all(&store, 0..3, LEN);
 }
 
+/// The same for the locks of segments that may be compacted.
+#[test]
+fn a_compaction_of_many_segments_on_a_slow_disk_stops_no_writes() {
+    let sim = Sim::new();
+    let other = opened(sim.clone(), "/cache");
+    (0..7).for_each(|n| put_flushed(&other, n..n + 1, LEN));
+    let looks = Arc::new(Counter::default());
+    let decide = {
+        let looks = looks.clone();
+        move |call: Call, name: &OsStr| {
+            if call == Call::Lock && !name.as_encoded_bytes().starts_with(b".tmp-") {
+                looks.next();
+                thread::sleep(LONG);
+            }
+            Fate::Done
+        }
+    };
+    let fs = Arc::new(Faulty::new(sim, decide));
+    let store = Store::open_on(fs, "/cache", manual_flush().with_stall_timeout(GRACE)).unwrap();
+    put_flushed(&store, 7..8, LEN);
+    assert!(looks.get() >= 7, "the locks are looked at");
+    expect_all(&store, 0..8, LEN);
+}
+
 fn is_flusher() -> bool {
     thread::current().name() == Some(FLUSHER)
 }
