@@ -19,6 +19,7 @@ use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::fs::{FileSystem, Os};
+use torchcache_store::segment::Footer;
 use torchcache_store::{Config, Eviction, Fault, FlushError, Store};
 
 const LEN: usize = 100;
@@ -151,6 +152,57 @@ fn rows_flushed_during_a_compaction_stay() {
         }
     }
     seen("rows are flushed during a compaction", caused);
+}
+
+/// At several turns, and then it can. The rows are in the sources and in one result until then.
+#[test]
+fn a_compaction_whose_name_cannot_be_synced_is_finished_later() {
+    for all_fail in [false, true] {
+        let (sim, fails) = (Sim::new(), Arc::new(AtomicBool::new(false)));
+        let decide = {
+            let (fails, is_result) = (fails.clone(), AtomicBool::new(false));
+            move |call: Call, name: &OsStr| {
+                if call == Call::Create {
+                    let name = name.as_encoded_bytes();
+                    is_result.store(name.starts_with(b".tmp-replacement-"), Ordering::SeqCst);
+                }
+                let fails = fails.load(Ordering::SeqCst)
+                    && call == Call::SyncDir
+                    && (all_fail || is_result.load(Ordering::SeqCst));
+                match fails {
+                    true => Fate::Fails(Errno::IO),
+                    false => Fate::Done,
+                }
+            }
+        };
+        let extra_rows = || {
+            let files = sim.files(Path::new("/cache"));
+            let dir = sim.open_dir(Path::new("/cache"), false);
+            let dir = dir.expect("it is there");
+            let rows = files.iter().map(|file| {
+                let footer = Footer::read(&*dir, file.file_name().expect("it has one"));
+                footer.expect("it is sound").0.row_count() as u64
+            });
+            rows.sum::<u64>() - opened(sim.copy(), "/cache").stats().rows
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        (0..7).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        fails.store(true, Ordering::SeqCst);
+        for n in 7..40 {
+            store.put(batch(n..n + 1, LEN));
+            assert!(store.flush().is_ok() || all_fail);
+            assert!(extra_rows() <= 8, "{} rows are there twice", extra_rows());
+        }
+        assert!(store.stats().faults.total() > 0, "it was caused");
+        fails.store(false, Ordering::SeqCst);
+        put_flushed(&store, 40..41, LEN);
+        assert_eq!(extra_rows(), 0);
+        assert!(store.stats().compacted_segments >= 40);
+        for store in [store, opened(sim, "/cache")] {
+            expect_all(&store, 0..41, LEN);
+        }
+    }
+    seen("a compaction cannot be synced", 2);
 }
 
 /// Other processes would count a result that is not locked next to its sources.

@@ -32,7 +32,7 @@ use crate::descriptors::are_exhausted;
 use crate::events::Deferring;
 use crate::fault::{Fault, FaultLog};
 use crate::fs::temp_file::is_recent;
-use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, permissions};
+use crate::fs::{Directory, DirectoryId, File, FileSystem, Metadata, permissions};
 use crate::key::Key;
 use crate::segment::{
     Footer, MAX_LISTINGS, RowEntry, SegmentError, SegmentFile, SegmentReader, clock_step,
@@ -70,6 +70,18 @@ pub(crate) struct Scan {
     retry_open: bool,
     /// A segment with shadowed rows could not be opened when they were needed: try again.
     retry_unshadow: bool,
+    /// The result of a compaction whose name could not be synced. Until it is, nothing is compacted.
+    pub(crate) unsynced_result: Option<UnsyncedResult>,
+}
+
+/// A segment that replaces others which have to stay until its name is synced.
+#[derive(Debug)]
+pub(crate) struct UnsyncedResult {
+    name: String,
+    /// The names of the segments that it replaces.
+    sources: HashSet<String>,
+    /// Until the sources are removed, processes do not count it.
+    _lock: Box<dyn File>,
 }
 
 /// Files that could not be removed, and why. They are not compacted.
@@ -143,6 +155,7 @@ impl Catalog {
                 checked: Instant::now(),
                 retry_open: false,
                 retry_unshadow: false,
+                unsynced_result: None,
             }),
             dead_entries: AtomicU64::new(0),
             anchored: Mutex::new(None),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::live_segment::LiveSegment;
 use super::located::{Located, RowsOnDisk};
-use super::{Catalog, Scan, Unremovable};
+use super::{Catalog, Scan, Unremovable, UnsyncedResult};
 use crate::clock;
 use crate::fault::Fault;
 use crate::fs::temp_file::remove_stale;
@@ -27,7 +27,7 @@ impl Catalog {
     /// segment is in use; otherwise its file is removed.
     ///
     /// After an error, it may have its name all the same, and keeps it: other processes may have skipped rows over it,
-    /// which a flush of theirs makes durable.
+    /// which a flush of theirs makes durable. Its sources stay until [`finish_replacement`](Self::finish_replacement).
     pub(crate) fn publish(
         &self,
         finished: FinishedSegment,
@@ -53,9 +53,19 @@ impl Catalog {
         let Some(published) = published else {
             return Ok(false);
         };
-        self.sync_names(&*dir)
-            .inspect_err(|_| self.rescan(&mut scan, true))?;
         let PublishedSegment { path, footer, lock } = published;
+        if let Err(error) = self.sync_names(&*dir) {
+            self.rescan(&mut scan, true);
+            if !sources.is_empty() {
+                let name = path.file_name().unwrap_or_default();
+                scan.unsynced_result = Some(UnsyncedResult {
+                    name: name.to_string_lossy().into_owned(),
+                    sources: sources.iter().map(|it| it.name().to_owned()).collect(),
+                    _lock: lock,
+                });
+            }
+            return Err(error);
+        }
         let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
         segment.is_synced.store(true, Ordering::Relaxed);
@@ -68,6 +78,33 @@ impl Catalog {
         self.delete(&mut scan, sources);
         drop(lock); // until now, other processes count the sources only
         Ok(true)
+    }
+
+    /// Syncs the name of a segment where that failed before, and removes the segments that it replaces. Returns how
+    /// many these are.
+    pub(crate) fn finish_replacement(&self) -> io::Result<u64> {
+        let mut scan = self.scan();
+        if scan.unsynced_result.is_none() {
+            return Ok(0);
+        }
+        self.open_synced()?;
+        self.try_rescan(&mut scan, true)?;
+        let live = self.live_segments();
+        let result = scan.unsynced_result.take().and_then(|unsynced| {
+            let result = live.iter().find(|it| it.name() == unsynced.name)?;
+            Some((result, unsynced))
+        });
+        // Otherwise another process removed it. If it cannot be read, the sources are needed.
+        let Some((result, unsynced)) = result else {
+            return Ok(0);
+        };
+        let mut sources = live.clone();
+        sources.retain(|it| unsynced.sources.contains(it.name()));
+        self.detach(&mut scan, &sources.iter().map(|it| it.id).collect());
+        self.delete(&mut scan, &sources);
+        result.is_synced.store(true, Ordering::Relaxed);
+        result.note_lock(false);
+        Ok(sources.len() as u64)
     }
 
     /// Those of the keys that are on disk now, also where other processes remove segments. Waits no longer than
@@ -272,6 +309,7 @@ impl Catalog {
         let all = self.live_segments();
         self.take_out(&mut scan, &all.iter().map(|segment| segment.id).collect());
         scan.unremovable.clear(); // what stays is counted
+        scan.unsynced_result = None;
         self.delete(&mut scan, &all);
         self.sweep();
         scan.skipped.clear();

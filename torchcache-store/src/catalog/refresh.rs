@@ -87,7 +87,7 @@ impl Catalog {
 
     /// Lists the directory until no segment can have escaped a listing: another process may replace
     /// segments by the result of a compaction during it, or before they are opened.
-    fn try_rescan(&self, scan: &mut Scan, finds_all: bool) -> io::Result<()> {
+    pub(super) fn try_rescan(&self, scan: &mut Scan, finds_all: bool) -> io::Result<()> {
         scan.seen = None;
         // A missing directory has no segments.
         let dir = match self.open_dir() {

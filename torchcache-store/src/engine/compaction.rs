@@ -39,10 +39,14 @@ fn join_groups(engine: &Engine) {
     for segment in engine.catalog.live_segments() {
         segment.compaction.next_turn();
     }
+    let compacted = &engine.counters.compacted_segments;
+    match engine.catalog.finish_replacement() {
+        Ok(joined) => drop(compacted.fetch_add(joined, Ordering::Relaxed)),
+        Err(error) => return engine.note(Fault::from_write_error(&error), error),
+    }
     while let Some(group) = next_group(engine) {
         match join(engine, &group) {
             Ok(true) => {
-                let compacted = &engine.counters.compacted_segments;
                 compacted.fetch_add(group.len() as u64, Ordering::Relaxed);
                 continue;
             }
@@ -70,6 +74,9 @@ fn next_group(engine: &Engine) -> Option<Vec<Arc<LiveSegment>>> {
     let target = engine.config().target_segment_bytes();
     let mut small = engine.catalog.live_segments();
     let scan = engine.catalog.scan();
+    if scan.unsynced_result.is_some() {
+        return None;
+    }
     small.retain(|segment| {
         !scan.unremovable.contains_key(segment.name())
             && segment.bytes < target / LARGE_FRACTION
