@@ -2,13 +2,13 @@
 //! libtorch counts nowhere, as those of an optimiser, are found by their elements alone.
 
 use tch::nn::Module;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
 
 use crate::device_copies::counted;
-use crate::device_hashing::random;
+use crate::device_hashing::{CUDA, random};
 use crate::raw;
-use crate::support::{Ran, same};
+use crate::support::{Ran, counts, same};
 
 /// `x * (the sum of all weights)`, counted.
 #[torchcache]
@@ -195,4 +195,99 @@ fn another_tensor_in_the_memory_of_a_weight_is_noticed() {
     net.weights[0] = other;
     assert!(net.runs(&xs));
     assert_eq!(net.hit(&xs), BY_A_KERNEL);
+}
+
+/// `x * (the sum of all weights) + (the sum of all masks)`, on the device.
+#[torchcache]
+#[derive(Debug, Default)]
+struct Masked {
+    weights: Vec<Tensor>,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl Masked {
+    #[torchcache]
+    fn by_content(&self, xs: &Tensor, #[shared] masks: &[Tensor]) -> Tensor {
+        self.uncached(xs, masks)
+    }
+
+    #[torchcache]
+    fn by_id(&self, #[id] _: &[i64], xs: &Tensor, #[shared] masks: &[Tensor]) -> Tensor {
+        self.uncached(xs, masks)
+    }
+
+    fn uncached(&self, xs: &Tensor, masks: &[Tensor]) -> Tensor {
+        let sum = |tensors: &[Tensor]| {
+            let there = tensors.iter().map(|tensor| tensor.to_device(CUDA));
+            there.map(|tensor| tensor.sum(Kind::Double)).sum::<Tensor>()
+        };
+        xs.to_device(CUDA) * sum(&self.weights) + sum(masks)
+    }
+}
+
+/// The launches and the copies from the device of a call whose output is right, and that computes so many rows.
+#[track_caller]
+fn call_of(
+    net: &Masked,
+    computed: u64,
+    expected: &Tensor,
+    call: impl Fn() -> Tensor,
+) -> (u64, u64) {
+    let (misses, _, _) = counts(&net.cache);
+    let launches = raw::launches();
+    let (given, copies) = counted(call);
+    let launches = raw::launches() - launches;
+    assert!(same(&given, expected));
+    assert_eq!(counts(&net.cache).0, misses + computed);
+    (launches, copies.from_device)
+}
+
+/// Launches are that of the weights, that of the shared tensors, and that of the rows. Copies are that of the weights, and
+/// one of all digests.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn shared_tensors_are_hashed_with_the_rows_of_a_call() {
+    const CPU: Device = Device::Cpu;
+    const NONE: &[Device] = &[];
+    let mut value = 77.0;
+    // The devices of the shared tensors and of the rows; launches and copies of a hit by content, and of one by id.
+    for (is_weighted, masks, rows, by_content, by_id) in [
+        (false, NONE, CUDA, (1, 1), (0, 0)),
+        (false, &[CUDA], CUDA, (2, 1), (1, 1)),
+        (true, &[], CUDA, (2, 2), (1, 1)),
+        (true, &[CUDA], CUDA, (3, 2), (2, 2)),
+        (true, &[CUDA, CUDA], CUDA, (3, 2), (2, 2)),
+        (true, &[CPU, CUDA], CUDA, (3, 2), (2, 2)),
+        (true, &[CPU], CUDA, (2, 2), (1, 1)),
+        (true, &[CUDA], CPU, (2, 2), (2, 2)),
+        (true, &[CPU], CPU, (1, 1), (1, 1)),
+    ] {
+        let weights = [random(&[5]), random(&[300, 400])];
+        // The second one has the memory of a weight.
+        let all = [random(&[300, 300]), weights[1].tr()];
+        let masks = masks.iter().zip(&all).map(|(&it, mask)| mask.to_device(it));
+        let masks: Vec<_> = masks.collect();
+        let mut net = Masked::default();
+        if is_weighted {
+            net.weights = weights.into();
+        }
+        let (xs, ids) = (random(&[4, 2]).to_device(rows), [1, 2, 3, 4]);
+        let check = || {
+            let expected = net.uncached(&xs, &masks);
+            let content = || net.by_content(&xs, &masks);
+            call_of(&net, 4, &expected, content);
+            assert_eq!(call_of(&net, 0, &expected, content), by_content);
+            let id = || net.by_id(&ids, &xs, &masks);
+            call_of(&net, 4, &expected, id);
+            assert_eq!(call_of(&net, 0, &expected, id), by_id);
+        };
+        check();
+        for written in net.weights.iter().chain(&masks) {
+            value += 1.0;
+            write_unseen(&first(written), value);
+            check();
+        }
+        assert_eq!(net.cache.stats().bypassed, 0);
+    }
 }

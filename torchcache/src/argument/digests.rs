@@ -1,16 +1,16 @@
-//! [`SharedDigests`]: the digests of shared tensors. Memory of the CPU is hashed at every call, and that of CUDA devices
-//! where hashing there is switched on. Digests of other tensors on a device are kept until these change.
+//! [`SharedDigests`]: the digests of shared tensors that the host hashes. Memory of the CPU is hashed at every call, and
+//! that of CUDA devices where hashing there is switched on. Digests of other tensors on a device are kept until these
+//! change.
 
 use std::mem::take;
 use std::sync::Mutex;
 
 use tch::{Device, TchError, Tensor};
 
-use super::arguments::Arguments;
 use crate::device;
 use crate::identity::is_worth_a_copy;
 use crate::sync::lock;
-use crate::tensor::digest::{digest_on_host, digests_on_devices};
+use crate::tensor::digest::digest_on_host;
 use crate::tensor::layout;
 use crate::tensor::raw::TensorState;
 
@@ -96,24 +96,12 @@ impl SharedDigests {
         drop(places);
     }
 
-    /// The digest of each tensor of the keys, in order, over its layout, kind, shape and every stored byte.
+    /// The digest of the tensor at a place among the shared ones, over its layout, kind, shape and every stored byte.
     ///
     /// # Errors
     ///
-    /// Errors of libtorch when a tensor cannot be read.
-    pub(crate) fn digests(&self, arguments: &Arguments) -> Result<Vec<[u8; 32]>, TchError> {
-        let shared = arguments.keyed_shared();
-        let tensors: Vec<&Tensor> = shared.map(|argument| &argument.tensor).collect();
-        let hashed = digests_on_devices(&tensors)?.into_iter();
-        let places = tensors.iter().enumerate().zip(hashed);
-        let digests = places.map(|((place, tensor), hashed)| match hashed {
-            Some(digest) => Ok(digest),
-            None => self.digest_on_host(place, tensor),
-        });
-        digests.collect()
-    }
-
-    fn digest_on_host(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {
+    /// Errors of libtorch when it cannot be read.
+    pub(crate) fn digest(&self, place: usize, tensor: &Tensor) -> Result<[u8; 32], TchError> {
         let mut state = TensorState::new();
         // Memory of the CPU, and the tensors of a sparse layout, may change while the state stays the same.
         if !layout::is_strided(tensor)
@@ -152,9 +140,9 @@ mod tests {
     use twox_hash::XxHash3_64;
 
     fn digests(known: &SharedDigests, tensors: &[&Tensor]) -> Vec<[u8; 32]> {
-        known
-            .digests(&Arguments::new().with_shared(&tensors))
-            .unwrap()
+        let digests = tensors.iter().enumerate();
+        let digests = digests.map(|(place, tensor)| known.digest(place, tensor).unwrap());
+        digests.collect()
     }
 
     /// Two tables that unseeded XXH3 does not distinguish: where the low half of a word is that of the

@@ -160,25 +160,21 @@ impl CachedCall<'_> {
 
     fn row_keys<O>(&self, code: &[u8; 32]) -> Result<Vec<Key>, Stop<O>> {
         let start = Instant::now();
-        let shared = self.target.handle().shared.digests(self.arguments);
         let is_named = self.options.persistent_module_hash().is_some();
         let named = is_named.then(|| self.target.row_name());
-        let function = self.function.full_name();
-        let keys = shared.and_then(|shared| {
-            let context = KeyContext {
-                module_hash: &self.cache.identity().hash,
-                options: self.options,
-                name: named.as_deref(),
-                function: &function,
-                code: match is_named {
-                    true => self.function.options.version.as_bytes(),
-                    false => code,
-                },
-                output: &self.structure,
-                shared: &shared,
-            };
-            context.keys(self.arguments)
-        });
+        let context = KeyContext {
+            module_hash: &self.cache.identity().hash,
+            options: self.options,
+            name: named.as_deref(),
+            function: &self.function.full_name(),
+            code: match is_named {
+                true => self.function.options.version.as_bytes(),
+                false => code,
+            },
+            output: &self.structure,
+            shared: &self.target.handle().shared,
+        };
+        let keys = context.keys(self.arguments);
         Counters::time(&self.counters.time.hashing, start);
         keys.map_err(|error| {
             Counters::add(&self.counters.faults.hashing, 1);

@@ -12,11 +12,11 @@
 use blake3::BLOCK_LEN;
 use tch::{Device, TchError, Tensor};
 
-use crate::argument::{Arguments, TensorArgument};
+use crate::argument::{Arguments, SharedDigests, TensorArgument};
 use crate::device::{self, Digests};
 use crate::options::Options;
 use crate::schema::kind;
-use crate::tensor::{blake3_batch, layout, parallel, raw, staging};
+use crate::tensor::{blake3_batch, digest, layout, parallel, raw, staging};
 
 pub(crate) use torchcache_store::Key;
 
@@ -37,8 +37,8 @@ pub(crate) struct KeyContext<'a> {
     pub(crate) code: &'a [u8],
     /// The structure of the output type.
     pub(crate) output: &'a str,
-    /// The digests of the shared tensors, in their order.
-    pub(crate) shared: &'a [[u8; 32]],
+    /// Hashes the shared tensors that no device hashes.
+    pub(crate) shared: &'a SharedDigests,
 }
 
 impl KeyContext<'_> {
@@ -48,11 +48,8 @@ impl KeyContext<'_> {
     ///
     /// Errors of libtorch when a tensor cannot be read.
     pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
-        let prefix = self.prefix(arguments)?;
-        let digests = match &arguments.ids {
-            Some(argument) => vec![argument.ids.key_bytes()?],
-            None => digests_of_rows(arguments.keyed_tensors(), self.options.subsample_count())?,
-        };
+        let (shared, digests) = self.digests(arguments)?;
+        let prefix = self.prefix(arguments, &shared)?;
         let rows = digests.first().map_or(0, Vec::len);
         let length = (digests.len() * size_of::<Key>()).next_multiple_of(BLOCK_LEN);
         let mut messages = vec![0; rows * length];
@@ -65,7 +62,34 @@ impl KeyContext<'_> {
         Ok(blake3_batch::row_digests(&messages, rows, Some(&prefix)))
     }
 
-    fn prefix(&self, arguments: &Arguments) -> Result<[u8; 32], TchError> {
+    /// The digest of each shared tensor of the keys; and of each row of each batch, or the bytes of its id.
+    fn digests(&self, arguments: &Arguments) -> Result<(Vec<Key>, Vec<Vec<Key>>), TchError> {
+        let shared = tensors(arguments.keyed_shared());
+        let batches = match arguments.ids {
+            Some(_) => Vec::new(),
+            None => tensors(arguments.keyed_tensors()),
+        };
+        let subsample = self.options.subsample_count();
+        let mut on_devices = digests_on_devices(&shared, &batches, subsample);
+        let rows = on_devices.split_off(shared.len());
+        let shared = shared.iter().enumerate().zip(on_devices);
+        let shared = shared.map(|((place, tensor), on_device)| match on_device {
+            Some(pieces) => digest::digest_of_pieces(tensor, &pieces),
+            None => self.shared.digest(place, tensor),
+        });
+        let rows = batches.iter().zip(rows);
+        let rows = rows.map(|(tensor, on_device)| match on_device {
+            Some(digests) => Ok(digests),
+            None => row_digests(tensor, subsample),
+        });
+        let rows = match &arguments.ids {
+            Some(argument) => vec![argument.ids.key_bytes()?],
+            None => rows.collect::<Result<_, _>>()?,
+        };
+        Ok((shared.collect::<Result<_, _>>()?, rows))
+    }
+
+    fn prefix(&self, arguments: &Arguments, shared: &[[u8; 32]]) -> Result<[u8; 32], TchError> {
         let mut hasher = blake3::Hasher::new_derive_key("torchcache row key");
         let mut add = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -91,7 +115,7 @@ impl KeyContext<'_> {
             add(&(*position as u64).to_le_bytes());
             add(digest);
         }
-        for (argument, digest) in arguments.keyed_shared().zip(self.shared) {
+        for (argument, digest) in arguments.keyed_shared().zip(shared) {
             add(&(argument.position as u64).to_le_bytes());
             add(b"shared");
             add(digest);
@@ -113,55 +137,71 @@ impl KeyContext<'_> {
     }
 }
 
-/// BLAKE3 of the bytes of each row of each tensor, computed where the tensor is, if that is possible.
-fn digests_of_rows<'a>(
-    tensors: impl Iterator<Item = &'a TensorArgument>,
+fn tensors<'a>(arguments: impl Iterator<Item = &'a TensorArgument>) -> Vec<&'a Tensor> {
+    arguments.map(|argument| &argument.tensor).collect()
+}
+
+/// What CUDA devices hash of a call: the pieces of each shared tensor, and then the rows of each batch. `None` where the
+/// host has to hash.
+///
+/// One copy brings all digests of a device, since the host waits for each copy. The sums by which weights are compared
+/// have a copy of their own: they are needed before, to know which cache, and so which options, the call has. Shared
+/// tensors are not compared by such sums: 64 bits are enough to notice a change, but not to tell rows apart.
+fn digests_on_devices(
+    shared: &[&Tensor],
+    batches: &[&Tensor],
     subsample: Option<usize>,
-) -> Result<Vec<Vec<Key>>, TchError> {
-    let tensors: Vec<&Tensor> = tensors.map(|argument| &argument.tensor).collect();
-    let devices = tensors.iter().map(|tensor| {
+) -> Vec<Option<Vec<Key>>> {
+    let rows_device = |tensor: &&Tensor| {
         let can_hash = |_: &usize| {
             let bytes = copied_bytes(tensor, subsample);
             bytes.is_ok_and(|bytes| bytes <= layout::MAX_COPY_BYTES)
         };
         raw::cuda_device(tensor).filter(can_hash)
-    });
-    let devices: Vec<_> = devices.collect();
-    let on_devices = device::on_each(&devices, |device, places| {
-        let here: Vec<_> = places.iter().map(|&place| tensors[place]).collect();
-        digests_on_device(device, &here, subsample)
-    });
-    let digests = tensors.iter().zip(on_devices);
-    let digests = digests.map(|(tensor, on_device)| match on_device {
-        Some(digests) => Ok(digests),
-        None => row_digests(tensor, subsample),
-    });
-    digests.collect()
+    };
+    let of_shared = shared.iter().map(|tensor| digest::hashing_device(tensor));
+    let devices: Vec<_> = of_shared.chain(batches.iter().map(rows_device)).collect();
+    let all = [shared, batches].concat();
+    device::on_each(&devices, |device, places| {
+        let here: Vec<_> = places.iter().map(|&place| all[place]).collect();
+        let (shared, batches) = here.split_at(places.partition_point(|&at| at < shared.len()));
+        digests_on_device(device, shared, batches, subsample)
+    })
 }
 
-/// BLAKE3 of each row of tensors on one CUDA device, copied to the host at once. `None` where the device cannot
-/// hash them.
+/// What one device hashes. `None` where it cannot.
 fn digests_on_device(
     device: usize,
-    tensors: &[&Tensor],
+    shared: &[&Tensor],
+    batches: &[&Tensor],
     subsample: Option<usize>,
 ) -> Option<Vec<Vec<Key>>> {
     let rows = |tensor: &Tensor| tensor.size()[0] as usize;
-    let distinct = tensors.iter().map(|tensor| distinct_rows(tensor));
+    let pieces = shared.iter().map(|tensor| digest::piece_count(tensor));
+    let pieces: Vec<_> = pieces.collect::<Result<_, _>>().ok()?;
+    let distinct = batches.iter().map(|tensor| distinct_rows(tensor));
     let distinct: Vec<_> = distinct.collect::<Result<_, _>>().ok()?;
-    let mut digests = Digests::new(device, distinct.iter().map(rows).sum())?;
+    let count: usize = pieces
+        .iter()
+        .copied()
+        .chain(distinct.iter().map(rows))
+        .sum();
+    let mut digests = Digests::new(device, count)?;
+    digest::add_tensors(&mut digests, shared)?;
     for tensor in &distinct {
         add_rows(&mut digests, tensor, subsample)?;
     }
     let mut digests = digests.copy_to_host()?.into_iter();
-    let of_tensors = tensors.iter().zip(&distinct).map(|(tensor, distinct)| {
-        let digests: Vec<_> = digests.by_ref().take(rows(distinct)).collect();
-        match digests[..] {
+    let mut next = |count| digests.by_ref().take(count).collect::<Vec<_>>();
+    let mut of_tensors: Vec<_> = pieces.into_iter().map(&mut next).collect();
+    for (tensor, distinct) in batches.iter().zip(&distinct) {
+        let digests = next(rows(distinct));
+        of_tensors.push(match digests[..] {
             [only] => vec![only; rows(tensor)],
             _ => digests,
-        }
-    });
-    Some(of_tensors.collect())
+        });
+    }
+    Some(of_tensors)
 }
 
 /// Has a device hash the rows of a tensor. They are copied there, some rows at a time, where they are not contiguous.
@@ -297,7 +337,6 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::argument::SharedDigests;
     use tch::Kind;
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
@@ -308,7 +347,7 @@ mod tests {
             function: "forward",
             code: &[7; 32],
             output: "T",
-            shared: &SharedDigests::new().digests(&arguments).unwrap(),
+            shared: &SharedDigests::new(),
         };
         context.keys(&arguments).unwrap()
     }

@@ -18,8 +18,9 @@ const _: () = assert!(PIECE_BYTES as u64 <= device::MAX_PIECE_BYTES);
 ///
 /// Errors of libtorch when it cannot be read.
 pub(crate) fn tensor_digest(tensor: &Tensor) -> Result<[u8; 32], TchError> {
-    match digests_on_devices(&[tensor])?[0] {
-        Some(digest) => Ok(digest),
+    let on_device = hashing_device(tensor).and_then(|device| pieces_on_device(device, tensor));
+    match on_device {
+        Some(pieces) => digest_of_pieces(tensor, &pieces),
         None => digest_on_host(tensor),
     }
 }
@@ -47,43 +48,24 @@ pub(crate) fn digest_on_host(tensor: &Tensor) -> Result<[u8; 32], TchError> {
     Ok(*hasher.finalize().as_bytes())
 }
 
-/// The digests of the tensors that their devices can hash, in one copy from each device. `None` for others.
+/// The number of the CUDA device that has a tensor and can hash it.
+pub(crate) fn hashing_device(tensor: &Tensor) -> Option<usize> {
+    let can_copy = || elements_bytes(tensor).is_ok_and(|bytes| bytes <= layout::MAX_COPY_BYTES);
+    let can_hash = |_: &usize| raw::device_bytes(tensor).is_some() || can_copy();
+    raw::cuda_device(tensor).filter(can_hash)
+}
+
+/// How many digests a device computes for a tensor.
 ///
 /// # Errors
 ///
 /// As for [`tensor_digest`].
-pub(crate) fn digests_on_devices(tensors: &[&Tensor]) -> Result<Vec<Option<[u8; 32]>>, TchError> {
-    let devices = tensors.iter().map(|tensor| {
-        let can_copy = || elements_bytes(tensor).is_ok_and(|bytes| bytes <= layout::MAX_COPY_BYTES);
-        let can_hash = |_: &usize| raw::device_bytes(tensor).is_some() || can_copy();
-        raw::cuda_device(tensor).filter(can_hash)
-    });
-    let devices: Vec<_> = devices.collect();
-    let pieces = device::on_each(&devices, |device, places| {
-        let here: Vec<_> = places.iter().map(|&place| tensors[place]).collect();
-        pieces_on_device(device, &here)
-    });
-    let digests = tensors.iter().zip(pieces).map(|(tensor, pieces)| {
-        let Some(pieces) = pieces else {
-            return Ok(None);
-        };
-        let mut hasher = blake3::Hasher::new();
-        hash_text(&describe(tensor)?, &mut hasher);
-        hasher.update(pieces.as_flattened());
-        Ok(Some(*hasher.finalize().as_bytes()))
-    });
-    digests.collect()
+pub(crate) fn piece_count(tensor: &Tensor) -> Result<usize, TchError> {
+    Ok(elements_bytes(tensor)?.div_ceil(PIECE_BYTES))
 }
 
-/// The digests of the pieces of each tensor, which one device has.
-fn pieces_on_device(device: usize, tensors: &[&Tensor]) -> Option<Vec<Vec<[u8; 32]>>> {
-    let count = |tensor: &&Tensor| Ok(elements_bytes(tensor)?.div_ceil(PIECE_BYTES));
-    let counts: Vec<_> = tensors
-        .iter()
-        .map(count)
-        .collect::<Result<_, TchError>>()
-        .ok()?;
-    let mut digests = Digests::new(device, counts.iter().sum())?;
+/// Has a device hash the pieces of tensors, in one launch unless their copies would take too much memory.
+pub(crate) fn add_tensors(digests: &mut Digests, tensors: &[&Tensor]) -> Option<()> {
     // Copies are dropped before they take more memory than one of them may.
     let (mut contiguous, mut copied) = (Vec::new(), 0);
     for tensor in tensors {
@@ -92,18 +74,31 @@ fn pieces_on_device(device: usize, tensors: &[&Tensor]) -> Option<Vec<Vec<[u8; 3
             None => digests.note_error(elements_bytes(tensor))?,
         };
         if copied + bytes > layout::MAX_COPY_BYTES {
-            add_pieces(&mut digests, &contiguous)?;
+            add_pieces(digests, &contiguous)?;
             (contiguous, copied) = (Vec::new(), 0);
         }
         contiguous.push(digests.note_error(layout::contiguous(tensor))?);
         copied += bytes;
     }
-    add_pieces(&mut digests, &contiguous)?;
-    let mut digests = digests.copy_to_host()?.into_iter();
-    let of_tensors = counts
-        .into_iter()
-        .map(|count| digests.by_ref().take(count).collect());
-    Some(of_tensors.collect())
+    add_pieces(digests, &contiguous)
+}
+
+/// The digest of a tensor with pieces of these digests.
+///
+/// # Errors
+///
+/// As for [`tensor_digest`].
+pub(crate) fn digest_of_pieces(tensor: &Tensor, pieces: &[[u8; 32]]) -> Result<[u8; 32], TchError> {
+    let mut hasher = blake3::Hasher::new();
+    hash_text(&describe(tensor)?, &mut hasher);
+    hasher.update(pieces.as_flattened());
+    Ok(*hasher.finalize().as_bytes())
+}
+
+fn pieces_on_device(device: usize, tensor: &Tensor) -> Option<Vec<[u8; 32]>> {
+    let mut digests = Digests::new(device, piece_count(tensor).ok()?)?;
+    add_tensors(&mut digests, &[tensor])?;
+    digests.copy_to_host()
 }
 
 /// Adds the digests of the pieces of contiguous tensors.
