@@ -55,6 +55,7 @@ mod refresh;
 mod sample_ids;
 mod shared_arguments;
 mod shared_handles;
+mod single_flight;
 mod skipped_arguments;
 mod state_machine;
 mod stats_and_log;

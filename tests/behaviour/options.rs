@@ -24,6 +24,7 @@ use crate::support::{Ran, assert_panics, random, same};
     use_mmap_on_load = true,
     version = "two",
     verify = 0.25,
+    single_flight_timeout = 2.5,
 )]
 fn everything(xs: &Tensor) -> Tensor {
     xs * 2
@@ -48,6 +49,7 @@ fn every_option_is_an_attribute_argument() {
         .use_mmap_on_load(true)
         .version("two")
         .verify(0.25)
+        .single_flight_timeout(2.5)
         .build()
         .unwrap();
     assert_eq!(options, expected);

@@ -14,7 +14,7 @@ pub(crate) const POLICIES: [(&str, &str); 3] =
 /// The variants of `tch::Kind` that floating-point outputs can be rounded to.
 pub(crate) const FLOAT_KINDS: [&str; 4] = ["Half", "BFloat16", "Float", "Double"];
 
-const TABLE: [(&str, OptionKind); 17] = [
+const TABLE: [(&str, OptionKind); 18] = [
     ("enabled", OptionKind::Flag),
     ("memory_cache_device", OptionKind::Device),
     ("max_memory_cache_size", OptionKind::Size { least: 0 }),
@@ -32,6 +32,7 @@ const TABLE: [(&str, OptionKind); 17] = [
     ("version", OptionKind::Text),
     ("verify", OptionKind::Share),
     ("whole_batch", OptionKind::Flag),
+    ("single_flight_timeout", OptionKind::Seconds),
 ];
 
 /// The options that a single method takes as well.
@@ -56,6 +57,8 @@ pub(crate) enum OptionKind {
     Text,
     /// From 0.0 to 1.0.
     Share,
+    /// From 0.0 to those of a day.
+    Seconds,
 }
 
 impl OptionKind {
@@ -80,6 +83,7 @@ impl OptionKind {
             Self::Dtype => "Kind::Half",
             Self::Text => "\"1\"",
             Self::Share => "0.01",
+            Self::Seconds => "10.0",
         }
     }
 
@@ -115,6 +119,7 @@ impl OptionKind {
             }
             Self::Text => "a string such as `\"1\"`",
             Self::Share => "a share from 0.0 (off) to 1.0, such as `0.01`",
+            Self::Seconds => "seconds from 0.0 (off) to 86400.0 (a day), such as `10.0`",
         };
         text.to_owned()
     }

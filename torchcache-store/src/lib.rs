@@ -28,8 +28,8 @@
 //!
 //! # Stability
 //!
-//! The feature `unstable` makes segments, manifests, schemas, the file system, administration and
-//! threads public. It is for torchcache and its command line, which pin the exact version: any release
+//! The feature `unstable` makes segments, manifests, schemas, the file system, administration,
+//! threads and single flight public. It is for torchcache and its command line, which pin the exact version: any release
 //! may change what it adds.
 //!
 //! # Limits
@@ -82,6 +82,10 @@ mod events;
 #[cfg(feature = "unstable")]
 pub mod events;
 mod fault;
+#[cfg(not(feature = "unstable"))]
+mod flight;
+#[cfg(feature = "unstable")]
+pub mod flight;
 mod fork;
 #[cfg(not(feature = "unstable"))]
 mod fs;

@@ -4,14 +4,17 @@
 #![cfg(shuttle)]
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shuttle::sync::Mutex;
 use shuttle::thread;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, key, keys, value};
 use torchcache_faults::sim::Sim;
+use torchcache_store::flight::Flights;
 use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Eviction, Store};
 
@@ -285,5 +288,82 @@ fn a_lower_limit_is_enforced() {
         store.reconfigure(lower);
         store.flush().expect("it is written, or refused");
         assert!(store.stats().bytes <= 200, "{:?}", store.stats());
+    });
+}
+
+type Numbers = Flights<u32, BTreeMap<u32, u32>, RandomState>;
+
+/// A call of a thread, as the library makes it. Returns the values of the keys.
+fn call(flights: &Numbers, tier: &Mutex<BTreeMap<u32, u32>>, keys: &[u32]) -> BTreeMap<u32, u32> {
+    let mut found = BTreeMap::new();
+    let look = |found: &mut BTreeMap<u32, u32>| {
+        let tier = tier.lock().expect("no thread panics");
+        let present = keys.iter().filter_map(|key| Some((*key, *tier.get(key)?)));
+        found.extend(present);
+    };
+    let missing = |found: &BTreeMap<u32, u32>| -> Vec<(usize, u32)> {
+        let keys = (0..).zip(keys.iter().copied());
+        keys.filter(|(_, key)| !found.contains_key(key)).collect()
+    };
+    let ended = flights.ended();
+    look(&mut found);
+    let (claims, awaited) = flights.claim(missing(&found));
+    if flights.ended() != ended {
+        look(&mut found);
+    }
+    let of_others: Vec<usize> = awaited.positions().collect();
+    let mut own = missing(&found);
+    own.retain(|(position, _)| !of_others.contains(position));
+    // Another value each time: a second one would show.
+    let computed: BTreeMap<u32, u32> = own
+        .iter()
+        .map(|(_, key)| (*key, COMPUTED.replace(COMPUTED.get() + 1)))
+        .collect();
+    for (key, value) in &computed {
+        let before = tier.lock().expect("no thread panics").insert(*key, *value);
+        assert_eq!(before, None, "{key} is computed once");
+    }
+    found.extend(&computed);
+    claims.end(|awaited| {
+        let awaited = awaited.iter().filter_map(|key| computed.get_key_value(key));
+        Some(awaited.map(|(key, value)| (*key, *value)).collect())
+    });
+    let arrived = awaited.wait(Instant::now() + Duration::from_secs(3600));
+    assert!(!arrived.is_late);
+    for (positions, values) in arrived.values {
+        let keys = positions.into_iter().map(|position| keys[position]);
+        found.extend(keys.filter_map(|key| Some((key, *values.get(&key)?))));
+    }
+    look(&mut found);
+    assert_eq!(missing(&found), [], "every value arrived");
+    found
+}
+
+std::thread_local! {
+    static COMPUTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Calls of several threads for the same rows, which find them, compute them or wait for them.
+#[test]
+fn threads_compute_each_value_once() {
+    check(|| {
+        let flights = Arc::new(Numbers::default());
+        let tier = Arc::new(Mutex::new(BTreeMap::new()));
+        let calls = [[[1, 2], [2, 3]], [[2, 1], [3, 1]], [[3, 2], [1, 4]]];
+        let threads = calls.map(|calls| {
+            let (flights, tier) = (flights.clone(), tier.clone());
+            thread::spawn(move || {
+                for keys in calls {
+                    let found = call(&flights, &tier, &keys);
+                    let tier = tier.lock().expect("no thread panics");
+                    assert!(found.iter().all(|(key, value)| tier[key] == *value));
+                    CHECKED.set(CHECKED.get() + found.len() as u64);
+                }
+            })
+        });
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
+        assert_eq!(tier.lock().expect("no thread panics").len(), 4);
     });
 }

@@ -57,10 +57,11 @@ fn converted(kind: OptionKind, value: &Expr, runtime: &Runtime) -> Option<TokenS
         (OptionKind::Size { .. }, (false, Lit::Int(number))) => {
             Literal::u64_suffixed(number.base10_parse().ok()?)
         }
-        (OptionKind::Size { .. } | OptionKind::Share, (false, Lit::Float(number))) => {
-            Literal::f64_suffixed(number.base10_parse().ok()?)
-        }
-        (OptionKind::Share, (false, Lit::Int(number))) => {
+        (
+            OptionKind::Size { .. } | OptionKind::Share | OptionKind::Seconds,
+            (false, Lit::Float(number)),
+        ) => Literal::f64_suffixed(number.base10_parse().ok()?),
+        (OptionKind::Share | OptionKind::Seconds, (false, Lit::Int(number))) => {
             Literal::f64_suffixed(number.base10_parse().ok()?)
         }
         _ => return None,

@@ -76,6 +76,9 @@ fn accepted_items_have_no_mistakes() {
         "verify = 1.0",
         "verify = 1e-3",
         "verify = f64::NAN",
+        "single_flight_timeout = 0",
+        "single_flight_timeout = 86400",
+        "single_flight_timeout = 0.25",
     ] {
         assert_eq!(options(arguments), "", "{arguments}");
     }
@@ -167,6 +170,9 @@ fn option_values_out_of_range() {
             "verify = 2",
             "verify = -1",
             "verify = 1e9",
+            "single_flight_timeout = -1",
+            "single_flight_timeout = 86401",
+            "single_flight_timeout = 86400.5",
         ],
         options,
     ));

@@ -17,7 +17,7 @@ fn library_kind(kind: OptionKind) -> &'static str {
         OptionKind::Threads => "copy u32",
         OptionKind::Dtype => "optional Kind",
         OptionKind::Text => "text",
-        OptionKind::Share => "copy f64",
+        OptionKind::Share | OptionKind::Seconds => "copy f64",
     }
 }
 

@@ -64,6 +64,11 @@ fn fits(kind: OptionKind, is_negative: bool, literal: &Lit) -> bool {
         (OptionKind::Share, Lit::Float(number)) => {
             number.base10_parse().is_ok_and(|share: f64| share <= 1.0)
         }
+        (OptionKind::Seconds, Lit::Int(number)) => is_within(number, 0..=86_400),
+        (OptionKind::Seconds, Lit::Float(number)) => {
+            let parsed = number.base10_parse();
+            parsed.is_ok_and(|seconds: f64| seconds <= 86_400.0)
+        }
         (OptionKind::Directory, Lit::Str(path)) => {
             let path = path.value();
             !path.is_empty() && !path.contains('\0') && !path.starts_with(['~', '$'])

@@ -17,10 +17,10 @@ pub(crate) struct CutHistory {
     batch_of_one: RwLock<Option<bool>>,
 }
 
-/// After a cut that failed, the next 2, 4, 8, … cuts run as whole batches: a module that fails on all
-/// of them rarely runs twice, and one that failed by chance gets cuts again.
+/// After an attempt that failed, the next 2, 4, 8, … are left out. So cuts run as whole batches: a module that fails
+/// on all of them rarely runs twice, and one that failed by chance gets cuts again.
 #[derive(Debug)]
-struct Attempts {
+pub(crate) struct Attempts {
     /// How many failed since the last one that did not.
     failed: AtomicU32,
     /// How many to leave out.
@@ -31,10 +31,29 @@ struct Attempts {
 const MAX_FAILED: u32 = 10;
 
 impl Attempts {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Attempts {
             failed: AtomicU32::new(0),
             left_out: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether to try. Where not, this is one of those that are left out.
+    pub(crate) fn allows(&self) -> bool {
+        let subtract = |left_out: u32| left_out.checked_sub(1);
+        let taken = self.left_out.fetch_update(Relaxed, Relaxed, subtract);
+        taken.is_err()
+    }
+
+    pub(crate) fn note_success(&self) {
+        self.failed.store(0, Relaxed);
+    }
+
+    pub(crate) fn note_failure(&self) {
+        // Those of several threads at the same time count once.
+        if self.left_out.load(Relaxed) == 0 {
+            let failed = self.failed.fetch_add(1, Relaxed) + 1;
+            self.left_out.store(1 << failed.min(MAX_FAILED), Relaxed);
         }
     }
 }
@@ -58,23 +77,17 @@ impl CutHistory {
 
     /// Whether to try a cut of `rows`. Where not, it is one of those that are left out.
     pub(crate) fn allows(&self, rows: usize) -> bool {
-        let left_out = &self.attempts(rows).left_out;
-        let taken = left_out.fetch_update(Relaxed, Relaxed, |left_out| left_out.checked_sub(1));
-        taken.is_err()
+        self.attempts(rows).allows()
     }
 
     /// A cut of `rows` did what the whole batch would.
     pub(crate) fn note_success(&self, rows: usize) {
-        self.attempts(rows).failed.store(0, Relaxed);
+        self.attempts(rows).note_success();
     }
 
     /// A cut of `rows` failed, and the whole batch did not.
     pub(crate) fn note_failure(&self, rows: usize) {
-        let attempts = self.attempts(rows);
-        let failed = attempts.failed.fetch_add(1, Relaxed) + 1;
-        attempts
-            .left_out
-            .store(1 << failed.min(MAX_FAILED), Relaxed);
+        self.attempts(rows).note_failure();
     }
 
     /// Whether `function` is known to return a batch for one row: as it did last, or else by its code.
@@ -107,6 +120,15 @@ mod tests {
         }
         assert_eq!(tried, 11, "of sizes 2 + 4 + … + 1024, and once more");
         assert!(history.allows(1), "single rows are counted apart");
+    }
+
+    #[test]
+    fn failures_at_the_same_time_count_once() {
+        let attempts = Attempts::new();
+        assert!(attempts.allows() && attempts.allows());
+        attempts.note_failure();
+        attempts.note_failure();
+        assert_eq!((0..100).take_while(|_| !attempts.allows()).count(), 2);
     }
 
     #[test]

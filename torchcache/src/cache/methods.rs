@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ptr;
 use std::sync::{Arc, RwLock};
 
-use super::cuts::CutHistory;
+use super::cuts::{Attempts, CutHistory};
 use super::stats::Counters;
 use crate::function::Function;
 use crate::sync::{read, write};
@@ -27,6 +27,8 @@ pub(crate) struct Method {
     /// Those of methods of one name are one.
     pub(crate) counters: Arc<Counters>,
     pub(crate) cuts: CutHistory,
+    /// How often other calls had the rows that calls waited for.
+    pub(crate) waits: Attempts,
     /// The code of the cached functions that its body is known to call, and of those that these call; and of the
     /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
@@ -96,6 +98,7 @@ impl Method {
             code: function.code_in(module),
             counters: Arc::new(Counters::new()),
             cuts: CutHistory::new(),
+            waits: Attempts::new(),
             callees: RwLock::new(callees.collect()),
         }
     }

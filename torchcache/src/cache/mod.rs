@@ -4,6 +4,8 @@ pub(crate) mod attach;
 pub(crate) mod claims;
 pub(crate) mod cuts;
 pub(crate) mod directory;
+pub(crate) mod epoch;
+pub(crate) mod flights;
 pub(crate) mod handle;
 mod hash_changes;
 mod hints;

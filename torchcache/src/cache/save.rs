@@ -3,7 +3,8 @@
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::tiers::{Epoch, Tiers};
+use super::epoch::Epoch;
+use super::tiers::Tiers;
 use crate::key::Key;
 use crate::memory::Memory;
 use crate::memory::rows::{PackedRows, overwrite_rows};

@@ -92,6 +92,9 @@ stats! {
             misses,
             /// Rows that occurred earlier in their batch.
             duplicates,
+            /// Rows that another call computed at the same time, which this one waited for: see
+            /// [`Options::single_flight_timeout`](crate::Options::single_flight_timeout).
+            awaited,
             /// Computed rows that were given to the tiers.
             stored,
             /// Hits that were computed again: see [`Options::verify`](crate::Options::verify).
@@ -158,6 +161,8 @@ stats! {
             forward,
             /// Giving computed rows to the tiers.
             storing,
+            /// Waiting for rows that other calls compute.
+            waiting,
             /// Computing hits again to verify them, and comparing.
             verifying,
         }
@@ -192,6 +197,8 @@ pub(crate) struct RowCounts {
     pub(crate) disk: usize,
     /// Rows with the key of an earlier row of the call.
     pub(crate) duplicates: usize,
+    /// Rows that other calls computed meanwhile.
+    pub(crate) awaited: usize,
     pub(crate) computed: usize,
 }
 
@@ -255,7 +262,7 @@ impl Unit for Duration {
 impl Stats {
     /// Rows that did not have to be computed.
     pub fn hits(&self) -> u64 {
-        self.memory.hits + self.disk.hits + self.duplicates
+        self.memory.hits + self.disk.hits + self.duplicates + self.awaited
     }
 
     /// An estimate of the time saved: the time that the hits would have taken at the mean speed of
@@ -267,8 +274,8 @@ impl Stats {
         }
         let time = &self.time;
         let spared = time.forward.as_secs_f64() / self.misses as f64 * self.hits() as f64;
-        let watched = time.watching + time.attaching;
-        let spent = watched + time.hashing + time.loading + time.storing + time.verifying;
+        let idle = time.watching + time.attaching + time.waiting;
+        let spent = idle + time.hashing + time.loading + time.storing + time.verifying;
         Some(Duration::from_secs_f64(
             (spared - spent.as_secs_f64()).max(0.0),
         ))
@@ -351,6 +358,7 @@ impl Counters {
             (&self.memory.hits, call.memory),
             (&self.disk.hits, call.disk),
             (&self.duplicates, call.duplicates),
+            (&self.awaited, call.awaited),
             (&self.misses, call.computed),
         ] {
             Counters::add(counter, rows);
@@ -382,6 +390,11 @@ impl fmt::Display for Stats {
             ("  computed ", self.misses),
         ] {
             writeln!(f, "{name}{rows:>12}   {}", share(rows))?;
+        }
+        if self.awaited > 0 {
+            let (rows, waited) = (self.awaited, seconds(self.time.waiting));
+            let share = share(rows);
+            writeln!(f, "  awaited  {rows:>12}   {share}, waited {waited}")?;
         }
         for (name, tier, queued) in [
             ("in memory  ", &self.memory, 0),

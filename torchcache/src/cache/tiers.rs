@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use torchcache_store::{Compression, Config, Store, StoreError};
 
 use super::directory::{self, Unusable};
+use super::epoch::Epoch;
+use super::flights::RowFlights;
 use crate::error::Detail;
 use crate::identity::{Claim, Identity};
 use crate::memory::Memory;
@@ -20,7 +22,7 @@ use crate::sync::lock;
 /// The tiers that keep the rows of one module hash.
 #[derive(Debug, Clone)]
 pub(crate) struct Tiers {
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<MemoryTier>,
     pub(super) short_hash: ShortHash,
     location: DiskLocation,
     pub(crate) store: Option<Store>,
@@ -30,12 +32,11 @@ pub(crate) struct Tiers {
     _claims: Vec<Claim>,
 }
 
-/// The time between two calls of `clear`, in each tier. A call takes it before its lookup; what it
-/// brings in a later one is not kept.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Epoch {
-    pub(crate) memory: u64,
-    pub(crate) store: u64,
+/// What caches with the same module hash and directory share in memory.
+#[derive(Debug)]
+struct MemoryTier {
+    rows: Mutex<Memory>,
+    flights: RowFlights,
 }
 
 /// The options that determine where the disk tier is.
@@ -70,7 +71,7 @@ const RETRY_DISK_AFTER: Duration = Duration::from_secs(10);
 /// The memory tiers in use, by module hash and directory.
 static MEMORY_TIERS: Mutex<Option<MemoryTiers>> = Mutex::new(None);
 
-type MemoryTiers = HashMap<(String, Option<PathBuf>), Weak<Mutex<Memory>>>;
+type MemoryTiers = HashMap<(String, Option<PathBuf>), Weak<MemoryTier>>;
 
 impl Tiers {
     /// Opens the tiers of `identity`. Where no live cache has them yet, the memory of `previous`
@@ -134,7 +135,12 @@ impl Tiers {
 
     /// Locks the memory tier. No user code may run under this lock.
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        lock(&self.memory)
+        lock(&self.memory.rows)
+    }
+
+    /// The rows that are being computed.
+    pub(crate) fn flights(&self) -> &RowFlights {
+        &self.memory.flights
     }
 
     /// The epoch of a call whose lookup begins under this lock; `None` while the tiers are being
@@ -173,7 +179,7 @@ fn shared_memory(
     previous: Option<&Tiers>,
     options: &Options,
     budget: &'static Budget,
-) -> Arc<Mutex<Memory>> {
+) -> Arc<MemoryTier> {
     let mut shared = lock(&MEMORY_TIERS);
     let shared = shared.get_or_insert_default();
     shared.retain(|_, memory| memory.strong_count() > 0);
@@ -183,10 +189,14 @@ fn shared_memory(
         let own = previous.map(|tiers| &tiers.memory)?;
         (Arc::strong_count(own) == 1).then(|| own.clone())
     });
-    let memory =
-        memory.unwrap_or_else(|| Arc::new(Mutex::new(Memory::new(bound, eviction, budget))));
+    let memory = memory.unwrap_or_else(|| {
+        Arc::new(MemoryTier {
+            rows: Mutex::new(Memory::new(bound, eviction, budget)),
+            flights: RowFlights::default(),
+        })
+    });
     // Caches that share a memory tier share its bound: the latest setting holds.
-    lock(&memory).reconfigure(bound, eviction);
+    lock(&memory.rows).reconfigure(bound, eviction);
     // A tier that moved to another module hash or directory is not found under the earlier one.
     shared.retain(|_, tier| !std::ptr::eq(tier.as_ptr(), Arc::as_ptr(&memory)));
     shared.insert(key, Arc::downgrade(&memory));

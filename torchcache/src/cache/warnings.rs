@@ -2,6 +2,7 @@
 //! into misses.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tch::{Kind, TchError};
 use torchcache_store::size::human;
@@ -74,6 +75,8 @@ pub(crate) enum Reason {
     ModuleChanged(u64),
     /// The memory tiers of the process have reached this bound.
     ProcessMemory(u64),
+    /// A call waited so long for rows that another one computes.
+    Waited(Duration),
     /// Recomputed rows differ from the cached ones.
     Mismatch {
         mismatched: usize,
@@ -193,6 +196,10 @@ impl Reason {
             Reason::ProcessMemory(bound) => (
                 25,
                 format!("the memory tiers of this process have reached their common bound of {}, so this one keeps fewer rows than `max_memory_cache_size` allows: set TORCHCACHE_MAX_MEMORY to change the bound, or lower `max_memory_cache_size` of other caches", human(*bound)),
+            ),
+            Reason::Waited(timeout) => (
+                27,
+                format!("a call waited {timeout:?} for rows that another thread was computing, and then computed them itself: if the forward takes longer, raise `single_flight_timeout`; if it waits for threads that call this cache, set that to 0.0"),
             ),
             Reason::Locked => (
                 11,

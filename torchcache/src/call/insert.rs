@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tch::{Device, TchError};
 use torchcache_store::{RowValues, threads};
 
-use crate::cache::tiers::{Epoch, Tiers};
+use crate::cache::epoch::Epoch;
+use crate::cache::tiers::Tiers;
 use crate::key::Key;
 use crate::memory::arena::PinnedRows;
 use crate::memory::rows::{FoundRows, PackedRows};

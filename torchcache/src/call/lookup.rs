@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::mem::take;
 use std::sync::Arc;
 
 use tch::{Device, TchError, Tensor};
@@ -29,6 +30,8 @@ pub(crate) struct Lookup {
     found: Vec<FoundRows>,
     /// The positions not found so far, in rising order.
     missing: Vec<usize>,
+    /// The positions of rows that other calls compute, in rising order.
+    awaited: Vec<usize>,
     /// The positions of rows in memory that were not given to the present disk tier.
     unsaved: Vec<usize>,
     /// The rows of the output, where they are gathered on a device.
@@ -57,6 +60,7 @@ impl Lookup {
             first_rows,
             schema: None,
             found: Vec::new(),
+            awaited: Vec::new(),
             unsaved: Vec::new(),
             output: None,
         }
@@ -74,6 +78,7 @@ impl Lookup {
             memory: from(RowSource::Memory),
             disk: from(RowSource::Disk),
             duplicates: rows - self.keys.len(),
+            awaited: from(RowSource::OtherCall),
             computed: from(RowSource::Forward),
         }
     }
@@ -110,6 +115,12 @@ impl Lookup {
     pub(crate) fn missing_keys(&self) -> Vec<Key> {
         let key = |&position: &usize| self.keys[position];
         self.missing.iter().map(key).collect()
+    }
+
+    /// The missing keys with their positions.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (usize, Key)> {
+        let key = |&position: &usize| (position, self.keys[position]);
+        self.missing.iter().map(key)
     }
 
     /// The keys of rows in memory that were not given to the present disk tier.
@@ -201,6 +212,53 @@ impl Lookup {
         Ok(())
     }
 
+    /// Leaves missing rows to other calls that compute them, by their positions.
+    pub(crate) fn leave_to_others(&mut self, positions: impl Iterator<Item = usize>) {
+        self.awaited = self.still_missing(positions.collect());
+        self.awaited.sort_unstable();
+        let is_awaited = |position: &usize| self.awaited.binary_search(position).is_ok();
+        self.missing.retain(|position| !is_awaited(position));
+    }
+
+    /// How many rows were left to other calls.
+    pub(crate) fn left_to_others(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Makes the rows that were left to other calls missing again, now that no other is.
+    pub(crate) fn take_back(&mut self) {
+        debug_assert!(!self.has_missing(), "this call computes its rows first");
+        self.missing = take(&mut self.awaited);
+    }
+
+    /// Those of the positions whose rows are missing.
+    pub(crate) fn still_missing(&self, mut positions: Vec<usize>) -> Vec<usize> {
+        positions.retain(|position| self.missing.binary_search(position).is_ok());
+        positions
+    }
+
+    /// Adds missing rows that another call computed.
+    ///
+    /// # Errors
+    ///
+    /// Rows of another schema, which no one output can hold with those found.
+    pub(crate) fn add_handed(
+        &mut self,
+        positions: Vec<usize>,
+        rows: PackedRows,
+    ) -> Result<(), Reason> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        self.set_schema(&rows.schema)?;
+        self.add(FoundRows {
+            source: RowSource::OtherCall,
+            positions,
+            bytes: RowBytes::Packed(rows.bytes),
+        });
+        Ok(())
+    }
+
     /// Makes all rows missing again.
     pub(crate) fn forget_found(&mut self) {
         self.found.clear();
@@ -235,7 +293,7 @@ impl Lookup {
         });
     }
 
-    /// The positions of the rows that came from the tiers.
+    /// The positions of the rows that this call did not compute.
     pub(crate) fn hits(&self) -> impl Iterator<Item = usize> {
         let tiers = |rows: &&FoundRows| rows.source != RowSource::Forward;
         let found = self.found.iter().filter(tiers);

@@ -7,27 +7,31 @@ mod assemble;
 pub(crate) mod bypass;
 mod cut;
 mod disk;
+mod flight;
 mod frame;
 mod insert;
 mod lookup;
 mod outcome;
 mod recheck;
 
+use std::sync::MutexGuard;
 use std::time::Instant;
 
 use tch::{Device, TchError};
 
 use crate::argument::{Arguments, SelectedRows};
+use crate::cache::epoch::Epoch;
+use crate::cache::flights::RowClaims;
 use crate::cache::handle::OpenCache;
 use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
-use crate::cache::tiers::Epoch;
 use crate::cache::warnings::{Reason, first_line};
 use crate::error::{self, Detail};
 use crate::function::Function;
 use crate::identity::options_digest;
 use crate::key::{Key, KeyContext};
+use crate::memory::Memory;
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
 use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
@@ -99,6 +103,7 @@ fn run_cached<O: Output>(
         options: &attached.options,
         cache,
         epoch: None,
+        flights_ended: cache.tiers.flights().ended(),
         counters: &method.counters,
         module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
         structure: structure::<O>(),
@@ -115,12 +120,10 @@ fn run_cached<O: Output>(
     }
     call.allocate_output(&mut lookup);
     if lookup.has_missing() {
-        let computed = call.compute_missing(&lookup, body)?;
-        if uses_tiers && call.check_unchanged() {
-            let keys = call.keys_to_store(&lookup, frame, &code)?;
-            call.store(&keys, &computed);
+        match uses_tiers {
+            true => call.complete(&mut lookup, frame, &code, body)?,
+            false => lookup.add_computed(call.compute_missing(&lookup, body)?),
         }
-        lookup.add_computed(computed);
     }
     call.check_one_row(&lookup, body)?;
     if uses_tiers && call.verified_share() > 0.0 {
@@ -143,6 +146,8 @@ struct CachedCall<'a> {
     /// What it brings is kept in this epoch; in none before its lookup, and where the tiers are being
     /// cleared.
     epoch: Option<Epoch>,
+    /// How many flights had ended before its lookup.
+    flights_ended: u64,
     counters: &'a Counters,
     /// The device of the module's weights, or else of its input.
     module_device: Device,
@@ -180,6 +185,66 @@ impl CachedCall<'_> {
             Counters::add(&self.counters.faults.hashing, 1);
             Stop::from(error)
         })
+    }
+
+    /// Computes the missing rows and gives them to the tiers, or waits for other calls that compute them.
+    fn complete<O: Output>(
+        &self,
+        lookup: &mut Lookup,
+        frame: &Frame<'_>,
+        code: &[u8; 32],
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<(), Stop<O>> {
+        let (claims, awaited) = self.claim_missing(lookup, frame)?;
+        let mut unchanged = match lookup.has_missing() {
+            true => self.compute_and_store(lookup, claims, frame, code, body)?,
+            false => {
+                drop(claims);
+                Ok(())
+            }
+        };
+        if let Some(awaited) = awaited {
+            // Rows of before a change do not fit those of after it.
+            unchanged?;
+            self.wait_for(lookup, awaited)?;
+            unchanged = match lookup.has_missing() {
+                true => self.compute_and_store(lookup, None, frame, code, body)?,
+                false => Ok(()),
+            };
+        }
+        if let Err(reason) = unchanged {
+            bypass::count(self.target, self.counters, &reason);
+        }
+        Ok(())
+    }
+
+    /// Computes the missing rows. They are given to the tiers, and to calls that wait for them, unless the inner error
+    /// says how the module changed meanwhile: a hit would not repeat what the forward changed, and rows of weights
+    /// that changed are those of no module hash.
+    fn compute_and_store<O: Output>(
+        &self,
+        lookup: &mut Lookup,
+        claims: Option<RowClaims<'_>>,
+        frame: &Frame<'_>,
+        code: &[u8; 32],
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<Result<(), Reason>, Stop<O>> {
+        let computed = self.compute_missing(lookup, body)?;
+        let handle = self.target.handle();
+        let unchanged = handle.check_unchanged(self.target, self.cache);
+        if unchanged.is_ok() {
+            let keys = self.keys_to_store(lookup, frame, code)?;
+            self.store(&keys, &computed);
+            if let Some(claims) = claims {
+                claims.end(|awaited| {
+                    // Else they are rows of other keys than those that are awaited.
+                    let is_same = keys == lookup.missing_keys();
+                    is_same.then(|| self.hand_over(&computed, &keys, awaited))?
+                });
+            }
+        }
+        lookup.add_computed(computed);
+        Ok(unchanged)
     }
 
     /// The keys of the missing rows, now that they are computed. Where the body called functions whose code was
@@ -221,16 +286,31 @@ impl CachedCall<'_> {
         }
     }
 
+    /// The lookup in memory that begins the call's epoch.
     fn find_in_memory<O>(&mut self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
         let start = Instant::now();
-        let found = {
-            let tiers = &self.cache.tiers;
-            let mut memory = tiers.memory();
-            self.epoch = tiers.epoch(&memory);
-            memory.note(lookup.keys());
-            tiers.mark_of_saved(&mut memory);
-            lookup.find_in_memory(&mut memory)
-        };
+        let mut memory = self.cache.tiers.memory();
+        self.epoch = self.cache.tiers.epoch(&memory);
+        memory.note(lookup.keys());
+        self.find_in(memory, start, lookup)
+    }
+
+    /// Finds missing rows that are in the tiers by now.
+    fn find_again<O>(&self, lookup: &mut Lookup) -> Result<(), Stop<O>> {
+        let start = Instant::now();
+        self.find_in(self.cache.tiers.memory(), start, lookup)?;
+        self.find_on_disk(lookup)
+    }
+
+    fn find_in<O>(
+        &self,
+        mut memory: MutexGuard<'_, Memory>,
+        start: Instant,
+        lookup: &mut Lookup,
+    ) -> Result<(), Stop<O>> {
+        self.cache.tiers.mark_of_saved(&mut memory);
+        let found = lookup.find_in_memory(&mut memory);
+        drop(memory);
         Counters::time(&self.counters.time.loading, start);
         found.or_else(|reason| self.miss(reason))?;
         self.save_found(lookup);
@@ -309,8 +389,11 @@ impl CachedCall<'_> {
     fn may_cut(&self, lookup: &Lookup, rows: usize) -> bool {
         // No other row would show that one lost a dimension.
         let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.may_squeeze_first();
-        let whole_batch = self.options.whole_batch() || self.function.options.whole_batch;
-        !whole_batch && !may_lose_one() && self.method.cuts.allows(rows)
+        !self.takes_whole_batches() && !may_lose_one() && self.method.cuts.allows(rows)
+    }
+
+    fn takes_whole_batches(&self) -> bool {
+        self.options.whole_batch() || self.function.options.whole_batch
     }
 
     /// Runs the body on the whole batch, as the program would without the cache.
@@ -493,18 +576,6 @@ impl CachedCall<'_> {
         Ok(PackedRows { schema, bytes })
     }
 
-    /// Whether computed rows may be kept. A hit would not repeat what the forward changed, and rows of weights that
-    /// changed meanwhile are those of no module hash.
-    fn check_unchanged(&self) -> bool {
-        let checked = self
-            .target
-            .handle()
-            .check_unchanged(self.target, self.cache);
-        checked
-            .inspect_err(|reason| bypass::count(self.target, self.counters, reason))
-            .is_ok()
-    }
-
     /// Hands computed rows to both tiers, which keep the first copy of each row.
     fn store(&self, keys: &[Key], computed: &PackedRows) {
         let start = Instant::now();
@@ -665,6 +736,7 @@ impl CachedCall<'_> {
             memory = rows.memory,
             disk = rows.disk,
             computed = rows.computed,
+            awaited = rows.awaited,
             "{} rows",
             rows.rows
         );

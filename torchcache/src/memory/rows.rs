@@ -80,6 +80,9 @@ impl PackedRows {
 pub(crate) enum RowSource {
     Memory,
     Disk,
+    /// Another call, which computed them meanwhile.
+    OtherCall,
+    /// The forward of this call.
     Forward,
 }
 

@@ -258,6 +258,13 @@ impl Options {
                 "a share of the hits from 0.0 (off) to 1.0 (all)",
             );
         }
+        if !(0.0..=86_400.0).contains(&self.single_flight_timeout) {
+            return refuse(
+                "single_flight_timeout",
+                format!("{:?}", self.single_flight_timeout),
+                "seconds from 0.0 (off) to 86400.0 (a day)",
+            );
+        }
         Ok(())
     }
 }
@@ -471,6 +478,18 @@ mod tests {
             ("verify", builder().verify(-0.01)),
             ("verify", builder().verify(1.01)),
             ("verify", builder().verify(f64::NAN)),
+            (
+                "single_flight_timeout",
+                builder().single_flight_timeout(-1.0),
+            ),
+            (
+                "single_flight_timeout",
+                builder().single_flight_timeout(f64::INFINITY),
+            ),
+            (
+                "single_flight_timeout",
+                builder().single_flight_timeout(f64::NAN),
+            ),
         ] {
             let error = options.build().expect_err(name);
             assert!(

@@ -122,6 +122,16 @@ macro_rules! for_each_option {
             /// whole batches, such as one traced with a fixed batch size. Missing rows are then stored,
             /// and the others keep their cached value.
             whole_batch: [copy bool] = false, "false";
+
+            /// How many seconds a call waits for rows that another thread computes; 0.0 is not at all.
+            ///
+            /// Threads that miss a row at the same time compute it once. A call computes what it is first to
+            /// miss, and then waits for the other rows. It computes those itself where it waited for this long,
+            /// or the other thread failed, or the module changed, and counts the others in
+            /// [`Stats::awaited`](crate::Stats::awaited). Calls inside the body of a cached function never wait.
+            ///
+            /// Set it to 0.0 for a body that waits for threads which call the same cache.
+            single_flight_timeout: [copy f64] = 10.0, "10.0";
         }
     };
 }
