@@ -9,7 +9,7 @@ use torchcache::__private::wait_for_kernels;
 use torchcache::{Cached, Options, OptionsBuilder, TorchCache, torchcache};
 
 use crate::device_copies::counted;
-use crate::raw;
+use crate::raw::{self, CurrentStream};
 use crate::support::{counts, same};
 
 pub(crate) const CUDA: Device = Device::Cuda(0);
@@ -51,6 +51,23 @@ fn assert_digests_copied<R>(cache: &TorchCache, rows: u64, digests: u64, call: i
     let before = counts(cache);
     assert_copies((1, digests * 32), "a hit", call);
     assert_eq!(counts(cache), (before.0, before.1 + rows, before.2));
+}
+
+/// libtorch may give the memory of a table to another thread whose default stream this is.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn on_the_default_stream_of_a_thread_the_host_hashes() {
+    let xs = random(&[5, 1_000]);
+    ones(&xs);
+    let launches = raw::launches();
+    let stream = CurrentStream::set(2);
+    let (_, copies) = counted(|| ones(&xs));
+    assert_eq!(copies.bytes_from_device, 5 * 4_000);
+    assert_eq!(raw::launches(), launches);
+    drop(stream);
+    let (_, copies) = counted(|| ones(&xs));
+    assert_eq!(copies.bytes_from_device, 5 * 32);
+    assert_eq!(counts(ones_cache()), (5, 10, 0));
 }
 
 #[test]

@@ -365,10 +365,10 @@ fn rows_are_read_after_they_were_written_on_another_stream() {
     assert_eq!(found_on(1), 0, "the default stream has two handles");
 }
 
-/// The handle of such streams is the same on all threads.
+/// Those of all threads have one handle, and give freed memory to each other.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
-fn the_default_stream_of_each_thread_is_another_one() {
+fn the_default_streams_of_threads_are_waited_for() {
     #[torchcache(memory_cache_device = None)]
     fn doubled(xs: &Tensor) -> Tensor {
         xs * 2.0
@@ -378,16 +378,27 @@ fn the_default_stream_of_each_thread_is_another_one() {
     let expected = &xs * 2.0;
     let found =
         |xs: &Tensor, expected: &Tensor| synchronizations(|| assert!(same(&doubled(xs), expected)));
-    let _stream = CurrentStream::set(PER_THREAD);
-    assert_eq!(synchronizations(|| drop(doubled(&xs))), 0, "computed");
+    let stream = CurrentStream::set(PER_THREAD);
+    let computed = synchronizations(|| drop(doubled(&xs)));
+    assert_eq!(computed, 1, "once the memory of the rows is allocated");
     let tensors = [&xs, &expected].map(Tensor::shallow_clone);
     let other = thread::spawn(move || {
         let _stream = CurrentStream::set(PER_THREAD);
         [(); 2].map(|()| found(&tensors[0], &tensors[1]))
     });
-    assert_eq!(other.join().unwrap(), [1, 0]);
+    assert_eq!(other.join().unwrap(), [1, 1]);
     assert_eq!(found(&xs, &expected), 1, "back");
-    assert_eq!(counts(doubled_cache()), (5, 15, 0));
+    drop(stream);
+    let stream = CurrentStream::set(3);
+    assert_eq!(found(&xs, &expected), 1);
+    let per_thread = CurrentStream::set(PER_THREAD);
+    assert_eq!(found(&xs, &expected), 1, "after work on another stream");
+    drop((per_thread, stream));
+    let stream = CurrentStream::set(3);
+    assert_eq!(found(&xs, &expected), 1, "and before it");
+    assert_eq!(found(&xs, &expected), 0);
+    drop(stream);
+    assert_eq!(counts(doubled_cache()), (5, 35, 0));
     // Another thread may use the memory again.
     assert_eq!(synchronizations(|| doubled_cache().clear()), 1);
 }

@@ -1,10 +1,14 @@
 //! CUDA's driver and libtorch's streams, found at run time; and the launches of the kernels.
 //!
 //! Kernels run on libtorch's current stream. Their memory is that of tensors, and libtorch's allocator gives
-//! memory that is freed to later work of the same stream only: a tensor that this thread allocated may be
-//! dropped as soon as the launch is queued. Others are the caller's, who waits for the digests. Where an error ends that
-//! wait early, or another stream uses the memory of such a tensor again, queued kernels read other values, as queued
-//! operations of libtorch do: no digest of them is used, and memory of the device stays mapped while kernels run.
+//! memory that is freed to later work of the same stream only: a tensor that this call allocated may be
+//! dropped as soon as the launch is queued. Others are the caller's, who waits for the results. A table of addresses must
+//! not be freed on another stream before the kernel has read it. Where an error ends the wait for digests early, or
+//! another stream uses the memory of a tensor again, queued kernels read other values, as queued operations of libtorch
+//! do: no digest of them is used, and memory of the device stays mapped while kernels run.
+//!
+//! The default streams of all threads have one handle, by which libtorch knows streams: it gives memory that is freed on
+//! one of them to the others as well. They count as unknown here, and no kernel runs on them.
 //!
 //! As in tch, a shared reference to a tensor is enough to write its elements: the type does not say who else reads them.
 
@@ -18,7 +22,6 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::{from_ref, null, null_mut};
 use std::sync::{Arc, LazyLock};
-use std::thread::{self, ThreadId};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use tch::{Device, Kind, TchError, Tensor};
@@ -30,13 +33,9 @@ use super::plan::{self, BLOCK_THREADS, FACTORS, MAX_LINE_BYTES, MAX_PIECE_BYTES,
 /// Opens a library only if it is loaded. As Linux has it; no other system has CUDA.
 const RTLD_NOLOAD: c_int = 4;
 
-/// A stream of a device: what is queued on one runs in order.
+/// A stream of a device, by its handle: what is queued on one runs in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stream {
-    handle: Handle,
-    /// The thread that has the stream, where the handle is that of another stream on each thread.
-    thread: Option<ThreadId>,
-}
+pub(crate) struct Stream(Handle);
 
 /// The handle of the default stream, `CU_STREAM_LEGACY`, which is also 0.
 const LEGACY: Handle = 1;
@@ -44,32 +43,21 @@ const LEGACY: Handle = 1;
 /// The handle of the default stream of each thread, `CU_STREAM_PER_THREAD`.
 const PER_THREAD: Handle = 2;
 
-impl Stream {
-    fn new(handle: Handle) -> Self {
-        Stream {
-            handle: if handle == LEGACY { 0 } else { handle },
-            thread: (handle == PER_THREAD).then(|| thread::current().id()),
-        }
-    }
-
-    /// Whether its handle is that of this stream on each thread.
-    pub(crate) fn has_own_handle(self) -> bool {
-        self.thread.is_none()
-    }
-}
-
 /// An object of the driver. Only the driver uses it as a pointer.
 type Handle = usize;
 
-/// The stream of a CUDA device that libtorch queues the work of this thread on. `None` if libtorch has no
-/// CUDA, or no such device.
+/// The stream of a CUDA device that libtorch queues the work of this thread on. `None` where it is unknown: if it is the
+/// default stream of this thread, whose handle other streams have as well, and if libtorch has no CUDA or no such device.
 pub(crate) fn current_stream(device: usize) -> Option<Stream> {
     let get = (*CURRENT_STREAM)?;
     let mut stream = 0;
     // SAFETY: `CURRENT_STREAM` is the function of this type. It writes one pointer, and returns an error for
     // what it throws.
     let error = unsafe { get(device.try_into().ok()?, &raw mut stream) };
-    (error == 0).then(|| Stream::new(stream))
+    if error != 0 || stream == PER_THREAD {
+        return None;
+    }
+    Some(Stream(if stream == LEGACY { 0 } else { stream }))
 }
 
 type CurrentStream = unsafe extern "C" fn(i32, *mut Handle) -> i32;
@@ -695,7 +683,7 @@ impl Kernels {
                 1,
                 1,
                 0,
-                stream.handle,
+                stream.0,
                 parameters.as_mut_ptr(),
                 null_mut(),
             )

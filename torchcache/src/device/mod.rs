@@ -109,9 +109,12 @@ impl DeviceKernels {
         device
     }
 
-    /// The kernels; `None` while they are loaded or tested, and where they cannot be used.
+    /// The kernels; `None` while they are loaded or tested, where they cannot be used, and on an unknown stream.
     fn kernels(&self) -> Option<&Kernels> {
         let loaded = self.loaded.get()?;
+        if let Some(Ok(_)) = loaded {
+            current_stream(self.number)?;
+        }
         if let Some(more_tries) = self.begin_test() {
             self.test(loaded, more_tries);
         }

@@ -340,6 +340,21 @@ impl SampledDevice {
 impl CurrentSample {
     /// All sums, on the host. `None` where they cannot be computed.
     fn sums(&self) -> Option<Tensor> {
+        let sums = self
+            .queue()
+            .and_then(|sums| sums.f_to_device(Device::Cpu).ok());
+        if sums.is_none()
+            && let Device::Cuda(number) = self.factors.device()
+        {
+            // What was queued may still read the table and the windows. Another stream can have their memory once they
+            // are dropped, and other numbers there would be used as addresses.
+            let _ = raw::synchronize(number);
+        }
+        sums
+    }
+
+    /// All sums, which are queued.
+    fn queue(&self) -> Option<Tensor> {
         let mut sums = Vec::new();
         if let Some(table) = &self.table {
             let memory = |tensor| raw::device_bytes(tensor).map(|memory| memory.row(0));
@@ -347,11 +362,10 @@ impl CurrentSample {
             sums.push(table.sums(&lines, memory(&self.factors)?)?);
         }
         self.gather(&mut sums).ok()?;
-        let sums = match &sums[..] {
-            [only] => only.shallow_clone(),
-            several => Tensor::f_cat(several, 0).ok()?,
-        };
-        sums.f_to_device(Device::Cpu).ok()
+        match &sums[..] {
+            [only] => Some(only.shallow_clone()),
+            several => Tensor::f_cat(several, 0).ok(),
+        }
     }
 
     /// Adds the sums of what libtorch gathers.

@@ -20,8 +20,7 @@ pub(crate) struct DeviceArena {
     /// `[rows, row_bytes]`. In a lock since a `Tensor` is not `Sync`.
     rows: Mutex<Tensor>,
     states: SlotStates,
-    /// The stream on which libtorch uses the memory again once it is freed. `None` where that may be one of several:
-    /// libtorch compares streams by their handles alone.
+    /// The stream on which libtorch uses the memory again once it is freed. `None` if unknown.
     stream: Option<Stream>,
     order: Arc<StreamOrder>,
 }
@@ -43,13 +42,13 @@ impl DeviceArena {
             device => device,
         };
         let shape = [i64::from(rows), row_bytes as i64];
-        // What used the memory before may not be done on this stream.
+        // What used the memory before may not be done, on this stream or on an unknown one.
         let allocate = || Tensor::f_empty(shape, (Kind::Uint8, device));
         let memory = order.in_order(allocate)?;
         Ok(DeviceArena {
             rows: Mutex::new(memory),
             states: SlotStates::new(rows as usize),
-            stream: order.current_stream().filter(|it| it.has_own_handle()),
+            stream: order.current_stream(),
             order,
         })
     }
@@ -138,13 +137,20 @@ impl PinnedDeviceRows {
 /// Queues the copies of a tier's rows on one device, so that they are done in order.
 ///
 /// Those that are queued on one stream are. A program that changes the current stream of a thread, which tch
-/// cannot, queues them on several: before the first one on another stream, all others are done. Streams are compared
-/// by their handles: one that the program destroys may have that of a later one, so that its work must be done before.
+/// cannot, queues them on several: before the first one on another stream, or on an unknown one, all others are done.
+/// Streams are compared by their handles: one that the program destroys may have that of a later one, so that its work
+/// must be done before.
 #[derive(Debug)]
 pub(crate) struct StreamOrder {
     device: Device,
-    /// The stream of the copies that may not be done yet. Locked while copies are queued.
-    last: Mutex<Option<Stream>>,
+    /// The work that may not be done yet. Locked while work is queued.
+    last: Mutex<Option<QueuedWork>>,
+}
+
+#[derive(Debug)]
+struct QueuedWork {
+    /// `None` if unknown.
+    stream: Option<Stream>,
 }
 
 impl StreamOrder {
@@ -176,21 +182,25 @@ impl StreamOrder {
     fn in_order<R>(&self, queue: impl FnOnce() -> Result<R, TchError>) -> Result<R, TchError> {
         let current = self.current_stream();
         let mut last = Deferring::new(lock(&self.last));
-        if last.is_some() && *last != current {
-            self.synchronize()?;
-        }
-        *last = current;
+        self.finish(&mut last, current)?;
+        *last = Some(QueuedWork { stream: current });
         queue()
     }
 
     /// Waits for work on another stream than the one on which libtorch uses memory again that is freed next.
     fn end_use(&self, freed_on: Option<Stream>) {
-        let mut last = lock(&self.last);
-        if last.is_some() && *last != freed_on {
-            // Where it fails, so does each later use of the device.
-            let _ = self.synchronize();
+        // Where it fails, so does each later use of the device.
+        let _ = self.finish(&mut lock(&self.last), freed_on);
+    }
+
+    /// Waits for work that may not be done before what is queued on `next`.
+    fn finish(&self, last: &mut Option<QueuedWork>, next: Option<Stream>) -> Result<(), TchError> {
+        let is_in_order = |last: &QueuedWork| last.stream.is_some() && last.stream == next;
+        if last.as_ref().is_some_and(|last| !is_in_order(last)) {
+            self.synchronize()?;
             *last = None;
         }
+        Ok(())
     }
 
     fn current_stream(&self) -> Option<Stream> {
