@@ -177,7 +177,7 @@ fn without_page_locked_memory_the_device_hashes() {
     assert_eq!(net.hit(&xs.narrow(1, 0, 1)), BY_A_KERNEL);
 }
 
-/// The driver, which libtorch starts, ends in an exit hook, and must not compile then.
+/// The driver, which libtorch starts, and its compiler end in exit hooks, and must not compile then.
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn the_end_of_the_process_waits_for_kernels_that_are_loaded() {
@@ -190,13 +190,23 @@ fn the_end_of_the_process_waits_for_kernels_that_are_loaded() {
     // The exit hook of its private directory is registered before that of the driver.
     let on_disk = |options: OptionsBuilder| options.persistent(true);
     let xs = Tensor::randn([2, 2], (Kind::Float, Device::Cpu));
-    doubling("before the driver", on_disk).forward(&xs);
+    let net = doubling("before the driver", on_disk);
+    net.forward(&xs);
+    let directory = net.cache().directory().unwrap();
     raw::hold_loading(true);
     ones(&unawaited(&[2, 2]));
-    // Long after `main` returned.
-    thread::spawn(|| {
+    let pause = || thread::sleep(Duration::from_millis(1));
+    while raw::loading() == 0 {
+        pause();
+    }
+    thread::spawn(move || {
+        // The process does the rest of its end first, since it may be killed while it waits.
+        while directory.exists() {
+            pause();
+        }
         thread::sleep(Duration::from_secs(1));
         raw::hold_loading(false);
+        drop(net);
     });
 }
 

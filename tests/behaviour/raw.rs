@@ -257,6 +257,13 @@ pub(crate) fn hold_loading(hold: bool) {
     set(hold);
 }
 
+/// How many modules the fake driver loads now.
+pub(crate) fn loading() -> u64 {
+    // SAFETY: as above.
+    let loading: extern "C" fn() -> u64 = unsafe { fake_function(c"fake_driver_loading") };
+    loading()
+}
+
 /// The contexts that are current on this thread of the fake driver, one over another.
 pub(crate) fn contexts() -> u64 {
     // SAFETY: as above.

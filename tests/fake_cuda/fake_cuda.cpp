@@ -41,7 +41,7 @@
 #include <vector>
 
 // Of the fake driver, where that is preloaded as well.
-extern "C" __attribute__((weak)) void fake_driver_end_at_exit();
+extern "C" __attribute__((weak)) void fake_driver_start();
 
 namespace {
 
@@ -270,7 +270,7 @@ struct Allocator final : c10::Allocator {
         const c10::Device device(c10::kCUDA, 0);
         if (bytes == 0) return {nullptr, nullptr, &free, device};
         // libtorch starts the driver when it is first needed.
-        static const bool is_started = fake_driver_end_at_exit && (fake_driver_end_at_exit(), true);
+        static const bool is_started = fake_driver_start && (fake_driver_start(), true);
         (void)is_started;
         void *address = memory().allocate(bytes);
         return {address, address, &free, device};

@@ -2,8 +2,8 @@
 // run on the host, from their source or, where a test says so, as the test runs their PTX.
 //
 // As a driver it refuses what was not initialised, calls without a current context, handles that it did not make, and
-// launches beyond the limits of a device. It ends in an exit hook of its own: a module that is loaded then is an error of
-// the program, which ends by SIGABRT.
+// launches beyond the limits of a device. It ends in an exit hook, and so does its compiler, which it loads for the first
+// module: a module that is loaded then or later is an error of the program, which ends by SIGABRT.
 #include "kernels_on_host.h"
 
 #include <algorithm>
@@ -52,8 +52,8 @@ std::atomic<std::uint64_t> launches = 0, first_refused = UINT64_MAX;
 std::atomic<RunKernel> run_kernel = nullptr;
 std::string wrong_kernel;
 
-// Whether loading a module waits, and how many are loaded now.
-bool is_held = false;
+// Whether loading a module waits, unless it is short, and how many are loaded now. Whether the driver has ended.
+bool is_held = false, has_ended = false;
 int loading = 0;
 std::condition_variable released;
 
@@ -62,6 +62,15 @@ thread_local std::vector<const Context *> contexts;
 template <class T> const T *known(const std::deque<T> &all, const void *handle) {
     auto found = std::find_if(all.begin(), all.end(), [&](const T &it) { return &it == handle; });
     return found == all.end() ? nullptr : &*found;
+}
+
+// Has the driver end with the process, before what was registered earlier.
+void end_at_exit() {
+    std::atexit([] {
+        std::lock_guard<std::mutex> guard(mutex);
+        has_ended = true;
+        if (loading > 0) std::abort();
+    });
 }
 
 // While it lives, the memory of the device can be used.
@@ -124,8 +133,11 @@ int cuModuleLoadData(void **module, const void *image) {
     std::string ptx = static_cast<const char *>(image);
     if (ptx.find(".version ") == std::string::npos) return INVALID_PTX;
     std::unique_lock<std::mutex> guard(mutex);
+    if (has_ended) std::abort();
+    static const bool has_compiler = (end_at_exit(), true);
+    (void)has_compiler;
     loading++;
-    released.wait(guard, [] { return !is_held; });
+    released.wait(guard, [&] { return !is_held || ptx.size() < 1'000; });
     loading--;
     *module = &modules.emplace_back(Module{std::move(ptx)});
     return SUCCESS;
@@ -176,13 +188,8 @@ int cuGetErrorName(int error, const char **name) {
     return SUCCESS;
 }
 
-// Has the driver end with the process, before what was registered earlier.
-void fake_driver_end_at_exit() {
-    std::atexit([] {
-        std::lock_guard<std::mutex> guard(mutex);
-        if (loading > 0) std::abort();
-    });
-}
+// Starts the driver.
+void fake_driver_start() { end_at_exit(); }
 
 // The launches since the start, those that were refused too.
 std::uint64_t fake_driver_launches() { return launches; }
@@ -198,6 +205,12 @@ void fake_driver_hold_loading(bool hold) {
     std::lock_guard<std::mutex> guard(mutex);
     is_held = hold;
     released.notify_all();
+}
+
+// How many modules are loaded now.
+std::uint64_t fake_driver_loading() {
+    std::lock_guard<std::mutex> guard(mutex);
+    return loading;
 }
 
 // How many contexts are pushed on this thread.

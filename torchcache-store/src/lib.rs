@@ -121,6 +121,6 @@ pub use error::{FlushError, StoreError};
 pub use fault::{Fault, FaultCounts};
 pub use key::Key;
 #[cfg(feature = "unstable")]
-pub use process::TempCache;
+pub use process::{TempCache, background};
 pub use process::{flush_all, flush_on_signals};
 pub use store::{Store, StoreStats};

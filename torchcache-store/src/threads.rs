@@ -8,13 +8,10 @@
 //!
 //! Public because torchcache hashes and copies rows on the same threads.
 
-use std::io;
-use std::mem::take;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -23,9 +20,6 @@ use crate::{fork, sys};
 /// The most threads that [`scoped_for_each`] uses: more do not fill an index faster, and each is
 /// newly started. The pool has no such bound.
 const MAX_SCOPED: usize = 8;
-
-/// How long the end of the process waits for threads of [`spawn`], at most.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pool, with one thread per core or as many as `RAYON_NUM_THREADS` says; `None` where the
 /// caller has to work alone.
@@ -75,48 +69,6 @@ pub fn for_each<J: Send>(
         }
         jobs.run(&work);
     });
-}
-
-/// Starts a thread for what takes long. Where the process ends by `exit` or by returning from `main`, it waits for the
-/// thread, ten seconds at most: libraries that the thread uses end as well. The program's signals go to its own threads.
-///
-/// # Errors
-///
-/// The system starts no thread.
-pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    if !fork::is_forked() {
-        // Hooks run in reverse order: this one before those of libraries that were loaded earlier. Where it cannot be
-        // registered, the process does not wait.
-        sys::at_exit(join_spawned);
-    }
-    let builder = thread::Builder::new().name(name.to_owned());
-    let thread = sys::without_signals(|| builder.spawn(work))?;
-    spawned().push(thread);
-    Ok(())
-}
-
-fn spawned() -> MutexGuard<'static, Vec<JoinHandle<()>>> {
-    static SPAWNED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
-    SPAWNED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Joins the threads of [`spawn`], except those that take too long.
-extern "C" fn join_spawned() {
-    // A forked child has none of them.
-    if fork::is_forked() {
-        return;
-    }
-    let threads = take(&mut *spawned());
-    let begin = Instant::now();
-    for thread in threads {
-        while !thread.is_finished() && begin.elapsed() < EXIT_TIMEOUT {
-            thread::sleep(Duration::from_millis(1));
-        }
-        if thread.is_finished() {
-            // A panic was reported when it happened.
-            let _ = thread.join();
-        }
-    }
 }
 
 /// Runs a job on another thread soon, or drops it if there is no other thread or such a job runs

@@ -1,5 +1,7 @@
 //! What a process has once: its stores, its private directories, and what its end does with them.
 
+#[cfg(feature = "unstable")]
+pub mod background;
 pub(crate) mod registry;
 pub(crate) mod shutdown;
 mod signals;

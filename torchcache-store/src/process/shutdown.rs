@@ -65,7 +65,8 @@ pub fn flush_on_signals() -> io::Result<()> {
     signals::install(|| exit_hook())
 }
 
-extern "C" fn exit_hook() {
+/// What the end of the process does. It may run several times.
+pub(super) extern "C" fn exit_hook() {
     if !fork::is_forked() {
         // A panic must not reach the C library, and there is no one left to report it to.
         let _ = catch_unwind(|| finish(engines(), private_dirs().clone()));

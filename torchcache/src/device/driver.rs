@@ -25,6 +25,7 @@ use std::sync::{Arc, LazyLock};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::background;
 
 use Parameter::{U32, U64};
 
@@ -146,6 +147,15 @@ impl Driver {
             name,
             code,
         })
+    }
+
+    /// Loads a module for the current context.
+    fn load(&self, ptx: &CStr) -> Result<Handle, DriverError> {
+        let mut module = 0;
+        // SAFETY: it writes one handle, or returns an error. The text ends with a zero byte.
+        let code = unsafe { (self.load_module)(&raw mut module, ptx.as_ptr()) };
+        self.check("cuModuleLoadData", code)?;
+        Ok(module)
     }
 
     /// Makes a context current on this thread until the result is dropped.
@@ -439,11 +449,22 @@ impl DeviceBuffer {
 }
 
 /// The kernels of `kernels.cu`, compiled to PTX.
-const PTX: &CStr =
-    match CStr::from_bytes_with_nul(concat!(include_str!("kernels.ptx"), "\0").as_bytes()) {
-        Ok(ptx) => ptx,
-        Err(_) => panic!("PTX is text"),
-    };
+const PTX: &CStr = text(concat!(include_str!("kernels.ptx"), "\0"));
+
+/// A module that is compiled in no time. With the version, since the driver keeps what it has compiled: it compiles this
+/// one where it compiles `PTX`.
+const EMPTY_PTX: &CStr = text(concat!(
+    ".version 8.0\n.target sm_60\n.address_size 64\n.visible .entry nothing() { ret; }\n// torchcache ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\0"
+));
+
+const fn text(ptx: &str) -> &CStr {
+    match CStr::from_bytes_with_nul(ptx.as_bytes()) {
+        Ok(text) => text,
+        Err(_) => panic!("expected text that ends with a zero byte"),
+    }
+}
 
 /// The kernels, loaded for one device.
 #[derive(Debug)]
@@ -468,8 +489,8 @@ impl Kernels {
     }
 
     fn load_by(driver: &'static Driver, device: usize) -> Result<Self, DriverError> {
-        let (mut number, mut context, mut module) = (0, 0, 0);
-        // SAFETY: each writes one number or handle, or returns an error. `PTX` ends with a zero byte.
+        let (mut number, mut context) = (0, 0);
+        // SAFETY: each writes one number or handle, or returns an error.
         unsafe {
             driver.check("cuInit", (driver.init)(0))?;
             let code = (driver.get_device)(&raw mut number, device as c_int);
@@ -478,12 +499,14 @@ impl Kernels {
             driver.check("cuDevicePrimaryCtxRetain", code)?;
         }
         let _entered = driver.enter(context)?;
-        // SAFETY: as above.
-        let code = unsafe { (driver.load_module)(&raw mut module, PTX.as_ptr()) };
-        driver.check("cuModuleLoadData", code)?;
+        // The driver loads its compiler for the first module. The compiler ends in an exit hook as well, which must not
+        // run while it compiles.
+        driver.load(EMPTY_PTX)?;
+        background::join_at_exit();
+        let module = driver.load(PTX)?;
         let function = |name: &CStr| {
             let mut function = 0;
-            // SAFETY: as above, and the name ends with a zero byte.
+            // SAFETY: it writes one handle, or returns an error. The name ends with a zero byte.
             let code = unsafe { (driver.get_function)(&raw mut function, module, name.as_ptr()) };
             driver.check("cuModuleGetFunction", code)?;
             Ok::<_, DriverError>(function)

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use tch::{TchError, Tensor};
-use torchcache_store::{events, threads};
+use torchcache_store::{background, events};
 
 use crate::sync::lock;
 use driver::{DeviceBuffer, DeviceError, Kernels};
@@ -103,7 +103,7 @@ impl DeviceKernels {
             let loaded = loaded.map(|result| result.map_err(|error| error.to_string()));
             device.loaded.get_or_init(|| loaded);
         };
-        if let Err(error) = threads::spawn(&format!("torchcache-cuda-{number}"), load) {
+        if let Err(error) = background::spawn(&format!("torchcache-cuda-{number}"), load) {
             device.loaded.get_or_init(|| Some(Err(error.to_string())));
         }
         device
