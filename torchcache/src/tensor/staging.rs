@@ -14,8 +14,8 @@ use crate::sync::lock;
 /// and the device copies one part while the host writes the next one.
 const PART_BYTES: usize = 32 << 20;
 
-/// A copy after which so many bytes were queued since the last wait is waited for: the device may have other work
-/// to do before, and keeps all this memory until then.
+/// A device is waited for once so many bytes were queued, on all of its streams: it may have other work to do before,
+/// and keeps all this memory until then.
 const MAX_QUEUED_BYTES: usize = 256 << 20;
 
 /// A new tensor on `device`. `write` sets some of its bytes, whole slices along the first dimension or a part of
@@ -39,26 +39,29 @@ fn upload(
         let mut place = elements_at(&elements, &part, kind)?;
         let write = |bytes: &mut [u8]| write(part.clone(), bytes);
         let (from, is_locked) = raw::page_locked(&place.size(), kind, device, write)?;
-        if is_locked && may_queue(number, part.len()) {
-            raw::queue_copy(&place, from)?;
-        } else {
+        if !is_locked {
             place.f_copy_(&from)?;
+            continue;
+        }
+        raw::queue_copy(&place, from)?;
+        if are_many_queued(number, part.len()) {
+            raw::synchronize(number)?;
         }
     }
     Ok(tensor)
 }
 
-/// Adds bytes to those queued on a CUDA device; `false` where their copy is to be waited for.
-fn may_queue(device: usize, bytes: usize) -> bool {
+/// Adds bytes to those queued on a CUDA device; whether that is to be waited for.
+fn are_many_queued(device: usize, bytes: usize) -> bool {
     static QUEUED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
     let mut queued = lock(&QUEUED);
     let queued = queued.entry(device).or_default();
     *queued += bytes;
-    let may_queue = *queued < MAX_QUEUED_BYTES;
-    if !may_queue {
+    let are_many = *queued >= MAX_QUEUED_BYTES;
+    if are_many {
         *queued = 0;
     }
-    may_queue
+    are_many
 }
 
 /// Some bytes of a tensor of one dimension.
@@ -192,11 +195,11 @@ mod tests {
     #[test]
     fn bytes_are_queued_up_to_a_bound() {
         // Of a device that no other test uses.
-        let queued = |bytes| may_queue(usize::MAX, bytes);
+        let are_many = |bytes| are_many_queued(usize::MAX, bytes);
         for _ in 0..3 {
-            let calls = [queued(PART_BYTES), queued(MAX_QUEUED_BYTES / 2), queued(1)];
-            assert_eq!(calls, [true; 3]);
-            assert!(!queued(MAX_QUEUED_BYTES / 2));
+            let calls = [PART_BYTES, MAX_QUEUED_BYTES / 2, 1].map(are_many);
+            assert_eq!(calls, [false; 3]);
+            assert!(are_many(MAX_QUEUED_BYTES / 2));
         }
     }
 
