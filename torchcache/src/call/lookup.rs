@@ -192,7 +192,9 @@ impl Lookup {
         Ok(Some((keys, read)))
     }
 
-    /// Allocates the output, if rows are gathered on its device.
+    /// Allocates the output, if rows are gathered on its device. Found rows are copied there last: a call without memory
+    /// for those of the host, or whose copies fail, bypasses the cache. That takes the one forward that it needs where
+    /// all rows were found; where some were missing, which are computed by then, it is a second one.
     ///
     /// # Errors
     ///

@@ -349,9 +349,7 @@ impl CachedCall<'_> {
     }
 
     /// Allocates the output on a device where rows were found, while nothing was computed yet. Where there is no
-    /// memory for it, all rows are misses. Where all were found on the host, they are copied
-    /// last: a call without memory for that bypasses the cache, by one forward as well, the least that gives an output
-    /// on the device.
+    /// memory for it, all rows are misses.
     fn allocate_output(&self, lookup: &mut Lookup) {
         if let Err(error) = lookup.allocate_output(self.module_device) {
             self.memory_fault(&error);
