@@ -148,6 +148,14 @@ impl FailingCopies {
         FailingCopies(())
     }
 
+    /// Runs a closure whose copies are none of these.
+    pub(crate) fn exempt<R>(run: impl FnOnce() -> R) -> R {
+        set_fake_cuda(c"fake_cuda_exempt", 1);
+        let result = run();
+        set_fake_cuda(c"fake_cuda_exempt", 0);
+        result
+    }
+
     /// How many failed.
     pub(crate) fn count(&self) -> u64 {
         // SAFETY: `fake_cuda.cpp` defines it so.
