@@ -451,7 +451,7 @@ impl DeviceBuffer {
 /// The kernels of `kernels.cu`, compiled to PTX.
 const PTX: &CStr = text(concat!(include_str!("kernels.ptx"), "\0"));
 
-/// A module that is compiled in no time. With the version, since the driver keeps what it has compiled: it compiles this
+/// A module that is compiled in no time. The driver keeps compiled modules: with the version of the crate, it compiles this
 /// one where it compiles `PTX`.
 const EMPTY_PTX: &CStr = text(concat!(
     ".version 8.0\n.target sm_60\n.address_size 64\n.visible .entry nothing() { ret; }\n// torchcache ",

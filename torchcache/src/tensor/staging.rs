@@ -51,7 +51,7 @@ fn upload(
     Ok(tensor)
 }
 
-/// Adds bytes to those queued on a CUDA device; whether that is to be waited for.
+/// Adds bytes to those queued on a CUDA device; whether the host must wait now.
 fn are_many_queued(device: usize, bytes: usize) -> bool {
     static QUEUED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
     let mut queued = lock(&QUEUED);
