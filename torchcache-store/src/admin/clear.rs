@@ -10,7 +10,7 @@ use super::discover::Cache;
 use crate::fs::temp_file::{is_replacement, remove_stale, stale_names};
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
-use crate::segment::{is_foreign, is_segment, visit_all};
+use crate::segment::{is_foreign, is_segment, visit_with_replacements};
 
 /// What [`clear`] removed, or would remove.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub fn clear(cache: &Cache, dry_run: bool) -> io::Result<ClearReport> {
         dir => dir?,
     };
     let mut is_listed = false;
-    let listed = visit_all(&*dir, |names| {
+    let listed = visit_with_replacements(&*dir, |names| {
         is_listed = true;
         for name in names {
             match remove_segment(&*dir, &name, dry_run) {

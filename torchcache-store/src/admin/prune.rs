@@ -286,7 +286,7 @@ impl Inventory {
             // Without the sync, a power loss could bring the rows back.
             let remove = |dir: Arc<dyn Directory>| {
                 dir.sync()?;
-                match has_new(&*dir, &entry.names) {
+                match remove_replacements(&*dir).and_then(|()| has_new(&*dir, &entry.names)) {
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     has_new => changed |= has_new?,
                 }
@@ -308,12 +308,17 @@ impl Inventory {
     }
 }
 
-/// Whether a directory has segments that a listing did not have: results of compactions, with rows of sources that were
-/// removed. Removes those that have no name yet.
-fn has_new(dir: &dyn Directory, listed: &HashSet<String>) -> io::Result<bool> {
+/// Removes the files that are about to replace segments: they may have rows of removed ones.
+fn remove_replacements(dir: &dyn Directory) -> io::Result<()> {
     for name in file_names(dir, is_replacement)? {
         remove_if_present(dir, &name)?;
     }
+    Ok(())
+}
+
+/// Whether a directory has segments that a listing did not have: results of compactions, with rows of sources that were
+/// removed. Those without a name have to be removed before.
+fn has_new(dir: &dyn Directory, listed: &HashSet<String>) -> io::Result<bool> {
     let names = segment_names(dir)?;
     Ok(names.iter().any(|name| !listed.contains(name)))
 }

@@ -17,7 +17,8 @@ use crate::segment::{
 /// The result of repairing a cache.
 #[derive(Debug)]
 pub struct RepairReport {
-    /// Each corrupt segment by its name, with what was done or why nothing was.
+    /// Each corrupt segment by its name, with what was done or why nothing was. Where another process removed other
+    /// segments meanwhile, that may be [`io::ErrorKind::WouldBlock`]: repair it again.
     pub segments: Vec<(String, io::Result<SegmentRepair>)>,
     /// Temporary files of crashed writers that were removed.
     pub stale_files: Vec<String>,
@@ -110,9 +111,9 @@ struct Rewriting {
 
 /// Copies the intact records of a segment into a new one.
 fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError> {
+    let mut writer = SegmentWriter::create_replacement(dir.clone())?;
     let file = dir.stat(name.as_ref()).map_err(SegmentError::Io)?;
     let reader = if_permitted(&**dir, name, &file, |name, _| open(&**dir, name))?;
-    let mut writer = SegmentWriter::create_replacement(dir.clone())?;
     let mut decoder = Decoder::default();
     let mut lost = 0;
     let accept = |row: &RowEntry, group: &RowGroup, stored: &[u8]| {

@@ -15,7 +15,7 @@ use crate::fs::temp_file::remove_stale;
 use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
-use crate::segment::{FinishedSegment, PublishedSegment, is_foreign, visit_all};
+use crate::segment::{FinishedSegment, PublishedSegment, is_foreign, visit_with_replacements};
 use crate::sync::MutexGuard;
 
 /// How often rows are looked for, at most, while other processes remove their segments.
@@ -340,7 +340,7 @@ impl Catalog {
                 self.remove(dir, unremovable, name);
             }
         };
-        visit_all(dir, remove).map(drop)
+        visit_with_replacements(dir, remove).map(drop)
     }
 
     /// Removes the temporary files of processes that are dead.

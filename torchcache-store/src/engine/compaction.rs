@@ -59,7 +59,8 @@ fn join_groups(engine: &Engine) {
             // The others are joined without it.
             Err(CopyError::Read(error)) => engine.note(error.fault(), error),
             Err(CopyError::Write(error)) => {
-                // A process that looks at the new file has its lock for a moment.
+                // A process that looks at the new file has its lock for a moment, or one that removed other segments
+                // removed it.
                 if error.kind() != io::ErrorKind::WouldBlock {
                     engine.note(Fault::from_write_error(&error), error);
                 }

@@ -94,7 +94,7 @@ fn list_if_due(engine: &Engine, root: &SharedRoot) -> Option<ListedRoot> {
     // Another flusher may have been first.
     let bound = record(engine, root)?;
     let may_evict = engine.config().eviction != Eviction::Never;
-    match list_within(root, bound, may_evict) {
+    match listed_caches(root, bound, may_evict) {
         Ok(caches) => {
             let totals = caches
                 .iter()
@@ -118,7 +118,7 @@ fn list_if_due(engine: &Engine, root: &SharedRoot) -> Option<ListedRoot> {
 /// Lists the caches. Locks are looked at in directories that changed lately: most are at rest, and one where a
 /// compaction stalls for longer than that counts twice what this compacts. So all are looked at before something is
 /// evicted. Without eviction, rows are refused at worst that would fit.
-fn list_within(root: &SharedRoot, bound: u64, may_evict: bool) -> io::Result<Vec<ListedCache>> {
+fn listed_caches(root: &SharedRoot, bound: u64, may_evict: bool) -> io::Result<Vec<ListedCache>> {
     let caches = list(root, is_recent)?;
     match may_evict && sum(caches.iter().map(ListedCache::bytes)) > bound {
         true => list(root, |_| true),

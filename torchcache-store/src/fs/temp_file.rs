@@ -71,7 +71,7 @@ impl TempFile {
     pub(crate) fn create_replacement(
         dir: Arc<dyn Directory>,
     ) -> io::Result<(TempFile, Box<dyn File>)> {
-        let (temp, file) = TempFile::create_unlocked(dir, REPLACEMENT_PREFIX, &new_name())?;
+        let (temp, file) = TempFile::create_named(dir, REPLACEMENT_PREFIX, &new_name())?;
         lock(&*file).map_err(|error| {
             let what =
                 format!("a file that replaces segments cannot be locked, so they stay: {error}");
@@ -82,7 +82,7 @@ impl TempFile {
 
     /// Makes a file whose name is this one after a prefix.
     fn create_for(dir: Arc<dyn Directory>, unique: &str) -> io::Result<(TempFile, Box<dyn File>)> {
-        let (mut temp, file) = TempFile::create_unlocked(dir, PREFIX, unique)?;
+        let (mut temp, file) = TempFile::create_named(dir, PREFIX, unique)?;
         if lock(&*file).is_err() {
             let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
             temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
@@ -91,7 +91,7 @@ impl TempFile {
         Ok((temp, file))
     }
 
-    fn create_unlocked(
+    fn create_named(
         dir: Arc<dyn Directory>,
         prefix: &'static str,
         unique: &str,

@@ -45,7 +45,7 @@ pub(crate) use fetch::{RowRequest, fetch};
 pub(crate) use format::{rows_within, segment_bytes};
 pub(crate) use name::{
     MAX_LISTINGS, POLL_INTERVAL, SETTLE_TIMEOUT, SegmentListing, clock_step, is_foreign,
-    is_segment, is_settled, list_segments, segment_names, visit_all, visit_segments,
+    is_segment, is_settled, list_segments, segment_names, visit_segments, visit_with_replacements,
 };
 pub(crate) use segment_file::SegmentFile;
 pub(crate) use writer::{MOST_ROWS, PublishedSegment};

@@ -40,7 +40,7 @@ pub(crate) fn is_segment(name: &str) -> bool {
     name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(is_allowed)
 }
 
-/// Whether a file that [`visit_all`] lists belongs to another program: torchcache gives no such name, and
+/// Whether a file that [`visit_with_replacements`] lists belongs to another program: torchcache gives no such name, and
 /// neither end of the file is that of a segment.
 pub(crate) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     if is_unique(name) || is_replacement(name) {
@@ -109,7 +109,7 @@ pub(crate) fn visit_segments(
 }
 
 /// The same with the files that are about to replace segments.
-pub(crate) fn visit_all(
+pub(crate) fn visit_with_replacements(
     dir: &dyn Directory,
     visit: impl FnMut(Vec<String>),
 ) -> io::Result<BTreeSet<String>> {

@@ -251,14 +251,30 @@ impl FinishedSegment {
     /// directory after removing segments, and removes [replacements](TempFile::create_replacement) as well: either it
     /// sees this one, which then has no file to rename, or the sources are gone before they are looked for. So a segment
     /// that has its name keeps it, and other processes may skip rows over it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if the file to rename is gone and all sources are there: it may be tried again. A
+    /// process that removes only some segments of the directory cannot tell which ones are replaced.
     pub(crate) fn publish_replacing<'n>(
         self,
-        mut sources: impl Iterator<Item = &'n str>,
+        sources: impl Iterator<Item = &'n str> + Clone,
     ) -> io::Result<Option<PublishedSegment>> {
         let dir = self.dir().clone();
-        let exist = sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop));
-        match exist.and_then(|()| self.publish_named()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        let exist = || {
+            let mut sources = sources.clone();
+            sources.try_for_each(|name| dir.stat(name.as_ref()).map(drop))
+        };
+        let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let published = match exist().and_then(|()| self.publish_named()) {
+            Err(error) if is_gone(&error) => {
+                let what = "a process that removed other segments also removed the new file of this one, which stays \
+                            as it was; try again";
+                exist().and_then(|()| Err(io::Error::new(io::ErrorKind::WouldBlock, what)))
+            }
+            published => published,
+        };
+        match published {
+            Err(error) if is_gone(&error) => Ok(None),
             published => published.map(Some),
         }
     }

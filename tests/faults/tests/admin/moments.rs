@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
@@ -317,6 +318,32 @@ fn removed_rows_do_not_come_back_by_files_that_replace_them() {
         });
     }
     seen("rows are removed while files replace segments", caused);
+}
+
+/// Pruning removes another segment of the cache, and the copy with it.
+#[test]
+fn a_repair_whose_copy_is_removed_reports_that_it_has_to_be_repeated() {
+    let sim = damaged();
+    let source = segments(&sim).remove(0);
+    put(&store(sim.clone(), "c"), 5..10);
+    age(&sim, "c", HOUR);
+    let file = dir(&sim).open(name(&source)).expect("it is there");
+    let set = file.set_modified(SystemTime::now());
+    set.expect("its time can be set");
+    let is_renamed = |call: Call, _: &OsStr| call == Call::Rename;
+    let (fs, happened) = before(&sim, is_renamed, |sim| {
+        let pruned = prune(&opened(sim.clone()), Keep::ReadWithin(HOUR / 2), false);
+        let pruned = pruned.expect("it can be pruned");
+        assert_eq!(pruned.caches[0].segments.len(), 1);
+    });
+    let repairs = repair(&check(&[only(fs)], &()).remove(0));
+    let error = repairs.segments[0].1.as_ref();
+    let error = error.expect_err("the segment is still corrupt");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+    assert_eq!((segments(&sim), happened.get()), (vec![source], 1));
+    let repairs = repair(&check(&[only(sim.clone())], &()).remove(0));
+    let done = repairs.segments[0].1.as_ref().expect("nothing fails");
+    assert!(matches!(done, SegmentRepair::Rewritten { .. }), "{done:?}");
 }
 
 /// Other processes would count the copy next to the damaged segment.
