@@ -43,6 +43,7 @@ mod optimizer_steps;
 mod options;
 mod outputs;
 mod ownership;
+mod peek;
 mod per_sample;
 mod persistence;
 mod persistent_module;

@@ -61,6 +61,10 @@ pub enum ErrorKind {
     Weights,
     /// libtorch failed in the body of a function that returns this error.
     Torch,
+    /// A call whose rows were [peeked](crate::TorchCache::peek) bypasses the cache.
+    Bypassed,
+    /// The closure of [`peek`](crate::TorchCache::peek) made no call.
+    NoCall,
 }
 
 /// What a part of an output is called in messages.
@@ -185,6 +189,12 @@ pub(crate) enum Detail {
     WeightsWithoutStore,
     #[error("libtorch failed")]
     Torch(#[source] TchError),
+    #[error("a call that bypasses the cache has no keys, and computes every row: {reason}")]
+    Bypassed { reason: String },
+    #[error(
+        "the closure of `peek` made no call of this cache itself; expected one of the function or of a method of the module that the handle is of, on this thread and not inside another cached function"
+    )]
+    NoCall,
 }
 
 impl Detail {
@@ -213,6 +223,8 @@ impl Detail {
             Detail::Directory { .. } | Detail::EnvironmentDirectory { .. } => ErrorKind::Directory,
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
             Detail::Torch(_) => ErrorKind::Torch,
+            Detail::Bypassed { .. } => ErrorKind::Bypassed,
+            Detail::NoCall => ErrorKind::NoCall,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Warnings, each logged once per handle: why calls bypass the cache, and which faults turned hits
 //! into misses.
 
+use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -218,6 +219,17 @@ impl Reason {
                 format!("{holder} a tensor that cannot be hashed, since it is nested, without memory, or of a kind that tch does not know: such calls bypass the cache"),
             ),
         })
+    }
+}
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.message()) {
+            (_, Some((_, message))) => f.write_str(&message),
+            (Reason::Training, None) => f.write_str("the module is being trained"),
+            (Reason::NoRows, None) => f.write_str("the batch is empty"),
+            (_, None) => f.write_str("the module changes in every call"),
+        }
     }
 }
 

@@ -24,6 +24,11 @@ fn with_called<R>(work: impl FnOnce(&mut Vec<BTreeSet<CodeDigest>>) -> R) -> Opt
         .ok()
 }
 
+/// How many cached calls this thread is in.
+pub(super) fn depth() -> usize {
+    with_called(|called| called.len()).unwrap_or_default()
+}
+
 /// The digest of the options of `target`, as they are now.
 fn options(target: &dyn Target) -> Option<CodeDigest> {
     let mut options = target.options();

@@ -244,6 +244,11 @@ impl Memory {
         keys.map(find).collect()
     }
 
+    /// Whether a row is kept. Its order of use stays.
+    pub(crate) fn contains(&self, key: &Key) -> bool {
+        self.rows.contains(key)
+    }
+
     pub(crate) fn schema(&self, row: RowRef) -> &Arc<TensorSchema> {
         &self.schemas[row.schema as usize]
     }
