@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -114,12 +114,18 @@ fn rows_cleared_during_a_compaction_do_not_come_back() {
     seen("a directory is cleared during a compaction", caused);
 }
 
+/// The segments that have their names, in the order of these.
+fn segments(sim: &Sim) -> Vec<PathBuf> {
+    let mut files = sim.files(Path::new("/cache"));
+    files.retain(|file| !file.to_string_lossy().contains(".tmp-"));
+    files
+}
+
 /// Removes the oldest segment, as eviction does: a source, until the compaction removes it.
 fn evict_oldest(sim: &Sim) {
-    let mut segments = sim.files(Path::new("/cache"));
-    segments.retain(|file| !file.to_string_lossy().contains(".tmp-"));
     let dir = sim.open_dir(Path::new("/cache"), false);
-    let name = segments[0].file_name().expect("it has one");
+    let oldest = &segments(sim)[0];
+    let name = oldest.file_name().expect("it has one");
     let removed = dir.expect("it is there").remove(name);
     removed.expect("it is there");
 }
@@ -154,6 +160,39 @@ fn rows_flushed_during_a_compaction_stay() {
     seen("rows are flushed during a compaction", caused);
 }
 
+/// The rows that segments hold beyond one copy of each.
+fn extra_rows(sim: &Sim) -> u64 {
+    let files = segments(sim);
+    let dir = sim.open_dir(Path::new("/cache"), false);
+    let dir = dir.expect("it is there");
+    let rows = files.iter().map(|file| {
+        let footer = Footer::read(&*dir, file.file_name().expect("it has one"));
+        footer.expect("it is sound").0.row_count() as u64
+    });
+    rows.sum::<u64>() - opened(sim.copy(), "/cache").stats().rows
+}
+
+/// Another process compacts the same segments at any moment before the result has its name. Both results stay only where
+/// it does between the last look for the sources and the new name.
+#[test]
+fn segments_are_compacted_by_one_of_two_processes() {
+    let mut twice = 0;
+    let caused = series(format_args!("compacted by another"), |nth| {
+        let sim = Sim::new();
+        let is_reached = acting_at(&sim, "/cache", nth, Fate::Done, |sim| {
+            // The result, next to its sources, is not there yet.
+            if extra_rows(sim) == 0 {
+                put_flushed(&opened(sim.clone(), "/cache"), 8..9, LEN);
+            }
+        });
+        expect_all(&opened(sim.clone(), "/cache"), 0..8, LEN);
+        twice += u64::from(extra_rows(&sim) > 0);
+        is_reached
+    });
+    assert!(twice <= 1, "{twice} of {caused} left rows twice");
+    seen("segments are compacted by two processes", caused);
+}
+
 /// At several turns, and then it can. The rows are in the sources and in one result until then.
 #[test]
 fn a_compaction_whose_name_cannot_be_synced_is_finished_later() {
@@ -175,28 +214,22 @@ fn a_compaction_whose_name_cannot_be_synced_is_finished_later() {
                 }
             }
         };
-        let extra_rows = || {
-            let files = sim.files(Path::new("/cache"));
-            let dir = sim.open_dir(Path::new("/cache"), false);
-            let dir = dir.expect("it is there");
-            let rows = files.iter().map(|file| {
-                let footer = Footer::read(&*dir, file.file_name().expect("it has one"));
-                footer.expect("it is sound").0.row_count() as u64
-            });
-            rows.sum::<u64>() - opened(sim.copy(), "/cache").stats().rows
-        };
         let store = opened(Faulty::new(sim.clone(), decide), "/cache");
         (0..7).for_each(|n| put_flushed(&store, n..n + 1, LEN));
         fails.store(true, Ordering::SeqCst);
         for n in 7..40 {
             store.put(batch(n..n + 1, LEN));
             assert!(store.flush().is_ok() || all_fail);
-            assert!(extra_rows() <= 8, "{} rows are there twice", extra_rows());
+            assert!(
+                extra_rows(&sim) <= 8,
+                "{} rows are there twice",
+                extra_rows(&sim)
+            );
         }
         assert!(store.stats().faults.total() > 0, "it was caused");
         fails.store(false, Ordering::SeqCst);
         put_flushed(&store, 40..41, LEN);
-        assert_eq!(extra_rows(), 0);
+        assert_eq!(extra_rows(&sim), 0);
         assert!(store.stats().compacted_segments >= 40);
         for store in [store, opened(sim, "/cache")] {
             expect_all(&store, 0..41, LEN);
