@@ -227,6 +227,14 @@ impl<K, V> Awaited<K, V> {
         self.0.is_empty()
     }
 
+    /// Keeps those of the keys whose positions are wanted.
+    pub fn retain(&mut self, is_wanted: impl Fn(usize) -> bool) {
+        self.0.retain_mut(|(_, positions)| {
+            positions.retain(|&position| is_wanted(position));
+            !positions.is_empty()
+        });
+    }
+
     /// The positions of the keys, in rising order for each thread.
     pub fn positions(&self) -> impl Iterator<Item = usize> {
         self.0.iter().flat_map(|(_, positions)| positions).copied()

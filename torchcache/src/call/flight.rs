@@ -16,31 +16,41 @@ use crate::memory::rows::PackedRows;
 
 impl CachedCall<'_> {
     /// Claims the missing rows that no other call computes. Those that others compute are left to them, unless this
-    /// call must not wait.
+    /// call must not wait. `deadline`: of a call that has waited before.
     pub(super) fn claim_missing<O>(
         &self,
         lookup: &mut Lookup,
         frame: &Frame<'_>,
+        deadline: Option<Instant>,
     ) -> Result<(Option<RowClaims<'_>>, Option<AwaitedRows>), Stop<O>> {
         let Some(epoch) = self.epoch.filter(|_| !self.waiting_timeout().is_zero()) else {
             return Ok((None, None));
         };
         let flights = self.cache.tiers.flights();
         let keys = lookup.missing();
-        let (claims, awaited) =
+        let (claims, mut awaited) =
             flights.claim(keys.map(|(position, key)| (position, FlightKey { key, epoch })));
         if flights.ended() != self.flights_ended {
             // Another call may have stored them after this one looked.
             self.find_again(lookup)?;
+            awaited.retain(|position| lookup.is_missing(position));
         }
+        let own = lookup.missing().count() - awaited.positions().count();
+        // None of the rows would show that a single one, computed first, lost a dimension.
+        let is_unchecked = own == 1 && !lookup.has_found();
         // A forward over the whole batch computes all rows.
-        let computes_all = self.takes_whole_batches() && !claims.is_empty();
-        let waits = !awaited.is_empty()
-            && !computes_all
-            && frame.is_outermost()
-            && self.method.waits.allows();
+        let computes_all =
+            own > 0 && self.takes_whole_batches() || is_unchecked && deadline.is_some();
+        let may_wait = || match deadline {
+            None => self.method.waits.allows(),
+            Some(deadline) => Instant::now() < deadline,
+        };
+        let waits = !awaited.is_empty() && !computes_all && frame.is_outermost() && may_wait();
         if waits {
-            lookup.leave_to_others(awaited.positions());
+            match is_unchecked {
+                true => lookup.leave_all_to_others(),
+                false => lookup.leave_to_others(awaited.positions()),
+            }
         }
         Ok((Some(claims), waits.then_some(awaited)))
     }
@@ -60,11 +70,13 @@ impl CachedCall<'_> {
         copied.inspect_err(|error| self.memory_fault(error)).ok()
     }
 
-    /// Waits for the rows that were left to other calls. They stay missing where those failed or take too long.
+    /// Waits for the rows that were left to other calls, until the deadline, which begins with the first wait. They
+    /// stay missing where those failed or take too long.
     pub(super) fn wait_for<O>(
         &self,
         lookup: &mut Lookup,
         awaited: AwaitedRows,
+        deadline: &mut Option<Instant>,
     ) -> Result<(), Stop<O>> {
         tracing::debug!(
             module = self.target.name(),
@@ -72,7 +84,7 @@ impl CachedCall<'_> {
             "waits for rows that other calls compute"
         );
         let start = Instant::now();
-        let arrived = awaited.wait(start + self.waiting_timeout());
+        let arrived = awaited.wait(*deadline.get_or_insert(start + self.waiting_timeout()));
         Counters::time(&self.counters.time.waiting, start);
         // As a call that begins now would: the rows are those of the module as it was.
         let handle = self.target.handle();
@@ -87,12 +99,10 @@ impl CachedCall<'_> {
         if lookup.has_missing() {
             self.find_again(lookup)?;
         }
-        if !lookup.has_missing() {
+        if !arrived.is_late {
             self.method.waits.note_success();
-            return Ok(());
-        }
-        self.method.waits.note_failure();
-        if arrived.is_late {
+        } else if lookup.has_missing() {
+            self.method.waits.note_failure();
             self.warn_once(&Reason::Waited(self.waiting_timeout()));
         }
         Ok(())

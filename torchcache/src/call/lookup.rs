@@ -222,6 +222,11 @@ impl Lookup {
         self.missing.retain(|position| !is_awaited(position));
     }
 
+    /// Leaves all missing rows to other calls, also those that this call computes after it has waited.
+    pub(crate) fn leave_all_to_others(&mut self) {
+        self.awaited = take(&mut self.missing);
+    }
+
     /// How many rows were left to other calls.
     pub(crate) fn left_to_others(&self) -> usize {
         self.awaited.len()
@@ -233,9 +238,13 @@ impl Lookup {
         self.missing = take(&mut self.awaited);
     }
 
+    pub(crate) fn is_missing(&self, position: usize) -> bool {
+        self.missing.binary_search(&position).is_ok()
+    }
+
     /// Those of the positions whose rows are missing.
     pub(crate) fn still_missing(&self, mut positions: Vec<usize>) -> Vec<usize> {
-        positions.retain(|position| self.missing.binary_search(position).is_ok());
+        positions.retain(|&position| self.is_missing(position));
         positions
     }
 

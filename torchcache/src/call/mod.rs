@@ -232,25 +232,35 @@ impl<'a> CachedCall<'a> {
         code: &[u8; 32],
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<(), Stop<O>> {
-        let (claims, awaited) = self.claim_missing(lookup, frame)?;
-        let mut unchanged = match lookup.has_missing() {
-            true => self.compute_and_store(lookup, claims, frame, code, body)?,
-            false => {
-                drop(claims);
-                Ok(())
+        let mut code = *code;
+        let mut deadline = None;
+        while lookup.has_missing() {
+            let (claims, awaited) = self.claim_missing(lookup, frame, deadline)?;
+            match lookup.has_missing() {
+                true => {
+                    let unchanged = self.compute_and_store(lookup, claims, frame, &code, body)?;
+                    if let Err(reason) = unchanged {
+                        if awaited.is_some() || deadline.is_some() {
+                            // Rows of before a change do not fit those of after it.
+                            return Err(reason.into());
+                        }
+                        bypass::count(self.target, self.counters, &reason);
+                    }
+                }
+                false => drop(claims),
             }
-        };
-        if let Some(awaited) = awaited {
-            // Rows of before a change do not fit those of after it.
-            unchanged?;
-            self.wait_for(lookup, awaited)?;
-            unchanged = match lookup.has_missing() {
-                true => self.compute_and_store(lookup, None, frame, code, body)?,
-                false => Ok(()),
+            let Some(awaited) = awaited else {
+                return Ok(());
             };
-        }
-        if let Err(reason) = unchanged {
-            bypass::count(self.target, self.counters, &reason);
+            self.wait_for(lookup, awaited, &mut deadline)?;
+            let now = self.code();
+            if lookup.has_missing() && now != code {
+                // The other call stored them by keys that have the code of functions that it called first.
+                code = now;
+                *lookup = Lookup::new(self.row_keys(&code)?);
+                self.find_again(lookup)?;
+                self.allocate_output(lookup);
+            }
         }
         Ok(())
     }
