@@ -1,9 +1,8 @@
 //! A server that embeds texts: many clients ask for the same popular ones at the same time.
 //!
 //! The server has a thread for each connection, and all of them share one TorchScript model. A request is a line of
-//! texts, which are one batch; the reply is a number for each. Texts are asked for as often as words are used, the
-//! second most popular one half as often as the first, and new ones keep becoming popular. The server starts empty,
-//! twice: once each request computes what it misses (`single_flight_timeout` is 0), and once it waits for texts that
+//! texts, which are one batch; the reply is a number for each. The second most popular text is requested half as often
+//! as the first, the third a third as often, and so on; new ones keep becoming popular. The server starts empty, twice: once each request computes what it misses (`single_flight_timeout` is 0), and once it waits for texts that
 //! another request computes.
 //!
 //! Run it with `cargo run --release --example inference_server`.
@@ -175,7 +174,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Each text has one number, whoever asked for it.
+/// Each text has the same number in all replies.
 fn check(clients: &[Vec<String>], replies: &[Vec<String>]) -> Result<()> {
     let texts = clients
         .iter()

@@ -188,7 +188,7 @@ impl<K: Eq + Hash + Clone, V, S: BuildHasher> Claims<'_, K, V, S> {
         self.is_released = true;
         let mut claimed = self.flights.claimed();
         let awaited = claimed.remove(&self.flight);
-        // Under the lock: who claims a key after this looks it up again.
+        // Under the lock: a thread that claims a key after this looks it up again.
         self.flights.ended.fetch_add(1, Ordering::SeqCst);
         awaited
     }
