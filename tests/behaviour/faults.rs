@@ -396,3 +396,27 @@ fn an_unusable_directory_is_an_error() {
         "parents are created"
     );
 }
+
+#[test]
+fn a_directory_that_is_not_asked_for_any_more_fails_no_flush() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, directory) = (root.path().join("a file"), root.path().join("cache"));
+    fs::write(&file, "").unwrap();
+    for enabled in [true, false] {
+        let (mut model, xs) = (kept(&directory), random(&[2, 2]));
+        model.torchcache_enabled = enabled;
+        model.forward(&xs).unwrap();
+        (
+            model.torchcache_enabled,
+            model.torchcache_persistent_cache_dir,
+        ) = (true, file.clone());
+        model.forward(&xs).unwrap_err();
+        model.torchcache.flush().unwrap_err();
+        (
+            model.torchcache_enabled,
+            model.torchcache_persistent_cache_dir,
+        ) = (enabled, directory.clone());
+        model.forward(&xs).unwrap();
+        model.torchcache.flush().unwrap();
+    }
+}

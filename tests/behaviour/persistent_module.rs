@@ -12,6 +12,7 @@ use crate::support::Ran;
 #[torchcache(persistent = true)]
 #[derive(Debug)]
 pub(crate) struct Kept {
+    pub(crate) torchcache_enabled: bool,
     pub(crate) torchcache_persistent_cache_dir: PathBuf,
     pub(crate) torchcache_zstd_compression: bool,
     pub(crate) torchcache_use_mmap_on_load: bool,
@@ -33,6 +34,7 @@ impl Kept {
 
 pub(crate) fn kept(directory: &Path) -> Kept {
     Kept {
+        torchcache_enabled: true,
         torchcache_persistent_cache_dir: directory.to_owned(),
         torchcache_zstd_compression: false,
         torchcache_use_mmap_on_load: false,

@@ -217,8 +217,11 @@ impl<'a> World<'a> {
     }
 
     fn flush(&mut self, one: usize) -> Checked {
-        let all = self.instances[one].machine.cache.flush().is_ok();
-        prop_assert!(all || !self.model.flushes(one), "rows were given up");
+        let flushed = self.instances[one].machine.cache.flush();
+        prop_assert!(
+            flushed.is_ok() || !self.model.flushes(one),
+            "of {one}: {flushed:?}"
+        );
         self.model.record_flush(one);
         Ok(())
     }

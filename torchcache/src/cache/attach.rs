@@ -51,7 +51,9 @@ impl TorchCache {
     pub(crate) fn attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
         self.try_attach(target).map_err(|refused| match refused {
             Refused::Misuse(error) => {
-                *lock(&self.directory_error) = error.directory();
+                let directory = error.directory();
+                self.was_refused.store(directory.is_some(), Relaxed);
+                *lock(&self.directory_error) = directory;
                 Refused::Misuse(error.in_module(&target.name()))
             }
             bypass => bypass,
@@ -62,7 +64,10 @@ impl TorchCache {
         let start = Instant::now();
         let attached = self.still_attached(target, self.attached().as_ref());
         Counters::time(&self.counters.time.watching, start);
-        if let Some(attached) = attached? {
+        // After options that were refused, those of before need a directory that can be used now.
+        if let Some(attached) = attached?
+            && !self.was_refused.load(Relaxed)
+        {
             return Ok(attached);
         }
         let start = Instant::now();
@@ -88,6 +93,7 @@ impl TorchCache {
         }
         *write(&self.attached) = Some(attached.clone());
         *lock(&self.directory_error) = None;
+        self.was_refused.store(false, Relaxed);
         drop(turn);
         self.log_change(target, before.as_deref(), &attached);
         self.hint(target, before.as_deref(), &attached);

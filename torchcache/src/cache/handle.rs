@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub struct TorchCache {
     pub(super) attaching: Turn,
     /// Why the last attach could not use the directory of the disk tier.
     pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
+    /// Whether it could not: the next call attaches again, even with the options of an earlier one.
+    pub(super) was_refused: AtomicBool,
     /// The hash of a module that claimed it before its first call.
     pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,
     /// The digests of shared tensors.
@@ -130,6 +132,7 @@ impl TorchCache {
             attached: RwLock::new(None),
             attaching: Turn::new(),
             directory_error: Mutex::new(None),
+            was_refused: AtomicBool::new(false),
             hashed_early: Mutex::new(None),
             shared: SharedDigests::new(),
             changes: Changes::new(),
