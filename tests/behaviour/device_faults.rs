@@ -44,6 +44,16 @@ fn in_own_process<T: Fn()>(_: T, variables: &[(&str, &str)]) -> bool {
     false
 }
 
+/// The value of a variable in a process that is there for a test with it alone. Else one is started for each value, as by
+/// [`in_own_process`].
+fn value_in_own_process<T: Fn() + Copy>(test: T, name: &str, values: &[&str]) -> Option<String> {
+    let is_own = |value: &&str| in_own_process(test, &[(name, value)]);
+    values
+        .iter()
+        .any(is_own)
+        .then(|| std::env::var(name).unwrap())
+}
+
 /// Random numbers on the device, whose kernels may not be used yet.
 fn unawaited(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, CUDA))
@@ -73,30 +83,27 @@ fn hashed_on_the_host() -> Vec<String> {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn kernels_that_compute_something_wrong_are_not_used() {
     const KERNEL: &str = "TORCHCACHE_TEST_KERNEL";
-    for (kernel, wrong) in [
+    let kernels = [
         (c"blake3_chunks", "digests of rows"),
         (c"blake3_nodes", "digests of rows"),
         (c"blake3_pieces", "digests of pieces"),
         (c"copy_rows", "copies of rows"),
         (c"line_sums", "sums of lines"),
-    ] {
-        let name = kernel.to_str().unwrap();
-        if !in_own_process(
-            kernels_that_compute_something_wrong_are_not_used,
-            &[(KERNEL, name)],
-        ) {
-            continue;
-        }
-        if std::env::var(KERNEL).unwrap() == name {
-            raw::break_kernel(kernel);
-            let log = Log::default();
-            assert!(!log.during(|| wait_for_kernels(0)));
-            assert_eq!(warnings(&log.lines(), wrong), 1, "{:?}", log.lines());
-            let launches = raw::launches();
-            assert_eq!(warnings(&hashed_on_the_host(), ""), 0, "logged once");
-            assert_eq!(raw::launches(), launches);
-        }
-    }
+    ];
+    let this = kernels_that_compute_something_wrong_are_not_used;
+    let names = kernels.map(|(kernel, _)| kernel.to_str().unwrap());
+    let Some(name) = value_in_own_process(this, KERNEL, &names) else {
+        return;
+    };
+    let of_name = names.iter().position(|&it| it == name).unwrap();
+    let (kernel, wrong) = kernels[of_name];
+    raw::break_kernel(kernel);
+    let log = Log::default();
+    assert!(!log.during(|| wait_for_kernels(0)));
+    assert_eq!(warnings(&log.lines(), wrong), 1, "{:?}", log.lines());
+    let launches = raw::launches();
+    assert_eq!(warnings(&hashed_on_the_host(), ""), 0, "logged once");
+    assert_eq!(raw::launches(), launches);
 }
 
 #[test]
@@ -236,22 +243,16 @@ fn without_a_driver_the_host_hashes_without_a_warning() {
 #[test]
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn the_host_hashes_unless_a_variable_says_otherwise() {
-    const VALUE: &str = "TORCHCACHE_TEST_VALUE";
-    for (value, warned) in [("", 0), ("off", 0), ("0", 0), ("yes", 1)] {
-        if !in_own_process(
-            the_host_hashes_unless_a_variable_says_otherwise,
-            &[(SWITCH, value), (VALUE, value)],
-        ) {
-            continue;
-        }
-        if std::env::var(VALUE).unwrap() == value {
-            let lines = hashed_on_the_host();
-            let text = "TORCHCACHE_DEVICE_HASHING is \"yes\"; expected `on` or `off`";
-            assert_eq!(warnings(&lines, text), warned, "{lines:?}");
-            assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
-            assert_eq!(raw::launches(), 0);
-        }
-    }
+    let this = the_host_hashes_unless_a_variable_says_otherwise;
+    let Some(value) = value_in_own_process(this, SWITCH, &["", "off", "0", "yes"]) else {
+        return;
+    };
+    let warned = usize::from(value == "yes");
+    let lines = hashed_on_the_host();
+    let text = "TORCHCACHE_DEVICE_HASHING is \"yes\"; expected `on` or `off`";
+    assert_eq!(warnings(&lines, text), warned, "{lines:?}");
+    assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
+    assert_eq!(raw::launches(), 0);
 }
 
 #[torchcache]
@@ -323,31 +324,24 @@ fn rows_stay_found_when_weights_are_watched_in_another_way() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn after_a_refused_launch_libtorch_watches_weights() {
     // The weights are compared first, then the rows are hashed.
-    for left in ["0", "1"] {
-        if !in_own_process(
-            after_a_refused_launch_libtorch_watches_weights,
-            &[(LEFT, left)],
-        ) {
-            continue;
-        }
-        if std::env::var(LEFT).unwrap() != left {
-            continue;
-        }
-        let xs = random(&[4, 2]);
-        let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
-        assert!(net.runs(&xs));
-        assert_eq!(net.hit(&xs), BY_A_KERNEL);
-        raw::refuse_launches_after(left.parse().unwrap());
-        write_unseen(&first(&net.weights[0]), 1.0);
-        let log = Log::default();
-        assert!(log.during(|| net.runs(&xs)));
-        assert_eq!(warnings(&log.lines(), ""), 1, "{:?}", log.lines());
-        assert_eq!(net.hit(&xs), (0, 2));
-        write_unseen(&first(&net.weights[1]), 1.0);
-        assert!(net.runs(&xs));
-        assert_eq!(net.hit(&xs), (0, 2));
-        assert_eq!(net.cache.stats().bypassed, 0);
-    }
+    let this = after_a_refused_launch_libtorch_watches_weights;
+    let Some(left) = value_in_own_process(this, LEFT, &["0", "1"]) else {
+        return;
+    };
+    let xs = random(&[4, 2]);
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs));
+    assert_eq!(net.hit(&xs), BY_A_KERNEL);
+    raw::refuse_launches_after(left.parse().unwrap());
+    write_unseen(&first(&net.weights[0]), 1.0);
+    let log = Log::default();
+    assert!(log.during(|| net.runs(&xs)));
+    assert_eq!(warnings(&log.lines(), ""), 1, "{:?}", log.lines());
+    assert_eq!(net.hit(&xs), (0, 2));
+    write_unseen(&first(&net.weights[1]), 1.0);
+    assert!(net.runs(&xs));
+    assert_eq!(net.hit(&xs), (0, 2));
+    assert_eq!(net.cache.stats().bypassed, 0);
 }
 
 /// The digest of a time when the host hashed is not used once the device has noticed a write.
@@ -355,33 +349,26 @@ fn after_a_refused_launch_libtorch_watches_weights() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again() {
     // The shared tensors are hashed first, then the rows.
-    for left in ["0", "1"] {
-        if !in_own_process(
-            a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again,
-            &[(LEFT, left)],
-        ) {
-            continue;
-        }
-        if std::env::var(LEFT).unwrap() != left {
-            continue;
-        }
-        raw::hold_loading(true);
-        let xs = unawaited(&[4, 300, 300]);
-        let masks = [unawaited(&[300, 300]), unawaited(&[300, 300])];
-        let call = || {
-            let given = masked(&xs, &masks);
-            assert!(same(&given, &(&xs * &masks[0] + &masks[1])));
-            counts(masked_cache())
-        };
-        assert_eq!(call(), (4, 0, 0));
-        finish_loading();
-        let _ = masks[0].data().fill_(0.5);
-        assert_eq!(call(), (8, 0, 0));
-        raw::refuse_launches_after(left.parse().unwrap());
-        assert_eq!(call(), (8, 4, 0));
-        let _ = masks[0].data().fill_(0.25);
-        assert_eq!(call(), (12, 4, 0));
-    }
+    let this = a_write_to_a_shared_tensor_stays_noticed_when_the_host_hashes_again;
+    let Some(left) = value_in_own_process(this, LEFT, &["0", "1"]) else {
+        return;
+    };
+    raw::hold_loading(true);
+    let xs = unawaited(&[4, 300, 300]);
+    let masks = [unawaited(&[300, 300]), unawaited(&[300, 300])];
+    let call = || {
+        let given = masked(&xs, &masks);
+        assert!(same(&given, &(&xs * &masks[0] + &masks[1])));
+        counts(masked_cache())
+    };
+    assert_eq!(call(), (4, 0, 0));
+    finish_loading();
+    let _ = masks[0].data().fill_(0.5);
+    assert_eq!(call(), (8, 0, 0));
+    raw::refuse_launches_after(left.parse().unwrap());
+    assert_eq!(call(), (8, 4, 0));
+    let _ = masks[0].data().fill_(0.25);
+    assert_eq!(call(), (12, 4, 0));
 }
 
 #[torchcache]
@@ -473,45 +460,39 @@ fn kernels_whose_test_lacks_memory_are_tested_again() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again() {
     const FAILED: &str = "TORCHCACHE_TEST_COPY";
-    for (failed, warned) in [("0", 0), ("1", 1)] {
-        if !in_own_process(
-            where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again,
-            &[(FAILED, failed)],
-        ) {
-            continue;
-        }
-        if std::env::var(FAILED).unwrap() != failed {
-            continue;
-        }
-        let xs = random(&[4, 2]);
-        let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
-        assert!(net.runs(&xs));
-        assert_eq!(net.hit(&xs), BY_A_KERNEL);
-        let expected = net.forward(&xs);
-        let misses = net.cache.stats().misses;
-        let number: u64 = failed.parse().unwrap();
-        let failing = FailingCopies::start(number..number + 1);
-        let log = Log::default();
-        let before = raw::waits().synchronizations;
-        let given = log.during(|| net.forward(&xs));
-        assert_eq!(failing.count(), 1);
-        drop(failing);
-        // The kernel may still read the table of the sample, which is recorded again.
-        let waited = raw::waits().synchronizations - before;
-        assert_eq!(waited, u64::from(number == 0));
-        assert!(same(&given, &expected));
-        let lines = log.lines();
-        assert_eq!(
-            warnings(&lines, "hashing there failed"),
-            warned,
-            "{lines:?}"
-        );
-        assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
-        assert!(!net.runs(&xs));
-        assert_eq!(net.cache.stats().misses, misses);
-        write_unseen(&first(&net.weights[1]), 1.0);
-        assert!(net.runs(&xs));
-    }
+    let this = where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again;
+    let Some(failed) = value_in_own_process(this, FAILED, &["0", "1"]) else {
+        return;
+    };
+    let warned = usize::from(failed == "1");
+    let xs = random(&[4, 2]);
+    let net = Weighted::new(vec![random(&[5]), random(&[300, 400])]);
+    assert!(net.runs(&xs));
+    assert_eq!(net.hit(&xs), BY_A_KERNEL);
+    let expected = net.forward(&xs);
+    let misses = net.cache.stats().misses;
+    let number: u64 = failed.parse().unwrap();
+    let failing = FailingCopies::start(number..number + 1);
+    let log = Log::default();
+    let before = raw::waits().synchronizations;
+    let given = log.during(|| net.forward(&xs));
+    assert_eq!(failing.count(), 1);
+    drop(failing);
+    // The kernel may still read the table of the sample, which is recorded again.
+    let waited = raw::waits().synchronizations - before;
+    assert_eq!(waited, u64::from(number == 0));
+    assert!(same(&given, &expected));
+    let lines = log.lines();
+    assert_eq!(
+        warnings(&lines, "hashing there failed"),
+        warned,
+        "{lines:?}"
+    );
+    assert_eq!(warnings(&lines, ""), warned, "{lines:?}");
+    assert!(!net.runs(&xs));
+    assert_eq!(net.cache.stats().misses, misses);
+    write_unseen(&first(&net.weights[1]), 1.0);
+    assert!(net.runs(&xs));
 }
 
 /// Also the first copy, which is that of the digests: once that has failed, the host hashes.
@@ -519,18 +500,12 @@ fn where_a_copy_of_sums_or_digests_fails_nothing_is_computed_again() {
 #[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
 fn where_a_copy_from_the_device_fails_a_call_takes_one_forward_at_most() {
     const FIRST: &str = "TORCHCACHE_TEST_COPY";
-    for first in ["0", "1"] {
-        if !in_own_process(
-            where_a_copy_from_the_device_fails_a_call_takes_one_forward_at_most,
-            &[(FIRST, first)],
-        ) {
-            continue;
-        }
-        if std::env::var(FIRST).unwrap() == first {
-            fail_copies_from(first.parse().unwrap());
-            assert_eq!(wait_for_kernels(0), first == "1");
-        }
-    }
+    let this = where_a_copy_from_the_device_fails_a_call_takes_one_forward_at_most;
+    let Some(first) = value_in_own_process(this, FIRST, &["0", "1"]) else {
+        return;
+    };
+    fail_copies_from(first.parse().unwrap());
+    assert_eq!(wait_for_kernels(0), first == "1");
 }
 
 /// Wherever rows are kept, and where the output is: each copy from one on, alone and with all later ones.
