@@ -2,12 +2,13 @@
 //! one: it was traced with a fixed batch size, or drops the dimension of a single row.
 
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use super::attempts::Attempts;
 use crate::function::Function;
 use crate::sync::{read, write};
 
-/// How a function took cut batches so far.
+/// How a function took cut batches so far. Cuts that are left out run as whole batches: a module that fails on all of
+/// them rarely runs twice, and one that failed by chance gets cuts again.
 #[derive(Debug)]
 pub(crate) struct CutHistory {
     one_row: Attempts,
@@ -15,47 +16,6 @@ pub(crate) struct CutHistory {
     /// Whether the output is a batch where the input is one row, as far as it is known. After
     /// `squeeze()` it is the row itself.
     batch_of_one: RwLock<Option<bool>>,
-}
-
-/// After an attempt that failed, the next 2, 4, 8, … are left out. So cuts run as whole batches: a module that fails
-/// on all of them rarely runs twice, and one that failed by chance gets cuts again.
-#[derive(Debug)]
-pub(crate) struct Attempts {
-    /// How many failed since the last one that did not.
-    failed: AtomicU32,
-    /// How many to leave out.
-    left_out: AtomicU32,
-}
-
-/// The binary logarithm of the most cuts to leave out after a failure.
-const MAX_FAILED: u32 = 10;
-
-impl Attempts {
-    pub(crate) const fn new() -> Self {
-        Attempts {
-            failed: AtomicU32::new(0),
-            left_out: AtomicU32::new(0),
-        }
-    }
-
-    /// Whether to try. Where not, this is one of those that are left out.
-    pub(crate) fn allows(&self) -> bool {
-        let subtract = |left_out: u32| left_out.checked_sub(1);
-        let taken = self.left_out.fetch_update(Relaxed, Relaxed, subtract);
-        taken.is_err()
-    }
-
-    pub(crate) fn note_success(&self) {
-        self.failed.store(0, Relaxed);
-    }
-
-    pub(crate) fn note_failure(&self) {
-        // Those of several threads at the same time count once.
-        if self.left_out.load(Relaxed) == 0 {
-            let failed = self.failed.fetch_add(1, Relaxed) + 1;
-            self.left_out.store(1 << failed.min(MAX_FAILED), Relaxed);
-        }
-    }
 }
 
 impl CutHistory {
@@ -120,15 +80,6 @@ mod tests {
         }
         assert_eq!(tried, 11, "of sizes 2 + 4 + … + 1024, and once more");
         assert!(history.allows(1), "single rows are counted apart");
-    }
-
-    #[test]
-    fn failures_at_the_same_time_count_once() {
-        let attempts = Attempts::new();
-        assert!(attempts.allows() && attempts.allows());
-        attempts.note_failure();
-        attempts.note_failure();
-        assert_eq!((0..100).take_while(|_| !attempts.allows()).count(), 2);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ptr;
 use std::sync::{Arc, RwLock};
 
-use super::cuts::{Attempts, CutHistory};
+use super::attempts::Attempts;
+use super::cuts::CutHistory;
 use super::stats::Counters;
 use crate::function::Function;
 use crate::sync::{read, write};
