@@ -168,11 +168,6 @@ impl<K: Eq + Hash + Clone, V, S: BuildHasher> Claimed<K, V, S> {
 }
 
 impl<K: Eq + Hash + Clone, V, S: BuildHasher> Claims<'_, K, V, S> {
-    /// Whether no key was claimed.
-    pub fn is_empty(&self) -> bool {
-        self.flight.keys.is_empty()
-    }
-
     /// Ends the flight, after the values can be found where a lookup finds them. `hand_over` returns the values
     /// of the keys that others wait for, as far as there are any: for those that are not found. It is called
     /// only if there are such keys.

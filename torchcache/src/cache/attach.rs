@@ -51,13 +51,16 @@ impl TorchCache {
     pub(crate) fn attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
         self.try_attach(target).map_err(|refused| match refused {
             Refused::Misuse(error) => {
-                let directory = error.directory();
-                self.was_refused.store(directory.is_some(), Relaxed);
-                *lock(&self.directory_error) = directory;
+                self.set_directory_error(error.directory());
                 Refused::Misuse(error.in_module(&target.name()))
             }
             bypass => bypass,
         })
+    }
+
+    fn set_directory_error(&self, error: Option<Arc<Detail>>) {
+        self.was_refused.store(error.is_some(), Relaxed);
+        *lock(&self.directory_error) = error;
     }
 
     fn try_attach(&self, target: &dyn Target) -> Result<Arc<Attached>, Refused> {
@@ -92,8 +95,7 @@ impl TorchCache {
             self.flush_replaced(before, &attached);
         }
         *write(&self.attached) = Some(attached.clone());
-        *lock(&self.directory_error) = None;
-        self.was_refused.store(false, Relaxed);
+        self.set_directory_error(None);
         drop(turn);
         self.log_change(target, before.as_deref(), &attached);
         self.hint(target, before.as_deref(), &attached);

@@ -48,7 +48,8 @@ pub struct TorchCache {
     pub(super) attaching: Turn,
     /// Why the last attach could not use the directory of the disk tier.
     pub(super) directory_error: Mutex<Option<Arc<Detail>>>,
-    /// Whether it could not: the next call attaches again, even with the options of an earlier one.
+    /// Whether there is one, which calls see without its lock: the next one attaches again, even with the options of an
+    /// earlier one.
     pub(super) was_refused: AtomicBool,
     /// The hash of a module that claimed it before its first call.
     pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,

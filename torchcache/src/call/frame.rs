@@ -62,7 +62,7 @@ impl<'a> Frame<'a> {
 
     /// Whether this thread is in no other cached call.
     pub(crate) fn is_outermost(&self) -> bool {
-        with_called(|called| called.len() == 1) == Some(true)
+        depth() == 1
     }
 
     /// The call is served by the cache of `attached`.

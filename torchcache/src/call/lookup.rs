@@ -113,8 +113,7 @@ impl Lookup {
     }
 
     pub(crate) fn missing_keys(&self) -> Vec<Key> {
-        let key = |&position: &usize| self.keys[position];
-        self.missing.iter().map(key).collect()
+        self.missing().map(|(_, key)| key).collect()
     }
 
     /// The missing keys with their positions.
