@@ -18,7 +18,7 @@ use crate::error::{FlushError, StoreError};
 use crate::fault::{Fault, FaultCounts};
 #[cfg(feature = "unstable")]
 use crate::fs::FileSystem;
-use crate::fs::{Os, removed};
+use crate::fs::{Os, private_dirs};
 use crate::key::Key;
 use crate::process::{registry, shutdown};
 use crate::progress::is_flusher_thread;
@@ -95,11 +95,11 @@ impl Store {
             Handle::open(Arc::new(Os), path, root, &config)
         };
         let handle = registry::shared(path, open);
-        if let Some(private) = removed::around(&handle.engine.catalog.dir) {
+        if let Some(private) = private_dirs::around(&handle.engine.catalog.dir) {
             // It was removed in between.
             drop(handle.engine.queue.end());
             shutdown::remove(&private);
-            let (path, source) = (dir.to_owned(), removed::error());
+            let (path, source) = (dir.to_owned(), private_dirs::error());
             return Err(StoreError::Directory { path, source });
         }
         let store = Store::new(handle, &config);

@@ -21,7 +21,7 @@
 
 mod os;
 pub(crate) mod permissions;
-pub(crate) mod removed;
+pub(crate) mod private_dirs;
 pub(crate) mod temp_file;
 
 use std::ffi::{OsStr, OsString};
@@ -31,8 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use os::Os;
-pub(crate) use os::try_lock;
+pub use os::{Os, try_lock};
 pub use permissions::is_private;
 
 use crate::{progress, sys};

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata, removed};
+use super::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata, private_dirs};
 use crate::{descriptors, sys};
 
 /// The file system of the operating system.
@@ -93,7 +93,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
         Some(parent) => parent,
         None => return Ok(()),
     };
-    removed::check(path)?;
+    private_dirs::check(path)?;
     let made = match rustix::fs::mkdir(path, DIR_MODE) {
         Err(Errno::NOENT) => {
             make_dir(parent)?;
@@ -105,7 +105,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
         Err(Errno::EXIST) => return Ok(()), // another process made it
         made => made?,
     }
-    removed::check(path).inspect_err(|_| {
+    private_dirs::check(path).inspect_err(|_| {
         // It was removed in between.
         let _ = rustix::fs::rmdir(path);
     })?;
@@ -355,7 +355,18 @@ impl File for OsFile {
 }
 
 /// Locks a file for all processes that share it: see [`File::try_lock`].
-pub(crate) fn try_lock(file: &std::fs::File) -> io::Result<bool> {
+///
+/// ```
+/// use torchcache_store::fs::try_lock;
+///
+/// let file = tempfile::tempfile()?;
+/// assert!(try_lock(&file)?, "no other process has it");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// What the system reports, or [`Unsupported`](io::ErrorKind::Unsupported) where locks are local to a machine.
+pub fn try_lock(file: &std::fs::File) -> io::Result<bool> {
     lock_by(file, std::fs::File::try_lock)
 }
 

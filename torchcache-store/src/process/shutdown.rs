@@ -2,11 +2,12 @@
 //! dropped, so the exit hook of the C library does that, and the signal handlers that
 //! [`flush_on_signals`] installs.
 
+use std::fs::DirEntry;
 use std::io;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::Builder;
 use std::time::Instant;
 
@@ -14,20 +15,13 @@ use super::registry::{engines, flush};
 use super::signals;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::fs::removed;
+use crate::fs::private_dirs;
 use crate::progress::set_flusher_thread;
 use crate::{descriptors, events, fork, sys};
 
 /// The file that a private directory has, and no other directory. Its lock is held while the process
 /// lives.
 pub(super) const LOCK_FILE: &str = ".torchcache-private.lock";
-
-/// The private directories, to be removed.
-static PRIVATE_DIRS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-fn private_dirs() -> MutexGuard<'static, Vec<PathBuf>> {
-    PRIVATE_DIRS.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Has [`finish`] run when the process ends by `exit` or by returning from `main`.
 pub(crate) fn register_exit_hook() {
@@ -69,7 +63,7 @@ pub fn flush_on_signals() -> io::Result<()> {
 pub(super) extern "C" fn exit_hook() {
     if !fork::is_forked() {
         // A panic must not reach the C library, and there is no one left to report it to.
-        let _ = catch_unwind(|| finish(engines(), private_dirs().clone()));
+        let _ = catch_unwind(|| finish(engines(), private_dirs::living()));
     }
 }
 
@@ -102,25 +96,20 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let _ = removed.recv_timeout(stall_timeout.saturating_sub(begin.elapsed()));
 }
 
-/// Has a private directory removed at the end of the process.
-pub(super) fn remove_at_exit(dir: PathBuf) {
-    private_dirs().push(dir);
-}
-
-/// Undoes `remove_at_exit`, since the directory is removed already.
-pub(super) fn cancel_removal(dir: &Path) {
-    private_dirs().retain(|path| path != dir);
-}
-
 /// Ends the stores in private directories, which no longer write, and removes the directories.
 pub(super) fn end_private(dirs: &[PathBuf], since: Instant) {
     // A store that is opened from now on sees this, and one before that is registered.
-    removed::forbid(dirs);
+    private_dirs::forbid(dirs);
     let mut private = engines();
     private.retain(|engine| is_in(engine, dirs));
     let cleared: Vec<_> = private.iter().map(|engine| engine.queue.end()).collect();
     flush(&private, since);
-    dirs.iter().for_each(|dir| remove(dir));
+    for dir in dirs {
+        remove(dir);
+        if !dir.exists() {
+            private_dirs::forget(dir);
+        }
+    }
     drop(cleared);
 }
 
@@ -133,13 +122,12 @@ fn is_in(engine: &Engine, dirs: &[PathBuf]) -> bool {
 /// removal that is interrupted. Does not follow symbolic links.
 pub(crate) fn remove(path: &Path) {
     let others = || {
-        let entries = descriptors::retry(|| std::fs::read_dir(path)).into_iter();
-        entries
-            .flatten()
-            .flatten()
-            .filter(|entry| entry.file_name() != LOCK_FILE)
+        let entries = descriptors::retry(|| std::fs::read_dir(path))?;
+        let mut entries = entries.collect::<io::Result<Vec<DirEntry>>>()?;
+        entries.retain(|entry| entry.file_name() != LOCK_FILE);
+        io::Result::Ok(entries)
     };
-    for entry in others() {
+    for entry in others().into_iter().flatten() {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         // What cannot be removed now is left to the next process.
         let _ = match is_dir {
@@ -147,7 +135,7 @@ pub(crate) fn remove(path: &Path) {
             false => std::fs::remove_file(entry.path()),
         };
     }
-    if others().next().is_none() {
+    if others().is_ok_and(|others| others.is_empty()) {
         let _ = std::fs::remove_file(path.join(LOCK_FILE));
         let _ = std::fs::remove_dir(path);
     }
@@ -155,7 +143,7 @@ pub(crate) fn remove(path: &Path) {
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
-    use std::sync::Condvar;
+    use std::sync::{Condvar, Mutex};
     use std::thread;
     use std::time::Duration;
 

@@ -2,20 +2,17 @@
 //! the process lives, so that the next one removes the directories of those that were killed.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, metadata, remove_dir, remove_file, rename};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::shutdown::{self, LOCK_FILE, end_private, remove};
-use crate::fs::try_lock;
+use crate::fs::{private_dirs, try_lock};
 use crate::{descriptors, fork};
 
 const PREFIX: &str = "torchcache-";
-
-/// How many directories are made, at most, until one has a lock that no other process takes.
-const MAX_ATTEMPTS: usize = 16;
 
 /// A temporary cache directory that only this user may enter, below the temporary directory of the
 /// system. It is removed when dropped and at the end of the process. If a signal ends the process, the
@@ -36,8 +33,8 @@ const MAX_ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub struct TempCache {
     path: PathBuf,
-    /// Locked while the process lives.
-    _lock: File,
+    /// Locked while the process lives. `None` where no lock can be had.
+    _lock: Option<File>,
 }
 
 impl TempCache {
@@ -56,30 +53,19 @@ impl TempCache {
     pub fn new_in(parent: &Path) -> io::Result<TempCache> {
         shutdown::register_exit_hook();
         let parent = parent.canonicalize()?;
-        for _ in 0..MAX_ATTEMPTS {
-            let dir = tempfile::Builder::new()
-                .prefix(PREFIX)
-                .permissions(Permissions::from_mode(0o700))
-                .tempdir_in(&parent)?;
-            let path = dir.path().join(LOCK_FILE);
-            let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600);
-            let lock = descriptors::retry(|| options.open(&path))?;
-            // A process that removes stale directories may have taken the lock first. Then the
-            // directory is about to be removed, and another one is needed. Without locks, none are removed.
-            let is_taken = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
-            if !is_taken && same_file(&lock, &path) {
-                let path = dir.keep();
-                shutdown::remove_at_exit(path.clone());
-                remove_stale(&parent, lock.metadata()?.uid());
-                return Ok(TempCache { path, _lock: lock });
-            }
-        }
-        Err(io::Error::other(format!(
-            "other processes took the lock of {MAX_ATTEMPTS} new directories in {}, one after the other; \
-             set another directory, for example by TMPDIR",
-            parent.display()
-        )))
+        let dir = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&parent)?;
+        let lock = lock(dir.path()).inspect_err(|_| {
+            // It is empty, and dropping it would need a descriptor.
+            let _ = remove_dir(dir.path());
+        })?;
+        let owner = metadata(dir.path())?.uid();
+        let path = dir.keep();
+        private_dirs::add(path.clone());
+        remove_stale(&parent, owner);
+        Ok(TempCache { path, _lock: lock })
     }
 
     /// The path of the directory.
@@ -91,22 +77,27 @@ impl TempCache {
 impl Drop for TempCache {
     fn drop(&mut self) {
         if !fork::is_forked() {
-            shutdown::cancel_removal(&self.path);
             end_private(std::slice::from_ref(&self.path), Instant::now());
         }
     }
 }
 
-fn same_file(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
+/// Makes the lock file. It gets its name once it is locked: other processes remove a directory whose lock file is not.
+/// Where no lock can be had, for whichever reason, it has none, and stays if the process is killed.
+fn lock(dir: &Path) -> io::Result<Option<File>> {
+    let unlocked = dir.join(format!("{LOCK_FILE}.new"));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let file = descriptors::retry(|| options.open(&unlocked))?;
+    match try_lock(&file) {
+        Ok(true) => rename(unlocked, dir.join(LOCK_FILE)).map(|()| Some(file)),
+        _ => remove_file(unlocked).map(|()| None),
     }
 }
 
 /// Removes the private directories of this user whose processes are dead.
 fn remove_stale(parent: &Path, uid: u32) {
-    let Ok(entries) = std::fs::read_dir(parent) else {
+    let Ok(entries) = descriptors::retry(|| std::fs::read_dir(parent)) else {
         return;
     };
     for entry in entries.flatten() {
@@ -130,10 +121,7 @@ fn is_private_name(name: &OsStr) -> bool {
 /// The lock of a directory, if it has one that no living process holds.
 fn stale_lock(dir: &Path) -> Option<File> {
     let mut options = OpenOptions::new();
-    let lock = options
-        .write(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(dir.join(LOCK_FILE))
-        .ok()?;
+    options.write(true).custom_flags(libc::O_NOFOLLOW);
+    let lock = descriptors::retry(|| options.open(dir.join(LOCK_FILE))).ok()?;
     matches!(try_lock(&lock), Ok(true)).then_some(lock)
 }

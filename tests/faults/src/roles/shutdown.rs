@@ -57,6 +57,7 @@ pub fn run(dir: &Path, args: &[String]) {
         // Each of them for a while; one after the other, for longer than this process may take.
         "disks-hang" => (0..10).for_each(|n| hang(&dir.join(n.to_string()), 2)),
         "disk-hangs" => hang(&dir.join("hangs"), 60),
+        "rows-keep-coming" | "exit-while-rows-come" => put_on(private.path()),
         _ => {}
     }
     std::mem::forget(private); // as if it were in a static
@@ -64,6 +65,10 @@ pub fn run(dir: &Path, args: &[String]) {
     match end.as_str() {
         "return" | "disks-hang" => {}
         "exit" => std::process::exit(7),
+        "exit-while-rows-come" => {
+            thread::sleep(PAUSE);
+            std::process::exit(7);
+        }
         "panic" => panic!("as asked"),
         "panic-elsewhere" => {
             let panicked = thread::spawn(|| panic!("as asked")).join();
@@ -90,6 +95,23 @@ pub fn run(dir: &Path, args: &[String]) {
         }
         _ => thread::sleep(Duration::from_secs(60)),
     }
+}
+
+/// Puts rows that are written to a private directory, until the process ends.
+fn put_on(private: &Path) {
+    let config = manual_flush()
+        .with_batch_delay(Duration::ZERO)
+        .with_queue_bytes(1 << 20);
+    let store = Store::open(private.join("hash"), config).unwrap();
+    for first in [1 << 32, 2 << 32] {
+        let store = store.clone();
+        thread::spawn(move || {
+            for n in 0.. {
+                store.put(batch(first + n * 30..first + n * 30 + 30, LEN));
+            }
+        });
+    }
+    std::mem::forget(store);
 }
 
 /// A store whose flusher makes no progress, as with a disk that does not answer. It is never dropped, as

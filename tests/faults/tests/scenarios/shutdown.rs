@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -98,6 +98,17 @@ const ENDS: &[End] = &[
     },
     End {
         name: "disks-hang",
+        ..RETURN
+    },
+    End {
+        name: "exit-while-rows-come",
+        how: How::Code(7),
+        ..RETURN
+    },
+    End {
+        name: "rows-keep-coming",
+        signals: &[Signal::TERM],
+        how: How::Signal(Signal::TERM),
         ..RETURN
     },
     End {
@@ -210,6 +221,10 @@ fn ends(end: &End) -> bool {
     });
     let status = status.expect("it ends");
     assert!(end.how.is(status), "it ended with {status}");
+    if end.keeps {
+        let left = private_dirs(root.path());
+        assert!(left.is_empty(), "{left:?} are left");
+    }
     removes_private_dirs(root.path());
     let store = Store::open(root.path(), manual_flush()).unwrap();
     if end.keeps {
@@ -224,12 +239,15 @@ fn ends(end: &End) -> bool {
 /// The private directory of a process that is gone is removed by the next one that makes one.
 fn removes_private_dirs(root: &Path) {
     let own = TempCache::new_in(root).unwrap();
-    let left = fs::read_dir(root).unwrap().flatten();
-    let left: Vec<_> = left
-        .map(|entry| entry.path())
-        .filter(|path| path != own.path() && path.to_string_lossy().contains("/torchcache-"))
-        .collect();
-    assert!(left.is_empty(), "{left:?} are left");
+    assert_eq!(private_dirs(root), [own.path()]);
+}
+
+fn private_dirs(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).unwrap().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths
+        .filter(|path| path.to_string_lossy().contains("/torchcache-"))
+        .collect()
 }
 
 /// A command that starts another one, if this machine supports it.
