@@ -16,7 +16,9 @@ use torchcache_faults::compaction::{
     acting_at, bytes_of_one, during_a_compaction, wait_within_whole_seconds,
 };
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::rows::{batch, count_right, expect_all, manual_flush, opened, put_flushed};
+use torchcache_faults::rows::{
+    batch, count_right, expect_all, expect_no_faults, manual_flush, opened, put_flushed,
+};
 use torchcache_faults::sim::{Locks, Sim};
 use torchcache_store::fs::{FileSystem, Os};
 use torchcache_store::segment::Footer;
@@ -238,10 +240,26 @@ fn a_compaction_whose_name_cannot_be_synced_is_finished_later() {
     seen("a compaction cannot be synced", 2);
 }
 
+/// As on NFS without a lock service.
+#[test]
+fn segments_are_compacted_where_no_lock_can_be_had() {
+    for errno in [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP] {
+        let no_locks = move |call: Call, _: &OsStr| match call {
+            Call::Lock => Fate::Fails(errno),
+            _ => Fate::Done,
+        };
+        let store = opened(Faulty::new(Sim::new(), no_locks), "/cache");
+        (0..16).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        assert!(store.stats().compacted_segments >= 8, "{errno}");
+        expect_no_faults(&store);
+        expect_all(&store, 0..16, LEN);
+    }
+}
+
 /// Other processes would count a result that is not locked next to its sources.
 #[test]
 fn a_compaction_whose_file_is_not_locked_is_put_off() {
-    for errno in [Errno::IO, Errno::NOLCK, Errno::INTR] {
+    for errno in [Errno::IO, Errno::INTR] {
         let (sim, refuses) = (Sim::new(), Arc::new(AtomicBool::new(true)));
         let decide = {
             let refuses = refuses.clone();

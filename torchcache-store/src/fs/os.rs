@@ -386,17 +386,19 @@ fn lock_by(
     }
 }
 
-/// Whether locks on a kind of file system may be local to a machine although its files are not. Those of NFS are
-/// not, unless it is mounted with `local_lock` or `nolock`.
+/// Whether locks on a kind of file system may be local to a machine although its files are not. Those of NFS and Lustre
+/// are not, unless they are mounted with `local_lock`, `nolock` or `localflock`.
 fn has_local_locks(kind: i64) -> bool {
     const V9FS: i64 = 0x0102_1997;
     const CIFS: i64 = 0xff53_4d42;
     const SMB2: i64 = 0xfe53_4d42;
     const SMB: i64 = 0x517b;
     const VBOXSF: i64 = 0x786f_4256;
+    // By default.
+    const BEEGFS: i64 = 0x1983_0326;
     // virtiofs too.
     const FUSE: i64 = 0x6573_5546;
-    [V9FS, CIFS, SMB2, SMB, VBOXSF, FUSE].contains(&kind)
+    [V9FS, CIFS, SMB2, SMB, VBOXSF, BEEGFS, FUSE].contains(&kind)
 }
 
 /// The number by which Linux tells kinds of file systems apart.

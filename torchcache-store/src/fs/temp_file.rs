@@ -72,18 +72,23 @@ impl TempFile {
         dir: Arc<dyn Directory>,
     ) -> io::Result<(TempFile, Box<dyn File>)> {
         let (temp, file) = TempFile::create_named(dir, REPLACEMENT_PREFIX, &new_name())?;
-        lock(&*file).map_err(|error| {
-            let what =
-                format!("a file that replaces segments cannot be locked, so they stay: {error}");
-            io::Error::new(error.kind(), what)
-        })?;
-        Ok((temp, file))
+        let refused = match file.try_lock() {
+            Ok(true) => return Ok((temp, file)),
+            // Another process that looks at the file has the lock for a moment.
+            Ok(false) => io::ErrorKind::WouldBlock.into(),
+            Err(error) if are_no_locks(&error) => return Ok((temp, file)),
+            Err(error) => error,
+        };
+        let what =
+            format!("a file that replaces segments cannot be locked, so they stay: {refused}");
+        Err(io::Error::new(refused.kind(), what))
     }
 
     /// Makes a file whose name is this one after a prefix.
     fn create_for(dir: Arc<dyn Directory>, unique: &str) -> io::Result<(TempFile, Box<dyn File>)> {
         let (mut temp, file) = TempFile::create_named(dir, PREFIX, unique)?;
-        if lock(&*file).is_err() {
+        // Others may see locks where this process has none, for example on the host of a virtual machine.
+        if !matches!(file.try_lock(), Ok(true)) {
             let unlocked = format!("{UNLOCKED_PREFIX}{unique}");
             temp.dir.rename(temp.name.as_ref(), unlocked.as_ref())?;
             (temp.name, temp.prefix) = (unlocked, UNLOCKED_PREFIX);
@@ -172,15 +177,9 @@ fn new_name() -> String {
     format!("{now:016x}-{process:x}-{random:016x}{SUFFIX}")
 }
 
-/// Locks a new file, which shows that its writer lives. Without locks, its age has to.
-fn lock(file: &dyn File) -> io::Result<()> {
-    match file.try_lock() {
-        Ok(true) => Ok(()),
-        // Another process that looks at the file has the lock for a moment.
-        Ok(false) => Err(io::ErrorKind::WouldBlock.into()),
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-        Err(error) => Err(error),
-    }
+/// Whether an error of taking a lock says that there are none. NFS without a lock service reports that none is left.
+fn are_no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
 }
 
 /// Writes a small file in place of one that may exist, which is removed first: where that succeeds and the renaming

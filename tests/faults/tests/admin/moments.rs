@@ -37,8 +37,8 @@ fn a_compaction_that_stalls_does_not_count_twice() {
     let (renamed, pruned) = (Counter::default(), Arc::new(Counter::default()));
     let decide = {
         let (sim, pruned) = (sim.clone(), pruned.clone());
-        move |call: Call, _: &_| {
-            if call == Call::Rename {
+        move |call: Call, name: &OsStr| {
+            if call == Call::Rename && is_segment(name) {
                 renamed.next();
             }
             // Eight segments, and then the one that they are compacted into: all nine are there.
@@ -160,8 +160,8 @@ fn a_compaction_under_way_does_not_count_twice() {
     let renamed = Counter::default();
     let decide = {
         let (is_merging, is_counted) = (is_merging.clone(), is_counted.clone());
-        move |call: Call, _: &_| {
-            if call == Call::Rename {
+        move |call: Call, name: &OsStr| {
+            if call == Call::Rename && is_segment(name) {
                 renamed.next();
             }
             // Eight segments, and then the one that they are compacted into: all nine are there.
@@ -353,7 +353,7 @@ fn repair_replaces_nothing_where_its_lock_is_refused() {
     let before = segments(&sim);
     let fs = Faulty::new(sim.clone(), |call: Call, name: &OsStr| {
         match call == Call::Lock && !is_segment(name) {
-            true => Fate::Fails(Errno::NOLCK),
+            true => Fate::Fails(Errno::IO),
             false => Fate::Done,
         }
     });
@@ -450,7 +450,10 @@ fn a_manifest_is_put_back_when_a_writer_comes_in_between() {
     let tried = Counter::default();
     let when = move |call: Call, _: &OsStr| call == Call::RemoveDir && tried.next() == 2;
     let (fs, happened) = before(&sim, when, |sim| {
-        sim.add(Path::new("/root/c/.tmp-1-new.tcs"), Vec::new());
+        sim.add(
+            Path::new("/root/c/.tmp-0000000000000001-1-0000000000000001.tcs"),
+            Vec::new(),
+        );
     });
     let cleared = clear(&only(fs), false).expect("it can be cleared");
     assert_eq!((cleared.directory_removed, happened.get()), (false, 1));
