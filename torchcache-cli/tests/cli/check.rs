@@ -7,8 +7,11 @@ use serde_json::json;
 use torchcache_store::schema::ElementKind;
 
 use crate::support::{
-    DAY, HOUR, corrupt_rows, cut, hash, json, manifest, root, segment, single, stdout,
+    DAY, HOUR, NEWER, corrupt_rows, cut, hash, json, manifest, root, segment, single, stdout,
 };
+
+/// The name of the segment that is cut short: one that torchcache gives.
+const CUT: &str = "ffffffffffffffff-1-c.tcs";
 
 /// A cache with an intact segment, one with two corrupt rows, and one that is cut short.
 fn corrupt_cache() -> tempfile::TempDir {
@@ -17,7 +20,7 @@ fn corrupt_cache() -> tempfile::TempDir {
     let schema = single(ElementKind::Float, &[25]).encode();
     segment(&dir, "a.tcs", &schema, 100, 0..50, HOUR);
     let corrupt = segment(&dir, "b.tcs", &schema, 100, 50..100, HOUR);
-    let short = segment(&dir, "c.tcs", &schema, 100, 100..150, HOUR);
+    let short = segment(&dir, CUT, &schema, 100, 100..150, HOUR);
     manifest(&dir, "m::Module", Vec::new(), DAY);
     corrupt_rows(&corrupt, 100, [3, 40]);
     cut(&short, 1000);
@@ -98,15 +101,15 @@ fn a_segment_of_a_newer_version_is_not_corrupt() {
     let root = root();
     fs::remove_dir_all(root.path().join(hash(2))).unwrap();
     let text = stdout(root.path(), &["check", ".", "--repair"], 0);
-    assert!(text.contains("b.tcs: not checked"), "{text}");
+    assert!(text.contains(&format!("{NEWER}: not checked")), "{text}");
     assert!(text.contains("intact: 1,840 rows"), "{text}");
-    assert!(root.path().join(hash(3)).join("b.tcs").exists());
+    assert!(root.path().join(hash(3)).join(NEWER).exists());
 }
 
 #[test]
 fn repair_skips_a_segment_written_within_the_last_minute() {
     let root = corrupt_cache();
-    let cut = root.path().join(hash(1)).join("c.tcs");
+    let cut = root.path().join(hash(1)).join(CUT);
     crate::support::set_read(&cut, 20);
     let done = json(root.path(), &["check", ".", "--repair"], 1);
     assert_eq!(done["caches"][0]["segments"][2]["repair"], json!("recent"));

@@ -254,6 +254,9 @@ pub(crate) fn backbone(version: &str, weights: &str) -> Vec<IdentityPart> {
 
 pub(crate) const BACKBONE: &str = "transfer_learning::models::backbone::FrozenBackbone";
 
+/// A segment of a newer version.
+pub(crate) const NEWER: &str = "18bd1c2f9a3e4d52-1-b.tcs";
+
 /// A root with five caches: two of one module, one of a function with several outputs and a segment of a
 /// newer version, one with a name of its own and no manifest, and an empty one.
 pub(crate) fn root() -> tempfile::TempDir {
@@ -298,7 +301,7 @@ pub(crate) fn root() -> tempfile::TempDir {
     };
     let bytes = schema.row_bytes().unwrap();
     segment(&dir, "a.tcs", &schema.encode(), bytes, 0..40, 20 * MINUTE);
-    let future = segment(&dir, "b.tcs", &schema.encode(), bytes, 40..50, 20 * MINUTE);
+    let future = segment(&dir, NEWER, &schema.encode(), bytes, 40..50, 20 * MINUTE);
     let mut changed = std::fs::read(&future).unwrap();
     changed[8] = 9;
     std::fs::write(&future, changed).unwrap();

@@ -370,7 +370,7 @@ mod tests {
         };
         file("by-manifest/manifest.json");
         file("by-segment/a.tcs");
-        file("unfinished/.tmp-1.tcs");
+        file("unfinished/.tmp-0000000000000001-1-0000000000000001.tcs");
         file("foreign/notes.txt");
         file("manifest.json");
         fs::create_dir(root.join("empty")).expect("it can be made");

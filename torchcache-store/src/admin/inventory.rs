@@ -9,9 +9,12 @@ use std::time::{Instant, SystemTime};
 use super::discover::{Cache, Found, Root, read_manifest, read_segments};
 use crate::clock;
 use crate::descriptors::are_exhausted;
+use crate::fs::Directory;
 use crate::fs::temp_file::is_locked;
 use crate::manifest;
-use crate::segment::{POLL_INTERVAL, SETTLE_TIMEOUT, claimed_rows, is_settled};
+use crate::segment::{
+    POLL_INTERVAL, SETTLE_TIMEOUT, SegmentError, claimed_rows, is_foreign, is_settled,
+};
 use crate::size::sum;
 
 /// All caches and segments of a listing.
@@ -130,7 +133,7 @@ impl Inventory {
         let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
         let mut names = HashSet::new();
-        for (name, found) in read_segments(&*dir, |_| {}, |name, _| claimed_rows(&*dir, name))? {
+        for (name, found) in read_segments(&*dir, |_| {}, |name, _| rows(&*dir, name))? {
             // Without the time of a segment, nothing of its cache is removed.
             let Found { file, contents } = found?;
             names.insert(name.clone());
@@ -183,6 +186,15 @@ impl Inventory {
 /// Skips a directory that cannot be read, unless no descriptor is left: that says nothing about it.
 fn skip(skipped: &mut Vec<(PathBuf, String)>, path: PathBuf, error: io::Error) -> io::Result<()> {
     if are_exhausted(&error) {
+/// How many rows a segment claims to have.
+fn rows(dir: &dyn Directory, name: &str) -> Result<u64, SegmentError> {
+    let rows = claimed_rows(dir, name)?;
+    match is_foreign(dir, name)? {
+        true => Err(SegmentError::Foreign),
+        false => Ok(rows),
+    }
+}
+
         return Err(error);
     }
     skipped.push((path, error.to_string()));

@@ -29,9 +29,13 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 /// The same if there are no locks. Also how far the clock of a file server may be ahead.
 const STALE_AFTER_UNLOCKABLE: Duration = Duration::from_secs(3600);
 
-/// Whether a file name is that of a temporary file.
+/// Whether a file name is that of a temporary file. Other names that begin so may be of another program.
 pub(crate) fn is_temp(name: &str) -> bool {
-    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+    let prefixes = [PREFIX, UNLOCKED_PREFIX, REPLACEMENT_PREFIX];
+    let mut unique = prefixes
+        .iter()
+        .filter_map(|prefix| name.strip_prefix(prefix));
+    unique.any(is_unique)
 }
 
 /// Whether a file name is that of a [replacement](TempFile::create_replacement).

@@ -23,8 +23,7 @@ pub enum SegmentError {
     PermissionRejected(String),
     /// The file belongs to another program.
     #[error(
-        "it is a file of another program: neither its name nor its first and last bytes are those of a segment; \
-         it is left alone"
+        "it is a file of another program: torchcache gives no such name, and it is no whole segment; it is left alone"
     )]
     Foreign,
     /// A newer torchcache wrote the file.

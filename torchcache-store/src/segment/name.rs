@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::format::{END_MAGIC, MAGIC};
+use super::ends::Ends;
+use super::error::SegmentError;
 use crate::fs::temp_file::{SUFFIX, is_replacement, is_unique};
-use crate::fs::{Directory, file_names, read_exact};
+use crate::fs::{Directory, file_names};
 
 /// How often a directory is listed, at most, while it changes.
 pub(crate) const MAX_LISTINGS: usize = 64;
@@ -41,20 +42,18 @@ pub(crate) fn is_segment(name: &str) -> bool {
 }
 
 /// Whether a file that [`visit_with_replacements`] lists belongs to another program: torchcache gives no such name, and
-/// neither end of the file is that of a segment.
+/// the file is no whole segment: its header, its trailer or the checksum of its footer is wrong.
 pub(crate) fn is_foreign(dir: &dyn Directory, name: &str) -> io::Result<bool> {
     if is_unique(name) || is_replacement(name) {
         return Ok(false);
     }
     let file = dir.open(name.as_ref())?;
-    let mut end = [0; MAGIC.len()];
-    let Some(end_offset) = file.metadata()?.len.checked_sub(end.len() as u64) else {
-        return Ok(true);
-    };
-    let mut begin = end;
-    read_exact(&*file, &mut begin, 0)?;
-    read_exact(&*file, &mut end, end_offset)?;
-    Ok(begin != MAGIC && end != END_MAGIC)
+    let ends = Ends::read(&*file, file.metadata()?.len);
+    match ends.and_then(|ends| ends.check_in_pieces(&*file)) {
+        Ok(()) => Ok(false),
+        Err(SegmentError::Io(error)) => Err(error),
+        Err(_) => Ok(true),
+    }
 }
 
 /// The names of all segments in a directory, in no particular order.

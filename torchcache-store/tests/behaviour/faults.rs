@@ -208,12 +208,16 @@ fn opening_removes_only_stale_temporary_files() {
         let time = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
         file.set_modified(time).expect("the time can be set");
     };
-    age(".tmp-0001-2-0003.tcs", 2);
-    age(".tmp-0004-5-0006.tcs", 0);
-    age(".tmp-foreign", 2);
+    age(".tmp-0000000000000001-1-0000000000000001.tcs", 2);
+    age(".tmp-0000000000000004-1-0000000000000004.tcs", 0);
+    age(".tmp-foreign.tcs", 2);
     // One whose writer lives, but has not written for long: its lock shows that.
     let writer = SegmentWriter::create(dir.path()).expect("it can be made");
-    let known = ["0003.tcs", "0006.tcs", "foreign"];
+    let known = [
+        "-0000000000000001.tcs",
+        "-0000000000000004.tcs",
+        "foreign.tcs",
+    ];
     let is_new = |path: &PathBuf| {
         !known
             .iter()
@@ -225,8 +229,9 @@ fn opening_removes_only_stale_temporary_files() {
     age(name.expect("a name"), 2);
     Store::open(dir.path(), manual_flush()).expect("it opens");
     let mut left = [
-        dir.path().join(".tmp-0004-5-0006.tcs"),
-        dir.path().join(".tmp-foreign"),
+        dir.path()
+            .join(".tmp-0000000000000004-1-0000000000000004.tcs"),
+        dir.path().join(".tmp-foreign.tcs"),
         of_the_writer.clone(),
     ];
     left.sort();

@@ -156,7 +156,7 @@ fn odd_times(seed: u64) {
         set.unwrap();
     }
     // A temporary file from the future, and one from a moment ago.
-    let temps = [".tmp-1-2-3.tcs", ".tmp-4-5-6.tcs"].map(|name| dir.join(name));
+    let temps = [1, 4].map(|n| dir.join(format!(".tmp-{n:016x}-1-{n:016x}.tcs")));
     for (path, age) in temps.iter().zip([-365 * 86_400i64, 0]) {
         let time = SystemTime::now() + Duration::from_secs(age.unsigned_abs());
         let made = fs::File::create(path).and_then(|file| file.set_modified(time));

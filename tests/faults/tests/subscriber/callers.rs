@@ -53,7 +53,7 @@ pub(crate) fn fill_with_bad_segments(dir: &Path) {
     future[8] = VERSION as u8 + 1;
     for (name, bytes) in [
         ("0000000000000001-1-1.tcs", &[7; 100][..]),
-        ("future.tcs", &future),
+        ("0000000000000004-1-4.tcs", &future),
         ("open.tcs", &sound),
         ("0000000000000002-1-2.tcs", &[7; 10]),
     ] {

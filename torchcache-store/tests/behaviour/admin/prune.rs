@@ -184,7 +184,7 @@ fn a_dry_run_counts_stale_temporary_files() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let dir = temp.path().join("cache");
     segment(&dir, &keys(0..3), 9);
-    let left = dir.join(".tmp-1-dead.tcs");
+    let left = dir.join(".tmp-0000000000000001-1-0000000000000001.tcs");
     fs::write(&left, b"half").expect("it can be written");
     super::set_read(&left, 2);
     for dry in [true, false] {

@@ -189,9 +189,9 @@ fn repair_removes_only_stale_temporary_files() {
     let dir = temp.path();
     segment(dir, &keys(0..3), 0);
     let (dead, young, locked) = (
-        dir.join(".tmp-1-dead.tcs"),
-        dir.join(".tmp-2-young.tcs"),
-        dir.join(".tmp-3-locked.tcs"),
+        dir.join(".tmp-0000000000000001-1-0000000000000001.tcs"),
+        dir.join(".tmp-0000000000000002-1-0000000000000002.tcs"),
+        dir.join(".tmp-0000000000000003-1-0000000000000003.tcs"),
     );
     for path in [&dead, &young, &locked] {
         fs::write(path, b"half").expect("it can be written");
@@ -201,9 +201,15 @@ fn repair_removes_only_stale_temporary_files() {
     let lock = fs::File::open(&locked).expect("it is there");
     lock.try_lock().expect("it is not locked");
     let report = checked(dir);
-    assert_eq!(report.stale_files, [".tmp-1-dead.tcs"]);
+    assert_eq!(
+        report.stale_files,
+        [".tmp-0000000000000001-1-0000000000000001.tcs"]
+    );
     assert!(report.is_intact(), "a temporary file is no damage");
-    assert_eq!(repair(&report).stale_files, [".tmp-1-dead.tcs"]);
+    assert_eq!(
+        repair(&report).stale_files,
+        [".tmp-0000000000000001-1-0000000000000001.tcs"]
+    );
     assert!(!dead.exists() && young.exists() && locked.exists());
 }
 
@@ -223,6 +229,8 @@ fn files_that_only_end_like_a_segment_stay() {
     let foreign = || {
         [
             file("begun.tcs", b"\x89TCSEG\r"),
+            file("copied.tcs", &overwritten),
+            file("cut.tcs", &intact[..20]),
             file("empty.tcs", b""),
             file("header.tcs", &[&[0; 100][..], b"and data"].concat()),
             file("machine.tcs", b"a machine's description"),
@@ -235,12 +243,12 @@ fn files_that_only_end_like_a_segment_stay() {
         let stay = others.iter().all(|path| path.exists());
         assert!(stay, "{:?}", segments(&dir));
     };
-    // Ours by an end of their content, or by a name that only torchcache gives.
-    let names = [1, 2].map(|n| format!("18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a84{n}.tcs"));
+    // Ours by a name that only torchcache gives.
+    let names = [1, 2, 3, 4].map(|n| format!("18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a84{n}.tcs"));
     let ours = || {
         [
-            file("cut.tcs", &intact[..20]),
-            file("copied.tcs", &overwritten),
+            file(&names[2], &intact[..20]),
+            file(&names[3], &overwritten),
             file(&names[0], b"a name of ours, and overwritten"),
             file(&names[1], b""),
         ]

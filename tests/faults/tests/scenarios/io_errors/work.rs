@@ -46,7 +46,7 @@ impl Before {
         let segments = sim.files(DIR.as_ref());
         assert_eq!(segments.len(), 2, "both wrote them");
         sim.damage(&segments[0], |bytes| bytes[16] ^= 1); // in the first record
-        let left = ".tmp-left-by-a-killed-one.tcs";
+        let left = ".tmp-0000000000000001-1-0000000000000001.tcs";
         sim.add(&Path::new(DIR).join(left), vec![0; 100]);
         let dir = sim.open_dir(DIR.as_ref(), false).unwrap();
         let file = dir.open(left.as_ref()).unwrap();
