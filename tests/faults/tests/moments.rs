@@ -321,6 +321,30 @@ fn a_segment_that_was_seen_half_copied_is_read_later() {
     }
 }
 
+/// It is not the first to be removed while it pauses.
+#[test]
+fn a_copy_under_way_is_not_removed_for_other_rows() {
+    for eviction in [Eviction::LeastRecentlyRead, Eviction::Never] {
+        for name in ["copy.tcs", "0123456789abcdef-1-0123456789abcdef.tcs"] {
+            let sim = Sim::new();
+            put_flushed(&opened(sim.clone(), "/from"), 0..5, LEN);
+            let whole = sim.bytes(&sim.files(Path::new("/from"))[0]);
+            let store = small(sim.clone(), eviction);
+            let copy = Path::new("/cache").join(name);
+            sim.add(&copy, whole[..whole.len() / 2].to_vec());
+            store.refresh();
+            put_flushed(&store, 100..1000, LEN);
+            let mut files = sim.files(Path::new("/cache"));
+            files.retain(|file| *file != copy);
+            let bytes: usize = files.iter().map(|it| sim.bytes(it).len()).sum();
+            assert!(bytes as u64 <= store.config().max_bytes, "{bytes} bytes");
+            sim.overwrite(&copy, whole);
+            store.refresh();
+            expect_all(&store, 0..5, LEN);
+        }
+    }
+}
+
 /// The same where times are whole seconds, for a copy that had its full length from the start.
 #[test]
 fn a_half_copied_segment_is_read_later_if_its_length_stays() {

@@ -107,7 +107,7 @@ impl Skipped {
     }
 
     /// Whether it may be a copy under way.
-    fn is_recent(&self) -> bool {
+    pub(crate) fn is_recent(&self) -> bool {
         !self.is_unopened() && self.modified.is_none_or(is_recent)
     }
 

@@ -81,11 +81,11 @@ pub(crate) fn room(engine: &Engine) -> u64 {
     catalog.refresh_size(); // other processes fill the directory as well
     let mut scan = catalog.scan();
     catalog.refresh_locks(&mut scan);
-    let unopened = scan
-        .skipped
-        .values()
-        .filter(|file| file.is_unopened() && !file.is_left_alone());
-    let kept = sum(unopened.map(|file| file.bytes).chain([live(catalog)]));
+    let skipped = scan.skipped.values();
+    let kept = skipped
+        .filter(|file| !file.is_left_alone() && (file.is_unopened() || file.is_recent()))
+        .map(|file| file.bytes);
+    let kept = sum(kept.chain([live(catalog)]));
     let room = config.max_bytes.saturating_sub(kept);
     match room < config.max_bytes / 100 {
         true => 0,
@@ -261,6 +261,7 @@ pub(crate) fn evict_named(catalog: &Catalog, names: &HashSet<&str>) -> u64 {
     let skipped = scan.skipped.extract_if(|name, file| {
         names.contains(name.as_str())
             && !file.is_left_alone()
+            && !file.is_recent()
             && catalog.remove(&*dir, &mut scan.unremovable, name)
     });
     let live = segments.iter().map(|segment| segment.bytes);
@@ -279,9 +280,10 @@ fn detach_evicted(catalog: &Catalog, scan: &mut Scan, segments: &[Arc<LiveSegmen
 fn remove_skipped(catalog: &Catalog, dir: &dyn Directory, scan: &mut Scan, excess: &mut u64) {
     scan.skipped.retain(|name, file| {
         progress::note();
-        // One that changed may be sound by now.
+        // One that changed may be sound by now, and a copy under way will be.
         let is_removed = *excess > 0
             && !file.is_left_alone()
+            && !file.is_recent()
             && file.is_unchanged(dir, name)
             && catalog.remove(dir, &mut scan.unremovable, name);
         if is_removed {

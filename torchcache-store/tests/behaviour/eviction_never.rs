@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::common::{batch, count_right, key, keys, manual_flush, segments};
 use crate::limits::{LEN, bytes, put_each, tight};
@@ -100,6 +100,10 @@ fn unreadable_segments_stay_while_there_is_room() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("0123456789abcdef-1-0123456789abcdef.tcs");
         fs::write(&path, vec![0; junk]).expect("it can be written");
+        // No copy under way.
+        let file = fs::File::options().write(true).open(&path);
+        let aged = file.and_then(|file| file.set_modified(UNIX_EPOCH));
+        aged.expect("its time can be set");
         let store = Store::open(dir.path(), keeping(100_000)).expect("it opens");
         put_each(&store, 0..room);
         assert!(path.exists(), "there is room next to {junk} bytes");

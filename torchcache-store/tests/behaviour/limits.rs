@@ -202,6 +202,10 @@ fn unreadable_segments_are_evicted_first_newer_ones_never() {
     future[8] = torchcache_store::segment::VERSION as u8 + 1;
     fs::write(&paths[0], future).expect("it can be written");
     fs::write(&paths[3], vec![0; 9_000]).expect("it can be written");
+    // No copy under way.
+    let file = fs::File::options().write(true).open(&paths[3]);
+    let aged = file.and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
+    aged.expect("its time can be set");
     let store = Store::open(dir.path(), tight(2 * 9_500)).expect("it opens");
     store.flush().expect("eviction is waited for");
     assert_eq!(segments(dir.path()), paths[..3]);
