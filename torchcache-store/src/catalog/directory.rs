@@ -29,8 +29,12 @@ pub(crate) fn checked(dir: Arc<dyn Directory>) -> io::Result<Arc<dyn Directory>>
 pub(crate) fn probe(fs: &dyn FileSystem, path: &Path) -> Result<Option<io::Error>, StoreError> {
     let probe = || {
         let dir = open(fs, path, true)?;
-        let Err(error) = SegmentWriter::try_in(dir.clone()) else {
-            return Ok(None);
+        let error = match SegmentWriter::try_in(dir.clone()) {
+            Ok(file) => {
+                permissions::check_new_file(&file, &dir.metadata()?)?;
+                return Ok(None);
+            }
+            Err(error) => error,
         };
         let is_read_only = matches!(
             error.kind(),

@@ -67,14 +67,16 @@ impl User {
 /// # Errors
 /// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
 pub(crate) fn check_directory(dir: &dyn Directory) -> io::Result<()> {
+/// What to do where all users may write.
+const WRITABLE_BY_ALL: &str = "all users may write to it and could forge rows; run `chmod -R o-w` on it, or, if that \
+     changes nothing since the mount has one mode for all files, mount it with `umask=022`, on SMB with \
+     `dir_mode=0755,file_mode=0644`, in WSL with `metadata`";
+
     let user = User::current();
     let metadata = dir.metadata()?;
     let (owner, group) = (metadata.owner, metadata.group);
     let why = if metadata.mode & WRITE_OTHERS != 0 {
-        "all users may write to it and could forge rows; run `chmod -R o-w` on it, or, if that changes \
-         nothing since the mount has one mode for all files, mount it with `umask=022`, on SMB with \
-         `dir_mode=0755,file_mode=0644`, in WSL with `metadata`"
-            .to_owned()
+        WRITABLE_BY_ALL.to_owned()
     } else if user.accepts_owner(owner) {
         return Ok(());
     } else if !user.shares(&metadata) {
@@ -116,6 +118,20 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
     let user = geteuid();
     dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
 }
+/// Checks that a file that this process made may be read when the directory is opened again. On some mounts, files have
+/// another mode or owner than directories.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
+pub(crate) fn check_new_file(file: &Metadata, dir: &Metadata) -> io::Result<()> {
+    let why = match check_file(file, dir) {
+        Ok(()) => return Ok(()),
+        Err(_) if file.mode & WRITE_OTHERS != 0 => WRITABLE_BY_ALL.to_owned(),
+        Err(why) => format!("a new file in it cannot be used: {why}"),
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
 
 /// Whether only the user of this process may write to a file or directory with this owner and mode; and
 /// root.

@@ -12,7 +12,7 @@ use super::format::{
     RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
 };
 use crate::fs::temp_file::TempFile;
-use crate::fs::{Directory, File, FileSystem, Os};
+use crate::fs::{Directory, File, FileSystem, Metadata, Os};
 use crate::key::Key;
 use crate::progress;
 
@@ -74,11 +74,13 @@ impl SegmentWriter {
         })
     }
 
-    /// Checks that a file can be created and written in a directory.
-    pub(crate) fn try_in(dir: Arc<dyn Directory>) -> io::Result<()> {
+    /// Checks that a file can be created and written in a directory. Returns what its metadata was.
+    pub(crate) fn try_in(dir: Arc<dyn Directory>) -> io::Result<Metadata> {
         let (temp, mut file) = TempFile::create(dir)?;
         file.write_all(&header(VERSION))?;
-        temp.remove()
+        let metadata = file.metadata()?;
+        temp.remove()?;
+        Ok(metadata)
     }
 
     /// The size that the file has if it is finished now.

@@ -44,6 +44,8 @@ pub(super) struct Medium {
     pub(super) locks: Locks,
     /// The one mode of all files and directories.
     pub(super) mode: Option<u32>,
+    /// That of all files, if it is another one.
+    pub(super) file_mode: Option<u32>,
 }
 
 /// The number of a directory, from 1 on.

@@ -72,6 +72,11 @@ impl Sim {
         self.medium().mode = Some(mode);
     }
 
+    /// Gives all files another mode than the directories have, as some mounts do.
+    pub fn set_file_mode(&self, mode: u32) {
+        self.medium().file_mode = Some(mode);
+    }
+
     /// Cuts the power. Each name that changed since its directory was synced means any of the
     /// things that it meant since then; each page that was not synced holds what was written, or
     /// zeros, or anything, or is not there. Whatever was open is closed.
@@ -271,7 +276,10 @@ fn metadata(medium: &Medium, len: usize, modified: SystemTime, is_file: bool) ->
         is_file,
         owner: geteuid().as_raw(),
         group: getegid().as_raw(),
-        mode: medium.mode.unwrap_or(if is_file { 0o644 } else { 0o755 }),
+        mode: match is_file {
+            true => medium.file_mode.or(medium.mode).unwrap_or(0o644),
+            false => medium.mode.unwrap_or(0o755),
+        },
     }
 }
 

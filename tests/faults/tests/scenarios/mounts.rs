@@ -68,20 +68,32 @@ fn paused(locks: Locks, is_kept: bool) {
     }
 }
 
+/// Opening fails, with advice for mounts.
+#[track_caller]
+fn refused(sim: &Sim) {
+    match Store::open_on(Arc::new(sim.clone()), "/cache", manual_flush()) {
+        Err(StoreError::Directory { source, .. }) => {
+            let text = source.to_string();
+            for advice in ["`chmod -R o-w`", "`umask=022`", "`dir_mode=0755", "WSL"] {
+                assert!(text.contains(advice), "{text}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_mount_with_one_mode_for_all_files_says_what_to_do() {
     for mode in [0o777, 0o757, 0o1777] {
         let sim = Sim::new();
         sim.set_mode(mode);
-        match Store::open_on(Arc::new(sim), "/cache", manual_flush()) {
-            Err(StoreError::Directory { source, .. }) => {
-                let text = source.to_string();
-                for advice in ["`chmod -R o-w`", "`umask=022`", "`dir_mode=0755", "WSL"] {
-                    assert!(text.contains(advice), "{text}");
-                }
-            }
-            other => panic!("{mode:o}: {other:?}"),
-        }
+        refused(&sim);
+        // Of the files alone: what is written would not be read again, but stay.
+        let sim = Sim::new();
+        put_flushed(&opened(sim.clone(), "/cache"), 0..5, LEN);
+        sim.set_file_mode(mode & 0o777);
+        refused(&sim);
+        assert_eq!(sim.files("/cache".as_ref()).len(), 1, "nothing is added");
     }
     // As it is with these options.
     let sim = Sim::new();
