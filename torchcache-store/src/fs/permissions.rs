@@ -48,11 +48,16 @@ impl User {
     }
 
     /// Whether any user may have put another user's directory in its place: one of those above it is open to all
-    /// users, and none in between belongs to this user or root.
+    /// users or to the primary group of this one, which all may have, and none in between belongs to this user or root.
     fn may_be_planted(&self, dir: &dyn Directory) -> bool {
         for depth in 1..MAX_DEPTH {
             match dir.stat("../".repeat(depth).as_ref()) {
                 Ok(above) if above.mode & WRITE_OTHERS != 0 => return true,
+                Ok(above)
+                    if above.mode & WRITE_GROUP != 0 && above.group == self.group.as_raw() =>
+                {
+                    return true;
+                }
                 Ok(above) if !self.accepts_owner(above.owner) => {}
                 Ok(_) => return false,
                 Err(_) => return true,
@@ -62,16 +67,16 @@ impl User {
     }
 }
 
-/// Checks whether a directory may hold a cache.
-///
-/// # Errors
-/// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
-pub(crate) fn check_directory(dir: &dyn Directory) -> io::Result<()> {
 /// What to do where all users may write.
 const WRITABLE_BY_ALL: &str = "all users may write to it and could forge rows; run `chmod -R o-w` on it, or, if that \
      changes nothing since the mount has one mode for all files, mount it with `umask=022`, on SMB with \
      `dir_mode=0755,file_mode=0644`, in WSL with `metadata`";
 
+/// Checks whether a directory may hold a cache.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] with the reason and the fix.
+pub(crate) fn check_directory(dir: &dyn Directory) -> io::Result<()> {
     let user = User::current();
     let metadata = dir.metadata()?;
     let (owner, group) = (metadata.owner, metadata.group);
@@ -88,7 +93,7 @@ const WRITABLE_BY_ALL: &str = "all users may write to it and could forge rows; r
     } else if group == user.group.as_raw() && user.may_be_planted(dir) {
         format!(
             "it belongs to user {owner}, who shares it only with the primary group {group} of this \
-             process, below a directory that all users may write to: any user may have made it; run \
+             process, below a directory that all users or this group may write to: any user may have made it; run \
              `chgrp -R` with a group for sharing on it, or move it"
         )
     } else {
@@ -113,11 +118,6 @@ pub(crate) fn check_file(file: &Metadata, dir: &Metadata) -> Result<(), String> 
     Err(format!("it belongs to user {}", file.owner))
 }
 
-/// Whether this process may remove a file of a directory that it may write to.
-pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
-    let user = geteuid();
-    dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
-}
 /// Checks that a file that this process made may be read when the directory is opened again. On some mounts, files have
 /// another mode or owner than directories.
 ///
@@ -132,6 +132,11 @@ pub(crate) fn check_new_file(file: &Metadata, dir: &Metadata) -> io::Result<()> 
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
+/// Whether this process may remove a file of a directory that it may write to.
+pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
+    let user = geteuid();
+    dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
+}
 
 /// Whether only the user of this process may write to a file or directory with this owner and mode; and
 /// root.

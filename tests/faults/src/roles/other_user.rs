@@ -13,13 +13,16 @@ use crate::sys::become_user;
 pub const LEN: usize = 64;
 
 /// Directories that another user shares with this one's primary group, below one that all users may write to, and
-/// whether they are accepted: root or the user itself made those.
-pub const PLACES: [(&str, bool); 5] = [
+/// whether they are accepted: the user itself made one above them, and the group may write to none from there on.
+pub const PLACES: [(&str, bool); 8] = [
     ("cache", false),
     ("theirs/cache", false),
     ("theirs/further/cache", false),
     ("own/cache", true),
-    ("own/theirs/cache", true),
+    ("own/theirs/cache", false),
+    ("own/theirs, closed/cache", true),
+    ("own, shared/cache", false),
+    ("of root, shared/cache", false),
 ];
 
 /// The rows of planted segments.

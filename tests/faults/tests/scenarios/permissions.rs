@@ -60,13 +60,15 @@ fn shared_with_primary_group(open: &Path) {
         let store = Store::open(&dir, manual_flush()).unwrap();
         put_flushed(&store, PLANTED, LEN);
         for path in dir.ancestors().take_while(|path| *path != open) {
-            let owner = if path.ends_with("own") {
-                NOBODY
-            } else {
-                OTHER_USER
+            let (owner, mode) = match path.file_name().and_then(OsStr::to_str) {
+                Some("own") => (NOBODY, 0o755),
+                Some("theirs, closed") => (OTHER_USER, 0o755),
+                Some("own, shared") => (NOBODY, 0o775),
+                Some("of root, shared") => (0, 0o775),
+                _ => (OTHER_USER, 0o775),
             };
             chown(path, Some(owner), Some(NOBODY)).unwrap();
-            set_mode(path, 0o775);
+            set_mode(path, mode);
         }
     }
     set_mode(open, 0o1777);
