@@ -1,6 +1,7 @@
 //! Removes whole caches. Rows that a running process adds meanwhile stay: a directory is removed only
 //! when it is empty, and the next writer creates it again.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,6 +93,7 @@ pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
     let stale = stale_names(dir, |_, error| Err(error))?;
     for entry in dir.list()? {
         let is_ours = match entry.name.to_str() {
+    let stale: HashSet<String> = stale.into_iter().collect();
             _ if is_manifest(&entry) => {
                 let read = RemovedManifest::read(dir);
                 read.err()
@@ -101,7 +103,7 @@ pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
                 Err(error) if error.kind() == ErrorKind::NotFound => true,
                 is_foreign => !is_foreign?,
             },
-            Some(name) => is_replacement(name) || stale.iter().any(|it| it == name),
+            Some(name) => is_replacement(name) || stale.contains(name),
             None => false,
         };
         if !is_ours {

@@ -1,6 +1,7 @@
 //! The rows of a cache at one moment. The segments are held open, so that they can be read to the end
 //! although other processes compact, evict or clear meanwhile.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::discover::{Cache, open, read_segments};
@@ -79,11 +80,11 @@ impl CacheRows {
             }
         }
         rows.groups = totals.into_groups();
-        let index_of = |group: &RowGroup| {
-            let is_same =
-                |it: &RowGroupSummary| it.schema == group.schema && it.row_bytes == group.raw_len;
-            rows.groups.iter().position(is_same)
-        };
+        let groups = rows.groups.iter().enumerate();
+        let indices: HashMap<_, usize> = groups
+            .map(|(index, group)| ((&*group.schema, group.row_bytes), index))
+            .collect();
+        let index_of = |group: &RowGroup| indices.get(&(&*group.schema, group.raw_len)).copied();
         for open in &mut rows.open {
             open.groups = open.reader.groups().iter().map(index_of).collect();
         }
