@@ -50,6 +50,8 @@ pub(super) struct SegmentEntry {
     pub(super) modified: SystemTime,
     /// `modified` in nanoseconds since 1970, but not in the future.
     pub(super) last_read: u64,
+    /// It was to be removed, and could not be.
+    pub(super) is_unremovable: bool,
 }
 
 impl Inventory {
@@ -156,6 +158,7 @@ impl Inventory {
                 rows,
                 modified: file.modified,
                 last_read,
+                is_unremovable: false,
             });
         }
         let written = dir.stat(manifest::FILE.as_ref()).ok();
@@ -183,9 +186,6 @@ impl Inventory {
     }
 }
 
-/// Skips a directory that cannot be read, unless no descriptor is left: that says nothing about it.
-fn skip(skipped: &mut Vec<(PathBuf, String)>, path: PathBuf, error: io::Error) -> io::Result<()> {
-    if are_exhausted(&error) {
 /// How many rows a segment claims to have.
 fn rows(dir: &dyn Directory, name: &str) -> Result<u64, SegmentError> {
     let rows = claimed_rows(dir, name)?;
@@ -195,6 +195,9 @@ fn rows(dir: &dyn Directory, name: &str) -> Result<u64, SegmentError> {
     }
 }
 
+/// Skips a directory that cannot be read, unless no descriptor is left: that says nothing about it.
+fn skip(skipped: &mut Vec<(PathBuf, String)>, path: PathBuf, error: io::Error) -> io::Result<()> {
+    if are_exhausted(&error) {
         return Err(error);
     }
     skipped.push((path, error.to_string()));

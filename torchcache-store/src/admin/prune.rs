@@ -186,7 +186,18 @@ impl<'r> PrunePlan<'r> {
     ) -> bool {
         report.skipped = self.skipped;
         report.failed.clear();
-        let changed = self.inventory.remove(self.removal, pruned, report);
+        let (mut removal, mut changed) = (self.removal, false);
+        loop {
+            let removed = self.inventory.remove(removal, pruned, report);
+            changed |= removed.changed;
+            match self.keep {
+                // Others are removed in their place.
+                Keep::MaxBytes(_) if removed.failed_bytes > 0 => {
+                    removal = self.inventory.choose(self.keep, removed.failed_bytes);
+                }
+                _ => break,
+            }
+        }
         report.remaining_bytes = self.inventory.bytes();
         changed
     }
@@ -204,8 +215,10 @@ impl Inventory {
         };
         let is_removed = |segment: &mut SegmentEntry| match keep {
             Keep::MaxBytes(_) => {
-                let is_removed = excess > 0;
-                excess = excess.saturating_sub(segment.bytes);
+                let is_removed = excess > 0 && !segment.is_unremovable;
+                if is_removed {
+                    excess = excess.saturating_sub(segment.bytes);
+                }
                 is_removed
             }
             Keep::ReadWithin(_) => segment.last_read < oldest,
@@ -239,17 +252,17 @@ impl Inventory {
         others.collect()
     }
 
-    /// Carries out a removal. Returns whether a segment vanished, was read, or came to a cache that lost some.
+    /// Carries out a removal.
     fn remove(
         &mut self,
         removal: Removal,
         pruned: &mut BTreeMap<PathBuf, PrunedCache>,
         report: &mut PruneReport,
-    ) -> bool {
-        let mut changed = false;
+    ) -> Removed {
+        let (mut changed, mut failed_bytes) = (false, 0);
         let mut emptied = removal.emptied;
         let mut touched: HashSet<usize> = emptied.clone();
-        for segment in removal.segments {
+        for mut segment in removal.segments {
             let entry = &self.caches[segment.cache];
             // Opened again, since there may be more caches than descriptors.
             let removed = entry.cache.open().and_then(|dir| {
@@ -276,6 +289,8 @@ impl Inventory {
                     let path = entry.cache.path().join(&segment.name);
                     report.failed.push((path, error));
                     emptied.remove(&segment.cache);
+                    failed_bytes += segment.bytes;
+                    segment.is_unremovable = true;
                     self.segments.push(segment);
                 }
             }
@@ -304,7 +319,10 @@ impl Inventory {
                 Err(error) => report.failed.push((entry.cache.path().to_owned(), error)),
             }
         }
-        changed
+        Removed {
+            changed,
+            failed_bytes,
+        }
     }
 }
 
@@ -329,6 +347,14 @@ struct Removal {
     segments: Vec<SegmentEntry>,
     /// The indices of the caches that have no segments then.
     emptied: HashSet<usize>,
+}
+
+/// What became of a removal.
+struct Removed {
+    /// A segment vanished, was read, or came to a cache that lost some.
+    changed: bool,
+    /// The bytes of the segments that could not be removed.
+    failed_bytes: u64,
 }
 
 /// The time in nanoseconds since 1970 before which everything is removed.

@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -17,6 +18,7 @@ use torchcache_faults::process::{NOBODY, unprivileged};
 use torchcache_faults::roles::shared_dir::{LEN, OTHERS, Shared, files};
 use torchcache_faults::rows::{count_right, expect_all, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
+use torchcache_store::admin::{Keep, Root, prune};
 use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Eviction, Store};
 
@@ -72,6 +74,25 @@ fn closed(
 fn bytes(sim: &Sim) -> u64 {
     let files = sim.files(Path::new("/cache"));
     files.iter().map(|file| sim.bytes(file).len() as u64).sum()
+}
+
+#[test]
+fn others_are_pruned_for_files_that_cannot_be_removed() {
+    for errno in [Errno::PERM, Errno::ACCESS, Errno::BUSY] {
+        let (sim, names) = of_another_user();
+        let store = Store::open_on(Arc::new(sim.clone()), "/cache", config()).expect("it opens");
+        (20..40).for_each(|n| put_flushed(&store, n..n + 1, LEN));
+        let limit = bytes(&sim) / 2 + LEN as u64;
+        sim.age_dir(Path::new("/cache"), Duration::from_secs(3600));
+        let (fs, failed) = closed(&sim, &names, &[Call::Remove], errno);
+        sim.open_dir(Path::new("/"), true).expect("it can be made");
+        let root = Root::open_on(Arc::new(fs), Path::new("/")).expect("it opens");
+        let report = prune(&root, Keep::MaxBytes(limit), false).expect("it can be listed");
+        assert!(failed.get() > 0, "some cannot be removed");
+        assert!(report.remaining_bytes <= limit, "{report:?}");
+        assert_eq!(report.remaining_bytes, bytes(&sim));
+        assert_eq!(report.failed.len(), 20, "each is reported once");
+    }
 }
 
 #[test]
