@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::discover::Cache;
+use super::discover::{Cache, is_replaced};
 use crate::fs::temp_file::{is_replacement, remove_stale, stale_names};
 use crate::fs::{DirEntry, Directory, remove_if_present};
 use crate::manifest::{self, Manifest};
@@ -31,13 +31,15 @@ pub struct ClearReport {
 /// regard to permissions: of this directory, its parent and its manifest.
 ///
 /// # Errors
-/// If the directory cannot be opened or listed, or its permissions are rejected. Nothing was removed
-/// then.
+/// If the directory cannot be opened or listed, its permissions are rejected, or another one took its place since it
+/// was listed. Nothing was removed then.
 pub fn clear(cache: &Cache, dry_run: bool) -> io::Result<ClearReport> {
     let mut cleared = ClearReport::default();
     let dir = match cache.open() {
         // Another process removed it.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(cleared),
+        Err(error) if error.kind() == ErrorKind::NotFound && !is_replaced(&error) => {
+            return Ok(cleared);
+        }
         dir => dir?,
     };
     let mut is_listed = false;
@@ -91,9 +93,9 @@ fn remove_segment(dir: &dyn Directory, name: &str, dry_run: bool) -> io::Result<
 /// files of crashed writers, so that [`remove_empty`] removes it when these are gone.
 pub(super) fn holds_nothing_else(dir: &dyn Directory) -> io::Result<bool> {
     let stale = stale_names(dir, |_, error| Err(error))?;
+    let stale: HashSet<String> = stale.into_iter().collect();
     for entry in dir.list()? {
         let is_ours = match entry.name.to_str() {
-    let stale: HashSet<String> = stale.into_iter().collect();
             _ if is_manifest(&entry) => {
                 let read = RemovedManifest::read(dir);
                 read.err()

@@ -12,7 +12,7 @@ use crate::catalog::directory;
 use crate::descriptors::are_exhausted;
 use crate::fs::permissions;
 use crate::fs::temp_file::is_temp;
-use crate::fs::{Directory, FileSystem, Metadata, Os, file_names};
+use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, Os, file_names};
 use crate::manifest::{self, Manifest};
 use crate::segment::{
     SegmentError, SegmentReader, has_flipped_version, is_foreign, segment_names, visit_segments,
@@ -23,7 +23,7 @@ use crate::threads;
 /// A directory of caches, or the directory of one cache, or both.
 ///
 /// It and its caches are opened in the directories that were above them when they were found, so that a link that
-/// takes the place of one of those leads nowhere else.
+/// takes the place of one of those leads nowhere else, and another directory in the place of a found one is none.
 #[derive(Debug)]
 pub struct Root {
     place: Place,
@@ -37,6 +37,18 @@ struct Place {
     /// The directory above, if it could be opened.
     above: Option<Arc<dyn Directory>>,
     path: PathBuf,
+    /// Which directory it was when it was found.
+    id: Option<DirectoryId>,
+}
+
+/// Why a directory is not the one that was found.
+#[derive(Debug, thiserror::Error)]
+#[error("another directory took its place since it was listed; run this again")]
+struct Replaced;
+
+/// Whether an error says that another directory took the place of one.
+pub(super) fn is_replaced(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Replaced>())
 }
 
 impl Place {
@@ -57,10 +69,21 @@ impl Place {
     }
 
     fn open(&self) -> io::Result<Arc<dyn Directory>> {
-        self.reach(
+        let dir = self.reach(
             |above, name| above.open_dir(name),
             |path| self.fs.open_dir(path, false),
-        )
+        )?;
+        match self.id {
+            Some(id) if dir.id()? != id => Err(io::Error::new(ErrorKind::NotFound, Replaced)),
+            _ => Ok(dir),
+        }
+    }
+
+    /// Opens the directory, so that no other one is opened later.
+    fn find(&mut self) -> io::Result<Arc<dyn Directory>> {
+        let dir = self.open()?;
+        self.id = Some(dir.id()?);
+        Ok(dir)
     }
 
     /// Removes the directory, which must be empty.
@@ -77,6 +100,7 @@ impl Place {
             fs: self.fs.clone(),
             above: Some(opened.clone()),
             path: self.path.join(name),
+            id: None,
         }
     }
 }
@@ -127,8 +151,14 @@ impl Root {
             above => above.and_then(Result::ok),
         };
         let path = path.to_owned();
-        let place = Place { fs, above, path };
-        let dir = place.open()?;
+        let id = None;
+        let mut place = Place {
+            fs,
+            above,
+            path,
+            id,
+        };
+        let dir = place.find()?;
         // `manifest.json` may be a file of another program.
         let is_cache = !segment_names(&*dir)?.is_empty() || read_manifest(&*dir)?.is_ok();
         Ok(Root { place, is_cache })
@@ -159,8 +189,8 @@ impl Root {
             if entry.is_file {
                 continue;
             }
-            let place = self.place.within(&opened, &entry.name);
-            match place.open().and_then(|dir| holds_cache(&*dir)) {
+            let mut place = self.place.within(&opened, &entry.name);
+            match place.find().and_then(|dir| holds_cache(&*dir)) {
                 Ok(true) => listing.caches.push(Cache::new(place)),
                 Ok(false) => {}
                 // It says nothing about the directory.

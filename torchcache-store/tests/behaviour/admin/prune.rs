@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use torchcache_store::admin::{Keep, PruneReport, Root, clear, prune};
+use torchcache_store::admin::{Keep, PrunePlan, PruneReport, Root, clear, prune};
+use torchcache_store::fs::{Directory, FileSystem, Os};
 
 use super::{LEN, caches, filled, manifest, only, segment};
 use crate::common::{batch, count_right, keys, segments};
@@ -234,5 +236,58 @@ fn prune_leaves_a_foreign_manifest_and_its_directory() {
     for (name, text) in foreign {
         let there = fs::read_to_string(path(name)).expect("it stays");
         assert!(there == text, "{name}");
+    }
+}
+
+/// Between the listing and the removal, as while `torchcache clear` waits for an answer.
+#[test]
+fn a_cache_in_the_place_of_a_listed_one_stays() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let root = temp.path();
+    for name in ["a", "b"] {
+        drop(filled(&root.join(name), &keys(0..10)));
+    }
+    let listed = caches(root);
+    let plan = Root::open(root).expect("it is there");
+    let plan = PrunePlan::new(&plan, Keep::ReadWithin(Duration::ZERO));
+    let plan = plan.expect("it can be listed");
+    fs::rename(root.join("a"), root.join("a.old")).expect("it is there");
+    fs::rename(root.join("b"), root.join("a")).expect("it is there");
+    let error = clear(&listed[0], false).expect_err("it is another one");
+    assert!(error.to_string().contains("took its place"), "{error}");
+    assert_eq!(segments(&root.join("a")).len(), 1);
+    plan.carry_out();
+    assert_eq!(segments(&root.join("a")).len(), 1);
+}
+
+/// The root itself is a cache, and the directory above it must not be read.
+#[test]
+fn a_root_in_the_place_of_an_opened_one_stays() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let root = temp.path().canonicalize().expect("it exists").join("root");
+    let other = root.with_file_name("other");
+    for dir in [&root, &other] {
+        drop(filled(dir, &keys(0..10)));
+    }
+    let closed = Arc::new(ClosedAbove(root.clone()));
+    let opened = Root::open_on(closed, &root).expect("it can be searched");
+    let listed = opened.list().expect("it is there").caches;
+    fs::rename(&root, root.with_file_name("old")).expect("it is there");
+    fs::rename(&other, &root).expect("it is there");
+    clear(&listed[0], false).expect_err("it is another one");
+    opened.list().expect_err("it is another one");
+    assert_eq!(segments(&root).len(), 1);
+}
+
+/// A file system where the directories above this one must not be read.
+#[derive(Debug)]
+struct ClosedAbove(PathBuf);
+
+impl FileSystem for ClosedAbove {
+    fn open_dir(&self, path: &Path, create: bool) -> io::Result<Arc<dyn Directory>> {
+        match path.starts_with(&self.0) {
+            true => Os.open_dir(path, create),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
+        }
     }
 }
