@@ -1,19 +1,23 @@
 //! The exported file: written under a temporary name in the same directory, and renamed when it is
 //! complete. On an error it is removed.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile, PersistError};
+use torchcache_store::fs::{Directory, FileSystem, Os, try_lock};
 
 use crate::error::Error;
 use crate::text::path_text;
 
 /// The prefix of temporary names.
 const PREFIX: &str = ".torchcache-export-";
+
+/// The same for a file that could not be locked. No other export removes it.
+const UNLOCKED_PREFIX: &str = ".torchcache-unlocked-export-";
 
 /// A newer file without a lock may be about to get one.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -42,13 +46,18 @@ impl OutputFile {
         }
         let folder = folder(path);
         remove_stale(folder);
-        let temp = Builder::new()
-            .prefix(PREFIX)
-            // With the usual permissions, and without the temporary name in errors.
-            .make_in(folder, |path| File::create_new(path))
-            .map_err(Error::io("write to the directory", folder))?;
+        let make = |prefix| {
+            Builder::new()
+                .prefix(prefix)
+                // With the usual permissions, and without the temporary name in errors.
+                .make_in(folder, |path| File::create_new(path))
+                .map_err(Error::io("write to the directory", folder))
+        };
+        let mut temp = make(PREFIX)?;
         // The lock shows other exports that this one is running.
-        let _ = temp.as_file().try_lock();
+        if !matches!(try_lock(temp.as_file()), Ok(true)) {
+            temp = make(UNLOCKED_PREFIX)?;
+        }
         Ok(OutputFile {
             path: path.to_owned(),
             force,
@@ -105,27 +114,70 @@ fn persist_new(temp: NamedTempFile, path: &Path) -> Result<(), PersistError> {
 
 /// Removes files of killed exports, as far as possible.
 fn remove_stale(folder: &Path) {
-    for entry in folder.read_dir().into_iter().flatten().flatten() {
-        let is_ours = entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(PREFIX.as_bytes());
-        if is_ours && is_stale(&entry.path()).unwrap_or(false) {
-            let _ = std::fs::remove_file(entry.path());
+    let opened = folder.canonicalize().and_then(|it| Os.open_dir(&it, false));
+    let Ok(dir) = opened else {
+        return;
+    };
+    for entry in dir.list().unwrap_or_default() {
+        let is_ours = entry.name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        if is_ours && is_stale(&*dir, &entry.name).unwrap_or(false) {
+            let _ = dir.remove(&entry.name);
         }
     }
 }
 
-/// Whether no export writes to a file any more. False on file systems without locks.
-fn is_stale(path: &Path) -> io::Result<bool> {
-    use rustix::fs::OFlags;
-    // Do not follow a link or wait for the writer of a pipe.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags as i32)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    let age = metadata.modified()?.elapsed().unwrap_or_default();
-    Ok(metadata.is_file() && age > STALE_AFTER && file.try_lock().is_ok())
+/// Whether no export writes to a file any more. An error where that cannot be known, as without locks.
+fn is_stale(dir: &dyn Directory, name: &OsStr) -> io::Result<bool> {
+    let file = dir.open(name)?;
+    let age = file.metadata()?.modified.elapsed().unwrap_or_default();
+    Ok(age > STALE_AFTER && !file.is_locked()?)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::SystemTime;
+
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+    use super::*;
+
+    /// An export whose lock is refused.
+    fn create_without_lock(path: &Path) -> OutputFile {
+        let rules = BTreeMap::from([(libc::SYS_flock, Vec::new())]);
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let refused = SeccompAction::Errno(libc::ENOLCK as u32);
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch);
+        let program: BpfProgram = filter.and_then(TryInto::try_into).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                seccompiler::apply_filter(&program).unwrap();
+                OutputFile::create(path, false)
+            });
+            thread.join().unwrap().unwrap()
+        })
+    }
+
+    #[test]
+    fn the_file_of_an_export_that_runs_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        for create in [
+            |path: &Path| OutputFile::create(path, false).unwrap(),
+            create_without_lock,
+        ] {
+            let running = create(&path);
+            let before = SystemTime::now() - Duration::from_secs(3600);
+            let aged = running.temp.as_file().set_modified(before);
+            aged.unwrap();
+            drop(OutputFile::create(&path, false).unwrap());
+            assert!(running.temp.path().exists());
+        }
+        let left = folder.path().join(".torchcache-export-left");
+        let made = File::create(&left).unwrap();
+        made.set_modified(SystemTime::now() - Duration::from_secs(3600))
+            .unwrap();
+        drop(OutputFile::create(&path, false).unwrap());
+        assert!(!left.exists(), "no export has it locked");
+    }
 }
