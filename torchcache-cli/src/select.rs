@@ -86,7 +86,7 @@ impl CacheList {
                 self.some_names(self.caches.iter())
             ))),
             several => Err(Error::failed(format!(
-                "{hash:?} is a prefix of {} caches: {}; write more of the name",
+                "{hash:?} is a prefix of {} caches: {}; write more of the name, as it is printed here or by its bytes",
                 several.len(),
                 self.some_names(several.iter().copied())
             ))),
@@ -100,17 +100,17 @@ impl CacheList {
             true => OsString::from(cache.name()),
             false => cache.path().file_name().unwrap_or_default().to_owned(),
         };
-        let texts_of = |cache: &Cache| {
-            let lossy = bytes_of(cache).to_string_lossy().into_owned();
-            [cache.name().to_owned(), lossy]
-        };
-        let hash_text = name_text(hash);
+        let lossy = |cache: &Cache| bytes_of(cache).to_string_lossy().into_owned();
+        let escaped = name_text(hash);
         let steps: [&dyn Fn(&Cache) -> bool; 3] = [
-            &|cache| bytes_of(cache) == hash,
-            &|cache| texts_of(cache).contains(&hash_text),
+            // The bytes of one name may be what another is printed as.
+            &|cache| bytes_of(cache) == hash || hash == cache.name(),
+            &|cache| hash == &*lossy(cache),
             &|cache| {
-                let mut texts = texts_of(cache).into_iter();
-                !hash.is_empty() && texts.any(|text| text.starts_with(&hash_text))
+                let is_prefix = |prefix: &str| {
+                    cache.name().starts_with(prefix) || lossy(cache).starts_with(prefix)
+                };
+                !hash.is_empty() && (is_prefix(&escaped) || hash.to_str().is_some_and(is_prefix))
             },
         ];
         let found = steps.into_iter().map(|is_named| {

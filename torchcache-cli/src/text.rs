@@ -14,7 +14,7 @@ fn is_layout_mark(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A path as text, which no other path has: bytes that are not UTF-8 are written as `\xNN`.
+/// A path as text, which no other path has: bytes that are not UTF-8, and backslashes, are written as `\xNN`.
 pub(crate) fn path_text(path: &Path) -> String {
     name_text(path.as_os_str())
 }

@@ -172,3 +172,28 @@ fn names_that_are_not_utf_8_are_told_apart() {
     json(root.path(), &["clear", ".", "abc\u{fffd}", "--yes"], 0);
     assert!(!root.path().join(names[1]).exists());
 }
+
+/// A name may be what another one, which is not UTF-8, is printed as.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_name_with_a_backslash_is_not_another_one() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let root = tempfile::tempdir().unwrap();
+    let names = [&b"abc\\xff"[..], b"abc\xff"].map(OsStr::from_bytes);
+    for name in names {
+        segment(&root.path().join(name), "a.tcs", b"s", 10, 0..2, DAY);
+    }
+    let exist = || names.map(|name| root.path().join(name).exists());
+    let listed = json(root.path(), &["ls", "."], 0);
+    let mut printed = [0, 1].map(|n| listed["caches"][n]["name"].as_str().unwrap());
+    printed.sort_unstable();
+    assert_eq!(printed, ["abc\\x5cxff", "abc\\xff"]);
+    stderr(root.path(), &["clear", ".", "abc\\xff", "--yes"], 2);
+    assert_eq!(exist(), [true, true]);
+    json(root.path(), &["clear", ".", "abc\\x5cxff", "--yes"], 0);
+    assert_eq!(exist(), [false, true]);
+    json(root.path(), &["clear", ".", "abc\\xff", "--yes"], 0);
+    assert_eq!(exist(), [false, false]);
+}

@@ -213,11 +213,12 @@ impl Root {
     }
 }
 
-/// The name of a file as text, which no other name has: bytes that are not UTF-8 are written as `\xNN`.
+/// The name of a file as text, which no other name has: bytes that are not UTF-8 are written as `\xNN`, and so is a
+/// backslash.
 pub fn name_text(name: &OsStr) -> String {
     let chunks = name.as_encoded_bytes().utf8_chunks().map(|chunk| {
         let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        chunk.valid().to_owned() + &invalid.collect::<String>()
+        chunk.valid().replace('\\', "\\x5c") + &invalid.collect::<String>()
     });
     chunks.collect()
 }
