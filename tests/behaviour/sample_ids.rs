@@ -69,7 +69,8 @@ fn row_shape_and_kind_are_part_of_the_key_next_to_the_id() {
     model
         .forward(&random(&[1, 4]).to_kind(Kind::Double), &[1])
         .unwrap();
-    assert_eq!(model.ran.take(), (3, 3));
+    // The first one is computed twice as well, to show its shape.
+    assert_eq!(model.ran.take(), (4, 5));
     assert_eq!(
         model.forward(&random(&[1, 5]), &[1]).unwrap().size(),
         [1, 5]

@@ -194,46 +194,6 @@ impl Function {
         found
     }
 
-    /// Whether the output for one row may lack the dimension of the batch: the code is unknown, drops
-    /// dimensions of one element without naming them, or drops the first one.
-    pub(crate) fn may_squeeze(&self) -> bool {
-        // `xs.squeeze()`, or `Tensor::squeeze` as a value.
-        let squeezes_all = || {
-            self.calls(&["squeeze", "f_squeeze", "squeeze_"], |first| {
-                first.is_none_or(|first| first == ")")
-            })
-        };
-        self.code.is_empty() || squeezes_all() || self.squeezes_first()
-    }
-
-    /// Whether the code is unknown, or [squeezes the first dimension](Self::squeezes_first).
-    pub(crate) fn may_squeeze_first(&self) -> bool {
-        self.code.is_empty() || self.squeezes_first()
-    }
-
-    /// Whether the code drops the first dimension if it has one element. The second one may then look like
-    /// it: `[1, 1, 5]` becomes `[1, 5]`.
-    pub(crate) fn squeezes_first(&self) -> bool {
-        self.calls(&["squeeze_dim", "f_squeeze_dim", "squeeze_dim_"], |first| {
-            first.is_some_and(|first| first.trim_end_matches("i64") == "0")
-        })
-    }
-
-    /// Whether the code names one of the methods, with such a first token in its parentheses; `None` where
-    /// it has none.
-    fn calls(&self, methods: &[&str], has: impl Fn(Option<&str>) -> bool) -> bool {
-        let mut tokens = self.code.split(' ').peekable();
-        while let Some(token) = tokens.next() {
-            if methods.contains(&token) {
-                let first = tokens.next_if_eq(&"(").and_then(|_| tokens.next());
-                if has(first) {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
     /// The name of the argument at `position`, for messages.
     pub(crate) fn argument(&self, position: usize) -> String {
         match self.arguments.get(position) {
@@ -334,25 +294,5 @@ mod tests {
         ] {
             assert_eq!(same.digest(), FUNCTION.digest(), "{same:?}");
         }
-    }
-
-    #[test]
-    fn only_a_squeeze_of_all_or_of_the_first_dimension_counts() {
-        let squeezes = |code| {
-            let function = Function { code, ..FUNCTION };
-            function.may_squeeze()
-        };
-        assert!(squeezes("{ xs . apply ( & self . fc ) . squeeze ( ) }"));
-        assert!(squeezes("{ xs . f_squeeze ( ) ? }"));
-        assert!(squeezes("{ xs . map ( Tensor :: squeeze ) }"));
-        assert!(squeezes("{ xs . squeeze_dim ( 0 ) }"));
-        assert!(squeezes("{ xs . f_squeeze_dim ( 0i64 ) ? }"));
-        assert!(!squeezes("{ xs . squeeze_dim ( - 1 ) }"));
-        assert!(!squeezes(
-            "{ xs . squeeze_dim ( 1 ) . map ( Tensor :: squeeze_dim ) }"
-        ));
-        assert!(!squeezes("{ xs . unsqueeze ( 0 ) . my_squeeze ( ) }"));
-        assert!(!squeezes("{ squeeze ( xs ) }"));
-        assert!(squeezes(""), "unknown code");
     }
 }

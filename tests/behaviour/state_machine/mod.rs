@@ -157,7 +157,7 @@ impl<'a> World<'a> {
         &mut self,
         one: usize,
         given: &Rows,
-        runs: Vec<Vec<i64>>,
+        mut runs: Vec<Vec<i64>>,
         before: &Stats,
         after: &Stats,
     ) -> Checked {
@@ -165,9 +165,18 @@ impl<'a> World<'a> {
         let misses = more(|stats| stats.misses) as usize;
         let verified = more(|stats| stats.verified) as usize;
         // One forward for the misses, and one to verify.
+        let forwards = usize::from(misses > 0) + usize::from(verified > 0);
+        if given.len() == 1 && runs.len() > forwards {
+            // The first single row is computed once more, to show its shape.
+            runs.remove(misses);
+        }
         let mut runs = runs.into_iter();
         let mut run = |rows: usize| (rows > 0).then(|| runs.next()).flatten();
-        let (computed, again) = (run(misses).unwrap_or_default(), run(verified));
+        let (mut computed, again) = (run(misses).unwrap_or_default(), run(verified));
+        if misses == 1 {
+            // New rows that are all equal run as the whole batch.
+            computed.dedup();
+        }
         prop_assert_eq!(computed.len(), misses);
         prop_assert_eq!(again.unwrap_or_default().len(), verified);
         prop_assert_eq!(runs.next(), None, "another forward");

@@ -1,11 +1,9 @@
 //! [`CutHistory`]: how functions take cut batches, which hold some rows of a batch. A module may fail on
 //! one: it was traced with a fixed batch size, or drops the dimension of a single row.
 
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::attempts::Attempts;
-use crate::function::Function;
-use crate::sync::{read, write};
 
 /// How a function took cut batches so far. Cuts that are left out run as whole batches: a module that fails on all of
 /// them rarely runs twice, and one that failed by chance gets cuts again.
@@ -13,9 +11,9 @@ use crate::sync::{read, write};
 pub(crate) struct CutHistory {
     one_row: Attempts,
     several_rows: Attempts,
-    /// Whether the output is a batch where the input is one row, as far as it is known. After
-    /// `squeeze()` it is the row itself.
-    batch_of_one: RwLock<Option<bool>>,
+    /// Whether a row alone had the shape of one of several, the last time that it was known. After `squeeze()` it
+    /// has another one.
+    keeps_one_row: AtomicBool,
 }
 
 impl CutHistory {
@@ -23,7 +21,7 @@ impl CutHistory {
         CutHistory {
             one_row: Attempts::new(),
             several_rows: Attempts::new(),
-            batch_of_one: RwLock::new(None),
+            keeps_one_row: AtomicBool::new(false),
         }
     }
 
@@ -43,24 +41,27 @@ impl CutHistory {
     /// A cut of `rows` did what the whole batch would.
     pub(crate) fn note_success(&self, rows: usize) {
         self.attempts(rows).note_success();
+        if rows == 1 {
+            self.note_one_row(true);
+        }
     }
 
     /// A cut of `rows` failed, and the whole batch did not.
     pub(crate) fn note_failure(&self, rows: usize) {
         self.attempts(rows).note_failure();
+        if rows == 1 {
+            self.note_one_row(false);
+        }
     }
 
-    /// Whether `function` is known to return a batch for one row: as it did last, or else by its code.
-    pub(crate) fn returns_batch_of_one(&self, function: &Function) -> bool {
-        let known = *read(&self.batch_of_one);
-        known.unwrap_or_else(|| {
-            *write(&self.batch_of_one).get_or_insert_with(|| !function.may_squeeze())
-        })
+    /// Whether the function is known to return a row alone as it does among several.
+    pub(crate) fn keeps_one_row(&self) -> bool {
+        self.keeps_one_row.load(Relaxed)
     }
 
-    /// The function returned a batch for one row, or did not.
-    pub(crate) fn note_batch_of_one(&self, is_batch: bool) {
-        *write(&self.batch_of_one) = Some(is_batch);
+    /// The function returned a row alone as it does among several, or did not.
+    pub(crate) fn note_one_row(&self, keeps: bool) {
+        self.keeps_one_row.store(keeps, Relaxed);
     }
 }
 

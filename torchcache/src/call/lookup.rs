@@ -287,12 +287,6 @@ impl Lookup {
         self.schema.is_some()
     }
 
-    /// Whether the first dimension of a row, after that of the batch, has one element.
-    pub(crate) fn rows_begin_with_one(&self) -> bool {
-        let mut tensors = self.schema.iter().flat_map(|schema| &schema.tensors);
-        tensors.any(|tensor| tensor.shape.first() == Some(&1))
-    }
-
     /// Adds computed rows, one for each missing key, of a schema that it accepts.
     pub(crate) fn add_computed(&mut self, computed: PackedRows) {
         self.schema.get_or_insert(computed.schema);

@@ -432,9 +432,15 @@ impl<'a> CachedCall<'a> {
 
     /// Whether to run the body on some `rows` of the batch.
     fn may_cut(&self, lookup: &Lookup, rows: usize) -> bool {
-        // No other row would show that one lost a dimension.
-        let may_lose_one = || rows == 1 && !lookup.has_found() && self.function.may_squeeze_first();
-        !self.takes_whole_batches() && !may_lose_one() && self.method.cuts.allows(rows)
+        // One row alone may have another shape than in a batch of several, which no other row would show.
+        let is_shape_known = rows > 1 || lookup.has_found();
+        is_shape_known && self.tries_cut(rows)
+    }
+
+    /// Whether the body may take `rows` that are not a batch of the program. Where not, as it failed on such, this
+    /// is one of those that are left out.
+    fn tries_cut(&self, rows: usize) -> bool {
+        !self.takes_whole_batches() && self.method.cuts.allows(rows)
     }
 
     fn takes_whole_batches(&self) -> bool {
@@ -452,10 +458,8 @@ impl<'a> CachedCall<'a> {
         let output = Flattened::from_output(body(&all)).map_err(Stop::Return)?;
         let unwritten = self.check_unwritten(&all, &versions);
         let reason = match unwritten.and_then(|()| self.pack(lookup, &output, self.rows)) {
-            Ok(computed) => {
-                self.note_batch_of_one(self.rows, true);
-                return Ok(computed);
-            }
+            Ok(computed) if self.is_row_of_several(lookup, &computed, body) => return Ok(computed),
+            Ok(_) => Reason::OneRow,
             Err(unfit) => self.bypass_reason(unfit)?,
         };
         bypass::count(self.target, self.counters, &reason);
@@ -481,12 +485,10 @@ impl<'a> CachedCall<'a> {
             Ok(Ok(output)) => match unwritten.and_then(|()| pack(&output)) {
                 Ok(computed) => {
                     self.method.cuts.note_success(rows.len());
-                    self.note_batch_of_one(selected.count(), true);
                     return Ok(Ok(computed));
                 }
                 Err(Unfit::Gradient) => return Err(Detail::OutputRequiresGrad.into()),
                 Err(Unfit::Rows { part, got }) => {
-                    self.note_batch_of_one(selected.count(), false);
                     format!("returned {} of shape {got:?}", error::output(&part))
                 }
                 Err(Unfit::Reason(Reason::Libtorch(error))) => return Err(error.into()),
@@ -530,6 +532,28 @@ impl<'a> CachedCall<'a> {
         Stop::Return(output.into_output())
     }
 
+    /// Whether computed rows are those of a batch of several, as the tiers keep them. One row alone may have another
+    /// shape; where that is in doubt, the body runs on the row twice to show it.
+    fn is_row_of_several<O: Output>(
+        &self,
+        lookup: &Lookup,
+        computed: &PackedRows,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> bool {
+        let cuts = &self.method.cuts;
+        let is_stored = self.epoch.is_some();
+        if self.rows > 1 || !is_stored || cuts.keeps_one_row() || !self.tries_cut(2) {
+            return true;
+        }
+        let Ok(Ok(twice)) = self.compute_cut(lookup, &[0, 0], body) else {
+            cuts.note_failure(2);
+            return true;
+        };
+        let is_same = twice.schema.agrees(&computed.schema);
+        cuts.note_one_row(is_same);
+        is_same
+    }
+
     /// The program may get a single row without the dimension of the batch, which cached rows have. Where
     /// that is in doubt, the body runs to show it.
     fn check_one_row<O: Output>(
@@ -537,13 +561,8 @@ impl<'a> CachedCall<'a> {
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<(), Stop<O>> {
-        // A row that a batch of several computed may have a first dimension that one alone loses.
-        let may_lose_one = || {
-            let is_hit = lookup.hits().next().is_some();
-            is_hit && lookup.rows_begin_with_one() && self.function.squeezes_first()
-        };
-        let cuts = &self.method.cuts;
-        if self.rows > 1 || cuts.returns_batch_of_one(self.function) && !may_lose_one() {
+        let is_hit = self.rows == 1 && lookup.hits().next().is_some();
+        if !is_hit || self.method.cuts.keeps_one_row() {
             return Ok(());
         }
         // A body that fails says nothing about the cached row.
@@ -556,16 +575,11 @@ impl<'a> CachedCall<'a> {
                 bypass::count(self.target, self.counters, &Reason::OneRow);
                 Err(Stop::Return(output.into_output()))
             }
-            _ => {
-                self.note_batch_of_one(1, true);
+            Ok(_) => {
+                self.method.cuts.note_one_row(true);
                 Ok(())
             }
-        }
-    }
-
-    fn note_batch_of_one(&self, rows: i64, is_batch: bool) {
-        if rows == 1 {
-            self.method.cuts.note_batch_of_one(is_batch);
+            Err(_) => Ok(()),
         }
     }
 
@@ -590,7 +604,7 @@ impl<'a> CachedCall<'a> {
         match unfit {
             Unfit::Reason(reason) => Ok(reason),
             Unfit::Rows { .. } if self.rows == 1 => {
-                self.note_batch_of_one(1, false);
+                self.method.cuts.note_one_row(false);
                 Ok(Reason::OneRow)
             }
             Unfit::Rows { part, got } => {
