@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -318,6 +319,27 @@ fn a_segment_that_was_seen_half_copied_is_read_later() {
         store.refresh();
         expect_all(&store, 0..5, LEN);
         assert_eq!(store.stats().faults.total(), faults, "counted once");
+    }
+}
+
+/// Another program copied the segment, and did not sync it.
+#[test]
+fn rows_that_are_skipped_over_a_copy_survive_a_power_cut() {
+    for seed in 0..50 {
+        let sim = Sim::new();
+        put_flushed(&opened(sim.clone(), "/from"), 0..5, LEN);
+        let whole = sim.bytes(&sim.files(Path::new("/from"))[0]);
+        let store = opened(sim.clone(), "/cache");
+        let dir = sim.open_dir(Path::new("/cache"), false);
+        let copy = dir.and_then(|dir| dir.create("copy.tcs".as_ref()));
+        let written = copy.and_then(|mut copy| copy.write_all(&whole));
+        written.expect("there is room");
+        store.refresh();
+        put_flushed(&store, 0..5, LEN);
+        assert_eq!(store.stats().stored_rows, 0, "they are skipped");
+        drop(store);
+        sim.cut_power(&mut Rng::with_seed(seed));
+        expect_all(&opened(sim, "/cache"), 0..5, LEN);
     }
 }
 

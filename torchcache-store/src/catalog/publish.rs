@@ -179,7 +179,7 @@ impl Catalog {
         Ok(lost)
     }
 
-    /// Makes the names of the segments of rows durable, and finds those that do not exist. Starts again where another
+    /// Makes the segments of rows and their names durable, and finds those that do not exist. Starts again where another
     /// directory takes the place of theirs.
     fn sync_segments(&self, rows: &[(usize, Located)]) -> io::Result<SyncedSegments> {
         let segments = distinct_segments(rows.iter().map(|(_, row)| row));
@@ -193,8 +193,11 @@ impl Catalog {
         };
         for segment in segments {
             progress::note();
-            match dir.stat(segment.name().as_ref()) {
-                Ok(_) => segment.is_synced.store(true, Ordering::Relaxed),
+            let name = segment.name().as_ref();
+            // A process syncs what it publishes, but a program that copies segments may not.
+            let sync = |_| dir.open(name)?.sync();
+            match dir.stat(name).and_then(sync) {
+                Ok(()) => segment.is_synced.store(true, Ordering::Relaxed),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     synced.gone.insert(segment.id);
                 }

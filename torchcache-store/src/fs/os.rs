@@ -538,12 +538,13 @@ mod tests {
 
     #[test]
     fn locks_of_a_machine_are_no_locks() {
-        // 9p, SMB, virtiofs; ext4, tmpfs, NFS, overlayfs.
+        // 9p, SMB, virtiofs, BeeGFS; ext4, tmpfs, NFS, overlayfs.
         for (kind, is_local) in [
             (0x0102_1997, true),
             (0xff53_4d42, true),
             (0xfe53_4d42, true),
             (0x6573_5546, true),
+            (0x1983_0326, true),
             (0xef53, false),
             (0x0102_1994, false),
             (0x6969, false),
