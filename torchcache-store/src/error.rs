@@ -59,6 +59,32 @@ pub enum FlushError {
     },
 }
 
+/// Why rows may be left after [`Store::remove`](crate::Store::remove).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// The directory or a segment could not be read or written. Rows that are left are hits as before.
+    #[error("cannot remove rows from {}", dir.display())]
+    #[non_exhaustive]
+    Directory {
+        /// The directory of the store.
+        dir: PathBuf,
+        /// What the operating system reported, and of which segment.
+        source: io::Error,
+    },
+    /// The disk did not respond in time. The rows are removed once it does.
+    #[error("the disk has not responded for {waited:?}; the rows are not removed yet")]
+    #[non_exhaustive]
+    Stalled {
+        /// How long the disk did not respond: [`Config::stall_timeout`](crate::Config::stall_timeout).
+        waited: Duration,
+    },
+    /// A log subscriber or the destructor of stored rows made the call on the thread that writes a store, which
+    /// cannot wait. The rows are removed after it returns.
+    #[error("a thread that writes a store cannot wait until rows are removed")]
+    FlusherThread,
+}
+
 impl FlushError {
     /// How many rows are not on disk.
     pub fn rows(&self) -> u64 {

@@ -117,7 +117,7 @@ pub mod threads;
 pub use batch::{RowBatch, RowValues};
 pub use catalog::located::Located;
 pub use config::{Compression, Config, Eviction};
-pub use error::{FlushError, StoreError};
+pub use error::{FlushError, RemoveError, StoreError};
 pub use fault::{Fault, FaultCounts};
 pub use key::Key;
 #[cfg(feature = "unstable")]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::{Losses, RowBatch};
 use crate::catalog::directory;
@@ -14,7 +14,7 @@ use crate::engine::handle::Handle;
 use crate::engine::root::{RootClaim, SharedRoot};
 use crate::engine::write_queue::Stalled;
 use crate::engine::{Engine, read};
-use crate::error::{FlushError, StoreError};
+use crate::error::{FlushError, RemoveError, StoreError};
 use crate::fault::{Fault, FaultCounts};
 #[cfg(feature = "unstable")]
 use crate::fs::FileSystem;
@@ -332,7 +332,7 @@ impl Store {
         }
     }
 
-    /// Counts the calls of [`clear`](Self::clear) in this process. A [`RowBatch`] that was made
+    /// Counts the calls of [`clear`](Self::clear) and [`remove`](Self::remove) in this process. A [`RowBatch`] that was made
     /// [since](RowBatch::since) an earlier epoch is not stored.
     ///
     /// ```
@@ -353,6 +353,56 @@ impl Store {
     /// Rows that could not be written since the store was opened in this process.
     pub fn lost_rows(&self) -> u64 {
         self.engine().counters.lost_rows.load(Ordering::Relaxed)
+    }
+
+    /// Removes the rows of these keys from the directory, whichever process wrote them, and from the queue. Once it
+    /// succeeds, they stay away after a crash and a power loss as well, until they are put again. After an error, or a
+    /// crash meanwhile, each of them is there as it was, or removed.
+    ///
+    /// Each segment that has any of them is copied without them, so that a call takes as long as reading all row tables
+    /// and copying these segments: remove many rows by one call. Like [`flush`](Self::flush) it waits for the thread that
+    /// writes, but not longer than [`Config::stall_timeout`] for a disk that makes no progress.
+    ///
+    /// A batch that was made [since](RowBatch::since) an earlier [epoch](Self::epoch) is not stored. Rows that another
+    /// process has queued are its own, and it may find removed ones until it lists the directory.
+    ///
+    /// ```
+    /// use torchcache_store::{Config, RowBatch, Store};
+    /// let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path(), Config::default())?;
+    /// let keys = [[1; 32], [2; 32]];
+    /// store.put(RowBatch::new(keys.to_vec(), b"u8".as_slice().into(), vec![1, 2], 1)?);
+    /// store.flush()?;
+    /// store.remove(&keys[..1])?;
+    /// let is_there: Vec<bool> = store.locate(&keys).iter().map(|row| row.is_some()).collect();
+    /// assert_eq!(is_there, [false, true]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RemoveError::Directory`] if a segment cannot be read or replaced, as in a directory that is read-only or where
+    /// another user wrote it. [`RemoveError::Stalled`] and [`RemoveError::FlusherThread`] as for a flush; the rows are
+    /// removed later.
+    pub fn remove(&self, keys: &[Key]) -> Result<(), RemoveError> {
+        let engine = self.engine();
+        let failed = |source| {
+            let dir = engine.catalog.dir.clone();
+            RemoveError::Directory { dir, source }
+        };
+        if !self.handle.ensure_flusher() {
+            let what = "the thread that writes cannot be started; the log says why";
+            return Err(failed(io::Error::other(what)));
+        }
+        let (since, waited) = (Instant::now(), engine.config().stall_timeout);
+        let removal = engine.queue.remove_keys(keys);
+        match engine.queue.wait_removed(&removal, since, waited) {
+            Ok(outcome) => outcome.map_err(failed),
+            Err(Stalled) if is_flusher_thread() => Err(RemoveError::FlusherThread),
+            Err(Stalled) => {
+                engine.note_stall("removing rows does not wait any longer");
+                Err(RemoveError::Stalled { waited })
+            }
+        }
     }
 
     /// Removes every row of the directory, and those that are queued.

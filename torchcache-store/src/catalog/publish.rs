@@ -11,7 +11,7 @@ use super::located::{Located, RowsOnDisk};
 use super::{Catalog, Scan, Unremovable, UnsyncedResult};
 use crate::clock;
 use crate::fault::Fault;
-use crate::fs::temp_file::remove_stale;
+use crate::fs::temp_file::{is_replacement, remove_stale};
 use crate::fs::{Directory, DirectoryId, remove_if_present};
 use crate::key::Key;
 use crate::progress;
@@ -24,7 +24,7 @@ const MAX_LOOKS: usize = 4;
 impl Catalog {
     /// Publishes a finished segment in place of its `sources`, and inserts it. `is_wanted` is asked
     /// under the lock that `clear` holds, so that cleared rows do not come back. Returns whether the
-    /// segment is in use; otherwise its file is removed.
+    /// segment is in use; otherwise its file is removed. One without rows only removes its sources.
     ///
     /// After an error, it may have its name all the same, and keeps it: other processes may have skipped rows over it,
     /// which a flush of theirs makes durable. Its sources stay until [`finish_replacement`](Self::finish_replacement).
@@ -37,6 +37,13 @@ impl Catalog {
         let mut scan = self.scan();
         if !is_wanted() {
             return Ok(false);
+        }
+        let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
+        if finished.footer().row_count() == 0 {
+            drop(finished);
+            self.detach(&mut scan, &leaving);
+            self.delete(&mut scan, sources);
+            return Ok(true);
         }
         let bytes = finished.bytes();
         // A compacted segment carries the time of its rows. New rows were read now: the time of the
@@ -66,7 +73,6 @@ impl Catalog {
             }
             return Err(error);
         }
-        let leaving: HashSet<u32> = sources.iter().map(|source| source.id).collect();
         let segment = LiveSegment::new(path, bytes, read, &footer);
         segment.is_synced.store(true, Ordering::Relaxed);
         segment.note_lock(false); // its sources are removed below
@@ -344,6 +350,30 @@ impl Catalog {
             }
         };
         visit_with_replacements(dir, remove).map(drop)
+    }
+
+    /// Removes the files that other processes are about to replace segments by, so that none of them brings rows back
+    /// that were removed from their sources, and syncs the directory. Returns whether every segment is known.
+    pub(crate) fn remove_replacements(&self) -> io::Result<bool> {
+        let scan = self.scan();
+        let dir = match self.open_dir() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            dir => dir?,
+        };
+        let (mut are_known, mut removed) = (true, Ok(()));
+        visit_with_replacements(&*dir, |names| {
+            for file in names {
+                progress::note();
+                if !is_replacement(&file) {
+                    are_known &= scan.names.contains_key(&file) || scan.skipped.contains_key(&file);
+                } else if let Err(error) = remove_if_present(&*dir, &file) {
+                    removed = Err(error);
+                }
+            }
+        })?;
+        removed?;
+        dir.sync()?;
+        Ok(are_known)
     }
 
     /// Removes the temporary files of processes that are dead.

@@ -33,6 +33,17 @@ impl Catalog {
         self.rescan(&mut self.scan(), true);
     }
 
+    /// The same. Fails where the directory cannot be listed, or a segment cannot be opened.
+    pub(crate) fn refresh_fully(&self) -> io::Result<()> {
+        let mut scan = self.scan();
+        self.try_rescan(&mut scan, true)?;
+        let mut skipped = scan.skipped.iter();
+        match skipped.find(|(_, file)| file.is_unopened() && !file.is_left_alone()) {
+            Some((name, _)) => Err(io::Error::other(format!("{name}: it cannot be opened"))),
+            None => Ok(()),
+        }
+    }
+
     /// The same, but a segment of another process may be left to the next lookup that misses. Lists the
     /// directory once, unless a segment of the catalog is gone.
     pub(crate) fn refresh_size(&self) {

@@ -118,38 +118,47 @@ fn size_class(segment: &LiveSegment) -> u32 {
 
 /// Joins a group into one segment. Returns whether its result is in use.
 fn join(engine: &Engine, group: &[Arc<LiveSegment>]) -> Result<bool, CopyError> {
-    let epoch = engine.queue.epoch();
+    let mut copied = HashSet::new();
+    replace(engine, group, |key| copied.insert(*key))
+}
+
+/// Replaces segments by one with those of their sound records whose keys are accepted. Returns whether that is in use.
+pub(super) fn replace(
+    engine: &Engine,
+    sources: &[Arc<LiveSegment>],
+    mut accept: impl FnMut(&Key) -> bool,
+) -> Result<bool, CopyError> {
+    let clears = engine.queue.clears();
     let dir = engine.catalog.open_dir()?;
     let mut writer = SegmentWriter::create_replacement(dir.clone())?;
-    let mut copied = HashSet::new();
-    for source in group {
-        copy(engine, &*dir, source, &mut writer, &mut copied).inspect_err(|error| match error {
+    for source in sources {
+        copy(engine, &*dir, source, &mut writer, &mut accept).inspect_err(|error| match error {
             CopyError::Read(SegmentError::Io(_)) => source.compaction.pause(),
             CopyError::Read(_) => source.compaction.give_up(),
             CopyError::Write(_) => {}
         })?;
     }
     let finished = writer.finish()?;
-    // Joining is not reading: the result was last read when the newest of its sources was.
-    if let Some(read) = group.iter().map(|segment| segment.last_read()).max() {
+    // Copying is not reading: the result was last read when the newest of its sources was.
+    if let Some(read) = sources.iter().map(|segment| segment.last_read()).max() {
         finished.file().set_modified(clock::as_system(read))?;
     }
-    let is_wanted = || engine.queue.epoch() == epoch;
-    Ok(engine.catalog.publish(finished, group, is_wanted)?)
+    let is_wanted = || engine.queue.clears() == clears;
+    Ok(engine.catalog.publish(finished, sources, is_wanted)?)
 }
 
-/// Copies the sound records of a segment whose keys were not copied before.
+/// Copies the sound records of a segment whose keys are accepted.
 fn copy(
     engine: &Engine,
     dir: &dyn Directory,
     source: &LiveSegment,
     writer: &mut SegmentWriter,
-    copied: &mut HashSet<Key>,
+    accept: &mut impl FnMut(&Key) -> bool,
 ) -> Result<(), CopyError> {
     let reader = engine.catalog.open_segment(dir, source.name())?;
     let accept = |row: &RowEntry, _: &RowGroup, _: &[u8]| {
         progress::note();
-        Ok(copied.insert(row.key))
+        Ok(accept(&row.key))
     };
     copy_records(&reader, writer, accept, |error| {
         progress::note();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::write_queue::{FlusherTask, SkippedRow, WriteBatch};
-use super::{Engine, compaction, eviction, root_eviction};
+use super::{Engine, compaction, eviction, removal, root_eviction};
 use crate::batch::RowBatch;
 use crate::config::{Config, Eviction};
 use crate::events::Deferred;
@@ -61,6 +61,11 @@ fn run(engine: &Engine) {
                 Eviction::Never => eviction::enforce_kept_limit(engine),
                 _ => eviction::enforce_limit(engine),
             }),
+            FlusherTask::Remove(rows) => {
+                let mut outcome = Err(io::Error::other("the flusher thread panicked"));
+                on_files(engine, || outcome = removal::remove(engine, &rows.keys));
+                engine.queue.end_removal(&rows, outcome);
+            }
             FlusherTask::Stop => return,
         }
         on_files(engine, || {
@@ -126,7 +131,7 @@ fn write(engine: &Engine, batch: &WriteBatch, outcome: &mut Outcome) {
     let items: Vec<Item<'_>> = rows
         .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
         .collect();
-    if let Err(error) = write_items(engine, batch.epoch, &items, outcome) {
+    if let Err(error) = write_items(engine, batch.clears, &items, outcome) {
         engine.note(Fault::from_write_error(&error), error);
     }
 }
@@ -160,7 +165,7 @@ fn confirm(engine: &Engine, rows: &[SkippedRow]) {
 
 fn write_items(
     engine: &Engine,
-    epoch: u64,
+    clears: u64,
     items: &[Item<'_>],
     outcome: &mut Outcome,
 ) -> io::Result<()> {
@@ -168,7 +173,7 @@ fn write_items(
     let mut segments = Segments {
         engine,
         config: &config,
-        epoch,
+        clears,
         open: None,
         room: eviction::room(engine).min(root_eviction::room(engine)),
         is_full: false,
@@ -204,7 +209,8 @@ fn write_items(
 struct Segments<'a> {
     engine: &'a Engine,
     config: &'a Config,
-    epoch: u64,
+    /// How often the queue had been cleared when the batch was taken.
+    clears: u64,
     open: Option<SegmentWriter>,
     /// How many bytes may be written in addition to the segments that were published.
     room: u64,
@@ -254,7 +260,7 @@ impl Segments<'_> {
             return Ok(());
         }
         self.room -= finished.bytes().min(self.room);
-        let is_wanted = || engine.queue.epoch() == self.epoch;
+        let is_wanted = || engine.queue.clears() == self.clears;
         if engine.catalog.publish(finished, &[], is_wanted)? {
             let stored = &engine.counters.stored_rows;
             stored.fetch_add(rows as u64, Ordering::Relaxed);

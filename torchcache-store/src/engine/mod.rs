@@ -10,6 +10,7 @@ pub(crate) mod flusher;
 pub(crate) mod handle;
 pub(crate) mod pending;
 pub(crate) mod read;
+pub(crate) mod removal;
 pub(crate) mod root;
 pub(crate) mod root_eviction;
 pub(crate) mod write_queue;

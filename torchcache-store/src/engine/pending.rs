@@ -1,6 +1,7 @@
 //! The table of queued rows: from key to batch and row, so that each of them is a hit. It knows
 //! nothing of order, time and room, which are the queue's.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -132,6 +133,17 @@ impl PendingRows {
         }
         if self.table.is_empty() {
             self.table = HashTable::new(); // frees what a burst made it grow to
+        }
+    }
+
+    /// Removes the rows of these keys.
+    pub(crate) fn remove_keys(&mut self, keys: &HashSet<Key>) {
+        for key in keys {
+            let wanted = fingerprint(key);
+            let same = |pending: &Pending| pending.holds(wanted, key);
+            if let Ok(slot) = self.table.find_entry(wanted, same) {
+                slot.remove();
+            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! The queue between callers and the flusher: it bounds the bytes that wait and decides when they are
 //! written. Nothing here touches the disk, so its lock is never held for long.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -25,9 +26,11 @@ pub(crate) struct WriteQueue {
     /// Signalled when the flusher has done something: there is room, or a flush is complete.
     done: Condvar,
     pub(crate) progress: Arc<FlusherProgress>,
-    /// Counts the calls of `clear`. Changed under the lock of the state, and read without it: each call
-    /// of a cache does.
+    /// Counts the calls of `clear` and `remove_keys`. Changed under the lock of the state, and read without it: each
+    /// call of a cache does.
     epoch: AtomicU64,
+    /// Counts the calls of `clear` alone.
+    clears: AtomicU64,
 }
 
 /// The flusher made no progress for the stall timeout, or this is a flusher thread.
@@ -56,6 +59,8 @@ struct State {
     confirm_requested: bool,
     /// The directory has to be brought within its limit.
     eviction_requested: bool,
+    /// Rows that have to be removed from the disk.
+    to_remove: VecDeque<Arc<Removal>>,
     closing: bool,
     /// Rows are not queued any more.
     has_ended: bool,
@@ -81,6 +86,13 @@ pub(crate) struct SkippedRow {
     pub(crate) losses: Arc<Losses>,
 }
 
+/// Rows that the flusher removes from the disk, and what came of it.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    pub(crate) keys: HashSet<Key>,
+    outcome: Mutex<Option<io::Result<()>>>,
+}
+
 /// What the flusher has to do next.
 #[derive(Debug)]
 pub(crate) enum FlusherTask {
@@ -89,6 +101,8 @@ pub(crate) enum FlusherTask {
     Confirm(Vec<SkippedRow>),
     /// Bring the directory within its limit.
     Evict,
+    /// Remove rows.
+    Remove(Arc<Removal>),
     /// End the thread.
     Stop,
 }
@@ -97,8 +111,8 @@ pub(crate) enum FlusherTask {
 #[derive(Debug)]
 pub(crate) struct WriteBatch {
     pub(crate) rows: Vec<QueuedRows>,
-    /// The epoch in which they were taken.
-    pub(crate) epoch: u64,
+    /// How often the queue had been cleared when they were taken.
+    pub(crate) clears: u64,
 }
 
 impl WriteBatch {
@@ -128,11 +142,12 @@ pub(crate) struct QueueLimits {
 }
 
 impl State {
-    /// Whether nothing up to this batch is waiting or being written.
+    /// Whether nothing up to this batch is waiting or being written, and nothing else was requested.
     fn is_done(&self, seq: u64) -> bool {
         let is_waiting = |waiting: &Waiting| waiting.rows.seq <= seq;
         !self.eviction_requested
             && !self.confirm_requested
+            && self.to_remove.is_empty()
             && self.busy.is_none_or(|first| first > seq)
             && !self.waiting.front().is_some_and(is_waiting)
     }
@@ -328,10 +343,49 @@ impl WriteQueue {
         Ok(())
     }
 
-    /// Removes every row. A batch that is being written is recognized as outdated by its epoch.
+    /// Removes the rows of these keys, and has the flusher remove those on disk, which include those that it is
+    /// writing. No batch of an earlier epoch brings any of them back.
+    pub(crate) fn remove_keys(&self, keys: &[Key]) -> Arc<Removal> {
+        let removal = Arc::new(Removal {
+            keys: keys.iter().copied().collect(),
+            outcome: Mutex::default(),
+        });
+        let keys = &removal.keys;
+        let mut state = self.state();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        // The batches stay: dropping them may run code of the caller.
+        state.rows.remove_keys(keys);
+        for Waiting { rows, .. } in &mut state.waiting {
+            rows.numbers
+                .retain(|row| !keys.contains(rows.batch.key(*row)));
+        }
+        state.unconfirmed.retain(|it| !keys.contains(it.row.key()));
+        state.to_remove.push_back(removal.clone());
+        self.work.notify_one();
+        removal
+    }
+
+    /// Waits until rows are removed from the disk, and returns why some are not.
+    pub(crate) fn wait_removed(
+        &self,
+        removal: &Removal,
+        since: Instant,
+        stall_timeout: Duration,
+    ) -> Result<io::Result<()>, Stalled> {
+        let mut state = self.state();
+        loop {
+            if let Some(outcome) = removal.outcome().take() {
+                return Ok(outcome);
+            }
+            state = self.wait(state, since, stall_timeout)?;
+        }
+    }
+
+    /// Removes every row. A batch that is being written is recognized as outdated by the count of calls.
     pub(crate) fn clear(&self) -> ClearedRows {
         let mut state = self.state();
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.clears.fetch_add(1, Ordering::SeqCst);
         state.bytes -= state.waiting_bytes;
         state.waiting_bytes = 0;
         state.unconfirmed.clear();
@@ -356,6 +410,10 @@ impl WriteQueue {
         self.epoch.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn clears(&self) -> u64 {
+        self.clears.load(Ordering::SeqCst)
+    }
+
     /// Rows and bytes that are not on disk yet.
     pub(crate) fn pending(&self) -> (u64, u64) {
         let state = self.state();
@@ -375,6 +433,11 @@ impl WriteQueue {
             if std::mem::take(&mut state.eviction_requested) {
                 self.begin_work(&mut state, 0);
                 return FlusherTask::Evict;
+            }
+            // Before rows that were put after it, which may have the same keys.
+            if let Some(removal) = state.to_remove.pop_front() {
+                self.begin_work(&mut state, 0);
+                return FlusherTask::Remove(removal);
             }
             let limits = limits();
             let Some(front) = state.waiting.front() else {
@@ -398,7 +461,7 @@ impl WriteQueue {
                 self.begin_work(&mut state, first);
                 return FlusherTask::Write(WriteBatch {
                     rows: state.take_batch(limits.target_bytes),
-                    epoch: self.epoch(),
+                    clears: self.clears(),
                 });
             }
             let waited = self.work.wait_timeout(state, delay);
@@ -426,10 +489,23 @@ impl WriteQueue {
         }
     }
 
+    /// For the flusher: rows are removed from the disk, or not all of them.
+    pub(crate) fn end_removal(&self, removal: &Removal, outcome: io::Result<()>) {
+        let _state = self.state();
+        *removal.outcome() = Some(outcome);
+        self.done.notify_all();
+    }
+
     /// For the flusher: the work that `next_task` returned is done.
     pub(crate) fn finish_work(&self) {
         self.state().busy = None;
         self.done.notify_all();
+    }
+}
+
+impl Removal {
+    fn outcome(&self) -> MutexGuard<'_, Option<io::Result<()>>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

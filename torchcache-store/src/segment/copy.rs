@@ -17,6 +17,19 @@ pub(crate) enum CopyError {
     Write(io::Error),
 }
 
+impl CopyError {
+    /// The error with the name of the segment.
+    pub(crate) fn in_segment(self, name: &str) -> io::Error {
+        let (kind, error) = match self {
+            CopyError::Read(SegmentError::Io(error)) | CopyError::Write(error) => {
+                (error.kind(), error.to_string())
+            }
+            CopyError::Read(error) => (io::ErrorKind::InvalidData, error.to_string()),
+        };
+        io::Error::new(kind, format!("{name}: {error}"))
+    }
+}
+
 impl From<SegmentError> for CopyError {
     fn from(error: SegmentError) -> Self {
         CopyError::Read(error)

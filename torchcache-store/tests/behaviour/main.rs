@@ -10,6 +10,7 @@ mod faults;
 mod golden;
 mod limits;
 mod processes;
+mod remove;
 mod root_limit;
 mod round_trip;
 mod scale;

@@ -11,13 +11,16 @@ use torchcache_store::{Config, Store};
 use crate::cases::Counter;
 use crate::faulty::{Call, Fate, Faulty};
 use crate::process::say;
-use crate::rows::{batch, manual_flush};
+use crate::rows::{batch, keys, manual_flush};
 
 /// Rows of this length fill a segment each where the target is small.
 pub const LEN: usize = 5000;
 
 /// The limit where segments are evicted. Each of them has one row.
 pub const LIMIT: u64 = 100_000;
+
+/// The number of the first row that is removed.
+pub const REMOVED: u64 = 1 << 40;
 
 /// What the process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +31,21 @@ pub enum Work {
     Compact,
     /// Segments beyond the limit, so that others are evicted.
     Evict,
+    /// Segments of some rows each, from which one more is removed.
+    Remove,
     /// Opening a directory that holds segments and files of killed writers.
     Open,
 }
 
 impl Work {
     /// Every kind of work.
-    pub const ALL: [Work; 4] = [Work::Write, Work::Compact, Work::Evict, Work::Open];
+    pub const ALL: [Work; 5] = [
+        Work::Write,
+        Work::Compact,
+        Work::Evict,
+        Work::Remove,
+        Work::Open,
+    ];
 
     fn config(self) -> Config {
         match self {
@@ -76,6 +87,16 @@ impl Work {
                 Call::Remove,
             ],
             Work::Evict => &[Call::Stat, Call::Remove, Call::Rename, Call::List],
+            Work::Remove => &[
+                Call::Create,
+                Call::Read,
+                Call::Write,
+                Call::Sync,
+                Call::Rename,
+                Call::SyncDir,
+                Call::Remove,
+                Call::List,
+            ],
             Work::Open => &[
                 Call::OpenDir,
                 Call::LookDir,
@@ -142,9 +163,12 @@ pub fn run(dir: &Path, args: &[String]) {
         for _ in 0..if work == Work::Open { 2 } else { u64::MAX } {
             say(format_args!("BEGUN {}", put + work.rows_each()));
             store.put(batch(put..put + work.rows_each(), LEN));
+            let extra = REMOVED + put..REMOVED + put + u64::from(work == Work::Remove);
+            store.put(batch(extra.clone(), LEN));
             put += work.rows_each();
             store.flush().unwrap();
             say(format_args!("FLUSHED {put}"));
+            store.remove(&keys(extra)).unwrap();
         }
         drop(store);
         is_open.store(false, Ordering::SeqCst);

@@ -1,5 +1,5 @@
 //! A process is killed at any moment, and at each of its calls of the file system: before it, after
-//! it, and in the middle of a write; while it writes, compacts, evicts and opens.
+//! it, and in the middle of a write; while it writes, compacts, evicts, removes and opens.
 
 use std::fs;
 use std::ops::Range;
@@ -77,7 +77,7 @@ fn flushed_rows_survive_a_kill() {
     });
     let times = u64::from(cases) * KILLS as u64;
     seen(
-        "killed while writing, compacting, evicting or opening",
+        "killed while writing, compacting, evicting, removing or opening",
         times,
     );
 }

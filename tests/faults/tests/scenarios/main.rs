@@ -14,6 +14,7 @@ mod multi_process;
 mod overlay;
 mod permissions;
 mod power;
+mod removed;
 mod shutdown;
 mod signals;
 mod unremovable;

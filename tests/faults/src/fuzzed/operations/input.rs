@@ -45,6 +45,7 @@ pub(super) enum Operation {
     /// The first of two copies of a file is removed.
     Single(u8),
     Harm(u8, Harm),
+    Remove(bool, RowPattern),
 }
 
 /// Rows of a batch. With the step, a row may come twice.

@@ -91,13 +91,19 @@ impl RowPattern {
             .collect()
     }
 
+    pub(super) fn keys(self) -> Vec<Key> {
+        self.numbers()
+            .into_iter()
+            .map(|number| ALL[number].0)
+            .collect()
+    }
+
     pub(super) fn variant(self) -> usize {
         usize::from(self.variant) % LENGTHS.len()
     }
 
     pub(super) fn batch(self) -> RowBatch {
-        let (rows, variant) = (self.numbers(), self.variant());
-        let keys = rows.iter().map(|number| ALL[*number].0).collect();
+        let (rows, keys, variant) = (self.numbers(), self.keys(), self.variant());
         let values = rows
             .iter()
             .flat_map(|number| ALL[*number].1[variant].clone());

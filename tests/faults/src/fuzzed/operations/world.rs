@@ -35,6 +35,8 @@ pub(super) struct World {
     durable: Numbers,
     /// Rows that a damaged file may hold, and hide sound ones of.
     tainted: Numbers,
+    /// Rows that were removed and not put since.
+    removed: Numbers,
 }
 
 /// A process that uses the directory, or did.
@@ -70,6 +72,7 @@ impl World {
             kept: Numbers::new(),
             durable: Numbers::new(),
             tainted: Numbers::new(),
+            removed: Numbers::new(),
         }
     }
 
@@ -114,6 +117,7 @@ impl World {
             Operation::Flush(second) => self.flush(one(second)),
             Operation::CheckRows(second) => self.check_rows(one(second), 0..KEYS),
             Operation::Clear(second) => self.clear(one(second)),
+            Operation::Remove(second, rows) => self.remove_rows(one(second), rows),
             Operation::Refresh(second) => self.refresh(one(second)),
             Operation::Reopen(second, settings) => {
                 let one = one(second);
@@ -146,11 +150,13 @@ impl World {
             processes,
             values,
             tainted,
+            removed,
             ..
         } = self;
         let process = &mut processes[one];
         let Some(store) = &process.store else { return };
         let (numbers, variant) = (rows.numbers(), rows.variant());
+        removed.retain(|number| !numbers.contains(number));
         let winners = store.put(rows.batch());
         let present: Vec<usize> = winners.iter().map(|(at, _)| *at).collect();
         drop(winners);
@@ -227,6 +233,37 @@ impl World {
         self.check_rows(one, 0..KEYS);
     }
 
+    fn remove_rows(&mut self, one: usize, rows: RowPattern) {
+        let Some(store) = &self.processes[one].store else {
+            return;
+        };
+        let removed = store.remove(&rows.keys());
+        let numbers = rows.numbers();
+        self.kept.retain(|number| !numbers.contains(number));
+        self.durable.retain(|number| !numbers.contains(number));
+        for process in &mut self.processes {
+            process.known.retain(|number| !numbers.contains(number));
+            process.taken.retain(|number| !numbers.contains(number));
+            process.count = None;
+        }
+        match removed {
+            // Another process may have them queued.
+            Ok(()) if !self.rules.is_shared => {
+                let store = self.processes[one].store.as_ref().expect("it is open");
+                let there = self.values.read_checked(store, numbers.iter().copied());
+                assert!(there.is_empty(), "{there:?} were removed");
+                self.removed.extend(numbers);
+            }
+            Ok(()) => {}
+            Err(error) => assert!(
+                self.rules.is_damaged
+                    || !self.processes[one].life.is_sound()
+                    || !self.power.is_on(),
+                "{error:?}"
+            ),
+        }
+    }
+
     fn refresh(&mut self, one: usize) {
         let Some(store) = &self.processes[one].store else {
             return;
@@ -287,6 +324,7 @@ impl World {
                 Store::open_on(Arc::new(self.sim.clone()), DIR, SETTINGS.config(self.rules));
             let there = self.values.read_checked(&store.expect("it opens"), 0..KEYS);
             assert!(there.is_superset(&self.kept), "lost in the power cut");
+            assert!(there.is_disjoint(&self.removed), "removed rows came back");
             (self.kept, self.durable) = (there.clone(), there);
         }
         self.reopen_all();
