@@ -53,6 +53,12 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
+        // Removes rows.
+        ["remove", from, count] => {
+            let xs = rows(number(from), number(count));
+            let removed = double_cache().remove(|| double(&xs));
+            assert!(removed.unwrap().iter().all(|row| row.is_cached()));
+        }
         // Stores rows and returns from `main`, without a flush.
         ["store", from, count] => {
             call(double, &rows(number(from), number(count)));

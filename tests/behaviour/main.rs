@@ -54,6 +54,7 @@ mod random_inputs;
 mod raw;
 mod reentrancy;
 mod refresh;
+mod remove;
 mod sample_ids;
 mod shared_arguments;
 mod shared_handles;

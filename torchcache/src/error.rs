@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::TchError;
+use torchcache_store::RemoveError;
 
 /// A misuse of a cache, or a directory or file that cannot be used.
 ///
@@ -61,10 +62,15 @@ pub enum ErrorKind {
     Weights,
     /// libtorch failed in the body of a function that returns this error.
     Torch,
-    /// A call whose rows were [peeked](crate::TorchCache::peek) bypasses the cache.
+    /// A call whose rows were [peeked](crate::TorchCache::peek) or [removed](crate::TorchCache::remove) bypasses the
+    /// cache.
     Bypassed,
-    /// The closure of [`peek`](crate::TorchCache::peek) made no call.
+    /// The closure of [`peek`](crate::TorchCache::peek), [`remove`](crate::TorchCache::remove) or
+    /// [`recompute`](crate::TorchCache::recompute) made no call, or none was made before
+    /// [`remove_keys`](crate::TorchCache::remove_keys).
     NoCall,
+    /// Rows could not be [removed](crate::TorchCache::remove) from the disk.
+    NotRemoved,
 }
 
 /// What a part of an output is called in messages.
@@ -192,9 +198,15 @@ pub(crate) enum Detail {
     #[error("a call that bypasses the cache has no keys, and computes every row: {reason}")]
     Bypassed { reason: String },
     #[error(
-        "the closure of `peek` made no call of this cache itself; expected one of the function or of a method of the module that the handle is of, on this thread and not inside another cached function"
+        "the closure made no call of this cache itself; expected one of the function or of a method of the module that the handle is of, on this thread and not inside another cached function"
     )]
     NoCall,
+    #[error(
+        "the module hash is not known before the first call of the module; call it, or peek a call, before its rows are removed by key"
+    )]
+    NotAttached,
+    #[error("rows are not removed from the disk, or not all of them; those that are left are hits")]
+    NotRemoved(#[source] RemoveError),
 }
 
 impl Detail {
@@ -224,7 +236,8 @@ impl Detail {
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
             Detail::Torch(_) => ErrorKind::Torch,
             Detail::Bypassed { .. } => ErrorKind::Bypassed,
-            Detail::NoCall => ErrorKind::NoCall,
+            Detail::NoCall | Detail::NotAttached => ErrorKind::NoCall,
+            Detail::NotRemoved(_) => ErrorKind::NotRemoved,
         }
     }
 }
@@ -279,10 +292,14 @@ impl StdError for Error {
 
 impl From<Detail> for Error {
     fn from(detail: Detail) -> Self {
-        Error {
-            module: None,
-            detail: Arc::new(detail),
-        }
+        Arc::new(detail).into()
+    }
+}
+
+impl From<Arc<Detail>> for Error {
+    fn from(detail: Arc<Detail>) -> Self {
+        let module = None;
+        Error { module, detail }
     }
 }
 

@@ -84,6 +84,7 @@ impl<'a> World<'a> {
                 self.instances[one].machine.cache.clear();
                 self.model.clear(one);
             }
+            Step::Remove(one, ref numbers) => self.remove(one, numbers)?,
             Step::Flush(one) => self.flush(one)?,
             Step::Reopen(one, module) => self.reopen(one, module),
             Step::Damage(Damage::Block, number, pick) => self.block(number, pick % 2 == 0)?,
@@ -150,6 +151,42 @@ impl<'a> World<'a> {
         }
         let rows = numbers.iter().map(|&number| (identity, number)).collect();
         self.compare(one, &rows, runs, &before, &after)
+    }
+
+    fn remove(&mut self, one: usize, numbers: &[i64]) -> Checked {
+        let Instance {
+            ref machine,
+            identity,
+            directory,
+            ..
+        } = self.instances[one];
+        let xs = rows(numbers);
+        let removed = machine.cache.remove(|| machine.forward(&xs));
+        prop_assert!(machine.runs.take().is_empty());
+        let failed = removed.as_ref().err().map(|error| error.kind());
+        if !machine.torchcache_enabled {
+            prop_assert_eq!(failed, Some(ErrorKind::Bypassed));
+            return Ok(());
+        }
+        let is_new = !self.model.uses(one, directory);
+        let refused = failed == Some(ErrorKind::Directory) && is_new;
+        self.model.set_refused(one, refused);
+        if refused {
+            prop_assert!(self.model.is_blocked(directory));
+            return Ok(());
+        }
+        if let Some(kind) = failed {
+            let is_of_disk = [ErrorKind::Directory, ErrorKind::NotRemoved].contains(&kind);
+            prop_assert!(self.damaged && is_of_disk, "{removed:?}");
+        }
+        let hash = machine.cache.module_hash().unwrap();
+        self.hashes.entry(hash).or_insert(identity);
+        let away = self.model.was_blocked(directory) && machine.cache.directory().is_none();
+        let place = self.instances[one].place();
+        self.model.attach(one, place, away, self.roomy);
+        let rows = numbers.iter().map(|&number| (identity, number)).collect();
+        self.model.remove(one, &rows, failed.is_none());
+        Ok(())
     }
 
     /// Compares the computed rows with the model.

@@ -219,6 +219,19 @@ impl Model {
         }
     }
 
+    /// An instance removed rows, on disk as well if no fault kept it from that.
+    pub(crate) fn remove(&mut self, instance: usize, rows: &Rows, from_disk: bool) {
+        let Attached { place, memory, .. } = self.attached[&instance];
+        let memory = &mut self.memories[memory];
+        memory.may.retain(|row| !rows.contains(row));
+        memory.must.retain(|row| !rows.contains(row));
+        let disk = self.disks.entry(place).or_default();
+        disk.must.retain(|row| !rows.contains(row));
+        if from_disk {
+            disk.may.retain(|row| !rows.contains(row));
+        }
+    }
+
     /// A segment of an identity was damaged.
     pub(crate) fn damage(&mut self, place: Place) {
         self.disks.entry(place).or_default().must.clear();

@@ -29,6 +29,7 @@ pub(super) enum Step {
     Bound(Roomy),
     Refresh(usize),
     Clear(usize),
+    Remove(usize, Vec<i64>),
     Flush(usize),
     /// An instance is dropped and replaced by a new one.
     Reopen(usize, i64),
@@ -70,6 +71,7 @@ impl Step {
             Step::Bound(_) => "bound",
             Step::Refresh(_) => "refresh",
             Step::Clear(_) => "clear",
+            Step::Remove(..) => "remove",
             Step::Flush(_) => "flush",
             Step::Reopen(..) => "reopen",
             Step::Damage(damage, ..) => match damage {
@@ -85,7 +87,7 @@ impl Step {
 }
 
 /// Everything that must happen in at least one run: steps and their effects.
-pub(super) const KINDS: [&str; 33] = [
+pub(super) const KINDS: [&str; 34] = [
     "call",
     "trickle",
     "edit in place",
@@ -101,6 +103,7 @@ pub(super) const KINDS: [&str; 33] = [
     "bound",
     "refresh",
     "clear",
+    "remove",
     "flush",
     "reopen",
     "flip a byte",
@@ -156,7 +159,8 @@ fn steps() -> impl Strategy<Value = Step> {
     ]);
     let roomy = prop::bool::weighted(0.7);
     prop_oneof![
-        24 => (one.clone(), rows).prop_map(|(one, rows)| Step::Call(one, rows)),
+        24 => (one.clone(), rows.clone()).prop_map(|(one, rows)| Step::Call(one, rows)),
+        2 => (one.clone(), rows).prop_map(|(one, rows)| Step::Remove(one, rows)),
         4 => (one.clone(), 0..WEIGHTS.len(), any::<bool>())
             .prop_map(|(one, weight, in_place)| Step::Edit(one, weight, in_place)),
         6 => (one.clone(), settings()).prop_map(|(one, setting)| Step::Set(one, setting)),

@@ -1,6 +1,6 @@
-//! [`Epoch`]: when a call began, between two calls of `clear`.
+//! [`Epoch`]: when a call began, between two calls that remove rows.
 
-/// The time between two calls of `clear`, in each tier. A call takes it before its lookup; what it
+/// The time between two calls of `clear` or `remove`, in each tier. A call takes it before its lookup; what it
 /// brings in a later one is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch {

@@ -231,7 +231,7 @@ impl TorchCache {
     /// reasons, and the log has them. Rows that the full tier refused or evicted are no error:
     /// [`Stats::disk`] counts them. Nor are rows that another process evicted or cleared.
     pub fn flush(&self) -> Result<(), FlushError> {
-        let tiers = self.with_cache(|cache| cache.tiers.clone());
+        let tiers = self.tiers();
         // Outside the handle's lock, since this may take as long as the disk does.
         let saved = tiers.as_ref().map_or(Ok(()), Tiers::save_all);
         let (store, fault) = tiers.map_or((None, None), |tiers| (tiers.store, tiers.disk_fault));
@@ -259,8 +259,7 @@ impl TorchCache {
     /// theirs. Does nothing before a module's first call, since the module hash is not known until then.
     pub fn clear(&self) {
         self.shared.discard();
-        let tiers = self.with_cache(|cache| cache.tiers.clone());
-        if let Some(tiers) = tiers {
+        if let Some(tiers) = self.tiers() {
             tiers.clear();
         }
     }
@@ -301,6 +300,11 @@ impl TorchCache {
     /// What it is attached to.
     pub(super) fn attached(&self) -> Option<Arc<Attached>> {
         read(&self.attached).clone()
+    }
+
+    /// The tiers of the present module hash; `None` before a module's first call.
+    pub(crate) fn tiers(&self) -> Option<Tiers> {
+        self.with_cache(|cache| cache.tiers.clone())
     }
 
     fn with_cache<R>(&self, read: impl FnOnce(&OpenCache) -> R) -> Option<R> {

@@ -132,6 +132,11 @@ impl Method {
         }
     }
 
+    /// How many functions its body is known to call.
+    pub(crate) fn callee_count(&self) -> usize {
+        read(&self.callees).len()
+    }
+
     /// Its code, and that of all functions that it is known to call. What stands for the code of a wrapped module
     /// is in its own identity, and in those around it.
     pub(crate) fn add_code_to(&self, called: &mut BTreeSet<CodeDigest>) {

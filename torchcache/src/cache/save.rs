@@ -2,8 +2,8 @@
 //! set or the directory changed, and rows that a failing disk lost.
 
 use tch::{Device, Kind, TchError, Tensor};
+use torchcache_store::Store;
 
-use super::epoch::Epoch;
 use super::tiers::Tiers;
 use crate::key::Key;
 use crate::memory::Memory;
@@ -29,16 +29,12 @@ impl Tiers {
     ///
     /// Rows that libtorch cannot copy.
     pub(crate) fn save_all(&self) -> Result<(), TchError> {
-        let (epoch, keys) = {
+        let keys = {
             let mut memory = self.memory();
-            let Some(epoch) = self.epoch(&memory) else {
-                return Ok(());
-            };
             self.mark_of_saved(&mut memory);
-            (epoch, memory.doubtful_keys(self.short_hash))
+            memory.doubtful_keys(self.short_hash)
         };
-        keys.chunks(BATCH)
-            .try_for_each(|keys| self.save(keys, epoch))
+        keys.chunks(BATCH).try_for_each(|keys| self.save(keys))
     }
 
     /// Gives rows in memory to the disk tier, where it lacks them.
@@ -46,10 +42,17 @@ impl Tiers {
     /// # Errors
     ///
     /// Rows that libtorch cannot copy.
-    pub(crate) fn save(&self, keys: &[Key], epoch: Epoch) -> Result<(), TchError> {
+    pub(crate) fn save(&self, keys: &[Key]) -> Result<(), TchError> {
         let Some(store) = &self.store else {
             return Ok(());
         };
+        // Where others were removed meanwhile, the store took none.
+        while !self.save_in_epoch(store, keys)? {}
+        Ok(())
+    }
+
+    /// The same, unless rows are removed meanwhile: then it returns `false`.
+    fn save_in_epoch(&self, store: &Store, keys: &[Key]) -> Result<bool, TchError> {
         let located = store.locate(keys);
         let (present, missing): (Vec<_>, Vec<_>) = keys
             .iter()
@@ -57,20 +60,24 @@ impl Tiers {
             .partition(|(_, located)| located.is_some());
         let keys = |rows: Vec<(&Key, _)>| rows.into_iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let (present, missing) = (keys(present), keys(missing));
-        let (mark, held) = {
+        let (epoch, mark, held) = {
             let mut memory = self.memory();
             let mark = self.mark_of_saved(&mut memory);
             memory.mark_saved(&present, mark);
-            (mark, memory.by_schema(&missing))
+            // Rows that are in memory now were not removed before it.
+            (store.epoch(), mark, memory.by_schema(&missing))
         };
         for (schema, keys, found) in held {
             let shape = [keys.len() as i64, schema.row_bytes() as i64];
             let bytes = Tensor::f_empty(shape, (Kind::Uint8, Device::Cpu))?;
             overwrite_rows(&bytes, &found)?;
             let batch = PackedRows { schema, bytes }.to_batch(&keys)?;
-            store.put(batch.since(epoch.store));
+            store.put(batch.since(epoch));
+            if store.epoch() != epoch {
+                return Ok(false);
+            }
             self.memory().mark_saved(&keys, mark);
         }
-        Ok(())
+        Ok(true)
     }
 }

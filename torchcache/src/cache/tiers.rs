@@ -11,8 +11,9 @@ use torchcache_store::{Compression, Config, Store, StoreError};
 use super::directory::{self, Unusable};
 use super::epoch::Epoch;
 use super::flights::RowFlights;
-use crate::error::Detail;
+use crate::error::{Detail, Error};
 use crate::identity::{Claim, Identity};
+use crate::key::Key;
 use crate::memory::Memory;
 use crate::memory::budget::Budget;
 use crate::memory::saved::ShortHash;
@@ -37,6 +38,15 @@ pub(crate) struct Tiers {
 struct MemoryTier {
     rows: Mutex<Memory>,
     flights: RowFlights,
+}
+
+/// Rows are being removed on demand. Dropped also where a log subscriber panics.
+struct Removing<'a>(&'a Tiers);
+
+impl Drop for Removing<'_> {
+    fn drop(&mut self) {
+        self.0.memory().end_removal();
+    }
 }
 
 /// The options that determine where the disk tier is.
@@ -143,8 +153,7 @@ impl Tiers {
         &self.memory.flights
     }
 
-    /// The epoch of a call whose lookup begins under this lock; `None` while the tiers are being
-    /// cleared.
+    /// The epoch of a call whose lookup begins under this lock; `None` while rows are removed on demand.
     pub(crate) fn epoch(&self, memory: &Memory) -> Option<Epoch> {
         let memory = memory.epoch()?;
         let store = self.store.as_ref().map_or(0, Store::epoch);
@@ -153,20 +162,32 @@ impl Tiers {
 
     /// Removes every row, also those of calls that are under way.
     pub(crate) fn clear(&self) {
-        /// Ends the clearing, also where a log subscriber panics.
-        struct Clearing<'a>(&'a Tiers);
-        impl Drop for Clearing<'_> {
-            fn drop(&mut self) {
-                let dropped = self.0.memory().end_clear();
-                drop(dropped);
-            }
-        }
-        let dropped = self.memory().begin_clear();
-        drop(dropped);
-        let _clearing = Clearing(self);
+        let _removing = self.begin_removal(None);
         if let Some(store) = &self.store {
             store.clear();
         }
+    }
+
+    /// Removes the rows of these keys. Calls under way keep none of their rows, whatever the keys.
+    ///
+    /// # Errors
+    ///
+    /// A directory that cannot be used, and rows that cannot be removed from it.
+    pub(crate) fn remove(&self, keys: &[Key]) -> Result<(), Error> {
+        let _removing = self.begin_removal(Some(keys));
+        if let Some(fault) = &self.disk_fault {
+            return Err(fault.reason.clone().into());
+        }
+        let removed = self.store.as_ref().map(|store| store.remove(keys));
+        removed.transpose().map_err(Detail::NotRemoved)?;
+        Ok(())
+    }
+
+    /// Removes rows from memory. Until the result is dropped, calls keep no rows.
+    fn begin_removal(&self, keys: Option<&[Key]>) -> Removing<'_> {
+        let dropped = self.memory().begin_removal(keys);
+        drop(dropped);
+        Removing(self)
     }
 
     pub(crate) fn directory(&self) -> Option<&Path> {

@@ -14,6 +14,7 @@ mod lookup;
 mod outcome;
 mod peek;
 mod recheck;
+mod request;
 
 use std::sync::MutexGuard;
 use std::time::Instant;
@@ -44,6 +45,7 @@ use lookup::Lookup;
 use outcome::{Flattened, Stop, Unfit};
 pub use peek::{PeekedRow, Tier};
 use recheck::{Comparison, Recomputing};
+use request::Request;
 
 /// Runs `body` through the cache of `target`: on the rows that no tier holds. `training`: the call
 /// bypasses the cache.
@@ -60,17 +62,27 @@ pub(crate) fn run<O: Output>(
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
     let method = target.handle().method(|| target.row_name(), function);
-    if peek::is_peeked(target.handle()) {
-        let found = match training {
+    let request = request::of_call(target.handle());
+    let run = loop {
+        let callees = method.callee_count();
+        if let Some(request) = request {
+            let found = match training {
+                true => Err(Stop::Bypass(Reason::Training)),
+                false => find_requested::<O>(request, target, &method, arguments),
+            };
+            if let Some(placeholder) = request::answer(request, target, found) {
+                return placeholder;
+            }
+        }
+        let frame = Frame::enter(target, &method);
+        let run = match training {
             true => Err(Stop::Bypass(Reason::Training)),
-            false => peek_rows::<O>(target, &method, arguments),
+            false => run_cached(target, &frame, arguments, body),
         };
-        return peek::answer(target, found);
-    }
-    let frame = Frame::enter(target, &method);
-    let run = match training {
-        true => Err(Stop::Bypass(Reason::Training)),
-        false => run_cached(target, &frame, arguments, body),
+        // Rows of keys that have the code of functions that the body called first were not removed.
+        if request.is_none() || run.is_err() || method.callee_count() == callees {
+            break run;
+        }
     };
     match run {
         Ok(output) | Err(Stop::Return(output)) => output,
@@ -104,7 +116,7 @@ fn run_cached<O: Output>(
     let mut lookup = Lookup::new(call.row_keys(&code)?);
     call.reject_ambiguous_ids(&lookup)?;
     // Inside a verified module, and of a placeholder, rows are computed, and neither looked up nor stored.
-    let uses_tiers = !Recomputing::is_active() && !peek::has_placeholder();
+    let uses_tiers = !Recomputing::is_active() && !request::has_placeholder();
     if uses_tiers {
         call.find_in_memory(&mut lookup)?;
         call.find_on_disk(&mut lookup)?;
@@ -123,21 +135,26 @@ fn run_cached<O: Output>(
     call.assemble(lookup)
 }
 
-/// The rows of a call, as the tiers have them.
-fn peek_rows<O: Output>(
+/// The rows of a call, as the tiers have them. Removes them if the request says so.
+fn find_requested<O: Output>(
+    request: Request,
     target: &dyn Target,
     method: &Method,
     arguments: &Arguments,
 ) -> Result<Vec<PeekedRow>, Stop<O>> {
     if environment::is_disabled() {
-        return Err(peek::disabled());
+        return Err(request::disabled());
     }
     let attached = target.handle().attach(target)?;
-    let cache = attached.enabled_cache().ok_or_else(peek::disabled)?;
+    let cache = attached.enabled_cache().ok_or_else(request::disabled)?;
     cache.claim(target, method)?;
     let call = CachedCall::new::<O>(target, method, arguments, &attached.options, cache)?;
     let keys = call.row_keys(&call.code())?;
-    Ok(peek::find(&cache.tiers, keys))
+    let found = peek::find(&cache.tiers, &keys);
+    if request.removes() {
+        cache.tiers.remove(&keys).map_err(Stop::Misuse)?;
+    }
+    Ok(found)
 }
 
 /// One call that the cache serves.
@@ -370,9 +387,7 @@ impl<'a> CachedCall<'a> {
         if unsaved.is_empty() {
             return;
         }
-        if let Some(epoch) = self.epoch
-            && let Err(error) = self.cache.tiers.save(&unsaved, epoch)
-        {
+        if let Err(error) = self.cache.tiers.save(&unsaved) {
             self.memory_fault(&error);
             self.target.handle().add_unwritten(unsaved.len() as u64);
         }

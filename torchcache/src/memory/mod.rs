@@ -43,10 +43,10 @@ pub(crate) struct Memory {
     evicted: u64,
     refused: u64,
     saved: SavedRows,
-    /// Counts how often the tier was cleared.
+    /// Counts how often rows were removed on demand.
     epoch: u64,
-    /// How many calls of `clear` are under way.
-    clearing: u32,
+    /// How many such removals are under way.
+    removing: u32,
 }
 
 /// Rows of one schema with their keys.
@@ -71,6 +71,8 @@ pub(crate) struct Reservation {
     /// The position of the row among those that slots were reserved for.
     pub(crate) row: usize,
     slot: RowSlot,
+    /// When it was reserved.
+    epoch: u64,
     /// The rows of its chunk.
     chunk: ChunkRows,
     is_filled: bool,
@@ -159,14 +161,14 @@ impl Memory {
             refused: 0,
             saved: SavedRows::default(),
             epoch: 0,
-            clearing: 0,
+            removing: 0,
         }
     }
 
-    /// The epoch of a call that begins now: it ends when the tier is cleared. `None` while it is
-    /// being cleared.
+    /// The epoch of a call that begins now: it ends when rows are removed on demand. `None` while some
+    /// are.
     pub(crate) fn epoch(&self) -> Option<u64> {
-        (self.clearing == 0).then_some(self.epoch)
+        (self.removing == 0).then_some(self.epoch)
     }
 
     /// Which rows are on disk.
@@ -205,19 +207,32 @@ impl Memory {
         }
     }
 
-    /// Removes every row. Calls that began before [`end_clear`](Self::end_clear) keep none of theirs.
-    pub(crate) fn begin_clear(&mut self) -> DroppedRows {
-        self.clearing += 1;
-        self.remove_all()
+    /// Removes the rows of these keys, or every row. Calls that began before [`end_removal`](Self::end_removal) keep
+    /// none of theirs.
+    pub(crate) fn begin_removal(&mut self, keys: Option<&[Key]>) -> DroppedRows {
+        self.removing += 1;
+        self.epoch += 1;
+        match keys {
+            Some(keys) => self.remove(keys),
+            None => self.remove_all(),
+        }
     }
 
-    pub(crate) fn end_clear(&mut self) -> DroppedRows {
-        self.clearing -= 1;
-        self.remove_all()
+    pub(crate) fn end_removal(&mut self) {
+        self.removing -= 1;
+        self.epoch += 1;
+    }
+
+    fn remove(&mut self, keys: &[Key]) -> DroppedRows {
+        for key in keys {
+            if let Some(row) = self.rows.pop(key) {
+                self.slabs.release(row.slot);
+            }
+        }
+        DroppedRows(Vec::new())
     }
 
     fn remove_all(&mut self) -> DroppedRows {
-        self.epoch += 1;
         self.rows.clear();
         self.schemas.clear();
         self.admission = None;
@@ -369,6 +384,7 @@ impl Memory {
             Some(Reservation {
                 row,
                 slot,
+                epoch,
                 chunk: self.slabs.rows(slot)?.clone(),
                 is_filled: false,
             })
@@ -475,8 +491,9 @@ impl Memory {
         }
     }
 
-    /// Makes filled rows visible, with what they were given to. Returns those of `keys` that were visible before, if they are of
-    /// an agreeing schema, with their positions: they win over the new rows.
+    /// Makes filled rows visible, with what they were given to, unless rows were removed on demand since their slots were
+    /// reserved. Returns those of `keys` that were visible before, if they are of an agreeing schema, with their
+    /// positions: they win over the new rows.
     pub(crate) fn publish(
         &mut self,
         keys: &[Key],
@@ -489,12 +506,15 @@ impl Memory {
             .filter_map(|(position, row)| Some((position, row?)))
             .collect();
         let number = self.intern(schema);
-        for Reservation { row, slot, .. } in reservations {
+        for reservation in reservations {
+            let Reservation {
+                row, slot, epoch, ..
+            } = reservation;
             if !self.slabs.is_valid(slot) {
                 continue;
             }
             let key = keys[row];
-            if self.rows.contains(&key) {
+            if epoch != self.epoch || self.rows.contains(&key) {
                 self.slabs.release(slot);
             } else {
                 self.slabs.occupy(slot, key);

@@ -439,9 +439,9 @@ fn rows_of_an_earlier_epoch_are_not_kept() {
     let mut memory = only_tier(1 << 20, Eviction::Lru);
     let (keys, ..) = rows(&[1, 2], 10);
     let epoch = memory.epoch().unwrap();
-    drop(memory.begin_clear());
+    drop(memory.begin_removal(None));
     assert_eq!(memory.epoch(), None, "a call that begins now keeps nothing");
-    drop(memory.end_clear());
+    memory.end_removal();
     let reserve = |memory: &mut Memory, epoch| {
         let reservations = memory.reserve(&keys, ROW as usize, Device::Cpu, epoch);
         reservations.unwrap().len()
@@ -449,6 +449,21 @@ fn rows_of_an_earlier_epoch_are_not_kept() {
     assert_eq!(reserve(&mut memory, epoch), 0);
     let epoch = memory.epoch().unwrap();
     assert_eq!(reserve(&mut memory, epoch), 2);
+}
+
+#[test]
+fn reserved_rows_of_an_earlier_epoch_are_not_published() {
+    let mut memory = only_tier(1 << 20, Eviction::Lru);
+    insert(&mut memory, &[1, 2, 3]);
+    let (keys, schema, _) = rows(&[4, 5], 10);
+    let reserved = memory.reserve(&keys, ROW as usize, Device::Cpu, memory.epoch);
+    drop(memory.begin_removal(Some(&[key(2), key(9)])));
+    memory.end_removal();
+    publish(&mut memory, &keys, &schema, reserved.unwrap());
+    assert_eq!(held(&mut memory, 0..9), [1, 3]);
+    assert_eq!(memory.slabs.taken(), 2);
+    insert(&mut memory, &[2, 4]);
+    assert_eq!(held(&mut memory, 0..9), [1, 2, 3, 4]);
 }
 
 #[test]
@@ -489,7 +504,7 @@ fn tiers_share_the_budget_of_the_process() {
     insert_sized(&mut second, &[0, 1, 2, 3, 4, 5], LARGE);
     assert_eq!(second.usage().rows, 10);
     assert_eq!(BUDGET.left(), 0);
-    drop(second.begin_clear());
+    drop(second.begin_removal(None));
     assert_eq!(BUDGET.left(), 10 * COST_OF_LARGE);
 }
 

@@ -1,0 +1,294 @@
+//! What [`TorchCache::peek`], [`TorchCache::remove`] and [`TorchCache::recompute`] ask of the calls that a closure makes.
+
+use std::cell::RefCell;
+use std::iter::{repeat, repeat_with};
+use std::marker::PhantomData;
+use std::ptr;
+
+use tch::Tensor;
+
+use super::frame::depth;
+use super::outcome::Stop;
+use super::peek::PeekedRow;
+use crate::cache::handle::TorchCache;
+use crate::cache::target::Target;
+use crate::cache::warnings::Reason;
+use crate::error::{Detail, Error, ErrorKind};
+use crate::output::{Batched, Output};
+
+/// What a call does with its rows in the tiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// It finds them.
+    Peek,
+    /// It finds and removes them.
+    Remove,
+    /// It removes them before it looks them up.
+    Recompute,
+}
+
+impl Request {
+    pub(super) fn removes(self) -> bool {
+        self != Request::Peek
+    }
+
+    /// Whether the body does not run.
+    fn has_placeholder(self) -> bool {
+        self != Request::Recompute
+    }
+}
+
+thread_local! {
+    /// Those that this thread is in, the innermost one last.
+    static REQUESTED: RefCell<Vec<Requested>> = const { RefCell::new(Vec::new()) };
+}
+
+#[derive(Debug)]
+struct Requested {
+    request: Request,
+    handle: *const TorchCache,
+    /// How many cached calls the thread was in when it began.
+    depth: usize,
+    /// The rows of the calls so far; `None` before the first one.
+    rows: Option<Result<Vec<PeekedRow>, Error>>,
+}
+
+/// `None` while the thread ends.
+fn with_requested<R>(work: impl FnOnce(&mut Vec<Requested>) -> R) -> Option<R> {
+    REQUESTED
+        .try_with(|requested| work(&mut requested.borrow_mut()))
+        .ok()
+}
+
+/// While this lives, it is asked of the calls of a handle on this thread.
+#[derive(Debug)]
+struct Requesting(PhantomData<*const ()>);
+
+impl Requesting {
+    fn start(handle: &TorchCache, request: Request) -> Self {
+        let (depth, rows) = (depth(), None);
+        REQUESTED.with_borrow_mut(|requested| {
+            requested.push(Requested {
+                request,
+                handle,
+                depth,
+                rows,
+            });
+        });
+        Requesting(PhantomData)
+    }
+}
+
+impl Drop for Requesting {
+    fn drop(&mut self) {
+        with_requested(Vec::pop);
+    }
+}
+
+impl TorchCache {
+    /// The key of each row of a call, and whether the row is cached, without computing any. `call` makes the call, of
+    /// the function or of a method of the module that this handle is of.
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// use torchcache::torchcache;
+    ///
+    /// #[torchcache]
+    /// fn embed(xs: &Tensor, scale: f64) -> Tensor {
+    ///     xs * scale
+    /// }
+    ///
+    /// let xs = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
+    /// embed(&xs.narrow(0, 0, 2), 0.5);
+    /// let rows = embed_cache().peek(|| embed(&xs, 0.5))?;
+    /// let cached: Vec<bool> = rows.iter().map(|row| row.is_cached()).collect();
+    /// assert_eq!(cached, [true, true, false]);
+    /// assert_eq!(embed_cache().stats().misses, 2);
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// The body does not run: **the call returns a placeholder**, of undefined tensors, empty lists and `None`, for
+    /// `call` to drop. The rows are in the order of the batch, those of several calls one after the other. Calls on other
+    /// threads, and inside another cached call, are made as without `peek`.
+    ///
+    /// The weights are compared as by a call, so that keys and rows are those of the present module hash, and the first
+    /// call of a module opens its cache. Nothing else changes: no row is read or counted, or becomes the most recently
+    /// used.
+    ///
+    /// The answer holds until a tier evicts a row, or a thread or process stores or clears one. As with a call, rows that
+    /// another process wrote less than 200 ms ago may be missing, and rows of a function whose callees are not known
+    /// before [its body ran](crate::torchcache#methods) once in this process. A row on disk that turns out to be corrupt
+    /// when it is read is computed after all.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call; [`ErrorKind::Bypassed`](crate::ErrorKind::Bypassed) where it bypasses the cache, or that is
+    /// disabled, so that all rows would be computed; [`ErrorKind::NoCall`](crate::ErrorKind::NoCall) where `call` made
+    /// none.
+    pub fn peek<R>(&self, call: impl FnOnce() -> R) -> Result<Vec<PeekedRow>, Error> {
+        let (_placeholder, rows) = self.request(Request::Peek, call)?;
+        Ok(rows)
+    }
+
+    /// Removes the rows of a call from memory and disk, so that the next call with them computes them. `call` makes the
+    /// call, as for [`peek`](Self::peek). Returns what `peek` would have returned.
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// use torchcache::torchcache;
+    ///
+    /// #[torchcache]
+    /// fn embed(xs: &Tensor) -> Tensor {
+    ///     xs * 2
+    /// }
+    ///
+    /// let xs = Tensor::from_slice(&[1.0f32, 2.0, 3.0]);
+    /// embed(&xs);
+    /// let removed = embed_cache().remove(|| embed(&xs.narrow(0, 0, 1)))?;
+    /// assert!(removed[0].is_cached());
+    /// embed(&xs);
+    /// assert_eq!(embed_cache().stats().misses, 3 + 1);
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// The body does not run, and the call returns a placeholder. Rows of earlier module hashes stay. Removing is slow
+    /// where rows are on disk: each file that has any of them is copied without them. So remove many by one call, or by
+    /// [`remove_keys`](Self::remove_keys).
+    ///
+    /// Once it succeeds, no call of this process finds the rows until one computes them, and no process that opens the
+    /// cache later does. Calls that are under way keep none of their rows, whatever their keys, and neither do calls that
+    /// begin before it returns. Another process that has the cache open may find the rows in its memory, and on disk
+    /// until it looks for new files; rows that it is computing or has queued are stored.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`peek`](Self::peek); [`ErrorKind::Directory`](crate::ErrorKind::Directory) where the directory cannot be
+    /// used, and [`ErrorKind::NotRemoved`](crate::ErrorKind::NotRemoved) where rows cannot be removed from it, such as a
+    /// read-only one. The rows are then no longer in memory, and those that are left on disk are hits.
+    pub fn remove<R>(&self, call: impl FnOnce() -> R) -> Result<Vec<PeekedRow>, Error> {
+        let (_placeholder, rows) = self.request(Request::Remove, call)?;
+        Ok(rows)
+    }
+
+    /// Removes the rows of these [keys](PeekedRow::key) under the present module hash, like [`remove`](Self::remove).
+    ///
+    /// # Errors
+    ///
+    /// As of [`remove`](Self::remove); [`ErrorKind::NoCall`](crate::ErrorKind::NoCall) before a module's first call, since
+    /// the module hash is not known until then.
+    pub fn remove_keys(&self, keys: &[[u8; 32]]) -> Result<(), Error> {
+        let tiers = self.tiers().ok_or(Detail::NotAttached)?;
+        tiers.remove(keys)
+    }
+
+    /// Makes a call that computes all of its rows, which replace those that are cached. `call` makes the call, as for
+    /// [`peek`](Self::peek), and this returns what it returned. The rows are [removed](Self::remove) first, and then the
+    /// call is made.
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// use torchcache::torchcache;
+    ///
+    /// #[torchcache]
+    /// fn embed(xs: &Tensor) -> Tensor {
+    ///     xs * 2
+    /// }
+    ///
+    /// let xs = Tensor::from_slice(&[1.0f32, 2.0]);
+    /// embed(&xs);
+    /// let computed = embed_cache().recompute(|| embed(&xs))?;
+    /// assert_eq!(computed, embed(&xs));
+    /// let stats = embed_cache().stats();
+    /// assert_eq!((stats.misses, stats.memory.hits), (4, 2));
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// Calls of other caches inside its body find their rows. Where another thread computes a row at the same time, both
+    /// calls return the new row. A call that bypasses the cache computes its rows as always, and leaves those that are
+    /// cached.
+    ///
+    /// # Errors
+    ///
+    /// As of [`remove`](Self::remove), but not where the call bypasses the cache or that is disabled. What the call
+    /// returned is lost then.
+    pub fn recompute<R>(&self, call: impl FnOnce() -> R) -> Result<R, Error> {
+        let (returned, _rows) = self.request(Request::Recompute, call)?;
+        Ok(returned)
+    }
+
+    /// Asks this of the calls that `call` makes, and returns what it returned and what was found of their rows.
+    fn request<R>(
+        &self,
+        request: Request,
+        call: impl FnOnce() -> R,
+    ) -> Result<(R, Vec<PeekedRow>), Error> {
+        let _requesting = Requesting::start(self, request);
+        let returned = call();
+        let rows = with_requested(|requested| requested.last_mut()?.rows.take()).flatten();
+        let rows = rows.unwrap_or_else(|| Err(Detail::NoCall.into()));
+        Ok((returned, rows?))
+    }
+}
+
+/// What is asked of a call of this handle.
+pub(super) fn of_call(handle: &TorchCache) -> Option<Request> {
+    with_requested(|requested| {
+        let innermost = requested.last()?;
+        let is_own = ptr::eq(innermost.handle, handle) && innermost.depth == depth();
+        is_own.then_some(innermost.request)
+    })
+    .flatten()
+}
+
+/// Whether this thread may have a placeholder, of which no row may be computed and kept.
+pub(super) fn has_placeholder() -> bool {
+    let has = |it: &Requested| it.request.has_placeholder() && it.rows.is_some();
+    with_requested(|requested| requested.iter().any(has)) == Some(true)
+}
+
+/// Notes what was found of a call. Returns the placeholder, if its body does not run.
+pub(super) fn answer<O: Output>(
+    request: Request,
+    target: &dyn Target,
+    found: Result<Vec<PeekedRow>, Stop<O>>,
+) -> Option<O> {
+    let runs = !request.has_placeholder();
+    let found = match found {
+        Ok(rows) => Ok(rows),
+        // It computes its rows in any case.
+        Err(Stop::Bypass(_)) if runs => Ok(Vec::new()),
+        Err(Stop::Misuse(error)) if runs && error.kind() == ErrorKind::Bypassed => Ok(Vec::new()),
+        Err(Stop::Bypass(Reason::NoRows)) => Ok(Vec::new()),
+        Err(Stop::Bypass(reason)) => Err(bypassed(&reason.to_string())),
+        Err(Stop::Misuse(error)) => Err(error),
+        Err(Stop::Return(_)) => unreachable!("no body ran"),
+    };
+    let found = found.map_err(|error| error.in_module(&target.name()));
+    with_requested(|requested| {
+        let innermost = requested.last_mut()?;
+        match (&mut innermost.rows, found) {
+            (Some(Err(_)), _) => {}
+            (Some(Ok(rows)), Ok(more)) => rows.extend(more),
+            (rows, found) => *rows = Some(found),
+        }
+        Some(())
+    });
+    if runs {
+        return None;
+    }
+    let (mut tensors, mut lengths) = (repeat_with(Tensor::new), repeat(0));
+    let value = O::Value::unflatten(&mut tensors, &mut lengths);
+    Some(O::from_value(
+        value.expect("tensors and lengths do not end"),
+    ))
+}
+
+/// The error of a call whose cache is disabled.
+pub(super) fn disabled<O>() -> Stop<O> {
+    Stop::Misuse(bypassed("it is disabled"))
+}
+
+fn bypassed(reason: &str) -> Error {
+    let reason = reason.to_owned();
+    Detail::Bypassed { reason }.into()
+}
