@@ -216,6 +216,16 @@ fn ids_are_paths_bytes_or_tuples() {
         xs * 2
     }
     #[torchcache]
+    fn by_uuid_number(xs: &Tensor, #[id] uuids: &[u128]) -> Tensor {
+        assert_eq!(xs.size()[0] as usize, uuids.len());
+        xs * 3
+    }
+    #[torchcache]
+    fn by_uuid_bytes(xs: &Tensor, #[id] uuids: &[&[u8; 16]]) -> Tensor {
+        assert_eq!(xs.size()[0] as usize, uuids.len());
+        xs * 4
+    }
+    #[torchcache]
     fn by_view(xs: &Tensor, #[id] views: &[(String, u8)]) -> Tensor {
         assert_eq!(xs.size()[0] as usize, views.len());
         xs * f64::from(views[0].1)
@@ -229,6 +239,15 @@ fn ids_are_paths_bytes_or_tuples() {
     by_uuid(&xs, &[[0; 16], [1; 16], [2; 16]]);
     by_uuid(&part, &[[2; 16], [3; 16]]);
     assert_eq!(counts(by_uuid_cache()), (4, 1, 0));
+    // As the crate `uuid` returns them from `as_u128` and `as_bytes`.
+    let numbers = [1 << 127, (1 << 127) + 1, u128::MAX];
+    by_uuid_number(&xs, &numbers);
+    by_uuid_number(&part, &[numbers[2], 1]);
+    assert_eq!(counts(by_uuid_number_cache()), (4, 1, 0));
+    let bytes = numbers.map(u128::to_be_bytes);
+    by_uuid_bytes(&xs, &bytes.each_ref());
+    by_uuid_bytes(&part, &[&bytes[2], &[1; 16]]);
+    assert_eq!(counts(by_uuid_bytes_cache()), (4, 1, 0));
     let view = |name: &str, view| (name.to_owned(), view);
     by_view(&xs, &[view("ab", 1), view("a", 1), view("ab", 2)]);
     by_view(&part, &[view("ab", 2), view("b", 1)]);

@@ -11,7 +11,7 @@ use crate::tensor::{layout, raw};
 
 /// The id of a sample: an integer of any size, text (`&str`, `String`), a path (`&Path`, `PathBuf`), bytes (`[u8; N]`,
 /// `&[u8]`, `Vec<u8>`), a tuple of up to six of these, or a reference to one. Other types have to be converted to one of
-/// these, such as a UUID to its 16 bytes, or a time to a number.
+/// these, such as a UUID to a `u128` (`as_u128()`) or its 16 bytes (`as_bytes()`), or a time to a number.
 ///
 /// Integers are equal across types, and so are text and paths, and bytes. A path counts by its bytes: `a/b` and `./a/b` are
 /// two ids. Ids of different kinds are never equal, and neither are tuples whose elements differ: not `("ab", "c")` and
