@@ -29,6 +29,12 @@ fn a_peek_finds_what_a_call_would_and_computes_nothing() {
     let rows = peek(&Tensor::cat(&[&xs, &xs.narrow(0, 1, 1)], 0));
     assert_eq!(tiers(&rows), [None, MEMORY, MEMORY, None, MEMORY]);
     assert_eq!(rows[4].key, rows[1].key, "an equal row");
+    let digits: String = rows[4]
+        .key
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(rows[4].hex_key(), digits);
     assert_eq!(peek(&xs.narrow(0, 0, 0)), []);
     assert_eq!(model.ran.take(), (1, 2), "no body ran");
     let since = model.cache.stats().since(&before);

@@ -175,6 +175,9 @@ pub(crate) struct Export {
     /// Which rows, by their number in `show`, if a cache has rows of several schemas.
     #[arg(long, value_name = "N")]
     pub(crate) schema: Option<usize>,
+    /// Export the rows with these keys, in their order: a file with a key in each line, and anything after it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keys: Option<PathBuf>,
     /// Replace the file if it exists.
     #[arg(long)]
     pub(crate) force: bool,

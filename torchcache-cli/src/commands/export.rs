@@ -11,7 +11,7 @@ use torchcache_store::size::human;
 use crate::args::Export;
 use crate::describe::NumberedSchema;
 use crate::error::Error;
-use crate::export::{ExportError, Origin, OutputFile, write_rows};
+use crate::export::{ExportError, ExportedRows, KeyFile, Origin, OutputFile, write_rows};
 use crate::json;
 use crate::output::{CommandReport, Printer};
 use crate::select::CacheList;
@@ -21,6 +21,7 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
     let (path, format) = (&args.output.path, args.output.format);
     let list = CacheList::open(printer, &args.dir)?;
     let cache = list.find(args.hash.as_deref())?;
+    let keys = args.keys.as_deref().map(KeyFile::read).transpose()?;
     let file = OutputFile::create(path, args.force)?;
     raise_open_file_limit();
     let rows = CacheRows::open(cache).map_err(Error::io("read", cache.path()))?;
@@ -33,10 +34,22 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
     for note in &columns.notes {
         printer.note(note);
     }
-    let mut distinct = rows
-        .distinct_with(numbered.number - 1, file.folder())
-        .map_err(Error::io("read", cache.path()))?;
-    let expected = distinct.count();
+    let group = numbered.number - 1;
+    let (mut exported, duplicates) = match &keys {
+        None => {
+            let distinct = rows.distinct_with(group, file.folder());
+            let distinct = distinct.map_err(Error::io("read", cache.path()))?;
+            let duplicates = numbered.group.rows - distinct.count();
+            (ExportedRows::Distinct(distinct), duplicates)
+        }
+        Some(file) => {
+            let keyed = rows.with_keys(group, &file.keys);
+            let keyed = keyed.map_err(Error::io("read", cache.path()))?;
+            file.expect_all(&keyed, cache, numbered)?;
+            (ExportedRows::Keyed(keyed), 0)
+        }
+    };
+    let expected = exported.count();
     let module = match cache.manifest() {
         Ok(manifest) => manifest.module,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
@@ -49,13 +62,13 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
         hash: cache.name().to_owned(),
         structure: schema.structure.clone(),
     };
-    let write = |file: &File| write_rows(file, format, &columns, &origin, &mut distinct);
+    let write = |file: &File| write_rows(file, format, &columns, &origin, &mut exported);
     file.fill(write).map_err(|error| match error {
         ExportError::Read(error) => Error::io("read", cache.path())(error),
         ExportError::Write(error) => Error::io("write", path)(error),
     })?;
 
-    let (count, corrupt) = (distinct.count(), distinct.corrupt_records());
+    let (count, corrupt) = (exported.count(), exported.corrupt_records());
     let has_corruption = corrupt > 0
         || rows
             .skipped()
@@ -80,7 +93,7 @@ pub(crate) fn run(printer: &Printer, args: &Export) -> Result<CommandReport, Err
         "hash": cache.name(),
         "rows": count,
         "bytes": bytes,
-        "duplicate_records": numbered.group.rows - expected,
+        "duplicate_records": duplicates,
         "corrupt_records": corrupt,
         "lost_rows": expected - count,
         "skipped_segments": rows.skipped().iter().map(|(name, _)| name).collect::<Vec<_>>(),

@@ -2,6 +2,7 @@
 //! header has their number, so that writing starts again after a corrupt record.
 
 mod columns;
+mod keys;
 mod npy;
 mod output_file;
 mod row_writer;
@@ -11,11 +12,13 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use torchcache_store::admin::DistinctRows;
+use torchcache_store::Key;
+use torchcache_store::admin::{DistinctRows, KeyedRows};
 use torchcache_store::schema::Schema;
 
 use crate::progress::row_bar;
 pub(crate) use columns::Columns;
+pub(crate) use keys::KeyFile;
 use npy::Npy;
 pub(crate) use output_file::OutputFile;
 pub(crate) use row_writer::Origin;
@@ -94,23 +97,54 @@ impl From<io::Error> for ExportError {
     }
 }
 
+/// The rows to write.
+pub(crate) enum ExportedRows<'r> {
+    /// All of them, each once.
+    Distinct(DistinctRows<'r>),
+    Keyed(KeyedRows<'r>),
+}
+
+impl ExportedRows<'_> {
+    pub(crate) fn count(&self) -> u64 {
+        match self {
+            ExportedRows::Distinct(rows) => rows.count(),
+            ExportedRows::Keyed(rows) => rows.count(),
+        }
+    }
+
+    pub(crate) fn corrupt_records(&self) -> u64 {
+        match self {
+            ExportedRows::Distinct(rows) => rows.corrupt_records(),
+            ExportedRows::Keyed(_) => 0,
+        }
+    }
+
+    /// Returns whether all rows were passed to `take`; if not, the caller starts again.
+    fn for_each(&mut self, take: impl FnMut(&Key, &[u8]) -> io::Result<()>) -> io::Result<bool> {
+        match self {
+            ExportedRows::Distinct(rows) => rows.for_each(take),
+            ExportedRows::Keyed(rows) => rows.for_each(take).map(|()| true),
+        }
+    }
+}
+
 /// Writes the header and the rows, again from the start while some records turn out to be corrupt.
 pub(crate) fn write_rows(
     file: &File,
     format: Format,
     columns: &Columns,
     origin: &Origin,
-    distinct: &mut DistinctRows<'_>,
+    exported: &mut ExportedRows<'_>,
 ) -> Result<(), ExportError> {
     let bar = row_bar();
     loop {
-        let rows = distinct.count();
+        let rows = exported.count();
         bar.set_length(rows);
         bar.set_position(0);
         file.set_len(0)?;
         let mut writer = format.begin(file, columns, origin, rows)?;
         let mut is_writing = false;
-        let complete = distinct.for_each(|key, value| {
+        let complete = exported.for_each(|key, value| {
             bar.inc(1);
             writer.row(key, value).inspect_err(|_| is_writing = true)
         });
@@ -170,11 +204,11 @@ mod tests {
         let root = Root::open_on(Arc::new(Faulty::new(sim, decide)), Path::new("/c"));
         let cache = root.and_then(|root| root.list()).unwrap();
         let rows = CacheRows::open(&cache.caches[0]).unwrap();
-        let mut distinct = rows.distinct(0).unwrap();
+        let mut exported = ExportedRows::Distinct(rows.distinct(0).unwrap());
         let columns = npy::columns(&schema).unwrap();
         let origin = Origin::default();
         let mut write =
-            |file: &File| write_rows(file, Format::Npy, &columns, &origin, &mut distinct);
+            |file: &File| write_rows(file, Format::Npy, &columns, &origin, &mut exported);
         let file = tempfile::NamedTempFile::new().unwrap();
         write(file.as_file()).unwrap();
         let closed = write(&File::open(file.path()).unwrap());

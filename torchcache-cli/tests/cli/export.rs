@@ -110,6 +110,69 @@ fn duplicates_are_merged_and_corrupt_records_left_out() {
 }
 
 #[test]
+fn rows_are_exported_by_key_in_their_order() {
+    let root = floats(&[(0, 60), (40, 100)]);
+    // One that is in two segments, and repeats; the first copy is corrupt.
+    corrupt_rows(&root.path().join(hash(1)).join("0.tcs"), 100, [50]);
+    let wanted = [99, 50, 3, 50, 0];
+    let lines: Vec<String> = wanted
+        .iter()
+        .zip([",cat.png", "", " dog, 2", "\tx", "\r\n"])
+        .map(|(&n, rest)| format!("{}{rest}\n", hex::encode(key(n))))
+        .collect();
+    fs::write(root.path().join("keys"), lines.concat()).unwrap();
+    let args = [
+        "export",
+        ".",
+        "-o",
+        "x.safetensors",
+        "--force",
+        "--keys",
+        "keys",
+    ];
+    let report = json(root.path(), &args, 0);
+    assert_eq!(report["rows"], json!(5));
+    let (header, data) = read(&root.path().join("x.safetensors"));
+    assert_eq!(header["output"]["shape"], json!([5, 25]));
+    let keys = tensor_bytes(&header, &data, "keys").chunks(32);
+    let rows = tensor_bytes(&header, &data, "output").chunks(100);
+    for ((n, got), row) in wanted.into_iter().zip(keys).zip(rows) {
+        assert_eq!(got, key(n));
+        assert!(row == value(&key(n), 100), "row {n}");
+    }
+
+    // A key that no row has, and a row without an intact copy.
+    let absent = [&lines[..2], &[hex::encode(key(100)), "\n".into()]].concat();
+    fs::write(root.path().join("keys"), absent.concat()).unwrap();
+    let error = stderr(root.path(), &args, 1);
+    let first = format!("the first is line 3, {}", hex::encode(key(100)));
+    assert!(error.contains("1 of 3 keys in keys"), "{error}");
+    assert!(error.contains(&first), "{error}");
+    corrupt_rows(&root.path().join(hash(1)).join("1.tcs"), 100, [10]);
+    fs::write(root.path().join("keys"), &lines[1]).unwrap();
+    let error = stderr(root.path(), &args, 2);
+    let row = format!("row {}: ", hex::encode(key(50)));
+    assert!(error.contains(&row), "{error}");
+    for (line, expected) in [
+        ("", "keys has no keys"),
+        (
+            "\nabc,cat.png\n",
+            "keys, line 2: got `abc,cat.png`; expected the 64",
+        ),
+        (&lines[0].replace(',', ""), "cat.png`; expected the 64"),
+    ] {
+        fs::write(root.path().join("keys"), line).unwrap();
+        let error = stderr(root.path(), &args, 2);
+        assert!(error.contains(expected), "{error}");
+    }
+    fs::remove_file(root.path().join("keys")).unwrap();
+    let error = stderr(root.path(), &args, 2);
+    assert!(error.contains("cannot read keys: "), "{error}");
+    let files = fs::read_dir(root.path()).unwrap().count();
+    assert_eq!(files, 2, "the first export stays, and nothing else");
+}
+
+#[test]
 fn an_existing_file_is_replaced_only_with_force() {
     let root = floats(&[(0, 3)]);
     let path = root.path().join("x.npy");

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use torchcache_store::schema::{ElementKind, Schema};
 
-use crate::support::{DAY, hash, json, key, manifest, segment, tensor, text, value};
+use crate::support::{DAY, hash, json, key, manifest, segment, single, tensor, text, value};
 
 /// Runs a script with the packages.
 fn python(dir: &Path, script: &str) {
@@ -119,6 +119,49 @@ assert rows['complex32'].shape == (500, 3, 2)
 assert rows['complex32'].dtype == np.float16
 print('numpy', np.__version__, 'read', len(rows), 'rows of', rows.dtype.itemsize, 'bytes')
 ",
+    );
+}
+
+/// The script is that of the documentation.
+#[test]
+fn python_reads_the_rows_of_samples() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join(hash(1));
+    let schema = single(ElementKind::Float, &[25]).encode();
+    segment(&dir, "a.tcs", &schema, 100, 0..100, DAY);
+    let samples = [(7, "cat.png"), (99, "dog.png"), (7, "a copy of cat.png")];
+    let line = |(n, name)| format!("{},{name}\n", hex::encode(key(n)));
+    fs::write(root.path().join("keys.csv"), samples.map(line).concat()).unwrap();
+    let args = [
+        "export",
+        ".",
+        "-o",
+        "rows.safetensors",
+        "--keys",
+        "keys.csv",
+    ];
+    json(root.path(), &args, 0);
+    let values = samples.map(|(n, _)| value(&key(n), 100));
+    fs::write(root.path().join("expected"), values.concat()).unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide.md");
+    let page = fs::read_to_string(page).unwrap();
+    let script = page
+        .split("```python\n")
+        .skip(1)
+        .find(|text| text.contains("keys.csv"));
+    let script = script.and_then(|text| text.split("```").next());
+    let script = script.expect("docs/guide.md has the script");
+    python(
+        root.path(),
+        &format!(
+            "{script}
+expected = np.frombuffer(open('expected', 'rb').read(), np.float32).reshape(3, 25)
+names = ['cat.png', 'dog.png', 'a copy of cat.png']
+assert list(features) == names, features
+for name, row in zip(names, expected):
+    assert features[name].tobytes() == row.tobytes(), name
+"
+        ),
     );
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use hashbrown::HashSet;
 
-use super::snapshot::{CacheRows, OpenSegment, named};
+use super::snapshot::{CacheRows, failed};
 use crate::key::Key;
 use crate::segment::{Decoder, SegmentError};
 use crate::{descriptors, sys};
@@ -269,14 +269,6 @@ fn share_of(key: &Key, shares: usize) -> usize {
         .wrapping_mul(0x9E37_79B9_7F4A_7C15);
     // Scales the hash to below `shares` without a division.
     ((u128::from(hash) * shares as u128) >> 64) as usize
-}
-
-fn failed(segment: &OpenSegment, error: SegmentError) -> io::Error {
-    let kind = match &error {
-        SegmentError::Io(error) => error.kind(),
-        _ => io::ErrorKind::InvalidData,
-    };
-    named(&segment.name, kind, &error)
 }
 
 /// A bit set, all zero at first.

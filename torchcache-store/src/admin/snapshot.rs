@@ -108,6 +108,15 @@ impl CacheRows {
     }
 }
 
+/// The error of reading a segment, with its name.
+pub(super) fn failed(segment: &OpenSegment, error: SegmentError) -> io::Error {
+    let kind = match &error {
+        SegmentError::Io(error) => error.kind(),
+        _ => io::ErrorKind::InvalidData,
+    };
+    named(&segment.name, kind, &error)
+}
+
 /// Adds the name of the file to an error.
 pub(super) fn named(name: &str, kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
     io::Error::new(kind, format!("{name}: {error}"))

@@ -16,6 +16,11 @@ pub struct PeekedRow {
 }
 
 impl PeekedRow {
+    /// The key in 64 hexadecimal digits, as a line of the file that `torchcache export --keys` reads.
+    pub fn hex_key(&self) -> String {
+        blake3::Hash::from_bytes(self.key).to_hex().to_string()
+    }
+
     /// Whether a call would find it.
     pub fn is_cached(&self) -> bool {
         self.tier.is_some()
