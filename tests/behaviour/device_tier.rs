@@ -1,14 +1,14 @@
 //! Rows between the tiers and a device: without waiting for it, on several streams and threads.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tch::nn::Module;
 use tch::{Device, Kind, Tensor, nn};
 use torchcache::__private::wait_for_kernels;
-use torchcache::{Cached, Options, TorchCache, torchcache};
+use torchcache::{Cached, Eviction, Options, TorchCache, torchcache};
 
 use crate::device_copies::{ROW_BYTES, ROWS, counted, doubling, rows_of};
 use crate::raw::{self, CurrentStream, DeviceMemoryLimit, NoPageLockedMemory};
@@ -240,6 +240,133 @@ fn rows_on_the_host_without_room_for_the_output_take_one_forward() {
     );
     assert!(same(&net.forward(&xs), &expected));
     assert_eq!((forwards.load(SeqCst), counts(net.cache())), (2, (6, 6, 0)));
+}
+
+const MEGABYTE: u64 = 1 << 20;
+
+/// Five rows of a megabyte.
+fn large_rows() -> Tensor {
+    random(&[5, MEGABYTE as i64 / 4])
+}
+
+/// A module whose rows are kept on the device, which may be short of memory.
+struct Crowded {
+    net: Cached<nn::Func<'static>>,
+    is_short: Arc<AtomicBool>,
+}
+
+impl Crowded {
+    fn new(version: &str, eviction: Eviction) -> Self {
+        let is_short = Arc::new(AtomicBool::new(false));
+        let forward = {
+            let (is_short, kept) = (is_short.clone(), Mutex::new(Tensor::new()));
+            nn::func(move |xs| {
+                let output = xs * 2.0;
+                *kept.lock().unwrap() = output.shallow_clone();
+                if is_short.load(SeqCst) {
+                    // For a copy of the output, and for no row more, until the call returned.
+                    std::mem::forget(DeviceMemoryLimit::leave(5 * MEGABYTE + MEGABYTE / 2));
+                }
+                output
+            })
+        };
+        let options = Options::builder().version(version).eviction(eviction);
+        let options = options.memory_cache_device(None).build().unwrap();
+        let net = Cached::new(forward, (), options).unwrap();
+        Crowded { net, is_short }
+    }
+
+    /// Calls while the device has memory for the output, and for no row.
+    fn forward_while_short(&self, xs: &Tensor) {
+        self.is_short.store(true, SeqCst);
+        let given = self.net.forward(xs);
+        self.is_short.store(false, SeqCst);
+        drop(DeviceMemoryLimit::leave(u64::MAX));
+        assert!(same(&given, &(xs * 2.0)));
+    }
+
+    /// How many megabytes of rows a hit copies to the device.
+    #[track_caller]
+    fn copied_by_hit(&self, xs: &Tensor) -> u64 {
+        let hits = self.net.cache().stats().hits();
+        let (given, copies) = counted(|| self.net.forward(xs));
+        assert!(same(&given, &(xs * 2.0)));
+        assert_eq!(self.net.cache().stats().hits(), hits + 5);
+        copies.bytes_to_device / MEGABYTE
+    }
+}
+
+/// In no call after the first either.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn a_device_without_room_for_any_row_leaves_all_to_the_host() {
+    for eviction in [Eviction::Auto, Eviction::Lru, Eviction::Never] {
+        let module = Crowded::new(&format!("{eviction:?}"), eviction);
+        let batches = [(); 4].map(|()| large_rows());
+        for xs in &batches {
+            module.forward_while_short(xs);
+        }
+        let copied = batches.map(|xs| module.copied_by_hit(&xs));
+        assert_eq!(copied, [5, 5, 5, 5], "{eviction:?}");
+        let stats = module.net.cache().stats();
+        assert_eq!(
+            (stats.misses, stats.memory.evicted),
+            (20, 0),
+            "{eviction:?}"
+        );
+    }
+}
+
+/// Of the calls after it the third one asks again.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn a_device_that_has_room_again_holds_rows_again() {
+    let module = Crowded::new("a short shortage", Eviction::Auto);
+    let batches = [(); 4].map(|()| large_rows());
+    module.forward_while_short(&batches[0]);
+    for xs in &batches[1..] {
+        module.net.forward(xs);
+    }
+    let copied = batches.map(|xs| module.copied_by_hit(&xs));
+    assert_eq!(copied, [5, 5, 5, 0]);
+}
+
+/// As above, for a tier whose device holds some rows.
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn a_tier_grows_again_once_its_device_has_room() {
+    let module = Crowded::new("rows before a shortage", Eviction::Never);
+    let batches = [(); 5].map(|()| large_rows());
+    module.net.forward(&batches[0]);
+    module.forward_while_short(&batches[1]);
+    for xs in &batches[2..] {
+        module.net.forward(xs);
+    }
+    let stats = module.net.cache().stats().memory;
+    assert_eq!((stats.rows, stats.refused), (10, 15));
+    let [first, .., last] = batches;
+    assert_eq!([first, last].map(|xs| module.copied_by_hit(&xs)), [0, 0]);
+}
+
+/// A machine without the device.
+#[test]
+fn rows_for_a_device_that_is_not_there_are_kept_on_the_host() {
+    let absent = match tch::Cuda::is_available() {
+        true => Device::Mps,
+        false => Device::Cuda(0),
+    };
+    for eviction in [Eviction::Auto, Eviction::Lru] {
+        let name = format!("absent {eviction:?}");
+        let net = doubling(&name, |options| {
+            options.memory_cache_device(absent).eviction(eviction)
+        });
+        let batches = [random(&[4, 3]), random(&[4, 3])];
+        for xs in batches.iter().chain(&batches) {
+            assert!(same(&net.forward(xs), &(xs * 2.0)));
+        }
+        assert_eq!(counts(net.cache()), (8, 8, 0), "{eviction:?}");
+        assert_eq!(net.cache().stats().memory.rows, 8);
+    }
 }
 
 #[torchcache]

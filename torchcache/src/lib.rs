@@ -81,6 +81,7 @@
 #![deny(missing_docs)]
 
 mod argument;
+mod attempts;
 mod cache;
 mod cached;
 mod call;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::attempts::Attempts;
+use crate::attempts::Attempts;
 
 /// How a function took cut batches so far. Cuts that are left out run as whole batches: a module that fails on all of
 /// them rarely runs twice, and one that failed by chance gets cuts again.

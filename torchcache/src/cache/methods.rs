@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ptr;
 use std::sync::{Arc, RwLock};
 
-use super::attempts::Attempts;
 use super::cuts::CutHistory;
 use super::stats::Counters;
+use crate::attempts::Attempts;
 use crate::function::Function;
 use crate::sync::{read, write};
 

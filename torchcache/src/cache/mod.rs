@@ -1,7 +1,6 @@
 //! The cache of one module or function: its handle, the tiers behind it, and what it counts.
 
 pub(crate) mod attach;
-mod attempts;
 pub(crate) mod claims;
 pub(crate) mod cuts;
 pub(crate) mod directory;

@@ -367,6 +367,7 @@ impl Memory {
         if epoch != self.epoch {
             return Ok(Vec::new());
         }
+        self.slabs.begin_call(device);
         self.slabs.reclaim();
         self.shrink();
         let mut new: Vec<usize> = (0..keys.len())
@@ -453,8 +454,8 @@ impl Memory {
         if self.eviction == Eviction::Never {
             return false;
         }
-        if fits && self.slabs.is_pinned(slot) {
-            // Evicting it would free no slot yet.
+        if fits && self.slabs.is_pinned(slot) || !self.slabs.makes_room(slot, device) {
+            // Evicting it would free no slot yet, or memory elsewhere.
             self.rows.promote(&victim);
             return true;
         }

@@ -18,6 +18,7 @@ use tch::{Device, TchError};
 use super::budget::{Budget, Share};
 use super::chunk::{ChunkRows, RowSlot, SlabChunk, WeakRows};
 use super::device_arena::StreamOrder;
+use crate::attempts::Attempts;
 use crate::key::Key;
 
 /// The overhead of a row: its node and place in the `lru` map (up to 119 bytes at the map's lowest
@@ -46,10 +47,21 @@ pub(crate) struct Slabs {
     budget: &'static Budget,
     /// Rows needed more than the budget had left, and the bound allowed it.
     is_budget_exhausted: bool,
-    /// The cost of the chunks when the system refused another one: a lower bound, until one is dropped.
-    refused_at: Option<u64>,
+    /// Of devices that had no memory for as many rows as they were asked for last.
+    shortages: HashMap<Device, Shortage>,
     /// The cost of the chunks that are not dropped.
     bytes: u64,
+}
+
+/// A device without memory for another chunk, until one of its chunks is dropped.
+#[derive(Debug, Default)]
+struct Shortage {
+    /// Its error.
+    error: String,
+    /// It is not asked again in this call.
+    is_certain: bool,
+    /// Which calls ask it again: it may have memory by now.
+    attempts: Attempts,
 }
 
 /// Rows of one size on one device.
@@ -75,7 +87,7 @@ impl Slabs {
             bound,
             budget,
             is_budget_exhausted: false,
-            refused_at: None,
+            shortages: HashMap::new(),
             bytes: 0,
         }
     }
@@ -129,16 +141,28 @@ impl Slabs {
 
     /// How many more rows of this size the bound and the budget allow.
     pub(crate) fn affordable(&self, row_bytes: usize, device: Device) -> u64 {
-        let within_bound = self.within_bound(row_bytes);
+        let within_bound = self.within_bound(row_bytes, device);
         match device {
             Device::Cpu => within_bound.min(self.budget.left() / cost(row_bytes)),
             _ => within_bound,
         }
     }
 
-    fn within_bound(&self, row_bytes: usize) -> u64 {
-        let bound = self.refused_at.map_or(self.bound, |at| at.min(self.bound));
-        bound.saturating_sub(self.bytes()) / cost(row_bytes)
+    fn within_bound(&self, row_bytes: usize, device: Device) -> u64 {
+        match self.shortages.get(&device) {
+            Some(shortage) if shortage.is_certain => 0,
+            _ => self.bound.saturating_sub(self.bytes()) / cost(row_bytes),
+        }
+    }
+
+    /// The cost of the chunks on a device that are not dropped.
+    fn bytes_on(&self, device: Device) -> u64 {
+        let slab = |chunk: &SlabChunk| &self.slabs[chunk.slab as usize];
+        let chunks = self.chunks.values().map(|chunk| (chunk, slab(chunk)));
+        let chunks = chunks.filter(|(_, slab)| slab.device == device);
+        chunks
+            .map(|(chunk, slab)| chunk.keys.len() as u64 * cost(slab.row_bytes))
+            .sum()
     }
 
     /// The limit of the budget, if it kept a slab from growing since the last call of this.
@@ -154,6 +178,12 @@ impl Slabs {
         })
     }
 
+    /// Whether dropping the chunk of `slot` may let that device hold more rows.
+    pub(crate) fn makes_room(&self, slot: RowSlot, device: Device) -> bool {
+        let is_on = |chunk: &SlabChunk| self.slabs[chunk.slab as usize].device == device;
+        !self.shortages.contains_key(&device) || self.chunk(slot).is_some_and(is_on)
+    }
+
     /// Whether the chunk of a taken slot was not dropped since.
     pub(crate) fn is_valid(&self, slot: RowSlot) -> bool {
         self.chunk(slot).is_some()
@@ -163,6 +193,13 @@ impl Slabs {
     pub(crate) fn is_pinned(&self, slot: RowSlot) -> bool {
         let rows = self.rows(slot);
         rows.is_some_and(|rows| rows.states().is_pinned(slot.index as usize))
+    }
+
+    /// Begins a call that brings rows for a device: some of those ask again for memory that was refused.
+    pub(crate) fn begin_call(&mut self, device: Device) {
+        if let Some(shortage) = self.shortages.get_mut(&device) {
+            shortage.is_certain = !shortage.attempts.allows();
+        }
     }
 
     /// Frees slots and chunks that are no longer pinned.
@@ -175,6 +212,10 @@ impl Slabs {
     }
 
     /// Takes free slots until there are `count`, growing the slab as far as the bound allows.
+    ///
+    /// # Errors
+    ///
+    /// The device has no memory for a single row, also if all its rows were evicted.
     pub(crate) fn take_slots(
         &mut self,
         row_bytes: usize,
@@ -200,7 +241,7 @@ impl Slabs {
             let affordable = self.affordable(row_bytes, device);
             let rows = wanted.min(affordable);
             self.is_budget_exhausted |=
-                affordable < needed && affordable < self.within_bound(row_bytes);
+                affordable < needed && affordable < self.within_bound(row_bytes, device);
             self.grow(number, rows.min(u64::from(u32::MAX)) as u32)?;
         }
         let free = &mut self.slabs[number as usize].free;
@@ -226,26 +267,25 @@ impl Slabs {
         }
     }
 
-    /// Adds a chunk of at most `rows` rows: as many as the system has memory for, and the budget if other
-    /// tiers grow at the same time.
+    /// Adds a chunk of at most `rows` rows: as many as the budget has, if other tiers grow at the same time, and the
+    /// device; after a shortage all or none.
     ///
     /// # Errors
     ///
-    /// No memory for a single row, and no chunk whose rows could be evicted instead.
+    /// Those of [`take_slots`](Self::take_slots).
     fn grow(&mut self, number: u32, mut rows: u32) -> Result<(), TchError> {
-        let device = self.slabs[number as usize].device;
+        let Slab {
+            row_bytes, device, ..
+        } = self.slabs[number as usize];
         let order = (device != Device::Cpu).then(|| self.order(device));
-        let slab = &mut self.slabs[number as usize];
-        let cost = cost(slab.row_bytes);
-        let mut is_refused = false;
+        let cost = cost(row_bytes);
+        let is_asked_again = self.shortages.contains_key(&device);
+        let mut refused = None;
         let chunk_rows = loop {
             if rows == 0 {
-                if is_refused {
-                    self.refused_at = Some(self.bytes);
-                }
-                return Ok(());
+                break None;
             }
-            let share = match slab.device {
+            let share = match device {
                 Device::Cpu => self.budget.take(u64::from(rows) * cost),
                 _ => Some(Share::default()),
             };
@@ -253,13 +293,38 @@ impl Slabs {
                 rows = (self.budget.left() / cost).min(u64::from(rows) - 1) as u32;
                 continue;
             };
-            match ChunkRows::new(rows, slab.row_bytes, order.as_ref(), share) {
-                Ok(chunk_rows) => break chunk_rows,
-                Err(error) if rows < 2 && self.chunks.is_empty() => return Err(error),
-                Err(_) => rows /= 2,
+            match ChunkRows::new(rows, row_bytes, order.as_ref(), share) {
+                Ok(chunk_rows) => break Some(chunk_rows),
+                Err(error) => refused = Some(error),
             }
-            is_refused = true;
+            // Else the tier would take the last memory, in ever smaller chunks.
+            rows = if is_asked_again { 0 } else { rows / 2 };
         };
+        let is_grown = chunk_rows.is_some();
+        if let Some(chunk_rows) = chunk_rows {
+            self.add_chunk(number, rows, chunk_rows);
+        }
+        match refused {
+            Some(error) => {
+                let shortage = self.shortages.entry(device).or_default();
+                shortage.error = error.to_string();
+                shortage.is_certain = true;
+                shortage.attempts.note_failure();
+            }
+            None if is_grown => drop(self.shortages.remove(&device)),
+            None => {}
+        }
+        match self.shortages.get(&device) {
+            // Nothing that could be evicted instead.
+            Some(shortage) if self.bytes_on(device) < cost => {
+                Err(TchError::Torch(shortage.error.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add_chunk(&mut self, number: u32, rows: u32, chunk_rows: ChunkRows) {
+        let slab = &mut self.slabs[number as usize];
         let chunk = SlabChunk {
             slab: number,
             rows: chunk_rows,
@@ -272,13 +337,9 @@ impl Slabs {
         let slot = |index| RowSlot { chunk: next, index };
         slab.free.splice(0..0, (0..rows).rev().map(slot));
         slab.rows += rows as usize;
-        self.bytes += u64::from(rows) * cost;
-        if is_refused {
-            self.refused_at = Some(self.bytes);
-        }
+        self.bytes += u64::from(rows) * cost(slab.row_bytes);
         self.chunks.insert(next, chunk);
         self.next_chunk += 1;
-        Ok(())
     }
 
     /// The order of copies on a device.
@@ -342,7 +403,7 @@ impl Slabs {
         self.pinned_slots.retain(stays);
         let cost = chunk.keys.len() as u64 * cost(slab.row_bytes);
         self.bytes -= cost;
-        self.refused_at = None;
+        self.shortages.remove(&slab.device);
         if let Some(rows) = chunk.rows.pinned() {
             self.pinned_chunks.push((rows, cost));
         }

@@ -285,6 +285,30 @@ fn value_on_device(found: &FoundRows) -> f32 {
     f32::from_ne_bytes(*bytes.first_chunk().unwrap())
 }
 
+/// It may have none left, or not be there, as this one.
+#[test]
+fn a_device_without_memory_costs_no_row_elsewhere() {
+    const MOST: u32 = (1 << 20) / COST as u32;
+    for eviction in [Eviction::Auto, Eviction::Lru] {
+        let mut memory = only_tier(1 << 20, eviction);
+        for held in [0, 1, 300, MOST] {
+            insert(&mut memory, &(0..held).collect::<Vec<_>>());
+            for number in MOST..MOST + 10 {
+                let (keys, ..) = rows(&[number], 10);
+                let refused = memory.reserve(&keys, ROW as usize, Device::Mps, memory.epoch);
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains("MPS"), "{error}");
+            }
+            let usage = memory.usage();
+            assert_eq!(
+                (usage.rows, usage.evicted),
+                (u64::from(held), 0),
+                "{eviction:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_slot_of_a_row_that_is_read_on_a_device_is_not_reused() {
     let mut memory = only_tier(2 * COST, Eviction::Lru);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// After an attempt that failed, the next 2, 4, 8, … are left out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Attempts {
     /// How many failed since the last one that did not.
     failed: AtomicU32,
