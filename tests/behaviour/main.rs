@@ -42,6 +42,7 @@ mod one_row;
 mod opaque_fields;
 mod optimizer_steps;
 mod options;
+mod output_devices;
 mod outputs;
 mod ownership;
 mod peek;

@@ -67,7 +67,7 @@ pub(crate) fn kind(tensor: &TensorSpec) -> String {
     }
 }
 
-/// The device that rows are returned on; `None` for the module's.
+/// The device that rows are returned on; `None` for that of the call.
 pub(crate) fn device(tensor: &TensorSpec) -> Option<String> {
     match tensor.device {
         OutputDevice::Module => None,

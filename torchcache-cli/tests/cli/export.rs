@@ -244,7 +244,7 @@ fn several_schemas_are_listed_and_one_is_selected() {
 fn schemas_that_differ_only_by_the_device_are_distinct() {
     let root = floats(&[(0, 3)]);
     let dir = root.path().join(hash(1));
-    for (n, code) in [(1, 1), (2, 7), (3, 16), (4, 18)] {
+    for (n, code) in [(1, 1), (2, 0x8000_0004), (3, 7), (4, 16), (5, 18)] {
         let mut schema = single(ElementKind::Float, &[25]);
         schema.tensors[0].device = OutputDevice::from_code(code);
         let first = 10 * n;
@@ -254,10 +254,9 @@ fn schemas_that_differ_only_by_the_device_are_distinct() {
     let list = stderr(root.path(), &["export", ".", "-o", "x.npy"], 2);
     let shown = stdout(root.path(), &["show", "."], 0);
     let report = json(root.path(), &["show", "."], 0);
-    for (n, device) in ["", "CPU", "device 7", "CUDA 0", "CUDA 2"]
-        .iter()
-        .enumerate()
-    {
+    let of_argument = "the device of argument 2";
+    let devices = ["", "CPU", of_argument, "device 7", "CUDA 0", "CUDA 2"];
+    for (n, device) in devices.iter().enumerate() {
         let on = match device.is_empty() {
             true => String::new(),
             false => format!(" on {device}"),

@@ -20,13 +20,15 @@ pub struct TensorSpec {
     pub shape: Vec<i64>,
 }
 
-/// The device of an output. Where it can be, it is given in terms of the module, so that a cache
+/// The device of an output. Where it can be, it is given in terms of the call's tensors, so that a cache
 /// filled on a GPU serves a run without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutputDevice {
-    /// The module's device: that of its first weight, or without weights, of its first tensor
-    /// argument.
+    /// That of the call: of the weights and of every tensor argument. A call without any is on the CPU.
     Module,
+    /// That of some of them, since others were elsewhere, each with its bit: [`WEIGHTS`](Self::WEIGHTS) or
+    /// [`argument`](Self::argument).
+    Tensors(u32),
     /// The CPU.
     Cpu,
     /// Apple's Metal Performance Shaders.
@@ -43,6 +45,17 @@ impl OutputDevice {
     /// The code of CUDA device 0.
     const CUDA: u32 = 16;
 
+    /// The bit of codes that have those of tensors.
+    const TENSORS: u32 = 1 << 31;
+
+    /// The bit of the weights.
+    pub const WEIGHTS: u32 = 1;
+
+    /// The bit of the tensors of an argument, by its position. All from the 30th on share one.
+    pub fn argument(position: usize) -> u32 {
+        1 << (1 + position.min(29))
+    }
+
     /// The code of the device in schemas.
     pub fn code(self) -> u32 {
         match self {
@@ -51,6 +64,7 @@ impl OutputDevice {
             OutputDevice::Mps => 2,
             OutputDevice::Vulkan => 3,
             OutputDevice::Cuda(index) => Self::CUDA.saturating_add(index),
+            OutputDevice::Tensors(bits) => Self::TENSORS | bits,
             OutputDevice::Unknown(code) => code,
         }
     }
@@ -62,6 +76,7 @@ impl OutputDevice {
             1 => OutputDevice::Cpu,
             2 => OutputDevice::Mps,
             3 => OutputDevice::Vulkan,
+            Self::TENSORS.. => OutputDevice::Tensors(code & !Self::TENSORS),
             Self::CUDA.. => OutputDevice::Cuda(code - Self::CUDA),
             _ => OutputDevice::Unknown(code),
         }
@@ -71,7 +86,19 @@ impl OutputDevice {
 impl fmt::Display for OutputDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OutputDevice::Module => f.write_str("module device"),
+            OutputDevice::Module => f.write_str("the call's device"),
+            OutputDevice::Tensors(bits) => {
+                f.write_str("the device of")?;
+                let mut separator = " ";
+                for bit in (0..31).filter(|bit| bits & (1 << bit) != 0) {
+                    match bit {
+                        0 => write!(f, "{separator}the weights")?,
+                        bit => write!(f, "{separator}argument {bit}")?,
+                    }
+                    separator = " and ";
+                }
+                Ok(())
+            }
             OutputDevice::Cpu => f.write_str("CPU"),
             OutputDevice::Mps => f.write_str("MPS"),
             OutputDevice::Vulkan => f.write_str("Vulkan"),
@@ -138,6 +165,16 @@ mod tests {
             assert_eq!(OutputDevice::from_code(code).code(), code);
         }
         assert_eq!(OutputDevice::Cuda(2).code(), 18);
+        let tensors = OutputDevice::Tensors(OutputDevice::WEIGHTS | OutputDevice::argument(1));
+        assert_eq!(
+            (tensors.code(), OutputDevice::from_code(tensors.code())),
+            (0x8000_0005, tensors)
+        );
+        assert_eq!(
+            tensors.to_string(),
+            "the device of the weights and argument 2"
+        );
+        assert_eq!(OutputDevice::argument(29), OutputDevice::argument(1_000));
         assert_eq!(OutputDevice::from_code(9), OutputDevice::Unknown(9));
     }
 }

@@ -119,12 +119,11 @@ impl<'a> Arguments<'a> {
         self.shared.iter().filter(|argument| !argument.is_skipped)
     }
 
-    /// The device of the first tensor.
-    pub(crate) fn device(&self) -> Device {
+    /// The device of each tensor, with the position of its argument.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = (usize, Device)> {
         let tensors = self.tensors.iter().chain(&self.shared);
-        let mut defined = tensors.filter(|argument| argument.tensor.defined());
-        let first = defined.next().map(|first| first.tensor.device());
-        first.unwrap_or(Device::Cpu)
+        let defined = tensors.filter(|argument| argument.tensor.defined());
+        defined.map(|argument| (argument.position, argument.tensor.device()))
     }
 
     /// The name of a tensor in messages: `xs`, or `xs[2]` in a list.

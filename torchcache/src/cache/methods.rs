@@ -5,6 +5,7 @@ use std::ptr;
 use std::sync::{Arc, RwLock};
 
 use super::cuts::CutHistory;
+use super::placements::Placements;
 use super::stats::Counters;
 use crate::attempts::Attempts;
 use crate::function::Function;
@@ -30,6 +31,7 @@ pub(crate) struct Method {
     pub(crate) cuts: CutHistory,
     /// How often other calls had the rows that calls waited for.
     pub(crate) waits: Attempts,
+    pub(crate) placements: Placements,
     /// The code of the cached functions that its body is known to call, and of those that these call; and of the
     /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
@@ -100,6 +102,7 @@ impl Method {
             counters: Arc::new(Counters::new()),
             cuts: CutHistory::new(),
             waits: Attempts::new(),
+            placements: Placements::default(),
             callees: RwLock::new(callees.collect()),
         }
     }

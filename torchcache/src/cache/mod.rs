@@ -11,6 +11,7 @@ mod hash_changes;
 mod hints;
 pub(crate) mod methods;
 pub(crate) mod overrides;
+mod placements;
 mod save;
 pub(crate) mod stats;
 pub(crate) mod target;

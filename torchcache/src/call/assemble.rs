@@ -4,7 +4,7 @@ use tch::{Device, TchError, Tensor};
 use torchcache_store::RowValues;
 
 use crate::memory::rows::{FoundRows, RowBytes, copy_found};
-use crate::schema::TensorSchema;
+use crate::schema::{CallDevices, TensorSchema};
 use crate::tensor::{raw, staging};
 
 /// The output tensors, in memory of their own: a row for each of `key_of_row`, the positions of the
@@ -14,21 +14,21 @@ pub(crate) fn assemble(
     found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
-    module_device: Device,
+    devices: &CallDevices,
     output: Option<Tensor>,
 ) -> Result<Vec<Tensor>, TchError> {
-    let device = schema.device(module_device);
+    let device = schema.device(devices);
     if let Some(packed) = in_order(found, key_of_row) {
         let packed = staging::to_device(packed, device)?;
-        return schema.unpack(&packed, module_device);
+        return schema.unpack(&packed, devices);
     }
     if device == Device::Cpu || found.iter().all(|rows| rows.bytes.is_on_cpu()) {
-        gather_on_cpu(schema, found, keys, key_of_row, module_device)
+        gather_on_cpu(schema, found, keys, key_of_row, devices)
     } else {
         let rows = key_of_row.map_or(keys, <[i64]>::len);
         let output = output.map_or_else(|| schema.allocate(rows, device), Ok)?;
         gather_on_device(&output, found, keys, key_of_row)?;
-        schema.unpack(&output, module_device)
+        schema.unpack(&output, devices)
     }
 }
 
@@ -49,7 +49,7 @@ fn gather_on_cpu(
     found: &[FoundRows],
     keys: usize,
     key_of_row: Option<&[i64]>,
-    module_device: Device,
+    devices: &CallDevices,
 ) -> Result<Vec<Tensor>, TchError> {
     let row_bytes = schema.row_bytes();
     // Rows that are on a device are copied from there first.
@@ -77,7 +77,7 @@ fn gather_on_cpu(
     let rows = (0..).zip(rows);
     let rows = rows.map(|(place, row)| row.ok_or_else(|| not_found(place)));
     let rows = rows.collect::<Result<Vec<_>, TchError>>()?;
-    schema.gather(&rows, module_device)
+    schema.gather(&rows, devices)
 }
 
 /// Gathers on the device of the output, since some rows are on a device.

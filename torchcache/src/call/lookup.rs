@@ -15,7 +15,7 @@ use crate::cache::warnings::Reason;
 use crate::key::Key;
 use crate::memory::rows::{FoundRows, PackedRows, RowBytes, RowSource};
 use crate::memory::{KeyHasher, Memory, RowRef};
-use crate::schema::TensorSchema;
+use crate::schema::{CallDevices, TensorSchema};
 
 /// The rows of a call by distinct key. A position is that of a key among the distinct ones.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Lookup {
     unsaved: Vec<usize>,
     /// The rows of the output, where they are gathered on a device.
     output: Option<Tensor>,
+    /// The schema of rows that were found and left out, since it does not show on which device they are returned.
+    unplaced: Option<Arc<TensorSchema>>,
 }
 
 impl Lookup {
@@ -63,6 +65,7 @@ impl Lookup {
             awaited: Vec::new(),
             unsaved: Vec::new(),
             output: None,
+            unplaced: None,
         }
     }
 
@@ -164,7 +167,7 @@ impl Lookup {
         &mut self,
         store: &Store,
         memory_device: impl FnOnce(&TensorSchema) -> Device,
-        module_device: Device,
+        devices: &CallDevices,
     ) -> Result<Option<(Vec<Key>, PackedRows)>, Reason> {
         let located = store.locate(&self.missing_keys());
         let located = self.missing.iter().zip(located);
@@ -174,7 +177,7 @@ impl Lookup {
         };
         self.set_schema(&located.schema)?;
         let (positions, mut read) = located.read(store)?;
-        let output_device = read.schema.device(module_device);
+        let output_device = read.schema.device(devices);
         if memory_device(&read.schema) == output_device
             && let Ok(on_device) = read.to_device(output_device)
         {
@@ -198,14 +201,14 @@ impl Lookup {
     /// # Errors
     ///
     /// Memory that cannot be allocated.
-    pub(crate) fn allocate_output(&mut self, module_device: Device) -> Result<(), TchError> {
+    pub(crate) fn allocate_output(&mut self, devices: &CallDevices) -> Result<(), TchError> {
         let Some(schema) = &self.schema else {
             return Ok(());
         };
         let is_hit = !self.has_missing();
         let is_on_host = || self.found.iter().all(|rows| rows.bytes.is_on_cpu());
         let is_in_order = || in_order(&self.found, self.key_of_row.as_deref()).is_some();
-        let device = schema.device(module_device);
+        let device = schema.device(devices);
         if device != Device::Cpu && !(is_hit && (is_on_host() || is_in_order())) {
             let rows = self.key_of_row.as_ref().map_or(self.keys.len(), Vec::len);
             self.output = Some(schema.allocate(rows, device)?);
@@ -269,9 +272,31 @@ impl Lookup {
         Ok(())
     }
 
+    /// The schema of the rows found so far.
+    pub(crate) fn schema(&self) -> Option<&Arc<TensorSchema>> {
+        self.schema.as_ref()
+    }
+
+    /// Replaces it by one that agrees.
+    pub(crate) fn replace_schema(&mut self, schema: TensorSchema) {
+        self.schema = Some(schema.into());
+    }
+
+    /// The schema of rows that were found and left out, since it does not show on which device they are returned.
+    pub(crate) fn unplaced(&self) -> Option<&Arc<TensorSchema>> {
+        self.unplaced.as_ref()
+    }
+
+    /// Makes all rows missing again, since their schema does not show on which device they are returned.
+    pub(crate) fn forget_unplaced(&mut self) {
+        self.unplaced = self.schema.take();
+        self.forget_found();
+    }
+
     /// Makes all rows missing again.
     pub(crate) fn forget_found(&mut self) {
         self.found.clear();
+        self.output = None;
         self.schema = None;
         self.missing = (0..self.keys.len()).collect();
     }
@@ -289,7 +314,8 @@ impl Lookup {
 
     /// Adds computed rows, one for each missing key, of a schema that it accepts.
     pub(crate) fn add_computed(&mut self, computed: PackedRows) {
-        self.schema.get_or_insert(computed.schema);
+        // Of the schemas that agree, this one shows where the forward left its output.
+        self.schema = Some(computed.schema);
         self.add(FoundRows {
             source: RowSource::Forward,
             positions: self.missing.clone(),
@@ -306,37 +332,25 @@ impl Lookup {
 
     /// The output of the call, every row in its place.
     pub(crate) fn assemble(
-        mut self,
-        module_device: Device,
+        self,
+        devices: &CallDevices,
     ) -> Result<(Arc<TensorSchema>, Vec<Tensor>), TchError> {
-        let output = self.output.take();
-        let tensors = self.outputs(self.key_of_row.as_deref(), module_device, output)?;
-        Ok((self.known_schema().clone(), tensors))
+        let schema = self.schema.expect("found or computed rows have a schema");
+        let (found, keys, key_of_row) = (&self.found, self.keys.len(), self.key_of_row.as_deref());
+        let tensors = assemble(&schema, found, keys, key_of_row, devices, self.output)?;
+        Ok((schema, tensors))
     }
 
-    /// The output of found rows, by their positions.
+    /// The output of found rows, by their positions, as one of a schema that agrees.
     pub(crate) fn outputs_at(
         &self,
         positions: &[usize],
-        module_device: Device,
+        schema: &TensorSchema,
+        devices: &CallDevices,
     ) -> Result<Vec<Tensor>, TchError> {
         let positions: Vec<i64> = positions.iter().map(|&position| position as i64).collect();
-        self.outputs(Some(&positions), module_device, None)
-    }
-
-    fn outputs(
-        &self,
-        positions: Option<&[i64]>,
-        module_device: Device,
-        output: Option<Tensor>,
-    ) -> Result<Vec<Tensor>, TchError> {
-        let (schema, keys) = (self.known_schema(), self.keys.len());
-        assemble(schema, &self.found, keys, positions, module_device, output)
-    }
-
-    fn known_schema(&self) -> &Arc<TensorSchema> {
-        let schema = self.schema.as_ref();
-        schema.expect("found or computed rows have a schema")
+        let (found, keys) = (&self.found, self.keys.len());
+        assemble(schema, found, keys, Some(&positions), devices, None)
     }
 
     fn set_schema(&mut self, schema: &Arc<TensorSchema>) -> Result<(), Reason> {

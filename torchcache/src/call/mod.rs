@@ -16,10 +16,10 @@ mod peek;
 mod recheck;
 mod request;
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use tch::{Device, TchError};
+use tch::{Device, TchError, Tensor};
 
 use crate::argument::{Arguments, SelectedRows};
 use crate::cache::epoch::Epoch;
@@ -37,7 +37,7 @@ use crate::memory::Memory;
 use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
 use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
-use crate::schema::TensorSchema;
+use crate::schema::{CallDevices, TensorSchema};
 
 use frame::Frame;
 use insert::Insert;
@@ -127,6 +127,10 @@ fn run_cached<O: Output>(
             true => call.complete(&mut lookup, frame, &code, body)?,
             false => lookup.add_computed(call.compute_missing(&lookup, body)?),
         }
+        call.leave_out_unplaced(&mut lookup);
+        if lookup.has_missing() {
+            lookup.add_computed(call.compute_missing(&lookup, body)?);
+        }
     }
     call.check_one_row(&lookup, body)?;
     if uses_tiers && call.verified_share() > 0.0 {
@@ -174,8 +178,7 @@ struct CachedCall<'a> {
     /// How many flights had ended before its lookup.
     flights_ended: u64,
     counters: &'a Counters,
-    /// The device of the module's weights, or else of its input.
-    module_device: Device,
+    devices: CallDevices,
     /// The structure of the output type.
     structure: String,
 }
@@ -205,7 +208,7 @@ impl<'a> CachedCall<'a> {
             epoch: None,
             flights_ended: cache.tiers.flights().ended(),
             counters: &method.counters,
-            module_device: cache.module_device().unwrap_or_else(|| arguments.device()),
+            devices: CallDevices::new(cache.module_device(), arguments.devices()),
             structure: structure::<O>(),
         })
     }
@@ -400,7 +403,7 @@ impl<'a> CachedCall<'a> {
         };
         let start = Instant::now();
         let memory_device = |schema: &TensorSchema| self.memory_device(schema);
-        let found = lookup.find_on_disk(store, memory_device, self.module_device);
+        let found = lookup.find_on_disk(store, memory_device, &self.devices);
         if let Ok(Some((keys, rows))) = &found
             && let Some(insert) = self.insert(keys, rows, None)
         {
@@ -410,10 +413,23 @@ impl<'a> CachedCall<'a> {
         found.map(|_| ()).or_else(|reason| self.miss(reason))
     }
 
+    /// Makes all rows misses where the tensors of this call do not show on which device hits are returned, and no call
+    /// like it has shown it before.
+    fn leave_out_unplaced(&self, lookup: &mut Lookup) {
+        if let Some(schema) = lookup.schema().filter(|schema| !self.devices.show(schema)) {
+            let schema = schema.clone();
+            match self.method.placements.find(&self.devices, &schema) {
+                Some(devices) => lookup.replace_schema(schema.on_devices(&devices)),
+                None => lookup.forget_unplaced(),
+            }
+        }
+    }
+
     /// Allocates the output on a device where rows were found, while nothing was computed yet. Where there is no
     /// memory for it, all rows are misses.
     fn allocate_output(&self, lookup: &mut Lookup) {
-        if let Err(error) = lookup.allocate_output(self.module_device) {
+        self.leave_out_unplaced(lookup);
+        if let Err(error) = lookup.allocate_output(&self.devices) {
             self.memory_fault(&error);
             lookup.forget_found();
         }
@@ -637,8 +653,7 @@ impl<'a> CachedCall<'a> {
         let Flattened { tensors, lengths } = output;
         let (structure, dtype) = (&self.structure, self.options.cache_dtype());
         let lengths = lengths.clone();
-        let schema =
-            TensorSchema::from_outputs(structure, tensors, lengths, dtype, self.module_device)?;
+        let schema = TensorSchema::from_outputs(structure, tensors, lengths, dtype, &self.devices)?;
         if !schema.fits() {
             return Err(Unfit::Reason(Reason::OutputLayout));
         }
@@ -646,7 +661,15 @@ impl<'a> CachedCall<'a> {
             return Err(Unfit::Reason(Reason::ChangingShape));
         }
         let bytes = schema.pack(tensors)?;
-        let schema = schema.into();
+        let schema = Arc::new(schema);
+        for unplaced in [Some(&schema), lookup.unplaced()].into_iter().flatten() {
+            if !self.devices.show(unplaced) {
+                let outputs = tensors.iter().map(Tensor::device).collect();
+                self.method
+                    .placements
+                    .learn(&self.devices, unplaced, outputs);
+            }
+        }
         Ok(PackedRows { schema, bytes })
     }
 
@@ -758,8 +781,8 @@ impl<'a> CachedCall<'a> {
         // Packed and unpacked as cached rows are, rounding included.
         let computed = self.recompute(lookup, &rows, body)?;
         let PackedRows { schema, bytes } = computed;
-        let recomputed = schema.unpack(&bytes, self.module_device)?;
-        let cached = lookup.outputs_at(sample, self.module_device)?;
+        let recomputed = schema.unpack(&bytes, &self.devices)?;
+        let cached = lookup.outputs_at(sample, &schema, &self.devices)?;
         Ok(recheck::compare(&schema, &cached, &recomputed)?)
     }
 
@@ -801,7 +824,7 @@ impl<'a> CachedCall<'a> {
     fn assemble<O: Output>(&self, lookup: Lookup) -> Result<O, Stop<O>> {
         let start = Instant::now();
         let rows = lookup.counts();
-        let assembled = lookup.assemble(self.module_device);
+        let assembled = lookup.assemble(&self.devices);
         Counters::time(&self.counters.time.loading, start);
         let (schema, tensors) = assembled?;
         self.counters.add_rows(rows);
@@ -824,7 +847,7 @@ impl<'a> CachedCall<'a> {
     /// Where memory keeps rows of a schema.
     fn memory_device(&self, schema: &TensorSchema) -> Device {
         let device = self.options.memory_cache_device();
-        device.unwrap_or_else(|| schema.device(self.module_device))
+        device.unwrap_or_else(|| schema.device(&self.devices))
     }
 
     /// Copies rows, which may be on the host as well, to memory, not published yet; `None` where that fails.

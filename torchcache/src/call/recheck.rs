@@ -258,13 +258,15 @@ impl Tolerance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::CallDevices;
     use tch::Device;
 
     /// How many rows of one tensor differ.
     fn mismatched(given: &Tensor, again: &Tensor, cache_dtype: Option<Kind>) -> usize {
         let one = std::slice::from_ref(given);
         let schema =
-            TensorSchema::from_outputs("T", one, Vec::new(), cache_dtype, Device::Cpu).unwrap();
+            TensorSchema::from_outputs("T", one, Vec::new(), cache_dtype, &CallDevices::CPU)
+                .unwrap();
         let again = std::slice::from_ref(again);
         let comparison = compare(&schema, one, again).unwrap();
         let Comparison {
@@ -317,7 +319,7 @@ mod tests {
     fn mismatched_of(given: &[Tensor], again: &[Tensor]) -> usize {
         let parts = format!("({})", "T".repeat(given.len()));
         let schema =
-            TensorSchema::from_outputs(&parts, given, Vec::new(), None, Device::Cpu).unwrap();
+            TensorSchema::from_outputs(&parts, given, Vec::new(), None, &CallDevices::CPU).unwrap();
         compare(&schema, given, again).unwrap().mismatched
     }
 
@@ -488,7 +490,8 @@ mod tests {
             Tensor::from_slice(&[0.0f32, 1.5, 1.0]),
         ];
         let schema =
-            TensorSchema::from_outputs("(TTT)", &given, Vec::new(), None, Device::Cpu).unwrap();
+            TensorSchema::from_outputs("(TTT)", &given, Vec::new(), None, &CallDevices::CPU)
+                .unwrap();
         let comparison = compare(&schema, &given, &again).unwrap();
         assert_eq!(
             comparison,

@@ -2,6 +2,7 @@
 
 use super::slab::ROW_OVERHEAD;
 use super::*;
+use crate::schema::CallDevices;
 use crate::tensor::raw;
 use torchcache_store::RowValues;
 
@@ -24,7 +25,8 @@ fn rows(numbers: &[u32], elements: i64) -> (Vec<Key>, Arc<TensorSchema>, Tensor)
         .view([-1, 1])
         .repeat([1, elements]);
     let one = [tensor];
-    let schema = TensorSchema::from_outputs("T", &one, Vec::new(), None, Device::Cpu).unwrap();
+    let schema =
+        TensorSchema::from_outputs("T", &one, Vec::new(), None, &CallDevices::CPU).unwrap();
     let packed = schema.pack(&one).unwrap();
     (
         numbers.iter().map(|&number| key(number)).collect(),
@@ -78,7 +80,7 @@ fn value(memory: &Memory, row: RowRef) -> f32 {
     assert!(pin(memory, row, &mut pinned));
     let tensor = &memory
         .schema(row)
-        .gather(&[pinned.row(0)], Device::Cpu)
+        .gather(&[pinned.row(0)], &CallDevices::CPU)
         .unwrap()[0];
     let values = Vec::<f32>::try_from(tensor.view(-1)).unwrap();
     assert!(values.iter().all(|value| *value == values[0]));

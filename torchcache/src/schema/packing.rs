@@ -3,7 +3,7 @@
 use tch::{Device, Kind, TchError, Tensor};
 use torchcache_store::schema::TensorSpec;
 
-use super::{TensorSchema, device, kind};
+use super::{CallDevices, TensorSchema, kind};
 use crate::tensor::parallel::copy;
 use crate::tensor::{layout, raw, staging};
 
@@ -114,7 +114,7 @@ impl TensorSchema {
     pub(crate) fn unpack(
         &self,
         packed: &Tensor,
-        module_device: Device,
+        devices: &CallDevices,
     ) -> Result<Vec<Tensor>, TchError> {
         let rows = packed.size()[0];
         let specs = &self.tensors;
@@ -124,7 +124,7 @@ impl TensorSchema {
             let shape = batch_shape(spec, rows);
             let bytes = bytes_of(spec) as i64;
             let tensor = if bytes == 0 {
-                let device = device(spec, module_device);
+                let device = devices.of(spec);
                 Tensor::f_empty(&shape, (kind::from_element(spec.output), device))?
             } else {
                 let whole = specs.len() == 1;
@@ -134,7 +134,7 @@ impl TensorSchema {
                     packed.f_narrow_copy(1, offset, bytes)?
                 };
                 let stored = own.f_view_dtype(kind::from_element(spec.stored))?;
-                returned(spec, stored.f_view(shape.as_slice())?, module_device)?
+                returned(spec, stored.f_view(shape.as_slice())?, devices)?
             };
             offset += bytes;
             tensors.push(tensor.f_detach()?);
@@ -147,7 +147,7 @@ impl TensorSchema {
     pub(crate) fn gather(
         &self,
         rows: &[&[u8]],
-        module_device: Device,
+        devices: &CallDevices,
     ) -> Result<Vec<Tensor>, TchError> {
         let specs = &self.tensors;
         let mut offset = 0;
@@ -164,14 +164,14 @@ impl TensorSchema {
             };
             let shape = batch_shape(spec, rows.len() as i64);
             let kind = kind::from_element(spec.stored);
-            let device = device(spec, module_device);
+            let device = devices.of(spec);
             // Other devices than these lack some kinds: the host converts from those.
             let device = match device {
                 Device::Cuda(_) => device,
                 _ => Device::Cpu,
             };
             let tensor = staging::upload_rows(rows, &shape, kind, device)?;
-            tensors.push(returned(spec, tensor, module_device)?);
+            tensors.push(returned(spec, tensor, devices)?);
             offset += bytes;
         }
         Ok(tensors)
@@ -230,12 +230,12 @@ fn batch_shape(spec: &TensorSpec, rows: i64) -> Vec<i64> {
 }
 
 /// Turns a tensor as it is stored into one as the forward gave it.
-fn returned(spec: &TensorSpec, stored: Tensor, module_device: Device) -> Result<Tensor, TchError> {
+fn returned(spec: &TensorSpec, stored: Tensor, devices: &CallDevices) -> Result<Tensor, TchError> {
     let tensor = match spec.output == spec.stored {
         true => stored,
         false => stored.f_to_kind(kind::from_element(spec.output))?,
     };
-    match device(spec, module_device) {
+    match devices.of(spec) {
         Device::Cpu if tensor.device() == Device::Cpu => Ok(tensor),
         device => tensor.f_to_device(device),
     }
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     fn schema(tensors: &[Tensor], cache_dtype: Option<Kind>) -> TensorSchema {
-        TensorSchema::from_outputs("", tensors, vec![2, 0], cache_dtype, Device::Cpu).unwrap()
+        TensorSchema::from_outputs("", tensors, vec![2, 0], cache_dtype, &CallDevices::CPU).unwrap()
     }
 
     fn assert_same(left: &Tensor, right: &Tensor) {
@@ -287,11 +287,14 @@ mod tests {
             let schema = schema(one, None);
             let packed = schema.pack(one).unwrap();
             assert_eq!(packed.size(), [3, schema.row_bytes() as i64]);
-            assert_same(&schema.unpack(&packed, Device::Cpu).unwrap()[0], tensor);
+            assert_same(
+                &schema.unpack(&packed, &CallDevices::CPU).unwrap()[0],
+                tensor,
+            );
         }
         let all = schema(&tensors, None);
         let unpacked = all
-            .unpack(&all.pack(&tensors).unwrap(), Device::Cpu)
+            .unpack(&all.pack(&tensors).unwrap(), &CallDevices::CPU)
             .unwrap();
         tensors
             .iter()
@@ -307,7 +310,7 @@ mod tests {
         ];
         let schema = schema(&tensors, Some(Kind::Half));
         let unpacked = schema
-            .unpack(&schema.pack(&tensors).unwrap(), Device::Cpu)
+            .unpack(&schema.pack(&tensors).unwrap(), &CallDevices::CPU)
             .unwrap();
         assert_eq!(unpacked[0].int64_value(&[0]), 70_000);
         assert_eq!(unpacked[1].kind(), Kind::Float);
@@ -352,7 +355,7 @@ mod tests {
         let tensors = [Tensor::randn([3, 4], tch::kind::FLOAT_CPU)];
         let schema = schema(&tensors, None);
         let packed = schema.pack(&tensors).unwrap();
-        let unpacked = schema.unpack(&packed, Device::Cpu).unwrap();
+        let unpacked = schema.unpack(&packed, &CallDevices::CPU).unwrap();
         assert_eq!(unpacked[0].data_ptr(), packed.data_ptr());
     }
 
@@ -362,7 +365,7 @@ mod tests {
         let conjugated = tensor.conj();
         let schema = schema(std::slice::from_ref(&conjugated), None);
         let packed = schema.pack(&[conjugated]).unwrap();
-        let imaginary = schema.unpack(&packed, Device::Cpu).unwrap()[0].imag();
+        let imaginary = schema.unpack(&packed, &CallDevices::CPU).unwrap()[0].imag();
         assert_eq!(imaginary.double_value(&[0]), -2.0);
     }
 }
