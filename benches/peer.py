@@ -5,6 +5,7 @@ turn it is:
 
     versions            of everything that matters
     load NAME BATCHES   make the data of a workload; the other questions are about it
+    load images BATCHES ROWS SIDE COLUMNS   the same for images of any size
     limit               read one input and write one output, the same ones again and again
     memory PASSES       a first pass into a new cache, then passes in which every row is a hit
     disk raw|zstd       the same with files; a fresh cache on them; one with no room in memory
@@ -42,6 +43,7 @@ DEVICE = torch.device(sys.argv[2])
 
 
 class Vision(torch.nn.Module):
+    dtype = torch.float32
     rows, shape = 64, (3, 224, 224)
 
     def forward(self, x):
@@ -49,6 +51,7 @@ class Vision(torch.nn.Module):
 
 
 class Embed(torch.nn.Module):
+    dtype = torch.float32
     rows, shape = 256, (768,)
 
     def forward(self, x):
@@ -60,6 +63,19 @@ class Tokens(torch.nn.Module):
 
     def forward(self, x):
         return x.unsqueeze(-1).to(torch.float32) * torch.ones(384, device=x.device)
+
+
+class Images(torch.nn.Module):
+    """Gives as many numbers as a model: a hit runs none."""
+
+    dtype = torch.bfloat16
+
+    def forward(self, x):
+        return x.flatten(1)[:, : self.columns] * 2
+
+
+def images(rows, side, columns):
+    return type("Sized", (Images,), {"rows": rows, "shape": (3, side, side), "columns": columns})
 
 
 WORKLOADS = {"vision": Vision, "embed": Embed, "tokens": Tokens}
@@ -81,14 +97,14 @@ def milliseconds(run):
 class Workload:
     """A module and its batches."""
 
-    def __init__(self, name, batches):
-        self.kind = WORKLOADS[name]
+    def __init__(self, name, batches, *sizes):
+        self.kind = images(*sizes) if name == "images" else WORKLOADS[name]
         shape = (self.kind.rows, *self.kind.shape)
         torch.manual_seed(0)
         if name == "tokens":
             batches = [torch.randint(0, 30_000, shape) for _ in range(batches)]
         else:
-            batches = [torch.randn(shape) for _ in range(batches)]
+            batches = [torch.randn(shape).to(self.kind.dtype) for _ in range(batches)]
         self.batches = [batch.to(DEVICE) for batch in batches]
 
     def one_pass(self, module):
@@ -185,7 +201,7 @@ def main():
                 answer = versions()
             elif question == "load":
                 loaded = None
-                loaded, answer = Workload(rest[0], int(rest[1])), {}
+                loaded, answer = Workload(rest[0], *map(int, rest[1:])), {}
             elif question == "limit":
                 answer = loaded.limit()
             elif question == "memory":

@@ -113,6 +113,12 @@ impl Peer {
         self.ask(&format!("load {workload} {batches}")).map(drop)
     }
 
+    /// Creates a batch of square images in bf16, for a module that returns as many numbers for each as a model does.
+    pub fn load_images(&mut self, rows: i64, side: i64, columns: i64) -> Result<(), String> {
+        let question = format!("load images 1 {rows} {side} {columns}");
+        self.ask(&question).map(drop)
+    }
+
     /// Measures its limit.
     pub fn limit(&mut self, to: &mut Answers) -> Result<(), String> {
         let limit = self.ask("limit")?["limit"].as_f64();

@@ -33,7 +33,7 @@ const TESTS: &str = "\
 [ -z \"$HANG\" ] || { echo 'test first ... ok'; echo 'test second ... ok'; sleep 600; }
 case \"$1\" in
     device::) echo 'test device::digests ... FAILED'; echo 'it panicked at a.rs:1:'; echo 'no driver'; echo 'test result: FAILED. 8 passed; 1 failed;'; exit 101 ;;
-    *) echo \"hashing: $TORCHCACHE_DEVICE_HASHING\"; echo 'test result: ok. 3 passed; 0 failed; 1 ignored'
+    *) echo \"hashing: $TORCHCACHE_DEVICE_HASHING, tests: $*\"; echo 'test result: ok. 3 passed; 0 failed; 1 ignored'
 esac
 ";
 
@@ -131,6 +131,7 @@ fn steps_that_fail_or_hang_stop_no_other() {
             "8 passed, 1 failed: device::digests; the first: no driver",
         ),
         ("random rows", "passed", "3 tests"),
+        ("ignored tests", "passed", "3 tests"),
         ("large rows", "passed", "3 tests"),
         ("memcheck", "not run", "compute-sanitizer not found"),
         ("behaviour", "passed", "3 tests"),
@@ -156,16 +157,45 @@ fn steps_that_fail_or_hang_stop_no_other() {
     assert_eq!(json!(parts), json!(["limits", "hits", "epoch", "models"]));
     let log = fs::read_to_string(folder.path().join("output/prove-behaviour.log")).unwrap();
     assert!(log.contains("hashing: on"), "{log}");
+    let log = fs::read_to_string(folder.path().join("output/prove-ignored-tests.log")).unwrap();
+    assert!(
+        log.contains("hashing: on, tests: device_hashing:: "),
+        "{log}"
+    );
+    assert!(log.contains(" --include-ignored"), "{log}");
     let summary = fs::read_to_string(folder.path().join("output/proof.txt")).unwrap();
     assert!(summary.contains("MISSED: at most 2 µs"), "{summary}");
     assert!(
-        summary.contains("8 passed, 5 failed, 3 not run"),
+        summary.contains("9 passed, 5 failed, 3 not run"),
         "{summary}"
     );
 
     let file = folder.path().join("output/proof.json");
     let error = format!("{:#}", proof::markdown(&file).unwrap_err());
     assert!(error.contains("`kernels` failed"), "{error}");
+}
+
+/// Each test that is ignored for want of a GPU is in a step, and named as it is there.
+#[test]
+fn tests_that_need_a_gpu_are_in_a_step() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/behaviour");
+    let mut modules = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if text.contains("#[ignore = \"needs a CUDA device") {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            modules.push(format!("{name}::"));
+        }
+    }
+    assert!(modules.len() >= 3, "{modules:?}");
+    for module in modules {
+        assert!(PROVE.contains(&module), "{module}");
+    }
+    let skipped = "on_the_default_stream_of_a_thread";
+    assert!(PROVE.contains(skipped));
+    let tests = include_str!("../../../../tests/behaviour/device_hashing.rs");
+    assert!(tests.contains(&format!("fn {skipped}")));
 }
 
 #[test]
