@@ -39,7 +39,15 @@ const LEFT_OUT: &[(&str, &str)] = &[
 const HASHING: &str = "TORCHCACHE_DEVICE_HASHING";
 
 /// Tests that run once more, without the kernels.
-const ON_THE_HOST: [&str; 3] = ["device_copies::", "device_tier::", "shared_arguments::"];
+const ON_THE_HOST: [&str; 7] = [
+    "device_copies::",
+    "device_tier::",
+    "nested_modules::",
+    "optimizer_steps::",
+    "random_inputs::",
+    "shared_arguments::",
+    "weight_changes::",
+];
 
 /// Every test of behaviour, those for the fake device alone too, or those that `args` name. The library hashes on the
 /// device, unless a variable says otherwise.
