@@ -42,6 +42,23 @@ fn generated_code_does_not_depend_on_names_in_scope() {
         assert!(encoded.inner.1.is_none());
     }
     assert_eq!(counts(no_prelude::pick_cache()), (2, 2, 0));
+
+    let given = no_prelude::Borrowed(&xs, &[]);
+    assert!(matches!(
+        no_prelude::turn(&given, no_prelude::Either::Nothing),
+        no_prelude::Either::Nothing
+    ));
+    for _ in 0..2 {
+        let one = no_prelude::turn(&given, no_prelude::Either::One(xs.copy(), 3));
+        let no_prelude::Either::Named { r#type, inner } = one else {
+            panic!("{one:?}")
+        };
+        assert!(same(&r#type, &(&xs * 3)) && same(&inner, &xs));
+        let named = no_prelude::Either::Named { r#type, inner };
+        let back = no_prelude::turn(&given, named);
+        assert!(matches!(back, no_prelude::Either::One(_, 0)), "{back:?}");
+    }
+    assert_eq!(counts(no_prelude::turn_cache()), (4, 4, 0));
 }
 
 mod functions {

@@ -63,6 +63,8 @@ mod single_flight;
 mod skipped_arguments;
 mod state_machine;
 mod stats_and_log;
+mod structured_arguments;
+mod structured_outputs;
 mod support;
 mod torchscript;
 mod training;

@@ -7,7 +7,8 @@
 use ::tch::Tensor;
 use ::tch::nn::Module;
 use ::torchcache::{
-    Batched as Output, Fingerprint as Identity, TorchCache, torchcache as remember,
+    Argument as Input, Batched as Output, Fingerprint as Identity, TorchCache,
+    torchcache as remember,
 };
 
 /// Has the name of a type of the prelude.
@@ -101,5 +102,43 @@ pub fn pick(xs: &Tensor, #[id] ids: &[u8], #[shared] table: &Tensor) -> Encoded<
     Encoded {
         r#type: xs.f_mul(table).unwrap(),
         inner: Pair(xs.shallow_clone(), ::std::option::Option::None),
+    }
+}
+
+/// An argument and an output, whose fields are of each kind.
+#[derive(::std::fmt::Debug, Input, Output)]
+pub enum Either<T> {
+    /// One with a plain value.
+    One(
+        Tensor,
+        #[argument(plain)]
+        #[batched(constant)]
+        i64,
+    ),
+    /// A raw identifier, and a parameter.
+    Named {
+        /// A raw identifier.
+        r#type: Tensor,
+        /// Another one.
+        inner: T,
+    },
+    /// Without a tensor.
+    Nothing,
+}
+
+/// An argument with a lifetime.
+#[derive(::std::fmt::Debug, Input)]
+pub struct Borrowed<'a>(pub &'a Tensor, pub &'a [Either<Tensor>]);
+
+/// A function with arguments and outputs of these.
+#[remember]
+pub fn turn(given: &Borrowed<'_>, either: Either<Tensor>) -> Either<Tensor> {
+    match either {
+        Either::One(one, number) => Either::Named {
+            r#type: one.f_mul_scalar(number).unwrap(),
+            inner: given.0.shallow_clone(),
+        },
+        Either::Named { r#type, .. } => Either::One(r#type, given.1.len() as i64),
+        Either::Nothing => Either::Nothing,
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod behind_a_facade {
     use facade::tch::{Tensor, nn};
-    use facade::torchcache::{Batched, Fingerprint, TorchCache, torchcache};
+    use facade::torchcache::{Argument, Batched, Fingerprint, TorchCache, torchcache};
 
     #[derive(Debug, Fingerprint)]
     #[fingerprint(crate = facade::torchcache)]
@@ -21,6 +21,12 @@ pub mod behind_a_facade {
         pub rows: Tensor,
     }
 
+    #[derive(Argument)]
+    #[argument(crate = facade::torchcache)]
+    pub struct Inputs<'a> {
+        pub ids: &'a Tensor,
+    }
+
     #[torchcache(crate = facade::torchcache, max_memory_cache_size = "1 GB")]
     #[derive(Debug)]
     pub struct Scale<M> {
@@ -37,8 +43,8 @@ pub mod behind_a_facade {
     }
 
     #[torchcache(persistent = true, crate = "::facade::torchcache")]
-    pub fn encode(xs: &Tensor) -> Encoded {
-        let rows = xs * 2;
+    pub fn encode(inputs: Inputs<'_>) -> Encoded {
+        let rows = inputs.ids * 2;
         Encoded { rows }
     }
 }

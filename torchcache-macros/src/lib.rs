@@ -1,4 +1,4 @@
-//! The `#[torchcache]` attribute and the derives `Fingerprint` and `Batched`.
+//! The `#[torchcache]` attribute and the derives `Fingerprint`, `Batched` and `Argument`.
 //!
 //! An item is parsed (`parse`) and checked (`validate`), then expanded (`expand`). Generated
 //! code refers to the library only by its module `__private` (`runtime`), where everything is that
@@ -23,7 +23,7 @@ use quote::quote;
 use syn::{Item, ItemStruct};
 
 use crate::errors::Errors;
-use crate::parse::derives::{BatchedDerive, FingerprintDerive};
+use crate::parse::derives::{ARGUMENT, BATCHED, FingerprintDerive, TensorsDerive, TensorsTrait};
 use crate::parse::functions::FunctionItem;
 use crate::parse::impls::ModuleImpl;
 use crate::parse::options::OptionAssignments;
@@ -46,10 +46,18 @@ pub fn fingerprint(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     derive(input.into()).into()
 }
 
-/// Implements `Batched`, so that a cached function can return a struct of tensors.
+/// Implements `Batched`, so that a cached function can return a struct or an enum of tensors. A field marked
+/// `#[batched(constant)]` is a plain value.
 #[proc_macro_derive(Batched, attributes(batched))]
 pub fn batched(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
-    derive_batched(input.into()).into()
+    derive_tensors(input.into(), BATCHED, expand::tensors::batched).into()
+}
+
+/// Implements `Argument`, so that a cached function can take a struct or an enum of tensors. A field marked
+/// `#[argument(plain)]` is a plain argument.
+#[proc_macro_derive(Argument, attributes(argument))]
+pub fn argument(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    derive_tensors(input.into(), ARGUMENT, expand::tensors::argument).into()
 }
 
 /// What the attribute on a struct expands to. A derive sees the fields without those that a `#[cfg]`
@@ -103,9 +111,14 @@ fn derive(input: TokenStream) -> TokenStream {
     }
 }
 
-fn derive_batched(input: TokenStream) -> TokenStream {
-    match syn::parse2(input).and_then(BatchedDerive::parse) {
-        Ok(parsed) => expand::batched::expand(&parsed),
+fn derive_tensors(
+    input: TokenStream,
+    of: TensorsTrait,
+    expand: impl FnOnce(&TensorsDerive) -> TokenStream,
+) -> TokenStream {
+    let parsed = syn::parse2(input).and_then(|input| TensorsDerive::parse(input, of));
+    match parsed {
+        Ok(parsed) => expand(&parsed),
         Err(error) => error.to_compile_error(),
     }
 }

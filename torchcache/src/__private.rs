@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 
+pub use core::clone::Clone;
 pub use core::default::Default;
 pub use core::iter::Iterator;
 pub use core::option::Option;
@@ -15,7 +16,7 @@ pub use tch::Tensor;
 pub use tch::nn::ModuleT;
 pub use torchcache_macros::CachedStruct;
 
-pub use crate::argument::{Arguments, SelectedRows, SkipProbe};
+pub use crate::argument::{ArgumentProbe, Arguments, RowTensors, SelectedRows, SkipProbe};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{
     CachedForward as OneImplWithForwardPerStruct, CachedFunction, CachedMethod, CachedStruct,
@@ -25,9 +26,10 @@ pub use crate::definition::{Definition, Place};
 pub use crate::device::wait_for_kernels;
 pub use crate::function::{BuildInput, BuildValue, Function, FunctionOptions, Implementation};
 pub use crate::identity::{ModuleProbe, NoModule, hashed_modules, type_of, unknown_code};
-pub use crate::output::nested;
+pub use crate::output::{ConstantField, nested};
 pub use crate::{
-    Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output, TorchCache,
+    Argument, Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output,
+    TorchCache,
 };
 
 use crate::cache::attach::Refused;

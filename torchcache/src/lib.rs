@@ -48,9 +48,9 @@
 //! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
 //!   [`Named`]: functions and closures in fields.
-//! * [`Argument`] and [`Output`]: what cached functions take and return. [`SampleIds`],
+//! * [`trait@Argument`], [`PlainArgument`] and [`Output`]: what cached functions take and return. [`SampleIds`],
 //!   [`SharedArgument`] and [`SkippedArgument`]: parameters marked `#[id]`, `#[shared]` and `#[skip]`.
-//!   [`trait@Batched`] and its derive: outputs of several tensors.
+//!   [`trait@Batched`] and its derive: outputs of several tensors. [`Constant`]: plain values in them.
 //! * [`Error`]: misuse, and directories that cannot be used. Faults of the machine are misses, counted in
 //!   [`Stats::faults`].
 //!
@@ -109,9 +109,9 @@ pub use error::{Error, ErrorKind, FlushError};
 pub use identity::{Fingerprint, Fingerprinter, Named};
 pub use options::size::Size;
 pub use options::{Eviction, Options, OptionsBuilder};
-pub use output::{Batched, Output};
+pub use output::{Batched, Constant, Output};
 pub use prefill::{HasCache, Prefill, prefill};
-pub use torchcache_macros::{Batched, Fingerprint};
+pub use torchcache_macros::{Argument, Batched, Fingerprint};
 pub use torchcache_store::flush_on_signals;
 pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 
@@ -122,7 +122,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// On the struct, the attribute takes the options; the struct's fields are the identity of the cache. On an
 /// impl, it wraps `forward` and `forward_t`, and the [methods](#methods) that carry it themselves. The impl is one of
 /// `nn::Module` or of `nn::ModuleT`, or an impl of another trait or
-/// without one whose methods take any number of [`Argument`]s and return an [`Output`]. Other
+/// without one whose methods take any number of [arguments](#parameters) and return an [`Output`]. Other
 /// methods are left unchanged. A `bool` or `&bool` named `train`, `training` or `is_training`, of a function as
 /// well, bypasses the cache if it is true.
 ///
@@ -242,11 +242,11 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///   taken, which the compiler reports as E0428 or E0255: defined multiple times;
 /// * `crate = facade::torchcache`, on each item: where this library is, for crates that have it through another
 ///   one. A dependency with another name in `Cargo.toml` is found without it. The derives take it as
-///   `#[fingerprint(crate = …)]` and `#[batched(crate = …)]`.
+///   `#[fingerprint(crate = …)]`, `#[batched(crate = …)]` and `#[argument(crate = …)]`.
 ///
 /// # Parameters
 ///
-/// Each is an [`Argument`]: a tensor that is cut into rows, or a plain value that is part of every key. Three
+/// Each is an [`Argument`](trait@Argument), tensors that are cut into rows, or a [`PlainArgument`], which is part of every key. Three
 /// attributes change that:
 ///
 /// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content ([`SampleIds`]);

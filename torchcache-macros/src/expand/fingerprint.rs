@@ -78,7 +78,13 @@ pub(crate) fn expand(parsed: &FingerprintDerive) -> TokenStream {
         lints,
         runtime,
     } = parsed;
-    let bounded = fields::bounds("Fingerprint", name, generics, parsed.fields(), runtime);
+    let bounded = fields::bounds(
+        &quote!(Fingerprint),
+        name,
+        generics,
+        parsed.shape.fields(),
+        runtime,
+    );
     let (impl_generics, arguments, bounds) = bounded.split_for_impl();
     let definition = definition::of_type(&name.unraw().to_string(), &quote!(Self), runtime);
     let [f, before] = ["fingerprinter", "before"].map(local);

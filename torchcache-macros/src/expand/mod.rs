@@ -2,7 +2,6 @@
 //! reports mistakes; a `fallback` is the item next to its errors, with the items that other code
 //! refers to, so that one mistake gives one message.
 
-pub(crate) mod batched;
 mod definition;
 pub(crate) mod fingerprint;
 pub(crate) mod functions;
@@ -10,6 +9,7 @@ pub(crate) mod impls;
 mod options;
 mod paired;
 pub(crate) mod structs;
+pub(crate) mod tensors;
 mod wrapped;
 
 use proc_macro2::{Ident, Span};

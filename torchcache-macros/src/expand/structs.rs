@@ -42,7 +42,7 @@ pub(crate) fn expand(parsed: &Struct, runtime: &Runtime) -> TokenStream {
     } = parsed;
     let name = &item.ident;
     let bounded = fields::bounds(
-        "Fingerprint",
+        &quote!(Fingerprint),
         name,
         &item.generics,
         identity.iter(),

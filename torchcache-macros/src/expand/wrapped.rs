@@ -23,10 +23,10 @@ impl WrappedFn {
                 .is_skipped
                 .then(|| quote_spanned!(span=> .skipped()));
             let with = match role {
-                ArgumentRole::Rows if argument.is_probed() => quote_spanned! {span=>
-                    .with(#at::SkipProbe::new(&#name).torchcache_argument())
-                },
-                ArgumentRole::Rows => quote_spanned!(span=> .with(&#name)),
+                ArgumentRole::Rows => {
+                    let probe = argument.probe();
+                    quote_spanned!(span=> .with(#at::#probe::new(&#name).torchcache_argument()))
+                }
                 ArgumentRole::Id => quote_spanned!(span=> .with_id(&#name)),
                 ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
             };
@@ -98,19 +98,16 @@ impl WrappedFn {
                 let #held = &mut #at::Default::default();
             };
             match argument.role {
-                ArgumentRole::Rows if argument.is_probed() => quote_spanned! {span=>
-                    #holds
-                    #(#cfgs)*
-                    #(#lints)*
-                    let #pattern =
-                        #at::SkipProbe::new(&#name).torchcache_rows(#rows, #position, #held);
-                },
-                ArgumentRole::Rows => quote_spanned! {span=>
-                    #holds
-                    #(#cfgs)*
-                    #(#lints)*
-                    let #pattern = #rows.argument(&#name, #position, #held);
-                },
+                ArgumentRole::Rows => {
+                    let probe = argument.probe();
+                    quote_spanned! {span=>
+                        #holds
+                        #(#cfgs)*
+                        #(#lints)*
+                        let #pattern =
+                            #at::#probe::new(&#name).torchcache_rows(#rows, #position, #held);
+                    }
+                }
                 ArgumentRole::Id => quote_spanned! {span=>
                     #holds
                     #(#cfgs)*

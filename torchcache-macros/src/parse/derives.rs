@@ -1,4 +1,4 @@
-//! The items of `#[derive(Fingerprint)]` and `#[derive(Batched)]`.
+//! The items of `#[derive(Fingerprint)]`, `#[derive(Batched)]` and `#[derive(Argument)]`.
 
 use syn::punctuated::Punctuated;
 use syn::{
@@ -23,13 +23,13 @@ pub(crate) struct FingerprintDerive {
     pub(crate) runtime: Runtime,
 }
 
-/// The fields that are part of the identity.
+/// The fields that count.
 pub(crate) enum Shape {
     Struct(Vec<Field>),
     Enum(Vec<Variant>),
 }
 
-/// A variant of an enum, with its fields that are part of the identity.
+/// A variant of an enum, with its fields that count.
 pub(crate) struct Variant {
     pub(crate) name: Ident,
     pub(crate) fields: Vec<Field>,
@@ -69,10 +69,12 @@ impl FingerprintDerive {
             runtime: Runtime::locate(library.as_ref()),
         })
     }
+}
 
-    /// All fields that are part of the identity.
+impl Shape {
+    /// All fields.
     pub(crate) fn fields(&self) -> Box<dyn Iterator<Item = &Field> + '_> {
-        match &self.shape {
+        match self {
             Shape::Struct(fields) => Box::new(fields.iter()),
             Shape::Enum(variants) => Box::new(variants.iter().flat_map(|variant| &variant.fields)),
         }
@@ -129,16 +131,109 @@ fn is_library(pair: &MetaNameValue, library: &mut Option<Path>) -> bool {
     is_library
 }
 
-/// The path in `#[batched(crate = …)]`.
-fn batched_arguments(attributes: &[Attribute], errors: &mut Errors) -> Option<Path> {
+/// What `#[derive(Batched)]` and `#[derive(Argument)]` do not share.
+#[derive(Clone, Copy)]
+pub(crate) struct TensorsTrait {
+    name: &'static str,
+    attribute: &'static str,
+    /// On fields that are no tensors.
+    mark: &'static str,
+}
+
+/// Outputs.
+pub(crate) const BATCHED: TensorsTrait = TensorsTrait {
+    name: "Batched",
+    attribute: "batched",
+    mark: "constant",
+};
+
+/// Arguments.
+pub(crate) const ARGUMENT: TensorsTrait = TensorsTrait {
+    name: "Argument",
+    attribute: "argument",
+    mark: "plain",
+};
+
+/// A checked struct or enum of tensors.
+pub(crate) struct TensorsDerive {
+    pub(crate) name: Ident,
+    pub(crate) generics: Generics,
+    pub(crate) shape: Shape,
+    pub(crate) lints: Vec<Attribute>,
+    pub(crate) runtime: Runtime,
+}
+
+impl TensorsDerive {
+    /// Reads and checks the item.
+    pub(crate) fn parse(input: DeriveInput, of: TensorsTrait) -> syn::Result<Self> {
+        let TensorsTrait { name, .. } = of;
+        let mut errors = Errors::default();
+        let library = library_argument(&input.attrs, of, &mut errors);
+        let item = &input.ident;
+        let mut fields = |fields: Fields| tensor_fields(fields, item, of, &mut errors);
+        let shape = match input.data {
+            Data::Struct(data) => Shape::Struct(fields(data.fields)),
+            Data::Enum(data) => {
+                let variants = data.variants.into_iter();
+                let variants = variants.map(|variant| Variant {
+                    name: variant.ident,
+                    fields: fields(variant.fields),
+                });
+                Shape::Enum(variants.collect())
+            }
+            Data::Union(data) => {
+                return Err(syn::Error::new_spanned(
+                    data.union_token,
+                    format!(
+                        "`{name}` cannot be derived for a union, whose active field is unknown; use a struct"
+                    ),
+                ));
+            }
+        };
+        let missing = match &shape {
+            Shape::Struct(fields) if fields.is_empty() => Some("fields"),
+            Shape::Enum(variants) if variants.is_empty() => Some("variants"),
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            let message =
+                format!("`{item}` has no {missing}, so there is nothing to cache; add a `Tensor`");
+            return Err(syn::Error::new_spanned(item, message));
+        }
+        let mut lifetimes = input.generics.lifetimes().skip(1);
+        if let Some(second) = lifetimes.next().filter(|_| name == ARGUMENT.name) {
+            let message = format!(
+                "the references in `{item}` have one lifetime in an argument; use the first one for all"
+            );
+            errors.report(second, message);
+        }
+        errors.finish(Self {
+            name: input.ident,
+            generics: input.generics,
+            shape,
+            lints: inherited(&input.attrs, &[Inherited::Lints]),
+            runtime: Runtime::locate(library.as_ref()),
+        })
+    }
+}
+
+/// The path in `#[batched(crate = …)]` or `#[argument(crate = …)]`.
+fn library_argument(
+    attributes: &[Attribute],
+    of: TensorsTrait,
+    errors: &mut Errors,
+) -> Option<Path> {
+    let TensorsTrait {
+        attribute: ours, ..
+    } = of;
     let mut library = None;
     for attribute in attributes {
-        if attribute.path().is_ident("batched") {
+        if attribute.path().is_ident(ours) {
             let pair = attribute.parse_args();
             if !pair.is_ok_and(|pair| is_library(&pair, &mut library)) {
                 errors.report(
                     attribute,
-                    "expected one `#[batched(crate = facade::torchcache)]`",
+                    format!("expected one `#[{ours}(crate = facade::torchcache)]`"),
                 );
             }
         }
@@ -146,67 +241,41 @@ fn batched_arguments(attributes: &[Attribute], errors: &mut Errors) -> Option<Pa
     library
 }
 
-/// A checked struct of tensors.
-pub(crate) struct BatchedDerive {
-    pub(crate) name: Ident,
-    pub(crate) generics: Generics,
-    pub(crate) fields: Vec<Field>,
-    /// Whether its fields have names.
-    pub(crate) is_named: bool,
-    pub(crate) lints: Vec<Attribute>,
-    pub(crate) runtime: Runtime,
-}
-
-impl BatchedDerive {
-    /// Reads and checks the item.
-    pub(crate) fn parse(input: DeriveInput) -> syn::Result<Self> {
-        let fields = match input.data {
-            Data::Struct(data) => data.fields,
-            Data::Enum(data) => {
-                return Err(syn::Error::new_spanned(
-                    data.enum_token,
-                    "`Batched` cannot be derived for an enum, since rows of different variants \
-                     cannot be in one batch; use a struct with `Option` fields",
-                ));
+/// The fields of `item`, each with whether it is marked to be no tensor.
+fn tensor_fields(
+    fields: Fields,
+    item: &Ident,
+    of: TensorsTrait,
+    errors: &mut Errors,
+) -> Vec<Field> {
+    let TensorsTrait {
+        attribute: ours,
+        mark,
+        ..
+    } = of;
+    let members: Vec<_> = fields.members().collect();
+    let fields = fields.into_iter().zip(members).map(|(field, member)| {
+        let mut parsed = Field::new(&field, member);
+        for attribute in &field.attrs {
+            if attribute.path().is_ident(ours) {
+                parsed.is_plain = attribute
+                    .parse_args::<Ident>()
+                    .is_ok_and(|word| word == mark);
+                if !parsed.is_plain {
+                    errors.report(attribute, format!("expected `#[{ours}({mark})]`"));
+                }
             }
-            Data::Union(data) => {
-                return Err(syn::Error::new_spanned(
-                    data.union_token,
-                    "`Batched` cannot be derived for a union, whose active field is unknown; use a \
-                     struct",
-                ));
-            }
-        };
-        if fields.is_empty() {
+        }
+        if !parsed.is_plain && names(&field.ty, item) {
             let message = format!(
-                "`{}` has no fields, so there is nothing to cache; add a `Tensor`",
-                input.ident
+                "`{item}` contains itself, so its number of tensors is unknown; give the inner \
+                 value another type"
             );
-            return Err(syn::Error::new_spanned(input.ident, message));
+            errors.report(&field.ty, message);
         }
-        let mut errors = Errors::default();
-        let library = batched_arguments(&input.attrs, &mut errors);
-        for field in &fields {
-            if names(&field.ty, &input.ident) {
-                let message = format!(
-                    "`{}` contains itself, so its number of tensors is unknown; give the inner \
-                     value another type",
-                    input.ident
-                );
-                errors.report(&field.ty, message);
-            }
-        }
-        let members = fields.members().zip(&fields);
-        let members = members.map(|(member, field)| Field::new(field, member));
-        errors.finish(Self {
-            name: input.ident,
-            generics: input.generics,
-            is_named: matches!(fields, Fields::Named(_)),
-            fields: members.collect(),
-            lints: inherited(&input.attrs, &[Inherited::Lints]),
-            runtime: Runtime::locate(library.as_ref()),
-        })
-    }
+        parsed
+    });
+    fields.collect()
 }
 
 fn identity_fields(mut fields: Fields, errors: &mut Errors) -> Vec<Field> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
@@ -16,7 +16,7 @@ use crate::parse::attributes::{Inherited, inherited};
 use crate::runtime::Runtime;
 use crate::suggest;
 
-/// A field that is part of the identity.
+/// A field of a struct or a variant.
 #[derive(Clone)]
 pub(crate) struct Field {
     /// What the user allows and denies of it.
@@ -25,6 +25,8 @@ pub(crate) struct Field {
     pub(crate) ty: Type,
     /// Whether its type may be another name of `TorchCache`, so that it is the cache.
     pub(crate) may_be_cache: bool,
+    /// Whether a mark says that it is no tensor.
+    pub(crate) is_plain: bool,
 }
 
 impl Field {
@@ -34,10 +36,11 @@ impl Field {
             member,
             ty: field.ty.clone(),
             may_be_cache: false,
+            is_plain: false,
         }
     }
 
-    /// The name in the identity.
+    /// The name in the identity and in outputs.
     pub(crate) fn name(&self) -> String {
         match &self.member {
             Member::Named(name) => name.unraw().to_string(),
@@ -109,13 +112,12 @@ pub(crate) fn take_skip(attributes: &mut Vec<Attribute>, errors: &mut Errors) ->
 ///
 /// A type that names its own struct has none: the bound would require itself.
 pub(crate) fn bounds<'a>(
-    bound: &str,
+    bound: &TokenStream,
     name: &syn::Ident,
     generics: &Generics,
     fields: impl Iterator<Item = &'a Field>,
     runtime: &Runtime,
 ) -> Generics {
-    let bound = Ident::new(bound, Span::call_site());
     let mut bounded = generics.clone();
     let parameters: HashSet<String> = generics
         .type_params()

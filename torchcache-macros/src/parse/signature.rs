@@ -191,9 +191,12 @@ impl WrappedArgument {
         argument.unwrap_or(name)
     }
 
-    /// Whether it is skipped, and the compiler has to find out whether its type is one of tensors.
-    pub(crate) fn is_probed(&self) -> bool {
-        self.is_skipped && self.role == ArgumentRole::Rows && !validate::names_tensor(&self.ty)
+    /// The type by which the compiler finds out what an argument without `#[id]` and `#[shared]` is.
+    pub(crate) fn probe(&self) -> Ident {
+        // What is written with a tensor must be an argument, also where it is skipped.
+        let is_any = self.is_skipped && !validate::names_tensor(&self.ty);
+        let name = if is_any { "SkipProbe" } else { "ArgumentProbe" };
+        Ident::new(name, Span::call_site())
     }
 
     fn may_have_rows(&self) -> bool {

@@ -4,6 +4,7 @@ use insta::assert_snapshot;
 use proc_macro2::TokenStream;
 
 use super::tokens;
+use crate::parse::derives::{ARGUMENT, BATCHED};
 
 fn attribute(arguments: &str, item: &str) -> String {
     pretty(crate::attribute(tokens(arguments), tokens(item)))
@@ -191,5 +192,25 @@ fn a_function_with_argument_attributes() {
 #[test]
 fn the_derive_of_an_output() {
     let item = "struct Encoded<T> { pooled: Tensor, inner: Option<T> }";
-    assert_snapshot!(pretty(crate::derive_batched(tokens(item))));
+    assert_snapshot!(batched(item));
+    assert_snapshot!(batched(
+        "enum Encoded { Pooled(Tensor), Tokens { hidden: Tensor, #[batched(constant)] heads: i64 }, Nothing }"
+    ));
+}
+
+fn batched(item: &str) -> String {
+    let expand = crate::expand::tensors::batched;
+    pretty(crate::derive_tensors(tokens(item), BATCHED, expand))
+}
+
+#[test]
+fn the_derive_of_an_argument() {
+    let expand = crate::expand::tensors::argument;
+    let argument = |item| pretty(crate::derive_tensors(tokens(item), ARGUMENT, expand));
+    assert_snapshot!(argument(
+        "struct Inputs<'a, T> { ids: &'a Tensor, rest: Vec<T>, #[argument(plain)] pooling: Pooling }"
+    ));
+    assert_snapshot!(argument(
+        "enum Inputs { Ids(Tensor, i64), Pixels { of: Tensor }, Nothing }"
+    ));
 }

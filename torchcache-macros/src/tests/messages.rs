@@ -6,7 +6,7 @@ use syn::Item;
 
 use super::tokens;
 use crate::parse;
-use crate::parse::derives::{BatchedDerive, FingerprintDerive};
+use crate::parse::derives::{ARGUMENT, BATCHED, FingerprintDerive, TensorsDerive};
 use crate::parse::functions::FunctionItem;
 use crate::parse::impls::ModuleImpl;
 use crate::parse::structs::Struct;
@@ -57,7 +57,11 @@ fn fingerprint(item: &str) -> String {
 }
 
 fn batched(item: &str) -> String {
-    lines(BatchedDerive::parse(syn::parse2(tokens(item)).unwrap()).err())
+    lines(TensorsDerive::parse(syn::parse2(tokens(item)).unwrap(), BATCHED).err())
+}
+
+fn argument_of(item: &str) -> String {
+    lines(TensorsDerive::parse(syn::parse2(tokens(item)).unwrap(), ARGUMENT).err())
 }
 
 #[test]
@@ -95,6 +99,10 @@ fn accepted_items_have_no_mistakes() {
     assert_eq!(batched("struct Output(Tensor);"), "");
     let others = "struct Output { encoder: encoder::Output, rest: Vec<super::Output> }";
     assert_eq!(batched(others), "");
+    let marked = "enum Output { One(Tensor), Other { #[batched(constant)] of: Output }, None }";
+    assert_eq!(batched(marked), "");
+    let marked = "struct Inputs<'a> { ids: &'a Tensor, #[argument(plain)] mode: Mode }";
+    assert_eq!(argument_of(marked), "");
 }
 
 #[test]
@@ -316,12 +324,26 @@ fn derives() {
         "#[fingerprint(version = \"1\")] #[fingerprint(version = \"2\")] struct A;",
     ];
     let outputs = [
-        "enum Output { One(Tensor) }",
+        "enum Output {}",
         "union Output { one: u8 }",
         "struct Output;",
+        "struct Output { #[batched(plain)] heads: i64, #[batched] rows: i64 }",
+        "#[batched(constant)] struct Output(Tensor);",
         "struct Tree { value: Tensor, children: Vec<Tree>, next: self::Tree, parent: Option<Box<Self>> }",
     ];
-    assert_snapshot!(report(fingerprints, fingerprint) + &report(outputs, batched));
+    let arguments = [
+        "union Inputs { one: u8 }",
+        "enum Inputs { One(Tensor), More { all: Vec<Inputs> } }",
+        "struct Inputs { #[argument(constant)] heads: i64 }",
+        "#[argument(version = 1)] struct Inputs(Tensor);",
+        "struct Inputs<'a, 'b> { ids: &'a Tensor, mask: &'b Tensor }",
+    ];
+    let reports = [
+        report(fingerprints, fingerprint),
+        report(outputs, batched),
+        report(arguments, argument_of),
+    ];
+    assert_snapshot!(reports.concat());
 }
 
 #[test]

@@ -42,11 +42,14 @@ const MAX_TENSORS: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Schema {
     /// How the output is built of its tensors: `T` is a tensor, `(TT)` a tuple or an array, `[T]` a
-    /// vector, `?T` an option, `{name:T,other:T}` a struct.
+    /// vector, `?T` an option, `%T` a map, `{name:T,other:T}` a struct, `<One:(T),Other:{name:T}>` an enum, and `=` a
+    /// plain value.
     pub structure: String,
     /// The tensors of the output, in order.
     pub tensors: Vec<TensorSpec>,
-    /// The lengths of the vectors in the output, in order. An option counts as a vector of 0 or 1.
+    /// The lengths of the vectors in the output, in order. An option counts as a vector of 0 or 1. An enum has the number
+    /// of its variant here, a plain value the number of its bytes and then these, four in a word, and a map its length
+    /// and each key, as a plain value, before what it stands for.
     pub lengths: Vec<u32>,
 }
 

@@ -1,5 +1,7 @@
 //! [`Arguments`]: the arguments of one call, as its keys need them.
 
+use std::mem::take;
+
 use tch::{Device, Tensor};
 
 use super::ids::Ids;
@@ -29,6 +31,8 @@ pub struct Arguments<'a> {
     count: usize,
     /// Whether the next argument is marked `#[skip]`.
     is_skipping: bool,
+    /// How the next argument is built of tensors and plain values, so far.
+    structure: Vec<u8>,
 }
 
 /// A tensor and the position of its argument. The tensors of a list have the same position.
@@ -55,6 +59,7 @@ impl<'a> Arguments<'a> {
 
     /// Ends an argument: the next one has the next position.
     pub(super) fn next(mut self) -> Self {
+        self.add_structure();
         self.count += 1;
         self.is_skipping = false;
         self
@@ -146,8 +151,15 @@ impl<'a> Arguments<'a> {
     }
 
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
+        if let Some(digest) = self.digest(value) {
+            self.plain.push((self.count, digest));
+        }
+    }
+
+    /// The digest of a plain value; `None` where it is not part of the keys.
+    fn digest<T: Fingerprint>(&mut self, value: &T) -> Option<[u8; 32]> {
         if self.is_skipping {
-            return;
+            return None;
         }
         let mut collector = Collector::default();
         value.fingerprint(&mut Fingerprinter::hash(&mut collector));
@@ -158,25 +170,48 @@ impl<'a> Arguments<'a> {
             self.plain_unreadable.get_or_insert(self.count);
         }
         self.plain_locked |= collector.locked;
-        self.plain.push((self.count, collector.digest()));
+        Some(collector.digest())
     }
 
+    /// The next tensor of an argument.
     pub(super) fn tensor(&mut self, tensor: &Tensor) {
+        self.mark(TENSOR);
         self.tensors.push(self.tensor_argument(tensor));
     }
 
-    pub(super) fn optional_tensor(&mut self, tensor: Option<&Tensor>) {
-        match tensor {
-            Some(tensor) => self.tensor(tensor),
-            // A plain `None` is the same, but the type of the argument is in the identity.
-            None => self.plain(&None::<()>),
+    /// A plain value inside of an argument.
+    pub(super) fn plain_part<T: Fingerprint>(&mut self, value: &T) {
+        if let Some(digest) = self.digest(value) {
+            self.mark(b"=");
+            self.mark(&digest);
         }
     }
 
-    /// A list, which may be empty.
-    pub(super) fn tensors<'t>(&mut self, tensors: impl ExactSizeIterator<Item = &'t Tensor>) {
-        self.plain(&("tensors", tensors.len()));
-        tensors.for_each(|tensor| self.tensor(tensor));
+    /// What is next in the structure of an argument. No two structures may have the same marks.
+    pub fn mark(&mut self, mark: &[u8]) {
+        self.structure.extend(mark);
+    }
+
+    /// A list of so many values is next.
+    pub(super) fn mark_list(&mut self, length: usize) {
+        self.mark(LIST);
+        self.mark(&(length as u64).to_le_bytes());
+    }
+
+    /// Adds the structure of an argument, which is a plain argument. That of one tensor is known from its type.
+    fn add_structure(&mut self) {
+        match &take(&mut self.structure)[..] {
+            b"" | TENSOR | b"?1T" => {}
+            b"?0" => self.plain(&None::<()>),
+            structure => match list_of_tensors(structure) {
+                Some(length) => self.plain(&("tensors", length)),
+                None if self.is_skipping => {}
+                None => {
+                    let digest = blake3::derive_key("torchcache argument structure", structure);
+                    self.plain.push((self.count, digest));
+                }
+            },
+        }
     }
 
     pub(super) fn shared_tensors<'t>(
@@ -193,5 +228,53 @@ impl<'a> Arguments<'a> {
             is_skipped: self.is_skipping,
             tensor: tensor.shallow_clone(),
         }
+    }
+}
+
+/// The mark of a tensor.
+const TENSOR: &[u8] = b"T";
+
+/// The mark of a list, before its length.
+const LIST: &[u8] = b"[";
+
+/// The length of a list, where the structure is that of tensors in a list.
+fn list_of_tensors(structure: &[u8]) -> Option<usize> {
+    let (length, elements) = structure.strip_prefix(LIST)?.split_first_chunk()?;
+    let length = u64::from_le_bytes(*length) as usize;
+    (elements == TENSOR.repeat(length)).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else their rows would be computed again.
+    #[test]
+    fn lists_and_missing_tensors_have_the_digests_that_they_always_had() {
+        let tensor = || Tensor::from_slice(&[1i64]);
+        let list = [tensor(), tensor(), tensor()];
+        let arguments = Arguments::new()
+            .with(&&list[0])
+            .with(&Some(&list[0]))
+            .with(&None::<Tensor>)
+            .with(&&list[..2])
+            .with(&[&list[0]].as_slice());
+        let mut expected = Arguments::new().next().next();
+        expected.plain(&None::<()>);
+        expected = expected.next();
+        expected.plain(&("tensors", 2usize));
+        expected = expected.next();
+        expected.plain(&("tensors", 1usize));
+        assert_eq!(arguments.plain, expected.plain);
+        let positions: Vec<_> = arguments.tensors.iter().map(|it| it.position).collect();
+        assert_eq!(positions, [0, 1, 3, 3, 4]);
+    }
+
+    #[test]
+    fn a_skipped_argument_adds_nothing_but_its_tensors() {
+        let value = vec![(Some(Tensor::from_slice(&[1i64])), 7i64)];
+        let arguments = Arguments::new().skipped().with(&value).with(&value);
+        assert_eq!((arguments.tensors.len(), arguments.plain.len()), (2, 1));
+        assert_eq!(arguments.keyed_tensors().count(), 1);
     }
 }

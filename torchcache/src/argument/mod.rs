@@ -7,10 +7,12 @@
 mod arguments;
 mod digests;
 mod ids;
+mod probe;
 mod rows;
 mod sample_ids;
 mod shared;
 mod skipped;
+mod structured;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,6 +31,7 @@ pub use arguments::Arguments;
 pub(crate) use arguments::TensorArgument;
 pub(crate) use digests::SharedDigests;
 pub use ids::SampleId;
+pub use probe::ArgumentProbe;
 pub use rows::SelectedRows;
 pub use sample_ids::SampleIds;
 pub use shared::SharedArgument;
@@ -36,13 +39,66 @@ pub use skipped::{SkipProbe, SkippedArgument};
 
 use rows::Nothing;
 
-/// An argument that a cached function can take: tensors whose first dimension is the batch
-/// (`&Tensor`, `Tensor`, `Option<&Tensor>`, `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`) or a
-/// [`PlainArgument`].
+/// An argument that is made of tensors whose first dimension is the batch. A cached function takes these and
+/// [`PlainArgument`]s.
+///
+/// * **Tensors**: `&Tensor`, `Tensor`.
+/// * **Several of them**, in any nesting: references, `Option`, `Vec`, slices, arrays, tuples of up to six, and `BTreeMap`
+///   and `HashMap` with plain keys, such as `&[Tensor]`, `Option<&Vec<(Tensor, Tensor)>>`, `(&Tensor, i64)` and
+///   `&[Option<Tensor>]`.
+/// * **Structs and enums** of these, with `#[derive(Argument)]`. Their references have one lifetime.
+/// * **Recurrent states**: `nn::GRUState` and `nn::LSTMState`, `[layers, batch, size]`. A row has all layers.
+///
+/// All tensors have the same number of rows. The body gets a value of the same structure, whose tensors have the rows that
+/// are to be computed. The structure is part of every key: how long lists are, which options are `Some`, the keys of
+/// maps, the variants of enums, the names of fields, and plain values. These are those of the standard library and of tch
+/// that [`PlainArgument`] lists, without collections, and fields marked `#[argument(plain)]` of any [`PlainArgument`].
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::{Argument, Batched, torchcache};
+///
+/// /// Keys and values of a layer.
+/// #[derive(Argument, Batched)]
+/// struct Past {
+///     keys: Tensor,
+///     values: Tensor,
+/// }
+///
+/// #[derive(Argument)]
+/// struct Inputs<'a> {
+///     tokens: &'a Tensor,
+///     past: Option<&'a [Past]>,
+///     #[argument(plain)]
+///     layers: Vec<usize>,
+/// }
+///
+/// #[torchcache]
+/// fn attend(inputs: Inputs) -> Vec<Past> {
+///     let layer = |&layer: &usize| {
+///         let past = inputs.past.map(|past| &past[layer].keys + &past[layer].values);
+///         let keys = past.map_or_else(|| inputs.tokens * 2, |past| past + inputs.tokens);
+///         Past { values: &keys + layer as i64, keys }
+///     };
+///     inputs.layers.iter().map(layer).collect()
+/// }
+///
+/// let tokens = Tensor::rand([4, 8], tch::kind::FLOAT_CPU);
+/// let layers = vec![0, 1];
+/// let past = attend(Inputs { tokens: &tokens, past: None, layers: layers.clone() });
+/// for _ in 0..2 {
+///     let next = attend(Inputs { tokens: &tokens, past: Some(&past), layers: layers.clone() });
+///     assert_eq!(next.len(), 2);
+/// }
+/// let stats = attend_cache().stats();
+/// assert_eq!((stats.misses, stats.memory.hits), (8, 4));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a cached function",
-    label = "neither a tensor nor a plain argument",
-    note = "tensors are taken as `&Tensor`, `Tensor`, `Option<&Tensor>` or `&[Tensor]`; a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`"
+    label = "neither made of tensors nor a plain argument",
+    note = "tensors are taken as `&Tensor`, `Tensor`, and references, `Option`, `Vec`, slices, arrays, tuples and maps of these; a struct or enum of them needs `#[derive(torchcache::Argument)]`",
+    note = "a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`, and in a struct of tensors `#[argument(plain)]` on its field",
+    note = "a layer such as `nn::Linear` is taken as `&nn::Linear`; one with private weights, such as `nn::Sequential`, as `&torchcache::Cached<nn::Sequential>`; a module of your own with `impl torchcache::PlainArgument for &…`"
 )]
 pub trait Argument<'r>: Sized {
     /// Storage for the body's value, where it borrows more than the rows.
@@ -53,10 +109,15 @@ pub trait Argument<'r>: Sized {
     #[doc(hidden)]
     fn describe(&self, arguments: &mut Arguments);
 
-    /// The value for the body: the rows to compute, or the plain value.
+    /// The value for the body: of the rows to compute, whose tensors are taken in the order in which they were
+    /// added.
     #[doc(hidden)]
-    fn rows(&self, rows: &'r SelectedRows, position: usize, held: &'r mut Self::Held) -> Self;
+    fn rows(&self, tensors: &mut RowTensors<'r>, held: &'r mut Self::Held) -> Self;
 }
+
+/// The tensors of an argument, for the rows to compute.
+#[doc(hidden)]
+pub type RowTensors<'r> = std::slice::Iter<'r, Tensor>;
 
 impl Arguments<'_> {
     /// Adds an argument.
@@ -64,6 +125,11 @@ impl Arguments<'_> {
     pub fn with<'r, A: Argument<'r>>(mut self, argument: &A) -> Self {
         argument.describe(&mut self);
         self.next()
+    }
+
+    /// A plain value inside of an argument.
+    pub fn value<T: PlainArgument>(&mut self, value: &T) {
+        self.plain_part(value);
     }
 }
 
@@ -75,13 +141,18 @@ impl SelectedRows {
         position: usize,
         held: &'r mut A::Held,
     ) -> A {
-        argument.rows(self, position, held)
+        argument.rows(&mut self.tensors(position).iter(), held)
     }
 }
 
 /// An argument that is the same for all rows and part of every row's key: numbers (floats by their
 /// bits), `bool`, `char`, text, paths, `Duration`, `Option`, tuples, slices, ranges, collections, `Kind`, `Device`,
 /// `Reduction` and the configurations of `tch::nn`.
+///
+/// Layers are plain arguments by reference, alone and in `Option` and slices: `&nn::Linear`, `&nn::Conv2D`,
+/// `&nn::Embedding`, norms, `&nn::VarStore`, `&Cached<_>`, and modules of your own with an identity (see
+/// [`trait@Fingerprint`]) and `impl PlainArgument for &Module`. Every call hashes all of their weights, so make large ones
+/// fields of a struct, whose weights are compared instead.
 ///
 /// ```
 /// use torchcache::{Fingerprint, PlainArgument};
@@ -94,20 +165,52 @@ impl SelectedRows {
 ///
 /// impl PlainArgument for Pooling {}
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no plain argument",
+    label = "it has no identity that a key can be made of, or is not marked as an argument",
+    note = "a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`"
+)]
 pub trait PlainArgument: Fingerprint + Clone {}
 
+/// Types that are also plain parts of an argument that holds tensors.
 macro_rules! plain_arguments {
-    ($($type:ty)*) => {$(impl PlainArgument for $type {})*};
+    ($($type:ty)*) => {$(
+        impl PlainArgument for $type {}
+
+        impl<'r> Argument<'r> for $type {
+            type Held = Nothing;
+
+            fn describe(&self, arguments: &mut Arguments) {
+                arguments.value(self);
+            }
+
+            fn rows(&self, _: &mut RowTensors<'r>, _: &'r mut Nothing) -> Self {
+                Self::clone(self)
+            }
+        }
+    )*};
 }
 
 plain_arguments! {
+    ()
     u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool char String Kind Device &str
     &Path PathBuf &OsStr OsString Duration Reduction Ordering
     nn::LinearConfig nn::BatchNormConfig nn::LayerNormConfig nn::GroupNormConfig nn::EmbeddingConfig nn::RNNConfig
     nn::PaddingMode nn::Init
 }
 
-impl PlainArgument for () {}
+/// Layers, which are taken by reference, since they cannot be cloned. Every call hashes their weights.
+macro_rules! layers {
+    ($($layer:ident $(<$dimensions:ident>)?)*) => {$(
+        impl$(<$dimensions: Debug>)? PlainArgument for &nn::$layer$(<$dimensions>)? {}
+        impl$(<$dimensions: Debug>)? PlainArgument for &[nn::$layer$(<$dimensions>)?] {}
+    )*};
+}
+
+layers! { Linear Conv<ND> ConvTransposeND<ND> BatchNorm LayerNorm GroupNorm Embedding }
+
+impl PlainArgument for &nn::VarStore {}
+
 impl<ND: Debug + Clone> PlainArgument for nn::ConvConfigND<ND> {}
 impl<ND: Debug + Clone> PlainArgument for nn::ConvTransposeConfigND<ND> {}
 impl<T: PlainArgument> PlainArgument for Range<T> {}
@@ -132,58 +235,3 @@ macro_rules! plain_tuples {
 }
 
 plain_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) }
-
-#[diagnostic::do_not_recommend]
-impl<'r, T: PlainArgument> Argument<'r> for T {
-    type Held = Nothing;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.plain(self);
-    }
-
-    fn rows(&self, _: &'r SelectedRows, _: usize, _: &'r mut Nothing) -> Self {
-        self.clone()
-    }
-}
-
-/// Implements `Argument` for tensors by what they add to the arguments of a call, and by the value for
-/// the body, made of the tensors that were added, for the rows to compute.
-macro_rules! tensor_arguments {
-    ($($type:ty: |$argument:ident, $added:ident| $add:expr, |$rows:ident| $value:expr;)*) => {$(
-        impl<'r> Argument<'r> for $type {
-            type Held = Nothing;
-
-            fn describe(&self, $added: &mut Arguments) {
-                let $argument = self;
-                $add;
-            }
-
-            fn rows(&self, rows: &'r SelectedRows, position: usize, _: &'r mut Nothing) -> Self {
-                let $rows = rows.tensors(position);
-                $value
-            }
-        }
-    )*};
-}
-
-tensor_arguments! {
-    &'r Tensor: |it, arguments| arguments.tensor(it), |rows| &rows[0];
-    Tensor: |it, arguments| arguments.tensor(it), |rows| rows[0].shallow_clone();
-    Option<&'r Tensor>: |it, arguments| arguments.optional_tensor(*it), |rows| rows.first();
-    Option<Tensor>: |it, arguments| arguments.optional_tensor(it.as_ref()),
-        |rows| rows.first().map(Tensor::shallow_clone);
-    &'r [Tensor]: |it, arguments| arguments.tensors(it.iter()), |rows| rows;
-}
-
-impl<'r> Argument<'r> for &'r [&'r Tensor] {
-    type Held = Vec<&'r Tensor>;
-
-    fn describe(&self, arguments: &mut Arguments) {
-        arguments.tensors(self.iter().copied());
-    }
-
-    fn rows(&self, rows: &'r SelectedRows, position: usize, held: &'r mut Self::Held) -> Self {
-        *held = rows.tensors(position).iter().collect();
-        held
-    }
-}

@@ -6,7 +6,7 @@ use super::arguments::Arguments;
 use super::rows::SelectedRows;
 
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
-/// `Option<Tensor>`, `&[Tensor]` or `&[&Tensor]`, of any shape and kind; dense, sparse or quantized.
+/// `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`, `&Vec<Tensor>` or `Vec<Tensor>`, of any shape and kind; dense, sparse or quantized.
 ///
 /// It is not cut into rows but passed to the body as it is, and its content is part of the key of every
 /// row. On the CPU every call hashes all of it. On other devices it is hashed when its version or address
@@ -39,8 +39,8 @@ use super::rows::SelectedRows;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a shared argument",
-    label = "not a tensor",
-    note = "a parameter marked `#[shared]` is `&Tensor`, `Option<&Tensor>` or `&[Tensor]`; plain arguments are the same for all rows without it"
+    label = "neither a tensor nor a list of them",
+    note = "a parameter marked `#[shared]` is `&Tensor`, `Option<&Tensor>`, `&[Tensor]` or `&Vec<Tensor>`; plain arguments and layers are the same for all rows without it"
 )]
 pub trait SharedArgument: Sized {
     #[doc(hidden)]
@@ -91,4 +91,6 @@ shared_arguments! {
     Option<Tensor>: |tensor| tensor.iter(), tensor.as_ref().map(Tensor::shallow_clone);
     &[Tensor]: |tensors| tensors.iter(), *tensors;
     &[&Tensor]: |tensors| tensors.iter().copied(), *tensors;
+    &Vec<Tensor>: |tensors| tensors.iter(), *tensors;
+    Vec<Tensor>: |tensors| tensors.iter(), tensors.iter().map(Tensor::shallow_clone).collect();
 }

@@ -17,7 +17,7 @@ use super::rows::{Nothing, SelectedRows};
 /// * A setting of how to compute, such as the number of rows at a time.
 /// * A tensor whose rows follow from the other arguments. It is cut to the rows that are computed, as without `#[skip]`,
 ///   and must have the batch as its first dimension. With `#[shared]` as well, it is passed whole. A type of yours that
-///   holds tensors is passed whole.
+///   holds tensors, without `#[derive(Argument)]`, is passed whole.
 ///
 /// ```
 /// use std::cell::Cell;

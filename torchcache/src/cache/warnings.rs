@@ -120,7 +120,7 @@ impl Reason {
             Reason::NoTensors => (4, "the output holds no tensor: it is not cached".into()),
             Reason::ChangingShape => (
                 5,
-                "the shape or kind of an output row changes with the batch that it is computed in: batches that mix such rows bypass the cache; pad to a fixed length to cache them".into(),
+                "the shape or kind of an output row changes with the batch that it is computed in, or a plain value, key or variant in the output does: batches that mix such rows bypass the cache; pad to a fixed length to cache them".into(),
             ),
             Reason::ForeignRows => (
                 6,

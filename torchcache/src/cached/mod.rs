@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tch::{Tensor, nn};
 
-use crate::argument::{Arguments, SampleIds};
+use crate::argument::{Arguments, PlainArgument, SampleIds};
 use crate::cache::claims::Conflict;
 use crate::cache::directory;
 use crate::cache::handle::TorchCache;
@@ -446,6 +446,9 @@ impl<M> Fingerprint for Cached<M> {
         }
     }
 }
+
+/// Every call hashes it.
+impl<M> PlainArgument for &Cached<M> {}
 
 /// Why a module does not get an identity, for the log.
 fn shown(conflict: Conflict<Claimant>) -> String {

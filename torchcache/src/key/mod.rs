@@ -337,6 +337,7 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::argument::ArgumentProbe;
     use tch::Kind;
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
@@ -428,26 +429,60 @@ mod tests {
         let plain = Options::default();
         let mut seen = std::collections::HashSet::new();
         for arguments in [
-            Arguments::new().with(&x).with(&2.0f64).with(&3.0f64),
-            Arguments::new().with(&x).with(&3.0f64).with(&2.0f64),
-            Arguments::new().with(&x).with(&1i64).with(&1i64),
-            Arguments::new().with(&x).with(&2i64).with(&2i64),
-            Arguments::new().with(&x).with(&1i32).with(&1i64),
-            Arguments::new().with(&x).with(&1i64),
-            Arguments::new().with(&1i64).with(&x),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&2.0f64))
+                .with(&ArgumentProbe::new(&3.0f64)),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&3.0f64))
+                .with(&ArgumentProbe::new(&2.0f64)),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&1i64))
+                .with(&ArgumentProbe::new(&1i64)),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&2i64))
+                .with(&ArgumentProbe::new(&2i64)),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&1i32))
+                .with(&ArgumentProbe::new(&1i64)),
+            Arguments::new().with(&x).with(&ArgumentProbe::new(&1i64)),
+            Arguments::new().with(&ArgumentProbe::new(&1i64)).with(&x),
             Arguments::new().with(&x).with(&y),
             Arguments::new().with(&y).with(&x),
             Arguments::new().with(&x).with(&None::<&Tensor>),
             Arguments::new().with(&x).with(&Some(x)),
-            Arguments::new().with(&x).with(&"ab").with(&"c"),
-            Arguments::new().with(&x).with(&"a").with(&"bc"),
-            Arguments::new().with(&x).with(&[1u8, 2].as_slice()),
-            Arguments::new().with(&x).with(&Kind::Half),
-            Arguments::new().with(&x).with(&Device::Cpu),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&"ab"))
+                .with(&ArgumentProbe::new(&"c")),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&"a"))
+                .with(&ArgumentProbe::new(&"bc")),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&[1u8, 2].as_slice())),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&Kind::Half)),
+            Arguments::new()
+                .with(&x)
+                .with(&ArgumentProbe::new(&Device::Cpu)),
             Arguments::new().with(&[x].as_slice()),
             Arguments::new().with(&[x, y].as_slice()),
             Arguments::new().with(&x).with(&[y].as_slice()),
             Arguments::new().with(&x).with(&[].as_slice() as &&[Tensor]),
+            Arguments::new().with(&(x, y)),
+            Arguments::new().with(&(x, (y,))),
+            Arguments::new().with(&[Some(x), None].as_slice()),
+            Arguments::new().with(&[None, Some(x)].as_slice()),
+            Arguments::new().with(&(x, 1i64)),
+            Arguments::new().with(&(1i64, x)),
+            Arguments::new().with(&Some(Some(x))),
             Arguments::new().with(&x).with_shared(&x),
             Arguments::new().with(&x).with_shared(&y),
             Arguments::new().with(&x).with_shared(&None::<&Tensor>),

@@ -74,6 +74,19 @@ pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor, TchError> {
     }
 }
 
+/// A recurrent state `[layers, batch, size]` as `[batch, layers, size]`, in the same memory. Where it has no such
+/// dimensions, it is as it was, and no batch.
+pub(crate) fn batch_first(state: &Tensor) -> Tensor {
+    let swapped = state.f_transpose(0, 1);
+    swapped.unwrap_or_else(|_| state.shallow_clone())
+}
+
+/// The inverse, in contiguous memory, which cuDNN requires.
+pub(crate) fn layers_first(rows: &Tensor) -> Tensor {
+    let swapped = batch_first(rows);
+    swapped.f_contiguous().unwrap_or(swapped)
+}
+
 /// Elements that are not contiguous on the CPU are copied in parts of about so many bytes.
 const PART_BYTES: usize = 16 << 20;
 

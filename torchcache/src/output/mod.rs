@@ -1,16 +1,24 @@
 //! What a cached function may return: tensors, values built of tensors, or a `Result` of these.
 
+mod constants;
+mod maps;
+mod states;
+
 use std::cell::Cell;
 
 use tch::Tensor;
 
 use crate::error::{Error, with_sources};
 
+pub use constants::{Constant, ConstantField};
+
 /// A value made of tensors whose first dimension is the batch: `Tensor`, tuples, arrays, `Vec`, `Option`,
-/// and structs with `#[derive(Batched)]`, in any nesting.
+/// `BTreeMap`, `HashMap`, and structs and enums with `#[derive(Batched)]`, in any nesting; and `nn::GRUState` and
+/// `nn::LSTMState`, whose second dimension is the batch.
 ///
-/// Each tensor has its own kind and row shape. The lengths of vectors, and whether options are `Some`,
-/// are the same for all rows of a call; rows that differ in these cannot be in one batch.
+/// Each tensor has its own kind and row shape. The lengths of vectors, whether options are `Some`, the keys of maps, the
+/// variants of enums and plain values, which are fields marked `#[batched(constant)]` (see [`Constant`]), are the same
+/// for all rows of a call; rows that differ in these cannot be in one batch, and such a call bypasses the cache.
 /// The tensors of hits and of misses are contiguous, whatever strides the forward gave them.
 ///
 /// ```
@@ -43,7 +51,8 @@ use crate::error::{Error, with_sources};
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
     label = "not made of batched tensors",
-    note = "return `Tensor`, a tuple, array, `Vec` or `Option` of such, a struct of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`"
+    note = "return `Tensor`, a tuple, array, `Vec`, `Option` or map of such, a struct or enum of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`",
+    note = "a plain value, such as a number, has no rows: return it in a struct with `#[derive(torchcache::Batched)]`, in a field marked `#[batched(constant)]`, if it depends on no row"
 )]
 pub trait Batched: Sized {
     /// Writes the structure of the type, which is part of every key.
@@ -95,7 +104,8 @@ pub fn nested(name: &str, text: &mut String, fields: impl FnOnce(&mut String)) {
 #[diagnostic::on_unimplemented(
     message = "a cached function cannot return `{Self}`",
     label = "neither batched tensors nor a `Result` of them that can hold a `torchcache::Error`",
-    note = "return `Tensor`, a tuple, array, `Vec` or `Option` of such, a struct of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`"
+    note = "return `Tensor`, a tuple, array, `Vec`, `Option` or map of such, a struct or enum of them with `#[derive(torchcache::Batched)]`, or a `Result` of these whose error implements `From<torchcache::Error>`",
+    note = "a plain value, such as a number, has no rows: return it in a struct with `#[derive(torchcache::Batched)]`, in a field marked `#[batched(constant)]`, if it depends on no row"
 )]
 pub trait Output: Sized {
     /// The value without its `Result`.
