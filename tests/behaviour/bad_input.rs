@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use tch::nn::{Module, ModuleT};
+use tch::nn::Module;
 use tch::{Kind, Tensor, nn};
 use torchcache::{Cached, Error, ErrorKind, TorchCache, prefill, torchcache};
 

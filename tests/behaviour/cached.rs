@@ -477,3 +477,75 @@ fn a_file_of_weights_that_stays_is_read_once() {
     assert_ne!(changed.cache().module_hash(), second.cache().module_hash());
     assert_eq!(remembered().unwrap().lines().count(), 1);
 }
+
+#[test]
+fn boxes_and_closures_are_wrapped_as_they_are() {
+    let mut vs = nn::VarStore::new(device());
+    let linear = nn::linear(vs.root(), 2, 2, Default::default());
+    let weight = linear.ws.shallow_clone();
+    let (seen, dropped) = (
+        nn::seq().add(linear),
+        nn::seq_t().add_fn_t(|xs, train| xs * if train { 7 } else { 2 }),
+    );
+    vs.freeze();
+    let module: Box<dyn Module> = Box::new(seen);
+    let module = Cached::new(module, &vs, version("boxed")).unwrap();
+    let xs = random(&[3, 2]);
+    for _ in 0..2 {
+        let ys = module.module().forward(&xs);
+        for _ in 0..2 {
+            assert!(same(&module.forward(&xs), &ys));
+        }
+        let _ = weight.shallow_clone().g_mul_scalar_(2.0);
+    }
+    assert_eq!(counts(module.cache()), (6, 6, 0));
+
+    let by = 3;
+    let closure = Cached::new(|xs: &Tensor| xs * by, (), version("by 3")).unwrap();
+    let boxed: Box<dyn ModuleT> = Box::new(dropped);
+    let boxed = Cached::shared(boxed, (), Options::default()).unwrap();
+    let trained = Cached::new(
+        |xs: &Tensor, train| xs * if train { 7 } else { 2 },
+        (),
+        Options::default(),
+    )
+    .unwrap();
+    for _ in 0..2 {
+        assert!(same(&closure.forward(&xs), &(&xs * 3)));
+        let forward = [boxed.forward(&xs), trained.forward(&xs)];
+        assert!(forward.iter().all(|ys| same(ys, &(&xs * 2))));
+        let in_training = [boxed.forward_t(&xs, true), trained.forward_t(&xs, true)];
+        assert!(in_training.iter().all(|ys| same(ys, &(&xs * 7))));
+    }
+    assert_eq!(counts(closure.cache()), (3, 3, 0));
+    for cache in [boxed.cache(), trained.cache()] {
+        assert_eq!((counts(cache), cache.stats().bypassed), ((3, 3, 0), 2));
+    }
+    assert_ne!(boxed.cache().module_hash(), trained.cache().module_hash());
+}
+
+/// The types do not tell them apart, so the place must.
+#[test]
+fn boxes_of_different_types_do_not_share() {
+    fn boxed(by: i64) -> Box<dyn Module> {
+        match by {
+            2 => Box::new(nn::func(|xs| xs * 2)),
+            _ => Box::new(nn::seq().add_fn(|xs| xs * 3)),
+        }
+    }
+    let xs = random(&[2, 2]);
+    let boxes = [2, 3].map(|by| Cached::new(boxed(by), (), version("same")).unwrap());
+    let closures =
+        [2, 3].map(|by| Cached::new(move |xs: &Tensor| xs * by, (), Options::default()).unwrap());
+    for _ in 0..2 {
+        for (boxed, by) in boxes.iter().zip([2, 3]) {
+            assert!(same(&boxed.forward(&xs), &(&xs * by)));
+        }
+        for (closure, by) in closures.iter().zip([2, 3]) {
+            assert!(same(&closure.forward(&xs), &(&xs * by)));
+        }
+    }
+    for cache in [boxes[1].cache(), closures[1].cache()] {
+        assert_eq!(counts(cache), (2, 2, 0));
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tch::nn::{Module, ModuleT};
+use tch::nn::Module;
 use tch::{CModule, Kind, Tensor, TrainableCModule, nn};
 use torchcache::{Cached, ErrorKind, Options, TorchCache, torchcache};
 
@@ -447,4 +447,72 @@ fn a_trainable_script_is_watched_through_its_store() {
         }
     }
     assert_eq!(counts(net.cache()), (6, 12, 0));
+}
+
+/// A module of the program around a trainable one, and the store that watches its weights, if any.
+#[torchcache]
+#[derive(Debug)]
+struct Trainable<S> {
+    script: TrainableCModule,
+    store: S,
+    cache: TorchCache,
+}
+
+#[torchcache]
+impl<S: torchcache::Fingerprint + std::fmt::Debug> Trainable<S> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor, torchcache::Error> {
+        Ok(self.script.forward_ts(&[xs])? + 1)
+    }
+}
+
+#[test]
+fn a_trainable_script_in_a_field_is_watched_through_the_field_of_its_store() {
+    let source = Source::modal(1.5, false);
+    let load = |vs: &nn::VarStore| {
+        TrainableCModule::load_data(&mut &source.archive()[..], vs.root()).unwrap()
+    };
+    let vs = nn::VarStore::new(device());
+    let mut model = Trainable {
+        script: load(&vs),
+        store: vs,
+        cache: TorchCache::default(),
+    };
+    let xs = random(&[3, 2]);
+    for factor in [1.5, 2.5, 1.5] {
+        let mut weight = model.store.variables().remove("weight").unwrap();
+        let _ = tch::no_grad(|| weight.fill_(factor));
+        for _ in 0..2 {
+            assert!(same(&model.forward(&xs).unwrap(), &(&xs * factor + 1)));
+        }
+    }
+    assert_eq!(counts(&model.cache), (6, 12, 0));
+    // Another one in its place.
+    let vs = nn::VarStore::new(device());
+    model.script =
+        TrainableCModule::load_data(&mut &Source::modal(1.5, true).archive()[..], vs.root())
+            .unwrap();
+    model.store = vs;
+    for _ in 0..2 {
+        assert!(same(&model.forward(&xs).unwrap(), &(&xs * -1.5 + 1)));
+    }
+    assert_eq!(counts(&model.cache), (9, 15, 0));
+}
+
+/// Nothing would show that its weights change.
+#[test]
+fn a_trainable_script_in_a_field_without_its_store_is_an_error() {
+    let source = Source::modal(1.5, false);
+    let vs = nn::VarStore::new(device());
+    let script = TrainableCModule::load_data(&mut &source.archive()[..], vs.root()).unwrap();
+    let model = Trainable {
+        script,
+        store: (),
+        cache: TorchCache::default(),
+    };
+    let error = model.forward(&random(&[3, 2])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Weights);
+    assert!(
+        error.to_string().contains("a field next to the module"),
+        "{error}"
+    );
 }

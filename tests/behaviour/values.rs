@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use tch::nn::{self, Module};
-use tch::{Reduction, Tensor};
+use tch::{Reduction, Scalar, Tensor};
 use torchcache::{Fingerprint, TorchCache, torchcache};
 
 use crate::support::{assert_computed_once, counts, logged, random, same};
@@ -344,4 +344,77 @@ fn plain_arguments_of_every_type_are_part_of_the_key() {
         }
         assert_eq!(counts(cache), (misses + 3, hits + 3, 0), "{factor}");
     }
+}
+
+/// Numbers as libtorch takes them. A reference shows the value as integer, float and text.
+#[test]
+fn a_scalar_counts_by_what_a_reference_shows() {
+    #[torchcache]
+    fn scaled(xs: &Tensor, by: &Scalar) -> Tensor {
+        xs * f64::from(by)
+    }
+    #[torchcache]
+    #[derive(Debug)]
+    struct Scaled {
+        by: Scalar,
+        cache: TorchCache,
+    }
+    #[torchcache]
+    impl Scaled {
+        fn forward(&self, xs: &Tensor) -> Tensor {
+            xs * f64::from(&self.by)
+        }
+    }
+    let xs = random(&[3, 2]);
+    let mut model = Scaled {
+        by: Scalar::int(0),
+        cache: TorchCache::default(),
+    };
+    let next = f64::from_bits(0.3f64.to_bits() + 1);
+    let scalars = [
+        Scalar::float(0.3),
+        Scalar::float(next),
+        Scalar::int(i64::MAX),
+        Scalar::float(1e300),
+    ];
+    for scalar in scalars {
+        let by = f64::from(&scalar);
+        for _ in 0..2 {
+            assert!(same(&scaled(&xs, &scalar), &(&xs * by)));
+        }
+        model.by = scalar;
+        for _ in 0..2 {
+            assert!(same(&model.forward(&xs), &(&xs * by)));
+        }
+    }
+    assert_eq!(counts(scaled_cache()), (12, 12, 0));
+    assert_eq!(counts(&model.cache), (12, 12, 0));
+}
+
+#[torchcache]
+fn with_ids(
+    sizes: usize,
+    #[id] ids: &Vec<i64>,
+    window: &Option<Duration>,
+    paths: Vec<&Path>,
+) -> Tensor {
+    let by =
+        sizes as i64 + window.map_or(0, |window| window.as_millis() as i64) + paths.len() as i64;
+    Tensor::from_slice(ids) * by
+}
+
+#[test]
+fn a_function_may_take_ids_and_plain_values_alone() {
+    let (second, a) = (Some(Duration::from_secs(1)), Path::new("a"));
+    for _ in 0..2 {
+        for (sizes, window, paths, by) in [
+            (1, None, vec![a], 2),
+            (2, None, vec![a], 3),
+            (2, second, vec![a, a], 1004),
+        ] {
+            let rows = with_ids(sizes, &vec![7, -9], &window, paths);
+            assert!(same(&rows, &Tensor::from_slice(&[7i64 * by, -9 * by])));
+        }
+    }
+    assert_eq!(counts(with_ids_cache()), (6, 6, 0));
 }

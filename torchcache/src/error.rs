@@ -190,7 +190,7 @@ pub(crate) enum Detail {
     #[error("cannot read the weights from {}", path.display())]
     Weights { path: PathBuf, source: io::Error },
     #[error(
-        "the parameters of a `TrainableCModule` can be watched only in the `VarStore` that it was loaded into; pass that store as its weights"
+        "the parameters of a `TrainableCModule` can be watched only in the `VarStore` that it was loaded into; pass that store as its weights, or make it a field next to the module"
     )]
     WeightsWithoutStore,
     #[error("libtorch failed")]

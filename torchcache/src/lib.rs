@@ -103,7 +103,7 @@ pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument,
 pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
 pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
-pub use cached::{Cached, Eval, Weights};
+pub use cached::{Cached, Eval, Forward, Weights};
 pub use call::{PeekedRow, Tier};
 pub use error::{Error, ErrorKind, FlushError};
 pub use identity::{Fingerprint, Fingerprinter, Named};

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tch::{Device, Kind, Reduction, Tensor, nn};
+use tch::{Device, Kind, Reduction, Scalar, Tensor, nn};
 
 use crate::identity::{Fingerprint, Named};
 
@@ -210,6 +210,7 @@ macro_rules! layers {
 layers! { Linear Conv<ND> ConvTransposeND<ND> BatchNorm LayerNorm GroupNorm Embedding }
 
 impl PlainArgument for &nn::VarStore {}
+impl PlainArgument for &Scalar {}
 
 impl<ND: Debug + Clone> PlainArgument for nn::ConvConfigND<ND> {}
 impl<ND: Debug + Clone> PlainArgument for nn::ConvTransposeConfigND<ND> {}

@@ -276,8 +276,12 @@ impl TorchCache {
         let start = Instant::now();
         let name = target.name();
         let identity = Identity::compute(&name, options, progress, |f| target.fingerprint(f));
+        let identity = identity.ok_or(Refused::Bypass(Reason::Locked))?;
+        if identity.lacks_variables {
+            return Err(Detail::WeightsWithoutStore.into());
+        }
         Ok(HashedModule {
-            identity: identity.ok_or(Refused::Bypass(Reason::Locked))?,
+            identity,
             options: options.clone(),
             fields,
             changes,

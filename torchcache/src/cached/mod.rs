@@ -2,6 +2,7 @@
 
 mod claims;
 mod files;
+mod forward;
 mod weights;
 
 use std::any::type_name;
@@ -25,16 +26,18 @@ use crate::definition::number_of;
 use crate::error::{Detail, Error};
 use crate::function::Function;
 use crate::identity::program::{Object, SourceFile, this_run};
-use crate::identity::{Fingerprint, Fingerprinter, nested_options, torchscript};
+use crate::identity::{CLOSURE, Fingerprint, Fingerprinter, nested_options, torchscript};
 use crate::options::{Options, OptionsBuilder, environment};
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
 use claims::{Claimant, Rows};
 
+pub use forward::Forward;
 pub use weights::Weights;
 
-/// A cache around a module of another crate: `tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`.
+/// A cache around a module of another crate (`tch::vision`, `nn::Sequential`, `nn::FuncT`, `CModule`), a
+/// `Box<dyn nn::Module>`, or a closure: see [`Forward`].
 ///
 /// # Identity
 ///
@@ -191,15 +194,31 @@ impl<M> Cached<M> {
     }
 }
 
-impl<M: nn::ModuleT> Cached<M> {
+impl<M> Cached<M> {
     /// The module's output for a batch `[B, …]`, outside training.
     ///
     /// # Panics
     ///
     /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    pub fn forward<Kind>(&self, xs: &Tensor) -> Tensor
+    where
+        M: Forward<Kind>,
+    {
         self.call(xs, false, &Arguments::new().with(&xs))
+    }
+
+    /// As [`forward`](Self::forward). With `train == true` the call bypasses the cache.
+    ///
+    /// # Panics
+    ///
+    /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
+    #[track_caller]
+    pub fn forward_t<Kind>(&self, xs: &Tensor, train: bool) -> Tensor
+    where
+        M: Forward<Kind>,
+    {
+        self.call(xs, train, &Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward), for rows that are keyed by ids instead of their content: see
@@ -222,21 +241,30 @@ impl<M: nn::ModuleT> Cached<M> {
     ///
     /// On misuse, with a message that says what to do: see [`ErrorKind`](crate::ErrorKind).
     #[track_caller]
-    pub fn forward_by_id<'i, I: SampleIds<'i>>(&self, xs: &Tensor, ids: I) -> Tensor {
+    pub fn forward_by_id<'i, Kind>(&self, xs: &Tensor, ids: impl SampleIds<'i>) -> Tensor
+    where
+        M: Forward<Kind>,
+    {
         self.call(xs, false, &Arguments::new().with(&xs).with_id(&ids))
     }
 
     #[track_caller]
-    fn call(&self, xs: &Tensor, train: bool, arguments: &Arguments<'_>) -> Tensor {
+    fn call<Kind>(&self, xs: &Tensor, train: bool, arguments: &Arguments<'_>) -> Tensor
+    where
+        M: Forward<Kind>,
+    {
         call::run(self, &FORWARD, train, arguments, &|rows| {
             let mut nothing = Default::default();
             let xs = rows.argument(&xs, 0, &mut nothing);
-            self.module.forward_t(xs, train)
+            self.module.run(xs, train)
         })
     }
 
     /// Converts to an [`nn::Module`] that is never in training, for `apply` and `nn::Sequential::add`.
-    pub fn eval(self) -> Eval<M> {
+    pub fn eval(self) -> Eval<M>
+    where
+        M: nn::ModuleT,
+    {
         Eval(self)
     }
 }
@@ -245,7 +273,7 @@ impl<M: nn::ModuleT> Cached<M> {
 impl<M: nn::ModuleT> nn::ModuleT for Cached<M> {
     #[track_caller]
     fn forward_t(&self, xs: &Tensor, train: bool) -> Tensor {
-        self.call(xs, train, &Arguments::new().with(&xs))
+        self.forward_t(xs, train)
     }
 }
 
@@ -400,7 +428,11 @@ impl<M> Cached<M> {
     }
 
     fn known(&self, f: &mut Fingerprinter<'_>) {
-        f.field("type", &PhantomData::<M>);
+        // As for a `nn::Func`, place or version stands for the closure.
+        match type_name::<M>().ends_with(CLOSURE) {
+            true => f.field("type", type_name::<M>()),
+            false => f.field("type", &PhantomData::<M>),
+        }
         self.weights.fingerprint(f);
         match raw::script(&self.module) {
             Some(Script::Loaded(module)) => return module.fingerprint(f),

@@ -22,8 +22,9 @@ use crate::tensor::layout;
 /// A value that can be part of a module's identity.
 ///
 /// Implemented for plain types, collections, cells, locks and atomic numbers (with what they hold at the call),
-/// `tch::nn` layers and configurations, `Tensor`, `VarStore`, `CModule`, [`Cached`](crate::Cached) and modules with
-/// [`torchcache`](macro@crate::torchcache).
+/// `tch::nn` layers and configurations, `Tensor`, `Scalar`, `VarStore`, `CModule`, [`Cached`](crate::Cached) and modules
+/// with [`torchcache`](macro@crate::torchcache); and for `TrainableCModule`, next to a field with the `VarStore` that it was
+/// loaded into.
 ///
 /// * **Plain data**, such as an enum of activations: `#[derive(Fingerprint)]`. Fields that do not change
 ///   what `forward` computes are left out with `#[torchcache(skip)]`.
@@ -357,6 +358,20 @@ impl<'a> Fingerprinter<'a> {
     pub(crate) fn in_train_mode(&mut self) {
         if let FingerprintMode::Hash(collector) = &mut self.walk {
             collector.in_train_mode = true;
+        }
+    }
+
+    /// Records that the weights of a module are only watched through the `VarStore` that holds them.
+    pub(super) fn needs_variables(&mut self) {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
+            collector.needs_variables = true;
+        }
+    }
+
+    /// Records that a `VarStore` is watched.
+    pub(super) fn has_variables(&mut self) {
+        if let FingerprintMode::Hash(collector) = &mut self.walk {
+            collector.has_variables = true;
         }
     }
 

@@ -28,6 +28,7 @@ pub use code::{ModuleProbe, NoModule, hashed_modules, unknown_code};
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use named::Named;
 pub(crate) use parts::{Claim, Collector, IdentityPart};
+pub(crate) use types::CLOSURE;
 pub use types::type_of;
 pub(crate) use watch::{Seen, Snapshot, Watcher, is_worth_a_copy};
 
@@ -55,6 +56,8 @@ pub(crate) struct Identity {
     pub(crate) parts: Vec<IdentityPart>,
     /// Whether it contains a TorchScript module in train mode.
     pub(crate) in_train_mode: bool,
+    /// Whether the weights of a module in it are not watched, since no `VarStore` with them is in it.
+    pub(crate) lacks_variables: bool,
     /// The types whose code is unknown.
     pub(crate) unknown_code: BTreeSet<&'static str>,
     /// Held as long as rows can be found under the hash.
@@ -82,6 +85,7 @@ impl Identity {
                 hash: hash.to_owned(),
                 parts: collector.parts,
                 in_train_mode: false,
+                lacks_variables: false,
                 unknown_code: BTreeSet::new(),
                 claims: Vec::new(),
                 functions: BTreeSet::new(),
@@ -100,6 +104,7 @@ impl Identity {
             hash: hasher.finalize().to_hex().to_string(),
             parts: bounded::bounded(collector.parts),
             in_train_mode: collector.in_train_mode,
+            lacks_variables: collector.needs_variables && !collector.has_variables,
             unknown_code: collector.unknown_code,
             claims: collector.claims,
             functions: collector.functions,

@@ -115,6 +115,10 @@ pub(crate) struct Collector {
     pub(crate) records_gradients: bool,
     /// Whether a TorchScript module in train mode is among them.
     pub(crate) in_train_mode: bool,
+    /// Whether the weights of a module among them are watched only through a `VarStore`.
+    pub(crate) needs_variables: bool,
+    /// Whether a `VarStore` is among them.
+    pub(crate) has_variables: bool,
     /// How many weights and modules are among them. A type with one of these in its fields has code.
     pub(crate) modules: usize,
     /// The types whose code is unknown.

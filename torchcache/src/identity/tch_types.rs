@@ -12,7 +12,7 @@ use tch::nn::{
     BatchNormConfig, ConvConfigND, ConvTransposeConfigND, EmbeddingConfig, GroupNormConfig, Init,
     LayerNormConfig, LinearConfig, PaddingMode, RNNConfig,
 };
-use tch::{Tensor, nn};
+use tch::{Scalar, Tensor, nn};
 
 use super::LOCK_TIMEOUT;
 use super::fingerprint::{Fingerprint, Fingerprinter};
@@ -21,6 +21,15 @@ use crate::sync::lock_for;
 impl Fingerprint for Tensor {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
         f.tensor(self);
+    }
+}
+
+/// All that a reference to a scalar shows, which cannot be cloned. An integer and a float may show the same.
+impl Fingerprint for Scalar {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.field("integer", &self.to_int().ok());
+        f.field("float", &self.to_float().ok());
+        f.field("text", &self.to_string().ok());
     }
 }
 
@@ -70,6 +79,7 @@ configurations! {
 
 impl Fingerprint for nn::VarStore {
     fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        f.has_variables();
         variables(&self.variables_, f);
     }
 }

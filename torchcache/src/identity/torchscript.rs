@@ -27,6 +27,18 @@ impl Fingerprint for CModule {
     }
 }
 
+/// Its address is watched. Its parameters are in a `VarStore`, which must be a field as well.
+impl Fingerprint for TrainableCModule {
+    fn fingerprint(&self, f: &mut Fingerprinter<'_>) {
+        if f.compares() {
+            let address = format!("{self:?}");
+            f.plain("address", address.as_bytes(), &address);
+        }
+        f.needs_variables();
+        trainable(self, f);
+    }
+}
+
 /// Hashes a trainable module. Its parameters are watched through the `VarStore` that holds them.
 pub(crate) fn trainable(module: &TrainableCModule, f: &mut Fingerprinter<'_>) {
     if let Some(archive) = f.hashing(|| Archive::of_trainable(module)) {

@@ -8,7 +8,7 @@ use super::parts::unique;
 use crate::definition::{Definition, number_of};
 
 /// In the name of a type, a closure, an `async` function or block.
-const CLOSURE: &str = "{{closure}}";
+pub(crate) const CLOSURE: &str = "{{closure}}";
 
 /// Adds the type of an annotated item, which its name or else its place tells apart from others.
 /// Called by generated code.
