@@ -1,6 +1,6 @@
 //! [`Cached`]: a cache around a module that cannot be annotated.
 
-mod claims;
+mod claimant;
 mod files;
 mod forward;
 mod weights;
@@ -31,7 +31,7 @@ use crate::options::{Options, OptionsBuilder, environment};
 use crate::sync::lock;
 use crate::tensor::raw::{self, Script};
 
-use claims::{Claimant, Rows};
+use claimant::{Claimant, Rows};
 
 pub use forward::Forward;
 pub use weights::Weights;
