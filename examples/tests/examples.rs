@@ -363,7 +363,8 @@ fn invalid_arguments_are_named() {
 #[test]
 fn inference_server_computes_each_text_once() {
     let table = succeeds(&mut example("inference_server"));
-    assert_eq!(cells(&table, "on")[2], "1.00", "{table}");
     let computed = |name: &str| cells(&table, name)[1].parse::<u32>().unwrap();
+    let distinct = format!(" {} different texts", computed("on"));
+    assert!(table.contains(&distinct), "{table}");
     assert!(computed("off") >= computed("on"), "{table}");
 }
