@@ -10,7 +10,9 @@ use tch::nn::{self, Module};
 use tch::{CModule, Kind, Tensor};
 use torchcache::{Cached, Error, Options, TorchCache, torchcache};
 
-use crate::support::{Log, OnEvent, assert_panics, device, random, same, version, warnings};
+use crate::support::{
+    Log, OnEvent, assert_panics, device, events, random, same, version, warnings,
+};
 
 const THREADS: usize = 16;
 
@@ -647,4 +649,172 @@ fn awaited_rows_are_on_disk_once() {
 #[test]
 fn the_options_default_to_a_bounded_wait() {
     assert_eq!(Options::default().single_flight_timeout(), 10.0);
+}
+
+static OF_FOUR: Gate = Gate::new();
+
+#[torchcache(single_flight_timeout = 2.0)]
+fn of_four(xs: &Tensor) -> Tensor {
+    OF_FOUR.pass(xs);
+    assert_eq!(xs.size()[0], 4, "batches have four rows");
+    xs * 2
+}
+
+/// Its body failed on a part of a batch.
+#[test]
+fn a_forward_that_takes_the_whole_batch_again_does_not_wait() {
+    of_four(&rows(0..4));
+    of_four(&rows(2..6));
+    thread::scope(|scope| {
+        let open = OF_FOUR.close();
+        let first = begin(scope, &OF_FOUR, || of_four(&rows(10..14)));
+        assert!(same(&of_four(&rows(12..16)), &(rows(12..16) * 2)));
+        open.send(()).unwrap();
+        first.join().unwrap();
+    });
+    assert_eq!(OF_FOUR.take(), (2, 8));
+    let stats = of_four_cache().stats();
+    assert!(stats.time.waiting.is_zero());
+    assert_eq!((stats.awaited, stats.bypassed, stats.misses), (0, 1, 12));
+}
+
+#[test]
+fn calls_wait_less_and_less_often_where_it_is_in_vain() {
+    static GATE: Gate = Gate::new();
+    let mut model = Gated::by(47.0, &GATE);
+    model.torchcache_single_flight_timeout = 0.01;
+    let log = Log::default();
+    thread::scope(|scope| {
+        let open = GATE.close();
+        let first = begin(scope, &GATE, || model.forward(&rows(0..40)));
+        log.during(|| {
+            for call in 0..17 {
+                model.forward(&rows(2 * call..2 * call + 2));
+            }
+        });
+        open.send(()).unwrap();
+        first.join().unwrap();
+    });
+    assert_eq!(GATE.take(), (18, 74));
+    // The first one, the fourth and the ninth: 2, 4 and 8 are left out.
+    assert_eq!(events(&log.lines(), "DEBUG", "waits for rows"), 3);
+    assert_eq!(model.torchcache.stats().awaited, 0);
+}
+
+/// The method overrides the timeout of its module.
+#[torchcache(single_flight_timeout = 600.0)]
+#[derive(Debug, Default)]
+struct Methods {
+    torchcache: TorchCache,
+}
+
+static APART: Gate = Gate::new();
+static TOGETHER: Gate = Gate::new();
+
+#[torchcache]
+impl Methods {
+    #[torchcache(single_flight_timeout = 0)]
+    fn apart(&self, xs: &Tensor) -> Tensor {
+        APART.pass(xs);
+        xs * 2
+    }
+
+    #[torchcache]
+    fn together(&self, xs: &Tensor) -> Tensor {
+        TOGETHER.pass(xs);
+        xs * 2
+    }
+}
+
+#[test]
+fn a_method_has_a_timeout_of_its_own() {
+    let model = Methods::default();
+    thread::scope(|scope| {
+        let open = [APART.close(), TOGETHER.close()];
+        let firsts = [
+            begin(scope, &APART, || model.apart(&rows(0..2))),
+            begin(scope, &TOGETHER, || model.together(&rows(0..2))),
+        ];
+        model.apart(&rows(0..2));
+        let second = wait(scope, || model.together(&rows(0..2)));
+        open.map(|open| open.send(()).unwrap());
+        firsts.map(|thread| thread.join().unwrap());
+        second.join().unwrap();
+    });
+    assert_eq!((APART.take(), TOGETHER.take()), ((2, 4), (1, 2)));
+    let stats = model.torchcache.stats_by_method();
+    assert_eq!((stats["apart"].awaited, stats["together"].awaited), (0, 2));
+}
+
+static WITHIN: Gate = Gate::new();
+
+#[torchcache(single_flight_timeout = 600.0)]
+fn within(xs: &Tensor) -> Tensor {
+    WITHIN.pass(xs);
+    xs * 2
+}
+
+#[torchcache(single_flight_timeout = 0.0)]
+fn not_awaited(xs: &Tensor) -> Tensor {
+    within(xs) + 1
+}
+
+/// The outer call has no flight.
+#[test]
+fn a_call_inside_a_body_that_no_other_waits_for_waits() {
+    thread::scope(|scope| {
+        let open = WITHIN.close();
+        let first = begin(scope, &WITHIN, || within(&rows(0..2)));
+        let outer = wait(scope, || not_awaited(&rows(0..2)));
+        open.send(()).unwrap();
+        first.join().unwrap();
+        assert!(same(&outer.join().unwrap(), &(rows(0..2) * 2 + 1)));
+    });
+    assert_eq!(WITHIN.take(), (1, 2));
+    assert_eq!(within_cache().stats().awaited, 2);
+}
+
+static OF_HANDLES: Gate = Gate::new();
+static BOTH_COMPUTE: Barrier = Barrier::new(2);
+
+#[torchcache(single_flight_timeout = 2.0)]
+#[derive(Debug, Default)]
+struct Learning {
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Module for Learning {
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        if !OF_HANDLES.pass(xs) {
+            BOTH_COMPUTE.wait();
+        }
+        call_learned(xs) + 1
+    }
+}
+
+/// The rows of the first one have keys that the others do not know before their own bodies ran.
+#[test]
+fn handles_learn_callees_at_the_same_time() {
+    let models = [(); 3].map(|()| Learning::default());
+    let [first, second, third] = &models;
+    let log = Log::default();
+    let waits = || events(&log.lines(), "DEBUG", "waits for rows");
+    thread::scope(|scope| {
+        let open = OF_HANDLES.close();
+        let first = begin(scope, &OF_HANDLES, || first.forward(&rows(0..2)));
+        let others = [second, third].map(|model| {
+            let log = log.clone();
+            scope.spawn(move || log.during(|| model.forward(&rows(0..2))))
+        });
+        while waits() < 2 {
+            thread::yield_now();
+        }
+        open.send(()).unwrap();
+        first.join().unwrap();
+        for thread in others {
+            assert!(same(&thread.join().unwrap(), &(rows(0..2) * 2 + 1)));
+        }
+    });
+    assert_eq!((OF_HANDLES.take(), waits()), ((3, 6), 2));
 }

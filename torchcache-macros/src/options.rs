@@ -36,7 +36,8 @@ const TABLE: [(&str, OptionKind); 18] = [
 ];
 
 /// The options that a single method takes as well.
-pub(crate) const OF_METHODS: [&str; 3] = ["verify", "version", "whole_batch"];
+pub(crate) const OF_METHODS: [&str; 4] =
+    ["verify", "version", "whole_batch", "single_flight_timeout"];
 
 /// What an option takes.
 #[derive(Clone, Copy)]

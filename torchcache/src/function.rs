@@ -42,6 +42,8 @@ pub struct FunctionOptions {
     pub(crate) verify: f64,
     /// Whether its body gets whole batches alone.
     pub(crate) whole_batch: bool,
+    /// How many seconds its calls wait for rows of others, where that is not as for the module.
+    pub(crate) single_flight_timeout: Option<f64>,
 }
 
 impl FunctionOptions {
@@ -50,6 +52,7 @@ impl FunctionOptions {
         version: "",
         verify: 0.0,
         whole_batch: false,
+        single_flight_timeout: None,
     };
 
     pub const fn version(self, version: &'static str) -> Self {
@@ -70,6 +73,20 @@ impl FunctionOptions {
     pub const fn whole_batch(self, whole_batch: bool) -> Self {
         FunctionOptions {
             whole_batch,
+            ..self
+        }
+    }
+
+    /// # Panics
+    ///
+    /// While the constant is evaluated, so that the error is shown at the option.
+    pub const fn single_flight_timeout(self, seconds: f64) -> Self {
+        assert!(
+            seconds >= 0.0 && seconds <= 86_400.0,
+            "option `single_flight_timeout`: expected seconds from 0.0 (off) to 86400.0 (a day)"
+        );
+        FunctionOptions {
+            single_flight_timeout: Some(seconds),
             ..self
         }
     }

@@ -14,7 +14,7 @@ use shuttle::thread;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::rows::{batch, fetch, key, keys, value};
 use torchcache_faults::sim::Sim;
-use torchcache_store::flight::Flights;
+use torchcache_store::flight::{Flights, may_wait};
 use torchcache_store::fs::FileSystem;
 use torchcache_store::{Config, Eviction, Store};
 
@@ -293,77 +293,128 @@ fn a_lower_limit_is_enforced() {
 
 type Numbers = Flights<u32, BTreeMap<u32, u32>, RandomState>;
 
-/// A call of a thread, as the library makes it. Returns the values of the keys.
-fn call(flights: &Numbers, tier: &Mutex<BTreeMap<u32, u32>>, keys: &[u32]) -> BTreeMap<u32, u32> {
-    let mut found = BTreeMap::new();
-    let look = |found: &mut BTreeMap<u32, u32>| {
-        let tier = tier.lock().expect("no thread panics");
-        let present = keys.iter().filter_map(|key| Some((*key, *tier.get(key)?)));
-        found.extend(present);
-    };
-    let missing = |found: &BTreeMap<u32, u32>| -> Vec<(usize, u32)> {
-        let keys = (0..).zip(keys.iter().copied());
-        keys.filter(|(_, key)| !found.contains_key(key)).collect()
-    };
-    let ended = flights.ended();
-    look(&mut found);
-    let (claims, awaited) = flights.claim(missing(&found));
-    if flights.ended() != ended {
-        look(&mut found);
-    }
-    let of_others: Vec<usize> = awaited.positions().collect();
-    let mut own = missing(&found);
-    own.retain(|(position, _)| !of_others.contains(position));
-    // Another value each time: a second one would show.
-    let computed: BTreeMap<u32, u32> = own
-        .iter()
-        .map(|(_, key)| (*key, COMPUTED.replace(COMPUTED.get() + 1)))
-        .collect();
-    for (key, value) in &computed {
-        let before = tier.lock().expect("no thread panics").insert(*key, *value);
-        assert_eq!(before, None, "{key} is computed once");
-    }
-    found.extend(&computed);
-    claims.end(|awaited| {
-        let awaited = awaited.iter().filter_map(|key| computed.get_key_value(key));
-        Some(awaited.map(|(key, value)| (*key, *value)).collect())
-    });
-    let arrived = awaited.wait(Instant::now() + Duration::from_secs(3600));
-    assert!(!arrived.is_late);
-    for (positions, values) in arrived.values {
-        let keys = positions.into_iter().map(|position| keys[position]);
-        found.extend(keys.filter_map(|key| Some((key, *values.get(&key)?))));
-    }
-    look(&mut found);
-    assert_eq!(missing(&found), [], "every value arrived");
-    found
+/// A cache of values, as the library makes calls of it.
+#[derive(Clone, Default)]
+struct Numbered {
+    flights: Arc<Numbers>,
+    tier: Arc<Mutex<BTreeMap<u32, u32>>>,
 }
 
 std::thread_local! {
     static COMPUTED: Cell<u32> = const { Cell::new(0) };
 }
 
+impl Numbered {
+    /// Adds the values of those of the keys that are present.
+    fn look(&self, keys: &[u32], found: &mut BTreeMap<u32, u32>) {
+        let tier = self.tier.lock().expect("no thread panics");
+        let present = keys.iter().filter_map(|key| Some((*key, *tier.get(key)?)));
+        found.extend(present);
+    }
+
+    /// The values of the keys. `body` runs where some are computed.
+    fn call(&self, keys: &[u32], body: impl Fn()) -> BTreeMap<u32, u32> {
+        let missing = |found: &BTreeMap<u32, u32>| -> Vec<(usize, u32)> {
+            let keys = (0..).zip(keys.iter().copied());
+            keys.filter(|(_, key)| !found.contains_key(key)).collect()
+        };
+        let mut found = BTreeMap::new();
+        let mut ended = self.flights.ended();
+        self.look(keys, &mut found);
+        while found.len() < keys.len() {
+            let may_wait = may_wait();
+            let (own, awaited) = self.flights.begin(missing(&found));
+            if self.flights.ended() != ended {
+                let before = found.len();
+                ended = self.flights.ended();
+                self.look(keys, &mut found);
+                if found.len() > before {
+                    continue; // The next flight is without those.
+                }
+            }
+            let awaited = Some(awaited).filter(|_| may_wait);
+            let of_others = awaited.iter().flat_map(|it| it.positions());
+            let of_others: Vec<usize> = of_others.collect();
+            let mut computed = missing(&found);
+            computed.retain(|(position, _)| !of_others.contains(position));
+            if !computed.is_empty() {
+                body();
+            }
+            for (_, key) in &computed {
+                // Another value each time: a second one would show.
+                let value = COMPUTED.replace(COMPUTED.get() + 1);
+                let mut tier = self.tier.lock().expect("no thread panics");
+                found.insert(*key, *tier.entry(*key).or_insert(value));
+            }
+            if let Some(own) = own {
+                own.end(|awaited| {
+                    let awaited = awaited.iter().filter_map(|key| found.get_key_value(key));
+                    Some(awaited.map(|(key, value)| (*key, *value)).collect())
+                });
+            }
+            let Some(awaited) = awaited else {
+                break;
+            };
+            let arrived = awaited.wait(Instant::now() + Duration::from_secs(3600));
+            assert!(!arrived.is_late);
+            for (positions, values) in arrived.values {
+                let keys = positions.into_iter().map(|position| keys[position]);
+                found.extend(keys.filter_map(|key| Some((key, *values.get(&key)?))));
+            }
+            ended = self.flights.ended();
+            self.look(keys, &mut found);
+            assert!(
+                arrived.has_failed || found.len() == keys.len(),
+                "every value arrived"
+            );
+        }
+        let tier = self.tier.lock().expect("no thread panics");
+        assert!(found.iter().all(|(key, value)| tier[key] == *value));
+        CHECKED.set(CHECKED.get() + found.len() as u64);
+        found
+    }
+}
+
 /// Calls of several threads for the same rows, which find them, compute them or wait for them.
 #[test]
 fn threads_compute_each_value_once() {
     check(|| {
-        let flights = Arc::new(Numbers::default());
-        let tier = Arc::new(Mutex::new(BTreeMap::new()));
+        let cache = Numbered::default();
+        let before = COMPUTED.get();
         let calls = [[[1, 2], [2, 3]], [[2, 1], [3, 1]], [[3, 2], [1, 4]]];
         let threads = calls.map(|calls| {
-            let (flights, tier) = (flights.clone(), tier.clone());
+            let cache = cache.clone();
             thread::spawn(move || {
                 for keys in calls {
-                    let found = call(&flights, &tier, &keys);
-                    let tier = tier.lock().expect("no thread panics");
-                    assert!(found.iter().all(|(key, value)| tier[key] == *value));
-                    CHECKED.set(CHECKED.get() + found.len() as u64);
+                    cache.call(&keys, || {});
                 }
             })
         });
         for thread in threads {
             thread.join().expect("it does not panic");
         }
-        assert_eq!(tier.lock().expect("no thread panics").len(), 4);
+        assert_eq!(COMPUTED.get() - before, 4);
+    });
+}
+
+/// Calls whose bodies make calls for rows that other threads compute: no two wait for each other.
+#[test]
+fn threads_whose_bodies_call_each_other_end() {
+    check(|| {
+        let (ping, pong) = (Numbered::default(), Numbered::default());
+        let threads = [(&ping, &pong), (&pong, &ping)].map(|(outer, inner)| {
+            let (outer, inner) = (outer.clone(), inner.clone());
+            thread::spawn(move || {
+                outer.call(&[1, 2], || {
+                    inner.call(&[2, 1], || {});
+                });
+            })
+        });
+        // Its body is in no flight, so that the calls wait.
+        ping.call(&[2], || {});
+        pong.call(&[1, 3], || {});
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Mutex;
 
 use tch::{Device, TchError};
-use torchcache_store::flight::{Awaited, Claims, Flights};
+use torchcache_store::flight::{Awaited, Flights, OwnFlight};
 
 use super::epoch::Epoch;
 use crate::key::Key;
@@ -28,7 +28,7 @@ impl Hash for FlightKey {
 }
 
 pub(crate) type RowFlights = Flights<FlightKey, HandedRows, BuildHasherDefault<KeyHasher>>;
-pub(crate) type RowClaims<'f> = Claims<'f, FlightKey, HandedRows, BuildHasherDefault<KeyHasher>>;
+pub(crate) type OwnRows<'f> = OwnFlight<'f, FlightKey, HandedRows, BuildHasherDefault<KeyHasher>>;
 pub(crate) type AwaitedRows = Awaited<FlightKey, HandedRows>;
 
 /// Computed rows, for calls that wait for them: a full tier may not have kept them. They are on the host, where they

@@ -60,11 +60,6 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Whether this thread is in no other cached call.
-    pub(crate) fn is_outermost(&self) -> bool {
-        depth() == 1
-    }
-
     /// The call is served by the cache of `attached`.
     pub(crate) fn attached_to(&self, attached: &Arc<Attached>) {
         let _ = self.attached.set(attached.clone());

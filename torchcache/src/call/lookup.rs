@@ -38,6 +38,10 @@ pub(crate) struct Lookup {
     output: Option<Tensor>,
     /// The schema of rows that were found and left out, since it does not show on which device they are returned.
     unplaced: Option<Arc<TensorSchema>>,
+    /// Whether found rows were left out, as later ones would be.
+    is_forgotten: bool,
+    /// How many flights had ended before rows were last looked up.
+    flights_ended: u64,
 }
 
 impl Lookup {
@@ -66,6 +70,8 @@ impl Lookup {
             unsaved: Vec::new(),
             output: None,
             unplaced: None,
+            is_forgotten: false,
+            flights_ended: 0,
         }
     }
 
@@ -106,6 +112,21 @@ impl Lookup {
             .unzip()
     }
 
+    /// Notes before missing rows are looked up how many flights have ended.
+    pub(crate) fn note_flights_ended(&mut self, flights_ended: u64) {
+        self.flights_ended = flights_ended;
+    }
+
+    /// How many flights had ended before the last lookup.
+    pub(crate) fn flights_ended(&self) -> u64 {
+        self.flights_ended
+    }
+
+    /// Whether rows that are found can be placed in the output, as far as it is known.
+    pub(crate) fn takes_found(&self) -> bool {
+        !self.is_forgotten
+    }
+
     pub(crate) fn has_missing(&self) -> bool {
         !self.missing.is_empty()
     }
@@ -138,6 +159,7 @@ impl Lookup {
 
     /// Finds missing rows in memory.
     pub(crate) fn find_in_memory(&mut self, memory: &mut Memory) -> Result<(), Reason> {
+        self.unsaved.clear();
         let rows = memory.find(self.missing.iter().map(|&position| &self.keys[position]));
         let rows = self.missing.iter().zip(rows);
         let hits: Vec<(usize, RowRef)> = rows
@@ -293,8 +315,9 @@ impl Lookup {
         self.forget_found();
     }
 
-    /// Makes all rows missing again.
+    /// Makes all rows missing again. Others that are found later could be placed no more than these.
     pub(crate) fn forget_found(&mut self) {
+        self.is_forgotten = true;
         self.found.clear();
         self.output = None;
         self.schema = None;

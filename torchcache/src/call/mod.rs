@@ -23,7 +23,6 @@ use tch::{Device, TchError, Tensor};
 
 use crate::argument::{Arguments, SelectedRows};
 use crate::cache::epoch::Epoch;
-use crate::cache::flights::RowClaims;
 use crate::cache::handle::OpenCache;
 use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
@@ -125,12 +124,10 @@ fn run_cached<O: Output>(
     if lookup.has_missing() {
         match uses_tiers {
             true => call.complete(&mut lookup, frame, &code, body)?,
-            false => lookup.add_computed(call.compute_missing(&lookup, body)?),
+            false => call.compute_without_storing(&mut lookup, body)?,
         }
         call.leave_out_unplaced(&mut lookup);
-        if lookup.has_missing() {
-            lookup.add_computed(call.compute_missing(&lookup, body)?);
-        }
+        call.compute_without_storing(&mut lookup, body)?;
     }
     call.check_one_row(&lookup, body)?;
     if uses_tiers && call.verified_share() > 0.0 {
@@ -175,8 +172,6 @@ struct CachedCall<'a> {
     /// What it brings is kept in this epoch; in none before its lookup, and where the tiers are being
     /// cleared.
     epoch: Option<Epoch>,
-    /// How many flights had ended before its lookup.
-    flights_ended: u64,
     counters: &'a Counters,
     devices: CallDevices,
     /// The structure of the output type.
@@ -206,7 +201,6 @@ impl<'a> CachedCall<'a> {
             options,
             cache,
             epoch: None,
-            flights_ended: cache.tiers.flights().ended(),
             counters: &method.counters,
             devices: CallDevices::new(cache.module_device(), arguments.devices()),
             structure: structure::<O>(),
@@ -242,76 +236,6 @@ impl<'a> CachedCall<'a> {
             Counters::add(&self.counters.faults.hashing, 1);
             Stop::from(error)
         })
-    }
-
-    /// Computes the missing rows and gives them to the tiers, or waits for other calls that compute them.
-    fn complete<O: Output>(
-        &self,
-        lookup: &mut Lookup,
-        frame: &Frame<'_>,
-        code: &[u8; 32],
-        body: &dyn Fn(&SelectedRows) -> O,
-    ) -> Result<(), Stop<O>> {
-        let mut code = *code;
-        let mut deadline = None;
-        while lookup.has_missing() {
-            let (claims, awaited) = self.claim_missing(lookup, frame, deadline)?;
-            match lookup.has_missing() {
-                true => {
-                    let unchanged = self.compute_and_store(lookup, claims, frame, &code, body)?;
-                    if let Err(reason) = unchanged {
-                        if awaited.is_some() || deadline.is_some() {
-                            // Rows of before a change do not fit those of after it.
-                            return Err(reason.into());
-                        }
-                        bypass::count(self.target, self.counters, &reason);
-                    }
-                }
-                false => drop(claims),
-            }
-            let Some(awaited) = awaited else {
-                return Ok(());
-            };
-            self.wait_for(lookup, awaited, &mut deadline)?;
-            let now = self.code();
-            if lookup.has_missing() && now != code {
-                // The other call stored them by keys that have the code of functions that it called first.
-                code = now;
-                *lookup = Lookup::new(self.row_keys(&code)?);
-                self.find_again(lookup)?;
-                self.allocate_output(lookup);
-            }
-        }
-        Ok(())
-    }
-
-    /// Computes the missing rows. They are given to the tiers, and to calls that wait for them, unless the inner error
-    /// says how the module changed meanwhile: a hit would not repeat what the forward changed, and rows of weights
-    /// that changed are those of no module hash.
-    fn compute_and_store<O: Output>(
-        &self,
-        lookup: &mut Lookup,
-        claims: Option<RowClaims<'_>>,
-        frame: &Frame<'_>,
-        code: &[u8; 32],
-        body: &dyn Fn(&SelectedRows) -> O,
-    ) -> Result<Result<(), Reason>, Stop<O>> {
-        let computed = self.compute_missing(lookup, body)?;
-        let handle = self.target.handle();
-        let unchanged = handle.check_unchanged(self.target, self.cache);
-        if unchanged.is_ok() {
-            let keys = self.keys_to_store(lookup, frame, code)?;
-            self.store(&keys, &computed);
-            if let Some(claims) = claims {
-                claims.end(|awaited| {
-                    // Else they are rows of other keys than those that are awaited.
-                    let is_same = keys == lookup.missing_keys();
-                    is_same.then(|| self.hand_over(&computed, &keys, awaited))?
-                });
-            }
-        }
-        lookup.add_computed(computed);
-        Ok(unchanged)
     }
 
     /// The keys of the missing rows, now that they are computed. Where the body called functions whose code was
@@ -375,6 +299,7 @@ impl<'a> CachedCall<'a> {
         start: Instant,
         lookup: &mut Lookup,
     ) -> Result<(), Stop<O>> {
+        lookup.note_flights_ended(self.cache.tiers.flights().ended());
         self.cache.tiers.mark_of_saved(&mut memory);
         let found = lookup.find_in_memory(&mut memory);
         drop(memory);
@@ -435,10 +360,28 @@ impl<'a> CachedCall<'a> {
         }
     }
 
+    fn compute_without_storing<O: Output>(
+        &self,
+        lookup: &mut Lookup,
+        body: &dyn Fn(&SelectedRows) -> O,
+    ) -> Result<(), Stop<O>> {
+        if lookup.has_missing() {
+            let is_cut = self.cuts_missing(lookup);
+            lookup.add_computed(self.compute_missing(lookup, is_cut, body)?);
+        }
+        Ok(())
+    }
+
+    /// Whether to compute all missing rows as a cut of the batch.
+    fn cuts_missing(&self, lookup: &Lookup) -> bool {
+        !lookup.misses_all() && self.may_cut(lookup, lookup.missing().count())
+    }
+
     /// Runs the body once: on all missing rows together, or on the whole batch.
     fn compute_missing<O: Output>(
         &self,
         lookup: &Lookup,
+        is_cut: bool,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<PackedRows, Stop<O>> {
         let body = &|rows: &SelectedRows| {
@@ -451,7 +394,7 @@ impl<'a> CachedCall<'a> {
             return self.compute_whole_batch(lookup, body);
         }
         let missing = lookup.missing_rows();
-        if !self.may_cut(lookup, missing.len()) {
+        if !is_cut {
             let computed = self.compute_whole_batch(lookup, body)?;
             return Ok(computed.select(&missing)?);
         }

@@ -123,12 +123,13 @@ macro_rules! for_each_option {
             /// and the others keep their cached value.
             whole_batch: [copy bool] = false, "false";
 
-            /// How many seconds a call waits for rows that another thread computes; 0.0 is not at all.
+            /// How many seconds a call waits for rows that another thread computes; 0.0 neither waits nor is waited for.
             ///
             /// Threads that miss a row at the same time compute it once. A call computes what it is first to
             /// miss, and then waits for the other rows. It computes those itself where it waited for this long,
             /// or the other thread failed, or the module changed, and counts the others in
-            /// [`Stats::awaited`](crate::Stats::awaited). Calls inside the body of a cached function never wait.
+            /// [`Stats::awaited`](crate::Stats::awaited). A call waits for none while others may wait for one that it is
+            /// inside of, nor where it runs on its whole batch anyway.
             ///
             /// Set it to 0.0 for a body that waits for threads which call the same cache.
             single_flight_timeout: [copy f64] = 10.0, "10.0";
