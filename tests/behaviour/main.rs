@@ -14,6 +14,7 @@ mod attribute_forms;
 mod autocast;
 mod autograd;
 mod bad_input;
+mod batch_not_first;
 mod bounds;
 mod build_inputs;
 mod cached;

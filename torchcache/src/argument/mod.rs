@@ -149,6 +149,9 @@ impl SelectedRows {
 /// bits), `bool`, `char`, text, paths, `Duration`, `Option`, tuples, slices, ranges, collections, `Kind`, `Device`,
 /// `Reduction` and the configurations of `tch::nn`.
 ///
+/// A tensor inside of one is part of every row's key as a whole, and the body gets all of it: it must not have the rows of
+/// the batch. A type with such a tensor needs `#[derive(Argument)]` instead.
+///
 /// Layers are plain arguments by reference, alone and in `Option` and slices: `&nn::Linear`, `&nn::Conv2D`,
 /// `&nn::Embedding`, norms, `&nn::VarStore`, `&Cached<_>`, and modules of your own with an identity (see
 /// [`trait@Fingerprint`]) and `impl PlainArgument for &Module`. Every call hashes all of their weights, so make large ones

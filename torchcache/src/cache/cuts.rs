@@ -14,6 +14,8 @@ pub(crate) struct CutHistory {
     /// Whether a row alone had the shape of one of several, the last time that it was known. After `squeeze()` it
     /// has another one.
     keeps_one_row: AtomicBool,
+    /// Whether the first dimension of all tensors of the output is the batch, the last time that it was in doubt.
+    has_batch_first: AtomicBool,
 }
 
 impl CutHistory {
@@ -22,6 +24,7 @@ impl CutHistory {
             one_row: Attempts::new(),
             several_rows: Attempts::new(),
             keeps_one_row: AtomicBool::new(false),
+            has_batch_first: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +65,16 @@ impl CutHistory {
     /// The function returned a row alone as it does among several, or did not.
     pub(crate) fn note_one_row(&self, keeps: bool) {
         self.keeps_one_row.store(keeps, Relaxed);
+    }
+
+    /// Whether the batch is known to be the first dimension of the output.
+    pub(crate) fn has_batch_first(&self) -> bool {
+        self.has_batch_first.load(Relaxed)
+    }
+
+    /// The batch is the first dimension of the output, or is not.
+    pub(crate) fn note_batch_first(&self, is_first: bool) {
+        self.has_batch_first.store(is_first, Relaxed);
     }
 }
 

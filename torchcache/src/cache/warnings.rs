@@ -52,6 +52,8 @@ pub(crate) enum Reason {
     },
     /// The output for a batch of one row has no dimension for it.
     OneRow,
+    /// The first dimension of the output has the length of a batch of so many rows by chance.
+    BatchNotFirst(usize),
     /// The types with derived fingerprints that have code.
     UnknownCode(String),
     /// Rows are on disk in a directory that is removed at exit.
@@ -213,6 +215,10 @@ impl Reason {
             Reason::OneRow => (
                 13,
                 "the output for a batch of one row has no dimension for it, as after `squeeze()`: such calls bypass the cache; name the dimension to drop, as in `squeeze_dim(-1)`, to cache them".into(),
+            ),
+            Reason::BatchNotFirst(rows) => (
+                28,
+                format!("the first dimension of an output tensor is not the batch, although both have {rows} elements, or its rows have another shape in a larger batch: such calls bypass the cache; return tensors with the batch first, as after `transpose(0, 1)`"),
             ),
             Reason::Unreadable(holder) => (
                 14,

@@ -398,10 +398,13 @@ impl<'a> CachedCall<'a> {
             let computed = self.compute_whole_batch(lookup, body)?;
             return Ok(computed.select(&missing)?);
         }
-        match self.compute_cut(lookup, &missing, body)? {
-            Ok(computed) => Ok(computed),
-            Err(failure) => Err(self.repeat_whole_batch(failure, missing.len(), body)),
-        }
+        let computed = match self.compute_cut(lookup, &missing, body)? {
+            Ok(computed) => self
+                .check_batch(lookup, &missing, &computed, body)?
+                .map(|()| computed),
+            failure => failure,
+        };
+        computed.map_err(|failure| self.repeat_whole_batch(failure, missing.len(), body))
     }
 
     /// Whether to run the body on some `rows` of the batch.
@@ -432,8 +435,13 @@ impl<'a> CachedCall<'a> {
         let output = Flattened::from_output(body(&all)).map_err(Stop::Return)?;
         let unwritten = self.check_unwritten(&all, &versions);
         let reason = match unwritten.and_then(|()| self.pack(lookup, &output, self.rows)) {
-            Ok(computed) if self.is_row_of_several(lookup, &computed, body) => return Ok(computed),
-            Ok(_) => Reason::OneRow,
+            Ok(computed) => {
+                let rows: Vec<_> = (0..self.rows).collect();
+                match self.check_batch(lookup, &rows, &computed, body)? {
+                    Ok(()) => return Ok(computed),
+                    Err(reason) => reason,
+                }
+            }
             Err(unfit) => self.bypass_reason(unfit)?,
         };
         bypass::count(self.target, self.counters, &reason);
@@ -506,26 +514,55 @@ impl<'a> CachedCall<'a> {
         Stop::Return(output.into_output())
     }
 
-    /// Whether computed rows are those of a batch of several, as the tiers keep them. One row alone may have another
-    /// shape; where that is in doubt, the body runs on the row twice to show it.
-    fn is_row_of_several<O: Output>(
+    /// Whether `computed` is what the tiers keep of `rows`: the inner error is why not. One row alone may have another
+    /// shape than among several. And a first dimension that is not the batch may have its length, such as that of keys
+    /// and values, `[2, batch, …]`, of two rows. Where that is in doubt, the body runs once on one row more, the last one
+    /// again, to show it.
+    fn check_batch<O: Output>(
         &self,
         lookup: &Lookup,
+        rows: &[i64],
         computed: &PackedRows,
         body: &dyn Fn(&SelectedRows) -> O,
-    ) -> bool {
+    ) -> Result<Result<(), Reason>, Stop<O>> {
         let cuts = &self.method.cuts;
-        let is_stored = self.epoch.is_some();
-        if self.rows > 1 || !is_stored || cuts.keeps_one_row() || !self.tries_cut(2) {
-            return true;
-        }
-        let Ok(Ok(twice)) = self.compute_cut(lookup, &[0, 0], body) else {
-            cuts.note_failure(2);
-            return true;
+        let (more, is_alone) = (rows.len() + 1, rows.len() == 1);
+        let repeats_batch = |shape: &Vec<i64>| shape.len() > 1 && shape[0] == rows.len() as i64;
+        let is_known = match is_alone {
+            true => self.rows > 1 || cuts.keeps_one_row(),
+            false => {
+                let mut shapes = computed.schema.tensors.iter().map(|tensor| &tensor.shape);
+                cuts.has_batch_first() || !shapes.any(repeats_batch)
+            }
         };
-        let is_same = twice.schema.agrees(&computed.schema);
-        cuts.note_one_row(is_same);
-        is_same
+        if is_known || self.epoch.is_none() || !self.tries_cut(more) {
+            return Ok(Ok(()));
+        }
+        let more: Vec<_> = rows.iter().chain(rows.last()).copied().collect();
+        let more = SelectedRows::select(self.arguments, &more)?;
+        let output = cut::attempt(|| body(&more)).map(Flattened::from_output);
+        let is_same = match output {
+            Ok(Ok(output)) => match self.pack(lookup, &output, more.count()) {
+                Ok(more) => Some(more.schema.agrees(&computed.schema)),
+                Err(Unfit::Rows { .. } | Unfit::Reason(Reason::ChangingShape)) => Some(false),
+                Err(_) => None,
+            },
+            // A body that fails says nothing.
+            _ => None,
+        };
+        let Some(is_same) = is_same else {
+            cuts.note_failure(more.count() as usize);
+            return Ok(Ok(()));
+        };
+        match is_alone {
+            true => cuts.note_one_row(is_same),
+            false => cuts.note_batch_first(is_same),
+        }
+        Ok(match (is_same, is_alone) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Reason::OneRow),
+            (false, false) => Err(Reason::BatchNotFirst(rows.len())),
+        })
     }
 
     /// The program may get a single row without the dimension of the batch, which cached rows have. Where
