@@ -1,6 +1,7 @@
 //! [`CutHistory`]: how functions take cut batches, which hold some rows of a batch. A module may fail on
 //! one: it was traced with a fixed batch size, or drops the dimension of a single row.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::attempts::Attempts;
@@ -14,8 +15,8 @@ pub(crate) struct CutHistory {
     /// Whether a row alone had the shape of one of several, the last time that it was known. After `squeeze()` it
     /// has another one.
     keeps_one_row: AtomicBool,
-    /// Whether the first dimension of all tensors of the output is the batch, the last time that it was in doubt.
-    has_batch_first: AtomicBool,
+    /// Whether the first dimension of all tensors of the output is the batch, once the body showed it.
+    has_batch_first: OnceLock<bool>,
 }
 
 impl CutHistory {
@@ -24,7 +25,7 @@ impl CutHistory {
             one_row: Attempts::new(),
             several_rows: Attempts::new(),
             keeps_one_row: AtomicBool::new(false),
-            has_batch_first: AtomicBool::new(false),
+            has_batch_first: OnceLock::new(),
         }
     }
 
@@ -67,14 +68,15 @@ impl CutHistory {
         self.keeps_one_row.store(keeps, Relaxed);
     }
 
-    /// Whether the batch is known to be the first dimension of the output.
-    pub(crate) fn has_batch_first(&self) -> bool {
-        self.has_batch_first.load(Relaxed)
+    /// Whether the batch is the first dimension of the output, if it is known.
+    pub(crate) fn has_batch_first(&self) -> Option<bool> {
+        self.has_batch_first.get().copied()
     }
 
     /// The batch is the first dimension of the output, or is not.
     pub(crate) fn note_batch_first(&self, is_first: bool) {
-        self.has_batch_first.store(is_first, Relaxed);
+        // Other threads saw the same.
+        let _ = self.has_batch_first.set(is_first);
     }
 }
 

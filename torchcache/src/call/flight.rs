@@ -169,7 +169,10 @@ impl CachedCall<'_> {
         code: &[u8; 32],
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<(), Reason>, Stop<O>> {
-        let computed = self.compute_missing(lookup, is_cut, body)?;
+        // Calls that wait for rows which are not kept would run one after another.
+        let computed = self
+            .compute_missing(lookup, is_cut, body)
+            .inspect_err(|_| self.method.waits.note_failure())?;
         let handle = self.target.handle();
         let unchanged = handle.check_unchanged(self.target, self.cache);
         if unchanged.is_ok() {
@@ -228,11 +231,11 @@ impl CachedCall<'_> {
         if lookup.has_missing() {
             self.find_again(lookup)?;
         }
-        if !arrived.is_late {
-            self.method.waits.note_success();
-        } else if lookup.has_missing() {
+        if arrived.is_late && lookup.has_missing() {
             self.method.waits.note_failure();
             self.warn_once(&Reason::Waited(self.waiting_timeout()));
+        } else if !arrived.is_late && !arrived.has_failed {
+            self.method.waits.note_success();
         }
         let is_in_vain = positions.into_iter().any(|it| lookup.is_missing(it));
         Ok(is_in_vain && !arrived.has_failed)

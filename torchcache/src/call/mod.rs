@@ -169,8 +169,7 @@ struct CachedCall<'a> {
     arguments: &'a Arguments<'a>,
     options: &'a Options,
     cache: &'a OpenCache,
-    /// What it brings is kept in this epoch; in none before its lookup, and where the tiers are being
-    /// cleared.
+    /// What it brings is kept in this epoch; in none before its lookup, and while rows are removed.
     epoch: Option<Epoch>,
     counters: &'a Counters,
     devices: CallDevices,
@@ -341,7 +340,7 @@ impl<'a> CachedCall<'a> {
     /// Makes all rows misses where the tensors of this call do not show on which device hits are returned, and no call
     /// like it has shown it before.
     fn leave_out_unplaced(&self, lookup: &mut Lookup) {
-        if let Some(schema) = lookup.schema().filter(|schema| !self.devices.show(schema)) {
+        if let Some(schema) = lookup.schema().filter(|schema| !self.devices.shows(schema)) {
             let schema = schema.clone();
             match self.method.placements.find(&self.devices, &schema) {
                 Some(devices) => lookup.replace_schema(schema.on_devices(&devices)),
@@ -527,15 +526,24 @@ impl<'a> CachedCall<'a> {
     ) -> Result<Result<(), Reason>, Stop<O>> {
         let cuts = &self.method.cuts;
         let (more, is_alone) = (rows.len() + 1, rows.len() == 1);
-        let repeats_batch = |shape: &Vec<i64>| shape.len() > 1 && shape[0] == rows.len() as i64;
-        let is_known = match is_alone {
-            true => self.rows > 1 || cuts.keeps_one_row(),
+        let count = rows.len() as i64;
+        let repeats_batch = |shape: &Vec<i64>| shape.len() > 1 && shape.contains(&count);
+        let is_doubtful = match is_alone {
+            true => self.rows == 1 && !cuts.keeps_one_row(),
             false => {
-                let mut shapes = computed.schema.tensors.iter().map(|tensor| &tensor.shape);
-                cuts.has_batch_first() || !shapes.any(repeats_batch)
+                let mut tensors = computed.schema.tensors.iter();
+                tensors.any(|tensor| repeats_batch(&tensor.shape))
             }
         };
-        if is_known || self.epoch.is_none() || !self.tries_cut(more) {
+        if !is_doubtful {
+            return Ok(Ok(()));
+        }
+        match cuts.has_batch_first().filter(|_| !is_alone) {
+            Some(true) => return Ok(Ok(())),
+            Some(false) => return Ok(Err(Reason::BatchNotFirst(rows.len()))),
+            None => {}
+        }
+        if self.epoch.is_none() || !self.tries_cut(more) {
             return Ok(Ok(()));
         }
         let more: Vec<_> = rows.iter().chain(rows.last()).copied().collect();
@@ -572,8 +580,9 @@ impl<'a> CachedCall<'a> {
         lookup: &Lookup,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<(), Stop<O>> {
+        let cuts = &self.method.cuts;
         let is_hit = self.rows == 1 && lookup.hits().next().is_some();
-        if !is_hit || self.method.cuts.keeps_one_row() {
+        if !is_hit || cuts.keeps_one_row() {
             return Ok(());
         }
         // A body that fails says nothing about the cached row.
@@ -587,7 +596,7 @@ impl<'a> CachedCall<'a> {
                 Err(Stop::Return(output.into_output()))
             }
             Ok(_) => {
-                self.method.cuts.note_one_row(true);
+                cuts.note_one_row(true);
                 Ok(())
             }
             Err(_) => Ok(()),
@@ -643,7 +652,7 @@ impl<'a> CachedCall<'a> {
         let bytes = schema.pack(tensors)?;
         let schema = Arc::new(schema);
         for unplaced in [Some(&schema), lookup.unplaced()].into_iter().flatten() {
-            if !self.devices.show(unplaced) {
+            if !self.devices.shows(unplaced) {
                 let outputs = tensors.iter().map(Tensor::device).collect();
                 self.method
                     .placements

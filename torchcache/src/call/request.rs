@@ -155,6 +155,9 @@ impl TorchCache {
     /// where rows are on disk: each file that has any of them is copied without them. So remove many by one call, or by
     /// [`remove_keys`](Self::remove_keys).
     ///
+    /// The rows of a function are found by the code of the cached functions that it calls, which is known once its body
+    /// ran in this process: call it once before, or use [`recompute`](Self::recompute).
+    ///
     /// Once it succeeds, no call of this process finds the rows until one computes them, and no process that opens the
     /// cache later does. Calls that are under way keep none of their rows, whatever their keys, and neither do calls that
     /// begin before it returns. Another process that has the cache open may find the rows in its memory, and on disk

@@ -27,7 +27,7 @@ impl CallDevices {
 
     /// What an output on `device` may follow.
     pub(super) fn record(&self, device: Device) -> OutputDevice {
-        if self.one(u32::MAX) == Some(device) {
+        if self.common_device(u32::MAX) == Some(device) {
             return OutputDevice::Module;
         }
         let bits = self.0.iter().filter(|(_, it)| *it == device);
@@ -41,8 +41,8 @@ impl CallDevices {
     /// replaced by that of the call.
     fn find(&self, recorded: OutputDevice) -> Option<Device> {
         let (device, is_here) = match recorded {
-            OutputDevice::Tensors(bits) => return self.one(bits),
-            OutputDevice::Module | OutputDevice::Unknown(_) => return self.one(u32::MAX),
+            OutputDevice::Tensors(bits) => return self.common_device(bits),
+            OutputDevice::Module | OutputDevice::Unknown(_) => return self.common_device(u32::MAX),
             OutputDevice::Cpu => (Device::Cpu, true),
             OutputDevice::Mps => (Device::Mps, tch::utils::has_mps()),
             OutputDevice::Vulkan => (Device::Vulkan, tch::utils::has_vulkan()),
@@ -54,12 +54,12 @@ impl CallDevices {
         if is_here {
             Some(device)
         } else {
-            self.one(u32::MAX)
+            self.common_device(u32::MAX)
         }
     }
 
     /// The device of the tensors with these bits, if they are on one; that of a call without tensors is the CPU.
-    fn one(&self, bits: u32) -> Option<Device> {
+    fn common_device(&self, bits: u32) -> Option<Device> {
         if self.0.is_empty() {
             return Some(Device::Cpu);
         }
@@ -70,13 +70,13 @@ impl CallDevices {
     }
 
     /// Whether this call shows where rows of a schema are returned.
-    pub(crate) fn show(&self, schema: &Schema) -> bool {
+    pub(crate) fn shows(&self, schema: &Schema) -> bool {
         let mut specs = schema.tensors.iter();
         specs.all(|spec| self.find(spec.device).is_some())
     }
 
     /// Where hits of a tensor are returned, if the call shows it.
-    pub(super) fn of(&self, spec: &TensorSpec) -> Device {
+    pub(super) fn hit_device(&self, spec: &TensorSpec) -> Device {
         let first = || self.0.first().map_or(Device::Cpu, |(_, device)| *device);
         self.find(spec.device).unwrap_or_else(first)
     }
@@ -116,7 +116,11 @@ mod tests {
             let recorded = recording.record(device);
             assert_eq!(recording.find(recorded), Some(device), "{recording:?}");
             for call in &uniform {
-                assert_eq!(call.find(recorded), call.one(u32::MAX), "{recording:?}");
+                assert_eq!(
+                    call.find(recorded),
+                    call.common_device(u32::MAX),
+                    "{recording:?}"
+                );
             }
         }
         for recording in &uniform {

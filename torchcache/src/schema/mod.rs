@@ -80,7 +80,7 @@ impl TensorSchema {
     /// output are on one device in all but rare models.
     pub(crate) fn device(&self, devices: &CallDevices) -> Device {
         let first = self.tensors.first();
-        first.map_or(Device::Cpu, |spec| devices.of(spec))
+        first.map_or(Device::Cpu, |spec| devices.hit_device(spec))
     }
 
     /// The same rows, whose tensors are returned on these devices in every call.

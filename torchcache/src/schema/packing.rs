@@ -124,7 +124,7 @@ impl TensorSchema {
             let shape = batch_shape(spec, rows);
             let bytes = bytes_of(spec) as i64;
             let tensor = if bytes == 0 {
-                let device = devices.of(spec);
+                let device = devices.hit_device(spec);
                 Tensor::f_empty(&shape, (kind::from_element(spec.output), device))?
             } else {
                 let whole = specs.len() == 1;
@@ -164,7 +164,7 @@ impl TensorSchema {
             };
             let shape = batch_shape(spec, rows.len() as i64);
             let kind = kind::from_element(spec.stored);
-            let device = devices.of(spec);
+            let device = devices.hit_device(spec);
             // Other devices than these lack some kinds: the host converts from those.
             let device = match device {
                 Device::Cuda(_) => device,
@@ -235,7 +235,7 @@ fn returned(spec: &TensorSpec, stored: Tensor, devices: &CallDevices) -> Result<
         true => stored,
         false => stored.f_to_kind(kind::from_element(spec.output))?,
     };
-    match devices.of(spec) {
+    match devices.hit_device(spec) {
         Device::Cpu if tensor.device() == Device::Cpu => Ok(tensor),
         device => tensor.f_to_device(device),
     }
