@@ -384,6 +384,9 @@ impl Store {
     /// another user wrote it. [`RemoveError::Stalled`] and [`RemoveError::FlusherThread`] as for a flush; the rows are
     /// removed later.
     pub fn remove(&self, keys: &[Key]) -> Result<(), RemoveError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         let engine = self.engine();
         let failed = |source| {
             let dir = engine.catalog.dir.clone();

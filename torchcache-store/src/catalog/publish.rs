@@ -353,19 +353,26 @@ impl Catalog {
     }
 
     /// Removes the files that other processes are about to replace segments by, so that none of them brings rows back
-    /// that were removed from their sources, and syncs the directory. Returns whether every segment is known.
-    pub(crate) fn remove_replacements(&self) -> io::Result<bool> {
+    /// that were removed from their sources, and syncs the directory. Returns whether every segment is among `clean`, or is
+    /// left alone.
+    pub(crate) fn remove_replacements(&self, clean: &HashSet<u32>) -> io::Result<bool> {
         let scan = self.scan();
         let dir = match self.open_dir() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             dir => dir?,
         };
-        let (mut are_known, mut removed) = (true, Ok(()));
+        let (mut are_clean, mut removed) = (true, Ok(()));
         visit_with_replacements(&*dir, |names| {
             for file in names {
                 progress::note();
                 if !is_replacement(&file) {
-                    are_known &= scan.names.contains_key(&file) || scan.skipped.contains_key(&file);
+                    are_clean &= match scan.names.get(&file) {
+                        Some(id) => clean.contains(id),
+                        None => scan
+                            .skipped
+                            .get(&file)
+                            .is_some_and(|it| !it.is_unopened() || it.is_left_alone()),
+                    };
                 } else if let Err(error) = remove_if_present(&*dir, &file) {
                     removed = Err(error);
                 }
@@ -373,7 +380,7 @@ impl Catalog {
         })?;
         removed?;
         dir.sync()?;
-        Ok(are_known)
+        Ok(are_clean)
     }
 
     /// Removes the temporary files of processes that are dead.

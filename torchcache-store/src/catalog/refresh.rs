@@ -33,7 +33,13 @@ impl Catalog {
         self.rescan(&mut self.scan(), true);
     }
 
-    /// The same. Fails where the directory cannot be listed, or a segment cannot be opened.
+    /// The same, but a segment of another process may be left to the next lookup that misses. Lists the
+    /// directory once, unless a segment of the catalog is gone.
+    pub(crate) fn refresh_size(&self) {
+        self.rescan(&mut self.scan(), false);
+    }
+
+    /// Brings the catalog up to date. Fails where the directory cannot be listed, or a segment cannot be opened.
     pub(crate) fn refresh_fully(&self) -> io::Result<()> {
         let mut scan = self.scan();
         self.try_rescan(&mut scan, true)?;
@@ -42,12 +48,6 @@ impl Catalog {
             Some((name, _)) => Err(io::Error::other(format!("{name}: it cannot be opened"))),
             None => Ok(()),
         }
-    }
-
-    /// The same, but a segment of another process may be left to the next lookup that misses. Lists the
-    /// directory once, unless a segment of the catalog is gone.
-    pub(crate) fn refresh_size(&self) {
-        self.rescan(&mut self.scan(), false);
     }
 
     /// Brings the catalog up to date, unless another thread changes it for longer than this. Returns whether it

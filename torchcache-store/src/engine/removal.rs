@@ -43,7 +43,7 @@ pub(crate) fn remove(engine: &Engine, keys: &HashSet<Key>) -> io::Result<()> {
                 Err(error) => return Err(error.in_segment(segment.name())),
             };
         }
-        if are_clean && catalog.remove_replacements()? {
+        if are_clean && catalog.remove_replacements(&clean)? {
             return Ok(());
         }
     }
