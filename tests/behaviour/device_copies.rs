@@ -344,3 +344,42 @@ fn gradients_that_are_released_free_their_memory() {
     megabyte().unwrap();
     drop(limit);
 }
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn lengths_are_one_copy_and_rows_are_copied_up_to_the_longest() {
+    #[torchcache]
+    fn embed(#[padded(0)] ids: &Tensor, #[padded(0)] mask: &Tensor) -> Tensor {
+        (ids * mask).sum_dim_intlist(1, true, Kind::Int64)
+    }
+    let texts = Tensor::from_slice(&[7i64, 5, 3, 0, 0, 9, 4, 0, 0, 0]).view([2, 5]);
+    let ids = texts.to_device(device());
+    let mask = ids.not_equal(0).to_kind(Kind::Int64);
+    let expected = embed(&ids, &mask);
+    let (found, copies) = counted(|| embed(&ids, &mask));
+    assert!(same(&found, &expected));
+    // The lengths of both tensors, and three places of each.
+    let expected = (3, 2 * 8 + 2 * (2 * 3 * 8));
+    assert_eq!((copies.from_device, copies.bytes_from_device), expected);
+}
+
+#[test]
+#[ignore = "needs the fake CUDA device: cargo xtask test --device fake"]
+fn padded_rows_with_ids_stay_on_the_device() {
+    #[torchcache(memory_cache_device = None)]
+    fn embed(#[padded(0)] ids: &Tensor, #[id] names: &[i64]) -> Tensor {
+        assert_eq!(ids.size()[0] as usize, names.len());
+        ids.sum_dim_intlist(1, true, Kind::Int64)
+    }
+    let texts = Tensor::from_slice(&[7i64, 5, 3, 0, 0, 9, 4, 0, 0, 0]).view([2, 5]);
+    let ids = texts.to_device(device());
+    embed(&ids, &[1, 2]);
+    let (_, copies) = counted(|| embed(&ids, &[2, 1]));
+    assert_eq!(copies.from_device, 0);
+    let (_, copies) = counted(|| embed(&ids, &[2, 3]));
+    assert_eq!(
+        (copies.from_device, copies.bytes_from_device),
+        (1, 2 * 8),
+        "the lengths"
+    );
+}

@@ -46,6 +46,7 @@ mod options;
 mod output_devices;
 mod outputs;
 mod ownership;
+mod padded_rows;
 mod peek;
 mod per_sample;
 mod persistence;

@@ -804,6 +804,12 @@ pub mod conditional_arguments {
         #[cfg(feature = "on")]
         #[skip]
         log: &dyn Fn(&Tensor),
+        #[cfg(feature = "off")]
+        #[padded("")]
+        tokens: NoSuchType,
+        #[cfg(feature = "on")]
+        #[padded(if cfg!(feature = "on") { 0 } else { 1 })]
+        tokens: &Tensor,
         #[cfg(feature = "off")] train: bool,
         #[cfg(feature = "on")] mut is_training: bool,
     ) -> Tensor {
@@ -811,7 +817,7 @@ pub mod conditional_arguments {
         #[cfg(feature = "off")]
         let xs = xs * first * none * train;
         log(xs);
-        (xs * mask * low * ids.len() as f64).dropout(0.5, !is_training)
+        (xs * mask * low * tokens * ids.len() as f64).dropout(0.5, !is_training)
     }
 
     #[torchcache]

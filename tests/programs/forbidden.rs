@@ -136,18 +136,24 @@ pub mod every_lint_of_the_compiler_forbidden {
         }
     }
 
+    const UNSEEN: i64 = -1;
+
     /// Documented.
     #[torchcache]
     pub fn encode(
         xs: &Tensor,
-        #[id] ids: &[i64],
+        #[id(any_shape)] ids: &[i64],
         #[shared] mask: &Tensor,
         #[skip] log: &dyn Fn(&Tensor),
         #[skip] pairs: &Tensor,
+        #[padded(0)] tokens: &Tensor,
+        #[skip]
+        #[padded(UNSEEN - 1)]
+        seen: &Tensor,
         scale: (f64, f64),
     ) -> Encoded {
         let scale = scale.0 * ids.len() as f64 * if cfg!(feature = "on") { 1.0 } else { 2.0 };
-        let rows = xs * mask * scale;
+        let rows = xs * mask * scale * tokens * seen;
         log(pairs);
         Encoded { rows }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tch::TchError;
+use tch::{Kind, TchError};
 use torchcache_store::RemoveError;
 
 /// A misuse of a cache, or a directory or file that cannot be used.
@@ -50,6 +50,8 @@ pub enum ErrorKind {
     InvalidIds,
     /// Two rows of a call have the same id and are not equal.
     DuplicateId,
+    /// A tensor cannot have the padding of its mark, or not the length of the others with padding.
+    InvalidPadding,
     /// The first dimension of an output is not the batch.
     OutputBatchMismatch,
     /// A parameter or an output requires grad while gradients are recorded.
@@ -118,6 +120,27 @@ pub(crate) enum Detail {
         argument: String,
         /// Its kind and shape.
         got: String,
+    },
+    #[error(
+        "argument `{argument}` is marked `#[padded]` and has shape {shape:?}; expected [rows, length, …]: add a dimension, or remove the mark"
+    )]
+    PaddedShape { argument: String, shape: Vec<i64> },
+    #[error(
+        "argument `{argument}` is marked `#[padded({value})]`, and its elements of kind {kind:?} have no such value; expected one that they have: write it as an integer, a float or a `bool`, as they are"
+    )]
+    PaddingValue {
+        argument: String,
+        value: String,
+        kind: Kind,
+    },
+    #[error(
+        "lengths differ: argument `{first}` has rows of length {first_length}, argument `{second}` of {second_length}; expected one length for all arguments marked `#[padded]`: pad them alike, or mark one of them only"
+    )]
+    PaddedLengths {
+        first: String,
+        first_length: i64,
+        second: String,
+        second_length: i64,
     },
     #[error(
         "rows {first} and {second} have the same id in `{ids}` but differ in argument `{argument}`; expected one id for each sample: give them different ids, or remove `#[id]` to key rows by their content"
@@ -224,6 +247,9 @@ impl Detail {
             Detail::IdCount { .. } => ErrorKind::IdCountMismatch,
             Detail::IdTensor { .. } => ErrorKind::InvalidIds,
             Detail::SameId { .. } => ErrorKind::DuplicateId,
+            Detail::PaddedShape { .. }
+            | Detail::PaddingValue { .. }
+            | Detail::PaddedLengths { .. } => ErrorKind::InvalidPadding,
             Detail::OutputRows { .. } => ErrorKind::OutputBatchMismatch,
             Detail::ParameterRequiresGrad { .. } | Detail::OutputRequiresGrad => {
                 ErrorKind::RequiresGrad

@@ -49,8 +49,8 @@
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
 //!   [`Named`]: functions and closures in fields.
 //! * [`trait@Argument`], [`PlainArgument`] and [`Output`]: what cached functions take and return. [`SampleIds`],
-//!   [`SharedArgument`] and [`SkippedArgument`]: parameters marked `#[id]`, `#[shared]` and `#[skip]`.
-//!   [`trait@Batched`] and its derive: outputs of several tensors. [`Constant`]: plain values in them.
+//!   [`PaddedArgument`], [`SharedArgument`] and [`SkippedArgument`]: parameters marked `#[id]`, `#[padded]`, `#[shared]`
+//!   and `#[skip]`. [`trait@Batched`] and its derive: outputs of several tensors. [`Constant`]: plain values in them.
 //! * [`Error`]: misuse, and directories that cannot be used. Faults of the machine are misses, counted in
 //!   [`Stats::faults`].
 //!
@@ -99,7 +99,9 @@ mod schema;
 mod sync;
 mod tensor;
 
-pub use argument::{Argument, PlainArgument, SampleId, SampleIds, SharedArgument, SkippedArgument};
+pub use argument::{
+    Argument, PaddedArgument, PlainArgument, SampleId, SampleIds, SharedArgument, SkippedArgument,
+};
 pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
 pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
@@ -246,10 +248,12 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// # Parameters
 ///
-/// Each is an [`Argument`](trait@Argument), tensors that are cut into rows, or a [`PlainArgument`], which is part of every key. Three
+/// Each is an [`Argument`](trait@Argument), tensors that are cut into rows, or a [`PlainArgument`], which is part of every key. Four
 /// attributes change that:
 ///
-/// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content ([`SampleIds`]);
+/// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content, and with `#[id(any_shape)]` their shape
+///   ([`SampleIds`]);
+/// * `#[padded(0)] tokens: &Tensor`: zeros that end a row are not part of its key ([`PaddedArgument`]);
 /// * `#[shared] mask: &Tensor`: a tensor without a batch, part of every key ([`SharedArgument`]);
 /// * `#[skip] log: &dyn Fn(&str)`: not part of the key, so that no output may depend on it ([`SkippedArgument`]).
 ///

@@ -16,18 +16,29 @@ impl WrappedFn {
     /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
     pub(crate) fn arguments(&self, runtime: &Runtime) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
-            let WrappedArgument { name, role, .. } = argument;
+            let WrappedArgument {
+                name,
+                role,
+                padding,
+                ..
+            } = argument;
             let span = type_span(argument);
             let at = runtime.at(span);
             let skipped = argument
                 .is_skipped
                 .then(|| quote_spanned!(span=> .skipped()));
             let with = match role {
+                ArgumentRole::Rows if padding.is_some() => {
+                    quote_spanned!(span=> .with_padded(&#name, const { #padding }))
+                }
                 ArgumentRole::Rows => {
                     let probe = argument.probe();
                     quote_spanned!(span=> .with(#at::#probe::new(&#name).torchcache_argument()))
                 }
-                ArgumentRole::Id => quote_spanned!(span=> .with_id(&#name)),
+                ArgumentRole::Id { any_shape } => {
+                    let any_shape = any_shape.then(|| quote_spanned!(span=> .any_shape()));
+                    quote_spanned!(span=> .with_id(&#name)#any_shape)
+                }
                 ArgumentRole::Shared => quote_spanned!(span=> .with_shared(&#name)),
             };
             quote!(#skipped #with)
@@ -98,6 +109,12 @@ impl WrappedFn {
                 let #held = &mut #at::Default::default();
             };
             match argument.role {
+                ArgumentRole::Rows if argument.padding.is_some() => quote_spanned! {span=>
+                    #holds
+                    #(#cfgs)*
+                    #(#lints)*
+                    let #pattern = #rows.argument(&#name, #position, #held);
+                },
                 ArgumentRole::Rows => {
                     let probe = argument.probe();
                     quote_spanned! {span=>
@@ -108,7 +125,7 @@ impl WrappedFn {
                             #at::#probe::new(&#name).torchcache_rows(#rows, #position, #held);
                     }
                 }
-                ArgumentRole::Id => quote_spanned! {span=>
+                ArgumentRole::Id { .. } => quote_spanned! {span=>
                     #holds
                     #(#cfgs)*
                     #(#lints)*

@@ -4,7 +4,7 @@
 use proc_macro2::Span;
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
-use syn::{Attribute, Block, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
+use syn::{Attribute, Block, Expr, FnArg, Ident, Meta, Pat, PatType, Signature, Type};
 
 use crate::build_inputs::{self, BuildInput};
 use crate::canonical;
@@ -58,6 +58,8 @@ pub(crate) struct WrappedArgument {
     pub(crate) role: ArgumentRole,
     /// `#[skip]`: it is not part of the key.
     pub(crate) is_skipped: bool,
+    /// `#[padded(v)]`: its rows end in this value, which is not part of their keys.
+    pub(crate) padding: Option<Expr>,
     /// The conditions under which there is such an argument.
     pub(crate) cfgs: Vec<Attribute>,
     /// What the user allows of it, which holds where the pattern is.
@@ -69,8 +71,8 @@ pub(crate) struct WrappedArgument {
 pub(crate) enum ArgumentRole {
     /// Rows or a plain value, depending on its type.
     Rows,
-    /// `#[id]`: the ids that rows are keyed by.
-    Id,
+    /// `#[id]`: the ids that rows are keyed by, with `any_shape` whatever their shape.
+    Id { any_shape: bool },
     /// `#[shared]`: a tensor that is the same for all rows.
     Shared,
 }
@@ -114,7 +116,7 @@ impl WrappedFn {
                     ),
                 );
             }
-            let argument = WrappedArgument::rename(typed, position, &marks);
+            let argument = WrappedArgument::rename(typed, position, marks);
             if is_training {
                 training.push(argument);
             } else {
@@ -156,7 +158,7 @@ impl WrappedFn {
 
 impl WrappedArgument {
     /// Replaces a pattern in the signature by a name; the pattern is matched where the body begins.
-    fn rename(typed: &mut PatType, position: usize, marks: &Marks) -> Self {
+    fn rename(typed: &mut PatType, position: usize, marks: Marks) -> Self {
         let pattern = (*typed.pat).clone();
         let name = match &pattern {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
@@ -179,6 +181,7 @@ impl WrappedArgument {
             ty: (*typed.ty).clone(),
             role: marks.role(),
             is_skipped: marks.is_skipped(),
+            padding: marks.padding,
             cfgs,
             lints,
         }
@@ -202,19 +205,28 @@ impl WrappedArgument {
     fn may_have_rows(&self) -> bool {
         match self.role {
             ArgumentRole::Rows => !self.is_skipped && !validate::has_no_tensor(&self.ty),
-            ArgumentRole::Id => true,
+            ArgumentRole::Id { .. } => true,
             ArgumentRole::Shared => false,
         }
     }
 }
 
 /// The attributes of an argument among [`MARKS`].
-struct Marks(Vec<String>);
+#[derive(Default)]
+struct Marks {
+    names: Vec<String>,
+    /// Of `#[id(any_shape)]`.
+    any_shape: bool,
+    /// The value of `#[padded(…)]`.
+    padding: Option<Expr>,
+}
 
 impl Marks {
     fn role(&self) -> ArgumentRole {
         match () {
-            () if self.has("id") => ArgumentRole::Id,
+            () if self.has("id") => ArgumentRole::Id {
+                any_shape: self.any_shape,
+            },
             () if self.has("shared") => ArgumentRole::Shared,
             () => ArgumentRole::Rows,
         }
@@ -225,23 +237,61 @@ impl Marks {
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.names.is_empty()
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|given| given == name)
+        self.names.iter().any(|given| given == name)
     }
 
     /// The one that `name` cannot be next to.
     fn conflict(&self, name: &str) -> Option<&str> {
-        let mut given = self.0.iter().map(String::as_str);
-        given.find(|&given| given == name || given == "id" || name == "id")
+        let mut given = self.names.iter().map(String::as_str);
+        given.find(|&given| {
+            let pair = [given, name];
+            given == name
+                || pair.contains(&"id")
+                || pair.iter().all(|name| ROWS_OR_NOT.contains(name))
+        })
+    }
+
+    /// Reads what is in the parentheses of a mark.
+    fn read_value(&mut self, name: &str, meta: &Meta) -> Result<(), String> {
+        match (name, meta) {
+            ("padded", Meta::List(list)) => {
+                let value = list.parse_args().map_err(|_| {
+                    "`#[padded(…)]` takes the value that ends the rows, one expression such as `0`"
+                })?;
+                self.padding = Some(value);
+            }
+            ("padded", _) => {
+                return Err(
+                    "`#[padded]` needs the value that ends the rows; write it as in `#[padded(0)]`"
+                        .to_owned(),
+                );
+            }
+            ("id", Meta::List(list)) => {
+                if list.tokens.to_string() != "any_shape" {
+                    return Err(
+                        "`#[id]` takes `any_shape` or nothing; write `#[id]` or `#[id(any_shape)]`"
+                            .to_owned(),
+                    );
+                }
+                self.any_shape = true;
+            }
+            (_, Meta::Path(_)) => {}
+            _ => return Err(format!("`#[{name}]` takes no value; write `#[{name}]`")),
+        }
+        Ok(())
     }
 }
 
+/// A shared tensor has no rows, and padding ends rows.
+const ROWS_OR_NOT: [&str; 2] = ["padded", "shared"];
+
 /// Removes the marks of an argument, misspelt ones included: the compiler knows none of them.
 fn take_marks(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Marks {
-    let mut marks = Marks(Vec::new());
+    let mut marks = Marks::default();
     for attribute in attributes.extract_if(.., |attribute| mark_name(attribute).is_some()) {
         let Some(name) = mark_name(&attribute) else {
             continue;
@@ -254,14 +304,11 @@ fn take_marks(attributes: &mut Vec<Attribute>, errors: &mut Errors) -> Marks {
             );
             continue;
         }
-        if !matches!(attribute.meta, Meta::Path(_)) {
-            errors.report(
-                &attribute,
-                format!("`#[{name}]` takes no value; write `#[{name}]`"),
-            );
+        if let Err(message) = marks.read_value(&name, &attribute.meta) {
+            errors.report(&attribute, message);
         }
         match marks.conflict(&name) {
-            None => marks.0.push(name),
+            None => marks.names.push(name),
             Some(before) => errors.report(
                 &attribute,
                 format!("this argument already has `#[{before}]`; remove one of the two"),
@@ -306,9 +353,9 @@ pub(crate) fn remove_marks(signature: &mut Signature) {
 
 fn refuse_second_id(arguments: &[WrappedArgument], errors: &mut Errors) {
     // Of several under conditions, one may be left.
-    let mut ids = arguments
-        .iter()
-        .filter(|argument| argument.role == ArgumentRole::Id && argument.cfgs.is_empty());
+    let mut ids = arguments.iter().filter(|argument| {
+        matches!(argument.role, ArgumentRole::Id { .. }) && argument.cfgs.is_empty()
+    });
     let Some(first) = ids.next() else { return };
     for second in ids {
         errors.report(

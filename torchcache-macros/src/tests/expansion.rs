@@ -182,8 +182,9 @@ fn the_derive_of_an_enum() {
 fn a_function_with_argument_attributes() {
     assert_snapshot!(attribute(
         "",
-        "fn attend(xs: &[Tensor], #[id] names: &[&str], #[shared] mask: &Tensor, #[skip] log: &Log,
-             #[skip] rows: &Tensor, #[skip] #[shared] table: &Tensor) -> Encoded {
+        "fn attend(xs: &[Tensor], #[id(any_shape)] names: &[&str], #[shared] mask: &Tensor, #[skip] log: &Log,
+             #[skip] rows: &Tensor, #[skip] #[shared] table: &Tensor, #[padded(PAD)] ids: &Tensor,
+             #[skip] #[padded(-1)] types: Tokens) -> Encoded {
             encode(xs, mask)
         }",
     ));

@@ -293,6 +293,13 @@ fn arguments() {
             "fn forward(&self, xs: &Tensor, #[skip] log: &mut Vec<u8>) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[skip] log: &dyn Fn(&mut Vec<u8>), #[skip] #[shared] b: &Tensor) -> Tensor",
             "fn forward(&self, xs: &Tensor, #[skip] log: impl Fn()) -> Tensor",
+            "fn forward(&self, #[padded] xs: &Tensor, #[padded()] ys: &Tensor) -> Tensor",
+            "fn forward(&self, #[padded = 0] xs: &Tensor, #[padded(0, 1)] ys: &Tensor) -> Tensor",
+            "fn forward(&self, #[padded(0)] #[padded(1)] xs: &Tensor, #[pading(0)] ys: &Tensor) -> Tensor",
+            "fn forward(&self, xs: &Tensor, #[shared] #[padded(0)] mask: &Tensor, #[padded(0)] #[id] a: &Tensor) -> Tensor",
+            "fn forward(&self, #[skip] #[padded(0)] xs: &Tensor) -> Tensor",
+            "fn forward(&self, xs: &Tensor, #[id(any_shap)] a: &[i64]) -> Tensor",
+            "fn forward(&self, xs: &Tensor, #[padded(0)] train: bool) -> Tensor",
         ],
         method,
     ));

@@ -12,8 +12,8 @@ use crate::build_inputs::conditional;
 use crate::errors::Errors;
 use crate::types::{self, ungrouped};
 
-/// The attributes of arguments. `#[skip]` and `#[shared]` may be on one.
-pub(crate) const MARKS: [&str; 3] = ["id", "shared", "skip"];
+/// The attributes of arguments. `#[skip]` may be on one next to `#[shared]` or `#[padded]`.
+pub(crate) const MARKS: [&str; 4] = ["id", "padded", "shared", "skip"];
 
 /// Refuses `const`, `async`, `unsafe`, `extern`, variadic and generic functions.
 pub(crate) fn qualifiers(signature: &Signature, errors: &mut Errors) {

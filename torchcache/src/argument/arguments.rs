@@ -5,6 +5,7 @@ use std::mem::take;
 use tch::{Device, Tensor};
 
 use super::ids::Ids;
+use super::padding::{Padding, PaddingValue};
 use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::{Collector, Fingerprint, Fingerprinter};
@@ -33,6 +34,8 @@ pub struct Arguments<'a> {
     is_skipping: bool,
     /// How the next argument is built of tensors and plain values, so far.
     structure: Vec<u8>,
+    /// The value with which the next argument is marked `#[padded]`.
+    pub(super) padding: Option<PaddingValue>,
 }
 
 /// A tensor and the position of its argument. The tensors of a list have the same position.
@@ -41,6 +44,8 @@ pub(crate) struct TensorArgument {
     pub(crate) position: usize,
     /// It is not part of the keys.
     pub(crate) is_skipped: bool,
+    /// What ends its rows, if it is marked `#[padded]`.
+    pub(crate) padding: Option<Padding>,
     pub(crate) tensor: Tensor,
 }
 
@@ -49,6 +54,8 @@ pub(crate) struct TensorArgument {
 pub(crate) struct IdArgument<'a> {
     pub(crate) position: usize,
     pub(crate) ids: Ids<'a>,
+    /// Rows of any shape have one key.
+    pub(crate) any_shape: bool,
 }
 
 impl<'a> Arguments<'a> {
@@ -62,6 +69,7 @@ impl<'a> Arguments<'a> {
         self.add_structure();
         self.count += 1;
         self.is_skipping = false;
+        self.padding = None;
         self
     }
 
@@ -76,7 +84,8 @@ impl<'a> Arguments<'a> {
     ///
     /// # Errors
     ///
-    /// Neither tensors of the keys nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids.
+    /// Neither tensors of the keys nor ids, a 0-d tensor, batch sizes that differ, a tensor that cannot be ids, or that
+    /// cannot have padding.
     pub(crate) fn rows(&self, function: &Function) -> Result<i64, Detail> {
         let name = |argument: &TensorArgument| self.name(function, argument);
         let mut first: Option<(&TensorArgument, i64)> = None;
@@ -97,8 +106,9 @@ impl<'a> Arguments<'a> {
                 });
             }
         }
+        self.check_padding(function)?;
         let rows = first.map(|(_, rows)| rows);
-        let Some(IdArgument { position, ids }) = &self.ids else {
+        let Some(IdArgument { position, ids, .. }) = &self.ids else {
             let has_key = self.keyed_tensors().next().is_some();
             return rows.filter(|_| has_key).ok_or(Detail::NoTensor);
         };
@@ -146,8 +156,11 @@ impl<'a> Arguments<'a> {
     }
 
     pub(super) fn set_ids(&mut self, ids: Ids<'a>) {
-        let position = self.count;
-        self.ids = Some(IdArgument { position, ids });
+        self.ids = Some(IdArgument {
+            position: self.count,
+            ids,
+            any_shape: false,
+        });
     }
 
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
@@ -226,6 +239,7 @@ impl<'a> Arguments<'a> {
         TensorArgument {
             position: self.count,
             is_skipped: self.is_skipping,
+            padding: self.padding.map(|value| Padding::new(value, tensor)),
             tensor: tensor.shallow_clone(),
         }
     }

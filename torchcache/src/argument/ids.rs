@@ -10,10 +10,13 @@ use crate::error::Detail;
 use crate::tensor::{layout, raw};
 
 /// The id of a sample: an integer of any size, text (`&str`, `String`), a path (`&Path`, `PathBuf`), bytes (`[u8; N]`,
-/// `&[u8]`, `Vec<u8>`), a tuple of up to six of these, or a reference to one. Other types have to be converted to one of
-/// these, such as a UUID to a `u128` (`as_u128()`) or its 16 bytes (`as_bytes()`), or a time to a number.
+/// `&[u8]`, `Vec<u8>`), a list of other integers (`Vec<i64>`, `&[u32]`, …), a tuple of up to six of these, or a reference
+/// to one. Other types have to be converted to one of these, such as a UUID to a `u128` (`as_u128()`) or its 16 bytes
+/// (`as_bytes()`), or a time to a number.
 ///
-/// Integers are equal across types, and so are text and paths, and bytes. A path counts by its bytes: `a/b` and `./a/b` are
+/// A sample that is no tensor may be its own id: see [ragged rows](trait@SampleIds#ragged-rows).
+///
+/// Integers are equal across types, and so are lists of them, text and paths, and bytes. A path counts by its bytes: `a/b` and `./a/b` are
 /// two ids. Ids of different kinds are never equal, and neither are tuples whose elements differ: not `("ab", "c")` and
 /// `("a", "bc")`.
 ///
@@ -35,7 +38,7 @@ use crate::tensor::{layout, raw};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the id of a sample",
     label = "neither an integer nor text, a path or bytes",
-    note = "ids are integers, `&str`, `String`, `&Path`, `PathBuf`, bytes such as `[u8; 16]`, and tuples of these"
+    note = "ids are integers, `&str`, `String`, `&Path`, `PathBuf`, bytes such as `[u8; 16]`, lists of integers, and tuples of these"
 )]
 pub trait SampleId: Clone {
     #[doc(hidden)]
@@ -55,6 +58,8 @@ pub enum IdKind {
     Text,
     Bytes,
     Tuple,
+    /// Of any type but `u8`, lists of which are bytes.
+    Integers,
 }
 
 impl IdKind {
@@ -65,6 +70,7 @@ impl IdKind {
             IdKind::Text => "text id",
             IdKind::Bytes => "bytes id",
             IdKind::Tuple => "tuple id",
+            IdKind::Integers => "integers id",
         }
     }
 }
@@ -201,6 +207,16 @@ macro_rules! hashed {
     )*};
 }
 
+/// Lists of integers, each as the same integer of 128 bits.
+macro_rules! lists {
+    ($($type:ty)*) => {hashed! {$(
+        [] &[$type]: Integers, |id| &id.iter().flat_map(|&it| i128::from(it).to_le_bytes()).collect::<Vec<_>>();
+        [] Vec<$type>: Integers, |id| &id.iter().flat_map(|&it| i128::from(it).to_le_bytes()).collect::<Vec<_>>();
+    )*}};
+}
+
+lists! { u16 u32 u64 i8 i16 i32 i64 }
+
 hashed! {
     [] &str: Text, |id| id.as_bytes();
     [] String: Text, |id| id.as_bytes();
@@ -265,6 +281,10 @@ mod tests {
 
     #[test]
     fn an_id_is_the_same_in_every_type_that_holds_it() {
+        let tokens = key(vec![7i64, -1]);
+        assert_eq!([key(&[7i32, -1][..]), key(vec![7i8, -1])], [tokens; 2]);
+        assert_ne!(key(vec![7u16, u16::MAX]), tokens);
+        assert_ne!(key(vec![7i64, -1, 0]), tokens);
         let text = key("a.png");
         assert_eq!(
             [key(Path::new("a.png")), key(PathBuf::from("a.png"))],
@@ -310,7 +330,8 @@ mod tests {
                 key(joined.as_str()), key(joined.as_bytes()), key((&joined,)), key((joined.as_bytes(),)), key(m),
                 key((m,)), key((&a, &b)), key((a.as_bytes(), &b)), key((&a, b.as_bytes())), key(((&a, &b),)),
                 key((&a, (&b,))), key(((&a,), &b)), key((&a, &b, "")), key((&a, &b, m)), key(((&a, &b), m)),
-                key((&a, (&b, m))), key((m, &a, &b)), key((m, m)), key((m, m, m)),
+                key((&a, (&b, m))), key((m, &a, &b)), key((m, m)), key((m, m, m)), key(vec![m]), key(vec![m, m]),
+                key((vec![m],)),
             ];
             let count = keys.len();
             keys.sort();

@@ -1,12 +1,14 @@
 //! What a cached function may take: tensors that are cut into rows, and plain values that go into
 //! every key.
 //!
-//! `sample_ids`, `shared` and `skipped` are the marks that change what a parameter is. `arguments` are
+//! `padded`, `sample_ids`, `shared` and `skipped` are the marks that change what a parameter is. `arguments` are
 //! those of one call, and `rows` what the body gets of them.
 
 mod arguments;
 mod digests;
 mod ids;
+mod padded;
+mod padding;
 mod probe;
 mod rows;
 mod sample_ids;
@@ -31,7 +33,9 @@ pub use arguments::Arguments;
 pub(crate) use arguments::TensorArgument;
 pub(crate) use digests::SharedDigests;
 pub use ids::SampleId;
+pub use padded::PaddedArgument;
 pub use probe::ArgumentProbe;
+pub(crate) use rows::RowShapes;
 pub use rows::SelectedRows;
 pub use sample_ids::SampleIds;
 pub use shared::SharedArgument;

@@ -19,7 +19,12 @@ pub struct SelectedRows {
     /// The ids of the selected rows, if they are a tensor.
     ids: Option<Tensor>,
     count: i64,
+    /// That of rows with padding, if it is not the one they have in the call.
+    length: Option<i64>,
 }
+
+/// The shapes of rows, of each tensor of which keys leave them out.
+pub(crate) type RowShapes = Vec<Vec<i64>>;
 
 impl SelectedRows {
     /// All rows of the call, in the caller's own tensors.
@@ -38,19 +43,27 @@ impl SelectedRows {
             selection: None,
             ids: None,
             count: tensor_rows.or_else(id_rows).unwrap_or(0),
+            length: None,
         }
     }
 
-    /// Some rows of the call, copied.
-    pub(crate) fn select(arguments: &Arguments, rows: &[i64]) -> Result<Self, TchError> {
+    /// Some rows of the call, copied. `length`: that of rows with padding, if it is to be another one.
+    pub(crate) fn select(
+        arguments: &Arguments,
+        rows: &[i64],
+        length: Option<i64>,
+    ) -> Result<Self, TchError> {
         let mut numbers = RowNumbers::new(rows);
         let tensors = arguments.tensors.iter();
         let ids = arguments.ids.as_ref();
+        let copy = |argument: &TensorArgument| match length {
+            Some(length) if argument.padding.is_some() => {
+                numbers.copy(&argument.of_length(length)?)
+            }
+            _ => numbers.copy(&argument.tensor),
+        };
         Ok(SelectedRows {
-            tensors: tensors
-                .clone()
-                .map(|argument| numbers.copy(&argument.tensor))
-                .collect::<Result<_, _>>()?,
+            tensors: tensors.clone().map(copy).collect::<Result<_, _>>()?,
             positions: tensors.map(|argument| argument.position).collect(),
             selection: Some(rows.to_vec()),
             ids: ids
@@ -58,7 +71,22 @@ impl SelectedRows {
                 .map(|ids| numbers.copy(ids))
                 .transpose()?,
             count: rows.len() as i64,
+            length,
         })
+    }
+
+    /// The length of rows with padding, if it is not the one they have in the call.
+    pub(crate) fn length(&self) -> Option<i64> {
+        self.length
+    }
+
+    /// The shapes of these rows that keys leave out.
+    pub(crate) fn shapes_left_out(&self, arguments: &Arguments) -> RowShapes {
+        let tensors = arguments.tensors.iter().zip(&self.tensors);
+        let left_out = tensors.filter(|(argument, _)| arguments.leaves_shape_out(argument));
+        left_out
+            .map(|(_, tensor)| tensor.size()[1..].to_vec())
+            .collect()
     }
 
     /// The versions of the tensors that the body gets: of those that are cut into rows, and where these are
@@ -97,6 +125,18 @@ impl SelectedRows {
 }
 
 impl Arguments<'_> {
+    /// Whether keys leave out the shapes of rows, or parts of these.
+    pub(crate) fn leave_shapes_out(&self) -> bool {
+        self.tensors
+            .iter()
+            .any(|argument| self.leaves_shape_out(argument))
+    }
+
+    fn leaves_shape_out(&self, argument: &TensorArgument) -> bool {
+        let is_any = || self.ids.as_ref().is_some_and(|ids| ids.any_shape);
+        argument.padding.is_some() || !argument.is_skipped && is_any()
+    }
+
     /// Compares rows of the tensors of the keys bit for bit, each of `one` with that of `other` at the same place.
     /// Returns the first tensor and place where they differ.
     pub(crate) fn first_difference(

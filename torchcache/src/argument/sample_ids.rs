@@ -18,7 +18,9 @@ use super::rows::{Nothing, SelectedRows};
 ///
 /// Integers are equal across types; ids of different kinds never are. The kinds and row shapes of tensors
 /// are still part of the key, and so are plain and shared arguments: a sample at two resolutions has
-/// two rows.
+/// two rows. With `#[id(any_shape)]` the row shapes are not, and the row of an id is the one that was computed first. The
+/// shape of an output row must then not follow that of the input: before hits at a shape that is not between two that the
+/// body ran at, it runs on two rows to find out, and where it does follow, calls bypass the cache, with a warning.
 ///
 /// ```
 /// use tch::{Kind, Tensor};
@@ -39,6 +41,27 @@ use super::rows::{Nothing, SelectedRows};
 /// A function may take ids and no tensor, and load the samples itself: then only missing samples are
 /// loaded.
 ///
+/// # Ragged rows
+///
+/// A list of integers is an id. So rows of different lengths need no padding to be cached: the row itself is its id, and
+/// every number of it is in the key.
+///
+/// ```
+/// use tch::{Kind, Tensor};
+/// use torchcache::torchcache;
+///
+/// #[torchcache]
+/// fn embed(#[id] texts: &[Vec<i64>]) -> Tensor {
+///     let embedded = texts.iter().map(|tokens| Tensor::from_slice(tokens).mean(Kind::Float));
+///     Tensor::stack(&embedded.collect::<Vec<_>>(), 0)
+/// }
+///
+/// let texts = [vec![7, 5, 3], vec![9], vec![2, 4]];
+/// embed(&texts[..2]);
+/// embed(&texts[1..]); // computes the last one
+/// assert_eq!(embed_cache().stats().memory.hits, 1);
+/// ```
+///
 /// # Misuse
 ///
 /// There must be one id for each row. Rows of one call with the same id must be equal, bit for bit.
@@ -46,7 +69,7 @@ use super::rows::{Nothing, SelectedRows};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the ids of a batch",
     label = "no list of ids",
-    note = "ids are a `&Tensor`, or a `&[T]` or `&Vec<T>` of integers, text, paths, bytes or tuples of these; of an array, pass `.as_slice()`"
+    note = "ids are a `&Tensor`, or a `&[T]` or `&Vec<T>` of integers, lists of integers, text, paths, bytes or tuples of these; of an array, pass `.as_slice()`"
 )]
 pub trait SampleIds<'r>: Sized {
     #[doc(hidden)]
@@ -66,6 +89,14 @@ impl<'a> Arguments<'a> {
     pub fn with_id<'r, A: SampleIds<'r>>(mut self, argument: &'a A) -> Self {
         self.set_ids(argument.describe());
         self.next()
+    }
+
+    /// Leaves the shapes of rows out of the keys, which have ids: the mark is `#[id(any_shape)]`.
+    #[must_use]
+    pub fn any_shape(mut self) -> Self {
+        let ids = self.ids.iter_mut();
+        ids.for_each(|ids| ids.any_shape = true);
+        self
     }
 }
 

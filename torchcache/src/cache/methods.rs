@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use super::cuts::CutHistory;
 use super::placements::Placements;
+use super::shapes::OutputShapes;
 use super::stats::Counters;
 use crate::attempts::Attempts;
 use crate::function::Function;
@@ -32,6 +33,7 @@ pub(crate) struct Method {
     /// How often other calls had the rows that calls waited for.
     pub(crate) waits: Attempts,
     pub(crate) placements: Placements,
+    pub(crate) shapes: OutputShapes,
     /// The code of the cached functions that its body is known to call, and of those that these call; and of the
     /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
@@ -103,6 +105,7 @@ impl Method {
             cuts: CutHistory::new(),
             waits: Attempts::new(),
             placements: Placements::default(),
+            shapes: OutputShapes::new(),
             callees: RwLock::new(callees.collect()),
         }
     }

@@ -13,6 +13,7 @@ pub(crate) mod methods;
 pub(crate) mod overrides;
 mod placements;
 mod save;
+pub(crate) mod shapes;
 pub(crate) mod stats;
 pub(crate) mod target;
 pub(crate) mod tiers;

@@ -31,6 +31,8 @@ pub(crate) enum Reason {
     NoTensors,
     /// Rows of one batch have different shapes or kinds.
     ChangingShape,
+    /// The shape of output rows follows one of the input that keys leave out.
+    ShapeFollowsInput,
     /// The cache holds rows that this version cannot read.
     ForeignRows,
     /// Another thread, or the caller, holds a lock that is needed to read the module.
@@ -47,8 +49,10 @@ pub(crate) enum Reason {
     CutBatch {
         /// What it did, such as "panicked".
         failure: String,
-        rows: usize,
+        rows: i64,
         of: i64,
+        /// The length to which the rows were cut as well, and the one that they have.
+        lengths: Option<(i64, i64)>,
     },
     /// The output for a batch of one row has no dimension for it.
     OneRow,
@@ -204,14 +208,22 @@ impl Reason {
                 27,
                 format!("a call waited {timeout:?} for rows that another thread was computing, and then computed them itself: if the forward takes longer, raise `single_flight_timeout`; if it waits for threads that call this cache, set that to 0.0"),
             ),
+            Reason::ShapeFollowsInput => (
+                28,
+                "the shape of an output row follows that of the input, which `#[padded]` and `#[id(any_shape)]` leave out of the key: such calls bypass the cache; return rows of one shape, such as the mean over the places, or remove the mark and pad to one length".into(),
+            ),
             Reason::Locked => (
                 11,
                 "a lock in the module is held, such as that of its `VarStore` or the borrow of a `RefCell`: calls that cannot take it within 100 ms bypass the cache; release it before the call".into(),
             ),
-            Reason::CutBatch { failure, rows, of } => (
-                12,
-                format!("the forward {failure} on {rows} of the {of} rows of a batch, and not on the whole batch, which ran instead: it seems to need whole batches; set `whole_batch = true`, and it gets no others"),
-            ),
+            Reason::CutBatch { failure, rows, of, lengths } => {
+                let cut = lengths.map(|(length, of)| format!(", cut to {length} of {of} places"));
+                let cut = cut.unwrap_or_default();
+                (
+                    12,
+                    format!("the forward {failure} on {rows} of the {of} rows of a batch{cut}, and not on the whole batch, which ran instead: it seems to need whole batches; set `whole_batch = true`, and it gets no others"),
+                )
+            }
             Reason::OneRow => (
                 13,
                 "the output for a batch of one row has no dimension for it, as after `squeeze()`: such calls bypass the cache; name the dimension to drop, as in `squeeze_dim(-1)`, to cache them".into(),

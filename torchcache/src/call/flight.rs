@@ -173,6 +173,8 @@ impl CachedCall<'_> {
         let computed = self
             .compute_missing(lookup, is_cut, body)
             .inspect_err(|_| self.method.waits.note_failure())?;
+        self.check_shape(lookup, Some(&computed.schema), body)
+            .inspect_err(|_| self.method.waits.note_failure())?;
         let handle = self.target.handle();
         let unchanged = handle.check_unchanged(self.target, self.cache);
         if unchanged.is_ok() {

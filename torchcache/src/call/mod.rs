@@ -15,7 +15,9 @@ mod outcome;
 mod peek;
 mod recheck;
 mod request;
+mod shapes;
 
+use std::cell::OnceCell;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -129,6 +131,7 @@ fn run_cached<O: Output>(
         call.leave_out_unplaced(&mut lookup);
         call.compute_without_storing(&mut lookup, body)?;
     }
+    call.check_shape(&lookup, None, body)?;
     call.check_one_row(&lookup, body)?;
     if uses_tiers && call.verified_share() > 0.0 {
         call.verify_hits(&lookup, body)?;
@@ -175,6 +178,8 @@ struct CachedCall<'a> {
     devices: CallDevices,
     /// The structure of the output type.
     structure: String,
+    /// What the first keys of its rows have in common.
+    prefix: OnceCell<Key>,
 }
 
 impl<'a> CachedCall<'a> {
@@ -203,6 +208,7 @@ impl<'a> CachedCall<'a> {
             counters: &method.counters,
             devices: CallDevices::new(cache.module_device(), arguments.devices()),
             structure: structure::<O>(),
+            prefix: OnceCell::new(),
         })
     }
 
@@ -231,10 +237,17 @@ impl<'a> CachedCall<'a> {
         };
         let keys = context.keys(self.arguments);
         Counters::time(&self.counters.time.hashing, start);
-        keys.map_err(|error| {
+        let (prefix, keys) = keys.map_err(|error| {
             Counters::add(&self.counters.faults.hashing, 1);
             Stop::from(error)
-        })
+        })?;
+        self.prefix.get_or_init(|| prefix);
+        self.reject_varying()?;
+        Ok(keys)
+    }
+
+    fn key_prefix(&self) -> Key {
+        *self.prefix.get().expect("a call begins with its keys")
     }
 
     /// The keys of the missing rows, now that they are computed. Where the body called functions whose code was
@@ -373,7 +386,8 @@ impl<'a> CachedCall<'a> {
 
     /// Whether to compute all missing rows as a cut of the batch.
     fn cuts_missing(&self, lookup: &Lookup) -> bool {
-        !lookup.misses_all() && self.may_cut(lookup, lookup.missing().count())
+        let has_cut = !lookup.misses_all() || self.arguments.padded_length().is_some();
+        has_cut && self.may_cut(lookup, lookup.missing().count())
     }
 
     /// Runs the body once: on all missing rows together, or on the whole batch.
@@ -389,17 +403,19 @@ impl<'a> CachedCall<'a> {
             Counters::time(&self.counters.time.forward, start);
             output
         };
-        if lookup.misses_all() {
+        let missing = lookup.missing_rows();
+        let length = self.arguments.cut_length(&missing)?;
+        if lookup.misses_all() && length.is_none() {
             return self.compute_whole_batch(lookup, body);
         }
-        let missing = lookup.missing_rows();
         if !is_cut {
             let computed = self.compute_whole_batch(lookup, body)?;
             return Ok(computed.select(&missing)?);
         }
-        let computed = match self.compute_cut(lookup, &missing, body)? {
+        let selected = SelectedRows::select(self.arguments, &missing, length)?;
+        let computed = match self.compute_cut(lookup, &selected, body)? {
             Ok(computed) => self
-                .check_batch(lookup, &missing, &computed, body)?
+                .check_batch(lookup, &missing, length, &computed, body)?
                 .map(|()| computed),
             failure => failure,
         };
@@ -433,10 +449,10 @@ impl<'a> CachedCall<'a> {
         let versions = all.versions(self.arguments);
         let output = Flattened::from_output(body(&all)).map_err(Stop::Return)?;
         let unwritten = self.check_unwritten(&all, &versions);
-        let reason = match unwritten.and_then(|()| self.pack(lookup, &output, self.rows)) {
+        let reason = match unwritten.and_then(|()| self.pack(lookup, &output, &all)) {
             Ok(computed) => {
                 let rows: Vec<_> = (0..self.rows).collect();
-                match self.check_batch(lookup, &rows, &computed, body)? {
+                match self.check_batch(lookup, &rows, None, &computed, body)? {
                     Ok(()) => return Ok(computed),
                     Err(reason) => reason,
                 }
@@ -452,20 +468,20 @@ impl<'a> CachedCall<'a> {
     fn compute_cut<O: Output>(
         &self,
         lookup: &Lookup,
-        rows: &[i64],
+        selected: &SelectedRows,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<PackedRows, Reason>, Stop<O>> {
-        let selected = SelectedRows::select(self.arguments, rows)?;
+        let rows = selected.count();
         let versions = selected.versions(self.arguments);
-        let output = cut::attempt(|| body(&selected)).map(Flattened::from_output);
-        let unwritten = self.check_unwritten(&selected, &versions);
-        let pack = |output| self.pack(lookup, output, selected.count());
+        let output = cut::attempt(|| body(selected)).map(Flattened::from_output);
+        let unwritten = self.check_unwritten(selected, &versions);
+        let pack = |output| self.pack(lookup, output, selected);
         let failure = match output {
             Err(panic) => format!("panicked (\"{panic}\")"),
             Ok(Err(_)) => "returned an error".to_owned(),
             Ok(Ok(output)) => match unwritten.and_then(|()| pack(&output)) {
                 Ok(computed) => {
-                    self.method.cuts.note_success(rows.len());
+                    self.method.cuts.note_success(rows as usize);
                     return Ok(Ok(computed));
                 }
                 Err(Unfit::Gradient) => return Err(Detail::OutputRequiresGrad.into()),
@@ -482,8 +498,9 @@ impl<'a> CachedCall<'a> {
         };
         Ok(Err(Reason::CutBatch {
             failure,
-            rows: rows.len(),
+            rows,
             of: self.rows,
+            lengths: selected.length().zip(self.arguments.padded_length()),
         }))
     }
 
@@ -513,7 +530,7 @@ impl<'a> CachedCall<'a> {
         Stop::Return(output.into_output())
     }
 
-    /// Whether `computed` is what the tiers keep of `rows`: the inner error is why not. One row alone may have another
+    /// Whether `computed` is what the tiers keep of `rows`, of a length: the inner error is why not. One row alone may have another
     /// shape than among several. And a first dimension that is not the batch may have its length, such as that of keys
     /// and values, `[2, batch, …]`, of two rows. Where that is in doubt, the body runs once on one row more, the last one
     /// again, to show it.
@@ -521,6 +538,7 @@ impl<'a> CachedCall<'a> {
         &self,
         lookup: &Lookup,
         rows: &[i64],
+        length: Option<i64>,
         computed: &PackedRows,
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<(), Reason>, Stop<O>> {
@@ -547,12 +565,15 @@ impl<'a> CachedCall<'a> {
             return Ok(Ok(()));
         }
         let more: Vec<_> = rows.iter().chain(rows.last()).copied().collect();
-        let more = SelectedRows::select(self.arguments, &more)?;
+        let more = SelectedRows::select(self.arguments, &more, length)?;
         let output = cut::attempt(|| body(&more)).map(Flattened::from_output);
         let is_same = match output {
-            Ok(Ok(output)) => match self.pack(lookup, &output, more.count()) {
+            Ok(Ok(output)) => match self.pack(lookup, &output, &more) {
                 Ok(more) => Some(more.schema.agrees(&computed.schema)),
-                Err(Unfit::Rows { .. } | Unfit::Reason(Reason::ChangingShape)) => Some(false),
+                Err(
+                    Unfit::Rows { .. }
+                    | Unfit::Reason(Reason::ChangingShape | Reason::ShapeFollowsInput),
+                ) => Some(false),
                 Err(_) => None,
             },
             // A body that fails says nothing.
@@ -586,11 +607,12 @@ impl<'a> CachedCall<'a> {
             return Ok(());
         }
         // A body that fails says nothing about the cached row.
-        let output = cut::attempt(|| body(&SelectedRows::all(self.arguments)));
+        let all = SelectedRows::all(self.arguments);
+        let output = cut::attempt(|| body(&all));
         let Ok(Ok(output)) = output.map(Flattened::from_output) else {
             return Ok(());
         };
-        match self.pack(lookup, &output, 1) {
+        match self.pack(lookup, &output, &all) {
             Err(Unfit::Rows { .. } | Unfit::Reason(Reason::ChangingShape)) => {
                 bypass::count(self.target, self.counters, &Reason::OneRow);
                 Err(Stop::Return(output.into_output()))
@@ -635,10 +657,15 @@ impl<'a> CachedCall<'a> {
         }
     }
 
-    /// The output for `rows` rows as the tiers keep them, rounded to `cache_dtype` and packed: of a
+    /// The output for some rows as the tiers keep them, rounded to `cache_dtype` and packed: of a
     /// schema that the rows found so far have.
-    fn pack(&self, lookup: &Lookup, output: &Flattened, rows: i64) -> Result<PackedRows, Unfit> {
-        output.check(&self.structure, rows)?;
+    fn pack(
+        &self,
+        lookup: &Lookup,
+        output: &Flattened,
+        rows: &SelectedRows,
+    ) -> Result<PackedRows, Unfit> {
+        output.check(&self.structure, rows.count())?;
         let Flattened { tensors, lengths } = output;
         let (structure, dtype) = (&self.structure, self.options.cache_dtype());
         let lengths = lengths.clone();
@@ -646,9 +673,7 @@ impl<'a> CachedCall<'a> {
         if !schema.fits() {
             return Err(Unfit::Reason(Reason::OutputLayout));
         }
-        if !lookup.accepts(&schema) {
-            return Err(Unfit::Reason(Reason::ChangingShape));
-        }
+        self.note_shape(lookup, rows, &schema)?;
         let bytes = schema.pack(tensors)?;
         let schema = Arc::new(schema);
         for unplaced in [Some(&schema), lookup.unplaced()].into_iter().flatten() {
@@ -788,9 +813,9 @@ impl<'a> CachedCall<'a> {
             body(rows)
         };
         let whole = || -> Result<PackedRows, Stop<O>> {
-            let output = body(&SelectedRows::all(self.arguments));
-            let output = Flattened::from_output(output).map_err(Stop::Return)?;
-            match self.pack(lookup, &output, self.rows) {
+            let all = SelectedRows::all(self.arguments);
+            let output = Flattened::from_output(body(&all)).map_err(Stop::Return)?;
+            match self.pack(lookup, &output, &all) {
                 Ok(computed) => Ok(computed.select(rows)?),
                 Err(unfit) => Err(self.bypass_reason(unfit)?.into()),
             }
@@ -799,7 +824,9 @@ impl<'a> CachedCall<'a> {
         if is_whole || !self.may_cut(lookup, rows.len()) {
             return whole();
         }
-        match self.compute_cut(lookup, rows, body)? {
+        let length = self.arguments.cut_length(rows)?;
+        let selected = SelectedRows::select(self.arguments, rows, length)?;
+        match self.compute_cut(lookup, &selected, body)? {
             Ok(computed) => Ok(computed),
             Err(failure) => {
                 let computed = whole()?;

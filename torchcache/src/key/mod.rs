@@ -5,9 +5,12 @@
 //! the kind and row shape of every tensor) and then those digests, one per tensor argument; where
 //! rows have ids, the bytes of the id take the place of the digests. The digest of a row has no
 //! framing, so that it can be hashed in the tensor's own memory.
+//! Of rows with padding, only what comes before it is hashed, and its length is one more digest (in `padded.rs`).
 //! Both levels hash many rows at once ([`blake3_batch`]); the second pads its last block with zeros,
 //! which is unambiguous because the prefix determines the number of digests.
 //! The layout is documented in `docs/format.md`; changing it bumps `FORMAT`.
+
+mod padded;
 
 use blake3::BLOCK_LEN;
 use tch::{Device, TchError, Tensor};
@@ -42,12 +45,13 @@ pub(crate) struct KeyContext<'a> {
 }
 
 impl KeyContext<'_> {
-    /// The keys of the rows of `arguments`, whose tensors are strided and share their first dimension.
+    /// The keys of the rows of `arguments`, whose tensors are strided and share their first dimension; after the prefix
+    /// that they have in common.
     ///
     /// # Errors
     ///
     /// Errors of libtorch when a tensor cannot be read.
-    pub(crate) fn keys(&self, arguments: &Arguments) -> Result<Vec<Key>, TchError> {
+    pub(crate) fn keys(&self, arguments: &Arguments) -> Result<(Key, Vec<Key>), TchError> {
         let (shared, digests) = self.digests(arguments)?;
         let prefix = self.prefix(arguments, &shared)?;
         let rows = digests.first().map_or(0, Vec::len);
@@ -59,15 +63,17 @@ impl KeyContext<'_> {
                 message[at..at + digest.len()].copy_from_slice(digest);
             }
         }
-        Ok(blake3_batch::row_digests(&messages, rows, Some(&prefix)))
+        let keys = blake3_batch::row_digests(&messages, rows, Some(&prefix));
+        Ok((prefix, keys))
     }
 
-    /// The digest of each shared tensor of the keys; and of each row of each batch, or the bytes of its id.
+    /// The digest of each shared tensor of the keys; and of each row of each batch, and the lengths of rows with
+    /// padding, or the bytes of its id.
     fn digests(&self, arguments: &Arguments) -> Result<(Vec<Key>, Vec<Vec<Key>>), TchError> {
         let shared = tensors(arguments.keyed_shared());
         let batches = match arguments.ids {
             Some(_) => Vec::new(),
-            None => tensors(arguments.keyed_tensors()),
+            None => tensors(arguments.keyed_tensors().filter(|it| it.padding.is_none())),
         };
         let subsample = self.options.subsample_count();
         let mut on_devices = digests_on_devices(&shared, &batches, subsample);
@@ -84,7 +90,17 @@ impl KeyContext<'_> {
         });
         let rows = match &arguments.ids {
             Some(argument) => vec![argument.ids.key_bytes()?],
-            None => rows.collect::<Result<_, _>>()?,
+            None => {
+                let mut rows: Vec<_> = rows.collect::<Result<_, _>>()?;
+                if let Some(lengths) = arguments.row_lengths()? {
+                    let padded = arguments.keyed_tensors().filter(|it| it.padding.is_some());
+                    for argument in padded {
+                        rows.push(padded::row_digests(&argument.tensor, &lengths, subsample)?);
+                    }
+                    rows.push(padded::length_bytes(&lengths));
+                }
+                rows
+            }
         };
         Ok((shared.collect::<Result<_, _>>()?, rows))
     }
@@ -124,14 +140,24 @@ impl KeyContext<'_> {
             add(&(argument.position as u64).to_le_bytes());
             add(argument.ids.kind().name().as_bytes());
         }
+        let any_shape = arguments.ids.as_ref().is_some_and(|ids| ids.any_shape);
+        if any_shape {
+            add(b"any shape");
+        }
         for argument in arguments.keyed_tensors() {
             add(&(argument.position as u64).to_le_bytes());
             add(&[kind::code(argument.tensor.f_kind()?)]);
             let shape = argument.tensor.size();
-            add(&shape[1..]
-                .iter()
-                .flat_map(|extent| extent.to_le_bytes())
-                .collect::<Vec<_>>());
+            let mut shape = &shape[1..];
+            if let Some(padding) = argument.padding_bytes() {
+                add(b"padded");
+                add(padding);
+                shape = &shape[1..];
+            }
+            if !any_shape {
+                let extents = shape.iter().flat_map(|extent| extent.to_le_bytes());
+                add(&extents.collect::<Vec<_>>());
+            }
         }
         Ok(*hasher.finalize().as_bytes())
     }
@@ -319,8 +345,7 @@ impl Samples {
             // No index, which would be copied to a device.
             return Ok(Samples::Spacing((elements / count) as i64));
         }
-        let position = |sample| (sample as u128 * elements as u128 / count as u128) as i64;
-        let positions: Vec<i64> = (0..count).map(position).collect();
+        let positions: Vec<i64> = layout::sample_positions(count, elements).collect();
         staging::numbers(&positions, device).map(Samples::Positions)
     }
 
@@ -350,7 +375,7 @@ mod tests {
             output: "T",
             shared: &SharedDigests::new(),
         };
-        context.keys(&arguments).unwrap()
+        context.keys(&arguments).unwrap().1
     }
 
     fn keys_of(tensor: &Tensor) -> Vec<Key> {

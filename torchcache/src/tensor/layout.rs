@@ -98,6 +98,11 @@ pub(crate) fn slices_in_part(bytes: usize) -> usize {
     (PART_BYTES / bytes.max(1)).max(1)
 }
 
+/// The positions of `count` evenly spaced ones of `elements` elements, the first among them.
+pub(crate) fn sample_positions(count: usize, elements: usize) -> impl Iterator<Item = i64> {
+    (0..count).map(move |sample| (sample as u128 * elements as u128 / count as u128) as i64)
+}
+
 /// Whether a strided tensor was expanded over its rows, so that all are the first one.
 pub(crate) fn has_equal_rows(tensor: &Tensor) -> bool {
     tensor.stride().first() == Some(&0)
