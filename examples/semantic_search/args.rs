@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Keep the embeddings in this folder
     #[arg(long, value_name = "DIR", default_value_os_t = target().join("semantic_search"))]
     pub(crate) cache_dir: PathBuf,
+    /// Print how often 1024 texts are found again in shuffled batches, by the marks of the arguments
+    #[arg(long)]
+    pub(crate) padding: bool,
     /// Set by the first process for the second: the file of the expected embeddings
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) second_process: Option<PathBuf>,

@@ -9,12 +9,13 @@
 //! time nothing is computed. `README.md` has more.
 //!
 //! `encoder.rs` has the cache; `bert.rs` is the model, `weights.rs` loads its weights, `tokens.rs`
-//! prepares its input, `passes.rs` embeds, `report.rs` compares.
+//! prepares its input, `passes.rs` embeds, `report.rs` compares. `padding.rs` prints another table.
 
 mod args;
 mod bert;
 mod corpus;
 mod encoder;
+mod padding;
 mod passes;
 mod report;
 mod search;
@@ -43,6 +44,10 @@ fn main() -> Result<ExitCode> {
 fn run(args: &Args) -> Result<bool> {
     // Ctrl-C writes the embeddings that are still queued.
     torchcache::flush_on_signals()?;
+    if args.padding {
+        padding::print_table(args)?;
+        return Ok(true);
+    }
     let all = corpus::entries()?;
     let entries = &all[..args.texts];
     let mut embedder = Embedder::load(args)?;

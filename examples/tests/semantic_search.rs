@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use bert::{Bert, Config};
 use report::{Checks, Pass};
 use tch::{Device, Kind, Tensor, nn};
-use tokens::Tokens;
+use tokens::{Batch, Tokens};
 use torchcache_examples::rows_that_differ;
 
 /// Words are ids from 2, in this order; others are 1.
@@ -45,31 +45,40 @@ fn values(tensor: &Tensor) -> Vec<i64> {
 }
 
 #[test]
-fn a_text_has_the_same_row_in_every_batch() {
-    let tokens = tokens();
-    let long = "dog ".repeat(100);
-    let alone = tokens.rows(&["a dog"]).unwrap();
-    let mixed = tokens.rows(&[&long, "a dog"]).unwrap();
-    assert_eq!(alone[0], mixed[1]);
-    assert_ne!(mixed[0], mixed[1]);
+fn a_batch_is_padded_to_its_longest_text() {
+    let rows = tokens().rows(&["a dog", "dog", "a a a a"]).unwrap();
+    let batch = Batch::new(&rows, &[1, 0], None);
+    assert_eq!(batch.ids.size(), [2, 2]);
+    assert_eq!(values(&batch.ids), [3, 0, 2, 3]);
+    assert_eq!(values(&batch.mask), [1, 0, 1, 1]);
+    assert_eq!(values(&batch.places), [1, 0]);
+    let batch = Batch::new(&rows, &[0, 2], Some(5));
+    assert_eq!(values(&batch.ids), [2, 3, 0, 0, 0, 2, 2, 2, 2, 0]);
 }
 
 #[test]
-fn texts_are_padded_to_a_few_lengths_and_cut_at_the_last() {
-    for (words, length) in [(1, 16), (16, 16), (17, 32), (256, 256), (400, 256)] {
-        let text = "a ".repeat(words);
-        let rows = tokens().rows(&[&text]).unwrap();
-        let batch = &tokens::batches(&rows, 1)[0];
-        assert_eq!(batch.ids.size(), [1, length], "{words} words");
-        let used = (words as i64).min(length);
-        assert_eq!(batch.mask.sum(Kind::Int64).int64_value(&[]), used);
-        assert_eq!(batch.ids.sum(Kind::Int64).int64_value(&[]), 2 * used);
-    }
+fn long_texts_are_cut() {
+    let long = "a ".repeat(400);
+    assert_eq!(tokens().rows(&[&long]).unwrap()[0], [2; 256]);
 }
 
 #[test]
-fn every_row_is_in_one_batch_of_its_length() {
-    let texts: Vec<_> = (1..=40).map(|words| "dog ".repeat(words)).collect();
+fn a_tokenizer_with_another_padding_is_rejected() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let other = TOKENIZER.replace("\"[PAD]\": 0, \"[UNK]\": 1", "\"[PAD]\": 1, \"[UNK]\": 0");
+    fs::write(file.path(), other).unwrap();
+    let error = Tokens::load(file.path()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the id of [PAD] is Some(1); expected 0"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_row_is_in_one_batch_next_to_those_of_its_length() {
+    let texts: Vec<_> = (1..=40).rev().map(|words| "dog ".repeat(words)).collect();
     let texts: Vec<_> = texts.iter().map(String::as_str).collect();
     let batches = tokens::batches(&tokens().rows(&texts).unwrap(), 7);
     let mut places: Vec<_> = batches
@@ -77,7 +86,7 @@ fn every_row_is_in_one_batch_of_its_length() {
         .flat_map(|batch| values(&batch.places))
         .collect();
     assert!(batches.iter().all(|batch| batch.places.size()[0] <= 7));
-    assert_eq!(batches[0].ids.size(), [7, 16]);
+    assert_eq!(batches[0].ids.size(), [7, 7]);
     places.sort_unstable();
     assert_eq!(places, (0..40).collect::<Vec<_>>());
 }
