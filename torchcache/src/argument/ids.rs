@@ -14,7 +14,7 @@ use crate::tensor::{layout, raw};
 /// to one. Other types have to be converted to one of these, such as a UUID to a `u128` (`as_u128()`) or its 16 bytes
 /// (`as_bytes()`), or a time to a number.
 ///
-/// A sample that is no tensor may be its own id: see [ragged rows](trait@SampleIds#ragged-rows).
+/// A sample that is no tensor may be its own id: see [ragged rows](trait@crate::SampleIds#ragged-rows).
 ///
 /// Integers are equal across types, and so are lists of them, text and paths, and bytes. A path counts by its bytes: `a/b` and `./a/b` are
 /// two ids. Ids of different kinds are never equal, and neither are tuples whose elements differ: not `("ab", "c")` and
