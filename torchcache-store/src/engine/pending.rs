@@ -116,7 +116,7 @@ impl PendingRows {
     }
 
     /// Removes rows that are on disk or lost: those at the positions `lost`. Does nothing for rows that were
-    /// removed or cleared before, which are no loss.
+    /// cleared before, except that they count.
     pub(crate) fn remove(&mut self, rows: &QueuedRows, lost: Range<usize>) {
         for (at, row) in rows.numbers.iter().enumerate() {
             let is_lost = lost.contains(&at);
@@ -125,9 +125,10 @@ impl PendingRows {
             let key = rows.batch.key(*row);
             let slot = self.table.find_entry(fingerprint(key), same);
             let removed = slot.ok().map(|slot| slot.remove().0);
-            if is_lost && let Some(pending) = removed {
+            if is_lost {
                 rows.batch.losses().add(1);
-                pending.others.iter().for_each(|other| other.add(1));
+                let others = removed.iter().flat_map(|pending| &pending.others);
+                others.for_each(|other| other.add(1));
             }
         }
         if self.table.is_empty() {

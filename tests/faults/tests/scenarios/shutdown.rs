@@ -208,9 +208,10 @@ fn ends(end: &End) -> bool {
     for (nth, signal) in end.signals.iter().enumerate() {
         if nth > 0 {
             thread::sleep(end.pause);
-            let ended = running.child.try_wait();
-            let goes_on = matches!(ended, Ok(None)) || end.pause < PAUSE;
-            assert!(goes_on, "too early it ended with {ended:?}");
+            if let Some(status) = running.child.try_wait().unwrap() {
+                assert!(end.pause < PAUSE, "too early it ended with {status}");
+                break;
+            }
         }
         kill_process(pid, *signal).unwrap();
     }
