@@ -1,20 +1,22 @@
 //! [`OutputShapes`]: whether the rows of an output have one shape where keys leave out shapes of the input, as those of
 //! rows with padding do.
 
+use std::num::NonZero;
 use std::sync::Mutex;
+
+use lru::LruCache;
 
 use crate::argument::RowShapes;
 use crate::key::Key;
 use crate::schema::TensorSchema;
 use crate::sync::lock;
 
-/// What forwards showed, by the prefix of their keys: a plain argument may decide what has which shape. The most recent
-/// one is the last.
+/// What forwards showed, by the prefix of their keys: a plain argument may decide what has which shape.
 #[derive(Debug)]
-pub(crate) struct OutputShapes(Mutex<Vec<(Key, KnownOutput)>>);
+pub(crate) struct OutputShapes(Mutex<LruCache<Key, KnownOutput>>);
 
 /// Of how many prefixes it is kept, and how many shapes of the input for each. What was forgotten is tried again.
-const MAX_KNOWN: usize = 64;
+const MAX_KNOWN: NonZero<usize> = NonZero::new(64).unwrap();
 
 /// The rows of an output.
 #[derive(Debug)]
@@ -29,17 +31,17 @@ struct KnownOutput {
 }
 
 impl OutputShapes {
-    pub(crate) const fn new() -> Self {
-        OutputShapes(Mutex::new(Vec::new()))
+    pub(crate) fn new() -> Self {
+        OutputShapes(Mutex::new(LruCache::new(MAX_KNOWN)))
     }
 
     /// A forward returned rows of `schema` for an input of these shapes; `false` where others are of another schema.
     pub(crate) fn note(&self, prefix: &Key, input: RowShapes, schema: &TensorSchema) -> bool {
         let mut known = lock(&self.0);
-        let output = KnownOutput::find_or_add(&mut known, prefix, schema);
+        let output = known.get_or_insert_mut(*prefix, || KnownOutput::with_schema(schema));
         output.varies |= !output.schema.agrees(schema);
         if !output.has_between(&input) {
-            if output.inputs.len() == MAX_KNOWN {
+            if output.inputs.len() == MAX_KNOWN.get() {
                 output.inputs.remove(0);
             }
             output.inputs.push(input);
@@ -49,21 +51,23 @@ impl OutputShapes {
 
     /// Some rows are not of `schema`.
     pub(crate) fn note_varying(&self, prefix: &Key, schema: &TensorSchema) {
-        KnownOutput::find_or_add(&mut lock(&self.0), prefix, schema).varies = true;
+        let mut known = lock(&self.0);
+        let output = known.get_or_insert_mut(*prefix, || KnownOutput::with_schema(schema));
+        output.varies = true;
     }
 
     /// The body failed on a shape that was not the batch's own.
     pub(crate) fn note_failure(&self, prefix: &Key) {
-        let mut known = lock(&self.0);
-        let output = KnownOutput::find(&mut known, prefix);
-        output
-            .into_iter()
-            .for_each(|output| output.failed_on_second = true);
+        if let Some(output) = lock(&self.0).get_mut(prefix) {
+            output.failed_on_second = true;
+        }
     }
 
     /// Whether rows are known to be of different schemas.
     pub(crate) fn varies(&self, prefix: &Key) -> bool {
-        KnownOutput::find(&mut lock(&self.0), prefix).is_some_and(|output| output.varies)
+        lock(&self.0)
+            .get(prefix)
+            .is_some_and(|output| output.varies)
     }
 
     /// Whether the rows of an input of these shapes are known to be of a schema, that of rows `found` if there are any.
@@ -76,8 +80,7 @@ impl OutputShapes {
         found: Option<&TensorSchema>,
     ) -> bool {
         let mut known = lock(&self.0);
-        let output = KnownOutput::find(&mut known, prefix);
-        output.is_some_and(|output| {
+        known.get(prefix).is_some_and(|output| {
             found.is_none_or(|found| output.schema.agrees(found)) && output.has_between(input)
         })
     }
@@ -85,39 +88,20 @@ impl OutputShapes {
     /// Whether the body should be tried on a second shape.
     pub(crate) fn lacks_second(&self, prefix: &Key) -> bool {
         let mut known = lock(&self.0);
-        let output = KnownOutput::find(&mut known, prefix);
+        let output = known.get(prefix);
         output.is_some_and(|output| output.inputs.len() < 2 && !output.failed_on_second)
     }
 }
 
 impl KnownOutput {
-    fn find<'k>(known: &'k mut [(Key, Self)], prefix: &Key) -> Option<&'k mut Self> {
-        let place = known.iter().position(|(other, _)| other == prefix)?;
-        known[place..].rotate_left(1);
-        known.last_mut().map(|(_, output)| output)
-    }
-
-    fn find_or_add<'k>(
-        known: &'k mut Vec<(Key, Self)>,
-        prefix: &Key,
-        schema: &TensorSchema,
-    ) -> &'k mut Self {
-        if Self::find(known, prefix).is_none() {
-            if known.len() == MAX_KNOWN {
-                known.remove(0);
-            }
-            known.push((
-                *prefix,
-                KnownOutput {
-                    schema: schema.clone(),
-                    varies: false,
-                    inputs: Vec::new(),
-                    failed_on_second: false,
-                },
-            ));
+    /// Rows of a schema, of which nothing else is known.
+    fn with_schema(schema: &TensorSchema) -> Self {
+        KnownOutput {
+            schema: schema.clone(),
+            varies: false,
+            inputs: Vec::new(),
+            failed_on_second: false,
         }
-        let (_, output) = known.last_mut().expect("it was found or added");
-        output
     }
 
     fn has_between(&self, input: &RowShapes) -> bool {
@@ -187,11 +171,11 @@ mod tests {
     #[test]
     fn as_many_are_kept_as_the_bound_says() {
         let shapes = OutputShapes::new();
-        for number in 0..=MAX_KNOWN as u8 {
+        for number in 0..=MAX_KNOWN.get() as u8 {
             shapes.note(&[number; 32], vec![vec![5]], &schema(3));
             shapes.note_varying(&[0; 32], &schema(3));
         }
         assert!(shapes.varies(&[0; 32]), "it is the most recent one");
-        assert_eq!(lock(&shapes.0).len(), MAX_KNOWN);
+        assert_eq!(lock(&shapes.0).len(), MAX_KNOWN.get());
     }
 }
