@@ -172,8 +172,10 @@ impl CachedCall<'_> {
         // Calls that wait for rows which are not kept would run one after another.
         let computed = self
             .compute_missing(lookup, is_cut, body)
-            .inspect_err(|_| self.method.waits.note_failure())?;
-        self.check_shape(lookup, Some(&computed.schema), body)
+            .and_then(|computed| {
+                self.check_shape(lookup, Some(&computed.schema), body)?;
+                Ok(computed)
+            })
             .inspect_err(|_| self.method.waits.note_failure())?;
         let handle = self.target.handle();
         let unchanged = handle.check_unchanged(self.target, self.cache);
