@@ -248,8 +248,8 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 ///
 /// # Parameters
 ///
-/// Each is an [`Argument`](trait@Argument), tensors that are cut into rows, or a [`PlainArgument`], which is part of every key. Four
-/// attributes change that:
+/// Each is an [`Argument`](trait@Argument), tensors that are cut into rows, or a [`PlainArgument`], which is part of
+/// every key. Four attributes change that:
 ///
 /// * `#[id] ids: &[i64]`: rows are keyed by these ids instead of their content, and with `#[id(any_shape)]` their shape
 ///   ([`SampleIds`]);

@@ -3,8 +3,9 @@
 use std::fmt::Display;
 
 /// A name for each of `count` tensors of an output: the path of fields, variants and keys to it, with positions in
-/// tuples and vectors as numbers (`layers.0`). A key of a map that is no text is the number of its entry. An output that is one tensor is called `output`. If structure
-/// and lengths do not give exactly `count` tensors, they are numbered: `output.0`.
+/// tuples and vectors as numbers (`layers.0`). A key of a map that is no text is the number of its entry. An output that
+/// is one tensor is called `output`. If structure and lengths do not give exactly `count` tensors, they are numbered:
+/// `output.0`.
 ///
 /// ```
 /// use torchcache_store::schema::names;

@@ -16,9 +16,9 @@ use crate::tensor::{layout, raw};
 ///
 /// A sample that is no tensor may be its own id: see [ragged rows](trait@crate::SampleIds#ragged-rows).
 ///
-/// Integers are equal across types, and so are lists of them, text and paths, and bytes. A path counts by its bytes: `a/b` and `./a/b` are
-/// two ids. Ids of different kinds are never equal, and neither are tuples whose elements differ: not `("ab", "c")` and
-/// `("a", "bc")`.
+/// Integers are equal across types, and so are lists of them, text and paths, and bytes. A path counts by its bytes:
+/// `a/b` and `./a/b` are two ids. Ids of different kinds are never equal, and neither are tuples whose elements differ:
+/// not `("ab", "c")` and `("a", "bc")`.
 ///
 /// ```
 /// use tch::Tensor;

@@ -6,7 +6,8 @@ use super::arguments::Arguments;
 use super::rows::SelectedRows;
 
 /// A tensor that a parameter marked `#[shared]` takes: `&Tensor`, `Tensor`, `Option<&Tensor>`,
-/// `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`, `&Vec<Tensor>` or `Vec<Tensor>`, of any shape and kind; dense, sparse or quantized.
+/// `Option<Tensor>`, `&[Tensor]`, `&[&Tensor]`, `&Vec<Tensor>` or `Vec<Tensor>`, of any shape and kind; dense, sparse
+/// or quantized.
 ///
 /// It is not cut into rows but passed to the body as it is, and its content is part of the key of every
 /// row. On the CPU every call hashes all of it. On other devices it is hashed when its version or address

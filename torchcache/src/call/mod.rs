@@ -530,10 +530,10 @@ impl<'a> CachedCall<'a> {
         Stop::Return(output.into_output())
     }
 
-    /// Whether `computed` is what the tiers keep of `rows`, of a length: the inner error is why not. One row alone may have another
-    /// shape than among several. And a first dimension that is not the batch may have its length, such as that of keys
-    /// and values, `[2, batch, …]`, of two rows. Where that is in doubt, the body runs once on one row more, the last one
-    /// again, to show it.
+    /// Whether `computed` is what the tiers keep of `rows`, cut to `length` if they are padded: the inner error is why
+    /// not. One row alone may have another shape than among several. And a first dimension that is not the batch may have
+    /// its length, such as that of keys and values, `[2, batch, …]`, of two rows. Where that is in doubt, the body runs
+    /// once on one row more, the last one again, to show it.
     fn check_batch<O: Output>(
         &self,
         lookup: &Lookup,

@@ -91,8 +91,8 @@ impl CachedCall<'_> {
         Ok(())
     }
 
-    /// Runs the body on two rows for the shape of its output alone; one could lose a dimension. The inner error is why it is not that of the others,
-    /// or not known.
+    /// Runs the body on two rows for the shape of its output alone; one could lose a dimension. The inner error is why it
+    /// is not that of the others, or not known.
     fn try_rows<O: Output>(
         &self,
         lookup: &Lookup,
