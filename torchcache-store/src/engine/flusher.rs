@@ -64,7 +64,12 @@ fn run(engine: &Engine) {
             FlusherTask::Remove(rows) => {
                 let mut outcome = Err(io::Error::other("the flusher thread panicked"));
                 on_files(engine, || outcome = removal::remove(engine, &rows.keys));
-                engine.queue.end_removal(&rows, outcome);
+                if let Err(error) = engine.queue.end_removal(&rows, outcome) {
+                    let reason = format_args!("rows that were to be removed are left: {error}");
+                    guarded(engine, || {
+                        engine.note(Fault::from_write_error(&error), reason)
+                    });
+                }
             }
             FlusherTask::Stop => return,
         }

@@ -90,7 +90,16 @@ pub(crate) struct SkippedRow {
 #[derive(Debug)]
 pub(crate) struct Removal {
     pub(crate) keys: HashSet<Key>,
-    outcome: Mutex<Option<io::Result<()>>>,
+    state: Mutex<RemovalState>,
+}
+
+#[derive(Debug)]
+enum RemovalState {
+    /// A caller waits for the outcome.
+    Awaited,
+    /// The caller gave up.
+    Abandoned,
+    Ended(io::Result<()>),
 }
 
 /// What the flusher has to do next.
@@ -348,7 +357,7 @@ impl WriteQueue {
     pub(crate) fn remove_keys(&self, keys: &[Key]) -> Arc<Removal> {
         let removal = Arc::new(Removal {
             keys: keys.iter().copied().collect(),
-            outcome: Mutex::default(),
+            state: Mutex::new(RemovalState::Awaited),
         });
         let keys = &removal.keys;
         let mut state = self.state();
@@ -365,7 +374,8 @@ impl WriteQueue {
         removal
     }
 
-    /// Waits until rows are removed from the disk, and returns why some are not.
+    /// Waits until rows are removed from the disk, and returns why some are not. After a stall, `end_removal` returns
+    /// that.
     pub(crate) fn wait_removed(
         &self,
         removal: &Removal,
@@ -373,11 +383,15 @@ impl WriteQueue {
         stall_timeout: Duration,
     ) -> Result<io::Result<()>, Stalled> {
         let mut state = self.state();
-        loop {
-            if let Some(outcome) = removal.outcome().take() {
-                return Ok(outcome);
-            }
-            state = self.wait(state, since, stall_timeout)?;
+        while !matches!(*removal.state(), RemovalState::Ended(_)) {
+            state = match self.wait(state, since, stall_timeout) {
+                Ok(state) => state,
+                Err(Stalled) => break,
+            };
+        }
+        match std::mem::replace(&mut *removal.state(), RemovalState::Abandoned) {
+            RemovalState::Ended(outcome) => Ok(outcome),
+            _ => Err(Stalled),
         }
     }
 
@@ -489,11 +503,16 @@ impl WriteQueue {
         }
     }
 
-    /// For the flusher: rows are removed from the disk, or not all of them.
-    pub(crate) fn end_removal(&self, removal: &Removal, outcome: io::Result<()>) {
+    /// For the flusher: rows are removed from the disk, or not all of them. Returns the error if no caller waits for it.
+    pub(crate) fn end_removal(&self, removal: &Removal, outcome: io::Result<()>) -> io::Result<()> {
         let _state = self.state();
-        *removal.outcome() = Some(outcome);
+        let mut removal = removal.state();
+        if matches!(*removal, RemovalState::Abandoned) {
+            return outcome;
+        }
+        *removal = RemovalState::Ended(outcome);
         self.done.notify_all();
+        Ok(())
     }
 
     /// For the flusher: the work that `next_task` returned is done.
@@ -504,8 +523,8 @@ impl WriteQueue {
 }
 
 impl Removal {
-    fn outcome(&self) -> MutexGuard<'_, Option<io::Result<()>>> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, RemovalState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

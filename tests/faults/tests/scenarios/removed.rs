@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use fastrand::Rng;
 use rustix::io::Errno;
 use torchcache_faults::cases::{Counter, cases, seen, series};
 use torchcache_faults::compaction::acting_at;
 use torchcache_faults::faulty::{Call, ERRORS, Fate, Faulty};
-use torchcache_faults::rows::{batch, count_right, expect_all, keys, opened, put_flushed};
+use torchcache_faults::rows::{
+    batch, count_right, expect_all, keys, manual_flush, opened, put_flushed,
+};
 use torchcache_faults::sim::{Locks, Sim};
-use torchcache_store::{RemoveError, Store};
+use torchcache_store::{Fault, RemoveError, Store};
 
 const LEN: usize = 100;
 
@@ -360,5 +363,37 @@ fn rows_removed_while_they_are_written_do_not_come_back() {
         expect_others(store);
         let stats = store.stats();
         assert_eq!((stats.rows, stats.lost_rows), (4, 0));
+    }
+}
+
+/// The caller does not wait any longer when a call fails.
+#[test]
+fn a_failed_removal_that_no_caller_waits_for_is_a_fault() {
+    for hangs in [true, false] {
+        let (is_removing, held) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let decide = {
+            let (is_removing, held) = (is_removing.clone(), held.clone());
+            move |call: Call, _: &_| match call == Call::List && is_removing.load(Ordering::SeqCst)
+            {
+                true => {
+                    drop(held.lock().expect("it is not poisoned"));
+                    Fate::Fails(Errno::IO)
+                }
+                false => Fate::Done,
+            }
+        };
+        let config = manual_flush().with_stall_timeout(Duration::from_millis(100));
+        let fs = Arc::new(Faulty::new(filled(), decide));
+        let store = Store::open_on(fs, "/cache", config.clone()).expect("it opens");
+        is_removing.store(true, Ordering::SeqCst);
+        let hold = hangs.then(|| held.lock().expect("it is not poisoned"));
+        let error = store.remove(&keys(REMOVED)).expect_err("a call fails");
+        let is_stalled = matches!(error, RemoveError::Stalled { .. });
+        assert_eq!(is_stalled, hangs, "{error}");
+        drop(hold);
+        store.reconfigure(config.with_stall_timeout(Duration::from_secs(30)));
+        store.flush().expect("no row is lost");
+        let faults = store.stats().faults;
+        assert_eq!(faults.get(Fault::Write), u64::from(hangs), "{faults:?}");
     }
 }
