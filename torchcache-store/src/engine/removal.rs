@@ -26,6 +26,7 @@ pub(crate) fn remove(engine: &Engine, keys: &HashSet<Key>) -> io::Result<()> {
     let catalog = &engine.catalog;
     // The segments without these rows, and the names of those that were replaced.
     let (mut clean, mut replaced) = (HashSet::new(), HashSet::new());
+    let mut last_cause = None;
     for _ in 0..MAX_LISTINGS {
         catalog.finish_replacement()?;
         catalog.refresh_fully()?;
@@ -37,6 +38,7 @@ pub(crate) fn remove(engine: &Engine, keys: &HashSet<Key>) -> io::Result<()> {
                 Ok(false) => clean.insert(segment.id),
                 Ok(true) => false,
                 Err(error) if is_of_another_process(&error) => {
+                    last_cause = Some(error.in_segment(segment.name()));
                     thread::sleep(POLL_INTERVAL);
                     false
                 }
@@ -47,9 +49,11 @@ pub(crate) fn remove(engine: &Engine, keys: &HashSet<Key>) -> io::Result<()> {
             return Ok(());
         }
     }
-    Err(io::Error::other(
-        "other processes keep replacing its segments",
-    ))
+    let what = "other processes keep replacing its segments; try again later";
+    Err(io::Error::other(match last_cause {
+        Some(cause) => format!("{what}: {cause}"),
+        None => what.to_owned(),
+    }))
 }
 
 /// Whether another process removed or replaced the segment, or removed the file that was to replace it.

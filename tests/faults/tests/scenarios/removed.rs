@@ -1,5 +1,6 @@
 //! Single rows are removed. At each call of that, another process does something, the power is cut, or the call fails.
 
+use std::error::Error;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -395,5 +396,26 @@ fn a_failed_removal_that_no_caller_waits_for_is_a_fault() {
         store.flush().expect("no row is lost");
         let faults = store.stats().faults;
         assert_eq!(faults.get(Fault::Write), u64::from(hangs), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_removal_that_is_given_up_names_the_last_cause() {
+    let is_removing = Arc::new(AtomicBool::new(false));
+    let decide = {
+        let is_removing = is_removing.clone();
+        move |call: Call, _: &_| match call == Call::Lock && is_removing.load(Ordering::SeqCst) {
+            true => Fate::Fails(Errno::AGAIN),
+            false => Fate::Done,
+        }
+    };
+    let store = opened(Faulty::new(filled(), decide), "/cache");
+    is_removing.store(true, Ordering::SeqCst);
+    let error = store
+        .remove(&keys(REMOVED))
+        .expect_err("it is always locked");
+    let text = error.source().expect("it is of the directory").to_string();
+    for part in ["keep replacing", "try again", ".tcs: ", "cannot be locked"] {
+        assert!(text.contains(part), "{text}");
     }
 }
