@@ -185,6 +185,21 @@ impl Catalog {
         Ok(lost)
     }
 
+    /// Those of the keys that segments with later names than this one have, which are made durable. Of two segments, only
+    /// the earlier one loses rows to the other, whichever process decides that.
+    pub(crate) fn in_later_segments(
+        &self,
+        segment: &LiveSegment,
+        keys: &[Key],
+    ) -> io::Result<HashSet<Key>> {
+        let mut rows = self.present(keys);
+        rows.retain(|(_, row)| row.segment().is_some_and(|it| it.name() > segment.name()));
+        let SyncedSegments { gone, unknown } = self.sync_segments(&rows)?;
+        let is_durable = |id| !gone.contains(&id) && !unknown.contains(&id);
+        rows.retain(|(_, row)| row.segment().is_some_and(|it| is_durable(it.id)));
+        Ok(rows.into_iter().map(|(at, _)| keys[at]).collect())
+    }
+
     /// Makes the segments of rows and their names durable, and finds those that do not exist. Starts again where another
     /// directory takes the place of theirs.
     fn sync_segments(&self, rows: &[(usize, Located)]) -> io::Result<SyncedSegments> {

@@ -65,7 +65,8 @@ fn is_of_another_process(error: &CopyError) -> bool {
     }
 }
 
-/// Replaces a segment by one without these rows. Returns whether it had any.
+/// Replaces a segment by one without these rows. Returns whether it had any. Of a segment whose file could not be
+/// removed, only those of the other rows are copied that no later segment has: an earlier attempt copied them.
 fn remove_from(
     engine: &Engine,
     segment: &Arc<LiveSegment>,
@@ -83,14 +84,23 @@ fn remove_from(
         return Ok(false);
     }
     let name = segment.name().to_owned();
+    let failure = catalog.scan().unremovable.get(&name).copied();
     // Another copy would not help.
     if replaced.contains(&name) || !permissions::may_remove(reader.metadata(), &dir.metadata()?) {
-        let kind = catalog.scan().unremovable.get(&name).copied();
-        let error = io::Error::from(kind.unwrap_or(io::ErrorKind::PermissionDenied));
+        let error = io::Error::from(failure.unwrap_or(io::ErrorKind::PermissionDenied));
         let what = format!("it has such rows and cannot be removed: {error}");
         return Err(CopyError::Write(io::Error::new(error.kind(), what)));
     }
-    if replace(engine, from_ref(segment), |key| !keys.contains(key))? {
+    let copied = match failure {
+        Some(_) => {
+            let others = reader.rows().filter_map(|row| Some(row.ok()?.key));
+            let others: Vec<Key> = others.filter(|key| !keys.contains(key)).collect();
+            catalog.in_later_segments(segment, &others)?
+        }
+        None => HashSet::new(),
+    };
+    let is_kept = |key: &Key| !keys.contains(key) && !copied.contains(key);
+    if replace(engine, from_ref(segment), is_kept)? {
         replaced.insert(name);
     }
     Ok(true)

@@ -2,6 +2,7 @@
 //! that another user's umask closes.
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,7 +17,7 @@ use torchcache_faults::cases::{Counter, case, seen};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::process::{NOBODY, unprivileged};
 use torchcache_faults::roles::shared_dir::{LEN, OTHERS, Shared, files};
-use torchcache_faults::rows::{count_right, expect_all, manual_flush, opened, put_flushed};
+use torchcache_faults::rows::{count_right, expect_all, keys, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, Root, prune};
 use torchcache_store::fs::FileSystem;
@@ -193,6 +194,59 @@ fn segments_that_cannot_be_removed_are_compacted_once() {
             expect_all(store, 0..20, LEN);
             expect_all(store, 100..130, LEN);
             assert_eq!(store.stats().rows, 50, "each is counted once");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_file_that_stays_are_copied_once() {
+    for errno in [Errno::PERM, Errno::BUSY, Errno::IO] {
+        let sim = Sim::new();
+        let other = opened(sim.clone(), "/cache");
+        (0..3).for_each(|n| put_flushed(&other, 10 * n..10 * n + 10, LEN));
+        let names = sim.files(Path::new("/cache"));
+        let stays = names[1].file_name().expect("it has a name").to_owned();
+        let is_closed = Arc::new(AtomicBool::new(true));
+        let decide = {
+            let (stays, is_closed) = (stays.clone(), is_closed.clone());
+            move |call: Call, name: &OsStr| {
+                let fails =
+                    call == Call::Remove && name == stays && is_closed.load(Ordering::SeqCst);
+                match fails {
+                    true => Fate::Fails(errno),
+                    false => Fate::Done,
+                }
+            }
+        };
+        let store = opened(Faulty::new(sim.clone(), decide), "/cache");
+        let remove = |rows| {
+            let removed = store.remove(&keys(rows));
+            removed.map_err(|error| error.source().expect("the file").to_string())
+        };
+        let refused = |rows| {
+            let error = remove(rows).expect_err("a file stays");
+            let name = stays.to_string_lossy();
+            assert!(
+                error.contains(&*name) && error.contains("cannot be removed"),
+                "{error}"
+            );
+        };
+        refused(12..14);
+        let copied = sim.files(Path::new("/cache"));
+        assert_eq!(copied.len(), 4, "the other rows of the file are in another");
+        refused(12..14);
+        assert_eq!(sim.files(Path::new("/cache")), copied, "{errno}");
+        let before = bytes(&sim);
+        (14..18).for_each(|n| refused(n..n + 1));
+        let added = bytes(&sim).saturating_sub(before);
+        assert!(added < 6 * LEN as u64, "{added} bytes for four rows");
+        expect_all(&opened(sim.copy(), "/cache"), 0..12, LEN);
+        is_closed.store(false, Ordering::SeqCst);
+        assert_eq!(remove(12..18), Ok(()), "it can be removed by now");
+        for store in [&store, &opened(sim, "/cache")] {
+            assert_eq!(count_right(store, 12..18, LEN), 0);
+            expect_all(store, 0..12, LEN);
+            expect_all(store, 18..30, LEN);
         }
     }
 }
