@@ -381,8 +381,8 @@ impl Store {
     ///
     /// # Errors
     /// [`RemoveError::Directory`] if a segment cannot be read or replaced, as in a directory that is read-only or where
-    /// another user wrote it. [`RemoveError::Stalled`] and [`RemoveError::FlusherThread`] as for a flush; the rows are
-    /// removed later.
+    /// another user wrote it, or if a file that may be a segment cannot be opened. [`RemoveError::Stalled`] and
+    /// [`RemoveError::FlusherThread`] as for a flush; the rows are removed later.
     pub fn remove(&self, keys: &[Key]) -> Result<(), RemoveError> {
         if keys.is_empty() {
             return Ok(());
@@ -408,7 +408,8 @@ impl Store {
         }
     }
 
-    /// Removes every row of the directory, and those that are queued.
+    /// Removes every row of the directory, and those that are queued. A file that cannot be opened, and has a name that is
+    /// not of this crate, is left and counted as a fault.
     pub fn clear(&self) {
         let Engine { catalog, queue, .. } = self.engine();
         drop(catalog.clear(|| queue.clear()));

@@ -92,8 +92,8 @@ pub(crate) type Unremovable = HashMap<String, io::ErrorKind>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Skipped {
     fault: Fault,
-    /// It may be a file of another program.
-    is_foreign: bool,
+    /// Whether it is a file of another program or user; `None` if that is not known.
+    is_foreign: Option<bool>,
     pub(crate) bytes: u64,
     /// `None` if that may change without notice, and for one that failed to open.
     modified: Option<SystemTime>,
@@ -116,10 +116,16 @@ impl Skipped {
         self.fault == Fault::Read
     }
 
+    /// Whether it may have rows that another process reads, or this one later.
+    pub(crate) fn may_have_rows(&self) -> bool {
+        self.is_unopened() && self.is_foreign != Some(true)
+    }
+
     /// Whether the file is neither counted against the limit nor removed: a newer version, another
     /// user or another program may use it.
     pub(crate) fn is_left_alone(self) -> bool {
-        self.is_foreign || matches!(self.fault, Fault::FutureVersion | Fault::PermissionRejected)
+        self.is_foreign != Some(false)
+            || matches!(self.fault, Fault::FutureVersion | Fault::PermissionRejected)
     }
 }
 
@@ -370,13 +376,17 @@ impl Catalog {
         scan.retry_open |= matches!(error, SegmentError::Io(error) if are_exhausted(error));
         let mut skipped = Skipped {
             fault,
-            is_foreign: is_foreign(dir, name).unwrap_or(true),
+            is_foreign: is_foreign(dir, name).ok(),
             bytes: file.map_or(0, |file| file.len),
             modified: None,
         };
         if skipped.is_unopened() {
             // Its permissions could not be checked either.
-            skipped.is_foreign |= file.is_none_or(|file| check_permissions(dir, &file).is_err());
+            skipped.is_foreign = match file.map(|file| check_permissions(dir, &file)) {
+                Some(Ok(())) => skipped.is_foreign,
+                Some(Err(SegmentError::PermissionRejected(_))) => Some(true),
+                _ => None,
+            };
         } else {
             // A copy that was under way may have been completed before the look at its length.
             scan.retry_open |= self.load_segment(dir, scan, name).is_ok();

@@ -357,19 +357,27 @@ impl Catalog {
     /// Removes every segment, those included that another process publishes meanwhile, and the files that hold copies
     /// of their rows.
     fn remove_all(&self, dir: &dyn Directory, unremovable: &mut Unremovable) -> io::Result<()> {
-        // One that cannot be opened is removed: only files of other programs stay.
-        let is_ours = |name: &&String| !is_foreign(dir, name).unwrap_or(false);
         let remove = |names: Vec<String>| {
-            for name in names.iter().filter(is_ours) {
-                self.remove(dir, unremovable, name);
+            for name in &names {
+                match is_foreign(dir, name) {
+                    Ok(false) => drop(self.remove(dir, unremovable, name)),
+                    Ok(true) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    // It may be of another program, and have cleared rows as well.
+                    Err(error) => {
+                        let reason =
+                            format_args!("it is not cleared, since it cannot be read: {error}");
+                        self.faults.note(Fault::Read, &self.dir.join(name), reason);
+                    }
+                }
             }
         };
         visit_with_replacements(dir, remove).map(drop)
     }
 
     /// Removes the files that other processes are about to replace segments by, so that none of them brings rows back
-    /// that were removed from their sources, and syncs the directory. Returns whether every segment is among `clean`, or is
-    /// left alone.
+    /// that were removed from their sources, and syncs the directory. Returns whether every segment is among `clean`, or
+    /// has no rows that can be read.
     pub(crate) fn remove_replacements(&self, clean: &HashSet<u32>) -> io::Result<bool> {
         let scan = self.scan();
         let dir = match self.open_dir() {
@@ -386,7 +394,7 @@ impl Catalog {
                         None => scan
                             .skipped
                             .get(&file)
-                            .is_some_and(|it| !it.is_unopened() || it.is_left_alone()),
+                            .is_some_and(|it| !it.may_have_rows()),
                     };
                 } else if let Err(error) = remove_if_present(&*dir, &file) {
                     removed = Err(error);

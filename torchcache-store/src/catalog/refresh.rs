@@ -39,13 +39,18 @@ impl Catalog {
         self.rescan(&mut self.scan(), false);
     }
 
-    /// Brings the catalog up to date. Fails where the directory cannot be listed, or a segment cannot be opened.
+    /// Brings the catalog up to date. Fails where the directory cannot be listed, or a file cannot be opened that may be a
+    /// segment.
     pub(crate) fn refresh_fully(&self) -> io::Result<()> {
         let mut scan = self.scan();
         self.try_rescan(&mut scan, true)?;
         let mut skipped = scan.skipped.iter();
-        match skipped.find(|(_, file)| file.is_unopened() && !file.is_left_alone()) {
-            Some((name, _)) => Err(io::Error::other(format!("{name}: it cannot be opened"))),
+        match skipped.find(|(_, file)| file.may_have_rows()) {
+            Some((name, _)) => {
+                let what =
+                    "it cannot be opened, and may have such rows; make it readable, or move it";
+                Err(io::Error::other(format!("{name}: {what}")))
+            }
             None => Ok(()),
         }
     }

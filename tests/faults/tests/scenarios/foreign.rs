@@ -1,18 +1,23 @@
 //! Files of other programs in the directory of a cache: they stay as they are, whatever is removed there, also
 //! where their names end like those of segments.
 
+use std::error::Error;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use proptest::prelude::*;
+use rustix::io::Errno;
 use torchcache_faults::cases::{cases, random, seen};
-use torchcache_faults::rows::{batch, count_right, manual_flush};
+use torchcache_faults::faulty::{Call, Fate, Faulty};
+use torchcache_faults::rows::{batch, count_right, keys, manual_flush, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, Root, check, clear, prune, repair};
 use torchcache_store::fs::FileSystem;
-use torchcache_store::{Eviction, Store};
+use torchcache_store::{Eviction, Fault, Store};
 
 const LEN: usize = 300;
 
@@ -28,6 +33,69 @@ fn files_of_other_programs_stay() {
         files_stay(seed);
     });
     seen("files of other programs next to segments", cases.into());
+}
+
+/// It may be a segment that was copied, or a file of another program.
+#[test]
+fn a_file_of_another_name_that_cannot_be_opened_stays_and_is_reported() {
+    for is_ours in [true, false] {
+        let sim = Sim::new();
+        drop(sim.open_dir(Path::new("/root"), true));
+        let store = store_of(sim.clone());
+        put_flushed(&store, 0..10, LEN);
+        let segment = sim.files(Path::new(DIR)).remove(0);
+        let bytes = match is_ours {
+            true => sim.bytes(&segment),
+            false => unsound(10),
+        };
+        let copy = Path::new(DIR).join("copy.tcs");
+        sim.add(&copy, bytes.clone());
+        let is_closed = Arc::new(AtomicBool::new(true));
+        let decide = {
+            let is_closed = is_closed.clone();
+            move |call: Call, name: &OsStr| {
+                let fails =
+                    call == Call::Open && name == "copy.tcs" && is_closed.load(Ordering::SeqCst);
+                match fails {
+                    true => Fate::Fails(Errno::ACCESS),
+                    false => Fate::Done,
+                }
+            }
+        };
+        let store = store_of(Faulty::new(sim.clone(), decide));
+        let error = store.remove(&keys(2..4)).expect_err("it may have them");
+        let error = error.source().expect("it is of the directory").to_string();
+        assert!(
+            error.starts_with("copy.tcs: it cannot be opened"),
+            "{error}"
+        );
+        is_closed.store(false, Ordering::SeqCst);
+        store.remove(&keys(2..4)).expect("it can be opened now");
+        assert_eq!(count_right(&store_of(sim.clone()), 2..4, LEN), 0);
+        assert_eq!(sim.files(Path::new(DIR)).contains(&copy), !is_ours);
+
+        sim.add(&copy, bytes.clone());
+        is_closed.store(true, Ordering::SeqCst);
+        let before = store.stats().faults.get(Fault::Read);
+        store.clear();
+        assert_eq!(
+            sim.files(Path::new(DIR)),
+            std::slice::from_ref(&copy),
+            "the others go"
+        );
+        assert_eq!(sim.bytes(&copy), bytes);
+        assert!(
+            store.stats().faults.get(Fault::Read) > before,
+            "it is a fault"
+        );
+        is_closed.store(false, Ordering::SeqCst);
+        store.clear();
+        assert_eq!(sim.files(Path::new(DIR)).len(), usize::from(!is_ours));
+    }
+}
+
+fn store_of(fs: impl FileSystem + 'static) -> Store {
+    Store::open_on(Arc::new(fs), DIR, manual_flush()).expect("it opens")
 }
 
 fn files_stay(seed: u64) {
