@@ -53,6 +53,8 @@ pub enum Call {
     SyncParents,
     /// An empty directory is removed, which only administration does.
     RemoveDir,
+    /// It is checked whether a directory may be written to, which only administration does.
+    CheckWritable,
 }
 
 impl Call {
@@ -228,6 +230,13 @@ impl Directory for FaultyDirectory {
     fn id(&self) -> io::Result<DirectoryId> {
         let name = OsStr::new("");
         run(&self.decide, Call::LookDir, name, || self.inner.id())
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        let name = self.inner.path().file_name().unwrap_or_default();
+        run(&self.decide, Call::CheckWritable, name, || {
+            self.inner.check_writable()
+        })
     }
 
     /// Names are read one by one: those that come or go while the call is decided are not in it.

@@ -9,8 +9,8 @@ use std::time::{Instant, SystemTime};
 use super::discover::{Cache, Found, Root, read_manifest, read_segments};
 use crate::clock;
 use crate::descriptors::are_exhausted;
-use crate::fs::Directory;
 use crate::fs::temp_file::is_locked;
+use crate::fs::{Directory, Metadata, permissions};
 use crate::manifest;
 use crate::segment::{
     POLL_INTERVAL, SETTLE_TIMEOUT, SegmentError, claimed_rows, is_foreign, is_settled,
@@ -50,8 +50,8 @@ pub(super) struct SegmentEntry {
     pub(super) modified: SystemTime,
     /// `modified` in nanoseconds since 1970, but not in the future.
     pub(super) last_read: u64,
-    /// It was to be removed, and could not be.
-    pub(super) is_unremovable: bool,
+    /// Why this process may not remove it, if permissions say so.
+    pub(super) denied: Option<ErrorKind>,
 }
 
 impl Inventory {
@@ -130,7 +130,13 @@ impl Inventory {
 
     fn add_cache(&mut self, cache: Cache, skipped: &mut Vec<(PathBuf, String)>) -> io::Result<()> {
         let dir = cache.open()?;
-        let changed = dir.metadata()?.modified;
+        let metadata = dir.metadata()?;
+        let changed = metadata.modified;
+        let denied = permissions::removal_denied(&*dir);
+        let file_denied = |file: &Metadata| {
+            let may_remove = permissions::may_remove(file, &metadata);
+            (!may_remove).then_some(ErrorKind::PermissionDenied)
+        };
         // Added only after the whole directory was read: segments refer to the index of their cache.
         let (index, mut segments) = (self.caches.len(), Vec::new());
         let (mut last_used, mut has_skipped) = (None, false);
@@ -158,7 +164,7 @@ impl Inventory {
                 rows,
                 modified: file.modified,
                 last_read,
-                is_unremovable: false,
+                denied: denied.or_else(|| file_denied(&file)),
             });
         }
         let written = dir.stat(manifest::FILE.as_ref()).ok();

@@ -1,6 +1,7 @@
 //! Frees space: removes whole segments, least recently read first, or whole caches. A segment that was
 //! read since it was listed stays, and so do those of newer versions and those whose permissions are
-//! rejected.
+//! rejected. The segments are sorted once. Those that permissions keep from being removed are left out before, so that a
+//! dry run reports what is removed then.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -43,7 +44,8 @@ pub struct PruneReport {
     /// Directories and segments that were skipped, with the reason: a newer version, rejected permissions,
     /// or a failed read.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Files and directories that could not be removed, with the error of each.
+    /// Files and directories that could not be removed, with the error of each. A dry run has those that permissions
+    /// keep from being removed.
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
@@ -99,7 +101,7 @@ pub struct PrunePlan<'r> {
     keep: Keep,
     /// What remains.
     inventory: Inventory,
-    removal: Removal,
+    selection: Selection,
     skipped: Vec<(PathBuf, String)>,
 }
 
@@ -115,12 +117,12 @@ impl<'r> PrunePlan<'r> {
             Keep::MaxBytes(limit) => Inventory::list_settled(root, limit, &mut skipped)?,
             _ => (Inventory::list(root, &mut skipped)?, 0),
         };
-        let removal = inventory.choose(keep, excess);
+        let selection = inventory.choose(keep, excess);
         Ok(PrunePlan {
             root,
             keep,
             inventory,
-            removal,
+            selection,
             skipped,
         })
     }
@@ -130,16 +132,17 @@ impl<'r> PrunePlan<'r> {
         let mut report = PruneReport {
             remaining_bytes: self.inventory.bytes(),
             skipped: self.skipped.clone(),
+            failed: self.selection.failures(),
             ..PruneReport::default()
         };
         let mut pruned = BTreeMap::new();
-        for segment in &self.removal.segments {
+        for segment in &self.selection.segments {
             let entry = &self.inventory.caches[segment.cache];
             pruned_cache(&mut pruned, entry)
                 .segments
                 .push(segment.into());
         }
-        for &index in &self.removal.emptied {
+        for &index in &self.selection.emptied {
             let entry = &self.inventory.caches[index];
             match entry.cache.open().and_then(|dir| holds_nothing_else(&*dir)) {
                 Ok(is_removed) => set_removed(&mut pruned, entry, is_removed),
@@ -184,20 +187,9 @@ impl<'r> PrunePlan<'r> {
         pruned: &mut BTreeMap<PathBuf, PrunedCache>,
         report: &mut PruneReport,
     ) -> bool {
+        report.failed = self.selection.failures();
         report.skipped = self.skipped;
-        report.failed.clear();
-        let (mut removal, mut changed) = (self.removal, false);
-        loop {
-            let removed = self.inventory.remove(removal, pruned, report);
-            changed |= removed.changed;
-            match self.keep {
-                // Others are removed in their place.
-                Keep::MaxBytes(_) if removed.failed_bytes > 0 => {
-                    removal = self.inventory.choose(self.keep, removed.failed_bytes);
-                }
-                _ => break,
-            }
-        }
+        let changed = self.inventory.remove(self.selection, pruned, report);
         report.remaining_bytes = self.inventory.bytes();
         changed
     }
@@ -205,7 +197,7 @@ impl<'r> PrunePlan<'r> {
 
 impl Inventory {
     /// Takes out what is to be removed. `excess` is the number of bytes above the limit.
-    fn choose(&mut self, keep: Keep, mut excess: u64) -> Removal {
+    fn choose(&mut self, keep: Keep, mut excess: u64) -> Selection {
         let key = |segment: &SegmentEntry| (segment.last_read, segment.name.clone());
         self.segments.sort_by_cached_key(key);
         let oldest = oldest_kept(keep);
@@ -213,16 +205,26 @@ impl Inventory {
             Keep::LatestPerModule(count) => self.all_but_latest(count),
             _ => HashSet::new(),
         };
-        let is_removed = |segment: &mut SegmentEntry| match keep {
-            Keep::MaxBytes(_) => {
-                let is_removed = excess > 0 && !segment.is_unremovable;
-                if is_removed {
-                    excess = excess.saturating_sub(segment.bytes);
+        let (caches, mut denied) = (&self.caches, Vec::new());
+        let is_removed = |segment: &mut SegmentEntry| {
+            let is_chosen = match keep {
+                Keep::MaxBytes(_) => excess > 0,
+                Keep::ReadWithin(_) => segment.last_read < oldest,
+                Keep::LatestPerModule(_) => whole.contains(&segment.cache),
+            };
+            match segment.denied {
+                Some(kind) if is_chosen => {
+                    let path = caches[segment.cache].cache.path();
+                    denied.push((path.join(&segment.name), kind));
+                    false
                 }
-                is_removed
+                _ => {
+                    if is_chosen {
+                        excess = excess.saturating_sub(segment.bytes);
+                    }
+                    is_chosen
+                }
             }
-            Keep::ReadWithin(_) => segment.last_read < oldest,
-            Keep::LatestPerModule(_) => whole.contains(&segment.cache),
         };
         let segments: Vec<_> = self.segments.extract_if(.., is_removed).collect();
         let empty = self.caches.iter().enumerate().filter(|(index, entry)| {
@@ -230,11 +232,21 @@ impl Inventory {
         });
         let mut emptied: HashSet<usize> = empty.map(|(index, _)| index).collect();
         emptied.extend(segments.iter().map(|segment| segment.cache));
-        for segment in &self.segments {
-            emptied.remove(&segment.cache);
+        self.retain_emptied(&mut emptied);
+        Selection {
+            segments,
+            emptied,
+            denied,
+            is_bounded: matches!(keep, Keep::MaxBytes(_)),
         }
-        emptied.retain(|index| !self.caches[*index].has_skipped);
-        Removal { segments, emptied }
+    }
+
+    /// Keeps those of the caches that have nothing left.
+    fn retain_emptied(&self, caches: &mut HashSet<usize>) {
+        for segment in &self.segments {
+            caches.remove(&segment.cache);
+        }
+        caches.retain(|index| !self.caches[*index].has_skipped);
     }
 
     /// Of each module, all caches but the `count` most recently read.
@@ -252,17 +264,25 @@ impl Inventory {
         others.collect()
     }
 
-    /// Carries out a removal.
+    /// Removes what was selected. Under a bound, other segments are removed in place of those that cannot be, in the same
+    /// order. Returns whether a segment vanished, was read, or came to a cache that lost some.
     fn remove(
         &mut self,
-        removal: Removal,
+        selection: Selection,
         pruned: &mut BTreeMap<PathBuf, PrunedCache>,
         report: &mut PruneReport,
-    ) -> Removed {
-        let (mut changed, mut failed_bytes) = (false, 0);
-        let mut emptied = removal.emptied;
-        let mut touched: HashSet<usize> = emptied.clone();
-        for mut segment in removal.segments {
+    ) -> bool {
+        let (mut changed, mut missing_bytes) = (false, 0);
+        let mut touched = selection.emptied;
+        let selected = selection.segments.len();
+        let others = std::mem::take(&mut self.segments);
+        let segments = selection.segments.into_iter().chain(others);
+        for (number, segment) in segments.enumerate() {
+            let is_other = number >= selected;
+            if is_other && (missing_bytes == 0 || segment.denied.is_some()) {
+                self.segments.push(segment);
+                continue;
+            }
             let entry = &self.caches[segment.cache];
             // Opened again, since there may be more caches than descriptors.
             let removed = entry.cache.open().and_then(|dir| {
@@ -272,6 +292,12 @@ impl Inventory {
                     false => Ok(None),
                 }
             });
+            let stays = |error: &io::Error| error.kind() != ErrorKind::NotFound;
+            match (removed.as_ref().is_err_and(stays), is_other) {
+                (true, false) if selection.is_bounded => missing_bytes += segment.bytes,
+                (false, true) => missing_bytes = missing_bytes.saturating_sub(segment.bytes),
+                _ => {}
+            }
             match removed {
                 Ok(Some(true)) => {
                     touched.insert(segment.cache);
@@ -281,20 +307,18 @@ impl Inventory {
                 // Read since it was listed.
                 Ok(None) => {
                     changed = true;
-                    emptied.remove(&segment.cache);
                     self.segments.push(segment);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => changed = true,
                 Err(error) => {
                     let path = entry.cache.path().join(&segment.name);
                     report.failed.push((path, error));
-                    emptied.remove(&segment.cache);
-                    failed_bytes += segment.bytes;
-                    segment.is_unremovable = true;
                     self.segments.push(segment);
                 }
             }
         }
+        let mut emptied = touched.clone();
+        self.retain_emptied(&mut emptied);
         for index in touched {
             let entry = &self.caches[index];
             let is_empty = emptied.contains(&index);
@@ -319,10 +343,7 @@ impl Inventory {
                 Err(error) => report.failed.push((entry.cache.path().to_owned(), error)),
             }
         }
-        Removed {
-            changed,
-            failed_bytes,
-        }
+        changed
     }
 }
 
@@ -342,19 +363,24 @@ fn has_new(dir: &dyn Directory, listed: &HashSet<String>) -> io::Result<bool> {
 }
 
 /// What is to be removed of an inventory.
-struct Removal {
+struct Selection {
     /// In this order.
     segments: Vec<SegmentEntry>,
     /// The indices of the caches that have no segments then.
     emptied: HashSet<usize>,
+    /// Segments that would have been selected and cannot be removed.
+    denied: Vec<(PathBuf, ErrorKind)>,
+    /// Whether other segments are removed in place of those that turn out to stay.
+    is_bounded: bool,
 }
 
-/// What became of a removal.
-struct Removed {
-    /// A segment vanished, was read, or came to a cache that lost some.
-    changed: bool,
-    /// The bytes of the segments that could not be removed.
-    failed_bytes: u64,
+impl Selection {
+    fn failures(&self) -> Vec<(PathBuf, io::Error)> {
+        let denied = self.denied.iter();
+        denied
+            .map(|(path, kind)| (path.clone(), (*kind).into()))
+            .collect()
+    }
 }
 
 /// The time in nanoseconds since 1970 before which everything is removed.

@@ -84,6 +84,15 @@ pub trait Directory: Debug + Send + Sync {
     /// What the system reports.
     fn id(&self) -> io::Result<DirectoryId>;
 
+    /// Checks whether files may be made and removed in it, without doing that. A store never does;
+    /// [`admin`](crate::admin) does.
+    ///
+    /// # Errors
+    /// Why they may not be, or what the system reports.
+    fn check_writable(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Its entries, in any order.
     ///
     /// # Errors

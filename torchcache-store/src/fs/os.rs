@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{DirEntry, Directory, DirectoryId, File, FileSystem, Mapped, Metadata, private_dirs};
@@ -189,6 +189,16 @@ impl Directory for OsDirectory {
             inode: metadata.ino(),
             created: metadata.created().ok(),
         })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        let needed = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(
+            &self.fd,
+            ".",
+            needed,
+            AtFlags::EACCESS,
+        )?)
     }
 
     fn list(&self) -> io::Result<Vec<DirEntry>> {
@@ -477,6 +487,19 @@ mod tests {
         assert_eq!(id().expect("it is there"), before);
         std::fs::rename(&path, root.path().join("other")).expect("it is there");
         assert_ne!(id().expect("it is made"), before);
+    }
+
+    #[test]
+    fn a_directory_without_permission_to_write_is_seen() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let dir = Os.open_dir(root.path(), false).expect("it exists");
+        for (mode, is_writable) in [(0o755, true), (0o555, false), (0o655, false)] {
+            set_permissions(root.path(), Permissions::from_mode(mode)).expect("it is ours");
+            let checked = dir.check_writable();
+            let is_root = rustix::process::geteuid().is_root();
+            assert_eq!(checked.is_ok(), is_writable || is_root, "{mode:o}");
+        }
+        set_permissions(root.path(), Permissions::from_mode(0o755)).expect("it is ours");
     }
 
     #[test]

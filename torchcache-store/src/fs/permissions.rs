@@ -138,6 +138,15 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
     dir.mode & STICKY == 0 || user.is_root() || [file.owner, dir.owner].contains(&user.as_raw())
 }
 
+/// Why this process may remove no file of a directory, if the system says so.
+pub(crate) fn removal_denied(dir: &dyn Directory) -> Option<io::ErrorKind> {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let kind = dir.check_writable().err()?.kind();
+    [PermissionDenied, ReadOnlyFilesystem]
+        .contains(&kind)
+        .then_some(kind)
+}
+
 /// Whether only the user of this process may write to a file or directory with this owner and mode; and
 /// root.
 pub fn is_private(owner: u32, mode: u32) -> bool {

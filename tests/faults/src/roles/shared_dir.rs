@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use torchcache_store::admin::{Keep, Root, prune};
 use torchcache_store::{Config, Store};
 
 use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
@@ -84,6 +85,29 @@ pub fn run(root: &Path, args: &[String]) {
         Shared::Umask => expect_all(&store, 160..200, LEN),
     }
     assert_eq!(stats.refused_rows, 0, "{stats:?}");
+    drop(store);
+    prune_as_announced(root, dir);
+}
+
+/// Prunes to half of the size: a dry run lists before what is removed, and what cannot be.
+fn prune_as_announced(root: &Path, dir: &Path) {
+    let bytes = || -> u64 {
+        let files = files(dir).into_iter();
+        files.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let keep = Keep::MaxBytes(bytes() / 2);
+    let pruned = |is_dry| {
+        let report = prune(&Root::open(root).unwrap(), keep, is_dry).unwrap();
+        let [cache] = &report.caches[..] else {
+            panic!("{report:?}")
+        };
+        let failed = report.failed.into_iter();
+        let failed: Vec<_> = failed.map(|(path, error)| (path, error.kind())).collect();
+        (cache.segments.clone(), failed, report.remaining_bytes)
+    };
+    let announced = pruned(true);
+    assert_eq!(pruned(false), announced);
+    assert_eq!(announced.2, bytes());
 }
 
 /// Segments of a row each are not compacted.

@@ -1,17 +1,21 @@
 //! What was planned from one listing is carried out, and read only once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
-use torchcache_faults::rows::{self, put_flushed};
+use torchcache_faults::rows::{self, manual_flush, put_flushed};
 use torchcache_faults::sim::Sim;
-use torchcache_store::admin::{CacheRows, Keep, PrunePlan};
+use torchcache_store::Store;
+use torchcache_store::admin::{CacheRows, Keep, PrunePlan, prune};
 
-use crate::common::{HOUR, age, dir, is_there, name, only, opened, put, root, segments, store};
+use crate::common::{
+    HOUR, age, bytes, dir, is_there, name, only, opened, put, root, segments, store,
+};
 
 type Counts = Arc<Mutex<HashMap<(Call, OsString), u64>>>;
 
@@ -112,5 +116,84 @@ fn row_tables_are_read_once_to_choose_among_copies() {
     assert!(
         choosing <= opening,
         "{choosing} reads, and {opening} to open"
+    );
+}
+
+/// A dry run lists what is removed, also where a directory must not be written to.
+#[test]
+fn a_dry_run_leaves_out_what_permissions_keep() {
+    for keep in [Keep::MaxBytes(1000), Keep::ReadWithin(HOUR / 2)] {
+        let sim = root();
+        for (cache, first) in [("closed", 0), ("open", 100)] {
+            let writer = store(sim.clone(), cache);
+            (0..4).for_each(|n| put(&writer, first + n..first + n + 1));
+            age(&sim, cache, HOUR);
+            sim.age_dir(&Path::new("/root").join(cache), HOUR);
+        }
+        let closed = files(&sim, "closed");
+        let faulty = Faulty::new(sim.clone(), move |call: Call, name: &_| match call {
+            Call::CheckWritable if name == "closed" => Fate::Fails(Errno::ROFS),
+            Call::Remove if closed.contains(name) => Fate::Fails(Errno::ROFS),
+            _ => Fate::Done,
+        });
+        let root = opened(faulty);
+        let pruned = |is_dry| {
+            let report = prune(&root, keep, is_dry).unwrap();
+            let segments = report.caches.iter().map(|it| it.segments.clone());
+            let segments: Vec<_> = segments.collect();
+            let failed = report.failed.iter().map(|(path, _)| path.clone());
+            (segments, failed.collect::<Vec<_>>(), report.remaining_bytes)
+        };
+        let announced = pruned(true);
+        assert_eq!(pruned(false), announced, "{keep:?}");
+        assert_eq!(files(&sim, "closed").len(), 4);
+    }
+}
+
+fn files(sim: &Sim, cache: &str) -> HashSet<OsString> {
+    let files = sim.files(&Path::new("/root").join(cache)).into_iter();
+    files.map(|path| name(&path).to_os_string()).collect()
+}
+
+/// Every other segment cannot be removed, and is larger than the one after it that is removed in its place.
+#[test]
+fn others_are_pruned_for_segments_that_stay_in_one_pass() {
+    const SEGMENTS: u64 = 40;
+    let sim = root();
+    // They are not compacted.
+    let config = manual_flush().with_segment_bytes(2 << 10);
+    let writer = Store::open_on(Arc::new(sim.clone()), "/root/c", config).unwrap();
+    (0..SEGMENTS).for_each(|n| put_flushed(&writer, n..n + 1, 1000 - n as usize % 2));
+    drop(writer);
+    age(&sim, "c", HOUR);
+    sim.age_dir(Path::new("/root/c"), HOUR);
+    let stays: HashSet<OsString> = {
+        let all = segments(&sim).into_iter().step_by(2);
+        all.map(|path| name(&path).to_os_string()).collect()
+    };
+    let calls = Arc::new(Mutex::new(HashMap::<Call, u64>::new()));
+    let decide = {
+        let calls = calls.clone();
+        move |call: Call, name: &_| {
+            *calls.lock().unwrap().entry(call).or_default() += 1;
+            match call == Call::Remove && stays.contains(name) {
+                true => Fate::Fails(Errno::PERM),
+                false => Fate::Done,
+            }
+        }
+    };
+    let limit = bytes(&sim, "c") - 1;
+    let report = prune(
+        &opened(Faulty::new(sim.clone(), decide)),
+        Keep::MaxBytes(limit),
+        false,
+    );
+    let report = report.unwrap();
+    assert!(report.remaining_bytes <= limit, "{report:?}");
+    assert!(!report.failed.is_empty(), "some stay");
+    let calls = calls.lock().unwrap();
+    assert!(
+        calls[&Call::SyncDir] <= 2 && calls[&Call::List] <= 8,
+        "{calls:?}"
     );
 }
