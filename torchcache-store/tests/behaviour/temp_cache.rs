@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use seccompiler::SeccompAction;
 
@@ -72,6 +73,41 @@ fn a_dead_process_s_directory_is_removed_with_its_content() {
     assert!(kept.join("file").exists());
 }
 
+/// Its process was killed before it made the lock file, or after it removed it.
+#[test]
+fn an_empty_directory_of_a_dead_process_is_removed() {
+    const MADE: &str = "torchcache-0123456789abcdeF";
+    const NEW: &str = ".torchcache-private.lock.new";
+    for (name, mode, file, age, stays) in [
+        (MADE, 0o700, None, 120, false),
+        (MADE, 0o700, Some(NEW), 120, false),
+        (MADE, 0o700, None, 20, true),
+        (MADE, 0o700, Some(NEW), 20, true),
+        (MADE, 0o700, Some("rows.tcs"), 120, true),
+        (MADE, 0o755, None, 120, true),
+        ("torchcache-models", 0o700, None, 120, true),
+    ] {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let dir = parent.path().join(name);
+        fs::create_dir(&dir).expect("it is made");
+        if let Some(file) = file {
+            fs::write(dir.join(file), "").expect("it is made");
+        }
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(&dir, mode).expect("it is of this user");
+        grow_old(&dir, age);
+        let _cache = TempCache::new_in(parent.path()).expect("it is made");
+        assert_eq!(dir.exists(), stays, "{name}, {file:?}, {age} s");
+    }
+}
+
+/// Makes a directory look as if it was changed so many seconds ago.
+fn grow_old(dir: &Path, age: u64) {
+    let changed = SystemTime::now() - Duration::from_secs(age);
+    let dir = fs::File::open(dir).expect("it is there");
+    dir.set_modified(changed).expect("it is of this user");
+}
+
 /// Runs something on a thread whose calls of this kind fail.
 fn without<T: Send + 'static>(
     call: i64,
@@ -118,6 +154,7 @@ fn a_temp_cache_whose_lock_was_refused_is_kept() {
         let within = parent.path().to_owned();
         let make = move || TempCache::new_in(&within).expect("it is made");
         let living = without(libc::SYS_flock, errno, make);
+        grow_old(living.path(), 120);
         let _other = TempCache::new_in(parent.path()).expect("it is made");
         assert!(living.path().is_dir(), "{errno}");
     }
