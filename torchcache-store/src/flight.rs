@@ -47,15 +47,15 @@ type IndexedKey<K, V> = (Arc<Flight<K, V>>, bool);
 struct Flight<K, V> {
     keys: Vec<K>,
     /// `None` while it is in progress.
-    outcome: Mutex<Option<Outcome<V>>>,
+    outcome: Mutex<Option<FlightOutcome<V>>>,
     ended: Condvar,
 }
 
 /// How a flight ended: with the values of awaited keys, as far as there are any.
-type Outcome<V> = Result<Option<Arc<V>>, Failed>;
+type FlightOutcome<V> = Result<Option<Arc<V>>, FlightFailed>;
 
 #[derive(Debug, Clone, Copy)]
-struct Failed;
+struct FlightFailed;
 
 /// The flight of this thread: the keys that it computes. Others wait for them until it [ends](Self::end) or is dropped.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub struct OwnFlight<'f, K: Eq + Hash + Clone, V, S: BuildHasher> {
     flights: &'f Flights<K, V, S>,
     flight: Arc<Flight<K, V>>,
     is_released: bool,
-    outcome: Outcome<V>,
+    outcome: FlightOutcome<V>,
     of_this_thread: PhantomData<*const ()>,
 }
 
@@ -127,7 +127,7 @@ impl<K: Eq + Hash + Clone, V, S: BuildHasher> Flights<K, V, S> {
             flights: self,
             flight,
             is_released: false,
-            outcome: Err(Failed),
+            outcome: Err(FlightFailed),
             of_this_thread: PhantomData,
         };
         (Some(own), Awaited(awaited))
@@ -236,12 +236,12 @@ impl<K: Eq + Hash + Clone, V, S: BuildHasher> Drop for OwnFlight<'_, K, V, S> {
 }
 
 impl<K, V> Flight<K, V> {
-    fn outcome(&self) -> MutexGuard<'_, Option<Outcome<V>>> {
+    fn outcome(&self) -> MutexGuard<'_, Option<FlightOutcome<V>>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it ended; `None` where it did not in time.
-    fn wait(&self, deadline: Instant) -> Option<Outcome<V>> {
+    fn wait(&self, deadline: Instant) -> Option<FlightOutcome<V>> {
         let mut outcome = self.outcome();
         while outcome.is_none() {
             let left = deadline.checked_duration_since(Instant::now())?;
@@ -280,7 +280,7 @@ impl<K, V> Awaited<K, V> {
         for (flight, positions) in self.0 {
             match flight.wait(deadline) {
                 None => arrived.is_late = true,
-                Some(Err(Failed)) => arrived.has_failed = true,
+                Some(Err(FlightFailed)) => arrived.has_failed = true,
                 Some(Ok(values)) => arrived.values.extend(values.map(|it| (positions, it))),
             }
         }

@@ -45,7 +45,7 @@ fn run(engine: &Engine) {
     loop {
         match engine.queue.next_task(|| engine.queue_limits()) {
             FlusherTask::Write(batch) => {
-                let mut outcome = Outcome::default();
+                let mut outcome = BatchOutcome::default();
                 on_files(engine, || write(engine, &batch, &mut outcome));
                 let lost = outcome.lost(batch.row_count());
                 engine.queue.remove(&batch, &lost);
@@ -120,18 +120,18 @@ type Item<'a> = (&'a RowBatch, u32);
 /// What became of the rows of a batch: the first ones are in segments, and of the others the last ones were
 /// refused. After a failure or a panic at any place, those in between are lost.
 #[derive(Default)]
-struct Outcome {
+struct BatchOutcome {
     done: usize,
     refused: usize,
 }
 
-impl Outcome {
+impl BatchOutcome {
     fn lost(&self, rows: usize) -> Range<usize> {
         self.done..rows.saturating_sub(self.refused)
     }
 }
 
-fn write(engine: &Engine, batch: &WriteBatch, outcome: &mut Outcome) {
+fn write(engine: &Engine, batch: &WriteBatch, outcome: &mut BatchOutcome) {
     let rows = batch.rows.iter();
     let items: Vec<Item<'_>> = rows
         .flat_map(|rows| rows.numbers.iter().map(|number| (&*rows.batch, *number)))
@@ -172,7 +172,7 @@ fn write_items(
     engine: &Engine,
     clears: u64,
     items: &[Item<'_>],
-    outcome: &mut Outcome,
+    outcome: &mut BatchOutcome,
 ) -> io::Result<()> {
     let config = engine.config();
     let mut segments = Segments {
@@ -221,7 +221,7 @@ struct Segments<'a> {
     room: u64,
     /// A row did not fit, so none of those after it is tried.
     is_full: bool,
-    outcome: &'a mut Outcome,
+    outcome: &'a mut BatchOutcome,
 }
 
 impl Segments<'_> {

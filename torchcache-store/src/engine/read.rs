@@ -60,7 +60,7 @@ pub(crate) fn read(
             catalog.refresh();
         }
         let mut moved = vec![None; rows.len()];
-        for Failed { slot, is_vanished } in failed {
+        for UnreadRow { slot, is_vanished } in failed {
             let old = &rows[slot];
             let is_same = |new: &Located| new.len == old.len && new.schema() == old.schema();
             moved[slot] = relocate(old).filter(is_same);
@@ -83,7 +83,7 @@ pub(crate) fn read(
 }
 
 /// A row that another segment may have.
-struct Failed {
+struct UnreadRow {
     slot: usize,
     /// Its segment is gone. Otherwise its record is corrupt, which was counted.
     is_vanished: bool,
@@ -106,7 +106,7 @@ fn read_once<'a>(
     out: &'a mut [&mut [u8]],
     ok: &mut [bool],
     mmap: bool,
-) -> Vec<Failed> {
+) -> Vec<UnreadRow> {
     let mut requests: Vec<DiskRequest<'a>> = Vec::with_capacity(ok.len());
     for (slot, (row, out)) in rows.zip(out).enumerate() {
         match row.map(|row| &row.location) {
@@ -138,7 +138,7 @@ fn read_once<'a>(
             Some(Err(SegmentError::Io(error))) if is_stale_handle(&error) => {
                 drop(file_cache::close(segment.id));
                 let is_vanished = true;
-                failed.push(Failed { slot, is_vanished });
+                failed.push(UnreadRow { slot, is_vanished });
             }
             Some(Err(error)) => {
                 catalog.faults.note(error.fault(), &segment.path, error);
@@ -147,7 +147,7 @@ fn read_once<'a>(
                 let (_, keys) = entry.or_insert_with(|| (segment, HashSet::new()));
                 keys.insert(request.row.key);
                 let is_vanished = false;
-                failed.push(Failed { slot, is_vanished });
+                failed.push(UnreadRow { slot, is_vanished });
             }
         }
     }
@@ -164,7 +164,7 @@ fn is_stale_handle(error: &io::Error) -> bool {
 }
 
 /// Reads rows that are sorted by position, and returns those whose files are gone.
-fn fetch(catalog: &Catalog, requests: &mut [DiskRequest<'_>], mmap: bool) -> Vec<Failed> {
+fn fetch(catalog: &Catalog, requests: &mut [DiskRequest<'_>], mmap: bool) -> Vec<UnreadRow> {
     let mut vanished = Vec::new();
     let max_open = descriptors::kept_files().div_ceil(OPEN_FILES_SHARE);
     let mut open = Vec::new();
@@ -182,7 +182,7 @@ fn fetch(catalog: &Catalog, requests: &mut [DiskRequest<'_>], mmap: bool) -> Vec
                 open.push((source, group));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                vanished.extend(group.iter().map(|request| Failed {
+                vanished.extend(group.iter().map(|request| UnreadRow {
                     slot: request.tag.0,
                     is_vanished: true,
                 }));

@@ -50,14 +50,18 @@ fn expect_removed(store: &Store, sim: &Sim) {
 }
 
 /// A removal of which some call was reached.
-struct Removal {
+struct RemovalAttempt {
     store: Store,
     outcome: Result<(), RemoveError>,
     is_reached: bool,
 }
 
 /// Removes rows. The `nth` call of that, and those after it, do what `fate` says of their numbers from 0 on.
-fn remove_at(sim: &Sim, nth: u64, fate: impl Fn(u64) -> Fate + Send + Sync + 'static) -> Removal {
+fn remove_at(
+    sim: &Sim,
+    nth: u64,
+    fate: impl Fn(u64) -> Fate + Send + Sync + 'static,
+) -> RemovalAttempt {
     let (begun, calls) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(Counter::default()),
@@ -73,7 +77,7 @@ fn remove_at(sim: &Sim, nth: u64, fate: impl Fn(u64) -> Fate + Send + Sync + 'st
     begun.store(true, Ordering::SeqCst);
     let outcome = store.remove(&keys(REMOVED));
     begun.store(false, Ordering::SeqCst);
-    Removal {
+    RemovalAttempt {
         store,
         outcome,
         is_reached: calls.get() >= nth,
@@ -81,7 +85,11 @@ fn remove_at(sim: &Sim, nth: u64, fate: impl Fn(u64) -> Fate + Send + Sync + 'st
 }
 
 /// Before the `nth` call of a removal, another process acts.
-fn acting_in_removal(sim: &Sim, nth: u64, act: impl Fn(&Sim) + Send + Sync + 'static) -> Removal {
+fn acting_in_removal(
+    sim: &Sim,
+    nth: u64,
+    act: impl Fn(&Sim) + Send + Sync + 'static,
+) -> RemovalAttempt {
     let (own, act) = (sim.clone(), Arc::new(act));
     remove_at(sim, nth, move |number| {
         if number == 0 {
