@@ -35,6 +35,7 @@ mod hygiene;
 mod identity;
 mod local_items;
 mod methods;
+mod model_arguments;
 mod multi_process;
 mod nested_modules;
 pub mod no_prelude;

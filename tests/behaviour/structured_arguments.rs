@@ -519,8 +519,6 @@ impl nn::Module for Vae {
     }
 }
 
-impl PlainArgument for &Vae {}
-
 #[torchcache]
 fn decode(xs: &Tensor, vae: &Vae, head: &torchcache::Cached<nn::Sequential>) -> Tensor {
     xs.apply(&vae.decoder).apply(head.module())

@@ -16,7 +16,9 @@ pub use tch::Tensor;
 pub use tch::nn::ModuleT;
 pub use torchcache_macros::CachedStruct;
 
-pub use crate::argument::{ArgumentProbe, Arguments, RowTensors, SelectedRows, SkipProbe};
+pub use crate::argument::{
+    ArgumentProbe, Arguments, PlainDigests, RowTensors, SelectedRows, SkipProbe,
+};
 pub use crate::cache::overrides::Overrides;
 pub use crate::cache::target::{
     CachedForward as OneImplWithForwardPerStruct, CachedFunction, CachedMethod, CachedStruct,
@@ -29,7 +31,7 @@ pub use crate::identity::{ModuleProbe, NoModule, hashed_modules, type_of, unknow
 pub use crate::output::{ConstantField, nested};
 pub use crate::{
     Argument, Batched, Eviction, Fingerprint, Fingerprinter, Options, OptionsBuilder, Output,
-    TorchCache,
+    PlainArgument, TorchCache,
 };
 
 use crate::cache::attach::Refused;
@@ -227,32 +229,34 @@ pub trait NoMethod {
 
 impl<T, const NAME: u64> NoMethod for MethodProbe<T, NAME> {}
 
-/// A call of the cached method `NAME`; `training` where an argument says so.
+/// A call of the cached method `NAME` with the arguments that `describe` reads; `training` where one says so.
 #[track_caller]
-pub fn call_method<T: CachedMethod<NAME>, O: Output, const NAME: u64>(
-    module: &T,
+pub fn call_method<'a, T: CachedMethod<NAME>, O: Output, const NAME: u64>(
+    module: &'a T,
     training: bool,
-    arguments: Arguments,
+    describe: impl Fn(&'a PlainDigests) -> Arguments<'a>,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
+    let describe = || describe(&module.cache().plain);
     call::run(
         &ModuleTarget(module),
         T::FUNCTION,
         training,
-        &arguments,
+        &describe,
         &body,
     )
 }
 
-/// A call of a cached function; `training` where an argument says so.
+/// A call of a cached function with the arguments that `describe` reads; `training` where one says so.
 #[track_caller]
-pub fn call_function<O: Output>(
+pub fn call_function<'a, O: Output>(
     function: &'static CachedFunction,
     training: bool,
-    arguments: Arguments,
+    describe: impl Fn(&'a PlainDigests) -> Arguments<'a>,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    call::run(&function, &function.function, training, &arguments, &body)
+    let describe = || describe(&function.cache.plain);
+    call::run(&function, &function.function, training, &describe, &body)
 }
 
 /// The handle of a cached function. Attached at once where that succeeds: a function has no fields.

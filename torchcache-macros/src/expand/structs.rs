@@ -3,7 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::{ItemStruct, parse_quote};
+use syn::{ItemStruct, Lifetime, parse_quote};
 
 use crate::expand::{definition, fingerprint, local, options, paired};
 use crate::parse::attributes::{Inherited, alias, inherited};
@@ -141,6 +141,7 @@ pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime)
     let (generics, arguments, bounds) = item.generics.split_for_impl();
     let paired = paired::definition(item, false);
     let definition = definition::of_type("", &quote!(Self), runtime);
+    let argument = plain_argument(item, runtime);
     quote! {
         #error
         #(#lints)*
@@ -161,6 +162,7 @@ pub(crate) fn fallback(item: &ItemStruct, error: &syn::Error, runtime: &Runtime)
             fn overrides(&self, _: &mut #runtime::Overrides<'_>) {}
             fn fields(&self, _: &mut #runtime::Fingerprinter<'_>) {}
         }
+        #argument
         #paired
     }
 }
@@ -189,6 +191,7 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
         }
     };
     let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let argument = plain_argument(item, runtime);
     let (generics, arguments, bounds) = generics.split_for_impl();
     let nested = quote_spanned! {span=>
         <Self as #at::CachedStruct>::nested(self, #functions, #f)
@@ -201,5 +204,27 @@ fn nested(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
                 #nested
             }
         }
+        #argument
+    }
+}
+
+/// A reference to the struct as an argument of a cached function.
+fn plain_argument(item: &ItemStruct, runtime: &Runtime) -> TokenStream {
+    let name = &item.ident;
+    let reference = Lifetime::new("'torchcache_module", Span::mixed_site());
+    let (_, arguments, _) = item.generics.split_for_impl();
+    let module = quote!(#name #arguments);
+    let mut generics = item.generics.clone();
+    if !generics.params.is_empty() {
+        let bounds = &mut generics.make_where_clause().predicates;
+        bounds.push(parse_quote!(#module: #reference + #runtime::Fingerprint));
+    }
+    generics.params.insert(0, parse_quote!(#reference));
+    let lints = inherited(&item.attrs, &[Inherited::Lints]);
+    let (generics, _, bounds) = generics.split_for_impl();
+    quote! {
+        #(#lints)*
+        #[automatically_derived]
+        impl #generics #runtime::PlainArgument for &#reference #module #bounds {}
     }
 }

@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 use crate::types::{self, ungrouped};
 
 impl WrappedFn {
-    /// `Arguments::new().with(&xs)`: the arguments that keys are made of.
+    /// `|digests| Arguments::of_call(digests).with(&xs)`: the arguments that keys are made of.
     pub(crate) fn arguments(&self, runtime: &Runtime) -> TokenStream {
         let with = self.arguments.iter().map(|argument| {
             let WrappedArgument {
@@ -43,13 +43,14 @@ impl WrappedFn {
             };
             quote!(#skipped #with)
         });
-        let none = quote!(#runtime::Arguments::new());
+        let digests = local("digests");
+        let none = quote!(#runtime::Arguments::of_call(#digests));
         if !self.has_conditions() {
-            return quote!(#none #(#with)*);
+            return quote!(|#digests| #none #(#with)*);
         }
         let all = local("arguments");
         let cfgs = self.arguments.iter().map(|argument| &argument.cfgs);
-        quote! {{
+        quote! {|#digests| {
             let #all = #none;
             #(#(#cfgs)* let #all = #all #with;)*
             #all

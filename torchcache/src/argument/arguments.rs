@@ -6,9 +6,10 @@ use tch::{Device, Tensor};
 
 use super::ids::Ids;
 use super::padding::{Padding, PaddingValue};
+use super::plain::{PlainArguments, PlainDigests};
 use crate::error::Detail;
 use crate::function::Function;
-use crate::identity::{Collector, Fingerprint, Fingerprinter};
+use crate::identity::Fingerprint;
 use crate::tensor::raw;
 
 /// The arguments of one call, in order.
@@ -21,14 +22,9 @@ pub struct Arguments<'a> {
     pub(crate) shared: Vec<TensorArgument>,
     /// The ids that rows are keyed by, if not by their content.
     pub(crate) ids: Option<IdArgument<'a>>,
-    /// A digest of every plain argument, with its position and type.
-    pub(crate) plain: Vec<(usize, [u8; 32])>,
-    /// The position of a plain argument with a tensor whose gradients are recorded.
-    pub(crate) plain_gradient: Option<usize>,
-    /// A plain argument could not be read, since another thread holds its lock.
-    pub(crate) plain_locked: bool,
-    /// The position of a plain argument that holds a tensor which cannot be hashed.
-    pub(crate) plain_unreadable: Option<usize>,
+    pub(crate) plain: PlainArguments,
+    /// Those of the handle.
+    digests: Option<&'a PlainDigests>,
     count: usize,
     /// Whether the next argument is marked `#[skip]`.
     is_skipping: bool,
@@ -62,6 +58,14 @@ impl<'a> Arguments<'a> {
     /// No arguments yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No arguments yet, of a call of the handle that knows these digests.
+    pub fn of_call(digests: &'a PlainDigests) -> Self {
+        Arguments {
+            digests: Some(digests),
+            ..Self::default()
+        }
     }
 
     /// Ends an argument: the next one has the next position.
@@ -165,7 +169,7 @@ impl<'a> Arguments<'a> {
 
     pub(super) fn plain<T: Fingerprint>(&mut self, value: &T) {
         if let Some(digest) = self.digest(value) {
-            self.plain.push((self.count, digest));
+            self.plain.digests.push((self.count, digest));
         }
     }
 
@@ -174,16 +178,22 @@ impl<'a> Arguments<'a> {
         if self.is_skipping {
             return None;
         }
-        let mut collector = Collector::default();
-        value.fingerprint(&mut Fingerprinter::hash(&mut collector));
-        if collector.records_gradients {
-            self.plain_gradient.get_or_insert(self.count);
+        let value = match self.digests {
+            Some(known) => known.read(value),
+            None => PlainDigests::new().read(value),
+        };
+        let plain = &mut self.plain;
+        for (found, position) in [
+            (value.records_gradients, &mut plain.gradient),
+            (value.is_unreadable, &mut plain.unreadable),
+            (value.has_weights, &mut plain.weights),
+        ] {
+            if found {
+                position.get_or_insert(self.count);
+            }
         }
-        if collector.unreadable {
-            self.plain_unreadable.get_or_insert(self.count);
-        }
-        self.plain_locked |= collector.locked;
-        Some(collector.digest())
+        plain.is_locked |= value.is_locked;
+        Some(value.digest)
     }
 
     /// The next tensor of an argument.
@@ -221,7 +231,7 @@ impl<'a> Arguments<'a> {
                 None if self.is_skipping => {}
                 None => {
                     let digest = blake3::derive_key("torchcache argument structure", structure);
-                    self.plain.push((self.count, digest));
+                    self.plain.digests.push((self.count, digest));
                 }
             },
         }
@@ -279,7 +289,7 @@ mod tests {
         expected.plain(&("tensors", 2usize));
         expected = expected.next();
         expected.plain(&("tensors", 1usize));
-        assert_eq!(arguments.plain, expected.plain);
+        assert_eq!(arguments.plain.digests, expected.plain.digests);
         let positions: Vec<_> = arguments.tensors.iter().map(|it| it.position).collect();
         assert_eq!(positions, [0, 1, 3, 3, 4]);
     }
@@ -288,7 +298,10 @@ mod tests {
     fn a_skipped_argument_adds_nothing_but_its_tensors() {
         let value = vec![(Some(Tensor::from_slice(&[1i64])), 7i64)];
         let arguments = Arguments::new().skipped().with(&value).with(&value);
-        assert_eq!((arguments.tensors.len(), arguments.plain.len()), (2, 1));
+        assert_eq!(
+            (arguments.tensors.len(), arguments.plain.digests.len()),
+            (2, 1)
+        );
         assert_eq!(arguments.keyed_tensors().count(), 1);
     }
 }

@@ -9,6 +9,7 @@ mod digests;
 mod ids;
 mod padded;
 mod padding;
+mod plain;
 mod probe;
 mod rows;
 mod sample_ids;
@@ -34,6 +35,8 @@ pub(crate) use arguments::TensorArgument;
 pub(crate) use digests::SharedDigests;
 pub use ids::SampleId;
 pub use padded::PaddedArgument;
+pub(crate) use plain::PlainArguments;
+pub use plain::PlainDigests;
 pub use probe::ArgumentProbe;
 pub(crate) use rows::RowShapes;
 pub use rows::SelectedRows;
@@ -102,7 +105,7 @@ use rows::Nothing;
     label = "neither made of tensors nor a plain argument",
     note = "tensors are taken as `&Tensor`, `Tensor`, and references, `Option`, `Vec`, slices, arrays, tuples and maps of these; a struct or enum of them needs `#[derive(torchcache::Argument)]`",
     note = "a plain type of your own needs `#[derive(Clone, torchcache::Fingerprint)]` and `impl torchcache::PlainArgument for …`, and in a struct of tensors `#[argument(plain)]` on its field",
-    note = "a layer such as `nn::Linear` is taken as `&nn::Linear`; one with private weights, such as `nn::Sequential`, as `&torchcache::Cached<nn::Sequential>`; a module of your own with `impl torchcache::PlainArgument for &…`"
+    note = "a layer such as `nn::Linear` is taken as `&nn::Linear`; one with private weights, such as `nn::Sequential`, as `&torchcache::Cached<nn::Sequential>`; a module of your own as `&Module` where its struct has `#[torchcache]`, and else with `impl torchcache::PlainArgument for &Module`"
 )]
 pub trait Argument<'r>: Sized {
     /// Storage for the body's value, where it borrows more than the rows.
@@ -157,9 +160,31 @@ impl SelectedRows {
 /// the batch. A type with such a tensor needs `#[derive(Argument)]` instead.
 ///
 /// Layers are plain arguments by reference, alone and in `Option` and slices: `&nn::Linear`, `&nn::Conv2D`,
-/// `&nn::Embedding`, norms, `&nn::VarStore`, `&Cached<_>`, and modules of your own with an identity (see
-/// [`trait@Fingerprint`]) and `impl PlainArgument for &Module`. Every call hashes all of their weights, so make large ones
-/// fields of a struct, whose weights are compared instead.
+/// `&nn::Embedding`, norms, `&nn::VarStore`, `&Cached<_>`, and modules of your own: those with `#[torchcache]`, and others
+/// with an identity (see [`trait@Fingerprint`]) and `impl PlainArgument for &Module`. Weights from 64 KiB on are compared at
+/// each call, as those in the fields of a module are, and hashed where they changed. The weights of four values that
+/// were used last stay alive until then, or until [`refresh`](crate::TorchCache::refresh) or
+/// [`clear`](crate::TorchCache::clear).
+///
+/// ```
+/// use tch::{Device, Tensor, nn};
+/// use torchcache::torchcache;
+///
+/// #[torchcache]
+/// fn encode(encoder: &nn::Linear, xs: &Tensor) -> Tensor {
+///     xs.apply(encoder).tanh()
+/// }
+///
+/// let mut vs = nn::VarStore::new(Device::Cpu);
+/// let encoder = nn::linear(vs.root(), 16, 4, Default::default());
+/// vs.freeze();
+/// let xs = Tensor::rand([3, 16], tch::kind::FLOAT_CPU);
+/// assert_eq!(encode(&encoder, &xs), encode(&encoder, &xs));
+/// assert_eq!(encode_cache().stats().memory.hits, 3);
+/// tch::no_grad(|| encoder.ws.shallow_clone().fill_(0.5));
+/// encode(&encoder, &xs);
+/// assert_eq!(encode_cache().stats().misses, 6);
+/// ```
 ///
 /// ```
 /// use torchcache::{Fingerprint, PlainArgument};
@@ -206,7 +231,7 @@ plain_arguments! {
     nn::PaddingMode nn::Init
 }
 
-/// Layers, which are taken by reference, since they cannot be cloned. Every call hashes their weights.
+/// Layers, which are taken by reference, since they cannot be cloned.
 macro_rules! layers {
     ($($layer:ident $(<$dimensions:ident>)?)*) => {$(
         impl$(<$dimensions: Debug>)? PlainArgument for &nn::$layer$(<$dimensions>)? {}

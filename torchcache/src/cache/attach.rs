@@ -19,7 +19,9 @@ use super::target::Target;
 use super::tiers::Tiers;
 use super::warnings::Reason;
 use crate::error::{Detail, Error, with_sources};
-use crate::identity::{Fingerprinter, Identity, Seen, Snapshot, Watcher, manifest, same_options};
+use crate::identity::{
+    Fingerprinter, Identity, Seen, Snapshot, Survey, Watcher, manifest, same_options,
+};
 use crate::options::{Options, environment};
 use crate::sync::{Progress, lock, read, write};
 
@@ -157,9 +159,9 @@ impl TorchCache {
         }
         // A training step may change the module without a trace.
         self.changes().report();
-        let mut parameter = None;
-        target.fingerprint(&mut Fingerprinter::trainable(&mut parameter));
-        let parameter = parameter.unwrap_or_default();
+        let mut survey = Survey::default();
+        target.fingerprint(&mut Fingerprinter::survey(&mut survey));
+        let parameter = survey.trainable.unwrap_or_default();
         Err(Detail::ParameterRequiresGrad { parameter })
     }
 

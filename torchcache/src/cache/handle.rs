@@ -13,7 +13,7 @@ use super::methods::{CodeDigest, Method, Methods};
 use super::stats::{Counters, Stats};
 use super::tiers::Tiers;
 use super::warnings::Warnings;
-use crate::argument::SharedDigests;
+use crate::argument::{PlainDigests, SharedDigests};
 use crate::error::{Detail, FlushError, Unwritten};
 use crate::function::Function;
 use crate::identity::{Changes, Identity, Snapshot};
@@ -55,6 +55,8 @@ pub struct TorchCache {
     pub(super) hashed_early: Mutex<Option<Arc<HashedModule>>>,
     /// The digests of shared tensors.
     pub(crate) shared: SharedDigests,
+    /// The digests of plain arguments with weights.
+    pub(crate) plain: PlainDigests,
     changes: Changes,
     /// Those of the module. Its methods have others.
     pub(crate) counters: Counters,
@@ -136,6 +138,7 @@ impl TorchCache {
             was_refused: AtomicBool::new(false),
             hashed_early: Mutex::new(None),
             shared: SharedDigests::new(),
+            plain: PlainDigests::new(),
             changes: Changes::new(),
             counters: Counters::new(),
             methods: Methods::new(),
@@ -258,7 +261,7 @@ impl TorchCache {
     /// rows of earlier hashes of this instance are removed from memory as well. Other caches keep
     /// theirs. Does nothing before a module's first call, since the module hash is not known until then.
     pub fn clear(&self) {
-        self.shared.discard();
+        self.discard_digests();
         if let Some(tiers) = self.tiers() {
             tiers.clear();
         }
@@ -283,14 +286,19 @@ impl TorchCache {
         self.with_cache(|cache| cache.tiers.directory().map(Path::to_owned))?
     }
 
-    /// Computes the module hash and the digests of shared arguments again at the next call. Modules around
+    /// Computes the module hash and the digests of shared and plain arguments again at the next call. Modules around
     /// this one do so as well, and modules inside it from that call on. For changes that cannot be
     /// watched: weights written through a raw pointer, mode and buffers of a TorchScript module.
     pub fn refresh(&self) {
         self.changes.report();
         // Weights that were replaced need not stay until the next call.
         self.with_cache(|cache| cache.module.fields.release());
+        self.discard_digests();
+    }
+
+    fn discard_digests(&self) {
         self.shared.discard();
+        self.plain.discard();
     }
 
     pub(crate) fn changes(&self) -> &Changes {

@@ -80,6 +80,8 @@ pub(crate) enum Reason {
     },
     /// The module changed while the forward ran, in so many calls in a row.
     ModuleChanged(u64),
+    /// The weights of the named plain argument changed while the forward ran.
+    ArgumentChanged(String),
     /// The memory tiers of the process have reached this bound.
     ProcessMemory(u64),
     /// A call waited so long for rows that another one computes.
@@ -199,6 +201,10 @@ impl Reason {
             Reason::ArgumentWritten(argument) => (
                 26,
                 format!("argument `{argument}` was written in place during the forward, and a hit would leave it as it is: such calls bypass the cache; write to a copy, as `relu()` does and `relu_()` does not"),
+            ),
+            Reason::ArgumentChanged(argument) => (
+                29,
+                format!("the weights of argument `{argument}` changed while the forward ran, and the rows of such a call are not kept, since a hit would not repeat the change"),
             ),
             Reason::ProcessMemory(bound) => (
                 25,

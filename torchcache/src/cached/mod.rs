@@ -205,7 +205,7 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, false, &Arguments::new().with(&xs))
+        self.call(xs, false, &|| Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward). With `train == true` the call bypasses the cache.
@@ -218,7 +218,7 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, train, &Arguments::new().with(&xs))
+        self.call(xs, train, &|| Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward), for rows that are keyed by ids instead of their content: see
@@ -245,15 +245,20 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, false, &Arguments::new().with(&xs).with_id(&ids))
+        self.call(xs, false, &|| Arguments::new().with(&xs).with_id(&ids))
     }
 
     #[track_caller]
-    fn call<Kind>(&self, xs: &Tensor, train: bool, arguments: &Arguments<'_>) -> Tensor
+    fn call<'a, Kind>(
+        &self,
+        xs: &Tensor,
+        train: bool,
+        describe: &dyn Fn() -> Arguments<'a>,
+    ) -> Tensor
     where
         M: Forward<Kind>,
     {
-        call::run(self, &FORWARD, train, arguments, &|rows| {
+        call::run(self, &FORWARD, train, describe, &|rows| {
             let mut nothing = Default::default();
             let xs = rows.argument(&xs, 0, &mut nothing);
             self.module.run(xs, train)
@@ -393,11 +398,8 @@ impl<M> Cached<M> {
         f: &mut Fingerprinter<'_>,
         rows: impl FnOnce() -> Rows,
     ) -> Result<(), Conflict<Claimant>> {
-        let known = f.digest_of(|f| self.known(f));
-        if f.compares() {
-            // Another instance may take the place of this one.
-            f.plain("instance", &self.number.to_le_bytes(), &self.number);
-        }
+        // Another instance may take the place of this one.
+        let known = f.instance(self.number, |f| self.known(f));
         let Some(known) = known.filter(|_| self.needs_claim()) else {
             return Ok(());
         };

@@ -29,7 +29,7 @@ pub(crate) fn check_layouts(function: &Function, arguments: &Arguments) -> Resul
             return Err(Reason::ArgumentLayout(name(), layout));
         }
     }
-    match arguments.plain_unreadable {
+    match arguments.plain.unreadable {
         Some(position) => {
             let name = function.argument(position);
             Err(Reason::Unreadable(format!("argument `{name}` holds")))
@@ -51,10 +51,10 @@ fn check_kind(argument: &TensorArgument, name: impl Fn() -> String) -> Result<()
 ///
 /// Why it cannot.
 pub(crate) fn check(function: &Function, arguments: &Arguments, rows: i64) -> Result<(), Reason> {
-    if arguments.plain_locked {
+    if arguments.plain.is_locked {
         return Err(Reason::Locked);
     }
-    if let Some(position) = arguments.plain_gradient {
+    if let Some(position) = arguments.plain.gradient {
         return Err(Reason::Gradient(function.argument(position)));
     }
     let requires_grad = |argument: &&TensorArgument| layout::records_gradients(&argument.tensor);
@@ -107,8 +107,9 @@ pub(crate) fn bypass<O: Output>(
 pub(crate) fn count(target: &dyn Target, counters: &Counters, reason: &Reason) {
     let handle = target.handle();
     if matches!(reason, Reason::Training) {
-        // The training step may change the module without a trace.
+        // The training step may change the module, and those among its arguments, without a trace.
         handle.changes().report();
+        handle.plain.discard();
     }
     Counters::add(&counters.bypassed, 1);
     handle.warnings.warn_once(|| target.name(), reason);

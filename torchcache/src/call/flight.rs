@@ -177,8 +177,7 @@ impl CachedCall<'_> {
                 Ok(computed)
             })
             .inspect_err(|_| self.method.waits.note_failure())?;
-        let handle = self.target.handle();
-        let unchanged = handle.check_unchanged(self.target, self.cache);
+        let unchanged = self.check_unchanged();
         if unchanged.is_ok() {
             let keys = self.keys_to_store(lookup, frame, code)?;
             self.store(&keys, &computed);
@@ -223,8 +222,7 @@ impl CachedCall<'_> {
         let arrived = awaited.wait(deadline);
         Counters::time(&self.counters.time.waiting, start);
         // As a call that begins now would: the rows are those of the module as it was.
-        let handle = self.target.handle();
-        handle.check_unchanged(self.target, self.cache)?;
+        self.check_unchanged()?;
         lookup.take_back();
         for (positions, rows) in arrived.values {
             match rows.rows_at(lookup.still_missing(positions), lookup.keys()) {

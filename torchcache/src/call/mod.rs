@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use tch::{Device, TchError, Tensor};
 
-use crate::argument::{Arguments, SelectedRows};
+use crate::argument::{Arguments, PlainArguments, SelectedRows};
 use crate::cache::epoch::Epoch;
 use crate::cache::handle::OpenCache;
 use crate::cache::methods::Method;
@@ -48,20 +48,22 @@ pub use peek::{PeekedRow, Tier};
 use recheck::{Comparison, Recomputing};
 use request::Request;
 
-/// Runs `body` through the cache of `target`: on the rows that no tier holds. `training`: the call
-/// bypasses the cache.
+/// Runs `body` through the cache of `target`: on the rows that no tier holds, of the arguments that `describe` reads.
+/// `training`: the call bypasses the cache.
 ///
 /// # Panics
 ///
 /// On misuse, unless the output is a `Result` that can hold the error.
 #[track_caller]
-pub(crate) fn run<O: Output>(
+pub(crate) fn run<'a, O: Output>(
     target: &dyn Target,
     function: &'static Function,
     training: bool,
-    arguments: &Arguments,
+    describe: &dyn Fn() -> Arguments<'a>,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
+    let arguments = &describe();
+    let plain = &|| describe().plain;
     let method = target.handle().method(|| target.row_name(), function);
     let request = request::of_call(target.handle());
     let run = loop {
@@ -69,7 +71,7 @@ pub(crate) fn run<O: Output>(
         if let Some(request) = request {
             let found = match training {
                 true => Err(Stop::Bypass(Reason::Training)),
-                false => find_requested::<O>(request, target, &method, arguments),
+                false => find_requested::<O>(request, target, &method, arguments, plain),
             };
             if let Some(placeholder) = request::answer(request, target, found) {
                 return placeholder;
@@ -78,7 +80,7 @@ pub(crate) fn run<O: Output>(
         let frame = Frame::enter(target, &method);
         let run = match training {
             true => Err(Stop::Bypass(Reason::Training)),
-            false => run_cached(target, &frame, arguments, body),
+            false => run_cached(target, &frame, arguments, plain, body),
         };
         // Rows of keys that have the code of functions that the body called first were not removed.
         if request.is_none() || run.is_err() || method.callee_count() == callees {
@@ -98,6 +100,7 @@ fn run_cached<O: Output>(
     target: &dyn Target,
     frame: &Frame<'_>,
     arguments: &Arguments,
+    plain: &dyn Fn() -> PlainArguments,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> Result<O, Stop<O>> {
     if environment::is_disabled() {
@@ -111,7 +114,8 @@ fn run_cached<O: Output>(
     let method = frame.method;
     cache.claim(target, method)?;
     Counters::add(&method.counters.calls, 1);
-    let mut call = CachedCall::new::<O>(target, method, arguments, &attached.options, cache)?;
+    let options = &attached.options;
+    let mut call = CachedCall::new::<O>(target, method, arguments, plain, options, cache)?;
 
     let code = call.code();
     let mut lookup = Lookup::new(call.row_keys(&code)?);
@@ -145,6 +149,7 @@ fn find_requested<O: Output>(
     target: &dyn Target,
     method: &Method,
     arguments: &Arguments,
+    plain: &dyn Fn() -> PlainArguments,
 ) -> Result<Vec<PeekedRow>, Stop<O>> {
     if environment::is_disabled() {
         return Err(request::disabled());
@@ -152,7 +157,8 @@ fn find_requested<O: Output>(
     let attached = target.handle().attach(target)?;
     let cache = attached.enabled_cache().ok_or_else(request::disabled)?;
     cache.claim(target, method)?;
-    let call = CachedCall::new::<O>(target, method, arguments, &attached.options, cache)?;
+    let options = &attached.options;
+    let call = CachedCall::new::<O>(target, method, arguments, plain, options, cache)?;
     let keys = call.row_keys(&call.code())?;
     let found = peek::find(&cache.tiers, &keys);
     if request.removes() {
@@ -170,6 +176,8 @@ struct CachedCall<'a> {
     /// That of the method.
     function: &'a Function,
     arguments: &'a Arguments<'a>,
+    /// Reads the plain arguments again.
+    plain: &'a dyn Fn() -> PlainArguments,
     options: &'a Options,
     cache: &'a OpenCache,
     /// What it brings is kept in this epoch; in none before its lookup, and while rows are removed.
@@ -188,6 +196,7 @@ impl<'a> CachedCall<'a> {
         target: &'a dyn Target,
         method: &'a Method,
         arguments: &'a Arguments<'a>,
+        plain: &'a dyn Fn() -> PlainArguments,
         options: &'a Options,
         cache: &'a OpenCache,
     ) -> Result<Self, Stop<O>> {
@@ -202,6 +211,7 @@ impl<'a> CachedCall<'a> {
             method,
             function,
             arguments,
+            plain,
             options,
             cache,
             epoch: None,
@@ -622,6 +632,29 @@ impl<'a> CachedCall<'a> {
                 Ok(())
             }
             Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether the module, and those among the plain arguments, are still what the keys were made of.
+    ///
+    /// # Errors
+    ///
+    /// One changed meanwhile, or cannot be read now.
+    fn check_unchanged(&self) -> Result<(), Reason> {
+        let handle = self.target.handle();
+        handle.check_unchanged(self.target, self.cache)?;
+        let before = &self.arguments.plain;
+        if before.weights.is_none() {
+            return Ok(());
+        }
+        let now = (self.plain)();
+        let mut changed = before.digests.iter().zip(&now.digests);
+        match changed.find(|(before, now)| before != now) {
+            _ if now.is_locked => Err(Reason::Locked),
+            Some(((position, _), _)) => {
+                Err(Reason::ArgumentChanged(self.function.argument(*position)))
+            }
+            None => Ok(()),
         }
     }
 

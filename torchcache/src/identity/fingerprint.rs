@@ -17,7 +17,7 @@ use super::parts::{self, Claim, Collector};
 use super::program::{Object, this_run};
 use super::watch::Watcher;
 use crate::function::Function;
-use crate::tensor::layout;
+use crate::tensor::{layout, raw};
 
 /// A value that can be part of a module's identity.
 ///
@@ -124,8 +124,21 @@ enum FingerprintMode<'a> {
     Watch(&'a mut Watcher),
     /// Collect digests, and readable values for the manifest.
     Hash(&'a mut Collector),
-    /// Find the path of the first tensor that requires grad.
-    Trainable(&'a mut Option<String>),
+    /// See what there is, without reading it.
+    Survey(&'a mut Survey),
+}
+
+/// What a walk that reads no bytes of tensors finds.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// The path of the first tensor that requires grad.
+    pub(crate) trainable: Option<String>,
+    /// So many bytes of tensors would be hashed.
+    pub(crate) tensor_bytes: usize,
+    /// Whether there is a module with a handle.
+    pub(crate) has_module: bool,
+    /// Whether there is content that is hashed and not compared: two values may differ in it alone.
+    pub(crate) has_unwatched: bool,
 }
 
 impl<'a> Fingerprinter<'a> {
@@ -147,8 +160,8 @@ impl<'a> Fingerprinter<'a> {
         Self::new(FingerprintMode::Hash(collector))
     }
 
-    pub(crate) fn trainable(found: &'a mut Option<String>) -> Self {
-        Self::new(FingerprintMode::Trainable(found))
+    pub(crate) fn survey(survey: &'a mut Survey) -> Self {
+        Self::new(FingerprintMode::Survey(survey))
     }
 
     /// A named component: a field, an element, a layer.
@@ -237,7 +250,7 @@ impl<'a> Fingerprinter<'a> {
                     &format!("{readable:?}"),
                 ));
             }
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(_) => {}
         }
     }
 
@@ -252,11 +265,16 @@ impl<'a> Fingerprinter<'a> {
                 collector.records_gradients |= layout::records_gradients(tensor);
                 collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
             }
-            FingerprintMode::Trainable(found) => {
-                if found.is_none() && tensor.defined() && tensor.requires_grad() {
-                    **found = Some(self.path.clone());
+            FingerprintMode::Survey(survey) if tensor.defined() => {
+                // Of a tensor without a shape the hash decides what it is.
+                let elements: i64 = raw::shape(tensor).unwrap_or_default().iter().product();
+                let element_bytes = tensor.f_kind().map_or(1, |kind| kind.elt_size_in_bytes());
+                survey.tensor_bytes += elements as usize * element_bytes;
+                if survey.trainable.is_none() && tensor.requires_grad() {
+                    survey.trainable = Some(self.path.clone());
                 }
             }
+            FingerprintMode::Survey(_) => {}
         }
     }
 
@@ -269,7 +287,7 @@ impl<'a> Fingerprinter<'a> {
     pub(crate) fn hashed_modules(&self) -> usize {
         match &self.walk {
             FingerprintMode::Hash(collector) => collector.modules,
-            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => 0,
+            FingerprintMode::Watch(_) | FingerprintMode::Survey(_) => 0,
         }
     }
 
@@ -277,8 +295,9 @@ impl<'a> Fingerprinter<'a> {
     /// change while it is used, so that it is not watched.
     #[track_caller]
     pub(crate) fn unknown_code<T: ?Sized>(&mut self) {
+        let name = type_name::<T>();
+        self.watch_with(|watcher, depth| watcher.name(depth, name));
         if let FingerprintMode::Hash(collector) = &mut self.walk {
-            let name = type_name::<T>();
             let program = Object::of(Location::caller());
             let digest = || program.map_or_else(this_run, |program| program.digest());
             let digest = collector.progress.work(digest);
@@ -306,7 +325,7 @@ impl<'a> Fingerprinter<'a> {
         match &mut self.walk {
             FingerprintMode::Watch(watcher) => watcher.locked(),
             FingerprintMode::Hash(collector) => collector.locked = true,
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(_) => {}
         }
     }
 
@@ -315,7 +334,7 @@ impl<'a> Fingerprinter<'a> {
         match &self.walk {
             FingerprintMode::Watch(watcher) => watcher.is_locked(),
             FingerprintMode::Hash(collector) => collector.locked,
-            FingerprintMode::Trainable(_) => false,
+            FingerprintMode::Survey(_) => false,
         }
     }
 
@@ -329,7 +348,7 @@ impl<'a> Fingerprinter<'a> {
                 changes.outer_hashed();
                 collector.modules += 1;
             }
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(survey) => survey.has_module = true,
         }
     }
 
@@ -347,10 +366,14 @@ impl<'a> Fingerprinter<'a> {
 
     /// Does work that may take long, and waits for no lock of the program; `None` where this walk does not
     /// compute the hash.
-    pub(super) fn hashing<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
-        match &self.walk {
+    pub(super) fn hashing<R>(&mut self, work: impl FnOnce() -> R) -> Option<R> {
+        match &mut self.walk {
             FingerprintMode::Hash(collector) => Some(collector.progress.work(work)),
-            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => None,
+            FingerprintMode::Watch(_) => None,
+            FingerprintMode::Survey(survey) => {
+                survey.has_unwatched = true;
+                None
+            }
         }
     }
 
@@ -380,7 +403,7 @@ impl<'a> Fingerprinter<'a> {
     pub(crate) fn digest_of(&mut self, walk: impl FnOnce(&mut Self)) -> Option<[u8; 32]> {
         let start = match &self.walk {
             FingerprintMode::Hash(collector) => Some(collector.parts.len()),
-            FingerprintMode::Watch(_) | FingerprintMode::Trainable(_) => None,
+            FingerprintMode::Watch(_) | FingerprintMode::Survey(_) => None,
         };
         walk(self);
         match &self.walk {
@@ -391,6 +414,26 @@ impl<'a> Fingerprinter<'a> {
         }
     }
 
+    /// What an instance hashes, whose number no other one of this process has: where a part of it is not watched, the
+    /// number is compared in its place. Returns what [`digest_of`](Self::digest_of) does.
+    pub(crate) fn instance(
+        &mut self,
+        number: u64,
+        walk: impl FnOnce(&mut Self),
+    ) -> Option<[u8; 32]> {
+        let before = match &self.walk {
+            FingerprintMode::Survey(survey) => survey.has_unwatched,
+            FingerprintMode::Watch(_) | FingerprintMode::Hash(_) => false,
+        };
+        let digest = self.digest_of(walk);
+        match &mut self.walk {
+            FingerprintMode::Watch(_) => self.plain("instance", &number.to_le_bytes(), &number),
+            FingerprintMode::Survey(survey) => survey.has_unwatched = before,
+            FingerprintMode::Hash(_) => {}
+        }
+        digest
+    }
+
     /// A configuration that is readable only through `Debug`.
     pub(crate) fn configuration(&mut self, value: &dyn Debug) {
         match &mut self.walk {
@@ -399,7 +442,7 @@ impl<'a> Fingerprinter<'a> {
                 let text = format!("{value:?}");
                 self.content("configuration", &[], || (text.clone().into_bytes(), text));
             }
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(_) => {}
         }
     }
 
@@ -421,7 +464,7 @@ impl<'a> Fingerprinter<'a> {
                 let (bytes, readable) = collector.progress.work(make);
                 collector.add(parts::plain(&self.path, type_name, &bytes, &readable));
             }
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(survey) => survey.has_unwatched = true,
         }
     }
 
@@ -479,7 +522,7 @@ impl<'a> Fingerprinter<'a> {
                 }
                 collector.functions.extend(added);
             }
-            FingerprintMode::Trainable(_) => {}
+            FingerprintMode::Survey(_) => {}
         }
     }
 }

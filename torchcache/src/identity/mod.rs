@@ -25,6 +25,7 @@ mod watch;
 
 pub(crate) use changes::Changes;
 pub use code::{ModuleProbe, NoModule, hashed_modules, unknown_code};
+pub(crate) use fingerprint::Survey;
 pub use fingerprint::{Fingerprint, Fingerprinter};
 pub use named::Named;
 pub(crate) use parts::{Claim, Collector, IdentityPart};

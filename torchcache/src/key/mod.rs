@@ -127,7 +127,7 @@ impl KeyContext<'_> {
         if autocast != [None; 2] {
             add(format!("autocast {autocast:?}").as_bytes());
         }
-        for (position, digest) in &arguments.plain {
+        for (position, digest) in &arguments.plain.digests {
             add(&(*position as u64).to_le_bytes());
             add(digest);
         }
