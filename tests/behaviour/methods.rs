@@ -540,3 +540,48 @@ fn an_edit_of_a_method_changes_its_rows_and_those_that_call_it() {
         assert_eq!(run(build), lines(&again));
     }
 }
+
+/// Functions of an impl that take the module first.
+#[torchcache]
+#[derive(Debug)]
+struct Codec {
+    factor: f64,
+    #[torchcache(skip)]
+    ran: Ran,
+    torchcache: TorchCache,
+}
+
+#[torchcache]
+impl Codec {
+    #[torchcache]
+    fn encode(codec: &Codec, xs: &Tensor, by: f64) -> Tensor {
+        codec.ran.note(xs);
+        xs * codec.factor * by
+    }
+
+    #[torchcache(version = "2")]
+    fn decode(Codec { factor, ran, .. }: &Self, xs: &Tensor) -> Tensor {
+        ran.note(xs);
+        xs / *factor
+    }
+}
+
+#[test]
+fn a_function_of_an_impl_takes_the_module_in_place_of_self() {
+    let mut codec = Codec {
+        factor: 2.0,
+        ran: Ran::default(),
+        torchcache: TorchCache::default(),
+    };
+    let xs = random(&[3, 2]);
+    for _ in 0..2 {
+        assert!(same(&Codec::encode(&codec, &xs, 3.0), &(&xs * 2.0 * 3.0)));
+        assert!(same(&Codec::decode(&codec, &xs), &(&xs / 2.0)));
+    }
+    assert_eq!(codec.ran.take(), (2, 6));
+    codec.factor = 4.0;
+    assert!(same(&Codec::decode(&codec, &xs), &(&xs / 4.0)));
+    let stats = codec.torchcache.stats_by_method();
+    let counts = |name| (stats[name].misses, stats[name].hits());
+    assert_eq!((counts("encode"), counts("decode")), ((3, 3), (6, 3)));
+}

@@ -2,7 +2,7 @@
 //! `CachedForward`.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::{Attribute, FnArg, Generics, ImplItem, ItemImpl, Type, parse_quote};
 
@@ -160,7 +160,14 @@ fn wrap(item: &mut ImplItem, method: &Method, name: u64, runtime: &Runtime) -> V
     let vis = &original.vis;
     let (signature, output) = (&method.function.signature, &method.function.output);
     // That of the user's, which a macro may have passed on.
-    let module = original.sig.receiver().map(|receiver| receiver.self_token);
+    let module = match &method.function.module {
+        Some(module) => module.name.to_token_stream(),
+        None => original
+            .sig
+            .receiver()
+            .map(|it| it.self_token)
+            .to_token_stream(),
+    };
     let arguments = method.function.arguments(runtime);
     let closure = method.function.closure(runtime);
     let training = method.function.is_training(runtime);

@@ -139,7 +139,7 @@ impl WrappedFn {
                 },
             }
         });
-        let training = self.training.iter().map(|argument| {
+        let training = self.module.iter().chain(&self.training).map(|argument| {
             let WrappedArgument {
                 name,
                 pattern,

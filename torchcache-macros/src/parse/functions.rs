@@ -29,7 +29,7 @@ impl FunctionItem {
         }
         let options = OptionAssignments::parse(arguments, &mut errors);
         options.require_persistence(false, &mut errors);
-        let function = WrappedFn::parse(&item.sig, &item.block, Training::Named, &mut errors);
+        let function = WrappedFn::parse(&item.sig, &item.block, None, Training::Named, &mut errors);
         let parsed = function.map(|function| Self {
             item: item.clone(),
             options,

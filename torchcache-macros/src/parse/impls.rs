@@ -65,6 +65,7 @@ impl ModuleImpl {
         let mut item = item.clone();
         let of = item.trait_.as_ref().map(|(path, _)| path);
         let of = of.map_or_else(String::new, |path| canonical::text(quote!(#path)));
+        let module = item.self_ty.clone();
         let mut found = false;
         for (index, member) in item.items.iter_mut().enumerate() {
             let ImplItem::Fn(method) = member else {
@@ -77,8 +78,9 @@ impl ModuleImpl {
                 continue;
             }
             found = true;
-            validate::signature::receiver(&method.sig, &mut errors);
-            let function = WrappedFn::parse(&method.sig, &method.block, training, &mut errors);
+            validate::signature::receiver(&method.sig, &module, &mut errors);
+            let (signature, block) = (&method.sig, &method.block);
+            let function = WrappedFn::parse(signature, block, Some(&module), training, &mut errors);
             let options = marked.unwrap_or_default();
             let method = |function: WrappedFn| Method {
                 index,

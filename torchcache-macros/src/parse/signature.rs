@@ -33,6 +33,8 @@ pub(crate) enum Training {
 pub(crate) struct WrappedFn {
     /// The signature of the expansion, in which each argument has a name.
     pub(crate) signature: Signature,
+    /// The module of an associated function, in the place of `self`.
+    pub(crate) module: Option<WrappedArgument>,
     /// In the order of the signature, without those that mean training.
     pub(crate) arguments: Vec<WrappedArgument>,
     /// The arguments with which the call bypasses the cache if they are true. They are not part of
@@ -78,10 +80,12 @@ pub(crate) enum ArgumentRole {
 }
 
 impl WrappedFn {
-    /// Reads and checks a function, except for its receiver.
+    /// Reads and checks a function, except for its receiver. `module`: the type of the impl that it is in, which a
+    /// function without a receiver takes first.
     pub(crate) fn parse(
         signature: &Signature,
         block: &Block,
+        module: Option<&Type>,
         means_training: Training,
         errors: &mut Errors,
     ) -> Option<Self> {
@@ -91,10 +95,18 @@ impl WrappedFn {
         let mut arguments = Vec::new();
         let mut training = Vec::new();
         let mut flags = Vec::new();
-        let typed = renamed.inputs.iter_mut().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(typed),
-            FnArg::Receiver(_) => None,
-        });
+        let takes_module = module.is_some_and(|it| validate::takes_module_first(signature, it));
+        let mut typed = renamed
+            .inputs
+            .iter_mut()
+            .filter_map(|input| match input {
+                FnArg::Typed(typed) => Some(typed),
+                FnArg::Receiver(_) => None,
+            })
+            .peekable();
+        let module = typed
+            .next_if(|_| takes_module)
+            .map(|typed| WrappedArgument::of_module(typed, errors));
         for (position, typed) in typed.enumerate() {
             validate::argument_attributes(&typed.attrs, errors);
             let marks = take_marks(&mut typed.attrs, errors);
@@ -145,6 +157,7 @@ impl WrappedFn {
         let output = validate::output(signature, errors)?.clone();
         Some(Self {
             signature: renamed,
+            module,
             arguments,
             training,
             flags,
@@ -157,6 +170,17 @@ impl WrappedFn {
 }
 
 impl WrappedArgument {
+    /// The first argument of an associated function.
+    fn of_module(typed: &mut PatType, errors: &mut Errors) -> Self {
+        for attribute in &typed.attrs {
+            if mark_name(attribute).is_some() {
+                errors.report(attribute, MODULE_MARKED);
+            }
+        }
+        take_marks(&mut typed.attrs, &mut Errors::default());
+        WrappedArgument::rename(typed, 0, Marks::default())
+    }
+
     /// Replaces a pattern in the signature by a name; the pattern is matched where the body begins.
     fn rename(typed: &mut PatType, position: usize, marks: Marks) -> Self {
         let pattern = (*typed.pat).clone();
@@ -327,17 +351,16 @@ fn mark_name(attribute: &Attribute) -> Option<String> {
     (!OTHERS.contains(&name.as_str())).then_some(name)
 }
 
+const MODULE_MARKED: &str = "this is the module, which rows are stored under; remove this attribute, and leave a field \
+     out of the module hash with `#[torchcache(skip)]` on it";
+
 /// Refuses marks on `self`, and removes them.
 fn refuse_marks_of_receiver(signature: &mut Signature, errors: &mut Errors) {
     let Some(FnArg::Receiver(receiver)) = signature.inputs.first_mut() else {
         return;
     };
     for attribute in receiver.attrs.extract_if(.., |it| mark_name(it).is_some()) {
-        errors.report(
-            &attribute,
-            "`self` is the module, which rows are stored under; remove this attribute, and leave a field out \
-             of the module hash with `#[torchcache(skip)]` on it",
-        );
+        errors.report(&attribute, MODULE_MARKED);
     }
 }
 

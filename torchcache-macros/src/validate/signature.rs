@@ -9,6 +9,7 @@ use syn::{
 };
 
 use crate::build_inputs::conditional;
+use crate::canonical;
 use crate::errors::Errors;
 use crate::types::{self, ungrouped};
 
@@ -69,14 +70,19 @@ pub(crate) fn qualifiers(signature: &Signature, errors: &mut Errors) {
     }
 }
 
-/// Requires `&self`.
-pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
+/// Requires `&self`, or a reference to the type of the impl in its place.
+pub(crate) fn receiver(signature: &Signature, module: &Type, errors: &mut Errors) {
     let name = &signature.ident;
     let Some(receiver) = signature.receiver() else {
-        errors.report(
-            name,
-            format!("`{name}` takes no `self`; a cached method takes `&self`"),
-        );
+        if !takes_module_first(signature, module) {
+            errors.report(
+                name,
+                format!(
+                    "`{name}` takes neither `&self` nor `&Self` first; a cached function of an impl takes the \
+                     module, and one without it is a free function with `#[torchcache]`"
+                ),
+            );
+        }
         return;
     };
     let is_shared = match &receiver.kind {
@@ -93,6 +99,20 @@ pub(crate) fn receiver(signature: &Signature, errors: &mut Errors) {
              nor consume the module; take `&self`, and what changes as an argument that is returned",
         );
     }
+}
+
+/// Whether the first argument is `&Self` or a reference to `module`, by a name.
+pub(crate) fn takes_module_first(signature: &Signature, module: &Type) -> bool {
+    let Some(FnArg::Typed(first)) = signature.inputs.first() else {
+        return false;
+    };
+    let Type::Reference(reference) = ungrouped(&first.ty) else {
+        return false;
+    };
+    let to = ungrouped(&reference.elem);
+    let text = |ty: &Type| canonical::text(ty.to_token_stream());
+    reference.mutability.is_none()
+        && (types::is_named(to, "Self") || text(to) == text(ungrouped(module)))
 }
 
 /// Refuses `#[cfg_attr]` with a mark, which nothing evaluates before the attribute of the function.
