@@ -1,5 +1,7 @@
 //! The columns of an exported file: the parts of the output and the key, under unique names.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 use torchcache_store::schema::{Schema, TensorSpec};
 
@@ -18,6 +20,8 @@ pub(crate) struct ExportColumn {
     pub(super) bytes: usize,
     /// The bytes of an element.
     pub(super) element: usize,
+    /// The tensor, if its elements are written as `f32`: its rows have other bytes in the cache.
+    pub(super) widened: Option<TensorSpec>,
 }
 
 impl ExportColumn {
@@ -30,10 +34,27 @@ impl ExportColumn {
         json!({ "name": self.name, "kind": self.kind, "shape": self.full_shape(rows) })
     }
 
+    /// Takes the part off the front of a row, and returns it as the file has it.
+    pub(super) fn take<'r>(&self, row: &mut &'r [u8]) -> Cow<'r, [u8]> {
+        let stored = self.widened.as_ref().map_or(self.bytes, stored_bytes);
+        let (part, rest) = row.split_at(stored);
+        *row = rest;
+        match self.widened.as_ref().and_then(|spec| spec.widen(part)) {
+            Some(values) => values.flat_map(f32::to_le_bytes).collect(),
+            None => part.into(),
+        }
+    }
+
     pub(super) fn full_shape(&self, rows: u64) -> Vec<i64> {
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
         [&[rows], &self.shape[..]].concat()
     }
+}
+
+/// The bytes of a row of a tensor in the cache.
+fn stored_bytes(spec: &TensorSpec) -> usize {
+    // A decoded schema has a length.
+    spec.bytes().unwrap_or(0)
 }
 
 /// All columns of a file.
@@ -51,8 +72,14 @@ pub(super) struct ElementType {
     pub(super) name: String,
     /// How many of them make up an element of the part, if not one.
     pub(super) per_element: Option<i64>,
+    /// Whether they are written as `f32`.
+    pub(super) is_widened: bool,
     pub(super) note: Option<&'static str>,
 }
+
+/// The note of integers that are exported as the numbers that they stand for.
+pub(super) const DEQUANTIZED: &str =
+    "the cache has integers and a scale for each row; these are their products, as float32";
 
 impl Columns {
     /// The columns of a schema. `element_type` returns the type that the format has for a tensor, or what
@@ -74,6 +101,10 @@ impl Columns {
             }
             let element = element_type(part).map_err(|error| format!("{name}: {error}"))?;
             notes.extend(element.note.map(|note| format!("{named}: {note}")));
+            let (bytes, size) = match element.is_widened {
+                true => (4 * part.elements().unwrap_or(0), 4),
+                false => (stored_bytes(part), part.stored.size()),
+            };
             parts.push(ExportColumn {
                 name: named,
                 kind: element.name,
@@ -83,9 +114,9 @@ impl Columns {
                     .copied()
                     .chain(element.per_element)
                     .collect(),
-                // A decoded schema has a length.
-                bytes: part.bytes().unwrap_or(0),
-                element: part.stored.size() / element.per_element.unwrap_or(1) as usize,
+                bytes,
+                element: size / element.per_element.unwrap_or(1) as usize,
+                widened: element.is_widened.then(|| part.clone()),
             });
         }
         let named = unique(key, &mut taken);
@@ -100,6 +131,7 @@ impl Columns {
             shape: vec![KEY_BYTES as i64],
             bytes: KEY_BYTES,
             element: 1,
+            widened: None,
         };
         Ok(Columns { parts, key, notes })
     }
@@ -142,6 +174,7 @@ mod tests {
             Ok(ElementType {
                 name: "F32".into(),
                 per_element: None,
+                is_widened: false,
                 note: None,
             })
         };

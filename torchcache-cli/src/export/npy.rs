@@ -15,7 +15,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, Schema, TensorSpec};
 
-use super::columns::{Columns, ElementType, ExportColumn};
+use super::columns::{Columns, DEQUANTIZED, ElementType, ExportColumn};
 use super::row_writer::RowWriter;
 
 /// The bytes of a write.
@@ -43,10 +43,10 @@ pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
     }
 }
 
-/// The numpy type of the elements. Kinds that numpy does not have are written as their bits.
+/// The numpy type of the elements. Kinds that numpy does not have are written as wider ones, or as their bits.
 fn element_type(tensor: &TensorSpec) -> ElementType {
     const BITS_16: &str = "numpy has no bfloat16; these are its bits, as uint16";
-    const BITS_8: &str = "numpy has no 8-bit floats; these are their bits, as uint8";
+    const WIDENED: &str = "numpy has no 8-bit floats; these are the same numbers, as float32";
     const PAIRS: &str = "numpy has no complex32; these are pairs of real and imaginary float16";
     let size = tensor.stored.size();
     let (letter, size, per_element, note) = match (tensor.stored.class(), size) {
@@ -56,13 +56,15 @@ fn element_type(tensor: &TensorSpec) -> ElementType {
         (ElementClass::Float, _) => ('f', size, None, None),
         (ElementClass::Complex, 4) => ('f', 2, Some(2), Some(PAIRS)),
         (ElementClass::Complex, _) => ('c', size, None, None),
-        (ElementClass::MlFloat, 1) => ('u', size, None, Some(BITS_8)),
+        (ElementClass::MlFloat, 1) => ('f', 4, None, Some(WIDENED)),
         (ElementClass::MlFloat, _) => ('u', size, None, Some(BITS_16)),
+        (ElementClass::Quantized, _) => ('f', 4, None, Some(DEQUANTIZED)),
     };
     let order = if size == 1 { '|' } else { '<' };
     ElementType {
         name: format!("{order}{letter}{size}"),
         per_element,
+        is_widened: size > tensor.stored.size(),
         note,
     }
 }
@@ -70,6 +72,7 @@ fn element_type(tensor: &TensorSpec) -> ElementType {
 /// Writes records.
 pub(super) struct Npy<'f> {
     out: BufWriter<&'f File>,
+    parts: Vec<ExportColumn>,
 }
 
 impl<'f> Npy<'f> {
@@ -77,14 +80,16 @@ impl<'f> Npy<'f> {
         file.seek(SeekFrom::Start(0))?;
         let mut out = BufWriter::with_capacity(BUFFER, file);
         out.write_all(&header(columns, rows))?;
-        Ok(Npy { out })
+        let parts = columns.parts.clone();
+        Ok(Npy { out, parts })
     }
 }
 
 impl RowWriter for Npy<'_> {
-    fn row(&mut self, key: &Key, value: &[u8]) -> io::Result<()> {
+    fn row(&mut self, key: &Key, mut value: &[u8]) -> io::Result<()> {
         self.out.write_all(key)?;
-        self.out.write_all(value)
+        let mut parts = self.parts.iter();
+        parts.try_for_each(|part| self.out.write_all(&part.take(&mut value)))
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use torchcache_store::Key;
 use torchcache_store::schema::{ElementClass, ElementKind, Schema, TensorSpec};
 
-use super::columns::{Columns, ElementType, ExportColumn};
+use super::columns::{Columns, DEQUANTIZED, ElementType, ExportColumn};
 use super::row_writer::{Origin, RowWriter};
 
 /// The memory that the buffers of all tensors share.
@@ -46,14 +46,20 @@ fn element_type(tensor: &TensorSpec) -> Result<ElementType, String> {
         (ElementKind::Float8e4m3fn, _) => "F8_E4M3".to_owned(),
         (ElementKind::Float8e5m2fnuz, _) => "F8_E5M2FNUZ".to_owned(),
         (ElementKind::Float8e4m3fnuz, _) => "F8_E4M3FNUZ".to_owned(),
-        (kind, ElementClass::Complex | ElementClass::MlFloat) => {
+        (ElementKind::QInt8, _) => "F32".to_owned(),
+        (kind, ElementClass::Complex | ElementClass::MlFloat | ElementClass::Quantized) => {
             return Err(format!("safetensors has no {kind}; export to a .npy file"));
         }
     };
-    let note = (tensor.stored.class() == ElementClass::MlFloat).then_some(NOT_NUMPY);
+    let note = match tensor.stored.class() {
+        ElementClass::MlFloat => Some(NOT_NUMPY),
+        ElementClass::Quantized => Some(DEQUANTIZED),
+        _ => None,
+    };
     Ok(ElementType {
         name,
         per_element: None,
+        is_widened: note == Some(DEQUANTIZED),
         note,
     })
 }
@@ -67,8 +73,7 @@ pub(super) struct Safetensors<'f> {
 
 /// Writes one tensor.
 struct TensorWriter {
-    /// The bytes of a row.
-    bytes: usize,
+    column: ExportColumn,
     /// The file offset of the next write.
     offset: u64,
     buffer: Vec<u8>,
@@ -112,7 +117,7 @@ impl<'f> Safetensors<'f> {
         file.set_len(8 + len + end)?;
         let capacity = (BUFFERS / all.len()).max(MIN_BUFFER);
         let tensors = all.iter().zip(begins).map(|(column, begin)| TensorWriter {
-            bytes: column.bytes,
+            column: (*column).clone(),
             offset: 8 + len + begin,
             buffer: Vec::new(),
             capacity,
@@ -159,9 +164,8 @@ impl RowWriter for Safetensors<'_> {
             return Ok(());
         };
         for part in parts {
-            let bytes;
-            (bytes, value) = value.split_at(part.bytes);
-            part.push(self.file, bytes)?;
+            let bytes = part.column.take(&mut value);
+            part.push(self.file, &bytes)?;
         }
         keys.push(self.file, key)
     }

@@ -10,7 +10,7 @@ use torchcache_store::schema::{ElementKind, OutputDevice, Schema};
 
 use crate::support::{
     BACKBONE, DAY, corrupt_rows, hash, json, key, manifest, root, segment, single, stderr, stdout,
-    tensor, text, value,
+    tensor, text, value, written,
 };
 
 /// The header and the data of a safetensors file.
@@ -272,6 +272,71 @@ fn schemas_that_differ_only_by_the_device_are_distinct() {
         };
         assert_eq!(report["schemas"][n]["parts"][0]["device"], expected);
     }
+}
+
+/// A row of three tensors after three bytes: quantized, of 8-bit floats, and with a scale only.
+fn narrow() -> (Schema, Vec<u8>) {
+    let (float, int8) = (ElementKind::Float, ElementKind::QInt8);
+    let schema = Schema {
+        structure: "{id:T,pooled:T,e4m3:T,e5m2:T}".into(),
+        tensors: vec![
+            tensor(ElementKind::Uint8, ElementKind::Uint8, &[3]),
+            tensor(int8, ElementKind::Half, &[2, 2]),
+            tensor(ElementKind::Float8e4m3fn, float, &[2]),
+            tensor(ElementKind::Float8e5m2, float, &[]),
+        ],
+        lengths: Vec::new(),
+    };
+    let quantized = [&0.5f32.to_le_bytes()[..], &[127, 0, 0x81, 1]].concat();
+    let row = [&[7, 8, 9][..], &quantized, &[0x7e, 0x81], &[0xfc]].concat();
+    (schema, row)
+}
+
+#[test]
+fn quantized_rows_are_exported_as_their_numbers() {
+    let root = tempfile::tempdir().unwrap();
+    let (schema, row) = narrow();
+    let rows = [(key(0), row.clone()), (key(1), row.clone())];
+    let dir = root.path().join(hash(1));
+    written(&dir, "a.tcs", &schema.encode(), row.len(), rows, DAY);
+    let shown = stdout(root.path(), &["show", "."], 0);
+    assert!(shown.contains("qint8 → float16"), "{shown}");
+    assert!(shown.contains("float8_e4m3fn → float32"), "{shown}");
+
+    let pooled: Vec<u8> = [63.5f32, 0.0, -63.5, 0.5]
+        .iter()
+        .flat_map(|it| it.to_le_bytes())
+        .collect();
+    let args = ["export", ".", "-o", "x.safetensors"];
+    let report = json(root.path(), &args, 0);
+    assert_eq!(
+        report["arrays"][1],
+        json!({ "name": "pooled", "kind": "F32", "shape": [2, 2, 2] })
+    );
+    let (header, data) = read(&root.path().join("x.safetensors"));
+    let bytes = |name| tensor_bytes(&header, &data, name);
+    assert_eq!(bytes("pooled"), pooled.repeat(2));
+    assert_eq!(header["e4m3"]["dtype"], json!("F8_E4M3"));
+    assert_eq!(bytes("e4m3"), [0x7e, 0x81, 0x7e, 0x81]);
+    assert_eq!(header["e5m2"]["dtype"], json!("F8_E5M2"));
+    assert_eq!(bytes("e5m2"), [0xfc, 0xfc]);
+    assert_eq!(bytes("id"), [7, 8, 9, 7, 8, 9]);
+
+    let report = json(root.path(), &["export", ".", "-o", "x.npy"], 0);
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("pooled: the cache has integers and a scale"),
+        "{notes}"
+    );
+    let kinds: Vec<_> = (0..4)
+        .map(|at| report["arrays"][at]["kind"].clone())
+        .collect();
+    assert_eq!(kinds, ["|u1", "<f4", "<f4", "<f4"]);
+    let file = fs::read(root.path().join("x.npy")).unwrap();
+    let floats = [448f32, -(2f32.powi(-9)), f32::NEG_INFINITY];
+    let floats: Vec<u8> = floats.iter().flat_map(|it| it.to_le_bytes()).collect();
+    let record = |n| [&key(n)[..], &[7, 8, 9], &pooled, &floats].concat();
+    assert!(file.ends_with(&[record(0), record(1)].concat()));
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub enum ElementClass {
     MlFloat,
     /// A complex number of two IEEE 754 floating-point numbers.
     Complex,
+    /// A floating-point number as an integer times the scale of its row.
+    Quantized,
 }
 
 macro_rules! element_kinds {
@@ -51,7 +53,7 @@ macro_rules! element_kinds {
 }
 
 // The codes are those of libtorch's scalar types. They are in schemas and row keys, so they never
-// change. Quantized kinds (12 to 14) never reach a row.
+// change. Quantized tensors of libtorch (12 to 14) never reach a row: `QInt8` is how rows of floats are stored.
 element_kinds! {
     // variant     code  bytes  class     name in PyTorch
     Uint8          =  0,  1, Unsigned, "uint8";
@@ -66,6 +68,7 @@ element_kinds! {
     ComplexFloat   =  9,  8, Complex,  "complex64";
     ComplexDouble  = 10, 16, Complex,  "complex128";
     Bool           = 11,  1, Bool,     "bool";
+    QInt8          = 12,  1, Quantized, "qint8";
     BFloat16       = 15,  2, MlFloat,  "bfloat16";
     Float8e5m2     = 23,  1, MlFloat,  "float8_e5m2";
     Float8e4m3fn   = 24,  1, MlFloat,  "float8_e4m3fn";
@@ -82,6 +85,19 @@ impl ElementKind {
     /// The kind of a code; `None` if rows never have that kind, or only in a later version.
     pub fn from_code(code: u8) -> Option<ElementKind> {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// The bytes of the scale before the elements of a row: an `f32` of quantized ones.
+    pub fn scale_bytes(self) -> usize {
+        match self.class() {
+            ElementClass::Quantized => size_of::<f32>(),
+            _ => 0,
+        }
+    }
+
+    /// Whether tensors have elements of this kind; the others are only stored.
+    pub fn is_of_tensors(self) -> bool {
+        self.class() != ElementClass::Quantized
     }
 
     /// Whether the elements are real floating-point numbers.

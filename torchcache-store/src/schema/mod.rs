@@ -24,6 +24,7 @@
 mod kind;
 mod names;
 mod tensor;
+mod widen;
 
 pub use self::kind::{ElementClass, ElementKind};
 pub use self::names::names;
@@ -38,7 +39,7 @@ const VERSION: u8 = 2;
 const MAX_TENSORS: usize = 256;
 
 /// What a row consists of: the elements of each tensor for that row, contiguous, one tensor after
-/// the other.
+/// the other. Quantized elements follow their scale, an `f32`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Schema {
     /// How the output is built of its tensors: `T` is a tensor, `(TT)` a tuple or an array, `[T]` a
@@ -188,6 +189,23 @@ mod tests {
             &[1, 0, 1, 0, 0, 0],
         ];
         assert_eq!(schema().encode(), bytes.concat());
+    }
+
+    #[test]
+    fn rows_of_quantized_elements_have_their_scale() {
+        let mut schema = schema();
+        schema.tensors[0].stored = ElementKind::QInt8;
+        assert_eq!(schema.tensors[0].bytes(), Some(4 + 6));
+        assert_eq!(schema.row_bytes(), Some(4 + 6 + 8));
+        let bytes = schema.encode();
+        assert_eq!(bytes[11..13], [12, 6]);
+        assert_eq!(Schema::decode(&bytes), Some(schema.clone()));
+        // Only floats are quantized, and no tensor is returned so.
+        for (stored, output) in [(12, 3), (12, 12), (6, 12)] {
+            let mut bytes = bytes.clone();
+            bytes[11..13].copy_from_slice(&[stored, output]);
+            assert_eq!(Schema::decode(&bytes), None, "{stored} as {output}");
+        }
     }
 
     #[test]

@@ -109,14 +109,18 @@ impl fmt::Display for OutputDevice {
 }
 
 impl TensorSpec {
-    /// The bytes of a row of this tensor; `None` if an extent is negative, or the row is too large
-    /// for any memory.
-    pub fn bytes(&self) -> Option<usize> {
-        let elements = self.shape.iter().try_fold(1usize, |product, &extent| {
+    /// The elements of a row of this tensor; `None` if an extent is negative, or there are too many for any memory.
+    pub fn elements(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1usize, |product, &extent| {
             product.checked_mul(usize::try_from(extent).ok()?)
-        })?;
+        })
+    }
+
+    /// The bytes of a row of this tensor, with its scale if it has one; `None` if the row is too large for any memory.
+    pub fn bytes(&self) -> Option<usize> {
+        let elements = self.elements()?.checked_mul(self.stored.size())?;
         elements
-            .checked_mul(self.stored.size())
+            .checked_add(self.stored.scale_bytes())
             .filter(|&bytes| bytes < isize::MAX as usize)
     }
 
@@ -139,9 +143,14 @@ impl TensorSpec {
             return None;
         }
         let shape = (0..dimensions).map(|_| Some(i64::from_le_bytes(take_bytes(bytes)?)));
+        let stored = ElementKind::from_code(stored)?;
+        let output = ElementKind::from_code(output).filter(|kind| kind.is_of_tensors())?;
+        if !stored.is_of_tensors() && !output.is_float() {
+            return None;
+        }
         Some(TensorSpec {
-            stored: ElementKind::from_code(stored)?,
-            output: ElementKind::from_code(output)?,
+            stored,
+            output,
             device: OutputDevice::from_code(device),
             shape: shape.collect::<Option<Vec<_>>>()?,
         })

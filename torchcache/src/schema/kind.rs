@@ -5,11 +5,11 @@ use torchcache_store::schema::ElementKind;
 
 macro_rules! same_names {
     ($($name:ident)*) => {
-        /// The element kind of tch's kind; `None` for the quantized ones, which rows never have.
+        /// The element kind of tch's kind; `None` for the quantized ones that rows never have.
         pub(crate) fn element(kind: Kind) -> Option<ElementKind> {
             match kind {
                 $(Kind::$name => Some(ElementKind::$name),)*
-                Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => None,
+                Kind::QUInt8 | Kind::QInt32 => None,
             }
         }
 
@@ -22,7 +22,6 @@ macro_rules! same_names {
         pub(crate) fn code(kind: Kind) -> u8 {
             match kind {
                 $(Kind::$name => ElementKind::$name.code(),)*
-                Kind::QInt8 => 12,
                 Kind::QUInt8 => 13,
                 Kind::QInt32 => 14,
             }
@@ -31,7 +30,7 @@ macro_rules! same_names {
 }
 
 same_names! {
-    Uint8 Int8 Int16 Int Int64 Half Float Double ComplexHalf ComplexFloat ComplexDouble Bool BFloat16
+    Uint8 Int8 Int16 Int Int64 Half Float Double ComplexHalf ComplexFloat ComplexDouble Bool QInt8 BFloat16
     Float8e5m2 Float8e4m3fn Float8e5m2fnuz Float8e4m3fnuz
 }
 
@@ -47,6 +46,6 @@ mod tests {
             assert_eq!(code(kind), element.code());
             assert_eq!(kind.elt_size_in_bytes(), element.size());
         }
-        assert_eq!(element(Kind::QInt8), None);
+        assert_eq!(element(Kind::QUInt8), None);
     }
 }

@@ -440,7 +440,7 @@ impl<'t> TensorState<'t> {
     /// Whether the tensor is strided memory of a kind with a name in tch.
     pub(crate) fn is_strided(&self) -> bool {
         let kind = (self.fields()[2] >> 32) as u8;
-        self.is_strided && ElementKind::from_code(kind).is_some()
+        self.is_strided && ElementKind::from_code(kind).is_some_and(ElementKind::is_of_tensors)
     }
 
     /// Version, data pointer, layout, rank, shape and strides. The pointer is null where the layout has no
@@ -488,6 +488,9 @@ impl<'t> TensorState<'t> {
             return None;
         };
         let kind = ElementKind::from_code((layout >> 32) as u8)?;
+        if !kind.is_of_tensors() {
+            return None;
+        }
         if pointer == 0 || !self.is_strided || layout & PENDING != 0 {
             return None;
         }
