@@ -15,6 +15,7 @@ use torchcache::{
 
 use crate::multi_process::{child, succeed};
 use crate::persistent_module::kept;
+use crate::random_inputs::rounded;
 use crate::support::{Ran, Scale, device, logged, random, same, version, warnings};
 
 /// `x * 1`, with the options that depend on others as fields.
@@ -253,19 +254,25 @@ fn a_process_without_a_temporary_directory_computes() {
 }
 
 #[test]
-fn a_finite_output_is_never_cached_as_infinity() {
+fn an_output_is_never_cached_as_infinity_or_as_another_number() {
     for (kind, dtype, large) in [
         (Kind::Float, Kind::Half, 1e6),
         (Kind::Float, Kind::Half, -70_000.0),
         (Kind::Double, Kind::Float, 1e300),
         (Kind::Float, Kind::BFloat16, f64::from(f32::MAX)),
+        (Kind::Float, Kind::Float8e5m2, 1e5),
+        (Kind::Half, Kind::Float8e4m3fn, -465.0),
+        (Kind::BFloat16, Kind::Float8e4m3fn, f64::NEG_INFINITY),
+        (Kind::Double, Kind::QInt8, 1e39),
+        (Kind::Half, Kind::QInt8, f64::INFINITY),
+        (Kind::Float, Kind::QInt8, f64::NAN),
     ] {
         let model = Copied {
             torchcache_cache_dtype: Some(dtype),
             ..copied("overflow")
         };
-        let small = random(&[3, 4]).to_kind(kind);
-        let one = random(&[1, 4]).to_kind(kind);
+        let small = random(&[3, 8]).to_kind(kind);
+        let one = random(&[1, 8]).to_kind(kind);
         let _ = one.narrow(1, 2, 1).fill_(large);
         let both = Tensor::cat(&[&small, &one], 0);
         let (first, lines) = logged(|| {
@@ -275,13 +282,9 @@ fn a_finite_output_is_never_cached_as_infinity() {
         });
         assert!(same(&first, &both), "past the cache");
         assert_eq!(model.ran.take(), (2, 5));
-        assert_eq!(warnings(&lines, "which is infinite"), 1, "{lines:#?}");
-        assert_eq!(
-            warnings(&lines, &format!("Kind::{dtype:?}")),
-            1,
-            "{lines:#?}"
-        );
-        let rounded = small.to_kind(dtype).to_kind(kind);
+        let message = format!("which `cache_dtype = Kind::{dtype:?}` cannot hold");
+        assert_eq!(warnings(&lines, &message), 1, "{lines:#?}");
+        let rounded = rounded(&small, Some(dtype));
         for _ in 0..2 {
             assert!(same(&model.forward(&small).unwrap(), &rounded));
         }
@@ -295,20 +298,26 @@ fn a_finite_output_is_never_cached_as_infinity() {
 }
 
 #[test]
-fn infinities_of_the_forward_are_cached() {
-    let model = Copied {
-        torchcache_cache_dtype: Some(Kind::Half),
-        ..copied("infinite")
-    };
-    let xs = Tensor::from_slice(&[f32::INFINITY, f32::NEG_INFINITY, 0.5]);
-    let xs = xs.to_device(device()).view([3, 1]);
-    let (_, lines) = logged(|| {
-        for _ in 0..2 {
-            assert!(same(&model.forward(&xs).unwrap(), &xs));
-        }
-    });
-    assert_eq!(model.ran.take(), (1, 3));
-    assert_eq!(warnings(&lines, ""), 0, "{lines:#?}");
+fn infinities_and_nan_of_the_forward_are_cached() {
+    let values = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.5];
+    for (dtype, values) in [
+        (Kind::Half, &values[..]),
+        (Kind::Float8e5m2, &values),
+        (Kind::Float8e4m3fn, &values[2..]),
+    ] {
+        let model = Copied {
+            torchcache_cache_dtype: Some(dtype),
+            ..copied("infinite")
+        };
+        let xs = Tensor::from_slice(values);
+        let xs = xs.to_device(device()).unsqueeze(1);
+        let (first, lines) = logged(|| model.forward(&xs).unwrap());
+        assert_eq!(warnings(&lines, ""), 0, "{lines:#?}");
+        assert!(first.isnan().equal(&xs.isnan()), "{dtype:?}");
+        assert!(first.isclose(&xs, 0.0, 0.0, true).all().int64_value(&[]) == 1);
+        assert!(same(&model.forward(&xs).unwrap(), &first));
+        assert_eq!(model.ran.take(), (1, values.len() as i64));
+    }
 }
 
 #[test]

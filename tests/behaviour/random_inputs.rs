@@ -47,7 +47,7 @@ fn outputs(
 ) -> (Tensor, Vec<Tensor>) {
     let rows = xs.size()[0];
     let real = if xs.is_complex() {
-        xs.real() + xs.imag() * 10
+        xs.real() + xs.imag() * 3
     } else {
         xs.shallow_clone()
     };
@@ -69,11 +69,32 @@ fn outputs(
     )
 }
 
-fn rounded(tensor: &Tensor, dtype: Option<Kind>) -> Tensor {
+/// What the cache returns for an output.
+pub(crate) fn rounded(tensor: &Tensor, dtype: Option<Kind>) -> Tensor {
     match dtype {
+        Some(Kind::QInt8) if tensor.is_floating_point() => quantized(tensor),
         Some(dtype) if tensor.is_floating_point() => tensor.to_kind(dtype).to_kind(tensor.kind()),
         _ => tensor.contiguous(),
     }
+}
+
+/// Each row as integers from -127 to 127 and their scale, where that is smaller.
+fn quantized(tensor: &Tensor) -> Tensor {
+    let elements = tensor.numel() / tensor.size()[0] as usize;
+    if elements + size_of::<f32>() >= elements * tensor.kind().elt_size_in_bytes() {
+        return tensor.contiguous();
+    }
+    let values = tensor.to_device(Device::Cpu).to_kind(Kind::Float);
+    let mut values = Vec::<f32>::try_from(values.contiguous().view(-1)).unwrap();
+    for row in values.chunks_mut(elements) {
+        let largest = row.iter().fold(0f32, |all, value| all.max(value.abs()));
+        let scale = (largest / 127.0).max(f32::MIN_POSITIVE);
+        for value in row {
+            *value = f32::from((*value / scale).round_ties_even() as i8) * scale;
+        }
+    }
+    let values = Tensor::from_slice(&values).view(tensor.size().as_slice());
+    values.to_kind(tensor.kind()).to_device(tensor.device())
 }
 
 /// The kinds that tch knows and can compute with.
@@ -92,8 +113,14 @@ pub(crate) const KINDS: [Kind; 12] = [
     Kind::ComplexDouble,
 ];
 
-/// The positions of the kinds that outputs are rounded to.
-const ROUNDED: std::ops::Range<usize> = 5..7;
+/// Kinds that outputs are rounded to. None of them is beyond the range of `Float8e4m3fn`.
+const ROUNDED: [Kind; 5] = [
+    Kind::Half,
+    Kind::BFloat16,
+    Kind::Float8e4m3fn,
+    Kind::Float8e5m2,
+    Kind::QInt8,
+];
 
 /// Everything that a run depends on, so that proptest can repeat and shrink a failure.
 #[derive(Debug, Clone)]
@@ -112,7 +139,7 @@ struct Case {
     memory: u64,
     on_device: bool,
     eviction: Eviction,
-    dtype: Option<usize>,
+    dtype: Option<Kind>,
 }
 
 prop_compose! {
@@ -131,7 +158,7 @@ prop_compose! {
         memory in prop::sample::select(vec![0u64, 700, 3_000, 1_000_000]),
         on_device in any::<bool>(),
         eviction in prop::sample::select(vec![Eviction::Lru, Eviction::Never, Eviction::Auto]),
-        dtype in prop::option::of(ROUNDED),
+        dtype in prop::option::of(prop::sample::select(&ROUNDED[..])),
     ) -> Case {
         Case {
             seed,
@@ -165,7 +192,7 @@ fn build(case: &Case, directory: &std::path::Path) -> Random {
         torchcache_memory_cache_device: Some((!case.on_device).then_some(Device::Cpu)),
         torchcache_max_memory_cache_size: case.memory,
         torchcache_eviction: case.eviction,
-        torchcache_cache_dtype: case.dtype.map(|kind| KINDS[kind]),
+        torchcache_cache_dtype: case.dtype,
         cache: TorchCache::default(),
     }
 }

@@ -238,10 +238,17 @@ fn verifying_refuses_an_output_that_requires_grad() {
 
 #[test]
 fn rounded_rows_are_compared_after_rounding() {
-    for dtype in [Kind::Half, Kind::BFloat16, Kind::Double] {
+    for dtype in [
+        Kind::Half,
+        Kind::BFloat16,
+        Kind::Double,
+        Kind::Float8e5m2,
+        Kind::Float8e4m3fn,
+        Kind::QInt8,
+    ] {
         let mut model = fickle("rounded", Does::Double, 1.0);
         model.torchcache_cache_dtype = Some(dtype);
-        let xs = random(&[50, 40]) * 100.0;
+        let xs = random(&[50, 40]) * 20.0;
         let first = model.forward(&xs).unwrap();
         assert!(same(&model.forward(&xs).unwrap(), &first));
         assert_eq!(verified(&model.torchcache.stats()), (50, 0), "{dtype:?}");

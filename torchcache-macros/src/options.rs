@@ -115,8 +115,8 @@ impl OptionKind {
             Self::Level => "a whole number from -7 to 22",
             Self::Threads => "a whole number from 0 (one per core) to 256",
             Self::Dtype => {
-                "`Kind::Half`, `Kind::BFloat16`, `Kind::Float` or `Kind::Double`, to which \
-                 floating-point outputs are rounded, or `None`"
+                "`Kind::Half`, `Kind::BFloat16`, `Kind::Float`, `Kind::Double`, `Kind::Float8e4m3fn`, \
+                 `Kind::Float8e5m2` or `Kind::QInt8`, to which floating-point outputs are rounded, or `None`"
             }
             Self::Text => "a string such as `\"1\"`",
             Self::Share => "a share from 0.0 (off) to 1.0, such as `0.01`",

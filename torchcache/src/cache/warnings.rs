@@ -67,7 +67,7 @@ pub(crate) enum Reason {
     /// The only tensors of a call have one dimension, as the named one, with so many elements.
     OneDimension(String, i64),
     /// A value of an output that `cache_dtype` cannot hold.
-    Overflow { value: f64, kind: Kind },
+    Unrepresentable { value: f64, kind: Kind },
     /// The named argument was written in place during the forward.
     ArgumentWritten(String),
     /// The module hash changed so many times in a row.
@@ -178,9 +178,9 @@ impl Reason {
                 22,
                 format!("argument `{argument}` has one dimension, so each of its {elements} elements is a row: if it is one sample, add the dimension of the batch with `unsqueeze(0)`"),
             ),
-            Reason::Overflow { value, kind } => (
+            Reason::Unrepresentable { value, kind } => (
                 23,
-                format!("the output holds {value:e}, which is infinite in `cache_dtype = Kind::{kind:?}`: such calls bypass the cache; use a kind with a larger range, or leave `cache_dtype` out"),
+                format!("the output holds {value:e}, which `cache_dtype = Kind::{kind:?}` cannot hold: such calls bypass the cache; use a kind with a larger range, one that has infinities and NaN if the output does, or leave `cache_dtype` out"),
             ),
             Reason::ChangingHash { times, change, in_forward } => {
                 let advice = match in_forward {

@@ -75,7 +75,9 @@ impl From<TchError> for Unfit {
 impl From<Unpackable> for Unfit {
     fn from(unpackable: Unpackable) -> Self {
         match unpackable {
-            Unpackable::Overflow { value, kind } => Unfit::Reason(Reason::Overflow { value, kind }),
+            Unpackable::Unrepresentable { value, kind } => {
+                Unfit::Reason(Reason::Unrepresentable { value, kind })
+            }
             Unpackable::Libtorch(error) => error.into(),
         }
     }

@@ -230,6 +230,8 @@ impl Tolerance {
             // One unit in the last place.
             Kind::Float8e4m3fn | Kind::Float8e4m3fnuz => (1e-5, 0.125),
             Kind::Float8e5m2 | Kind::Float8e5m2fnuz => (1e-5, 0.25),
+            // One unit, and twice the tolerance of `Float`, whose noise is in the scale as well.
+            Kind::QInt8 => (1e-5, 1.0 / 127.0 + 5.2e-4),
             _ => (0.0, 0.0),
         };
         Tolerance { absolute, relative }

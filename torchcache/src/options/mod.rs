@@ -213,12 +213,13 @@ impl Options {
             );
         }
         if let Some(kind) = self.cache_dtype
-            && !is_floating(kind)
+            && !is_cache_dtype(kind)
         {
             return refuse(
                 "cache_dtype",
                 format!("{kind:?}"),
-                "Half, BFloat16, Float or Double, to which floating-point outputs are rounded",
+                "Half, BFloat16, Float, Double, Float8e4m3fn, Float8e5m2 or QInt8, to which floating-point \
+                 outputs are rounded",
             );
         }
         if let Some(hash) = &self.persistent_module_hash
@@ -312,10 +313,16 @@ fn refuse<T>(name: &'static str, got: impl ToString, expected: &str) -> Result<T
     })
 }
 
-fn is_floating(kind: Kind) -> bool {
+fn is_cache_dtype(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double
+        Kind::Half
+            | Kind::BFloat16
+            | Kind::Float
+            | Kind::Double
+            | Kind::Float8e4m3fn
+            | Kind::Float8e5m2
+            | Kind::QInt8
     )
 }
 
@@ -441,6 +448,8 @@ mod tests {
                 persistent().zstd_compression_threads(257),
             ),
             ("cache_dtype", builder().cache_dtype(Kind::Int64)),
+            ("cache_dtype", builder().cache_dtype(Kind::QUInt8)),
+            ("cache_dtype", builder().cache_dtype(Kind::Float8e5m2fnuz)),
             (
                 "persistent_module_hash",
                 builder().persistent_module_hash(""),

@@ -63,8 +63,23 @@ macro_rules! for_each_option {
             /// The kind that floating-point outputs are rounded to; `None` is as computed.
             ///
             /// Part of the identity. Every returned value is rounded, that of the computing call
-            /// included, and returned in the forward's own kind. A call with a finite value that would be
-            /// infinite bypasses the cache.
+            /// included, and returned in the forward's own kind. A call with a value that the kind cannot hold
+            /// bypasses the cache: a finite one that would be infinite, and NaN and infinity where the kind lacks them.
+            ///
+            /// | kind | bytes | largest error | beyond it |
+            /// | --- | --- | --- | --- |
+            /// | `Double`, `Float` | 8, 4 | 2^-53, 2^-24 of the value | |
+            /// | `Half` | 2 | 2^-11 of the value, from 2^-14 on | more than 65,504 |
+            /// | `BFloat16` | 2 | 2^-8 of the value | |
+            /// | `Float8e5m2` | 1 | 2^-3 of the value, from 2^-14 on; 2^-17 below | 61,440 or more |
+            /// | `Float8e4m3fn` | 1 | 2^-4 of the value, from 2^-6 on; 2^-10 below | more than 464; infinity |
+            /// | `QInt8` | 1, and 4 a row and tensor | 1/254 of the row's largest value | infinity, NaN |
+            ///
+            /// `QInt8` stores the row of each tensor as integers from -127 to 127 and their scale, an `f32`: the
+            /// largest absolute value of the row / 127, and at least 2^-126, so that errors of 2^-127 are possible in
+            /// rows of smaller numbers. The arithmetic is that of `Float`, which adds up to 2^-22 of the row's largest
+            /// value; the value is then rounded to the forward's kind. Rows that would not be smaller, such as a single
+            /// `Float`, are stored as they are.
             cache_dtype: [optional Kind] = None, "None";
 
             /// Whether segments are read through `mmap` instead of `pread`.
@@ -91,7 +106,8 @@ macro_rules! for_each_option {
             /// Values agree within 1e-5, plus, relative to the largest value of the row, 2.6e-4 for
             /// `Float`, 2e-2 for `Half` and 3.2e-2 for `BFloat16`; within 1e-7 plus a relative 1e-7
             /// for `Double`; exactly for integers and `Bool`. Complex kinds are compared by their
-            /// parts, rounded rows as the coarser kind.
+            /// parts, rounded rows as the coarser kind: within a relative 0.25 for `Float8e5m2`, 0.125 for
+            /// `Float8e4m3fn` and 8.4e-3 for `QInt8`, which is a unit.
             ///
             /// Quantized rows may be off by one, or by two if they have an offset too, plus what the kind of
             /// their scale allows. These are rows of `Int8`, `Uint8` or `Int16` that reach the end of the

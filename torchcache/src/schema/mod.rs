@@ -43,14 +43,24 @@ impl TensorSchema {
         let element = |kind| kind::element(kind).expect("outputs are strided, so not quantized");
         let spec = |tensor: &Tensor| {
             let output = element(tensor.f_kind()?);
-            Ok(TensorSpec {
-                stored: cache_dtype
-                    .filter(|_| output.is_float())
-                    .map_or(output, element),
+            let as_computed = TensorSpec {
+                stored: output,
                 output,
                 device: devices.record(tensor.device()),
                 shape: tensor.size()[1..].to_vec(),
-            })
+            };
+            let Some(stored) = cache_dtype.filter(|_| output.is_float()).map(element) else {
+                return Ok(as_computed);
+            };
+            let spec = TensorSpec {
+                stored,
+                ..as_computed.clone()
+            };
+            // With its scale, a row of few elements may be no smaller than as it was computed.
+            match stored.scale_bytes() > 0 && spec.bytes() >= as_computed.bytes() {
+                true => Ok(as_computed),
+                false => Ok(spec),
+            }
         };
         Ok(TensorSchema(stored::Schema {
             structure: structure.to_owned(),
