@@ -8,7 +8,7 @@ use super::check::{CheckReport, SegmentCheck, SegmentState};
 use super::discover::{if_permitted, open};
 use crate::clock;
 use crate::fs::temp_file::{is_recent, remove_stale};
-use crate::fs::{Directory, remove_if_present};
+use crate::fs::{Directory, permissions, remove_if_present};
 use crate::segment::{
     CopyError, Decoder, FinishedSegment, PublishedSegment, RowEntry, RowGroup, SegmentError,
     SegmentWriter, copy_records,
@@ -134,6 +134,12 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError>
 
 /// Publishes the copy, and removes the segment that it replaces.
 fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<SegmentRepair> {
+    // Each repair would leave another copy.
+    if !permissions::may_remove(&dir.stat(name.as_ref())?, &dir.metadata()?) {
+        let what =
+            "its intact rows are not copied, since another user's file cannot be removed here";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
     let Rewriting {
         finished,
         kept,

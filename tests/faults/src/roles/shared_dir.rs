@@ -1,10 +1,11 @@
 //! Uses a directory that a group shares, with files of another user in it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use torchcache_store::admin::{Keep, Root, prune};
+use torchcache_store::admin::{Keep, Root, check, prune, repair};
 use torchcache_store::{Config, Store};
 
 use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
@@ -14,6 +15,9 @@ pub const LEN: usize = 1000;
 
 /// The rows of the other user, each in a segment of its own.
 pub const OTHERS: Range<u64> = 0..20;
+
+/// More of them, in one segment. The first is corrupt.
+pub const CORRUPT: Range<u64> = 500..503;
 
 /// The bound of the directory in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -87,6 +91,24 @@ pub fn run(root: &Path, args: &[String]) {
     assert_eq!(stats.refused_rows, 0, "{stats:?}");
     drop(store);
     prune_as_announced(root, dir);
+    if let Shared::Sticky = shared {
+        repair_without_copies(root, dir);
+    }
+}
+
+/// A corrupt segment that cannot be removed is not copied, however often it is repaired.
+fn repair_without_copies(root: &Path, dir: &Path) {
+    let before = files(dir).len();
+    for _ in 0..2 {
+        let caches = Root::open(root).unwrap().list().unwrap().caches;
+        let checked = check(&caches, &());
+        let repairs: Vec<_> = checked.iter().flat_map(|it| repair(it).segments).collect();
+        let [(_, Err(error))] = &repairs[..] else {
+            panic!("{repairs:?}")
+        };
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(files(dir).len(), before);
+    }
 }
 
 /// Prunes to half of the size: a dry run lists before what is removed, and what cannot be.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use rustix::process::geteuid;
 use torchcache_faults::cases::{Counter, case, seen};
 use torchcache_faults::faulty::{Call, Fate, Faulty};
 use torchcache_faults::process::{NOBODY, unprivileged};
-use torchcache_faults::roles::shared_dir::{LEN, OTHERS, Shared, files};
+use torchcache_faults::roles::shared_dir::{CORRUPT, LEN, OTHERS, Shared, files};
 use torchcache_faults::rows::{count_right, expect_all, keys, manual_flush, opened, put_flushed};
 use torchcache_faults::sim::Sim;
 use torchcache_store::admin::{Keep, Root, prune};
@@ -323,7 +323,14 @@ fn files_of_another_user_are_evicted_if_they_can_be() {
             let dir = root.path().join("of another");
             let store = Store::open(&dir, config()).unwrap();
             OTHERS.for_each(|n| put_flushed(&store, n..n + 1, LEN));
+            let sound = files(&dir);
+            put_flushed(&store, CORRUPT, LEN);
             drop(store);
+            let written = files(&dir).into_iter();
+            for path in written.filter(|path| !sound.contains(path)) {
+                let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+                file.write_all_at(b"damage", 500).unwrap();
+            }
             let (dir_mode, file_mode) = shared.modes();
             for path in files(&dir) {
                 given(&path, file_mode);
