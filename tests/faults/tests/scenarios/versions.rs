@@ -1,6 +1,7 @@
 //! Segments of every version so far, and of a newer one.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use torchcache_faults::cases::seen;
 use torchcache_faults::rows::{count_right, expect_all, manual_flush, put_flushed};
@@ -56,11 +57,22 @@ fn version(bytes: &[u8]) {
 }
 
 fn newer() {
+    // A name that torchcache gives, and one of a copy.
+    for name in ["0000000000000001-1-1.tcs", "0.tcs"] {
+        newer_named(name);
+    }
+}
+
+fn newer_named(name: &str) {
     let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("0.tcs");
+    let path = root.path().join(name);
     let mut bytes = FIXTURES[FIXTURES.len() - 1].to_vec();
     bytes[8] = VERSION as u8 + 1;
     fs::write(&path, &bytes).unwrap();
+    // It is no copy under way.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+        .unwrap();
     let tight = manual_flush().with_max_bytes(20_000);
     let store = Store::open(root.path(), tight).unwrap();
     for n in 0..40 {
