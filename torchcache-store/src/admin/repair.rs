@@ -134,8 +134,14 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError>
 
 /// Publishes the copy, and removes the segment that it replaces.
 fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<SegmentRepair> {
+    let file = match dir.stat(name.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(SegmentRepair::Superseded);
+        }
+        file => file?,
+    };
     // Each repair would leave another copy.
-    if !permissions::may_remove(&dir.stat(name.as_ref())?, &dir.metadata()?) {
+    if !permissions::may_remove(&file, &dir.metadata()?) {
         let what =
             "its intact rows are not copied, since another user's file cannot be removed here";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
