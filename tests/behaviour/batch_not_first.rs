@@ -111,3 +111,47 @@ fn a_body_that_fails_on_more_rows_says_nothing_of_those_it_computed() {
     assert_eq!(ran.take(), (2, 5));
     assert_eq!(of_two_cache().stats().memory.hits, 2);
 }
+
+#[torchcache]
+fn moments(xs: &Tensor) -> Tensor {
+    Tensor::stack(
+        &[
+            xs.sum_dim_intlist(1, false, Kind::Float),
+            xs.mean_dim(1, false, Kind::Float),
+        ],
+        0,
+    )
+}
+
+#[test]
+fn numbers_of_two_rows_are_not_taken_for_rows() {
+    let (a, b) = (random(&[1, 5]), random(&[1, 5]));
+    for rows in [[&a, &b], [&b, &a]] {
+        let xs = Tensor::cat(&rows, 0);
+        let expected = [
+            xs.sum_dim_intlist(1, false, Kind::Float),
+            xs.mean_dim(1, false, Kind::Float),
+        ];
+        assert!(same(&moments(&xs), &Tensor::stack(&expected, 0)));
+    }
+    let stats = moments_cache().stats();
+    assert_eq!((stats.hits(), stats.bypassed), (0, 2), "{stats}");
+}
+
+#[torchcache]
+fn doubled(xs: &Tensor, #[skip] ran: &Ran) -> Tensor {
+    ran.note(xs);
+    xs * 2.0
+}
+
+#[test]
+fn a_batch_with_as_many_elements_as_rows_is_shown_by_two_rows() {
+    let ran = Ran::default();
+    let xs = random(&[6, 6]);
+    assert!(same(&doubled(&xs, &ran), &(&xs * 2.0)));
+    assert_eq!(ran.take(), (2, 6 + 2));
+    assert!(same(&doubled(&xs.flip([0]), &ran), &(xs.flip([0]) * 2.0)));
+    doubled(&random(&[6, 6]), &ran);
+    assert_eq!(ran.take(), (1, 6), "that is known now");
+    assert_eq!(doubled_cache().stats().memory.hits, 6);
+}

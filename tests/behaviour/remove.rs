@@ -46,12 +46,12 @@ fn removed_rows_are_computed_again() {
 #[test]
 fn rows_are_removed_from_the_disk_by_arguments_and_by_key() {
     let root = tempfile::tempdir().unwrap();
-    let xs = random(&[6, 4]);
+    let xs = random(&[6, 11]);
     let first = kept(root.path());
     first.forward(&xs).unwrap();
     first.torchcache.flush().unwrap();
     // One on disk alone, one in memory as well, and one that is queued.
-    let more = random(&[2, 4]);
+    let more = random(&[2, 11]);
     let model = kept(root.path());
     model.forward(&xs.narrow(0, 1, 2)).unwrap();
     model.forward(&more).unwrap();
@@ -166,7 +166,7 @@ fn counting(root: &Path, calls: i64) -> Counting {
 #[test]
 fn recomputed_rows_replace_those_of_all_tiers() {
     let root = tempfile::tempdir().unwrap();
-    let xs = random(&[3, 2]);
+    let xs = random(&[3, 11]);
     let first = counting(root.path(), 0);
     let call = |model: &Counting, xs: &Tensor| model.forward_t(xs, false);
     assert!(same(&call(&first, &xs), &xs));
@@ -196,7 +196,7 @@ fn recomputed_rows_replace_those_of_all_tiers() {
 fn a_recomputed_call_may_bypass_the_cache() {
     let root = tempfile::tempdir().unwrap();
     let mut model = counting(root.path(), 0);
-    let xs = random(&[2, 2]);
+    let xs = random(&[2, 11]);
     model.forward_t(&xs, false);
     let recompute = |model: &Counting, train| {
         let call = || model.forward_t(&xs, train);
@@ -210,7 +210,7 @@ fn a_recomputed_call_may_bypass_the_cache() {
     let empty = model
         .cache
         .recompute(|| model.forward_t(&xs.narrow(0, 0, 0), false));
-    assert_eq!(empty.unwrap().size(), [0, 2]);
+    assert_eq!(empty.unwrap().size(), [0, 11]);
     assert!(same(&recompute(&model, false), &(&xs * 5)));
 }
 
@@ -245,7 +245,7 @@ fn rows_whose_callees_are_not_known_are_recomputed() {
         calls: Cell::new(calls),
         cache: TorchCache::default(),
     };
-    let xs = random(&[2, 2]);
+    let xs = random(&[2, 11]);
     let first = outer(0);
     first.forward(&xs);
     first.forward(&xs);
@@ -258,7 +258,7 @@ fn rows_whose_callees_are_not_known_are_recomputed() {
     drop(second);
     // It learns from another row.
     let third = outer(20);
-    third.forward(&random(&[2, 2]));
+    third.forward(&random(&[2, 11]));
     assert!(same(&third.forward(&xs), &computed));
     assert_eq!(third.calls.get(), 21);
 }
@@ -266,7 +266,7 @@ fn rows_whose_callees_are_not_known_are_recomputed() {
 #[test]
 fn what_is_not_removed_is_an_error() {
     let model = Scale::by(2.0);
-    let xs = random(&[2, 2]);
+    let xs = random(&[2, 11]);
     let none = model.cache.remove_keys(&[[7; 32]]).unwrap_err();
     assert_eq!(none.kind(), ErrorKind::NoCall);
     assert!(none.to_string().contains("before the first call"), "{none}");

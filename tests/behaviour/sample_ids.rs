@@ -106,7 +106,7 @@ fn equal_rows_with_one_id_are_computed_once() {
 #[test]
 fn different_rows_with_one_id_are_an_error() {
     let model = Known::for_test("different");
-    let xs = random(&[4, 4]);
+    let xs = random(&[4, 11]);
     let error = model.forward(&xs, &[7, 8, 9, 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DuplicateId);
     let message = "rows 1 and 3 have the same id in `ids` but differ in argument `xs`";

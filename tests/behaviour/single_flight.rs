@@ -20,7 +20,7 @@ const THREADS: usize = 16;
 fn rows(numbers: impl IntoIterator<Item = i64>) -> Tensor {
     let numbers: Vec<i64> = numbers.into_iter().collect();
     let numbers = Tensor::from_slice(&numbers).to_kind(Kind::Float);
-    numbers.to_device(device()).unsqueeze(1) + Tensor::zeros([3], (Kind::Float, device()))
+    numbers.to_device(device()).unsqueeze(1) + Tensor::zeros([37], (Kind::Float, device()))
 }
 
 /// What a body does while the calls of other threads go on: its first run waits, others go on.

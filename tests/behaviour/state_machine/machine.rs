@@ -47,6 +47,9 @@ fn outputs(xs: &Tensor, module: i64, weight: &Tensor) -> (Tensor, Tensor) {
     (scaled, xs.select(1, 0).to_kind(Kind::Int64) + module)
 }
 
+/// The elements of a row.
+pub(super) const COLUMNS: usize = 4;
+
 /// The rows of these numbers, which are their first elements.
 pub(super) fn rows(numbers: &[i64]) -> Tensor {
     let pool = Tensor::arange(POOL, (Kind::Float, device())).unsqueeze(1);

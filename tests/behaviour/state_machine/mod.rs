@@ -17,7 +17,7 @@ use proptest::test_runner::{TestRunner, contextualize_config};
 use torchcache::{ErrorKind, Stats};
 
 use self::damage::{Damage, block, damage};
-use self::machine::{Instance, directory, rows};
+use self::machine::{COLUMNS, Instance, directory, rows};
 use self::model::{Identity, Model, Roomy, Rows};
 use self::steps::{Case, DIRECTORIES, POOL, Setting, Step, cases};
 use crate::support::same;
@@ -203,9 +203,10 @@ impl<'a> World<'a> {
         let verified = more(|stats| stats.verified) as usize;
         // One forward for the misses, and one to verify.
         let forwards = usize::from(misses > 0) + usize::from(verified > 0);
-        if given.len() == 1 && runs.len() > forwards {
-            // The first single row is computed once more, to show its shape.
-            runs.remove(misses);
+        let is_square = runs.first().is_some_and(|run| run.len() == COLUMNS);
+        if (given.len() == 1 || is_square) && runs.len() > forwards {
+            // The first single row, or as many rows as a row has elements: another forward shows the shape.
+            runs.remove(usize::from(misses > 0));
         }
         let mut runs = runs.into_iter();
         let mut run = |rows: usize| (rows > 0).then(|| runs.next()).flatten();

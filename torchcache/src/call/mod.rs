@@ -543,7 +543,7 @@ impl<'a> CachedCall<'a> {
     /// Whether `computed` is what the tiers keep of `rows`, cut to `length` if they are padded: the inner error is why
     /// not. One row alone may have another shape than among several. And a first dimension that is not the batch may have
     /// its length, such as that of keys and values, `[2, batch, …]`, of two rows. Where that is in doubt, the body runs
-    /// once on one row more, the last one again, to show it.
+    /// once on a few rows, of another number, to show it.
     fn check_batch<O: Output>(
         &self,
         lookup: &Lookup,
@@ -553,14 +553,18 @@ impl<'a> CachedCall<'a> {
         body: &dyn Fn(&SelectedRows) -> O,
     ) -> Result<Result<(), Reason>, Stop<O>> {
         let cuts = &self.method.cuts;
-        let (more, is_alone) = (rows.len() + 1, rows.len() == 1);
+        // Not one, which could lose a dimension.
+        let (few, is_alone) = match *rows {
+            [row] => (vec![row; 2], true),
+            [first, second] => (vec![first, second, second], false),
+            _ => (rows[..2].to_vec(), false),
+        };
         let count = rows.len() as i64;
-        let repeats_batch = |shape: &Vec<i64>| shape.len() > 1 && shape.contains(&count);
         let is_doubtful = match is_alone {
             true => self.rows == 1 && !cuts.keeps_one_row(),
             false => {
                 let mut tensors = computed.schema.tensors.iter();
-                tensors.any(|tensor| repeats_batch(&tensor.shape))
+                tensors.any(|tensor| tensor.shape.contains(&count))
             }
         };
         if !is_doubtful {
@@ -571,15 +575,14 @@ impl<'a> CachedCall<'a> {
             Some(false) => return Ok(Err(Reason::BatchNotFirst(rows.len()))),
             None => {}
         }
-        if self.epoch.is_none() || !self.tries_cut(more) {
+        if self.epoch.is_none() || !self.tries_cut(few.len()) {
             return Ok(Ok(()));
         }
-        let more: Vec<_> = rows.iter().chain(rows.last()).copied().collect();
-        let more = SelectedRows::select(self.arguments, &more, length)?;
-        let output = cut::attempt(|| body(&more)).map(Flattened::from_output);
+        let few = SelectedRows::select(self.arguments, &few, length)?;
+        let output = cut::attempt(|| body(&few)).map(Flattened::from_output);
         let is_same = match output {
-            Ok(Ok(output)) => match self.pack(lookup, &output, &more) {
-                Ok(more) => Some(more.schema.agrees(&computed.schema)),
+            Ok(Ok(output)) => match self.pack(lookup, &output, &few) {
+                Ok(few) => Some(few.schema.agrees(&computed.schema)),
                 Err(
                     Unfit::Rows { .. }
                     | Unfit::Reason(Reason::ChangingShape | Reason::ShapeFollowsInput),
@@ -590,7 +593,7 @@ impl<'a> CachedCall<'a> {
             _ => None,
         };
         let Some(is_same) = is_same else {
-            cuts.note_failure(more.count() as usize);
+            cuts.note_failure(few.count() as usize);
             return Ok(Ok(()));
         };
         match is_alone {
