@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// Print how often 1024 texts are found again in shuffled batches, by the marks of the arguments
     #[arg(long)]
     pub(crate) padding: bool,
+    /// Print what rows take, lose and cost in each kind that outputs are rounded to
+    #[arg(long, conflicts_with = "padding")]
+    pub(crate) precision: bool,
+    /// Only with --precision: of little data, timed once
+    #[arg(long, requires = "precision")]
+    pub(crate) quick: bool,
     /// Set by the first process for the second: the file of the expected embeddings
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) second_process: Option<PathBuf>,

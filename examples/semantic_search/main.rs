@@ -9,7 +9,7 @@
 //! time nothing is computed. `README.md` has more.
 //!
 //! `encoder.rs` has the cache; `bert.rs` is the model, `weights.rs` loads its weights, `tokens.rs`
-//! prepares its input, `passes.rs` embeds, `report.rs` compares. `padding.rs` prints another table.
+//! prepares its input, `passes.rs` embeds, `report.rs` compares. `padding.rs` and `precision.rs` print other tables.
 
 mod args;
 mod bert;
@@ -17,6 +17,7 @@ mod corpus;
 mod encoder;
 mod padding;
 mod passes;
+mod precision;
 mod report;
 mod search;
 mod tokens;
@@ -46,6 +47,10 @@ fn run(args: &Args) -> Result<bool> {
     torchcache::flush_on_signals()?;
     if args.padding {
         padding::print_table(args)?;
+        return Ok(true);
+    }
+    if args.precision {
+        precision::print_table(args)?;
         return Ok(true);
     }
     let all = corpus::entries()?;

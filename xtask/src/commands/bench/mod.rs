@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 use xshell::{Cmd, Shell, cmd};
 
-use crate::install::{fashion_mnist, libtorch, python_peer};
+use crate::install::{fashion_mnist, libtorch, minilm, python_peer};
 use crate::machine;
 use crate::page::Page;
 use crate::release::DEFAULT;
@@ -36,7 +36,7 @@ pub(crate) fn run(root: &Path, plan: &Plan) -> Result<()> {
     }
     // All are built before the first one runs: nothing must compile while something is timed.
     for part in plan.parts() {
-        shell::run(cargo_bench(&sh, part).arg("--no-run"))?;
+        shell::run(cargo(&sh, part, false))?;
     }
     let mut failed = Vec::new();
     for part in plan.parts() {
@@ -76,9 +76,19 @@ fn peer(root: &Path, plan: &Plan) -> Result<Option<OsString>> {
     }
 }
 
-fn cargo_bench(sh: &Shell, part: Part) -> Cmd<'_> {
-    let (package, bench) = (part.package(), part.bench());
-    cmd!(sh, "cargo bench --package {package} --bench {bench}")
+/// Builds the program of a part, or also runs it.
+fn cargo(sh: &Shell, part: Part, is_run: bool) -> Cmd<'_> {
+    let command: &[_] = match (part.target(), is_run) {
+        ("bench", false) => &["bench", "--no-run"],
+        ("bench", true) => &["bench"],
+        (_, false) => &["build", "--release"],
+        (_, true) => &["run", "--release"],
+    };
+    let (package, target, program) = (part.package(), part.target(), part.program());
+    cmd!(
+        sh,
+        "cargo {command...} --package {package} --{target} {program}"
+    )
 }
 
 /// Runs one benchmark, shows its output and, unless `quick`, puts it into the page.
@@ -86,7 +96,11 @@ fn measure(sh: &Shell, part: Part, plan: &Plan) -> Result<()> {
     let root = sh.current_dir();
     let figures = root.join("target/benchmark-figures.json");
     let has_chart = part == Part::Workloads;
-    let mut command = cargo_bench(sh, part).arg("--");
+    let mut command = cargo(sh, part, true).arg("--");
+    if part == Part::Precision {
+        command = command.arg("--precision");
+        command = command.env(minilm::VARIABLE, minilm::folder(&root)?);
+    }
     if plan.quick {
         command = command.arg("--quick");
     }

@@ -35,6 +35,8 @@ pub(crate) enum Part {
     Policy,
     /// Needs images.
     Transfer,
+    /// Needs a model.
+    Precision,
     Stages,
     Store,
     Scale,
@@ -50,14 +52,24 @@ impl Part {
     pub(crate) fn package(self) -> &'static str {
         match self {
             Self::Store | Self::Scale => "torchcache-store",
+            Self::Precision => "torchcache-examples",
             _ => "torchcache-benches",
         }
     }
 
-    /// The name of the benchmark in its package.
-    pub(crate) fn bench(self) -> String {
+    /// The kind of its program, for cargo.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::Precision => "example",
+            _ => "bench",
+        }
+    }
+
+    /// The name of the program in its package.
+    pub(crate) fn program(self) -> String {
         match self {
             Self::Store => Self::Stages.name(),
+            Self::Precision => "semantic_search".to_owned(),
             _ => self.name(),
         }
     }
@@ -74,9 +86,12 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let page = fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();
         for part in Part::value_variants() {
-            let folder = part.package().replace("torchcache-benches", "benches");
+            let folder = match part.package() {
+                "torchcache-store" => "torchcache-store",
+                package => package.trim_start_matches("torchcache-"),
+            };
             let manifest = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
-            let entry = format!("[[bench]]\nname = \"{}\"", part.bench());
+            let entry = format!("[[{}]]\nname = \"{}\"", part.target(), part.program());
             assert!(manifest.contains(&entry), "no {entry} for {part:?}");
             let markers = format!("<!-- begin: {} -->", part.name());
             assert!(page.contains(&markers), "no {markers} in the page");
