@@ -56,6 +56,7 @@ mod prefill;
 mod python;
 mod random_inputs;
 mod raw;
+mod read_ahead;
 mod reentrancy;
 mod refresh;
 mod remove;

@@ -44,7 +44,7 @@
 //! * [`Cached`], for modules that cannot be annotated.
 //! * [`TorchCache`], the handle of a cache: [`Stats`], flush, clear, module hash, directory, and
 //!   [which rows are cached](TorchCache::peek), [removing](TorchCache::remove) and
-//!   [recomputing](TorchCache::recompute) them.
+//!   [recomputing](TorchCache::recompute) them, and [reading ahead](TorchCache::read_ahead).
 //! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
 //!   [`Named`]: functions and closures in fields.

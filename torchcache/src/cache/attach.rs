@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use torchcache_store::background::BackgroundJobs;
 use torchcache_store::manifest::difference;
 
 use super::handle::{Attached, HashedModule, OpenCache, TorchCache};
@@ -24,6 +25,9 @@ use crate::identity::{
 };
 use crate::options::{Options, environment};
 use crate::sync::{Progress, lock, read, write};
+
+/// How many requests to read rows ahead wait at most.
+const MAX_READ_AHEAD: usize = 32;
 
 /// Why a call cannot use the cache of its module.
 #[derive(Debug)]
@@ -189,10 +193,15 @@ impl TorchCache {
                 }
                 _ => Arc::new(self.hash(target, &options, progress)?),
             };
-            let previous = before_cache.map(|cache| &cache.tiers);
+            let previous = before_cache.map(|cache| {
+                // Its jobs share the memory, which moves to the next module hash if nothing else does.
+                cache.reading_ahead.cancel();
+                &cache.tiers
+            });
             let tiers = Tiers::open(&module.identity, &options, previous)?;
             let claimed = RwLock::default();
             Some(Arc::new(OpenCache {
+                reading_ahead: BackgroundJobs::new("torchcache-read-ahead", MAX_READ_AHEAD),
                 tiers,
                 module,
                 claimed,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tch::Device;
+use torchcache_store::background::BackgroundJobs;
 
 use super::hash_changes::HashChanges;
 use super::methods::{CodeDigest, Method, Methods};
@@ -91,6 +92,8 @@ impl Attached {
 /// A module as it was hashed, and the tiers that hold its rows.
 #[derive(Debug)]
 pub(crate) struct OpenCache {
+    /// Rows that are read into memory ahead of calls. The jobs use the tiers: they end first.
+    pub(crate) reading_ahead: BackgroundJobs,
     // They end before the claims of the module hash.
     pub(crate) tiers: Tiers,
     pub(super) module: Arc<HashedModule>,

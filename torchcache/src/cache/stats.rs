@@ -97,6 +97,8 @@ stats! {
             awaited,
             /// Computed rows that were given to the tiers.
             stored,
+            /// Rows that [`read_ahead`](crate::TorchCache::read_ahead) brought from the disk into memory.
+            read_ahead,
             /// Hits that were computed again: see [`Options::verify`](crate::Options::verify).
             verified,
             /// Verified rows that disagreed with the cached ones.
@@ -395,6 +397,9 @@ impl fmt::Display for Stats {
             let (rows, waited) = (self.awaited, seconds(self.time.waiting));
             let share = share(rows);
             writeln!(f, "  awaited  {rows:>12}   {share}, waited {waited}")?;
+        }
+        if self.read_ahead > 0 {
+            writeln!(f, "read ahead {:>12}", self.read_ahead)?;
         }
         for (name, tier, queued) in [
             ("in memory  ", &self.memory, 0),

@@ -49,6 +49,23 @@ impl LocatedRows {
         }))
     }
 
+    /// The positions of the rows, in rising order.
+    pub(crate) fn positions(&self) -> &[usize] {
+        &self.positions
+    }
+
+    /// Some of the rows, by their places among these, which become their positions.
+    pub(crate) fn only(&self, places: &[usize]) -> Self {
+        LocatedRows {
+            schema: self.schema.clone(),
+            positions: places.to_vec(),
+            located: places
+                .iter()
+                .map(|&place| self.located[place].clone())
+                .collect(),
+        }
+    }
+
     /// Reads the rows into one tensor. Rows that the store cannot read are left out.
     pub(crate) fn read(self, store: &Store) -> Result<(Vec<usize>, PackedRows), TchError> {
         let LocatedRows {

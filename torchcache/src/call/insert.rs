@@ -1,6 +1,7 @@
 //! [`Insert`]: rows on their way into the memory tier. Slots are reserved and published under the
 //! tier's lock; the rows are copied outside of it, which takes as long as there are bytes.
 
+use std::borrow::Cow;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -17,11 +18,21 @@ use crate::memory::{Reservation, fill_on_device};
 use crate::schema::TensorSchema;
 use crate::tensor::{parallel, raw};
 
+/// What became of rows that were published.
+pub(crate) struct Published {
+    /// Those of their keys that another thread published first: these are the values from now on.
+    pub(crate) winners: Vec<FoundRows>,
+    /// How many are visible now and were not before.
+    pub(crate) count: usize,
+}
+
 /// Rows that are copied to reserved slots and not published yet.
 pub(crate) struct Insert<'a> {
     tiers: &'a Tiers,
-    keys: &'a [Key],
+    keys: Cow<'a, [Key]>,
     schema: Arc<TensorSchema>,
+    /// Where the slots are.
+    device: Device,
     /// What the rows are given to.
     saved: SavedAt,
     /// In the order of the rows.
@@ -43,32 +54,73 @@ impl<'a> Insert<'a> {
         device: Device,
         epoch: Epoch,
     ) -> Result<Self, TchError> {
-        let row_bytes = rows.schema.row_bytes();
+        let mut insert = Insert::reserve(tiers, keys.into(), &rows.schema, device, epoch)?;
+        insert.copy_rows(rows)?;
+        Ok(insert)
+    }
+
+    /// Reserves slots on `device` for rows that are not in memory, as far as it has room.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated.
+    pub(crate) fn reserve(
+        tiers: &'a Tiers,
+        keys: Cow<'a, [Key]>,
+        schema: &Arc<TensorSchema>,
+        device: Device,
+        epoch: Epoch,
+    ) -> Result<Self, TchError> {
         let exhausted_budget;
         let (saved, reservations) = {
             let mut memory = tiers.memory();
             // Before they are given to the disk tier, so that a loss in between makes them doubtful.
             let saved = tiers.mark_of_saved(&mut memory);
-            let reserved = memory.reserve(keys, row_bytes, device, epoch.memory);
+            let reserved = memory.reserve(&keys, schema.row_bytes(), device, epoch.memory);
             exhausted_budget = memory.take_exhausted_budget();
             (saved, reserved?)
         };
         // Dropping it releases the slots that were not published.
-        let mut insert = Insert {
+        Ok(Insert {
             tiers,
             keys,
-            schema: rows.schema.clone(),
+            schema: schema.clone(),
+            device,
             saved,
             reservations,
             exhausted_budget,
-        };
-        if !insert.reservations.is_empty() {
-            match device {
-                Device::Cpu => insert.copy(rows)?,
-                device => insert.copy_on_device(rows, device)?,
-            }
+        })
+    }
+
+    /// The positions of the rows that have a slot, in rising order.
+    pub(crate) fn reserved_rows(&self) -> Vec<usize> {
+        self.reservations.iter().map(|it| it.row).collect()
+    }
+
+    /// Leaves out all rows but those at some positions, which are in rising order.
+    pub(crate) fn narrow(&mut self, positions: &[usize]) {
+        let (mut kept, released): (Vec<_>, Vec<_>) = take(&mut self.reservations)
+            .into_iter()
+            .partition(|it| positions.binary_search(&it.row).is_ok());
+        for reservation in &mut kept {
+            reservation.row = positions.partition_point(|&at| at < reservation.row);
         }
-        Ok(insert)
+        self.keys = positions.iter().map(|&at| self.keys[at]).collect();
+        self.reservations = kept;
+        self.tiers.memory().release(released);
+    }
+
+    /// Copies the rows that have a slot there.
+    ///
+    /// # Errors
+    ///
+    /// Memory that cannot be allocated.
+    pub(crate) fn copy_rows(&mut self, rows: &PackedRows) -> Result<(), TchError> {
+        match self.device {
+            _ if self.reservations.is_empty() => Ok(()),
+            Device::Cpu => self.copy(rows),
+            device => self.copy_on_device(rows, device),
+        }
     }
 
     /// Those of the rows that have a slot, where some have none; in the order of the slots.
@@ -76,8 +128,8 @@ impl<'a> Insert<'a> {
         if self.reservations.len() == self.keys.len() {
             return Ok(None);
         }
-        let reserved = self.reservations.iter();
-        let reserved: Vec<i64> = reserved.map(|reservation| reservation.row as i64).collect();
+        let reserved = self.reserved_rows().into_iter();
+        let reserved: Vec<i64> = reserved.map(|row| row as i64).collect();
         rows.select(&reserved).map(Some)
     }
 
@@ -152,13 +204,15 @@ impl<'a> Insert<'a> {
         self.tiers.memory().release(released);
     }
 
-    /// Makes the rows visible. Returns the rows of these keys that another thread published first:
-    /// theirs are the values from now on.
-    pub(crate) fn publish(mut self) -> Vec<FoundRows> {
+    /// Makes the rows visible.
+    pub(crate) fn publish(mut self) -> Published {
         let mut memory = self.tiers.memory();
         let reservations = take(&mut self.reservations);
-        let winners = memory.publish(self.keys, &self.schema, reservations, self.saved);
-        memory.read(winners)
+        let (winners, count) = memory.publish(&self.keys, &self.schema, reservations, self.saved);
+        Published {
+            winners: memory.read(winners),
+            count,
+        }
     }
 }
 

@@ -13,9 +13,12 @@ mod insert;
 mod lookup;
 mod outcome;
 mod peek;
+mod read_ahead;
 mod recheck;
 mod request;
+mod requested;
 mod shapes;
+mod store;
 
 use std::cell::OnceCell;
 use std::sync::{Arc, MutexGuard};
@@ -29,24 +32,23 @@ use crate::cache::handle::OpenCache;
 use crate::cache::methods::Method;
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
-use crate::cache::warnings::{Reason, first_line};
+use crate::cache::warnings::Reason;
 use crate::error::{self, Detail};
 use crate::function::Function;
 use crate::identity::options_digest;
 use crate::key::{Key, KeyContext};
 use crate::memory::Memory;
-use crate::memory::rows::{FoundRows, PackedRows, overwrite_rows};
+use crate::memory::rows::PackedRows;
 use crate::options::{Options, environment};
 use crate::output::{Batched, Output, structure};
 use crate::schema::{CallDevices, TensorSchema};
 
 use frame::Frame;
-use insert::Insert;
 use lookup::Lookup;
 use outcome::{Flattened, Stop, Unfit};
 pub use peek::{PeekedRow, Tier};
 use recheck::{Comparison, Recomputing};
-use request::Request;
+use store::TierWriter;
 
 /// Runs `body` through the cache of `target`: on the rows that no tier holds, of the arguments that `describe` reads.
 /// `training`: the call bypasses the cache.
@@ -71,7 +73,9 @@ pub(crate) fn run<'a, O: Output>(
         if let Some(request) = request {
             let found = match training {
                 true => Err(Stop::Bypass(Reason::Training)),
-                false => find_requested::<O>(request, target, &method, arguments, plain),
+                false => {
+                    CachedCall::find_requested::<O>(request, target, &method, arguments, plain)
+                }
             };
             if let Some(placeholder) = request::answer(request, target, found) {
                 return placeholder;
@@ -141,30 +145,6 @@ fn run_cached<O: Output>(
         call.verify_hits(&lookup, body)?;
     }
     call.assemble(lookup)
-}
-
-/// The rows of a call, as the tiers have them. Removes them if the request says so.
-fn find_requested<O: Output>(
-    request: Request,
-    target: &dyn Target,
-    method: &Method,
-    arguments: &Arguments,
-    plain: &dyn Fn() -> PlainArguments,
-) -> Result<Vec<PeekedRow>, Stop<O>> {
-    if environment::is_disabled() {
-        return Err(request::disabled());
-    }
-    let attached = target.handle().attach(target)?;
-    let cache = attached.enabled_cache().ok_or_else(request::disabled)?;
-    cache.claim(target, method)?;
-    let options = &attached.options;
-    let call = CachedCall::new::<O>(target, method, arguments, plain, options, cache)?;
-    let keys = call.row_keys(&call.code())?;
-    let found = peek::find(&cache.tiers, &keys);
-    if request.removes() {
-        cache.tiers.remove(&keys).map_err(Stop::Misuse)?;
-    }
-    Ok(found)
 }
 
 /// One call that the cache serves.
@@ -351,10 +331,11 @@ impl<'a> CachedCall<'a> {
         let start = Instant::now();
         let memory_device = |schema: &TensorSchema| self.memory_device(schema);
         let found = lookup.find_on_disk(store, memory_device, &self.devices);
-        if let Ok(Some((keys, rows))) = &found
-            && let Some(insert) = self.insert(keys, rows, None)
-        {
-            insert.publish();
+        if let Ok(Some((keys, rows))) = &found {
+            let device = self.memory_device(&rows.schema);
+            if let Some(insert) = self.writer().insert(keys, rows, None, device) {
+                insert.publish();
+            }
         }
         Counters::time(&self.counters.time.loading, start);
         found.map(|_| ()).or_else(|reason| self.miss(reason))
@@ -726,46 +707,19 @@ impl<'a> CachedCall<'a> {
     /// Hands computed rows to both tiers, which keep the first copy of each row.
     fn store(&self, keys: &[Key], computed: &PackedRows) {
         let start = Instant::now();
-        let disk = self.cache.tiers.store.as_ref().zip(self.epoch);
-        // All rows go to the disk: they are copied to the host once, for both tiers.
-        let host = disk.map(|_| computed.to_device(Device::Cpu));
-        let on_host = host.as_ref().and_then(|host| host.as_ref().ok());
-        let mut insert = self.insert(keys, computed, on_host);
-        if let (Some((store, epoch)), Some(host)) = (disk, host) {
-            // The disk comes first, so that memory never holds another value than the disk.
-            let pinned = insert.as_ref().and_then(Insert::pinned);
-            let batch = host.and_then(|host| match pinned {
-                Some(pinned) => host.to_pinned_batch(keys, pinned),
-                None => host.to_batch(keys),
-            });
-            if batch.is_err() {
-                self.cache.tiers.memory().saved().doubt();
-                self.target.handle().add_unwritten(keys.len() as u64);
-            }
-            let winners =
-                batch.and_then(|rows| disk::put(store, rows.since(epoch.store), &computed.schema));
-            if let (Some(insert), Ok(winners)) = (&mut insert, &winners) {
-                winners
-                    .iter()
-                    .for_each(|rows| insert.release(&rows.positions));
-            }
-            self.reconcile(computed, winners);
-        } else if self.cache.tiers.disk_fault.is_some() {
-            self.target.handle().add_unwritten(keys.len() as u64);
-        }
-        if let Some(insert) = insert {
-            self.reconcile(computed, Ok(insert.publish()));
-        }
+        let device = self.memory_device(&computed.schema);
+        self.writer().store(keys, computed, device);
         Counters::add(&self.counters.stored, keys.len());
         Counters::time(&self.counters.time.storing, start);
     }
 
-    /// Overwrites computed rows with the copies of another thread or process that a tier held
-    /// first.
-    fn reconcile(&self, computed: &PackedRows, winners: Result<Vec<FoundRows>, TchError>) {
-        let overwritten = winners.and_then(|rows| overwrite_rows(&computed.bytes, &rows));
-        if let Err(error) = overwritten {
-            self.memory_fault(&error);
+    fn writer(&self) -> TierWriter<'_, impl Fn() -> String> {
+        TierWriter {
+            handle: self.target.handle(),
+            name: || self.target.name(),
+            tiers: &self.cache.tiers,
+            counters: self.counters,
+            epoch: self.epoch,
         }
     }
 
@@ -902,29 +856,6 @@ impl<'a> CachedCall<'a> {
         device.unwrap_or_else(|| schema.device(&self.devices))
     }
 
-    /// Copies rows, which may be on the host as well, to memory, not published yet; `None` where that fails.
-    fn insert<'i>(
-        &'i self,
-        keys: &'i [Key],
-        rows: &PackedRows,
-        on_host: Option<&PackedRows>,
-    ) -> Option<Insert<'i>> {
-        let device = self.memory_device(&rows.schema);
-        let rows = on_host.filter(|_| device == Device::Cpu).unwrap_or(rows);
-        let (tiers, epoch) = (&self.cache.tiers, self.epoch?);
-        let fill = |device| {
-            let insert = Insert::fill(tiers, keys, rows, device, epoch);
-            insert.inspect_err(|error| self.memory_fault(error)).ok()
-        };
-        // Rows for which the device has no memory are kept on the host.
-        let on_host = || (device != Device::Cpu).then(|| fill(Device::Cpu)).flatten();
-        let insert = fill(device).or_else(on_host)?;
-        if let Some(bound) = insert.exhausted_budget {
-            self.warn_once(&Reason::ProcessMemory(bound));
-        }
-        Some(insert)
-    }
-
     /// Counts rows of a tier that cannot be used, which makes them misses. Rows that no one output
     /// can hold bypass the cache.
     fn miss<O>(&self, reason: Reason) -> Result<(), Stop<O>> {
@@ -939,14 +870,11 @@ impl<'a> CachedCall<'a> {
         Ok(())
     }
 
-    /// Counts a fault that makes rows misses: what could not be held or copied is computed again.
     fn memory_fault(&self, error: &TchError) {
-        Counters::add(&self.counters.faults.memory, 1);
-        self.warn_once(&Reason::MemoryTier(first_line(error)));
+        self.writer().memory_fault(error);
     }
 
     fn warn_once(&self, reason: &Reason) {
-        let warnings = &self.target.handle().warnings;
-        warnings.warn_once(|| self.target.name(), reason);
+        self.writer().warn_once(reason);
     }
 }

@@ -1,4 +1,4 @@
-//! What [`TorchCache::peek`], [`TorchCache::remove`] and [`TorchCache::recompute`] ask of the calls that a closure makes.
+//! What [`TorchCache::peek`], `remove`, `recompute` and `read_ahead` ask of the calls that a closure makes.
 
 use std::cell::RefCell;
 use std::iter::{repeat, repeat_with};
@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use super::frame::depth;
 use super::outcome::Stop;
-use super::peek::PeekedRow;
+use super::peek::{PeekedRow, Tier};
 use crate::cache::handle::TorchCache;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
@@ -25,13 +25,11 @@ pub(super) enum Request {
     Remove,
     /// It removes them before it looks them up.
     Recompute,
+    /// It has those on disk read into memory.
+    ReadAhead,
 }
 
 impl Request {
-    pub(super) fn removes(self) -> bool {
-        self != Request::Peek
-    }
-
     /// Whether the body does not run.
     fn has_placeholder(self) -> bool {
         self != Request::Recompute
@@ -66,16 +64,24 @@ struct Requesting(PhantomData<*const ()>);
 
 impl Requesting {
     fn start(handle: &TorchCache, request: Request) -> Self {
-        let (depth, rows) = (depth(), None);
+        let depth = depth();
         REQUESTED.with_borrow_mut(|requested| {
             requested.push(Requested {
                 request,
                 handle,
                 depth,
-                rows,
+                rows: None,
             });
         });
         Requesting(PhantomData)
+    }
+}
+
+impl Requesting {
+    /// What was found of the calls so far.
+    fn found(&self) -> Result<Vec<PeekedRow>, Error> {
+        let rows = with_requested(|requested| requested.last_mut()?.rows.take()).flatten();
+        rows.unwrap_or_else(|| Err(Detail::NoCall.into()))
     }
 }
 
@@ -219,17 +225,62 @@ impl TorchCache {
         Ok(returned)
     }
 
+    /// Has the rows of a call that are on disk read into memory in the background, so that the call finds them there: the
+    /// next batch of a training loop, while the present one is in use. `call` makes the call, as for [`peek`](Self::peek).
+    /// Returns how many of its rows are to be read.
+    ///
+    /// ```
+    /// use tch::{Kind, Tensor};
+    /// use torchcache::torchcache;
+    ///
+    /// #[torchcache(persistent = true)]
+    /// fn embed(images: &Tensor, #[id] ids: &Tensor) -> Tensor {
+    ///     assert_eq!(images.size()[0], ids.size()[0]);
+    ///     images.mean_dim(1, true, Kind::Float)
+    /// }
+    ///
+    /// let images = Tensor::rand([100, 8], tch::kind::FLOAT_CPU);
+    /// let ids = Tensor::arange(100, tch::kind::INT64_CPU);
+    /// let batches: Vec<_> = images.split(32, 0).into_iter().zip(ids.split(32, 0)).collect();
+    /// for (number, (images, ids)) in batches.iter().enumerate() {
+    ///     if let Some((images, ids)) = batches.get(number + 1) {
+    ///         embed_cache().read_ahead(|| embed(images, ids))?;
+    ///     }
+    ///     let features = embed(images, ids); // and a step of the head with them
+    /// }
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// The body does not run, and the call returns a placeholder. It returns once the keys are computed, which takes
+    /// least with ids, since the call computes them again; it waits for no disk. One thread for each cache reads what
+    /// was requested, in order, and [`Stats::read_ahead`](crate::Stats::read_ahead) counts the rows that it brought into
+    /// memory. A call that comes before its rows are read reads them itself. At most 32 requests wait: then the oldest is
+    /// dropped, and its call reads the rows. So requesting too much costs no wait and no wrong row.
+    ///
+    /// Rows enter memory as those of calls do: on `memory_cache_device`, within the bound, and as far as `eviction`
+    /// admits them. Those that it does not admit are not read. Where the data does not fit into memory, `eviction = "lru"`
+    /// makes room for them, by the rows that were used longest ago; `"auto"` and `"never"` mostly keep those that they
+    /// have. Rows that are removed or cleared before they are read stay away, and a corrupt one is a counted fault. Where the
+    /// handle is dropped or the module changes, requests that wait are dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`peek`](Self::peek). Without a disk tier it returns 0.
+    pub fn read_ahead<R>(&self, call: impl FnOnce() -> R) -> Result<usize, Error> {
+        let (_placeholder, rows) = self.request(Request::ReadAhead, call)?;
+        let on_disk = |row: &&PeekedRow| row.tier == Some(Tier::Disk);
+        Ok(rows.iter().filter(on_disk).count())
+    }
+
     /// Asks this of the calls that `call` makes, and returns what it returned and what was found of their rows.
     fn request<R>(
         &self,
         request: Request,
         call: impl FnOnce() -> R,
     ) -> Result<(R, Vec<PeekedRow>), Error> {
-        let _requesting = Requesting::start(self, request);
+        let requesting = Requesting::start(self, request);
         let returned = call();
-        let rows = with_requested(|requested| requested.last_mut()?.rows.take()).flatten();
-        let rows = rows.unwrap_or_else(|| Err(Detail::NoCall.into()));
-        Ok((returned, rows?))
+        Ok((returned, requesting.found()?))
     }
 }
 

@@ -494,19 +494,20 @@ impl Memory {
 
     /// Makes filled rows visible, with what they were given to, unless rows were removed on demand since their slots were
     /// reserved. Returns those of `keys` that were visible before, if they are of an agreeing schema, with their
-    /// positions: they win over the new rows.
+    /// positions: they win over the new rows. Also returns how many of the new ones are visible.
     pub(crate) fn publish(
         &mut self,
         keys: &[Key],
         schema: &Arc<TensorSchema>,
         reservations: Vec<Reservation>,
         saved: SavedAt,
-    ) -> Vec<(usize, RowRef)> {
+    ) -> (Vec<(usize, RowRef)>, usize) {
         let rows = self.find(keys.iter()).into_iter().enumerate();
         let held: Vec<(usize, RowRef)> = rows
             .filter_map(|(position, row)| Some((position, row?)))
             .collect();
         let number = self.intern(schema);
+        let mut published = 0;
         for reservation in reservations {
             let Reservation {
                 row, slot, epoch, ..
@@ -518,6 +519,7 @@ impl Memory {
             if epoch != self.epoch || self.rows.contains(&key) {
                 self.slabs.release(slot);
             } else {
+                published += 1;
                 self.slabs.occupy(slot, key);
                 let schema = number;
                 self.rows.put(
@@ -531,7 +533,8 @@ impl Memory {
             }
         }
         let agrees = |row: RowRef| row.schema == number || self.schema(row).agrees(schema);
-        held.into_iter().filter(|&(_, row)| agrees(row)).collect()
+        let held = held.into_iter().filter(|&(_, row)| agrees(row));
+        (held.collect(), published)
     }
 
     /// Gives back slots without publishing their rows.
