@@ -33,6 +33,7 @@ mod gradients;
 mod hints;
 mod hygiene;
 mod identity;
+mod import;
 mod local_items;
 mod methods;
 mod model_arguments;

@@ -64,13 +64,15 @@ pub enum ErrorKind {
     Weights,
     /// libtorch failed in the body of a function that returns this error.
     Torch,
-    /// A call whose rows were [peeked](crate::TorchCache::peek) or [removed](crate::TorchCache::remove) bypasses the
-    /// cache.
+    /// A call whose rows were [peeked](crate::TorchCache::peek), [removed](crate::TorchCache::remove) or
+    /// [imported](crate::TorchCache::import) bypasses the cache.
     Bypassed,
-    /// The closure of [`peek`](crate::TorchCache::peek), [`remove`](crate::TorchCache::remove) or
-    /// [`recompute`](crate::TorchCache::recompute) made no call, or none was made before
-    /// [`remove_keys`](crate::TorchCache::remove_keys).
+    /// The closure of [`peek`](crate::TorchCache::peek), [`remove`](crate::TorchCache::remove),
+    /// [`recompute`](crate::TorchCache::recompute) or [`import`](crate::TorchCache::import) made no call, or none was
+    /// made before `import` or [`remove_keys`](crate::TorchCache::remove_keys).
     NoCall,
+    /// [Imported](crate::TorchCache::import) rows are not those of the call.
+    InvalidImport,
     /// Rows could not be [removed](crate::TorchCache::remove) from the disk.
     NotRemoved,
 }
@@ -228,6 +230,35 @@ pub(crate) enum Detail {
         "the module hash is not known before the first call of the module; call it, or peek a call, before its rows are removed by key"
     )]
     NotAttached,
+    #[error(
+        "no call has shown which cached functions the body calls, and their code is in the keys of imported rows; call it once before, with any rows, or give the cache a `persistent_module_hash`, whose rows do not depend on code"
+    )]
+    UnknownCallees,
+    #[error(
+        "the closure made several calls of this cache; expected one, which the imported rows are of: import the rows of each call by themselves"
+    )]
+    ImportedTwice,
+    #[error(
+        "the imported value has the structure `{got}`, the output of the call `{expected}`; expected the type that the call in the closure returns"
+    )]
+    ImportedStructure { got: String, expected: String },
+    #[error(
+        "{} has shape {got:?} in the imported value; expected a first dimension of {rows}, the rows of the call",
+        output(part)
+    )]
+    ImportedRows {
+        part: String,
+        got: Vec<i64>,
+        rows: i64,
+    },
+    #[error("imported rows require grad, and cached rows have none; detach them (`detach()`)")]
+    ImportedGradient,
+    #[error(
+        "imported rows are {got}, other rows of this cache {expected}; expected the kind and shape that the function returns: convert them, with `to_kind` or `reshape`"
+    )]
+    ImportedSchema { got: String, expected: String },
+    #[error("the imported rows cannot be cached: {0}")]
+    NotImported(String),
     #[error("rows are not removed from the disk, or not all of them; those that are left are hits")]
     NotRemoved(#[source] RemoveError),
 }
@@ -262,7 +293,13 @@ impl Detail {
             Detail::Weights { .. } | Detail::WeightsWithoutStore => ErrorKind::Weights,
             Detail::Torch(_) => ErrorKind::Torch,
             Detail::Bypassed { .. } => ErrorKind::Bypassed,
-            Detail::NoCall | Detail::NotAttached => ErrorKind::NoCall,
+            Detail::NoCall | Detail::NotAttached | Detail::UnknownCallees => ErrorKind::NoCall,
+            Detail::ImportedTwice
+            | Detail::ImportedStructure { .. }
+            | Detail::ImportedRows { .. }
+            | Detail::ImportedGradient
+            | Detail::ImportedSchema { .. }
+            | Detail::NotImported(_) => ErrorKind::InvalidImport,
             Detail::NotRemoved(_) => ErrorKind::NotRemoved,
         }
     }

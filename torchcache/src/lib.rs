@@ -43,8 +43,9 @@
 //! * [`macro@torchcache`], the attribute, and [`Options`], its arguments, with a table of all of them.
 //! * [`Cached`], for modules that cannot be annotated.
 //! * [`TorchCache`], the handle of a cache: [`Stats`], flush, clear, module hash, directory, and
-//!   [which rows are cached](TorchCache::peek), [removing](TorchCache::remove) and
-//!   [recomputing](TorchCache::recompute) them, and [reading ahead](TorchCache::read_ahead).
+//!   [which rows are cached](TorchCache::peek), [removing](TorchCache::remove),
+//!   [recomputing](TorchCache::recompute) and [importing](TorchCache::import) them, and
+//!   [reading ahead](TorchCache::read_ahead).
 //! * [`prefill`](fn@prefill) and [`Prefill`], which fill a cache ahead of training.
 //! * [`trait@Fingerprint`] and its derive: how the type of a field becomes part of a module's identity.
 //!   [`Named`]: functions and closures in fields.
@@ -106,7 +107,7 @@ pub use cache::handle::TorchCache;
 pub use cache::overrides::Setting;
 pub use cache::stats::{FaultStats, Stats, TierStats, TimeStats};
 pub use cached::{Cached, Eval, Forward, Weights};
-pub use call::{PeekedRow, Tier};
+pub use call::{Imported, PeekedRow, Tier};
 pub use error::{Error, ErrorKind, FlushError};
 pub use identity::{Fingerprint, Fingerprinter, Named};
 pub use options::size::Size;

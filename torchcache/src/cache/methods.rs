@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 
 use super::cuts::CutHistory;
@@ -37,6 +38,8 @@ pub(crate) struct Method {
     /// The code of the cached functions that its body is known to call, and of those that these call; and of the
     /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
+    /// Whether a call has shown them, by its body or by rows that were stored after it ran.
+    knows_callees: AtomicBool,
 }
 
 impl Methods {
@@ -107,6 +110,7 @@ impl Method {
             placements: Placements::default(),
             shapes: OutputShapes::new(),
             callees: RwLock::new(callees.collect()),
+            knows_callees: AtomicBool::new(false),
         }
     }
 
@@ -136,6 +140,18 @@ impl Method {
         if !is_known {
             write(&self.callees).extend(called);
         }
+    }
+
+    /// A call has shown which functions the body calls.
+    pub(crate) fn note_callees_known(&self) {
+        // A store is shared between the processors, even of the same value.
+        if !self.knows_callees() {
+            self.knows_callees.store(true, Relaxed);
+        }
+    }
+
+    pub(crate) fn knows_callees(&self) -> bool {
+        self.knows_callees.load(Relaxed)
     }
 
     /// How many functions its body is known to call.

@@ -70,6 +70,13 @@ impl OutputShapes {
             .is_some_and(|output| output.varies)
     }
 
+    /// The schema of all rows that forwards returned, if it is known.
+    pub(crate) fn schema(&self, prefix: &Key) -> Option<TensorSchema> {
+        let mut known = lock(&self.0);
+        let output = known.get(prefix).filter(|output| !output.varies)?;
+        Some(output.schema.clone())
+    }
+
     /// Whether the rows of an input of these shapes are known to be of a schema, that of rows `found` if there are any.
     /// Where smaller and larger ones have it, so has this one: extents of the output grow with those of the input if
     /// they follow them.

@@ -97,6 +97,8 @@ stats! {
             awaited,
             /// Computed rows that were given to the tiers.
             stored,
+            /// Rows that were given to the tiers by [`import`](crate::TorchCache::import).
+            imported,
             /// Rows that [`read_ahead`](crate::TorchCache::read_ahead) brought from the disk into memory.
             read_ahead,
             /// Hits that were computed again: see [`Options::verify`](crate::Options::verify).
@@ -398,8 +400,13 @@ impl fmt::Display for Stats {
             let share = share(rows);
             writeln!(f, "  awaited  {rows:>12}   {share}, waited {waited}")?;
         }
-        if self.read_ahead > 0 {
-            writeln!(f, "read ahead {:>12}", self.read_ahead)?;
+        for (name, rows) in [
+            ("imported  ", self.imported),
+            ("read ahead", self.read_ahead),
+        ] {
+            if rows > 0 {
+                writeln!(f, "{name} {rows:>12}")?;
+            }
         }
         for (name, tier, queued) in [
             ("in memory  ", &self.memory, 0),

@@ -9,6 +9,7 @@ mod cut;
 mod disk;
 mod flight;
 mod frame;
+mod import;
 mod insert;
 mod lookup;
 mod outcome;
@@ -44,6 +45,7 @@ use crate::output::{Batched, Output, structure};
 use crate::schema::{CallDevices, TensorSchema};
 
 use frame::Frame;
+pub use import::Imported;
 use lookup::Lookup;
 use outcome::{Flattened, Stop, Unfit};
 pub use peek::{PeekedRow, Tier};
@@ -129,6 +131,10 @@ fn run_cached<O: Output>(
     if uses_tiers {
         call.find_in_memory(&mut lookup)?;
         call.find_on_disk(&mut lookup)?;
+        if lookup.has_found() {
+            // Rows are stored by keys that have the code of all functions that the body called.
+            method.note_callees_known();
+        }
     }
     call.allocate_output(&mut lookup);
     if lookup.has_missing() {
@@ -249,6 +255,7 @@ impl<'a> CachedCall<'a> {
         code: &[u8; 32],
     ) -> Result<Vec<Key>, Stop<O>> {
         frame.note_callees(&self.cache.identity().functions);
+        self.method.note_callees_known();
         let now = self.code();
         if now == *code {
             return Ok(lookup.missing_keys());

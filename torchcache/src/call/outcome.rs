@@ -86,11 +86,13 @@ impl From<Unpackable> for Unfit {
 impl Flattened {
     /// The output of a body, or the failed output as it is.
     pub(crate) fn from_output<O: Output>(output: O) -> Result<Self, O> {
+        output.into_value().map(Flattened::from_value)
+    }
+
+    pub(crate) fn from_value(value: impl Batched) -> Self {
         let (mut tensors, mut lengths) = (Vec::new(), Vec::new());
-        output
-            .into_value()?
-            .flatten_into(&mut tensors, &mut lengths);
-        Ok(Flattened { tensors, lengths })
+        value.flatten_into(&mut tensors, &mut lengths);
+        Flattened { tensors, lengths }
     }
 
     /// The output that it was made from.

@@ -1,9 +1,12 @@
 //! Where the tiers have the rows of a call.
 
+use std::collections::BTreeSet;
+
 use torchcache_store::Store;
 
 use crate::cache::tiers::Tiers;
 use crate::key::Key;
+use crate::schema::TensorSchema;
 
 /// A row of a call, as [`TorchCache::peek`](crate::TorchCache::peek) found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,4 +60,25 @@ fn find_on_disk(store: &Store, keys: &[Key], tiers: &mut [Option<Tier>]) {
     for (tier, located) in missing_tiers.zip(store.locate(&missing)) {
         *tier = located.map(|_| Tier::Disk);
     }
+}
+
+/// The distinct schemas of rows with these keys, as far as this version can read them.
+pub(super) fn schemas<'k>(tiers: &Tiers, keys: impl Iterator<Item = &'k Key>) -> Vec<TensorSchema> {
+    let mut schemas: Vec<TensorSchema> = Vec::new();
+    let mut on_disk = Vec::new();
+    {
+        let memory = tiers.memory();
+        for key in keys {
+            match memory.schema_of(key) {
+                Some(schema) if schemas.contains(schema) => {}
+                Some(schema) => schemas.push(TensorSchema::clone(schema)),
+                None => on_disk.push(*key),
+            }
+        }
+    }
+    let store = tiers.store.iter().filter(|_| !on_disk.is_empty());
+    let located = store.flat_map(|store| store.locate(&on_disk)).flatten();
+    let encoded: BTreeSet<Vec<u8>> = located.map(|row| row.schema().to_vec()).collect();
+    schemas.extend(encoded.iter().filter_map(|it| TensorSchema::decode(it)));
+    schemas
 }

@@ -1,4 +1,4 @@
-//! What [`TorchCache::peek`], `remove`, `recompute` and `read_ahead` ask of the calls that a closure makes.
+//! What [`TorchCache::peek`], `remove`, `recompute`, `import` and `read_ahead` ask of the calls that a closure makes.
 
 use std::cell::RefCell;
 use std::iter::{repeat, repeat_with};
@@ -8,13 +8,14 @@ use std::ptr;
 use tch::Tensor;
 
 use super::frame::depth;
-use super::outcome::Stop;
+use super::import::{CheckedImport, GivenRows, Imported};
+use super::outcome::{Flattened, Stop};
 use super::peek::{PeekedRow, Tier};
 use crate::cache::handle::TorchCache;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
 use crate::error::{Detail, Error, ErrorKind};
-use crate::output::{Batched, Output};
+use crate::output::{Batched, Output, structure};
 
 /// What a call does with its rows in the tiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) enum Request {
     Remove,
     /// It removes them before it looks them up.
     Recompute,
+    /// It takes them from the caller.
+    Import,
     /// It has those on disk read into memory.
     ReadAhead,
 }
@@ -49,6 +52,10 @@ struct Requested {
     depth: usize,
     /// The rows of the calls so far; `None` before the first one.
     rows: Option<Result<Vec<PeekedRow>, Error>>,
+    /// What an import gives to its call, until that is made.
+    given: Option<GivenRows>,
+    /// The rows to import once the closure has ended.
+    checked: Option<CheckedImport>,
 }
 
 /// `None` while the thread ends.
@@ -63,7 +70,7 @@ fn with_requested<R>(work: impl FnOnce(&mut Vec<Requested>) -> R) -> Option<R> {
 struct Requesting(PhantomData<*const ()>);
 
 impl Requesting {
-    fn start(handle: &TorchCache, request: Request) -> Self {
+    fn start(handle: &TorchCache, request: Request, given: Option<GivenRows>) -> Self {
         let depth = depth();
         REQUESTED.with_borrow_mut(|requested| {
             requested.push(Requested {
@@ -71,6 +78,8 @@ impl Requesting {
                 handle,
                 depth,
                 rows: None,
+                given,
+                checked: None,
             });
         });
         Requesting(PhantomData)
@@ -225,6 +234,79 @@ impl TorchCache {
         Ok(returned)
     }
 
+    /// Gives rows to the cache that were computed elsewhere, such as features in a `.npy` or `.safetensors` file: they are
+    /// those of a call, which `call` makes, as for [`peek`](Self::peek). `rows` is what that call would return, and without
+    /// its `Result` where it has one.
+    ///
+    /// ```
+    /// use tch::{Kind, Tensor};
+    /// use torchcache::torchcache;
+    ///
+    /// #[torchcache]
+    /// fn embed(images: &Tensor, #[id] names: &[&str]) -> Tensor {
+    ///     assert_eq!(images.size()[0] as usize, names.len());
+    ///     images.mean_dim(1, true, Kind::Float)
+    /// }
+    ///
+    /// let images = Tensor::rand([4, 8], tch::kind::FLOAT_CPU);
+    /// let names = ["cat.png", "dog.png", "owl.png", "fox.png"];
+    /// embed(&images.narrow(0, 0, 1), &names[..1]); // shows what the function returns
+    ///
+    /// let features = images.mean_dim(1, true, Kind::Float); // or Tensor::read_npy("features.npy")?
+    /// let done = embed_cache().import(features, || embed(&images, &names))?;
+    /// assert_eq!((done.imported, done.present), (3, 1));
+    /// embed(&images, &names);
+    /// let stats = embed_cache().stats();
+    /// assert_eq!((stats.misses, stats.memory.hits), (1, 4));
+    /// # Ok::<(), torchcache::Error>(())
+    /// ```
+    ///
+    /// The body does not run, and the call returns a placeholder. **You guarantee the rows**: a row that is not what the
+    /// body would return is a hit all the same. `verify` compares some with what the body returns. With ids, the
+    /// content of the samples does not count: tensors of the same kind and shape are enough, such as
+    /// `Tensor::zeros([1, 8], …).expand([4, 8], false)`.
+    ///
+    /// Rows that are cached keep their values, as of every other call that brings them, and the first of several rows of
+    /// the call with one key counts. The others are given to all tiers: with a persistent cache they are on disk after
+    /// [`flush`](Self::flush). They are rounded to `cache_dtype`, and returned on the device on which the function
+    /// returns its output. As rows of calls, they belong to the present module hash and code: an edit of the function
+    /// makes them misses. Where a call under way or [`clear`](Self::clear) removes rows meanwhile, none is kept.
+    ///
+    /// Keys have the code of the cached functions that the body calls. So a call must have shown these before in this
+    /// process: one that ran the body, or found a row. One is enough, of any rows. It also shows what the function returns:
+    /// rows of another kind or shape are refused. A cache with a `persistent_module_hash` needs no such call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`peek`](Self::peek); [`ErrorKind::InvalidImport`](crate::ErrorKind::InvalidImport) where `rows` are not one
+    /// row for each row of the call, of the kind and shape of other rows of the function; where they require grad, cannot
+    /// be cut into rows or rounded to `cache_dtype`, and where `call` makes several calls;
+    /// [`ErrorKind::NoCall`](crate::ErrorKind::NoCall) where no call showed before which functions the body calls. Nothing
+    /// is stored then.
+    pub fn import<O: Output>(
+        &self,
+        rows: O::Value,
+        call: impl FnOnce() -> O,
+    ) -> Result<Imported, Error> {
+        let given = GivenRows {
+            output: Flattened::from_value(rows),
+            structure: structure::<O>(),
+        };
+        let requesting = Requesting::start(self, Request::Import, Some(given));
+        let _placeholder = call();
+        requesting.found()?;
+        let left = with_requested(|requested| {
+            let own = requested.last_mut()?;
+            Some((own.checked.take(), own.given.take()))
+        });
+        drop(requesting);
+        match left.flatten().ok_or(Detail::NoCall)? {
+            (Some(checked), _) => Ok(checked.store(self)),
+            // A call without rows.
+            (None, given) => Ok(given.map_or(Ok(Imported::default()), |it| it.expect_none())?),
+        }
+    }
+
     /// Has the rows of a call that are on disk read into memory in the background, so that the call finds them there: the
     /// next batch of a training loop, while the present one is in use. `call` makes the call, as for [`peek`](Self::peek).
     /// Returns how many of its rows are to be read.
@@ -278,10 +360,24 @@ impl TorchCache {
         request: Request,
         call: impl FnOnce() -> R,
     ) -> Result<(R, Vec<PeekedRow>), Error> {
-        let requesting = Requesting::start(self, request);
+        let requesting = Requesting::start(self, request, None);
         let returned = call();
         Ok((returned, requesting.found()?))
     }
+}
+
+/// What an import gives to a call; `None` for the second one.
+pub(super) fn take_given() -> Option<GivenRows> {
+    with_requested(|requested| requested.last_mut()?.given.take()).flatten()
+}
+
+/// Leaves rows to be imported once the closure has ended.
+pub(super) fn import(checked: CheckedImport) {
+    with_requested(|requested| {
+        if let Some(innermost) = requested.last_mut() {
+            innermost.checked = Some(checked);
+        }
+    });
 }
 
 /// What is asked of a call of this handle.

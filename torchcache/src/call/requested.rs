@@ -1,18 +1,27 @@
 //! Calls of which a closure is asked something else than their rows: see [`Request`].
 
 use std::collections::BTreeSet;
+use std::mem::take;
+
+use torchcache_store::schema::OutputDevice;
 
 use super::CachedCall;
-use super::outcome::Stop;
+use super::import::{CheckedImport, GivenRows, Imported, describe, unfit_import};
+use super::lookup::Lookup;
+use super::outcome::{Stop, Unfit};
 use super::peek::{self, PeekedRow, Tier};
 use super::read_ahead::ReadAhead;
 use super::request::{self, Request};
 use crate::argument::{Arguments, PlainArguments};
 use crate::cache::methods::Method;
 use crate::cache::target::Target;
+use crate::cache::warnings::Reason;
+use crate::error::Detail;
 use crate::key::Key;
+use crate::memory::rows::PackedRows;
 use crate::options::environment;
 use crate::output::Output;
+use crate::schema::TensorSchema;
 
 impl CachedCall<'_> {
     /// The rows of a call, as the tiers have them. Does with them what the request says.
@@ -39,6 +48,10 @@ impl CachedCall<'_> {
             Request::Remove | Request::Recompute => {
                 cache.tiers.remove(&keys).map_err(Stop::Misuse)?;
             }
+            Request::Import => {
+                let given = request::take_given().ok_or(Detail::ImportedTwice)?;
+                request::import(call.check_import(keys, &found, given)?);
+            }
             Request::ReadAhead => call.read_ahead(&found),
         }
         Ok(found)
@@ -60,5 +73,89 @@ impl CachedCall<'_> {
             counters: self.method.counters.clone(),
         };
         self.cache.reading_ahead.push(move || rows.read());
+    }
+
+    /// Checks rows as those that a body returned are, and against what is known of these: `found` are the rows of the
+    /// call in the tiers.
+    fn check_import<O>(
+        &self,
+        keys: Vec<Key>,
+        found: &[PeekedRow],
+        given: GivenRows,
+    ) -> Result<CheckedImport, Stop<O>> {
+        let lookup = Lookup::new(keys);
+        self.reject_ambiguous_ids(&lookup)?;
+        if given.structure != self.structure {
+            return Err(Stop::from(Detail::ImportedStructure {
+                got: given.structure,
+                expected: self.structure.clone(),
+            }));
+        }
+        let unfit = |unfit: Unfit| Stop::from(unfit_import(unfit, self.rows));
+        let mut packed = self.pack_import(given).map_err(unfit)?;
+        let present = found.iter().filter(|row| row.is_cached());
+        let present: BTreeSet<Key> = present.map(|row| row.key).collect();
+        self.expect_known_callees(!present.is_empty())?;
+        let cached = peek::schemas(&self.cache.tiers, present.iter());
+        let returned = self.method.shapes.schema(&self.key_prefix());
+        let known = || cached.iter().chain(&returned);
+        if let Some(other) = known().find(|known| !known.agrees(&packed.schema)) {
+            return Err(Stop::from(Detail::ImportedSchema {
+                got: describe(&packed.schema),
+                expected: describe(other),
+            }));
+        }
+        if let Some(schema) = known().next() {
+            packed.schema = schema.clone().into();
+        }
+        let keys = lookup.keys();
+        let is_missing = |position: &usize| !present.contains(&keys[*position]);
+        let missing: Vec<usize> = (0..keys.len()).filter(is_missing).collect();
+        if missing.len() as i64 != self.rows {
+            packed = packed.select(&lookup.rows_at(&missing))?;
+        }
+        let imported = missing.len() as u64;
+        Ok(CheckedImport {
+            name: self.target.name(),
+            tiers: self.cache.tiers.clone(),
+            counters: self.method.counters.clone(),
+            epoch: self.epoch,
+            keys: missing.iter().map(|&position| keys[position]).collect(),
+            device: self.memory_device(&packed.schema),
+            rows: packed,
+            done: Imported {
+                imported,
+                present: self.rows as u64 - imported,
+            },
+        })
+    }
+
+    /// The rows as the tiers keep them. Hits are returned where the module is, wherever the rows are now.
+    fn pack_import(&self, given: GivenRows) -> Result<PackedRows, Unfit> {
+        let mut output = given.output;
+        output.check(&self.structure, self.rows)?;
+        if self.method.cuts.has_batch_first() == Some(false) {
+            return Err(Unfit::Reason(Reason::BatchNotFirst(self.rows as usize)));
+        }
+        let (dtype, lengths) = (self.options.cache_dtype(), take(&mut output.lengths));
+        let (structure, tensors) = (&self.structure, &output.tensors);
+        let schema = TensorSchema::from_outputs(structure, tensors, lengths, dtype, &self.devices)?;
+        if !schema.fits() {
+            return Err(Unfit::Reason(Reason::OutputLayout));
+        }
+        let bytes = schema.pack(tensors)?;
+        let schema = schema.with_device(OutputDevice::Module).into();
+        Ok(PackedRows { schema, bytes })
+    }
+
+    /// Keys have the code of the cached functions that the body calls. An import of rows without it would be returned
+    /// by a later program where that code is another one. `is_cached`: rows are stored by these keys, after the body
+    /// ran.
+    fn expect_known_callees(&self, is_cached: bool) -> Result<(), Detail> {
+        let is_named = self.options.persistent_module_hash().is_some();
+        match is_named || is_cached || self.method.knows_callees() {
+            true => Ok(()),
+            false => Err(Detail::UnknownCallees),
+        }
     }
 }

@@ -20,11 +20,14 @@ impl CachedCall<'_> {
         let is_accepted = lookup.accepts(schema);
         // One row alone may have another shape than among several.
         let is_one = rows.count() == 1 && !self.method.cuts.keeps_one_row();
+        let (prefix, shapes) = (self.key_prefix(), &self.method.shapes);
         if is_one || !self.arguments.leave_shapes_out() {
+            if !is_one {
+                shapes.note(&prefix, Vec::new(), schema);
+            }
             let error = Unfit::Reason(Reason::ChangingShape);
             return is_accepted.then_some(()).ok_or(error);
         }
-        let (prefix, shapes) = (self.key_prefix(), &self.method.shapes);
         if !is_accepted {
             shapes.note_varying(&prefix, schema);
         }

@@ -264,6 +264,11 @@ impl Memory {
         self.rows.contains(key)
     }
 
+    /// The schema of a row, if it is kept. Its order of use stays.
+    pub(crate) fn schema_of(&self, key: &Key) -> Option<&Arc<TensorSchema>> {
+        self.rows.peek(key).map(|&row| self.schema(row))
+    }
+
     pub(crate) fn schema(&self, row: RowRef) -> &Arc<TensorSchema> {
         &self.schemas[row.schema as usize]
     }

@@ -102,6 +102,13 @@ impl TensorSchema {
         TensorSchema(schema)
     }
 
+    /// The same rows, whose tensors are all returned on one device.
+    pub(crate) fn with_device(mut self, device: OutputDevice) -> Self {
+        let tensors = self.0.tensors.iter_mut();
+        tensors.for_each(|spec| spec.device = device);
+        self
+    }
+
     /// Reads what `encode` wrote; `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let schema = stored::Schema::decode(bytes)?;
