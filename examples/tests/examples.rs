@@ -85,6 +85,23 @@ fn prefill_computes_each_row_once_and_draws_no_bar_to_a_file() {
 }
 
 #[test]
+fn import_finds_every_row_of_the_files() {
+    let output = succeeds(&mut example("import"));
+    assert!(
+        output.contains("ids 0 to 399: 398 rows imported, 2 present"),
+        "{output}"
+    );
+    assert!(
+        output.contains("ids 956 to 998: 43 rows imported, 0 present"),
+        "{output}"
+    );
+    assert!(
+        output.ends_with("999 rows found on disk, 0 computed\n"),
+        "{output}"
+    );
+}
+
+#[test]
 fn quickstart_computes_each_row_once_each_way() {
     let output = succeeds(&mut example("quickstart"));
     let count = |text: &str| output.matches(text).count();
