@@ -44,6 +44,41 @@ impl Known {
     }
 }
 
+/// Augmented images are rows of their own, as many as there are views.
+#[test]
+fn each_view_of_a_sample_is_computed_once() {
+    thread_local!(static COMPUTED: RefCell<Vec<(i64, u8)>> = RefCell::default());
+    #[torchcache]
+    fn embed(
+        #[id] samples: &[(i64, u8)],
+        #[skip]
+        #[shared]
+        images: &Tensor,
+    ) -> Tensor {
+        COMPUTED.with_borrow_mut(|computed| computed.extend(samples));
+        let view = |&(id, view): &(i64, u8)| images.get(id) * (f64::from(view) + 1.0);
+        Tensor::stack(&samples.iter().map(view).collect::<Vec<_>>(), 0)
+    }
+    const VIEWS: u8 = 3;
+    let images = random(&[10, 5]);
+    for epoch in 0..9u8 {
+        let samples: Vec<_> = (0..10).map(|id| (id, (id as u8 + epoch) % VIEWS)).collect();
+        for samples in samples.chunks(4) {
+            let rows = embed(samples, &images);
+            for (row, &(id, view)) in samples.iter().enumerate() {
+                let expected = images.get(id) * (f64::from(view) + 1.0);
+                assert!(same(&rows.get(row as i64), &expected), "{id}, {view}");
+            }
+        }
+    }
+    let mut computed = COMPUTED.take();
+    computed.sort_unstable();
+    let all = (0..10).flat_map(|id| (0..VIEWS).map(move |view| (id, view)));
+    // The last batch of the first epoch has two rows, and none has one row alone.
+    assert_eq!(computed, all.collect::<Vec<_>>());
+    assert_eq!(counts(embed_cache()), (30, 60, 0));
+}
+
 #[test]
 fn a_known_id_is_a_hit_whatever_the_row_holds() {
     let model = Known::for_test("hit");

@@ -62,6 +62,29 @@ use super::rows::{Nothing, SelectedRows};
 /// assert_eq!(embed_cache().stats().memory.hits, 1);
 /// ```
 ///
+/// # Views
+///
+/// Augmented images are rows of their own under tuples such as `(id, view)`: each view is computed once. The view must
+/// follow from the tuple alone.
+///
+/// ```
+/// use tch::Tensor;
+/// use torchcache::torchcache;
+///
+/// #[torchcache]
+/// fn embed(#[id] samples: &[(i64, u8)], #[skip] #[shared] images: &Tensor) -> Tensor {
+///     let views = samples.iter().map(|&(id, view)| images.get(id).roll(i64::from(view), 0));
+///     Tensor::stack(&views.collect::<Vec<_>>(), 0)
+/// }
+///
+/// let images = Tensor::rand([2, 8], tch::kind::FLOAT_CPU);
+/// for epoch in 0..6 {
+///     embed(&[(0, epoch % 3), (1, epoch % 3)], &images);
+/// }
+/// let stats = embed_cache().stats();
+/// assert_eq!((stats.misses, stats.hits()), (2 * 3, 2 * 3));
+/// ```
+///
 /// # Misuse
 ///
 /// There must be one id for each row. Rows of one call with the same id must be equal, bit for bit.
