@@ -102,6 +102,18 @@ pub(crate) fn run<'a, O: Output>(
     }
 }
 
+type Run<O> = for<'a> fn(
+    &dyn Target,
+    &'static Function,
+    bool,
+    &dyn Fn() -> Arguments<'a>,
+    &dyn Fn(&SelectedRows) -> O,
+) -> O;
+
+/// Most functions return one tensor: their path is compiled with this crate, and not with each one that uses it.
+#[used]
+static RUN_TO_TENSOR: Run<Tensor> = run::<Tensor>;
+
 fn run_cached<O: Output>(
     target: &dyn Target,
     frame: &Frame<'_>,
