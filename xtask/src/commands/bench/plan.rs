@@ -37,9 +37,11 @@ pub(crate) enum Part {
     Transfer,
     /// Needs a model.
     Precision,
+    ReadAhead,
     Stages,
     Store,
     Scale,
+    CompileTime,
 }
 
 impl Part {
