@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use torchcache_store::Key;
 use torchcache_store::admin::Keep;
 use torchcache_store::size;
 
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Clear(Clear),
     /// Write the rows of a cache and their keys into a file for Python.
     Export(Export),
+    /// Print the keys of rows with ids, for export --keys.
+    Key(RowKeys),
     /// Print a completion script for a shell.
     Completions(Completions),
     /// Print a man page.
@@ -181,6 +184,46 @@ pub(crate) struct Export {
     /// Replace the file if it exists.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RowKeys {
+    /// What all keys of a call have in common: 64 hexadecimal digits, from `hex_prefix()` of a row that the
+    /// program peeked.
+    #[arg(value_parser = key_prefix)]
+    pub(crate) prefix: Key,
+    /// The ids; without any, each line of the standard input is one.
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) ids: Vec<OsString>,
+    /// The type of an id. After several types, an id is a tuple of them, and tabs separate its elements.
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        value_delimiter = ',',
+        default_value = "text"
+    )]
+    pub(crate) types: Vec<IdType>,
+}
+
+/// What an id is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum IdType {
+    /// Text or a path, as it is.
+    Text,
+    /// An integer.
+    Integer,
+    /// Integers, with commas between them.
+    Integers,
+    /// Bytes in hexadecimal digits.
+    Bytes,
+}
+
+fn key_prefix(text: &str) -> Result<Key, String> {
+    let mut prefix = Key::default();
+    match hex::decode_to_slice(text, &mut prefix) {
+        Ok(()) => Ok(prefix),
+        Err(error) => Err(format!("expected 64 hexadecimal digits: {error}")),
+    }
 }
 
 #[derive(Debug, clap::Args)]

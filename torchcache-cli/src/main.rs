@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::Parser;
-use commands::{check, clear, diff, export as export_command, generate, ls, prune, show};
+use commands::{check, clear, diff, export as export_command, generate, key, ls, prune, show};
 use error::Error;
 use output::{CommandReport, Printer};
 use torchcache_store::threads;
@@ -45,6 +45,7 @@ fn run(printer: &Printer, command: Command) -> Result<CommandReport, Error> {
         Command::Prune(args) => prune::run(printer, &args),
         Command::Clear(args) => clear::run(printer, &args),
         Command::Export(args) => export_command::run(printer, &args),
+        Command::Key(args) => key::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     }

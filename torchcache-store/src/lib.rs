@@ -28,8 +28,8 @@
 //!
 //! # Stability
 //!
-//! The feature `unstable` makes segments, manifests, schemas, the file system, administration,
-//! threads and single flight public. It is for torchcache and its command line, which pin the exact version: any release
+//! The feature `unstable` makes segments, manifests, schemas, ids, the file system,
+//! administration, threads and single flight public. It is for torchcache and its command line, which pin the exact version: any release
 //! may change what it adds.
 //!
 //! # Limits
@@ -91,6 +91,8 @@ mod fork;
 mod fs;
 #[cfg(feature = "unstable")]
 pub mod fs;
+#[cfg(feature = "unstable")]
+pub mod ids;
 mod key;
 #[cfg(feature = "unstable")]
 pub mod manifest;

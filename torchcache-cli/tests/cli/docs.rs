@@ -138,6 +138,7 @@ fn the_table_lists_the_fields_of_every_document() {
         (&["ls", "."][..], 0, &ls | &left),
         (&["show", ".", &one], 0, &show | &left),
         (&["diff", ".", &one, &two], 1, &diff | &left),
+        (&["key", &one, "cat.png"], 0, of("key")),
         (&["check", ".", "--repair"], 1, &check | &left),
         (&["prune", ".", "--older-than", "1h"], 0, &prune | &left),
         (
@@ -161,6 +162,6 @@ fn the_table_lists_the_fields_of_every_document() {
     std::fs::set_permissions(&untrusted, everybody).unwrap();
     let mut found = set(&["skipped"]);
     fields(&json(root.path(), &["ls", "."], 0)["skipped"], &mut found);
-    let expected = documented(&page, "all but `completions` and `man`");
+    let expected = documented(&page, "all but `key`, `completions` and `man`");
     assert_eq!(found, expected);
 }

@@ -5,6 +5,7 @@ mod clear;
 mod concurrent;
 mod docs;
 mod export;
+mod key;
 #[cfg(target_os = "linux")]
 mod memory;
 mod prune;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Kind, TchError, Tensor};
 use torchcache_store::Key;
+use torchcache_store::ids::{self, IdBytes, IdKind};
 
 use crate::error::Detail;
 use crate::tensor::{layout, raw};
@@ -44,35 +45,9 @@ pub trait SampleId: Clone {
     #[doc(hidden)]
     const KIND: IdKind;
 
-    /// 32 bytes that no other id of this kind has.
+    /// What its key has of it.
     #[doc(hidden)]
-    fn key_bytes(&self) -> [u8; 32];
-}
-
-/// The kind of an id.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdKind {
-    Integer,
-    /// Paths are text.
-    Text,
-    Bytes,
-    Tuple,
-    /// Of any type but `u8`, lists of which are bytes.
-    Integers,
-}
-
-impl IdKind {
-    /// Its name in keys.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            IdKind::Integer => "integer id",
-            IdKind::Text => "text id",
-            IdKind::Bytes => "bytes id",
-            IdKind::Tuple => "tuple id",
-            IdKind::Integers => "integers id",
-        }
-    }
+    fn key_bytes(&self) -> IdBytes;
 }
 
 /// The ids of a call, not validated yet.
@@ -88,7 +63,7 @@ pub enum Ids<'a> {
 pub trait IdList {
     fn count(&self) -> usize;
     fn kind(&self) -> IdKind;
-    fn key_bytes(&self) -> Vec<[u8; 32]>;
+    fn key_bytes(&self) -> Vec<IdBytes>;
 }
 
 impl<T: SampleId, L: Deref<Target = [T]>> IdList for L {
@@ -100,7 +75,7 @@ impl<T: SampleId, L: Deref<Target = [T]>> IdList for L {
         T::KIND
     }
 
-    fn key_bytes(&self) -> Vec<[u8; 32]> {
+    fn key_bytes(&self) -> Vec<IdBytes> {
         self.iter().map(T::key_bytes).collect()
     }
 }
@@ -180,13 +155,9 @@ macro_rules! integers {
         impl SampleId for $type {
             const KIND: IdKind = IdKind::Integer;
 
-            fn key_bytes(&self) -> [u8; 32] {
-                // Sign-extended, so that equal integers of different types are equal.
-                let sign = if i128::try_from(*self).is_ok_and(|id| id < 0) { 0xff } else { 0 };
-                let mut key_bytes = [sign; 32];
-                let bytes = self.to_le_bytes();
-                key_bytes[..bytes.len()].copy_from_slice(&bytes);
-                key_bytes
+            fn key_bytes(&self) -> IdBytes {
+                let is_negative = i128::try_from(*self).is_ok_and(|id| id < 0);
+                ids::integer(&self.to_le_bytes(), is_negative)
             }
         }
     )*};
@@ -199,20 +170,32 @@ macro_rules! hashed {
         impl<$($generics)*> SampleId for $type {
             const KIND: IdKind = IdKind::$kind;
 
-            fn key_bytes(&self) -> [u8; 32] {
+            fn key_bytes(&self) -> IdBytes {
                 let $id = self;
-                *blake3::hash($bytes).as_bytes()
+                ids::bytes($bytes)
             }
         }
     )*};
 }
 
-/// Lists of integers, each as the same integer of 128 bits.
 macro_rules! lists {
-    ($($type:ty)*) => {hashed! {$(
-        [] &[$type]: Integers, |id| &id.iter().flat_map(|&it| i128::from(it).to_le_bytes()).collect::<Vec<_>>();
-        [] Vec<$type>: Integers, |id| &id.iter().flat_map(|&it| i128::from(it).to_le_bytes()).collect::<Vec<_>>();
-    )*}};
+    ($($type:ty)*) => {$(
+        impl SampleId for &[$type] {
+            const KIND: IdKind = IdKind::Integers;
+
+            fn key_bytes(&self) -> IdBytes {
+                ids::integers(self.iter().map(|&integer| integer.into()))
+            }
+        }
+
+        impl SampleId for Vec<$type> {
+            const KIND: IdKind = IdKind::Integers;
+
+            fn key_bytes(&self) -> IdBytes {
+                SampleId::key_bytes(&self.as_slice())
+            }
+        }
+    )*};
 }
 
 lists! { u16 u32 u64 i8 i16 i32 i64 }
@@ -230,7 +213,7 @@ hashed! {
 impl<T: SampleId> SampleId for &T {
     const KIND: IdKind = T::KIND;
 
-    fn key_bytes(&self) -> [u8; 32] {
+    fn key_bytes(&self) -> IdBytes {
         T::key_bytes(self)
     }
 }
@@ -240,12 +223,9 @@ macro_rules! tuples {
         impl<$($type: SampleId),+> SampleId for ($($type,)+) {
             const KIND: IdKind = IdKind::Tuple;
 
-            fn key_bytes(&self) -> [u8; 32] {
+            fn key_bytes(&self) -> IdBytes {
                 let ($($id,)+) = self;
-                // Each element takes 33 bytes.
-                let mut hasher = blake3::Hasher::new();
-                $(hasher.update(&[$type::KIND as u8]).update(&$id.key_bytes());)+
-                *hasher.finalize().as_bytes()
+                ids::tuple([$(($type::KIND, $id.key_bytes())),+])
             }
         }
     )*};

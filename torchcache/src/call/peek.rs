@@ -14,6 +14,8 @@ use crate::schema::TensorSchema;
 pub struct PeekedRow {
     /// Its key, as in the `keys` of `torchcache export`.
     pub key: [u8; 32],
+    /// What the keys of all rows of its call have in common. With ids, `torchcache key` makes keys of it.
+    pub prefix: [u8; 32],
     /// Where it is; `None` if a call would compute it, or wait for another call that does.
     pub tier: Option<Tier>,
 }
@@ -22,6 +24,11 @@ impl PeekedRow {
     /// The key in 64 hexadecimal digits, as a line of the file that `torchcache export --keys` reads.
     pub fn hex_key(&self) -> String {
         blake3::Hash::from_bytes(self.key).to_hex().to_string()
+    }
+
+    /// The prefix in 64 hexadecimal digits, as `torchcache key` takes it.
+    pub fn hex_prefix(&self) -> String {
+        blake3::Hash::from_bytes(self.prefix).to_hex().to_string()
     }
 
     /// Whether a call would find it.
@@ -39,8 +46,8 @@ pub enum Tier {
     Disk,
 }
 
-/// Where the tiers have rows of these keys.
-pub(super) fn find(tiers: &Tiers, keys: &[Key]) -> Vec<PeekedRow> {
+/// Where the tiers have rows of these keys, which have `prefix` in common.
+pub(super) fn find(tiers: &Tiers, keys: &[Key], prefix: Key) -> Vec<PeekedRow> {
     let mut found: Vec<Option<Tier>> = {
         let memory = tiers.memory();
         let find = |key: &Key| memory.contains(key).then_some(Tier::Memory);
@@ -50,7 +57,8 @@ pub(super) fn find(tiers: &Tiers, keys: &[Key]) -> Vec<PeekedRow> {
         find_on_disk(store, keys, &mut found);
     }
     let rows = keys.iter().zip(found);
-    rows.map(|(&key, tier)| PeekedRow { key, tier }).collect()
+    rows.map(|(&key, tier)| PeekedRow { key, prefix, tier })
+        .collect()
 }
 
 fn find_on_disk(store: &Store, keys: &[Key], tiers: &mut [Option<Tier>]) {

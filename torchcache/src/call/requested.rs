@@ -42,7 +42,7 @@ impl CachedCall<'_> {
         let mut call = CachedCall::new::<O>(target, method, arguments, plain, options, cache)?;
         let keys = call.row_keys(&call.code())?;
         call.epoch = cache.tiers.epoch(&cache.tiers.memory());
-        let found = peek::find(&cache.tiers, &keys);
+        let found = peek::find(&cache.tiers, &keys, call.key_prefix());
         match request {
             Request::Peek => {}
             Request::Remove | Request::Recompute => {

@@ -366,6 +366,10 @@ mod tests {
     use tch::Kind;
 
     fn keys(options: &Options, arguments: Arguments) -> Vec<Key> {
+        with_prefix(options, &arguments).1
+    }
+
+    fn with_prefix(options: &Options, arguments: &Arguments) -> (Key, Vec<Key>) {
         let context = KeyContext {
             module_hash: "m",
             options,
@@ -375,7 +379,26 @@ mod tests {
             output: "T",
             shared: &SharedDigests::new(),
         };
-        context.keys(&arguments).unwrap().1
+        context.keys(arguments).unwrap()
+    }
+
+    #[test]
+    fn the_prefix_and_an_id_are_a_key() {
+        use torchcache_store::ids::{self, IdKind};
+        let given = [("train", 7i64), ("test", -1)];
+        let ids = &given[..];
+        let arguments = Arguments::new().with_id(&ids);
+        let (prefix, keys) = with_prefix(&Options::default(), &arguments);
+        for (key, (name, number)) in keys.iter().zip(given) {
+            let id = ids::tuple([
+                (IdKind::Text, ids::bytes(name.as_bytes())),
+                (
+                    IdKind::Integer,
+                    ids::integer(&number.to_le_bytes(), number < 0),
+                ),
+            ]);
+            assert_eq!(ids::row_key(&prefix, &id), *key);
+        }
     }
 
     fn keys_of(tensor: &Tensor) -> Vec<Key> {
