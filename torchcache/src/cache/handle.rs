@@ -125,6 +125,14 @@ pub(super) struct HashedModule {
     pub(super) hashed_in: Duration,
 }
 
+/// An inert handle, as [`TorchCache::new`] makes it: the clone of a module has a cache of its own. Where both have one module
+/// hash, they share the tiers.
+impl Clone for TorchCache {
+    fn clone(&self) -> Self {
+        TorchCache::new()
+    }
+}
+
 impl Default for TorchCache {
     fn default() -> Self {
         Self::new()
