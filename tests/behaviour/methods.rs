@@ -564,6 +564,11 @@ impl Codec {
         ran.note(xs);
         xs / *factor
     }
+
+    #[torchcache]
+    fn between(_: &Self, (low, high): (f64, f64), xs: &Tensor) -> Tensor {
+        xs.clamp(low, high)
+    }
 }
 
 #[test]
@@ -577,6 +582,8 @@ fn a_function_of_an_impl_takes_the_module_in_place_of_self() {
     for _ in 0..2 {
         assert!(same(&Codec::encode(&codec, &xs, 3.0), &(&xs * 2.0 * 3.0)));
         assert!(same(&Codec::decode(&codec, &xs), &(&xs / 2.0)));
+        let between = Codec::between(&codec, (-0.5, 0.5), &xs);
+        assert!(same(&between, &xs.clamp(-0.5, 0.5)));
     }
     assert_eq!(codec.ran.take(), (2, 6));
     codec.factor = 4.0;

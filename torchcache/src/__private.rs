@@ -234,10 +234,10 @@ impl<T, const NAME: u64> NoMethod for MethodProbe<T, NAME> {}
 pub fn call_method<'a, T: CachedMethod<NAME>, O: Output, const NAME: u64>(
     module: &'a T,
     training: bool,
-    describe: impl Fn(&'a PlainDigests) -> Arguments<'a>,
+    describe: impl Fn(Option<&'a PlainDigests>) -> Arguments<'a>,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    let describe = || describe(&module.cache().plain);
+    let describe = |reads: bool| describe(reads.then(|| &module.cache().plain));
     call::run(
         &ModuleTarget(module),
         T::FUNCTION,
@@ -252,10 +252,10 @@ pub fn call_method<'a, T: CachedMethod<NAME>, O: Output, const NAME: u64>(
 pub fn call_function<'a, O: Output>(
     function: &'static CachedFunction,
     training: bool,
-    describe: impl Fn(&'a PlainDigests) -> Arguments<'a>,
+    describe: impl Fn(Option<&'a PlainDigests>) -> Arguments<'a>,
     body: impl Fn(&SelectedRows) -> O,
 ) -> O {
-    let describe = || describe(&function.cache.plain);
+    let describe = |reads: bool| describe(reads.then_some(&function.cache.plain));
     call::run(&function, &function.function, training, &describe, &body)
 }
 

@@ -172,7 +172,7 @@ pub use torchcache_store::{Fault as DiskFault, FaultCounts as DiskFaultCounts};
 /// # Methods
 ///
 /// Methods other than `forward` and `forward_t` are cached if they carry the attribute, in one or several
-/// annotated impls. One impl of a struct may have `forward` or `forward_t`. Methods take `&self`. They share
+/// annotated impls. One impl of a struct may have `forward` or `forward_t`. They take `&self`, or the module first. They share
 /// the identity and the tiers of the module, and each has its own keys and [statistics](TorchCache::stats_by_method).
 /// On a method, the attribute takes the options `verify`, `version` and `whole_batch`, for that method in addition
 /// to those of the struct, and `single_flight_timeout`, instead of that of the struct.

@@ -128,7 +128,7 @@ impl WrappedFn {
                     ),
                 );
             }
-            let argument = WrappedArgument::rename(typed, position, marks);
+            let argument = WrappedArgument::rename(typed, &format!("argument_{position}"), marks);
             if is_training {
                 training.push(argument);
             } else {
@@ -178,20 +178,17 @@ impl WrappedArgument {
             }
         }
         take_marks(&mut typed.attrs, &mut Errors::default());
-        WrappedArgument::rename(typed, 0, Marks::default())
+        WrappedArgument::rename(typed, "module", Marks::default())
     }
 
     /// Replaces a pattern in the signature by a name; the pattern is matched where the body begins.
-    fn rename(typed: &mut PatType, position: usize, marks: Marks) -> Self {
+    fn rename(typed: &mut PatType, name: &str, marks: Marks) -> Self {
         let pattern = (*typed.pat).clone();
         let name = match &pattern {
             Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => {
                 ident.ident.clone()
             }
-            _ => Ident::new(
-                &format!("torchcache_argument_{position}"),
-                Span::mixed_site(),
-            ),
+            _ => Ident::new(&format!("torchcache_{name}"), Span::mixed_site()),
         };
         let lints = typed
             .attrs

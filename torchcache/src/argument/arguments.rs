@@ -23,8 +23,7 @@ pub struct Arguments<'a> {
     /// The ids that rows are keyed by, if not by their content.
     pub(crate) ids: Option<IdArgument<'a>>,
     pub(crate) plain: PlainArguments,
-    /// Those of the handle.
-    digests: Option<&'a PlainDigests>,
+    reader: PlainReader<'a>,
     count: usize,
     /// Whether the next argument is marked `#[skip]`.
     is_skipping: bool,
@@ -45,6 +44,16 @@ pub(crate) struct TensorArgument {
     pub(crate) tensor: Tensor,
 }
 
+/// What plain arguments are read for.
+#[derive(Debug, Default)]
+enum PlainReader<'a> {
+    #[default]
+    Hash,
+    /// They are compared with what a handle knows, and hashed where that is something else.
+    Known(&'a PlainDigests),
+    Nothing,
+}
+
 /// The ids of the rows, and the position of their argument.
 #[derive(Debug)]
 pub(crate) struct IdArgument<'a> {
@@ -60,10 +69,11 @@ impl<'a> Arguments<'a> {
         Self::default()
     }
 
-    /// No arguments yet, of a call of the handle that knows these digests.
-    pub fn of_call(digests: &'a PlainDigests) -> Self {
+    /// No arguments yet, of a call of the handle that knows these digests; `None` for a call that bypasses the cache,
+    /// which needs none of plain arguments.
+    pub fn of_call(digests: Option<&'a PlainDigests>) -> Self {
         Arguments {
-            digests: Some(digests),
+            reader: digests.map_or(PlainReader::Nothing, PlainReader::Known),
             ..Self::default()
         }
     }
@@ -175,25 +185,15 @@ impl<'a> Arguments<'a> {
 
     /// The digest of a plain value; `None` where it is not part of the keys.
     fn digest<T: Fingerprint>(&mut self, value: &T) -> Option<[u8; 32]> {
-        if self.is_skipping {
-            return None;
-        }
-        let value = match self.digests {
-            Some(known) => known.read(value),
-            None => PlainDigests::new().read(value),
+        let value = match self.reader {
+            _ if self.is_skipping => return None,
+            PlainReader::Nothing => return None,
+            PlainReader::Known(known) => known.read(self.count, value),
+            PlainReader::Hash => PlainDigests::new().read(self.count, value),
         };
-        let plain = &mut self.plain;
-        for (found, position) in [
-            (value.records_gradients, &mut plain.gradient),
-            (value.is_unreadable, &mut plain.unreadable),
-            (value.has_weights, &mut plain.weights),
-        ] {
-            if found {
-                position.get_or_insert(self.count);
-            }
-        }
-        plain.is_locked |= value.is_locked;
-        Some(value.digest)
+        let digest = value.digest;
+        self.plain.add(self.count, value);
+        Some(digest)
     }
 
     /// The next tensor of an argument.

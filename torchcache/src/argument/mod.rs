@@ -160,10 +160,11 @@ impl SelectedRows {
 /// the batch. A type with such a tensor needs `#[derive(Argument)]` instead.
 ///
 /// Layers are plain arguments by reference, alone and in `Option` and slices: `&nn::Linear`, `&nn::Conv2D`,
-/// `&nn::Embedding`, norms, `&nn::VarStore`, `&Cached<_>`, and modules of your own: those with `#[torchcache]`, and others
-/// with an identity (see [`trait@Fingerprint`]) and `impl PlainArgument for &Module`. Weights from 64 KiB on are compared at
-/// each call, as those in the fields of a module are, and hashed where they changed. The weights of four values that
-/// were used last stay alive until then, or until [`refresh`](crate::TorchCache::refresh) or
+/// `&nn::Embedding` and norms. So are `&nn::VarStore`, `&Cached<_>`, and modules of your own, alone and in `Option`: for
+/// `&Module`, `#[torchcache]` on the struct implements this trait, and a struct with another identity (see
+/// [`trait@Fingerprint`]) needs `impl PlainArgument for &Module`. Weights are compared at
+/// each call, as those in the fields of a module are, and hashed where they changed. The weights of the four values that
+/// an argument had last stay alive until then, or until [`refresh`](crate::TorchCache::refresh) or
 /// [`clear`](crate::TorchCache::clear).
 ///
 /// ```

@@ -1,6 +1,7 @@
 //! The digests of plain arguments. A value with weights, such as `&nn::Linear`, is compared with those of recent calls, as
 //! the fields of a module are with what was hashed; it is hashed where it is none of them.
 
+use std::collections::BTreeSet;
 use std::mem::take;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,24 +14,72 @@ use crate::sync::{Progress, Turn, lock};
 pub(crate) struct PlainArguments {
     /// A digest of each, with its position and type.
     pub(crate) digests: Vec<(usize, [u8; 32])>,
+    /// Those that were compared with what was hashed, with their positions.
+    known: Vec<(usize, Arc<KnownValue>)>,
     /// The position of one that holds a tensor whose gradients are recorded.
     pub(crate) gradient: Option<usize>,
     /// One could not be read, since another thread holds its lock.
     pub(crate) is_locked: bool,
     /// The position of one that holds a tensor which cannot be hashed.
     pub(crate) unreadable: Option<usize>,
-    /// The position of the first one that holds tensors or a module, which a forward may change.
-    pub(crate) weights: Option<usize>,
+    /// The functions of the modules among them, whose code the digests have.
+    pub(crate) functions: BTreeSet<[u8; 32]>,
+    /// Whether one holds tensors or a module, which a forward may change.
+    has_weights: bool,
+    /// Elements on a device could not be compared.
+    is_unsampled: bool,
+}
+
+impl PlainArguments {
+    /// Adds the value of the argument at `position`, or of a part of it.
+    pub(super) fn add(&mut self, position: usize, value: PlainValue) {
+        if value.records_gradients {
+            self.gradient.get_or_insert(position);
+        }
+        if value.is_unreadable {
+            self.unreadable.get_or_insert(position);
+        }
+        self.is_locked |= value.is_locked;
+        self.is_unsampled |= value.is_unsampled;
+        self.has_weights |= value.has_weights;
+        self.functions.extend(value.functions);
+        self.known
+            .extend(value.known.map(|known| (position, known)));
+    }
+
+    /// Whether the forward may change one of them.
+    pub(crate) fn may_change(&self) -> bool {
+        self.has_weights
+    }
+
+    /// The position of one that is not as before, even if its digest is. `now`: the same ones, read again.
+    pub(crate) fn changed(&self, now: &PlainArguments) -> Option<usize> {
+        let digests = self.digests.iter().zip(&now.digests);
+        let mut digests = digests.filter(|(before, now)| before != now);
+        if let Some(((position, _), _)) = digests.next() {
+            return Some(*position);
+        }
+        if now.is_unsampled {
+            return None;
+        }
+        let known = self.known.iter().zip(&now.known);
+        let mut known = known.filter(|((_, before), (_, now))| !Arc::ptr_eq(before, now));
+        known.next().map(|((position, _), _)| *position)
+    }
 }
 
 /// A plain value, as far as one walk could read it.
 #[derive(Debug, Default)]
 pub(super) struct PlainValue {
     pub(super) digest: [u8; 32],
-    pub(super) records_gradients: bool,
-    pub(super) is_locked: bool,
-    pub(super) is_unreadable: bool,
-    pub(super) has_weights: bool,
+    functions: BTreeSet<[u8; 32]>,
+    /// Where it is compared with what was hashed.
+    known: Option<Arc<KnownValue>>,
+    records_gradients: bool,
+    is_locked: bool,
+    is_unreadable: bool,
+    has_weights: bool,
+    is_unsampled: bool,
 }
 
 impl PlainValue {
@@ -47,6 +96,26 @@ impl PlainValue {
             is_locked: collector.locked,
             is_unreadable: collector.unreadable,
             has_weights: collector.modules > 0,
+            functions: collector.functions,
+            ..PlainValue::default()
+        }
+    }
+
+    /// One that is as it was when it was hashed.
+    fn of_known(known: Arc<KnownValue>) -> Self {
+        PlainValue {
+            digest: known.digest,
+            functions: known.functions.clone(),
+            known: Some(known),
+            has_weights: true,
+            ..PlainValue::default()
+        }
+    }
+
+    fn locked() -> Self {
+        PlainValue {
+            is_locked: true,
+            ..PlainValue::default()
         }
     }
 }
@@ -62,8 +131,8 @@ pub struct PlainDigests {
 
 #[derive(Debug)]
 struct KnownValues {
-    /// The one used last at the end.
-    values: Vec<Arc<KnownValue>>,
+    /// With the positions of their arguments, the one used last at the end.
+    values: Vec<(usize, Arc<KnownValue>)>,
     /// How often they were discarded: a digest of before that is not kept.
     discarded: u64,
 }
@@ -73,13 +142,13 @@ struct KnownValues {
 struct KnownValue {
     fields: Snapshot,
     digest: [u8; 32],
+    functions: BTreeSet<[u8; 32]>,
+    /// Whether one of its tensors requires grad.
+    is_trainable: bool,
 }
 
-/// How many values to keep: their weights stay alive.
+/// How many values to keep of each argument: their weights stay alive.
 const MAX_KNOWN: usize = 4;
-
-/// Values with fewer bytes in their tensors are hashed at every call, in less than 0.1 ms.
-const MIN_BYTES: usize = 64 << 10;
 
 /// How long a call waits for another thread that makes no progress in hashing. That one may need a lock that the caller
 /// holds.
@@ -107,20 +176,45 @@ impl PlainDigests {
         drop(values);
     }
 
-    /// What `value` is.
-    pub(super) fn read<T: Fingerprint + ?Sized>(&self, value: &T) -> PlainValue {
+    /// Discards those that may be in training.
+    fn discard_trainable(&self) {
+        let trainable: Vec<_> = {
+            let mut known = lock(&self.known);
+            known.discarded += 1;
+            known
+                .values
+                .extract_if(.., |(_, known)| known.is_trainable)
+                .collect()
+        };
+        drop(trainable);
+    }
+
+    /// What `value` of the argument at `position` is.
+    pub(super) fn read<T: Fingerprint + ?Sized>(&self, position: usize, value: &T) -> PlainValue {
         let mut survey = Survey::default();
         value.fingerprint(&mut Fingerprinter::survey(&mut survey));
-        let is_large = survey.has_module || survey.tensor_bytes >= MIN_BYTES;
-        if !is_large || survey.has_unwatched {
+        if survey.is_locked {
+            return PlainValue::locked();
+        }
+        if !survey.has_weights || survey.has_unwatched {
             return PlainValue::hash(value, Arc::default());
         }
-        if let Some(known) = self.find(value) {
+        if survey.records_gradients {
+            // A training step may change it without a trace.
+            self.discard_trainable();
+            return PlainValue {
+                records_gradients: true,
+                has_weights: true,
+                ..PlainValue::default()
+            };
+        }
+        let mut is_unsampled = false;
+        if let Some(known) = self.find(position, value, &mut is_unsampled) {
             return known;
         }
         let turn = self.hashing.take(TIMEOUT);
         if turn.waited
-            && let Some(known) = self.find(value)
+            && let Some(known) = self.find(position, value, &mut is_unsampled)
         {
             return known;
         }
@@ -129,36 +223,41 @@ impl PlainDigests {
         let (fields, _) = Snapshot::record(|watcher| {
             value.fingerprint(&mut Fingerprinter::watch(watcher));
         });
-        let hashed = PlainValue::hash(value, turn.progress.clone());
+        let mut hashed = PlainValue::hash(value, turn.progress.clone());
+        hashed.is_unsampled = is_unsampled;
         if !(hashed.records_gradients || hashed.is_locked || hashed.is_unreadable) {
-            let digest = hashed.digest;
-            self.keep(KnownValue { fields, digest }, discarded);
+            let known = Arc::new(KnownValue {
+                fields,
+                digest: hashed.digest,
+                functions: hashed.functions.clone(),
+                is_trainable: survey.trainable.is_some(),
+            });
+            self.keep(position, known.clone(), discarded);
+            hashed.known = Some(known);
         }
         hashed
     }
 
-    /// A value that is as it was when it was hashed.
-    fn find<T: Fingerprint + ?Sized>(&self, value: &T) -> Option<PlainValue> {
+    /// A value that is as it was when it was hashed, or cannot be read now.
+    fn find<T: Fingerprint + ?Sized>(
+        &self,
+        position: usize,
+        value: &T,
+        is_unsampled: &mut bool,
+    ) -> Option<PlainValue> {
         let values = lock(&self.known).values.clone();
-        for known in values.iter().rev() {
+        let of_argument = values.into_iter().rev().filter(|(at, _)| *at == position);
+        for (_, known) in of_argument {
             let seen = known.fields.compare(|watcher| {
                 value.fingerprint(&mut Fingerprinter::watch(watcher));
             });
-            if seen.trainable {
-                // A training step may change it without a trace.
-                self.discard();
-                return None;
+            if seen.locked {
+                return Some(PlainValue::locked());
             }
-            if seen.locked || seen.unreadable {
-                return None;
-            }
-            if !seen.changed && !seen.unsampled {
-                self.note_use(known);
-                return Some(PlainValue {
-                    digest: known.digest,
-                    has_weights: true,
-                    ..PlainValue::default()
-                });
+            *is_unsampled |= seen.unsampled;
+            if !seen.changed && !seen.unsampled && !seen.unreadable {
+                self.note_use(&known);
+                return Some(PlainValue::of_known(known));
             }
         }
         None
@@ -166,26 +265,28 @@ impl PlainDigests {
 
     fn note_use(&self, used: &Arc<KnownValue>) {
         let values = &mut lock(&self.known).values;
-        if let Some(place) = values.iter().position(|known| Arc::ptr_eq(known, used)) {
+        let place = values
+            .iter()
+            .position(|(_, known)| Arc::ptr_eq(known, used));
+        if let Some(place) = place {
             values[place..].rotate_left(1);
         }
     }
 
-    fn keep(&self, value: KnownValue, discarded: u64) {
+    fn keep(&self, position: usize, value: Arc<KnownValue>, discarded: u64) {
         let dropped = {
             let mut known = lock(&self.known);
             if known.discarded != discarded {
                 return;
             }
-            known.values.push(Arc::new(value));
-            (known.values.len() > MAX_KNOWN).then(|| known.values.remove(0))
+            known.values.push((position, value));
+            let is_of_argument = |(at, _): &(usize, _)| *at == position;
+            let count = known.values.iter().filter(|it| is_of_argument(it)).count();
+            let oldest = known.values.iter().position(is_of_argument);
+            oldest
+                .filter(|_| count > MAX_KNOWN)
+                .map(|oldest| known.values.remove(oldest))
         };
         drop(dropped);
-    }
-}
-
-impl Default for PlainDigests {
-    fn default() -> Self {
-        Self::new()
     }
 }

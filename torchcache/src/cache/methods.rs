@@ -114,17 +114,18 @@ impl Method {
         }
     }
 
-    /// A digest of the code that a row of it depends on, except for that in the module hash, which has
-    /// the functions `hashed`. `options`: the digest of its own, which the keys have.
+    /// A digest of the code that a row of it depends on, except for that of the functions `hashed`, which the keys have
+    /// by the module hash and by plain arguments. `options`: the digest of its own, which the keys have as well.
     pub(crate) fn row_code(
         &self,
-        hashed: &BTreeSet<CodeDigest>,
+        hashed: [&BTreeSet<CodeDigest>; 2],
         options: Option<CodeDigest>,
     ) -> CodeDigest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.digest);
-        for callee in read(&self.callees).difference(hashed) {
-            if *callee != self.code && Some(*callee) != options {
+        for callee in read(&self.callees).iter() {
+            let is_hashed = hashed.iter().any(|functions| functions.contains(callee));
+            if !is_hashed && *callee != self.code && Some(*callee) != options {
                 hasher.update(callee);
             }
         }

@@ -80,7 +80,7 @@ pub(crate) enum Reason {
     },
     /// The module changed while the forward ran, in so many calls in a row.
     ModuleChanged(u64),
-    /// The weights of the named plain argument changed while the forward ran.
+    /// The named plain argument changed while the forward ran.
     ArgumentChanged(String),
     /// The memory tiers of the process have reached this bound.
     ProcessMemory(u64),
@@ -204,7 +204,7 @@ impl Reason {
             ),
             Reason::ArgumentChanged(argument) => (
                 29,
-                format!("the weights of argument `{argument}` changed while the forward ran, and the rows of such a call are not kept, since a hit would not repeat the change"),
+                format!("argument `{argument}` changed while the forward ran, and the rows of such a call are not kept, since a hit would not repeat the change"),
             ),
             Reason::ProcessMemory(bound) => (
                 25,
@@ -235,7 +235,7 @@ impl Reason {
                 "the output for a batch of one row has no dimension for it, as after `squeeze()`: such calls bypass the cache; name the dimension to drop, as in `squeeze_dim(-1)`, to cache them".into(),
             ),
             Reason::BatchNotFirst(rows) => (
-                28,
+                30,
                 format!("the first dimension of an output tensor is not the batch, although both have {rows} elements, or its rows have another shape in a larger batch: such calls bypass the cache; return tensors with the batch first, as after `transpose(0, 1)`"),
             ),
             Reason::Unreadable(holder) => (

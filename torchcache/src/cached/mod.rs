@@ -205,7 +205,7 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, false, &|| Arguments::new().with(&xs))
+        self.call(xs, false, &|_| Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward). With `train == true` the call bypasses the cache.
@@ -218,7 +218,7 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, train, &|| Arguments::new().with(&xs))
+        self.call(xs, train, &|_| Arguments::new().with(&xs))
     }
 
     /// As [`forward`](Self::forward), for rows that are keyed by ids instead of their content: see
@@ -245,7 +245,7 @@ impl<M> Cached<M> {
     where
         M: Forward<Kind>,
     {
-        self.call(xs, false, &|| Arguments::new().with(&xs).with_id(&ids))
+        self.call(xs, false, &|_| Arguments::new().with(&xs).with_id(&ids))
     }
 
     #[track_caller]
@@ -253,7 +253,7 @@ impl<M> Cached<M> {
         &self,
         xs: &Tensor,
         train: bool,
-        describe: &dyn Fn() -> Arguments<'a>,
+        describe: &dyn Fn(bool) -> Arguments<'a>,
     ) -> Tensor
     where
         M: Forward<Kind>,
@@ -481,7 +481,7 @@ impl<M> Fingerprint for Cached<M> {
     }
 }
 
-/// Every call hashes it.
+/// Every call compares it with what was hashed.
 impl<M> PlainArgument for &Cached<M> {}
 
 /// Why a module does not get an identity, for the log.

@@ -43,12 +43,18 @@ pub(crate) struct Frame<'a> {
     /// Of a call inside another one, the digest of its options.
     options: Option<CodeDigest>,
     attached: OnceCell<Arc<Attached>>,
+    /// The functions of modules among the plain arguments.
+    of_arguments: &'a BTreeSet<CodeDigest>,
     on_this_thread: PhantomData<*const ()>,
 }
 
 impl<'a> Frame<'a> {
-    /// Begins a call of `method` of `target`.
-    pub(crate) fn enter(target: &dyn Target, method: &'a Method) -> Self {
+    /// Begins a call of `method` of `target`. `of_arguments`: the functions of modules among its plain arguments.
+    pub(crate) fn enter(
+        target: &dyn Target,
+        method: &'a Method,
+        of_arguments: &'a BTreeSet<CodeDigest>,
+    ) -> Self {
         let is_inside = with_called(|called| !called.is_empty()) == Some(true);
         let options = is_inside.then(|| options(target)).flatten();
         with_called(|called| called.push(BTreeSet::new()));
@@ -56,6 +62,7 @@ impl<'a> Frame<'a> {
             method,
             options,
             attached: OnceCell::new(),
+            of_arguments,
             on_this_thread: PhantomData,
         }
     }
@@ -67,10 +74,11 @@ impl<'a> Frame<'a> {
 
     /// Adds the functions called so far to those that the method is known to call, except for those that are
     /// `hashed`.
-    pub(crate) fn note_callees(&self, hashed: &BTreeSet<CodeDigest>) {
+    pub(crate) fn note_callees(&self, hashed: [&BTreeSet<CodeDigest>; 2]) {
         with_called(|called| {
             if let Some(called) = called.last() {
-                self.method.add_callees(called.difference(hashed));
+                let is_new = |callee: &&CodeDigest| !hashed.iter().any(|it| it.contains(*callee));
+                self.method.add_callees(called.iter().filter(is_new));
             }
         });
     }
@@ -84,6 +92,7 @@ impl Drop for Frame<'_> {
                 outer.extend(inner);
                 self.method.add_code_to(outer);
                 outer.extend(self.options);
+                outer.extend(self.of_arguments);
                 // A hit calls nothing, and its rows depend on these as well.
                 let attached = self.attached.get();
                 if let Some(cache) = attached.and_then(|attached| attached.enabled_cache()) {

@@ -22,6 +22,7 @@ mod shapes;
 mod store;
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ use tch::{Device, TchError, Tensor};
 use crate::argument::{Arguments, PlainArguments, SelectedRows};
 use crate::cache::epoch::Epoch;
 use crate::cache::handle::OpenCache;
-use crate::cache::methods::Method;
+use crate::cache::methods::{CodeDigest, Method};
 use crate::cache::stats::Counters;
 use crate::cache::target::Target;
 use crate::cache::warnings::Reason;
@@ -52,8 +53,8 @@ pub use peek::{PeekedRow, Tier};
 use recheck::{Comparison, Recomputing};
 use store::TierWriter;
 
-/// Runs `body` through the cache of `target`: on the rows that no tier holds, of the arguments that `describe` reads.
-/// `training`: the call bypasses the cache.
+/// Runs `body` through the cache of `target`: on the rows that no tier holds. `training`: the call bypasses the cache.
+/// `describe` reads the arguments, plain ones if it is passed `true`.
 ///
 /// # Panics
 ///
@@ -63,11 +64,11 @@ pub(crate) fn run<'a, O: Output>(
     target: &dyn Target,
     function: &'static Function,
     training: bool,
-    describe: &dyn Fn() -> Arguments<'a>,
+    describe: &dyn Fn(bool) -> Arguments<'a>,
     body: &dyn Fn(&SelectedRows) -> O,
 ) -> O {
-    let arguments = &describe();
-    let plain = &|| describe().plain;
+    let arguments = &describe(!training && !environment::is_disabled());
+    let plain = &|| describe(true).plain;
     let method = target.handle().method(|| target.row_name(), function);
     let request = request::of_call(target.handle());
     let run = loop {
@@ -83,7 +84,7 @@ pub(crate) fn run<'a, O: Output>(
                 return placeholder;
             }
         }
-        let frame = Frame::enter(target, &method);
+        let frame = Frame::enter(target, &method, &arguments.plain.functions);
         let run = match training {
             true => Err(Stop::Bypass(Reason::Training)),
             false => run_cached(target, &frame, arguments, plain, body),
@@ -106,7 +107,7 @@ type Run<O> = for<'a> fn(
     &dyn Target,
     &'static Function,
     bool,
-    &dyn Fn() -> Arguments<'a>,
+    &dyn Fn(bool) -> Arguments<'a>,
     &dyn Fn(&SelectedRows) -> O,
 ) -> O;
 
@@ -223,8 +224,13 @@ impl<'a> CachedCall<'a> {
     /// A digest of the code that the rows depend on, as far as it is known and not in the module hash.
     fn code(&self) -> [u8; 32] {
         let options = options_digest(&self.target.row_name(), self.options);
-        self.method
-            .row_code(&self.cache.identity().functions, options)
+        self.method.row_code(self.hashed_functions(), options)
+    }
+
+    /// The functions whose code the module hash and the digests of plain arguments have.
+    fn hashed_functions(&self) -> [&BTreeSet<CodeDigest>; 2] {
+        let of_arguments = &self.arguments.plain.functions;
+        [&self.cache.identity().functions, of_arguments]
     }
 
     fn row_keys<O>(&self, code: &[u8; 32]) -> Result<Vec<Key>, Stop<O>> {
@@ -266,7 +272,7 @@ impl<'a> CachedCall<'a> {
         frame: &Frame<'_>,
         code: &[u8; 32],
     ) -> Result<Vec<Key>, Stop<O>> {
-        frame.note_callees(&self.cache.identity().functions);
+        frame.note_callees(self.hashed_functions());
         self.method.note_callees_known();
         let now = self.code();
         if now == *code {
@@ -647,16 +653,13 @@ impl<'a> CachedCall<'a> {
         let handle = self.target.handle();
         handle.check_unchanged(self.target, self.cache)?;
         let before = &self.arguments.plain;
-        if before.weights.is_none() {
+        if !before.may_change() {
             return Ok(());
         }
         let now = (self.plain)();
-        let mut changed = before.digests.iter().zip(&now.digests);
-        match changed.find(|(before, now)| before != now) {
+        match before.changed(&now) {
             _ if now.is_locked => Err(Reason::Locked),
-            Some(((position, _), _)) => {
-                Err(Reason::ArgumentChanged(self.function.argument(*position)))
-            }
+            Some(position) => Err(Reason::ArgumentChanged(self.function.argument(position))),
             None => Ok(()),
         }
     }

@@ -1,8 +1,8 @@
 //! [`Fingerprint`]: how a value enters a module's identity.
 //!
 //! One walk over the fields has three purposes, chosen by the [`Fingerprinter`]: the
-//! cheap comparison on every call, the full hash when something changed, and the search for the
-//! name of a parameter that requires grad. So a type lists its fields once.
+//! cheap comparison on every call, the full hash when something changed, and a survey of what there is, such as the name
+//! of a parameter that requires grad. So a type lists its fields once.
 
 use std::any::type_name;
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use super::parts::{self, Claim, Collector};
 use super::program::{Object, this_run};
 use super::watch::Watcher;
 use crate::function::Function;
-use crate::tensor::{layout, raw};
+use crate::tensor::layout;
 
 /// A value that can be part of a module's identity.
 ///
@@ -133,12 +133,14 @@ enum FingerprintMode<'a> {
 pub(crate) struct Survey {
     /// The path of the first tensor that requires grad.
     pub(crate) trainable: Option<String>,
-    /// So many bytes of tensors would be hashed.
-    pub(crate) tensor_bytes: usize,
-    /// Whether there is a module with a handle.
-    pub(crate) has_module: bool,
+    /// Whether gradients are recorded for a tensor.
+    pub(crate) records_gradients: bool,
+    /// Whether there is a tensor, or a module with a handle.
+    pub(crate) has_weights: bool,
     /// Whether there is content that is hashed and not compared: two values may differ in it alone.
     pub(crate) has_unwatched: bool,
+    /// Whether another thread holds the lock of a value.
+    pub(crate) is_locked: bool,
 }
 
 impl<'a> Fingerprinter<'a> {
@@ -191,8 +193,15 @@ impl<'a> Fingerprinter<'a> {
         if self.compares() {
             return self.compare_elements(values);
         }
+        let surveys = matches!(self.walk, FingerprintMode::Survey(_));
+        let mut plain = Vec::new();
         for (position, value) in values.enumerate() {
-            self.element(position, &value);
+            if surveys {
+                plain.clear();
+            }
+            if !(surveys && value.append_plain(&mut plain)) {
+                self.element(position, &value);
+            }
         }
     }
 
@@ -265,16 +274,13 @@ impl<'a> Fingerprinter<'a> {
                 collector.records_gradients |= layout::records_gradients(tensor);
                 collector.unreadable |= tensor.defined() && !layout::has_digest(tensor);
             }
-            FingerprintMode::Survey(survey) if tensor.defined() => {
-                // Of a tensor without a shape the hash decides what it is.
-                let elements: i64 = raw::shape(tensor).unwrap_or_default().iter().product();
-                let element_bytes = tensor.f_kind().map_or(1, |kind| kind.elt_size_in_bytes());
-                survey.tensor_bytes += elements as usize * element_bytes;
-                if survey.trainable.is_none() && tensor.requires_grad() {
+            FingerprintMode::Survey(survey) => {
+                survey.has_weights = true;
+                if survey.trainable.is_none() && tensor.defined() && tensor.requires_grad() {
                     survey.trainable = Some(self.path.clone());
+                    survey.records_gradients = layout::records_gradients(tensor);
                 }
             }
-            FingerprintMode::Survey(_) => {}
         }
     }
 
@@ -292,7 +298,7 @@ impl<'a> Fingerprinter<'a> {
     }
 
     /// The program or library that contains the caller, in place of the code of `T`. It does not
-    /// change while it is used, so that it is not watched.
+    /// change while it is used, so that only the name of `T` is watched.
     #[track_caller]
     pub(crate) fn unknown_code<T: ?Sized>(&mut self) {
         let name = type_name::<T>();
@@ -325,7 +331,7 @@ impl<'a> Fingerprinter<'a> {
         match &mut self.walk {
             FingerprintMode::Watch(watcher) => watcher.locked(),
             FingerprintMode::Hash(collector) => collector.locked = true,
-            FingerprintMode::Survey(_) => {}
+            FingerprintMode::Survey(survey) => survey.is_locked = true,
         }
     }
 
@@ -334,7 +340,7 @@ impl<'a> Fingerprinter<'a> {
         match &self.walk {
             FingerprintMode::Watch(watcher) => watcher.is_locked(),
             FingerprintMode::Hash(collector) => collector.locked,
-            FingerprintMode::Survey(_) => false,
+            FingerprintMode::Survey(survey) => survey.is_locked,
         }
     }
 
@@ -348,7 +354,7 @@ impl<'a> Fingerprinter<'a> {
                 changes.outer_hashed();
                 collector.modules += 1;
             }
-            FingerprintMode::Survey(survey) => survey.has_module = true,
+            FingerprintMode::Survey(survey) => survey.has_weights = true,
         }
     }
 

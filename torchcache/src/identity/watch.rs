@@ -343,8 +343,8 @@ impl Watcher {
                 Ok(copied) => raw::view(&copied).map_or(NONE, all),
                 Err(_) => NONE,
             }
-        } else if layout::is_sparse(tensor) {
-            // Writes to the tensors that it consists of do not change its version.
+        } else if !state.is_strided() {
+            // Writes to the tensors that a sparse one consists of do not change its version, and others have no address.
             tensor_digest(tensor).map_or(NONE, |digest| all(&digest))
         } else {
             NONE
