@@ -84,8 +84,7 @@ impl TensorSchema {
         })
     }
 
-    /// The tensors of `packed` rows, in the forward's kinds and on its devices. They are no views to
-    /// autograd, which forbids some writes to those.
+    /// The tensors of `packed` rows, in the forward's kinds and on its devices.
     pub(crate) fn unpack(
         &self,
         packed: &Tensor,
@@ -107,7 +106,7 @@ impl TensorSchema {
                 });
                 offset += bytes;
             }
-            tensors.push(returned(spec, &parts, devices)?.f_detach()?);
+            tensors.push(returned(spec, &parts, devices)?);
         }
         Ok(tensors)
     }
@@ -287,7 +286,8 @@ fn batch_shape(spec: &TensorSpec, rows: i64) -> Vec<i64> {
     [rows].iter().chain(&spec.shape).copied().collect()
 }
 
-/// Turns the parts of a tensor as it is stored, `[rows, elements]` each, into the tensor as the forward gave it.
+/// Turns the parts of a tensor as it is stored, `[rows, elements]` each, into the tensor as the forward gave it. It is
+/// no view to autograd, which forbids some writes to those.
 fn returned(
     spec: &TensorSpec,
     parts: &[Tensor],
@@ -297,7 +297,8 @@ fn returned(
         [scales, integers] => integers.f_to_kind(Kind::Float)?.f_mul_(scales)?,
         parts => parts[0].shallow_clone(),
     };
-    let tensor = stored.f_view(batch_shape(spec, stored.size()[0]).as_slice())?;
+    let shape = batch_shape(spec, stored.size()[0]);
+    let tensor = stored.f_view(shape.as_slice())?.f_detach()?;
     let output = kind::from_element(spec.output);
     let tensor = match tensor.f_kind()? == output {
         true => tensor,
