@@ -199,18 +199,27 @@ fn lost(tensor: &Tensor, rounded: &Tensor, from: Kind, to: Kind) -> Result<Optio
         return Ok(None);
     }
     let tensor = computable(tensor)?;
-    let mask = if has_infinities {
-        let infinite = computable(rounded)?.f_isinf()?;
-        infinite.f_logical_and(&tensor.f_isfinite()?)?
-    } else {
+    let beyond = match to {
         // Beyond this some versions of libtorch return NaN, and some the largest number, also for infinity.
-        tensor.f_abs()?.f_gt(ROUNDED_TO_448)?
+        Kind::Float8e4m3fn => tensor.f_abs()?.f_gt(ROUNDED_TO_448)?,
+        // libtorch does not compute with the rounded numbers.
+        Kind::Float8e5m2 => tensor.f_abs()?.f_ge(ROUNDED_TO_INFINITY)?,
+        _ => rounded.f_isinf()?,
     };
-    first(&tensor, &mask)
+    if beyond.f_any()?.f_int64_value(&[])? == 0 {
+        return Ok(None);
+    }
+    match has_infinities {
+        true => first(&tensor, &beyond.f_logical_and(&tensor.f_isfinite()?)?),
+        false => first(&tensor, &beyond),
+    }
 }
 
 /// The largest number that is rounded to 448, the largest of `Float8e4m3fn`, by halves to even.
 const ROUNDED_TO_448: f64 = 464.0;
+
+/// The least number that `Float8e5m2` has infinity for: a `Double` is rounded to a `Float` before, which is 61,440 then.
+const ROUNDED_TO_INFINITY: f64 = 61_440.0 - 1.0 / 512.0;
 
 /// The first element of a tensor where a mask is set.
 fn first(tensor: &Tensor, mask: &Tensor) -> Result<Option<f64>, TchError> {
@@ -399,7 +408,21 @@ mod tests {
             (65_519.0, float, half, false),
             (1e6, float, bfloat, false),
             (f64::from(f32::MAX), float, bfloat, true),
+            (2f64.powi(128) - 2f64.powi(119), float, bfloat, true),
+            (
+                2f64.powi(128) - 2f64.powi(119) - 2f64.powi(104),
+                float,
+                bfloat,
+                false,
+            ),
             (1e39, Kind::Double, float, true),
+            (2f64.powi(128) - 2f64.powi(103), Kind::Double, float, true),
+            (
+                2f64.powi(128) - 2f64.powi(103) - 2f64.powi(75),
+                Kind::Double,
+                float,
+                false,
+            ),
             (1e39, Kind::Double, Kind::Double, false),
             (1e6, bfloat, half, true),
             (f64::INFINITY, float, half, false),
@@ -407,6 +430,11 @@ mod tests {
             (f64::NAN, float, half, false),
             (61_439.0, float, e5m2, false),
             (-61_440.0, float, e5m2, true),
+            (61_440.0, half, e5m2, true),
+            (61_440.0, bfloat, e5m2, true),
+            // A `Float` between, which it is rounded to first, is 61,440.
+            (61_440.0 - 2f64.powi(-9), Kind::Double, e5m2, true),
+            (61_440.0 - 2f64.powi(-8), Kind::Double, e5m2, false),
             (f64::INFINITY, bfloat, e5m2, false),
             (f64::NAN, half, e5m2, false),
             (464.0, float, e4m3fn, false),
