@@ -68,9 +68,10 @@ macro_rules! for_each_option {
             ///
             /// | kind | bytes | largest error | beyond it |
             /// | --- | --- | --- | --- |
-            /// | `Double`, `Float` | 8, 4 | 2^-53, 2^-24 of the value | |
-            /// | `Half` | 2 | 2^-11 of the value, from 2^-14 on | more than 65,504 |
-            /// | `BFloat16` | 2 | 2^-8 of the value | |
+            /// | `Double` | 8 | 2^-53 of the value | |
+            /// | `Float` | 4 | 2^-24 of the value | 2^128 - 2^103 or more |
+            /// | `Half` | 2 | 2^-11 of the value, from 2^-14 on | 65,520 or more |
+            /// | `BFloat16` | 2 | 2^-8 of the value | 2^128 - 2^119 or more |
             /// | `Float8e5m2` | 1 | 2^-3 of the value, from 2^-14 on; 2^-17 below | 61,440 or more |
             /// | `Float8e4m3fn` | 1 | 2^-4 of the value, from 2^-6 on; 2^-10 below | more than 464; infinity |
             /// | `QInt8` | 1, and 4 a row and tensor | 1/254 of the row's largest value | infinity, NaN |
