@@ -4,6 +4,7 @@
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid, getegid, geteuid, getgroups};
 
 use super::{Directory, Metadata};
@@ -140,11 +141,13 @@ pub(crate) fn may_remove(file: &Metadata, dir: &Metadata) -> bool {
 
 /// Why this process may remove no file of a directory, if the system says so.
 pub(crate) fn removal_denied(dir: &dyn Directory) -> Option<io::ErrorKind> {
-    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    let kind = dir.check_writable().err()?.kind();
-    [PermissionDenied, ReadOnlyFilesystem]
-        .contains(&kind)
-        .then_some(kind)
+    let error = dir.check_writable().err()?;
+    // Some containers refuse the call itself, with `EPERM`.
+    let is_denied = matches!(
+        Errno::from_io_error(&error),
+        Some(Errno::ACCESS | Errno::ROFS)
+    );
+    is_denied.then(|| error.kind())
 }
 
 /// Whether only the user of this process may write to a file or directory with this owner and mode; and

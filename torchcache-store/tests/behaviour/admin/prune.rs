@@ -80,6 +80,34 @@ fn prune_removes_the_least_recently_read_segments() {
     assert!(caches(temp.path()).is_empty());
 }
 
+/// Some containers refuse the call that asks whether a directory may be written to, and allow the removal.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+#[test]
+fn prune_removes_segments_where_permissions_cannot_be_looked_up() {
+    for (errno, is_denied) in [
+        (libc::EPERM, false),
+        (libc::EIO, false),
+        (libc::EACCES, true),
+        (libc::EROFS, true),
+    ] {
+        let done = std::thread::spawn(move || {
+            let temp = tempfile::tempdir().expect("a temporary directory");
+            let all = three(temp.path());
+            let action = seccompiler::SeccompAction::Errno(errno as u32);
+            crate::syncs::filter(libc::SYS_faccessat2, action);
+            let root = Root::open(temp.path()).expect("it is there");
+            let pruning = prune(&root, Keep::MaxBytes(0), false).expect("it can be listed");
+            (pruning.failed.len(), ages(&all).len())
+        });
+        let left = if is_denied { 6 } else { 0 };
+        let done = done.join().expect("it does not panic");
+        assert_eq!(done, (left, left), "{errno}");
+    }
+}
+
 #[test]
 fn prune_removes_segments_not_read_for_long() {
     let temp = tempfile::tempdir().expect("a temporary directory");
