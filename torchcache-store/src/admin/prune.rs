@@ -292,10 +292,15 @@ impl Inventory {
                     false => Ok(None),
                 }
             });
-            let stays = |error: &io::Error| error.kind() != ErrorKind::NotFound;
-            match (removed.as_ref().is_err_and(stays), is_other) {
-                (true, false) if selection.is_bounded => missing_bytes += segment.bytes,
-                (false, true) => missing_bytes = missing_bytes.saturating_sub(segment.bytes),
+            let is_gone = match &removed {
+                Ok(removed) => removed.is_some(),
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            match (is_gone, is_other) {
+                (false, false) if selection.is_bounded && removed.is_err() => {
+                    missing_bytes += segment.bytes;
+                }
+                (true, true) => missing_bytes = missing_bytes.saturating_sub(segment.bytes),
                 _ => {}
             }
             match removed {

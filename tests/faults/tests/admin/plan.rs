@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use torchcache_faults::faulty::{Call, Fate, Faulty};
@@ -84,6 +84,46 @@ fn what_changed_after_the_plan_stays() {
     drop(writer);
     assert!(is_there(&sim, "c", 3..6) && is_there(&sim, "c", 100..103));
     assert!(!is_there(&sim, "c", 0..3) && !is_there(&sim, "c", 6..9));
+}
+
+/// One that cannot be removed is replaced by another. Of those that would replace it, the first is read or removed
+/// meanwhile.
+#[test]
+fn another_is_pruned_for_a_replacement_that_was_read_after_the_plan() {
+    for is_read in [true, false] {
+        let sim = root();
+        // They are not compacted.
+        let config = manual_flush().with_segment_bytes(2 << 10);
+        let writer = Store::open_on(Arc::new(sim.clone()), "/root/c", config).unwrap();
+        (0..3).for_each(|n| put_flushed(&writer, n..n + 1, 1000));
+        drop(writer);
+        let all = segments(&sim);
+        let set_read = |path: &Path, ago| {
+            let file = dir(&sim).open(name(path)).unwrap();
+            file.set_modified(SystemTime::now() - ago).unwrap();
+        };
+        for (path, hours) in all.iter().zip([3, 2, 1]) {
+            set_read(path, hours * HOUR);
+        }
+        sim.age_dir(Path::new("/root/c"), HOUR);
+        let stays = name(&all[0]).to_os_string();
+        let faulty = Faulty::new(sim.clone(), move |call: Call, name: &_| {
+            match call == Call::Remove && name == stays {
+                true => Fate::Fails(Errno::PERM),
+                false => Fate::Done,
+            }
+        });
+        let limit = bytes(&sim, "c") - 1;
+        let root = opened(faulty);
+        let plan = PrunePlan::new(&root, Keep::MaxBytes(limit)).unwrap();
+        match is_read {
+            true => set_read(&all[1], Duration::ZERO),
+            false => dir(&sim).remove(name(&all[1])).unwrap(),
+        }
+        let report = plan.carry_out();
+        assert!(report.remaining_bytes <= limit, "{is_read}: {report:?}");
+        assert_eq!(segments(&sim).len(), 2, "{is_read}: {report:?}");
+    }
 }
 
 #[test]
