@@ -114,6 +114,12 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError>
     let mut writer = SegmentWriter::create_replacement(dir.clone())?;
     let file = dir.stat(name.as_ref()).map_err(SegmentError::Io)?;
     let reader = if_permitted(&**dir, name, &file, |name, _| open(&**dir, name))?;
+    // Each repair would leave another copy.
+    if !permissions::may_remove(&file, &dir.metadata()?) {
+        let what =
+            "its intact rows are not copied, since another user's file cannot be removed here";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what).into());
+    }
     let mut decoder = Decoder::default();
     let mut lost = 0;
     let accept = |row: &RowEntry, group: &RowGroup, stored: &[u8]| {
@@ -134,18 +140,6 @@ fn rewrite(dir: &Arc<dyn Directory>, name: &str) -> Result<Rewriting, CopyError>
 
 /// Publishes the copy, and removes the segment that it replaces.
 fn replace(dir: &dyn Directory, name: &str, rewriting: Rewriting) -> io::Result<SegmentRepair> {
-    let file = match dir.stat(name.as_ref()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(SegmentRepair::Superseded);
-        }
-        file => file?,
-    };
-    // Each repair would leave another copy.
-    if !permissions::may_remove(&file, &dir.metadata()?) {
-        let what =
-            "its intact rows are not copied, since another user's file cannot be removed here";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
-    }
     let Rewriting {
         finished,
         kept,

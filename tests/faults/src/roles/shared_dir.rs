@@ -4,10 +4,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use torchcache_store::admin::{Keep, Root, check, prune, repair};
+use torchcache_store::fs::Os;
 use torchcache_store::{Config, Store};
 
+use crate::faulty::{Call, Faulty};
 use crate::rows::{count_right, expect_all, manual_flush, put_flushed};
 
 /// The length of the rows.
@@ -100,14 +103,15 @@ pub fn run(root: &Path, args: &[String]) {
 fn repair_without_copies(root: &Path, dir: &Path) {
     let before = files(dir).len();
     for _ in 0..2 {
-        let caches = Root::open(root).unwrap().list().unwrap().caches;
-        let checked = check(&caches, &());
+        let (fs, syncs) = Faulty::counting(Os, Call::Sync);
+        let caches = Root::open_on(Arc::new(fs), root).unwrap().list().unwrap();
+        let checked = check(&caches.caches, &());
         let repairs: Vec<_> = checked.iter().flat_map(|it| repair(it).segments).collect();
         let [(_, Err(error))] = &repairs[..] else {
             panic!("{repairs:?}")
         };
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-        assert_eq!(files(dir).len(), before);
+        assert_eq!((files(dir).len(), syncs.get()), (before, 0));
     }
 }
 
