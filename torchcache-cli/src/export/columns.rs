@@ -102,7 +102,16 @@ impl Columns {
             let element = element_type(part).map_err(|error| format!("{name}: {error}"))?;
             notes.extend(element.note.map(|note| format!("{named}: {note}")));
             let (bytes, size) = match element.is_widened {
-                true => (4 * part.elements().unwrap_or(0), 4),
+                true => {
+                    let bytes = part.elements().and_then(|elements| elements.checked_mul(4));
+                    let too_large = || {
+                        let shape = &part.shape;
+                        format!(
+                            "{name}: rows of shape {shape:?} are too large for a file as float32"
+                        )
+                    };
+                    (bytes.ok_or_else(too_large)?, 4)
+                }
                 false => (stored_bytes(part), part.stored.size()),
             };
             parts.push(ExportColumn {

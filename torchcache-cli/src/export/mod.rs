@@ -218,6 +218,34 @@ mod tests {
         assert!(matches!(unread, Err(ExportError::Read(_))), "{unread:?}");
     }
 
+    /// The rows of a forged schema are not in memory: none has that many bytes.
+    #[test]
+    fn schemas_whose_rows_are_too_large_for_a_file_are_refused() {
+        let tensor = |exponent: u32, stored| TensorSpec {
+            stored,
+            output: ElementKind::Float,
+            device: OutputDevice::Module,
+            shape: vec![1 << exponent],
+        };
+        let (integers, floats) = (ElementKind::QInt8, ElementKind::Float8e5m2);
+        for (format, tensors) in [
+            (Format::Safetensors, vec![tensor(62, integers)]),
+            (Format::Npy, vec![tensor(62, integers)]),
+            (Format::Npy, vec![tensor(62, floats)]),
+            // Each alone is not too long to be counted.
+            (Format::Npy, vec![tensor(61, floats), tensor(61, integers)]),
+        ] {
+            let schema = Schema {
+                structure: String::new(),
+                tensors,
+                lengths: Vec::new(),
+            };
+            assert!(Schema::decode(&schema.encode()).is_some());
+            let refused = format.columns(&schema).map(|_| ());
+            refused.expect_err("they do not fit");
+        }
+    }
+
     #[test]
     fn the_file_extension_selects_the_format() {
         let format = |path: &str| ExportPath::new(path.into()).ok().map(|path| path.format);

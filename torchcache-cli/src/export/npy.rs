@@ -34,7 +34,8 @@ pub(super) fn columns(schema: &Schema) -> Result<Columns, String> {
             "the header is longer than numpy reads by default: np.load(…, max_header_size={longest})"
         ));
     }
-    let bytes: usize = columns.with_key().map(|column| column.bytes).sum();
+    let lengths = columns.with_key().map(|column| column.bytes);
+    let bytes = lengths.fold(0, usize::saturating_add);
     match i32::try_from(bytes) {
         Ok(_) => Ok(columns),
         Err(_) => Err(format!(
