@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod builder;
 mod copy;
 mod decoder;
 mod encoder;
@@ -37,6 +38,7 @@ pub use format::{Encoding, MAX_SCHEMA, RowEntry, RowGroup, VERSION};
 pub use reader::SegmentReader;
 pub use writer::{FinishedSegment, SegmentWriter};
 
+pub(crate) use builder::MOST_ROWS;
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{RawValue, encode_rows};
@@ -48,4 +50,4 @@ pub(crate) use name::{
     is_segment, is_settled, list_segments, segment_names, visit_segments, visit_with_replacements,
 };
 pub(crate) use segment_file::SegmentFile;
-pub(crate) use writer::{MOST_ROWS, PublishedSegment};
+pub(crate) use writer::PublishedSegment;

@@ -1,16 +1,13 @@
 //! Writing a segment: under a temporary name, synced, then renamed. A segment that is not finished
 //! leaves nothing behind; after a kill, its temporary file.
 
-use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::builder::SegmentBuilder;
 use super::footer::Footer;
-use super::format::{
-    CHECKSUM_LEN, Encoding, GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_GROUPS, ROW_LEN, RowEntry,
-    RowGroup, TRAILER_LEN, VERSION, header, record_checksum,
-};
+use super::format::{Encoding, VERSION, header};
 use crate::fs::temp_file::TempFile;
 use crate::fs::{Directory, File, FileSystem, Metadata, Os};
 use crate::key::Key;
@@ -24,20 +21,11 @@ const WRITE_BYTES: usize = 1 << 20;
 /// After so many bytes the disk is waited for, so that no sync takes long on a disk that is slow.
 const PART_BYTES: usize = 4 << 20;
 
-/// The most rows of a segment that is written. While a segment is taken into the index, its row table
-/// is in memory, and should be small compared with the index.
-pub(crate) const MOST_ROWS: usize = 1 << 18;
-
 /// A segment that is being written. Dropping it removes its file.
 #[derive(Debug)]
 pub struct SegmentWriter {
-    out: BufWriter<PartWriter>,
+    builder: SegmentBuilder<BufWriter<PartWriter>>,
     temp: TempFile,
-    groups: Vec<RowGroup>,
-    numbers: HashMap<(Arc<[u8]>, u32), u16>,
-    entries: Vec<u8>,
-    offset: u64,
-    footer_len: u64,
 }
 
 impl SegmentWriter {
@@ -61,17 +49,9 @@ impl SegmentWriter {
 
     fn begin((temp, file): (TempFile, Box<dyn File>)) -> io::Result<SegmentWriter> {
         let unsynced = 0;
-        let mut out = BufWriter::with_capacity(WRITE_BYTES, PartWriter { file, unsynced });
-        out.write_all(&header(VERSION))?;
-        Ok(SegmentWriter {
-            out,
-            temp,
-            groups: Vec::new(),
-            numbers: HashMap::new(),
-            entries: Vec::new(),
-            offset: HEADER_LEN as u64,
-            footer_len: 0,
-        })
+        let out = BufWriter::with_capacity(WRITE_BYTES, PartWriter { file, unsynced });
+        let builder = SegmentBuilder::new(out)?;
+        Ok(SegmentWriter { builder, temp })
     }
 
     /// Checks that a file can be created and written in a directory. Returns what its metadata was.
@@ -85,14 +65,12 @@ impl SegmentWriter {
 
     /// The size that the file has if it is finished now.
     pub fn bytes(&self) -> u64 {
-        self.offset + self.footer_len + TRAILER_LEN as u64
+        self.builder.bytes()
     }
 
-    /// Whether one more row fits within the limits of the format and of [`MOST_ROWS`].
+    /// Whether one more row fits within the limits of the format and of [`MOST_ROWS`](super::MOST_ROWS).
     pub(crate) fn has_room(&self, stored_len: usize) -> bool {
-        self.groups.len() < MAX_GROUPS
-            && self.offset + (stored_len as u64) < MAX_DATA / 2
-            && self.entries.len() < MOST_ROWS * ROW_LEN
+        self.builder.has_room(stored_len)
     }
 
     /// Appends a row whose value of `raw_len` bytes is stored as `stored`.
@@ -109,58 +87,17 @@ impl SegmentWriter {
         encoding: Encoding,
         stored: &[u8],
     ) -> io::Result<()> {
-        let number = self.group_number(schema, raw_len)?;
-        let stored_len = u32::try_from(stored.len()).map_err(io::Error::other)?;
-        if !self.groups[usize::from(number)].allows(encoding, stored_len) {
-            let what = format!(
-                "a value of {raw_len} bytes is not stored as {stored_len} bytes of {encoding:?}"
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        let row = RowEntry {
-            key: *key,
-            offset: self.offset,
-            stored_len,
-            group: number,
-            encoding,
-        };
-        let sum = record_checksum(key, &self.groups[usize::from(number)], encoding, stored);
-        self.out.write_all(stored)?;
-        self.out.write_all(&sum.to_le_bytes())?;
-        self.entries.extend(row.encode());
-        self.offset += stored.len() as u64 + CHECKSUM_LEN as u64;
-        self.footer_len += ROW_LEN as u64;
-        Ok(())
-    }
-
-    fn group_number(&mut self, schema: &Arc<[u8]>, raw_len: u32) -> io::Result<u16> {
-        // Rows of one batch follow each other, so it is usually the newest group.
-        if let Some(last) = self.groups.last()
-            && last.raw_len == raw_len
-            && last.schema == *schema
-        {
-            return Ok((self.groups.len() - 1) as u16);
-        }
-        if let Some(number) = self.numbers.get(&(schema.clone(), raw_len)) {
-            return Ok(*number);
-        }
-        let number = u16::try_from(self.groups.len()).map_err(io::Error::other)?;
-        self.numbers.insert((schema.clone(), raw_len), number);
-        self.groups.push(RowGroup::new(schema.clone(), raw_len));
-        self.footer_len += (GROUP_HEAD_LEN + schema.len()) as u64;
-        Ok(number)
+        self.builder.push(key, schema, raw_len, encoding, stored)
     }
 
     /// Writes the footer and syncs the file.
     ///
     /// # Errors
     /// If the file cannot be written or synced; the file is removed.
-    pub fn finish(mut self) -> io::Result<FinishedSegment> {
+    pub fn finish(self) -> io::Result<FinishedSegment> {
         let bytes = self.bytes();
-        let (footer, trailer) = Footer::from_parts(self.groups, &self.entries);
-        self.out.write_all(footer.bytes())?;
-        self.out.write_all(&trailer.encode(footer.bytes()))?;
-        let out = self.out.into_inner().map_err(|error| error.into_error())?;
+        let (out, footer) = self.builder.finish()?;
+        let out = out.into_inner().map_err(|error| error.into_error())?;
         let file = out.file;
         file.sync()?;
         progress::note();
