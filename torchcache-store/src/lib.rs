@@ -28,8 +28,8 @@
 //!
 //! # Stability
 //!
-//! The feature `unstable` makes segments, manifests, schemas, ids, the file system,
-//! administration, threads and single flight public. It is for torchcache and its command line, which pin the exact version: any release
+//! The feature `unstable` makes segments, the remote tier, manifests, schemas, ids, the file system, administration,
+//! threads and single flight public. It is for torchcache and its command line, which pin the exact version: any release
 //! may change what it adds.
 //!
 //! # Limits
@@ -42,6 +42,7 @@
 // store     the public handle
 // process   what a process has once: its stores, private directories, the end
 // engine    queueing, writing, eviction, compaction, reading    admin  caches on disk, from outside
+// remote    rows in an object store
 // catalog   which segments there are and which row is where
 // batch     rows that are put together
 // schema    what the bytes of a row mean
@@ -98,6 +99,8 @@ mod key;
 pub mod manifest;
 mod process;
 mod progress;
+#[cfg(feature = "unstable")]
+pub mod remote;
 #[cfg(feature = "unstable")]
 pub mod schema;
 #[cfg(not(feature = "unstable"))]

@@ -1,5 +1,5 @@
-//! Faults for tests of the store: a file system in memory that loses what was not synced, calls that
-//! fail, child processes that are killed, and the functions that fuzzers call. The tests are in
+//! Faults for tests of the store: a file system in memory that loses what was not synced, an object store in
+//! memory, calls that fail, child processes that are killed, and the functions that fuzzers call. The tests are in
 //! `tests/`; those of whole modules in `torchcache-soak`.
 
 #![deny(missing_docs)]
@@ -9,6 +9,7 @@ pub mod compaction;
 pub mod faulty;
 pub mod fuzzed;
 pub mod memory;
+pub mod objects;
 pub mod process;
 pub mod roles;
 pub mod rows;

@@ -45,6 +45,11 @@ impl<W: Write> SegmentBuilder<W> {
         self.offset + self.footer_len + TRAILER_LEN as u64
     }
 
+    /// The bytes of row groups and row table.
+    pub(crate) fn footer_bytes(&self) -> u64 {
+        self.footer_len
+    }
+
     /// Whether one more row fits within the limits of the format and of [`MOST_ROWS`].
     pub(crate) fn has_room(&self, stored_len: usize) -> bool {
         self.groups.len() < MAX_GROUPS

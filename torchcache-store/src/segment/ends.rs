@@ -45,6 +45,23 @@ impl Ends {
     ) -> Result<Ends, SegmentError> {
         let mut tail = [0; TRAILER_LEN];
         read_at(file, &mut tail, file_len - TRAILER_LEN as u64)?;
+        Ends::parse(tail, version, between)
+    }
+
+    /// Checks the end of a segment of `len` bytes whose header is not at hand: nothing that depends on it is used.
+    pub(super) fn of_tail(tail: [u8; TRAILER_LEN], len: u64) -> Result<Ends, SegmentError> {
+        let version = Trailer::decode(&tail).version;
+        match len.checked_sub((HEADER_LEN + TRAILER_LEN) as u64) {
+            None => Err(SegmentError::Truncated(format!("it has {len} bytes"))),
+            Some(_) if tail.ends_with(&END_MAGIC) && version > VERSION => {
+                Err(SegmentError::FutureVersion(version))
+            }
+            Some(_) if version == 0 => corrupt("the trailer is malformed".into()),
+            Some(between) => Ends::parse(tail, version, between),
+        }
+    }
+
+    fn parse(tail: [u8; TRAILER_LEN], version: u32, between: u64) -> Result<Ends, SegmentError> {
         if !tail.ends_with(&END_MAGIC) {
             return Err(SegmentError::Truncated("the end mark is missing".into()));
         }

@@ -198,6 +198,31 @@ fn scatter_one<T>(
     Ok(())
 }
 
+/// The value of a record that is in memory with its checksum, checked. `out` has the length of the value.
+pub(crate) fn read_record(
+    decoder: &mut Decoder,
+    row: &RowEntry,
+    group: &RowGroup,
+    record: &[u8],
+    out: &mut [u8],
+) -> Result<(), SegmentError> {
+    let (stored, sum) = match record.split_last_chunk() {
+        Some((stored, sum)) if stored.len() == row.stored_len as usize => (stored, *sum),
+        _ => {
+            return Err(SegmentError::Truncated(format!(
+                "a record has {} bytes",
+                record.len()
+            )));
+        }
+    };
+    check(row, group, stored, sum)?;
+    match row.encoding.is_raw() {
+        true => out.copy_from_slice(stored),
+        false => decoder.decode(row.encoding, stored, out)?,
+    }
+    Ok(())
+}
+
 /// Compares a record with its checksum.
 pub(crate) fn check(
     row: &RowEntry,

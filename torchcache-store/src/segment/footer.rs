@@ -12,7 +12,8 @@ use memmap2::MmapMut;
 use super::ends::{Ends, PIECE, corrupt};
 use super::error::SegmentError;
 use super::format::{
-    GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_SCHEMA, ROW_LEN, RowEntry, RowGroup, Trailer, VERSION,
+    GROUP_HEAD_LEN, HEADER_LEN, MAX_DATA, MAX_SCHEMA, ROW_LEN, RowEntry, RowGroup, TRAILER_LEN,
+    Trailer, VERSION,
 };
 use super::segment_file::read_at;
 use crate::fs::{Directory, Metadata};
@@ -49,6 +50,26 @@ impl Footer {
         // These bytes are used, so these are checked, even if it is the second time.
         ends.check(&bytes)?;
         Ok((Footer::parse(bytes, &ends.trailer)?, metadata))
+    }
+
+    /// Checks the end of a segment of `len` bytes, which must be the footer and the trailer and nothing else.
+    pub(crate) fn from_tail(tail: &[u8], len: u64) -> Result<Footer, SegmentError> {
+        let Some((footer, trailer)) = tail.split_last_chunk::<TRAILER_LEN>() else {
+            return Err(SegmentError::Truncated(format!(
+                "its end has {} bytes",
+                tail.len()
+            )));
+        };
+        let ends = Ends::of_tail(*trailer, len)?;
+        if ends.trailer.footer_len != footer.len() as u64 {
+            return corrupt(format!(
+                "its footer has {} bytes, not {}",
+                ends.trailer.footer_len,
+                footer.len()
+            ));
+        }
+        ends.check(footer)?;
+        Footer::parse(Bytes::Heap(footer.to_vec()), &ends.trailer)
     }
 
     /// Checks a footer whose checksum was found right.
@@ -118,7 +139,7 @@ impl Footer {
         })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
@@ -244,5 +265,41 @@ impl DerefMut for Bytes {
             Bytes::Heap(bytes) => bytes,
             Bytes::Pages(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Encoding, SegmentBuilder};
+    use super::*;
+
+    /// A segment of two rows, and how many bytes of it are footer and trailer.
+    fn segment() -> (Vec<u8>, usize) {
+        let mut builder = SegmentBuilder::new(Vec::new()).expect("memory takes it");
+        for key in [[1; 32], [2; 32]] {
+            let pushed = builder.push(&key, &b"schema"[..].into(), 3, Encoding::Raw, b"row");
+            pushed.expect("memory takes it");
+        }
+        let (bytes, footer) = builder.finish().expect("memory takes it");
+        (bytes, footer.bytes().len() + TRAILER_LEN)
+    }
+
+    #[test]
+    fn the_end_of_a_segment_is_enough_for_its_footer() {
+        let (bytes, tail) = segment();
+        let (len, at) = (bytes.len() as u64, bytes.len() - tail);
+        let footer = Footer::from_tail(&bytes[at..], len).expect("it is sound");
+        let rows: Vec<_> = footer.rows().map(|row| (row.key[0], row.offset)).collect();
+        assert_eq!(rows, [(1, 16), (2, 27)]);
+        for (from, len) in [(at - 1, len), (at + 1, len), (at, len - 1), (at, len + 1)] {
+            let bad = Footer::from_tail(&bytes[from..], len);
+            assert!(bad.is_err(), "{from} of {len}");
+        }
+        for flipped in at..bytes.len() {
+            let mut bad = bytes[at..].to_vec();
+            bad[flipped - at] ^= 4;
+            assert!(Footer::from_tail(&bad, len).is_err(), "byte {flipped}");
+        }
+        assert!(Footer::from_tail(&[], len).is_err());
     }
 }

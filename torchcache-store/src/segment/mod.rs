@@ -38,13 +38,13 @@ pub use format::{Encoding, MAX_SCHEMA, RowEntry, RowGroup, VERSION};
 pub use reader::SegmentReader;
 pub use writer::{FinishedSegment, SegmentWriter};
 
-pub(crate) use builder::MOST_ROWS;
+pub(crate) use builder::{MOST_ROWS, SegmentBuilder};
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{RawValue, encode_rows};
 pub(crate) use ends::{claimed_rows, has_flipped_version};
-pub(crate) use fetch::{RowRequest, fetch};
-pub(crate) use format::{rows_within, segment_bytes};
+pub(crate) use fetch::{RowRequest, fetch, read_record};
+pub(crate) use format::{CHECKSUM_LEN, ROW_LEN, TRAILER_LEN, rows_within, segment_bytes};
 pub(crate) use name::{
     MAX_LISTINGS, POLL_INTERVAL, SETTLE_TIMEOUT, SegmentListing, clock_step, is_foreign,
     is_segment, is_settled, list_segments, segment_names, visit_segments, visit_with_replacements,

@@ -1,0 +1,10 @@
+//! The remote tier on a simulated object store and a simulated clock: every row that comes back is compared with what
+//! it must be, and requests are counted.
+
+mod common;
+mod counts;
+mod faults;
+mod learning;
+mod properties;
+mod reading;
+mod uploading;

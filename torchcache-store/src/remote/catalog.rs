@@ -1,0 +1,683 @@
+//! Which segments the remote has, and which row is where: the set of live segments, and the index over their rows.
+//!
+//! One thread at a time has `scan`, during its requests. The locks `live` and `schedule` are held for memory operations
+//! only, and lookups take no others; under `live`, `shadowed_by` of a segment may be
+//! taken.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::client::{Caller, Client};
+use super::exclusive::Exclusive;
+use super::footers::FooterFiles;
+use super::name::{self, Layout, ObjectName};
+use super::object_store::{ObjectError, ObjectErrorKind, RangeRead};
+use super::time;
+use crate::catalog::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
+use crate::key::{Key, fingerprint};
+use crate::segment::{Footer, RowEntry, RowGroup, SegmentError};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+/// How long after a refresh the next one may come, at first and at most. It doubles while nothing changes.
+const MIN_INTERVAL: Duration = Duration::from_secs(30);
+const MAX_INTERVAL: Duration = Duration::from_secs(300);
+
+/// A listing begins at names that are so much older than the newest, since clocks differ and uploads take time.
+const LIST_MARGIN: Duration = Duration::from_secs(900);
+
+/// After so long everything is listed: it shows what was removed, and names from clocks that are far behind.
+const FULL_LIST_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// A hint of which a listing shows nothing has everything listed, but not more often than this.
+const MIN_FULL_LIST_INTERVAL: Duration = MAX_INTERVAL;
+
+/// How long a refresh in the background may take. One that does not end goes on at the next.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest footer that is read or written.
+pub(super) const MAX_FOOTER_BYTES: u32 = 32 << 20;
+
+/// The most segments that are known, the newest.
+const MAX_SEGMENTS: usize = 1 << 16;
+
+/// How often the footer of an object is read that turns out not to be one. Bytes may be damaged on the way.
+const MAX_ATTEMPTS: u8 = 3;
+
+/// The most rows of a segment that are read again after their records were damaged.
+const MAX_DOUBTED: usize = 1 << 16;
+
+/// So many footers are requested together; after a failure of all of them no more are.
+const FOOTERS_AT_ONCE: usize = 64;
+
+/// A segment of the remote that rows are read from.
+#[derive(Debug)]
+pub(super) struct RemoteSegment {
+    pub(super) id: u32,
+    pub(super) name: ObjectName,
+    size: u64,
+    groups: Vec<RowGroup>,
+    /// Segments that have some of these rows as well, and from which those are read.
+    shadowed_by: Mutex<HashSet<u32>>,
+    /// The fingerprints of rows whose records were not those that were written, at the first time that was seen.
+    doubted: Mutex<HashSet<u64>>,
+    /// Rows are to be indexed again, since a segment that shadowed them is gone or damaged.
+    is_unshadowed: AtomicBool,
+}
+
+impl RemoteSegment {
+    fn shadowed_by(&self) -> MutexGuard<'_, HashSet<u32>> {
+        let shadowed_by = self.shadowed_by.lock();
+        shadowed_by.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubted(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn group(&self, row: &RowEntry) -> &RowGroup {
+        // Checked by `RemoteRow::new`.
+        &self.groups[usize::from(row.group)]
+    }
+}
+
+/// A row that the remote has.
+#[derive(Clone, Debug)]
+pub struct RemoteRow {
+    /// The length of the value.
+    pub len: usize,
+    pub(super) segment: Arc<RemoteSegment>,
+    pub(super) row: RowEntry,
+}
+
+impl RemoteRow {
+    fn new(segment: &Arc<RemoteSegment>, row: RowEntry) -> Option<RemoteRow> {
+        let group = segment.groups.get(usize::from(row.group))?;
+        Some(RemoteRow {
+            len: group.raw_len as usize,
+            segment: segment.clone(),
+            row,
+        })
+    }
+
+    /// The schema with which the row was stored.
+    pub fn schema(&self) -> &[u8] {
+        &self.segment.group(&self.row).schema
+    }
+}
+
+/// What lookups use.
+#[derive(Debug)]
+struct LiveSet {
+    segments: HashMap<u32, Arc<RemoteSegment>>,
+    names: HashMap<ObjectName, u32>,
+    /// Objects that were seen to be gone. Their names are unique, so they do not come back.
+    gone: HashSet<ObjectName>,
+    index: Index,
+    /// Whether the index has entries of segments that are not live.
+    has_dead_entries: bool,
+}
+
+/// What is known of the objects.
+#[derive(Debug, Default)]
+struct Scan {
+    /// The segments that were listed, with their sizes.
+    listed: BTreeMap<ObjectName, u64>,
+    /// How often an object was not the segment that its name says.
+    attempts: HashMap<ObjectName, u8>,
+    /// The hint before the last listing; `None` if there was no listing.
+    hint: Option<Option<Vec<u8>>>,
+    /// The time of day at the last listing.
+    listed_at: u64,
+    /// When everything was listed last.
+    full_at: Option<Instant>,
+}
+
+/// When to refresh.
+#[derive(Debug)]
+struct Schedule {
+    /// When the last refresh ended.
+    last: Option<Instant>,
+    interval: Duration,
+    /// A lookup missed since, or the last refresh failed.
+    is_wanted: bool,
+    /// An object was gone, so everything is listed next.
+    is_full_wanted: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct RemoteCatalog {
+    client: Arc<Client>,
+    pub(super) layout: Layout,
+    footers: FooterFiles,
+    max_rows: usize,
+    next_id: AtomicU32,
+    live: RwLock<LiveSet>,
+    scan: Exclusive<Scan>,
+    schedule: Mutex<Schedule>,
+    /// The first refresh ended.
+    refreshed: Condvar,
+    /// Objects, rows and footers whose bytes are not those that were written.
+    pub(super) corrupt: AtomicU64,
+}
+
+/// A segment whose rows are to be indexed.
+struct Load {
+    name: ObjectName,
+    size: u64,
+    /// It is live, but some rows were shadowed.
+    segment: Option<Arc<RemoteSegment>>,
+}
+
+impl RemoteCatalog {
+    pub(super) fn new(
+        client: Arc<Client>,
+        layout: Layout,
+        footers: FooterFiles,
+        max_rows: usize,
+    ) -> RemoteCatalog {
+        RemoteCatalog {
+            client,
+            layout,
+            footers,
+            max_rows,
+            next_id: AtomicU32::new(1),
+            live: RwLock::new(LiveSet {
+                segments: HashMap::new(),
+                names: HashMap::new(),
+                gone: HashSet::new(),
+                index: Index::new(),
+                has_dead_entries: false,
+            }),
+            scan: Exclusive::new(Scan::default()),
+            schedule: Mutex::new(Schedule {
+                last: None,
+                interval: MIN_INTERVAL,
+                is_wanted: true,
+                is_full_wanted: false,
+            }),
+            refreshed: Condvar::new(),
+            corrupt: AtomicU64::new(0),
+        }
+    }
+
+    fn live(&self) -> RwLockReadGuard<'_, LiveSet> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_live<T>(&self, change: impl FnOnce(&mut LiveSet) -> T) -> T {
+        change(&mut self.live.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many segments are live.
+    pub(super) fn segment_count(&self) -> usize {
+        self.live().segments.len()
+    }
+
+    /// How many entries the index has.
+    pub(super) fn indexed_rows(&self) -> usize {
+        self.live().index.len()
+    }
+
+    /// Where the rows of these keys are, as far as it is known. A row that is missing asks for a refresh.
+    pub(super) fn locate(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
+        let rows = self.find(keys);
+        if rows.iter().any(Option::is_none) {
+            self.schedule().is_wanted = true;
+        }
+        rows
+    }
+
+    fn find(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
+        let LiveSet {
+            segments, index, ..
+        } = &*self.live();
+        // All entries first: these lookups are independent, so their cache misses overlap.
+        let entries: Vec<Option<&IndexEntry>> = keys.iter().map(|key| index.get(key)).collect();
+        let rows = keys.iter().zip(entries).map(|(key, entry)| {
+            let entry = entry?;
+            RemoteRow::new(segments.get(&entry.segment)?, entry.row(key)?)
+        });
+        rows.collect()
+    }
+
+    /// Those of the keys whose rows need not be put: the remote has them, and none was seen to be damaged.
+    pub(super) fn present(&self, keys: &[Key]) -> HashSet<Key> {
+        let is_sound = |row: &RemoteRow| {
+            let RemoteRow { segment, row, .. } = row;
+            !segment.doubted().contains(&fingerprint(&row.key))
+        };
+        let rows = self.find(keys).into_iter().flatten().filter(is_sound);
+        rows.map(|row| row.row.key).collect()
+    }
+
+    /// Waits until the first refresh has ended, well or not, at most until the deadline. Returns whether it has.
+    pub(super) fn wait_for_first(&self, deadline: Instant) -> bool {
+        let mut schedule = self.schedule();
+        while schedule.last.is_none() {
+            let left = deadline.saturating_duration_since(self.client.clock.now());
+            if left.is_zero() {
+                return false;
+            }
+            let woken = self.refreshed.wait_timeout(schedule, left);
+            schedule = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Refreshes if a row was missing and the interval is over.
+    pub(super) fn refresh_if_due(&self) {
+        let Schedule {
+            last,
+            interval,
+            is_wanted,
+            ..
+        } = *self.schedule();
+        let is_over = last.is_none_or(|last| self.client.clock.now() >= last + interval);
+        if is_wanted && is_over {
+            // Failures are counted by the client; the schedule has the next attempt.
+            let _ = self.refresh(self.client.clock.now() + REFRESH_TIMEOUT);
+        }
+    }
+
+    /// Looks for new segments and reads their footers, until the deadline.
+    pub(super) fn refresh(&self, until: Instant) -> Result<(), ObjectError> {
+        let scan = self.scan.take(&*self.client.clock, until);
+        let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
+        let looked = self.look(&mut scan, until);
+        let result = looked.and_then(|has_changed| Ok((has_changed, self.load(&mut scan, until)?)));
+        let mut schedule = self.schedule();
+        schedule.interval = match &result {
+            Ok((true, _)) => MIN_INTERVAL,
+            _ => (2 * schedule.interval).min(MAX_INTERVAL),
+        };
+        if schedule.last.is_none() {
+            schedule.interval = MIN_INTERVAL;
+        }
+        schedule.last = Some(self.client.clock.now());
+        schedule.is_wanted = !matches!(result, Ok((_, true)));
+        drop(schedule);
+        self.refreshed.notify_all();
+        result.map(drop)
+    }
+
+    /// Finds out which segments there are. Returns whether that has changed.
+    fn look(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+        // Before the listing: what is added during it changes the hint again.
+        let hint = self.hint(until)?;
+        let is_older = |interval| {
+            let now = self.client.clock.now();
+            scan.full_at.is_none_or(|at| now >= at + interval)
+        };
+        let mut is_full = self.schedule().is_full_wanted || is_older(FULL_LIST_INTERVAL);
+        let may_be_full = is_older(MIN_FULL_LIST_INTERVAL);
+        if !is_full && scan.hint.as_ref() == Some(&hint) {
+            return Ok(false);
+        }
+        let mut has_changed = false;
+        if !is_full {
+            has_changed = self.list_new(scan, until)?;
+            // The hint says that there is more than this shows: the clock of its writer is behind.
+            is_full = !has_changed && may_be_full;
+        }
+        if is_full {
+            // Before it, for objects that are gone meanwhile.
+            self.schedule().is_full_wanted = false;
+            let listed = self.list_all(scan, until);
+            has_changed = listed.inspect_err(|_| self.schedule().is_full_wanted = true)?;
+            scan.full_at = Some(self.client.clock.now());
+        }
+        scan.hint = Some(hint);
+        Ok(has_changed)
+    }
+
+    /// The hint as it is now; `None` if there is none.
+    fn hint(&self, until: Instant) -> Result<Option<Vec<u8>>, ObjectError> {
+        match self.client.get(&self.layout.latest(), until) {
+            Ok(hint) => Ok(Some(hint)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes one request if the breaker allows that again. Returns whether the store answered.
+    pub(super) fn probe(&self) -> bool {
+        self.hint(self.client.clock.now() + REFRESH_TIMEOUT).is_ok()
+    }
+
+    /// Changes the hint after an upload. Where no other process is seen to have changed it since the last listing, that
+    /// is no reason for another one.
+    pub(super) fn set_hint(&self, until: Instant) -> Result<(), ObjectError> {
+        let scan = self.scan.take(&*self.client.clock, until);
+        let mut scan = scan.ok_or(ObjectErrorKind::TimedOut)?;
+        let before = self.hint(until).ok();
+        let random = [0, 1].map(|seed| name::random(seed).to_le_bytes());
+        let hint = random.concat();
+        self.client.set(&self.layout.latest(), &hint, until)?;
+        if scan.hint.is_some() && scan.hint == before {
+            scan.hint = Some(Some(hint));
+        }
+        Ok(())
+    }
+
+    /// Lists what is about as old as the newest segment. Returns whether there are segments that were not known.
+    fn list_new(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+        // A name from a clock that is ahead would hide all others.
+        let newest = scan.listed.last_key_value().map(|(name, _)| name.nanos);
+        let since = newest.map_or(scan.listed_at, |newest| newest.min(scan.listed_at));
+        let after = self.layout.segments_since(since, LIST_MARGIN);
+        let listed = self.list(scan, Some(after), until)?;
+        let is_new = {
+            let live = self.live();
+            let is_known = |name: &ObjectName| {
+                scan.listed.contains_key(name)
+                    || live.names.contains_key(name)
+                    || live.gone.contains(name)
+            };
+            !listed.keys().all(is_known)
+        };
+        scan.listed.extend(listed);
+        bound(&mut scan.listed);
+        Ok(is_new)
+    }
+
+    /// Lists all segments, and detaches those that are gone. Returns whether anything changed.
+    fn list_all(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+        // Those that this process adds meanwhile may be missing in the listing.
+        let before: HashSet<ObjectName> = self.live().names.keys().copied().collect();
+        let listed = self.list(scan, None, until)?;
+        let gone = before.iter().filter(|name| !listed.contains_key(name));
+        let gone: Vec<ObjectName> = gone.copied().collect();
+        let is_known = |name: &ObjectName| scan.listed.contains_key(name) || before.contains(name);
+        let has_changed = !gone.is_empty() || !listed.keys().all(is_known);
+        self.detach(&gone);
+        self.change_live(|live| live.gone.retain(|name| listed.contains_key(name)));
+        scan.attempts.retain(|name, _| listed.contains_key(name));
+        let live: HashSet<ObjectName> = self.live().names.keys().copied().collect();
+        self.footers
+            .retain(|name| listed.contains_key(name) || live.contains(name));
+        scan.listed = listed;
+        Ok(has_changed)
+    }
+
+    /// The segments of a listing. Objects whose names are no segments' are of another program.
+    fn list(
+        &self,
+        scan: &mut Scan,
+        mut after: Option<String>,
+        until: Instant,
+    ) -> Result<BTreeMap<ObjectName, u64>, ObjectError> {
+        let begun = time::nanos(&*self.client.clock);
+        let prefix = self.layout.segments();
+        let mut listed = BTreeMap::new();
+        loop {
+            let page = self.client.list(&prefix, after.as_deref(), until)?;
+            let named = page.objects.iter().filter_map(|object| {
+                let name = ObjectName::parse(object.key.strip_prefix(&prefix)?)?;
+                let fits =
+                    name.footer_bytes <= MAX_FOOTER_BYTES && name.tail_bytes() <= object.size;
+                fits.then_some((name, object.size))
+            });
+            listed.extend(named);
+            bound(&mut listed);
+            after = page.objects.into_iter().next_back().map(|it| it.key);
+            if page.is_last {
+                scan.listed_at = begun;
+                return Ok(listed);
+            }
+        }
+    }
+
+    /// Indexes the rows of the newest segments, as many as the index may have, and detaches older ones. Returns
+    /// whether that is complete: footers that did not come are read at the next refresh.
+    fn load(&self, scan: &mut Scan, until: Instant) -> Result<bool, ObjectError> {
+        let mut loads = self.choose(scan);
+        loads.retain(|load| match self.footers.load(&load.name, load.size) {
+            Some(footer) => {
+                self.index(load, &footer);
+                false
+            }
+            None => true,
+        });
+        let mut is_complete = true;
+        for loads in loads.chunks(FOOTERS_AT_ONCE) {
+            let reads = loads.iter().map(|load| RangeRead {
+                key: self.layout.segment(&load.name),
+                range: load.size - load.name.tail_bytes()..load.size,
+            });
+            let reads: Vec<RangeRead> = reads.collect();
+            let (mut failed, mut are_answered) = (None, false);
+            let done = |n: usize, read: Result<Vec<u8>, ObjectError>| match self.take_footer(
+                &mut scan.attempts,
+                &loads[n],
+                read,
+            ) {
+                Ok(is_final) => {
+                    are_answered = true;
+                    is_complete &= is_final;
+                }
+                Err(error) => failed = Some(error),
+            };
+            self.client.read(Caller::Background, &reads, until, done);
+            if let Some(error) = failed {
+                is_complete = false;
+                if !are_answered {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(is_complete)
+    }
+
+    /// Which segments have to be indexed, from the newest on.
+    fn choose(&self, scan: &Scan) -> Vec<Load> {
+        let (live, gone) = {
+            let live = self.live();
+            let segments: HashMap<ObjectName, Arc<RemoteSegment>> = live
+                .segments
+                .values()
+                .map(|segment| (segment.name, segment.clone()))
+                .collect();
+            (segments, live.gone.clone())
+        };
+        let mut all: BTreeMap<ObjectName, u64> = scan.listed.clone();
+        all.extend(live.iter().map(|(name, segment)| (*name, segment.size)));
+        let is_readable = |name: &ObjectName| {
+            !gone.contains(name) && scan.attempts.get(name).is_none_or(|it| *it < MAX_ATTEMPTS)
+        };
+        let (mut loads, mut beyond, mut rows) = (Vec::new(), Vec::new(), 0);
+        for (name, size) in all.into_iter().rev().filter(|(name, _)| is_readable(name)) {
+            rows += name.max_rows();
+            let segment = live.get(&name).cloned();
+            match segment {
+                Some(_) if rows > self.max_rows => beyond.push(name),
+                None if rows > self.max_rows => {}
+                Some(segment) if !segment.is_unshadowed.load(Ordering::Acquire) => {}
+                segment => loads.push(Load {
+                    name,
+                    size,
+                    segment,
+                }),
+            }
+        }
+        self.detach(&beyond);
+        self.sweep();
+        loads
+    }
+
+    /// Takes over a footer that was read. Returns whether it is not to be read again.
+    fn take_footer(
+        &self,
+        attempts: &mut HashMap<ObjectName, u8>,
+        load: &Load,
+        read: Result<Vec<u8>, ObjectError>,
+    ) -> Result<bool, ObjectError> {
+        let tail = match read {
+            Err(error) if error.is_not_found() => {
+                self.note_gone(&load.name);
+                return Ok(true);
+            }
+            read => read?,
+        };
+        match Footer::from_tail(&tail, load.size) {
+            Ok(footer) => {
+                self.footers.keep(&load.name, &tail);
+                self.index(load, &footer);
+                Ok(true)
+            }
+            Err(error) => {
+                let tries = attempts.entry(load.name).or_default();
+                *tries = match error {
+                    SegmentError::FutureVersion(_) => MAX_ATTEMPTS,
+                    _ => *tries + 1,
+                };
+                self.corrupt.fetch_add(1, Ordering::Relaxed);
+                Ok(*tries >= MAX_ATTEMPTS)
+            }
+        }
+    }
+
+    fn index(&self, load: &Load, footer: &Footer) {
+        match &load.segment {
+            Some(segment) => self.index_rows(segment, footer),
+            None => self.insert(load.name, load.size, footer),
+        }
+    }
+
+    /// Keeps the end of a segment that this process put, and indexes its rows unless the index is full.
+    pub(super) fn add(&self, name: ObjectName, size: u64, footer: &Footer, tail: &[u8]) {
+        self.footers.keep(&name, tail);
+        if self.indexed_rows() + footer.row_count() <= self.max_rows {
+            self.insert(name, size, footer);
+        }
+    }
+
+    fn insert(&self, name: ObjectName, size: u64, footer: &Footer) {
+        let segment = Arc::new(RemoteSegment {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            name,
+            size,
+            groups: footer.groups().to_vec(),
+            shadowed_by: Mutex::default(),
+            doubted: Mutex::default(),
+            is_unshadowed: AtomicBool::new(false),
+        });
+        let is_new = self.change_live(|live| {
+            let is_new = !live.names.contains_key(&name) && !live.gone.contains(&name);
+            if is_new {
+                live.names.insert(name, segment.id);
+                live.segments.insert(segment.id, segment.clone());
+            }
+            is_new
+        });
+        if is_new {
+            self.index_rows(&segment, footer);
+        }
+    }
+
+    /// Points the index at those rows of a segment that no other live segment has.
+    fn index_rows(&self, segment: &RemoteSegment, footer: &Footer) {
+        segment.is_unshadowed.store(false, Ordering::Release);
+        let mut inserted = Inserted::default();
+        by_partition(segment.id, footer.rows(), |number, entries| {
+            self.change_live(
+                |LiveSet {
+                     segments, index, ..
+                 }| {
+                    let is_live = |id| segments.contains_key(&id);
+                    index
+                        .partition(number)
+                        .insert(entries, is_live, &mut inserted);
+                },
+            );
+        });
+        let others: Vec<u32> = inserted.shadowed_by.into_keys().collect();
+        segment.shadowed_by().extend(others.iter().copied());
+        let live = self.live();
+        if others.iter().any(|id| !live.segments.contains_key(id)) {
+            // Detached in between.
+            segment.is_unshadowed.store(true, Ordering::Release);
+        }
+    }
+
+    /// An object was seen to be gone: its segment is detached, and everything is listed soon.
+    pub(super) fn note_gone(&self, name: &ObjectName) {
+        self.change_live(|live| live.gone.insert(*name));
+        self.detach(std::slice::from_ref(name));
+        let mut schedule = self.schedule();
+        schedule.is_wanted = true;
+        schedule.is_full_wanted = true;
+        schedule.interval = MIN_INTERVAL;
+    }
+
+    /// Takes segments out of the set. Their entries in the index are dead from then on.
+    fn detach(&self, names: &[ObjectName]) {
+        self.change_live(|live| {
+            for name in names {
+                let Some(id) = live.names.remove(name) else {
+                    continue;
+                };
+                live.segments.remove(&id);
+                live.has_dead_entries = true;
+                unshadow(&live.segments, id);
+            }
+        });
+    }
+
+    /// The record of a row was not the one that was written. It may have been damaged on the way; at the second time it
+    /// leaves the index, and another segment may have the row as well.
+    pub(super) fn note_corrupt(&self, row: &RemoteRow) {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let RemoteRow { segment, row, .. } = row;
+        {
+            let mut doubted = segment.doubted();
+            if doubted.len() < MAX_DOUBTED && doubted.insert(fingerprint(&row.key)) {
+                return;
+            }
+        }
+        self.change_live(|live| {
+            if live.index.remove(&row.key, segment.id) {
+                unshadow(&live.segments, segment.id);
+            }
+        });
+    }
+
+    /// Removes the entries of segments that are not live.
+    fn sweep(&self) {
+        if !self.change_live(|live| std::mem::take(&mut live.has_dead_entries)) {
+            return;
+        }
+        for number in 0..PARTITIONS {
+            self.change_live(
+                |LiveSet {
+                     segments, index, ..
+                 }| {
+                    index
+                        .partition(number)
+                        .sweep(|id| segments.contains_key(&id));
+                },
+            );
+        }
+    }
+}
+
+/// Has rows indexed again that a segment shadowed.
+fn unshadow(segments: &HashMap<u32, Arc<RemoteSegment>>, id: u32) {
+    for segment in segments.values() {
+        if segment.shadowed_by().contains(&id) {
+            segment.is_unshadowed.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Removes the oldest segments beyond those that are known at most.
+fn bound(listed: &mut BTreeMap<ObjectName, u64>) {
+    while listed.len() > MAX_SEGMENTS {
+        listed.pop_first();
+    }
+}

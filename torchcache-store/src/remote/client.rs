@@ -1,0 +1,234 @@
+//! Every request of the remote tier: counted, and not made while the breaker is open.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::breaker::{Breaker, BreakerState};
+use super::object_store::{
+    ListedObject, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead,
+};
+use super::time::Clock;
+
+/// How long a request in the background may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Who waits for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A call of the program.
+    Call,
+    /// Nothing that has to be quick.
+    Background,
+}
+
+/// Requests that were made, and what came of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Listings, a page each.
+    pub lists: u64,
+    /// Reads of a range or of a small object.
+    pub gets: u64,
+    /// Puts.
+    pub puts: u64,
+    /// The bytes of objects that were received.
+    pub bytes_in: u64,
+    /// The bytes of objects that were put.
+    pub bytes_out: u64,
+    /// Requests that failed, in the order of [`ObjectErrorKind::ALL`].
+    errors: [u64; ObjectErrorKind::ALL.len()],
+}
+
+impl RequestCounts {
+    /// How many requests failed for this reason. `Off` counts those that were not made.
+    pub fn errors(&self, kind: ObjectErrorKind) -> u64 {
+        self.errors[kind as usize]
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    lists: AtomicU64,
+    gets: AtomicU64,
+    puts: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    errors: [AtomicU64; ObjectErrorKind::ALL.len()],
+}
+
+fn add(counter: &AtomicU64, more: usize) {
+    counter.fetch_add(more as u64, Ordering::Relaxed);
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    store: Arc<dyn ObjectStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    breaker: Breaker,
+    counters: Counters,
+}
+
+impl Client {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Client {
+        Client {
+            store,
+            breaker: Breaker::new(clock.clone()),
+            clock,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn breaker(&self) -> BreakerState {
+        self.breaker.state()
+    }
+
+    pub(super) fn counts(&self) -> RequestCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RequestCounts {
+            lists: read(&self.counters.lists),
+            gets: read(&self.counters.gets),
+            puts: read(&self.counters.puts),
+            bytes_in: read(&self.counters.bytes_in),
+            bytes_out: read(&self.counters.bytes_out),
+            errors: std::array::from_fn(|i| read(&self.counters.errors[i])),
+        }
+    }
+
+    /// The deadline of a request in the background, where all of them have to end by `until`.
+    fn request_deadline(&self, until: Instant) -> Instant {
+        until.min(self.clock.now() + REQUEST_TIMEOUT)
+    }
+
+    pub(super) fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        until: Instant,
+    ) -> Result<ObjectPage, ObjectError> {
+        let list = || {
+            add(&self.counters.lists, 1);
+            let page = self
+                .store
+                .list(prefix, after, self.request_deadline(until))?;
+            // What does not move on is listed for ever.
+            let last = page
+                .objects
+                .last()
+                .map(|object: &ListedObject| &*object.key);
+            if !page.is_last && last <= after {
+                let reason = format!("a page after {after:?} ends at {last:?} and is not the last");
+                return Err(ObjectError::new(ObjectErrorKind::Other, reason));
+            }
+            Ok(page)
+        };
+        self.request(list)
+    }
+
+    pub(super) fn get(&self, key: &str, until: Instant) -> Result<Vec<u8>, ObjectError> {
+        let get = || {
+            add(&self.counters.gets, 1);
+            let got = self.store.get(key, self.request_deadline(until))?;
+            add(&self.counters.bytes_in, got.len());
+            Ok(got)
+        };
+        self.request(get)
+    }
+
+    pub(super) fn put_new(
+        &self,
+        key: &str,
+        bytes: &Arc<Vec<u8>>,
+        deadline: Instant,
+    ) -> Result<(), ObjectError> {
+        self.request(|| {
+            self.count_put(bytes.len());
+            self.store.put_new(key, bytes, deadline)
+        })
+    }
+
+    pub(super) fn set(&self, key: &str, bytes: &[u8], until: Instant) -> Result<(), ObjectError> {
+        self.request(|| {
+            self.count_put(bytes.len());
+            self.store.set(key, bytes, self.request_deadline(until))
+        })
+    }
+
+    fn count_put(&self, bytes: usize) {
+        add(&self.counters.puts, 1);
+        add(&self.counters.bytes_out, bytes);
+    }
+
+    /// Reads ranges as [`ObjectStore::read`] does, whatever the store makes of them: `done` gets each read once, and
+    /// no body is longer than its range. Of a store that answers some of them slowly, the others show that it works.
+    pub(super) fn read(
+        &self,
+        caller: Caller,
+        reads: &[RangeRead],
+        deadline: Instant,
+        mut done: impl FnMut(usize, Result<Vec<u8>, ObjectError>),
+    ) {
+        if reads.is_empty() {
+            return;
+        }
+        let Some(permit) = self.breaker.admit(caller == Caller::Background) else {
+            return (0..reads.len()).for_each(|n| {
+                done(n, Err(self.counted(ObjectErrorKind::Off.into())));
+            });
+        };
+        add(&self.counters.gets, reads.len());
+        let mut is_answered = false;
+        let mut has_ended = vec![false; reads.len()];
+        let mut end = |n: usize, result: Result<Vec<u8>, ObjectError>| {
+            if has_ended.get(n) != Some(&false) {
+                return;
+            }
+            has_ended[n] = true;
+            let result = result.and_then(|body| {
+                let RangeRead { range, .. } = &reads[n];
+                add(&self.counters.bytes_in, body.len());
+                if body.len() as u64 > range.end - range.start {
+                    let reason = format!("{} bytes came for the range {range:?}", body.len());
+                    return Err(ObjectError::new(ObjectErrorKind::Other, reason));
+                }
+                Ok(body)
+            });
+            is_answered |= result
+                .as_ref()
+                .map_or_else(|it| it.kind.is_answer(), |_| true);
+            done(n, result.map_err(|error| self.counted(error)));
+        };
+        let deadline = match caller {
+            Caller::Call => deadline,
+            Caller::Background => self.request_deadline(deadline),
+        };
+        self.store.read(reads, deadline, &mut end);
+        (0..reads.len()).for_each(|n| end(n, Err(ObjectErrorKind::TimedOut.into())));
+        if is_answered {
+            permit.succeeded();
+        }
+    }
+
+    /// Makes a request in the background. Where one is denied, others may not be: credentials that only read or only
+    /// write do not open the breaker. Once reads of calls opened it, it stays open while the probe is denied.
+    fn request<T>(
+        &self,
+        request: impl FnOnce() -> Result<T, ObjectError>,
+    ) -> Result<T, ObjectError> {
+        let Some(permit) = self.breaker.admit(true) else {
+            return Err(self.counted(ObjectErrorKind::Off.into()));
+        };
+        let result = request();
+        let is_answer = |error: &ObjectError| {
+            error.kind.is_answer() || error.kind == ObjectErrorKind::Denied && !permit.is_probe
+        };
+        if result.as_ref().map_or_else(is_answer, |_| true) {
+            permit.succeeded();
+        }
+        result.map_err(|error| self.counted(error))
+    }
+
+    fn counted(&self, error: ObjectError) -> ObjectError {
+        add(&self.counters.errors[error.kind as usize], 1);
+        error
+    }
+}

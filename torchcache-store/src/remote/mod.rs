@@ -1,0 +1,249 @@
+//! The remote tier: rows of one cache in an object store, which many machines share. There is no server of its own, no
+//! lock and no index object: a store that keeps objects, lists them and reads ranges is enough.
+//!
+//! # Objects
+//!
+//! ```text
+//! <prefix>/torchcache-1/<module hash>/
+//!   s/<ns>-<pid>-<rand64>-<footer bytes>.tcs    a segment, as on disk
+//!   latest                                      16 random bytes: a hint that segments were added
+//! ```
+//!
+//! Segments are immutable and have unique names, so no promise rests on conditional puts: "already exists" means that
+//! an earlier attempt succeeded, and a store that ignores the condition replaces an object by the same bytes. With the
+//! size, which listings have, the length of the footer in the name lets one bounded request read footer and trailer.
+//! The trailer decides: an object whose name lies is no segment.
+//!
+//! # Learning what there is
+//!
+//! A call never lists and never reads footers. [`Remote::work`] does, in the background, after a row was missing: it
+//! reads `latest`, and only if that has changed it lists the names from 15 minutes before the newest on. The
+//! interval is 30 s at first and doubles to 5 min while nothing changes. Everything is listed at the start, every hour,
+//! after an object was found to be gone, and, at most every 5 min, when the hint changed and the listing shows nothing:
+//! then its writer's clock is behind. Footers are kept on the local disk, so that opening a cache again costs one
+//! listing. The index has the rows of the newest segments, as many as [`RemoteConfig::max_rows`] allows.
+//!
+//! # Reading
+//!
+//! [`Remote::read`] groups rows by object and joins those with gaps of up to 256 KiB into requests of about 8 MiB. The
+//! store makes up to 16 of these at once. One deadline holds for the call: rows that arrived before are used, the
+//! others are misses. The checksum of each row covers its key, schema and length, so bytes that were damaged, cut or
+//! taken from elsewhere are a miss and never a wrong row. Such a row is asked for once more, then it leaves the index.
+//! An object that is gone is forgotten.
+//!
+//! # Writing
+//!
+//! Only rows that this process computed are [pushed](Remote::push): uploading what was downloaded would bring evicted
+//! rows back for ever. At 64 MiB, after a delay, or in [`Remote::flush`], the keys that the remote has are dropped, the
+//! records of the others are copied as they are stored, and put as one object; then `latest` is changed, at most every
+//! 5 s. The delay is 30 s and doubles to 16 min while objects are small. After a failure the same object is put again,
+//! under the same name, after 5 s to 5 min. The backlog is bounded, and rows that are dropped are counted.
+//!
+//! # Faults
+//!
+//! None is an error for the caller: rows are misses. After three failed requests in a row, none is made for 5 s, which
+//! doubles to 5 min; then the background makes one, to see whether the store is back.
+
+mod breaker;
+mod catalog;
+mod client;
+mod exclusive;
+mod fetch;
+mod footers;
+mod name;
+mod object_store;
+#[cfg(all(test, not(shuttle)))]
+mod test_clock;
+mod time;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use self::catalog::RemoteCatalog;
+use self::client::Client;
+use self::footers::FooterFiles;
+use self::name::Layout;
+use self::upload::{Remotes, Uploads};
+use crate::fs::FileSystem;
+use crate::key::Key;
+
+pub use breaker::BreakerState;
+pub use catalog::RemoteRow;
+pub use client::RequestCounts;
+pub use object_store::{
+    ListedObject, MAX_CONCURRENT_READS, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore,
+    RangeRead,
+};
+pub use time::{Clock, SystemClock};
+pub use upload::{RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
+
+/// Where the rows of a cache are in a bucket, and bounds.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// What all keys begin with; may be empty.
+    pub prefix: String,
+    /// The module hash, as the name of the local directory has it.
+    pub module_hash: String,
+    /// The local directory for footers. Nothing else may be in it.
+    pub footer_dir: PathBuf,
+    /// The most rows of the index, which takes up to 64 bytes for each.
+    pub max_rows: usize,
+    /// The most rows that wait for their upload: 56 bytes each.
+    pub max_pending_rows: usize,
+    /// The most bytes of rows that wait for their upload. They are where the rows are.
+    pub max_pending_bytes: u64,
+}
+
+impl RemoteConfig {
+    /// A configuration with the default bounds: an index of at most 1 GiB, and a backlog of 1,048,576 rows or 4 GiB.
+    pub fn new(prefix: &str, module_hash: &str, footer_dir: PathBuf) -> RemoteConfig {
+        RemoteConfig {
+            prefix: prefix.to_owned(),
+            module_hash: module_hash.to_owned(),
+            footer_dir,
+            max_rows: 1 << 24,
+            max_pending_rows: 1 << 20,
+            max_pending_bytes: 4 << 30,
+        }
+    }
+}
+
+/// What a remote tier did and knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteStats {
+    /// Requests.
+    pub requests: RequestCounts,
+    /// Rows that were read.
+    pub hits: u64,
+    /// Rows that were located, but not read.
+    pub unread: u64,
+    /// Rows and footers whose bytes are not those that were written.
+    pub corrupt: u64,
+    /// Segments that rows are read from.
+    pub segments: u64,
+    /// Rows that can be located.
+    pub indexed_rows: u64,
+    /// Rows to be uploaded.
+    pub uploads: UploadCounts,
+    /// Whether requests are made.
+    pub breaker: BreakerState,
+}
+
+/// The rows of one cache in an object store.
+///
+/// A thread in the background calls [`work`](Self::work) about once a second; the other methods are for any thread.
+#[derive(Debug)]
+pub struct Remote {
+    client: Arc<Client>,
+    catalog: RemoteCatalog,
+    uploads: Uploads,
+    hits: AtomicU64,
+    unread: AtomicU64,
+}
+
+impl Remote {
+    /// A remote tier of which nothing is known yet. Makes no request. Footers are kept in a directory of `fs`.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        fs: Arc<dyn FileSystem>,
+        config: RemoteConfig,
+    ) -> Remote {
+        let RemoteConfig {
+            prefix,
+            module_hash,
+            footer_dir,
+            max_rows,
+            max_pending_rows,
+            max_pending_bytes,
+        } = config;
+        let client = Arc::new(Client::new(store, clock));
+        Remote {
+            catalog: RemoteCatalog::new(
+                client.clone(),
+                Layout::new(&prefix, &module_hash),
+                FooterFiles::new(fs, footer_dir),
+                max_rows,
+            ),
+            client,
+            uploads: Uploads::new(max_pending_rows, max_pending_bytes),
+            hits: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until it was found out once which rows there are, or that this fails; at most until the deadline. Returns
+    /// whether it was.
+    pub fn wait_for_catalog(&self, deadline: Instant) -> bool {
+        self.catalog.wait_for_first(deadline)
+    }
+
+    /// Where the rows of these keys are, `None` for those that the remote is not known to have. Makes no request.
+    pub fn locate(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
+        self.catalog.locate(keys)
+    }
+
+    /// Reads rows into buffers of their lengths, and returns for each whether it was read: not those that are gone or
+    /// damaged, or did not arrive before the deadline. Their buffers may have been written to.
+    pub fn read(&self, rows: &[RemoteRow], out: &mut [&mut [u8]], deadline: Instant) -> Vec<bool> {
+        let ok = fetch::fetch(&self.client, &self.catalog, rows, out, deadline);
+        let hits = ok.iter().filter(|ok| **ok).count();
+        self.hits.fetch_add(hits as u64, Ordering::Relaxed);
+        let unread = (ok.len() - hits) as u64;
+        self.unread.fetch_add(unread, Ordering::Relaxed);
+        ok
+    }
+
+    /// Has rows uploaded that this process computed: their keys, and the lengths of their stored values.
+    pub fn push(&self, rows: impl IntoIterator<Item = (Key, u32)>) {
+        self.uploads.push(self.client.clock.now(), rows.into_iter());
+    }
+
+    /// Does what is due in the background: refreshes the catalog, uploads rows from `source`, and sees whether a store
+    /// that failed is back.
+    pub fn work(&self, source: &dyn RecordSource) {
+        if self.client.breaker() != BreakerState::Closed && !self.catalog.probe() {
+            return;
+        }
+        self.catalog.refresh_if_due();
+        self.uploads.work(self.remotes(source));
+    }
+
+    /// Uploads all rows that were pushed before. When it returns `Ok`, the remote has them until they are removed from
+    /// it.
+    ///
+    /// # Errors
+    /// [`RemoteFlushError`] if rows were dropped, or could not be uploaded before the timeout passed.
+    pub fn flush(
+        &self,
+        source: &dyn RecordSource,
+        timeout: Duration,
+    ) -> Result<(), RemoteFlushError> {
+        self.uploads.flush(self.remotes(source), timeout)
+    }
+
+    fn remotes<'a>(&'a self, source: &'a dyn RecordSource) -> Remotes<'a> {
+        Remotes {
+            client: &self.client,
+            catalog: &self.catalog,
+            source,
+        }
+    }
+
+    /// What this remote tier did and knows.
+    pub fn stats(&self) -> RemoteStats {
+        RemoteStats {
+            requests: self.client.counts(),
+            hits: self.hits.load(Ordering::Relaxed),
+            unread: self.unread.load(Ordering::Relaxed),
+            corrupt: self.catalog.corrupt.load(Ordering::Relaxed),
+            segments: self.catalog.segment_count() as u64,
+            indexed_rows: self.catalog.indexed_rows() as u64,
+            uploads: self.uploads.counts(),
+            breaker: self.client.breaker(),
+        }
+    }
+}

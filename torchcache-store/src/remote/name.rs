@@ -1,0 +1,160 @@
+//! The keys of objects: where those of a cache are, and what the name of a segment says.
+
+use std::fmt::{self, Display};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use crate::fs::temp_file::SUFFIX;
+use crate::segment::{ROW_LEN, TRAILER_LEN};
+
+/// The version of the layout, in every key.
+const LAYOUT: &str = "torchcache-1";
+
+/// The name of an object that is a segment: `<ns>-<pid>-<rand64>-<footer bytes>.tcs`, all hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectName {
+    /// When it was named, by the clock of its writer. First, so that names sort by age.
+    pub(crate) nanos: u64,
+    process: u32,
+    random: u64,
+    /// The length of the footer, if the name does not lie.
+    pub(crate) footer_bytes: u32,
+}
+
+impl ObjectName {
+    /// A name that no other object has.
+    pub(crate) fn new(nanos: u64, footer_bytes: u32) -> ObjectName {
+        ObjectName {
+            nanos,
+            process: std::process::id(),
+            random: random(nanos),
+            footer_bytes,
+        }
+    }
+
+    /// The parts of a name that is written exactly as [`Display`] writes it.
+    pub(crate) fn parse(name: &str) -> Option<ObjectName> {
+        let mut parts = name.strip_suffix(SUFFIX)?.split('-');
+        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+        let parsed = ObjectName {
+            nanos: number()?,
+            process: number()?.try_into().ok()?,
+            random: number()?,
+            footer_bytes: number()?.try_into().ok()?,
+        };
+        (parsed.to_string() == name).then_some(parsed)
+    }
+
+    /// The bytes of footer and trailer, which end the object.
+    pub(crate) fn tail_bytes(&self) -> u64 {
+        u64::from(self.footer_bytes) + TRAILER_LEN as u64
+    }
+
+    /// The most rows that the segment can have.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.footer_bytes as usize / ROW_LEN
+    }
+}
+
+impl Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ObjectName {
+            nanos,
+            process,
+            random,
+            footer_bytes,
+        } = self;
+        write!(
+            f,
+            "{nanos:016x}-{process:x}-{random:016x}-{footer_bytes:x}{SUFFIX}"
+        )
+    }
+}
+
+/// 64 random bits.
+pub(crate) fn random(seed: u64) -> u64 {
+    RandomState::new().hash_one(seed)
+}
+
+/// Where the objects of a cache are: `<prefix>/torchcache-1/<module hash>/`.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: String,
+}
+
+impl Layout {
+    pub(crate) fn new(prefix: &str, module_hash: &str) -> Layout {
+        let prefix = prefix.trim_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        Layout {
+            root: format!("{prefix}{slash}{LAYOUT}/{module_hash}/"),
+        }
+    }
+
+    /// What the keys of segments begin with.
+    pub(crate) fn segments(&self) -> String {
+        format!("{}s/", self.root)
+    }
+
+    pub(crate) fn segment(&self, name: &ObjectName) -> String {
+        format!("{}s/{name}", self.root)
+    }
+
+    /// The least key of segments that were named `margin` before this time or later.
+    pub(crate) fn segments_since(&self, nanos: u64, margin: Duration) -> String {
+        let margin = u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX);
+        format!("{}s/{:016x}", self.root, nanos.saturating_sub(margin))
+    }
+
+    /// The hint that segments were added.
+    pub(crate) fn latest(&self) -> String {
+        format!("{}latest", self.root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written_and_no_others_are() {
+        let name = ObjectName::new(0x18bd_1c2f_9a3e_4d50, 0x2a8);
+        let text = name.to_string();
+        assert_eq!(ObjectName::parse(&text), Some(name));
+        assert_eq!((name.tail_bytes(), name.max_rows()), (0x2a8 + 48, 17));
+        let good = "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8.tcs";
+        assert!(ObjectName::parse(good).is_some());
+        for bad in [
+            "",
+            ".tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845.tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8-1.tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-02a8.tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-+2a8.tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2A8.tcs",
+            "18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-1000002a8.tcs",
+            "8bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8.tcs",
+            "018bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8.tcs",
+            "18bd1c2f9a3e4d50-001f4a-9c0e6b7d21f3a845-2a8.tcs",
+            "18bd1c2f9a3e4d50-1f4a-c0e6b7d21f3a845-2a8.tcs",
+            "x/18bd1c2f9a3e4d50-1f4a-9c0e6b7d21f3a845-2a8.tcs",
+        ] {
+            assert_eq!(ObjectName::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_below_the_prefix_and_sort_by_age() {
+        for (prefix, start) in [("", ""), ("/", ""), ("a", "a/"), ("/team/x/", "team/x/")] {
+            let layout = Layout::new(prefix, "feed");
+            assert_eq!(layout.latest(), format!("{start}torchcache-1/feed/latest"));
+            let old = layout.segment(&ObjectName::new(1 << 60, u32::MAX));
+            let new = layout.segment(&ObjectName::new((1 << 60) + 2, 0));
+            let between = layout.segments_since((1 << 60) + 11, Duration::from_nanos(10));
+            assert!(old < between && between < new, "{old} {between} {new}");
+            assert!(old.starts_with(&layout.segments()));
+            assert!(layout.segments_since(5, Duration::from_secs(1)) < old);
+        }
+    }
+}
