@@ -139,6 +139,12 @@ fn segments_are_found_whichever_clock_is_wrong() {
     for writers in [[0, -HOUR], [0, HOUR], [HOUR, -HOUR]] {
         for reads in [0, HOUR, -HOUR] {
             let bucket = bucket();
+            // Two listings for each change where a writer's clock is behind that of the reader.
+            let most = if writers.iter().all(|ahead| reads <= *ahead) {
+                11
+            } else {
+                21
+            };
             let writers = writers.map(|ahead| Machine::with(&bucket, ahead, |_| {}));
             let reader = Machine::with(&bucket, reads, |_| {});
             for _ in 0..400 {
@@ -156,7 +162,7 @@ fn segments_are_found_whichever_clock_is_wrong() {
                     lists += reader.objects.take_log().lists;
                 }
             }
-            assert!(lists <= 21, "{lists} listings for 10 changes");
+            assert!(lists <= most, "{reads}: {lists} listings for 10 changes");
         }
     }
 }
