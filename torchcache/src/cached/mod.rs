@@ -111,6 +111,9 @@ impl<M> Cached<M> {
     /// that this source location wraps with the same ones share rows, in several threads and one after
     /// the other. Captures of closures must be the same, or part of the version.
     ///
+    /// Two layers of one `VarStore` that one constructor wraps, such as those of two GRUs, have all of these in common:
+    /// put the name of the layer into the `version`, or each returns rows of the other.
+    ///
     /// ```
     /// use tch::{Tensor, nn};
     /// use torchcache::{Cached, Error, Options};
