@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use torchcache_faults::objects::{ObjectFault, Request, SimClock, SimObjects};
 use torchcache_faults::rows::{key, keys, value};
@@ -169,9 +169,21 @@ impl Machine {
         }
     }
 
-    /// The rows that the machine gets by one call, `None` for a miss. Each is right.
+    /// Which rows the machine gets by one call. Each is right.
     #[track_caller]
     pub(crate) fn get(&self, keys: &[Key]) -> Vec<bool> {
+        let begun = self.clock.now();
+        let got = self.get_until(keys, begun + TIMEOUT);
+        assert!(
+            self.clock.now() <= begun + TIMEOUT,
+            "the call took too long"
+        );
+        got
+    }
+
+    /// The same where other threads let time pass.
+    #[track_caller]
+    pub(crate) fn get_until(&self, keys: &[Key], deadline: Instant) -> Vec<bool> {
         let located = self.remote.locate(keys);
         let (slots, rows): (Vec<usize>, Vec<_>) = (0..)
             .zip(located)
@@ -179,12 +191,7 @@ impl Machine {
             .unzip();
         let mut values: Vec<Vec<u8>> = rows.iter().map(|row| vec![0xEE; row.len]).collect();
         let mut out: Vec<&mut [u8]> = values.iter_mut().map(Vec::as_mut_slice).collect();
-        let begun = self.clock.now();
-        let read = self.remote.read(&rows, &mut out, begun + TIMEOUT);
-        assert!(
-            self.clock.now() <= begun + TIMEOUT,
-            "the call took too long"
-        );
+        let read = self.remote.read(&rows, &mut out, deadline);
         let mut got = vec![false; keys.len()];
         for (n, (slot, value_read)) in slots.into_iter().zip(values).enumerate() {
             if read[n] {

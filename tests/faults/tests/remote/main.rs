@@ -7,4 +7,5 @@ mod faults;
 mod learning;
 mod properties;
 mod reading;
+mod threads;
 mod uploading;
