@@ -25,6 +25,8 @@ pub struct Arguments<'a> {
     pub(crate) plain: PlainArguments,
     reader: PlainReader<'a>,
     count: usize,
+    /// How many plain values the next argument has, so far.
+    plain_parts: usize,
     /// Whether the next argument is marked `#[skip]`.
     is_skipping: bool,
     /// How the next argument is built of tensors and plain values, so far.
@@ -82,6 +84,7 @@ impl<'a> Arguments<'a> {
     pub(super) fn next(mut self) -> Self {
         self.add_structure();
         self.count += 1;
+        self.plain_parts = 0;
         self.is_skipping = false;
         self.padding = None;
         self
@@ -188,9 +191,10 @@ impl<'a> Arguments<'a> {
         let value = match self.reader {
             _ if self.is_skipping => return None,
             PlainReader::Nothing => return None,
-            PlainReader::Known(known) => known.read(self.count, value),
-            PlainReader::Hash => PlainDigests::new().read(self.count, value),
+            PlainReader::Known(known) => known.read((self.count, self.plain_parts), value),
+            PlainReader::Hash => PlainDigests::new().read((self.count, 0), value),
         };
+        self.plain_parts += 1;
         let digest = value.digest;
         self.plain.add(self.count, value);
         Some(digest)

@@ -62,9 +62,11 @@ impl PlainArguments {
         if now.is_unsampled {
             return None;
         }
-        let known = self.known.iter().zip(&now.known);
-        let mut known = known.filter(|((_, before), (_, now))| !Arc::ptr_eq(before, now));
-        known.next().map(|((position, _), _)| *position)
+        let mut known = self.known.iter().zip(&now.known);
+        // Others may have taken its place meanwhile, so that it was hashed once more.
+        let changed =
+            known.find(|((_, before), (_, now))| !before.fields.has_words_of(&now.fields));
+        changed.map(|((position, _), _)| *position)
     }
 }
 
@@ -131,10 +133,20 @@ pub struct PlainDigests {
 
 #[derive(Debug)]
 struct KnownValues {
-    /// With the positions of their arguments, the one used last at the end.
-    values: Vec<(usize, Arc<KnownValue>)>,
+    /// The one used last at the end.
+    values: Vec<(PlainPlace, Arc<KnownValue>)>,
     /// How often they were discarded: a digest of before that is not kept.
-    discarded: u64,
+    discarded: Discarded,
+}
+
+/// Where a plain value is: the position of its argument, and its number among the plain values in that.
+pub(super) type PlainPlace = (usize, usize);
+
+/// How often all values were discarded, and those that require grad.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Discarded {
+    all: u64,
+    trainable: u64,
 }
 
 /// A value with weights, as it was when it was hashed.
@@ -147,7 +159,7 @@ struct KnownValue {
     is_trainable: bool,
 }
 
-/// How many values to keep of each argument: their weights stay alive.
+/// How many values to keep of each place: their weights stay alive.
 const MAX_KNOWN: usize = 4;
 
 /// How long a call waits for another thread that makes no progress in hashing. That one may need a lock that the caller
@@ -160,7 +172,10 @@ impl PlainDigests {
         PlainDigests {
             known: Mutex::new(KnownValues {
                 values: Vec::new(),
-                discarded: 0,
+                discarded: Discarded {
+                    all: 0,
+                    trainable: 0,
+                },
             }),
             hashing: Turn::new(),
         }
@@ -170,27 +185,27 @@ impl PlainDigests {
     pub(crate) fn discard(&self) {
         let values = {
             let mut known = lock(&self.known);
-            known.discarded += 1;
+            known.discarded.all += 1;
             take(&mut known.values)
         };
         drop(values);
     }
 
-    /// Discards those that may be in training.
-    fn discard_trainable(&self) {
+    /// Discards those that may be in training, as the value at `place` is, which may have been frozen before.
+    fn discard_trainable(&self, place: PlainPlace) {
         let trainable: Vec<_> = {
             let mut known = lock(&self.known);
-            known.discarded += 1;
-            known
-                .values
-                .extract_if(.., |(_, known)| known.is_trainable)
-                .collect()
+            known.discarded.trainable += 1;
+            let is_trained = |(at, known): &mut (PlainPlace, Arc<KnownValue>)| {
+                known.is_trainable || *at == place
+            };
+            known.values.extract_if(.., is_trained).collect()
         };
         drop(trainable);
     }
 
-    /// What `value` of the argument at `position` is.
-    pub(super) fn read<T: Fingerprint + ?Sized>(&self, position: usize, value: &T) -> PlainValue {
+    /// What the `value` at `place` is.
+    pub(super) fn read<T: Fingerprint + ?Sized>(&self, place: PlainPlace, value: &T) -> PlainValue {
         let mut survey = Survey::default();
         value.fingerprint(&mut Fingerprinter::survey(&mut survey));
         if survey.is_locked {
@@ -201,7 +216,7 @@ impl PlainDigests {
         }
         if survey.records_gradients {
             // A training step may change it without a trace.
-            self.discard_trainable();
+            self.discard_trainable(place);
             return PlainValue {
                 records_gradients: true,
                 has_weights: true,
@@ -209,12 +224,12 @@ impl PlainDigests {
             };
         }
         let mut is_unsampled = false;
-        if let Some(known) = self.find(position, value, &mut is_unsampled) {
+        if let Some(known) = self.find(place, value, &mut is_unsampled) {
             return known;
         }
         let turn = self.hashing.take(TIMEOUT);
         if turn.waited
-            && let Some(known) = self.find(position, value, &mut is_unsampled)
+            && let Some(known) = self.find(place, value, &mut is_unsampled)
         {
             return known;
         }
@@ -232,7 +247,7 @@ impl PlainDigests {
                 functions: hashed.functions.clone(),
                 is_trainable: survey.trainable.is_some(),
             });
-            self.keep(position, known.clone(), discarded);
+            self.keep(place, known.clone(), discarded);
             hashed.known = Some(known);
         }
         hashed
@@ -241,13 +256,13 @@ impl PlainDigests {
     /// A value that is as it was when it was hashed, or cannot be read now.
     fn find<T: Fingerprint + ?Sized>(
         &self,
-        position: usize,
+        place: PlainPlace,
         value: &T,
         is_unsampled: &mut bool,
     ) -> Option<PlainValue> {
         let values = lock(&self.known).values.clone();
-        let of_argument = values.into_iter().rev().filter(|(at, _)| *at == position);
-        for (_, known) in of_argument {
+        let of_place = values.into_iter().rev().filter(|(at, _)| *at == place);
+        for (_, known) in of_place {
             let seen = known.fields.compare(|watcher| {
                 value.fingerprint(&mut Fingerprinter::watch(watcher));
             });
@@ -265,24 +280,23 @@ impl PlainDigests {
 
     fn note_use(&self, used: &Arc<KnownValue>) {
         let values = &mut lock(&self.known).values;
-        let place = values
-            .iter()
-            .position(|(_, known)| Arc::ptr_eq(known, used));
-        if let Some(place) = place {
-            values[place..].rotate_left(1);
+        let is_used = |(_, known): &(PlainPlace, _)| Arc::ptr_eq(known, used);
+        if let Some(found) = values.iter().position(is_used) {
+            values[found..].rotate_left(1);
         }
     }
 
-    fn keep(&self, position: usize, value: Arc<KnownValue>, discarded: u64) {
+    fn keep(&self, place: PlainPlace, value: Arc<KnownValue>, before: Discarded) {
         let dropped = {
             let mut known = lock(&self.known);
-            if known.discarded != discarded {
+            let now = known.discarded;
+            if now.all != before.all || (value.is_trainable && now != before) {
                 return;
             }
-            known.values.push((position, value));
-            let is_of_argument = |(at, _): &(usize, _)| *at == position;
-            let count = known.values.iter().filter(|it| is_of_argument(it)).count();
-            let oldest = known.values.iter().position(is_of_argument);
+            known.values.push((place, value));
+            let is_of_place = |(at, _): &(PlainPlace, _)| *at == place;
+            let count = known.values.iter().filter(|it| is_of_place(it)).count();
+            let oldest = known.values.iter().position(is_of_place);
             oldest
                 .filter(|_| count > MAX_KNOWN)
                 .map(|oldest| known.values.remove(oldest))

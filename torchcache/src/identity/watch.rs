@@ -132,6 +132,11 @@ impl Snapshot {
         self.on_device.release();
     }
 
+    /// Whether what is compared word by word was the same when `other` was recorded.
+    pub(crate) fn has_words_of(&self, other: &Snapshot) -> bool {
+        self.words == other.words
+    }
+
     /// The device of the recorded tensors, if all are on one.
     pub(crate) fn device(&self) -> Option<Device> {
         match self.devices {
