@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use tch::nn::{self, Module};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torchcache::{Batched, Error, ErrorKind, Imported, TorchCache, torchcache};
 
 use crate::persistent_module::kept;
@@ -163,7 +163,7 @@ fn what_does_not_fit_is_an_error_and_stores_nothing() {
             "other rows of this cache `rows` Float [2], `layers.0` Float [2]",
         ),
         (
-            parts(&xs.to_sparse_sparse_dim(2), &[&xs]),
+            parts(&xs.to_device(Device::Cpu).to_sparse_sparse_dim(2), &[&xs]),
             &[1, 2, 3],
             "the imported rows cannot be cached: the output is sparse",
         ),
@@ -401,4 +401,22 @@ fn rows_with_padding_and_ids_of_any_shape_are_imported() {
     let found = pooled(&images(4), &[4, 3]);
     assert!(same(&found, &features.flip([0])));
     assert_eq!(ROWS.take(), 0);
+}
+
+/// A hit shows the kind of rows, although no forward of this handle did.
+#[test]
+fn rows_of_another_kind_than_a_row_that_was_found_are_refused() {
+    let (first, second) = (Scale::by(0.371), Scale::by(0.371));
+    let xs = random(&[5, 11]);
+    first.forward(&xs.narrow(0, 0, 2));
+    second.forward(&xs.narrow(0, 0, 2));
+    assert_eq!(second.ran.take(), (0, 0));
+    let others = xs.narrow(0, 2, 3);
+    let rows = &others * 0.371;
+    let import = |rows| second.cache.import(rows, || second.forward(&others));
+    let error = import(rows.to_kind(Kind::Double)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidImport, "{error}");
+    assert_eq!(import(rows).unwrap().imported, 3);
+    assert!(same(&second.forward(&others), &(&others * 0.371)));
+    assert_eq!(second.ran.take(), (0, 0));
 }

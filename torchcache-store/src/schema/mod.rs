@@ -77,6 +77,17 @@ impl Schema {
         }
     }
 
+    /// Whether both have as many tensors, of the same kinds and numbers of dimensions.
+    pub fn has_kinds_of(&self, other: &Schema) -> bool {
+        let kinds = |schema: &Schema| -> Vec<_> {
+            let tensors = schema.tensors.iter();
+            tensors
+                .map(|it| (it.stored, it.output, it.shape.len()))
+                .collect()
+        };
+        kinds(self) == kinds(other)
+    }
+
     /// Whether rows of both can be in one batch. The device may differ.
     pub fn agrees(&self, other: &Schema) -> bool {
         let agree = |(left, right): (&TensorSpec, &TensorSpec)| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use super::cuts::CutHistory;
 use super::placements::Placements;
@@ -11,6 +11,7 @@ use super::shapes::OutputShapes;
 use super::stats::Counters;
 use crate::attempts::Attempts;
 use crate::function::Function;
+use crate::schema::TensorSchema;
 use crate::sync::{read, write};
 
 /// The digest of a function's code and full name.
@@ -35,6 +36,8 @@ pub(crate) struct Method {
     pub(crate) waits: Attempts,
     pub(crate) placements: Placements,
     pub(crate) shapes: OutputShapes,
+    /// What the first call of it returned.
+    pub(crate) returned: OnceLock<Arc<TensorSchema>>,
     /// The code of the cached functions that its body is known to call, and of those that these call; and of the
     /// modules that they are of, the digest of their options.
     callees: RwLock<BTreeSet<CodeDigest>>,
@@ -109,6 +112,7 @@ impl Method {
             waits: Attempts::new(),
             placements: Placements::default(),
             shapes: OutputShapes::new(),
+            returned: OnceLock::new(),
             callees: RwLock::new(callees.collect()),
             knows_callees: AtomicBool::new(false),
         }

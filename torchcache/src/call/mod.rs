@@ -144,7 +144,7 @@ fn run_cached<O: Output>(
     if uses_tiers {
         call.find_in_memory(&mut lookup)?;
         call.find_on_disk(&mut lookup)?;
-        if lookup.has_found() {
+        if lookup.has_found() && options.persistent_module_hash().is_none() {
             // Rows are stored by keys that have the code of all functions that the body called.
             method.note_callees_known();
         }
@@ -865,6 +865,7 @@ impl<'a> CachedCall<'a> {
             "{} rows",
             rows.rows
         );
+        self.method.returned.get_or_init(|| schema.clone());
         let mut lengths = schema.lengths.iter().copied();
         let value = O::Value::unflatten(&mut tensors.into_iter(), &mut lengths);
         // Keys contain the structure of the output, so that only a forged row does not fit.

@@ -105,8 +105,16 @@ impl CachedCall<'_> {
                 expected: describe(other),
             }));
         }
-        if let Some(schema) = known().next() {
-            packed.schema = schema.clone().into();
+        match (known().next(), self.method.returned.get()) {
+            (Some(schema), _) => packed.schema = schema.clone().into(),
+            // Rows of other shapes, or keys, show the kinds at least.
+            (None, Some(other)) if !other.has_kinds_of(&packed.schema) => {
+                return Err(Stop::from(Detail::ImportedSchema {
+                    got: describe(&packed.schema),
+                    expected: describe(other),
+                }));
+            }
+            (None, _) => {}
         }
         let keys = lookup.keys();
         let is_missing = |position: &usize| !present.contains(&keys[*position]);
