@@ -149,12 +149,29 @@ impl Model {
             roomy,
         };
         self.attached.insert(instance, attached);
+        if let Some(before) = before.filter(|before| before.place.1 != place.1) {
+            self.leave(before.place.1);
+        }
     }
 
     /// An instance is dropped.
     pub(crate) fn detach(&mut self, instance: usize) {
-        self.attached.remove(&instance);
+        let before = self.attached.remove(&instance);
         self.refused.remove(&instance);
+        self.leave(before.and_then(|before| before.place.1));
+    }
+
+    /// An instance leaves a directory. The largest bound of those that are left holds, which may be a small one of
+    /// before the last change.
+    fn leave(&mut self, directory: Option<usize>) {
+        let mut others = self.attached.values();
+        let is_small = |it: &Attached| it.place.1 == directory && !it.roomy.disk;
+        if let Some(directory) = directory
+            && others.any(is_small)
+        {
+            self.disks_of(directory)
+                .for_each(|disk| disk.set_bound(false, false));
+        }
     }
 
     /// A call of an instance was `refused` since its directory cannot be used, or was not.
