@@ -348,8 +348,9 @@ impl Watcher {
                 Ok(copied) => raw::view(&copied).map_or(NONE, all),
                 Err(_) => NONE,
             }
-        } else if !state.is_strided() {
-            // Writes to the tensors that a sparse one consists of do not change its version, and others have no address.
+        } else if layout::is_sparse(tensor) || state.pointer() == 0 {
+            // Writes to the tensors that a sparse one consists of do not change its version. An opaque one has no
+            // address, such as that of MKL-DNN.
             tensor_digest(tensor).map_or(NONE, |digest| all(&digest))
         } else {
             NONE
