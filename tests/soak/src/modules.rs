@@ -7,8 +7,8 @@ use tch::nn::Module;
 use tch::{Device, Kind, Tensor};
 use torchcache::{TorchCache, torchcache};
 
-/// Elements of a row.
-pub const WIDTH: i64 = 33;
+/// Elements of a row: more than a batch has rows, since as many would run the forward once more.
+pub const WIDTH: i64 = 47;
 
 /// The rows of these numbers: each element says which row it is of, and which of it.
 pub fn rows(numbers: &[i64]) -> Tensor {
