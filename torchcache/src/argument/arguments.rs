@@ -1,12 +1,13 @@
 //! [`Arguments`]: the arguments of one call, as its keys need them.
 
 use std::mem::take;
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
 use super::ids::Ids;
 use super::padding::{Padding, PaddingValue};
-use super::plain::{PlainArguments, PlainDigests};
+use super::plain::{PlainArguments, PlainDigests, PlainValue};
 use crate::error::Detail;
 use crate::function::Function;
 use crate::identity::Fingerprint;
@@ -192,7 +193,7 @@ impl<'a> Arguments<'a> {
             _ if self.is_skipping => return None,
             PlainReader::Nothing => return None,
             PlainReader::Known(known) => known.read((self.count, self.plain_parts), value),
-            PlainReader::Hash => PlainDigests::new().read((self.count, 0), value),
+            PlainReader::Hash => PlainValue::hash(value, Arc::default()),
         };
         self.plain_parts += 1;
         let digest = value.digest;

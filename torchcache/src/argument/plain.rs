@@ -86,7 +86,7 @@ pub(super) struct PlainValue {
 
 impl PlainValue {
     /// Hashes a value.
-    fn hash<T: Fingerprint + ?Sized>(value: &T, progress: Arc<Progress>) -> Self {
+    pub(super) fn hash<T: Fingerprint + ?Sized>(value: &T, progress: Arc<Progress>) -> Self {
         let mut collector = Collector {
             progress,
             ..Collector::default()
