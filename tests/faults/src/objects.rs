@@ -156,9 +156,25 @@ pub struct RequestLog {
 
 #[derive(Debug)]
 struct Bucket {
-    objects: BTreeMap<String, Arc<Vec<u8>>>,
+    objects: BTreeMap<String, Object>,
+    /// That of the store.
+    clock: SimClock,
     page: usize,
     ignores_conditions: bool,
+}
+
+#[derive(Debug)]
+struct Object {
+    bytes: Arc<Vec<u8>>,
+    modified: SystemTime,
+}
+
+impl Bucket {
+    fn insert(&mut self, key: &str, bytes: Arc<Vec<u8>>) {
+        let modified = self.clock.time_of_day();
+        let object = Object { bytes, modified };
+        self.objects.insert(key.to_owned(), object);
+    }
 }
 
 type Plan = Box<dyn FnMut(Request) -> Option<ObjectFault> + Send>;
@@ -176,6 +192,7 @@ impl SimObjects {
     pub fn new(clock: SimClock) -> SimObjects {
         let bucket = Bucket {
             objects: BTreeMap::new(),
+            clock: clock.clone(),
             page: 1000,
             ignores_conditions: false,
         };
@@ -225,20 +242,19 @@ impl SimObjects {
         let bucket = lock(&self.bucket);
         let objects = bucket.objects.iter().filter(|(key, _)| key.contains(text));
         objects
-            .map(|(key, bytes)| (key.clone(), bytes.clone()))
+            .map(|(key, object)| (key.clone(), object.bytes.clone()))
             .collect()
     }
 
     /// Puts an object past all clients.
     pub fn insert(&self, key: &str, bytes: Vec<u8>) {
-        lock(&self.bucket)
-            .objects
-            .insert(key.to_owned(), Arc::new(bytes));
+        lock(&self.bucket).insert(key, Arc::new(bytes));
     }
 
     /// Removes an object past all clients.
     pub fn take(&self, key: &str) -> Option<Arc<Vec<u8>>> {
-        lock(&self.bucket).objects.remove(key)
+        let object = lock(&self.bucket).objects.remove(key)?;
+        Some(object.bytes)
     }
 
     /// The requests of this handle since the last call.
@@ -294,8 +310,11 @@ impl SimObjects {
         if let Some(ObjectFault::Error(kind)) = fault {
             return Err(ObjectError::new(kind, "planted"));
         }
-        let object = lock(&self.bucket).objects.get(key).cloned();
-        let object = object.ok_or(ObjectErrorKind::NotFound)?;
+        let object = {
+            let bucket = lock(&self.bucket);
+            let object = bucket.objects.get(key);
+            object.ok_or(ObjectErrorKind::NotFound)?.bytes.clone()
+        };
         let len = object.len();
         let begin = usize::try_from(range.start).unwrap_or(len);
         let end = usize::try_from(range.end).unwrap_or(len).min(len);
@@ -354,9 +373,10 @@ impl ObjectStore for SimObjects {
             let keys = bucket.objects.iter().filter(|(key, _)| {
                 key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)
             });
-            let mut listed = keys.map(|(key, bytes)| ListedObject {
+            let mut listed = keys.map(|(key, object)| ListedObject {
                 key: key.clone(),
-                size: bytes.len() as u64,
+                size: object.bytes.len() as u64,
+                modified: object.modified,
             });
             Ok(ObjectPage {
                 objects: listed.by_ref().take(bucket.page).collect(),
@@ -396,7 +416,7 @@ impl ObjectStore for SimObjects {
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>, ObjectError> {
         self.request(Request::Get, 0, deadline, |bucket, fault| {
             let object = bucket.objects.get(key).ok_or(ObjectErrorKind::NotFound)?;
-            let mut body = object.to_vec();
+            let mut body = object.bytes.to_vec();
             damage(&mut body, fault);
             Ok(body)
         })
@@ -412,16 +432,14 @@ impl ObjectStore for SimObjects {
             if bucket.objects.contains_key(key) && !bucket.ignores_conditions {
                 return Err(ObjectErrorKind::AlreadyExists.into());
             }
-            bucket.objects.insert(key.to_owned(), bytes.clone());
+            bucket.insert(key, bytes.clone());
             Ok(())
         })
     }
 
     fn set(&self, key: &str, bytes: &[u8], deadline: Instant) -> Result<(), ObjectError> {
         self.request(Request::Set, bytes.len(), deadline, |bucket, _| {
-            bucket
-                .objects
-                .insert(key.to_owned(), Arc::new(bytes.to_vec()));
+            bucket.insert(key, Arc::new(bytes.to_vec()));
             Ok(())
         })
     }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug, Display};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// An implementation of [`ObjectStore::read`] has at most so many requests under way at a time, those of all callers
 /// together.
@@ -86,6 +86,8 @@ pub struct ListedObject {
     pub key: String,
     /// Its length in bytes.
     pub size: u64,
+    /// When it was put, by the clock of the store.
+    pub modified: SystemTime,
 }
 
 /// A range of an object that is read by one request.
