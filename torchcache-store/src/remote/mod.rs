@@ -7,6 +7,7 @@
 //! <prefix>/torchcache-1/<module hash>/
 //!   s/<ns>-<pid>-<rand64>-<footer bytes>.tcs    a segment, as on disk
 //!   latest                                      16 random bytes: a hint that segments were added
+//!   r/<yyyymmdd>/<machine>                      which segments a machine read that day: see [`ReadMark`]
 //! ```
 //!
 //! Segments are immutable and have unique names, so no promise rests on conditional puts: "already exists" means that
@@ -52,6 +53,7 @@ mod fetch;
 mod footers;
 mod name;
 mod object_store;
+mod read_marks;
 #[cfg(all(test, not(shuttle)))]
 mod test_clock;
 mod time;
@@ -77,6 +79,7 @@ pub use object_store::{
     ListedObject, MAX_CONCURRENT_READS, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore,
     RangeRead,
 };
+pub use read_marks::ReadMark;
 pub use time::{Clock, SystemClock};
 pub use upload::{RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
 
