@@ -11,7 +11,11 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 
 /// Whether this process is a forked child. The process that calls this first is the owner, so code that
 /// starts a thread or makes a directory calls it before. Safe to call in a signal handler.
-pub(crate) fn is_forked() -> bool {
+///
+/// ```
+/// assert!(!torchcache_store::fork::is_forked());
+/// ```
+pub fn is_forked() -> bool {
     let process = std::process::id();
     let owner = OWNER.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed);
     owner.is_err_and(|owner| owner != process)

@@ -87,7 +87,10 @@ mod fault;
 mod flight;
 #[cfg(feature = "unstable")]
 pub mod flight;
+#[cfg(not(feature = "unstable"))]
 mod fork;
+#[cfg(feature = "unstable")]
+pub mod fork;
 #[cfg(not(feature = "unstable"))]
 mod fs;
 #[cfg(feature = "unstable")]

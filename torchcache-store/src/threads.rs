@@ -8,6 +8,7 @@
 //!
 //! Public because torchcache hashes and copies rows on the same threads.
 
+use std::io;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -38,6 +39,27 @@ fn pool() -> Option<&'static ThreadPool> {
 /// the process by SIGXFSZ. For the start of a program. On macOS, threads that were started before take that signal.
 pub fn block_file_size_signal() {
     sys::block_file_size_signal();
+}
+
+/// Starts a thread that the end of the process does not wait for. The program's signals go to its own threads, and not
+/// to this one or to those that it starts.
+///
+/// ```
+/// let (sender, receiver) = std::sync::mpsc::channel();
+/// torchcache_store::threads::spawn_detached("example", move || sender.send(7).unwrap())?;
+/// assert_eq!(receiver.recv(), Ok(7));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// The system starts no thread, or the process was forked off another one.
+pub fn spawn_detached(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    if fork::is_forked() {
+        return Err(io::Error::other("a forked process starts no thread"));
+    }
+    let builder = thread::Builder::new().name(name.to_owned());
+    sys::without_signals(|| builder.spawn(work))?;
+    Ok(())
 }
 
 /// How many threads can share the work of this one. Starts the pool if need be.
