@@ -1,0 +1,32 @@
+//! Credentials that do not come are a denied request, not any failure.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use object_store::client::CredentialProvider;
+use object_store::{Error, RetryConfig};
+
+/// Each request is made once: the remote tier retries.
+pub(crate) fn no_retries() -> RetryConfig {
+    RetryConfig {
+        max_retries: 0,
+        ..RetryConfig::default()
+    }
+}
+
+/// Credentials of another provider.
+#[derive(Debug)]
+pub(crate) struct Required<C>(pub(crate) Arc<dyn CredentialProvider<Credential = C>>);
+
+#[async_trait]
+impl<C: std::fmt::Debug + Send + Sync> CredentialProvider for Required<C> {
+    type Credential = C;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<C>> {
+        let got = self.0.get_credential().await;
+        got.map_err(|source| Error::Unauthenticated {
+            path: "credentials".to_owned(),
+            source: Box::new(source),
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! What `object_store` does not check of answers: each error keeps what it says, and the answer of a put has no error in
+//! its body.
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use object_store::client::{
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
+    HttpService, ReqwestConnector,
+};
+
+use crate::failure::{Begun, Refusal, RefusalKind, one_line};
+
+/// The most bytes that are read of the body of an error.
+const MAX_ERROR_BODY: usize = 16 << 10;
+
+/// Makes clients that check answers.
+#[derive(Debug)]
+pub(crate) struct Connector;
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Checked(inner)))
+    }
+}
+
+#[derive(Debug)]
+struct Checked(HttpClient);
+
+#[async_trait]
+impl HttpService for Checked {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let begun = request.extensions().get::<Begun>().cloned();
+        let is_put = request.method().as_str() == "PUT";
+        let response = self.0.execute(request).await?;
+        if let Some(begun) = begun {
+            begun.set();
+        }
+        let status = response.status().as_u16();
+        if status < 400 && !is_put {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        let mut stream = body.bytes_stream();
+        let mut bytes = Vec::new();
+        while bytes.len() < MAX_ERROR_BODY
+            && let Some(chunk) = stream.next().await
+        {
+            let chunk = chunk?;
+            bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - bytes.len())]);
+        }
+        match refusal_of(status, &String::from_utf8_lossy(&bytes)) {
+            Some(refusal) => Err(HttpError::new(HttpErrorKind::Unknown, refusal)),
+            None => Ok(HttpResponse::from_parts(parts, bytes.into())),
+        }
+    }
+}
+
+/// What an answer says that its status alone does not, or that `object_store` does not keep. The answer of S3 to a
+/// request with expired credentials has the status 400, a missing bucket is no missing object, and a conflict with a
+/// request that is not done yet is no object.
+fn refusal_of(status: u16, body: &str) -> Option<Refusal> {
+    let code = element(body, "Code").unwrap_or_default();
+    let kind = match (status, code) {
+        (200..400, "SlowDown" | "ServiceUnavailable") | (429 | 503, _) => RefusalKind::Throttled,
+        (200..400, _) if body.contains("<Error>") => RefusalKind::Other,
+        (200..400, _) => return None,
+        (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId") => {
+            RefusalKind::Denied
+        }
+        (404, "NoSuchBucket" | "ContainerNotFound") => RefusalKind::Other,
+        (404, _) if body.contains("The specified bucket does not exist") => RefusalKind::Other,
+        (409, "ConditionalRequestConflict" | "OperationAborted") => RefusalKind::Other,
+        (501, _) => RefusalKind::NotImplemented,
+        _ => return None,
+    };
+    let detail = match (code, element(body, "Message").unwrap_or_default()) {
+        ("", _) => one_line(body),
+        (code, message) => format!("{code}: {message}"),
+    };
+    let reason = format!("status {status} {detail}").trim_end().to_owned();
+    Some(Refusal { kind, reason })
+}
+
+/// The text of the first XML element with this name.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_refused_by_what_it_says() {
+        let body = |code: &str| {
+            format!(
+                "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>Why</Message></Error>"
+            )
+        };
+        let kind = |status, body: &str| refusal_of(status, body).map(|it| it.kind);
+        for (status, code, expected) in [
+            (200, "InternalError", Some(RefusalKind::Other)),
+            (200, "SlowDown", Some(RefusalKind::Throttled)),
+            (503, "SlowDown", Some(RefusalKind::Throttled)),
+            (429, "TooMany", Some(RefusalKind::Throttled)),
+            (400, "ExpiredToken", Some(RefusalKind::Denied)),
+            (400, "InvalidArgument", None),
+            (404, "NoSuchKey", None),
+            (404, "NoSuchBucket", Some(RefusalKind::Other)),
+            (409, "BlobAlreadyExists", None),
+            (409, "ConditionalRequestConflict", Some(RefusalKind::Other)),
+            (412, "PreconditionFailed", None),
+            (501, "NotImplemented", Some(RefusalKind::NotImplemented)),
+        ] {
+            assert_eq!(kind(status, &body(code)), expected, "{status} {code}");
+        }
+        assert_eq!(kind(200, ""), None);
+        assert_eq!(kind(503, ""), Some(RefusalKind::Throttled));
+        let refusal = refusal_of(404, &body("NoSuchBucket")).unwrap();
+        assert_eq!(refusal.to_string(), "status 404 NoSuchBucket: Why");
+        assert_eq!(refusal_of(503, "").unwrap().to_string(), "status 503");
+    }
+}
