@@ -39,6 +39,7 @@
 
 // Layers, from the top down: a module imports only what is below its own line.
 //
+// remote_tier    the rows of a store in an object store
 // store     the public handle
 // process   what a process has once: its stores, private directories, the end
 // engine    queueing, writing, eviction, compaction, reading    admin  caches on disk, from outside
@@ -104,6 +105,8 @@ mod process;
 mod progress;
 #[cfg(feature = "unstable")]
 pub mod remote;
+#[cfg(feature = "unstable")]
+pub mod remote_tier;
 #[cfg(feature = "unstable")]
 pub mod schema;
 #[cfg(not(feature = "unstable"))]

@@ -165,7 +165,7 @@ impl Store {
         }
     }
 
-    fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.handle.engine
     }
 
@@ -197,7 +197,7 @@ impl Store {
     /// Locates rows, queued ones included: one slot for each key.
     pub fn locate(&self, keys: &[Key]) -> Vec<Option<Located>> {
         let mut slots = vec![None; keys.len()];
-        let Engine { queue, catalog, .. } = self.engine();
+        let Engine { queue, catalog, .. } = &**self.engine();
         // The queue first: a row is in the index before it leaves the queue.
         queue.locate(keys, &mut slots);
         // A disk that makes no progress is not asked for rows of other processes.
@@ -411,7 +411,7 @@ impl Store {
     /// Removes every row of the directory, and those that are queued. A file that cannot be opened, and has a name that is
     /// not of this crate, is left and counted as a fault.
     pub fn clear(&self) {
-        let Engine { catalog, queue, .. } = self.engine();
+        let Engine { catalog, queue, .. } = &**self.engine();
         drop(catalog.clear(|| queue.clear()));
     }
 
@@ -427,7 +427,7 @@ impl Store {
             queue,
             counters,
             ..
-        } = self.engine();
+        } = &**self.engine();
         let segments = catalog.live_segments();
         let (pending_rows, pending_bytes) = queue.pending();
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -10,6 +10,8 @@ pub(crate) mod flusher;
 pub(crate) mod handle;
 pub(crate) mod pending;
 pub(crate) mod read;
+#[cfg(feature = "unstable")]
+mod records;
 pub(crate) mod removal;
 pub(crate) mod root;
 pub(crate) mod root_eviction;

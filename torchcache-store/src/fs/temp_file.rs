@@ -139,6 +139,11 @@ impl TempFile {
         &self.dir
     }
 
+    /// Whether other processes see that it is locked.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.prefix == PREFIX
+    }
+
     /// The unique part of the name, for a file that needs no particular one.
     pub(crate) fn unique_name(&self) -> &str {
         &self.name[self.prefix.len()..]

@@ -7,6 +7,7 @@ pub(crate) mod shutdown;
 mod signals;
 #[cfg(feature = "unstable")]
 mod temp_dir;
+pub(crate) mod uploads;
 
 pub use registry::flush_all;
 pub use shutdown::flush_on_signals;

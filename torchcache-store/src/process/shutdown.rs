@@ -7,12 +7,12 @@ use std::io;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::Builder;
 use std::time::Instant;
 
 use super::registry::{engines, flush};
-use super::signals;
+use super::{signals, uploads};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::fs::private_dirs;
@@ -22,6 +22,15 @@ use crate::{descriptors, events, fork, sys};
 /// The file that a private directory has, and no other directory. Its lock is held while the process
 /// lives.
 pub(super) const LOCK_FILE: &str = ".torchcache-private.lock";
+
+/// Has [`finish`] run before the exit hooks that are registered by now: what uploads rows may have registered some.
+pub(crate) fn register_exit_hook_again() {
+    static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !fork::is_forked() && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+        // Without it, the hook that was registered before does the same.
+        sys::at_exit(exit_hook);
+    }
+}
 
 /// Has [`finish`] run when the process ends by `exit` or by returning from `main`.
 pub(crate) fn register_exit_hook() {
@@ -67,8 +76,8 @@ pub(super) extern "C" fn exit_hook() {
     }
 }
 
-/// Writes what is queued and removes private directories. Waits for a disk no longer than the longest
-/// stall timeout of the stores.
+/// Writes what is queued, uploads what is left and removes private directories. Waits for a disk no longer than the
+/// longest stall timeout of the stores, and for uploads ten seconds, over all calls.
 fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     let begin = Instant::now();
     // The end waits on a flusher thread as well: for other stores, and until the stall timeout for its own.
@@ -84,6 +93,7 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
         // Removing may take any time, and so may code of the caller that dropping rows runs, so both
         // are waited for from here. If no thread can be started, the next process removes them.
         let remove_all = move || {
+            uploads::finish(Some(&dirs), uploads_begun());
             end_private(&dirs, begin);
             drop((private, done));
         };
@@ -92,8 +102,16 @@ fn finish(engines: Vec<Arc<Engine>>, dirs: Vec<PathBuf>) {
     } else {
         drop(done);
     }
+    // First: it takes less, and what is uploaded then is compressed.
     flush(&kept, begin);
-    let _ = removed.recv_timeout(stall_timeout.saturating_sub(begin.elapsed()));
+    let timeout = stall_timeout + uploads::finish(None, uploads_begun());
+    let _ = removed.recv_timeout(timeout.saturating_sub(begin.elapsed()));
+}
+
+/// When the end of the process first waited for uploads.
+fn uploads_begun() -> Instant {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    *BEGUN.get_or_init(Instant::now)
 }
 
 /// Ends the stores in private directories, which no longer write, and removes the directories.

@@ -15,6 +15,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::shutdown::{self, LOCK_FILE, end_private, remove};
+use super::uploads;
 use crate::fs::temp_file::is_recent;
 use crate::fs::{private_dirs, try_lock};
 use crate::{descriptors, fork};
@@ -92,7 +93,9 @@ impl TempCache {
 impl Drop for TempCache {
     fn drop(&mut self) {
         if !fork::is_forked() {
-            end_private(std::slice::from_ref(&self.path), Instant::now());
+            let (dirs, now) = (std::slice::from_ref(&self.path), Instant::now());
+            uploads::finish(Some(dirs), now);
+            end_private(dirs, Instant::now());
         }
     }
 }

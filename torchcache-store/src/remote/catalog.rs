@@ -4,8 +4,9 @@
 //! only, and lookups take no others; under `live`, `shadowed_by` of a segment may be
 //! taken.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,12 @@ use super::exclusive::Exclusive;
 use super::footers::FooterFiles;
 use super::name::{self, Layout, ObjectName};
 use super::object_store::{ObjectError, ObjectErrorKind, RangeRead};
+use super::segment::{RemoteRow, RemoteSegment};
 use super::time;
+use super::warnings::Warning;
 use crate::catalog::index::{Index, IndexEntry, Inserted, PARTITIONS, by_partition};
 use crate::key::{Key, fingerprint};
-use crate::segment::{Footer, RowEntry, RowGroup, SegmentError};
+use crate::segment::{Footer, SegmentError};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// How long after a refresh the next one may come, at first and at most. It doubles while nothing changes.
@@ -48,64 +51,11 @@ const MAX_ATTEMPTS: u8 = 3;
 /// The most rows of a segment that are read again after their records were damaged.
 const MAX_DOUBTED: usize = 1 << 16;
 
+/// So many rows are superseded under one lock.
+const SUPERSEDED_AT_ONCE: usize = 1 << 12;
+
 /// So many footers are requested together; after a failure of all of them no more are.
 const FOOTERS_AT_ONCE: usize = 64;
-
-/// A segment of the remote that rows are read from.
-#[derive(Debug)]
-pub(super) struct RemoteSegment {
-    pub(super) id: u32,
-    pub(super) name: ObjectName,
-    size: u64,
-    groups: Vec<RowGroup>,
-    /// Segments that have some of these rows as well, and from which those are read.
-    shadowed_by: Mutex<HashSet<u32>>,
-    /// The fingerprints of rows whose records were not those that were written, at the first time that was seen.
-    doubted: Mutex<HashSet<u64>>,
-    /// Rows are to be indexed again, since a segment that shadowed them is gone or damaged.
-    is_unshadowed: AtomicBool,
-}
-
-impl RemoteSegment {
-    fn shadowed_by(&self) -> MutexGuard<'_, HashSet<u32>> {
-        let shadowed_by = self.shadowed_by.lock();
-        shadowed_by.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn doubted(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn group(&self, row: &RowEntry) -> &RowGroup {
-        // Checked by `RemoteRow::new`.
-        &self.groups[usize::from(row.group)]
-    }
-}
-
-/// A row that the remote has.
-#[derive(Clone, Debug)]
-pub struct RemoteRow {
-    /// The length of the value.
-    pub len: usize,
-    pub(super) segment: Arc<RemoteSegment>,
-    pub(super) row: RowEntry,
-}
-
-impl RemoteRow {
-    fn new(segment: &Arc<RemoteSegment>, row: RowEntry) -> Option<RemoteRow> {
-        let group = segment.groups.get(usize::from(row.group))?;
-        Some(RemoteRow {
-            len: group.raw_len as usize,
-            segment: segment.clone(),
-            row,
-        })
-    }
-
-    /// The schema with which the row was stored.
-    pub fn schema(&self) -> &[u8] {
-        &self.segment.group(&self.row).schema
-    }
-}
 
 /// What lookups use.
 #[derive(Debug)]
@@ -117,6 +67,10 @@ struct LiveSet {
     index: Index,
     /// Whether the index has entries of segments that are not live.
     has_dead_entries: bool,
+    /// Rows whose copies are not used any more, by their fingerprints: with the number of the call.
+    superseded: HashMap<u64, u64>,
+    /// How many calls there were.
+    supersessions: u64,
 }
 
 /// What is known of the objects.
@@ -189,6 +143,8 @@ impl RemoteCatalog {
                 gone: HashSet::new(),
                 index: Index::new(),
                 has_dead_entries: false,
+                superseded: HashMap::new(),
+                supersessions: 0,
             }),
             scan: Exclusive::new(Scan::default()),
             schedule: Mutex::new(Schedule {
@@ -235,15 +191,78 @@ impl RemoteCatalog {
 
     fn find(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
         let LiveSet {
-            segments, index, ..
+            segments,
+            index,
+            superseded,
+            ..
         } = &*self.live();
         // All entries first: these lookups are independent, so their cache misses overlap.
         let entries: Vec<Option<&IndexEntry>> = keys.iter().map(|key| index.get(key)).collect();
         let rows = keys.iter().zip(entries).map(|(key, entry)| {
             let entry = entry?;
-            RemoteRow::new(segments.get(&entry.segment)?, entry.row(key)?)
+            let row = RemoteRow::new(segments.get(&entry.segment)?, entry.row(key)?)?;
+            (!superseded.contains_key(&fingerprint(key))).then_some(row)
         });
         rows.collect()
+    }
+
+    /// Has no copy of these rows used that the remote has, or gets from others, until this process put one.
+    pub(super) fn supersede(&self, keys: &[Key]) {
+        let call = self.change_live(|live| {
+            live.supersessions += 1;
+            live.supersessions
+        });
+        // A part at a time, so that lookups come in between.
+        for keys in keys.chunks(SUPERSEDED_AT_ONCE) {
+            self.change_live(|live| {
+                let rows = keys.iter().map(|key| (fingerprint(key), call));
+                live.superseded.extend(rows);
+            });
+        }
+    }
+
+    /// How many calls of [`supersede`](Self::supersede) there were.
+    pub(super) fn supersessions(&self) -> u64 {
+        self.live().supersessions
+    }
+
+    /// Those of the keys whose copies are not used, each with the number of the call that superseded it, and the time
+    /// in the newest name of a segment with such a copy.
+    pub(super) fn superseded(&self, keys: &[Key]) -> (HashMap<Key, u64>, u64) {
+        let LiveSet {
+            segments,
+            index,
+            superseded,
+            ..
+        } = &*self.live();
+        let mut newest = 0;
+        let rows = keys.iter().filter_map(|key| {
+            let call = superseded.get(&fingerprint(key))?;
+            let segment = index.get(key).and_then(|it| segments.get(&it.segment));
+            newest = newest.max(segment.map_or(0, |segment| segment.name.nanos));
+            Some((*key, *call))
+        });
+        (rows.collect(), newest)
+    }
+
+    /// Has the rows used again that this process put after it had seen so many calls of
+    /// [`supersede`](Self::supersede).
+    fn reinstate(&self, footer: &Footer, supersessions: u64) {
+        if self.live().superseded.is_empty() {
+            return;
+        }
+        self.change_live(|live| {
+            for row in footer.rows() {
+                let fingerprint = fingerprint(&row.key);
+                if live
+                    .superseded
+                    .get(&fingerprint)
+                    .is_some_and(|call| *call <= supersessions)
+                {
+                    live.superseded.remove(&fingerprint);
+                }
+            }
+        });
     }
 
     /// Those of the keys whose rows need not be put: the remote has them, and none was seen to be damaged.
@@ -497,7 +516,7 @@ impl RemoteCatalog {
             match segment {
                 Some(_) if rows > self.max_rows => beyond.push(name),
                 None if rows > self.max_rows => {}
-                Some(segment) if !segment.is_unshadowed.load(Ordering::Acquire) => {}
+                Some(segment) if !segment.is_unshadowed() => {}
                 segment => loads.push(Load {
                     name,
                     size,
@@ -537,6 +556,7 @@ impl RemoteCatalog {
                     _ => *tries + 1,
                 };
                 self.corrupt.fetch_add(1, Ordering::Relaxed);
+                self.client.warnings.note(Warning::Corrupt, &error);
                 Ok(*tries >= MAX_ATTEMPTS)
             }
         }
@@ -549,24 +569,27 @@ impl RemoteCatalog {
         }
     }
 
-    /// Keeps the end of a segment that this process put, and indexes its rows unless the index is full.
-    pub(super) fn add(&self, name: ObjectName, size: u64, footer: &Footer, tail: &[u8]) {
+    /// Keeps the end of a segment that this process put, and indexes its rows unless the index is full. They were read
+    /// after so many calls of [`supersede`](Self::supersede).
+    pub(super) fn add(
+        &self,
+        name: ObjectName,
+        size: u64,
+        footer: &Footer,
+        tail: &[u8],
+        supersessions: u64,
+    ) {
         self.footers.keep(&name, tail);
         if self.indexed_rows() + footer.row_count() <= self.max_rows {
             self.insert(name, size, footer);
+            self.reinstate(footer, supersessions);
         }
     }
 
     fn insert(&self, name: ObjectName, size: u64, footer: &Footer) {
-        let segment = Arc::new(RemoteSegment {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            name,
-            size,
-            groups: footer.groups().to_vec(),
-            shadowed_by: Mutex::default(),
-            doubted: Mutex::default(),
-            is_unshadowed: AtomicBool::new(false),
-        });
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let segment = RemoteSegment::new(id, name, size, footer.groups().to_vec());
+        let segment = Arc::new(segment);
         let is_new = self.change_live(|live| {
             let is_new = !live.names.contains_key(&name) && !live.gone.contains(&name);
             if is_new {
@@ -580,28 +603,43 @@ impl RemoteCatalog {
         }
     }
 
-    /// Points the index at those rows of a segment that no other live segment has.
+    /// Points the index at those rows of a segment that no newer live segment has: where a row was removed and computed
+    /// again, the newest copy is the one that everyone reads.
     fn index_rows(&self, segment: &RemoteSegment, footer: &Footer) {
-        segment.is_unshadowed.store(false, Ordering::Release);
+        segment.set_unshadowed(false);
         let mut inserted = Inserted::default();
+        let older = RefCell::new(HashSet::new());
         by_partition(segment.id, footer.rows(), |number, entries| {
             self.change_live(
                 |LiveSet {
                      segments, index, ..
                  }| {
-                    let is_live = |id| segments.contains_key(&id);
+                    let is_newer = |id| match segments.get(&id) {
+                        Some(other) if other.name > segment.name => true,
+                        Some(_) => {
+                            older.borrow_mut().insert(id);
+                            false
+                        }
+                        None => false,
+                    };
                     index
                         .partition(number)
-                        .insert(entries, is_live, &mut inserted);
+                        .insert(entries, is_newer, &mut inserted);
                 },
             );
         });
-        let others: Vec<u32> = inserted.shadowed_by.into_keys().collect();
-        segment.shadowed_by().extend(others.iter().copied());
+        let newer: Vec<u32> = inserted.shadowed_by.into_keys().collect();
+        segment.shadowed_by().extend(newer.iter().copied());
         let live = self.live();
-        if others.iter().any(|id| !live.segments.contains_key(id)) {
-            // Detached in between.
-            segment.is_unshadowed.store(true, Ordering::Release);
+        // Where one was detached in between, the rows are indexed again.
+        if newer.iter().any(|id| !live.segments.contains_key(id)) {
+            segment.set_unshadowed(true);
+        }
+        for other in older.borrow().iter().filter_map(|id| live.segments.get(id)) {
+            other.shadowed_by().insert(segment.id);
+            if !live.segments.contains_key(&segment.id) {
+                other.set_unshadowed(true);
+            }
         }
     }
 
@@ -631,8 +669,9 @@ impl RemoteCatalog {
 
     /// The record of a row was not the one that was written. It may have been damaged on the way; at the second time it
     /// leaves the index, and another segment may have the row as well.
-    pub(super) fn note_corrupt(&self, row: &RemoteRow) {
+    pub(super) fn note_corrupt(&self, row: &RemoteRow, error: &SegmentError) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);
+        self.client.warnings.note(Warning::Corrupt, error);
         let RemoteRow { segment, row, .. } = row;
         {
             let mut doubted = segment.doubted();
@@ -670,7 +709,7 @@ impl RemoteCatalog {
 fn unshadow(segments: &HashMap<u32, Arc<RemoteSegment>>, id: u32) {
     for segment in segments.values() {
         if segment.shadowed_by().contains(&id) {
-            segment.is_unshadowed.store(true, Ordering::Release);
+            segment.set_unshadowed(true);
         }
     }
 }

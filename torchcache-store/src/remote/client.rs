@@ -1,14 +1,16 @@
 //! Every request of the remote tier: counted, and not made while the breaker is open.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::breaker::{Breaker, BreakerState};
+use super::breaker::{Breaker, BreakerState, Permit};
 use super::object_store::{
     ListedObject, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead,
 };
 use super::time::Clock;
+use super::warnings::{Warning, Warnings};
 
 /// How long a request in the background may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,6 +22,14 @@ pub(super) enum Caller {
     Call,
     /// Nothing that has to be quick.
     Background,
+}
+
+/// What a request does, which decides what an error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    List,
+    Read,
+    Write,
 }
 
 /// Requests that were made, and what came of them.
@@ -66,15 +76,26 @@ pub(super) struct Client {
     pub(super) clock: Arc<dyn Clock>,
     breaker: Breaker,
     counters: Counters,
+    pub(super) warnings: Warnings,
+    /// Whether the tier only writes: that reading is denied is an answer then, also to the request that finds out
+    /// whether the store is back.
+    is_write_only: bool,
 }
 
 impl Client {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Client {
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        warnings: Warnings,
+        is_write_only: bool,
+    ) -> Client {
         Client {
             store,
             breaker: Breaker::new(clock.clone()),
             clock,
             counters: Counters::default(),
+            warnings,
+            is_write_only,
         }
     }
 
@@ -121,7 +142,7 @@ impl Client {
             }
             Ok(page)
         };
-        self.request(list)
+        self.request(Action::List, list)
     }
 
     pub(super) fn get(&self, key: &str, until: Instant) -> Result<Vec<u8>, ObjectError> {
@@ -131,7 +152,7 @@ impl Client {
             add(&self.counters.bytes_in, got.len());
             Ok(got)
         };
-        self.request(get)
+        self.request(Action::Read, get)
     }
 
     pub(super) fn put_new(
@@ -140,14 +161,14 @@ impl Client {
         bytes: &Arc<Vec<u8>>,
         deadline: Instant,
     ) -> Result<(), ObjectError> {
-        self.request(|| {
+        self.request(Action::Write, || {
             self.count_put(bytes.len());
             self.store.put_new(key, bytes, deadline)
         })
     }
 
     pub(super) fn set(&self, key: &str, bytes: &[u8], until: Instant) -> Result<(), ObjectError> {
-        self.request(|| {
+        self.request(Action::Write, || {
             self.count_put(bytes.len());
             self.store.set(key, bytes, self.request_deadline(until))
         })
@@ -172,7 +193,10 @@ impl Client {
         }
         let Some(permit) = self.breaker.admit(caller == Caller::Background) else {
             return (0..reads.len()).for_each(|n| {
-                done(n, Err(self.counted(ObjectErrorKind::Off.into())));
+                done(
+                    n,
+                    Err(self.failed(Action::Read, ObjectErrorKind::Off.into())),
+                );
             });
         };
         add(&self.counters.gets, reads.len());
@@ -195,7 +219,7 @@ impl Client {
             is_answered |= result
                 .as_ref()
                 .map_or_else(|it| it.kind.is_answer(), |_| true);
-            done(n, result.map_err(|error| self.counted(error)));
+            done(n, result.map_err(|error| self.failed(Action::Read, error)));
         };
         let deadline = match caller {
             Caller::Call => deadline,
@@ -203,8 +227,9 @@ impl Client {
         };
         self.store.read(reads, deadline, &mut end);
         (0..reads.len()).for_each(|n| end(n, Err(ObjectErrorKind::TimedOut.into())));
-        if is_answered {
-            permit.succeeded();
+        match is_answered {
+            true => permit.succeeded(),
+            false => self.end_failed(permit, "no request of several was answered"),
         }
     }
 
@@ -212,23 +237,48 @@ impl Client {
     /// write do not open the breaker. Once reads of calls opened it, it stays open while the probe is denied.
     fn request<T>(
         &self,
+        action: Action,
         request: impl FnOnce() -> Result<T, ObjectError>,
     ) -> Result<T, ObjectError> {
         let Some(permit) = self.breaker.admit(true) else {
-            return Err(self.counted(ObjectErrorKind::Off.into()));
+            return Err(self.failed(action, ObjectErrorKind::Off.into()));
         };
         let result = request();
         let is_answer = |error: &ObjectError| {
-            error.kind.is_answer() || error.kind == ObjectErrorKind::Denied && !permit.is_probe
+            let may_be_denied = !permit.is_probe || self.is_write_only;
+            error.kind.is_answer() || error.kind == ObjectErrorKind::Denied && may_be_denied
         };
-        if result.as_ref().map_or_else(is_answer, |_| true) {
-            permit.succeeded();
+        match &result {
+            Err(error) if !is_answer(error) => self.end_failed(permit, error),
+            _ => permit.succeeded(),
         }
-        result.map_err(|error| self.counted(error))
+        result.map_err(|error| self.failed(action, error))
     }
 
-    fn counted(&self, error: ObjectError) -> ObjectError {
+    /// Counts a failure for the breaker, and warns if that opened it.
+    fn end_failed(&self, permit: Permit<'_>, reason: impl Display) {
+        drop(permit);
+        if self.breaker() == BreakerState::Open {
+            self.warnings.note(Warning::Unreachable, reason);
+        }
+    }
+
+    /// Counts an error, and warns of it.
+    fn failed(&self, action: Action, error: ObjectError) -> ObjectError {
         add(&self.counters.errors[error.kind as usize], 1);
+        let warning = match (error.kind, action) {
+            (ObjectErrorKind::Denied, Action::Write) => Some(Warning::WriteDenied),
+            (ObjectErrorKind::Denied, _) => (!self.is_write_only).then_some(Warning::ReadDenied),
+            (ObjectErrorKind::Throttled, _) => Some(Warning::Throttled),
+            // An object that is read may be gone. What is listed or put has no other reason.
+            (ObjectErrorKind::NotFound, Action::List | Action::Write) => {
+                Some(Warning::MissingBucket)
+            }
+            _ => None,
+        };
+        if let Some(warning) = warning {
+            self.warnings.note(warning, &error);
+        }
         error
     }
 }

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::catalog::{RemoteCatalog, RemoteRow};
+use super::catalog::RemoteCatalog;
 use super::client::{Caller, Client};
 use super::object_store::RangeRead;
+use super::segment::RemoteRow;
 use crate::segment::{CHECKSUM_LEN, Decoder, SegmentError, read_record};
 
 /// Bytes between two rows that are fetched with them: a request takes as long as so many bytes.
@@ -103,7 +104,7 @@ pub(super) fn fetch(
             match read_record(&mut decoder, row, segment.group(row), record, out[n]) {
                 Ok(()) => ok[n] = true,
                 Err(SegmentError::Io(_)) => {}
-                Err(_) => catalog.note_corrupt(&rows[n]),
+                Err(error) => catalog.note_corrupt(&rows[n], &error),
             }
         }
     });

@@ -54,10 +54,12 @@ mod footers;
 mod name;
 mod object_store;
 mod read_marks;
+mod segment;
 #[cfg(all(test, not(shuttle)))]
 mod test_clock;
 mod time;
 mod upload;
+mod warnings;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,23 +71,40 @@ use self::client::Client;
 use self::footers::FooterFiles;
 use self::name::Layout;
 use self::upload::{Remotes, Uploads};
+use self::warnings::{Warning, Warnings};
 use crate::fs::FileSystem;
 use crate::key::Key;
 
 pub use breaker::BreakerState;
-pub use catalog::RemoteRow;
 pub use client::RequestCounts;
 pub use object_store::{
     ListedObject, MAX_CONCURRENT_READS, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore,
     RangeRead,
 };
 pub use read_marks::ReadMark;
+pub use segment::RemoteRow;
 pub use time::{Clock, SystemClock};
-pub use upload::{RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
+pub use upload::{Pushed, RecordSource, RemoteFlushError, StoredRecord, UploadCounts};
+
+/// What a process does with the rows of a remote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RemoteMode {
+    /// It reads them, and adds those that it computes.
+    #[default]
+    ReadWrite,
+    /// It only reads: it puts no object of any kind.
+    ReadOnly,
+    /// It only adds rows. What the remote has is listed to find out which rows need not be added.
+    WriteOnly,
+}
 
 /// Where the rows of a cache are in a bucket, and bounds.
 #[derive(Clone, Debug)]
 pub struct RemoteConfig {
+    /// The URL of the remote, for messages.
+    pub url: String,
+    /// Whether it is read and written.
+    pub mode: RemoteMode,
     /// What all keys begin with; may be empty.
     pub prefix: String,
     /// The module hash, as the name of the local directory has it.
@@ -94,16 +113,18 @@ pub struct RemoteConfig {
     pub footer_dir: PathBuf,
     /// The most rows of the index, which takes up to 64 bytes for each.
     pub max_rows: usize,
-    /// The most rows that wait for their upload: 56 bytes each.
+    /// The most rows that wait for their upload: 64 bytes each.
     pub max_pending_rows: usize,
     /// The most bytes of rows that wait for their upload. They are where the rows are.
     pub max_pending_bytes: u64,
 }
 
 impl RemoteConfig {
-    /// A configuration with the default bounds: an index of at most 1 GiB, and a backlog of 1,048,576 rows or 4 GiB.
+    /// A remote that is read and written, with the default bounds: an index of at most 1 GiB, and a backlog of 1,048,576 rows or 4 GiB.
     pub fn new(prefix: &str, module_hash: &str, footer_dir: PathBuf) -> RemoteConfig {
         RemoteConfig {
+            url: prefix.to_owned(),
+            mode: RemoteMode::default(),
             prefix: prefix.to_owned(),
             module_hash: module_hash.to_owned(),
             footer_dir,
@@ -140,6 +161,7 @@ pub struct RemoteStats {
 /// A thread in the background calls [`work`](Self::work) about once a second; the other methods are for any thread.
 #[derive(Debug)]
 pub struct Remote {
+    mode: RemoteMode,
     client: Arc<Client>,
     catalog: RemoteCatalog,
     uploads: Uploads,
@@ -156,6 +178,8 @@ impl Remote {
         config: RemoteConfig,
     ) -> Remote {
         let RemoteConfig {
+            url,
+            mode,
             prefix,
             module_hash,
             footer_dir,
@@ -163,8 +187,11 @@ impl Remote {
             max_pending_rows,
             max_pending_bytes,
         } = config;
-        let client = Arc::new(Client::new(store, clock));
+        let is_write_only = mode == RemoteMode::WriteOnly;
+        let client = Client::new(store, clock, Warnings::new(url), is_write_only);
+        let client = Arc::new(client);
         Remote {
+            mode,
             catalog: RemoteCatalog::new(
                 client.clone(),
                 Layout::new(&prefix, &module_hash),
@@ -184,9 +211,13 @@ impl Remote {
         self.catalog.wait_for_first(deadline)
     }
 
-    /// Where the rows of these keys are, `None` for those that the remote is not known to have. Makes no request.
+    /// Where the rows of these keys are, `None` for those that the remote is not known to have, and for all if the remote
+    /// is only written. Makes no request.
     pub fn locate(&self, keys: &[Key]) -> Vec<Option<RemoteRow>> {
-        self.catalog.locate(keys)
+        match self.mode {
+            RemoteMode::WriteOnly => vec![None; keys.len()],
+            _ => self.catalog.locate(keys),
+        }
     }
 
     /// Reads rows into buffers of their lengths, and returns for each whether it was read: not those that are gone or
@@ -200,19 +231,59 @@ impl Remote {
         ok
     }
 
-    /// Has rows uploaded that this process computed: their keys, and the lengths of their stored values.
-    pub fn push(&self, rows: impl IntoIterator<Item = (Key, u32)>) {
-        self.uploads.push(self.client.clock.now(), rows.into_iter());
+    /// Has rows uploaded that this process computed: their keys, and the lengths of their stored values. Returns those
+    /// that there is room for: none if the remote is only read.
+    pub fn push(&self, rows: impl IntoIterator<Item = (Key, u32)>) -> Pushed {
+        if self.mode == RemoteMode::ReadOnly {
+            return Pushed::default();
+        }
+        let mut count = 0;
+        let rows = rows.into_iter().inspect(|_| count += 1);
+        let (now, supersessions) = (self.client.clock.now(), self.catalog.supersessions());
+        let pushed = self.uploads.push(now, supersessions, rows);
+        if count > pushed.rows.len() {
+            let reason = format_args!(
+                "{} of {count} rows found no room",
+                count - pushed.rows.len()
+            );
+            self.client.warnings.note(Warning::BacklogFull, reason);
+        }
+        pushed
+    }
+
+    /// How many of the rows that were taken into the backlog have left it: put, found to be there, removed or dropped.
+    /// They leave it in their order.
+    pub fn settled_rows(&self) -> u64 {
+        self.uploads.settled_rows()
+    }
+
+    /// Has no copy of these rows used, whoever put it, until this process has put one that was
+    /// [pushed](Self::push) later. That one then replaces the others for all readers. Takes up to 24 bytes a row meanwhile.
+    ///
+    /// To be called once the rows are removed where the [`RecordSource`] finds them.
+    pub fn supersede(&self, keys: &[Key]) {
+        self.catalog.supersede(keys);
     }
 
     /// Does what is due in the background: refreshes the catalog, uploads rows from `source`, and sees whether a store
     /// that failed is back.
     pub fn work(&self, source: &dyn RecordSource) {
+        self.work_on(source, false);
+    }
+
+    /// The same where no more rows are pushed: those that are left are uploaded without a delay.
+    pub fn drain(&self, source: &dyn RecordSource) {
+        self.work_on(source, true);
+    }
+
+    fn work_on(&self, source: &dyn RecordSource, is_ending: bool) {
         if self.client.breaker() != BreakerState::Closed && !self.catalog.probe() {
             return;
         }
-        self.catalog.refresh_if_due();
-        self.uploads.work(self.remotes(source));
+        if self.mode != RemoteMode::WriteOnly {
+            self.catalog.refresh_if_due();
+        }
+        self.uploads.work(self.remotes(source), is_ending);
     }
 
     /// Uploads all rows that were pushed before. When it returns `Ok`, the remote has them until they are removed from
@@ -225,7 +296,20 @@ impl Remote {
         source: &dyn RecordSource,
         timeout: Duration,
     ) -> Result<(), RemoteFlushError> {
-        self.uploads.flush(self.remotes(source), timeout)
+        self.uploads.flush(self.remotes(source), timeout, false)
+    }
+
+    /// The same where the process is about to end: an error that is not expected to pass soon ends it, and so does
+    /// an open breaker.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn finish(
+        &self,
+        source: &dyn RecordSource,
+        timeout: Duration,
+    ) -> Result<(), RemoteFlushError> {
+        self.uploads.flush(self.remotes(source), timeout, true)
     }
 
     fn remotes<'a>(&'a self, source: &'a dyn RecordSource) -> Remotes<'a> {

@@ -3,7 +3,7 @@
 //! The backlog has keys only. The records are copied when the object is made, from wherever the rows are then, so that
 //! a row which was evicted meanwhile is lost to the remote, and counted.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -111,8 +111,21 @@ pub struct UploadCounts {
     pub present: u64,
     /// Rows that were dropped: the backlog was full, or the source did not have them.
     pub dropped: u64,
+    /// Rows that were removed before they were put.
+    pub removed: u64,
     /// Objects that were put.
     pub objects: u64,
+}
+
+/// What was taken into the backlog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// The rows, and the lengths of their stored values.
+    pub rows: Vec<(Key, u32)>,
+    /// How many rows have left the backlog when all of these have: see [`Remote::settled_rows`].
+    ///
+    /// [`Remote::settled_rows`]: super::Remote::settled_rows
+    pub end: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +134,8 @@ struct PendingRow {
     /// How many it adds to an object.
     bytes: u64,
     since: Instant,
+    /// How many calls had superseded rows.
+    supersessions: u64,
 }
 
 #[derive(Debug)]
@@ -158,6 +173,8 @@ struct Prepared {
     bytes: Arc<Vec<u8>>,
     footer: Footer,
     batch: Batch,
+    /// How many calls superseded rows before the records were read.
+    supersessions: u64,
 }
 
 /// Rows at the front of the backlog.
@@ -166,6 +183,7 @@ struct Batch {
     rows: usize,
     bytes: u64,
     present: u64,
+    removed: u64,
     lost: u64,
 }
 
@@ -217,8 +235,19 @@ impl Uploads {
         self.backlog().counts
     }
 
+    /// How many rows have left the backlog.
+    pub(super) fn settled_rows(&self) -> u64 {
+        self.backlog().ended
+    }
+
     /// Adds rows with the lengths of their stored values. Those for which there is no room are dropped.
-    pub(super) fn push(&self, now: Instant, rows: impl Iterator<Item = (Key, u32)>) {
+    pub(super) fn push(
+        &self,
+        now: Instant,
+        supersessions: u64,
+        rows: impl Iterator<Item = (Key, u32)>,
+    ) -> Pushed {
+        let mut pushed = Pushed::default();
         let mut backlog = self.backlog();
         if backlog.rows.is_empty() && backlog.last.is_some_and(|last| now >= last + IDLE) {
             backlog.delay = MIN_DELAY;
@@ -234,31 +263,38 @@ impl Uploads {
             }
             counts.pending_rows += 1;
             counts.pending_bytes = total;
+            pushed.rows.push((key, stored_len));
             backlog.rows.push_back(PendingRow {
                 key,
                 bytes,
                 since: now,
+                supersessions,
             });
         }
+        pushed.end = backlog.ended + backlog.rows.len() as u64;
+        pushed
     }
 
-    /// Uploads what is due, and changes the hint if that is.
-    pub(super) fn work(&self, remotes: Remotes<'_>) {
+    /// Uploads what is due, and changes the hint if that is. With `is_ending`, rows are due without a delay.
+    pub(super) fn work(&self, remotes: Remotes<'_>, is_ending: bool) {
         let clock = &*remotes.client.clock;
         // A flush on another thread uploads what is due here.
         let Some(mut turn) = self.turn.take(clock, clock.now()) else {
             return;
         };
-        while self.is_due(clock.now()) {
+        while self.is_due(clock.now(), is_ending) {
             let deadline = clock.now() + UPLOAD_TIMEOUT;
-            if self.upload(&mut turn, remotes, deadline, true).is_err() {
+            if self
+                .upload(&mut turn, remotes, deadline, !is_ending)
+                .is_err()
+            {
                 break;
             }
         }
         self.set_hint(&mut turn, remotes, clock.now() + UPLOAD_TIMEOUT);
     }
 
-    fn is_due(&self, now: Instant) -> bool {
+    fn is_due(&self, now: Instant, is_ending: bool) -> bool {
         let backlog = self.backlog();
         let Some(oldest) = backlog.rows.front() else {
             return false;
@@ -268,14 +304,20 @@ impl Uploads {
             counts.pending_bytes >= OBJECT_BYTES || counts.pending_rows >= MOST_ROWS as u64
         };
         backlog.retry_at.is_none_or(|at| now >= at)
-            && (backlog.failures > 0 || is_full() || now >= oldest.since + backlog.delay)
+            && (is_ending
+                || backlog.failures > 0
+                || is_full()
+                || now >= oldest.since + backlog.delay)
     }
 
     /// Uploads all rows that are in the backlog now.
+    ///
+    /// With `gives_up`, an error ends it that is not expected to pass soon.
     pub(super) fn flush(
         &self,
         remotes: Remotes<'_>,
         timeout: Duration,
+        gives_up: bool,
     ) -> Result<(), RemoteFlushError> {
         let clock = &*remotes.client.clock;
         let now = || clock.now();
@@ -308,6 +350,10 @@ impl Uploads {
                 Ok(()) => {
                     self.set_hint(&mut turn, remotes, deadline);
                     pause = FLUSH_BACKOFF;
+                }
+                Err(error) if gives_up && !passes_soon(&error) => {
+                    let source = Some(error);
+                    return Err(RemoteFlushError::Timeout { rows: left, source });
                 }
                 Err(error) => {
                     drop(turn);
@@ -371,7 +417,7 @@ impl Uploads {
             },
         };
         if now >= prepared.named_at + MAX_NAME_AGE {
-            let nanos = time::nanos(&*client.clock);
+            let nanos = time::nanos(&*client.clock).max(prepared.name.nanos);
             prepared.name = ObjectName::new(nanos, prepared.name.footer_bytes);
             prepared.named_at = now;
         }
@@ -386,7 +432,13 @@ impl Uploads {
             Ok(()) => {}
         }
         let tail = bytes.len() - name.tail_bytes() as usize;
-        catalog.add(*name, bytes.len() as u64, &prepared.footer, &bytes[tail..]);
+        catalog.add(
+            *name,
+            bytes.len() as u64,
+            &prepared.footer,
+            &bytes[tail..],
+            prepared.supersessions,
+        );
         turn.is_hint_due = true;
         self.end(prepared.batch);
         let mut backlog = self.backlog();
@@ -411,8 +463,9 @@ impl Uploads {
         counts.pending_rows -= batch.rows as u64;
         counts.pending_bytes -= batch.bytes;
         counts.present += batch.present;
+        counts.removed += batch.removed;
         counts.dropped += batch.lost;
-        counts.uploaded += batch.rows as u64 - batch.present - batch.lost;
+        counts.uploaded += batch.rows as u64 - batch.present - batch.removed - batch.lost;
     }
 
     /// Makes an object of the oldest rows, without those that the remote has. `Err` if none is left.
@@ -433,6 +486,7 @@ impl Uploads {
         }
         let mut batch = Batch::default();
         let mut keys: Vec<Key> = Vec::new();
+        let mut pushed: HashMap<Key, u64> = HashMap::new();
         for row in &self.backlog().rows {
             let bytes = batch.bytes + row.bytes;
             if batch.rows == MOST_ROWS || batch.rows > 0 && bytes > OBJECT_BYTES {
@@ -441,7 +495,11 @@ impl Uploads {
             batch.rows += 1;
             batch.bytes = bytes;
             keys.push(row.key);
+            pushed.insert(row.key, row.supersessions);
         }
+        // Before the records are read: what is superseded later is another copy.
+        let supersessions = catalog.supersessions();
+        let (superseded, newest) = catalog.superseded(&keys);
         let present = catalog.present(&keys);
         let mut left = HashSet::new();
         keys.retain(|key| !present.contains(key) && left.insert(*key));
@@ -466,20 +524,24 @@ impl Uploads {
                 left.remove(key);
             }
         });
-        batch.lost = left.len() as u64;
+        let is_removed = |key: &&Key| superseded.get(*key) > pushed.get(*key);
+        batch.removed = left.iter().filter(is_removed).count() as u64;
+        batch.lost = left.len() as u64 - batch.removed;
         let (bytes, footer) = builder.finish().map_err(memory)?;
         let rows = footer.row_count() as u64;
-        batch.present = batch.rows as u64 - batch.lost - rows;
+        batch.present = batch.rows as u64 - batch.removed - batch.lost - rows;
         if rows == 0 {
             return Ok(Err(batch));
         }
-        let nanos = time::nanos(&*client.clock);
+        // Copies that are superseded have older names, whatever the clocks of their writers show.
+        let nanos = time::nanos(&*client.clock).max(newest + 1);
         Ok(Ok(Prepared {
             name: ObjectName::new(nanos, footer.bytes().len() as u32),
             named_at: client.clock.now(),
             bytes: Arc::new(bytes),
             footer,
             batch,
+            supersessions,
         }))
     }
 
@@ -496,4 +558,10 @@ impl Uploads {
         };
         turn.hint_at = Some(now + turn.hint_pause);
     }
+}
+
+/// Whether an upload that failed may succeed within seconds.
+fn passes_soon(error: &ObjectError) -> bool {
+    use ObjectErrorKind::{Other, Slow, Throttled, TimedOut};
+    matches!(error.kind, Other | Slow | Throttled | TimedOut)
 }

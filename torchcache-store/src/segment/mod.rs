@@ -30,6 +30,8 @@ mod name;
 mod reader;
 mod segment_file;
 mod shuffle;
+#[cfg(feature = "unstable")]
+mod stored;
 mod writer;
 
 pub use error::SegmentError;
@@ -50,4 +52,6 @@ pub(crate) use name::{
     is_segment, is_settled, list_segments, segment_names, visit_segments, visit_with_replacements,
 };
 pub(crate) use segment_file::SegmentFile;
+#[cfg(feature = "unstable")]
+pub(crate) use stored::fetch_stored;
 pub(crate) use writer::PublishedSegment;

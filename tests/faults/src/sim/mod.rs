@@ -186,6 +186,14 @@ impl Sim {
         }
     }
 
+    /// The paths of the directories in a directory.
+    pub fn directories(&self, dir: &Path) -> Vec<PathBuf> {
+        let medium = self.medium();
+        let paths = medium.directories.keys();
+        let within = paths.filter(|path| path.parent() == Some(dir));
+        within.cloned().collect()
+    }
+
     /// The paths of all files of a directory.
     pub fn files(&self, dir: &Path) -> Vec<PathBuf> {
         let medium = self.medium();

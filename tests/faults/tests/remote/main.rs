@@ -4,8 +4,10 @@
 mod common;
 mod counts;
 mod faults;
+mod host;
 mod learning;
 mod properties;
 mod reading;
 mod threads;
+mod tier;
 mod uploading;

@@ -318,9 +318,7 @@ fn a_row_that_is_damaged_in_the_remote_is_put_again() {
     reader.put(0..10, 301);
     let counts = reader.stats().uploads;
     assert_eq!((counts.uploaded, counts.present), (1, 9));
-    // At the second time the record leaves the index, and a refresh finds the copy.
-    assert_eq!((reader.count(0..10), reader.located(0..10)), (9, 9));
-    reader.work(301);
+    // The copy is newer than the damaged record.
     assert_eq!(reader.count(0..10), 10);
 }
 

@@ -1,0 +1,61 @@
+//! The thread of a tier.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::Builder;
+use std::time::Duration;
+
+use super::tier::{SharedTier, Tier};
+use crate::process::shutdown;
+use crate::{events, fork, sys};
+
+/// How long the thread rests between two turns.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the thread. It ends when all users have dropped the tier and nothing is left to be uploaded.
+pub(super) fn start(shared: &Arc<SharedTier>) {
+    // After the client of the object store was made, whose libraries may have registered hooks.
+    shutdown::register_exit_hook_again();
+    let (tier, users) = (shared.tier.clone(), Arc::downgrade(shared));
+    let builder = Builder::new().name("torchcache-remote".into());
+    let spawned = match fork::is_forked() {
+        true => Err(std::io::Error::other("a forked process starts no thread")),
+        false => sys::without_signals(|| builder.spawn(move || run(&tier, &users))),
+    };
+    if let Err(error) = spawned {
+        // No catalog comes.
+        shared.tier.has_waited.store(true, Ordering::Relaxed);
+        shared.tier.uploader.end();
+        let dir = shared.store.dir().to_owned();
+        events::emit(move || {
+            tracing::warn!(
+                dir = %dir.display(),
+                "cannot start the thread of the remote tier, so no rows are found there, and they are uploaded \
+                 by `flush_remote` only: {error}"
+            );
+        });
+    }
+}
+
+fn run(tier: &Tier, users: &Weak<SharedTier>) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let end = tier.uploader.next_turn(pause);
+        pause = INTERVAL;
+        let is_used = users.strong_count() > 0;
+        let work = || match end {
+            Some(until) => tier.finish(until),
+            None if is_used => tier.work(),
+            None => tier.drain(),
+        };
+        // A log subscriber may panic, and so may code of the program that drops queued rows.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+        if end.is_some() {
+            tier.uploader.end_turn();
+        }
+        if !is_used && !tier.has_pending() {
+            return tier.uploader.end();
+        }
+    }
+}
