@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use super::read_marks::ReadMark;
 use crate::fs::temp_file::SUFFIX;
 use crate::segment::{ROW_LEN, TRAILER_LEN};
 
@@ -104,6 +105,16 @@ impl Layout {
     pub(crate) fn segments_since(&self, nanos: u64, margin: Duration) -> String {
         let margin = u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX);
         format!("{}s/{:016x}", self.root, nanos.saturating_sub(margin))
+    }
+
+    /// What a machine read on a day.
+    pub(crate) fn read_mark(&self, mark: &ReadMark) -> String {
+        format!("{}r/{mark}", self.root)
+    }
+
+    /// What went into the module hash.
+    pub(crate) fn manifest(&self) -> String {
+        format!("{}manifest.json", self.root)
     }
 
     /// The hint that segments were added.
