@@ -4,6 +4,8 @@
 use std::fmt::{self, Display};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::name_list;
+
 const SECONDS_OF_DAY: u64 = 86_400;
 
 /// The key of a read mark within its cache, without `r/`: `<yyyymmdd>/<machine>`, the day in UTC and 16 hexadecimal
@@ -18,7 +20,7 @@ const SECONDS_OF_DAY: u64 = 86_400;
 /// assert_eq!(ReadMark::parse("20270115/000000000000beef"), Some(mark));
 ///
 /// let content = ReadMark::content(["a.tcs", "b.tcs"]);
-/// assert_eq!(ReadMark::names(content.as_bytes()).collect::<Vec<_>>(), ["a.tcs", "b.tcs"]);
+/// assert_eq!(ReadMark::names(content.as_bytes()), Some(vec!["a.tcs", "b.tcs"]));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadMark {
@@ -47,16 +49,14 @@ impl ReadMark {
         (is_date && parsed.to_string() == key).then_some(parsed)
     }
 
-    /// The content: the names of the objects that rows were read of, one a line.
+    /// The content: the names of the objects that rows were read of, one a line, and a checksum.
     pub fn content(names: impl IntoIterator<Item = impl Display>) -> String {
-        let lines = names.into_iter().map(|name| format!("{name}\n"));
-        lines.collect()
+        name_list::write(names)
     }
 
-    /// The names in a content. Lines that are not UTF-8 are left out.
-    pub fn names(content: &[u8]) -> impl Iterator<Item = &str> {
-        let lines = content.split(|byte| *byte == b'\n');
-        lines.filter_map(|line| std::str::from_utf8(line).ok().filter(|it| !it.is_empty()))
+    /// The names in a content; `None` if it is damaged.
+    pub fn names(content: &[u8]) -> Option<Vec<&str>> {
+        name_list::parse(content)
     }
 }
 
@@ -119,7 +119,5 @@ mod tests {
         ] {
             assert_eq!(ReadMark::parse(bad), None, "{bad}");
         }
-        let names: Vec<_> = ReadMark::names(b"a\n\n\xff\nb").collect();
-        assert_eq!(names, ["a", "b"]);
     }
 }
