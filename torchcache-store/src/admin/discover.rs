@@ -14,7 +14,6 @@ use crate::fs::permissions;
 use crate::fs::temp_file::is_temp;
 use crate::fs::{Directory, DirectoryId, FileSystem, Metadata, Os, file_names};
 use crate::manifest::{self, Manifest};
-use crate::remote::local_dir::is_local_dir;
 use crate::segment::{
     SegmentError, SegmentReader, has_flipped_version, is_foreign, segment_names, visit_segments,
 };
@@ -187,7 +186,7 @@ impl Root {
         };
         let opened = self.place.open()?;
         for entry in opened.list()? {
-            if entry.is_file || is_local_dir(&entry) {
+            if entry.is_file {
                 continue;
             }
             let mut place = self.place.within(&opened, &entry.name);
@@ -227,10 +226,7 @@ pub fn name_text(name: &OsStr) -> String {
 /// Whether a directory is that of a cache, judging by the names in it.
 fn holds_cache(dir: &dyn Directory) -> io::Result<bool> {
     let is_manifest = dir.stat(manifest::FILE.as_ref()).is_ok_and(|it| it.is_file);
-    Ok(is_manifest
-        || !segment_names(dir)?.is_empty()
-        || !file_names(dir, is_temp)?.is_empty()
-        || dir.list()?.iter().any(is_local_dir))
+    Ok(is_manifest || !segment_names(dir)?.is_empty() || !file_names(dir, is_temp)?.is_empty())
 }
 
 impl Cache {
@@ -261,7 +257,7 @@ impl Cache {
     }
 
     /// Opens the directory if its permissions are accepted.
-    pub(super) fn open(&self) -> io::Result<Arc<dyn Directory>> {
+    pub(crate) fn open(&self) -> io::Result<Arc<dyn Directory>> {
         directory::checked(self.place.open()?)
     }
 
@@ -284,18 +280,18 @@ impl fmt::Debug for Cache {
 }
 
 /// A segment, and what was read of it.
-pub(super) struct Found<T> {
-    pub(super) file: Metadata,
-    pub(super) contents: Result<T, SegmentError>,
+pub(crate) struct Found<T> {
+    pub(crate) file: Metadata,
+    pub(crate) contents: Result<T, SegmentError>,
 }
 
 /// The segments of a directory by name. An error is one of the system that says nothing about the file.
-pub(super) type Segments<T> = BTreeMap<String, io::Result<Found<T>>>;
+pub(crate) type Segments<T> = BTreeMap<String, io::Result<Found<T>>>;
 
 /// Reads the segments of a directory, several at a time, and returns those of the last listing. Other
 /// processes may use the directory meanwhile: see [`visit_segments`]. Before segments are read, `expect`
 /// gets their bytes. That no file descriptor is left says nothing about a segment, and is an error.
-pub(super) fn read_segments<T: Send>(
+pub(crate) fn read_segments<T: Send>(
     dir: &dyn Directory,
     expect: impl Fn(u64),
     read: impl Fn(&str, &Metadata) -> Result<T, SegmentError> + Sync,
@@ -353,7 +349,7 @@ pub(super) fn read_manifest(dir: &dyn Directory) -> io::Result<io::Result<Manife
 }
 
 /// Opens a segment whose permissions were accepted.
-pub(super) fn open(dir: &dyn Directory, name: &str) -> Result<SegmentReader, SegmentError> {
+pub(crate) fn open(dir: &dyn Directory, name: &str) -> Result<SegmentReader, SegmentError> {
     let opened = SegmentReader::open_in(dir, name.as_ref(), false);
     if let Err(SegmentError::FutureVersion(version)) = opened
         && has_flipped_version(&*dir.open(name.as_ref())?, version)?

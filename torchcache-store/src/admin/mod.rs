@@ -38,6 +38,9 @@ mod repair;
 mod snapshot;
 mod summary;
 
+pub(crate) use discover::{Found, open as open_segment, read_segments};
+pub(crate) use summary::GroupTotals;
+
 pub use check::{CheckProgress, CheckReport, SegmentCheck, SegmentState, check};
 pub use clear::{ClearReport, clear};
 pub use dedup::DistinctRows;

@@ -64,7 +64,10 @@ impl CacheRows {
         let (mut totals, mut before) = (GroupTotals::default(), 0);
         for (name, found) in opened {
             let reader = found.map_err(SegmentError::Io).and_then(|it| it.contents);
-            match reader.and_then(|reader| totals.add_segment(&reader).map(|()| reader)) {
+            match reader.and_then(|reader| {
+                let added = totals.add_segment(reader.groups(), reader.rows());
+                added.map(|()| reader)
+            }) {
                 Ok(reader) => {
                     let count = reader.row_count();
                     rows.open.push(OpenSegment {

@@ -9,7 +9,7 @@ use super::discover::{Cache, Found, open, read_manifest, read_segments};
 use crate::fs::file_names;
 use crate::fs::temp_file::is_temp;
 use crate::manifest::{self, Manifest};
-use crate::segment::{SegmentError, SegmentReader};
+use crate::segment::{RowEntry, RowGroup, SegmentError, SegmentReader};
 use crate::size::sum;
 
 /// The counts of a cache.
@@ -75,19 +75,23 @@ type GroupKey = (Arc<[u8]>, u32);
 /// Rows and their stored bytes by schema and length. The order depends on these only, and not on the
 /// order of the segments, which a compaction changes.
 #[derive(Default)]
-pub(super) struct GroupTotals(BTreeMap<GroupKey, (u64, u64)>);
+pub(crate) struct GroupTotals(BTreeMap<GroupKey, (u64, u64)>);
 
 impl GroupTotals {
     /// Adds the rows of a segment, or nothing if its row table is corrupt.
-    pub(super) fn add_segment(&mut self, reader: &SegmentReader) -> Result<(), SegmentError> {
-        let mut counts = vec![(0, 0); reader.groups().len()];
-        for row in reader.rows() {
+    pub(crate) fn add_segment(
+        &mut self,
+        groups: &[RowGroup],
+        rows: impl Iterator<Item = Result<RowEntry, SegmentError>>,
+    ) -> Result<(), SegmentError> {
+        let mut counts = vec![(0, 0); groups.len()];
+        for row in rows {
             let row = row?;
             let (rows, stored_bytes) = &mut counts[usize::from(row.group)];
             *rows += 1;
             *stored_bytes += u64::from(row.stored_len);
         }
-        for (group, (rows, stored_bytes)) in reader.groups().iter().zip(counts) {
+        for (group, (rows, stored_bytes)) in groups.iter().zip(counts) {
             self.add(&group.schema, group.raw_len, rows, stored_bytes);
         }
         Ok(())
@@ -102,7 +106,7 @@ impl GroupTotals {
         }
     }
 
-    pub(super) fn into_groups(self) -> Vec<RowGroupSummary> {
+    pub(crate) fn into_groups(self) -> Vec<RowGroupSummary> {
         let groups = self.0.into_iter();
         let groups = groups.map(
             |((schema, row_bytes), (rows, stored_bytes))| RowGroupSummary {
@@ -187,7 +191,7 @@ impl Cache {
 
 fn contents(reader: &SegmentReader) -> Result<SegmentContents, SegmentError> {
     let mut totals = GroupTotals::default();
-    totals.add_segment(reader)?;
+    totals.add_segment(reader.groups(), reader.rows())?;
     Ok(SegmentContents {
         version: reader.version(),
         rows: reader.row_count(),

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, BreakerState, Permit};
-use super::object_store::{
-    ListedObject, ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead,
-};
+use super::object_store::{ObjectError, ObjectErrorKind, ObjectPage, ObjectStore, RangeRead};
 use super::time::Clock;
 use super::warnings::{Warning, Warnings};
 
@@ -131,16 +129,7 @@ impl Client {
             let page = self
                 .store
                 .list(prefix, after, self.request_deadline(until))?;
-            // What does not move on is listed for ever.
-            let last = page
-                .objects
-                .last()
-                .map(|object: &ListedObject| &*object.key);
-            if !page.is_last && last <= after {
-                let reason = format!("a page after {after:?} ends at {last:?} and is not the last");
-                return Err(ObjectError::new(ObjectErrorKind::Other, reason));
-            }
-            Ok(page)
+            page.moving_on(after)
         };
         self.request(Action::List, list)
     }

@@ -1,13 +1,12 @@
 //! Fetching rows: few requests for many rows, and each row checked.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::catalog::RemoteCatalog;
 use super::client::{Caller, Client};
 use super::object_store::RangeRead;
-use super::segment::{RemoteRow, RemoteSegment};
+use super::segment::RemoteRow;
 use crate::segment::{CHECKSUM_LEN, Decoder, SegmentError, read_record};
 
 /// Bytes between two rows that are fetched with them: a request takes as long as so many bytes.
@@ -21,15 +20,15 @@ const MAX_REQUEST_BYTES: u64 = 9 << 20;
 
 /// Consecutive rows of one object that one request fetches.
 #[derive(Debug, PartialEq, Eq)]
-struct Request {
+pub(crate) struct Request {
     /// Which bytes of the object.
-    range: Range<u64>,
+    pub(crate) range: Range<u64>,
     /// Which of the sorted rows.
-    rows: Range<usize>,
+    pub(crate) rows: Range<usize>,
 }
 
 /// The requests for rows that are sorted by object and offset: each row is its object's number and its bytes.
-fn plan(rows: impl Iterator<Item = (u32, Range<u64>)>) -> Vec<Request> {
+pub(crate) fn plan(rows: impl Iterator<Item = (u32, Range<u64>)>) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let mut object = None;
     for (n, (id, row)) in rows.enumerate() {
@@ -56,13 +55,10 @@ fn plan(rows: impl Iterator<Item = (u32, Range<u64>)>) -> Vec<Request> {
 }
 
 /// Reads rows into buffers of their lengths, and returns for each whether it was read. Those that did not arrive before
-/// the deadline are misses. After a miss the content of a buffer is unspecified. `answered` gets the segment of each
-/// request that was answered, and its bytes.
+/// the deadline are misses. After a miss the content of a buffer is unspecified.
 pub(super) fn fetch(
     client: &Client,
     catalog: &RemoteCatalog,
-    caller: Caller,
-    mut answered: impl FnMut(&Arc<RemoteSegment>, u64),
     rows: &[RemoteRow],
     out: &mut [&mut [u8]],
     deadline: Instant,
@@ -83,14 +79,11 @@ pub(super) fn fetch(
     });
     let reads: Vec<RangeRead> = reads.collect();
     let mut decoder = Decoder::default();
-    client.read(caller, &reads, deadline, |n, read| {
+    client.read(Caller::Call, &reads, deadline, |n, read| {
         let Request { range, rows: those } = &requests[n];
         let those = &order[those.clone()];
         let body = match read {
-            Ok(body) => {
-                answered(&rows[those[0]].segment, range.end - range.start);
-                body
-            }
+            Ok(body) => body,
             Err(error) => {
                 if error.is_not_found() {
                     catalog.note_gone(&rows[those[0]].segment.name);

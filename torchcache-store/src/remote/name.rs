@@ -4,9 +4,9 @@ use std::fmt::{self, Display};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use super::read_marks::ReadMark;
 use crate::fs::temp_file::SUFFIX;
-use crate::segment::{ROW_LEN, TRAILER_LEN};
+use crate::manifest;
+use crate::segment::{ROW_LEN, TRAILER_LEN, VERSION};
 
 /// The version of the layout, in every key.
 const LAYOUT: &str = "torchcache-1";
@@ -29,6 +29,26 @@ impl ObjectName {
             nanos,
             process: std::process::id(),
             random: random(nanos),
+            footer_bytes,
+        }
+    }
+
+    /// The name of the object that joins these: the same for the same sources, in any order. It is as old as the newest of
+    /// them.
+    pub(crate) fn joined(sources: &[ObjectName], footer_bytes: u32) -> ObjectName {
+        let mut sorted: Vec<ObjectName> = sources.to_vec();
+        sorted.sort_unstable();
+        // Another version of the format may join them to other bytes.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("joined, version {VERSION}\n").as_bytes());
+        for source in &sorted {
+            hasher.update(format!("{source}\n").as_bytes());
+        }
+        let hash = hasher.finalize();
+        ObjectName {
+            nanos: sorted.last().map_or(0, |newest| newest.nanos),
+            process: 0,
+            random: u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i])),
             footer_bytes,
         }
     }
@@ -85,11 +105,37 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(crate) fn new(prefix: &str, module_hash: &str) -> Layout {
+        let caches = Layout::caches(prefix);
+        Layout {
+            root: format!("{caches}{module_hash}/"),
+        }
+    }
+
+    /// What the keys of all caches begin with.
+    pub(crate) fn caches(prefix: &str) -> String {
         let prefix = prefix.trim_matches('/');
         let slash = if prefix.is_empty() { "" } else { "/" };
-        Layout {
-            root: format!("{prefix}{slash}{LAYOUT}/{module_hash}/"),
-        }
+        format!("{prefix}{slash}{LAYOUT}/")
+    }
+
+    /// What all keys of the cache begin with.
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The manifest.
+    pub(crate) fn manifest(&self) -> String {
+        format!("{}{}", self.root, manifest::FILE)
+    }
+
+    /// What the keys of compaction records begin with.
+    pub(crate) fn compactions(&self) -> String {
+        format!("{}c/", self.root)
+    }
+
+    /// Which segments a segment joins.
+    pub(crate) fn compaction(&self, joined: &ObjectName) -> String {
+        format!("{}c/{joined}", self.root)
     }
 
     /// What the keys of segments begin with.
@@ -105,16 +151,6 @@ impl Layout {
     pub(crate) fn segments_since(&self, nanos: u64, margin: Duration) -> String {
         let margin = u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX);
         format!("{}s/{:016x}", self.root, nanos.saturating_sub(margin))
-    }
-
-    /// What a machine read on a day.
-    pub(crate) fn read_mark(&self, mark: &ReadMark) -> String {
-        format!("{}r/{mark}", self.root)
-    }
-
-    /// What went into the module hash.
-    pub(crate) fn manifest(&self) -> String {
-        format!("{}manifest.json", self.root)
     }
 
     /// The hint that segments were added.

@@ -1,6 +1,7 @@
 //! What the remote tier needs of an object store, as one trait.
 
 use std::fmt::{self, Debug, Display};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -77,6 +78,18 @@ pub struct ObjectPage {
     pub objects: Vec<ListedObject>,
     /// Whether there are no more after these.
     pub is_last: bool,
+}
+
+impl ObjectPage {
+    /// The page, if it moves on: what does not is listed for ever.
+    pub(crate) fn moving_on(self, after: Option<&str>) -> Result<ObjectPage, ObjectError> {
+        let last = self.objects.last().map(|object| &*object.key);
+        if !self.is_last && last <= after {
+            let reason = format!("a page after {after:?} ends at {last:?} and is not the last");
+            return Err(ObjectError::new(ObjectErrorKind::Other, reason));
+        }
+        Ok(self)
+    }
 }
 
 /// An object of a listing.
@@ -195,3 +208,16 @@ impl Display for ObjectError {
 }
 
 impl std::error::Error for ObjectError {}
+
+impl From<ObjectError> for io::Error {
+    fn from(error: ObjectError) -> Self {
+        let kind = match error.kind {
+            ObjectErrorKind::NotFound => io::ErrorKind::NotFound,
+            ObjectErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ObjectErrorKind::Denied => io::ErrorKind::PermissionDenied,
+            ObjectErrorKind::TimedOut | ObjectErrorKind::Slow => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

@@ -35,7 +35,7 @@ impl Clock for SystemClock {
 }
 
 /// The time of day in nanoseconds since 1970.
-pub(super) fn nanos(clock: &dyn Clock) -> u64 {
+pub(crate) fn nanos(clock: &dyn Clock) -> u64 {
     let since = clock.time_of_day().duration_since(UNIX_EPOCH);
     u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }

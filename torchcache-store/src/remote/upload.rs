@@ -4,6 +4,7 @@
 //! a row which was evicted meanwhile is lost to the remote, and counted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Write;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::segment::{
 use crate::sync::{Mutex, MutexGuard};
 
 /// An object is put when it has so many bytes.
-const OBJECT_BYTES: u64 = 64 << 20;
+pub(crate) const OBJECT_BYTES: u64 = 64 << 20;
 
 /// What a row adds to an object, without its stored value.
 const ROW_OVERHEAD: u64 = (CHECKSUM_LEN + ROW_LEN) as u64;
@@ -31,7 +32,7 @@ const MIN_DELAY: Duration = Duration::from_secs(30);
 const MAX_DELAY: Duration = Duration::from_secs(960);
 
 /// A smaller object makes the delay longer.
-const SMALL_BYTES: u64 = OBJECT_BYTES / 4;
+pub(crate) const SMALL_BYTES: u64 = OBJECT_BYTES / 4;
 
 /// After so long without rows the delay is the least again.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -185,6 +186,18 @@ struct Batch {
     present: u64,
     removed: u64,
     lost: u64,
+}
+
+/// Whether one more row fits into an object.
+pub(crate) fn has_room<W: Write>(
+    builder: &SegmentBuilder<W>,
+    schema: &[u8],
+    stored: &[u8],
+) -> bool {
+    schema.len() <= MAX_SCHEMA
+        && builder.has_room(stored.len())
+        && builder.footer_bytes() + (schema.len() + 2 * ROW_LEN) as u64
+            <= u64::from(MAX_FOOTER_BYTES)
 }
 
 #[derive(Debug)]
@@ -498,9 +511,9 @@ impl Uploads {
             pushed.insert(row.key, row.supersessions);
         }
         // Before the records are read: what is superseded later is another copy.
-        let supersessions = catalog.rows.supersessions();
-        let (superseded, newest) = catalog.rows.superseded(&keys);
-        let present = catalog.rows.present(&keys);
+        let supersessions = catalog.supersessions();
+        let (superseded, newest) = catalog.superseded(&keys);
+        let present = catalog.present(&keys);
         let mut left = HashSet::new();
         keys.retain(|key| !present.contains(key) && left.insert(*key));
         let memory = |error: std::io::Error| ObjectError::new(ObjectErrorKind::Other, error);
@@ -513,11 +526,7 @@ impl Uploads {
                 encoding,
                 stored,
             } = record;
-            let fits = schema.len() <= MAX_SCHEMA
-                && builder.has_room(stored.len())
-                && builder.footer_bytes() + (schema.len() + 2 * ROW_LEN) as u64
-                    <= u64::from(MAX_FOOTER_BYTES);
-            if fits
+            if has_room(&builder, schema, stored)
                 && left.contains(key)
                 && builder.push(key, schema, raw_len, encoding, stored).is_ok()
             {

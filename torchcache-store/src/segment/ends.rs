@@ -165,6 +165,11 @@ pub(crate) fn claimed_rows(dir: &dyn Directory, name: &str) -> Result<u64, Segme
     Ok(ends.trailer.rows.into())
 }
 
+/// The same of a segment of `len` bytes whose last ones these are.
+pub(crate) fn claimed_rows_of_tail(tail: [u8; TRAILER_LEN], len: u64) -> Result<u64, SegmentError> {
+    Ok(Ends::of_tail(tail, len)?.trailer.rows.into())
+}
+
 pub(super) fn corrupt<T>(what: String) -> Result<T, SegmentError> {
     Err(SegmentError::Corrupt(what))
 }

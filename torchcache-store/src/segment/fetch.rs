@@ -206,21 +206,30 @@ pub(crate) fn read_record(
     record: &[u8],
     out: &mut [u8],
 ) -> Result<(), SegmentError> {
-    let (stored, sum) = match record.split_last_chunk() {
-        Some((stored, sum)) if stored.len() == row.stored_len as usize => (stored, *sum),
-        _ => {
-            return Err(SegmentError::Truncated(format!(
-                "a record has {} bytes",
-                record.len()
-            )));
-        }
-    };
-    check(row, group, stored, sum)?;
+    let stored = checked_record(row, group, record)?;
     match row.encoding.is_raw() {
         true => out.copy_from_slice(stored),
         false => decoder.decode(row.encoding, stored, out)?,
     }
     Ok(())
+}
+
+/// The stored bytes of a record that is in memory with its checksum, checked.
+pub(crate) fn checked_record<'a>(
+    row: &RowEntry,
+    group: &RowGroup,
+    record: &'a [u8],
+) -> Result<&'a [u8], SegmentError> {
+    match record.split_last_chunk() {
+        Some((stored, sum)) if stored.len() == row.stored_len as usize => {
+            check(row, group, stored, *sum)?;
+            Ok(stored)
+        }
+        _ => Err(SegmentError::Truncated(format!(
+            "a record has {} bytes",
+            record.len()
+        ))),
+    }
 }
 
 /// Compares a record with its checksum.

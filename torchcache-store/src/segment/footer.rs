@@ -118,6 +118,11 @@ impl Footer {
         (footer, trailer)
     }
 
+    /// The format version of the segment.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     /// The row groups that rows refer to by number.
     pub fn groups(&self) -> &[RowGroup] {
         &self.groups

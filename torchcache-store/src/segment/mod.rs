@@ -44,13 +44,14 @@ pub(crate) use builder::{MOST_ROWS, SegmentBuilder};
 pub(crate) use copy::{CopyError, copy_records};
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::{RawValue, encode_rows};
-pub(crate) use ends::{claimed_rows, has_flipped_version};
-pub(crate) use fetch::{RowRequest, fetch, read_record};
+pub(crate) use ends::{claimed_rows, claimed_rows_of_tail, has_flipped_version};
+pub(crate) use fetch::{RowRequest, checked_record, fetch, read_record};
 pub(crate) use format::{CHECKSUM_LEN, ROW_LEN, TRAILER_LEN, rows_within, segment_bytes};
 pub(crate) use name::{
     MAX_LISTINGS, POLL_INTERVAL, SETTLE_TIMEOUT, SegmentListing, clock_step, is_foreign,
     is_segment, is_settled, list_segments, segment_names, visit_segments, visit_with_replacements,
 };
+pub(crate) use reader::Record;
 pub(crate) use segment_file::SegmentFile;
 #[cfg(feature = "unstable")]
 pub(crate) use stored::fetch_stored;
