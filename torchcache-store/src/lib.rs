@@ -42,6 +42,7 @@
 // remote_tier    the rows of a store in an object store
 // store     the public handle
 // process   what a process has once: its stores, private directories, the end
+// remote_admin  caches in an object store, from outside
 // engine    queueing, writing, eviction, compaction, reading    admin  caches on disk, from outside
 // remote    rows in an object store
 // catalog   which segments there are and which row is where
@@ -105,6 +106,8 @@ mod process;
 mod progress;
 #[cfg(feature = "unstable")]
 pub mod remote;
+#[cfg(feature = "unstable")]
+pub mod remote_admin;
 #[cfg(feature = "unstable")]
 pub mod remote_tier;
 #[cfg(feature = "unstable")]

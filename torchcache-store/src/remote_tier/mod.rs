@@ -8,7 +8,6 @@
 //!
 //! All that follows from requests is in [`remote`](crate::remote).
 
-mod fill;
 mod journal;
 mod thread;
 mod tier;
@@ -153,6 +152,6 @@ impl RemoteTier {
 
     /// Does what is due in the background, as the thread does about once a second.
     pub fn work(&self) {
-        self.tier().work(&self.shared.store);
+        self.tier().work();
     }
 }

@@ -1,0 +1,255 @@
+//! Pruning: what is removed, what read marks and the grace period keep, and what is reported.
+
+use std::time::Duration;
+
+use torchcache_faults::objects::{ObjectFault, Request, SimObjects};
+use torchcache_store::admin::Keep;
+use torchcache_store::manifest::Manifest;
+use torchcache_store::remote::ObjectErrorKind;
+use torchcache_store::remote_admin::{RemoteKeep, RemotePrunePlan, RemotePruneReport, RemoteRoot};
+
+use crate::common::{
+    CACHE, DAY, HASH, HOUR, SEGMENTS, bucket, listed, mark, object_keys, only, pass, put, readable,
+    root, root_of, segment_count,
+};
+
+const WEEK: Duration = Duration::from_secs(7 * DAY);
+
+fn older_than(days: u64) -> RemoteKeep {
+    RemoteKeep {
+        keep: Keep::ReadWithin(Duration::from_secs(days * DAY)),
+        grace: WEEK,
+    }
+}
+
+fn prune(root: &RemoteRoot, keep: RemoteKeep) -> RemotePruneReport {
+    let dry = RemotePrunePlan::new(root, keep, true)
+        .expect("nothing fails")
+        .report();
+    let plan = RemotePrunePlan::new(root, keep, false).expect("nothing fails");
+    let wet = plan.carry_out(&());
+    if wet.failed.is_empty() {
+        assert_eq!(wet.remaining_bytes, dry.remaining_bytes);
+        assert_eq!(wet.removed_bytes(), dry.removed_bytes());
+        assert_eq!(wet.marks, dry.marks);
+        let whole = |report: &RemotePruneReport| -> Vec<_> {
+            let caches = report.caches.iter();
+            caches
+                .map(|it| (it.name.clone(), it.cache_removed))
+                .collect()
+        };
+        assert_eq!(whole(&wet), whole(&dry));
+    }
+    wet
+}
+
+/// Ten segments of ten rows, put a day after each other, the newest just now.
+fn ten() -> SimObjects {
+    let bucket = bucket();
+    for n in 0..10 {
+        pass(&bucket, DAY);
+        put(&bucket, 10 * n..10 * (n + 1));
+    }
+    bucket
+}
+
+#[test]
+fn segments_go_by_age() {
+    let bucket = ten();
+    pass(&bucket, 20 * DAY);
+    let report = prune(&root(&bucket), older_than(25));
+    assert_eq!(report.caches[0].segments.len(), 5);
+    assert!(!report.caches[0].cache_removed);
+    assert_eq!(
+        (readable(&bucket, 0..50), readable(&bucket, 50..100)),
+        (0, 50)
+    );
+    let all = prune(&root(&bucket), older_than(2));
+    assert!(all.caches[0].cache_removed, "{all:?}");
+    assert_eq!(object_keys(&bucket, ""), [""; 0]);
+}
+
+#[test]
+fn segments_that_machines_read_stay() {
+    let bucket = ten();
+    pass(&bucket, 30 * DAY);
+    let segments = object_keys(&bucket, SEGMENTS);
+    mark(&bucket, 1, &segments[2..4]);
+    pass(&bucket, 5 * DAY);
+    mark(&bucket, 2, &segments[3..4]);
+    pass(&bucket, 5 * DAY);
+    let report = prune(&root(&bucket), older_than(12));
+    assert_eq!(report.caches[0].segments.len(), 8);
+    assert_eq!(object_keys(&bucket, SEGMENTS), segments[2..4]);
+    // Both marks are the newest of a segment.
+    assert_eq!((report.marks, object_keys(&bucket, "/r/").len()), (0, 2));
+    pass(&bucket, 5 * DAY);
+    let report = prune(&root(&bucket), older_than(12));
+    assert_eq!(object_keys(&bucket, SEGMENTS), segments[3..4]);
+    assert_eq!(report.marks, 0, "it was needed when this run began");
+    let report = prune(&root(&bucket), older_than(12));
+    assert_eq!((report.marks, object_keys(&bucket, "/r/").len()), (1, 1));
+}
+
+#[test]
+fn unreadable_marks_end_it() {
+    let bucket = ten();
+    pass(&bucket, 30 * DAY);
+    mark(&bucket, 1, &object_keys(&bucket, SEGMENTS));
+    let marks = object_keys(&bucket, "/r/");
+    assert_eq!(marks.len(), 1);
+    let root = root_of(bucket.with_faults(|request| {
+        (request == Request::Read).then_some(ObjectFault::Error(ObjectErrorKind::Denied))
+    }));
+    let failed = RemotePrunePlan::new(&root, older_than(12), false);
+    assert_eq!(
+        failed.map(|_| ()).expect_err("it fails").kind,
+        ObjectErrorKind::Denied
+    );
+    assert_eq!(segment_count(&bucket), 10);
+}
+
+#[test]
+fn what_was_put_within_the_grace_period_stays() {
+    let bucket = ten();
+    pass(&bucket, 60);
+    let report = prune(&root(&bucket), older_than(1));
+    let segments = report.caches[0].segments.len() as u64;
+    assert_eq!((segments, report.recent_segments), (3, 6));
+    assert!(report.recent_bytes > 0);
+    let keep = RemoteKeep {
+        keep: Keep::MaxBytes(0),
+        grace: Duration::ZERO,
+    };
+    let report = prune(&root(&bucket), keep);
+    assert_eq!((report.recent_segments, report.remaining_bytes), (0, 0));
+    assert!(listed(&bucket).is_empty());
+}
+
+#[test]
+fn the_least_recently_read_go_until_the_others_fit() {
+    let bucket = ten();
+    pass(&bucket, 30 * DAY);
+    let segments = object_keys(&bucket, SEGMENTS);
+    mark(&bucket, 1, &segments[..1]);
+    let total = only(&bucket).bytes();
+    let keep = RemoteKeep {
+        keep: Keep::MaxBytes(total / 2),
+        grace: WEEK,
+    };
+    let report = prune(&root(&bucket), keep);
+    assert_eq!(report.remaining_bytes, total / 2);
+    let left = object_keys(&bucket, SEGMENTS);
+    assert_eq!(left, [&segments[..1], &segments[6..]].concat());
+    assert_eq!(prune(&root(&bucket), keep).caches.len(), 0);
+}
+
+#[test]
+fn newer_versions_are_skipped_and_damaged_segments_are_not() {
+    let bucket = ten();
+    pass(&bucket, 30 * DAY);
+    let now = bucket.objects(SEGMENTS);
+    let mut newer = now[0].1.to_vec();
+    let trailer = newer.len() - 48;
+    newer[trailer + 24] = 9;
+    bucket.insert(&now[0].0, newer);
+    bucket.insert(&now[1].0, vec![7; now[1].1.len()]);
+    pass(&bucket, 30 * DAY);
+    let report = prune(&root(&bucket), older_than(20));
+    assert_eq!(
+        (report.skipped.len(), report.caches[0].segments.len()),
+        (1, 9)
+    );
+    assert!(report.skipped[0].1.contains("version 9"), "{report:?}");
+    assert_eq!(object_keys(&bucket, SEGMENTS), [now[0].0.clone()]);
+    assert_eq!(report.remaining_bytes, 0, "skipped segments do not count");
+}
+
+#[test]
+fn old_caches_of_a_module_go_as_a_whole() {
+    let bucket = bucket();
+    let (_disk, cache) = crate::common::local([(0..10, 300)]);
+    for n in 0..4 {
+        root(&bucket)
+            .push(&cache, &format!("cache{n}"), false, &())
+            .expect("nothing fails");
+        pass(&bucket, 30 * DAY);
+    }
+    let other = Manifest::new("demo::Other", "x", Vec::new());
+    let other = serde_json(&other);
+    bucket.insert("team/torchcache-1/other/manifest.json", other);
+    bucket.insert("team/torchcache-1/unnamed/latest", vec![1; 16]);
+    pass(&bucket, 30 * DAY);
+    let keep = RemoteKeep {
+        keep: Keep::LatestPerModule(2),
+        grace: WEEK,
+    };
+    let report = prune(&root(&bucket), keep);
+    assert!(report.caches.iter().all(|cache| cache.cache_removed));
+    let names: Vec<String> = listed(&bucket)
+        .iter()
+        .map(|it| it.name().to_owned())
+        .collect();
+    assert_eq!(names, ["cache2", "cache3", "other", "unnamed"]);
+}
+
+/// The text of a manifest as it is written into a directory.
+fn serde_json(manifest: &Manifest) -> Vec<u8> {
+    use torchcache_store::fs::FileSystem;
+    let disk = torchcache_faults::sim::Sim::new();
+    let dir = disk.open_dir("/m".as_ref(), true).expect("it can be made");
+    manifest.write(&dir).expect("it can be written");
+    disk.bytes("/m/manifest.json".as_ref())
+}
+
+#[test]
+fn denied_removals_are_counted() {
+    let bucket = ten();
+    pass(&bucket, 60 * DAY);
+    let root = root_of(bucket.with_faults(|request| {
+        (request == Request::Remove).then_some(ObjectFault::Error(ObjectErrorKind::Denied))
+    }));
+    let report = prune(&root, older_than(1));
+    assert_eq!((report.failed.len(), report.caches.len()), (10, 0));
+    assert_eq!(report.remaining_bytes, only(&bucket).bytes());
+    assert_eq!(readable(&bucket, 0..100), 100);
+}
+
+#[test]
+fn rows_that_a_machine_adds_meanwhile_stay() {
+    let bucket = ten();
+    pass(&bucket, 60 * DAY);
+    let plan = RemotePrunePlan::new(&root(&bucket), older_than(1), false).map(drop);
+    plan.expect("nothing fails");
+    let root = root(&bucket);
+    let plan = RemotePrunePlan::new(&root, older_than(1), false).expect("nothing fails");
+    bucket.take(&object_keys(&bucket, SEGMENTS)[4]);
+    put(&bucket, 500..510);
+    let report = plan.carry_out(&());
+    assert!(!report.caches[0].cache_removed && report.failed.is_empty());
+    assert_eq!(readable(&bucket, 500..510), 10);
+    assert!(bucket.objects(&format!("{CACHE}manifest.json")).len() == 1);
+}
+
+#[test]
+fn finished_compactions_are_completed_first() {
+    let bucket = ten();
+    pass(&bucket, HOUR);
+    let compacted = root(&bucket)
+        .compact(HASH, false, &())
+        .expect("nothing fails");
+    assert_eq!(compacted.joined.len(), 1);
+    pass(&bucket, HOUR + 1);
+    assert_eq!(segment_count(&bucket), 11);
+    let before = only(&bucket).bytes();
+    let keep = RemoteKeep {
+        keep: Keep::MaxBytes(before / 2),
+        grace: Duration::ZERO,
+    };
+    let report = prune(&root(&bucket), keep);
+    assert_eq!((report.joined_sources, report.caches.len()), (10, 0));
+    assert_eq!(
+        (segment_count(&bucket), readable(&bucket, 0..100)),
+        (1, 100)
+    );
+}
